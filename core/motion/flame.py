@@ -1,0 +1,123 @@
+"""FLAME, the statistical head mesh: parameters -> vertices by linear blend skinning (Li et al. 2017; network ref. 2.8).
+
+Scene units are FLAME's metres times 3, and the origin is the neck joint of the canonical face. Published checkpoints
+carry their tables in these units already; `rescale_flame` brings a FLAME file to them.
+Letters: B batch, U vertices, F faces, J joints (root, neck, jaw, two eyes), K shape and expression directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+
+SCENE_UNITS_PER_METRE = 3.0
+CANONICAL_JAW = (0.3, 0.0, 0.0)  # radians; the canonical face has its mouth slightly open
+NUM_JOINTS = 5
+REQUIRED = ("template", "shape_directions", "pose_directions", "joint_regressor", "parents", "skinning_weights", "faces")
+
+
+class Tables(nn.Module):
+    """Named constant tensors, saved with the weights."""
+
+    def __init__(self, tables: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for name, table in tables.items():
+            self.register_buffer(name, table)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.get_buffer(name)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._buffers
+
+
+class Flame(Tables):
+    """The mesh model as a function of its parameters.
+
+    Args:
+        tables: template [U, 3], shape_directions [U, 3, K], pose_directions [36, 3U], joint_regressor [J, U],
+            parents [J] int64 (the root's is -1), skinning_weights [U, J], faces [F, 3] int64; others are kept.
+
+    Raises:
+        InputError: a table is missing or has another shape.
+    """
+
+    def __init__(self, tables: Mapping[str, Tensor]) -> None:
+        missing = [name for name in REQUIRED if name not in tables]
+        if missing:
+            raise InputError(f"FLAME: expected the tables {', '.join(REQUIRED)}, missing {', '.join(missing)}")
+        U, J = len(tables["template"]), NUM_JOINTS
+        K = tables["shape_directions"].shape[-1]
+        wanted = {
+            "template": (U, 3), "shape_directions": (U, 3, K), "pose_directions": (9 * (J - 1), 3 * U),
+            "joint_regressor": (J, U), "parents": (J,), "skinning_weights": (U, J),
+        }  # fmt: skip
+        for name, shape in wanted.items():
+            if tuple(tables[name].shape) != shape:
+                raise InputError(f"FLAME {name}: expected {list(shape)}, got {list(tables[name].shape)}")
+        super().__init__(tables)
+
+    def forward(self, betas: Tensor, neck: Tensor, jaw: Tensor, eyes: Tensor) -> tuple[Tensor, Tensor]:
+        """Vertices and posed joints; the head as a whole is not rotated.
+
+        Args:
+            betas: [B, K], shape then expression coefficients.
+            neck, jaw: [B, 3] rotation vectors, radians.
+            eyes: [B, 6], left then right rotation vector.
+
+        Returns:
+            vertices [B, U, 3] and joints [B, J, 3], scene units.
+        """
+        vectors = torch.cat([torch.zeros_like(neck), neck, jaw, eyes], dim=-1).unflatten(-1, (NUM_JOINTS, 3))
+        rotations = rotation_matrices(vectors)  # [B, J, 3, 3]
+        shaped = self["template"] + torch.einsum("uck,bk->buc", self["shape_directions"], betas)
+        joints = torch.einsum("ju,buc->bjc", self["joint_regressor"], shaped)
+        bend = (rotations[:, 1:] - torch.eye(3).to(rotations)).flatten(1)  # [B, 36]
+        posed = shaped + (bend @ self["pose_directions"]).unflatten(-1, (-1, 3))
+        turns, places = self._chain(rotations, joints)
+        moved = torch.einsum("bjac,buc->bjua", turns, posed) + (places - torch.einsum("bjac,bjc->bja", turns, joints))[:, :, None]
+        return torch.einsum("uj,bjua->bua", self["skinning_weights"], moved), places
+
+    def _chain(self, rotations: Tensor, joints: Tensor) -> tuple[Tensor, Tensor]:
+        """World rotations [B, J, 3, 3] and world places [B, J, 3] of the joints."""
+        turns, places = [rotations[:, 0]], [joints[:, 0]]
+        for j, parent in enumerate(self["parents"].tolist()[1:], start=1):
+            turns.append(turns[parent] @ rotations[:, j])
+            arm = (joints[:, j] - joints[:, parent])[..., None]
+            places.append(places[parent] + (turns[parent] @ arm)[..., 0])
+        return torch.stack(turns, 1), torch.stack(places, 1)
+
+    def landmarks(self, vertices: Tensor) -> Tensor:
+        """[B, U, 3] -> [B, 70, 3]: 68 landmarks and the two eye centres, from the published barycentric table."""
+        corners = vertices[:, self["faces"][self["landmark70_faces"][0]]]  # [B, 70, 3 corners, 3]
+        return (corners * self["landmark70_barycentrics"][0][..., None]).sum(2)
+
+
+def rotation_matrices(vectors: Tensor) -> Tensor:
+    """Rotation vectors [..., 3] in radians -> matrices [..., 3, 3] (Rodrigues)."""
+    angle = (vectors + 1e-8).norm(dim=-1, keepdim=True)[..., None]  # [..., 1, 1]; never zero
+    x, y, z = (vectors / angle[..., 0]).unbind(-1)
+    zero = torch.zeros_like(x)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+    return torch.eye(3).to(vectors) + angle.sin() * cross + (1 - angle.cos()) * cross @ cross
+
+
+def rescale_flame(tables: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tables of a FLAME file (metres) in scene units, the canonical neck joint at the origin.
+
+    Not for the tables of a published checkpoint: those are in scene units already.
+    """
+    scaled = dict(tables)
+    for name in ("template", "shape_directions", "pose_directions"):
+        scaled[name] = tables[name] * SCENE_UNITS_PER_METRE
+    flame = Flame(scaled)
+    K = scaled["shape_directions"].shape[-1]
+    zeros = scaled["template"].new_zeros(1, 6)
+    jaw = zeros.new_tensor([CANONICAL_JAW])
+    _, joints = flame(zeros.new_zeros(1, K), zeros[:, :3], jaw, zeros)
+    scaled["template"] = scaled["template"] - joints[0, 1]
+    return scaled

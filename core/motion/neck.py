@@ -1,0 +1,169 @@
+"""The neck: where a point of the driver's pose was before the neck turned (supplement A; network reference 2.9).
+
+A surface field (GNARF) on a coarse mesh, evaluated on two small grids: for a point p whose nearest triangle t has the
+twin c in the mesh with a straight neck,
+
+    p_c = Σ b_i c_i + ⟨p - Σ b_i t_i, n_t⟩ n_c,      b the barycentrics of p's foot on the triangle's plane, unclamped
+
+and between the grid's nodes offsets p_c - p are interpolated. Far from the head a blurred coarse grid takes over.
+Letters: B batch, P points, U vertices, F faces, G side of a grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...kernels.grid import lookup_grid
+from ...kernels.nearest_face import nearest_face
+from ..config import NeckConfig
+from ..types import NeckGrid
+from .flame import Flame, Tables
+
+BLEND_RATE = 1000.0  # per square scene unit: how fast the coarse grid takes over
+DETERMINANT_FLOOR = 1e-12
+CLUSTER_SIDE = 0.09  # scene units, 3 cm: makes about 700 vertices of a FLAME head
+
+
+class NeckField(nn.Module):
+    """FLAME parameters -> the grids that undo the neck's rotation. They depend on nothing else.
+
+    Args:
+        config: grid sizes and thresholds.
+        box_side: scene units.
+        flame: the tables of `Flame`.
+        mesh: the published index tables. `coarse_vertices` [U, 3] int64, `coarse_barycentrics` [U, 3] and
+            `coarse_faces` [F, 3] int64 describe the coarse mesh; without them the FLAME mesh is clustered.
+    """
+
+    def __init__(self, config: NeckConfig, box_side: float, flame: Mapping[str, Tensor], mesh: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.config, self.box_side = config, box_side
+        self.flame = Flame(flame)
+        if "coarse_faces" not in mesh:
+            mesh = {**mesh, **cluster_mesh(self.flame["template"], self.flame["faces"], CLUSTER_SIDE)}
+        self.mesh = Tables(mesh)
+
+    def coarse_mesh(self, betas: Tensor, neck: Tensor, jaw: Tensor, eyes: Tensor) -> Tensor:
+        """Vertices [B, U, 3] of the coarse mesh; arguments as in `Flame.forward`."""
+        vertices, _ = self.flame(betas, neck, jaw, eyes)
+        corners = vertices[:, self.mesh["coarse_vertices"]]  # [B, U, 3 corners, 3]
+        return (corners * self.mesh["coarse_barycentrics"][..., None]).sum(2)
+
+    def forward(self, shape: Tensor, expression: Tensor, neck: Tensor, jaw: Tensor, eyes: Tensor) -> NeckGrid:
+        """The grids of B poses.
+
+        Args:
+            shape: [B, 300] of the source. expression: [B, 100], neck, jaw: [B, 3], eyes: [B, 6] of the driver.
+
+        Returns:
+            The grids; carries no gradient.
+        """
+        with torch.no_grad():
+            betas = torch.cat([shape, expression], dim=-1)
+            target = self.coarse_mesh(betas, neck, jaw, eyes)
+            reference = self.coarse_mesh(betas, torch.zeros_like(neck), jaw, eyes)
+            return neck_grid(target, reference, self.mesh["coarse_faces"], self.config, self.box_side)
+
+
+def neck_grid(target: Tensor, reference: Tensor, faces: Tensor, config: NeckConfig, box_side: float) -> NeckGrid:
+    """The grids between two poses of one mesh: vertices [B, U, 3] of the driver's pose and of the straight neck."""
+    fine = surface_offsets(grid_points(config.fine_size, box_side).to(target), target, reference, faces, config.min_triangle_area)
+    coarse = surface_offsets(grid_points(config.coarse_size, box_side).to(target), target, reference, faces, config.min_triangle_area)
+    shape = (-1, config.fine_size, config.fine_size, config.fine_size, 4)
+    smooth = coarse[0].mT.reshape(-1, 3, config.coarse_size, config.coarse_size, config.coarse_size)
+    for _ in range(2):
+        smooth = F.avg_pool3d(F.pad(smooth, (1,) * 6, mode="replicate"), 3, stride=1)
+    return NeckGrid(
+        fine=torch.cat([fine[0], fine[1][..., None]], -1).reshape(shape),
+        coarse=smooth.permute(0, 2, 3, 4, 1).contiguous(),
+        box_side=box_side,
+        near_squared_distance=config.near_squared_distance,
+    )
+
+
+def grid_points(size: int, box_side: float) -> Tensor:
+    """[G³, 3] centres of the cells of the box, x slowest and z fastest, scene units."""
+    centres = ((torch.arange(size) + 0.5) / size - 0.5) * box_side
+    return torch.stack(torch.meshgrid(centres, centres, centres, indexing="ij"), -1).flatten(0, 2)
+
+
+def surface_offsets(points: Tensor, target: Tensor, reference: Tensor, faces: Tensor, min_triangle_area: float) -> tuple[Tensor, Tensor]:
+    """Offsets [B, P, 3] from points [P, 3] near `target` to their places near `reference`, and squared distances [B, P]."""
+    batch = points.expand(len(target), -1, -1)
+    squared_distance, face = nearest_face(batch, target, faces, min_triangle_area)
+    moved = carry_points(batch, _corners(target, faces, face), _corners(reference, faces, face))
+    return moved - batch, squared_distance
+
+
+def _corners(vertices: Tensor, faces: Tensor, face: Tensor) -> Tensor:
+    index = faces[face].flatten(1)[..., None].expand(-1, -1, 3)  # [B, P*3, 3]
+    return vertices.gather(1, index).unflatten(1, (-1, 3))  # [B, P, 3 corners, 3]
+
+
+def carry_points(points: Tensor, from_corners: Tensor, to_corners: Tensor) -> Tensor:
+    """Points [B, P, 3] keep barycentrics and height while their triangles [B, P, 3, 3] move."""
+    a, b, c = from_corners.unbind(2)
+    u, v, w = b - a, c - a, points - a
+    uu, uv, vv, uw, vw = ((x * y).sum(-1) for x, y in ((u, u), (u, v), (v, v), (u, w), (v, w)))
+    determinant = (uu * vv - uv * uv).clamp(min=DETERMINANT_FLOOR)
+    beta, gamma = (vv * uw - uv * vw) / determinant, (uu * vw - uv * uw) / determinant
+    bary = torch.stack([1 - beta - gamma, beta, gamma], -1)[..., None]  # [B, P, 3, 1]
+    foot, carried = (bary * from_corners).sum(2), (bary * to_corners).sum(2)
+    height = ((points - foot) * _normal(from_corners)).sum(-1, keepdim=True)
+    return carried + height * _normal(to_corners)
+
+
+def _normal(corners: Tensor) -> Tensor:
+    a, b, c = corners.unbind(2)
+    return F.normalize(torch.linalg.cross(b - a, c - a), dim=-1)
+
+
+def undo_neck(points: Tensor, neck: NeckGrid | None) -> Tensor:
+    """World points [B, P, 3] -> canonical points [B, P, 3], scene units. No neck: the points themselves."""
+    if neck is None:
+        return points
+    near = _lookup(neck.fine, points, neck.box_side)  # [B, P, 4]
+    far = _lookup(neck.coarse, points, neck.box_side)  # [B, P, 3]
+    share = torch.exp(-BLEND_RATE * (near[..., 3:] - neck.near_squared_distance).clamp(min=0))
+    return points + share * near[..., :3] + (1 - share) * far
+
+
+def _lookup(grid: Tensor, points: Tensor, box_side: float) -> Tensor:
+    outermost = box_side / 2 * (1 - 1 / grid.shape[1])
+    return lookup_grid(grid, points / outermost)
+
+
+def cluster_mesh(template: Tensor, faces: Tensor, side: float) -> dict[str, Tensor]:
+    """A coarse mesh by vertex clustering, in the form of the published tables.
+
+    Args:
+        template: [U, 3] scene units. faces: [F, 3] int64.
+        side: edge of the clusters, scene units.
+
+    Returns:
+        coarse_vertices, coarse_barycentrics, coarse_faces as `NeckField` takes them: each coarse vertex is the vertex
+        nearest to its cluster's mean; faces that collapse or repeat are gone.
+    """
+    _, cluster = torch.unique((template / side).floor().long(), dim=0, return_inverse=True)
+    count = int(cluster.max()) + 1
+    mean = torch.zeros(count, 3).to(template).index_add_(0, cluster, template) / torch.bincount(cluster, minlength=count)[:, None]
+    distance = (template - mean[cluster]).norm(dim=-1)
+    order = torch.argsort(distance, descending=True, stable=True)
+    chosen = torch.empty(count, dtype=torch.long)
+    chosen[cluster[order]] = order  # the last write wins: the nearest vertex
+    corners = cluster[faces]
+    alive = (corners[:, 0] != corners[:, 1]) & (corners[:, 1] != corners[:, 2]) & (corners[:, 2] != corners[:, 0])
+    corners = corners[alive]
+    turn = corners.argmin(1)
+    corners = torch.stack([corners.gather(1, ((turn + i) % 3)[:, None])[:, 0] for i in range(3)], 1)  # smallest first
+    barycentrics = torch.zeros(count, 3).to(template)
+    barycentrics[:, 0] = 1
+    return {
+        "coarse_vertices": chosen[:, None].expand(-1, 3).contiguous(),
+        "coarse_barycentrics": barycentrics,
+        "coarse_faces": torch.unique(corners, dim=0),
+    }

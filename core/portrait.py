@@ -1,0 +1,95 @@
+"""I = R(Ψ(I_s, v_s, v_d), θ): the whole model as three verbs, prepare, reenact, render."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels.checks import shapes
+from .config import ModelConfig
+from .motion.neck import NeckField
+from .reconstruct.decode import Reconstructor
+from .render.superres import FoldedSuperResolution, SuperResolution
+from .render.volume import VolumeRenderer, over_background, resize_background
+from .types import Camera, Driving, NeckGrid, Rendering, Source
+
+
+class Portrait4D(nn.Module):
+    """One network for all three published reconstructors (v2, v1, static): they differ in their weights alone.
+
+    `prepare` runs once per source, `reenact` once per driving frame, `render` once per view:
+
+        source = portrait.prepare(image, v_s)
+        planes = portrait.reenact(source, Driving(v_d, neck))
+        rendering = portrait.render(planes, camera, source.background, neck)
+
+    Attributes:
+        config: every size of the model.
+        neck: the neck field when FLAME's tables are at hand, else None: the neck then stays still.
+    """
+
+    neck: NeckField | None
+
+    def __init__(self, config: ModelConfig, neck: NeckField | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.reconstructor = Reconstructor(config)
+        self.volume = VolumeRenderer(config.render)
+        self.superres = SuperResolution(config.render)
+        self.neck = neck
+        self._folded: list[FoldedSuperResolution] = []  # in a list, so that it is no submodule and saves nothing
+
+    def prepare(self, image: Tensor, motion: Tensor | None) -> Source:
+        """All that depends on the source alone.
+
+        Args:
+            image: [B, 3, S, S], aligned source pictures in [-1, 1], S = config.image_size.
+            motion: v_s, [B, M]; None for the static synthesizer.
+
+        Raises:
+            ValueError: a shape disagrees.
+        """
+        side = self.config.image_size
+        sizes = shapes(image=(image, f"B 3 {side} {side}"))
+        if motion is not None:
+            shapes(image=(image, "B 3 H W"), motion=(motion, f"B {self.config.transformer.motion_width}"))
+        parts = self.reconstructor
+        tokens, grid = parts.neutralizer(parts.global_encoder(image), motion)
+        background = resize_background(parts.background_encoder(image).sigmoid(), self.config.render.neural_size)
+        assert len(tokens) == sizes.B
+        return Source(parts.detail_encoder(image), tokens, grid, background)
+
+    def reenact(self, source: Source, driving: Driving | None) -> Tensor:
+        """The planes [B, 3, H, W, C] of the source with the driver's expression; driving None: the static synthesizer."""
+        canonical = self.reconstructor.reenactor(source.tokens, source.grid, None if driving is None else driving.motion)
+        return self.reconstructor.plane_decoder(canonical, source.detail)
+
+    def render(self, planes: Tensor, camera: Camera, background: Tensor, neck: NeckGrid | None = None, size: int | None = None) -> Rendering:
+        """A view of a head.
+
+        Args:
+            planes: [B, 3, H, W, C] from `reenact`.
+            camera: B cameras.
+            background: [B, C, h, w] from `prepare`.
+            neck: B neck poses; None keeps the neck still.
+            size: side of the ray grid, the config's neural size by default.
+        """
+        feature, depth, opacity = over_background(self.volume(planes, camera, neck, size), background)
+        raw_image = feature[:, :3]
+        superres = self.superres if torch.is_grad_enabled() else self.folded_superres()
+        return Rendering(superres(raw_image, feature), raw_image, feature, depth, opacity)
+
+    def folded_superres(self) -> FoldedSuperResolution:
+        """Super-resolution with the style multiplied in; made at first use and kept until weights change."""
+        if not self._folded:
+            self._folded.append(self.superres.fold())
+        return self._folded[0]
+
+    def load_state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def] # noqa: ANN
+        """As `nn.Module`; forgets what was folded from the old weights."""
+        self._folded.clear()
+        return super().load_state_dict(*args, **kwargs)
+
+    def _apply(self, *args, **kwargs):  # type: ignore[no-untyped-def] # noqa: ANN
+        self._folded.clear()
+        return super()._apply(*args, **kwargs)

@@ -1,0 +1,1 @@
+"""The published weight files become ours, without running a byte of theirs."""

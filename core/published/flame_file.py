@@ -1,0 +1,94 @@
+"""FLAME's own model file, a pickle of Python 2, as plain arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from triportrait.core.errors import InputError
+from triportrait.core.published.unpickle import Record, read_pickle
+
+VERTICES, FACES, JOINTS, POSE_DIRECTIONS = 5023, 9976, 5, 36
+MAX_WRAPPINGS = 4
+
+
+def read_flame(path: str | Path) -> dict[str, np.ndarray]:
+    """Read `generic_model.pkl` without chumpy or scipy, which it names, and without running anything from it.
+
+    Returns:
+        float64, in metres: template [5023, 3], shape_directions [5023, 3, S] (S shape, then expression directions;
+        400 in the published file), pose_directions [5023, 3, 36], joint_regressor [5, 5023], skinning_weights
+        [5023, 5]; int64: parents [5] (-1 for the root), faces [9976, 3].
+
+    Raises:
+        InputError: as `read_pickle` does; or an entry is missing or has another shape.
+    """
+    file = str(path)
+    root = read_pickle(path)
+    if type(root) is not dict:
+        raise InputError(f"{file}: expected FLAME's dictionary, got a {type(root).__name__}; fetch it again")
+
+    def entry(key: str, *shape: int | None, whole: bool = False) -> np.ndarray:
+        array = _dense(root.get(key), f"{file}: {key}")
+        fits = array.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape, strict=False))
+        wanted = ", ".join("any" if n is None else str(n) for n in shape)
+        if not fits or array.dtype.kind not in ("iu" if whole else "f"):
+            got = f"{list(array.shape)} of {array.dtype}"
+            raise InputError(f"{file}: {key}: expected [{wanted}] of {'whole' if whole else 'real'} numbers, got {got}")
+        plain = np.ascontiguousarray(array, dtype=np.int64 if whole else np.float64)
+        if not np.isfinite(plain).all():
+            raise InputError(f"{file}: {key}: expected finite numbers, got others; fetch it again")
+        return plain
+
+    faces = entry("f", FACES, 3, whole=True)
+    if faces.min() < 0 or faces.max() >= VERTICES:
+        raise InputError(f"{file}: f: expected vertex numbers below {VERTICES}, got others; fetch it again")
+    parents = entry("kintree_table", 2, JOINTS, whole=True)[0].copy()
+    parents[0] = -1  # the file has 2^32 - 1
+    if not all(0 <= parents[joint] < joint for joint in range(1, JOINTS)):
+        raise InputError(f"{file}: kintree_table: expected parents before their children; fetch it again")
+    return {
+        "template": entry("v_template", VERTICES, 3),
+        "shape_directions": entry("shapedirs", VERTICES, 3, None),
+        "pose_directions": entry("posedirs", VERTICES, 3, POSE_DIRECTIONS),
+        "joint_regressor": entry("J_regressor", JOINTS, VERTICES),
+        "parents": parents,
+        "skinning_weights": entry("weights", VERTICES, JOINTS),
+        "faces": faces,
+    }
+
+
+def _dense(value: Any, where: str) -> np.ndarray:
+    """An array from an array, from chumpy's wrapping of one, or from scipy's compressed sparse matrix."""
+    for _ in range(MAX_WRAPPINGS):
+        if type(value) is Record and value.kind.startswith("chumpy.") and type(value.state) is dict:
+            value = value.state.get("x")
+    if type(value) is np.ndarray:
+        return value
+    if type(value) is Record and value.kind.startswith("scipy.sparse.") and type(value.state) is dict:
+        return _from_sparse(value.kind, value.state, where)
+    raise InputError(f"{where}: expected an array, got none; fetch it again")
+
+
+def _from_sparse(kind: str, state: dict[Any, Any], where: str) -> np.ndarray:
+    """The dense form of a csc or csr matrix of FLAME's regressor's size."""
+    parts = [state.get(key) for key in ("data", "indices", "indptr")]
+    by_column, shape = kind.endswith("csc_matrix"), state.get("_shape", state.get("shape"))
+    known = by_column or kind.endswith("csr_matrix")
+    if not known or shape != (JOINTS, VERTICES) or not all(type(p) is np.ndarray and p.ndim == 1 for p in parts):
+        raise InputError(f"{where}: expected a sparse matrix [{JOINTS}, {VERTICES}], got another; fetch it again")
+    data, indices, starts = (np.asarray(part) for part in parts)
+    lines, length = (VERTICES, JOINTS) if by_column else (JOINTS, VERTICES)
+    whole = indices.dtype.kind in "iu" and starts.dtype.kind in "iu" and data.dtype.kind == "f"
+    if not whole or starts.shape != (lines + 1,) or indices.shape != data.shape:
+        raise InputError(f"{where}: expected matching parts of a sparse matrix, got others; fetch it again")
+    counts = np.diff(starts.astype(np.int64))
+    inside = not indices.size or (indices.min() >= 0 and indices.max() < length)
+    if starts[0] != 0 or starts[-1] != data.size or counts.min() < 0 or not inside:
+        raise InputError(f"{where}: expected places inside of a sparse matrix, got others; fetch it again")
+    dense = np.zeros((lines, length))
+    # a place may be listed twice; its values add up
+    np.add.at(dense, (np.repeat(np.arange(lines), counts), indices.astype(np.int64)), data.astype(np.float64))
+    return dense.T if by_column else dense

@@ -1,0 +1,1 @@
+"""Lists of tensor names and shapes (null: any size), one JSON file per published network."""

@@ -1,0 +1,154 @@
+"""The networks in a published file: their tensors under dotted names, and the options they were made with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from triportrait.core.errors import InputError
+from triportrait.core.published.unpickle import Global, Record, read_pickle
+
+# the networks of a training snapshot, and the keys under which a checkpoint may hide its tensors
+SNAPSHOT_KEYS = ("G", "D", "G_ema")
+NESTED_KEYS = ("state_dict", "net", "model")
+PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
+MAX_DEPTH, MAX_TENSORS, MAX_MODULES, MAX_SETTINGS = 64, 20_000, 50_000, 10_000
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network of a published file.
+
+    Attributes:
+        tensors: dotted name -> tensor on the CPU, in the order of the file; what torch's `state_dict` would give.
+        parameters: which of them were parameters, the rest being buffers. Empty for a plain list of tensors, which
+            does not tell.
+        settings: the keyword arguments that the network was made with, as JSON could hold them.
+        kind: name of the network's class; '' for a plain list of tensors.
+    """
+
+    tensors: dict[str, Tensor]
+    parameters: frozenset[str] = frozenset()
+    settings: dict[str, Any] = field(default_factory=dict)
+    kind: str = ""
+
+
+def read_networks(path: str | Path) -> dict[str, Network]:
+    """Read a training snapshot or a checkpoint without running anything from it.
+
+    A snapshot gives its 'G', 'D' and 'G_ema', as far as it has them. A checkpoint, that is a dict of tensors, perhaps
+    under 'state_dict', 'net' or 'model' and with 'module.' before each name, gives one network with the name ''.
+
+    Raises:
+        InputError: as `read_pickle` does; or the file holds no networks; or one of them is not made of tensors.
+    """
+    root, file = _entries(read_pickle(path)), str(path)
+    if root is None:
+        raise InputError(f"{file}: expected a dictionary of networks or of tensors, got none; fetch it again")
+    networks = {key: _network(root[key], f"{file}: {key}") for key in SNAPSHOT_KEYS if type(root.get(key)) is Record}
+    return networks or {"": Network(_checkpoint(root, file))}
+
+
+def _entries(value: Any) -> dict[Any, Any] | None:
+    """What a dict, or a record of a class derived from dict, contains; None for anything else."""
+    if type(value) is Record:
+        return value.entries if value.entries is not None else {} if value.state is None and not value.args else None
+    return value if type(value) is dict else None
+
+
+def _checkpoint(root: dict[Any, Any], file: str) -> dict[str, Tensor]:
+    """The tensors of a plain state dict."""
+    for _ in NESTED_KEYS:
+        inner = next((found for key in NESTED_KEYS if (found := _entries(root.get(key)))), None)
+        if inner is None:
+            break
+        root = inner
+    strange = [str(name)[:60] for name, value in root.items() if not isinstance(value, Tensor) or type(name) is not str]
+    if strange or not root:
+        got = f"{len(strange)} entries that are not ({', '.join(strange[:3])})" if strange else "no entries"
+        raise InputError(f"{file}: expected networks or named tensors, got {got}; fetch it again")
+    wrapped = all(name.startswith("module.") for name in root)
+    return {name.removeprefix("module.") if wrapped else name: tensor for name, tensor in root.items()}
+
+
+def _parts(module: Any, where: str) -> tuple[str, dict[str, Any]]:
+    """Class name and state of a module, persistent or not."""
+    if type(module) is Record and module.kind == PERSISTENT and len(module.args) == 1:
+        meta = _entries(module.args[0]) or {}
+        kind, state = meta.get("class_name"), meta.get("state")
+    else:
+        kind, state = (module.kind.rpartition(".")[2], module.state) if type(module) is Record else (None, None)
+    if type(state) is tuple and len(state) == 2:  # a class with slots pickles (attributes, slots)
+        state = state[0]
+    if type(kind) is not str or type(state) is not dict:
+        raise InputError(f"{where}: expected a network module, got something without a state; fetch it again")
+    return kind, state
+
+
+def _members(state: dict[str, Any], key: str, where: str) -> dict[str, Any]:
+    """One of the dicts of a module's state, without its empty entries."""
+    members = state.get(key)
+    if type(members) is not dict or not all(type(name) is str for name in members):
+        raise InputError(f"{where}: expected the entry {key} of a network module, got none; fetch it again")
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def _network(module: Any, where: str) -> Network:
+    kind, state = _parts(module, where)
+    tensors: dict[str, Tensor] = {}
+    parameters: set[str] = set()
+    for count, (prefix, part) in enumerate(_walk(module, where)):
+        hidden = part.get("_non_persistent_buffers_set")
+        for key in ("_parameters", "_buffers"):
+            for name, value in _members(part, key, where).items():
+                if key == "_buffers" and type(hidden) is set and name in hidden:
+                    continue
+                if not isinstance(value, Tensor) or prefix + name in tensors:
+                    raise InputError(f"{where}: expected one tensor {(prefix + name)[:80]}, got another; fetch it again")
+                tensors[prefix + name] = value
+                if key == "_parameters":
+                    parameters.add(prefix + name)
+        if len(tensors) > MAX_TENSORS or count > MAX_MODULES:
+            raise InputError(f"{where}: expected at most {MAX_TENSORS} tensors, got more; the file is not to be trusted")
+    settings = _entries(state.get("_init_kwargs")) or {}
+    return Network(tensors, frozenset(parameters), _plain(settings, where, [MAX_SETTINGS]), kind)
+
+
+def _walk(module: Any, where: str, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(prefix, state) of a module and of those in it, parents first. A module with two names comes twice."""
+    if depth > MAX_DEPTH:
+        raise InputError(f"{where}: expected modules {MAX_DEPTH} deep at most, got more; the file is not to be trusted")
+    _, state = _parts(module, where)
+    yield prefix, state
+    for name, child in _members(state, "_modules", where).items():
+        yield from _walk(child, where, f"{prefix}{name}.", depth + 1)
+
+
+def _plain(value: Any, where: str, left: list[int], depth: int = 0) -> Any:
+    """A setting as JSON could hold it. A class or an object becomes its name; sets and arrays become lists."""
+    left[0] -= 1
+    if left[0] < 0 or depth > MAX_DEPTH:
+        raise InputError(f"{where}: expected at most {MAX_SETTINGS} settings, got more; the file is not to be trusted")
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    entries = _entries(value)
+    if entries is not None and (entries or type(value) is dict):
+        return {str(key): _plain(item, where, left, depth + 1) for key, item in entries.items()}
+    if type(value) in (list, tuple, set, frozenset):
+        return [_plain(item, where, left, depth + 1) for item in value]
+    if isinstance(value, (np.ndarray, Tensor)):
+        return _plain(value.tolist() if math_size(value) <= left[0] else "an array", where, left, depth + 1)
+    if isinstance(value, (Record, Global)):
+        return value.kind
+    return str(value) if isinstance(value, torch.dtype) else type(value).__name__
+
+
+def math_size(value: np.ndarray | Tensor) -> int:
+    """Number of elements of an array or a tensor."""
+    return value.size if isinstance(value, np.ndarray) else value.numel()

@@ -1,0 +1,84 @@
+"""Canonical and detail features become the planes of a head (section 3.1), and Ψ as a whole."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import DecoderConfig, ModelConfig
+from .attention import PatchEmbed, SelfBlock, initialize_transformer
+from .canonicalize import Neutralizer, Reenactor
+from .encoders import LEAK, BackgroundEncoder, DetailEncoder, GlobalEncoder, initialize_encoders
+
+PLANE_STD = 0.15  # of the last convolution at the start, so that the planes of a fresh network differ
+
+
+class PlaneDecoder(nn.Module):
+    """Convolutions, one transformer block at half the size, convolutions: features in, planes out."""
+
+    def __init__(self, config: DecoderConfig, canonical_width: int, detail_width: int, plane_width: int) -> None:
+        super().__init__()
+        head = (canonical_width + detail_width, *config.head_widths)
+        tail = (config.token_width // 4 + canonical_width, *config.tail_widths)
+        self.head = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(head[:-1], head[1:], strict=True))
+        self.patch_embed = PatchEmbed(head[-1], config.token_width)
+        self.blocks = nn.ModuleList(
+            SelfBlock(config.token_width, config.num_heads, config.mlp_width, config.kv_reduction)
+            for _ in range(config.num_blocks)
+        )
+        self.tail = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(tail[:-1], tail[1:], strict=True))
+        self.out = nn.Conv2d(tail[-1], 3 * plane_width, 3, padding=1)
+
+    def forward(self, canonical: Tensor, detail: Tensor) -> Tensor:
+        """Canonical [B, C1, H, W] and detail features [B, C2, H, W] -> planes [B, 3, H, W, C], channels last.
+
+        The planes are xy, yz, zx in the canonical frame; see `kernels.triplane.sample_triplane` for their axes.
+        """
+        x = torch.cat([canonical, detail], dim=1)
+        for conv in self.head:
+            x = F.leaky_relu(conv(x), LEAK)
+        tokens, grid = self.patch_embed(x)
+        for block in self.blocks:
+            tokens = block(tokens, grid)
+        x = torch.cat([F.pixel_shuffle(tokens.mT.unflatten(2, grid), 2), canonical], dim=1)
+        for conv in self.tail:
+            x = F.leaky_relu(conv(x), LEAK)
+        return self.out(x).unflatten(1, (3, -1)).permute(0, 1, 3, 4, 2).contiguous()
+
+
+class Reconstructor(nn.Module):
+    """Ψ(I_s, v_s, v_d): a source picture and two motions become planes. With `static=True` it is Ψ_3d (section 4.2)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        encoder, transformer, width = config.encoder, config.transformer, config.render.plane_width
+        self.global_encoder = GlobalEncoder(encoder)
+        self.detail_encoder = DetailEncoder(encoder)
+        self.background_encoder = BackgroundEncoder(encoder, width)
+        self.neutralizer = Neutralizer(encoder, transformer)
+        self.reenactor = Reenactor(transformer)
+        self.plane_decoder = PlaneDecoder(config.decoder, transformer.canonical_width, encoder.detail_widths[-1], width)
+
+    def initialize(self) -> None:
+        """Fresh weights as the published training starts from (ImageNet's trunk weights aside)."""
+        initialize_encoders(self.global_encoder, self.detail_encoder, self.background_encoder)
+        for part in (self.neutralizer, self.reenactor, self.plane_decoder):
+            initialize_transformer(part)
+        nn.init.normal_(self.plane_decoder.out.weight, 0, PLANE_STD)
+
+    def forward(self, image: Tensor, source_motion: Tensor | None, driving_motion: Tensor | None, static: bool = False) -> Tensor:
+        """Planes of the head in the source picture with the driver's expression.
+
+        Args:
+            image: [B, 3, H, W], aligned source picture in [-1, 1].
+            source_motion, driving_motion: v_s and v_d, [B, M]; not read when static.
+            static: Ψ_3d, the head as it is in the picture: the cross-attention is off.
+
+        Returns:
+            planes [B, 3, H/2, W/2, C].
+        """
+        if static:
+            source_motion = driving_motion = None
+        tokens, grid = self.neutralizer(self.global_encoder(image), source_motion)
+        return self.plane_decoder(self.reenactor(tokens, grid, driving_motion), self.detail_encoder(image))

@@ -1,0 +1,84 @@
+"""Cameras of the paper: the fixed view, orbits around it, the sampled look-at views, the published label."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..types import PUBLISHED_FOCAL, Camera
+
+FIXED_POSITION = (0.0, 0.01, 4.2)  # of the published inference, scene units
+
+
+def intrinsics(focal: float = PUBLISHED_FOCAL, batch: int = 1) -> Tensor:
+    """[B, 3, 3] intrinsics in picture widths, centred; the default sees 12 degrees."""
+    return torch.tensor([[focal, 0, 0.5], [0, focal, 0.5], [0, 0, 1]]).expand(batch, 3, 3).clone()
+
+
+def fixed_camera(yaw: float = 0.0, pitch: float = 0.0) -> Camera:
+    """The published fixed view, or that view carried around the origin.
+
+    Args:
+        yaw: radians; positive moves the camera to the viewer's left of the face (towards -x), as in the paper's sampler.
+        pitch: radians; positive moves it up.
+    """
+    cy, sy, cp, sp = math.cos(-yaw), math.sin(-yaw), math.cos(-pitch), math.sin(-pitch)
+    around_y = torch.tensor([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    around_x = torch.tensor([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
+    rotation = around_y @ around_x
+    pose = torch.eye(4)
+    pose[:3, :3], pose[:3, 3] = rotation, rotation @ torch.tensor(FIXED_POSITION)
+    return Camera(pose[None], intrinsics())
+
+
+@dataclass(frozen=True)
+class LookAtRange:
+    """From where training looks at a head (supplement A): uniform ranges, radians and scene units."""
+
+    yaw: tuple[float, float] = (-0.78, 0.78)
+    pitch: tuple[float, float] = (-0.25, 0.65)
+    roll: tuple[float, float] = (-0.25, 0.25)
+    radius: tuple[float, float] = (3.65, 4.45)
+    pivot_x: tuple[float, float] = (-0.03, 0.03)
+    pivot_y: tuple[float, float] = (-0.03, 0.03)
+    pivot_z: tuple[float, float] = (0.06, 0.12)
+
+
+def look_at(yaw: Tensor, pitch: Tensor, roll: Tensor, radius: Tensor, pivot: Tensor) -> Camera:
+    """Cameras on a sphere around the origin that look at a pivot near it (network reference 6.3).
+
+    Args:
+        yaw, pitch, roll: [B] radians. The elevation is asin(2 pitch / π).
+        radius: [B] scene units.
+        pivot: [B, 3] scene units.
+    """
+    height = (2 * pitch / math.pi).clamp(-1, 1)
+    level = (1 - height**2).sqrt()
+    position = radius[:, None] * torch.stack([-level * yaw.sin(), height, level * yaw.cos()], -1)  # [B, 3]
+    forward = torch.nn.functional.normalize(pivot - position, dim=-1)
+    right = torch.nn.functional.normalize(torch.linalg.cross(forward, forward.new_tensor([0.0, 1, 0]).expand_as(forward)), dim=-1)
+    up = torch.linalg.cross(right, forward)
+    up = up * roll.cos()[:, None] + right * roll.sin()[:, None]
+    right = torch.nn.functional.normalize(torch.linalg.cross(forward, up), dim=-1)
+    up = torch.linalg.cross(right, forward)
+    pose = torch.eye(4).to(position).repeat(len(position), 1, 1)
+    pose[:, :3, :3] = torch.stack([right, up, -forward], -1)
+    pose[:, :3, 3] = position
+    return Camera(pose, intrinsics(batch=len(position)).to(position))
+
+
+def sample_look_at(batch: int, generator: torch.Generator, ranges: LookAtRange | None = None) -> Camera:
+    """`batch` random cameras of the paper's distribution, on the CPU; the generator alone decides which."""
+    r = ranges or LookAtRange()
+    draws = torch.rand(batch, 7, generator=generator)
+    spans = torch.tensor([r.yaw, r.pitch, r.roll, r.radius, r.pivot_x, r.pivot_y, r.pivot_z])  # [7, 2]
+    values = spans[:, 0] + draws * (spans[:, 1] - spans[:, 0])
+    return look_at(values[:, 0], values[:, 1], values[:, 2], values[:, 3], values[:, 4:])
+
+
+def camera_from_label(label: Tensor) -> Camera:
+    """The published label [B, 25]: world_from_camera row by row (16), intrinsics row by row (9)."""
+    return Camera(label[:, :16].reshape(-1, 4, 4), label[:, 16:25].reshape(-1, 3, 3))

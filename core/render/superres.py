@@ -1,0 +1,163 @@
+"""From the ray grid to the picture: four times the size by style-modulated convolutions (network reference 2.7).
+
+The style of the published network is one constant vector, so the modulated weights are constants too: `fold` multiplies
+them out once, and the folded module equals the unfolded one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...kernels.fir import smooth_fir, upsample_fir
+from ..config import RenderConfig
+
+DEMODULATION_FLOOR = 1e-8
+LEAK, GAIN = 0.2, math.sqrt(2)
+
+
+class _Affine(nn.Module):
+    """style -> one factor per input channel; the stored weight has unit scale."""
+
+    def __init__(self, style_width: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width, style_width))
+        self.bias = nn.Parameter(torch.ones(width))
+
+    def forward(self, style: Tensor) -> Tensor:
+        return F.linear(style, self.weight / math.sqrt(self.weight.shape[1]), self.bias)
+
+
+class StyledConv(nn.Module):
+    """A 3x3 convolution whose input channels are scaled by the style and whose output has unit scale again."""
+
+    def __init__(self, in_width: int, out_width: int, style_width: int, doubles: bool) -> None:
+        super().__init__()
+        self.doubles = doubles
+        self.weight = nn.Parameter(torch.randn(out_width, in_width, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(out_width))
+        self.noise_strength = nn.Parameter(torch.zeros(()))
+        self.affine = _Affine(style_width, in_width)
+
+    def plain_weight(self, style: Tensor) -> Tensor:
+        """The weight [O, I, 3, 3] with the style [D] multiplied in and each output channel normalised."""
+        weight = self.weight * self.affine(style)[:, None, None]
+        return weight * (weight.square().sum((1, 2, 3), keepdim=True) + DEMODULATION_FLOOR).rsqrt()
+
+    def forward(self, x: Tensor, style: Tensor, noise: Tensor | None = None) -> Tensor:
+        """[B, I, H, W] -> [B, O, H, W], or twice the size; noise [H, W] of the new size is added before the bias."""
+        return _convolve(x, self.plain_weight(style), self.bias, self.doubles, None if noise is None else noise * self.noise_strength)
+
+
+class ToRgb(nn.Module):
+    """A 1x1 convolution to three channels, scaled by the style, not normalised."""
+
+    def __init__(self, in_width: int, style_width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, in_width, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(3))
+        self.affine = _Affine(style_width, in_width)
+
+    def plain_weight(self, style: Tensor) -> Tensor:
+        """The weight [3, I, 1, 1] with the style [D] multiplied in."""
+        return self.weight * (self.affine(style) / math.sqrt(self.weight.shape[1]))[:, None, None]
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """[B, I, H, W] -> [B, 3, H, W]."""
+        return F.conv2d(x, self.plain_weight(style), self.bias)
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor, doubles: bool, noise: Tensor | None = None) -> Tensor:
+    if doubles:  # the stored weight acts as a true convolution here, as a correlation below
+        x = smooth_fir(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), gain=4.0)
+    else:
+        x = F.conv2d(x, weight, padding=1)
+    if noise is not None:
+        x = x + noise
+    return F.leaky_relu(x + bias[:, None, None], LEAK) * GAIN
+
+
+class SuperresBlock(nn.Module):
+    """Twice the size: two convolutions, and their contribution to the picture."""
+
+    def __init__(self, in_width: int, out_width: int, style_width: int) -> None:
+        super().__init__()
+        self.conv0 = StyledConv(in_width, out_width, style_width, doubles=True)
+        self.conv1 = StyledConv(out_width, out_width, style_width, doubles=False)
+        self.to_rgb = ToRgb(out_width, style_width)
+
+
+def _at_size(x: Tensor, size: int) -> Tensor:
+    if x.shape[-1] == size:
+        return x
+    return F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+
+
+class SuperResolution(nn.Module):
+    """Features on the ray grid -> the picture at four times the size."""
+
+    style: Tensor
+
+    def __init__(self, config: RenderConfig) -> None:
+        super().__init__()
+        self.size = config.neural_size
+        self.register_buffer("style", torch.zeros(config.style_width))
+        widths = (config.plane_width, *config.superres_widths)
+        self.blocks = nn.ModuleList(
+            SuperresBlock(a, b, config.style_width) for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+
+    def forward(self, raw_image: Tensor, feature: Tensor, noises: Sequence[Tensor] | None = None) -> Tensor:
+        """The picture, not clamped.
+
+        Args:
+            raw_image: [B, 3, h, w], rendered colours in about [-1, 1].
+            feature: [B, C, h, w], rendered features in about [-1, 1]. Both are resized to the neural size first.
+            noises: four maps, one per convolution, at the sizes 2h, 2h, 4h, 4h; none are used at inference.
+
+        Returns:
+            [B, 3, 4 * neural_size, 4 * neural_size].
+        """
+        x, image = _at_size(feature, self.size), _at_size(raw_image, self.size)
+        for i, block in enumerate(self.blocks):
+            assert isinstance(block, SuperresBlock)
+            noise0, noise1 = (None, None) if noises is None else noises[2 * i : 2 * i + 2]
+            x = block.conv1(block.conv0(x, self.style, noise0), self.style, noise1)
+            image = upsample_fir(image) + block.to_rgb(x, self.style)
+        return image
+
+    def fold(self) -> FoldedSuperResolution:
+        """The same function with the style multiplied into the weights, for inference."""
+        return FoldedSuperResolution(self)
+
+
+class FoldedSuperResolution(nn.Module):
+    """`SuperResolution` as plain convolutions.
+
+    The filter behind a doubling convolution stays separate: folded in, it would make a 6x6 kernel of four times the work.
+    """
+
+    def __init__(self, origin: SuperResolution) -> None:
+        super().__init__()
+        self.size = origin.size
+        self.num_blocks = len(origin.blocks)
+        with torch.no_grad():
+            for i, block in enumerate(origin.blocks):
+                assert isinstance(block, SuperresBlock)
+                for name, part in (("conv0", block.conv0), ("conv1", block.conv1), ("to_rgb", block.to_rgb)):
+                    self.register_buffer(f"{name}_weight_{i}", part.plain_weight(origin.style), persistent=False)
+                    self.register_buffer(f"{name}_bias_{i}", part.bias.detach().clone(), persistent=False)
+
+    def forward(self, raw_image: Tensor, feature: Tensor) -> Tensor:
+        """As `SuperResolution.forward` without noise."""
+        x, image = _at_size(feature, self.size), _at_size(raw_image, self.size)
+        for i in range(self.num_blocks):
+            weights = [(self.get_buffer(f"{n}_weight_{i}"), self.get_buffer(f"{n}_bias_{i}")) for n in ("conv0", "conv1", "to_rgb")]
+            x = _convolve(x, *weights[0], doubles=True)
+            x = _convolve(x, *weights[1], doubles=False)
+            image = upsample_fir(image) + F.conv2d(x, *weights[2])
+        return image

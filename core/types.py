@@ -1,0 +1,102 @@
+"""The nouns that travel between the parts of the network.
+
+Letters: B batch, N tokens, D their width, M width of the motion, H W of a plane, C channels, h w of the ray grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PUBLISHED_FOCAL = 4.757182  # focal length in picture widths: a field of view of 12 degrees
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Where pictures are taken from. OpenGL axes: x right, y up, the camera looks along -z.
+
+    Attributes:
+        world_from_camera: [B, 4, 4], a rotation and a translation in scene units (1 unit = 1/3 m).
+        intrinsics: [B, 3, 3], in picture widths: [[f, 0, .5], [0, f, .5], [0, 0, 1]].
+    """
+
+    world_from_camera: Tensor
+    intrinsics: Tensor
+
+    @property
+    def axis_distance(self) -> Tensor:
+        """[B] distance from the camera to the world's origin along the camera's axis (z of the origin, without sign)."""
+        rotation, position = self.world_from_camera[:, :3, :3], self.world_from_camera[:, :3, 3]
+        return (rotation[:, :, 2] * position).sum(-1).abs()
+
+    def to(self, device: torch.device | str) -> Camera:
+        return Camera(self.world_from_camera.to(device), self.intrinsics.to(device))
+
+
+@dataclass(frozen=True)
+class NeckGrid:
+    """How to bring points of the driver's pose back to the pose in which the planes were made.
+
+    Attributes:
+        fine: [B, G, G, G, 4], the offset (x, y, z) in scene units and the squared distance to the head, at the centres
+            of a grid over the box.
+        coarse: [B, g, g, g, 3], smoothed offsets for what is far from the head.
+        box_side: side of the box, scene units.
+        near_squared_distance: up to here the fine grid counts alone, square scene units.
+    """
+
+    fine: Tensor
+    coarse: Tensor
+    box_side: float
+    near_squared_distance: float
+
+
+@dataclass(frozen=True)
+class Source:
+    """All that is computed from a source picture once (the paper's cache seam, 10 -> 15 frames/s).
+
+    Attributes:
+        detail: [B, C, S/2, S/2] detail features.
+        tokens: [B, N, D], the global features after the neutral blocks.
+        grid: height and width of the tokens, N in all.
+        background: [B, C, h, w] in [0, 1], at the size of the ray grid.
+    """
+
+    detail: Tensor
+    tokens: Tensor
+    grid: tuple[int, int]
+    background: Tensor
+
+
+@dataclass(frozen=True)
+class Driving:
+    """What one driving frame asks of the source.
+
+    Attributes:
+        motion: [B, M], v_d.
+        neck: the driver's neck pose; None keeps the neck still.
+    """
+
+    motion: Tensor
+    neck: NeckGrid | None = None
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """One rendered view.
+
+    Attributes:
+        image: [B, 3, S, S] after super-resolution, about [-1, 1], not clamped.
+        raw_image: [B, 3, h, w], the first three channels of `feature`.
+        feature: [B, C, h, w] with background, about [-1, 1].
+        depth: [B, 1, h, w] along the unit ray, scene units.
+        opacity: [B, 1, h, w] in [0, 1].
+    """
+
+    image: Tensor
+    raw_image: Tensor
+    feature: Tensor
+    depth: Tensor
+    opacity: Tensor

@@ -1,0 +1,30 @@
+"""Shape contracts, stated once at the door of an operator."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from torch import Tensor
+
+
+def shapes(**contract: tuple[Tensor, str]) -> SimpleNamespace:
+    """Check tensors against named shapes and return the sizes that the names bind.
+
+    `shapes(planes=(planes, "B 3 H W C"), points=(points, "B P 3"))` requires five and three dimensions, the literal 3s,
+    and one and the same B; it returns an object with the attributes B, H, W, C and P.
+
+    Raises:
+        ValueError: names the first tensor that disagrees, the shape wanted, where a size came from, the shape given.
+    """
+    bound: dict[str, tuple[int, str]] = {}
+    for name, (tensor, spec) in contract.items():
+        wanted, got = spec.split(), list(tensor.shape)
+        fits = len(wanted) == len(got)
+        if fits:
+            for letter, size in zip(wanted, got, strict=True):
+                fits &= size == (int(letter) if letter.isdigit() else bound.setdefault(letter, (size, name))[0])
+        if not fits:
+            origins = [f"{d}={bound[d][0]} from {bound[d][1]}" for d in wanted if d in bound and bound[d][1] != name]
+            clause = f" with {', '.join(origins)}" if origins else ""
+            raise ValueError(f"{name}: expected [{', '.join(wanted)}]{clause}, got {got}")
+    return SimpleNamespace(**{letter: size for letter, (size, _) in bound.items()})

@@ -1,0 +1,1 @@
+"""How long it takes: the measuring bench grows here, on top of every other folder."""

@@ -1,0 +1,371 @@
+"""Driving frames from a video of any kind, a folder of pictures or one picture, each with its true time.
+
+Frames are uint8 `[H, W, 3]` RGB with square, upright pixels and are streamed one by one. Times are seconds from the
+first frame. Damage costs the frames it hits, not the video; it is told in `Clip.warnings`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.codec.context import ThreadType
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation, VideoReformatter
+
+from triportrait.core.errors import InputError
+from triportrait.serve.pictures import PICTURE_ENDINGS, list_pictures, read_picture, reason_of
+
+PICTURES_FPS = Fraction(25)
+
+SCALING = (
+    Interpolation.BICUBIC
+    | Interpolation.FULL_CHR_H_INT
+    | Interpolation.FULL_CHR_H_INP
+    | Interpolation.ACCURATE_RND
+    | Interpolation.BITEXACT
+)
+# The YUV matrices that the scaler knows, by libav number; 10 is a variant of 9 that nobody writes knowingly.
+_MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
+_HDR_CURVES = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
+# Above this a container's rate is its clock (recordings from browsers say 1000), not how often pictures come.
+_CREDIBLE_FPS = 240
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One driving frame: `image` uint8 `[H, W, 3]` RGB, `time_s` from the first frame, `index` from 0."""
+
+    image: np.ndarray
+    time_s: float
+    index: int
+
+
+_Images = Generator[tuple[Fraction, Callable[[], np.ndarray]], None, None]
+
+
+class Clip:
+    """A source of driving frames: a video file, a folder of pictures or one picture (see `open_clip`).
+
+    Attributes:
+        path: where it came from.
+        fps: average rate in frames per second (25 for pictures); the true times are those of the frames.
+        size_px: (width, height) of the first frame, upright and with square pixels.
+        frame_count: an estimate for a progress bar, None when the file does not say.
+        has_audio: whether `VideoWriter(audio_from=...)` has something to take.
+        warnings: sentences about damage, complete once `frames()` has ended.
+        start_s: time of the first frame on the file's own clock, which the sound shares.
+        cut_s: set by `frames()` when it ended before the file did: the first time that is left out, from the first
+            frame.
+    """
+
+    def __init__(self, path: Path, fps: Fraction, size_px: tuple[int, int], frame_count: int | None) -> None:
+        self.path = path
+        self.fps = fps
+        self.size_px = size_px
+        self.frame_count = frame_count
+        self.has_audio = False
+        self.warnings: list[str] = []
+        self.start_s = Fraction(0)
+        self.cut_s: Fraction | None = None
+
+    def frames(self, limit: int | None = None) -> Iterator[Frame]:
+        """Decode the frames in the order they are shown, the first `limit` of them.
+
+        May be called again for another pass; closing the iterator early closes the file. Frames that do not decode
+        are left out and told in `warnings`.
+        """
+        self.warnings.clear()
+        self.cut_s = None
+        time_s = Fraction(0)
+        images = self._images()
+        try:
+            for index, (time_s, image) in enumerate(images):
+                if limit is not None and index >= limit:
+                    self.cut_s = time_s
+                    return
+                yield Frame(image(), float(time_s), index)
+        except GeneratorExit:
+            self.cut_s = time_s + 1 / self.fps
+            raise
+        finally:
+            images.close()
+
+    def _images(self) -> _Images:
+        """Generate (time, function that gives the pixels); pixels are made only for frames that are used."""
+        raise NotImplementedError
+
+
+class _Pictures(Clip):
+    def __init__(self, path: Path, files: Sequence[Path]) -> None:
+        height, width, _ = read_picture(files[0]).shape
+        super().__init__(path, PICTURES_FPS, (width, height), len(files))
+        self._files = files
+
+    def _images(self) -> _Images:
+        for index, file in enumerate(self._files):
+            yield index / self.fps, partial(read_picture, file)
+
+
+class _Video(Clip):
+    def __init__(self, path: Path) -> None:
+        with opened(path) as container:
+            stream = _video_stream(path, container)
+            shape = stream.sample_aspect_ratio
+            self._stretch = shape if shape and Fraction(1, 4) <= shape <= 4 else Fraction(1)
+            tally = _Tally()
+            first = next(_decoded(container, stream, tally), None)
+            if first is None:
+                raise InputError(
+                    f"{path}: none of its {tally.packets} frames could be decoded ({tally.reason}); convert it anew"
+                )
+            matrix: Any = first.side_data.get("DISPLAYMATRIX")
+            self._matrix = None if matrix is None else np.frombuffer(matrix, np.int32).reshape(3, 3).copy()
+            rate = stream.average_rate or stream.guessed_rate
+            duration_s = _duration_s(container, stream)
+            audio = bool(container.streams.audio)
+            # Only mp4 and its kin hold an index of every frame before anything is read.
+            indexed = len(stream.index_entries) if "mp4" in container.format.name and stream.frames else 0
+            self._declared_s = duration_s if "matroska" in container.format.name else None
+            start = _stamp(first)
+            self._time_base = stream.time_base or Fraction(1, 90_000)
+        if not rate or rate > _CREDIBLE_FPS:
+            rate, count = _measured(path)
+        else:
+            count = indexed or (round(duration_s * rate) if duration_s else None)
+        size_px = self._rgb(first, VideoReformatter()).shape[1::-1]
+        super().__init__(path, rate, (int(size_px[0]), int(size_px[1])), count)
+        self.has_audio = audio
+        self.start_s = start * self._time_base if start is not None else Fraction(0)
+        self._indexed = indexed
+
+    def _images(self) -> _Images:
+        tally = _Tally()
+        reformatter = VideoReformatter()
+        with opened(self.path) as container:
+            stream = _video_stream(self.path, container)
+            frames = _decoded(container, stream, tally)
+            for time_s, frame in _timed(frames, self._time_base, 1 / self.fps):
+                yield time_s, partial(self._rgb, frame, reformatter)
+        self.warnings.extend(self._damage(tally))
+
+    def _damage(self, tally: _Tally) -> Iterator[str]:
+        expected = max(tally.packets, self._indexed) - tally.hidden
+        about = ""
+        if self._declared_s is not None and tally.end_s < self._declared_s - Fraction(1, 2):
+            expected, about = max(expected, round(self._declared_s * self.fps)), "about "
+        damaged = tally.errors or tally.broken_packets or tally.packets < self._indexed or about
+        if damaged and tally.frames < expected:
+            yield f"{self.path}: {tally.frames} of {about}{expected} frames could be decoded; the rest is damaged"
+        elif broken := max(tally.broken_frames, tally.broken_packets):
+            yield f"{self.path}: {broken} of {tally.frames} frames are damaged and were used as they decoded"
+
+    def _rgb(self, frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
+        """Convert a decoded frame to upright RGB with square pixels; HDR curves become sRGB."""
+        width, height = frame.width, frame.height
+        if self._stretch > 1:
+            width = round(width * self._stretch)
+        else:
+            height = round(height / self._stretch)
+        options: dict[str, Any] = {}
+        if not frame.format.is_rgb:
+            # Players take what is untagged for 709 in HD sizes and for 601 below; libav alone would always say 601.
+            guess = Colorspace.ITU709 if frame.width >= 1280 or frame.height > 576 else Colorspace.ITU601
+            options["src_colorspace"] = _MATRICES.get(frame.colorspace, int(guess))
+        if frame.color_trc in _HDR_CURVES:
+            options["dst_color_trc"] = ColorTrc.IEC61966_2_1
+            options["dst_color_primaries"] = ColorPrimaries.BT709
+        rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=SCALING, threads=1, **options)
+        return _turned(np.asarray(rgb.to_ndarray()), self._matrix)
+
+
+@dataclass
+class _Tally:
+    """What a pass over a video met: packets read, of them hidden by an edit list or broken, frames, errors."""
+
+    packets: int = 0
+    hidden: int = 0
+    broken_packets: int = 0
+    frames: int = 0
+    broken_frames: int = 0
+    errors: int = 0
+    end_s: Fraction = Fraction(0)
+    reason: str = "no picture data"
+
+
+def open_clip(path: str | os.PathLike[str]) -> Clip:
+    """Open a driving source: a video file of any kind libav decodes, a folder of pictures (25 fps), or one picture.
+
+    The first frame is decoded already here, so that a file of no use is refused before any work.
+
+    Raises: `InputError` when the path is missing or unreadable, holds no video, or none of its frames decodes.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _Pictures(path, list_pictures(path))
+    if path.suffix.lower() in PICTURE_ENDINGS and path.suffix.lower() != ".gif":
+        return _Pictures(path, [path])
+    return _Video(path)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[InputContainer]:
+    """Open a video file for reading and close it whatever happens.
+
+    Raises: `InputError` when the path is missing, unreadable, empty, or libav makes nothing of it, with its reason.
+    """
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        raise InputError(f"{path}: the video cannot be read ({reason_of(error)}); check the path") from error
+    if empty:
+        raise InputError(f"{path}: a video is wanted, this file is empty; copy it again")
+    try:
+        container = _open(path)
+    except av.FFmpegError as error:
+        raise InputError(
+            f"{path}: no video stream ({_libav_reason(path, error)}); convert it or copy it again"
+        ) from error
+    with container:
+        yield container
+
+
+def _open(path: Path) -> InputContainer:
+    # "file:" keeps a colon in the name from being a protocol, the whitelist a playlist from reaching the network.
+    options = {"protocol_whitelist": "file"}
+    return av.open(f"file:{path}", "r", container_options=options, metadata_errors="replace")
+
+
+def _libav_reason(path: Path, error: av.FFmpegError) -> str:
+    """Say why libav refused: the error holds only "invalid data", the reason is in a log that is off by default."""
+    level = av.logging.get_level()
+    lines: list[Any] = []
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as lines:
+            _open(path).close()
+    except av.FFmpegError:
+        pass
+    finally:
+        av.logging.set_level(level)
+    said = lines[-1][2].strip() if lines else (error.strerror or type(error).__name__)
+    return said[:1].lower() + said[1:]
+
+
+def _video_stream(path: Path, container: InputContainer) -> av.VideoStream:
+    """Pick the video proper: a cover picture in a sound file is a video stream too."""
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        only = "it holds only sound" if container.streams.audio else "it holds no pictures"
+        raise InputError(f"{path}: no video stream ({only}); give a video, a folder of pictures or one picture")
+    best = container.streams.best("video")
+    stream = best if isinstance(best, av.VideoStream) and best in streams else streams[0]
+    if stream.codec_context is None:
+        raise InputError(f"{path}: no decoder for its video stream; convert it to H.264")
+    stream.thread_type = ThreadType.AUTO
+    return stream
+
+
+def _decoded(container: InputContainer, stream: av.VideoStream, tally: _Tally) -> Iterator[av.VideoFrame]:
+    """Decode what decodes, in the order it is shown, and count the rest."""
+    packets = container.demux((stream, *container.streams.audio))
+    while True:
+        try:
+            packet: Any = next(packets, None)
+        except av.FFmpegError as error:
+            tally.errors, tally.reason, packet = tally.errors + 1, str(error.strerror), None
+        if packet is not None:
+            if not packet.size:
+                # To the decoder an empty packet means the end; AVI has them in the middle for repeated frames.
+                continue
+            moment = packet.pts if packet.pts is not None else packet.dts
+            if moment is not None:
+                tally.end_s = max(tally.end_s, (moment + (packet.duration or 0)) * packet.time_base)
+            if packet.stream.index != stream.index:
+                continue
+            tally.packets += 1
+            tally.hidden += packet.is_discard
+            tally.broken_packets += packet.is_corrupt
+        try:
+            frames = stream.decode(packet)
+        except av.FFmpegError as error:
+            tally.errors, tally.reason, frames = tally.errors + 1, str(error.strerror), []
+        for frame in frames:
+            tally.frames += 1
+            tally.broken_frames += frame.is_corrupt
+            yield frame
+        if packet is None:
+            return
+
+
+def _stamp(frame: av.VideoFrame) -> int | None:
+    return frame.pts if frame.pts is not None else frame.dts
+
+
+def _timed(
+    frames: Iterator[av.VideoFrame], time_base: Fraction, step_s: Fraction
+) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+    """Give every frame a time from the first one on that only grows, inventing what the file leaves out."""
+    shift_s: Fraction | None = None
+    last_s: Fraction | None = None
+    for frame in frames:
+        stamp = _stamp(frame)
+        if last_s is None:
+            shift_s, time_s = (None if stamp is None else -stamp * time_base), Fraction(0)
+        elif stamp is None:
+            time_s = last_s + step_s
+        else:
+            if shift_s is None:
+                shift_s = last_s + step_s - stamp * time_base
+            time_s = stamp * time_base + shift_s
+            if time_s < last_s - 1:
+                # A clock that starts anew (joined recordings): go on from here.
+                shift_s += last_s + step_s - time_s
+                time_s = last_s + step_s
+            elif time_s <= last_s:
+                # Half a step, so that the next honest time is still ahead.
+                time_s = last_s + step_s / 2
+        last_s = time_s
+        yield time_s, frame
+
+
+def _duration_s(container: InputContainer, stream: av.VideoStream) -> Fraction | None:
+    if stream.duration and stream.time_base:
+        return stream.duration * stream.time_base
+    return Fraction(container.duration, av.time_base) if container.duration else None
+
+
+def _measured(path: Path) -> tuple[Fraction, int | None]:
+    """Count the packets of a file whose header gives no credible rate: (average rate, number)."""
+    stamps = []
+    with opened(path) as container:
+        stream = _video_stream(path, container)
+        time_base = stream.time_base or Fraction(1, 90_000)
+        with suppress(av.FFmpegError):
+            stamps = [p.pts if p.pts is not None else p.dts for p in container.demux(stream) if p.size]
+    known = [stamp for stamp in stamps if stamp is not None]
+    span_s = (max(known) - min(known)) * time_base if known else Fraction(0)
+    if not span_s:
+        return PICTURES_FPS, len(stamps) or None
+    return ((len(known) - 1) / span_s).limit_denominator(1001), len(stamps)
+
+
+def _turned(image: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
+    """Apply a display matrix `[3, 3]` (right angles and mirrors; others go to the nearest) to `[H, W, 3]`."""
+    if matrix is not None:
+        (a, b), (c, d) = matrix[:2, :2].tolist()
+        # Row vectors: x' = a·x + c·y, y' = b·x + d·y.
+        if abs(b) + abs(c) > abs(a) + abs(d):
+            image, a, d = image.swapaxes(0, 1), c, b
+        image = image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return np.ascontiguousarray(image)

@@ -1,0 +1,213 @@
+"""Videos in and out: driving frames with their true times, and an H.264 or VP9 file with the driving sound.
+
+Frames are uint8 `[H, W, 3]` RGB with square, upright pixels and are streamed one by one. Times are seconds from the
+first frame. What a video cannot be used for is said in one sentence (`InputError`), never with a traceback.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+import numpy as np
+from av.container import OutputContainer
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
+
+from triportrait.core.errors import InputError
+from triportrait.serve.clips import SCALING, Clip, Frame, open_clip
+from triportrait.serve.pictures import replacing, writing
+from triportrait.serve.sound import Sound
+
+__all__ = ["VIDEO_ENDINGS", "Clip", "Frame", "VideoWriter", "check_output", "open_clip"]
+
+# Ending → (container, video encoder).
+_KINDS = {
+    ".mp4": ("mp4", "libx264"),
+    ".mov": ("mov", "libx264"),
+    ".mkv": ("matroska", "libx264"),
+    ".webm": ("webm", "libvpx-vp9"),
+}
+VIDEO_ENDINGS = tuple(_KINDS)
+
+# x264 writes other bytes for another number of threads, so it must not follow the machine.
+_ENCODER_THREADS = 4
+
+
+def check_output(
+    path: str | os.PathLike[str],
+    overwrite: bool = False,
+    kinds: Sequence[str] = VIDEO_ENDINGS,
+    sources: Iterable[str | os.PathLike[str]] = (),
+) -> None:
+    """Check before any work that `path` can be written: a known ending, a folder that takes files, nothing lost.
+
+    `kinds` are the allowed endings, `sources` the inputs that must not be overwritten, whatever `overwrite` says.
+
+    Raises: `InputError` that says what to do.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in kinds:
+        raise InputError(
+            f"{path}: an ending out of {' '.join(kinds)} is wanted, {path.suffix or 'none'!r} came; rename the output"
+        )
+    parent = Path(os.path.realpath(path)).parent
+    if not parent.is_dir():
+        what = "is a file" if parent.exists() else "does not exist"
+        raise InputError(f"{path}: its folder {parent} {what}; make the folder or choose another")
+    for source in sources:
+        with suppress(OSError):
+            if os.path.samefile(path, source):
+                raise InputError(f"{path}: this is the input {source}; choose another output")
+    if path.exists():
+        if not path.is_file():
+            raise InputError(f"{path}: a file is wanted, this is a folder or a device; choose another output")
+        if not overwrite:
+            raise InputError(f"{path}: it exists already; pass --overwrite to replace it")
+    # Only really making a file tells: permission bits do not bind root, and a disk can be mounted read-only.
+    with writing(path), suppress(_Unused), replacing(path):
+        raise _Unused
+
+
+class _Unused(Exception):
+    """Ends the trial in `check_output` without touching the output."""
+
+
+class VideoWriter:
+    """Write frames with their times as a video that appears under its name only when it is complete.
+
+    Use as a context manager. On any exception the partial file is removed and an existing output stays as it was. The
+    same input gives the same bytes. .mp4, .mov and .mkv are H.264, .webm is VP9; both 8-bit 4:2:0, tagged BT.709.
+
+    Args:
+        path: output file, ending one of `VIDEO_ENDINGS`.
+        size_px: (width, height) of the images; odd sizes gain one repeated column or row, since 4:2:0 needs even ones.
+        fps: nominal rate; gives the fineness of the clock and the length of the last frame.
+        audio_from: clip whose sound is taken: copied where the container allows it, else encoded as AAC or Opus;
+            it ends where the clip's `cut_s` says.
+        overwrite: replace an existing file.
+        crf: quality on the scale of x264, 0 (lossless) to 51, 18 looks like the original.
+
+    Raises: `InputError` when the output cannot be written (see `check_output`), also while writing (disk full).
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        size_px: tuple[int, int],
+        fps: Fraction | float,
+        audio_from: Clip | None = None,
+        overwrite: bool = False,
+        crf: int = 18,
+    ) -> None:
+        self.path = Path(path)
+        self.size_px = size_px
+        self.fps = Fraction(fps).limit_denominator(1001)
+        if self.fps <= 0 or min(size_px) < 1 or not 0 <= crf <= 51:
+            raise ValueError(f"fps > 0, sizes ≥ 1 px and crf in 0…51 are wanted, got {fps}, {size_px}, {crf}")
+        self._crf = crf
+        self._overwrite = overwrite
+        self._clip = audio_from
+        exact = math.lcm(90_000, self.fps.numerator)
+        self._clock = exact if exact <= 1_000_000 else 90_000
+        self._last_tick = -1
+        self._reformatter = VideoReformatter()
+
+    def __enter__(self) -> Self:
+        sources = [] if self._clip is None else [self._clip.path]
+        check_output(self.path, self._overwrite, sources=sources)
+        with writing(self.path), ExitStack() as stack:
+            self._temporary = stack.enter_context(replacing(self.path))
+            self._container = self._open(stack)
+            self._stream = self._add_video()
+            self._sound: Sound | None = None
+            if self._clip is not None and self._clip.has_audio:
+                self._sound = Sound(self._clip, self._container)
+                stack.callback(self._sound.close)
+            self._stack = stack.pop_all()
+        return self
+
+    def write(self, image: np.ndarray, time_s: float) -> None:
+        """Add one frame: `image` uint8 `[H, W, 3]` of the size announced, shown from `time_s` on.
+
+        Raises: `ValueError` for another shape or type, or a time before the last frame's; `InputError` when the disk
+            is full.
+        """
+        width, height = self.size_px
+        if image.shape != (height, width, 3) or image.dtype != np.uint8:
+            raise ValueError(f"image must be uint8 [{height}, {width}, 3], got {image.dtype} {list(image.shape)}")
+        tick = round(time_s * self._clock)
+        if tick < self._last_tick or tick < 0:
+            raise ValueError(f"times must not fall: {time_s} s after {self._last_tick / self._clock} s")
+        tick = self._last_tick = max(tick, self._last_tick + 1)
+        if width % 2 or height % 2:
+            image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")
+        frame = self._reformatter.reformat(
+            rgb,
+            format="yuv420p",
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+            interpolation=SCALING,
+            threads=1,
+        )
+        frame.pts, frame.time_base = tick, Fraction(1, self._clock)
+        frame.duration = round(self._clock / self.fps)
+        with writing(self.path):
+            self._container.mux(self._stream.encode(frame))
+            if self._sound is not None:
+                self._sound.write_until(Fraction(tick, self._clock))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with writing(self.path), self._stack:
+            if self._last_tick < 0:
+                raise ValueError(f"{self.path}: no frame was written")
+            self._container.mux(self._stream.encode(None))
+            if self._sound is not None:
+                self._sound.finish()
+            self._container.close()
+
+    def _open(self, stack: ExitStack) -> OutputContainer:
+        container = av.open(
+            f"file:{self._temporary}",
+            "w",
+            format=_KINDS[self.path.suffix.lower()][0],
+            container_options={"fflags": "+bitexact", "movflags": "+faststart"},
+        )
+
+        def close() -> None:
+            # Closing writes the end of the file, which fails once more on a full disk.
+            with suppress(av.FFmpegError, OSError):
+                container.close()
+
+        stack.callback(close)
+        return container
+
+    def _add_video(self) -> av.VideoStream:
+        encoder = _KINDS[self.path.suffix.lower()][1]
+        options = {"crf": str(self._crf), "preset": "medium"}
+        if encoder == "libvpx-vp9":
+            # VP9 counts to 63; 4/3 keeps the two scales about level.
+            options = {"crf": str(min(63, round(self._crf * 4 / 3))), "b": "0", "cpu-used": "4", "row-mt": "1"}
+        stream = self._container.add_stream(encoder, rate=self.fps, options=options)
+        assert isinstance(stream, av.VideoStream)
+        context = stream.codec_context
+        context.width, context.height = (side + side % 2 for side in self.size_px)
+        context.pix_fmt = "yuv420p"
+        context.time_base = Fraction(1, self._clock)
+        context.colorspace, context.color_range = 1, int(ColorRange.MPEG)
+        context.color_primaries, context.color_trc = int(ColorPrimaries.BT709), int(ColorTrc.BT709)
+        context.thread_count = _ENCODER_THREADS
+        return stream

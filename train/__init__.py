@@ -1,0 +1,1 @@
+"""How the weights come to be: the two training stages of the paper grow here."""

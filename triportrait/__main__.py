@@ -1,0 +1,8 @@
+"""`python -m triportrait` is the command `triportrait`."""
+
+import sys
+
+from triportrait.serve.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
