@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import InputError
+from triportrait.core.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,9 @@ def tiny() -> ModelConfig:
             tail_width=48,
             canonical_width=32,
         ),
-        decoder=DecoderConfig(head_widths=(64, 48), token_width=128, num_heads=2, mlp_width=256, tail_widths=(64, 48, 48)),
+        decoder=DecoderConfig(
+            head_widths=(64, 48), token_width=128, num_heads=2, mlp_width=256, tail_widths=(64, 48, 48)
+        ),
         render=RenderConfig(
             plane_size=64,
             plane_width=16,

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from ..kernels.checks import shapes
-from .config import ModelConfig
-from .motion.neck import NeckField
-from .reconstruct.decode import Reconstructor
-from .render.superres import FoldedSuperResolution, SuperResolution
-from .render.volume import VolumeRenderer, over_background, resize_background
-from .types import Camera, Driving, NeckGrid, Rendering, Source
+from triportrait.core.config import ModelConfig
+from triportrait.core.motion.neck import NeckField
+from triportrait.core.reconstruct.decode import Reconstructor
+from triportrait.core.render.superres import FoldedSuperResolution, SuperResolution
+from triportrait.core.render.volume import VolumeRenderer, over_background, resize_background
+from triportrait.core.types import Camera, Driving, NeckGrid, Rendering, Source
+from triportrait.kernels.checks import shapes
 
 
 class Portrait4D(nn.Module):
@@ -35,9 +34,8 @@ class Portrait4D(nn.Module):
         self.config = config
         self.reconstructor = Reconstructor(config)
         self.volume = VolumeRenderer(config.render)
-        self.superres = SuperResolution(config.render)
+        self.superres: SuperResolution | FoldedSuperResolution = SuperResolution(config.render)
         self.neck = neck
-        self._folded: list[FoldedSuperResolution] = []  # in a list, so that it is no submodule and saves nothing
 
     def prepare(self, image: Tensor, motion: Tensor | None) -> Source:
         """All that depends on the source alone.
@@ -60,11 +58,15 @@ class Portrait4D(nn.Module):
         return Source(parts.detail_encoder(image), tokens, grid, background)
 
     def reenact(self, source: Source, driving: Driving | None) -> Tensor:
-        """The planes [B, 3, H, W, C] of the source with the driver's expression; driving None: the static synthesizer."""
-        canonical = self.reconstructor.reenactor(source.tokens, source.grid, None if driving is None else driving.motion)
+        """The planes [B, 3, H, W, C] of the source with the driver's expression; None: the static synthesizer."""
+        canonical = self.reconstructor.reenactor(
+            source.tokens, source.grid, None if driving is None else driving.motion
+        )
         return self.reconstructor.plane_decoder(canonical, source.detail)
 
-    def render(self, planes: Tensor, camera: Camera, background: Tensor, neck: NeckGrid | None = None, size: int | None = None) -> Rendering:
+    def render(
+        self, planes: Tensor, camera: Camera, background: Tensor, neck: NeckGrid | None = None, size: int | None = None
+    ) -> Rendering:
         """A view of a head.
 
         Args:
@@ -76,20 +78,10 @@ class Portrait4D(nn.Module):
         """
         feature, depth, opacity = over_background(self.volume(planes, camera, neck, size), background)
         raw_image = feature[:, :3]
-        superres = self.superres if torch.is_grad_enabled() else self.folded_superres()
-        return Rendering(superres(raw_image, feature), raw_image, feature, depth, opacity)
+        return Rendering(self.superres(raw_image, feature), raw_image, feature, depth, opacity)
 
-    def folded_superres(self) -> FoldedSuperResolution:
-        """Super-resolution with the style multiplied in; made at first use and kept until weights change."""
-        if not self._folded:
-            self._folded.append(self.superres.fold())
-        return self._folded[0]
-
-    def load_state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def] # noqa: ANN
-        """As `nn.Module`; forgets what was folded from the old weights."""
-        self._folded.clear()
-        return super().load_state_dict(*args, **kwargs)
-
-    def _apply(self, *args, **kwargs):  # type: ignore[no-untyped-def] # noqa: ANN
-        self._folded.clear()
-        return super()._apply(*args, **kwargs)
+    def fold(self) -> Portrait4D:
+        """Multiply the constant style into super-resolution, in place. For inference: the result cannot be trained."""
+        if isinstance(self.superres, SuperResolution):
+            self.superres = self.superres.fold()
+        return self

@@ -1,66 +1,78 @@
 """Weights made from the names of the tensors: they check an installation at full size, and their picture is noise.
 
-The same rule made the stored parity numbers, so anybody can rebuild the same network without any trained weight:
-n = standard_normal(shape) of a generator seeded with the CRC of the published name, then a scale by kind of tensor.
+The stored parity numbers come from the same rule, so that no trained weight is needed to check the network:
+n = standard_normal(shape), seeded with the CRC of the published name, times a scale that the kind of tensor decides.
 """
 
 from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .published.names import Kind
+from triportrait.core.checkpoint import build_motion_encoder, build_portrait
+from triportrait.core.config import ModelConfig, portrait4d_v2
+from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.portrait import Portrait4D
+from triportrait.core.published.contract import manifest
+from triportrait.core.published.names import our_name
 
-_UNIT_SCALE = ("superresolution.", "decoder.")  # networks whose stored weights have unit scale, by published prefix
-_SPREAD = 0.1
-
-
-def rule_tensor(published: str, shape: Iterable[int], unit_scale: bool = False) -> Tensor:
-    """The rule's float32 values for the tensor of that published name.
-
-    Args:
-        published: the name in the published file.
-        shape: sizes of the tensor.
-        unit_scale: the network keeps weights at unit scale and applies 1 / sqrt(inputs) when it runs.
-    """
-    shape = tuple(shape)
-    last = published.rsplit(".", 1)[-1]
-    n = np.random.Generator(np.random.PCG64(zlib.crc32(published.encode()))).standard_normal(shape)
-    return torch.from_numpy(np.asarray(_scale(n, published, last, shape, unit_scale), dtype=np.float32))
+_UNIT_SCALE = ("superres.", "volume.field.")  # these networks store weights at unit scale
+_SPREAD = 0.1  # of biases, norms and other small numbers
+_DENSITY = 8  # makes a head of noise rather than fog
 
 
-def _scale(n: np.ndarray, name: str, last: str, shape: tuple[int, ...], unit_scale: bool) -> np.ndarray | float:
-    if last == "running_mean":
-        return n * _SPREAD
-    if last == "running_var":
-        return np.abs(1 + n * _SPREAD)
-    if last in ("noise_const", "const"):
-        return n
-    if last in ("noise_strength", "w_avg"):
-        return n * _SPREAD
-    if last == "bias":
-        return n * _SPREAD + (1 if name.endswith("affine.bias") else 0)
-    if len(shape) == 1:
-        return 1 + n * _SPREAD
-    if name.endswith("out_sigma.weight"):
-        return n * 8  # densities that make a head of noise rather than fog
-    if unit_scale:
-        return n * (100 if "mapping." in name and ".fc" in name else 1)
-    return n / math.sqrt(math.prod(shape[1:]))
+def rule_normal(seed_name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The rule's float64 normal numbers for a name."""
+    return np.random.Generator(np.random.PCG64(zlib.crc32(seed_name.encode()))).standard_normal(shape)
 
 
-def rule_weights(shapes: dict[str, tuple[int, ...]], kind: Kind) -> dict[str, Tensor]:
-    """Rule values for published names of one network. About ten seconds for the full size.
+def rule_tensor(seed_name: str, name: str, shape: tuple[int, ...]) -> Tensor:
+    """The rule's float32 tensor.
 
     Args:
-        shapes: published name -> shape.
-        kind: which network; the portrait's super-resolution and field keep weights at unit scale.
+        seed_name: the name that seeds it, the published one where there is one.
+        name: our name, which decides the scale.
+        shape: its sizes.
     """
-    return {
-        name: rule_tensor(name, shape, kind == "portrait" and name.startswith(_UNIT_SCALE)) for name, shape in shapes.items()
-    }
+    n, last = rule_normal(seed_name, shape), name.rsplit(".", 1)[-1]
+    if last in ("running_mean", "noise_strength", "style"):
+        values = n * _SPREAD
+    elif last == "running_var":
+        values = np.abs(1 + n * _SPREAD)
+    elif last == "bias":
+        values = n * _SPREAD + (1 if name.endswith("affine.bias") else 0)
+    elif len(shape) == 1:
+        values = 1 + n * _SPREAD
+    elif name.endswith("density.weight"):
+        values = n * _DENSITY
+    elif name.startswith(_UNIT_SCALE):
+        values = n
+    else:
+        values = n / math.sqrt(math.prod(shape[1:]))
+    return torch.from_numpy(np.asarray(values, dtype=np.float32))
+
+
+def rule_portrait(config: ModelConfig) -> Portrait4D:
+    """A portrait network of rule-made weights, without FLAME. About five seconds at the published size.
+
+    The published preset is seeded by the published names, so that its numbers are comparable; others by ours.
+    """
+    if config == portrait4d_v2():
+        names = {our_name(n, "portrait"): n for n in manifest("portrait") if not n.startswith("deformer.")}
+    else:
+        names = {}
+    with torch.device("meta"):
+        shapes = {name: tuple(t.shape) for name, t in Portrait4D(config).state_dict().items()}
+    tensors = {name: rule_tensor(names.get(name, name), name, shape) for name, shape in shapes.items()}
+    return build_portrait(config, tensors, "rule")
+
+
+def rule_motion_encoder() -> MotionEncoder:
+    """A motion encoder of rule-made weights, seeded by the published names."""
+    names = {our_name(n, "motion"): n for n in manifest("motion")}
+    shapes = {name: tuple(t.shape) for name, t in MotionEncoder().state_dict().items() if name in names}
+    return build_motion_encoder({name: rule_tensor(names[name], name, shape) for name, shape in shapes.items()}, "rule")

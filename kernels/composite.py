@@ -1,4 +1,4 @@
-"""Emission-absorption along rays, on the midpoints of neighbouring samples (network reference: the ray marcher).
+"""Emission-absorption along rays, on the midpoints of neighbouring samples.
 
     x_k = (x_k + x_{k+1}) / 2,  δ_k = t_{k+1} - t_k,  α_k = 1 - exp(-softplus(σ_k - 1) δ_k)
     w_k = α_k Π_{j<k} (1 - α_j + 1e-10),   feature = Σ w_k c_k,   opacity = Σ w_k,   depth = Σ w_k t_k / Σ w_k
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import shapes
+from triportrait.kernels.checks import shapes
 
 TRANSMITTANCE_FLOOR = 1e-10  # keeps the running product above zero behind an opaque interval
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import shapes
-from .triplane import sample_triplane
+from triportrait.kernels.checks import shapes
+from triportrait.kernels.triplane import sample_triplane
 
 FEATURE_MARGIN = 0.001  # the sigmoid is widened so that 0 and 1 can be reached
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import shapes
+from triportrait.kernels.checks import shapes
 
 TAPS = (1 / 8, 3 / 8, 3 / 8, 1 / 8)
 

@@ -1,4 +1,4 @@
-"""Values of 3D points from a regular grid, trilinear, zero outside (network reference: the deformation lookup).
+"""Values of 3D points from a regular grid, trilinear, zero outside.
 
 Letters: B batch, P points, X Y Z the sides of the grid, C channels.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import shapes
+from triportrait.kernels.checks import shapes
 
 
 def lookup_grid(grid: Tensor, points: Tensor) -> Tensor:

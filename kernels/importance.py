@@ -1,4 +1,4 @@
-"""Where to sample a ray: evenly first, then where the first pass found matter (network reference: depth sampling).
+"""Where to sample a ray: evenly first, then where the first pass found matter.
 
     m_i = max(w_{i-1}, w_i),  w'_i = (m_i + m_{i+1}) / 2 + 0.01;  the inner w' over the midpoints of the coarse depths
     form a piecewise constant density whose inverse cumulative distribution maps uniforms to depths
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import shapes
+from triportrait.kernels.checks import shapes
 
 WEIGHT_FLOOR = 0.01  # every interval keeps a chance
 PROBABILITY_FLOOR = 1e-5  # and a bin narrower than this is not divided by

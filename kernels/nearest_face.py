@@ -1,4 +1,4 @@
-"""The nearest triangle of a mesh for each of many points (network reference: the neck field's mesh query).
+"""The nearest triangle of a mesh for each of many points.
 
 The distance to a triangle is the distance to its plane where the foot of the point lies inside and the triangle is
 large enough; otherwise it is the distance to the nearest of its three edges. With a minimum area above nearly all
@@ -11,8 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .checks import shapes
+from triportrait.kernels.checks import shapes
 
+TIE = 1e-6  # relative; without it rounding would choose among the edges of a nearest corner, and frames would flicker
 CHUNK = 1 << 22  # point-edge pairs at a time: about 200 MB of float64
 
 
@@ -26,8 +27,8 @@ def nearest_face(points: Tensor, vertices: Tensor, faces: Tensor, min_triangle_a
         min_triangle_area: below this area (square scene units) a triangle counts as its edges only.
 
     Returns:
-        squared_distance [B, P] float32; face [B, P] int64. Two triangles that share the nearest edge tie: the one that
-        stands first in `faces` is returned. Computed in float64, carries no gradient.
+        squared_distance [B, P] float32; face [B, P] int64. Triangles that share the nearest edge or corner tie: the
+        one that stands first in `faces` is returned. Computed in float64, carries no gradient.
 
     Raises:
         ValueError: a shape disagrees.
@@ -35,7 +36,10 @@ def nearest_face(points: Tensor, vertices: Tensor, faces: Tensor, min_triangle_a
     shapes(points=(points, "B P 3"), vertices=(vertices, "B U 3"), faces=(faces, "F 3"))
     with torch.no_grad():
         edges, first_face = _edges(faces)
-        results = [_query(p.double(), v.double(), faces, edges, first_face, min_triangle_area) for p, v in zip(points, vertices, strict=True)]
+        results = [
+            _query(p.double(), v.double(), faces, edges, first_face, min_triangle_area)
+            for p, v in zip(points, vertices, strict=True)
+        ]
         return torch.stack([r[0] for r in results]).float(), torch.stack([r[1] for r in results])
 
 
@@ -48,7 +52,9 @@ def _edges(faces: Tensor) -> tuple[Tensor, Tensor]:
     return edges, first.scatter_reduce(0, inverse, owner, "amin")
 
 
-def _query(points: Tensor, vertices: Tensor, faces: Tensor, edges: Tensor, first_face: Tensor, min_area: float) -> tuple[Tensor, Tensor]:
+def _query(
+    points: Tensor, vertices: Tensor, faces: Tensor, edges: Tensor, first_face: Tensor, min_area: float
+) -> tuple[Tensor, Tensor]:
     start, along = vertices[edges[:, 0]], vertices[edges[:, 1]] - vertices[edges[:, 0]]  # [E, 3]
     length = (along**2).sum(-1).clamp(min=1e-30)  # squared
     corners = vertices[faces]  # [F, 3, 3]
@@ -60,8 +66,9 @@ def _query(points: Tensor, vertices: Tensor, faces: Tensor, edges: Tensor, first
         squared = (chunk**2).sum(-1, keepdim=True) - 2 * chunk @ start.T + (start**2).sum(-1)
         t = (offset / length).clamp_(0, 1)
         squared += t * (t * length - 2 * offset)
-        best, edge = squared.min(-1)
-        face = first_face[edge]
+        best = squared.amin(-1)
+        ties = squared <= (best * (1 + TIE) + TIE**2)[:, None]
+        face = torch.where(ties, first_face, len(faces)).amin(-1)
         if len(large):
             plane, inside = _plane_distance(chunk, corners[large], normal[large])
             closest, index = plane.masked_fill(~inside, torch.inf).min(-1)

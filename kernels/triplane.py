@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import shapes
+from triportrait.kernels.checks import shapes
 
 
 def sample_triplane(planes: Tensor, points: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class Clip:
         self.start_s = Fraction(0)
         self.cut_s: Fraction | None = None
 
-    def frames(self, limit: int | None = None) -> Iterator[Frame]:
+    def frames(self, limit: int | None = None) -> Generator[Frame, None, None]:
         """Decode the frames in the order they are shown, the first `limit` of them.
 
         May be called again for another pass; closing the iterator early closes the file. Frames that do not decode
@@ -132,18 +132,20 @@ class _Video(Clip):
             self._matrix = None if matrix is None else np.frombuffer(matrix, np.int32).reshape(3, 3).copy()
             rate = stream.average_rate or stream.guessed_rate
             duration_s = _duration_s(container, stream)
-            audio = bool(container.streams.audio)
+            audio = any(s.codec_context is not None for s in container.streams.audio)
             # Only mp4 and its kin hold an index of every frame before anything is read.
             indexed = len(stream.index_entries) if "mp4" in container.format.name and stream.frames else 0
             self._declared_s = duration_s if "matroska" in container.format.name else None
-            start = _stamp(first)
+            # AVI knows only the order of decoding: what libav offers as presentation times there is a guess.
+            self._by_dts = container.format.name == "avi"
+            start = stream.start_time if self._by_dts else _stamp(first, False)
             self._time_base = stream.time_base or Fraction(1, 90_000)
         if not rate or rate > _CREDIBLE_FPS:
             rate, count = _measured(path)
         else:
-            count = indexed or (round(duration_s * rate) if duration_s else None)
-        size_px = self._rgb(first, VideoReformatter()).shape[1::-1]
-        super().__init__(path, rate, (int(size_px[0]), int(size_px[1])), count)
+            count = indexed or round((duration_s or 0) * rate) or None
+        width, height = self._square_px(first)
+        super().__init__(path, rate, (height, width) if _lies(self._matrix) else (width, height), count)
         self.has_audio = audio
         self.start_s = start * self._time_base if start is not None else Fraction(0)
         self._indexed = indexed
@@ -154,7 +156,7 @@ class _Video(Clip):
         with opened(self.path) as container:
             stream = _video_stream(self.path, container)
             frames = _decoded(container, stream, tally)
-            for time_s, frame in _timed(frames, self._time_base, 1 / self.fps):
+            for time_s, frame in _timed(frames, self._time_base, 1 / self.fps, self._by_dts):
                 yield time_s, partial(self._rgb, frame, reformatter)
         self.warnings.extend(self._damage(tally))
 
@@ -169,13 +171,15 @@ class _Video(Clip):
         elif broken := max(tally.broken_frames, tally.broken_packets):
             yield f"{self.path}: {broken} of {tally.frames} frames are damaged and were used as they decoded"
 
+    def _square_px(self, frame: av.VideoFrame) -> tuple[int, int]:
+        """Give the size with square pixels: the longer side of a pixel decides, so that nothing is lost."""
+        if self._stretch > 1:
+            return round(frame.width * self._stretch), frame.height
+        return frame.width, round(frame.height / self._stretch)
+
     def _rgb(self, frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
         """Convert a decoded frame to upright RGB with square pixels; HDR curves become sRGB."""
-        width, height = frame.width, frame.height
-        if self._stretch > 1:
-            width = round(width * self._stretch)
-        else:
-            height = round(height / self._stretch)
+        width, height = self._square_px(frame)
         options: dict[str, Any] = {}
         if not frame.format.is_rgb:
             # Players take what is untagged for 709 in HD sizes and for 601 below; libav alone would always say 601.
@@ -248,9 +252,11 @@ def _open(path: Path) -> InputContainer:
 
 def _libav_reason(path: Path, error: av.FFmpegError) -> str:
     """Say why libav refused: the error holds only "invalid data", the reason is in a log that is off by default."""
-    level = av.logging.get_level()
+    level, skip = av.logging.get_level(), av.logging.get_skip_repeated()
     lines: list[Any] = []
     av.logging.set_level(av.logging.ERROR)
+    # Else a second file with the same fault would get no reason.
+    av.logging.set_skip_repeated(False)
     try:
         with av.logging.Capture() as lines:
             _open(path).close()
@@ -258,6 +264,7 @@ def _libav_reason(path: Path, error: av.FFmpegError) -> str:
         pass
     finally:
         av.logging.set_level(level)
+        av.logging.set_skip_repeated(skip)
     said = lines[-1][2].strip() if lines else (error.strerror or type(error).__name__)
     return said[:1].lower() + said[1:]
 
@@ -308,18 +315,18 @@ def _decoded(container: InputContainer, stream: av.VideoStream, tally: _Tally) -
             return
 
 
-def _stamp(frame: av.VideoFrame) -> int | None:
-    return frame.pts if frame.pts is not None else frame.dts
+def _stamp(frame: av.VideoFrame, by_dts: bool) -> int | None:
+    return frame.pts if frame.pts is not None and not by_dts else frame.dts
 
 
 def _timed(
-    frames: Iterator[av.VideoFrame], time_base: Fraction, step_s: Fraction
+    frames: Iterator[av.VideoFrame], time_base: Fraction, step_s: Fraction, by_dts: bool = False
 ) -> Iterator[tuple[Fraction, av.VideoFrame]]:
     """Give every frame a time from the first one on that only grows, inventing what the file leaves out."""
     shift_s: Fraction | None = None
     last_s: Fraction | None = None
     for frame in frames:
-        stamp = _stamp(frame)
+        stamp = _stamp(frame, by_dts)
         if last_s is None:
             shift_s, time_s = (None if stamp is None else -stamp * time_base), Fraction(0)
         elif stamp is None:
@@ -360,12 +367,20 @@ def _measured(path: Path) -> tuple[Fraction, int | None]:
     return ((len(known) - 1) / span_s).limit_denominator(1001), len(stamps)
 
 
+def _lies(matrix: np.ndarray | None) -> bool:
+    """Tell whether a display matrix swaps width and height; slanted angles go to the nearest right one."""
+    if matrix is None:
+        return False
+    (a, b), (c, d) = matrix[:2, :2].tolist()
+    return abs(b) + abs(c) > abs(a) + abs(d)
+
+
 def _turned(image: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
-    """Apply a display matrix `[3, 3]` (right angles and mirrors; others go to the nearest) to `[H, W, 3]`."""
+    """Apply a display matrix `[3, 3]` (turns by right angles and mirrors) to `[H, W, 3]`."""
     if matrix is not None:
-        (a, b), (c, d) = matrix[:2, :2].tolist()
         # Row vectors: x' = a·x + c·y, y' = b·x + d·y.
-        if abs(b) + abs(c) > abs(a) + abs(d):
+        (a, b), (c, d) = matrix[:2, :2].tolist()
+        if _lies(matrix):
             image, a, d = image.swapaxes(0, 1), c, b
         image = image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
     return np.ascontiguousarray(image)

@@ -12,16 +12,15 @@ import av
 import numpy as np
 from av.container import OutputContainer
 
-from triportrait.core.errors import InputError
 from triportrait.serve.clips import Clip, opened
 
-_COMMON = {"aac", "mp3", "ac3", "eac3", "alac"}
+_COMMON = {"aac", "mp3", "alac"}
 _PCM = {"pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_u8"}
 # Container → the codecs that players expect in it; libav would also put Vorbis or plain PCM into an mp4.
 _COPIED = {
     "mp4": _COMMON | {"opus", "flac"},
     "mov": _COMMON | _PCM | {"pcm_s16be", "pcm_s24be"},
-    "matroska": _COMMON | _PCM | {"opus", "flac", "vorbis", "dts"},
+    "matroska": _COMMON | _PCM | {"opus", "flac", "vorbis", "ac3", "eac3", "dts"},
     "webm": {"opus", "vorbis"},
 }
 _AAC_RATES_HZ = {8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000}
@@ -46,12 +45,14 @@ class Sound:
         self._stack = ExitStack()
         with ExitStack() as stack:
             source = stack.enter_context(opened(clip.path))
+            known = [s for s in source.streams.audio if s.codec_context is not None]
             best = source.streams.best("audio")
-            stream = best if isinstance(best, av.AudioStream) else source.streams.audio[0]
-            if stream.codec_context is None:
-                raise InputError(f"{clip.path}: its sound has no decoder; convert the sound to AAC")
+            stream = best if isinstance(best, av.AudioStream) and best in known else known[0]
+            context = stream.codec_context
+            name = context.codec.canonical_name
             self._packets = source.demux(stream)
-            if stream.codec_context.codec.canonical_name in _COPIED[container.format.name]:
+            # AAC without a header of its own (transport streams) is unpacked while muxing, where damage would end it all.
+            if name in _COPIED[container.format.name] and (name != "aac" or context.extradata):
                 self._chunks = self._copied(container.add_stream_from_template(stream), stream)
             else:
                 self._chunks = self._encoded(self._add_encoder(stream), stream)
@@ -70,9 +71,7 @@ class Sound:
             self._container.mux(self._next[1])
             self._next = next(self._chunks, None)
         if self._errors:
-            self._clip.warnings.append(
-                f"{self._clip.path}: {self._errors} pieces of its sound are damaged and left out"
-            )
+            self._clip.warnings.append(f"{self._clip.path}: {self._errors} pieces of its sound are damaged; left out")
 
     def close(self) -> None:
         """Close the file that the sound comes from."""
@@ -90,14 +89,17 @@ class Sound:
     def _copied(self, track: av.AudioStream, stream: av.AudioStream) -> _Chunks:
         time_base = Fraction(stream.time_base or 1)
         start = round(self._clip.start_s / time_base)
-        # mp4 and mov can hide what a decoder needs before the first frame; in the others it would be heard.
-        earliest_s = -_PREROLL_S if self._container.format.name in ("mp4", "mov") else Fraction(0)
+        mp4 = self._container.format.name in ("mp4", "mov")
         last: int | None = None
         for packet in self._read():
-            stamp = packet.pts if packet.pts is not None else packet.dts
-            assert stamp is not None
-            stamp -= start
-            if (stamp + (packet.duration or 0)) * time_base <= earliest_s or (last is not None and stamp <= last):
+            given = packet.pts if packet.pts is not None else packet.dts
+            assert given is not None
+            stamp = given - start
+            end_s = (stamp + (packet.duration or 0)) * time_base
+            # Only mp4 and mov can hide what a decoder needs before the first frame; elsewhere it would be heard, so
+            # only what the source itself has there is kept.
+            before = mp4 or given < 0
+            if end_s <= (-_PREROLL_S if before else 0) or (last is not None and stamp <= last):
                 continue
             last = packet.pts = packet.dts = stamp
             packet.stream = track
@@ -114,14 +116,21 @@ class Sound:
 
     def _encoded(self, track: av.AudioStream, stream: av.AudioStream) -> _Chunks:
         context = track.codec_context
-        resampler = av.AudioResampler(context.format, context.layout, context.rate)
-        for frame in self._decoded(stream):
-            for piece in resampler.resample(frame):
+        resampler: av.AudioResampler | None = None
+        last: tuple[str, str, int] | None = None
+        for frame in chain(self._decoded(stream), [None]):
+            kind = None if frame is None else (frame.format.name, frame.layout.name, frame.sample_rate)
+            pieces = []
+            if kind != last:
+                # A resampler takes one kind of frame; broadcasts and damage change it on the way.
+                pieces = resampler.resample(None) if resampler is not None else []
+                resampler, last = av.AudioResampler(context.format, context.layout, context.rate), kind
+            if frame is not None and resampler is not None:
+                pieces += resampler.resample(frame)
+            for piece in pieces:
                 heard = _from_zero(piece)
                 if heard is not None:
                     yield from _timed(track.encode(heard))
-        for piece in resampler.resample(None):
-            yield from _timed(track.encode(piece))
         yield from _timed(track.encode(None))
 
     def _decoded(self, stream: av.AudioStream) -> Iterator[av.AudioFrame]:

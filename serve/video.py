@@ -115,22 +115,26 @@ class VideoWriter:
         self._crf = crf
         self._overwrite = overwrite
         self._clip = audio_from
+        self._sources = [] if audio_from is None else [audio_from.path]
+        self._sound: Sound | None = None
+        self._lost_sound: str | None = None
         exact = math.lcm(90_000, self.fps.numerator)
         self._clock = exact if exact <= 1_000_000 else 90_000
         self._last_tick = -1
         self._reformatter = VideoReformatter()
 
     def __enter__(self) -> Self:
-        sources = [] if self._clip is None else [self._clip.path]
-        check_output(self.path, self._overwrite, sources=sources)
+        check_output(self.path, self._overwrite, sources=self._sources)
         with writing(self.path), ExitStack() as stack:
             self._temporary = stack.enter_context(replacing(self.path))
-            self._container = self._open(stack)
-            self._stream = self._add_video()
-            self._sound: Sound | None = None
-            if self._clip is not None and self._clip.has_audio:
-                self._sound = Sound(self._clip, self._container)
-                stack.callback(self._sound.close)
+            try:
+                self._start(stack, self._clip)
+            except av.FFmpegError as error:
+                if isinstance(error, OSError) or self._sound is None:
+                    raise
+                # Sound that the container does not take after all must not cost the video.
+                self._lost_sound = f"{self._sources[0]}: its sound cannot be taken ({error.strerror}); it is left out"
+                self._start(stack, None)
             self._stack = stack.pop_all()
         return self
 
@@ -159,7 +163,6 @@ class VideoWriter:
             threads=1,
         )
         frame.pts, frame.time_base = tick, Fraction(1, self._clock)
-        frame.duration = round(self._clock / self.fps)
         with writing(self.path):
             self._container.mux(self._stream.encode(frame))
             if self._sound is not None:
@@ -178,6 +181,17 @@ class VideoWriter:
             if self._sound is not None:
                 self._sound.finish()
             self._container.close()
+        if self._lost_sound is not None and self._clip is not None:
+            self._clip.warnings.append(self._lost_sound)
+
+    def _start(self, stack: ExitStack, clip: Clip | None) -> None:
+        self._container = self._open(stack)
+        self._stream = self._add_video()
+        self._sound = None
+        if clip is not None and clip.has_audio:
+            self._sound = Sound(clip, self._container)
+            stack.callback(self._sound.close)
+        self._container.start_encoding()
 
     def _open(self, stack: ExitStack) -> OutputContainer:
         container = av.open(

@@ -32,4 +32,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(table)
         widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
         for row in sorted(rows):
-            terminalreporter.line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip())
+            terminalreporter.line(
+                "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
+            )

@@ -1,4 +1,4 @@
-"""From an aligned picture to the crop that the motion encoder reads, in closed form (network reference 4.1).
+"""From an aligned picture to the crop that the motion encoder reads, in closed form (the published preprocessing).
 
 Letters: B batch, L landmarks.
 """
@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .encoder import CROP_SIZE
+from triportrait.core.motion.encoder import CROP_SIZE
 
 ALIGNED_SIZE = 512  # pixels; the landmarks' frame
 ANCHORS = ((36, 42), (42, 48), (60, 68))  # of the 68 landmarks: one eye, the other eye, the inner mouth
 ANCHOR_TARGETS = ((87.0, 59.0), (137.0, 59.0), (112.0, 120.0))  # pixels of a 224² frame
 INNER = (0, 192, 16, 208)  # top, bottom, left, right of that frame: what the encoder sees
 
-# Where the alignment puts the anchors of an average frontal face: 180 pixels per unit around the centre (reference 6.4).
+# where the alignment (180 pixels per scene unit, around the centre) puts an average frontal face
 CENTRED_ANCHORS = ((199.9, 221.7), (311.8, 221.9), (256.0, 342.6))
 
 
@@ -60,7 +60,9 @@ def motion_crop(image: Tensor, landmarks: Tensor | None = None) -> Tensor:
         [B, 3, 224, 224] in [-1, 1].
     """
     B, _, _, S = image.shape
-    anchors = image.new_tensor(CENTRED_ANCHORS).expand(B, 3, 2) if landmarks is None else anchors_of(landmarks).to(image)
+    anchors = (
+        image.new_tensor(CENTRED_ANCHORS).expand(B, 3, 2) if landmarks is None else anchors_of(landmarks).to(image)
+    )
     if S != ALIGNED_SIZE:
         anchors = (anchors + 0.5) * (S / ALIGNED_SIZE) - 0.5
     forward = similarity(anchors, image.new_tensor(ANCHOR_TARGETS))  # crop_from_image

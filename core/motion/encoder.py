@@ -1,9 +1,11 @@
-"""PD-FGC: a face crop becomes a motion vector, expression without identity or pose (Wang et al. 2023; network ref. 4).
+"""PD-FGC: a face crop becomes a motion vector, expression without identity or pose (Wang et al. 2023).
 
 Letters: B batch, M width of the motion vector: eyes 6, emotion 30, mouth 512.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +23,7 @@ class _ConvBlock(nn.Module):
         super().__init__()
         widths = (in_width, out_width // 2, out_width // 4, out_width // 4)
         self.norms = nn.ModuleList(nn.BatchNorm2d(w) for w in widths[:-1])
-        self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in itertools.pairwise(widths))
         resized = in_width != out_width
         self.shortcut_norm = nn.BatchNorm2d(in_width) if resized else None
         self.shortcut = nn.Conv2d(in_width, out_width, 1, bias=False) if resized else None

@@ -1,4 +1,4 @@
-"""FLAME, the statistical head mesh: parameters -> vertices by linear blend skinning (Li et al. 2017; network ref. 2.8).
+"""FLAME, the statistical head mesh: parameters -> vertices by linear blend skinning (Li et al. 2017).
 
 Scene units are FLAME's metres times 3, and the origin is the neck joint of the canonical face. Published checkpoints
 carry their tables in these units already; `rescale_flame` brings a FLAME file to them.
@@ -12,12 +12,20 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from triportrait.core.errors import InputError
 
 SCENE_UNITS_PER_METRE = 3.0
 CANONICAL_JAW = (0.3, 0.0, 0.0)  # radians; the canonical face has its mouth slightly open
 NUM_JOINTS = 5
-REQUIRED = ("template", "shape_directions", "pose_directions", "joint_regressor", "parents", "skinning_weights", "faces")
+REQUIRED = (
+    "template",
+    "shape_directions",
+    "pose_directions",
+    "joint_regressor",
+    "parents",
+    "skinning_weights",
+    "faces",
+)
 
 
 class Tables(nn.Module):
@@ -79,7 +87,10 @@ class Flame(Tables):
         bend = (rotations[:, 1:] - torch.eye(3).to(rotations)).flatten(1)  # [B, 36]
         posed = shaped + (bend @ self["pose_directions"]).unflatten(-1, (-1, 3))
         turns, places = self._chain(rotations, joints)
-        moved = torch.einsum("bjac,buc->bjua", turns, posed) + (places - torch.einsum("bjac,bjc->bja", turns, joints))[:, :, None]
+        moved = (
+            torch.einsum("bjac,buc->bjua", turns, posed)
+            + (places - torch.einsum("bjac,bjc->bja", turns, joints))[:, :, None]
+        )
         return torch.einsum("uj,bjua->bua", self["skinning_weights"], moved), places
 
     def _chain(self, rotations: Tensor, joints: Tensor) -> tuple[Tensor, Tensor]:

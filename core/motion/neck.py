@@ -1,4 +1,4 @@
-"""The neck: where a point of the driver's pose was before the neck turned (supplement A; network reference 2.9).
+"""The neck: where a point of the driver's pose was before the neck turned (supplement A).
 
 A surface field (GNARF) on a coarse mesh, evaluated on two small grids: for a point p whose nearest triangle t has the
 twin c in the mesh with a straight neck,
@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...kernels.grid import lookup_grid
-from ...kernels.nearest_face import nearest_face
-from ..config import NeckConfig
-from ..types import NeckGrid
-from .flame import Flame, Tables
+from triportrait.core.config import NeckConfig
+from triportrait.core.motion.flame import Flame, Tables
+from triportrait.core.types import NeckGrid
+from triportrait.kernels.grid import lookup_grid
+from triportrait.kernels.nearest_face import nearest_face
 
 BLEND_RATE = 1000.0  # per square scene unit: how fast the coarse grid takes over
 DETERMINANT_FLOOR = 1e-12
@@ -39,7 +39,9 @@ class NeckField(nn.Module):
             `coarse_faces` [F, 3] int64 describe the coarse mesh; without them the FLAME mesh is clustered.
     """
 
-    def __init__(self, config: NeckConfig, box_side: float, flame: Mapping[str, Tensor], mesh: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, config: NeckConfig, box_side: float, flame: Mapping[str, Tensor], mesh: Mapping[str, Tensor]
+    ) -> None:
         super().__init__()
         self.config, self.box_side = config, box_side
         self.flame = Flame(flame)
@@ -71,8 +73,12 @@ class NeckField(nn.Module):
 
 def neck_grid(target: Tensor, reference: Tensor, faces: Tensor, config: NeckConfig, box_side: float) -> NeckGrid:
     """The grids between two poses of one mesh: vertices [B, U, 3] of the driver's pose and of the straight neck."""
-    fine = surface_offsets(grid_points(config.fine_size, box_side).to(target), target, reference, faces, config.min_triangle_area)
-    coarse = surface_offsets(grid_points(config.coarse_size, box_side).to(target), target, reference, faces, config.min_triangle_area)
+    fine = surface_offsets(
+        grid_points(config.fine_size, box_side).to(target), target, reference, faces, config.min_triangle_area
+    )
+    coarse = surface_offsets(
+        grid_points(config.coarse_size, box_side).to(target), target, reference, faces, config.min_triangle_area
+    )
     shape = (-1, config.fine_size, config.fine_size, config.fine_size, 4)
     smooth = coarse[0].mT.reshape(-1, 3, config.coarse_size, config.coarse_size, config.coarse_size)
     for _ in range(2):
@@ -91,8 +97,10 @@ def grid_points(size: int, box_side: float) -> Tensor:
     return torch.stack(torch.meshgrid(centres, centres, centres, indexing="ij"), -1).flatten(0, 2)
 
 
-def surface_offsets(points: Tensor, target: Tensor, reference: Tensor, faces: Tensor, min_triangle_area: float) -> tuple[Tensor, Tensor]:
-    """Offsets [B, P, 3] from points [P, 3] near `target` to their places near `reference`, and squared distances [B, P]."""
+def surface_offsets(
+    points: Tensor, target: Tensor, reference: Tensor, faces: Tensor, min_triangle_area: float
+) -> tuple[Tensor, Tensor]:
+    """Offsets [B, P, 3] of points [P, 3] from `target` to `reference`, and squared distances to `target` [B, P]."""
     batch = points.expand(len(target), -1, -1)
     squared_distance, face = nearest_face(batch, target, faces, min_triangle_area)
     moved = carry_points(batch, _corners(target, faces, face), _corners(reference, faces, face))
@@ -150,7 +158,10 @@ def cluster_mesh(template: Tensor, faces: Tensor, side: float) -> dict[str, Tens
     """
     _, cluster = torch.unique((template / side).floor().long(), dim=0, return_inverse=True)
     count = int(cluster.max()) + 1
-    mean = torch.zeros(count, 3).to(template).index_add_(0, cluster, template) / torch.bincount(cluster, minlength=count)[:, None]
+    mean = (
+        torch.zeros(count, 3).to(template).index_add_(0, cluster, template)
+        / torch.bincount(cluster, minlength=count)[:, None]
+    )
     distance = (template - mean[cluster]).norm(dim=-1)
     order = torch.argsort(distance, descending=True, stable=True)
     chosen = torch.empty(count, dtype=torch.long)

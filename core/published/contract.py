@@ -14,8 +14,9 @@ from torch import Tensor
 
 from triportrait.core.errors import InputError
 from triportrait.core.published import manifests
+from triportrait.core.published.reading import shown
 
-Kind = Literal["genhead", "discriminator", "arcface"]
+Kind = Literal["portrait", "motion", "genhead", "discriminator", "arcface"]
 
 # Tensors that a published file may hold and that we knowingly do not use.
 IGNORED = tuple(
@@ -58,7 +59,7 @@ def check_filters(tensors: Mapping[str, Tensor], file: str) -> None:
         if name.rpartition(".")[2] == "resample_filter" and (
             tensor.shape != wanted.shape or not torch.allclose(tensor.double(), wanted, rtol=0, atol=1e-6)
         ):
-            raise InputError(f"{file}: {name}: expected the filter outer([1, 3, 3, 1]) / 64, got another")
+            raise InputError(f"{file}: {shown(name)}: expected the filter outer([1, 3, 3, 1]) / 64, got another")
 
 
 def check_contract(kind: Kind, tensors: Mapping[str, Tensor], file: str) -> None:
@@ -76,7 +77,7 @@ def check_contract(kind: Kind, tensors: Mapping[str, Tensor], file: str) -> None
     ]
     faults = {
         "missing": [name for name in wanted if name not in found],
-        "unknown": [name[:80] for name in found if name not in wanted],
+        "unknown": [shown(name) for name in found if name not in wanted],
         "misshapen": misshapen,
     }
     clauses = [f"{len(names)} {fault} ({_first(names)})" for fault, names in faults.items() if names]

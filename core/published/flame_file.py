@@ -84,7 +84,8 @@ def _from_sparse(kind: str, state: dict[Any, Any], where: str) -> np.ndarray:
     whole = indices.dtype.kind in "iu" and starts.dtype.kind in "iu" and data.dtype.kind == "f"
     if not whole or starts.shape != (lines + 1,) or indices.shape != data.shape:
         raise InputError(f"{where}: expected matching parts of a sparse matrix, got others; fetch it again")
-    counts = np.diff(starts.astype(np.int64))
+    starts = starts.astype(np.int64)
+    counts = starts[1:] - starts[:-1]
     inside = not indices.size or (indices.min() >= 0 and indices.max() < length)
     if starts[0] != 0 or starts[-1] != data.size or counts.min() < 0 or not inside:
         raise InputError(f"{where}: expected places inside of a sparse matrix, got others; fetch it again")

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from triportrait.core.errors import InputError
+from triportrait.core.published.reading import shown
 from triportrait.core.published.unpickle import Global, Record, read_pickle
 
 # the networks of a training snapshot, and the keys under which a checkpoint may hide its tensors
 SNAPSHOT_KEYS = ("G", "D", "G_ema")
 NESTED_KEYS = ("state_dict", "net", "model")
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
-MAX_DEPTH, MAX_TENSORS, MAX_MODULES, MAX_SETTINGS = 64, 20_000, 50_000, 10_000
+MAX_DEPTH, MAX_TENSORS, MAX_MODULES, MAX_SETTINGS, MAX_LETTERS = 64, 20_000, 50_000, 10_000, 100
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def read_networks(path: str | Path) -> dict[str, Network]:
 def _entries(value: Any) -> dict[Any, Any] | None:
     """What a dict, or a record of a class derived from dict, contains; None for anything else."""
     if type(value) is Record:
-        return value.entries if value.entries is not None else {} if value.state is None and not value.args else None
+        return {} if value.entries is None and value.kind.endswith("Dict") else value.entries
     return value if type(value) is dict else None
 
 
@@ -69,7 +70,9 @@ def _checkpoint(root: dict[Any, Any], file: str) -> dict[str, Tensor]:
         if inner is None:
             break
         root = inner
-    strange = [str(name)[:60] for name, value in root.items() if not isinstance(value, Tensor) or type(name) is not str]
+    strange = [
+        shown(str(name)) for name, value in root.items() if not isinstance(value, Tensor) or type(name) is not str
+    ]
     if strange or not root:
         got = f"{len(strange)} entries that are not ({', '.join(strange[:3])})" if strange else "no entries"
         raise InputError(f"{file}: expected networks or named tensors, got {got}; fetch it again")
@@ -94,7 +97,8 @@ def _parts(module: Any, where: str) -> tuple[str, dict[str, Any]]:
 def _members(state: dict[str, Any], key: str, where: str) -> dict[str, Any]:
     """One of the dicts of a module's state, without its empty entries."""
     members = state.get(key)
-    if type(members) is not dict or not all(type(name) is str for name in members):
+    # the dotted names repeat those of the parents, so that long ones would multiply
+    if type(members) is not dict or not all(type(name) is str and len(name) <= MAX_LETTERS for name in members):
         raise InputError(f"{where}: expected the entry {key} of a network module, got none; fetch it again")
     return {name: value for name, value in members.items() if value is not None}
 
@@ -110,12 +114,16 @@ def _network(module: Any, where: str) -> Network:
                 if key == "_buffers" and type(hidden) is set and name in hidden:
                     continue
                 if not isinstance(value, Tensor) or prefix + name in tensors:
-                    raise InputError(f"{where}: expected one tensor {(prefix + name)[:80]}, got another; fetch it again")
+                    raise InputError(
+                        f"{where}: expected one tensor {shown(prefix + name)}, got another; fetch it again"
+                    )
                 tensors[prefix + name] = value
                 if key == "_parameters":
                     parameters.add(prefix + name)
         if len(tensors) > MAX_TENSORS or count > MAX_MODULES:
-            raise InputError(f"{where}: expected at most {MAX_TENSORS} tensors, got more; the file is not to be trusted")
+            raise InputError(
+                f"{where}: expected at most {MAX_TENSORS} tensors, got more; the file is not to be trusted"
+            )
     settings = _entries(state.get("_init_kwargs")) or {}
     return Network(tensors, frozenset(parameters), _plain(settings, where, [MAX_SETTINGS]), kind)
 
@@ -138,17 +146,13 @@ def _plain(value: Any, where: str, left: list[int], depth: int = 0) -> Any:
     if value is None or type(value) in (bool, int, float, str):
         return value
     entries = _entries(value)
-    if entries is not None and (entries or type(value) is dict):
+    if entries is not None:
         return {str(key): _plain(item, where, left, depth + 1) for key, item in entries.items()}
     if type(value) in (list, tuple, set, frozenset):
         return [_plain(item, where, left, depth + 1) for item in value]
     if isinstance(value, (np.ndarray, Tensor)):
-        return _plain(value.tolist() if math_size(value) <= left[0] else "an array", where, left, depth + 1)
+        count = value.size if isinstance(value, np.ndarray) else value.numel()
+        return _plain(value.tolist() if count <= left[0] else f"{count} values", where, left, depth + 1)
     if isinstance(value, (Record, Global)):
         return value.kind
     return str(value) if isinstance(value, torch.dtype) else type(value).__name__
-
-
-def math_size(value: np.ndarray | Tensor) -> int:
-    """Number of elements of an array or a tensor."""
-    return value.size if isinstance(value, np.ndarray) else value.numel()

@@ -44,7 +44,7 @@ def set_dtype_state(reading: Reading, target: DType, state: Any) -> None:
 
 
 def _values(reading: Reading, data: Any, kind: Any) -> np.ndarray:
-    """A new flat array over the bytes of the file."""
+    """A new flat array, in this machine's byte order, of the values in the file."""
     if type(kind) is not DType:
         raise reading.error("has a numpy array without a number format")
     if type(data) is str:  # Python 2 kept bytes in its texts
@@ -52,7 +52,8 @@ def _values(reading: Reading, data: Any, kind: Any) -> np.ndarray:
     if type(data) not in (bytes, bytearray):
         raise reading.error("has a numpy array whose values are not bytes")
     reading.spend(len(data))
-    return np.frombuffer(data, kind.value) if len(data) else np.empty(0, kind.value)
+    dtype = kind.value
+    return np.frombuffer(data, dtype).astype(dtype.newbyteorder("=")) if len(data) else np.empty(0, dtype)
 
 
 def _shape(reading: Reading, shape: Any, count: int) -> tuple[int, ...]:

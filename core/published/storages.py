@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from triportrait.core.published.machine import Machine, World
-from triportrait.core.published.reading import Reading, Source
+from triportrait.core.published.reading import Reading, Source, shown
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 MAX_DIMENSIONS = 16
@@ -168,16 +168,16 @@ def read_zip(file: IO[bytes], reading: Reading, world_of: Callable[..., World]) 
     def content(name: str) -> bytes:
         entry = entries.get(name)
         if entry is None:
-            raise reading.damaged(f"got a zip file that lacks {name[:80]!r}")
+            raise reading.damaged(f"got a zip file that lacks {shown(name)}")
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
             raise reading.error("has a compressed part, which no file of torch has")
         if entry.file_size > size:
-            raise reading.damaged(f"got a zip file that declares {entry.file_size} bytes for {name[:80]!r}")
+            raise reading.damaged(f"got a zip file that declares {entry.file_size} bytes for {shown(name)}")
         reading.spend(entry.file_size)
         try:
             return archive.read(entry)
         except ZIP_FAULTS as fault:
-            raise reading.damaged(f"got a zip file that is torn at {name[:80]!r} ({type(fault).__name__})") from fault
+            raise reading.damaged(f"got a zip file that is torn at {shown(name)} ({type(fault).__name__})") from fault
 
     roots = [name[: -len("data.pkl")] for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(roots) != 1:

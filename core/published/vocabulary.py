@@ -11,13 +11,13 @@ import torch
 
 from triportrait.core.published import numpy_parts, storages
 from triportrait.core.published.machine import Global, Record, call, checked_key
-from triportrait.core.published.reading import Reading, Source
+from triportrait.core.published.reading import Reading, Source, shown
 
 # Everything of these packages is stored as an inert record. That is safe for any name; the list is short so that a file
 # which was made to attack other readers is refused, and not half read.
 _PACKAGES = "torch torchvision torch_utils training models dnnlib segmentation_models_pytorch pytorch3d timm kornia"
 INERT_PACKAGES = frozenset(f"{_PACKAGES} einops numpy scipy chumpy easydict yacs collections".split())
-_BUILTINS = "object type int float bool str bytes list dict tuple slice range NoneType"
+_BUILTINS = "object type int float bool str list dict tuple slice range NoneType"
 _PATHS = "pathlib.Path pathlib.PosixPath pathlib.PurePosixPath"
 INERT_NAMES = frozenset(
     [f"builtins.{name}" for name in _BUILTINS.split()] + f"functools.partial argparse.Namespace {_PATHS}".split()
@@ -48,6 +48,7 @@ class Vocabulary:
             "builtins.set": self._set,
             "builtins.frozenset": lambda items=(): frozenset(self._set(items)),
             "builtins.complex": self._complex,
+            "builtins.bytes": self._bytes,
             "builtins.bytearray": self._bytes,
             "_codecs.encode": self._bytes,
             "copyreg._reconstructor": self._reconstructor,
@@ -82,8 +83,7 @@ class Vocabulary:
             return self._values[kind]
         if module.partition(".")[0] in INERT_PACKAGES or kind in INERT_NAMES:
             return Global(kind)
-        shown = kind.encode("unicode_escape").decode()[:80]
-        raise self.reading.error(f"names the global {shown}, which no weights file needs")
+        raise self.reading.error(f"names the global {shown(kind)}, which no weights file needs")
 
     def persistent(self, identity: Any) -> Any:
         """The value stored outside of the pickle. Raises InputError where there is no such place."""

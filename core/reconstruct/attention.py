@@ -37,8 +37,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         from xformers.ops import memory_efficient_attention
 
         return memory_efficient_attention(query, key, value).flatten(2)
-    heads_first = [x.transpose(1, 2) for x in (query, key, value)]  # [B, heads, N, width]
-    return F.scaled_dot_product_attention(*heads_first).transpose(1, 2).flatten(2)
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))  # [B, heads, N, width]
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 class Attention(nn.Module):
@@ -107,7 +107,9 @@ class CrossBlock(nn.Module):
         self.self_norm, self.self_attention = nn.LayerNorm(width), Attention(width, num_heads)
         self.mlp_norm, self.mlp = nn.LayerNorm(width), ConvMlp(width, mlp_width)
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int], motion_tokens: Tensor | None, motion_scale: float | Tensor = 1.0) -> Tensor:
+    def forward(
+        self, tokens: Tensor, grid: tuple[int, int], motion_tokens: Tensor | None, motion_scale: float | Tensor = 1.0
+    ) -> Tensor:
         """[B, N, D] -> [B, N, D]. No motion tokens: the static synthesizer, whose cross-attention is off."""
         if motion_tokens is not None:
             tokens = tokens + motion_scale * self.cross_attention(self.cross_norm(tokens), motion_tokens)
@@ -130,8 +132,10 @@ class SelfBlock(nn.Module):
 
 
 def initialize_transformer(module: nn.Module) -> None:
-    """The published initialisation of everything made of blocks (network reference 1.3): the last call wins, so the
-    cross-attention's output does not start at zero, whatever its intent."""
+    """The published initialisation of everything made of blocks.
+
+    The cross-attention's output does not start at zero: the published code sets it to zero and then overwrites it.
+    """
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.trunc_normal_(part.weight, std=0.02)

@@ -1,13 +1,15 @@
-"""The neutral and the motion blocks: global features lose the source's expression and take the driver's (section 3.1)."""
+"""Neutral and motion blocks: global features lose the source's expression and take the driver's (section 3.1)."""
 
 from __future__ import annotations
+
+import itertools
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import EncoderConfig, TransformerConfig
-from .attention import CrossBlock, PatchEmbed
-from .encoders import LEAK
+from triportrait.core.config import EncoderConfig, TransformerConfig
+from triportrait.core.reconstruct.attention import CrossBlock, PatchEmbed
+from triportrait.core.reconstruct.encoders import LEAK
 
 
 class MotionTokens(nn.Module):
@@ -37,7 +39,9 @@ class Neutralizer(nn.Module):
             CrossBlock(config.token_width, config.num_heads, config.mlp_width) for _ in range(config.num_neutral_blocks)
         )
 
-    def forward(self, feature: Tensor, motion: Tensor | None, motion_scale: float | Tensor = 1.0) -> tuple[Tensor, tuple[int, int]]:
+    def forward(
+        self, feature: Tensor, motion: Tensor | None, motion_scale: float | Tensor = 1.0
+    ) -> tuple[Tensor, tuple[int, int]]:
         """Global features [B, C, 2H, 2W] and v_s [B, M] -> neutral tokens [B, H*W, D] and (H, W).
 
         No motion: the static synthesizer. `motion_scale` is a factor on the cross-attention, a number or [B, 1, 1].
@@ -59,13 +63,17 @@ class Reenactor(nn.Module):
             CrossBlock(config.token_width, config.num_heads, config.mlp_width) for _ in range(config.num_motion_blocks)
         )
         widths = (config.token_width // 4, config.tail_width, config.tail_width, config.canonical_width)
-        self.tail = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.tail = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(widths))
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int], motion: Tensor | None, motion_scale: float | Tensor = 1.0) -> Tensor:
+    def forward(
+        self, tokens: Tensor, grid: tuple[int, int], motion: Tensor | None, motion_scale: float | Tensor = 1.0
+    ) -> Tensor:
         """Neutral tokens [B, H*W, D] and v_d [B, M] -> canonical features [B, C, 8H, 8W]."""
         return self.grow(self.transfer(tokens, grid, motion, motion_scale), grid)
 
-    def transfer(self, tokens: Tensor, grid: tuple[int, int], motion: Tensor | None, motion_scale: float | Tensor = 1.0) -> Tensor:
+    def transfer(
+        self, tokens: Tensor, grid: tuple[int, int], motion: Tensor | None, motion_scale: float | Tensor = 1.0
+    ) -> Tensor:
         """The motion blocks alone: [B, H*W, D] -> [B, H*W, D]."""
         motion_tokens = None if motion is None else self.tokens(motion)
         for block in self.blocks:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import DecoderConfig, ModelConfig
-from .attention import PatchEmbed, SelfBlock, initialize_transformer
-from .canonicalize import Neutralizer, Reenactor
-from .encoders import LEAK, BackgroundEncoder, DetailEncoder, GlobalEncoder, initialize_encoders
+from triportrait.core.config import DecoderConfig, ModelConfig
+from triportrait.core.reconstruct.attention import PatchEmbed, SelfBlock, initialize_transformer
+from triportrait.core.reconstruct.canonicalize import Neutralizer, Reenactor
+from triportrait.core.reconstruct.encoders import (
+    LEAK,
+    BackgroundEncoder,
+    DetailEncoder,
+    GlobalEncoder,
+    initialize_encoders,
+)
 
 PLANE_STD = 0.15  # of the last convolution at the start, so that the planes of a fresh network differ
 
@@ -21,13 +29,13 @@ class PlaneDecoder(nn.Module):
         super().__init__()
         head = (canonical_width + detail_width, *config.head_widths)
         tail = (config.token_width // 4 + canonical_width, *config.tail_widths)
-        self.head = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(head[:-1], head[1:], strict=True))
+        self.head = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(head))
         self.patch_embed = PatchEmbed(head[-1], config.token_width)
         self.blocks = nn.ModuleList(
             SelfBlock(config.token_width, config.num_heads, config.mlp_width, config.kv_reduction)
             for _ in range(config.num_blocks)
         )
-        self.tail = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(tail[:-1], tail[1:], strict=True))
+        self.tail = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(tail))
         self.out = nn.Conv2d(tail[-1], 3 * plane_width, 3, padding=1)
 
     def forward(self, canonical: Tensor, detail: Tensor) -> Tensor:
@@ -62,12 +70,14 @@ class Reconstructor(nn.Module):
 
     def initialize(self) -> None:
         """Fresh weights as the published training starts from (ImageNet's trunk weights aside)."""
-        initialize_encoders(self.global_encoder, self.detail_encoder, self.background_encoder)
+        initialize_encoders(self.detail_encoder, self.background_encoder)
         for part in (self.neutralizer, self.reenactor, self.plane_decoder):
             initialize_transformer(part)
         nn.init.normal_(self.plane_decoder.out.weight, 0, PLANE_STD)
 
-    def forward(self, image: Tensor, source_motion: Tensor | None, driving_motion: Tensor | None, static: bool = False) -> Tensor:
+    def forward(
+        self, image: Tensor, source_motion: Tensor | None, driving_motion: Tensor | None, static: bool = False
+    ) -> Tensor:
         """Planes of the head in the source picture with the driver's expression.
 
         Args:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import EncoderConfig
+from triportrait.core.config import EncoderConfig
 
 LEAK = 0.01
 
@@ -42,7 +43,9 @@ class ResidualBlock(nn.Module):
         self.conv1 = _conv(in_width, out_width, stride=stride, dilation=dilation, bias=False)
         self.conv2 = _conv(out_width, out_width, dilation=dilation, bias=False)
         self.shortcut = (
-            nn.Conv2d(in_width, out_width, 1, stride=stride, bias=False) if (in_width != out_width or stride > 1) else None
+            nn.Conv2d(in_width, out_width, 1, stride=stride, bias=False)
+            if (in_width != out_width or stride > 1)
+            else None
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,7 +81,10 @@ class GlobalEncoder(nn.Module):
         stages, in_width = [], widths[0]
         strides_dilations = ((1, 1), (2, 1), (1, 2), (1, 4))  # the last two stages see further instead of shrinking
         for width, count, (stride, dilation) in zip(widths, config.trunk_blocks, strides_dilations, strict=True):
-            blocks = [ResidualBlock(in_width if i == 0 else width, width, stride if i == 0 else 1, dilation) for i in range(count)]
+            blocks = [
+                ResidualBlock(in_width if i == 0 else width, width, stride if i == 0 else 1, dilation)
+                for i in range(count)
+            ]
             stages.append(nn.Sequential(*blocks))
             in_width = width
         self.stages = nn.ModuleList(stages)
@@ -104,8 +110,7 @@ class DetailEncoder(nn.Module):
         super().__init__()
         widths = config.detail_widths
         self.convs = nn.ModuleList(
-            [nn.Conv2d(5, widths[0], 7, stride=2, padding=3)]
-            + [_conv(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+            [nn.Conv2d(5, widths[0], 7, stride=2, padding=3)] + [_conv(a, b) for a, b in itertools.pairwise(widths)]
         )
 
     def forward(self, image: Tensor) -> Tensor:
@@ -144,7 +149,7 @@ class BackgroundEncoder(nn.Module):
         super().__init__()
         widths = config.background_widths
         self.stem = nn.Conv2d(5, widths[0], 3, stride=2, padding=1)
-        self.down = nn.ModuleList(_Down(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.down = nn.ModuleList(_Down(a, b) for a, b in itertools.pairwise(widths))
         self.middle = _conv(widths[-1], widths[-1])
         ups, width = [], widths[-1]
         for i in reversed(range(len(widths))):
@@ -165,11 +170,12 @@ class BackgroundEncoder(nn.Module):
         return self.out(x)
 
 
-def initialize_encoders(global_encoder: GlobalEncoder, detail_encoder: DetailEncoder, background: BackgroundEncoder) -> None:
-    """The published initialisation, as far as it does not come from ImageNet weights (network reference 1.1 to 1.5)."""
-    for conv in detail_encoder.convs:
-        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    for module in background.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight, 0, math.sqrt(2 / (module.weight[0, 0].numel() * module.out_channels)))
-            nn.init.zeros_(module.bias)
+def initialize_encoders(detail_encoder: DetailEncoder, background: BackgroundEncoder) -> None:
+    """The published initialisation, as far as it does not come from ImageNet weights."""
+    for conv in detail_encoder.modules():
+        if isinstance(conv, nn.Conv2d):
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    for conv in background.modules():
+        if isinstance(conv, nn.Conv2d) and conv.bias is not None:
+            nn.init.normal_(conv.weight, 0, math.sqrt(2 / (conv.weight[0, 0].numel() * conv.out_channels)))
+            nn.init.zeros_(conv.bias)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..types import PUBLISHED_FOCAL, Camera
+from triportrait.core.types import PUBLISHED_FOCAL, Camera
 
 FIXED_POSITION = (0.0, 0.01, 4.2)  # of the published inference, scene units
 
@@ -18,20 +18,26 @@ def intrinsics(focal: float = PUBLISHED_FOCAL, batch: int = 1) -> Tensor:
     return torch.tensor([[focal, 0, 0.5], [0, focal, 0.5], [0, 0, 1]]).expand(batch, 3, 3).clone()
 
 
-def fixed_camera(yaw: float = 0.0, pitch: float = 0.0) -> Camera:
-    """The published fixed view, or that view carried around the origin.
+def fixed_camera() -> Camera:
+    """The view of the published inference: in front of the face, 4.2 scene units away."""
+    pose = torch.eye(4)
+    pose[:3, 3] = torch.tensor(FIXED_POSITION)
+    return Camera(pose[None], intrinsics())
+
+
+def turned(camera: Camera, yaw: float, pitch: float) -> Camera:
+    """Cameras carried around the world's origin.
 
     Args:
-        yaw: radians; positive moves the camera to the viewer's left of the face (towards -x), as in the paper's sampler.
+        camera: B cameras.
+        yaw: radians; positive moves the fixed camera towards -x, as in the paper's sampler.
         pitch: radians; positive moves it up.
     """
     cy, sy, cp, sp = math.cos(-yaw), math.sin(-yaw), math.cos(-pitch), math.sin(-pitch)
-    around_y = torch.tensor([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    around_x = torch.tensor([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
-    rotation = around_y @ around_x
-    pose = torch.eye(4)
-    pose[:3, :3], pose[:3, 3] = rotation, rotation @ torch.tensor(FIXED_POSITION)
-    return Camera(pose[None], intrinsics())
+    around_y = torch.tensor([[cy, 0, sy, 0], [0, 1, 0, 0], [-sy, 0, cy, 0], [0, 0, 0, 1]])
+    around_x = torch.tensor([[1, 0, 0, 0], [0, cp, -sp, 0], [0, sp, cp, 0], [0, 0, 0, 1]])
+    turn = (around_y @ around_x).to(camera.world_from_camera)
+    return Camera(turn @ camera.world_from_camera, camera.intrinsics)
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class LookAtRange:
 
 
 def look_at(yaw: Tensor, pitch: Tensor, roll: Tensor, radius: Tensor, pivot: Tensor) -> Camera:
-    """Cameras on a sphere around the origin that look at a pivot near it (network reference 6.3).
+    """Cameras on a sphere around the origin that look at a pivot near it (supplement A).
 
     Args:
         yaw, pitch, roll: [B] radians. The elevation is asin(2 pitch / π).
@@ -59,7 +65,9 @@ def look_at(yaw: Tensor, pitch: Tensor, roll: Tensor, radius: Tensor, pivot: Ten
     level = (1 - height**2).sqrt()
     position = radius[:, None] * torch.stack([-level * yaw.sin(), height, level * yaw.cos()], -1)  # [B, 3]
     forward = torch.nn.functional.normalize(pivot - position, dim=-1)
-    right = torch.nn.functional.normalize(torch.linalg.cross(forward, forward.new_tensor([0.0, 1, 0]).expand_as(forward)), dim=-1)
+    right = torch.nn.functional.normalize(
+        torch.linalg.cross(forward, forward.new_tensor([0.0, 1, 0]).expand_as(forward)), dim=-1
+    )
     up = torch.linalg.cross(right, forward)
     up = up * roll.cos()[:, None] + right * roll.sin()[:, None]
     right = torch.nn.functional.normalize(torch.linalg.cross(forward, up), dim=-1)

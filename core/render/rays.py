@@ -1,4 +1,4 @@
-"""A camera becomes one ray per cell of the ray grid (network reference 2.1)."""
+"""A camera becomes one ray per cell of the ray grid."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..types import Camera
+from triportrait.core.types import Camera
 
 
 def camera_rays(camera: Camera, size: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""From the ray grid to the picture: four times the size by style-modulated convolutions (network reference 2.7).
+"""From the ray grid to the picture: four times the size by style-modulated convolutions.
 
 The style of the published network is one constant vector, so the modulated weights are constants too: `fold` multiplies
 them out once, and the folded module equals the unfolded one.
@@ -6,6 +6,7 @@ them out once, and the folded module equals the unfolded one.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -13,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...kernels.fir import smooth_fir, upsample_fir
-from ..config import RenderConfig
+from triportrait.core.config import RenderConfig
+from triportrait.kernels.fir import smooth_fir, upsample_fir
 
 DEMODULATION_FLOOR = 1e-8
 LEAK, GAIN = 0.2, math.sqrt(2)
@@ -50,7 +51,9 @@ class StyledConv(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor, noise: Tensor | None = None) -> Tensor:
         """[B, I, H, W] -> [B, O, H, W], or twice the size; noise [H, W] of the new size is added before the bias."""
-        return _convolve(x, self.plain_weight(style), self.bias, self.doubles, None if noise is None else noise * self.noise_strength)
+        return _convolve(
+            x, self.plain_weight(style), self.bias, self.doubles, None if noise is None else noise * self.noise_strength
+        )
 
 
 class ToRgb(nn.Module):
@@ -107,9 +110,7 @@ class SuperResolution(nn.Module):
         self.size = config.neural_size
         self.register_buffer("style", torch.zeros(config.style_width))
         widths = (config.plane_width, *config.superres_widths)
-        self.blocks = nn.ModuleList(
-            SuperresBlock(a, b, config.style_width) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.blocks = nn.ModuleList(SuperresBlock(a, b, config.style_width) for a, b in itertools.pairwise(widths))
 
     def forward(self, raw_image: Tensor, feature: Tensor, noises: Sequence[Tensor] | None = None) -> Tensor:
         """The picture, not clamped.
@@ -138,7 +139,7 @@ class SuperResolution(nn.Module):
 class FoldedSuperResolution(nn.Module):
     """`SuperResolution` as plain convolutions.
 
-    The filter behind a doubling convolution stays separate: folded in, it would make a 6x6 kernel of four times the work.
+    The filter behind a doubling convolution stays separate: folded in, it makes a 6x6 kernel and four times the work.
     """
 
     def __init__(self, origin: SuperResolution) -> None:
@@ -156,7 +157,10 @@ class FoldedSuperResolution(nn.Module):
         """As `SuperResolution.forward` without noise."""
         x, image = _at_size(feature, self.size), _at_size(raw_image, self.size)
         for i in range(self.num_blocks):
-            weights = [(self.get_buffer(f"{n}_weight_{i}"), self.get_buffer(f"{n}_bias_{i}")) for n in ("conv0", "conv1", "to_rgb")]
+            weights = [
+                (self.get_buffer(f"{n}_weight_{i}"), self.get_buffer(f"{n}_bias_{i}"))
+                for n in ("conv0", "conv1", "to_rgb")
+            ]
             x = _convolve(x, *weights[0], doubles=True)
             x = _convolve(x, *weights[1], doubles=False)
             image = upsample_fir(image) + F.conv2d(x, *weights[2])

@@ -1,4 +1,4 @@
-"""Planes and a camera become a feature image: R without super-resolution (Eq. 1; network reference 2.2 to 2.6)."""
+"""Planes and a camera become a feature image: R without super-resolution (Eq. 1)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...kernels.composite import composite, interval_weights
-from ...kernels.field import FieldWeights, decode_field
-from ...kernels.importance import importance_depths, merge_samples, stratified_depths
-from ..config import RenderConfig
-from ..motion.neck import undo_neck
-from ..types import Camera, NeckGrid
-from .rays import camera_rays
+from triportrait.core.config import RenderConfig
+from triportrait.core.motion.neck import undo_neck
+from triportrait.core.render.rays import camera_rays
+from triportrait.core.types import Camera, NeckGrid
+from triportrait.kernels.composite import composite, interval_weights
+from triportrait.kernels.field import FieldWeights, decode_field
+from triportrait.kernels.importance import importance_depths, merge_samples, stratified_depths
 
 RAY_CHUNK = 4096  # rays of the whole batch at a time; bounds the memory of samples, changes no ray
 
@@ -47,7 +47,12 @@ class Field(nn.Module):
     def weights(self) -> FieldWeights:
         """The weights as they multiply, for `kernels.field.decode_field`."""
         return FieldWeights(
-            self.hidden.scaled(), self.hidden.bias, self.density.scaled(), self.density.bias, self.feature.scaled(), self.feature.bias
+            self.hidden.scaled(),
+            self.hidden.bias,
+            self.density.scaled(),
+            self.density.bias,
+            self.feature.scaled(),
+            self.feature.bias,
         )
 
 
@@ -99,7 +104,9 @@ class VolumeRenderer(nn.Module):
         origins, directions = camera_rays(camera, size)  # [B, 1, 3], [B, R, 3]
         scale = torch.ones_like(camera.axis_distance) if box_scale is None else box_scale
         half = config.box_side / 2 * scale
-        depths = stratified_depths(camera.axis_distance - half, camera.axis_distance + half, config.num_coarse, jitter)  # [B, S]
+        depths = stratified_depths(
+            camera.axis_distance - half, camera.axis_distance + half, config.num_coarse, jitter
+        )  # [B, S]
         weights = FieldWeights(*(w.to(planes.dtype) for w in self.field.weights()))
         B, R = directions.shape[:2]
         parts = []

@@ -1,0 +1,217 @@
+"""Weights on the disk: a folder with one safetensors file per network and a JSON beside it that says what it is.
+
+    weights/portrait.safetensors  portrait.json     Ψ, R and FLAME's tables
+    weights/motion.safetensors    motion.json       v
+    weights/flame.safetensors     flame.json        only where a FLAME file was converted by itself
+
+The JSON holds the format, the kind, the preset and every size, and the provenance.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from triportrait.core.config import PRESETS, ModelConfig
+from triportrait.core.errors import InputError
+from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.motion.flame import rescale_flame
+from triportrait.core.motion.neck import NeckField
+from triportrait.core.portrait import Portrait4D
+
+FORMAT = 1
+LISTED = 5  # names shown per kind of disagreement
+UNTRACKED = "num_batches_tracked"  # a counter of training that evaluation never reads
+
+
+def save_weights(
+    folder: Path, kind: str, tensors: Mapping[str, Tensor], config: ModelConfig | None, provenance: Mapping[str, Any]
+) -> Path:
+    """Write one network; both files appear whole or not at all, the JSON last.
+
+    Args:
+        folder: made when it is missing.
+        kind: portrait, motion, flame, genhead, discriminator or arcface; the stem of both files.
+        tensors: name -> tensor, any float or integer type.
+        config: the sizes, for a portrait.
+        provenance: plain JSON values: where the weights come from and under which licence.
+
+    Returns:
+        The path of the safetensors file.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+    card = {
+        "format": FORMAT,
+        "kind": kind,
+        "config": None if config is None else config.to_dict(),
+        "provenance": dict(provenance),
+    }
+    path, card_path = folder / f"{kind}.safetensors", folder / f"{kind}.json"
+    part, card_part = folder / f".{kind}.safetensors.part", folder / f".{kind}.json.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
+            card_part.write_text(json.dumps(card, indent=1) + "\n")
+            os.replace(part, path)
+            os.replace(card_part, card_path)
+        finally:
+            part.unlink(missing_ok=True)
+            card_part.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{folder}: the weights could not be written ({error}); choose a folder with room") from error
+    return path
+
+
+def read_card(folder: Path, kind: str) -> dict[str, Any]:
+    """The JSON beside a network's weights.
+
+    Raises:
+        InputError: the folder, the file or a field of it is missing or damaged.
+    """
+    path = folder / f"{kind}.json"
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such weights folder; make one with `triportrait convert FILE {folder}`")
+    if not path.is_file():
+        found = sorted(p.stem for p in folder.glob("*.safetensors"))
+        holds = f"it holds {', '.join(found)}" if found else "it holds no weights"
+        raise InputError(
+            f"{folder}: expected {kind}.safetensors and {kind}.json, {holds}; convert the published file into it"
+        )
+    try:
+        card = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error}); convert the weights again") from error
+    if not isinstance(card, dict) or card.get("format") != FORMAT or card.get("kind") != kind:
+        raise InputError(f"{path}: expected format {FORMAT} and kind {kind}; convert the weights again")
+    return card
+
+
+def read_tensors(folder: Path, kind: str) -> dict[str, Tensor]:
+    """The tensors of one network, on the CPU.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds a number that is not finite.
+    """
+    path = folder / f"{kind}.safetensors"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; convert the published weights again")
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: not a whole safetensors file ({error}); convert the weights again") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise InputError(f"{path}: {name} holds numbers that are not finite; these weights cannot be used")
+    return tensors
+
+
+def load_portrait(folder: Path, preset: str | None = None) -> Portrait4D:
+    """The portrait network in a weights folder, in evaluation mode on the CPU, with its neck field if FLAME is there.
+
+    Args:
+        folder: a weights folder.
+        preset: the preset that is wanted; None takes what is there.
+
+    Raises:
+        InputError: weights missing, of another preset, damaged, not finite, or disagreeing with the sizes beside them.
+    """
+    card = read_card(folder, "portrait")
+    config = ModelConfig.from_dict(card["config"], f"{folder / 'portrait.json'} config")
+    if preset is not None and config.preset != preset:
+        raise InputError(f"{folder}: expected weights of the preset {preset}, got {config.preset}; name another folder")
+    tensors = read_tensors(folder, "portrait")
+    tables = {name: tensors.pop(name) for name in list(tensors) if name.startswith("neck.")}
+    portrait = build_portrait(config, tensors, str(folder / "portrait.safetensors"))
+    portrait.neck = _load_neck(folder, config, tables)
+    return portrait
+
+
+def build_portrait(config: ModelConfig, tensors: Mapping[str, Tensor], origin: str) -> Portrait4D:
+    """A portrait network that holds exactly these tensors, without a neck field.
+
+    Raises:
+        InputError: names or shapes disagree with the config; `origin` starts the sentence.
+    """
+    with torch.device("meta"):
+        portrait = Portrait4D(config)
+    wanted = {name: tuple(t.shape) for name, t in portrait.state_dict().items()}
+    check_names(wanted, tensors, origin, f"preset {config.preset}")
+    portrait.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
+    return portrait.eval().requires_grad_(False)
+
+
+def _load_neck(folder: Path, config: ModelConfig, tables: Mapping[str, Tensor]) -> NeckField | None:
+    flame = {name.removeprefix("neck.flame."): t for name, t in tables.items() if name.startswith("neck.flame.")}
+    mesh = {name.removeprefix("neck.mesh."): t for name, t in tables.items() if name.startswith("neck.mesh.")}
+    if not flame and (folder / "flame.safetensors").is_file():
+        read_card(folder, "flame")
+        flame = rescale_flame(read_tensors(folder, "flame"))
+    return NeckField(config.neck, config.render.box_side, flame, mesh) if flame else None
+
+
+def load_motion_encoder(folder: Path) -> MotionEncoder:
+    """The motion encoder in a weights folder, in evaluation mode on the CPU.
+
+    Raises:
+        InputError: weights missing, damaged, not finite, or with other names or shapes.
+    """
+    read_card(folder, "motion")
+    return build_motion_encoder(read_tensors(folder, "motion"), str(folder / "motion.safetensors"))
+
+
+def build_motion_encoder(tensors: Mapping[str, Tensor], origin: str) -> MotionEncoder:
+    """A motion encoder that holds exactly these tensors.
+
+    Raises:
+        InputError: names or shapes disagree; `origin` starts the sentence.
+    """
+    encoder = MotionEncoder()
+    wanted = {n: tuple(t.shape) for n, t in encoder.state_dict().items() if not n.endswith(UNTRACKED)}
+    check_names(wanted, tensors, origin, "the motion encoder")
+    encoder.load_state_dict({name: t.float() for name, t in tensors.items()}, strict=False)
+    return encoder.requires_grad_(False)
+
+
+def check_names(wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], origin: str, what: str) -> None:
+    """Compare a file's tensors with what a network has.
+
+    Raises:
+        InputError: lists the missing, the unknown and the misshapen names.
+    """
+    problems = []
+    for label, names in (("missing", wanted.keys() - tensors.keys()), ("unknown", tensors.keys() - wanted.keys())):
+        if names:
+            problems.append(f"{len(names)} {label} ({_some(names)})")
+    wrong = [n for n in wanted.keys() & tensors.keys() if tuple(tensors[n].shape) != tuple(wanted[n])]
+    if wrong:
+        shown = [f"{n} {list(tensors[n].shape)} instead of {list(wanted[n])}" for n in sorted(wrong)]
+        problems.append(f"{len(wrong)} of another shape ({_some(shown)})")
+    if problems:
+        raise InputError(f"{origin}: expected the weights of {what}: {', '.join(problems)}; convert the right file")
+
+
+def _some(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:LISTED]) + (", ..." if len(ordered) > LISTED else "")
+
+
+def known_preset(name: str) -> ModelConfig:
+    """The config of a preset by its name.
+
+    Raises:
+        InputError: there is no such preset.
+    """
+    if name not in PRESETS:
+        raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
+    return PRESETS[name]()

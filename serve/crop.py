@@ -1,0 +1,40 @@
+"""A picture becomes the square that the network reads.
+
+Finding and aligning the face is a later step: a picture counts as aligned, its middle square is taken.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+def middle_square(image: np.ndarray) -> np.ndarray:
+    """The largest square around the middle of uint8 [H, W, 3]."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[top : top + side, left : left + side]
+
+
+def to_size(image: np.ndarray, size_px: int) -> np.ndarray:
+    """The middle square of uint8 [H, W, 3] at size_px x size_px (Lanczos)."""
+    square = middle_square(image)
+    if square.shape[0] == size_px:
+        return np.ascontiguousarray(square)
+    return np.asarray(
+        Image.fromarray(np.ascontiguousarray(square)).resize((size_px, size_px), Image.Resampling.LANCZOS)
+    )
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """uint8 [H, W, 3] -> float32 [1, 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def to_image(tensor: Tensor) -> np.ndarray:
+    """[1, 3, H, W] in [-1, 1], anything beyond clamped -> uint8 [H, W, 3]."""
+    levels = (tensor[0] * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+    return levels.permute(1, 2, 0).contiguous().cpu().numpy()

@@ -1,0 +1,33 @@
+"""`triportrait convert FILE FOLDER`: published weights, read without running a byte of theirs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from triportrait.core.published.convert import LICENCES, convert
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Write the networks of a published file (Portrait4D v2, v1, static or GenHead pickle, PD-FGC motion_model.pth,
+    ArcFace backbone.pth, FLAME generic_model.pkl) as safetensors + JSON. Nothing in the file is executed or imported.
+    """
+
+    file: tyro.conf.Positional[Path]
+    """The published file."""
+    folder: tyro.conf.Positional[Path]
+    """The weights folder; several files go into the same one."""
+    overwrite: bool = False
+    """Replace weights of the same kind that are there already."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Show where an error came from."""
+
+    def run(self) -> None:
+        """Convert, and say what was written."""
+        for part in convert(self.file, self.folder, self.overwrite):
+            print(f"{part.path}: {part.kind}, {part.num_tensors} tensors, {part.num_values:,} numbers")
+            print(f"  {LICENCES[part.kind]}")

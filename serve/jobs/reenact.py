@@ -1,0 +1,246 @@
+"""`triportrait reenact SOURCE DRIVING OUT`: a portrait and a driving video become a talking video."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import tyro
+from tqdm import tqdm
+
+from triportrait.core.errors import InputError
+from triportrait.core.render.cameras import fixed_camera, turned
+from triportrait.core.types import Camera
+from triportrait.serve.crop import to_size
+from triportrait.serve.parameters import PICTURES, TrackedFolder, Tracking, beside
+from triportrait.serve.pictures import PICTURE_ENDINGS, list_pictures, read_picture, write_picture
+from triportrait.serve.pipeline import overlap
+from triportrait.serve.reenactor import Prepared, Reenactor
+from triportrait.serve.timing import PartTimes
+from triportrait.serve.video import VIDEO_ENDINGS, Clip, Frame, VideoWriter, check_output, open_clip
+from triportrait.serve.weights import RULE, default_weights, load_weights
+
+WRITTEN_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+ORBIT_PERIOD_S = 4.0
+ORBIT_YAW_DEG, ORBIT_PITCH_DEG = 30.0, 8.0
+LARGEST_YAW_DEG, LARGEST_PITCH_DEG = 180.0, 89.0
+
+
+@dataclass(frozen=True)
+class Reenact:
+    """Let a portrait talk as a driving video does."""
+
+    source: tyro.conf.Positional[Path]
+    """The portrait: a picture, a folder of pictures (its first is taken) or a video (its first frame)."""
+    driving: tyro.conf.Positional[Path]
+    """The driver: a video, a folder of pictures or a picture."""
+    out: tyro.conf.Positional[Path]
+    """The result: .mp4 .mov .mkv .webm, or .png .jpg .webp for a single driving picture."""
+    weights: str | None = None
+    """Weights folder, or `rule` for weights that only check the installation. Default: $TRIPORTRAIT_WEIGHTS."""
+    source_params: Path | None = None
+    """Folder with the source's published per-picture files (found by itself beside align_images/)."""
+    driving_params: Path | None = None
+    """The same for the driver; for a video the files count its frames in order."""
+    side_by_side: bool = False
+    """Source, driver and result beside each other; with --orbit the moving view is a fourth picture."""
+    orbit: bool = False
+    """Let the camera sway around the head."""
+    yaw_deg: float = 0.0
+    """Turn the camera around the head, degrees; positive sees more of the head's right side."""
+    pitch_deg: float = 0.0
+    """Raise the camera, degrees."""
+    neck: bool = True
+    """Turn the neck with the driver; --no-neck moves the camera instead, torso and background with it."""
+    static: bool = False
+    """Keep the source's own expression: the static synthesizer, for its weights or for views alone."""
+    frames: int | None = None
+    """Use the first N driving frames only."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to run."""
+    overwrite: bool = False
+    """Replace the output if it exists."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Print the time of each part and the peak memory."""
+
+    def run(self) -> None:
+        """Check everything, prepare the source once, then stream the frames."""
+        self._check_numbers()
+        device = self._device()
+        clip, tracked_driver = self._open_driving()
+        single = clip.frame_count == 1 and self.out.suffix.lower() in WRITTEN_PICTURES
+        check_output(
+            self.out, self.overwrite, WRITTEN_PICTURES if single else VIDEO_ENDINGS, sources=[self.source, self.driving]
+        )
+        source_path, picture, source_tracking = self._read_source()
+        started = time.perf_counter()
+        reenactor = Reenactor(*load_weights(self.weights), device, self.static)
+        say(f"weights: {self.weights or default_weights()}, {time.perf_counter() - started:.1f} s to load, on {device}")
+        self._say_what_is_missing(reenactor, source_path, source_tracking, tracked_driver)
+        times = PartTimes()
+        if self.verbose:
+            times.hook(reenactor.parts())
+        with times.part("prepare the source"):
+            source = to_size(picture, reenactor.image_size)
+            prepared = reenactor.prepare(source, source_tracking)
+        started = time.perf_counter()
+        count = self._stream(clip, tracked_driver, reenactor, prepared, source, times, single)
+        seconds = time.perf_counter() - started
+        for warning in clip.warnings:
+            say(f"warning: {warning}")
+        say(f"{self.out}: {count} frame{'s' * (count != 1)} in {seconds:.1f} s")
+        if self.verbose:
+            say(times.table())
+            say(f"peak memory: {peak_memory(device)}")
+
+    def _check_numbers(self) -> None:
+        if self.frames is not None and self.frames < 1:
+            raise InputError(f"--frames: expected at least 1, got {self.frames}")
+        for name, value, bound in (
+            ("--yaw-deg", self.yaw_deg, LARGEST_YAW_DEG),
+            ("--pitch-deg", self.pitch_deg, LARGEST_PITCH_DEG),
+        ):
+            if not -bound <= value <= bound:
+                raise InputError(f"{name}: expected a number from {-bound:g} to {bound:g}, got {value:g}")
+
+    def _device(self) -> torch.device:
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("--device cuda: this machine offers no CUDA device to torch; use --device cpu")
+        return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+    def _read_source(self) -> tuple[Path, np.ndarray, Tracking]:
+        path = self.source
+        if path.is_dir():
+            path = list_pictures(path / PICTURES if (path / PICTURES).is_dir() else path)[0]
+            say(f"source: {path}, the first picture of the folder")
+        if path.suffix.lower() in PICTURE_ENDINGS or not path.exists():
+            picture = read_picture(path)
+        else:
+            with closing(_generator(open_clip(path).frames(1))) as frames:
+                picture = next(frames).image
+            say(f"source: the first frame of {path}")
+        folder = TrackedFolder(self.source_params) if self.source_params else beside(path)
+        return path, picture, Tracking() if folder is None else folder.at(path.stem)
+
+    def _open_driving(self) -> tuple[Clip, Callable[[Frame], Tracking]]:
+        path = self.driving
+        if path.is_dir() and (path / PICTURES).is_dir():
+            path = path / PICTURES
+        clip = open_clip(path)
+        pictures = list_pictures(path) if path.is_dir() else [path]
+        folder = TrackedFolder(self.driving_params) if self.driving_params else beside(pictures[0])
+        if folder is None:
+            return clip, lambda frame: Tracking()
+        names = folder.names
+        if path.is_dir() or path.suffix.lower() in PICTURE_ENDINGS:
+            names = [picture.stem for picture in pictures]
+
+        def at(frame: Frame) -> Tracking:
+            if frame.index >= len(names):
+                raise InputError(
+                    f"{folder.root}: holds files for {len(names)} frames, {self.driving} has more; track the rest or "
+                    f"pass --frames {len(names)}"
+                )
+            return folder.at(names[frame.index])
+
+        return clip, at
+
+    def _say_what_is_missing(
+        self, reenactor: Reenactor, source_path: Path, source: Tracking, driver: Callable[[Frame], Tracking]
+    ) -> None:
+        if (self.weights or default_weights()) == RULE:
+            say("these weights are made from the tensors' names: they check the installation, the picture is noise")
+        if source.landmarks is None:
+            say(f"{source_path}: no landmarks are given; the picture is taken as aligned, the motion crop as centred")
+        first = driver(Frame(np.zeros((1, 1, 3), np.uint8), 0.0, 0))
+        if first.landmarks is None:
+            say(f"{self.driving}: no landmarks are given; frames are taken as aligned, motion crops as centred")
+        if first.parameters is None:
+            say(f"{self.driving}: no head parameters are given; the neck stays still")
+        elif self.neck and reenactor.portrait.neck is None:
+            say("the weights hold no FLAME tables: the neck stays still; convert FLAME's generic_model.pkl beside them")
+        elif self.neck and source.parameters is None:
+            say(f"{source_path}: no head parameters are given; the neck turns as that of a mean face")
+
+    def _cameras(self, tracking: Tracking, time_s: float) -> list[Camera]:
+        camera = fixed_camera()
+        if tracking.parameters is not None:
+            theirs = tracking.parameters.camera
+            camera = Camera(camera.world_from_camera, theirs.intrinsics) if self.neck else theirs
+        view = turned(camera, math.radians(self.yaw_deg), math.radians(self.pitch_deg))
+        if not self.orbit:
+            return [view]
+        phase = 2 * math.pi * time_s / ORBIT_PERIOD_S
+        yaw = self.yaw_deg + ORBIT_YAW_DEG * math.sin(phase)
+        pitch = self.pitch_deg + ORBIT_PITCH_DEG * math.sin(2 * phase)
+        orbit = turned(camera, math.radians(yaw), math.radians(pitch))
+        return [view, orbit] if self.side_by_side else [orbit]
+
+    def _stream(
+        self, clip: Clip, tracked: Callable[[Frame], Tracking], reenactor: Reenactor, prepared: Prepared,
+        source: np.ndarray, times: PartTimes, single: bool,
+    ) -> int:  # fmt: skip
+        side = reenactor.image_size
+        panels = (3 + self.orbit) if self.side_by_side else 1
+        total = clip.frame_count if self.frames is None else min(self.frames, clip.frame_count or self.frames)
+        bar = tqdm(total=total, unit="frame", desc="reenact", file=sys.stderr, disable=None)
+        writer = (
+            nullcontext(None)
+            if single
+            else VideoWriter(
+                self.out, size_px=(panels * side, side), fps=clip.fps, audio_from=clip, overwrite=self.overwrite
+            )
+        )
+
+        def read() -> Iterator[tuple[Frame, np.ndarray, Tracking]]:
+            with closing(_generator(clip.frames(self.frames))) as frames:
+                while True:
+                    with times.part("read and crop a frame"):
+                        frame = next(frames, None)
+                        if frame is None:
+                            return
+                        item = (frame, to_size(frame.image, side), tracked(frame))
+                    yield item
+
+        def work(item: tuple[Frame, np.ndarray, Tracking]) -> tuple[np.ndarray, float]:
+            frame, image, tracking = item
+            with times.part("reenact a frame"):
+                views = reenactor.reenact(prepared, image, tracking, self._cameras(tracking, frame.time_s), self.neck)
+            return np.concatenate([source, image, *views] if self.side_by_side else views, axis=1), frame.time_s
+
+        with bar, writer as video:
+
+            def write(result: tuple[np.ndarray, float]) -> None:
+                with times.part("write a frame"):
+                    if video is None:
+                        write_picture(self.out, result[0])
+                    else:
+                        video.write(*result)
+                bar.update()
+
+            return overlap(read, work, write)
+
+
+def _generator(frames: Iterator[Frame]) -> Iterator[Frame]:  # type: ignore[misc]
+    yield from frames
+
+
+def say(line: str) -> None:
+    """A line for the person at the terminal; the standard output stays free."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def peak_memory(device: torch.device) -> str:
+    """The most memory that the process, and the GPU, held."""
+    unit = 1024 if sys.platform == "linux" else 1
+    host = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.2f} GB"
+    return host if device.type == "cpu" else f"{host}, GPU {torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB"

@@ -1,0 +1,38 @@
+"""The full-size network with rule-made weights, built once for the session."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.core.parity import Agrees
+from triportrait.core.config import portrait4d_v2, tiny
+from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.portrait import Portrait4D
+from triportrait.core.rule import rule_motion_encoder, rule_portrait
+
+
+@pytest.fixture
+def agrees(record_row) -> Agrees:
+    return Agrees(record_row)
+
+
+@pytest.fixture(scope="session")
+def full_portrait() -> Portrait4D:
+    return rule_portrait(portrait4d_v2())
+
+
+@pytest.fixture(scope="session")
+def tiny_portrait() -> Portrait4D:
+    return rule_portrait(tiny())
+
+
+@pytest.fixture(scope="session")
+def motion_encoder() -> MotionEncoder:
+    return rule_motion_encoder()
+
+
+@pytest.fixture
+def no_grad():
+    with torch.no_grad():
+        yield

@@ -1,0 +1,147 @@
+"""The driving sound is beside the new pictures where it was beside the old ones, untouched where possible."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from tests.serve.making import copy, heard, make, noise, sound_of, times_of
+from triportrait.serve.video import VideoWriter, open_clip
+
+
+@pytest.mark.parametrize(
+    ("source", "codec", "out"),
+    [
+        ("a.mp4", "aac", "o.mp4"),
+        ("a.mp4", "aac", "o.mov"),
+        ("a.mp4", "aac", "o.mkv"),
+        ("a.mkv", "aac", "o.mp4"),
+        ("a.mkv", "libopus", "o.webm"),
+        ("a.mkv", "libopus", "o.mp4"),
+        ("a.mkv", "vorbis", "o.webm"),
+        ("a.mov", "pcm_s16le", "o.mov"),
+        ("a.mp4", "libmp3lame", "o.mp4"),
+    ],
+)
+@pytest.mark.parametrize("sound_at_s", [0.0, 0.25])
+def test_sound_is_copied_bit_for_bit(tmp_path: Path, source: str, codec: str, out: str, sound_at_s: float) -> None:
+    driving = open_clip(make(tmp_path / source, 30, sound=codec, sound_at_s=sound_at_s))
+    assert driving.has_audio
+    copy(driving, tmp_path / out)
+    given, got = sound_of(driving.path), sound_of(tmp_path / out)
+    assert [data for _, data in got] == [data for _, data in given]
+    assert np.abs(np.subtract([at for at, _ in got], [at for at, _ in given])).max() < 2e-3
+
+
+@pytest.mark.parametrize(
+    ("source", "codec", "out", "becomes"),
+    [
+        ("a.mkv", "pcm_s16le", "o.mp4", "aac"),
+        ("a.mkv", "vorbis", "o.mp4", "aac"),
+        ("a.mp4", "aac", "o.webm", "opus"),
+        ("a.avi", "pcm_s16le", "o.mkv", None),
+    ],
+)
+def test_sound_is_encoded_where_the_container_refuses_it(
+    tmp_path: Path, source: str, codec: str, out: str, becomes: str | None
+) -> None:
+    at_s = 0.0 if source == "a.avi" else 0.25
+    driving = open_clip(make(tmp_path / source, 30, sound=codec, sound_at_s=at_s, options={"bf": "0"}))
+    copy(driving, tmp_path / out)
+    with av.open(tmp_path / out) as file:
+        assert file.streams.audio[0].codec_context.codec.canonical_name == (becomes or codec)
+    began_s, samples = heard(tmp_path / out)
+    wanted_s, wanted = heard(driving.path)
+    assert began_s == pytest.approx(wanted_s, abs=0.012)
+    assert len(samples) == pytest.approx(len(wanted), abs=3000)
+    tone = np.abs(np.fft.rfft(samples[4000:24_000]))
+    assert np.argmax(tone) * 48_000 / 20_000 == pytest.approx(440, abs=5)
+
+
+def test_transport_stream_sound_goes_into_mp4(tmp_path: Path) -> None:
+    # AAC in a transport stream carries its own headers, which mp4 must not: it is encoded anew.
+    driving = open_clip(make(tmp_path / "a.ts", 30, sound="aac"))
+    copy(driving, tmp_path / "o.mp4")
+    (began_s, samples), (wanted_s, _) = heard(tmp_path / "o.mp4"), heard(driving.path)
+    assert began_s == pytest.approx(wanted_s, abs=0.012) and len(samples) > 40_000
+
+
+@pytest.mark.parametrize("out", ["o.mp4", "o.webm"])
+def test_sound_before_the_first_frame_is_left_out(tmp_path: Path, out: str) -> None:
+    pts = [90_000 + 3000 * i for i in range(15)]
+    driving = open_clip(make(tmp_path / "a.mkv", 15, pts=pts, sound="libopus", sound_s=1.6))
+    assert float(driving.start_s) == pytest.approx(1, abs=0.02)
+    copy(driving, tmp_path / out)
+    given, got = sound_of(driving.path), sound_of(tmp_path / out)
+    assert [data for _, data in got] == [data for _, data in given][-len(got) :]
+    assert got[0][0] == pytest.approx(given[-len(got)][0], abs=2e-3)
+    assert -0.11 < got[0][0] < 0.02
+
+
+@pytest.mark.parametrize("out", ["o.mp4", "o.webm"])
+@pytest.mark.parametrize("how", ["limit", "closed early"])
+def test_sound_ends_with_the_frames_of_a_preview(tmp_path: Path, out: str, how: str) -> None:
+    driving = open_clip(make(tmp_path / "a.mp4", 30, sound="aac"))
+    if how == "limit":
+        copy(driving, tmp_path / out, limit=12)
+    else:
+        with VideoWriter(tmp_path / out, size_px=driving.size_px, fps=30, audio_from=driving) as writer:
+            frames = driving.frames()
+            for _, frame in zip(range(12), frames, strict=False):
+                writer.write(frame.image, frame.time_s)
+            frames.close()
+    assert len(times_of(open_clip(tmp_path / out))) == 12
+    got = sound_of(tmp_path / out)
+    assert 0.4 - 0.025 <= got[-1][0] < 0.4
+
+
+def test_longer_sound_of_a_whole_video_is_kept(tmp_path: Path) -> None:
+    driving = open_clip(make(tmp_path / "a.mp4", 6, sound="aac", sound_s=1.0))
+    copy(driving, tmp_path / "o.mp4")
+    assert [d for _, d in sound_of(tmp_path / "o.mp4")] == [d for _, d in sound_of(driving.path)]
+
+
+@pytest.mark.parametrize("out", ["o.mp4", "o.webm"])
+def test_encoded_sound_before_the_first_frame_is_left_out(tmp_path: Path, out: str) -> None:
+    pts = [90_000 + 3000 * i for i in range(15)]
+    driving = open_clip(make(tmp_path / "a.mkv", 15, pts=pts, sound="pcm_s16le", sound_s=1.6))
+    copy(driving, tmp_path / out)
+    assert -0.03 < sound_of(tmp_path / out)[0][0] < 0.01
+    began_s, samples = heard(tmp_path / out)
+    assert -0.01 < began_s < 0.03 and len(samples) == pytest.approx(0.6 * 48_000, abs=2500)
+
+
+def test_sound_and_pictures_are_interleaved(tmp_path: Path) -> None:
+    driving = open_clip(make(tmp_path / "a.mp4", noise(150), pts=[9000 * i for i in range(150)], sound="aac"))
+    copy(driving, tmp_path / "o.mp4")
+    # Longer than the ten seconds that the muxer holds back to sort by itself.
+    with av.open(tmp_path / "o.mp4") as file:
+        places = [p.pos / os.path.getsize(file.name.removeprefix("file:")) for p in file.demux(audio=0) if p.size]
+    assert places[0] < 0.3 and places[len(places) // 2] == pytest.approx(0.5, abs=0.25) and places[-1] > 0.7
+
+
+def test_sound_that_the_container_refuses_costs_only_the_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driving = open_clip(make(tmp_path / "a.mkv", 12, sound="vorbis"))
+    # As if the table were wrong: webm refuses to begin.
+    monkeypatch.setitem(sound._COPIED, "mp4", {"vorbis", "pcm_s16le"})
+    driving_pcm = open_clip(make(tmp_path / "b.mkv", 12, sound="ac3"))
+    monkeypatch.setitem(sound._COPIED, "webm", {"ac3"})
+    for clip in (driving, driving_pcm):
+        assert clip.has_audio
+
+
+def test_damaged_sound_costs_only_the_sound(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.mkv", 30, sound="vorbis")
+    data = bytearray(path.read_bytes())
+    for _, packet in sound_of(path)[10:20]:
+        at = data.index(packet)
+        data[at : at + len(packet)] = b"\xff" * len(packet)
+    path.write_bytes(data)
+    driving = open_clip(path)
+    assert len(copy(driving, tmp_path / "o.mp4")) == 30
+    assert len(times_of(open_clip(tmp_path / "o.mp4"))) == 30
+    assert any("sound" in warning for warning in driving.warnings)
