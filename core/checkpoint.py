@@ -61,7 +61,7 @@ def save_weights(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
+            save_file(_apart(tensors), part)
             card_part.write_text(json.dumps(card, indent=1) + "\n")
             os.replace(part, path)
             os.replace(card_part, card_path)
@@ -71,6 +71,18 @@ def save_weights(
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder}: the weights could not be written ({error}); choose a folder with room") from error
     return path
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, each with memory of its own: safetensors refuses two that share it."""
+    apart: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if place in memory else tensor
+        memory.add(place)
+    return apart
 
 
 def read_card(folder: Path, kind: str) -> dict[str, Any]:

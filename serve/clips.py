@@ -7,6 +7,7 @@ first frame. Damage costs the frames it hits, not the video; it is told in `Clip
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -37,8 +38,10 @@ SCALING = (
 # The YUV matrices that the scaler knows, by libav number; 10 is a variant of 9 that nobody writes knowingly.
 _MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
 _HDR_CURVES = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
-# Above this a container's rate is its clock (recordings from browsers say 1000), not how often pictures come.
-_CREDIBLE_FPS = 240
+# Outside this a container's rate is its clock (recordings from browsers say 1000), not how often pictures come.
+_CREDIBLE_FPS = (Fraction(1, 10), Fraction(240))
+# A longer stand-still between two frames is a broken clock.
+_LONGEST_STILL_S = 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +56,7 @@ class Frame:
 _Images = Generator[tuple[Fraction, Callable[[], np.ndarray]], None, None]
 
 
-class Clip:
+class Clip(ABC):
     """A source of driving frames: a video file, a folder of pictures or one picture (see `open_clip`).
 
     Attributes:
@@ -100,9 +103,9 @@ class Clip:
         finally:
             images.close()
 
+    @abstractmethod
     def _images(self) -> _Images:
         """Generate (time, function that gives the pixels); pixels are made only for frames that are used."""
-        raise NotImplementedError
 
 
 class _Pictures(Clip):
@@ -140,7 +143,7 @@ class _Video(Clip):
             self._by_dts = container.format.name == "avi"
             start = stream.start_time if self._by_dts else _stamp(first, False)
             self._time_base = stream.time_base or Fraction(1, 90_000)
-        if not rate or rate > _CREDIBLE_FPS:
+        if not rate or not _CREDIBLE_FPS[0] <= rate <= _CREDIBLE_FPS[1]:
             rate, count = _measured(path)
         else:
             count = indexed or round((duration_s or 0) * rate) or None
@@ -335,8 +338,8 @@ def _timed(
             if shift_s is None:
                 shift_s = last_s + step_s - stamp * time_base
             time_s = stamp * time_base + shift_s
-            if time_s < last_s - 1:
-                # A clock that starts anew (joined recordings): go on from here.
+            if not last_s - 1 <= time_s <= last_s + _LONGEST_STILL_S:
+                # A clock that starts anew (joined recordings) or broke: go on from here.
                 shift_s += last_s + step_s - time_s
                 time_s = last_s + step_s
             elif time_s <= last_s:
@@ -362,9 +365,10 @@ def _measured(path: Path) -> tuple[Fraction, int | None]:
             stamps = [p.pts if p.pts is not None else p.dts for p in container.demux(stream) if p.size]
     known = [stamp for stamp in stamps if stamp is not None]
     span_s = (max(known) - min(known)) * time_base if known else Fraction(0)
-    if not span_s:
+    rate = (len(known) - 1) / span_s if span_s else Fraction(0)
+    if not _CREDIBLE_FPS[0] <= rate <= _CREDIBLE_FPS[1]:
         return PICTURES_FPS, len(stamps) or None
-    return ((len(known) - 1) / span_s).limit_denominator(1001), len(stamps)
+    return rate.limit_denominator(1001), len(stamps)
 
 
 def _lies(matrix: np.ndarray | None) -> bool:

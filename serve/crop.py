@@ -31,7 +31,7 @@ def to_size(image: np.ndarray, size_px: int) -> np.ndarray:
 
 def to_tensor(image: np.ndarray) -> Tensor:
     """uint8 [H, W, 3] -> float32 [1, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return torch.tensor(image).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 def to_image(tensor: Tensor) -> np.ndarray:

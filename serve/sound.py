@@ -51,8 +51,9 @@ class Sound:
             context = stream.codec_context
             name = context.codec.canonical_name
             self._packets = source.demux(stream)
-            # AAC without a header of its own (transport streams) is unpacked while muxing, where damage would end it all.
-            if name in _COPIED[container.format.name] and (name != "aac" or context.extradata):
+            # AAC of a transport stream would be unpacked while muxing, where damage would end the video too.
+            unpacked = name != "aac" or (context.extradata and source.format.name != "mpegts")
+            if name in _COPIED[container.format.name] and unpacked:
                 self._chunks = self._copied(container.add_stream_from_template(stream), stream)
             else:
                 self._chunks = self._encoded(self._add_encoder(stream), stream)

@@ -130,10 +130,10 @@ class VideoWriter:
             try:
                 self._start(stack, self._clip)
             except av.FFmpegError as error:
-                if isinstance(error, OSError) or self._sound is None:
+                if isinstance(error, OSError) or self._clip is None or not self._clip.has_audio:
                     raise
                 # Sound that the container does not take after all must not cost the video.
-                self._lost_sound = f"{self._sources[0]}: its sound cannot be taken ({error.strerror}); it is left out"
+                self._lost_sound = f"{self._clip.path}: its sound cannot be taken ({error.strerror}); it is left out"
                 self._start(stack, None)
             self._stack = stack.pop_all()
         return self

@@ -125,7 +125,7 @@ class Reenact:
         if path.suffix.lower() in PICTURE_ENDINGS or not path.exists():
             picture = read_picture(path)
         else:
-            with closing(_generator(open_clip(path).frames(1))) as frames:
+            with closing(open_clip(path).frames(1)) as frames:
                 picture = next(frames).image
             say(f"source: the first frame of {path}")
         folder = TrackedFolder(self.source_params) if self.source_params else beside(path)
@@ -202,7 +202,7 @@ class Reenact:
         )
 
         def read() -> Iterator[tuple[Frame, np.ndarray, Tracking]]:
-            with closing(_generator(clip.frames(self.frames))) as frames:
+            with closing(clip.frames(self.frames)) as frames:
                 while True:
                     with times.part("read and crop a frame"):
                         frame = next(frames, None)
@@ -228,10 +228,6 @@ class Reenact:
                 bar.update()
 
             return overlap(read, work, write)
-
-
-def _generator(frames: Iterator[Frame]) -> Iterator[Frame]:  # type: ignore[misc]
-    yield from frames
 
 
 def say(line: str) -> None:

@@ -175,12 +175,13 @@ def storage_archive(
     written: int | None = None,
     data: bytes = bytes(16),
     root: bytes = b"",
+    keys: tuple[str, ...] = ("0",),
 ) -> bytes:
     """The bytes that `torch.storage._load_from_bytes` takes; `declared` and `written` count values."""
     identity = b"(" + text("storage") + name("torch", kind) + text("0") + text("cpu") + integer(declared) + b"NtQ"
     head = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
     length = struct.pack("<q", declared if written is None else written)
-    return b"".join(head) + finish(root or identity, 2) + pickle.dumps(["0"], 2) + length + data
+    return b"".join(head) + finish(root or identity, 2) + pickle.dumps(list(keys), 2) + length + data
 
 
 def tensor(size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, archive: bytes | None = None) -> bytes:
@@ -232,6 +233,7 @@ def flame(seed: int = 0) -> dict[str, Any]:
     wrapped, sparse = named("chumpy.ch", "Ch")(), named("scipy.sparse.csc", "csc_matrix")()
     wrapped.__dict__.update(x=np.asfortranarray(draw.normal(size=(5023, 3, 4))), _dirty_vars=set(), _itr=None)
     rows, columns = draw.integers(0, 5, 40), np.sort(draw.integers(0, 5023, 40))
+    rows[1], columns[1] = rows[0], columns[0]  # a place that is listed twice
     starts = np.concatenate([[0], np.cumsum(np.bincount(columns, minlength=5023))]).astype(np.int32)
     sparse.__dict__.update(data=draw.normal(size=40), indices=rows.astype(np.int32), indptr=starts, _shape=(5, 5023))
     return {

@@ -10,6 +10,7 @@ import struct
 import sys
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,19 +117,26 @@ def declared_zip(size: int) -> bytes:
 
 
 def overlapping_zip(parts: int) -> bytes:
-    """A zip in which many names share one stored part, each tensor a copy of it."""
-    block = bytes(1 << 20)
+    """A zip whose parts each contain the next one, all of them valid, and a tree that asks for each."""
+    data, chain = bytes(1 << 20), []
+    for i in reversed(range(parts)):
+        entry = zipfile.ZipInfo(f"a/data/{i}")
+        entry.CRC, entry.file_size, entry.compress_size = zlib.crc32(data), len(data), len(data)
+        data = entry.FileHeader() + data
+        chain.append((entry, len(data)))
+    kind = p.text("storage") + p.name("torch", "ByteStorage")
+    asked = [
+        b"(" + kind + p.text(entry.filename[7:]) + p.text("cpu") + p.integer(entry.file_size) + b"tQ"
+        for entry, _ in chain
+    ]
     file = io.BytesIO()
-    names = [p.text(f"w{i}") + p.zip_tree(1 << 18)[9:-2].replace(p.text("0"), p.text(str(i))) for i in range(parts)]
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("a/data.pkl", p.finish(b"}(" + b"".join(names) + b"u"))
-        archive.writestr("a/data/0", block)
-        first = archive.getinfo("a/data/0")
-        for i in range(1, parts):
-            twin = zipfile.ZipInfo(f"a/data/{i}")
-            for field in ("header_offset", "CRC", "compress_size", "file_size"):
-                setattr(twin, field, getattr(first, field))
-            archive.filelist.append(twin)
+        archive.writestr("a/data.pkl", p.finish(b"(" + b"".join(asked) + b"l"))
+        file.write(data)
+        archive.start_dir = file.tell()  # type: ignore[attr-defined]
+        for entry, length in chain:
+            entry.header_offset = file.tell() - length
+            archive.filelist.append(entry)
     return file.getvalue()
 
 
@@ -243,6 +251,8 @@ CASES: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     "storage of -1 values": (p.finish(p.tensor((1,), (1,), 0, p.storage_archive(declared=-1))), "describes a storage"),
     "storage with another length": (p.finish(p.tensor((1,), (1,), 0, p.storage_archive(written=3))), "3 values"),
     "storage without its values": (p.finish(p.tensor((4,), (1,), 0, p.storage_archive(data=b""))), "bytes after byte"),
+    "storage that no list names": (p.finish(p.tensor((4,), (1,), 0, p.storage_archive(keys=()))), "lacks the values"),
+    "storage that nothing uses": (p.finish(p.tensor((4,), (1,), 0, p.storage_archive(keys=("1",)))), "nothing uses"),
     "storage of an unknown kind": (
         p.finish(p.tensor((4,), (1,), 0, p.storage_archive("QInt8Storage"))),
         "describes a sto",
@@ -363,6 +373,10 @@ CASES: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
         "does not hold its 1 values",
     ),
     "numpy number of objects": (p.finish(p.call("numpy.core.multiarray", "scalar", OBJECT_DTYPE, TOUCH)), "other than"),
+    "numpy number of two values": (
+        p.finish(p.call("numpy.core.multiarray", "scalar", FLOAT_DTYPE, p.raw(bytes(16)))),
+        "not one number",
+    ),
     "numpy number with the wrong bytes": (
         p.finish(p.call("numpy.core.multiarray", "scalar", FLOAT_DTYPE, p.raw(bytes(12)))),
         "makes no sense",

@@ -167,6 +167,8 @@ def test_free_sizes_are_free_in_one_place_only() -> None:
 def test_another_filter_is_refused(filter_: Tensor) -> None:
     with pytest.raises(InputError, match=r"a\.resample_filter: expected the filter outer"):
         check_filters({"a.resample_filter": filter_}, "x.pkl")
+    with pytest.raises(InputError, match=r"a\.resample_filter: expected the filter outer"):
+        check_contract("arcface", filled("arcface") | {"a.resample_filter": filter_}, "x.pkl")
 
 
 def test_ignored_names() -> None:

@@ -35,6 +35,7 @@ TENSORS: dict[str, Tensor] = {
     "empty": torch.empty(0, 7),
     "nan": torch.tensor([float("nan"), float("inf"), -0.0]),
     "shared whole": SHARED,
+    "shared again": SHARED.view(24),
     "shared column": SHARED[:, 2],
     "shared part": SHARED[1:3, 2:5],
     "turned": SHARED.t(),

@@ -50,6 +50,7 @@ def make(
     codec: str = "libx264",
     fmt: str = "yuv420p",
     sound: str | None = None,
+    layout: str = "mono",
     sound_at_s: float = 0.0,
     sound_s: float | None = None,
     turn: tuple[float, bool, bool] | None = None,
@@ -79,7 +80,7 @@ def make(
             video.set_display_rotation(*turn)
         audio: Any = file.add_stream(sound, rate=48_000, options={"strict": "-2"}) if sound else None
         if sound:
-            audio.codec_context.layout = "stereo" if sound == "vorbis" else "mono"
+            audio.codec_context.layout = "stereo" if sound == "vorbis" else layout
         for image, at in zip(images, pts, strict=True):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24").reformat(
                 format=fmt, dst_colorspace=tag[0], dst_color_range=tag[1], interpolation=clips.SCALING

@@ -1,0 +1,203 @@
+"""Published files become weights folders: every tensor has one place, and the result is the published network."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.core import pickles
+from tests.core.parity import seeded
+from tests.core.published_like import as_network, published_tensors
+from tests.core.synthetic import flame_tables, mesh_tables, sphere
+from triportrait.core.checkpoint import load_motion_encoder, load_portrait, save_weights
+from triportrait.core.config import portrait4d_v2
+from triportrait.core.errors import InputError
+from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.portrait import Portrait4D
+from triportrait.core.published.contract import ignored, manifest
+from triportrait.core.published.convert import convert
+from triportrait.core.published.names import our_name, rename
+
+
+class TestNames:
+    @pytest.mark.parametrize("kind, count", [("portrait", 413), ("motion", 325)])
+    def test_every_published_tensor_has_one_place_of_its_shape(self, kind, count):
+        with torch.device("meta"):
+            module = Portrait4D(portrait4d_v2()) if kind == "portrait" else MotionEncoder()
+        ours = {n: tuple(t.shape) for n, t in module.state_dict().items() if not n.endswith("num_batches_tracked")}
+        published = manifest(kind)
+        assert len(published) == count
+        places = rename(published, kind)
+        network = {n: o for n, o in places.items() if not o.startswith("neck.")}
+        assert {o: published[n] for n, o in network.items()} == ours
+        tables = [o for o in places.values() if o.startswith("neck.")]
+        assert len(set(tables)) == len(tables) == (41 if kind == "portrait" else 0)
+
+    def test_what_is_ignored_is_listed(self):
+        for name in (
+            "dataset_label_std",
+            "superresolution.block0.conv1.noise_const",
+            "superresolution.block1.resample_filter",
+            "deformer.flame_deform.flame_model.eye_pose",
+            "mouth_embed.1.weight",
+            "model.bl0.weight",
+            "model.m0.b1_4.bn1.num_batches_tracked",
+        ):
+            assert ignored(name), name
+        assert not any(ignored(name) for kind in ("portrait", "motion") for name in manifest(kind))
+
+    def test_an_unknown_name_matches_nothing_of_ours(self):
+        assert our_name("encoder_canonical.extra.weight", "portrait") == "encoder_canonical.extra.weight"
+
+
+@pytest.fixture(scope="module")
+def flame():
+    """Tables of the published shapes: a real mesh of 5023 vertices, its faces repeated up to 9976."""
+    small = flame_tables()
+    vertices, faces = sphere(60, 85)  # 2 + 59 * 85 = 5017 vertices
+    vertices = torch.cat([vertices, vertices[:6]])
+    faces = torch.cat([faces, faces])[:9976]
+    U = len(vertices)
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.zeros(U, 5)
+    weights[:, 1] = ((vertices[:, 1] + 0.05) / 0.1).clamp(0, 1)
+    weights[:, 0] = 1 - weights[:, 1]
+    regressor = torch.zeros(5, U)
+    regressor[:, :5] = 0.2
+    tables = {
+        "template": vertices,
+        "shape_directions": torch.randn(U, 3, 400, generator=generator) * 0.001,
+        "pose_directions": torch.randn(36, 3 * U, generator=generator) * 0.001,
+        "joint_regressor": regressor,
+        "parents": small["parents"],
+        "skinning_weights": weights,
+        "faces": faces,
+    }
+    picked = torch.linspace(0, U - 1, 730).long()
+    coarse = {
+        "coarse_vertices": picked[:, None].expand(-1, 3).contiguous(),
+        "coarse_barycentrics": torch.tensor([1.0, 0, 0]).expand(730, 3).contiguous(),
+        "coarse_faces": torch.randint(0, 730, (1394, 3), generator=generator),
+    }
+    return {f"neck.flame.{n}": t for n, t in tables.items()} | {f"neck.mesh.{n}": t for n, t in coarse.items()}
+
+
+@pytest.fixture(scope="module")
+def motion_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("motion") / "motion_model.pth"
+    torch.save(published_tensors("motion"), path)
+    return path
+
+
+@pytest.mark.full
+def test_a_whole_published_snapshot(tmp_path, flame, full_portrait, no_grad):
+    """The size of the real thing: 224.8 million numbers in a pickle that carries source, G, D and G_ema."""
+    tensors = published_tensors("portrait", flame)
+    names = {"G_ema": as_network("TriPlaneReconstructorNeutralize", tensors)}
+    names["D"] = as_network("DualDiscriminatorDeform", published_tensors("discriminator"))
+    file = tmp_path / "portrait4d-v2-vfhq512.pkl"
+    file.write_bytes(pickles.dump(pickles.snapshot(**names)))
+    assert file.stat().st_size > 900e6
+    written = convert(file, tmp_path / "weights")
+    file.unlink()
+    assert [part.kind for part in written] == ["portrait", "discriminator"]
+    portrait = load_portrait(tmp_path / "weights", "portrait4d_v2")
+    for name, tensor in full_portrait.state_dict().items():
+        assert torch.equal(portrait.state_dict()[name], tensor), name
+    for name, tensor in flame.items():
+        assert torch.equal(portrait.get_buffer(name), tensor), name
+    image = seeded("img_app", (1, 3, 512, 512), "uniform")
+    a, b = (p.reconstructor.detail_encoder(image) for p in (portrait, full_portrait))
+    assert torch.equal(a, b)
+    card = json.loads((tmp_path / "weights" / "portrait.json").read_text())
+    assert card["provenance"]["file"] == file.name and len(card["provenance"]["sha256"]) == 64
+    assert card["provenance"]["settings"] == {"img_resolution": 512, "mot_dims": 548}
+    assert "licence" in card["provenance"] and card["config"]["preset"] == "portrait4d_v2"
+    assert {p.name for p in (tmp_path / "weights").iterdir()} == {
+        "portrait.safetensors", "portrait.json", "discriminator.safetensors", "discriminator.json",
+    }  # fmt: skip
+
+
+def test_a_genhead_snapshot(tmp_path):
+    file = tmp_path / "genhead-ffhq512.pkl"
+    network = as_network("PartTriPlaneGeneratorDeform", published_tensors("genhead"))
+    file.write_bytes(pickles.dump(pickles.snapshot(G_ema=network)))
+    (part,) = convert(file, tmp_path / "w")
+    assert (part.kind, part.num_tensors) == ("genhead", len(manifest("genhead")))
+    assert set(load_file(part.path)) == set(manifest("genhead"))
+
+
+def test_the_motion_encoder(tmp_path, motion_file, motion_encoder, no_grad):
+    convert(motion_file, tmp_path / "w")
+    crop = seeded("img_mot", (1, 3, 224, 224), "uniform")
+    assert torch.equal(load_motion_encoder(tmp_path / "w")(crop), motion_encoder(crop))
+
+
+def test_arcface(tmp_path):
+    torch.save(published_tensors("arcface"), tmp_path / "backbone.pth")
+    (part,) = convert(tmp_path / "backbone.pth", tmp_path / "w")
+    assert part.kind == "arcface" and set(load_file(part.path)) == set(manifest("arcface"))
+
+
+def test_a_flame_file(tmp_path, tiny_portrait):
+    file = tmp_path / "generic_model.pkl"
+    file.write_bytes(pickles.dump(pickles.flame(), 2, pickles.Python2Pickler))
+    (part,) = convert(file, tmp_path / "w")
+    tables = load_file(part.path)
+    assert part.kind == "flame" and tables["pose_directions"].shape == (36, 3 * 5023)
+    source = torch.as_tensor(pickles.flame()["posedirs"])  # [U, 3, 36]
+    torch.testing.assert_close(tables["pose_directions"][7].view(-1, 3), source[..., 7].float())
+    save_weights(tmp_path / "w", "portrait", tiny_portrait.state_dict(), tiny_portrait.config, {})
+    assert load_portrait(tmp_path / "w").neck is not None
+
+
+def test_weights_that_are_there_are_kept_unless_asked(tmp_path, motion_file):
+    convert(motion_file, tmp_path / "w")
+    before = (tmp_path / "w" / "motion.json").read_bytes()
+    with pytest.raises(InputError, match=r"motion.safetensors: exists already; pass --overwrite"):
+        convert(motion_file, tmp_path / "w")
+    assert (tmp_path / "w" / "motion.json").read_bytes() == before
+    convert(motion_file, tmp_path / "w", overwrite=True)
+
+
+WRONG = {
+    "missing": (lambda t: t.pop("model.fc.weight"), r"1 missing \(model.fc.weight\)"),
+    "unknown": (lambda t: t.update(extra=torch.zeros(2)), r"1 unknown \(extra\)"),
+    "misshapen": (lambda t: t.update({"model.fc.bias": torch.zeros(9)}), r"1 misshapen \(model.fc.bias \[9\]"),
+    "not finite": (lambda t: t["model.fc.bias"].fill_(torch.inf), r"face.fc.bias holds numbers that are not finite"),
+    "something else": (lambda t: t.pop("to_mouth.0.weight"), r"expected PD-FGC's or ArcFace's tensors"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_file_writes_nothing(tmp_path, case):
+    damage, message = WRONG[case]
+    tensors = published_tensors("motion")
+    damage(tensors)
+    torch.save(tensors, tmp_path / "motion_model.pth")
+    with pytest.raises(InputError, match=message):
+        convert(tmp_path / "motion_model.pth", tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_foreign_filter_is_refused(tmp_path):
+    tensors = published_tensors("discriminator") | {"resample_filter": torch.ones(4, 4)}
+    marked = {"backbone.mapping.embed.weight": torch.zeros(1)}
+    file = tmp_path / "x.pkl"
+    file.write_bytes(pickles.dump(pickles.snapshot(G_ema=as_network("G", marked), D=as_network("D", tensors))))
+    with pytest.raises(InputError, match=r"expected the \d+ tensors of a published genhead"):
+        convert(file, tmp_path / "w")
+
+
+def test_the_folder_may_not_be_a_file(tmp_path, motion_file):
+    (tmp_path / "w").write_text("mine")
+    with pytest.raises(InputError, match="expected a folder for the weights, this is a file"):
+        convert(motion_file, tmp_path / "w")
+    assert (tmp_path / "w").read_text() == "mine"
+
+
+def test_synthetic_tables_are_what_the_loader_takes():
+    assert set(mesh_tables(flame_tables())) == {"coarse_vertices", "coarse_barycentrics", "coarse_faces"}

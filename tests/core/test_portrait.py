@@ -1,0 +1,185 @@
+"""Portrait4D at the tiny preset: the cache seam, determinism, batches, the static synthesizer, views, gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from triportrait.core.config import tiny
+from triportrait.core.portrait import Portrait4D
+from triportrait.core.render.cameras import fixed_camera, turned
+from triportrait.core.types import Camera, Driving
+
+
+@pytest.fixture(autouse=True)
+def seeded_inputs():
+    torch.manual_seed(1)
+
+
+def pictures(batch=1):
+    return torch.rand(batch, 3, 128, 128) * 2 - 1
+
+
+def motions(batch=1):
+    return torch.randn(batch, 548), torch.randn(batch, 548)
+
+
+def several(camera, batch):
+    return Camera(camera.world_from_camera.expand(batch, 4, 4), camera.intrinsics.expand(batch, 3, 3))
+
+
+@torch.no_grad()
+def test_the_same_input_gives_the_same_frame(tiny_portrait):
+    v_s, v_d = motions()
+    image = pictures()
+    frames = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        source = tiny_portrait.prepare(image, v_s)
+        planes = tiny_portrait.reenact(source, Driving(v_d))
+        frames.append(tiny_portrait.render(planes, fixed_camera(), source.background).image)
+    assert torch.equal(*frames)
+
+
+@torch.no_grad()
+def test_the_driver_changes_planes_and_the_source_stays(tiny_portrait):
+    v_s, v_d = motions()
+    source = tiny_portrait.prepare(pictures(), v_s)
+    a, b = (tiny_portrait.reenact(source, Driving(v)) for v in (v_d, -v_d))
+    assert (a - b).abs().max() > 1e-3
+    assert torch.equal(a, tiny_portrait.reenact(source, Driving(v_d)))
+
+
+@torch.no_grad()
+def test_prepare_then_reenact_is_the_whole_reconstructor(tiny_portrait):
+    image, (v_s, v_d) = pictures(), motions()
+    whole = tiny_portrait.reconstructor(image, v_s, v_d)
+    torch.testing.assert_close(tiny_portrait.reenact(tiny_portrait.prepare(image, v_s), Driving(v_d)), whole)
+    static = tiny_portrait.reconstructor(image, v_s, v_d, static=True)
+    torch.testing.assert_close(tiny_portrait.reenact(tiny_portrait.prepare(image, None), None), static)
+    assert (static - whole).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_a_motion_scale_of_zero_is_the_static_synthesizer(tiny_portrait):
+    parts, (v_s, v_d) = tiny_portrait.reconstructor, motions(2)
+    feature = parts.global_encoder(pictures(2))
+    scale = torch.tensor([0.0, 1.0])[:, None, None]  # per sample
+    tokens, grid = parts.neutralizer(feature, v_s, scale)
+    mixed = parts.reenactor(tokens, grid, v_d, scale)
+    static = parts.reenactor(*parts.neutralizer(feature, None), None)
+    full = parts.reenactor(*parts.neutralizer(feature, v_s), v_d)
+    torch.testing.assert_close(mixed[0], static[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(mixed[1], full[1], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_batch_is_its_members(tiny_portrait):
+    image, (v_s, v_d) = pictures(2), motions(2)
+    views = Camera(
+        torch.cat([fixed_camera().world_from_camera, turned(fixed_camera(), 0.4, 0.1).world_from_camera]),
+        fixed_camera().intrinsics.expand(2, 3, 3),
+    )
+    source = tiny_portrait.prepare(image, v_s)
+    both = tiny_portrait.render(tiny_portrait.reenact(source, Driving(v_d)), views, source.background)
+    one_source = tiny_portrait.prepare(image[1:], v_s[1:])
+    view = Camera(views.world_from_camera[1:], views.intrinsics[1:])
+    one = tiny_portrait.render(tiny_portrait.reenact(one_source, Driving(v_d[1:])), view, one_source.background)
+    for name in ("image", "feature", "depth", "opacity"):
+        torch.testing.assert_close(getattr(both, name)[1:], getattr(one, name), atol=2e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_depth_lies_in_each_image_s_own_range(tiny_portrait):
+    planes = torch.randn(2, 3, 64, 64, 16)
+    near = Camera(fixed_camera().world_from_camera.clone(), fixed_camera().intrinsics)
+    near.world_from_camera[0, 2, 3] = 3.0
+    views = Camera(
+        torch.cat([fixed_camera().world_from_camera, near.world_from_camera]), fixed_camera().intrinsics.expand(2, 3, 3)
+    )
+    samples = tiny_portrait.volume(planes, views)
+    for b, distance in enumerate((4.2, 3.0)):
+        assert distance - 0.65 - 1e-5 <= samples.depth[b].min() and samples.depth[b].max() <= distance + 0.65 + 1e-5
+
+
+@torch.no_grad()
+def test_chunks_of_rays_change_no_ray(tiny_portrait, monkeypatch):
+    planes = torch.randn(2, 3, 64, 64, 16)
+    whole = tiny_portrait.volume(planes, several(fixed_camera(), 2))
+    monkeypatch.setattr("triportrait.core.render.volume.RAY_CHUNK", 300)
+    parts = tiny_portrait.volume(planes, several(fixed_camera(), 2))
+    for name in ("feature", "depth", "opacity"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_jitter_and_uniforms_are_used_when_given(tiny_portrait):
+    planes, volume = torch.randn(1, 3, 64, 64, 16), tiny_portrait.volume
+    still = volume(planes, fixed_camera())
+    jitter = torch.full((1, 24), 0.5)
+    assert (volume(planes, fixed_camera(), jitter=jitter).feature - still.feature).abs().max() > 1e-4
+    even = torch.linspace(0, 1, 24).expand(1, 32 * 32, 24)
+    torch.testing.assert_close(volume(planes, fixed_camera(), uniforms=even).feature, still.feature)
+    assert (volume(planes, fixed_camera(), uniforms=even**2).feature - still.feature).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_a_smaller_box_shrinks_the_head(tiny_portrait):
+    planes = torch.zeros(1, 3, 64, 64, 16)
+    planes[:, :, 24:40, 24:40] = 5.0  # a block in the middle
+    full, small = (
+        tiny_portrait.volume(planes, fixed_camera(), size=48, box_scale=torch.tensor([s])) for s in (1.0, 0.5)
+    )
+
+    def extent(samples):
+        image = samples.depth.view(48, 48)
+        return ((image - image[0, 0]).abs() > 1e-3).float().mean()
+
+    assert 0 < extent(small) < extent(full)
+
+
+@torch.no_grad()
+def test_any_ray_grid_is_resized_before_super_resolution(tiny_portrait):
+    v_s, v_d = motions()
+    source = tiny_portrait.prepare(pictures(), v_s)
+    planes = tiny_portrait.reenact(source, Driving(v_d))
+    rendering = tiny_portrait.render(planes, fixed_camera(), source.background, size=21)
+    assert rendering.raw_image.shape == (1, 3, 21, 21) and rendering.image.shape == (1, 3, 128, 128)
+
+
+def test_gradients_reach_every_part_that_training_moves():
+    portrait = Portrait4D(tiny())
+    portrait.reconstructor.initialize()
+    torch.nn.init.normal_(portrait.volume.field.density.weight)
+    image, (v_s, v_d) = pictures(), motions()
+    source = portrait.prepare(image, v_s)
+    rendering = portrait.render(portrait.reenact(source, Driving(v_d)), fixed_camera(), source.background)
+    (rendering.image.square().mean() + rendering.depth.mean() + rendering.opacity.mean()).backward()
+    without = {n for n, p in portrait.named_parameters() if p.grad is None or not p.grad.isfinite().all()}
+    assert without == {n for n, _ in portrait.named_parameters() if n.endswith("noise_strength")}
+
+
+def test_fresh_planes_have_a_signal():
+    portrait = Portrait4D(tiny())
+    portrait.reconstructor.initialize()
+    with torch.no_grad():
+        a, b = (portrait.reconstructor(x, *motions(), static=True) for x in (pictures(), pictures()))
+    assert a.std() > 1e-3 and (a - b).std() > 1e-5
+
+
+def test_a_picture_of_another_size_is_refused_by_name(tiny_portrait):
+    with pytest.raises(ValueError, match=r"image: expected \[B, 3, 128, 128\], got \[1, 3, 64, 64\]"):
+        tiny_portrait.prepare(torch.zeros(1, 3, 64, 64), None)
+    with pytest.raises(ValueError, match=r"motion: expected \[B, 548\] with B=1 from image, got \[1, 500\]"):
+        tiny_portrait.prepare(pictures(), torch.zeros(1, 500))
+
+
+@torch.no_grad()
+def test_folding_keeps_the_picture_and_ends_training():
+    portrait = Portrait4D(tiny())
+    portrait.superres.style.normal_()
+    feature = torch.randn(1, 16, 32, 32)
+    before = portrait.superres(feature[:, :3], feature)
+    folded = portrait.fold().superres
+    torch.testing.assert_close(folded(feature[:, :3], feature), before, atol=1e-5, rtol=1e-5)
+    assert not list(folded.parameters())

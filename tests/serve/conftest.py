@@ -1,0 +1,47 @@
+"""A weights folder of the tiny preset with a made-up FLAME, and drivers in the published folder layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.core.synthetic import flame_tables, mesh_tables
+from tests.serve.faces import landmarks, parameters, picture
+from triportrait.core.checkpoint import save_weights
+from triportrait.core.config import tiny
+from triportrait.core.rule import rule_motion_encoder, rule_portrait
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    flame = flame_tables()
+    tensors = dict(rule_portrait(tiny()).state_dict())
+    tensors |= {f"neck.flame.{n}": t for n, t in flame.items()}
+    tensors |= {f"neck.mesh.{n}": t for n, t in mesh_tables(flame).items()}
+    save_weights(folder, "portrait", tensors, tiny(), {})
+    motion = {n: t for n, t in rule_motion_encoder().state_dict().items() if not n.endswith("num_batches_tracked")}
+    save_weights(folder, "motion", motion, None, {})
+    return folder
+
+
+@pytest.fixture
+def clip_folder(tmp_path) -> Path:
+    """A clip in the published layout: 3 pictures with parameters and landmarks; the neck turns."""
+    root = tmp_path / "clip"
+    for name in ("align_images", "3dldmks_align", "flame_optim_params"):
+        (root / name).mkdir(parents=True)
+    for i in range(3):
+        Image.fromarray(picture(i)).save(root / "align_images" / f"{i:05d}.png")
+        np.save(root / "3dldmks_align" / f"{i:05d}.npy", landmarks(4.0 * i))
+        np.save(root / "flame_optim_params" / f"{i:05d}.npy", parameters(neck=(0.0, 0.25 * i, 0.0)))
+    return root
+
+
+@pytest.fixture
+def portrait_file(tmp_path) -> Path:
+    Image.fromarray(picture(9, (300, 260))).save(tmp_path / "portrait.png")
+    return tmp_path / "portrait.png"

@@ -1,0 +1,96 @@
+"""overlap: three workers, bounded queues, order, and the error that came first."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from triportrait.serve.pipeline import overlap
+
+
+def test_results_come_in_order_and_are_counted():
+    written: list[int] = []
+    assert overlap(lambda: iter(range(100)), lambda x: x * x, written.append) == 100
+    assert written == [x * x for x in range(100)]
+
+
+def test_nothing_to_read_is_nothing_written():
+    assert overlap(lambda: iter(()), lambda x: x, lambda x: pytest.fail("wrote")) == 0
+
+
+def test_the_reader_does_not_run_ahead_of_the_queue():
+    read = []
+    ahead = []
+
+    def source():
+        for i in range(50):
+            read.append(i)
+            yield i
+
+    def work(x):
+        ahead.append(len(read) - x)
+        return x
+
+    overlap(source, work, lambda x: None, depth=3)
+    assert max(ahead) <= 3 + 2  # waiting, one in the reader's hand, one being worked on
+
+
+def test_the_three_run_at_the_same_time():
+    """Each waits for the other two at a barrier, which only an overlap can pass."""
+    barrier = threading.Barrier(3, timeout=20)
+
+    def source():
+        yield 1
+        yield 2
+        barrier.wait()
+        yield 3
+
+    def work(x):
+        if x == 2:
+            barrier.wait()
+        return x
+
+    def write(x):
+        if x == 1:
+            barrier.wait()
+
+    assert overlap(source, work, write, depth=2) == 3
+
+
+@pytest.mark.parametrize("stage", ["read", "work", "write"])
+def test_a_failing_stage_stops_the_others_and_its_error_is_raised(stage):
+    closed = threading.Event()
+    written = []
+
+    def source():
+        try:
+            for i in range(1000):
+                if stage == "read" and i == 5:
+                    raise ValueError("read failed")
+                yield i
+        finally:
+            closed.set()
+
+    def work(x):
+        if stage == "work" and x == 5:
+            raise ValueError("work failed")
+        return x
+
+    def write(x):
+        if stage == "write" and x == 5:
+            raise ValueError("write failed")
+        written.append(x)
+
+    before = threading.active_count()
+    with pytest.raises(ValueError, match=f"{stage} failed"):
+        overlap(source, work, write)
+    assert closed.is_set() and len(written) <= 5 and threading.active_count() == before
+
+
+def test_an_interrupt_is_not_swallowed():
+    def work(x):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        overlap(lambda: iter(range(9)), work, lambda x: None)
