@@ -16,9 +16,10 @@ from triportrait.core.checkpoint import save_weights
 from triportrait.core.config import ModelConfig, portrait4d_v2
 from triportrait.core.errors import InputError
 from triportrait.core.published.contract import Kind, check_contract, ignored
-from triportrait.core.published.flame_file import read_flame
+from triportrait.core.published.flame_file import flame_of, is_flame
 from triportrait.core.published.names import rename
-from triportrait.core.published.networks import Network, read_networks
+from triportrait.core.published.networks import Network, networks_of
+from triportrait.core.published.unpickle import read_pickle
 
 LICENCES = {
     "portrait": "the weights keep the licence of their authors; FLAME's tables inside keep the FLAME licence",
@@ -59,7 +60,8 @@ def convert(file: Path, folder: Path, overwrite: bool = False) -> list[Converted
         raise InputError(f"{file}: no such file; give a published weight file")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder for the weights, this is a file; choose another name")
-    networks = _flame(file) if _is_flame(file) else _networks(file)
+    content = read_pickle(file)
+    networks = _flame(content, file) if is_flame(content) else _networks(content, file)
     if not overwrite:
         for kind in networks:
             if (folder / f"{kind}.safetensors").exists():
@@ -76,8 +78,8 @@ def convert(file: Path, folder: Path, overwrite: bool = False) -> list[Converted
 _Found = dict[str, tuple[dict[str, Tensor], ModelConfig | None, dict[str, Any]]]
 
 
-def _networks(file: Path) -> _Found:
-    networks = read_networks(file)
+def _networks(content: Any, file: Path) -> _Found:
+    networks = networks_of(content, str(file))
     if "" in networks:
         plain = networks[""]
         if _MOTION_MARK in plain.tensors:
@@ -112,14 +114,8 @@ def _part(
     return kept, config, details
 
 
-def _is_flame(file: Path) -> bool:
-    with file.open("rb") as stream:
-        head = stream.read(4096)
-    return b"v_template" in head or b"J_regressor" in head or b"kintree_table" in head or b"chumpy" in head
-
-
-def _flame(file: Path) -> _Found:
-    tables = {name: torch.from_numpy(array) for name, array in read_flame(file).items()}
+def _flame(content: Any, file: Path) -> _Found:
+    tables = {name: torch.from_numpy(array) for name, array in flame_of(content, str(file)).items()}
     tables["pose_directions"] = tables["pose_directions"].flatten(0, 1).T.contiguous()
     tensors = {name: t.float() if t.is_floating_point() else t for name, t in tables.items()}
     _check_finite(tensors, file)

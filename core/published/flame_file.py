@@ -25,8 +25,16 @@ def read_flame(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
         InputError: as `read_pickle` does; or an entry is missing or has another shape.
     """
-    file = str(path)
-    root = read_pickle(path)
+    return flame_of(read_pickle(path), str(path))
+
+
+def is_flame(content: Any) -> bool:
+    """Whether what `read_pickle` gave is FLAME's dictionary."""
+    return type(content) is dict and "v_template" in content
+
+
+def flame_of(root: Any, file: str) -> dict[str, np.ndarray]:
+    """As `read_flame`, of what `read_pickle` gave for `file`."""
     if type(root) is not dict:
         raise InputError(f"{file}: expected FLAME's dictionary, got a {type(root).__name__}; fetch it again")
 

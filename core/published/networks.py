@@ -49,7 +49,12 @@ def read_networks(path: str | Path) -> dict[str, Network]:
     Raises:
         InputError: as `read_pickle` does; or the file holds no networks; or one of them is not made of tensors.
     """
-    root, file = _entries(read_pickle(path)), str(path)
+    return networks_of(read_pickle(path), str(path))
+
+
+def networks_of(content: Any, file: str) -> dict[str, Network]:
+    """As `read_networks`, of what `read_pickle` gave for `file`."""
+    root = _entries(content)
     if root is None:
         raise InputError(f"{file}: expected a dictionary of networks or of tensors, got none; fetch it again")
     networks = {key: _network(root[key], f"{file}: {key}") for key in SNAPSHOT_KEYS if type(root.get(key)) is Record}
