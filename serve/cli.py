@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from triportrait import __version__
 
@@ -44,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         job = getattr(importlib.import_module(module), entry)
         import tyro
 
-        tyro.cli(job, prog=f"triportrait {name}", args=rest).run()
+        with _kill_as_interrupt():
+            tyro.cli(job, prog=f"triportrait {name}", args=rest).run()
     except InputError as error:
         if verbose:
             traceback.print_exc()
@@ -59,6 +64,19 @@ def main(arguments: list[str] | None = None) -> int:
         print("\ntriportrait: interrupted; nothing was left behind", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+@contextmanager
+def _kill_as_interrupt() -> Iterator[None]:
+    """A polite kill (SIGTERM) ends a job as Ctrl-C does, cleaning up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _refuse(sentence: str) -> int:

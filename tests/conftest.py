@@ -17,6 +17,13 @@ def quiet_torch() -> None:
     torch.set_grad_enabled(True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
 @pytest.fixture
 def record_row() -> Callable[[str, tuple[str, ...]], None]:
     """`record_row(table, row)` adds a row to a table that is printed when all tests have run."""

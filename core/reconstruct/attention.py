@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from functools import cache
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +22,14 @@ def has_xformers() -> bool:
     return importlib.util.find_spec("xformers") is not None
 
 
+def backend_for(device_type: str, head_width: int) -> Literal["xformers", "torch"]:
+    """xFormers on CUDA when it is installed and the heads are narrow enough, PyTorch's own otherwise."""
+    fits = device_type == "cuda" and head_width <= XFORMERS_MAX_HEAD_WIDTH
+    return "xformers" if fits and has_xformers() else "torch"
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Softmax attention over all keys, scaled by the root of the head width.
-
-    xFormers on CUDA when it is installed and the heads are narrow enough, PyTorch's own otherwise.
 
     Args:
         query: [B, N, heads, width].
@@ -33,7 +38,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Returns:
         [B, N, heads * width].
     """
-    if query.is_cuda and query.shape[-1] <= XFORMERS_MAX_HEAD_WIDTH and has_xformers():
+    if backend_for(query.device.type, query.shape[-1]) == "xformers":
         from xformers.ops import memory_efficient_attention
 
         return memory_efficient_attention(query, key, value).flatten(2)

@@ -44,7 +44,7 @@ class Reenact:
     driving: tyro.conf.Positional[Path]
     """The driver: a video, a folder of pictures or a picture."""
     out: tyro.conf.Positional[Path]
-    """The result: .mp4 .mov .mkv .webm, or .png .jpg .webp for a single driving picture."""
+    """The result: .mp4 .mov .mkv .webm, or .png .jpg .webp for a single frame."""
     weights: str | None = None
     """Weights folder, or `rule` for weights that only check the installation. Default: $TRIPORTRAIT_WEIGHTS."""
     source_params: Path | None = None
@@ -77,7 +77,7 @@ class Reenact:
         self._check_numbers()
         device = self._device()
         clip, tracked_driver = self._open_driving()
-        single = clip.frame_count == 1 and self.out.suffix.lower() in WRITTEN_PICTURES
+        single = 1 in (clip.frame_count, self.frames) and self.out.suffix.lower() in WRITTEN_PICTURES
         check_output(
             self.out, self.overwrite, WRITTEN_PICTURES if single else VIDEO_ENDINGS, sources=[self.source, self.driving]
         )
@@ -160,16 +160,16 @@ class Reenact:
         if (self.weights or default_weights()) == RULE:
             say("these weights are made from the tensors' names: they check the installation, the picture is noise")
         if source.landmarks is None:
-            say(f"{source_path}: no landmarks are given; the picture is taken as aligned, the motion crop as centred")
+            say(f"{source_path}: no landmarks; its middle square is taken as aligned, the motion crop as centred")
         first = driver(Frame(np.zeros((1, 1, 3), np.uint8), 0.0, 0))
         if first.landmarks is None:
-            say(f"{self.driving}: no landmarks are given; frames are taken as aligned, motion crops as centred")
+            say(f"{self.driving}: no landmarks; middle squares are taken as aligned, motion crops as centred")
         if first.parameters is None:
-            say(f"{self.driving}: no head parameters are given; the neck stays still")
+            say(f"{self.driving}: no head parameters; the neck stays still")
         elif self.neck and reenactor.portrait.neck is None:
             say("the weights hold no FLAME tables: the neck stays still; convert FLAME's generic_model.pkl beside them")
         elif self.neck and source.parameters is None:
-            say(f"{source_path}: no head parameters are given; the neck turns as that of a mean face")
+            say(f"{source_path}: no head parameters; the neck turns as that of a mean face")
 
     def _cameras(self, tracking: Tracking, time_s: float) -> list[Camera]:
         camera = fixed_camera()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -49,7 +52,7 @@ def test_a_photo_and_a_video_become_a_video_with_the_driver_s_sound(run, portrai
     with av.open(str(tmp_path / "out.mp4")) as out, av.open(str(driver)) as original:
         sounds = [[bytes(p) for p in c.demux(c.streams.audio[0]) if p.size] for c in (out, original)]
     assert sounds[0] and sounds[0] == sounds[1][: len(sounds[0])]
-    assert "the picture is taken as aligned" in said and "the neck stays still" in said and "4 frames" in said
+    assert "its middle square is taken as aligned" in said and "the neck stays still" in said and "4 frames" in said
 
 
 def test_the_same_input_gives_the_same_bytes(run, portrait_file, driver, tmp_path):
@@ -88,6 +91,11 @@ def test_side_by_side_with_an_orbit(run, portrait_file, tmp_path):
     middle = Image.fromarray(picture(2, (96, 160))[:, 32:128]).resize((S, S), Image.Resampling.LANCZOS)
     assert np.abs(driving[2] - np.asarray(middle)).mean() < 6
     assert 2 * np.abs(orbit[0] - result[0]).mean() < np.abs(orbit[3] - result[3]).mean()
+
+
+def test_one_frame_of_a_video_as_a_picture(run, portrait_file, driver, tmp_path):
+    assert run(portrait_file, driver, tmp_path / "out.jpg", "--frames", 1)[0] == 0
+    assert read_picture(tmp_path / "out.jpg").shape == (S, S, 3)
 
 
 def test_yaw_and_pitch_move_the_camera(run, portrait_file, tmp_path):
@@ -256,6 +264,31 @@ class TestRefusals:
         assert out.read_bytes() == b"mine" and not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
         assert run(portrait_file, driver, out, "--overwrite")[0] == 0
         assert len(frames_of(out)) == 4
+
+    @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM])
+    def test_an_interrupt_leaves_nothing_behind(self, tmp_path, portrait_file, driver, tiny_weights, kill):
+        out = tmp_path / "out.mp4"
+        before = sorted(tmp_path.iterdir())
+        command = ["reenact", str(portrait_file), str(driver), str(out), "--weights", str(tiny_weights)]
+        # the job says this line when it has its weights and is about to stream; the writer then waits for a kill
+        code = (
+            "import os, sys, time\n"
+            "from triportrait.serve.jobs import reenact as job\n"
+            "from triportrait.serve.cli import main\n"
+            "original = job.Reenactor.reenact\n"
+            "def slow(self, *args):\n"
+            "    print('streaming', flush=True)\n"
+            "    time.sleep(60)\n"
+            "job.Reenactor.reenact = slow\n"
+            "sys.exit(main(sys.argv[1:]))\n"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        assert process.stdout is not None and process.stdout.readline() == "streaming\n"
+        process.send_signal(kill)
+        assert process.wait(timeout=60) == 130
+        assert sorted(tmp_path.iterdir()) == before
 
     def test_a_frame_that_is_not_finite_stops_with_its_name(self, tmp_path, portrait_file, driver, run, monkeypatch):
         original = reenactor_module.Portrait4D.reenact

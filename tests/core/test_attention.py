@@ -1,0 +1,76 @@
+"""Attention: the definition, the choice of who computes it, and the blocks' order."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from triportrait.core.reconstruct import attention
+from triportrait.core.reconstruct.attention import Attention, ConvMlp, CrossBlock, attend, backend_for
+
+
+def by_hand(query, key, value):
+    scores = torch.einsum("bnhw,bkhw->bhnk", query, key) / math.sqrt(query.shape[-1])
+    return torch.einsum("bhnk,bkhw->bnhw", scores.softmax(-1), value).flatten(2)
+
+
+@pytest.mark.parametrize("N, K, heads, width", [(9, 5, 2, 8), (1, 7, 4, 3), (6, 6, 1, 16)])
+def test_attention_is_its_definition(N, K, heads, width):
+    query = torch.randn(2, N, heads, width, dtype=torch.float64)
+    key, value = torch.randn(2, 2, K, heads, width, dtype=torch.float64)
+    torch.testing.assert_close(attend(query, key, value), by_hand(query, key, value))
+
+
+def test_xformers_is_for_narrow_heads_on_cuda_where_it_is_installed(monkeypatch):
+    for installed in (True, False):
+        monkeypatch.setattr(attention, "has_xformers", lambda installed=installed: installed)
+        assert backend_for("cuda", 256) == ("xformers" if installed else "torch")
+        assert backend_for("cuda", 512) == backend_for("cpu", 64) == "torch"
+
+
+@pytest.mark.gpu
+def test_xformers_agrees_with_torch():
+    pytest.importorskip("xformers")
+    query = torch.randn(2, 100, 4, 256, device="cuda", dtype=torch.float16)
+    key, value = torch.randn(2, 2, 64, 4, 256, device="cuda", dtype=torch.float16)
+    wanted = by_hand(query.double(), key.double(), value.double())
+    torch.testing.assert_close(attend(query, key, value).double(), wanted, atol=2e-3, rtol=0)
+
+
+def test_reduced_keys_see_the_map_in_cells():
+    """With the reduction of 2 each key stands for a 2 x 2 cell of the grid: swapping tokens within a cell's input order
+    changes the result, moving a token to another row does too, and the count of keys is a quarter."""
+    module = Attention(8, 2, reduction=2)
+    seen = []
+    module.kv.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    tokens = torch.randn(1, 24, 8)
+    module(tokens, grid=(4, 6))
+    assert seen == [(1, 6, 8)]
+    wanted = module.reduce(tokens.transpose(1, 2).reshape(1, 8, 4, 6)).flatten(2).transpose(1, 2)
+    context = module.reduce_norm(wanted)
+    key, value = module.kv(context).view(1, 6, 2, 2, 4).unbind(2)
+    query = module.q(tokens).view(1, 24, 2, 4)
+    torch.testing.assert_close(module(tokens, grid=(4, 6)), module.proj(by_hand(query, key, value)))
+
+
+def test_the_mlp_s_convolution_runs_over_the_grid():
+    module = ConvMlp(4, 8)
+    impulse = torch.zeros(1, 5 * 7, 4)
+    impulse[0, 2 * 7 + 3] = 1.0  # row 2, column 3
+    change = (module(impulse, (5, 7)) - module(torch.zeros_like(impulse), (5, 7))).abs().sum(-1).view(5, 7)
+    touched = (change > 1e-7).nonzero().tolist()
+    assert touched and all(1 <= row <= 3 and 2 <= column <= 4 for row, column in touched)
+
+
+def test_a_block_attends_to_the_motion_before_itself():
+    block = CrossBlock(8, 2, 16)
+    calls = []
+    for name in ("cross_attention", "self_attention", "mlp"):
+        getattr(block, name).register_forward_hook(lambda *_, name=name: calls.append(name))
+    tokens, motion = torch.randn(1, 6, 8), torch.randn(1, 3, 8)
+    moved = block(tokens, (2, 3), motion)
+    assert calls == ["cross_attention", "self_attention", "mlp"]
+    assert (block(tokens, (2, 3), None) - moved).abs().max() > 1e-4
+    torch.testing.assert_close(block(tokens, (2, 3), motion, 0.0), block(tokens, (2, 3), None))

@@ -1,0 +1,39 @@
+"""What the README shows works as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from triportrait.serve.cli import JOBS, main
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def test_the_python_example(tiny_weights):
+    code = re.search(r"```python\n(.*?)```", README, re.S)[1]
+    code = code.replace('Path("weights")', repr(tiny_weights).replace("PosixPath", "Path"))
+    names = {"image": torch.rand(1, 3, 128, 128) * 2 - 1, "frame": torch.rand(1, 3, 128, 128) * 2 - 1}
+    exec(code, names)
+    assert names["view"].image.shape == (1, 3, 128, 128) and names["view"].depth.shape == (1, 1, 32, 32)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_the_options_it_names_exist(job, capsys):
+    with pytest.raises(SystemExit):
+        main([job, "--help"])
+    known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    for line in re.findall(rf"triportrait {job} .*", README):
+        named = set(re.findall(r"--[a-z-]+", line.split("#")[0]))
+        assert named <= known, named - known
+
+
+def test_the_two_commands_set_everything_up_themselves():
+    commands = re.findall(r"```\n(python3 -m venv .*)\n```", README)
+    assert len(commands) == 2
+    for command in commands:
+        assert command.startswith("python3 -m venv .venv && .venv/bin/pip install ") and "\n" not in command
+    assert "triportrait reenact" in commands[0] and commands[1].endswith(".venv/bin/pytest")
