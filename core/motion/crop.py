@@ -74,4 +74,4 @@ def motion_crop(image: Tensor, landmarks: Tensor | None = None) -> Tensor:
     warped = F.grid_sample(image, 2 * at / (S - 1) - 1, align_corners=True)
     top, bottom, left, right = INNER
     inner = warped[:, :, top:bottom, left:right]
-    return F.interpolate(inner, size=(CROP_SIZE, CROP_SIZE), mode="bilinear", align_corners=False).clamp(-1, 1)
+    return F.interpolate(inner, size=(CROP_SIZE, CROP_SIZE), mode="bilinear", align_corners=False)

@@ -11,7 +11,9 @@ from tests.core.synthetic import flame_tables, mesh_tables
 from triportrait.core.config import NeckConfig
 from triportrait.core.errors import InputError
 from triportrait.core.motion.flame import Flame, rescale_flame, rotation_matrices
-from triportrait.core.motion.neck import NeckField, cluster_mesh, undo_neck
+from triportrait.core.motion.neck import NeckField, cluster_mesh, grid_points, neck_grid, surface_offsets, undo_neck
+
+_CELLS = [(i, j, k) for i in range(3) for j in range(3) for k in range(3)]
 
 
 def pose(neck=(0.0, 0, 0), jaw=(0.0, 0, 0)):
@@ -68,6 +70,17 @@ class TestFlame:
         wanted = rotation @ (straight[0, 2] - straight[0, 1]) + straight[0, 1]
         torch.testing.assert_close(joints[0, 2], wanted, atol=1e-5, rtol=0)
 
+    def test_what_turns_with_the_jaw_turns_with_the_neck_first(self, tables):
+        tables = {**tables, "pose_directions": torch.zeros_like(tables["pose_directions"])}
+        weights = torch.zeros_like(tables["skinning_weights"])
+        weights[:, 2] = 1.0
+        neck, jaw = (0.0, 0.5, 0.0), (0.3, 0.0, 0.0)
+        vertices, _ = Flame({**tables, "skinning_weights": weights})(torch.zeros(1, 400), *pose(neck, jaw))
+        turn_neck, turn_jaw = rotation_matrices(torch.tensor(neck)), rotation_matrices(torch.tensor(jaw))
+        joints = tables["joint_regressor"] @ tables["template"]
+        local = (tables["template"] - joints[2]) @ turn_jaw.T + joints[2]
+        torch.testing.assert_close(vertices[0], (local - joints[1]) @ turn_neck.T + joints[1], atol=1e-5, rtol=0)
+
     def test_pose_directions_take_the_rotations_row_by_row(self, tables):
         directions = torch.zeros_like(tables["pose_directions"])
         directions[9 + 1, 0] = 1.0  # second joint (jaw), entry (0, 1) of its matrix, x of the first vertex
@@ -122,6 +135,19 @@ class TestNeckField:
         back = undo_neck(target, grid)[0]
         before, after = (target[0] - tables["template"])[rigid], (back - tables["template"])[rigid]
         assert after.norm(dim=-1).max() < 0.12 * before.norm(dim=-1).max()  # what the grid's interpolation leaves
+
+    def test_the_coarse_grid_is_blurred_twice(self, field):
+        arguments = (torch.zeros(1, 400), *pose((0.0, 0.35, 0.0)))
+        target = field.coarse_mesh(*arguments)
+        reference = field.coarse_mesh(torch.zeros(1, 400), *pose())
+        offset, _ = surface_offsets(grid_points(8, 1.3), target, reference, field.mesh["coarse_faces"], 5e-3)
+        volume = offset[0].view(8, 8, 8, 3)
+        for _ in range(2):
+            index = torch.arange(-1, 9).clamp(0, 7)  # the border repeats
+            padded = volume[index][:, index][:, :, index]
+            volume = torch.stack([padded.roll((-i, -j, -k), (0, 1, 2))[:8, :8, :8] for i, j, k in _CELLS]).mean(0)
+        grid = neck_grid(target, reference, field.mesh["coarse_faces"], NeckConfig(), 1.3)
+        torch.testing.assert_close(grid.coarse[0], volume, atol=1e-6, rtol=0)
 
     def test_the_torso_stays(self, field):
         grid = field(torch.zeros(1, 300), torch.zeros(1, 100), *pose((0.0, 0.35, 0.0)))

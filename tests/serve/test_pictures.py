@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import tempfile
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -215,11 +216,23 @@ def test_random_damage_never_escapes_as_a_traceback(tmp_path: Path) -> None:
                 assert read_picture(tmp_path / "a").shape[2] == 3
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permission bits do not bind root")
-def test_unreadable(tmp_path: Path) -> None:
-    Image.fromarray(_scene()).save(tmp_path / "a.png")
-    (tmp_path / "a.png").chmod(0)
-    assert "permission" in _sentence(tmp_path / "a.png")
+def test_unreadable() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        path = Path(folder) / "a.png"
+        Image.fromarray(_scene()).save(path)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)  # permission bits do not bind root
+        try:
+            assert read_picture(path).shape == _scene().shape
+            os.seteuid(user)
+            path.chmod(0)
+            if user == 0:
+                os.seteuid(65534)
+            assert "permission" in _sentence(path)
+        finally:
+            os.seteuid(user)
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "jpeg", "webp", "PNG"])
