@@ -63,6 +63,7 @@ def save_weights(
         try:
             save_file(_apart(tensors), part)
             card_part.write_text(json.dumps(card, indent=1) + "\n")
+            os.chmod(part, card_part.stat().st_mode)  # safetensors lets only the owner read
             os.replace(part, path)
             os.replace(card_part, card_path)
         finally:
@@ -94,15 +95,19 @@ def read_card(folder: Path, kind: str) -> dict[str, Any]:
     path = folder / f"{kind}.json"
     if not folder.is_dir():
         raise InputError(f"{folder}: no such weights folder; make one with `triportrait convert FILE {folder}`")
-    if not path.is_file():
-        found = sorted(p.stem for p in folder.glob("*.safetensors"))
+    try:
+        text = path.read_text()
+    except FileNotFoundError as error:
+        found = sorted(p.name for p in folder.iterdir() if p.suffix in (".json", ".safetensors"))
         holds = f"it holds {', '.join(found)}" if found else "it holds no weights"
         raise InputError(
-            f"{folder}: expected {kind}.safetensors and {kind}.json, {holds}; convert the published file into it"
-        )
+            f"{path}: no such file in the weights folder, {holds}; convert the published file into it"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable ({error}); mend its permissions or convert again") from error
     try:
-        card = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        card = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({error}); convert the weights again") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT or card.get("kind") != kind:
         raise InputError(f"{path}: expected format {FORMAT} and kind {kind}; convert the weights again")
@@ -116,10 +121,14 @@ def read_tensors(folder: Path, kind: str) -> dict[str, Tensor]:
         InputError: the file is missing, damaged, or holds a number that is not finite.
     """
     path = folder / f"{kind}.safetensors"
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; convert the published weights again")
     try:
+        with path.open("rb"):  # safetensors calls everything that it cannot open missing
+            pass
         tensors = load_file(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; convert the published weights again") from error
+    except PermissionError as error:
+        raise InputError(f"{path}: permission denied; make the file readable") from error
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: not a whole safetensors file ({error}); convert the weights again") from error
     for name, tensor in tensors.items():
@@ -128,7 +137,7 @@ def read_tensors(folder: Path, kind: str) -> dict[str, Tensor]:
     return tensors
 
 
-def load_portrait(folder: Path, preset: str | None = None) -> Portrait4D:
+def load_portrait(folder: str | Path, preset: str | None = None) -> Portrait4D:
     """The portrait network in a weights folder, in evaluation mode on the CPU, with its neck field if FLAME is there.
 
     Args:
@@ -138,8 +147,13 @@ def load_portrait(folder: Path, preset: str | None = None) -> Portrait4D:
     Raises:
         InputError: weights missing, of another preset, damaged, not finite, or disagreeing with the sizes beside them.
     """
+    folder = Path(folder)
     card = read_card(folder, "portrait")
-    config = ModelConfig.from_dict(card["config"], f"{folder / 'portrait.json'} config")
+    config = ModelConfig.from_dict(card.get("config"), f"{folder / 'portrait.json'} config")
+    if config.preset in PRESETS and config != PRESETS[config.preset]():
+        raise InputError(
+            f"{folder / 'portrait.json'}: expected the sizes of the preset {config.preset}, got others; convert again"
+        )
     if preset is not None and config.preset != preset:
         raise InputError(f"{folder}: expected weights of the preset {preset}, got {config.preset}; name another folder")
     tensors = read_tensors(folder, "portrait")
@@ -172,12 +186,13 @@ def _load_neck(folder: Path, config: ModelConfig, tables: Mapping[str, Tensor]) 
     return NeckField(config.neck, config.render.box_side, flame, mesh) if flame else None
 
 
-def load_motion_encoder(folder: Path) -> MotionEncoder:
+def load_motion_encoder(folder: str | Path) -> MotionEncoder:
     """The motion encoder in a weights folder, in evaluation mode on the CPU.
 
     Raises:
         InputError: weights missing, damaged, not finite, or with other names or shapes.
     """
+    folder = Path(folder)
     read_card(folder, "motion")
     return build_motion_encoder(read_tensors(folder, "motion"), str(folder / "motion.safetensors"))
 
@@ -216,14 +231,3 @@ def check_names(wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Ten
 def _some(names: Iterable[str]) -> str:
     ordered = sorted(names)
     return ", ".join(ordered[:LISTED]) + (", ..." if len(ordered) > LISTED else "")
-
-
-def known_preset(name: str) -> ModelConfig:
-    """The config of a preset by its name.
-
-    Raises:
-        InputError: there is no such preset.
-    """
-    if name not in PRESETS:
-        raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {name!r}")
-    return PRESETS[name]()

@@ -1,4 +1,4 @@
-"""Every number of the model on one page, and the two presets made of them.
+"""Every size of the model on one page, and the two presets made of them.
 
 Sizes in the names: `_size` is the side of a square picture or feature map in pixels, `_width` a number of channels.
 """
@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from triportrait.core.errors import InputError
+
+LARGEST = 65536  # no size of a network is larger
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,15 @@ class ModelConfig:
     neck: NeckConfig = field(default_factory=NeckConfig)
 
     def __post_init__(self) -> None:
-        t, d, r = self.transformer, self.decoder, self.render
+        _check_numbers(self, "")
+        t, d, r, e = self.transformer, self.decoder, self.render, self.encoder
+        for name, values, length in (
+            ("encoder.trunk_widths", e.trunk_widths, 4),
+            ("encoder.trunk_blocks", e.trunk_blocks, 4),
+            ("render.superres_widths", r.superres_widths, 2),
+        ):
+            if len(values) != length:
+                raise InputError(f"{name}: expected {length} numbers, got {len(values)}")
         for name, width, heads in (
             ("transformer", t.token_width, t.num_heads),
             ("decoder", d.token_width, d.num_heads),
@@ -107,19 +117,33 @@ class ModelConfig:
             )
         if self.image_size % 32:
             raise InputError(f"image_size: expected a multiple of 32, got {self.image_size}")
+        if r.num_coarse < 4:
+            raise InputError(f"render.num_coarse: expected at least 4, got {r.num_coarse}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, read back by `from_dict`."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any], name: str = "config") -> ModelConfig:
+    def from_dict(cls, values: Any, name: str = "config") -> ModelConfig:
         """The config that `to_dict` wrote.
 
         Raises:
             InputError: unknown or missing fields, or a value of another type; `name` starts the sentence.
         """
         return _build(cls, values, name)
+
+
+def _check_numbers(values: Any, prefix: str) -> None:
+    """Every number positive, finite and below a bound that no network reaches; no list empty."""
+    for f in dataclasses.fields(values):
+        value, name = getattr(values, f.name), f"{prefix}{f.name}"
+        if dataclasses.is_dataclass(value):
+            _check_numbers(value, f"{name}.")
+        elif not isinstance(value, str):
+            numbers = value if isinstance(value, tuple) else (value,)
+            if not numbers or not all(0 < number <= LARGEST for number in numbers):
+                raise InputError(f"{name}: expected positive numbers up to {LARGEST}, got {value}")
 
 
 def _build(cls: Any, values: Any, name: str) -> Any:

@@ -8,8 +8,8 @@ from triportrait.core.config import ModelConfig
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.reconstruct.decode import Reconstructor
 from triportrait.core.render.superres import FoldedSuperResolution, SuperResolution
-from triportrait.core.render.volume import VolumeRenderer, over_background, resize_background
-from triportrait.core.types import Camera, Driving, NeckGrid, Rendering, Source
+from triportrait.core.render.volume import VolumeRenderer, over_background
+from triportrait.core.types import Camera, Driving, Head, Rendering, Source
 from triportrait.kernels.checks import shapes
 
 
@@ -19,8 +19,8 @@ class Portrait4D(nn.Module):
     `prepare` runs once per source, `reenact` once per driving frame, `render` once per view:
 
         source = portrait.prepare(image, v_s)
-        planes = portrait.reenact(source, Driving(v_d, neck))
-        rendering = portrait.render(planes, camera, source.background, neck)
+        head = portrait.reenact(source, Driving(v_d, neck))
+        rendering = portrait.render(head, camera)
 
     Attributes:
         config: every size of the model.
@@ -48,35 +48,39 @@ class Portrait4D(nn.Module):
             ValueError: a shape disagrees.
         """
         side = self.config.image_size
-        sizes = shapes(image=(image, f"B 3 {side} {side}"))
+        shapes(image=(image, f"B 3 {side} {side}"))
         if motion is not None:
             shapes(image=(image, "B 3 H W"), motion=(motion, f"B {self.config.transformer.motion_width}"))
         parts = self.reconstructor
         tokens, grid = parts.neutralizer(parts.global_encoder(image), motion)
-        background = resize_background(parts.background_encoder(image).sigmoid(), self.config.render.neural_size)
-        assert len(tokens) == sizes.B
-        return Source(parts.detail_encoder(image), tokens, grid, background)
+        background = parts.background_encoder(image).sigmoid()
+        return Source(parts.detail_encoder(image), tokens, grid, background, static=motion is None)
 
-    def reenact(self, source: Source, driving: Driving | None) -> Tensor:
-        """The planes [B, 3, H, W, C] of the source with the driver's expression; None: the static synthesizer."""
-        canonical = self.reconstructor.reenactor(
-            source.tokens, source.grid, None if driving is None else driving.motion
-        )
-        return self.reconstructor.plane_decoder(canonical, source.detail)
+    def reenact(self, source: Source, driving: Driving) -> Head:
+        """The source's head with the expression and the neck pose of a driving frame.
 
-    def render(
-        self, planes: Tensor, camera: Camera, background: Tensor, neck: NeckGrid | None = None, size: int | None = None
-    ) -> Rendering:
+        Raises:
+            ValueError: the source was prepared without motion and the driving frame has one, or the other way round.
+        """
+        if source.static != (driving.motion is None):
+            raise ValueError(
+                f"motion: expected {'none' if source.static else 'v_d'}, as the source was prepared "
+                f"{'without' if source.static else 'with'} v_s; give both or neither"
+            )
+        canonical = self.reconstructor.transfer(source.tokens, source.grid, driving.motion)
+        planes = self.reconstructor.plane_decoder(canonical, source.detail)
+        return Head(planes, source.background, driving.neck)
+
+    def render(self, head: Head, camera: Camera, size: int | None = None) -> Rendering:
         """A view of a head.
 
         Args:
-            planes: [B, 3, H, W, C] from `reenact`.
+            head: B heads.
             camera: B cameras.
-            background: [B, C, h, w] from `prepare`.
-            neck: B neck poses; None keeps the neck still.
             size: side of the ray grid, the config's neural size by default.
         """
-        feature, depth, opacity = over_background(self.volume(planes, camera, neck, size), background)
+        samples = self.volume(head.planes, camera, head.neck, size)
+        feature, depth, opacity = over_background(samples, head.background)
         raw_image = feature[:, :3]
         return Rendering(self.superres(raw_image, feature), raw_image, feature, depth, opacity)
 

@@ -61,13 +61,15 @@ class Source:
         detail: [B, C, S/2, S/2] detail features.
         tokens: [B, N, D], the global features after the neutral blocks.
         grid: height and width of the tokens, N in all.
-        background: [B, C, h, w] in [0, 1], at the size of the ray grid.
+        background: [B, C, S, S] in [0, 1].
+        static: the source keeps its own expression; no motion was taken out and none may come in.
     """
 
     detail: Tensor
     tokens: Tensor
     grid: tuple[int, int]
     background: Tensor
+    static: bool
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,26 @@ class Driving:
     """What one driving frame asks of the source.
 
     Attributes:
-        motion: [B, M], v_d.
-        neck: the driver's neck pose; None keeps the neck still.
+        motion: [B, M], v_d; None for a static source.
+        neck: the neck pose; None keeps the neck still.
     """
 
-    motion: Tensor
+    motion: Tensor | None
+    neck: NeckGrid | None = None
+
+
+@dataclass(frozen=True)
+class Head:
+    """A reenacted head, ready for views from any side.
+
+    Attributes:
+        planes: [B, 3, H, W, C], channels last.
+        background: [B, C, S, S] in [0, 1], what is behind the head, independent of the camera.
+        neck: the neck pose; None is a still neck.
+    """
+
+    planes: Tensor
+    background: Tensor
     neck: NeckGrid | None = None
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
+import torch
 from torch import Tensor
 
 
-def shapes(**contract: tuple[Tensor, str]) -> SimpleNamespace:
+def lifted(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or as it is when it is float64: where operators compute and sum."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def shapes(**contract: tuple[Tensor, str]) -> dict[str, int]:
     """Check tensors against named shapes and return the sizes that the names bind.
 
     `shapes(planes=(planes, "B 3 H W C"), points=(points, "B P 3"))` requires five and three dimensions, the literal 3s,
-    and one and the same B; it returns an object with the attributes B, H, W, C and P.
+    and one and the same B; it returns the sizes of B, H, W, C and P by their letters.
 
     Raises:
         ValueError: names the first tensor that disagrees, the shape wanted, where a size came from, the shape given.
@@ -27,4 +31,4 @@ def shapes(**contract: tuple[Tensor, str]) -> SimpleNamespace:
             origins = [f"{d}={bound[d][0]} from {bound[d][1]}" for d in wanted if d in bound and bound[d][1] != name]
             clause = f" with {', '.join(origins)}" if origins else ""
             raise ValueError(f"{name}: expected [{', '.join(wanted)}]{clause}, got {got}")
-    return SimpleNamespace(**{letter: size for letter, (size, _) in bound.items()})
+    return {letter: size for letter, (size, _) in bound.items()}

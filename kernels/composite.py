@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from triportrait.kernels.checks import shapes
+from triportrait.kernels.checks import lifted, shapes
 
 TRANSMITTANCE_FLOOR = 1e-10  # keeps the running product above zero behind an opaque interval
 
@@ -55,8 +55,9 @@ def composite(raw_density: Tensor, feature: Tensor, depths: Tensor) -> tuple[Ten
     """
     shapes(raw_density=(raw_density, "B R S"), feature=(feature, "B R S E"), depths=(depths, "B R S"))
     weights = interval_weights(raw_density, depths)  # [B, R, S-1]
-    spread = F.pad(weights, (1, 0)) + F.pad(weights, (0, 1))  # [B, R, S], twice the weight of each sample
-    pixel = torch.einsum("brs,brse->bre", (spread / 2).to(feature.dtype), feature)
+    spread = (F.pad(weights, (1, 0)) + F.pad(weights, (0, 1))) / 2  # [B, R, S], the weight of each sample
+    pixel = torch.einsum("brs,brse->bre", spread, lifted(feature).to(spread.dtype)).to(feature.dtype)
     opacity = weights.sum(-1)
-    depth = (spread * depths).sum(-1) / (2 * opacity)
-    return pixel, depth.nan_to_num(torch.inf, posinf=torch.inf), opacity
+    nothing = opacity == 0
+    depth = (spread * depths).sum(-1) / opacity.masked_fill(nothing, 1)  # 0/0 would poison every gradient
+    return pixel, depth.masked_fill(nothing, torch.inf), opacity

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from triportrait.kernels.checks import shapes
+from triportrait.kernels.checks import lifted, shapes
 from triportrait.kernels.triplane import sample_triplane
 
 FEATURE_MARGIN = 0.001  # the sigmoid is widened so that 0 and 1 can be reached
@@ -40,7 +40,8 @@ def decode_field(planes: Tensor, points: Tensor, weights: FieldWeights) -> tuple
         weights: the MLP.
 
     Returns:
-        raw_density [B, P] float32, before the softplus; feature [B, P, E] in the dtype of `planes`, in [-0.001, 1.001].
+        raw_density [B, P] float32 (float64 for float64 planes), before the softplus; feature [B, P, E] in the dtype of
+        `planes`, in [-0.001, 1.001].
 
     Raises:
         ValueError: a shape disagrees.
@@ -57,7 +58,8 @@ def decode_field(planes: Tensor, points: Tensor, weights: FieldWeights) -> tuple
         feature_weight=(weights.feature_weight, "E K"),
         feature_bias=(weights.feature_bias, "E"),
     )
-    hidden = F.softplus(F.linear(sample_triplane(planes, points), weights.hidden_weight, weights.hidden_bias))
-    raw_density = F.linear(hidden, weights.density_weight, weights.density_bias)[..., 0]  # [B, P]
-    feature = torch.sigmoid(F.linear(hidden, weights.feature_weight, weights.feature_bias))  # [B, P, E]
-    return raw_density.float(), feature * (1 + 2 * FEATURE_MARGIN) - FEATURE_MARGIN
+    w = FieldWeights(*(lifted(weight) for weight in weights))
+    hidden = F.softplus(F.linear(sample_triplane(lifted(planes), points), w.hidden_weight, w.hidden_bias))
+    raw_density = F.linear(hidden, w.density_weight, w.density_bias)[..., 0]  # [B, P]
+    feature = torch.sigmoid(F.linear(hidden, w.feature_weight, w.feature_bias))  # [B, P, E]
+    return raw_density, (feature * (1 + 2 * FEATURE_MARGIN) - FEATURE_MARGIN).to(planes.dtype)

@@ -14,10 +14,6 @@ from triportrait.kernels.checks import shapes
 TAPS = (1 / 8, 3 / 8, 3 / 8, 1 / 8)
 
 
-def _taps(image: Tensor, gain: float) -> Tensor:
-    return torch.tensor(TAPS, dtype=image.dtype, device=image.device) * gain
-
-
 def smooth_fir(image: Tensor, gain: float = 1.0) -> Tensor:
     """Filter an image that is padded by one zero on each side.
 
@@ -31,10 +27,8 @@ def smooth_fir(image: Tensor, gain: float = 1.0) -> Tensor:
     Raises:
         ValueError: a shape disagrees.
     """
-    C = shapes(image=(image, "B C H W")).C
-    taps = _taps(image, gain**0.5)
-    rows = F.conv2d(image, taps.view(1, 1, 4, 1).expand(C, 1, 4, 1), padding=(1, 0), groups=C)
-    return F.conv2d(rows, taps.view(1, 1, 1, 4).expand(C, 1, 1, 4), padding=(0, 1), groups=C)
+    shapes(image=(image, "B C H W"))
+    return _smooth(_smooth(F.pad(image, (1, 1, 1, 1)), -2), -1) * gain
 
 
 def upsample_fir(image: Tensor) -> Tensor:
@@ -49,7 +43,22 @@ def upsample_fir(image: Tensor) -> Tensor:
     Raises:
         ValueError: a shape disagrees.
     """
-    C = shapes(image=(image, "B C H W")).C
-    taps = _taps(image, 2.0)
-    kernel = (taps[:, None] * taps[None, :]).expand(C, 1, 4, 4)
-    return F.conv_transpose2d(image, kernel, stride=2, padding=1, groups=C)
+    shapes(image=(image, "B C H W"))
+    return _double(_double(image, -2), -1)
+
+
+def _smooth(image: Tensor, dim: int) -> Tensor:
+    """The filter along one dimension, over the image as it is: three shorter."""
+    size = image.shape[dim] - 3
+    near = image.narrow(dim, 1, size) + image.narrow(dim, 2, size)
+    far = image.narrow(dim, 0, size) + image.narrow(dim, 3, size)
+    return TAPS[1] * near + TAPS[0] * far
+
+
+def _double(image: Tensor, dim: int) -> Tensor:
+    """Zeros in between and the filter with gain 2 along one dimension: each new value sees two old ones."""
+    size = image.shape[dim]
+    padded = F.pad(image, (1, 1) if dim == -1 else (0, 0, 1, 1))
+    before, here, after = (padded.narrow(dim, i, size) for i in range(3))
+    even, odd = TAPS[1] * here + TAPS[0] * before, TAPS[1] * here + TAPS[0] * after
+    return 2 * torch.stack([even, odd], dim).flatten(dim - 1, dim)

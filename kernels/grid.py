@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from triportrait.kernels.checks import shapes
+from triportrait.kernels.checks import lifted, shapes
 
 
 def lookup_grid(grid: Tensor, points: Tensor) -> Tensor:
@@ -28,5 +28,6 @@ def lookup_grid(grid: Tensor, points: Tensor) -> Tensor:
     """
     shapes(grid=(grid, "B X Y Z C"), points=(points, "B P 3"))
     flipped = points.flip(-1)[:, None, None]  # [B, 1, 1, P, 3]: grid_sample wants the innermost axis first
-    values = F.grid_sample(grid.permute(0, 4, 1, 2, 3), flipped.to(grid.dtype), align_corners=True)
-    return values[:, :, 0, 0].mT  # [B, P, C]
+    wide = lifted(grid)
+    values = F.grid_sample(wide.permute(0, 4, 1, 2, 3), flipped.to(wide.dtype), align_corners=True)
+    return values[:, :, 0, 0].mT.to(grid.dtype)  # [B, P, C]

@@ -57,8 +57,10 @@ def importance_depths(depths: Tensor, weights: Tensor, uniforms: Tensor) -> Tens
         ValueError: a shape disagrees, or S is below 4.
     """
     sizes = shapes(depths=(depths, "B R S"), uniforms=(uniforms, "B R N"))
-    if weights.shape != (sizes.B, sizes.R, sizes.S - 1) or sizes.S < 4:
-        raise ValueError(f"weights: expected [B, R, S-1] with S={sizes.S} >= 4 from depths, got {list(weights.shape)}")
+    if weights.shape != (sizes["B"], sizes["R"], sizes["S"] - 1) or sizes["S"] < 4:
+        raise ValueError(
+            f"weights: expected [B, R, S-1] with S={sizes['S']} >= 4 from depths, got {list(weights.shape)}"
+        )
     with torch.no_grad():
         peak = F.max_pool1d(weights.flatten(0, 1)[:, None], 2, 1, padding=1)  # [B*R, 1, S]
         smooth = F.avg_pool1d(peak, 2, 1).view_as(weights) + WEIGHT_FLOOR  # [B, R, S-1]

@@ -68,7 +68,7 @@ def _query(
         squared += t * (t * length - 2 * offset)
         best = squared.amin(-1)
         ties = squared <= (best * (1 + TIE) + TIE**2)[:, None]
-        face = torch.where(ties, first_face, len(faces)).amin(-1)
+        face = torch.where(ties, first_face, len(faces) - 1).amin(-1)
         if len(large):
             plane, inside = _plane_distance(chunk, corners[large], normal[large])
             closest, index = plane.masked_fill(~inside, torch.inf).min(-1)

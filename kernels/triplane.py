@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from triportrait.kernels.checks import shapes
+from triportrait.kernels.checks import lifted, shapes
 
 
 def sample_triplane(planes: Tensor, points: Tensor) -> Tensor:
@@ -33,10 +33,12 @@ def sample_triplane(planes: Tensor, points: Tensor) -> Tensor:
     """
     shapes(planes=(planes, "B 3 H W C"), points=(points, "B P 3"))
     B, _, H, W, C = planes.shape
-    pairs = torch.stack([points[..., [0, 1]], points[..., [1, 2]], points[..., [2, 0]]], 1)  # [B, 3, P, 2]
+    wide = lifted(planes)
+    zx = torch.stack([points[..., 2], points[..., 0]], -1)
+    pairs = torch.stack([points[..., :2], points[..., 1:], zx], 1)  # [B, 3, P, 2]
     taps = F.grid_sample(
-        planes.reshape(B * 3, H, W, C).permute(0, 3, 1, 2),  # [B*3, C, H, W], still channels last in memory
-        pairs.reshape(B * 3, 1, -1, 2).to(planes.dtype),
+        wide.reshape(B * 3, H, W, C).permute(0, 3, 1, 2),  # [B*3, C, H, W], still channels last in memory
+        pairs.reshape(B * 3, 1, -1, 2).to(wide.dtype),
         align_corners=False,
     )  # [B*3, C, 1, P]
-    return taps.view(B, 3, C, -1).mean(1).mT  # [B, P, C]
+    return taps.view(B, 3, C, -1).mean(1).mT.to(planes.dtype)  # [B, P, C]

@@ -24,7 +24,15 @@ from av.stream import Disposition
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
 from triportrait.core.errors import InputError
-from triportrait.serve.pictures import PICTURE_ENDINGS, list_pictures, read_picture, reason_of
+from triportrait.serve.pictures import (
+    PICTURE_ENDINGS,
+    check_picture,
+    list_pictures,
+    read_picture,
+    reason_of,
+    refused_still,
+    still_kind,
+)
 
 PICTURES_FPS = Fraction(25)
 
@@ -53,7 +61,7 @@ class Frame:
     index: int
 
 
-_Images = Generator[tuple[Fraction, Callable[[], np.ndarray]], None, None]
+_Images = Generator[tuple[Fraction, Callable[[], np.ndarray | None]], None, None]
 
 
 class Clip(ABC):
@@ -61,9 +69,11 @@ class Clip(ABC):
 
     Attributes:
         path: where it came from.
+        files: everything that is read: the video, or each picture.
         fps: average rate in frames per second (25 for pictures); the true times are those of the frames.
         size_px: (width, height) of the first frame, upright and with square pixels.
         frame_count: an estimate for a progress bar, None when the file does not say.
+        least_count: frames that are there for certain, as far as that can be told before decoding; 0 where it cannot.
         has_audio: whether `VideoWriter(audio_from=...)` has something to take.
         warnings: sentences about damage, complete once `frames()` has ended.
         start_s: time of the first frame on the file's own clock, which the sound shares.
@@ -76,6 +86,8 @@ class Clip(ABC):
         self.fps = fps
         self.size_px = size_px
         self.frame_count = frame_count
+        self.files: Sequence[Path] = [path]
+        self.least_count = 0
         self.has_audio = False
         self.warnings: list[str] = []
         self.start_s = Fraction(0)
@@ -85,7 +97,7 @@ class Clip(ABC):
         """Decode the frames in the order they are shown, the first `limit` of them.
 
         May be called again for another pass; closing the iterator early closes the file. Frames that do not decode
-        are left out and told in `warnings`.
+        are left out and told in `warnings`; a picture that is left out keeps its time and its index.
         """
         self.warnings.clear()
         self.cut_s = None
@@ -96,7 +108,9 @@ class Clip(ABC):
                 if limit is not None and index >= limit:
                     self.cut_s = time_s
                     return
-                yield Frame(image(), float(time_s), index)
+                pixels = image()
+                if pixels is not None:
+                    yield Frame(pixels, float(time_s), index)
         except GeneratorExit:
             self.cut_s = time_s + 1 / self.fps
             raise
@@ -105,18 +119,40 @@ class Clip(ABC):
 
     @abstractmethod
     def _images(self) -> _Images:
-        """Generate (time, function that gives the pixels); pixels are made only for frames that are used."""
+        """Generate (time, function that gives the pixels); pixels are made only for frames that are used.
+
+        None instead of pixels leaves a frame out.
+        """
 
 
 class _Pictures(Clip):
     def __init__(self, path: Path, files: Sequence[Path]) -> None:
         height, width, _ = read_picture(files[0]).shape
+        for file in files[1:]:
+            check_picture(file)
         super().__init__(path, PICTURES_FPS, (width, height), len(files))
-        self._files = files
+        self.files = files
+        self.least_count = len(files)
 
     def _images(self) -> _Images:
-        for index, file in enumerate(self._files):
-            yield index / self.fps, partial(read_picture, file)
+        damaged: list[Path] = []
+
+        def read(file: Path) -> np.ndarray | None:
+            try:
+                return read_picture(file)
+            except InputError:
+                damaged.append(file)
+                return None
+
+        try:
+            for index, file in enumerate(self.files):
+                yield index / self.fps, partial(read, file)
+        finally:
+            if damaged:
+                self.warnings.append(
+                    f"{self.path}: {len(damaged)} of {len(self.files)} pictures are damaged and were left out, the "
+                    f"first is {damaged[0].name}"
+                )
 
 
 class _Video(Clip):
@@ -137,7 +173,9 @@ class _Video(Clip):
             duration_s = _duration_s(container, stream)
             audio = any(s.codec_context is not None for s in container.streams.audio)
             # Only mp4 and its kin hold an index of every frame before anything is read.
-            indexed = len(stream.index_entries) if "mp4" in container.format.name and stream.frames else 0
+            entries = list(stream.index_entries) if "mp4" in container.format.name and stream.frames else []
+            indexed, bytes_here = len(entries), path.stat().st_size
+            there = sum(not e.is_discard and e.pos + e.size <= bytes_here for e in entries)
             self._declared_s = duration_s if "matroska" in container.format.name else None
             # AVI knows only the order of decoding: what libav offers as presentation times there is a guess.
             self._by_dts = container.format.name == "avi"
@@ -152,6 +190,8 @@ class _Video(Clip):
         self.has_audio = audio
         self.start_s = start * self._time_base if start is not None else Fraction(0)
         self._indexed = indexed
+        # VP8 has packets that are never shown.
+        self.least_count = there if stream.codec_context.name != "vp8" else 0
 
     def _images(self) -> _Images:
         tally = _Tally()
@@ -212,7 +252,8 @@ class _Tally:
 def open_clip(path: str | os.PathLike[str]) -> Clip:
     """Open a driving source: a video file of any kind libav decodes, a folder of pictures (25 fps), or one picture.
 
-    The first frame is decoded already here, so that a file of no use is refused before any work.
+    The first frame is decoded already here and every header of a folder is read, so that a file of no use is refused
+    before any work. Pictures whose damage shows only later are left out, as frames of a video are.
 
     Raises: `InputError` when the path is missing or unreadable, holds no video, or none of its frames decodes.
     """
@@ -221,6 +262,9 @@ def open_clip(path: str | os.PathLike[str]) -> Clip:
         return _Pictures(path, list_pictures(path))
     if path.suffix.lower() in PICTURE_ENDINGS and path.suffix.lower() != ".gif":
         return _Pictures(path, [path])
+    kind = still_kind(path)
+    if kind is not None:
+        raise refused_still(path, kind)
     return _Video(path)
 
 
@@ -282,7 +326,8 @@ def _video_stream(path: Path, container: InputContainer) -> av.VideoStream:
     stream = best if isinstance(best, av.VideoStream) and best in streams else streams[0]
     if stream.codec_context is None:
         raise InputError(f"{path}: no decoder for its video stream; convert it to H.264")
-    stream.thread_type = ThreadType.AUTO
+    # Threads that decode whole frames ahead would drop good ones with a damaged one, more of them on more cores.
+    stream.thread_type = ThreadType.SLICE
     return stream
 
 

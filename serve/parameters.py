@@ -8,6 +8,9 @@ clip/bfm2flame_params_simplified/...     the same, from the quick estimate; used
 
 from __future__ import annotations
 
+import math
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +19,25 @@ import torch
 from torch import Tensor
 
 from triportrait.core.errors import InputError
+from triportrait.core.motion.crop import anchors_of
 from triportrait.core.render.cameras import camera_from_label
 from triportrait.core.types import Camera
+from triportrait.serve.pictures import as_people_count, reason_of
 
 PICTURES, LANDMARKS = "align_images", "3dldmks_align"
 PARAMETERS = ("flame_optim_params", "bfm2flame_params_simplified")
 LENGTHS = {"camera": 25, "shape": 300, "expression": 100, "neck": 3, "jaw": 3, "eyes": 6}
 TOTAL = sum(LENGTHS.values())
 ROTATION_TOLERANCE = 1e-3
+# Beyond these a file is damaged or of another kind; honest ones stay far inside.
+LARGEST_COEFFICIENT = 100.0
+LARGEST_TURN = 2 * math.pi
+LARGEST_POSITION = 100.0  # scene units
+LARGEST_FOCAL_LENGTH = 50.0  # picture widths
+LARGEST_CENTRE = 5.0  # picture widths from the picture's corner
+LARGEST_LANDMARK_PX = 5000.0
+MOST_NUMBERS = 100_000
+SMALLEST_FACE_PX = 1.0  # between the farthest two of the three points that place a face
 
 
 @dataclass(frozen=True)
@@ -70,10 +84,26 @@ class TrackedFolder:
 
     @property
     def names(self) -> list[str]:
-        """The names without ending that have files, in order."""
+        """The names without ending that have files, in the order people number them; hidden files are left out."""
         folder = self.parameters or self.landmarks
         assert folder is not None
-        return sorted(path.stem for path in folder.glob("*.npy"))
+        found = [path for path in folder.glob("*.npy") if not path.name.startswith(".")]
+        return [path.stem for path in sorted(found, key=as_people_count)]
+
+    def files(self, names: Sequence[str]) -> list[Path]:
+        """The files of these pictures, whether they are there or not."""
+        folders = [folder for folder in (self.parameters, self.landmarks) if folder is not None]
+        return [folder / f"{name}.npy" for name in names for folder in folders]
+
+    def check(self, names: Sequence[str]) -> None:
+        """See before any work that every picture has its files; they are not read.
+
+        Raises:
+            InputError: the first that is missing.
+        """
+        for path in self.files(names):
+            if not path.is_file():
+                raise _missing(path)
 
     def at(self, name: str) -> Tracking:
         """The files of one picture.
@@ -99,49 +129,124 @@ def read_parameters(path: Path) -> HeadParameters:
     """Read a file of 437 numbers.
 
     Raises:
-        InputError: missing, damaged, of another length, not finite, or its camera is not a rotation.
+        InputError: missing, damaged, of another length, not finite, beyond what a head can be, or its camera is none.
     """
-    values = torch.from_numpy(_read_array(path).astype(np.float32).reshape(-1))
+    values = torch.from_numpy(_read_array(path).reshape(-1))
     if len(values) != TOTAL:
         raise InputError(f"{path}: expected {TOTAL} numbers, got {len(values)}; make the parameters again")
     label, shape, expression, neck, jaw, eyes = values[None].split(list(LENGTHS.values()), dim=1)
     camera = camera_from_label(label)
-    rotation = camera.world_from_camera[0, :3, :3]
+    _check_camera(path, camera)
+    for name, part, bound in (
+        ("shape", shape, LARGEST_COEFFICIENT),
+        ("expression", expression, LARGEST_COEFFICIENT),
+        ("neck", neck, LARGEST_TURN),
+        ("jaw", jaw, LARGEST_TURN),
+        ("eyes", eyes, LARGEST_TURN),
+    ):
+        largest = part.abs().max().item()
+        if largest > bound:
+            raise InputError(
+                f"{path}: expected {name} numbers within ±{bound:.4g}, got {largest:.4g}; make the parameters again"
+            )
+    return HeadParameters(camera, shape, expression, neck, jaw, eyes)
+
+
+def _check_camera(path: Path, camera: Camera) -> None:
+    pose, intrinsics = camera.world_from_camera[0], camera.intrinsics[0]
+    rotation, position = pose[:3, :3], pose[:3, 3]
     if not torch.allclose(rotation @ rotation.T, torch.eye(3), atol=ROTATION_TOLERANCE) or rotation.det() < 0:
         raise InputError(
             f"{path}: the camera's first three rows and columns are no rotation; make the parameters again"
         )
-    if camera.intrinsics[0, 0, 0] <= 0 or camera.intrinsics[0, 0, 0] > 50:
+    if not torch.allclose(pose[3], torch.tensor([0.0, 0.0, 0.0, 1.0]), atol=ROTATION_TOLERANCE):
+        raise InputError(f"{path}: expected the camera's last row to be 0 0 0 1, got {_row(pose[3])}; make it again")
+    if position.abs().max() > LARGEST_POSITION:
         raise InputError(
-            f"{path}: expected a focal length in picture widths (4.757 as published), got "
-            f"{camera.intrinsics[0, 0, 0]:g}; divide pixel intrinsics by the picture's width"
+            f"{path}: expected a camera within {LARGEST_POSITION:g} units of the head, got {_row(position)}; make the "
+            "parameters again"
         )
-    return HeadParameters(camera, shape, expression, neck, jaw, eyes)
+    for focal in (intrinsics[0, 0].item(), intrinsics[1, 1].item()):
+        if not 0 < focal <= LARGEST_FOCAL_LENGTH:
+            raise InputError(
+                f"{path}: expected a focal length in picture widths (4.757 as published), got {focal:g}; divide pixel "
+                "intrinsics by the picture's width"
+            )
+    if intrinsics[:2, 2].abs().max() > LARGEST_CENTRE:
+        raise InputError(
+            f"{path}: expected the picture's centre in picture widths (0.5 0.5 as published), got "
+            f"{_row(intrinsics[:2, 2])}; divide pixel intrinsics by the picture's width"
+        )
+    rest = torch.cat([intrinsics[1, :1], intrinsics[2]])
+    if not torch.allclose(rest, torch.tensor([0.0, 0.0, 0.0, 1.0]), atol=ROTATION_TOLERANCE) or (
+        intrinsics[0, 1].abs() > intrinsics[0, 0]
+    ):
+        raise InputError(
+            f"{path}: expected intrinsics f 0 cx, 0 f cy, 0 0 1 row by row, got {_row(intrinsics.flatten())}; make the "
+            "parameters again"
+        )
 
 
 def read_landmarks(path: Path) -> Tensor:
     """Read 68 landmarks as [1, 68, 2 or 3].
 
     Raises:
-        InputError: missing, damaged, of another shape, or not finite.
+        InputError: missing, damaged, of another shape, not finite, far outside the picture, or no face.
     """
     values = _read_array(path)
     if values.ndim != 2 or values.shape[0] != 68 or values.shape[1] not in (2, 3):
         raise InputError(
             f"{path}: expected landmarks [68, 2] or [68, 3], got {list(values.shape)}; track the face again"
         )
-    return torch.from_numpy(values.astype(np.float32))[None]
+    largest = float(np.abs(values).max())
+    if largest > LARGEST_LANDMARK_PX:
+        raise InputError(
+            f"{path}: expected landmarks within ±{LARGEST_LANDMARK_PX:g} px, got {largest:.4g}; track the face again"
+        )
+    landmarks = torch.from_numpy(values)[None]
+    anchors = anchors_of(landmarks)[0]
+    if torch.cdist(anchors, anchors).max() < SMALLEST_FACE_PX:
+        raise InputError(
+            f"{path}: expected the landmarks of a face, the eyes and the mouth lie in one point; track the face again"
+        )
+    return landmarks
 
 
 def _read_array(path: Path) -> np.ndarray:
+    """Read a .npy file as finite float32; nothing is allocated for what its header only promises."""
     try:
-        values = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            whole = file.read(6) == b"\x93NUMPY"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            values = np.load(path, mmap_mode="r", allow_pickle=False) if whole else None
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; every picture of a tracked folder needs one") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: not a whole .npy file ({error}); make it again") from error
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+        raise _missing(path) from error
+    except OSError as error:
+        raise InputError(f"{path}: it cannot be read ({reason_of(error)}); check the path and its rights") from error
+    except (ValueError, EOFError, MemoryError, OverflowError, TypeError, SyntaxError, KeyError) as error:
+        # What numpy says of a damaged header is advice that would run the file.
+        raise _damaged(path) from error
+    if not isinstance(values, np.ndarray):
+        raise _damaged(path)
+    if values.dtype.kind not in "fiu":
         raise InputError(f"{path}: expected an array of numbers; make it again")
+    if values.size > MOST_NUMBERS:
+        raise InputError(f"{path}: expected the numbers of one picture, got {values.size:,} of them; make it again")
+    with np.errstate(over="ignore"):
+        values = np.array(values, dtype=np.float32)
     if not np.isfinite(values).all():
         raise InputError(f"{path}: holds numbers that are not finite; make it again")
     return values
+
+
+def _missing(path: Path) -> InputError:
+    return InputError(f"{path}: no such file; every picture of a tracked folder needs one")
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(f"{path}: not a whole .npy file of numbers; make it again")
+
+
+def _row(values: Tensor) -> str:
+    return " ".join(f"{value:.4g}" for value in values.tolist())

@@ -6,11 +6,13 @@ Every picture is a uint8 array `[H, W, 3]` in sRGB, upright. What a picture cann
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
 import secrets
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +30,10 @@ LARGEST_PICTURE_PX = 100_000_000
 # Named, because Pillow's full list holds EPS, which starts Ghostscript on a stranger's file.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
 _WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+# Brands of single pictures in the container that mp4 uses; sequences (hevc, msf1, avis) are videos to libav.
+_STILL_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif")
+_PILLOW_LIMIT = threading.Lock()
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # Everything that Pillow's readers are known to raise on damaged bytes.
 _DAMAGE = (
@@ -61,34 +66,54 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
         64 px or it has more than 100 megapixels (told from the header, before anything is decoded).
     """
     path = Path(path)
-    _check_readable(path)
+    with _opened(path) as picture:
+        try:
+            picture.load()
+            return _to_rgb(path, picture)
+        except InputError:
+            raise
+        except _DAMAGE as error:
+            raise InputError(f"{path}: the picture is damaged ({_first_line(error)}); save or copy it again") from error
+
+
+def check_picture(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Check the header of a picture file without decoding it: everything that `read_picture` refuses but damage within.
+
+    Returns: (width, height) in pixels before the orientation.
+    Raises: `InputError` as `read_picture` does.
+    """
+    with _opened(Path(path)) as picture:
+        return picture.size
+
+
+def still_kind(path: Path) -> str | None:
+    """Tell a HEIC or AVIF picture by its first bytes, whatever its ending: its container is that of mp4.
+
+    Returns: "HEIC" or "AVIF"; None for anything else, and where the file cannot be read.
+    """
     try:
-        with Image.open(path, formats=_FORMATS) as picture:
-            _check_size(path, *picture.size)
-            try:
-                picture.load()
-                return _to_rgb(path, picture)
-            except InputError:
-                raise
-            except _DAMAGE as error:
-                raise InputError(
-                    f"{path}: the picture is damaged ({_first_line(error)}); save or copy it again"
-                ) from error
-    except InputError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large(path, "more") from error
-    except _DAMAGE as error:
-        raise InputError(f"{path}: {_not_a_picture(path)}; save it as PNG or JPEG") from error
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError:
+        return None
+    if start[4:8] != b"ftyp" or start[8:12] not in _STILL_BRANDS:
+        return None
+    brands = start[8 : max(12, int.from_bytes(start[:4], "big"))]
+    return "AVIF" if b"avif" in brands else "HEIC"
 
 
-def write_picture(path: str | os.PathLike[str], image: np.ndarray) -> None:
-    """Write uint8 `[H, W, 3]` RGB as .png, .jpg, .jpeg or .webp, replacing an existing file only when it is complete.
+def refused_still(path: Path, kind: str) -> InputError:
+    """The sentence for a picture of a `still_kind`."""
+    return InputError(f"{path}: {kind} pictures cannot be read; save it as PNG or JPEG")
 
-    JPEG and WebP are written at quality 95, JPEG without chroma subsampling.
 
-    Raises: `InputError` for another ending or when the folder or disk refuses; `ValueError` when `image` is not uint8
-        `[H, W, 3]`.
+def write_picture(path: str | os.PathLike[str], image: np.ndarray, *, overwrite: bool = False) -> None:
+    """Write uint8 `[H, W, 3]` RGB as .png, .jpg, .jpeg or .webp, which appears only when it is complete.
+
+    JPEG and WebP are written at quality 95, JPEG without chroma subsampling. `overwrite` replaces an existing file.
+
+    Raises: `InputError` for another ending, for a file that exists, or when the folder or disk refuses; `ValueError`
+        when `image` is not uint8 `[H, W, 3]`.
     """
     path = Path(path)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -96,8 +121,8 @@ def write_picture(path: str | os.PathLike[str], image: np.ndarray) -> None:
     kind = _WRITTEN.get(path.suffix.lower())
     if kind is None:
         known = " ".join(_WRITTEN)
-        raise InputError(f"{path}: a picture ending is wanted ({known}), {path.suffix or 'none'!r} came; rename it")
-    with writing(path), replacing(path) as temporary:
+        raise InputError(f"{path}: a picture ending is wanted ({known}), {ending_of(path)} came; rename it")
+    with writing(path), replacing(path, overwrite) as temporary:
         Image.fromarray(np.ascontiguousarray(image)).save(temporary, format=kind, quality=95, subsampling=0)
 
 
@@ -106,24 +131,36 @@ def list_pictures(folder: str | os.PathLike[str]) -> list[Path]:
 
     Hidden files and other endings are left out, sub-folders are not entered.
 
-    Raises: `InputError` when `folder` is no readable folder or holds no picture.
+    Raises: `InputError` when `folder` is no readable folder, holds no picture, or a link in it leads nowhere.
     """
     folder = Path(folder)
     try:
         found = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_ENDINGS and not p.name.startswith(".")]
     except OSError as error:
         raise InputError(f"{folder}: a folder of pictures is wanted ({reason_of(error)}); check the path") from error
+    for path in found:
+        if path.is_symlink() and not path.exists():
+            # Left out silently, it would shift every later frame.
+            raise InputError(f"{path}: this link leads nowhere; bring back what it points to or remove it")
     found = [p for p in found if p.is_file()]
     if not found:
         raise InputError(f"{folder}: no picture in this folder; put {' '.join(PICTURE_ENDINGS)} files into it")
-    return sorted(found, key=_natural)
+    return sorted(found, key=as_people_count)
+
+
+def as_people_count(path: Path) -> tuple[list[str | int], str]:
+    """The sorting key of names with numbers in them: 2 before 10."""
+    parts = re.split(r"([0-9]+)", path.name.casefold())
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
     """Give a temporary file beside `path` that becomes `path` when the block ends well, and vanishes when it does not.
 
-    A link is followed: what it points to is replaced.
+    A link is followed: what it points to is made, or replaced.
+
+    Raises: `InputError` when `overwrite` is false and `path` exists at the end: what appeared meanwhile is kept.
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.stem[:64]}.{secrets.token_hex(6)}{target.suffix}")
@@ -131,9 +168,31 @@ def replacing(path: Path) -> Iterator[Path]:
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
-        os.replace(temporary, target)
+        if overwrite:
+            os.replace(temporary, target)
+        else:
+            try:
+                _put(temporary, target)
+            except FileExistsError as error:
+                raise InputError(f"{path}: it appeared meanwhile and was kept; pass --overwrite to replace it") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _put(temporary: Path, target: Path) -> None:
+    """Give a file its name unless the name is taken. Raises: `FileExistsError`."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        # A file system without links (FAT, some network disks): an empty file holds the name until the whole one comes.
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        try:
+            os.replace(temporary, target)
+        except OSError:
+            target.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager
@@ -142,15 +201,53 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(
-            f"{path}: it could not be written ({reason_of(error)}); free some space or choose another folder"
-        ) from error
+        folder = Path(os.path.realpath(path)).parent
+        reason, advice = reason_of(error), "choose another folder"
+        if error.errno in _NO_ROOM:
+            advice = "free some space or choose another folder"
+        elif error.errno == errno.ENOENT:
+            reason = f"its folder {folder} {'takes no new files' if folder.is_dir() else 'is gone'}"
+        raise InputError(f"{path}: it could not be written ({reason}); {advice}") from error
+
+
+def ending_of(path: Path) -> str:
+    """Say which ending a name has, for a sentence about a wrong one."""
+    return repr(path.suffix) if path.suffix else "no ending"
 
 
 def reason_of(error: OSError) -> str:
     """Say in the system's words, in lower case, why a file operation failed: `no such file or directory`."""
     said = error.strerror or str(error) or type(error).__name__
     return said[:1].lower() + said[1:]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open a picture and check what its header says.
+
+    Raises: `InputError` when it is missing, unreadable, no picture, or of a size that is not wanted.
+    """
+    _check_readable(path)
+    kind = still_kind(path)
+    if kind is not None:
+        raise refused_still(path, kind)
+    try:
+        picture = _open(path)
+    except _DAMAGE as error:
+        raise InputError(f"{path}: this is not a picture that can be read; save it as PNG or JPEG") from error
+    with picture:
+        _check_size(path, *picture.size)
+        yield picture
+
+
+def _open(path: Path) -> Image.Image:
+    # Pillow's own limit warns on the terminal and hides the size; ours comes right after. Others keep theirs.
+    with _PILLOW_LIMIT:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path, formats=_FORMATS)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _check_readable(path: Path) -> None:
@@ -167,25 +264,15 @@ def _check_readable(path: Path) -> None:
 
 def _check_size(path: Path, width_px: int, height_px: int) -> None:
     if width_px * height_px > LARGEST_PICTURE_PX:
-        raise _too_large(path, f"{width_px} × {height_px}")
+        raise InputError(
+            f"{path}: at most {LARGEST_PICTURE_PX // 1_000_000} megapixels are wanted, {width_px} × {height_px} px came; "
+            "make it smaller"
+        )
     if min(width_px, height_px) < SMALLEST_SIDE_PX:
         raise InputError(
             f"{path}: a picture of at least {SMALLEST_SIDE_PX} px on its shorter side is wanted, {width_px} × "
             f"{height_px} px came; use a larger one"
         )
-
-
-def _too_large(path: Path, came: str) -> InputError:
-    most = LARGEST_PICTURE_PX // 1_000_000
-    return InputError(f"{path}: at most {most} megapixels are wanted, {came} px came; make it smaller")
-
-
-def _not_a_picture(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(12)
-    if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS:
-        return "HEIC pictures cannot be read"
-    return "this is not a picture that can be read"
 
 
 def _first_line(error: BaseException) -> str:
@@ -245,8 +332,3 @@ def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return picture
     return turned if turned is not None else picture
-
-
-def _natural(path: Path) -> tuple[list[str | int], str]:
-    parts = re.split(r"([0-9]+)", path.name.casefold())
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name

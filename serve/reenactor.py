@@ -67,7 +67,7 @@ class Reenactor:
             "neutral blocks": r.neutralizer,
             "background": r.background_encoder,
             "detail encoder": r.detail_encoder,
-            "motion blocks": r.reenactor,
+            "motion blocks": r.transfer,
             "plane decoder": r.plane_decoder,
             "volume rendering": self.portrait.volume,
             "super-resolution": self.portrait.superres,
@@ -116,15 +116,13 @@ class Reenactor:
         Raises:
             InputError: the network made numbers that are not finite.
         """
-        driving = None
-        if not self.static:
-            driving = Driving(self._motion(to_tensor(image).to(self.device), tracking))
-        planes = self.portrait.reenact(prepared.source, driving)
-        _check_finite("planes", planes)
+        motion = None if self.static else self._motion(to_tensor(image).to(self.device), tracking)
         grid = self._neck_grid(prepared, tracking.parameters) if neck else None
+        head = self.portrait.reenact(prepared.source, Driving(motion, grid))
+        _check_finite("planes", head.planes)
         pictures = []
         for camera in cameras:
-            rendering = self.portrait.render(planes, camera.to(self.device), prepared.source.background, grid)
+            rendering = self.portrait.render(head, camera.to(self.device))
             _check_finite("rendered feature", rendering.feature)
             _check_finite("picture", rendering.image)
             pictures.append(to_image(rendering.image))
@@ -140,7 +138,9 @@ class Reenactor:
         if parameters is None or self.portrait.neck is None:
             return None
         pose = [p.to(self.device) for p in (parameters.expression, parameters.neck, parameters.jaw, parameters.eyes)]
-        return self.portrait.neck(prepared.shape, *pose)
+        grid = self.portrait.neck(prepared.shape, *pose)
+        _check_finite("neck field", grid.fine)
+        return grid
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:

@@ -22,7 +22,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 
 from triportrait.core.errors import InputError
 from triportrait.serve.clips import SCALING, Clip, Frame, open_clip
-from triportrait.serve.pictures import replacing, writing
+from triportrait.serve.pictures import ending_of, replacing, writing
 from triportrait.serve.sound import Sound
 
 __all__ = ["VIDEO_ENDINGS", "Clip", "Frame", "VideoWriter", "check_output", "open_clip"]
@@ -48,30 +48,32 @@ def check_output(
 ) -> None:
     """Check before any work that `path` can be written: a known ending, a folder that takes files, nothing lost.
 
-    `kinds` are the allowed endings, `sources` the inputs that must not be overwritten, whatever `overwrite` says.
+    `kinds` are the allowed endings, `sources` the input files that must not be overwritten, whatever `overwrite` says:
+    each by itself, since a folder among them stands for no file in it.
 
     Raises: `InputError` that says what to do.
     """
     path = Path(path)
     if path.suffix.lower() not in kinds:
         raise InputError(
-            f"{path}: an ending out of {' '.join(kinds)} is wanted, {path.suffix or 'none'!r} came; rename the output"
+            f"{path}: an ending out of {' '.join(kinds)} is wanted, {ending_of(path)} came; rename the output"
         )
     parent = Path(os.path.realpath(path)).parent
     if not parent.is_dir():
         what = "is a file" if parent.exists() else "does not exist"
         raise InputError(f"{path}: its folder {parent} {what}; make the folder or choose another")
-    for source in sources:
-        with suppress(OSError):
-            if os.path.samefile(path, source):
-                raise InputError(f"{path}: this is the input {source}; choose another output")
+    if os.path.lexists(path):
+        for source in sources:
+            with suppress(OSError):
+                if os.path.samefile(path, source):
+                    raise InputError(f"{path}: this is the input {source}; choose another output")
     if path.exists():
         if not path.is_file():
             raise InputError(f"{path}: a file is wanted, this is a folder or a device; choose another output")
         if not overwrite:
             raise InputError(f"{path}: it exists already; pass --overwrite to replace it")
     # Only really making a file tells: permission bits do not bind root, and a disk can be mounted read-only.
-    with writing(path), suppress(_Unused), replacing(path):
+    with writing(path), suppress(_Unused), replacing(path, overwrite):
         raise _Unused
 
 
@@ -82,8 +84,8 @@ class _Unused(Exception):
 class VideoWriter:
     """Write frames with their times as a video that appears under its name only when it is complete.
 
-    Use as a context manager. On any exception the partial file is removed and an existing output stays as it was. The
-    same input gives the same bytes. .mp4, .mov and .mkv are H.264, .webm is VP9; both 8-bit 4:2:0, tagged BT.709.
+    Use as a context manager. On any exception the partial file is removed and an existing output stays as it was, as
+    one does that appears while writing, unless `overwrite`. The same input gives the same bytes. .mp4, .mov and .mkv are H.264, .webm is VP9; both 8-bit 4:2:0, tagged BT.709.
 
     Args:
         path: output file, ending one of `VIDEO_ENDINGS`.
@@ -115,7 +117,7 @@ class VideoWriter:
         self._crf = crf
         self._overwrite = overwrite
         self._clip = audio_from
-        self._sources = [] if audio_from is None else [audio_from.path]
+        self._sources = [] if audio_from is None else list(audio_from.files)
         self._sound: Sound | None = None
         self._lost_sound: str | None = None
         exact = math.lcm(90_000, self.fps.numerator)
@@ -126,7 +128,7 @@ class VideoWriter:
     def __enter__(self) -> Self:
         check_output(self.path, self._overwrite, sources=self._sources)
         with writing(self.path), ExitStack() as stack:
-            self._temporary = stack.enter_context(replacing(self.path))
+            self._temporary = stack.enter_context(replacing(self.path, self._overwrite))
             try:
                 self._start(stack, self._clip)
             except av.FFmpegError as error:

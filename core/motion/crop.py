@@ -10,14 +10,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from triportrait.core.motion.encoder import CROP_SIZE
+from triportrait.kernels.checks import shapes
 
 ALIGNED_SIZE = 512  # pixels; the landmarks' frame
 ANCHORS = ((36, 42), (42, 48), (60, 68))  # of the 68 landmarks: one eye, the other eye, the inner mouth
 ANCHOR_TARGETS = ((87.0, 59.0), (137.0, 59.0), (112.0, 120.0))  # pixels of a 224² frame
 INNER = (0, 192, 16, 208)  # top, bottom, left, right of that frame: what the encoder sees
 
-# where the alignment (180 pixels per scene unit, around the centre) puts an average frontal face
-CENTRED_ANCHORS = ((199.9, 221.7), (311.8, 221.9), (256.0, 342.6))
+# What the alignment aims at: 180 pixels per scene unit around the middle, these places of the eyes and mouth corners.
+_PIXELS_PER_UNIT, _MIDDLE = 180.0, 256.0
+_ALIGNED = ((-0.31148657, 0.19036078), (0.30979887, 0.18972035), (-0.25216928, -0.4813392), (0.2484662, -0.4812824))
+
+
+def _aligned_anchors() -> tuple[tuple[float, float], ...]:
+    left, right, *mouth = ((_MIDDLE + _PIXELS_PER_UNIT * x, _MIDDLE - _PIXELS_PER_UNIT * y) for x, y in _ALIGNED)
+    return left, right, ((mouth[0][0] + mouth[1][0]) / 2, (mouth[0][1] + mouth[1][1]) / 2)
+
+
+CENTRED_ANCHORS = _aligned_anchors()  # where an average frontal face has its anchors in an aligned picture
 
 
 def anchors_of(landmarks: Tensor) -> Tensor:
@@ -37,15 +47,23 @@ def similarity(source: Tensor, target: Tensor) -> Tensor:
     source_mean, target_mean = source.mean(1, keepdim=True), target.mean(0)
     p, q = source - source_mean, target - target_mean
     spread = p.square().sum((1, 2))
-    ok = spread > 1e-12
+    ok = spread > 1e-6 * source.square().sum((1, 2)).clamp(min=1e-12)  # the points do not coincide
     spread = torch.where(ok, spread, torch.ones_like(spread))
     cos = (p * q).sum((1, 2)) / spread  # scale times cosine
     sin = (p[..., 0] * q[..., 1] - p[..., 1] * q[..., 0]).sum(1) / spread
     turn = torch.stack([cos, -sin, sin, cos], -1).unflatten(-1, (2, 2))
     shift = target_mean - (turn @ source_mean.mT)[..., 0]
     matrix = torch.cat([turn, shift[..., None]], -1)
-    identity = torch.eye(2, 3).to(matrix)
+    ok &= (cos.square() + sin.square()) > 1e-12  # and the map has a size
+    identity = torch.eye(2, 3, device=matrix.device, dtype=matrix.dtype)
     return torch.where(ok[:, None, None], matrix, identity)
+
+
+def inverse_similarity(matrix: Tensor) -> Tensor:
+    """The inverse [B, 2, 3] of similarities [B, 2, 3], in closed form."""
+    cos, sin = matrix[:, 0, 0], matrix[:, 1, 0]
+    turn = torch.stack([cos, sin, -sin, cos], -1).unflatten(-1, (2, 2)) / (cos.square() + sin.square())[:, None, None]
+    return torch.cat([turn, -turn @ matrix[:, :, 2:]], -1)
 
 
 def motion_crop(image: Tensor, landmarks: Tensor | None = None) -> Tensor:
@@ -58,15 +76,21 @@ def motion_crop(image: Tensor, landmarks: Tensor | None = None) -> Tensor:
 
     Returns:
         [B, 3, 224, 224] in [-1, 1].
+
+    Raises:
+        ValueError: a shape disagrees.
     """
-    B, _, _, S = image.shape
+    B, S = image.shape[0], image.shape[-1]
+    shapes(image=(image, f"B 3 {S} {S}"))
+    if landmarks is not None:
+        shapes(image=(image, "B 3 S S"), landmarks=(landmarks, f"B 68 {landmarks.shape[-1]}"))
     anchors = (
         image.new_tensor(CENTRED_ANCHORS).expand(B, 3, 2) if landmarks is None else anchors_of(landmarks).to(image)
     )
     if S != ALIGNED_SIZE:
         anchors = (anchors + 0.5) * (S / ALIGNED_SIZE) - 0.5
     forward = similarity(anchors, image.new_tensor(ANCHOR_TARGETS))  # crop_from_image
-    inverse = torch.linalg.inv(torch.cat([forward, forward.new_tensor([[[0.0, 0, 1]]]).expand(B, 1, 3)], 1))[:, :2]
+    inverse = inverse_similarity(forward)  # image_from_crop
     pixels = torch.arange(CROP_SIZE, device=image.device, dtype=image.dtype)
     ys, xs = torch.meshgrid(pixels, pixels, indexing="ij")
     frame = torch.stack([xs, ys, torch.ones_like(xs)], -1)  # [224, 224, 3]

@@ -29,12 +29,12 @@ REQUIRED = (
 
 
 class Tables(nn.Module):
-    """Named constant tensors, saved with the weights."""
+    """Named constant tensors, saved with the weights; floats in float32."""
 
     def __init__(self, tables: Mapping[str, Tensor]) -> None:
         super().__init__()
         for name, table in tables.items():
-            self.register_buffer(name, table)
+            self.register_buffer(name, table.float() if table.is_floating_point() else table)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.get_buffer(name)
@@ -68,6 +68,11 @@ class Flame(Tables):
             if tuple(tables[name].shape) != shape:
                 raise InputError(f"FLAME {name}: expected {list(shape)}, got {list(tables[name].shape)}")
         super().__init__(tables)
+        chain = self["parents"].tolist()
+        if chain[0] != -1 or not all(0 <= parent < joint for joint, parent in enumerate(chain[1:], start=1)):
+            raise InputError(f"FLAME parents: expected -1, then an earlier joint for each, got {chain}")
+        check_indices("FLAME faces", self["faces"], U)
+        self._chain_of_joints: tuple[int, ...] = tuple(chain)  # kept on the host: it is walked joint by joint
 
     def forward(self, betas: Tensor, neck: Tensor, jaw: Tensor, eyes: Tensor) -> tuple[Tensor, Tensor]:
         """Vertices and posed joints; the head as a whole is not rotated.
@@ -84,7 +89,7 @@ class Flame(Tables):
         rotations = rotation_matrices(vectors)  # [B, J, 3, 3]
         shaped = self["template"] + torch.einsum("uck,bk->buc", self["shape_directions"], betas)
         joints = torch.einsum("ju,buc->bjc", self["joint_regressor"], shaped)
-        bend = (rotations[:, 1:] - torch.eye(3).to(rotations)).flatten(1)  # [B, 36]
+        bend = (rotations[:, 1:] - torch.eye(3, device=rotations.device, dtype=rotations.dtype)).flatten(1)  # [B, 36]
         posed = shaped + (bend @ self["pose_directions"]).unflatten(-1, (-1, 3))
         turns, places = self._chain(rotations, joints)
         moved = (
@@ -96,7 +101,7 @@ class Flame(Tables):
     def _chain(self, rotations: Tensor, joints: Tensor) -> tuple[Tensor, Tensor]:
         """World rotations [B, J, 3, 3] and world places [B, J, 3] of the joints."""
         turns, places = [rotations[:, 0]], [joints[:, 0]]
-        for j, parent in enumerate(self["parents"].tolist()[1:], start=1):
+        for j, parent in enumerate(self._chain_of_joints[1:], start=1):
             turns.append(turns[parent] @ rotations[:, j])
             arm = (joints[:, j] - joints[:, parent])[..., None]
             places.append(places[parent] + (turns[parent] @ arm)[..., 0])
@@ -108,13 +113,24 @@ class Flame(Tables):
         return (corners * self["landmark70_barycentrics"][0][..., None]).sum(2)
 
 
+def check_indices(name: str, indices: Tensor, below: int) -> None:
+    """Refuse a table that points outside of another.
+
+    Raises:
+        InputError: a value is no whole number from 0 to below - 1.
+    """
+    if indices.is_floating_point() or indices.numel() == 0 or int(indices.min()) < 0 or int(indices.max()) >= below:
+        raise InputError(f"{name}: expected whole numbers from 0 to {below - 1}; convert the weights again")
+
+
 def rotation_matrices(vectors: Tensor) -> Tensor:
     """Rotation vectors [..., 3] in radians -> matrices [..., 3, 3] (Rodrigues)."""
-    angle = (vectors + 1e-8).norm(dim=-1, keepdim=True)[..., None]  # [..., 1, 1]; never zero
+    angle = (vectors + 1e-8).norm(dim=-1, keepdim=True).clamp(min=1e-12)[..., None]  # [..., 1, 1]
     x, y, z = (vectors / angle[..., 0]).unbind(-1)
     zero = torch.zeros_like(x)
     cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
-    return torch.eye(3).to(vectors) + angle.sin() * cross + (1 - angle.cos()) * cross @ cross
+    identity = torch.eye(3, device=vectors.device, dtype=vectors.dtype)
+    return identity + angle.sin() * cross + (1 - angle.cos()) * cross @ cross
 
 
 def rescale_flame(tables: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,14 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triportrait.core.config import NeckConfig
-from triportrait.core.motion.flame import Flame, Tables
+from triportrait.core.errors import InputError
+from triportrait.core.motion.flame import Flame, Tables, check_indices
 from triportrait.core.types import NeckGrid
 from triportrait.kernels.grid import lookup_grid
 from triportrait.kernels.nearest_face import nearest_face
 
 BLEND_RATE = 1000.0  # per square scene unit: how fast the coarse grid takes over
 DETERMINANT_FLOOR = 1e-12
-CLUSTER_SIDE = 0.09  # scene units, 3 cm: makes about 700 vertices of a FLAME head
+CLUSTER_SIDE = 0.09  # scene units, 3 cm: much smaller than a head, much larger than FLAME's triangles
+COARSE = ("coarse_vertices", "coarse_barycentrics", "coarse_faces")
 
 
 class NeckField(nn.Module):
@@ -45,9 +47,20 @@ class NeckField(nn.Module):
         super().__init__()
         self.config, self.box_side = config, box_side
         self.flame = Flame(flame)
+        directions, wanted = self.flame["shape_directions"].shape[-1], config.num_shape + config.num_expression
+        if directions != wanted:
+            raise InputError(
+                f"FLAME shape_directions: expected {config.num_shape} of shape and {config.num_expression} of "
+                f"expression, got {directions}; give the FLAME file with all of them"
+            )
         if "coarse_faces" not in mesh:
             mesh = {**mesh, **cluster_mesh(self.flame["template"], self.flame["faces"], CLUSTER_SIDE)}
+        missing = [name for name in COARSE if name not in mesh]
+        if missing:
+            raise InputError(f"coarse mesh: the table {missing[0]} is missing; convert the weights again")
         self.mesh = Tables(mesh)
+        check_indices("coarse_vertices", self.mesh["coarse_vertices"], len(self.flame["template"]))
+        check_indices("coarse_faces", self.mesh["coarse_faces"], len(self.mesh["coarse_vertices"]))
 
     def coarse_mesh(self, betas: Tensor, neck: Tensor, jaw: Tensor, eyes: Tensor) -> Tensor:
         """Vertices [B, U, 3] of the coarse mesh; arguments as in `Flame.forward`."""
@@ -74,10 +87,10 @@ class NeckField(nn.Module):
 def neck_grid(target: Tensor, reference: Tensor, faces: Tensor, config: NeckConfig, box_side: float) -> NeckGrid:
     """The grids between two poses of one mesh: vertices [B, U, 3] of the driver's pose and of the straight neck."""
     fine = surface_offsets(
-        grid_points(config.fine_size, box_side).to(target), target, reference, faces, config.min_triangle_area
+        grid_points(config.fine_size, box_side, target.device), target, reference, faces, config.min_triangle_area
     )
     coarse = surface_offsets(
-        grid_points(config.coarse_size, box_side).to(target), target, reference, faces, config.min_triangle_area
+        grid_points(config.coarse_size, box_side, target.device), target, reference, faces, config.min_triangle_area
     )
     shape = (-1, config.fine_size, config.fine_size, config.fine_size, 4)
     smooth = coarse[0].mT.reshape(-1, 3, config.coarse_size, config.coarse_size, config.coarse_size)
@@ -91,9 +104,9 @@ def neck_grid(target: Tensor, reference: Tensor, faces: Tensor, config: NeckConf
     )
 
 
-def grid_points(size: int, box_side: float) -> Tensor:
+def grid_points(size: int, box_side: float, device: torch.device | str = "cpu") -> Tensor:
     """[G³, 3] centres of the cells of the box, x slowest and z fastest, scene units."""
-    centres = ((torch.arange(size) + 0.5) / size - 0.5) * box_side
+    centres = ((torch.arange(size, device=device) + 0.5) / size - 0.5) * box_side
     return torch.stack(torch.meshgrid(centres, centres, centres, indexing="ij"), -1).flatten(0, 2)
 
 
@@ -163,12 +176,13 @@ def cluster_mesh(template: Tensor, faces: Tensor, side: float) -> dict[str, Tens
         / torch.bincount(cluster, minlength=count)[:, None]
     )
     distance = (template - mean[cluster]).norm(dim=-1)
-    order = torch.argsort(distance, descending=True, stable=True)
-    chosen = torch.empty(count, dtype=torch.long)
-    chosen[cluster[order]] = order  # the last write wins: the nearest vertex
+    by_distance = torch.argsort(distance, stable=True)
+    by_cluster = by_distance[torch.argsort(cluster[by_distance], stable=True)]  # within a cluster, the nearest first
+    starts = torch.bincount(cluster, minlength=count).cumsum(0)
+    chosen = by_cluster[torch.cat([starts.new_zeros(1), starts[:-1]])]
     corners = cluster[faces]
-    alive = (corners[:, 0] != corners[:, 1]) & (corners[:, 1] != corners[:, 2]) & (corners[:, 2] != corners[:, 0])
-    corners = corners[alive]
+    a, b, c = template[chosen][corners].unbind(1)
+    corners = corners[torch.linalg.cross(b - a, c - a).norm(dim=-1) > 1e-9]  # what collapsed has no area
     turn = corners.argmin(1)
     corners = torch.stack([corners.gather(1, ((turn + i) % 3)[:, None])[:, 0] for i in range(3)], 1)  # smallest first
     barycentrics = torch.zeros(count, 3).to(template)

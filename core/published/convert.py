@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,19 @@ from triportrait import __version__
 from triportrait.core.checkpoint import save_weights
 from triportrait.core.config import ModelConfig, portrait4d_v2
 from triportrait.core.errors import InputError
-from triportrait.core.published.contract import Kind, check_contract, ignored
+from triportrait.core.published.contract import (
+    STORED,
+    Kind,
+    check_contract,
+    check_options,
+    ignored,
+    left_out,
+    numbers_of,
+)
 from triportrait.core.published.flame_file import flame_of, is_flame
 from triportrait.core.published.names import rename
 from triportrait.core.published.networks import Network, networks_of
+from triportrait.core.published.reading import shown
 from triportrait.core.published.unpickle import read_pickle
 
 LICENCES = {
@@ -31,6 +41,7 @@ LICENCES = {
 }
 _RECONSTRUCTOR_MARK, _GENERATOR_MARK = "encoder_canonical.proj_y.weight", "backbone.mapping.embed.weight"
 _MOTION_MARK, _ARCFACE_MARK = "to_mouth.0.weight", "layer1.0.prelu.weight"
+_STYLE = "w_avg"  # published name of the style of super-resolution
 
 
 @dataclass(frozen=True)
@@ -43,89 +54,128 @@ class Converted:
     num_values: int
 
 
-def convert(file: Path, folder: Path, overwrite: bool = False) -> list[Converted]:
-    """Write the networks of a published file into a weights folder.
+@dataclass(frozen=True)
+class Conversion:
+    """What was written of a file, and a sentence for each thing that was not, or that had no effect."""
+
+    parts: list[Converted]
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One network ready to be written: our names -> tensors, its sizes, its provenance, what is not in it."""
+
+    tensors: dict[str, Tensor]
+    config: ModelConfig | None
+    details: dict[str, Any]
+    ignored: list[str] = field(default_factory=list)
+
+
+def convert(file: Path, folder: Path, overwrite: bool = False, ignore: Sequence[str] = ()) -> Conversion:
+    """Write the networks of a published file into a weights folder: float32, int64 and truth values.
+
+    A discriminator that is not the published one is left out, with a warning; any other network must be whole.
 
     Args:
         file: a Portrait4D pickle (v2, v1 or static: the weights of G_ema, and D beside them), a GenHead pickle,
             PD-FGC's motion_model.pth, ArcFace's backbone.pth, or FLAME's generic_model.pkl.
         folder: made when it is missing.
         overwrite: replace weights of the same kind that are there already.
+        ignore: patterns (`*`, `?`, `[ab]`) of unknown tensors that may be left out. They do not excuse a tensor that
+            is missing or wrong.
 
     Raises:
-        InputError: the file is missing, damaged, hostile or none of these; a tensor is missing, unknown, misshapen or
-            not finite; the folder holds such weights already. Nothing is written then.
+        InputError: the file is missing, damaged, hostile or none of these; a tensor is missing, unknown, misshapen, of
+            another kind of number, out of range or not finite; a portrait was made with other options; the folder holds
+            such weights already. Nothing is written then.
     """
     if not file.is_file():
         raise InputError(f"{file}: no such file; give a published weight file")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder for the weights, this is a file; choose another name")
     content = read_pickle(file)
-    networks = _flame(content, file) if is_flame(content) else _networks(content, file)
+    warnings: list[str] = []
+    found = _flame(content, file) if is_flame(content) else _networks(content, file, ignore, warnings)
     if not overwrite:
-        for kind in networks:
+        for kind in found:
             if (folder / f"{kind}.safetensors").exists():
                 raise InputError(f"{folder / kind}.safetensors: exists already; pass --overwrite to replace it")
+    dropped = [name for part in found.values() for name in part.ignored]
+    for pattern in ignore:
+        if not any(fnmatchcase(name, pattern) for name in dropped):
+            warnings.append(f"--ignore {pattern}: fits no unknown tensor of {file}")
     origin = {"file": file.name, "sha256": _sha256(file), "bytes": file.stat().st_size}
     written = []
-    for kind, (tensors, config, details) in networks.items():
-        provenance = {**origin, **details, "licence": LICENCES[kind], "converted_by": f"triportrait {__version__}"}
-        path = save_weights(folder, kind, tensors, config, provenance)
-        written.append(Converted(kind, path, len(tensors), sum(t.numel() for t in tensors.values())))
-    return written
+    for kind, part in found.items():
+        details = {**origin, **part.details, "licence": LICENCES[kind], "converted_by": f"triportrait {__version__}"}
+        path = save_weights(folder, kind, part.tensors, part.config, details)
+        written.append(Converted(kind, path, len(part.tensors), sum(t.numel() for t in part.tensors.values())))
+    return Conversion(written, warnings)
 
 
-_Found = dict[str, tuple[dict[str, Tensor], ModelConfig | None, dict[str, Any]]]
-
-
-def _networks(content: Any, file: Path) -> _Found:
+def _networks(content: Any, file: Path, ignore: Sequence[str], warnings: list[str]) -> dict[str, _Part]:
     networks = networks_of(content, str(file))
     if "" in networks:
         plain = networks[""]
         if _MOTION_MARK in plain.tensors:
-            return {"motion": _part(plain, "motion", file)}
+            return {"motion": _part(plain, "motion", str(file), ignore)}
         if _ARCFACE_MARK in plain.tensors:
-            return {"arcface": _part(plain, "arcface", file)}
+            return {"arcface": _part(plain, "arcface", str(file), ignore)}
         raise InputError(f"{file}: expected PD-FGC's or ArcFace's tensors, got others; give one of the published files")
     main = networks.get("G_ema")
     if main is None:
-        raise InputError(f"{file}: expected the network G_ema, got {', '.join(networks) or 'none'}; fetch it again")
+        raise InputError(f"{file}: expected the network G_ema, got {', '.join(networks)}; fetch it again")
+    where = f"{file}: G_ema"
     if _RECONSTRUCTOR_MARK in main.tensors:
-        found = {"portrait": _part(main, "portrait", file, portrait4d_v2())}
+        found = {"portrait": _part(main, "portrait", where, ignore, portrait4d_v2())}
     elif _GENERATOR_MARK in main.tensors:
-        found = {"genhead": _part(main, "genhead", file)}
+        found = {"genhead": _part(main, "genhead", where, ignore)}
     else:
-        raise InputError(f"{file}: G_ema is neither a reconstructor nor a GenHead ({main.kind}); give a published file")
+        raise InputError(
+            f"{where}: expected a reconstructor or a GenHead, got a {shown(main.kind)}; give a published file"
+        )
     if "D" in networks:
-        found["discriminator"] = _part(networks["D"], "discriminator", file)
+        try:
+            found["discriminator"] = _part(networks["D"], "discriminator", f"{file}: D", ignore)
+        except InputError as refusal:
+            warnings.append(f"the discriminator is left out: {refusal}")
     return found
 
 
-def _part(
-    network: Network, kind: Kind, file: Path, config: ModelConfig | None = None
-) -> tuple[dict[str, Tensor], ModelConfig | None, dict[str, Any]]:
-    check_contract(kind, network.tensors, str(file))
-    kept = {name: tensor for name, tensor in network.tensors.items() if not ignored(name)}
-    if kind in ("portrait", "motion"):
-        names = rename(kept, kind)  # type: ignore[arg-type] # these two kinds have modules
+def _part(network: Network, kind: Kind, where: str, ignore: Sequence[str], config: ModelConfig | None = None) -> _Part:
+    dropped = left_out(kind, network.tensors, ignore)
+    gone = set(dropped)
+    tensors = {name: tensor for name, tensor in network.tensors.items() if name not in gone}
+    details: dict[str, Any] = {"class": shown(network.kind), "settings": network.settings} if network.kind else {}
+    if dropped:
+        details["ignored"] = [shown(name) for name in dropped]
+    if config is not None:
+        check_options(network.settings, where)
+        if network.settings.get("use_ws_ones"):
+            tensors[_STYLE] = torch.ones(config.render.style_width)
+            details["style"] = "all ones, because the network was made with use_ws_ones"
+    check_contract(kind, tensors, where)
+    kept = {name: t.to(STORED[numbers_of(name)]) for name, t in tensors.items() if not ignored(name)}
+    if kind == "portrait" or kind == "motion":
+        names = rename(kept, kind)
         kept = {names[name]: tensor for name, tensor in kept.items()}
-    _check_finite(kept, file)
-    details = {"class": network.kind, "settings": network.settings} if network.kind else {}
-    return kept, config, details
+    _check_finite(kept, where)
+    return _Part(kept, config, details, dropped)
 
 
-def _flame(content: Any, file: Path) -> _Found:
+def _flame(content: Any, file: Path) -> dict[str, _Part]:
     tables = {name: torch.from_numpy(array) for name, array in flame_of(content, str(file)).items()}
     tables["pose_directions"] = tables["pose_directions"].flatten(0, 1).T.contiguous()
     tensors = {name: t.float() if t.is_floating_point() else t for name, t in tables.items()}
-    _check_finite(tensors, file)
-    return {"flame": (tensors, None, {"units": "metres, as published"})}
+    _check_finite(tensors, str(file))
+    return {"flame": _Part(tensors, None, {"units": "metres, as published"})}
 
 
-def _check_finite(tensors: Mapping[str, Tensor], file: Path) -> None:
+def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise InputError(f"{file}: {name} holds numbers that are not finite; fetch the file again")
+            raise InputError(f"{where}: {name} holds numbers that are not finite in float32; fetch the file again")
 
 
 def _sha256(file: Path) -> str:

@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from triportrait.core.config import NeckConfig
 from triportrait.core.errors import InputError
+from triportrait.core.motion.flame import NUM_JOINTS
 from triportrait.core.published.unpickle import Record, read_pickle
 
-VERTICES, FACES, JOINTS, POSE_DIRECTIONS = 5023, 9976, 5, 36
+VERTICES, FACES = 5023, 9976
+DIRECTIONS, POSE_DIRECTIONS = NeckConfig.num_shape + NeckConfig.num_expression, 9 * (NUM_JOINTS - 1)
 MAX_WRAPPINGS = 4
 
 
@@ -18,9 +21,9 @@ def read_flame(path: str | Path) -> dict[str, np.ndarray]:
     """Read `generic_model.pkl` without chumpy or scipy, which it names, and without running anything from it.
 
     Returns:
-        float64, in metres: template [5023, 3], shape_directions [5023, 3, S] (S shape, then expression directions;
-        400 in the published file), pose_directions [5023, 3, 36], joint_regressor [5, 5023], skinning_weights
-        [5023, 5]; int64: parents [5] (-1 for the root), faces [9976, 3].
+        float64, in metres: template [5023, 3], shape_directions [5023, 3, 400] (300 of shape, then 100 of expression),
+        pose_directions [5023, 3, 36], joint_regressor [5, 5023], skinning_weights [5023, 5]; int64: parents [5] (-1 for
+        the root), faces [9976, 3].
 
     Raises:
         InputError: as `read_pickle` does; or an entry is missing or has another shape.
@@ -38,13 +41,12 @@ def flame_of(root: Any, file: str) -> dict[str, np.ndarray]:
     if type(root) is not dict:
         raise InputError(f"{file}: expected FLAME's dictionary, got a {type(root).__name__}; fetch it again")
 
-    def entry(key: str, *shape: int | None, whole: bool = False) -> np.ndarray:
+    def entry(key: str, *shape: int, whole: bool = False) -> np.ndarray:
         array = _dense(root.get(key), f"{file}: {key}")
-        fits = array.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape, strict=False))
-        wanted = ", ".join("any" if n is None else str(n) for n in shape)
-        if not fits or array.dtype.kind not in ("iu" if whole else "f"):
+        if array.shape != shape or array.dtype.kind not in ("iu" if whole else "f"):
+            wanted = f"{list(shape)} of {'whole' if whole else 'real'} numbers"
             got = f"{list(array.shape)} of {array.dtype}"
-            raise InputError(f"{file}: {key}: expected [{wanted}] of {'whole' if whole else 'real'} numbers, got {got}")
+            raise InputError(f"{file}: {key}: expected {wanted}, got {got}; give FLAME's generic_model.pkl")
         plain = np.ascontiguousarray(array, dtype=np.int64 if whole else np.float64)
         if not np.isfinite(plain).all():
             raise InputError(f"{file}: {key}: expected finite numbers, got others; fetch it again")
@@ -53,17 +55,17 @@ def flame_of(root: Any, file: str) -> dict[str, np.ndarray]:
     faces = entry("f", FACES, 3, whole=True)
     if faces.min() < 0 or faces.max() >= VERTICES:
         raise InputError(f"{file}: f: expected vertex numbers below {VERTICES}, got others; fetch it again")
-    parents = entry("kintree_table", 2, JOINTS, whole=True)[0].copy()
+    parents = entry("kintree_table", 2, NUM_JOINTS, whole=True)[0].copy()
     parents[0] = -1  # the file has 2^32 - 1
-    if not all(0 <= parents[joint] < joint for joint in range(1, JOINTS)):
+    if not all(0 <= parents[joint] < joint for joint in range(1, NUM_JOINTS)):
         raise InputError(f"{file}: kintree_table: expected parents before their children; fetch it again")
     return {
         "template": entry("v_template", VERTICES, 3),
-        "shape_directions": entry("shapedirs", VERTICES, 3, None),
+        "shape_directions": entry("shapedirs", VERTICES, 3, DIRECTIONS),
         "pose_directions": entry("posedirs", VERTICES, 3, POSE_DIRECTIONS),
-        "joint_regressor": entry("J_regressor", JOINTS, VERTICES),
+        "joint_regressor": entry("J_regressor", NUM_JOINTS, VERTICES),
         "parents": parents,
-        "skinning_weights": entry("weights", VERTICES, JOINTS),
+        "skinning_weights": entry("weights", VERTICES, NUM_JOINTS),
         "faces": faces,
     }
 
@@ -85,10 +87,11 @@ def _from_sparse(kind: str, state: dict[Any, Any], where: str) -> np.ndarray:
     parts = [state.get(key) for key in ("data", "indices", "indptr")]
     by_column, shape = kind.endswith("csc_matrix"), state.get("_shape", state.get("shape"))
     known = by_column or kind.endswith("csr_matrix")
-    if not known or shape != (JOINTS, VERTICES) or not all(type(p) is np.ndarray and p.ndim == 1 for p in parts):
-        raise InputError(f"{where}: expected a sparse matrix [{JOINTS}, {VERTICES}], got another; fetch it again")
+    fits = type(shape) is tuple and all(type(n) is int for n in shape) and shape == (NUM_JOINTS, VERTICES)
+    if not known or not fits or not all(type(p) is np.ndarray and p.ndim == 1 for p in parts):
+        raise InputError(f"{where}: expected a sparse matrix [{NUM_JOINTS}, {VERTICES}], got another; fetch it again")
     data, indices, starts = (np.asarray(part) for part in parts)
-    lines, length = (VERTICES, JOINTS) if by_column else (JOINTS, VERTICES)
+    lines, length = (VERTICES, NUM_JOINTS) if by_column else (NUM_JOINTS, VERTICES)
     whole = indices.dtype.kind in "iu" and starts.dtype.kind in "iu" and data.dtype.kind == "f"
     if not whole or starts.shape != (lines + 1,) or indices.shape != data.shape:
         raise InputError(f"{where}: expected matching parts of a sparse matrix, got others; fetch it again")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from triportrait.core.errors import InputError
-from triportrait.core.published.reading import MAX_OPCODES, Reading, Source
+from triportrait.core.published.reading import ITEM_BYTES, MAX_OPCODES, Reading, Source, shown
 
 MAX_INTEGER_BITS = 512
 PROTOCOLS = range(6)
@@ -70,6 +70,7 @@ def call(function: Any, arguments: Any, keywords: Any, reading: Reading) -> Any:
         return Record(function.kind, arguments, keywords)
     if keywords:
         raise reading.error(f"calls {function.kind} with keywords")
+    reading.spend(ITEM_BYTES * len(arguments))  # the star copies them, and one tuple may be used again and again
     return function.stand_in(*arguments)
 
 
@@ -114,7 +115,7 @@ class Machine:
         except InputError:
             raise
         except DAMAGE as fault:
-            what = f"{type(fault).__name__}: {fault}"[:120].replace("\n", " ")
+            what = shown(f"{type(fault).__name__}: {fault}")
             raise reading.damaged(f"got one that makes no sense at byte {start} ({what})") from fault
 
     def marked(self) -> list[Any]:

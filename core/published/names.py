@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-Kind = Literal["portrait", "motion"]
+OurKind = Literal["portrait", "motion"]  # the networks that we have modules for
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
 _CANONICAL_BLOCK: list[Rule] = [
@@ -51,16 +51,16 @@ _PORTRAIT: list[Rule] = [
     (r"^encoder_canonical\.maps_neutral\.0\.", "reconstructor.neutralizer.tokens.fc1."),
     (r"^encoder_canonical\.maps_neutral\.2\.", "reconstructor.neutralizer.tokens.fc2."),
     (r"^encoder_canonical\.proj_y_neutral\.", "reconstructor.neutralizer.tokens.project."),
-    (r"^encoder_canonical\.maps\.0\.", "reconstructor.reenactor.tokens.fc1."),
-    (r"^encoder_canonical\.maps\.2\.", "reconstructor.reenactor.tokens.fc2."),
-    (r"^encoder_canonical\.proj_y\.", "reconstructor.reenactor.tokens.project."),
+    (r"^encoder_canonical\.maps\.0\.", "reconstructor.transfer.tokens.fc1."),
+    (r"^encoder_canonical\.maps\.2\.", "reconstructor.transfer.tokens.fc2."),
+    (r"^encoder_canonical\.proj_y\.", "reconstructor.transfer.tokens.project."),
     (r"^encoder_canonical\.patch_embed\.proj\.", "reconstructor.neutralizer.patch_embed.conv."),
     (r"^encoder_canonical\.patch_embed\.norm\.", "reconstructor.neutralizer.patch_embed.norm."),
     (r"^encoder_canonical\.trans_blocks_neutral\.", "reconstructor.neutralizer.blocks."),
-    (r"^encoder_canonical\.trans_blocks_motion\.", "reconstructor.reenactor.blocks."),
-    (r"^encoder_canonical\.convs\.1\.", "reconstructor.reenactor.tail.0."),
-    (r"^encoder_canonical\.convs\.4\.", "reconstructor.reenactor.tail.1."),
-    (r"^encoder_canonical\.convs\.6\.", "reconstructor.reenactor.tail.2."),
+    (r"^encoder_canonical\.trans_blocks_motion\.", "reconstructor.transfer.blocks."),
+    (r"^encoder_canonical\.convs\.1\.", "reconstructor.transfer.tail.0."),
+    (r"^encoder_canonical\.convs\.4\.", "reconstructor.transfer.tail.1."),
+    (r"^encoder_canonical\.convs\.6\.", "reconstructor.transfer.tail.2."),
     (r"^generator_triplane\.convs1\.(\d)\.", _shifted("reconstructor.plane_decoder.head.{}.", 2)),
     (r"^generator_triplane\.convs2\.(\d)\.", _shifted("reconstructor.plane_decoder.tail.{}.", 2)),
     (r"^generator_triplane\.patch_embed\.proj\.", "reconstructor.plane_decoder.patch_embed.conv."),
@@ -133,13 +133,13 @@ _MOTION: list[Rule] = [
     (r"^emo_embed\.1\.", "emotion.embed."),
 ]
 
-_RULES: dict[Kind, list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]]] = {
+_RULES: dict[OurKind, list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]]] = {
     "portrait": [(re.compile(p), r) for p, r in _PORTRAIT],
     "motion": [(re.compile(p), r) for p, r in _MOTION],
 }
 
 
-def our_name(published: str, kind: Kind) -> str:
+def our_name(published: str, kind: OurKind) -> str:
     """Our name for a published tensor. A name that no rule knows comes back as it is, and matches nothing of ours."""
     name = published
     for pattern, replacement in _RULES[kind]:
@@ -147,7 +147,7 @@ def our_name(published: str, kind: Kind) -> str:
     return name
 
 
-def rename(published: Iterable[str], kind: Kind) -> dict[str, str]:
+def rename(published: Iterable[str], kind: OurKind) -> dict[str, str]:
     """Published names -> ours.
 
     Raises:

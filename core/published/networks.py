@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,10 @@ from triportrait.core.published.unpickle import Global, Record, read_pickle
 SNAPSHOT_KEYS = ("G", "D", "G_ema")
 NESTED_KEYS = ("state_dict", "net", "model")
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
-MAX_DEPTH, MAX_TENSORS, MAX_MODULES, MAX_SETTINGS, MAX_LETTERS = 64, 20_000, 50_000, 10_000, 100
+# entries count each time that they are looked at, empty ones too: a published network has about three thousand
+MAX_DEPTH, MAX_ENTRIES, MAX_NAME = 64, 20_000, 100
+# letters of all settings of a network as text, of one text among them, and what any value counts for
+MAX_SETTINGS, MAX_TEXT, VALUE_LETTERS = 100_000, 200, 8
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,8 @@ class Network:
         tensors: dotted name -> tensor on the CPU, in the order of the file; what torch's `state_dict` would give.
         parameters: which of them were parameters, the rest being buffers. Empty for a plain list of tensors, which
             does not tell.
-        settings: the keyword arguments that the network was made with, as JSON could hold them.
-        kind: name of the network's class; '' for a plain list of tensors.
+        settings: the keyword arguments that the network was made with, as JSON could hold them, long texts cut.
+        kind: name of the network's class, any text that the file has there; '' for a plain list of tensors.
     """
 
     tensors: dict[str, Tensor]
@@ -99,11 +103,17 @@ def _parts(module: Any, where: str) -> tuple[str, dict[str, Any]]:
     return kind, state
 
 
-def _members(state: dict[str, Any], key: str, where: str) -> dict[str, Any]:
-    """One of the dicts of a module's state, without its empty entries."""
+def _members(state: dict[str, Any], key: str, where: str, left: list[int]) -> dict[str, Any]:
+    """One of the dicts of a module's state, without its empty entries. `left` counts the entries that are allowed."""
     members = state.get(key)
+    # modules may share one dict, which is then looked at again and again
+    left[0] -= len(members) if type(members) is dict else 0
+    if left[0] < 0:
+        raise InputError(
+            f"{where}: expected at most {MAX_ENTRIES} entries of modules, got more; the file is not to be trusted"
+        )
     # the dotted names repeat those of the parents, so that long ones would multiply
-    if type(members) is not dict or not all(type(name) is str and len(name) <= MAX_LETTERS for name in members):
+    if type(members) is not dict or not all(type(name) is str and len(name) <= MAX_NAME for name in members):
         raise InputError(f"{where}: expected the entry {key} of a network module, got none; fetch it again")
     return {name: value for name, value in members.items() if value is not None}
 
@@ -112,10 +122,11 @@ def _network(module: Any, where: str) -> Network:
     kind, state = _parts(module, where)
     tensors: dict[str, Tensor] = {}
     parameters: set[str] = set()
-    for count, (prefix, part) in enumerate(_walk(module, where)):
+    left = [MAX_ENTRIES]
+    for prefix, part in _walk(module, where, left):
         hidden = part.get("_non_persistent_buffers_set")
         for key in ("_parameters", "_buffers"):
-            for name, value in _members(part, key, where).items():
+            for name, value in _members(part, key, where, left).items():
                 if key == "_buffers" and type(hidden) is set and name in hidden:
                     continue
                 if not isinstance(value, Tensor) or prefix + name in tensors:
@@ -125,39 +136,57 @@ def _network(module: Any, where: str) -> Network:
                 tensors[prefix + name] = value
                 if key == "_parameters":
                     parameters.add(prefix + name)
-        if len(tensors) > MAX_TENSORS or count > MAX_MODULES:
-            raise InputError(
-                f"{where}: expected at most {MAX_TENSORS} tensors, got more; the file is not to be trusted"
-            )
     settings = _entries(state.get("_init_kwargs")) or {}
     return Network(tensors, frozenset(parameters), _plain(settings, where, [MAX_SETTINGS]), kind)
 
 
-def _walk(module: Any, where: str, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
+def _walk(
+    module: Any, where: str, left: list[int], prefix: str = "", depth: int = 0
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """(prefix, state) of a module and of those in it, parents first. A module with two names comes twice."""
     if depth > MAX_DEPTH:
         raise InputError(f"{where}: expected modules {MAX_DEPTH} deep at most, got more; the file is not to be trusted")
     _, state = _parts(module, where)
     yield prefix, state
-    for name, child in _members(state, "_modules", where).items():
-        yield from _walk(child, where, f"{prefix}{name}.", depth + 1)
+    for name, child in _members(state, "_modules", where, left).items():
+        yield from _walk(child, where, left, f"{prefix}{name}.", depth + 1)
 
 
 def _plain(value: Any, where: str, left: list[int], depth: int = 0) -> Any:
-    """A setting as JSON could hold it. A class or an object becomes its name; sets and arrays become lists."""
-    left[0] -= 1
-    if left[0] < 0 or depth > MAX_DEPTH:
-        raise InputError(f"{where}: expected at most {MAX_SETTINGS} settings, got more; the file is not to be trusted")
-    if value is None or type(value) in (bool, int, float, str):
-        return value
+    """A setting as JSON could hold it. A class or an object becomes its name; sets and arrays become lists.
+
+    `left` counts the letters that are allowed; one value may be met many times, and costs them each time.
+    """
     entries = _entries(value)
     if entries is not None:
-        return {str(key): _plain(item, where, left, depth + 1) for key, item in entries.items()}
+        _charge(left, VALUE_LETTERS, where, depth)
+        return {_text(key, where, left): _plain(item, where, left, depth + 1) for key, item in entries.items()}
     if type(value) in (list, tuple, set, frozenset):
+        _charge(left, VALUE_LETTERS, where, depth)
         return [_plain(item, where, left, depth + 1) for item in value]
     if isinstance(value, (np.ndarray, Tensor)):
-        count = value.size if isinstance(value, np.ndarray) else value.numel()
-        return _plain(value.tolist() if count <= left[0] else f"{count} values", where, left, depth + 1)
+        # an array without values may still be a list of many empty lists
+        count = math.prod(max(size, 1) for size in value.shape)
+        known = count * VALUE_LETTERS <= left[0]
+        return _plain(value.tolist() if known else f"array {list(value.shape)}", where, left, depth + 1)
+    if value is None or type(value) in (bool, int, float):
+        _charge(left, VALUE_LETTERS, where, depth)
+        return value
     if isinstance(value, (Record, Global)):
-        return value.kind
-    return str(value) if isinstance(value, torch.dtype) else type(value).__name__
+        value = value.kind
+    return _text(value if type(value) in (str, torch.dtype) else type(value).__name__, where, left, depth)
+
+
+def _text(value: Any, where: str, left: list[int], depth: int = 0) -> str:
+    """The text of a setting or of its name, cut to a modest length."""
+    text = str(value[:MAX_TEXT] if type(value) in (str, bytes) else value)
+    _charge(left, VALUE_LETTERS + len(text), where, depth)
+    return text
+
+
+def _charge(left: list[int], letters: int, where: str, depth: int) -> None:
+    left[0] -= letters
+    if left[0] < 0 or depth > MAX_DEPTH:
+        raise InputError(
+            f"{where}: expected at most {MAX_SETTINGS} letters of settings, got more; the file is not to be trusted"
+        )

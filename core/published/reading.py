@@ -12,6 +12,8 @@ from triportrait.core.errors import InputError
 MAX_OPCODES = 1_500_000
 # what comes out may be this many times the file (a text copy, the bytes, the tensor), and a little for small files
 MAX_GROWTH, SMALL_FILE_BYTES = 4, 32 << 20
+# what an entry of a list or tuple, and of a dict, takes in memory
+ITEM_BYTES, ENTRY_BYTES = 8, 128
 
 
 def shown(name: str) -> str:

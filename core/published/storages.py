@@ -50,14 +50,27 @@ class Storage:
     data: memoryview | None = None
 
 
-def rebuild_tensor(reading: Reading, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor | None:
+def rebuild_tensor(
+    reading: Reading,
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    _requires_grad: Any = False,
+    _hooks: Any = None,
+    metadata: Any = None,
+) -> Tensor | None:
     """The tensor of shape `size` that a storage holds, contiguous and in memory of its own.
 
-    `offset` and `stride` count elements. None where the bytes are not known yet.
+    `offset` and `stride` count elements. None where the bytes are not known yet. Elements may share a place, as those
+    of an expanded tensor do, as long as the file can account for them.
 
     Raises:
-        InputError: a size, stride or offset that is negative or leaves the storage, or more elements than it holds.
+        InputError: a size, stride or offset that is negative or leaves the storage; more elements than a file of its
+            size needs; or a tensor that is to be conjugated or negated when it is read.
     """
+    if metadata is not None and (type(metadata) is not dict or metadata):
+        raise reading.error("has a tensor that is stored conjugated or negated", "save it resolved")
     if type(storage) is not Storage or type(size) is not tuple or type(stride) is not tuple:
         raise reading.error("makes a tensor from something that is not a storage")
     numbers = (offset, *size[: MAX_DIMENSIONS + 1], *stride[: MAX_DIMENSIONS + 1])
@@ -66,9 +79,9 @@ def rebuild_tensor(reading: Reading, storage: Any, offset: Any, size: Any, strid
         raise reading.error("has a tensor whose size, stride or offset is not made of whole numbers from 0")
     count = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if count and (last >= storage.count or count > storage.count):
+    if count and last >= storage.count:
         raise reading.error(f"has a tensor of {count} elements up to {last} over a storage of {storage.count}")
-    if math.prod(n or 1 for n in size) >= 1 << 48:
+    if not count and math.prod(n or 1 for n in size) >= 1 << 48:
         raise reading.error("has an empty tensor of an absurd size")
     if storage.data is None:
         return None

@@ -11,7 +11,7 @@ import torch
 
 from triportrait.core.published import numpy_parts, storages
 from triportrait.core.published.machine import Global, Record, call, checked_key
-from triportrait.core.published.reading import Reading, Source, shown
+from triportrait.core.published.reading import ENTRY_BYTES, ITEM_BYTES, Reading, Source, shown
 
 # Everything of these packages is stored as an inert record. That is safe for any name; the list is short so that a file
 # which was made to attack other readers is refused, and not half read.
@@ -22,6 +22,7 @@ _PATHS = "pathlib.Path pathlib.PosixPath pathlib.PurePosixPath"
 INERT_NAMES = frozenset(
     [f"builtins.{name}" for name in _BUILTINS.split()] + f"functools.partial argparse.Namespace {_PATHS}".split()
 )
+MAX_NAME = 200  # letters of a module, and of a name in it
 # names that Python 2, or another numpy, had for the same module
 MODULES = {
     "__builtin__": "builtins",
@@ -75,13 +76,16 @@ class Vocabulary:
         """The value or the `Global` for a name; a `Global` without a stand-in is only ever recorded.
 
         Raises:
-            InputError: the name is of no package that a weights file needs.
+            InputError: the name is of no package that a weights file needs, or longer than any.
         """
+        if max(len(module), len(name)) > MAX_NAME:
+            raise self.reading.error(f"names a global of more than {MAX_NAME} letters ({shown(module)})")
         module = MODULES.get(module, module)
         kind = f"{module}.{name}"
         if kind in self._values:
             return self._values[kind]
         if module.partition(".")[0] in INERT_PACKAGES or kind in INERT_NAMES:
+            self.reading.spend(ENTRY_BYTES + len(kind))
             return Global(kind)
         raise self.reading.error(f"names the global {shown(kind)}, which no weights file needs")
 
@@ -102,7 +106,7 @@ class Vocabulary:
     def _dict(self, pairs: Any = ()) -> dict[Any, Any]:
         if type(pairs) not in (list, tuple) or not all(type(p) in (list, tuple) and len(p) == 2 for p in pairs):
             raise self.reading.error("makes a dictionary from something other than pairs")
-        self.reading.spend(128 * len(pairs))
+        self.reading.spend(ENTRY_BYTES * len(pairs))
         return {checked_key(key, self.reading): value for key, value in pairs}
 
     def _set(self, items: Any = ()) -> set[Any]:
@@ -131,11 +135,13 @@ class Vocabulary:
         """What `copyreg` makes for classes in protocols 0 and 1: a record, with the content of the base type in it."""
         if type(kind) is not Global:
             raise self.reading.error("makes an object of something that is not a class")
-        return Record(
-            kind.kind,
-            entries=dict(state) if type(state) is dict else None,
-            elements=list(state) if type(state) is list else None,
-        )
+        if type(state) is dict:
+            self.reading.spend(ENTRY_BYTES * len(state))
+            return Record(kind.kind, entries=dict(state))
+        if type(state) is list:
+            self.reading.spend(ITEM_BYTES * len(state))
+            return Record(kind.kind, elements=list(state))
+        return Record(kind.kind)
 
     def _storage(self, data: Any) -> storages.Storage:
         """The storage in an archive within a pickle."""

@@ -23,7 +23,7 @@ class MotionTokens(nn.Module):
         self.project = nn.Linear(config.motion_hidden, config.num_motion_tokens * config.token_width)
 
     def forward(self, motion: Tensor) -> Tensor:
-        """Motion [B, M] -> tokens [B, 64, D]."""
+        """Motion [B, M] -> tokens [B, N, D]."""
         x = F.leaky_relu(self.fc2(F.leaky_relu(self.fc1(motion), LEAK)), LEAK)
         return self.project(x).unflatten(1, (self.num_tokens, -1))
 
@@ -53,7 +53,7 @@ class Neutralizer(nn.Module):
         return tokens, grid
 
 
-class Reenactor(nn.Module):
+class MotionTransfer(nn.Module):
     """The second half: the driver's motion v_d enters, and the tokens become canonical features. Runs per frame."""
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -69,9 +69,9 @@ class Reenactor(nn.Module):
         self, tokens: Tensor, grid: tuple[int, int], motion: Tensor | None, motion_scale: float | Tensor = 1.0
     ) -> Tensor:
         """Neutral tokens [B, H*W, D] and v_d [B, M] -> canonical features [B, C, 8H, 8W]."""
-        return self.grow(self.transfer(tokens, grid, motion, motion_scale), grid)
+        return self.grow(self.apply_motion(tokens, grid, motion, motion_scale), grid)
 
-    def transfer(
+    def apply_motion(
         self, tokens: Tensor, grid: tuple[int, int], motion: Tensor | None, motion_scale: float | Tensor = 1.0
     ) -> Tensor:
         """The motion blocks alone: [B, H*W, D] -> [B, H*W, D]."""

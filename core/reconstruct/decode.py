@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from triportrait.core.config import DecoderConfig, ModelConfig
 from triportrait.core.reconstruct.attention import PatchEmbed, SelfBlock, initialize_transformer
-from triportrait.core.reconstruct.canonicalize import Neutralizer, Reenactor
+from triportrait.core.reconstruct.canonicalize import MotionTransfer, Neutralizer
 from triportrait.core.reconstruct.encoders import (
     LEAK,
     BackgroundEncoder,
@@ -65,13 +65,13 @@ class Reconstructor(nn.Module):
         self.detail_encoder = DetailEncoder(encoder)
         self.background_encoder = BackgroundEncoder(encoder, width)
         self.neutralizer = Neutralizer(encoder, transformer)
-        self.reenactor = Reenactor(transformer)
+        self.transfer = MotionTransfer(transformer)
         self.plane_decoder = PlaneDecoder(config.decoder, transformer.canonical_width, encoder.detail_widths[-1], width)
 
     def initialize(self) -> None:
         """Fresh weights as the published training starts from (ImageNet's trunk weights aside)."""
         initialize_encoders(self.detail_encoder, self.background_encoder)
-        for part in (self.neutralizer, self.reenactor, self.plane_decoder):
+        for part in (self.neutralizer, self.transfer, self.plane_decoder):
             initialize_transformer(part)
         nn.init.normal_(self.plane_decoder.out.weight, 0, PLANE_STD)
 
@@ -91,4 +91,4 @@ class Reconstructor(nn.Module):
         if static:
             source_motion = driving_motion = None
         tokens, grid = self.neutralizer(self.global_encoder(image), source_motion)
-        return self.plane_decoder(self.reenactor(tokens, grid, driving_motion), self.detail_encoder(image))
+        return self.plane_decoder(self.transfer(tokens, grid, driving_motion), self.detail_encoder(image))

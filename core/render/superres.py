@@ -101,7 +101,10 @@ def _at_size(x: Tensor, size: int) -> Tensor:
 
 
 class SuperResolution(nn.Module):
-    """Features on the ray grid -> the picture at four times the size."""
+    """Features on the ray grid -> the picture at four times the size.
+
+    Convolutions run in the dtype of the weights; the picture is summed in the dtype of `raw_image`.
+    """
 
     style: Tensor
 
@@ -123,12 +126,12 @@ class SuperResolution(nn.Module):
         Returns:
             [B, 3, 4 * neural_size, 4 * neural_size].
         """
-        x, image = _at_size(feature, self.size), _at_size(raw_image, self.size)
+        x, image = _at_size(feature, self.size).to(self.style.dtype), _at_size(raw_image, self.size)
         for i, block in enumerate(self.blocks):
             assert isinstance(block, SuperresBlock)
             noise0, noise1 = (None, None) if noises is None else noises[2 * i : 2 * i + 2]
             x = block.conv1(block.conv0(x, self.style, noise0), self.style, noise1)
-            image = upsample_fir(image) + block.to_rgb(x, self.style)
+            image = upsample_fir(image) + block.to_rgb(x, self.style).to(image.dtype)
         return image
 
     def fold(self) -> FoldedSuperResolution:
@@ -155,7 +158,10 @@ class FoldedSuperResolution(nn.Module):
 
     def forward(self, raw_image: Tensor, feature: Tensor) -> Tensor:
         """As `SuperResolution.forward` without noise."""
-        x, image = _at_size(feature, self.size), _at_size(raw_image, self.size)
+        x, image = (
+            _at_size(feature, self.size).to(self.get_buffer("conv0_bias_0").dtype),
+            _at_size(raw_image, self.size),
+        )
         for i in range(self.num_blocks):
             weights = [
                 (self.get_buffer(f"{n}_weight_{i}"), self.get_buffer(f"{n}_bias_{i}"))
@@ -163,5 +169,5 @@ class FoldedSuperResolution(nn.Module):
             ]
             x = _convolve(x, *weights[0], doubles=True)
             x = _convolve(x, *weights[1], doubles=False)
-            image = upsample_fir(image) + F.conv2d(x, *weights[2])
+            image = upsample_fir(image) + F.conv2d(x, *weights[2]).to(image.dtype)
         return image

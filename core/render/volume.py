@@ -16,7 +16,7 @@ from triportrait.kernels.composite import composite, interval_weights
 from triportrait.kernels.field import FieldWeights, decode_field
 from triportrait.kernels.importance import importance_depths, merge_samples, stratified_depths
 
-RAY_CHUNK = 4096  # rays of the whole batch at a time; bounds the memory of samples, changes no ray
+RAY_CHUNK = 4096  # rays of the whole batch at a time; bounds the memory of inference, changes no ray
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class _UnitLinear(nn.Module):
 
 
 class VolumeRenderer(nn.Module):
-    """Marches rays through the planes: 48 even samples, 48 where they matter, composited on midpoints."""
+    """Marches rays through the planes: even samples, as many more where they matter, composited on midpoints."""
 
     def __init__(self, config: RenderConfig) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class VolumeRenderer(nn.Module):
         depths = stratified_depths(
             camera.axis_distance - half, camera.axis_distance + half, config.num_coarse, jitter
         )  # [B, S]
-        weights = FieldWeights(*(w.to(planes.dtype) for w in self.field.weights()))
+        weights = self.field.weights()
         B, R = directions.shape[:2]
         parts = []
         for chunk in range(0, R, max(1, RAY_CHUNK // B)):
@@ -148,7 +148,7 @@ def over_background(samples: VolumeSamples, background: Tensor) -> tuple[Tensor,
         background: [B, C, h', w'] in [0, 1]; resized (bilinear, without antialiasing) where it is not h x w.
 
     Returns:
-        feature [B, C, h, w] in about [-1, 1]; depth and opacity [B, 1, h, w].
+        feature [B, C, h, w] in about [-1, 1], float32; depth and opacity [B, 1, h, w].
     """
     side = round(samples.depth.shape[1] ** 0.5)
     feature, depth, opacity = (

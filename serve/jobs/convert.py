@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -23,11 +24,16 @@ class Convert:
     """The weights folder; several files go into the same one."""
     overwrite: bool = False
     """Replace weights of the same kind that are there already."""
+    ignore: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
+    """Leave out unknown tensors of this name or pattern, such as 'deformer.renderer.*'; may be given again."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
     """Show where an error came from."""
 
     def run(self) -> None:
-        """Convert, and say what was written."""
-        for part in convert(self.file, self.folder, self.overwrite):
+        """Convert, and say what was written and what was not."""
+        conversion = convert(self.file, self.folder, self.overwrite, self.ignore)
+        for part in conversion.parts:
             print(f"{part.path}: {part.kind}, {part.num_tensors} tensors, {part.num_values:,} numbers")
             print(f"  {LICENCES[part.kind]}")
+        for warning in conversion.warnings:
+            print(f"warning: {warning}", file=sys.stderr)

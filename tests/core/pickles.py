@@ -6,6 +6,7 @@ import io
 import pickle
 import struct
 import zipfile
+import zlib
 from functools import cache
 from types import FunctionType
 from typing import Any
@@ -224,14 +225,154 @@ def zip_tree(size: int = 4, kind: str = "FloatStorage") -> bytes:
     return rooted(call("torch._utils", "_rebuild_tensor_v2", identity + layout + b"\x89N"), "w")
 
 
+# --- whole hostile files ---
+
+RECORDS = name("copyreg", "_reconstructor")
+EMPTY_ROWS = call(
+    "numpy.core.numeric",
+    "_frombuffer",
+    raw(b""),
+    call("numpy", "dtype", text("f8")),
+    numbers((10**12, 0)),
+    text("C"),
+)
+
+
+def doubled(open_: bytes, pair: bytes, levels: int = 60) -> bytes:
+    """A value in which each level holds the level below twice: small to store, endless to walk."""
+    return open_ + b"".join(b"\x940" + pair.replace(b"#", b"h" + bytes([i])) for i in range(levels))
+
+
+def module_laughs() -> bytes:
+    """Modules that each hold the one below under two names."""
+    body = module(members()) + b"\x940"
+    for i in range(40):
+        children = b"}(" + text("a") + b"h" + bytes([i]) + text("b") + b"h" + bytes([i]) + b"u"
+        body += module(members(modules=children)) + b"\x940"
+    return finish(body + b"}" + text("G") + b"h" + bytes([40]) + b"s")
+
+
+def deep_modules() -> bytes:
+    """Modules one in the other, deeper than any network."""
+    body = module(members()) + b"\x940"
+    for i in range(200):
+        body += module(members(modules=b"}" + text("a") + b"h" + bytes([i]) + b"s")) + b"\x940"
+    return finish(body + b"}" + text("G") + b"h" + bytes([200]) + b"s")
+
+
+def settings_laughs() -> bytes:
+    """A network whose options are endless to write out."""
+    return rooted(module(members(settings=b"}" + text("x") + doubled(b"]", b"](##e") + b"s")))
+
+
+def torch_zip(**changes: bytes) -> dict[str, bytes]:
+    return {"a/data.pkl": zip_tree(), "a/byteorder": b"little", "a/data/0": bytes(16)} | {
+        "a/" + name.replace("_", "/") if name != "data_pkl" else "a/data.pkl": data for name, data in changes.items()
+    }
+
+
+def declared_zip(size: int) -> bytes:
+    """A zip whose directory claims that a stored part is larger than the file."""
+    data = bytearray(zipped(torch_zip()))
+    entry = data.rindex(b"PK\x01\x02")
+    data[entry + 20 : entry + 28] = struct.pack("<II", size, size)
+    return bytes(data)
+
+
+def overlapping_zip(parts: int) -> bytes:
+    """A zip whose parts each contain the next one, all of them valid, and a tree that asks for each."""
+    data, chain = bytes(1 << 20), []
+    for i in reversed(range(parts)):
+        entry = zipfile.ZipInfo(f"a/data/{i}")
+        entry.CRC, entry.file_size, entry.compress_size = zlib.crc32(data), len(data), len(data)
+        data = entry.FileHeader() + data
+        chain.append((entry, len(data)))
+    kind = text("storage") + name("torch", "ByteStorage")
+    asked = [
+        b"(" + kind + text(entry.filename[7:]) + text("cpu") + integer(entry.file_size) + b"tQ" for entry, _ in chain
+    ]
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a/data.pkl", finish(b"(" + b"".join(asked) + b"l"))
+        file.write(data)
+        archive.start_dir = file.tell()  # type: ignore[attr-defined]
+        for entry, length in chain:
+            entry.header_offset = file.tell() - length
+            archive.filelist.append(entry)
+    return file.getvalue()
+
+
+def encrypted_zip() -> bytes:
+    data = bytearray(zipped(torch_zip()))
+    for magic, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(magic) + place] |= 1
+    return bytes(data)
+
+
+def calls_again(opcode: bytes, times: int) -> bytes:
+    """One value of many bytes from which as many copies are asked for."""
+    load = name("_codecs", "encode") + b"\x940" + text("x" * (1 << 20)) + b"\x940" + text("latin1") + b"\x940"
+    return finish(load + b"(" + (b"h\x00(h\x01h\x02tR" * times) + b"l" + opcode)
+
+
+def same_storage(times: int) -> bytes:
+    """One storage from which many tensors are made."""
+    archive = storage_archive(declared=1 << 18, data=bytes(1 << 20))
+    load = call("torch.storage", "_load_from_bytes", raw(archive)) + b"\x940"
+    rebuild = (
+        name("torch._utils", "_rebuild_tensor_v2") + b"(h\x00K\x00" + numbers((1 << 18,)) + numbers((1,)) + b"\x89NtR"
+    )
+    return finish(load + b"(" + rebuild * times + b"l")
+
+
+def copies(value: bytes, function: bytes, times: int) -> bytes:
+    """One value, first in the memo, and a function that is called with it again and again."""
+    again = b"h\x01(h\x02Nh\x00tR" if function == RECORDS else b"h\x01h\x00R"
+    return finish(value + b"\x940" + function + b"\x940" + name("torch", "X") + b"\x940(" + again * times + b"l")
+
+
+def numbered(count: int) -> bytes:
+    """A dict of many entries."""
+    return b"}(" + b"".join(b"J" + struct.pack("<i", i) + b"N" for i in range(count)) + b"u"
+
+
+def long_names() -> bytes:
+    """A long module and a name in it, put together again and again."""
+    return finish(text("torch." + "x" * (1 << 20)) + b"\x940" + text("y") + b"\x940(" + b"h\x00h\x01\x93" * 900 + b"l")
+
+
+def short_names(times: int) -> bytes:
+    """The same of a name that is as long as it may be."""
+    return finish(
+        text("torch." + "x" * 190) + b"\x940" + text("y" * 200) + b"\x940(" + b"h\x00h\x01\x93" * times + b"l"
+    )
+
+
+def repeated_setting(value: bytes, times: int) -> bytes:
+    """A network of which many options are one value."""
+    again = b"".join(text(str(i)) + b"h\x00" for i in range(times))
+    return rooted(module(members(settings=b"}(" + text("x") + value + b"\x94" + again + b"u")))
+
+
+def shared_module(entries: int, times: int) -> bytes:
+    """A module with many empty entries, under many names."""
+    leaf = module(members(buffers=b"}(" + b"".join(text(str(i)) + b"N" for i in range(entries)) + b"u"))
+    again = b"".join(text(str(i)) + b"h\x00" for i in range(1, times))
+    return rooted(module(members(modules=b"}(" + text("0") + leaf + b"\x94" + again + b"u")))
+
+
 # --- FLAME ---
 
 
 def flame(seed: int = 0) -> dict[str, Any]:
-    """A model like `generic_model.pkl` in the shapes that count, with invented numbers and few directions."""
+    """A model like `generic_model.pkl` in its shapes, with invented numbers: four directions, each a hundred times."""
     draw = np.random.default_rng(seed)
     wrapped, sparse = named("chumpy.ch", "Ch")(), named("scipy.sparse.csc", "csc_matrix")()
-    wrapped.__dict__.update(x=np.asfortranarray(draw.normal(size=(5023, 3, 4))), _dirty_vars=set(), _itr=None)
+    wrapped.__dict__.update(
+        x=np.asfortranarray(draw.normal(size=(5023, 3, 4)).astype(np.float32).repeat(100, 2)),
+        _dirty_vars=set(),
+        _itr=None,
+    )
     rows, columns = draw.integers(0, 5, 40), np.sort(draw.integers(0, 5023, 40))
     rows[1], columns[1] = rows[0], columns[0]  # a place that is listed twice
     starts = np.concatenate([[0], np.cumsum(np.bincount(columns, minlength=5023))]).astype(np.int32)

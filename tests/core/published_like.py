@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from tests.core.pickles import Persistent
-from triportrait.core.published.contract import Kind, manifest
+from triportrait.core.published.contract import PARENTS, STORED, Kind, manifest, numbers_of
 from triportrait.core.published.names import our_name
 from triportrait.core.rule import rule_tensor
 
@@ -23,14 +25,15 @@ def published_tensors(kind: Kind, flame: dict[str, Tensor] | None = None) -> dic
     tensors = {}
     for name, sizes in manifest(kind).items():
         shape = tuple(FREE if size is None else size for size in sizes)
-        ours = our_name(name, kind) if kind in ("portrait", "motion") else name
+        ours = our_name(name, kind) if kind == "portrait" or kind == "motion" else name
         if flame is not None and ours in flame:
             tensors[name] = flame[ours]
         elif name.startswith("deformer."):
-            floats = name.endswith(("limits", "coords", "shape", "coarse"))
-            tensors[name] = torch.zeros(shape, dtype=torch.float32 if floats else torch.int64)
+            tensors[name] = torch.zeros(shape, dtype=STORED[numbers_of(name)])
         else:
             tensors[name] = rule_tensor(name, ours, shape)
+    if PARENTS in tensors:
+        tensors[PARENTS] = torch.tensor([-1, 0, 1, 1, 1])
     if kind == "portrait":
         tensors["dataset_label_std"] = torch.zeros(())
         for block in (0, 1):
@@ -46,9 +49,9 @@ def published_tensors(kind: Kind, flame: dict[str, Tensor] | None = None) -> dic
     return tensors
 
 
-def as_network(kind: str, tensors: dict[str, Tensor]) -> Persistent:
+def as_network(kind: str, tensors: dict[str, Tensor], **options: Any) -> Persistent:
     """A persistent module whose dotted names lead to these tensors: floats as parameters, the rest as buffers."""
-    root = Persistent(kind, img_resolution=512, mot_dims=548)
+    root = Persistent(kind, **{"img_resolution": 512, "mot_dims": 548} | options)
     for name, tensor in tensors.items():
         *path, last = name.split(".")
         module: nn.Module = root

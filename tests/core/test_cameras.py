@@ -45,11 +45,15 @@ def test_sampled_cameras_are_rotations_that_look_at_their_pivot_from_the_ranges(
     assert radius.min() >= ranges.radius[0] - 1e-5 and radius.max() <= ranges.radius[1] + 1e-5
     yaw = torch.atan2(-position[:, 0], position[:, 2])
     assert -0.78 <= yaw.min() < -0.7 and 0.7 < yaw.max() <= 0.78
-    # the optical axis passes within the pivot's box
+    elevation = position[:, 1] / position.norm(dim=-1) * math.pi / 2  # undoes asin(2 pitch / π)
+    assert -0.25 - 1e-5 <= elevation.min() < -0.22 and 0.6 < elevation.max() <= 0.65 + 1e-5
+    # somewhere at a z of 0.06 to 0.12 the optical axis is within the pivot's box
     towards = -rotation[:, :, 2]
-    along = (-position * towards).sum(-1, keepdim=True)
-    nearest = position + along * towards
-    assert nearest.norm(dim=-1).max() < 0.15
+    distances = []
+    for z in torch.linspace(0.06, 0.12, 25):
+        t = (z - position[:, 2]) / towards[:, 2]
+        distances.append((position + t[:, None] * towards)[:, :2].abs().amax(-1))
+    assert torch.stack(distances).amin(0).max() <= 0.03 + 2e-3
 
 
 def test_the_same_generator_gives_the_same_cameras():

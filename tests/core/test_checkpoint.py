@@ -45,6 +45,15 @@ def test_what_was_saved_comes_back(folder, tiny_portrait, motion_encoder):
     assert json.loads((folder / "portrait.json").read_text())["provenance"] == {"file": "x.pkl"}
 
 
+def test_who_may_read_the_folder_may_read_the_weights(folder):
+    modes = {p.stat().st_mode & 0o777 for p in folder.iterdir()}
+    assert modes == {(folder / "portrait.json").stat().st_mode & 0o777}
+
+
+def test_a_folder_may_be_given_as_text(folder):
+    assert load_portrait(str(folder)).config == tiny()
+
+
 def test_half_precision_weights_are_lifted(folder):
     change(folder, "portrait", lambda t: t.update({n: x.half() for n, x in t.items() if not n.startswith("neck.")}))
     assert {p.dtype for p in load_portrait(folder).parameters()} == {torch.float32}
@@ -73,9 +82,18 @@ def test_a_failed_save_leaves_nothing_and_loses_nothing(folder, monkeypatch):
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
+def edit_config(folder, edit):
+    card = json.loads((folder / "portrait.json").read_text())
+    edit(card["config"])
+    (folder / "portrait.json").write_text(json.dumps(card))
+
+
 BAD = {
     "no folder": (lambda f: shutil.rmtree(f), r"no such weights folder; make one with `triportrait convert"),
-    "no portrait": (lambda f: (f / "portrait.json").unlink(), r"it holds motion, portrait; convert"),
+    "no portrait": (
+        lambda f: (f / "portrait.json").unlink(),
+        r"no such file in the weights folder, it holds motion.json, motion.safetensors, portrait.saf",
+    ),
     "no tensors": (lambda f: (f / "portrait.safetensors").unlink(), r"portrait.safetensors: no such file"),
     "damaged json": (lambda f: (f / "portrait.json").write_text("{"), r"portrait.json: not readable as JSON"),
     "other format": (lambda f: (f / "portrait.json").write_text("{}"), r"expected format 1 and kind portrait"),
@@ -98,6 +116,38 @@ BAD = {
     "not finite": (
         lambda f: change(f, "portrait", lambda t: t["superres.style"].fill_(torch.nan)),
         r"superres.style holds numbers that are not finite",
+    ),
+    "no sizes": (
+        lambda f: (f / "portrait.json").write_text('{"format": 1, "kind": "portrait"}'),
+        r"portrait.json config: expected an object with the fields of ModelConfig, got NoneType",
+    ),
+    "deep nesting": (
+        lambda f: (f / "portrait.json").write_text("[" * 100_000),
+        r"portrait.json: not readable as JSON",
+    ),
+    "sizes under a preset's name": (
+        lambda f: edit_config(f, lambda config: config.update(preset="portrait4d_v2")),
+        r"expected the sizes of the preset portrait4d_v2, got others",
+    ),
+    "a size of zero": (
+        lambda f: edit_config(f, lambda config: config["transformer"].update(num_heads=0)),
+        r"transformer.num_heads: expected positive numbers up to 65536, got 0",
+    ),
+    "faces that point nowhere": (
+        lambda f: change(f, "portrait", lambda t: t["neck.mesh.coarse_faces"].fill_(10_000)),
+        r"coarse_faces: expected whole numbers from 0 to",
+    ),
+    "a chain of joints that is none": (
+        lambda f: change(f, "portrait", lambda t: t["neck.flame.parents"].fill_(4)),
+        r"FLAME parents: expected -1, then an earlier joint for each",
+    ),
+    "too few shape directions": (
+        lambda f: change(
+            f,
+            "portrait",
+            lambda t: t.update({"neck.flame.shape_directions": t["neck.flame.shape_directions"][..., :4].contiguous()}),
+        ),
+        r"FLAME shape_directions: expected 300 of shape and 100 of expression, got 4",
     ),
     "sizes of another preset": (
         lambda f: (f / "portrait.json").write_text(

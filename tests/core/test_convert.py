@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.core import pickles
+from tests.core import pickles, published_like
 from tests.core.parity import seeded
 from tests.core.published_like import as_network, published_tensors
 from tests.core.synthetic import flame_tables, mesh_tables, sphere
@@ -17,9 +18,11 @@ from triportrait.core.config import portrait4d_v2
 from triportrait.core.errors import InputError
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.portrait import Portrait4D
+from triportrait.core.published import contract
 from triportrait.core.published.contract import ignored, manifest
 from triportrait.core.published.convert import convert
 from triportrait.core.published.names import our_name, rename
+from triportrait.serve.jobs.convert import Convert
 
 
 class TestNames:
@@ -101,9 +104,9 @@ def test_a_whole_published_snapshot(tmp_path, flame, full_portrait, no_grad):
     file = tmp_path / "portrait4d-v2-vfhq512.pkl"
     file.write_bytes(pickles.dump(pickles.snapshot(**names)))
     assert file.stat().st_size > 900e6
-    written = convert(file, tmp_path / "weights")
+    conversion = convert(file, tmp_path / "weights")
     file.unlink()
-    assert [part.kind for part in written] == ["portrait", "discriminator"]
+    assert [part.kind for part in conversion.parts] == ["portrait", "discriminator"] and not conversion.warnings
     portrait = load_portrait(tmp_path / "weights", "portrait4d_v2")
     for name, tensor in full_portrait.state_dict().items():
         assert torch.equal(portrait.state_dict()[name], tensor), name
@@ -125,7 +128,7 @@ def test_a_genhead_snapshot(tmp_path):
     file = tmp_path / "genhead-ffhq512.pkl"
     network = as_network("PartTriPlaneGeneratorDeform", published_tensors("genhead"))
     file.write_bytes(pickles.dump(pickles.snapshot(G_ema=network)))
-    (part,) = convert(file, tmp_path / "w")
+    (part,) = convert(file, tmp_path / "w").parts
     assert (part.kind, part.num_tensors) == ("genhead", len(manifest("genhead")))
     assert set(load_file(part.path)) == set(manifest("genhead"))
 
@@ -138,14 +141,14 @@ def test_the_motion_encoder(tmp_path, motion_file, motion_encoder, no_grad):
 
 def test_arcface(tmp_path):
     torch.save(published_tensors("arcface"), tmp_path / "backbone.pth")
-    (part,) = convert(tmp_path / "backbone.pth", tmp_path / "w")
+    (part,) = convert(tmp_path / "backbone.pth", tmp_path / "w").parts
     assert part.kind == "arcface" and set(load_file(part.path)) == set(manifest("arcface"))
 
 
 def test_a_flame_file(tmp_path, tiny_portrait):
     file = tmp_path / "generic_model.pkl"
     file.write_bytes(pickles.dump(pickles.flame(), 2, pickles.Python2Pickler))
-    (part,) = convert(file, tmp_path / "w")
+    (part,) = convert(file, tmp_path / "w").parts
     tables = load_file(part.path)
     assert part.kind == "flame" and tables["pose_directions"].shape == (36, 3 * 5023)
     source = torch.as_tensor(pickles.flame()["posedirs"])  # [U, 3, 36]
@@ -165,9 +168,20 @@ def test_weights_that_are_there_are_kept_unless_asked(tmp_path, motion_file):
 
 WRONG = {
     "missing": (lambda t: t.pop("model.fc.weight"), r"1 missing \(model.fc.weight\)"),
-    "unknown": (lambda t: t.update(extra=torch.zeros(2)), r"1 unknown \(extra\)"),
+    "unknown": (
+        lambda t: t.update(extra=torch.zeros(2)),
+        r"1 unknown \(extra\); .* leave unknown ones out with --ignore NAME",
+    ),
     "misshapen": (lambda t: t.update({"model.fc.bias": torch.zeros(9)}), r"1 misshapen \(model.fc.bias \[9\]"),
     "not finite": (lambda t: t["model.fc.bias"].fill_(torch.inf), r"face.fc.bias holds numbers that are not finite"),
+    "out of float32": (
+        lambda t: t.update({"model.fc.bias": torch.full((256,), 1e300, dtype=torch.float64)}),
+        r"face.fc.bias holds numbers that are not finite in float32",
+    ),
+    "whole numbers": (
+        lambda t: t.update({"model.fc.bias": torch.ones(256).int()}),
+        r"1 mistyped \(model.fc.bias int32",
+    ),
     "something else": (lambda t: t.pop("to_mouth.0.weight"), r"expected PD-FGC's or ArcFace's tensors"),
 }
 
@@ -201,3 +215,144 @@ def test_the_folder_may_not_be_a_file(tmp_path, motion_file):
 
 def test_synthetic_tables_are_what_the_loader_takes():
     assert set(mesh_tables(flame_tables())) == {"coarse_vertices", "coarse_barycentrics", "coarse_faces"}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Manifests with the published names and sizes of at most 3, so that a snapshot is small."""
+
+    def shrunk(kind):
+        kept = ("w_avg", f"{published_like.FLAME}parents")
+        return {
+            name: shape if name in kept else tuple(size and min(size, 3) for size in shape)
+            for name, shape in manifest(kind).items()
+        }
+
+    monkeypatch.setattr(contract, "manifest", shrunk)
+    monkeypatch.setattr(published_like, "manifest", shrunk)
+
+
+class Snapshot:
+    """A small published snapshot of a portrait, to be damaged and converted."""
+
+    def __init__(self, folder):
+        self.file, self.folder = folder / "x.pkl", folder / "w"
+        self.portrait, self.judge = published_tensors("portrait"), published_tensors("discriminator")
+        self.options, self.kind = {}, "TriPlaneReconstructor"
+
+    def convert(self, **options):
+        networks = {"G_ema": as_network(self.kind, self.portrait, **self.options)}
+        if self.judge:
+            networks["D"] = as_network("D", self.judge)
+        self.file.write_bytes(pickles.dump(pickles.snapshot(**networks)))
+        return convert(self.file, self.folder, **options)
+
+    def written(self):
+        return load_file(self.folder / "portrait.safetensors")
+
+    def provenance(self):
+        return json.loads((self.folder / "portrait.json").read_text())["provenance"]
+
+
+@pytest.fixture
+def snapshot(tmp_path, small):
+    return Snapshot(tmp_path)
+
+
+class TestSnapshot:
+    def test_as_it_is(self, snapshot):
+        conversion = snapshot.convert()
+        assert [part.kind for part in conversion.parts] == ["portrait", "discriminator"] and not conversion.warnings
+        assert torch.equal(snapshot.written()["superres.style"], snapshot.portrait["w_avg"])
+        assert not {"style", "ignored"} & set(snapshot.provenance())
+
+    @pytest.mark.parametrize("stored", [True, False])
+    def test_a_style_of_ones(self, snapshot, stored):
+        snapshot.options["use_ws_ones"] = True
+        if not stored:
+            del snapshot.portrait["w_avg"]
+        snapshot.convert()
+        assert torch.equal(snapshot.written()["superres.style"], torch.ones(512))
+        assert snapshot.provenance()["style"] == "all ones, because the network was made with use_ws_ones"
+
+    @pytest.mark.parametrize("options", [{}, {"use_ws_ones": False}])
+    def test_a_style_that_is_missing(self, snapshot, options):
+        snapshot.options |= options
+        del snapshot.portrait["w_avg"]
+        with pytest.raises(InputError, match=r"1 missing \(w_avg\); give the file that was published for it$"):
+            snapshot.convert()
+
+    def test_other_options_write_nothing(self, snapshot):
+        snapshot.options["rendering_kwargs"] = pickles.EasyDict(box_warp=1.3, depth_resolution=96)
+        with pytest.raises(
+            InputError, match=r"x.pkl: G_ema: rendering_kwargs.depth_resolution: expected .* 48, got 96"
+        ):
+            snapshot.convert()
+        assert not snapshot.folder.exists()
+
+    @pytest.mark.parametrize(
+        "damage, words",
+        [
+            (lambda t: t.pop("b4.out.bias"), r"x.pkl: D: expected the 61 tensors .* 1 missing \(b4.out.bias\)"),
+            (lambda t: t.update({"b4.out.bias": torch.full((3,), torch.nan)}), "D: b4.out.bias holds numbers that are"),
+            (lambda t: t.update(resample_filter=torch.ones(4, 4)), "D: resample_filter: expected the filter"),
+        ],
+    )
+    def test_a_discriminator_that_does_not_fit_is_left_out(self, snapshot, capsys, damage, words):
+        damage(snapshot.judge)
+        conversion = snapshot.convert()
+        assert [part.kind for part in conversion.parts] == ["portrait"]
+        (warning,) = conversion.warnings
+        assert re.search("^the discriminator is left out: .*" + words, warning)
+        assert not (snapshot.folder / "discriminator.safetensors").exists()
+        Convert(snapshot.file, snapshot.folder, overwrite=True).run()
+        assert capsys.readouterr().err == f"warning: {warning}\n"
+
+    def test_unknown_tensors_are_left_out_on_request(self, snapshot):
+        snapshot.portrait |= {"deformer.renderer.uv": torch.zeros(2), "deformer.renderer.faces": torch.zeros(2)}
+        with pytest.raises(InputError, match=r"2 unknown \(deformer.renderer.uv, deformer.* with --ignore NAME"):
+            snapshot.convert()
+        with pytest.raises(InputError, match=r"1 unknown \(deformer.renderer.uv\)"):
+            snapshot.convert(ignore=["*.renderer.faces"])
+        conversion = snapshot.convert(ignore=["deformer.renderer.*", "nothing"])
+        assert conversion.warnings == [f"--ignore nothing: fits no unknown tensor of {snapshot.file}"]
+        assert snapshot.provenance()["ignored"] == ["deformer.renderer.uv", "deformer.renderer.faces"]
+        assert conversion.parts[0].num_tensors == len(manifest("portrait"))
+
+    @pytest.mark.parametrize("damage", [lambda t: t.pop("w_avg"), lambda t: t.update(w_avg=torch.zeros(3))])
+    def test_nothing_else_is_excused(self, snapshot, damage):
+        damage(snapshot.portrait)
+        with pytest.raises(InputError, match=r"1 (missing|misshapen) \(w_avg"):
+            snapshot.convert(ignore=["*"])
+
+    def test_numbers_are_stored_in_one_width(self, snapshot):
+        given = dict(snapshot.portrait)
+        for name, tensor in given.items():
+            other = torch.float64 if tensor.is_floating_point() else torch.int32
+            snapshot.portrait[name] = tensor if tensor.dtype == torch.bool else tensor.to(other)
+        snapshot.convert()
+        written = snapshot.written()
+        assert {t.dtype for t in written.values()} == {torch.float32, torch.int64, torch.bool}
+        for name, tensor in given.items():
+            if not ignored(name):
+                stored = written[our_name(name, "portrait")]
+                assert stored.dtype == tensor.dtype and torch.equal(stored, tensor), name
+
+    def test_faces_point_to_vertices(self, snapshot):
+        snapshot.portrait["deformer.flame_deform.simplify_faces"] = torch.full((3, 3), 3)
+        with pytest.raises(InputError, match=r"G_ema: .*simplify_faces: expected numbers from 0 to 2, got 3 to 3"):
+            snapshot.convert()
+
+    def test_text_of_the_file_stays_on_one_short_line(self, snapshot):
+        snapshot.kind, snapshot.portrait = "\x1b]0;x\x07\n" + "A" * 100_000, {"a": torch.ones(1)}
+        with pytest.raises(InputError, match=r"got a \\x1b\]0;x\\x07\\nAAA") as caught:
+            snapshot.convert()
+        assert len(str(caught.value)) < 300 + len(str(snapshot.file))
+
+
+def test_an_unknown_tensor_of_the_motion_encoder(tmp_path, motion_file):
+    torch.save(torch.load(motion_file) | {"to_extra.weight": torch.zeros(2)}, tmp_path / "m.pth")
+    with pytest.raises(InputError, match=r"1 unknown \(to_extra.weight\)"):
+        convert(tmp_path / "m.pth", tmp_path / "w")
+    Convert(tmp_path / "m.pth", tmp_path / "w", ignore=("to_extra.*",)).run()
+    assert json.loads((tmp_path / "w" / "motion.json").read_text())["provenance"]["ignored"] == ["to_extra.weight"]

@@ -73,15 +73,15 @@ def test_04_neutralizer(full_portrait, agrees):
 
 
 def test_05_motion_blocks(full_portrait, agrees):
-    reenactor, (_, v_d) = full_portrait.reconstructor.reenactor, motions()
-    agrees("05_reenact", "y_tokens", reenactor.tokens(v_d))
-    agrees("05_reenact", "out", reenactor.transfer(seeded("tokens_in", (1, 1024, 1024)), GRID, v_d))
+    transfer, (_, v_d) = full_portrait.reconstructor.transfer, motions()
+    agrees("05_reenact", "y_tokens", transfer.tokens(v_d))
+    agrees("05_reenact", "out", transfer.apply_motion(seeded("tokens_in", (1, 1024, 1024)), GRID, v_d))
 
 
 def test_06_canonical_convolutions(full_portrait, agrees):
     tokens = seeded("tokens_in", (1, 1024, 1024))
     agrees("06_canonical_convs", "lr", shuffled(tokens))
-    agrees("06_canonical_convs", "out", full_portrait.reconstructor.reenactor.grow(tokens, GRID))
+    agrees("06_canonical_convs", "out", full_portrait.reconstructor.transfer.grow(tokens, GRID))
 
 
 @pytest.mark.parametrize("prefix", ["", "static_"])
@@ -90,9 +90,9 @@ def test_06b_both_halves_and_the_static_synthesizer(full_portrait, agrees, prefi
     if prefix:
         v_s = v_d = None
     tokens, grid = parts.neutralizer(seeded("feat_global_in", (1, 256, 64, 64)), v_s)
-    tokens = parts.reenactor.transfer(tokens, grid, v_d)
+    tokens = parts.transfer.apply_motion(tokens, grid, v_d)
     agrees("06b_encoder_canonical", f"{prefix}lr", shuffled(tokens))
-    agrees("06b_encoder_canonical", f"{prefix}sr", parts.reenactor.grow(tokens, grid))
+    agrees("06b_encoder_canonical", f"{prefix}sr", parts.transfer.grow(tokens, grid))
 
 
 def test_07_plane_decoder(full_portrait, agrees):
@@ -162,9 +162,9 @@ def test_11_motion_encoder(motion_encoder, agrees):
 def test_13_end_to_end(full_portrait, agrees):
     v_s, v_d = motions()
     source = full_portrait.prepare(source_image(), v_s)
-    planes = full_portrait.reenact(source, Driving(v_d))
-    rendering = full_portrait.render(planes, fixed_camera(), source.background)
-    agrees("13_end_to_end", "planes", channels_first(planes))
+    head = full_portrait.reenact(source, Driving(v_d))
+    rendering = full_portrait.render(head, fixed_camera())
+    agrees("13_end_to_end", "planes", channels_first(head.planes))
     agrees("13_end_to_end", "image_feature", rendering.feature)
     agrees("13_end_to_end", "image", rendering.raw_image)
     agrees("13_end_to_end", "image_depth", rendering.depth)

@@ -10,7 +10,7 @@ import torch
 from triportrait.core.config import tiny
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import fixed_camera, turned
-from triportrait.core.types import Camera, Driving
+from triportrait.core.types import Camera, Driving, NeckGrid
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +38,8 @@ def test_the_same_input_gives_the_same_frame(tiny_portrait):
     for seed in (1, 2):
         torch.manual_seed(seed)
         source = tiny_portrait.prepare(image, v_s)
-        planes = tiny_portrait.reenact(source, Driving(v_d))
-        frames.append(tiny_portrait.render(planes, fixed_camera(), source.background).image)
+        head = tiny_portrait.reenact(source, Driving(v_d))
+        frames.append(tiny_portrait.render(head, fixed_camera()).image)
     assert torch.equal(*frames)
 
 
@@ -47,18 +47,18 @@ def test_the_same_input_gives_the_same_frame(tiny_portrait):
 def test_the_driver_changes_planes_and_the_source_stays(tiny_portrait):
     v_s, v_d = motions()
     source = tiny_portrait.prepare(pictures(), v_s)
-    a, b = (tiny_portrait.reenact(source, Driving(v)) for v in (v_d, -v_d))
+    a, b = (tiny_portrait.reenact(source, Driving(v)).planes for v in (v_d, -v_d))
     assert (a - b).abs().max() > 1e-3
-    assert torch.equal(a, tiny_portrait.reenact(source, Driving(v_d)))
+    assert torch.equal(a, tiny_portrait.reenact(source, Driving(v_d)).planes)
 
 
 @torch.no_grad()
 def test_prepare_then_reenact_is_the_whole_reconstructor(tiny_portrait):
     image, (v_s, v_d) = pictures(), motions()
     whole = tiny_portrait.reconstructor(image, v_s, v_d)
-    torch.testing.assert_close(tiny_portrait.reenact(tiny_portrait.prepare(image, v_s), Driving(v_d)), whole)
+    torch.testing.assert_close(tiny_portrait.reenact(tiny_portrait.prepare(image, v_s), Driving(v_d)).planes, whole)
     static = tiny_portrait.reconstructor(image, v_s, v_d, static=True)
-    torch.testing.assert_close(tiny_portrait.reenact(tiny_portrait.prepare(image, None), None), static)
+    torch.testing.assert_close(tiny_portrait.reenact(tiny_portrait.prepare(image, None), Driving(None)).planes, static)
     assert (static - whole).abs().max() > 1e-3
 
 
@@ -68,9 +68,9 @@ def test_a_motion_scale_of_zero_is_the_static_synthesizer(tiny_portrait):
     feature = parts.global_encoder(pictures(2))
     scale = torch.tensor([0.0, 1.0])[:, None, None]  # per sample
     tokens, grid = parts.neutralizer(feature, v_s, scale)
-    mixed = parts.reenactor(tokens, grid, v_d, scale)
-    static = parts.reenactor(*parts.neutralizer(feature, None), None)
-    full = parts.reenactor(*parts.neutralizer(feature, v_s), v_d)
+    mixed = parts.transfer(tokens, grid, v_d, scale)
+    static = parts.transfer(*parts.neutralizer(feature, None), None)
+    full = parts.transfer(*parts.neutralizer(feature, v_s), v_d)
     torch.testing.assert_close(mixed[0], static[0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(mixed[1], full[1], atol=1e-4, rtol=1e-4)
 
@@ -83,10 +83,10 @@ def test_a_batch_is_its_members(tiny_portrait):
         fixed_camera().intrinsics.expand(2, 3, 3),
     )
     source = tiny_portrait.prepare(image, v_s)
-    both = tiny_portrait.render(tiny_portrait.reenact(source, Driving(v_d)), views, source.background)
+    both = tiny_portrait.render(tiny_portrait.reenact(source, Driving(v_d)), views)
     one_source = tiny_portrait.prepare(image[1:], v_s[1:])
     view = Camera(views.world_from_camera[1:], views.intrinsics[1:])
-    one = tiny_portrait.render(tiny_portrait.reenact(one_source, Driving(v_d[1:])), view, one_source.background)
+    one = tiny_portrait.render(tiny_portrait.reenact(one_source, Driving(v_d[1:])), view)
     for name in ("image", "feature", "depth", "opacity"):
         torch.testing.assert_close(getattr(both, name)[1:], getattr(one, name), atol=2e-3, rtol=1e-3)
 
@@ -102,6 +102,66 @@ def test_a_ray_that_meets_nothing_ends_where_its_own_image_ends(tiny_portrait):
     assert samples.opacity.abs().max() == 0
     for b, distance in enumerate((4.2, 3.0)):
         torch.testing.assert_close(samples.depth[b], torch.full((32 * 32,), distance + 0.65))
+    smaller = volume(torch.randn(2, 3, 64, 64, 16), views, box_scale=torch.tensor([0.9, 0.5]))
+    for b, end in enumerate((4.2 + 0.9 * 0.65, 3.0 + 0.5 * 0.65)):
+        torch.testing.assert_close(smaller.depth[b], torch.full((32 * 32,), end))
+
+
+def test_empty_rays_have_gradients_of_zero(tiny_portrait):
+    volume = copy.deepcopy(tiny_portrait.volume)
+    volume.field.density.bias.fill_(-1e6)
+    planes = torch.randn(1, 3, 64, 64, 16, requires_grad=True)
+    samples = volume(planes, fixed_camera())
+    (samples.depth * (samples.opacity > 0)).sum().backward()
+    assert planes.grad is not None and planes.grad.abs().max() == 0
+
+
+@torch.no_grad()
+def test_the_background_is_resized_once_whatever_the_ray_grid(tiny_portrait):
+    portrait = copy.deepcopy(tiny_portrait)
+    portrait.volume.field.density.bias.fill_(-1e6)  # nothing but background
+    image, (v_s, v_d) = pictures(), motions()
+    head = portrait.reenact(portrait.prepare(image, v_s), Driving(v_d))
+    wanted = portrait.reconstructor.background_encoder(image).sigmoid()
+    wanted = torch.nn.functional.interpolate(wanted, size=(20, 20), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(portrait.render(head, fixed_camera(), size=20).feature, 2 * wanted - 1)
+
+
+@torch.no_grad()
+def test_the_neck_of_a_driving_frame_reaches_the_picture(tiny_portrait):
+    v_s, v_d = motions()
+    source = tiny_portrait.prepare(pictures(), v_s)
+    fine, coarse = torch.zeros(1, 24, 24, 24, 4), torch.zeros(1, 8, 8, 8, 3)
+    fine[..., 0] = 0.1
+    still, moved = (
+        tiny_portrait.render(tiny_portrait.reenact(source, Driving(v_d, neck)), fixed_camera()).feature
+        for neck in (None, NeckGrid(fine, coarse, 1.3, 3e-3))
+    )
+    assert (still - moved).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_motion_is_given_to_both_or_to_neither(tiny_portrait):
+    v_s, v_d = motions()
+    for source, driving in ((None, v_d), (v_s, None)):
+        with pytest.raises(ValueError, match="give both or neither"):
+            tiny_portrait.reenact(tiny_portrait.prepare(pictures(), source), Driving(driving))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype, least", [(torch.float16, 50.0), (torch.bfloat16, 35.0)])
+def test_a_network_in_half_precision_draws_the_same_picture(tiny_portrait, dtype, least):
+    image, (v_s, v_d) = pictures(), motions()
+
+    def draw(dtype):
+        portrait = copy.deepcopy(tiny_portrait).to(dtype)
+        head = portrait.reenact(portrait.prepare(image.to(dtype), v_s.to(dtype)), Driving(v_d.to(dtype)))
+        return portrait.render(head, fixed_camera())
+
+    whole, half = draw(torch.float32), draw(dtype)
+    assert {half.depth.dtype, half.opacity.dtype} == {torch.float32}
+    error = (whole.image - half.image.float()).square().mean()
+    assert 10 * torch.log10(whole.image.abs().max() ** 2 / error) >= least
 
 
 @torch.no_grad()
@@ -144,8 +204,7 @@ def test_a_smaller_box_shrinks_the_head(tiny_portrait):
 def test_any_ray_grid_is_resized_before_super_resolution(tiny_portrait):
     v_s, v_d = motions()
     source = tiny_portrait.prepare(pictures(), v_s)
-    planes = tiny_portrait.reenact(source, Driving(v_d))
-    rendering = tiny_portrait.render(planes, fixed_camera(), source.background, size=21)
+    rendering = tiny_portrait.render(tiny_portrait.reenact(source, Driving(v_d)), fixed_camera(), size=21)
     assert rendering.raw_image.shape == (1, 3, 21, 21) and rendering.image.shape == (1, 3, 128, 128)
 
 
@@ -155,7 +214,7 @@ def test_gradients_reach_every_part_that_training_moves():
     torch.nn.init.normal_(portrait.volume.field.density.weight)
     image, (v_s, v_d) = pictures(), motions()
     source = portrait.prepare(image, v_s)
-    rendering = portrait.render(portrait.reenact(source, Driving(v_d)), fixed_camera(), source.background)
+    rendering = portrait.render(portrait.reenact(source, Driving(v_d)), fixed_camera())
     (rendering.image.square().mean() + rendering.depth.mean() + rendering.opacity.mean()).backward()
     without = {n for n, p in portrait.named_parameters() if p.grad is None or not p.grad.isfinite().all()}
     assert without == {n for n, _ in portrait.named_parameters() if n.endswith("noise_strength")}
@@ -185,3 +244,38 @@ def test_folding_keeps_the_picture_and_ends_training():
     folded = portrait.fold().superres
     torch.testing.assert_close(folded(feature[:, :3], feature), before, atol=1e-5, rtol=1e-5)
     assert not list(folded.parameters())
+
+
+def test_fresh_weights_have_the_published_spread():
+    torch.manual_seed(0)
+    portrait = Portrait4D(tiny())
+    parts = portrait.reconstructor
+    parts.initialize()
+
+    def spread(weight):
+        return weight.std().item()
+
+    mlp = parts.transfer.blocks[0].mlp
+    assert spread(mlp.fc1.weight) == pytest.approx(0.02, rel=0.03)
+    assert spread(parts.transfer.blocks[0].cross_attention.proj.weight) == pytest.approx(0.02, rel=0.05)
+    assert spread(mlp.depthwise.weight) == pytest.approx((2 / 9) ** 0.5, rel=0.05)  # a group has one output
+    tail = parts.plane_decoder.tail[0].weight
+    assert spread(tail) == pytest.approx((2 / (9 * len(tail))) ** 0.5, rel=0.05)
+    assert spread(parts.plane_decoder.out.weight) == pytest.approx(0.15, rel=0.05)
+    background = parts.background_encoder.down[0].conv.weight
+    assert spread(background) == pytest.approx((2 / (9 * len(background))) ** 0.5, rel=0.1)
+    detail = parts.detail_encoder.convs[1].weight
+    assert spread(detail) == pytest.approx((2 / (9 * len(detail))) ** 0.5, rel=0.1)
+    biases = [b for n, b in parts.plane_decoder.named_parameters() if n.endswith("bias")]
+    assert all(b.abs().max() == 0 for b in biases)
+
+
+def test_rendering_is_one_graph_for_the_compiler(tiny_portrait):
+    """What breaks a graph on the CPU breaks a capture on a GPU."""
+    planes, camera = torch.randn(1, 3, 64, 64, 16), fixed_camera()
+    with torch.no_grad():
+        explained = torch._dynamo.explain(tiny_portrait.volume)(planes, camera)
+        feature = torch.randn(1, 16, 32, 32)
+        superres = torch._dynamo.explain(tiny_portrait.superres)(feature[:, :3], feature)
+    assert explained.graph_break_count == 0, explained.break_reasons
+    assert superres.graph_break_count == 0, superres.break_reasons

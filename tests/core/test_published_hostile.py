@@ -10,7 +10,6 @@ import struct
 import sys
 import time
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,98 +72,6 @@ def answer(path: Path) -> str:
             said.append(str(refusal).replace(str(path), path.name))
     assert said[1] != "read as inert records" or said[0] == said[1], "networks from a file that cannot be read"
     return said[0]
-
-
-def doubled(open_: bytes, pair: bytes, levels: int = 60) -> bytes:
-    """A value in which each level holds the level below twice: small to store, endless to walk."""
-    return open_ + b"".join(b"\x940" + pair.replace(b"#", b"h" + bytes([i])) for i in range(levels))
-
-
-def module_laughs() -> bytes:
-    """Modules that each hold the one below under two names."""
-    body = p.module(p.members()) + b"\x940"
-    for i in range(40):
-        children = b"}(" + p.text("a") + b"h" + bytes([i]) + p.text("b") + b"h" + bytes([i]) + b"u"
-        body += p.module(p.members(modules=children)) + b"\x940"
-    return p.finish(body + b"}" + p.text("G") + b"h" + bytes([40]) + b"s")
-
-
-def deep_modules() -> bytes:
-    """Modules one in the other, deeper than any network."""
-    body = p.module(p.members()) + b"\x940"
-    for i in range(200):
-        body += p.module(p.members(modules=b"}" + p.text("a") + b"h" + bytes([i]) + b"s")) + b"\x940"
-    return p.finish(body + b"}" + p.text("G") + b"h" + bytes([200]) + b"s")
-
-
-def settings_laughs() -> bytes:
-    """A network whose options are endless to write out."""
-    return p.rooted(p.module(p.members(settings=b"}" + p.text("x") + doubled(b"]", b"](##e") + b"s")))
-
-
-def torch_zip(**changes: bytes) -> dict[str, bytes]:
-    return {"a/data.pkl": p.zip_tree(), "a/byteorder": b"little", "a/data/0": bytes(16)} | {
-        "a/" + name.replace("_", "/") if name != "data_pkl" else "a/data.pkl": data for name, data in changes.items()
-    }
-
-
-def declared_zip(size: int) -> bytes:
-    """A zip whose directory claims that a stored part is larger than the file."""
-    data = bytearray(p.zipped(torch_zip()))
-    entry = data.rindex(b"PK\x01\x02")
-    data[entry + 20 : entry + 28] = struct.pack("<II", size, size)
-    return bytes(data)
-
-
-def overlapping_zip(parts: int) -> bytes:
-    """A zip whose parts each contain the next one, all of them valid, and a tree that asks for each."""
-    data, chain = bytes(1 << 20), []
-    for i in reversed(range(parts)):
-        entry = zipfile.ZipInfo(f"a/data/{i}")
-        entry.CRC, entry.file_size, entry.compress_size = zlib.crc32(data), len(data), len(data)
-        data = entry.FileHeader() + data
-        chain.append((entry, len(data)))
-    kind = p.text("storage") + p.name("torch", "ByteStorage")
-    asked = [
-        b"(" + kind + p.text(entry.filename[7:]) + p.text("cpu") + p.integer(entry.file_size) + b"tQ"
-        for entry, _ in chain
-    ]
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("a/data.pkl", p.finish(b"(" + b"".join(asked) + b"l"))
-        file.write(data)
-        archive.start_dir = file.tell()  # type: ignore[attr-defined]
-        for entry, length in chain:
-            entry.header_offset = file.tell() - length
-            archive.filelist.append(entry)
-    return file.getvalue()
-
-
-def encrypted_zip() -> bytes:
-    data = bytearray(p.zipped(torch_zip()))
-    for magic, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        data[data.index(magic) + place] |= 1
-    return bytes(data)
-
-
-def calls_again(opcode: bytes, times: int) -> bytes:
-    """One value of many bytes from which as many copies are asked for."""
-    load = p.name("_codecs", "encode") + b"\x940" + p.text("x" * (1 << 20)) + b"\x940" + p.text("latin1") + b"\x940"
-    return p.finish(load + b"(" + (b"h\x00(h\x01h\x02tR" * times) + b"l" + opcode)
-
-
-def same_storage(times: int) -> bytes:
-    """One storage from which many tensors are made."""
-    archive = p.storage_archive(declared=1 << 18, data=bytes(1 << 20))
-    load = p.call("torch.storage", "_load_from_bytes", p.raw(archive)) + b"\x940"
-    rebuild = (
-        p.name("torch._utils", "_rebuild_tensor_v2")
-        + b"(h\x00K\x00"
-        + p.numbers((1 << 18,))
-        + p.numbers((1,))
-        + b"\x89NtR"
-    )
-    return p.finish(load + b"(" + rebuild * times + b"l")
 
 
 REFUSED_CALL = "which no weights file needs"
@@ -258,13 +165,22 @@ CASES: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
         "describes a sto",
     ),
     "tensor larger than its storage": (p.finish(p.tensor((5,), (1,))), "5 elements up to 4 over a storage of 4"),
+    "tensor of 5 elements by stride 0": (p.finish(p.tensor((5,), (0,))), "inert"),
     "tensor that strides out of its storage": (p.finish(p.tensor((2,), (4,))), "up to 4 over"),
     "tensor that begins behind its storage": (p.finish(p.tensor((1,), (1,), 4)), "up to 4 over"),
     "tensor of negative offset": (p.finish(p.tensor((1,), (1,), -1)), "whole numbers from 0"),
     "tensor of negative stride": (p.finish(p.tensor((2,), (-1,), 3)), "whole numbers from 0"),
     "tensor of negative size": (p.finish(p.tensor((-2, -2), (1, 1))), "whole numbers from 0"),
-    "tensor of 10^12 elements by stride 0": (p.finish(p.tensor((10**6, 10**6), (0, 0))), "1000000000000 elements"),
-    "tensor of overflowing size": (p.finish(p.tensor((2**32, 2**32), (0, 0))), "elements up to 0"),
+    "tensor of 10^12 elements by stride 0": (p.finish(p.tensor((10**6, 10**6), (0, 0))), "times its own size"),
+    "tensor of overflowing size": (p.finish(p.tensor((2**32, 2**32), (0, 0))), "times its own size"),
+    "tensor with a bit to conjugate": (
+        p.finish(p.tensor((4,), (1,))[:-2] + b"}" + p.text("conj") + b"\x88stR"),
+        "conjugated or negated",
+    ),
+    "tensor whose bits are an array": (
+        p.finish(p.tensor((4,), (1,))[:-2] + NEW_ARRAY + b"tR"),
+        "conjugated or negated",
+    ),
     "empty tensor of absurd size": (p.finish(p.tensor((2**61, 0, 2**61), (1, 1, 1))), "absurd size"),
     "tensor of 200 dimensions": (p.finish(p.tensor((1,) * 200, (1,) * 200)), "whole numbers from 0"),
     "tensor whose size is text": (
@@ -275,8 +191,22 @@ CASES: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
         p.finish(p.tensor((4,), (1,), 0, p.storage_archive("BoolStorage", data=b"\x00\x01\x02\x03"))),
         "neither 0 nor 1",
     ),
-    "many tensors of one storage": (same_storage(200), "times its own size"),
-    "many copies of one text": (calls_again(b"", 200), "times its own size"),
+    "many tensors of one storage": (p.same_storage(200), "times its own size"),
+    "many copies of one text": (p.calls_again(b"", 200), "times its own size"),
+    "many copies of one list": (lambda: p.copies(b"](" + b"N" * 700_000 + b"e", p.RECORDS, 300), "times its own size"),
+    "many copies of one dict": (lambda: p.copies(p.numbered(200_000), p.RECORDS, 100), "times its own size"),
+    "many copies of one tuple": (
+        lambda: p.copies(b"(" + p.name("torch", "X") + b"N" * 700_000 + b"t", p.name("copyreg", "__newobj__"), 300),
+        "times its own size",
+    ),
+    "one long tuple for many calls": (
+        lambda: p.copies(
+            b"(" + p.name("torch", "X") + b"N" * 700_000 + b"t", p.name("numpy.core.multiarray", "_reconstruct"), 20_000
+        ),
+        "times its own size",
+    ),
+    "many names of a long module": (p.long_names, "a global of more than 200 letters"),
+    "many names of a module": (lambda: p.short_names(250_000), "times its own size"),
     "a PNG": (PNG, "begins with"),
     "an empty file": (b"", "got an empty one"),
     "a text": (b"hello world\n", "begins with b'hell'"),
@@ -285,37 +215,47 @@ CASES: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     "a text in brackets": (b"(hello)\n", "makes no sense|refers to value 101"),
     "a zip that torch did not write": (p.zipped({"a.txt": b"a"}), "a zip file that torch did not write"),
     "a zip of two archives": (p.zipped({"a/data.pkl": b"N.", "b/data.pkl": b"N."}), "torch did not write"),
-    "a zip that is torn": (p.zipped(torch_zip())[:200], "a zip file that is torn"),
+    "a zip that is torn": (p.zipped(p.torch_zip())[:200], "a zip file that is torn"),
     "a zip with a false checksum": (
-        p.zipped(torch_zip()).replace(bytes(16), bytes(15) + b"x", 1),
+        p.zipped(p.torch_zip()).replace(bytes(16), bytes(15) + b"x", 1),
         "torn at a/data/0",
     ),
     "a zip that lacks a storage": (p.zipped({"a/data.pkl": p.zip_tree()}), "lacks a/data/0"),
-    "a zip bomb": (p.zipped(torch_zip(data_0=bytes(100 << 20)), zipfile.ZIP_DEFLATED), "a compressed part"),
-    "a zip that declares 4 GB": (declared_zip(2**32 - 2), "declares 4294967294 bytes"),
-    "a zip of overlapping parts": (lambda: overlapping_zip(60), "times its own size|torn at"),
-    "a zip that is encrypted": (encrypted_zip(), "torn at"),
-    "a zip from a big-endian machine": (p.zipped(torch_zip(byteorder=b"big")), "big-endian"),
-    "os.system in a zip": (p.zipped(torch_zip(data_pkl=p.finish(p.call("os", "system", TOUCH)))), "os.system"),
+    "a zip bomb": (p.zipped(p.torch_zip(data_0=bytes(100 << 20)), zipfile.ZIP_DEFLATED), "a compressed part"),
+    "a zip that declares 4 GB": (p.declared_zip(2**32 - 2), "declares 4294967294 bytes"),
+    "a zip of overlapping parts": (lambda: p.overlapping_zip(60), "times its own size|torn at"),
+    "a zip that is encrypted": (p.encrypted_zip(), "torn at"),
+    "a zip from a big-endian machine": (p.zipped(p.torch_zip(byteorder=b"big")), "big-endian"),
+    "os.system in a zip": (p.zipped(p.torch_zip(data_pkl=p.finish(p.call("os", "system", TOUCH)))), "os.system"),
     "a storage of a path outside": (
-        p.zipped(torch_zip(data_pkl=p.zip_tree().replace(p.text("0"), p.text("../../../etc/passwd")))),
+        p.zipped(p.torch_zip(data_pkl=p.zip_tree().replace(p.text("0"), p.text("../../../etc/passwd")))),
         "lacks",
     ),
-    "a storage with another length, zipped": (p.zipped(torch_zip(data_0=bytes(12))), "3 values in a storage"),
-    "lists that double": (p.finish(doubled(b"]", b"](##e")), "inert"),
-    "tuples that double": (p.finish(doubled(b")", b"##\x86")), "inert"),
-    "dicts that double": (p.finish(doubled(b"}", b"}(K\x00#K\x01#u")), "inert"),
-    "tuples that double, as a key": (p.finish(b"}" + doubled(b")", b"##\x86") + b"Ns"), "dictionary key of type tuple"),
-    "tuples that double, in a set": (p.finish(b"\x8f(" + doubled(b")", b"##\x86") + b"\x90"), "key of type tuple"),
-    "tuples that double, in a frozenset": (p.finish(b"(" + doubled(b")", b"##\x86") + b"\x91"), "key of type tuple"),
+    "a storage with another length, zipped": (p.zipped(p.torch_zip(data_0=bytes(12))), "3 values in a storage"),
+    "lists that double": (p.finish(p.doubled(b"]", b"](##e")), "inert"),
+    "tuples that double": (p.finish(p.doubled(b")", b"##\x86")), "inert"),
+    "dicts that double": (p.finish(p.doubled(b"}", b"}(K\x00#K\x01#u")), "inert"),
+    "tuples that double, as a key": (
+        p.finish(b"}" + p.doubled(b")", b"##\x86") + b"Ns"),
+        "dictionary key of type tuple",
+    ),
+    "tuples that double, in a set": (p.finish(b"\x8f(" + p.doubled(b")", b"##\x86") + b"\x90"), "key of type tuple"),
+    "tuples that double, in a frozenset": (p.finish(b"(" + p.doubled(b")", b"##\x86") + b"\x91"), "key of type tuple"),
     "tuples that double, in set()": (
-        p.finish(p.call("builtins", "set", b"(" + doubled(b")", b"##\x86") + b"l")),
+        p.finish(p.call("builtins", "set", b"(" + p.doubled(b")", b"##\x86") + b"l")),
         "key of type tuple",
     ),
     "whole numbers that collide as keys": (p.finish(b"}" + p.integer((1 << 61) - 1 << 61) + b"Ns"), "key of type int"),
-    "modules that double": (module_laughs, "inert"),
-    "modules too deep": (deep_modules, "inert"),
-    "settings that double": (settings_laughs, "inert"),
+    "modules that double": (p.module_laughs, "inert"),
+    "modules too deep": (p.deep_modules, "inert"),
+    "settings that double": (p.settings_laughs, "inert"),
+    "one long setting, many times": (lambda: p.repeated_setting(p.text("x" * (1 << 20)), 9_000), "inert"),
+    "one long name of a setting, many times": (
+        lambda: p.repeated_setting(b"}" + p.raw(bytes(1 << 20)) + b"Ns", 3_000),
+        "inert",
+    ),
+    "one setting of 10^12 empty rows": (lambda: p.repeated_setting(p.EMPTY_ROWS, 1), "inert"),
+    "one module without tensors, many times": (lambda: p.shared_module(20_000, 2_000), "inert"),
     "100,000 nested lists": (p.finish(b"]" * 100_000 + b"a" * 99_999), "inert"),
     "100,000 nested tuples": (p.finish(b")" + b"\x85" * 100_000), "inert"),
     "100,000 nested records": (p.finish(LOOKS_LIKE * 100_000 + b"b" * 99_999), "inert"),
@@ -417,9 +357,12 @@ def test_hostile_files(
 @pytest.mark.parametrize(
     ("case", "words"),
     [
-        ("modules that double", "expected at most 20000 tensors"),
+        ("modules that double", "expected at most 20000 entries"),
+        ("one module without tensors, many times", "expected at most 20000 entries"),
         ("modules too deep", "modules 64 deep at most"),
-        ("settings that double", "at most 10000 settings"),
+        ("settings that double", "at most 100000 letters of settings"),
+        ("one long setting, many times", "at most 100000 letters of settings"),
+        ("one long name of a setting, many times", "at most 100000 letters of settings"),
         ("lists that double", "expected a dictionary"),
         ("100,000 nested records", "expected a dictionary"),
     ],

@@ -39,6 +39,9 @@ TENSORS: dict[str, Tensor] = {
     "shared column": SHARED[:, 2],
     "shared part": SHARED[1:3, 2:5],
     "turned": SHARED.t(),
+    "expanded": torch.full((1,), 2.5).expand(5),
+    "expanded rows": SHARED[1].expand(3, 2, 6),
+    "overlapping": SHARED.as_strided((5, 4), (2, 1)),
     "channels last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
 }
 PLAIN: dict[str, Any] = {
@@ -109,6 +112,13 @@ def test_a_state_dict_with_its_metadata(tmp_path: Path, zipped: bool) -> None:
 def test_a_parameter_is_a_tensor(tmp_path: Path) -> None:
     weight = nn.Parameter(torch.randn(3))
     check_tensors(read(tmp_path / "x.pkl", pickle.dumps({"w": weight})), {"w": weight.detach()})
+
+
+@pytest.mark.parametrize("stored", [torch.randn(2, dtype=torch.complex64).conj(), torch._neg_view(torch.ones(2))])
+def test_a_tensor_to_be_conjugated_or_negated_is_refused(tmp_path: Path, stored: Tensor) -> None:
+    with pytest.raises(InputError, match="a tensor that is stored conjugated or negated; save it resolved"):
+        read(tmp_path / "x.pkl", pickle.dumps({"w": stored}))
+    assert read(tmp_path / "x.pkl", pickle.dumps(stored.resolve_conj().resolve_neg())).shape == (2,)
 
 
 @pytest.mark.parametrize("protocol", range(6))

@@ -38,6 +38,9 @@ def test_density_is_float32_for_half_planes():
     planes, points, weights = make(torch.bfloat16)
     raw_density, feature = decode_field(planes, points.float(), weights)
     assert (raw_density.dtype, feature.dtype) == (torch.float32, torch.bfloat16)
+    exact = FieldWeights(*(w.double() for w in weights))
+    wanted, _ = decode_field(planes.double(), points.double(), exact)
+    torch.testing.assert_close(raw_density.double(), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_gradients_by_finite_differences():

@@ -56,6 +56,15 @@ def test_strided_planes():
     torch.testing.assert_close(sample_triplane(strided, points), sample_triplane(planes, points))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_planes_are_looked_up_in_float32(dtype):
+    planes, points = make(H=64, W=64, dtype=torch.float64)
+    half = sample_triplane(planes.to(dtype), points.float())
+    assert half.dtype == dtype
+    wanted = sample_triplane(planes.to(dtype).double(), points)
+    assert (half.double() - wanted).abs().max() <= torch.finfo(dtype).eps * wanted.abs().max()
+
+
 def test_gradients_by_finite_differences():
     planes, points = make(B=1, P=6, H=4, W=4, C=3, dtype=torch.float64)
     assert gradcheck(sample_triplane, (planes.requires_grad_(), points.requires_grad_()))

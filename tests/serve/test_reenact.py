@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import signal
 import subprocess
@@ -116,7 +117,7 @@ class TestPublishedFolders:
         monkeypatch.setattr(
             reenactor_module.Portrait4D,
             "render",
-            lambda self, p, c, b, neck: grids.append(neck) or render(self, p, c, b, neck),
+            lambda self, head, camera: grids.append(head.neck) or render(self, head, camera),
         )
         crop = reenactor_module.motion_crop
         monkeypatch.setattr(reenactor_module, "motion_crop", lambda x, lm: crops.append(lm) or crop(x, lm))
@@ -131,9 +132,9 @@ class TestPublishedFolders:
         seen = []
         render = reenactor_module.Portrait4D.render
 
-        def spy(self, planes, camera, background, neck):
-            seen.append((neck, camera.world_from_camera[0, 0, 3].item()))
-            return render(self, planes, camera, background, neck)
+        def spy(self, head, camera):
+            seen.append((head.neck, camera.world_from_camera[0, 0, 3].item()))
+            return render(self, head, camera)
 
         monkeypatch.setattr(reenactor_module.Portrait4D, "render", spy)
         moved = parameters()
@@ -292,7 +293,11 @@ class TestRefusals:
 
     def test_a_frame_that_is_not_finite_stops_with_its_name(self, tmp_path, portrait_file, driver, run, monkeypatch):
         original = reenactor_module.Portrait4D.reenact
-        monkeypatch.setattr(reenactor_module.Portrait4D, "reenact", lambda self, *a: original(self, *a) * float("nan"))
+        monkeypatch.setattr(
+            reenactor_module.Portrait4D,
+            "reenact",
+            lambda self, *a: dataclasses.replace(head := original(self, *a), planes=head.planes * float("nan")),
+        )
         code, said = run(portrait_file, driver, tmp_path / "out.mp4")
         assert code == 2 and "planes: expected finite numbers" in said and not (tmp_path / "out.mp4").exists()
 
