@@ -37,7 +37,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class NeckGrid:
-    """How to bring points of the driver's pose back to the pose in which the planes were made.
+    """How to bring points of the driving pose back to the pose in which the planes were made.
 
     Attributes:
         fine: [B, G, G, G, 4], the offset (x, y, z) in scene units and the squared distance to the head, at the centres

@@ -1,4 +1,4 @@
-"""The neck: where a point of the driver's pose was before the neck turned (supplement A).
+"""The neck: where a point of the driving pose was before the neck turned (supplement A).
 
 A surface field (GNARF) on a coarse mesh, evaluated on two small grids: for a point p whose nearest triangle t has the
 twin c in the mesh with a straight neck,
@@ -72,7 +72,7 @@ class NeckField(nn.Module):
         """The grids of B poses.
 
         Args:
-            shape: [B, 300] of the source. expression: [B, 100], neck, jaw: [B, 3], eyes: [B, 6] of the driver.
+            shape: [B, 300] of the source. expression: [B, 100], neck, jaw: [B, 3], eyes: [B, 6] of the driving frame.
 
         Returns:
             The grids; carries no gradient.
@@ -85,7 +85,7 @@ class NeckField(nn.Module):
 
 
 def neck_grid(target: Tensor, reference: Tensor, faces: Tensor, config: NeckConfig, box_side: float) -> NeckGrid:
-    """The grids between two poses of one mesh: vertices [B, U, 3] of the driver's pose and of the straight neck."""
+    """The grids between two poses of one mesh: vertices [B, U, 3] of the driving pose and of the straight neck."""
     fine = surface_offsets(
         grid_points(config.fine_size, box_side, target.device), target, reference, faces, config.min_triangle_area
     )

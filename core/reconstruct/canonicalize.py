@@ -1,4 +1,4 @@
-"""Neutral and motion blocks: global features lose the source's expression and take the driver's (section 3.1)."""
+"""Neutral and motion blocks: global features lose the source's expression and take those of the driving frame (3.1)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Neutralizer(nn.Module):
 
 
 class MotionTransfer(nn.Module):
-    """The second half: the driver's motion v_d enters, and the tokens become canonical features. Runs per frame."""
+    """The second half: the driving motion v_d enters, and the tokens become canonical features. Runs per frame."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -78,7 +78,7 @@ class Reconstructor(nn.Module):
     def forward(
         self, image: Tensor, source_motion: Tensor | None, driving_motion: Tensor | None, static: bool = False
     ) -> Tensor:
-        """Planes of the head in the source picture with the driver's expression.
+        """Planes of the head in the source picture with the expression of the driving frame.
 
         Args:
             image: [B, 3, H, W], aligned source picture in [-1, 1].

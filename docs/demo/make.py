@@ -1,7 +1,7 @@
 """Make the two demo assets: `python docs/demo/make.py` (needs the extra `mesh` for scikit-image).
 
 portrait.jpg  the face of scikit-image's `astronaut` (Eileen Collins, NASA, public domain), cropped as the network wants
-driving.mp4   the same face, turned, moved and with a warped mouth, with a tone: a driver to check that all runs
+driving.mp4   the same face, turned, moved and with a warped mouth, with a tone: something to drive with
 """
 
 from __future__ import annotations

@@ -40,8 +40,7 @@ def test_xformers_agrees_with_torch():
 
 
 def test_reduced_keys_see_the_map_in_cells():
-    """With the reduction of 2 each key stands for a 2 x 2 cell of the grid: swapping tokens within a cell's input order
-    changes the result, moving a token to another row does too, and the count of keys is a quarter."""
+    """With a reduction of 2 there is a key for each 2 x 2 cell of the grid, a quarter of the tokens."""
     module = Attention(8, 2, reduction=2)
     seen = []
     module.kv.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))

@@ -44,7 +44,7 @@ def test_the_same_input_gives_the_same_frame(tiny_portrait):
 
 
 @torch.no_grad()
-def test_the_driver_changes_planes_and_the_source_stays(tiny_portrait):
+def test_the_driving_motion_changes_planes_and_the_source_stays(tiny_portrait):
     v_s, v_d = motions()
     source = tiny_portrait.prepare(pictures(), v_s)
     a, b = (tiny_portrait.reenact(source, Driving(v)).planes for v in (v_d, -v_d))
