@@ -35,6 +35,7 @@ LICENCES = {
     "portrait": "the weights keep the licence of their authors; FLAME's tables inside keep the FLAME licence",
     "genhead": "the weights keep the licence of their authors; FLAME's tables inside keep the FLAME licence",
     "discriminator": "the weights keep the licence of their authors",
+    "genhead_discriminator": "the weights keep the licence of their authors",
     "motion": "the weights keep the licence of PD-FGC's authors",
     "arcface": "the weights keep the licence of InsightFace (non-commercial research)",
     "flame": "the tables keep the FLAME licence of the Max Planck Society",
@@ -136,8 +137,9 @@ def _networks(content: Any, file: Path, ignore: Sequence[str], warnings: list[st
             f"{where}: expected a reconstructor or a GenHead, got a {shown(main.kind)}; give a published file"
         )
     if "D" in networks:
+        stem = "discriminator" if "portrait" in found else "genhead_discriminator"  # both may lie in one folder
         try:
-            found["discriminator"] = _part(networks["D"], "discriminator", f"{file}: D", ignore)
+            found[stem] = _part(networks["D"], "discriminator", f"{file}: D", ignore)
         except InputError as refusal:
             warnings.append(f"the discriminator is left out: {refusal}")
     return found

@@ -27,7 +27,7 @@ from triportrait.core.published.unpickle import Record, read_pickle
 
 TOUCH = p.text("touch marker")
 WRITE = p.text("open('marker', 'w').write('ran')")
-MAX_SECONDS, MAX_BYTES = 2.0, 300 << 20
+MAX_SECONDS, MAX_BYTES = 15.0, 300 << 20  # of the processor, for three readings; a bomb takes minutes
 
 
 class Watch:
@@ -333,13 +333,13 @@ def test_hostile_files(
     path = tmp_path / "x.pkl"
     path.write_bytes(made if isinstance(made, bytes) else made())
     modules, watch.events, watch.opened = set(sys.modules), [], []
-    memory, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    memory, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     watch.on = True
     try:
         said = answer(path)
     finally:
         watch.on = False
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) * 1024
     traces = [f"file {left.name}" for left in tmp_path.iterdir() if left != path]
     traces += [f"module {name}" for name in set(sys.modules) - modules] + watch.events
@@ -351,7 +351,7 @@ def test_hostile_files(
     else:
         assert said.startswith("x.pkl: ") and "\n" not in said
         assert re.search(words, said)
-    assert seconds < 3 * MAX_SECONDS and grown < MAX_BYTES, f"{seconds:.1f} s, {grown >> 20} MiB"
+    assert seconds < MAX_SECONDS and grown < MAX_BYTES, f"{seconds:.1f} s, {grown >> 20} MiB"
 
 
 @pytest.mark.parametrize(
