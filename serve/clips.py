@@ -70,6 +70,7 @@ class Clip(ABC):
     Attributes:
         path: where it came from.
         files: everything that is read: the video, or each picture.
+        is_pictures: whether each frame is a file of its own.
         fps: average rate in frames per second (25 for pictures); the true times are those of the frames.
         size_px: (width, height) of the first frame, upright and with square pixels.
         frame_count: an estimate for a progress bar, None when the file does not say.
@@ -87,6 +88,7 @@ class Clip(ABC):
         self.size_px = size_px
         self.frame_count = frame_count
         self.files: Sequence[Path] = [path]
+        self.is_pictures = False
         self.least_count = 0
         self.has_audio = False
         self.warnings: list[str] = []
@@ -131,7 +133,7 @@ class _Pictures(Clip):
         for file in files[1:]:
             check_picture(file)
         super().__init__(path, PICTURES_FPS, (width, height), len(files))
-        self.files = files
+        self.files, self.is_pictures = files, True
         self.least_count = len(files)
 
     def _images(self) -> _Images:
@@ -176,6 +178,8 @@ class _Video(Clip):
             entries = list(stream.index_entries) if "mp4" in container.format.name and stream.frames else []
             indexed, bytes_here = len(entries), path.stat().st_size
             there = sum(not e.is_discard and e.pos + e.size <= bytes_here for e in entries)
+            if stream.codec_context.codec.canonical_name == "vp8":
+                there = 0  # it has packets that are never shown
             self._declared_s = duration_s if "matroska" in container.format.name else None
             # AVI knows only the order of decoding: what libav offers as presentation times there is a guess.
             self._by_dts = container.format.name == "avi"
@@ -190,8 +194,7 @@ class _Video(Clip):
         self.has_audio = audio
         self.start_s = start * self._time_base if start is not None else Fraction(0)
         self._indexed = indexed
-        # VP8 has packets that are never shown.
-        self.least_count = there if stream.codec_context.name != "vp8" else 0
+        self.least_count = there
 
     def _images(self) -> _Images:
         tally = _Tally()

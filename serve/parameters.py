@@ -96,14 +96,16 @@ class TrackedFolder:
         return [folder / f"{name}.npy" for name in names for folder in folders]
 
     def check(self, names: Sequence[str]) -> None:
-        """See before any work that every picture has its files; they are not read.
+        """Read the files of all these pictures, to know before any work that they are there and whole.
 
         Raises:
-            InputError: the first that is missing.
+            InputError: the first that is missing or damaged.
         """
         for path in self.files(names):
-            if not path.is_file():
+            if not path.exists():
                 raise _missing(path)
+        for name in names:
+            self.at(name)
 
     def at(self, name: str) -> Tracking:
         """The files of one picture.

@@ -174,7 +174,9 @@ def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
             try:
                 _put(temporary, target)
             except FileExistsError as error:
-                raise InputError(f"{path}: it appeared meanwhile and was kept; pass --overwrite to replace it") from error
+                raise InputError(
+                    f"{path}: it appeared meanwhile and was kept; pass --overwrite to replace it"
+                ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -265,8 +267,8 @@ def _check_readable(path: Path) -> None:
 def _check_size(path: Path, width_px: int, height_px: int) -> None:
     if width_px * height_px > LARGEST_PICTURE_PX:
         raise InputError(
-            f"{path}: at most {LARGEST_PICTURE_PX // 1_000_000} megapixels are wanted, {width_px} × {height_px} px came; "
-            "make it smaller"
+            f"{path}: at most {LARGEST_PICTURE_PX // 1_000_000} megapixels are wanted, {width_px} × {height_px} px "
+            "came; make it smaller"
         )
     if min(width_px, height_px) < SMALLEST_SIDE_PX:
         raise InputError(

@@ -114,11 +114,20 @@ def overlap(
         results.finish()
 
     threads = [threading.Thread(target=guarded, args=(part,), daemon=True) for part in (reader, writer)]
-    for thread in threads:
-        thread.start()
-    guarded(worker)
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.start()
+        guarded(worker)
+        for thread in threads:
+            thread.join()
+    except BaseException:
+        # Interrupted while waiting: what the caller closes next must not be in use any more.
+        items.close()
+        results.close()
+        for thread in threads:
+            if thread.is_alive():
+                thread.join()
+        raise
     if errors:
         raise errors[0]
     return count

@@ -108,7 +108,7 @@ class Reenactor:
             image: uint8 [S, S, 3], the aligned driving frame.
             tracking: what is known of its face.
             cameras: the views, one picture each; the planes are made once.
-            neck: turn the neck as the driver does, where its pose is known.
+            neck: turn the neck as the driving frame does, where its pose is known.
 
         Returns:
             One uint8 [S, S, 3] per camera.

@@ -85,7 +85,8 @@ class VideoWriter:
     """Write frames with their times as a video that appears under its name only when it is complete.
 
     Use as a context manager. On any exception the partial file is removed and an existing output stays as it was, as
-    one does that appears while writing, unless `overwrite`. The same input gives the same bytes. .mp4, .mov and .mkv are H.264, .webm is VP9; both 8-bit 4:2:0, tagged BT.709.
+    one does that appears while writing, unless `overwrite`. The same input gives the same bytes. .mp4, .mov and .mkv
+    are H.264, .webm is VP9; both 8-bit 4:2:0, tagged BT.709.
 
     Args:
         path: output file, ending one of `VIDEO_ENDINGS`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from triportrait.core.checkpoint import load_motion_encoder, load_portrait
+from triportrait.core.checkpoint import load_motion_encoder, load_portrait, read_card
 from triportrait.core.config import portrait4d_v2
 from triportrait.core.errors import InputError
 from triportrait.core.motion.encoder import MotionEncoder
@@ -40,3 +40,13 @@ def load_weights(weights: str | None) -> tuple[Portrait4D, MotionEncoder]:
         return rule_portrait(portrait4d_v2()), rule_motion_encoder()
     folder = Path(weights)
     return load_portrait(folder), load_motion_encoder(folder)
+
+
+def published_file(folder: str) -> str:
+    """The name of the published file that a folder's portrait weights come from, empty where nobody noted it.
+
+    Raises:
+        InputError: the folder holds no portrait weights.
+    """
+    provenance = read_card(Path(folder), "portrait").get("provenance")
+    return str(provenance.get("file", "")) if isinstance(provenance, dict) else ""

@@ -17,6 +17,8 @@ from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
+from triportrait.core.errors import InputError
+
 Verdict = Literal["ok", "other", "missing", "broken", "none"]
 
 
@@ -32,9 +34,9 @@ class Finding(NamedTuple):
 class Doctor:
     """Say what this machine can run: Python, torch, CUDA, Triton, xFormers, DALI, DeepSpeed, video codecs, weights."""
 
-    weights: str | None = None
-    """Weights folder to look into. Default: $TRIPORTRAIT_WEIGHTS."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    weights: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """Weights folder to look into, or `rule`. Default: $TRIPORTRAIT_WEIGHTS."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"], help_behavior_hint="")] = False
     """Show where an error came from."""
 
     def run(self) -> None:
@@ -179,13 +181,48 @@ def _weights(weights: str | None) -> Finding:
     advice = "triportrait convert FILE FOLDER, then --weights FOLDER or $TRIPORTRAIT_WEIGHTS"
     if not named:
         return Finding("weights", "missing", f"none are named; {advice}")
+    if named == "rule":
+        return Finding("weights", "ok", "rule: made from the tensors' names to check the installation; noise")
     folder = Path(named)
-    found = sorted(p.stem for p in folder.glob("*.safetensors") if p.with_suffix(".json").is_file())
-    lacking = [kind for kind in ("portrait", "motion") if kind not in found]
+    if not folder.is_dir():
+        what = "is a file, no weights folder" if folder.exists() else "no such folder"
+        return Finding("weights", "missing", f"{folder}: {what}; {advice}")
+    needed = ("portrait", "motion")
+    found = sorted(p.stem for p in folder.glob("[!.]*.safetensors"))
+    lacking = [kind for kind in needed if kind not in found and not (folder / f"{kind}.json").exists()]
     if lacking:
         held = f"holds {', '.join(found)}" if found else "holds no weights"
         return Finding("weights", "missing", f"{folder} {held}; lacking {', '.join(lacking)}: {advice}")
+    for kind in sorted({*found, *needed}):
+        fault = _fault(folder, kind)
+        if fault is not None:
+            return Finding("weights", "broken", fault)
     return Finding("weights", "ok", f"{folder}: {', '.join(found)}")
+
+
+def _fault(folder: Path, kind: str) -> str | None:
+    """What is wrong with the card and the header of one network; the tensors themselves are not read."""
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / f"{kind}.safetensors"
+    try:
+        with path.open("rb"):  # safetensors calls everything that it cannot open missing
+            pass
+        with safe_open(path, framework="numpy") as file:
+            if not file.keys():
+                return f"{path}: holds no tensors; convert the weights again"
+    except OSError as error:
+        return f"{path}: it cannot be read ({error.strerror}); convert the weights again"
+    except SafetensorError as error:
+        return f"{path}: not a whole safetensors file ({_line(error)}); convert the weights again"
+    try:
+        # Only now: it needs torch, which has a row of its own.
+        importlib.import_module("triportrait.core.checkpoint").read_card(folder, kind)
+    except InputError as error:
+        return str(error)
+    except (ImportError, OSError):
+        pass
+    return None
 
 
 def _summary(rows: dict[str, Finding]) -> str:

@@ -6,7 +6,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +27,48 @@ from triportrait.serve.pipeline import overlap
 from triportrait.serve.reenactor import Prepared, Reenactor
 from triportrait.serve.timing import PartTimes
 from triportrait.serve.video import VIDEO_ENDINGS, Clip, Frame, VideoWriter, check_output, open_clip
-from triportrait.serve.weights import RULE, default_weights, load_weights
+from triportrait.serve.weights import RULE, default_weights, load_weights, published_file
 
 WRITTEN_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 ORBIT_PERIOD_S = 4.0
 ORBIT_YAW_DEG, ORBIT_PITCH_DEG = 30.0, 8.0
 LARGEST_YAW_DEG, LARGEST_PITCH_DEG = 180.0, 89.0
+
+
+@dataclass(frozen=True)
+class DrivingFrames:
+    """The driving clip and what is known of the faces in it: `names[i]` are the files of frame i in `folder`."""
+
+    clip: Clip
+    folder: TrackedFolder | None
+    names: Sequence[str]
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file that is read."""
+        return [*self.clip.files, *([] if self.folder is None else self.folder.files(self.names))]
+
+    def at(self, frame: Frame) -> Tracking:
+        """What is known of the face in a frame.
+
+        Raises:
+            InputError: its files are missing or damaged.
+        """
+        if self.folder is None:
+            return Tracking()
+        if frame.index >= len(self.names):
+            raise _too_few(self.folder, len(self.names), self.clip)
+        return self.folder.at(self.names[frame.index])
+
+
+def _too_few(folder: TrackedFolder, count: int, clip: Clip) -> InputError:
+    if not count:
+        return InputError(
+            f"{folder.root}: holds files for no frame of {clip.path}; track its face or name another folder"
+        )
+    return InputError(
+        f"{folder.root}: holds files for {count} frames, {clip.path} has more; track the rest or pass --frames {count}"
+    )
 
 
 @dataclass(frozen=True)
@@ -42,50 +78,51 @@ class Reenact:
     source: tyro.conf.Positional[Path]
     """The portrait: a picture, a folder of pictures (its first is taken) or a video (its first frame)."""
     driving: tyro.conf.Positional[Path]
-    """The driver: a video, a folder of pictures or a picture."""
+    """What drives it: a video, a folder of pictures or a picture."""
     out: tyro.conf.Positional[Path]
     """The result: .mp4 .mov .mkv .webm, or .png .jpg .webp for a single frame."""
-    weights: str | None = None
+    weights: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Weights folder, or `rule` for weights that only check the installation. Default: $TRIPORTRAIT_WEIGHTS."""
-    source_params: Path | None = None
+    source_params: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Folder with the source's published per-picture files (found by itself beside align_images/)."""
-    driving_params: Path | None = None
-    """The same for the driver; for a video the files count its frames in order."""
-    side_by_side: bool = False
-    """Source, driver and result beside each other; with --orbit the moving view is a fourth picture."""
-    orbit: bool = False
+    driving_params: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """The same for the driving frames; for a video the files count its frames in order."""
+    side_by_side: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """Source, driving frame and result beside each other; with --orbit the moving view is a fourth picture."""
+    orbit: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Let the camera sway around the head."""
     yaw_deg: float = 0.0
     """Turn the camera around the head, degrees; positive sees more of the head's right side."""
     pitch_deg: float = 0.0
     """Raise the camera, degrees."""
-    neck: bool = True
-    """Turn the neck with the driver; --no-neck moves the camera instead, torso and background with it."""
-    static: bool = False
+    neck: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
+    """--no-neck does not turn the neck with the driving frame: the camera moves, torso and background with it."""
+    static: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Keep the source's own expression: the static synthesizer, for its weights or for views alone."""
-    frames: int | None = None
+    frames: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
     """Use the first N driving frames only."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run."""
-    overwrite: bool = False
+    overwrite: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Replace the output if it exists."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"], help_behavior_hint="")] = False
     """Print the time of each part and the peak memory."""
 
     def run(self) -> None:
         """Check everything, prepare the source once, then stream the frames."""
         self._check_numbers()
         device = self._device()
-        clip, tracked_driver = self._open_driving()
-        single = 1 in (clip.frame_count, self.frames) and self.out.suffix.lower() in WRITTEN_PICTURES
-        check_output(
-            self.out, self.overwrite, WRITTEN_PICTURES if single else VIDEO_ENDINGS, sources=[self.source, self.driving]
-        )
-        source_path, picture, source_tracking = self._read_source()
+        driving = self._open_driving()
+        clip = driving.clip
+        source_path, source_folder = self._find_source()
+        source_files = [] if source_folder is None else source_folder.files([source_path.stem])
+        self._check_output(1 in (clip.frame_count, self.frames), [source_path, *source_files, *driving.files])
+        single = self.out.suffix.lower() in WRITTEN_PICTURES
+        picture, source_tracking = self._read_source(source_path, source_folder)
         started = time.perf_counter()
         reenactor = Reenactor(*load_weights(self.weights), device, self.static)
         say(f"weights: {self.weights or default_weights()}, {time.perf_counter() - started:.1f} s to load, on {device}")
-        self._say_what_is_missing(reenactor, source_path, source_tracking, tracked_driver)
+        self._say_what_is_missing(reenactor, source_path, source_tracking, driving)
         times = PartTimes()
         if self.verbose:
             times.hook(reenactor.parts())
@@ -93,7 +130,7 @@ class Reenact:
             source = to_size(picture, reenactor.image_size)
             prepared = reenactor.prepare(source, source_tracking)
         started = time.perf_counter()
-        count = self._stream(clip, tracked_driver, reenactor, prepared, source, times, single)
+        count = self._stream(driving, reenactor, prepared, source, times, single)
         seconds = time.perf_counter() - started
         for warning in clip.warnings:
             say(f"warning: {warning}")
@@ -117,51 +154,62 @@ class Reenact:
             raise InputError("--device cuda: this machine offers no CUDA device to torch; use --device cpu")
         return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
 
-    def _read_source(self) -> tuple[Path, np.ndarray, Tracking]:
+    def _check_output(self, single: bool, sources: Iterable[Path]) -> None:
+        picture = self.out.suffix.lower() in WRITTEN_PICTURES
+        if picture and not single:
+            raise InputError(
+                f"{self.out}: a picture holds one frame, {self.driving} has more; pass --frames 1, give a single "
+                f"driving picture, or name an output with a video ending ({' '.join(VIDEO_ENDINGS)})"
+            )
+        kinds = (*VIDEO_ENDINGS, *(WRITTEN_PICTURES if single else ()))
+        check_output(self.out, self.overwrite, kinds, sources=[self.source, self.driving, *sources])
+
+    def _find_source(self) -> tuple[Path, TrackedFolder | None]:
         path = self.source
         if path.is_dir():
             path = list_pictures(path / PICTURES if (path / PICTURES).is_dir() else path)[0]
             say(f"source: {path}, the first picture of the folder")
+        return path, TrackedFolder(self.source_params) if self.source_params else beside(path)
+
+    def _read_source(self, path: Path, folder: TrackedFolder | None) -> tuple[np.ndarray, Tracking]:
         if path.suffix.lower() in PICTURE_ENDINGS or not path.exists():
             picture = read_picture(path)
         else:
             with closing(open_clip(path).frames(1)) as frames:
                 picture = next(frames).image
             say(f"source: the first frame of {path}")
-        folder = TrackedFolder(self.source_params) if self.source_params else beside(path)
-        return path, picture, Tracking() if folder is None else folder.at(path.stem)
+        return picture, Tracking() if folder is None else folder.at(path.stem)
 
-    def _open_driving(self) -> tuple[Clip, Callable[[Frame], Tracking]]:
+    def _open_driving(self) -> DrivingFrames:
         path = self.driving
         if path.is_dir() and (path / PICTURES).is_dir():
             path = path / PICTURES
         clip = open_clip(path)
-        pictures = list_pictures(path) if path.is_dir() else [path]
-        folder = TrackedFolder(self.driving_params) if self.driving_params else beside(pictures[0])
+        folder = TrackedFolder(self.driving_params) if self.driving_params else beside(clip.files[0])
         if folder is None:
-            return clip, lambda frame: Tracking()
-        names = folder.names
-        if path.is_dir() or path.suffix.lower() in PICTURE_ENDINGS:
-            names = [picture.stem for picture in pictures]
-
-        def at(frame: Frame) -> Tracking:
-            if frame.index >= len(names):
-                raise InputError(
-                    f"{folder.root}: holds files for {len(names)} frames, {self.driving} has more; track the rest or "
-                    f"pass --frames {len(names)}"
-                )
-            return folder.at(names[frame.index])
-
-        return clip, at
+            return DrivingFrames(clip, None, [])
+        if clip.is_pictures:
+            names = [picture.stem for picture in clip.files]
+        else:
+            names = folder.names
+            least = max(1, clip.least_count)
+            if len(names) < (least if self.frames is None else min(least, self.frames)):
+                raise _too_few(folder, len(names), clip)
+        # Seconds at most, before minutes of work that one damaged file in the middle would lose.
+        folder.check(names[: self.frames][: clip.frame_count])
+        return DrivingFrames(clip, folder, names)
 
     def _say_what_is_missing(
-        self, reenactor: Reenactor, source_path: Path, source: Tracking, driver: Callable[[Frame], Tracking]
+        self, reenactor: Reenactor, source_path: Path, source: Tracking, driving: DrivingFrames
     ) -> None:
-        if (self.weights or default_weights()) == RULE:
+        weights = self.weights or default_weights() or ""
+        if weights == RULE:
             say("these weights are made from the tensors' names: they check the installation, the picture is noise")
+        elif not self.static and "static" in published_file(weights).lower():
+            say(f"{weights}: weights of the static synthesizer, whose motion blocks are untrained; pass --static")
         if source.landmarks is None:
             say(f"{source_path}: no landmarks; its middle square is taken as aligned, the motion crop as centred")
-        first = driver(Frame(np.zeros((1, 1, 3), np.uint8), 0.0, 0))
+        first = driving.at(Frame(np.zeros((1, 1, 3), np.uint8), 0.0, 0))
         if first.landmarks is None:
             say(f"{self.driving}: no landmarks; middle squares are taken as aligned, motion crops as centred")
         if first.parameters is None:
@@ -186,12 +234,13 @@ class Reenact:
         return [view, orbit] if self.side_by_side else [orbit]
 
     def _stream(
-        self, clip: Clip, tracked: Callable[[Frame], Tracking], reenactor: Reenactor, prepared: Prepared,
-        source: np.ndarray, times: PartTimes, single: bool,
+        self, driving: DrivingFrames, reenactor: Reenactor, prepared: Prepared, source: np.ndarray,
+        times: PartTimes, single: bool,
     ) -> int:  # fmt: skip
-        side = reenactor.image_size
+        clip, side = driving.clip, reenactor.image_size
+        limit = 1 if single else self.frames
         panels = (3 + self.orbit) if self.side_by_side else 1
-        total = clip.frame_count if self.frames is None else min(self.frames, clip.frame_count or self.frames)
+        total = clip.frame_count if limit is None else min(limit, clip.frame_count or limit)
         bar = tqdm(total=total, unit="frame", desc="reenact", file=sys.stderr, disable=None)
         writer = (
             nullcontext(None)
@@ -202,13 +251,13 @@ class Reenact:
         )
 
         def read() -> Iterator[tuple[Frame, np.ndarray, Tracking]]:
-            with closing(clip.frames(self.frames)) as frames:
+            with closing(clip.frames(limit)) as frames:
                 while True:
                     with times.part("read and crop a frame"):
                         frame = next(frames, None)
                         if frame is None:
                             return
-                        item = (frame, to_size(frame.image, side), tracked(frame))
+                        item = (frame, to_size(frame.image, side), driving.at(frame))
                     yield item
 
         def work(item: tuple[Frame, np.ndarray, Tracking]) -> tuple[np.ndarray, float]:
@@ -222,7 +271,7 @@ class Reenact:
             def write(result: tuple[np.ndarray, float]) -> None:
                 with times.part("write a frame"):
                     if video is None:
-                        write_picture(self.out, result[0])
+                        write_picture(self.out, result[0], overwrite=self.overwrite)
                     else:
                         video.write(*result)
                 bar.update()

@@ -1,7 +1,8 @@
-"""A weights folder of the tiny preset with a made-up FLAME, and drivers in the published folder layout."""
+"""A weights folder of the tiny preset with a made-up FLAME, and a clip in the published folder layout."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ from PIL import Image
 
 from tests.core.synthetic import flame_tables, mesh_tables
 from tests.serve.faces import landmarks, parameters, picture
+from tests.serve.making import make
 from triportrait.core.checkpoint import save_weights
 from triportrait.core.config import tiny
 from triportrait.core.rule import rule_motion_encoder, rule_portrait
+from triportrait.serve.cli import main
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +48,20 @@ def clip_folder(tmp_path) -> Path:
 def portrait_file(tmp_path) -> Path:
     Image.fromarray(picture(9, (300, 260))).save(tmp_path / "portrait.png")
     return tmp_path / "portrait.png"
+
+
+@pytest.fixture
+def driving(tmp_path) -> Path:
+    """A driving video: 4 frames with sound."""
+    return make(tmp_path / "driving.mp4", [picture(i, (96, 160)) for i in range(4)], sound="aac")
+
+
+@pytest.fixture
+def run(tiny_weights, capsys) -> Callable[..., tuple[int, str]]:
+    """Run `triportrait reenact`; gives the exit code and what it said."""
+
+    def call(*arguments: object) -> tuple[int, str]:
+        code = main(["reenact", *map(str, arguments), "--weights", str(tiny_weights)])
+        return code, capsys.readouterr().err
+
+    return call

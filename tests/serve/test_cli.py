@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import re
+import shutil
 import subprocess
 import sys
 
@@ -39,9 +42,59 @@ def test_an_unknown_job_and_an_unknown_option_end_with_2(capsys):
     assert capsys.readouterr().err.startswith(
         "triportrait: job: expected one of reenact, convert, doctor, got 'animate'"
     )
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["doctor", "--colour"])
-    assert stop.value.code == 2
+    assert cli.main(["doctor", "--colour"]) == 2
+
+
+LISTED = "`triportrait reenact --help` lists the options"
+MISUSE = {
+    "unknown option": (["--framez", "3"], f"reenact: there is no option --framez, perhaps --frames; {LISTED}"),
+    "no such negation": (
+        ["--no-overwrite"],
+        f"reenact: there is no option --no-overwrite, perhaps --overwrite; {LISTED}",
+    ),
+    "only the negation": (["--neck"], f"reenact: there is no option --neck, perhaps --no-neck; {LISTED}"),
+    "no whole number": (["--frames", "1e3"], f"--frames: expected a whole number, got '1e3'; {LISTED}"),
+    "None": (["--frames=None"], f"--frames: expected a whole number, got 'None'; {LISTED}"),
+    "no number": (["--yaw-deg", "left"], f"--yaw-deg: expected a number, got 'left'; {LISTED}"),
+    "no choice": (["--device", "gpu"], f"--device: expected one of auto, cpu, cuda, got 'gpu'; {LISTED}"),
+    "a long word": (["--device", "x" * 99], f"--device: expected one of auto, cpu, cuda, got '{'x' * 99}'; {LISTED}"),
+    "no value": (["--frames"], f"--frames: a value is wanted, none came; {LISTED}"),
+    "too many": (["d"], f"reenact: 'd' is one argument too many; {LISTED}"),
+}
+
+
+@pytest.mark.parametrize("terminal", ["plain", "framed", "coloured"])
+@pytest.mark.parametrize("case", MISUSE)
+def test_misuse_of_the_options_is_one_sentence(case, terminal, capsys, monkeypatch):
+    class Terminal(io.StringIO):
+        encoding = "ascii" if terminal == "plain" else "utf-8"
+
+        def isatty(self):
+            return terminal == "coloured"
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    options, sentence = MISUSE[case]
+    assert cli.main(["reenact", "a.png", "b.mp4", "c.mp4", *options]) == 2
+    assert capsys.readouterr().err == f"triportrait: {sentence}\n"
+
+
+def test_missing_arguments_are_named(capsys):
+    for given, missing in (([], "SOURCE, DRIVING and OUT are"), (["a"], "DRIVING and OUT are"), (["a", "b"], "OUT is")):
+        assert cli.main(["reenact", *given]) == 2
+        assert capsys.readouterr().err == f"triportrait: reenact: {missing} missing; {LISTED}\n"
+
+
+def test_help_names_things_as_the_sentences_do(capsys):
+    said = {}
+    for job in cli.JOBS:
+        with pytest.raises(SystemExit):
+            cli.main([job, "--help"])
+        said[job] = capsys.readouterr().out
+    assert "SOURCE DRIVING OUT\n" in said["reenact"] and "[-h] FILE FOLDER" in said["convert"]
+    everything = "".join(said.values())
+    assert set(re.findall(r"--no-[a-z-]+", everything)) == {"--no-neck"}
+    assert "None" not in everything and "driver" not in everything
 
 
 def test_convert_says_what_it_wrote_and_refuses_in_one_sentence(tmp_path, capsys):
@@ -62,6 +115,7 @@ def test_an_interrupt_is_130(monkeypatch, capsys):
 
     monkeypatch.setattr(doctor.Doctor, "run", interrupted)
     assert cli.main(["doctor"]) == 130
+    assert capsys.readouterr().err == "\ntriportrait: interrupted; the output was not written\n"
 
 
 class TestDoctor:
@@ -78,6 +132,34 @@ class TestDoctor:
         assert "motion, portrait" in capsys.readouterr().out
         cli.main(["doctor", "--weights", str(tmp_path)])
         assert "lacking portrait, motion" in capsys.readouterr().out
+
+    def test_weights_that_are_none(self, tiny_weights, tmp_path):
+        def row(weights):
+            return {row.name: row for row in doctor.examine(str(weights))}["weights"]
+
+        assert row("rule").verdict == "ok" and "to check the installation" in row("rule").detail
+        assert row(tmp_path / "no").detail.startswith(f"{tmp_path / 'no'}: no such folder")
+        (tmp_path / "file").touch()
+        assert "is a file, no weights folder" in row(tmp_path / "file").detail
+
+    @pytest.mark.parametrize("damage", ["truncated", "no tensors file", "no card", "half a card", "another kind"])
+    def test_damaged_weights_are_not_ok(self, tiny_weights, tmp_path, damage):
+        folder = tmp_path / "w"
+        shutil.copytree(tiny_weights, folder)
+        tensors, card = folder / "motion.safetensors", folder / "motion.json"
+        if damage == "truncated":
+            tensors.write_bytes(tensors.read_bytes()[:-1])
+        elif damage == "no tensors file":
+            tensors.unlink()
+        elif damage == "no card":
+            card.unlink()
+        elif damage == "half a card":
+            card.write_text(card.read_text()[:30])
+        else:
+            card.write_text((folder / "portrait.json").read_text())
+        row = {row.name: row for row in doctor.examine(str(folder))}["weights"]
+        assert row.verdict == "broken" and "convert" in row.detail and "motion." in row.detail
+        assert "\n" not in row.detail
 
     def test_what_is_missing_has_its_command(self, monkeypatch):
         def absent(name):

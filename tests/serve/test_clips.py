@@ -155,6 +155,69 @@ def test_hdr_white_is_white(tmp_path: Path) -> None:
     assert image[H // 2, -9].min() > 245 and 90 < image[H // 2, 8].mean() < 115
 
 
+def test_damage_costs_the_same_frames_on_every_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [np.kron(image, np.ones((4, 4, 1), np.uint8)) for image in noise(40)]
+    path = make(tmp_path / "a.mp4", frames, options={"g": "40", "bf": "2"}, container={"movflags": "+faststart"})
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * 0.55)])
+    original = clips._video_stream
+    seen = []
+    for count in (1, 4):
+
+        def threaded(*given: Any, count: int = count) -> av.VideoStream:
+            stream = original(*given)
+            stream.codec_context.thread_count = count
+            return stream
+
+        monkeypatch.setattr(clips, "_video_stream", threaded)
+        clip = open_clip(path)
+        seen.append(([(f.time_s, f.image.tobytes()) for f in clip.frames()], clip.warnings))
+    assert seen[0] == seen[1] and 5 < len(seen[0][0]) < 40
+
+
+def test_frames_that_are_certainly_there(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.mp4", noise(20), options={"bf": "0"}, container={"movflags": "+faststart"})
+    assert open_clip(path).least_count == 20
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    cut = open_clip(path)
+    assert 0 < cut.least_count <= len(times_of(cut)) < 20
+    assert open_clip(make(tmp_path / "a.mkv", 5)).least_count == 0
+
+
+def test_a_damaged_picture_in_a_folder_is_left_out_and_told(tmp_path: Path) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for i in range(5):
+        Image.fromarray(noise(5)[i]).save(folder / f"{i}.png")
+    for i in (2, 3):
+        (folder / f"{i}.png").write_bytes((folder / f"{i}.png").read_bytes()[:2000])
+    clip = open_clip(folder)
+    frames = list(clip.frames())
+    assert [f.index for f in frames] == [0, 1, 4] and frames[2].time_s == 4 / 25
+    assert clip.warnings == [f"{folder}: 2 of 5 pictures are damaged and were left out, the first is 2.png"]
+    assert len(list(clip.frames(2))) == 2 and clip.warnings == []
+
+
+@pytest.mark.parametrize("bad", ["text", "small", "huge", "heic"])
+def test_every_header_of_a_folder_is_read_at_the_start(tmp_path: Path, bad: str) -> None:
+    for i in range(3):
+        Image.fromarray(scene()).save(tmp_path / f"{i}.png")
+    if bad == "text":
+        (tmp_path / "1.png").write_text("hello")
+    elif bad == "heic":
+        (tmp_path / "1.png").write_bytes(b"\0\0\0\x18ftypheic" + bytes(64))
+    else:
+        Image.new("1", (20, 20) if bad == "small" else (11_000, 10_000)).save(tmp_path / "1.png")
+    with pytest.raises(InputError, match=r"1.png: "):
+        open_clip(tmp_path)
+
+
+def test_a_still_picture_that_looks_like_a_video_is_called_a_picture(tmp_path: Path) -> None:
+    for name, kind in (("a.heic", "HEIC"), ("a.avif", "AVIF"), ("a", "HEIC")):
+        (tmp_path / name).write_bytes(b"\0\0\0\x18ftyp" + kind.lower().encode() + bytes(64))
+        assert f"{kind} pictures cannot be read; save it as PNG or JPEG" in _refusal(tmp_path / name)
+
+
 def test_folder_and_single_picture(tmp_path: Path) -> None:
     folder = tmp_path / "frames"
     folder.mkdir()
@@ -258,6 +321,7 @@ def test_an_edit_list_is_no_damage(tmp_path: Path) -> None:
     clip = open_clip(path)
     times = times_of(clip)
     assert 14 <= len(times) <= 16 and times[0] == 0 and clip.warnings == []
+    assert clip.least_count == len(times)
     assert next(iter(clip.frames())).image.mean() == pytest.approx(61.5, abs=4), "the sixth frame is the first shown"
 
 

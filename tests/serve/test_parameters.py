@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,19 @@ def test_what_is_no_whole_array_is_refused_in_our_words(tmp_path, case, read):
     with pytest.raises(InputError) as caught:
         read(path)
     assert str(caught.value) == f"{path}: not a whole .npy file of numbers; make it again"
+
+
+def test_nothing_is_allocated_for_what_a_header_promises(tmp_path):
+    np.save(tmp_path / "x.npy", parameters())
+    whole = (tmp_path / "x.npy").read_bytes()
+    (tmp_path / "x.npy").write_bytes(whole.replace(b"(437,), }" + b" " * 6, b"(100000437,), }"))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="not a whole"):
+            read_parameters(tmp_path / "x.npy")
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_missing_and_forbidden_files_are_called_that(tmp_path):

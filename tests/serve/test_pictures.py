@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from tests.serve.making import as_a_stranger
 from triportrait.core.errors import InputError
-from triportrait.serve.pictures import list_pictures, read_picture, write_picture
+from triportrait.serve.pictures import check_picture, list_pictures, read_picture, still_kind, write_picture
 
 H, W = 70, 96
 
@@ -183,12 +184,36 @@ def test_refusals(tmp_path: Path) -> None:
     assert "32" in _sentence(tmp_path / "deep.tif")
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("width", [10_100, 20_000])
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("width", [10_100, 10_500, 20_000])
 def test_huge_picture_is_refused_from_its_header(tmp_path: Path, width: int) -> None:
     # The rows are missing: had anything been decoded, the sentence would be about damage.
     _png(tmp_path / "huge.png", width, 10_000, 8, 2, b"")
-    assert "100 megapixels" in _sentence(tmp_path / "huge.png")
+    assert f"100 megapixels are wanted, {width} × 10000 px came" in _sentence(tmp_path / "huge.png")
+
+
+@pytest.mark.filterwarnings("error")
+def test_large_pictures_are_taken_without_a_word_of_pillow_s(tmp_path: Path) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    _png(tmp_path / "large.png", 9_900, 10_000, 8, 2, b"")
+    assert check_picture(tmp_path / "large.png") == (9_900, 10_000)
+    assert limit == Image.MAX_IMAGE_PIXELS and limit is not None and limit < 99_000_000
+
+
+def test_still_pictures_in_a_video_container_are_told_by_their_brand(tmp_path: Path) -> None:
+    for name, brands, kind in (
+        ("a.heic", b"heic\0\0\0\0mif1heic", "HEIC"),
+        ("a.avif", b"avif\0\0\0\0avifmif1", "AVIF"),
+        ("b.avif", b"mif1\0\0\0\0mif1avif", "AVIF"),
+        ("a.png", b"mif1\0\0\0\0mif1heic", "HEIC"),
+        ("a.mp4", b"isom\0\0\0\0isomavc1", None),
+        ("s.avif", b"avis\0\0\0\0avisavif", None),
+    ):
+        (tmp_path / name).write_bytes((8 + len(brands)).to_bytes(4, "big") + b"ftyp" + brands + bytes(99))
+        assert still_kind(tmp_path / name) == kind
+        if kind is not None:
+            assert f"{kind} pictures cannot be read" in _sentence(tmp_path / name)
+    assert still_kind(tmp_path / "missing") is None
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tif"])
@@ -221,18 +246,11 @@ def test_unreadable() -> None:
         os.chmod(folder, 0o755)
         path = Path(folder) / "a.png"
         Image.fromarray(_scene()).save(path)
-        user = os.geteuid()
-        if user == 0:
-            os.seteuid(65534)  # permission bits do not bind root
-        try:
+        with as_a_stranger():
             assert read_picture(path).shape == _scene().shape
-            os.seteuid(user)
-            path.chmod(0)
-            if user == 0:
-                os.seteuid(65534)
+        path.chmod(0)
+        with as_a_stranger():
             assert "permission" in _sentence(path)
-        finally:
-            os.seteuid(user)
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "jpeg", "webp", "PNG"])
@@ -269,8 +287,8 @@ def test_failed_write_keeps_the_old_picture(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(InputError, match="no space left"):
-        write_picture(path, _scene()[::-1])
+    with pytest.raises(InputError, match=r"no space left on device\); free some space"):
+        write_picture(path, _scene()[::-1], overwrite=True)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.png"]
 
 
@@ -294,3 +312,9 @@ def test_list_pictures_refuses(tmp_path: Path) -> None:
     for folder, words in ((tmp_path, "no picture"), (tmp_path / "no", "no such"), (tmp_path / "a.txt", "not a dir")):
         with pytest.raises(InputError, match=words):
             list_pictures(folder)
+    (tmp_path / "1.png").touch()
+    (tmp_path / "2.png").symlink_to(tmp_path / "1.png")
+    assert len(list_pictures(tmp_path)) == 2
+    (tmp_path / "3.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(InputError, match=r"3.png: this link leads nowhere"):
+        list_pictures(tmp_path)

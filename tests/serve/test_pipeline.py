@@ -94,3 +94,27 @@ def test_an_interrupt_is_not_swallowed():
 
     with pytest.raises(KeyboardInterrupt):
         overlap(lambda: iter(range(9)), work, lambda x: None)
+
+
+def test_an_interrupt_while_the_last_results_are_written_waits_for_the_writer(monkeypatch):
+    """What is closed after it must not be in use any more."""
+    writing, written = threading.Event(), threading.Event()
+    join = threading.Thread.join
+    interrupts = iter([KeyboardInterrupt()])
+
+    def interrupted(self, timeout=None):
+        assert writing.wait(20)
+        for error in interrupts:
+            raise error
+        join(self, timeout)
+
+    def write(x):
+        writing.set()
+        threading.Event().wait(0.3)
+        written.set()
+
+    before = threading.active_count()
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        overlap(lambda: iter([1]), lambda x: x, write)
+    assert written.is_set() and threading.active_count() == before

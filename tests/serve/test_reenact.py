@@ -30,39 +30,23 @@ def frames_of(path: Path) -> np.ndarray:
         return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
 
 
-@pytest.fixture
-def run(tiny_weights, capsys):
-    """Run the command; gives the exit code and what it said."""
-
-    def call(*arguments: object) -> tuple[int, str]:
-        code = main(["reenact", *map(str, arguments), "--weights", str(tiny_weights)])
-        return code, capsys.readouterr().err
-
-    return call
-
-
-@pytest.fixture
-def driver(tmp_path):
-    return make(tmp_path / "driver.mp4", [picture(i, (96, 160)) for i in range(4)], sound="aac")
-
-
-def test_a_photo_and_a_video_become_a_video_with_the_driver_s_sound(run, portrait_file, driver, tmp_path):
-    code, said = run(portrait_file, driver, tmp_path / "out.mp4")
+def test_a_photo_and_a_video_become_a_video_with_the_driving_sound(run, portrait_file, driving, tmp_path):
+    code, said = run(portrait_file, driving, tmp_path / "out.mp4")
     assert code == 0, said
     assert frames_of(tmp_path / "out.mp4").shape == (4, S, S, 3)
-    with av.open(str(tmp_path / "out.mp4")) as out, av.open(str(driver)) as original:
+    with av.open(str(tmp_path / "out.mp4")) as out, av.open(str(driving)) as original:
         sounds = [[bytes(p) for p in c.demux(c.streams.audio[0]) if p.size] for c in (out, original)]
     assert sounds[0] and sounds[0] == sounds[1][: len(sounds[0])]
     assert "its middle square is taken as aligned" in said and "the neck stays still" in said and "4 frames" in said
 
 
-def test_the_same_input_gives_the_same_bytes(run, portrait_file, driver, tmp_path):
+def test_the_same_input_gives_the_same_bytes(run, portrait_file, driving, tmp_path):
     for name in ("a.mp4", "b.mp4"):
-        assert run(portrait_file, driver, tmp_path / name, "--frames", 2)[0] == 0
+        assert run(portrait_file, driving, tmp_path / name, "--frames", 2)[0] == 0
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
 
 
-def test_the_source_is_encoded_once_for_a_whole_video(run, portrait_file, driver, tmp_path, monkeypatch):
+def test_the_source_is_encoded_once_for_a_whole_video(run, portrait_file, driving, tmp_path, monkeypatch):
     calls: dict[str, int] = {}
     original = reenactor_module.Reenactor.__init__
 
@@ -72,7 +56,7 @@ def test_the_source_is_encoded_once_for_a_whole_video(run, portrait_file, driver
             module.register_forward_hook(lambda *_, name=name: calls.__setitem__(name, calls.get(name, 0) + 1))
 
     monkeypatch.setattr(reenactor_module.Reenactor, "__init__", counted)
-    assert run(portrait_file, driver, tmp_path / "out.mp4")[0] == 0
+    assert run(portrait_file, driving, tmp_path / "out.mp4")[0] == 0
     once = ("global encoder", "neutral blocks", "background", "detail encoder")
     assert {name: calls[name] for name in once} == dict.fromkeys(once, 1)
     each = ("motion blocks", "plane decoder", "volume rendering", "super-resolution")
@@ -82,20 +66,20 @@ def test_the_source_is_encoded_once_for_a_whole_video(run, portrait_file, driver
 
 def test_side_by_side_with_an_orbit(run, portrait_file, tmp_path):
     pictures = [picture(i, (96, 160)) for i in range(4)]
-    driver = make(tmp_path / "slow.mp4", pictures, pts=[0, 30_000, 60_000, 90_000])  # a quarter of the orbit
-    assert run(portrait_file, driver, tmp_path / "out.mkv", "--side-by-side", "--orbit")[0] == 0
+    driving = make(tmp_path / "slow.mp4", pictures, pts=[0, 30_000, 60_000, 90_000])  # a quarter of the orbit
+    assert run(portrait_file, driving, tmp_path / "out.mkv", "--side-by-side", "--orbit")[0] == 0
     frames = frames_of(tmp_path / "out.mkv").astype(int)
     assert frames.shape == (4, S, 4 * S, 3)
-    source, driving, result, orbit = np.split(frames, 4, axis=2)
+    source, driven_by, result, orbit = np.split(frames, 4, axis=2)
     wanted = np.asarray(Image.fromarray(read_picture(portrait_file)[20:280]).resize((S, S), Image.Resampling.LANCZOS))
     assert np.abs(source[0] - wanted).mean() < 4 and np.abs(source[3] - wanted).mean() < 4
     middle = Image.fromarray(picture(2, (96, 160))[:, 32:128]).resize((S, S), Image.Resampling.LANCZOS)
-    assert np.abs(driving[2] - np.asarray(middle)).mean() < 6
+    assert np.abs(driven_by[2] - np.asarray(middle)).mean() < 6
     assert 2 * np.abs(orbit[0] - result[0]).mean() < np.abs(orbit[3] - result[3]).mean()
 
 
-def test_one_frame_of_a_video_as_a_picture(run, portrait_file, driver, tmp_path):
-    assert run(portrait_file, driver, tmp_path / "out.jpg", "--frames", 1)[0] == 0
+def test_one_frame_of_a_video_as_a_picture(run, portrait_file, driving, tmp_path):
+    assert run(portrait_file, driving, tmp_path / "out.jpg", "--frames", 1)[0] == 0
     assert read_picture(tmp_path / "out.jpg").shape == (S, S, 3)
 
 
@@ -126,7 +110,7 @@ class TestPublishedFolders:
         assert len(frames_of(tmp_path / "out.mp4")) == 3
         offsets = [grid.fine[..., :3].abs().max().item() for grid in grids]
         assert offsets[0] < 1e-4 < 0.05 < offsets[1] < offsets[2]
-        assert [lm[0, 36, 0].item() for lm in crops] == [200, 200, 204, 208]  # the source, then three drivers
+        assert [lm[0, 36, 0].item() for lm in crops] == [200, 200, 204, 208]  # the source, then three driving frames
 
     def test_no_neck_moves_the_camera_instead(self, run, clip_folder, tmp_path, monkeypatch):
         seen = []
@@ -145,19 +129,19 @@ class TestPublishedFolders:
         assert [neck for neck, _ in seen] == [None] * 3
         assert [x for _, x in seen] == pytest.approx([0, 0.4, 0])
 
-    def test_files_beside_a_video_count_its_frames(self, run, portrait_file, driver, clip_folder, tmp_path):
-        code, said = run(portrait_file, driver, tmp_path / "out.mp4", "--driving-params", clip_folder)
+    def test_files_beside_a_video_count_its_frames(self, run, portrait_file, driving, clip_folder, tmp_path):
+        code, said = run(portrait_file, driving, tmp_path / "out.mp4", "--driving-params", clip_folder)
         assert code == 2 and "holds files for 3 frames" in said and "pass --frames 3" in said
         assert not (tmp_path / "out.mp4").exists()
-        code, said = run(portrait_file, driver, tmp_path / "o.mp4", "--driving-params", clip_folder, "--frames", 3)
+        code, said = run(portrait_file, driving, tmp_path / "o.mp4", "--driving-params", clip_folder, "--frames", 3)
         assert code == 0 and "turns as that of a mean face" in said
 
-    def test_a_folder_as_the_source_is_its_first_picture(self, run, clip_folder, driver, tmp_path):
-        code, said = run(clip_folder, driver, tmp_path / "out.mp4", "--frames", 1)
+    def test_a_folder_as_the_source_is_its_first_picture(self, run, clip_folder, driving, tmp_path):
+        code, said = run(clip_folder, driving, tmp_path / "out.mp4", "--frames", 1)
         assert code == 0 and "00000.png, the first picture" in said
 
-    def test_a_video_as_the_source_is_its_first_frame(self, run, driver, tmp_path):
-        code, said = run(driver, driver, tmp_path / "out.mp4", "--frames", 1)
+    def test_a_video_as_the_source_is_its_first_frame(self, run, driving, tmp_path):
+        code, said = run(driving, driving, tmp_path / "out.mp4", "--frames", 1)
         assert code == 0 and "the first frame of" in said
 
     def test_weights_without_flame_say_so(self, clip_folder, tiny_weights, tmp_path, capsys):
@@ -172,23 +156,23 @@ class TestPublishedFolders:
         assert "the weights hold no FLAME tables: the neck stays still" in capsys.readouterr().err
 
 
-def test_static_keeps_the_source_s_expression(run, portrait_file, driver, tmp_path):
-    assert run(portrait_file, driver, tmp_path / "out.mkv", "--static")[0] == 0
+def test_static_keeps_the_source_s_expression(run, portrait_file, driving, tmp_path):
+    assert run(portrait_file, driving, tmp_path / "out.mkv", "--static")[0] == 0
     frames = frames_of(tmp_path / "out.mkv").astype(int)
     assert np.abs(frames[3] - frames[0]).mean() < 0.1
 
 
 def test_uneven_frame_times_are_kept(run, portrait_file, tmp_path):
     pts = [0, 3000, 9000, 30000]
-    driver = make(tmp_path / "vfr.mp4", [picture(i, (96, 96)) for i in range(4)], pts=pts)
-    assert run(portrait_file, driver, tmp_path / "out.mp4")[0] == 0
+    driving = make(tmp_path / "vfr.mp4", [picture(i, (96, 96)) for i in range(4)], pts=pts)
+    assert run(portrait_file, driving, tmp_path / "out.mp4")[0] == 0
     with av.open(str(tmp_path / "out.mp4")) as out:
         times = [float(f.pts * f.time_base) for f in out.decode(video=0)]
     assert times == pytest.approx([p / 90_000 for p in pts], abs=2e-4)
 
 
-def test_verbose_prints_each_part_and_the_memory(run, portrait_file, driver, tmp_path):
-    code, said = run(portrait_file, driver, tmp_path / "out.mp4", "-v", "--frames", 2)
+def test_verbose_prints_each_part_and_the_memory(run, portrait_file, driving, tmp_path):
+    code, said = run(portrait_file, driving, tmp_path / "out.mp4", "-v", "--frames", 2)
     assert code == 0
     for part in ("global encoder", "plane decoder", "super-resolution", "reenact a frame", "write a frame"):
         assert part in said
@@ -198,9 +182,9 @@ def test_verbose_prints_each_part_and_the_memory(run, portrait_file, driver, tmp
 class TestRefusals:
     """One sentence, exit code 2, nothing half-written, nothing lost."""
 
-    def cases(self, tmp_path, portrait, driver):
+    def cases(self, tmp_path, portrait, driving):
         broken = tmp_path / "broken.mp4"
-        broken.write_bytes(driver.read_bytes()[:900])
+        broken.write_bytes(driving.read_bytes()[:900])
         empty = tmp_path / "empty.mp4"
         empty.write_bytes(b"")
         tiny_picture = tmp_path / "small.png"
@@ -211,28 +195,30 @@ class TestRefusals:
         there.write_bytes(b"mine")
         out = tmp_path / "out.mp4"
         return {
-            "missing source": ((tmp_path / "none.png", driver, out), "none.png"),
-            "missing driver": ((portrait, tmp_path / "none.mp4", out), "none.mp4"),
-            "truncated driver": ((portrait, broken, out), "broken.mp4"),
-            "empty driver": ((portrait, empty, out), "empty.mp4"),
-            "small source": ((tiny_picture, driver, out), "small.png"),
-            "text as source": ((text, driver, out), "text.png"),
-            "output exists": ((portrait, driver, there), "--overwrite"),
-            "folder missing": ((portrait, driver, tmp_path / "no" / "out.mp4"), "does not exist"),
-            "unknown ending": ((portrait, driver, tmp_path / "out.xyz"), "ending"),
-            "picture for a video": ((portrait, driver, tmp_path / "out.png"), "ending"),
-            "output is the driver": ((portrait, driver, driver, "--overwrite"), "choose another"),
-            "no frames": ((portrait, driver, out, "--frames", 0), "--frames: expected at least 1, got 0"),
-            "yaw": ((portrait, driver, out, "--yaw-deg", 400), "--yaw-deg: expected a number from -180 to 180"),
-            "pitch": ((portrait, driver, out, "--pitch-deg", 90), "--pitch-deg"),
-            "not a number": ((portrait, driver, out, "--yaw-deg", "nan"), "--yaw-deg"),
-            "weights missing": ((portrait, driver, out, "--weights", tmp_path / "nowhere"), "no such weights folder"),
-            "params missing": ((portrait, driver, out, "--driving-params", tmp_path / "x"), "no such folder"),
-            **({} if torch.cuda.is_available() else {"cuda": ((portrait, driver, out, "--device", "cuda"), "no CUDA")}),
+            "missing source": ((tmp_path / "none.png", driving, out), "none.png"),
+            "missing driving": ((portrait, tmp_path / "none.mp4", out), "none.mp4"),
+            "truncated driving": ((portrait, broken, out), "broken.mp4"),
+            "empty driving": ((portrait, empty, out), "empty.mp4"),
+            "small source": ((tiny_picture, driving, out), "small.png"),
+            "text as source": ((text, driving, out), "text.png"),
+            "output exists": ((portrait, driving, there), "--overwrite"),
+            "folder missing": ((portrait, driving, tmp_path / "no" / "out.mp4"), "does not exist"),
+            "unknown ending": ((portrait, driving, tmp_path / "out.xyz"), "ending"),
+            "picture for a video": ((portrait, driving, tmp_path / "out.png"), "ending"),
+            "output is the driving": ((portrait, driving, driving, "--overwrite"), "choose another"),
+            "no frames": ((portrait, driving, out, "--frames", 0), "--frames: expected at least 1, got 0"),
+            "yaw": ((portrait, driving, out, "--yaw-deg", 400), "--yaw-deg: expected a number from -180 to 180"),
+            "pitch": ((portrait, driving, out, "--pitch-deg", 90), "--pitch-deg"),
+            "not a number": ((portrait, driving, out, "--yaw-deg", "nan"), "--yaw-deg"),
+            "weights missing": ((portrait, driving, out, "--weights", tmp_path / "nowhere"), "no such weights folder"),
+            "params missing": ((portrait, driving, out, "--driving-params", tmp_path / "x"), "no such folder"),
+            **(
+                {} if torch.cuda.is_available() else {"cuda": ((portrait, driving, out, "--device", "cuda"), "no CUDA")}
+            ),
         }
 
-    def test_each(self, tmp_path, portrait_file, driver, tiny_weights, capsys):
-        for case, (arguments, message) in self.cases(tmp_path, portrait_file, driver).items():
+    def test_each(self, tmp_path, portrait_file, driving, tiny_weights, capsys):
+        for case, (arguments, message) in self.cases(tmp_path, portrait_file, driving).items():
             before = {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()}
             extra = [] if "--weights" in arguments else ["--weights", str(tiny_weights)]
             code = main(["reenact", *map(str, arguments), *extra])
@@ -243,16 +229,16 @@ class TestRefusals:
             after = {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()}
             assert after == before, case
 
-    def test_no_weights_named(self, tmp_path, portrait_file, driver, capsys, monkeypatch):
+    def test_no_weights_named(self, tmp_path, portrait_file, driving, capsys, monkeypatch):
         monkeypatch.delenv("TRIPORTRAIT_WEIGHTS", raising=False)
-        assert main(["reenact", str(portrait_file), str(driver), str(tmp_path / "out.mp4")]) == 2
+        assert main(["reenact", str(portrait_file), str(driving), str(tmp_path / "out.mp4")]) == 2
         assert "--weights FOLDER" in capsys.readouterr().err
 
-    def test_weights_named_by_the_environment(self, tmp_path, portrait_file, driver, tiny_weights, monkeypatch):
+    def test_weights_named_by_the_environment(self, tmp_path, portrait_file, driving, tiny_weights, monkeypatch):
         monkeypatch.setenv("TRIPORTRAIT_WEIGHTS", str(tiny_weights))
-        assert main(["reenact", str(portrait_file), str(driver), str(tmp_path / "out.mp4"), "--frames", "1"]) == 0
+        assert main(["reenact", str(portrait_file), str(driving), str(tmp_path / "out.mp4"), "--frames", "1"]) == 0
 
-    def test_overwrite_replaces_only_when_whole(self, tmp_path, portrait_file, driver, run, monkeypatch):
+    def test_overwrite_replaces_only_when_whole(self, tmp_path, portrait_file, driving, run, monkeypatch):
         out = tmp_path / "out.mp4"
         out.write_bytes(b"mine")
 
@@ -261,16 +247,16 @@ class TestRefusals:
 
         with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="fault of ours"):
             patch.setattr(job.Reenactor, "reenact", broken)
-            run(portrait_file, driver, out, "--overwrite")
+            run(portrait_file, driving, out, "--overwrite")
         assert out.read_bytes() == b"mine" and not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
-        assert run(portrait_file, driver, out, "--overwrite")[0] == 0
+        assert run(portrait_file, driving, out, "--overwrite")[0] == 0
         assert len(frames_of(out)) == 4
 
-    @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM])
-    def test_an_interrupt_leaves_nothing_behind(self, tmp_path, portrait_file, driver, tiny_weights, kill):
+    @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    def test_an_interrupt_leaves_nothing_behind(self, tmp_path, portrait_file, driving, tiny_weights, kill):
         out = tmp_path / "out.mp4"
         before = sorted(tmp_path.iterdir())
-        command = ["reenact", str(portrait_file), str(driver), str(out), "--weights", str(tiny_weights)]
+        command = ["reenact", str(portrait_file), str(driving), str(out), "--weights", str(tiny_weights)]
         # the job says this line when it has its weights and is about to stream; the writer then waits for a kill
         code = (
             "import os, sys, time\n"
@@ -291,14 +277,14 @@ class TestRefusals:
         assert process.wait(timeout=60) == 130
         assert sorted(tmp_path.iterdir()) == before
 
-    def test_a_frame_that_is_not_finite_stops_with_its_name(self, tmp_path, portrait_file, driver, run, monkeypatch):
+    def test_a_frame_that_is_not_finite_stops_with_its_name(self, tmp_path, portrait_file, driving, run, monkeypatch):
         original = reenactor_module.Portrait4D.reenact
         monkeypatch.setattr(
             reenactor_module.Portrait4D,
             "reenact",
             lambda self, *a: dataclasses.replace(head := original(self, *a), planes=head.planes * float("nan")),
         )
-        code, said = run(portrait_file, driver, tmp_path / "out.mp4")
+        code, said = run(portrait_file, driving, tmp_path / "out.mp4")
         assert code == 2 and "planes: expected finite numbers" in said and not (tmp_path / "out.mp4").exists()
 
     def test_a_damaged_video_is_used_as_far_as_it_goes(self, tmp_path, portrait_file, run):
@@ -313,15 +299,29 @@ class TestRefusals:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "I;16", "CMYK", "exif", "P"])
-def test_pictures_of_every_kind_work_as_a_source(run, driver, tmp_path, mode):
-    image = Image.fromarray(picture(3, (100, 120)))
+def test_pictures_of_every_kind_work_as_a_source(run, driving, tmp_path, mode):
+    image = Image.fromarray(picture(3, (120, 120)))
+    seen = image
     path = tmp_path / ("source.jpg" if mode in ("CMYK", "exif") else "source.png")
     if mode == "I;16":
-        Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257).save(path)
+        seen = image.convert("L")
+        Image.fromarray(np.asarray(seen).astype(np.uint16) * 257).save(path)
     elif mode == "exif":
         exif = Image.Exif()
         exif[0x0112] = 6
-        image.save(path, exif=exif)
+        seen = image.transpose(Image.Transpose.ROTATE_270)
+        image.save(path, exif=exif, quality=98)
+    elif mode == "RGBA":
+        seen = Image.new("RGB", image.size, "white")
+        half = Image.new("L", image.size, 128)
+        seen.paste(image, mask=half)
+        image.putalpha(half)
+        image.save(path)
     else:
-        image.convert(mode).save(path)
-    assert run(path, driver, tmp_path / "out.mp4", "--frames", 1)[0] == 0
+        seen = image.convert(mode)
+        seen.save(path, quality=98)
+    assert run(path, driving, tmp_path / "out.png", "--frames", 1, "--side-by-side")[0] == 0
+    panel = read_picture(tmp_path / "out.png")[:, :S].astype(int)
+    wanted = np.asarray(seen.convert("RGB").resize((S, S), Image.Resampling.LANCZOS)).astype(int)
+    assert np.abs(panel - wanted).mean() < 4
+    assert np.abs(panel[::-1] - wanted).mean() > 20, "a picture that tells nothing"

@@ -173,7 +173,7 @@ def test_check_output(tmp_path: Path) -> None:
     assert "--overwrite" in refusal(tmp_path / "old.mp4")
     check_output(tmp_path / "old.mp4", overwrite=True)
     assert (tmp_path / "old.mp4").read_bytes() == b"old"
-    assert ".mp4 .mov .mkv .webm" in refusal(tmp_path / "a.txt") and "'none'" in refusal(tmp_path / "a")
+    assert ".mp4 .mov .mkv .webm" in refusal(tmp_path / "a.txt") and "no ending came" in refusal(tmp_path / "a")
     assert "does not exist" in refusal(tmp_path / "no" / "a.mp4")
     assert "is a file" in refusal(tmp_path / "old.mp4" / "a.mp4")
     assert "folder" in refusal(tmp_path / "folder.mp4", overwrite=True)
