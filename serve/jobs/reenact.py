@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -286,6 +285,11 @@ def say(line: str) -> None:
 
 def peak_memory(device: torch.device) -> str:
     """The most memory that the process, and the GPU, held."""
-    unit = 1024 if sys.platform == "linux" else 1
-    host = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.2f} GB"
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows has none
+        host = "unknown"
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024
+        host = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.2f} GB"
     return host if device.type == "cpu" else f"{host}, GPU {torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB"
