@@ -1,0 +1,98 @@
+"""What a job owes to the process it runs in: streams that may be closed, and stops that may come at any time."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
+
+STOPS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C, a polite kill, a closed terminal; not every system has all
+
+
+class _Forgiving:
+    """A text stream of ours that nobody need listen to: where writing fails, the rest goes nowhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError:
+            encoding = self._stream.encoding or "ascii"
+            self.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        except (OSError, ValueError):
+            self._give_up()
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._give_up()
+
+    def _give_up(self) -> None:
+        # What is still buffered must have somewhere to go when the interpreter ends.
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+
+@contextmanager
+def streams() -> Iterator[None]:
+    """Closed, full and broken standard streams cost what we print, never the job or its exit code."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # Takes the lowest free number, which is this one: else the next file opened, an output, would get it.
+            os.open(os.devnull, os.O_RDWR)
+    before = sys.stdout, sys.stderr
+    # A stream that was closed when Python started is None.
+    out = _Forgiving(sys.stdout or io.TextIOWrapper(io.FileIO(1, "w", closefd=False), "utf-8"))
+    err = _Forgiving(sys.stderr or io.TextIOWrapper(io.FileIO(2, "w", closefd=False), "utf-8"))
+    sys.stdout, sys.stderr = out, err  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        out.flush()
+        err.flush()
+        sys.stdout, sys.stderr = before
+
+
+@contextmanager
+def stops() -> Iterator[None]:
+    """Ctrl-C, a polite kill and a closed terminal all end a job once, cleaning up; the cleaning is not interrupted."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # What is ignored already (nohup) stays so.
+    ignored = (signal.SIG_IGN, None)
+    known = [getattr(signal, name) for name in STOPS if hasattr(signal, name)]
+    heard = [s for s in known if signal.getsignal(s) not in ignored]
+    stopped = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopped
+        stopped = True
+        for s in heard:
+            signal.signal(s, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {s: signal.signal(s, stop) for s in heard}
+    try:
+        yield
+    finally:
+        # After a stop the process is about to end: another must not turn that into a traceback.
+        if not stopped:
+            for s, handler in before.items():
+                signal.signal(s, handler)
