@@ -95,7 +95,7 @@ class Reenact:
     pitch_deg: float = 0.0
     """Raise the camera, degrees."""
     neck: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
-    """--no-neck does not turn the neck with the driving frame: the camera moves, torso and background with it."""
+    """Move the camera as the driving file says instead of the neck; torso and background move with the head."""
     static: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Keep the source's own expression: the static synthesizer, for its weights or for views alone."""
     frames: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
