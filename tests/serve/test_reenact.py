@@ -259,7 +259,8 @@ class TestRefusals:
         command = ["reenact", str(portrait_file), str(driving), str(out), "--weights", str(tiny_weights)]
         # the job says this line when it has its weights and is about to stream; the writer then waits for a kill
         code = (
-            "import os, sys, time\n"
+            "import signal, sys, time\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background shell hands it on ignored
             "from triportrait.serve.jobs import reenact as job\n"
             "from triportrait.serve.cli import main\n"
             "original = job.Reenactor.reenact\n"

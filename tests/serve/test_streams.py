@@ -73,7 +73,8 @@ def test_impatience_does_not_interrupt_the_cleaning(portrait_file, driving, tiny
     """One Ctrl-C while streaming, two more signals while the partial output is removed."""
     before = sorted(tmp_path.iterdir())
     code = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell in the background hands it on ignored
         "from triportrait.serve.jobs import reenact as job\n"
         "from triportrait.serve.cli import main\n"
         "def slow(self, *args):\n"
