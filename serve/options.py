@@ -7,8 +7,8 @@ import io
 import re
 from collections.abc import Sequence
 from contextlib import redirect_stderr
-from dataclasses import fields
-from typing import Any, NoReturn, Protocol
+from dataclasses import Field, fields
+from typing import Any, NoReturn, Protocol, get_args
 
 from triportrait.core.errors import InputError
 
@@ -88,11 +88,16 @@ def _explain(name: str, box: str, arguments: Sequence[str]) -> NoReturn:
     raise InputError(f"{name}: {text or 'its options could not be read'}; {helped}")
 
 
+def _all_fields(job: Any) -> list[Field[Any]]:
+    """The options of a job, or of all its kinds where it is a union of them."""
+    return [field for kind in get_args(job) or (job,) for field in fields(kind)]
+
+
 def _explain_unknown(name: str, job: type[Any], given: str) -> NoReturn:
     helped = f"`triportrait {name} --help` lists the options"
     if not given.startswith("-"):
         raise InputError(f"{name}: {given!r} is one argument too many; {helped}")
     option = given.split("=")[0]
-    known = [f"--{'no-' if field.default is True else ''}{field.name.replace('_', '-')}" for field in fields(job)]
+    known = [f"--{'no-' if field.default is True else ''}{field.name.replace('_', '-')}" for field in _all_fields(job)]
     near = difflib.get_close_matches(option, known, 1)
     raise InputError(f"{name}: there is no option {option}{f', perhaps {near[0]}' if near else ''}; {helped}")

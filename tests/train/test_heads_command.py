@@ -1,0 +1,232 @@
+"""`triportrait heads`: what it writes can be read, is the same every time, and is refused in one sentence."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from triportrait.core.errors import InputError
+from triportrait.core.types import Camera
+from triportrait.serve import cli
+from triportrait.train.data.clips import write_clips
+from triportrait.train.data.heads.population import Expression, Identity, Light, cast
+from triportrait.train.data.multiview import MultiviewSet, file_name, write_multiview
+from triportrait.train.data.scenes import motion
+from triportrait.train.data.sheets import sheet
+
+SMALL = ["--size", "32", "--antialias", "1"]
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("sets") / "heads"
+    write_multiview(out, seed=4, count=2, expressions_each=2, views=3, size=32, antialias=1)
+    return out
+
+
+def test_a_multi_view_set_holds_what_was_rendered(stored, studio):
+    data = MultiviewSet(stored, contents=True)
+    assert len(data) == 2 and data.index["seed"] == 4
+    arrays = data.head(1)
+    shapes = {"image": (2, 3, 32, 32, 3), "depth": (2, 3, 32, 32), "parts": (2, 3, 32, 32), "expression": (2, 9)}
+    for name, shape in shapes.items():
+        assert arrays[name].shape == shape, name
+
+    def rows(kind, prefix):
+        return kind(**{n: torch.from_numpy(arrays[f"{prefix}.{n}"])[None] for n in kind.__dataclass_fields__})
+
+    face = Expression.from_vector(torch.from_numpy(arrays["expression"][1:]), torch.from_numpy(arrays["neck"][1:]))
+    camera = Camera(*(torch.from_numpy(arrays[n][1, 2:]) for n in ("world_from_camera", "intrinsics")))
+    who = rows(Identity, "identity")
+    assert torch.equal(who.skin[0], cast(4, 2).skin[1])
+    view = studio.renderer.render(who, face, rows(Light, "light"), camera, 32, 1)
+    shown = ((view.image[0] + 1) * 127.5).permute(1, 2, 0)
+    assert np.abs(shown.numpy() - arrays["image"][1, 2]).max() <= 0.51
+    torch.testing.assert_close(torch.from_numpy(arrays["depth"][1, 2]), view.depth[0, 0], atol=7e-5, rtol=0)
+    assert np.array_equal(arrays["opacity"][1, 2], view.opacity[0, 0].numpy())
+    assert np.array_equal(arrays["parts"][1, 2], view.parts[0].numpy())
+    assert np.array_equal(arrays["landmarks"][1, 2], view.landmarks[0].numpy())
+
+
+def test_views_of_one_expression_share_it_and_the_first_is_near_the_front(stored):
+    arrays = MultiviewSet(stored).head(0)
+    position = arrays["world_from_camera"][..., :3, 3]
+    assert np.abs(np.arctan2(-position[:, 0, 0], position[:, 0, 2])).max() < 0.31
+    assert not np.array_equal(arrays["expression"][0], arrays["expression"][1])
+
+
+def test_the_same_seed_gives_the_same_files_and_a_larger_set_begins_with_a_smaller(stored, tmp_path):
+    write_multiview(tmp_path / "again", seed=4, count=3, expressions_each=2, views=3, size=32, antialias=1)
+    again, before = hashes(tmp_path / "again"), hashes(stored)
+    for head in range(2):
+        one, other = (np.load(f / file_name(head)) for f in (stored, tmp_path / "again"))
+        assert all(np.array_equal(one[name], other[name]) for name in one.files)
+        assert again[file_name(head)] == before[file_name(head)], "not the same bytes"
+    assert sorted(again) == [file_name(0), file_name(1), file_name(2), "index.json"]
+
+
+def test_damage_is_found_before_anything_is_read(tmp_path):
+    out = tmp_path / "heads"
+
+    def fresh() -> Path:
+        write_multiview(out, 0, 1, 1, 1, 16, 1, overwrite=True)
+        return out / file_name(0)
+
+    fresh().unlink()
+    with pytest.raises(InputError, match="missing"):
+        MultiviewSet(out)
+    file = fresh()
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(InputError, match="not what the index says"):
+        MultiviewSet(out)
+    file = fresh()
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    MultiviewSet(out)
+    with pytest.raises(InputError, match="not what the index says"):
+        MultiviewSet(out, contents=True)
+    fresh()
+    index = json.loads((out / "index.json").read_text())
+    (out / "index.json").write_text(json.dumps({**index, "files": {"../x": {}}}))
+    with pytest.raises(InputError, match="no file of its folder"):
+        MultiviewSet(out)
+    for text, said in (("{", "cannot be read as JSON"), ("{}", "lists no files")):
+        (out / "index.json").write_text(text)
+        with pytest.raises(InputError, match=said):
+            MultiviewSet(out)
+    with pytest.raises(InputError, match="nothing is there"):
+        MultiviewSet(tmp_path / "none")
+
+
+def test_clips_are_real_videos_of_one_moving_head(tmp_path):
+    out = tmp_path / "clips"
+    assert cli.main(["heads", "clips", "--out", str(out), "--count", "2", "--frames", "11", "--fps", "20", *SMALL]) == 0
+    for head in range(2):
+        with av.open(str(out / f"clip_{head:06d}.mp4")) as container:
+            stream = container.streams.video[0]
+            assert stream.codec_context.name == "h264" and stream.average_rate == 20
+            assert (stream.width, stream.height) == (32, 32)
+            frames = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(stream)])
+        numbers = np.load(out / f"clip_{head:06d}.npz")
+        assert (
+            len(frames) == 11 and numbers["expression"].shape == (11, 9) and numbers["landmarks"].shape == (11, 68, 2)
+        )
+        face = motion(0, head, 11, 20)
+        assert np.array_equal(numbers["expression"], face.vector.numpy())
+        change = np.abs(np.diff(frames.astype(int), axis=0)).mean()
+        assert 0.05 < change < 12
+    assert numbers["neck"].shape == (11, 3) and numbers["opacity"].shape == (11, 32, 32)
+    write_clips(tmp_path / "again", 0, 2, 11, 20, 32, 1)
+    assert hashes(out) == hashes(tmp_path / "again")
+
+
+def test_a_clip_shows_what_its_numbers_say(tmp_path, studio):
+    write_clips(tmp_path / "clips", 0, 1, 5, 25, 64, 1)
+    with av.open(str(tmp_path / "clips" / "clip_000000.mp4")) as container:
+        frame = list(container.decode(video=0))[3].to_ndarray(format="rgb24").astype(float)
+    numbers = np.load(tmp_path / "clips" / "clip_000000.npz")
+
+    def rows(kind, prefix):
+        return kind(**{n: torch.from_numpy(numbers[f"{prefix}.{n}"])[None] for n in kind.__dataclass_fields__})
+
+    face = Expression.from_vector(*(torch.from_numpy(numbers[n][3:4]) for n in ("expression", "neck")))
+    camera = Camera(*(torch.from_numpy(numbers[n])[None] for n in ("world_from_camera", "intrinsics")))
+    view = studio.renderer.render(rows(Identity, "identity"), face, rows(Light, "light"), camera, 64, 1)
+    shown = ((view.image[0] + 1) * 127.5).permute(1, 2, 0).numpy()
+    assert np.abs(frame - shown).mean() < 6
+
+
+@pytest.mark.parametrize("kind, columns, rows", [("identities", 3, 2), ("expressions", 9, 4), ("views", 8, 2)])
+def test_sheets(kind, columns, rows, tmp_path):
+    count = {"identities": 5, "expressions": 2, "views": 2}[kind]
+    path = tmp_path / "sheet.png"
+    job = ["heads", "sheet", "--out", str(path), "--kind", kind, "--count", str(count), *SMALL]
+    assert cli.main(job) == 0
+    picture = np.asarray(Image.open(path))
+    assert picture.shape == (32 * rows, 32 * columns, 3)
+    assert np.array_equal(picture, sheet(kind, 0, count, 32, 1))
+    cells = picture.reshape(rows, 32, columns, 32, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 32 * 32 * 3)
+    assert len(np.unique(cells[: count if kind == "identities" else None], axis=0)) >= min(count, len(cells))
+    if kind == "identities":
+        assert (cells[count:] == 255).all()
+
+
+@pytest.mark.parametrize(
+    "job, said",
+    [
+        (["multiview", "--count", "0"], "count: expected 1 to"),
+        (["multiview", "--seed", "-1"], "seed: expected"),
+        (["multiview", "--size", "8"], "size: expected 16 to 1024 px, got 8"),
+        (["multiview", "--antialias", "9"], "antialias: expected 1 to 4, got 9"),
+        (["multiview", "--views", "0"], "views: expected 1 to 1024, got 0"),
+        (["multiview", "--expressions", "0"], "expressions: expected 1 to 1024, got 0"),
+        (["clips", "--frames", "0"], "frames: expected 1 to"),
+        (["clips", "--fps", "1000"], "fps: expected 1 to 120, got 1000"),
+        (["clips", "--size", "33"], "size: H.264 takes even sizes only, got 33"),
+        (["sheet", "--count", "401"], "count: expected at most 400"),
+        (["sheet"], "the ending .png is wanted"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_any_work(job, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("triportrait.train.data.heads.render.HeadRenderer.__init__", lambda *a: pytest.fail("worked"))
+    assert cli.main(["heads", *job, "--out", str(tmp_path / "out")]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and said in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind, name", [("multiview", "out"), ("clips", "out"), ("sheet", "out.png")])
+def test_outputs_are_kept_unless_told_otherwise(kind, name, tmp_path, capsys):
+    out = tmp_path / name
+    job = ["heads", kind, "--out", str(out), "--count", "1", "--size", "16", "--antialias", "1"]
+    job += ["--frames", "1"] if kind == "clips" else ["--views", "1"] if kind == "multiview" else []
+    assert cli.main(job) == 0 and out.exists()
+    assert cli.main(job) == 2 and "--overwrite" in capsys.readouterr().err
+    assert cli.main([*job, "--seed", "3", "--overwrite"]) == 0
+    assert [p.name for p in tmp_path.iterdir()] == [name], "something was left behind"
+    missing = ["heads", kind, "--out", str(tmp_path / "none" / name)]
+    assert cli.main(missing) == 2 and "does not exist" in capsys.readouterr().err
+
+
+def test_a_stranger_s_folder_is_never_replaced(tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    job = ["heads", "multiview", "--out", str(tmp_path / "mine"), "--overwrite", "--count", "1"]
+    assert cli.main(job) == 2 and "no index.json" in capsys.readouterr().err
+    write_clips(tmp_path / "clips", 0, 1, 1, 25, 16, 1)
+    assert cli.main([*job[:3], str(tmp_path / "clips"), *job[4:]]) == 2
+    assert "is not replaced" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
+
+
+def test_nothing_is_left_when_it_is_interrupted(tmp_path, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_multiview(tmp_path / "heads", 0, 2, 1, 1, 16, 1, tell=interrupted)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_kinds_and_options_are_one_sentence(tmp_path, capsys):
+    for job, said in (
+        ([], "Expected one of"),
+        (["films"], "Expected one of"),
+        (["clips", "--frame", "3"], "there is no option --frame, perhaps --frames"),
+        (["multiview", "--count", "x"], "--count: expected a whole number, got 'x'"),
+    ):
+        assert cli.main(["heads", *job, *(["--out", str(tmp_path / "out")] if job else [])]) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1 and said in lines[0], lines

@@ -1,0 +1,1 @@
+"""What training looks at: procedural heads, and how they lie on a disk."""

@@ -1,0 +1,273 @@
+"""Pictures of heads with all that is known about them: depth, opacity, parts, positions, landmarks, parameters.
+
+Letters: B batch, S side of the picture, N fragments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from triportrait.core.errors import InputError
+from triportrait.core.types import Camera
+from triportrait.train.data.heads import features
+from triportrait.train.data.heads.anatomy import INNER_KINDS, OPEN_KINDS, HeadMesh, Kind, Posed
+from triportrait.train.data.heads.hair import over_hairline
+from triportrait.train.data.heads.landmarks import landmarks
+from triportrait.train.data.heads.light import background, shade
+from triportrait.train.data.heads.paint import Part, paint
+from triportrait.train.data.heads.population import Expression, Identity, Light
+from triportrait.train.data.heads.rasterize import project, rasterize
+from triportrait.train.data.heads.shapes import dot, rotate, unit
+
+SMALLEST_SIZE, LARGEST_SIZE = 16, 1024
+LARGEST_ANTIALIAS = 4
+INNER_PUSH = 0.063  # scene units by which the mouth's inside loses against skin, so that it never pokes through a chin
+SLIT_PUSH = 0.22  # scene units: an open slit shows what is behind it, but never through the head to the background
+CUT_MARGIN = 0.03  # template units around a hairline within which its triangles are cut pixel by pixel
+
+
+@dataclass(frozen=True)
+class HeadView:
+    """B pictures and their truth.
+
+    Attributes:
+        image: [B, 3, S, S] in [-1, 1].
+        depth: [B, 1, S, S] along the unit ray, scene units; the mean of what a pixel sees of the head, 0 beside it.
+        opacity: [B, 1, S, S] in [0, 1]: the share of a pixel that the head covers.
+        parts: [B, S, S] int8, a Part: what most of the pixel shows.
+        positions: [B, 3, S, S] where the point seen lies on the mean head at rest, scene units (the uv of every head);
+            0 beside the head.
+        landmarks: [B, 68, 2] pixels, x right, y down, the centre of the first pixel at 0.5; hidden ones, too.
+        expression: [B, 9] in the order of EXPRESSION_AXES.
+        neck: [B, 3] the neck's rotation vector, radians.
+    """
+
+    image: Tensor
+    depth: Tensor
+    opacity: Tensor
+    parts: Tensor
+    positions: Tensor
+    landmarks: Tensor
+    expression: Tensor
+    neck: Tensor
+
+    @classmethod
+    def cat(cls, views: list[HeadView]) -> HeadView:
+        """Views one after the other."""
+        return cls(**{name: torch.cat([getattr(v, name) for v in views]) for name in cls.__dataclass_fields__})
+
+
+class HeadRenderer:
+    """Takes pictures of heads. On the CPU the same arguments give the same bits, and a batch is its members.
+
+    Args:
+        device: where to work.
+        columns, rows: of the skull's grid.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu", columns: int = 112, rows: int = 96) -> None:
+        self.device = torch.device(device)
+        self.mesh = HeadMesh(columns, rows).to(self.device)
+        kind = self.mesh.kind
+        self._two_sided = torch.isin(kind, torch.tensor(OPEN_KINDS, device=self.device))
+        self._pushed_back = INNER_PUSH * torch.isin(kind, torch.tensor(INNER_KINDS, device=self.device))
+        corners = self.mesh.paint[self.mesh.faces]  # [F, 3, 3]
+        x, y, z = corners.unbind(-1)
+        front = (z > 0).any(-1) & (kind == Kind.SKIN)
+        reach, high = x.abs(), y
+        eye = ((reach - features.EYE_X).abs() < 0.10).any(-1) & ((high - features.EYE_Y).abs() < 0.08).any(-1)
+        mouth = (reach < 0.20).any(-1) & ((high - features.MOUTH_Y).abs() < 0.14).any(-1)
+        self._may_be_slit = front & (eye | mouth)
+
+    @torch.no_grad()
+    def render(
+        self,
+        identity: Identity,
+        expression: Expression,
+        light: Light,
+        camera: Camera,
+        size: int,
+        antialias: int = 2,
+    ) -> HeadView:
+        """Take B pictures of B heads.
+
+        Args:
+            identity, expression, light, camera: B each.
+            size: side of the pictures, 16 … 1024 px.
+            antialias: each pixel is the mean of antialias² samples, 1 … 4.
+
+        Raises:
+            InputError: a size out of range, or batches that differ.
+        """
+        check_size(size, antialias)
+        lengths = (len(identity), len(expression), len(light), len(camera.world_from_camera))
+        if len(set(lengths)) != 1 or not lengths[0]:
+            raise InputError(
+                "render: expected some identities and as many expressions, lights and cameras, got "
+                f"{', '.join(map(str, lengths))}; repeat the shorter ones"
+            )
+        identity, expression, light = (identity.to(self.device), expression.to(self.device), light.to(self.device))
+        camera = camera.to(self.device)
+        if self.device.type != "cpu":
+            return self._together(identity, expression, light, camera, size, antialias)
+        # one by one: what a vectorised sine gives in its last bit depends on where in memory its argument lies
+        with _one_thread():
+            single = torch.arange(len(identity)).split(1)
+            return HeadView.cat(
+                [
+                    self._together(
+                        identity.take(k), expression.take(k), light.take(k), _camera(camera, k), size, antialias
+                    )
+                    for k in single
+                ]
+            )
+
+    def _together(
+        self, identity: Identity, expression: Expression, light: Light, camera: Camera, size: int, antialias: int
+    ) -> HeadView:
+        posed = self.mesh.pose(identity, expression)
+        samples = self._samples(identity, expression, light, camera, posed, size * antialias)
+        joints = rotate(landmarks(identity, expression), posed.rotation)
+        return HeadView(
+            **_pooled(*samples, antialias),
+            landmarks=project(joints, camera, size)[0] + 0.5,
+            expression=expression.vector,
+            neck=expression.neck,
+        )
+
+    def _samples(
+        self,
+        identity: Identity,
+        expression: Expression,
+        light: Light,
+        camera: Camera,
+        posed: Posed,
+        size: int,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Image [B, S, S, 3] in [0, 1], opacity, depth, parts [B, S, S] and positions [B, S, S, 3], not yet pooled."""
+        mesh, batch = self.mesh, len(identity)
+        pixels, forward = project(posed.vertices, camera, size)
+        visible, cut_hair = self._visible(identity, posed)
+
+        def cut(member: Tensor, face: Tensor, weights: Tensor) -> Tensor:
+            push = torch.zeros_like(weights[:, 0])
+            tested = self._may_be_slit[face].nonzero()[:, 0]
+            if len(tested):
+                slit = self._slit(member[tested], face[tested], weights[tested], identity, expression)
+                push[tested] = SLIT_PUSH * slit
+            tested = cut_hair[member, face].nonzero()[:, 0]
+            if len(tested):
+                point = self._paint_point(face[tested], weights[tested])
+                over = over_hairline(point, identity.take(member[tested]))
+                push[tested] = torch.where(over > 0, 0.0, torch.inf)
+            return push
+
+        found = rasterize(pixels, forward, mesh.faces, visible, self._two_sided, self._pushed_back, size, cut)
+        position = found.gather(posed.vertices, mesh.faces)
+        kind = mesh.kind[found.face]
+        towards = camera.world_from_camera[found.member, :3, 3] - position
+        distance = dot(towards, towards).sqrt()
+        view = towards / distance[:, None]
+        normal = unit(found.gather(_normals(posed.vertices, mesh.faces), mesh.faces))
+        normal = normal * torch.where(dot(normal, view) < 0, -1.0, 1.0)[:, None]
+        surface = paint(kind, found.gather(mesh.paint, mesh.faces), found.member, identity, expression)
+        lit = shade(surface, kind, position, normal, view, posed.rotation[found.member], light.take(found.member))
+        image = background(light, size).reshape(-1, 3)
+        image[found.pixel] = lit
+        flat = image.new_zeros(batch * size * size, 5)
+        flat[found.pixel, 0], flat[found.pixel, 1] = 1.0, distance
+        flat[found.pixel, 2:] = found.gather(mesh.template, mesh.faces)
+        parts = torch.full((batch * size * size,), int(Part.BACKGROUND), dtype=torch.int8, device=self.device)
+        parts[found.pixel] = surface.part
+        square = (batch, size, size)
+        image, flat = image.reshape(*square, 3), flat.reshape(*square, 5)
+        return image, flat[..., 0], flat[..., 1], parts.reshape(square), flat[..., 2:]
+
+    def _visible(self, identity: Identity, posed: Posed) -> tuple[Tensor, Tensor]:
+        """[B, F] which triangles are there at all, and which of them the hairline cuts."""
+        mesh = self.mesh
+        visible = posed.present[:, mesh.kind]
+        shell = mesh.kind == Kind.HAIR_SHELL
+        height = over_hairline(mesh.paint[mesh.shell_rows], identity.columns())
+        height = height[:, mesh.faces[shell] - mesh.shell_rows.start]  # [B, F', 3]
+        visible[:, shell] &= height.amax(-1) > -CUT_MARGIN
+        cut = torch.zeros_like(visible)
+        cut[:, shell] = height.amin(-1) < CUT_MARGIN
+        return visible, cut
+
+    def _paint_point(self, face: Tensor, weights: Tensor) -> Tensor:
+        corners = self.mesh.paint[self.mesh.faces[face]]
+        return (
+            weights[:, 0, None] * corners[:, 0]
+            + weights[:, 1, None] * corners[:, 1]
+            + weights[:, 2, None] * corners[:, 2]
+        )
+
+    def _slit(
+        self, member: Tensor, face: Tensor, weights: Tensor, identity: Identity, expression: Expression
+    ) -> Tensor:
+        """[N] whether a point of the skin lies in an eye slit or between the lips."""
+        x, y, z = self._paint_point(face, weights).unbind(-1)
+        who, does = identity.take(member), expression.take(member)
+        opened = features.eye_slit(x, y, who, does).inside | features.mouth_slit(x, y, who, does).inside
+        return opened & (z > 0)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Thousands of small operations: where other work shares the cores, a second thread makes them 30 times slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _camera(camera: Camera, index: Tensor) -> Camera:
+    return Camera(camera.world_from_camera[index], camera.intrinsics[index])
+
+
+def check_size(size: int, antialias: int) -> None:
+    """Raises: `InputError` for a picture that cannot be taken."""
+    if not SMALLEST_SIZE <= size <= LARGEST_SIZE:
+        raise InputError(f"size: expected {SMALLEST_SIZE} to {LARGEST_SIZE} px, got {size}; choose another")
+    if not 1 <= antialias <= LARGEST_ANTIALIAS:
+        raise InputError(f"antialias: expected 1 to {LARGEST_ANTIALIAS}, got {antialias}; choose another")
+
+
+def _normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """[B, U, 3] sums of the faces' normals, weighted by their areas."""
+    a, b, c = (vertices.index_select(1, faces[:, which]) for which in range(3))  # [B, F, 3]
+    normal = torch.linalg.cross(b - a, c - a).flatten(0, 1)
+    total = torch.zeros_like(vertices).flatten(0, 1)  # [B * U, 3]
+    first = torch.arange(len(vertices), device=faces.device)[:, None] * vertices.shape[1]
+    for which in range(3):
+        total.index_add_(0, (first + faces[:, which]).flatten(), normal)
+    return total.reshape(vertices.shape)
+
+
+def _pooled(
+    image: Tensor, opacity: Tensor, depth: Tensor, parts: Tensor, positions: Tensor, antialias: int
+) -> dict[str, Tensor]:
+    """Samples -> pixels: means, of what the head covers where it is about the head, and the most frequent part."""
+    cover = _pool(opacity[:, None], antialias)
+    over = cover.clamp(min=1e-6)
+    votes = F.one_hot(parts.long(), len(Part)).permute(0, 3, 1, 2).float()
+    return {
+        "image": _pool(image.permute(0, 3, 1, 2), antialias) * 2 - 1,
+        "depth": _pool(depth[:, None], antialias) / over,
+        "opacity": cover,
+        "parts": parts if antialias == 1 else _pool(votes, antialias).argmax(1).to(torch.int8),
+        "positions": _pool(positions.permute(0, 3, 1, 2), antialias) / over,
+    }
+
+
+def _pool(x: Tensor, antialias: int) -> Tensor:
+    return F.avg_pool2d(x, antialias) if antialias > 1 else x.contiguous()

@@ -1,0 +1,82 @@
+"""Small pieces of geometry: smooth steps and bumps, grids of triangles, spheres, tubes, rotations.
+
+Letters: B batch, U vertices, F faces.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def smoothstep(start: float, end: float, x: Tensor) -> Tensor:
+    """0 before `start`, 1 after `end` (which may lie before `start`: then it falls), smooth between."""
+    t = ((x - start) / (end - start)).clamp(0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def bump(*ratios: Tensor) -> Tensor:
+    """exp(-Σ ratio²): 1 where all offsets, each over its width, are 0."""
+    return torch.exp(-sum((ratio * ratio for ratio in ratios[1:]), ratios[0] * ratios[0]))
+
+
+def mix(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+    """Colours [N, 3] from `a` (share 0) to `b` (share 1); share is [N]."""
+    return a + (b - a) * share[..., None]
+
+
+def grid_faces(columns: int, rows: int, closed: bool) -> Tensor:
+    """[F, 3] triangles of a grid of vertices in reading order; `closed` joins the last column to the first."""
+    column = torch.arange(columns if closed else columns - 1)
+    row = torch.arange(rows - 1)
+    corner = (row[:, None] * columns + column).flatten()
+    right = (row[:, None] * columns + (column + 1) % columns).flatten()
+    upper = torch.stack([corner, right, corner + columns], -1)
+    lower = torch.stack([right, right + columns, corner + columns], -1)
+    return torch.cat([upper, lower])
+
+
+def sphere(columns: int, rows: int) -> tuple[Tensor, Tensor]:
+    """Unit sphere: vertices [U, 3] from the south pole up, and faces [F, 3] that turn outwards."""
+    longitude = torch.linspace(-math.pi, math.pi, columns + 1)[:-1]
+    latitude = torch.linspace(-math.pi / 2, math.pi / 2, rows)
+    return directions(longitude, latitude), grid_faces(columns, rows, closed=True)
+
+
+def directions(longitude: Tensor, latitude: Tensor) -> Tensor:
+    """[rows * columns, 3] unit vectors; longitude 0 looks along z, latitude π/2 along y (radians)."""
+    lat, lon = torch.meshgrid(latitude, longitude, indexing="ij")
+    return torch.stack([lat.cos() * lon.sin(), lat.sin(), lat.cos() * lon.cos()], -1).reshape(-1, 3)
+
+
+def rotation_matrix(vector: Tensor) -> Tensor:
+    """Rotation vectors [B, 3] (radians, axis times angle) -> matrices [B, 3, 3] (Rodrigues)."""
+    angle = (vector.square().sum(-1) + 1e-20).sqrt()
+    x, y, z = (vector / angle[:, None]).unbind(-1)
+    sine, versine = angle.sin(), 1 - angle.cos()
+    rows = [
+        [1 - versine * (y * y + z * z), versine * x * y - sine * z, versine * x * z + sine * y],
+        [versine * x * y + sine * z, 1 - versine * (x * x + z * z), versine * y * z - sine * x],
+        [versine * x * z - sine * y, versine * y * z + sine * x, 1 - versine * (x * x + y * y)],
+    ]
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
+
+
+def rotate(points: Tensor, matrix: Tensor) -> Tensor:
+    """Points [B, U, 3] turned by matrices [B, 3, 3]; sums written out, so that a batch is its members bit by bit."""
+    x, y, z = points.unbind(-1)
+    return torch.stack(
+        [matrix[:, i, 0, None] * x + matrix[:, i, 1, None] * y + matrix[:, i, 2, None] * z for i in range(3)], -1
+    )
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Σ a b over the last axis of length 3, in a fixed order."""
+    return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
+
+
+def unit(a: Tensor) -> Tensor:
+    """Vectors [..., 3] at length 1 (0 stays 0)."""
+    return a / dot(a, a).sqrt().clamp(min=1e-12)[..., None]

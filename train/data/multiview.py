@@ -1,0 +1,141 @@
+"""Multi-view sets on the disk: per head one .npz with all its pictures and their truth.
+
+Letters: E expressions of a head, V views of an expression, S side of the pictures. The arrays of a head:
+
+    image [E, V, S, S, 3] uint8          depth [E, V, S, S] uint16, 1/8192 scene unit along the ray, 0 beside
+    opacity [E, V, S, S] uint8           parts [E, V, S, S] int8, a Part
+    world_from_camera [E, V, 4, 4]       intrinsics [E, V, 3, 3]
+    landmarks [E, V, 68, 2] pixels       expression [E, 9], neck [E, 3]
+    identity.* and light.*               the head's numbers by name
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from triportrait.core.errors import InputError
+from triportrait.train.data.folders import open_folder, whole_folder
+from triportrait.train.data.heads.population import EXPRESSION_AXES, Identity, Light, check_seed_and_count
+from triportrait.train.data.heads.render import HeadRenderer, check_size
+from triportrait.train.data.scenes import cameras, expressions, population, rows_of, take_pictures, to_pictures
+
+KIND = "triportrait multi-view heads"
+DEPTH_STEPS = 8192  # per scene unit
+MOST_EACH = 1024
+
+
+def check_multiview(seed: int, count: int, expressions_each: int, views: int, size: int, antialias: int) -> None:
+    """Raises: `InputError` for numbers out of range."""
+    check_seed_and_count(seed, count)
+    for name, value in (("expressions", expressions_each), ("views", views)):
+        if not 1 <= value <= MOST_EACH:
+            raise InputError(f"{name}: expected 1 to {MOST_EACH}, got {value}; choose another")
+    check_size(size, antialias)
+
+
+def write_multiview(
+    out: Path,
+    seed: int,
+    count: int,
+    expressions_each: int,
+    views: int,
+    size: int,
+    antialias: int = 2,
+    overwrite: bool = False,
+    tell: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Write `count` heads, each with `expressions_each` expressions seen from `views` sides; the folder appears whole.
+
+    Args:
+        tell: is called with the number of heads done.
+
+    Raises: `InputError` before any work for numbers out of range or a folder that cannot be made.
+    """
+    check_multiview(seed, count, expressions_each, views, size, antialias)
+    settings = {
+        "seed": seed, "count": count, "expressions": expressions_each, "views": views, "size": size,
+        "antialias": antialias, "depth_steps": DEPTH_STEPS, "expression_axes": list(EXPRESSION_AXES),
+    }  # fmt: skip
+    with whole_folder(out, overwrite, KIND, settings) as folder:
+        renderer = HeadRenderer()
+        who, light = population(seed, count)
+        faces = expressions(seed, count, expressions_each)
+        seen = cameras(seed, count, expressions_each, views)
+        each = expressions_each * views
+        for head in range(count):
+            face = faces.take(slice(head * expressions_each, (head + 1) * expressions_each))
+            camera = rows_of(seen, slice(head * each, (head + 1) * each))
+            one = torch.full((each,), head)
+            view = take_pictures(
+                renderer,
+                who.take(one),
+                face.take(torch.arange(each) // views),
+                light.take(one),
+                camera,
+                size,
+                antialias,
+            )
+            square = (expressions_each, views, size, size)
+            arrays = {
+                "image": to_pictures(view.image).reshape(*square, 3),
+                "depth": (view.depth * DEPTH_STEPS).round().to(torch.int32).reshape(square),
+                "opacity": (view.opacity * 255).round().byte().reshape(square),
+                "parts": view.parts.reshape(square),
+                "world_from_camera": camera.world_from_camera.reshape(expressions_each, views, 4, 4),
+                "intrinsics": camera.intrinsics.reshape(expressions_each, views, 3, 3),
+                "landmarks": view.landmarks.reshape(expressions_each, views, 68, 2),
+                "expression": face.vector,
+                "neck": face.neck,
+                **numbers(who.take([head]), light.take([head])),
+            }
+            found = {name: np.asarray(value) for name, value in arrays.items()}
+            found["depth"] = found["depth"].astype(np.uint16)
+            np.savez_compressed(folder / file_name(head), **found)  # type: ignore[arg-type]
+            tell(head + 1)
+
+
+def numbers(identity: Identity, light: Light) -> dict[str, Any]:
+    """The numbers of one head by name, `identity.*` and `light.*`."""
+    named = {f"identity.{name}": value[0] for name, value in identity.fields().items()}
+    return named | {f"light.{name}": value[0] for name, value in light.fields().items()}
+
+
+def file_name(head: int) -> str:
+    """Where head `head` of a set lies."""
+    return f"head_{head:06d}.npz"
+
+
+class MultiviewSet:
+    """A multi-view set on the disk.
+
+    Args:
+        folder: as `write_multiview` made it.
+        contents: compare the contents of every file with its checksum, too, not only sizes.
+
+    Raises: `InputError` that names a missing or damaged file, before any is used.
+    """
+
+    def __init__(self, folder: Path, contents: bool = False) -> None:
+        self.folder = folder
+        self.index = open_folder(folder, KIND, contents)
+        self.names = sorted(self.index["files"])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def head(self, number: int) -> dict[str, np.ndarray]:
+        """All arrays of one head; depth comes as float32 scene units, opacity as float32 in [0, 1]."""
+        path = self.folder / self.names[number]
+        try:
+            with np.load(path) as file:
+                arrays = dict(file)
+        except Exception as error:  # zip and header damage raise what they like
+            raise InputError(f"{path}: it cannot be read (damaged); make the folder again") from error
+        arrays["depth"] = arrays["depth"].astype(np.float32) / self.index["depth_steps"]
+        arrays["opacity"] = arrays["opacity"].astype(np.float32) / 255
+        return arrays

@@ -1,0 +1,109 @@
+"""What is photographed: which expressions, cameras and motions belong to each head of a seed.
+
+Everything follows from the seed and the head's number: a larger set begins with a smaller one.
+Letters: B batch, T frames, E expressions of a head, V views of an expression.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from triportrait.core.render.cameras import LookAtRange, sample_look_at
+from triportrait.core.types import Camera
+from triportrait.train.data.heads.population import (
+    Expression,
+    Identity,
+    Light,
+    cast,
+    sample_expression,
+    sample_light,
+    stream,
+)
+from triportrait.train.data.heads.render import HeadRenderer, HeadView
+
+NARROW = LookAtRange(  # where people film themselves from
+    yaw=(-0.3, 0.3), pitch=(-0.10, 0.22), roll=(-0.08, 0.08), radius=(3.9, 4.2), pivot_x=(-0.02, 0.02)
+)
+CHUNK = 8  # pictures at a time
+DROWSY = 0.5  # how far lids stay down between the blinks of a moving face
+KEY_S = 0.55  # seconds between the expressions that a moving face passes through
+_LIGHT, _EXPRESSION, _CAMERA, _FILMED, _BLINK = 1, 2, 3, 4, 5
+
+
+def population(seed: int, count: int) -> tuple[Identity, Light]:
+    """The first `count` heads of a seed and the light each of them always stands in."""
+    return cast(seed, count), sample_light(count, stream(seed, _LIGHT))
+
+
+def expressions(seed: int, count: int, each: int) -> Expression:
+    """[count * each] expressions, `each` per head, head after head."""
+    return sample_expression(count * each, stream(seed, _EXPRESSION))
+
+
+def cameras(seed: int, count: int, expressions_each: int, views: int) -> Camera:
+    """[count * E * V] cameras of the paper's distribution; the first view of each expression is near the front."""
+    wide = sample_look_at(count * expressions_each * views, stream(seed, _CAMERA))
+    front = filming_cameras(seed, count * expressions_each)
+    wide.world_from_camera[::views] = front.world_from_camera
+    return wide
+
+
+def filming_cameras(seed: int, count: int) -> Camera:
+    """[count] cameras near the front."""
+    return sample_look_at(count, stream(seed, _FILMED), NARROW)
+
+
+def motion(seed: int, head: int, frames: int, fps: float) -> Expression:
+    """[T] a face that moves smoothly through random expressions and blinks now and then; it starts and ends nowhere.
+
+    Args:
+        head: the head's number among those of the seed: each moves in its own way.
+    """
+    generator = stream(seed, _EXPRESSION).manual_seed(seed * 1_000_003 + head * 16 + _BLINK)
+    count = int(frames / fps / KEY_S) + 3
+    keys = sample_expression(count, generator, neutral_share=0.15)
+    starts, spans = torch.rand(2, frames // 20 + 1, generator=generator)
+    time = torch.arange(frames) / fps / KEY_S
+    before = time.floor().long()
+    share = time - before
+    share = share * share * (3 - 2 * share)
+    vector = torch.lerp(keys.vector[before], keys.vector[before + 1], share[:, None])
+    neck = torch.lerp(keys.neck[before], keys.neck[before + 1], share[:, None])
+    face = Expression.from_vector(vector, neck)
+    face = face.replace(blink_left=DROWSY * face.blink_left, blink_right=DROWSY * face.blink_right)
+    # blinks last 0.2 to 0.35 s, wherever they fall
+    moment = torch.arange(frames)[:, None] / fps
+    centre = starts * frames / fps
+    blink = (1.4 - 1.4 * ((moment - centre) / (0.10 + 0.075 * spans)).abs()).clamp(0, 1).amax(-1)
+    return face.replace(
+        blink_left=torch.maximum(face.blink_left, blink), blink_right=torch.maximum(face.blink_right, blink)
+    )
+
+
+def rows_of(camera: Camera, index: Tensor | slice | list[int]) -> Camera:
+    """The cameras that `index` names."""
+    return Camera(camera.world_from_camera[index], camera.intrinsics[index])
+
+
+def take_pictures(
+    renderer: HeadRenderer,
+    identity: Identity,
+    expression: Expression,
+    light: Light,
+    camera: Camera,
+    size: int,
+    antialias: int = 2,
+) -> HeadView:
+    """`HeadRenderer.render` on any number of rows, a few at a time."""
+    views = []
+    for start in range(0, len(identity), CHUNK):
+        part = slice(start, start + CHUNK)
+        rows = identity.take(part), expression.take(part), light.take(part), rows_of(camera, part)
+        views.append(renderer.render(*rows, size, antialias))
+    return HeadView.cat(views)
+
+
+def to_pictures(image: Tensor) -> Tensor:
+    """[B, 3, S, S] in [-1, 1] -> uint8 [B, S, S, 3]."""
+    return ((image + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()

@@ -1,0 +1,130 @@
+"""`triportrait heads multiview|clips|sheet`: procedural heads as training sets, as videos, as a contact sheet."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from triportrait.train.data.clips import check_clips, write_clips
+from triportrait.train.data.multiview import check_multiview, write_multiview
+from triportrait.train.data.sheets import SheetKind, write_sheet
+
+Verbose = Annotated[bool, tyro.conf.arg(aliases=["-v"])]
+
+
+@dataclass(frozen=True)
+class Multiview:
+    """Write a multi-view set: per head some expressions, each seen from several sides, with depth, parts, landmarks."""
+
+    out: Path
+    """The folder to make."""
+    seed: int = 0
+    """Which people: the same seed gives the same heads."""
+    count: int = 16
+    """How many heads."""
+    expressions: int = 4
+    """Expressions of each head."""
+    views: int = 3
+    """Views of each expression; the first is near the front."""
+    size: int = 128
+    """Side of the pictures in px."""
+    antialias: int = 2
+    """Samples along a pixel's side."""
+    overwrite: bool = False
+    """Replace the folder if it is such a set."""
+    verbose: Verbose = False
+    """Show where an error came from."""
+
+    def run(self) -> None:
+        """Check everything, then write head by head."""
+        check_multiview(self.seed, self.count, self.expressions, self.views, self.size, self.antialias)
+        numbers = (self.seed, self.count, self.expressions, self.views, self.size, self.antialias)
+        with _progress(self.count, "head") as tell:
+            write_multiview(self.out, *numbers, self.overwrite, tell)
+        pictures = self.count * self.expressions * self.views
+        _say(f"{self.out}: {self.count} heads, {pictures} pictures of {self.size} px")
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Write H.264 videos of one moving head each, with the numbers of every frame beside them."""
+
+    out: Path
+    """The folder to make."""
+    seed: int = 0
+    """Which people: the same seed gives the same heads and motions."""
+    count: int = 4
+    """How many clips."""
+    frames: int = 75
+    """Frames of each clip."""
+    fps: int = 25
+    """Frames a second."""
+    size: int = 128
+    """Side of the pictures in px, even."""
+    antialias: int = 2
+    """Samples along a pixel's side."""
+    overwrite: bool = False
+    """Replace the folder if it holds such clips."""
+    verbose: Verbose = False
+    """Show where an error came from."""
+
+    def run(self) -> None:
+        """Check everything, then write clip by clip."""
+        numbers = (self.seed, self.count, self.frames, self.fps, self.size, self.antialias)
+        check_clips(*numbers)
+        with _progress(self.count, "clip") as tell:
+            write_clips(self.out, *numbers, self.overwrite, tell)
+        _say(f"{self.out}: {self.count} clips of {self.frames} frames, {self.size} px")
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Write a contact sheet as PNG."""
+
+    out: Path
+    """The picture to make, .png."""
+    kind: SheetKind = "identities"
+    """Many heads, each head with every expression, or each head from all sides."""
+    seed: int = 0
+    """Which people."""
+    count: int = 24
+    """How many heads; 2 or 3 are enough for expressions and views."""
+    size: int = 128
+    """Side of each picture in px."""
+    antialias: int = 2
+    """Samples along a pixel's side."""
+    overwrite: bool = False
+    """Replace the picture if it exists."""
+    verbose: Verbose = False
+    """Show where an error came from."""
+
+    def run(self) -> None:
+        """Check everything, then draw."""
+        write_sheet(self.out, self.kind, self.seed, self.count, self.size, self.antialias, self.overwrite)
+        _say(f"{self.out}: {self.kind} of seed {self.seed}")
+
+
+Heads = Multiview | Clips | Sheet
+
+
+@contextmanager
+def _progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr; the function it gives takes the number done."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=what, file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
+
+        def tell(done: int) -> None:
+            bar.update(done - bar.n)
+
+        yield tell
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
