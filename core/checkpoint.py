@@ -25,6 +25,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.flame import rescale_flame
 from triportrait.core.motion.neck import NeckField
+from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 
 FORMAT = 1
@@ -33,7 +34,11 @@ UNTRACKED = "num_batches_tracked"  # a counter of training that evaluation never
 
 
 def save_weights(
-    folder: Path, kind: str, tensors: Mapping[str, Tensor], config: ModelConfig | None, provenance: Mapping[str, Any]
+    folder: Path,
+    kind: str,
+    tensors: Mapping[str, Tensor],
+    config: ModelConfig | SmallMotionEncoder | None,
+    provenance: Mapping[str, Any],
 ) -> Path:
     """Write one network; both files appear whole or not at all, the JSON last.
 
@@ -41,7 +46,7 @@ def save_weights(
         folder: made when it is missing.
         kind: portrait, motion, flame, genhead, discriminator or arcface; the stem of both files.
         tensors: name -> tensor, any float or integer type.
-        config: the sizes, for a portrait.
+        config: the sizes, for a portrait; the network itself for a small motion encoder.
         provenance: plain JSON values: where the weights come from and under which licence.
 
     Returns:
@@ -186,15 +191,29 @@ def _load_neck(folder: Path, config: ModelConfig, tables: Mapping[str, Tensor]) 
     return NeckField(config.neck, config.render.box_side, flame, mesh) if flame else None
 
 
-def load_motion_encoder(folder: str | Path) -> MotionEncoder:
+def load_motion_encoder(folder: str | Path) -> MotionEncoder | SmallMotionEncoder:
     """The motion encoder in a weights folder, in evaluation mode on the CPU.
 
     Raises:
         InputError: weights missing, damaged, not finite, or with other names or shapes.
     """
     folder = Path(folder)
-    read_card(folder, "motion")
-    return build_motion_encoder(read_tensors(folder, "motion"), str(folder / "motion.safetensors"))
+    sizes = read_card(folder, "motion").get("config")
+    origin = str(folder / "motion.safetensors")
+    if sizes is None:
+        return build_motion_encoder(read_tensors(folder, "motion"), origin)
+    try:
+        small = SmallMotionEncoder(**sizes)
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError, IndexError) as error:
+        raise InputError(
+            f"{folder / 'motion.json'} config: expected the sizes of a small motion encoder, got {sizes!r}; "
+            "train or convert it again"
+        ) from error
+    tensors = read_tensors(folder, "motion")
+    wanted = {name: tuple(t.shape) for name, t in small.state_dict().items()}
+    check_names(wanted, tensors, origin, "the small motion encoder")
+    small.load_state_dict({name: t.float() for name, t in tensors.items()})
+    return small.eval().requires_grad_(False)
 
 
 def build_motion_encoder(tensors: Mapping[str, Tensor], origin: str) -> MotionEncoder:

@@ -175,7 +175,8 @@ def portrait4d_v2() -> ModelConfig:
 
 
 def tiny() -> ModelConfig:
-    """The same network at 128² with at most 5 M parameters, for two CPU cores."""
+    """The same network at 128² with at most 5 M parameters, for two CPU cores; its motion is the nine numbers of the
+    small motion encoder."""
     return ModelConfig(
         preset="tiny",
         image_size=128,
@@ -192,26 +193,25 @@ def tiny() -> ModelConfig:
             num_heads=4,
             mlp_width=384,
             num_neutral_blocks=2,
-            num_motion_blocks=2,
-            motion_width=548,
+            num_motion_blocks=3,
+            motion_width=9,
             motion_hidden=64,
             num_motion_tokens=16,
-            tail_width=48,
+            tail_width=32,
             canonical_width=32,
         ),
-        decoder=DecoderConfig(
-            head_widths=(64, 48), token_width=128, num_heads=2, mlp_width=256, tail_widths=(64, 48, 48)
-        ),
+        decoder=DecoderConfig(head_widths=(48, 32), token_width=128, num_heads=2, mlp_width=256, tail_widths=(48, 32)),
         render=RenderConfig(
             plane_size=64,
             plane_width=16,
             field_hidden=32,
-            num_coarse=24,
-            num_fine=24,
+            num_coarse=12,
+            num_fine=12,
             neural_size=32,
             superres_widths=(48, 32),
             style_width=64,
         ),
+        neck=NeckConfig(fine_size=12, coarse_size=6),
     )
 
 

@@ -71,15 +71,23 @@ class Portrait4D(nn.Module):
         planes = self.reconstructor.plane_decoder(canonical, source.detail)
         return Head(planes, source.background, driving.neck)
 
-    def render(self, head: Head, camera: Camera, size: int | None = None) -> Rendering:
+    def render(
+        self,
+        head: Head,
+        camera: Camera,
+        size: int | None = None,
+        jitter: Tensor | None = None,
+        uniforms: Tensor | None = None,
+    ) -> Rendering:
         """A view of a head.
 
         Args:
             head: B heads.
             camera: B cameras.
             size: side of the ray grid, the config's neural size by default.
+            jitter, uniforms: the randomness of training, see `VolumeRenderer.forward`; none by default.
         """
-        samples = self.volume(head.planes, camera, head.neck, size)
+        samples = self.volume(head.planes, camera, head.neck, size, jitter=jitter, uniforms=uniforms)
         feature, depth, opacity = over_background(samples, head.background)
         raw_image = feature[:, :3]
         return Rendering(self.superres(raw_image, feature), raw_image, feature, depth, opacity)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from triportrait.core.errors import InputError
 from triportrait.core.motion.crop import motion_crop
 from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.types import Camera, Driving, NeckGrid, Source
 from triportrait.serve.crop import to_image, to_tensor
@@ -44,7 +45,7 @@ class Reenactor:
     def __init__(
         self,
         portrait: Portrait4D,
-        motion_encoder: MotionEncoder,
+        motion_encoder: MotionEncoder | SmallMotionEncoder,
         device: torch.device | str = "cpu",
         static: bool = False,
     ) -> None:
@@ -130,7 +131,7 @@ class Reenactor:
 
     def _motion(self, picture: Tensor, tracking: Tracking) -> Tensor:
         landmarks = None if tracking.landmarks is None else tracking.landmarks.to(self.device)
-        motion = self.motion_encoder(motion_crop(picture, landmarks))
+        motion = self.motion_encoder(motion_crop(picture, landmarks, self.motion_encoder.crop_size))
         _check_finite("motion", motion)
         return motion
 

@@ -9,6 +9,7 @@ from triportrait.core.checkpoint import load_motion_encoder, load_portrait, read
 from triportrait.core.config import portrait4d_v2
 from triportrait.core.errors import InputError
 from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.rule import rule_motion_encoder, rule_portrait
 
@@ -21,7 +22,7 @@ def default_weights() -> str | None:
     return os.environ.get(VARIABLE) or None
 
 
-def load_weights(weights: str | None) -> tuple[Portrait4D, MotionEncoder]:
+def load_weights(weights: str | None) -> tuple[Portrait4D, MotionEncoder | SmallMotionEncoder]:
     """The networks of a weights folder, or the rule-made ones.
 
     Args:
@@ -39,7 +40,14 @@ def load_weights(weights: str | None) -> tuple[Portrait4D, MotionEncoder]:
     if weights == RULE:
         return rule_portrait(portrait4d_v2()), rule_motion_encoder()
     folder = Path(weights)
-    return load_portrait(folder), load_motion_encoder(folder)
+    portrait, motion_encoder = load_portrait(folder), load_motion_encoder(folder)
+    wanted = portrait.config.transformer.motion_width
+    if motion_encoder.motion_width != wanted:
+        raise InputError(
+            f"{folder}: the portrait takes motion of {wanted} numbers, the motion encoder gives "
+            f"{motion_encoder.motion_width}; put two files of one training or conversion there"
+        )
+    return portrait, motion_encoder
 
 
 def published_file(folder: str) -> str:

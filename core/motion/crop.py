@@ -66,16 +66,17 @@ def inverse_similarity(matrix: Tensor) -> Tensor:
     return torch.cat([turn, -turn @ matrix[:, :, 2:]], -1)
 
 
-def motion_crop(image: Tensor, landmarks: Tensor | None = None) -> Tensor:
+def motion_crop(image: Tensor, landmarks: Tensor | None = None, size: int = CROP_SIZE) -> Tensor:
     """Warp the face to its standard place and cut it out.
 
     Args:
         image: [B, 3, S, S], aligned, in [-1, 1].
         landmarks: [B, 68, 2 or 3] in pixels of the 512² aligned picture, y down, whatever S is. None: the face is
             where the alignment puts an average frontal one.
+        size: side of the crop, the motion encoder's `crop_size`.
 
     Returns:
-        [B, 3, 224, 224] in [-1, 1].
+        [B, 3, size, size] in [-1, 1].
 
     Raises:
         ValueError: a shape disagrees.
@@ -98,4 +99,4 @@ def motion_crop(image: Tensor, landmarks: Tensor | None = None) -> Tensor:
     warped = F.grid_sample(image, 2 * at / (S - 1) - 1, align_corners=True)
     top, bottom, left, right = INNER
     inner = warped[:, :, top:bottom, left:right]
-    return F.interpolate(inner, size=(CROP_SIZE, CROP_SIZE), mode="bilinear", align_corners=False)
+    return F.interpolate(inner, size=(size, size), mode="bilinear", align_corners=False, antialias=size < INNER[1])

@@ -96,6 +96,8 @@ class _Head(nn.Module):
 class MotionEncoder(nn.Module):
     """v: a 224 x 224 face crop -> eyes, emotion and mouth. Always in evaluation mode; the weights are published."""
 
+    crop_size, motion_width = CROP_SIZE, 548
+
     def __init__(self) -> None:
         super().__init__()
         self.face = _FaceNetwork()

@@ -99,8 +99,14 @@ class VolumeRenderer(nn.Module):
         Returns:
             The ray grid. Depths are clamped to each image's own first and last sample.
         """
+        with torch.autocast(planes.device.type, enabled=False):  # depths, densities and sums stay float32
+            return self._render(planes, camera, neck, size or self.config.neural_size, box_scale, jitter, uniforms)
+
+    def _render(
+        self, planes: Tensor, camera: Camera, neck: NeckGrid | None, size: int, box_scale: Tensor | None,
+        jitter: Tensor | None, uniforms: Tensor | None,
+    ) -> VolumeSamples:  # fmt: skip
         config = self.config
-        size = size or config.neural_size
         origins, directions = camera_rays(camera, size)  # [B, 1, 3], [B, R, 3]
         scale = torch.ones_like(camera.axis_distance) if box_scale is None else box_scale
         half = config.box_side / 2 * scale

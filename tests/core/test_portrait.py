@@ -23,7 +23,7 @@ def pictures(batch=1):
 
 
 def motions(batch=1):
-    return torch.randn(batch, 548), torch.randn(batch, 548)
+    return torch.randn(batch, 9), torch.randn(batch, 9)
 
 
 def several(camera, batch):
@@ -231,7 +231,7 @@ def test_fresh_planes_have_a_signal():
 def test_a_picture_of_another_size_is_refused_by_name(tiny_portrait):
     with pytest.raises(ValueError, match=r"image: expected \[B, 3, 128, 128\], got \[1, 3, 64, 64\]"):
         tiny_portrait.prepare(torch.zeros(1, 3, 64, 64), None)
-    with pytest.raises(ValueError, match=r"motion: expected \[B, 548\] with B=1 from image, got \[1, 500\]"):
+    with pytest.raises(ValueError, match=r"motion: expected \[B, 9\] with B=1 from image, got \[1, 500\]"):
         tiny_portrait.prepare(pictures(), torch.zeros(1, 500))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,19 +14,26 @@ from tests.core.synthetic import flame_tables, mesh_tables
 from tests.serve.faces import landmarks, parameters, picture
 from tests.serve.making import make
 from triportrait.core.checkpoint import save_weights
-from triportrait.core.config import tiny
+from triportrait.core.config import ModelConfig, tiny
 from triportrait.core.rule import rule_motion_encoder, rule_portrait
 from triportrait.serve.cli import main
+
+
+def published_motion() -> ModelConfig:
+    """The tiny network for the motion of the published encoder, 548 numbers."""
+    config = tiny()
+    transformer = dataclasses.replace(config.transformer, motion_width=548)
+    return dataclasses.replace(config, preset="tiny with published motion", transformer=transformer)
 
 
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     flame = flame_tables()
-    tensors = dict(rule_portrait(tiny()).state_dict())
+    tensors = dict(rule_portrait(published_motion()).state_dict())
     tensors |= {f"neck.flame.{n}": t for n, t in flame.items()}
     tensors |= {f"neck.mesh.{n}": t for n, t in mesh_tables(flame).items()}
-    save_weights(folder, "portrait", tensors, tiny(), {})
+    save_weights(folder, "portrait", tensors, published_motion(), {})
     motion = {n: t for n, t in rule_motion_encoder().state_dict().items() if not n.endswith("num_batches_tracked")}
     save_weights(folder, "motion", motion, None, {})
     return folder

@@ -1,0 +1,51 @@
+"""A small motion encoder for the tiny preset: a face crop becomes the nine numbers of its expression.
+
+It stands where PD-FGC stands in the published network and is learned from procedural heads, whose numbers are known.
+Letters: B batch, M width of the motion vector.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+GROUPS = 8
+LEAK = 0.1
+
+
+class SmallMotionEncoder(nn.Module):
+    """v: a face crop -> M numbers of its expression, without identity or pose.
+
+    Args:
+        motion_width: M.
+        crop_size: side of the crop in pixels, a multiple of 16.
+        widths: channels at a half, a quarter, an eighth and a sixteenth of it.
+    """
+
+    def __init__(self, motion_width: int = 9, crop_size: int = 64, widths: tuple[int, ...] = (32, 64, 96, 128)) -> None:
+        super().__init__()
+        self.crop_size, self.motion_width, self.widths = crop_size, motion_width, tuple(widths)
+        steps = list(itertools.pairwise((3, *widths)))
+        self.shrink = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in steps)
+        self.refine = nn.ModuleList(nn.Conv2d(b, b, 3, padding=1) for _, b in steps)
+        self.norms = nn.ModuleList(nn.GroupNorm(GROUPS, b) for _, b in steps)
+        cells = (crop_size // 2 ** len(widths)) ** 2
+        self.hidden = nn.Linear(cells * widths[-1], 2 * widths[-1])
+        self.out = nn.Linear(2 * widths[-1], motion_width)
+        for layer in (*self.shrink, *self.refine, self.hidden):
+            nn.init.kaiming_normal_(layer.weight, LEAK)
+            nn.init.zeros_(layer.bias)
+
+    def to_dict(self) -> dict[str, int | tuple[int, ...]]:
+        """The arguments that make this network again, for the card beside its weights."""
+        return {"motion_width": self.motion_width, "crop_size": self.crop_size, "widths": self.widths}
+
+    def forward(self, crop: Tensor) -> Tensor:
+        """Crops [B, 3, crop_size, crop_size] in [-1, 1], from `motion_crop` -> motion [B, M]."""
+        x = crop
+        for shrink, refine, norm in zip(self.shrink, self.refine, self.norms, strict=True):
+            x = F.leaky_relu(shrink(x), LEAK)
+            x = F.leaky_relu(norm(x + refine(x)), LEAK)
+        return self.out(F.leaky_relu(self.hidden(x.flatten(1)), LEAK))

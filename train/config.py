@@ -1,0 +1,134 @@
+"""Every number of a training on one page; the presets that fill them in are in `presets`.
+
+Progress is counted in images seen, as in the paper: one source picture is one image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from triportrait.core.config import ModelConfig
+from triportrait.core.errors import InputError
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class SetConfig:
+    """A multi-view set of procedural heads, as `triportrait heads multiview` writes it."""
+
+    seed: int = 0
+    count: int = 64  # heads
+    expressions: int = 48  # of each head
+    views: int = 3  # of each expression; the first is near the front
+    size: int = 128  # side of the pictures, pixels
+    antialias: int = 2
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the terms of Eq. 2 and Eq. 5, as far as they run here."""
+
+    l1: float = 1.0
+    raw: float = 0.5  # L1 of the picture before super-resolution
+    perceptual: float = 1.0
+    opacity: float = 0.5
+    depth: float = 1.0  # per scene unit
+    features: float = 5.0  # how much more eyes and mouth count than the rest of a picture, at their centres
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with a warm-up and a cosine, and the average of the weights that is kept."""
+
+    rate: float = 1.5e-3
+    last_rate: float = 0.03  # of the rate, where the cosine ends
+    motion_factor: float = 1.0  # rate of the layers that read motion, relative to the others
+    warm_up: int = 500  # images
+    betas: tuple[float, float] = (0.9, 0.98)
+    decay: float = 0.01
+    clip: float = 1.0  # largest norm of the gradient
+    average: float = 0.999  # of the old weights in their moving average
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage: how long, how many, how heavy."""
+
+    images: int = 24_000
+    batch: int = 4
+    views: int = 2  # rendered for each source
+    front_sources: float = 0.7  # share of sources that are taken from near the front
+    strangers: float = 0.0  # share of sources that are not of the cast
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    losses: LossConfig = field(default_factory=LossConfig)
+
+
+@dataclass(frozen=True)
+class ReenactConfig(StageConfig):
+    """Stage 2 and its substitutions (section 4.3)."""
+
+    views: int = 1
+    real_driving: float = 0.1  # share of driving motions that are read off the real frame, not off a pseudo view
+    real_target: float = 0.8  # share of targets that are the real frame
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole training: the data, the motion encoder, both stages."""
+
+    preset: str
+    model: ModelConfig
+    seed: int = 0
+    cast: SetConfig = field(default_factory=SetConfig)
+    strangers: SetConfig | None = None  # people beside the cast: for the motion encoder, and a share of stage 1
+    precision: Precision = "bf16"  # of all but volume rendering and the sums of the losses
+    perceptual: str = "gradients"  # the stand-in for LPIPS: gradients or random_features
+    stage1: StageConfig = field(default_factory=StageConfig)
+    motion: StageConfig = field(default_factory=StageConfig)
+    stage2: ReenactConfig = field(default_factory=ReenactConfig)
+    save_each: int = 2_000  # images between two saved states
+    sample_each: int = 2_000  # images between two grids of pictures
+
+    def __post_init__(self) -> None:
+        _check(self, "")
+        if self.cast.size != self.model.image_size:
+            raise InputError(
+                f"cast.size: expected the model's {self.model.image_size} px, got {self.cast.size}; choose that"
+            )
+        if self.cast.expressions < 2:
+            raise InputError("cast.expressions: expected at least 2, as stage 2 drives one with another, got 1")
+        for name in ("stage1", "motion", "stage2"):
+            stage = getattr(self, name)
+            if stage.strangers > 0 and self.strangers is None:
+                raise InputError(f"{name}.strangers: expected 0 as there is no set of strangers, got {stage.strangers}")
+            if stage.views > self.cast.views:
+                raise InputError(f"{name}.views: expected up to cast.views={self.cast.views}, got {stage.views}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+_SHARES = {"front_sources", "strangers", "real_driving", "real_target", "average", "last_rate"}
+_NOUGHT = {"seed", "l1", "raw", "perceptual", "opacity", "depth", "features", "decay", "warm_up"}
+
+
+def _check(values: Any, prefix: str) -> None:
+    """Numbers positive and finite, shares up to 1, what may be off not negative."""
+    for f in dataclasses.fields(values):
+        value, name = getattr(values, f.name), f"{prefix}{f.name}"
+        if isinstance(value, ModelConfig):
+            continue
+        if dataclasses.is_dataclass(value):
+            _check(value, f"{name}.")
+        elif isinstance(value, int | float):
+            low, high = (0, 1) if f.name in _SHARES else (0, 1e12)
+            positive = f.name not in _SHARES | _NOUGHT
+            if not low <= value <= high or (positive and value <= 0):
+                wanted = (
+                    "a share from 0 to 1" if f.name in _SHARES else "a positive number" if positive else "0 or more"
+                )
+                raise InputError(f"{name}: expected {wanted}, got {value}; choose another")

@@ -1,0 +1,216 @@
+"""Multi-view sets in memory, ready to be drawn from: what the losses compare with, at the sizes they compare at.
+
+Letters: N poses (one head with one expression), V views of a pose, S side of the pictures, h side of the ray grid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from triportrait.core.config import ModelConfig
+from triportrait.core.errors import InputError
+from triportrait.core.types import Camera, NeckGrid
+from triportrait.train.config import SetConfig
+from triportrait.train.data.heads.mesh import head_neck_grid
+from triportrait.train.data.heads.population import Expression, Identity, Light
+from triportrait.train.data.heads.render import HeadRenderer
+from triportrait.train.data.multiview import MultiviewSet, write_multiview
+from triportrait.train.data.scenes import take_pictures
+from triportrait.train.losses import shrink
+
+POSES_AT_A_TIME = 16
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """B pictures and their truth.
+
+    Attributes:
+        image: [B, 3, S, S] in [-1, 1].
+        opacity, depth: [B, 1, h, h]; depth along the unit ray in scene units, the mean over what the head covers.
+        landmarks: [B, 68, 2] pixels, the centre of the first pixel at 0.5.
+        camera: B cameras.
+        motion: [B, 9] the true expression.
+        neck: B neck poses.
+        parts: [B, S, S] int8, a Part, where it is kept.
+    """
+
+    image: Tensor
+    opacity: Tensor
+    depth: Tensor
+    landmarks: Tensor
+    camera: Camera
+    motion: Tensor
+    neck: NeckGrid
+    parts: Tensor | None = None
+
+
+class PictureSet:
+    """All pictures of a multi-view set.
+
+    Args:
+        folder: as `triportrait heads multiview` makes it.
+        model: says the sizes of the ray grid and of the neck's grids.
+        tell: is called with the number of heads read.
+
+    Raises: `InputError` for a folder that is missing, damaged or of other sizes.
+    """
+
+    def __init__(self, folder: Path, model: ModelConfig, tell: Callable[[int], None] = lambda done: None) -> None:
+        files = MultiviewSet(folder)
+        if files.index["size"] != model.image_size:
+            raise InputError(
+                f"{folder}: expected pictures of {model.image_size} px, got {files.index['size']}; make the set again"
+            )
+        self.model = model
+        self.heads, self.poses_each, self.views = len(files), files.index["expressions"], files.index["views"]
+        parts: dict[str, list[Tensor]] = {}
+        for number in range(self.heads):
+            for name, value in self._read(files.head(number)).items():
+                parts.setdefault(name, []).append(value)
+            tell(number + 1)
+        self._rows = {name: torch.cat(values) for name, values in parts.items()}
+
+    def _read(self, arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        poses, h = len(arrays["image"]), self.model.render.neural_size
+        opacity, depth = _at_rays(
+            torch.from_numpy(arrays["opacity"]).flatten(0, 1)[:, None],  # [E*V, 1, S, S]
+            torch.from_numpy(arrays["depth"]).flatten(0, 1)[:, None],
+            h,
+        )
+        names = {f.name for f in dataclasses.fields(Identity)}
+        who = Identity(**{n: torch.from_numpy(np.asarray(arrays[f"identity.{n}"]))[None] for n in names})
+        face = Expression.from_vector(torch.from_numpy(arrays["expression"]), torch.from_numpy(arrays["neck"]))
+        grid = neck_grids(who.take(torch.zeros(poses, dtype=torch.long)), face, self.model)
+        return {
+            "image": torch.from_numpy(arrays["image"]),
+            "opacity": opacity.unflatten(0, (poses, -1)).half(),
+            "depth": depth.unflatten(0, (poses, -1)).half(),
+            "landmarks": torch.from_numpy(arrays["landmarks"]),
+            "world_from_camera": torch.from_numpy(arrays["world_from_camera"]),
+            "intrinsics": torch.from_numpy(arrays["intrinsics"]),
+            "motion": face.vector,
+            "neck_fine": grid.fine.half(),
+            "neck_coarse": grid.coarse.half(),
+        }
+
+    def __len__(self) -> int:
+        return self.heads * self.poses_each
+
+    def pose(self, head: np.ndarray, expression: np.ndarray) -> Tensor:
+        """[B] numbers of poses."""
+        return torch.from_numpy(head * self.poses_each + expression)
+
+    def take(self, pose: Tensor, view: Tensor) -> Pictures:
+        """B pictures: poses [B] and views [B], both int64."""
+        r = self._rows
+        return Pictures(
+            image=r["image"][pose, view].permute(0, 3, 1, 2).float() / 127.5 - 1,
+            opacity=r["opacity"][pose, view].float(),
+            depth=r["depth"][pose, view].float(),
+            landmarks=r["landmarks"][pose, view],
+            camera=Camera(r["world_from_camera"][pose, view], r["intrinsics"][pose, view]),
+            motion=r["motion"][pose],
+            neck=NeckGrid(
+                r["neck_fine"][pose].float(),
+                r["neck_coarse"][pose].float(),
+                self.model.render.box_side,
+                self.model.neck.near_squared_distance,
+            ),
+        )
+
+
+def photograph(
+    renderer: HeadRenderer,
+    identity: Identity,
+    expression: Expression,
+    light: Light,
+    camera: Camera,
+    model: ModelConfig,
+    antialias: int = 2,
+) -> Pictures:
+    """B pictures of B heads, taken now, with their parts."""
+    view = take_pictures(renderer, identity, expression, light, camera, model.image_size, antialias)
+    opacity, depth = _at_rays(view.opacity, view.depth, model.render.neural_size)
+    return Pictures(
+        image=view.image,
+        opacity=opacity,
+        depth=depth,
+        landmarks=view.landmarks,
+        camera=camera,
+        motion=view.expression,
+        neck=neck_grids(identity, expression, model),
+        parts=view.parts,
+    )
+
+
+def neck_grids(identity: Identity, expression: Expression, model: ModelConfig) -> NeckGrid:
+    """The neck poses of B heads, a few at a time."""
+    grids = []
+    for start in range(0, len(identity), POSES_AT_A_TIME):
+        rows = slice(start, start + POSES_AT_A_TIME)
+        grids.append(head_neck_grid(identity.take(rows), expression.take(rows), model.neck, model.render.box_side))
+    return NeckGrid(
+        torch.cat([g.fine for g in grids]),
+        torch.cat([g.coarse for g in grids]),
+        grids[0].box_side,
+        grids[0].near_squared_distance,
+    )
+
+
+def _at_rays(opacity: Tensor, depth: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Opacity and depth [B, 1, S, S] on the ray grid; depth is the mean over what the head covers."""
+    inside = (depth > 0).float()
+    return shrink(opacity, size), shrink(depth * inside, size) / shrink(inside, size).clamp(min=1e-3)
+
+
+def join(parts: list[Pictures]) -> Pictures:
+    """Pictures one after the other."""
+    first = parts[0].neck
+    return Pictures(
+        **{
+            name: torch.cat([getattr(p, name) for p in parts])
+            for name in ("image", "opacity", "depth", "landmarks", "motion")
+        },
+        camera=Camera(
+            torch.cat([p.camera.world_from_camera for p in parts]), torch.cat([p.camera.intrinsics for p in parts])
+        ),
+        neck=NeckGrid(
+            torch.cat([p.neck.fine for p in parts]),
+            torch.cat([p.neck.coarse for p in parts]),
+            first.box_side,
+            first.near_squared_distance,
+        ),
+    )
+
+
+def open_set(
+    folder: Path,
+    config: SetConfig,
+    model: ModelConfig,
+    drawing: Callable[[int], None] = lambda done: None,
+    reading: Callable[[int], None] = lambda done: None,
+) -> PictureSet:
+    """The set of a config: drawn into `folder` if there is none, else read after a check that it is that set.
+
+    Raises: `InputError` for a folder that holds another set, or a damaged one.
+    """
+    settings: dict[str, Any] = dataclasses.asdict(config)
+    if not folder.exists():
+        each = (config.expressions, config.views, config.size, config.antialias)
+        write_multiview(folder, config.seed, config.count, *each, tell=drawing)
+    found = MultiviewSet(folder).index
+    for name, wanted in settings.items():
+        if found.get(name) != wanted:
+            raise InputError(
+                f"{folder}: expected a set with {name} {wanted}, got {found.get(name)}; name another folder for the run"
+            )
+    return PictureSet(folder, model, reading)

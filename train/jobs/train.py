@@ -1,0 +1,69 @@
+"""`triportrait train PRESET --out RUN`: both stages on procedural heads, resumable, and a weights folder at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from triportrait.core.errors import InputError
+from triportrait.train.config import TrainConfig
+from triportrait.train.presets import PRESETS
+from triportrait.train.training import Training
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train on procedural heads: stage 1, the motion encoder, stage 2. A run that was stopped goes on where it was."""
+
+    preset: tyro.conf.Positional[Literal["tiny", "overfit"]]
+    """tiny: the demo weights, hours on two cores; overfit: one head with eight expressions, minutes."""
+    out: Path
+    """The folder of the run: data, log, samples, states, weights."""
+    seed: int = 0
+    """Of the first weights and of every batch."""
+    stage1_images: int | None = None
+    """Images that stage 1 sees; the preset's by default."""
+    motion_images: int | None = None
+    """Images that the motion encoder sees."""
+    stage2_images: int | None = None
+    """Images that stage 2 sees."""
+    perceptual: Literal["gradients", "random_features"] | None = None
+    """The stand-in for LPIPS."""
+    until: Literal["stage1", "motion", "stage2"] = "stage2"
+    """Stop after this stage."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Show where an error came from."""
+
+    def config(self) -> TrainConfig:
+        """The preset with what was asked for.
+
+        Raises: `InputError` for numbers out of range.
+        """
+        config = PRESETS[self.preset]()
+        changes: dict[str, object] = {"seed": self.seed}
+        for name in ("stage1", "motion", "stage2"):
+            images = getattr(self, f"{name}_images")
+            if images is not None:
+                changes[name] = dataclasses.replace(getattr(config, name), images=images)
+        if self.perceptual is not None:
+            changes["perceptual"] = self.perceptual
+        return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+
+    def run(self) -> None:
+        """Check everything, then train."""
+        config = self.config()
+        if self.out.exists() and not self.out.is_dir():
+            raise InputError(f"{self.out}: expected a folder for the run, this is a file; name a folder")
+        try:
+            training = Training(config, self.out)
+            training.train(self.until, lambda line: print(line, file=sys.stderr))
+        except FloatingPointError as error:
+            raise InputError(f"{self.out}: training diverged, {error}; lower the rate or change the seed") from error
+        if self.until == "stage2":
+            training.export(self.out / "weights", "triportrait " + " ".join(sys.argv[1:]))
+            print(self.out / "weights")

@@ -1,0 +1,171 @@
+"""The order of a training, for every stage the same: draw, losses, backward, step; log, sample, save.
+
+A run is a folder: config.json, log.jsonl, samples/, the state of the stage that runs, and the weights of those that are
+done. It can be stopped at any time and goes on from its last saved state; batches depend on seed and step alone, so a
+run that was stopped ends as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from triportrait.core.errors import InputError
+from triportrait.train.engine import PlainEngine
+
+_SHOWN_EACH = 10  # steps between two lines of the log
+CONFIG, LOG = "config.json", "log.jsonl"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage, as the loop sees it.
+
+    Attributes:
+        name: of its files.
+        number: of its streams of random numbers.
+        engine: what moves the weights.
+        images: how many it sees in all.
+        batch: images of a step.
+        losses: random numbers of a step -> the weighted terms whose sum is the loss.
+        sample: writes a grid of pictures into a file and returns numbers for the log; with averaged weights in place.
+    """
+
+    name: str
+    number: int
+    engine: PlainEngine
+    images: int
+    batch: int
+    losses: Callable[[np.random.Generator, torch.Generator], dict[str, Tensor]]
+    sample: Callable[[Path], dict[str, float]]
+
+
+def run_stage(stage: Stage, run: Path, seed: int, save_each: int, sample_each: int) -> None:
+    """Run a stage to its end, from its last saved state if there is one.
+
+    Raises:
+        InputError: the saved state is damaged or of another network.
+        FloatingPointError: a loss is not finite; the last saved state stays.
+    """
+    from tqdm import tqdm
+
+    engine, state = stage.engine, run / f"{stage.name}.state"
+    if state.exists():
+        load_state(state, engine)
+    (run / "samples").mkdir(exist_ok=True)
+    bar = tqdm(
+        total=stage.images, initial=engine.images_seen, unit="img", desc=stage.name, file=sys.stderr, mininterval=1.0,
+        dynamic_ncols=True,
+    )  # fmt: skip
+    with bar, (run / LOG).open("a") as log:
+        sums: dict[str, float] = {}
+        count, since = 0, time.perf_counter()
+        while engine.images_seen < stage.images:
+            streams = np.random.default_rng([seed, stage.number, engine.steps])
+            rng = torch.Generator().manual_seed(int(streams.integers(2**62)))
+            terms = stage.losses(streams, rng)
+            engine.backward(torch.stack(list(terms.values())).sum())
+            before = engine.images_seen
+            rate = engine.step(stage.batch)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + value.item()
+            count += 1
+            bar.update(stage.batch)
+            if engine.steps % _SHOWN_EACH == 0:
+                means = {name: round(value / count, 5) for name, value in sums.items()}
+                speed = count * stage.batch / (time.perf_counter() - since)
+                bar.set_postfix_str(" ".join(f"{name} {value:.3f}" for name, value in means.items()))
+                _note(log, stage, means | {"rate": round(rate, 7), "images_per_s": round(speed, 2)})
+                sums, count, since = {}, 0, time.perf_counter()
+            last = engine.images_seen >= stage.images
+            if last or before // sample_each != engine.images_seen // sample_each:
+                _sample(stage, run, log)
+                since = time.perf_counter()
+            if last or before // save_each != engine.images_seen // save_each:
+                save_state(state, engine)
+
+
+def _sample(stage: Stage, run: Path, log: Any) -> None:
+    engine = stage.engine
+    own = {name: value.clone() for name, value in engine.module.state_dict().items()}
+    engine.module.load_state_dict(engine.averaged())
+    try:
+        with torch.no_grad():
+            numbers = stage.sample(run / "samples" / f"{stage.name}_{engine.images_seen:07d}.png")
+    finally:
+        engine.module.load_state_dict(own)
+    _note(log, stage, {name: round(value, 4) for name, value in numbers.items()})
+
+
+def _note(log: Any, stage: Stage, values: dict[str, float]) -> None:
+    line = {"stage": stage.name, "images_seen": stage.engine.images_seen, "step": stage.engine.steps, **values}
+    log.write(json.dumps(line) + "\n")
+    log.flush()
+
+
+def save_state(path: Path, engine: PlainEngine) -> None:
+    """Write an engine's state; the file appears whole."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        torch.save(engine.save(), part)
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path}: the state could not be written ({error}); free some space and go on") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_state(path: Path, engine: PlainEngine) -> None:
+    """Put a saved state into an engine.
+
+    Raises:
+        InputError: the file is damaged or of another network.
+    """
+    try:
+        engine.load(torch.load(path, weights_only=True))
+    except Exception as error:  # a damaged file raises what it likes
+        raise InputError(
+            f"{path}: it is no state of this training (damaged, or of another preset); remove it to start the stage "
+            "again, or name another folder"
+        ) from error
+
+
+def check_config(run: Path, config: dict[str, Any]) -> None:
+    """Store the config of a new run, or compare it with that of a run that goes on.
+
+    Raises:
+        InputError: the run was made with other numbers; the first that differs is named.
+    """
+    path, text = run / CONFIG, json.dumps(config, indent=1) + "\n"
+    if not path.exists():
+        part = path.with_name(f".{CONFIG}.part")
+        part.write_text(text)
+        os.replace(part, path)
+        return
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: it cannot be read as JSON; name another folder for the run") from error
+    name, was, wanted = _first_difference(found, json.loads(text), "")
+    if name:
+        raise InputError(f"{run}: this run was begun with {name} {was!r}, now it is {wanted!r}; name another folder")
+
+
+def _first_difference(found: Any, wanted: Any, name: str) -> tuple[str, Any, Any]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted(found.keys() | wanted.keys()):
+            difference = _first_difference(found.get(key), wanted.get(key), f"{name}.{key}" if name else key)
+            if difference[0]:
+                return difference
+        return "", None, None
+    return ("", None, None) if found == wanted else (name, found, wanted)

@@ -1,0 +1,89 @@
+"""Stand-ins for LPIPS where VGG's weights are not at hand: fixed networks that compare structure, not pixels.
+
+A perceptual distance is called with two pictures and, if wanted, a map of what counts more; see `Perceptual`.
+Letters: B batch, S side of the pictures.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from triportrait.core.errors import InputError
+
+
+class Perceptual(Protocol):
+    """A perceptual distance."""
+
+    def __call__(self, picture: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Pictures [B, 3, S, S] in [-1, 1] and a weight [B, 1, S, S] of mean about 1 -> distances [B]."""
+        ...
+
+
+class Gradients(nn.Module):
+    """Differences between neighbouring pixels at four sizes, and the colours of the smallest."""
+
+    def __init__(self, levels: int = 4) -> None:
+        super().__init__()
+        self.levels = levels
+
+    def forward(self, picture: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """See `Perceptual`."""
+        error = picture - target  # everything here is linear
+        total = error.new_zeros(len(error))
+        for level in range(self.levels):
+            across, down = error[..., 1:] - error[..., :-1], error[..., 1:, :] - error[..., :-1, :]
+            if weight is None:
+                total = total + across.abs().mean((1, 2, 3)) + down.abs().mean((1, 2, 3))
+            else:
+                total = total + (weight[..., 1:] * across.abs()).mean((1, 2, 3))
+                total = total + (weight[..., 1:, :] * down.abs()).mean((1, 2, 3))
+            if level + 1 < self.levels:
+                error = F.avg_pool2d(error, 2)
+                weight = None if weight is None else F.avg_pool2d(weight, 2)
+        return total / (2 * self.levels) + error.abs().mean((1, 2, 3)) / self.levels
+
+
+class RandomFeatures(nn.Module):
+    """A fixed random convolutional network with rectifiers, read at three sizes."""
+
+    def __init__(self, widths: tuple[int, ...] = (16, 32, 48), seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in zip((3, *widths[:-1]), widths, strict=True)
+        )
+        for conv in self.convs:
+            assert isinstance(conv, nn.Conv2d)
+            fan_in = conv.weight[0].numel()
+            with torch.no_grad():
+                conv.weight.copy_(torch.randn(conv.weight.shape, generator=generator) * (2 / fan_in) ** 0.5)
+        self.requires_grad_(False)
+
+    def forward(self, picture: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """See `Perceptual`."""
+        x, y = picture, target
+        total = x.new_zeros(len(x))
+        for i, conv in enumerate(self.convs):
+            if i:
+                x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+                weight = None if weight is None else F.avg_pool2d(weight, 2)
+            x, y = F.relu(conv(x)), F.relu(conv(y))
+            difference = (x - y).abs()
+            total = total + (difference if weight is None else weight * difference).mean((1, 2, 3))
+        return total / len(self.convs)
+
+
+def perceptual(name: str) -> Perceptual:
+    """The stand-in of a name: gradients or random_features.
+
+    Raises:
+        InputError: there is no such stand-in.
+    """
+    known = {"gradients": Gradients, "random_features": RandomFeatures}
+    if name not in known:
+        raise InputError(f"perceptual: expected one of {', '.join(known)}, got {name!r}; choose one of them")
+    return known[name]()

@@ -1,0 +1,105 @@
+"""Does the picture move when the face does? Correlation and gain of the predicted against the true change.
+
+A quiet face P_0 and one that moves along one axis P_a give a change Δ = P_a - P_0, in truth and as predicted:
+
+    gain = ⟨Δ_predicted, Δ_true⟩ / ⟨Δ_true, Δ_true⟩        correlation = the cosine between them
+
+inside the face. A gain of 1 is the full motion; PSNR hardly notices a gain of 0, as eyes and mouth are few pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from triportrait.core.config import ModelConfig
+from triportrait.core.types import Camera
+from triportrait.train.data.heads.paint import Part
+from triportrait.train.data.heads.population import Expression, Identity, Light
+from triportrait.train.data.heads.render import HeadRenderer
+from triportrait.train.data.pictures import Pictures, photograph
+
+AXES = {  # name -> the fields that move, and from where to where
+    "jaw": (("jaw",), 0.0, 0.8),
+    "smile": (("smile",), 0.0, 0.9),
+    "pucker": (("pucker",), 0.0, 0.9),
+    "blink left": (("blink_left",), 0.0, 1.0),
+    "blink right": (("blink_right",), 0.0, 1.0),
+    "blink": (("blink_left", "blink_right"), 0.0, 1.0),
+    "brow left": (("brow_left",), -0.8, 0.8),
+    "brow right": (("brow_right",), -0.8, 0.8),
+    "gaze x": (("gaze_x",), -0.8, 0.8),
+    "gaze y": (("gaze_y",), -0.8, 0.8),
+}
+FACE = (Part.SKIN, Part.EYES, Part.BROWS, Part.MOUTH)
+
+
+@dataclass(frozen=True)
+class Response:
+    """How a picture answers along one axis: both 1 at best."""
+
+    correlation: float
+    gain: float
+
+
+@dataclass(frozen=True)
+class Probe:
+    """B heads: a source picture, and for each axis the same head before and after, seen by one camera.
+
+    Attributes:
+        source: B pictures with any expression.
+        ends: axis -> B pictures before, B pictures after.
+    """
+
+    source: Pictures
+    ends: dict[str, tuple[Pictures, Pictures]]
+
+
+def take_probe(
+    renderer: HeadRenderer,
+    identity: Identity,
+    light: Light,
+    source_expression: Expression,
+    camera: Camera,
+    model: ModelConfig,
+    axes: tuple[str, ...] = tuple(AXES),
+) -> Probe:
+    """Photograph B heads for a probe; everything is seen by the same B cameras."""
+    count = len(identity)
+
+    def photo(expression: Expression) -> Pictures:
+        return photograph(renderer, identity, expression, light, camera, model)
+
+    quiet = Expression.neutral(count)
+    rest = photo(quiet)
+    ends = {}
+    for axis in axes:
+        names, low, high = AXES[axis]
+        before = rest if low == 0 else photo(quiet.replace(**dict.fromkeys(names, low)))
+        ends[axis] = before, photo(quiet.replace(**dict.fromkeys(names, high)))
+    return Probe(photo(source_expression), ends)
+
+
+def face_mask(pictures: Pictures) -> Tensor:
+    """[B, 1, S, S] 1.0 on skin, eyes, brows and mouth."""
+    assert pictures.parts is not None
+    return torch.isin(pictures.parts, torch.tensor(FACE, dtype=pictures.parts.dtype)).float()[:, None]
+
+
+def responses(probe: Probe, reenact: Callable[[Pictures, Pictures], Tensor]) -> dict[str, Response]:
+    """Correlation and gain of each axis over all heads of a probe.
+
+    Args:
+        reenact: source and driving pictures -> pictures [B, 3, S, S] seen by the driving pictures' cameras.
+    """
+    found = {}
+    for axis, (before, after) in probe.ends.items():
+        inside = torch.maximum(face_mask(before), face_mask(after))
+        true = (after.image - before.image) * inside
+        predicted = (reenact(probe.source, after) - reenact(probe.source, before)) * inside
+        both, own, theirs = ((a * b).sum().item() for a, b in ((predicted, true), (predicted, predicted), (true, true)))
+        found[axis] = Response(both / max((own * theirs) ** 0.5, 1e-9), both / max(theirs, 1e-9))
+    return found

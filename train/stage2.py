@@ -1,0 +1,162 @@
+"""Stage 2: reenactment from pseudo multi-views (section 4.3, Eq. 5 without the adversary).
+
+Two pictures of one head, I_s and I_d. The frozen static synthesizer shows I_d from sampled cameras θ_p and θ_q. The
+motion v_d is read off the pseudo view I_d(θ_p), and only now and then off the real picture, so that it carries neither
+pose nor identity; the reenacted head is seen from the real camera and compared with I_d, or from θ_q and compared with
+the pseudo view I_d(θ_q) by the perceptual distance alone.
+Letters: B sources.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from triportrait.core.motion.small_encoder import SmallMotionEncoder
+from triportrait.core.portrait import Portrait4D
+from triportrait.core.render.cameras import LookAtRange, sample_look_at
+from triportrait.core.types import Camera, Driving, Head, Rendering
+from triportrait.train.config import LossConfig, Precision, ReenactConfig
+from triportrait.train.data.pictures import Pictures, PictureSet
+from triportrait.train.motion import read_motion
+from triportrait.train.perceptual import Perceptual
+from triportrait.train.stage1 import compare, lowered, render
+
+NEAR_FRONT = LookAtRange(yaw=(-0.5, 0.5), pitch=(-0.15, 0.35))  # θ_p: where a motion encoder still sees the face
+
+
+@dataclass(frozen=True)
+class ReenactBatch:
+    """B sources and driving pictures of the same heads with other expressions.
+
+    Attributes:
+        source, driving: B pictures each.
+        camera_p, camera_q: B sampled cameras each.
+        real_driving, real_target: [B] bool, where the real picture takes the pseudo view's place.
+    """
+
+    source: Pictures
+    driving: Pictures
+    camera_p: Camera
+    camera_q: Camera
+    real_driving: Tensor
+    real_target: Tensor
+
+
+@dataclass(frozen=True)
+class ReenactModels:
+    """What stage 2 trains (the portrait) and asks."""
+
+    portrait: Portrait4D
+    static: Portrait4D
+    motion_encoder: SmallMotionEncoder
+    perceptual: Perceptual
+    precision: Precision = "fp32"
+
+
+def draw(chosen: PictureSet, config: ReenactConfig, rng: np.random.Generator) -> ReenactBatch:
+    """A batch; the generator alone decides."""
+    count = config.batch
+    head = rng.integers(chosen.heads, size=count)
+    first = rng.integers(chosen.poses_each, size=count)
+    other = (first + rng.integers(1, chosen.poses_each, size=count)) % chosen.poses_each
+    front = rng.random(count) < config.front_sources
+    source_view = np.where(front, 0, rng.integers(chosen.views, size=count))
+    driving_view = rng.integers(chosen.views, size=count)
+    cameras = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    return ReenactBatch(
+        source=chosen.take(chosen.pose(head, first), torch.from_numpy(source_view)),
+        driving=chosen.take(chosen.pose(head, other), torch.from_numpy(driving_view)),
+        camera_p=sample_look_at(count, cameras, NEAR_FRONT),
+        camera_q=sample_look_at(count, cameras),
+        real_driving=torch.from_numpy(rng.random(count) < config.real_driving),
+        real_target=torch.from_numpy(rng.random(count) < config.real_target),
+    )
+
+
+def move_landmarks(pictures: Pictures, camera: Camera) -> Tensor:
+    """Where the landmarks of pictures appear to other cameras, by the depth that is seen at them: [B, 68, 2] pixels."""
+    depth = pictures.depth
+    side, small = pictures.image.shape[-1], depth.shape[-1]
+    at = (pictures.landmarks / side * small).long().clamp(0, small - 1)  # [B, 68, 2]
+    rows = torch.arange(len(depth))[:, None]
+    along = depth[rows, 0, at[..., 1], at[..., 0]]  # [B, 68]
+    from_camera, f = pictures.camera.world_from_camera, pictures.camera.intrinsics[:, 0, 0]
+    across = (pictures.landmarks / side - 0.5) / f[:, None, None]
+    ray = torch.stack([across[..., 0], -across[..., 1], -torch.ones_like(across[..., 0])], -1)
+    ray = along[..., None] * nn.functional.normalize(ray, dim=-1)
+    world = ray @ from_camera[:, :3, :3].mT + from_camera[:, None, :3, 3]
+    seen = (world - camera.world_from_camera[:, None, :3, 3]) @ camera.world_from_camera[:, :3, :3]  # [B, 68, 3]
+    f = camera.intrinsics[:, 0, 0, None, None]
+    flat = f * seen[..., :2] / -seen[..., 2:] * seen.new_tensor([1.0, -1.0]) + 0.5
+    return flat * side
+
+
+@torch.no_grad()
+def pseudo_views(batch: ReenactBatch, models: ReenactModels) -> tuple[Tensor, Tensor]:
+    """What the frozen static synthesizer makes of the driving pictures.
+
+    Returns:
+        v_d [B, M], and the heads [N, 3, S, S] before black from θ_q for the N samples whose target is no real picture.
+    """
+    static, driving, encoder = models.static, batch.driving, models.motion_encoder
+    with lowered(models.precision, driving.image):
+        head = static.reenact(static.prepare(driving.image, None), Driving(None, driving.neck))
+        motion = read_motion(encoder, driving.image, driving.landmarks)
+        (p,), (q,) = ((~real).nonzero(as_tuple=True) for real in (batch.real_driving, batch.real_target))
+        if len(p):
+            view_p = static.render(rows_of(head, p), cameras_of(batch.camera_p, p)).image.clamp(-1, 1)
+            motion[p] = read_motion(encoder, view_p, move_landmarks(driving, batch.camera_p)[p])
+        targets = driving.image[:0]
+        if len(q):
+            targets = _foreground(static.render(rows_of(head, q), cameras_of(batch.camera_q, q)))
+    return motion.float(), targets
+
+
+def losses(batch: ReenactBatch, models: ReenactModels, config: LossConfig, rng: torch.Generator) -> dict[str, Tensor]:
+    """The weighted terms of Eq. 5: real targets by all that stage 1 compares but depth, pseudo views by one term."""
+    portrait, driving, is_real = models.portrait, batch.driving, batch.real_target
+    motion, targets = pseudo_views(batch, models)
+    with lowered(models.precision, driving.image):
+        with torch.no_grad():
+            source_motion = read_motion(models.motion_encoder, batch.source.image, batch.source.landmarks)
+        head = portrait.reenact(portrait.prepare(batch.source.image, source_motion), Driving(motion, driving.neck))
+        seen = replace(driving, camera=_where(is_real, driving.camera, batch.camera_q))
+        rendering = render(portrait, head, seen, rng)
+    terms = {name: value * is_real for name, value in compare(rendering, driving, models.perceptual, config).items()}
+    pseudo = rendering.image.new_zeros(len(is_real))
+    if len(targets):
+        pseudo[~is_real] = config.perceptual * models.perceptual(_foreground(rendering)[~is_real], targets)
+    return {name: value.mean() for name, value in {**terms, "pseudo": pseudo}.items()}
+
+
+def _foreground(rendering: Rendering) -> Tensor:
+    """The picture with black behind the head."""
+    size = rendering.image.shape[-2:]
+    opacity = nn.functional.interpolate(rendering.opacity, size=size, mode="bilinear", align_corners=False)
+    return (rendering.image + 1) * opacity - 1
+
+
+def rows_of(head: Head, rows: Tensor) -> Head:
+    """The heads that `rows` names."""
+    neck = head.neck
+    if neck is not None:
+        neck = replace(neck, fine=neck.fine[rows], coarse=neck.coarse[rows])
+    return Head(head.planes[rows], head.background[rows], neck)
+
+
+def cameras_of(camera: Camera, rows: Tensor) -> Camera:
+    """The cameras that `rows` names."""
+    return Camera(camera.world_from_camera[rows], camera.intrinsics[rows])
+
+
+def _where(first: Tensor, one: Camera, other: Camera) -> Camera:
+    """[B] cameras, of `one` where `first`."""
+    rows = first[:, None, None]
+    return Camera(
+        torch.where(rows, one.world_from_camera, other.world_from_camera),
+        torch.where(rows, one.intrinsics, other.intrinsics),
+    )

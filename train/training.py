@@ -1,0 +1,219 @@
+"""A whole training from a config: data, stage 1, the motion encoder, stage 2, and the weights folder at the end.
+
+run/cast  run/strangers            the data, drawn if they are not there
+run/stage1.state ... .weights      a stage's state while it runs, its averaged weights when it is done
+run/weights                        portrait and motion encoder in half precision, as the other commands take them
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from triportrait import __version__
+from triportrait.core.checkpoint import save_weights
+from triportrait.core.motion.small_encoder import SmallMotionEncoder
+from triportrait.core.portrait import Portrait4D
+from triportrait.core.types import Driving
+from triportrait.train import motion, stage1, stage2
+from triportrait.train.config import TrainConfig
+from triportrait.train.data.heads.population import EXPRESSION_AXES
+from triportrait.train.data.heads.render import HeadRenderer
+from triportrait.train.data.pictures import Pictures, PictureSet, open_set
+from triportrait.train.data.scenes import expressions, filming_cameras, population, rows_of
+from triportrait.train.engine import Group, PlainEngine
+from triportrait.train.loop import Stage, check_config, run_stage
+from triportrait.train.perceptual import perceptual
+from triportrait.train.response import Probe, responses, take_probe
+from triportrait.train.samples import shown_depth, write_grid
+from triportrait.train.start import motion_parameters, reads_motion, start, start_motion
+
+PROBED = ("jaw", "blink", "gaze x")
+ROWS = 6  # heads in a grid of samples
+UNSEEN = 7919  # added to a set's seed for expressions that it does not hold
+STAGES = ("stage1", "motion", "stage2")
+
+
+class Training:
+    """A run: what it learns from and what it learns.
+
+    Args:
+        config: every number.
+        run: the folder; made if it is missing. Going on needs the same config.
+
+    Raises: `InputError` for a run of another config, damaged data or a damaged state.
+    """
+
+    def __init__(self, config: TrainConfig, run: Path) -> None:
+        run.mkdir(parents=True, exist_ok=True)
+        check_config(run, config.to_dict())
+        self.config, self.run = config, run
+        self.sets = [_open(run / "cast", config.cast, config)]
+        if config.strangers is not None:
+            self.sets.append(_open(run / "strangers", config.strangers, config))
+        self.perceptual = perceptual(config.perceptual)
+        self.static = Portrait4D(config.model)
+        start(self.static, config.seed)
+        self.portrait = Portrait4D(config.model)
+        self.motion_encoder = fresh_encoder(config)
+        self.probe = _probe(config)
+
+    def train(self, until: str = "stage2", said: Callable[[str], None] = lambda line: None) -> None:
+        """Run the stages in order, as far as `until`; those that are done are read."""
+        for name in STAGES[: STAGES.index(until) + 1]:
+            stage: Stage = getattr(self, f"_{name}")()
+            run_stage(stage, self.run, self.config.seed, self.config.save_each, self.config.sample_each)
+            stage.engine.module.load_state_dict(stage.engine.averaged())
+            stage.engine.module.eval().requires_grad_(False)
+            said(f"{name}: done, {stage.engine.images_seen} images")
+
+    def export(self, folder: Path, command: str) -> None:
+        """Write the weights folder: portrait and motion encoder in half precision, with where they come from."""
+        provenance = {
+            "made by": f"triportrait {__version__}", "command": command, "commit": commit(),
+            "preset": self.config.preset, "seed": self.config.seed, "licence": "Apache-2.0",
+        }  # fmt: skip
+        tensors = {name: _half(t) for name, t in self.portrait.state_dict().items()}
+        save_weights(folder, "portrait", tensors, self.config.model, provenance)
+        tensors = {name: _half(t) for name, t in self.motion_encoder.state_dict().items()}
+        save_weights(folder, "motion", tensors, self.motion_encoder, provenance)
+
+    def reenact(self, source: Pictures, driving: Pictures) -> Tensor:
+        """What the portrait makes of B sources and B driving pictures, seen by the driving pictures' cameras."""
+        with torch.no_grad():
+            v_s = motion.read_motion(self.motion_encoder, source.image, source.landmarks)
+            v_d = motion.read_motion(self.motion_encoder, driving.image, driving.landmarks)
+            head = self.portrait.reenact(self.portrait.prepare(source.image, v_s), Driving(v_d, driving.neck))
+            return self.portrait.render(head, driving.camera).image
+
+    def _stage1(self) -> Stage:
+        config, portrait = self.config.stage1, self.static
+        parameters = [p for name, p in portrait.named_parameters() if not reads_motion(name)]
+        models = stage1.StaticModels(portrait, self.perceptual, self.config.precision)
+        shown = stage1.draw(self.sets, config, np.random.default_rng([self.config.seed, 99]))
+
+        def losses(streams: np.random.Generator, rng: torch.Generator) -> dict[str, Tensor]:
+            return stage1.losses(stage1.draw(self.sets, config, streams), models, config.losses, rng)
+
+        def sample(path: Path) -> dict[str, float]:
+            views = len(shown.target.image) // len(shown.source.image)
+            head = portrait.reenact(portrait.prepare(shown.source.image, None), Driving(None))
+            rendering = portrait.render(stage1.repeated(head, views, shown.target.neck), shown.target.camera)
+            side = shown.target.image.shape[-1]
+            columns = {
+                "source": shown.source.image.repeat_interleave(views, 0),
+                "truth": shown.target.image,
+                "static": rendering.image,
+                "depth": shown_depth(rendering.depth, rendering.opacity, side),
+                "true depth": shown_depth(shown.target.depth, shown.target.opacity, side),
+            }
+            write_grid(path, columns)
+            return {"psnr": _psnr(rendering.image, shown.target.image)}
+
+        engine = PlainEngine(portrait, [Group(parameters)], config.optimizer, config.images)
+        return Stage("stage1", 1, engine, config.images, config.batch, losses, sample)
+
+    def _motion(self) -> Stage:
+        config, encoder = self.config.motion, self.motion_encoder
+        held_out = motion.draw(self.sets[-1:], config, encoder.crop_size, np.random.default_rng([self.config.seed, 98]))
+
+        def losses(streams: np.random.Generator, rng: torch.Generator) -> dict[str, Tensor]:
+            return motion.losses(motion.draw(self.sets, config, encoder.crop_size, streams), encoder)
+
+        def sample(path: Path) -> dict[str, float]:
+            return motion.correlations(encoder(held_out.crop), held_out.motion)
+
+        engine = PlainEngine(encoder, [Group(list(encoder.parameters()))], config.optimizer, config.images)
+        return Stage("motion", 2, engine, config.images, config.batch, losses, sample)
+
+    def _stage2(self) -> Stage:
+        config, portrait = self.config.stage2, self.portrait
+        portrait.load_state_dict(self.static.state_dict())
+        start_motion(portrait, self.config.seed)
+        models = stage2.ReenactModels(
+            portrait, self.static, self.motion_encoder, self.perceptual, self.config.precision
+        )
+        own = [p for name, p in portrait.named_parameters() if not reads_motion(name)]
+        groups = [Group(own), Group(motion_parameters(portrait), config.optimizer.motion_factor)]
+
+        def losses(streams: np.random.Generator, rng: torch.Generator) -> dict[str, Tensor]:
+            return stage2.losses(stage2.draw(self.sets[0], config, streams), models, config.losses, rng)
+
+        def sample(path: Path) -> dict[str, float]:
+            source, columns, numbers = self.probe.source, {"source": self.probe.source.image}, {}
+            for axis, (_, after) in self.probe.ends.items():
+                result = self.reenact(source, after)
+                columns |= {f"{axis}: driving": after.image, "result " + axis: result}
+                numbers[f"psnr {axis}"] = _psnr(result, after.image)
+            write_grid(path, columns)
+            for axis, found in responses(self.probe, self.reenact).items():
+                numbers |= {f"correlation {axis}": found.correlation, f"gain {axis}": found.gain}
+            return numbers
+
+        engine = PlainEngine(portrait, groups, config.optimizer, config.images)
+        return Stage("stage2", 3, engine, config.images, config.batch, losses, sample)
+
+
+def fresh_encoder(config: TrainConfig) -> SmallMotionEncoder:
+    """A motion encoder at its start; the seed alone decides."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        encoder = SmallMotionEncoder(config.model.transformer.motion_width)
+    assert encoder.motion_width == len(EXPRESSION_AXES)
+    return encoder
+
+
+def commit() -> str:
+    """The commit of the sources, with a + where they were changed; empty outside of a repository."""
+    folder = Path(__file__).parent
+    try:
+        said = [
+            subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+            for words in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return said[0] + ("+" if said[1] else "")
+
+
+def _probe(config: TrainConfig) -> Probe:
+    who, light = population(config.cast.seed, config.cast.count)
+    rows = torch.arange(min(ROWS, config.cast.count))
+    face = expressions(config.cast.seed + UNSEEN, len(rows), 1)
+    camera = rows_of(filming_cameras(config.cast.seed + UNSEEN, len(rows)), rows)
+    return take_probe(HeadRenderer(), who.take(rows), light.take(rows), face, camera, config.model, PROBED)
+
+
+def _open(folder: Path, wanted: Any, config: TrainConfig) -> PictureSet:
+    with _bar(wanted.count, f"draw {folder.name}") as drawing, _bar(wanted.count, f"read {folder.name}") as reading:
+        return open_set(folder, wanted, config.model, drawing, reading)
+
+
+@contextmanager
+def _bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="head", desc=what, file=sys.stderr, delay=1.0, leave=False) as bar:
+
+        def tell(done: int) -> None:
+            bar.update(done - bar.n)
+
+        yield tell
+
+
+def _psnr(picture: Tensor, target: Tensor) -> float:
+    """dB, of pictures [B, 3, S, S] in [-1, 1]."""
+    error = (picture.clamp(-1, 1) - target).square().mean((1, 2, 3)) / 4
+    return float((-10 * error.clamp(min=1e-10).log10()).mean())
+
+
+def _half(tensor: Tensor) -> Tensor:
+    return tensor.half() if tensor.is_floating_point() else tensor
