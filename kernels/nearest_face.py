@@ -15,6 +15,7 @@ from triportrait.kernels.checks import shapes
 
 TIE = 1e-6  # relative; without it rounding would choose among the edges of a nearest corner, and frames would flicker
 CHUNK = 1 << 22  # point-edge pairs at a time: about 200 MB of float64
+CPU_CHUNK = 1 << 17  # on a CPU, what stays in its second cache: three times as fast
 
 
 def nearest_face(points: Tensor, vertices: Tensor, faces: Tensor, min_triangle_area: float) -> tuple[Tensor, Tensor]:
@@ -61,7 +62,8 @@ def _query(
     normal = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     large = (normal.norm(dim=-1) / 2 >= min_area).nonzero()[:, 0]
     distances, nearest = [], []
-    for chunk in points.split(max(1, CHUNK // len(edges))):
+    pairs = CPU_CHUNK if points.device.type == "cpu" else CHUNK
+    for chunk in points.split(max(1, pairs // len(edges))):
         offset = chunk @ along.T - (start * along).sum(-1)  # [P, E], (p - a) · d
         squared = (chunk**2).sum(-1, keepdim=True) - 2 * chunk @ start.T + (start**2).sum(-1)
         t = (offset / length).clamp_(0, 1)
