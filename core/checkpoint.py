@@ -4,7 +4,8 @@
     weights/motion.safetensors    motion.json       v
     weights/flame.safetensors     flame.json        only where a FLAME file was converted by itself
 
-The JSON holds the format, the kind, the preset and every size, and the provenance.
+The JSON holds the format, the kind, the preset and every size, and the provenance. One such folder is in the package
+itself, under the name `demo`.
 """
 
 from __future__ import annotations
@@ -27,10 +28,36 @@ from triportrait.core.motion.flame import rescale_flame
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
+from triportrait.core.weights import DEMO, DEMO_FOLDER
 
 FORMAT = 1
 LISTED = 5  # names shown per kind of disagreement
 UNTRACKED = "num_batches_tracked"  # a counter of training that evaluation never reads
+
+
+def demo_weights() -> Path:
+    """The weights folder inside the package: the tiny network, trained on procedural heads.
+
+    Raises:
+        InputError: a file of it is not there.
+    """
+    names = [f"{kind}{ending}" for kind in ("portrait", "motion") for ending in (".safetensors", ".json")]
+    missing = [name for name in names if not (DEMO_FOLDER / name).is_file()]
+    if missing:
+        raise InputError(
+            f"weights demo: expected the package's own weights, {DEMO_FOLDER} lacks {', '.join(missing)}; install "
+            "triportrait again, or make some with `triportrait train tiny --out RUN` and name RUN/weights"
+        )
+    return DEMO_FOLDER
+
+
+def weights_folder(name: str | Path) -> Path:
+    """The folder that a name means: "demo" is the one in the package (`./demo` is yours), all else is a path.
+
+    Raises:
+        InputError: the package's weights are asked for and are not there.
+    """
+    return demo_weights() if name == DEMO else Path(name)
 
 
 def save_weights(
@@ -189,6 +216,22 @@ def _load_neck(folder: Path, config: ModelConfig, tables: Mapping[str, Tensor]) 
         read_card(folder, "flame")
         flame = rescale_flame(read_tensors(folder, "flame"))
     return NeckField(config.neck, config.render.box_side, flame, mesh) if flame else None
+
+
+def load_pair(folder: str | Path) -> tuple[Portrait4D, MotionEncoder | SmallMotionEncoder]:
+    """The portrait and the motion encoder of a weights folder.
+
+    Raises:
+        InputError: one of them cannot be loaded, or they do not fit each other.
+    """
+    portrait, motion_encoder = load_portrait(folder), load_motion_encoder(folder)
+    wanted = portrait.config.transformer.motion_width
+    if motion_encoder.motion_width != wanted:
+        raise InputError(
+            f"{folder}: the portrait takes motion of {wanted} numbers, the motion encoder gives "
+            f"{motion_encoder.motion_width}; put two files of one training or conversion there"
+        )
+    return portrait, motion_encoder
 
 
 def load_motion_encoder(folder: str | Path) -> MotionEncoder | SmallMotionEncoder:

@@ -15,7 +15,9 @@ from triportrait.serve.process import stops, streams
 # job -> where it lives and what it does; a job is loaded when it is called, so that help needs no torch
 JOBS = {
     "reenact": ("triportrait.serve.jobs.reenact:Reenact", "a portrait and a driving video become a talking video"),
+    "demo": ("triportrait.train.jobs.demo:Demo", "a video of what the package's own weights can do"),
     "train": ("triportrait.train.jobs.train:Train", "both stages on procedural heads, and a weights folder"),
+    "evaluate": ("triportrait.train.jobs.evaluate:Evaluate", "measure trained weights where the truth is known"),
     "convert": ("triportrait.serve.jobs.convert:Convert", "a published weight file becomes a weights folder"),
     "heads": ("triportrait.train.jobs.heads:Heads", "procedural heads: training sets, videos, contact sheets"),
     "doctor": ("triportrait.serve.jobs.doctor:Doctor", "what this machine can run, and what to install"),
@@ -60,7 +62,7 @@ def _run(arguments: Sequence[str]) -> int:
             traceback.print_exc()
         return _refuse(str(error))
     except ModuleNotFoundError as error:
-        if error.name not in ("torch", "tyro", "av", "safetensors", "PIL", "tqdm", "numpy"):
+        if error.name not in ("torch", "tyro", "av", "safetensors", "PIL", "tqdm", "numpy", "torchmetrics"):
             raise
         return _refuse(
             f"{error.name} is not installed; `pip install 'triportrait[cpu]'` (with a GPU: triportrait[gpu])"

@@ -72,15 +72,16 @@ def _explain(name: str, box: str, arguments: Sequence[str]) -> NoReturn:
     text = " ".join(lines[:rule])
     helped = f"`triportrait {name} --help` lists the options"
     if text.startswith("Missing from"):
-        words = [line for line in lines[1:rule] if re.fullmatch(r"[A-Z_]+", line)]
+        words = [line.split()[0] for line in lines[1:rule] if re.fullmatch(r"[A-Z_]+|--[a-z0-9-]+ \S+", line)]
         several = f"{', '.join(words[:-1])} and {words[-1]} are" if len(words) > 1 else f"{''.join(words)} is"
         raise InputError(f"{name}: {several} missing; {helped}")
     if found := re.match(r"Missing value for argument '([^']+)'", text):
         raise InputError(f"{found[1].split('/')[-1]}: a value is wanted, none came; {helped}")
     if found := re.match(r"invalid choice '(.*?)' for argument '([^']+)'\. Expected one of \((.*?)\)", text):
-        raise InputError(
-            f"{found[2]}: expected one of {found[3].replace(chr(39), '')}, got {given(found[1])!r}; {helped}"
-        )
+        choices = found[3].replace("'", "").split(", ")
+        if "None" in choices:  # an option that may be left out; its choices come in any order
+            choices = sorted(set(choices) - {"None"})
+        raise InputError(f"{found[2]}: expected one of {', '.join(choices)}, got {given(found[1])!r}; {helped}")
     if found := re.match(r"Error parsing (\S+): .*?(?:from \[|: )'(.*?)'(?:\]|$| Got)", text):
         kind = re.search(rf"{re.escape(found[1])} (\S+)", " ".join(lines[rule:]))
         wanted = _WANTED.get(kind[1] if kind else "", "another value")

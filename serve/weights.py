@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-from triportrait.core.checkpoint import load_motion_encoder, load_portrait, read_card
+from triportrait.core.checkpoint import load_pair, read_card, weights_folder
 from triportrait.core.config import portrait4d_v2
 from triportrait.core.errors import InputError
 from triportrait.core.motion.encoder import MotionEncoder
@@ -23,10 +22,11 @@ def default_weights() -> str | None:
 
 
 def load_weights(weights: str | None) -> tuple[Portrait4D, MotionEncoder | SmallMotionEncoder]:
-    """The networks of a weights folder, or the rule-made ones.
+    """The networks of a weights folder, the package's own, or the rule-made ones.
 
     Args:
-        weights: a folder, or "rule"; None takes what the environment variable TRIPORTRAIT_WEIGHTS names.
+        weights: a folder, "demo" for the weights in the package (the tiny network, trained on procedural heads), or
+            "rule" for weights made from names; None takes what the environment variable TRIPORTRAIT_WEIGHTS names.
 
     Raises:
         InputError: nothing is named, or the folder does not hold what is needed.
@@ -34,27 +34,20 @@ def load_weights(weights: str | None) -> tuple[Portrait4D, MotionEncoder | Small
     weights = weights or default_weights()
     if weights is None:
         raise InputError(
-            "weights: none are named; give --weights FOLDER (from `triportrait convert`), or --weights rule to check "
+            "weights: none are named; give --weights FOLDER (from `triportrait convert` or `triportrait train`), "
+            "--weights demo for the package's own, a small network for procedural heads, or --weights rule to check "
             "the installation with a picture of noise"
         )
     if weights == RULE:
         return rule_portrait(portrait4d_v2()), rule_motion_encoder()
-    folder = Path(weights)
-    portrait, motion_encoder = load_portrait(folder), load_motion_encoder(folder)
-    wanted = portrait.config.transformer.motion_width
-    if motion_encoder.motion_width != wanted:
-        raise InputError(
-            f"{folder}: the portrait takes motion of {wanted} numbers, the motion encoder gives "
-            f"{motion_encoder.motion_width}; put two files of one training or conversion there"
-        )
-    return portrait, motion_encoder
+    return load_pair(weights_folder(weights))
 
 
-def published_file(folder: str) -> str:
-    """The name of the published file that a folder's portrait weights come from, empty where nobody noted it.
+def published_file(weights: str) -> str:
+    """The name of the published file that portrait weights ("demo" or a folder) come from, empty where nobody noted it.
 
     Raises:
         InputError: the folder holds no portrait weights.
     """
-    provenance = read_card(Path(folder), "portrait").get("provenance")
+    provenance = read_card(weights_folder(weights), "portrait").get("provenance")
     return str(provenance.get("file", "")) if isinstance(provenance, dict) else ""

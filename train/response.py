@@ -10,7 +10,7 @@ inside the face. A gain of 1 is the full motion; PSNR hardly notices a gain of 0
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from triportrait.core.types import Camera
 from triportrait.train.data.heads.paint import Part
 from triportrait.train.data.heads.population import Expression, Identity, Light
 from triportrait.train.data.heads.render import HeadRenderer
-from triportrait.train.data.pictures import Pictures, photograph
+from triportrait.train.data.pictures import Pictures, neck_grids, photograph
 
 AXES = {  # name -> the fields that move, and from where to where
     "jaw": (("jaw",), 0.0, 0.8),
@@ -51,11 +51,18 @@ class Probe:
 
     Attributes:
         source: B pictures with any expression.
-        ends: axis -> B pictures before, B pictures after.
+        ends: axis -> B pictures before, B pictures after: the truth.
+        driving: axis -> what drives before, what drives after: other heads that do the same before the same cameras,
+            with the neck poses of the truth. None: the truth itself drives.
     """
 
     source: Pictures
     ends: dict[str, tuple[Pictures, Pictures]]
+    driving: dict[str, tuple[Pictures, Pictures]] | None = None
+
+    def drives(self, axis: str) -> tuple[Pictures, Pictures]:
+        """What drives along an axis, before and after."""
+        return self.ends[axis] if self.driving is None else self.driving[axis]
 
 
 def take_probe(
@@ -66,21 +73,29 @@ def take_probe(
     camera: Camera,
     model: ModelConfig,
     axes: tuple[str, ...] = tuple(AXES),
+    others: tuple[Identity, Light] | None = None,
 ) -> Probe:
-    """Photograph B heads for a probe; everything is seen by the same B cameras."""
-    count = len(identity)
+    """Photograph B heads for a probe; everything is seen by the same B cameras.
 
-    def photo(expression: Expression) -> Pictures:
-        return photograph(renderer, identity, expression, light, camera, model)
+    Args:
+        others: B other heads, which drive; by default each head drives itself.
+    """
+    quiet = Expression.neutral(len(identity))
+    source = photograph(renderer, identity, source_expression, light, camera, model)
+    straight = neck_grids(identity, quiet, model)  # of every face here: an expression turns no neck
 
-    quiet = Expression.neutral(count)
-    rest = photo(quiet)
-    ends = {}
-    for axis in axes:
-        names, low, high = AXES[axis]
-        before = rest if low == 0 else photo(quiet.replace(**dict.fromkeys(names, low)))
-        ends[axis] = before, photo(quiet.replace(**dict.fromkeys(names, high)))
-    return Probe(photo(source_expression), ends)
+    def ends(who: Identity, lit: Light) -> dict[str, tuple[Pictures, Pictures]]:
+        def photo(expression: Expression) -> Pictures:
+            return replace(photograph(renderer, who, expression, lit, camera, model, necks=False), neck=straight)
+
+        rest, taken = photo(quiet), {}
+        for axis in axes:
+            names, low, high = AXES[axis]
+            before = rest if low == 0 else photo(quiet.replace(**dict.fromkeys(names, low)))
+            taken[axis] = before, photo(quiet.replace(**dict.fromkeys(names, high)))
+        return taken
+
+    return Probe(source, ends(identity, light), None if others is None else ends(*others))
 
 
 def face_mask(pictures: Pictures) -> Tensor:
@@ -89,17 +104,39 @@ def face_mask(pictures: Pictures) -> Tensor:
     return torch.isin(pictures.parts, torch.tensor(FACE, dtype=pictures.parts.dtype)).float()[:, None]
 
 
+def products(probe: Probe, reenact: Callable[[Pictures, Pictures], Tensor]) -> dict[str, Tensor]:
+    """For each axis, over all heads of a probe: [3] float64 ⟨predicted, true⟩, ⟨predicted, predicted⟩, ⟨true, true⟩.
+
+    They add up over probes. Args: as of `responses`.
+    """
+    shown: dict[int, Tensor] = {}  # faces at rest belong to several axes
+
+    def result(driving: Pictures) -> Tensor:
+        if id(driving) not in shown:
+            shown[id(driving)] = reenact(probe.source, driving)
+        return shown[id(driving)]
+
+    found = {}
+    for axis, (before, after) in probe.ends.items():
+        inside = torch.maximum(face_mask(before), face_mask(after))
+        true = (after.image - before.image) * inside
+        first, then = probe.drives(axis)
+        predicted = (result(then) - result(first)) * inside
+        pairs = (predicted, true), (predicted, predicted), (true, true)
+        found[axis] = torch.stack([(a.double() * b.double()).sum() for a, b in pairs])
+    return found
+
+
+def response(product: Tensor) -> Response:
+    """Correlation and gain of the `products` [3] of an axis."""
+    both, own, theirs = product.tolist()
+    return Response(both / max((own * theirs) ** 0.5, 1e-9), both / max(theirs, 1e-9))
+
+
 def responses(probe: Probe, reenact: Callable[[Pictures, Pictures], Tensor]) -> dict[str, Response]:
     """Correlation and gain of each axis over all heads of a probe.
 
     Args:
         reenact: source and driving pictures -> pictures [B, 3, S, S] seen by the driving pictures' cameras.
     """
-    found = {}
-    for axis, (before, after) in probe.ends.items():
-        inside = torch.maximum(face_mask(before), face_mask(after))
-        true = (after.image - before.image) * inside
-        predicted = (reenact(probe.source, after) - reenact(probe.source, before)) * inside
-        both, own, theirs = ((a * b).sum().item() for a, b in ((predicted, true), (predicted, predicted), (true, true)))
-        found[axis] = Response(both / max((own * theirs) ** 0.5, 1e-9), both / max(theirs, 1e-9))
-    return found
+    return {axis: response(product) for axis, product in products(probe, reenact).items()}

@@ -18,6 +18,7 @@ from typing import Annotated, Literal, NamedTuple
 import tyro
 
 from triportrait.core.errors import InputError
+from triportrait.core.weights import DEMO, DEMO_FOLDER
 
 Verdict = Literal["ok", "other", "missing", "broken", "none"]
 
@@ -35,7 +36,7 @@ class Doctor:
     """Say what this machine can run: Python, torch, CUDA, Triton, xFormers, DALI, DeepSpeed, video codecs, weights."""
 
     weights: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
-    """Weights folder to look into, or `rule`. Default: $TRIPORTRAIT_WEIGHTS."""
+    """Weights folder to look into, `demo` or `rule`. Default: $TRIPORTRAIT_WEIGHTS."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"], help_behavior_hint="")] = False
     """Show where an error came from."""
 
@@ -183,7 +184,7 @@ def _weights(weights: str | None) -> Finding:
         return Finding("weights", "missing", f"none are named; {advice}")
     if named == "rule":
         return Finding("weights", "ok", "rule: made from the tensors' names to check the installation; noise")
-    folder = Path(named)
+    folder = DEMO_FOLDER if named == DEMO else Path(named)
     if not folder.is_dir():
         what = "is a file, no weights folder" if folder.exists() else "no such folder"
         return Finding("weights", "missing", f"{folder}: {what}; {advice}")

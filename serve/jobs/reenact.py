@@ -19,6 +19,7 @@ from tqdm import tqdm
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Camera
+from triportrait.core.weights import DEMO
 from triportrait.serve.crop import to_size
 from triportrait.serve.parameters import PICTURES, TrackedFolder, Tracking, beside
 from triportrait.serve.pictures import PICTURE_ENDINGS, list_pictures, read_picture, write_picture
@@ -81,7 +82,8 @@ class Reenact:
     out: tyro.conf.Positional[Path]
     """The result: .mp4 .mov .mkv .webm, or .png .jpg .webp for a single frame."""
     weights: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
-    """Weights folder, or `rule` for weights that only check the installation. Default: $TRIPORTRAIT_WEIGHTS."""
+    """Weights folder; `demo` for the package's own, a small network for procedural heads; or `rule` for weights that
+    only check the installation. Default: $TRIPORTRAIT_WEIGHTS."""
     source_params: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Folder with the source's published per-picture files (found by itself beside align_images/)."""
     driving_params: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
@@ -204,6 +206,8 @@ class Reenact:
         weights = self.weights or default_weights() or ""
         if weights == RULE:
             say("these weights are made from the tensors' names: they check the installation, the picture is noise")
+        elif weights == DEMO:
+            say("weights demo: trained on procedural heads alone, a photo is strange to them; see `triportrait demo`")
         elif not self.static and "static" in published_file(weights).lower():
             say(f"{weights}: weights of the static synthesizer, whose motion blocks are untrained; pass --static")
         if source.landmarks is None:

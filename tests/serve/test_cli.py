@@ -39,9 +39,7 @@ def test_each_job_has_help(job, capsys):
 
 def test_an_unknown_job_and_an_unknown_option_end_with_2(capsys):
     assert cli.main(["animate"]) == 2
-    assert capsys.readouterr().err.startswith(
-        "triportrait: job: expected one of reenact, convert, heads, doctor, got 'animate'"
-    )
+    assert capsys.readouterr().err.startswith(f"triportrait: job: expected one of {', '.join(cli.JOBS)}, got 'animate'")
     assert cli.main(["doctor", "--colour"]) == 2
 
 

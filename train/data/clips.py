@@ -6,8 +6,9 @@ uint8, world_from_camera [4, 4], intrinsics [3, 3], identity.* and light.*.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -84,12 +85,18 @@ def write_clips(
             tell(head + 1)
 
 
-def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
-    """Write uint8 frames [T, S, S, 3] as H.264 in .mp4, 8-bit 4:2:0, BT.709; the same frames give the same bytes."""
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
+    """Write uint8 frames [H, W, 3] as H.264 in .mp4, 8-bit 4:2:0, BT.709; the same frames give the same bytes.
+
+    Args:
+        frames: at least one, all of one even height and width; taken one by one.
+    """
     import av
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
-    height, width = frames.shape[1:3]
+    frames = iter(frames)
+    first = next(frames)
+    height, width = first.shape[:2]
     options = {"fflags": "+bitexact", "movflags": "+faststart"}
     with av.open(f"file:{path}", "w", format="mp4", container_options=options) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": str(_CRF), "preset": "medium"})
@@ -99,7 +106,7 @@ def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
         context.colorspace, context.color_range = 1, int(ColorRange.MPEG)
         context.color_primaries, context.color_trc = int(ColorPrimaries.BT709), int(ColorTrc.BT709)
         context.thread_count = _ENCODER_THREADS
-        for image in frames:
+        for image in chain([first], frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24").reformat(
                 format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
             )

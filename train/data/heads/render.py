@@ -5,8 +5,6 @@ Letters: B batch, S side of the picture, N fragments.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +22,7 @@ from triportrait.train.data.heads.paint import Part, paint
 from triportrait.train.data.heads.population import Expression, Identity, Light
 from triportrait.train.data.heads.rasterize import project, rasterize
 from triportrait.train.data.heads.shapes import dot, rotate, unit
+from triportrait.train.data.parallel import one_thread
 
 SMALLEST_SIZE, LARGEST_SIZE = 16, 1024
 LARGEST_ANTIALIAS = 4
@@ -117,7 +116,7 @@ class HeadRenderer:
         if self.device.type != "cpu":
             return self._together(identity, expression, light, camera, size, antialias)
         # one by one: what a vectorised sine gives in its last bit depends on where in memory its argument lies
-        with _one_thread():
+        with one_thread():
             single = torch.arange(len(identity)).split(1)
             return HeadView.cat(
                 [
@@ -217,17 +216,6 @@ class HeadRenderer:
         who, does = identity.take(member), expression.take(member)
         opened = features.eye_slit(x, y, who, does).inside | features.mouth_slit(x, y, who, does).inside
         return opened & (z > 0)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Thousands of small operations: where other work shares the cores, a second thread makes them 30 times slower."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _camera(camera: Camera, index: Tensor) -> Camera:

@@ -1,0 +1,103 @@
+"""What the user calls the weights: two networks that fit each other, or one sentence."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.serve.faces import landmarks
+from tests.train import little
+from triportrait.core.checkpoint import save_weights
+from triportrait.core.config import tiny
+from triportrait.core.errors import InputError
+from triportrait.core.motion.small_encoder import SmallMotionEncoder
+from triportrait.core.portrait import Portrait4D
+from triportrait.core.render.cameras import fixed_camera, turned
+from triportrait.serve.parameters import Tracking
+from triportrait.serve.reenactor import Reenactor
+from triportrait.serve.weights import VARIABLE, load_weights
+from triportrait.train.start import start, start_motion
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder as training makes it: the tiny network with a small motion encoder, in half precision."""
+    folder = tmp_path_factory.mktemp("trained")
+    portrait = Portrait4D(tiny())
+    start(portrait, 0)
+    start_motion(portrait, 0)
+    with torch.no_grad():
+        portrait.superres.style.normal_()  # type: ignore[union-attr]
+    encoder = little.encoder()
+    for kind, network, sizes in (("portrait", portrait, tiny()), ("motion", encoder, encoder)):
+        halves = {name: t.detach().half() for name, t in network.state_dict().items()}
+        save_weights(folder, kind, halves, sizes, {"preset": "tiny"})
+    return folder
+
+
+def picture(seed: int, side: int = 128) -> np.ndarray:
+    small = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return small.repeat(side // 8, 0).repeat(side // 8, 1)
+
+
+def test_a_trained_folder_is_loaded_and_reenacts_a_frame(trained):
+    portrait, encoder = load_weights(str(trained))
+    assert portrait.config == tiny() and isinstance(encoder, SmallMotionEncoder)
+    assert encoder.motion_width == portrait.config.transformer.motion_width == 9
+    reenactor = Reenactor(portrait, encoder)
+    tracked, guessed = Tracking(landmarks=torch.from_numpy(landmarks(0.0))[None].float()), Tracking()
+    prepared = reenactor.prepare(picture(0), guessed)
+    views = [fixed_camera(), turned(fixed_camera(), 0.4, 0.0)]
+    front, side = reenactor.reenact(prepared, picture(1), guessed, views)
+    assert front.shape == side.shape == (128, 128, 3) and front.dtype == np.uint8
+    (again,) = reenactor.reenact(prepared, picture(1), guessed, views[:1])
+    (other,) = reenactor.reenact(prepared, picture(2), guessed, views[:1])
+    (elsewhere,) = reenactor.reenact(prepared, picture(1), tracked, views[:1])
+    assert np.array_equal(front, again) and not np.array_equal(front, side)
+    assert not np.array_equal(front, other), "another driving picture moves nothing"
+    assert not np.array_equal(front, elsewhere), "landmarks say where the face is"
+
+
+def test_the_environment_may_name_the_folder(trained, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(trained))
+    assert load_weights(None)[0].config == tiny()
+    monkeypatch.delenv(VARIABLE)
+    with pytest.raises(InputError, match=r"^weights: none are named; give --weights FOLDER"):
+        load_weights(None)
+
+
+def test_two_networks_that_do_not_fit_are_refused(trained, tiny_weights, tmp_path):
+    for name, portrait, motion, wanted, given in (
+        ("a", trained, tiny_weights, 9, 548),
+        ("b", tiny_weights, trained, 548, 9),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        for kind, origin in (("portrait", portrait), ("motion", motion)):
+            for ending in ("json", "safetensors"):
+                shutil.copy(origin / f"{kind}.{ending}", folder)
+        said = f"{name}: the portrait takes motion of {wanted} numbers, the motion encoder gives {given}; "
+        with pytest.raises(InputError, match=said) as found:
+            load_weights(str(folder))
+        assert "\n" not in str(found.value)
+
+
+def test_a_small_encoder_of_another_width_is_refused(trained, tmp_path):
+    folder = tmp_path / "w"
+    shutil.copytree(trained, folder)
+    other = SmallMotionEncoder(8, crop_size=32, widths=(8, 8, 8, 8))
+    save_weights(folder, "motion", other.state_dict(), other, {})
+    with pytest.raises(InputError, match="takes motion of 9 numbers, the motion encoder gives 8"):
+        load_weights(str(folder))
+
+
+def test_a_motion_encoder_that_is_missing_is_named(trained, tmp_path):
+    folder = tmp_path / "w"
+    shutil.copytree(trained, folder)
+    (folder / "motion.json").unlink()
+    with pytest.raises(InputError, match=r"motion\.json: no such file in the weights folder"):
+        load_weights(str(folder))

@@ -1,0 +1,209 @@
+"""`triportrait evaluate`: gates, tables, sheets, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.train import little, trained
+from triportrait.core.checkpoint import load_portrait
+from triportrait.core.errors import InputError
+from triportrait.serve import cli
+from triportrait.train.evaluation.measure import ANOTHER_HEAD, SAME_HEAD, GroupResult
+from triportrait.train.evaluation.methods import KEPT, OURS, STATIC
+from triportrait.train.evaluation.protocol import CASES, CROSS, NEW_VIEWS, SELF, Group, Plan, SceneOf, groups
+from triportrait.train.evaluation.table import Gate, gates, markdown
+from triportrait.train.weights import Cast, open_trained
+
+KNOWN = Cast(3, 2)
+GROUP = Group("cast", 3, 2)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    folder = trained.write(tmp_path_factory.mktemp("run") / "weights")
+    trained.write_static(folder.with_name("static"), seed=1)
+    return folder
+
+
+# tables
+
+
+def numbers(ours: float, copy: float, jaw: tuple[float, float]) -> GroupResult:
+    def cases(value: float) -> dict[str, dict[str, float | None]]:
+        found: dict[str, dict[str, float | None]] = {
+            case: dict.fromkeys(("psnr", "psnr face", "ssim", "ssim face", "iou"), 22.0) for case in CASES
+        }
+        found[SELF] |= {"psnr": value, "ssim": 0.12345}
+        found[CROSS] |= {"psnr face": value}
+        return found
+
+    answers = {axis: dict(zip(("correlation", "gain"), jaw, strict=True)) for axis in ("jaw", "blink")}
+    found = {"ours": cases(ours), "copies": cases(copy)}
+    return GroupResult(GROUP, found, {SAME_HEAD: answers, ANOTHER_HEAD: answers}, [], [])
+
+
+@pytest.mark.parametrize(
+    "found, met",
+    [
+        (numbers(25, 21, (0.7, 0.6)), [True] * 10),
+        (numbers(23.9, 21, (0.6, 0.5)), [False, False] + [True] * 8),
+        (numbers(24, 21, (0.59, 0.5)), [True, True] + [False, True] * 4),
+        (numbers(24, 21, (0.6, 0.49)), [True, True] + [True, False] * 4),
+    ],
+)
+def test_gates(found, met):
+    lines = gates(found)
+    assert [gate.met for gate in lines] == met
+    for gate in lines:
+        assert gate.line().startswith("met: " if gate.met else "missed: ") and gate.to_dict()["met"] == gate.met
+        assert gate.found is not None and f" {gate.found:.2f}" in gate.line()
+    assert "not measured" in Gate("x", 1, None).line() and not Gate("x", 1, None).met
+
+
+def test_the_table_says_the_numbers():
+    found = numbers(25.126, 21, (0.7, -0.001))
+    found.pictures["copies"][SELF]["iou"] = None
+    table = markdown([found], ["a note"])
+    assert "**cast**, 2 heads of seed 3" in table and table.endswith("a note\n")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
+    assert ["", "", "PSNR", "PSNR face", "SSIM", "SSIM face", "opacity IoU"] in rows
+    assert ["self", "ours", "25.13", "22.00", "0.123", "22.000", "22.000"] in rows
+    assert ["", "copies", "21.00", "22.00", "0.123", "22.000", "–"] in rows
+    assert ["cross", "ours", "22.00", "25.13", "22.000", "22.000", "22.000"] in rows
+    assert ["jaw", "0.70 / 0.00", "0.70 / 0.00"] in rows
+
+
+# the command
+
+
+def run(weights: Path, out: Path, *options: str) -> int:
+    return cli.main(["evaluate", str(weights), "--out", str(out), "--heads", "1", "--axes-heads", "1", *options])
+
+
+@pytest.fixture(scope="module")
+def done(weights, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("done") / "evaluation"
+    assert run(weights, out, "--static", str(weights.with_name("static"))) == 0
+    return out
+
+
+def test_the_command_writes_tables_and_sheets(done):
+    assert sorted(p.name for p in done.iterdir()) == ["axes.png", "index.json", "metrics.json", "sheet.png", "table.md"]
+    found = json.loads((done / "metrics.json").read_text())
+    assert found["provenance"] == {"made by": "a test", "cast": trained.CAST} and found["cast"] == trained.CAST
+    assert found["protocol"]["heads"] == 1 and [g["group"]["name"] for g in found["groups"]] == ["cast", "held out"]
+    table = (done / "table.md").read_text()
+    for group in found["groups"]:
+        assert list(group["pictures"]) == [OURS, "copies the source", KEPT, STATIC]
+        for cases in group["pictures"].values():
+            assert all(f"{cases[case]['psnr']:.2f}" in table for case in CASES)
+        assert list(group["response"]["another head"]) == list(group["response"]["same head"])
+    assert len(found["gates"]) == 1 + 3 + 8
+    sheet, axes = (np.asarray(Image.open(done / name)) for name in ("sheet.png", "axes.png"))
+    assert sheet.shape[1] > 8 * 128 and axes.shape[1] > 8 * 128, "64 px are shown at twice their size"
+
+
+def test_the_sheet_shows_the_pictures_of_each_group_pixel_by_pixel(done):
+    sheet = np.asarray(Image.open(done / "sheet.png")).astype(int)
+    for group in groups(KNOWN, Plan(heads=1)):
+        shown = SceneOf(group, 0, 0, little.model()).take()
+        drives, view = shown.shots[1].driving, shown.shots[1].truths[NEW_VIEWS][1]
+        for column, pictures in ((0, shown.source), (1, drives), (7, view)):
+            wanted = ((pictures.image[0].permute(1, 2, 0) + 1) * 127.5).round().numpy().repeat(2, 0).repeat(2, 1)
+            left = 12 + column * 132
+            block = sheet[:, left : left + 128]
+            tops = [top for top in range(len(sheet) - 127) if np.abs(block[top : top + 128] - wanted).max() <= 1]
+            assert len(tops) == 1, (group.name, column)
+
+
+def test_the_same_again_gives_the_same(weights, done, tmp_path, capsys):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert run(weights, tmp_path / "again", "--static", str(weights.with_name("static"))) == 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    for name in ("metrics.json", "table.md", "sheet.png", "axes.png"):
+        assert (tmp_path / "again" / name).read_bytes() == (done / name).read_bytes(), name
+    said = capsys.readouterr().out
+    assert said.startswith((done / "table.md").read_text())
+    gated = [line for line in said.splitlines() if line.startswith(("met: ", "missed: "))]
+    assert len(gated) == 12 and said.strip().endswith(gated[-1])
+
+
+def test_an_evaluation_is_replaced_when_told_and_nothing_else_is(weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("triportrait.train.jobs.evaluate.measure", lambda *_: pytest.fail("measured"))
+    out = tmp_path / "evaluation"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years")
+    assert run(weights, out) == 2 and "--overwrite" in capsys.readouterr().err
+    assert run(weights, out, "--overwrite") == 2 and "no index.json" in capsys.readouterr().err
+    assert [p.name for p in out.iterdir()] == ["thesis.txt"] and [p.name for p in tmp_path.iterdir()] == ["evaluation"]
+
+
+def test_nothing_is_left_when_it_is_interrupted(weights, tmp_path, monkeypatch):
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("triportrait.train.jobs.evaluate.measure", interrupted)
+    assert run(weights, tmp_path / "out") == 130 and list(tmp_path.iterdir()) == []
+
+
+BAD = {
+    "no heads": (["--heads", "0"], "--heads: expected a whole number from 1 to 1000, got 0"),
+    "no axes": (["--axes-heads", "0"], "--axes-heads: expected a whole number from 1 to 1000, got 0"),
+    "seed": (["--seed", "-1"], "--seed: expected a whole number from 0 to 9999, got -1"),
+    "cast": (["--cast-count", "0"], "count: expected 1 to"),
+    "no static": (["--static", "nowhere"], "nowhere: no such weights folder"),
+    "no place": (["--out", "nowhere/out"], "does not exist"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_before_any_work(case, weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("triportrait.train.jobs.evaluate.measure", lambda *_: pytest.fail("measured"))
+    options, said = BAD[case]
+    assert cli.main(["evaluate", str(weights), *options]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and said in lines[0], lines
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_static_network_of_other_sizes_is_refused(weights, tmp_path, capsys, monkeypatch):
+    from triportrait.core.checkpoint import save_weights
+    from triportrait.core.config import tiny
+    from triportrait.core.portrait import Portrait4D
+
+    save_weights(tmp_path / "static", "portrait", Portrait4D(tiny()).state_dict(), tiny(), {})
+    assert run(weights, tmp_path / "out", "--static", str(tmp_path / "static")) == 2
+    assert "expected a network of the sizes of" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["static"]
+
+
+@pytest.mark.parametrize("noted", [{}, {"cast": 3}, {"cast": {"seed": "0", "count": 4}}, {"cast": {"seed": 0}}])
+def test_a_card_that_names_no_cast_asks_for_it(noted, tmp_path, capsys):
+    folder = trained.write(tmp_path / "w", noted)
+    assert cli.main(["evaluate", str(folder), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "expected on its card the cast that it was trained on" in said and "--cast-seed and --cast-count" in said
+    assert open_trained(str(folder), 5, 6).cast == Cast(5, 6)
+
+
+def test_what_is_asked_for_wins_over_the_card(weights):
+    assert open_trained(str(weights)).cast == KNOWN and open_trained(str(weights), cast_count=1).cast == Cast(3, 1)
+    assert open_trained(str(weights)).provenance["made by"] == "a test"
+
+
+def test_an_encoder_of_photographs_is_refused(weights, monkeypatch):
+    monkeypatch.setattr("triportrait.train.weights.load_pair", lambda folder: (load_portrait(folder), object()))
+    with pytest.raises(InputError, match="a motion encoder for photographs, which knows no procedural heads"):
+        open_trained(str(weights))

@@ -1,0 +1,78 @@
+"""Work on all cores: in order, the same as in one process, and ended with the first one."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from functools import partial
+from multiprocessing import active_children
+
+import pytest
+import torch
+
+from triportrait.core.errors import InputError
+from triportrait.train.data.heads.population import Expression, cast
+from triportrait.train.data.parallel import FEWEST_PARTS, cores, in_order, one_thread
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_one_thread_for_a_while():
+    with pytest.raises(KeyError), one_thread():
+        assert torch.get_num_threads() == 1
+        raise KeyError
+    assert torch.get_num_threads() == 2
+
+
+def test_few_parts_stay_here_and_are_done_by_one_thread():
+    seen = [(os.getpid(), 1, k) for k in range(FEWEST_PARTS - 1)]
+    assert list(in_order(lambda k: (os.getpid(), torch.get_num_threads(), k), range(FEWEST_PARTS - 1))) == seen
+    assert torch.get_num_threads() == 2 and cores() >= 1
+
+
+def test_parts_are_done_when_they_are_asked_for():
+    done: list[int] = []
+    answers = in_order(done.append, [1, 2])
+    next(answers)
+    assert done == [1]
+
+
+def test_processes_give_the_same_in_the_same_order():
+    first, *_, last = in_order(partial(cast, 5), [1, 3, 2], processes=2)
+    assert len(first) == 1 and len(last) == 2
+    for one, other in zip((first, last), in_order(partial(cast, 5), [1, 2], processes=1), strict=True):
+        assert all(torch.equal(value, other.fields()[name]) for name, value in one.fields().items())
+
+
+def test_errors_come_back_as_they_are():
+    with pytest.raises(InputError, match=r"seed: expected a whole number from 0 .* got -1; choose another"):
+        list(in_order(partial(cast, count=1), [-1], processes=2))
+
+
+def test_a_process_that_is_killed_is_said():
+    with pytest.raises(InputError, match="a helper process was ended"):
+        list(in_order(os._exit, [1, 1], processes=2))
+
+
+def test_stopping_ends_the_processes_at_once():
+    before = set(active_children())
+    answers = in_order(time.sleep, [0.0, 60.0, 60.0, 60.0], processes=2)
+    next(answers)
+    assert set(active_children()) - before
+    since = time.perf_counter()
+    answers.close()  # type: ignore[attr-defined]
+    assert time.perf_counter() - since < 30 and not set(active_children()) - before
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="this system does not list open files")
+def test_what_travels_is_no_open_file():
+    """Tensors left to themselves travel as one open file each, and some hundred are too many."""
+    taken = list(in_order(Expression.neutral, [1] * 150, processes=2))
+    assert len(taken) == 150 and len(os.listdir("/proc/self/fd")) < 500

@@ -1,0 +1,1 @@
+"""Trained weights measured on heads whose truth the generator knows."""

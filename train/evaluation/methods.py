@@ -1,0 +1,129 @@
+"""What is measured, and what it is measured against: each makes pictures of a source from what drives it.
+
+Letters: B heads, S side of a picture, h side of the ray grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from triportrait.core.checkpoint import load_portrait
+from triportrait.core.errors import InputError
+from triportrait.core.motion.small_encoder import SmallMotionEncoder
+from triportrait.core.portrait import Portrait4D
+from triportrait.core.types import Camera, Driving, Head, Source
+from triportrait.train.data.pictures import Pictures
+from triportrait.train.motion import read_motion
+from triportrait.train.weights import load_trained
+
+OURS, COPY, KEPT, STATIC = "ours", "copies the source", "keeps the source's expression", "static synthesizer"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """B pictures [B, 3, S, S] in about [-1, 1], and where the head is, [B, 1, h, h] in [0, 1], if that is known."""
+
+    image: Tensor
+    opacity: Tensor | None
+
+
+class Method(Protocol):
+    """Makes views of B sources."""
+
+    def __call__(self, source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Shown]:
+        """The sources with the expressions of driving pictures and the neck poses that come with these, by camera.
+
+        Of a picture only the image, the landmarks and the neck pose are used.
+        """
+        ...
+
+
+class Reenactment:
+    """Our network; its motion is read off pictures by the motion encoder.
+
+    Args:
+        expression: whose; that of the source is read off the source, so that only the neck follows.
+    """
+
+    def __init__(
+        self,
+        portrait: Portrait4D,
+        motion_encoder: SmallMotionEncoder,
+        expression: Literal["driving", "source"] = "driving",
+    ) -> None:
+        self.portrait, self.motion_encoder, self.expression = portrait, motion_encoder, expression
+        self._prepared: tuple[Pictures, Source, Tensor] | None = None
+
+    @torch.no_grad()
+    def __call__(self, source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Shown]:
+        """See `Method`."""
+        if self._prepared is None or self._prepared[0] is not source:
+            motion = read_motion(self.motion_encoder, source.image, source.landmarks)
+            self._prepared = source, self.portrait.prepare(source.image, motion), motion
+        _, prepared, motion = self._prepared
+        if self.expression == "driving":
+            motion = read_motion(self.motion_encoder, driving.image, driving.landmarks)
+        return _views(self.portrait, self.portrait.reenact(prepared, Driving(motion, driving.neck)), cameras)
+
+
+class StaticSynthesizer:
+    """The network of stage 1, which knows no motion: the source as it is, and only the neck follows."""
+
+    def __init__(self, portrait: Portrait4D) -> None:
+        self.portrait = portrait
+
+    @torch.no_grad()
+    def __call__(self, source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Shown]:
+        """See `Method`."""
+        prepared = self.portrait.prepare(source.image, None)
+        return _views(self.portrait, self.portrait.reenact(prepared, Driving(None, driving.neck)), cameras)
+
+
+def copy_source(source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Shown]:
+    """The source picture, whatever is asked; see `Method`."""
+    return [Shown(source.image, None) for _ in cameras]
+
+
+def _views(portrait: Portrait4D, head: Head, cameras: Sequence[Camera]) -> list[Shown]:
+    renderings = [portrait.render(head, camera) for camera in cameras]
+    return [Shown(r.image, r.opacity) for r in renderings]
+
+
+@dataclass(frozen=True)
+class WeightsAndBaselines:
+    """The networks of a weights folder beside what they must beat.
+
+    Attributes:
+        weights: a weights folder.
+        static: weights of the static synthesizer, for a row of their own.
+    """
+
+    weights: Path
+    static: Path | None = None
+
+    def methods(self) -> dict[str, Method]:
+        """Ours first.
+
+        Raises: `InputError` for weights that cannot be loaded, or two that are not of one size.
+        """
+        portrait, motion_encoder = load_trained(self.weights)
+        methods: dict[str, Method] = {
+            OURS: Reenactment(portrait, motion_encoder),
+            COPY: copy_source,
+            KEPT: Reenactment(portrait, motion_encoder, expression="source"),
+        }
+        if self.static is not None:
+            static = load_portrait(self.static)
+            if static.config != portrait.config:
+                raise InputError(
+                    f"--static {self.static}: expected a network of the sizes of {self.weights}, got another; name the "
+                    "two of one training"
+                )
+            methods[STATIC] = StaticSynthesizer(static.fold())
+        return methods

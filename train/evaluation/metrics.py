@@ -1,0 +1,49 @@
+"""How near a picture is to its truth. Letters: B pictures, S their side, h side of the ray grid."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FEWEST_PX = 50  # a face of fewer pixels is left out
+LEAST_ERROR = 1e-10  # pictures that agree get 100 dB
+
+
+def psnr(picture: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Peak signal to noise ratio of pictures [B, 3, S, S] in [-1, 1], measured on [0, 1] -> [B] dB.
+
+    Args:
+        mask: [B, 1, S, S] 1.0 where it counts; NaN comes out where that is fewer than FEWEST_PX pixels.
+    """
+    error = (_unit(picture) - _unit(truth)).square().mean(1, keepdim=True)
+    return -10 * _mean(error, mask).clamp(min=LEAST_ERROR).log10()
+
+
+def ssim(picture: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Structural similarity of pictures [B, 3, S, S] in [-1, 1] -> [B], 1 at best; arguments as of `psnr`."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    whole, everywhere = structural_similarity_index_measure(
+        _unit(picture), _unit(truth), data_range=1.0, reduction="none", return_full_image=True
+    )
+    return whole if mask is None else _mean(everywhere.mean(1, keepdim=True), mask)
+
+
+def opacity_iou(opacity: Tensor, truth: Tensor) -> Tensor:
+    """Intersection over union of where two opacities [B, 1, h, h] are above a half -> [B], 1 for two empty pictures."""
+    found, wanted = opacity > 0.5, truth > 0.5
+    both, any_ = (found & wanted).sum((1, 2, 3)), (found | wanted).sum((1, 2, 3))
+    return torch.where(any_ > 0, both / any_.clamp(min=1), torch.ones(len(both)))
+
+
+def _unit(picture: Tensor) -> Tensor:
+    return (picture.clamp(-1, 1) + 1) / 2
+
+
+def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean of [B, 1, S, S] over a mask -> [B]."""
+    if mask is None:
+        return values.mean((1, 2, 3))
+    count = mask.sum((1, 2, 3))
+    mean = (values * mask).sum((1, 2, 3)) / count.clamp(min=1)
+    return torch.where(count >= FEWEST_PX, mean, torch.full_like(mean, torch.nan))

@@ -1,0 +1,186 @@
+"""What is photographed to measure weights: sources, what drives them, and what should come out.
+
+Nothing here was seen in training but the faces of the cast: all expressions, poses and cameras come from seeds of their
+own, and so do the held-out heads and those that drive. Head k of a table is the same however many are measured.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+
+from triportrait.core.config import ModelConfig
+from triportrait.core.errors import InputError
+from triportrait.core.render.cameras import fixed_camera, turned
+from triportrait.core.types import Camera
+from triportrait.train.data.heads.population import LARGEST_SEED, Expression, Identity, Light
+from triportrait.train.data.heads.render import HeadRenderer
+from triportrait.train.data.pictures import Pictures, photograph
+from triportrait.train.data.scenes import expressions, filming_cameras, population, rows_of
+from triportrait.train.response import AXES, Probe, take_probe
+from triportrait.train.weights import Cast
+
+SELF, CROSS, NEW_VIEWS = "self", "cross", "new views"
+CASES = (SELF, CROSS, NEW_VIEWS)
+VIEW_YAWS_DEG = (30.0, -30.0)
+# added to the seed of a population, so that no two purposes share a seed, and none shares one with a training
+_UNSEEN, _HELD_OUT, _DRIVING = 1_000_003, 2_000_003, 3_000_017
+_SOURCE, _OWN, _OTHER, _PURPOSES = 0, 1, 2, 16
+LARGEST_PLAN_SEED = 9_999
+MOST_HEADS = 1_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many heads are measured, and which expressions, poses and cameras.
+
+    Attributes:
+        heads: of the cast, and as many held-out ones.
+        axes_heads: of them, those whose answer to each axis is measured.
+        seed: of expressions, poses and cameras.
+        axes: of `response.AXES`.
+    """
+
+    heads: int = 24
+    axes_heads: int = 8
+    seed: int = 0
+    axes: tuple[str, ...] = tuple(AXES)
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("heads", 1, MOST_HEADS),
+            ("axes_heads", 1, MOST_HEADS),
+            ("seed", 0, LARGEST_PLAN_SEED),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                option = f"--{name.replace('_', '-')}"
+                raise InputError(f"{option}: expected a whole number from {low} to {high}, got {value}; choose another")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Heads that are measured together: the first `count` of a population."""
+
+    name: str
+    seed: int
+    count: int
+
+
+def groups(cast: Cast, plan: Plan) -> tuple[Group, Group]:
+    """The cast, as far as it goes, and heads that no training saw."""
+    return (
+        Group("cast", cast.seed, min(plan.heads, cast.count)),
+        Group("held out", _seed(cast.seed + _HELD_OUT), plan.heads),
+    )
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What drives, and what should come out.
+
+    Attributes:
+        driving: a picture, with the neck pose that it asks of the source's head.
+        truths: case -> the source's head with that expression and neck pose, from each camera of the case.
+    """
+
+    driving: Pictures
+    truths: dict[str, tuple[Pictures, ...]]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One head: a source picture and what is asked of it."""
+
+    source: Pictures
+    shots: tuple[Shot, ...]
+
+
+@dataclass(frozen=True)
+class SceneOf:
+    """Head `head` of a group is photographed as a scene: driven by itself, and by another head."""
+
+    group: Group
+    head: int
+    seed: int
+    model: ModelConfig
+
+    def take(self) -> Scene:
+        """Photograph it, six pictures."""
+        sitter, model = Sitter.of(self.group.seed, self.head), self.model
+        other = Sitter.of(driving_seed(self.group.seed), self.head)
+        (source, source_camera), (own, own_camera), (face, camera) = (
+            unseen(self.group.seed, self.head, _PURPOSES * self.seed + purpose) for purpose in (_SOURCE, _OWN, _OTHER)
+        )
+        itself = sitter.photograph(own, own_camera, model)
+        driven = sitter.photograph(face, camera, model)
+        driving = replace(other.photograph(face, camera, model, necks=False), neck=driven.neck)
+        views = [turned(fixed_camera(), math.radians(yaw), 0.0) for yaw in VIEW_YAWS_DEG]
+        seen = tuple(sitter.photograph(face, view, model, necks=False) for view in views)
+        return Scene(
+            sitter.photograph(source, source_camera, model, necks=False),
+            (Shot(itself, {SELF: (itself,)}), Shot(driving, {CROSS: (driven,), NEW_VIEWS: seen})),
+        )
+
+
+@dataclass(frozen=True)
+class ProbeOf:
+    """Head `head` of a group is photographed as a probe of its axes, before its own camera; another head drives."""
+
+    group: Group
+    head: int
+    seed: int
+    model: ModelConfig
+    axes: tuple[str, ...]
+
+    def take(self) -> Probe:
+        """Photograph it, up to 31 pictures."""
+        sitter = Sitter.of(self.group.seed, self.head)
+        other = Sitter.of(driving_seed(self.group.seed), self.head)
+        face, camera = unseen(self.group.seed, self.head, _PURPOSES * self.seed + _SOURCE)
+        return take_probe(
+            renderer(), sitter.identity, sitter.light, face, camera, self.model, self.axes,
+            (other.identity, other.light),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sitter:
+    """One head in its light."""
+
+    identity: Identity
+    light: Light
+
+    @classmethod
+    def of(cls, seed: int, head: int) -> Sitter:
+        """Head `head` of a population."""
+        identity, light = population(seed, head + 1)
+        return cls(identity.take([head]), light.take([head]))
+
+    def photograph(self, face: Expression, camera: Camera, model: ModelConfig, necks: bool = True) -> Pictures:
+        """A picture of it."""
+        return photograph(renderer(), self.identity, face, self.light, camera, model, necks=necks)
+
+
+@lru_cache(maxsize=1)
+def renderer() -> HeadRenderer:
+    """The renderer of this process."""
+    return HeadRenderer()
+
+
+def driving_seed(seed: int) -> int:
+    """The population that drives the heads of a population."""
+    return _seed(seed + _DRIVING)
+
+
+def unseen(seed: int, head: int, purpose: int = 0) -> tuple[Expression, Camera]:
+    """An expression and a camera near the front, for head `head` of a population, that no training saw."""
+    seed, row = _seed(seed + _UNSEEN + purpose), torch.tensor([head])
+    return expressions(seed, head + 1, 1).take(row), rows_of(filming_cameras(seed, head + 1), row)
+
+
+def _seed(number: int) -> int:
+    return number % (LARGEST_SEED + 1)

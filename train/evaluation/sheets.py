@@ -1,0 +1,93 @@
+"""Sheets of pictures: what was asked, what came, what should have come. Pictures are shown pixel by pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from triportrait.train.data.scenes import to_pictures
+from triportrait.train.evaluation.measure import AxesRow, GroupResult
+from triportrait.train.evaluation.protocol import VIEW_YAWS_DEG
+
+SHOWN_AXES = ("jaw", "smile", "pucker", "blink", "brow left", "gaze x")
+SHOWN_SIDE_PX = 128  # smaller pictures are shown at twice their size
+_PAPER, _INK, _FAINT = (255, 255, 255), (30, 34, 40), (120, 126, 134)
+_GAP, _LINE, _MARGIN = 4, 22, 12
+_ROW_LABEL_PX = 68
+_TEXT_PX = 14
+
+Row = tuple[str, Sequence[Tensor | None]]  # a label at the left, pictures [1, 3, S, S]
+
+
+def write_pictures_sheet(path: Path, results: Sequence[GroupResult]) -> None:
+    """Some heads of each group: source, driving picture, then result and truth from three sides, as PNG."""
+    sides = ["", *(f" {yaw:+.0f}°" for yaw in VIEW_YAWS_DEG)]
+    columns = ["source", "driving", *(f"{what}{side}" for side in sides for what in ("result", "truth"))]
+    blocks = []
+    for result in results:
+        rows: list[Row] = []
+        for row in result.rows:
+            pairs = [p for pair in zip(row.results, row.truths, strict=True) for p in pair]
+            rows.append(("", [row.source, row.driving, *pairs]))
+        blocks.append((_title(result), rows))
+    _write(path, columns, blocks, 0)
+
+
+def write_axes_sheet(path: Path, results: Sequence[GroupResult]) -> None:
+    """Some heads of each group at rest and along some axes: what drives, what comes, what should, as PNG."""
+    axes = [axis for axis in SHOWN_AXES if axis in next(iter(results)).axes[0].truths]
+    blocks = []
+    for result in results:
+        for number, row in enumerate(result.axes):
+            blocks.append((_title(result) if number == 0 else "", _axes_rows(row, axes)))
+    _write(path, ["source", "at rest", *axes], blocks, _ROW_LABEL_PX)
+
+
+def _axes_rows(row: AxesRow, axes: Sequence[str]) -> list[Row]:
+    keys = ["", *axes]
+    return [
+        ("driving", [None, *(row.driving[key] for key in keys)]),
+        ("result", [row.source, *(row.results[key] for key in keys)]),
+        ("truth", [None, *(row.truths[key] for key in keys)]),
+    ]
+
+
+def _title(result: GroupResult) -> str:
+    names = {"cast": "the cast: heads that training saw", "held out": "held out: heads that training never saw"}
+    return names.get(result.group.name, result.group.name)
+
+
+def _write(path: Path, columns: list[str], blocks: Sequence[tuple[str, list[Row]]], left_px: int) -> None:
+    from PIL import Image, ImageDraw, ImageFont
+
+    side = next(p.shape[-1] for _, rows in blocks for _, pictures in rows for p in pictures if p is not None)
+    scale = 2 if side < SHOWN_SIDE_PX else 1
+    step = side * scale + _GAP
+    width = 2 * _MARGIN + left_px + len(columns) * step - _GAP
+    height = 2 * _MARGIN + _LINE + sum(_LINE * bool(title) + len(rows) * step + _GAP for title, rows in blocks) - _GAP
+    image = Image.new("RGB", (width, height), _PAPER)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(_TEXT_PX)
+    for number, label in enumerate(columns):
+        at = _MARGIN + left_px + number * step + side * scale // 2
+        draw.text((at, _MARGIN), label, fill=_INK, font=font, anchor="ma")
+    top = _MARGIN + _LINE
+    for title, rows in blocks:
+        if title:
+            draw.text((_MARGIN, top), title, fill=_FAINT, font=font)
+            top += _LINE
+        for label, pictures in rows:
+            draw.text((_MARGIN, top + side * scale // 2), label, fill=_INK, font=font, anchor="lm")
+            for number, picture in enumerate(pictures):
+                if picture is not None:
+                    image.paste(Image.fromarray(_tile(picture, scale)), (_MARGIN + left_px + number * step, top))
+            top += step
+        top += _GAP
+    image.save(path, optimize=True)
+
+
+def _tile(picture: Tensor, scale: int) -> np.ndarray:
+    """uint8 [S * scale, S * scale, 3], each pixel scale² pixels."""
+    return to_pictures(picture.detach().float().clamp(-1, 1))[0].numpy().repeat(scale, 0).repeat(scale, 1)

@@ -1,0 +1,91 @@
+"""`triportrait demo [OUT.mp4]`: a video of what trained weights can do, without any file of the user's."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from triportrait.core.errors import InputError
+from triportrait.core.weights import DEMO
+from triportrait.train.captions import framed
+from triportrait.train.data.clips import write_video
+from triportrait.train.data.folders import check_file, whole_file
+from triportrait.train.demo import FPS, Character, characters, tiles
+from triportrait.train.weights import Trained, open_trained
+
+GIVEN = "given: landmarks and neck pose; read off the pictures: all else"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Show trained weights at work: procedural heads do what other heads do, seen from any side.
+
+    Landmarks and neck poses of the driving frames are given, as no tracker exists here yet; the expressions are read
+    off the frames by the motion encoder.
+    """
+
+    out: tyro.conf.Positional[Path] = Path("demo.mp4")
+    """The video to make, .mp4."""
+    weights: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = DEMO
+    """`demo` for the package's own weights, or a folder that `triportrait train` made."""
+    characters: int = 3
+    """How many heads, one after the other."""
+    seconds: float = 4.0
+    """Of each head."""
+    cast_heads: Annotated[str | None, tyro.conf.arg(metavar="N,N,...", help_behavior_hint="")] = None
+    """Which heads of the cast, in order, instead of a number of them."""
+    cast_seed: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    """The seed of the heads that the weights were trained on, where their card does not say."""
+    cast_count: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    """How many heads these are."""
+    frame: Annotated[Path | None, tyro.conf.arg(metavar="PNG", help_behavior_hint="")] = None
+    """Write the liveliest frame of the first head as a picture, too."""
+    overwrite: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """Replace the outputs if they exist."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"], help_behavior_hint="")] = False
+    """Show where an error came from."""
+
+    def run(self) -> None:
+        """Check everything, then make frame after frame."""
+        check_file(self.out, self.overwrite, ".mp4")
+        if self.frame is not None:
+            check_file(self.frame, self.overwrite, ".png")
+        trained = open_trained(self.weights, self.cast_seed, self.cast_count)
+        shown = characters(trained, self.characters, self.seconds, self._cast_heads())
+        with ExitStack() as stack:
+            picture = None if self.frame is None else stack.enter_context(whole_file(self.frame, self.overwrite))
+            video = stack.enter_context(whole_file(self.out, self.overwrite))
+            write_video(video, _frames(trained, shown, picture), FPS)
+        print(self.out)
+
+    def _cast_heads(self) -> list[int] | None:
+        if self.cast_heads is None:
+            return None
+        try:
+            return [int(number) for number in self.cast_heads.split(",")]
+        except ValueError as error:
+            raise InputError(
+                f"--cast-heads: expected numbers such as 21,34,53, got {self.cast_heads!r}; name heads of the cast"
+            ) from error
+
+
+def _frames(trained: Trained, shown: list[Character], picture: Path | None) -> Iterator[np.ndarray]:
+    """The frames of the video; the liveliest of the first character also becomes a picture."""
+    from PIL import Image
+    from tqdm import tqdm
+
+    left = f"triportrait demo · {trained.model.image_size} px network, procedural heads"
+    total, wanted = sum(one.frames for one in shown), shown[0].liveliest()
+    made = tqdm(tiles(shown), total=total, unit="frame", desc="demo", file=sys.stderr, disable=None)
+    for number, four in enumerate(made):
+        frame = framed(four, left, GIVEN)
+        if picture is not None and number == wanted:
+            Image.fromarray(frame).save(picture, optimize=True)
+        yield frame

@@ -1,0 +1,84 @@
+"""Trained weights with the cast that they were trained on, as `evaluate` and `demo` take them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from triportrait.core.checkpoint import load_pair, read_card, weights_folder
+from triportrait.core.config import ModelConfig
+from triportrait.core.errors import InputError
+from triportrait.core.motion.small_encoder import SmallMotionEncoder
+from triportrait.core.portrait import Portrait4D
+from triportrait.train.data.heads.population import check_seed_and_count
+
+
+@dataclass(frozen=True)
+class Cast:
+    """The first `count` heads of a population seed."""
+
+    seed: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Weights that were trained on procedural heads.
+
+    Attributes:
+        folder: where they lie.
+        model: their sizes.
+        cast: whom they know.
+        provenance: what stands on the card beside them.
+    """
+
+    folder: Path
+    model: ModelConfig
+    cast: Cast
+    provenance: dict[str, Any]
+
+
+def open_trained(name: str, cast_seed: int | None = None, cast_count: int | None = None) -> Trained:
+    """What a weights folder says about itself, or that of the package for "demo", after its networks were loaded once.
+
+    Args:
+        cast_seed, cast_count: the cast, where the card does not say; they win over it.
+
+    Raises:
+        InputError: weights missing, damaged or not of procedural heads, or nobody says which cast they know.
+    """
+    folder = weights_folder(name)
+    provenance = read_card(folder, "portrait").get("provenance")
+    provenance = provenance if isinstance(provenance, dict) else {}
+    cast = _cast(name, provenance, cast_seed, cast_count)
+    portrait, _ = load_trained(folder)
+    return Trained(folder, portrait.config, cast, provenance)
+
+
+def load_trained(folder: Path) -> tuple[Portrait4D, SmallMotionEncoder]:
+    """The networks of a weights folder, ready to run.
+
+    Raises:
+        InputError: weights missing, damaged or not of procedural heads.
+    """
+    portrait, motion_encoder = load_pair(folder)
+    if not isinstance(motion_encoder, SmallMotionEncoder):
+        raise InputError(
+            f"{folder}: expected weights that `triportrait train` made, got a motion encoder for photographs, which "
+            "knows no procedural heads; name another folder"
+        )
+    return portrait.fold(), motion_encoder
+
+
+def _cast(name: str, provenance: dict[str, Any], seed: int | None, count: int | None) -> Cast:
+    noted = provenance.get("cast")
+    noted = noted if isinstance(noted, dict) else {}
+    seed, count = (noted.get(key) if own is None else own for key, own in (("seed", seed), ("count", count)))
+    if type(seed) is not int or type(count) is not int:
+        raise InputError(
+            f"{name}: expected on its card the cast that it was trained on, there is none; give --cast-seed and "
+            "--cast-count"
+        )
+    check_seed_and_count(seed, count)
+    return Cast(seed, count)
