@@ -66,7 +66,7 @@ class RenderConfig:
     num_coarse: int = 48
     num_fine: int = 48
     neural_size: int = 128  # side of the ray grid
-    superres_widths: tuple[int, int] = (256, 128)
+    superres_widths: tuple[int, ...] = (256, 128)  # one per doubling
     style_width: int = 512
 
 
@@ -100,7 +100,6 @@ class ModelConfig:
         for name, values, length in (
             ("encoder.trunk_widths", e.trunk_widths, 4),
             ("encoder.trunk_blocks", e.trunk_blocks, 4),
-            ("render.superres_widths", r.superres_widths, 2),
         ):
             if len(values) != length:
                 raise InputError(f"{name}: expected {length} numbers, got {len(values)}")
@@ -110,10 +109,11 @@ class ModelConfig:
         ):
             if width % heads or width % 4:
                 raise InputError(f"{name}.token_width: expected a multiple of num_heads={heads} and of 4, got {width}")
-        if self.image_size != 2 * r.plane_size or self.image_size != 4 * r.neural_size:
+        larger = 2 ** len(r.superres_widths)
+        if self.image_size != 2 * r.plane_size or self.image_size != larger * r.neural_size:
             raise InputError(
-                f"image_size: expected 2 x render.plane_size and 4 x render.neural_size, got {self.image_size}, "
-                f"{r.plane_size}, {r.neural_size}"
+                f"image_size: expected 2 x render.plane_size and {larger} x render.neural_size (it doubles "
+                f"{len(r.superres_widths)} times), got {self.image_size}, {r.plane_size}, {r.neural_size}"
             )
         if self.image_size % 32:
             raise InputError(f"image_size: expected a multiple of 32, got {self.image_size}")
@@ -205,10 +205,10 @@ def tiny() -> ModelConfig:
             plane_size=64,
             plane_width=16,
             field_hidden=32,
-            num_coarse=12,
-            num_fine=12,
-            neural_size=32,
-            superres_widths=(48, 32),
+            num_coarse=8,
+            num_fine=8,
+            neural_size=64,
+            superres_widths=(32,),
             style_width=64,
         ),
         neck=NeckConfig(fine_size=12, coarse_size=6),

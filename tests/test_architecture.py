@@ -22,7 +22,7 @@ MAY_IMPORT = {  # folder -> folders it may import
 THIRD_PARTY = {  # folder -> packages it may import at module level
     "kernels": {"torch", "triton"},
     "core": {"torch", "numpy", "safetensors"},
-    "train": {"torch", "numpy", "tyro"},
+    "train": {"torch", "numpy", "safetensors", "tyro"},
     "serve": {"torch", "numpy", "PIL", "av", "tyro", "tqdm"},
     "profiling": {"torch", "numpy"},
 }

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
+from triportrait.train.data.scenes import FaceKind
 
 Precision = Literal["fp32", "bf16"]
+StandIn = Literal["gradients", "random_features"]  # for LPIPS
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class SetConfig:
     views: int = 3  # of each expression; the first is near the front
     size: int = 128  # side of the pictures, pixels
     antialias: int = 2
+    faces: FaceKind = "random"
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.98)
     decay: float = 0.01
     clip: float = 1.0  # largest norm of the gradient
-    average: float = 0.999  # of the old weights in their moving average
+    average: float = 0.998  # of the old weights in their moving average
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class TrainConfig:
     cast: SetConfig = field(default_factory=SetConfig)
     strangers: SetConfig | None = None  # people beside the cast: for the motion encoder, and a share of stage 1
     precision: Precision = "bf16"  # of all but volume rendering and the sums of the losses
-    perceptual: str = "gradients"  # the stand-in for LPIPS: gradients or random_features
+    perceptual: StandIn = "gradients"
     stage1: StageConfig = field(default_factory=StageConfig)
     motion: StageConfig = field(default_factory=StageConfig)
     stage2: ReenactConfig = field(default_factory=ReenactConfig)
@@ -98,6 +101,15 @@ class TrainConfig:
             raise InputError(
                 f"cast.size: expected the model's {self.model.image_size} px, got {self.cast.size}; choose that"
             )
+        if self.strangers is not None and self.strangers.size != self.model.image_size:
+            raise InputError(
+                f"strangers.size: expected the model's {self.model.image_size} px, got {self.strangers.size}; choose it"
+            )
+        for field_name, known in (("precision", get_args(Precision)), ("perceptual", get_args(StandIn))):
+            if getattr(self, field_name) not in known:
+                raise InputError(
+                    f"{field_name}: expected one of {', '.join(known)}, got {getattr(self, field_name)!r}; choose one"
+                )
         if self.cast.expressions < 2:
             raise InputError("cast.expressions: expected at least 2, as stage 2 drives one with another, got 1")
         for name in ("stage1", "motion", "stage2"):
@@ -106,6 +118,14 @@ class TrainConfig:
                 raise InputError(f"{name}.strangers: expected 0 as there is no set of strangers, got {stage.strangers}")
             if stage.views > self.cast.views:
                 raise InputError(f"{name}.views: expected up to cast.views={self.cast.views}, got {stage.views}")
+            if stage.strangers > 0 and self.strangers is not None and stage.views > self.strangers.views:
+                raise InputError(
+                    f"{name}.views: expected up to strangers.views={self.strangers.views}, got {stage.views}"
+                )
+            if not all(0 <= beta < 1 for beta in stage.optimizer.betas):
+                raise InputError(
+                    f"{name}.optimizer.betas: expected two numbers from 0 to below 1, got {stage.optimizer.betas}"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -61,11 +61,17 @@ class PlainEngine:
         loss.backward()
 
     def step(self, images: int) -> float:
-        """Move the weights after a batch of `images`; returns the rate."""
+        """Move the weights after a batch of `images`; returns the rate.
+
+        Raises:
+            FloatingPointError: a gradient is not finite; nothing has moved.
+        """
+        norm = nn.utils.clip_grad_norm_(self._parameters, self.config.clip)
+        if not bool(norm.isfinite()):
+            raise FloatingPointError(f"a gradient is {norm.item()} after {self.images_seen} images")
         rate = learning_rate(self.config, self.images_seen, self.images)
         for group, factor in zip(self._optimizer.param_groups, self._factors, strict=True):
             group["lr"] = rate * factor
-        nn.utils.clip_grad_norm_(self._parameters, self.config.clip)
         self._optimizer.step()
         share = 1 - averaging(self.config, self.steps)
         with torch.no_grad():

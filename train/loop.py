@@ -25,6 +25,7 @@ from triportrait.train.engine import PlainEngine
 
 _SHOWN_EACH = 10  # steps between two lines of the log
 CONFIG, LOG = "config.json", "log.jsonl"
+MAY_STAND = {"cast", "strangers", "cast.necks", "strangers.necks"}  # in the folder of a new run: data
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,15 @@ def run_stage(stage: Stage, run: Path, seed: int, save_each: int, sample_each: i
     from tqdm import tqdm
 
     engine, state = stage.engine, run / f"{stage.name}.state"
-    if state.exists():
-        load_state(state, engine)
+    sums: dict[str, float] = load_state(state, engine) if state.exists() else {}
+    _forget(run / LOG, stage)
     (run / "samples").mkdir(exist_ok=True)
     bar = tqdm(
         total=stage.images, initial=engine.images_seen, unit="img", desc=stage.name, file=sys.stderr, mininterval=1.0,
         dynamic_ncols=True,
     )  # fmt: skip
     with bar, (run / LOG).open("a") as log:
-        sums: dict[str, float] = {}
-        count, since = 0, time.perf_counter()
+        timed, since = 0, time.perf_counter()
         while engine.images_seen < stage.images:
             streams = np.random.default_rng([seed, stage.number, engine.steps])
             rng = torch.Generator().manual_seed(int(streams.integers(2**62)))
@@ -79,20 +79,39 @@ def run_stage(stage: Stage, run: Path, seed: int, save_each: int, sample_each: i
             rate = engine.step(stage.batch)
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.item()
-            count += 1
+            timed += 1
             bar.update(stage.batch)
             if engine.steps % _SHOWN_EACH == 0:
-                means = {name: round(value / count, 5) for name, value in sums.items()}
-                speed = count * stage.batch / (time.perf_counter() - since)
+                means = {name: round(value / _SHOWN_EACH, 5) for name, value in sums.items()}
+                speed = timed * stage.batch / (time.perf_counter() - since)
                 bar.set_postfix_str(" ".join(f"{name} {value:.3f}" for name, value in means.items()))
                 _note(log, stage, means | {"rate": round(rate, 7), "images_per_s": round(speed, 2)})
-                sums, count, since = {}, 0, time.perf_counter()
+                sums, timed, since = {}, 0, time.perf_counter()
             last = engine.images_seen >= stage.images
             if last or before // sample_each != engine.images_seen // sample_each:
+                paused = time.perf_counter()
                 _sample(stage, run, log)
-                since = time.perf_counter()
+                since += time.perf_counter() - paused
             if last or before // save_each != engine.images_seen // save_each:
-                save_state(state, engine)
+                save_state(state, engine, sums)
+
+
+def _forget(log: Path, stage: Stage) -> None:
+    """Take the lines of steps that were lost, as nobody saved them, out of a log."""
+    if not log.exists():
+        return
+    kept = []
+    for line in log.read_text().splitlines(keepends=True):
+        try:
+            told = json.loads(line)
+            lost = told["stage"] == stage.name and told["step"] > stage.engine.steps
+        except (ValueError, KeyError, TypeError):
+            lost = True  # cut off
+        if not lost:
+            kept.append(line)
+    part = log.with_name(f".{log.name}.part")
+    part.write_text("".join(kept))
+    os.replace(part, log)
 
 
 def _sample(stage: Stage, run: Path, log: Any) -> None:
@@ -113,11 +132,11 @@ def _note(log: Any, stage: Stage, values: dict[str, float]) -> None:
     log.flush()
 
 
-def save_state(path: Path, engine: PlainEngine) -> None:
-    """Write an engine's state; the file appears whole."""
+def save_state(path: Path, engine: PlainEngine, sums: dict[str, float] | None = None) -> None:
+    """Write an engine's state, and the sums of what the next line of the log will say; the file appears whole."""
     part = path.with_name(f".{path.name}.part")
     try:
-        torch.save(engine.save(), part)
+        torch.save({**engine.save(), "sums": sums or {}}, part)
         os.replace(part, path)
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: the state could not be written ({error}); free some space and go on") from error
@@ -125,14 +144,16 @@ def save_state(path: Path, engine: PlainEngine) -> None:
         part.unlink(missing_ok=True)
 
 
-def load_state(path: Path, engine: PlainEngine) -> None:
-    """Put a saved state into an engine.
+def load_state(path: Path, engine: PlainEngine) -> dict[str, float]:
+    """Put a saved state into an engine; returns the sums that were saved with it.
 
     Raises:
         InputError: the file is damaged or of another network.
     """
     try:
-        engine.load(torch.load(path, weights_only=True))
+        state = torch.load(path, weights_only=True)
+        engine.load(state)
+        return dict(state["sums"])
     except Exception as error:  # a damaged file raises what it likes
         raise InputError(
             f"{path}: it is no state of this training (damaged, or of another preset); remove it to start the stage "
@@ -148,14 +169,19 @@ def check_config(run: Path, config: dict[str, Any]) -> None:
     """
     path, text = run / CONFIG, json.dumps(config, indent=1) + "\n"
     if not path.exists():
+        others = sorted(p.name for p in run.iterdir() if p.name not in MAY_STAND and not p.name.startswith("."))
+        if others:
+            raise InputError(f"{run}: expected an empty folder or a run, it holds {others[0]}; name another folder")
         part = path.with_name(f".{CONFIG}.part")
         part.write_text(text)
         os.replace(part, path)
         return
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: it cannot be read as JSON; name another folder for the run") from error
+        if not isinstance(found, dict):
+            raise ValueError(found)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: it is no config of a run; name another folder for the run") from error
     name, was, wanted = _first_difference(found, json.loads(text), "")
     if name:
         raise InputError(f"{run}: this run was begun with {name} {was!r}, now it is {wanted!r}; name another folder")

@@ -79,20 +79,21 @@ def draw(chosen: PictureSet, config: ReenactConfig, rng: np.random.Generator) ->
 
 def move_landmarks(pictures: Pictures, camera: Camera) -> Tensor:
     """Where the landmarks of pictures appear to other cameras, by the depth that is seen at them: [B, 68, 2] pixels."""
-    depth = pictures.depth
-    side, small = pictures.image.shape[-1], depth.shape[-1]
-    at = (pictures.landmarks / side * small).long().clamp(0, small - 1)  # [B, 68, 2]
-    rows = torch.arange(len(depth))[:, None]
-    along = depth[rows, 0, at[..., 1], at[..., 0]]  # [B, 68]
-    from_camera, f = pictures.camera.world_from_camera, pictures.camera.intrinsics[:, 0, 0]
-    across = (pictures.landmarks / side - 0.5) / f[:, None, None]
-    ray = torch.stack([across[..., 0], -across[..., 1], -torch.ones_like(across[..., 0])], -1)
-    ray = along[..., None] * nn.functional.normalize(ray, dim=-1)
-    world = ray @ from_camera[:, :3, :3].mT + from_camera[:, None, :3, 3]
-    seen = (world - camera.world_from_camera[:, None, :3, 3]) @ camera.world_from_camera[:, :3, :3]  # [B, 68, 3]
-    f = camera.intrinsics[:, 0, 0, None, None]
-    flat = f * seen[..., :2] / -seen[..., 2:] * seen.new_tensor([1.0, -1.0]) + 0.5
-    return flat * side
+    with torch.autocast(pictures.image.device.type, enabled=False):  # half precision would be pixels off
+        depth = pictures.depth
+        side, small = pictures.image.shape[-1], depth.shape[-1]
+        at = (pictures.landmarks / side * small).long().clamp(0, small - 1)  # [B, 68, 2]
+        rows = torch.arange(len(depth))[:, None]
+        along = depth[rows, 0, at[..., 1], at[..., 0]]  # [B, 68]
+        from_camera, f = pictures.camera.world_from_camera, pictures.camera.intrinsics[:, 0, 0]
+        across = (pictures.landmarks / side - 0.5) / f[:, None, None]
+        ray = torch.stack([across[..., 0], -across[..., 1], -torch.ones_like(across[..., 0])], -1)
+        ray = along[..., None] * nn.functional.normalize(ray, dim=-1)
+        world = ray @ from_camera[:, :3, :3].mT + from_camera[:, None, :3, 3]
+        seen = (world - camera.world_from_camera[:, None, :3, 3]) @ camera.world_from_camera[:, :3, :3]  # [B, 68, 3]
+        f = camera.intrinsics[:, 0, 0, None, None]
+        flat = f * seen[..., :2] / -seen[..., 2:] * seen.new_tensor([1.0, -1.0]) + 0.5
+        return flat * side
 
 
 @torch.no_grad()
@@ -113,7 +114,7 @@ def pseudo_views(batch: ReenactBatch, models: ReenactModels) -> tuple[Tensor, Te
         targets = driving.image[:0]
         if len(q):
             targets = _foreground(static.render(rows_of(head, q), cameras_of(batch.camera_q, q)))
-    return motion.float(), targets
+    return motion, targets
 
 
 def losses(batch: ReenactBatch, models: ReenactModels, config: LossConfig, rng: torch.Generator) -> dict[str, Tensor]:

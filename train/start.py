@@ -14,8 +14,8 @@ from triportrait.core.reconstruct.attention import Attention, ConvMlp
 from triportrait.core.reconstruct.canonicalize import MotionTokens
 from triportrait.core.render.superres import ToRgb
 
-DENSITY_SCALE = 12.0  # of the field's last layer: a density that can be opaque within one sample
-DENSITY_BIAS = -2.0
+DENSITY_SCALE = 8.0  # of the field's last layer: a density that can be opaque within one sample
+DENSITY_BIAS = -1.0
 RGB_SCALE = 0.1
 RESIDUAL_SCALE = 0.5  # of the layers that end a residual branch
 
@@ -32,6 +32,10 @@ def start(portrait: Portrait4D, seed: int) -> None:
             elif isinstance(part, nn.LayerNorm):
                 nn.init.ones_(part.weight)
                 nn.init.zeros_(part.bias)
+        for unit in (portrait.volume, portrait.superres):  # these keep weights at unit scale
+            for parameter in unit.parameters():
+                if parameter.dim() > 1:
+                    parameter.normal_()
         for part in portrait.modules():
             if isinstance(part, Attention):
                 _scaled(part.q.weight, 1.0)
@@ -45,7 +49,9 @@ def start(portrait: Portrait4D, seed: int) -> None:
                 part.weight.normal_(0, RGB_SCALE)
         field = portrait.volume.field
         _scaled(portrait.reconstructor.plane_decoder.out.weight, 1.0)
+        # what it reads is never negative: only weights of mean 0 begin with a head that is neither air nor stone
         field.density.weight.normal_(0, DENSITY_SCALE)
+        field.density.weight.sub_(field.density.weight.mean())
         field.density.bias.fill_(DENSITY_BIAS)
 
 

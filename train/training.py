@@ -12,21 +12,22 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from triportrait import __version__
 from triportrait.core.checkpoint import save_weights
+from triportrait.core.errors import InputError
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.types import Driving
 from triportrait.train import motion, stage1, stage2
-from triportrait.train.config import TrainConfig
+from triportrait.train.config import SetConfig, TrainConfig
 from triportrait.train.data.heads.population import EXPRESSION_AXES
 from triportrait.train.data.heads.render import HeadRenderer
+from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import Pictures, PictureSet, open_set
 from triportrait.train.data.scenes import expressions, filming_cameras, population, rows_of
 from triportrait.train.engine import Group, PlainEngine
@@ -53,12 +54,19 @@ class Training:
     """
 
     def __init__(self, config: TrainConfig, run: Path) -> None:
-        run.mkdir(parents=True, exist_ok=True)
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = (error.strerror or type(error).__name__).lower()
+            raise InputError(f"{run}: expected a folder for the run ({reason}); name another folder") from error
         check_config(run, config.to_dict())
+        for name in ("cast", "strangers"):
+            if (run / name).exists():
+                MultiviewSet(run / name)  # whole, before anything is drawn
         self.config, self.run = config, run
-        self.sets = [_open(run / "cast", config.cast, config)]
+        self.sets = [_open(run / "cast", config.cast, config, True)]
         if config.strangers is not None:
-            self.sets.append(_open(run / "strangers", config.strangers, config))
+            self.sets.append(_open(run / "strangers", config.strangers, config, config.stage1.strangers > 0))
         self.perceptual = perceptual(config.perceptual)
         self.static = Portrait4D(config.model)
         start(self.static, config.seed)
@@ -75,16 +83,22 @@ class Training:
             stage.engine.module.eval().requires_grad_(False)
             said(f"{name}: done, {stage.engine.images_seen} images")
 
-    def export(self, folder: Path, command: str) -> None:
-        """Write the weights folder: portrait and motion encoder in half precision, with where they come from."""
+    def export(self, command: str) -> Path:
+        """Write `run/weights`, the portrait and the motion encoder, and `run/static`, the static synthesizer.
+
+        Both are in half precision, with where they come from beside them; returns the first.
+        """
+        cast = {"seed": self.config.cast.seed, "count": self.config.cast.count}
         provenance = {
             "made by": f"triportrait {__version__}", "command": command, "commit": commit(),
-            "preset": self.config.preset, "seed": self.config.seed, "licence": "Apache-2.0",
+            "preset": self.config.preset, "seed": self.config.seed, "cast": cast, "licence": "Apache-2.0",
+            "images seen": {name: getattr(self.config, name).images for name in STAGES},
         }  # fmt: skip
-        tensors = {name: _half(t) for name, t in self.portrait.state_dict().items()}
-        save_weights(folder, "portrait", tensors, self.config.model, provenance)
-        tensors = {name: _half(t) for name, t in self.motion_encoder.state_dict().items()}
-        save_weights(folder, "motion", tensors, self.motion_encoder, provenance)
+        weights = self.run / "weights"
+        for folder, portrait in ((weights, self.portrait), (self.run / "static", self.static)):
+            save_weights(folder, "portrait", _halves(portrait), self.config.model, provenance)
+        save_weights(weights, "motion", _halves(self.motion_encoder), self.motion_encoder, provenance)
+        return weights
 
     def reenact(self, source: Pictures, driving: Pictures) -> Tensor:
         """What the portrait makes of B sources and B driving pictures, seen by the driving pictures' cameras."""
@@ -192,9 +206,9 @@ def _probe(config: TrainConfig) -> Probe:
     return take_probe(HeadRenderer(), who.take(rows), light.take(rows), face, camera, config.model, PROBED)
 
 
-def _open(folder: Path, wanted: Any, config: TrainConfig) -> PictureSet:
+def _open(folder: Path, wanted: SetConfig, config: TrainConfig, necks: bool) -> PictureSet:
     with _bar(wanted.count, f"draw {folder.name}") as drawing, _bar(wanted.count, f"read {folder.name}") as reading:
-        return open_set(folder, wanted, config.model, drawing, reading)
+        return open_set(folder, wanted, config.model, necks, drawing, reading)
 
 
 @contextmanager
@@ -215,5 +229,5 @@ def _psnr(picture: Tensor, target: Tensor) -> float:
     return float((-10 * error.clamp(min=1e-10).log10()).mean())
 
 
-def _half(tensor: Tensor) -> Tensor:
-    return tensor.half() if tensor.is_floating_point() else tensor
+def _halves(module: nn.Module) -> dict[str, Tensor]:
+    return {name: t.half() if t.is_floating_point() else t for name, t in module.state_dict().items()}

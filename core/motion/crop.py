@@ -90,12 +90,13 @@ def motion_crop(image: Tensor, landmarks: Tensor | None = None, size: int = CROP
     )
     if S != ALIGNED_SIZE:
         anchors = (anchors + 0.5) * (S / ALIGNED_SIZE) - 0.5
-    forward = similarity(anchors, image.new_tensor(ANCHOR_TARGETS))  # crop_from_image
-    inverse = inverse_similarity(forward)  # image_from_crop
-    pixels = torch.arange(CROP_SIZE, device=image.device, dtype=image.dtype)
-    ys, xs = torch.meshgrid(pixels, pixels, indexing="ij")
-    frame = torch.stack([xs, ys, torch.ones_like(xs)], -1)  # [224, 224, 3]
-    at = torch.einsum("bij,hwj->bhwi", inverse, frame)  # image pixels
+    with torch.autocast(image.device.type, enabled=False):  # half precision would be half a pixel off
+        forward = similarity(anchors, image.new_tensor(ANCHOR_TARGETS))  # crop_from_image
+        inverse = inverse_similarity(forward)  # image_from_crop
+        pixels = torch.arange(CROP_SIZE, device=image.device, dtype=image.dtype)
+        ys, xs = torch.meshgrid(pixels, pixels, indexing="ij")
+        frame = torch.stack([xs, ys, torch.ones_like(xs)], -1)  # [224, 224, 3]
+        at = torch.einsum("bij,hwj->bhwi", inverse, frame)  # image pixels
     warped = F.grid_sample(image, 2 * at / (S - 1) - 1, align_corners=True)
     top, bottom, left, right = INNER
     inner = warped[:, :, top:bottom, left:right]

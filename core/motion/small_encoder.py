@@ -20,12 +20,18 @@ class SmallMotionEncoder(nn.Module):
 
     Args:
         motion_width: M.
-        crop_size: side of the crop in pixels, a multiple of 16.
-        widths: channels at a half, a quarter, an eighth and a sixteenth of it.
+        crop_size: side of the crop in pixels, to be halved as often as there are widths.
+        widths: channels at a half, a quarter, an eighth ... of it, multiples of 8.
+
+    Raises:
+        ValueError: sizes that make no network.
     """
 
     def __init__(self, motion_width: int = 9, crop_size: int = 64, widths: tuple[int, ...] = (32, 64, 96, 128)) -> None:
         super().__init__()
+        shrinking = 2 ** len(widths)
+        if motion_width < 1 or crop_size < shrinking or crop_size % shrinking or any(w < 1 for w in widths):
+            raise ValueError(f"small motion encoder: no network has sizes {motion_width}, {crop_size}, {widths}")
         self.crop_size, self.motion_width, self.widths = crop_size, motion_width, tuple(widths)
         steps = list(itertools.pairwise((3, *widths)))
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in steps)

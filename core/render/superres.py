@@ -1,4 +1,4 @@
-"""From the ray grid to the picture: four times the size by style-modulated convolutions.
+"""From the ray grid to the picture: two or four times the size by style-modulated convolutions.
 
 The style of the published network is one constant vector, so the modulated weights are constants too: `fold` multiplies
 them out once, and the folded module equals the unfolded one.
@@ -101,7 +101,7 @@ def _at_size(x: Tensor, size: int) -> Tensor:
 
 
 class SuperResolution(nn.Module):
-    """Features on the ray grid -> the picture at four times the size.
+    """Features on the ray grid -> the picture at twice the size for each block: four times in the published network.
 
     Convolutions run in the dtype of the weights; the picture is summed in the dtype of `raw_image`.
     """
@@ -121,10 +121,10 @@ class SuperResolution(nn.Module):
         Args:
             raw_image: [B, 3, h, w], rendered colours in about [-1, 1].
             feature: [B, C, h, w], rendered features in about [-1, 1]. Both are resized to the neural size first.
-            noises: four maps, one per convolution, at the sizes 2h, 2h, 4h, 4h; none are used at inference.
+            noises: maps, one per convolution, at the sizes 2h, 2h, 4h, 4h; none are used at inference.
 
         Returns:
-            [B, 3, 4 * neural_size, 4 * neural_size].
+            [B, 3, S, S], S = neural_size doubled once for each block.
         """
         x, image = _at_size(feature, self.size).to(self.style.dtype), _at_size(raw_image, self.size)
         for i, block in enumerate(self.blocks):

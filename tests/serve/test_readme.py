@@ -21,7 +21,7 @@ def test_the_python_example(tiny_weights, tmp_path, monkeypatch):
         Image.fromarray(picture(1)).save(name)
     names: dict = {}
     exec(code.replace('"weights"', repr(str(tiny_weights))).replace("512)) for p", "128)) for p"), names)
-    assert names["view"].image.shape == (1, 3, 128, 128) and names["view"].depth.shape == (1, 1, 32, 32)
+    assert names["view"].image.shape == (1, 3, 128, 128) and names["view"].depth.shape == (1, 1, 64, 64)
 
 
 @pytest.mark.parametrize("job", JOBS)

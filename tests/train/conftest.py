@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 
+from tests.train import little
 from triportrait.core.types import Camera
 from triportrait.train.data.heads.population import Expression, Identity, Light
 from triportrait.train.data.heads.render import HeadRenderer, HeadView
+from triportrait.train.data.parallel import one_thread
+from triportrait.train.data.pictures import PictureSet, open_set
 from triportrait.train.data.scenes import population
 from triportrait.train.data.sheets import around
 
@@ -43,7 +48,34 @@ class Studio:
         )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def small_operations() -> Iterator[None]:
+    """Networks this small gain nothing from a second thread, and lose everything where other work shares the cores."""
+    with one_thread():
+        yield
+
+
 @pytest.fixture(scope="session")
 def studio() -> Studio:
     identity, light = population(SEED, 8)
     return Studio(HeadRenderer(), identity, light)
+
+
+@pytest.fixture(scope="session")
+def little_folder(tmp_path_factory) -> Path:
+    """A multi-view set of two heads, drawn once; copy it to change it."""
+    folder = tmp_path_factory.mktemp("little") / "cast"
+    open_set(folder, little.CAST, little.model())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def little_cast(little_folder) -> PictureSet:
+    """Its pictures in memory."""
+    return PictureSet(little_folder, little.model())
+
+
+@pytest.fixture(scope="session")
+def little_strangers(tmp_path_factory) -> PictureSet:
+    """Three other people with one expression each, seen from two sides."""
+    return open_set(tmp_path_factory.mktemp("little") / "strangers", little.STRANGERS, little.model())

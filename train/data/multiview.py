@@ -22,19 +22,38 @@ from triportrait.core.errors import InputError
 from triportrait.train.data.folders import open_folder, whole_folder
 from triportrait.train.data.heads.population import EXPRESSION_AXES, Identity, Light, check_seed_and_count
 from triportrait.train.data.heads.render import HeadRenderer, check_size
-from triportrait.train.data.scenes import cameras, expressions, population, rows_of, take_pictures, to_pictures
+from triportrait.train.data.scenes import (
+    EIGHT,
+    FaceKind,
+    cameras,
+    faces,
+    population,
+    rows_of,
+    take_pictures,
+    to_pictures,
+)
 
 KIND = "triportrait multi-view heads"
 DEPTH_STEPS = 8192  # per scene unit
 MOST_EACH = 1024
 
 
-def check_multiview(seed: int, count: int, expressions_each: int, views: int, size: int, antialias: int) -> None:
+def check_multiview(
+    seed: int,
+    count: int,
+    expressions_each: int,
+    views: int,
+    size: int,
+    antialias: int,
+    kind: FaceKind = "random",
+) -> None:
     """Raises: `InputError` for numbers out of range."""
     check_seed_and_count(seed, count)
     for name, value in (("expressions", expressions_each), ("views", views)):
         if not 1 <= value <= MOST_EACH:
             raise InputError(f"{name}: expected 1 to {MOST_EACH}, got {value}; choose another")
+    if kind == "eight" and expressions_each > EIGHT:
+        raise InputError(f"expressions: expected up to {EIGHT} of the eight, got {expressions_each}; choose fewer")
     check_size(size, antialias)
 
 
@@ -48,27 +67,29 @@ def write_multiview(
     antialias: int = 2,
     overwrite: bool = False,
     tell: Callable[[int], None] = lambda done: None,
+    kind: FaceKind = "random",
 ) -> None:
     """Write `count` heads, each with `expressions_each` expressions seen from `views` sides; the folder appears whole.
 
     Args:
         tell: is called with the number of heads done.
+        kind: random expressions, or those that show each control by itself.
 
     Raises: `InputError` before any work for numbers out of range or a folder that cannot be made.
     """
-    check_multiview(seed, count, expressions_each, views, size, antialias)
+    check_multiview(seed, count, expressions_each, views, size, antialias, kind)
     settings = {
         "seed": seed, "count": count, "expressions": expressions_each, "views": views, "size": size,
-        "antialias": antialias, "depth_steps": DEPTH_STEPS, "expression_axes": list(EXPRESSION_AXES),
+        "antialias": antialias, "faces": kind, "depth_steps": DEPTH_STEPS, "expression_axes": list(EXPRESSION_AXES),
     }  # fmt: skip
     with whole_folder(out, overwrite, KIND, settings) as folder:
         renderer = HeadRenderer()
         who, light = population(seed, count)
-        faces = expressions(seed, count, expressions_each)
+        every = faces(kind, seed, count, expressions_each)
         seen = cameras(seed, count, expressions_each, views)
         each = expressions_each * views
         for head in range(count):
-            face = faces.take(slice(head * expressions_each, (head + 1) * expressions_each))
+            face = every.take(slice(head * expressions_each, (head + 1) * expressions_each))
             camera = rows_of(seen, slice(head * each, (head + 1) * each))
             one = torch.full((each,), head)
             view = take_pictures(

@@ -6,6 +6,8 @@ Letters: N poses (one head with one expression), V views of a pose, S side of th
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from triportrait.core.config import ModelConfig
@@ -39,7 +43,7 @@ class Pictures:
         landmarks: [B, 68, 2] pixels, the centre of the first pixel at 0.5.
         camera: B cameras.
         motion: [B, 9] the true expression.
-        neck: B neck poses.
+        neck: B neck poses; None where they are not made.
         parts: [B, S, S] int8, a Part, where it is kept.
     """
 
@@ -49,7 +53,7 @@ class Pictures:
     landmarks: Tensor
     camera: Camera
     motion: Tensor
-    neck: NeckGrid
+    neck: NeckGrid | None
     parts: Tensor | None = None
 
 
@@ -59,27 +63,40 @@ class PictureSet:
     Args:
         folder: as `triportrait heads multiview` makes it.
         model: says the sizes of the ray grid and of the neck's grids.
+        necks: make the neck poses, which takes longest; without them the necks are straight.
+        cache: where the neck poses are kept for the next time.
         tell: is called with the number of heads read.
 
     Raises: `InputError` for a folder that is missing, damaged or of other sizes.
     """
 
-    def __init__(self, folder: Path, model: ModelConfig, tell: Callable[[int], None] = lambda done: None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model: ModelConfig,
+        necks: bool = True,
+        cache: Path | None = None,
+        tell: Callable[[int], None] = lambda done: None,
+    ) -> None:
         files = MultiviewSet(folder)
         if files.index["size"] != model.image_size:
             raise InputError(
                 f"{folder}: expected pictures of {model.image_size} px, got {files.index['size']}; make the set again"
             )
-        self.model = model
+        self.model, self._necks = model, necks
+        key = json.dumps([files.index["files"], dataclasses.asdict(model.neck), model.render.box_side])
+        kept = _kept(cache, key) if necks and cache is not None else None
         self.heads, self.poses_each, self.views = len(files), files.index["expressions"], files.index["views"]
         parts: dict[str, list[Tensor]] = {}
         for number in range(self.heads):
-            for name, value in self._read(files.head(number)).items():
+            for name, value in self._read(files.head(number), necks and kept is None).items():
                 parts.setdefault(name, []).append(value)
             tell(number + 1)
-        self._rows = {name: torch.cat(values) for name, values in parts.items()}
+        self._rows = {name: torch.cat(values) for name, values in parts.items()} | (kept or {})
+        if necks and kept is None and cache is not None:
+            _keep(cache, key, {name: self._rows[name] for name in ("neck_fine", "neck_coarse")})
 
-    def _read(self, arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    def _read(self, arrays: dict[str, np.ndarray], make_necks: bool) -> dict[str, Tensor]:
         poses, h = len(arrays["image"]), self.model.render.neural_size
         opacity, depth = _at_rays(
             torch.from_numpy(arrays["opacity"]).flatten(0, 1)[:, None],  # [E*V, 1, S, S]
@@ -89,8 +106,11 @@ class PictureSet:
         names = {f.name for f in dataclasses.fields(Identity)}
         who = Identity(**{n: torch.from_numpy(np.asarray(arrays[f"identity.{n}"]))[None] for n in names})
         face = Expression.from_vector(torch.from_numpy(arrays["expression"]), torch.from_numpy(arrays["neck"]))
-        grid = neck_grids(who.take(torch.zeros(poses, dtype=torch.long)), face, self.model)
-        return {
+        necks = {}
+        if make_necks:
+            grid = neck_grids(who.take(torch.zeros(poses, dtype=torch.long)), face, self.model)
+            necks = {"neck_fine": grid.fine.half(), "neck_coarse": grid.coarse.half()}
+        return necks | {
             "image": torch.from_numpy(arrays["image"]),
             "opacity": opacity.unflatten(0, (poses, -1)).half(),
             "depth": depth.unflatten(0, (poses, -1)).half(),
@@ -98,8 +118,6 @@ class PictureSet:
             "world_from_camera": torch.from_numpy(arrays["world_from_camera"]),
             "intrinsics": torch.from_numpy(arrays["intrinsics"]),
             "motion": face.vector,
-            "neck_fine": grid.fine.half(),
-            "neck_coarse": grid.coarse.half(),
         }
 
     def __len__(self) -> int:
@@ -119,13 +137,39 @@ class PictureSet:
             landmarks=r["landmarks"][pose, view],
             camera=Camera(r["world_from_camera"][pose, view], r["intrinsics"][pose, view]),
             motion=r["motion"][pose],
-            neck=NeckGrid(
-                r["neck_fine"][pose].float(),
-                r["neck_coarse"][pose].float(),
-                self.model.render.box_side,
-                self.model.neck.near_squared_distance,
-            ),
+            neck=self._neck(pose),
         )
+
+    def _neck(self, pose: Tensor) -> NeckGrid | None:
+        if not self._necks:
+            return None
+        return NeckGrid(
+            self._rows["neck_fine"][pose].float(),
+            self._rows["neck_coarse"][pose].float(),
+            self.model.render.box_side,
+            self.model.neck.near_squared_distance,
+        )
+
+
+def _kept(cache: Path, key: str) -> dict[str, Tensor] | None:
+    """The tensors that `_keep` wrote under this key; None where there are none, as they can be made again."""
+    try:
+        with safe_open(cache, "pt") as file:
+            if (file.metadata() or {}).get("key") == _digest(key):
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError):
+        pass
+    return None
+
+
+def _keep(cache: Path, key: str, tensors: dict[str, Tensor]) -> None:
+    part = cache.with_name(f".{cache.name}.part")
+    save_file(tensors, part, {"key": _digest(key)})
+    part.replace(cache)
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def photograph(
@@ -136,8 +180,9 @@ def photograph(
     camera: Camera,
     model: ModelConfig,
     antialias: int = 2,
+    necks: bool = True,
 ) -> Pictures:
-    """B pictures of B heads, taken now, with their parts."""
+    """B pictures of B heads, taken now, with their parts and, if wanted, their neck poses."""
     view = take_pictures(renderer, identity, expression, light, camera, model.image_size, antialias)
     opacity, depth = _at_rays(view.opacity, view.depth, model.render.neural_size)
     return Pictures(
@@ -147,7 +192,7 @@ def photograph(
         landmarks=view.landmarks,
         camera=camera,
         motion=view.expression,
-        neck=neck_grids(identity, expression, model),
+        neck=neck_grids(identity, expression, model) if necks else None,
         parts=view.parts,
     )
 
@@ -158,12 +203,7 @@ def neck_grids(identity: Identity, expression: Expression, model: ModelConfig) -
     for start in range(0, len(identity), POSES_AT_A_TIME):
         rows = slice(start, start + POSES_AT_A_TIME)
         grids.append(head_neck_grid(identity.take(rows), expression.take(rows), model.neck, model.render.box_side))
-    return NeckGrid(
-        torch.cat([g.fine for g in grids]),
-        torch.cat([g.coarse for g in grids]),
-        grids[0].box_side,
-        grids[0].near_squared_distance,
-    )
+    return _join_necks(grids)
 
 
 def _at_rays(opacity: Tensor, depth: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -174,7 +214,7 @@ def _at_rays(opacity: Tensor, depth: Tensor, size: int) -> tuple[Tensor, Tensor]
 
 def join(parts: list[Pictures]) -> Pictures:
     """Pictures one after the other."""
-    first = parts[0].neck
+    necks = [p.neck for p in parts if p.neck is not None]
     return Pictures(
         **{
             name: torch.cat([getattr(p, name) for p in parts])
@@ -183,19 +223,20 @@ def join(parts: list[Pictures]) -> Pictures:
         camera=Camera(
             torch.cat([p.camera.world_from_camera for p in parts]), torch.cat([p.camera.intrinsics for p in parts])
         ),
-        neck=NeckGrid(
-            torch.cat([p.neck.fine for p in parts]),
-            torch.cat([p.neck.coarse for p in parts]),
-            first.box_side,
-            first.near_squared_distance,
-        ),
+        neck=_join_necks(necks) if len(necks) == len(parts) else None,
     )
+
+
+def _join_necks(necks: list[NeckGrid]) -> NeckGrid:
+    fine, coarse = torch.cat([n.fine for n in necks]), torch.cat([n.coarse for n in necks])
+    return NeckGrid(fine, coarse, necks[0].box_side, necks[0].near_squared_distance)
 
 
 def open_set(
     folder: Path,
     config: SetConfig,
     model: ModelConfig,
+    necks: bool = True,
     drawing: Callable[[int], None] = lambda done: None,
     reading: Callable[[int], None] = lambda done: None,
 ) -> PictureSet:
@@ -206,11 +247,11 @@ def open_set(
     settings: dict[str, Any] = dataclasses.asdict(config)
     if not folder.exists():
         each = (config.expressions, config.views, config.size, config.antialias)
-        write_multiview(folder, config.seed, config.count, *each, tell=drawing)
+        write_multiview(folder, config.seed, config.count, *each, tell=drawing, kind=config.faces)
     found = MultiviewSet(folder).index
     for name, wanted in settings.items():
         if found.get(name) != wanted:
             raise InputError(
                 f"{folder}: expected a set with {name} {wanted}, got {found.get(name)}; name another folder for the run"
             )
-    return PictureSet(folder, model, reading)
+    return PictureSet(folder, model, necks, folder.with_name(f"{folder.name}.necks"), reading)

@@ -6,6 +6,8 @@ Letters: B batch, T frames, E expressions of a head, V views of an expression.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,8 @@ from triportrait.train.data.heads.render import HeadRenderer, HeadView
 NARROW = LookAtRange(  # where people film themselves from
     yaw=(-0.3, 0.3), pitch=(-0.10, 0.22), roll=(-0.08, 0.08), radius=(3.9, 4.2), pivot_x=(-0.02, 0.02)
 )
+FaceKind = Literal["random", "eight"]
+EIGHT = 8
 CHUNK = 8  # pictures at a time
 DROWSY = 0.5  # how far lids stay down between the blinks of a moving face
 KEY_S = 0.55  # seconds between the expressions that a moving face passes through
@@ -39,6 +43,28 @@ def population(seed: int, count: int) -> tuple[Identity, Light]:
 def expressions(seed: int, count: int, each: int) -> Expression:
     """[count * each] expressions, `each` per head, head after head."""
     return sample_expression(count * each, stream(seed, _EXPRESSION))
+
+
+def eight_expressions() -> Expression:
+    """A face at rest, and each control by itself: jaw, smile, pucker, blink, brows, gaze to either side."""
+    rows = [
+        {},
+        {"jaw": 0.8},
+        {"smile": 0.9},
+        {"pucker": 0.9},
+        {"blink_left": 1.0, "blink_right": 1.0},
+        {"brow_left": 0.8, "brow_right": 0.8},
+        {"gaze_x": 0.8},
+        {"gaze_x": -0.8},
+    ]
+    return Expression.cat([Expression.neutral(1).replace(**row) for row in rows])
+
+
+def faces(kind: FaceKind, seed: int, count: int, each: int) -> Expression:
+    """[count * each] expressions, `each` per head: random ones, or the first of the eight that show each control."""
+    if kind == "random":
+        return expressions(seed, count, each)
+    return eight_expressions().take(torch.arange(each).repeat(count))
 
 
 def cameras(seed: int, count: int, expressions_each: int, views: int) -> Camera:

@@ -13,7 +13,7 @@ import tyro
 from triportrait.core.errors import InputError
 from triportrait.train.config import TrainConfig
 from triportrait.train.presets import PRESETS
-from triportrait.train.training import Training
+from triportrait.train.training import STAGES, Training
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,16 @@ class Train:
     """The folder of the run: data, log, samples, states, weights."""
     seed: int = 0
     """Of the first weights and of every batch."""
-    stage1_images: int | None = None
+    stage1_images: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """Images that stage 1 sees; the preset's by default."""
-    motion_images: int | None = None
+    motion_images: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """Images that the motion encoder sees."""
-    stage2_images: int | None = None
+    stage2_images: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """Images that stage 2 sees."""
-    perceptual: Literal["gradients", "random_features"] | None = None
-    """The stand-in for LPIPS."""
+    perceptual: Annotated[
+        Literal["gradients", "random_features"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")
+    ] = None
+    """The stand-in for LPIPS: gradients or random_features; the preset's by default."""
     until: Literal["stage1", "motion", "stage2"] = "stage2"
     """Stop after this stage."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
@@ -59,11 +61,21 @@ class Train:
         config = self.config()
         if self.out.exists() and not self.out.is_dir():
             raise InputError(f"{self.out}: expected a folder for the run, this is a file; name a folder")
+        print(_summary(config), file=sys.stderr)
         try:
             training = Training(config, self.out)
             training.train(self.until, lambda line: print(line, file=sys.stderr))
         except FloatingPointError as error:
             raise InputError(f"{self.out}: training diverged, {error}; lower the rate or change the seed") from error
         if self.until == "stage2":
-            training.export(self.out / "weights", "triportrait " + " ".join(sys.argv[1:]))
-            print(self.out / "weights")
+            print(training.export("triportrait " + " ".join(sys.argv[1:])))
+
+
+def _summary(config: TrainConfig) -> str:
+    """What a training is, in two lines; the whole of it is in the run's config.json."""
+    cast, stages = config.cast, {name: getattr(config, name).images for name in STAGES}
+    return (
+        f"{config.preset}: {config.model.image_size} px, seed {config.seed}, {config.precision}, {cast.count} heads x "
+        f"{cast.expressions} expressions x {cast.views} views, perceptual distance: {config.perceptual}\n"
+        + ", ".join(f"{name} {images:,} images" for name, images in stages.items())
+    )

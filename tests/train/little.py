@@ -1,0 +1,107 @@
+"""The smallest training that is still one: a network at 64², two heads, a few steps a stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from triportrait.core.config import (
+    DecoderConfig,
+    EncoderConfig,
+    ModelConfig,
+    NeckConfig,
+    RenderConfig,
+    TransformerConfig,
+)
+from triportrait.core.motion.small_encoder import SmallMotionEncoder
+from triportrait.core.portrait import Portrait4D
+from triportrait.train.config import OptimizerConfig, ReenactConfig, SetConfig, StageConfig, TrainConfig
+from triportrait.train.start import start, start_motion
+
+CAST = SetConfig(seed=3, count=2, expressions=6, views=3, size=64, antialias=1)
+STRANGERS = SetConfig(seed=8, count=3, expressions=1, views=2, size=64, antialias=1)
+
+
+def model() -> ModelConfig:
+    """About 90,000 parameters."""
+    return ModelConfig(
+        preset="test",
+        image_size=64,
+        encoder=EncoderConfig(
+            trunk_widths=(8, 8, 16, 16),
+            trunk_blocks=(1, 1, 1, 1),
+            pyramid_dilations=(2,),
+            global_width=16,
+            detail_widths=(8, 8),
+            background_widths=(8, 8, 16),
+        ),
+        transformer=TransformerConfig(
+            token_width=32,
+            num_heads=2,
+            mlp_width=32,
+            num_neutral_blocks=1,
+            num_motion_blocks=1,
+            motion_width=9,
+            motion_hidden=16,
+            num_motion_tokens=4,
+            tail_width=8,
+            canonical_width=8,
+        ),
+        decoder=DecoderConfig(head_widths=(8, 8), token_width=32, num_heads=2, mlp_width=32, tail_widths=(8,)),
+        render=RenderConfig(
+            plane_size=32,
+            plane_width=8,
+            field_hidden=16,
+            num_coarse=6,
+            num_fine=6,
+            neural_size=16,
+            superres_widths=(8, 8),
+            style_width=8,
+        ),
+        neck=NeckConfig(fine_size=6, coarse_size=4),
+    )
+
+
+def config(**changes: Any) -> TrainConfig:
+    """Four steps of stage 1, three of the motion encoder, four of stage 2."""
+    quick = OptimizerConfig(warm_up=4, average=0.5)
+    values: dict[str, Any] = {
+        "preset": "test",
+        "model": model(),
+        "cast": SetConfig(seed=3, count=1, expressions=3, views=2, size=64, antialias=1),
+        "precision": "fp32",
+        "stage1": StageConfig(images=8, batch=2, optimizer=quick),
+        "motion": StageConfig(images=12, batch=4, optimizer=quick),
+        "stage2": ReenactConfig(images=8, batch=2, optimizer=quick),
+        "save_each": 4,
+        "sample_each": 8,
+    }
+    return TrainConfig(**(values | changes))
+
+
+def portrait(seed: int = 0, motion: bool = False) -> Portrait4D:
+    """A fresh network; with `motion`, the layers that read motion are started, too."""
+    made = Portrait4D(model())
+    start(made, seed)
+    if motion:
+        start_motion(made, seed)
+    return made
+
+
+def encoder(seed: int = 0) -> SmallMotionEncoder:
+    """A fresh motion encoder."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SmallMotionEncoder(9, crop_size=32, widths=(8, 8, 8, 8))
+
+
+def copied(module: nn.Module) -> dict[str, Tensor]:
+    """A state that later steps do not move."""
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two states have the same tensors bit by bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

@@ -1,0 +1,85 @@
+"""The terms of the losses against numbers computed by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from triportrait.train.losses import depth_loss, feature_weight, l1, opacity_loss, shrink
+
+EYE, MOUTH = 10 / 3, 6.0  # half extents: radii of 4 and 6 pixels
+CENTRES = ((8.5, 10.5, EYE), (23.5, 10.5, EYE), (16.5, 24.5, MOUTH))
+
+
+def face() -> torch.Tensor:
+    """Landmarks [1, 68, 2] of a face that is wider than high, so that the larger extent must be found."""
+    points = torch.full((68, 2), 1.0)
+    for (start, end), (x, y, half) in zip(((36, 42), (42, 48), (48, 68)), CENTRES, strict=True):
+        side = torch.arange(end - start) % 2 * 2.0 - 1
+        points[start:end, 0], points[start:end, 1] = x + half * side, y + 0.2 * half * side
+    return points[None]
+
+
+def test_eyes_and_mouth_count_more_and_the_mean_is_one():
+    weight = feature_weight(torch.cat([face(), face().flip(-1)]), 32, 5.0)
+    assert weight.shape == (2, 1, 32, 32)
+    torch.testing.assert_close(weight.mean((1, 2, 3)), torch.ones(2))
+    raw = np.ones((32, 32))
+    for i in range(32):
+        for j in range(32):
+            bumps = [
+                math.exp(-0.5 * ((j + 0.5 - x) ** 2 + (i + 0.5 - y) ** 2) / (0.75 * half + 1.5) ** 2)
+                for x, y, half in CENTRES
+            ]
+            raw[i, j] += 5 * max(bumps)
+    np.testing.assert_allclose(weight[0, 0].numpy(), raw / raw.mean(), rtol=1e-5)
+    assert torch.equal(weight[1, 0], weight[0, 0].T), "a picture's weight is its own"
+    centre = weight[0, 0, 10, 8]
+    torch.testing.assert_close(weight[0, 0, 10, 4] / centre, torch.tensor((1 + 5 * math.exp(-0.5)) / 6))
+    assert centre > 5.5 * weight[0, 0, 31, 0] and weight[0, 0, 24, 16] > 5.5 * weight[0, 0, 31, 0]
+
+
+def test_no_factor_weighs_everything_alike():
+    assert torch.equal(feature_weight(face(), 16, 0.0), torch.ones(1, 1, 16, 16))
+
+
+def test_l1_is_the_mean_difference_of_each_picture():
+    picture, target = torch.zeros(2, 3, 2, 2), torch.zeros(2, 3, 2, 2)
+    picture[0, :, 0, 0], picture[1, 0] = 0.4, -0.8
+    torch.testing.assert_close(l1(picture, target), torch.tensor([0.1, 0.8 / 3]))
+    weight = torch.tensor([[4.0, 0.0], [0.0, 0.0]]).expand(2, 1, 2, 2)
+    torch.testing.assert_close(l1(picture, target, weight), torch.tensor([0.4, 0.8 / 3]))
+
+
+def test_opacity_is_the_mean_difference_of_each_picture():
+    opacity = torch.tensor([[0.0, 0.25], [0.5, 1.0]]).expand(2, 1, 2, 2)
+    target = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)])
+    torch.testing.assert_close(opacity_loss(opacity, target), torch.tensor([1.75 / 4, 2.25 / 4]))
+
+
+def test_depth_counts_only_where_the_truth_is_opaque():
+    depth = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).expand(2, 1, 2, 2).clone().requires_grad_()
+    target = torch.tensor([[1.5, 2.25], [3.0, 9.0]]).expand(2, 1, 2, 2)
+    opacity = torch.stack([torch.tensor([[[1.0, 1.0], [0.95, 0.9]]]), torch.tensor([[[0.5, 0.9], [0.0, 0.2]]])])
+    loss = depth_loss(depth, target, opacity)
+    torch.testing.assert_close(loss, torch.tensor([0.75 / 3, 0.0]))
+    loss.sum().backward()
+    assert depth.grad is not None and bool(depth.grad.isfinite().all())
+    torch.testing.assert_close(depth.grad[0, 0], torch.tensor([[-1 / 3, -1 / 3], [0.0, 0.0]]))
+    assert not depth.grad[1].any(), "a picture without a head has no depth to learn"
+
+
+def test_a_smaller_picture_is_a_mean_of_the_larger_one():
+    picture = torch.rand(2, 3, 8, 8)
+    assert shrink(picture, 8) is picture
+    torch.testing.assert_close(shrink(torch.full((1, 3, 64, 64), 0.3), 16), torch.full((1, 3, 16, 16), 0.3))
+    ramp = (torch.arange(64.0)[:, None] + 0.5).expand(1, 1, 64, 64)
+    blocks = torch.nn.functional.avg_pool2d(ramp, 4)
+    torch.testing.assert_close(shrink(ramp, 16)[:, :, 1:-1], blocks[:, :, 1:-1])
+    # a tent as wide as two of the new pixels, cut off at the rim
+    reach = np.maximum(0, 1 - np.abs((np.arange(8) + 0.5)[None] - 4 * (np.arange(2) + 0.5)[:, None]) / 4)
+    reach /= reach.sum(1, keepdims=True)
+    wanted = np.einsum("bcij,ki,lj->bckl", picture.numpy(), reach, reach)
+    np.testing.assert_allclose(shrink(picture, 2).numpy(), wanted, rtol=1e-5)

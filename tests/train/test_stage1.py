@@ -1,0 +1,208 @@
+"""Stage 1: what a batch holds, the terms against numbers by hand, and which weights a loss reaches."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.train import little
+from triportrait.core.types import Camera, Driving, Head, Rendering
+from triportrait.train import stage1
+from triportrait.train.config import LossConfig, StageConfig
+from triportrait.train.data.pictures import Pictures, PictureSet
+from triportrait.train.losses import feature_weight, shrink
+from triportrait.train.perceptual import Gradients
+from triportrait.train.stage1 import StaticModels
+from triportrait.train.start import reads_motion
+
+CONFIG = StageConfig(batch=3, views=2, front_sources=0.7)
+
+
+class Painter:
+    """Stands where a portrait stands: a head is its source picture, and `paint` says what is seen of it."""
+
+    def __init__(self, paint: Callable[[Head, Camera], Rendering]) -> None:
+        self.config, self.paint = little.model(), paint
+        self.asked: list[dict[str, Any]] = []
+
+    def prepare(self, image: Tensor, motion: Tensor | None) -> dict[str, Any]:
+        return {"image": image, "motion": motion}
+
+    def reenact(self, source: dict[str, Any], driving: Driving) -> Head:
+        self.asked.append({"source": source["motion"], "driving": driving.motion, "neck": driving.neck})
+        return Head(source["image"], source["image"] + 5, driving.neck)
+
+    def render(
+        self, head: Head, camera: Camera, jitter: Tensor | None = None, uniforms: Tensor | None = None
+    ) -> Rendering:
+        self.asked.append({"head": head, "camera": camera, "jitter": jitter, "uniforms": uniforms})
+        return self.paint(head, camera)
+
+
+def everything(chosen: PictureSet) -> tuple[Tensor, Tensor]:
+    """The motion [N, 9] of all poses and the camera positions [N, V, 3]."""
+    poses = torch.arange(len(chosen))
+    views = [chosen.take(poses, torch.full_like(poses, view)) for view in range(chosen.views)]
+    return views[0].motion, torch.stack([v.camera.world_from_camera[:, :3, 3] for v in views], 1)
+
+
+def found_in(chosen: PictureSet, pictures: Pictures) -> tuple[Tensor, Tensor]:
+    """Pose and view of each picture, by its camera: no two of a set are the same."""
+    positions = everything(chosen)[1].flatten(0, 1)
+    distance = (pictures.camera.world_from_camera[:, None, :3, 3] - positions).norm(dim=-1)
+    assert (distance.amin(1) == 0).all()
+    index = distance.argmin(1)
+    return index // chosen.views, index % chosen.views
+
+
+def sources_of(sets: list[PictureSet], config: StageConfig, draws: int = 60) -> list[stage1.StaticBatch]:
+    rng = np.random.default_rng(1)
+    return [stage1.draw(sets, config, rng) for _ in range(draws)]
+
+
+def test_a_batch_shows_the_same_moment_from_other_sides(little_cast):
+    batch = stage1.draw([little_cast], CONFIG, np.random.default_rng(0))
+    assert batch.source.image.shape == (3, 3, 64, 64) and batch.target.image.shape == (6, 3, 64, 64)
+    poses, _ = found_in(little_cast, batch.source)
+    target_poses, target_views = found_in(little_cast, batch.target)
+    assert torch.equal(target_poses, poses.repeat_interleave(2)), "the views of the first source come first"
+    assert (target_views[::2] != target_views[1::2]).all(), "no view twice"
+    assert torch.equal(batch.target.motion, batch.source.motion.repeat_interleave(2, 0))
+
+
+def test_a_batch_is_drawn_by_the_generator_alone(little_cast):
+    batches = []
+    for noise, seed in ((1, 5), (2, 5), (1, 6)):
+        torch.manual_seed(noise)
+        np.random.seed(noise)
+        batches.append(stage1.draw([little_cast], CONFIG, np.random.default_rng(seed)))
+    one, same, other = (torch.cat([b.source.image, b.target.image]) for b in batches)
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+def test_all_poses_are_drawn_and_sources_come_from_the_front_in_their_share(little_cast):
+    config = dataclasses.replace(CONFIG, batch=20)
+    batches = sources_of([little_cast], config)
+    poses, views = (torch.cat(x) for x in zip(*(found_in(little_cast, b.source) for b in batches), strict=True))
+    assert set(poses.tolist()) == set(range(12))
+    front = (views == 0).float().mean().item()
+    assert front == pytest.approx(0.7 + 0.3 / 3, abs=4 * (0.8 * 0.2 / 1200) ** 0.5)
+    target_views = torch.cat([found_in(little_cast, b.target)[1] for b in batches])
+    assert torch.bincount(target_views, minlength=3).min() > 0.28 * len(target_views), "targets come from all sides"
+
+
+def test_strangers_come_in_their_share(little_cast, little_strangers):
+    config = dataclasses.replace(CONFIG, batch=20, strangers=0.25)
+    sets = [little_cast, little_strangers]
+    known = everything(little_cast)[1].flatten(0, 1)
+    positions = torch.cat([b.source.camera.world_from_camera[:, :3, 3] for b in sources_of(sets, config)])
+    of_cast = ((positions[:, None] - known).norm(dim=-1) == 0).any(1).float().mean().item()
+    assert of_cast == pytest.approx(0.75, abs=4 * (0.75 * 0.25 / 1200) ** 0.5)
+    nobody = sources_of(sets, dataclasses.replace(config, strangers=0.0), draws=3)
+    positions = torch.cat([b.source.camera.world_from_camera[:, :3, 3] for b in nobody])
+    assert ((positions[:, None] - known).norm(dim=-1) == 0).any(1).all()
+
+
+def test_the_terms_by_hand(little_cast):
+    """A portrait that is off by known amounts, the picture on its left half alone: there the weights matter."""
+    batch = stage1.draw([little_cast], CONFIG, np.random.default_rng(0))
+    truth, left = batch.target, (torch.arange(64) < 32).float().expand(6, 1, 64, 64)
+
+    def paint(head: Head, camera: Camera) -> Rendering:
+        small = shrink(truth.image, 16)
+        return Rendering(truth.image + 0.1 * left, small - 0.2, small, truth.depth + 0.3, truth.opacity - 0.25)
+
+    painter = Painter(paint)
+    config = LossConfig(l1=2.0, raw=3.0, perceptual=5.0, opacity=7.0, depth=11.0, features=4.0)
+    models = StaticModels(painter, Gradients())  # type: ignore[arg-type]
+    terms = stage1.losses(batch, models, config, torch.Generator())
+    weight = feature_weight(truth.landmarks, 64, 4.0)
+    wanted = {
+        "l1": 2 * 0.1 * (weight * left).mean().item(),
+        "raw": 3 * 0.2 * shrink(weight, 16).mean().item(),
+        "perceptual": 5 * Gradients()(0.1 * left.expand(6, 3, 64, 64), torch.zeros(()), weight).mean().item(),
+        "opacity": 7 * 0.25,
+        "depth": 11 * 0.3,
+    }
+    assert {name: value.item() for name, value in terms.items()} == pytest.approx(wanted, rel=1e-4)
+    assert wanted["raw"] == pytest.approx(0.6, rel=0.05) and wanted["l1"] == pytest.approx(0.1, rel=0.2)
+    assert wanted["l1"] != pytest.approx(0.1, rel=1e-3), "faces are not quite symmetric, or the weight would not show"
+
+
+def test_each_view_shows_its_own_head_and_necks_are_the_views(little_cast):
+    batch = stage1.draw([little_cast], CONFIG, np.random.default_rng(0))
+    painter = Painter(lambda head, camera: pytest.fail("far enough"))
+    with pytest.raises(pytest.fail.Exception, match="far enough"):
+        stage1.losses(batch, StaticModels(painter, Gradients()), LossConfig(), torch.Generator())  # type: ignore[arg-type]
+    made, seen = painter.asked
+    assert made["source"] is None and made["driving"] is None, "the static synthesizer knows no motion"
+    assert torch.equal(seen["head"].planes, batch.source.image.repeat_interleave(2, 0))
+    assert torch.equal(seen["head"].background, seen["head"].planes + 5)
+    assert seen["head"].neck is batch.target.neck and seen["camera"] is batch.target.camera
+    assert seen["jitter"].shape == (6, 6) and seen["uniforms"].shape == (6, 256, 6)
+    for name in ("jitter", "uniforms"):
+        assert 0 <= seen[name].min() < 0.1 and 0.9 < seen[name].max() < 1
+
+
+def test_a_loss_is_finite_and_reaches_all_weights_but_those_that_read_motion(little_cast):
+    portrait = little.portrait(seed=0)
+    batch = stage1.draw([little_cast], CONFIG, np.random.default_rng(0))
+    terms = stage1.losses(batch, StaticModels(portrait, Gradients()), LossConfig(), torch.Generator().manual_seed(1))
+    assert set(terms) == {"l1", "raw", "perceptual", "opacity", "depth"}
+    assert all(value.isfinite() and value > 0 for value in terms.values())
+    torch.stack(list(terms.values())).sum().backward()
+    for name, parameter in portrait.named_parameters():
+        if reads_motion(name) or name.endswith("noise_strength"):  # the noise is never used
+            assert parameter.grad is None, name
+        else:
+            assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), name
+            reached = bool((parameter.grad != 0).any())
+            assert reached or name.endswith("affine.weight"), name  # it multiplies the style, which starts at nought
+
+
+@pytest.mark.parametrize("term", ["l1", "raw", "perceptual", "opacity", "depth"])
+def test_a_term_is_off_where_its_weight_is_nought(term, little_cast):
+    batch = stage1.draw([little_cast], CONFIG, np.random.default_rng(0))
+    models, rng = StaticModels(little.portrait().requires_grad_(False), Gradients()), torch.Generator()
+    terms = stage1.losses(batch, models, LossConfig(**{term: 0.0}), rng)
+    assert [name for name, value in terms.items() if value == 0] == [term]
+
+
+def test_the_losses_follow_from_the_generator(little_cast):
+    batch = stage1.draw([little_cast], CONFIG, np.random.default_rng(0))
+    models = StaticModels(little.portrait().requires_grad_(False), Gradients())
+    values = []
+    for seed in (3, 3, 4):
+        terms = stage1.losses(batch, models, LossConfig(), torch.Generator().manual_seed(seed))
+        values.append(sum(terms.values()).item())
+    assert values[0] == values[1] != values[2]
+
+
+def test_half_precision_changes_a_loss_little_and_its_terms_stay_float32(little_cast):
+    batch = stage1.draw([little_cast], CONFIG, np.random.default_rng(0))
+    portrait, found = little.portrait().requires_grad_(False), {}
+    for precision in ("fp32", "bf16"):
+        models = StaticModels(portrait, Gradients(), precision)
+        terms = stage1.losses(batch, models, LossConfig(), torch.Generator().manual_seed(1))
+        assert {value.dtype for value in terms.values()} == {torch.float32}
+        found[precision] = {name: value.item() for name, value in terms.items()}
+    assert found["bf16"] == pytest.approx(found["fp32"], rel=0.05) and found["bf16"] != found["fp32"]
+
+
+def test_a_few_steps_on_one_batch_lower_the_loss(little_cast):
+    portrait = little.portrait()
+    batch = stage1.draw([little_cast], dataclasses.replace(CONFIG, batch=2), np.random.default_rng(0))
+    optimizer, losses = torch.optim.Adam(portrait.parameters(), 3e-3), []
+    for _ in range(25):
+        terms = stage1.losses(batch, StaticModels(portrait, Gradients()), LossConfig(), torch.Generator())
+        losses.append(torch.stack(list(terms.values())).sum())
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.6 * losses[0]

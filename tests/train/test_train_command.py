@@ -1,0 +1,246 @@
+"""`triportrait train`: weights at the end, and what cannot be trained is one sentence before any work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train import little
+from triportrait.core.checkpoint import load_motion_encoder, load_portrait
+from triportrait.serve import cli
+from triportrait.train import stage1, stage2
+from triportrait.train.jobs import train as job
+from triportrait.train.presets import PRESETS
+
+
+@pytest.fixture(autouse=True, scope="module")
+def little_preset():
+    """`overfit` is the smallest training here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "overfit", lambda: little.config(preset="overfit"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Path:
+    """A complete run."""
+    run = tmp_path_factory.mktemp("command") / "run"
+    assert cli.main(["train", "overfit", "--out", str(run)]) == 0
+    return run
+
+
+@pytest.fixture
+def copied(done, tmp_path) -> Path:
+    """A complete run, to be damaged."""
+    shutil.copytree(done, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Whatever takes long fails."""
+    for name in ("run_stage", "take_probe", "Portrait4D"):
+        monkeypatch.setattr(f"triportrait.train.training.{name}", lambda *a, **k: pytest.fail("worked"))
+    monkeypatch.setattr("triportrait.train.data.heads.render.HeadRenderer.__init__", lambda *a: pytest.fail("drew"))
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    found = {str(p.relative_to(folder)): "" for p in folder.rglob("*") if p.is_dir()}
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    return found | {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def refused(arguments: list[object], capsys) -> str:
+    """The one sentence that a command ended with."""
+    assert cli.main(["train", *map(str, arguments)]) == 2
+    said = capsys.readouterr()
+    lines = said.err.strip().splitlines()
+    assert [line.startswith("triportrait: ") for line in lines] == [False] * (len(lines) - 1) + [True], said
+    assert "Traceback" not in said.err and said.out == ""
+    return lines[-1]
+
+
+def test_a_run_ends_with_weights_that_say_how_they_were_made(tmp_path, capsys, monkeypatch):
+    run = tmp_path / "run"
+    arguments = ["train", "overfit", "--out", str(run), "--seed", "4", "--stage2-images", "6"]
+    monkeypatch.setattr("sys.argv", ["triportrait", *arguments])
+    assert cli.main() == 0
+    said = capsys.readouterr()
+    assert said.out == f"{run / 'weights'}\n", "what was made goes to stdout, the story beside it"
+    for line in ("stage1: done, 8 images", "motion: done, 12 images", "stage2: done, 6 images"):
+        assert line in said.err
+    assert load_portrait(run / "weights").config == little.model()
+    assert load_motion_encoder(run / "weights").motion_width == 9
+    provenance = json.loads((run / "weights" / "portrait.json").read_text())["provenance"]
+    assert provenance["command"] == " ".join(["triportrait", *arguments]) and provenance["seed"] == 4
+    config = json.loads((run / "config.json").read_text())
+    assert (config["seed"], config["stage2"]["images"], config["stage1"]["images"]) == (4, 6, 8)
+
+
+def test_a_run_can_end_after_a_stage_and_go_on(tmp_path, capsys, monkeypatch):
+    run = tmp_path / "run"
+    assert cli.main(["train", "overfit", "--out", str(run), "--until", "stage1"]) == 0
+    assert capsys.readouterr().out == "" and (run / "stage1.state").exists()
+    assert not (run / "motion.state").exists() and not (run / "weights").exists()
+    monkeypatch.setattr(stage1, "losses", lambda *a: pytest.fail("stage 1 again"))
+    assert cli.main(["train", "overfit", "--out", str(run)]) == 0
+    assert load_portrait(run / "weights").config == little.model()
+
+
+def test_an_interrupted_run_goes_on(tmp_path, capsys, monkeypatch):
+    run = tmp_path / "run"
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage2, "losses", interrupted)
+        assert cli.main(["train", "overfit", "--out", str(run)]) == 130
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("triportrait: interrupted")
+    assert (run / "motion.state").exists() and not (run / "weights").exists()
+    assert cli.main(["train", "overfit", "--out", str(run)]) == 0 and (run / "weights").is_dir()
+
+
+def test_a_complete_run_is_not_trained_again(copied, capsys, monkeypatch):
+    before = hashes(copied)
+    for module in (stage1, stage2):
+        monkeypatch.setattr(module, "losses", lambda *a: pytest.fail("another step"))
+    assert cli.main(["train", "overfit", "--out", str(copied)]) == 0
+    after = hashes(copied)
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert after.keys() == before.keys() and changed <= {
+        f"{folder}/{kind}.json" for folder in ("weights", "static") for kind in ("portrait", "motion")
+    }, "only the command on the cards may differ"
+
+
+def test_a_training_that_diverges_is_one_sentence_and_keeps_its_states(copied, capsys, monkeypatch):
+    for name in ("stage2.state", "weights", "static"):
+        path = copied / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    states = {name: value for name, value in hashes(copied).items() if name.endswith(".state")}
+    monkeypatch.setattr(stage2, "losses", lambda *a: {"l1": torch.tensor(torch.nan, requires_grad=True)})
+    assert cli.main(["train", "overfit", "--out", str(copied)]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(f"triportrait: {copied}: training diverged, the loss is nan after 0 images; ")
+    assert {name: value for name, value in hashes(copied).items() if name.endswith(".state")} == states
+    assert not (copied / "weights").exists()
+
+
+BAD = {
+    "no preset": ([], "train: PRESET"),
+    "another preset": (["huge"], "expected one of"),
+    "no stage 1": (["overfit", "--stage1-images", 0], "stage1.images: expected a positive number, got 0"),
+    "less than no stage 1": (["overfit", "--stage1-images", -4], "stage1.images: expected a positive number, got -4"),
+    "no motion": (["overfit", "--motion-images", 0], "motion.images: expected a positive number, got 0"),
+    "no stage 2": (["overfit", "--stage2-images", -1], "stage2.images: expected a positive number, got -1"),
+    "half an image": (["overfit", "--stage2-images", "0.5"], "--stage2-images: expected a whole number, got '0.5'"),
+    "endless": (["overfit", "--stage1-images", 10**15], "stage1.images: expected"),
+    "a negative seed": (["overfit", "--seed", -1], "seed: expected"),
+    "a huge seed": (["overfit", "--seed", 2**64], "seed: expected"),
+    "no seed": (["overfit", "--seed", "x"], "--seed: expected a whole number, got 'x'"),
+    "a perceptual distance": (["overfit", "--perceptual", "lpips"], "--perceptual: expected one of gradients, random"),
+    "a stage": (["overfit", "--until", "stage3"], "--until: expected one of stage1, motion, stage2, got 'stage3'"),
+    "an option": (["overfit", "--stage1-image", 4], "there is no option --stage1-image, perhaps --stage1-images"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_options_are_refused_before_any_work(case, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(job, "Training", lambda *a: pytest.fail("worked"))
+    options, said = BAD[case]
+    assert said in refused([*options, "--out", tmp_path / "run"], capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_needs_a_folder(capsys):
+    assert "train: --out is missing; " in refused(["overfit"], capsys)
+
+
+@pytest.mark.parametrize("place", ["file", "file/run"])
+def test_a_file_is_no_folder_for_a_run(place, tmp_path, capsys, no_work):
+    (tmp_path / "file").write_text("mine")
+    assert str(tmp_path / "file") in refused(["overfit", "--out", tmp_path / place], capsys)
+    assert hashes(tmp_path) == {"file": hashlib.sha256(b"mine").hexdigest()}
+
+
+def test_a_folder_with_something_else_in_it_is_no_run(tmp_path, capsys, no_work):
+    """Else `--out .` would put its weights over those that stand there."""
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "portrait.safetensors").write_bytes(b"converted")
+    before = hashes(tmp_path)
+    refused(["overfit", "--out", tmp_path], capsys)
+    assert hashes(tmp_path) == before
+
+
+def test_an_empty_folder_may_become_a_run(tmp_path, capsys):
+    assert cli.main(["train", "overfit", "--out", str(tmp_path), "--until", "stage1"]) == 0
+    assert (tmp_path / "stage1.state").exists()
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["tiny"], r"this run was begun with .* name another folder"),
+        (["overfit", "--seed", 3], "this run was begun with seed 0, now it is 3; name another folder"),
+        (["overfit", "--stage1-images", 80], "this run was begun with stage1.images 8, now it is 80; name another"),
+        (["overfit", "--perceptual", "random_features"], "begun with perceptual 'gradients', now it is 'random_feat"),
+    ],
+)
+def test_a_run_of_other_numbers_is_refused_and_kept(options, said, copied, capsys, no_work):
+    import re
+
+    before = hashes(copied)
+    assert re.search(said, refused([*options, "--out", copied], capsys))
+    assert hashes(copied) == before
+
+
+def _damage_cast(run: Path) -> str:
+    head = run / "cast" / "head_000000.npz"
+    head.write_bytes(head.read_bytes()[:1000])
+    return "head_000000.npz: it is not what the index says (damaged or changed); make the folder again"
+
+
+def _damage_index(run: Path) -> str:
+    (run / "cast" / "index.json").write_text("{")
+    return "index.json: it cannot be read as JSON; make the folder again"
+
+
+def _other_cast(run: Path) -> str:
+    index = json.loads((run / "cast" / "index.json").read_text())
+    (run / "cast" / "index.json").write_text(json.dumps(index | {"seed": 9}))
+    return "cast: expected a set with seed 3, got 9; name another folder for the run"
+
+
+def _cast_is_a_file(run: Path) -> str:
+    shutil.rmtree(run / "cast")
+    (run / "cast").write_text("x")
+    return "cast: a folder of heads is wanted, a file is there"
+
+
+def _damage_config(run: Path) -> str:
+    (run / "config.json").write_text("[]")
+    return "config.json"
+
+
+@pytest.mark.parametrize("damage", [_damage_cast, _damage_index, _other_cast, _cast_is_a_file, _damage_config])
+def test_a_damaged_run_is_refused_before_any_work_and_kept(damage, copied, capsys, no_work):
+    said = damage(copied)
+    before = hashes(copied)
+    assert said in refused(["overfit", "--out", copied], capsys)
+    assert hashes(copied) == before
+
+
+def test_a_damaged_state_is_refused_and_kept(copied, capsys):
+    state = copied / "stage2.state"
+    state.write_bytes(os.urandom(1000))
+    before = hashes(copied)
+    assert cli.main(["train", "overfit", "--out", str(copied)]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "stage2.state: it is no state of this training (damaged, or of another preset); remove it" in said
+    assert hashes(copied) == before

@@ -1,0 +1,310 @@
+"""A whole training at the smallest size: weights at the end, the same however often it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.train import little
+from tests.train.little import same
+from triportrait.core.checkpoint import load_motion_encoder, load_portrait
+from triportrait.core.errors import InputError
+from triportrait.core.motion.small_encoder import SmallMotionEncoder
+from triportrait.train import loop, motion, stage1, stage2
+from triportrait.train.config import LossConfig, OptimizerConfig, ReenactConfig, SetConfig, StageConfig
+from triportrait.train.start import reads_motion
+from triportrait.train.training import STAGES, Training, commit
+
+MODULES = {"stage1": stage1, "motion": motion, "stage2": stage2}
+COMMAND = "triportrait train test --out run"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def every_step_is_logged():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_SHOWN_EACH", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Training:
+    """A run from its start to its end."""
+    training = Training(little.config(), tmp_path_factory.mktemp("whole") / "run")
+    training.train()
+    training.export(COMMAND)
+    return training
+
+
+@pytest.fixture
+def run(whole, tmp_path) -> Path:
+    """A new run that has its pictures already."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    shutil.copytree(whole.run / "cast", folder / "cast")
+    shutil.copy(whole.run / "cast.necks", folder)
+    return folder
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "images_per_s"} for line in lines]
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def equal(one: Training, other: Training) -> bool:
+    pairs = [(t.static, t.motion_encoder, t.portrait) for t in (one, other)]
+    return all(same(a.state_dict(), b.state_dict()) for a, b in zip(*pairs, strict=True))
+
+
+def interrupt(patch: pytest.MonkeyPatch, module: ModuleType, after: int) -> None:
+    """Press Ctrl-C in a stage after so many steps."""
+    original, steps = module.losses, [0]
+
+    def losses(*arguments: Any) -> dict[str, Tensor]:
+        if steps[0] == after:
+            raise KeyboardInterrupt
+        steps[0] += 1
+        return original(*arguments)
+
+    patch.setattr(module, "losses", losses)
+
+
+def test_the_weights_folder_is_what_was_trained_in_half_precision(whole):
+    folder = whole.run / "weights"
+    for kind, network in (("portrait", whole.portrait), ("motion", whole.motion_encoder)):
+        stored = load_file(folder / f"{kind}.safetensors")
+        assert {t.dtype for t in stored.values()} == {torch.float16}
+        assert same(stored, {name: t.half() for name, t in network.state_dict().items()})
+    portrait, encoder = load_portrait(folder), load_motion_encoder(folder)
+    assert portrait.config == little.model() and portrait.neck is None
+    assert isinstance(encoder, SmallMotionEncoder) and encoder.to_dict() == whole.motion_encoder.to_dict()
+    static = load_portrait(whole.run / "static").state_dict()
+    assert same(static, {name: t.half().float() for name, t in whole.static.state_dict().items()})
+
+
+def test_the_weights_say_where_they_come_from(whole):
+    for kind in ("portrait", "motion"):
+        provenance = json.loads((whole.run / "weights" / f"{kind}.json").read_text())["provenance"]
+        assert provenance["command"] == COMMAND and provenance["preset"] == "test"
+        assert (provenance["seed"], provenance["commit"]) == (0, commit())
+        assert provenance["licence"] == "Apache-2.0" and provenance["made by"].startswith("triportrait ")
+        assert provenance["cast"] == {"seed": 3, "count": 1}
+
+
+def test_the_commit_is_that_of_the_sources():
+    root = Path(__file__).parents[2]
+    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    assert found.stdout.startswith(commit().removesuffix("+")) and bool(commit()) == (found.returncode == 0)
+
+
+def test_a_run_tells_how_it_went(whole):
+    names = set(hashes(whole.run))
+    assert {"config.json", "log.jsonl", "stage1.state", "motion.state", "stage2.state"} < names
+    lines = log_of(whole.run)
+    assert [s for s in dict.fromkeys(line["stage"] for line in lines)] == list(STAGES)
+    means = {name: [line for line in lines if line["stage"] == name and "rate" in line] for name in STAGES}
+    assert {name: len(found) for name, found in means.items()} == {"stage1": 4, "motion": 3, "stage2": 4}
+    assert {"l1", "raw", "perceptual", "opacity", "depth"} < set(means["stage1"][0]) and "pseudo" in means["stage2"][0]
+    last = {name: [line for line in lines if line["stage"] == name and "rate" not in line][-1] for name in STAGES}
+    assert 0 < last["stage1"]["psnr"] < 60 and -1 <= last["motion"]["jaw"] <= 1
+    for axis in ("jaw", "blink", "gaze x"):
+        assert -1 <= last["stage2"][f"correlation {axis}"] <= 1 and 0 < last["stage2"][f"psnr {axis}"] < 60
+        assert f"gain {axis}" in last["stage2"]
+    for name, columns in (("stage1_0000008.png", 5), ("stage2_0000008.png", 7)):
+        width, _ = Image.open(whole.run / "samples" / name).size
+        assert width == columns * 66 + 2
+    assert json.loads((whole.run / "config.json").read_text()) == json.loads(json.dumps(little.config().to_dict()))
+
+
+def test_each_stage_hands_on_its_averaged_weights(whole):
+    states = {name: torch.load(whole.run / f"{name}.state", weights_only=True) for name in STAGES}
+    for name, network in (("stage1", whole.static), ("motion", whole.motion_encoder), ("stage2", whole.portrait)):
+        averages = states[name]["average"]
+        parameters = dict(network.named_parameters())
+        assert averages.keys() == parameters.keys()
+        assert all(torch.equal(averages[key], parameters[key]) for key in averages), name
+        assert any(not torch.equal(averages[key], states[name]["module"][key]) for key in averages)
+    static, portrait = whole.static.state_dict(), whole.portrait.state_dict()
+    moved = [name for name in static if not torch.equal(static[name], portrait[name])]
+    assert any(reads_motion(name) for name in moved) and any(not reads_motion(name) for name in moved)
+
+
+def test_a_network_reenacts_and_answers_to_who_drives(whole):
+    source, before, after = whole.probe.source, *whole.probe.ends["jaw"]
+    one, again = whole.reenact(source, before), whole.reenact(source, before)
+    assert one.shape == (1, 3, 64, 64) and torch.equal(one, again) and not one.requires_grad
+    assert not torch.equal(one, whole.reenact(source, after))
+
+
+def test_a_run_can_be_made_stage_by_stage(whole, run):
+    said: list[str] = []
+    for name in STAGES:
+        torch.manual_seed(len(said))  # whatever came before
+        training = Training(little.config(), run)
+        training.train(until=name, said=said.append)
+        assert (run / f"{name}.state").exists()
+        assert not any((run / f"{later}.state").exists() for later in STAGES[STAGES.index(name) + 1 :])
+    assert said[-3:] == ["stage1: done, 8 images", "motion: done, 12 images", "stage2: done, 8 images"]
+    assert equal(training, whole) and log_of(run) == log_of(whole.run)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_run_that_was_stopped_in_a_stage_ends_as_one_that_was_not(name, whole, run, monkeypatch):
+    """Stopped after its second step; the states of stages 1 and 2 are saved each second, so one step is lost."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, MODULES[name], 3 if name != "motion" else 2)
+        with pytest.raises(KeyboardInterrupt):
+            Training(little.config(), run).train()
+    state = torch.load(run / f"{name}.state", weights_only=True)
+    assert state["steps"] == 2
+    torch.manual_seed(7)
+    training = Training(little.config(), run)
+    training.train()
+    assert equal(training, whole)
+    last = [{(line["stage"], line["step"], "rate" in line): line for line in log_of(f)} for f in (run, whole.run)]
+    assert last[0] == last[1]
+    samples = [hashes(folder / "samples") for folder in (run, whole.run)]
+    assert samples[0] == samples[1]
+
+
+def test_a_complete_run_does_no_more_steps(whole, monkeypatch):
+    before = hashes(whole.run)
+    for module in MODULES.values():
+        interrupt(monkeypatch, module, 0)
+    training = Training(little.config(), whole.run)
+    training.train()
+    assert equal(training, whole) and hashes(whole.run) == before
+    training.train()
+    assert equal(training, whole), "also twice"
+
+
+def test_the_seed_decides_where_a_run_starts(run, tmp_path):
+    shutil.copytree(run, tmp_path / "other")
+    starts = []
+    for noise, seed, folder in ((1, 0, run), (2, 0, run), (1, 5, tmp_path / "other")):
+        torch.manual_seed(noise)
+        training = Training(little.config(seed=seed), folder)
+        starts.append((training.static.state_dict(), training.motion_encoder.state_dict()))
+    assert all(same(a, b) for a, b in zip(starts[0], starts[1], strict=True)), "what was drawn before decides, too"
+    assert not any(same(a, b) for a, b in zip(starts[0], starts[2], strict=True))
+
+
+def test_with_strangers_half_precision_and_random_features(tmp_path):
+    """The other branches: two steps of each stage."""
+    quick = little.config().stage1.optimizer
+    stage = {"images": 4, "batch": 2, "optimizer": quick}
+    config = little.config(
+        precision="bf16",
+        perceptual="random_features",
+        strangers=little.STRANGERS,
+        stage1=StageConfig(**stage, strangers=0.5),
+        motion=StageConfig(**(stage | {"batch": 4, "images": 8}), strangers=0.5),
+        stage2=ReenactConfig(**stage),
+    )
+    training = Training(config, tmp_path / "run")
+    training.train()
+    lines = [line for line in log_of(tmp_path / "run") if "rate" in line]
+    assert [line["stage"] for line in lines] == [name for name in STAGES for _ in range(2)]
+    assert {p.dtype for p in training.portrait.parameters()} == {torch.float32}
+    assert all(bool(p.isfinite().all()) for p in training.portrait.parameters())
+    assert load_portrait(training.export(COMMAND)).config == little.model()
+
+
+def test_another_config_is_refused_and_nothing_changes(whole):
+    before = hashes(whole.run)
+    with pytest.raises(InputError, match=r"this run was begun with stage2.images 8, now it is 16; name another folder"):
+        Training(little.config(stage2=ReenactConfig(images=16, batch=2)), whole.run)
+    with pytest.raises(InputError, match="this run was begun with seed 0, now it is 1; name another folder"):
+        Training(little.config(seed=1), whole.run)
+    assert hashes(whole.run) == before
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_damaged_state_is_refused_and_kept(name, whole, tmp_path):
+    shutil.copytree(whole.run, tmp_path / "run")
+    state = tmp_path / "run" / f"{name}.state"
+    state.write_bytes(state.read_bytes()[:-200])
+    before = hashes(tmp_path / "run")
+    with pytest.raises(InputError, match=rf"{name}\.state: it is no state of this training .*; remove it") as found:
+        Training(little.config(), tmp_path / "run").train()
+    assert "\n" not in str(found.value) and hashes(tmp_path / "run") == before
+
+
+def test_a_damaged_set_is_refused_before_another_is_drawn(tmp_path, little_folder):
+    """Drawing takes long: what can be known before is said before."""
+    run = tmp_path / "run"
+    (run / "strangers").mkdir(parents=True)
+    (run / "strangers" / "index.json").write_text("{")
+    with pytest.raises(InputError, match=r"strangers.index\.json: it cannot be read as JSON"):
+        Training(little.config(strangers=little.STRANGERS), run)
+    assert not (run / "cast").exists()
+
+
+CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
+    "pictures of another size": ({"cast": SetConfig(size=128)}, "cast.size: expected the model's 64 px"),
+    "strangers of another size": (
+        {"strangers": SetConfig(seed=8, count=1, expressions=1, size=32)},
+        "strangers.size: expected the model's 64 px",
+    ),
+    "one expression": (
+        {"cast": SetConfig(size=64, expressions=1)},
+        "cast.expressions: expected at least 2, .*got 1",
+    ),
+    "no strangers": ({"motion": StageConfig(strangers=0.5)}, "motion.strangers: expected 0 as there is no set"),
+    "more views than there are": ({"stage1": StageConfig(views=3)}, "stage1.views: expected up to cast.views=2"),
+    "more views than of strangers": (
+        {
+            "strangers": SetConfig(seed=8, count=1, expressions=1, views=1, size=64),
+            "stage1": StageConfig(views=2, strangers=0.5),
+        },
+        "stage1.views: expected up to strangers.views=1",
+    ),
+    "no rate": (
+        {"stage1": StageConfig(optimizer=OptimizerConfig(rate=0.0))},
+        "stage1.optimizer.rate: expected a positive number, got 0.0",
+    ),
+    "a rate that is none": (
+        {"stage1": StageConfig(optimizer=OptimizerConfig(rate=float("nan")))},
+        "stage1.optimizer.rate: expected a positive number, got nan",
+    ),
+    "a share above one": (
+        {"stage2": ReenactConfig(real_target=1.5)},
+        "stage2.real_target: expected a share from 0 to 1, got 1.5",
+    ),
+    "a negative weight": (
+        {"stage1": StageConfig(losses=LossConfig(depth=-1.0))},
+        "stage1.losses.depth: expected 0 or more, got -1.0",
+    ),
+    "betas": (
+        {"stage1": StageConfig(optimizer=OptimizerConfig(betas=(0.9, 1.5)))},
+        "stage1.optimizer.betas: expected",
+    ),
+    "a precision": ({"precision": "fp8"}, "precision: expected one of fp32, bf16, got 'fp8'"),
+    "a perceptual distance": (
+        {"perceptual": "lpips"},
+        "perceptual: expected one of gradients, random_features, got 'lpips'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_numbers_that_cannot_be_are_refused_with_their_name(case):
+    changes, said = CONFIGS[case]
+    with pytest.raises(InputError, match=said) as found:
+        little.config(**changes)
+    assert "\n" not in str(found.value)
