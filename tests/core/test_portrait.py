@@ -101,10 +101,10 @@ def test_a_ray_that_meets_nothing_ends_where_its_own_image_ends(tiny_portrait):
     samples = volume(torch.randn(2, 3, 64, 64, 16), views)
     assert samples.opacity.abs().max() == 0
     for b, distance in enumerate((4.2, 3.0)):
-        torch.testing.assert_close(samples.depth[b], torch.full((32 * 32,), distance + 0.65))
+        torch.testing.assert_close(samples.depth[b], torch.full((64 * 64,), distance + 0.65))
     smaller = volume(torch.randn(2, 3, 64, 64, 16), views, box_scale=torch.tensor([0.9, 0.5]))
     for b, end in enumerate((4.2 + 0.9 * 0.65, 3.0 + 0.5 * 0.65)):
-        torch.testing.assert_close(smaller.depth[b], torch.full((32 * 32,), end))
+        torch.testing.assert_close(smaller.depth[b], torch.full((64 * 64,), end))
 
 
 def test_empty_rays_have_gradients_of_zero(tiny_portrait):
@@ -166,7 +166,7 @@ def test_a_network_in_half_precision_draws_the_same_picture(tiny_portrait, dtype
 
 @torch.no_grad()
 def test_chunks_of_rays_change_no_ray(tiny_portrait, monkeypatch):
-    planes, uniforms = torch.randn(2, 3, 64, 64, 16), torch.rand(2, 32 * 32, 24)
+    planes, uniforms = torch.randn(2, 3, 64, 64, 16), torch.rand(2, 64 * 64, 8)
     whole = tiny_portrait.volume(planes, several(fixed_camera(), 2), uniforms=uniforms)
     monkeypatch.setattr("triportrait.core.render.volume.RAY_CHUNK", 300)
     parts = tiny_portrait.volume(planes, several(fixed_camera(), 2), uniforms=uniforms)
@@ -178,9 +178,9 @@ def test_chunks_of_rays_change_no_ray(tiny_portrait, monkeypatch):
 def test_jitter_and_uniforms_are_used_when_given(tiny_portrait):
     planes, volume = torch.randn(1, 3, 64, 64, 16), tiny_portrait.volume
     still = volume(planes, fixed_camera())
-    jitter = torch.full((1, 24), 0.5)
+    jitter = torch.full((1, 8), 0.5)
     assert (volume(planes, fixed_camera(), jitter=jitter).feature - still.feature).abs().max() > 1e-4
-    even = torch.linspace(0, 1, 24).expand(1, 32 * 32, 24)
+    even = torch.linspace(0, 1, 8).expand(1, 64 * 64, 8)
     torch.testing.assert_close(volume(planes, fixed_camera(), uniforms=even).feature, still.feature)
     assert (volume(planes, fixed_camera(), uniforms=even**2).feature - still.feature).abs().max() > 1e-4
 
