@@ -162,12 +162,18 @@ def test_landmarks_are_carried_to_other_cameras(seen_twice, record_row):
 
 def test_landmarks_and_crops_lose_nothing_where_networks_run_in_half_precision(seen_twice):
     before, _, camera = seen_twice
-    wanted = move_landmarks(before, camera), crops(before.image, before.landmarks, 32)
+    encoder = little.encoder().requires_grad_(False)
+
+    def places() -> tuple[Tensor, Tensor, Tensor]:
+        crop = crops(before.image, before.landmarks, 32)
+        return move_landmarks(before, camera), crop, read_motion(encoder, before.image, before.landmarks)
+
+    wanted = places()
     with torch.autocast("cpu", torch.bfloat16):
-        found = move_landmarks(before, camera), crops(before.image, before.landmarks, 32)
-    assert found[0].dtype == found[1].dtype == torch.float32
-    torch.testing.assert_close(found[0], wanted[0], atol=0.02, rtol=0, msg="landmarks")
-    torch.testing.assert_close(found[1], wanted[1], atol=0.01, rtol=0, msg="crops")
+        found = places()
+    for name, one, other, off in zip(("landmarks", "crops", "motion"), found, wanted, (0.02, 0.01, 1e-4), strict=True):
+        assert one.dtype == torch.float32, name
+        torch.testing.assert_close(one, other, atol=off, rtol=0, msg=name)
 
 
 def test_motion_is_read_off_the_pseudo_view_unless_the_real_picture_stands_in(little_cast):

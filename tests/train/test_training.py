@@ -144,6 +144,23 @@ def test_each_stage_hands_on_its_averaged_weights(whole):
     assert any(reads_motion(name) for name in moved) and any(not reads_motion(name) for name in moved)
 
 
+def test_stage_2_asks_the_static_synthesizer_and_the_encoder_and_freezes_them(whole, tmp_path, monkeypatch):
+    run, asked = tmp_path / "run", []
+    shutil.copytree(whole.run, run)
+    (run / "stage2.state").unlink()
+    original = stage2.losses
+    monkeypatch.setattr(stage2, "losses", lambda *given: asked.append(given[1]) or original(*given))
+    training = Training(little.config(), run)
+    training.train()
+    assert len(asked) == 4
+    for models in asked:
+        assert models.portrait is training.portrait and models.static is training.static
+        assert models.motion_encoder is training.motion_encoder and models.perceptual is training.perceptual
+    frozen = [*training.static.parameters(), *training.motion_encoder.parameters()]
+    assert not any(p.requires_grad or p.grad is not None for p in frozen)
+    assert equal(training, whole)
+
+
 def test_a_network_reenacts_and_answers_to_who_drives(whole):
     source, before, after = whole.probe.source, *whole.probe.ends["jaw"]
     one, again = whole.reenact(source, before), whole.reenact(source, before)
@@ -308,3 +325,15 @@ def test_numbers_that_cannot_be_are_refused_with_their_name(case):
     with pytest.raises(InputError, match=said) as found:
         little.config(**changes)
     assert "\n" not in str(found.value)
+
+
+def test_numbers_at_their_edges_are_taken():
+    few = SetConfig(seed=8, count=1, expressions=1, views=1, size=64)
+    off = OptimizerConfig(warm_up=0, decay=0.0, last_rate=0.0, average=1.0, betas=(0.0, 0.0))
+    taken = little.config(
+        strangers=few,  # of whom stage 1 draws none, however few views they have
+        stage1=StageConfig(views=2, strangers=0.0, front_sources=1.0, optimizer=off, losses=LossConfig(depth=0.0)),
+        motion=StageConfig(views=1, strangers=1.0),
+        stage2=ReenactConfig(real_driving=0.0, real_target=1.0),
+    )
+    assert taken.stage1.optimizer.average == 1.0 and taken.to_dict()["strangers"]["views"] == 1
