@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import LookAtRange, sample_look_at
-from triportrait.core.types import Camera, Driving, Head, Rendering
+from triportrait.core.types import Camera, Driving, Head, NeckGrid, Rendering
 from triportrait.train.config import LossConfig, Precision, ReenactConfig
 from triportrait.train.data.pictures import Pictures, PictureSet
 from triportrait.train.motion import read_motion
@@ -105,15 +105,20 @@ def pseudo_views(batch: ReenactBatch, models: ReenactModels) -> tuple[Tensor, Te
     """
     static, driving, encoder = models.static, batch.driving, models.motion_encoder
     with lowered(models.precision, driving.image):
-        head = static.reenact(static.prepare(driving.image, None), Driving(None, driving.neck))
         motion = read_motion(encoder, driving.image, driving.landmarks)
-        (p,), (q,) = ((~real).nonzero(as_tuple=True) for real in (batch.real_driving, batch.real_target))
-        if len(p):
-            view_p = static.render(rows_of(head, p), cameras_of(batch.camera_p, p)).image.clamp(-1, 1)
-            motion[p] = read_motion(encoder, view_p, move_landmarks(driving, batch.camera_p)[p])
         targets = driving.image[:0]
+        (p,), (q,) = ((~real).nonzero(as_tuple=True) for real in (batch.real_driving, batch.real_target))
+        asked = ~(batch.real_driving & batch.real_target)
+        if not asked.any():
+            return motion, targets
+        neck = None if driving.neck is None else neck_rows(driving.neck, asked)
+        head = static.reenact(static.prepare(driving.image[asked], None), Driving(None, neck))
+        place = asked.cumsum(0) - 1  # of a sample among those asked for
+        if len(p):
+            view_p = static.render(rows_of(head, place[p]), cameras_of(batch.camera_p, p)).image.clamp(-1, 1)
+            motion[p] = read_motion(encoder, view_p, move_landmarks(driving, batch.camera_p)[p])
         if len(q):
-            targets = _foreground(static.render(rows_of(head, q), cameras_of(batch.camera_q, q)))
+            targets = _foreground(static.render(rows_of(head, place[q]), cameras_of(batch.camera_q, q)))
     return motion, targets
 
 
@@ -143,10 +148,13 @@ def _foreground(rendering: Rendering) -> Tensor:
 
 def rows_of(head: Head, rows: Tensor) -> Head:
     """The heads that `rows` names."""
-    neck = head.neck
-    if neck is not None:
-        neck = replace(neck, fine=neck.fine[rows], coarse=neck.coarse[rows])
+    neck = None if head.neck is None else neck_rows(head.neck, rows)
     return Head(head.planes[rows], head.background[rows], neck)
+
+
+def neck_rows(neck: NeckGrid, rows: Tensor) -> NeckGrid:
+    """The neck fields that `rows` names."""
+    return replace(neck, fine=neck.fine[rows], coarse=neck.coarse[rows])
 
 
 def cameras_of(camera: Camera, rows: Tensor) -> Camera:

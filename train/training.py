@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -50,7 +51,8 @@ class Training:
         config: every number.
         run: the folder; made if it is missing. Going on needs the same config.
 
-    Raises: `InputError` for a run of another config, damaged data or a damaged state.
+    Raises: `InputError` for a run of another config, damaged data, a damaged state, or a folder that another process
+        trains in.
     """
 
     def __init__(self, config: TrainConfig, run: Path) -> None:
@@ -60,6 +62,7 @@ class Training:
             reason = (error.strerror or type(error).__name__).lower()
             raise InputError(f"{run}: expected a folder for the run ({reason}); name another folder") from error
         check_config(run, config.to_dict())
+        self._claim = _claim(run)
         for name in ("cast", "strangers"):
             if (run / name).exists():
                 MultiviewSet(run / name)  # whole, before anything is drawn
@@ -196,6 +199,23 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return said[0] + ("+" if said[1] else "")
+
+
+def _claim(run: Path) -> IO[str]:
+    """Keep other processes out of the folder while the file is open: two would overwrite each other's state."""
+    lock = (run / ".lock").open("a")
+    try:
+        import fcntl
+
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass  # a system without such locks
+    except OSError as error:
+        lock.close()
+        raise InputError(
+            f"{run}: another process trains in this folder; wait for it, or name another folder"
+        ) from error
+    return lock
 
 
 def _probe(config: TrainConfig) -> Probe:

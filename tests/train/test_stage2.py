@@ -182,8 +182,9 @@ def test_motion_is_read_off_the_pseudo_view_unless_the_real_picture_stands_in(li
     asked = models(static=Painter(lambda head, camera: _marked(head)))
     motion, targets = pseudo_views(batch, asked)
     made, seen = asked.static.asked  # type: ignore[union-attr]
-    assert made["source"] is None and made["driving"] is None and made["neck"] is batch.driving.neck
     rows = torch.tensor([1, 2])
+    assert made["source"] is None and made["driving"] is None
+    assert torch.equal(made["neck"].fine, batch.driving.neck.fine[rows])
     assert torch.equal(seen["head"].planes, batch.driving.image[rows]), "I_d is what the static synthesizer sees"
     assert torch.equal(seen["head"].neck.fine, batch.driving.neck.fine[rows])
     assert torch.equal(seen["camera"].world_from_camera, batch.camera_p.world_from_camera[rows])
@@ -209,6 +210,25 @@ def test_pseudo_targets_are_the_heads_alone_from_cameras_q(little_cast):
     rows = torch.tensor([1, 3])
     assert torch.equal(seen["camera"].world_from_camera, batch.camera_q.world_from_camera[rows])
     assert torch.equal(seen["head"].planes, batch.driving.image[rows])
+
+
+def test_the_static_synthesizer_makes_no_head_that_nobody_looks_at(little_cast):
+    batch = drawn(little_cast, real_driving=[True, False, True, False], real_target=[True, True, False, False])
+    asked = models(static=Painter(lambda head, camera: _marked(head)))
+    motion, targets = pseudo_views(batch, asked)
+    made, view_p, view_q = asked.static.asked  # type: ignore[union-attr]
+    assert torch.equal(made["neck"].fine, batch.driving.neck.fine[1:])
+    for seen, cameras, rows in ((view_p, batch.camera_p, [1, 3]), (view_q, batch.camera_q, [2, 3])):
+        assert torch.equal(seen["head"].planes, batch.driving.image[rows])
+        assert torch.equal(seen["camera"].world_from_camera, cameras.world_from_camera[rows])
+    torch.testing.assert_close(targets, batch.driving.image[[2, 3]] / 2)
+    assert len(motion) == 4
+
+    batch = drawn(little_cast, real_driving=True, real_target=True)
+    asked = models(static=Painter(flat(0.5)))
+    motion, targets = pseudo_views(batch, asked)
+    assert not asked.static.asked and len(targets) == 0  # type: ignore[union-attr]
+    torch.testing.assert_close(motion, read_motion(Greys(), batch.driving.image, batch.driving.landmarks))  # type: ignore[arg-type]
 
 
 def test_the_portrait_is_asked_for_the_source_with_the_driving_motion(little_cast):

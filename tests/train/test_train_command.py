@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,6 +119,29 @@ def test_a_complete_run_is_not_trained_again(copied, capsys, monkeypatch):
     assert after.keys() == before.keys() and changed <= {
         f"{folder}/{kind}.json" for folder in ("weights", "static") for kind in ("portrait", "motion")
     }, "only the command on the cards may differ"
+
+
+HOLD = """
+import fcntl, sys
+with open(sys.argv[1], "a") as lock:
+    fcntl.lockf(lock, fcntl.LOCK_EX)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_train_in_one_folder(copied, capsys):
+    pytest.importorskip("fcntl")
+    before = hashes(copied)
+    words = [sys.executable, "-c", HOLD, str(copied / ".lock")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        said = refused(["overfit", "--out", copied], capsys)
+        assert said.startswith(f"triportrait: {copied}: another process trains in this folder; ")
+        assert other.stdin is not None
+        other.stdin.close()
+    assert hashes(copied) == before
+    assert cli.main(["train", "overfit", "--out", str(copied)]) == 0, "the claim ends with the process"
 
 
 def test_a_training_that_diverges_is_one_sentence_and_keeps_its_states(copied, capsys, monkeypatch):
