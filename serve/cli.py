@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             return _run(arguments)
         except KeyboardInterrupt:
-            print("\ntriportrait: interrupted; the output was not written", file=sys.stderr)
+            print("\ntriportrait: interrupted; nothing half-written is left", file=sys.stderr)
             return INTERRUPTED
 
 

@@ -148,7 +148,9 @@ def _check(values: Any, prefix: str) -> None:
             low, high = (0, 1) if f.name in _SHARES else (0, 1e12)
             positive = f.name not in _SHARES | _NOUGHT
             if not low <= value <= high or (positive and value <= 0):
-                wanted = (
-                    "a share from 0 to 1" if f.name in _SHARES else "a positive number" if positive else "0 or more"
-                )
+                wanted = "a positive number" if positive else "0 or more"
+                if f.name in _SHARES:
+                    wanted = "a share from 0 to 1"
+                elif value > high:
+                    wanted = f"up to {high:,.0f}"
                 raise InputError(f"{name}: expected {wanted}, got {value}; choose another")

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,25 @@ def save_state(path: Path, engine: PlainEngine, sums: dict[str, float] | None = 
         raise InputError(f"{path}: the state could not be written ({error}); free some space and go on") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_states(run: Path, stages: Iterable[str]) -> None:
+    """Before any work: the saved states of a run can be read.
+
+    Raises:
+        InputError: one is damaged.
+    """
+    for stage in stages:
+        path = run / f"{stage}.state"
+        if path.exists():
+            try:
+                state = torch.load(path, weights_only=True, mmap=True)
+                assert isinstance(state, dict) and "sums" in state
+            except Exception as error:  # a damaged file raises what it likes
+                raise InputError(
+                    f"{path}: it is no state of a training (damaged); remove it to start the stage again, or name "
+                    "another folder"
+                ) from error
 
 
 def load_state(path: Path, engine: PlainEngine) -> dict[str, float]:

@@ -36,13 +36,14 @@ def overfit() -> TrainConfig:
         preset="overfit",
         model=_smallest_model(),
         cast=SetConfig(seed=0, count=1, expressions=8, views=8, size=64, faces="eight"),
-        stage1=StageConfig(images=2_400, views=1, losses=_EYES),
+        stage1=StageConfig(images=1_600, views=1, losses=_EYES),
         motion=StageConfig(images=6_400, batch=32),
         stage2=ReenactConfig(
-            images=4_800, real_driving=0.5, optimizer=OptimizerConfig(motion_factor=2.5), losses=_EYES
+            images=10_000,
+            real_driving=0.8,  # pseudo views of 64 px show neither
+            optimizer=OptimizerConfig(motion_factor=4.0),
+            losses=_EYES,
         ),
-        save_each=1_200,
-        sample_each=1_200,
     )
 
 

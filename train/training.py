@@ -7,6 +7,7 @@ run/weights                        portrait and motion encoder in half precision
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -29,19 +30,23 @@ from triportrait.train.config import SetConfig, TrainConfig
 from triportrait.train.data.heads.population import EXPRESSION_AXES
 from triportrait.train.data.heads.render import HeadRenderer
 from triportrait.train.data.multiview import MultiviewSet
-from triportrait.train.data.pictures import Pictures, PictureSet, open_set
-from triportrait.train.data.scenes import expressions, filming_cameras, population, rows_of
+from triportrait.train.data.pictures import Pictures, PictureSet, open_set, photograph
+from triportrait.train.data.scenes import expressions, filming_cameras, population
 from triportrait.train.engine import Group, PlainEngine
-from triportrait.train.loop import Stage, check_config, run_stage
-from triportrait.train.perceptual import perceptual
+from triportrait.train.loop import LOG, Stage, check_config, check_states, run_stage
+from triportrait.train.perceptual import Perceptual, perceptual
 from triportrait.train.response import Probe, responses, take_probe
 from triportrait.train.samples import shown_depth, write_grid
 from triportrait.train.start import motion_parameters, reads_motion, start, start_motion
+from triportrait.train.weights import REENACTMENT, STATIC_SYNTHESIZER
 
 PROBED = ("jaw", "blink", "gaze x")
-ROWS = 6  # heads in a grid of samples
+ROWS = 6  # in a grid of samples: heads, or views of fewer
 UNSEEN = 7919  # added to a set's seed for expressions that it does not hold
+STRANGERS, HELD_OUT = 104_729, 64  # added to it for heads that no set holds, and how many of them
 STAGES = ("stage1", "motion", "stage2")
+COMMITS = "commits.json"
+ENOUGH_DB, ENOUGH_CORRELATION = 22.0, 0.9  # of what a stage leaves to the next; less is said, not refused
 
 
 class Training:
@@ -50,12 +55,13 @@ class Training:
     Args:
         config: every number.
         run: the folder; made if it is missing. Going on needs the same config.
+        distance: the perceptual distance, for instance LPIPS; by default the stand-in that the config names.
 
     Raises: `InputError` for a run of another config, damaged data, a damaged state, or a folder that another process
         trains in.
     """
 
-    def __init__(self, config: TrainConfig, run: Path) -> None:
+    def __init__(self, config: TrainConfig, run: Path, distance: Perceptual | None = None) -> None:
         try:
             run.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -63,14 +69,16 @@ class Training:
             raise InputError(f"{run}: expected a folder for the run ({reason}); name another folder") from error
         check_config(run, config.to_dict())
         self._claim = _claim(run)
+        check_states(run, STAGES)
         for name in ("cast", "strangers"):
             if (run / name).exists():
                 MultiviewSet(run / name)  # whole, before anything is drawn
+        self.commits = _note_commit(run)
         self.config, self.run = config, run
         self.sets = [_open(run / "cast", config.cast, config, True)]
         if config.strangers is not None:
             self.sets.append(_open(run / "strangers", config.strangers, config, config.stage1.strangers > 0))
-        self.perceptual = perceptual(config.perceptual)
+        self.perceptual = perceptual(config.perceptual) if distance is None else distance
         self.static = Portrait4D(config.model)
         start(self.static, config.seed)
         self.portrait = Portrait4D(config.model)
@@ -85,6 +93,8 @@ class Training:
             stage.engine.module.load_state_dict(stage.engine.averaged())
             stage.engine.module.eval().requires_grad_(False)
             said(f"{name}: done, {stage.engine.images_seen} images")
+            for line in short_of(name, self.run / LOG):
+                said(line)
 
     def export(self, command: str) -> Path:
         """Write `run/weights`, the portrait and the motion encoder, and `run/static`, the static synthesizer.
@@ -93,13 +103,17 @@ class Training:
         """
         cast = {"seed": self.config.cast.seed, "count": self.config.cast.count}
         provenance = {
-            "made by": f"triportrait {__version__}", "command": command, "commit": commit(),
+            "made by": f"triportrait {__version__}", "command": command, "commit": ", ".join(self.commits),
             "preset": self.config.preset, "seed": self.config.seed, "cast": cast, "licence": "Apache-2.0",
             "images seen": {name: getattr(self.config, name).images for name in STAGES},
         }  # fmt: skip
         weights = self.run / "weights"
-        for folder, portrait in ((weights, self.portrait), (self.run / "static", self.static)):
-            save_weights(folder, "portrait", _halves(portrait), self.config.model, provenance)
+        for folder, portrait, network in (
+            (weights, self.portrait, REENACTMENT),
+            (self.run / "static", self.static, STATIC_SYNTHESIZER),
+        ):
+            card = provenance | {"network": network}
+            save_weights(folder, "portrait", _halves(portrait), self.config.model, card)
         save_weights(weights, "motion", _halves(self.motion_encoder), self.motion_encoder, provenance)
         return weights
 
@@ -133,20 +147,23 @@ class Training:
                 "true depth": shown_depth(shown.target.depth, shown.target.opacity, side),
             }
             write_grid(path, columns)
-            return {"psnr": _psnr(rendering.image, shown.target.image)}
+            source = self.probe.source
+            again = portrait.reenact(portrait.prepare(source.image, None), Driving(None, source.neck))
+            unseen = _psnr(portrait.render(again, source.camera).image, source.image)
+            return {"psnr": _psnr(rendering.image, shown.target.image), "psnr unseen": unseen}
 
         engine = PlainEngine(portrait, [Group(parameters)], config.optimizer, config.images)
         return Stage("stage1", 1, engine, config.images, config.batch, losses, sample)
 
     def _motion(self) -> Stage:
         config, encoder = self.config.motion, self.motion_encoder
-        held_out = motion.draw(self.sets[-1:], config, encoder.crop_size, np.random.default_rng([self.config.seed, 98]))
+        image, landmarks, true = _strangers(self.config)
 
         def losses(streams: np.random.Generator, rng: torch.Generator) -> dict[str, Tensor]:
             return motion.losses(motion.draw(self.sets, config, encoder.crop_size, streams), encoder)
 
         def sample(path: Path) -> dict[str, float]:
-            return motion.correlations(encoder(held_out.crop), held_out.motion)
+            return motion.correlations(motion.read_motion(encoder, image, landmarks), true)
 
         engine = PlainEngine(encoder, [Group(list(encoder.parameters()))], config.optimizer, config.images)
         return Stage("motion", 2, engine, config.images, config.batch, losses, sample)
@@ -189,9 +206,11 @@ def fresh_encoder(config: TrainConfig) -> SmallMotionEncoder:
 
 
 def commit() -> str:
-    """The commit of the sources, with a + where they were changed; empty outside of a repository."""
+    """The commit of the sources, with a + where they were changed; empty where no repository keeps them."""
     folder = Path(__file__).parent
     try:
+        kept = ["git", "ls-files", "--error-unmatch", Path(__file__).name]  # a user's own repository knows no such file
+        subprocess.run(kept, cwd=folder, capture_output=True, check=True)
         said = [
             subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
             for words in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
@@ -199,6 +218,45 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return said[0] + ("+" if said[1] else "")
+
+
+def _note_commit(run: Path) -> list[str]:
+    """The commits of the sources that this run was made by, one after the other; the last is today's."""
+    path = run / COMMITS
+    try:
+        known = [str(name) for name in json.loads(path.read_text())]
+    except (OSError, ValueError, TypeError):
+        known = []
+    now = commit()
+    if known[-1:] != [now]:
+        known.append(now)
+        path.write_text(json.dumps(known) + "\n")
+    return known
+
+
+def short_of(stage: str, log: Path) -> list[str]:
+    """What the next stage should not be built on, by the last numbers of a stage's log."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    told = {key: value for line in lines if line["stage"] == stage for key, value in line.items()}
+    found = []
+    if stage == "stage1" and told.get("psnr unseen", ENOUGH_DB) < ENOUGH_DB:
+        found.append(f"stage1: {told['psnr unseen']:.1f} dB on unseen poses, {ENOUGH_DB:g} are wanted before stage 2")
+    if stage == "motion":
+        found += [
+            f"motion: correlation {told[axis]:.2f} of {axis} on unseen heads, {ENOUGH_CORRELATION:g} is wanted"
+            for axis in ("jaw", "blink_left", "blink_right")
+            if told.get(axis, 1.0) < ENOUGH_CORRELATION
+        ]
+    return found
+
+
+def _strangers(config: TrainConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures of heads that nothing here trains on, their landmarks [B, 68, 2] and expressions [B, 9]."""
+    seed = config.cast.seed + STRANGERS
+    who, light = population(seed, HELD_OUT)
+    face, camera = expressions(seed, HELD_OUT, 1), filming_cameras(seed, HELD_OUT)
+    taken = photograph(HeadRenderer(), who, face, light, camera, config.model, necks=False)
+    return taken.image, taken.landmarks, taken.motion
 
 
 def _claim(run: Path) -> IO[str]:
@@ -210,7 +268,7 @@ def _claim(run: Path) -> IO[str]:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except ImportError:
         pass  # a system without such locks
-    except OSError as error:
+    except (BlockingIOError, PermissionError) as error:
         lock.close()
         raise InputError(
             f"{run}: another process trains in this folder; wait for it, or name another folder"
@@ -220,9 +278,8 @@ def _claim(run: Path) -> IO[str]:
 
 def _probe(config: TrainConfig) -> Probe:
     who, light = population(config.cast.seed, config.cast.count)
-    rows = torch.arange(min(ROWS, config.cast.count))
-    face = expressions(config.cast.seed + UNSEEN, len(rows), 1)
-    camera = rows_of(filming_cameras(config.cast.seed + UNSEEN, len(rows)), rows)
+    rows = torch.arange(ROWS) % config.cast.count  # few heads are seen from several sides
+    face, camera = expressions(config.cast.seed + UNSEEN, ROWS, 1), filming_cameras(config.cast.seed + UNSEEN, ROWS)
     return take_probe(HeadRenderer(), who.take(rows), light.take(rows), face, camera, config.model, PROBED)
 
 

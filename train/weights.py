@@ -13,6 +13,8 @@ from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.train.data.heads.population import check_seed_and_count
 
+REENACTMENT, STATIC_SYNTHESIZER = "reenactment", "static synthesizer"  # what a card calls its network
+
 
 @dataclass(frozen=True)
 class Cast:
@@ -49,6 +51,8 @@ def open_trained(name: str, cast_seed: int | None = None, cast_count: int | None
         InputError: weights missing, damaged or not of procedural heads, or nobody says which cast they know.
     """
     folder = weights_folder(name)
+    if not (folder / "portrait.json").exists() and (folder / "weights" / "portrait.json").exists():
+        raise InputError(f"{name}: this is the folder of a run; name {folder / 'weights'}")
     provenance = read_card(folder, "portrait").get("provenance")
     provenance = provenance if isinstance(provenance, dict) else {}
     cast = _cast(name, provenance, cast_seed, cast_count)

@@ -113,7 +113,7 @@ def test_an_interrupt_is_130(monkeypatch, capsys):
 
     monkeypatch.setattr(doctor.Doctor, "run", interrupted)
     assert cli.main(["doctor"]) == 130
-    assert capsys.readouterr().err == "\ntriportrait: interrupted; the output was not written\n"
+    assert capsys.readouterr().err == "\ntriportrait: interrupted; nothing half-written is left\n"
 
 
 class TestDoctor:

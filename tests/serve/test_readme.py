@@ -39,4 +39,11 @@ def test_the_two_commands_set_everything_up_themselves():
     assert len(commands) == 2
     for command in commands:
         assert command.startswith("python3 -m venv .venv && .venv/bin/pip install ") and "\n" not in command
-    assert "triportrait reenact" in commands[0] and commands[1].endswith(".venv/bin/pytest")
+    assert ".venv/bin/triportrait demo out.mp4 " in commands[0] and commands[1].endswith(".venv/bin/pytest")
+
+
+def test_the_pictures_it_shows_are_there():
+    shown = re.findall(r"!\[[^]]+\]\(([^)]+)\)", README)
+    assert "docs/demo/frame.png" in shown
+    for name in shown:
+        assert (Path(__file__).parents[2] / name).is_file(), name

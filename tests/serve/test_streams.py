@@ -99,7 +99,7 @@ def test_impatience_does_not_interrupt_the_cleaning(portrait_file, driving, tiny
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in said
-    assert said.endswith("triportrait: interrupted; the output was not written\n")
+    assert said.endswith("triportrait: interrupted; nothing half-written is left\n")
     assert sorted(tmp_path.iterdir()) == before
 
 

@@ -23,7 +23,7 @@ from triportrait.train import captions
 from triportrait.train.data.clips import write_video
 from triportrait.train.data.pictures import neck_grids
 from triportrait.train.data.scenes import motion, take_pictures
-from triportrait.train.demo import CAST_HEADS, Character, characters, tiles
+from triportrait.train.demo import CAST_HEADS, CAST_SEED, Character, characters, tiles
 from triportrait.train.evaluation.protocol import Sitter, driving_seed, renderer, unseen
 from triportrait.train.motion import read_motion
 from triportrait.train.weights import Cast, Trained
@@ -116,7 +116,7 @@ def test_the_liveliest_frame_has_open_eyes_and_a_turned_view(weights):
 
 
 def of_cast(weights: Path, count: int) -> Trained:
-    return Trained(weights, little.model(), Cast(3, count), {})
+    return Trained(weights, little.model(), Cast(CAST_SEED, count), {})
 
 
 def test_who_is_shown(weights):
@@ -125,9 +125,10 @@ def test_who_is_shown(weights):
     assert [one.head for one in chosen] == list(CAST_HEADS[:3]) and {one.frames for one in chosen} == {100}
     assert len({one.other for one in chosen}) == 3 and {one.tile for one in chosen} == {256}
     assert [one.head for one in characters(known, 1, 0.04, (5, 9))] == [5, 9]
-    assert [one.head for one in characters(of_cast(weights, 2), 3, 1)] == [0, 1], "no more than there are"
     every = characters(of_cast(weights, 30), 30, 1)
     assert sorted(one.head for one in every) == list(range(30)) and every[0].head == 21
+    others = Trained(weights, little.model(), Cast(CAST_SEED + 1, 64), {})
+    assert [one.head for one in characters(others, 3, 1)] == [0, 1, 2], "the chosen ones are the package's"
 
 
 BAD_NUMBERS = {
@@ -218,6 +219,11 @@ BAD = {
     "seconds": (["out.mp4", "--seconds", "0"], "--seconds: expected 0.04 to 60, got 0"),
     "head": (["out.mp4", "--cast-heads", "7"], "--cast-heads: expected numbers from 0 to 1, the cast, got 7"),
     "no head": (["out.mp4", "--cast-heads", "1,x"], "--cast-heads: expected numbers such as 21,34,53, got '1,x'"),
+    "too many": (["out.mp4", "--characters", "3"], "--characters: expected up to 2, the cast of these weights, got 3"),
+    "both": (
+        ["out.mp4", "--characters", "1", "--cast-heads", "0"],
+        "--characters: expected nothing beside --cast-heads",
+    ),
     "weights": (["out.mp4", "--weights", "nowhere"], "nowhere: no such weights folder"),
     "too much": (["out.mp4", "more.mp4"], "'more.mp4' is one argument too many"),
 }

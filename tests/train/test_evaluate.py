@@ -45,7 +45,7 @@ def numbers(ours: float, copy: float, jaw: tuple[float, float]) -> GroupResult:
         return found
 
     answers = {axis: dict(zip(("correlation", "gain"), jaw, strict=True)) for axis in ("jaw", "blink")}
-    found = {"ours": cases(ours), "copies": cases(copy)}
+    found = {"ours": cases(ours), STATIC: cases(copy)}
     return GroupResult(GROUP, found, {SAME_HEAD: answers, ANOTHER_HEAD: answers}, [], [])
 
 
@@ -67,8 +67,18 @@ def test_gates(found, met):
     assert "not measured" in Gate("x", 1, None).line() and not Gate("x", 1, None).met
 
 
+def test_a_baseline_that_is_missing_is_a_gate_that_is_not_passed():
+    found = numbers(25, 21, (0.7, 0.6))
+    found.pictures["copies"] = found.pictures.pop(STATIC)
+    lines = {gate.name: gate for gate in gates(found)}
+    gate = lines["PSNR inside the face, driven by another head, over 'static synthesizer'"]
+    assert gate.found is None and not gate.met and len(lines) == 11
+    assert "not measured, wanted 3 dB or more" in gate.line()
+
+
 def test_the_table_says_the_numbers():
     found = numbers(25.126, 21, (0.7, -0.001))
+    found.pictures["copies"] = found.pictures.pop(STATIC)
     found.pictures["copies"][SELF]["iou"] = None
     table = markdown([found], ["a note"])
     assert "**cast**, 2 heads of seed 3" in table and table.endswith("a note\n")
@@ -99,6 +109,7 @@ def test_the_command_writes_tables_and_sheets(done):
     found = json.loads((done / "metrics.json").read_text())
     assert found["provenance"] == {"made by": "a test", "cast": trained.CAST} and found["cast"] == trained.CAST
     assert found["protocol"]["heads"] == 1 and [g["group"]["name"] for g in found["groups"]] == ["cast", "held out"]
+    assert found["sha256"].keys() == {"motion.safetensors", "portrait.safetensors"}
     table = (done / "table.md").read_text()
     for group in found["groups"]:
         assert list(group["pictures"]) == [OURS, "copies the source", KEPT, STATIC]
@@ -187,6 +198,17 @@ def test_a_static_network_of_other_sizes_is_refused(weights, tmp_path, capsys, m
     assert run(weights, tmp_path / "out", "--static", str(tmp_path / "static")) == 2
     assert "expected a network of the sizes of" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["static"]
+
+
+def test_the_reenactment_network_is_no_static_synthesizer(weights, tmp_path, capsys):
+    same = trained.write(tmp_path / "same", {"network": "reenactment"})
+    assert run(weights, tmp_path / "out", "--static", str(same)) == 2
+    assert "got its reenactment network; name RUN/static" in capsys.readouterr().err
+
+
+def test_the_folder_of_a_run_is_not_that_of_its_weights(weights, tmp_path, capsys):
+    assert run(weights.parent, tmp_path / "out") == 2
+    assert f"{weights.parent}: this is the folder of a run; name {weights}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("noted", [{}, {"cast": 3}, {"cast": {"seed": "0", "count": 4}}, {"cast": {"seed": 0}}])

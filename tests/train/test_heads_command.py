@@ -16,6 +16,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.types import Camera
 from triportrait.serve import cli
 from triportrait.train.data.clips import write_clips
+from triportrait.train.data.folders import whole_file
 from triportrait.train.data.heads.population import Expression, Identity, Light, cast
 from triportrait.train.data.multiview import MultiviewSet, file_name, write_multiview
 from triportrait.train.data.scenes import motion
@@ -176,6 +177,14 @@ def test_sheets(kind, columns, rows, tmp_path):
         (["clips", "--fps", "1000"], "fps: expected 1 to 120, got 1000"),
         (["clips", "--size", "33"], "size: H.264 takes even sizes only, got 33"),
         (["sheet", "--count", "401"], "count: expected at most 400"),
+        (["clips", "--frames", "9000"], "frames: expected up to 8,192 pictures of 128 px at a time, got 9,000"),
+        (["clips", "--size", "1024", "--frames", "129"], "frames: expected up to 128 pictures of 1024 px"),
+        (["multiview", "--views", "1024", "--expressions", "9"], "expressions x views: expected up to 8,192 pictures"),
+        (
+            ["multiview", "--count", "1000000", "--expressions", "11", "--views", "1"],
+            "count x expressions: expected up to",
+        ),
+        (["sheet", "--kind", "expressions", "--count", "400", "--size", "1024"], "count: expected up to 128 pictures"),
         (["sheet"], "the ending .png is wanted"),
     ],
 )
@@ -193,11 +202,38 @@ def test_outputs_are_kept_unless_told_otherwise(kind, name, tmp_path, capsys):
     job = ["heads", kind, "--out", str(out), "--count", "1", "--size", "16", "--antialias", "1"]
     job += ["--frames", "1"] if kind == "clips" else ["--views", "1"] if kind == "multiview" else []
     assert cli.main(job) == 0 and out.exists()
+    assert capsys.readouterr().out == f"{out}\n", "what was made goes to stdout"
     assert cli.main(job) == 2 and "--overwrite" in capsys.readouterr().err
     assert cli.main([*job, "--seed", "3", "--overwrite"]) == 0
     assert [p.name for p in tmp_path.iterdir()] == [name], "something was left behind"
     missing = ["heads", kind, "--out", str(tmp_path / "none" / name)]
     assert cli.main(missing) == 2 and "does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_a_picture_that_appears_meanwhile_is_kept(links, tmp_path, monkeypatch):
+    def refused(*_: object) -> None:
+        raise PermissionError("no links here")
+
+    if not links:
+        monkeypatch.setattr("triportrait.train.data.folders.os.link", refused)
+    out = tmp_path / "out.png"
+    with pytest.raises(InputError, match=r"out\.png: it (appeared|exists)"), whole_file(out, False) as work:
+        work.write_text("ours")
+        out.write_text("theirs")
+    assert out.read_text() == "theirs" and [p.name for p in tmp_path.iterdir()] == ["out.png"]
+    with whole_file(out, True) as work:
+        work.write_text("ours")
+    assert out.read_text() == "ours"
+
+
+def test_a_set_that_lacks_heads_of_its_index_is_refused(tmp_path):
+    write_multiview(tmp_path / "heads", 0, 2, 1, 1, 16, 1)
+    index = json.loads((tmp_path / "heads" / "index.json").read_text())
+    del index["files"]["head_000001.npz"]
+    (tmp_path / "heads" / "index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match="its index tells of 2 heads and lists 1 files; make the folder again"):
+        MultiviewSet(tmp_path / "heads")
 
 
 def test_a_stranger_s_folder_is_never_replaced(tmp_path, capsys):

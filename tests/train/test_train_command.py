@@ -19,6 +19,7 @@ from triportrait.serve import cli
 from triportrait.train import stage1, stage2
 from triportrait.train.jobs import train as job
 from triportrait.train.presets import PRESETS
+from triportrait.train.training import short_of
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -71,8 +72,7 @@ def refused(arguments: list[object], capsys) -> str:
 def test_a_run_ends_with_weights_that_say_how_they_were_made(tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     arguments = ["train", "overfit", "--out", str(run), "--seed", "4", "--stage2-images", "6"]
-    monkeypatch.setattr("sys.argv", ["triportrait", *arguments])
-    assert cli.main() == 0
+    assert cli.main(arguments) == 0
     said = capsys.readouterr()
     assert said.out == f"{run / 'weights'}\n", "what was made goes to stdout, the story beside it"
     for line in ("stage1: done, 8 images", "motion: done, 12 images", "stage2: done, 6 images"):
@@ -80,7 +80,8 @@ def test_a_run_ends_with_weights_that_say_how_they_were_made(tmp_path, capsys, m
     assert load_portrait(run / "weights").config == little.model()
     assert load_motion_encoder(run / "weights").motion_width == 9
     provenance = json.loads((run / "weights" / "portrait.json").read_text())["provenance"]
-    assert provenance["command"] == " ".join(["triportrait", *arguments]) and provenance["seed"] == 4
+    assert provenance["command"] == "triportrait train overfit --out run --seed 4 --stage2-images 6"
+    assert provenance["seed"] == 4
     config = json.loads((run / "config.json").read_text())
     assert (config["seed"], config["stage2"]["images"], config["stage1"]["images"]) == (4, 6, 8)
 
@@ -160,14 +161,29 @@ def test_a_training_that_diverges_is_one_sentence_and_keeps_its_states(copied, c
 BAD = {
     "no preset": ([], "train: PRESET"),
     "another preset": (["huge"], "expected one of"),
-    "no stage 1": (["overfit", "--stage1-images", 0], "stage1.images: expected a positive number, got 0"),
-    "less than no stage 1": (["overfit", "--stage1-images", -4], "stage1.images: expected a positive number, got -4"),
-    "no motion": (["overfit", "--motion-images", 0], "motion.images: expected a positive number, got 0"),
-    "no stage 2": (["overfit", "--stage2-images", -1], "stage2.images: expected a positive number, got -1"),
+    "no stage 1": (
+        ["overfit", "--stage1-images", 0],
+        "stage1.images: expected a positive number, got 0",
+    ),
+    "less than no stage 1": (
+        ["overfit", "--stage1-images", -4],
+        "stage1.images: expected a positive number, got -4",
+    ),
+    "no motion": (
+        ["overfit", "--motion-images", 0],
+        "motion.images: expected a positive number, got 0",
+    ),
+    "no stage 2": (
+        ["overfit", "--stage2-images", -1],
+        "stage2.images: expected a positive number, got -1",
+    ),
     "half an image": (["overfit", "--stage2-images", "0.5"], "--stage2-images: expected a whole number, got '0.5'"),
-    "endless": (["overfit", "--stage1-images", 10**15], "stage1.images: expected"),
+    "endless": (
+        ["overfit", "--stage1-images", 10**15],
+        "stage1.images: expected up to 1,000,000,000,000, got 1000000000000000",
+    ),
     "a negative seed": (["overfit", "--seed", -1], "seed: expected"),
-    "a huge seed": (["overfit", "--seed", 2**64], "seed: expected"),
+    "a huge seed": (["overfit", "--seed", 2**64], "seed: expected up to 1,000,000,000,000, got 18446744073709551616"),
     "no seed": (["overfit", "--seed", "x"], "--seed: expected a whole number, got 'x'"),
     "a perceptual distance": (["overfit", "--perceptual", "lpips"], "--perceptual: expected one of gradients, random"),
     "a stage": (["overfit", "--until", "stage3"], "--until: expected one of stage1, motion, stage2, got 'stage3'"),
@@ -261,11 +277,59 @@ def test_a_damaged_run_is_refused_before_any_work_and_kept(damage, copied, capsy
     assert hashes(copied) == before
 
 
-def test_a_damaged_state_is_refused_and_kept(copied, capsys):
-    state = copied / "stage2.state"
+@pytest.mark.parametrize("stage", ["stage1", "motion", "stage2"])
+def test_a_damaged_state_is_refused_before_any_work_and_kept(stage, copied, capsys, no_work):
+    state = copied / f"{stage}.state"
     state.write_bytes(os.urandom(1000))
     before = hashes(copied)
-    assert cli.main(["train", "overfit", "--out", str(copied)]) == 2
-    said = capsys.readouterr().err.strip().splitlines()[-1]
+    said = refused(["overfit", "--out", copied], capsys)
+    assert f"{stage}.state: it is no state of a training (damaged); remove it to start the stage again" in said
+    assert hashes(copied) == before
+
+
+def test_a_state_of_another_network_is_refused_and_kept(copied, capsys):
+    shutil.copy(copied / "motion.state", copied / "stage2.state")
+    before = hashes(copied)
+    said = refused(["overfit", "--out", copied], capsys)
     assert "stage2.state: it is no state of this training (damaged, or of another preset); remove it" in said
     assert hashes(copied) == before
+
+
+def test_a_full_disk_is_one_sentence(copied, capsys, monkeypatch):
+    (copied / "stage2.state").unlink()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("triportrait.train.training.write_grid", full)
+    said = refused(["overfit", "--out", copied], capsys)
+    assert said == (
+        f"triportrait: {copied}: the run could not be written or read (no space left on device); free some space or "
+        "give access, and the same command goes on"
+    )
+
+
+def test_what_a_stage_should_not_be_built_on_is_said(tmp_path):
+    log = tmp_path / "log.jsonl"
+    lines = [
+        {"stage": "stage1", "psnr unseen": 25.0}, {"stage": "stage1", "psnr unseen": 21.94},
+        {"stage": "motion", "jaw": 0.91, "blink_left": 0.5, "blink_right": 0.95}, {"stage": "stage2", "l1": 0.1},
+    ]  # fmt: skip
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert short_of("stage1", log) == ["stage1: 21.9 dB on unseen poses, 22 are wanted before stage 2"]
+    assert short_of("motion", log) == ["motion: correlation 0.50 of blink_left on unseen heads, 0.9 is wanted"]
+    assert short_of("stage2", log) == []
+
+
+def test_the_card_names_the_command_and_each_commit(tmp_path, monkeypatch):
+    run = tmp_path / "a run"
+    monkeypatch.setattr("triportrait.train.training.commit", lambda: "one")
+    arguments = ["train", "overfit", "--out", str(run), "--seed", "4"]
+    assert cli.main([*arguments, "--until", "stage1"]) == 0
+    monkeypatch.setattr("triportrait.train.training.commit", lambda: "two")
+    for _ in range(2):
+        assert cli.main([*arguments, "-v"]) == 0
+    for folder, network in (("weights", "reenactment"), ("static", "static synthesizer")):
+        card = json.loads((run / folder / "portrait.json").read_text())["provenance"]
+        assert card["command"] == "triportrait train overfit --out 'a run' --seed 4"
+        assert card["commit"] == "one, two" and card["network"] == network

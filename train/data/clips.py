@@ -18,7 +18,7 @@ from triportrait.core.errors import InputError
 from triportrait.train.data.folders import whole_folder
 from triportrait.train.data.heads.population import EXPRESSION_AXES, check_seed_and_count
 from triportrait.train.data.heads.render import HeadRenderer, check_size
-from triportrait.train.data.multiview import numbers
+from triportrait.train.data.multiview import check_pixels, numbers
 from triportrait.train.data.scenes import filming_cameras, motion, population, rows_of, take_pictures, to_pictures
 
 KIND = "triportrait head clips"
@@ -35,6 +35,7 @@ def check_clips(seed: int, count: int, frames: int, fps: int, size: int, antiali
     if not 1 <= fps <= LARGEST_FPS:
         raise InputError(f"fps: expected 1 to {LARGEST_FPS}, got {fps}; choose another")
     check_size(size, antialias)
+    check_pixels("frames", frames, size)
     if size % 2:
         raise InputError(f"size: H.264 takes even sizes only, got {size}; choose {size + 1}")
 

@@ -119,18 +119,34 @@ def whole_file(path: Path, overwrite: bool) -> Iterator[Path]:
     with _disk(path):
         try:
             yield work
-            os.replace(work, path)
+            if overwrite:
+                os.replace(work, path)
+            else:
+                _link(work, path)
         finally:
             with suppress(FileNotFoundError):
                 work.unlink()
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
+def _link(work: Path, path: Path) -> None:
+    """Give a file its name; what appeared there in the meantime is kept."""
+    try:
+        os.link(work, path)
+    except FileExistsError as error:
+        raise InputError(f"{path}: it appeared while it was being made; pass --overwrite to replace it") from error
+    except OSError:  # a file system without hard links
+        check_file(path, False, path.suffix.lower())
+        os.replace(work, path)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's contents, in hexadecimal."""
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def _read_index(path: Path) -> dict[str, Any]:

@@ -36,6 +36,8 @@ from triportrait.train.data.scenes import (
 KIND = "triportrait multi-view heads"
 DEPTH_STEPS = 8192  # per scene unit
 MOST_EACH = 1024
+MOST_PIXELS = 1 << 27  # of the pictures that are in memory together: about 4 GB with all their maps
+MOST_POSES = 10_000_000  # of a set
 
 
 def check_multiview(
@@ -55,6 +57,20 @@ def check_multiview(
     if kind == "eight" and expressions_each > EIGHT:
         raise InputError(f"expressions: expected up to {EIGHT} of the eight, got {expressions_each}; choose fewer")
     check_size(size, antialias)
+    check_pixels("expressions x views", expressions_each * views, size)
+    if count * expressions_each > MOST_POSES:
+        raise InputError(
+            f"count x expressions: expected up to {MOST_POSES:,}, got {count * expressions_each:,}; make several sets"
+        )
+
+
+def check_pixels(name: str, pictures: int, size: int) -> None:
+    """Raises: `InputError` for more pictures at a time than memory holds."""
+    if pictures * size * size > MOST_PIXELS:
+        raise InputError(
+            f"{name}: expected up to {MOST_PIXELS // size**2:,} pictures of {size} px at a time, got {pictures:,}; "
+            "choose fewer or smaller ones"
+        )
 
 
 def write_multiview(
@@ -145,6 +161,11 @@ class MultiviewSet:
         self.folder = folder
         self.index = open_folder(folder, KIND, contents)
         self.names = sorted(self.index["files"])
+        if self.names != [file_name(head) for head in range(self.index.get("count", -1))]:
+            raise InputError(
+                f"{folder}: its index tells of {self.index.get('count')} heads and lists {len(self.names)} files; make "
+                "the folder again"
+            )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -155,8 +176,8 @@ class MultiviewSet:
         try:
             with np.load(path) as file:
                 arrays = dict(file)
+            arrays["depth"] = arrays["depth"].astype(np.float32) / self.index["depth_steps"]
+            arrays["opacity"] = arrays["opacity"].astype(np.float32) / 255
         except Exception as error:  # zip and header damage raise what they like
             raise InputError(f"{path}: it cannot be read (damaged); make the folder again") from error
-        arrays["depth"] = arrays["depth"].astype(np.float32) / self.index["depth_steps"]
-        arrays["opacity"] = arrays["opacity"].astype(np.float32) / 255
         return arrays

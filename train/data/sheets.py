@@ -16,6 +16,7 @@ from triportrait.core.types import Camera
 from triportrait.train.data.folders import check_file, whole_file
 from triportrait.train.data.heads.population import Expression, check_seed_and_count, sample_expression, stream
 from triportrait.train.data.heads.render import HeadRenderer, check_size
+from triportrait.train.data.multiview import check_pixels
 from triportrait.train.data.scenes import filming_cameras, population, take_pictures, to_pictures
 
 SheetKind = Literal["identities", "expressions", "views"]
@@ -37,12 +38,14 @@ def posed(changes: dict[str, float | tuple[float, float, float]]) -> Expression:
     return Expression.neutral(1).replace(**values)
 
 
-def check_sheet(seed: int, count: int, size: int, antialias: int) -> None:
+def check_sheet(kind: SheetKind, seed: int, count: int, size: int, antialias: int) -> None:
     """Raises: `InputError` for numbers out of range."""
     check_seed_and_count(seed, count)
     if count > MOST_ON_A_SHEET:
         raise InputError(f"count: expected at most {MOST_ON_A_SHEET} heads on a sheet, got {count}; choose fewer")
     check_size(size, antialias)
+    each = {"identities": 1, "expressions": len(POSES), "views": len(YAWS)}[kind]
+    check_pixels("count", count * each, size)
 
 
 def sheet(kind: SheetKind, seed: int, count: int, size: int, antialias: int = 2) -> np.ndarray:
@@ -53,7 +56,7 @@ def sheet(kind: SheetKind, seed: int, count: int, size: int, antialias: int = 2)
             all of POSES, 9 to a row; `views` shows each head from the sides of YAWS and PITCHES.
         size: side of each picture, px.
     """
-    check_sheet(seed, count, size, antialias)
+    check_sheet(kind, seed, count, size, antialias)
     who, light = population(seed, count)
     if kind == "identities":
         columns = math.ceil(math.sqrt(1.5 * count))
@@ -93,7 +96,7 @@ def write_sheet(
     out: Path, kind: SheetKind, seed: int, count: int, size: int, antialias: int = 2, overwrite: bool = False
 ) -> None:
     """Write a contact sheet as PNG. Raises: `InputError` before any work."""
-    check_sheet(seed, count, size, antialias)
+    check_sheet(kind, seed, count, size, antialias)
     check_file(out, overwrite, ".png")
     from PIL import Image
 

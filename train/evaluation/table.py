@@ -8,6 +8,7 @@ from textwrap import fill
 from typing import Any
 
 from triportrait.train.evaluation.measure import ANOTHER_HEAD, SAME_HEAD, GroupResult
+from triportrait.train.evaluation.methods import STATIC
 from triportrait.train.evaluation.protocol import CASES, CROSS, SELF
 
 LEAST_SELF_DB = 24.0
@@ -47,8 +48,10 @@ def gates(cast: GroupResult) -> list[Gate]:
     """What the cast should reach; the first method is ours, the others are baselines."""
     ours = next(iter(cast.pictures.values()))
     found = [Gate("PSNR of the cast, driven by the same head", LEAST_SELF_DB, ours[SELF]["psnr"], " dB")]
-    for name, baseline in list(cast.pictures.items())[1:]:
-        mine, theirs = ours[CROSS]["psnr face"], baseline[CROSS]["psnr face"]
+    baselines = dict(list(cast.pictures.items())[1:])
+    for name in dict.fromkeys([*baselines, STATIC]):  # one that is missing is a gate that is not passed
+        theirs = baselines[name][CROSS]["psnr face"] if name in baselines else None
+        mine = ours[CROSS]["psnr face"]
         margin = None if mine is None or theirs is None else round(mine - theirs, 4)
         found.append(
             Gate(f"PSNR inside the face, driven by another head, over {name!r}", LEAST_MARGIN_DB, margin, " dB")

@@ -20,14 +20,14 @@ from triportrait.train.data.folders import check_file, whole_file
 from triportrait.train.demo import FPS, Character, characters, tiles
 from triportrait.train.weights import Trained, open_trained
 
-GIVEN = "given: landmarks and neck pose; read off the pictures: all else"
+GIVEN = "given: landmarks and the neck's mesh; read off the pictures: all else"
 
 
 @dataclass(frozen=True)
 class Demo:
     """Show trained weights at work: procedural heads do what other heads do, seen from any side.
 
-    Landmarks and neck poses of the driving frames are given, as no tracker exists here yet; the expressions are read
+    Landmarks and the mesh by which the neck turns are given, as no tracker exists here yet; the expressions are read
     off the frames by the motion encoder.
     """
 
@@ -35,7 +35,7 @@ class Demo:
     """The video to make, .mp4."""
     weights: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = DEMO
     """`demo` for the package's own weights, or a folder that `triportrait train` made."""
-    characters: int = 3
+    characters: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 3)")] = None
     """How many heads, one after the other."""
     seconds: float = 4.0
     """Of each head."""
@@ -58,7 +58,12 @@ class Demo:
         if self.frame is not None:
             check_file(self.frame, self.overwrite, ".png")
         trained = open_trained(self.weights, self.cast_seed, self.cast_count)
-        shown = characters(trained, self.characters, self.seconds, self._cast_heads())
+        if self.cast_heads is not None and self.characters is not None:
+            raise InputError(
+                "--characters: expected nothing beside --cast-heads, which names them; give one of the two"
+            )
+        count = min(3, trained.cast.count) if self.characters is None else self.characters
+        shown = characters(trained, count, self.seconds, self._cast_heads())
         with ExitStack() as stack:
             picture = None if self.frame is None else stack.enter_context(whole_file(self.frame, self.overwrite))
             video = stack.enter_context(whole_file(self.out, self.overwrite))

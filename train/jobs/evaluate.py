@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from triportrait.train.data.folders import whole_folder
+from triportrait.train.data.folders import sha256, whole_folder
 from triportrait.train.evaluation.measure import GroupResult, measure, parts
 from triportrait.train.evaluation.methods import COPY, KEPT, STATIC, WeightsAndBaselines
 from triportrait.train.evaluation.protocol import Plan, groups
@@ -62,7 +62,13 @@ class Evaluate:
         trained = open_trained(self.weights, self.cast_seed, self.cast_count)
         candidates = WeightsAndBaselines(trained.folder, self.static)
         candidates.methods()  # whether they load, before any work
-        settings = {"weights": self.weights, "seed": self.seed, "heads": self.heads, "axes_heads": self.axes_heads}
+        settings = {
+            "weights": self.weights,
+            "static": str(self.static or ""),
+            "seed": self.seed,
+            "heads": self.heads,
+            "axes_heads": self.axes_heads,
+        }
         with whole_folder(self.out, self.overwrite, KIND, settings) as folder:
             results = _measured(trained, candidates, plan)
             passed = gates(results[0])
@@ -89,6 +95,7 @@ def _measured(trained: Trained, candidates: WeightsAndBaselines, plan: Plan) -> 
 def _numbers(trained: Trained, plan: Plan, results: Sequence[GroupResult], passed: Sequence[Gate]) -> dict[str, Any]:
     return {
         "provenance": trained.provenance,
+        "sha256": {path.name: sha256(path) for path in sorted(trained.folder.glob("*.safetensors"))},
         "cast": dataclasses.asdict(trained.cast),
         "protocol": dataclasses.asdict(plan),
         "groups": [result.numbers() for result in results],

@@ -48,7 +48,7 @@ class Multiview:
         with _progress(self.count, "head") as tell:
             write_multiview(self.out, *numbers, self.overwrite, tell)
         pictures = self.count * self.expressions * self.views
-        _say(f"{self.out}: {self.count} heads, {pictures} pictures of {self.size} px")
+        _say(self.out, f"{self.count} heads, {pictures} pictures of {self.size} px")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Clips:
         check_clips(*numbers)
         with _progress(self.count, "clip") as tell:
             write_clips(self.out, *numbers, self.overwrite, tell)
-        _say(f"{self.out}: {self.count} clips of {self.frames} frames, {self.size} px")
+        _say(self.out, f"{self.count} clips of {self.frames} frames, {self.size} px")
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Sheet:
     def run(self) -> None:
         """Check everything, then draw."""
         write_sheet(self.out, self.kind, self.seed, self.count, self.size, self.antialias, self.overwrite)
-        _say(f"{self.out}: {self.kind} of seed {self.seed}")
+        _say(self.out, f"{self.kind} of seed {self.seed}")
 
 
 Heads = Multiview | Clips | Sheet
@@ -126,5 +126,7 @@ def _progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
         yield tell
 
 
-def _say(line: str) -> None:
+def _say(out: Path, line: str) -> None:
+    """What was made goes to stdout, the story beside it."""
     print(line, file=sys.stderr)
+    print(out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,10 +66,28 @@ class Train:
         try:
             training = Training(config, self.out)
             training.train(self.until, lambda line: print(line, file=sys.stderr))
+            if self.until == "stage2":
+                print(training.export(self.command()))
         except FloatingPointError as error:
-            raise InputError(f"{self.out}: training diverged, {error}; lower the rate or change the seed") from error
-        if self.until == "stage2":
-            print(training.export("triportrait " + " ".join(sys.argv[1:])))
+            raise InputError(f"{self.out}: training diverged, {error}; try another --seed") from error
+        except OSError as error:
+            reason = (error.strerror or type(error).__name__).lower()
+            raise InputError(
+                f"{self.out}: the run could not be written or read ({reason}); free some space or give access, and the "
+                "same command goes on"
+            ) from error
+        except KeyboardInterrupt:
+            print(f"\n{self.out}: the same command goes on from the last saved state", file=sys.stderr)
+            raise
+
+    def command(self) -> str:
+        """The command line that makes the same run, without the paths of this machine."""
+        words = ["triportrait", "train", self.preset, "--out", self.out.name]
+        for option in ("seed", "stage1_images", "motion_images", "stage2_images", "perceptual"):
+            value = getattr(self, option)
+            if value not in (None, 0):
+                words += [f"--{option.replace('_', '-')}", str(value)]
+        return shlex.join(words)
 
 
 def _summary(config: TrainConfig) -> str:

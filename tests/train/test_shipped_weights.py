@@ -1,0 +1,66 @@
+"""The weights in the package: they say how they were made and what they are worth, and they still do it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from triportrait.core.weights import DEMO_FOLDER
+from triportrait.serve import cli
+from triportrait.train.data.folders import sha256
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs" / "evaluation"
+
+
+def test_they_are_small_and_in_half_precision():
+    assert sum(path.stat().st_size for path in DEMO_FOLDER.iterdir()) <= 10e6
+    for name in ("portrait", "motion"):
+        with safe_open(DEMO_FOLDER / f"{name}.safetensors", "pt") as file:
+            found = {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
+        assert "F16" in found and not found & {"F32", "F64"}, name
+
+
+@pytest.mark.parametrize("name", ["portrait", "motion"])
+def test_the_card_says_by_which_command_and_from_which_commit(name):
+    provenance = json.loads((DEMO_FOLDER / f"{name}.json").read_text())["provenance"]
+    assert provenance["command"].startswith("triportrait train tiny --out ")
+    assert re.fullmatch(r"[0-9a-f]{12}(, [0-9a-f]{12})*", provenance["commit"]), "of sources as they were committed"
+    assert provenance["seed"] == 0 and provenance["cast"] == {"seed": 0, "count": 32}
+    assert provenance["licence"] == "Apache-2.0" and set(provenance["images seen"]) == {"stage1", "motion", "stage2"}
+
+
+def test_what_they_are_worth_stands_beside_them_and_in_the_docs():
+    beside = (DEMO_FOLDER / "metrics.json").read_text()
+    assert beside == (DOCS / "metrics.json").read_text()
+    numbers = json.loads(beside)
+    card = json.loads((DEMO_FOLDER / "portrait.json").read_text())
+    assert numbers["provenance"] == card["provenance"]
+    for name, digest in numbers["sha256"].items():
+        assert sha256(DEMO_FOLDER / name) == digest, "measured were these weights"
+    page, table = (DOCS / "README.md").read_text(), (DOCS / "table.md").read_text()
+    assert table.strip() in page
+    for gate in numbers["gates"]:
+        assert f"{gate['name']} | {gate['found']:.2f}{gate['unit']} | {gate['wanted']:g}{gate['unit']}" in page, gate
+    for picture in ("sheet.png", "axes.png"):
+        assert (DOCS / picture).is_file() and f"({picture})" in page
+
+
+def test_they_talk_and_blink_on_this_machine_too(tmp_path, record_row):
+    """A few heads only: a change of the network that the weights no longer fit is seen at once."""
+    out = tmp_path / "evaluation"
+    assert cli.main(["evaluate", "demo", "--out", str(out), "--heads", "3", "--axes-heads", "3"]) == 0
+    cast = json.loads((out / "metrics.json").read_text())["groups"][0]
+    ours = next(iter(cast["pictures"].values()))
+    answers = cast["response"]["same head"]
+    record_row(
+        "the package's weights, 3 heads",
+        (f"self {ours['self']['psnr']:.1f} dB", *(f"{axis} {answers[axis]['gain']:.2f}" for axis in ("jaw", "blink"))),
+    )
+    assert ours["self"]["psnr"] > 23
+    for axis in ("jaw", "blink"):
+        assert answers[axis]["gain"] > 0.45 and answers[axis]["correlation"] > 0.6, axis
