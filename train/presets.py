@@ -22,9 +22,9 @@ def tiny() -> TrainConfig:
         stage1=StageConfig(images=14_000, views=1, losses=_EYES),
         motion=StageConfig(images=76_800, batch=64, strangers=0.6, optimizer=OptimizerConfig(rate=1e-3)),
         stage2=ReenactConfig(
-            images=32_000,
+            images=80_000,
             real_driving=0.5,  # not the paper's 0.1: pseudo views of this size hardly show blinks and gaze
-            optimizer=OptimizerConfig(rate=1e-3, motion_factor=4.0),
+            optimizer=OptimizerConfig(rate=1e-3, motion_factor=4.0, restarts=(32_000,)),
             losses=_EYES,
         ),
     )

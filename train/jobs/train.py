@@ -52,7 +52,10 @@ class Train:
         for name in ("stage1", "motion", "stage2"):
             images = getattr(self, f"{name}_images")
             if images is not None:
-                changes[name] = dataclasses.replace(getattr(config, name), images=images)
+                stage = getattr(config, name)
+                left = tuple(at for at in stage.optimizer.restarts if at < images)
+                optimizer = dataclasses.replace(stage.optimizer, restarts=left)
+                changes[name] = dataclasses.replace(stage, images=images, optimizer=optimizer)
         if self.perceptual is not None:
             changes["perceptual"] = self.perceptual
         return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
