@@ -13,7 +13,7 @@ _EYES = LossConfig(features=15.0)  # at 128² an eye is a few pixels, and it mus
 
 
 def tiny() -> TrainConfig:
-    """The demo weights: a cast of 32 procedural heads at 128², for two CPU cores and a few hours."""
+    """The demo weights: a cast of 32 procedural heads at 128², for two CPU cores and most of a day."""
     return TrainConfig(
         preset="tiny",
         model=tiny_model(),

@@ -22,7 +22,7 @@ class Train:
     """Train on procedural heads: stage 1, the motion encoder, stage 2. A run that was stopped goes on where it was."""
 
     preset: tyro.conf.Positional[Literal["tiny", "overfit"]]
-    """tiny: the demo weights, hours on two cores; overfit: one head with eight expressions, minutes."""
+    """tiny: the demo weights, most of a day on two cores; overfit: one head with eight expressions, minutes."""
     out: Path
     """The folder of the run: data, log, samples, states, weights."""
     seed: int = 0
