@@ -50,7 +50,6 @@ class OptimizerConfig:
     last_rate: float = 0.03  # of the rate, where the cosine ends
     motion_factor: float = 1.0  # rate of the layers that read motion, relative to the others
     warm_up: int = 500  # images
-    restarts: tuple[int, ...] = ()  # images seen when the cosine begins anew
     betas: tuple[float, float] = (0.9, 0.98)
     decay: float = 0.01
     clip: float = 1.0  # largest norm of the gradient
@@ -122,12 +121,6 @@ class TrainConfig:
             if stage.strangers > 0 and self.strangers is not None and stage.views > self.strangers.views:
                 raise InputError(
                     f"{name}.views: expected up to strangers.views={self.strangers.views}, got {stage.views}"
-                )
-            turns = [stage.optimizer.warm_up, *stage.optimizer.restarts, stage.images]
-            if stage.optimizer.restarts and turns != sorted(set(turns)):
-                raise InputError(
-                    f"{name}.optimizer.restarts: expected images in order between warm_up={turns[0]} and "
-                    f"images={turns[-1]}, got {list(stage.optimizer.restarts)}; choose others"
                 )
             if not all(0 <= beta < 1 for beta in stage.optimizer.betas):
                 raise InputError(

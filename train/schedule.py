@@ -8,16 +8,10 @@ from triportrait.train.config import OptimizerConfig
 
 
 def learning_rate(config: OptimizerConfig, images_seen: int, images: int) -> float:
-    """The rate after `images_seen` of `images`: a straight warm-up, then half a cosine down to the last rate.
-
-    The cosine begins anew at each of the restarts (SGDR, Loshchilov and Hutter 2017), without a warm-up.
-    """
+    """The rate after `images_seen` of `images`: a straight warm-up, then half a cosine down to the last rate."""
     if images_seen < config.warm_up:
         return config.rate * (images_seen + 1) / (config.warm_up + 1)
-    begins = [config.warm_up, *config.restarts]
-    ends = [*config.restarts, images]
-    begin, end = next(((b, e) for b, e in zip(begins, ends, strict=True) if images_seen < e), (begins[-1], images))
-    done = min(1.0, (images_seen - begin) / max(1, end - begin))
+    done = min(1.0, (images_seen - config.warm_up) / max(1, images - config.warm_up))
     share = config.last_rate + (1 - config.last_rate) * 0.5 * (1 + math.cos(math.pi * done))
     return config.rate * share
 

@@ -18,15 +18,6 @@ def test_a_straight_warm_up_and_half_a_cosine(seen, rate):
     assert learning_rate(CONFIG, seen, 109) == pytest.approx(rate, rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    "seen, rate",
-    [(4, 1.0), (34, 1.736396), (108, 0.2), (109, 2.0), (134, 1.736396), (159, 1.1), (208, 0.2), (300, 0.2)],
-)
-def test_the_cosine_begins_anew_at_a_restart(seen, rate):
-    restarted = OptimizerConfig(rate=2.0, last_rate=0.1, warm_up=9, restarts=(109,))
-    assert learning_rate(restarted, seen, 209) == pytest.approx(rate, abs=1e-3)
-
-
 def test_without_a_warm_up_it_starts_at_the_rate():
     config = OptimizerConfig(rate=3.0, last_rate=0.0, warm_up=0)
     assert learning_rate(config, 0, 10) == 3.0 and learning_rate(config, 10, 10) == pytest.approx(0)

@@ -86,12 +86,6 @@ def test_a_run_ends_with_weights_that_say_how_they_were_made(tmp_path, capsys, m
     assert (config["seed"], config["stage2"]["images"], config["stage1"]["images"]) == (4, 6, 8)
 
 
-def test_a_shorter_stage_has_fewer_restarts():
-    for images, restarts in ((None, (32_000,)), (32_001, (32_000,)), (32_000, ()), (600, ())):
-        config = job.Train("tiny", Path("run"), stage2_images=images).config()
-        assert config.stage2.optimizer.restarts == restarts and config.stage2.images == (images or 80_000)
-
-
 def test_a_run_can_end_after_a_stage_and_go_on(tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     assert cli.main(["train", "overfit", "--out", str(run), "--until", "stage1"]) == 0

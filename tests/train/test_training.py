@@ -315,10 +315,6 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
         {"stage1": StageConfig(optimizer=OptimizerConfig(betas=(0.9, 1.5)))},
         "stage1.optimizer.betas: expected",
     ),
-    "a restart after the end": (
-        {"stage1": StageConfig(images=9_000, optimizer=OptimizerConfig(restarts=(3_000, 9_000)))},
-        r"stage1.optimizer.restarts: expected images in order between warm_up=500 and images=9000, got \[3000, 9000\]",
-    ),
     "a precision": ({"precision": "fp8"}, "precision: expected one of fp32, bf16, got 'fp8'"),
     "a perceptual distance": (
         {"perceptual": "lpips"},

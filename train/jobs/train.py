@@ -22,7 +22,7 @@ class Train:
     """Train on procedural heads: stage 1, the motion encoder, stage 2. A run that was stopped goes on where it was."""
 
     preset: tyro.conf.Positional[Literal["tiny", "overfit"]]
-    """tiny: the demo weights, most of a day on two cores; overfit: one head with eight expressions, minutes."""
+    """tiny: the demo weights, hours on two cores; overfit: one head with eight expressions, minutes."""
     out: Path
     """The folder of the run: data, log, samples, states, weights."""
     seed: int = 0
@@ -52,10 +52,7 @@ class Train:
         for name in ("stage1", "motion", "stage2"):
             images = getattr(self, f"{name}_images")
             if images is not None:
-                stage = getattr(config, name)
-                left = tuple(at for at in stage.optimizer.restarts if at < images)
-                optimizer = dataclasses.replace(stage.optimizer, restarts=left)
-                changes[name] = dataclasses.replace(stage, images=images, optimizer=optimizer)
+                changes[name] = dataclasses.replace(getattr(config, name), images=images)
         if self.perceptual is not None:
             changes["perceptual"] = self.perceptual
         return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
