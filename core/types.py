@@ -5,10 +5,12 @@ Letters: B batch, N tokens, D their width, M width of the motion, H W of a plane
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+Index = Tensor | slice | list[int]  # which of B
 
 PUBLISHED_FOCAL = 4.757182  # focal length in picture widths: a field of view of 12 degrees
 
@@ -34,6 +36,10 @@ class Camera:
     def to(self, device: torch.device | str) -> Camera:
         return Camera(self.world_from_camera.to(device), self.intrinsics.to(device))
 
+    def take(self, rows: Index) -> Camera:
+        """The cameras that `rows` names."""
+        return Camera(self.world_from_camera[rows], self.intrinsics[rows])
+
 
 @dataclass(frozen=True)
 class NeckGrid:
@@ -51,6 +57,10 @@ class NeckGrid:
     coarse: Tensor
     box_side: float
     near_squared_distance: float
+
+    def take(self, rows: Index) -> NeckGrid:
+        """The neck poses that `rows` names."""
+        return replace(self, fine=self.fine[rows], coarse=self.coarse[rows])
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,11 @@ class Head:
     planes: Tensor
     background: Tensor
     neck: NeckGrid | None = None
+
+    def take(self, rows: Index) -> Head:
+        """The heads that `rows` names."""
+        neck = None if self.neck is None else self.neck.take(rows)
+        return Head(self.planes[rows], self.background[rows], neck)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import fixed_camera, turned
-from triportrait.core.types import Driving, NeckGrid, Source
+from triportrait.core.types import Driving, Source
 from triportrait.train.data.heads.population import Expression
 from triportrait.train.data.parallel import in_order
 from triportrait.train.data.pictures import neck_grids
@@ -166,15 +166,13 @@ def _make(work: _Frames) -> np.ndarray:
     face = character.face().take(rows)
     other = Sitter.of(driving_seed(character.seed), character.other)
     _, camera = unseen(driving_seed(character.seed), character.other)
-    cameras = type(camera)(camera.world_from_camera[one], camera.intrinsics[one])
-    view = take_pictures(renderer(), other.identity.take(one), face, other.light.take(one), cameras, S)
+    view = take_pictures(renderer(), other.identity.take(one), face, other.light.take(one), camera.take(one), S)
     image, landmarks = _shrunk(view.image, view.landmarks, config.image_size)
     motions = read_motion(stage.motion_encoder, image, landmarks)
     necks = neck_grids(stage.sitter.identity.take(one), face, config)
     made = []
     for i, number in enumerate(numbers):
-        neck = NeckGrid(necks.fine[i : i + 1], necks.coarse[i : i + 1], necks.box_side, necks.near_squared_distance)
-        head = stage.portrait.reenact(stage.source, Driving(motions[i : i + 1], neck))
+        head = stage.portrait.reenact(stage.source, Driving(motions[i : i + 1], necks.take([i])))
         views = [camera, turned(fixed_camera(), *character.orbit(number))]
         results = torch.cat([stage.portrait.render(head, v).image for v in views])
         shown = torch.cat([view.image[i : i + 1], _enlarged(results, S)])

@@ -7,6 +7,7 @@ run that was stopped ends as one that was not.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -149,18 +150,12 @@ def check_states(run: Path, stages: Iterable[str]) -> None:
 
     Raises:
         InputError: one is damaged.
+        OSError: one cannot be read.
     """
     for stage in stages:
         path = run / f"{stage}.state"
         if path.exists():
-            try:
-                state = torch.load(path, weights_only=True, mmap=True)
-                assert isinstance(state, dict) and "sums" in state
-            except Exception as error:  # a damaged file raises what it likes
-                raise InputError(
-                    f"{path}: it is no state of a training (damaged); remove it to start the stage again, or name "
-                    "another folder"
-                ) from error
+            _read_state(path, mmap=True)
 
 
 def load_state(path: Path, engine: PlainEngine) -> dict[str, float]:
@@ -168,16 +163,33 @@ def load_state(path: Path, engine: PlainEngine) -> dict[str, float]:
 
     Raises:
         InputError: the file is damaged or of another network.
+        OSError: the file cannot be read.
     """
+    state = _read_state(path, mmap=False)
     try:
-        state = torch.load(path, weights_only=True)
         engine.load(state)
-        return dict(state["sums"])
+    except Exception as error:  # tensors of other shapes and names raise what they like
+        raise _no_state(path) from error
+    return dict(state["sums"])
+
+
+def _read_state(path: Path, mmap: bool) -> dict[str, Any]:
+    try:
+        state = torch.load(path, weights_only=True, mmap=mmap)
     except Exception as error:  # a damaged file raises what it likes
-        raise InputError(
-            f"{path}: it is no state of this training (damaged, or of another preset); remove it to start the stage "
-            "again, or name another folder"
-        ) from error
+        if isinstance(error, OSError) and error.errno is not None and error.errno != errno.EINVAL:
+            raise  # the disk failed, the file may be whole; EINVAL is a seek that a cut file asks for
+        raise _no_state(path) from error
+    if not isinstance(state, dict) or not isinstance(state.get("sums"), dict):
+        raise _no_state(path)
+    return state
+
+
+def _no_state(path: Path) -> InputError:
+    return InputError(
+        f"{path}: it is no state of this training (damaged, or of another preset); remove it to start the stage again, "
+        "or name another folder"
+    )
 
 
 def check_config(run: Path, config: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import LookAtRange, sample_look_at
-from triportrait.core.types import Camera, Driving, Head, NeckGrid, Rendering
+from triportrait.core.types import Camera, Driving, Rendering
 from triportrait.train.config import LossConfig, Precision, ReenactConfig
 from triportrait.train.data.pictures import Pictures, PictureSet
 from triportrait.train.motion import read_motion
@@ -111,14 +111,14 @@ def pseudo_views(batch: ReenactBatch, models: ReenactModels) -> tuple[Tensor, Te
         asked = ~(batch.real_driving & batch.real_target)
         if not asked.any():
             return motion, targets
-        neck = None if driving.neck is None else neck_rows(driving.neck, asked)
+        neck = None if driving.neck is None else driving.neck.take(asked)
         head = static.reenact(static.prepare(driving.image[asked], None), Driving(None, neck))
         place = asked.cumsum(0) - 1  # of a sample among those asked for
         if len(p):
-            view_p = static.render(rows_of(head, place[p]), cameras_of(batch.camera_p, p)).image.clamp(-1, 1)
+            view_p = static.render(head.take(place[p]), batch.camera_p.take(p)).image.clamp(-1, 1)
             motion[p] = read_motion(encoder, view_p, move_landmarks(driving, batch.camera_p)[p])
         if len(q):
-            targets = _foreground(static.render(rows_of(head, place[q]), cameras_of(batch.camera_q, q)))
+            targets = _foreground(static.render(head.take(place[q]), batch.camera_q.take(q)))
     return motion, targets
 
 
@@ -144,22 +144,6 @@ def _foreground(rendering: Rendering) -> Tensor:
     size = rendering.image.shape[-2:]
     opacity = nn.functional.interpolate(rendering.opacity, size=size, mode="bilinear", align_corners=False)
     return (rendering.image + 1) * opacity - 1
-
-
-def rows_of(head: Head, rows: Tensor) -> Head:
-    """The heads that `rows` names."""
-    neck = None if head.neck is None else neck_rows(head.neck, rows)
-    return Head(head.planes[rows], head.background[rows], neck)
-
-
-def neck_rows(neck: NeckGrid, rows: Tensor) -> NeckGrid:
-    """The neck fields that `rows` names."""
-    return replace(neck, fine=neck.fine[rows], coarse=neck.coarse[rows])
-
-
-def cameras_of(camera: Camera, rows: Tensor) -> Camera:
-    """The cameras that `rows` names."""
-    return Camera(camera.world_from_camera[rows], camera.intrinsics[rows])
 
 
 def _where(first: Tensor, one: Camera, other: Camera) -> Camera:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -33,6 +34,7 @@ from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import Pictures, PictureSet, open_set, photograph
 from triportrait.train.data.scenes import expressions, filming_cameras, population
 from triportrait.train.engine import Group, PlainEngine
+from triportrait.train.evaluation.metrics import psnr
 from triportrait.train.loop import LOG, Stage, check_config, check_states, run_stage
 from triportrait.train.perceptual import Perceptual, perceptual
 from triportrait.train.response import Probe, responses, take_probe
@@ -149,20 +151,21 @@ class Training:
             write_grid(path, columns)
             source = self.probe.source
             again = portrait.reenact(portrait.prepare(source.image, None), Driving(None, source.neck))
-            unseen = _psnr(portrait.render(again, source.camera).image, source.image)
-            return {"psnr": _psnr(rendering.image, shown.target.image), "psnr unseen": unseen}
+            unseen = psnr(portrait.render(again, source.camera).image, source.image)
+            seen = psnr(rendering.image, shown.target.image)
+            return {"psnr": seen.mean().item(), "psnr unseen": unseen.mean().item()}
 
         engine = PlainEngine(portrait, [Group(parameters)], config.optimizer, config.images)
         return Stage("stage1", 1, engine, config.images, config.batch, losses, sample)
 
     def _motion(self) -> Stage:
         config, encoder = self.config.motion, self.motion_encoder
-        image, landmarks, true = _strangers(self.config)
 
         def losses(streams: np.random.Generator, rng: torch.Generator) -> dict[str, Tensor]:
             return motion.losses(motion.draw(self.sets, config, encoder.crop_size, streams), encoder)
 
         def sample(path: Path) -> dict[str, float]:
+            image, landmarks, true = _strangers(self.config)
             return motion.correlations(motion.read_motion(encoder, image, landmarks), true)
 
         engine = PlainEngine(encoder, [Group(list(encoder.parameters()))], config.optimizer, config.images)
@@ -186,7 +189,7 @@ class Training:
             for axis, (_, after) in self.probe.ends.items():
                 result = self.reenact(source, after)
                 columns |= {f"{axis}: driving": after.image, "result " + axis: result}
-                numbers[f"psnr {axis}"] = _psnr(result, after.image)
+                numbers[f"psnr {axis}"] = psnr(result, after.image).mean().item()
             write_grid(path, columns)
             for axis, found in responses(self.probe, self.reenact).items():
                 numbers |= {f"correlation {axis}": found.correlation, f"gain {axis}": found.gain}
@@ -250,6 +253,7 @@ def short_of(stage: str, log: Path) -> list[str]:
     return found
 
 
+@lru_cache(maxsize=1)
 def _strangers(config: TrainConfig) -> tuple[Tensor, Tensor, Tensor]:
     """Pictures of heads that nothing here trains on, their landmarks [B, 68, 2] and expressions [B, 9]."""
     seed = config.cast.seed + STRANGERS
@@ -298,12 +302,6 @@ def _bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
             bar.update(done - bar.n)
 
         yield tell
-
-
-def _psnr(picture: Tensor, target: Tensor) -> float:
-    """dB, of pictures [B, 3, S, S] in [-1, 1]."""
-    error = (picture.clamp(-1, 1) - target).square().mean((1, 2, 3)) / 4
-    return float((-10 * error.clamp(min=1e-10).log10()).mean())
 
 
 def _halves(module: nn.Module) -> dict[str, Tensor]:

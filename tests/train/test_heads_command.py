@@ -236,6 +236,28 @@ def test_a_set_that_lacks_heads_of_its_index_is_refused(tmp_path):
         MultiviewSet(tmp_path / "heads")
 
 
+@pytest.mark.parametrize("name", ["count", "expressions", "views", "size", "depth_steps"])
+@pytest.mark.parametrize("value", ["2", None, 1.5, 0, True])
+def test_an_index_with_a_number_that_is_none_is_refused(name, value, tmp_path):
+    write_multiview(tmp_path / "heads", 0, 1, 1, 1, 16, 1)
+    index = json.loads((tmp_path / "heads" / "index.json").read_text())
+    (tmp_path / "heads" / "index.json").write_text(json.dumps(index | {name: value}))
+    with pytest.raises(InputError, match=f"expected a whole number as {name} in its index, got {value!r}; make the"):
+        MultiviewSet(tmp_path / "heads")
+
+
+@pytest.mark.parametrize("name", ["depth", "landmarks", "identity.jaw_width", "light.warmth"])
+def test_a_head_that_lacks_an_array_is_refused(name, tmp_path):
+    write_multiview(tmp_path / "heads", 0, 1, 1, 1, 16, 1)
+    files = MultiviewSet(tmp_path / "heads")
+    with np.load(path := tmp_path / "heads" / files.names[0]) as file:
+        arrays = dict(file)
+    del arrays[name]
+    np.savez_compressed(path, **arrays)
+    with pytest.raises(InputError, match=f"head_000000.npz: expected an array {name}, it holds none; make the folder"):
+        files.head(0)
+
+
 def test_a_stranger_s_folder_is_never_replaced(tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")

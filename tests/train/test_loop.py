@@ -18,7 +18,7 @@ from triportrait.core.errors import InputError
 from triportrait.train import loop
 from triportrait.train.config import OptimizerConfig
 from triportrait.train.engine import Group, PlainEngine
-from triportrait.train.loop import LOG, Stage, check_config, load_state, run_stage, save_state
+from triportrait.train.loop import LOG, Stage, check_config, check_states, load_state, run_stage, save_state
 from triportrait.train.samples import GAP_PX, LABEL_PX, shown_depth, write_grid
 
 IMAGES, BATCH = 120, 4  # 30 steps
@@ -303,3 +303,17 @@ def test_near_is_bright_and_beside_the_head_is_black():
     torch.testing.assert_close(shown_depth(depth, opacity, 2)[0, 0], torch.tensor([[1.0, 0.2], [0.6, 0.0]]))
     empty = shown_depth(depth, torch.zeros_like(opacity), 4)
     assert empty.shape == (1, 1, 4, 4) and not empty.any()
+
+
+def test_a_disk_that_fails_is_not_called_damage(tmp_path, monkeypatch):
+    """Else a user is told to remove the state of a week's training."""
+    with pytest.raises(KeyboardInterrupt):
+        Toy(stop_at=12).run(tmp_path)
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("triportrait.train.loop.torch.load", failing)
+    for read in (lambda: check_states(tmp_path, ["toy"]), lambda: load_state(tmp_path / "toy.state", Toy().engine)):
+        with pytest.raises(OSError, match="Input/output error"):
+            read()

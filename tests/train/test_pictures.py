@@ -18,7 +18,7 @@ from triportrait.core.errors import InputError
 from triportrait.train.data import pictures
 from triportrait.train.data.heads.render import HeadRenderer
 from triportrait.train.data.pictures import PictureSet, join, open_set, photograph
-from triportrait.train.data.scenes import cameras, expressions, population, rows_of
+from triportrait.train.data.scenes import cameras, expressions, population
 
 CAST = little.CAST
 POSES, VIEWS = torch.tensor([7, 0, 11, 7]), torch.tensor([2, 0, 1, 1])
@@ -47,7 +47,7 @@ def test_what_is_taken_is_what_would_be_photographed(little_cast):
         who.take(heads),
         face.take(POSES),
         light.take(heads),
-        rows_of(camera, POSES * CAST.views + VIEWS),
+        camera.take(POSES * CAST.views + VIEWS),
         little.model(),
         antialias=1,
     )

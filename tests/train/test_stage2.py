@@ -371,11 +371,11 @@ def test_rows_of_heads_and_cameras(little_cast):
     batch = drawn(little_cast)
     head = Head(batch.driving.image, batch.driving.image + 1, batch.driving.neck)
     rows = torch.tensor([2, 0])
-    taken = stage2.rows_of(head, rows)
+    taken = head.take(rows)
     assert torch.equal(taken.planes, head.planes[rows]) and torch.equal(taken.background, head.background[rows])
     assert head.neck is not None and taken.neck is not None
     assert torch.equal(taken.neck.fine, head.neck.fine[rows]) and torch.equal(taken.neck.coarse, head.neck.coarse[rows])
-    assert stage2.rows_of(Head(head.planes, head.background), rows).neck is None
-    camera = stage2.cameras_of(batch.camera_p, rows)
+    assert Head(head.planes, head.background).take(rows).neck is None
+    camera = batch.camera_p.take(rows)
     assert torch.equal(camera.world_from_camera, batch.camera_p.world_from_camera[rows])
     assert Driving(None).neck is None

@@ -283,7 +283,7 @@ def test_a_damaged_state_is_refused_before_any_work_and_kept(stage, copied, caps
     state.write_bytes(os.urandom(1000))
     before = hashes(copied)
     said = refused(["overfit", "--out", copied], capsys)
-    assert f"{stage}.state: it is no state of a training (damaged); remove it to start the stage again" in said
+    assert f"{stage}.state: it is no state of this training (damaged, or of another preset); remove it to" in said
     assert hashes(copied) == before
 
 

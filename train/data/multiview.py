@@ -11,6 +11,7 @@ Letters: E expressions of a head, V views of an expression, S side of the pictur
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ from triportrait.train.data.scenes import (
     cameras,
     faces,
     population,
-    rows_of,
     take_pictures,
     to_pictures,
 )
@@ -38,6 +38,13 @@ DEPTH_STEPS = 8192  # per scene unit
 MOST_EACH = 1024
 MOST_PIXELS = 1 << 27  # of the pictures that are in memory together: about 4 GB with all their maps
 MOST_POSES = 10_000_000  # of a set
+_COUNTED = ("count", "expressions", "views", "size", "depth_steps")
+_ARRAYS = {
+    "image", "depth", "opacity", "parts", "world_from_camera", "intrinsics", "landmarks", "expression", "neck",
+    *(f"identity.{field.name}" for field in dataclasses.fields(Identity)),
+    *(f"light.{field.name}" for field in dataclasses.fields(Light)),
+}  # fmt: skip
+_AGAIN = "make the folder again"
 
 
 def check_multiview(
@@ -106,7 +113,7 @@ def write_multiview(
         each = expressions_each * views
         for head in range(count):
             face = every.take(slice(head * expressions_each, (head + 1) * expressions_each))
-            camera = rows_of(seen, slice(head * each, (head + 1) * each))
+            camera = seen.take(slice(head * each, (head + 1) * each))
             one = torch.full((each,), head)
             view = take_pictures(
                 renderer,
@@ -160,11 +167,13 @@ class MultiviewSet:
     def __init__(self, folder: Path, contents: bool = False) -> None:
         self.folder = folder
         self.index = open_folder(folder, KIND, contents)
+        for name in _COUNTED:
+            if type(value := self.index.get(name)) is not int or value < 1:
+                raise InputError(f"{folder}: expected a whole number as {name} in its index, got {value!r}; {_AGAIN}")
         self.names = sorted(self.index["files"])
-        if self.names != [file_name(head) for head in range(self.index.get("count", -1))]:
+        if self.names != [file_name(head) for head in range(self.index["count"])]:
             raise InputError(
-                f"{folder}: its index tells of {self.index.get('count')} heads and lists {len(self.names)} files; make "
-                "the folder again"
+                f"{folder}: its index tells of {self.index['count']} heads and lists {len(self.names)} files; {_AGAIN}"
             )
 
     def __len__(self) -> int:
@@ -176,8 +185,10 @@ class MultiviewSet:
         try:
             with np.load(path) as file:
                 arrays = dict(file)
-            arrays["depth"] = arrays["depth"].astype(np.float32) / self.index["depth_steps"]
-            arrays["opacity"] = arrays["opacity"].astype(np.float32) / 255
         except Exception as error:  # zip and header damage raise what they like
-            raise InputError(f"{path}: it cannot be read (damaged); make the folder again") from error
+            raise InputError(f"{path}: it cannot be read (damaged); {_AGAIN}") from error
+        if missing := _ARRAYS - arrays.keys():
+            raise InputError(f"{path}: expected an array {sorted(missing)[0]}, it holds none; {_AGAIN}")
+        arrays["depth"] = arrays["depth"].astype(np.float32) / self.index["depth_steps"]
+        arrays["opacity"] = arrays["opacity"].astype(np.float32) / 255
         return arrays

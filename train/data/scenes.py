@@ -107,11 +107,6 @@ def motion(seed: int, head: int, frames: int, fps: float) -> Expression:
     )
 
 
-def rows_of(camera: Camera, index: Tensor | slice | list[int]) -> Camera:
-    """The cameras that `index` names."""
-    return Camera(camera.world_from_camera[index], camera.intrinsics[index])
-
-
 def take_pictures(
     renderer: HeadRenderer,
     identity: Identity,
@@ -125,7 +120,7 @@ def take_pictures(
     views = []
     for start in range(0, len(identity), CHUNK):
         part = slice(start, start + CHUNK)
-        rows = identity.take(part), expression.take(part), light.take(part), rows_of(camera, part)
+        rows = identity.take(part), expression.take(part), light.take(part), camera.take(part)
         views.append(renderer.render(*rows, size, antialias))
     return HeadView.cat(views)
 

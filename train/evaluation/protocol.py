@@ -19,7 +19,7 @@ from triportrait.core.types import Camera
 from triportrait.train.data.heads.population import LARGEST_SEED, Expression, Identity, Light
 from triportrait.train.data.heads.render import HeadRenderer
 from triportrait.train.data.pictures import Pictures, photograph
-from triportrait.train.data.scenes import expressions, filming_cameras, population, rows_of
+from triportrait.train.data.scenes import expressions, filming_cameras, population
 from triportrait.train.response import AXES, Probe, take_probe
 from triportrait.train.weights import Cast
 
@@ -179,7 +179,7 @@ def driving_seed(seed: int) -> int:
 def unseen(seed: int, head: int, purpose: int = 0) -> tuple[Expression, Camera]:
     """An expression and a camera near the front, for head `head` of a population, that no training saw."""
     seed, row = _seed(seed + _UNSEEN + purpose), torch.tensor([head])
-    return expressions(seed, head + 1, 1).take(row), rows_of(filming_cameras(seed, head + 1), row)
+    return expressions(seed, head + 1, 1).take(row), filming_cameras(seed, head + 1).take(row)
 
 
 def _seed(number: int) -> int:

@@ -82,7 +82,7 @@ class Train:
 
     def command(self) -> str:
         """The command line that makes the same run, without the paths of this machine."""
-        words = ["triportrait", "train", self.preset, "--out", self.out.name]
+        words = ["triportrait", "train", self.preset, "--out", self.out.resolve().name]
         for option in ("seed", "stage1_images", "motion_images", "stage2_images", "perceptual"):
             value = getattr(self, option)
             if value not in (None, 0):

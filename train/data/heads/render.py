@@ -120,9 +120,7 @@ class HeadRenderer:
             single = torch.arange(len(identity)).split(1)
             return HeadView.cat(
                 [
-                    self._together(
-                        identity.take(k), expression.take(k), light.take(k), _camera(camera, k), size, antialias
-                    )
+                    self._together(identity.take(k), expression.take(k), light.take(k), camera.take(k), size, antialias)
                     for k in single
                 ]
             )
@@ -216,10 +214,6 @@ class HeadRenderer:
         who, does = identity.take(member), expression.take(member)
         opened = features.eye_slit(x, y, who, does).inside | features.mouth_slit(x, y, who, does).inside
         return opened & (z > 0)
-
-
-def _camera(camera: Camera, index: Tensor) -> Camera:
-    return Camera(camera.world_from_camera[index], camera.intrinsics[index])
 
 
 def check_size(size: int, antialias: int) -> None:
