@@ -1,0 +1,73 @@
+"""The first gate of any reenactment: one head, eight expressions, and the face moves as it should in new views.
+
+PSNR hardly notices a face that does not move, so that nothing else here would see a motion path that learned nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from triportrait.core.types import Driving
+from triportrait.serve import cli
+from triportrait.train.motion import read_motion
+from triportrait.train.presets import PRESETS
+from triportrait.train.response import responses
+from triportrait.train.training import Training
+from triportrait.train.weights import load_trained
+
+MOST_CPU_S = 20 * 60
+
+
+@pytest.fixture(scope="module")
+def overfit(tmp_path_factory) -> tuple[Path, float]:
+    """A run of the preset as it is, and how many seconds of CPU it took."""
+    run = tmp_path_factory.mktemp("overfit") / "run"
+    begun = time.process_time()
+    assert cli.main(["train", "overfit", "--out", str(run)]) == 0
+    return run, time.process_time() - begun
+
+
+def last(run: Path, stage: str, number: str) -> dict[str, float]:
+    """The last line of a run's log that tells a number of a stage."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["stage"] == stage and number in line][-1]
+
+
+def test_one_head_learns_to_talk_blink_and_look_in_new_views(overfit, record_row):
+    run, seconds = overfit
+    static, moved = last(run, "stage1", "psnr"), last(run, "stage2", "gain jaw")
+    axes = ("jaw", "blink", "gaze x")
+    cells = [
+        f"{axis}: gain {moved[f'gain {axis}']:.2f} correlation {moved[f'correlation {axis}']:.2f}" for axis in axes
+    ]
+    record_row(
+        "one head, eight expressions, new views", (f"static {static['psnr']:.1f} dB", *cells, f"{seconds:.0f} s of CPU")
+    )
+    for axis in axes:
+        assert moved[f"gain {axis}"] > 0.5, f"{axis}: {moved}"
+        assert moved[f"correlation {axis}"] > 0.6, f"{axis}: {moved}"
+    assert seconds < MOST_CPU_S
+
+
+def test_the_weights_that_it_leaves_do_the_same(overfit):
+    run, _ = overfit
+    portrait, encoder = load_trained(run / "weights")
+    moved = last(run, "stage2", "gain jaw")
+    training = Training(PRESETS["overfit"](), run)
+    with torch.no_grad():
+        found = responses(training.probe, partial(reenacted, portrait, encoder))
+    for axis in found:
+        assert found[axis].gain == pytest.approx(moved[f"gain {axis}"], abs=0.03), axis
+
+
+def reenacted(portrait, encoder, source, driving):
+    """What the weights make of source and driving pictures, by the driving pictures' cameras."""
+    v_s, v_d = (read_motion(encoder, x.image, x.landmarks) for x in (source, driving))
+    head = portrait.reenact(portrait.prepare(source.image, v_s), Driving(v_d, driving.neck))
+    return portrait.render(head, driving.camera).image
