@@ -261,7 +261,7 @@ def test_a_damaged_state_is_refused_and_kept(name, whole, tmp_path):
     state = tmp_path / "run" / f"{name}.state"
     state.write_bytes(state.read_bytes()[:-200])
     before = hashes(tmp_path / "run")
-    with pytest.raises(InputError, match=rf"{name}\.state: it is no state of a training .*; remove it") as found:
+    with pytest.raises(InputError, match=rf"{name}\.state: it is no state of this training .*; remove it") as found:
         Training(little.config(), tmp_path / "run").train()
     assert "\n" not in str(found.value) and hashes(tmp_path / "run") == before
 
