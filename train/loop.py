@@ -168,7 +168,7 @@ def load_state(path: Path, engine: PlainEngine) -> dict[str, float]:
     state = _read_state(path, mmap=False)
     try:
         engine.load(state)
-    except Exception as error:  # tensors of other shapes and names raise what they like
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise _no_state(path) from error
     return dict(state["sums"])
 
@@ -176,9 +176,11 @@ def load_state(path: Path, engine: PlainEngine) -> dict[str, float]:
 def _read_state(path: Path, mmap: bool) -> dict[str, Any]:
     try:
         state = torch.load(path, weights_only=True, mmap=mmap)
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # EINVAL is a seek that a cut file asks for
+            raise  # the disk failed, the file may be whole
+        raise _no_state(path) from error
     except Exception as error:  # a damaged file raises what it likes
-        if isinstance(error, OSError) and error.errno is not None and error.errno != errno.EINVAL:
-            raise  # the disk failed, the file may be whole; EINVAL is a seek that a cut file asks for
         raise _no_state(path) from error
     if not isinstance(state, dict) or not isinstance(state.get("sums"), dict):
         raise _no_state(path)
