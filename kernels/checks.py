@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, get_args
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,11 @@ from torch import Tensor
 def lifted(tensor: Tensor) -> Tensor:
     """The tensor in float32, or as it is when it is float64: where operators compute and sum."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def wide_dtype(tensor: Tensor) -> torch.dtype:
+    """What a tensor is lifted to: float64 for float64, float32 for everything else."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def shapes(**contract: tuple[Tensor, str]) -> dict[str, int]:
@@ -32,3 +39,9 @@ def shapes(**contract: tuple[Tensor, str]) -> dict[str, int]:
             clause = f" with {', '.join(origins)}" if origins else ""
             raise ValueError(f"{name}: expected [{', '.join(wanted)}]{clause}, got {got}")
     return {letter: size for letter, (size, _) in bound.items()}
+
+
+def known_name(argument: str, name: Any, names: Any) -> None:
+    """Raises: `ValueError` for a name that is none of a `Literal`."""
+    if name not in get_args(names):
+        raise ValueError(f"{argument}: expected one of {', '.join(get_args(names))}, got {name!r}; choose one")

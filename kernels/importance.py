@@ -13,6 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from triportrait.kernels.checks import shapes
+from triportrait.kernels.device import larger
+from triportrait.kernels.dispatch import runs_triton, same_dtype
+from triportrait.kernels.language import device_of, tl, triton
 
 WEIGHT_FLOOR = 0.01  # every interval keeps a chance
 PROBABILITY_FLOOR = 1e-5  # and a bin narrower than this is not divided by
@@ -61,19 +64,28 @@ def importance_depths(depths: Tensor, weights: Tensor, uniforms: Tensor) -> Tens
         raise ValueError(
             f"weights: expected [B, R, S-1] with S={sizes['S']} >= 4 from depths, got {list(weights.shape)}"
         )
+    same_dtype(depths=depths, weights=weights, uniforms=uniforms)
     with torch.no_grad():
-        peak = F.max_pool1d(weights.flatten(0, 1)[:, None], 2, 1, padding=1)  # [B*R, 1, S]
-        smooth = F.avg_pool1d(peak, 2, 1).view_as(weights) + WEIGHT_FLOOR  # [B, R, S-1]
-        inner = smooth[..., 1:-1] + PROBABILITY_FLOOR
-        cdf = F.pad(torch.cumsum(inner / inner.sum(-1, keepdim=True), -1), (1, 0))  # [B, R, S-2]
-        middles = (depths[..., 1:] + depths[..., :-1]) / 2  # [B, R, S-1]; the last one closes no bin
-        right = torch.searchsorted(cdf.contiguous(), uniforms.contiguous(), right=True)
-        below, above = (right - 1).clamp(min=0), right.clamp(max=cdf.shape[-1] - 1)
-        cdf_below, cdf_above = cdf.gather(-1, below), cdf.gather(-1, above)
-        width = cdf_above - cdf_below
-        width = torch.where(width < PROBABILITY_FLOOR, torch.ones_like(width), width)
-        start, end = middles.gather(-1, below), middles.gather(-1, above)
-        return start + (uniforms - cdf_below) / width * (end - start)
+        if runs_triton(depths=depths, weights=weights, uniforms=uniforms):
+            with device_of(depths):
+                return _importance(depths.contiguous(), weights.contiguous(), uniforms.contiguous())
+        return importance_depths_reference(depths, weights, uniforms)
+
+
+def importance_depths_reference(depths: Tensor, weights: Tensor, uniforms: Tensor) -> Tensor:
+    """The definition."""
+    peak = F.max_pool1d(weights.flatten(0, 1)[:, None], 2, 1, padding=1)  # [B*R, 1, S]
+    smooth = F.avg_pool1d(peak, 2, 1).view_as(weights) + WEIGHT_FLOOR  # [B, R, S-1]
+    inner = smooth[..., 1:-1] + PROBABILITY_FLOOR
+    cdf = F.pad(torch.cumsum(inner / inner.sum(-1, keepdim=True), -1), (1, 0))  # [B, R, S-2]
+    middles = (depths[..., 1:] + depths[..., :-1]) / 2  # [B, R, S-1]; the last one closes no bin
+    right = torch.searchsorted(cdf.contiguous(), uniforms.contiguous(), right=True)
+    below, above = (right - 1).clamp(min=0), right.clamp(max=cdf.shape[-1] - 1)
+    cdf_below, cdf_above = cdf.gather(-1, below), cdf.gather(-1, above)
+    width = cdf_above - cdf_below
+    width = torch.where(width < PROBABILITY_FLOOR, torch.ones_like(width), width)
+    start, end = middles.gather(-1, below), middles.gather(-1, above)
+    return start + (uniforms - cdf_below) / width * (end - start)
 
 
 def merge_samples(depths: tuple[Tensor, Tensor], *values: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
@@ -84,12 +96,121 @@ def merge_samples(depths: tuple[Tensor, Tensor], *values: tuple[Tensor, Tensor])
         values: pairs [B, R, S] and [B, R, N], or [B, R, S, E] and [B, R, N, E].
 
     Returns:
-        The depths [B, R, S+N], ascending, then each pair of values in the same order.
+        The depths [B, R, S+N], ascending, then each pair of values in the same order. Where depths coincide, the first
+        set comes first.
+
+    Raises:
+        ValueError: a shape disagrees, or tensors lie on several devices.
+
+    Differentiable in the values, and in the depths.
     """
-    joined, order = torch.cat(depths, dim=-1).sort(dim=-1, stable=True)
+    sides = {f"depths_{j}": (depths[j], f"B R {'SN'[j]}") for j in range(2)}
+    shapes(**sides)
+    for i, pair in enumerate(values):
+        for j, value in enumerate(pair):
+            width = " E" if value.dim() == 4 else ""
+            shapes(**sides, **{f"values_{i}_{j}": (value, f"B R {'SN'[j]}{width}")})
+    named = {f"values_{i}_{j}": tensor for i, pair in enumerate(values) for j, tensor in enumerate(pair)}
+    fused = runs_triton(depths_0=depths[0], depths_1=depths[1], **named)
+    joined = torch.cat(depths, dim=-1)
+    if fused:
+        with device_of(joined):
+            order = _order(joined.detach().contiguous())
+    else:
+        order = joined.argsort(dim=-1, stable=True)
     merged = []
     for pair in values:
         both = torch.cat(pair, dim=2)
         index = order if both.dim() == 3 else order[..., None].expand_as(both)
         merged.append(both.gather(2, index))
-    return joined, *merged
+    return joined.gather(2, order), *merged
+
+
+BLOCK_R = 8  # rays of a program
+
+
+def _importance(depths: Tensor, weights: Tensor, uniforms: Tensor) -> Tensor:
+    (B, R, S), N = depths.shape, uniforms.shape[2]
+    out = torch.empty_like(uniforms)
+    if out.numel():
+        _importance_kernel[triton.cdiv(B * R, BLOCK_R),](
+            depths, weights, uniforms, out, B * R, S, N, triton.next_power_of_2(N), BLOCK_R, num_stages=1
+        )
+    return out
+
+
+def _order(depths: Tensor) -> Tensor:
+    """[B, R, L] int64 where each place of the sorted ray comes from."""
+    B, R, L = depths.shape
+    order = torch.empty(B, R, L, dtype=torch.int64, device=depths.device)
+    if order.numel():
+        _order_kernel[triton.cdiv(B * R, BLOCK_R),](
+            depths, order, B * R, L, triton.next_power_of_2(L), BLOCK_R, num_stages=1
+        )
+    return order
+
+
+@triton.jit
+def _smooth_weight(weights_ptr, r, i, mask, S):
+    """The weight of inner interval i after the maxima and means over neighbours, with both floors."""
+    before = tl.load(weights_ptr + r * (S - 1) + i - 1, mask=mask, other=0.0)
+    here = tl.load(weights_ptr + r * (S - 1) + i, mask=mask, other=0.0)
+    after = tl.load(weights_ptr + r * (S - 1) + i + 1, mask=mask, other=0.0)
+    return (larger(before, here) + larger(here, after)) * 0.5 + 0.01 + 1e-5
+
+
+@triton.jit
+def _importance_kernel(
+    depths_ptr, weights_ptr, uniforms_ptr, out_ptr, RAYS, S, N: tl.constexpr, N_PAD: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):  # fmt: skip
+    r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    n = tl.arange(0, N_PAD)
+    mask_r = r < RAYS
+    mask = mask_r[:, None] & (n < N)[None, :]
+    u = tl.load(uniforms_ptr + (r * N)[:, None] + n[None, :], mask=mask, other=0.0)
+    total = tl.zeros((BLOCK_R,), u.dtype)
+    for i in range(1, S - 2):
+        total += _smooth_weight(weights_ptr, r, i, mask_r, S)
+    # the last entry of the distribution that is not above u, and the one after it: both stay where u is beyond the end
+    t0 = tl.load(depths_ptr + r * S, mask=mask_r, other=0.0)
+    t1 = tl.load(depths_ptr + r * S + 1, mask=mask_r, other=0.0)
+    middle = 0.5 * (t0 + t1)
+    entry = tl.zeros((BLOCK_R,), u.dtype)
+    below, above = tl.zeros_like(u), tl.zeros_like(u)
+    start, end = middle[:, None] + tl.zeros_like(u), middle[:, None] + tl.zeros_like(u)
+    waits = u < 0  # for the entry above it
+    for i in range(1, S - 1):
+        reached = entry[:, None] <= u
+        below, start = tl.where(reached, entry[:, None], below), tl.where(reached, middle[:, None], start)
+        above, end = tl.where(reached, entry[:, None], above), tl.where(reached, middle[:, None], end)
+        first_above = (~reached) & waits
+        above, end = tl.where(first_above, entry[:, None], above), tl.where(first_above, middle[:, None], end)
+        waits = reached
+        if i < S - 2:
+            entry += _smooth_weight(weights_ptr, r, i, mask_r, S) / total
+        t0, t1 = t1, tl.load(depths_ptr + r * S + i + 1, mask=mask_r, other=0.0)
+        middle = 0.5 * (t0 + t1)
+    width = above - below
+    width = tl.where(width < 1e-5, 1.0, width)
+    tl.store(out_ptr + (r * N)[:, None] + n[None, :], start + (u - below) / width * (end - start), mask=mask)
+
+
+@triton.jit
+def _number(depth):
+    """What is no number stands last, as it does where PyTorch sorts."""
+    return tl.where(depth != depth, float("inf"), depth)
+
+
+@triton.jit
+def _order_kernel(depths_ptr, order_ptr, RAYS, L, L_PAD: tl.constexpr, BLOCK_R: tl.constexpr):
+    r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    i = tl.arange(0, L_PAD)[None, :]
+    mask_r = r < RAYS
+    mask = mask_r[:, None] & (i < L)
+    own = _number(tl.load(depths_ptr + (r * L)[:, None] + i, mask=mask, other=0.0))
+    rank = tl.zeros((BLOCK_R, L_PAD), tl.int32)
+    for j in range(0, L):
+        other = _number(tl.load(depths_ptr + r * L + j, mask=mask_r, other=0.0))[:, None]
+        rank += ((other < own) | ((other == own) & (j < i))).to(tl.int32)
+    tl.store(order_ptr + (r * L)[:, None] + rank, i + tl.zeros_like(rank), mask=mask)

@@ -8,17 +8,30 @@ Letters: B batch, P points, U vertices, F faces, E edges.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from triportrait.kernels.checks import shapes
+from triportrait.kernels.dispatch import runs_triton
+from triportrait.kernels.language import device_of, tl, triton
 
 TIE = 1e-6  # relative; without it rounding would choose among the edges of a nearest corner, and frames would flicker
 CHUNK = 1 << 22  # point-edge pairs at a time: about 200 MB of float64
 CPU_CHUNK = 1 << 17  # on a CPU, what stays in its second cache: three times as fast
 
 
-def nearest_face(points: Tensor, vertices: Tensor, faces: Tensor, min_triangle_area: float) -> tuple[Tensor, Tensor]:
+class Edges(NamedTuple):
+    """The edges of a mesh, which depend on its faces alone."""
+
+    ends: Tensor  # [E, 2] int64 indices into the vertices
+    first_face: Tensor  # [E] int64, the first face that has the edge
+
+
+def nearest_face(
+    points: Tensor, vertices: Tensor, faces: Tensor, min_triangle_area: float, edges: Edges | None = None
+) -> tuple[Tensor, Tensor]:
     """Squared distance to the nearest triangle, and which one it is.
 
     Args:
@@ -26,6 +39,7 @@ def nearest_face(points: Tensor, vertices: Tensor, faces: Tensor, min_triangle_a
         vertices: [B, U, 3] float32, scene units.
         faces: [F, 3] int64, indices into the vertices, the same for the whole batch.
         min_triangle_area: below this area (square scene units) a triangle counts as its edges only.
+        edges: `mesh_edges(faces)`, where it is at hand: finding it waits for the device.
 
     Returns:
         squared_distance [B, P] float32; face [B, P] int64. Triangles that share the nearest edge or corner tie: the
@@ -36,21 +50,34 @@ def nearest_face(points: Tensor, vertices: Tensor, faces: Tensor, min_triangle_a
     """
     shapes(points=(points, "B P 3"), vertices=(vertices, "B U 3"), faces=(faces, "F 3"))
     with torch.no_grad():
-        edges, first_face = _edges(faces)
-        results = [
-            _query(p.double(), v.double(), faces, edges, first_face, min_triangle_area)
-            for p, v in zip(points, vertices, strict=True)
-        ]
-        return torch.stack([r[0] for r in results]).float(), torch.stack([r[1] for r in results])
+        edges = mesh_edges(faces) if edges is None else edges
+        if runs_triton(points=points, vertices=vertices, faces=faces, ends=edges.ends, first_face=edges.first_face):
+            with device_of(points):
+                return _nearest(points, vertices, faces, edges, min_triangle_area)
+        return nearest_face_reference(points, vertices, faces, min_triangle_area, edges)
 
 
-def _edges(faces: Tensor) -> tuple[Tensor, Tensor]:
-    """Each edge once [E, 2], and the first face that has it [E]."""
+def nearest_face_reference(
+    points: Tensor, vertices: Tensor, faces: Tensor, min_triangle_area: float, edges: Edges
+) -> tuple[Tensor, Tensor]:
+    """The definition."""
+    results = [
+        _query(p.double(), v.double(), faces, *edges, min_triangle_area) for p, v in zip(points, vertices, strict=True)
+    ]
+    if not results:
+        return points.new_empty(points.shape[:2]), torch.empty(
+            points.shape[:2], dtype=torch.int64, device=points.device
+        )
+    return torch.stack([r[0] for r in results]).float(), torch.stack([r[1] for r in results])
+
+
+def mesh_edges(faces: Tensor) -> Edges:
+    """The edges of faces [F, 3] int64, each once."""
     all_edges = torch.stack([faces, faces.roll(-1, 1)], -1).sort(-1).values.reshape(-1, 2)  # [3F, 2]
     edges, inverse = torch.unique(all_edges, dim=0, return_inverse=True)
     owner = torch.arange(len(faces), device=faces.device).repeat_interleave(3)
     first = torch.full((len(edges),), len(faces), device=faces.device)
-    return edges, first.scatter_reduce(0, inverse, owner, "amin")
+    return Edges(edges, first.scatter_reduce(0, inverse, owner, "amin"))
 
 
 def _query(
@@ -74,8 +101,8 @@ def _query(
         if len(large):
             plane, inside = _plane_distance(chunk, corners[large], normal[large])
             closest, index = plane.masked_fill(~inside, torch.inf).min(-1)
-            wins = closest < best
-            best, face = torch.where(wins, closest, best), torch.where(wins, large[index], face)
+            wins = closest < best * (1 - TIE) - TIE**2  # a foot on an edge belongs to the edge
+            best, face = torch.minimum(closest, best), torch.where(wins, large[index], face)
         distances.append(best.clamp(min=0))
         nearest.append(face)
     return torch.cat(distances), torch.cat(nearest)
@@ -91,3 +118,105 @@ def _plane_distance(points: Tensor, corners: Tensor, normal: Tensor) -> tuple[Te
         inward = torch.linalg.cross(unit, b - a)
         inside &= points @ inward.T >= (a * inward).sum(-1)
     return height**2, inside
+
+
+BLOCK_P, BLOCK_E = 16, 32  # points of a program, edges or faces of a step; 64 points spill
+
+
+def _nearest(points: Tensor, vertices: Tensor, faces: Tensor, edges: Edges, min_area: float) -> tuple[Tensor, Tensor]:
+    points, vertices = points.double().contiguous(), vertices.double().contiguous()
+    (B, P, _), U = points.shape, vertices.shape[1]
+    squared = torch.empty(B, P, dtype=torch.float32, device=points.device)
+    face = torch.empty(B, P, dtype=torch.int64, device=points.device)
+    if squared.numel():
+        _nearest_kernel[triton.cdiv(P, BLOCK_P), B](
+            points, vertices, faces.contiguous(), edges.ends.contiguous(), edges.first_face.contiguous(), squared, face,
+            P, U, len(faces), len(edges.ends), min_area, BLOCK_P, BLOCK_E, num_stages=1,
+        )  # fmt: skip
+    return squared, face
+
+
+@triton.jit
+def _corner(vertices_ptr, index, mask):
+    at = vertices_ptr + index * 3
+    return (
+        tl.load(at, mask=mask, other=0.0)[None, :],
+        tl.load(at + 1, mask=mask, other=0.0)[None, :],
+        tl.load(at + 2, mask=mask, other=0.0)[None, :],
+    )
+
+
+@triton.jit
+def _edge_squared(vertices_ptr, ends_ptr, x, y, z, e, mask_e):
+    """[BLOCK_P, BLOCK_E] squared distances, infinite beyond the edges."""
+    ax, ay, az = _corner(vertices_ptr, tl.load(ends_ptr + e * 2, mask=mask_e, other=0), mask_e)
+    bx, by, bz = _corner(vertices_ptr, tl.load(ends_ptr + e * 2 + 1, mask=mask_e, other=0), mask_e)
+    dx, dy, dz = bx - ax, by - ay, bz - az
+    length = tl.maximum(dx * dx + dy * dy + dz * dz, 1e-30)
+    px, py, pz = x - ax, y - ay, z - az
+    t = (px * dx + py * dy + pz * dz) / length
+    t = tl.minimum(tl.maximum(t, 0.0), 1.0)
+    px, py, pz = px - t * dx, py - t * dy, pz - t * dz
+    return tl.where(mask_e[None, :], px * px + py * py + pz * pz, float("inf"))
+
+
+@triton.jit
+def _outside(x, y, z, ax, ay, az, bx, by, bz, nx, ny, nz):
+    """Whether a point lies beyond the edge from a to b of a triangle with this normal."""
+    dx, dy, dz = bx - ax, by - ay, bz - az
+    ix, iy, iz = ny * dz - nz * dy, nz * dx - nx * dz, nx * dy - ny * dx
+    return (x - ax) * ix + (y - ay) * iy + (z - az) * iz < 0
+
+
+@triton.jit
+def _plane_squared(vertices_ptr, faces_ptr, x, y, z, f, mask_f, min_area):
+    """[BLOCK_P, BLOCK_E] squared distances to the planes of large triangles, infinite where the foot lies outside."""
+    ax, ay, az = _corner(vertices_ptr, tl.load(faces_ptr + f * 3, mask=mask_f, other=0), mask_f)
+    bx, by, bz = _corner(vertices_ptr, tl.load(faces_ptr + f * 3 + 1, mask=mask_f, other=0), mask_f)
+    cx, cy, cz = _corner(vertices_ptr, tl.load(faces_ptr + f * 3 + 2, mask=mask_f, other=0), mask_f)
+    ux, uy, uz, vx, vy, vz = bx - ax, by - ay, bz - az, cx - ax, cy - ay, cz - az
+    nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+    twice = tl.sqrt(nx * nx + ny * ny + nz * nz)
+    large = mask_f[None, :] & (twice * 0.5 >= min_area) & (twice > 0)
+    safe = tl.where(twice > 0, twice, 1.0)
+    nx, ny, nz = nx / safe, ny / safe, nz / safe
+    out = _outside(x, y, z, ax, ay, az, bx, by, bz, nx, ny, nz)
+    out = out | _outside(x, y, z, bx, by, bz, cx, cy, cz, nx, ny, nz)
+    out = out | _outside(x, y, z, cx, cy, cz, ax, ay, az, nx, ny, nz)
+    height = (x - ax) * nx + (y - ay) * ny + (z - az) * nz
+    return tl.where(large & (~out), height * height, float("inf"))
+
+
+@triton.jit
+def _nearest_kernel(
+    points_ptr, vertices_ptr, faces_ptr, ends_ptr, first_face_ptr, squared_ptr, face_ptr, P, U, F, E, min_area,
+    BLOCK_P: tl.constexpr, BLOCK_E: tl.constexpr,
+):  # fmt: skip
+    b = tl.program_id(1).to(tl.int64)
+    p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    mask_p = p < P
+    at = points_ptr + (b * P + p) * 3
+    x = tl.load(at, mask=mask_p, other=0.0)[:, None]
+    y = tl.load(at + 1, mask=mask_p, other=0.0)[:, None]
+    z = tl.load(at + 2, mask=mask_p, other=0.0)[:, None]
+    vertices_ptr += b * U * 3
+    best = tl.full((BLOCK_P,), float("inf"), tl.float64)
+    for start in range(0, E, BLOCK_E):
+        e = start + tl.arange(0, BLOCK_E)
+        best = tl.minimum(best, tl.min(_edge_squared(vertices_ptr, ends_ptr, x, y, z, e, e < E), 1))
+    limit = best * (1 + 1e-6) + 1e-12
+    face = tl.full((BLOCK_P,), 0, tl.int64) + F - 1
+    for start in range(0, E, BLOCK_E):
+        e = start + tl.arange(0, BLOCK_E)
+        ties = _edge_squared(vertices_ptr, ends_ptr, x, y, z, e, e < E) <= limit[:, None]
+        first = tl.load(first_face_ptr + e, mask=e < E, other=0)[None, :]
+        face = tl.minimum(face, tl.min(tl.where(ties, first, F - 1), 1))
+    for start in range(0, F, BLOCK_E):
+        f = start + tl.arange(0, BLOCK_E)
+        plane = _plane_squared(vertices_ptr, faces_ptr, x, y, z, f, f < F, min_area)
+        closest = tl.min(plane, 1)
+        wins = closest < best * (1 - 1e-6) - 1e-12
+        which = tl.min(tl.where(plane == closest[:, None], f[None, :].to(tl.int64), F), 1)
+        best, face = tl.minimum(closest, best), tl.where(wins, which, face)
+    tl.store(squared_ptr + b * P + p, best, mask=mask_p)
+    tl.store(face_ptr + b * P + p, face, mask=mask_p)

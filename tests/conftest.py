@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 
 import pytest
 import torch
+
+# Kernels are interpreted, on tensors of the CPU, but for a run with `-m gpu`. Triton reads it when a kernel is defined,
+# and a conftest further down may import triportrait before pytest has parsed its options.
+_MARK = next((both for both in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True) if both[0][:2] == "-m"), ("-m", ""))
+_MARK_NAME = _MARK[0][2:] or _MARK[1]
+if "gpu" not in _MARK_NAME or "not gpu" in _MARK_NAME:
+    os.environ["TRITON_INTERPRET"] = "1"
 
 _TABLES: dict[str, list[tuple[str, ...]]] = {}
 
@@ -18,10 +27,12 @@ def quiet_torch() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            if not torch.cuda.is_available():
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+            elif os.environ.get("TRITON_INTERPRET") == "1":
+                item.add_marker(pytest.mark.skip(reason="kernels are interpreted in this run; pytest -m gpu"))
 
 
 @pytest.fixture

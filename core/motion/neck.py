@@ -21,8 +21,8 @@ from triportrait.core.config import NeckConfig
 from triportrait.core.errors import InputError
 from triportrait.core.motion.flame import Flame, Tables, check_indices
 from triportrait.core.types import NeckGrid
-from triportrait.kernels.grid import lookup_grid
-from triportrait.kernels.nearest_face import nearest_face
+from triportrait.kernels.march import Warp, warped
+from triportrait.kernels.nearest_face import Edges, mesh_edges, nearest_face
 
 BLEND_RATE = 1000.0  # per square scene unit: how fast the coarse grid takes over
 DETERMINANT_FLOOR = 1e-12
@@ -40,6 +40,9 @@ class NeckField(nn.Module):
         mesh: the published index tables. `coarse_vertices` [U, 3] int64, `coarse_barycentrics` [U, 3] and
             `coarse_faces` [F, 3] int64 describe the coarse mesh; without them the FLAME mesh is clustered.
     """
+
+    edge_ends: Tensor
+    edge_faces: Tensor
 
     def __init__(
         self, config: NeckConfig, box_side: float, flame: Mapping[str, Tensor], mesh: Mapping[str, Tensor]
@@ -61,6 +64,9 @@ class NeckField(nn.Module):
         self.mesh = Tables(mesh)
         check_indices("coarse_vertices", self.mesh["coarse_vertices"], len(self.flame["template"]))
         check_indices("coarse_faces", self.mesh["coarse_faces"], len(self.mesh["coarse_vertices"]))
+        edges = mesh_edges(self.mesh["coarse_faces"])  # once: finding them waits for a GPU
+        self.register_buffer("edge_ends", edges.ends, persistent=False)
+        self.register_buffer("edge_faces", edges.first_face, persistent=False)
 
     def coarse_mesh(self, betas: Tensor, neck: Tensor, jaw: Tensor, eyes: Tensor) -> Tensor:
         """Vertices [B, U, 3] of the coarse mesh; arguments as in `Flame.forward`."""
@@ -77,20 +83,28 @@ class NeckField(nn.Module):
         Returns:
             The grids; carries no gradient.
         """
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(shape.device.type, enabled=False):  # points stay float32
             betas = torch.cat([shape, expression], dim=-1)
             target = self.coarse_mesh(betas, neck, jaw, eyes)
             reference = self.coarse_mesh(betas, torch.zeros_like(neck), jaw, eyes)
-            return neck_grid(target, reference, self.mesh["coarse_faces"], self.config, self.box_side)
+            edges = Edges(self.edge_ends, self.edge_faces)
+            return neck_grid(target, reference, self.mesh["coarse_faces"], self.config, self.box_side, edges)
 
 
-def neck_grid(target: Tensor, reference: Tensor, faces: Tensor, config: NeckConfig, box_side: float) -> NeckGrid:
-    """The grids between two poses of one mesh: vertices [B, U, 3] of the driving pose and of the straight neck."""
-    fine = surface_offsets(
-        grid_points(config.fine_size, box_side, target.device), target, reference, faces, config.min_triangle_area
-    )
-    coarse = surface_offsets(
-        grid_points(config.coarse_size, box_side, target.device), target, reference, faces, config.min_triangle_area
+def neck_grid(
+    target: Tensor, reference: Tensor, faces: Tensor, config: NeckConfig, box_side: float, edges: Edges | None = None
+) -> NeckGrid:
+    """The grids between two poses of one mesh: vertices [B, U, 3] of the driving pose and of the straight neck.
+
+    Args:
+        edges: `mesh_edges(faces)`, where it is at hand.
+    """
+    edges = mesh_edges(faces) if edges is None else edges
+    fine, coarse = (
+        surface_offsets(
+            grid_points(size, box_side, target.device), target, reference, faces, config.min_triangle_area, edges
+        )
+        for size in (config.fine_size, config.coarse_size)
     )
     shape = (-1, config.fine_size, config.fine_size, config.fine_size, 4)
     smooth = coarse[0].mT.reshape(-1, 3, config.coarse_size, config.coarse_size, config.coarse_size)
@@ -111,11 +125,16 @@ def grid_points(size: int, box_side: float, device: torch.device | str = "cpu") 
 
 
 def surface_offsets(
-    points: Tensor, target: Tensor, reference: Tensor, faces: Tensor, min_triangle_area: float
+    points: Tensor,
+    target: Tensor,
+    reference: Tensor,
+    faces: Tensor,
+    min_triangle_area: float,
+    edges: Edges | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Offsets [B, P, 3] of points [P, 3] from `target` to `reference`, and squared distances to `target` [B, P]."""
     batch = points.expand(len(target), -1, -1)
-    squared_distance, face = nearest_face(batch, target, faces, min_triangle_area)
+    squared_distance, face = nearest_face(batch, target, faces, min_triangle_area, edges)
     moved = carry_points(batch, _corners(target, faces, face), _corners(reference, faces, face))
     return moved - batch, squared_distance
 
@@ -145,17 +164,14 @@ def _normal(corners: Tensor) -> Tensor:
 
 def undo_neck(points: Tensor, neck: NeckGrid | None) -> Tensor:
     """World points [B, P, 3] -> canonical points [B, P, 3], scene units. No neck: the points themselves."""
+    return warped(points, warp_of(neck))
+
+
+def warp_of(neck: NeckGrid | None) -> Warp | None:
+    """The same for `kernels.march`, which moves the points of a ray where it samples them."""
     if neck is None:
-        return points
-    near = _lookup(neck.fine, points, neck.box_side)  # [B, P, 4]
-    far = _lookup(neck.coarse, points, neck.box_side)  # [B, P, 3]
-    share = torch.exp(-BLEND_RATE * (near[..., 3:] - neck.near_squared_distance).clamp(min=0))
-    return points + share * near[..., :3] + (1 - share) * far
-
-
-def _lookup(grid: Tensor, points: Tensor, box_side: float) -> Tensor:
-    outermost = box_side / 2 * (1 - 1 / grid.shape[1])
-    return lookup_grid(grid, points / outermost)
+        return None
+    return Warp(neck.fine, neck.coarse, neck.box_side, neck.near_squared_distance, BLEND_RATE)
 
 
 def cluster_mesh(template: Tensor, faces: Tensor, side: float) -> dict[str, Tensor]:

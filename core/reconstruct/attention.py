@@ -13,7 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-XFORMERS_MAX_HEAD_WIDTH = 256  # wider heads leave xFormers' fast operators; PyTorch's own path takes them
+from triportrait.kernels.attention import WIDEST, attend_wide
+from triportrait.kernels.dispatch import runs_triton
+from triportrait.kernels.dwconv import depthwise_gelu
+
+XFORMERS_MAX_HEAD_WIDTH = 256  # wider heads leave the fused kernels of xFormers and of PyTorch
 
 
 @cache
@@ -22,10 +26,17 @@ def has_xformers() -> bool:
     return importlib.util.find_spec("xformers") is not None
 
 
-def backend_for(device_type: str, head_width: int) -> Literal["xformers", "torch"]:
-    """xFormers on CUDA when it is installed and the heads are narrow enough, PyTorch's own otherwise."""
-    fits = device_type == "cuda" and head_width <= XFORMERS_MAX_HEAD_WIDTH
-    return "xformers" if fits and has_xformers() else "torch"
+def backend_for(device_type: str, head_width: int, dtype: torch.dtype) -> Literal["xformers", "wide", "torch"]:
+    """On CUDA our kernel for wide heads in half precision, and xFormers for narrow ones where it is installed.
+
+    Float32 and what no kernel takes goes PyTorch's own way.
+    """
+    if device_type != "cuda":
+        return "torch"
+    if head_width <= XFORMERS_MAX_HEAD_WIDTH:
+        return "xformers" if has_xformers() else "torch"
+    half = dtype in (torch.float16, torch.bfloat16)
+    return "wide" if half and head_width <= WIDEST and head_width % 16 == 0 else "torch"
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -38,10 +49,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Returns:
         [B, N, heads * width].
     """
-    if backend_for(query.device.type, query.shape[-1]) == "xformers":
+    chosen = backend_for(query.device.type, query.shape[-1], query.dtype)
+    if chosen == "xformers":
         from xformers.ops import memory_efficient_attention
 
         return memory_efficient_attention(query, key, value).flatten(2)
+    if chosen == "wide" and runs_triton(query=query, key=key, value=value):
+        return attend_wide(query, key, value).flatten(2)
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))  # [B, heads, N, width]
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
@@ -85,8 +99,10 @@ class ConvMlp(nn.Module):
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """[B, N, D] -> [B, N, D], with H * W = N."""
-        x = self.fc1(tokens).mT.unflatten(2, grid)  # [B, hidden, H, W], channels last in memory
-        return self.fc2(F.gelu(self.depthwise(x).flatten(2).mT))
+        x = self.fc1(tokens).unflatten(1, grid)  # [B, H, W, hidden]
+        weight, bias = self.depthwise.weight, self.depthwise.bias
+        assert bias is not None
+        return self.fc2(depthwise_gelu(x, weight, bias).flatten(1, 2))
 
 
 class PatchEmbed(nn.Module):

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triportrait.core.config import RenderConfig
+from triportrait.kernels.bias_act import GAIN, LEAK, bias_leaky_relu
 from triportrait.kernels.fir import smooth_fir, upsample_fir
 
 DEMODULATION_FLOOR = 1e-8
-LEAK, GAIN = 0.2, math.sqrt(2)
 
 
 class _Affine(nn.Module):
@@ -81,7 +81,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor, doubles: bool, noise: Ten
         x = F.conv2d(x, weight, padding=1)
     if noise is not None:
         x = x + noise
-    return F.leaky_relu(x + bias[:, None, None], LEAK) * GAIN
+    return bias_leaky_relu(x, bias, LEAK, GAIN)
 
 
 class SuperresBlock(nn.Module):

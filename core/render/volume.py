@@ -9,14 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triportrait.core.config import RenderConfig
-from triportrait.core.motion.neck import undo_neck
+from triportrait.core.motion.neck import warp_of
 from triportrait.core.render.rays import camera_rays
 from triportrait.core.types import Camera, NeckGrid
-from triportrait.kernels.composite import composite, interval_weights
-from triportrait.kernels.field import FieldWeights, decode_field
-from triportrait.kernels.importance import importance_depths, merge_samples, stratified_depths
+from triportrait.kernels.dispatch import runs_triton
+from triportrait.kernels.field import FieldWeights
+from triportrait.kernels.importance import stratified_depths
+from triportrait.kernels.march import MlpPrecision, Rays, fuses, march_rays
 
-RAY_CHUNK = 4096  # rays of the whole batch at a time; bounds the memory of inference, changes no ray
+RAY_CHUNK = 4096  # rays of the whole batch at a time where nothing is fused; bounds the memory, changes no ray
 
 
 @dataclass(frozen=True)
@@ -113,37 +114,27 @@ class VolumeRenderer(nn.Module):
         depths = stratified_depths(
             camera.axis_distance - half, camera.axis_distance + half, config.num_coarse, jitter
         )  # [B, S]
-        weights = self.field.weights()
+        weights, warp = self.field.weights(), warp_of(neck)
         B, R = directions.shape[:2]
+        fused = runs_triton(planes=planes, directions=directions) and fuses(weights, config.num_coarse, config.num_fine)
+        at_a_time = R if fused else max(1, RAY_CHUNK // max(1, B))
         parts = []
-        for chunk in range(0, R, max(1, RAY_CHUNK // B)):
-            rays = directions[:, chunk : chunk + max(1, RAY_CHUNK // B)]
-            if uniforms is None:
-                even = torch.linspace(0, 1, config.num_fine, device=rays.device)
-                u = even.expand(B, rays.shape[1], -1)
-            else:
-                u = uniforms[:, chunk : chunk + rays.shape[1]]
-            parts.append(self._march(planes, weights, origins, rays, depths, u, neck, half))
+        for start in range(0, R, at_a_time):
+            piece = slice(start, start + at_a_time)
+            rays = Rays(origins[:, 0], directions[:, piece], min(size, at_a_time))
+            u = None if uniforms is None else uniforms[:, piece]
+            parts.append(
+                march_rays(planes, rays, depths, config.num_fine, half, weights, warp, None, u, _precision(planes))
+            )
         feature, depth, opacity = (torch.cat(p, dim=1) for p in zip(*parts, strict=True))
         depth = torch.minimum(torch.maximum(depth, depths[:, :1]), depths[:, -1:])
         return VolumeSamples(feature, depth, opacity)
 
-    def _march(
-        self, planes: Tensor, weights: FieldWeights, origins: Tensor, rays: Tensor, depths: Tensor, uniforms: Tensor,
-        neck: NeckGrid | None, half: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        def at(t: Tensor) -> tuple[Tensor, Tensor]:  # [B, R, S] -> raw density [B, R, S], feature [B, R, S, C]
-            points = (origins[:, None] + t[..., None] * rays[:, :, None]).flatten(1, 2)
-            points = undo_neck(points, neck) * (1 / half)[:, None, None]
-            raw_density, feature = decode_field(planes, points, weights)
-            return raw_density.view(t.shape), feature.unflatten(1, t.shape[1:])
 
-        coarse = depths[:, None].expand(-1, rays.shape[1], -1)  # [B, R, S]
-        coarse_density, coarse_feature = at(coarse)
-        fine = importance_depths(coarse, interval_weights(coarse_density, coarse), uniforms)
-        fine_density, fine_feature = at(fine)
-        merged = merge_samples((coarse, fine), (coarse_density, fine_density), (coarse_feature, fine_feature))
-        return composite(merged[1], merged[2], merged[0])
+def _precision(planes: Tensor) -> MlpPrecision:
+    """The MLP's products in the dtype of the planes; TF32 where the user allows PyTorch the same."""
+    half: dict[torch.dtype, MlpPrecision] = {torch.float16: "fp16", torch.bfloat16: "bf16"}
+    return half.get(planes.dtype, "tf32" if torch.backends.cuda.matmul.allow_tf32 else "exact")
 
 
 def over_background(samples: VolumeSamples, background: Tensor) -> tuple[Tensor, Tensor, Tensor]:

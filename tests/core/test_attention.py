@@ -23,11 +23,15 @@ def test_attention_is_its_definition(N, K, heads, width):
     torch.testing.assert_close(attend(query, key, value), by_hand(query, key, value))
 
 
-def test_xformers_is_for_narrow_heads_on_cuda_where_it_is_installed(monkeypatch):
-    for installed in (True, False):
-        monkeypatch.setattr(attention, "has_xformers", lambda installed=installed: installed)
-        assert backend_for("cuda", 256) == ("xformers" if installed else "torch")
-        assert backend_for("cuda", 512) == backend_for("cpu", 64) == "torch"
+@pytest.mark.parametrize("installed", [True, False])
+def test_who_computes_it(installed, monkeypatch):
+    """xFormers narrow heads on CUDA where it is installed, our kernel wide ones in half precision."""
+    monkeypatch.setattr(attention, "has_xformers", lambda: installed)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        assert backend_for("cuda", 256, dtype) == ("xformers" if installed else "torch")
+        assert backend_for("cuda", 512, dtype) == ("torch" if dtype == torch.float32 else "wide")
+        for device, width in (("cuda", 528), ("cuda", 260), ("cpu", 64), ("cpu", 512)):
+            assert backend_for(device, width, dtype) == "torch", (device, width)
 
 
 @pytest.mark.gpu

@@ -75,3 +75,8 @@ def test_refuses_a_bad_shape_by_name():
     raw, feature, depths = make()
     with pytest.raises(ValueError, match=r"depths: expected \[B, R, S\] with B=2 from raw_density"):
         composite(raw, feature, depths[:, :, :-1])
+
+
+def test_refuses_nothing_to_composite():
+    with pytest.raises(ValueError, match=r"feature: expected \[B, R, S, E\] with S, E >= 1, got \[1, 2, 0, 3\]"):
+        composite(torch.zeros(1, 2, 0), torch.zeros(1, 2, 0, 3), torch.zeros(1, 2, 0))

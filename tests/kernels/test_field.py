@@ -9,6 +9,8 @@ import torch
 from torch.autograd import gradcheck
 
 from triportrait.kernels.field import FieldWeights, decode_field
+from triportrait.kernels.testing import assert_agrees
+from triportrait.profiling.cases import CASES, make_inputs
 
 
 def make(dtype=torch.float32, C=3, K=5, E=4):
@@ -57,3 +59,9 @@ def test_refuses_weights_that_do_not_fit_the_planes():
     planes, points, weights = make()
     with pytest.raises(ValueError, match=r"hidden_weight: expected \[K, C\] with C=3 from planes, got \[5, 2\]"):
         decode_field(planes, points, weights._replace(hidden_weight=torch.zeros(5, 2)))
+
+
+def test_a_program_that_sums_over_several_tiles_agrees(monkeypatch):
+    monkeypatch.setattr("triportrait.kernels.field.PARTIALS", 2)
+    sizes = {**CASES["field"].odd[1], "P": 200}
+    assert_agrees(CASES["field"].op, make_inputs("field", sizes, torch.float32), floor=1e-5)

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from triportrait.kernels.fir import smooth_fir, upsample_fir
+from triportrait.kernels.dispatch import use_backend
+from triportrait.kernels.fir import downsample_fir, smooth_fir, upsample_fir
 
 FILTER = torch.outer(torch.tensor([1.0, 3, 3, 1]), torch.tensor([1.0, 3, 3, 1])) / 64
 
@@ -35,3 +36,14 @@ def test_a_constant_stays_constant_inside():
 def test_refuses_a_bad_shape_by_name():
     with pytest.raises(ValueError, match=r"image: expected \[B, C, H, W\], got \[3, 4, 4\]"):
         upsample_fir(torch.zeros(3, 4, 4))
+
+
+@pytest.mark.parametrize("op", [smooth_fir, upsample_fir, downsample_fir])
+def test_channels_last_gives_the_same(op):
+    image = torch.randn(2, 3, 14, 26)
+    last = image.contiguous(memory_format=torch.channels_last)
+    with use_backend("triton"):
+        one, other = op(image), op(last)
+    assert other.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+    torch.testing.assert_close(one, op(image), rtol=1e-5, atol=1e-6)

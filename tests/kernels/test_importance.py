@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("hypothesis")  # a GPU's image may lack it
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from triportrait.kernels.dispatch import use_backend
 from triportrait.kernels.importance import importance_depths, merge_samples, stratified_depths
 
 
@@ -79,9 +82,27 @@ def test_merge_keeps_values_with_their_depths():
     torch.testing.assert_close(both, torch.stack([depths, -depths], -1))
 
 
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_where_depths_coincide_the_first_set_comes_first_and_each_keeps_its_order(backend):
+    coarse, fine = torch.tensor([[[1.0, 2.0, 2.0, 3.0]]]), torch.tensor([[[2.0, 3.0, 2.0]]])
+    names = torch.arange(4.0)[None, None], torch.arange(10.0, 13.0)[None, None]
+    with use_backend(backend):
+        depths, merged = merge_samples((coarse, fine), names)
+    assert depths[0, 0].tolist() == [1, 2, 2, 2, 2, 3, 3]
+    assert merged[0, 0].tolist() == [0, 1, 2, 10, 12, 3, 11]
+
+
 def test_refuses_weights_that_do_not_fit():
     depths = torch.rand(1, 2, 6).cumsum(-1)
     with pytest.raises(ValueError, match=r"weights: expected \[B, R, S-1\] with S=6 >= 4 from depths, got \[1, 2, 6\]"):
         importance_depths(depths, torch.rand(1, 2, 6), torch.rand(1, 2, 3))
     with pytest.raises(ValueError, match=r"S=3 >= 4"):
         importance_depths(depths[..., :3], torch.rand(1, 2, 2), torch.rand(1, 2, 3))
+
+
+def test_refuses_values_that_are_not_of_the_samples():
+    depths = torch.zeros(1, 2, 3), torch.zeros(1, 2, 2)
+    with pytest.raises(
+        ValueError, match=r"values_0_0: expected \[B, R, S\] with .*S=3 from depths_0.*, got \[1, 2, 5\]"
+    ):
+        merge_samples(depths, (torch.zeros(1, 2, 5), torch.zeros(1, 2, 2)))

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from triportrait.kernels import nearest_face as module
+from triportrait.kernels.dispatch import use_backend
 from triportrait.kernels.nearest_face import nearest_face
+
+
+@pytest.fixture(autouse=True, params=["triton", "reference"])
+def both_ways(request):
+    with use_backend(request.param):
+        yield
 
 
 def make(F=12, P=50):

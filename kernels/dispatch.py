@@ -1,0 +1,124 @@
+"""Which implementation of an operator runs: its Triton kernel, or its definition in plain PyTorch.
+
+`auto` takes the kernel where every tensor is on a GPU that has one (compute capability 8.0 or more) and Triton is
+installed, and the definition elsewhere. A backend that is asked for by name is obeyed or refused; nothing falls back
+after an exception.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from triportrait.kernels.language import HAVE_TRITON
+
+Backend = Literal["auto", "triton", "reference"]
+VARIABLE = "TRIPORTRAIT_BACKEND"
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"  # Triton reads it when a kernel is defined
+OLDEST = (8, 0)  # compute capability: mma on tf32 and bf16
+
+_choice: str | None = None  # a plain global: torch.compile knows it and compiles again when it changes
+
+
+class BackendUnavailable(ValueError):
+    """The backend that was asked for by name cannot run here. The message is one sentence that says why."""
+
+
+@contextmanager
+def use_backend(backend: Backend) -> Iterator[None]:
+    """Choose the backend of all operators inside a `with` block; outside, `$TRIPORTRAIT_BACKEND` does.
+
+    For the whole process: one thread at a time may choose.
+
+    Raises: `ValueError` for an unknown name.
+    """
+    global _choice
+    before, _choice = _choice, _known(backend, "backend")
+    try:
+        yield
+    finally:
+        _choice = before
+
+
+def backend() -> Backend:
+    """The backend that is chosen here. Raises: `ValueError` for an unknown name in the environment."""
+    return _known(os.environ.get(VARIABLE, "auto"), f"${VARIABLE}") if _choice is None else _known(_choice, "backend")
+
+
+def runs_triton(**tensors: Tensor | None) -> bool:
+    """Whether the kernel should run on these tensors, which are all on one device.
+
+    Raises:
+        ValueError: tensors on several devices; the first that differs is named.
+        BackendUnavailable: `triton` was asked for by name and cannot run.
+    """
+    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    first, device = next((name, tensor.device) for name, tensor in given.items())
+    for name, tensor in given.items():
+        if tensor.device != device:
+            raise ValueError(f"{name}: expected on {device} as {first} is, got {tensor.device}; move it there")
+    chosen = backend()
+    if chosen == "reference":
+        return False
+    if chosen == "auto":
+        return device.type == "cuda" and HAVE_TRITON and _capability(device) >= OLDEST
+    if not HAVE_TRITON:
+        raise BackendUnavailable("backend triton: the package is not installed; install triton or use backend auto")
+    if device.type == "meta":
+        return True  # shapes without numbers: launches are made, for whoever records them
+    if device.type == "cuda":
+        major, minor = _capability(device)
+        if (major, minor) < OLDEST:
+            raise BackendUnavailable(
+                f"backend triton: expected compute capability {OLDEST[0]}.{OLDEST[1]} or more, {first} is on one of "
+                f"{major}.{minor}; use backend auto"
+            )
+    elif not INTERPRETED:
+        raise BackendUnavailable(
+            f"backend triton: expected CUDA tensors, {first} is on {device}; use backend auto, or set "
+            "TRITON_INTERPRET=1 before triportrait is imported"
+        )
+    return True
+
+
+def adds_in_no_order(operator: str) -> None:
+    """Said by a backward pass with atomic sums, as PyTorch's own do.
+
+    Raises: `RuntimeError` where `torch.use_deterministic_algorithms(True)` asks for the same bits from run to run.
+    """
+    if torch.are_deterministic_algorithms_enabled():
+        sentence = f"{operator}: its gradient is added in no order; march_rays has a deterministic form"
+        if not torch.is_deterministic_algorithms_warn_only_enabled():
+            raise RuntimeError(sentence)
+        warnings.warn(sentence, stacklevel=2)
+
+
+def same_dtype(**tensors: Tensor | None) -> torch.dtype:
+    """The one dtype of these tensors.
+
+    Raises: `ValueError` names the first that differs.
+    """
+    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    first, dtype = next((name, tensor.dtype) for name, tensor in given.items())
+    for name, tensor in given.items():
+        if tensor.dtype != dtype:
+            raise ValueError(f"{name}: expected {dtype} as {first} has, got {tensor.dtype}; convert it")
+    return dtype
+
+
+def _known(name: str, where: str) -> Backend:
+    if name not in get_args(Backend):
+        raise ValueError(f"{where}: expected one of {', '.join(get_args(Backend))}, got {name!r}; choose one")
+    return name  # type: ignore[return-value]
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)

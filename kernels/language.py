@@ -1,0 +1,35 @@
+"""Triton where it is installed; without it kernels can be imported and are refused when they should run."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+try:
+    import triton
+    import triton.language as tl
+
+    HAVE_TRITON = True
+except ImportError:  # a laptop: the definitions run
+    HAVE_TRITON = False
+
+    class _Absent:
+        """Takes the place of triton and of its language while modules are imported."""
+
+        def __getattr__(self, name: str) -> Any:
+            return self
+
+        def __call__(self, *arguments: Any, **options: Any) -> Any:
+            return arguments[0] if len(arguments) == 1 else self  # a decorator, with options or without
+
+    triton, tl = _Absent(), _Absent()
+
+
+def device_of(tensor: torch.Tensor) -> AbstractContextManager[Any]:
+    """Triton launches on the current device: inside, that is the tensor's."""
+    return torch.cuda.device_of(tensor)
+
+
+__all__ = ["HAVE_TRITON", "device_of", "tl", "triton"]

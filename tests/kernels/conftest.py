@@ -1,0 +1,46 @@
+"""What every test of a kernel sees: memory that was forgotten, and products rounded as a GPU rounds them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def unwritten_memory_is_nan(monkeypatch):
+    """An element that a kernel forgets to write is seen."""
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        made = getattr(owner, name)
+
+        def filled(*args, made=made, **kwargs):
+            x = made(*args, **kwargs)
+            return x.fill_(float("nan")) if x.is_floating_point() else x.fill_(-(2**31))
+
+        monkeypatch.setattr(owner, name, filled)
+
+
+@pytest.fixture(autouse=True)
+def tf32_products_are_rounded(monkeypatch):
+    """Triton's interpreter multiplies TF32 operands as float32; tensor cores see 10 bits of them.
+
+    Returns a function that ends it.
+    """
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    builder, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
+    exact = builder.create_dot
+
+    def rounded(x):
+        if x.data.dtype != np.float32:
+            return x
+        bits = np.ascontiguousarray(x.data).view(np.uint32)
+        bits = np.where(np.isfinite(x.data), bits + np.uint32(0x1000), bits) & np.uint32(0xFFFFE000)
+        return handle(bits.view(np.float32), x.dtype)
+
+    def dot(self, a, b, d, precision, *others):
+        if "TF32" in str(precision):
+            a, b = rounded(a), rounded(b)
+        return exact(self, a, b, d, precision, *others)
+
+    monkeypatch.setattr(builder, "create_dot", dot)
+    return lambda: monkeypatch.setattr(builder, "create_dot", exact)

@@ -1,0 +1,204 @@
+"""Every kernel against its definition: values, gradients, batches, layouts, numbers that are none, and who runs.
+
+What one operator alone promises stands in its own file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from triportrait.kernels import dispatch, march
+from triportrait.kernels.dispatch import BackendUnavailable, use_backend
+from triportrait.kernels.march_launch import propose
+from triportrait.kernels.testing import assert_agrees
+from triportrait.profiling.cases import CASES, Case, Inputs, make_inputs
+
+ALL = sorted(CASES)
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+SIZES = [(name, i) for name in ALL for i in range(len(CASES[name].odd))]
+
+
+def outputs(case: Case, inputs: Inputs, backend: str = "triton") -> tuple[Tensor, ...]:
+    with use_backend(backend):  # type: ignore[arg-type]
+        out = case.op(*inputs)
+    return (out,) if isinstance(out, Tensor) else out
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("name, size", SIZES)
+def test_agrees_with_the_definition(name, size, dtype):
+    if CASES[name].wide_only and dtype != torch.float32:
+        return
+    case = CASES[name]
+    floor = case.floor_in(dtype)
+    assert_agrees(case.op, make_inputs(name, case.odd[size], dtype), floor=floor)
+
+
+DEPTHS = {"merge": (0, 1)}  # a step would change the order of those that coincide
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if CASES[name].differentiable])
+def test_gradients_by_finite_differences(name, monkeypatch):
+    """Along one random direction through all inputs at once; depths of samples stand still: they carry no gradient."""
+    case, step = CASES[name], 1e-6
+    inputs = make_inputs(name, case.odd[0], torch.float64)
+    proposed: list[Tensor] = []
+
+    def propose_once(*arguments: object) -> Tensor:
+        """Fine depths follow the densities, but not their gradients."""
+        if not proposed:
+            proposed.append(propose(*arguments))
+        return proposed[0]
+
+    monkeypatch.setattr(march, "propose", propose_once)
+    fixed = DEPTHS.get(name, ())
+    leaves = tuple(
+        x.requires_grad_() if x is not None and x.is_floating_point() and i not in fixed else x
+        for i, x in enumerate(inputs)
+    )
+    out = outputs(case, leaves)
+    weights = [torch.randn_like(y) for y in out]
+    total = torch.stack([(y * w).sum() for y, w in zip(out, weights, strict=True)]).sum()
+    own = [i for i, x in enumerate(leaves) if x is not None and x.requires_grad]
+    found = dict(zip(own, torch.autograd.grad(total, [leaves[i] for i in own], allow_unused=True), strict=True))
+    used = {i: d for i, d in found.items() if d is not None}
+    assert used
+    towards = {i: torch.randn_like(d) for i, d in used.items()}
+
+    def moved(sign: int) -> Tensor:
+        there = [x.detach() + sign * step * towards[i] if i in used else x for i, x in enumerate(inputs)]  # type: ignore[union-attr]
+        return torch.stack([(y * w).sum() for y, w in zip(outputs(case, tuple(there)), weights, strict=True)]).sum()
+
+    with torch.no_grad():
+        slope = (moved(1) - moved(-1)) / (2 * step)
+    wanted = torch.stack([(d * towards[i]).sum() for i, d in used.items()]).sum()
+    torch.testing.assert_close(wanted, slope, rtol=1e-5, atol=1e-6)
+    assert bool(proposed) == name.startswith("march")
+
+
+def shared(name: str, inputs: Inputs) -> list[bool]:
+    """Which inputs all members of a batch have in common: weights, faces, numbers."""
+    own = {"field": 2, "density": 2, "bias_act": 1, "dwconv": 1, "nearest_face": 2}
+    count = 8 if name.startswith("march") else own.get(name, len(inputs))
+    return [i >= count and not (name == "march_train" and i == len(inputs) - 1) for i in range(len(inputs))]
+
+
+def second(name: str, inputs: Inputs) -> Inputs:
+    """The second member of a batch of two."""
+    assert CASES[name].odd[1]["B"] == 2, "the second size is the one with a batch"
+    pairs = zip(inputs, shared(name, inputs), strict=True)
+    return tuple(x if x is None or common else x[1:] for x, common in pairs)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_batch_is_its_members(name):
+    case = CASES[name]
+    inputs = make_inputs(name, case.odd[1], torch.float32)
+    for both, one in zip(outputs(case, inputs), outputs(case, second(name, inputs)), strict=True):
+        torch.testing.assert_close(both[1:], one, rtol=0, atol=0, equal_nan=True)
+
+
+def gradients(case: Case, inputs: Inputs, weigh: Callable[[Tensor], Tensor]) -> list[Tensor | None]:
+    """Of each input, from outputs whose gradients are `weigh` of them."""
+    leaves = tuple(x.clone().requires_grad_() if x is not None and x.is_floating_point() else x for x in inputs)
+    differentiable = [y for y in outputs(case, leaves) if y.requires_grad]
+    torch.autograd.backward(differentiable, [weigh(y.detach()) for y in differentiable])
+    return [None if x is None else x.grad for x in leaves]
+
+
+def noise(y: Tensor) -> Tensor:
+    """Random numbers of the shape of the last image of y, for every image the same."""
+    rng = torch.Generator().manual_seed(1)
+    one = torch.randn(y.shape[1:], generator=rng, dtype=torch.float64).to(y.dtype)
+    return torch.where(y.isfinite(), one.expand_as(y), 0.0)
+
+
+GRADED = [(name, torch.float32) for name in ALL if CASES[name].differentiable and name != "march_train"]
+GRADED += [("march", torch.float16)]
+
+
+@pytest.mark.parametrize("name, dtype", GRADED, ids=lambda x: str(x).removeprefix("torch."))
+def test_gradients_of_a_member_do_not_depend_on_those_of_another(name, dtype):
+    """The other one's are 10^5 times larger."""
+    case = CASES[name]
+    inputs = make_inputs(name, case.odd[1], dtype)
+
+    def louder(y: Tensor) -> Tensor:
+        return noise(y) * torch.tensor([1e5, 1.0], dtype=y.dtype).view(2, *(1,) * (y.dim() - 1))
+
+    both, one = gradients(case, inputs, louder), gradients(case, second(name, inputs), noise)
+    compared = 0
+    for d, alone, common in zip(both, one, shared(name, inputs), strict=True):
+        if d is not None and alone is not None and not common:
+            torch.testing.assert_close(d[1:], alone, rtol=0, atol=0)
+            compared += 1
+    assert compared
+
+
+@pytest.mark.parametrize("name, dtype", GRADED, ids=lambda x: str(x).removeprefix("torch."))
+def test_strided_gradients(name, dtype):
+    case = CASES[name]
+    inputs = make_inputs(name, case.odd[1], dtype)
+
+    def turned(y: Tensor) -> Tensor:
+        return noise(y).movedim(1, -1).contiguous().movedim(-1, 1)
+
+    for d, other in zip(gradients(case, inputs, noise), gradients(case, inputs, turned), strict=True):
+        assert (d is None) == (other is None)
+        if d is not None:
+            torch.testing.assert_close(d, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_strided_inputs(name):
+    case = CASES[name]
+    inputs = make_inputs(name, case.odd[1], torch.float32)
+    strided = tuple(
+        x.movedim(0, -1).contiguous().movedim(-1, 0) if x is not None and x.dim() > 1 else x for x in inputs
+    )
+    assert any(not x.is_contiguous() for x in strided if x is not None)
+    for plain, other in zip(outputs(case, inputs), outputs(case, strided), strict=True):
+        torch.testing.assert_close(plain, other, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_backend_asked_for_by_name_is_never_swapped(name, monkeypatch):
+    case = CASES[name]
+    inputs = make_inputs(name, case.odd[0], torch.float32)
+    monkeypatch.setattr(dispatch, "INTERPRETED", False)
+    with pytest.raises(BackendUnavailable, match=r"expected CUDA tensors, .* is on cpu"):
+        outputs(case, inputs)
+    monkeypatch.setattr(dispatch, "HAVE_TRITON", False)
+    with pytest.raises(BackendUnavailable, match="the package is not installed"):
+        outputs(case, inputs)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_tensors_on_several_devices_are_refused_by_name(name):
+    case = CASES[name]
+    inputs = make_inputs(name, case.odd[0], torch.float32)
+    if len(inputs) == 1:
+        return
+    moved = (*inputs[:1], inputs[1].to("meta"), *inputs[2:])  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"^\w+: expected on (cpu|meta) as \w+ is, got (meta|cpu); move it there"):
+        case.op(*moved)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["triplane", "field", "composite", "grid", "dwconv", "fir_up", "bias_act", "march"])
+def test_what_is_no_number_reaches_what_saw_it_and_nothing_else(name, value):
+    case = CASES[name]
+    inputs = make_inputs(name, case.odd[1], torch.float32)
+    where = 1 if name == "composite" else 0
+    broken = inputs[where].clone()  # type: ignore[union-attr]
+    broken[(0, 0, *(size // 2 for size in broken.shape[2:]))] = value
+    inputs = (*inputs[:where], broken, *inputs[where + 1 :])
+    found, wanted = outputs(case, inputs), outputs(case, inputs, "reference")
+    for own, true in zip(found, wanted, strict=True):
+        assert torch.equal(own.isfinite(), true.isfinite())
+    assert not all(true.isfinite().all() for true in wanted) or value == float("inf"), "somebody sees it"
+    assert any(true.isfinite().any() for true in wanted), "somebody does not"
