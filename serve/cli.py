@@ -20,6 +20,7 @@ JOBS = {
     "evaluate": ("triportrait.train.jobs.evaluate:Evaluate", "measure trained weights where the truth is known"),
     "convert": ("triportrait.serve.jobs.convert:Convert", "a published weight file becomes a weights folder"),
     "heads": ("triportrait.train.jobs.heads:Heads", "procedural heads: training sets, videos, contact sheets"),
+    "profile": ("triportrait.profiling.jobs.profile:Profile", "what a frame costs and must cost, kernel by kernel"),
     "doctor": ("triportrait.serve.jobs.doctor:Doctor", "what this machine can run, and what to install"),
 }
 BAD_INPUT, INTERRUPTED = 2, 130

@@ -26,10 +26,11 @@ def test_the_python_example(tiny_weights, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("job", JOBS)
 def test_the_options_it_names_exist(job, capsys):
-    with pytest.raises(SystemExit):
-        main([job, "--help"])
-    known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
     for line in re.findall(rf"triportrait {job} .*", README):
+        inner = line.split()[2:3] if job == "profile" else []
+        with pytest.raises(SystemExit):
+            main([job, *inner, "--help"])
+        known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
         named = set(re.findall(r"--[a-z-]+", line.split("#")[0]))
         assert named <= known, named - known
 

@@ -1,0 +1,175 @@
+"""A reenacted frame, as the user waits for it: whole and part by part, with the source cached and not, in several ways.
+
+Ways: `eager fp32`, plain PyTorch; `eager tf32`, the same with TF32 products; `compiled`, what `torch.compile` makes of
+that; `ours`, the kernels with TF32 products; `ours bf16`, the kernels under bfloat16 autocast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from triportrait.core.config import ModelConfig
+from triportrait.kernels.dispatch import INTERPRETED, Backend, use_backend
+from triportrait.profiling.machine import measure, peak_MB, percentiles
+from triportrait.profiling.parts import Frame, make_frame, told
+
+WAYS: dict[str, tuple[Backend, bool, bool, bool]] = {  # backend, TF32, compiled, bfloat16
+    "eager fp32": ("reference", False, False, False),
+    "eager tf32": ("reference", True, False, False),
+    "compiled": ("reference", True, True, False),
+    "ours": ("auto", True, False, False),
+    "ours bf16": ("auto", True, False, True),
+}
+LEAST_DB = {"ours": 60.0, "ours bf16": 50.0}  # against eager fp32, of the picture's range
+REPETITIONS = 20  # of a frame in parts
+
+
+def bench(config: ModelConfig, device: str, tell: Callable[[str], None] = lambda name: None) -> list[dict[str, Any]]:
+    """A row for each way; one that does not show the picture of `eager fp32` has no times.
+
+    Args:
+        device: cuda or cpu; a CPU runs `eager fp32` alone, and `ours` where the kernels are interpreted.
+    """
+    frame = make_frame(config, device)
+    rows, truth = [], None
+    for name, way in WAYS.items():
+        if device == "cpu" and name != "eager fp32" and not (name == "ours" and INTERPRETED):
+            continue
+        tell(name)
+        row: dict[str, Any] = {"way": name}
+        rows.append(row)
+        with _in_the_way(way, name, device), torch.inference_mode():
+            try:
+                image = _whole(frame)()
+            except Exception as error:  # a rival may fail, and its row says so
+                row["red"] = _said(error)
+                continue
+            truth = image if truth is None else truth
+            row["psnr_dB"] = round(_psnr(image, truth), 2)
+            if row["psnr_dB"] < LEAST_DB.get(name, 40.0):
+                row["red"] = f"{row['psnr_dB']} dB against eager fp32, {LEAST_DB.get(name, 40.0)} are wanted"
+                continue
+            try:
+                row |= _times(frame, device, compiled=way[2])
+            except Exception as error:
+                row["red"] = _said(error)
+    return rows
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+def _times(frame: Frame, device: str, compiled: bool) -> dict[str, Any]:
+    source = frame.prepare()
+
+    def cached() -> Tensor:
+        return frame.render(frame.reenact(source))
+
+    if device == "cpu":  # once, as an interpreted frame takes seconds
+        return {"frame, source cached": dataclasses.asdict(measure([cached], device, 0.0, 0, 1)) | {"peak_MB": None}}
+    head = frame.reenact(source)
+    calls: dict[str, Callable[[], object]] = {
+        "frame, nothing cached": _whole(frame), "frame, source cached": cached,
+        "new view of cached planes": lambda: frame.render(head),
+    }  # fmt: skip
+    if compiled:
+        calls = {name: torch.compile(call, dynamic=False) for name, call in calls.items()}
+    found: dict[str, Any] = {}
+    for name, call in calls.items():
+        found[name] = dataclasses.asdict(measure([call], device)) | {"peak_MB": peak_MB(call, device)}
+    if not compiled:  # hooks would break its graphs
+        found["parts"] = _parts(frame)
+    return found
+
+
+def times_of_parts(config: ModelConfig, way: str) -> dict[str, float]:
+    """Part -> milliseconds (median) that it takes on this GPU in one of the ways."""
+    frame = make_frame(config, "cuda")
+    with _in_the_way(WAYS[way], way, "cuda"), torch.inference_mode():
+        return {name: found["p50"] for name, found in _parts(frame).items()}
+
+
+def _parts(frame: Frame) -> dict[str, dict[str, float]]:
+    """Milliseconds of each part of a frame of which nothing is cached."""
+    found: dict[str, list[float]] = {}
+    for repetition in range(REPETITIONS + 2):
+        marks: dict[str, list[torch.cuda.Event]] = {}
+
+        def mark(name: str, marks: dict[str, list[torch.cuda.Event]] = marks) -> None:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            marks.setdefault(name, []).append(event)
+
+        with told(frame, mark, mark):
+            _whole(frame)()
+        torch.cuda.synchronize()
+        if repetition < 2:
+            continue  # warm-up
+        for name, events in marks.items():
+            pairs = zip(events[::2], events[1::2], strict=True)
+            found.setdefault(name, []).append(sum(a.elapsed_time(b) for a, b in pairs))
+    return {name: dataclasses.asdict(percentiles(taken)) for name, taken in found.items()}
+
+
+def _whole(frame: Frame) -> Callable[[], Tensor]:
+    return lambda: frame.render(frame.reenact(frame.prepare()))
+
+
+@contextlib.contextmanager
+def _in_the_way(way: tuple[Backend, bool, bool, bool], name: str, device: str) -> Iterator[None]:
+    backend, tf32, _, bf16 = way
+    if name == "ours" and device == "cpu":
+        backend = "triton"
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    try:
+        with use_backend(backend), torch.autocast(device, torch.bfloat16, enabled=bf16):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def _psnr(image: Tensor, truth: Tensor) -> float:
+    """dB of the picture's range, 99 where they are equal."""
+    spread = (truth.max() - truth.min()).item() or 1.0
+    error = (image.float() - truth.float()).square().mean().item()
+    if not math.isfinite(error):
+        return 0.0
+    return 99.0 if error == 0 else min(99.0, 10 * math.log10(spread**2 / error))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown: medians and tails in milliseconds."""
+    names = "frame, source cached", "frame, nothing cached", "new view of cached planes"
+    lines = [
+        "| way | " + " | ".join(f"{name} p50 / p90 / p99 ms" for name in names) + " | peak MB | dB to eager fp32 |",
+        "|" + " --- |" * 6,
+    ]
+    for row in rows:
+        if "red" in row:
+            lines.append(f"| {row['way']} | no figure: {row['red']} | | | | {row.get('psnr_dB', '-')} |")
+            continue
+        cells = [f"{row[n]['p50']:.2f} / {row[n]['p90']:.2f} / {row[n]['p99']:.2f}" if n in row else "-" for n in names]
+        peak = row.get("frame, nothing cached", {}).get("peak_MB")
+        lines.append(
+            "| " + " | ".join([row["way"], *cells, "-" if peak is None else str(peak), str(row["psnr_dB"])]) + " |"
+        )
+    timed = [row for row in rows if row.get("parts")]
+    if timed:
+        lines += [
+            "",
+            "| part, p50 ms | " + " | ".join(row["way"] for row in timed) + " |",
+            "|" + " --- |" * (len(timed) + 1),
+        ]
+        for part in timed[0]["parts"]:
+            cells = [f"{row['parts'][part]['p50']:.3f}" for row in timed]
+            lines.append(f"| {part} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""What `triportrait profile` runs."""

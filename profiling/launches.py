@@ -1,0 +1,126 @@
+"""Which kernels an operator launches, with which arguments, without running any: the operator runs on meta tensors.
+
+What is compiled and counted is so what is launched, with the real constants.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from triportrait.kernels.dispatch import use_backend
+from triportrait.profiling.cases import CASES, Sizes, make_inputs
+
+_TYPES = {
+    torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int64: "i64",
+    torch.int32: "i32",
+}  # fmt: skip
+ALIGNED = 16  # bytes of a pointer, and what an integer may be divisible by
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel and how it is launched.
+
+    Attributes:
+        kernel: the jitted function.
+        grid: programs along each axis.
+        signature: argument -> Triton's name of its type, "constexpr" for constants.
+        constants: argument -> value; integers that are 1 are constants, too.
+        divisible: arguments that are divisible by 16: pointers, and integers that happen to be.
+        options: num_warps, num_stages.
+        integers: arguments that are whole numbers, constants included, and their values.
+    """
+
+    kernel: Any
+    grid: tuple[int, ...]
+    signature: dict[str, str]
+    constants: dict[str, Any]
+    divisible: tuple[str, ...]
+    options: dict[str, int]
+    integers: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Module and function."""
+        module = self.kernel.fn.__module__.rsplit(".", 1)[-1]
+        return f"{module}.{self.kernel.fn.__name__.strip('_').removesuffix('_kernel')}"
+
+    def program(self) -> tuple[Any, ...]:
+        """Equal for launches that are compiled to the same program, but for what is known of their integers."""
+        own = [p.name for p in self.kernel.params if p.is_constexpr]
+        return self.name, tuple((k, str(self.constants[k])) for k in own), tuple(self.options.items())
+
+
+@contextmanager
+def recorded() -> Iterator[list[Launch]]:
+    """Inside, launches are written down instead of made."""
+    from triton.runtime.jit import JITFunction
+
+    launches: list[Launch] = []
+
+    def run(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        launches.append(_launch(self, grid, arguments, options))
+
+    own = JITFunction.run
+    JITFunction.run = run
+    try:
+        yield launches
+    finally:
+        JITFunction.run = own
+
+
+def launches_of(name: str, sizes: Sizes, dtype: torch.dtype, backward: bool) -> list[Launch]:
+    """The launches of a case, forward, and backward where it is asked for and exists; of equal ones the largest."""
+    case = CASES[name]
+    with FakeTensorMode():  # a frame's inputs without their memory
+        made = [None if x is None else x if x.dim() else int(x) for x in make_inputs(name, sizes, dtype)]
+    inputs = [torch.empty(x.shape, dtype=x.dtype, device="meta") if isinstance(x, Tensor) else x for x in made]
+    with recorded() as launches, use_backend("triton"):
+        if not (backward and case.differentiable):
+            with torch.no_grad():
+                case.op(*inputs)
+        else:
+            leaves = [x.requires_grad_() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs]
+            out = case.op(*leaves)
+            outputs = [y for y in ((out,) if isinstance(out, Tensor) else out) if y.requires_grad]
+            torch.autograd.backward(outputs, [torch.empty_like(y) for y in outputs])
+    largest: dict[Any, Launch] = {}
+    for launch in launches:
+        known = largest.setdefault(launch.program(), launch)
+        if math.prod(launch.grid) > math.prod(known.grid):
+            largest[launch.program()] = launch
+    return list(largest.values())
+
+
+def _launch(kernel: Any, grid: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Launch:
+    names = kernel.arg_names
+    values = dict(zip(names, arguments, strict=False))
+    values |= {name: options.pop(name) for name in list(options) if name in names}
+    signature, constants, divisible = {}, {}, []
+    for parameter in kernel.params:
+        value = values[parameter.name]
+        plain = parameter.do_not_specialize
+        if parameter.is_constexpr or value is None or (type(value) is int and value == 1 and not plain):
+            signature[parameter.name], constants[parameter.name] = "constexpr", value
+        elif isinstance(value, Tensor):
+            signature[parameter.name] = "*" + _TYPES[value.dtype]
+            divisible.append(parameter.name)  # the allocator aligns by more
+        elif isinstance(value, bool):
+            signature[parameter.name] = "i1"
+        elif isinstance(value, int):
+            signature[parameter.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+            if value % ALIGNED == 0 and not plain:
+                divisible.append(parameter.name)
+        else:
+            signature[parameter.name] = "fp32"
+    sizes = tuple(grid) if isinstance(grid, tuple | list) else (grid,)
+    integers = {name: value for name, value in values.items() if type(value) is int}
+    return Launch(kernel, sizes, signature, constants, tuple(divisible), options, integers)

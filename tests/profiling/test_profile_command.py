@@ -1,0 +1,103 @@
+"""`triportrait profile` where there is no GPU: it runs, says that times there are no performance, refuses faults."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from triportrait.profiling import everything, frame, kernels
+from triportrait.profiling.cases import CASES
+from triportrait.serve import cli
+
+
+def refused(arguments, capsys):
+    assert cli.main(["profile", *map(str, arguments)]) == 2
+    said = capsys.readouterr()
+    assert said.err.strip().splitlines()[-1].startswith("triportrait: ")
+    return said.err
+
+
+def test_kernels_are_timed_and_the_times_are_said_to_be_none(capsys):
+    assert cli.main(["profile", "kernels", "--op", "composite", "--dtype", "fp32"]) == 0
+    said = capsys.readouterr().out
+    assert "no performance" in said and "torch: " in said and "command: triportrait profile" in said
+    rows = [line for line in said.splitlines() if line.startswith("| composite")]
+    assert len(rows) == 2 and all(re.search(r"\| \d+\.\d+ \| - \| - \| \d+\.\d+ \|", row) for row in rows)
+
+
+def test_a_frame_is_timed(capsys):
+    assert cli.main(["profile", "frame"]) == 0
+    said = capsys.readouterr().out
+    assert "no performance" in said and re.search(r"\| eager fp32 \| \d+\.\d+ / ", said)
+    ours = next(line for line in said.splitlines() if line.startswith("| ours |"))
+    assert float(ours.split("|")[-2]) > frame.LEAST_DB["ours"]
+
+
+def test_a_kernel_that_does_not_agree_has_no_figure(monkeypatch, capsys):
+    def wrong(*args, **kwargs):
+        raise AssertionError("output 0: off by 1, allowed 0.1")
+
+    monkeypatch.setattr(kernels, "assert_agrees", wrong)
+    said = refused(["kernels", "--op", "composite", "--dtype", "fp32"], capsys)
+    assert "output 0: off by 1" in said
+    rows = kernels.bench(["composite"], ["fp32"], "cpu")
+    assert all("red" in row and "ours" not in row and "eager" not in row for row in rows)
+    assert "no figure" in kernels.table(rows)
+
+
+def test_a_way_that_shows_another_picture_has_no_figure(monkeypatch):
+    monkeypatch.setattr(frame, "LEAST_DB", {"ours": 1000.0})
+    rows = {row["way"]: row for row in frame.bench(everything.model_here("cpu"), "cpu")}
+    assert "1000.0 are wanted" in rows["ours"]["red"] and "parts" not in rows["ours"]
+
+
+def test_all_figures_go_into_one_file(tmp_path, capsys, monkeypatch):
+    small = {name: CASES[name] for name in ("composite", "importance")}
+    monkeypatch.setattr(everything, "CASES", small)
+    out = tmp_path / "figures.json"
+    assert cli.main(["profile", "all", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert found["machine"]["note"] and found["machine"]["command"] == "triportrait profile all figures.json"
+    assert found["work"]["tri-plane decoder"]["GFLOP"] == pytest.approx(847.2, rel=0.01)
+    assert {row["operator"] for row in found["kernels"]} == set(small)
+    assert not any("red" in row for row in (*found["kernels"], *found["frame"]))
+    assert [p.name for p in tmp_path.iterdir()] == ["figures.json"]
+    said = refused(["report", out], capsys)
+    assert "these are of a CPU and no performance" in said
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["kernels", "--op", "composit"], "op: expected some of "),
+        (["kernels", "--dtype", "fp8"], "--dtype: expected one of all, fp16, bf16, fp32, got 'fp8'"),
+        (["all", "figures.txt"], "out: expected a .json file"),
+        (["all", "nowhere/figures.json"], "out: expected a file in a folder that exists"),
+        (["compile"], "expected a process that compiles, got TRITON_INTERPRET=1; unset it"),
+        (["report", "missing.json"], "expected what `triportrait profile all` writes"),
+        (["speed"], "Expected one of {compile, roofline, kernels, frame, all, report}"),
+    ],
+)
+def test_bad_options_are_one_sentence(arguments, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(arguments, capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_bench_runs_where_the_command_s_packages_are_missing(tmp_path):
+    """A GPU image has torch, Triton, numpy and safetensors."""
+    code = (
+        "import sys\n"
+        "absent = 'tyro', 'av', 'PIL', 'tqdm', 'torchmetrics', 'xformers', 'pytest'\n"
+        "sys.modules.update(dict.fromkeys(absent))\n"
+        "import triportrait.profiling.everything as everything\n"
+        "everything.write(everything.profile('x', ['composite'], ['fp32']), everything.Path(sys.argv[1]))\n"
+    )
+    out = tmp_path / "figures.json"
+    subprocess.run([sys.executable, "-c", code, str(out)], check=True, timeout=300, env=os.environ)
+    assert json.loads(out.read_text())["kernels"]
