@@ -11,9 +11,9 @@ import torch
 
 # Kernels are interpreted, on tensors of the CPU, but for a run with `-m gpu`. Triton reads it when a kernel is defined,
 # and a conftest further down may import triportrait before pytest has parsed its options.
-_MARK = next((both for both in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True) if both[0][:2] == "-m"), ("-m", ""))
-_MARK_NAME = _MARK[0][2:] or _MARK[1]
-if "gpu" not in _MARK_NAME or "not gpu" in _MARK_NAME:
+_AT = next((i for i, argument in enumerate(sys.argv) if i and argument.startswith("-m")), None)
+_MARK = "" if _AT is None else sys.argv[_AT][2:] or "".join(sys.argv[_AT + 1 : _AT + 2])
+if "gpu" not in _MARK or "not gpu" in _MARK:
     os.environ["TRITON_INTERPRET"] = "1"
 
 _TABLES: dict[str, list[tuple[str, ...]]] = {}
