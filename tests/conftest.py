@@ -1,4 +1,4 @@
-"""What every test shares: a pinned number of threads, and tables printed after the run."""
+"""What every test shares: kernels that are interpreted, cores shared by workers, tables printed after the run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
+# Workers of `pytest -n` share the cores, and so do the processes that they start.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(workers)))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
 # Kernels are interpreted, on tensors of the CPU, but for a run with `-m gpu`. Triton reads it when a kernel is defined,
 # and a conftest further down may import triportrait before pytest has parsed its options.
 _AT = next((i for i, argument in enumerate(sys.argv) if i and argument.startswith("-m")), None)
@@ -16,6 +21,7 @@ _MARK = "" if _AT is None else sys.argv[_AT][2:] or "".join(sys.argv[_AT + 1 : _
 if "gpu" not in _MARK or "not gpu" in _MARK:
     os.environ["TRITON_INTERPRET"] = "1"
 
+LONGEST = "test_overfit.py"
 _TABLES: dict[str, list[tuple[str, ...]]] = {}
 
 
@@ -26,7 +32,17 @@ def quiet_torch() -> None:
     torch.set_grad_enabled(True)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Whole files, in the order of the list: what one file trains is trained once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name != LONGEST)  # no worker begins it when the other has nothing left
     for item in items:
         if item.get_closest_marker("gpu"):
             if not torch.cuda.is_available():
@@ -36,13 +52,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def record_row() -> Callable[[str, tuple[str, ...]], None]:
+def record_row(request: pytest.FixtureRequest) -> Callable[[str, tuple[str, ...]], None]:
     """`record_row(table, row)` adds a row to a table that is printed when all tests have run."""
 
     def record(table: str, row: tuple[str, ...]) -> None:
-        _TABLES.setdefault(table, []).append(tuple(str(cell) for cell in row))
+        request.node.user_properties.append(("row", [table, *map(str, row)]))
 
     return record
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "teardown":  # reports travel from the workers to where the tables are printed
+        for name, value in report.user_properties:
+            if name == "row":
+                table, *row = value
+                _TABLES.setdefault(table, []).append(tuple(row))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

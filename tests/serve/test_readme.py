@@ -40,7 +40,7 @@ def test_the_two_commands_set_everything_up_themselves():
     assert len(commands) == 2
     for command in commands:
         assert command.startswith("python3 -m venv .venv && .venv/bin/pip install ") and "\n" not in command
-    assert ".venv/bin/triportrait demo out.mp4 " in commands[0] and commands[1].endswith(".venv/bin/pytest")
+    assert ".venv/bin/triportrait demo out.mp4 " in commands[0] and commands[1].endswith(".venv/bin/pytest -n 2")
 
 
 def test_the_pictures_it_shows_are_there():

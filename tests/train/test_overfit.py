@@ -21,7 +21,7 @@ from triportrait.train.response import responses
 from triportrait.train.training import Training
 from triportrait.train.weights import load_trained
 
-MOST_CPU_S = 20 * 60
+MOST_CPU_S = 25 * 60  # 20 minutes on idle cores; a thread that shares its core with another one counts for more
 
 
 @pytest.fixture(scope="module")
