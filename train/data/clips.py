@@ -86,11 +86,16 @@ def write_clips(
             tell(head + 1)
 
 
-def write_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
+def write_video(
+    path: Path, frames: Iterable[np.ndarray], fps: int, gop: int | None = None, told_colours: bool = True
+) -> None:
     """Write uint8 frames [H, W, 3] as H.264 in .mp4, 8-bit 4:2:0, BT.709; the same frames give the same bytes.
 
     Args:
         frames: at least one, all of one even height and width; taken one by one.
+        gop: frames from one key frame to the next, and none that reads a later one; the encoder's choice by default.
+        told_colours: else BT.601, and the file does not say so: what every decoder takes for granted, DALI's too, which
+            does not read what a file says.
     """
     import av
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
@@ -100,16 +105,22 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
     height, width = first.shape[:2]
     options = {"fflags": "+bitexact", "movflags": "+faststart"}
     with av.open(f"file:{path}", "w", format="mp4", container_options=options) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": str(_CRF), "preset": "medium"})
+        how = {"crf": str(_CRF), "preset": "medium"}
+        if gop is not None:
+            how |= {"g": str(gop), "keyint_min": str(gop), "sc_threshold": "0", "bf": "0"}
+        stream = container.add_stream("libx264", rate=Fraction(fps), options=how)
         assert isinstance(stream, av.VideoStream)
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
-        context.colorspace, context.color_range = 1, int(ColorRange.MPEG)
-        context.color_primaries, context.color_trc = int(ColorPrimaries.BT709), int(ColorTrc.BT709)
+        context.color_range = int(ColorRange.MPEG)
+        space = Colorspace.ITU601
+        if told_colours:
+            space, context.colorspace = Colorspace.ITU709, 1
+            context.color_primaries, context.color_trc = int(ColorPrimaries.BT709), int(ColorTrc.BT709)
         context.thread_count = _ENCODER_THREADS
         for image in chain([first], frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24").reformat(
-                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+                format="yuv420p", dst_colorspace=space, dst_color_range=ColorRange.MPEG
             )
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

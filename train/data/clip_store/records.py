@@ -1,0 +1,141 @@
+"""The published LMDB of clips: records as protobuf messages, read by their wire format (reference 7.1).
+
+A record is a clip: 1 channels, 2 height, 3 width, 4 num (numbers), 5 images num x H x W x 3 RGB, 6 segs num x H x W
+(x 1 or 3), 7 labels num x 437 float32, 8 mots num x 548 or more float32 (bytes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from triportrait.core.errors import InputError
+
+LABEL_WIDTH, MOTION_WIDTH = 437, 548
+COLUMNS = {"camera": (0, 25), "shape": (25, 325), "expression": (325, 425), "pose": (425, 431), "eyes": (431, 437)}
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_NUMBERS = {1: "channels", 2: "height", 3: "width", 4: "num"}
+_BLOBS = {5: "images", 6: "segs", 7: "labels", 8: "mots"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A clip of T frames of S pixels.
+
+    Attributes:
+        images: uint8 [T, S, S, 3]. masks: uint8 [T, S, S]. labels: float32 [T, 437]. motion: float32 [T, 548].
+    """
+
+    images: np.ndarray
+    masks: np.ndarray
+    labels: np.ndarray
+    motion: np.ndarray
+
+    def table(self) -> dict[str, np.ndarray]:
+        """Its numbers by name."""
+        return {name: self.labels[:, a:b] for name, (a, b) in COLUMNS.items()} | {"motion": self.motion}
+
+
+def parse(message: bytes) -> Record:
+    """A record from its bytes.
+
+    Raises: `ValueError`, in words: it is no such message, or its parts do not have the sizes that it tells.
+    """
+    told = dict(_fields(memoryview(message)))
+    if missing := [name for name in (*_NUMBERS.values(), *_BLOBS.values()) if name not in told]:
+        raise ValueError(f"it has no {missing[0]}")
+    num, height, width = (told[name] for name in ("num", "height", "width"))
+    if not (0 < num < 100_000 and 0 < height == width < 16_384):
+        raise ValueError(f"it tells of {num} frames of {height} x {width}")
+    images = _array(told, "images", np.uint8, num, height * width * 3).reshape(num, height, width, 3)
+    segs = _array(told, "segs", np.uint8, num, None)
+    if segs.shape[1] not in (height * width, height * width * 3):
+        raise ValueError(f"segs has {segs.shape[1]} bytes a frame, expected one or three for each of {height * width}")
+    masks = segs.reshape(num, height, width, -1)[..., 0]
+    labels = _array(told, "labels", np.float32, num, LABEL_WIDTH)
+    mots = _array(told, "mots", np.float32, num, None)
+    if mots.shape[1] < MOTION_WIDTH:
+        raise ValueError(f"mots has {mots.shape[1]} numbers a frame, expected {MOTION_WIDTH} or more")
+    return Record(images, masks, labels, mots[:, :MOTION_WIDTH])
+
+
+def open_lmdb(path: Path) -> tuple[int, Iterator[tuple[int, Callable[[], bytes]]]]:
+    """How many records an LMDB has, and their numbers, each with what reads its bytes, in order.
+
+    Raises: `InputError` where the package is missing, for what is no such LMDB, and, while it is read, a damaged one.
+    """
+    try:
+        import lmdb
+    except ImportError as error:
+        raise InputError("lmdb: it is not installed; pip install -e '.[train]'") from error
+    try:
+        environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, map_size=1 << 40)
+        with environment.begin() as transaction:
+            count = int(bytes(transaction.get(b"num_samples") or b"").decode("ascii"))
+    except (lmdb.Error, AttributeError, ValueError, OSError) as error:
+        raise InputError(f"{path}: expected an LMDB with the key num_samples, it has none; name its folder") from error
+
+    def records() -> Iterator[tuple[int, Callable[[], bytes]]]:
+        with environment, environment.begin() as transaction:
+
+            def read(number: int) -> bytes:
+                try:
+                    return bytes(transaction.get(f"{number:08d}".encode("ascii")) or b"")
+                except lmdb.Error as error:
+                    raise InputError(
+                        f"{path}: record {number} cannot be read ({error}); copy the LMDB again"
+                    ) from error
+
+            for number in range(count):
+                yield number, partial(read, number)
+
+    return count, records()
+
+
+def _array(told: dict[str, Any], name: str, kind: Any, num: int, width: int | None) -> np.ndarray:
+    data, size = told[name], np.dtype(kind).itemsize
+    each, rest = divmod(len(data), num * size)
+    if rest or (width is not None and each != width):
+        raise ValueError(f"{name} has {len(data)} bytes, expected {'a multiple of ' if width is None else ''}"
+                         f"{num * size * (width or 1)}")  # fmt: skip
+    return np.frombuffer(data, kind).reshape(num, each)
+
+
+def _fields(message: memoryview) -> Iterator[tuple[str, Any]]:
+    """Names and values of a message; numbers that nobody knows are skipped, as protobuf does."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        number, kind = key >> 3, key & 7
+        value: Any = None
+        if kind == _VARINT:
+            value, at = _varint(message, at)
+        elif kind == _BYTES:
+            length, at = _varint(message, at)
+            value, at = message[at : at + length], at + length
+        elif kind in (_FIXED64, _FIXED32):
+            at += 8 if kind == _FIXED64 else 4
+        else:
+            raise ValueError("it is no protobuf message")
+        if at > len(message):
+            raise ValueError("it is cut off")
+        if kind == _VARINT and number in _NUMBERS:
+            yield _NUMBERS[number], value
+        if kind == _BYTES and number in _BLOBS:
+            yield _BLOBS[number], value
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= len(message) or shift > 63:
+            raise ValueError("it is cut off")
+        byte = message[at]
+        at, value, shift = at + 1, value | (byte & 0x7F) << shift, shift + 7
+        if byte < 0x80:
+            return value, at

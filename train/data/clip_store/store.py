@@ -1,0 +1,239 @@
+"""The folder of a clip store: written clip by clip, resumable, checked, read frame by frame.
+
+    index.json         what it is, and of each clip its name, its frames and the sizes and checksums of its two files
+    NAME.mp4           H.264 with a key frame every GOP frames, so that any frame is at most GOP - 1 frames away
+    NAME.npz           float32 camera [T, 25], shape [T, 300], expression [T, 100], pose [T, 6], eyes [T, 6], motion
+                       [T, M], and mask [T, S * S / 8] uint8, a bit per pixel, as far as the source has them
+
+While it is written, `.progress.jsonl` holds a line for each clip that is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from triportrait.core.errors import InputError
+from triportrait.train.data.clips import write_video
+
+KIND = "triportrait clip store"
+INDEX, PROGRESS = "index.json", ".progress.jsonl"
+GOP = 8
+FPS = 25
+WIDTHS = {"camera": 25, "shape": 300, "expression": 100, "pose": 6, "eyes": 6}
+TABLES_KEPT = 64  # in memory
+NOT_A_ROTATION = 1e-3  # largest entry of R R' - 1
+
+
+class ClipWriter:
+    """Writes a store; one that was stopped goes on where it was.
+
+    Args:
+        folder: made if it is missing.
+        settings: what the clips are made from; a store that goes on must have the same.
+
+    Raises: `InputError` for a folder that holds something else, a finished store, or one of other settings.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder, self.settings = folder, dict(settings)
+        if (folder / INDEX).exists():
+            raise InputError(f"{folder}: this store is finished; name another folder")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            begun = folder / PROGRESS
+            if not begun.exists() and any(folder.iterdir()):
+                raise InputError(f"{folder}: expected an empty folder or a store that was begun; name another folder")
+            lines = begun.read_text().splitlines() if begun.exists() else []
+        except OSError as error:
+            raise _disk(folder, error) from error
+        self.clips: dict[str, dict[str, Any]] = {}
+        if len(lines) == 1 and _parsed(lines[0]) is None:  # a kill came in the first line
+            begun.unlink()
+            lines = []
+        for number, line in enumerate(lines):
+            told = _parsed(line)
+            if number == 0 and told != {"settings": self.settings}:
+                raise InputError(
+                    f"{folder}: this store was begun from {told}, now it is {self.settings}; name another folder"
+                )
+            if number and told is not None and self._whole(told):
+                self.clips[told["name"]] = told
+        if not lines:
+            self._note({"settings": self.settings})
+
+    def add(self, name: str, frames: np.ndarray, table: Mapping[str, np.ndarray]) -> None:
+        """Write a clip.
+
+        Args:
+            frames: uint8 [T, S, S, 3], S even.
+            table: its numbers by name, T rows each.
+
+        Raises:
+            ValueError: rows are missing, a camera is no rotation (`check_table`), or the size is not the others'.
+            InputError: the disk refuses.
+        """
+        check_table(table, len(frames))
+        side = frames.shape[1]
+        if side % 2 or frames.shape[2] != side:
+            raise ValueError(f"its frames are {frames.shape[2]} x {side}, expected an even square")
+        if self.clips and side != (size := next(iter(self.clips.values()))["size"]):
+            raise ValueError(f"its frames have {side} px, the others {size}")
+        told: dict[str, Any] = {"name": name, "frames": len(frames), "size": frames.shape[1], "files": {}}
+        try:
+            for ending, write in (
+                (".mp4", lambda path: write_video(path, frames, FPS, GOP, told_colours=False)),
+                (".npz", lambda path: _write_table(path, table)),
+            ):
+                part = self.folder / f".{name}.part{ending}"
+                write(part)
+                told["files"][f"{name}{ending}"] = fingerprint(part)
+                os.replace(part, self.folder / f"{name}{ending}")
+            self._note(told)
+        except OSError as error:
+            raise _disk(self.folder, error) from error
+        self.clips[name] = told
+
+    def finish(self, **more: Any) -> None:
+        """Write the index; nothing can be added after.
+
+        Raises: `InputError` for a store without a clip.
+        """
+        if not self.clips:
+            raise InputError(f"{self.folder}: expected a clip, got none that can be used; name another source")
+        index = {"kind": KIND, "version": 1, **self.settings, **more, "clips": list(self.clips.values())}
+        part = self.folder / f".{INDEX}.part"
+        try:
+            part.write_text(json.dumps(index, indent=1) + "\n")
+            os.replace(part, self.folder / INDEX)
+            (self.folder / PROGRESS).unlink()
+        except OSError as error:
+            raise _disk(self.folder, error) from error
+
+    def _note(self, told: dict[str, Any]) -> None:
+        path = self.folder / PROGRESS
+        cut = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
+        with path.open("a") as file:
+            file.write("\n" * cut + json.dumps(told) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _whole(self, told: dict[str, Any]) -> bool:
+        try:
+            return all(fingerprint(self.folder / name) == wanted for name, wanted in told["files"].items())
+        except (OSError, KeyError, AttributeError):
+            return False
+
+
+class ClipStore:
+    """A finished store.
+
+    Args:
+        folder: as `ClipWriter` left it.
+        contents: compare every file with its checksum, too, not only sizes.
+
+    Raises: `InputError` for what is no store or a damaged one.
+    """
+
+    def __init__(self, folder: Path, contents: bool = False) -> None:
+        self.folder = folder
+        try:
+            self.index: dict[str, Any] = json.loads((folder / INDEX).read_text())
+            self.clips = [str(clip["name"]) for clip in self.index["clips"]]
+            self.frames_of = [int(clip["frames"]) for clip in self.index["clips"]]
+            self.size = int(self.index["clips"][0]["size"])
+            files = {name: wanted for clip in self.index["clips"] for name, wanted in clip["files"].items()}
+            if self.index["kind"] != KIND:
+                raise ValueError(self.index["kind"])
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+            way = "it is not finished, run its command again" if (folder / PROGRESS).exists() else "make it again"
+            raise InputError(f"{folder}: expected a clip store, its {INDEX} is missing or damaged; {way}") from error
+        for name, wanted in files.items():
+            path = folder / name
+            same_size = path.is_file() and path.stat().st_size == wanted["bytes"]
+            if not same_size or (contents and fingerprint(path) != wanted):
+                raise InputError(
+                    f"{path}: it is not what the index says (missing, damaged or changed); make the store again"
+                )
+        self._table = lru_cache(maxsize=TABLES_KEPT)(self._read_table)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def path(self, clip: int) -> Path:
+        """The video of a clip."""
+        return self.folder / f"{self.clips[clip]}.mp4"
+
+    def table(self, clip: int) -> dict[str, np.ndarray]:
+        """The numbers of a clip, T rows each.
+
+        Raises: `InputError` for a table that cannot be read.
+        """
+        return self._table(clip)
+
+    def masks(self, clip: int, rows: np.ndarray) -> np.ndarray:
+        """uint8 [N, S, S], 1 on the head."""
+        bits = np.unpackbits(self.table(clip)["mask"][rows], axis=-1)
+        return bits[:, : self.size**2].reshape(len(rows), self.size, self.size)
+
+    def _read_table(self, clip: int) -> dict[str, np.ndarray]:
+        path = self.folder / f"{self.clips[clip]}.npz"
+        try:
+            with np.load(path) as file:
+                return dict(file)
+        except Exception as error:  # zip and header damage raise what they like
+            raise InputError(f"{path}: it cannot be read (damaged); make the store again") from error
+
+
+def check_table(table: Mapping[str, np.ndarray], frames: int) -> None:
+    """Raises: `ValueError`, in words: rows are missing or of another width, not finite, or a camera is no rotation."""
+    for name, value in table.items():
+        if len(value) != frames:
+            raise ValueError(f"{name} has {len(value)} rows for {frames} frames")
+        if name in WIDTHS and value.shape[1:] != (WIDTHS[name],):
+            raise ValueError(f"{name} has rows of {value.shape[1:]}, expected {WIDTHS[name]}")
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise ValueError(f"{name} is not finite")
+    if "camera" in table:
+        rotation = table["camera"][:, :16].reshape(-1, 4, 4)[:, :3, :3].astype(np.float64)
+        off = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max((1, 2))
+        if (off > NOT_A_ROTATION).any() or (np.linalg.det(rotation) < 0).any():
+            raise ValueError(f"the camera of frame {int((off > NOT_A_ROTATION).argmax())} is no rotation")
+
+
+def packed(masks: np.ndarray) -> np.ndarray:
+    """uint8 or bool [T, S, S], not 0 on the head -> uint8 [T, S * S / 8]."""
+    return np.packbits(masks.reshape(len(masks), -1) > 0, axis=-1)
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _write_table(path: Path, table: Mapping[str, np.ndarray]) -> None:
+    np.savez_compressed(path, **dict(table))  # type: ignore[arg-type]
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        told = json.loads(line)
+    except ValueError:
+        return None  # cut off
+    return told if isinstance(told, dict) else None
+
+
+def _disk(folder: Path, error: OSError) -> InputError:
+    reason = (error.strerror or type(error).__name__).lower()
+    return InputError(f"{folder}: it could not be written ({reason}); free some space, and the same command goes on")

@@ -1,0 +1,64 @@
+"""`triportrait prepare lmdb`: clips of other formats become the store that training reads."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from triportrait.core.errors import InputError
+from triportrait.train.data.clip_store.importing import SKIPPED, import_lmdb
+
+
+@dataclass(frozen=True)
+class Lmdb:
+    """The published LMDB of clips becomes a clip store; an import that was stopped goes on."""
+
+    lmdb: tyro.conf.Positional[Path]
+    """Its folder."""
+    out: tyro.conf.Positional[Path]
+    """The store to make."""
+    most_skipped: float = 0.05
+    """Share of clips that may be damaged before the import stops."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Show where an error came from."""
+
+    def run(self) -> None:
+        """Check everything, then import clip by clip."""
+        from tqdm import tqdm
+
+        if not 0 <= self.most_skipped <= 1:
+            raise InputError(f"most-skipped: expected a share from 0 to 1, got {self.most_skipped}; choose one")
+        with tqdm(unit="clip", file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
+
+            def tell(number: int, count: int) -> None:
+                bar.total = count
+                bar.update(number - bar.n)
+
+            done = import_lmdb(self.lmdb, self.out, self.most_skipped, tell)
+        skipped = f", {done.skipped} skipped, which {self.out / SKIPPED} names" if done.skipped else ""
+        print(f"{done.written} clips{skipped}", file=sys.stderr)
+        print(self.out)
+
+
+@dataclass(frozen=True)
+class Check:
+    """Compare every file of a clip store with its checksum."""
+
+    store: tyro.conf.Positional[Path]
+    """The store."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Show where an error came from."""
+
+    def run(self) -> None:
+        """Read all of it."""
+        from triportrait.train.data.clip_store.store import ClipStore
+
+        found = ClipStore(self.store, contents=True)
+        print(f"{len(found)} clips of {found.size} px, {sum(found.frames_of):,} frames: whole")
+
+
+Prepare = Lmdb | Check
