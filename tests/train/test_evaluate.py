@@ -38,7 +38,8 @@ def weights(tmp_path_factory) -> Path:
 def numbers(ours: float, copy: float, jaw: tuple[float, float]) -> GroupResult:
     def cases(value: float) -> dict[str, dict[str, float | None]]:
         found: dict[str, dict[str, float | None]] = {
-            case: dict.fromkeys(("psnr", "psnr face", "ssim", "ssim face", "iou"), 22.0) for case in CASES
+            case: dict.fromkeys(("psnr", "psnr face", "ssim", "ssim face", "sharpness face", "iou"), 22.0)
+            for case in CASES
         }
         found[SELF] |= {"psnr": value, "ssim": 0.12345}
         found[CROSS] |= {"psnr face": value}
@@ -83,10 +84,10 @@ def test_the_table_says_the_numbers():
     table = markdown([found], ["a note"])
     assert "**cast**, 2 heads of seed 3" in table and table.endswith("a note\n")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
-    assert ["", "", "PSNR", "PSNR face", "SSIM", "SSIM face", "opacity IoU"] in rows
-    assert ["self", "ours", "25.13", "22.00", "0.123", "22.000", "22.000"] in rows
-    assert ["", "copies", "21.00", "22.00", "0.123", "22.000", "–"] in rows
-    assert ["cross", "ours", "22.00", "25.13", "22.000", "22.000", "22.000"] in rows
+    assert ["", "", "PSNR", "PSNR face", "SSIM", "SSIM face", "sharpness face", "opacity IoU"] in rows
+    assert ["self", "ours", "25.13", "22.00", "0.123", "22.000", "22.000", "22.000"] in rows
+    assert ["", "copies", "21.00", "22.00", "0.123", "22.000", "22.000", "–"] in rows
+    assert ["cross", "ours", "22.00", "25.13", "22.000", "22.000", "22.000", "22.000"] in rows
     assert ["jaw", "0.70 / 0.00", "0.70 / 0.00"] in rows
 
 

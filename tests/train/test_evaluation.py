@@ -28,7 +28,7 @@ from triportrait.train.evaluation.measure import (
     parts,
 )
 from triportrait.train.evaluation.methods import KEPT, OURS, STATIC, Method, Shown, WeightsAndBaselines, copy_source
-from triportrait.train.evaluation.metrics import opacity_iou, psnr, ssim
+from triportrait.train.evaluation.metrics import opacity_iou, psnr, sharpness, ssim
 from triportrait.train.evaluation.protocol import (
     CASES,
     CROSS,
@@ -84,6 +84,20 @@ def test_psnr_by_hand():
     inside = psnr(mixed, black, half)
     assert inside[0].item() == pytest.approx(20.0, abs=1e-4) and math.isnan(inside[1].item())
     assert psnr(mixed, black)[0] < 10
+
+
+def test_sharpness_by_hand():
+    """A staircase of brightness: half its steps are half as sharp, none is not sharp at all."""
+    stairs = torch.arange(16.0).expand(1, 3, 16, 16) / 15 - 0.5
+    assert sharpness(stairs, stairs).item() == pytest.approx(1)
+    assert sharpness(stairs / 2, stairs).item() == pytest.approx(0.5)
+    assert sharpness(stairs * 0, stairs).item() == 0
+    assert sharpness(stairs.mT, stairs).item() == pytest.approx(1), "whichever way it goes"
+    left = torch.zeros(1, 1, 16, 16)
+    left[..., :8] = 1
+    mixed = torch.cat([stairs[..., :9], stairs[..., 8:9].expand(1, 3, 16, 7)], -1)
+    assert sharpness(mixed, stairs, left).item() == pytest.approx(1) and sharpness(mixed, stairs).item() < 0.8
+    assert sharpness(stairs, torch.zeros(1, 3, 16, 16)).isfinite().all(), "a truth without detail"
 
 
 def test_ssim_by_hand():

@@ -7,7 +7,18 @@ import math
 import numpy as np
 import torch
 
-from triportrait.train.losses import depth_loss, feature_weight, l1, opacity_loss, shrink
+from triportrait.kernels.field import FieldWeights
+from triportrait.train.objectives.losses import (
+    closed_eye_scale,
+    density_smoothness,
+    depth_loss,
+    feature_loss,
+    feature_weight,
+    l1,
+    opacity_loss,
+    plane_loss,
+    shrink,
+)
 
 EYE, MOUTH = 10 / 3, 6.0  # half extents: radii of 4 and 6 pixels
 CENTRES = ((8.5, 10.5, EYE), (23.5, 10.5, EYE), (16.5, 24.5, MOUTH))
@@ -83,3 +94,55 @@ def test_a_smaller_picture_is_a_mean_of_the_larger_one():
     reach /= reach.sum(1, keepdims=True)
     wanted = np.einsum("bcij,ki,lj->bckl", picture.numpy(), reach, reach)
     np.testing.assert_allclose(shrink(picture, 2).numpy(), wanted, rtol=1e-5)
+
+
+def eyes(opening: float, width: float = 10.0) -> torch.Tensor:
+    """Landmarks [1, 68, 2] whose lids are so far apart, and whose eyes are so wide; the face is tilted."""
+    points = torch.zeros(68, 2)
+    for start, x in ((36, 20.0), (42, 50.0)):
+        points[start], points[start + 3] = torch.tensor([x, 30.0]), torch.tensor([x + width, 30.0])
+        for above, below, at in ((1, 5, 0.3), (2, 4, 0.7)):
+            points[start + above] = torch.tensor([x + at * width, 30.0 - opening / 2])
+            points[start + below] = torch.tensor([x + at * width, 30.0 + opening / 2])
+    turn = torch.tensor([[0.8, -0.6], [0.6, 0.8]])
+    return (points @ turn.T)[None]
+
+
+def test_closed_eyes_shrink_the_box_by_three_percent():
+    scales = [closed_eye_scale(eyes(opening)).item() for opening in (0.0, 1.0, 2.0, 3.0, 9.0)]
+    assert [round(scale, 5) for scale in scales] == [0.97, 0.98, 0.99, 1.0, 1.0]
+    assert closed_eye_scale(eyes(2.0) * 3).item() == closed_eye_scale(eyes(2.0)).item(), "sizes do not matter"
+
+
+def ramp() -> tuple[torch.Tensor, FieldWeights]:
+    """Planes whose feature rises along x only on the first plane, and a field that reads it: density is its third."""
+    planes = torch.zeros(2, 3, 16, 16, 1)
+    planes[1, 0] = (torch.arange(16) + 0.5)[None, :, None] / 8 - 1  # x in plane units
+    big = 10.0  # softplus is straight there
+    weights = FieldWeights(
+        torch.ones(1, 1), torch.full((1,), big), torch.ones(1, 1), torch.zeros(1), torch.ones(1, 1), torch.zeros(1)
+    )
+    return planes, weights
+
+
+def test_density_that_does_not_change_is_smooth_and_a_ramp_is_not():
+    planes, weights = ramp()
+    found = density_smoothness(planes, weights, torch.Generator().manual_seed(0))
+    assert found[0] == 0
+    # a third of the mean |step along x| of 0.008 times a normal number, whose mean size is sqrt(2 / pi); at the border
+    # of the box planes fall to 0, which is steeper
+    wanted = 0.008 * math.sqrt(2 / math.pi) / 3
+    assert 1.0 < found[1].item() / wanted < 1.6, (found, wanted)
+    twice = density_smoothness(2 * planes, weights, torch.Generator().manual_seed(0))
+    assert abs(twice[1].item() / found[1].item() - 2) < 0.01
+    again = density_smoothness(planes, weights, torch.Generator().manual_seed(0))
+    assert torch.equal(found, again)
+
+
+def test_planes_are_compared_at_points_and_features_everywhere():
+    planes, _ = ramp()
+    points = torch.tensor([[[0.5, 0.0, 0.0], [-0.25, 0.9, 0.9]]]).expand(2, 2, 3)
+    found = plane_loss(planes, torch.zeros_like(planes), points)
+    torch.testing.assert_close(found, torch.tensor([0.0, (0.5 + 0.25) / 2 / 3]), atol=1e-6, rtol=0)
+    one = torch.tensor([1.0, -3.0])[:, None, None, None].expand(2, 4, 2, 2)
+    assert feature_loss(one, torch.zeros(2, 4, 2, 2)).tolist() == [1.0, 3.0]

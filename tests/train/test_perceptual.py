@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from triportrait.core.errors import InputError
-from triportrait.train.perceptual import Gradients, RandomFeatures, perceptual
+from triportrait.train.objectives.perceptual import Gradients, RandomFeatures, perceptual
 
 NAMES = ("gradients", "random_features")
 
@@ -90,5 +90,7 @@ def test_nothing_is_trained_but_the_picture(name):
 
 
 def test_an_unknown_name_is_one_sentence():
-    with pytest.raises(InputError, match=r"^perceptual: expected one of gradients, random_features, got 'lpips'; .*$"):
+    with pytest.raises(InputError, match=r"^perceptual: expected one of gradients, random_features, lpips, got 'l2'; "):
+        perceptual("l2")
+    with pytest.raises(InputError, match=r"^lpips: expected the file of VGG-16's weights, got none; name it by --vgg$"):
         perceptual("lpips")

@@ -4,6 +4,7 @@ Letters: E expressions of a head, V views of an expression, S side of the pictur
 
     image [E, V, S, S, 3] uint8          depth [E, V, S, S] uint16, 1/8192 scene unit along the ray, 0 beside
     opacity [E, V, S, S] uint8           parts [E, V, S, S] int8, a Part
+    positions [E, V, S, S, 3] uint8, where what is seen lies on the mean head at rest: 1 to 255 for the box, 0 beside
     world_from_camera [E, V, 4, 4]       intrinsics [E, V, 3, 3]
     landmarks [E, V, 68, 2] pixels       expression [E, 9], neck [E, 3]
     identity.* and light.*               the head's numbers by name
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from triportrait.core.errors import InputError
 from triportrait.train.data.folders import open_folder, whole_folder
@@ -35,12 +37,14 @@ from triportrait.train.data.scenes import (
 
 KIND = "triportrait multi-view heads"
 DEPTH_STEPS = 8192  # per scene unit
+REACH = 0.65  # scene units from the middle of the box of positions to its sides
 MOST_EACH = 1024
 MOST_PIXELS = 1 << 27  # of the pictures that are in memory together: about 4 GB with all their maps
 MOST_POSES = 10_000_000  # of a set
 _COUNTED = ("count", "expressions", "views", "size", "depth_steps")
 _ARRAYS = {
-    "image", "depth", "opacity", "parts", "world_from_camera", "intrinsics", "landmarks", "expression", "neck",
+    "image", "depth", "opacity", "parts", "positions", "world_from_camera", "intrinsics", "landmarks", "expression",
+    "neck",
     *(f"identity.{field.name}" for field in dataclasses.fields(Identity)),
     *(f"light.{field.name}" for field in dataclasses.fields(Light)),
 }  # fmt: skip
@@ -130,6 +134,7 @@ def write_multiview(
                 "depth": (view.depth * DEPTH_STEPS).round().to(torch.int32).reshape(square),
                 "opacity": (view.opacity * 255).round().byte().reshape(square),
                 "parts": view.parts.reshape(square),
+                "positions": to_positions(view.positions).reshape(*square, 3),
                 "world_from_camera": camera.world_from_camera.reshape(expressions_each, views, 4, 4),
                 "intrinsics": camera.intrinsics.reshape(expressions_each, views, 3, 3),
                 "landmarks": view.landmarks.reshape(expressions_each, views, 68, 2),
@@ -141,6 +146,17 @@ def write_multiview(
             found["depth"] = found["depth"].astype(np.uint16)
             np.savez_compressed(folder / file_name(head), **found)  # type: ignore[arg-type]
             tell(head + 1)
+
+
+def to_positions(positions: Tensor) -> Tensor:
+    """[B, 3, S, S] scene units, 0 beside the head -> uint8 [B, S, S, 3]."""
+    steps = (positions / REACH * 127).round().clamp(-127, 127) + 128
+    return (steps * (positions != 0).any(1, keepdim=True)).byte().permute(0, 2, 3, 1).contiguous()
+
+
+def from_positions(stored: Tensor) -> Tensor:
+    """uint8 [B, S, S, 3] -> [B, 3, S, S] in [-1, 1] for the box, -1 beside the head: what a discriminator sees."""
+    return ((stored.float() - 128) / 127).clamp(min=-1).permute(0, 3, 1, 2)
 
 
 def numbers(identity: Identity, light: Light) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,9 @@ from triportrait.train.config import SetConfig
 from triportrait.train.data.heads.mesh import head_neck_grid
 from triportrait.train.data.heads.population import Expression, Identity, Light
 from triportrait.train.data.heads.render import HeadRenderer
-from triportrait.train.data.multiview import MultiviewSet, write_multiview
+from triportrait.train.data.multiview import MultiviewSet, from_positions, write_multiview
 from triportrait.train.data.scenes import take_pictures
-from triportrait.train.losses import shrink
+from triportrait.train.objectives.losses import shrink
 
 POSES_AT_A_TIME = 16
 
@@ -45,6 +47,7 @@ class Pictures:
         motion: [B, 9] the true expression.
         neck: B neck poses; None where they are not made.
         parts: [B, S, S] int8, a Part, where it is kept.
+        positions: [B, 3, S, S] in [-1, 1], where what is seen lies on the mean head at rest, where it is kept.
     """
 
     image: Tensor
@@ -55,6 +58,13 @@ class Pictures:
     motion: Tensor
     neck: NeckGrid | None
     parts: Tensor | None = None
+    positions: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Pictures:
+        """The same on a device."""
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        moved: dict[str, Any] = {name: value if value is None else value.to(device) for name, value in own.items()}
+        return Pictures(**moved)
 
 
 class PictureSet:
@@ -64,6 +74,7 @@ class PictureSet:
         folder: as `triportrait heads multiview` makes it.
         model: says the sizes of the ray grid and of the neck's grids.
         necks: make the neck poses, which takes longest; without them the necks are straight.
+        positions: keep the positions, which a discriminator sees.
         cache: where the neck poses are kept for the next time.
         tell: is called with the number of heads read.
 
@@ -77,13 +88,14 @@ class PictureSet:
         necks: bool = True,
         cache: Path | None = None,
         tell: Callable[[int], None] = lambda done: None,
+        positions: bool = False,
     ) -> None:
         files = MultiviewSet(folder)
         if files.index["size"] != model.image_size:
             raise InputError(
                 f"{folder}: expected pictures of {model.image_size} px, got {files.index['size']}; make the set again"
             )
-        self.model, self._necks = model, necks
+        self.model, self._necks, self._positions = model, necks, positions
         key = json.dumps([files.index["files"], dataclasses.asdict(model.neck), model.render.box_side])
         kept = _kept(cache, key) if necks and cache is not None else None
         self.heads, self.poses_each, self.views = len(files), files.index["expressions"], files.index["views"]
@@ -110,15 +122,20 @@ class PictureSet:
         if make_necks:
             grid = neck_grids(who.take(torch.zeros(poses, dtype=torch.long)), face, self.model)
             necks = {"neck_fine": grid.fine.half(), "neck_coarse": grid.coarse.half()}
-        return necks | {
-            "image": torch.from_numpy(arrays["image"]),
-            "opacity": opacity.unflatten(0, (poses, -1)).half(),
-            "depth": depth.unflatten(0, (poses, -1)).half(),
-            "landmarks": torch.from_numpy(arrays["landmarks"]),
-            "world_from_camera": torch.from_numpy(arrays["world_from_camera"]),
-            "intrinsics": torch.from_numpy(arrays["intrinsics"]),
-            "motion": face.vector,
-        }
+        seen = {"positions": torch.from_numpy(arrays["positions"])} if self._positions else {}
+        return (
+            necks
+            | seen
+            | {
+                "image": torch.from_numpy(arrays["image"]),
+                "opacity": opacity.unflatten(0, (poses, -1)).half(),
+                "depth": depth.unflatten(0, (poses, -1)).half(),
+                "landmarks": torch.from_numpy(arrays["landmarks"]),
+                "world_from_camera": torch.from_numpy(arrays["world_from_camera"]),
+                "intrinsics": torch.from_numpy(arrays["intrinsics"]),
+                "motion": face.vector,
+            }
+        )
 
     def __len__(self) -> int:
         return self.heads * self.poses_each
@@ -138,6 +155,7 @@ class PictureSet:
             camera=Camera(r["world_from_camera"][pose, view], r["intrinsics"][pose, view]),
             motion=r["motion"][pose],
             neck=self._neck(pose),
+            positions=from_positions(r["positions"][pose, view]) if self._positions else None,
         )
 
     def _neck(self, pose: Tensor) -> NeckGrid | None:
@@ -163,9 +181,14 @@ def _kept(cache: Path, key: str) -> dict[str, Tensor] | None:
 
 
 def _keep(cache: Path, key: str, tensors: dict[str, Tensor]) -> None:
-    part = cache.with_name(f".{cache.name}.part")
-    save_file(tensors, part, {"key": _digest(key)})
-    part.replace(cache)
+    """Keep tensors for the next time, where the disk takes them."""
+    part = cache.with_name(f".{cache.name}.{os.getpid()}.part")
+    try:
+        save_file(tensors, part, {"key": _digest(key)})
+        part.replace(cache)
+    except (OSError, SafetensorError):
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def _digest(key: str) -> str:
@@ -215,6 +238,7 @@ def _at_rays(opacity: Tensor, depth: Tensor, size: int) -> tuple[Tensor, Tensor]
 def join(parts: list[Pictures]) -> Pictures:
     """Pictures one after the other."""
     necks = [p.neck for p in parts if p.neck is not None]
+    seen = [p.positions for p in parts if p.positions is not None]
     return Pictures(
         **{
             name: torch.cat([getattr(p, name) for p in parts])
@@ -224,6 +248,7 @@ def join(parts: list[Pictures]) -> Pictures:
             torch.cat([p.camera.world_from_camera for p in parts]), torch.cat([p.camera.intrinsics for p in parts])
         ),
         neck=_join_necks(necks) if len(necks) == len(parts) else None,
+        positions=torch.cat(seen) if len(seen) == len(parts) else None,
     )
 
 
@@ -239,6 +264,7 @@ def open_set(
     necks: bool = True,
     drawing: Callable[[int], None] = lambda done: None,
     reading: Callable[[int], None] = lambda done: None,
+    positions: bool = False,
 ) -> PictureSet:
     """The set of a config: drawn into `folder` if there is none, else read after a check that it is that set.
 
@@ -254,4 +280,4 @@ def open_set(
             raise InputError(
                 f"{folder}: expected a set with {name} {wanted}, got {found.get(name)}; name another folder for the run"
             )
-    return PictureSet(folder, model, necks, folder.with_name(f"{folder.name}.necks"), reading)
+    return PictureSet(folder, model, necks, folder.with_name(f"{folder.name}.necks"), reading, positions)

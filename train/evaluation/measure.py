@@ -15,7 +15,7 @@ from triportrait.core.config import ModelConfig
 from triportrait.train.data.parallel import in_order
 from triportrait.train.data.pictures import Pictures
 from triportrait.train.evaluation.methods import Method, Shown
-from triportrait.train.evaluation.metrics import opacity_iou, psnr, ssim
+from triportrait.train.evaluation.metrics import opacity_iou, psnr, sharpness, ssim
 from triportrait.train.evaluation.protocol import Group, Plan, ProbeOf, Scene, SceneOf
 from triportrait.train.response import Probe, face_mask, products, response
 
@@ -204,6 +204,7 @@ def compare(shown: Shown, truth: Pictures) -> dict[str, float]:
         "psnr face": psnr(shown.image, truth.image, mask),
         "ssim": ssim(shown.image, truth.image),
         "ssim face": ssim(shown.image, truth.image, mask),
+        "sharpness face": sharpness(shown.image, truth.image, mask),
     }
     iou = math.nan if shown.opacity is None else opacity_iou(shown.opacity, truth.opacity).item()
     return {name: value.item() for name, value in found.items()} | {"iou": iou}

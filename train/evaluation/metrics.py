@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from triportrait.train.objectives.torchvision_ops import declare
+
 FEWEST_PX = 50  # a face of fewer pixels is left out
 LEAST_ERROR = 1e-10  # pictures that agree get 100 dB
+LEAST_SLOPE = 1e-6  # of a truth without detail
 
 
 def psnr(picture: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -21,12 +24,30 @@ def psnr(picture: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
 
 def ssim(picture: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
     """Structural similarity of pictures [B, 3, S, S] in [-1, 1] -> [B], 1 at best; arguments as of `psnr`."""
+    declare()
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     whole, everywhere = structural_similarity_index_measure(
         _unit(picture), _unit(truth), data_range=1.0, reduction="none", return_full_image=True
     )
     return whole if mask is None else _mean(everywhere.mean(1, keepdim=True), mask)
+
+
+def sharpness(picture: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
+    """How much of the truth's detail pictures [B, 3, S, S] in [-1, 1] show -> [B]: 1 as much, less is softer.
+
+    The mean length of the gradient of the brightness, over that of the truth; arguments as of `psnr`.
+    """
+    found, wanted = (_mean(_slope(_unit(x).mean(1, keepdim=True)), mask) for x in (picture, truth))
+    return found / wanted.clamp(min=LEAST_SLOPE)
+
+
+def _slope(brightness: Tensor) -> Tensor:
+    """Length of the gradient of [B, 1, S, S], per pixel; 0 along the last row and column."""
+    across, down = torch.zeros_like(brightness), torch.zeros_like(brightness)
+    across[..., :-1] = brightness[..., 1:] - brightness[..., :-1]
+    down[..., :-1, :] = brightness[..., 1:, :] - brightness[..., :-1, :]
+    return (across.square() + down.square()).sqrt()
 
 
 def opacity_iou(opacity: Tensor, truth: Tensor) -> Tensor:

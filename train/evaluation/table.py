@@ -15,7 +15,10 @@ LEAST_SELF_DB = 24.0
 LEAST_MARGIN_DB = 3.0
 LEAST_CORRELATION, LEAST_GAIN = 0.6, 0.5
 GATED_AXES = ("jaw", "blink")
-_HEADINGS = {"psnr": "PSNR", "psnr face": "PSNR face", "ssim": "SSIM", "ssim face": "SSIM face", "iou": "opacity IoU"}
+HEADINGS = {
+    "psnr": "PSNR", "psnr face": "PSNR face", "ssim": "SSIM", "ssim face": "SSIM face",
+    "sharpness face": "sharpness face", "iou": "opacity IoU",
+}  # fmt: skip
 _CASE_NAMES = {SELF: "self", CROSS: "cross", "new views": "new views ±30°"}
 _NOTHING = "–"
 _WIDTH = 110
@@ -77,11 +80,11 @@ def markdown(results: Sequence[GroupResult], notes: Sequence[str]) -> str:
 
 def _pictures(result: GroupResult) -> str:
     group = result.group
-    head = ["", "", *_HEADINGS.values()]
+    head = ["", "", *HEADINGS.values()]
     rows = []
     for case in CASES:
         for number, (name, cases) in enumerate(result.pictures.items()):
-            cells = [_cell(metric, cases[case][metric]) for metric in _HEADINGS]
+            cells = [_cell(metric, cases[case][metric]) for metric in HEADINGS]
             rows.append([_CASE_NAMES[case] if number == 0 else "", name, *cells])
     heads = f"{group.count} head{'s' * (group.count != 1)}"
     return f"**{group.name}**, {heads} of seed {group.seed}\n\n{_grid(head, rows, 2)}"

@@ -6,17 +6,23 @@ Letters: B batch, S side of the pictures.
 
 from __future__ import annotations
 
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triportrait.core.errors import InputError
+from triportrait.train.objectives.lpips_distance import Lpips
 
 
 class Perceptual(Protocol):
-    """A perceptual distance."""
+    """A perceptual distance; a module, so that it can be brought to a device."""
+
+    def to(self, device: torch.device | str) -> Any:
+        """The same on a device."""
+        ...
 
     def __call__(self, picture: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """Pictures [B, 3, S, S] in [-1, 1] and a weight [B, 1, S, S] of mean about 1 -> distances [B]."""
@@ -77,13 +83,22 @@ class RandomFeatures(nn.Module):
         return total / len(self.convs)
 
 
-def perceptual(name: str) -> Perceptual:
-    """The stand-in of a name: gradients or random_features.
+def perceptual(name: str, weights: Path | None = None) -> Perceptual:
+    """The distance of a name: lpips, or a stand-in for it, gradients or random_features.
+
+    Args:
+        weights: VGG-16's for lpips.
 
     Raises:
-        InputError: there is no such stand-in.
+        InputError: there is no such distance, or lpips has no weights.
     """
     known = {"gradients": Gradients, "random_features": RandomFeatures}
+    if name == "lpips":
+        if weights is None:
+            raise InputError("lpips: expected the file of VGG-16's weights, got none; name it by --vgg")
+        return Lpips(weights)
     if name not in known:
-        raise InputError(f"perceptual: expected one of {', '.join(known)}, got {name!r}; choose one of them")
+        raise InputError(
+            f"perceptual: expected one of {', '.join([*known, 'lpips'])}, got {name!r}; choose one of them"
+        )
     return known[name]()

@@ -9,9 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from triportrait.kernels.field import FieldWeights, decode_field
+from triportrait.kernels.triplane import sample_triplane
+
 EYES_AND_MOUTH = ((36, 42), (42, 48), (48, 68))  # of the 68 landmarks
 SPREAD = 0.75  # radius of what counts more, in extents of the eye or mouth
 FLOOR_PX = 1.5
+LIDS = ((37, 41), (38, 40), (43, 47), (44, 46))
+EYE_CORNERS = ((36, 39), (42, 45))
+CLOSED_SCALE, WIDE_OPEN = 0.97, 0.3
+DENSITY_POINTS = 1000
+DENSITY_STEP = 0.008  # deviation in plane units: 0.4 % of the box
 
 
 def feature_weight(landmarks: Tensor, size: int, factor: float) -> Tensor:
@@ -60,3 +68,56 @@ def shrink(picture: Tensor, size: int) -> Tensor:
     if picture.shape[-1] == size:
         return picture
     return F.interpolate(picture, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+
+
+def density_smoothness(planes: Tensor, weights: FieldWeights, rng: torch.Generator) -> Tensor:
+    """Mean absolute difference of the raw density at random points of the box and beside them, [B].
+
+    The published code scatters its points over a cube that is larger than the box, where planes hold nothing.
+
+    Args:
+        planes: [B, 3, H, W, C].
+        weights: of the field behind them.
+    """
+    batch = len(planes)
+    points = torch.rand(batch, DENSITY_POINTS, 3, generator=rng) * 2 - 1  # plane units
+    beside = points + DENSITY_STEP * torch.randn(batch, DENSITY_POINTS, 3, generator=rng)
+    density, _ = decode_field(planes.float(), torch.cat([points, beside], 1).to(planes.device), weights)
+    density = density.flatten(1)
+    return (density[:, :DENSITY_POINTS] - density[:, DENSITY_POINTS:]).abs().mean(1)
+
+
+def plane_loss(planes: Tensor, target: Tensor, points: Tensor) -> Tensor:
+    """L_T: mean absolute difference of the mean plane feature at points [B, P, 3] in plane units -> [B].
+
+    Args:
+        planes, target: [B, 3, H, W, C], of the network and of its teacher.
+    """
+    found, wanted = (sample_triplane(x.float(), points) for x in (planes, target))
+    return (found - wanted).abs().mean((1, 2))
+
+
+def feature_loss(feature: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference of feature images [B, C, h, h] -> [B]."""
+    return (feature - target).abs().mean((1, 2, 3))
+
+
+def closed_eye_scale(landmarks: Tensor) -> Tensor:
+    """Factor [B] on the static synthesizer's box where eyes close (reference 5.6): its lids stay open, so that its
+    pseudo views are shrunk by up to 3 % and closing lids are not taken for open ones.
+
+    The published code measures the opening on FLAME's landmarks before a frontal camera, ours on those of the picture.
+
+    Args:
+        landmarks: [B, 68, 2] pixels.
+
+    Returns:
+        0.97 + 0.1 rho, 0.97 to 1, where rho is the mean opening of the lids over the mean width of the eyes.
+    """
+
+    def mean_distance(pairs: tuple[tuple[int, int], ...]) -> Tensor:
+        return torch.stack([(landmarks[:, a] - landmarks[:, b]).norm(dim=-1) for a, b in pairs]).mean(0)
+
+    opening, width = mean_distance(LIDS), mean_distance(EYE_CORNERS)
+    rho = (opening / width.clamp(min=1e-6)).clamp(0, WIDE_OPEN)
+    return (CLOSED_SCALE + 0.1 * rho).clamp(CLOSED_SCALE, 1.0)

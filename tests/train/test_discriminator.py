@@ -1,0 +1,86 @@
+"""The dual discriminator against stored outputs of the published one, and what R1 and a batch ask of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.core.parity import Agrees, seeded
+from triportrait.core.published.contract import manifest
+from triportrait.core.rule import rule_normal
+from triportrait.core.types import Camera
+from triportrait.train.objectives.discriminator import Discriminator, DiscriminatorConfig, label_of, published_name
+
+LITTLE = DiscriminatorConfig(image_size=16, base=128, widest=8, mapping_layers=2)
+
+
+@pytest.fixture
+def agrees(record_row) -> Agrees:
+    return Agrees(record_row)
+
+
+@pytest.fixture(scope="module")
+def published():
+    """At its full size, with the weights that a rule makes from the published names."""
+    network = Discriminator(DiscriminatorConfig()).requires_grad_(False)
+    for name, tensor in network.named_parameters():
+        known = published_name(name)
+        scale = 0.1 if known.endswith("bias") else 100 if "mapping.fc" in known else 1
+        tensor.copy_(torch.from_numpy(rule_normal(known, tuple(tensor.shape)) * scale))
+    return network
+
+
+@pytest.fixture(scope="module")
+def seen():
+    pictures = [seeded(name, shape, "uniform") for name, shape in (
+        ("d_image_sr", (2, 3, 512, 512)), ("d_image", (2, 3, 128, 128)), ("d_uv", (2, 3, 512, 512)),
+        ("d_seg", (2, 1, 128, 128)),
+    )]  # fmt: skip
+    pose, intrinsics = torch.eye(4)[None], torch.tensor([[4.757182, 0, 0.5], [0, 4.757182, 0.5], [0, 0, 1]])[None]
+    pose[0, 1, 3], pose[0, 2, 3] = 0.01, 4.2
+    label = label_of(Camera(pose, intrinsics))
+    return *pictures, torch.cat([label, label + seeded("d_c", (1, 25), "normal", 0.01)])
+
+
+def test_its_tensors_are_the_published_ones():
+    with torch.device("meta"):
+        ours = {published_name(n): list(t.shape) for n, t in Discriminator(DiscriminatorConfig()).named_parameters()}
+    theirs = {name: list(shape) for name, shape in manifest("discriminator").items() if "resample_filter" not in name}
+    assert ours == theirs
+
+
+def test_12_discriminator(published, seen, agrees):
+    agrees("12_discriminator", "cmap", published.mapping(seen[-1]))
+    agrees("12_discriminator", "logits_b2", published(*seen))
+    agrees("12_discriminator", "logits_b1", published(*(x[:1] for x in seen)))
+
+
+def little(B):
+    torch.manual_seed(3)
+    sizes = (3, 16), (3, 8), (3, 16), (1, 8)
+    return [torch.rand(B, C, side, side) * 2 - 1 for C, side in sizes] + [torch.randn(B, 25)]
+
+
+def test_r1_reaches_every_weight():
+    """The penalty is a gradient itself: its own gradient is a second one."""
+    network, pictures = Discriminator(LITTLE), [x.requires_grad_() for x in little(4)]
+    logits = network(*pictures)
+    slopes = torch.autograd.grad(logits.sum(), pictures[:4], create_graph=True)
+    sum(slope.square().sum() for slope in slopes).backward()
+    still = {name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()}
+    assert still == {"conv.bias", "fc.bias", "out.bias"}, (
+        "behind the spread all is linear piece by piece: these bend nothing"
+    )
+
+
+def test_a_group_sees_its_own_members_only():
+    network, pictures = Discriminator(LITTLE), little(4)
+    before = network(*pictures)
+    pictures[0][1] = 0  # the second of four; groups of two are first and third, second and fourth
+    after = network(*pictures)
+    assert torch.equal(before[[0, 2]], after[[0, 2]]) and (before[[1, 3]] != after[[1, 3]]).all()
+
+
+def test_refuses_a_batch_of_no_whole_groups():
+    with pytest.raises(ValueError, match="expected a batch of groups of 2, got 3"):
+        Discriminator(LITTLE)(*little(3))

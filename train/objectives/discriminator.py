@@ -1,0 +1,197 @@
+"""The dual discriminator (section 4.2): picture, ray grid, correspondence map and mask, seen together, and the camera.
+
+A residual network halves the stack of all four down to 4 x 4; the camera's mapping decides along which direction the
+result is read (projection). Weights are stored at unit scale and multiplied by 1 / sqrt(fan-in) when they are used.
+Its activation and filters are differentiable twice, as R1 needs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from triportrait.core.types import Camera
+from triportrait.kernels.bias_act import GAIN, LEAK, bias_leaky_relu
+from triportrait.kernels.fir import downsample_fir, smooth_fir
+
+LABEL_WIDTH = 25  # cam2world row by row, then the normalised intrinsics
+SEEN_CHANNELS = 10  # picture, ray grid, correspondence map: 3 each; mask: 1
+CLAMP = 256.0  # of activations in half precision
+STD_FLOOR, MOMENT_FLOOR = 1e-8, 1e-8
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """Sizes of the dual discriminator.
+
+    Attributes:
+        image_size: S of the pictures, a power of two from 8.
+        base: channels at a side s are base / s, at most `widest`.
+        mapping_layers: after the embedding of the camera. mapping_rate: factor on their learning rate.
+        group: samples whose spread is shown to the last layers; it divides a rank's share of the batch.
+        half_from: blocks on sides from this one on run in half precision on a GPU.
+    """
+
+    image_size: int = 512
+    base: int = 32768
+    widest: int = 512
+    mapping_layers: int = 8
+    mapping_rate: float = 0.01
+    group: int = 2
+    half_from: int = 64
+
+    def width(self, side: int) -> int:
+        """Channels at a side."""
+        return min(self.base // side, self.widest)
+
+
+class Seen(nn.Module):
+    """What the discriminator looks at, put together to [B, 10, S, S]."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, image: Tensor, raw: Tensor, uv: Tensor, mask: Tensor) -> Tensor:
+        """Image [B, 3, S, S], raw [B, 3, h, h], uv [B, 3, S, S] and mask [B, 1, h, h], all in [-1, 1]."""
+        raw, mask = (_resized(x, self.size) for x in (raw, mask))
+        return torch.cat([image, raw, uv, mask], 1)
+
+
+class Conv(nn.Module):
+    """A convolution at unit scale, after which a bias, a leaky ReLU and a gain may come; it may halve the size."""
+
+    def __init__(
+        self, in_width: int, out_width: int, kernel: int, halves: bool = False, activates: bool = True
+    ) -> None:
+        super().__init__()
+        self.halves, self.activates = halves, activates
+        self.weight = nn.Parameter(torch.randn(out_width, in_width, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(out_width)) if activates else None
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        """[B, I, H, W] -> [B, O, H, W], or half the size; `gain` multiplies the result."""
+        kernel = self.weight.shape[2]
+        weight = (self.weight / math.sqrt(self.weight[0].numel())).to(x.dtype)
+        if self.bias is None:
+            return F.conv2d(downsample_fir(x) if self.halves else x, weight * gain)
+        if self.halves:  # a ring of two zeros: the filter takes three of four rows more, the kernel the rest
+            x = F.conv2d(smooth_fir(F.pad(x, (1, 1, 1, 1))), weight, stride=2)
+        else:
+            x = F.conv2d(x, weight, padding=kernel // 2)
+        x = bias_leaky_relu(x, self.bias.to(x.dtype), LEAK, GAIN * gain)
+        return x.clamp(-CLAMP * gain, CLAMP * gain) if x.dtype == torch.float16 else x
+
+
+class Block(nn.Module):
+    """Two convolutions and a shortcut beside them; half the size."""
+
+    def __init__(self, in_width: int, out_width: int) -> None:
+        super().__init__()
+        self.conv0 = Conv(in_width, in_width, 3)
+        self.conv1 = Conv(in_width, out_width, 3, halves=True)
+        self.skip = Conv(in_width, out_width, 1, halves=True, activates=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, I, H, W] -> [B, O, H/2, W/2]."""
+        return self.skip(x, math.sqrt(0.5)) + self.conv1(self.conv0(x), math.sqrt(0.5))
+
+
+class Linear(nn.Module):
+    """A linear layer at unit scale; `rate` is a factor on the learning rate of weight and bias."""
+
+    def __init__(self, in_width: int, out_width: int, activates: bool, rate: float = 1.0) -> None:
+        super().__init__()
+        self.activates, self.rate = activates, rate
+        self.weight = nn.Parameter(torch.randn(out_width, in_width) / rate)
+        self.bias = nn.Parameter(torch.zeros(out_width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, I] -> [B, O]."""
+        x = F.linear(x, self.weight * (self.rate / math.sqrt(self.weight.shape[1])), self.bias * self.rate)
+        return F.leaky_relu(x, LEAK) * GAIN if self.activates else x
+
+
+class CameraMapping(nn.Module):
+    """The camera becomes the direction along which the discriminator reads."""
+
+    def __init__(self, config: DiscriminatorConfig) -> None:
+        super().__init__()
+        self.embed = Linear(LABEL_WIDTH, config.widest, activates=False)
+        self.layers = nn.ModuleList(
+            Linear(config.widest, config.widest, activates=True, rate=config.mapping_rate)
+            for _ in range(config.mapping_layers)
+        )
+
+    def forward(self, label: Tensor) -> Tensor:
+        """[B, 25] -> [B, D]."""
+        x = self.embed(label)
+        x = x * (x.square().mean(1, keepdim=True) + MOMENT_FLOOR).rsqrt()
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class Discriminator(nn.Module):
+    """Logits: large where the four pictures look as real ones do under that camera."""
+
+    def __init__(self, config: DiscriminatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        sides = [config.image_size >> i for i in range(config.image_size.bit_length() - 3)]  # S ... 8
+        widths = [config.width(side) for side in (*sides, 4)]
+        self.seen = Seen(config.image_size)
+        self.stem = Conv(SEEN_CHANNELS, widths[0], 1)
+        self.blocks = nn.ModuleList(Block(i, o) for i, o in itertools.pairwise(widths))
+        self.mapping = CameraMapping(config)
+        last = widths[-1]
+        self.conv = Conv(last + 1, last, 3)
+        self.fc = Linear(last * 16, last, activates=True)
+        self.out = Linear(last, config.widest, activates=False)
+
+    def forward(self, image: Tensor, raw: Tensor, uv: Tensor, mask: Tensor, label: Tensor) -> Tensor:
+        """Logits [B, 1] of pictures as in `Seen` and cameras [B, 25]."""
+        x = self.seen(image, raw, uv, mask)
+        side = self.config.image_size
+        for i, block in enumerate(self.blocks):
+            x = x.to(torch.float16 if x.is_cuda and side >= self.config.half_from else torch.float32)
+            if i == 0:
+                x = self.stem(x)
+            x, side = block(x), side // 2
+        x = _with_spread(x.float(), self.config.group)
+        x = self.out(self.fc(self.conv(x).flatten(1)))
+        direction = self.mapping(label)
+        return (x * direction).sum(1, keepdim=True) / math.sqrt(direction.shape[1])
+
+
+def label_of(camera: Camera) -> Tensor:
+    """[B, 25] a camera as the published networks read it: cam2world row by row, then the intrinsics."""
+    return torch.cat([camera.world_from_camera.flatten(1), camera.intrinsics.flatten(1)], 1)
+
+
+def published_name(name: str, image_size: int = 512) -> str:
+    """The published name of a tensor of ours; the published network's pictures have 512 pixels."""
+    name = re.sub(r"^stem\.", f"b{image_size}.fromrgb.", name)
+    name = re.sub(r"^blocks\.(\d+)\.", lambda match: f"b{image_size >> int(match[1])}.", name)
+    name = re.sub(r"^mapping\.layers\.(\d+)\.", r"mapping.fc\1.", name)
+    return re.sub(r"^(conv|fc|out)\.", r"b4.\1.", name)
+
+
+def _resized(x: Tensor, size: int) -> Tensor:
+    return F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def _with_spread(x: Tensor, group: int) -> Tensor:
+    """One channel more: the spread within each group of samples, averaged over everything else."""
+    B, _, H, W = x.shape
+    size = min(group, B)
+    if B % size:
+        raise ValueError(f"x: expected a batch of groups of {size}, got {B}; choose another batch or group")
+    spread = (x.unflatten(0, (size, -1)).var(0, correction=0) + STD_FLOOR).sqrt().mean((1, 2, 3))  # [B / size]
+    return torch.cat([x, spread.repeat(size)[:, None, None, None].expand(-1, 1, H, W)], 1)

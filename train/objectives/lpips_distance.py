@@ -1,0 +1,73 @@
+"""LPIPS (Zhang 2018) by the `lpips` package, with VGG's weights from a file of the user's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from triportrait.core.errors import InputError
+from triportrait.train.objectives.torchvision_ops import declare
+
+WANTED = "expected torchvision's VGG-16 (.pth or .safetensors, tensors features.0.weight ... features.28.bias)"
+
+
+class Lpips(nn.Module):
+    """LPIPS with VGG, version 0.1, its linear layers from the package. See `perceptual.Perceptual`.
+
+    Args:
+        weights: torchvision's VGG-16 without its classifier; None: random ones, for tests.
+
+    Raises: `InputError` where the package is missing or the file is no VGG-16.
+    """
+
+    def __init__(self, weights: Path | None) -> None:
+        super().__init__()
+        declare()
+        try:
+            import lpips
+        except ImportError as error:
+            raise InputError("lpips: it is not installed; pip install -e '.[train]', or choose a stand-in") from error
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.network = lpips.LPIPS(net="vgg", pnet_rand=True, spatial=True, verbose=False)
+        if weights is not None:
+            _load(self.network.net, weights)
+        self.network.eval().requires_grad_(False)
+
+    def forward(self, picture: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """See `Perceptual`."""
+        with torch.autocast(picture.device.type, enabled=False):
+            distance = self.network(picture.float(), target.float())  # [B, 1, S, S]
+        return (distance if weight is None else weight * distance).mean((1, 2, 3))
+
+
+def _load(network: nn.Module, path: Path) -> None:
+    """Put a file's tensors into the slices of the package's network, whose layers keep VGG's numbers."""
+    found = _tensors(path)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            _, number, kind = name.split(".")
+            value = found.get(f"features.{number}.{kind}")
+            if value is None or value.shape != parameter.shape:
+                got = "none" if value is None else f"shape {list(value.shape)}"
+                raise InputError(f"{path}: {WANTED}, got {got} as features.{number}.{kind}; name another file")
+            parameter.copy_(value)
+
+
+def _tensors(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path}: {WANTED}, there is no such file; name it")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file raises what it likes
+        raise InputError(f"{path}: {WANTED}, it cannot be read; name another file") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: {WANTED}, got {type(found).__name__}; name another file")
+    return found
