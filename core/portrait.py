@@ -78,6 +78,7 @@ class Portrait4D(nn.Module):
         size: int | None = None,
         jitter: Tensor | None = None,
         uniforms: Tensor | None = None,
+        box_scale: Tensor | None = None,
     ) -> Rendering:
         """A view of a head.
 
@@ -86,8 +87,9 @@ class Portrait4D(nn.Module):
             camera: B cameras.
             size: side of the ray grid, the config's neural size by default.
             jitter, uniforms: the randomness of training, see `VolumeRenderer.forward`; none by default.
+            box_scale: [B], factor on the side of the box, 1 by default.
         """
-        samples = self.volume(head.planes, camera, head.neck, size, jitter=jitter, uniforms=uniforms)
+        samples = self.volume(head.planes, camera, head.neck, size, box_scale, jitter, uniforms)
         feature, depth, opacity = over_background(samples, head.background)
         raw_image = feature[:, :3]
         return Rendering(self.superres(raw_image, feature), raw_image, feature, depth, opacity)

@@ -58,6 +58,9 @@ class NeckGrid:
     box_side: float
     near_squared_distance: float
 
+    def to(self, device: torch.device | str) -> NeckGrid:
+        return replace(self, fine=self.fine.to(device), coarse=self.coarse.to(device))
+
     def take(self, rows: Index) -> NeckGrid:
         """The neck poses that `rows` names."""
         return replace(self, fine=self.fine[rows], coarse=self.coarse[rows])

@@ -14,7 +14,8 @@ from triportrait.core.errors import InputError
 from triportrait.train.data.scenes import FaceKind
 
 Precision = Literal["fp32", "bf16"]
-StandIn = Literal["gradients", "random_features"]  # for LPIPS
+GROUP = 2  # pictures whose spread the discriminator sees
+StandIn = Literal["gradients", "random_features", "lpips"]  # two stand-ins for LPIPS, and itself
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,27 @@ class LossConfig:
     opacity: float = 0.5
     depth: float = 1.0  # per scene unit
     features: float = 5.0  # how much more eyes and mouth count than the rest of a picture, at their centres
+    adversary: float = 0.0  # the discriminator's opinion; 0: there is none
+    identity: float = 0.0  # ArcFace's distance on aligned crops
+    density: float = 0.0  # smoothness of the density, of stage 1
+    r1_image: float = 1.0  # gamma of R1 on the picture and the ray grid
+    r1_positions: float = 10.0
+    r1_mask: float = 1.0
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """What changes on the way, in images seen, and how often regularisations come, in steps."""
+
+    grows: tuple[int, int] = (0, 0)  # the ray grid's side, from `grows_from` px to the model's
+    grows_from: int = 0  # px; 0: it has the model's side from the start
+    adversary_from: int = 0
+    identity_from: int = 0
+    teacher_until: int = 10**12  # depth, and what a teacher's features and planes say
+    renderer_frozen_until: int = 0
+    density_every: int = 16
+    r1_every: int = 16
+    pseudo_every: int = 0  # a phase of its own for pseudo views, as published; 0: coins decide, as in the paper
 
 
 @dataclass(frozen=True)
@@ -52,8 +74,13 @@ class OptimizerConfig:
     warm_up: int = 500  # images
     betas: tuple[float, float] = (0.9, 0.98)
     decay: float = 0.01
-    clip: float = 1.0  # largest norm of the gradient
+    clip: float = 1.0  # largest norm of the gradient; 0: any
     average: float = 0.998  # of the old weights in their moving average
+    eps: float = 1e-8
+    lazy: int = 0  # steps between two of a regularisation that has its own; rate and betas are corrected for it
+    half_life: float = 0.0  # images; of the old weights in their average, instead of `average`
+    half_life_share: float = 0.0  # of the images seen, the longest half-life; 0: no matter how many
+    clean: bool = False  # gradients: NaN becomes 0, infinity 1e5, and training goes on
 
 
 @dataclass(frozen=True)
@@ -67,6 +94,9 @@ class StageConfig:
     strangers: float = 0.0  # share of sources that are not of the cast
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     losses: LossConfig = field(default_factory=LossConfig)
+    micros: int = 1  # micro-batches of a step, which ranks share out
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    critic: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(betas=(0.0, 0.99), warm_up=0, decay=0.0))
 
 
 @dataclass(frozen=True)
@@ -89,6 +119,9 @@ class TrainConfig:
     strangers: SetConfig | None = None  # people beside the cast: for the motion encoder, and a share of stage 1
     precision: Precision = "bf16"  # of all but volume rendering and the sums of the losses
     perceptual: StandIn = "gradients"
+    discriminator_base: int = 2048  # channels at a side s are base / s, at most `discriminator_widest`
+    discriminator_widest: int = 128
+    discriminator_mapping: int = 2  # layers that the camera passes
     stage1: StageConfig = field(default_factory=StageConfig)
     motion: StageConfig = field(default_factory=StageConfig)
     stage2: ReenactConfig = field(default_factory=ReenactConfig)
@@ -122,6 +155,15 @@ class TrainConfig:
                 raise InputError(
                     f"{name}.views: expected up to strangers.views={self.strangers.views}, got {stage.views}"
                 )
+            if stage.batch % stage.micros:
+                raise InputError(
+                    f"{name}.micros: expected a divisor of the batch of {stage.batch}, got {stage.micros}; choose one"
+                )
+            if stage.losses.adversary and stage.batch // stage.micros % GROUP:
+                raise InputError(
+                    f"{name}.batch: expected micro-batches of a multiple of {GROUP}, as the discriminator compares so "
+                    f"many pictures, got {stage.batch // stage.micros}; choose another batch or number of micro-batches"
+                )
             if not all(0 <= beta < 1 for beta in stage.optimizer.betas):
                 raise InputError(
                     f"{name}.optimizer.betas: expected two numbers from 0 to below 1, got {stage.optimizer.betas}"
@@ -132,8 +174,12 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
-_SHARES = {"front_sources", "strangers", "real_driving", "real_target", "average", "last_rate"}
-_NOUGHT = {"seed", "l1", "raw", "perceptual", "opacity", "depth", "features", "decay", "warm_up"}
+_SHARES = {"front_sources", "strangers", "real_driving", "real_target", "average", "last_rate", "half_life_share"}
+_NOUGHT = {
+    "seed", "l1", "raw", "perceptual", "opacity", "depth", "features", "decay", "warm_up", "clip", "lazy", "half_life",
+    "adversary", "identity", "density", "r1_image", "r1_positions", "r1_mask", "grows_from", "adversary_from",
+    "identity_from", "teacher_until", "renderer_frozen_until", "pseudo_every",
+}  # fmt: skip
 
 
 def _check(values: Any, prefix: str) -> None:
@@ -144,7 +190,7 @@ def _check(values: Any, prefix: str) -> None:
             continue
         if dataclasses.is_dataclass(value):
             _check(value, f"{name}.")
-        elif isinstance(value, int | float):
+        elif isinstance(value, int | float) and not isinstance(value, bool):
             low, high = (0, 1) if f.name in _SHARES else (0, 1e12)
             positive = f.name not in _SHARES | _NOUGHT
             if not low <= value <= high or (positive and value <= 0):

@@ -1,19 +1,19 @@
-"""The order of a training, for every stage the same: draw, losses, backward, step; log, sample, save.
+"""The order of a training, for every stage the same: draw; phase by phase terms, backward, step; log, sample, save.
 
-A run is a folder: config.json, log.jsonl, samples/, the state of the stage that runs, and the weights of those that are
-done. It can be stopped at any time and goes on from its last saved state; batches depend on seed and step alone, so a
-run that was stopped ends as one that was not.
+A step's batch is made of micro-batches, numbered over all ranks, each with its own streams of random numbers: what is
+learned depends on the seed and the step, never on how many ranks share the micro-batches. A run can be stopped at any
+time and goes on from its last checkpoint; one that was stopped ends as one that was not.
 """
 
 from __future__ import annotations
 
-import errno
-import json
-import os
+import math
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,55 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triportrait.core.errors import InputError
-from triportrait.train.engine import PlainEngine
+from triportrait.train.engines.engine import Engine
+from triportrait.train.engines.ranks import Ranks
+from triportrait.train.runs.checkpoints import load_newest, save_checkpoint
+from triportrait.train.runs.record import Record
+from triportrait.train.runs.stopping import Stopped, Stopper
 
-_SHOWN_EACH = 10  # steps between two lines of the log
-CONFIG, LOG = "config.json", "log.jsonl"
-MAY_STAND = {"cast", "strangers", "cast.necks", "strangers.necks"}  # in the folder of a new run: data
+SHOWN_EACH = 10  # steps between two lines of the log
+DIVERGED = "diverged"  # folder of what a step that was not finite began from
+
+
+@dataclass
+class Micro:
+    """A micro-batch, and what the phases of a step make of it.
+
+    Attributes:
+        batch: as the stage draws it.
+        rng: what is random in its losses.
+        images_seen: before this step.
+        made: what one phase leaves to the next.
+    """
+
+    batch: Any
+    rng: torch.Generator
+    images_seen: int
+    made: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One movement of one network.
+
+    Attributes:
+        name: of the phase. engine: of the network that moves.
+        terms: a micro-batch -> the weighted terms whose sum is the loss.
+        every: steps from one time to the next; the loss counts as often as much.
+        since: images seen before the first time.
+        counts: whether its step counts the images for its network; one phase of each does.
+    """
+
+    name: str
+    engine: str
+    terms: Callable[[Micro], Mapping[str, Tensor]]
+    every: int = 1
+    since: int = 0
+    counts: bool = False
+
+    def due(self, step: int, images_seen: int) -> bool:
+        """Whether it is its turn."""
+        return step % self.every == 0 and images_seen >= self.since
 
 
 @dataclass(frozen=True)
@@ -36,195 +79,210 @@ class Stage:
     Attributes:
         name: of its files.
         number: of its streams of random numbers.
-        engine: what moves the weights.
-        images: how many it sees in all.
-        batch: images of a step.
-        losses: random numbers of a step -> the weighted terms whose sum is the loss.
-        sample: writes a grid of pictures into a file and returns numbers for the log; with averaged weights in place.
+        engines: what moves the weights, by the network's name; the first is the one that is wanted in the end.
+        images: how many it sees in all. batch: images of a step, on all ranks. micros: micro-batches of a step, on all
+            ranks.
+        draw: random numbers and images seen -> a micro-batch.
+        phases: what a step does, in order.
+        sample: writes a grid of pictures into a file, where one is given, and returns numbers for the log; averaged
+            weights are in place.
     """
 
     name: str
     number: int
-    engine: PlainEngine
+    engines: Mapping[str, Engine]
     images: int
     batch: int
-    losses: Callable[[np.random.Generator, torch.Generator], dict[str, Tensor]]
-    sample: Callable[[Path], dict[str, float]]
+    micros: int
+    draw: Callable[[np.random.Generator, int], Any]
+    phases: Sequence[Phase]
+    sample: Callable[[Path | None], dict[str, float]]
+
+    @property
+    def engine(self) -> Engine:
+        """Of the network that is wanted in the end."""
+        return next(iter(self.engines.values()))
 
 
-def run_stage(stage: Stage, run: Path, seed: int, save_each: int, sample_each: int) -> None:
-    """Run a stage to its end, from its last saved state if there is one.
+def single_network(
+    name: str,
+    number: int,
+    engine: Engine,
+    images: int,
+    batch: int,
+    losses: Callable[[np.random.Generator, torch.Generator], Mapping[str, Tensor]],
+    sample: Callable[[Path | None], dict[str, float]],
+) -> Stage:
+    """A stage of one network and one phase, whose losses draw their own batch."""
+    phase = Phase("main", name, lambda micro: losses(micro.batch, micro.rng), counts=True)
+    return Stage(name, number, {name: engine}, images, batch, 1, lambda streams, seen: streams, [phase], sample)
+
+
+@dataclass
+class _Sums:
+    """What the next line of the log will say."""
+
+    terms: dict[str, list[float]] = field(default_factory=dict)  # name -> sum, how many
+
+    def add(self, name: str, value: float) -> None:
+        total = self.terms.setdefault(name, [0.0, 0.0])
+        total[0] += value
+        total[1] += 1
+
+    def means(self) -> dict[str, float]:
+        return {name: round(total / count, 5) for name, (total, count) in self.terms.items()}
+
+
+def run_stage(
+    stage: Stage,
+    run: Path,
+    seed: int,
+    save_each: int,
+    sample_each: int,
+    ranks: Ranks | None = None,
+    stopper: Stopper | None = None,
+    begun: Callable[[], None] = lambda: None,
+) -> None:
+    """Run a stage to its end, from its last whole checkpoint if there is one.
+
+    Args:
+        begun: is called when that has been read, before the first step.
 
     Raises:
-        InputError: the saved state is damaged or of another network.
-        FloatingPointError: a loss is not finite; the last saved state stays.
+        InputError: no checkpoint is whole, or it is of another network.
+        FloatingPointError: a term is not finite; the step's beginning is saved beside the checkpoints, which stay.
+        Stopped: somebody asked the run to stop; a checkpoint of this moment is saved.
     """
     from tqdm import tqdm
 
-    engine, state = stage.engine, run / f"{stage.name}.state"
-    sums: dict[str, float] = load_state(state, engine) if state.exists() else {}
-    _forget(run / LOG, stage)
-    (run / "samples").mkdir(exist_ok=True)
+    ranks, stopper = ranks or Ranks(), stopper or Stopper()
+    engine, sums = stage.engine, _Sums()
+    loaded = load_newest(run, stage.name, stage.engines, ranks)
+    if loaded is not None:
+        sums.terms = {name: list(total) for name, total in loaded.loop["terms"].items()}
+    begun()
+    if engine.images_seen >= stage.images:
+        return
+    record = Record(run, stage.name, engine, ranks)
+    for line in loaded.damaged if loaded else []:
+        record.say(f"{stage.name}: left out {line}")
     bar = tqdm(
         total=stage.images, initial=engine.images_seen, unit="img", desc=stage.name, file=sys.stderr, mininterval=1.0,
-        dynamic_ncols=True,
+        dynamic_ncols=True, disable=not ranks.first,
     )  # fmt: skip
-    with bar, (run / LOG).open("a") as log:
-        timed, since = 0, time.perf_counter()
+
+    def save(keep: int = 3) -> None:
+        save_checkpoint(run, stage.name, stage.engines, {"terms": sums.terms, "seed": seed}, ranks, keep)
+
+    with bar, record:
+        timed, waited, since = 0, 0.0, time.perf_counter()
+        saved = engine.images_seen if loaded is not None else -1
         while engine.images_seen < stage.images:
-            streams = np.random.default_rng([seed, stage.number, engine.steps])
-            rng = torch.Generator().manual_seed(int(streams.integers(2**62)))
-            terms = stage.losses(streams, rng)
-            engine.backward(torch.stack(list(terms.values())).sum())
-            before = engine.images_seen
-            rate = engine.step(stage.batch)
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + value.item()
+            if ranks.any(stopper.asked):
+                if saved != engine.images_seen:
+                    save()
+                raise Stopped(f"{run}: stopped after {engine.images_seen} images; the same command goes on")
+            before, step = engine.images_seen, engine.steps
+            asked_at = time.perf_counter()
+            micros = [_micro(stage, seed, number, before) for number in ranks.share(stage.micros)]
+            waited += time.perf_counter() - asked_at
+            rates = {}
+            for phase in stage.phases:
+                if phase.due(step, before):
+                    rates[phase.engine] = _move(stage, phase, micros, sums, run, seed, ranks)
             timed += 1
             bar.update(stage.batch)
-            if engine.steps % _SHOWN_EACH == 0:
-                means = {name: round(value / _SHOWN_EACH, 5) for name, value in sums.items()}
-                speed = timed * stage.batch / (time.perf_counter() - since)
-                bar.set_postfix_str(" ".join(f"{name} {value:.3f}" for name, value in means.items()))
-                _note(log, stage, means | {"rate": round(rate, 7), "images_per_s": round(speed, 2)})
-                sums, timed, since = {}, 0, time.perf_counter()
+            if engine.steps % SHOWN_EACH == 0:
+                seconds = time.perf_counter() - since
+                means = sums.means()
+                bar.set_postfix_str(_shown(means, waited / max(seconds, 1e-9)))
+                told = {f"rate {name}" if len(stage.engines) > 1 else "rate": round(r, 9) for name, r in rates.items()}
+                speed = {
+                    "images_per_s": round(timed * stage.batch / seconds, 2),
+                    "data_share": round(waited / seconds, 4),
+                }
+                record.numbers(engine, means | told | speed | _memory(ranks))
+                sums.terms, timed, waited, since = {}, 0, 0.0, time.perf_counter()
             last = engine.images_seen >= stage.images
             if last or before // sample_each != engine.images_seen // sample_each:
                 paused = time.perf_counter()
-                _sample(stage, run, log)
+                _sample(stage, record, ranks)
                 since += time.perf_counter() - paused
             if last or before // save_each != engine.images_seen // save_each:
-                save_state(state, engine, sums)
+                paused = time.perf_counter()
+                save(keep=1 if last else 3)
+                saved = engine.images_seen
+                since += time.perf_counter() - paused
 
 
-def _forget(log: Path, stage: Stage) -> None:
-    """Take the lines of steps that were lost, as nobody saved them, out of a log."""
-    if not log.exists():
-        return
-    kept = []
-    for line in log.read_text().splitlines(keepends=True):
-        try:
-            told = json.loads(line)
-            lost = told["stage"] == stage.name and told["step"] > stage.engine.steps
-        except (ValueError, KeyError, TypeError):
-            lost = True  # cut off
-        if not lost:
-            kept.append(line)
-    part = log.with_name(f".{log.name}.part")
-    part.write_text("".join(kept))
-    os.replace(part, log)
+def _micro(stage: Stage, seed: int, number: int, images_seen: int) -> Micro:
+    streams = np.random.default_rng([seed, stage.number, stage.engine.steps, number])
+    rng = torch.Generator().manual_seed(int(streams.integers(2**62)))
+    return Micro(stage.draw(streams, images_seen), rng, images_seen)
 
 
-def _sample(stage: Stage, run: Path, log: Any) -> None:
+def _move(stage: Stage, phase: Phase, micros: list[Micro], sums: _Sums, run: Path, seed: int, ranks: Ranks) -> float:
+    """One phase of a step: the terms of all its micro-batches, and the step; returns the rate."""
+    engine = stage.engines[phase.engine]
+    told: dict[str, float] = {}
+    others = [e.module for name, e in stage.engines.items() if name != phase.engine]
+    with ExitStack() as stack:
+        stack.enter_context(_still(others))
+        for network in stage.engines.values():
+            stack.enter_context(network.working())
+        for micro in micros:
+            terms = phase.terms(micro)
+            names, values = list(terms), torch.stack([value.float() for value in terms.values()])
+            seen = ranks.mean(values.detach()).tolist()
+            if bad := [name for name, value in zip(names, seen, strict=True) if not math.isfinite(value)]:
+                if ranks.first:
+                    shutil.rmtree(run / DIVERGED, ignore_errors=True)
+                kept = {"terms": {}, "seed": seed, "phase": phase.name}
+                at = save_checkpoint(run / DIVERGED, stage.name, stage.engines, kept, ranks, keep=1)
+                images = stage.engine.images_seen
+                raise FloatingPointError(
+                    f"{', '.join(bad)} of {phase.name} is not finite after {images} images, the networks as they were "
+                    f"are in {at}"
+                )
+            engine.backward(values.sum() * phase.every)
+            for name, value in zip(names, seen, strict=True):
+                told[name] = told.get(name, 0.0) + value / len(micros)
+    rate = engine.step(stage.batch if phase.counts else 0)
+    for name, value in told.items():
+        sums.add(name, value)
+    return rate
+
+
+class _still:
+    """Networks that take no gradient until the end of the context: else they would add it to their own."""
+
+    def __init__(self, modules: list[torch.nn.Module]) -> None:
+        self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+
+    def __enter__(self) -> None:
+        for parameter in self.parameters:
+            parameter.requires_grad_(False)
+
+    def __exit__(self, *_: object) -> None:
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+
+
+def _sample(stage: Stage, record: Record, ranks: Ranks) -> None:
+    """All ranks look at the same pictures, as at ZeRO stage 3 none can look alone; the first keeps them."""
     engine = stage.engine
-    own = {name: value.clone() for name, value in engine.module.state_dict().items()}
-    engine.module.load_state_dict(engine.averaged())
-    try:
-        with torch.no_grad():
-            numbers = stage.sample(run / "samples" / f"{stage.name}_{engine.images_seen:07d}.png")
-    finally:
-        engine.module.load_state_dict(own)
-    _note(log, stage, {name: round(value, 4) for name, value in numbers.items()})
+    with engine.averaged_in_place(), torch.no_grad():
+        path = record.grid(engine)
+        numbers = stage.sample(path if ranks.first else None)
+    record.numbers(engine, {name: round(value, 4) for name, value in numbers.items()}, grid=path)
 
 
-def _note(log: Any, stage: Stage, values: dict[str, float]) -> None:
-    line = {"stage": stage.name, "images_seen": stage.engine.images_seen, "step": stage.engine.steps, **values}
-    log.write(json.dumps(line) + "\n")
-    log.flush()
+def _shown(means: dict[str, float], data_share: float) -> str:
+    shown = " ".join(f"{name} {value:.3f}" for name, value in means.items())
+    return shown if data_share < 0.05 else f"{shown} data {data_share:.0%}"
 
 
-def save_state(path: Path, engine: PlainEngine, sums: dict[str, float] | None = None) -> None:
-    """Write an engine's state, and the sums of what the next line of the log will say; the file appears whole."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        torch.save({**engine.save(), "sums": sums or {}}, part)
-        os.replace(part, path)
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: the state could not be written ({error}); free some space and go on") from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def check_states(run: Path, stages: Iterable[str]) -> None:
-    """Before any work: the saved states of a run can be read.
-
-    Raises:
-        InputError: one is damaged.
-        OSError: one cannot be read.
-    """
-    for stage in stages:
-        path = run / f"{stage}.state"
-        if path.exists():
-            _read_state(path, mmap=True)
-
-
-def load_state(path: Path, engine: PlainEngine) -> dict[str, float]:
-    """Put a saved state into an engine; returns the sums that were saved with it.
-
-    Raises:
-        InputError: the file is damaged or of another network.
-        OSError: the file cannot be read.
-    """
-    state = _read_state(path, mmap=False)
-    try:
-        engine.load(state)
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise _no_state(path) from error
-    return dict(state["sums"])
-
-
-def _read_state(path: Path, mmap: bool) -> dict[str, Any]:
-    try:
-        state = torch.load(path, weights_only=True, mmap=mmap)
-    except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # EINVAL is a seek that a cut file asks for
-            raise  # the disk failed, the file may be whole
-        raise _no_state(path) from error
-    except Exception as error:  # a damaged file raises what it likes
-        raise _no_state(path) from error
-    if not isinstance(state, dict) or not isinstance(state.get("sums"), dict):
-        raise _no_state(path)
-    return state
-
-
-def _no_state(path: Path) -> InputError:
-    return InputError(
-        f"{path}: it is no state of this training (damaged, or of another preset); remove it to start the stage again, "
-        "or name another folder"
-    )
-
-
-def check_config(run: Path, config: dict[str, Any]) -> None:
-    """Store the config of a new run, or compare it with that of a run that goes on.
-
-    Raises:
-        InputError: the run was made with other numbers; the first that differs is named.
-    """
-    path, text = run / CONFIG, json.dumps(config, indent=1) + "\n"
-    if not path.exists():
-        others = sorted(p.name for p in run.iterdir() if p.name not in MAY_STAND and not p.name.startswith("."))
-        if others:
-            raise InputError(f"{run}: expected an empty folder or a run, it holds {others[0]}; name another folder")
-        part = path.with_name(f".{CONFIG}.part")
-        part.write_text(text)
-        os.replace(part, path)
-        return
-    try:
-        found = json.loads(path.read_text())
-        if not isinstance(found, dict):
-            raise ValueError(found)
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: it is no config of a run; name another folder for the run") from error
-    name, was, wanted = _first_difference(found, json.loads(text), "")
-    if name:
-        raise InputError(f"{run}: this run was begun with {name} {was!r}, now it is {wanted!r}; name another folder")
-
-
-def _first_difference(found: Any, wanted: Any, name: str) -> tuple[str, Any, Any]:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in sorted(found.keys() | wanted.keys()):
-            difference = _first_difference(found.get(key), wanted.get(key), f"{name}.{key}" if name else key)
-            if difference[0]:
-                return difference
-        return "", None, None
-    return ("", None, None) if found == wanted else (name, found, wanted)
+def _memory(ranks: Ranks) -> dict[str, float]:
+    if ranks.device.type != "cuda":
+        return {}
+    return {"gpu_gb": round(torch.cuda.max_memory_allocated(ranks.device) / 1e9, 2)}

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
-from triportrait.core.config import ModelConfig
+from triportrait.core.config import ModelConfig, portrait4d_v2
 from triportrait.core.config import tiny as tiny_model
-from triportrait.train.config import LossConfig, OptimizerConfig, ReenactConfig, SetConfig, StageConfig, TrainConfig
+from triportrait.train.config import (
+    LossConfig,
+    OptimizerConfig,
+    ReenactConfig,
+    ScheduleConfig,
+    SetConfig,
+    StageConfig,
+    TrainConfig,
+)
 
 _EYES = LossConfig(features=15.0)  # at 128² an eye is a few pixels, and it must blink
 _SMALLER_EYES = LossConfig(features=25.0)  # at 96² they are smaller still
@@ -64,3 +73,74 @@ def _smallest_model() -> ModelConfig:
 
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = {"tiny": tiny, "overfit": overfit}
+
+
+def tiny_stages() -> TrainConfig:
+    """Both stages of `tiny` with the adversary on, one at a time."""
+    whole = tiny()
+    opposed = dataclasses.replace(_EYES, adversary=0.02, density=0.005)
+    critic = OptimizerConfig(rate=1e-3, betas=(0.0, 0.99), warm_up=0, decay=0.0, clip=0.0, lazy=16, clean=True)
+    schedule = ScheduleConfig(adversary_from=2_000)
+    return dataclasses.replace(
+        whole,
+        preset="tiny_stages",
+        strangers=None,
+        stage1=dataclasses.replace(whole.stage1, losses=opposed, critic=critic, schedule=schedule, strangers=0.0),
+        motion=dataclasses.replace(whole.motion, strangers=0.0),
+        stage2=dataclasses.replace(
+            whole.stage2, losses=dataclasses.replace(opposed, density=0.0), critic=critic, schedule=schedule
+        ),
+    )
+
+
+def paper(published: bool = False) -> TrainConfig:
+    """Both stages at the published sizes, with the paper's numbers (sections 4.2, 4.3, A).
+
+    Args:
+        published: the numbers of the published code where they differ: 15 M and 8 M images, depth and teacher until
+            400 k, the renderer never frozen, pseudo views in a phase of their own every fourth step.
+    """
+    model = portrait4d_v2()
+    adam = OptimizerConfig(
+        rate=1e-4, last_rate=1.0, warm_up=0, betas=(0.9, 0.999), decay=0.0, clip=0.0, eps=1e-5, lazy=16,
+        half_life=10_000.0, half_life_share=0.05, clean=True,
+    )  # fmt: skip
+    terms = LossConfig(
+        l1=1.0, raw=1.0, perceptual=1.0, opacity=0.3, depth=1.0, features=0.0, adversary=0.01, identity=1.0,
+        density=0.25,
+    )  # fmt: skip
+    static = ScheduleConfig(
+        grows=(1_000_000, 2_000_000), grows_from=64, adversary_from=1_000_000, identity_from=400_000,
+        teacher_until=400_000 if published else 1_000_000, renderer_frozen_until=0 if published else 1_000_000,
+    )  # fmt: skip
+    moved = ScheduleConfig(pseudo_every=4 if published else 0)
+    return TrainConfig(
+        preset="published" if published else "paper",
+        model=model,
+        cast=SetConfig(size=model.image_size),
+        precision="bf16",
+        perceptual="lpips",
+        discriminator_base=32_768,
+        discriminator_widest=512,
+        discriminator_mapping=8,
+        stage1=StageConfig(
+            images=15_000_000 if published else 10_000_000, batch=32, views=1, optimizer=adam, critic=adam,
+            losses=terms, schedule=static,
+        ),
+        stage2=ReenactConfig(
+            images=8_000_000 if published else 6_000_000, batch=32, critic=adam,
+            optimizer=dataclasses.replace(adam, lazy=4 if published else 0, motion_factor=2.5, half_life_share=0.0),
+            losses=dataclasses.replace(terms, depth=0.0, density=0.0),
+            schedule=moved,
+            real_target=1.0 if published else 0.8,
+        ),
+        save_each=100_000,
+        sample_each=50_000,
+    )  # fmt: skip
+
+
+STAGE_PRESETS: dict[str, Callable[[], TrainConfig]] = {
+    "tiny": tiny_stages,
+    "paper": paper,
+    "published": partial(paper, True),
+}

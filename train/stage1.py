@@ -1,4 +1,4 @@
-"""Stage 1: a static synthesizer from multi-view pictures (section 4.2, Eq. 2 without the adversary).
+"""Stage 1: a static synthesizer from multi-view pictures (section 4.2, Eq. 2).
 
 A picture of a head becomes planes without motion; other views of the same moment say what they should show.
 Letters: B sources, V views rendered of each.
@@ -7,6 +7,7 @@ Letters: B sources, V views rendered of each.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,15 @@ from triportrait.core.portrait import Portrait4D
 from triportrait.core.types import Driving, Head, NeckGrid, Rendering
 from triportrait.train.config import LossConfig, Precision, StageConfig
 from triportrait.train.data.pictures import Pictures, PictureSet, join
-from triportrait.train.losses import depth_loss, feature_weight, l1, opacity_loss, shrink
-from triportrait.train.perceptual import Perceptual
+from triportrait.train.loop import Micro, Phase
+from triportrait.train.objectives.adversary import discriminator_phases, opposed, whole_groups
+from triportrait.train.objectives.discriminator import Discriminator
+from triportrait.train.objectives.identity import FaceIdentity, five_points, identity_loss
+from triportrait.train.objectives.losses import density_smoothness, depth_loss, feature_weight, l1, opacity_loss, shrink
+from triportrait.train.objectives.perceptual import Perceptual
+from triportrait.train.schedule import Moment, moment
+
+EVER = Moment()
 
 
 @dataclass(frozen=True)
@@ -35,11 +43,18 @@ class StaticBatch:
 
 @dataclass(frozen=True)
 class StaticModels:
-    """What stage 1 trains and asks."""
+    """What stage 1 trains (the portrait, the critic) and asks.
+
+    Attributes:
+        critic: the discriminator, where there is an adversary.
+        identity: the identity network, where its term counts.
+    """
 
     portrait: Portrait4D
     perceptual: Perceptual
     precision: Precision = "fp32"
+    critic: Discriminator | None = None
+    identity: FaceIdentity | None = None
 
 
 def draw(sets: list[PictureSet], config: StageConfig, rng: np.random.Generator) -> StaticBatch:
@@ -57,15 +72,60 @@ def draw(sets: list[PictureSet], config: StageConfig, rng: np.random.Generator) 
     return StaticBatch(join(sources), join(targets))
 
 
-def losses(batch: StaticBatch, models: StaticModels, config: LossConfig, rng: torch.Generator) -> dict[str, Tensor]:
-    """The weighted terms of Eq. 2 that need no adversary and no identity network: their sum is the loss."""
-    views = len(batch.target.image) // len(batch.source.image)
+def losses(
+    batch: StaticBatch,
+    models: StaticModels,
+    config: LossConfig,
+    rng: torch.Generator,
+    at: Moment = EVER,
+    made: dict[str, Any] | None = None,
+) -> dict[str, Tensor]:
+    """The weighted terms of Eq. 2; their sum is the loss.
+
+    Args:
+        at: what is on.
+        made: takes the real and the fake pictures for the discriminator.
+    """
+    target = batch.target
+    views = len(target.image) // len(batch.source.image)
     with lowered(models.precision, batch.source.image):
         head = models.portrait.reenact(models.portrait.prepare(batch.source.image, None), Driving(None))
-        rendering = render(models.portrait, repeated(head, views, batch.target.neck), batch.target, rng)
-    terms = compare(rendering, batch.target, models.perceptual, config)
-    terms["depth"] = config.depth * depth_loss(rendering.depth, batch.target.depth, batch.target.opacity)
+        rendering = render(models.portrait, repeated(head, views, target.neck), target, rng, at.neural_size)
+    terms = compare(rendering, target, models.perceptual, config)
+    if at.teacher:
+        side = rendering.depth.shape[-1]
+        depth, opacity = shrink(target.depth, side), shrink(target.opacity, side)
+        terms["depth"] = config.depth * depth_loss(rendering.depth, depth, opacity)
+    if at.identity and models.identity is not None:
+        terms["identity"] = config.identity * identity_loss(
+            models.identity, rendering.image, target.image, five_points(target.landmarks)
+        )
+    if at.adversary and models.critic is not None:
+        rows = whole_groups(torch.arange(len(target.image)), models.critic.config.group)
+        terms |= opposed(models.critic, rendering, target, target.camera, rows, config, made)
     return {name: value.mean() for name, value in terms.items()}
+
+
+def phases(models: StaticModels, config: StageConfig) -> list[Phase]:
+    """What a step of stage 1 does: the generator, its density, the discriminator, R1."""
+    full = models.portrait.config.render.neural_size
+
+    def main(micro: Micro) -> dict[str, Tensor]:
+        at = moment(config.schedule, config.losses, micro.images_seen, full)
+        return losses(micro.batch, models, config.losses, micro.rng, at, micro.made)
+
+    def density(micro: Micro) -> dict[str, Tensor]:
+        with lowered(models.precision, micro.batch.source.image):
+            head = models.portrait.reenact(models.portrait.prepare(micro.batch.source.image, None), Driving(None))
+        weights = models.portrait.volume.field.weights()
+        return {"density": config.losses.density * density_smoothness(head.planes, weights, micro.rng).mean()}
+
+    found = [Phase("main", "generator", main, counts=True)]
+    if config.losses.density:
+        found.append(Phase("density", "generator", density, every=config.schedule.density_every))
+    if models.critic is not None:
+        found += discriminator_phases(models.critic, config.losses, config.schedule)
+    return found
 
 
 def lowered(precision: Precision, like: Tensor) -> torch.autocast:
@@ -78,13 +138,20 @@ def repeated(head: Head, views: int, neck: NeckGrid | None) -> Head:
     return Head(head.planes.repeat_interleave(views, 0), head.background.repeat_interleave(views, 0), neck)
 
 
-def render(portrait: Portrait4D, head: Head, target: Pictures, rng: torch.Generator) -> Rendering:
-    """The views of the target's cameras, with samples jittered along the rays as in training."""
+def render(
+    portrait: Portrait4D, head: Head, target: Pictures, rng: torch.Generator, size: int | None = None
+) -> Rendering:
+    """The views of the target's cameras, with samples jittered along the rays as in training.
+
+    Args:
+        size: side of the ray grid, px; the model's by default.
+    """
     config = portrait.config.render
-    batch, rays = len(target.image), config.neural_size**2
+    batch, rays = len(target.image), (size or config.neural_size) ** 2
     jitter = torch.rand(batch, config.num_coarse, generator=rng)
     uniforms = torch.rand(batch, rays, config.num_fine, generator=rng)
-    return portrait.render(head, target.camera, jitter=jitter, uniforms=uniforms)
+    device = head.planes.device
+    return portrait.render(head, target.camera, size, jitter.to(device), uniforms.to(device))
 
 
 def compare(rendering: Rendering, target: Pictures, perceptual: Perceptual, config: LossConfig) -> dict[str, Tensor]:
@@ -97,5 +164,5 @@ def compare(rendering: Rendering, target: Pictures, perceptual: Perceptual, conf
         "l1": config.l1 * l1(rendering.image, target.image, weight),
         "raw": config.raw * l1(rendering.raw_image, small, shrink(weight, raw_side)),
         "perceptual": config.perceptual * perceptual(rendering.image, target.image, weight),
-        "opacity": config.opacity * opacity_loss(rendering.opacity, target.opacity),
+        "opacity": config.opacity * opacity_loss(rendering.opacity, shrink(target.opacity, raw_side)),
     }

@@ -1,4 +1,4 @@
-"""Stage 2: reenactment from pseudo multi-views (section 4.3, Eq. 5 without the adversary).
+"""Stage 2: reenactment from pseudo multi-views (section 4.3, Eq. 5).
 
 Two pictures of one head, I_s and I_d. The frozen static synthesizer shows I_d from sampled cameras θ_p and θ_q. The
 motion v_d is read off the pseudo view I_d(θ_p), and only now and then off the real picture, so that it carries neither
@@ -9,7 +9,8 @@ Letters: B sources.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +22,15 @@ from triportrait.core.render.cameras import LookAtRange, sample_look_at
 from triportrait.core.types import Camera, Driving, Rendering
 from triportrait.train.config import LossConfig, Precision, ReenactConfig
 from triportrait.train.data.pictures import Pictures, PictureSet
+from triportrait.train.loop import Micro, Phase
 from triportrait.train.motion import read_motion
-from triportrait.train.perceptual import Perceptual
-from triportrait.train.stage1 import compare, lowered, render
+from triportrait.train.objectives.adversary import discriminator_phases, opposed, whole_groups
+from triportrait.train.objectives.discriminator import Discriminator
+from triportrait.train.objectives.identity import FaceIdentity, five_points, identity_loss
+from triportrait.train.objectives.losses import closed_eye_scale
+from triportrait.train.objectives.perceptual import Perceptual
+from triportrait.train.schedule import Moment, moment
+from triportrait.train.stage1 import EVER, compare, lowered, render
 
 NEAR_FRONT = LookAtRange(yaw=(-0.5, 0.5), pitch=(-0.15, 0.35))  # θ_p: where a motion encoder still sees the face
 
@@ -45,16 +52,26 @@ class ReenactBatch:
     real_driving: Tensor
     real_target: Tensor
 
+    def to(self, device: torch.device | str) -> ReenactBatch:
+        """The same on a device."""
+        return ReenactBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
 
 @dataclass(frozen=True)
 class ReenactModels:
-    """What stage 2 trains (the portrait) and asks."""
+    """What stage 2 trains (the portrait, the critic) and asks.
+
+    Attributes:
+        critic, identity: as of `StaticModels`.
+    """
 
     portrait: Portrait4D
     static: Portrait4D
     motion_encoder: SmallMotionEncoder
     perceptual: Perceptual
     precision: Precision = "fp32"
+    critic: Discriminator | None = None
+    identity: FaceIdentity | None = None
 
 
 def draw(chosen: PictureSet, config: ReenactConfig, rng: np.random.Generator) -> ReenactBatch:
@@ -122,8 +139,20 @@ def pseudo_views(batch: ReenactBatch, models: ReenactModels) -> tuple[Tensor, Te
     return motion, targets
 
 
-def losses(batch: ReenactBatch, models: ReenactModels, config: LossConfig, rng: torch.Generator) -> dict[str, Tensor]:
-    """The weighted terms of Eq. 5: real targets by all that stage 1 compares but depth, pseudo views by one term."""
+def losses(
+    batch: ReenactBatch,
+    models: ReenactModels,
+    config: LossConfig,
+    rng: torch.Generator,
+    at: Moment = EVER,
+    made: dict[str, Any] | None = None,
+) -> dict[str, Tensor]:
+    """The weighted terms of Eq. 5: real targets by all that stage 1 compares but depth, pseudo views by one term.
+
+    Args:
+        at: what is on.
+        made: takes the real and the fake pictures for the discriminator; only real targets are shown to it.
+    """
     portrait, driving, is_real = models.portrait, batch.driving, batch.real_target
     motion, targets = pseudo_views(batch, models)
     with lowered(models.precision, driving.image):
@@ -131,12 +160,56 @@ def losses(batch: ReenactBatch, models: ReenactModels, config: LossConfig, rng: 
             source_motion = read_motion(models.motion_encoder, batch.source.image, batch.source.landmarks)
         head = portrait.reenact(portrait.prepare(batch.source.image, source_motion), Driving(motion, driving.neck))
         seen = replace(driving, camera=_where(is_real, driving.camera, batch.camera_q))
-        rendering = render(portrait, head, seen, rng)
+        rendering = render(portrait, head, seen, rng, at.neural_size)
     terms = {name: value * is_real for name, value in compare(rendering, driving, models.perceptual, config).items()}
     pseudo = rendering.image.new_zeros(len(is_real))
     if len(targets):
         pseudo[~is_real] = config.perceptual * models.perceptual(_foreground(rendering)[~is_real], targets)
-    return {name: value.mean() for name, value in {**terms, "pseudo": pseudo}.items()}
+    terms["pseudo"] = pseudo
+    if at.identity and models.identity is not None:
+        points = five_points(driving.landmarks)
+        terms["identity"] = (
+            is_real * config.identity * identity_loss(models.identity, rendering.image, driving.image, points)
+        )
+    if at.adversary and models.critic is not None:
+        rows = whole_groups(is_real.nonzero()[:, 0], models.critic.config.group)
+        terms |= opposed(models.critic, rendering, driving, driving.camera, rows, config, made)
+    return {name: value.mean() for name, value in terms.items()}
+
+
+def pseudo_view_loss(batch: ReenactBatch, models: ReenactModels, rng: torch.Generator) -> Tensor:
+    """The published form of the pseudo views' term: a phase of its own, straight necks, eyes that close, [B]."""
+    portrait, static, driving, source = models.portrait, models.static, batch.driving, batch.source
+    with lowered(models.precision, driving.image), torch.no_grad():
+        head = static.reenact(static.prepare(driving.image, None), Driving(None))
+        scale = closed_eye_scale(driving.landmarks)
+        targets = _foreground(static.render(head, batch.camera_q, box_scale=scale))
+        motion = read_motion(models.motion_encoder, driving.image, driving.landmarks)
+        source_motion = read_motion(models.motion_encoder, source.image, source.landmarks)
+    with lowered(models.precision, driving.image):
+        head = portrait.reenact(portrait.prepare(source.image, source_motion), Driving(motion))
+        rendering = render(portrait, head, replace(driving, camera=batch.camera_q), rng)
+    return models.perceptual(_foreground(rendering), targets)
+
+
+def phases(models: ReenactModels, config: ReenactConfig) -> list[Phase]:
+    """What a step of stage 2 does: the generator, the discriminator, R1."""
+    full = models.portrait.config.render.neural_size
+
+    def main(micro: Micro) -> dict[str, Tensor]:
+        at = moment(config.schedule, config.losses, micro.images_seen, full)
+        return losses(micro.batch, models, config.losses, micro.rng, at, micro.made)
+
+    def pseudo(micro: Micro) -> dict[str, Tensor]:
+        value = pseudo_view_loss(micro.batch, models, micro.rng) * config.losses.perceptual
+        return {"pseudo view": value.mean()}
+
+    found = [Phase("main", "generator", main, counts=True)]
+    if config.schedule.pseudo_every:
+        found.append(Phase("pseudo views", "generator", pseudo, every=config.schedule.pseudo_every))
+    if models.critic is not None:
+        found += discriminator_phases(models.critic, config.losses, config.schedule)
+    return found
 
 
 def _foreground(rendering: Rendering) -> Tensor:

@@ -1,7 +1,7 @@
 """A whole training from a config: data, stage 1, the motion encoder, stage 2, and the weights folder at the end.
 
 run/cast  run/strangers            the data, drawn if they are not there
-run/stage1.state ... .weights      a stage's state while it runs, its averaged weights when it is done
+run/checkpoints                    of each stage, while it runs and of its end
 run/weights                        portrait and motion encoder in half precision, as the other commands take them
 """
 
@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -22,10 +21,8 @@ from torch import Tensor, nn
 
 from triportrait import __version__
 from triportrait.core.checkpoint import save_weights
-from triportrait.core.errors import InputError
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
-from triportrait.core.types import Driving
 from triportrait.train import motion, stage1, stage2
 from triportrait.train.config import SetConfig, TrainConfig
 from triportrait.train.data.heads.population import EXPRESSION_AXES
@@ -33,18 +30,18 @@ from triportrait.train.data.heads.render import HeadRenderer
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import Pictures, PictureSet, open_set, photograph
 from triportrait.train.data.scenes import expressions, filming_cameras, population
-from triportrait.train.engine import Group, PlainEngine
-from triportrait.train.evaluation.metrics import psnr
-from triportrait.train.loop import LOG, Stage, check_config, check_states, run_stage
-from triportrait.train.perceptual import Perceptual, perceptual
-from triportrait.train.response import Probe, responses, take_probe
-from triportrait.train.samples import shown_depth, write_grid
-from triportrait.train.start import motion_parameters, reads_motion, start, start_motion
+from triportrait.train.engines.engine import Group, PlainEngine
+from triportrait.train.loop import Stage, run_stage, single_network
+from triportrait.train.objectives.perceptual import Perceptual, perceptual
+from triportrait.train.probe import probe
+from triportrait.train.runs.checkpoints import check_checkpoints
+from triportrait.train.runs.claim import claim, made_folder
+from triportrait.train.runs.record import LOG
+from triportrait.train.runs.run_config import check_config, check_folder
+from triportrait.train.stages import Engines, reenact_stage, reenacted, static_stage
+from triportrait.train.start import start, start_motion
 from triportrait.train.weights import REENACTMENT, STATIC_SYNTHESIZER
 
-PROBED = ("jaw", "blink", "gaze x")
-ROWS = 6  # in a grid of samples: heads, or views of fewer
-UNSEEN = 7919  # added to a set's seed for expressions that it does not hold
 STRANGERS, HELD_OUT = 104_729, 64  # added to it for heads that no set holds, and how many of them
 STAGES = ("stage1", "motion", "stage2")
 COMMITS = "commits.json"
@@ -64,14 +61,11 @@ class Training:
     """
 
     def __init__(self, config: TrainConfig, run: Path, distance: Perceptual | None = None) -> None:
-        try:
-            run.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = (error.strerror or type(error).__name__).lower()
-            raise InputError(f"{run}: expected a folder for the run ({reason}); name another folder") from error
+        made_folder(run)
+        check_folder(run)
+        self._claim = claim(run)
         check_config(run, config.to_dict())
-        self._claim = _claim(run)
-        check_states(run, STAGES)
+        check_checkpoints(run, STAGES)
         for name in ("cast", "strangers"):
             if (run / name).exists():
                 MultiviewSet(run / name)  # whole, before anything is drawn
@@ -85,7 +79,7 @@ class Training:
         start(self.static, config.seed)
         self.portrait = Portrait4D(config.model)
         self.motion_encoder = fresh_encoder(config)
-        self.probe = _probe(config)
+        self.probe = probe(config)
 
     def train(self, until: str = "stage2", said: Callable[[str], None] = lambda line: None) -> None:
         """Run the stages in order, as far as `until`; those that are done are read."""
@@ -121,42 +115,11 @@ class Training:
 
     def reenact(self, source: Pictures, driving: Pictures) -> Tensor:
         """What the portrait makes of B sources and B driving pictures, seen by the driving pictures' cameras."""
-        with torch.no_grad():
-            v_s = motion.read_motion(self.motion_encoder, source.image, source.landmarks)
-            v_d = motion.read_motion(self.motion_encoder, driving.image, driving.landmarks)
-            head = self.portrait.reenact(self.portrait.prepare(source.image, v_s), Driving(v_d, driving.neck))
-            return self.portrait.render(head, driving.camera).image
+        return reenacted(self.portrait, self.motion_encoder, source, driving)
 
     def _stage1(self) -> Stage:
-        config, portrait = self.config.stage1, self.static
-        parameters = [p for name, p in portrait.named_parameters() if not reads_motion(name)]
-        models = stage1.StaticModels(portrait, self.perceptual, self.config.precision)
-        shown = stage1.draw(self.sets, config, np.random.default_rng([self.config.seed, 99]))
-
-        def losses(streams: np.random.Generator, rng: torch.Generator) -> dict[str, Tensor]:
-            return stage1.losses(stage1.draw(self.sets, config, streams), models, config.losses, rng)
-
-        def sample(path: Path) -> dict[str, float]:
-            views = len(shown.target.image) // len(shown.source.image)
-            head = portrait.reenact(portrait.prepare(shown.source.image, None), Driving(None))
-            rendering = portrait.render(stage1.repeated(head, views, shown.target.neck), shown.target.camera)
-            side = shown.target.image.shape[-1]
-            columns = {
-                "source": shown.source.image.repeat_interleave(views, 0),
-                "truth": shown.target.image,
-                "static": rendering.image,
-                "depth": shown_depth(rendering.depth, rendering.opacity, side),
-                "true depth": shown_depth(shown.target.depth, shown.target.opacity, side),
-            }
-            write_grid(path, columns)
-            source = self.probe.source
-            again = portrait.reenact(portrait.prepare(source.image, None), Driving(None, source.neck))
-            unseen = psnr(portrait.render(again, source.camera).image, source.image)
-            seen = psnr(rendering.image, shown.target.image)
-            return {"psnr": seen.mean().item(), "psnr unseen": unseen.mean().item()}
-
-        engine = PlainEngine(portrait, [Group(parameters)], config.optimizer, config.images)
-        return Stage("stage1", 1, engine, config.images, config.batch, losses, sample)
+        models = stage1.StaticModels(self.static, self.perceptual, self.config.precision)
+        return static_stage(self.config, self.sets, models, self.probe, Engines())
 
     def _motion(self) -> Stage:
         config, encoder = self.config.motion, self.motion_encoder
@@ -164,39 +127,20 @@ class Training:
         def losses(streams: np.random.Generator, rng: torch.Generator) -> dict[str, Tensor]:
             return motion.losses(motion.draw(self.sets, config, encoder.crop_size, streams), encoder)
 
-        def sample(path: Path) -> dict[str, float]:
+        def sample(path: Path | None) -> dict[str, float]:
             image, landmarks, true = _strangers(self.config)
             return motion.correlations(motion.read_motion(encoder, image, landmarks), true)
 
         engine = PlainEngine(encoder, [Group(list(encoder.parameters()))], config.optimizer, config.images)
-        return Stage("motion", 2, engine, config.images, config.batch, losses, sample)
+        return single_network("motion", 2, engine, config.images, config.batch, losses, sample)
 
     def _stage2(self) -> Stage:
-        config, portrait = self.config.stage2, self.portrait
-        portrait.load_state_dict(self.static.state_dict())
-        start_motion(portrait, self.config.seed)
+        self.portrait.load_state_dict(self.static.state_dict())
+        start_motion(self.portrait, self.config.seed)
         models = stage2.ReenactModels(
-            portrait, self.static, self.motion_encoder, self.perceptual, self.config.precision
+            self.portrait, self.static, self.motion_encoder, self.perceptual, self.config.precision
         )
-        own = [p for name, p in portrait.named_parameters() if not reads_motion(name)]
-        groups = [Group(own), Group(motion_parameters(portrait), config.optimizer.motion_factor)]
-
-        def losses(streams: np.random.Generator, rng: torch.Generator) -> dict[str, Tensor]:
-            return stage2.losses(stage2.draw(self.sets[0], config, streams), models, config.losses, rng)
-
-        def sample(path: Path) -> dict[str, float]:
-            source, columns, numbers = self.probe.source, {"source": self.probe.source.image}, {}
-            for axis, (_, after) in self.probe.ends.items():
-                result = self.reenact(source, after)
-                columns |= {f"{axis}: driving": after.image, "result " + axis: result}
-                numbers[f"psnr {axis}"] = psnr(result, after.image).mean().item()
-            write_grid(path, columns)
-            for axis, found in responses(self.probe, self.reenact).items():
-                numbers |= {f"correlation {axis}": found.correlation, f"gain {axis}": found.gain}
-            return numbers
-
-        engine = PlainEngine(portrait, groups, config.optimizer, config.images)
-        return Stage("stage2", 3, engine, config.images, config.batch, losses, sample)
+        return reenact_stage(self.config, self.sets[0], models, self.probe, Engines())
 
 
 def fresh_encoder(config: TrainConfig) -> SmallMotionEncoder:
@@ -261,30 +205,6 @@ def _strangers(config: TrainConfig) -> tuple[Tensor, Tensor, Tensor]:
     face, camera = expressions(seed, HELD_OUT, 1), filming_cameras(seed, HELD_OUT)
     taken = photograph(HeadRenderer(), who, face, light, camera, config.model, necks=False)
     return taken.image, taken.landmarks, taken.motion
-
-
-def _claim(run: Path) -> IO[str]:
-    """Keep other processes out of the folder while the file is open: two would overwrite each other's state."""
-    lock = (run / ".lock").open("a")
-    try:
-        import fcntl
-
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
-        pass  # a system without such locks
-    except (BlockingIOError, PermissionError) as error:
-        lock.close()
-        raise InputError(
-            f"{run}: another process trains in this folder; wait for it, or name another folder"
-        ) from error
-    return lock
-
-
-def _probe(config: TrainConfig) -> Probe:
-    who, light = population(config.cast.seed, config.cast.count)
-    rows = torch.arange(ROWS) % config.cast.count  # few heads are seen from several sides
-    face, camera = expressions(config.cast.seed + UNSEEN, ROWS, 1), filming_cameras(config.cast.seed + UNSEEN, ROWS)
-    return take_probe(HeadRenderer(), who.take(rows), light.take(rows), face, camera, config.model, PROBED)
 
 
 def _open(folder: Path, wanted: SetConfig, config: TrainConfig, necks: bool) -> PictureSet:

@@ -17,7 +17,15 @@ from triportrait.core.config import (
 )
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
-from triportrait.train.config import OptimizerConfig, ReenactConfig, SetConfig, StageConfig, TrainConfig
+from triportrait.train.config import (
+    LossConfig,
+    OptimizerConfig,
+    ReenactConfig,
+    ScheduleConfig,
+    SetConfig,
+    StageConfig,
+    TrainConfig,
+)
 from triportrait.train.start import start, start_motion
 
 CAST = SetConfig(seed=3, count=2, expressions=6, views=3, size=64, antialias=1)
@@ -79,6 +87,17 @@ def config(**changes: Any) -> TrainConfig:
         "sample_each": 8,
     }
     return TrainConfig(**(values | changes))
+
+
+def opposed() -> TrainConfig:
+    """Six steps of stage 2 with the adversary and R1 on, in four micro-batches each."""
+    quick = OptimizerConfig(warm_up=0, average=0.5, clip=0.0)
+    critic = OptimizerConfig(rate=1e-3, betas=(0.0, 0.99), warm_up=0, decay=0.0, clip=0.0, lazy=2, clean=True)
+    stage = ReenactConfig(
+        images=48, batch=8, micros=4, optimizer=quick, critic=critic, real_target=0.9,
+        losses=LossConfig(adversary=0.1), schedule=ScheduleConfig(r1_every=2),
+    )  # fmt: skip
+    return config(stage2=stage, discriminator_base=512, discriminator_widest=16, save_each=10**6, sample_each=10**6)
 
 
 def portrait(seed: int = 0, motion: bool = False) -> Portrait4D:

@@ -15,10 +15,13 @@ from torch import Tensor, nn
 
 from tests.train.little import copied, same
 from triportrait.core.errors import InputError
-from triportrait.train import loop
 from triportrait.train.config import OptimizerConfig
-from triportrait.train.engine import Group, PlainEngine
-from triportrait.train.loop import LOG, Stage, check_config, check_states, load_state, run_stage, save_state
+from triportrait.train.engines.engine import Group, PlainEngine
+from triportrait.train.engines.ranks import Ranks
+from triportrait.train.loop import run_stage, single_network
+from triportrait.train.runs.checkpoints import found, load_newest
+from triportrait.train.runs.record import LOG
+from triportrait.train.runs.run_config import check_config
 from triportrait.train.samples import GAP_PX, LABEL_PX, shown_depth, write_grid
 
 IMAGES, BATCH = 120, 4  # 30 steps
@@ -36,7 +39,7 @@ class Toy:
         self.module, self.stop_at = nn.Linear(width, 1), stop_at
         config = OptimizerConfig(rate=0.05, warm_up=10, average=0.8)
         self.engine = PlainEngine(self.module, [Group(list(self.module.parameters()))], config, IMAGES)
-        self.stage = Stage(name, number, self.engine, IMAGES, BATCH, self.losses, self.sample)
+        self.stage = single_network(name, number, self.engine, IMAGES, BATCH, self.losses, self.sample)
         self.terms: list[dict[str, float]] = []
         self.sampled: list[int] = []
         self.drawn: list[tuple[float, float]] = []
@@ -51,7 +54,11 @@ class Toy:
         self.drawn.append((x[0, 0].item(), wanted[0].item() - x[0, 0].item()))
         return terms
 
-    def sample(self, path: Path) -> dict[str, float]:
+    def restored(self, folder: Path) -> Toy:
+        load_newest(folder, self.stage.name, self.stage.engines, Ranks())
+        return self
+
+    def sample(self, path: Path | None) -> dict[str, float]:
         assert not torch.is_grad_enabled()
         assert same(self.module.state_dict(), self.engine.averaged()), "samples show the averaged weights"
         self.sampled.append(self.engine.images_seen)
@@ -68,7 +75,9 @@ class Toy:
 def log_of(folder: Path) -> list[dict[str, Any]]:
     """The lines of a log without what depends on the clock."""
     lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "images_per_s"} for line in lines]
+    return [
+        {name: value for name, value in line.items() if name not in ("images_per_s", "data_share")} for line in lines
+    ]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -80,9 +89,12 @@ def test_a_run_to_its_end(tmp_path):
     assert (toy.engine.steps, toy.engine.images_seen, len(toy.terms)) == (30, 120, 30)
     assert toy.terms[-1]["error"] < 0.3 * toy.terms[0]["error"]
     assert not same(toy.module.state_dict(), toy.engine.averaged()), "after a sample the own weights come back"
-    assert sorted(files_of(tmp_path)) == [LOG, "samples/toy_0000060.png", "samples/toy_0000120.png", "toy.state"]
-    restored = Toy()
-    load_state(tmp_path / "toy.state", restored.engine)
+    names = {name for name in files_of(tmp_path) if not name.startswith("tensorboard/")}
+    last = "checkpoints/toy_000000120"
+    assert names == {
+        LOG, "samples/toy_0000060.png", "samples/toy_0000120.png", f"{last}/toy.safetensors", f"{last}/checkpoint.json"
+    }  # fmt: skip
+    restored = Toy().restored(tmp_path)
     assert same(restored.module.state_dict(), toy.module.state_dict()) and restored.engine.steps == 30
 
 
@@ -150,53 +162,10 @@ def test_the_seed_and_the_stage_decide_the_losses(tmp_path):
 
 def test_two_stages_share_a_folder(tmp_path):
     Toy(name="first").run(tmp_path)
-    before = (tmp_path / "first.state").read_bytes()
+    before = files_of(found(tmp_path, "first")[0])
     Toy(name="second", number=2).run(tmp_path)
-    assert (tmp_path / "first.state").read_bytes() == before and (tmp_path / "second.state").exists()
+    assert files_of(found(tmp_path, "first")[0]) == before and len(found(tmp_path, "second")) == 1
     assert [line["stage"] for line in log_of(tmp_path)] == ["first"] * 5 + ["second"] * 5
-
-
-DAMAGE = {
-    "truncated": lambda p: p.write_bytes(p.read_bytes()[:-100]),
-    "empty": lambda p: p.write_bytes(b""),
-    "text": lambda p: p.write_text("no state"),
-    "other contents": lambda p: torch.save({"module": {}}, p),
-    "another network": lambda p: save_state(p, Toy(width=4).engine),
-    "a list": lambda p: torch.save([1, 2], p),
-    "a program": lambda p: torch.save(Toy().module, p),
-}
-
-
-@pytest.mark.parametrize("case", DAMAGE)
-def test_a_state_that_cannot_be_used_is_refused_and_kept(case, tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        Toy(stop_at=12).run(tmp_path)
-    state = tmp_path / "toy.state"
-    DAMAGE[case](state)
-    before = files_of(tmp_path)
-    toy = Toy()
-    with pytest.raises(
-        InputError, match=r"toy\.state: it is no state of this training \(damaged, or of another"
-    ) as found:
-        toy.run(tmp_path)
-    assert "\n" not in str(found.value) and toy.terms == [] and files_of(tmp_path) == before
-
-
-class Trap:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
-
-
-def test_a_program_in_a_state_does_not_run(tmp_path):
-    torch.save({"module": Trap(tmp_path / "trapped")}, tmp_path / "toy.state")
-    with pytest.raises(InputError, match=r"toy\.state: it is no state"):
-        load_state(tmp_path / "toy.state", Toy().engine)
-    assert not (tmp_path / "trapped").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_and_the_last_state_stays(tmp_path):
@@ -207,26 +176,13 @@ def test_a_loss_that_is_not_finite_stops_and_the_last_state_stays(tmp_path):
         terms = good(streams, rng)
         return terms if toy.engine.steps < 14 else terms | {"error": terms["error"] * torch.nan}
 
-    toy.stage = Stage("toy", 1, toy.engine, IMAGES, BATCH, bad, toy.sample)
-    with pytest.raises(FloatingPointError, match="the loss is nan after 56 images"):
+    toy.stage = single_network("toy", 1, toy.engine, IMAGES, BATCH, bad, toy.sample)
+    with pytest.raises(FloatingPointError, match="error of main is not finite after 56 images, the networks as"):
         toy.run(tmp_path)
-    restored = Toy()
-    load_state(tmp_path / "toy.state", restored.engine)
+    began = Toy().restored(tmp_path / "diverged")
+    assert began.engine.steps == 14 and same(began.module.state_dict(), toy.module.state_dict())
+    restored = Toy().restored(tmp_path)
     assert restored.engine.steps == 10 and all(bool(p.isfinite().all()) for p in restored.module.parameters())
-
-
-def test_a_state_that_cannot_be_written_costs_no_older_one(tmp_path, monkeypatch):
-    toy = Toy().run(tmp_path)
-    before = files_of(tmp_path)
-
-    def full(state, path):
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(loop.torch, "save", full)
-    with pytest.raises(InputError, match=r"toy\.state: the state could not be written .*No space left.*; free some"):
-        save_state(tmp_path / "toy.state", toy.engine)
-    assert files_of(tmp_path) == before
 
 
 def test_a_failing_sample_leaves_the_own_weights(tmp_path):
@@ -237,7 +193,7 @@ def test_a_failing_sample_leaves_the_own_weights(tmp_path):
         seen.update(copied(toy.module))
         raise OSError(28, "No space left on device")
 
-    toy.stage = Stage("toy", 1, toy.engine, IMAGES, BATCH, toy.losses, failing)
+    toy.stage = single_network("toy", 1, toy.engine, IMAGES, BATCH, toy.losses, failing)
     with pytest.raises(OSError, match="No space"):
         toy.run(tmp_path)
     assert same(seen, toy.engine.averaged()) and not same(toy.module.state_dict(), toy.engine.averaged())
@@ -303,17 +259,3 @@ def test_near_is_bright_and_beside_the_head_is_black():
     torch.testing.assert_close(shown_depth(depth, opacity, 2)[0, 0], torch.tensor([[1.0, 0.2], [0.6, 0.0]]))
     empty = shown_depth(depth, torch.zeros_like(opacity), 4)
     assert empty.shape == (1, 1, 4, 4) and not empty.any()
-
-
-def test_a_disk_that_fails_is_not_called_damage(tmp_path, monkeypatch):
-    """Else a user is told to remove the state of a week's training."""
-    with pytest.raises(KeyboardInterrupt):
-        Toy(stop_at=12).run(tmp_path)
-
-    def failing(*_: Any, **__: Any) -> None:
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr("triportrait.train.loop.torch.load", failing)
-    for read in (lambda: check_states(tmp_path, ["toy"]), lambda: load_state(tmp_path / "toy.state", Toy().engine)):
-        with pytest.raises(OSError, match="Input/output error"):
-            read()

@@ -18,7 +18,7 @@ from triportrait.train import motion
 from triportrait.train.config import OptimizerConfig, StageConfig
 from triportrait.train.data.heads.population import EXPRESSION_AXES, sample_expression, stream
 from triportrait.train.data.pictures import Pictures, PictureSet
-from triportrait.train.engine import Group, PlainEngine
+from triportrait.train.engines.engine import Group, PlainEngine
 
 SIZE = 48
 CONFIG = StageConfig(batch=12)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from triportrait.train.config import OptimizerConfig
-from triportrait.train.schedule import averaging, learning_rate
+from triportrait.train.config import LossConfig, OptimizerConfig, ScheduleConfig
+from triportrait.train.presets import STAGE_PRESETS
+from triportrait.train.schedule import Moment, averaging, corrected, learning_rate, moment
+from triportrait.train.schedule_chart import COLUMNS, chart
 
 CONFIG = OptimizerConfig(rate=2.0, last_rate=0.1, warm_up=9, average=0.75)
 
@@ -32,3 +34,76 @@ def test_a_training_that_is_all_warm_up_keeps_within_the_rate():
 @pytest.mark.parametrize("steps, share", [(0, 0.1), (1, 2 / 11), (8, 0.5), (26, 0.75), (10_000, 0.75)])
 def test_the_average_forgets_its_start(steps, share):
     assert averaging(CONFIG, steps) == pytest.approx(share)
+
+
+def test_the_average_by_its_half_life():
+    """Half of the old weights is left after so many images; at first no more than a share of those seen."""
+    config = OptimizerConfig(half_life=10_000.0, half_life_share=0.05)
+    assert averaging(config, 0, 10**6, 10_000) == pytest.approx(0.5)
+    assert averaging(config, 0, 10**6, 32) ** (10_000 / 32) == pytest.approx(0.5)
+    assert averaging(config, 9, 40_000, 2_000) == pytest.approx(0.5) and averaging(config, 0, 0, 32) == 0
+    assert averaging(OptimizerConfig(half_life=10_000.0), 0, 0, 10_000) == pytest.approx(0.5), "no share, no ramp"
+
+
+def test_lazy_regularisation_is_corrected_for():
+    config = OptimizerConfig(rate=1e-4, betas=(0.9, 0.999), lazy=4)
+    rate, betas = corrected(config)
+    assert rate == pytest.approx(0.8e-4) and betas == pytest.approx((0.9**0.8, 0.999**0.8))
+    assert (round(betas[0], 3), round(betas[1], 4)) == (0.919, 0.9992), "the published numbers"
+    assert corrected(OptimizerConfig(rate=1e-4)) == (1e-4, (0.9, 0.98))
+    assert learning_rate(OptimizerConfig(rate=1e-4, lazy=16, warm_up=0, last_rate=1.0), 5, 10) == pytest.approx(
+        1e-4 * 16 / 17
+    )
+
+
+ON = LossConfig(adversary=0.01, identity=1.0)
+
+
+@pytest.mark.parametrize(
+    "seen, wanted",
+    [
+        (0, Moment(64, False, False, True)),
+        (399_999, Moment(64, False, False, True)),
+        (400_000, Moment(64, False, True, True)),
+        (999_999, Moment(64, False, True, True)),
+        (1_000_000, Moment(64, True, True, False)),
+        (1_203_125, Moment(77, True, True, False)),
+        (2_000_000, Moment(128, True, True, False)),
+        (10_000_000, Moment(128, True, True, False)),
+    ],
+)
+def test_the_papers_schedule(seen, wanted):
+    assert moment(STAGE_PRESETS["paper"]().stage1.schedule, ON, seen, 128) == wanted
+
+
+def test_what_has_no_weight_is_never_on():
+    schedule = ScheduleConfig()
+    assert moment(schedule, LossConfig(), 10**9, 128) == Moment(None, False, False, True)
+    assert moment(schedule, ON, 0, 128) == Moment(None, True, True, True)
+
+
+def test_the_papers_numbers_and_where_the_published_code_differs():
+    paper, published = STAGE_PRESETS["paper"](), STAGE_PRESETS["published"]()
+    assert (paper.stage1.images, paper.stage2.images) == (10_000_000, 6_000_000)
+    assert (published.stage1.images, published.stage2.images) == (15_000_000, 8_000_000)
+    for one in (paper, published):
+        assert one.stage1.batch == one.stage2.batch == 32 and one.stage2.optimizer.motion_factor == 2.5
+        assert one.stage2.real_driving == 0.1 and one.stage1.losses.adversary == 0.01
+    assert (paper.stage2.real_target, paper.stage2.schedule.pseudo_every) == (0.8, 0)
+    assert (published.stage2.real_target, published.stage2.schedule.pseudo_every) == (1.0, 4)
+    assert paper.stage1.schedule.renderer_frozen_until == 1_000_000
+    assert published.stage1.schedule.renderer_frozen_until == 0, "its freeze never fires"
+    assert corrected(paper.stage2.optimizer)[0] * 2.5 == pytest.approx(2.5e-4)
+    assert corrected(published.stage2.optimizer)[0] * 2.5 == pytest.approx(2.0e-4)
+
+
+def test_the_chart_shows_what_is_on_when():
+    config = STAGE_PRESETS["paper"]()
+    lines = {line[:18].strip(): line for line in chart("stage1", config.stage1, 128).splitlines()[1:]}
+    bars = {name: "".join(c for c in line if c in "█·▁▂▃▄▅▆▇") for name, line in lines.items()}
+    assert all(len(bar) == COLUMNS for bar in bars.values())
+    assert bars["adversary"].index("█") == 6 and bars["depth and teacher"].index("·") == 6
+    assert bars["renderer moves"] == bars["adversary"] == bars["R1"] and "·" not in bars["density smoothness"]
+    assert bars["ray grid"][0] == "▄" and bars["ray grid"][-1] == "█"
+    second = chart("stage2", config.stage2, 128, 2.5)
+    assert "of what reads motion" in second and "density" not in second and "up to 0.00025" in second

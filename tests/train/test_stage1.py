@@ -16,8 +16,8 @@ from triportrait.core.types import Camera, Driving, Head, Rendering
 from triportrait.train import stage1
 from triportrait.train.config import LossConfig, StageConfig
 from triportrait.train.data.pictures import Pictures, PictureSet
-from triportrait.train.losses import feature_weight, shrink
-from triportrait.train.perceptual import Gradients
+from triportrait.train.objectives.losses import feature_weight, shrink
+from triportrait.train.objectives.perceptual import Gradients
 from triportrait.train.stage1 import StaticModels
 from triportrait.train.start import reads_motion
 
@@ -39,7 +39,12 @@ class Painter:
         return Head(source["image"], source["image"] + 5, driving.neck)
 
     def render(
-        self, head: Head, camera: Camera, jitter: Tensor | None = None, uniforms: Tensor | None = None
+        self,
+        head: Head,
+        camera: Camera,
+        size: int | None = None,
+        jitter: Tensor | None = None,
+        uniforms: Tensor | None = None,
     ) -> Rendering:
         self.asked.append({"head": head, "camera": camera, "jitter": jitter, "uniforms": uniforms})
         return self.paint(head, camera)

@@ -20,9 +20,9 @@ from triportrait.train.data.heads.population import Expression
 from triportrait.train.data.pictures import Pictures, PictureSet, photograph
 from triportrait.train.data.scenes import population
 from triportrait.train.data.sheets import around
-from triportrait.train.losses import feature_weight, shrink
 from triportrait.train.motion import crops, read_motion
-from triportrait.train.perceptual import Gradients
+from triportrait.train.objectives.losses import feature_weight, shrink
+from triportrait.train.objectives.perceptual import Gradients
 from triportrait.train.stage2 import ReenactBatch, ReenactModels, move_landmarks, pseudo_views
 
 CONFIG = ReenactConfig(batch=4)

@@ -19,6 +19,7 @@ from triportrait.serve import cli
 from triportrait.train import stage1, stage2
 from triportrait.train.jobs import train as job
 from triportrait.train.presets import PRESETS
+from triportrait.train.runs.checkpoints import FOLDER, found
 from triportrait.train.training import short_of
 
 
@@ -48,15 +49,15 @@ def copied(done, tmp_path) -> Path:
 @pytest.fixture
 def no_work(monkeypatch):
     """Whatever takes long fails."""
-    for name in ("run_stage", "take_probe", "Portrait4D"):
+    for name in ("run_stage", "probe", "Portrait4D"):
         monkeypatch.setattr(f"triportrait.train.training.{name}", lambda *a, **k: pytest.fail("worked"))
     monkeypatch.setattr("triportrait.train.data.heads.render.HeadRenderer.__init__", lambda *a: pytest.fail("drew"))
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    found = {str(p.relative_to(folder)): "" for p in folder.rglob("*") if p.is_dir()}
+    folders = {str(p.relative_to(folder)): "" for p in folder.rglob("*") if p.is_dir()}
     files = [p for p in folder.rglob("*") if p.is_file()]
-    return found | {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    return folders | {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def refused(arguments: list[object], capsys) -> str:
@@ -89,8 +90,8 @@ def test_a_run_ends_with_weights_that_say_how_they_were_made(tmp_path, capsys, m
 def test_a_run_can_end_after_a_stage_and_go_on(tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     assert cli.main(["train", "overfit", "--out", str(run), "--until", "stage1"]) == 0
-    assert capsys.readouterr().out == "" and (run / "stage1.state").exists()
-    assert not (run / "motion.state").exists() and not (run / "weights").exists()
+    assert capsys.readouterr().out == "" and found(run, "stage1")
+    assert not found(run, "motion") and not (run / "weights").exists()
     monkeypatch.setattr(stage1, "losses", lambda *a: pytest.fail("stage 1 again"))
     assert cli.main(["train", "overfit", "--out", str(run)]) == 0
     assert load_portrait(run / "weights").config == little.model()
@@ -106,7 +107,7 @@ def test_an_interrupted_run_goes_on(tmp_path, capsys, monkeypatch):
         patch.setattr(stage2, "losses", interrupted)
         assert cli.main(["train", "overfit", "--out", str(run)]) == 130
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("triportrait: interrupted")
-    assert (run / "motion.state").exists() and not (run / "weights").exists()
+    assert found(run, "motion") and not (run / "weights").exists()
     assert cli.main(["train", "overfit", "--out", str(run)]) == 0 and (run / "weights").is_dir()
 
 
@@ -146,21 +147,20 @@ def test_two_processes_do_not_train_in_one_folder(copied, capsys):
 
 
 def test_a_training_that_diverges_is_one_sentence_and_keeps_its_states(copied, capsys, monkeypatch):
-    for name in ("stage2.state", "weights", "static"):
-        path = copied / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    states = {name: value for name, value in hashes(copied).items() if name.endswith(".state")}
+    for path in (*found(copied, "stage2"), copied / "weights", copied / "static"):
+        shutil.rmtree(path)
+    states = {name: value for name, value in hashes(copied).items() if name.startswith(FOLDER)}
     monkeypatch.setattr(stage2, "losses", lambda *a: {"l1": torch.tensor(torch.nan, requires_grad=True)})
     assert cli.main(["train", "overfit", "--out", str(copied)]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said.startswith(f"triportrait: {copied}: training diverged, the loss is nan after 0 images; ")
-    assert {name: value for name, value in hashes(copied).items() if name.endswith(".state")} == states
+    assert said.startswith(f"triportrait: {copied}: training diverged, l1 of main is not finite after 0 images, ")
+    assert {name: value for name, value in hashes(copied).items() if name.startswith(FOLDER)} == states
     assert not (copied / "weights").exists()
 
 
 BAD = {
-    "no preset": ([], "train: PRESET"),
-    "another preset": (["huge"], "expected one of"),
+    "no preset": ([], "train: Expected one of {tiny, overfit"),
+    "another preset": (["huge"], "train: Expected one of {tiny, overfit"),
     "no stage 1": (
         ["overfit", "--stage1-images", 0],
         "stage1.images: expected a positive number, got 0",
@@ -221,7 +221,7 @@ def test_a_folder_with_something_else_in_it_is_no_run(tmp_path, capsys, no_work)
 
 def test_an_empty_folder_may_become_a_run(tmp_path, capsys):
     assert cli.main(["train", "overfit", "--out", str(tmp_path), "--until", "stage1"]) == 0
-    assert (tmp_path / "stage1.state").exists()
+    assert found(tmp_path, "stage1")
 
 
 @pytest.mark.parametrize(
@@ -279,29 +279,30 @@ def test_a_damaged_run_is_refused_before_any_work_and_kept(damage, copied, capsy
 
 @pytest.mark.parametrize("stage", ["stage1", "motion", "stage2"])
 def test_a_damaged_state_is_refused_before_any_work_and_kept(stage, copied, capsys, no_work):
-    state = copied / f"{stage}.state"
-    state.write_bytes(os.urandom(1000))
+    (file,) = found(copied, stage)[-1].glob("*.safetensors")
+    file.write_bytes(os.urandom(1000))
     before = hashes(copied)
     said = refused(["overfit", "--out", copied], capsys)
-    assert f"{stage}.state: it is no state of this training (damaged, or of another preset); remove it to" in said
+    assert f"no checkpoint of {stage} is whole" in said and f"{file.name} is not what its card says" in said
     assert hashes(copied) == before
 
 
 def test_a_state_of_another_network_is_refused_and_kept(copied, capsys):
-    shutil.copy(copied / "motion.state", copied / "stage2.state")
+    shutil.rmtree(found(copied, "stage2")[-1])
+    shutil.copytree(found(copied, "motion")[-1], copied / FOLDER / "stage2_000000012")
     before = hashes(copied)
     said = refused(["overfit", "--out", copied], capsys)
-    assert "stage2.state: it is no state of this training (damaged, or of another preset); remove it" in said
+    assert "it is of another network (networks motion, wanted generator); name another folder" in said
     assert hashes(copied) == before
 
 
 def test_a_full_disk_is_one_sentence(copied, capsys, monkeypatch):
-    (copied / "stage2.state").unlink()
+    shutil.rmtree(found(copied, "stage2")[-1])
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("triportrait.train.training.write_grid", full)
+    monkeypatch.setattr("triportrait.train.stages.write_grid", full)
     said = refused(["overfit", "--out", copied], capsys)
     assert said == (
         f"triportrait: {copied}: the run could not be written or read (no space left on device); free some space or "

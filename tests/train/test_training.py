@@ -23,17 +23,20 @@ from triportrait.core.errors import InputError
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.train import loop, motion, stage1, stage2
 from triportrait.train.config import LossConfig, OptimizerConfig, ReenactConfig, SetConfig, StageConfig
+from triportrait.train.runs.checkpoints import CARD, found
 from triportrait.train.start import reads_motion
 from triportrait.train.training import STAGES, Training, commit
 
 MODULES = {"stage1": stage1, "motion": motion, "stage2": stage2}
+NETWORK = {"stage1": "generator", "motion": "motion", "stage2": "generator"}
+CLOCKED = {"images_per_s", "data_share"}
 COMMAND = "triportrait train test --out run"
 
 
 @pytest.fixture(autouse=True, scope="module")
 def every_step_is_logged():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_SHOWN_EACH", 1)
+        patch.setattr(loop, "SHOWN_EACH", 1)
         yield
 
 
@@ -58,7 +61,16 @@ def run(whole, tmp_path) -> Path:
 
 def log_of(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "images_per_s"} for line in lines]
+    return [{name: value for name, value in line.items() if name not in CLOCKED} for line in lines]
+
+
+def state_of(run: Path, stage: str) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a stage's last checkpoint, by kind and name."""
+    state: dict[str, dict[str, Tensor]] = {}
+    for key, value in load_file(*found(run, stage)[-1].glob("*.safetensors")).items():
+        kind, _, name = key.partition("/")
+        state.setdefault(kind, {})[name] = value
+    return state
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -114,7 +126,10 @@ def test_the_commit_is_that_of_the_sources():
 
 def test_a_run_tells_how_it_went(whole):
     names = set(hashes(whole.run))
-    assert {"config.json", "log.jsonl", "stage1.state", "motion.state", "stage2.state"} < names
+    assert {"config.json", "log.jsonl"} < names
+    assert [found(whole.run, name)[0].name for name in STAGES] == [
+        "stage1_000000008", "motion_000000012", "stage2_000000008"
+    ]  # fmt: skip
     lines = log_of(whole.run)
     assert [s for s in dict.fromkeys(line["stage"] for line in lines)] == list(STAGES)
     means = {name: [line for line in lines if line["stage"] == name and "rate" in line] for name in STAGES}
@@ -132,7 +147,7 @@ def test_a_run_tells_how_it_went(whole):
 
 
 def test_each_stage_hands_on_its_averaged_weights(whole):
-    states = {name: torch.load(whole.run / f"{name}.state", weights_only=True) for name in STAGES}
+    states = {name: state_of(whole.run, name) for name in STAGES}
     for name, network in (("stage1", whole.static), ("motion", whole.motion_encoder), ("stage2", whole.portrait)):
         averages = states[name]["average"]
         parameters = dict(network.named_parameters())
@@ -147,7 +162,7 @@ def test_each_stage_hands_on_its_averaged_weights(whole):
 def test_stage_2_asks_the_static_synthesizer_and_the_encoder_and_freezes_them(whole, tmp_path, monkeypatch):
     run, asked = tmp_path / "run", []
     shutil.copytree(whole.run, run)
-    (run / "stage2.state").unlink()
+    shutil.rmtree(found(run, "stage2")[-1])
     original = stage2.losses
     monkeypatch.setattr(stage2, "losses", lambda *given: asked.append(given[1]) or original(*given))
     training = Training(little.config(), run)
@@ -176,8 +191,7 @@ def test_a_run_can_be_made_stage_by_stage(whole, run):
         torch.manual_seed(len(said))  # whatever came before
         training = Training(little.config(), run)
         training.train(until=name, said=said.append)
-        assert (run / f"{name}.state").exists()
-        assert not any((run / f"{later}.state").exists() for later in STAGES[STAGES.index(name) + 1 :])
+        assert found(run, name) and not any(found(run, later) for later in STAGES[STAGES.index(name) + 1 :])
     done = [line for line in said if "done" in line]
     assert done[-3:] == ["stage1: done, 8 images", "motion: done, 12 images", "stage2: done, 8 images"]
     assert any(line.startswith("stage1: ") and line.endswith("22 are wanted before stage 2") for line in said)
@@ -191,8 +205,7 @@ def test_a_run_that_was_stopped_in_a_stage_ends_as_one_that_was_not(name, whole,
         interrupt(patch, MODULES[name], 3 if name != "motion" else 2)
         with pytest.raises(KeyboardInterrupt):
             Training(little.config(), run).train()
-    state = torch.load(run / f"{name}.state", weights_only=True)
-    assert state["steps"] == 2
+    assert json.loads((found(run, name)[-1] / CARD).read_text())["engines"][NETWORK[name]]["steps"] == 2
     torch.manual_seed(7)
     training = Training(little.config(), run)
     training.train()
@@ -258,12 +271,14 @@ def test_another_config_is_refused_and_nothing_changes(whole):
 @pytest.mark.parametrize("name", STAGES)
 def test_a_damaged_state_is_refused_and_kept(name, whole, tmp_path):
     shutil.copytree(whole.run, tmp_path / "run")
-    state = tmp_path / "run" / f"{name}.state"
-    state.write_bytes(state.read_bytes()[:-200])
+    file = found(tmp_path / "run", name)[-1] / f"{NETWORK[name]}.safetensors"
+    file.write_bytes(file.read_bytes()[:-200])
     before = hashes(tmp_path / "run")
-    with pytest.raises(InputError, match=rf"{name}\.state: it is no state of this training .*; remove it") as found:
+    with pytest.raises(
+        InputError, match=rf"no checkpoint of {name} is whole .*cut or changed.*; remove them"
+    ) as refused:
         Training(little.config(), tmp_path / "run").train()
-    assert "\n" not in str(found.value) and hashes(tmp_path / "run") == before
+    assert "\n" not in str(refused.value) and hashes(tmp_path / "run") == before
 
 
 def test_a_damaged_set_is_refused_before_another_is_drawn(tmp_path, little_folder):
@@ -317,8 +332,8 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a precision": ({"precision": "fp8"}, "precision: expected one of fp32, bf16, got 'fp8'"),
     "a perceptual distance": (
-        {"perceptual": "lpips"},
-        "perceptual: expected one of gradients, random_features, got 'lpips'",
+        {"perceptual": "l2"},
+        "perceptual: expected one of gradients, random_features, lpips, got 'l2'",
     ),
 }
 

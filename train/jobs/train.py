@@ -1,4 +1,4 @@
-"""`triportrait train PRESET --out RUN`: both stages on procedural heads, resumable, and a weights folder at the end."""
+"""`triportrait train tiny|overfit|stage1|stage2|export`: whole trainings, single stages, and what they leave."""
 
 from __future__ import annotations
 
@@ -7,31 +7,42 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from triportrait.core.errors import InputError
-from triportrait.train.config import TrainConfig
-from triportrait.train.presets import PRESETS
+from triportrait.train.config import StageConfig, TrainConfig
+from triportrait.train.engines.ranks import Ranks, joined
+from triportrait.train.engines.zero import ZeroConfig
+from triportrait.train.presets import PRESETS, STAGE_PRESETS
+from triportrait.train.runs.export import export
+from triportrait.train.runs.report import write_report
+from triportrait.train.runs.stopping import Stopped, stops_on_request
+from triportrait.train.schedule_chart import chart
+from triportrait.train.stage_run import Begin, StageName, StageRun
+from triportrait.train.stages import Engines
 from triportrait.train.training import STAGES, Training
+
+OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
+OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+OptionalStr = Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
-class Train:
-    """Train on procedural heads: stage 1, the motion encoder, stage 2. A run that was stopped goes on where it was."""
+class _Whole:
+    """Data, stage 1, the motion encoder, stage 2, weights."""
 
-    preset: tyro.conf.Positional[Literal["tiny", "overfit"]]
-    """tiny: the demo weights, hours on two cores; overfit: one head with eight expressions, minutes."""
     out: Path
     """The folder of the run: data, log, samples, states, weights."""
     seed: int = 0
     """Of the first weights and of every batch."""
-    stage1_images: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    stage1_images: OptionalInt = None
     """Images that stage 1 sees; the preset's by default."""
-    motion_images: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    motion_images: OptionalInt = None
     """Images that the motion encoder sees."""
-    stage2_images: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    stage2_images: OptionalInt = None
     """Images that stage 2 sees."""
     perceptual: Annotated[
         Literal["gradients", "random_features"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")
@@ -42,12 +53,16 @@ class Train:
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
     """Show where an error came from."""
 
+    def preset(self) -> str:
+        """Its name on the command line."""
+        return type(self).__name__.lower()
+
     def config(self) -> TrainConfig:
         """The preset with what was asked for.
 
         Raises: `InputError` for numbers out of range.
         """
-        config = PRESETS[self.preset]()
+        config = PRESETS[self.preset()]()
         changes: dict[str, object] = {"seed": self.seed}
         for name in ("stage1", "motion", "stage2"):
             images = getattr(self, f"{name}_images")
@@ -71,23 +86,221 @@ class Train:
         except FloatingPointError as error:
             raise InputError(f"{self.out}: training diverged, {error}; try another --seed") from error
         except OSError as error:
-            reason = (error.strerror or type(error).__name__).lower()
-            raise InputError(
-                f"{self.out}: the run could not be written or read ({reason}); free some space or give access, and the "
-                "same command goes on"
-            ) from error
+            raise _disk(self.out, error) from error
         except KeyboardInterrupt:
             print(f"\n{self.out}: the same command goes on from the last saved state", file=sys.stderr)
             raise
 
     def command(self) -> str:
         """The command line that makes the same run, without the paths of this machine."""
-        words = ["triportrait", "train", self.preset, "--out", self.out.resolve().name]
+        words = ["triportrait", "train", self.preset(), "--out", self.out.resolve().name]
         for option in ("seed", "stage1_images", "motion_images", "stage2_images", "perceptual"):
             value = getattr(self, option)
             if value not in (None, 0):
                 words += [f"--{option.replace('_', '-')}", str(value)]
         return shlex.join(words)
+
+
+@dataclass(frozen=True)
+class Tiny(_Whole):
+    """Train the demo weights: 32 procedural heads at 128 px, hours on two cores. A run that was stopped goes on."""
+
+
+@dataclass(frozen=True)
+class Overfit(_Whole):
+    """Train one head with eight expressions: is motion learned at all? Minutes. A run that was stopped goes on."""
+
+
+@dataclass(frozen=True)
+class _Single:
+    """What both stages take."""
+
+    data: Path
+    """A multi-view set, as `triportrait heads multiview` writes it."""
+    out: Path
+    """The folder of the run: log, samples, checkpoints."""
+    preset: Literal["tiny", "paper", "published"] = "tiny"
+    """The numbers that the other options change: of the demo's size, of the paper, of the published code."""
+    images: OptionalInt = None
+    """Images to see; the preset's by default."""
+    batch: OptionalInt = None
+    """Images of a step, on all ranks together."""
+    micros: OptionalInt = None
+    """Micro-batches of a step, which the ranks share out; by default one for each rank."""
+    rate: OptionalFloat = None
+    """Learning rate of the generator."""
+    adversary: OptionalFloat = None
+    """Weight of the adversarial term; 0: no discriminator."""
+    adversary_from: OptionalInt = None
+    """Images seen before the adversary begins."""
+    seed: int = 0
+    """Of fresh weights and of every batch."""
+    weights: OptionalStr = None
+    """A weights folder to begin from, or demo."""
+    perceptual: Annotated[
+        Literal["gradients", "random_features", "lpips"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")
+    ] = None
+    """The perceptual distance: lpips, or one of two stand-ins; the preset's by default."""
+    vgg: OptionalPath = None
+    """VGG-16 as torchvision has it, for lpips."""
+    identity: OptionalPath = None
+    """ArcFace's r18 as `triportrait convert` writes it, for the identity term."""
+    identity_weight: OptionalFloat = None
+    """Weight of the identity term; 0: it needs no file."""
+    zero: OptionalInt = None
+    """DeepSpeed's ZeRO stage, 0 to 3; by default 1 on several processes and plain PyTorch on one."""
+    offload: bool = False
+    """Moments and their step on the CPU."""
+    recompute: bool = False
+    """Activation checkpointing of the transformer's blocks and the renderer: less memory, more work."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Of all but volume rendering and the sums of the losses."""
+    save_each: int = 2_000
+    """Images between two checkpoints."""
+    sample_each: int = 2_000
+    """Images between two grids of pictures."""
+    show_schedule: bool = False
+    """Draw what is on when, and train nothing."""
+    allow_change: bool = False
+    """Go on with other numbers than the run was begun with."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Show where an error came from."""
+
+    def begin(self) -> Begin:
+        """What the stage begins from."""
+        return Begin(self.weights, vgg=self.vgg, identity=self.identity)
+
+    def stage(self) -> StageName:
+        """Its name."""
+        return "stage1" if isinstance(self, Stage1) else "stage2"
+
+    def config(self, ranks: Ranks) -> TrainConfig:
+        """The preset with what was asked for.
+
+        Raises: `InputError` for numbers out of range.
+        """
+        config = STAGE_PRESETS[self.preset]()
+        stage: StageConfig = getattr(config, self.stage())
+        changes: dict[str, Any] = {"micros": max(stage.micros, ranks.size) if self.micros is None else self.micros}
+        for name in ("images", "batch"):
+            if (value := getattr(self, name)) is not None:
+                changes[name] = value
+        if self.rate is not None:
+            changes["optimizer"] = dataclasses.replace(stage.optimizer, rate=self.rate)
+        if self.adversary_from is not None:
+            changes["schedule"] = dataclasses.replace(stage.schedule, adversary_from=self.adversary_from)
+        weights = {"adversary": self.adversary, "identity": self.identity_weight}
+        changes["losses"] = dataclasses.replace(
+            stage.losses, **{name: value for name, value in weights.items() if value is not None}
+        )
+        whole: dict[str, Any] = {
+            name: getattr(self, name) for name in ("seed", "precision", "save_each", "sample_each")
+        }
+        if self.perceptual is not None:
+            whole["perceptual"] = self.perceptual
+        whole[self.stage()] = dataclasses.replace(stage, **changes)
+        return dataclasses.replace(config, **whole)
+
+    def run(self) -> None:
+        """Check everything, then train on this process and the others that were launched with it."""
+        if self.show_schedule:
+            config = self.config(Ranks())
+            own: StageConfig = getattr(config, self.stage())
+            factor = own.optimizer.motion_factor if self.stage() == "stage2" else 1.0
+            print(chart(self.stage(), own, config.model.render.neural_size, factor))
+            return
+        if self.out.exists() and not self.out.is_dir():
+            raise InputError(f"{self.out}: expected a folder for the run, this is a file; name a folder")
+        stage = 1 if self.zero is None and self.offload else self.zero
+        asked = None if stage is None else ZeroConfig(stage, self.offload)
+        with joined(always=asked is not None) as ranks, stops_on_request() as stopper:
+            config = self.config(ranks)
+            zero = ZeroConfig(1) if asked is None and ranks.size > 1 else asked
+            try:
+                run = StageRun(
+                    self.stage(),
+                    config,
+                    self.out,
+                    self.data,
+                    self.begin(),
+                    Engines(ranks, zero, self.recompute),
+                    self.allow_change,
+                )
+                run.train(stopper)
+            except FloatingPointError as error:
+                raise InputError(f"{self.out}: training diverged, {error}; try another --seed or --rate") from error
+            except OSError as error:
+                raise _disk(self.out, error) from error
+            except Stopped as stopped:
+                if ranks.first:
+                    print(stopped, file=sys.stderr)
+                return
+            if ranks.first:
+                print(write_report(self.out))
+
+
+@dataclass(frozen=True)
+class Stage1(_Single):
+    """Train the static synthesizer from multi-view pictures (stage 1), on one process or under torchrun on several."""
+
+
+@dataclass(frozen=True)
+class Stage2(_Single):
+    """Train reenactment from pairs of expressions and pseudo views (stage 2), on one process or on several."""
+
+    static: OptionalStr = None
+    """Weights folder of the static synthesizer that draws pseudo views."""
+    motion: str = "demo"
+    """Weights folder of the motion encoder."""
+
+    def begin(self) -> Begin:
+        """What the stage begins from."""
+        return Begin(self.weights, self.static, self.motion, self.vgg, self.identity)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write the averaged weights of a run of one stage as a weights folder."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """A run, whose newest whole checkpoint is taken, or a checkpoint."""
+    out: tyro.conf.Positional[Path]
+    """The weights folder to make."""
+    half: bool = False
+    """In half precision."""
+    overwrite: bool = False
+    """Replace the folder if there is one."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Show where an error came from."""
+
+    def run(self) -> None:
+        """Check everything, then write."""
+        print(export(self.checkpoint, self.out, self.half, self.overwrite))
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write a run's curves and grids into one HTML page, which needs no network."""
+
+    run_folder: tyro.conf.Positional[Path]
+    """A run, finished or not."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Show where an error came from."""
+
+    def run(self) -> None:
+        """Write RUN/report.html."""
+        print(write_report(self.run_folder))
+
+
+Train = Tiny | Overfit | Stage1 | Stage2 | Export | Report
+
+
+def _disk(run: Path, error: OSError) -> InputError:
+    reason = (error.strerror or type(error).__name__).lower()
+    return InputError(
+        f"{run}: the run could not be written or read ({reason}); free some space or give access, and the same command "
+        "goes on"
+    )
 
 
 def _summary(config: TrainConfig) -> str:

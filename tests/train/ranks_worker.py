@@ -1,0 +1,54 @@
+"""One of some processes, started by torchrun: the smallest stage 2 with adversary and R1, at every ZeRO stage.
+
+    torchrun --nproc_per_node N ranks_worker.py WORK CASE...
+
+WORK holds cast/, trained/ and static/. A case is NAME:ENGINE:STEPS with ENGINE plain or 0 to 3; its run is WORK/NAME,
+and it is asked to stop after STEPS steps (0: not at all). A run that is there goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from tests.train import little
+from triportrait.train import loop
+from triportrait.train.data.parallel import one_thread
+from triportrait.train.engines.ranks import joined
+from triportrait.train.engines.zero import ZeroConfig
+from triportrait.train.runs.stopping import Stopped, Stopper
+from triportrait.train.stage_run import Begin, StageRun
+from triportrait.train.stages import Engines
+
+
+class StopsAt(Stopper):
+    """Asks by itself after some steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    @property
+    def asked(self) -> bool:  # type: ignore[override]
+        self.steps -= 1
+        return self.steps == -1
+
+
+def main(work: Path, cases: list[str]) -> None:
+    loop.SHOWN_EACH = 1
+    begin = Begin(static=str(work / "static"), motion=str(work / "trained"))
+    with one_thread(), joined(always=not cases[0].endswith("plain:0")) as ranks:
+        for case in cases:
+            name, engine, steps = case.split(":")
+            zero = None if engine == "plain" else ZeroConfig(int(engine), bucket=100_000)
+            engines = Engines(ranks, zero)
+            run = StageRun("stage2", little.opposed(), work / name, work / "cast", begin, engines)
+            with suppress(Stopped):
+                last = ranks.rank == ranks.size - 1  # one asks, and all stop
+                run.train(StopsAt(int(steps)) if int(steps) and last else None)
+            if ranks.first:
+                (work / f"{name}.done").touch()  # a launcher may still fail when gloo's threads end
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

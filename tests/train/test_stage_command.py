@@ -1,0 +1,286 @@
+"""`triportrait train stage1|stage2|export|report`: one stage on one process, from data to weights that reenact."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.train import little, trained
+from triportrait.core.checkpoint import load_motion_encoder, load_portrait
+from triportrait.serve import cli
+from triportrait.train import stage2
+from triportrait.train.data.pictures import open_set
+from triportrait.train.engines.recompute import recompute
+from triportrait.train.objectives import adversary
+from triportrait.train.objectives.identity import FaceIdentity
+from triportrait.train.presets import STAGE_PRESETS
+from triportrait.train.runs.checkpoints import FOLDER, found
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def little_preset():
+    """`tiny` is the smallest training here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(STAGE_PRESETS, "tiny", little.opposed)
+        yield
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory) -> Path:
+    """A set, a static synthesizer and a motion encoder."""
+    folder = tmp_path_factory.mktemp("material")
+    open_set(folder / "cast", little.CAST, little.model())
+    trained.write(folder / "trained")
+    trained.write_static(folder / "static")
+    return folder
+
+
+def words(material: Path, stage: str, out: Path, *more: Any) -> list[str]:
+    options = ["--data", material / "cast", "--out", out, "--batch", 4, "--micros", 1, "--images", 16]
+    if stage == "stage2":
+        options += ["--static", material / "static", "--motion", material / "trained"]
+    return ["train", stage, *map(str, [*options, "--save-each", 8, "--sample-each", 16, "--precision", "fp32", *more])]
+
+
+@pytest.fixture(scope="module")
+def runs(material, tmp_path_factory) -> dict[str, Path]:
+    """A run of each stage, from its start to its end."""
+    made = {stage: tmp_path_factory.mktemp(stage) / "run" for stage in ("stage1", "stage2")}
+    for stage, run in made.items():
+        assert cli.main(words(material, stage, run, "--adversary-from", 8)) == 0
+    return made
+
+
+def refused(arguments: list[str], capsys) -> str:
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len([line for line in said if line.startswith("triportrait: ")]) == 1
+    return said[-1]
+
+
+def log_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_a_run_leaves_checkpoints_samples_and_a_page(stage, runs, capsys):
+    run = runs[stage]
+    assert [p.name for p in found(run, stage)] == [f"{stage}_000000016"]
+    assert (run / "samples" / f"{stage}_0000016.png").is_file() and any((run / "tensorboard" / stage).iterdir())
+    page = (run / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 1 and "<script" not in page and "http" not in page
+    assert stage in page and "preset test" in page
+    assert cli.main(["train", "report", str(run)]) == 0 and capsys.readouterr().out.strip() == str(run / "report.html")
+
+
+def test_the_same_command_again_does_nothing(material, runs, monkeypatch):
+    monkeypatch.setattr(stage2, "losses", lambda *a: pytest.fail("another step"))
+    assert cli.main(words(material, "stage2", runs["stage2"], "--adversary-from", 8)) == 0
+
+
+def test_other_numbers_are_refused_or_allowed(material, runs, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(runs["stage1"], run)
+    longer = words(material, "stage1", run, "--adversary-from", 8, "--images", 20)
+    said = refused(longer, capsys)
+    assert "begun with stage1.images 16, now it is 20; name another folder or say --allow-change" in said
+    assert cli.main([*longer, "--allow-change"]) == 0
+    assert "stage1.images was 16, now it is 20" in capsys.readouterr().err
+    assert [p.name for p in found(run, "stage1")] == ["stage1_000000020"]
+
+
+def test_the_adversary_begins_when_it_should(material, tmp_path, monkeypatch):
+    seen: list[tuple[int, set[str]]] = []
+    original = stage2.losses
+
+    def losses(*given: Any) -> dict[str, torch.Tensor]:
+        terms = original(*given)
+        seen.append((len(seen), set(terms)))
+        return terms
+
+    monkeypatch.setattr(stage2, "losses", losses)
+    assert cli.main(words(material, "stage2", tmp_path / "run", "--adversary-from", 8)) == 0
+    assert ["adversary" in terms for _, terms in seen] == [False, False, True, True]
+
+
+def test_the_discriminator_s_rate_follows_its_own_images(material, tmp_path):
+    critic = dataclasses.replace(little.opposed().stage2.critic, rate=1.0, warm_up=11, lazy=0)
+    rare = dataclasses.replace(little.opposed().stage2.schedule, r1_every=100)
+    stage = dataclasses.replace(little.opposed().stage2, critic=critic, schedule=rare)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(STAGE_PRESETS, "tiny", lambda: dataclasses.replace(little.opposed(), stage2=stage))
+        patch.setattr("triportrait.train.loop.SHOWN_EACH", 1)
+        assert cli.main(words(material, "stage2", tmp_path / "run", "--adversary-from", 4)) == 0
+    rates = [line.get("rate discriminator") for line in log_of(tmp_path / "run") if "l1" in line]
+    assert rates == [None, pytest.approx(1 / 12), pytest.approx(5 / 12), pytest.approx(9 / 12)]
+
+
+def test_a_later_phase_that_is_not_finite_is_named_and_the_networks_are_kept(material, tmp_path, monkeypatch, capsys):
+    def infinite(*given: Any) -> dict[str, torch.Tensor]:
+        return {name: value * torch.nan for name, value in original(*given).items()}
+
+    original = adversary.r1_terms
+    monkeypatch.setattr(adversary, "r1_terms", infinite)
+    said = refused(words(material, "stage2", tmp_path / "run", "--adversary-from", 8), capsys)
+    assert (
+        "R1 image, R1 positions, R1 mask of R1 is not finite after 12 images, the networks as they were are in" in said
+    )
+    (kept,) = found(tmp_path / "run" / "diverged", "stage2")
+    assert kept.name == "stage2_000000012" and len(list(kept.iterdir())) == 3
+
+
+def test_a_disk_that_fails_is_one_sentence(material, tmp_path, monkeypatch, capsys):
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("triportrait.train.stages.write_grid", full)
+    said = refused(words(material, "stage2", tmp_path / "run"), capsys)
+    assert "the run could not be written or read (no space left on device); free some space" in said
+
+
+def test_a_published_pseudo_view_is_a_phase_of_its_own(material, tmp_path):
+    config = little.opposed()
+    own = dataclasses.replace(
+        config.stage2, real_target=1.0, schedule=dataclasses.replace(config.stage2.schedule, pseudo_every=2)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(STAGE_PRESETS, "tiny", lambda: dataclasses.replace(config, stage2=own))
+        patch.setattr("triportrait.train.loop.SHOWN_EACH", 1)
+        assert cli.main(words(material, "stage2", tmp_path / "run")) == 0
+    lines = [line for line in log_of(tmp_path / "run") if "l1" in line]
+    assert ["pseudo view" in line for line in lines] == [True, False, True, False]
+    assert all(line["pseudo"] == 0 for line in lines) and lines[0]["pseudo view"] > 0
+
+
+def test_weights_are_exported_and_can_be_begun_from(material, runs, tmp_path, capsys):
+    out = tmp_path / "weights"
+    assert cli.main(["train", "export", str(runs["stage2"]), str(out)]) == 0
+    stored = load_file(found(runs["stage2"], "stage2")[-1] / "generator.safetensors")
+    portrait, encoder = load_portrait(out), load_motion_encoder(out)
+    for name, parameter in portrait.named_parameters():
+        assert torch.equal(parameter, stored[f"average/{name}"]), name
+    assert encoder.motion_width == 9
+    provenance = json.loads((out / "portrait.json").read_text())["provenance"]
+    assert provenance["network"] == "reenactment" and provenance["cast"] == {"seed": 3, "count": 2}
+    assert "exists" in refused(["train", "export", str(runs["stage2"]), str(out)], capsys)
+    assert str(material) not in (runs["stage2"] / "config.json").read_text() + (out / "portrait.json").read_text()
+    static = tmp_path / "static"
+    assert cli.main(["train", "export", str(found(runs["stage1"], "stage1")[-1]), str(static), "--half"]) == 0
+    assert {t.dtype for t in load_file(static / "portrait.safetensors").values()} == {torch.float16}
+    more = ["--static", static, "--weights", out, "--adversary", 0]
+    again = words(material, "stage2", tmp_path / "again", *more)
+    assert cli.main(again) == 0 and len(log_of(tmp_path / "again")) == 1
+    assert not list(found(tmp_path / "again", "stage2")[-1].glob("discriminator*")), "no adversary, no discriminator"
+
+
+REFUSED = {
+    "no data": (["--data", "nothing"], "nothing"),
+    "no images": (["--images", "0"], "stage2.images: expected a positive number, got 0"),
+    "no static": (["--static", "nothing"], "nothing"),
+    "odd micro-batches": (["--batch", "6", "--micros", "2"], "expected micro-batches of a multiple of 2"),
+    "no micro-batches": (["--micros", "0"], "stage2.micros: expected a positive number, got 0"),
+    "zero": (["--zero", "4"], "zero: expected a stage from 0 to 3, got 4"),
+    "no vgg": (["--perceptual", "lpips"], "lpips: expected the file of VGG-16's weights, got none; name it by --vgg"),
+    "no such vgg": (["--perceptual", "lpips", "--vgg", "no.pth"], "no.pth: expected torchvision's VGG-16"),
+    "no identity": (["--identity-weight", "1"], "identity: expected the converted file of ArcFace's r18"),
+    "a damaged identity": (["--identity-weight", "1", "--identity", __file__], "expected a safetensors file"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_trained_is_one_sentence(case, material, tmp_path, capsys):
+    options, wanted = REFUSED[case]
+    said = refused(words(material, "stage2", tmp_path / "run", *options), capsys)
+    assert wanted in said and not found(tmp_path / "run", "stage2")
+
+
+def test_what_has_no_run_in_it_is_refused(tmp_path, capsys):
+    assert "it has no config.json of one" in refused(["train", "export", str(tmp_path), str(tmp_path / "out")], capsys)
+    assert "it has no config.json" in refused(["train", "report", str(tmp_path)], capsys)
+
+
+def test_lpips_and_identity_with_random_weights(material, tmp_path):
+    """Real networks, random numbers: the files that nobody can download here have these names and shapes."""
+    lpips = pytest.importorskip("lpips")
+    from triportrait.train.objectives.torchvision_ops import declare
+
+    declare()
+    vgg = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).net
+    tensors = {f"features.{name.split('.', 1)[1]}": p.detach() for name, p in vgg.named_parameters()}
+    torch.save(tensors, tmp_path / "vgg16.pth")
+    identity = {n: t for n, t in FaceIdentity().state_dict().items() if "num_batches" not in n}
+    save_file(identity, tmp_path / "arcface.safetensors")
+    more = ["--perceptual", "lpips", "--vgg", tmp_path / "vgg16.pth", "--images", 4]
+    more += ["--identity-weight", 1, "--identity", tmp_path / "arcface.safetensors"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("triportrait.train.loop.SHOWN_EACH", 1)
+        assert cli.main(words(material, "stage2", tmp_path / "run", *more)) == 0
+    (line,) = [line for line in log_of(tmp_path / "run") if "l1" in line]
+    assert line["perceptual"] > 0 and line["identity"] > 0
+
+
+def test_recomputing_changes_no_loss(material, tmp_path):
+    logs = []
+    for name, more in (("kept", []), ("recomputed", ["--recompute"])):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("triportrait.train.loop.SHOWN_EACH", 1)
+            assert cli.main(words(material, "stage2", tmp_path / name, *more)) == 0
+        logs.append([{k: v for k, v in line.items() if k != "images_per_s" and k != "data_share"}
+                     for line in log_of(tmp_path / name)])  # fmt: skip
+    assert logs[0] == logs[1]
+    assert recompute(little.portrait()) == 4, "two blocks of the transformer, one of the decoder, the renderer"
+
+
+SLOW = """
+import sys, time
+from tests.train import little
+from triportrait.train import stage2
+from triportrait.train.presets import STAGE_PRESETS
+from triportrait.serve import cli
+STAGE_PRESETS["tiny"] = little.opposed
+original = stage2.losses
+def losses(*given):
+    print("step", flush=True)
+    return original(*given)
+stage2.losses = losses
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_sigterm_saves_and_the_run_ends_as_one_that_was_not_stopped(material, tmp_path):
+    """What a scheduler sends before it takes the machine back."""
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    more = ["--images", 80, "--save-each", 10**6, "--sample-each", 10**6]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SLOW, *words(material, "stage2", stopped, *more)]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "step\n"
+        process.send_signal(signal.SIGTERM)
+        begun = time.monotonic()
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 0 and time.monotonic() - begun < 60
+    (checkpoint,) = found(stopped, "stage2")
+    images = int(checkpoint.name.split("_")[-1])
+    assert 4 <= images < 80 and f"stopped after {images} images; the same command goes on" in said
+    assert not [p for p in (stopped / FOLDER).iterdir() if p.name.startswith(".")]
+    for run in (stopped, whole):
+        assert cli.main(words(material, "stage2", run, *more)) == 0
+    for network in ("generator", "discriminator"):
+        one, other = (load_file(found(run, "stage2")[-1] / f"{network}.safetensors") for run in (stopped, whole))
+        assert little.same(one, other), network

@@ -1,0 +1,1 @@
+"""What moves the weights, on one process or many."""

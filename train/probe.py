@@ -1,0 +1,22 @@
+"""What a training is asked on its way: heads of its cast with expressions that its set does not hold."""
+
+from __future__ import annotations
+
+import torch
+
+from triportrait.train.config import TrainConfig
+from triportrait.train.data.heads.render import HeadRenderer
+from triportrait.train.data.scenes import expressions, filming_cameras, population
+from triportrait.train.response import Probe, take_probe
+
+PROBED = ("jaw", "blink", "gaze x")
+ROWS = 6  # in a grid of samples: heads, or views of fewer
+UNSEEN = 7919  # added to a set's seed for expressions that it does not hold
+
+
+def probe(config: TrainConfig) -> Probe:
+    """The probe of a config's cast."""
+    who, light = population(config.cast.seed, config.cast.count)
+    rows = torch.arange(ROWS) % config.cast.count  # few heads are seen from several sides
+    face, camera = expressions(config.cast.seed + UNSEEN, ROWS, 1), filming_cameras(config.cast.seed + UNSEEN, ROWS)
+    return take_probe(HeadRenderer(), who.take(rows), light.take(rows), face, camera, config.model, PROBED)

@@ -1,0 +1,1 @@
+"""The folder of a run: what is kept, told and handed on."""

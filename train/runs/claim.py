@@ -1,0 +1,37 @@
+"""A run's folder belongs to one training at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO
+
+from triportrait.core.errors import InputError
+
+
+def made_folder(run: Path) -> None:
+    """Make the folder of a run.
+
+    Raises: `InputError` where that is impossible.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise InputError(f"{run}: expected a folder for the run ({reason}); name another folder") from error
+
+
+def claim(run: Path) -> IO[str]:
+    """Keep other processes out of the folder while the file is open: two would overwrite each other's state."""
+    lock = (run / ".lock").open("a")
+    try:
+        import fcntl
+
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass  # a system without such locks
+    except (BlockingIOError, PermissionError) as error:
+        lock.close()
+        raise InputError(
+            f"{run}: another process trains in this folder; wait for it, or name another folder"
+        ) from error
+    return lock

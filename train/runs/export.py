@@ -1,0 +1,68 @@
+"""From a checkpoint to a weights folder: the averaged weights, in the format that the other commands read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from triportrait import __version__
+from triportrait.core.checkpoint import load_motion_encoder, save_weights
+from triportrait.core.config import ModelConfig
+from triportrait.core.errors import InputError
+from triportrait.core.motion.small_encoder import SmallMotionEncoder
+from triportrait.train.runs.checkpoints import FOLDER, averaged_weights, found
+from triportrait.train.runs.run_config import CONFIG, MOTION_ENCODER
+from triportrait.train.weights import REENACTMENT, STATIC_SYNTHESIZER
+
+
+def export(checkpoint: Path, out: Path, half: bool = False, overwrite: bool = False) -> Path:
+    """Write a weights folder; one tensor is in memory twice at most.
+
+    Args:
+        checkpoint: a run, whose newest whole checkpoint is taken, or a checkpoint of one.
+        half: in float16.
+
+    Raises: `InputError` where there is no whole checkpoint, or `out` exists.
+    """
+    run = checkpoint if (checkpoint / CONFIG).is_file() else checkpoint.parent.parent
+    try:
+        config: dict[str, Any] = json.loads((run / CONFIG).read_text())
+        told = config["run"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{checkpoint}: expected a run of one stage or a checkpoint of it, it has no {CONFIG} of one; name another"
+        ) from error
+    if out.exists() and not overwrite:
+        raise InputError(f"{out}: it exists; name another folder or say --overwrite")
+    folder, weights = _newest(run, told["stage"]) if run == checkpoint else (checkpoint, None)
+    tensors = averaged_weights(folder, "generator") if weights is None else weights
+    if half:
+        for name in list(tensors):
+            tensors[name] = tensors[name].half() if tensors[name].is_floating_point() else tensors[name]
+    model = ModelConfig.from_dict(config["model"], f"{run / CONFIG}: model")
+    network = STATIC_SYNTHESIZER if told["stage"] == "stage1" else REENACTMENT
+    card = {
+        "made by": f"triportrait {__version__}", "command": f"triportrait train export {folder.name}",
+        "preset": config["preset"], "seed": config["seed"], "network": network, "begin": told["begin"],
+        "cast": {"seed": config["cast"]["seed"], "count": config["cast"]["count"]},
+        "images seen": {told["stage"]: int(folder.name.split("_")[-1])}, "licence": "Apache-2.0",
+    }  # fmt: skip
+    save_weights(out, "portrait", tensors, model, card)
+    if told["stage"] == "stage2":
+        encoder = load_motion_encoder(run / MOTION_ENCODER)
+        assert isinstance(encoder, SmallMotionEncoder)
+        state = {k: v.half() if half and v.is_floating_point() else v for k, v in encoder.state_dict().items()}
+        save_weights(out, "motion", state, encoder, card)
+    return out
+
+
+def _newest(run: Path, stage: str) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint that is whole, and its weights."""
+    reasons = []
+    for folder in reversed(found(run, stage)):
+        try:
+            return folder, averaged_weights(folder, "generator")
+        except InputError as error:
+            reasons.append(str(error))
+    raise InputError(reasons[0] if reasons else f"{run / FOLDER}: expected a checkpoint of {stage}, there is none yet")

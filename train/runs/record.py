@@ -1,0 +1,96 @@
+"""What a run tells: log.jsonl, samples/, and TensorBoard's files in tensorboard/. Only the first rank writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from triportrait.train.engines.engine import Engine
+from triportrait.train.engines.ranks import Ranks
+
+LOG, SAMPLES, BOARD = "log.jsonl", "samples", "tensorboard"
+
+
+class Record:
+    """The record of a stage.
+
+    Args:
+        run: the folder of the run.
+        stage: the stage's name.
+        engine: says how far the stage is; lines of later steps, which nobody saved, are taken out.
+        ranks: only the first of them writes.
+    """
+
+    def __init__(self, run: Path, stage: str, engine: Engine, ranks: Ranks) -> None:
+        self.run, self.stage, self._first = run, stage, ranks.first
+        self._log: Any = None
+        self._board: Any = None
+        if self._first:
+            _forget(run / LOG, stage, engine.steps)
+            (run / SAMPLES).mkdir(exist_ok=True)
+            self._log = (run / LOG).open("a")
+            self._board = _open_board(run / BOARD / stage, engine.images_seen)
+
+    def __enter__(self) -> Record:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._log is not None:
+            self._log.close()
+        if self._board is not None:
+            self._board.close()
+
+    def say(self, line: str) -> None:
+        """A sentence for whoever watches."""
+        if self._first:
+            print(line, file=sys.stderr)
+
+    def grid(self, engine: Engine) -> Path:
+        """Where the pictures of this moment belong."""
+        return self.run / SAMPLES / f"{self.stage}_{engine.images_seen:07d}.png"
+
+    def numbers(self, engine: Engine, values: dict[str, float], grid: Path | None = None) -> None:
+        """A line of the log, and the same for TensorBoard with the pictures, if there are any."""
+        if not self._first:
+            return
+        line = {"stage": self.stage, "images_seen": engine.images_seen, "step": engine.steps, **values}
+        self._log.write(json.dumps(line) + "\n")
+        self._log.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name.replace(" ", "/", 1), value, engine.images_seen)
+            if grid is not None and grid.exists():
+                import numpy as np
+                from PIL import Image
+
+                self._board.add_image("samples", np.asarray(Image.open(grid)), engine.images_seen, dataformats="HWC")
+
+
+def _open_board(folder: Path, images_seen: int) -> Any:
+    """TensorBoard's writer; None where it is not installed: the log says the same."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=images_seen + 1 if images_seen else None)
+
+
+def _forget(log: Path, stage: str, steps: int) -> None:
+    """Take the lines of steps that were lost, as nobody saved them, out of a log."""
+    if not log.exists():
+        return
+    kept = []
+    for line in log.read_text().splitlines(keepends=True):
+        try:
+            told = json.loads(line)
+            lost = told["stage"] == stage and told["step"] > steps
+        except (ValueError, KeyError, TypeError):
+            lost = True  # cut off
+        if not lost:
+            kept.append(line)
+    part = log.with_name(f".{log.name}.part")
+    part.write_text("".join(kept))
+    os.replace(part, log)

@@ -1,0 +1,186 @@
+"""Stages 1 and 2 put together: phases, engines and what samples show, for a run of both and for a run of one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from triportrait.core.errors import InputError
+from triportrait.core.motion.small_encoder import SmallMotionEncoder
+from triportrait.core.portrait import Portrait4D
+from triportrait.core.types import Driving
+from triportrait.train import stage1, stage2
+from triportrait.train.config import GROUP, OptimizerConfig, StageConfig, TrainConfig
+from triportrait.train.data.pictures import Pictures, PictureSet
+from triportrait.train.engines.engine import Engine, Group, PlainEngine
+from triportrait.train.engines.ranks import Ranks
+from triportrait.train.engines.recompute import recompute
+from triportrait.train.engines.zero import ZeroConfig, ZeroEngine
+from triportrait.train.evaluation.metrics import psnr
+from triportrait.train.loop import Stage
+from triportrait.train.motion import read_motion
+from triportrait.train.objectives.discriminator import Discriminator, DiscriminatorConfig
+from triportrait.train.response import Probe, responses
+from triportrait.train.samples import shown_depth, write_grid
+from triportrait.train.start import reads_motion
+
+
+@dataclass(frozen=True)
+class Engines:
+    """How networks are moved: by plain PyTorch on one process, by DeepSpeed where `zero` says how.
+
+    Attributes:
+        recomputes: the generator's blocks and renderer compute their insides again for the backward pass.
+    """
+
+    ranks: Ranks = field(default_factory=Ranks)
+    zero: ZeroConfig | None = None
+    recomputes: bool = False
+
+    def make(
+        self, module: nn.Module, groups: Sequence[Group], optimizer: OptimizerConfig, config: StageConfig
+    ) -> Engine:
+        """An engine for one network of a stage.
+
+        Raises:
+            InputError: the micro-batches cannot be shared out.
+        """
+        if config.micros % self.ranks.size:
+            raise InputError(
+                f"micros: expected a multiple of the {self.ranks.size} ranks, got {config.micros}; choose another"
+            )
+        micros = config.micros // self.ranks.size
+        if self.zero is None:
+            return PlainEngine(module, groups, optimizer, config.images, micros, config.batch)
+        return ZeroEngine(module, groups, optimizer, config.images, micros, config.batch, self.zero, self.ranks)
+
+
+def discriminator(config: TrainConfig) -> Discriminator:
+    """A fresh discriminator; the seed alone decides."""
+    sizes = DiscriminatorConfig(
+        config.model.image_size,
+        config.discriminator_base,
+        config.discriminator_widest,
+        config.discriminator_mapping,
+        group=GROUP,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return Discriminator(sizes)
+
+
+def static_stage(
+    config: TrainConfig, sets: list[PictureSet], models: stage1.StaticModels, probe: Probe, engines: Engines
+) -> Stage:
+    """Stage 1."""
+    own, portrait = config.stage1, models.portrait
+    groups = _groups(portrait, own, [p for name, p in portrait.named_parameters() if reads_motion(name)], None)
+    one = dataclasses.replace(own, batch=own.batch // own.micros)
+    shown = stage1.draw(sets, own, np.random.default_rng([config.seed, 99]))
+    device = engines.ranks.device
+
+    def draw(streams: np.random.Generator, images_seen: int) -> stage1.StaticBatch:
+        batch = stage1.draw(sets, one, streams)
+        return stage1.StaticBatch(batch.source.to(device), batch.target.to(device))
+
+    def sample(path: Path | None) -> dict[str, float]:
+        source, target = shown.source.to(device), shown.target.to(device)
+        views = len(target.image) // len(source.image)
+        head = portrait.reenact(portrait.prepare(source.image, None), Driving(None))
+        rendering = portrait.render(stage1.repeated(head, views, target.neck), target.camera)
+        side = target.image.shape[-1]
+        if path is not None:
+            columns = {
+                "source": source.image.repeat_interleave(views, 0),
+                "truth": target.image,
+                "static": rendering.image,
+                "depth": shown_depth(rendering.depth, rendering.opacity, side),
+                "true depth": shown_depth(target.depth, target.opacity, side),
+            }
+            write_grid(path, {name: value.cpu() for name, value in columns.items()})
+        source = probe.source.to(device)
+        again = portrait.reenact(portrait.prepare(source.image, None), Driving(None, source.neck))
+        unseen = psnr(portrait.render(again, source.camera).image, source.image)
+        seen = psnr(rendering.image, target.image)
+        return {"psnr": seen.mean().item(), "psnr unseen": unseen.mean().item()}
+
+    made = _engines(portrait, groups, models.critic, own, engines)
+    return Stage("stage1", 1, made, own.images, own.batch, own.micros, draw, stage1.phases(models, own), sample)
+
+
+def reenact_stage(
+    config: TrainConfig, cast: PictureSet, models: stage2.ReenactModels, probe: Probe, engines: Engines
+) -> Stage:
+    """Stage 2."""
+    own, portrait = config.stage2, models.portrait
+    groups = _groups(portrait, own, [], own.optimizer.motion_factor)
+    one = dataclasses.replace(own, batch=own.batch // own.micros)
+    device = engines.ranks.device
+
+    def draw(streams: np.random.Generator, images_seen: int) -> stage2.ReenactBatch:
+        return stage2.draw(cast, one, streams).to(device)
+
+    def sample(path: Path | None) -> dict[str, float]:
+        source = probe.source.to(device)
+        columns, numbers = {"source": source.image}, {}
+
+        def reenact(source: Pictures, driving: Pictures) -> Tensor:
+            source, driving = source.to(device), driving.to(device)
+            return reenacted(portrait, models.motion_encoder, source, driving).cpu()
+
+        for axis, (_, after) in probe.ends.items():
+            result = reenact(source, after)
+            columns |= {f"{axis}: driving": after.image, "result " + axis: result}
+            numbers[f"psnr {axis}"] = psnr(result, after.image).mean().item()
+        if path is not None:
+            write_grid(path, {name: value.cpu() for name, value in columns.items()})
+        for axis, found in responses(probe, reenact).items():
+            numbers |= {f"correlation {axis}": found.correlation, f"gain {axis}": found.gain}
+        return numbers
+
+    made = _engines(portrait, groups, models.critic, own, engines)
+    return Stage("stage2", 3, made, own.images, own.batch, own.micros, draw, stage2.phases(models, own), sample)
+
+
+@torch.no_grad()
+def reenacted(portrait: Portrait4D, encoder: SmallMotionEncoder, source: Pictures, driving: Pictures) -> Tensor:
+    """What a portrait makes of B sources and B driving pictures, seen by the driving pictures' cameras."""
+    v_s, v_d = (read_motion(encoder, x.image, x.landmarks) for x in (source, driving))
+    head = portrait.reenact(portrait.prepare(source.image, v_s), Driving(v_d, driving.neck))
+    return portrait.render(head, driving.camera).image
+
+
+def _engines(
+    portrait: Portrait4D, groups: list[Group], critic: Discriminator | None, config: StageConfig, engines: Engines
+) -> dict[str, Engine]:
+    if engines.recomputes:
+        recompute(portrait)
+    made = {"generator": engines.make(portrait, groups, config.optimizer, config)}
+    if critic is not None:
+        made["discriminator"] = engines.make(critic, [Group(list(critic.parameters()))], config.critic, config)
+    return made
+
+
+def _groups(portrait: Portrait4D, config: StageConfig, left_out: list[Any], motion_factor: float | None) -> list[Group]:
+    """Parameters by rate: those of the renderer, which may be frozen at first, those that read motion, the others."""
+    out = {id(p) for p in left_out}
+    found: dict[str, list[nn.Parameter]] = {"own": [], "renderer": [], "motion": []}
+    frozen_until = config.schedule.renderer_frozen_until
+    for name, parameter in portrait.named_parameters():
+        if id(parameter) in out or parameter.dim() == 0:  # the strength of a noise that is off
+            continue
+        renders = frozen_until > 0 and name.startswith(("volume.", "superres."))
+        found["renderer" if renders else "motion" if motion_factor and reads_motion(name) else "own"].append(parameter)
+    groups = [Group(found["own"])]
+    if found["motion"]:
+        groups.append(Group(found["motion"], motion_factor or 1.0))
+    if found["renderer"]:
+        groups.append(Group(found["renderer"], frozen_until=frozen_until))
+    return groups
