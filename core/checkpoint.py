@@ -106,6 +106,19 @@ def save_weights(
     return path
 
 
+def save_motion_encoder(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    encoder: MotionEncoder | SmallMotionEncoder,
+    provenance: Mapping[str, Any],
+) -> Path:
+    """Write a motion encoder, published or small, as `save_weights` does; the encoder itself tells its sizes."""
+    kept = {name: t for name, t in tensors.items() if not name.endswith(UNTRACKED)}
+    return save_weights(
+        folder, "motion", kept, encoder if isinstance(encoder, SmallMotionEncoder) else None, provenance
+    )
+
+
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors, each with memory of its own: safetensors refuses two that share it."""
     apart: dict[str, Tensor] = {}

@@ -106,6 +106,10 @@ class ReenactConfig(StageConfig):
     views: int = 1
     real_driving: float = 0.1  # share of driving motions that are read off the real frame, not off a pseudo view
     real_target: float = 0.8  # share of targets that are the real frame
+    begins: Literal["static", "random"] = "static"  # as the static synthesizer, or fresh
+    motion: Literal["pictures", "parameters"] = "pictures"  # read by the motion encoder, or the numbers of the data
+    teacher: Literal["static", "dynamic"] = "static"  # draws pseudo views; a dynamic one reads the frame's motion, too
+    clips: int = 0  # of the data, the first ones, that are seen; 0: all
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,7 @@ _SHARES = {"front_sources", "strangers", "real_driving", "real_target", "average
 _NOUGHT = {
     "seed", "l1", "raw", "perceptual", "opacity", "depth", "features", "decay", "warm_up", "clip", "lazy", "half_life",
     "adversary", "identity", "density", "r1_image", "r1_positions", "r1_mask", "grows_from", "adversary_from",
-    "identity_from", "teacher_until", "renderer_frozen_until", "pseudo_every",
+    "identity_from", "teacher_until", "renderer_frozen_until", "pseudo_every", "clips",
 }  # fmt: skip
 
 

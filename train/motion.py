@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from triportrait.core.motion.crop import motion_crop
+from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.train.config import StageConfig
 from triportrait.train.data.heads.population import EXPRESSION_AXES
-from triportrait.train.data.pictures import PictureSet, join
+from triportrait.train.data.pictures import Pictures, PictureSet, join
 
+AnyMotionEncoder = MotionEncoder | SmallMotionEncoder
 ALIGNED_SIZE = 512
 FRONT_SHARE = 0.7
 SPREAD = torch.tensor([0.30, 0.39, 0.24, 0.28, 0.28, 0.42, 0.46, 0.48, 0.48])  # of `sample_expression`, rounded
@@ -64,10 +66,15 @@ def crops(image: Tensor, landmarks: Tensor, crop_size: int) -> Tensor:
     return motion_crop(image, landmarks * (ALIGNED_SIZE / image.shape[-1]) - 0.5, crop_size)
 
 
-def read_motion(encoder: SmallMotionEncoder, image: Tensor, landmarks: Tensor) -> Tensor:
+def read_motion(encoder: AnyMotionEncoder, image: Tensor, landmarks: Tensor) -> Tensor:
     """v [B, M] of pictures [B, 3, S, S] with landmarks [B, 68, 2] in pixels of the picture; always in float32."""
     with torch.autocast(image.device.type, enabled=False):
         return encoder(crops(image.float(), landmarks.float(), encoder.crop_size))
+
+
+def motion_of(encoder: AnyMotionEncoder | None, pictures: Pictures) -> Tensor:
+    """v [B, M] of pictures: what the encoder reads off them, or, without one, the numbers that the data tells."""
+    return pictures.motion if encoder is None else read_motion(encoder, pictures.image, pictures.landmarks)
 
 
 def losses(batch: MotionBatch, encoder: SmallMotionEncoder) -> dict[str, Tensor]:

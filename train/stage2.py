@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import LookAtRange, sample_look_at
 from triportrait.core.types import Camera, Driving, Rendering
 from triportrait.train.config import LossConfig, Precision, ReenactConfig
 from triportrait.train.data.pictures import Pictures, PictureSet
 from triportrait.train.loop import Micro, Phase
-from triportrait.train.motion import read_motion
+from triportrait.train.motion import AnyMotionEncoder, motion_of, read_motion
 from triportrait.train.objectives.adversary import discriminator_phases, opposed, whole_groups
 from triportrait.train.objectives.discriminator import Discriminator
 from triportrait.train.objectives.identity import FaceIdentity, five_points, identity_loss
@@ -62,22 +61,26 @@ class ReenactModels:
     """What stage 2 trains (the portrait, the critic) and asks.
 
     Attributes:
+        static: draws pseudo views.
+        motion_encoder: None: motion is the numbers that the data tells.
         critic, identity: as of `StaticModels`.
+        dynamic: `static` reads the motion of what it draws, as a 4D synthesizer does.
     """
 
     portrait: Portrait4D
     static: Portrait4D
-    motion_encoder: SmallMotionEncoder
+    motion_encoder: AnyMotionEncoder | None
     perceptual: Perceptual
     precision: Precision = "fp32"
     critic: Discriminator | None = None
     identity: FaceIdentity | None = None
+    dynamic: bool = False
 
 
 def draw(chosen: PictureSet, config: ReenactConfig, rng: np.random.Generator) -> ReenactBatch:
     """A batch; the generator alone decides."""
     count = config.batch
-    head = rng.integers(chosen.heads, size=count)
+    head = rng.integers(config.clips or chosen.heads, size=count)
     first = rng.integers(chosen.poses_each, size=count)
     other = (first + rng.integers(1, chosen.poses_each, size=count)) % chosen.poses_each
     front = rng.random(count) < config.front_sources
@@ -122,16 +125,17 @@ def pseudo_views(batch: ReenactBatch, models: ReenactModels) -> tuple[Tensor, Te
     """
     static, driving, encoder = models.static, batch.driving, models.motion_encoder
     with lowered(models.precision, driving.image):
-        motion = read_motion(encoder, driving.image, driving.landmarks)
+        motion = motion_of(encoder, driving).clone()
         targets = driving.image[:0]
         (p,), (q,) = ((~real).nonzero(as_tuple=True) for real in (batch.real_driving, batch.real_target))
         asked = ~(batch.real_driving & batch.real_target)
         if not asked.any():
             return motion, targets
         neck = None if driving.neck is None else driving.neck.take(asked)
-        head = static.reenact(static.prepare(driving.image[asked], None), Driving(None, neck))
+        own = motion[asked] if models.dynamic else None
+        head = static.reenact(static.prepare(driving.image[asked], own), Driving(own, neck))
         place = asked.cumsum(0) - 1  # of a sample among those asked for
-        if len(p):
+        if len(p) and encoder is not None:
             view_p = static.render(head.take(place[p]), batch.camera_p.take(p)).image.clamp(-1, 1)
             motion[p] = read_motion(encoder, view_p, move_landmarks(driving, batch.camera_p)[p])
         if len(q):
@@ -157,7 +161,7 @@ def losses(
     motion, targets = pseudo_views(batch, models)
     with lowered(models.precision, driving.image):
         with torch.no_grad():
-            source_motion = read_motion(models.motion_encoder, batch.source.image, batch.source.landmarks)
+            source_motion = motion_of(models.motion_encoder, batch.source)
         head = portrait.reenact(portrait.prepare(batch.source.image, source_motion), Driving(motion, driving.neck))
         seen = replace(driving, camera=_where(is_real, driving.camera, batch.camera_q))
         rendering = render(portrait, head, seen, rng, at.neural_size)
@@ -181,11 +185,12 @@ def pseudo_view_loss(batch: ReenactBatch, models: ReenactModels, rng: torch.Gene
     """The published form of the pseudo views' term: a phase of its own, straight necks, eyes that close, [B]."""
     portrait, static, driving, source = models.portrait, models.static, batch.driving, batch.source
     with lowered(models.precision, driving.image), torch.no_grad():
-        head = static.reenact(static.prepare(driving.image, None), Driving(None))
+        motion = motion_of(models.motion_encoder, driving)
+        source_motion = motion_of(models.motion_encoder, source)
+        own = motion if models.dynamic else None
+        head = static.reenact(static.prepare(driving.image, own), Driving(own))
         scale = closed_eye_scale(driving.landmarks)
         targets = _foreground(static.render(head, batch.camera_q, box_scale=scale))
-        motion = read_motion(models.motion_encoder, driving.image, driving.landmarks)
-        source_motion = read_motion(models.motion_encoder, source.image, source.landmarks)
     with lowered(models.precision, driving.image):
         head = portrait.reenact(portrait.prepare(source.image, source_motion), Driving(motion))
         rendering = render(portrait, head, replace(driving, camera=batch.camera_q), rng)

@@ -18,15 +18,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from triportrait.core.checkpoint import load_motion_encoder, load_portrait, save_weights, weights_folder
+from triportrait.core.checkpoint import load_motion_encoder, load_portrait, save_motion_encoder, weights_folder
+from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
-from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.train import stage1, stage2
 from triportrait.train.config import SetConfig, TrainConfig
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import PictureSet
 from triportrait.train.loop import Stage, run_stage
+from triportrait.train.motion import AnyMotionEncoder
 from triportrait.train.objectives.identity import FaceIdentity
 from triportrait.train.objectives.perceptual import perceptual
 from triportrait.train.probe import probe
@@ -35,9 +36,10 @@ from triportrait.train.runs.claim import claim, made_folder
 from triportrait.train.runs.run_config import MOTION_ENCODER, check_config, check_folder
 from triportrait.train.runs.stopping import Stopper
 from triportrait.train.stages import Engines, discriminator, reenact_stage, static_stage
-from triportrait.train.start import start, start_motion
+from triportrait.train.start import reads_motion, start, start_motion
 
 StageName = Literal["stage1", "stage2"]
+STAGES = ("stage1", "motion", "stage2")  # of a config
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,9 @@ class StageRun:
         self.name, self.run, self.engines = name, run, engines
         index = MultiviewSet(data).index
         known = {f.name for f in dataclasses.fields(SetConfig)}
-        self.config = dataclasses.replace(config, cast=SetConfig(**{k: v for k, v in index.items() if k in known}))
+        idle = {other: dataclasses.replace(getattr(config, other), views=1) for other in STAGES if other != name}
+        cast = SetConfig(**{k: v for k, v in index.items() if k in known})
+        self.config = dataclasses.replace(config, cast=cast, **idle)  # what is not trained asks nothing of the data
         ranks = engines.ranks
         self._store_config: Callable[[], None] = lambda: None
         with ranks.together():
@@ -139,33 +143,50 @@ class StageRun:
         config, device = self.config, self.engines.ranks.device
         if begin.static is None:
             raise InputError("static: expected the weights of the static synthesizer for stage 2, got none; name them")
-        static = Portrait4D(config.model)
-        _take(static, begin.static)
-        encoder = load_motion_encoder(weights_folder(begin.motion))
-        if not isinstance(encoder, SmallMotionEncoder) or encoder.motion_width != config.model.transformer.motion_width:
+        own, width = config.stage2, config.model.transformer.motion_width
+        if own.clips > self.set.heads:
             raise InputError(
-                f"{begin.motion}: expected a motion encoder of {config.model.transformer.motion_width} numbers; name "
-                "another folder"
+                f"data: expected {own.clips:,} clips or more for this training, got {self.set.heads:,}; name a larger "
+                "set"
             )
-        if self.engines.ranks.first:
-            save_weights(self.run / MOTION_ENCODER, "motion", encoder.state_dict(), encoder, {})
+        if own.motion == "parameters" and self.set.motion_width != width:
+            raise InputError(
+                f"data: expected motion of {width} numbers, got {self.set.motion_width}; name clips with FLAME's "
+                "parameters"
+            )
+        static = _loaded(begin.static, config.model, any_motion=own.teacher == "static")
+        encoder = self._motion_encoder(begin.motion, width) if own.motion == "pictures" else None
         portrait = Portrait4D(config.model)
-        if begin.weights is None:
-            portrait.load_state_dict(static.state_dict())
-            start_motion(portrait, config.seed)
-        else:
+        start(portrait, config.seed)
+        start_motion(portrait, config.seed)
+        if begin.weights is not None:
             _take(portrait, begin.weights)
+        elif own.begins == "static":
+            shared = {name: value for name, value in static.state_dict().items() if not reads_motion(name)}
+            portrait.load_state_dict(portrait.state_dict() | shared)
         critic = discriminator(config).to(device) if config.stage2.losses.adversary else None
         models = stage2.ReenactModels(
             portrait.to(device),
             static.to(device).eval().requires_grad_(False),
-            encoder.to(device).eval().requires_grad_(False),
+            None if encoder is None else encoder.to(device).eval().requires_grad_(False),
             perceptual(config.perceptual, begin.vgg).to(device),
             config.precision,
             critic,
             self._identity(config.stage2.losses.identity, begin),
+            dynamic=own.teacher == "dynamic",
         )
         return reenact_stage(config, self.set, models, probe(config), self.engines)
+
+    def _motion_encoder(self, name: str, width: int) -> AnyMotionEncoder:
+        """The encoder that the run asks, of which it keeps a copy."""
+        encoder = load_motion_encoder(weights_folder(name))
+        if encoder.motion_width != width:
+            raise InputError(
+                f"{name}: expected a motion encoder of {width} numbers, got {encoder.motion_width}; name another folder"
+            )
+        if self.engines.ranks.first:
+            save_motion_encoder(self.run / MOTION_ENCODER, encoder.state_dict(), encoder, {})
+        return encoder
 
     def _identity(self, weight: float, begin: Begin) -> FaceIdentity | None:
         if not weight:
@@ -189,15 +210,31 @@ def read_file(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: expected a safetensors file, it cannot be read; convert it again") from error
 
 
-def _take(portrait: Portrait4D, name: str) -> None:
-    """Put the weights of a folder into a portrait, in float32.
+def _loaded(name: str, model: ModelConfig, any_motion: bool = False) -> Portrait4D:
+    """The portrait of a weights folder, in float32.
+
+    Args:
+        any_motion: its motion may have another width, as nobody will ask for it.
 
     Raises: `InputError` for weights of another size.
     """
     found = load_portrait(weights_folder(name))
-    if found.config != portrait.config:
+    wanted, width = model, found.config.transformer.motion_width
+    if any_motion:
+        transformer = dataclasses.replace(model.transformer, motion_width=width)
+        wanted = dataclasses.replace(model, preset=found.config.preset, transformer=transformer)
+    if found.config != wanted:
         raise InputError(
-            f"{name}: expected weights of preset {portrait.config.preset}, {portrait.config.image_size} px, got "
-            f"{found.config.preset}, {found.config.image_size} px; name another folder"
+            f"{name}: expected weights of preset {wanted.preset}, {wanted.image_size} px, motion of "
+            f"{wanted.transformer.motion_width} numbers, got {found.config.preset}, {found.config.image_size} px, "
+            f"{width}; name another folder"
         )
-    portrait.load_state_dict({key: v.float() if v.is_floating_point() else v for key, v in found.state_dict().items()})
+    return found.float()
+
+
+def _take(portrait: Portrait4D, name: str) -> None:
+    """Put the weights of a folder into a portrait.
+
+    Raises: `InputError` for weights of another size.
+    """
+    portrait.load_state_dict(_loaded(name, portrait.config).state_dict())

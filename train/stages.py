@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from triportrait.core.errors import InputError
-from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.types import Driving
 from triportrait.train import stage1, stage2
@@ -25,7 +24,7 @@ from triportrait.train.engines.recompute import recompute
 from triportrait.train.engines.zero import ZeroConfig, ZeroEngine
 from triportrait.train.evaluation.metrics import psnr
 from triportrait.train.loop import Stage
-from triportrait.train.motion import read_motion
+from triportrait.train.motion import AnyMotionEncoder, motion_of
 from triportrait.train.objectives.discriminator import Discriminator, DiscriminatorConfig
 from triportrait.train.response import Probe, responses
 from triportrait.train.samples import shown_depth, write_grid
@@ -150,9 +149,9 @@ def reenact_stage(
 
 
 @torch.no_grad()
-def reenacted(portrait: Portrait4D, encoder: SmallMotionEncoder, source: Pictures, driving: Pictures) -> Tensor:
+def reenacted(portrait: Portrait4D, encoder: AnyMotionEncoder | None, source: Pictures, driving: Pictures) -> Tensor:
     """What a portrait makes of B sources and B driving pictures, seen by the driving pictures' cameras."""
-    v_s, v_d = (read_motion(encoder, x.image, x.landmarks) for x in (source, driving))
+    v_s, v_d = (motion_of(encoder, x) for x in (source, driving))
     head = portrait.reenact(portrait.prepare(source.image, v_s), Driving(v_d, driving.neck))
     return portrait.render(head, driving.camera).image
 

@@ -140,6 +140,11 @@ class PictureSet:
     def __len__(self) -> int:
         return self.heads * self.poses_each
 
+    @property
+    def motion_width(self) -> int:
+        """How many numbers the true motion of a pose has."""
+        return self._rows["motion"].shape[-1]
+
     def pose(self, head: np.ndarray, expression: np.ndarray) -> Tensor:
         """[B] numbers of poses."""
         return torch.from_numpy(head * self.poses_each + expression)

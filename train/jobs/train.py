@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from triportrait.core.errors import InputError
+from triportrait.train.ablations import Row, ablated
 from triportrait.train.config import StageConfig, TrainConfig
 from triportrait.train.engines.ranks import Ranks, joined
 from triportrait.train.engines.zero import ZeroConfig
@@ -174,12 +175,16 @@ class _Single:
         """Its name."""
         return "stage1" if isinstance(self, Stage1) else "stage2"
 
+    def start_config(self) -> TrainConfig:
+        """What the other options change."""
+        return STAGE_PRESETS[self.preset]()
+
     def config(self, ranks: Ranks) -> TrainConfig:
         """The preset with what was asked for.
 
         Raises: `InputError` for numbers out of range.
         """
-        config = STAGE_PRESETS[self.preset]()
+        config = self.start_config()
         stage: StageConfig = getattr(config, self.stage())
         changes: dict[str, Any] = {"micros": max(stage.micros, ranks.size) if self.micros is None else self.micros}
         for name in ("images", "batch"):
@@ -253,9 +258,18 @@ class Stage2(_Single):
     motion: str = "demo"
     """Weights folder of the motion encoder."""
 
+    ablation: Annotated[Row | None, tyro.conf.arg(metavar="ROW", help_behavior_hint="")] = None
+    """A row of the paper's Table 3, A to L; L is stage 2 itself. --motion is not asked in row E; in row F --static is
+    a network that reads motion."""
+
     def begin(self) -> Begin:
         """What the stage begins from."""
         return Begin(self.weights, self.static, self.motion, self.vgg, self.identity)
+
+    def start_config(self) -> TrainConfig:
+        """The preset, or the row of the ablations."""
+        config = super().start_config()
+        return config if self.ablation is None else ablated(config, self.ablation)
 
 
 @dataclass(frozen=True)

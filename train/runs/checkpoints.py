@@ -130,7 +130,9 @@ def load_newest(run: Path, stage: str, engines: Mapping[str, Engine], ranks: Ran
     with ranks.together():
         card, reason = _whole(folder)
         if reason:
-            raise InputError(f"{folder}: the first rank can read it, another one cannot ({reason}); let all see one disk")
+            raise InputError(
+                f"{folder}: the first rank can read it, another one cannot ({reason}); let all see one disk"
+            )
         if card["engines"].keys() != engines.keys():
             raise _foreign(folder, f"networks {', '.join(card['engines'])}, wanted {', '.join(engines)}")
         states = {}

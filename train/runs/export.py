@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from triportrait import __version__
-from triportrait.core.checkpoint import load_motion_encoder, save_weights
+from triportrait.core.checkpoint import load_motion_encoder, save_motion_encoder, save_weights
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
-from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.train.runs.checkpoints import FOLDER, averaged_weights, found
 from triportrait.train.runs.run_config import CONFIG, MOTION_ENCODER
 from triportrait.train.weights import REENACTMENT, STATIC_SYNTHESIZER
@@ -49,11 +48,10 @@ def export(checkpoint: Path, out: Path, half: bool = False, overwrite: bool = Fa
         "images seen": {told["stage"]: int(folder.name.split("_")[-1])}, "licence": "Apache-2.0",
     }  # fmt: skip
     save_weights(out, "portrait", tensors, model, card)
-    if told["stage"] == "stage2":
+    if told["stage"] == "stage2" and config["stage2"]["motion"] == "pictures":
         encoder = load_motion_encoder(run / MOTION_ENCODER)
-        assert isinstance(encoder, SmallMotionEncoder)
         state = {k: v.half() if half and v.is_floating_point() else v for k, v in encoder.state_dict().items()}
-        save_weights(out, "motion", state, encoder, card)
+        save_motion_encoder(out, state, encoder, card)
     return out
 
 
