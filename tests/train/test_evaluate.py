@@ -18,7 +18,7 @@ from triportrait.serve import cli
 from triportrait.train.evaluation.measure import ANOTHER_HEAD, SAME_HEAD, GroupResult
 from triportrait.train.evaluation.methods import KEPT, OURS, STATIC
 from triportrait.train.evaluation.protocol import CASES, CROSS, NEW_VIEWS, SELF, Group, Plan, SceneOf, groups
-from triportrait.train.evaluation.table import Gate, gates, markdown
+from triportrait.train.evaluation.table import HEADINGS, Gate, gates, markdown
 from triportrait.train.weights import Cast, open_trained
 
 KNOWN = Cast(3, 2)
@@ -38,8 +38,7 @@ def weights(tmp_path_factory) -> Path:
 def numbers(ours: float, copy: float, jaw: tuple[float, float]) -> GroupResult:
     def cases(value: float) -> dict[str, dict[str, float | None]]:
         found: dict[str, dict[str, float | None]] = {
-            case: dict.fromkeys(("psnr", "psnr face", "ssim", "ssim face", "sharpness face", "iou"), 22.0)
-            for case in CASES
+            case: dict.fromkeys(HEADINGS, 22.0) | {"depth error": 0.0123} for case in CASES
         }
         found[SELF] |= {"psnr": value, "ssim": 0.12345}
         found[CROSS] |= {"psnr face": value}
@@ -47,7 +46,7 @@ def numbers(ours: float, copy: float, jaw: tuple[float, float]) -> GroupResult:
 
     answers = {axis: dict(zip(("correlation", "gain"), jaw, strict=True)) for axis in ("jaw", "blink")}
     found = {"ours": cases(ours), STATIC: cases(copy)}
-    return GroupResult(GROUP, found, {SAME_HEAD: answers, ANOTHER_HEAD: answers}, [], [])
+    return GroupResult(GROUP, found, {"ours": 31.257}, {SAME_HEAD: answers, ANOTHER_HEAD: answers}, [], [])
 
 
 @pytest.mark.parametrize(
@@ -84,11 +83,12 @@ def test_the_table_says_the_numbers():
     table = markdown([found], ["a note"])
     assert "**cast**, 2 heads of seed 3" in table and table.endswith("a note\n")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
-    assert ["", "", "PSNR", "PSNR face", "SSIM", "SSIM face", "sharpness face", "opacity IoU"] in rows
-    assert ["self", "ours", "25.13", "22.00", "0.123", "22.000", "22.000", "22.000"] in rows
-    assert ["", "copies", "21.00", "22.00", "0.123", "22.000", "22.000", "–"] in rows
-    assert ["cross", "ours", "22.00", "25.13", "22.000", "22.000", "22.000", "22.000"] in rows
+    assert ["", "", "PSNR", "PSNR face", "SSIM", "SSIM face", "sharpness face", "opacity IoU", "depth error"] in rows
+    assert ["self", "ours", "25.13", "22.00", "0.123", "22.000", "22.000", "22.000", "12.3"] in rows
+    assert ["", "copies", "21.00", "22.00", "0.123", "22.000", "22.000", "–", "12.3"] in rows
+    assert ["cross", "ours", "22.00", "25.13", "22.000", "22.000", "22.000", "22.000", "12.3"] in rows
     assert ["jaw", "0.70 / 0.00", "0.70 / 0.00"] in rows
+    assert "driven by 4 heads that make the same face: 31.26 dB" in table
 
 
 # the command

@@ -28,10 +28,11 @@ from triportrait.train.evaluation.measure import (
     parts,
 )
 from triportrait.train.evaluation.methods import KEPT, OURS, STATIC, Method, Shown, WeightsAndBaselines, copy_source
-from triportrait.train.evaluation.metrics import opacity_iou, psnr, sharpness, ssim
+from triportrait.train.evaluation.metrics import agreement, depth_error, opacity_iou, psnr, sharpness, ssim
 from triportrait.train.evaluation.protocol import (
     CASES,
     CROSS,
+    CROWD,
     NEW_VIEWS,
     SELF,
     Group,
@@ -244,7 +245,8 @@ def oracle(scene: Scene) -> Method:
     truths = {id(t.camera): t for shot in scene.shots for case in shot.truths.values() for t in case}
 
     def truth(source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Shown]:
-        return [Shown(truths[id(camera)].image, truths[id(camera)].opacity) for camera in cameras]
+        seen = [truths[id(camera)] for camera in cameras]
+        return [Shown(true.image, true.opacity, true.depth) for true in seen]
 
     return truth
 
@@ -254,7 +256,34 @@ def test_the_truth_gets_full_marks(scene):
     assert {case for _, case, _ in values} == set(CASES)
     for (_, case, metric), found in values.items():
         assert len(found) == (2 if case == NEW_VIEWS else 1)
-        assert found == pytest.approx([100.0 if metric.startswith("psnr") else 1.0] * len(found), abs=1e-4), metric
+        best = {"psnr": 100.0, "psnr face": 100.0, "depth error": 0.0}.get(metric, 1.0)
+        assert found == pytest.approx([best] * len(found), abs=1e-4), metric
+
+
+def test_results_agree_where_they_do_not_depend_on_who_drives(scene):
+    def blend(source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Shown]:
+        return [Shown(0.9 * source.image + 0.1 * driving.image) for _ in cameras]
+
+    agreed = answer_scene(scene, {"copy": copy_source, "blend": blend}).agreement
+    assert agreed["copy"] == 100 and 20 < agreed["blend"] < 60
+    faces = [driving.motion for driving in scene.crowd]
+    assert len(faces) == CROWD and all(torch.equal(face, faces[0]) for face in faces)
+    neck = scene.shots[1].driving.neck
+    assert all(driving.neck is neck for driving in scene.crowd)
+    assert len({driving.image.sum().item() for driving in scene.crowd}) == CROWD  # different heads
+
+
+def test_depth_error_by_hand():
+    depth, truth = torch.tensor([[[[1.0, 2.0], [3.0, 9.0]]]]), torch.tensor([[[[1.5, 2.0], [2.0, 1.0]]]])
+    opacity = torch.tensor([[[[1.0, 0.95], [0.91, 0.9]]]])
+    assert depth_error(depth, truth, opacity).tolist() == [0.5]
+    assert depth_error(depth, truth, opacity * 0).isnan().all()
+
+
+def test_agreement_by_hand():
+    one, two, three = (torch.full((1, 3, 8, 8), value) for value in (0.0, 0.2, 0.4))
+    found = agreement([one, two, three], torch.ones(1, 1, 8, 8))
+    assert found.item() == pytest.approx((20 + 20 + 20 * math.log10(5)) / 3, abs=1e-4)
 
 
 def test_copies_are_compared_with_the_truth_of_their_case(scene):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -15,8 +15,8 @@ from triportrait.core.config import ModelConfig
 from triportrait.train.data.parallel import in_order
 from triportrait.train.data.pictures import Pictures
 from triportrait.train.evaluation.methods import Method, Shown
-from triportrait.train.evaluation.metrics import opacity_iou, psnr, sharpness, ssim
-from triportrait.train.evaluation.protocol import Group, Plan, ProbeOf, Scene, SceneOf
+from triportrait.train.evaluation.metrics import agreement, depth_error, opacity_iou, psnr, sharpness, ssim
+from triportrait.train.evaluation.protocol import CROSS, Group, Plan, ProbeOf, Scene, SceneOf
 from triportrait.train.response import Probe, face_mask, products, response
 
 SAME_HEAD, ANOTHER_HEAD = "same head", "another head"
@@ -70,12 +70,14 @@ class Answer:
 
     Attributes:
         values: method, case, metric -> one number per view.
+        agreement: method -> one number.
         products: who drives, axis -> `response.products`.
         row, axes: pictures, where they are wanted.
     """
 
     values: dict[tuple[str, str, str], list[float]]
     products: dict[tuple[str, str], Tensor]
+    agreement: dict[str, float] = field(default_factory=dict)
     row: SheetRow | None = None
     axes: AxesRow | None = None
 
@@ -86,19 +88,22 @@ class GroupResult:
 
     Attributes:
         pictures: method -> case -> metric -> the mean over heads and views; None where it is not defined.
+        agreement: method -> dB, between results that other heads drive with the same face.
         response: who drives -> axis -> correlation and gain.
         rows, axes: for the sheets.
     """
 
     group: Group
     pictures: dict[str, dict[str, dict[str, float | None]]]
+    agreement: dict[str, float | None]
     response: dict[str, dict[str, dict[str, float]]]
     rows: list[SheetRow]
     axes: list[AxesRow]
 
     def numbers(self) -> dict[str, Any]:
         """All but pictures, as plain JSON values."""
-        return {"group": dataclasses.asdict(self.group), "pictures": self.pictures, "response": self.response}
+        kept = {"pictures": self.pictures, "agreement": self.agreement, "response": self.response}
+        return {"group": dataclasses.asdict(self.group), **kept}
 
 
 def parts(found_groups: tuple[Group, ...], candidates: Candidates, plan: Plan, model: ModelConfig) -> list[Part]:
@@ -146,6 +151,7 @@ def _methods(candidates: Candidates) -> dict[str, Method]:
 def answer_scene(scene: Scene, methods: Mapping[str, Method], shown: bool = False) -> Answer:
     """Every method answers to a scene."""
     values: dict[tuple[str, str, str], list[float]] = {}
+    agreed: dict[str, float] = {}
     row: SheetRow | None = None
     for name, method in methods.items():
         images: list[Tensor] = []
@@ -156,10 +162,14 @@ def answer_scene(scene: Scene, methods: Mapping[str, Method], shown: bool = Fals
                 for metric, value in compare(answered, truth).items():
                     values.setdefault((name, case, metric), []).append(value)
             images = [answered.image for answered in answers]
+        if scene.crowd:
+            (truth,) = scene.shots[-1].truths[CROSS]
+            made = [method(scene.source, driving, [truth.camera])[0].image for driving in scene.crowd]
+            agreed[name] = agreement(made, face_mask(truth)).item()
         if shown and row is None:
             truths = tuple(truth.image for case in shot.truths.values() for truth in case)
             row = SheetRow(scene.source.image, shot.driving.image, tuple(images), truths)
-    return Answer(values, {}, row)
+    return Answer(values, {}, agreed, row)
 
 
 def answer_probe(probe: Probe, method: Method, shown: bool = False) -> Answer:
@@ -187,13 +197,14 @@ def _together(group: Group, answers: Sequence[Answer]) -> GroupResult:
     pictures: dict[str, dict[str, dict[str, float | None]]] = {}
     for (name, case, metric), found in values.items():
         pictures.setdefault(name, {}).setdefault(case, {})[metric] = _mean(found)
+    agreed = {name: _mean([a.agreement[name] for a in answers if name in a.agreement]) for name in pictures}
     answers_by_axis: dict[str, dict[str, dict[str, float]]] = {}
     for (drives, axis), product in sums.items():
         both = {key: _rounded(value) for key, value in dataclasses.asdict(response(product)).items()}
         answers_by_axis.setdefault(drives, {})[axis] = both
     rows = [answered.row for answered in answers if answered.row is not None]
     axes = [answered.axes for answered in answers if answered.axes is not None]
-    return GroupResult(group, pictures, answers_by_axis, rows, axes)
+    return GroupResult(group, pictures, agreed, answers_by_axis, rows, axes)
 
 
 def compare(shown: Shown, truth: Pictures) -> dict[str, float]:
@@ -207,7 +218,8 @@ def compare(shown: Shown, truth: Pictures) -> dict[str, float]:
         "sharpness face": sharpness(shown.image, truth.image, mask),
     }
     iou = math.nan if shown.opacity is None else opacity_iou(shown.opacity, truth.opacity).item()
-    return {name: value.item() for name, value in found.items()} | {"iou": iou}
+    off = math.nan if shown.depth is None else depth_error(shown.depth, truth.depth, truth.opacity).item()
+    return {name: value.item() for name, value in found.items()} | {"iou": iou, "depth error": off}
 
 
 def _axes_row(probe: Probe, shown: dict[int, Tensor]) -> AxesRow:

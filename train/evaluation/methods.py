@@ -27,10 +27,16 @@ OURS, COPY, KEPT, STATIC = "ours", "copies the source", "keeps the source's expr
 
 @dataclass(frozen=True)
 class Shown:
-    """B pictures [B, 3, S, S] in about [-1, 1], and where the head is, [B, 1, h, h] in [0, 1], if that is known."""
+    """B pictures [B, 3, S, S] in about [-1, 1], and where the head is, if that is known.
+
+    Attributes:
+        opacity: [B, 1, h, h] in [0, 1].
+        depth: [B, 1, h, h] along the unit ray, scene units.
+    """
 
     image: Tensor
-    opacity: Tensor | None
+    opacity: Tensor | None = None
+    depth: Tensor | None = None
 
 
 class Method(Protocol):
@@ -87,12 +93,12 @@ class StaticSynthesizer:
 
 def copy_source(source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Shown]:
     """The source picture, whatever is asked; see `Method`."""
-    return [Shown(source.image, None) for _ in cameras]
+    return [Shown(source.image) for _ in cameras]
 
 
 def _views(portrait: Portrait4D, head: Head, cameras: Sequence[Camera]) -> list[Shown]:
     renderings = [portrait.render(head, camera) for camera in cameras]
-    return [Shown(r.image, r.opacity) for r in renderings]
+    return [Shown(r.image, r.opacity, r.depth) for r in renderings]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import combinations
+
 import torch
 from torch import Tensor
 
@@ -9,6 +12,7 @@ from triportrait.train.objectives.torchvision_ops import declare
 
 FEWEST_PX = 50  # a face of fewer pixels is left out
 LEAST_ERROR = 1e-10  # pictures that agree get 100 dB
+OPAQUE = 0.9
 LEAST_SLOPE = 1e-6  # of a truth without detail
 
 
@@ -55,6 +59,19 @@ def opacity_iou(opacity: Tensor, truth: Tensor) -> Tensor:
     found, wanted = opacity > 0.5, truth > 0.5
     both, any_ = (found & wanted).sum((1, 2, 3)), (found | wanted).sum((1, 2, 3))
     return torch.where(any_ > 0, both / any_.clamp(min=1), torch.ones(len(both)))
+
+
+def depth_error(depth: Tensor, truth: Tensor, opacity: Tensor) -> Tensor:
+    """Mean distance of depths [B, 1, h, h] in scene units where the truth is opaque -> [B], NaN where nothing is."""
+    inside = (opacity > OPAQUE).float()
+    count = inside.sum((1, 2, 3))
+    mean = ((depth - truth).abs() * inside).sum((1, 2, 3)) / count.clamp(min=1)
+    return torch.where(count > 0, mean, torch.full_like(mean, torch.nan))
+
+
+def agreement(pictures: Sequence[Tensor], mask: Tensor) -> Tensor:
+    """Mean PSNR of N pictures [B, 3, S, S] that should be the same, over all pairs, inside a mask -> [B] dB."""
+    return torch.stack([psnr(one, other, mask) for one, other in combinations(pictures, 2)]).mean(0)
 
 
 def _unit(picture: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from triportrait.train.weights import Cast
 
 SELF, CROSS, NEW_VIEWS = "self", "cross", "new views"
 CASES = (SELF, CROSS, NEW_VIEWS)
+CROWD = 4  # heads that make the same face before the same camera
 VIEW_YAWS_DEG = (30.0, -30.0)
 # added to the seed of a population, so that no two purposes share a seed, and none shares one with a training
 _UNSEEN, _HELD_OUT, _DRIVING = 1_000_003, 2_000_003, 3_000_017
@@ -93,10 +94,15 @@ class Shot:
 
 @dataclass(frozen=True)
 class Scene:
-    """One head: a source picture and what is asked of it."""
+    """One head: a source picture and what is asked of it.
+
+    Attributes:
+        crowd: pictures of other heads that all ask for the same: the second shot's face, camera and neck pose.
+    """
 
     source: Pictures
     shots: tuple[Shot, ...]
+    crowd: tuple[Pictures, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,20 +115,21 @@ class SceneOf:
     model: ModelConfig
 
     def take(self) -> Scene:
-        """Photograph it, six pictures."""
+        """Photograph it, and those that drive it."""
         sitter, model = Sitter.of(self.group.seed, self.head), self.model
-        other = Sitter.of(driving_seed(self.group.seed), self.head)
+        others = [Sitter.of(driving_seed(self.group.seed), self.head + number) for number in range(CROWD)]
         (source, source_camera), (own, own_camera), (face, camera) = (
             unseen(self.group.seed, self.head, _PURPOSES * self.seed + purpose) for purpose in (_SOURCE, _OWN, _OTHER)
         )
         itself = sitter.photograph(own, own_camera, model)
         driven = sitter.photograph(face, camera, model)
-        driving = replace(other.photograph(face, camera, model, necks=False), neck=driven.neck)
+        crowd = tuple(replace(o.photograph(face, camera, model, necks=False), neck=driven.neck) for o in others)
         views = [turned(fixed_camera(), math.radians(yaw), 0.0) for yaw in VIEW_YAWS_DEG]
         seen = tuple(sitter.photograph(face, view, model, necks=False) for view in views)
         return Scene(
             sitter.photograph(source, source_camera, model, necks=False),
-            (Shot(itself, {SELF: (itself,)}), Shot(driving, {CROSS: (driven,), NEW_VIEWS: seen})),
+            (Shot(itself, {SELF: (itself,)}), Shot(crowd[0], {CROSS: (driven,), NEW_VIEWS: seen})),
+            crowd,
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from triportrait.train.evaluation.measure import ANOTHER_HEAD, SAME_HEAD, GroupResult
 from triportrait.train.evaluation.methods import STATIC
-from triportrait.train.evaluation.protocol import CASES, CROSS, SELF
+from triportrait.train.evaluation.protocol import CASES, CROSS, CROWD, SELF
 
 LEAST_SELF_DB = 24.0
 LEAST_MARGIN_DB = 3.0
@@ -18,6 +18,7 @@ GATED_AXES = ("jaw", "blink")
 HEADINGS = {
     "psnr": "PSNR", "psnr face": "PSNR face", "ssim": "SSIM", "ssim face": "SSIM face",
     "sharpness face": "sharpness face", "iou": "opacity IoU",
+    "depth error": "depth error",
 }  # fmt: skip
 _CASE_NAMES = {SELF: "self", CROSS: "cross", "new views": "new views ±30°"}
 _NOTHING = "–"
@@ -87,12 +88,19 @@ def _pictures(result: GroupResult) -> str:
             cells = [_cell(metric, cases[case][metric]) for metric in HEADINGS]
             rows.append([_CASE_NAMES[case] if number == 0 else "", name, *cells])
     heads = f"{group.count} head{'s' * (group.count != 1)}"
-    return f"**{group.name}**, {heads} of seed {group.seed}\n\n{_grid(head, rows, 2)}"
+    agreed = next(iter(result.agreement.values()))
+    said = "not measured" if agreed is None else f"{agreed:.2f} dB"
+    return (
+        f"**{group.name}**, {heads} of seed {group.seed}\n\n{_grid(head, rows, 2)}\n\n"
+        f"Agreement, driven by {CROWD} heads that make the same face: {said}"
+    )
 
 
 def _cell(metric: str, value: float | None) -> str:
     if value is None:
         return _NOTHING
+    if metric == "depth error":
+        return f"{1000 * value:.1f}"
     return f"{value:.2f}" if metric.startswith("psnr") else f"{value:.3f}"
 
 

@@ -26,7 +26,10 @@ NOTES = (
     "that only the neck follows.",
     "Driven by a picture of itself (self) or of another head (cross, new views), all from near the front. Motion is "
     "read by the motion encoder with the picture's true landmarks; neck pose and truth come from the generator. PSNR "
-    "in dB on [0, 1], per picture, then the mean; the face is skin, eyes, brows and mouth of the truth.",
+    "in dB on [0, 1], per picture, then the mean; the face is skin, eyes, brows and mouth of the truth. Sharpness: the "
+    "mean slope of the brightness over that of the truth. Depth error: thousandths of a scene unit, where the truth is "
+    "opaque; the box of a head has 1,300 a side. Agreement: PSNR inside the face between the results themselves, which "
+    "should not depend on who drives.",
 )
 STATIC_NOTE = f"`{STATIC}`: the network of stage 1, which knows no motion; only the neck follows."
 
