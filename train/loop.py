@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from triportrait.train.engines.engine import Engine
 from triportrait.train.engines.ranks import Ranks
+from triportrait.train.prefetch import Prefetch
 from triportrait.train.runs.checkpoints import load_newest, save_checkpoint
 from triportrait.train.runs.record import Record
 from triportrait.train.runs.stopping import Stopped, Stopper
@@ -72,6 +73,24 @@ class Phase:
         return step % self.every == 0 and images_seen >= self.since
 
 
+class Watched(Protocol):
+    """Data that may be damaged in places.
+
+    Attributes:
+        left_out: what could not be used, by name, and why.
+    """
+
+    left_out: dict[str, str]
+
+    def judge(self, left_out: Mapping[str, str]) -> None:
+        """Raises: `InputError` where that is too much."""
+        ...
+
+    def told(self) -> dict[str, float]:
+        """Numbers for the log; their names begin with data_."""
+        ...
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage, as the loop sees it.
@@ -82,10 +101,12 @@ class Stage:
         engines: what moves the weights, by the network's name; the first is the one that is wanted in the end.
         images: how many it sees in all. batch: images of a step, on all ranks. micros: micro-batches of a step, on all
             ranks.
-        draw: random numbers and images seen -> a micro-batch.
+        draw: random numbers and the number of its first image, over the whole run -> a micro-batch; it knows nothing
+            else, as a thread calls it ahead of the step.
         phases: what a step does, in order.
         sample: writes a grid of pictures into a file, where one is given, and returns numbers for the log; averaged
             weights are in place.
+        watched: the data, where it may be damaged.
     """
 
     name: str
@@ -97,6 +118,7 @@ class Stage:
     draw: Callable[[np.random.Generator, int], Any]
     phases: Sequence[Phase]
     sample: Callable[[Path | None], dict[str, float]]
+    watched: Watched | None = None
 
     @property
     def engine(self) -> Engine:
@@ -142,14 +164,16 @@ def run_stage(
     ranks: Ranks | None = None,
     stopper: Stopper | None = None,
     begun: Callable[[], None] = lambda: None,
+    prefetch: int = 0,
 ) -> None:
     """Run a stage to its end, from its last whole checkpoint if there is one.
 
     Args:
         begun: is called when that has been read, before the first step.
+        prefetch: steps whose micro-batches are made ahead, by a thread.
 
     Raises:
-        InputError: no checkpoint is whole, or it is of another network.
+        InputError: no checkpoint is whole, or it is of another network; or too much of the data cannot be used.
         FloatingPointError: a term is not finite; the step's beginning is saved beside the checkpoints, which stay.
         Stopped: somebody asked the run to stop; a checkpoint of this moment is saved.
     """
@@ -160,6 +184,7 @@ def run_stage(
     loaded = load_newest(run, stage.name, stage.engines, ranks)
     if loaded is not None:
         sums.terms = {name: list(total) for name, total in loaded.loop["terms"].items()}
+    left_out = _LeftOut(stage, dict(loaded.loop.get("left_out", {})) if loaded is not None else {})
     begun()
     if engine.images_seen >= stage.images:
         return
@@ -172,19 +197,33 @@ def run_stage(
     )  # fmt: skip
 
     def save(keep: int = 3) -> None:
-        save_checkpoint(run, stage.name, stage.engines, {"terms": sums.terms, "seed": seed}, ranks, keep)
+        kept = {"terms": sums.terms, "seed": seed, "left_out": left_out.told}
+        save_checkpoint(run, stage.name, stage.engines, kept, ranks, keep)
 
-    with bar, record:
-        timed, waited, since = 0, 0.0, time.perf_counter()
+    first_step, first_seen = engine.steps, engine.images_seen
+
+    def drawn(step: int) -> list[Micro]:
+        seen = first_seen + (step - first_step) * stage.batch
+        return [_micro(stage, seed, step, number, seen) for number in ranks.share(stage.micros)]
+
+    steps = range(first_step, first_step + math.ceil((stage.images - first_seen) / stage.batch))
+    with bar, record, Prefetch(drawn, steps, prefetch) as batches:
+        timed, waited, ready, since = 0, 0.0, 0, time.perf_counter()
         saved = engine.images_seen if loaded is not None else -1
         while engine.images_seen < stage.images:
             if ranks.any(stopper.asked):
                 if saved != engine.images_seen:
                     save()
+                left_out.sum_up(record)
                 raise Stopped(f"{run}: stopped after {engine.images_seen} images; the same command goes on")
             before, step = engine.images_seen, engine.steps
             asked_at = time.perf_counter()
-            micros = [_micro(stage, seed, number, before) for number in ranks.share(stage.micros)]
+            ready += batches.ready
+            with ranks.together():
+                try:
+                    micros = batches.take()
+                finally:
+                    left_out.tell(record)
             waited += time.perf_counter() - asked_at
             rates = {}
             for phase in stage.phases:
@@ -200,14 +239,21 @@ def run_stage(
                 speed = {
                     "images_per_s": round(timed * stage.batch / seconds, 2),
                     "data_share": round(waited / seconds, 4),
+                    "data_wait_s": round(waited / timed, 4),
+                    "data_ready": round(ready / timed, 2),
                 }
-                record.numbers(engine, means | told | speed | _memory(ranks))
-                sums.terms, timed, waited, since = {}, 0, 0.0, time.perf_counter()
+                left_out.tell(record, ranks)
+                watched = {} if stage.watched is None else stage.watched.told()
+                record.numbers(engine, means | told | speed | watched | _memory(ranks))
+                sums.terms, timed, waited, ready, since = {}, 0, 0.0, 0, time.perf_counter()
             last = engine.images_seen >= stage.images
             if last or before // sample_each != engine.images_seen // sample_each:
                 paused = time.perf_counter()
                 _sample(stage, record, ranks)
                 since += time.perf_counter() - paused
+            if last:
+                left_out.tell(record, ranks)
+                left_out.sum_up(record)
             if last or before // save_each != engine.images_seen // save_each:
                 paused = time.perf_counter()
                 save(keep=1 if last else 3)
@@ -215,10 +261,37 @@ def run_stage(
                 since += time.perf_counter() - paused
 
 
-def _micro(stage: Stage, seed: int, number: int, images_seen: int) -> Micro:
-    streams = np.random.default_rng([seed, stage.number, stage.engine.steps, number])
+class _LeftOut:
+    """What a stage's data could not use: said and logged once, kept in checkpoints, summed up at the end."""
+
+    def __init__(self, stage: Stage, told: dict[str, str]) -> None:
+        self.stage, self.told = stage, told
+
+    def tell(self, record: Record, ranks: Ranks | None = None) -> None:
+        """Say what is new: on this rank, or with `ranks` on all of them, which call it together.
+
+        Raises: `InputError` where it is too much.
+        """
+        if self.stage.watched is None:
+            return
+        found = dict(self.stage.watched.left_out)  # the thread may add to it
+        for others in [found] if ranks is None else ranks.gathered(found):
+            for name in sorted(others.keys() - self.told.keys()):
+                self.told[name] = others[name]
+                record.left_out(self.stage.engine, name, others[name])
+        self.stage.watched.judge(self.told)
+
+    def sum_up(self, record: Record) -> None:
+        """Say all of it."""
+        if self.told:
+            record.say(f"{self.stage.name}: {len(self.told)} left out in all: {', '.join(sorted(self.told))}")
+
+
+def _micro(stage: Stage, seed: int, step: int, number: int, images_seen: int) -> Micro:
+    streams = np.random.default_rng([seed, stage.number, step, number])
     rng = torch.Generator().manual_seed(int(streams.integers(2**62)))
-    return Micro(stage.draw(streams, images_seen), rng, images_seen)
+    place = images_seen + number * (stage.batch // stage.micros)
+    return Micro(stage.draw(streams, place), rng, images_seen)
 
 
 def _move(stage: Stage, phase: Phase, micros: list[Micro], sums: _Sums, run: Path, seed: int, ranks: Ranks) -> float:

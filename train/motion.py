@@ -72,9 +72,11 @@ def read_motion(encoder: AnyMotionEncoder, image: Tensor, landmarks: Tensor) -> 
         return encoder(crops(image.float(), landmarks.float(), encoder.crop_size))
 
 
-def motion_of(encoder: AnyMotionEncoder | None, pictures: Pictures) -> Tensor:
-    """v [B, M] of pictures: what the encoder reads off them, or, without one, the numbers that the data tells."""
-    return pictures.motion if encoder is None else read_motion(encoder, pictures.image, pictures.landmarks)
+def motion_of(pictures: Pictures, encoder: AnyMotionEncoder | None) -> Tensor:
+    """v [B, M] of real pictures: as a clip store keeps it, else read off them; without an encoder the parameters."""
+    if encoder is None:
+        return pictures.motion
+    return read_motion(encoder, pictures.image, pictures.landmarks) if pictures.features is None else pictures.features
 
 
 def losses(batch: MotionBatch, encoder: SmallMotionEncoder) -> dict[str, Tensor]:

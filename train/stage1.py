@@ -92,7 +92,7 @@ def losses(
         head = models.portrait.reenact(models.portrait.prepare(batch.source.image, None), Driving(None))
         rendering = render(models.portrait, repeated(head, views, target.neck), target, rng, at.neural_size)
     terms = compare(rendering, target, models.perceptual, config)
-    if at.teacher:
+    if at.teacher and target.depth is not None:
         side = rendering.depth.shape[-1]
         depth, opacity = shrink(target.depth, side), shrink(target.opacity, side)
         terms["depth"] = config.depth * depth_loss(rendering.depth, depth, opacity)

@@ -10,7 +10,7 @@ Letters: B sources.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import LookAtRange, sample_look_at
 from triportrait.core.types import Camera, Driving, Rendering
 from triportrait.train.config import LossConfig, Precision, ReenactConfig
-from triportrait.train.data.pictures import Pictures, PictureSet
+from triportrait.train.data.heads.rasterize import project
+from triportrait.train.data.pictures import Pictures
 from triportrait.train.loop import Micro, Phase
 from triportrait.train.motion import AnyMotionEncoder, motion_of, read_motion
 from triportrait.train.objectives.adversary import discriminator_phases, opposed, whole_groups
@@ -77,19 +78,30 @@ class ReenactModels:
     dynamic: bool = False
 
 
-def draw(chosen: PictureSet, config: ReenactConfig, rng: np.random.Generator) -> ReenactBatch:
-    """A batch; the generator alone decides."""
+class Pairs(Protocol):
+    """What stage 2 draws from: a multi-view set in memory, or stored clips."""
+
+    def pairs(
+        self, count: int, front_sources: float, streams: np.random.Generator, place: int, first: int = 0
+    ) -> tuple[Pictures, Pictures]:
+        """B sources and B driving pictures of the same heads; the arguments alone decide.
+
+        Args:
+            front_sources: share of sources that are taken from near the front, where there are several views.
+            place: number of the first image, over the whole run and all ranks.
+            first: how many heads or clips, from the first on, are drawn from; 0: all.
+        """
+        ...
+
+
+def draw(chosen: Pairs, config: ReenactConfig, rng: np.random.Generator, place: int = 0) -> ReenactBatch:
+    """A batch; the generator and the number of its first image alone decide."""
     count = config.batch
-    head = rng.integers(config.clips or chosen.heads, size=count)
-    first = rng.integers(chosen.poses_each, size=count)
-    other = (first + rng.integers(1, chosen.poses_each, size=count)) % chosen.poses_each
-    front = rng.random(count) < config.front_sources
-    source_view = np.where(front, 0, rng.integers(chosen.views, size=count))
-    driving_view = rng.integers(chosen.views, size=count)
+    source, driving = chosen.pairs(count, config.front_sources, rng, place, config.clips)
     cameras = torch.Generator().manual_seed(int(rng.integers(2**62)))
     return ReenactBatch(
-        source=chosen.take(chosen.pose(head, first), torch.from_numpy(source_view)),
-        driving=chosen.take(chosen.pose(head, other), torch.from_numpy(driving_view)),
+        source=source,
+        driving=driving,
         camera_p=sample_look_at(count, cameras, NEAR_FRONT),
         camera_q=sample_look_at(count, cameras),
         real_driving=torch.from_numpy(rng.random(count) < config.real_driving),
@@ -98,10 +110,16 @@ def draw(chosen: PictureSet, config: ReenactConfig, rng: np.random.Generator) ->
 
 
 def move_landmarks(pictures: Pictures, camera: Camera) -> Tensor:
-    """Where the landmarks of pictures appear to other cameras, by the depth that is seen at them: [B, 68, 2] pixels."""
+    """Where the landmarks of pictures appear to other cameras: [B, 68, 2] pixels.
+
+    They are carried by their places in the world, where these are known, else by the depth that is seen at them.
+    """
+    depth, side = pictures.depth, pictures.image.shape[-1]
+    if pictures.points is not None:
+        return project(pictures.points.float(), camera, side)[0] + 0.5
+    assert depth is not None, "pictures have the one or the other"
     with torch.autocast(pictures.image.device.type, enabled=False):  # half precision would be pixels off
-        depth = pictures.depth
-        side, small = pictures.image.shape[-1], depth.shape[-1]
+        small = depth.shape[-1]
         at = (pictures.landmarks / side * small).long().clamp(0, small - 1)  # [B, 68, 2]
         rows = torch.arange(len(depth))[:, None]
         along = depth[rows, 0, at[..., 1], at[..., 0]]  # [B, 68]
@@ -125,7 +143,7 @@ def pseudo_views(batch: ReenactBatch, models: ReenactModels) -> tuple[Tensor, Te
     """
     static, driving, encoder = models.static, batch.driving, models.motion_encoder
     with lowered(models.precision, driving.image):
-        motion = motion_of(encoder, driving).clone()
+        motion = motion_of(driving, encoder).clone()
         targets = driving.image[:0]
         (p,), (q,) = ((~real).nonzero(as_tuple=True) for real in (batch.real_driving, batch.real_target))
         asked = ~(batch.real_driving & batch.real_target)
@@ -161,7 +179,7 @@ def losses(
     motion, targets = pseudo_views(batch, models)
     with lowered(models.precision, driving.image):
         with torch.no_grad():
-            source_motion = motion_of(models.motion_encoder, batch.source)
+            source_motion = motion_of(batch.source, models.motion_encoder)
         head = portrait.reenact(portrait.prepare(batch.source.image, source_motion), Driving(motion, driving.neck))
         seen = replace(driving, camera=_where(is_real, driving.camera, batch.camera_q))
         rendering = render(portrait, head, seen, rng, at.neural_size)
@@ -185,8 +203,8 @@ def pseudo_view_loss(batch: ReenactBatch, models: ReenactModels, rng: torch.Gene
     """The published form of the pseudo views' term: a phase of its own, straight necks, eyes that close, [B]."""
     portrait, static, driving, source = models.portrait, models.static, batch.driving, batch.source
     with lowered(models.precision, driving.image), torch.no_grad():
-        motion = motion_of(models.motion_encoder, driving)
-        source_motion = motion_of(models.motion_encoder, source)
+        motion = motion_of(driving, models.motion_encoder)
+        source_motion = motion_of(source, models.motion_encoder)
         own = motion if models.dynamic else None
         head = static.reenact(static.prepare(driving.image, own), Driving(own))
         scale = closed_eye_scale(driving.landmarks)

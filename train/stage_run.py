@@ -12,18 +12,24 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from triportrait.core.checkpoint import load_motion_encoder, load_portrait, save_motion_encoder, weights_folder
+from triportrait.core.checkpoint import load_motion_encoder, load_portrait, weights_folder
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
+from triportrait.core.motion.neck import NeckField
 from triportrait.core.portrait import Portrait4D
 from triportrait.train import stage1, stage2
 from triportrait.train.config import SetConfig, TrainConfig
+from triportrait.train.data.clip_pictures import ClipPictures
+from triportrait.train.data.clip_store.filming import HEADS
+from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, resolved
+from triportrait.train.data.clip_store.store import ClipStore, holds_clips
+from triportrait.train.data.clip_store.tracks import FlameTracks, HeadTracks, Tracks
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import PictureSet
 from triportrait.train.loop import Stage, run_stage
@@ -52,6 +58,7 @@ class Begin:
         motion: of the motion encoder that stage 2 asks.
         vgg: file of VGG-16, where LPIPS is the perceptual distance.
         identity: converted file of ArcFace's r18, where the identity term counts.
+        flame: weights folder with FLAME's tables, for clips of tracked faces; by default the static synthesizer's.
     """
 
     weights: str | None = None
@@ -59,11 +66,33 @@ class Begin:
     motion: str = "demo"
     vgg: Path | None = None
     identity: Path | None = None
+    flame: str | None = None
 
     def told(self) -> dict[str, str | None]:
         """Plain JSON values: only the last part of each name, as folders lie elsewhere on another machine."""
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {name: None if value is None else Path(value).resolve().name for name, value in own.items()}
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How data comes to the training.
+
+    Attributes:
+        prefetch: steps whose batches are made ahead.
+        decoder: of stored clips: av, dali, or auto.
+        most_skipped: share of the clips that may be left out as damaged.
+    """
+
+    prefetch: int = 2
+    decoder: str = "auto"
+    most_skipped: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.prefetch < 0:
+            raise InputError(f"prefetch: expected 0 or more, got {self.prefetch}; choose another")
+        if not 0 <= self.most_skipped <= 1:
+            raise InputError(f"most-skipped: expected a share from 0 to 1, got {self.most_skipped}; choose one")
 
 
 class StageRun:
@@ -73,10 +102,11 @@ class StageRun:
         name: of the stage.
         config: every number; the cast is that of the data.
         run: the folder; made if it is missing.
-        data: a multi-view set.
+        data: a multi-view set, or for stage 2 a clip store.
         begin: weights to begin from.
         engines: how networks are moved, and on which of how many ranks.
         changes_allowed: go on with other numbers than the run was begun with.
+        loading: how data is read.
 
     Raises: `InputError` for anything that cannot be trained, before any work.
     """
@@ -90,13 +120,19 @@ class StageRun:
         begin: Begin,
         engines: Engines,
         changes_allowed: bool = False,
+        loading: Loading | None = None,
     ) -> None:
-        self.name, self.run, self.engines = name, run, engines
-        index = MultiviewSet(data).index
-        known = {f.name for f in dataclasses.fields(SetConfig)}
+        self.name, self.run, self.engines, self.loading = name, run, engines, loading or Loading()
+        self._clips = ClipStore(data, whole=False) if holds_clips(data) else None
+        index = MultiviewSet(data).index if self._clips is None else self._clips.index
+        if self._clips is not None and name == "stage1":
+            raise InputError(
+                f"{data}: expected a multi-view set for stage 1, this is a clip store; make a set by `triportrait "
+                "prepare heads`"
+            )
+        self._tracked = self._clips is not None and index.get("source") != HEADS
         idle = {other: dataclasses.replace(getattr(config, other), views=1) for other in STAGES if other != name}
-        cast = SetConfig(**{k: v for k, v in index.items() if k in known})
-        self.config = dataclasses.replace(config, cast=cast, **idle)  # what is not trained asks nothing of the data
+        self.config = dataclasses.replace(config, cast=_cast(index, config), **idle)  # what is idle asks for no views
         ranks = engines.ranks
         self._store_config: Callable[[], None] = lambda: None
         with ranks.together():
@@ -104,28 +140,44 @@ class StageRun:
                 made_folder(run)
                 check_folder(run)
                 self._claim = claim(run)
-                data_told = hashlib.sha256(json.dumps(index["files"], sort_keys=True).encode()).hexdigest()
+                files = index["files" if self._clips is None else "clips"]
+                data_told = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
                 told = {"stage": name, "data": data_told, "begin": begin.told()}
+                if self._clips is not None:
+                    told["decoder"] = resolved(self.loading.decoder, ranks.device)
                 self._store_config = check_config(run, self.config.to_dict() | {"run": told}, changes_allowed)
                 check_checkpoints(run, [name])
         with ranks.together():
             if ranks.first:
-                self._open(data)  # makes the necks, for the others to read
+                self.set = self._open(data, begin)  # makes the necks, for the others to read
         with ranks.together():
             if not ranks.first:
-                self._open(data)
+                self.set = self._open(data, begin)
             self.stage = self._static(begin) if name == "stage1" else self._reenact(begin)
 
-    def _open(self, data: Path) -> None:
+    def _open(self, data: Path, begin: Begin) -> PictureSet | ClipPictures:
         own = self.config.stage1 if self.name == "stage1" else self.config.stage2
-        cache = data.with_name(f"{data.name}.necks")
-        self.set = PictureSet(data, self.config.model, True, cache, positions=own.losses.adversary > 0)
+        model, opposed = self.config.model, own.losses.adversary > 0
+        if self._clips is None:
+            return PictureSet(data, model, True, data.with_name(f"{data.name}.necks"), positions=opposed)
+        device, loading = self.engines.ranks.device, self.loading
+        tracks: Tracks = HeadTracks(model, device)
+        if self._tracked:
+            if opposed:
+                raise InputError(
+                    f"{data}: expected positions of what is seen, as the discriminator wants, clips of tracked faces "
+                    "have none; say --adversary 0"
+                )
+            tracks = FlameTracks(flame_field(begin.flame or begin.static).to(device))
+        decode = DaliDecoder(device) if resolved(loading.decoder, device) == "dali" else AvDecoder()
+        return ClipPictures(self._clips, model, tracks, self.config.seed, decode, loading.most_skipped, opposed)
 
     def train(self, stopper: Stopper | None = None) -> None:
         """Run it to its end, from its last whole checkpoint if there is one."""
         config = self.config
         each = config.save_each, config.sample_each
-        run_stage(self.stage, self.run, config.seed, *each, self.engines.ranks, stopper, self._store_config)
+        ranks, ahead = self.engines.ranks, self.loading.prefetch
+        run_stage(self.stage, self.run, config.seed, *each, ranks, stopper, self._store_config, ahead)
 
     def _static(self, begin: Begin) -> Stage:
         config, device = self.config, self.engines.ranks.device
@@ -137,6 +189,7 @@ class StageRun:
         distance = perceptual(config.perceptual, begin.vgg).to(device)
         identity = self._identity(config.stage1.losses.identity, begin)
         models = stage1.StaticModels(portrait.to(device), distance, config.precision, critic, identity)
+        assert isinstance(self.set, PictureSet)
         return static_stage(config, [self.set], models, probe(config), self.engines)
 
     def _reenact(self, begin: Begin) -> Stage:
@@ -175,7 +228,7 @@ class StageRun:
             self._identity(config.stage2.losses.identity, begin),
             dynamic=own.teacher == "dynamic",
         )
-        return reenact_stage(config, self.set, models, probe(config), self.engines)
+        return reenact_stage(config, self.set, models, None if self._tracked else probe(config), self.engines)
 
     def _motion_encoder(self, name: str, width: int) -> AnyMotionEncoder:
         """The encoder that the run asks, of which it keeps a copy."""
@@ -197,6 +250,28 @@ class StageRun:
                 "--identity, or set --identity-weight 0"
             )
         return FaceIdentity().load(read_file(begin.identity)).to(self.engines.ranks.device)
+
+
+def _cast(index: dict[str, Any], config: TrainConfig) -> SetConfig:
+    """The procedural heads that data shows; of tracked faces none, only their size."""
+    if index.get("source", HEADS) != HEADS:
+        return SetConfig(size=config.model.image_size)
+    known = {f.name for f in dataclasses.fields(SetConfig)}
+    return SetConfig(**{k: v for k, v in index.items() if k in known})
+
+
+def flame_field(name: str | None) -> NeckField:
+    """FLAME of a weights folder, with the published table of landmarks.
+
+    Raises: `InputError` where they are not there.
+    """
+    field = None if name is None else load_portrait(weights_folder(name)).neck
+    if field is None or "landmark70_faces" not in field.flame:
+        raise InputError(
+            f"{name or 'flame'}: expected FLAME's tables with its landmarks, as clips of tracked faces need, got none; "
+            "name by --flame the folder of a converted published checkpoint"
+        )
+    return field
 
 
 def read_file(path: Path) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from triportrait.core.portrait import Portrait4D
 from triportrait.core.types import Driving
 from triportrait.train import stage1, stage2
 from triportrait.train.config import GROUP, OptimizerConfig, StageConfig, TrainConfig
+from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.pictures import Pictures, PictureSet
 from triportrait.train.engines.engine import Engine, Group, PlainEngine
 from triportrait.train.engines.ranks import Ranks
@@ -29,6 +30,8 @@ from triportrait.train.objectives.discriminator import Discriminator, Discrimina
 from triportrait.train.response import Probe, responses
 from triportrait.train.samples import shown_depth, write_grid
 from triportrait.train.start import reads_motion
+
+SHOWN = 4  # pairs of clips in a grid of samples
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ def static_stage(
         rendering = portrait.render(stage1.repeated(head, views, target.neck), target.camera)
         side = target.image.shape[-1]
         if path is not None:
+            assert target.depth is not None, "a multi-view set holds depth"
             columns = {
                 "source": source.image.repeat_interleave(views, 0),
                 "truth": target.image,
@@ -115,18 +119,27 @@ def static_stage(
 
 
 def reenact_stage(
-    config: TrainConfig, cast: PictureSet, models: stage2.ReenactModels, probe: Probe, engines: Engines
+    config: TrainConfig,
+    cast: PictureSet | ClipPictures,
+    models: stage2.ReenactModels,
+    probe: Probe | None,
+    engines: Engines,
 ) -> Stage:
-    """Stage 2."""
+    """Stage 2.
+
+    Args:
+        probe: procedural heads whose motion is measured; None: samples show the first clips.
+    """
     own, portrait = config.stage2, models.portrait
     groups = _groups(portrait, own, [], own.optimizer.motion_factor)
     one = dataclasses.replace(own, batch=own.batch // own.micros)
     device = engines.ranks.device
 
-    def draw(streams: np.random.Generator, images_seen: int) -> stage2.ReenactBatch:
-        return stage2.draw(cast, one, streams).to(device)
+    def draw(streams: np.random.Generator, place: int) -> stage2.ReenactBatch:
+        return stage2.draw(cast, one, streams, place).to(device)
 
     def sample(path: Path | None) -> dict[str, float]:
+        assert probe is not None
         source = probe.source.to(device)
         columns, numbers = {"source": source.image}, {}
 
@@ -145,13 +158,43 @@ def reenact_stage(
         return numbers
 
     made = _engines(portrait, groups, models.critic, own, engines)
-    return Stage("stage2", 3, made, own.images, own.batch, own.micros, draw, stage2.phases(models, own), sample)
+    shows = sample if probe is not None else _of_clips(config, cast, models, device)
+    watched = cast if isinstance(cast, ClipPictures) else None
+    phases = stage2.phases(models, own)
+    return Stage("stage2", 3, made, own.images, own.batch, own.micros, draw, phases, shows, watched)
+
+
+def _of_clips(
+    config: TrainConfig, cast: stage2.Pairs, models: stage2.ReenactModels, device: torch.device
+) -> Callable[[Path | None], dict[str, float]]:
+    """Samples of a training without procedural heads: a frame of each of the first clips drives another."""
+    one = dataclasses.replace(config.stage2, batch=SHOWN)
+    shown = stage2.draw(cast, one, np.random.default_rng([config.seed, 99]))
+
+    def sample(path: Path | None) -> dict[str, float]:
+        batch = shown.to(device)
+        source, driving = batch.source, batch.driving
+        result = reenacted(models.portrait, models.motion_encoder, source, driving)
+        if path is not None:
+            head = models.static.reenact(models.static.prepare(driving.image, None), Driving(None, driving.neck))
+            pseudo = models.static.render(head, batch.camera_q)
+            columns = {
+                "source": source.image,
+                "driving": driving.image,
+                "result": result,
+                "pseudo view": pseudo.image,
+                "its depth": shown_depth(pseudo.depth, pseudo.opacity, driving.image.shape[-1]),
+            }
+            write_grid(path, {name: value.float().cpu() for name, value in columns.items()})
+        return {"psnr": psnr(result, driving.image).mean().item()}
+
+    return sample
 
 
 @torch.no_grad()
 def reenacted(portrait: Portrait4D, encoder: AnyMotionEncoder | None, source: Pictures, driving: Pictures) -> Tensor:
     """What a portrait makes of B sources and B driving pictures, seen by the driving pictures' cameras."""
-    v_s, v_d = (motion_of(encoder, x) for x in (source, driving))
+    v_s, v_d = (motion_of(x, encoder) for x in (source, driving))
     head = portrait.reenact(portrait.prepare(source.image, v_s), Driving(v_d, driving.neck))
     return portrait.render(head, driving.camera).image
 

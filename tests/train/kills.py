@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-CLOCKED = {"images_per_s", "data_share"}
+CLOCKED = {"images_per_s", "data_share", "data_wait_s", "data_ready"}
 IMAGES, SAVE_EACH = 480, 24
 
 

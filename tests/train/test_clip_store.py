@@ -11,7 +11,7 @@ import torch
 
 from triportrait.core.errors import InputError
 from triportrait.serve import cli
-from triportrait.train.data.clip_store.frames import DaliFrames, decode
+from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, decode
 from triportrait.train.data.clip_store.importing import SKIPPED, import_lmdb
 from triportrait.train.data.clip_store.records import LABEL_WIDTH, MOTION_WIDTH, parse
 from triportrait.train.data.clip_store.store import INDEX, PROGRESS, ClipStore, ClipWriter, packed
@@ -77,10 +77,28 @@ def test_dali_shows_the_same_frames_as_pyav(tmp_path):
     pytest.importorskip("nvidia.dali")
     found = store(tmp_path / "store")
     requests = [(found.path(i % 2), [(3 * i) % T, (7 * i + 1) % T]) for i in range(5)]
-    batches = list(DaliFrames(requests, 2, torch.device("cpu")))
-    assert [tuple(batch.shape) for batch in batches] == [(2, 2, S, S, 3)] * 2, "a last half batch is left out"
-    for (path, rows), shown in zip(requests, torch.cat(batches), strict=False):
-        assert np.abs(shown.numpy().astype(int) - decode(path, rows).astype(int)).max() <= 2
+    ours, theirs = DaliDecoder(torch.device("cpu"), batch=2)(requests), AvDecoder()(requests)
+    assert [tuple(shown.shape) for shown in ours] == [(2, S, S, 3)] * 5
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.int() - other.int()).abs().max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["av", "dali"])
+def test_a_video_that_does_not_decode_spoils_no_other(kind, tmp_path):
+    if kind == "dali":
+        pytest.importorskip("nvidia.dali")
+    found = store(tmp_path / "store")
+    whole = found.path(0).read_bytes()
+    for name, data in (("text", b"no video" * 999), ("half", whole[: len(whole) // 2]), ("empty", b"")):
+        (tmp_path / f"{name}.mp4").write_bytes(data)
+    broken = [(tmp_path / f"{name}.mp4", [0, T - 1]) for name in ("text", "half", "empty")]
+    decode_all = AvDecoder() if kind == "av" else DaliDecoder(torch.device("cpu"))
+    sound = [(found.path(i), [3, 12]) for i in range(2)]
+    shown = decode_all([sound[0], *broken, (found.path(1), [0, 99]), sound[1]])
+    assert [type(frames) for frames in shown] == [torch.Tensor, *[ValueError] * 4, torch.Tensor]
+    assert "text.mp4 does not decode" in str(shown[1]) and "no frame 99" in str(shown[4])
+    for again, frames in zip(decode_all(sound), (shown[0], shown[-1]), strict=True):
+        assert torch.equal(again, frames), "what stands beside a broken one is the same"
 
 
 def test_a_store_that_was_stopped_goes_on(tmp_path):

@@ -75,9 +75,8 @@ class Toy:
 def log_of(folder: Path) -> list[dict[str, Any]]:
     """The lines of a log without what depends on the clock."""
     lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
-    return [
-        {name: value for name, value in line.items() if name not in ("images_per_s", "data_share")} for line in lines
-    ]
+    clocked = ("images_per_s", "data_share", "data_wait_s", "data_ready")
+    return [{name: value for name, value in line.items() if name not in clocked} for line in lines]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -31,7 +31,7 @@ from triportrait.train.stages import Engines
 pytest.importorskip("deepspeed")
 
 ROOT = Path(__file__).parents[2]
-CLOCKED = {"images_per_s", "data_share"}
+CLOCKED = {"images_per_s", "data_share", "data_wait_s", "data_ready"}
 STAGES = (0, 1, 2, 3)
 ROUNDING = 1e-7  # length of a gradient that is nothing else
 

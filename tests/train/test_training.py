@@ -29,7 +29,7 @@ from triportrait.train.training import STAGES, Training, commit
 
 MODULES = {"stage1": stage1, "motion": motion, "stage2": stage2}
 NETWORK = {"stage1": "generator", "motion": "motion", "stage2": "generator"}
-CLOCKED = {"images_per_s", "data_share"}
+CLOCKED = {"images_per_s", "data_share", "data_wait_s", "data_ready"}
 COMMAND = "triportrait train test --out run"
 
 

@@ -41,24 +41,29 @@ class Pictures:
 
     Attributes:
         image: [B, 3, S, S] in [-1, 1].
-        opacity, depth: [B, 1, h, h]; depth along the unit ray in scene units, the mean over what the head covers.
+        opacity, depth: [B, 1, h, h]; depth along the unit ray in scene units, the mean over what the head covers;
+            None of clips, where nobody knows it.
         landmarks: [B, 68, 2] pixels, the centre of the first pixel at 0.5.
         camera: B cameras.
-        motion: [B, 9] the true expression.
+        motion: [B, 9] the true expression; [B, 100] FLAME's of a tracked face.
         neck: B neck poses; None where they are not made.
         parts: [B, S, S] int8, a Part, where it is kept.
         positions: [B, 3, S, S] in [-1, 1], where what is seen lies on the mean head at rest, where it is kept.
+        points: [B, 68, 3] the landmarks in the world, where they are known.
+        features: [B, M] what a motion encoder read off the pictures before, where that is kept.
     """
 
     image: Tensor
     opacity: Tensor
-    depth: Tensor
+    depth: Tensor | None
     landmarks: Tensor
     camera: Camera
     motion: Tensor
     neck: NeckGrid | None
     parts: Tensor | None = None
     positions: Tensor | None = None
+    points: Tensor | None = None
+    features: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Pictures:
         """The same on a device."""
@@ -163,6 +168,25 @@ class PictureSet:
             positions=from_positions(r["positions"][pose, view]) if self._positions else None,
         )
 
+    def pairs(
+        self, count: int, front_sources: float, streams: np.random.Generator, place: int, first: int = 0
+    ) -> tuple[Pictures, Pictures]:
+        """B sources and B driving pictures of the same heads with other expressions; the generator alone decides.
+
+        Args:
+            front_sources: share of sources that are taken from near the front.
+            place: not used: every draw is from all pictures.
+            first: how many heads, from the first on, are drawn from; 0: all.
+        """
+        head = streams.integers(first or self.heads, size=count)
+        one = streams.integers(self.poses_each, size=count)
+        other = (one + streams.integers(1, self.poses_each, size=count)) % self.poses_each
+        front = streams.random(count) < front_sources
+        source_view = np.where(front, 0, streams.integers(self.views, size=count))
+        driving_view = streams.integers(self.views, size=count)
+        source = self.take(self.pose(head, one), torch.from_numpy(source_view))
+        return source, self.take(self.pose(head, other), torch.from_numpy(driving_view))
+
     def _neck(self, pose: Tensor) -> NeckGrid | None:
         if not self._necks:
             return None
@@ -231,7 +255,7 @@ def neck_grids(identity: Identity, expression: Expression, model: ModelConfig) -
     for start in range(0, len(identity), POSES_AT_A_TIME):
         rows = slice(start, start + POSES_AT_A_TIME)
         grids.append(head_neck_grid(identity.take(rows), expression.take(rows), model.neck, model.render.box_side))
-    return _join_necks(grids)
+    return join_necks(grids)
 
 
 def _at_rays(opacity: Tensor, depth: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -252,12 +276,13 @@ def join(parts: list[Pictures]) -> Pictures:
         camera=Camera(
             torch.cat([p.camera.world_from_camera for p in parts]), torch.cat([p.camera.intrinsics for p in parts])
         ),
-        neck=_join_necks(necks) if len(necks) == len(parts) else None,
+        neck=join_necks(necks) if len(necks) == len(parts) else None,
         positions=torch.cat(seen) if len(seen) == len(parts) else None,
     )
 
 
-def _join_necks(necks: list[NeckGrid]) -> NeckGrid:
+def join_necks(necks: list[NeckGrid]) -> NeckGrid:
+    """Grids one after the other."""
     fine, coarse = torch.cat([n.fine for n in necks]), torch.cat([n.coarse for n in necks])
     return NeckGrid(fine, coarse, necks[0].box_side, necks[0].near_squared_distance)
 

@@ -64,6 +64,14 @@ class Ranks:
         torch.distributed.broadcast_object_list(box, src=0)
         return box[0]
 
+    def gathered(self, value: Any) -> list[Any]:
+        """What every rank says, in their order: any objects that can be pickled."""
+        if self.size == 1:
+            return [value]
+        found = [None] * self.size
+        torch.distributed.all_gather_object(found, value)
+        return found
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """What one rank cannot do in the block, no rank goes on after.

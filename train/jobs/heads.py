@@ -45,7 +45,7 @@ class Multiview:
         """Check everything, then write head by head."""
         check_multiview(self.seed, self.count, self.expressions, self.views, self.size, self.antialias)
         numbers = (self.seed, self.count, self.expressions, self.views, self.size, self.antialias)
-        with _progress(self.count, "head") as tell:
+        with progress(self.count, "head") as tell:
             write_multiview(self.out, *numbers, self.overwrite, tell)
         pictures = self.count * self.expressions * self.views
         _say(self.out, f"{self.count} heads, {pictures} pictures of {self.size} px")
@@ -78,7 +78,7 @@ class Clips:
         """Check everything, then write clip by clip."""
         numbers = (self.seed, self.count, self.frames, self.fps, self.size, self.antialias)
         check_clips(*numbers)
-        with _progress(self.count, "clip") as tell:
+        with progress(self.count, "clip") as tell:
             write_clips(self.out, *numbers, self.overwrite, tell)
         _say(self.out, f"{self.count} clips of {self.frames} frames, {self.size} px")
 
@@ -114,7 +114,7 @@ Heads = Multiview | Clips | Sheet
 
 
 @contextmanager
-def _progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
+def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr; the function it gives takes the number done."""
     from tqdm import tqdm
 

@@ -1,4 +1,4 @@
-"""`triportrait prepare lmdb`: clips of other formats become the store that training reads."""
+"""`triportrait prepare heads|clips|lmdb|check`: what training reads, made of procedural heads or of other formats."""
 
 from __future__ import annotations
 
@@ -10,7 +10,43 @@ from typing import Annotated
 import tyro
 
 from triportrait.core.errors import InputError
+from triportrait.train.data.clip_store.filming import film_heads
 from triportrait.train.data.clip_store.importing import SKIPPED, import_lmdb
+from triportrait.train.data.clip_store.store import ClipStore
+from triportrait.train.jobs.heads import Multiview, progress
+
+
+@dataclass(frozen=True)
+class Heads(Multiview):
+    """Write a multi-view set of procedural heads, for stage 1 (the same as `triportrait heads multiview`)."""
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Procedural heads become a clip store, for stage 2; a command that was stopped goes on."""
+
+    out: tyro.conf.Positional[Path]
+    """The store to make."""
+    seed: int = 0
+    """Which people: the same seed gives the same heads and motions."""
+    count: int = 32
+    """How many clips, one of each head."""
+    frames: int = 50
+    """Frames of each clip, 25 a second."""
+    size: int = 128
+    """Side of the pictures in px, even."""
+    antialias: int = 2
+    """Samples along a pixel's side."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Show where an error came from."""
+
+    def run(self) -> None:
+        """Check everything, then film clip by clip."""
+        numbers = (self.seed, self.count, self.frames, self.size, self.antialias)
+        with progress(self.count, "clip") as tell:
+            film_heads(self.out, *numbers, tell)
+        print(f"{self.count} clips of {self.frames} frames, {self.size} px", file=sys.stderr)
+        print(self.out)
 
 
 @dataclass(frozen=True)
@@ -55,10 +91,8 @@ class Check:
 
     def run(self) -> None:
         """Read all of it."""
-        from triportrait.train.data.clip_store.store import ClipStore
-
         found = ClipStore(self.store, contents=True)
         print(f"{len(found)} clips of {found.size} px, {sum(found.frames_of):,} frames: whole")
 
 
-Prepare = Lmdb | Check
+Prepare = Heads | Clips | Lmdb | Check

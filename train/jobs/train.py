@@ -21,7 +21,7 @@ from triportrait.train.runs.export import export
 from triportrait.train.runs.report import write_report
 from triportrait.train.runs.stopping import Stopped, stops_on_request
 from triportrait.train.schedule_chart import chart
-from triportrait.train.stage_run import Begin, StageName, StageRun
+from triportrait.train.stage_run import Begin, Loading, StageName, StageRun
 from triportrait.train.stages import Engines
 from triportrait.train.training import STAGES, Training
 
@@ -117,7 +117,7 @@ class _Single:
     """What both stages take."""
 
     data: Path
-    """A multi-view set, as `triportrait heads multiview` writes it."""
+    """A multi-view set of `triportrait prepare heads`; stage 2 takes a clip store of `prepare clips|lmdb`, too."""
     out: Path
     """The folder of the run: log, samples, checkpoints."""
     preset: Literal["tiny", "paper", "published"] = "tiny"
@@ -156,6 +156,8 @@ class _Single:
     """Activation checkpointing of the transformer's blocks and the renderer: less memory, more work."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """Of all but volume rendering and the sums of the losses."""
+    prefetch: int = 2
+    """Steps whose batches are made ahead, by a thread."""
     save_each: int = 2_000
     """Images between two checkpoints."""
     sample_each: int = 2_000
@@ -170,6 +172,10 @@ class _Single:
     def begin(self) -> Begin:
         """What the stage begins from."""
         return Begin(self.weights, vgg=self.vgg, identity=self.identity)
+
+    def loading(self) -> Loading:
+        """How data is read. Raises: `InputError` for numbers out of range."""
+        return Loading(self.prefetch)
 
     def stage(self) -> StageName:
         """Its name."""
@@ -230,6 +236,7 @@ class _Single:
                     self.begin(),
                     Engines(ranks, zero, self.recompute),
                     self.allow_change,
+                    self.loading(),
                 )
                 run.train(stopper)
             except FloatingPointError as error:
@@ -257,6 +264,12 @@ class Stage2(_Single):
     """Weights folder of the static synthesizer that draws pseudo views."""
     motion: str = "demo"
     """Weights folder of the motion encoder."""
+    flame: OptionalStr = None
+    """Weights folder with FLAME's tables, for clips of tracked faces; that of --static by default."""
+    decoder: Literal["auto", "av", "dali"] = "auto"
+    """Of clips; auto is DALI on a GPU where it is installed, else PyAV."""
+    most_skipped: float = 0.05
+    """Share of the clips that may be left out as damaged before training stops."""
 
     ablation: Annotated[Row | None, tyro.conf.arg(metavar="ROW", help_behavior_hint="")] = None
     """A row of the paper's Table 3, A to L; L is stage 2 itself. --motion is not asked in row E; in row F --static is
@@ -264,7 +277,11 @@ class Stage2(_Single):
 
     def begin(self) -> Begin:
         """What the stage begins from."""
-        return Begin(self.weights, self.static, self.motion, self.vgg, self.identity)
+        return Begin(self.weights, self.static, self.motion, self.vgg, self.identity, self.flame)
+
+    def loading(self) -> Loading:
+        """How data is read. Raises: `InputError` for numbers out of range."""
+        return Loading(self.prefetch, self.decoder, self.most_skipped)
 
     def start_config(self) -> TrainConfig:
         """The preset, or the row of the ablations."""

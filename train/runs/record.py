@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,11 @@ class Record:
         if self._first:
             print(line, file=sys.stderr)
 
+    def left_out(self, engine: Engine, name: str, reason: str) -> None:
+        """A line of the log for what the data lacks, and a sentence."""
+        self.say(f"{self.stage}: left out {name}: {reason}")
+        self._write({"left out": name, "reason": reason}, engine)
+
     def grid(self, engine: Engine) -> Path:
         """Where the pictures of this moment belong."""
         return self.run / SAMPLES / f"{self.stage}_{engine.images_seen:07d}.png"
@@ -56,9 +62,7 @@ class Record:
         """A line of the log, and the same for TensorBoard with the pictures, if there are any."""
         if not self._first:
             return
-        line = {"stage": self.stage, "images_seen": engine.images_seen, "step": engine.steps, **values}
-        self._log.write(json.dumps(line) + "\n")
-        self._log.flush()
+        self._write(values, engine)
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name.replace(" ", "/", 1), value, engine.images_seen)
@@ -67,6 +71,12 @@ class Record:
                 from PIL import Image
 
                 self._board.add_image("samples", np.asarray(Image.open(grid)), engine.images_seen, dataformats="HWC")
+
+    def _write(self, values: Mapping[str, Any], engine: Engine) -> None:
+        if self._first:
+            line = {"stage": self.stage, "images_seen": engine.images_seen, "step": engine.steps, **values}
+            self._log.write(json.dumps(line) + "\n")
+            self._log.flush()
 
 
 def _open_board(folder: Path, images_seen: int) -> Any:

@@ -25,7 +25,7 @@ _HUES = ("#3b6fd4", "#c8553d", "#2f8f6b", "#9a6bc9", "#b58900", "#5b6770")
 _NOT_DRAWN = {"stage", "images_seen", "step"}
 _GROUPS = (  # heading, what its names begin with; what is left is a loss
     ("quality", ("psnr", "correlation", "gain", "jaw", "smile", "pucker", "blink", "brow", "gaze")),
-    ("speed", ("images_per_s", "data_share", "gpu_gb")),
+    ("speed", ("images_per_s", "data_", "gpu_gb")),
     ("learning rate", ("rate",)),
     ("discriminator", ("D ", "R1", "adversary")),
 )

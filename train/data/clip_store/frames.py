@@ -5,8 +5,8 @@ Both give RGB within 2 of 255 levels of each other. Letters: N frames of a clip,
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from triportrait.core.errors import InputError
+
+Request = tuple[Path, Sequence[int]]  # a video, the numbers of its frames
+Decoder = Callable[[Sequence[Request]], list[Tensor | ValueError]]
 
 
 def decode(path: Path, rows: Sequence[int]) -> np.ndarray:
@@ -67,51 +70,107 @@ def _rgb(frame: Any) -> np.ndarray:
     return rgb.round().clamp(0, 255).byte().numpy()
 
 
-class DaliFrames:
-    """Frames through a DALI pipeline that decodes ahead.
+class AvDecoder:
+    """Frames by PyAV, clip after clip."""
+
+    def __call__(self, requests: Sequence[Request]) -> list[Tensor | ValueError]:
+        """uint8 [N, S, S, 3] of each request, or why there is none."""
+        found: list[Tensor | ValueError] = []
+        for path, rows in requests:
+            try:
+                found.append(torch.from_numpy(decode(path, rows)))
+            except ValueError as error:
+                found.append(error)
+        return found
+
+
+class DaliDecoder:
+    """Frames by a DALI pipeline, the clips of a batch at once.
 
     Args:
-        requests: (video, its frames) in the order in which they will be asked for; all of as many frames.
-        batch: clips at a time.
-        device: of the decoder and of the tensors; on the CPU DALI 2.1.0 is needed, later ones decode no H.264 there.
-        ahead: batches that are decoded before they are asked for.
+        device: of the decoder (NVDEC on a GPU) and of the frames; on the CPU DALI 2.1.0 is needed, later ones decode
+            no H.264 there.
+        batch: most clips at a time.
 
     Raises: `InputError` where DALI is missing or cannot decode.
     """
 
-    def __init__(
-        self, requests: Sequence[tuple[Path, Sequence[int]]], batch: int, device: torch.device, ahead: int = 2
-    ) -> None:
+    def __init__(self, device: torch.device, batch: int = 16) -> None:
+        self._device, self._batch = device, batch
+        self._pipeline = self._built()
+
+    def __call__(self, requests: Sequence[Request]) -> list[Tensor | ValueError]:
+        """uint8 [N, S, S, 3] of each request, all of as many frames, or why there is none.
+
+        Raises: `InputError` where DALI fails on what PyAV decodes.
+        """
+        found: list[Tensor | ValueError] = []
+        for start in range(0, len(requests), self._batch):
+            found += self._some(requests[start : start + self._batch])
+        return found
+
+    def _some(self, requests: Sequence[Request]) -> list[Tensor | ValueError]:
+        try:
+            return [*self._run(requests)]
+        except RuntimeError:  # one bad clip fails all of its batch and says not which: PyAV finds it
+            self._pipeline = self._built()
+        asked = AvDecoder()(requests)
+        sound = [request for request, frames in zip(requests, asked, strict=True) if isinstance(frames, Tensor)]
+        try:
+            again = iter(self._run(sound) if sound else [])
+        except RuntimeError as error:
+            raise _refused(error) from error
+        return [next(again) if isinstance(frames, Tensor) else frames for frames in asked]
+
+    def _run(self, requests: Sequence[Request]) -> list[Tensor]:
+        self._pipeline.feed_input("encoded", [np.fromfile(path, np.uint8) for path, _ in requests])
+        self._pipeline.feed_input("rows", [np.asarray(rows, np.int32) for _, rows in requests])
+        (out,) = self._pipeline.run()
+        if self._device.type == "cpu":
+            return [torch.from_numpy(np.array(out.at(i))) for i in range(len(requests))]
+        plugin = importlib.import_module("nvidia.dali.plugin.pytorch")
+        frames = []
+        for i in range(len(requests)):
+            frames.append(torch.empty(out[i].shape(), dtype=torch.uint8, device=self._device))
+            plugin.feed_ndarray(out[i], frames[-1], torch.cuda.current_stream(self._device))
+        torch.cuda.current_stream(self._device).synchronize()  # DALI writes the next batch over this one
+        return frames
+
+    def _built(self) -> Any:
         try:
             dali = importlib.import_module("nvidia.dali")
-            torch_side = importlib.import_module("nvidia.dali.plugin.pytorch")
         except ImportError as error:
-            raise InputError("dali: it is not installed; pip install -e '.[dali]', or decode by PyAV") from error
+            raise InputError("dali: it is not installed; pip install -e '.[dali]', or say --decoder av") from error
         fn, types = dali.fn, dali.types
+        number = self._device.index or 0 if self._device.type == "cuda" else None
 
-        def read(sample: Any) -> tuple[np.ndarray, np.ndarray]:
-            if sample.idx_in_epoch >= len(requests) // batch * batch:
-                raise StopIteration
-            path, rows = requests[sample.idx_in_epoch]
-            return np.fromfile(path, np.uint8), np.asarray(rows, np.int32)
-
-        number = device.index or 0 if device.type == "cuda" else None
-
-        @dali.pipeline_def(batch_size=batch, num_threads=2, device_id=number, prefetch_queue_depth=ahead)
+        @dali.pipeline_def(
+            batch_size=self._batch, num_threads=2, device_id=number, prefetch_queue_depth=1, exec_dynamic=False,
+            exec_async=False, exec_pipelined=False,
+        )  # fmt: skip
         def pipe() -> Any:
-            encoded, rows = fn.external_source(
-                source=read, num_outputs=2, batch=False, dtype=[types.UINT8, types.INT32]
-            )
+            encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
+            rows = fn.external_source(name="rows", dtype=types.INT32, ndim=1)
             return fn.decoders.video(encoded, frames=rows, device="cpu" if number is None else "mixed")
 
         try:
             pipeline = pipe()
             pipeline.build()
-            self._batches = torch_side.DALIGenericIterator([pipeline], ["frames"], size=-1, auto_reset=False)
         except RuntimeError as error:
-            raise InputError(f"dali: it cannot decode here ({str(error).splitlines()[0]}); decode by PyAV") from error
+            raise _refused(error) from error
+        return pipeline
 
-    def __iter__(self) -> Any:
-        for (found,) in self._batches:
-            frames: Tensor = found["frames"]  # [batch, N, S, S, 3] uint8
-            yield frames
+
+def resolved(name: str, device: torch.device) -> str:
+    """av or dali; auto is DALI on a GPU where it is installed, else PyAV."""
+    if name != "auto":
+        return name
+    try:
+        found = importlib.util.find_spec("nvidia.dali") is not None
+    except ModuleNotFoundError:  # nothing of nvidia at all
+        found = False
+    return "dali" if found and device.type == "cuda" else "av"
+
+
+def _refused(error: RuntimeError) -> InputError:
+    return InputError(f"dali: it cannot decode here ({str(error).splitlines()[0]}); say --decoder av")

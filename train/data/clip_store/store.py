@@ -2,8 +2,10 @@
 
     index.json         what it is, and of each clip its name, its frames and the sizes and checksums of its two files
     NAME.mp4           H.264 with a key frame every GOP frames, so that any frame is at most GOP - 1 frames away
-    NAME.npz           float32 camera [T, 25], shape [T, 300], expression [T, 100], pose [T, 6], eyes [T, 6], motion
-                       [T, M], and mask [T, S * S / 8] uint8, a bit per pixel, as far as the source has them
+    NAME.npz           float32 camera [T, 25], mask [T, S * S / 8] uint8, a bit per pixel, and what the source knows:
+                       a tracked face: shape [T, 300], expression [T, 100], pose [T, 6], eyes [T, 6], motion [T, M]
+                       a procedural head: points [T, 68, 3] landmarks in the world, expression [T, 9], neck [T, 3],
+                       identity.* [T, ...], positions [T, p, p, 3] uint8 as in a multi-view set
 
 While it is written, `.progress.jsonl` holds a line for each clip that is done.
 """
@@ -27,7 +29,7 @@ KIND = "triportrait clip store"
 INDEX, PROGRESS = "index.json", ".progress.jsonl"
 GOP = 8
 FPS = 25
-WIDTHS = {"camera": 25, "shape": 300, "expression": 100, "pose": 6, "eyes": 6}
+WIDTHS = {"camera": (25,), "shape": (300,), "expression": (100, 9), "pose": (6,), "eyes": (6,), "neck": (3,)}
 TABLES_KEPT = 64  # in memory
 NOT_A_ROTATION = 1e-3  # largest entry of R R' - 1
 
@@ -138,27 +140,28 @@ class ClipStore:
     Args:
         folder: as `ClipWriter` left it.
         contents: compare every file with its checksum, too, not only sizes.
+        whole: damaged files are refused; else they are found when `verify` asks for them.
 
     Raises: `InputError` for what is no store or a damaged one.
     """
 
-    def __init__(self, folder: Path, contents: bool = False) -> None:
+    def __init__(self, folder: Path, contents: bool = False, whole: bool = True) -> None:
         self.folder = folder
         try:
             self.index: dict[str, Any] = json.loads((folder / INDEX).read_text())
             self.clips = [str(clip["name"]) for clip in self.index["clips"]]
             self.frames_of = [int(clip["frames"]) for clip in self.index["clips"]]
             self.size = int(self.index["clips"][0]["size"])
-            files = {name: wanted for clip in self.index["clips"] for name, wanted in clip["files"].items()}
+            self._files = {str(clip["name"]): dict(clip["files"]) for clip in self.index["clips"]}
             if self.index["kind"] != KIND:
                 raise ValueError(self.index["kind"])
         except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             way = "it is not finished, run its command again" if (folder / PROGRESS).exists() else "make it again"
             raise InputError(f"{folder}: expected a clip store, its {INDEX} is missing or damaged; {way}") from error
-        for name, wanted in files.items():
+        for name, wanted in (pair for files in self._files.values() for pair in files.items()):
             path = folder / name
             same_size = path.is_file() and path.stat().st_size == wanted["bytes"]
-            if not same_size or (contents and fingerprint(path) != wanted):
+            if whole and (not same_size or (contents and fingerprint(path) != wanted)):
                 raise InputError(
                     f"{path}: it is not what the index says (missing, damaged or changed); make the store again"
                 )
@@ -171,12 +174,30 @@ class ClipStore:
         """The video of a clip."""
         return self.folder / f"{self.clips[clip]}.mp4"
 
+    def verify(self, clip: int) -> None:
+        """Compare the files of a clip with their checksums, and its table with what tables hold.
+
+        Raises: `ValueError`, in words.
+        """
+        for name, wanted in self._files[self.clips[clip]].items():
+            try:
+                if fingerprint(self.folder / name) != wanted:
+                    raise ValueError(f"{name} is not what the index says (damaged or changed)")
+            except FileNotFoundError as error:
+                raise ValueError(f"{name} is missing") from error
+        check_table(self.table(clip), self.frames_of[clip])
+
     def table(self, clip: int) -> dict[str, np.ndarray]:
         """The numbers of a clip, T rows each.
 
         Raises: `InputError` for a table that cannot be read.
         """
         return self._table(clip)
+
+    def tables_asked(self) -> tuple[int, int]:
+        """How often a table was in memory, and how often somebody asked for one."""
+        told = self._table.cache_info()
+        return told.hits, told.hits + told.misses
 
     def masks(self, clip: int, rows: np.ndarray) -> np.ndarray:
         """uint8 [N, S, S], 1 on the head."""
@@ -192,13 +213,22 @@ class ClipStore:
             raise InputError(f"{path}: it cannot be read (damaged); make the store again") from error
 
 
+def holds_clips(folder: Path) -> bool:
+    """Whether a folder is a clip store, finished or not, as far as its index says."""
+    try:
+        return bool(json.loads((folder / INDEX).read_text())["kind"] == KIND)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return (folder / PROGRESS).exists()
+
+
 def check_table(table: Mapping[str, np.ndarray], frames: int) -> None:
     """Raises: `ValueError`, in words: rows are missing or of another width, not finite, or a camera is no rotation."""
     for name, value in table.items():
         if len(value) != frames:
             raise ValueError(f"{name} has {len(value)} rows for {frames} frames")
-        if name in WIDTHS and value.shape[1:] != (WIDTHS[name],):
-            raise ValueError(f"{name} has rows of {value.shape[1:]}, expected {WIDTHS[name]}")
+        if name in WIDTHS and (value.ndim != 2 or value.shape[1] not in WIDTHS[name]):
+            wanted = " or ".join(map(str, WIDTHS[name]))
+            raise ValueError(f"{name} has rows of {value.shape[1:]}, expected {wanted}")
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise ValueError(f"{name} is not finite")
     if "camera" in table:

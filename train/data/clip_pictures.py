@@ -1,0 +1,254 @@
+"""Pairs of frames of stored clips, ready to be compared with: what stage 2 learns from (section 4.3).
+
+Every clip comes once in an epoch, in an order that follows from the seed and the epoch. Images are numbered over the
+whole run and over all ranks, and an image's number is its place in the epochs: a draw needs to know nothing of the
+draws before it. Letters: B pairs, N frames, S side of the pictures, h of the ray grid.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from triportrait.core.config import ModelConfig
+from triportrait.core.errors import InputError
+from triportrait.core.types import Camera, NeckGrid
+from triportrait.train.data.clip_store.frames import Decoder
+from triportrait.train.data.clip_store.store import ClipStore
+from triportrait.train.data.clip_store.tracks import Tracks
+from triportrait.train.data.heads.rasterize import project
+from triportrait.train.data.multiview import from_positions
+from triportrait.train.data.pictures import Pictures, join_necks
+from triportrait.train.objectives.losses import shrink
+
+FRAMES_KEPT, NECKS_KEPT = 256, 2048  # about 200 MB each at the published sizes
+TRIES = 100  # clips that may stand in for one that cannot be used
+_ORDER = 71  # of the streams of random numbers, the one that shuffles
+
+Value = TypeVar("Value")
+
+
+class Kept(Generic[Value]):
+    """The values that were asked for last.
+
+    Attributes:
+        asked, hits: how often somebody asked, and how often it was there.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._values = most, OrderedDict[Hashable, Value]()
+        self.asked = self.hits = 0
+
+    def get(self, key: Hashable) -> Value | None:
+        """The value of a key, if it is there."""
+        self.asked += 1
+        if key not in self._values:
+            return None
+        self.hits += 1
+        self._values.move_to_end(key)
+        return self._values[key]
+
+    def put(self, key: Hashable, value: Value) -> None:
+        """Keep it, and forget the one that nobody asked for longest."""
+        self._values[key] = value
+        while len(self._values) > self._most:
+            self._values.popitem(last=False)
+
+
+class ClipPictures:
+    """The clips of a store as stage 2 draws from them.
+
+    Args:
+        store: the clips; damaged ones are found when they are drawn.
+        model: says the sizes of the ray grid and of the neck's grids.
+        tracks: reads the tables.
+        seed: of the order.
+        decode: reads the videos.
+        most_skipped: share of the clips that may be left out before training stops.
+        positions: the pictures carry positions, which a discriminator sees.
+
+    Attributes:
+        left_out: clips that could not be used, and why; others came in their place.
+
+    Raises: `InputError` for pictures of another size.
+    """
+
+    def __init__(
+        self,
+        store: ClipStore,
+        model: ModelConfig,
+        tracks: Tracks,
+        seed: int,
+        decode: Decoder,
+        most_skipped: float = 0.05,
+        positions: bool = False,
+    ) -> None:
+        if store.size != model.image_size:
+            raise InputError(
+                f"{store.folder}: expected pictures of {model.image_size} px, got {store.size}; make the store again"
+            )
+        self.store, self.model, self.tracks = store, model, tracks
+        self.left_out: dict[str, str] = {}
+        self._seed, self._decode, self._most_skipped, self._positions = seed, decode, most_skipped, positions
+        self._needs = {*tracks.needs, *(("positions",) if positions else ())}
+        self._spoilt: dict[int, str | None] = {}  # of clips that were looked at
+        self._frames, self._necks = Kept[Tensor](FRAMES_KEPT), Kept[NeckGrid](NECKS_KEPT)
+        self._order = lru_cache(maxsize=4)(self._shuffled)
+
+    def pairs(
+        self, count: int, front_sources: float, streams: np.random.Generator, place: int
+    ) -> tuple[Pictures, Pictures]:
+        """B sources and B driving pictures: two different frames of one clip each. The arguments alone decide.
+
+        Args:
+            front_sources: not used: a clip has one view of each moment, and most are near the front.
+            place: number of the first image.
+
+        Raises:
+            InputError: an image finds no clip that can be used.
+        """
+        own = [np.random.default_rng(number) for number in streams.integers(2**62, size=count)]
+        clips = [self.clip_at(place + i) for i in range(count)]
+        rows = [(0, 0)] * count
+        found: list[Tensor | None] = [None] * count
+        reason = ""
+        for _ in range(TRIES):
+            asked: list[int] = []
+            for i in (i for i in range(count) if found[i] is None):
+                try:
+                    rows[i] = self._drawn(clips[i], own[i])
+                    asked.append(i)
+                except ValueError as error:
+                    reason = self._skip(clips[i], error)
+            for i, frames in zip(asked, self._read([(clips[i], rows[i]) for i in asked]), strict=True):
+                if isinstance(frames, Tensor):
+                    found[i] = frames
+                else:
+                    reason = self._skip(clips[i], frames)
+            whole = [frames for frames in found if frames is not None]
+            if len(whole) == count:
+                images = torch.stack(whole)  # [B, 2, S, S, 3]
+                source, driving = ([pair[k] for pair in rows] for k in (0, 1))
+                return (
+                    self._pictures(clips, source, images[:, 0], None),
+                    self._pictures(clips, driving, images[:, 1], source),
+                )
+            for i in (i for i in range(count) if found[i] is None):
+                clips[i] = int(own[i].integers(len(self.store)))
+        raise InputError(f"{self.store.folder}: none of {TRIES} clips can be used ({reason}); make the store again")
+
+    def clip_at(self, place: int) -> int:
+        """The clip of an image: each comes once in an epoch."""
+        epoch, within = divmod(place, len(self.store))
+        return int(self._order(epoch)[within])
+
+    def judge(self, left_out: Mapping[str, str]) -> None:
+        """Raises: `InputError` where more clips were left out than may be."""
+        if len(left_out) > self._most_skipped * len(self.store):
+            name, reason = next(iter(left_out.items()))
+            raise InputError(
+                f"{self.store.folder}: {len(left_out)} of {len(self.store)} clips cannot be used, more than "
+                f"{self._most_skipped:.0%} ({name}: {reason}); make the store again or allow more by --most-skipped"
+            )
+
+    def told(self) -> dict[str, float]:
+        """For the log: which shares of frames, tables and necks were at hand, and how many clips were left out."""
+        tables = self.store.tables_asked()
+        asked = {"frames": (self._frames.hits, self._frames.asked), "tables": tables,
+                 "necks": (self._necks.hits, self._necks.asked)}  # fmt: skip
+        shares = {f"data_{name}_cached": round(hits / max(count, 1), 3) for name, (hits, count) in asked.items()}
+        return shares | {"data_left_out": len(self.left_out)}
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self._seed, _ORDER, epoch]).permutation(len(self.store))
+
+    def _drawn(self, clip: int, own: np.random.Generator) -> tuple[int, int]:
+        """Two different frames of a clip that can be used. Raises: `ValueError`, in words."""
+        if clip not in self._spoilt:
+            self._spoilt[clip] = self._flaw(clip)
+        if (flaw := self._spoilt[clip]) is not None:
+            raise ValueError(flaw)
+        frames = self.store.frames_of[clip]
+        source = int(own.integers(frames))
+        return source, (source + int(own.integers(1, frames))) % frames
+
+    def _flaw(self, clip: int) -> str | None:
+        try:
+            self.store.verify(clip)
+        except ValueError as error:
+            return str(error)
+        if missing := sorted(self._needs - self.store.table(clip).keys()):
+            return f"its table has no {missing[0]}"
+        return "it has one frame only" if self.store.frames_of[clip] < 2 else None
+
+    def _skip(self, clip: int, error: ValueError) -> str:
+        return self.left_out.setdefault(self.store.clips[clip], str(error))
+
+    def _read(self, asked: Sequence[tuple[int, tuple[int, int]]]) -> list[Tensor | ValueError]:
+        """uint8 [2, S, S, 3] of clips, or why there is none."""
+        found: list[Tensor | ValueError | None] = []
+        for clip, rows in asked:
+            kept = [self._frames.get((clip, row)) for row in rows]
+            whole = [frame for frame in kept if frame is not None]
+            found.append(torch.stack(whole) if len(whole) == len(rows) else None)
+        missing = [i for i, frames in enumerate(found) if frames is None]
+        requests: list[tuple[Path, Sequence[int]]] = [(self.store.path(asked[i][0]), asked[i][1]) for i in missing]
+        for i, frames in zip(missing, self._decode(requests) if requests else [], strict=True):
+            size = self.store.size
+            if isinstance(frames, Tensor) and tuple(frames.shape) != (2, size, size, 3):
+                frames = ValueError(f"its frames have {frames.shape[1]} x {frames.shape[2]} px, expected {size}")
+            found[i] = frames
+            if isinstance(frames, Tensor):
+                for row, frame in zip(asked[i][1], frames, strict=True):
+                    self._frames.put((asked[i][0], row), frame)
+        return [frames for frames in found if frames is not None]
+
+    def _pictures(
+        self, clips: Sequence[int], rows: Sequence[int], images: Tensor, sources: Sequence[int] | None
+    ) -> Pictures:
+        """B frames [B, S, S, 3]; those that drive `sources` have necks."""
+        size, h = self.store.size, self.model.render.neural_size
+        tables = [self.store.table(clip) for clip in clips]
+        seen = [self.tracks.seen(table, [row]) for table, row in zip(tables, rows, strict=True)]
+        camera = Camera(
+            torch.cat([c.world_from_camera for c, _ in seen]), torch.cat([c.intrinsics for c, _ in seen])
+        )  # fmt: skip
+        points = torch.cat([p for _, p in seen])
+        masks = [self.store.masks(clip, np.array([row])) for clip, row in zip(clips, rows, strict=True)]
+        features = [self.tracks.features(table, [row]) for table, row in zip(tables, rows, strict=True)]
+        known = [f for f in features if f is not None]
+        neck = None
+        if sources is not None:
+            neck = join_necks([self._neck(*key) for key in zip(clips, sources, rows, strict=True)])
+        return Pictures(
+            image=images.permute(0, 3, 1, 2).float() / 127.5 - 1,
+            opacity=shrink(torch.from_numpy(np.stack(masks)).float(), h),
+            depth=None,
+            landmarks=project(points, camera, size)[0] + 0.5,
+            camera=camera,
+            motion=torch.stack([torch.from_numpy(t["expression"][r]) for t, r in zip(tables, rows, strict=True)]),
+            neck=neck,
+            positions=self._placed(tables, rows) if self._positions else None,
+            points=points,
+            features=torch.cat(known) if known else None,
+        )
+
+    def _placed(self, tables: Sequence[Mapping[str, np.ndarray]], rows: Sequence[int]) -> Tensor:
+        stored = torch.stack([torch.from_numpy(t["positions"][r]) for t, r in zip(tables, rows, strict=True)])
+        every = self.store.size // stored.shape[1]
+        return from_positions(stored).repeat_interleave(every, 2).repeat_interleave(every, 3)
+
+    def _neck(self, clip: int, source: int, driving: int) -> NeckGrid:
+        key = (clip, source if self.tracks.neck_of_source else None, driving)
+        grid = self._necks.get(key)
+        if grid is None:
+            grid = self.tracks.neck(self.store.table(clip), source, driving)
+            self._necks.put(key, grid)
+        return grid

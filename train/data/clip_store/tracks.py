@@ -1,0 +1,182 @@
+"""What the table of a clip says about its frames: cameras, landmarks in the world, the neck's grids, motion.
+
+Two kinds of tables: of procedural heads, whose generator knows all this, and of tracked faces, where FLAME makes it of
+the published parameters. Letters: T frames of a clip, N of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from triportrait.core.config import ModelConfig
+from triportrait.core.motion.flame import rotation_matrices
+from triportrait.core.motion.neck import NeckField
+from triportrait.core.render.cameras import camera_from_label
+from triportrait.core.types import Camera, NeckGrid
+from triportrait.train.data.heads.mesh import head_neck_grid
+from triportrait.train.data.heads.population import Expression, Identity
+
+Table = Mapping[str, np.ndarray]
+LANDMARKS = 68
+
+
+class Tracks(Protocol):
+    """The reader of one kind of table.
+
+    Attributes:
+        needs: the columns it reads.
+        neck_of_source: whether the neck's grids depend on the source's frame, too.
+    """
+
+    needs: tuple[str, ...]
+    neck_of_source: bool
+
+    def seen(self, table: Table, rows: Sequence[int]) -> tuple[Camera, Tensor]:
+        """N cameras, and landmarks [N, 68, 3] in the world, the neck turned."""
+        ...
+
+    def neck(self, table: Table, source: int, driving: int) -> NeckGrid:
+        """The grids of one driving frame, on the CPU."""
+        ...
+
+    def features(self, table: Table, rows: Sequence[int]) -> Tensor | None:
+        """[N, M] what a motion encoder read off the frames, where the table keeps it."""
+        ...
+
+
+class HeadTracks:
+    """Tables of procedural heads. See `Tracks`.
+
+    Args:
+        device: where the grids are made.
+    """
+
+    needs: tuple[str, ...] = (
+        "camera",
+        "mask",
+        "points",
+        "expression",
+        "neck",
+        *(f"identity.{f.name}" for f in dataclasses.fields(Identity)),
+    )
+    neck_of_source = False
+
+    def __init__(self, model: ModelConfig, device: torch.device) -> None:
+        self._model, self._device = model, device
+
+    def seen(self, table: Table, rows: Sequence[int]) -> tuple[Camera, Tensor]:
+        """See `Tracks`."""
+        return camera_from_label(_of(table, "camera", rows)), _of(table, "points", rows)
+
+    def neck(self, table: Table, source: int, driving: int) -> NeckGrid:
+        """See `Tracks`."""
+        who = Identity(**{f.name: _of(table, f"identity.{f.name}", [driving]) for f in dataclasses.fields(Identity)})
+        face = Expression.from_vector(_of(table, "expression", [driving]), _of(table, "neck", [driving]))
+        config = self._model
+        grid = head_neck_grid(who.to(self._device), face.to(self._device), config.neck, config.render.box_side)
+        return grid.to("cpu")
+
+    def features(self, table: Table, rows: Sequence[int]) -> Tensor | None:
+        """See `Tracks`: the motion encoder reads every picture."""
+        return None
+
+
+class FlameTracks:
+    """Tables of tracked faces: FLAME in the rectified pose, seen by the camera that shows the same head. See `Tracks`.
+
+    Args:
+        field: FLAME and its coarse mesh, with the published table of landmarks.
+    """
+
+    needs: tuple[str, ...] = ("camera", "mask", "shape", "expression", "pose", "eyes", "motion")
+    neck_of_source = True
+
+    def __init__(self, field: NeckField) -> None:
+        self._field = field.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def seen(self, table: Table, rows: Sequence[int]) -> tuple[Camera, Tensor]:
+        """See `Tracks`."""
+        flame = self._field.flame
+        neck, jaw, eyes = self._pose(table, rows)
+        shape, expression = (self._own(table, name, rows) for name in ("shape", "expression"))
+        vertices, joints = flame(torch.cat([shape, expression], -1), neck, jaw, eyes)
+        camera = beside_neck(camera_from_label(_of(table, "camera", rows)), neck.cpu(), joints[:, 1].cpu())
+        return camera, flame.landmarks(vertices)[:, :LANDMARKS].cpu()
+
+    def neck(self, table: Table, source: int, driving: int) -> NeckGrid:
+        """See `Tracks`: the shape is the source's."""
+        shape, expression = self._own(table, "shape", [source]), self._own(table, "expression", [driving])
+        grid: NeckGrid = self._field(shape, expression, *self._pose(table, [driving]))
+        return grid.to("cpu")
+
+    def features(self, table: Table, rows: Sequence[int]) -> Tensor | None:
+        """See `Tracks`."""
+        return _of(table, "motion", rows)
+
+    def _pose(self, table: Table, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        neck = torch.from_numpy(rectified_necks(table["pose"][:, :3])[list(rows)]).float()
+        return neck.to(self._device), self._own(table, "pose", rows)[:, 3:], self._own(table, "eyes", rows)
+
+    def _own(self, table: Table, name: str, rows: Sequence[int]) -> Tensor:
+        return _of(table, name, rows).to(self._device)
+
+    @property
+    def _device(self) -> torch.device:
+        return self._field.flame["template"].device
+
+
+def rectified_necks(vectors: np.ndarray) -> np.ndarray:
+    """The neck rotations of a clip, freed of where its camera stands (reference 5.6).
+
+    With R = Rz(c) Ry(b) Rx(a) of each frame (extrinsic x, y, z angles) and the means of b and c over all frames, each
+    becomes (Rz(mean c) Ry(mean b))⁻¹ R: a head that looks to one side all the time has turned nothing but its camera.
+    The nod a is kept.
+
+    Args:
+        vectors: [T, 3] rotation vectors, radians, shorter than π.
+
+    Returns:
+        float64 [T, 3] rotation vectors.
+    """
+    turns = rotation_matrices(torch.from_numpy(np.asarray(vectors, np.float64))).numpy()  # [T, 3, 3]
+    b = np.arcsin(np.clip(-turns[:, 2, 0], -1, 1)).mean()
+    c = np.arctan2(turns[:, 1, 0], turns[:, 0, 0]).mean()
+    about_y = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
+    about_z = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
+    return _vectors((about_z @ about_y).T @ turns)
+
+
+def _vectors(turns: np.ndarray) -> np.ndarray:
+    """Rotation vectors [T, 3] of matrices [T, 3, 3] by less than π."""
+    axis = np.stack(
+        [turns[:, 2, 1] - turns[:, 1, 2], turns[:, 0, 2] - turns[:, 2, 0], turns[:, 1, 0] - turns[:, 0, 1]], -1
+    )
+    length = np.linalg.norm(axis, axis=-1, keepdims=True)  # twice the angle's sine
+    angle = np.arctan2(length, np.trace(turns, axis1=1, axis2=2)[:, None] - 1)
+    return axis * np.where(length > 1e-12, angle / np.maximum(length, 1e-12), 0.5)
+
+
+def beside_neck(camera: Camera, neck: Tensor, joint: Tensor) -> Camera:
+    """The cameras that see heads with turned necks as `camera` sees the same heads with straight ones (reference 2.11).
+
+    Args:
+        camera: N cameras, the head's full pose in them.
+        neck: [N, 3] rotation vectors. joint: [N, 3] where the necks turn, world.
+    """
+    turn = rotation_matrices(neck)  # world about the joint
+    pose = camera.world_from_camera
+    beside = pose.clone()
+    beside[:, :3, :3] = turn @ pose[:, :3, :3]
+    beside[:, :3, 3] = (turn @ (pose[:, :3, 3] - joint)[..., None])[..., 0] + joint
+    return Camera(beside, camera.intrinsics)
+
+
+def _of(table: Table, name: str, rows: Sequence[int]) -> Tensor:
+    return torch.from_numpy(table[name][list(rows)])
