@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from triportrait.core.errors import InputError
 from triportrait.train.config import ReenactConfig, TrainConfig
+from triportrait.train.data.clip_store.tracks import FLAME_PARAMETERS
 from triportrait.train.data.heads.population import EXPRESSION_AXES
 
 Row = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K", "L"]
@@ -29,7 +30,6 @@ ROWS: dict[Row, str] = {
     "K": "equal learning rates",
     "L": "stage 2 itself",
 }
-FLAME_MOTION = 109  # expression 100, jaw 3, eyes 6
 _CLIPS = {"G": 1_000, "H": 2_000, "I": 5_000, "J": 10_000}
 _OF_A_SMALL_CAST = 500  # a cast of tens of heads stands for thousands of clips
 _CHANGES: dict[str, dict[str, Any]] = {
@@ -62,7 +62,7 @@ def ablated(config: TrainConfig, row: Row) -> TrainConfig:
         changes["clips"] = _CLIPS[row] // (_OF_A_SMALL_CAST if small else 1)
     whole: dict[str, Any] = {"preset": f"{config.preset}, ablation {row}", "stage2": _row_k(config.stage2, changes)}
     if row == "E" and not small:
-        transformer = dataclasses.replace(config.model.transformer, motion_width=FLAME_MOTION)
+        transformer = dataclasses.replace(config.model.transformer, motion_width=FLAME_PARAMETERS)
         whole["model"] = dataclasses.replace(config.model, preset="portrait4d_v2_parameters", transformer=transformer)
     assert not small or config.model.transformer.motion_width == len(EXPRESSION_AXES)
     return dataclasses.replace(config, **whole)

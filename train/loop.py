@@ -184,11 +184,11 @@ def run_stage(
     loaded = load_newest(run, stage.name, stage.engines, ranks)
     if loaded is not None:
         sums.terms = {name: list(total) for name, total in loaded.loop["terms"].items()}
-    left_out = _LeftOut(stage, dict(loaded.loop.get("left_out", {})) if loaded is not None else {})
     begun()
     if engine.images_seen >= stage.images:
         return
     record = Record(run, stage.name, engine, ranks)
+    left_out = _LeftOut(stage, record, dict(loaded.loop.get("left_out", {})) if loaded is not None else {})
     for line in loaded.damaged if loaded else []:
         record.say(f"{stage.name}: left out {line}")
     bar = tqdm(
@@ -207,14 +207,13 @@ def run_stage(
         return [_micro(stage, seed, step, number, seen) for number in ranks.share(stage.micros)]
 
     steps = range(first_step, first_step + math.ceil((stage.images - first_seen) / stage.batch))
-    with bar, record, Prefetch(drawn, steps, prefetch) as batches:
+    with left_out, bar, record, Prefetch(drawn, steps, prefetch) as batches:
         timed, waited, ready, since = 0, 0.0, 0, time.perf_counter()
         saved = engine.images_seen if loaded is not None else -1
         while engine.images_seen < stage.images:
             if ranks.any(stopper.asked):
                 if saved != engine.images_seen:
                     save()
-                left_out.sum_up(record)
                 raise Stopped(f"{run}: stopped after {engine.images_seen} images; the same command goes on")
             before, step = engine.images_seen, engine.steps
             asked_at = time.perf_counter()
@@ -223,7 +222,7 @@ def run_stage(
                 try:
                     micros = batches.take()
                 finally:
-                    left_out.tell(record)
+                    left_out.tell()
             waited += time.perf_counter() - asked_at
             rates = {}
             for phase in stage.phases:
@@ -242,7 +241,7 @@ def run_stage(
                     "data_wait_s": round(waited / timed, 4),
                     "data_ready": round(ready / timed, 2),
                 }
-                left_out.tell(record, ranks)
+                left_out.tell(ranks)
                 watched = {} if stage.watched is None else stage.watched.told()
                 record.numbers(engine, means | told | speed | watched | _memory(ranks))
                 sums.terms, timed, waited, ready, since = {}, 0, 0.0, 0, time.perf_counter()
@@ -252,8 +251,7 @@ def run_stage(
                 _sample(stage, record, ranks)
                 since += time.perf_counter() - paused
             if last:
-                left_out.tell(record, ranks)
-                left_out.sum_up(record)
+                left_out.tell(ranks)
             if last or before // save_each != engine.images_seen // save_each:
                 paused = time.perf_counter()
                 save(keep=1 if last else 3)
@@ -264,10 +262,17 @@ def run_stage(
 class _LeftOut:
     """What a stage's data could not use: said and logged once, kept in checkpoints, summed up at the end."""
 
-    def __init__(self, stage: Stage, told: dict[str, str]) -> None:
-        self.stage, self.told = stage, told
+    def __init__(self, stage: Stage, record: Record, told: dict[str, str]) -> None:
+        self.stage, self.record, self.told = stage, record, told
 
-    def tell(self, record: Record, ranks: Ranks | None = None) -> None:
+    def __enter__(self) -> _LeftOut:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.told:
+            self.record.say(f"{self.stage.name}: {len(self.told)} left out in all: {', '.join(sorted(self.told))}")
+
+    def tell(self, ranks: Ranks | None = None) -> None:
         """Say what is new: on this rank, or with `ranks` on all of them, which call it together.
 
         Raises: `InputError` where it is too much.
@@ -278,13 +283,8 @@ class _LeftOut:
         for others in [found] if ranks is None else ranks.gathered(found):
             for name in sorted(others.keys() - self.told.keys()):
                 self.told[name] = others[name]
-                record.left_out(self.stage.engine, name, others[name])
+                self.record.left_out(self.stage.engine, name, others[name])
         self.stage.watched.judge(self.told)
-
-    def sum_up(self, record: Record) -> None:
-        """Say all of it."""
-        if self.told:
-            record.say(f"{self.stage.name}: {len(self.told)} left out in all: {', '.join(sorted(self.told))}")
 
 
 def _micro(stage: Stage, seed: int, step: int, number: int, images_seen: int) -> Micro:

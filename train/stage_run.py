@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from triportrait.core.checkpoint import load_motion_encoder, load_portrait, weights_folder
+from triportrait.core.checkpoint import load_motion_encoder, load_portrait, save_motion_encoder, weights_folder
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.motion.neck import NeckField
@@ -130,7 +130,13 @@ class StageRun:
                 f"{data}: expected a multi-view set for stage 1, this is a clip store; make a set by `triportrait "
                 "prepare heads`"
             )
-        self._tracked = self._clips is not None and index.get("source") != HEADS
+        tracked = self._clips is not None and index.get("source") != HEADS
+        if tracked and config.stage2.losses.adversary:
+            raise InputError(
+                f"{data}: expected positions of what is seen, as the discriminator wants, clips of tracked faces have "
+                "none; say --adversary 0"
+            )
+        self._flame = flame_field(begin.flame or begin.static) if tracked else None
         idle = {other: dataclasses.replace(getattr(config, other), views=1) for other in STAGES if other != name}
         self.config = dataclasses.replace(config, cast=_cast(index, config), **idle)  # what is idle asks for no views
         ranks = engines.ranks
@@ -149,26 +155,22 @@ class StageRun:
                 check_checkpoints(run, [name])
         with ranks.together():
             if ranks.first:
-                self.set = self._open(data, begin)  # makes the necks, for the others to read
+                self.set = self._open(data)  # makes the necks, for the others to read
         with ranks.together():
             if not ranks.first:
-                self.set = self._open(data, begin)
+                self.set = self._open(data)
             self.stage = self._static(begin) if name == "stage1" else self._reenact(begin)
 
-    def _open(self, data: Path, begin: Begin) -> PictureSet | ClipPictures:
+    def _open(self, data: Path) -> PictureSet | ClipPictures:
         own = self.config.stage1 if self.name == "stage1" else self.config.stage2
         model, opposed = self.config.model, own.losses.adversary > 0
         if self._clips is None:
             return PictureSet(data, model, True, data.with_name(f"{data.name}.necks"), positions=opposed)
         device, loading = self.engines.ranks.device, self.loading
         tracks: Tracks = HeadTracks(model, device)
-        if self._tracked:
-            if opposed:
-                raise InputError(
-                    f"{data}: expected positions of what is seen, as the discriminator wants, clips of tracked faces "
-                    "have none; say --adversary 0"
-                )
-            tracks = FlameTracks(flame_field(begin.flame or begin.static).to(device))
+        if self._flame is not None:
+            kept = model.transformer.motion_width if self.config.stage2.motion == "pictures" else None
+            tracks = FlameTracks(self._flame.to(device), kept)
         decode = DaliDecoder(device) if resolved(loading.decoder, device) == "dali" else AvDecoder()
         return ClipPictures(self._clips, model, tracks, self.config.seed, decode, loading.most_skipped, opposed)
 
@@ -228,7 +230,7 @@ class StageRun:
             self._identity(config.stage2.losses.identity, begin),
             dynamic=own.teacher == "dynamic",
         )
-        return reenact_stage(config, self.set, models, None if self._tracked else probe(config), self.engines)
+        return reenact_stage(config, self.set, models, None if self._flame is not None else probe(config), self.engines)
 
     def _motion_encoder(self, name: str, width: int) -> AnyMotionEncoder:
         """The encoder that the run asks, of which it keeps a copy."""
@@ -304,6 +306,7 @@ def _loaded(name: str, model: ModelConfig, any_motion: bool = False) -> Portrait
             f"{wanted.transformer.motion_width} numbers, got {found.config.preset}, {found.config.image_size} px, "
             f"{width}; name another folder"
         )
+    found.neck = None  # FLAME's tables, which training keeps beside the network
     return found.float()
 
 

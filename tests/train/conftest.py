@@ -11,6 +11,7 @@ import torch
 
 from tests.train import little
 from triportrait.core.types import Camera
+from triportrait.train.data.clip_store.filming import film_heads
 from triportrait.train.data.heads.population import Expression, Identity, Light
 from triportrait.train.data.heads.render import HeadRenderer, HeadView
 from triportrait.train.data.parallel import one_thread
@@ -79,3 +80,11 @@ def little_cast(little_folder) -> PictureSet:
 def little_strangers(tmp_path_factory) -> PictureSet:
     """Three other people with one expression each, seen from two sides."""
     return open_set(tmp_path_factory.mktemp("little") / "strangers", little.STRANGERS, little.model())
+
+
+@pytest.fixture(scope="session")
+def little_clips(tmp_path_factory) -> Path:
+    """A store of five clips of procedural heads, filmed once; copy it to change it."""
+    folder = tmp_path_factory.mktemp("little") / "clips"
+    film_heads(folder, **little.CLIPS)
+    return folder

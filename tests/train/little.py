@@ -30,6 +30,7 @@ from triportrait.train.start import start, start_motion
 
 CAST = SetConfig(seed=3, count=2, expressions=6, views=3, size=64, antialias=1)
 STRANGERS = SetConfig(seed=8, count=3, expressions=1, views=2, size=64, antialias=1)
+CLIPS: dict[str, Any] = {"seed": 3, "count": 5, "frames": 4, "size": 64, "antialias": 1}
 
 
 def model() -> ModelConfig:

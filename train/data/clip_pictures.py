@@ -97,25 +97,26 @@ class ClipPictures:
         self.store, self.model, self.tracks = store, model, tracks
         self.left_out: dict[str, str] = {}
         self._seed, self._decode, self._most_skipped, self._positions = seed, decode, most_skipped, positions
-        self._needs = {*tracks.needs, *(("positions",) if positions else ())}
+        self._needs = {"mask": -(-(store.size**2) // 8), **tracks.needs} | ({"positions": None} if positions else {})
         self._spoilt: dict[int, str | None] = {}  # of clips that were looked at
         self._frames, self._necks = Kept[Tensor](FRAMES_KEPT), Kept[NeckGrid](NECKS_KEPT)
         self._order = lru_cache(maxsize=4)(self._shuffled)
 
     def pairs(
-        self, count: int, front_sources: float, streams: np.random.Generator, place: int
+        self, count: int, front_sources: float, streams: np.random.Generator, place: int, first: int = 0
     ) -> tuple[Pictures, Pictures]:
         """B sources and B driving pictures: two different frames of one clip each. The arguments alone decide.
 
         Args:
             front_sources: not used: a clip has one view of each moment, and most are near the front.
             place: number of the first image.
+            first: how many clips, from the first on, are drawn from; 0: all.
 
         Raises:
             InputError: an image finds no clip that can be used.
         """
         own = [np.random.default_rng(number) for number in streams.integers(2**62, size=count)]
-        clips = [self.clip_at(place + i) for i in range(count)]
+        clips = [self.clip_at(place + i, first) for i in range(count)]
         rows = [(0, 0)] * count
         found: list[Tensor | None] = [None] * count
         reason = ""
@@ -141,13 +142,23 @@ class ClipPictures:
                     self._pictures(clips, driving, images[:, 1], source),
                 )
             for i in (i for i in range(count) if found[i] is None):
-                clips[i] = int(own[i].integers(len(self.store)))
+                clips[i] = int(own[i].integers(first or len(self.store)))
         raise InputError(f"{self.store.folder}: none of {TRIES} clips can be used ({reason}); make the store again")
 
-    def clip_at(self, place: int) -> int:
-        """The clip of an image: each comes once in an epoch."""
-        epoch, within = divmod(place, len(self.store))
-        return int(self._order(epoch)[within])
+    def clip_at(self, place: int, first: int = 0) -> int:
+        """The clip of an image: each of the first ones, or of all, comes once in an epoch."""
+        epoch, within = divmod(place, first or len(self.store))
+        return int(self._order(epoch, first or len(self.store))[within])
+
+    @property
+    def heads(self) -> int:
+        """How many clips there are."""
+        return len(self.store)
+
+    @property
+    def motion_width(self) -> int:
+        """How many numbers the parameters of an expression have."""
+        return self.tracks.parameter_width
 
     def judge(self, left_out: Mapping[str, str]) -> None:
         """Raises: `InputError` where more clips were left out than may be."""
@@ -166,8 +177,8 @@ class ClipPictures:
         shares = {f"data_{name}_cached": round(hits / max(count, 1), 3) for name, (hits, count) in asked.items()}
         return shares | {"data_left_out": len(self.left_out)}
 
-    def _shuffled(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self._seed, _ORDER, epoch]).permutation(len(self.store))
+    def _shuffled(self, epoch: int, count: int) -> np.ndarray:
+        return np.random.default_rng([self._seed, _ORDER, epoch]).permutation(count)
 
     def _drawn(self, clip: int, own: np.random.Generator) -> tuple[int, int]:
         """Two different frames of a clip that can be used. Raises: `ValueError`, in words."""
@@ -184,8 +195,12 @@ class ClipPictures:
             self.store.verify(clip)
         except ValueError as error:
             return str(error)
-        if missing := sorted(self._needs - self.store.table(clip).keys()):
-            return f"its table has no {missing[0]}"
+        table = self.store.table(clip)
+        for name, width in self._needs.items():
+            if name not in table:
+                return f"its table has no {name}"
+            if width is not None and table[name].shape[1] != width:
+                return f"its {name} has {table[name].shape[1]} numbers a frame, expected {width}"
         return "it has one frame only" if self.store.frames_of[clip] < 2 else None
 
     def _skip(self, clip: int, error: ValueError) -> str:
@@ -233,7 +248,7 @@ class ClipPictures:
             depth=None,
             landmarks=project(points, camera, size)[0] + 0.5,
             camera=camera,
-            motion=torch.stack([torch.from_numpy(t["expression"][r]) for t, r in zip(tables, rows, strict=True)]),
+            motion=torch.cat([self.tracks.parameters(table, [row]) for table, row in zip(tables, rows, strict=True)]),
             neck=neck,
             positions=self._placed(tables, rows) if self._positions else None,
             points=points,

@@ -45,7 +45,7 @@ class Pictures:
             None of clips, where nobody knows it.
         landmarks: [B, 68, 2] pixels, the centre of the first pixel at 0.5.
         camera: B cameras.
-        motion: [B, 9] the true expression; [B, 100] FLAME's of a tracked face.
+        motion: [B, 9] the true expression; [B, 109] FLAME's parameters of a tracked face.
         neck: B neck poses; None where they are not made.
         parts: [B, S, S] int8, a Part, where it is kept.
         positions: [B, 3, S, S] in [-1, 1], where what is seen lies on the mean head at rest, where it is kept.

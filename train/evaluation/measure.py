@@ -218,7 +218,11 @@ def compare(shown: Shown, truth: Pictures) -> dict[str, float]:
         "sharpness face": sharpness(shown.image, truth.image, mask),
     }
     iou = math.nan if shown.opacity is None else opacity_iou(shown.opacity, truth.opacity).item()
-    off = math.nan if shown.depth is None else depth_error(shown.depth, truth.depth, truth.opacity).item()
+    off = (
+        math.nan
+        if shown.depth is None or truth.depth is None
+        else depth_error(shown.depth, truth.depth, truth.opacity).item()
+    )
     return {name: value.item() for name, value in found.items()} | {"iou": iou, "depth error": off}
 
 

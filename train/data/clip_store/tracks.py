@@ -24,18 +24,21 @@ from triportrait.train.data.heads.population import Expression, Identity
 
 Table = Mapping[str, np.ndarray]
 LANDMARKS = 68
+FLAME_PARAMETERS = 109  # of an expression: 100, jaw 3, eyes 6
 
 
 class Tracks(Protocol):
     """The reader of one kind of table.
 
     Attributes:
-        needs: the columns it reads.
+        needs: the columns it reads, and their widths where these are fixed.
         neck_of_source: whether the neck's grids depend on the source's frame, too.
+        parameter_width: how many numbers an expression has.
     """
 
-    needs: tuple[str, ...]
+    needs: dict[str, int | None]
     neck_of_source: bool
+    parameter_width: int
 
     def seen(self, table: Table, rows: Sequence[int]) -> tuple[Camera, Tensor]:
         """N cameras, and landmarks [N, 68, 3] in the world, the neck turned."""
@@ -43,6 +46,10 @@ class Tracks(Protocol):
 
     def neck(self, table: Table, source: int, driving: int) -> NeckGrid:
         """The grids of one driving frame, on the CPU."""
+        ...
+
+    def parameters(self, table: Table, rows: Sequence[int]) -> Tensor:
+        """[N, `parameter_width`] the expression in numbers."""
         ...
 
     def features(self, table: Table, rows: Sequence[int]) -> Tensor | None:
@@ -57,18 +64,12 @@ class HeadTracks:
         device: where the grids are made.
     """
 
-    needs: tuple[str, ...] = (
-        "camera",
-        "mask",
-        "points",
-        "expression",
-        "neck",
-        *(f"identity.{f.name}" for f in dataclasses.fields(Identity)),
-    )
-    neck_of_source = False
+    neck_of_source, parameter_width = False, 9
 
     def __init__(self, model: ModelConfig, device: torch.device) -> None:
         self._model, self._device = model, device
+        who = {f"identity.{f.name}": None for f in dataclasses.fields(Identity)}
+        self.needs: dict[str, int | None] = {"camera": 25, "points": LANDMARKS, "expression": 9, "neck": 3, **who}
 
     def seen(self, table: Table, rows: Sequence[int]) -> tuple[Camera, Tensor]:
         """See `Tracks`."""
@@ -82,6 +83,10 @@ class HeadTracks:
         grid = head_neck_grid(who.to(self._device), face.to(self._device), config.neck, config.render.box_side)
         return grid.to("cpu")
 
+    def parameters(self, table: Table, rows: Sequence[int]) -> Tensor:
+        """See `Tracks`."""
+        return _of(table, "expression", rows)
+
     def features(self, table: Table, rows: Sequence[int]) -> Tensor | None:
         """See `Tracks`: the motion encoder reads every picture."""
         return None
@@ -92,13 +97,16 @@ class FlameTracks:
 
     Args:
         field: FLAME and its coarse mesh, with the published table of landmarks.
+        motion_width: M of the motion that the tables keep; None: it is not needed.
     """
 
-    needs: tuple[str, ...] = ("camera", "mask", "shape", "expression", "pose", "eyes", "motion")
-    neck_of_source = True
+    neck_of_source, parameter_width = True, FLAME_PARAMETERS
 
-    def __init__(self, field: NeckField) -> None:
+    def __init__(self, field: NeckField, motion_width: int | None) -> None:
         self._field = field.eval().requires_grad_(False)
+        self.needs: dict[str, int | None] = {"camera": 25, "shape": 300, "expression": 100, "pose": 6, "eyes": 6}
+        if motion_width is not None:
+            self.needs["motion"] = motion_width
 
     @torch.no_grad()
     def seen(self, table: Table, rows: Sequence[int]) -> tuple[Camera, Tensor]:
@@ -115,6 +123,10 @@ class FlameTracks:
         shape, expression = self._own(table, "shape", [source]), self._own(table, "expression", [driving])
         grid: NeckGrid = self._field(shape, expression, *self._pose(table, [driving]))
         return grid.to("cpu")
+
+    def parameters(self, table: Table, rows: Sequence[int]) -> Tensor:
+        """See `Tracks`: expression 100, jaw 3, eyes 6."""
+        return torch.cat([_of(table, "expression", rows), _of(table, "pose", rows)[:, 3:], _of(table, "eyes", rows)], 1)
 
     def features(self, table: Table, rows: Sequence[int]) -> Tensor | None:
         """See `Tracks`."""

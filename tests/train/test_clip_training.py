@@ -1,0 +1,236 @@
+"""Stage 2 on stored clips: from the command line to weights, stopped and resumed, with damage, no thread left."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from tests.train import little, tracked, trained
+from tests.train.ranks_worker import StopsAt
+from tests.train.test_clips import changed, spoil
+from triportrait.core.checkpoint import load_motion_encoder, load_portrait
+from triportrait.core.errors import InputError
+from triportrait.serve import cli
+from triportrait.train import loop, stage2
+from triportrait.train.config import OptimizerConfig, ReenactConfig, TrainConfig
+from triportrait.train.data.clip_store.store import PROGRESS
+from triportrait.train.presets import STAGE_PRESETS
+from triportrait.train.runs.checkpoints import found
+from triportrait.train.runs.stopping import Stopped
+from triportrait.train.stage_run import Begin, Loading, StageRun
+from triportrait.train.stages import Engines
+
+CLOCKED = {"images_per_s"}  # and what begins with data_
+
+
+@pytest.fixture(autouse=True, scope="module")
+def little_preset():
+    """`tiny` is the smallest training here, and every step is logged."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(STAGE_PRESETS, "tiny", little.opposed)
+        patch.setattr(loop, "SHOWN_EACH", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory) -> Path:
+    """A static synthesizer, a motion encoder, clips of tracked faces and FLAME."""
+    folder = tmp_path_factory.mktemp("material")
+    trained.write(folder / "trained")
+    trained.write_static(folder / "static")
+    tracked.write_static(folder / "flame")
+    tracked.write_store(folder / "tracked")
+    return folder
+
+
+def words(material: Path, data: Path, out: Path, *more: Any) -> list[str]:
+    options = ["--data", data, "--out", out, "--static", material / "static", "--motion", material / "trained"]
+    options += ["--batch", 2, "--micros", 1, "--images", 6, "--save-each", 2, "--sample-each", 100]
+    return ["train", "stage2", *map(str, [*options, "--precision", "fp32", *more])]
+
+
+def lines_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def losses_of(run: Path) -> list[dict[str, Any]]:
+    """Numbers of steps, without what depends on the clock."""
+    lines = [line for line in lines_of(run) if "l1" in line]
+    return [{k: v for k, v in line.items() if k not in CLOCKED and not k.startswith("data_")} for line in lines]
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+
+
+def refused(arguments: list[str], capsys) -> str:
+    capsys.readouterr()
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len([line for line in said if line.startswith("triportrait: ")]) == 1
+    return said[-1]
+
+
+def test_a_run_on_clips_from_the_command_line(material, little_clips, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert cli.main(words(material, little_clips, run, "--adversary-from", 2)) == 0
+    lines = [line for line in lines_of(run) if "l1" in line]
+    assert [("adversary" in line, line["images_seen"]) for line in lines] == [(False, 2), (True, 4), (True, 6)]
+    told = {"data_share", "data_wait_s", "data_ready", "data_frames_cached", "data_tables_cached", "data_necks_cached"}
+    assert all(told < line.keys() and line["data_left_out"] == 0 for line in lines)
+    assert all(0 <= line["data_ready"] <= 2 for line in lines)
+    assert "psnr jaw" in lines_of(run)[-1], "the same heads are probed"
+    assert (run / "report.html").is_file() and not threads()
+    config = json.loads((run / "config.json").read_text())
+    assert config["run"]["decoder"] == "av" and config["cast"]["seed"] == 3 and config["cast"]["count"] == 5
+    assert cli.main(["train", "export", str(run), str(tmp_path / "weights")]) == 0
+    load_portrait(tmp_path / "weights"), load_motion_encoder(tmp_path / "weights")
+
+
+def tracked_config(images: int = 12) -> TrainConfig:
+    quick = OptimizerConfig(warm_up=2, average=0.5)
+    stage = ReenactConfig(images=images, batch=4, micros=2, optimizer=quick)
+    return little.config(stage2=stage, save_each=10**6, sample_each=10**6)
+
+
+def start(material: Path, run: Path, data: Path | None = None, prefetch: int = 2, **loading: Any) -> StageRun:
+    begin = Begin(static=str(material / "flame"), motion=str(material / "trained"))
+    how = Loading(prefetch=prefetch, **loading)
+    return StageRun("stage2", tracked_config(), run, data or material / "tracked", begin, Engines(), loading=how)
+
+
+def weights_of(run: Path) -> dict[str, Any]:
+    return load_file(found(run, "stage2")[-1] / "generator.safetensors")
+
+
+@pytest.fixture(scope="module")
+def damaged(material, tmp_path_factory) -> Path:
+    """Clips of tracked faces, one of which lost its video."""
+    folder = tmp_path_factory.mktemp("damaged") / "tracked"
+    shutil.copytree(material / "tracked", folder)
+    spoil(folder, "no video", "clip_2")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(material, damaged, tmp_path_factory) -> Path:
+    """A run of three steps over four clips, one damaged, without a thread, never stopped."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    start(material, run, damaged, prefetch=0, most_skipped=0.3).train()
+    return run
+
+
+def test_batches_made_ahead_and_a_stop_change_nothing(material, damaged, whole, tmp_path, capsys):
+    """Also the clip that comes in the place of a damaged one is the same."""
+    run = tmp_path / "run"
+    with pytest.raises(Stopped, match="after 4 images"):
+        start(material, run, damaged, most_skipped=0.3).train(StopsAt(1))
+    assert not threads()
+    start(material, run, damaged, prefetch=3, most_skipped=0.3).train()
+    assert losses_of(run) == losses_of(whole) and len(losses_of(run)) == 3
+    assert little.same(weights_of(run), weights_of(whole)) and not threads()
+    said = capsys.readouterr().err
+    assert said.count("stage2: left out clip_2: clip_2.mp4 does not decode") == 1, "once, also over a stop"
+    assert "stage2: 1 left out in all: clip_2" in said.splitlines()[-1]
+
+
+def test_a_damaged_clip_is_named_in_the_log(whole):
+    (line,) = [line for line in lines_of(whole) if "left out" in line]
+    assert (line["left out"], line["reason"]) == ("clip_2", "clip_2.mp4 does not decode")
+    assert [line["data_left_out"] for line in lines_of(whole) if "l1" in line][-1] == 1
+    assert (whole / "samples" / "stage2_0000012.png").is_file() and "psnr" in lines_of(whole)[-1]
+
+
+def test_too_many_damaged_clips_stop_the_run(material, damaged, tmp_path, capsys):
+    more = ["--adversary", 0, "--flame", material / "flame"]
+    said = refused(words(material, damaged, tmp_path / "run", *more), capsys)
+    assert "1 of 4 clips cannot be used, more than 5% (clip_2: clip_2.mp4 does not decode); make the store" in said
+    assert not threads()
+
+
+def test_an_error_of_the_thread_and_an_impatient_user_leave_no_thread(material, tmp_path, monkeypatch):
+    def bad(*given: Any) -> Any:
+        if given[3] >= 4:
+            raise RuntimeError("the decoder fell over")
+        return original(*given)
+
+    original = stage2.draw
+    run = start(material, tmp_path / "run")
+    monkeypatch.setattr(stage2, "draw", bad)
+    with pytest.raises(RuntimeError, match="the decoder fell over"):
+        run.train()
+    monkeypatch.setattr(stage2, "draw", original)
+    assert not threads()
+
+    def interrupt(*given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    run._claim.close()
+    run = start(material, tmp_path / "run")
+    monkeypatch.setattr(stage2, "losses", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    assert not threads()
+
+
+def test_stored_motion_drives_and_flame_carries_landmarks(material, tmp_path, monkeypatch):
+    """No real picture is read by the motion encoder, only pseudo views, where FLAME's landmarks are seen."""
+    read: list[Any] = []
+    original = stage2.read_motion
+
+    def reading(encoder: Any, image: Any, landmarks: Any) -> Any:
+        read.append((image, landmarks))
+        return original(encoder, image, landmarks)
+
+    run = start(material, tmp_path / "run")
+    monkeypatch.setattr(stage2, "read_motion", reading)
+    batch = run.stage.draw(np.random.default_rng(0), 0)
+    motion, _ = stage2.pseudo_views(batch, stage2_models(run))
+    ((image, landmarks),) = read
+    pseudo = ~batch.real_driving
+    assert pseudo.any() and len(image) == pseudo.sum()
+    wanted = stage2.move_landmarks(batch.driving, batch.camera_p)[pseudo]
+    assert landmarks.equal(wanted)
+    assert motion[~pseudo].equal(batch.driving.features[~pseudo])
+
+
+def stage2_models(run: StageRun) -> Any:
+    portrait = run.stage.engine.module
+    static = little.portrait().requires_grad_(False)
+    return stage2.ReenactModels(portrait, static, little.encoder(), lambda a, b: None)  # type: ignore[arg-type]
+
+
+def test_what_clips_cannot_be_trained_from_is_one_sentence(material, little_clips, tmp_path, capsys):
+    def said(*more: Any, data: Path = material / "tracked") -> str:
+        return refused(words(material, data, tmp_path / "run", *more), capsys)
+
+    assert "expected positions of what is seen, as the discriminator wants" in said()
+    assert "expected FLAME's tables with its landmarks" in said("--adversary", 0)
+    assert "most-skipped: expected a share from 0 to 1, got 1.5" in said("--most-skipped", 1.5)
+    assert "prefetch: expected 0 or more, got -1" in said("--prefetch", -1)
+    one = words(material, little_clips, tmp_path / "run")
+    at = one.index("--static")
+    stage1 = [*["train", "stage1"], *one[2:at], *one[at + 4 :]]
+    assert "expected a multi-view set for stage 1, this is a clip store" in refused(stage1, capsys)
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    (unfinished / PROGRESS).write_text("{}")
+    assert "it is not finished, run its command again" in said(data=unfinished)
+    assert not (tmp_path / "run").exists(), "before any work"
+
+
+def test_a_motion_of_another_width_is_refused(material, tmp_path):
+    wide = tmp_path / "wide"
+    shutil.copytree(material / "tracked", wide)
+    changed(wide, wide, lambda t: t | {"motion": np.repeat(t["motion"], 2, 1)})
+    with pytest.raises(
+        InputError, match=r"none of 100 clips can be used \(its motion has 18 numbers a frame, expected 9\)"
+    ):
+        start(material, tmp_path / "run", wide)
