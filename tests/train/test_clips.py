@@ -29,6 +29,7 @@ from triportrait.train.data.multiview import from_positions, to_positions
 from triportrait.train.data.pictures import Pictures, photograph
 from triportrait.train.data.scenes import filming_cameras, motion, population, take_pictures
 from triportrait.train.engines.ranks import Ranks
+from triportrait.train.motion import motion_of
 from triportrait.train.objectives.losses import shrink
 
 CPU = torch.device("cpu")
@@ -442,4 +443,5 @@ def test_stored_motion_is_taken_and_not_read_again(tmp_path):
         ClipStore(tracked.write_store(tmp_path / "s")), little.model(), FlameTracks(tracked.field(), 9), 0, AvDecoder()
     )
     _, driving = drawn(clips, 0)
-    assert stage2.motion_of(driving, None) is driving.features  # type: ignore[arg-type]
+    assert motion_of(driving, little.encoder()) is driving.features
+    assert motion_of(driving, None).shape == (len(driving.image), 109)
