@@ -134,6 +134,8 @@ class _Single:
     """Weight of the adversarial term; 0: no discriminator."""
     adversary_from: OptionalInt = None
     """Images seen before the adversary begins."""
+    features: OptionalFloat = None
+    """How much more eyes and mouth count than the rest of a picture, at their centres."""
     seed: int = 0
     """Of fresh weights and of every batch."""
     weights: OptionalStr = None
@@ -200,7 +202,7 @@ class _Single:
             changes["optimizer"] = dataclasses.replace(stage.optimizer, rate=self.rate)
         if self.adversary_from is not None:
             changes["schedule"] = dataclasses.replace(stage.schedule, adversary_from=self.adversary_from)
-        weights = {"adversary": self.adversary, "identity": self.identity_weight}
+        weights = {"adversary": self.adversary, "identity": self.identity_weight, "features": self.features}
         changes["losses"] = dataclasses.replace(
             stage.losses, **{name: value for name, value in weights.items() if value is not None}
         )
