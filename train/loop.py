@@ -233,7 +233,8 @@ def run_stage(
             if engine.steps % SHOWN_EACH == 0:
                 seconds = time.perf_counter() - since
                 means = sums.means()
-                bar.set_postfix_str(_shown(means, waited / max(seconds, 1e-9)))
+                memory = _memory(ranks)
+                bar.set_postfix_str(_shown(means, rates, waited / max(seconds, 1e-9), memory))
                 told = {f"rate {name}" if len(stage.engines) > 1 else "rate": round(r, 9) for name, r in rates.items()}
                 speed = {
                     "images_per_s": round(timed * stage.batch / seconds, 2),
@@ -243,7 +244,7 @@ def run_stage(
                 }
                 left_out.tell(ranks)
                 watched = {} if stage.watched is None else stage.watched.told()
-                record.numbers(engine, means | told | speed | watched | _memory(ranks))
+                record.numbers(engine, means | told | speed | watched | memory)
                 sums.terms, timed, waited, ready, since = {}, 0, 0.0, 0, time.perf_counter()
             last = engine.images_seen >= stage.images
             if last or before // sample_each != engine.images_seen // sample_each:
@@ -350,9 +351,11 @@ def _sample(stage: Stage, record: Record, ranks: Ranks) -> None:
     record.numbers(engine, {name: round(value, 4) for name, value in numbers.items()}, grid=path)
 
 
-def _shown(means: dict[str, float], data_share: float) -> str:
-    shown = " ".join(f"{name} {value:.3f}" for name, value in means.items())
-    return shown if data_share < 0.05 else f"{shown} data {data_share:.0%}"
+def _shown(means: dict[str, float], rates: dict[str, float], data_share: float, memory: dict[str, float]) -> str:
+    """The end of the progress line: losses, rates of all networks, share of the time spent waiting for data, memory."""
+    losses = " ".join(f"{name} {value:.3f}" for name, value in means.items())
+    shown = f"{losses} rate {'/'.join(f'{rate:.2g}' for rate in rates.values())} data {data_share:.0%}"
+    return shown + "".join(f" GPU {value:.1f} GB" for value in memory.values())
 
 
 def _memory(ranks: Ranks) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 
 from triportrait.core.errors import InputError
 from triportrait.core.portrait import Portrait4D
-from triportrait.core.types import Driving
+from triportrait.core.render.cameras import fixed_camera, turned
+from triportrait.core.types import Driving, Rendering
 from triportrait.train import stage1, stage2
 from triportrait.train.config import GROUP, OptimizerConfig, StageConfig, TrainConfig
 from triportrait.train.data.clip_pictures import ClipPictures
@@ -32,6 +34,7 @@ from triportrait.train.samples import shown_depth, write_grid
 from triportrait.train.start import reads_motion
 
 SHOWN = 4  # pairs of clips in a grid of samples
+SIDE_DEG = 30.0  # of the camera that shows them from the side
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,8 @@ def reenact_stage(
             columns |= {f"{axis}: driving": after.image, "result " + axis: result}
             numbers[f"psnr {axis}"] = psnr(result, after.image).mean().item()
         if path is not None:
-            write_grid(path, {name: value.cpu() for name, value in columns.items()})
+            columns |= _from_the_side(models, source, next(iter(probe.ends.values()))[1].to(device))
+            write_grid(path, {name: value.float().cpu() for name, value in columns.items()})
         for axis, found in responses(probe, reenact).items():
             numbers |= {f"correlation {axis}": found.correlation, f"gain {axis}": found.gain}
         return numbers
@@ -176,27 +180,39 @@ def _of_clips(
         source, driving = batch.source, batch.driving
         result = reenacted(models.portrait, models.motion_encoder, source, driving)
         if path is not None:
-            head = models.static.reenact(models.static.prepare(driving.image, None), Driving(None, driving.neck))
-            pseudo = models.static.render(head, batch.camera_q)
-            columns = {
-                "source": source.image,
-                "driving": driving.image,
-                "result": result,
-                "pseudo view": pseudo.image,
-                "its depth": shown_depth(pseudo.depth, pseudo.opacity, driving.image.shape[-1]),
-            }
+            columns = {"source": source.image, "driving": driving.image, "result": result}
+            columns |= _from_the_side(models, source, driving)
             write_grid(path, {name: value.float().cpu() for name, value in columns.items()})
         return {"psnr": psnr(result, driving.image).mean().item()}
 
     return sample
 
 
-@torch.no_grad()
+def _from_the_side(models: stage2.ReenactModels, source: Pictures, driving: Pictures) -> dict[str, Tensor]:
+    """The pseudo view of driving pictures, the result from the same camera, and its depth."""
+    camera = turned(fixed_camera(), math.radians(SIDE_DEG), 0.0)
+    camera = camera.take(torch.zeros(len(source.image), dtype=torch.long)).to(source.image.device)
+    seen = dataclasses.replace(driving, camera=camera)
+    result = _rendered(models.portrait, models.motion_encoder, source, seen)
+    own = motion_of(driving, models.motion_encoder) if models.dynamic else None
+    head = models.static.reenact(models.static.prepare(driving.image, own), Driving(own, driving.neck))
+    return {
+        "pseudo view": models.static.render(head, camera).image,
+        "result there": result.image,
+        "its depth": shown_depth(result.depth, result.opacity, source.image.shape[-1]),
+    }
+
+
 def reenacted(portrait: Portrait4D, encoder: AnyMotionEncoder | None, source: Pictures, driving: Pictures) -> Tensor:
     """What a portrait makes of B sources and B driving pictures, seen by the driving pictures' cameras."""
+    return _rendered(portrait, encoder, source, driving).image
+
+
+@torch.no_grad()
+def _rendered(portrait: Portrait4D, encoder: AnyMotionEncoder | None, source: Pictures, driving: Pictures) -> Rendering:
     v_s, v_d = (motion_of(x, encoder) for x in (source, driving))
     head = portrait.reenact(portrait.prepare(source.image, v_s), Driving(v_d, driving.neck))
-    return portrait.render(head, driving.camera).image
+    return portrait.render(head, driving.camera)
 
 
 def _engines(

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,13 +21,15 @@ from safetensors.torch import load_file, save_file
 from tests.train import little, trained
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
 from triportrait.serve import cli
-from triportrait.train import stage2
+from triportrait.train import loop, stage2
 from triportrait.train.data.pictures import open_set
 from triportrait.train.engines.recompute import recompute
 from triportrait.train.objectives import adversary
 from triportrait.train.objectives.identity import FaceIdentity
 from triportrait.train.presets import STAGE_PRESETS
+from triportrait.train.probe import probe
 from triportrait.train.runs.checkpoints import FOLDER, found
+from triportrait.train.samples import GAP_PX, LABEL_PX
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,6 +88,32 @@ def test_a_run_leaves_checkpoints_samples_and_a_page(stage, runs, capsys):
     assert page.count("data:image/png;base64,") == 1 and "<script" not in page and "http" not in page
     assert stage in page and "preset test" in page
     assert cli.main(["train", "report", str(run)]) == 0 and capsys.readouterr().out.strip() == str(run / "report.html")
+
+
+def test_samples_show_the_result_from_the_side_beside_the_pseudo_view(runs):
+    from PIL import Image
+
+    axes = len(probe(little.opposed()).ends)
+    columns = 1 + 2 * axes + 3
+    with Image.open(runs["stage2"] / "samples/stage2_0000016.png") as sheet:
+        assert sheet.width == columns * (64 + GAP_PX) + GAP_PX
+        shown = np.asarray(sheet.convert("RGB")).astype(int)
+    below = shown[LABEL_PX + GAP_PX : LABEL_PX + GAP_PX + 64]
+    tiles = [below[:, GAP_PX + n * (64 + GAP_PX) :][:, :64] for n in range(columns - 3, columns)]
+    assert all(tile.std() > 1 for tile in tiles), "nothing is shown"
+    assert np.abs(tiles[0] - tiles[1]).mean() > 1, "the static synthesizer's view is not the result's"
+
+
+def test_a_line_tells_losses_rates_and_waiting():
+    line = loop._shown(
+        {"l1": 0.12345, "D fake": 1.0}, {"generator": 1e-3, "discriminator": 2.5e-4}, 0.031, {"gpu_gb": 3.14}
+    )
+    assert line == "l1 0.123 D fake 1.000 rate 0.001/0.00025 data 3% GPU 3.1 GB"
+
+
+def test_a_run_that_is_there_is_refused_where_none_is_wanted(material, runs, capsys):
+    said = refused(words(material, "stage1", runs["stage1"], "--adversary-from", 8, "--resume", "never"), capsys)
+    assert "expected no run there, there is one; name another folder or --resume auto" in said
 
 
 def test_the_same_command_again_does_nothing(material, runs, monkeypatch):

@@ -19,6 +19,7 @@ from triportrait.train.engines.zero import ZeroConfig
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
 from triportrait.train.runs.export import export
 from triportrait.train.runs.report import write_report
+from triportrait.train.runs.run_config import CONFIG
 from triportrait.train.runs.stopping import Stopped, stops_on_request
 from triportrait.train.schedule_chart import chart
 from triportrait.train.stage_run import Begin, Loading, StageName, StageRun
@@ -166,6 +167,8 @@ class _Single:
     """Images between two grids of pictures."""
     show_schedule: bool = False
     """Draw what is on when, and train nothing."""
+    resume: Literal["auto", "never"] = "auto"
+    """auto: a run that is there goes on from its newest whole checkpoint; never: it is refused."""
     allow_change: bool = False
     """Go on with other numbers than the run was begun with."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
@@ -224,6 +227,8 @@ class _Single:
             return
         if self.out.exists() and not self.out.is_dir():
             raise InputError(f"{self.out}: expected a folder for the run, this is a file; name a folder")
+        if self.resume == "never" and (self.out / CONFIG).exists():
+            raise InputError(f"{self.out}: expected no run there, there is one; name another folder or --resume auto")
         stage = 1 if self.zero is None and self.offload else self.zero
         asked = None if stage is None else ZeroConfig(stage, self.offload)
         with joined(always=asked is not None) as ranks, stops_on_request() as stopper:
