@@ -101,11 +101,12 @@ class Stage:
         engines: what moves the weights, by the network's name; the first is the one that is wanted in the end.
         images: how many it sees in all. batch: images of a step, on all ranks. micros: micro-batches of a step, on all
             ranks.
-        draw: random numbers and the number of its first image, over the whole run -> a micro-batch; it knows nothing
-            else, as a thread calls it ahead of the step.
+        draw: random numbers and the number of its first image, over the whole run -> a micro-batch on the CPU; it knows
+            nothing else, as a thread calls it ahead of the step.
         phases: what a step does, in order.
         sample: writes a grid of pictures into a file, where one is given, and returns numbers for the log; averaged
             weights are in place.
+        to_device: a micro-batch -> the same where the networks are.
         watched: the data, where it may be damaged.
     """
 
@@ -118,6 +119,7 @@ class Stage:
     draw: Callable[[np.random.Generator, int], Any]
     phases: Sequence[Phase]
     sample: Callable[[Path | None], dict[str, float]]
+    to_device: Callable[[Any], Any] = lambda batch: batch
     watched: Watched | None = None
 
     @property
@@ -223,6 +225,8 @@ def run_stage(
                     micros = batches.take()
                 finally:
                     left_out.tell()
+            for micro in micros:
+                micro.batch = stage.to_device(micro.batch)
             waited += time.perf_counter() - asked_at
             rates = {}
             for phase in stage.phases:

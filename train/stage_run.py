@@ -130,7 +130,7 @@ class StageRun:
                 f"{data}: expected a multi-view set for stage 1, this is a clip store; make a set by `triportrait "
                 "prepare heads`"
             )
-        tracked = self._clips is not None and index.get("source") != HEADS
+        tracked = self._clips is not None and self._clips.source != HEADS
         if tracked and config.stage2.losses.adversary:
             raise InputError(
                 f"{data}: expected positions of what is seen, as the discriminator wants, clips of tracked faces have "
@@ -150,7 +150,7 @@ class StageRun:
                 data_told = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
                 told = {"stage": name, "data": data_told, "begin": begin.told()}
                 if self._clips is not None:
-                    told["decoder"] = resolved(self.loading.decoder, ranks.device)
+                    told |= {"source": self._clips.source, "decoder": resolved(self.loading.decoder, ranks.device)}
                 self._store_config = check_config(run, self.config.to_dict() | {"run": told}, changes_allowed)
                 check_checkpoints(run, [name])
         with ranks.together():

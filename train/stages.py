@@ -91,8 +91,10 @@ def static_stage(
     shown = stage1.draw(sets, own, np.random.default_rng([config.seed, 99]))
     device = engines.ranks.device
 
-    def draw(streams: np.random.Generator, images_seen: int) -> stage1.StaticBatch:
-        batch = stage1.draw(sets, one, streams)
+    def draw(streams: np.random.Generator, place: int) -> stage1.StaticBatch:
+        return stage1.draw(sets, one, streams)
+
+    def to_device(batch: stage1.StaticBatch) -> stage1.StaticBatch:
         return stage1.StaticBatch(batch.source.to(device), batch.target.to(device))
 
     def sample(path: Path | None) -> dict[str, float]:
@@ -118,7 +120,9 @@ def static_stage(
         return {"psnr": seen.mean().item(), "psnr unseen": unseen.mean().item()}
 
     made = _engines(portrait, groups, models.critic, own, engines)
-    return Stage("stage1", 1, made, own.images, own.batch, own.micros, draw, stage1.phases(models, own), sample)
+    return Stage(
+        "stage1", 1, made, own.images, own.batch, own.micros, draw, stage1.phases(models, own), sample, to_device
+    )
 
 
 def reenact_stage(
@@ -139,7 +143,10 @@ def reenact_stage(
     device = engines.ranks.device
 
     def draw(streams: np.random.Generator, place: int) -> stage2.ReenactBatch:
-        return stage2.draw(cast, one, streams, place).to(device)
+        return stage2.draw(cast, one, streams, place)
+
+    def to_device(batch: stage2.ReenactBatch) -> stage2.ReenactBatch:
+        return batch.to(device)
 
     def sample(path: Path | None) -> dict[str, float]:
         assert probe is not None
@@ -165,7 +172,7 @@ def reenact_stage(
     shows = sample if probe is not None else _of_clips(config, cast, models, device)
     watched = cast if isinstance(cast, ClipPictures) else None
     phases = stage2.phases(models, own)
-    return Stage("stage2", 3, made, own.images, own.batch, own.micros, draw, phases, shows, watched)
+    return Stage("stage2", 3, made, own.images, own.batch, own.micros, draw, phases, shows, to_device, watched)
 
 
 def _of_clips(

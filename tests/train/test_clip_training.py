@@ -156,7 +156,10 @@ def test_too_many_damaged_clips_stop_the_run(material, damaged, tmp_path, capsys
 
 
 def test_an_error_of_the_thread_and_an_impatient_user_leave_no_thread(material, tmp_path, monkeypatch):
+    makers = set()
+
     def bad(*given: Any) -> Any:
+        makers.add(threading.current_thread().name.partition("_")[0])
         if given[3] >= 4:
             raise RuntimeError("the decoder fell over")
         return original(*given)
@@ -167,7 +170,7 @@ def test_an_error_of_the_thread_and_an_impatient_user_leave_no_thread(material, 
     with pytest.raises(RuntimeError, match="the decoder fell over"):
         run.train()
     monkeypatch.setattr(stage2, "draw", original)
-    assert not threads()
+    assert makers == {"prefetch"} and not threads()
 
     def interrupt(*given: Any) -> Any:
         raise KeyboardInterrupt
@@ -231,6 +234,6 @@ def test_a_motion_of_another_width_is_refused(material, tmp_path):
     shutil.copytree(material / "tracked", wide)
     changed(wide, wide, lambda t: t | {"motion": np.repeat(t["motion"], 2, 1)})
     with pytest.raises(
-        InputError, match=r"none of 100 clips can be used \(its motion has 18 numbers a frame, expected 9\)"
+        InputError, match=r"none of 100 clips can be used \(its motion has rows of \(18,\), expected 9\)"
     ):
         start(material, tmp_path / "run", wide)

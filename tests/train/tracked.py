@@ -45,7 +45,7 @@ def table(seed: int, frames: int) -> dict[str, np.ndarray]:
     pose = 0.05 * rng.normal(size=(frames, 6)) + np.array([0.1, 0.3, 0.0, 0.1, 0, 0])
     numbers = {
         "camera": camera.numpy(),
-        "shape": 0.2 * rng.normal(size=(1, 300)).repeat(frames, 0),
+        "shape": 0.2 * rng.normal(size=(frames, 300)),
         "expression": 0.2 * rng.normal(size=(frames, 100)),
         "pose": pose,
         "eyes": 0.02 * rng.normal(size=(frames, 6)),

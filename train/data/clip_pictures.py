@@ -21,7 +21,7 @@ from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.types import Camera, NeckGrid
 from triportrait.train.data.clip_store.frames import Decoder
-from triportrait.train.data.clip_store.store import ClipStore
+from triportrait.train.data.clip_store.store import ClipStore, unpacked
 from triportrait.train.data.clip_store.tracks import Tracks
 from triportrait.train.data.heads.rasterize import project
 from triportrait.train.data.multiview import from_positions
@@ -137,9 +137,11 @@ class ClipPictures:
             if len(whole) == count:
                 images = torch.stack(whole)  # [B, 2, S, S, 3]
                 source, driving = ([pair[k] for pair in rows] for k in (0, 1))
+                tables = [self.store.table(clip) for clip in clips]
+                necks = [self._neck(*key) for key in zip(clips, tables, source, driving, strict=True)]
                 return (
-                    self._pictures(clips, source, images[:, 0], None),
-                    self._pictures(clips, driving, images[:, 1], source),
+                    self._pictures(tables, source, images[:, 0], None),
+                    self._pictures(tables, driving, images[:, 1], join_necks(necks)),
                 )
             for i in (i for i in range(count) if found[i] is None):
                 clips[i] = int(own[i].integers(first or len(self.store)))
@@ -199,8 +201,8 @@ class ClipPictures:
         for name, width in self._needs.items():
             if name not in table:
                 return f"its table has no {name}"
-            if width is not None and table[name].shape[1] != width:
-                return f"its {name} has {table[name].shape[1]} numbers a frame, expected {width}"
+            if width is not None and table[name].shape[1:2] != (width,):
+                return f"its {name} has rows of {table[name].shape[1:]}, expected {width}"
         return "it has one frame only" if self.store.frames_of[clip] < 2 else None
 
     def _skip(self, clip: int, error: ValueError) -> str:
@@ -226,25 +228,20 @@ class ClipPictures:
         return [frames for frames in found if frames is not None]
 
     def _pictures(
-        self, clips: Sequence[int], rows: Sequence[int], images: Tensor, sources: Sequence[int] | None
+        self, tables: Sequence[Mapping[str, np.ndarray]], rows: Sequence[int], images: Tensor, neck: NeckGrid | None
     ) -> Pictures:
-        """B frames [B, S, S, 3]; those that drive `sources` have necks."""
+        """B frames [B, S, S, 3] with their numbers."""
         size, h = self.store.size, self.model.render.neural_size
-        tables = [self.store.table(clip) for clip in clips]
         seen = [self.tracks.seen(table, [row]) for table, row in zip(tables, rows, strict=True)]
-        camera = Camera(
-            torch.cat([c.world_from_camera for c, _ in seen]), torch.cat([c.intrinsics for c, _ in seen])
-        )  # fmt: skip
-        points = torch.cat([p for _, p in seen])
-        masks = [self.store.masks(clip, np.array([row])) for clip, row in zip(clips, rows, strict=True)]
+        points, cameras = torch.cat([p for _, p in seen]), [c for c, _ in seen]
+        pose, intrinsics = (torch.cat([getattr(c, n) for c in cameras]) for n in ("world_from_camera", "intrinsics"))
+        camera = Camera(pose, intrinsics)
+        masks = unpacked(np.stack([table["mask"][row] for table, row in zip(tables, rows, strict=True)]), size)
         features = [self.tracks.features(table, [row]) for table, row in zip(tables, rows, strict=True)]
         known = [f for f in features if f is not None]
-        neck = None
-        if sources is not None:
-            neck = join_necks([self._neck(*key) for key in zip(clips, sources, rows, strict=True)])
         return Pictures(
             image=images.permute(0, 3, 1, 2).float() / 127.5 - 1,
-            opacity=shrink(torch.from_numpy(np.stack(masks)).float(), h),
+            opacity=shrink(torch.from_numpy(masks).float()[:, None], h),
             depth=None,
             landmarks=project(points, camera, size)[0] + 0.5,
             camera=camera,
@@ -260,10 +257,10 @@ class ClipPictures:
         every = self.store.size // stored.shape[1]
         return from_positions(stored).repeat_interleave(every, 2).repeat_interleave(every, 3)
 
-    def _neck(self, clip: int, source: int, driving: int) -> NeckGrid:
+    def _neck(self, clip: int, table: Mapping[str, np.ndarray], source: int, driving: int) -> NeckGrid:
         key = (clip, source if self.tracks.neck_of_source else None, driving)
         grid = self._necks.get(key)
         if grid is None:
-            grid = self.tracks.neck(self.store.table(clip), source, driving)
+            grid = self.tracks.neck(table, source, driving)
             self._necks.put(key, grid)
         return grid

@@ -10,6 +10,7 @@ from triportrait import __version__
 from triportrait.core.checkpoint import load_motion_encoder, save_motion_encoder, save_weights
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
+from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.runs.checkpoints import FOLDER, averaged_weights, found
 from triportrait.train.runs.run_config import CONFIG, MOTION_ENCODER
 from triportrait.train.weights import REENACTMENT, STATIC_SYNTHESIZER
@@ -41,10 +42,11 @@ def export(checkpoint: Path, out: Path, half: bool = False, overwrite: bool = Fa
             tensors[name] = tensors[name].half() if tensors[name].is_floating_point() else tensors[name]
     model = ModelConfig.from_dict(config["model"], f"{run / CONFIG}: model")
     network = STATIC_SYNTHESIZER if told["stage"] == "stage1" else REENACTMENT
+    of_heads = told.get("source", HEADS) == HEADS
     card = {
         "made by": f"triportrait {__version__}", "command": f"triportrait train export {folder.name}",
         "preset": config["preset"], "seed": config["seed"], "network": network, "begin": told["begin"],
-        "cast": {"seed": config["cast"]["seed"], "count": config["cast"]["count"]},
+        "cast": {"seed": config["cast"]["seed"], "count": config["cast"]["count"]} if of_heads else None,
         "images seen": {told["stage"]: int(folder.name.split("_")[-1])}, "licence": "Apache-2.0",
     }  # fmt: skip
     save_weights(out, "portrait", tensors, model, card)

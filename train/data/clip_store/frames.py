@@ -88,8 +88,7 @@ class DaliDecoder:
     """Frames by a DALI pipeline, the clips of a batch at once.
 
     Args:
-        device: of the decoder (NVDEC on a GPU) and of the frames; on the CPU DALI 2.1.0 is needed, later ones decode
-            no H.264 there.
+        device: of the decoder (NVDEC on a GPU); on the CPU DALI 2.1.0 is needed, later ones decode no H.264 there.
         batch: most clips at a time.
 
     Raises: `InputError` where DALI is missing or cannot decode.
@@ -100,7 +99,7 @@ class DaliDecoder:
         self._pipeline = self._built()
 
     def __call__(self, requests: Sequence[Request]) -> list[Tensor | ValueError]:
-        """uint8 [N, S, S, 3] of each request, all of as many frames, or why there is none.
+        """uint8 [N, S, S, 3] of each request on the CPU, all of as many frames, or why there is none.
 
         Raises: `InputError` where DALI fails on what PyAV decodes.
         """
@@ -126,15 +125,8 @@ class DaliDecoder:
         self._pipeline.feed_input("encoded", [np.fromfile(path, np.uint8) for path, _ in requests])
         self._pipeline.feed_input("rows", [np.asarray(rows, np.int32) for _, rows in requests])
         (out,) = self._pipeline.run()
-        if self._device.type == "cpu":
-            return [torch.from_numpy(np.array(out.at(i))) for i in range(len(requests))]
-        plugin = importlib.import_module("nvidia.dali.plugin.pytorch")
-        frames = []
-        for i in range(len(requests)):
-            frames.append(torch.empty(out[i].shape(), dtype=torch.uint8, device=self._device))
-            plugin.feed_ndarray(out[i], frames[-1], torch.cuda.current_stream(self._device))
-        torch.cuda.current_stream(self._device).synchronize()  # DALI writes the next batch over this one
-        return frames
+        out = out if self._device.type == "cpu" else out.as_cpu()
+        return [torch.from_numpy(np.array(out.at(i))) for i in range(len(requests))]
 
     def _built(self) -> Any:
         try:

@@ -142,6 +142,9 @@ class ClipStore:
         contents: compare every file with its checksum, too, not only sizes.
         whole: damaged files are refused; else they are found when `verify` asks for them.
 
+    Attributes:
+        source: what the clips were made from.
+
     Raises: `InputError` for what is no store or a damaged one.
     """
 
@@ -152,6 +155,7 @@ class ClipStore:
             self.clips = [str(clip["name"]) for clip in self.index["clips"]]
             self.frames_of = [int(clip["frames"]) for clip in self.index["clips"]]
             self.size = int(self.index["clips"][0]["size"])
+            self.source = str(self.index["source"])
             self._files = {str(clip["name"]): dict(clip["files"]) for clip in self.index["clips"]}
             if self.index["kind"] != KIND:
                 raise ValueError(self.index["kind"])
@@ -201,8 +205,7 @@ class ClipStore:
 
     def masks(self, clip: int, rows: np.ndarray) -> np.ndarray:
         """uint8 [N, S, S], 1 on the head."""
-        bits = np.unpackbits(self.table(clip)["mask"][rows], axis=-1)
-        return bits[:, : self.size**2].reshape(len(rows), self.size, self.size)
+        return unpacked(self.table(clip)["mask"][rows], self.size)
 
     def _read_table(self, clip: int) -> dict[str, np.ndarray]:
         path = self.folder / f"{self.clips[clip]}.npz"
@@ -241,6 +244,11 @@ def check_table(table: Mapping[str, np.ndarray], frames: int) -> None:
 def packed(masks: np.ndarray) -> np.ndarray:
     """uint8 or bool [T, S, S], not 0 on the head -> uint8 [T, S * S / 8]."""
     return np.packbits(masks.reshape(len(masks), -1) > 0, axis=-1)
+
+
+def unpacked(bits: np.ndarray, size: int) -> np.ndarray:
+    """The inverse of `packed`: uint8 [N, S, S] of bits [N, S * S / 8]."""
+    return np.unpackbits(bits, axis=-1)[:, : size**2].reshape(len(bits), size, size)
 
 
 def fingerprint(path: Path) -> dict[str, Any]:

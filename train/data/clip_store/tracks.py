@@ -67,7 +67,7 @@ class HeadTracks:
     neck_of_source, parameter_width = False, 9
 
     def __init__(self, model: ModelConfig, device: torch.device) -> None:
-        self._model, self._device = model, device
+        self._model, self._device, self._stream = model, device, _side_stream(device)
         who = {f"identity.{f.name}": None for f in dataclasses.fields(Identity)}
         self.needs: dict[str, int | None] = {"camera": 25, "points": LANDMARKS, "expression": 9, "neck": 3, **who}
 
@@ -80,8 +80,9 @@ class HeadTracks:
         who = Identity(**{f.name: _of(table, f"identity.{f.name}", [driving]) for f in dataclasses.fields(Identity)})
         face = Expression.from_vector(_of(table, "expression", [driving]), _of(table, "neck", [driving]))
         config = self._model
-        grid = head_neck_grid(who.to(self._device), face.to(self._device), config.neck, config.render.box_side)
-        return grid.to("cpu")
+        with torch.cuda.stream(self._stream):
+            grid = head_neck_grid(who.to(self._device), face.to(self._device), config.neck, config.render.box_side)
+            return grid.to("cpu")
 
     def parameters(self, table: Table, rows: Sequence[int]) -> Tensor:
         """See `Tracks`."""
@@ -104,6 +105,7 @@ class FlameTracks:
 
     def __init__(self, field: NeckField, motion_width: int | None) -> None:
         self._field = field.eval().requires_grad_(False)
+        self._stream = _side_stream(self._device)
         self.needs: dict[str, int | None] = {"camera": 25, "shape": 300, "expression": 100, "pose": 6, "eyes": 6}
         if motion_width is not None:
             self.needs["motion"] = motion_width
@@ -112,17 +114,19 @@ class FlameTracks:
     def seen(self, table: Table, rows: Sequence[int]) -> tuple[Camera, Tensor]:
         """See `Tracks`."""
         flame = self._field.flame
-        neck, jaw, eyes = self._pose(table, rows)
-        shape, expression = (self._own(table, name, rows) for name in ("shape", "expression"))
-        vertices, joints = flame(torch.cat([shape, expression], -1), neck, jaw, eyes)
-        camera = beside_neck(camera_from_label(_of(table, "camera", rows)), neck.cpu(), joints[:, 1].cpu())
-        return camera, flame.landmarks(vertices)[:, :LANDMARKS].cpu()
+        with torch.cuda.stream(self._stream):
+            neck, jaw, eyes = self._pose(table, rows)
+            shape, expression = (self._own(table, name, rows) for name in ("shape", "expression"))
+            vertices, joints = flame(torch.cat([shape, expression], -1), neck, jaw, eyes)
+            camera = beside_neck(camera_from_label(_of(table, "camera", rows)), neck.cpu(), joints[:, 1].cpu())
+            return camera, flame.landmarks(vertices)[:, :LANDMARKS].cpu()
 
     def neck(self, table: Table, source: int, driving: int) -> NeckGrid:
         """See `Tracks`: the shape is the source's."""
-        shape, expression = self._own(table, "shape", [source]), self._own(table, "expression", [driving])
-        grid: NeckGrid = self._field(shape, expression, *self._pose(table, [driving]))
-        return grid.to("cpu")
+        with torch.cuda.stream(self._stream):
+            shape, expression = self._own(table, "shape", [source]), self._own(table, "expression", [driving])
+            grid: NeckGrid = self._field(shape, expression, *self._pose(table, [driving]))
+            return grid.to("cpu")
 
     def parameters(self, table: Table, rows: Sequence[int]) -> Tensor:
         """See `Tracks`: expression 100, jaw 3, eyes 6."""
@@ -188,6 +192,15 @@ def beside_neck(camera: Camera, neck: Tensor, joint: Tensor) -> Camera:
     beside[:, :3, :3] = turn @ pose[:, :3, :3]
     beside[:, :3, 3] = (turn @ (pose[:, :3, 3] - joint)[..., None])[..., 0] + joint
     return Camera(beside, camera.intrinsics)
+
+
+def _side_stream(device: torch.device) -> torch.cuda.Stream | None:
+    """On a GPU a stream of its own: what a thread reads ahead would else wait for all that the step has queued."""
+    if device.type != "cuda":
+        return None
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    return stream
 
 
 def _of(table: Table, name: str, rows: Sequence[int]) -> Tensor:
