@@ -17,7 +17,10 @@ JOBS = {
     "reenact": ("triportrait.serve.jobs.reenact:Reenact", "a portrait and a driving video become a talking video"),
     "demo": ("triportrait.train.jobs.demo:Demo", "a video of what the package's own weights can do"),
     "train": ("triportrait.train.jobs.train:Train", "both stages on procedural heads, and a weights folder"),
-    "prepare": ("triportrait.train.jobs.prepare:Prepare", "clips of other formats become what training reads"),
+    "prepare": (
+        "triportrait.train.jobs.prepare:Prepare",
+        "procedural heads and clips of other formats become what training reads",
+    ),
     "evaluate": ("triportrait.train.jobs.evaluate:Evaluate", "measure trained weights where the truth is known"),
     "convert": ("triportrait.serve.jobs.convert:Convert", "a published weight file becomes a weights folder"),
     "heads": ("triportrait.train.jobs.heads:Heads", "procedural heads: training sets, videos, contact sheets"),

@@ -17,12 +17,14 @@ from tests.train.ranks_worker import StopsAt
 from tests.train.test_clips import changed, spoil
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
 from triportrait.core.errors import InputError
+from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.serve import cli
 from triportrait.train import loop, stage2
 from triportrait.train.config import OptimizerConfig, ReenactConfig, TrainConfig
 from triportrait.train.data.clip_store.store import PROGRESS
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.runs.checkpoints import found
+from triportrait.train.runs.export import keep_encoder
 from triportrait.train.runs.stopping import Stopped
 from triportrait.train.stage_run import Begin, Loading, StageRun
 from triportrait.train.stages import Engines
@@ -208,6 +210,19 @@ def stage2_models(run: StageRun) -> Any:
     portrait = run.stage.engine.module
     static = little.portrait().requires_grad_(False)
     return stage2.ReenactModels(portrait, static, little.encoder(), lambda a, b: None)  # type: ignore[arg-type]
+
+
+def test_the_published_motion_encoder_travels_with_a_run(tmp_path):
+    encoder = MotionEncoder()
+    keep_encoder(tmp_path, encoder)
+    again = load_motion_encoder(tmp_path)
+    assert isinstance(again, MotionEncoder)
+    assert all(p.equal(q) for p, q in zip(encoder.parameters(), again.parameters(), strict=True))
+
+
+def test_weights_of_tracked_faces_know_no_cast(whole, tmp_path):
+    assert cli.main(["train", "export", str(whole), str(tmp_path / "weights")]) == 0
+    assert json.loads((tmp_path / "weights" / "portrait.json").read_text())["provenance"]["cast"] is None
 
 
 def test_what_clips_cannot_be_trained_from_is_one_sentence(material, little_clips, tmp_path, capsys):
