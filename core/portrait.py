@@ -8,7 +8,7 @@ from triportrait.core.config import ModelConfig
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.reconstruct.decode import Reconstructor
 from triportrait.core.render.superres import FoldedSuperResolution, SuperResolution
-from triportrait.core.render.volume import VolumeRenderer, over_background
+from triportrait.core.render.volume import VolumeRenderer, as_images, over_background
 from triportrait.core.types import Camera, Driving, Head, Rendering, Source
 from triportrait.kernels.checks import shapes
 
@@ -90,9 +90,10 @@ class Portrait4D(nn.Module):
             box_scale: [B], factor on the side of the box, 1 by default.
         """
         samples = self.volume(head.planes, camera, head.neck, size, box_scale, jitter, uniforms)
-        feature, depth, opacity = over_background(samples, head.background)
+        foreground, depth, opacity, background = as_images(samples, head.background)
+        feature = over_background(foreground, opacity, background)
         raw_image = feature[:, :3]
-        return Rendering(self.superres(raw_image, feature), raw_image, feature, depth, opacity)
+        return Rendering(self.superres(raw_image, feature), raw_image, feature, depth, opacity, foreground, background)
 
     def fold(self) -> Portrait4D:
         """Multiply the constant style into super-resolution, in place. For inference: the result cannot be trained."""

@@ -128,6 +128,8 @@ class Rendering:
         feature: [B, C, h, w] with background, about [-1, 1].
         depth: [B, 1, h, w] along the unit ray, scene units.
         opacity: [B, 1, h, w] in [0, 1].
+        foreground: [B, C, h, w] in [0, 1], the head alone, already weighed by its opacity.
+        background: [B, C, h, w] in [0, 1], what is behind it: feature = 2 (foreground + (1 - opacity) background) - 1.
     """
 
     image: Tensor
@@ -135,3 +137,5 @@ class Rendering:
     feature: Tensor
     depth: Tensor
     opacity: Tensor
+    foreground: Tensor
+    background: Tensor

@@ -38,6 +38,9 @@ class LossConfig:
     l1: float = 1.0
     raw: float = 0.5  # L1 of the picture before super-resolution
     perceptual: float = 1.0
+    raw_perceptual: float = 0.0  # the same of the picture before super-resolution
+    foreground: float = 0.0  # L1 and perceptual distance of that picture without its background
+    background: float = 0.0  # L1 and perceptual distance of the background where no head is
     opacity: float = 0.5
     depth: float = 1.0  # per scene unit
     features: float = 5.0  # how much more eyes and mouth count than the rest of a picture, at their centres
@@ -180,9 +183,10 @@ class TrainConfig:
 
 _SHARES = {"front_sources", "strangers", "real_driving", "real_target", "average", "last_rate", "half_life_share"}
 _NOUGHT = {
-    "seed", "l1", "raw", "perceptual", "opacity", "depth", "features", "decay", "warm_up", "clip", "lazy", "half_life",
-    "adversary", "identity", "density", "r1_image", "r1_positions", "r1_mask", "grows_from", "adversary_from",
-    "identity_from", "teacher_until", "renderer_frozen_until", "pseudo_every", "clips",
+    "seed", "l1", "raw", "perceptual", "raw_perceptual", "foreground", "background", "opacity", "depth", "features",
+    "decay", "warm_up", "clip", "lazy", "half_life", "adversary", "identity", "density", "r1_image", "r1_positions",
+    "r1_mask", "grows_from", "adversary_from", "identity_from", "teacher_until", "renderer_frozen_until",
+    "pseudo_every", "clips",
 }  # fmt: skip
 
 

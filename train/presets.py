@@ -106,8 +106,8 @@ def paper(published: bool = False) -> TrainConfig:
         half_life=10_000.0, half_life_share=0.05, clean=True,
     )  # fmt: skip
     terms = LossConfig(
-        l1=1.0, raw=1.0, perceptual=1.0, opacity=0.3, depth=1.0, features=0.0, adversary=0.01, identity=1.0,
-        density=0.25,
+        l1=1.0, raw=1.0, perceptual=1.0, raw_perceptual=1.0, foreground=1.0, background=1.0, opacity=0.3, depth=1.0,
+        features=0.0, adversary=0.01, identity=1.0, density=0.25,
     )  # fmt: skip
     static = ScheduleConfig(
         grows=(1_000_000, 2_000_000), grows_from=64, adversary_from=1_000_000, identity_from=400_000,

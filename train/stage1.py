@@ -21,7 +21,15 @@ from triportrait.train.loop import Micro, Phase
 from triportrait.train.objectives.adversary import discriminator_phases, opposed, whole_groups
 from triportrait.train.objectives.discriminator import Discriminator
 from triportrait.train.objectives.identity import FaceIdentity, five_points, identity_loss
-from triportrait.train.objectives.losses import density_smoothness, depth_loss, feature_weight, l1, opacity_loss, shrink
+from triportrait.train.objectives.losses import (
+    density_smoothness,
+    depth_loss,
+    feature_weight,
+    l1,
+    layer_pairs,
+    opacity_loss,
+    shrink,
+)
 from triportrait.train.objectives.perceptual import Perceptual
 from triportrait.train.schedule import Moment, moment
 
@@ -155,14 +163,30 @@ def render(
 
 
 def compare(rendering: Rendering, target: Pictures, perceptual: Perceptual, config: LossConfig) -> dict[str, Tensor]:
-    """The terms [B] that a picture and its mask give; eyes and mouth count more."""
+    """The terms [B] that a picture and its mask give: the published loss's four pairs as far as they have a weight, and
+    the opacity; eyes and mouth count more."""
     side = target.image.shape[-1]
     weight = feature_weight(target.landmarks, side, config.features)
     raw_side = rendering.raw_image.shape[-1]
-    small = shrink(target.image, raw_side)
-    return {
+    small, opacity = shrink(target.image, raw_side), shrink(target.opacity, raw_side)
+    small_weight = shrink(weight, raw_side)
+    terms = {
         "l1": config.l1 * l1(rendering.image, target.image, weight),
-        "raw": config.raw * l1(rendering.raw_image, small, shrink(weight, raw_side)),
+        "raw": config.raw * l1(rendering.raw_image, small, small_weight),
         "perceptual": config.perceptual * perceptual(rendering.image, target.image, weight),
-        "opacity": config.opacity * opacity_loss(rendering.opacity, shrink(target.opacity, raw_side)),
+        "opacity": config.opacity * opacity_loss(rendering.opacity, opacity),
     }
+    if config.raw_perceptual:
+        terms["raw perceptual"] = config.raw_perceptual * perceptual(rendering.raw_image, small, small_weight)
+    if config.foreground or config.background:
+        colours = [layer[:, :3].float() for layer in (rendering.foreground, rendering.background)]
+        head, behind = layer_pairs(colours[0], colours[1], small, opacity)
+        layers = (
+            ("foreground", config.foreground, head, small_weight),
+            ("background", config.background, behind, None),
+        )
+        for name, factor, (found, wanted), its_weight in layers:
+            if factor:
+                terms[name] = factor * l1(found, wanted, its_weight)
+                terms[f"{name} perceptual"] = factor * perceptual(found, wanted, its_weight)
+    return terms

@@ -27,7 +27,7 @@ from triportrait.train.motion import AnyMotionEncoder, motion_of, read_motion
 from triportrait.train.objectives.adversary import discriminator_phases, opposed, whole_groups
 from triportrait.train.objectives.discriminator import Discriminator
 from triportrait.train.objectives.identity import FaceIdentity, five_points, identity_loss
-from triportrait.train.objectives.losses import closed_eye_scale
+from triportrait.train.objectives.losses import closed_eye_scale, over_black
 from triportrait.train.objectives.perceptual import Perceptual
 from triportrait.train.schedule import Moment, moment
 from triportrait.train.stage1 import EVER, compare, lowered, render
@@ -239,7 +239,7 @@ def _foreground(rendering: Rendering) -> Tensor:
     """The picture with black behind the head."""
     size = rendering.image.shape[-2:]
     opacity = nn.functional.interpolate(rendering.opacity, size=size, mode="bilinear", align_corners=False)
-    return (rendering.image + 1) * opacity - 1
+    return over_black(rendering.image, opacity)
 
 
 def _where(first: Tensor, one: Camera, other: Camera) -> Camera:

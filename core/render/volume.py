@@ -137,21 +137,26 @@ def _precision(planes: Tensor) -> MlpPrecision:
     return half.get(planes.dtype, "tf32" if torch.backends.cuda.matmul.allow_tf32 else "exact")
 
 
-def over_background(samples: VolumeSamples, background: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Put the head before its background.
+def as_images(samples: VolumeSamples, background: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The ray grid as images, and its background; nothing is copied but a background of another size.
 
     Args:
         samples: the ray grid.
         background: [B, C, h', w'] in [0, 1]; resized (bilinear, without antialiasing) where it is not h x w.
 
     Returns:
-        feature [B, C, h, w] in about [-1, 1], float32; depth and opacity [B, 1, h, w].
+        feature [B, C, h, w] in [0, 1], without background; depth and opacity [B, 1, h, w]; background [B, C, h, w].
     """
     side = round(samples.depth.shape[1] ** 0.5)
     feature, depth, opacity = (
         x.mT.unflatten(2, (side, side)) for x in (samples.feature, samples.depth[..., None], samples.opacity[..., None])
     )
-    return 2 * (feature + (1 - opacity) * resize_background(background, side)) - 1, depth, opacity
+    return feature, depth, opacity, resize_background(background, side)
+
+
+def over_background(foreground: Tensor, opacity: Tensor, background: Tensor) -> Tensor:
+    """Put the head before its background: images of `as_images` -> [B, C, h, w] in about [-1, 1], float32."""
+    return 2 * (foreground + (1 - opacity) * background) - 1
 
 
 def resize_background(background: Tensor, side: int) -> Tensor:

@@ -128,6 +128,22 @@ def test_the_background_is_resized_once_whatever_the_ray_grid(tiny_portrait):
 
 
 @torch.no_grad()
+def test_a_rendering_shows_head_and_background_apart(tiny_portrait):
+    portrait = copy.deepcopy(tiny_portrait)
+    portrait.volume.field.density.weight.zero_()
+    portrait.volume.field.density.bias.fill_(0.5)  # half opaque
+    image, (v_s, v_d) = pictures(), motions()
+    head = portrait.reenact(portrait.prepare(image, v_s), Driving(v_d))
+    view = portrait.render(head, fixed_camera(), size=20)
+    samples = portrait.volume(head.planes, fixed_camera(), size=20)
+    assert torch.equal(view.foreground[0, :, 3, 7], samples.feature[0, 3 * 20 + 7])
+    wanted = torch.nn.functional.interpolate(head.background, size=(20, 20), mode="bilinear", align_corners=False)
+    assert torch.equal(view.background, wanted)
+    whole = view.foreground + (1 - view.opacity) * view.background
+    assert torch.equal(view.feature, 2 * whole - 1) and 0.2 < view.opacity.mean() < 0.9
+
+
+@torch.no_grad()
 def test_the_neck_of_a_driving_frame_reaches_the_picture(tiny_portrait):
     v_s, v_d = motions()
     source = tiny_portrait.prepare(pictures(), v_s)

@@ -66,7 +66,8 @@ def rendering(values: list[float]) -> Rendering:
     shade = torch.tensor(values)[:, None, None, None].requires_grad_()
     count = len(values)
     small = shade.expand(count, 3, 4, 4) / 2
-    return Rendering(shade.expand(count, 3, 8, 8), small, small, small[:, :1], torch.full((count, 1, 4, 4), 0.25))
+    opacity = torch.full((count, 1, 4, 4), 0.25)
+    return Rendering(shade.expand(count, 3, 8, 8), small, small, small[:, :1], opacity, small, small)
 
 
 def softplus(x: float) -> float:

@@ -15,7 +15,9 @@ from triportrait.train.objectives.losses import (
     feature_loss,
     feature_weight,
     l1,
+    layer_pairs,
     opacity_loss,
+    over_black,
     plane_loss,
     shrink,
 )
@@ -68,6 +70,28 @@ def test_opacity_is_the_mean_difference_of_each_picture():
     opacity = torch.tensor([[0.0, 0.25], [0.5, 1.0]]).expand(2, 1, 2, 2)
     target = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)])
     torch.testing.assert_close(opacity_loss(opacity, target), torch.tensor([1.75 / 4, 2.25 / 4]))
+
+
+def test_a_picture_before_black():
+    picture = torch.tensor([[1.0, 0.0], [-1.0, 0.5]]).expand(1, 3, 2, 2)
+    opacity = torch.tensor([[0.5, 1.0], [1.0, 0.0]])[None, None]
+    wanted = torch.tensor([[0.0, 0.0], [-1.0, -1.0]]).expand(1, 3, 2, 2)
+    torch.testing.assert_close(over_black(picture, opacity), wanted)
+
+
+def test_the_head_alone_and_what_is_beside_it():
+    """One pixel each: opacity 1, 0.25 and 0; numbers of [0, 1] by hand, doubled and less one."""
+    opacity = torch.tensor([1.0, 0.25, 0.0])[None, None, None]  # [1, 1, 1, 3]
+    target = 2 * torch.tensor([0.8, 0.6, 0.4]).expand(1, 3, 1, 3) - 1
+    head, behind = layer_pairs(torch.full_like(target, 0.5), torch.full_like(target, 0.3), target, opacity)
+    for found, wanted in zip(
+        (*head, *behind),
+        ((0.5, 0.5, 0.5), (0.8, 0.15, 0.0), (0.0, 0.225, 0.3), (0.0, 0.45, 0.4)),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, 2 * torch.tensor(wanted).expand(1, 3, 1, 3) - 1)
+    torch.testing.assert_close(l1(*head), torch.tensor([2 * (0.3 + 0.35 + 0.5) / 3]))
+    torch.testing.assert_close(l1(*behind), torch.tensor([2 * (0.0 + 0.225 + 0.1) / 3]))
 
 
 def test_depth_counts_only_where_the_truth_is_opaque():

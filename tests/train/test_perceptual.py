@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from triportrait.core.errors import InputError
+from triportrait.train.objectives.lpips_distance import Lpips
 from triportrait.train.objectives.perceptual import Gradients, RandomFeatures, perceptual
+from triportrait.train.objectives.torchvision_ops import declare
 
 NAMES = ("gradients", "random_features")
 
@@ -94,3 +96,16 @@ def test_an_unknown_name_is_one_sentence():
         perceptual("l2")
     with pytest.raises(InputError, match=r"^lpips: expected the file of VGG-16's weights, got none; name it by --vgg$"):
         perceptual("lpips")
+
+
+@pytest.mark.parametrize("side", [64, 77, 128])
+def test_lpips_compares_ray_grids_of_any_side(side):
+    """77 px is one of the sides that the ray grid has while it grows."""
+    declare()
+    pytest.importorskip("lpips")
+    distance, one = Lpips(None), pictures(1, side)
+    nearer, further = (one.lerp(-one, share).requires_grad_() for share in (0.1, 0.4))
+    found = distance(nearer, one, torch.full((1, 1, side, side), 2.0))
+    assert 0 < found < 2 * distance(further, one)
+    found.sum().backward()
+    assert nearer.grad is not None and (nearer.grad != 0).float().mean() > 0.9

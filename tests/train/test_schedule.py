@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from triportrait.train.config import LossConfig, OptimizerConfig, ScheduleConfig
-from triportrait.train.presets import STAGE_PRESETS
+from triportrait.train.presets import PRESETS, STAGE_PRESETS
 from triportrait.train.schedule import Moment, averaging, corrected, learning_rate, moment
 from triportrait.train.schedule_chart import COLUMNS, chart
 
@@ -89,12 +89,21 @@ def test_the_papers_numbers_and_where_the_published_code_differs():
     for one in (paper, published):
         assert one.stage1.batch == one.stage2.batch == 32 and one.stage2.optimizer.motion_factor == 2.5
         assert one.stage2.real_driving == 0.1 and one.stage1.losses.adversary == 0.01
+        for own in (one.stage1.losses, one.stage2.losses):
+            pairs = (own.l1, own.raw, own.perceptual, own.raw_perceptual, own.foreground, own.background)
+            assert pairs == (1.0,) * 6, "LPIPS and L1 of four pairs"
     assert (paper.stage2.real_target, paper.stage2.schedule.pseudo_every) == (0.8, 0)
     assert (published.stage2.real_target, published.stage2.schedule.pseudo_every) == (1.0, 4)
     assert paper.stage1.schedule.renderer_frozen_until == 1_000_000
     assert published.stage1.schedule.renderer_frozen_until == 0, "its freeze never fires"
     assert corrected(paper.stage2.optimizer)[0] * 2.5 == pytest.approx(2.5e-4)
     assert corrected(published.stage2.optimizer)[0] * 2.5 == pytest.approx(2.0e-4)
+
+
+def test_the_demos_presets_have_the_pairs_that_their_weights_were_trained_with():
+    for config in (PRESETS["tiny"](), PRESETS["overfit"](), STAGE_PRESETS["tiny"]()):
+        for own in (config.stage1.losses, config.stage2.losses):
+            assert (own.raw_perceptual, own.foreground, own.background) == (0.0, 0.0, 0.0)
 
 
 def test_the_chart_shows_what_is_on_when():

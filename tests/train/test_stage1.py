@@ -121,7 +121,8 @@ def test_the_terms_by_hand(little_cast):
 
     def paint(head: Head, camera: Camera) -> Rendering:
         small = shrink(truth.image, 16)
-        return Rendering(truth.image + 0.1 * left, small - 0.2, small, truth.depth + 0.3, truth.opacity - 0.25)
+        opacity = truth.opacity - 0.25
+        return Rendering(truth.image + 0.1 * left, small - 0.2, small, truth.depth + 0.3, opacity, small, small)
 
     painter = Painter(paint)
     config = LossConfig(l1=2.0, raw=3.0, perceptual=5.0, opacity=7.0, depth=11.0, features=4.0)
@@ -138,6 +139,49 @@ def test_the_terms_by_hand(little_cast):
     assert {name: value.item() for name, value in terms.items()} == pytest.approx(wanted, rel=1e-4)
     assert wanted["raw"] == pytest.approx(0.6, rel=0.05) and wanted["l1"] == pytest.approx(0.1, rel=0.2)
     assert wanted["l1"] != pytest.approx(0.1, rel=1e-3), "faces are not quite symmetric, or the weight would not show"
+
+
+def test_the_four_pairs_of_the_published_loss_by_hand(little_cast):
+    """A portrait whose picture, ray grid, head and background are off by amounts of their own."""
+    batch = stage1.draw([little_cast], CONFIG, np.random.default_rng(0))
+    truth = batch.target
+    small, mask = shrink(truth.image, 16), truth.opacity  # [6, 3, 16, 16], [6, 1, 16, 16]
+    head = (small + 1) / 2 * mask + 0.05  # in [0, 1]: 0.1 of [-1, 1] everywhere
+    behind = (small + 1) / 2 + 0.2  # 0.4 of [-1, 1], where no head is
+
+    def paint(_: Head, camera: Camera) -> Rendering:
+        return Rendering(truth.image + 0.1, small - 0.2, small, truth.depth, mask, head, behind)
+
+    config = LossConfig(
+        l1=1.0, raw=1.0, perceptual=1.0, raw_perceptual=2.0, foreground=3.0, background=5.0, opacity=0.0, depth=0.0,
+        features=0.0,
+    )  # fmt: skip
+    terms = stage1.losses(batch, StaticModels(Painter(paint), Gradients()), config, torch.Generator())  # type: ignore[arg-type]
+    off = 0.4 * (1 - mask).expand(6, 3, 16, 16)
+    wanted = {
+        "l1": 0.1, "raw": 0.2, "perceptual": 0.1 / 4, "raw perceptual": 2 * 0.2 / 4,  # one colour: the coarsest level
+        "foreground": 3 * 0.1, "foreground perceptual": 3 * 0.1 / 4,
+        "background": 5 * off.mean().item(),
+        "background perceptual": 5 * Gradients()(off, torch.zeros(())).mean().item(),
+        "opacity": 0.0, "depth": 0.0,
+    }  # fmt: skip
+    assert {name: value.item() for name, value in terms.items()} == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+    assert 0.1 < off.mean() < 0.35, "some of each picture is background"
+
+
+def test_the_layers_of_a_rendering_are_reached_by_their_own_terms(little_cast):
+    """The head's pair moves planes and no background, the background's pair the background alone."""
+    batch = stage1.draw([little_cast], CONFIG, np.random.default_rng(0))
+    nothing = LossConfig(l1=0.0, raw=0.0, perceptual=0.0, opacity=0.0, depth=0.0)
+    for layer, others in (("foreground", "background_encoder"), ("background", "plane_decoder")):
+        portrait = little.portrait()
+        config = dataclasses.replace(nothing, **{layer: 1.0})
+        terms = stage1.losses(batch, StaticModels(portrait, Gradients()), config, torch.Generator())
+        assert {name for name, value in terms.items() if value} == {layer, f"{layer} perceptual"}
+        sum(terms.values()).backward()  # type: ignore[union-attr]
+        still = [p for n, p in portrait.named_parameters() if others in n and p.grad is not None and p.grad.any()]
+        moved = [p for n, p in portrait.reconstructor.named_parameters() if p.grad is not None and p.grad.any()]
+        assert moved and not still
 
 
 def test_each_view_shows_its_own_head_and_necks_are_the_views(little_cast):

@@ -44,7 +44,7 @@ def flat(value: float, opacity: float = 1.0) -> Any:
         small = torch.full((count, 3, 16, 16), value)
         depth = torch.full((count, 1, 16, 16), 4.0)
         image = torch.full((count, 3, 64, 64), value)
-        return Rendering(image, small, small, depth, torch.full((count, 1, 16, 16), opacity))
+        return Rendering(image, small, small, depth, torch.full((count, 1, 16, 16), opacity), small, small)
 
     return paint
 
@@ -198,7 +198,7 @@ def test_motion_is_read_off_the_pseudo_view_unless_the_real_picture_stands_in(li
 def _marked(head: Head) -> Rendering:
     """Half as bright as the head's picture: shows which head it was."""
     small = shrink(head.planes, 16)
-    return Rendering(head.planes / 2, small, small, small[:, :1], torch.ones_like(small[:, :1]))
+    return Rendering(head.planes / 2, small, small, small[:, :1], torch.ones_like(small[:, :1]), small, small)
 
 
 def test_pseudo_targets_are_the_heads_alone_from_cameras_q(little_cast):
@@ -255,7 +255,8 @@ def test_the_terms_by_hand(little_cast):
         rows = is_real[:, None, None, None]
         grey, small = torch.full_like(truth.image, 0.2), shrink(truth.image, 16)
         opacity = torch.where(rows, truth.opacity - 0.25, torch.ones(()))
-        return Rendering(torch.where(rows, truth.image + 0.1, grey), small - 0.2, small, truth.depth, opacity)
+        image = torch.where(rows, truth.image + 0.1, grey)
+        return Rendering(image, small - 0.2, small, truth.depth, opacity, small, small)
 
     config = LossConfig(l1=2.0, raw=3.0, perceptual=5.0, opacity=7.0, features=4.0)
     terms = stage2.losses(batch, models(portrait=Painter(paint)), config, torch.Generator())

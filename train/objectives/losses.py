@@ -52,6 +52,33 @@ def l1(picture: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     return (difference if weight is None else weight * difference).mean((1, 2, 3))
 
 
+def over_black(picture: Tensor, opacity: Tensor) -> Tensor:
+    """A picture [B, C, S, S] in [-1, 1] before black, -1, by its opacity [B, 1, S, S] in [0, 1]."""
+    return (picture + 1) * opacity - 1
+
+
+def layer_pairs(
+    foreground: Tensor, background: Tensor, target: Tensor, opacity: Tensor
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The third and fourth pair of the published reconstruction loss: the head alone, and what is beside it.
+
+    The head is compared with the target before black by the target's opacity o, a background b with the target where
+    no head is: 2 b (1 - o) - 1 and 2 t (1 - o) - 1, t the target in [0, 1].
+
+    Args:
+        foreground, background: [B, 3, h, h] in [0, 1], as of `Rendering`.
+        target: [B, 3, h, h] in [-1, 1]. opacity: [B, 1, h, h] of the target.
+
+    Returns:
+        (found, wanted) of the head and of the background, each [B, 3, h, h] in [-1, 1].
+    """
+    beside = 1 - opacity
+    return (
+        (2 * foreground - 1, over_black(target, opacity)),
+        (over_black(2 * background - 1, beside), over_black(target, beside)),
+    )
+
+
 def opacity_loss(opacity: Tensor, target: Tensor) -> Tensor:
     """Mean absolute difference of opacities [B, 1, h, h] in [0, 1] -> [B]."""
     return (opacity - target).abs().mean((1, 2, 3))
