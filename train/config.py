@@ -47,6 +47,8 @@ class LossConfig:
     adversary: float = 0.0  # the discriminator's opinion; 0: there is none
     identity: float = 0.0  # ArcFace's distance on aligned crops
     density: float = 0.0  # smoothness of the density, of stage 1
+    planes: float = 0.0  # L_T: a frozen teacher's planes at points, of stage 1
+    feature: float = 0.0  # a frozen teacher's feature images, head and background apart, of stage 1
     r1_image: float = 1.0  # gamma of R1 on the picture and the ray grid
     r1_positions: float = 10.0
     r1_mask: float = 1.0
@@ -185,8 +187,8 @@ _SHARES = {"front_sources", "strangers", "real_driving", "real_target", "average
 _NOUGHT = {
     "seed", "l1", "raw", "perceptual", "raw_perceptual", "foreground", "background", "opacity", "depth", "features",
     "decay", "warm_up", "clip", "lazy", "half_life", "adversary", "identity", "density", "r1_image", "r1_positions",
-    "r1_mask", "grows_from", "adversary_from", "identity_from", "teacher_until", "renderer_frozen_until",
-    "pseudo_every", "clips",
+    "r1_mask", "planes", "feature", "grows_from", "adversary_from", "identity_from", "teacher_until",
+    "renderer_frozen_until", "pseudo_every", "clips",
 }  # fmt: skip
 
 

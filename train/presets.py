@@ -98,7 +98,8 @@ def paper(published: bool = False) -> TrainConfig:
 
     Args:
         published: the numbers of the published code where they differ: 15 M and 8 M images, depth and teacher until
-            400 k, the renderer never frozen, pseudo views in a phase of their own every fourth step.
+            400 k, the teacher's feature images too, the renderer never frozen, pseudo views in a phase of their own
+            every fourth step.
     """
     model = portrait4d_v2()
     adam = OptimizerConfig(
@@ -125,7 +126,7 @@ def paper(published: bool = False) -> TrainConfig:
         discriminator_mapping=8,
         stage1=StageConfig(
             images=15_000_000 if published else 10_000_000, batch=32, views=1, optimizer=adam, critic=adam,
-            losses=terms, schedule=static,
+            losses=dataclasses.replace(terms, planes=0.1, feature=1.0 if published else 0.0), schedule=static,
         ),
         stage2=ReenactConfig(
             images=8_000_000 if published else 6_000_000, batch=32, critic=adam,

@@ -42,8 +42,14 @@ def chart(name: str, config: StageConfig, full_size: int, motion_factor: float =
     ):
         row(label, lambda i, on=on: getattr(moments[i], on), f"{weight:g} from {since:,}" if weight else "off")  # type: ignore[misc]
     if name == "stage1":
-        ends = schedule.teacher_until
-        row("depth and teacher", lambda i: moments[i].teacher, f"to {ends:,}" if ends < config.images else "always")
+        ends = f"to {schedule.teacher_until:,}" if schedule.teacher_until < config.images else "always"
+        for label, weight in (
+            ("depth", losses.depth),
+            ("teacher's planes", losses.planes),
+            ("teacher's feature images", losses.feature),
+        ):
+            if weight:
+                row(label, lambda i: moments[i].teacher, f"{weight:g} {ends}")
         density = f"{losses.density:g}, every {schedule.density_every} steps" if losses.density else "off"
         row("density smoothness", lambda i: losses.density > 0, density)
     r1 = f"every {schedule.r1_every} steps from {schedule.adversary_from:,}" if losses.adversary else "off"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from triportrait.core.portrait import Portrait4D
+from triportrait.core.render.volume import as_images
 from triportrait.core.types import Driving, Head, NeckGrid, Rendering
 from triportrait.train.config import LossConfig, Precision, StageConfig
 from triportrait.train.data.pictures import Pictures, PictureSet, join
@@ -22,13 +23,17 @@ from triportrait.train.objectives.adversary import discriminator_phases, opposed
 from triportrait.train.objectives.discriminator import Discriminator
 from triportrait.train.objectives.identity import FaceIdentity, five_points, identity_loss
 from triportrait.train.objectives.losses import (
+    beside_features,
     density_smoothness,
     depth_loss,
+    feature_loss,
     feature_weight,
     l1,
     layer_pairs,
     opacity_loss,
+    plane_loss,
     shrink,
+    teacher_points,
 )
 from triportrait.train.objectives.perceptual import Perceptual
 from triportrait.train.schedule import Moment, moment
@@ -56,6 +61,7 @@ class StaticModels:
     Attributes:
         critic: the discriminator, where there is an adversary.
         identity: the identity network, where its term counts.
+        teacher: a frozen static synthesizer, where its planes or feature images count.
     """
 
     portrait: Portrait4D
@@ -63,6 +69,7 @@ class StaticModels:
     precision: Precision = "fp32"
     critic: Discriminator | None = None
     identity: FaceIdentity | None = None
+    teacher: Portrait4D | None = None
 
 
 def draw(sets: list[PictureSet], config: StageConfig, rng: np.random.Generator) -> StaticBatch:
@@ -98,12 +105,15 @@ def losses(
     views = len(target.image) // len(batch.source.image)
     with lowered(models.precision, batch.source.image):
         head = models.portrait.reenact(models.portrait.prepare(batch.source.image, None), Driving(None))
-        rendering = render(models.portrait, repeated(head, views, target.neck), target, rng, at.neural_size)
+        head = repeated(head, views, target.neck)
+        scattered = scatter(models.portrait, head, target, rng, at.neural_size)
+        rendering = models.portrait.render(head, target.camera, at.neural_size, *scattered)
     terms = compare(rendering, target, models.perceptual, config)
     if at.teacher and target.depth is not None:
         side = rendering.depth.shape[-1]
         depth, opacity = shrink(target.depth, side), shrink(target.opacity, side)
         terms["depth"] = config.depth * depth_loss(rendering.depth, depth, opacity)
+        terms |= taught(batch, models, config, head, rendering, scattered, rng)
     if at.identity and models.identity is not None:
         terms["identity"] = config.identity * identity_loss(
             models.identity, rendering.image, target.image, five_points(target.landmarks)
@@ -112,6 +122,46 @@ def losses(
         rows = whole_groups(torch.arange(len(target.image)), models.critic.config.group)
         terms |= opposed(models.critic, rendering, target, target.camera, rows, config, made)
     return {name: value.mean() for name, value in terms.items()}
+
+
+def taught(
+    batch: StaticBatch,
+    models: StaticModels,
+    config: LossConfig,
+    head: Head,
+    rendering: Rendering,
+    scattered: tuple[Tensor, Tensor],
+    rng: torch.Generator,
+) -> dict[str, Tensor]:
+    """What a frozen teacher says of the same sources, as far as it counts: the terms [B * V].
+
+    `planes` is L_T: planes at points on rays that meet neither eyes nor mouth. `feature` is the published code's:
+    feature images of the head and of the background, in [-1, 1] as there.
+
+    Args:
+        head: what the student made of the sources, V after V. rendering: its views.
+        scattered: where along the rays they were sampled; the teacher is, too.
+    """
+    teacher, target = models.teacher, batch.target
+    terms: dict[str, Tensor] = {}
+    if teacher is None or not (config.planes or config.feature):
+        return terms
+    side, views = rendering.depth.shape[-1], len(target.image) // len(batch.source.image)
+    with torch.no_grad(), lowered(models.precision, batch.source.image):
+        wanted = teacher.reenact(teacher.prepare(batch.source.image, None), Driving(None))
+        wanted = repeated(wanted, views, target.neck)
+    if config.planes:
+        rays = beside_features(target.landmarks, target.image.shape[-1], side)
+        points = teacher_points(target.camera, target.neck, rays, teacher.config.render.box_side, rng)
+        terms["planes"] = config.planes * plane_loss(head.planes, wanted.planes, points)
+    if config.feature:
+        with torch.no_grad():
+            samples = teacher.volume(wanted.planes, target.camera, wanted.neck, side, None, *scattered)
+            foreground, _, _, background = as_images(samples, wanted.background)
+        off = feature_loss(rendering.foreground, foreground)
+        off = off + feature_loss(rendering.background.float(), background.float())
+        terms["feature"] = config.feature * 2 * off
+    return terms
 
 
 def phases(models: StaticModels, config: StageConfig) -> list[Phase]:
@@ -154,12 +204,19 @@ def render(
     Args:
         size: side of the ray grid, px; the model's by default.
     """
+    return portrait.render(head, target.camera, size, *scatter(portrait, head, target, rng, size))
+
+
+def scatter(
+    portrait: Portrait4D, head: Head, target: Pictures, rng: torch.Generator, size: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """What is random in such views: jitter and uniforms, see `VolumeRenderer.forward`."""
     config = portrait.config.render
     batch, rays = len(target.image), (size or config.neural_size) ** 2
     jitter = torch.rand(batch, config.num_coarse, generator=rng)
     uniforms = torch.rand(batch, rays, config.num_fine, generator=rng)
     device = head.planes.device
-    return portrait.render(head, target.camera, size, jitter.to(device), uniforms.to(device))
+    return jitter.to(device), uniforms.to(device)
 
 
 def compare(rendering: Rendering, target: Pictures, perceptual: Perceptual, config: LossConfig) -> dict[str, Tensor]:

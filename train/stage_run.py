@@ -24,7 +24,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.portrait import Portrait4D
 from triportrait.train import stage1, stage2
-from triportrait.train.config import SetConfig, TrainConfig
+from triportrait.train.config import LossConfig, SetConfig, TrainConfig
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, resolved
@@ -59,6 +59,7 @@ class Begin:
         vgg: file of VGG-16, where LPIPS is the perceptual distance.
         identity: converted file of ArcFace's r18, where the identity term counts.
         flame: weights folder with FLAME's tables, for clips of tracked faces; by default the static synthesizer's.
+        teacher: of the static synthesizer that teaches stage 1, where its planes or feature images count.
     """
 
     weights: str | None = None
@@ -67,6 +68,7 @@ class Begin:
     vgg: Path | None = None
     identity: Path | None = None
     flame: str | None = None
+    teacher: str | None = None
 
     def told(self) -> dict[str, str | None]:
         """Plain JSON values: only the last part of each name, as folders lie elsewhere on another machine."""
@@ -190,7 +192,8 @@ class StageRun:
         critic = discriminator(config).to(device) if config.stage1.losses.adversary else None
         distance = perceptual(config.perceptual, begin.vgg).to(device)
         identity = self._identity(config.stage1.losses.identity, begin)
-        models = stage1.StaticModels(portrait.to(device), distance, config.precision, critic, identity)
+        teacher = self._teacher(config.stage1.losses, begin)
+        models = stage1.StaticModels(portrait.to(device), distance, config.precision, critic, identity, teacher)
         assert isinstance(self.set, PictureSet)
         return static_stage(config, [self.set], models, probe(config), self.engines)
 
@@ -242,6 +245,22 @@ class StageRun:
         if self.engines.ranks.first:
             save_motion_encoder(self.run / MOTION_ENCODER, encoder.state_dict(), encoder, {})
         return encoder
+
+    def _teacher(self, losses: LossConfig, begin: Begin) -> Portrait4D | None:
+        counts = losses.planes > 0 or losses.feature > 0
+        if counts != (begin.teacher is not None):
+            raise InputError(
+                "teacher: expected the weights of a static synthesizer, as its planes or feature images count, got "
+                "none; name them by --teacher, or set --planes-weight 0 and --feature-weight 0"
+                if counts
+                else f"teacher: expected none, as nothing it says counts, got {begin.teacher}; give --planes-weight or "
+                "--feature-weight, or leave it out"
+            )
+        if begin.teacher is None:
+            return None
+        teacher = Portrait4D(self.config.model)
+        _take(teacher, begin.teacher)
+        return teacher.to(self.engines.ranks.device).eval().requires_grad_(False)
 
     def _identity(self, weight: float, begin: Begin) -> FaceIdentity | None:
         if not weight:

@@ -108,11 +108,16 @@ def test_the_demos_presets_have_the_pairs_that_their_weights_were_trained_with()
 
 def test_the_chart_shows_what_is_on_when():
     config = STAGE_PRESETS["paper"]()
-    lines = {line[:18].strip(): line for line in chart("stage1", config.stage1, 128).splitlines()[1:]}
+    lines = {line.split("  ")[0]: line for line in chart("stage1", config.stage1, 128).splitlines()[1:]}
     bars = {name: "".join(c for c in line if c in "█·▁▂▃▄▅▆▇") for name, line in lines.items()}
     assert all(len(bar) == COLUMNS for bar in bars.values())
-    assert bars["adversary"].index("█") == 6 and bars["depth and teacher"].index("·") == 6
+    assert bars["adversary"].index("█") == 6 and bars["depth"].index("·") == 6
     assert bars["renderer moves"] == bars["adversary"] == bars["R1"] and "·" not in bars["density smoothness"]
     assert bars["ray grid"][0] == "▄" and bars["ray grid"][-1] == "█"
+    assert bars["teacher's planes"] == bars["depth"] and "feature" not in "".join(lines), "no weight, no line"
+    assert "0.1 to 1,000,000" in lines["teacher's planes"]
+    other = [line for line in chart("stage1", STAGE_PRESETS["published"]().stage1, 128).splitlines() if "teach" in line]
+    assert [line.split()[:2] for line in other] == [["teacher's", "planes"], ["teacher's", "feature"]]
+    assert all(line.count("█") == 2 and "to 400,000" in line for line in other), "400 k of 15 M"
     second = chart("stage2", config.stage2, 128, 2.5)
     assert "of what reads motion" in second and "density" not in second and "up to 0.00025" in second

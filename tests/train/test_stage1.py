@@ -14,10 +14,11 @@ from torch import Tensor
 from tests.train import little
 from triportrait.core.types import Camera, Driving, Head, Rendering
 from triportrait.train import stage1
-from triportrait.train.config import LossConfig, StageConfig
+from triportrait.train.config import LossConfig, ScheduleConfig, StageConfig
 from triportrait.train.data.pictures import Pictures, PictureSet
 from triportrait.train.objectives.losses import feature_weight, shrink
 from triportrait.train.objectives.perceptual import Gradients
+from triportrait.train.schedule import Moment, moment
 from triportrait.train.stage1 import StaticModels
 from triportrait.train.start import reads_motion
 
@@ -213,6 +214,75 @@ def test_a_loss_is_finite_and_reaches_all_weights_but_those_that_read_motion(lit
             assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), name
             reached = bool((parameter.grad != 0).any())
             assert reached or name.endswith("affine.weight"), name  # it multiplies the style, which starts at nought
+
+
+TAUGHT = LossConfig(planes=0.5, feature=0.25)
+
+
+def taught(cast: PictureSet, student: Any, teacher: Any, at: Moment = stage1.EVER, seed: int = 4) -> dict[str, Tensor]:
+    """The terms of a student that a teacher watches."""
+    batch = stage1.draw([cast], CONFIG, np.random.default_rng(0))
+    models = StaticModels(student, Gradients(), teacher=teacher)
+    return stage1.losses(batch, models, TAUGHT, torch.Generator().manual_seed(seed), at)
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_it(little_cast):
+    terms = taught(little_cast, little.portrait(), little.portrait())
+    assert terms["planes"] == terms["feature"] == 0 and terms["l1"] > 0
+    other = taught(little_cast, little.portrait(seed=1), little.portrait())
+    assert other["planes"] > 0 and other["feature"] > 0
+
+
+def test_a_teacher_s_terms_reach_the_student_alone(little_cast):
+    student, teacher = little.portrait(seed=1), little.portrait()
+    terms = taught(little_cast, student, teacher)
+    for name, reached, not_reached in (
+        ("planes", "reconstructor.plane_decoder", "volume"),
+        ("feature", "volume.field", "superres"),
+    ):
+        student.zero_grad(set_to_none=True)
+        terms[name].backward(retain_graph=True)
+        moved = {n for n, p in student.named_parameters() if p.grad is not None and p.grad.any()}
+        assert any(n.startswith(reached) for n in moved) and not any(n.startswith(not_reached) for n in moved)
+    assert all(p.grad is None for p in teacher.parameters()) and all(p.requires_grad for p in teacher.parameters())
+
+
+def test_the_teacher_s_terms_by_hand(little_cast):
+    """Planes, backgrounds and densities that are off by known amounts."""
+    student, teacher = little.portrait(), little.portrait()
+    with torch.no_grad():
+        student.reconstructor.plane_decoder.out.bias.add_(0.2)  # the planes alone are read by L_T
+    terms = taught(little_cast, student, teacher)
+    inside = terms["planes"].item() / (0.5 * 0.2)  # at the rim taps of zero enter the mean
+    assert 0.75 < inside < 1.0 and terms["feature"] > 0
+    student = little.portrait()
+    with torch.no_grad():
+        for network in (student, teacher):
+            network.volume.field.feature.weight.zero_()  # one colour, so that it can be told by hand
+            network.volume.field.density.bias.fill_(30.0)  # opaque
+        student.volume.field.feature.bias.fill_(1.0)
+    off = 1.002 * (torch.sigmoid(torch.tensor(1.0)) - 0.5).item()
+    terms = taught(little_cast, student, teacher)
+    # the background is the same, and the head is off by so much of [0, 1] in every channel
+    assert terms["feature"].item() == pytest.approx(0.25 * 2 * off, rel=1e-3) and terms["planes"] == 0
+
+
+def test_a_teacher_is_not_asked_when_its_time_is_over_or_nothing_counts(little_cast):
+    class Silent(Painter):
+        def prepare(self, image: Tensor, motion: Tensor | None) -> dict[str, Any]:
+            pytest.fail("it was asked")
+
+    silent = Silent(lambda head, camera: pytest.fail("nor for a picture"))
+    schedule = ScheduleConfig(teacher_until=100)
+    over = [moment(schedule, TAUGHT, seen, 16) for seen in (99, 100)]
+    assert [one.teacher for one in over] == [True, False]
+    terms = taught(little_cast, little.portrait(), silent, over[1])
+    assert not {"planes", "feature", "depth"} & set(terms)
+    batch = stage1.draw([little_cast], CONFIG, np.random.default_rng(0))
+    models = StaticModels(little.portrait(), Gradients(), teacher=silent)  # type: ignore[arg-type]
+    assert "planes" not in stage1.losses(batch, models, LossConfig(), torch.Generator())
+    with pytest.raises(pytest.fail.Exception, match="it was asked"):
+        taught(little_cast, little.portrait(), silent, over[0])
 
 
 @pytest.mark.parametrize("term", ["l1", "raw", "perceptual", "opacity", "depth"])

@@ -237,6 +237,23 @@ def test_what_cannot_be_trained_is_one_sentence(case, material, tmp_path, capsys
     assert wanted in said and not found(tmp_path / "run", "stage2")
 
 
+def test_a_teacher_is_named_where_what_it_says_counts(material, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("triportrait.train.loop.SHOWN_EACH", 1)
+    run, weights = tmp_path / "run", ["--planes-weight", 0.1, "--feature-weight", 1]
+    said = refused(words(material, "stage1", run, *weights[:2]), capsys)
+    assert (
+        "teacher: expected the weights of a static synthesizer, as its planes or feature images count, got none" in said
+    )
+    said = refused(words(material, "stage1", run, "--teacher", material / "static"), capsys)
+    assert "teacher: expected none, as nothing it says counts" in said
+    said = refused(words(material, "stage1", run, *weights, "--teacher", "nowhere"), capsys)
+    assert "nowhere" in said and not found(run, "stage1")
+    # the teacher is what stage 1 begins from: it agrees at first, and no more after a step
+    assert cli.main(words(material, "stage1", run, *weights, "--teacher", material / "static")) == 0
+    first, *others = [line for line in log_of(run) if "l1" in line]
+    assert first["planes"] == first["feature"] == 0 and all(line["planes"] > 0 < line["feature"] for line in others)
+
+
 def test_what_has_no_run_in_it_is_refused(tmp_path, capsys):
     assert "it has no config.json of one" in refused(["train", "export", str(tmp_path), str(tmp_path / "out")], capsys)
     assert "it has no config.json" in refused(["train", "report", str(tmp_path)], capsys)

@@ -182,6 +182,10 @@ class _Single:
         """How data is read. Raises: `InputError` for numbers out of range."""
         return Loading(self.prefetch)
 
+    def loss_weights(self) -> dict[str, float | None]:
+        """Weights of terms by their name; None: the preset's."""
+        return {"adversary": self.adversary, "identity": self.identity_weight, "features": self.features}
+
     def stage(self) -> StageName:
         """Its name."""
         return "stage1" if isinstance(self, Stage1) else "stage2"
@@ -205,10 +209,8 @@ class _Single:
             changes["optimizer"] = dataclasses.replace(stage.optimizer, rate=self.rate)
         if self.adversary_from is not None:
             changes["schedule"] = dataclasses.replace(stage.schedule, adversary_from=self.adversary_from)
-        weights = {"adversary": self.adversary, "identity": self.identity_weight, "features": self.features}
-        changes["losses"] = dataclasses.replace(
-            stage.losses, **{name: value for name, value in weights.items() if value is not None}
-        )
+        weights = {name: value for name, value in self.loss_weights().items() if value is not None}
+        changes["losses"] = dataclasses.replace(stage.losses, **weights)
         whole: dict[str, Any] = {
             name: getattr(self, name) for name in ("seed", "precision", "save_each", "sample_each")
         }
@@ -261,6 +263,21 @@ class _Single:
 @dataclass(frozen=True)
 class Stage1(_Single):
     """Train the static synthesizer from multi-view pictures (stage 1), on one process or under torchrun on several."""
+
+    teacher: OptionalStr = None
+    """Weights folder of a frozen static synthesizer whose planes and feature images teach this one."""
+    planes_weight: OptionalFloat = None
+    """Weight of the teacher's planes at sampled points; 0: they need no teacher."""
+    feature_weight: OptionalFloat = None
+    """Weight of the teacher's feature images."""
+
+    def begin(self) -> Begin:
+        """What the stage begins from."""
+        return dataclasses.replace(super().begin(), teacher=self.teacher)
+
+    def loss_weights(self) -> dict[str, float | None]:
+        """Weights of terms by their name; None: the preset's."""
+        return super().loss_weights() | {"planes": self.planes_weight, "feature": self.feature_weight}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from triportrait.core.motion.neck import warp_of
+from triportrait.core.render.rays import camera_rays
+from triportrait.core.types import Camera, NeckGrid
 from triportrait.kernels.field import FieldWeights, decode_field
+from triportrait.kernels.march import warped
 from triportrait.kernels.triplane import sample_triplane
 
 EYES_AND_MOUTH = ((36, 42), (42, 48), (48, 68))  # of the 68 landmarks
@@ -18,7 +22,7 @@ FLOOR_PX = 1.5
 LIDS = ((37, 41), (38, 40), (43, 47), (44, 46))
 EYE_CORNERS = ((36, 39), (42, 45))
 CLOSED_SCALE, WIDE_OPEN = 0.97, 0.3
-DENSITY_POINTS = 1000
+DENSITY_POINTS, TEACHER_POINTS = 1000, 4000
 DENSITY_STEP = 0.008  # deviation in plane units: 0.4 % of the box
 
 
@@ -112,6 +116,48 @@ def density_smoothness(planes: Tensor, weights: FieldWeights, rng: torch.Generat
     density, _ = decode_field(planes.float(), torch.cat([points, beside], 1).to(planes.device), weights)
     density = density.flatten(1)
     return (density[:, :DENSITY_POINTS] - density[:, DENSITY_POINTS:]).abs().mean(1)
+
+
+def beside_features(landmarks: Tensor, size: int, side: int) -> Tensor:
+    """Which rays meet neither eyes nor mouth: those whose cell does not touch the box around an eye or the mouth.
+
+    Args:
+        landmarks: [B, 68, 2] pixels of a picture of side `size`.
+        side: of the ray grid.
+
+    Returns:
+        [B, side²] bool, in reading order.
+    """
+    found = torch.ones(len(landmarks), side, side, dtype=torch.bool, device=landmarks.device)
+    start = torch.arange(side, device=landmarks.device)
+    cells = landmarks / size * side
+    for first, last in EYES_AND_MOUTH:
+        low, high = cells[:, first:last].amin(1), cells[:, first:last].amax(1)  # [B, 2]
+        across, down = ((start + 1 > low[:, i, None]) & (start < high[:, i, None]) for i in (0, 1))  # [B, side]
+        found &= ~(across[:, None, :] & down[:, :, None])
+    return found.flatten(1)
+
+
+def teacher_points(
+    camera: Camera, neck: NeckGrid | None, rays: Tensor, box_side: float, rng: torch.Generator
+) -> Tensor:
+    """Where L_T compares planes: points scattered along some rays of a view, between the ends of the box.
+
+    Args:
+        camera: B cameras. neck: what undoes the neck's rotation in these views.
+        rays: [B, side²] bool, which rays of the grid may be taken, at least one of each picture.
+        box_side: scene units.
+
+    Returns:
+        [B, 4000, 3] plane units, in the pose in which planes are made.
+    """
+    batch, count = rays.shape
+    chosen = torch.multinomial(rays.float().cpu(), TEACHER_POINTS, replacement=True, generator=rng)
+    share = torch.rand(batch, TEACHER_POINTS, 1, generator=rng).to(rays.device)
+    origins, directions = camera_rays(camera, round(count**0.5))
+    directions = directions.gather(1, chosen.to(rays.device)[..., None].expand(-1, -1, 3))
+    depths = camera.axis_distance[:, None, None] + box_side * (share - 0.5)
+    return warped(origins + depths * directions, warp_of(neck)) * (2 / box_side)
 
 
 def plane_loss(planes: Tensor, target: Tensor, points: Tensor) -> Tensor:

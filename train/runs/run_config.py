@@ -13,7 +13,7 @@ from triportrait.core.errors import InputError
 
 CONFIG = "config.json"
 MOTION_ENCODER = "motion_encoder"  # folder of the weights that a run asked, so that it can be exported anywhere
-MAY_STAND = {"cast", "strangers", "cast.necks", "strangers.necks"}  # in the folder of a new run: data
+MAY_STAND = {"cast", "strangers", "cast.necks", "strangers.necks", MOTION_ENCODER}  # in the folder of a new run
 
 
 def check_folder(run: Path) -> None:
@@ -33,16 +33,19 @@ def check_config(run: Path, config: dict[str, Any], changes_allowed: bool | None
     """Store the config of a new run, or compare it with that of a run that goes on.
 
     Args:
-        changes_allowed: differences are printed, and the run goes on with the new numbers; None: there is no such way.
+        changes_allowed: differences are printed, and the run goes on with the new numbers; None: there is no such way,
+            and a new run's config is stored at once.
 
     Returns:
-        What stores the new numbers, to be called when the run has really gone on with them.
+        What stores the new numbers, to be called when the run has really begun or gone on with them.
 
     Raises:
         InputError: the run was made with other numbers; the first that differs is named.
     """
     path, text = run / CONFIG, json.dumps(config, indent=1) + "\n"
     if not path.exists():
+        if changes_allowed is not None:
+            return lambda: _write(path, text)
         _write(path, text)
         return lambda: None
     try:
