@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,11 +25,11 @@ from triportrait.train.engines.engine import Engine
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.prefetch import Prefetch
 from triportrait.train.runs.checkpoints import load_newest, save_checkpoint
+from triportrait.train.runs.diverged import DIVERGED, KeptMicro, keep_micro
 from triportrait.train.runs.record import Record
 from triportrait.train.runs.stopping import Stopped, Stopper
 
 SHOWN_EACH = 10  # steps between two lines of the log
-DIVERGED = "diverged"  # folder of what a step that was not finite began from
 
 
 @dataclass
@@ -41,12 +41,14 @@ class Micro:
         rng: what is random in its losses.
         images_seen: before this step.
         made: what one phase leaves to the next.
+        number: over all ranks.
     """
 
     batch: Any
     rng: torch.Generator
     images_seen: int
     made: dict[str, Any] = field(default_factory=dict)
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,8 @@ def run_stage(
 
     Raises:
         InputError: no checkpoint is whole, or it is of another network; or too much of the data cannot be used.
-        FloatingPointError: a term is not finite; the step's beginning is saved beside the checkpoints, which stay.
+        FloatingPointError: a term or a gradient is not finite; what the phase began from is saved in run/diverged, and
+            the checkpoints stay.
         Stopped: somebody asked the run to stop; a checkpoint of this moment is saved.
     """
     from tqdm import tqdm
@@ -296,39 +299,62 @@ def _micro(stage: Stage, seed: int, step: int, number: int, images_seen: int) ->
     streams = np.random.default_rng([seed, stage.number, step, number])
     rng = torch.Generator().manual_seed(int(streams.integers(2**62)))
     place = images_seen + number * (stage.batch // stage.micros)
-    return Micro(stage.draw(streams, place), rng, images_seen)
+    return Micro(stage.draw(streams, place), rng, images_seen, number=number)
 
 
 def _move(stage: Stage, phase: Phase, micros: list[Micro], sums: _Sums, run: Path, seed: int, ranks: Ranks) -> float:
     """One phase of a step: the terms of all its micro-batches, and the step; returns the rate."""
     engine = stage.engines[phase.engine]
     told: dict[str, float] = {}
+    kept: list[KeptMicro] = []
     others = [e.module for name, e in stage.engines.items() if name != phase.engine]
     with ExitStack() as stack:
         stack.enter_context(_still(others))
         for network in stage.engines.values():
             stack.enter_context(network.working())
         for micro in micros:
+            began = _began(stage, phase, micro)
+            kept.append(began)
             terms = phase.terms(micro)
             names, values = list(terms), torch.stack([value.float() for value in terms.values()])
             seen = ranks.mean(values.detach()).tolist()
             if bad := [name for name, value in zip(names, seen, strict=True) if not math.isfinite(value)]:
-                if ranks.first:
-                    shutil.rmtree(run / DIVERGED, ignore_errors=True)
-                kept = {"terms": {}, "seed": seed, "phase": phase.name}
-                at = save_checkpoint(run / DIVERGED, stage.name, stage.engines, kept, ranks, keep=1)
+                own = not bool(values.isfinite().all())
+                elsewhere = ranks.any(own)
+                saved = _keep(stage, phase, [began] if own or not elsewhere else [], run, seed, ranks)
                 images = stage.engine.images_seen
                 raise FloatingPointError(
-                    f"{', '.join(bad)} of {phase.name} is not finite after {images} images, the networks as they were "
-                    f"are in {at}"
+                    f"{', '.join(bad)} of {phase.name} is not finite after {images} images, {saved}"
                 )
             engine.backward(values.sum() * phase.every)
             for name, value in zip(names, seen, strict=True):
                 told[name] = told.get(name, 0.0) + value / len(micros)
-    rate = engine.step(stage.batch if phase.counts else 0)
+    try:
+        rate = engine.step(stage.batch if phase.counts else 0)
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{error}, {_keep(stage, phase, kept, run, seed, ranks)}") from error
     for name, value in told.items():
         sums.add(name, value)
     return rate
+
+
+def _began(stage: Stage, phase: Phase, micro: Micro) -> KeptMicro:
+    """What a phase finds; nothing is copied but the state of the random numbers."""
+    state = micro.rng.get_state()
+    return KeptMicro(micro.number, stage.name, phase.name, micro.images_seen, micro.batch, dict(micro.made), state)
+
+
+def _keep(stage: Stage, phase: Phase, micros: list[KeptMicro], run: Path, seed: int, ranks: Ranks) -> str:
+    """Save the networks, and this rank's micro-batches where they are more than streams of numbers; says where."""
+    if ranks.first:
+        shutil.rmtree(run / DIVERGED, ignore_errors=True)
+    loop = {"terms": {}, "seed": seed, "phase": phase.name}
+    save_checkpoint(run / DIVERGED, stage.name, stage.engines, loop, ranks, keep=1)
+    with ranks.together():
+        for micro in micros:
+            if is_dataclass(micro.batch):
+                keep_micro(run, micro)
+    return f"what it began from is in {run / DIVERGED}"
 
 
 class _still:

@@ -14,17 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
-
-from triportrait.core.checkpoint import load_motion_encoder, load_portrait, save_motion_encoder, weights_folder
-from triportrait.core.config import ModelConfig
+from triportrait.core.checkpoint import save_motion_encoder
 from triportrait.core.errors import InputError
-from triportrait.core.motion.neck import NeckField
-from triportrait.core.portrait import Portrait4D
-from triportrait.train import stage1, stage2
-from triportrait.train.config import LossConfig, SetConfig, TrainConfig
+from triportrait.train.begin import Begin, flame_field, reenact_models, static_models
+from triportrait.train.config import SetConfig, TrainConfig
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, resolved
@@ -33,47 +26,16 @@ from triportrait.train.data.clip_store.tracks import FlameTracks, HeadTracks, Tr
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import PictureSet
 from triportrait.train.loop import Stage, run_stage
-from triportrait.train.motion import AnyMotionEncoder
-from triportrait.train.objectives.identity import FaceIdentity
-from triportrait.train.objectives.perceptual import perceptual
 from triportrait.train.probe import probe
 from triportrait.train.runs.checkpoints import check_checkpoints
 from triportrait.train.runs.claim import claim, made_folder
+from triportrait.train.runs.diverged import BEGIN, DIVERGED
 from triportrait.train.runs.run_config import MOTION_ENCODER, check_config, check_folder
 from triportrait.train.runs.stopping import Stopper
-from triportrait.train.stages import Engines, discriminator, reenact_stage, static_stage
-from triportrait.train.start import reads_motion, start, start_motion
+from triportrait.train.stages import Engines, reenact_stage, static_stage
 
 StageName = Literal["stage1", "stage2"]
 STAGES = ("stage1", "motion", "stage2")  # of a config
-
-
-@dataclass(frozen=True)
-class Begin:
-    """What a stage begins from.
-
-    Attributes:
-        weights: a portrait's weights folder, or None: stage 1 starts fresh, stage 2 from the static synthesizer.
-        static: of the static synthesizer that stage 2 asks for pseudo views.
-        motion: of the motion encoder that stage 2 asks.
-        vgg: file of VGG-16, where LPIPS is the perceptual distance.
-        identity: converted file of ArcFace's r18, where the identity term counts.
-        flame: weights folder with FLAME's tables, for clips of tracked faces; by default the static synthesizer's.
-        teacher: of the static synthesizer that teaches stage 1, where its planes or feature images count.
-    """
-
-    weights: str | None = None
-    static: str | None = None
-    motion: str = "demo"
-    vgg: Path | None = None
-    identity: Path | None = None
-    flame: str | None = None
-    teacher: str | None = None
-
-    def told(self) -> dict[str, str | None]:
-        """Plain JSON values: only the last part of each name, as folders lie elsewhere on another machine."""
-        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {name: None if value is None else Path(value).resolve().name for name, value in own.items()}
 
 
 @dataclass(frozen=True)
@@ -124,7 +86,8 @@ class StageRun:
         changes_allowed: bool = False,
         loading: Loading | None = None,
     ) -> None:
-        self.name, self.run, self.engines, self.loading = name, run, engines, loading or Loading()
+        self.name, self.run, self.engines, self.begin = name, run, engines, begin
+        self.loading = loading or Loading()
         self._clips = ClipStore(data, whole=False) if holds_clips(data) else None
         index = MultiviewSet(data).index if self._clips is None else self._clips.index
         if self._clips is not None and name == "stage1":
@@ -181,27 +144,20 @@ class StageRun:
         config = self.config
         each = config.save_each, config.sample_each
         ranks, ahead = self.engines.ranks, self.loading.prefetch
-        run_stage(self.stage, self.run, config.seed, *each, ranks, stopper, self._store_config, ahead)
+        try:
+            run_stage(self.stage, self.run, config.seed, *each, ranks, stopper, self._store_config, ahead)
+        except FloatingPointError:
+            if ranks.first:
+                (self.run / DIVERGED / BEGIN).write_text(json.dumps(self.begin.placed(), indent=1) + "\n")
+            raise
 
     def _static(self, begin: Begin) -> Stage:
-        config, device = self.config, self.engines.ranks.device
-        portrait = Portrait4D(config.model)
-        start(portrait, config.seed)
-        if begin.weights is not None:
-            _take(portrait, begin.weights)
-        critic = discriminator(config).to(device) if config.stage1.losses.adversary else None
-        distance = perceptual(config.perceptual, begin.vgg).to(device)
-        identity = self._identity(config.stage1.losses.identity, begin)
-        teacher = self._teacher(config.stage1.losses, begin)
-        models = stage1.StaticModels(portrait.to(device), distance, config.precision, critic, identity, teacher)
+        models = static_models(self.config, begin, self.engines.ranks.device)
         assert isinstance(self.set, PictureSet)
-        return static_stage(config, [self.set], models, probe(config), self.engines)
+        return static_stage(self.config, [self.set], models, probe(self.config), self.engines)
 
     def _reenact(self, begin: Begin) -> Stage:
-        config, device = self.config, self.engines.ranks.device
-        if begin.static is None:
-            raise InputError("static: expected the weights of the static synthesizer for stage 2, got none; name them")
-        own, width = config.stage2, config.model.transformer.motion_width
+        config, own, width = self.config, self.config.stage2, self.config.model.transformer.motion_width
         if own.clips > self.set.heads:
             raise InputError(
                 f"data: expected {own.clips:,} clips or more for this training, got {self.set.heads:,}; name a larger "
@@ -212,65 +168,11 @@ class StageRun:
                 f"data: expected motion of {width} numbers, got {self.set.motion_width}; name clips with FLAME's "
                 "parameters"
             )
-        static = _loaded(begin.static, config.model, any_motion=own.teacher == "static")
-        encoder = self._motion_encoder(begin.motion, width) if own.motion == "pictures" else None
-        portrait = Portrait4D(config.model)
-        start(portrait, config.seed)
-        start_motion(portrait, config.seed)
-        if begin.weights is not None:
-            _take(portrait, begin.weights)
-        elif own.begins == "static":
-            shared = {name: value for name, value in static.state_dict().items() if not reads_motion(name)}
-            portrait.load_state_dict(portrait.state_dict() | shared)
-        critic = discriminator(config).to(device) if config.stage2.losses.adversary else None
-        models = stage2.ReenactModels(
-            portrait.to(device),
-            static.to(device).eval().requires_grad_(False),
-            None if encoder is None else encoder.to(device).eval().requires_grad_(False),
-            perceptual(config.perceptual, begin.vgg).to(device),
-            config.precision,
-            critic,
-            self._identity(config.stage2.losses.identity, begin),
-            dynamic=own.teacher == "dynamic",
-        )
-        return reenact_stage(config, self.set, models, None if self._flame is not None else probe(config), self.engines)
-
-    def _motion_encoder(self, name: str, width: int) -> AnyMotionEncoder:
-        """The encoder that the run asks, of which it keeps a copy."""
-        encoder = load_motion_encoder(weights_folder(name))
-        if encoder.motion_width != width:
-            raise InputError(
-                f"{name}: expected a motion encoder of {width} numbers, got {encoder.motion_width}; name another folder"
-            )
-        if self.engines.ranks.first:
+        models = reenact_models(config, begin, self.engines.ranks.device)
+        encoder = models.motion_encoder
+        if self.engines.ranks.first and encoder is not None:
             save_motion_encoder(self.run / MOTION_ENCODER, encoder.state_dict(), encoder, {})
-        return encoder
-
-    def _teacher(self, losses: LossConfig, begin: Begin) -> Portrait4D | None:
-        counts = losses.planes > 0 or losses.feature > 0
-        if counts != (begin.teacher is not None):
-            raise InputError(
-                "teacher: expected the weights of a static synthesizer, as its planes or feature images count, got "
-                "none; name them by --teacher, or set --planes-weight 0 and --feature-weight 0"
-                if counts
-                else f"teacher: expected none, as nothing it says counts, got {begin.teacher}; give --planes-weight or "
-                "--feature-weight, or leave it out"
-            )
-        if begin.teacher is None:
-            return None
-        teacher = Portrait4D(self.config.model)
-        _take(teacher, begin.teacher)
-        return teacher.to(self.engines.ranks.device).eval().requires_grad_(False)
-
-    def _identity(self, weight: float, begin: Begin) -> FaceIdentity | None:
-        if not weight:
-            return None
-        if begin.identity is None:
-            raise InputError(
-                "identity: expected the converted file of ArcFace's r18, as its term counts, got none; name it by "
-                "--identity, or set --identity-weight 0"
-            )
-        return FaceIdentity().load(read_file(begin.identity)).to(self.engines.ranks.device)
+        return reenact_stage(config, self.set, models, None if self._flame is not None else probe(config), self.engines)
 
 
 def _cast(index: dict[str, Any], config: TrainConfig) -> SetConfig:
@@ -279,59 +181,3 @@ def _cast(index: dict[str, Any], config: TrainConfig) -> SetConfig:
         return SetConfig(size=config.model.image_size)
     known = {f.name for f in dataclasses.fields(SetConfig)}
     return SetConfig(**{k: v for k, v in index.items() if k in known})
-
-
-def flame_field(name: str | None) -> NeckField:
-    """FLAME of a weights folder, with the published table of landmarks.
-
-    Raises: `InputError` where they are not there.
-    """
-    field = None if name is None else load_portrait(weights_folder(name)).neck
-    if field is None or "landmark70_faces" not in field.flame:
-        raise InputError(
-            f"{name or 'flame'}: expected FLAME's tables with its landmarks, as clips of tracked faces need, got none; "
-            "name by --flame the folder of a converted published checkpoint"
-        )
-    return field
-
-
-def read_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises: `InputError` where it cannot be read.
-    """
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: expected a safetensors file, it cannot be read; convert it again") from error
-
-
-def _loaded(name: str, model: ModelConfig, any_motion: bool = False) -> Portrait4D:
-    """The portrait of a weights folder, in float32.
-
-    Args:
-        any_motion: its motion may have another width, as nobody will ask for it.
-
-    Raises: `InputError` for weights of another size.
-    """
-    found = load_portrait(weights_folder(name))
-    wanted, width = model, found.config.transformer.motion_width
-    if any_motion:
-        transformer = dataclasses.replace(model.transformer, motion_width=width)
-        wanted = dataclasses.replace(model, preset=found.config.preset, transformer=transformer)
-    if found.config != wanted:
-        raise InputError(
-            f"{name}: expected weights of preset {wanted.preset}, {wanted.image_size} px, motion of "
-            f"{wanted.transformer.motion_width} numbers, got {found.config.preset}, {found.config.image_size} px, "
-            f"{width}; name another folder"
-        )
-    found.neck = None  # FLAME's tables, which training keeps beside the network
-    return found.float()
-
-
-def _take(portrait: Portrait4D, name: str) -> None:
-    """Put the weights of a folder into a portrait.
-
-    Raises: `InputError` for weights of another size.
-    """
-    portrait.load_state_dict(_loaded(name, portrait.config).state_dict())

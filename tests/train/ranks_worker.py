@@ -14,11 +14,12 @@ from pathlib import Path
 
 from tests.train import little
 from triportrait.train import loop
+from triportrait.train.begin import Begin
 from triportrait.train.data.parallel import one_thread
 from triportrait.train.engines.ranks import joined
 from triportrait.train.engines.zero import ZeroConfig
 from triportrait.train.runs.stopping import Stopped, Stopper
-from triportrait.train.stage_run import Begin, StageRun
+from triportrait.train.stage_run import StageRun
 from triportrait.train.stages import Engines
 
 

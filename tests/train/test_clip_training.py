@@ -20,13 +20,14 @@ from triportrait.core.errors import InputError
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.serve import cli
 from triportrait.train import loop, stage2
+from triportrait.train.begin import Begin
 from triportrait.train.config import OptimizerConfig, ReenactConfig, TrainConfig
 from triportrait.train.data.clip_store.store import PROGRESS
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.runs.checkpoints import found
 from triportrait.train.runs.export import keep_encoder
 from triportrait.train.runs.stopping import Stopped
-from triportrait.train.stage_run import Begin, Loading, StageRun
+from triportrait.train.stage_run import Loading, StageRun
 from triportrait.train.stages import Engines
 
 CLOCKED = {"images_per_s"}  # and what begins with data_

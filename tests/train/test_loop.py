@@ -176,7 +176,9 @@ def test_a_loss_that_is_not_finite_stops_and_the_last_state_stays(tmp_path):
         return terms if toy.engine.steps < 14 else terms | {"error": terms["error"] * torch.nan}
 
     toy.stage = single_network("toy", 1, toy.engine, IMAGES, BATCH, bad, toy.sample)
-    with pytest.raises(FloatingPointError, match="error of main is not finite after 56 images, the networks as"):
+    with pytest.raises(
+        FloatingPointError, match="error of main is not finite after 56 images, what it began from is in"
+    ):
         toy.run(tmp_path)
     began = Toy().restored(tmp_path / "diverged")
     assert began.engine.steps == 14 and same(began.module.state_dict(), toy.module.state_dict())

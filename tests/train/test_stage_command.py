@@ -165,9 +165,7 @@ def test_a_later_phase_that_is_not_finite_is_named_and_the_networks_are_kept(mat
     original = adversary.r1_terms
     monkeypatch.setattr(adversary, "r1_terms", infinite)
     said = refused(words(material, "stage2", tmp_path / "run", "--adversary-from", 8), capsys)
-    assert (
-        "R1 image, R1 positions, R1 mask of R1 is not finite after 12 images, the networks as they were are in" in said
-    )
+    assert "R1 image, R1 positions, R1 mask of R1 is not finite after 12 images, what it began from is in" in said
     (kept,) = found(tmp_path / "run" / "diverged", "stage2")
     assert kept.name == "stage2_000000012" and len(list(kept.iterdir())) == 3
 

@@ -1,4 +1,4 @@
-"""`triportrait train tiny|overfit|stage1|stage2|export`: whole trainings, single stages, and what they leave."""
+"""`triportrait train tiny|overfit|stage1|stage2|export|report|replay`: trainings, and what they leave."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ import tyro
 
 from triportrait.core.errors import InputError
 from triportrait.train.ablations import Row, ablated
+from triportrait.train.begin import Begin
 from triportrait.train.config import StageConfig, TrainConfig
 from triportrait.train.engines.ranks import Ranks, joined
 from triportrait.train.engines.zero import ZeroConfig
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
+from triportrait.train.replay import replay
 from triportrait.train.runs.export import export
 from triportrait.train.runs.report import write_report
 from triportrait.train.runs.run_config import CONFIG
 from triportrait.train.runs.stopping import Stopped, stops_on_request
 from triportrait.train.schedule_chart import chart
-from triportrait.train.stage_run import Begin, Loading, StageName, StageRun
+from triportrait.train.stage_run import Loading, StageName, StageRun
 from triportrait.train.stages import Engines
 from triportrait.train.training import STAGES, Training
 
@@ -249,7 +251,10 @@ class _Single:
                 )
                 run.train(stopper)
             except FloatingPointError as error:
-                raise InputError(f"{self.out}: training diverged, {error}; try another --seed or --rate") from error
+                raise InputError(
+                    f"{self.out}: training diverged, {error}; `triportrait train replay {self.out}` says where, "
+                    "another --seed or --rate may help"
+                ) from error
             except OSError as error:
                 raise _disk(self.out, error) from error
             except Stopped as stopped:
@@ -347,7 +352,28 @@ class Report:
         print(write_report(self.run_folder))
 
 
-Train = Tiny | Overfit | Stage1 | Stage2 | Export | Report
+@dataclass(frozen=True)
+class Replay:
+    """Run the step that was not finite again, from what its run kept: each term, and where it is not finite first."""
+
+    run_folder: tyro.conf.Positional[Path]
+    """A run that ended as its loss was not finite."""
+    precision: Annotated[Literal["fp32", "bf16"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    """Of the networks; the run's by default."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Show where an error came from."""
+
+    def run(self) -> None:
+        """Print the terms; bad input where one is not finite again."""
+        with joined() as ranks:
+            again = replay(self.run_folder, self.precision, ranks.device, print)
+        if again:
+            raise InputError(
+                f"{self.run_folder}: not finite again: {again}; mend that, or try another --seed or --rate"
+            )
+
+
+Train = Tiny | Overfit | Stage1 | Stage2 | Export | Report | Replay
 
 
 def _disk(run: Path, error: OSError) -> InputError:

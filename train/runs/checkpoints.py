@@ -185,6 +185,19 @@ def averaged_weights(folder: Path, name: str) -> dict[str, Tensor]:
     Raises:
         InputError: it is damaged or has no such network.
     """
+    return _weights(folder, name, averaged=True)
+
+
+def module_weights(folder: Path, name: str) -> dict[str, Tensor]:
+    """The weights of one network of a checkpoint as the last step left them, its buffers too.
+
+    Raises:
+        InputError: it is damaged or has no such network.
+    """
+    return _weights(folder, name, averaged=False)
+
+
+def _weights(folder: Path, name: str, averaged: bool) -> dict[str, Tensor]:
     card, reason = _whole(folder, only=f"{name}.safetensors")
     if reason or name not in card["engines"]:
         raise InputError(f"{folder}: expected a whole checkpoint of {name}, {reason or 'it has none'}; name another")
@@ -193,7 +206,8 @@ def averaged_weights(folder: Path, name: str) -> dict[str, Tensor]:
         weights = {}
         for key in names:
             kind, _, own = key.partition("/")
-            if kind == "average" or (kind == "module" and f"average/{own}" not in names):
+            taken = averaged and f"average/{own}" in names
+            if kind == ("average" if taken else "module"):
                 weights[own] = file.get_tensor(key)
     return weights
 

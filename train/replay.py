@@ -1,0 +1,184 @@
+"""A phase of a step that was not finite, once more: its terms one by one, and the first tensor that is not finite."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from triportrait.core.errors import InputError
+from triportrait.train import stage1, stage2
+from triportrait.train.begin import Begin, reenact_models, static_models
+from triportrait.train.config import Precision, StageConfig, TrainConfig
+from triportrait.train.loop import Micro, Phase
+from triportrait.train.objectives.adversary import Judged
+from triportrait.train.runs.checkpoints import found, module_weights
+from triportrait.train.runs.diverged import BEGIN, DIVERGED, KeptMicro, kept_micros, read_micro
+from triportrait.train.runs.flat import flattened, rebuilt
+from triportrait.train.runs.run_config import CONFIG
+
+BATCHES = {"stage1": stage1.StaticBatch, "stage2": stage2.ReenactBatch}
+CALLED = {"portrait": "generator", "critic": "discriminator"}  # networks of the models; others as their field
+
+
+def replay(run: Path, precision: Precision | None, device: torch.device, tell: Callable[[str], None]) -> str:
+    """Run what a run kept in `run/diverged` again, in this process.
+
+    Args:
+        run: a run of one stage.
+        precision: of the networks; None: the run's.
+        tell: takes a line at a time: what was not finite before, the first output that is not, each term.
+
+    Returns:
+        What is not finite again, empty where all is finite.
+
+    Raises:
+        InputError: the run kept nothing, or what it kept, or a network that it asked, is damaged or missing.
+    """
+    paths, checkpoints = kept_micros(run), [path for name in BATCHES for path in found(run / DIVERGED, name)]
+    if not paths or not checkpoints:
+        raise InputError(
+            f"{run}: expected a run that ended as its loss was not finite, {DIVERGED} holds no batch of one; name "
+            "another"
+        )
+    micros = [read_micro(path, BATCHES, Judged) for path in paths]
+    config, begin = _config(run), _begin(run)
+    config = config if precision is None else dataclasses.replace(config, precision=precision)
+    name = micros[0].stage
+    own: StageConfig = getattr(config, name)
+    models: Any = (static_models if name == "stage1" else reenact_models)(config, begin, device)
+    phases = (stage1.phases if name == "stage1" else stage2.phases)(models, own)  # type: ignore[arg-type]
+    models.portrait.load_state_dict(module_weights(checkpoints[-1], "generator"))
+    if models.critic is not None:
+        models.critic.load_state_dict(module_weights(checkpoints[-1], "discriminator"))
+    networks = {f.name: getattr(models, f.name) for f in dataclasses.fields(models)}
+    networks = {CALLED.get(n, n): part for n, part in networks.items() if isinstance(part, nn.Module)}
+    for network, module in networks.items():
+        for tensor, value in module.state_dict().items():
+            _tell_if_infinite(f"{network} {tensor}", value, tell)
+    wrong = []
+    for micro in micros:
+        phase = next((phase for phase in phases if phase.name == micro.phase), None)
+        if phase is None:
+            raise InputError(f"{run}: expected a phase of {name}, got {micro.phase!r}; the run is of another version")
+        tell(f"{name}, {micro.phase}, micro-batch {micro.number} after {micro.images_seen} images, {config.precision}")
+        optimizer = own.critic if phase.engine == "discriminator" else own.optimizer
+        wrong += _again(micro, phase, networks, not optimizer.clean, device, tell)
+    return "; ".join(wrong)
+
+
+def _again(
+    micro: KeptMicro,
+    phase: Phase,
+    networks: dict[str, nn.Module],
+    gradients: bool,
+    device: torch.device,
+    tell: Callable[[str], None],
+) -> list[str]:
+    """One micro-batch: what is not finite of it."""
+    for name, value in flattened(micro.batch, "batch")[1].items():
+        _tell_if_infinite(name, value, tell)
+    rng = torch.Generator()
+    rng.set_state(micro.rng)
+    made = {name: Judged(*(x.to(device) for x in judged.values())) for name, judged in micro.made.items()}
+    with _Watch(networks) as watch:
+        terms = phase.terms(Micro(_on(micro.batch, device), rng, micro.images_seen, made, micro.number))
+    if watch.first:
+        tell(f"  first output that is not finite: {watch.first}")
+    width = max(map(len, terms))
+    for name, value in terms.items():
+        tell(f"  {name:{width}}  {value.item():.9g}")
+    bad = [name for name, value in terms.items() if not bool(value.isfinite())]
+    if bad:
+        return [f"{', '.join(bad)} of {micro.phase}, first {watch.first or 'outside of the networks'}"]
+    if gradients:
+        torch.stack([value.float() for value in terms.values()]).sum().mul(phase.every).backward()
+        for name, parameter in networks[phase.engine].named_parameters():
+            if parameter.grad is not None and _tell_if_infinite(f"gradient of {name}", parameter.grad, tell):
+                bad.append(name)
+    return [f"the gradient of {bad[0]}"] if bad else []
+
+
+class _Watch:
+    """Sees the first output of a module that is not finite, in the order of the forward pass."""
+
+    def __init__(self, networks: dict[str, nn.Module]) -> None:
+        self.first, self._networks, self._handles = "", networks, []  # type: ignore[var-annotated]
+
+    def __enter__(self) -> _Watch:
+        for network, whole in self._networks.items():
+            for path, module in whole.named_modules():
+                name = f"{network} {path}".strip()
+                self._handles.append(module.register_forward_hook(self._hook(name), with_kwargs=True))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _hook(self, name: str) -> Callable[..., None]:
+        def look(module: nn.Module, given: Any, named: Any, output: Any) -> None:
+            if self.first or _finite(output):
+                return
+            weights = [*module.parameters(), *module.buffers()]
+            why = "finite inputs and weights"
+            if not _finite(weights):
+                why = "weights that are not"
+            elif not _finite((given, named)):
+                why = "inputs that are not"
+            self.first = f"{name} ({type(module).__name__}), from {why}"
+
+        return look
+
+
+def _finite(value: Any) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in _tensors(value))
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors within dataclasses, dicts, lists and tuples."""
+    if isinstance(value, Tensor):
+        yield value
+    elif dataclasses.is_dataclass(value):
+        for f in dataclasses.fields(value):
+            yield from _tensors(getattr(value, f.name))
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
+
+
+def _tell_if_infinite(name: str, value: Tensor, tell: Callable[[str], None]) -> bool:
+    count = int((~value.isfinite()).sum())
+    if count:
+        tell(f"  {name}: {count} of {value.numel()} numbers are not finite")
+    return count > 0
+
+
+def _on(batch: Any, device: torch.device) -> Any:
+    """A batch on a device."""
+    parts = {f.name: getattr(batch, f.name).to(device) for f in dataclasses.fields(batch)}
+    return type(batch)(**parts)
+
+
+def _config(run: Path) -> TrainConfig:
+    try:
+        plain = json.loads((run / CONFIG).read_text())
+        return rebuilt(TrainConfig, plain, {}, "config")  # type: ignore[no-any-return]
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{run / CONFIG}: it is no config of a run of one stage; name another run") from error
+
+
+def _begin(run: Path) -> Begin:
+    path = run / DIVERGED / BEGIN
+    try:
+        return rebuilt(Begin, json.loads(path.read_text()), {}, "begin")  # type: ignore[no-any-return]
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: it does not say what the run began from; run it again") from error

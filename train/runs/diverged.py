@@ -1,0 +1,93 @@
+"""What a step that was not finite began from, for `triportrait train replay`.
+
+run/diverged/checkpoints/STAGE_IMAGES    the networks, a checkpoint as any other
+run/diverged/micro_N.safetensors         micro-batch N, where it was not finite: tensors by flat names, the rest as JSON
+run/diverged/begin.json                  where the networks that are only asked lie on this machine
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from triportrait.core.errors import InputError
+from triportrait.train.runs.flat import flattened, rebuilt
+
+DIVERGED = "diverged"
+BEGIN = "begin.json"
+RANDOM = "rng"
+
+
+@dataclass(frozen=True)
+class KeptMicro:
+    """A micro-batch as a phase of a step found it.
+
+    Attributes:
+        number: over all ranks. stage, phase: by name.
+        images_seen: before the step.
+        batch: as the stage draws it. made: what earlier phases of the step left.
+        rng: state of its random numbers.
+    """
+
+    number: int
+    stage: str
+    phase: str
+    images_seen: int
+    batch: Any
+    made: dict[str, Any]
+    rng: Tensor
+
+
+def keep_micro(run: Path, micro: KeptMicro) -> None:
+    """Write a micro-batch beside the networks.
+
+    Raises:
+        InputError: the disk refuses.
+    """
+    tensors = {RANDOM: micro.rng}
+    card: dict[str, Any] = {name: getattr(micro, name) for name in ("number", "stage", "phase", "images_seen")}
+    for name in ("batch", "made"):
+        card[name], found = flattened(getattr(micro, name), name)
+        tensors |= found
+    path = run / DIVERGED / f"micro_{micro.number}.safetensors"
+    part = path.with_name(f".{path.name}.part")
+    try:
+        save_file(tensors, part, {"card": json.dumps(card)})
+        os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise InputError(f"{path}: the batch could not be written ({error}); free some space") from error
+
+
+def kept_micros(run: Path) -> list[Path]:
+    """The micro-batches of a run that were not finite, by their numbers."""
+    found = (run / DIVERGED).glob("micro_*.safetensors")
+    return sorted(found, key=lambda path: (len(path.name), path.name))
+
+
+def read_micro(path: Path, batches: dict[str, Any], made: Any) -> KeptMicro:
+    """What `keep_micro` wrote.
+
+    Args:
+        batches: the type of a batch, by the stage's name. made: the type of what phases leave to each other.
+
+    Raises:
+        InputError: it is damaged, or of a stage that is not named.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            card = json.loads(file.metadata()["card"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        batch = rebuilt(batches[card["stage"]], card["batch"], tensors, "batch")
+        left = rebuilt(dict[str, made], card["made"], tensors, "made")
+        numbers = (int(card["number"]), card["stage"], card["phase"], int(card["images_seen"]))
+        return KeptMicro(*numbers, batch, left, tensors[RANDOM])
+    except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected a micro-batch that a run kept, it is damaged; run it again") from error
