@@ -17,19 +17,28 @@ from torch import Tensor
 
 from tests.train import little, trained
 from triportrait.serve import cli
-from triportrait.train import stage1, stage2
+from triportrait.train import stage1, stage2, stage_run
 from triportrait.train.config import ReenactConfig, StageConfig, TrainConfig
 from triportrait.train.data.pictures import PictureSet
 from triportrait.train.objectives import adversary
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
+from triportrait.train.probe import probe
+from triportrait.train.response import Probe
 from triportrait.train.runs.checkpoints import CARD, found
 from triportrait.train.runs.flat import flattened, rebuilt
 
 
+@pytest.fixture(scope="module")
+def asked() -> Probe:
+    """What a training of the set is asked on its way, photographed once for all of them."""
+    return probe(little.config(cast=little.CAST))
+
+
 @pytest.fixture(autouse=True)
-def little_preset(monkeypatch):
+def little_preset(monkeypatch, asked):
     """`tiny` is the smallest training here."""
     monkeypatch.setitem(STAGE_PRESETS, "tiny", little.opposed)
+    monkeypatch.setattr(stage_run, "probe", lambda config: asked)
 
 
 @pytest.fixture(scope="module")
