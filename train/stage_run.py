@@ -96,11 +96,6 @@ class StageRun:
                 "prepare heads`"
             )
         tracked = self._clips is not None and self._clips.source != HEADS
-        if tracked and config.stage2.losses.adversary:
-            raise InputError(
-                f"{data}: expected positions of what is seen, as the discriminator wants, clips of tracked faces have "
-                "none; say --adversary 0"
-            )
         self._flame = flame_field(begin.flame or begin.static) if tracked else None
         idle = {other: dataclasses.replace(getattr(config, other), views=1) for other in STAGES if other != name}
         self.config = dataclasses.replace(config, cast=_cast(index, config), **idle)  # what is idle asks for no views

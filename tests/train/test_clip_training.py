@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tests.train import little, tracked, trained
 from tests.train.ranks_worker import StopsAt
 from tests.train.test_clips import changed, spoil
-from triportrait.core.checkpoint import load_motion_encoder, load_portrait
+from triportrait.core.checkpoint import load_motion_encoder, load_portrait, save_motion_encoder
 from triportrait.core.errors import InputError
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.serve import cli
@@ -25,7 +25,6 @@ from triportrait.train.config import OptimizerConfig, ReenactConfig, TrainConfig
 from triportrait.train.data.clip_store.store import PROGRESS
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.runs.checkpoints import found
-from triportrait.train.runs.export import keep_encoder
 from triportrait.train.runs.stopping import Stopped
 from triportrait.train.stage_run import Loading, StageRun
 from triportrait.train.stages import Engines
@@ -158,6 +157,14 @@ def test_too_many_damaged_clips_stop_the_run(material, damaged, tmp_path, capsys
     assert not threads()
 
 
+def test_a_discriminator_sees_tracked_faces_by_flame_s_mesh(material, tmp_path):
+    run = tmp_path / "run"
+    more = ["--flame", material / "flame", "--adversary-from", 0]
+    assert cli.main(words(material, material / "tracked", run, *more)) == 0
+    told = [line for line in lines_of(run) if "l1" in line]
+    assert told and all({"adversary", "D real", "D fake"} < line.keys() for line in told)
+
+
 def test_an_error_of_the_thread_and_an_impatient_user_leave_no_thread(material, tmp_path, monkeypatch):
     makers = set()
 
@@ -215,7 +222,7 @@ def stage2_models(run: StageRun) -> Any:
 
 def test_the_published_motion_encoder_travels_with_a_run(tmp_path):
     encoder = MotionEncoder()
-    keep_encoder(tmp_path, encoder)
+    save_motion_encoder(tmp_path, encoder.state_dict(), encoder, {})
     again = load_motion_encoder(tmp_path)
     assert isinstance(again, MotionEncoder)
     assert all(p.equal(q) for p, q in zip(encoder.parameters(), again.parameters(), strict=True))
@@ -230,8 +237,7 @@ def test_what_clips_cannot_be_trained_from_is_one_sentence(material, little_clip
     def said(*more: Any, data: Path = material / "tracked") -> str:
         return refused(words(material, data, tmp_path / "run", *more), capsys)
 
-    assert "expected positions of what is seen, as the discriminator wants" in said()
-    assert "expected FLAME's tables with its landmarks" in said("--adversary", 0)
+    assert "expected FLAME's tables with its landmarks" in said()
     assert "most-skipped: expected a share from 0 to 1, got 1.5" in said("--most-skipped", 1.5)
     assert "prefetch: expected 0 or more, got -1" in said("--prefetch", -1)
     one = words(material, little_clips, tmp_path / "run")

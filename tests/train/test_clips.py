@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.train import little, tracked
 from triportrait.core.errors import InputError
@@ -441,6 +441,34 @@ def test_pictures_of_tracked_faces_hold_what_flame_makes_of_their_tables(tmp_pat
         torch.testing.assert_close(driving.points[i], points)  # type: ignore[index]
         mask = torch.from_numpy(store.masks(clips.clip_at(i), np.array([d]))).float()[:, None]
         assert torch.equal(driving.opacity[[i]], shrink(mask, 16))
+
+
+def test_positions_of_a_tracked_face_are_flame_s_rest_under_the_camera():
+    """Where a vertex that faces the camera is seen, the picture says where it lies on the head at rest."""
+    field, table, size = tracked.field(), tracked.table(0, 3), 128
+    field.mesh.register_buffer("eye_idxs", torch.arange(40))
+    tracks = FlameTracks(field, None)
+    seen = tracks.positions(table, [1], size)[0]  # [3, S, S]
+    camera, vertices = tracks._heads(table, [1])
+    flame = field.flame
+    rest, _ = flame(torch.zeros(1, 400), torch.zeros(1, 3), torch.tensor([[0.3, 0, 0]]), torch.zeros(1, 6))
+    wanted = rest[0].clone()
+    wanted[:40, 2] -= 0.5
+    pixels, forward = project(vertices, camera, size)
+    corners = vertices[0, flame["faces"]]
+    normals = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    towards = camera.world_from_camera[0, :3, 3] - corners.mean(1)
+    frontal = nn.functional.normalize(normals, dim=-1).mul(nn.functional.normalize(towards, dim=-1)).sum(-1) > 0.6
+    middles = pixels[0, flame["faces"]].mean(1)
+    frontal &= ((middles > 0) & (middles < size - 1)).all(-1)
+    centres = middles[frontal].round().long()
+    found = seen[:, centres[:, 1], centres[:, 0]].T
+    expected = wanted[flame["faces"][frontal]].mean(1) / 0.6
+    assert frontal.sum() > 8
+    assert (found - expected).abs().amax() < 0.03
+    beside = seen.abs().sum(0) == 0
+    assert 0.2 < beside.float().mean() < 0.95 and beside[0, 0]
+    assert forward.min() > 0
 
 
 def test_stored_motion_is_taken_and_not_read_again(tmp_path):

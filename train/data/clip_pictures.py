@@ -24,7 +24,6 @@ from triportrait.train.data.clip_store.frames import Decoder
 from triportrait.train.data.clip_store.store import ClipStore, unpacked
 from triportrait.train.data.clip_store.tracks import Tracks
 from triportrait.train.data.heads.rasterize import project
-from triportrait.train.data.multiview import from_positions
 from triportrait.train.data.pictures import Pictures, join_necks
 from triportrait.train.objectives.losses import shrink
 
@@ -97,7 +96,9 @@ class ClipPictures:
         self.store, self.model, self.tracks = store, model, tracks
         self.left_out: dict[str, str] = {}
         self._seed, self._decode, self._most_skipped, self._positions = seed, decode, most_skipped, positions
-        self._needs = {"mask": -(-(store.size**2) // 8), **tracks.needs} | ({"positions": None} if positions else {})
+        self._needs = {"mask": -(-(store.size**2) // 8), **tracks.needs} | dict.fromkeys(
+            tracks.placed if positions else ()
+        )
         self._spoilt: dict[int, str | None] = {}  # of clips that were looked at
         self._frames, self._necks = Kept[Tensor](FRAMES_KEPT), Kept[NeckGrid](NECKS_KEPT)
         self._order = lru_cache(maxsize=4)(self._shuffled)
@@ -239,6 +240,9 @@ class ClipPictures:
         masks = unpacked(np.stack([table["mask"][row] for table, row in zip(tables, rows, strict=True)]), size)
         features = [self.tracks.features(table, [row]) for table, row in zip(tables, rows, strict=True)]
         known = [f for f in features if f is not None]
+        placed = []
+        if self._positions:
+            placed = [self.tracks.positions(table, [row], size) for table, row in zip(tables, rows, strict=True)]
         return Pictures(
             image=images.permute(0, 3, 1, 2).float() / 127.5 - 1,
             opacity=shrink(torch.from_numpy(masks).float()[:, None], h),
@@ -247,15 +251,10 @@ class ClipPictures:
             camera=camera,
             motion=torch.cat([self.tracks.parameters(table, [row]) for table, row in zip(tables, rows, strict=True)]),
             neck=neck,
-            positions=self._placed(tables, rows) if self._positions else None,
+            positions=torch.cat(placed) if placed else None,
             points=points,
             features=torch.cat(known) if known else None,
         )
-
-    def _placed(self, tables: Sequence[Mapping[str, np.ndarray]], rows: Sequence[int]) -> Tensor:
-        stored = torch.stack([torch.from_numpy(t["positions"][r]) for t, r in zip(tables, rows, strict=True)])
-        every = self.store.size // stored.shape[1]
-        return from_positions(stored).repeat_interleave(every, 2).repeat_interleave(every, 3)
 
     def _neck(self, clip: int, table: Mapping[str, np.ndarray], source: int, driving: int) -> NeckGrid:
         key = (clip, source if self.tracks.neck_of_source else None, driving)

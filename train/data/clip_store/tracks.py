@@ -15,15 +15,18 @@ import torch
 from torch import Tensor
 
 from triportrait.core.config import ModelConfig
-from triportrait.core.motion.flame import rotation_matrices
+from triportrait.core.motion.flame import CANONICAL_JAW, check_indices, rotation_matrices
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.render.cameras import camera_from_label
 from triportrait.core.types import Camera, NeckGrid
 from triportrait.train.data.heads.mesh import head_neck_grid
 from triportrait.train.data.heads.population import Expression, Identity
+from triportrait.train.data.heads.rasterize import project, rasterize
+from triportrait.train.data.multiview import from_positions
 
 Table = Mapping[str, np.ndarray]
 LANDMARKS = 68
+EYEBALLS_BACK, POSITIONS_SPAN = 0.5, 0.6  # scene units
 FLAME_PARAMETERS = 109  # of an expression: 100, jaw 3, eyes 6
 
 
@@ -32,11 +35,13 @@ class Tracks(Protocol):
 
     Attributes:
         needs: the columns it reads, and their widths where these are fixed.
+        placed: the columns that positions take, too.
         neck_of_source: whether the neck's grids depend on the source's frame, too.
         parameter_width: how many numbers an expression has.
     """
 
     needs: dict[str, int | None]
+    placed: tuple[str, ...]
     neck_of_source: bool
     parameter_width: int
 
@@ -46,6 +51,10 @@ class Tracks(Protocol):
 
     def neck(self, table: Table, source: int, driving: int) -> NeckGrid:
         """The grids of one driving frame, on the CPU."""
+        ...
+
+    def positions(self, table: Table, rows: Sequence[int], size: int) -> Tensor:
+        """[N, 3, size, size] in about [-1, 1], where what is seen lies on the head at rest; 0 beside (uv)."""
         ...
 
     def parameters(self, table: Table, rows: Sequence[int]) -> Tensor:
@@ -65,6 +74,7 @@ class HeadTracks:
     """
 
     neck_of_source, parameter_width = False, 9
+    placed: tuple[str, ...] = ("positions",)
 
     def __init__(self, model: ModelConfig, device: torch.device) -> None:
         self._model, self._device, self._stream = model, device, _side_stream(device)
@@ -84,6 +94,12 @@ class HeadTracks:
             grid = head_neck_grid(who.to(self._device), face.to(self._device), config.neck, config.render.box_side)
             return grid.to("cpu")
 
+    def positions(self, table: Table, rows: Sequence[int], size: int) -> Tensor:
+        """See `Tracks`: as they are stored."""
+        stored = _of(table, "positions", rows)
+        every = size // stored.shape[1]
+        return from_positions(stored).repeat_interleave(every, 2).repeat_interleave(every, 3)
+
     def parameters(self, table: Table, rows: Sequence[int]) -> Tensor:
         """See `Tracks`."""
         return _of(table, "expression", rows)
@@ -102,6 +118,7 @@ class FlameTracks:
     """
 
     neck_of_source, parameter_width = True, FLAME_PARAMETERS
+    placed: tuple[str, ...] = ()
 
     def __init__(self, field: NeckField, motion_width: int | None) -> None:
         self._field = field.eval().requires_grad_(False)
@@ -109,17 +126,37 @@ class FlameTracks:
         self.needs: dict[str, int | None] = {"camera": 25, "shape": 300, "expression": 100, "pose": 6, "eyes": 6}
         if motion_width is not None:
             self.needs["motion"] = motion_width
+        self._rest = self._at_rest()
 
     @torch.no_grad()
     def seen(self, table: Table, rows: Sequence[int]) -> tuple[Camera, Tensor]:
         """See `Tracks`."""
-        flame = self._field.flame
         with torch.cuda.stream(self._stream):
-            neck, jaw, eyes = self._pose(table, rows)
-            shape, expression = (self._own(table, name, rows) for name in ("shape", "expression"))
-            vertices, joints = flame(torch.cat([shape, expression], -1), neck, jaw, eyes)
-            camera = beside_neck(camera_from_label(_of(table, "camera", rows)), neck.cpu(), joints[:, 1].cpu())
-            return camera, flame.landmarks(vertices)[:, :LANDMARKS].cpu()
+            camera, vertices = self._heads(table, rows)
+            return camera, self._field.flame.landmarks(vertices)[:, :LANDMARKS].cpu()
+
+    @torch.no_grad()
+    def positions(self, table: Table, rows: Sequence[int], size: int) -> Tensor:
+        """See `Tracks`: of FLAME's whole mesh, the face at rest with its mouth slightly open (reference 2.10)."""
+        with torch.cuda.stream(self._stream):
+            camera, vertices = self._heads(table, rows)
+            faces = self._field.flame["faces"]
+            pixels, forward = project(vertices, camera.to(vertices.device), size)
+            none = vertices.new_zeros(len(faces))
+            visible = torch.ones(len(rows), len(faces), dtype=torch.bool, device=vertices.device)
+            seen = rasterize(
+                pixels, forward, faces, visible, none > 0, none, size, lambda member, face, weights: none[face]
+            )
+            flat = vertices.new_zeros(len(rows) * size * size, 3)
+            flat[seen.pixel] = seen.gather(self._rest, faces)
+            return flat.unflatten(0, (len(rows), size, size)).permute(0, 3, 1, 2).contiguous().cpu()
+
+    def _heads(self, table: Table, rows: Sequence[int]) -> tuple[Camera, Tensor]:
+        """N cameras on the CPU, and vertices [N, U, 3] in the world."""
+        neck, jaw, eyes = self._pose(table, rows)
+        shape, expression = (self._own(table, name, rows) for name in ("shape", "expression"))
+        vertices, joints = self._field.flame(torch.cat([shape, expression], -1), neck, jaw, eyes)
+        return beside_neck(camera_from_label(_of(table, "camera", rows)), neck.cpu(), joints[:, 1].cpu()), vertices
 
     def neck(self, table: Table, source: int, driving: int) -> NeckGrid:
         """See `Tracks`: the shape is the source's."""
@@ -135,6 +172,17 @@ class FlameTracks:
     def features(self, table: Table, rows: Sequence[int]) -> Tensor | None:
         """See `Tracks`."""
         return _of(table, "motion", rows)
+
+    @torch.no_grad()
+    def _at_rest(self) -> Tensor:
+        """[U, 3] what positions say: the canonical face, its eyeballs pushed back so that none is taken for a lid."""
+        flame, none = self._field.flame, torch.zeros(1, 6, device=self._device)
+        betas = none.new_zeros(1, flame["shape_directions"].shape[-1])
+        rest, _ = flame(betas, none[:, :3], none.new_tensor([CANONICAL_JAW]), none)
+        if "eye_idxs" in self._field.mesh:
+            check_indices("eye_idxs", self._field.mesh["eye_idxs"], rest.shape[1])
+            rest[0, self._field.mesh["eye_idxs"], 2] -= EYEBALLS_BACK
+        return rest[0] / POSITIONS_SPAN
 
     def _pose(self, table: Table, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         neck = torch.from_numpy(rectified_necks(table["pose"][:, :3])[list(rows)]).float()
