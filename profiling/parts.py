@@ -117,14 +117,14 @@ def make_frame(config: ModelConfig, device: torch.device | str = "cpu", seed: in
         0.02 * random(1, fine, fine, fine, 4), 0.02 * random(1, coarse, coarse, coarse, 3), config.render.box_side,
         config.neck.near_squared_distance,
     )  # fmt: skip
-    field = NeckField(config.neck, config.render.box_side, *_sphere(config.neck)).to(device) if serves else None
+    field = NeckField(config.neck, config.render.box_side, *sphere_tables(config.neck)).to(device) if serves else None
     return Frame(
         portrait, encoder, field, 2 * random(1, 3, config.image_size, config.image_size) - 1,
         2 * random(1, 3, CROP_SIZE, CROP_SIZE) - 1, random(1, width), neck, fixed_camera().to(device),
     )  # fmt: skip
 
 
-def _sphere(config: NeckConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def sphere_tables(config: NeckConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Tables of FLAME's sizes whose coarse mesh, of 714 vertices and 1394 faces, is a sphere."""
     rows, columns, vertices, joints = 42, 17, 5023, 5
     up = torch.linspace(0.02, 3.12, rows)[:, None].expand(rows, columns)

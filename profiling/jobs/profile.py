@@ -1,4 +1,4 @@
-"""`triportrait profile compile|roofline|kernels|frame|all|report`: what a frame costs, what it must cost, and where."""
+"""`triportrait profile`: what a frame costs, what it must cost, and where; a training's costs are in `train_step`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from triportrait.core.errors import InputError
+from triportrait.profiling.jobs.train_step import Step
 
 Verbose = Annotated[bool, tyro.conf.arg(aliases=["-v"])]
 Operators = Annotated[tuple[str, ...], tyro.conf.arg(name="op", metavar="NAME")]
@@ -160,7 +161,7 @@ class Report:
         print(self.readme)
 
 
-Profile = Compile | Roofline | Kernels | Frame | All | Report
+Profile = Compile | Roofline | Kernels | Frame | All | Report | Step
 
 
 def _interpret_without_gpu() -> None:
