@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from triportrait.core.errors import InputError
-from triportrait.profiling.jobs.train_step import Step
+from triportrait.profiling.jobs.train_step import Data, Scaling, Step
 
 Verbose = Annotated[bool, tyro.conf.arg(aliases=["-v"])]
 Operators = Annotated[tuple[str, ...], tyro.conf.arg(name="op", metavar="NAME")]
@@ -161,7 +161,7 @@ class Report:
         print(self.readme)
 
 
-Profile = Compile | Roofline | Kernels | Frame | All | Report | Step
+Profile = Compile | Roofline | Kernels | Frame | All | Report | Step | Scaling | Data
 
 
 def _interpret_without_gpu() -> None:

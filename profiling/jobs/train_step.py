@@ -67,6 +67,93 @@ class Step:
         give(text, self.out, figures, self.json, command)
 
 
+@dataclass(frozen=True)
+class Scaling:
+    """What ranks send in a step, and the efficiency on many GPUs that this predicts."""
+
+    stage: Literal["stage1", "stage2", "both"] = "both"
+    """Which stage."""
+    preset: StagePreset = "paper"
+    """Of the training."""
+    gpus: tuple[int, ...] = (8, 64)
+    """On how many GPUs, eight to a machine."""
+    zero: tuple[int, ...] = (0, 1, 2, 3)
+    """DeepSpeed's ZeRO stages."""
+    batch: int = 4
+    """Images of a GPU and step."""
+    micros: int = 1
+    """Micro-batches of a GPU and step."""
+    step_ms: OptionalFloat = None
+    """Time of a step on one GPU, where it was measured."""
+    ranks: tuple[int, ...] = ()
+    """Count on so many gloo ranks of this machine, too, as 1 2 4: minutes."""
+    out: OptionalFile = None
+    """Write the tables into this file, too."""
+    json: OptionalFile = None
+    """Write the figures into this file."""
+    verbose: Verbose = False
+    """Show where an error came from."""
+
+    def run(self) -> None:
+        """Compute; where it is asked for, train a little and count."""
+        from triportrait.profiling.training import counted, scaling
+        from triportrait.profiling.training.inputs import stage_config
+
+        check_files(self.out, self.json)
+        for name, value in (("batch", self.batch), ("step-ms", self.step_ms), *(("ranks", n) for n in self.ranks)):
+            if value is not None and not value > 0:
+                raise InputError(f"{name}: expected more than 0, got {value}; choose another")
+        config = stage_config(self.preset)
+        command = words(
+            "scaling", stage=self.stage, preset=self.preset, gpus=self.gpus, zero=self.zero, batch=self.batch,
+            micros=self.micros, step_ms=self.step_ms, ranks=self.ranks,
+        )  # fmt: skip
+        stages: list[StageName] = ["stage1", "stage2"] if self.stage == "both" else [self.stage]
+        text, figures, step_s = made(command) + "\n", dict[str, Any](), None
+        if self.step_ms is not None:
+            step_s = self.step_ms / 1e3
+        for stage in stages:
+            found = scaling.networks(config, stage)
+            predictions = scaling.predict(found, self.zero, self.gpus, self.micros)
+            figures[stage] = scaling.figures(predictions)
+            text += f"\n## {self.preset}, {stage}: predicted\n\n"
+            text += scaling.table(found, predictions, self.batch, step_s, self.micros)
+        if self.ranks:
+            rows: list[dict[str, Any]] = []
+            for count in self.ranks:
+                tell(f"{count} ranks")
+                rows += counted.launch(count, self.zero)
+            figures["counted"] = rows
+            text += f"\n## counted\n\n{counted.table(rows)}"
+        give(text, self.out, figures, self.json, command)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Frames a second that data give on this machine, beside what one GPU eats."""
+
+    data: tyro.conf.Positional[Path]
+    """A multi-view set or a clip store."""
+    seconds: float = 3.0
+    """For each way of reading."""
+    json: OptionalFile = None
+    """Write the figures into this file."""
+    verbose: Verbose = False
+    """Show where an error came from."""
+
+    def run(self) -> None:
+        """Read at random, and say where."""
+        from triportrait.profiling.machine import describe
+        from triportrait.profiling.training import loader
+
+        check_files(self.json)
+        rows = loader.measure(self.data, self.seconds)
+        command = shlex.join(["triportrait", "profile", "data", self.data.name])
+        where = describe(command)
+        lines = [f"{name}: {where[name]}" for name in ("command", "commit", "machine") if where[name]]
+        give("\n".join([*lines, "", loader.table(rows)]), None, {"data": rows}, self.json, command)
+
+
 def words(name: str, **options: Any) -> str:
     """The command line that makes the same."""
     given = [x for key, value in options.items() if value not in (None, False, ()) for x in _option(key, value)]

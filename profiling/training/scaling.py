@@ -51,18 +51,26 @@ class Machine:
     """Eight GPUs and what connects them, each way, by data sheet.
 
     Attributes:
+        adapters: of the network between machines.
         inside: bytes a second of a GPU to the next. between: of a machine to the next, over all its adapters.
     """
 
     name: str
+    adapters: str
     inside: float
     between: float
 
+    def path(self, gpus: int) -> tuple[str, float]:
+        """What a ring of so many GPUs goes through, and the bandwidth of its narrowest part."""
+        if gpus <= IN_A_MACHINE:
+            return self.name, self.inside
+        return f"{self.name}; {self.adapters}", min(self.inside, self.between)
+
 
 MACHINES = (
-    Machine("A100, NVLink 3, 8 x 200 Gb/s", 300e9, 8 * 25e9),
-    Machine("A100, NVLink 3, 1 x 200 Gb/s", 300e9, 25e9),
-    Machine("H100 or H200, NVLink 4, 8 x 400 Gb/s", 450e9, 8 * 50e9),
+    Machine("A100, NVLink 3", "8 x InfiniBand 200 Gb/s", 300e9, 8 * 25e9),
+    Machine("A100, NVLink 3", "1 x InfiniBand 200 Gb/s", 300e9, 25e9),
+    Machine("H100 or H200, NVLink 4", "8 x InfiniBand 400 Gb/s", 450e9, 8 * 50e9),
 )
 
 
@@ -168,7 +176,7 @@ def predict(found: Sequence[Network], zeros: Sequence[int], gpus: Sequence[int],
         for count in gpus:
             total = payload(found, zero, count, micros)
             own = sent(total, count)
-            paths = {m.name: m.between if count > IN_A_MACHINE else m.inside for m in MACHINES}
+            paths = dict(machine.path(count) for machine in MACHINES)
             made.append(Prediction(zero, count, total, own, {name: own / width for name, width in paths.items()}))
     return made
 
@@ -185,7 +193,7 @@ def table(
     told = "the aim, not measured" if step_s is None else "as given"
     lines = [
         "| " + " | ".join((
-            "ZeRO", "GPUs", "all-reduce GB", "all-gather GB", "reduce-scatter GB", "a rank sends GB", "machine",
+            "ZeRO", "GPUs", "all-reduce GB", "all-gather GB", "reduce-scatter GB", "a rank sends GB", "through",
             "sending takes ms", f"efficiency at {1e3 * at:.0f} ms ({told})", f"step ms for {WANTED:.0%}",
         )) + " |",
         "|" + " --- |" * 10,
