@@ -21,8 +21,11 @@ from triportrait.core.errors import InputError
 from triportrait.profiling.training.scaling import AIM
 from triportrait.train import stage2
 from triportrait.train.config import ReenactConfig
-from triportrait.train.data.clip_store.frames import DaliFrames, decode
+from triportrait.train.data.clip_pictures import ClipPictures
+from triportrait.train.data.clip_store.filming import HEADS
+from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, Decoder, Request
 from triportrait.train.data.clip_store.store import INDEX, KIND, ClipStore
+from triportrait.train.data.clip_store.tracks import HeadTracks
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import PictureSet
 
@@ -85,27 +88,36 @@ def _model(side: int) -> ModelConfig:
 
 def _clips(store: ClipStore, seconds: float) -> list[dict[str, Any]]:
     streams = np.random.default_rng(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def request() -> tuple[Path, list[int]]:
+    def request() -> Request:
         clip = int(streams.integers(len(store)))
         return store.path(clip), streams.integers(store.frames_of[clip], size=FRAMES_OF_IMAGE).tolist()
 
-    def by_pyav() -> int:
-        try:
-            decode(*request())
-        except ValueError as error:
-            raise InputError(f"{store.folder}: {error}; make the store again") from error
-        return FRAMES_OF_IMAGE
+    def decoded(decode: Decoder) -> int:
+        for found in decode([request() for _ in range(BATCH)]):
+            if isinstance(found, ValueError):
+                raise InputError(f"{store.folder}: {found}; make the store again") from found
+        return BATCH * FRAMES_OF_IMAGE
 
-    rows = [_row("clip store, PyAV", store.size, _rate(by_pyav, seconds))]
+    ways: dict[str, Decoder] = {"PyAV": AvDecoder()}
     if importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None:
-        many = max(BATCH, int(4 * seconds * APPETITE) // BATCH * BATCH)
-        batches = iter(DaliFrames([request() for _ in range(many)], BATCH, torch.device("cpu")))
+        ways["DALI, NVDEC" if device.type == "cuda" else "DALI on the CPU"] = DaliDecoder(device, BATCH)
+    rows = [
+        _row(f"clip store, {way}", store.size, _rate(lambda d=decode: decoded(d), seconds))  # type: ignore[misc]
+        for way, decode in ways.items()
+    ]
+    if store.source == HEADS:
+        model = _model(store.size)
+        clips = ClipPictures(store, model, HeadTracks(model, device), 0, AvDecoder(), 1.0, positions=True)
+        config = ReenactConfig(batch=BATCH)
+        place = iter(range(0, 2**62, BATCH))
 
-        def by_dali() -> int:
-            return 0 if next(batches, None) is None else BATCH * FRAMES_OF_IMAGE
+        def batch() -> int:
+            stage2.draw(clips, config, streams, next(place))
+            return BATCH * FRAMES_OF_IMAGE
 
-        rows.append(_row("clip store, DALI on the CPU", store.size, _rate(by_dali, seconds)))
+        rows.append(_row("clip store, PyAV, with the neck's grids", store.size, _rate(batch, seconds)))
     return rows
 
 

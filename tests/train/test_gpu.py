@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from triportrait.serve import cli
-from triportrait.train.data.clip_store.frames import DaliFrames, decode
+from triportrait.train.data.clip_store.frames import DaliDecoder, decode
 from triportrait.train.data.clips import write_video
 
 pytestmark = pytest.mark.gpu
@@ -103,7 +103,7 @@ def test_nvdec_sees_what_pyav_sees(tmp_path):
     path = tmp_path / "clip.mp4"
     write_video(path, frames, 25, 8, told_colours=False)
     rows = [0, 9, 16]
-    (found,) = next(iter(DaliFrames([(path, rows)], 1, torch.device("cuda"))))
-    assert found.device.type == "cuda"
-    off = np.abs(found.cpu().numpy().astype(int) - decode(path, rows).astype(int))
+    (found,) = DaliDecoder(torch.device("cuda"))([(path, rows)])
+    assert isinstance(found, torch.Tensor)
+    off = np.abs(found.numpy().astype(int) - decode(path, rows).astype(int))
     assert off.max() <= 2
