@@ -167,6 +167,13 @@ class RandomSet:
         """[B] numbers of poses."""
         return torch.from_numpy(head * self.poses_each + expression)
 
+    def pairs(
+        self, count: int, front_sources: float, streams: np.random.Generator, place: int, first: int = 0
+    ) -> tuple[Pictures, Pictures]:
+        """B sources and B driving pictures."""
+        none = torch.zeros(count, dtype=torch.long)
+        return self.take(none, none), self.take(none, none)
+
     def take(self, pose: Tensor, view: Tensor) -> Pictures:
         """B pictures."""
         count, side, small = len(pose), self.model.image_size, self.model.render.neural_size
@@ -208,7 +215,7 @@ def make_inputs(stage: StageName, config: TrainConfig, batch: int, device: torch
         if stage == "stage1":
             return stage1.draw([cast(PictureSet, chosen)], own, streams)
         assert isinstance(own, ReenactConfig)
-        return stage2.draw(cast(PictureSet, chosen), own, streams)
+        return stage2.draw(chosen, own, streams)
 
     return Inputs(stage, config, own, models, drawn, Necks(config.model, device), device)
 
@@ -230,7 +237,11 @@ def _models(stage: StageName, config: TrainConfig, own: StageConfig, device: tor
     identity = FaceIdentity() if own.losses.identity else None
     distance = _distance(config, device)
     if stage == "stage1":
-        return stage1.StaticModels(portrait, distance, config.precision, critic, identity)
+        teacher = None
+        if own.losses.planes or own.losses.feature:
+            teacher = Portrait4D(config.model).eval().requires_grad_(False)
+            teacher.load_state_dict(portrait.state_dict())
+        return stage1.StaticModels(portrait, distance, config.precision, critic, identity, teacher)
     static = Portrait4D(config.model)
     static.load_state_dict(portrait.state_dict())
     start_motion(portrait, config.seed)
