@@ -3,14 +3,19 @@
     torchrun --nproc_per_node N ranks_worker.py WORK CASE...
 
 WORK holds cast/, trained/ and static/. A case is NAME:ENGINE:STEPS with ENGINE plain or 0 to 3; its run is WORK/NAME,
-and it is asked to stop after STEPS steps (0: not at all). A run that is there goes on.
+and it is asked to stop after STEPS steps (0: not at all). A run that is there goes on. NAME:ENGINE:STEPS:bf16 runs in
+bfloat16, NAME:ENGINE:STEPS:nan with a pixel that is no number, in the last micro-batch of the second step.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import torch
 
 from tests.train import little
 from triportrait.train import loop
@@ -35,16 +40,33 @@ class StopsAt(Stopper):
         return self.steps == -1
 
 
+@contextmanager
+def spoiled(on: bool) -> Iterator[None]:
+    """One pixel of one micro-batch is no number."""
+    original = loop._micro
+
+    def made(stage: loop.Stage, seed: int, number: int, images_seen: int) -> loop.Micro:
+        micro = original(stage, seed, number, images_seen)
+        if on and number == stage.micros - 1 and stage.engine.steps == 1:
+            micro.batch.source.image[0, 0, 0, 0] = torch.nan
+        return micro
+
+    loop._micro = made
+    yield
+    loop._micro = original
+
+
 def main(work: Path, cases: list[str]) -> None:
     loop.SHOWN_EACH = 1
     begin = Begin(static=str(work / "static"), motion=str(work / "trained"))
     with one_thread(), joined(always=not cases[0].endswith("plain:0")) as ranks:
         for case in cases:
-            name, engine, steps = case.split(":")
+            name, engine, steps, *more = case.split(":")
             zero = None if engine == "plain" else ZeroConfig(int(engine), bucket=100_000)
             engines = Engines(ranks, zero)
-            run = StageRun("stage2", little.opposed(), work / name, work / "cast", begin, engines)
-            with suppress(Stopped):
+            config = dataclasses.replace(little.opposed(), precision="bf16" if "bf16" in more else "fp32")
+            run = StageRun("stage2", config, work / name, work / "cast", begin, engines)
+            with suppress(Stopped, FloatingPointError), spoiled("nan" in more):
                 last = ranks.rank == ranks.size - 1  # one asks, and all stop
                 run.train(StopsAt(int(steps)) if int(steps) and last else None)
             if ranks.first:

@@ -1,0 +1,21 @@
+"""The command `triportrait` with the smallest training in the place of the preset `tiny`, every step in the log.
+
+torchrun --nproc_per_node N little_command.py train stage1 ...
+"""
+
+from __future__ import annotations
+
+import sys
+
+from tests.train import little
+from triportrait.serve import cli
+from triportrait.train import loop, probe
+from triportrait.train.data.parallel import one_thread
+from triportrait.train.presets import STAGE_PRESETS
+
+if __name__ == "__main__":
+    STAGE_PRESETS["tiny"] = little.opposed
+    loop.SHOWN_EACH = 1
+    probe.ROWS = 1
+    with one_thread():
+        sys.exit(cli.main())

@@ -1,0 +1,109 @@
+"""Both launchers: a run that a scheduler stops under torchrun goes on under deepspeed, and ends as one process does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.train import little
+from tests.train.test_ranks import agree
+from triportrait.serve import cli
+from triportrait.train import loop
+from triportrait.train.presets import STAGE_PRESETS
+from triportrait.train.runs.checkpoints import FOLDER, found
+
+pytest.importorskip("deepspeed")
+
+ROOT = Path(__file__).parents[2]
+COMMAND = str(ROOT / "tests/train/little_command.py")
+IMAGES, BATCH, GRACE_S, PATIENCE_S = 32, 4, 110, 300
+
+
+def words(data: Path, run: Path) -> list[str]:
+    options = ["--data", data, "--out", run, "--images", IMAGES, "--batch", BATCH, "--micros", 2, "--adversary", 0]
+    options += ["--save-each", 10**6, "--sample-each", 10**6, "--precision", "fp32"]
+    return ["train", "stage1", *map(str, options)]
+
+
+def started(launcher: list[str], data: Path, run: Path) -> subprocess.Popen[str]:
+    """A launcher and its two ranks."""
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "LOCAL_SIZE": "2",
+    }  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-m", *launcher, COMMAND, *words(data, run)],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def steps_of(run: Path) -> list[dict[str, Any]]:
+    """The log's whole lines of steps, without what depends on the clock."""
+    log, clocked = run / "log.jsonl", ("images_per_s", "data_share", "rate")
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    told = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [{k: v for k, v in line.items() if k not in clocked} for line in told if "l1" in line]
+
+
+@pytest.fixture(scope="module")
+def data(little_folder, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("launchers")
+    shutil.copytree(little_folder, folder / "cast")
+    return folder / "cast"
+
+
+@pytest.fixture(scope="module")
+def stopped(data) -> tuple[Path, int, str, float]:
+    """A run whose launcher got SIGTERM after the first line of the log: folder, exit code, words, seconds to end."""
+    run = data.with_name("run")
+    launcher = ["torch.distributed.run", "--shutdown-timeout", str(GRACE_S), "--standalone", "--nproc_per_node", "2"]
+    with started(launcher, data, run) as process:
+        until = time.monotonic() + PATIENCE_S
+        while not steps_of(run) and process.poll() is None and time.monotonic() < until:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.02)
+        process.send_signal(signal.SIGTERM)
+        asked = time.monotonic()
+        said, _ = process.communicate(timeout=PATIENCE_S)
+    return run, process.returncode, said, time.monotonic() - asked
+
+
+def test_sigterm_to_torchrun_saves_on_all_ranks(stopped):
+    run, code, said, lasted = stopped
+    (checkpoint,) = found(run, "stage1")
+    images = int(checkpoint.name.split("_")[-1])
+    assert 0 < images < IMAGES and f"{run}: stopped after {images} images; the same command goes on" in said
+    assert not [path for path in (run / FOLDER).iterdir() if path.name.startswith(".")], "nothing half-written"
+    assert lasted < GRACE_S and len(steps_of(run)) == images // BATCH
+    # torchrun, which was asked to end before its ranks had, raises; none of our processes does
+    assert code == 1 and said.count("Traceback") == 1 and said.strip().endswith("got signal: 15")
+    raised = [line for line in said[said.index("Traceback") :].splitlines() if 'File "' in line]
+    assert raised and not any(str(ROOT / "train") in line or "triportrait" in line for line in raised)
+    assert "FutureWarning" not in said
+
+
+def test_the_deepspeed_launcher_goes_on_with_it_to_the_end_of_an_unbroken_run(data, stopped):
+    run, whole = stopped[0], data.with_name("whole")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = ["deepspeed.launcher.runner", "--no_local_rank", "--num_gpus", "2", "--master_port", str(port)]
+    with started(launcher, data, run) as process:
+        said, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0 and "Traceback" not in said and str(run / "report.html") in said
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(STAGE_PRESETS, "tiny", little.opposed)
+        patch.setattr(loop, "SHOWN_EACH", 1)
+        assert cli.main(words(data, whole)) == 0
+    assert len(steps_of(run)) == IMAGES // BATCH
+    agree(steps_of(run), steps_of(whole))
