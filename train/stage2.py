@@ -99,14 +99,22 @@ def draw(chosen: Pairs, config: ReenactConfig, rng: np.random.Generator, place: 
     count = config.batch
     source, driving = chosen.pairs(count, config.front_sources, rng, place, config.clips)
     cameras = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    real_driving, real_target = substitutions(config, count, rng)
     return ReenactBatch(
         source=source,
         driving=driving,
         camera_p=sample_look_at(count, cameras, NEAR_FRONT),
         camera_q=sample_look_at(count, cameras),
-        real_driving=torch.from_numpy(rng.random(count) < config.real_driving),
-        real_target=torch.from_numpy(rng.random(count) < config.real_target),
+        real_driving=real_driving,
+        real_target=real_target,
     )
+
+
+def substitutions(config: ReenactConfig, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Two coins for each of `count` samples, [count] bool, that know nothing of each other: whether the motion is read
+    off the real picture, and whether that is the target."""
+    real_driving = rng.random(count) < config.real_driving
+    return torch.from_numpy(real_driving), torch.from_numpy(rng.random(count) < config.real_target)
 
 
 def move_landmarks(pictures: Pictures, camera: Camera) -> Tensor:

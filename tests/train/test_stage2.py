@@ -23,7 +23,8 @@ from triportrait.train.data.sheets import around
 from triportrait.train.motion import crops, read_motion
 from triportrait.train.objectives.losses import feature_weight, shrink
 from triportrait.train.objectives.perceptual import Gradients
-from triportrait.train.stage2 import ReenactBatch, ReenactModels, move_landmarks, pseudo_views
+from triportrait.train.presets import STAGE_PRESETS
+from triportrait.train.stage2 import ReenactBatch, ReenactModels, move_landmarks, pseudo_views, substitutions
 
 CONFIG = ReenactConfig(batch=4)
 INNER = [*range(17, 60)]  # brows, nose, eyes, outer lips; not the jaw line, not the inner lips: teeth lie behind them
@@ -87,6 +88,21 @@ def test_source_and_driving_picture_are_one_head_with_two_expressions(little_cas
         assert torch.equal(batch.source.motion, everything(little_cast)[0][source])
     assert len(pairs) == 2 * 6 * 5, "some pairs of expressions never meet"
     assert set(driving_view.tolist()) == {0, 1, 2} and (source_view == 0).sum() > (driving_view == 0).sum()
+
+
+@pytest.mark.parametrize("preset, target", [("paper", 0.8), ("published", 1.0)])
+def test_substitutions_come_in_their_share(preset, target):
+    """10,000 draws, within 4 standard deviations of a binomial; the two coins are independent."""
+    config, count = STAGE_PRESETS[preset]().stage2, 10_000
+    assert (config.real_driving, config.real_target) == (0.1, target)
+    rng = np.random.default_rng(5)
+    driving, real = (
+        torch.cat(x) for x in zip(*(substitutions(config, 8, rng) for _ in range(count // 8)), strict=True)
+    )
+    both = driving & real
+    for found, share in ((driving, 0.1), (real, target), (both, 0.1 * target)):
+        assert len(found) == count
+        assert abs(found.sum().item() - count * share) <= 4 * (count * share * (1 - share)) ** 0.5
 
 
 def test_a_batch_is_drawn_by_the_generator_alone(little_cast):
