@@ -23,6 +23,7 @@ from triportrait.kernels.language import HAVE_TRITON
 from triportrait.profiling.training.inputs import Inputs
 from triportrait.profiling.training.reference import read_motions
 from triportrait.train.loop import Micro, Phase
+from triportrait.train.start import reads_motion
 
 FORWARD, BACKWARD, TEACHER, CRITIC, DATA, OPTIMISER = PARTS = (
     "generator forward", "generator backward", "teacher", "discriminator", "data", "optimiser"
@@ -352,12 +353,16 @@ def _fused_attention() -> Iterator[None]:
 
 
 def states_bytes(inputs: Inputs) -> int:
-    """Of what stays between steps, float32: weights, gradients, two moments and the average of what is trained, and
-    the weights of what is asked."""
-    trained = [x for x in (inputs.models.portrait, inputs.models.critic) if x is not None]
-    asked = [x for x in vars(inputs.models).values() if isinstance(x, nn.Module) and x not in trained]
-    return 4 * (5 * sum(_size(x) for x in trained) + sum(_size(x) for x in asked))
-
-
-def _size(network: nn.Module) -> int:
-    return sum(math.prod(p.shape) for p in (*network.parameters(), *network.buffers()))
+    """Of what stays between steps, float32: all weights; of the two trained networks their average, gradients and
+    two moments of their weights that move; stage 1 moves none that reads motion."""
+    elements = 0
+    for network in vars(inputs.models).values():
+        if isinstance(network, nn.Module):
+            elements += sum(math.prod(x.shape) for x in (*network.parameters(), *network.buffers()))
+            if network in (inputs.models.portrait, inputs.models.critic):
+                left_out = inputs.stage == "stage1" and network is inputs.models.portrait
+                elements += sum(
+                    math.prod(p.shape) * (1 if left_out and reads_motion(name) else 4)
+                    for name, p in network.named_parameters()
+                )
+    return 4 * elements
