@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import shlex
 import sys
@@ -29,6 +30,10 @@ class Step:
     """Which stage."""
     preset: tuple[StagePreset, ...] = ("tiny",)
     """Tiny is counted with numbers, paper and published by shapes, at the published sizes."""
+    perceptual: Annotated[
+        Literal["gradients", "random_features", "lpips"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")
+    ] = None
+    """The perceptual distance: lpips, with random weights, or a stand-in; the preset's by default."""
     batch: OptionalInt = None
     """Images of the step: 10 where work is counted, 4 where time is taken."""
     out: OptionalFile = None
@@ -50,8 +55,10 @@ class Step:
         check_files(self.out, self.json)
         if self.batch is not None and self.batch < 1:
             raise InputError(f"batch: expected at least 1, got {self.batch}; choose another")
-        command = words("step", stage=self.stage, preset=self.preset, batch=self.batch)
-        chosen = [(name, stage_config(name), stage) for name in self.preset for stage in stages]
+        command = words("step", stage=self.stage, preset=self.preset, perceptual=self.perceptual, batch=self.batch)
+        changes: dict[str, Any] = {} if self.perceptual is None else {"perceptual": self.perceptual}
+        configs = {name: dataclasses.replace(stage_config(name), **changes) for name in self.preset}
+        chosen = [(name, config, stage) for name, config in configs.items() for stage in stages]
         rows = []
         for name, config, stage in chosen:
             tell(f"work of {name}, {stage}")

@@ -135,5 +135,6 @@ LEGEND = (
     "",
     "- Pictures: of a forward pass; source is encoders and neutral blocks, planes is motion blocks and decoder.",
     "- GFLOP: products and convolutions of forward and backward passes, recomputation included where it happens.",
-    "- Kept: each tensor once, without weights and inputs. *Kernels*: as a GPU's launches keep it, attention fused.",
+    "- Kept: each tensor once, without weights and inputs. *Kernels*: as a GPU's launches keep it, attention fused; in "
+    "other rows of what is counted by shapes attention keeps its scores, as two products and a softmax do.",
 )

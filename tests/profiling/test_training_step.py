@@ -16,7 +16,17 @@ from triportrait.profiling import roofline
 from triportrait.profiling.training import step, timed
 from triportrait.profiling.training.inputs import Inputs, make_inputs, stage_config
 from triportrait.profiling.training.reference import our_phases, reference_phases
-from triportrait.profiling.training.work import BACKWARD, CRITIC, FORWARD, TEACHER, Work, count
+from triportrait.profiling.training.work import (
+    BACKWARD,
+    CRITIC,
+    FORWARD,
+    TEACHER,
+    Work,
+    _Kept,
+    _own_storages,
+    count,
+    states_bytes,
+)
 from triportrait.serve import cli
 from triportrait.train.config import LossConfig, ReenactConfig, ScheduleConfig, StageConfig, TrainConfig
 from triportrait.train.data.parallel import one_thread
@@ -135,13 +145,17 @@ def test_what_is_kept_is_what_autograd_keeps():
     recompute(made.models.portrait)
     again = count(made, our_phases(made), False)
     assert again.kept["main"] < 0.8 * found["main"] and again.kept["R1"] == found["R1"]
+    micro = made.micro(False)
+    known = _own_storages(made, micro)
+    there = (*made.models.portrait.parameters(), *made.models.critic.parameters(), micro.batch.source.image)
+    assert all(tensor.untyped_storage()._cdata in known for tensor in (*there, micro.batch.target.neck.fine))
     x, y = torch.ones(100, requires_grad=True), torch.ones(50, requires_grad=True)
-    from triportrait.profiling.training.work import _Kept
-
     kept = _Kept({x.untyped_storage()._cdata})
     with kept.saving():
-        (x[:50] * (y * 2).exp()).exp().sum()
-    assert kept.total == 4 * (50 + 50), "of products the other factor, of exp its result; x is there anyway"
+        (x[:50] * (y * 2).exp()).exp().sum() + (y * 3)[:10].square().sum()
+    assert kept.total == 4 * (50 + 50 + 50), (
+        "the other factor, what exp gives, all that is squared a part of; x is there"
+    )
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
@@ -154,8 +168,6 @@ def test_shapes_alone_give_the_same_counts(stage, works):
 
 
 def test_weights_gradients_moments_and_average_are_counted():
-    from triportrait.profiling.training.work import states_bytes
-
     for stage, asked in (("stage1", ()), ("stage2", ("static", "motion_encoder"))):
         made = inputs(stage)
         networks = [getattr(made.models, name) for name in ("portrait", "critic", *asked)]
