@@ -78,8 +78,8 @@ def test_efficiency_by_hand():
 
 def test_two_ranks_send_what_was_predicted():
     pytest.importorskip("deepspeed")
-    rows = counted.launch(2)
-    assert [(row["ranks"], row["zero"]) for row in rows] == [(2, zero) for zero in range(4)]
+    rows = counted.launch(2, [2, 3])  # which do all that 0 and 1 do; those are in the committed table
+    assert [(row["ranks"], row["zero"]) for row in rows] == [(2, 2), (2, 3)]
     for row in rows:
         own, found = (
             sent({kind: row[x].get(kind, 0.0) for kind in scaling.KINDS}, 2) for x in ("predicted", "counted")
@@ -88,7 +88,7 @@ def test_two_ranks_send_what_was_predicted():
         for kind, size in row["counted"].items():
             assert size == pytest.approx(row["predicted"].get(kind, 0.0), rel=0.05, abs=1e3), (row["zero"], kind)
     text = counted.table(rows)
-    assert text.count("**a rank sends**") == 4 and "| 2 | ZeRO 3 | reduce-scatter | " in text
+    assert text.count("**a rank sends**") == 2 and "| 2 | ZeRO 3 | reduce-scatter | " in text
 
 
 def test_what_is_counted_is_what_is_asked_for():
