@@ -307,6 +307,7 @@ def _move(stage: Stage, phase: Phase, micros: list[Micro], sums: _Sums, run: Pat
     engine = stage.engines[phase.engine]
     told: dict[str, float] = {}
     kept: list[KeptMicro] = []
+    bad: list[str] = []
     others = [e.module for name, e in stage.engines.items() if name != phase.engine]
     with ExitStack() as stack:
         stack.enter_context(_still(others))
@@ -320,15 +321,14 @@ def _move(stage: Stage, phase: Phase, micros: list[Micro], sums: _Sums, run: Pat
             seen = ranks.mean(values.detach()).tolist()
             if bad := [name for name, value in zip(names, seen, strict=True) if not math.isfinite(value)]:
                 own = not bool(values.isfinite().all())
-                elsewhere = ranks.any(own)
-                saved = _keep(stage, phase, [began] if own or not elsewhere else [], run, seed, ranks)
-                images = stage.engine.images_seen
-                raise FloatingPointError(
-                    f"{', '.join(bad)} of {phase.name} is not finite after {images} images, {saved}"
-                )
+                kept = [began] if own or not ranks.any(own) else []
+                break
             engine.backward(values.sum() * phase.every)
             for name, value in zip(names, seen, strict=True):
                 told[name] = told.get(name, 0.0) + value / len(micros)
+    if bad:  # saved here, as at ZeRO 3 no weight can be gathered one by one while all are
+        saved, images = _keep(stage, phase, kept, run, seed, ranks), stage.engine.images_seen
+        raise FloatingPointError(f"{', '.join(bad)} of {phase.name} is not finite after {images} images, {saved}")
     try:
         rate = engine.step(stage.batch if phase.counts else 0)
     except FloatingPointError as error:

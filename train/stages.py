@@ -33,7 +33,7 @@ from triportrait.train.response import Probe, responses
 from triportrait.train.samples import shown_depth, write_grid
 from triportrait.train.start import reads_motion
 
-SHOWN = 4  # pairs of clips in a grid of samples
+SHOWN = 4  # rows in a grid of samples
 SIDE_DEG = 30.0  # of the camera that shows them from the side
 
 
@@ -88,7 +88,8 @@ def static_stage(
     own, portrait = config.stage1, models.portrait
     groups = _groups(portrait, own, [p for name, p in portrait.named_parameters() if reads_motion(name)], None)
     one = dataclasses.replace(own, batch=own.batch // own.micros)
-    shown = stage1.draw(sets, own, np.random.default_rng([config.seed, 99]))
+    few = dataclasses.replace(own, batch=min(own.batch, SHOWN))
+    shown = stage1.draw(sets, few, np.random.default_rng([config.seed, 99]))
     device = engines.ranks.device
 
     def draw(streams: np.random.Generator, place: int) -> stage1.StaticBatch:

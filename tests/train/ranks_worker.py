@@ -45,9 +45,9 @@ def spoiled(on: bool) -> Iterator[None]:
     """One pixel of one micro-batch is no number."""
     original = loop._micro
 
-    def made(stage: loop.Stage, seed: int, number: int, images_seen: int) -> loop.Micro:
-        micro = original(stage, seed, number, images_seen)
-        if on and number == stage.micros - 1 and stage.engine.steps == 1:
+    def made(stage: loop.Stage, seed: int, step: int, number: int, images_seen: int) -> loop.Micro:
+        micro = original(stage, seed, step, number, images_seen)
+        if on and number == stage.micros - 1 and step == 1:
             micro.batch.source.image[0, 0, 0, 0] = torch.nan
         return micro
 

@@ -20,7 +20,7 @@ from triportrait.train.data.clips import write_video
 pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).parents[2]
 IMAGES = 40  # ten steps, one line of the log
-CLOCKED = {"images_per_s", "data_share", "gpu_gb"}
+CLOCKED = {"images_per_s", "data_share", "data_wait_s", "data_ready", "gpu_gb"}
 
 
 @pytest.fixture(scope="module")

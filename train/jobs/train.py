@@ -159,13 +159,14 @@ class _Single:
     """Moments and their step on the CPU."""
     recompute: bool = False
     """Activation checkpointing of the transformer's blocks and the renderer: less memory, more work."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """Of all but volume rendering and the sums of the losses."""
+    precision: Annotated[Literal["fp32", "bf16"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    """fp32 or bf16, of all but volume rendering, the sums of the losses and the discriminator's own layers; the preset's by
+    default."""
     prefetch: int = 2
     """Steps whose batches are made ahead, by a thread."""
-    save_each: int = 2_000
-    """Images between two checkpoints."""
-    sample_each: int = 2_000
+    save_each: OptionalInt = None
+    """Images between two checkpoints; the preset's by default."""
+    sample_each: OptionalInt = None
     """Images between two grids of pictures."""
     show_schedule: bool = False
     """Draw what is on when, and train nothing."""
@@ -213,9 +214,8 @@ class _Single:
             changes["schedule"] = dataclasses.replace(stage.schedule, adversary_from=self.adversary_from)
         weights = {name: value for name, value in self.loss_weights().items() if value is not None}
         changes["losses"] = dataclasses.replace(stage.losses, **weights)
-        whole: dict[str, Any] = {
-            name: getattr(self, name) for name in ("seed", "precision", "save_each", "sample_each")
-        }
+        asked = {name: getattr(self, name) for name in ("seed", "precision", "save_each", "sample_each")}
+        whole: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
         if self.perceptual is not None:
             whole["perceptual"] = self.perceptual
         whole[self.stage()] = dataclasses.replace(stage, **changes)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import IO
 
 from triportrait.core.errors import InputError
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of a network folder that knows none
 
 
 def made_folder(run: Path) -> None:
@@ -29,7 +32,9 @@ def claim(run: Path) -> IO[str]:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except ImportError:
         pass  # a system without such locks
-    except (BlockingIOError, PermissionError) as error:
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return lock
         lock.close()
         raise InputError(
             f"{run}: another process trains in this folder; wait for it, or name another folder"

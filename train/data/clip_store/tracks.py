@@ -122,11 +122,11 @@ class FlameTracks:
 
     def __init__(self, field: NeckField, motion_width: int | None) -> None:
         self._field = field.eval().requires_grad_(False)
+        self._rest = self._at_rest()
         self._stream = _side_stream(self._device)
         self.needs: dict[str, int | None] = {"camera": 25, "shape": 300, "expression": 100, "pose": 6, "eyes": 6}
         if motion_width is not None:
             self.needs["motion"] = motion_width
-        self._rest = self._at_rest()
 
     @torch.no_grad()
     def seen(self, table: Table, rows: Sequence[int]) -> tuple[Camera, Tensor]:
