@@ -21,9 +21,11 @@ from triportrait.core.weights import DEMO
 from triportrait.train import stage1, stage2
 from triportrait.train.config import LossConfig, TrainConfig
 from triportrait.train.motion import AnyMotionEncoder
+from triportrait.train.objectives.discriminator import Discriminator
 from triportrait.train.objectives.identity import FaceIdentity
 from triportrait.train.objectives.perceptual import perceptual
-from triportrait.train.stages import discriminator
+from triportrait.train.runs.checkpoints import found, module_weights
+from triportrait.train.stages import RENDERER, discriminator
 from triportrait.train.start import reads_motion, start, start_motion
 
 
@@ -38,7 +40,9 @@ class Begin:
         vgg: file of VGG-16, where LPIPS is the perceptual distance.
         identity: converted file of ArcFace's r18, where the identity term counts.
         flame: weights folder with FLAME's tables, for clips of tracked faces; by default the static synthesizer's.
-        teacher: of the static synthesizer that teaches stage 1, where its planes or feature images count.
+        teacher: of the static synthesizer that teaches stage 1, where its planes or feature images count; a fresh
+            network begins with its renderer.
+        discriminator: a run or a checkpoint of one stage; None: the discriminator is fresh.
     """
 
     weights: str | None = None
@@ -48,6 +52,7 @@ class Begin:
     identity: Path | None = None
     flame: str | None = None
     teacher: str | None = None
+    discriminator: Path | None = None
 
     def told(self) -> dict[str, str | None]:
         """Plain JSON values: only the last part of each name, as folders lie elsewhere on another machine."""
@@ -69,16 +74,25 @@ def static_models(config: TrainConfig, begin: Begin, device: torch.device) -> st
     """
     portrait = Portrait4D(config.model)
     start(portrait, config.seed)
+    teacher, frozen = _teacher(config, begin, device), config.stage1.schedule.renderer_frozen_until
     if begin.weights is not None:
         _take(portrait, begin.weights)
+    elif teacher is not None:  # its planes mean something to its own renderer alone
+        renders = {name: value for name, value in teacher.state_dict().items() if name.startswith(RENDERER)}
+        portrait.load_state_dict(portrait.state_dict() | renders)
+    elif frozen:
+        raise InputError(
+            f"renderer: expected a trained one, as it does not move for the first {frozen:,} images, got a fresh one; "
+            "name weights by --teacher or --weights, or set --renderer-frozen-until 0"
+        )
     losses = config.stage1.losses
     return stage1.StaticModels(
         portrait.to(device),
         perceptual(config.perceptual, begin.vgg).to(device),
         config.precision,
-        discriminator(config).to(device) if losses.adversary else None,
+        _discriminator(config, losses, begin, device),
         _identity(losses, begin, device),
-        _teacher(config, begin, device),
+        teacher,
     )
 
 
@@ -108,10 +122,24 @@ def reenact_models(config: TrainConfig, begin: Begin, device: torch.device) -> s
         encoder,
         perceptual(config.perceptual, begin.vgg).to(device),
         config.precision,
-        discriminator(config).to(device) if own.losses.adversary else None,
+        _discriminator(config, own.losses, begin, device),
         _identity(own.losses, begin, device),
         dynamic=own.teacher == "dynamic",
     )
+
+
+def _discriminator(config: TrainConfig, losses: LossConfig, begin: Begin, device: torch.device) -> Discriminator | None:
+    if not losses.adversary:
+        return None
+    made = discriminator(config)
+    if begin.discriminator is not None:
+        folder = begin.discriminator
+        inside = [path for stage in ("stage1", "stage2") for path in found(folder, stage)]
+        try:
+            made.load_state_dict(module_weights(inside[-1] if inside else folder, "discriminator"))
+        except RuntimeError as error:
+            raise InputError(f"{folder}: its discriminator has other sizes; name a run of the same preset") from error
+    return made.to(device)
 
 
 def _motion_encoder(name: str, config: TrainConfig) -> AnyMotionEncoder:

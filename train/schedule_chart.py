@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from triportrait.train.config import StageConfig
+from triportrait.train.config import ReenactConfig, StageConfig
 from triportrait.train.schedule import learning_rate, moment
 
 COLUMNS = 60
@@ -52,6 +52,11 @@ def chart(name: str, config: StageConfig, full_size: int, motion_factor: float =
                 row(label, lambda i: moments[i].teacher, f"{weight:g} {ends}")
         density = f"{losses.density:g}, every {schedule.density_every} steps" if losses.density else "off"
         row("density smoothness", lambda i: losses.density > 0, density)
+    if isinstance(config, ReenactConfig):
+        row("real targets", lambda i: True, f"{config.real_target:.0%}, the others are pseudo views")
+        row("motion off pseudo views", lambda i: config.real_driving < 1, f"{1 - config.real_driving:.0%}")
+        if schedule.pseudo_every:
+            row("pseudo views", lambda i: True, f"every {schedule.pseudo_every} steps, in a phase of their own")
     r1 = f"every {schedule.r1_every} steps from {schedule.adversary_from:,}" if losses.adversary else "off"
     row("R1", lambda i: moments[i].adversary, r1)
     width = max(len(label) for label, _, _ in lines)

@@ -208,12 +208,15 @@ def losses(
 
 
 def pseudo_view_loss(batch: ReenactBatch, models: ReenactModels, rng: torch.Generator) -> Tensor:
-    """The published form of the pseudo views' term: a phase of its own, straight necks, eyes that close, [B]."""
+    """The published form of the pseudo views' term: a phase of its own, straight necks, eyes that close, [B].
+
+    v_d is what the main phase takes: most of it read off the pseudo views from θ_p.
+    """
     portrait, static, driving, source = models.portrait, models.static, batch.driving, batch.source
     with lowered(models.precision, driving.image), torch.no_grad():
-        motion = motion_of(driving, models.motion_encoder)
+        motion, _ = pseudo_views(replace(batch, real_target=torch.ones_like(batch.real_target)), models)
         source_motion = motion_of(source, models.motion_encoder)
-        own = motion if models.dynamic else None
+        own = motion_of(driving, models.motion_encoder) if models.dynamic else None
         head = static.reenact(static.prepare(driving.image, own), Driving(own))
         scale = closed_eye_scale(driving.landmarks)
         targets = _foreground(static.render(head, batch.camera_q, box_scale=scale))

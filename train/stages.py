@@ -34,6 +34,7 @@ from triportrait.train.samples import shown_depth, write_grid
 from triportrait.train.start import reads_motion
 
 SHOWN = 4  # rows in a grid of samples
+RENDERER = ("volume.", "superres.")  # how the names of its weights begin
 SIDE_DEG = 30.0  # of the camera that shows them from the side
 
 
@@ -242,7 +243,7 @@ def _groups(portrait: Portrait4D, config: StageConfig, left_out: list[Any], moti
     for name, parameter in portrait.named_parameters():
         if id(parameter) in out or parameter.dim() == 0:  # the strength of a noise that is off
             continue
-        renders = frozen_until > 0 and name.startswith(("volume.", "superres."))
+        renders = frozen_until > 0 and name.startswith(RENDERER)
         found["renderer" if renders else "motion" if motion_factor and reads_motion(name) else "own"].append(parameter)
     groups = [Group(found["own"])]
     if found["motion"]:

@@ -40,7 +40,7 @@ def reference_phases(inputs: Inputs) -> list[Phase]:
     """The stage's own, each after what the published code computes for it again."""
     before: dict[str, Callable[[Inputs, Micro], object]] = {"discriminator": _synthesise}
     if inputs.stage == "stage2":
-        before |= {"pseudo views": _drive, "R1": _drive}
+        before |= {"R1": _drive}
 
     def preceded(phase: Phase) -> Phase:
         def terms(micro: Micro) -> Any:

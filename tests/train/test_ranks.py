@@ -53,7 +53,8 @@ def launch(ranks: int, work: Path, cases: list[str]) -> None:
 @pytest.fixture(scope="module")
 def work(tmp_path_factory) -> Path:
     """All runs: `plain` in this process, `zero0` to `zero3` on two ranks, `half0` to `half3` stopped after 3 of 6;
-    `bf16plain` and `bf16zero` 0 and 3 in bfloat16; `nan`, which ends in its second step."""
+    `bf16plain` and `bf16zero` 0 and 3 in bfloat16; `nan` and `nan3` (ZeRO 2 and 3), which
+    end in their second step."""
     folder = tmp_path_factory.mktemp("ranks")
     open_set(folder / "cast", little.CAST, little.model())
     trained.write(folder / "trained")
@@ -63,7 +64,7 @@ def work(tmp_path_factory) -> Path:
         ranks_worker.main(folder, ["plain:plain:0"])
         ranks_worker.main(folder, ["bf16plain:plain:0:bf16"])
     cases = [f"zero{n}:{n}:0" for n in STAGES] + [f"half{n}:{n}:3" for n in STAGES]
-    launch(2, folder, [*cases, *(f"bf16zero{n}:{n}:0:bf16" for n in (0, 3)), "nan:2:0:nan"])
+    launch(2, folder, [*cases, *(f"bf16zero{n}:{n}:0:bf16" for n in (0, 3)), "nan:2:0:nan", "nan3:3:0:nan"])
     return folder
 
 
@@ -125,8 +126,9 @@ def test_two_ranks_in_bfloat16_lose_what_one_process_loses_in_it(stage, work):
         agree(plain[:1], exact[:1])  # networks do run in it
 
 
-def test_each_rank_keeps_the_micro_batch_that_was_not_finite(work, capsys):
-    run = work / "nan"
+@pytest.mark.parametrize("name", ["nan", "nan3"])
+def test_each_rank_keeps_the_micro_batch_that_was_not_finite(name, work, capsys):
+    run = work / name
     kept = sorted(path.name for path in (run / "diverged").iterdir())
     assert kept == ["begin.json", "checkpoints", "micro_3.safetensors"], "those of the first rank were finite"
     assert cli.main(["train", "replay", str(run)]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -20,15 +21,20 @@ from safetensors.torch import load_file, save_file
 
 from tests.train import little, trained
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
+from triportrait.core.errors import InputError
 from triportrait.serve import cli
 from triportrait.train import loop, stage2
-from triportrait.train.data.pictures import open_set
+from triportrait.train.data.pictures import PictureSet, open_set
+from triportrait.train.engines.ranks import Ranks
 from triportrait.train.engines.recompute import recompute
+from triportrait.train.jobs.train import Stage1
 from triportrait.train.objectives import adversary
 from triportrait.train.objectives.identity import FaceIdentity
+from triportrait.train.objectives.perceptual import Gradients
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.probe import probe
-from triportrait.train.runs.checkpoints import FOLDER, found
+from triportrait.train.runs.checkpoints import FOLDER, found, module_weights
+from triportrait.train.runs.claim import claim
 from triportrait.train.samples import GAP_PX, LABEL_PX
 
 ROOT = Path(__file__).parents[2]
@@ -191,6 +197,73 @@ def test_a_published_pseudo_view_is_a_phase_of_its_own(material, tmp_path):
     lines = [line for line in log_of(tmp_path / "run") if "l1" in line]
     assert ["pseudo view" in line for line in lines] == [True, False, True, False]
     assert all(line["pseudo"] == 0 for line in lines) and lines[0]["pseudo view"] > 0
+
+
+def test_a_published_pseudo_view_is_driven_by_pseudo_views(material):
+    """v_d comes off the views from θ_p there, too, and the real picture of the driving face is not read for it."""
+    cast = PictureSet(material / "cast", little.model())
+    config = dataclasses.replace(little.config().stage2, batch=4, real_driving=0.0, real_target=1.0)
+    batch = stage2.draw(cast, config, np.random.default_rng(3))
+    portrait, static = little.portrait(motion=True), little.portrait(1).eval()
+    models = stage2.ReenactModels(portrait, static, little.encoder(), Gradients())
+    values = []
+    for real in (False, True):
+        given = dataclasses.replace(batch, real_driving=torch.full((4,), real))
+        values.append(stage2.pseudo_view_loss(given, models, torch.Generator().manual_seed(0)))
+    assert (values[0] != values[1]).all()
+
+
+def test_a_discriminator_can_be_begun_from(material, runs, tmp_path, monkeypatch, capsys):
+    seen: dict[str, torch.Tensor] = {}
+
+    def take(config, chosen, models, *more):
+        seen.update(little.copied(models.critic))
+        raise InputError("enough")
+
+    monkeypatch.setattr("triportrait.train.stage_run.reenact_stage", take)
+    refused(words(material, "stage2", tmp_path / "run", "--discriminator", runs["stage2"]), capsys)
+    wanted = module_weights(found(runs["stage2"], "stage2")[-1], "discriminator")
+    assert little.same(seen, wanted)
+    said = refused(words(material, "stage2", tmp_path / "run", "--discriminator", tmp_path), capsys)
+    assert "expected a whole checkpoint of discriminator" in said
+
+
+def test_a_frozen_renderer_comes_from_somewhere(material, tmp_path, monkeypatch, capsys):
+    def take(config, chosen, models, *more):
+        seen.update(little.copied(models.portrait))
+        raise InputError("enough")
+
+    seen: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr("triportrait.train.stage_run.static_stage", take)
+    frozen = words(material, "stage1", tmp_path / "run", "--renderer-frozen-until", 8, "--seed", 5)
+    said = refused(frozen, capsys)
+    assert "renderer: expected a trained one, as it does not move for the first 8 images, got a fresh one" in said
+    refused([*frozen, "--planes-weight", "0.1", "--teacher", str(material / "static")], capsys)
+    taught = load_portrait(material / "static").state_dict()
+    same = {name: torch.equal(seen[name], taught[name]) for name in taught if taught[name].dim() > 1}
+    assert all(value for name, value in same.items() if name.startswith(("volume.", "superres.")))
+    assert not all(same.values())
+
+
+def test_a_preset_keeps_its_own_pace_of_saving():
+    asked = Stage1(data=Path("data"), out=Path("run"), preset="paper").config(Ranks())
+    assert (asked.save_each, asked.sample_each, asked.precision) == (100_000, 50_000, "bf16")
+    asked = Stage1(data=Path("data"), out=Path("run"), save_each=7, precision="fp32").config(Ranks())
+    assert (asked.save_each, asked.precision) == (7, "fp32")
+
+
+def test_a_folder_that_knows_no_locks_is_trained_in(tmp_path, monkeypatch):
+    def locked(number: int) -> None:
+        def lockf(*given: Any) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr("fcntl.lockf", lockf)
+
+    locked(errno.ENOLCK)
+    claim(tmp_path).close()
+    locked(errno.EAGAIN)
+    with pytest.raises(InputError, match="another process trains"):
+        claim(tmp_path)
 
 
 def test_weights_are_exported_and_can_be_begun_from(material, runs, tmp_path, capsys):

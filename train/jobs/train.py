@@ -139,6 +139,10 @@ class _Single:
     """Images seen before the adversary begins."""
     features: OptionalFloat = None
     """How much more eyes and mouth count than the rest of a picture, at their centres."""
+    renderer_frozen_until: OptionalInt = None
+    """Images seen before the renderer moves."""
+    discriminator: OptionalPath = None
+    """A run or a checkpoint whose discriminator this one begins as; by default it is fresh."""
     seed: int = 0
     """Of fresh weights and of every batch."""
     weights: OptionalStr = None
@@ -160,8 +164,7 @@ class _Single:
     recompute: bool = False
     """Activation checkpointing of the transformer's blocks and the renderer: less memory, more work."""
     precision: Annotated[Literal["fp32", "bf16"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
-    """fp32 or bf16, of all but volume rendering, the sums of the losses and the discriminator's own layers; the preset's by
-    default."""
+    """fp32 or bf16, of all but volume rendering and the sums of the losses (on a GPU the discriminator has its own)."""
     prefetch: int = 2
     """Steps whose batches are made ahead, by a thread."""
     save_each: OptionalInt = None
@@ -179,7 +182,7 @@ class _Single:
 
     def begin(self) -> Begin:
         """What the stage begins from."""
-        return Begin(self.weights, vgg=self.vgg, identity=self.identity)
+        return Begin(self.weights, vgg=self.vgg, identity=self.identity, discriminator=self.discriminator)
 
     def loading(self) -> Loading:
         """How data is read. Raises: `InputError` for numbers out of range."""
@@ -210,8 +213,10 @@ class _Single:
                 changes[name] = value
         if self.rate is not None:
             changes["optimizer"] = dataclasses.replace(stage.optimizer, rate=self.rate)
-        if self.adversary_from is not None:
-            changes["schedule"] = dataclasses.replace(stage.schedule, adversary_from=self.adversary_from)
+        moments = {name: getattr(self, name) for name in ("adversary_from", "renderer_frozen_until")}
+        changes["schedule"] = dataclasses.replace(
+            stage.schedule, **{name: value for name, value in moments.items() if value is not None}
+        )
         weights = {name: value for name, value in self.loss_weights().items() if value is not None}
         changes["losses"] = dataclasses.replace(stage.losses, **weights)
         asked = {name: getattr(self, name) for name in ("seed", "precision", "save_each", "sample_each")}
@@ -306,7 +311,7 @@ class Stage2(_Single):
 
     def begin(self) -> Begin:
         """What the stage begins from."""
-        return Begin(self.weights, self.static, self.motion, self.vgg, self.identity, self.flame)
+        return dataclasses.replace(super().begin(), static=self.static, motion=self.motion, flame=self.flame)
 
     def loading(self) -> Loading:
         """How data is read. Raises: `InputError` for numbers out of range."""
