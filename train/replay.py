@@ -181,4 +181,6 @@ def _begin(run: Path) -> Begin:
     try:
         return rebuilt(Begin, json.loads(path.read_text()), {}, "begin")  # type: ignore[no-any-return]
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: it does not say what the run began from; run it again") from error
+        raise InputError(
+            f"{path}: expected what a run of `train stage1` or `stage2` began from, it is missing or damaged; name another"
+        ) from error

@@ -142,7 +142,7 @@ class StageRun:
         try:
             run_stage(self.stage, self.run, config.seed, *each, ranks, stopper, self._store_config, ahead)
         except FloatingPointError:
-            if ranks.first:
+            if ranks.first and (self.run / DIVERGED).is_dir():
                 (self.run / DIVERGED / BEGIN).write_text(json.dumps(self.begin.placed(), indent=1) + "\n")
             raise
 

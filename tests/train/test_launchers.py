@@ -19,7 +19,7 @@ import pytest
 from tests.train import little
 from tests.train.test_ranks import agree
 from triportrait.serve import cli
-from triportrait.train import loop
+from triportrait.train import loop, probe
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.runs.checkpoints import FOLDER, found
 
@@ -38,9 +38,7 @@ def words(data: Path, run: Path) -> list[str]:
 
 def started(launcher: list[str], data: Path, run: Path) -> subprocess.Popen[str]:
     """A launcher and its two ranks."""
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "LOCAL_SIZE": "2",
-    }  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     return subprocess.Popen(
         [sys.executable, "-m", *launcher, COMMAND, *words(data, run)],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -104,6 +102,7 @@ def test_the_deepspeed_launcher_goes_on_with_it_to_the_end_of_an_unbroken_run(da
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(STAGE_PRESETS, "tiny", little.opposed)
         patch.setattr(loop, "SHOWN_EACH", 1)
+        patch.setattr(probe, "ROWS", 1)
         assert cli.main(words(data, whole)) == 0
     assert len(steps_of(run)) == IMAGES // BATCH
     agree(steps_of(run), steps_of(whole))
