@@ -179,8 +179,10 @@ def _config(run: Path) -> TrainConfig:
 def _begin(run: Path) -> Begin:
     path = run / DIVERGED / BEGIN
     try:
-        return rebuilt(Begin, json.loads(path.read_text()), {}, "begin")  # type: ignore[no-any-return]
+        found: Begin = rebuilt(Begin, json.loads(path.read_text()), {}, "begin")
+        return dataclasses.replace(found, discriminator=None)  # it is the one that was saved
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{path}: expected what a run of `train stage1` or `stage2` began from, it is missing or damaged; name another"
+            f"{path}: expected what a run of `train stage1` or `stage2` began from, it is missing or damaged; name another "
+            "run"
         ) from error
