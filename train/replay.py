@@ -183,6 +183,5 @@ def _begin(run: Path) -> Begin:
         return dataclasses.replace(found, discriminator=None)  # it is the one that was saved
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{path}: expected what a run of `train stage1` or `stage2` began from, it is missing or damaged; name another "
-            "run"
+            f"{path}: expected what a run of one stage began from, it is missing or damaged; name another run"
         ) from error
