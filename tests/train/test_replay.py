@@ -216,7 +216,7 @@ def test_what_cannot_be_replayed_is_one_sentence(material, tmp_path, monkeypatch
     micro = run / "diverged" / "micro_0.safetensors"
     for path, said in (
         (micro, "expected a micro-batch that a run kept, it is damaged"),
-        (run / "diverged" / "begin.json", "expected what a run of `train stage1` or `stage2` began from"),
+        (run / "diverged" / "begin.json", "expected what a run of one stage began from"),
         (run / "config.json", "it is no config of a run of one stage"),
     ):
         whole = path.read_bytes()
