@@ -321,7 +321,8 @@ def _move(stage: Stage, phase: Phase, micros: list[Micro], sums: _Sums, run: Pat
             seen = ranks.mean(values.detach()).tolist()
             if bad := [name for name, value in zip(names, seen, strict=True) if not math.isfinite(value)]:
                 own = not bool(values.isfinite().all())
-                kept = [began] if own or not ranks.any(own) else []
+                elsewhere = ranks.any(own)  # every rank asks
+                kept = [began] if own or not elsewhere else []
                 break
             engine.backward(values.sum() * phase.every)
             for name, value in zip(names, seen, strict=True):
