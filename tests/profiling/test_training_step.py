@@ -108,9 +108,9 @@ COUNTED = {
         "perceptual distance": (4 + 2, 4 + 2),
     },
     ("stage2", True): {
-        "teacher: source": (3 + 4 / 4, 3 + (3 + 4) / 4 + 3 + 3 / 2),
-        "teacher: render": (3 + 4 / 4, 3 + (3 + 4) / 4 + 3 + 3 / 2),
-        "motion encoder": (4 + 3 + 4 + 8 / 4, 4 + 3 + 4 + (3 + 8) / 4 + 3 + 3 / 2),
+        "teacher: source": (3 + (3 + 4) / 4, 3 + (3 + 4) / 4 + 3 + 3 / 2),
+        "teacher: render": (3 + (3 + 4) / 4, 3 + (3 + 4) / 4 + 3 + 3 / 2),
+        "motion encoder": (4 + 3 + 4 + (3 + 8) / 4, 4 + 3 + 4 + (3 + 8) / 4 + 3 + 3 / 2),
         "neck field": (4, 2 * (3 + 4) + 2 * 3 / 4 + 2 * (3 + 4) + 2 * 3 / 2),
         "generator: source": (4 + 4 / 4, 8 + 4 / 4), "generator: render": (4 + 4 / 4, 8 + 4 / 4),
         "discriminator": (4 + 2 * 4 + 4 / 2,) * 2, "perceptual distance": (4 + 4 / 4,) * 2,
