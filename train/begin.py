@@ -25,7 +25,7 @@ from triportrait.train.objectives.discriminator import Discriminator
 from triportrait.train.objectives.identity import FaceIdentity
 from triportrait.train.objectives.perceptual import perceptual
 from triportrait.train.runs.checkpoints import found, module_weights
-from triportrait.train.stages import RENDERER, discriminator
+from triportrait.train.stages import RENDERER, make_discriminator
 from triportrait.train.start import reads_motion, start, start_motion
 
 
@@ -131,7 +131,7 @@ def reenact_models(config: TrainConfig, begin: Begin, device: torch.device) -> s
 def _discriminator(config: TrainConfig, losses: LossConfig, begin: Begin, device: torch.device) -> Discriminator | None:
     if not losses.adversary:
         return None
-    made = discriminator(config)
+    made = make_discriminator(config)
     if begin.discriminator is not None:
         folder = begin.discriminator
         inside = [path for stage in ("stage1", "stage2") for path in found(folder, stage)]

@@ -101,7 +101,9 @@ class StageConfig:
     losses: LossConfig = field(default_factory=LossConfig)
     micros: int = 1  # micro-batches of a step, which ranks share out
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    critic: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(betas=(0.0, 0.99), warm_up=0, decay=0.0))
+    discriminator: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(betas=(0.0, 0.99), warm_up=0, decay=0.0)
+    )
 
 
 @dataclass(frozen=True)

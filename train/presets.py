@@ -79,16 +79,16 @@ def tiny_stages() -> TrainConfig:
     """Both stages of `tiny` with the adversary on, one at a time."""
     whole = tiny()
     opposed = dataclasses.replace(_EYES, adversary=0.02, density=0.005)
-    critic = OptimizerConfig(rate=1e-3, betas=(0.0, 0.99), warm_up=0, decay=0.0, clip=0.0, lazy=16, clean=True)
+    adam = OptimizerConfig(rate=1e-3, betas=(0.0, 0.99), warm_up=0, decay=0.0, clip=0.0, lazy=16, clean=True)
     schedule = ScheduleConfig(adversary_from=2_000)
     return dataclasses.replace(
         whole,
         preset="tiny_stages",
         strangers=None,
-        stage1=dataclasses.replace(whole.stage1, losses=opposed, critic=critic, schedule=schedule, strangers=0.0),
+        stage1=dataclasses.replace(whole.stage1, losses=opposed, discriminator=adam, schedule=schedule, strangers=0.0),
         motion=dataclasses.replace(whole.motion, strangers=0.0),
         stage2=dataclasses.replace(
-            whole.stage2, losses=dataclasses.replace(opposed, density=0.0), critic=critic, schedule=schedule
+            whole.stage2, losses=dataclasses.replace(opposed, density=0.0), discriminator=adam, schedule=schedule
         ),
     )
 
@@ -125,11 +125,11 @@ def paper(published: bool = False) -> TrainConfig:
         discriminator_widest=512,
         discriminator_mapping=8,
         stage1=StageConfig(
-            images=15_000_000 if published else 10_000_000, batch=32, views=1, optimizer=adam, critic=adam,
+            images=15_000_000 if published else 10_000_000, batch=32, views=1, optimizer=adam, discriminator=adam,
             losses=dataclasses.replace(terms, planes=0.1, feature=1.0 if published else 0.0), schedule=static,
         ),
         stage2=ReenactConfig(
-            images=8_000_000 if published else 6_000_000, batch=32, critic=adam,
+            images=8_000_000 if published else 6_000_000, batch=32, discriminator=adam,
             optimizer=dataclasses.replace(adam, lazy=4 if published else 0, motion_factor=2.5, half_life_share=0.0),
             losses=dataclasses.replace(terms, depth=0.0, density=0.0),
             schedule=moved,

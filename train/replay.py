@@ -23,7 +23,7 @@ from triportrait.train.runs.flat import flattened, rebuilt
 from triportrait.train.runs.run_config import CONFIG
 
 BATCHES = {"stage1": stage1.StaticBatch, "stage2": stage2.ReenactBatch}
-CALLED = {"portrait": "generator", "critic": "discriminator"}  # networks of the models; others as their field
+CALLED = {"portrait": "generator"}  # networks of the models; others as their field
 
 
 def replay(run: Path, precision: Precision | None, device: torch.device, tell: Callable[[str], None]) -> str:
@@ -54,8 +54,8 @@ def replay(run: Path, precision: Precision | None, device: torch.device, tell: C
     models: Any = (static_models if name == "stage1" else reenact_models)(config, begin, device)
     phases = (stage1.phases if name == "stage1" else stage2.phases)(models, own)  # type: ignore[arg-type]
     models.portrait.load_state_dict(module_weights(checkpoints[-1], "generator"))
-    if models.critic is not None:
-        models.critic.load_state_dict(module_weights(checkpoints[-1], "discriminator"))
+    if models.discriminator is not None:
+        models.discriminator.load_state_dict(module_weights(checkpoints[-1], "discriminator"))
     networks = {f.name: getattr(models, f.name) for f in dataclasses.fields(models)}
     networks = {CALLED.get(n, n): part for n, part in networks.items() if isinstance(part, nn.Module)}
     for network, module in networks.items():
@@ -67,7 +67,7 @@ def replay(run: Path, precision: Precision | None, device: torch.device, tell: C
         if phase is None:
             raise InputError(f"{run}: expected a phase of {name}, got {micro.phase!r}; the run is of another version")
         tell(f"{name}, {micro.phase}, micro-batch {micro.number} after {micro.images_seen} images, {config.precision}")
-        optimizer = own.critic if phase.engine == "discriminator" else own.optimizer
+        optimizer = own.discriminator if phase.engine == "discriminator" else own.optimizer
         wrong += _again(micro, phase, networks, not optimizer.clean, device, tell)
     return "; ".join(wrong)
 

@@ -56,10 +56,10 @@ class StaticBatch:
 
 @dataclass(frozen=True)
 class StaticModels:
-    """What stage 1 trains (the portrait, the critic) and asks.
+    """What stage 1 trains (the portrait, the discriminator) and asks.
 
     Attributes:
-        critic: the discriminator, where there is an adversary.
+        discriminator: where there is an adversary.
         identity: the identity network, where its term counts.
         teacher: a frozen static synthesizer, where its planes or feature images count.
     """
@@ -67,7 +67,7 @@ class StaticModels:
     portrait: Portrait4D
     perceptual: Perceptual
     precision: Precision = "fp32"
-    critic: Discriminator | None = None
+    discriminator: Discriminator | None = None
     identity: FaceIdentity | None = None
     teacher: Portrait4D | None = None
 
@@ -118,9 +118,9 @@ def losses(
         terms["identity"] = config.identity * identity_loss(
             models.identity, rendering.image, target.image, five_points(target.landmarks)
         )
-    if at.adversary and models.critic is not None:
-        rows = whole_groups(torch.arange(len(target.image)), models.critic.config.group)
-        terms |= opposed(models.critic, rendering, target, target.camera, rows, config, made)
+    if at.adversary and models.discriminator is not None:
+        rows = whole_groups(torch.arange(len(target.image)), models.discriminator.config.group)
+        terms |= opposed(models.discriminator, rendering, target, target.camera, rows, config, made)
     return {name: value.mean() for name, value in terms.items()}
 
 
@@ -181,8 +181,8 @@ def phases(models: StaticModels, config: StageConfig) -> list[Phase]:
     found = [Phase("main", "generator", main, counts=True)]
     if config.losses.density:
         found.append(Phase("density", "generator", density, every=config.schedule.density_every))
-    if models.critic is not None:
-        found += discriminator_phases(models.critic, config.losses, config.schedule)
+    if models.discriminator is not None:
+        found += discriminator_phases(models.discriminator, config.losses, config.schedule)
     return found
 
 

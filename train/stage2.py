@@ -59,12 +59,12 @@ class ReenactBatch:
 
 @dataclass(frozen=True)
 class ReenactModels:
-    """What stage 2 trains (the portrait, the critic) and asks.
+    """What stage 2 trains (the portrait, the discriminator) and asks.
 
     Attributes:
         static: draws pseudo views.
         motion_encoder: None: motion is the numbers that the data tells.
-        critic, identity: as of `StaticModels`.
+        discriminator, identity: as of `StaticModels`.
         dynamic: `static` reads the motion of what it draws, as a 4D synthesizer does.
     """
 
@@ -73,7 +73,7 @@ class ReenactModels:
     motion_encoder: AnyMotionEncoder | None
     perceptual: Perceptual
     precision: Precision = "fp32"
-    critic: Discriminator | None = None
+    discriminator: Discriminator | None = None
     identity: FaceIdentity | None = None
     dynamic: bool = False
 
@@ -201,9 +201,9 @@ def losses(
         terms["identity"] = (
             is_real * config.identity * identity_loss(models.identity, rendering.image, driving.image, points)
         )
-    if at.adversary and models.critic is not None:
-        rows = whole_groups(is_real.nonzero()[:, 0], models.critic.config.group)
-        terms |= opposed(models.critic, rendering, driving, driving.camera, rows, config, made)
+    if at.adversary and models.discriminator is not None:
+        rows = whole_groups(is_real.nonzero()[:, 0], models.discriminator.config.group)
+        terms |= opposed(models.discriminator, rendering, driving, driving.camera, rows, config, made)
     return {name: value.mean() for name, value in terms.items()}
 
 
@@ -241,8 +241,8 @@ def phases(models: ReenactModels, config: ReenactConfig) -> list[Phase]:
     found = [Phase("main", "generator", main, counts=True)]
     if config.schedule.pseudo_every:
         found.append(Phase("pseudo views", "generator", pseudo, every=config.schedule.pseudo_every))
-    if models.critic is not None:
-        found += discriminator_phases(models.critic, config.losses, config.schedule)
+    if models.discriminator is not None:
+        found += discriminator_phases(models.discriminator, config.losses, config.schedule)
     return found
 
 

@@ -68,7 +68,7 @@ class Engines:
         return ZeroEngine(module, groups, optimizer, config.images, micros, config.batch, self.zero, self.ranks)
 
 
-def discriminator(config: TrainConfig) -> Discriminator:
+def make_discriminator(config: TrainConfig) -> Discriminator:
     """A fresh discriminator; the seed alone decides."""
     sizes = DiscriminatorConfig(
         config.model.image_size,
@@ -121,7 +121,7 @@ def static_stage(
         seen = psnr(rendering.image, target.image)
         return {"psnr": seen.mean().item(), "psnr unseen": unseen.mean().item()}
 
-    made = _engines(portrait, groups, models.critic, own, engines)
+    made = _engines(portrait, groups, models.discriminator, own, engines)
     return Stage(
         "stage1", 1, made, own.images, own.batch, own.micros, draw, stage1.phases(models, own), sample, to_device
     )
@@ -170,7 +170,7 @@ def reenact_stage(
             numbers |= {f"correlation {axis}": found.correlation, f"gain {axis}": found.gain}
         return numbers
 
-    made = _engines(portrait, groups, models.critic, own, engines)
+    made = _engines(portrait, groups, models.discriminator, own, engines)
     shows = sample if probe is not None else _of_clips(config, cast, models, device)
     watched = cast if isinstance(cast, ClipPictures) else None
     phases = stage2.phases(models, own)
@@ -225,13 +225,19 @@ def _rendered(portrait: Portrait4D, encoder: AnyMotionEncoder | None, source: Pi
 
 
 def _engines(
-    portrait: Portrait4D, groups: list[Group], critic: Discriminator | None, config: StageConfig, engines: Engines
+    portrait: Portrait4D,
+    groups: list[Group],
+    discriminator: Discriminator | None,
+    config: StageConfig,
+    engines: Engines,
 ) -> dict[str, Engine]:
     if engines.recomputes:
         recompute(portrait)
     made = {"generator": engines.make(portrait, groups, config.optimizer, config)}
-    if critic is not None:
-        made["discriminator"] = engines.make(critic, [Group(list(critic.parameters()))], config.critic, config)
+    if discriminator is not None:
+        made["discriminator"] = engines.make(
+            discriminator, [Group(list(discriminator.parameters()))], config.discriminator, config
+        )
     return made
 
 

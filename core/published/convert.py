@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from triportrait import __version__
 from triportrait.core.checkpoint import save_weights
+from triportrait.core.checksum import fingerprint
 from triportrait.core.config import ModelConfig, portrait4d_v2
 from triportrait.core.errors import InputError
 from triportrait.core.published.contract import (
@@ -106,7 +106,7 @@ def convert(file: Path, folder: Path, overwrite: bool = False, ignore: Sequence[
     for pattern in ignore:
         if not any(fnmatchcase(name, pattern) for name in dropped):
             warnings.append(f"--ignore {pattern}: fits no unknown tensor of {file}")
-    origin = {"file": file.name, "sha256": _sha256(file), "bytes": file.stat().st_size}
+    origin = {"file": file.name, **fingerprint(file)}
     written = []
     for kind, part in found.items():
         details = {**origin, **part.details, "licence": LICENCES[kind], "converted_by": f"triportrait {__version__}"}
@@ -178,8 +178,3 @@ def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise InputError(f"{where}: {name} holds numbers that are not finite in float32; fetch the file again")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -81,7 +81,7 @@ def config(ranks: int) -> TrainConfig:
     batch = IMAGES * micros
     still = OptimizerConfig(rate=1e-6, warm_up=0, decay=0.0, clip=0.0)
     stage = ReenactConfig(
-        images=batch * (BEFORE + PERIOD + 1), batch=batch, micros=micros, optimizer=still, critic=still,
+        images=batch * (BEFORE + PERIOD + 1), batch=batch, micros=micros, optimizer=still, discriminator=still,
         losses=LossConfig(adversary=0.1), schedule=ScheduleConfig(r1_every=PERIOD),
     )  # fmt: skip
     return TrainConfig(
@@ -104,7 +104,7 @@ class Collectives(TorchDispatchMode):
             tensors = [x for x in torch.utils._pytree.tree_leaves(args[whole]) if isinstance(x, Tensor)]
             self.bytes[kind] += sum(x.numel() * x.element_size() for x in tensors)
         elif name.startswith("c10d::") and "barrier" not in name:
-            raise NotImplementedError(f"{name}: a collective that is not counted yet")
+            raise RuntimeError(f"{name}: expected one of {sorted(NAMES)}; count it too, or the sum is short")
         return func(*args, **(kwargs or {}))
 
 
@@ -118,11 +118,11 @@ def count(ranks: Ranks, zero: int | None, run: Path) -> dict[str, float]:
     numbers = config(ranks.size)
     own = numbers.stage2
     inputs = make_inputs("stage2", numbers, IMAGES, ranks.device)
-    portrait, critic = inputs.models.portrait, inputs.models.critic
+    portrait, discriminator = inputs.models.portrait, inputs.models.discriminator
     engines = Engines(ranks, None if zero is None else ZeroConfig(zero, bucket=100_000))
     made = {
         "generator": engines.make(portrait, [Group([p for p in portrait.parameters() if p.dim()])], own.optimizer, own),
-        "discriminator": engines.make(critic, [Group(list(critic.parameters()))], own.critic, own),
+        "discriminator": engines.make(discriminator, [Group(list(discriminator.parameters()))], own.discriminator, own),
     }
     collectives, begun = Collectives(), dict[int, Counter[str]]()
 

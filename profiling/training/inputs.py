@@ -33,7 +33,7 @@ from triportrait.train.objectives.lpips_distance import Lpips
 from triportrait.train.objectives.perceptual import Perceptual, perceptual
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.stage_run import StageName
-from triportrait.train.stages import discriminator
+from triportrait.train.stages import make_discriminator
 from triportrait.train.start import start, start_motion
 
 POSES, VIEWS = 64, 3  # of the set that is drawn from
@@ -233,7 +233,7 @@ def stage_config(preset: str) -> TrainConfig:
 def _models(stage: StageName, config: TrainConfig, own: StageConfig, device: torch.device) -> Any:
     portrait = Portrait4D(config.model)
     start(portrait, config.seed)
-    critic = discriminator(config) if own.losses.adversary else None
+    discriminator = make_discriminator(config) if own.losses.adversary else None
     identity = FaceIdentity() if own.losses.identity else None
     distance = _distance(config, device)
     if stage == "stage1":
@@ -241,7 +241,7 @@ def _models(stage: StageName, config: TrainConfig, own: StageConfig, device: tor
         if own.losses.planes or own.losses.feature:
             teacher = Portrait4D(config.model).eval().requires_grad_(False)
             teacher.load_state_dict(portrait.state_dict())
-        return stage1.StaticModels(portrait, distance, config.precision, critic, identity, teacher)
+        return stage1.StaticModels(portrait, distance, config.precision, discriminator, identity, teacher)
     static = Portrait4D(config.model)
     static.load_state_dict(portrait.state_dict())
     start_motion(portrait, config.seed)
@@ -249,7 +249,7 @@ def _models(stage: StageName, config: TrainConfig, own: StageConfig, device: tor
     encoder: Any = MotionEncoder() if width == MotionEncoder.motion_width else SmallMotionEncoder(width)
     for network in (static, encoder):
         network.eval().requires_grad_(False)
-    return stage2.ReenactModels(portrait, static, encoder, distance, config.precision, critic, identity)
+    return stage2.ReenactModels(portrait, static, encoder, distance, config.precision, discriminator, identity)
 
 
 def _distance(config: TrainConfig, device: torch.device) -> Perceptual:

@@ -88,7 +88,7 @@ def _synthesise(inputs: Inputs, micro: Micro) -> None:
     rng.set_state(micro.made[STATE])
     full = inputs.config.model.render.neural_size
     size = moment(inputs.own.schedule, inputs.own.losses, micro.images_seen, full).neural_size
-    group = models.critic.config.group
+    group = models.discriminator.config.group
     with stage1.lowered(models.precision, batch.source.image):
         if inputs.stage == "stage1":
             target: Pictures = batch.target

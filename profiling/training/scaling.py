@@ -18,7 +18,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.portrait import Portrait4D
 from triportrait.train.config import ReenactConfig, StageConfig, TrainConfig
 from triportrait.train.stage_run import StageName
-from triportrait.train.stages import discriminator
+from triportrait.train.stages import make_discriminator
 from triportrait.train.start import reads_motion
 
 FLOAT = 4  # bytes
@@ -80,7 +80,7 @@ def networks(config: TrainConfig, stage: StageName) -> list[Network]:
     schedule, losses = own.schedule, own.losses
     with torch.device("meta"):
         portrait = Portrait4D(config.model)
-        critic = discriminator(config) if losses.adversary else None
+        discriminator = make_discriminator(config) if losses.adversary else None
     moves = 1.0
     if stage == "stage1" and losses.density:
         moves += 1 / schedule.density_every
@@ -96,9 +96,11 @@ def networks(config: TrainConfig, stage: StageName) -> list[Network]:
             moves,
         )
     ]
-    if critic is not None:
+    if discriminator is not None:
         found.append(
-            Network("discriminator", tuple(p.numel() for p in critic.parameters()), (), 1 + 1 / schedule.r1_every)
+            Network(
+                "discriminator", tuple(p.numel() for p in discriminator.parameters()), (), 1 + 1 / schedule.r1_every
+            )
         )
     return found
 

@@ -135,8 +135,8 @@ def _engines(inputs: Inputs) -> dict[str, Any]:
         return made.make(network, [Group(trained)], still, own)
 
     found = {"generator": engine(models.portrait, own.optimizer, inputs.stage == "stage1")}
-    if models.critic is not None:
-        found["discriminator"] = engine(models.critic, own.critic, False)
+    if models.discriminator is not None:
+        found["discriminator"] = engine(models.discriminator, own.discriminator, False)
     return found
 
 

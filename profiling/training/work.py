@@ -112,7 +112,11 @@ def watched(inputs: Inputs, watch: Watch) -> Iterator[None]:
         stack.enter_context(_told(inputs.necks, "forward", "neck field", watch, _images, DATA))
         if (encoder := getattr(models, "motion_encoder", None)) is not None:
             stack.enter_context(_told(encoder, "forward", "motion encoder", watch, _images, TEACHER))
-        for owner, name in (("critic", "discriminator"), ("perceptual", "perceptual distance"), ("identity",) * 2):
+        for owner, name in (
+            ("discriminator", "discriminator"),
+            ("perceptual", "perceptual distance"),
+            ("identity",) * 2,
+        ):
             if (network := getattr(models, owner, None)) is not None:
                 stack.enter_context(_told(network, "forward", name, watch, _images, None))
         yield
@@ -149,7 +153,7 @@ def part_of(phase: Phase, backward: bool) -> str:
 
 def network_of(inputs: Inputs, phase: Phase) -> nn.Module:
     """The one that a phase moves."""
-    network: nn.Module = inputs.models.critic if phase.engine == "discriminator" else inputs.models.portrait
+    network: nn.Module = inputs.models.discriminator if phase.engine == "discriminator" else inputs.models.portrait
     return network
 
 
@@ -157,7 +161,7 @@ def network_of(inputs: Inputs, phase: Phase) -> nn.Module:
 def moves_alone(inputs: Inputs, phase: Phase) -> Iterator[None]:
     """Inside, only the network that a phase moves takes gradients, as in the loop."""
     moved = network_of(inputs, phase)
-    others = [x for x in (inputs.models.portrait, inputs.models.critic) if x is not None and x is not moved]
+    others = [x for x in (inputs.models.portrait, inputs.models.discriminator) if x is not None and x is not moved]
     parameters = [p for network in others for p in network.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -359,7 +363,7 @@ def states_bytes(inputs: Inputs) -> int:
     for network in vars(inputs.models).values():
         if isinstance(network, nn.Module):
             elements += sum(math.prod(x.shape) for x in (*network.parameters(), *network.buffers()))
-            if network in (inputs.models.portrait, inputs.models.critic):
+            if network in (inputs.models.portrait, inputs.models.discriminator):
                 left_out = inputs.stage == "stage1" and network is inputs.models.portrait
                 elements += sum(
                     math.prod(p.shape) * (1 if left_out and reads_motion(name) else 4)

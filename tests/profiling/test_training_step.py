@@ -147,7 +147,7 @@ def test_what_is_kept_is_what_autograd_keeps():
     assert again.kept["main"] < 0.8 * found["main"] and again.kept["R1"] == found["R1"]
     micro = made.micro(False)
     known = _own_storages(made, micro)
-    there = (*made.models.portrait.parameters(), *made.models.critic.parameters(), micro.batch.source.image)
+    there = (*made.models.portrait.parameters(), *made.models.discriminator.parameters(), micro.batch.source.image)
     assert all(tensor.untyped_storage()._cdata in known for tensor in (*there, micro.batch.target.neck.fine))
     x, y = torch.ones(100, requires_grad=True), torch.ones(50, requires_grad=True)
     kept = _Kept({x.untyped_storage()._cdata})
@@ -170,7 +170,7 @@ def test_shapes_alone_give_the_same_counts(stage, works):
 def test_weights_gradients_moments_and_average_are_counted():
     for stage, asked in (("stage1", ()), ("stage2", ("static", "motion_encoder"))):
         made = inputs(stage)
-        networks = [getattr(made.models, name) for name in ("portrait", "critic", *asked)]
+        networks = [getattr(made.models, name) for name in ("portrait", "discriminator", *asked)]
         all_of = [sum(p.numel() for p in x.parameters()) for x in networks]
         reading = sum(p.numel() for p in motion_parameters(made.models.portrait)) if stage == "stage1" else 0
         wanted = sum(all_of) + 4 * sum(all_of[:2]) - 3 * reading

@@ -132,6 +132,7 @@ def main() -> int:
     sys.path.insert(0, str(ROOT))
     from tests.train import little, trained
     from triportrait.train.data.pictures import open_set
+    from triportrait.train.training import commit
 
     chance = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as name:
@@ -141,6 +142,7 @@ def main() -> int:
         trained.write_static(folder / "static")
         begun = time.monotonic()
         launch(folder, "unbroken").wait()
+        print(f"commit {commit()}, python tests/train/kills.py --kills {given.kills} --seed {given.seed}")
         print(
             f"stage 2 on two gloo ranks, ZeRO 2, {IMAGES} images, a checkpoint every {SAVE_EACH}, adversary and R1 on"
         )

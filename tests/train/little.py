@@ -30,6 +30,13 @@ from triportrait.train.start import start, start_motion
 
 CAST = SetConfig(seed=3, count=2, expressions=6, views=3, size=64, antialias=1)
 STRANGERS = SetConfig(seed=8, count=3, expressions=1, views=2, size=64, antialias=1)
+CLOCKED = {
+    "images_per_s",
+    "data_share",
+    "data_wait_s",
+    "data_ready",
+    "gpu_gb",
+}  # a log's
 CLIPS: dict[str, Any] = {"seed": 3, "count": 5, "frames": 4, "size": 64, "antialias": 1}
 
 
@@ -93,9 +100,9 @@ def config(**changes: Any) -> TrainConfig:
 def opposed() -> TrainConfig:
     """Six steps of stage 2 with the adversary and R1 on, in four micro-batches each."""
     quick = OptimizerConfig(warm_up=0, average=0.5, clip=0.0)
-    critic = OptimizerConfig(rate=1e-3, betas=(0.0, 0.99), warm_up=0, decay=0.0, clip=0.0, lazy=2, clean=True)
+    discriminator = OptimizerConfig(rate=1e-3, betas=(0.0, 0.99), warm_up=0, decay=0.0, clip=0.0, lazy=2, clean=True)
     stage = ReenactConfig(
-        images=48, batch=8, micros=4, optimizer=quick, critic=critic, real_target=0.9,
+        images=48, batch=8, micros=4, optimizer=quick, discriminator=discriminator, real_target=0.9,
         losses=LossConfig(adversary=0.1), schedule=ScheduleConfig(r1_every=2),
     )  # fmt: skip
     return config(stage2=stage, discriminator_base=512, discriminator_widest=16, save_each=10**6, sample_each=10**6)

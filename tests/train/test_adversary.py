@@ -79,11 +79,11 @@ def logit(shade: float, raw: float, mask: float) -> float:
 
 
 def test_the_generator_loses_where_the_discriminator_sees_a_fake():
-    critic, made = Weighing(), dict[str, Any]()
+    discriminator, made = Weighing(), dict[str, Any]()
     seen = rendering([0.2, -0.4, 0.6])
     rows = torch.tensor([0, 2])
     target = pictures([0.1, 0.3, 0.5])
-    term = opposed(critic, seen, target, target.camera, rows, LOSSES, made)["adversary"]
+    term = opposed(discriminator, seen, target, target.camera, rows, LOSSES, made)["adversary"]
     wanted = [0.25 * softplus(-logit(s, s / 2, -0.5)) if i != 1 else 0.0 for i, s in enumerate((0.2, -0.4, 0.6))]
     assert term.tolist() == pytest.approx(wanted, rel=1e-5)
     term.sum().backward()
@@ -96,10 +96,10 @@ def test_the_generator_loses_where_the_discriminator_sees_a_fake():
 
 
 def test_the_discriminator_learns_from_what_the_generator_left():
-    critic, made = Weighing(), dict[str, Any]()
+    discriminator, made = Weighing(), dict[str, Any]()
     target = pictures([0.1, 0.5])
-    opposed(critic, rendering([0.2, 0.6]), target, target.camera, torch.tensor([0, 1]), LOSSES, made)
-    main, r1 = discriminator_phases(critic, LOSSES, ScheduleConfig(adversary_from=70, r1_every=4))
+    opposed(discriminator, rendering([0.2, 0.6]), target, target.camera, torch.tensor([0, 1]), LOSSES, made)
+    main, r1 = discriminator_phases(discriminator, LOSSES, ScheduleConfig(adversary_from=70, r1_every=4))
     assert (main.engine, r1.engine, r1.every) == ("discriminator", "discriminator", 4)
     assert [main.due(step, 69 + step) for step in range(2)] == [False, True]
     assert [r1.due(step, 100) for step in range(5)] == [True, False, False, False, True]
@@ -112,33 +112,33 @@ def test_the_discriminator_learns_from_what_the_generator_left():
 
 def test_r1_by_hand():
     """The logit's slope by an input's pixel is weight / pixels; its squared norm is weight² / pixels."""
-    critic = Weighing()
+    discriminator = Weighing()
     shapes = (3, 8), (3, 4), (3, 8), (1, 4)
     true = Judged(*(torch.rand(2, C, side, side) for C, side in shapes), torch.zeros(2, 25))
-    terms = {name: value.item() for name, value in r1_terms(critic, true, LOSSES).items()}
+    terms = {name: value.item() for name, value in r1_terms(discriminator, true, LOSSES).items()}
     wanted = {
         "R1 image": 0.5 * (1 / 192 + 4 / 48), "R1 positions": 5 * (9 / 192), "R1 mask": 1.5 * (16 / 16),
     }  # fmt: skip
     assert terms == pytest.approx(wanted, rel=1e-5)
-    sum(r1_terms(critic, true, LOSSES).values()).backward()
-    assert critic.weight.grad.tolist() == pytest.approx([1 / 192, 2 / 48, 10 * 3 / 192, 3 * 4 / 16], rel=1e-5)
+    sum(r1_terms(discriminator, true, LOSSES).values()).backward()
+    assert discriminator.weight.grad.tolist() == pytest.approx([1 / 192, 2 / 48, 10 * 3 / 192, 3 * 4 / 16], rel=1e-5)
 
 
 def test_a_micro_batch_without_real_pictures_sends_noughts_for_every_weight():
     """A rank that sent none would keep the others waiting."""
-    critic, made = Weighing(), dict[str, Any]()
+    discriminator, made = Weighing(), dict[str, Any]()
     target = pictures([0.1, 0.5])
     term = opposed(
-        critic, rendering([0.2, 0.6]), target, target.camera, torch.tensor([], dtype=torch.long), LOSSES, made
+        discriminator, rendering([0.2, 0.6]), target, target.camera, torch.tensor([], dtype=torch.long), LOSSES, made
     )
     assert term["adversary"].tolist() == [0, 0]
     micro = Micro(None, torch.Generator(), 0, made)
-    for phase in discriminator_phases(critic, LOSSES, ScheduleConfig()):
+    for phase in discriminator_phases(discriminator, LOSSES, ScheduleConfig()):
         terms = phase.terms(micro)
         assert all(value.item() == 0 for value in terms.values())
-        critic.weight.grad = None
+        discriminator.weight.grad = None
         sum(terms.values()).backward()
-        assert critic.weight.grad is not None and not critic.weight.grad.any(), phase.name
+        assert discriminator.weight.grad is not None and not discriminator.weight.grad.any(), phase.name
 
 
 def test_rows_are_taken_in_whole_groups():

@@ -29,8 +29,6 @@ from triportrait.train.runs.stopping import Stopped
 from triportrait.train.stage_run import Loading, StageRun
 from triportrait.train.stages import Engines
 
-CLOCKED = {"images_per_s"}  # and what begins with data_
-
 
 @pytest.fixture(autouse=True, scope="module")
 def little_preset():
@@ -65,7 +63,7 @@ def lines_of(run: Path) -> list[dict[str, Any]]:
 def losses_of(run: Path) -> list[dict[str, Any]]:
     """Numbers of steps, without what depends on the clock."""
     lines = [line for line in lines_of(run) if "l1" in line]
-    return [{k: v for k, v in line.items() if k not in CLOCKED and not k.startswith("data_")} for line in lines]
+    return [{k: v for k, v in line.items() if k not in little.CLOCKED} for line in lines]
 
 
 def threads() -> list[str]:

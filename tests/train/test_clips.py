@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.train import little, tracked
+from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import camera_from_label
 from triportrait.serve import cli
@@ -22,7 +23,7 @@ from triportrait.train.config import ReenactConfig
 from triportrait.train.data.clip_pictures import ClipPictures, Kept
 from triportrait.train.data.clip_store.filming import film_heads
 from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, Decoder, decode
-from triportrait.train.data.clip_store.store import INDEX, PROGRESS, ClipStore, fingerprint
+from triportrait.train.data.clip_store.store import INDEX, PROGRESS, ClipStore
 from triportrait.train.data.clip_store.tracks import FlameTracks, HeadTracks, beside_neck, rectified_necks
 from triportrait.train.data.heads.rasterize import project
 from triportrait.train.data.multiview import from_positions, to_positions

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.train import little
 from triportrait.serve import cli
 from triportrait.train.data.clip_store.frames import DaliDecoder, decode
 from triportrait.train.data.clips import write_video
@@ -20,7 +21,6 @@ from triportrait.train.data.clips import write_video
 pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).parents[2]
 IMAGES = 40  # ten steps, one line of the log
-CLOCKED = {"images_per_s", "data_share", "data_wait_s", "data_ready", "gpu_gb"}
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,8 @@ def on_one_gpu(cast, tmp_path_factory) -> dict[str, Any]:
 
 
 def agree(one: dict[str, Any], other: dict[str, Any], within: float) -> None:
-    assert one.keys() - CLOCKED == other.keys() - CLOCKED
-    for name in one.keys() - CLOCKED - {"stage"}:
+    assert one.keys() - little.CLOCKED == other.keys() - little.CLOCKED
+    for name in one.keys() - little.CLOCKED - {"stage"}:
         assert one[name] == pytest.approx(other[name], rel=within, abs=1e-3), name
 
 

@@ -47,7 +47,7 @@ def started(launcher: list[str], data: Path, run: Path) -> subprocess.Popen[str]
 
 def steps_of(run: Path) -> list[dict[str, Any]]:
     """The log's whole lines of steps, without what depends on the clock."""
-    log, clocked = run / "log.jsonl", ("images_per_s", "data_share", "data_wait_s", "data_ready", "rate")
+    log, clocked = run / "log.jsonl", little.CLOCKED | {"rate"}
     lines = log.read_text().splitlines(keepends=True) if log.exists() else []
     told = [json.loads(line) for line in lines if line.endswith("\n")]
     return [{k: v for k, v in line.items() if k not in clocked} for line in told if "l1" in line]

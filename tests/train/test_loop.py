@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tests.train.little import copied, same
+from tests.train.little import CLOCKED, copied, same
 from triportrait.core.errors import InputError
 from triportrait.train.config import OptimizerConfig
 from triportrait.train.engines.engine import Group, PlainEngine
@@ -75,8 +75,7 @@ class Toy:
 def log_of(folder: Path) -> list[dict[str, Any]]:
     """The lines of a log without what depends on the clock."""
     lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
-    clocked = ("images_per_s", "data_share", "data_wait_s", "data_ready")
-    return [{name: value for name, value in line.items() if name not in clocked} for line in lines]
+    return [{name: value for name, value in line.items() if name not in CLOCKED} for line in lines]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

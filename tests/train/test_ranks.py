@@ -32,7 +32,6 @@ from triportrait.train.stages import Engines
 pytest.importorskip("deepspeed")
 
 ROOT = Path(__file__).parents[2]
-CLOCKED = {"images_per_s", "data_share", "data_wait_s", "data_ready"}
 STAGES = (0, 1, 2, 3)
 ROUNDING = 1e-7  # length of a gradient that is nothing else
 
@@ -70,7 +69,7 @@ def work(tmp_path_factory) -> Path:
 
 def log_of(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in CLOCKED} for line in lines]
+    return [{name: value for name, value in line.items() if name not in little.CLOCKED} for line in lines]
 
 
 def agree(one: list[dict[str, Any]], other: list[dict[str, Any]], rel: float = 1e-4, abs: float = 2e-5) -> None:

@@ -153,9 +153,9 @@ def test_the_adversary_begins_when_it_should(material, tmp_path, monkeypatch):
 
 
 def test_the_discriminator_s_rate_follows_its_own_images(material, tmp_path):
-    critic = dataclasses.replace(little.opposed().stage2.critic, rate=1.0, warm_up=11, lazy=0)
+    discriminator = dataclasses.replace(little.opposed().stage2.discriminator, rate=1.0, warm_up=11, lazy=0)
     rare = dataclasses.replace(little.opposed().stage2.schedule, r1_every=100)
-    stage = dataclasses.replace(little.opposed().stage2, critic=critic, schedule=rare)
+    stage = dataclasses.replace(little.opposed().stage2, discriminator=discriminator, schedule=rare)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(STAGE_PRESETS, "tiny", lambda: dataclasses.replace(little.opposed(), stage2=stage))
         patch.setattr("triportrait.train.loop.SHOWN_EACH", 1)
@@ -217,7 +217,7 @@ def test_a_discriminator_can_be_begun_from(material, runs, tmp_path, monkeypatch
     seen: dict[str, torch.Tensor] = {}
 
     def take(config, chosen, models, *more):
-        seen.update(little.copied(models.critic))
+        seen.update(little.copied(models.discriminator))
         raise InputError("enough")
 
     monkeypatch.setattr("triportrait.train.stage_run.reenact_stage", take)

@@ -29,7 +29,6 @@ from triportrait.train.training import STAGES, Training, commit
 
 MODULES = {"stage1": stage1, "motion": motion, "stage2": stage2}
 NETWORK = {"stage1": "generator", "motion": "motion", "stage2": "generator"}
-CLOCKED = {"images_per_s", "data_share", "data_wait_s", "data_ready"}
 COMMAND = "triportrait train test --out run"
 
 
@@ -61,7 +60,7 @@ def run(whole, tmp_path) -> Path:
 
 def log_of(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in CLOCKED} for line in lines]
+    return [{name: value for name, value in line.items() if name not in little.CLOCKED} for line in lines]
 
 
 def state_of(run: Path, stage: str) -> dict[str, dict[str, Tensor]]:

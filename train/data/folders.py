@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
@@ -15,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
 
 INDEX = "index.json"
@@ -91,7 +91,7 @@ def whole_folder(path: Path, overwrite: bool, kind: str, settings: dict[str, Any
         work.mkdir()
         try:
             yield work
-            files = {p.name: _fingerprint(p) for p in sorted(work.iterdir())}
+            files = {p.name: fingerprint(p) for p in sorted(work.iterdir())}
             index = {"kind": kind, "version": 1, **settings, "files": files}
             (work / INDEX).write_text(json.dumps(index, indent=1) + "\n")
             if os.path.lexists(path):
@@ -139,16 +139,6 @@ def _link(work: Path, path: Path) -> None:
         os.replace(work, path)
 
 
-def sha256(path: Path) -> str:
-    """Of a file's contents, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
-
-
 def _read_index(path: Path) -> dict[str, Any]:
     try:
         index = json.loads((path / INDEX).read_text())
@@ -179,7 +169,7 @@ def open_folder(path: Path, kind: str, contents: bool = False) -> dict[str, Any]
             )
         if not file.is_file():
             raise InputError(f"{file}: the index lists it but it is missing; make the folder again")
-        found = _fingerprint(file) if contents else {"bytes": file.stat().st_size}
+        found = fingerprint(file) if contents else {"bytes": file.stat().st_size}
         if any(wanted.get(key) != value for key, value in found.items()):
             raise InputError(f"{file}: it is not what the index says (damaged or changed); make the folder again")
     return index

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from triportrait.core.errors import InputError
+from triportrait.train.data.arrays import read_arrays
 from triportrait.train.data.folders import open_folder, whole_folder
 from triportrait.train.data.heads.population import EXPRESSION_AXES, Identity, Light, check_seed_and_count
 from triportrait.train.data.heads.render import HeadRenderer, check_size
@@ -199,9 +200,8 @@ class MultiviewSet:
         """All arrays of one head; depth comes as float32 scene units, opacity as float32 in [0, 1]."""
         path = self.folder / self.names[number]
         try:
-            with np.load(path) as file:
-                arrays = dict(file)
-        except Exception as error:  # zip and header damage raise what they like
+            arrays = read_arrays(path)
+        except ValueError as error:
             raise InputError(f"{path}: it cannot be read (damaged); {_AGAIN}") from error
         if missing := _ARRAYS - arrays.keys():
             raise InputError(f"{path}: expected an array {sorted(missing)[0]}, it holds none; {_AGAIN}")

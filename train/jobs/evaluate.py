@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from triportrait.train.data.folders import sha256, whole_folder
+from triportrait.core.checksum import sha256
+from triportrait.train.data.folders import whole_folder
 from triportrait.train.evaluation.measure import GroupResult, measure, parts
 from triportrait.train.evaluation.methods import COPY, KEPT, STATIC, WeightsAndBaselines
 from triportrait.train.evaluation.protocol import Plan, groups

@@ -69,7 +69,7 @@ def whole_groups(rows: Tensor, group: int) -> Tensor:
 
 
 def opposed(
-    critic: Discriminator,
+    discriminator: Discriminator,
     rendering: Rendering,
     target: Pictures,
     camera: Camera,
@@ -83,28 +83,28 @@ def opposed(
     if made is not None:
         made |= {REAL: real(target, rows, rendering.raw_image.shape[-1]), FAKE: false.detached()}
     if len(rows):
-        term = term.index_put((rows,), config.adversary * generator_term(critic, false).to(term.dtype))
+        term = term.index_put((rows,), config.adversary * generator_term(discriminator, false).to(term.dtype))
     return {"adversary": term}
 
 
-def generator_term(critic: Discriminator, judged: Judged) -> Tensor:
+def generator_term(discriminator: Discriminator, judged: Judged) -> Tensor:
     """softplus(-D(fake)) [B]: small where the discriminator takes a fake for real."""
-    return F.softplus(-critic(*judged.values()))[:, 0]
+    return F.softplus(-discriminator(*judged.values()))[:, 0]
 
 
-def discriminator_terms(critic: Discriminator, true: Judged, false: Judged) -> dict[str, Tensor]:
+def discriminator_terms(discriminator: Discriminator, true: Judged, false: Judged) -> dict[str, Tensor]:
     """softplus(D(fake)) and softplus(-D(real)), each a mean over B."""
     return {
-        "D fake": F.softplus(critic(*false.values())).mean(),
-        "D real": F.softplus(-critic(*true.values())).mean(),
+        "D fake": F.softplus(discriminator(*false.values())).mean(),
+        "D real": F.softplus(-discriminator(*true.values())).mean(),
     }
 
 
-def r1_terms(critic: Discriminator, true: Judged, config: LossConfig) -> dict[str, Tensor]:
+def r1_terms(discriminator: Discriminator, true: Judged, config: LossConfig) -> dict[str, Tensor]:
     """R1: gamma / 2 times the squared norm of the gradient by each input, means over B (reference: Mescheder 2018)."""
     image, raw, positions, mask, label = true.values()
     inputs = [x.detach().requires_grad_(True) for x in (image, raw, positions, mask)]
-    logits = critic(*inputs, label)
+    logits = discriminator(*inputs, label)
     gradients = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
     by_image, by_raw, by_positions, by_mask = (g.float().square().sum((1, 2, 3)).mean() for g in gradients)
     return {
@@ -114,19 +114,19 @@ def r1_terms(critic: Discriminator, true: Judged, config: LossConfig) -> dict[st
     }
 
 
-def discriminator_phases(critic: Discriminator, config: LossConfig, schedule: ScheduleConfig) -> list[Phase]:
+def discriminator_phases(discriminator: Discriminator, config: LossConfig, schedule: ScheduleConfig) -> list[Phase]:
     """What the discriminator does in a step, after the generator has left real and fake pictures.
 
     The fakes are those that the generator was moved by, one step old: rendering them anew would cost a forward pass.
     """
 
     def main(micro: Micro) -> dict[str, Tensor]:
-        true, false, share = _shown(micro, critic.config.group)
-        return {name: share * value for name, value in discriminator_terms(critic, true, false).items()}
+        true, false, share = _shown(micro, discriminator.config.group)
+        return {name: share * value for name, value in discriminator_terms(discriminator, true, false).items()}
 
     def regularisation(micro: Micro) -> dict[str, Tensor]:
-        true, _, share = _shown(micro, critic.config.group)
-        return {name: share * value for name, value in r1_terms(critic, true, config).items()}
+        true, _, share = _shown(micro, discriminator.config.group)
+        return {name: share * value for name, value in r1_terms(discriminator, true, config).items()}
 
     since = schedule.adversary_from
     return [

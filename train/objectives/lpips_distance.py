@@ -66,7 +66,7 @@ def _tensors(path: Path) -> dict[str, Any]:
 
             return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file raises what it likes
+    except Exception as error:  # torch's unpickler asserts, unpacks and looks up whatever a damaged file says
         raise InputError(f"{path}: {WANTED}, it cannot be read; name another file") from error
     if not isinstance(found, dict):
         raise InputError(f"{path}: {WANTED}, got {type(found).__name__}; name another file")

@@ -10,7 +10,6 @@ random numbers. A checkpoint is the same whatever engine and however many ranks 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
 from triportrait.train.engines.engine import Engine, State
 from triportrait.train.engines.ranks import Ranks
@@ -222,7 +222,7 @@ def _write(path: Path, state: State) -> dict[str, Any]:
         tensors = {name: value.clone() for name, value in tensors.items()}
     save_file(tensors, path)
     _sync(path)
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    return fingerprint(path)
 
 
 def _read(path: Path, numbers: Mapping[str, int]) -> State:
@@ -243,7 +243,7 @@ def _whole(folder: Path, only: str | None = None) -> tuple[dict[str, Any], str]:
             path = folder / name
             if not path.is_file():
                 return {}, f"{name} is missing"
-            if path.stat().st_size != wanted["bytes"] or _sha256(path) != wanted["sha256"]:
+            if path.stat().st_size != wanted["bytes"] or fingerprint(path) != wanted:
                 return {}, f"{name} is not what its card says (cut or changed)"
         for numbers in card["engines"].values():
             for key in _NUMBERS:
@@ -269,11 +269,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

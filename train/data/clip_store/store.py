@@ -12,7 +12,6 @@ While it is written, `.progress.jsonl` holds a line for each clip that is done.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -22,7 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
+from triportrait.train.data.arrays import read_arrays
 from triportrait.train.data.clips import write_video
 
 KIND = "triportrait clip store"
@@ -210,9 +211,8 @@ class ClipStore:
     def _read_table(self, clip: int) -> dict[str, np.ndarray]:
         path = self.folder / f"{self.clips[clip]}.npz"
         try:
-            with np.load(path) as file:
-                return dict(file)
-        except Exception as error:  # zip and header damage raise what they like
+            return read_arrays(path)
+        except ValueError as error:
             raise InputError(f"{path}: it cannot be read (damaged); make the store again") from error
 
 
@@ -249,15 +249,6 @@ def packed(masks: np.ndarray) -> np.ndarray:
 def unpacked(bits: np.ndarray, size: int) -> np.ndarray:
     """The inverse of `packed`: uint8 [N, S, S] of bits [N, S * S / 8]."""
     return np.unpackbits(bits, axis=-1)[:, : size**2].reshape(len(bits), size, size)
-
-
-def fingerprint(path: Path) -> dict[str, Any]:
-    """Size and SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
 def _write_table(path: Path, table: Mapping[str, np.ndarray]) -> None:

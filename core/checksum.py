@@ -1,0 +1,24 @@
+"""The checksum of a file."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+
+def sha256(path: Path) -> str:
+    """Of a file's contents, in hexadecimal.
+
+    Raises: `OSError` for what cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file, as indices keep them.
+
+    Raises: `OSError` for what cannot be read.
+    """
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
