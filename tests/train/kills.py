@@ -148,7 +148,7 @@ def main() -> int:
         )
         lasts = max(4.0, 0.6 * (time.monotonic() - begun))
         for number in range(given.kills):
-            print(kill_once(folder, number, chance.uniform(0.5, lasts / 8)), flush=True)
+            print(kill_once(folder, number, chance.uniform(0.5, lasts / 4)), flush=True)
         while not (folder / "killed.done").exists():
             launch(folder, "killed").wait()
         return int(compare(folder) > 0)

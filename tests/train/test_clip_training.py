@@ -63,7 +63,7 @@ def lines_of(run: Path) -> list[dict[str, Any]]:
 def losses_of(run: Path) -> list[dict[str, Any]]:
     """Numbers of steps, without what depends on the clock."""
     lines = [line for line in lines_of(run) if "l1" in line]
-    return [{k: v for k, v in line.items() if k not in little.CLOCKED} for line in lines]
+    return [{k: v for k, v in line.items() if k not in little.CLOCKED and not k.startswith("data_")} for line in lines]
 
 
 def threads() -> list[str]:
