@@ -24,7 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 CLOCKED = {"images_per_s", "data_share", "data_wait_s", "data_ready"}
-IMAGES, SAVE_EACH = 480, 24
+IMAGES, SAVE_EACH = 600, 24
 
 
 def work(folder: Path, name: str) -> None:
@@ -148,7 +148,7 @@ def main() -> int:
         )
         lasts = max(4.0, 0.6 * (time.monotonic() - begun))
         for number in range(given.kills):
-            print(kill_once(folder, number, chance.uniform(0.5, lasts / 4)), flush=True)
+            print(kill_once(folder, number, chance.uniform(0.5, lasts / 6)), flush=True)
         while not (folder / "killed.done").exists():
             launch(folder, "killed").wait()
         return int(compare(folder) > 0)
