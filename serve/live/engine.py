@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from triportrait.core.types import Head
 from triportrait.serve.crop import to_size
 from triportrait.serve.faces.face import Face, FaceProvider
 from triportrait.serve.faces.tracker import Followed, FaceTracker
@@ -130,6 +131,16 @@ class Engine:
             for w in wanted
         ]  # fmt: skip
         return [pictures[0] for pictures in self.reenactor.reenact_many(asked)]
+
+    def view(self, wanted: Wanted, head: Head | None) -> tuple[np.ndarray, Head]:
+        """A picture of a face that holds still, and its head for the next view; `head` is that of the last one."""
+        if head is None:
+            s = wanted.settings
+            head = self.reenactor.head(
+                wanted.prepared, wanted.followed.crop, wanted.followed.tracking, s.neck, s.motion_strength,
+                (s.gaze_x, s.gaze_y), wanted.rest,
+            )  # fmt: skip
+        return self.reenactor.views(head, [wanted.settings.camera(wanted.time_s)])[0], head
 
     def measure(self) -> float:
         """Seconds of the device per frame, in the largest batches that sessions make; warms up, too."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from triportrait.core.types import Head
 from triportrait.serve.faces.tracker import Followed
 from triportrait.serve.live.engine import Follows, Portrait
 from triportrait.serve.live.messages import Parts
@@ -99,6 +100,7 @@ class Session:
         self.shown_s = 0.0  # when the network was last asked
         self.taken_s = time.perf_counter()  # when a result last left
         self.stale = False  # what is shown no longer is what the sliders say
+        self.head: tuple[object, Head] | None = None  # of a face that holds still, and what it follows from
         self.found = True
         self.frames = 0
         self.recording: Recording | None = None

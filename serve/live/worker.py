@@ -76,7 +76,7 @@ class Worker:
             self._sessions.pop(session.id, None)
             for slot in (session.incoming, session.ready, session.computed, session.results):
                 slot.take()
-            session.last = session.portrait = session.rest = None
+            session.last = session.portrait = session.rest = session.head = None
 
     def arrive(self, session: Session, frame: Arrived) -> None:
         """A driving frame has come; from the event loop, costs nothing."""
@@ -209,11 +209,8 @@ class Worker:
     def _compute(self, batch: list[tuple[Session, Portrait, Ready, bool]]) -> None:
         self._follow_next()  # while the network works
         began = time.perf_counter()
-        wanted = [
-            Wanted(p.prepared, r.followed, s.settings, s.rest, time.monotonic() - s.began_s) for s, p, r, _ in batch
-        ]
         try:
-            pictures = self._engine.compute(wanted)
+            pictures = self._pictures(batch)
         except Exception as error:
             logs.fault("the network failed", sessions=[s.id[:6] for s, *_ in batch])
             sentence = str(error) if isinstance(error, InputError) else "the network failed on a frame; see the log"
@@ -227,6 +224,26 @@ class Worker:
             if session.computed.put(Computed(ready, view, picture, waited, now - began, now)):
                 self._metrics.dropped.labels("computed").inc()
             self._finish_next(session)
+
+    def _pictures(self, batch: list[tuple[Session, Portrait, Ready, bool]]) -> list[np.ndarray]:
+        wanted = [
+            Wanted(p.prepared, r.followed, s.settings, s.rest, time.monotonic() - s.began_s) for s, p, r, _ in batch
+        ]
+        fresh = [w for w, (*_, view) in zip(wanted, batch, strict=True) if not view]
+        computed = iter(self._engine.compute(fresh) if fresh else [])
+        pictures = []
+        for w, (session, _, ready, view) in zip(wanted, batch, strict=True):
+            if not view:
+                session.head = None
+                pictures.append(next(computed))
+                continue
+            s = w.settings
+            key = (id(ready), id(w.prepared), s.neck, s.motion_strength, s.gaze_x, s.gaze_y, id(w.rest))
+            known = session.head[1] if session.head is not None and session.head[0] == key else None
+            picture, head = self._engine.view(w, known)
+            session.head = (key, head)
+            pictures.append(picture)
+        return pictures
 
     def _finish_next(self, session: Session) -> None:
         with self._changed:
