@@ -149,9 +149,8 @@ class MediapipeFaces:
         found = self._mesh.process({"image": np.ascontiguousarray(view), "roi": roi}).landmarks
         if found is None:
             return None
-        mesh = np.array([(p.x, p.y, p.z) for p in found.landmark]) * size
-        mesh[:, :2] += np.array([x0, y0]) - 0.5
-        return mesh
+        mesh = np.array([(p.x, p.y, p.z) for p in found.landmark], np.float64) * size
+        return mesh + np.array([x0 - 0.5, y0 - 0.5, 0.0])
 
 
 def _mesh() -> Any:

@@ -119,9 +119,9 @@ class FaceTracker:
                 self.most_faces = max(self.most_faces, len(known))
         if not known:
             return None
-        if self._near is not None:
-            nearest = min(known, key=lambda f: float(np.linalg.norm(f.centre - self._near.centre)))
-            if not _jumped(self._near, nearest):
+        if (near := self._near) is not None:
+            nearest = min(known, key=lambda face: float(np.linalg.norm(face.centre - near.centre)))
+            if not _jumped(near, nearest):
                 return nearest
         return chosen(known, self.face) or known[0]
 
