@@ -43,8 +43,14 @@ class Face:
 class FaceProvider(Protocol):
     """Finds faces in pictures; each picture by itself, so that one provider may serve many videos in turn."""
 
-    def find(self, image: np.ndarray) -> list[Face]:
-        """The faces of uint8 [H, W, 3] RGB, the largest first."""
+    def find(self, image: np.ndarray, near: Face | None = None, quick: bool = False) -> list[Face]:
+        """The faces of uint8 [H, W, 3] RGB, the largest first.
+
+        Args:
+            near: where a face was a moment ago. A provider may look there first, and if it is still there give that
+                one alone.
+            quick: the picture is a frame of many: small faces in large pictures may be missed.
+        """
         ...
 
     def close(self) -> None:
