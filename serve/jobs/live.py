@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -122,6 +121,3 @@ class Live:
 
     def _mark(self):  # type: ignore[no-untyped-def]
         return None
-
-
-__all__ = ["Live", "Path"]

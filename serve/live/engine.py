@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from triportrait.core.types import Head
-from triportrait.serve.crop import to_size
+from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import Face, FaceProvider
-from triportrait.serve.faces.tracker import Followed, FaceTracker
+from triportrait.serve.faces.tracker import FaceTracker, Followed
 from triportrait.serve.live.settings import Settings
 from triportrait.serve.parameters import Tracking
 from triportrait.serve.pictures import read_picture
@@ -107,11 +107,11 @@ class Engine:
         if longest > _PORTRAIT_PX:
             size = round(image.shape[1] * _PORTRAIT_PX / longest), round(image.shape[0] * _PORTRAIT_PX / longest)
             image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
-        faces = len(self._finder.find(image))
-        followed = FaceTracker(self._finder, self.side_px, smooth=False).follow(image, 0.0)
+        faces = self._finder.find(image)
+        followed = FaceTracker(self._finder, self.side_px, smooth=False).follow(image, 0.0, faces)
         if not faces:
             return followed, "no face was found in this portrait: its middle square is taken; another one may do better"
-        return followed, "" if faces == 1 else f"{faces} faces were found in this portrait: the largest is taken"
+        return followed, "" if len(faces) == 1 else f"{len(faces)} faces were found in this portrait: the largest is taken"
 
     def prepare(self, followed: Followed) -> Prepared:
         """Read a portrait once."""
@@ -195,23 +195,24 @@ class _Middle:
         self._side_px = side_px
 
     def follow(self, image: np.ndarray, time_s: float) -> Followed:
-        return Followed(to_size(image, self._side_px), Tracking(), True, None)
+        square = middle_square(image)
+        return Followed(square.crop(image, self._side_px), Tracking(), True, square)
 
 
 class _OnePerThread:
-    """A finder for each thread that asks: they hold graphs that only one thread may enter."""
+    """A finder for each thread that asks: one lets its threads only take turns."""
 
     def __init__(self, make: Callable[[], FaceProvider]) -> None:
         self._make = make
         self._own = threading.local()
         self._all: list[FaceProvider] = []
 
-    def find(self, image: np.ndarray, *more: Face | None, **named: Face | None) -> list[Face]:
+    def find(self, image: np.ndarray, near: Face | None = None, quick: bool = False) -> list[Face]:
         finder: FaceProvider | None = getattr(self._own, "finder", None)
         if finder is None:
             finder = self._own.finder = self._make()
             self._all.append(finder)
-        return finder.find(image, *more, **named)
+        return finder.find(image, near, quick)
 
     def close(self) -> None:
         for finder in self._all:

@@ -26,7 +26,9 @@ class Metrics:
 
     def __init__(self, gpu_bytes: Callable[[], float] | None = None) -> None:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+        from prometheus_client import disable_created_metrics as without_creation_times
 
+        without_creation_times()
         self.registry: CollectorRegistry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)

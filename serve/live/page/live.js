@@ -17,7 +17,7 @@ const grab = document.createElement('canvas'), pen = grab.getContext('2d', {alph
 let socket = null, hello = null, settings = {}, sent = 0, answered = 0, retry = 0, over = false;
 let portrait = {example: null, file: null};
 let driving = null;            // 'camera', 'clip' or 'file'
-let stream = null, peer = null, way = '', remote = null;
+let stream = null, peer = null, way = '', remote = null, outgoing = null, streamed = 0;
 let recording = false, awaited = 0, lastResult = 0, encoding = false;
 let samples = [], captures = new Map(), dropped = 0, rtcParts = {capture: 0, network: 0}, drawn = 0;
 
@@ -79,6 +79,7 @@ const hear = {
     captures.clear();
     $('notes').textContent = message.notes.join(' ');
     state(`connected${message.can.watermark ? ', pictures carry an invisible watermark' : ', without a watermark'}`);
+    result.style.setProperty('--largest', `${Math.max(560, 1.5 * message.side_px)}px`);
     showControls();
     showExamples();
     choosePortrait(portrait.file || portrait.example ? portrait : {example: message.examples[0], file: null});
@@ -319,7 +320,13 @@ function frame() {
   const now = performance.now();
   if (!hello || !driving || !video.videoWidth || now < due - 4) return;
   due = Math.max(due + 1000 / hello.most_fps, now);
-  if (way === 'webrtc') return take();
+  if (way === 'webrtc') {
+    // Pictures of a stream are encoded and decoded one by one: none is sent that nobody will look at.
+    if (streamed >= 2 && now - lastResult < 250) return;
+    streamed += 1;
+    take();
+    return outgoing.requestFrame();
+  }
   if (sent - answered >= MOST_ON_THE_WAY && now - lastResult < STALL_MS) return;
   if (encoding || socket.readyState !== WebSocket.OPEN || socket.bufferedAmount > 0) return;
   take();
@@ -366,7 +373,8 @@ async function callUp() {
   const numbers = mine.createDataChannel('numbers', {ordered: false, maxRetransmits: 0});
   numbers.binaryType = 'arraybuffer';
   numbers.onmessage = event => numbersCame(readHead(event.data));
-  mine.addTrack(grab.captureStream(hello.most_fps).getVideoTracks()[0]);
+  [outgoing] = grab.captureStream(0).getVideoTracks();
+  mine.addTrack(outgoing);
   await mine.setLocalDescription();
   if (mine.iceGatheringState !== 'complete') await new Promise(done => {
     mine.onicegatheringstatechange = () => mine.iceGatheringState === 'complete' && done();
@@ -397,6 +405,7 @@ function showRemote(mine, track, patience) {
 
 function numbersCame(head) {
   dropped = head.dropped;
+  streamed = 0;
   if (way !== 'webrtc' || head.view) return;
   const {capture, network} = rtcParts;
   count({...head, capture, network, total: capture + network + head.server});
