@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from triportrait.core.errors import InputError
 from triportrait.serve.live.guard import App
 from triportrait.serve.live.messages import LARGEST_FRAME_BYTES
 from triportrait.serve.pictures import reason_of
+
+if TYPE_CHECKING:
+    import uvicorn
 
 FIRST_REQUEST_S = 15.0  # a connection that has asked nothing by then is closed
 DEAD_S = 20  # unacknowledged bytes, or a window that stays shut: the other end has gone
@@ -36,8 +39,8 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def run(app: App, bound: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM; open sessions are told, and it ends within seconds."""
+def make(app: App) -> uvicorn.Server:
+    """The server; `run(sockets=[bound])` serves until SIGINT, SIGTERM or its `should_exit`."""
     import uvicorn
 
     config = uvicorn.Config(
@@ -55,8 +58,13 @@ def run(app: App, bound: socket.socket) -> None:
         access_log=False,
         server_header=False,
     )
+    return uvicorn.Server(config)
+
+
+def run(app: App, bound: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM; open sessions are told, and it ends within seconds."""
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has stopped
-        uvicorn.Server(config).run(sockets=[bound])
+        make(app).run(sockets=[bound])
 
 
 def _patient() -> type[Any]:
