@@ -34,8 +34,8 @@ FRONTAL = np.array(
         [0.500, 0.229, -0.212],
     ]
 )
-# An upright head has this turn in FLAME: by the published alignment's mean face ours is nodded by 1.9 degrees, and FLAME
-# rests (0.0849, 0.0029, 0.0035) rad away from that one.
+# How an upright head is turned in FLAME: the published alignment's mean face nods by 1.9 degrees against ours, and
+# FLAME's rest is (0.0849, 0.0029, 0.0035) rad from that one.
 UPRIGHT_IN_FLAME = (0.1184, 0.0029, 0.0035)
 
 
