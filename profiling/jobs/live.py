@@ -1,4 +1,4 @@
-"""`triportrait profile live`: the live server, driven over its real transport by a client that does what the page does."""
+"""`triportrait profile live`: the live server, driven over its transport by a client that does what the page does."""
 
 from __future__ import annotations
 

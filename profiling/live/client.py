@@ -186,9 +186,14 @@ class Client:
             del self._captures[number]
         self.seen.samples.append(
             Sample(
-                time.monotonic(), total, capture, total - capture - server, parts.wait + parts.send,
-                parts.faces + parts.compute, parts.encode,
-            )  # fmt: skip
+                time.monotonic(),
+                total,
+                capture,
+                total - capture - server,
+                parts.wait + parts.send,
+                parts.faces + parts.compute,
+                parts.encode,
+            )
         )
 
 

@@ -1,4 +1,4 @@
-"""Latency of the live server end to end, its split, frames per second, drops and memory: measured and put into a table."""
+"""Latency of the live server end to end and in parts, frames per second, drops and memory, as a table."""
 
 from __future__ import annotations
 
@@ -124,9 +124,9 @@ def table(found: dict[str, Any]) -> str:
     where = ", ".join(str(found[name]) for name in ("machine", "date", "commit", "command") if found.get(name))
     lines += [
         "",
-        f"{len(fps)} session{'s' * (len(fps) != 1)} for {found['seconds']:g} s, {found['fps_sent']:g} frames per second "
-        f"sent, {found['picture_px']} px: {rate} frames per second come back, {dropped} of {sent} were replaced by newer "
-        f"ones; the server holds {found['server_MB']:g} MB{gpu}.",
+        f"{len(fps)} session{'s' * (len(fps) != 1)} for {found['seconds']:g} s, {found['fps_sent']:g} frames per second"
+        f" sent, {found['picture_px']} px: {rate} frames per second come back, {dropped} of {sent} were replaced by"
+        f" newer ones; the server holds {found['server_MB']:g} MB{gpu}.",
         f"Where: {where}.",
     ]
     return "\n".join(lines) + "\n"

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Annotated, Literal
 
 import torch
 import tyro
 
 from triportrait.core.errors import InputError
+from triportrait.core.provenance.watermark import Watermark, message_of
 from triportrait.core.weights import DEMO
+from triportrait.serve.faces.face import FaceProvider
+from triportrait.serve.faces.providers import default_provider
+from triportrait.serve.live.admission import PACE_FPS, Admission
+from triportrait.serve.live.engine import Engine, Mark
+from triportrait.serve.live.guard import is_loopback
+from triportrait.serve.live.logs import note, start_logs
+from triportrait.serve.live.metrics import Metrics
+from triportrait.serve.live.recording import Recordings
+from triportrait.serve.live.server import LiveServer
+from triportrait.serve.live.serving import bind, run
+from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.weights import RULE, default_weights, load_weights
 
+NEEDED = ("fastapi", "uvicorn", "websockets", "aiortc", "prometheus_client")
 MOST_SESSIONS = 64
 
 
@@ -41,10 +57,6 @@ class Live:
     def run(self) -> None:
         """Check, listen, load, measure, serve; Ctrl-C ends it."""
         self._check()
-        from triportrait.serve.live.guard import is_loopback
-        from triportrait.serve.live.logs import note, start_logs
-        from triportrait.serve.live.serving import bind, run
-
         token = self.token
         if token is None and not is_loopback(self.host):
             token = secrets.token_urlsafe(24)
@@ -63,31 +75,15 @@ class Live:
             raise InputError(f"--port: expected 0 to 65535, got {self.port}; choose another")
         if self.sessions is not None and not 1 <= self.sessions <= MOST_SESSIONS:
             raise InputError(f"--sessions: expected 1 to {MOST_SESSIONS}, got {self.sessions}; choose another")
-        if self.token is not None and (len(self.token) < 8 or not self.token.isascii() or not self.token.isprintable()
-                                       or set(self.token) & set(' ;,"\\&=#%+')):
-            raise InputError("--token: expected 8 or more letters, digits, - or _, got others; choose another")
+        if self.token is not None and not re.fullmatch(r"[A-Za-z0-9_-]{8,200}", self.token):
+            raise InputError("--token: expected 8 to 200 letters, digits, - and _, got others; choose another")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("--device cuda: this machine offers no CUDA device to torch; use --device cpu")
-        try:
-            import aiortc
-            import fastapi
-            import prometheus_client
-            import uvicorn  # noqa: F401
-            import websockets  # noqa: F401
+        for name in NEEDED:
+            if find_spec(name) is None:
+                raise InputError(f"live: {name} is not installed; `pip install 'triportrait[serve]'`")
 
-            del aiortc, fastapi, prometheus_client
-        except ModuleNotFoundError as error:
-            raise InputError(f"live: {error.name} is not installed; `pip install 'triportrait[serve]'`") from error
-
-    def _server(self):  # type: ignore[no-untyped-def]
-        from triportrait.serve.live.admission import PACE_FPS, Admission
-        from triportrait.serve.live.engine import Engine
-        from triportrait.serve.live.logs import note
-        from triportrait.serve.live.metrics import Metrics
-        from triportrait.serve.live.recording import Recordings
-        from triportrait.serve.live.server import LiveServer
-        from triportrait.serve.reenactor import Reenactor
-
+    def _server(self) -> LiveServer:
         weights = self.weights or default_weights() or DEMO
         began = time.perf_counter()
         device = torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
@@ -97,7 +93,7 @@ class Live:
         elif weights == RULE:
             notes.append("These weights are made from names: they check the installation, the picture is noise.")
         reenactor = Reenactor(*load_weights(weights), device)
-        engine = Engine(reenactor, self._finder(), self._mark())
+        engine = Engine(reenactor, self._finder(), self._marking())
         if not engine.finds_faces:
             notes.append("Nothing finds faces here (`pip install 'triportrait[faces]'`): keep your face in the middle.")
         frame_s = engine.measure()
@@ -110,14 +106,18 @@ class Live:
         admission = Admission(frame_s, PACE_FPS[device.type], self.sessions)
         return LiveServer(engine, admission, metrics, Recordings(None), notes)
 
-    def _finder(self):  # type: ignore[no-untyped-def]
-        from triportrait.serve.faces.providers import default_provider
-
+    def _finder(self) -> Callable[[], FaceProvider] | None:
         first = default_provider()
         if first is None:
             return None
         first.close()
-        return default_provider
+        return _provider
 
-    def _mark(self):  # type: ignore[no-untyped-def]
-        return None
+    def _marking(self) -> Callable[[str], Mark] | None:
+        return (lambda sha256: Watermark(message_of(sha256)).mark) if self.watermark else None
+
+
+def _provider() -> FaceProvider:
+    provider = default_provider()
+    assert provider is not None
+    return provider

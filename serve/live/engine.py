@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from triportrait.core.motion.neck import NeckField
 from triportrait.core.types import Head
 from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import Face, FaceProvider
@@ -28,6 +29,9 @@ JPEG_QUALITY = 90
 LARGEST_DRIVING_PX = 4096 * 2160
 _PORTRAIT_PX = 1280  # faces of portraits are looked for at this size
 _LEAST_TIMED, _TIMED_S = 5, 1.0
+
+
+Mark = Callable[[np.ndarray], np.ndarray]
 
 
 class Follows(Protocol):
@@ -45,12 +49,14 @@ class Portrait:
         at_rest: the portrait itself, as its own driving frame.
         sentence: what its user should know.
         sha256: of the file.
+        mark: puts its watermark into a picture; None leaves it out.
     """
 
     prepared: Prepared
     at_rest: Followed
     sentence: str
     sha256: str
+    mark: Mark | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,19 +75,20 @@ class Engine:
 
     Args:
         reenactor: the network.
-        find: makes a finder of faces for a thread of ours, None where nobody finds them: pictures then count as aligned.
-        mark: puts the watermark into uint8 [S, S, 3], None for pictures without.
+        find: makes a finder of faces for one thread; None where nobody finds them: middle squares are then taken.
+        marking: SHA-256 of a portrait -> what puts its watermark into uint8 [S, S, 3]; None for pictures without.
     """
 
     def __init__(
         self,
         reenactor: Reenactor,
         find: Callable[[], FaceProvider] | None,
-        mark: Callable[[np.ndarray], np.ndarray] | None,
+        marking: Callable[[str], Mark] | None,
     ) -> None:
         self.reenactor = reenactor
         self._finder = None if find is None else _OnePerThread(find)
-        self.mark = mark
+        self.marking = marking
+        self._flame = isinstance(reenactor.portrait.neck, NeckField)
         self.most_batch = 8 if reenactor.device.type == "cuda" else 1
         # A batch pays on a GPU: how long its first frame may wait for the others'.
         self.gather_s = 0.004 if reenactor.device.type == "cuda" else 0.0
@@ -97,7 +104,11 @@ class Engine:
 
     def follower(self) -> Follows:
         """A face tracker for one session."""
-        return _Middle(self.side_px) if self._finder is None else FaceTracker(self._finder, self.side_px)
+        return (
+            _Middle(self.side_px)
+            if self._finder is None
+            else FaceTracker(self._finder, self.side_px, flame=self._flame)
+        )
 
     def crop_portrait(self, image: np.ndarray) -> tuple[Followed, str]:
         """The face of a portrait, uint8 [H, W, 3], and what to say about it."""
@@ -108,10 +119,12 @@ class Engine:
             size = round(image.shape[1] * _PORTRAIT_PX / longest), round(image.shape[0] * _PORTRAIT_PX / longest)
             image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
         faces = self._finder.find(image)
-        followed = FaceTracker(self._finder, self.side_px, smooth=False).follow(image, 0.0, faces)
+        followed = FaceTracker(self._finder, self.side_px, smooth=False, flame=self._flame).follow(image, 0.0, faces)
         if not faces:
             return followed, "no face was found in this portrait: its middle square is taken; another one may do better"
-        return followed, "" if len(faces) == 1 else f"{len(faces)} faces were found in this portrait: the largest is taken"
+        return followed, "" if len(
+            faces
+        ) == 1 else f"{len(faces)} faces were found in this portrait: the largest is taken"
 
     def prepare(self, followed: Followed) -> Prepared:
         """Read a portrait once."""

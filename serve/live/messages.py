@@ -1,7 +1,7 @@
 """What travels over a session's WebSocket: pictures behind a small header, and sentences as JSON.
 
-Little-endian. To the server: a frame (16 bytes, then the JPEG) or an acknowledgement (16 bytes). From the server: a result
-(40 bytes, then the JPEG). Times are milliseconds. All else is JSON in text messages (docs/live).
+Little-endian. To the server: a frame (16 bytes, then the JPEG) or an acknowledgement (16 bytes). From the server: a
+result (40 bytes, then the JPEG). Times are milliseconds. All else is JSON in text messages (docs/live).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from triportrait.serve.live.messages import Parts
 
@@ -32,7 +32,7 @@ class Metrics:
         self.registry: CollectorRegistry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        ours = {"registry": self.registry, "namespace": "triportrait"}
+        ours: Any = {"registry": self.registry, "namespace": "triportrait"}
         self._seconds = Histogram(
             "frame_seconds", "Server time of a frame by part", ["part"], buckets=_BUCKETS_S, **ours
         )

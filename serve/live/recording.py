@@ -106,9 +106,7 @@ class Recordings:
         recording.finish()
         if self._sign is not None:
             self._sign(recording.path, source_sha256)
-        recorded = Recorded(
-            recording.path.stem, recording.path, recording.frames, recording.seconds, time.monotonic()
-        )
+        recorded = Recorded(recording.path.stem, recording.path, recording.frames, recording.seconds, time.monotonic())
         with self._lock:
             self._kept[recorded.name] = recorded
         self.sweep()

@@ -121,7 +121,7 @@ class LiveServer:
                 "gaze": reenactor.can_steer_gaze,
                 "motion": not reenactor.static,
                 "faces": self.engine.finds_faces,
-                "watermark": self.engine.mark is not None,
+                "watermark": self.engine.marking is not None,
             },
             "examples": examples(),
             "most_bytes": uploads.LARGEST_BYTES,
@@ -141,7 +141,8 @@ class LiveServer:
         loop = asyncio.get_running_loop()
         followed, sentence = await loop.run_in_executor(self._portraits, self.engine.crop_portrait, image)
         prepared = await asyncio.wrap_future(self.worker.on_network(lambda: self.engine.prepare(followed)))
-        self.worker.show(session, Portrait(prepared, followed, sentence, sha256))
+        mark = None if self.engine.marking is None else self.engine.marking(sha256)
+        self.worker.show(session, Portrait(prepared, followed, sentence, sha256, mark))
         jpeg = base64.b64encode(encode_jpeg(followed.crop)).decode()
         logs.note("portrait", session=session.id[:6], height=image.shape[0], width=image.shape[1], said=sentence)
         return {"is": "portrait", "sentence": sentence, "crop": f"data:image/jpeg;base64,{jpeg}"}
@@ -160,9 +161,7 @@ class LiveServer:
         if on and (last is None or last.arrived is None):
             raise InputError("neutral face: expected a driving face, none has come yet; start the camera first")
         if on and last is not None:
-            session.rest = await asyncio.wrap_future(
-                self.worker.on_network(lambda: self.engine.rest(last.followed))
-            )
+            session.rest = await asyncio.wrap_future(self.worker.on_network(lambda: self.engine.rest(last.followed)))
         else:
             session.rest = None
         self.worker.touch(session)
@@ -257,7 +256,7 @@ class LiveServer:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def _get_file(self, request: Request) -> Response:
-        from starlette.responses import PlainTextResponse, Response
+        from starlette.responses import PlainTextResponse
 
         path = request.url.path
         found = self._files.get("/index.html" if path == "/" else path)

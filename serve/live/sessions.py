@@ -46,6 +46,7 @@ class Ready:
 class Computed:
     """The network's picture of it."""
 
+    portrait: Portrait
     ready: Ready
     view: bool
     picture: np.ndarray
@@ -77,9 +78,7 @@ class Session:
         deliver: says that a result is ready; from any thread.
     """
 
-    def __init__(
-        self, follower: Follows, tell: Callable[[dict[str, Any]], None], deliver: Callable[[], None]
-    ) -> None:
+    def __init__(self, follower: Follows, tell: Callable[[dict[str, Any]], None], deliver: Callable[[], None]) -> None:
         self.id = secrets.token_urlsafe(16)
         self.began_s = time.monotonic()
         self.follower = follower

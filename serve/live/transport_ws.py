@@ -197,7 +197,9 @@ class Connection:
             if now - self._heard_s > SILENT_S:
                 raise _End("silent", "the session ended: nothing was heard from this page; press start to go on")
             if now - self._frame_s > IDLE_S:
-                raise _End("idle", "the session ended after five minutes without a driving picture; press start to go on")
+                raise _End(
+                    "idle", "the session ended after five minutes without a driving picture; press start to go on"
+                )
 
     async def _text(self, message: dict[str, Any]) -> None:
         do = message.pop("do")
@@ -216,7 +218,7 @@ class Connection:
         elif do == "websocket":
             await self._hang_up()
         elif do != "here":
-            raise InputError(f"message: expected a known \"do\", got {do[:40]!r}; see docs/live")
+            raise InputError(f'message: expected a known "do", got {do[:40]!r}; see docs/live')
 
     def _start(self, work: Any) -> None:
         """Do something that takes a while beside the messages; no more than a few at a time."""
@@ -245,7 +247,9 @@ class Connection:
         except Exception as error:
             await peer.close()
             logs.warn("webrtc failed", session=self.session.id[:6], reason=str(error)[:200])
-            self.tell({"is": "answer", "sdp": "", "sentence": "WebRTC could not be started; pictures go over a WebSocket"})
+            self.tell(
+                {"is": "answer", "sdp": "", "sentence": "WebRTC could not be started; pictures go over a WebSocket"}
+            )
             return
         self._peer = peer
         self.tell({"is": "answer", "sdp": answer})

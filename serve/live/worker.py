@@ -219,9 +219,9 @@ class Worker:
             return
         now = time.perf_counter()
         self._admission.measured((now - began) / len(batch))
-        for (session, _, ready, view), picture in zip(batch, pictures, strict=True):
+        for (session, portrait, ready, view), picture in zip(batch, pictures, strict=True):
             waited = 0.0 if view else ready.wait_s + began - ready.at_s
-            if session.computed.put(Computed(ready, view, picture, waited, now - began, now)):
+            if session.computed.put(Computed(portrait, ready, view, picture, waited, now - began, now)):
                 self._metrics.dropped.labels("computed").inc()
             self._finish_next(session)
 
@@ -268,7 +268,8 @@ class Worker:
 
     def _deliver(self, session: Session, done: Computed) -> None:
         began = time.perf_counter()
-        picture = done.picture if self._engine.mark is None else self._engine.mark(done.picture)
+        mark = done.portrait.mark
+        picture = done.picture if mark is None else mark(done.picture)
         jpeg = encode_jpeg(picture) if session.jpeg else b""
         now = time.perf_counter()
         parts = Parts(

@@ -64,7 +64,9 @@ class Page:
 
     def said(self) -> str:
         """All sentences on the page."""
-        return self.run("document.getElementById('state').innerText + ' | ' + document.getElementById('notices').innerText")
+        return self.run(
+            "document.getElementById('state').innerText + ' | ' + document.getElementById('notices').innerText"
+        )
 
     def open(self, address: str) -> None:
         self.call("Page.navigate", url=address)
@@ -91,7 +93,9 @@ class Chromium:
         allow: whether the user allows the camera.
     """
 
-    def __init__(self, folder: Path, camera: Path | None = None, allow: bool = True, flags: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, folder: Path, camera: Path | None = None, allow: bool = True, flags: tuple[str, ...] = ()
+    ) -> None:
         fake: tuple[str, ...] = ()
         if camera is not None:
             fake = ("--use-fake-device-for-media-stream", f"--use-file-for-fake-video-capture={camera}")
