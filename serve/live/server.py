@@ -203,10 +203,13 @@ class LiveServer:
         from starlette.responses import JSONResponse
 
         status, told = 200, {}
+        chunks = request.stream()
         try:
-            told = await self._take_upload(request)
+            told = await self._take_upload(request, chunks)
         except uploads.Refused as error:
             status, told = error.status, {"sentence": str(error)}
+            with suppress(ClientDisconnect):
+                await uploads.drain(chunks)
         except InputError as error:
             status, told = 422, {"sentence": str(error)}
         except ClientDisconnect:
@@ -215,7 +218,7 @@ class LiveServer:
         # What is left of a body that was refused is not read.
         return JSONResponse(told, status, {"connection": "close"} if status in (413, 415, 503) else None)
 
-    async def _take_upload(self, request: Request) -> dict[str, Any]:
+    async def _take_upload(self, request: Request, chunks: AsyncIterator[bytes]) -> dict[str, Any]:
         uploads.check_head(request.headers)
         connection = self.sessions.get(request.query_params.get("session", ""))
         if connection is None:
@@ -224,7 +227,7 @@ class LiveServer:
             raise uploads.Refused(503, "portrait: the server is busy with other portraits; try again in a few seconds")
         self._uploading += 1
         try:
-            body = await uploads.read_body(request.stream())
+            body = await uploads.read_body(chunks)
             loop = asyncio.get_running_loop()
             image = await loop.run_in_executor(self._portraits, uploads.decode, body)
             return await self.take_portrait(connection.session, image, hashlib.sha256(body).hexdigest())

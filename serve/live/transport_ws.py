@@ -178,7 +178,7 @@ class Connection:
 
     def header(self, result: Result) -> bytes:
         """What stands before a result, counted as sent."""
-        self.session.taken_s = time.perf_counter()
+        self._server.worker.taken(self.session)
         parts = dataclasses.replace(result.parts, send=1e3 * (time.perf_counter() - result.at_s))
         self._server.metrics.sent(parts, result.view)
         return result_header(result.number, result.clock_ms, parts, self.session.dropped, result.found, result.view)

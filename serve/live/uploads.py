@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from triportrait.serve.pictures import decode_picture
 LARGEST_BYTES = 20 << 20
 LARGEST_PX = 50_000_000  # 150 MB decoded, a phone's largest; told from the header
 LONGEST_S = 60.0
+_DRAIN_S, _QUIET_S = 5.0, 0.5
 KINDS = ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/tiff", "image/gif")
 _NAME = "portrait"
 
@@ -56,6 +58,16 @@ async def read_body(chunks: AsyncIterator[bytes]) -> bytes:
     except TimeoutError as error:
         raise Refused(408, f"{_NAME}: it did not arrive within {LONGEST_S:g} s; try again on a faster line") from error
     return bytes(body)
+
+
+async def drain(chunks: AsyncIterator[bytes]) -> None:
+    """Let go by what still comes of a body that was refused: who sends it hears the answer only then."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_S):
+            while True:
+                async with asyncio.timeout(_QUIET_S):
+                    if await anext(chunks, None) is None:
+                        return
 
 
 def decode(body: bytes) -> np.ndarray:

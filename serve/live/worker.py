@@ -87,6 +87,11 @@ class Worker:
             self._metrics.dropped.labels("waiting").inc()
         self._follow_next()
 
+    def taken(self, session: Session) -> None:
+        """A result has left: there is room for the next."""
+        session.taken_s = time.perf_counter()
+        self._follow_next()
+
     def touch(self, session: Session) -> None:
         """The sliders moved."""
         with self._changed:
