@@ -8,20 +8,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 import tyro
 
 from triportrait.core.errors import InputError
-from triportrait.core.provenance.watermark import Watermark, message_of
+from triportrait.core.provenance.stamp import Stamp
 from triportrait.core.weights import DEMO
 from triportrait.serve.faces.face import FaceProvider
 from triportrait.serve.faces.providers import default_provider
 from triportrait.serve.live.admission import PACE_FPS, Admission
-from triportrait.serve.live.engine import Engine, Mark
+from triportrait.serve.live.engine import Engine
 from triportrait.serve.live.guard import is_loopback
-from triportrait.serve.live.logs import note, start_logs
+from triportrait.serve.live.logs import note, start_logs, warn
 from triportrait.serve.live.metrics import Metrics
 from triportrait.serve.live.recording import Recordings
 from triportrait.serve.live.server import LiveServer
@@ -31,6 +32,7 @@ from triportrait.serve.weights import RULE, default_weights, load_weights
 
 NEEDED = ("fastapi", "uvicorn", "websockets", "aiortc", "prometheus_client")
 MOST_SESSIONS = 64
+NOBODY = "0" * 64  # until a session has a portrait
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,11 @@ class Live:
     sessions: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
     """At most N sessions at a time. Default: as many as the device was measured to carry."""
     watermark: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
-    """Leave the invisible watermark out of the pictures."""
+    """Leave the invisible watermark out; the manifest of recordings says so."""
+    certificate: Annotated[Path | None, tyro.conf.arg(metavar="PEM", help_behavior_hint="")] = None
+    """Sign recordings with this certificate. Default: $TRIPORTRAIT_CERTIFICATE, else one made at first use."""
+    key: Annotated[Path | None, tyro.conf.arg(metavar="PEM", help_behavior_hint="")] = None
+    """The private key of --certificate, where that file does not hold it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"], help_behavior_hint="")] = False
@@ -92,8 +98,11 @@ class Live:
             notes.append("These are the demo weights: trained on procedural heads alone, a photo is strange to them.")
         elif weights == RULE:
             notes.append("These weights are made from names: they check the installation, the picture is noise.")
+        stamp = Stamp(
+            NOBODY, weights, warn, watermark=self.watermark, certificate=self.certificate, key=self.key
+        )  # fmt: skip
         reenactor = Reenactor(*load_weights(weights), device)
-        engine = Engine(reenactor, self._finder(), self._marking())
+        engine = Engine(reenactor, self._finder(), stamp)
         if not engine.finds_faces:
             notes.append("Nothing finds faces here (`pip install 'triportrait[faces]'`): keep your face in the middle.")
         frame_s = engine.measure()
@@ -104,7 +113,7 @@ class Live:
         )  # fmt: skip
         metrics = Metrics(torch.cuda.memory_allocated if device.type == "cuda" else None)
         admission = Admission(frame_s, PACE_FPS[device.type], self.sessions)
-        return LiveServer(engine, admission, metrics, Recordings(None), notes)
+        return LiveServer(engine, admission, metrics, Recordings(), notes)
 
     def _finder(self) -> Callable[[], FaceProvider] | None:
         first = default_provider()
@@ -112,9 +121,6 @@ class Live:
             return None
         first.close()
         return _provider
-
-    def _marking(self) -> Callable[[str], Mark] | None:
-        return (lambda sha256: Watermark(message_of(sha256)).mark) if self.watermark else None
 
 
 def _provider() -> FaceProvider:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from triportrait.core.motion.neck import NeckField
+from triportrait.core.provenance.stamp import Stamp
 from triportrait.core.types import Head
 from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import Face, FaceProvider
@@ -31,9 +32,6 @@ _PORTRAIT_PX = 1280  # faces of portraits are looked for at this size
 _LEAST_TIMED, _TIMED_S = 5, 1.0
 
 
-Mark = Callable[[np.ndarray], np.ndarray]
-
-
 class Follows(Protocol):
     """Cuts the face out of frame after frame."""
 
@@ -48,15 +46,13 @@ class Portrait:
         prepared: what the network keeps of it.
         at_rest: the portrait itself, as its own driving frame.
         sentence: what its user should know.
-        sha256: of the file.
-        mark: puts its watermark into a picture; None leaves it out.
+        stamp: of this portrait.
     """
 
     prepared: Prepared
     at_rest: Followed
     sentence: str
-    sha256: str
-    mark: Mark | None
+    stamp: Stamp
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,18 +72,18 @@ class Engine:
     Args:
         reenactor: the network.
         find: makes a finder of faces for one thread; None where nobody finds them: middle squares are then taken.
-        marking: SHA-256 of a portrait -> what puts its watermark into uint8 [S, S, 3]; None for pictures without.
+        stamp: marks pictures and signs recordings.
     """
 
     def __init__(
         self,
         reenactor: Reenactor,
         find: Callable[[], FaceProvider] | None,
-        marking: Callable[[str], Mark] | None,
+        stamp: Stamp,
     ) -> None:
         self.reenactor = reenactor
         self._finder = None if find is None else _OnePerThread(find)
-        self.marking = marking
+        self.stamp = stamp
         self._flame = isinstance(reenactor.portrait.neck, NeckField)
         self.most_batch = 8 if reenactor.device.type == "cuda" else 1
         # A batch pays on a GPU: how long its first frame may wait for the others'.

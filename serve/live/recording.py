@@ -6,13 +6,13 @@ import secrets
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from triportrait.core.errors import InputError
+from triportrait.core.provenance.stamp import Stamp
 from triportrait.serve.video import VideoWriter
 
 LONGEST_S = 300.0
@@ -38,10 +38,12 @@ class Recording:
     Args:
         path: where it goes, ending in .mp4.
         side_px: of the square pictures.
+        stamp: signs the file: of the portrait that was there when it began.
     """
 
-    def __init__(self, path: Path, side_px: int) -> None:
+    def __init__(self, path: Path, side_px: int, stamp: Stamp) -> None:
         self.path = path
+        self._stamp = stamp
         self.frames = 0
         self.seconds = 0.0
         self._began_s: float | None = None
@@ -64,7 +66,7 @@ class Recording:
         return True
 
     def finish(self) -> None:
-        """Close the file, which then appears.
+        """Close and sign the file, which then appears.
 
         Raises:
             InputError: nothing was recorded, or the disk is full.
@@ -73,6 +75,7 @@ class Recording:
             self.abandon()
             raise InputError("recording: no picture came while it ran; start the camera or a driving video first")
         self._writer.__exit__(None, None, None)
+        self._stamp.sign(self.path)
 
     def abandon(self) -> None:
         """Leave nothing."""
@@ -81,31 +84,24 @@ class Recording:
 
 
 class Recordings:
-    """Where recordings lie: a folder of ours, under names of ours; the oldest make room.
+    """Where recordings lie: a folder of ours, under names of ours; the oldest make room."""
 
-    Args:
-        sign: writes provenance into a finished file; None leaves it without.
-    """
-
-    def __init__(self, sign: Callable[[Path, str], None] | None) -> None:
+    def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="triportrait-live-", ignore_cleanup_errors=True)
-        self._sign = sign
         self._kept: dict[str, Recorded] = {}
         self._lock = threading.Lock()
 
-    def begin(self, side_px: int) -> Recording:
+    def begin(self, side_px: int, stamp: Stamp) -> Recording:
         """A new recording."""
-        return Recording(Path(self._folder.name) / f"{secrets.token_urlsafe(16)}.mp4", side_px)
+        return Recording(Path(self._folder.name) / f"{secrets.token_urlsafe(16)}.mp4", side_px, stamp)
 
-    def finish(self, recording: Recording, source_sha256: str) -> Recorded:
-        """Close, sign and keep it.
+    def finish(self, recording: Recording) -> Recorded:
+        """Close and keep it.
 
         Raises:
-            InputError: nothing was recorded, or it cannot be written or signed.
+            InputError: nothing was recorded, or it cannot be written.
         """
         recording.finish()
-        if self._sign is not None:
-            self._sign(recording.path, source_sha256)
         recorded = Recorded(recording.path.stem, recording.path, recording.frames, recording.seconds, time.monotonic())
         with self._lock:
             self._kept[recorded.name] = recorded

@@ -121,7 +121,7 @@ class LiveServer:
                 "gaze": reenactor.can_steer_gaze,
                 "motion": not reenactor.static,
                 "faces": self.engine.finds_faces,
-                "watermark": self.engine.marking is not None,
+                "watermark": self.engine.stamp.claim.message is not None,
             },
             "examples": examples(),
             "most_bytes": uploads.LARGEST_BYTES,
@@ -141,8 +141,7 @@ class LiveServer:
         loop = asyncio.get_running_loop()
         followed, sentence = await loop.run_in_executor(self._portraits, self.engine.crop_portrait, image)
         prepared = await asyncio.wrap_future(self.worker.on_network(lambda: self.engine.prepare(followed)))
-        mark = None if self.engine.marking is None else self.engine.marking(sha256)
-        self.worker.show(session, Portrait(prepared, followed, sentence, sha256, mark))
+        self.worker.show(session, Portrait(prepared, followed, sentence, self.engine.stamp.for_source(sha256)))
         jpeg = base64.b64encode(encode_jpeg(followed.crop)).decode()
         logs.note("portrait", session=session.id[:6], height=image.shape[0], width=image.shape[1], said=sentence)
         return {"is": "portrait", "sentence": sentence, "crop": f"data:image/jpeg;base64,{jpeg}"}
@@ -178,8 +177,7 @@ class LiveServer:
         session.tell({"is": "recording", "on": False})
         if recording is None:
             raise InputError("recording: none is running; press record first")
-        portrait = session.portrait
-        recorded = await asyncio.to_thread(self.recordings.finish, recording, portrait.sha256 if portrait else "")
+        recorded = await asyncio.to_thread(self.recordings.finish, recording)
         logs.note("recorded", session=session.id[:6], frames=recorded.frames, seconds=round(recorded.seconds, 1))
         session.tell(
             {
@@ -193,7 +191,7 @@ class LiveServer:
             if session.closed or session.portrait is None:
                 raise InputError("recording: expected a portrait, none is chosen yet; choose one first")
             if session.recording is None:
-                session.recording = self.recordings.begin(self.engine.side_px)
+                session.recording = self.recordings.begin(self.engine.side_px, session.portrait.stamp)
 
     async def _session(self, websocket: WebSocket) -> None:
         await transport_ws.serve(websocket, self)

@@ -273,8 +273,7 @@ class Worker:
 
     def _deliver(self, session: Session, done: Computed) -> None:
         began = time.perf_counter()
-        mark = done.portrait.mark
-        picture = done.picture if mark is None else mark(done.picture)
+        picture = done.portrait.stamp.mark(done.picture)
         jpeg = encode_jpeg(picture) if session.jpeg else b""
         now = time.perf_counter()
         parts = Parts(

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from websockets.sync.client import ClientConnection, connect
 
-from triportrait.core.provenance.watermark import Watermark, message_of
+from triportrait.core.provenance.stamp import Stamp
 from triportrait.serve.faces.providers import default_provider
 from triportrait.serve.live.admission import Admission
 from triportrait.serve.live.engine import Engine, encode_jpeg, example_picture
@@ -65,8 +65,8 @@ class Running:
 
 @contextmanager
 def running(sessions: int = 4, host: str = "127.0.0.1", token: str | None = None) -> Iterator[Running]:
-    engine = Engine(reenactor(), _provider(), lambda sha: Watermark(message_of(sha)).mark)
-    server = LiveServer(engine, Admission(0.1, 10, sessions), Metrics(), Recordings(None), ["a note"])
+    engine = Engine(reenactor(), _provider(), Stamp("0" * 64, "demo", print))
+    server = LiveServer(engine, Admission(0.1, 10, sessions), Metrics(), Recordings(), ["a note"])
     with bind(host, 0) as bound:
         uvicorn = make(server.application(host, token))
         thread = threading.Thread(target=uvicorn.run, kwargs={"sockets": [bound]})
