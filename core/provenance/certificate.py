@@ -69,7 +69,9 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
-        raise InputError(f"{path}: expected a PEM file to sign with, not readable ({reason}); check the path") from error
+        raise InputError(
+            f"{path}: expected a PEM file to sign with, not readable ({reason}); check the path"
+        ) from error
 
 
 def _identity(key_pem: bytes, certificates_pem: bytes, certificate_path: Path, key_path: Path) -> Identity:
@@ -80,7 +82,9 @@ def _identity(key_pem: bytes, certificates_pem: bytes, certificate_path: Path, k
     try:
         certificates = x509.load_pem_x509_certificates(certificates_pem)
     except ValueError as error:
-        raise InputError(f"{certificate_path}: expected certificates in PEM, got none; {_mend(certificate_path)}") from error
+        raise InputError(
+            f"{certificate_path}: expected certificates in PEM, got none; {_mend(certificate_path)}"
+        ) from error
     try:
         key: Any = serialization.load_pem_private_key(key_pem, None)
     except TypeError as error:
@@ -88,7 +92,9 @@ def _identity(key_pem: bytes, certificates_pem: bytes, certificate_path: Path, k
     except (ValueError, UnsupportedAlgorithm) as error:
         raise InputError(f"{key_path}: expected a private key in PEM, got none; {_mend(key_path)}") from error
     if certificates[0].public_key() != key.public_key():
-        raise InputError(f"{key_path}: expected the key of the first certificate in {certificate_path}, got another; name its key")
+        raise InputError(
+            f"{key_path}: expected the key of the first certificate in {certificate_path}, got another; name its key"
+        )
     plain = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -111,7 +117,9 @@ def _algorithm(key: Any, path: Path) -> str:
         return "ed25519"
     if isinstance(key, rsa.RSAPrivateKey) and key.key_size >= 2048:
         return "ps256"
-    raise InputError(f"{path}: expected a key on P-256, P-384, P-521 or Ed25519, or RSA from 2048 bits, got another; choose one")
+    raise InputError(
+        f"{path}: expected a key on P-256, P-384, P-521 or Ed25519, or RSA from 2048 bits, got another; choose one"
+    )
 
 
 def _make(path: Path) -> Identity:
@@ -149,8 +157,8 @@ def _make(path: Path) -> Identity:
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         raise InputError(
-            f"{path}: the key that signs manifests could not be kept ({reason}); make its folder writable, or name your "
-            "own with --certificate"
+            f"{path}: the key that signs manifests could not be kept ({reason}); make its folder writable, or name "
+            "your own with --certificate"
         ) from error
     return _identity(pem, pem, path, path)
 

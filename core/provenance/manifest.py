@@ -1,6 +1,6 @@
 """C2PA manifests: a signed statement inside a file that says what made it, and breaks when the file is changed.
 
-Nothing here uses the network: no time stamps are asked for, no lists of trusted issuers and no remote manifests fetched.
+Nothing here uses the network: no time stamp is asked for, no list of trusted issuers and no remote manifest fetched.
 """
 
 from __future__ import annotations

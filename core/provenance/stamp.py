@@ -39,9 +39,7 @@ class Stamp:
         self._say = say
         message = message_of(source_sha256)
         self._watermark = Watermark(message) if watermark else None
-        self.claim = Claim(
-            source_sha256, weights, _checksums(weights), message if watermark else None, composite
-        )
+        self.claim = Claim(source_sha256, weights, _checksums(weights), message if watermark else None, composite)
         self._identity = None
         if installed():
             self._identity = find_identity(certificate, key)
@@ -70,5 +68,7 @@ class Stamp:
 
 def _checksums(weights: str) -> dict[str, str]:
     """SHA-256 of the networks in a weights folder; of none for weights made by a rule."""
-    folder = weights_folder(weights)
-    return {path.name: sha256(path) for path in sorted(folder.glob("*.safetensors"))} if folder.is_dir() else {}
+    try:
+        return {path.name: sha256(path) for path in sorted(weights_folder(weights).glob("*.safetensors"))}
+    except OSError:  # refused with a better sentence where it is loaded
+        return {}

@@ -4,15 +4,15 @@ The picture's luma is cut into tiles, each shrunk or stretched to 128 x 128, so 
 
     r = band(y),  n² = blur(r²) + floor²,  c = DCT(r / n²),  z_i = Σ_(tiles, cells of bit i) sign · c
 
-where the band keeps 9 to 29 periods a side, and n is the local contrast: what is busy says little about the mark and is
-weighed down. Every bit has cells of all radii and directions. The sign of z_i is bit i. The writer knows the picture and
-so its own z_i; it adds just what each bit lacks to a common margin (informed embedding), the margin being what a fixed
-contrast allows. Bits that the picture has by itself cost nothing, and nothing depends on time: a still picture is marked
-alike in every frame. The reader adds z over frames.
+where the band keeps 9 to 29 periods a side, and n is the local contrast: what is busy says little about the mark and
+is weighed down. Every bit has cells of all radii and directions. The sign of z_i is bit i. The writer knows the picture
+and so its own z_i; it adds just what each bit lacks to a common margin (informed embedding), the largest that a fixed
+contrast of the change allows. Nothing depends on time: what stands still is marked alike in every frame. The reader
+adds z over frames.
 
 A message is 28 bits; with a version (4) and a CRC-32 of both it is the 64-bit word. The reader tries the signs as they
-are and with up to 3 of the 16 least certain ones turned, so that a picture that was never marked reads as marked with the
-probability `FALSE_ALARM` (its signs are fair coins, as a hash assigns the cells).
+are and with up to 3 of the 16 least certain ones turned, so that a picture that was never marked reads as marked with
+the probability `FALSE_ALARM` for each arrangement of tiles: its signs are fair coins, as a hash assigns the cells.
 Letters: N pictures, T tiles, D cells a bit.
 """
 
@@ -225,7 +225,7 @@ def _tiling(height: int, width: int, fine: int, shift: float = 0.0) -> tuple[int
 
 
 def _tilings(height: int, width: int) -> list[tuple[int, int]]:
-    """All that a picture may have been marked with: its size then is unknown, and a ratio near a half may have rounded."""
+    """All that a picture may have been marked with: its size then is unknown, a ratio near a half may have rounded."""
     return sorted({_tiling(height, width, fine, shift) for fine in CONTRAST for shift in (-0.03, 0.03)})
 
 

@@ -16,7 +16,9 @@ import torch
 import tyro
 from tqdm import tqdm
 
+from triportrait.core.checksum import sha256
 from triportrait.core.errors import InputError
+from triportrait.core.provenance.stamp import Stamp
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Camera
 from triportrait.core.weights import DEMO
@@ -27,7 +29,7 @@ from triportrait.serve.pipeline import overlap
 from triportrait.serve.reenactor import Prepared, Reenactor
 from triportrait.serve.timing import PartTimes
 from triportrait.serve.video import VIDEO_ENDINGS, Clip, Frame, VideoWriter, check_output, open_clip
-from triportrait.serve.weights import RULE, default_weights, load_weights, published_file
+from triportrait.serve.weights import RULE, load_weights, named_weights, published_file
 
 WRITTEN_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 ORBIT_PERIOD_S = 4.0
@@ -102,6 +104,12 @@ class Reenact:
     """Keep the source's own expression: the static synthesizer, for its weights or for views alone."""
     frames: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
     """Use the first N driving frames only."""
+    watermark: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
+    """Leave the invisible watermark out; the manifest says so."""
+    certificate: Annotated[Path | None, tyro.conf.arg(metavar="PEM", help_behavior_hint="")] = None
+    """Sign the manifest with this certificate. Default: $TRIPORTRAIT_CERTIFICATE, else one made at first use."""
+    key: Annotated[Path | None, tyro.conf.arg(metavar="PEM", help_behavior_hint="")] = None
+    """The private key of --certificate, where that file does not hold it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run."""
     overwrite: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
@@ -120,9 +128,13 @@ class Reenact:
         self._check_output(1 in (clip.frame_count, self.frames), [source_path, *source_files, *driving.files])
         single = self.out.suffix.lower() in WRITTEN_PICTURES
         picture, source_tracking = self._read_source(source_path, source_folder)
+        weights = named_weights(self.weights)
+        stamp = Stamp(
+            sha256(source_path), weights, say, watermark=self.watermark, certificate=self.certificate, key=self.key
+        )
         started = time.perf_counter()
-        reenactor = Reenactor(*load_weights(self.weights), device, self.static)
-        say(f"weights: {self.weights or default_weights()}, {time.perf_counter() - started:.1f} s to load, on {device}")
+        reenactor = Reenactor(*load_weights(weights), device, self.static)
+        say(f"weights: {weights}, {time.perf_counter() - started:.1f} s to load, on {device}")
         self._say_what_is_missing(reenactor, source_path, source_tracking, driving)
         times = PartTimes()
         if self.verbose:
@@ -131,7 +143,7 @@ class Reenact:
             source = to_size(picture, reenactor.image_size)
             prepared = reenactor.prepare(source, source_tracking)
         started = time.perf_counter()
-        count = self._stream(driving, reenactor, prepared, source, times, single)
+        count = self._stream(driving, reenactor, prepared, source, times, single, stamp)
         seconds = time.perf_counter() - started
         for warning in clip.warnings:
             say(f"warning: {warning}")
@@ -203,7 +215,7 @@ class Reenact:
     def _say_what_is_missing(
         self, reenactor: Reenactor, source_path: Path, source: Tracking, driving: DrivingFrames
     ) -> None:
-        weights = self.weights or default_weights() or ""
+        weights = named_weights(self.weights)
         if weights == RULE:
             say("these weights are made from the tensors' names: they check the installation, the picture is noise")
         elif weights == DEMO:
@@ -238,7 +250,7 @@ class Reenact:
 
     def _stream(
         self, driving: DrivingFrames, reenactor: Reenactor, prepared: Prepared, source: np.ndarray,
-        times: PartTimes, single: bool,
+        times: PartTimes, single: bool, stamp: Stamp,
     ) -> int:  # fmt: skip
         clip, side = driving.clip, reenactor.image_size
         limit = 1 if single else self.frames
@@ -249,7 +261,12 @@ class Reenact:
             nullcontext(None)
             if single
             else VideoWriter(
-                self.out, size_px=(panels * side, side), fps=clip.fps, audio_from=clip, overwrite=self.overwrite
+                self.out,
+                size_px=(panels * side, side),
+                fps=clip.fps,
+                audio_from=clip,
+                overwrite=self.overwrite,
+                finish=stamp.sign,
             )
         )
 
@@ -273,10 +290,11 @@ class Reenact:
 
             def write(result: tuple[np.ndarray, float]) -> None:
                 with times.part("write a frame"):
+                    image, time_s = stamp.mark(result[0]), result[1]
                     if video is None:
-                        write_picture(self.out, result[0], overwrite=self.overwrite)
+                        write_picture(self.out, image, overwrite=self.overwrite, finish=stamp.sign)
                     else:
-                        video.write(*result)
+                        video.write(image, time_s)
                 bar.update()
 
             return overlap(read, work, write)
