@@ -135,7 +135,7 @@ class Reader:
     """
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[int, int], Tensor] = {}
+        self.sums: dict[tuple[int, int], Tensor] = {}
         self._pictures = 0
 
     @torch.no_grad()
@@ -152,12 +152,12 @@ class Reader:
         for across in _tilings(*pictures.shape[1:3]):
             measured, _ = _measure(_tiles(pictures, across))
             z = _sums(measured) / _spread(measured).clamp(min=1e-9)
-            self._sums[across] = self._sums.get(across, 0) + z.double().sum(0).cpu()
+            self.sums[across] = self.sums.get(across, 0) + z.double().sum(0).cpu()
 
     def result(self) -> Read:
         """What all pictures together say."""
-        odds = min(1.0, FALSE_ALARM * len(self._sums))
-        found = [(turned, message) for z in self._sums.values() for message, turned in _decode(z)]
+        odds = min(1.0, FALSE_ALARM * len(self.sums))
+        found = [(turned, message) for z in self.sums.values() for message, turned in _decode(z)]
         turned, message = min(found) if found else (0, None)
         return Read(message, turned, self._pictures, odds)
 
