@@ -14,7 +14,7 @@ import secrets
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -135,10 +135,17 @@ def refused_still(path: Path, kind: str) -> InputError:
     return InputError(f"{path}: {kind} pictures cannot be read; save it as PNG or JPEG")
 
 
-def write_picture(path: str | os.PathLike[str], image: np.ndarray, *, overwrite: bool = False) -> None:
+def write_picture(
+    path: str | os.PathLike[str],
+    image: np.ndarray,
+    *,
+    overwrite: bool = False,
+    finish: Callable[[Path], None] | None = None,
+) -> None:
     """Write uint8 `[H, W, 3]` RGB as .png, .jpg, .jpeg or .webp, which appears only when it is complete.
 
     JPEG and WebP are written at quality 95, JPEG without chroma subsampling. `overwrite` replaces an existing file.
+    `finish` is called with the whole file, under another name, before it appears.
 
     Raises: `InputError` for another ending, for a file that exists, or when the folder or disk refuses; `ValueError`
         when `image` is not uint8 `[H, W, 3]`.
@@ -152,6 +159,8 @@ def write_picture(path: str | os.PathLike[str], image: np.ndarray, *, overwrite:
         raise InputError(f"{path}: a picture ending is wanted ({known}), {ending_of(path)} came; rename it")
     with writing(path), replacing(path, overwrite) as temporary:
         Image.fromarray(np.ascontiguousarray(image)).save(temporary, format=kind, quality=95, subsampling=0)
+        if finish is not None:
+            finish(temporary)
 
 
 def list_pictures(folder: str | os.PathLike[str]) -> list[Path]:

@@ -4,15 +4,15 @@ The picture's luma is cut into tiles, each shrunk or stretched to 128 x 128, so 
 
     r = band(y),  n² = blur(r²) + floor²,  c = DCT(r / n²),  z_i = Σ_(tiles, cells of bit i) sign · c
 
-where the band keeps 9 to 29 periods a side, and n is the local contrast: what is busy says little about the mark and is
-weighed down. Every bit has cells of all radii and directions. The sign of z_i is bit i. The writer knows the picture and
-so its own z_i; it adds just what each bit lacks to a common margin (informed embedding), the margin being what a fixed
-contrast allows. Bits that the picture has by itself cost nothing, and nothing depends on time: a still picture is marked
-alike in every frame. The reader adds z over frames.
+where the band keeps 9 to 29 periods a side, and n is the local contrast: what is busy says little about the mark and
+is weighed down. Every bit has cells of all radii and directions. The sign of z_i is bit i. The writer knows the picture
+and so its own z_i; it adds just what each bit lacks to a common margin (informed embedding), the largest that a fixed
+contrast of the change allows. Nothing depends on time: what stands still is marked alike in every frame. The reader
+adds z over frames.
 
 A message is 28 bits; with a version (4) and a CRC-32 of both it is the 64-bit word. The reader tries the signs as they
-are and with up to 3 of the 16 least certain ones turned, so that a picture that was never marked reads as marked with the
-probability `FALSE_ALARM` (its signs are fair coins, as a hash assigns the cells).
+are and with up to 3 of the 16 least certain ones turned, so that a picture that was never marked reads as marked with
+the probability `FALSE_ALARM` for each arrangement of tiles: its signs are fair coins, as a hash assigns the cells.
 Letters: N pictures, T tiles, D cells a bit.
 """
 
@@ -37,12 +37,14 @@ MESSAGE_BITS, VERSION_BITS, CHECK_BITS = 28, 4, 32
 BITS = MESSAGE_BITS + VERSION_BITS + CHECK_BITS
 SIDE = 128  # of a tile as it is measured, px
 FINE_PX = 256  # from this shorter side on a picture has two tiles across it
-CONTRAST = {1: 1.2, 2: 0.8}  # tiles across the shorter side -> rms of the first step's change, levels of 255
+CONTRAST = 0.31  # rms of the change over the picture's own local contrast (its harmonic mean: flat places decide),
+WEAKEST, STRONGEST = 0.7, 1.7  # within these bounds, in levels of 255
 _LOWEST, _HIGHEST, _EDGE = 18.0, 58.0, 1.0  # the band, in half periods a tile, and the softness of its ends
 _FLOOR = 2.0  # contrast, in levels, below which a place is flat: there the codec's noise decides
 _BLUR = 1.5  # of the local contrast, pixels of a tile
 _ROOM = 4.0  # levels from black and white at which the mark fades
-_MARGINS = (-1.0, 8.0, 91)  # tried, in units of the picture's own spread of z
+_MARGINS = (-1.0, 8.0, 91)  # tried, in units of the picture's own spread of z,
+_FLAT_SPREAD = 2.2  # and of this much a tile where it has none
 _MOST_TILES = 16
 _UNCERTAIN, _TURNED = 16, 3
 _TRIED = sum(math.comb(_UNCERTAIN, k) for k in range(_TURNED + 1))
@@ -111,11 +113,12 @@ class Watermark:
         z = _sums(measured) * wanted
         response = (weight * room).mean((2, 3)).sum(1, keepdim=True).clamp(min=1e-9) * cells
         # The largest margin whose change stays inside the contrast.
-        spread = _spread(measured)
+        spread = _spread(measured).clamp(min=_FLAT_SPREAD * math.sqrt(y.shape[1]))
+        allowed = (CONTRAST / weight.mean((1, 2, 3)).sqrt()).clamp(WEAKEST, STRONGEST)
         margins = torch.linspace(*_MARGINS, device=device)[:, None]
         lacking = (margins * spread[:, None] - z[:, None]).clamp(min=0) / response[:, None]  # [N, margins, BITS]
         rms = (lacking.square().sum(2) * cells).sqrt() / SIDE * room.square().mean((1, 2, 3)).sqrt()[:, None]
-        chosen = ((rms <= CONTRAST[fine]).sum(1, keepdim=True) - 1).clamp(min=0)
+        chosen = ((rms <= allowed[:, None]).sum(1, keepdim=True) - 1).clamp(min=0)
         target = margins[chosen, 0] * spread
         strength = (target - z).clamp(min=0) / response
         change = room * _pattern(strength * wanted)[:, None]
@@ -135,7 +138,7 @@ class Reader:
     """
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[int, int], Tensor] = {}
+        self.sums: dict[tuple[int, int], Tensor] = {}
         self._pictures = 0
 
     @torch.no_grad()
@@ -152,12 +155,12 @@ class Reader:
         for across in _tilings(*pictures.shape[1:3]):
             measured, _ = _measure(_tiles(pictures, across))
             z = _sums(measured) / _spread(measured).clamp(min=1e-9)
-            self._sums[across] = self._sums.get(across, 0) + z.double().sum(0).cpu()
+            self.sums[across] = self.sums.get(across, 0) + z.double().sum(0).cpu()
 
     def result(self) -> Read:
         """What all pictures together say."""
-        odds = min(1.0, FALSE_ALARM * len(self._sums))
-        found = [(turned, message) for z in self._sums.values() for message, turned in _decode(z)]
+        odds = min(1.0, FALSE_ALARM * len(self.sums))
+        found = [(turned, message) for z in self.sums.values() for message, turned in _decode(z)]
         turned, message = min(found) if found else (0, None)
         return Read(message, turned, self._pictures, odds)
 
@@ -225,8 +228,8 @@ def _tiling(height: int, width: int, fine: int, shift: float = 0.0) -> tuple[int
 
 
 def _tilings(height: int, width: int) -> list[tuple[int, int]]:
-    """All that a picture may have been marked with: its size then is unknown, and a ratio near a half may have rounded."""
-    return sorted({_tiling(height, width, fine, shift) for fine in CONTRAST for shift in (-0.03, 0.03)})
+    """All that a picture may have been marked with: its size then is unknown, a ratio near a half may have rounded."""
+    return sorted({_tiling(height, width, fine, shift) for fine in (1, 2) for shift in (-0.03, 0.03)})
 
 
 def _tiles(pictures: Tensor, across: tuple[int, int]) -> Tensor:
