@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -20,13 +20,14 @@ from websockets.sync.client import ClientConnection, connect
 from triportrait.core.provenance.stamp import Stamp
 from triportrait.serve.faces.providers import default_provider
 from triportrait.serve.live.admission import Admission
-from triportrait.serve.live.engine import Engine, encode_jpeg, example_picture
+from triportrait.serve.live.engine import EXAMPLES, Engine, encode_jpeg, example_picture
 from triportrait.serve.live.messages import ResultOut, read_result, write_frame, write_shown
 from triportrait.serve.live.metrics import Metrics
 from triportrait.serve.live.recording import Recordings
 from triportrait.serve.live.server import LiveServer
 from triportrait.serve.live.serving import bind, make
 from triportrait.serve.reenactor import Reenactor
+from triportrait.serve.video import open_clip
 from triportrait.serve.weights import load_weights
 
 
@@ -151,6 +152,13 @@ class Visitor:
 def driving(name: str = "head-2") -> np.ndarray:
     """A picture that drives."""
     return example_picture(name)
+
+
+@lru_cache(maxsize=1)
+def moving() -> list[np.ndarray]:
+    """Frames of a face that talks, a quarter of a second apart."""
+    with closing(open_clip(EXAMPLES / "driving.mp4").frames(150)) as frames:
+        return [frame.image for frame in frames if frame.index % 6 == 0]
 
 
 def pixels(jpeg: bytes) -> np.ndarray:
