@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 from torch import Tensor, nn
 
 from triportrait.core.config import ModelConfig
 from triportrait.core.motion.neck import NeckField
+from triportrait.core.motion.turning import TurningNeck
 from triportrait.core.reconstruct.decode import Reconstructor
 from triportrait.core.render.superres import FoldedSuperResolution, SuperResolution
-from triportrait.core.render.volume import VolumeRenderer, as_images, over_background
+from triportrait.core.render.volume import VolumeRenderer, as_images, over_background, resize_background
 from triportrait.core.types import Camera, Driving, Head, Rendering, Source
 from triportrait.kernels.checks import shapes
 
@@ -24,12 +28,12 @@ class Portrait4D(nn.Module):
 
     Attributes:
         config: every size of the model.
-        neck: the neck field when FLAME's tables are at hand, else None: the neck then stays still.
+        neck: the neck field where the tables of FLAME or of a mean head are at hand, else None: the neck stays still.
     """
 
-    neck: NeckField | None
+    neck: NeckField | TurningNeck | None
 
-    def __init__(self, config: ModelConfig, neck: NeckField | None = None) -> None:
+    def __init__(self, config: ModelConfig, neck: NeckField | TurningNeck | None = None) -> None:
         super().__init__()
         self.config = config
         self.reconstructor = Reconstructor(config)
@@ -56,6 +60,15 @@ class Portrait4D(nn.Module):
         background = parts.background_encoder(image).sigmoid()
         return Source(parts.detail_encoder(image), tokens, grid, background, static=motion is None)
 
+    def cache(self, source: Source) -> Source:
+        """The same source for many frames: what else depends on it alone is computed now. Carries no gradient."""
+        with torch.no_grad():
+            return replace(
+                source,
+                response=self.reconstructor.plane_decoder.respond(source.detail),
+                background=resize_background(source.background, self.config.render.neural_size),
+            )
+
     def reenact(self, source: Source, driving: Driving) -> Head:
         """The source's head with the expression and the neck pose of a driving frame.
 
@@ -68,7 +81,7 @@ class Portrait4D(nn.Module):
                 f"{'without' if source.static else 'with'} v_s; give both or neither"
             )
         canonical = self.reconstructor.transfer(source.tokens, source.grid, driving.motion)
-        planes = self.reconstructor.plane_decoder(canonical, source.detail)
+        planes = self.reconstructor.plane_decoder(canonical, source.detail, source.response)
         return Head(planes, source.background, driving.neck)
 
     def render(

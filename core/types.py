@@ -5,6 +5,7 @@ Letters: B batch, N tokens, D their width, M width of the motion, H W of a plane
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -40,6 +41,11 @@ class Camera:
         """The cameras that `rows` names."""
         return Camera(self.world_from_camera[rows], self.intrinsics[rows])
 
+    @classmethod
+    def cat(cls, parts: Sequence[Camera]) -> Camera:
+        """Cameras one after the other."""
+        return cls(torch.cat([p.world_from_camera for p in parts]), torch.cat([p.intrinsics for p in parts]))
+
 
 @dataclass(frozen=True)
 class NeckGrid:
@@ -65,6 +71,11 @@ class NeckGrid:
         """The neck poses that `rows` names."""
         return replace(self, fine=self.fine[rows], coarse=self.coarse[rows])
 
+    @classmethod
+    def cat(cls, parts: Sequence[NeckGrid]) -> NeckGrid:
+        """Poses of one network, one after the other."""
+        return replace(parts[0], fine=torch.cat([p.fine for p in parts]), coarse=torch.cat([p.coarse for p in parts]))
+
 
 @dataclass(frozen=True)
 class Source:
@@ -74,8 +85,9 @@ class Source:
         detail: [B, C, S/2, S/2] detail features.
         tokens: [B, N, D], the global features after the neutral blocks.
         grid: height and width of the tokens, N in all.
-        background: [B, C, S, S] in [0, 1].
+        background: [B, C, S, S] in [0, 1], or [B, C, h, w] of the ray grid once it is cached.
         static: the source keeps its own expression; no motion was taken out and none may come in.
+        response: what the decoder's first convolution makes of the detail features; None until `Portrait4D.cache`.
     """
 
     detail: Tensor
@@ -83,6 +95,19 @@ class Source:
     grid: tuple[int, int]
     background: Tensor
     static: bool
+    response: Tensor | None = None
+
+    @classmethod
+    def cat(cls, parts: Sequence[Source]) -> Source:
+        """Sources of one network, one after the other; all cached or none."""
+        responses = [p.response for p in parts if p.response is not None]
+        detail, tokens, background = (
+            torch.cat([getattr(p, name) for p in parts]) for name in ("detail", "tokens", "background")
+        )
+        return replace(
+            parts[0], detail=detail, tokens=tokens, background=background,
+            response=torch.cat(responses) if responses else None,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

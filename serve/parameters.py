@@ -2,6 +2,7 @@
 
 clip/align_images/00001.png              the aligned picture
 clip/3dldmks_align/00001.npy             [68, 2 or 3] landmarks, pixels of the aligned 512² picture, y down
+clip/2dldmks_align/00001.npy             [98, 2] WFLW's landmarks, of which 68 are taken; where the first is missing
 clip/flame_optim_params/00001.npy        [437] camera 25, shape 300, expression 100, neck 3, jaw 3, eyes 6
 clip/bfm2flame_params_simplified/...     the same, from the quick estimate; used where the first is missing
 """
@@ -24,7 +25,7 @@ from triportrait.core.render.cameras import camera_from_label
 from triportrait.core.types import Camera
 from triportrait.serve.pictures import as_people_count, reason_of
 
-PICTURES, LANDMARKS = "align_images", "3dldmks_align"
+PICTURES, LANDMARKS = "align_images", ("3dldmks_align", "2dldmks_align")
 PARAMETERS = ("flame_optim_params", "bfm2flame_params_simplified")
 LENGTHS = {"camera": 25, "shape": 300, "expression": 100, "neck": 3, "jaw": 3, "eyes": 6}
 TOTAL = sum(LENGTHS.values())
@@ -37,6 +38,9 @@ LARGEST_FOCAL_LENGTH = 50.0  # picture widths
 LARGEST_CENTRE = 5.0  # picture widths from the picture's corner
 LARGEST_LANDMARK_PX = 5000.0
 MOST_NUMBERS = 100_000
+# Where the 68 landmarks stand among WFLW's 98.
+OF_98 = [*range(0, 33, 2), *range(33, 38), *range(42, 47), *range(51, 60)]  # contour, brows, nose
+OF_98 += [60, 61, 63, 64, 65, 67, 68, 69, 71, 72, 73, 75, *range(76, 96)]  # eyes, mouth
 SMALLEST_FACE_PX = 1.0  # between the farthest two of the three points that place a face
 
 
@@ -76,19 +80,18 @@ class TrackedFolder:
         """
         self.root = root
         if not root.is_dir():
-            raise InputError(f"{root}: no such folder; give the folder that holds {PARAMETERS[0]}/ and {LANDMARKS}/")
+            raise InputError(f"{root}: no such folder; give the folder that holds {PARAMETERS[0]}/ and {LANDMARKS[0]}/")
         self.parameters = next((root / name for name in PARAMETERS if (root / name).is_dir()), None)
-        self.landmarks = root / LANDMARKS if (root / LANDMARKS).is_dir() else None
+        self.landmarks = next((root / name for name in LANDMARKS if (root / name).is_dir()), None)
         if self.parameters is None and self.landmarks is None:
-            raise InputError(f"{root}: expected {' or '.join(PARAMETERS)} or {LANDMARKS} in it, found none of them")
+            raise InputError(f"{root}: expected {' or '.join(PARAMETERS)} or {LANDMARKS[0]} in it, found none of them")
 
     @property
     def names(self) -> list[str]:
         """The names without ending that have files, in the order people number them; hidden files are left out."""
         folder = self.parameters or self.landmarks
         assert folder is not None
-        found = [path for path in folder.glob("*.npy") if not path.name.startswith(".")]
-        return [path.stem for path in sorted(found, key=as_people_count)]
+        return files_by_name(folder)
 
     def files(self, names: Sequence[str]) -> list[Path]:
         """The files of these pictures, whether they are there or not."""
@@ -101,9 +104,7 @@ class TrackedFolder:
         Raises:
             InputError: the first that is missing or damaged.
         """
-        for path in self.files(names):
-            if not path.exists():
-                raise _missing(path)
+        check_files(self.files(names))
         for name in names:
             self.at(name)
 
@@ -123,8 +124,21 @@ def beside(picture: Path) -> TrackedFolder | None:
     if picture.parent.name != PICTURES:
         return None
     root = picture.parent.parent
-    known = any((root / name).is_dir() for name in (*PARAMETERS, LANDMARKS))
+    known = any((root / name).is_dir() for name in (*PARAMETERS, *LANDMARKS))
     return TrackedFolder(root) if known else None
+
+
+def files_by_name(folder: Path) -> list[str]:
+    """The names without ending of a folder's .npy files, in the order people number them; hidden ones are left out."""
+    found = [path for path in folder.glob("*.npy") if not path.name.startswith(".")]
+    return [path.stem for path in sorted(found, key=as_people_count)]
+
+
+def check_files(files: Sequence[Path]) -> None:
+    """Raises: `InputError` for the first that is not there."""
+    for path in files:
+        if not path.exists():
+            raise _missing(path)
 
 
 def read_parameters(path: Path) -> HeadParameters:
@@ -190,16 +204,18 @@ def _check_camera(path: Path, camera: Camera) -> None:
 
 
 def read_landmarks(path: Path) -> Tensor:
-    """Read 68 landmarks as [1, 68, 2 or 3].
+    """Read 68 landmarks, or WFLW's 98, as [1, 68, 2 or 3].
 
     Raises:
         InputError: missing, damaged, of another shape, not finite, far outside the picture, or no face.
     """
     values = _read_array(path)
-    if values.ndim != 2 or values.shape[0] != 68 or values.shape[1] not in (2, 3):
+    if values.ndim != 2 or values.shape[0] not in (68, 98) or values.shape[1] not in (2, 3):
         raise InputError(
             f"{path}: expected landmarks [68, 2] or [68, 3], got {list(values.shape)}; track the face again"
         )
+    if len(values) == 98:
+        values = values[OF_98]
     largest = float(np.abs(values).max())
     if largest > LARGEST_LANDMARK_PX:
         raise InputError(

@@ -1,9 +1,9 @@
-"""A source prepared once, then frame by frame: the network behind two verbs, pictures in and pictures out."""
+"""A source prepared once, then frame by frame: the network behind a few verbs, pictures in and pictures out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from triportrait.core.errors import InputError
 from triportrait.core.motion.crop import motion_crop
 from triportrait.core.motion.encoder import MotionEncoder
-from triportrait.core.motion.small_encoder import SmallMotionEncoder
+from triportrait.core.motion.small_encoder import GAZE, SPREAD, SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
-from triportrait.core.types import Camera, Driving, NeckGrid, Source
+from triportrait.core.types import Camera, Driving, Head, NeckGrid, Source
 from triportrait.serve.crop import to_image, to_tensor
+from triportrait.serve.memory import keep_freed_memory
 from triportrait.serve.parameters import HeadParameters, Tracking
 
 
@@ -24,12 +25,43 @@ class Prepared:
     """A source, ready for any number of frames.
 
     Attributes:
-        source: what the network needs of it.
+        source: what the network needs of it, cached.
         shape: [1, 300] FLAME shape, zeros (the mean face) where it is unknown.
+        motion: [1, M], v_s; None for a static source.
+        planes: of a static source, whose planes no driving frame changes.
     """
 
     source: Source
     shape: Tensor
+    motion: Tensor | None
+    planes: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A driving frame, and how a source is to follow it.
+
+    Attributes:
+        prepared: from `Reenactor.prepare`.
+        image: uint8 [S, S, 3], the aligned driving frame.
+        tracking: what is known of its face.
+        cameras: the views, one picture each; the planes are made once.
+        neck: turn the neck as the driving frame does, where its pose is known.
+        motion_strength: s in v = v_s + s (v_d - v_s): 0 keeps the source's expression, 1 takes the driving one.
+        gaze: added to where the eyes look, to the head's left and up, 1 from the middle to the rim of the eye; of no
+            effect where `Reenactor.can_steer_gaze` is False.
+        rest: [1, M], the motion of the driving face at rest, from `Reenactor.motion`: then v = v_s + s (v_d - rest), so
+            that the shape of the driving face stays behind.
+    """
+
+    prepared: Prepared
+    image: np.ndarray
+    tracking: Tracking
+    cameras: Sequence[Camera] = ()
+    neck: bool = True
+    motion_strength: float = 1.0
+    gaze: tuple[float, float] = (0.0, 0.0)
+    rest: Tensor | None = None
 
 
 class Reenactor:
@@ -50,7 +82,9 @@ class Reenactor:
         static: bool = False,
     ) -> None:
         self.device = torch.device(device)
-        self.portrait = portrait.fold().eval().to(self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.portrait = portrait.fold().eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.motion_encoder = motion_encoder.to(self.device)
         self.static = static
 
@@ -58,6 +92,16 @@ class Reenactor:
     def image_size(self) -> int:
         """Side of the pictures, in and out, pixels."""
         return self.portrait.config.image_size
+
+    @property
+    def can_steer_gaze(self) -> bool:
+        """Whether the motion has numbers for the gaze; the published encoder's eyes are an embedding."""
+        return not self.static and isinstance(self.motion_encoder, SmallMotionEncoder)
+
+    @property
+    def can_turn_neck(self) -> bool:
+        """Whether the weights know how a neck turns."""
+        return self.portrait.neck is not None
 
     def parts(self) -> dict[str, nn.Module]:
         """The parts of the network by the names that a table of times shows, in the order of the data."""
@@ -88,28 +132,58 @@ class Reenactor:
         Raises:
             InputError: the network made numbers that are not finite.
         """
-        picture = to_tensor(image).to(self.device)
-        source = self.portrait.prepare(picture, None if self.static else self._motion(picture, tracking))
+        motion = None if self.static else self.motion(image, tracking)
+        source = self.portrait.cache(self.portrait.prepare(to_tensor(image).to(self.device), motion))
         _check_finite("neutral features of the source", source.tokens)
-        shape = (
-            torch.zeros(1, self.portrait.config.neck.num_shape)
-            if tracking.parameters is None
-            else tracking.parameters.shape
-        )
-        return Prepared(source, shape.to(self.device))
+        parameters = tracking.parameters
+        shape = torch.zeros(1, self.portrait.config.neck.num_shape) if parameters is None else parameters.shape
+        planes = self.portrait.reenact(source, Driving(None)).planes if self.static else None
+        return Prepared(source, shape.to(self.device), motion, planes)
 
     @torch.inference_mode()
-    def reenact(
-        self, prepared: Prepared, image: np.ndarray, tracking: Tracking, cameras: Sequence[Camera], neck: bool = True
-    ) -> list[np.ndarray]:
-        """One driving frame as pictures of the source.
+    def motion(self, image: np.ndarray, tracking: Tracking) -> Tensor:
+        """v of a face: [1, M].
 
         Args:
-            prepared: from `prepare`.
-            image: uint8 [S, S, 3], the aligned driving frame.
+            image: uint8 [S, S, 3], aligned.
             tracking: what is known of its face.
-            cameras: the views, one picture each; the planes are made once.
-            neck: turn the neck as the driving frame does, where its pose is known.
+        """
+        return self.motion_encoder(self._crop(image, tracking))
+
+    def head(
+        self,
+        prepared: Prepared,
+        image: np.ndarray,
+        tracking: Tracking,
+        neck: bool = True,
+        motion_strength: float = 1.0,
+        gaze: tuple[float, float] = (0.0, 0.0),
+        rest: Tensor | None = None,
+    ) -> Head:
+        """The source's head as a driving frame asks for it, ready for `views`; arguments as in `Asked`."""
+        return self._heads([Asked(prepared, image, tracking, (), neck, motion_strength, gaze, rest)])
+
+    @torch.inference_mode()
+    def views(self, head: Head, cameras: Sequence[Camera]) -> list[np.ndarray]:
+        """Pictures of a head, one uint8 [S, S, 3] per camera; the transformer does not run.
+
+        Raises:
+            InputError: the network made numbers that are not finite.
+        """
+        return [picture for camera in cameras for picture in self._pictures(head, camera)]
+
+    def reenact(
+        self,
+        prepared: Prepared,
+        image: np.ndarray,
+        tracking: Tracking,
+        cameras: Sequence[Camera],
+        neck: bool = True,
+        motion_strength: float = 1.0,
+        gaze: tuple[float, float] = (0.0, 0.0),
+        rest: Tensor | None = None,
+    ) -> list[np.ndarray]:
+        """One driving frame as pictures of the source: `head`, then `views`; arguments as in `Asked`.
 
         Returns:
             One uint8 [S, S, 3] per camera.
@@ -117,31 +191,75 @@ class Reenactor:
         Raises:
             InputError: the network made numbers that are not finite.
         """
-        motion = None if self.static else self._motion(to_tensor(image).to(self.device), tracking)
-        grid = self._neck_grid(prepared, tracking.parameters) if neck else None
-        head = self.portrait.reenact(prepared.source, Driving(motion, grid))
-        _check_finite("planes", head.planes)
-        pictures = []
-        for camera in cameras:
-            rendering = self.portrait.render(head, camera.to(self.device))
+        return self.views(self.head(prepared, image, tracking, neck, motion_strength, gaze, rest), cameras)
+
+    @torch.inference_mode()
+    def reenact_many(self, asked: Sequence[Asked]) -> list[list[np.ndarray]]:
+        """Several driving frames, of one source or of several, in one pass.
+
+        Returns:
+            For each what `reenact` gives, within 2 of 255 levels: sums of a batch run in another order.
+
+        Raises:
+            InputError: the network made numbers that are not finite.
+        """
+        rows = [row for row, one in enumerate(asked) for _ in one.cameras]
+        if not rows:
+            return [[] for _ in asked]
+        cameras = Camera.cat([camera for one in asked for camera in one.cameras])
+        head = self._heads(asked)
+        pictures = iter(self._pictures(head if rows == list(range(len(asked))) else head.take(rows), cameras))
+        return [[next(pictures) for _ in one.cameras] for one in asked]
+
+    @torch.inference_mode()
+    def _heads(self, asked: Sequence[Asked]) -> Head:
+        source = asked[0].prepared.source if len(asked) == 1 else Source.cat([a.prepared.source for a in asked])
+        neck = self._necks(asked)
+        if self.static:
+            planes = [a.prepared.planes for a in asked]
+            return Head(torch.cat([p for p in planes if p is not None]), source.background, neck)
+        crops = [self._crop(a.image, a.tracking) for a in asked]
+        motion = self.motion_encoder(crops[0] if len(crops) == 1 else torch.cat(crops))
+        steered = torch.cat([self._steered(v[None], a) for v, a in zip(motion, asked, strict=True)])
+        return self.portrait.reenact(source, Driving(steered, neck))
+
+    def _steered(self, motion: Tensor, asked: Asked) -> Tensor:
+        """v [1, M] of a driving face as the source is to show it."""
+        own = asked.prepared.motion
+        assert own is not None
+        if asked.rest is not None or asked.motion_strength != 1:
+            origin = own if asked.rest is None else asked.rest.to(motion)
+            motion = own + asked.motion_strength * (motion - origin)
+        if asked.gaze != (0.0, 0.0) and self.can_steer_gaze:
+            motion = motion.clone()
+            motion[:, GAZE] += motion.new_tensor(asked.gaze) / motion.new_tensor(SPREAD)[GAZE]
+        return motion
+
+    def _pictures(self, head: Head, camera: Camera) -> list[np.ndarray]:
+        rendering = self.portrait.render(head, camera.to(self.device))
+        if not bool(rendering.image.isfinite().all()):  # one wait for the device a frame; only then who is to blame
+            _check_finite("planes", head.planes)
             _check_finite("rendered feature", rendering.feature)
             _check_finite("picture", rendering.image)
-            pictures.append(to_image(rendering.image))
-        return pictures
+        return [to_image(image) for image in rendering.image[:, None]]
 
-    def _motion(self, picture: Tensor, tracking: Tracking) -> Tensor:
+    def _crop(self, image: np.ndarray, tracking: Tracking) -> Tensor:
         landmarks = None if tracking.landmarks is None else tracking.landmarks.to(self.device)
-        motion = self.motion_encoder(motion_crop(picture, landmarks, self.motion_encoder.crop_size))
-        _check_finite("motion", motion)
-        return motion
+        return motion_crop(to_tensor(image).to(self.device), landmarks, self.motion_encoder.crop_size)
+
+    def _necks(self, asked: Sequence[Asked]) -> NeckGrid | None:
+        grids = [self._neck_grid(a.prepared, a.tracking.parameters) if a.neck else None for a in asked]
+        turned = [grid for grid in grids if grid is not None]
+        if not turned:
+            return None
+        still = replace(turned[0], fine=torch.zeros_like(turned[0].fine), coarse=torch.zeros_like(turned[0].coarse))
+        return turned[0] if len(grids) == 1 else NeckGrid.cat([still if grid is None else grid for grid in grids])
 
     def _neck_grid(self, prepared: Prepared, parameters: HeadParameters | None) -> NeckGrid | None:
         if parameters is None or self.portrait.neck is None:
             return None
         pose = [p.to(self.device) for p in (parameters.expression, parameters.neck, parameters.jaw, parameters.eyes)]
-        grid = self.portrait.neck(prepared.shape, *pose)
-        _check_finite("neck field", grid.fine)
-        return grid
+        return self.portrait.neck(prepared.shape, *pose)
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:

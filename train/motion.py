@@ -15,6 +15,7 @@ from torch import Tensor
 
 from triportrait.core.motion.crop import motion_crop
 from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.motion.small_encoder import SPREAD as UNITS
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.train.config import StageConfig
 from triportrait.train.data.heads.population import EXPRESSION_AXES
@@ -23,7 +24,7 @@ from triportrait.train.data.pictures import Pictures, PictureSet, join
 AnyMotionEncoder = MotionEncoder | SmallMotionEncoder
 ALIGNED_SIZE = 512
 FRONT_SHARE = 0.7
-SPREAD = torch.tensor([0.30, 0.39, 0.24, 0.28, 0.28, 0.42, 0.46, 0.48, 0.48])  # of `sample_expression`, rounded
+SPREAD = torch.tensor(UNITS)  # of `sample_expression`, rounded
 BRIGHTNESS, CONTRAST, TINT, LANDMARK_PX = 0.15, 0.15, 0.05, 1.0
 
 

@@ -11,6 +11,19 @@ import itertools
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+AXES = ("jaw", "smile", "pucker", "blink_left", "blink_right", "brow_left", "brow_right", "gaze_x", "gaze_y")
+SPREAD = (
+    0.30,
+    0.39,
+    0.24,
+    0.28,
+    0.28,
+    0.42,
+    0.46,
+    0.48,
+    0.48,
+)  # of each among procedural faces: the unit of its number
+GAZE = slice(AXES.index("gaze_x"), AXES.index("gaze_y") + 1)  # 1 is the rim of the eye; x to the head's left, y up
 GROUPS = 8
 LEAK = 0.1
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, nullcontext
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,59 +17,31 @@ import torch
 import tyro
 from tqdm import tqdm
 
+from triportrait.core.checksum import sha256
 from triportrait.core.errors import InputError
+from triportrait.core.motion.neck import NeckField
+from triportrait.core.provenance.stamp import Stamp
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Camera
 from triportrait.core.weights import DEMO
-from triportrait.serve.crop import to_size
-from triportrait.serve.parameters import PICTURES, TrackedFolder, Tracking, beside
-from triportrait.serve.pictures import PICTURE_ENDINGS, list_pictures, read_picture, write_picture
+from triportrait.serve.faces.face import FaceProvider
+from triportrait.serve.faces.paste_back import PasteBack
+from triportrait.serve.faces.providers import FaceKind, face_provider, is_installed
+from triportrait.serve.faces.relative import Relative
+from triportrait.serve.faces.tracker import FaceTracker, Followed
+from triportrait.serve.inputs import DrivingFrames, SourcePicture, find_source
+from triportrait.serve.parameters import Tracking
+from triportrait.serve.pictures import write_picture
 from triportrait.serve.pipeline import overlap
 from triportrait.serve.reenactor import Prepared, Reenactor
 from triportrait.serve.timing import PartTimes
-from triportrait.serve.video import VIDEO_ENDINGS, Clip, Frame, VideoWriter, check_output, open_clip
-from triportrait.serve.weights import RULE, default_weights, load_weights, published_file
+from triportrait.serve.video import VIDEO_ENDINGS, Frame, VideoWriter, check_output
+from triportrait.serve.weights import RULE, load_weights, named_weights, published_file
 
 WRITTEN_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 ORBIT_PERIOD_S = 4.0
 ORBIT_YAW_DEG, ORBIT_PITCH_DEG = 30.0, 8.0
 LARGEST_YAW_DEG, LARGEST_PITCH_DEG = 180.0, 89.0
-
-
-@dataclass(frozen=True)
-class DrivingFrames:
-    """The driving clip and what is known of the faces in it: `names[i]` are the files of frame i in `folder`."""
-
-    clip: Clip
-    folder: TrackedFolder | None
-    names: Sequence[str]
-
-    @property
-    def files(self) -> list[Path]:
-        """Every file that is read."""
-        return [*self.clip.files, *([] if self.folder is None else self.folder.files(self.names))]
-
-    def at(self, frame: Frame) -> Tracking:
-        """What is known of the face in a frame.
-
-        Raises:
-            InputError: its files are missing or damaged.
-        """
-        if self.folder is None:
-            return Tracking()
-        if frame.index >= len(self.names):
-            raise _too_few(self.folder, len(self.names), self.clip)
-        return self.folder.at(self.names[frame.index])
-
-
-def _too_few(folder: TrackedFolder, count: int, clip: Clip) -> InputError:
-    if not count:
-        return InputError(
-            f"{folder.root}: holds files for no frame of {clip.path}; track its face or name another folder"
-        )
-    return InputError(
-        f"{folder.root}: holds files for {count} frames, {clip.path} has more; track the rest or pass --frames {count}"
-    )
 
 
 @dataclass(frozen=True)
@@ -85,9 +58,22 @@ class Reenact:
     """Weights folder; `demo` for the package's own, a small network for procedural heads; or `rule` for weights that
     only check the installation. Default: $TRIPORTRAIT_WEIGHTS."""
     source_params: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
-    """Folder with the source's published per-picture files (found by itself beside align_images/)."""
+    """Folder with the source's published per-picture files (found by itself beside align_images/), or with
+    landmarks/."""
     driving_params: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """The same for the driving frames; for a video the files count its frames in order."""
+    faces: FaceKind = "auto"
+    """Who finds faces where no file knows: mediapipe where it is installed, or none: the pictures are aligned."""
+    face: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
+    """Which face of the portrait, counted from the left; the largest by default."""
+    driving_face: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
+    """Which face of the driving video, counted from the left where it is first seen; the largest by default."""
+    smooth: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
+    """Take every frame's face as it was found: no lag, but jitter."""
+    relative: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """Take the first driving frame as neutral: the portrait begins as it is, and changes as the driving face does."""
+    paste_back: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """Put the result back into the whole portrait; the neck stays as it is there."""
     side_by_side: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Source, driving frame and result beside each other; with --orbit the moving view is a fourth picture."""
     orbit: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
@@ -102,6 +88,12 @@ class Reenact:
     """Keep the source's own expression: the static synthesizer, for its weights or for views alone."""
     frames: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
     """Use the first N driving frames only."""
+    watermark: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
+    """Leave the invisible watermark out; the manifest says so."""
+    certificate: Annotated[Path | None, tyro.conf.arg(metavar="PEM", help_behavior_hint="")] = None
+    """Sign the manifest with this certificate. Default: $TRIPORTRAIT_CERTIFICATE, else one made at first use."""
+    key: Annotated[Path | None, tyro.conf.arg(metavar="PEM", help_behavior_hint="")] = None
+    """The private key of --certificate, where that file does not hold it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run."""
     overwrite: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
@@ -113,27 +105,52 @@ class Reenact:
         """Check everything, prepare the source once, then stream the frames."""
         self._check_numbers()
         device = self._device()
-        driving = self._open_driving()
+        driving = DrivingFrames.open(self.driving, self.driving_params, self.frames)
+        source_file = find_source(self.source, self.source_params, say)
+        self._check_output(1 in (driving.clip.frame_count, self.frames), [*source_file.files, *driving.files])
+        with ExitStack() as stack:
+
+            @cache
+            def finder() -> FaceProvider | None:
+                provider = face_provider(self.faces)
+                return None if provider is None else stack.enter_context(closing(provider))
+
+            source = source_file.read(finder, self.face, self.weights not in (DEMO, RULE), say)
+            weights = named_weights(self.weights)
+            stamp = Stamp(
+                sha256(source.path), weights, say, watermark=self.watermark, certificate=self.certificate, key=self.key,
+                composite=self.paste_back or self.side_by_side,
+            )  # fmt: skip
+            started = time.perf_counter()
+            reenactor = Reenactor(*load_weights(weights), device, self.static)
+            seconds = time.perf_counter() - started
+            say(f"weights: {weights}, {seconds:.1f} s to load, on {device}")
+            tracker = FaceTracker(
+                finder() if driving.known is None else None,
+                reenactor.image_size,
+                smooth=self.smooth and not driving.clip.is_pictures,
+                face=self.driving_face,
+                flame=isinstance(reenactor.portrait.neck, NeckField),
+            )
+            self._work(device, source, driving, tracker, reenactor, stamp)
+
+    def _work(
+        self, device: torch.device, source: SourcePicture, driving: DrivingFrames, tracker: FaceTracker,
+        reenactor: Reenactor, stamp: Stamp,
+    ) -> None:  # fmt: skip
         clip = driving.clip
-        source_path, source_folder = self._find_source()
-        source_files = [] if source_folder is None else source_folder.files([source_path.stem])
-        self._check_output(1 in (clip.frame_count, self.frames), [source_path, *source_files, *driving.files])
-        single = self.out.suffix.lower() in WRITTEN_PICTURES
-        picture, source_tracking = self._read_source(source_path, source_folder)
-        started = time.perf_counter()
-        reenactor = Reenactor(*load_weights(self.weights), device, self.static)
-        say(f"weights: {self.weights or default_weights()}, {time.perf_counter() - started:.1f} s to load, on {device}")
-        self._say_what_is_missing(reenactor, source_path, source_tracking, driving)
+        cut = source.cut(reenactor.image_size, tracker.flame)
+        self._say_what_is_missing(reenactor, source, cut, driving, tracker)
         times = PartTimes()
         if self.verbose:
             times.hook(reenactor.parts())
         with times.part("prepare the source"):
-            source = to_size(picture, reenactor.image_size)
-            prepared = reenactor.prepare(source, source_tracking)
+            prepared = reenactor.prepare(cut.crop, cut.tracking)
+        paste = PasteBack(source.image, cut.placed) if self.paste_back else None
         started = time.perf_counter()
-        count = self._stream(driving, reenactor, prepared, source, times, single)
+        count = self._stream(driving, tracker, reenactor, prepared, cut, paste, times, stamp)
         seconds = time.perf_counter() - started
-        for warning in clip.warnings:
+        for warning in (*clip.warnings, *self._what_was_missing(tracker)):
             say(f"warning: {warning}")
         say(f"{self.out}: {count} frame{'s' * (count != 1)} in {seconds:.1f} s")
         if self.verbose:
@@ -149,6 +166,13 @@ class Reenact:
         ):
             if not -bound <= value <= bound:
                 raise InputError(f"{name}: expected a number from {-bound:g} to {bound:g}, got {value:g}")
+        for name, number in (("--face", self.face), ("--driving-face", self.driving_face)):
+            if number is not None and number < 1:
+                raise InputError(f"{name}: expected at least 1, the leftmost face, got {number}")
+        if self.paste_back and (self.side_by_side or self.orbit or self.yaw_deg or self.pitch_deg):
+            raise InputError(
+                "--paste-back: the portrait has one view; leave --side-by-side, --orbit, --yaw-deg and --pitch-deg out"
+            )
 
     def _device(self) -> torch.device:
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -165,62 +189,52 @@ class Reenact:
         kinds = (*VIDEO_ENDINGS, *(WRITTEN_PICTURES if single else ()))
         check_output(self.out, self.overwrite, kinds, sources=[self.source, self.driving, *sources])
 
-    def _find_source(self) -> tuple[Path, TrackedFolder | None]:
-        path = self.source
-        if path.is_dir():
-            path = list_pictures(path / PICTURES if (path / PICTURES).is_dir() else path)[0]
-            say(f"source: {path}, the first picture of the folder")
-        return path, TrackedFolder(self.source_params) if self.source_params else beside(path)
-
-    def _read_source(self, path: Path, folder: TrackedFolder | None) -> tuple[np.ndarray, Tracking]:
-        if path.suffix.lower() in PICTURE_ENDINGS or not path.exists():
-            picture = read_picture(path)
-        else:
-            with closing(open_clip(path).frames(1)) as frames:
-                picture = next(frames).image
-            say(f"source: the first frame of {path}")
-        return picture, Tracking() if folder is None else folder.at(path.stem)
-
-    def _open_driving(self) -> DrivingFrames:
-        path = self.driving
-        if path.is_dir() and (path / PICTURES).is_dir():
-            path = path / PICTURES
-        clip = open_clip(path)
-        folder = TrackedFolder(self.driving_params) if self.driving_params else beside(clip.files[0])
-        if folder is None:
-            return DrivingFrames(clip, None, [])
-        if clip.is_pictures:
-            names = [picture.stem for picture in clip.files]
-        else:
-            names = folder.names
-            least = max(1, clip.least_count)
-            if len(names) < (least if self.frames is None else min(least, self.frames)):
-                raise _too_few(folder, len(names), clip)
-        # Seconds at most, before minutes of work that one damaged file in the middle would lose.
-        folder.check(names[: self.frames][: clip.frame_count])
-        return DrivingFrames(clip, folder, names)
-
     def _say_what_is_missing(
-        self, reenactor: Reenactor, source_path: Path, source: Tracking, driving: DrivingFrames
+        self, reenactor: Reenactor, source: SourcePicture, cut: Followed, driving: DrivingFrames, tracker: FaceTracker
     ) -> None:
-        weights = self.weights or default_weights() or ""
+        weights = named_weights(self.weights)
         if weights == RULE:
             say("these weights are made from the tensors' names: they check the installation, the picture is noise")
         elif weights == DEMO:
             say("weights demo: trained on procedural heads alone, a photo is strange to them; see `triportrait demo`")
         elif not self.static and "static" in published_file(weights).lower():
             say(f"{weights}: weights of the static synthesizer, whose motion blocks are untrained; pass --static")
-        if source.landmarks is None:
-            say(f"{source_path}: no landmarks; its middle square is taken as aligned, the motion crop as centred")
-        first = driving.at(Frame(np.zeros((1, 1, 3), np.uint8), 0.0, 0))
-        if first.landmarks is None:
-            say(f"{self.driving}: no landmarks; middle squares are taken as aligned, motion crops as centred")
-        if first.parameters is None:
+        if source.faces > 1 and self.face is None:
+            say(f"{source.path}: {source.faces} faces, the largest is taken; --face N takes another")
+        if cut.tracking.landmarks is None:
+            say(f"{source.path}: {self._why()}; its middle square is taken as aligned, the motion crop as centred")
+        elif source.face is not None and cut.placed.side < reenactor.image_size / 2:
+            say(
+                f"{source.path}: the face and its surroundings have {cut.placed.side:.0f} px, the network takes "
+                f"{reenactor.image_size}; the result will be soft"
+            )
+        finds = driving.known is not None or tracker.provider is not None
+        tracked = driving.tracked
+        if not finds or (tracked is not None and tracked.landmarks is None):
+            say(f"{self.driving}: {self._why()}; middle squares are taken as aligned, motion crops as centred")
+        if not finds or (tracked is not None and tracked.parameters is None):
             say(f"{self.driving}: no head parameters; the neck stays still")
         elif self.neck and reenactor.portrait.neck is None:
             say("the weights hold no FLAME tables: the neck stays still; convert FLAME's generic_model.pkl beside them")
-        elif self.neck and source.parameters is None:
-            say(f"{source_path}: no head parameters; the neck turns as that of a mean face")
+        elif self.neck and cut.tracking.parameters is None:
+            say(f"{source.path}: no head parameters; the neck turns as that of a mean face")
+
+    def _why(self) -> str:
+        if self.faces == "auto" and not is_installed():
+            return "no landmarks, and faces are not found here (pip install 'triportrait[faces]')"
+        return "no landmarks"
+
+    def _what_was_missing(self, tracker: FaceTracker) -> Iterator[str]:
+        frames = tracker.seen + tracker.lost
+        if tracker.most_faces > 1 and self.driving_face is None:
+            yield f"{self.driving}: up to {tracker.most_faces} faces; the largest drove, --driving-face N takes another"
+        if tracker.lost and not tracker.seen:
+            yield f"{self.driving}: none of {frames} frames shows a face; the portrait keeps its own expression"
+        elif tracker.lost:
+            yield f"{self.driving}: {tracker.lost} of {frames} frames show no face; there the last pose was held"
+        if tracker.cuts:
+            cuts = f"{tracker.cuts} cut{'s' * (tracker.cuts != 1)}"
+            yield f"{self.driving}: {cuts} between shots; there the face was found anew"
 
     def _cameras(self, tracking: Tracking, time_s: float) -> list[Camera]:
         camera = fixed_camera()
@@ -237,49 +251,72 @@ class Reenact:
         return [view, orbit] if self.side_by_side else [orbit]
 
     def _stream(
-        self, driving: DrivingFrames, reenactor: Reenactor, prepared: Prepared, source: np.ndarray,
-        times: PartTimes, single: bool,
+        self, driving: DrivingFrames, tracker: FaceTracker, reenactor: Reenactor, prepared: Prepared, source: Followed,
+        paste: PasteBack | None, times: PartTimes, stamp: Stamp,
     ) -> int:  # fmt: skip
         clip, side = driving.clip, reenactor.image_size
+        single = self.out.suffix.lower() in WRITTEN_PICTURES
         limit = 1 if single else self.frames
         panels = (3 + self.orbit) if self.side_by_side else 1
+        size_px = (panels * side, side) if paste is None else paste.size_px
         total = clip.frame_count if limit is None else min(limit, clip.frame_count or limit)
         bar = tqdm(total=total, unit="frame", desc="reenact", file=sys.stderr, disable=None)
         writer = (
             nullcontext(None)
             if single
             else VideoWriter(
-                self.out, size_px=(panels * side, side), fps=clip.fps, audio_from=clip, overwrite=self.overwrite
+                self.out, size_px=size_px, fps=clip.fps, audio_from=clip, overwrite=self.overwrite, finish=stamp.sign
             )
         )
+        pose = Relative(reenactor, source.tracking) if self.relative else None
 
-        def read() -> Iterator[tuple[Frame, np.ndarray, Tracking]]:
+        def read() -> Iterator[tuple[Frame, Followed]]:
             with closing(clip.frames(limit)) as frames:
                 while True:
-                    with times.part("read and crop a frame"):
+                    with times.part("read a frame"):
                         frame = next(frames, None)
-                        if frame is None:
-                            return
-                        item = (frame, to_size(frame.image, side), driving.at(frame))
+                    if frame is None:
+                        return
+                    with times.part("find and crop the face"):
+                        item = (frame, driving.follow(frame, tracker))
                     yield item
 
-        def work(item: tuple[Frame, np.ndarray, Tracking]) -> tuple[np.ndarray, float]:
-            frame, image, tracking = item
+        def work(item: tuple[Frame, Followed]) -> tuple[np.ndarray, float]:
+            frame, face = item
             with times.part("reenact a frame"):
-                views = reenactor.reenact(prepared, image, tracking, self._cameras(tracking, frame.time_s), self.neck)
-            return np.concatenate([source, image, *views] if self.side_by_side else views, axis=1), frame.time_s
+                views = self._views(reenactor, prepared, source, face, pose, frame.time_s)
+            if paste is not None:
+                with times.part("paste back"):
+                    return paste(views[0]), frame.time_s
+            shown = [source.crop, face.crop, *views] if self.side_by_side else views
+            return np.concatenate(shown, axis=1), frame.time_s
 
         with bar, writer as video:
 
             def write(result: tuple[np.ndarray, float]) -> None:
                 with times.part("write a frame"):
+                    image, time_s = stamp.mark(result[0]), result[1]
                     if video is None:
-                        write_picture(self.out, result[0], overwrite=self.overwrite)
+                        write_picture(self.out, image, overwrite=self.overwrite, finish=stamp.sign)
                     else:
-                        video.write(*result)
+                        video.write(image, time_s)
                 bar.update()
 
             return overlap(read, work, write)
+
+    def _views(
+        self, reenactor: Reenactor, prepared: Prepared, source: Followed, face: Followed, pose: Relative | None,
+        time_s: float,
+    ) -> list[np.ndarray]:  # fmt: skip
+        tracking, rest, strength = face.tracking, None, 1.0
+        if not face.found and tracking.landmarks is None:  # before the first face the portrait stays as it is
+            strength = 0.0
+        elif pose is not None:
+            tracking, rest = pose(face)
+        if self.paste_back:
+            tracking = replace(tracking, parameters=source.tracking.parameters)
+        cameras = [fixed_camera()] if self.paste_back else self._cameras(tracking, time_s)
+        return reenactor.reenact(prepared, face.crop, tracking, cameras, self.neck, strength, (0.0, 0.0), rest)
 
 
 def say(line: str) -> None:

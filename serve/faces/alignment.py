@@ -1,0 +1,126 @@
+"""Where a face's square lies in a picture: the published alignment, as one map with both directions.
+
+Five points of the face are explained by a mean face seen from far away (weak perspective), u = s R P + t, by least
+squares; the square has t in its middle and 180 of its 512 pixels per unit of the mean face. It is never turned.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from triportrait.core.motion.crop import ALIGNED_SIZE
+
+# Of the published preprocessing, x right, y up, z to the viewer: eye, eye, tip of the nose, corners of the mouth.
+MEAN_FACE = np.array(
+    [
+        [-0.31148657, 0.19036078, 0.53377953],
+        [0.30979887, 0.18972035, 0.53179526],
+        [0.0032535, -0.14617933, 0.95244243],
+        [-0.25216928, -0.4813392, 0.62405732],
+        [0.2484662, -0.4812824, 0.62235769],
+    ]
+)
+PIXELS_PER_UNIT = 180.0
+SMALLEST_SIDE_PX = 4.0  # a smaller square shows no face
+LANCZOS_REACH = 3
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The square that becomes the aligned picture, in the pixels of the raw one.
+
+    Attributes:
+        left, top: of its corner, counted from the picture's corner: the first pixel covers 0 to 1.
+        side: px. It may reach beyond the picture, whose edge is then repeated.
+    """
+
+    left: float
+    top: float
+    side: float
+
+    @property
+    def scale(self) -> float:
+        """Pixels of the 512² aligned picture per pixel of the raw one."""
+        return ALIGNED_SIZE / self.side
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        """x, y of the square's middle, counted as `left` and `top` are."""
+        return self.left + self.side / 2, self.top + self.side / 2
+
+    @classmethod
+    def around(cls, middle: tuple[float, float], scale: float) -> Alignment:
+        """The square by its middle and its scale."""
+        side = ALIGNED_SIZE / scale
+        return cls(middle[0] - side / 2, middle[1] - side / 2, side)
+
+    def to_aligned(self, points: np.ndarray) -> np.ndarray:
+        """Points [..., 2 or 3] of the raw picture -> of the 512² aligned one; pixels' middles are whole numbers."""
+        moved = points.astype(np.float64) * self.scale
+        moved[..., :2] += (0.5 - np.array([self.left, self.top])) * self.scale - 0.5
+        return moved
+
+    def to_picture(self, points: np.ndarray) -> np.ndarray:
+        """The inverse of `to_aligned`."""
+        moved = points.astype(np.float64) / self.scale
+        moved[..., :2] += 0.5 / self.scale - 0.5 + np.array([self.left, self.top])
+        return moved
+
+    def crop(self, image: np.ndarray, size_px: int) -> np.ndarray:
+        """Cut the square out of uint8 [H, W, 3]: uint8 [size_px, size_px, 3] (Lanczos, the edge repeated)."""
+        reach = math.ceil(LANCZOS_REACH * max(1.0, self.side / size_px))
+        x0, y0 = math.floor(self.left) - reach, math.floor(self.top) - reach
+        x1, y1 = (math.ceil(start + self.side) + reach for start in (self.left, self.top))
+        height, width = image.shape[:2]
+        # The nearest row and column stand in for those beyond the picture, which are never made whole.
+        rows, columns = (np.arange(a, b).clip(0, most - 1) for a, b, most in ((y0, y1, height), (x0, x1, width)))
+        if y0 >= 0 and x0 >= 0 and y1 <= height and x1 <= width:
+            part = image[y0:y1, x0:x1]
+        else:
+            part = image[rows[:, None], columns[None]]
+        box = (self.left - x0, self.top - y0, self.left - x0 + self.side, self.top - y0 + self.side)
+        pixels = Image.fromarray(np.ascontiguousarray(part))
+        return np.asarray(pixels.resize((size_px, size_px), Image.Resampling.LANCZOS, box=box))
+
+
+def align(points: np.ndarray) -> Alignment | None:
+    """The published alignment of a face.
+
+    Args:
+        points: [5, 2] as in `Face.alignment`, pixels, y down.
+
+    Returns:
+        None where the points are those of no face: they lie in one place, or are not finite.
+    """
+    if not np.isfinite(points).all():
+        return None
+    known = np.concatenate([MEAN_FACE, np.ones((5, 1))], 1)
+    up = np.stack([points[:, 0], -points[:, 1]], 1).astype(np.float64)  # [5, 2], y up
+    solved = np.linalg.lstsq(known, up, rcond=None)[0]  # [4, 2]: rows of s R, then t
+    per_unit = float(np.linalg.norm(solved[:3], axis=0).mean())
+    if per_unit * ALIGNED_SIZE / PIXELS_PER_UNIT < SMALLEST_SIDE_PX:
+        return None
+    x, y = solved[3, 0], -solved[3, 1]
+    # The published crop takes t, found among pixels' numbers, as counted from the left edge and from the bottom.
+    return Alignment.around((float(x), float(y) + 1.0), PIXELS_PER_UNIT / per_unit)
+
+
+def middle_square(image: np.ndarray) -> Alignment:
+    """The largest square around the middle of a picture [H, W, 3], where no face is known."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    return Alignment(float((width - side) // 2), float((height - side) // 2), float(side))
+
+
+def alignment_points(points: np.ndarray) -> np.ndarray:
+    """[5, 2] alignment points off 68 landmarks [68, 2 or 3].
+
+    An eye is the middle between its corners: lids and pupils, by which the published files align, move it.
+    """
+    flat = points[:, :2]
+    eyes = [(flat[a] + flat[b]) / 2 for a, b in ((36, 39), (42, 45))]
+    return np.stack([*eyes, flat[30], flat[48], flat[54]]).astype(np.float32)

@@ -1,0 +1,168 @@
+"""Faces whose landmarks lie in files: any tracker's, or those of a procedural head's clip, which knows its own.
+
+FOLDER/landmarks/00001.npy    [68 or 98, 2 or 3] pixels of the raw picture or frame, y down; one file per frame
+clip_000003.npz               beside clip_000003.mp4, as `triportrait heads clips` writes it
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from triportrait.core.errors import InputError
+from triportrait.serve.faces.alignment import align, alignment_points
+from triportrait.serve.faces.face import Face
+from triportrait.serve.faces.pose import matrix_of, vector_of
+from triportrait.serve.parameters import check_files, files_by_name, read_landmarks
+
+RAW_LANDMARKS = "landmarks"
+_CLIP_ARRAYS = {"landmarks": (68, 2), "neck": (3,)}
+_LARGEST_CLIP = 100_000  # frames
+_DAMAGE = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+class KnownFaces(Protocol):
+    """Faces that need not be found."""
+
+    @property
+    def root(self) -> Path:
+        """Where they are from."""
+        ...
+
+    @property
+    def names(self) -> list[str]:
+        """What they are called, in the order of the frames."""
+        ...
+
+    def files(self, names: Sequence[str]) -> list[Path]:
+        """The files of these."""
+        ...
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raises: `InputError` for the first file that is missing or damaged."""
+        ...
+
+    def face(self, name: str) -> Face:
+        """The face of that name."""
+        ...
+
+
+class LandmarkFolder:
+    """The folder of any tracker's landmarks of raw pictures.
+
+    Raises:
+        InputError: the folder is missing.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        if not (root / RAW_LANDMARKS).is_dir():
+            raise InputError(f"{root}: expected {RAW_LANDMARKS}/ in it, found none; give the folder that holds it")
+
+    @property
+    def names(self) -> list[str]:
+        """The names without ending that have files, in the order people number them."""
+        return files_by_name(self.root / RAW_LANDMARKS)
+
+    def files(self, names: Sequence[str]) -> list[Path]:
+        """The files of these pictures, whether they are there or not."""
+        return [self.root / RAW_LANDMARKS / f"{name}.npy" for name in names]
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raises: `InputError` for the first file that is missing or damaged."""
+        check_files(self.files(names))
+        for name in names:
+            self.face(name)
+
+    def face(self, name: str) -> Face:
+        """The face in the picture of that name.
+
+        Raises:
+            InputError: its file is missing or damaged, or its points are those of no face.
+        """
+        path = self.root / RAW_LANDMARKS / f"{name}.npy"
+        points = read_landmarks(path)[0].numpy()
+        if points.shape[1] == 2:
+            points = np.concatenate([points, np.zeros((68, 1), np.float32)], 1)
+        return _checked(path, Face(points, alignment_points(points)))
+
+
+class HeadClip:
+    """The numbers beside a clip of a procedural head.
+
+    Raises:
+        InputError: the file is damaged or of another kind.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.root = path
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: np.asarray(file[name], np.float64) for name in (*_CLIP_ARRAYS, "world_from_camera")}
+        except _DAMAGE as error:
+            raise _no_clip(path) from error
+        count = len(arrays["landmarks"])
+        shapes = {"world_from_camera": (4, 4), **{name: (count, *shape) for name, shape in _CLIP_ARRAYS.items()}}
+        fits = all(arrays[name].shape == shape and np.isfinite(arrays[name]).all() for name, shape in shapes.items())
+        if not fits or not 1 <= count <= _LARGEST_CLIP:
+            raise _no_clip(path)
+        self._landmarks, self._necks = arrays["landmarks"], arrays["neck"]
+        self._camera = arrays["world_from_camera"][:3, :3]
+
+    @property
+    def names(self) -> list[str]:
+        """Its frames' numbers."""
+        return [str(i) for i in range(len(self._landmarks))]
+
+    def files(self, names: Sequence[str]) -> list[Path]:
+        """The one file."""
+        return [self.root]
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raises: `InputError` for a frame without a face."""
+        for name in names:
+            self.face(name)
+
+    def face(self, name: str) -> Face:
+        """The head in that frame: as the camera sees it, it is turned by its neck and by where the camera stands."""
+        i = int(name)
+        points = np.zeros((68, 3), np.float32)
+        points[:, :2] = self._landmarks[i] - 0.5  # the generator counts from the picture's corner
+        turn = vector_of(self._camera.T @ matrix_of(self._necks[i])).astype(np.float32)
+        return _checked(self.root, Face(points, alignment_points(points), turn))
+
+
+def known_beside(path: Path) -> HeadClip | None:
+    """What a procedural head's clip knows of itself: the numbers beside a video, else None.
+
+    Raises:
+        InputError: they are damaged.
+    """
+    numbers = path.with_suffix(".npz")
+    return HeadClip(numbers) if path.suffix.lower() == ".mp4" and numbers.is_file() else None
+
+
+def _checked(path: Path, face: Face) -> Face:
+    if align(face.alignment) is None:
+        raise InputError(f"{path}: expected the landmarks of a face, they lie in one place; track the face again")
+    return face
+
+
+def _no_clip(path: Path) -> InputError:
+    return InputError(f"{path}: expected the numbers of a procedural head's clip, got another file or a damaged one; "
+                      "write the clip again or move the file away")  # fmt: skip

@@ -1,0 +1,240 @@
+"""Faces by mediapipe: detection on the picture, then a mesh of 478 points with irises on an upright, enlarged crop.
+
+The models are in mediapipe's wheel; nothing is downloaded. Each picture is looked at by itself.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from triportrait.core.errors import InputError
+from triportrait.serve.faces.alignment import alignment_points
+from triportrait.serve.faces.face import Face
+
+# Points of the mesh in the order of the 68 landmarks.
+JAW = (127, 234, 132, 58, 172, 136, 150, 176, 152, 400, 379, 365, 397, 288, 361, 454, 356)
+BROWS = (70, 63, 105, 66, 107, 336, 296, 334, 293, 300)
+NOSE = (168, 197, 5, 4, 98, 97, 2, 326, 327)
+EYES = (33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380)
+LIPS = (61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181)
+INNER_LIPS = (78, 82, 13, 312, 308, 317, 14, 87)
+LANDMARKS = [*JAW, *BROWS, *NOSE, *EYES, *LIPS, *INNER_LIPS]
+
+LEAST_CONFIDENCE = 0.5
+DETECTED_PX = 384  # longer side of what the detectors see, which look at 128 and 192 px
+PATCH_PX = 256  # what the mesh sees is enlarged or reduced to it; the model takes 192
+SMALLEST_TILE_PX = 350  # in smaller pieces of a picture no face is looked for
+MOST_TILES = 3  # along the shorter side
+DETECTION_MARGIN, MESH_MARGIN = 1.5, 1.4  # side of the mesh's view over the detected box, over the landmarks' box
+SAME_FACE = 0.5  # two finds nearer than this part of their size are one face
+
+View = tuple[tuple[float, float], float, float]  # centre, side and roll of a square on a face, pixels and radians
+
+GRAPH = """
+input_stream: "image"
+input_stream: "roi"
+input_side_packet: "with_attention"
+output_stream: "landmarks"
+node {
+  calculator: "FaceLandmarkCpu"
+  input_stream: "IMAGE:image"
+  input_stream: "ROI:roi"
+  input_side_packet: "WITH_ATTENTION:with_attention"
+  output_stream: "LANDMARKS:landmarks"
+}
+"""
+
+
+class MediapipeFaces:
+    """A `FaceProvider` by mediapipe 0.10, on the CPU. May be shared by threads: they take turns.
+
+    Raises:
+        InputError: mediapipe is not installed.
+    """
+
+    def __init__(self) -> None:
+        with _quiet():
+            try:
+                import mediapipe
+            except ModuleNotFoundError as error:
+                raise InputError(
+                    "faces: mediapipe is not installed; pip install 'triportrait[faces]' or give landmarks"
+                ) from error
+            self._lock = threading.Lock()
+            detection = mediapipe.solutions.face_detection.FaceDetection
+            # One sees faces within two metres, the other small ones.
+            self._detectors = [detection(LEAST_CONFIDENCE, model_selection=kind) for kind in (0, 1)]
+            self._mesh = _mesh()
+            # The first picture makes the last log lines.
+            blank = np.zeros((64, 64, 3), np.uint8)
+            self.find(blank)
+            self._points(blank, (32.0, 32.0), 64.0, 0.0)
+
+    def find(self, image: np.ndarray, near: Face | None = None, quick: bool = False) -> list[Face]:
+        """The faces of uint8 [H, W, 3] RGB, the largest first; with `near` the one that is there, if it still is.
+
+        Unless it is to be quick, a picture without a face is searched once more in pieces, so that small faces in
+        large pictures are found.
+        """
+        with self._lock:
+            if near is not None:
+                face = self._face(image, *_view_of(near.points))
+                if face is not None:
+                    return [face]
+            found = self._search(image, [view for d in self._detectors for view in _detections(d, image)])
+            for pieces in range(2, 2 if quick else MOST_TILES + 1):
+                if found or min(image.shape[:2]) / pieces < SMALLEST_TILE_PX:
+                    break
+                found = self._search(
+                    image,
+                    [
+                        ((centre[0] + x, centre[1] + y), side, roll)
+                        for tile, x, y in _tiles(image, pieces)
+                        for centre, side, roll in _detections(self._detectors[-1], tile)
+                    ],
+                )
+            return found
+
+    def close(self) -> None:
+        """Let the graphs go."""
+        for part in (*self._detectors, self._mesh):
+            part.close()
+
+    def _search(self, image: np.ndarray, views: list[View]) -> list[Face]:
+        """The faces in some detected boxes, each once, the largest first."""
+        found: list[Face] = []
+        for k, (centre, side, roll) in enumerate(views):
+            if any(math.dist(centre, other) < SAME_FACE * max(side, size) for other, size, _ in views[:k]):
+                continue
+            rough = self._face(image, centre, DETECTION_MARGIN * side, roll)
+            # Seen from where it really is, the mesh no longer depends on the detector's box.
+            face = None if rough is None else self._face(image, *_view_of(rough.points))
+            if face is not None and all(math.dist(face.centre, f.centre) > SAME_FACE * f.size_px for f in found):
+                found.append(face)
+        return sorted(found, key=lambda face: -face.size_px)
+
+    def _face(self, image: np.ndarray, centre: tuple[float, float], side: float, roll: float) -> Face | None:
+        mesh = self._points(image, centre, side, roll)
+        if mesh is None:
+            return None
+        points = mesh[LANDMARKS].astype(np.float32)
+        return Face(points, alignment_points(points))
+
+    def _points(self, image: np.ndarray, centre: tuple[float, float], side: float, roll: float) -> np.ndarray | None:
+        """[478, 3] the mesh in a square view turned by `roll`, or None: no face is there."""
+        from mediapipe.framework.formats import rect_pb2
+
+        # The graph maps points back rightly from square pictures alone: it gets a square with room for any turn.
+        reach = math.ceil(side * math.sqrt(0.5)) + 1
+        if not 2 <= reach <= 4 * max(image.shape):
+            return None
+        x0, y0 = math.floor(centre[0]) - reach, math.floor(centre[1]) - reach
+        size = 2 * reach
+        patch = _padded(image, x0, y0, size)
+        shown = round(PATCH_PX * size / side)
+        view = np.asarray(Image.fromarray(patch).resize((shown, shown), Image.Resampling.BILINEAR))
+        at = [(c + 0.5 - start) / size for c, start in zip(centre, (x0, y0), strict=True)]
+        roi = rect_pb2.NormalizedRect(
+            x_center=at[0], y_center=at[1], width=side / size, height=side / size, rotation=roll
+        )
+        found = self._mesh.process({"image": np.ascontiguousarray(view), "roi": roi}).landmarks
+        if found is None:
+            return None
+        mesh = np.array([(p.x, p.y, p.z) for p in found.landmark], np.float64) * size
+        return mesh + np.array([x0 - 0.5, y0 - 0.5, 0.0])
+
+
+def _mesh() -> Any:
+    """The mesh model alone, as a graph that takes a picture and where the face is."""
+    from google.protobuf import text_format
+    from mediapipe.framework import calculator_pb2
+    from mediapipe.python.solution_base import PacketDataType, SolutionBase
+    from mediapipe.python.solutions import face_mesh  # noqa: F401 - it registers the calculators' options
+
+    kinds = {"image": PacketDataType.IMAGE_FRAME, "roi": PacketDataType.PROTO, "landmarks": PacketDataType.PROTO}
+    return SolutionBase(
+        graph_config=text_format.Parse(GRAPH, calculator_pb2.CalculatorGraphConfig()),
+        side_inputs={"with_attention": True},
+        outputs=["landmarks"],
+        stream_type_hints=kinds,
+    )
+
+
+def _detections(detector: Any, image: np.ndarray) -> Iterator[View]:
+    """The faces that a detector sees."""
+    height, width = image.shape[:2]
+    shrunk = min(1.0, DETECTED_PX / max(height, width))
+    size = (max(1, round(width * shrunk)), max(1, round(height * shrunk)))
+    small = Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    for detection in detector.process(np.asarray(small)).detections or []:
+        place = detection.location_data
+        box, (right, left) = place.relative_bounding_box, place.relative_keypoints[:2]
+        roll = math.atan2((left.y - right.y) * height, (left.x - right.x) * width)
+        centre = ((box.xmin + box.width / 2) * width, (box.ymin + box.height / 2) * height)
+        yield centre, max(box.width * width, box.height * height), roll
+
+
+def _view_of(points: np.ndarray) -> View:
+    """The square in which the mesh sees a face with these landmarks best.
+
+    The model knows faces upright, forehead included, with some room: the landmarks end at the brows.
+    """
+    flat = points[:, :2].astype(np.float64)
+    along = flat[42:48].mean(0) - flat[36:42].mean(0)
+    roll = math.atan2(along[1], along[0])
+    right = np.array([math.cos(roll), math.sin(roll)])
+    down = np.array([-right[1], right[0]])
+    across, high = flat @ right, flat @ down
+    brows, chin = high[17:27].min(), high[:17].max()
+    top = brows - 0.35 * (chin - brows)
+    side = MESH_MARGIN * max(np.ptp(across), chin - top)
+    centre = (across.min() + across.max()) / 2 * right + (top + chin) / 2 * down
+    return (float(centre[0]), float(centre[1])), float(side), roll
+
+
+def _padded(image: np.ndarray, x0: int, y0: int, size: int) -> np.ndarray:
+    """The square from (x0, y0), black beyond the picture."""
+    height, width = image.shape[:2]
+    out = np.zeros((size, size, 3), np.uint8)
+    top, left, bottom, right = max(0, y0), max(0, x0), min(height, y0 + size), min(width, x0 + size)
+    if top < bottom and left < right:
+        out[top - y0 : bottom - y0, left - x0 : right - x0] = image[top:bottom, left:right]
+    return out
+
+
+def _tiles(image: np.ndarray, pieces: int) -> Iterator[tuple[np.ndarray, int, int]]:
+    """Squares of a `pieces`-th of the shorter side, each half over the next, with their places."""
+    height, width = image.shape[:2]
+    side = min(height, width) // pieces
+    for y in _starts(height, side):
+        for x in _starts(width, side):
+            yield image[y : y + side, x : x + side], x, y
+
+
+def _starts(length: int, side: int) -> list[int]:
+    count = max(1, math.ceil((length - side) / (side / 2)) + 1)
+    return [round(i * (length - side) / max(1, count - 1)) for i in range(count)]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what mediapipe's C++ side logs while it starts off the terminal."""
+    os.environ.setdefault("GLOG_minloglevel", "3")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

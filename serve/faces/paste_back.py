@@ -1,0 +1,75 @@
+"""The result back in the picture that its source was cut out of, with a seam that nobody sees."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from triportrait.serve.faces.alignment import Alignment
+
+SEAM = 0.14  # of the square's side: over this width at its rim the picture passes into the result
+LARGEST_SIDE_PX = 1920  # of the picture; larger ones are reduced, as a video of them could hardly be played
+
+
+class PasteBack:
+    """A picture with a hole for the result.
+
+    Args:
+        picture: uint8 [H, W, 3], the raw source.
+        placed: where its crop lies.
+
+    Attributes:
+        picture: the same, reduced where its longer side has more than 1920 px.
+    """
+
+    def __init__(self, picture: np.ndarray, placed: Alignment) -> None:
+        height, width = picture.shape[:2]
+        reduced = min(1.0, LARGEST_SIDE_PX / max(height, width))
+        size = (max(2, round(width * reduced)), max(2, round(height * reduced)))
+        whole = Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS) if reduced < 1 else picture
+        self.picture = np.asarray(whole)
+        across, down = size[0] / width, size[1] / height
+        left, top = placed.left * across, placed.top * down
+        right, bottom = left + placed.side * across, top + placed.side * down
+        # Whole pixels of the picture, those that the square covers.
+        self._x = slice(max(0, math.ceil(left)), min(size[0], math.floor(right)))
+        self._y = slice(max(0, math.ceil(top)), min(size[1], math.floor(bottom)))
+        spans = ((left, right), (top, bottom))
+        # The same in shares of the square.
+        self._from = [(s.start - a) / (b - a) for s, (a, b) in zip((self._x, self._y), spans, strict=True)]
+        self._to = [(s.stop - a) / (b - a) for s, (a, b) in zip((self._x, self._y), spans, strict=True)]
+        u, v = (
+            (np.arange(s.start, s.stop) + 0.5 - a) / (b - a)
+            for s, (a, b) in zip((self._x, self._y), spans, strict=True)
+        )
+        # 0 at the square's rim, 1 inside of the seam; round corners, no kink at either end.
+        rim = np.clip(1 - np.minimum(u, 1 - u) / SEAM, 0, 1), np.clip(1 - np.minimum(v, 1 - v) / SEAM, 0, 1)
+        inside = np.clip(1 - np.hypot(rim[0][None, :], rim[1][:, None]), 0, 1)
+        self._share = (inside * inside * (3 - 2 * inside)).astype(np.float32)[..., None]
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """(width, height) of what comes out."""
+        return self.picture.shape[1], self.picture.shape[0]
+
+    def __call__(self, result: np.ndarray) -> np.ndarray:
+        """The picture with a result in it.
+
+        Args:
+            result: uint8 [S, S, 3], seen from the fixed camera, the neck still.
+
+        Returns:
+            uint8 [H, W, 3].
+        """
+        out = self.picture.copy()
+        height, width = self._share.shape[:2]
+        if not height or not width:
+            return out
+        (x0, y0), (x1, y1) = ((share * result.shape[0] for share in end) for end in (self._from, self._to))
+        fitted = Image.fromarray(result).resize((width, height), Image.Resampling.BICUBIC, box=(x0, y0, x1, y1))
+        under = out[self._y, self._x].astype(np.float32)
+        mixed = under + self._share * (np.asarray(fitted, np.float32) - under)
+        out[self._y, self._x] = np.rint(mixed).astype(np.uint8)
+        return out

@@ -1,0 +1,211 @@
+"""A face followed through a video: which one, where its square lies, how its head is turned; steady, and what happens
+when it leaves or the shot is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from triportrait.core.motion.crop import ALIGNED_SIZE
+from triportrait.serve.faces.alignment import Alignment, align, middle_square
+from triportrait.serve.faces.face import Face, FaceProvider
+from triportrait.serve.faces.pose import matrix_of, parameters_of, turn_of, vector_of
+from triportrait.serve.faces.smoothing import OneEuro
+from triportrait.serve.parameters import Tracking
+
+# The published filters of the square's scale, over its first, and of its middle, in pixels of the aligned picture.
+SCALE_CUTOFF, SCALE_BETA = 1e-4, 5e-3
+MIDDLE_CUTOFF, MIDDLE_BETA = 1e-3, 5e-2
+# The square may lag by this much: a tenth in size, a thirtieth of its side.
+MOST_SCALE_LAG, MOST_MIDDLE_LAG = 0.1, ALIGNED_SIZE / 30
+# Landmarks in aligned pixels; what moves together shares a speed: jaw, brows, nose, each eye, lips, their inner rim.
+POINT_CUTOFF, POINT_BETA = 0.02, 0.05
+GROUPS = [slice(a, b) for a, b in ((0, 17), (17, 27), (27, 36), (36, 42), (42, 48), (48, 60), (60, 68))]
+# The head's turn, in pixels that its surface moves by.
+TURN_CUTOFF, TURN_BETA, PIXELS_PER_RADIAN = 0.02, 0.05, 100.0
+SPEED_CUTOFF = 0.15
+# Another shot: colours change by this share of the pixels, or the face jumps by this part of its size.
+CUT_SHARE, JUMP = 0.35, 0.75
+SAMPLED = 48  # rows and columns that are looked at for a cut
+LEVELS = 6  # per colour
+
+
+@dataclass(frozen=True, eq=False)
+class Followed:
+    """What the engine needs of one frame.
+
+    Attributes:
+        crop: uint8 [S, S, 3], aligned.
+        tracking: landmarks [1, 68, 3] in pixels of the 512² aligned picture and FLAME parameters that are zero but for
+            the neck; neither where no face was seen yet.
+        found: whether the frame shows the face. If not, crop and tracking are those of the last frame that did, or,
+            before the first, the middle square.
+        placed: where the crop lies in its picture.
+    """
+
+    crop: np.ndarray
+    tracking: Tracking
+    found: bool
+    placed: Alignment
+
+
+class FaceTracker:
+    """Follows one face, frame by frame.
+
+    Args:
+        provider: who finds faces; None where every frame brings its own.
+        size_px: S, side of the crops.
+        smooth: take jitter out. Still faces then stand still, at the price of a lag that fast motion shortens.
+        face: which, counted from the left, 1 the first; the largest by default.
+        flame: the neck of the weights is FLAME's.
+
+    Attributes:
+        lost: frames without a face. seen: frames with one. cuts: shots that ended.
+        most_faces: in one frame that was searched.
+    """
+
+    def __init__(
+        self,
+        provider: FaceProvider | None,
+        size_px: int,
+        *,
+        smooth: bool = True,
+        face: int | None = None,
+        flame: bool = False,
+    ) -> None:
+        self.provider, self.size_px, self.smooth, self.face, self.flame = provider, size_px, smooth, face, flame
+        self.lost = self.seen = self.cuts = self.most_faces = 0
+        self._last: Followed | None = None
+        self._near: Face | None = None  # None: search the whole frame
+        self._was: Face | None = None
+        self._colours: np.ndarray | None = None
+        self._filters = _Filters()
+
+    def follow(self, image: np.ndarray, time_s: float, faces: Sequence[Face] | None = None) -> Followed:
+        """The next frame, uint8 [H, W, 3], at a time that rises; `faces` are those in it, where they are known."""
+        cut = self._is_cut(image)
+        if cut:
+            self._near = self._was = None
+        face = self._choose(image, faces)
+        placed = None if face is None else align(face.alignment)
+        if face is None or placed is None:
+            self.lost += 1
+            self.cuts += cut
+            self._near = None
+            return self._held(image)
+        if self._was is not None and _jumped(self._was, face):
+            cut = True
+        if cut:
+            self._filters.reset()
+        self.cuts += cut
+        self.seen += 1
+        self._near = self._was = face
+        self._last = self._cut_out(image, face, placed, time_s)
+        return self._last
+
+    def _is_cut(self, image: np.ndarray) -> bool:
+        before, self._colours = self._colours, colours(image)
+        return before is not None and colour_change(before, self._colours) > CUT_SHARE
+
+    def _choose(self, image: np.ndarray, known: Sequence[Face] | None) -> Face | None:
+        if known is None:
+            assert self.provider is not None, "no provider and no faces"
+            known = self.provider.find(image, self._near, quick=True)
+            if self._near is None:
+                self.most_faces = max(self.most_faces, len(known))
+        if not known:
+            return None
+        if (near := self._near) is not None:
+            nearest = min(known, key=lambda face: float(np.linalg.norm(face.centre - near.centre)))
+            if not _jumped(near, nearest):
+                return nearest
+        return chosen(known, self.face) or known[0]
+
+    def _held(self, image: np.ndarray) -> Followed:
+        if self._last is not None:
+            return Followed(self._last.crop, self._last.tracking, False, self._last.placed)
+        square = middle_square(image)
+        return Followed(square.crop(image, self.size_px), Tracking(), False, square)
+
+    def _cut_out(self, image: np.ndarray, face: Face, placed: Alignment, time_s: float) -> Followed:
+        turn = turn_of(face)
+        if not self.smooth:
+            return cut_out(image, face, placed, self.size_px, turn, self.flame)
+        placed = self._filters.square(placed, time_s)
+        points = self._filters.points(placed.to_aligned(face.points), time_s)
+        turn = self._filters.turn(turn, time_s)
+        tracking = Tracking(parameters_of(turn, self.flame), torch.from_numpy(points).float()[None])
+        return Followed(placed.crop(image, self.size_px), tracking, True, placed)
+
+
+class _Filters:
+    """What is smoothed of a face."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Take the next frame as it is."""
+        self._scale = OneEuro(SCALE_CUTOFF, SCALE_BETA)
+        self._middle = OneEuro(MIDDLE_CUTOFF, MIDDLE_BETA)
+        self._points = OneEuro(POINT_CUTOFF, POINT_BETA, SPEED_CUTOFF, GROUPS)
+        self._turn = OneEuro(TURN_CUTOFF, TURN_BETA, SPEED_CUTOFF)
+        self._first_scale: float | None = None
+
+    def square(self, placed: Alignment, time_s: float) -> Alignment:
+        if self._first_scale is None:
+            self._first_scale = placed.scale
+        unit = self._first_scale
+        scale, middle = np.array([placed.scale / unit]), np.array(placed.middle) * unit
+        self._scale(scale, time_s)
+        self._middle(middle, time_s)
+        scale = self._scale.hold_within(scale, MOST_SCALE_LAG * float(scale[0]))
+        x, y = self._middle.hold_within(middle, MOST_MIDDLE_LAG) / unit
+        return Alignment.around((float(x), float(y)), float(scale[0]) * unit)
+
+    def points(self, points: np.ndarray, time_s: float) -> np.ndarray:
+        return self._points(points, time_s)
+
+    def turn(self, turn: np.ndarray, time_s: float) -> np.ndarray:
+        return matrix_of(self._turn(vector_of(turn) * PIXELS_PER_RADIAN, time_s) / PIXELS_PER_RADIAN)
+
+
+def cut_out(
+    image: np.ndarray, face: Face, placed: Alignment, size_px: int, turn: np.ndarray | None = None, flame: bool = False
+) -> Followed:
+    """One face of one picture, as it is."""
+    points = torch.from_numpy(placed.to_aligned(face.points)).float()[None]
+    tracking = Tracking(parameters_of(turn_of(face) if turn is None else turn, flame), points)
+    return Followed(placed.crop(image, size_px), tracking, True, placed)
+
+
+def chosen(faces: Sequence[Face], number: int | None) -> Face | None:
+    """The face of that number counted from the left, the largest without one; None where there are fewer."""
+    if number is None:
+        return max(faces, key=lambda face: face.size_px, default=None)
+    return sorted(faces, key=lambda face: float(face.centre[0]))[number - 1] if number <= len(faces) else None
+
+
+def colours(image: np.ndarray) -> np.ndarray:
+    """What share of a picture has which colour: [LEVELS³], from a grid of its pixels."""
+    height, width = image.shape[:2]
+    rows, columns = (np.linspace(0, n - 1, min(n, SAMPLED)).astype(int) for n in (height, width))
+    r, g, b = np.moveaxis(image[rows[:, None], columns].astype(np.int64) * LEVELS // 256, -1, 0)
+    counts = np.bincount((r * LEVELS + g).ravel() * LEVELS + b.ravel(), minlength=LEVELS**3)
+    return counts / counts.sum()
+
+
+def colour_change(a: np.ndarray, b: np.ndarray) -> float:
+    """The share of a picture that has another colour, at least, 0 to 1."""
+    return float(np.abs(a - b).sum() / 2)
+
+
+def _jumped(before: Face, now: Face) -> bool:
+    size = max(before.size_px, now.size_px, 1e-6)
+    return bool(
+        np.linalg.norm(now.centre - before.centre) > JUMP * size or min(before.size_px, now.size_px) < size / (1 + JUMP)
+    )
