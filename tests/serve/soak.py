@@ -38,7 +38,8 @@ from triportrait.serve.live.engine import EXAMPLES, encode_jpeg
 from triportrait.serve.live.messages import write_frame
 
 MOST_GROWTH = 0.05  # of memory, after warming up
-MOST_SLOWER = 1.3  # median latency of the last third over that of the first: a shared machine is not steady
+MOST_SLOWER, MOST_SLOWER_SHORT = 1.3, 3.0  # median latency likewise; in minutes it hangs on who was there when
+SHORT_S = 300
 CLOSED_WITHIN_S = 50  # a connection that is half open
 HUGE = 100 << 20
 STOPPED_WITHIN_S = 8.0
@@ -316,11 +317,12 @@ class Soak:
         memory = [statistics.median(row.memory_MB for row in rows) for rows in (first, last)]
         delays = [statistics.median(row.p50 for row in rows if row.p50 == row.p50) for rows in (first, last)]
         growth = memory[1] / memory[0] - 1
+        slower = MOST_SLOWER if self.seconds >= SHORT_S else MOST_SLOWER_SHORT
         seen = self.steady.seen
         return [
             (f"memory of the last third: {100 * growth:+.1f} % over the middle one, at most +5", growth <= MOST_GROWTH),
             (f"median latency of the last third: {delays[1]:.0f} ms, of the middle one {delays[0]:.0f} ms, at most "
-             f"{MOST_SLOWER:g} times", delays[1] <= MOST_SLOWER * delays[0]),
+             f"{slower:g} times", delays[1] <= slower * delays[0]),
             (f"sessions left when all had gone: {after.sessions}", not after.sessions),
             (f"tasks: {after.tasks}, before {self.before.tasks}", after.tasks <= self.before.tasks),
             (f"threads: {after.threads}, before {self.before.threads}", after.threads <= self.before.threads + 1),
