@@ -128,7 +128,9 @@ class Watermark:
         change = room * _pattern(strength * wanted)[:, None]
         # A fixed pattern of thresholds instead of rounding: a change below half a level would be lost.
         step = torch.floor(_whole(change, across, (height, width)) + _thresholds(height, width, device))
-        return (pictures.short() + step.short()[..., None]).clamp_(0, 255).byte()
+        # Spread over the colours before the sum: a sum that repeats every three bytes is not vectorised.
+        colours = step.short()[..., None].expand(pictures.shape).contiguous()
+        return colours.add_(pictures).clamp_(0, 255).byte()
 
 
 class Reader:
