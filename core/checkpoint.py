@@ -3,6 +3,7 @@
     weights/portrait.safetensors  portrait.json     Ψ, R and FLAME's tables
     weights/motion.safetensors    motion.json       v
     weights/flame.safetensors     flame.json        only where a FLAME file was converted by itself
+    weights/neck.safetensors      neck.json         only beside weights of procedural heads: how their mean head turns
 
 The JSON holds the format, the kind, the preset and every size, and the provenance. One such folder is in the package
 itself, under the name `demo`.
@@ -27,6 +28,7 @@ from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.flame import rescale_flame
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
+from triportrait.core.motion.turning import TurningNeck
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.weights import DEMO, DEMO_FOLDER
 
@@ -71,7 +73,7 @@ def save_weights(
 
     Args:
         folder: made when it is missing.
-        kind: portrait, motion, flame, genhead, discriminator or arcface; the stem of both files.
+        kind: portrait, motion, flame, neck, genhead, discriminator or arcface; the stem of both files.
         tensors: name -> tensor, any float or integer type.
         config: the sizes, for a portrait; the network itself for a small motion encoder.
         provenance: plain JSON values: where the weights come from and under which licence.
@@ -222,13 +224,20 @@ def build_portrait(config: ModelConfig, tensors: Mapping[str, Tensor], origin: s
     return portrait.eval().requires_grad_(False)
 
 
-def _load_neck(folder: Path, config: ModelConfig, tables: Mapping[str, Tensor]) -> NeckField | None:
+def _load_neck(
+    folder: Path, config: ModelConfig, tables: Mapping[str, Tensor]
+) -> NeckField | TurningNeck | None:  # fmt: skip
     flame = {name.removeprefix("neck.flame."): t for name, t in tables.items() if name.startswith("neck.flame.")}
     mesh = {name.removeprefix("neck.mesh."): t for name, t in tables.items() if name.startswith("neck.mesh.")}
     if not flame and (folder / "flame.safetensors").is_file():
         read_card(folder, "flame")
         flame = rescale_flame(read_tensors(folder, "flame"))
-    return NeckField(config.neck, config.render.box_side, flame, mesh) if flame else None
+    if flame:
+        return NeckField(config.neck, config.render.box_side, flame, mesh)
+    if not (folder / "neck.safetensors").is_file():
+        return None
+    read_card(folder, "neck")
+    return TurningNeck(config.neck, config.render.box_side, read_tensors(folder, "neck"))
 
 
 def load_pair(folder: str | Path) -> tuple[Portrait4D, MotionEncoder | SmallMotionEncoder]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from triportrait.core.config import ModelConfig
 from triportrait.core.motion.neck import NeckField
+from triportrait.core.motion.turning import TurningNeck
 from triportrait.core.reconstruct.decode import Reconstructor
 from triportrait.core.render.superres import FoldedSuperResolution, SuperResolution
 from triportrait.core.render.volume import VolumeRenderer, as_images, over_background, resize_background
@@ -27,12 +28,12 @@ class Portrait4D(nn.Module):
 
     Attributes:
         config: every size of the model.
-        neck: the neck field when FLAME's tables are at hand, else None: the neck then stays still.
+        neck: the neck field where the tables of FLAME or of a mean head are at hand, else None: the neck stays still.
     """
 
-    neck: NeckField | None
+    neck: NeckField | TurningNeck | None
 
-    def __init__(self, config: ModelConfig, neck: NeckField | None = None) -> None:
+    def __init__(self, config: ModelConfig, neck: NeckField | TurningNeck | None = None) -> None:
         super().__init__()
         self.config = config
         self.reconstructor = Reconstructor(config)

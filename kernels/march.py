@@ -16,12 +16,13 @@ from torch.autograd.function import once_differentiable
 
 from triportrait.kernels.checks import known_name, shapes, wide_dtype
 from triportrait.kernels.composite import composite, interval_weights
-from triportrait.kernels.dispatch import runs_triton
+from triportrait.kernels.dispatch import backend, runs_triton
 from triportrait.kernels.field import FieldWeights, Precision, check_weights, decode_field
 from triportrait.kernels.grid import lookup_grid
 from triportrait.kernels.importance import importance_depths, merge_samples
 from triportrait.kernels.language import device_of
 from triportrait.kernels.march_launch import Job, MlpPrecision, Rays, Warp, lay_out, march, march_back, propose
+from triportrait.kernels.march_plain import march_plain
 
 WIDEST = 128  # of C, K, E in the fused pass
 MOST_SAMPLES = 255  # S, N
@@ -109,6 +110,11 @@ def march_rays(
                 "deterministic: expected the fused kernels (a GPU, Triton, and C, K, E powers of two from 16 to "
                 f"{WIDEST}), got other sizes or another backend; the small operators add in no order"
             )
+        if _is_plain(planes, rays, num_fine, weights, background):
+            feature, depth, opacity = march_plain(planes, rays, depths, num_fine, half_side, weights, warp, uniforms)
+            if background is not None:
+                feature = feature + (1 - opacity)[..., None] * background
+            return feature, depth, opacity
         # the small operators know two kinds of products: half precision is multiplied in TF32 there
         small: Precision = "exact" if precision == "exact" else "tf32"
         return march_rays_reference(
@@ -122,6 +128,21 @@ def march_rays(
             samples = propose(job, depths, num_fine, uniforms)
         kept = _Kept(rays.width, precision, deterministic, None if warp is None else (warp.side, warp.near, warp.rate))
         return _March.apply(job, kept, samples, background, planes, *weights, *_fixed(rays, half_side, warp))  # type: ignore[no-any-return]
+
+
+def _is_plain(
+    planes: Tensor, rays: Rays, num_fine: int, weights: FieldWeights, background: Tensor | None
+) -> bool:  # fmt: skip
+    """Whether `march_plain` takes these: float32 on a CPU, nothing to be differentiated, no backend asked for.
+
+    A compiler gets the definition, which it joins as it likes.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    given = [x for x in (planes, background, *weights) if x is not None]
+    differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in given)
+    plain = all(x.device.type == "cpu" and x.dtype == torch.float32 for x in given)
+    return backend() == "auto" and plain and not differentiated and min(*rays.directions.shape[:2], num_fine) > 0
 
 
 def march_rays_reference(

@@ -16,6 +16,7 @@ from triportrait.core.motion.small_encoder import GAZE, SPREAD, SmallMotionEncod
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.types import Camera, Driving, Head, NeckGrid, Source
 from triportrait.serve.crop import to_image, to_tensor
+from triportrait.serve.memory import keep_freed_memory
 from triportrait.serve.parameters import HeadParameters, Tracking
 
 
@@ -81,7 +82,9 @@ class Reenactor:
         static: bool = False,
     ) -> None:
         self.device = torch.device(device)
-        self.portrait = portrait.fold().eval().to(self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.portrait = portrait.fold().eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.motion_encoder = motion_encoder.to(self.device)
         self.static = static
 

@@ -186,7 +186,7 @@ def flame_field(name: str | None) -> NeckField:
     Raises: `InputError` where they are not there.
     """
     field = None if name is None else load_portrait(weights_folder(name)).neck
-    if field is None or "landmark70_faces" not in field.flame:
+    if not isinstance(field, NeckField) or "landmark70_faces" not in field.flame:
         raise InputError(
             f"{name or 'flame'}: expected FLAME's tables with its landmarks, as clips of tracked faces need, got none; "
             "name by --flame the folder of a converted published checkpoint"

@@ -40,7 +40,7 @@ from triportrait.train.runs.record import LOG
 from triportrait.train.runs.run_config import check_config, check_folder
 from triportrait.train.stages import Engines, reenact_stage, reenacted, static_stage
 from triportrait.train.start import start, start_motion
-from triportrait.train.weights import REENACTMENT, STATIC_SYNTHESIZER
+from triportrait.train.weights import REENACTMENT, STATIC_SYNTHESIZER, save_neck
 
 STRANGERS, HELD_OUT = 104_729, 64  # added to it for heads that no set holds, and how many of them
 STAGES = ("stage1", "motion", "stage2")
@@ -110,6 +110,7 @@ class Training:
         ):
             card = provenance | {"network": network}
             save_weights(folder, "portrait", _halves(portrait), self.config.model, card)
+            save_neck(folder, self.config.model, card)
         save_weights(weights, "motion", _halves(self.motion_encoder), self.motion_encoder, provenance)
         return weights
 

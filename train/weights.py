@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from triportrait.core.checkpoint import load_pair, read_card, weights_folder
+from triportrait.core.checkpoint import load_pair, read_card, save_weights, weights_folder
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
+from triportrait.train.data.heads.mesh import mean_neck
 from triportrait.train.data.heads.population import check_seed_and_count
 
 REENACTMENT, STATIC_SYNTHESIZER = "reenactment", "static synthesizer"  # what a card calls its network
@@ -58,6 +60,15 @@ def open_trained(name: str, cast_seed: int | None = None, cast_count: int | None
     cast = _cast(name, provenance, cast_seed, cast_count)
     portrait, _ = load_trained(folder)
     return Trained(folder, portrait.config, cast, provenance)
+
+
+def save_neck(folder: Path, model: ModelConfig, provenance: Mapping[str, Any]) -> None:
+    """Write how the population's mean head turns beside weights of procedural heads, in half precision.
+
+    Raises: `InputError` where it cannot be written.
+    """
+    tables = mean_neck(model.neck, model.render.box_side)
+    save_weights(folder, "neck", {name: table.half() for name, table in tables.items()}, None, provenance)
 
 
 def load_trained(folder: Path) -> tuple[Portrait4D, SmallMotionEncoder]:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from triportrait.core.config import RenderConfig
 from triportrait.kernels.bias_act import GAIN, LEAK, bias_leaky_relu
-from triportrait.kernels.fir import smooth_fir, upsample_fir
+from triportrait.kernels.fir import TAPS, smooth_fir, upsample_fir
 
 DEMODULATION_FLOOR = 1e-8
+FEW_PRODUCTS = 1024  # of channels in and out: so few that the filter of a doubling takes longer than four times them
 
 
 class _Affine(nn.Module):
@@ -139,10 +140,21 @@ class SuperResolution(nn.Module):
         return FoldedSuperResolution(self)
 
 
+def _phases(weight: Tensor) -> Tensor:
+    """A doubling convolution [O, I, 3, 3] and the filter behind it as one convolution [4 O, I, 3, 3] whose channels are
+    the pixels of 2x2 cells."""
+    O, I = weight.shape[:2]
+    taps = weight.new_tensor(TAPS)
+    both = F.conv2d(weight.reshape(O * I, 1, 3, 3), 4 * torch.outer(taps, taps)[None, None], padding=3)
+    both = both.view(O, I, 3, 2, 3, 2).permute(0, 3, 5, 1, 2, 4)  # 6x6, every second of its rows and columns
+    return both.flip(4, 5).reshape(4 * O, I, 3, 3)
+
+
 class FoldedSuperResolution(nn.Module):
     """`SuperResolution` as plain convolutions.
 
-    The filter behind a doubling convolution stays separate: folded in, it makes a 6x6 kernel and four times the work.
+    The filter behind a doubling convolution is folded in where that is small; elsewhere it stays separate, as it would
+    make four times the work.
     """
 
     def __init__(self, origin: SuperResolution) -> None:
@@ -153,7 +165,11 @@ class FoldedSuperResolution(nn.Module):
             for i, block in enumerate(origin.blocks):
                 assert isinstance(block, SuperresBlock)
                 for name, part in (("conv0", block.conv0), ("conv1", block.conv1), ("to_rgb", block.to_rgb)):
-                    self.register_buffer(f"{name}_weight_{i}", part.plain_weight(origin.style), persistent=False)
+                    weight = part.plain_weight(origin.style)
+                    if name == "conv0" and weight.shape[0] * weight.shape[1] <= FEW_PRODUCTS:
+                        weight = _phases(weight)
+                    weight = weight.to(memory_format=torch.channels_last)
+                    self.register_buffer(f"{name}_weight_{i}", weight, persistent=False)
                     self.register_buffer(f"{name}_bias_{i}", part.bias.detach().clone(), persistent=False)
 
     def forward(self, raw_image: Tensor, feature: Tensor) -> Tensor:
@@ -167,7 +183,11 @@ class FoldedSuperResolution(nn.Module):
                 (self.get_buffer(f"{n}_weight_{i}"), self.get_buffer(f"{n}_bias_{i}"))
                 for n in ("conv0", "conv1", "to_rgb")
             ]
-            x = _convolve(x, *weights[0], doubles=True)
-            x = _convolve(x, *weights[1], doubles=False)
-            image = upsample_fir(image) + F.conv2d(x, *weights[2]).to(image.dtype)
+            (weight, bias), (weight1, bias1), to_rgb = weights
+            if len(weight) == len(bias):
+                x = _convolve(x, weight, bias, doubles=True)
+            else:
+                x = bias_leaky_relu(F.pixel_shuffle(F.conv2d(x, weight, padding=1), 2), bias, LEAK, GAIN)
+            x = _convolve(x, weight1, bias1, doubles=False)
+            image = upsample_fir(image) + F.conv2d(x, *to_rgb).to(image.dtype)
         return image

@@ -257,6 +257,7 @@ class TestRefusals:
         out = tmp_path / "out.mp4"
         before = sorted(tmp_path.iterdir())
         command = ["reenact", str(portrait_file), str(driving), str(out), "--weights", str(tiny_weights)]
+        command += ["--faces", "none"]
         # the job says this line when it has its weights and is about to stream; the writer then waits for a kill
         code = (
             "import signal, sys, time\n"

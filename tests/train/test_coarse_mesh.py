@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from triportrait.core.checkpoint import demo_weights, load_portrait
 from triportrait.core.config import NeckConfig
 from triportrait.core.motion.neck import undo_neck
 from triportrait.kernels.nearest_face import nearest_face
-from triportrait.train.data.heads.anatomy import Kind
+from triportrait.train.data.heads.anatomy import Kind, mean_identity
 from triportrait.train.data.heads.mesh import LARGEST_FACES, coarse_pose, head_neck_grid
-from triportrait.train.data.heads.population import sample_expression, stream
+from triportrait.train.data.heads.population import Expression, cast, sample_expression, stream
 
 BOX_SIDE = 1.3
 NECKS = torch.tensor([[0.2, 0.35, 0.1], [-0.2, 0.0, 0.15], [0.0, -0.35, 0.0]])
@@ -64,3 +65,17 @@ def test_a_straight_neck_moves_nothing(studio):
     torch.testing.assert_close(coarse.target, coarse.reference, atol=1e-6, rtol=0)
     grid = head_neck_grid(studio.identity.take([0]), face, NeckConfig(), BOX_SIDE)
     assert grid.fine[..., :3].abs().max() < 1e-5
+
+
+def test_the_package_s_neck_is_the_mean_head_s_and_close_to_that_of_others():
+    neck = load_portrait(demo_weights()).neck
+    assert neck is not None
+    for rotation in NECKS[:, None]:
+        fitted = neck(*[torch.zeros(1, 1)] * 2, rotation, *[torch.zeros(1, 1)] * 2)
+        errors = []
+        for who in (mean_identity(), *(cast(0, 6).take([row]) for row in range(6))):
+            own = head_neck_grid(who, Expression.neutral(1).replace(neck=rotation), neck.config, BOX_SIDE)
+            near = own.fine[..., 3] < 2 * own.near_squared_distance
+            errors.append((fitted.fine - own.fine)[..., :3].norm(dim=-1)[near].square().mean().sqrt())
+        assert errors[0] < 0.003 and max(errors) < 0.012, rotation
+        assert fitted.fine[..., :3].norm(dim=-1)[near].mean() > 0.03, "it turns"

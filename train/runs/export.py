@@ -13,7 +13,7 @@ from triportrait.core.errors import InputError
 from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.runs.checkpoints import FOLDER, averaged_weights, found
 from triportrait.train.runs.run_config import CONFIG, MOTION_ENCODER
-from triportrait.train.weights import REENACTMENT, STATIC_SYNTHESIZER
+from triportrait.train.weights import REENACTMENT, STATIC_SYNTHESIZER, save_neck
 
 
 def export(checkpoint: Path, out: Path, half: bool = False, overwrite: bool = False) -> Path:
@@ -50,6 +50,8 @@ def export(checkpoint: Path, out: Path, half: bool = False, overwrite: bool = Fa
         "images seen": {told["stage"]: int(folder.name.split("_")[-1])}, "licence": "Apache-2.0",
     }  # fmt: skip
     save_weights(out, "portrait", tensors, model, card)
+    if of_heads:
+        save_neck(out, model, card)
     if told["stage"] == "stage2" and config["stage2"]["motion"] == "pictures":
         encoder = load_motion_encoder(run / MOTION_ENCODER)
         state = {k: v.half() if half and v.is_floating_point() else v for k, v in encoder.state_dict().items()}

@@ -7,15 +7,17 @@ are carried along by the nearest skin. Letters: B batch, U vertices, F faces.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from triportrait.core.config import NeckConfig
 from triportrait.core.motion.neck import neck_grid
+from triportrait.core.motion.turning import fit_turning
 from triportrait.core.types import NeckGrid
 from triportrait.train.data.heads import organs
-from triportrait.train.data.heads.anatomy import neck_share, skull_template
+from triportrait.train.data.heads.anatomy import mean_identity, neck_share, skull_template
 from triportrait.train.data.heads.population import Expression, Identity
 from triportrait.train.data.heads.shapes import rotate, rotation_matrix
 from triportrait.train.data.heads.skull import face_points
@@ -77,3 +79,10 @@ def head_neck_grid(identity: Identity, expression: Expression, config: NeckConfi
     """
     pose = coarse_pose(identity, expression)
     return neck_grid(pose.target, pose.reference, pose.faces, config, box_side)
+
+
+@cache
+def mean_neck(config: NeckConfig, box_side: float) -> dict[str, Tensor]:
+    """How the population's mean head turns, for weights that meet heads without a mesh: tables of a `TurningNeck`."""
+    who, rest = mean_identity(), Expression.neutral(1)
+    return fit_turning(lambda rotation: head_neck_grid(who, rest.replace(neck=rotation), config, box_side))
