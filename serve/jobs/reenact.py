@@ -199,10 +199,11 @@ class Reenact:
             say("weights demo: trained on procedural heads alone, a photo is strange to them; see `triportrait demo`")
         elif not self.static and "static" in published_file(weights).lower():
             say(f"{weights}: weights of the static synthesizer, whose motion blocks are untrained; pass --static")
-        if source.faces > 1 and self.face is None:
+        if (source.faces or 0) > 1 and self.face is None:
             say(f"{source.path}: {source.faces} faces, the largest is taken; --face N takes another")
         if cut.tracking.landmarks is None:
-            say(f"{source.path}: {self._why()}; its middle square is taken as aligned, the motion crop as centred")
+            why = self._why() if source.faces is None else "no face"
+            say(f"{source.path}: {why}; its middle square is taken as aligned, the motion crop as centred")
         elif source.face is not None and cut.placed.side < reenactor.image_size / 2:
             say(
                 f"{source.path}: the face and its surroundings have {cut.placed.side:.0f} px, the network takes "
