@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from triportrait.core.motion.crop import motion_crop
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.small_encoder import GAZE, SPREAD, SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
-from triportrait.core.types import Camera, Driving, Head, NeckGrid, Source
+from triportrait.core.types import Camera, Driving, Head, NeckGrid, Rendering, Source
 from triportrait.serve.crop import to_image, to_tensor
 from triportrait.serve.memory import keep_freed_memory
 from triportrait.serve.parameters import HeadParameters, Tracking
@@ -67,6 +68,9 @@ class Asked:
 class Reenactor:
     """Portrait4D and its motion encoder on one device.
 
+    Attributes:
+        dtype: what the networks of a frame run in, by autocast: None is float32. `precision.use_precision` sets it.
+
     Args:
         portrait: the network; its super-resolution is folded in place.
         motion_encoder: v.
@@ -87,6 +91,8 @@ class Reenactor:
         self.portrait = portrait.fold().eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.motion_encoder = motion_encoder.to(self.device)
         self.static = static
+        self.dtype: torch.dtype | None = None
+        self._last_neck: tuple[list[Tensor], NeckGrid] | None = None
 
     @property
     def image_size(self) -> int:
@@ -121,6 +127,15 @@ class Reenactor:
             parts["neck field"] = self.portrait.neck
         return parts
 
+    def keep_half(self) -> None:
+        """Round the weights that a frame multiplies to `dtype` for good, as autocast would in every frame again."""
+        parts = self.portrait.reconstructor
+        for part in (self.motion_encoder, parts.transfer, parts.plane_decoder):
+            for module in part.modules():
+                if isinstance(module, nn.Linear | nn.Conv2d):
+                    module.to(self.dtype)
+        self.portrait.superres.to(self.dtype)
+
     @torch.inference_mode()
     def prepare(self, image: np.ndarray, tracking: Tracking) -> Prepared:
         """Read a source picture once.
@@ -133,12 +148,14 @@ class Reenactor:
             InputError: the network made numbers that are not finite.
         """
         motion = None if self.static else self.motion(image, tracking)
-        source = self.portrait.cache(self.portrait.prepare(to_tensor(image).to(self.device), motion))
+        source = self.portrait.prepare(to_tensor(image).to(self.device), motion)  # once: in float32
         _check_finite("neutral features of the source", source.tokens)
         parameters = tracking.parameters
         shape = torch.zeros(1, self.portrait.config.neck.num_shape) if parameters is None else parameters.shape
-        planes = self.portrait.reenact(source, Driving(None)).planes if self.static else None
-        return Prepared(source, shape.to(self.device), motion, planes)
+        with self._precision():
+            source = self.portrait.cache(source)
+            planes = self.portrait.reenact(source, Driving(None)).planes if self.static else None
+        return Prepared(source, shape, motion, planes)
 
     @torch.inference_mode()
     def motion(self, image: np.ndarray, tracking: Tracking) -> Tensor:
@@ -148,7 +165,7 @@ class Reenactor:
             image: uint8 [S, S, 3], aligned.
             tracking: what is known of its face.
         """
-        return self.motion_encoder(self._crop(image, tracking))
+        return self._read_motion(self._crop(image, tracking))
 
     def head(
         self,
@@ -219,9 +236,17 @@ class Reenactor:
             planes = [a.prepared.planes for a in asked]
             return Head(torch.cat([p for p in planes if p is not None]), source.background, neck)
         crops = [self._crop(a.image, a.tracking) for a in asked]
-        motion = self.motion_encoder(crops[0] if len(crops) == 1 else torch.cat(crops))
+        motion = self._read_motion(crops[0] if len(crops) == 1 else torch.cat(crops))
         steered = torch.cat([self._steered(v[None], a) for v, a in zip(motion, asked, strict=True)])
-        return self.portrait.reenact(source, Driving(steered, neck))
+        with self._precision():
+            return self.portrait.reenact(source, Driving(steered, neck))
+
+    def _read_motion(self, crops: Tensor) -> Tensor:
+        with self._precision():
+            return self.motion_encoder(crops).float()
+
+    def _precision(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
 
     def _steered(self, motion: Tensor, asked: Asked) -> Tensor:
         """v [1, M] of a driving face as the source is to show it."""
@@ -235,8 +260,14 @@ class Reenactor:
             motion[:, GAZE] += motion.new_tensor(asked.gaze) / motion.new_tensor(SPREAD)[GAZE]
         return motion
 
+    @torch.inference_mode()
+    def render(self, head: Head, camera: Camera) -> Rendering:
+        """B views of B heads as tensors, for `views` and for whoever compares."""
+        with self._precision():
+            return self.portrait.render(head, camera.to(self.device))
+
     def _pictures(self, head: Head, camera: Camera) -> list[np.ndarray]:
-        rendering = self.portrait.render(head, camera.to(self.device))
+        rendering = self.render(head, camera)
         if not bool(rendering.image.isfinite().all()):  # one wait for the device a frame; only then who is to blame
             _check_finite("planes", head.planes)
             _check_finite("rendered feature", rendering.feature)
@@ -258,8 +289,11 @@ class Reenactor:
     def _neck_grid(self, prepared: Prepared, parameters: HeadParameters | None) -> NeckGrid | None:
         if parameters is None or self.portrait.neck is None:
             return None
-        pose = [p.to(self.device) for p in (parameters.expression, parameters.neck, parameters.jaw, parameters.eyes)]
-        return self.portrait.neck(prepared.shape, *pose)
+        pose = [parameters.expression, parameters.neck, parameters.jaw, parameters.eyes]
+        asked = [prepared.shape, *pose]  # a held pose asks for the same again, and a mesh takes its time
+        if self._last_neck is None or not all(map(torch.equal, asked, self._last_neck[0])):
+            self._last_neck = asked, self.portrait.neck(*(p.to(self.device) for p in asked))
+        return self._last_neck[1]
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:

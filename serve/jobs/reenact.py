@@ -24,6 +24,7 @@ from triportrait.serve.crop import to_size
 from triportrait.serve.parameters import PICTURES, TrackedFolder, Tracking, beside
 from triportrait.serve.pictures import PICTURE_ENDINGS, list_pictures, read_picture, write_picture
 from triportrait.serve.pipeline import overlap
+from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Prepared, Reenactor
 from triportrait.serve.timing import PartTimes
 from triportrait.serve.video import VIDEO_ENDINGS, Clip, Frame, VideoWriter, check_output, open_clip
@@ -104,6 +105,8 @@ class Reenact:
     """Use the first N driving frames only."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run."""
+    precision: Precision = "auto"
+    """Of the networks; `auto` is bf16 (fp16 on older ones) on a GPU where a frame in it is as good, fp32 elsewhere."""
     overwrite: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Replace the output if it exists."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"], help_behavior_hint="")] = False
@@ -122,6 +125,9 @@ class Reenact:
         picture, source_tracking = self._read_source(source_path, source_folder)
         started = time.perf_counter()
         reenactor = Reenactor(*load_weights(self.weights), device, self.static)
+        warning = use_precision(reenactor, self.precision)
+        if warning is not None:
+            say(f"warning: {warning}")
         say(f"weights: {self.weights or default_weights()}, {time.perf_counter() - started:.1f} s to load, on {device}")
         self._say_what_is_missing(reenactor, source_path, source_tracking, driving)
         times = PartTimes()
