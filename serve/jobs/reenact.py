@@ -133,6 +133,8 @@ class Reenact:
         times = PartTimes()
         if self.verbose:
             times.hook(reenactor.parts())
+        else:
+            reenactor.capture()
         with times.part("prepare the source"):
             source = to_size(picture, reenactor.image_size)
             prepared = reenactor.prepare(source, source_tracking)
