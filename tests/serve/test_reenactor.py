@@ -17,7 +17,7 @@ from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Camera, Driving
 from triportrait.kernels.dispatch import use_backend
 from triportrait.serve import precision as precision_module
-from triportrait.serve.crop import to_size
+from triportrait.serve.crop import as_network_likes, to_size
 from triportrait.serve.parameters import HeadParameters, Tracking
 from triportrait.serve.precision import sample_picture, use_precision
 from triportrait.serve.reenactor import Asked, Prepared, Reenactor
@@ -179,9 +179,14 @@ def test_a_static_source_has_its_planes_made_once(driving):
     prepared = engine.prepare(sample_picture(128), UNKNOWN)
     calls: list[int] = []
     engine.portrait.reconstructor.plane_decoder.register_forward_hook(lambda *_: calls.append(1))
+    picture = torch.tensor(sample_picture(128))[None]
     one, other = (engine.reenact(prepared, image, UNKNOWN, [FRONT])[0] for image in (driving, sample_picture(128)))
     (batch,), (again,) = engine.reenact_many([Asked(prepared, driving, UNKNOWN, [FRONT])] * 2)
-    assert not calls and np.array_equal(one, other) and np.array_equal(batch, again) and not engine.can_steer_gaze
+    with torch.inference_mode():
+        wanted = engine.portrait.reenact(engine.portrait.prepare(as_network_likes(picture), None), Driving(None)).planes
+    assert prepared.planes is not None and calls.pop() and not calls
+    torch.testing.assert_close(prepared.planes, wanted, rtol=0, atol=1e-5)
+    assert np.array_equal(one, other) and np.array_equal(batch, again) and not engine.can_steer_gaze
     assert np.abs(batch.astype(int) - one).max() <= 2
 
 
@@ -244,6 +249,7 @@ class _Forbidden(TorchDispatchMode):
 def test_a_frame_asks_nothing_of_the_host(weights, tiny_weights, monkeypatch):
     """On tensors without memory: what comes from elsewhere shows by its device."""
     monkeypatch.setattr(torch, "autocast", lambda *a, **k: nullcontext())  # they have none
+    listed: list[object] = []
     engine = Reenactor(*load_weights(weights if weights == "demo" else str(tiny_weights)), device="meta")
     M, c = engine.motion_encoder.motion_width, engine.portrait.config
 
@@ -253,12 +259,15 @@ def test_a_frame_asks_nothing_of_the_host(weights, tiny_weights, monkeypatch):
     picture = empty(128, 128, 3, dtype=torch.uint8)
     source = empty(64, 192), empty(48, 64, 64)
     grids = empty(12, 12, 12, 4), empty(6, 6, 6, 3)
+    # lists become tensors unseen by the dispatcher
+    monkeypatch.setattr(torch, "tensor", lambda values, **k: listed.append(values) or torch.empty((), device="meta"))
+    monkeypatch.setattr(torch.Tensor, "new_tensor", lambda own, values, **k: listed.append(values) or own.new_empty(()))
     with torch.inference_mode(), use_backend("reference"), _Forbidden() as seen:
         (planes,) = engine._planes(picture, empty(2, 3), empty(1), empty(M), empty(M), *source)
         views = [engine._view(planes, empty(16, 64, 64), empty(4, 4), empty(3, 3), *more) for more in ((), grids)]
     assert planes.shape == (1, 3, 64, 64, c.render.plane_width)
     assert [[tuple(x.shape) for x in view] for view in views] == [[(1, 128, 128, 3), (1,)]] * 2
-    assert not seen.found
+    assert not seen.found and not listed
 
 
 @pytest.mark.gpu
