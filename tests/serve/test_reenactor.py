@@ -185,7 +185,7 @@ def test_a_static_source_has_its_planes_made_once(driving):
     with torch.inference_mode():
         wanted = engine.portrait.reenact(engine.portrait.prepare(as_network_likes(picture), None), Driving(None)).planes
     assert prepared.planes is not None and calls.pop() and not calls
-    torch.testing.assert_close(prepared.planes, wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(prepared.planes, wanted, rtol=1e-3, atol=1e-3)
     assert np.array_equal(one, other) and np.array_equal(batch, again) and not engine.can_steer_gaze
     assert np.abs(batch.astype(int) - one).max() <= 2
 
