@@ -53,14 +53,14 @@ class SourcePicture:
         path: its file. image: uint8 [H, W, 3].
         tracking: of the published files, for a picture that is aligned.
         face: in a raw picture. Neither: the middle square is taken.
-        faces: how many were found.
+        faces: how many were found; None where none was looked for.
     """
 
     path: Path
     image: np.ndarray
     tracking: Tracking | None = None
     face: Face | None = None
-    faces: int = 0
+    faces: int | None = None
 
     def cut(self, size_px: int, flame: bool) -> Followed:
         """Its aligned crop; arguments as of `FaceTracker`."""
@@ -110,7 +110,7 @@ class SourceFile:
         if isinstance(self.known, TrackedFolder):
             return SourcePicture(self.path, image, self.known.at(self.path.stem))
         if self.known is not None:
-            return SourcePicture(self.path, image, face=self.known.face(self._names()[0]), faces=1)
+            return SourcePicture(self.path, image, face=self.known.face(self._names()[0]))
         provider = finder()
         if provider is None:
             return SourcePicture(self.path, image)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -128,7 +128,9 @@ class Watermark:
         change = room * _pattern(strength * wanted)[:, None]
         # A fixed pattern of thresholds instead of rounding: a change below half a level would be lost.
         step = torch.floor(_whole(change, across, (height, width)) + _thresholds(height, width, device))
-        return (pictures.short() + step.short()[..., None]).clamp_(0, 255).byte()
+        # Spread over the colours before the sum: a sum that repeats every three bytes is not vectorised.
+        colours = step.short()[..., None].expand(pictures.shape).contiguous()
+        return colours.add_(pictures).clamp_(0, 255).byte()
 
 
 class Reader:
@@ -160,7 +162,7 @@ class Reader:
     def result(self) -> Read:
         """What all pictures together say."""
         odds = min(1.0, FALSE_ALARM * len(self.sums))
-        found = [(turned, message) for z in self.sums.values() for message, turned in _decode(z)]
+        found = [word for z in self.sums.values() if (word := _decode(z)) is not None]
         turned, message = min(found) if found else (0, None)
         return Read(message, turned, self._pictures, odds)
 
@@ -191,20 +193,22 @@ def codeword(message: int) -> list[int]:
     return [word >> (BITS - 1 - i) & 1 for i in range(BITS)]
 
 
-def _decode(z: Tensor) -> list[tuple[int, int]]:
-    """Messages that signs spell [(message, signs turned)], of all that are tried at most one by any likelihood."""
+def _tried(z: Tensor) -> Iterator[tuple[int, int, int]]:
+    """Words that signs spell: how many of the uncertain ones are turned, from none; head (version, message); check."""
     word = sum(int(value > 0) << (BITS - 1 - i) for i, value in enumerate(z.tolist())) ^ _WHITENING
-    uncertain = z.abs().argsort()[:_UNCERTAIN].tolist()
-    found = []
-    for count in range(_TURNED + 1):
-        for places in combinations(uncertain, count):
-            tried = word
-            for place in places:
-                tried ^= 1 << (BITS - 1 - place)
-            head, check = tried >> CHECK_BITS, tried & (1 << CHECK_BITS) - 1
-            if head >> MESSAGE_BITS == VERSION and zlib.crc32(head.to_bytes(4, "big")) == check:
-                found.append((head & (1 << MESSAGE_BITS) - 1, count))
-    return found
+    uncertain = [1 << (BITS - 1 - i) for i in z.abs().argsort()[:_UNCERTAIN].tolist()]
+    for turned in range(_TURNED + 1):
+        for places in combinations(uncertain, turned):
+            tried = word ^ sum(places)
+            yield turned, tried >> CHECK_BITS, tried & (1 << CHECK_BITS) - 1
+
+
+def _decode(z: Tensor) -> tuple[int, int] | None:
+    """Signs turned and message, if any word that is tried is one."""
+    for turned, head, check in _tried(z):
+        if head >> MESSAGE_BITS == VERSION and zlib.crc32(head.to_bytes(4, "big")) == check:
+            return turned, head & (1 << MESSAGE_BITS) - 1
+    return None
 
 
 def _pictures(image: np.ndarray | Tensor) -> Tensor:

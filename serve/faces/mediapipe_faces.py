@@ -33,7 +33,6 @@ LEAST_CONFIDENCE = 0.5
 DETECTED_PX = 384  # longer side of what the detectors see, which look at 128 and 192 px
 PATCH_PX = 256  # what the mesh sees is enlarged or reduced to it; the model takes 192
 SMALLEST_TILE_PX = 350  # in smaller pieces of a picture no face is looked for
-MOST_TILES = 3  # along the shorter side
 DETECTION_MARGIN, MESH_MARGIN = 1.5, 1.4  # side of the mesh's view over the detected box, over the landmarks' box
 SAME_FACE = 0.5  # two finds nearer than this part of their size are one face
 
@@ -82,27 +81,29 @@ class MediapipeFaces:
     def find(self, image: np.ndarray, near: Face | None = None, quick: bool = False) -> list[Face]:
         """The faces of uint8 [H, W, 3] RGB, the largest first; with `near` the one that is there, if it still is.
 
-        Unless it is to be quick, a picture without a face is searched once more in pieces, so that small faces in
-        large pictures are found.
+        Unless it is to be quick, the picture is searched in pieces too, so that small faces in large pictures and all
+        faces of a wide one are found.
         """
         with self._lock:
             if near is not None:
                 face = self._face(image, *_view_of(near.points))
                 if face is not None:
                     return [face]
-            found = self._search(image, [view for d in self._detectors for view in _detections(d, image)])
-            for pieces in range(2, 2 if quick else MOST_TILES + 1):
-                if found or min(image.shape[:2]) / pieces < SMALLEST_TILE_PX:
-                    break
-                found = self._search(
-                    image,
-                    [
-                        ((centre[0] + x, centre[1] + y), side, roll)
-                        for tile, x, y in _tiles(image, pieces)
-                        for centre, side, roll in _detections(self._detectors[-1], tile)
-                    ],
-                )
-            return found
+            views = [view for detector in self._detectors for view in _detections(detector, image)]
+            if not quick:
+                views += self._views_in_pieces(image, 1) + self._views_in_pieces(image, 2)
+            found = self._search(image, views)
+            return found if found or quick else self._search(image, self._views_in_pieces(image, 3))
+
+    def _views_in_pieces(self, image: np.ndarray, pieces: int) -> list[View]:
+        """What the detector of small faces sees in squares of a `pieces`-th of the shorter side."""
+        if pieces > 1 and min(image.shape[:2]) / pieces < SMALLEST_TILE_PX:
+            return []
+        return [
+            ((centre[0] + x, centre[1] + y), side, roll)
+            for tile, x, y in _tiles(image, pieces)
+            for centre, side, roll in _detections(self._detectors[-1], tile)
+        ]
 
     def close(self) -> None:
         """Let the graphs go."""

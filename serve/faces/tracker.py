@@ -5,7 +5,7 @@ when it leaves or the shot is cut.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,11 +20,12 @@ from triportrait.serve.parameters import Tracking
 # The published filters of the square's scale, over its first, and of its middle, in pixels of the aligned picture.
 SCALE_CUTOFF, SCALE_BETA = 1e-4, 5e-3
 MIDDLE_CUTOFF, MIDDLE_BETA = 1e-3, 5e-2
-# The square may lag by this much: a tenth in size, a thirtieth of its side.
-MOST_SCALE_LAG, MOST_MIDDLE_LAG = 0.1, ALIGNED_SIZE / 30
-# Landmarks in aligned pixels; what moves together shares a speed: jaw, brows, nose, each eye, lips, their inner rim.
-POINT_CUTOFF, POINT_BETA = 0.02, 0.05
-GROUPS = [slice(a, b) for a, b in ((0, 17), (17, 27), (27, 36), (36, 42), (42, 48), (48, 60), (60, 68))]
+# The square may lag by this much: a twentieth in size, a thirtieth of its side.
+MOST_SCALE_LAG, MOST_MIDDLE_LAG = 0.05, ALIGNED_SIZE / 30
+# Points, in pixels of the aligned picture; what moves together shares a speed: jaw, brows, nose, each eye, lips, their
+# inner rim, and the five that align.
+POINT_CUTOFF, POINT_BETA = 0.02, 0.1
+GROUPS = [slice(a, b) for a, b in ((0, 17), (17, 27), (27, 36), (36, 42), (42, 48), (48, 60), (60, 68), (68, 73))]
 # The head's turn, in pixels that its surface moves by.
 TURN_CUTOFF, TURN_BETA, PIXELS_PER_RADIAN = 0.02, 0.05, 100.0
 SPEED_CUTOFF = 0.15
@@ -133,17 +134,13 @@ class FaceTracker:
 
     def _cut_out(self, image: np.ndarray, face: Face, placed: Alignment, time_s: float) -> Followed:
         turn = turn_of(face)
-        if not self.smooth:
-            return cut_out(image, face, placed, self.size_px, turn, self.flame)
-        placed = self._filters.square(placed, time_s)
-        points = self._filters.points(placed.to_aligned(face.points), time_s)
-        turn = self._filters.turn(turn, time_s)
-        tracking = Tracking(parameters_of(turn, self.flame), torch.from_numpy(points).float()[None])
-        return Followed(placed.crop(image, self.size_px), tracking, True, placed)
+        if self.smooth:
+            face, placed, turn = self._filters(face, placed, turn, time_s)
+        return cut_out(image, face, placed, self.size_px, turn, self.flame)
 
 
 class _Filters:
-    """What is smoothed of a face."""
+    """What is smoothed of a face: first where its points are, so that the square and all else rest on quiet ones."""
 
     def __init__(self) -> None:
         self.reset()
@@ -154,24 +151,26 @@ class _Filters:
         self._middle = OneEuro(MIDDLE_CUTOFF, MIDDLE_BETA)
         self._points = OneEuro(POINT_CUTOFF, POINT_BETA, SPEED_CUTOFF, GROUPS)
         self._turn = OneEuro(TURN_CUTOFF, TURN_BETA, SPEED_CUTOFF)
-        self._first_scale: float | None = None
+        self._unit: float | None = None  # aligned pixels per pixel of the picture, in the first frame
 
-    def square(self, placed: Alignment, time_s: float) -> Alignment:
-        if self._first_scale is None:
-            self._first_scale = placed.scale
-        unit = self._first_scale
+    def __call__(
+        self, face: Face, placed: Alignment, turn: np.ndarray, time_s: float
+    ) -> tuple[Face, Alignment, np.ndarray]:
+        """The same, quiet."""
+        if self._unit is None:
+            self._unit = placed.scale
+        unit = self._unit
+        five = np.pad(face.alignment, ((0, 0), (0, 1)))
+        points = self._points(np.concatenate([face.points, five]) * unit, time_s) / unit
+        face = replace(face, points=points[:68].astype(np.float32), alignment=points[68:, :2].astype(np.float32))
+        placed = align(face.alignment) or placed
         scale, middle = np.array([placed.scale / unit]), np.array(placed.middle) * unit
         self._scale(scale, time_s)
         self._middle(middle, time_s)
-        scale = self._scale.hold_within(scale, MOST_SCALE_LAG * float(scale[0]))
+        quiet = float(self._scale.hold_within(scale, MOST_SCALE_LAG * float(scale[0]))[0]) * unit
         x, y = self._middle.hold_within(middle, MOST_MIDDLE_LAG) / unit
-        return Alignment.around((float(x), float(y)), float(scale[0]) * unit)
-
-    def points(self, points: np.ndarray, time_s: float) -> np.ndarray:
-        return self._points(points, time_s)
-
-    def turn(self, turn: np.ndarray, time_s: float) -> np.ndarray:
-        return matrix_of(self._turn(vector_of(turn) * PIXELS_PER_RADIAN, time_s) / PIXELS_PER_RADIAN)
+        turn = matrix_of(self._turn(vector_of(turn) * PIXELS_PER_RADIAN, time_s) / PIXELS_PER_RADIAN)
+        return face, Alignment.around((float(x), float(y)), quiet), turn
 
 
 def cut_out(

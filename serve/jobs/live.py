@@ -27,6 +27,7 @@ from triportrait.serve.live.metrics import Metrics
 from triportrait.serve.live.recording import Recordings
 from triportrait.serve.live.server import LiveServer
 from triportrait.serve.live.serving import bind, run
+from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.weights import RULE, default_weights, load_weights
 
@@ -57,6 +58,8 @@ class Live:
     """The private key of --certificate, where that file does not hold it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run."""
+    precision: Precision = "auto"
+    """Of the networks; `auto` is bf16 (fp16 on older ones) on a GPU where a frame in it is as good, fp32 elsewhere."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"], help_behavior_hint="")] = False
     """Show where an error came from."""
 
@@ -102,6 +105,9 @@ class Live:
             NOBODY, weights, warn, watermark=self.watermark, certificate=self.certificate, key=self.key
         )  # fmt: skip
         reenactor = Reenactor(*load_weights(weights), device)
+        if (warning := use_precision(reenactor, self.precision)) is not None:
+            warn(warning)
+        reenactor.capture()
         engine = Engine(reenactor, self._finder(), stamp)
         if not engine.finds_faces:
             notes.append("Nothing finds faces here (`pip install 'triportrait[faces]'`): keep your face in the middle.")

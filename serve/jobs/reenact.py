@@ -33,6 +33,7 @@ from triportrait.serve.inputs import DrivingFrames, SourcePicture, find_source
 from triportrait.serve.parameters import Tracking
 from triportrait.serve.pictures import write_picture
 from triportrait.serve.pipeline import overlap
+from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Prepared, Reenactor
 from triportrait.serve.timing import PartTimes
 from triportrait.serve.video import VIDEO_ENDINGS, Frame, VideoWriter, check_output
@@ -96,6 +97,8 @@ class Reenact:
     """The private key of --certificate, where that file does not hold it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run."""
+    precision: Precision = "auto"
+    """Of the networks; `auto` is bf16 (fp16 on older ones) on a GPU where a frame in it is as good, fp32 elsewhere."""
     overwrite: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Replace the output if it exists."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"], help_behavior_hint="")] = False
@@ -123,6 +126,8 @@ class Reenact:
             )  # fmt: skip
             started = time.perf_counter()
             reenactor = Reenactor(*load_weights(weights), device, self.static)
+            if (warning := use_precision(reenactor, self.precision)) is not None:
+                say(f"warning: {warning}")
             seconds = time.perf_counter() - started
             say(f"weights: {weights}, {seconds:.1f} s to load, on {device}")
             tracker = FaceTracker(
@@ -144,6 +149,8 @@ class Reenact:
         times = PartTimes()
         if self.verbose:
             times.hook(reenactor.parts())
+        else:
+            reenactor.capture()
         with times.part("prepare the source"):
             prepared = reenactor.prepare(cut.crop, cut.tracking)
         paste = PasteBack(source.image, cut.placed) if self.paste_back else None
@@ -199,10 +206,11 @@ class Reenact:
             say("weights demo: trained on procedural heads alone, a photo is strange to them; see `triportrait demo`")
         elif not self.static and "static" in published_file(weights).lower():
             say(f"{weights}: weights of the static synthesizer, whose motion blocks are untrained; pass --static")
-        if source.faces > 1 and self.face is None:
+        if (source.faces or 0) > 1 and self.face is None:
             say(f"{source.path}: {source.faces} faces, the largest is taken; --face N takes another")
         if cut.tracking.landmarks is None:
-            say(f"{source.path}: {self._why()}; its middle square is taken as aligned, the motion crop as centred")
+            why = self._why() if source.faces is None else "no face"
+            say(f"{source.path}: {why}; its middle square is taken as aligned, the motion crop as centred")
         elif source.face is not None and cut.placed.side < reenactor.image_size / 2:
             say(
                 f"{source.path}: the face and its surroundings have {cut.placed.side:.0f} px, the network takes "

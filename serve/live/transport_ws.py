@@ -55,6 +55,8 @@ class Connection:
 
     async def run(self) -> None:
         """Serve until the page leaves, falls silent, or the server stops."""
+        from starlette.websockets import WebSocketDisconnect
+
         server, session = self._server, self.session
         server.worker.join(session)
         server.sessions[session.id] = self
@@ -68,7 +70,7 @@ class Connection:
                 error = task.exception()
                 if isinstance(error, _End):
                     how, sentence = error.how, error.sentence
-                elif error is not None:
+                elif error is not None and not isinstance(error, WebSocketDisconnect):
                     how = "failed"
                     logs.LOG.error("a session failed", exc_info=error)
         finally:

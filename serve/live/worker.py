@@ -27,6 +27,8 @@ from triportrait.serve.live.sessions import Arrived, Computed, Ready, Result, Se
 Value = TypeVar("Value")
 
 VIEW_S = 1 / 25  # between new views of a face that holds still
+_LEARN = 0.1  # of the running means, at each frame
+_EARLY, _SLACK = 0.9, 1.3  # a face is begun so that it is ready at 0.9 of a batch, were it to take 1.3 of its time
 _STUCK_S = 1.0
 _STILL_S = 0.25  # without a frame for so long it does
 
@@ -40,6 +42,8 @@ class Worker:
         self._sessions: dict[str, Session] = {}
         self._jobs: deque[Callable[[], None]] = deque()
         self._stopping = False
+        self._busy_since: float | None = None  # the network, at a batch
+        self._compute_s = self._faces_s = 0.0  # running means of a batch, of a face
         threads = max(1, (os.cpu_count() or 2) // 4)
         self._faces = ThreadPoolExecutor(threads, "live-faces")
         self._finish = ThreadPoolExecutor(threads, "live-finish")
@@ -140,11 +144,13 @@ class Worker:
 
     def _follow(self, session: Session) -> None:
         try:
+            self._hold_on()
             frame = session.incoming.take()
             if frame is not None:
                 began = time.perf_counter()
                 followed = session.follower.follow(frame.decode(), frame.at_s)
                 now = time.perf_counter()
+                self._faces_s += _LEARN * (now - began - self._faces_s)
                 session.ready_s = now
                 session.ready.put(Ready(frame, followed, began - frame.at_s, now - began, now))
                 self._say_face(session, followed.found)
@@ -161,6 +167,13 @@ class Worker:
                     session.ready.take()
                 self._changed.notify_all()
             self._follow_next()
+
+    def _hold_on(self) -> None:
+        """Wait until the face will be ready just when the network is: what waits longer is older than it need be."""
+        with self._changed:
+            if self._busy_since is not None:
+                spare_s = _EARLY * self._compute_s - _SLACK * self._faces_s - (time.perf_counter() - self._busy_since)
+                self._changed.wait_for(lambda: self._stopping or self._busy_since is None, max(0.0, spare_s))
 
     def _say_face(self, session: Session, found: bool) -> None:
         if found != session.found:
@@ -212,8 +225,10 @@ class Worker:
         return batch
 
     def _compute(self, batch: list[tuple[Session, Portrait, Ready, bool]]) -> None:
-        self._follow_next()  # while the network works
         began = time.perf_counter()
+        with self._changed:
+            self._busy_since = began
+        self._follow_next()  # while the network works
         try:
             pictures = self._pictures(batch)
         except Exception as error:
@@ -222,7 +237,12 @@ class Worker:
             for session, *_ in batch:
                 session.notice("network", sentence)
             return
+        finally:
+            with self._changed:
+                self._busy_since = None
+                self._changed.notify_all()
         now = time.perf_counter()
+        self._compute_s += _LEARN * (now - began - self._compute_s)
         self._admission.measured((now - began) / len(batch))
         for (session, portrait, ready, view), picture in zip(batch, pictures, strict=True):
             waited = 0.0 if view else ready.wait_s + began - ready.at_s

@@ -17,6 +17,8 @@ from triportrait.core.checkpoint import save_weights
 from triportrait.core.config import ModelConfig, tiny
 from triportrait.core.rule import rule_motion_encoder, rule_portrait
 from triportrait.serve.cli import main
+from triportrait.serve.faces import providers
+from triportrait.serve.jobs import reenact as job
 
 
 def published_motion() -> ModelConfig:
@@ -37,6 +39,14 @@ def tiny_weights(tmp_path_factory) -> Path:
     motion = {n: t for n, t in rule_motion_encoder().state_dict().items() if not n.endswith("num_batches_tracked")}
     save_weights(folder, "motion", motion, None, {})
     return folder
+
+
+@pytest.fixture(autouse=True)
+def made_up_pictures_count_as_aligned(request, monkeypatch) -> None:
+    """Most pictures here show nothing: what is installed must not decide what a test sees. `real_faces` undoes it."""
+    if "real_faces" not in request.fixturenames:
+        monkeypatch.setattr(providers, "is_installed", lambda: False)
+        monkeypatch.setattr(job, "is_installed", lambda: False)
 
 
 @pytest.fixture

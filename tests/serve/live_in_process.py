@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from PIL import Image
 from websockets.sync.client import ClientConnection, connect
 
 from triportrait.core.provenance.stamp import Stamp
-from triportrait.serve.faces.providers import default_provider
+from triportrait.serve.faces.mediapipe_faces import MediapipeFaces
 from triportrait.serve.live.admission import Admission
 from triportrait.serve.live.engine import EXAMPLES, Engine, encode_jpeg, example_picture
 from triportrait.serve.live.messages import ResultOut, read_result, write_frame, write_shown
@@ -66,7 +67,7 @@ class Running:
 
 @contextmanager
 def running(sessions: int = 4, host: str = "127.0.0.1", token: str | None = None) -> Iterator[Running]:
-    engine = Engine(reenactor(), _provider(), Stamp("0" * 64, "demo", print))
+    engine = Engine(reenactor(), finder(), Stamp("0" * 64, "demo", print))
     server = LiveServer(engine, Admission(0.1, 10, sessions), Metrics(), Recordings(), ["a note"])
     with bind(host, 0) as bound:
         uvicorn = make(server.application(host, token))
@@ -84,8 +85,9 @@ def running(sessions: int = 4, host: str = "127.0.0.1", token: str | None = None
             assert not thread.is_alive()
 
 
-def _provider() -> Any:
-    return default_provider if default_provider() is not None else None
+def finder() -> type[MediapipeFaces] | None:
+    """Who finds faces where anybody does, whatever a fixture says."""
+    return MediapipeFaces if find_spec("mediapipe") is not None else None
 
 
 class Visitor:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.serve.faces import landmarks, parameters, picture
 from tests.serve.making import as_a_stranger, make
-from triportrait.serve import cli
+from triportrait.serve import cli, inputs
 from triportrait.serve import reenactor as reenactor_module
 from triportrait.serve.jobs import reenact as job
 from triportrait.serve.pictures import read_picture
@@ -156,14 +156,14 @@ def test_a_picture_holds_one_frame(refused, run, portrait_file, driving, frames,
 
 
 def test_a_video_that_promises_one_frame_and_holds_more(run, portrait_file, driving, tmp_path, monkeypatch):
-    opened = job.open_clip
+    opened = inputs.open_clip
 
     def promising(path):
         clip = opened(path)
         clip.frame_count = 1
         return clip
 
-    monkeypatch.setattr(job, "open_clip", promising)
+    monkeypatch.setattr(inputs, "open_clip", promising)
     code, said = run(portrait_file, driving, tmp_path / "out.png")
     assert code == 0 and ": 1 frame in" in said and read_picture(tmp_path / "out.png").shape == (128, 128, 3)
 

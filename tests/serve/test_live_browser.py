@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from tests.serve.chromium import BINARY, Chromium, Page
+from tests.serve.live_in_process import finder
 from tests.serve.making import make
 from triportrait.profiling.live.server_process import live_server
-from triportrait.serve.faces.providers import default_provider
 from triportrait.serve.live.engine import EXAMPLES
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="needs chromium")
@@ -205,7 +205,7 @@ def test_what_goes_wrong_is_one_sentence_and_it_goes_on(server, shots, tmp_path)
         page.choose("#portrait-file", tmp_path / "text.png")
         says("not a picture that can be read")
         page.choose("#portrait-file", tmp_path / "sky.png")
-        if default_provider() is not None:
+        if finder() is not None:
             says("No face was found in this portrait")
         shown = page.run("Number(document.body.dataset.results)")
         page.wait(f"Number(document.body.dataset.results) >= {shown + 5}", 60)

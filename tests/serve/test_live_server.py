@@ -18,15 +18,14 @@ import pytest
 from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.serve.live_in_process import Visitor, driving, pixels, running
+from tests.serve.live_in_process import Visitor, driving, finder, pixels, running
 from triportrait.core.errors import InputError
 from triportrait.core.provenance.watermark import message_of, read
-from triportrait.serve.faces.providers import default_provider
 from triportrait.serve.live import transport_ws
 from triportrait.serve.live.engine import EXAMPLES, decode_jpeg, encode_jpeg, example_picture
 from triportrait.serve.live.messages import write_frame, write_shown
 
-finds_faces = pytest.mark.skipif(default_provider() is None, reason="needs mediapipe")
+finds_faces = pytest.mark.skipif(finder() is None, reason="needs mediapipe")
 
 
 @pytest.fixture(scope="module")

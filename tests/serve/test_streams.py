@@ -39,6 +39,7 @@ def test_a_video_is_made_though_nobody_listens(portrait_file, driving, tiny_weig
     if "full" in streams and not os.path.exists("/dev/full"):
         pytest.skip("needs /dev/full")
     arguments = ["reenact", str(portrait_file), str(driving), str(tmp_path / "out.mp4"), "--weights", str(tiny_weights)]
+    arguments += ["--faces", "none"]
     shell = f"{COMMAND} {shlex.join(arguments)} -v {streams}"
     assert subprocess.run(["bash", "-c", shell], capture_output=True, env=BUFFERED).returncode == 0
     clip = open_clip(tmp_path / "out.mp4")
@@ -89,6 +90,7 @@ def test_impatience_does_not_interrupt_the_cleaning(portrait_file, driving, tiny
         "sys.exit(main(sys.argv[1:]))\n"
     )
     arguments = ["reenact", str(portrait_file), str(driving), str(tmp_path / "out.mp4"), "--weights", str(tiny_weights)]
+    arguments += ["--faces", "none"]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

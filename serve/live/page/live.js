@@ -271,7 +271,7 @@ async function drive(kind, address = '') {
 function stopDriving() {
   driving = null;
   awaited = 0;
-  $('driving-tile').classList.remove('on');
+  for (const part of [$('driving-tile'), $('camera'), $('clip'), $('driving-file').parentElement]) part.classList.remove('on');
   stream?.getTracks().forEach(track => { track.onended = null; track.stop(); });
   stream = null;
   video.srcObject = null;

@@ -1,0 +1,247 @@
+"""Faces as mediapipe finds them, on a real photograph and on procedural heads; skipped where it is not installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.serve.faces import picture
+from tests.serve.making import make
+from tests.serve.raw import EYE_MARKS, PHOTO, moving_head, photo, seen
+from triportrait.serve.cli import main
+from triportrait.serve.faces.pose import matrix_of, turn_of, vector_of
+from triportrait.serve.faces.providers import default_provider
+from triportrait.serve.faces.tracker import FaceTracker
+from triportrait.serve.pictures import read_picture
+
+pytest.importorskip("mediapipe", reason="needs the extra faces")
+MARKS = np.array(EYE_MARKS) - 0.5  # [2, 6, 2] pixels, the first one's middle at 0
+
+
+@pytest.fixture(scope="module")
+def provider():
+    found = default_provider()
+    assert found is not None
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def real_faces() -> None:
+    """What is installed may be used."""
+
+
+@pytest.fixture
+def demo(real_faces, capsys):
+    """Run `triportrait reenact` with the package's weights and with faces found."""
+
+    def call(*arguments: object) -> tuple[int, str]:
+        code = main(["reenact", *map(str, arguments), "--weights", "demo", "--device", "cpu"])
+        return code, capsys.readouterr().err
+
+    return call
+
+
+def scaled(factor: float):
+    size = round(512 * factor)
+    image = Image.open(PHOTO).resize((size, size), Image.Resampling.LANCZOS)
+    return np.asarray(image), lambda points: (points + 0.5) * factor - 0.5
+
+
+def turned(degrees: float):
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+
+    def move(points):
+        x, y = np.moveaxis(points + 0.5 - 256, -1, 0)
+        return np.stack([c * x + s * y, -s * x + c * y], -1) + 256 - 0.5
+
+    return np.asarray(Image.open(PHOTO).rotate(degrees, Image.Resampling.BICUBIC)), move
+
+
+def grey():
+    return np.repeat(np.asarray(Image.open(PHOTO).convert("L"))[..., None], 3, 2), lambda points: points
+
+
+CASES = {
+    "as it is": lambda: scaled(1), "half size": lambda: scaled(0.5), "double size": lambda: scaled(2), "grey": grey,
+    "turned by 15 degrees": lambda: turned(15), "turned by -15 degrees": lambda: turned(-15),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_eyes_are_where_a_hand_marked_them(provider, case, record_row):
+    """Within 3 % of the distance between the eyes: their middles, their corners' middles, both eyes."""
+    image, move = CASES[case]()
+    (face,) = provider.find(np.ascontiguousarray(image))
+    marks = move(MARKS)
+    middles = marks.mean(1)
+    apart = np.linalg.norm(middles[0] - middles[1])
+    found = np.stack([face.points[36:42, :2].mean(0), face.points[42:48, :2].mean(0)])
+    off = np.linalg.norm(found - middles, axis=1) / apart
+    corners = np.linalg.norm(face.alignment[:2] - marks[:, [0, 3]].mean(1), axis=1) / apart
+    record_row("eyes of a photograph, % of their distance", (case, *(f"{100 * e:.1f}" for e in (*off, *corners))))
+    assert max(*off, *corners) < 0.03
+
+
+def test_a_small_face_in_a_large_picture(provider):
+    small = np.asarray(Image.open(PHOTO).crop((120, 0, 330, 210)).resize((150, 150), Image.Resampling.LANCZOS))
+    large = np.full((1500, 2400, 3), 110, np.uint8)
+    large[900:1050, 1700:1850] = small
+    (face,) = provider.find(large)
+    wanted = (MARKS.mean(1) + 0.5 - (120, 0)) * (150 / 210) - 0.5 + (1700, 900)
+    apart = np.linalg.norm(wanted[0] - wanted[1])
+    found = np.stack([face.points[36:42, :2].mean(0), face.points[42:48, :2].mean(0)])
+    assert np.linalg.norm(found - wanted, axis=1).max() < 0.05 * apart
+
+
+def test_no_face_and_several(provider):
+    assert provider.find(picture(1, (400, 400))) == []
+    three = np.full((600, 1000, 3), 120, np.uint8)
+    for i, size in enumerate((200, 330, 260)):
+        part = Image.open(PHOTO).crop((120, 0, 330, 210)).resize((size, size), Image.Resampling.LANCZOS)
+        three[100 : 100 + size, 20 + 330 * i : 20 + 330 * i + size] = np.asarray(part)
+    sizes = [face.size_px for face in provider.find(three)]
+    assert len(sizes) == 3 and sizes == sorted(sizes, reverse=True)
+    # near one of them only that one is looked for
+    others = provider.find(three, near=provider.find(three)[2])
+    assert len(others) == 1 and others[0].size_px == pytest.approx(sizes[2], rel=0.03)
+
+
+def test_the_pose_of_procedural_heads(provider):
+    """Turns of 3 heads against the generator's necks: no axis, no sign and no order can be wrong."""
+    errors, turns = [], []
+    for head in range(3):
+        shown, _, necks = moving_head(head, 16, 192)
+        for image, neck in list(zip(shown, necks, strict=True))[::5]:
+            (face,) = provider.find(image)
+            errors.append(np.degrees(np.linalg.norm(vector_of(turn_of(face) @ matrix_of(neck).T))))
+            turns.append(np.degrees(np.linalg.norm(neck)))
+    assert np.mean(errors) < 5.5 < np.mean(turns) and max(errors) < 12
+
+
+def test_a_raw_video_of_a_photograph_is_followed(provider):
+    """The face pans, nears and turns in the plane: the square follows, the head's tilt is read."""
+    tracker, tilts = FaceTracker(provider, 96), []
+    for i in range(20):
+        phase = i / 20 * 2 * np.pi
+        at, scale, tilt = (380 + 60 * np.sin(phase), 170.0), 1.3 + 0.2 * np.sin(phase), 8 * np.sin(phase)
+        followed = tracker.follow(seen(at, scale, tilt), i / 25)
+        assert followed.found
+        middle = followed.placed.to_aligned(np.array(at))
+        assert np.abs(middle - 256).max() < 60
+        tilts.append((tilt, np.degrees(followed.tracking.parameters.neck[0, 2].item())))
+    assert tracker.lost == tracker.cuts == 0
+    asked, read = np.array(tilts).T
+    assert np.corrcoef(asked, read)[0, 1] > 0.95 and np.polyfit(asked, read, 1)[0] == pytest.approx(1, abs=0.25)
+
+
+@pytest.fixture(scope="module")
+def raw_video(tmp_path_factory) -> Path:
+    """The photograph in a larger frame, off-centre, moving, with sound; the face leaves, and a cut ends it."""
+    frames = [seen((430 + 4 * i, 160), 1.4, i - 4.0) for i in range(8)]
+    frames += [np.full((360, 640, 3), 128, np.uint8)] * 3
+    shown, _, _ = moving_head(1, 3, 192, into=(640, 360))
+    path = tmp_path_factory.mktemp("raw") / "raw.mp4"
+    return make(path, [*frames, *shown], pts=[3600 * i for i in range(14)], sound="aac")
+
+
+@pytest.fixture(scope="module")
+def head_picture(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("head") / "head.png"
+    Image.fromarray(moving_head(0, 1, 256)[0][0]).save(path)
+    return path
+
+
+def frames_of(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+
+
+def test_a_raw_photograph_and_a_raw_video_need_no_other_file(demo, provider, raw_video, tmp_path):
+    """The whole way: right crops of both, sound kept, and at the end it is said what was missing."""
+    Image.fromarray(seen((170, 260), 1.2, 6, size=(700, 480))).save(tmp_path / "photo.png")
+    out = tmp_path / "out.mkv"
+    code, said = demo(tmp_path / "photo.png", raw_video, out, "--side-by-side")
+    assert code == 0, said
+    assert "3 of 14 frames show no face; there the last pose was held" in said
+    assert "cut between shots" in said or "cuts between shots" in said
+    frames = frames_of(out)
+    assert frames.shape == (14, 128, 384, 3)
+    with av.open(str(out)) as a, av.open(str(raw_video)) as b:
+        sounds = [[bytes(p) for p in c.demux(c.streams.audio[0]) if p.size] for c in (a, b)]
+    assert sounds[0] and sounds[0] == sounds[1][: len(sounds[0])]
+    for panel in (frames[0, :, :128], frames[6, :, 128:256]):  # the same face, in the same place of both crops
+        (face,) = provider.find(np.asarray(Image.fromarray(panel).resize((512, 512))))
+        assert np.abs(face.points[[36, 45], 1].mean() - 222) < 30 and np.abs(face.points[27:31, 0].mean() - 256) < 30
+    held = frames[8:11, :, 128:256].astype(int)
+    assert np.abs(held - held[0]).mean() < 1
+
+
+def test_a_portrait_without_a_face(demo, raw_video, tmp_path, tiny_weights, capsys):
+    Image.fromarray(picture(3, (300, 300))).save(tmp_path / "wall.png")
+    given = [str(tmp_path / "wall.png"), str(raw_video), str(tmp_path / "out.mp4"), "--weights", str(tiny_weights)]
+    assert main(["reenact", *given]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.endswith(
+        "wall.png: expected a face, found none; give another picture, or --faces none if it is aligned already"
+    )
+    assert not (tmp_path / "out.mp4").exists()
+    # the demo weights know heads that need not look like one
+    code, said = demo(tmp_path / "wall.png", raw_video, tmp_path / "out.mp4", "--frames", 1)
+    assert code == 0 and "wall.png: no face; its middle square is taken as aligned" in said
+
+
+def test_five_faces(demo, raw_video, tmp_path):
+    five = np.full((300, 1200, 3), 120, np.uint8)
+    for i, size in enumerate((160, 180, 230, 170, 150)):
+        part = Image.open(PHOTO).crop((120, 0, 330, 210)).resize((size, size), Image.Resampling.LANCZOS)
+        five[20 : 20 + size, 10 + 235 * i : 10 + 235 * i + size] = np.asarray(part)
+    Image.fromarray(five).save(tmp_path / "five.png")
+    given = (tmp_path / "five.png", raw_video, tmp_path / "out.png", "--frames", 1, "--overwrite", "--side-by-side")
+    code, said = demo(*given)
+    assert code == 0 and "five.png: 5 faces, the largest is taken; --face N takes another" in said
+    largest = read_picture(tmp_path / "out.png")[:, :128].astype(int)
+    code, said = demo(*given, "--face", 1)
+    assert code == 0 and "5 faces" not in said
+    assert np.abs(read_picture(tmp_path / "out.png")[:, :128].astype(int) - largest).mean() > 1
+    code, said = demo(*given, "--face", 6)
+    assert code == 2 and "--face: expected 1 to 5, counted from the left, got 6" in said
+
+
+def test_a_video_without_a_face_leaves_the_portrait_as_it_is(demo, head_picture, tmp_path):
+    wall = make(tmp_path / "wall.mp4", [picture(i, (120, 160)) for i in range(4)], pts=[0, 3600, 7200, 10800])
+    code, said = demo(head_picture, wall, tmp_path / "out.mkv")
+    assert code == 0 and "none of 4 frames shows a face; the portrait keeps its own expression" in said
+    frames = frames_of(tmp_path / "out.mkv").astype(int)
+    assert np.abs(frames - frames[0]).mean() < 0.5
+
+
+def test_large_and_small_portraits(demo, raw_video, tmp_path):
+    """20 megapixels; a face so small that the result must be soft; 40 px."""
+    large = Image.fromarray(photo()).resize((5200, 3900), Image.Resampling.BICUBIC)
+    large.save(tmp_path / "large.jpg")
+    code, said = demo(tmp_path / "large.jpg", raw_video, tmp_path / "a.png", "--frames", 1)
+    assert code == 0 and "soft" not in said
+    small = np.full((200, 200, 3), 110, np.uint8)
+    small[60:120, 60:120] = np.asarray(Image.open(PHOTO).crop((120, 0, 330, 210)).resize((60, 60)))
+    Image.fromarray(small).save(tmp_path / "small.png")
+    code, said = demo(tmp_path / "small.png", raw_video, tmp_path / "b.png", "--frames", 1)
+    assert code == 0 and "the network takes 128; the result will be soft" in said
+    Image.fromarray(small[60:100, 60:100]).save(tmp_path / "tiny.png")
+    code, said = demo(tmp_path / "tiny.png", raw_video, tmp_path / "c.png", "--frames", 1)
+    assert code == 2 and "tiny.png" in said
+
+
+def test_sound_alone_cannot_drive(demo, head_picture, raw_video, tmp_path):
+    with av.open(str(raw_video)) as source, av.open(str(tmp_path / "sound.m4a"), "w", format="mp4") as only:
+        stream = only.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(source.streams.audio[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                only.mux(packet)
+    code, said = demo(head_picture, tmp_path / "sound.m4a", tmp_path / "out.mp4")
+    assert code == 2 and "it holds only sound" in said and not (tmp_path / "out.mp4").exists()
