@@ -39,6 +39,7 @@ def rule_tensor(seed_name: str, name: str, shape: tuple[int, ...]) -> Tensor:
         shape: its sizes.
     """
     n, last = rule_normal(seed_name, shape), name.rsplit(".", 1)[-1]
+    values: np.ndarray
     if last in ("running_mean", "noise_strength", "style"):
         values = n * _SPREAD
     elif last == "running_var":
