@@ -49,7 +49,7 @@ def test_a_preset_on_a_cpu_has_rows_for_what_is_cached(capsys):
         for name in ("frame, source cached", "frame, nothing cached", "new view of cached planes")
     ]
     cached, whole, view = (float(cell.split("/")[0]) for cell in rows["ours on a CPU"][:3])
-    assert view < whole and 0 < cached and float(rows["ours on a CPU"][-2]) > frame.LEAST_DB["ours on a CPU"]
+    assert view < whole and cached > 0 and float(rows["ours on a CPU"][-2]) > frame.LEAST_DB["ours on a CPU"]
 
 
 def test_a_kernel_that_does_not_agree_has_no_figure(monkeypatch, capsys):
