@@ -32,6 +32,7 @@ from triportrait.serve.inputs import DrivingFrames, SourcePicture, find_source
 from triportrait.serve.parameters import Tracking
 from triportrait.serve.pictures import write_picture
 from triportrait.serve.pipeline import overlap
+from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Prepared, Reenactor
 from triportrait.serve.timing import PartTimes
 from triportrait.serve.video import VIDEO_ENDINGS, Frame, VideoWriter, check_output
@@ -89,6 +90,8 @@ class Reenact:
     """Use the first N driving frames only."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run."""
+    precision: Precision = "auto"
+    """Of the networks; `auto` is bf16 (fp16 on older ones) on a GPU where a frame in it is as good, fp32 elsewhere."""
     overwrite: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Replace the output if it exists."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"], help_behavior_hint="")] = False
@@ -108,9 +111,12 @@ class Reenact:
                 provider = face_provider(self.faces)
                 return None if provider is None else stack.enter_context(closing(provider))
 
-            source = source_file.read(finder, self.face, self.weights not in (DEMO, RULE), say)
+            source = source_file.read(finder, self.face, (self.weights or default_weights()) not in (DEMO, RULE), say)
             started = time.perf_counter()
             reenactor = Reenactor(*load_weights(self.weights), device, self.static)
+            warning = use_precision(reenactor, self.precision)
+            if warning is not None:
+                say(f"warning: {warning}")
             seconds = time.perf_counter() - started
             say(f"weights: {self.weights or default_weights()}, {seconds:.1f} s to load, on {device}")
             tracker = FaceTracker(
@@ -132,6 +138,8 @@ class Reenact:
         times = PartTimes()
         if self.verbose:
             times.hook(reenactor.parts())
+        else:
+            reenactor.capture()
         with times.part("prepare the source"):
             prepared = reenactor.prepare(cut.crop, cut.tracking)
         paste = self._paste(source, cut, reenactor, prepared, finder) if self.paste_back else None
