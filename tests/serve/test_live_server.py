@@ -117,6 +117,9 @@ def test_sliders_change_how_the_face_follows(live, setting):
         page.say(do="settings", **setting)
         after = pixels(page.result(view=True).jpeg)
         assert np.abs(after - before).max() > 8
+        page.say(do="settings", **{name: page.hello["settings"][name] for name in setting})
+        again = pixels(page.result(view=True).jpeg)
+        assert np.abs(again - before).mean() < 0.25 * np.abs(after - before).mean()
 
 
 def test_a_face_is_taken_as_neutral_and_given_back(live):
@@ -376,6 +379,7 @@ def test_a_stop_ends_open_sessions_within_seconds():
         page.frame(1)
         began = time.monotonic()
     assert time.monotonic() - began < 8
+    assert not live.server.worker.alive and not live.server.sessions
     with pytest.raises(ConnectionClosed) as closed:
         while True:
             page.socket.recv(timeout=5)
