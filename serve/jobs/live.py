@@ -75,6 +75,7 @@ class Live:
             host = f"[{self.host}]" if ":" in self.host else self.host
             address = f"http://{host}:{bound.getsockname()[1]}/" + ("" if token is None else f"?token={token}")
             note("serving", address=address.partition("?")[0], capacity=server.admission.capacity)
+            bound.listen()  # nobody who opens the address at once is turned away
             print(f"triportrait live: {address}", flush=True)
             run(server.application(self.host, token), bound)
             note("stopped")

@@ -14,11 +14,12 @@ import pytest
 from websockets.asyncio.client import connect
 
 from tests.serve.live_in_process import moving, running
-from triportrait.serve.live.messages import read_result
+from triportrait.serve.live.messages import read_result, write_shown
 
 aiortc = pytest.importorskip("aiortc")
 
 WANTED = 8
+COUNTED: list[int] = []  # results that came over the WebSocket all the same
 
 
 class Moving(aiortc.MediaStreamTrack):
@@ -36,6 +37,15 @@ class Moving(aiortc.MediaStreamTrack):
         frame.pts, frame.time_base = self.count * 9000, Fraction(1, 90_000)
         self.count += 1
         return frame
+
+
+async def count(socket) -> None:
+    """Results over the WebSocket end where those over WebRTC begin."""
+    COUNTED.clear()
+    async for message in socket:
+        if isinstance(message, bytes):
+            COUNTED.append(read_result(message).number)
+            await socket.send(write_shown(COUNTED[-1]))
 
 
 async def visit(port: int) -> tuple[list[np.ndarray], list, list[str]]:
@@ -76,7 +86,10 @@ async def visit(port: int) -> tuple[list[np.ndarray], list, list[str]]:
         await socket.send(json.dumps({"do": "offer", "sdp": peer.localDescription.sdp}))
         answer = await hear("answer")
         await peer.setRemoteDescription(aiortc.RTCSessionDescription(answer["sdp"], "answer"))
+        twice = asyncio.create_task(count(socket))
         await asyncio.wait_for(enough.wait(), 60)
+        twice.cancel()
+        await asyncio.gather(twice, return_exceptions=True)
         await peer.close()
         await asyncio.gather(*tasks)
     return pictures, numbers, states
@@ -89,6 +102,7 @@ def test_pictures_go_both_ways_and_the_numbers_beside_them():
         changes = [np.abs(a.astype(int) - b).mean() for a, b in itertools.pairwise(pictures)]
         assert sum(change > 0.5 for change in changes) >= 3
         fresh = [n for n in numbers if not n.view]
+        assert len(COUNTED) <= 3, COUNTED
         assert len(fresh) >= 3 and all(n.parts.compute > 1 and n.jpeg == b"" for n in fresh)
         assert [n.number for n in fresh] == sorted(n.number for n in fresh)
         threads = left(live)

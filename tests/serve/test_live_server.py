@@ -20,6 +20,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.serve.live_in_process import Visitor, driving, finder, pixels, running
 from triportrait.core.errors import InputError
+from triportrait.core.provenance.manifest import installed, read_manifest
 from triportrait.core.provenance.watermark import message_of, read
 from triportrait.serve.live import transport_ws
 from triportrait.serve.live.engine import EXAMPLES, decode_jpeg, encode_jpeg, example_picture
@@ -116,6 +117,9 @@ def test_sliders_change_how_the_face_follows(live, setting):
         page.say(do="settings", **setting)
         after = pixels(page.result(view=True).jpeg)
         assert np.abs(after - before).max() > 8
+        page.say(do="settings", **{name: page.hello["settings"][name] for name in setting})
+        again = pixels(page.result(view=True).jpeg)
+        assert np.abs(again - before).mean() < 0.25 * np.abs(after - before).mean()
 
 
 def test_a_face_is_taken_as_neutral_and_given_back(live):
@@ -238,7 +242,7 @@ def test_what_is_said_about_faces(live):
         assert len(said) == 2 and "the last pose is held" in said[0] and said[1] == ""
 
 
-def test_a_recording_decodes_and_only_its_own_name_finds_it(live):
+def test_a_recording_decodes_and_only_its_own_name_finds_it(live, tmp_path):
     with Visitor(live) as page:
         page.say(do="record", on=False)
         assert "none is running" in page.hear("notice", about="wish")["sentence"]
@@ -254,8 +258,13 @@ def test_a_recording_decodes_and_only_its_own_name_finds_it(live):
         assert 'attachment; filename="triportrait-' in headers["content-disposition"]
         with av.open(io.BytesIO(data)) as file:
             frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
-        assert len(frames) == recorded["frames"] >= 6 and frames[0].shape == (128, 128, 3)
-        assert np.abs(frames[-1].astype(int) - pixels(page.results[-1].jpeg)).mean() < 6
+        assert len(frames) == recorded["frames"] >= 5 and frames[0].shape == (128, 128, 3)
+        # A result is recorded after it was sent: the last one may have come too late.
+        assert min(np.abs(frames[-1].astype(int) - pixels(r.jpeg)).mean() for r in page.results[-2:]) < 6
+        (tmp_path / "saved.mp4").write_bytes(data)
+        if installed():
+            manifest = read_manifest(tmp_path / "saved.mp4")
+            assert manifest is not None and not manifest.altered and manifest.generation is not None
         for name in ("x", "..%2f..%2fetc%2fpasswd", recorded["address"].split("/")[-1] + ".mp4"):
             assert live.get(f"/recordings/{name}")[0] == 404
         page.say(do="record", on=True)
@@ -370,6 +379,7 @@ def test_a_stop_ends_open_sessions_within_seconds():
         page.frame(1)
         began = time.monotonic()
     assert time.monotonic() - began < 8
+    assert not live.server.worker.alive and not live.server.sessions
     with pytest.raises(ConnectionClosed) as closed:
         while True:
             page.socket.recv(timeout=5)
