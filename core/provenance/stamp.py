@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,14 @@ class Stamp:
             raise InputError(f"--certificate: expected c2pa-python to sign with, it is not installed; {INSTALL}")
         else:
             say(f"no manifest is written: c2pa-python is not installed; {INSTALL}")
+
+    def for_source(self, source_sha256: str) -> Stamp:
+        """The same stamp for another portrait."""
+        stamp = copy(self)
+        message = None if self._watermark is None else message_of(source_sha256)
+        stamp._watermark = None if message is None else Watermark(message)
+        stamp.claim = replace(self.claim, source_sha256=source_sha256, message=message)
+        return stamp
 
     def mark(self, image: np.ndarray) -> np.ndarray:
         """A picture, uint8 [H, W, 3], with the watermark if there is to be one."""
