@@ -1,7 +1,4 @@
-"""A picture becomes the square that the network reads.
-
-Finding and aligning the face is a later step: a picture counts as aligned, its middle square is taken.
-"""
+"""An aligned picture becomes what the network reads, and back; `serve.faces` aligns raw ones."""
 
 from __future__ import annotations
 

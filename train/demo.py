@@ -1,7 +1,7 @@
 """The demo: heads of the cast do what moving heads of strangers do, seen from there and from all around.
 
-Expressions are read by the motion encoder off the frames of the driving video. Two things are given, as no tracker
-exists here yet: where the landmarks of a frame are, and the coarse mesh by which the neck turns.
+Expressions are read by the motion encoder off the frames of the driving video. Two things are given: where the
+landmarks of a frame are, and the coarse mesh by which the neck turns.
 Letters: T frames, S side of a tile in pixels.
 """
 

@@ -20,8 +20,8 @@ from triportrait.serve.parameters import Tracking
 # The published filters of the square's scale, over its first, and of its middle, in pixels of the aligned picture.
 SCALE_CUTOFF, SCALE_BETA = 1e-4, 5e-3
 MIDDLE_CUTOFF, MIDDLE_BETA = 1e-3, 5e-2
-# The square may lag by this much: a tenth in size, a thirtieth of its side.
-MOST_SCALE_LAG, MOST_MIDDLE_LAG = 0.1, ALIGNED_SIZE / 30
+# The square may lag by this much: a twentieth in size, a thirtieth of its side.
+MOST_SCALE_LAG, MOST_MIDDLE_LAG = 0.05, ALIGNED_SIZE / 30
 # Points, in pixels of the aligned picture; what moves together shares a speed: jaw, brows, nose, each eye, lips, their
 # inner rim, and the five that align.
 POINT_CUTOFF, POINT_BETA = 0.02, 0.1

@@ -239,7 +239,7 @@ class TestFollowing:
         for i in range(50):
             one = face(width_px=60 + 2 * i)
             placed = tracker.follow(EMPTY, i / 25, [one]).placed
-            assert abs(placed.side / align(one.alignment).side - 1) < 0.16
+            assert abs(placed.side / align(one.alignment).side - 1) < 0.09
         assert tracker.cuts == 0
 
     def test_a_face_that_leaves_is_held_and_found_again(self):

@@ -14,7 +14,8 @@ from tests.serve.making import make
 from tests.serve.raw import face, moving_head
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.serve.cli import main
-from triportrait.serve.faces.alignment import align
+from triportrait.serve.faces.alignment import align, alignment_points
+from triportrait.serve.faces.face import Face
 from triportrait.serve.faces.landmark_files import HeadClip, LandmarkFolder, known_beside
 from triportrait.serve.faces.pose import matrix_of
 from triportrait.serve.faces.relative import Relative
@@ -211,6 +212,26 @@ class TestRelative:
         relative = Relative(reenactor, turned(0.15).tracking)
         necks = [relative(turned(x))[0].parameters.neck[0].numpy() for x in (0.4, 0.5, 0.1)]
         assert np.array(necks)[:, 1] == pytest.approx([0.15, 0.25, -0.15], abs=1e-3)
+
+
+def test_a_still_face_makes_a_still_result(reenactor, portrait, record_row):
+    """Landmark noise of 1 px where the square has 512: how much the demo weights' picture moves from frame to frame."""
+    source = TestRelative().followed(0)
+    prepared = reenactor.prepare(source.crop, source.tracking)
+    shown, faces, _ = moving_head(2, 1, 256)
+    large = np.asarray(Image.fromarray(shown[0]).resize((512, 512), Image.Resampling.BICUBIC))
+    half = np.array([0.5, 0.5, 0.0])
+    base, moved = (faces[0].points + half) * (2, 2, 1) - half, {}
+    for smooth in (False, True):
+        rng, tracker, pictures = np.random.default_rng(0), FaceTracker(None, 128, smooth=smooth), []
+        for i in range(35):
+            points = (base + rng.normal(size=(68, 3)) * (1, 1, 0)).astype(np.float32)
+            one = tracker.follow(large, i / 25, [Face(points, alignment_points(points), np.zeros(3, np.float32))])
+            if i >= 15:
+                pictures += reenactor.reenact(prepared, one.crop, one.tracking, [fixed_camera()], False)
+        moved[smooth] = float(np.abs(np.diff(np.array(pictures, float), axis=0)).mean())
+    record_row("a still face under landmark noise of 1 px", ("result, levels", *(f"{m:.3f}" for m in moved.values())))
+    assert moved[True] < 0.05 and 2 * moved[True] < moved[False]
 
 
 def test_relative_motion_by_the_command(demo, head, portrait, tmp_path):

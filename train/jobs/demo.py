@@ -29,8 +29,8 @@ GIVEN = "given: landmarks and the neck's mesh; read off the pictures: all else"
 class Demo:
     """Show trained weights at work: procedural heads do what other heads do, seen from any side.
 
-    Landmarks and the mesh by which the neck turns are given, as no tracker exists here yet; the expressions are read
-    off the frames by the motion encoder.
+    Landmarks and the mesh by which the neck turns are given; the expressions are read off the frames by the motion
+    encoder.
     """
 
     out: tyro.conf.Positional[Path] = Path("demo.mp4")
