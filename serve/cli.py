@@ -15,6 +15,7 @@ from triportrait.serve.process import stops, streams
 # job -> where it lives and what it does; a job is loaded when it is called, so that help needs no torch
 JOBS = {
     "reenact": ("triportrait.serve.jobs.reenact:Reenact", "a portrait and a driving video become a talking video"),
+    "live": ("triportrait.serve.jobs.live:Live", "a camera drives a portrait in a browser"),
     "demo": ("triportrait.train.jobs.demo:Demo", "a video of what the package's own weights can do"),
     "train": ("triportrait.train.jobs.train:Train", "both stages on procedural heads, and a weights folder"),
     "prepare": (
@@ -22,6 +23,7 @@ JOBS = {
         "procedural heads and clips of other formats become what training reads",
     ),
     "evaluate": ("triportrait.train.jobs.evaluate:Evaluate", "measure trained weights where the truth is known"),
+    "verify": ("triportrait.serve.jobs.verify:Verify", "where a file comes from: its manifest and its watermark"),
     "convert": ("triportrait.serve.jobs.convert:Convert", "a published weight file becomes a weights folder"),
     "heads": ("triportrait.train.jobs.heads:Heads", "procedural heads: training sets, videos, contact sheets"),
     "profile": ("triportrait.profiling.jobs.profile:Profile", "what a frame costs and must cost, kernel by kernel"),
@@ -37,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: as on the command line, without the program's name; None takes the command line.
 
     Returns:
-        The exit code: 0 done, 2 bad input (one sentence on stderr; -v shows where), 130 interrupted.
+        The exit code: 0 done, 1 not verified (`verify` alone), 2 bad input (one sentence on stderr; -v shows where),
+        130 interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     with streams(), stops():
@@ -61,7 +64,7 @@ def _run(arguments: Sequence[str]) -> int:
     verbose = any(a == "--verbose" or (a.startswith("-") and not a.startswith("--") and "v" in a) for a in rest)
     try:
         module, _, entry = JOBS[name][0].partition(":")
-        parse(name, getattr(importlib.import_module(module), entry), rest).run()
+        return parse(name, getattr(importlib.import_module(module), entry), rest).run() or 0
     except InputError as error:
         if verbose:
             traceback.print_exc()
@@ -72,7 +75,6 @@ def _run(arguments: Sequence[str]) -> int:
         return _refuse(
             f"{error.name} is not installed; `pip install 'triportrait[cpu]'` (with a GPU: triportrait[gpu])"
         )
-    return 0
 
 
 def _refuse(sentence: str) -> int:

@@ -19,7 +19,7 @@ _WANTED = {"INT": "a whole number", "FLOAT": "a number", "N": "a whole number"}
 class Job(Protocol):
     """What a job is to the command: a dataclass of options with a verb."""
 
-    def run(self) -> None: ...
+    def run(self) -> int | None: ...
 
 
 def parse(name: str, job: type[Any], arguments: Sequence[str]) -> Job:

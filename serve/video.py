@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -96,6 +96,7 @@ class VideoWriter:
             it ends where the clip's `cut_s` says.
         overwrite: replace an existing file.
         crf: quality on the scale of x264, 0 (lossless) to 51, 18 looks like the original.
+        finish: called with the whole file, under another name, before it appears: what signs it.
 
     Raises: `InputError` when the output cannot be written (see `check_output`), also while writing (disk full).
     """
@@ -109,6 +110,7 @@ class VideoWriter:
         audio_from: Clip | None = None,
         overwrite: bool = False,
         crf: int = 18,
+        finish: Callable[[Path], None] | None = None,
     ) -> None:
         self.path = Path(path)
         self.size_px = size_px
@@ -117,6 +119,7 @@ class VideoWriter:
             raise ValueError(f"fps > 0, sizes ≥ 1 px and crf in 0…51 are wanted, got {fps}, {size_px}, {crf}")
         self._crf = crf
         self._overwrite = overwrite
+        self._finish = finish
         self._clip = audio_from
         self._sources = [] if audio_from is None else list(audio_from.files)
         self._sound: Sound | None = None
@@ -184,6 +187,8 @@ class VideoWriter:
             if self._sound is not None:
                 self._sound.finish()
             self._container.close()
+            if self._finish is not None:
+                self._finish(self._temporary)
         if self._lost_sound is not None and self._clip is not None:
             self._clip.warnings.append(self._lost_sound)
 

@@ -21,6 +21,22 @@ def default_weights() -> str | None:
     return os.environ.get(VARIABLE) or None
 
 
+def named_weights(weights: str | None) -> str:
+    """The weights that are meant: those given, else those that the environment names.
+
+    Raises:
+        InputError: neither names any.
+    """
+    weights = weights or default_weights()
+    if weights is None:
+        raise InputError(
+            "weights: none are named; give --weights FOLDER (from `triportrait convert` or `triportrait train`), "
+            "--weights demo for the package's own, a small network for procedural heads, or --weights rule to check "
+            "the installation with a picture of noise"
+        )
+    return weights
+
+
 def load_weights(weights: str | None) -> tuple[Portrait4D, MotionEncoder | SmallMotionEncoder]:
     """The networks of a weights folder, the package's own, or the rule-made ones.
 
@@ -31,13 +47,7 @@ def load_weights(weights: str | None) -> tuple[Portrait4D, MotionEncoder | Small
     Raises:
         InputError: nothing is named, or the folder does not hold what is needed.
     """
-    weights = weights or default_weights()
-    if weights is None:
-        raise InputError(
-            "weights: none are named; give --weights FOLDER (from `triportrait convert` or `triportrait train`), "
-            "--weights demo for the package's own, a small network for procedural heads, or --weights rule to check "
-            "the installation with a picture of noise"
-        )
+    weights = named_weights(weights)
     if weights == RULE:
         return rule_portrait(portrait4d_v2()), rule_motion_encoder()
     return load_pair(weights_folder(weights))

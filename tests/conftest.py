@@ -25,6 +25,13 @@ LONGEST = "test_overfit.py"
 _TABLES: dict[str, list[tuple[str, ...]]] = {}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keys that tests make do not go into the user's settings."""
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("settings"))
+    os.environ.pop("TRIPORTRAIT_CERTIFICATE", None)
+
+
 @pytest.fixture(autouse=True)
 def quiet_torch() -> None:
     """No test depends on a random state or a gradient mode that another test left behind."""

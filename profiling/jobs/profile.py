@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from triportrait.core.errors import InputError
+from triportrait.profiling.jobs.live import Live
 from triportrait.profiling.jobs.train_step import Data, Scaling, Step
 
 Verbose = Annotated[bool, tyro.conf.arg(aliases=["-v"])]
@@ -165,7 +166,7 @@ class Report:
         print(self.readme)
 
 
-Profile = Compile | Roofline | Kernels | Frame | All | Report | Step | Scaling | Data
+Profile = Compile | Roofline | Kernels | Frame | All | Report | Step | Scaling | Data | Live
 
 
 def _interpret_without_gpu() -> None:

@@ -17,8 +17,10 @@ import torch
 import tyro
 from tqdm import tqdm
 
+from triportrait.core.checksum import sha256
 from triportrait.core.errors import InputError
 from triportrait.core.motion.neck import NeckField
+from triportrait.core.provenance.stamp import Stamp
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Camera
 from triportrait.core.weights import DEMO
@@ -36,7 +38,7 @@ from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Prepared, Reenactor
 from triportrait.serve.timing import PartTimes
 from triportrait.serve.video import VIDEO_ENDINGS, Frame, VideoWriter, check_output
-from triportrait.serve.weights import RULE, default_weights, load_weights, published_file
+from triportrait.serve.weights import RULE, load_weights, named_weights, published_file
 
 WRITTEN_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 ORBIT_PERIOD_S = 4.0
@@ -88,6 +90,12 @@ class Reenact:
     """Keep the source's own expression: the static synthesizer, for its weights or for views alone."""
     frames: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
     """Use the first N driving frames only."""
+    watermark: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
+    """Leave the invisible watermark out; the manifest says so."""
+    certificate: Annotated[Path | None, tyro.conf.arg(metavar="PEM", help_behavior_hint="")] = None
+    """Sign the manifest with this certificate. Default: $TRIPORTRAIT_CERTIFICATE, else one made at first use."""
+    key: Annotated[Path | None, tyro.conf.arg(metavar="PEM", help_behavior_hint="")] = None
+    """The private key of --certificate, where that file does not hold it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run."""
     precision: Precision = "auto"
@@ -111,14 +119,18 @@ class Reenact:
                 provider = face_provider(self.faces)
                 return None if provider is None else stack.enter_context(closing(provider))
 
-            source = source_file.read(finder, self.face, (self.weights or default_weights()) not in (DEMO, RULE), say)
+            weights = named_weights(self.weights)
+            source = source_file.read(finder, self.face, weights not in (DEMO, RULE), say)
+            stamp = Stamp(
+                sha256(source.path), weights, say, watermark=self.watermark, certificate=self.certificate, key=self.key,
+                composite=self.paste_back or self.side_by_side,
+            )  # fmt: skip
             started = time.perf_counter()
-            reenactor = Reenactor(*load_weights(self.weights), device, self.static)
-            warning = use_precision(reenactor, self.precision)
-            if warning is not None:
+            reenactor = Reenactor(*load_weights(weights), device, self.static)
+            if (warning := use_precision(reenactor, self.precision)) is not None:
                 say(f"warning: {warning}")
             seconds = time.perf_counter() - started
-            say(f"weights: {self.weights or default_weights()}, {seconds:.1f} s to load, on {device}")
+            say(f"weights: {weights}, {seconds:.1f} s to load, on {device}")
             tracker = FaceTracker(
                 finder() if driving.known is None else None,
                 reenactor.image_size,
@@ -126,11 +138,11 @@ class Reenact:
                 face=self.driving_face,
                 flame=isinstance(reenactor.portrait.neck, NeckField),
             )
-            self._work(device, source, driving, tracker, reenactor, finder)
+            self._work(device, source, driving, tracker, reenactor, finder, stamp)
 
     def _work(
         self, device: torch.device, source: SourcePicture, driving: DrivingFrames, tracker: FaceTracker,
-        reenactor: Reenactor, finder: Callable[[], FaceProvider | None],
+        reenactor: Reenactor, finder: Callable[[], FaceProvider | None], stamp: Stamp,
     ) -> None:  # fmt: skip
         clip = driving.clip
         cut = source.cut(reenactor.image_size, tracker.flame)
@@ -144,7 +156,7 @@ class Reenact:
             prepared = reenactor.prepare(cut.crop, cut.tracking)
         paste = self._paste(source, cut, reenactor, prepared, finder) if self.paste_back else None
         started = time.perf_counter()
-        count = self._stream(driving, tracker, reenactor, prepared, cut, paste, times)
+        count = self._stream(driving, tracker, reenactor, prepared, cut, paste, times, stamp)
         seconds = time.perf_counter() - started
         for warning in (*clip.warnings, *self._what_was_missing(tracker)):
             say(f"warning: {warning}")
@@ -201,7 +213,7 @@ class Reenact:
     def _say_what_is_missing(
         self, reenactor: Reenactor, source: SourcePicture, cut: Followed, driving: DrivingFrames, tracker: FaceTracker
     ) -> None:
-        weights = self.weights or default_weights() or ""
+        weights = named_weights(self.weights)
         if weights == RULE:
             say("these weights are made from the tensors' names: they check the installation, the picture is noise")
         elif weights == DEMO:
@@ -262,7 +274,7 @@ class Reenact:
 
     def _stream(
         self, driving: DrivingFrames, tracker: FaceTracker, reenactor: Reenactor, prepared: Prepared, source: Followed,
-        paste: PasteBack | None, times: PartTimes,
+        paste: PasteBack | None, times: PartTimes, stamp: Stamp,
     ) -> int:  # fmt: skip
         clip, side = driving.clip, reenactor.image_size
         single = self.out.suffix.lower() in WRITTEN_PICTURES
@@ -274,7 +286,9 @@ class Reenact:
         writer = (
             nullcontext(None)
             if single
-            else VideoWriter(self.out, size_px=size_px, fps=clip.fps, audio_from=clip, overwrite=self.overwrite)
+            else VideoWriter(
+                self.out, size_px=size_px, fps=clip.fps, audio_from=clip, overwrite=self.overwrite, finish=stamp.sign
+            )
         )
         pose = Relative(reenactor, source.tracking) if self.relative else None
 
@@ -303,10 +317,11 @@ class Reenact:
 
             def write(result: tuple[np.ndarray, float]) -> None:
                 with times.part("write a frame"):
+                    image, time_s = stamp.mark(result[0]), result[1]
                     if video is None:
-                        write_picture(self.out, result[0], overwrite=self.overwrite)
+                        write_picture(self.out, image, overwrite=self.overwrite, finish=stamp.sign)
                     else:
-                        video.write(*result)
+                        video.write(image, time_s)
                 bar.update()
 
             return overlap(read, work, write)

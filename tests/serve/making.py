@@ -104,6 +104,12 @@ def make(
     return path
 
 
+def packets_of(path: Path) -> list[bytes]:
+    """Everything that a video holds but for its container, and so but for its manifest."""
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux()]
+
+
 def sound_of(path: Path) -> list[tuple[float, bytes]]:
     """Demux the sound: (seconds from the first frame of the video, bytes) of each packet."""
     start_s = float(open_clip(path).start_s)

@@ -91,7 +91,7 @@ def test_help_names_things_as_the_sentences_do(capsys):
         said[job] = capsys.readouterr().out
     assert "SOURCE DRIVING OUT\n" in said["reenact"] and "[-h] FILE FOLDER" in said["convert"]
     everything = "".join(said.values())
-    assert set(re.findall(r"--no-[a-z-]+", everything)) == {"--no-neck", "--no-smooth"}
+    assert set(re.findall(r"--no-[a-z-]+", everything)) == {"--no-neck", "--no-smooth", "--no-watermark"}
     assert "None" not in everything and "driver" not in everything
 
 

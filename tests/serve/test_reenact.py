@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from tests.serve.faces import parameters, picture
-from tests.serve.making import make
+from tests.serve.making import make, packets_of
 from triportrait.serve import reenactor as reenactor_module
 from triportrait.serve.cli import main
 from triportrait.serve.jobs import reenact as job
@@ -41,9 +41,10 @@ def test_a_photo_and_a_video_become_a_video_with_the_driving_sound(run, portrait
 
 
 def test_the_same_input_gives_the_same_bytes(run, portrait_file, driving, tmp_path):
-    for name in ("a.mp4", "b.mp4"):
+    for name in ("a.mkv", "b.mkv", "a.mp4", "b.mp4"):
         assert run(portrait_file, driving, tmp_path / name, "--frames", 2)[0] == 0
-    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    assert (tmp_path / "a.mkv").read_bytes() == (tmp_path / "b.mkv").read_bytes()
+    assert packets_of(tmp_path / "a.mp4") == packets_of(tmp_path / "b.mp4"), "not only the manifest is another"
 
 
 def test_the_source_is_encoded_once_for_a_whole_video(run, portrait_file, driving, tmp_path, monkeypatch):

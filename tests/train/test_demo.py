@@ -13,9 +13,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from tests.serve.making import packets_of
 from tests.train import little, trained
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
 from triportrait.core.errors import InputError
+from triportrait.core.provenance.manifest import installed, read_manifest
+from triportrait.core.provenance.watermark import read
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Driving
 from triportrait.serve import cli
@@ -208,8 +211,14 @@ def test_the_command_writes_a_video_and_a_picture(weights, tmp_path, capsys):
     assert int(np.argmin(apart)) == first.liveliest() and min(apart) < 2
     assert np.abs(found[1] - found[2]).mean() > 5, "the second head is the first"
     assert cli.main(job) == 2 and "--overwrite" in capsys.readouterr().err
-    before = out.read_bytes()
-    assert cli.main([*job, "--overwrite"]) == 0 and out.read_bytes() == before, "not the same again"
+    for file, marked in ((out, found), (png, [picture])):
+        manifest = read_manifest(file) if installed() else None
+        assert manifest is None or (not manifest.altered and manifest.generation is not None)
+        message = None if manifest is None else int(manifest.generation["watermark_message"], 16)
+        read_off = read([frame.astype(np.uint8) for frame in marked]).message
+        assert read_off is not None and message in (None, read_off), "the watermark is not found"
+    before = packets_of(out)
+    assert cli.main([*job, "--overwrite"]) == 0 and packets_of(out) == before, "not the same again"
 
 
 BAD = {

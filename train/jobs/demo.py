@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ import numpy as np
 import tyro
 
 from triportrait.core.errors import InputError
+from triportrait.core.provenance.stamp import Stamp
 from triportrait.core.weights import DEMO
 from triportrait.train.captions import framed
 from triportrait.train.data.clips import write_video
@@ -64,10 +66,13 @@ class Demo:
             )
         count = min(3, trained.cast.count) if self.characters is None else self.characters
         shown = characters(trained, count, self.seconds, self._cast_heads())
+        stamp = Stamp(_sources_sha256(shown), self.weights, _say)
         with ExitStack() as stack:
             picture = None if self.frame is None else stack.enter_context(whole_file(self.frame, self.overwrite))
             video = stack.enter_context(whole_file(self.out, self.overwrite))
-            write_video(video, _frames(trained, shown, picture), FPS)
+            write_video(video, _frames(trained, shown, picture, stamp), FPS)
+            for file in (video, *([] if picture is None else [picture])):
+                stamp.sign(file)
         print(self.out)
 
     def _cast_heads(self) -> list[int] | None:
@@ -81,7 +86,17 @@ class Demo:
             ) from error
 
 
-def _frames(trained: Trained, shown: list[Character], picture: Path | None) -> Iterator[np.ndarray]:
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _sources_sha256(shown: list[Character]) -> str:
+    """Procedural heads have no file: of their numbers in words, such as `procedural heads of seed 0: 3 28 9`."""
+    heads = " ".join(str(one.head) for one in shown)
+    return hashlib.sha256(f"procedural heads of seed {shown[0].seed}: {heads}".encode()).hexdigest()
+
+
+def _frames(trained: Trained, shown: list[Character], picture: Path | None, stamp: Stamp) -> Iterator[np.ndarray]:
     """The frames of the video; the liveliest of the first character also becomes a picture."""
     from PIL import Image
     from tqdm import tqdm
@@ -90,7 +105,7 @@ def _frames(trained: Trained, shown: list[Character], picture: Path | None) -> I
     total, wanted = sum(one.frames for one in shown), shown[0].liveliest()
     made = tqdm(tiles(shown), total=total, unit="frame", desc="demo", file=sys.stderr, disable=None)
     for number, four in enumerate(made):
-        frame = framed(four, left, GIVEN)
+        frame = stamp.mark(framed(four, left, GIVEN))
         if picture is not None and number == wanted:
             Image.fromarray(frame).save(picture, optimize=True)
         yield frame

@@ -1,0 +1,1 @@
+"""Where a file comes from: an invisible watermark in its pictures, a signed manifest in its container."""

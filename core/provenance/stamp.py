@@ -1,0 +1,84 @@
+"""What every generated file gets: a watermark in its pictures, a manifest in its container."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from triportrait.core.checkpoint import weights_folder
+from triportrait.core.checksum import sha256
+from triportrait.core.errors import InputError
+from triportrait.core.provenance.certificate import find_identity
+from triportrait.core.provenance.manifest import INSTALL, Claim, check_identity, installed, sign
+from triportrait.core.provenance.watermark import Watermark, message_of
+
+_UNSUPPORTED = (".mkv", ".webm")
+
+
+class Stamp:
+    """Marks pictures and signs files; made before any work, so that a key that is of no use is refused then.
+
+    Args:
+        source_sha256: of the portrait's file.
+        weights: what the user calls them: a folder, `demo` or `rule`.
+        say: told, in a line each, what a file goes without.
+        watermark: whether pictures are marked; what they are not is said in the manifest.
+        certificate, key: PEM files, see `find_identity`.
+        composite: generated pictures are put into recorded ones.
+
+    Raises:
+        InputError: the certificate or the key cannot be used.
+    """
+
+    def __init__(
+        self, source_sha256: str, weights: str, say: Callable[[str], None], *, watermark: bool = True,
+        certificate: Path | None = None, key: Path | None = None, composite: bool = False,
+    ) -> None:  # fmt: skip
+        self._say = say
+        message = message_of(source_sha256)
+        self._watermark = Watermark(message) if watermark else None
+        self.claim = Claim(source_sha256, weights, _checksums(weights), message if watermark else None, composite)
+        self._identity = None
+        if installed():
+            self._identity = find_identity(certificate, key)
+            check_identity(self._identity)
+        elif certificate is not None or key is not None:
+            raise InputError(f"--certificate: expected c2pa-python to sign with, it is not installed; {INSTALL}")
+        else:
+            say(f"no manifest is written: c2pa-python is not installed; {INSTALL}")
+
+    def for_source(self, source_sha256: str) -> Stamp:
+        """The same stamp for another portrait."""
+        stamp = copy(self)
+        message = None if self._watermark is None else message_of(source_sha256)
+        stamp._watermark = None if message is None else Watermark(message)
+        stamp.claim = replace(self.claim, source_sha256=source_sha256, message=message)
+        return stamp
+
+    def mark(self, image: np.ndarray) -> np.ndarray:
+        """A picture, uint8 [H, W, 3], with the watermark if there is to be one."""
+        return image if self._watermark is None else self._watermark.mark(image)
+
+    def sign(self, path: Path) -> None:
+        """Write the manifest into a finished file; what cannot be signed is said, and stays as it is."""
+        if self._identity is None:
+            return
+        if path.suffix.lower() in _UNSUPPORTED:
+            self._say(f"no manifest is written: C2PA knows no {path.suffix} files; .mp4 and .mov carry one")
+            return
+        try:
+            sign(path, self.claim, self._identity)
+        except InputError as error:
+            self._say(f"warning: no manifest is written: {error}")
+
+
+def _checksums(weights: str) -> dict[str, str]:
+    """SHA-256 of the networks in a weights folder; of none for weights made by a rule."""
+    try:
+        return {path.name: sha256(path) for path in sorted(weights_folder(weights).glob("*.safetensors"))}
+    except OSError:  # refused with a better sentence where it is loaded
+        return {}

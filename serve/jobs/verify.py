@@ -1,0 +1,34 @@
+"""`triportrait verify FILE`: whether a file says where it comes from, and whether that still holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from triportrait.serve.provenance.verify import verify
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Read the signed manifest and the invisible watermark of a picture or a video, and compare them.
+
+    Exit code 0: both are there, whole, and agree (a watermark that the manifest says was left out is not missed); 1:
+    something is missing or altered; 2: the file cannot be read. Nothing is sent anywhere.
+    """
+
+    file: tyro.conf.Positional[Path]
+    """A picture or a video; of a video the first 256 frames are looked at."""
+    json: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """Print JSON."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"], help_behavior_hint="")] = False
+    """Show where an error came from."""
+
+    def run(self) -> int:
+        """Read, print, and tell by the exit code."""
+        found = verify(self.file)
+        print(json.dumps(found.values(), indent=1) if self.json else "\n".join(found.lines()))
+        return 1 if found.missing else 0

@@ -1,0 +1,1 @@
+"""Where a finished file comes from: its watermark and its manifest, read and compared."""

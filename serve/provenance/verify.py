@@ -1,0 +1,122 @@
+"""What a file says of where it comes from, and whether its two witnesses, manifest and watermark, say the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from triportrait.core.provenance.manifest import COMPOSITE, GENERATED, Manifest, read_manifest
+from triportrait.core.provenance.watermark import MESSAGE_BITS, Read
+from triportrait.serve.provenance.watermark import read_file
+
+KINDS = {GENERATED: "made by a trained network", COMPOSITE: "recorded, with parts made by a trained network"}
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A file's manifest, if it has one, and its watermark.
+
+    Attributes:
+        missing: what speaks against the file, a sentence each; none where it is whole and its witnesses agree.
+    """
+
+    path: Path
+    manifest: Manifest | None
+    watermark: Read
+    missing: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """For people."""
+        return [str(self.path), *_of_manifest(self.manifest), _of_watermark(self.watermark), _verdict(self.missing)]
+
+    def values(self) -> dict[str, Any]:
+        """The same as plain JSON values."""
+        found, read = self.manifest, self.watermark
+        return {
+            "file": str(self.path),
+            "intact": not self.missing,
+            "missing": list(self.missing),
+            "manifest": None if found is None else {
+                "altered": found.altered, "problems": list(found.problems), "signer": found.signer,
+                "issuer_known": found.known, "generator": found.generator, "digital_source_type": found.kind,
+                "generation": found.generation,
+            },
+            "watermark": {
+                "message": None if read.message is None else f"{read.message:07x}", "pictures": read.pictures,
+                "signs_turned": read.turned, "false_alarm": read.false_alarm,
+            },
+        }  # fmt: skip
+
+
+def verify(path: Path) -> Verified:
+    """Read and compare both.
+
+    Raises:
+        InputError: the file is missing, or neither a picture nor a video that can be read, or c2pa-python is missing.
+    """
+    watermark = read_file(path)
+    manifest = read_manifest(path)
+    return Verified(path, manifest, watermark, tuple(_missing(manifest, watermark)))
+
+
+def _missing(manifest: Manifest | None, read: Read) -> list[str]:
+    if manifest is None:
+        return ["there is no manifest", *([] if read.message is not None else ["there is no watermark"])]
+    said = []
+    if manifest.altered:
+        said.append("the file is not what was signed")
+    elif manifest.problems:
+        said.append(f"the manifest does not hold ({', '.join(manifest.problems)})")
+    generation = manifest.generation or {}
+    claimed = generation.get("watermark_message")
+    if read.message is None and (claimed is not None or not generation):
+        said.append("there is no watermark, but the manifest names one" if claimed else "there is no watermark")
+    if read.message is not None and generation and claimed != f"{read.message:07x}":
+        said.append("the watermark's message is not the manifest's")
+    return said
+
+
+def _of_manifest(manifest: Manifest | None) -> list[str]:
+    if manifest is None:
+        return ["manifest: none"]
+    state = "ALTERED, the file is not what was signed" if manifest.altered else "intact"
+    if manifest.problems:
+        state += f" ({', '.join(manifest.problems)})"
+    lines = [f"manifest: {state}"]
+    if manifest.signer:
+        proves = "a known issuer" if manifest.known else "an unknown issuer: its certificate proves no name"
+        lines.append(f"  signed by {manifest.signer!r}, {proves}")
+    if manifest.kind or manifest.generator:
+        lines.append(
+            f"  says: {KINDS.get(manifest.kind, manifest.kind or 'not how it was made')}; by {manifest.generator}"
+        )
+    if manifest.generation is not None:
+        told = manifest.generation
+        lines.append(f"  source: SHA-256 {told.get('source_sha256')}")
+        lines.append(f"  weights: {told.get('weights')}{_checksums(told.get('weights_sha256'))}")
+        message = told.get("watermark_message")
+        lines.append(f"  watermark: {'left out' if message is None else f'message {message}'}")
+    return lines
+
+
+def _checksums(found: Any) -> str:
+    if not isinstance(found, dict):
+        return ""
+    return "".join(f", {name} {str(value)[:16]}…" for name, value in found.items())
+
+
+def _of_watermark(read: Read) -> str:
+    over = f"{read.pictures} picture{'s' * (read.pictures != 1)}"
+    odds = f"by accident: {read.false_alarm:.0e}"
+    if read.message is None:
+        return f"watermark: not found in {over}"
+    turned = f", {read.turned} of 64 signs mended" if read.turned else ""
+    return (
+        f"watermark: found in {over}{turned}, message {read.message:07x}, the first {MESSAGE_BITS} bits of the "
+        f"source's SHA-256 ({odds})"
+    )
+
+
+def _verdict(missing: tuple[str, ...]) -> str:
+    return f"NOT VERIFIED: {'; '.join(missing)}" if missing else "verified: whole, and its witnesses agree"
