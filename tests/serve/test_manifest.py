@@ -203,7 +203,11 @@ class TestCertificates:
             link(part, path)
 
         monkeypatch.setattr(os, "link", late)
-        assert find_identity() == find_identity() and [p.name for p in settings.iterdir()] == ["signing.pem"]
+        assert (
+            find_identity() == find_identity()
+            and os.link is link
+            and [p.name for p in settings.iterdir()] == ["signing.pem"]
+        )
 
     def test_a_damaged_one_is_told(self, settings):
         find_identity()

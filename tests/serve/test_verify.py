@@ -100,6 +100,7 @@ def test_an_edit_is_found_and_the_watermark_outlives_it(made, tmp_path, capsys):
     (tmp_path / "edited.mp4").write_bytes(data)
     code, said = asked(tmp_path / "edited.mp4", capsys)
     assert code == 1 and "manifest: ALTERED, the file is not what was signed" in said
+    assert said.endswith("NOT VERIFIED: the file is not what was signed\n")
     frames = [frame.image for frame in open_clip(made / "video.mp4").frames()]
     code, said = asked(film(tmp_path / "again.mp4", frames), capsys)
     assert code == 1 and "manifest: none" in said and f"message {sha256(SOURCE)[:7]}" in said

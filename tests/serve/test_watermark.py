@@ -159,6 +159,15 @@ def test_three_signs_may_be_wrong_and_not_four():
     assert spoken(4).message is None
 
 
+def test_another_version_is_not_read(monkeypatch):
+    monkeypatch.setattr(own, "VERSION", 2)
+    reader = Reader()
+    reader.sums[(1, 1)] = torch.tensor(codeword(MESSAGE)) * 2.0 - 1
+    assert reader.result().message == MESSAGE
+    monkeypatch.undo()
+    assert reader.result().message is None
+
+
 def test_any_size_is_marked():
     rng = np.random.default_rng(0)
     for height, width in [(1, 1), (7, 300), (64, 64), (255, 257), (330, 1080), (96, 2000), (300, 200)]:
@@ -177,6 +186,20 @@ def test_extremes_are_left_alone():
         assert read([image]).message is None
     grey = np.full((128, 128, 3), 140, np.uint8)
     assert read([Watermark(MESSAGE).mark(grey)]).message == MESSAGE and read([grey]).message is None
+
+
+def test_plain_and_dark_places_are_spared():
+    """Where nothing covers the mark it is half as strong; in the dark it is fainter."""
+
+    def change(image: np.ndarray) -> np.ndarray:
+        picture = image.astype(np.uint8)[..., None].repeat(3, 2)
+        return Watermark(MESSAGE).mark(picture)[..., 0].astype(float) - picture[..., 0]
+
+    noise = 12 * np.random.default_rng(2).standard_normal((128, 128))
+    covered = change(140 + noise * (np.arange(128) >= 64))
+    assert covered[:, 80:].std() > 1.5 * covered[:, :48].std() > 0
+    lit = change(np.where(np.arange(128) >= 64, 120, 20) + 0.3 * noise)
+    assert lit[:, 72:].std() > 1.3 * lit[:, :56].std() > 0
 
 
 def test_tensors_are_marked_in_batches():
@@ -205,6 +228,8 @@ def test_the_caller_s_picture_stays():
     before = image.copy()
     Watermark(MESSAGE).mark(image)
     assert (image == before).all()
+    mirrored = Watermark(MESSAGE).mark(before[:, ::-1])
+    assert read([mirrored]).message == MESSAGE
 
 
 def test_wrong_inputs_are_refused():
