@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ JOBS = {
     "profile": ("triportrait.profiling.jobs.profile:Profile", "what a frame costs and must cost, kernel by kernel"),
     "doctor": ("triportrait.serve.jobs.doctor:Doctor", "what this machine can run, and what to install"),
 }
+SERVING = ("reenact", "live")  # jobs with other threads at work beside those of torch
 BAD_INPUT, INTERRUPTED = 2, 130
 
 
@@ -61,6 +63,8 @@ def _run(arguments: Sequence[str]) -> int:
     name, rest = arguments[0], arguments[1:]
     if name not in JOBS:
         return _refuse(f"job: expected one of {', '.join(JOBS)}, got {name!r}; `triportrait --help` lists them")
+    if name in SERVING:  # read when torch is loaded; threads that wait in a loop would take the cores of those at work
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     verbose = any(a == "--verbose" or (a.startswith("-") and not a.startswith("--") and "v" in a) for a in rest)
     try:
         module, _, entry = JOBS[name][0].partition(":")

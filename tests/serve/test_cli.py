@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -105,6 +106,17 @@ def test_convert_says_what_it_wrote_and_refuses_in_one_sentence(tmp_path, capsys
 def test_verbose_shows_where_an_error_came_from(tmp_path, capsys):
     assert cli.main(["convert", str(tmp_path / "none.pkl"), str(tmp_path / "w"), "-v"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "job, own, wanted", [("reenact", None, "passive"), ("reenact", "active", "active"), ("doctor", None, None)]
+)
+def test_threads_of_a_job_that_serves_wait_without_taking_a_core(job, own, wanted, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_WAIT_POLICY", own or "")  # remembered, whatever the job does
+    if own is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert cli.main([job, "--no-such-option"]) == 2
+    assert os.environ.get("OMP_WAIT_POLICY") == wanted
 
 
 def test_an_interrupt_is_130(monkeypatch, capsys):

@@ -21,6 +21,7 @@ from tests.train.little import same
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
 from triportrait.core.errors import InputError
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
+from triportrait.core.motion.turning import TurningNeck
 from triportrait.train import loop, motion, stage1, stage2
 from triportrait.train.config import LossConfig, OptimizerConfig, ReenactConfig, SetConfig, StageConfig
 from triportrait.train.runs.checkpoints import CARD, found
@@ -102,7 +103,7 @@ def test_the_weights_folder_is_what_was_trained_in_half_precision(whole):
         assert {t.dtype for t in stored.values()} == {torch.float16}
         assert same(stored, {name: t.half() for name, t in network.state_dict().items()})
     portrait, encoder = load_portrait(folder), load_motion_encoder(folder)
-    assert portrait.config == little.model() and portrait.neck is None
+    assert portrait.config == little.model() and isinstance(portrait.neck, TurningNeck)
     assert isinstance(encoder, SmallMotionEncoder) and encoder.to_dict() == whole.motion_encoder.to_dict()
     static = load_portrait(whole.run / "static").state_dict()
     assert same(static, {name: t.half().float() for name, t in whole.static.state_dict().items()})
