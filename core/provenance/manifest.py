@@ -154,11 +154,16 @@ def _write(plain: Any, signed: Any, kind: str, claim: Claim, identity: Identity)
         ):
             builder.sign(signer, kind, plain, signed)
     except c2pa.C2paError as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        said = _said(error)
         raise InputError(
             f"{identity.origin}: the manifest could not be signed with it ({said}); C2PA wants a certificate of an end "
             "entity for digital signatures"
         ) from error
+
+
+def _said(error: Exception) -> str:
+    """What the library says, on one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _definition(claim: Claim) -> dict[str, Any]:
@@ -210,7 +215,7 @@ def read_manifest(path: Path) -> Manifest | None:
     except c2pa.C2paError.ManifestNotFound:
         return None
     except (c2pa.C2paError, ValueError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        said = _said(error)
         return Manifest(True, (said,), "", False, "", "", None)
     return _summary(found)
 

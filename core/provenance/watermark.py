@@ -38,11 +38,13 @@ BITS = MESSAGE_BITS + VERSION_BITS + CHECK_BITS
 SIDE = 128  # of a tile as it is measured, px
 FINE_PX = 256  # from this shorter side on a picture has two tiles across it
 CONTRAST = 0.31  # rms of the change over the picture's own local contrast (its harmonic mean: flat places decide),
-WEAKEST, STRONGEST = 0.7, 1.7  # within these bounds, in levels of 255
+WEAKEST, STRONGEST = 0.6, 1.7  # within these bounds, in levels of 255;
+SHARED = 0.08  # less by this power of their number where tiles share the work
 _LOWEST, _HIGHEST, _EDGE = 18.0, 58.0, 1.0  # the band, in half periods a tile, and the softness of its ends
 _FLOOR = 2.0  # contrast, in levels, below which a place is flat: there the codec's noise decides
 _BLUR = 1.5  # of the local contrast, pixels of a tile
-_ROOM = 4.0  # levels from black and white at which the mark fades
+_FROM_BLACK, _FROM_WHITE = 32.0, 4.0  # levels within which the mark fades: in the dark it shows more
+_BARE, _COVER = 0.5, 2.0  # how strong it is where nothing covers it, and the contrast in levels that covers it
 _MARGINS = (-1.0, 8.0, 91)  # tried, in units of the picture's own spread of z,
 _FLAT_SPREAD = 2.2  # and of this much a tile where it has none
 _MOST_TILES = 16
@@ -108,13 +110,15 @@ class Watermark:
         across = _tiling(height, width, fine)
         cells = _tables(device).cells.shape[1]
         y = _tiles(pictures, across)  # [N, T, SIDE, SIDE]
-        room = (torch.minimum(y, 255 - y) / _ROOM).clamp(0, 1)
         measured, weight = _measure(y)
+        cover = (1 / weight - _FLOOR**2).clamp(min=0).sqrt() / _COVER
+        room = (_BARE + (1 - _BARE) * cover).clamp(max=1)
+        room = room * (y / _FROM_BLACK).clamp(max=1) * ((255 - y) / _FROM_WHITE).clamp(0, 1)
         z = _sums(measured) * wanted
         response = (weight * room).mean((2, 3)).sum(1, keepdim=True).clamp(min=1e-9) * cells
         # The largest margin whose change stays inside the contrast.
         spread = _spread(measured).clamp(min=_FLAT_SPREAD * math.sqrt(y.shape[1]))
-        allowed = (CONTRAST / weight.mean((1, 2, 3)).sqrt()).clamp(WEAKEST, STRONGEST)
+        allowed = (CONTRAST * y.shape[1] ** -SHARED / weight.mean((1, 2, 3)).sqrt()).clamp(WEAKEST, STRONGEST)
         margins = torch.linspace(*_MARGINS, device=device)[:, None]
         lacking = (margins * spread[:, None] - z[:, None]).clamp(min=0) / response[:, None]  # [N, margins, BITS]
         rms = (lacking.square().sum(2) * cells).sqrt() / SIDE * room.square().mean((1, 2, 3)).sqrt()[:, None]

@@ -45,7 +45,7 @@ def eyes(provider: MediapipeFaces) -> None:
         size = round(512 * factor)
         cases[name] = whole.resize((size, size), Image.Resampling.LANCZOS), (marks + 0.5) * factor - 0.5
     cases["grey"] = whole.convert("L").convert("RGB"), marks
-    for degrees in (-15, 15):
+    for degrees in (-45, -15, 15, 45):
         c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
         x, y = np.moveaxis(marks + 0.5 - 256, -1, 0)
         turned = np.stack([c * x + s * y, -s * x + c * y], -1) + 255.5

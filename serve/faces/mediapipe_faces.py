@@ -142,7 +142,7 @@ class MediapipeFaces:
         size = 2 * reach
         patch = _padded(image, x0, y0, size)
         shown = round(PATCH_PX * size / side)
-        view = np.asarray(Image.fromarray(patch).resize((shown, shown), Image.Resampling.BILINEAR))
+        view = np.asarray(Image.fromarray(patch).resize((shown, shown), Image.Resampling.BILINEAR, reducing_gap=2.0))
         at = [(c + 0.5 - start) / size for c, start in zip(centre, (x0, y0), strict=True)]
         roi = rect_pb2.NormalizedRect(
             x_center=at[0], y_center=at[1], width=side / size, height=side / size, rotation=roll

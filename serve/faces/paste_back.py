@@ -7,10 +7,36 @@ import math
 import numpy as np
 from PIL import Image
 
+from triportrait.core.motion.crop import ALIGNED_SIZE
 from triportrait.serve.faces.alignment import Alignment
 
-SEAM = 0.14  # of the square's side: over this width at its rim the picture passes into the result
+# Over this part of the square's side at its rim the picture passes into the result: at its foot, where the neck and the
+# shoulders cross it, it takes longer than around the hair.
+SEAM, SEAM_BELOW = 0.07, 0.14
+MOST_SCALED, MOST_MOVED_PX = 1.25, 64.0  # how far off a network may draw a face, pixels of the 512² crop
 LARGEST_SIDE_PX = 1920  # of the picture; larger ones are reduced, as a video of them could hardly be played
+
+
+def registered(placed: Alignment, wanted: np.ndarray, shown: np.ndarray) -> Alignment:
+    """Where a result must lie for its face to cover the portrait's: the network draws it a little beside.
+
+    Args:
+        placed: where the portrait's crop lies.
+        wanted: [68, 2 or 3] the portrait's landmarks in the 512² crop.
+        shown: the same in the result of the portrait that drives itself.
+
+    Returns:
+        The square, moved and scaled (least squares); as it was where the two are further apart than a network is off.
+    """
+    p, q = shown[:, :2].astype(np.float64) + 0.5, wanted[:, :2].astype(np.float64) + 0.5
+    p_mean, q_mean = p.mean(0), q.mean(0)
+    scale = float(((p - p_mean) * (q - q_mean)).sum() / max(float(np.square(p - p_mean).sum()), 1e-9))
+    shift = q_mean - scale * p_mean
+    moved = np.abs(shift + (scale - 1) * ALIGNED_SIZE / 2).max()
+    if not 1 / MOST_SCALED < scale < MOST_SCALED or moved > MOST_MOVED_PX:
+        return placed
+    left, top = shift / placed.scale
+    return Alignment(placed.left + float(left), placed.top + float(top), placed.side * scale)
 
 
 class PasteBack:
@@ -45,7 +71,10 @@ class PasteBack:
             for s, (a, b) in zip((self._x, self._y), spans, strict=True)
         )
         # 0 at the square's rim, 1 inside of the seam; round corners, no kink at either end.
-        rim = np.clip(1 - np.minimum(u, 1 - u) / SEAM, 0, 1), np.clip(1 - np.minimum(v, 1 - v) / SEAM, 0, 1)
+        rim = (
+            np.clip(1 - np.minimum(u, 1 - u) / SEAM, 0, 1),
+            np.clip(1 - np.minimum(v / SEAM, (1 - v) / SEAM_BELOW), 0, 1),
+        )
         inside = np.clip(1 - np.hypot(rim[0][None, :], rim[1][:, None]), 0, 1)
         self._share = (inside * inside * (3 - 2 * inside)).astype(np.float32)[..., None]
 

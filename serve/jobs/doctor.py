@@ -60,6 +60,7 @@ def examine(weights: str | None) -> Iterator[Finding]:
     yield _dali()
     yield _package("DeepSpeed", "deepspeed", "0.19.8", None, "only for training: pip install 'triportrait[train]'")
     yield _package("lpips", "lpips", "0.1.4", None, "only for training: pip install 'triportrait[train]'")
+    yield _package("C2PA", "c2pa-python", "0.38.1", "0.39", "only for manifests: pip install 'triportrait[provenance]'")
     yield _codecs()
     yield _weights(weights)
 

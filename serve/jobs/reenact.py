@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
@@ -24,8 +24,9 @@ from triportrait.core.provenance.stamp import Stamp
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Camera
 from triportrait.core.weights import DEMO
+from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import FaceProvider
-from triportrait.serve.faces.paste_back import PasteBack
+from triportrait.serve.faces.paste_back import PasteBack, registered
 from triportrait.serve.faces.providers import FaceKind, face_provider, is_installed
 from triportrait.serve.faces.relative import Relative
 from triportrait.serve.faces.tracker import FaceTracker, Followed
@@ -137,11 +138,11 @@ class Reenact:
                 face=self.driving_face,
                 flame=isinstance(reenactor.portrait.neck, NeckField),
             )
-            self._work(device, source, driving, tracker, reenactor, stamp)
+            self._work(device, source, driving, tracker, reenactor, finder, stamp)
 
     def _work(
         self, device: torch.device, source: SourcePicture, driving: DrivingFrames, tracker: FaceTracker,
-        reenactor: Reenactor, stamp: Stamp,
+        reenactor: Reenactor, finder: Callable[[], FaceProvider | None], stamp: Stamp,
     ) -> None:  # fmt: skip
         clip = driving.clip
         cut = source.cut(reenactor.image_size, tracker.flame)
@@ -153,7 +154,7 @@ class Reenact:
             reenactor.capture()
         with times.part("prepare the source"):
             prepared = reenactor.prepare(cut.crop, cut.tracking)
-        paste = PasteBack(source.image, cut.placed) if self.paste_back else None
+        paste = self._paste(source, cut, reenactor, prepared, finder) if self.paste_back else None
         started = time.perf_counter()
         count = self._stream(driving, tracker, reenactor, prepared, cut, paste, times, stamp)
         seconds = time.perf_counter() - started
@@ -163,6 +164,19 @@ class Reenact:
         if self.verbose:
             say(times.table())
             say(f"peak memory: {peak_memory(device)}")
+
+    def _paste(
+        self, source: SourcePicture, cut: Followed, reenactor: Reenactor, prepared: Prepared,
+        finder: Callable[[], FaceProvider | None],
+    ) -> PasteBack:  # fmt: skip
+        placed, provider, landmarks = cut.placed, finder(), cut.tracking.landmarks
+        if provider is not None and landmarks is not None:
+            own = reenactor.reenact(prepared, cut.crop, cut.tracking, [fixed_camera()], self.neck)[0]
+            found = provider.find(own)
+            if found:
+                shown = middle_square(own).to_aligned(found[0].points)
+                placed = registered(placed, landmarks[0].numpy(), shown)
+        return PasteBack(source.image, placed)
 
     def _check_numbers(self) -> None:
         if self.frames is not None and self.frames < 1:

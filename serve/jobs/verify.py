@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from triportrait.serve.provenance.verify import verify
+from triportrait.serve.verify import verify
 
 
 @dataclass(frozen=True)

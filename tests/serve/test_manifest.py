@@ -26,6 +26,7 @@ from triportrait.core.provenance.manifest import (
     sign,
 )
 from triportrait.core.provenance.stamp import Stamp
+from triportrait.core.provenance.watermark import read
 from triportrait.serve.pictures import read_picture, write_picture
 from triportrait.serve.video import VideoWriter, open_clip
 
@@ -171,7 +172,17 @@ def test_weights_are_named_by_their_checksums():
     claim = Stamp(CLAIM.source_sha256, "demo", print).claim
     assert {"motion.safetensors", "portrait.safetensors"} <= set(claim.weights_sha256)
     assert all(re.fullmatch("[0-9a-f]{64}", value) for value in claim.weights_sha256.values())
-    assert claim.message == 0x2B7E151 and Stamp("0" * 64, "rule", print, watermark=False).claim.message is None
+    bare = Stamp("0" * 64, "rule", print, watermark=False)
+    assert claim.message == 0x2B7E151 and bare.claim.message is None and not bare.claim.weights_sha256
+
+
+def test_a_stamp_for_another_source():
+    for watermark in (True, False):
+        stamp = Stamp("0" * 64, "demo", print, watermark=watermark)
+        other = stamp.for_source(CLAIM.source_sha256)
+        assert other.claim.source_sha256 == CLAIM.source_sha256 and stamp.claim.source_sha256 == "0" * 64
+        assert read([other.mark(photograph(256, 1)[0])]).message == (0x2B7E151 if watermark else None)
+        assert other.claim.message == (0x2B7E151 if watermark else None)
 
 
 class TestCertificates:

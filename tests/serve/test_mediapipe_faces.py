@@ -69,6 +69,7 @@ def grey():
 CASES = {
     "as it is": lambda: scaled(1), "half size": lambda: scaled(0.5), "double size": lambda: scaled(2), "grey": grey,
     "turned by 15 degrees": lambda: turned(15), "turned by -15 degrees": lambda: turned(-15),
+    "turned by 45 degrees": lambda: turned(45), "turned by -45 degrees": lambda: turned(-45),
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from triportrait.core.provenance.manifest import Claim, read_manifest, sign
 from triportrait.core.provenance.watermark import Watermark
 from triportrait.serve.cli import main
 from triportrait.serve.pictures import read_picture, write_picture
-from triportrait.serve.provenance.verify import verify
+from triportrait.serve.verify import verify
 from triportrait.serve.video import VideoWriter, open_clip
 
 pytest.importorskip("c2pa")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from triportrait.core.provenance.manifest import COMPOSITE, GENERATED, Manifest, read_manifest
-from triportrait.core.provenance.watermark import MESSAGE_BITS, Read
-from triportrait.serve.provenance.watermark import read_file
+from triportrait.core.provenance.watermark import MESSAGE_BITS, Read, Reader
+from triportrait.serve.pictures import PICTURE_ENDINGS, read_picture
+from triportrait.serve.video import open_clip
 
+LOOKED_AT = 256  # frames of a video, from its beginning
 KINDS = {GENERATED: "made by a trained network", COMPOSITE: "recorded, with parts made by a trained network"}
 
 
@@ -47,6 +50,22 @@ class Verified:
                 "signs_turned": read.turned, "false_alarm": read.false_alarm,
             },
         }  # fmt: skip
+
+
+def read_file(path: Path) -> Read:
+    """The watermark of a picture, or of the first 256 frames of a video.
+
+    Raises:
+        InputError: the file is missing, or neither a picture nor a video that can be read.
+    """
+    reader = Reader()
+    if path.suffix.lower() in PICTURE_ENDINGS:
+        reader.add(read_picture(path))
+    else:
+        with closing(open_clip(path).frames(LOOKED_AT)) as frames:
+            for frame in frames:
+                reader.add(frame.image)
+    return reader.result()
 
 
 def verify(path: Path) -> Verified:
