@@ -119,8 +119,8 @@ class Reenact:
                 provider = face_provider(self.faces)
                 return None if provider is None else stack.enter_context(closing(provider))
 
-            source = source_file.read(finder, self.face, self.weights not in (DEMO, RULE), say)
             weights = named_weights(self.weights)
+            source = source_file.read(finder, self.face, weights not in (DEMO, RULE), say)
             stamp = Stamp(
                 sha256(source.path), weights, say, watermark=self.watermark, certificate=self.certificate, key=self.key,
                 composite=self.paste_back or self.side_by_side,
