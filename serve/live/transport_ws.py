@@ -191,6 +191,8 @@ class Connection:
                 await sending
         except TimeoutError as error:
             raise _End("stalled", "") from error
+        except RuntimeError as error:  # uvicorn has closed it: no ping came back, or no message was one
+            raise _End("silent", "") from error
 
     async def _watch(self) -> None:
         while True:

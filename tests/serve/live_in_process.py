@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
@@ -94,8 +94,10 @@ class Visitor:
     """A page, in short: reads what the server says, in order."""
 
     def __init__(self, running: Running, example: str | None = "head-1", **more: Any) -> None:
-        self.socket: ClientConnection = connect(
-            f"ws://127.0.0.1:{running.port}/session", compression=None, max_size=None, **more
+        self._opened = ExitStack()
+        address = f"ws://127.0.0.1:{running.port}/session"
+        self.socket: ClientConnection = self._opened.enter_context(
+            connect(address, compression=None, max_size=None, **more)
         )
         self.told: list[dict[str, Any]] = []
         self.results: list[ResultOut] = []
@@ -109,7 +111,7 @@ class Visitor:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.socket.close()
+        self._opened.close()
 
     def say(self, **message: Any) -> None:
         self.socket.send(json.dumps(message))
