@@ -33,7 +33,7 @@ def use_precision(reenactor: Reenactor, asked: Precision) -> str | None:
         What the user should know: that `auto` fell back to float32.
 
     Raises:
-        InputError: the frame of the precision asked for is more than GATE_DB away from that in float32.
+        InputError: the frame of the precision asked for is below GATE_DB of PSNR against that in float32.
     """
     name = _automatic(reenactor.device) if asked == "auto" else asked
     if name == "fp32":

@@ -38,7 +38,10 @@ class Identity:
 def config_folder() -> Path:
     """Where settings of this user lie: $XDG_CONFIG_HOME/triportrait, or ~/.config/triportrait."""
     root = os.environ.get("XDG_CONFIG_HOME", "")
-    return (Path(root) if os.path.isabs(root) else Path.home() / ".config") / "triportrait"
+    try:
+        return (Path(root) if os.path.isabs(root) else Path.home() / ".config") / "triportrait"
+    except RuntimeError as error:  # a user without a home
+        raise InputError("settings: expected a home folder, this user has none; set XDG_CONFIG_HOME") from error
 
 
 def find_identity(certificate: Path | None = None, key: Path | None = None) -> Identity:

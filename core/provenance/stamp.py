@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
@@ -12,7 +13,7 @@ import numpy as np
 from triportrait.core.checkpoint import weights_folder
 from triportrait.core.checksum import sha256
 from triportrait.core.errors import InputError
-from triportrait.core.provenance.certificate import find_identity
+from triportrait.core.provenance.certificate import VARIABLE, find_identity
 from triportrait.core.provenance.manifest import INSTALL, Claim, check_identity, installed, sign
 from triportrait.core.provenance.watermark import Watermark, message_of
 
@@ -31,7 +32,7 @@ class Stamp:
         composite: generated pictures are put into recorded ones.
 
     Raises:
-        InputError: the certificate or the key cannot be used.
+        InputError: the user's own certificate or key cannot be used.
     """
 
     def __init__(
@@ -44,8 +45,14 @@ class Stamp:
         self.claim = Claim(source_sha256, weights, _checksums(weights), message if watermark else None, composite)
         self._identity = None
         if installed():
-            self._identity = find_identity(certificate, key)
-            check_identity(self._identity)
+            try:
+                self._identity = find_identity(certificate, key)
+                check_identity(self._identity)
+            except InputError as error:
+                if certificate is not None or key is not None or os.environ.get(VARIABLE):
+                    raise
+                self._identity = None
+                say(f"warning: no manifest is written: {error}")
         elif certificate is not None or key is not None:
             raise InputError(f"--certificate: expected c2pa-python to sign with, it is not installed; {INSTALL}")
         else:
@@ -58,6 +65,11 @@ class Stamp:
         stamp._watermark = None if message is None else Watermark(message)
         stamp.claim = replace(self.claim, source_sha256=source_sha256, message=message)
         return stamp
+
+    @property
+    def signs(self) -> bool:
+        """Whether there is somebody to sign."""
+        return self._identity is not None
 
     def mark(self, image: np.ndarray) -> np.ndarray:
         """A picture, uint8 [H, W, 3], with the watermark if there is to be one."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
+from triportrait.core.motion.neck import NeckField
 from triportrait.core.types import Camera
 from triportrait.serve.faces.pose import matrix_of, parameters_of
 from triportrait.serve.faces.tracker import Followed
@@ -29,6 +30,8 @@ class Relative:
 
     def __init__(self, reenactor: Reenactor, source: Tracking) -> None:
         self._reenactor, self._source = reenactor, source
+        upright = parameters_of(np.eye(3), isinstance(reenactor.portrait.neck, NeckField))
+        self._start = _turn(upright if source.parameters is None else source.parameters)
         self._first: Followed | None = None
         self._rest: Tensor | None = None
 
@@ -40,10 +43,7 @@ class Relative:
         now, first = face.tracking.parameters, self._first.tracking.parameters
         if now is None or first is None:
             return face.tracking, self._rest
-        turn = _turn(now) @ _turn(first).T
-        if self._source.parameters is not None:
-            turn = turn @ _turn(self._source.parameters)
-        moved = parameters_of(turn)
+        moved = parameters_of(_turn(now) @ _turn(first).T @ self._start)
         camera = Camera(moved.camera.world_from_camera, now.camera.intrinsics)
         return replace(face.tracking, parameters=replace(now, neck=moved.neck, camera=camera)), self._rest
 

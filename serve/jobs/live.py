@@ -105,6 +105,10 @@ class Live:
         stamp = Stamp(
             NOBODY, weights, warn, watermark=self.watermark, certificate=self.certificate, key=self.key
         )  # fmt: skip
+        if not stamp.signs:
+            notes.append(
+                "Recordings carry no manifest here; `pip install 'triportrait[provenance]'` where it is missing."
+            )
         reenactor = Reenactor(*load_weights(weights), device)
         if (warning := use_precision(reenactor, self.precision)) is not None:
             warn(warning)

@@ -65,6 +65,12 @@ class Wanted:
     rest: torch.Tensor | None
     time_s: float
 
+    @property
+    def strength(self) -> float:
+        """Of the motion; 0 before the first face, when what is before the camera is none."""
+        faceless = not self.followed.found and self.followed.tracking.landmarks is None
+        return 0.0 if faceless else self.settings.motion_strength
+
 
 class Engine:
     """The network and what stands around it. `compute`, `prepare` and `rest` run in one thread, the rest in any.
@@ -135,7 +141,7 @@ class Engine:
         asked = [
             Asked(
                 w.prepared, w.followed.crop, w.followed.tracking, [w.settings.camera(w.time_s)], w.settings.neck,
-                w.settings.motion_strength, (w.settings.gaze_x, w.settings.gaze_y), w.rest,
+                w.strength, (w.settings.gaze_x, w.settings.gaze_y), w.rest,
             )
             for w in wanted
         ]  # fmt: skip
@@ -146,7 +152,7 @@ class Engine:
         if head is None:
             s = wanted.settings
             head = self.reenactor.head(
-                wanted.prepared, wanted.followed.crop, wanted.followed.tracking, s.neck, s.motion_strength,
+                wanted.prepared, wanted.followed.crop, wanted.followed.tracking, s.neck, wanted.strength,
                 (s.gaze_x, s.gaze_y), wanted.rest,
             )  # fmt: skip
         return self.reenactor.views(head, [wanted.settings.camera(wanted.time_s)])[0], head

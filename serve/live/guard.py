@@ -72,11 +72,14 @@ class Guard:
         return await self._app(scope, receive, _with_headers(send) if scope["type"] == "http" else send)
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
-        host = headers.get("host", "")
-        if self._local and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        host, origin = headers.get("host", ""), headers.get("origin")
+        try:
+            name, site = urlsplit(f"//{host}").hostname or "", None if origin is None else urlsplit(origin).netloc
+        except ValueError:
+            return 400, "expected a Host and an Origin that are addresses, got others"
+        if self._local and not is_loopback(name):
             return 421, "this server answers to 127.0.0.1 and localhost alone; open it by that name"
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if site is not None and site.lower() != host.lower():
             return 403, "requests from other sites are refused; open the page of this server itself"
         writes = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")
         if writes and headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):

@@ -138,6 +138,8 @@ class LiveServer:
         Returns:
             What the page is told: a sentence, empty where all is well, and the crop that the network sees.
         """
+        if session.recording is not None:  # its manifest names one source
+            raise InputError("portrait: a recording runs, which shows one portrait; stop it first")
         loop = asyncio.get_running_loop()
         followed, sentence = await loop.run_in_executor(self._portraits, self.engine.crop_portrait, image)
         prepared = await asyncio.wrap_future(self.worker.on_network(lambda: self.engine.prepare(followed)))

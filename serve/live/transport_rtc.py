@@ -13,6 +13,7 @@ import av
 import numpy as np
 
 from triportrait.core.errors import InputError
+from triportrait.serve.live.engine import LARGEST_DRIVING_PX
 from triportrait.serve.live.sessions import Result
 
 if TYPE_CHECKING:
@@ -45,12 +46,13 @@ class Peer:
         """Our answer to the page's offer, candidates included.
 
         Raises:
-            InputError: the offer is none, or holds no video.
+            InputError: the offer is none, or holds something else than one video.
         """
         from aiortc import RTCSessionDescription
 
-        if not sdp or len(sdp) > MOST_SDP or "m=video" not in sdp:
-            raise InputError("offer: expected a WebRTC offer with video, got none; use the WebSocket")
+        if not sdp or len(sdp) > MOST_SDP or sdp.count("m=video") != 1 or "m=audio" in sdp:
+            # A track that nobody reads would be decoded and kept.
+            raise InputError("offer: expected a WebRTC offer with one video and no sound; use the WebSocket")
         async with asyncio.timeout(_GATHER_S):
             await self._peer.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
             self._peer.addTrack(self._track)
@@ -106,6 +108,10 @@ class Peer:
         try:
             while True:
                 frame = await track.recv()
+                if frame.width * frame.height > LARGEST_DRIVING_PX:
+                    sentence = "the camera sends more than 4096 x 2160 pixels; choose a smaller size"
+                    self._connection.session.notice("transport", sentence)
+                    continue
                 self._count += 1
                 self._connection.take_frame(self._count, 0.0, _pixels_of(frame))
         except MediaStreamError:

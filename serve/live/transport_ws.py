@@ -50,6 +50,7 @@ class Connection:
         self._heard_s = self._frame_s = time.monotonic()
         self._garbage = 0
         self._peer: Peer | None = None
+        self._calling = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self.session = Session(server.engine.follower(), self._tell_from_anywhere, self._wake_from_anywhere)
 
@@ -199,10 +200,10 @@ class Connection:
             await asyncio.sleep(1.0)
             now = time.monotonic()
             if now - self._heard_s > SILENT_S:
-                raise _End("silent", "the session ended: nothing was heard from this page; press start to go on")
+                raise _End("silent", "the session ended: nothing was heard from this page; click anywhere to go on")
             if now - self._frame_s > IDLE_S:
                 raise _End(
-                    "idle", "the session ended after five minutes without a driving picture; press start to go on"
+                    "idle", "the session ended after five minutes without a driving picture; click anywhere to go on"
                 )
 
     async def _text(self, message: dict[str, Any]) -> None:
@@ -244,19 +245,21 @@ class Connection:
         task.add_done_callback(self._tasks.discard)
 
     async def _answer(self, sdp: str) -> None:
-        await self._hang_up()
-        peer = Peer(self)
-        try:
-            answer = await peer.answer(sdp)
-        except Exception as error:
-            await peer.close()
-            logs.warn("webrtc failed", session=self.session.id[:6], reason=str(error)[:200])
-            self.tell(
-                {"is": "answer", "sdp": "", "sentence": "WebRTC could not be started; pictures go over a WebSocket"}
-            )
-            return
-        self._peer = peer
-        self.tell({"is": "answer", "sdp": answer})
+        async with self._calling:  # one offer after the other
+            await self._hang_up()
+            peer = Peer(self)
+            try:
+                answer = await peer.answer(sdp)
+            except BaseException as error:  # a cancelled one too: the page has left
+                await asyncio.shield(peer.close())
+                if not isinstance(error, Exception):
+                    raise
+                logs.warn("webrtc failed", session=self.session.id[:6], reason=str(error)[:200])
+                sentence = "WebRTC could not be started; pictures go over a WebSocket"
+                self.tell({"is": "answer", "sdp": "", "sentence": sentence})
+                return
+            self._peer = peer
+            self.tell({"is": "answer", "sdp": answer})
 
     async def _hang_up(self) -> None:
         peer, self._peer = self._peer, None

@@ -243,7 +243,8 @@ class Worker:
                 self._changed.notify_all()
         now = time.perf_counter()
         self._compute_s += _LEARN * (now - began - self._compute_s)
-        self._admission.measured((now - began) / len(batch))
+        if len(batch) == self._engine.most_batch and not any(view for *_, view in batch):  # what capacity is counted in
+            self._admission.measured((now - began) / len(batch))
         for (session, portrait, ready, view), picture in zip(batch, pictures, strict=True):
             waited = 0.0 if view else ready.wait_s + began - ready.at_s
             if session.computed.put(Computed(portrait, ready, view, picture, waited, now - began, now)):

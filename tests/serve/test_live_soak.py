@@ -7,6 +7,6 @@ from tests.serve.soak import soak
 
 def test_the_server_outlives_sessions_that_misbehave():
     said: list[str] = []
-    held = soak(1.0, 4, said.append)
+    held = soak(2.0, 4, said.append)
     print("\n".join(said))
     assert held, "\n".join(said)

@@ -180,6 +180,10 @@ def test_a_raw_photograph_and_a_raw_video_need_no_other_file(demo, provider, raw
         assert np.abs(face.points[[36, 45], 1].mean() - 222) < 30 and np.abs(face.points[27:31, 0].mean() - 256) < 30
     held = frames[8:11, :, 128:256].astype(int)
     assert np.abs(held - held[0]).mean() < 1
+    pytest.importorskip("c2pa")
+    signed = tmp_path / "out.mp4"
+    assert demo(tmp_path / "photo.png", raw_video, signed)[0] == 0
+    assert main(["verify", str(signed)]) == 0
 
 
 def test_a_portrait_without_a_face(demo, raw_video, tmp_path, tiny_weights, capsys):
