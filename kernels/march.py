@@ -113,7 +113,7 @@ def march_rays(
         if _is_plain(planes, rays, num_fine, weights, background):
             feature, depth, opacity = march_plain(planes, rays, depths, num_fine, half_side, weights, warp, uniforms)
             if background is not None:
-                feature = feature + (1 - opacity)[..., None] * background
+                feature = feature + (1 - opacity)[..., None] * background.float()
             return feature, depth, opacity
         # the small operators know two kinds of products: half precision is multiplied in TF32 there
         small: Precision = "exact" if precision == "exact" else "tf32"
@@ -133,7 +133,7 @@ def march_rays(
 def _is_plain(
     planes: Tensor, rays: Rays, num_fine: int, weights: FieldWeights, background: Tensor | None
 ) -> bool:  # fmt: skip
-    """Whether `march_plain` takes these: float32 on a CPU, nothing to be differentiated, no backend asked for.
+    """Whether `march_plain` takes these: single precision on a CPU, nothing to be differentiated, no backend asked for.
 
     A compiler gets the definition, which it joins as it likes.
     """
@@ -141,7 +141,7 @@ def _is_plain(
         return False
     given = [x for x in (planes, background, *weights) if x is not None]
     differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in given)
-    plain = all(x.device.type == "cpu" and x.dtype == torch.float32 for x in given)
+    plain = planes.device.type == "cpu" and all(x.dtype == torch.float32 for x in (rays.directions, *weights))
     return backend() == "auto" and plain and not differentiated and min(*rays.directions.shape[:2], num_fine) > 0
 
 

@@ -34,7 +34,7 @@ def march_plain(
         uniforms = uniforms.sort(-1).values
     images = []
     for b in range(len(planes)):
-        field = _Field(planes[b], float(half_side[b]), weights, None if warp is None else _Offsets(warp, b))
+        field = _Field(planes[b].float(), float(half_side[b]), weights, None if warp is None else _Offsets(warp, b))
         at_a_time = max(1, AT_A_TIME // ((depths.shape[1] + num_fine) * len(weights.hidden_bias)))
         pieces = [
             _march(field, rays.origins[b], directions, depths[b], u)

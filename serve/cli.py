@@ -15,6 +15,7 @@ from triportrait.serve.process import stops, streams
 # job -> where it lives and what it does; a job is loaded when it is called, so that help needs no torch
 JOBS = {
     "reenact": ("triportrait.serve.jobs.reenact:Reenact", "a portrait and a driving video become a talking video"),
+    "live": ("triportrait.serve.jobs.live:Live", "a camera drives a portrait in a browser"),
     "demo": ("triportrait.train.jobs.demo:Demo", "a video of what the package's own weights can do"),
     "train": ("triportrait.train.jobs.train:Train", "both stages on procedural heads, and a weights folder"),
     "prepare": (

@@ -76,6 +76,34 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
             raise InputError(f"{path}: the picture is damaged ({_first_line(error)}); save or copy it again") from error
 
 
+def decode_picture(data: bytes, name: str, largest_px: int = LARGEST_PICTURE_PX) -> np.ndarray:
+    """`read_picture` of bytes that came from elsewhere; no file is touched.
+
+    Args:
+        data: the whole picture file.
+        name: what the sentences call it.
+        largest_px: refuse more pixels than this, told from the header, before anything is decoded.
+
+    Returns: uint8 `[H, W, 3]`.
+    Raises: `InputError` as `read_picture` does.
+    """
+    if data[4:8] == b"ftyp" and data[8:12] in _STILL_BRANDS:
+        raise InputError(f"{name}: HEIC and AVIF pictures cannot be read; save it as PNG or JPEG")
+    try:
+        picture = _open(io.BytesIO(data))
+    except _DAMAGE as error:
+        raise InputError(f"{name}: this is not a picture that can be read; save it as PNG or JPEG") from error
+    with picture:
+        _check_size(name, *picture.size, largest_px)
+        try:
+            picture.load()
+            return _to_rgb(name, picture)
+        except InputError:
+            raise
+        except _DAMAGE as error:
+            raise InputError(f"{name}: the picture is damaged ({_first_line(error)}); save or copy it again") from error
+
+
 def check_picture(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Check the header of a picture file without decoding it: everything that `read_picture` refuses but damage within.
 
@@ -251,12 +279,12 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         yield picture
 
 
-def _open(path: Path) -> Image.Image:
+def _open(file: Path | io.BytesIO) -> Image.Image:
     # Pillow's own limit warns on the terminal and hides the size; ours comes right after. Others keep theirs.
     with _PILLOW_LIMIT:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(path, formats=_FORMATS)
+            return Image.open(file, formats=_FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = before
 
@@ -273,10 +301,10 @@ def _check_readable(path: Path) -> None:
         raise InputError(f"{path}: a picture is wanted, this file is empty; copy it again")
 
 
-def _check_size(path: Path, width_px: int, height_px: int) -> None:
-    if width_px * height_px > LARGEST_PICTURE_PX:
+def _check_size(path: Path | str, width_px: int, height_px: int, largest_px: int = LARGEST_PICTURE_PX) -> None:
+    if width_px * height_px > largest_px:
         raise InputError(
-            f"{path}: at most {LARGEST_PICTURE_PX // 1_000_000} megapixels are wanted, {width_px} × {height_px} px "
+            f"{path}: at most {largest_px // 1_000_000} megapixels are wanted, {width_px} × {height_px} px "
             "came; make it smaller"
         )
     if min(width_px, height_px) < SMALLEST_SIDE_PX:
@@ -291,7 +319,7 @@ def _first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _to_rgb(path: Path, picture: Image.Image) -> np.ndarray:
+def _to_rgb(path: Path | str, picture: Image.Image) -> np.ndarray:
     """Convert a decoded picture of any Pillow mode; pixels stay in the order of the file until the orientation."""
     # Asked after load(): TIFF turns itself upright while loading and then drops the tag.
     turn = _UPRIGHT.get(_orientation(picture))
@@ -324,7 +352,7 @@ def _orientation(picture: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-def _from_16_bit(path: Path, picture: Image.Image) -> Image.Image:
+def _from_16_bit(path: Path | str, picture: Image.Image) -> Image.Image:
     """Scale 0…65535 to 0…255; Pillow's own conversion clips everything above 255 to white."""
     values = np.asarray(picture)
     if values.dtype == np.int32 and (values.min() < 0 or values.max() > 65535):

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triportrait.core.errors import InputError
-from triportrait.core.motion.crop import motion_crop
+from triportrait.core.motion.crop import crop_map, cut
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.small_encoder import GAZE, SPREAD, SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
-from triportrait.core.types import Camera, Driving, Head, NeckGrid, Source
-from triportrait.serve.crop import to_image, to_tensor
+from triportrait.core.render.cameras import fixed_camera
+from triportrait.core.types import Camera, Driving, Head, NeckGrid, Rendering, Source
+from triportrait.serve.crop import as_network_likes, as_people_like
+from triportrait.serve.graph import Captured, Copies
 from triportrait.serve.memory import keep_freed_memory
 from triportrait.serve.parameters import HeadParameters, Tracking
 
@@ -67,6 +72,9 @@ class Asked:
 class Reenactor:
     """Portrait4D and its motion encoder on one device.
 
+    Attributes:
+        dtype: what the networks of a frame run in, by autocast: None is float32. `precision.use_precision` sets it.
+
     Args:
         portrait: the network; its super-resolution is folded in place.
         motion_encoder: v.
@@ -87,6 +95,11 @@ class Reenactor:
         self.portrait = portrait.fold().eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.motion_encoder = motion_encoder.to(self.device)
         self.static = static
+        self.dtype: torch.dtype | None = None
+        self._last_neck: tuple[list[Tensor], NeckGrid] | None = None
+        self._copies = Copies(self.device) if self.device.type == "cuda" else None
+        self._graphs: dict[str, Captured] | None = None
+        self._pool: Any = None
 
     @property
     def image_size(self) -> int:
@@ -121,6 +134,33 @@ class Reenactor:
             parts["neck field"] = self.portrait.neck
         return parts
 
+    def keep_half(self) -> None:
+        """Round the weights that a frame multiplies to `dtype` for good, as autocast would in every frame again."""
+        parts = self.portrait.reconstructor
+        for part in (self.motion_encoder, parts.transfer, parts.plane_decoder):
+            for module in part.modules():
+                if isinstance(module, nn.Linear | nn.Conv2d):
+                    module.to(self.dtype)
+        self.portrait.superres.to(self.dtype)
+
+    @torch.inference_mode()
+    def capture(self) -> None:
+        """Capture the launches of a frame as CUDA graphs, for single frames from now on; a CPU has none.
+
+        Hooks of the parts are then no longer called, and `dtype` may not change any more.
+        """
+        if self.device.type != "cuda":
+            return
+        self._graphs, self._pool = {}, torch.cuda.graph_pool_handle()
+        side, c = self.image_size, self.portrait.config.neck
+        grey = np.full((side, side, 3), 128, np.uint8)
+        head = self.head(self.prepare(grey, Tracking()), grey, Tracking())
+        sizes = ((c.fine_size,) * 3 + (4,), (c.coarse_size,) * 3 + (3,))
+        fine, coarse = (torch.zeros(1, *size, device=self.device) for size in sizes)
+        still = NeckGrid(fine, coarse, self.portrait.config.render.box_side, c.near_squared_distance)
+        for one in (head, replace(head, neck=still)) if self.can_turn_neck else (head,):
+            self.views(one, [fixed_camera()])
+
     @torch.inference_mode()
     def prepare(self, image: np.ndarray, tracking: Tracking) -> Prepared:
         """Read a source picture once.
@@ -133,12 +173,15 @@ class Reenactor:
             InputError: the network made numbers that are not finite.
         """
         motion = None if self.static else self.motion(image, tracking)
-        source = self.portrait.cache(self.portrait.prepare(to_tensor(image).to(self.device), motion))
+        picture = as_network_likes(self._upload(torch.tensor(image)[None]))
+        source = self.portrait.prepare(picture, motion)  # once: in float32
         _check_finite("neutral features of the source", source.tokens)
         parameters = tracking.parameters
         shape = torch.zeros(1, self.portrait.config.neck.num_shape) if parameters is None else parameters.shape
-        planes = self.portrait.reenact(source, Driving(None)).planes if self.static else None
-        return Prepared(source, shape.to(self.device), motion, planes)
+        with self._precision():
+            source = self.portrait.cache(source)
+            planes = self.portrait.reenact(source, Driving(None)).planes if self.static else None
+        return Prepared(source, shape, motion, planes)
 
     @torch.inference_mode()
     def motion(self, image: np.ndarray, tracking: Tracking) -> Tensor:
@@ -148,7 +191,8 @@ class Reenactor:
             image: uint8 [S, S, 3], aligned.
             tracking: what is known of its face.
         """
-        return self.motion_encoder(self._crop(image, tracking))
+        with self._precision():
+            return self._read_motion(self._upload(torch.tensor(image)[None]), self._crop_map(tracking))
 
     def head(
         self,
@@ -170,7 +214,8 @@ class Reenactor:
         Raises:
             InputError: the network made numbers that are not finite.
         """
-        return [picture for camera in cameras for picture in self._pictures(head, camera)]
+        waits = [self._pictures(head, camera) for camera in cameras]
+        return [picture for wait in waits for picture in wait()]
 
     def reenact(
         self,
@@ -198,7 +243,7 @@ class Reenactor:
         """Several driving frames, of one source or of several, in one pass.
 
         Returns:
-            For each what `reenact` gives, within 2 of 255 levels: sums of a batch run in another order.
+            For each what `reenact` gives, in float32 within 2 of 255 levels: sums of a batch run in another order.
 
         Raises:
             InputError: the network made numbers that are not finite.
@@ -208,44 +253,118 @@ class Reenactor:
             return [[] for _ in asked]
         cameras = Camera.cat([camera for one in asked for camera in one.cameras])
         head = self._heads(asked)
-        pictures = iter(self._pictures(head if rows == list(range(len(asked))) else head.take(rows), cameras))
-        return [[next(pictures) for _ in one.cameras] for one in asked]
+        pictures = self._pictures(head if rows == list(range(len(asked))) else head.take(rows), cameras)
+        found = iter(pictures())
+        return [[next(found) for _ in one.cameras] for one in asked]
+
+    @torch.inference_mode()
+    def render(self, head: Head, camera: Camera) -> Rendering:
+        """B views of B heads as tensors, for whoever compares."""
+        with self._precision():
+            return self.portrait.render(head, camera.to(self.device))
 
     @torch.inference_mode()
     def _heads(self, asked: Sequence[Asked]) -> Head:
-        source = asked[0].prepared.source if len(asked) == 1 else Source.cat([a.prepared.source for a in asked])
+        prepared = [a.prepared for a in asked]
+        source = prepared[0].source if len(asked) == 1 else Source.cat([p.source for p in prepared])
         neck = self._necks(asked)
         if self.static:
-            planes = [a.prepared.planes for a in asked]
-            return Head(torch.cat([p for p in planes if p is not None]), source.background, neck)
-        crops = [self._crop(a.image, a.tracking) for a in asked]
-        motion = self.motion_encoder(crops[0] if len(crops) == 1 else torch.cat(crops))
-        steered = torch.cat([self._steered(v[None], a) for v, a in zip(motion, asked, strict=True)])
-        return self.portrait.reenact(source, Driving(steered, neck))
+            return Head(torch.cat([p.planes for p in prepared if p.planes is not None]), source.background, neck)
+        images = self._upload(torch.from_numpy(np.stack([a.image for a in asked])))
+        maps = torch.cat([self._crop_map(a.tracking) for a in asked])
+        steered = [torch.cat(x) for x in zip(*map(self._steering, asked), strict=True)]
+        assert source.response is not None
+        inputs = images, maps, *steered, source.tokens, source.response
+        (planes,) = self._run("planes", self._planes, inputs)
+        return Head(planes, source.background, neck)
 
-    def _steered(self, motion: Tensor, asked: Asked) -> Tensor:
-        """v [1, M] of a driving face as the source is to show it."""
+    def _planes(
+        self, images: Tensor, maps: Tensor, strength: Tensor, origin: Tensor, shift: Tensor, tokens: Tensor,
+        response: Tensor,
+    ) -> tuple[Tensor]:  # fmt: skip
+        """What a driving frame changes: pictures uint8 [B, S, S, 3] to planes; see `_steering`."""
+        with self._precision():
+            motion = self._read_motion(images, maps)
+            motion = motion + (strength - 1) * (motion - origin) + shift  # at 1 not a bit is changed
+            side = self.portrait.config.image_size // 16
+            source = Source(response, tokens, (side, side), response, static=False, response=response)
+            return (self.portrait.reenact(source, Driving(motion)).planes,)
+
+    def _read_motion(self, images: Tensor, maps: Tensor) -> Tensor:
+        crops = cut(as_network_likes(images), maps, self.motion_encoder.crop_size)
+        return self.motion_encoder(crops).float()
+
+    def _steering(self, asked: Asked) -> tuple[Tensor, Tensor, Tensor]:
+        """strength [1, 1], and origin and shift [1, M] of v = v_d + (strength - 1) (v_d - origin) + shift."""
         own = asked.prepared.motion
         assert own is not None
-        if asked.rest is not None or asked.motion_strength != 1:
-            origin = own if asked.rest is None else asked.rest.to(motion)
-            motion = own + asked.motion_strength * (motion - origin)
+        origin = own if asked.rest is None else asked.rest.to(own)
+        shift = own - origin
         if asked.gaze != (0.0, 0.0) and self.can_steer_gaze:
-            motion = motion.clone()
-            motion[:, GAZE] += motion.new_tensor(asked.gaze) / motion.new_tensor(SPREAD)[GAZE]
-        return motion
+            units = torch.tensor(asked.gaze) / torch.tensor(SPREAD)[GAZE]
+            shift = shift + F.pad(units, (GAZE.start, own.shape[1] - GAZE.stop)).to(own)
+        return own.new_full((1, 1), asked.motion_strength), origin, shift
 
-    def _pictures(self, head: Head, camera: Camera) -> list[np.ndarray]:
-        rendering = self.portrait.render(head, camera.to(self.device))
-        if not bool(rendering.image.isfinite().all()):  # one wait for the device a frame; only then who is to blame
-            _check_finite("planes", head.planes)
-            _check_finite("rendered feature", rendering.feature)
-            _check_finite("picture", rendering.image)
-        return [to_image(image) for image in rendering.image[:, None]]
+    def _pictures(self, head: Head, camera: Camera) -> Callable[[], list[np.ndarray]]:
+        """Begin B views of B heads; what comes back waits for them."""
+        neck = head.neck
+        grids = () if neck is None else (neck.fine, neck.coarse)
+        camera = Camera(self._upload(camera.world_from_camera), self._upload(camera.intrinsics))
+        inputs = head.planes, head.background, camera.world_from_camera, camera.intrinsics, *grids
+        images, finite = self._run("view" if neck is None else "turned view", self._view, inputs)
+        # the numbers travel with the pictures: one wait for the device, and only then who is to blame
+        waits = [self._download(x) for x in (images, finite)]
 
-    def _crop(self, image: np.ndarray, tracking: Tracking) -> Tensor:
-        landmarks = None if tracking.landmarks is None else tracking.landmarks.to(self.device)
-        return motion_crop(to_tensor(image).to(self.device), landmarks, self.motion_encoder.crop_size)
+        def wait() -> list[np.ndarray]:
+            pictures, fine = (w() for w in waits)
+            if not fine.all():
+                self._blame(head, camera)
+            return list(pictures)
+
+        return wait
+
+    def _view(
+        self, planes: Tensor, background: Tensor, pose: Tensor, intrinsics: Tensor, *grids: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """B views: pictures uint8 [B, S, S, 3], and whether all of their numbers are finite."""
+        config = self.portrait.config
+        box_side, near = config.render.box_side, config.neck.near_squared_distance
+        neck = NeckGrid(grids[0], grids[1], box_side, near) if grids else None
+        with self._precision():
+            image = self.portrait.render(Head(planes, background, neck), Camera(pose, intrinsics)).image
+        return as_people_like(image), image.isfinite().all()[None]
+
+    @torch.inference_mode()
+    def _blame(self, head: Head, camera: Camera) -> None:
+        rendering = self.render(head, camera)
+        _check_finite("planes", head.planes)
+        _check_finite("rendered feature", rendering.feature)
+        _check_finite("picture", rendering.image)
+
+    def _crop_map(self, tracking: Tracking) -> Tensor:
+        landmarks = None if tracking.landmarks is None else tracking.landmarks.cpu().float()
+        return self._upload(crop_map(landmarks, self.image_size))
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if self.dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype, cache_enabled=False)  # a cache would outlive a capture
+
+    def _run(
+        self, name: str, function: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """A function's result, replayed where it was captured; batches come in too many sizes for that."""
+        if self._graphs is None or len(inputs[0]) > 1:
+            return function(*inputs)
+        if name not in self._graphs:
+            self._graphs[name] = Captured(function, inputs, self._pool)
+        return self._graphs[name](*inputs)
+
+    def _upload(self, tensor: Tensor) -> Tensor:
+        return tensor if self._copies is None else self._copies.upload(tensor)
+
+    def _download(self, tensor: Tensor) -> Callable[[], np.ndarray]:
+        return tensor.numpy if self._copies is None else self._copies.download(tensor)
 
     def _necks(self, asked: Sequence[Asked]) -> NeckGrid | None:
         grids = [self._neck_grid(a.prepared, a.tracking.parameters) if a.neck else None for a in asked]
@@ -258,8 +377,11 @@ class Reenactor:
     def _neck_grid(self, prepared: Prepared, parameters: HeadParameters | None) -> NeckGrid | None:
         if parameters is None or self.portrait.neck is None:
             return None
-        pose = [p.to(self.device) for p in (parameters.expression, parameters.neck, parameters.jaw, parameters.eyes)]
-        return self.portrait.neck(prepared.shape, *pose)
+        pose = [parameters.expression, parameters.neck, parameters.jaw, parameters.eyes]
+        asked = [prepared.shape, *pose]  # a held pose asks for the same again, and a mesh takes its time
+        if self._last_neck is None or not all(map(torch.equal, asked, self._last_neck[0])):
+            self._last_neck = asked, self.portrait.neck(*(p.to(self.device) for p in asked))
+        return self._last_neck[1]
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:

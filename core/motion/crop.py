@@ -85,19 +85,31 @@ def motion_crop(image: Tensor, landmarks: Tensor | None = None, size: int = CROP
     shapes(image=(image, f"B 3 {S} {S}"))
     if landmarks is not None:
         shapes(image=(image, "B 3 S S"), landmarks=(landmarks, f"B 68 {landmarks.shape[-1]}"))
-    anchors = (
-        image.new_tensor(CENTRED_ANCHORS).expand(B, 3, 2) if landmarks is None else anchors_of(landmarks).to(image)
-    )
-    if S != ALIGNED_SIZE:
-        anchors = (anchors + 0.5) * (S / ALIGNED_SIZE) - 0.5
-    with torch.autocast(image.device.type, enabled=False):  # half precision would be half a pixel off
-        forward = similarity(anchors, image.new_tensor(ANCHOR_TARGETS))  # crop_from_image
-        inverse = inverse_similarity(forward)  # image_from_crop
-        pixels = torch.arange(CROP_SIZE, device=image.device, dtype=image.dtype)
-        ys, xs = torch.meshgrid(pixels, pixels, indexing="ij")
-        frame = torch.stack([xs, ys, torch.ones_like(xs)], -1)  # [224, 224, 3]
-        at = torch.einsum("bij,hwj->bhwi", inverse, frame)  # image pixels
-    warped = F.grid_sample(image, 2 * at / (S - 1) - 1, align_corners=True)
-    top, bottom, left, right = INNER
-    inner = warped[:, :, top:bottom, left:right]
+    return cut(image, crop_map(None if landmarks is None else landmarks.to(image), S).to(image).expand(B, 2, 3), size)
+
+
+def crop_map(landmarks: Tensor | None, side: int) -> Tensor:
+    """From pixels of the crop's 224² frame to those of a picture of `side` pixels: [B, 2, 3], or one without landmarks.
+
+    A few numbers in closed form, wherever the landmarks are, as in `motion_crop`.
+    """
+    anchors = torch.tensor(CENTRED_ANCHORS)[None] if landmarks is None else anchors_of(landmarks)
+    if side != ALIGNED_SIZE:
+        anchors = (anchors + 0.5) * (side / ALIGNED_SIZE) - 0.5
+    with torch.autocast(anchors.device.type, enabled=False):  # half precision would be half a pixel off
+        return inverse_similarity(similarity(anchors, anchors.new_tensor(ANCHOR_TARGETS)))
+
+
+def cut(image: Tensor, image_from_crop: Tensor, size: int = CROP_SIZE) -> Tensor:
+    """The crop of pictures [B, 3, S, S] that maps [B, 2, 3], of `crop_map`, place: [B, 3, size, size]."""
+    S = image.shape[-1]
+    with torch.autocast(image.device.type, enabled=False):
+        top, bottom, left, right = INNER
+        rows, columns = (
+            torch.arange(a, b, device=image.device, dtype=image.dtype) for a, b in ((top, bottom), (left, right))
+        )
+        ys, xs = torch.meshgrid(rows, columns, indexing="ij")
+        frame = torch.stack([xs, ys, torch.ones_like(xs)], -1)  # [192, 192, 3]
+        at = torch.einsum("bij,hwj->bhwi", image_from_crop, frame)  # image pixels
+    inner = F.grid_sample(image, 2 * at / (S - 1) - 1, align_corners=True)
     return F.interpolate(inner, size=(size, size), mode="bilinear", align_corners=False, antialias=size < INNER[1])

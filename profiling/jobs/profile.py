@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from triportrait.core.errors import InputError
+from triportrait.profiling.jobs.live import Live
 from triportrait.profiling.jobs.train_step import Data, Scaling, Step
 
 Verbose = Annotated[bool, tyro.conf.arg(aliases=["-v"])]
@@ -103,16 +104,20 @@ class Kernels:
 class Frame:
     """Time a reenacted frame, whole and in parts; without a GPU, of a smaller network, to show that it runs."""
 
+    preset: Literal["portrait4d_v2", "tiny"] | None = None
+    """Sizes of the network; the published ones on a GPU, and much smaller ones elsewhere, if none is named."""
     verbose: Verbose = False
     """Show where an error came from."""
 
     def run(self) -> None:
         """Check that all ways show the same picture, then take times."""
         _interpret_without_gpu()
+        from triportrait.core.config import PRESETS
         from triportrait.profiling.everything import device_here, model_here
         from triportrait.profiling.frame import bench, table
 
-        rows = bench(model_here(device_here()), device_here(), _tell)
+        config = model_here(device_here()) if self.preset is None else PRESETS[self.preset]()
+        rows = bench(config, device_here(), _tell)
         _say_where("frame")
         print(table(rows), end="")
         _no_red(rows)
@@ -161,7 +166,7 @@ class Report:
         print(self.readme)
 
 
-Profile = Compile | Roofline | Kernels | Frame | All | Report | Step | Scaling | Data
+Profile = Compile | Roofline | Kernels | Frame | All | Report | Step | Scaling | Data | Live
 
 
 def _interpret_without_gpu() -> None:

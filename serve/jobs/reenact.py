@@ -34,6 +34,7 @@ from triportrait.serve.inputs import DrivingFrames, SourcePicture, find_source
 from triportrait.serve.parameters import Tracking
 from triportrait.serve.pictures import write_picture
 from triportrait.serve.pipeline import overlap
+from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Prepared, Reenactor
 from triportrait.serve.timing import PartTimes
 from triportrait.serve.video import VIDEO_ENDINGS, Frame, VideoWriter, check_output
@@ -97,6 +98,8 @@ class Reenact:
     """The private key of --certificate, where that file does not hold it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run."""
+    precision: Precision = "auto"
+    """Of the networks; `auto` is bf16 (fp16 on older ones) on a GPU where a frame in it is as good, fp32 elsewhere."""
     overwrite: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Replace the output if it exists."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"], help_behavior_hint="")] = False
@@ -116,14 +119,16 @@ class Reenact:
                 provider = face_provider(self.faces)
                 return None if provider is None else stack.enter_context(closing(provider))
 
-            source = source_file.read(finder, self.face, self.weights not in (DEMO, RULE), say)
             weights = named_weights(self.weights)
+            source = source_file.read(finder, self.face, weights not in (DEMO, RULE), say)
             stamp = Stamp(
                 sha256(source.path), weights, say, watermark=self.watermark, certificate=self.certificate, key=self.key,
                 composite=self.paste_back or self.side_by_side,
             )  # fmt: skip
             started = time.perf_counter()
             reenactor = Reenactor(*load_weights(weights), device, self.static)
+            if (warning := use_precision(reenactor, self.precision)) is not None:
+                say(f"warning: {warning}")
             seconds = time.perf_counter() - started
             say(f"weights: {weights}, {seconds:.1f} s to load, on {device}")
             tracker = FaceTracker(
@@ -145,6 +150,8 @@ class Reenact:
         times = PartTimes()
         if self.verbose:
             times.hook(reenactor.parts())
+        else:
+            reenactor.capture()
         with times.part("prepare the source"):
             prepared = reenactor.prepare(cut.crop, cut.tracking)
         paste = self._paste(source, cut, reenactor, prepared, finder) if self.paste_back else None

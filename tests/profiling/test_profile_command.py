@@ -38,6 +38,20 @@ def test_a_frame_is_timed(capsys):
     assert float(ours.split("|")[-2]) > frame.LEAST_DB["ours"]
 
 
+def test_a_preset_on_a_cpu_has_rows_for_what_is_cached(capsys):
+    assert cli.main(["profile", "frame", "--preset", "tiny"]) == 0
+    said = capsys.readouterr().out
+    assert "no performance" in said
+    rows = {line.split("|")[1].strip(): line.split("|")[2:] for line in said.splitlines() if line.startswith("| ")}
+    assert {"eager fp32", "ours on a CPU"} <= rows.keys() and "ours" not in rows, "interpreted it would take minutes"
+    assert [cell.strip() for cell in rows["way"][:3]] == [
+        f"{name} p50 / p90 / p99 ms"
+        for name in ("frame, source cached", "frame, nothing cached", "new view of cached planes")
+    ]
+    cached, whole, view = (float(cell.split("/")[0]) for cell in rows["ours on a CPU"][:3])
+    assert view < whole and cached > 0 and float(rows["ours on a CPU"][-2]) > frame.LEAST_DB["ours on a CPU"]
+
+
 def test_a_kernel_that_does_not_agree_has_no_figure(monkeypatch, capsys):
     def wrong(*args, **kwargs):
         raise AssertionError("output 0: off by 1, allowed 0.1")

@@ -104,8 +104,8 @@ class TestPublishedFolders:
             "render",
             lambda self, head, camera: grids.append(head.neck) or render(self, head, camera),
         )
-        crop = reenactor_module.motion_crop
-        monkeypatch.setattr(reenactor_module, "motion_crop", lambda x, lm, size: crops.append(lm) or crop(x, lm, size))
+        crop = reenactor_module.crop_map
+        monkeypatch.setattr(reenactor_module, "crop_map", lambda lm, side: crops.append(lm) or crop(lm, side))
         code, said = run(clip_folder / "align_images" / "00000.png", clip_folder, tmp_path / "out.mp4")
         assert code == 0 and "no landmarks" not in said and "the neck" not in said
         assert len(frames_of(tmp_path / "out.mp4")) == 3

@@ -1,0 +1,77 @@
+"""A frame on a GPU: launches replayed as a CUDA graph, and copies on streams of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+WARM_UP = 3  # runs before the capture: kernels are compiled, libraries choose theirs
+
+
+class Captured:
+    """A function of tensors, captured once on buffers that stay where they are.
+
+    Args:
+        function: tensors in, a tuple of tensors out; no wait for the device, nothing that comes from the host.
+        inputs: an example; every later call has its shapes and dtypes.
+        pool: memory to share with graphs that never run at the same time.
+    """
+
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...], pool: Any) -> None:
+        self._inputs = tuple(x.clone() for x in inputs)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                function(*self._inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, pool=pool):
+            self._outputs = function(*self._inputs)
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """What the function gives, in memory of the caller's own: the next call writes over the buffers."""
+        for own, given in zip(self._inputs, inputs, strict=True):
+            own.copy_(given, non_blocking=True)
+        self._graph.replay()
+        return tuple(x.clone() for x in self._outputs)
+
+
+class Copies:
+    """Arrays to the device and tensors back, beside what the device computes.
+
+    Pinned memory comes from torch's own cache, which lends a block again once its copy is done: as many copies are
+    under way as are asked for, and nothing is written over.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._up, self._down = torch.cuda.Stream(device), torch.cuda.Stream(device)
+        self._device = device
+
+    def upload(self, tensor: Tensor) -> Tensor:
+        """A tensor of the host on the device, ready for the current stream."""
+        with torch.cuda.stream(self._up):
+            there = tensor.pin_memory().to(self._device, non_blocking=True)
+        torch.cuda.current_stream().wait_stream(self._up)
+        there.record_stream(torch.cuda.current_stream())
+        return there
+
+    def download(self, tensor: Tensor) -> Callable[[], np.ndarray]:
+        """Begin to copy a tensor to the host; the function that comes back waits for it."""
+        here = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        done = torch.cuda.Event()
+        self._down.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._down):
+            here.copy_(tensor, non_blocking=True)
+            tensor.record_stream(self._down)
+            done.record()
+
+        def wait() -> np.ndarray:
+            done.synchronize()
+            return here.numpy()
+
+        return wait

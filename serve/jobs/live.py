@@ -1,0 +1,136 @@
+"""`triportrait live`: a face before a camera drives a portrait in a browser, served from here."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from triportrait.core.errors import InputError
+from triportrait.core.provenance.stamp import Stamp
+from triportrait.core.weights import DEMO
+from triportrait.serve.faces.face import FaceProvider
+from triportrait.serve.faces.providers import default_provider
+from triportrait.serve.live.admission import PACE_FPS, Admission
+from triportrait.serve.live.engine import Engine
+from triportrait.serve.live.guard import is_loopback
+from triportrait.serve.live.logs import note, start_logs, warn
+from triportrait.serve.live.metrics import Metrics
+from triportrait.serve.live.recording import Recordings
+from triportrait.serve.live.server import LiveServer
+from triportrait.serve.live.serving import bind, run
+from triportrait.serve.precision import Precision, use_precision
+from triportrait.serve.reenactor import Reenactor
+from triportrait.serve.weights import RULE, default_weights, load_weights
+
+NEEDED = ("fastapi", "uvicorn", "websockets", "aiortc", "prometheus_client")
+MOST_SESSIONS = 64
+NOBODY = "0" * 64  # until a session has a portrait
+
+
+@dataclass(frozen=True)
+class Live:
+    """Serve a page on which a camera or a video drives a portrait."""
+
+    weights: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """Weights folder, or `demo`. Default: $TRIPORTRAIT_WEIGHTS, else `demo`."""
+    host: str = "127.0.0.1"
+    """Where to listen; anywhere but on this machine a token is wanted from visitors."""
+    port: int = 8000
+    """Port to listen on; 0 takes a free one."""
+    token: Annotated[str | None, tyro.conf.arg(help_behavior_hint="")] = None
+    """What visitors must bring; made up where one is wanted and none is given."""
+    sessions: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
+    """At most N sessions at a time. Default: as many as the device was measured to carry."""
+    watermark: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
+    """Leave the invisible watermark out; the manifest of recordings says so."""
+    certificate: Annotated[Path | None, tyro.conf.arg(metavar="PEM", help_behavior_hint="")] = None
+    """Sign recordings with this certificate. Default: $TRIPORTRAIT_CERTIFICATE, else one made at first use."""
+    key: Annotated[Path | None, tyro.conf.arg(metavar="PEM", help_behavior_hint="")] = None
+    """The private key of --certificate, where that file does not hold it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to run."""
+    precision: Precision = "auto"
+    """Of the networks; `auto` is bf16 (fp16 on older ones) on a GPU where a frame in it is as good, fp32 elsewhere."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"], help_behavior_hint="")] = False
+    """Show where an error came from."""
+
+    def run(self) -> None:
+        """Check, listen, load, measure, serve; Ctrl-C ends it."""
+        self._check()
+        token = self.token
+        if token is None and not is_loopback(self.host):
+            token = secrets.token_urlsafe(24)
+        with bind(self.host, self.port) as bound:
+            start_logs()
+            server = self._server()
+            host = f"[{self.host}]" if ":" in self.host else self.host
+            address = f"http://{host}:{bound.getsockname()[1]}/" + ("" if token is None else f"?token={token}")
+            note("serving", address=address.partition("?")[0], capacity=server.admission.capacity)
+            bound.listen()  # nobody who opens the address at once is turned away
+            print(f"triportrait live: {address}", flush=True)
+            run(server.application(self.host, token), bound)
+            note("stopped")
+
+    def _check(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise InputError(f"--port: expected 0 to 65535, got {self.port}; choose another")
+        if self.sessions is not None and not 1 <= self.sessions <= MOST_SESSIONS:
+            raise InputError(f"--sessions: expected 1 to {MOST_SESSIONS}, got {self.sessions}; choose another")
+        if self.token is not None and not re.fullmatch(r"[A-Za-z0-9_-]{8,200}", self.token):
+            raise InputError("--token: expected 8 to 200 letters, digits, - and _, got others; choose another")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("--device cuda: this machine offers no CUDA device to torch; use --device cpu")
+        for name in NEEDED:
+            if find_spec(name) is None:
+                raise InputError(f"live: {name} is not installed; `pip install 'triportrait[serve]'`")
+
+    def _server(self) -> LiveServer:
+        weights = self.weights or default_weights() or DEMO
+        began = time.perf_counter()
+        device = torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
+        notes = []
+        if weights == DEMO:
+            notes.append("These are the demo weights: trained on procedural heads alone, a photo is strange to them.")
+        elif weights == RULE:
+            notes.append("These weights are made from names: they check the installation, the picture is noise.")
+        stamp = Stamp(
+            NOBODY, weights, warn, watermark=self.watermark, certificate=self.certificate, key=self.key
+        )  # fmt: skip
+        reenactor = Reenactor(*load_weights(weights), device)
+        if (warning := use_precision(reenactor, self.precision)) is not None:
+            warn(warning)
+        reenactor.capture()
+        engine = Engine(reenactor, self._finder(), stamp)
+        if not engine.finds_faces:
+            notes.append("Nothing finds faces here (`pip install 'triportrait[faces]'`): keep your face in the middle.")
+        frame_s = engine.measure()
+        note(
+            "loaded", weights=weights, device=str(device), seconds=round(time.perf_counter() - began, 2),
+            frame_ms=round(1e3 * frame_s, 2), batch=engine.most_batch, faces=engine.finds_faces,
+            watermark=self.watermark,
+        )  # fmt: skip
+        metrics = Metrics(torch.cuda.memory_allocated if device.type == "cuda" else None)
+        admission = Admission(frame_s, PACE_FPS[device.type], self.sessions)
+        return LiveServer(engine, admission, metrics, Recordings(), notes)
+
+    def _finder(self) -> Callable[[], FaceProvider] | None:
+        first = default_provider()
+        if first is None:
+            return None
+        first.close()
+        return _provider
+
+
+def _provider() -> FaceProvider:
+    provider = default_provider()
+    assert provider is not None
+    return provider

@@ -1,0 +1,1 @@
+"""`triportrait live`: a face before a camera drives a portrait in a browser."""

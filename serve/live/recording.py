@@ -1,0 +1,129 @@
+"""What a session records: an mp4 in a folder of the server's own, signed, offered for download for a while."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from triportrait.core.errors import InputError
+from triportrait.core.provenance.stamp import Stamp
+from triportrait.serve.video import VideoWriter
+
+LONGEST_S = 300.0
+MOST_KEPT = 16
+KEPT_S = 900.0
+_NOMINAL_FPS = 25
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A finished recording: a name that nobody can guess, and what it is."""
+
+    name: str
+    path: Path
+    frames: int
+    seconds: float
+    made_s: float
+
+
+class Recording:
+    """One that runs. All of it is called from one thread at a time.
+
+    Args:
+        path: where it goes, ending in .mp4.
+        side_px: of the square pictures.
+        stamp: signs the file: of the portrait that was there when it began.
+    """
+
+    def __init__(self, path: Path, side_px: int, stamp: Stamp) -> None:
+        self.path = path
+        self._stamp = stamp
+        self.frames = 0
+        self.seconds = 0.0
+        self._began_s: float | None = None
+        self._writer = VideoWriter(path, size_px=(side_px, side_px), fps=_NOMINAL_FPS)
+        self._writer.__enter__()
+
+    def write(self, picture: np.ndarray, now_s: float) -> bool:
+        """Add a picture; tells whether there is time for more.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        if self._began_s is None:
+            self._began_s = now_s
+        self.seconds = now_s - self._began_s
+        if self.seconds > LONGEST_S:
+            return False
+        self._writer.write(picture, self.seconds)
+        self.frames += 1
+        return True
+
+    def finish(self) -> None:
+        """Close and sign the file, which then appears.
+
+        Raises:
+            InputError: nothing was recorded, or the disk is full.
+        """
+        if not self.frames:
+            self.abandon()
+            raise InputError("recording: no picture came while it ran; start the camera or a driving video first")
+        self._writer.__exit__(None, None, None)
+        self._stamp.sign(self.path)
+
+    def abandon(self) -> None:
+        """Leave nothing."""
+        error = RuntimeError("abandoned")
+        self._writer.__exit__(type(error), error, None)
+
+
+class Recordings:
+    """Where recordings lie: a folder of ours, under names of ours; the oldest make room."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="triportrait-live-", ignore_cleanup_errors=True)
+        self._kept: dict[str, Recorded] = {}
+        self._lock = threading.Lock()
+
+    def begin(self, side_px: int, stamp: Stamp) -> Recording:
+        """A new recording."""
+        return Recording(Path(self._folder.name) / f"{secrets.token_urlsafe(16)}.mp4", side_px, stamp)
+
+    def finish(self, recording: Recording) -> Recorded:
+        """Close and keep it.
+
+        Raises:
+            InputError: nothing was recorded, or it cannot be written.
+        """
+        recording.finish()
+        recorded = Recorded(recording.path.stem, recording.path, recording.frames, recording.seconds, time.monotonic())
+        with self._lock:
+            self._kept[recorded.name] = recorded
+        self.sweep()
+        return recorded
+
+    def find(self, name: str) -> Recorded | None:
+        """A recording by its name, which is looked up and never becomes a path."""
+        with self._lock:
+            return self._kept.get(name)
+
+    def sweep(self) -> None:
+        """Remove what is too old or too many."""
+        with self._lock:
+            oldest = sorted(self._kept.values(), key=lambda recorded: recorded.made_s)
+            late = time.monotonic() - KEPT_S
+            gone = [r for i, r in enumerate(oldest) if r.made_s < late or i < len(oldest) - MOST_KEPT]
+            for recorded in gone:
+                del self._kept[recorded.name]
+        for recorded in gone:
+            recorded.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Remove all."""
+        self._folder.cleanup()

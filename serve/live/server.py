@@ -1,0 +1,278 @@
+"""The live server: its routes, and what a session may ask for besides frames."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from triportrait.core.errors import InputError
+from triportrait.serve.live import logs, transport_ws, uploads
+from triportrait.serve.live.admission import Admission
+from triportrait.serve.live.engine import EXAMPLES, Engine, Portrait, encode_jpeg, example_picture, examples
+from triportrait.serve.live.guard import App, Guard
+from triportrait.serve.live.metrics import Metrics
+from triportrait.serve.live.recording import Recordings
+from triportrait.serve.live.sessions import Session
+from triportrait.serve.live.settings import RANGES
+from triportrait.serve.live.worker import Worker
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.websockets import WebSocket
+
+PAGE = Path(__file__).parent / "page"
+_KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".jpg": "image/jpeg", ".mp4": "video/mp4"}
+MOST_FPS = 30  # what the page sends at most
+MOST_UPLOADS = 4  # under way at a time, all sessions together
+_SWEEP_S = 30.0
+
+
+class LiveServer:
+    """Everything that runs between start and stop.
+
+    Args:
+        engine: the network and what stands around it.
+        admission: how many sessions fit.
+        metrics: what is counted.
+        recordings: where recordings go.
+        notes: sentences for every page: which weights these are.
+    """
+
+    def __init__(
+        self, engine: Engine, admission: Admission, metrics: Metrics, recordings: Recordings, notes: list[str]
+    ) -> None:
+        self.engine, self.admission, self.metrics, self.recordings = engine, admission, metrics, recordings
+        self.worker = Worker(engine, admission, metrics)
+        self.sessions: dict[str, transport_ws.Connection] = {}
+        self._notes = notes
+        self._portraits = ThreadPoolExecutor(1, "live-portraits")
+        self._uploading = 0
+        # Read once: what the server hands out can be nothing else.
+        files = [*PAGE.glob("*.*"), *EXAMPLES.glob("*.*")]
+        self._files = {f"/{path.relative_to(PAGE)}": (path.read_bytes(), _KINDS[path.suffix]) for path in files}
+
+    def application(self, host: str, token: str | None) -> App:
+        """The guarded application (ASGI).
+
+        Args:
+            host: where it is bound.
+            token: what visitors must bring, None for nobody.
+        """
+        from fastapi import FastAPI
+        from starlette.routing import Route, WebSocketRoute
+
+        routes = [
+            Route("/portrait", self._post_portrait, methods=["POST"]),
+            Route("/recordings/{name}", self._get_recording),
+            Route("/healthz", self._get_health),
+            Route("/metrics", self._get_metrics),
+            WebSocketRoute("/session", self._session),
+            Route("/{path:path}", self._get_file),
+        ]
+        app = FastAPI(routes=routes, lifespan=self._lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+        return Guard(app, host, token)
+
+    @asynccontextmanager
+    async def _lifespan(self, app: object) -> AsyncIterator[None]:
+        self.worker.start()
+        sweeping = asyncio.create_task(self._sweep())
+        try:
+            yield
+        finally:
+            sweeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await sweeping
+            await asyncio.to_thread(self._stop)
+
+    def _stop(self) -> None:
+        self.worker.stop()
+        self._portraits.shutdown(wait=True, cancel_futures=True)
+        self.engine.close()
+        self.recordings.close()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            await asyncio.to_thread(self.recordings.sweep)
+
+    def hello(self, session: Session) -> dict[str, Any]:
+        """What a page needs to know first."""
+        reenactor = self.engine.reenactor
+        return {
+            "is": "hello",
+            "session": session.id,
+            "side_px": self.engine.side_px,
+            "most_fps": MOST_FPS,
+            "settings": asdict(session.settings),
+            "ranges": RANGES,
+            "can": {
+                "neck": reenactor.can_turn_neck,
+                "gaze": reenactor.can_steer_gaze,
+                "motion": not reenactor.static,
+                "faces": self.engine.finds_faces,
+                "watermark": self.engine.stamp.claim.message is not None,
+            },
+            "examples": examples(),
+            "most_bytes": uploads.LARGEST_BYTES,
+            "notes": self._notes,
+        }
+
+    async def take_portrait(self, session: Session, image: np.ndarray, sha256: str) -> dict[str, Any]:
+        """Let a session show another portrait.
+
+        Args:
+            image: uint8 [H, W, 3].
+            sha256: of its file.
+
+        Returns:
+            What the page is told: a sentence, empty where all is well, and the crop that the network sees.
+        """
+        loop = asyncio.get_running_loop()
+        followed, sentence = await loop.run_in_executor(self._portraits, self.engine.crop_portrait, image)
+        prepared = await asyncio.wrap_future(self.worker.on_network(lambda: self.engine.prepare(followed)))
+        self.worker.show(session, Portrait(prepared, followed, sentence, self.engine.stamp.for_source(sha256)))
+        jpeg = base64.b64encode(encode_jpeg(followed.crop)).decode()
+        logs.note("portrait", session=session.id[:6], height=image.shape[0], width=image.shape[1], said=sentence)
+        return {"is": "portrait", "sentence": sentence, "crop": f"data:image/jpeg;base64,{jpeg}"}
+
+    async def take_example(self, session: Session, name: str) -> None:
+        """Show a portrait of the package."""
+        if name not in examples():
+            raise InputError(f"example: expected one of {', '.join(examples())}, got {name!r}; choose another")
+        data = self._files[f"/examples/{name}.jpg"][0]
+        told = await self.take_portrait(session, example_picture(name), hashlib.sha256(data).hexdigest())
+        session.tell(told)
+
+    async def take_neutral(self, session: Session, on: bool) -> None:
+        """From now on the present driving face counts as neutral; or none does."""
+        last = session.last
+        if on and (last is None or last.arrived is None):
+            raise InputError("neutral face: expected a driving face, none has come yet; start the camera first")
+        if on and last is not None:
+            session.rest = await asyncio.wrap_future(self.worker.on_network(lambda: self.engine.rest(last.followed)))
+        else:
+            session.rest = None
+        self.worker.touch(session)
+        session.tell({"is": "neutral", "on": on})
+
+    async def record(self, session: Session, on: bool) -> None:
+        """Begin a recording, or end it and offer it."""
+        if on:
+            await asyncio.to_thread(self._begin_recording, session)
+            session.tell({"is": "recording", "on": True})
+            return
+        with session.recording_lock:
+            recording, session.recording = session.recording, None
+        session.tell({"is": "recording", "on": False})
+        if recording is None:
+            raise InputError("recording: none is running; press record first")
+        recorded = await asyncio.to_thread(self.recordings.finish, recording)
+        logs.note("recorded", session=session.id[:6], frames=recorded.frames, seconds=round(recorded.seconds, 1))
+        session.tell(
+            {
+                "is": "recorded", "address": f"/recordings/{recorded.name}", "frames": recorded.frames,
+                "seconds": round(recorded.seconds, 2), "bytes": recorded.path.stat().st_size,
+            }
+        )  # fmt: skip
+
+    def _begin_recording(self, session: Session) -> None:
+        with session.recording_lock:
+            if session.closed or session.portrait is None:
+                raise InputError("recording: expected a portrait, none is chosen yet; choose one first")
+            if session.recording is None:
+                session.recording = self.recordings.begin(self.engine.side_px, session.portrait.stamp)
+
+    async def _session(self, websocket: WebSocket) -> None:
+        await transport_ws.serve(websocket, self)
+
+    async def _post_portrait(self, request: Request) -> Response:
+        from starlette.requests import ClientDisconnect
+        from starlette.responses import JSONResponse
+
+        status, told = 200, {}
+        chunks = request.stream()
+        try:
+            told = await self._take_upload(request, chunks)
+        except uploads.Refused as error:
+            status, told = error.status, {"sentence": str(error)}
+            with suppress(ClientDisconnect):
+                await uploads.drain(chunks)
+        except InputError as error:
+            status, told = 422, {"sentence": str(error)}
+        except ClientDisconnect:
+            status = 499
+        self.metrics.uploads.labels(str(status)).inc()
+        # What is left of a body that was refused is not read.
+        return JSONResponse(told, status, {"connection": "close"} if status in (413, 415, 503) else None)
+
+    async def _take_upload(self, request: Request, chunks: AsyncIterator[bytes]) -> dict[str, Any]:
+        uploads.check_head(request.headers)
+        connection = self.sessions.get(request.query_params.get("session", ""))
+        if connection is None:
+            raise uploads.Refused(409, "portrait: its session has ended; reload the page")
+        if self._uploading >= MOST_UPLOADS:
+            raise uploads.Refused(503, "portrait: the server is busy with other portraits; try again in a few seconds")
+        self._uploading += 1
+        try:
+            body = await uploads.read_body(chunks)
+            loop = asyncio.get_running_loop()
+            image = await loop.run_in_executor(self._portraits, uploads.decode, body)
+            return await self.take_portrait(connection.session, image, hashlib.sha256(body).hexdigest())
+        finally:
+            self._uploading -= 1
+
+    async def _get_recording(self, request: Request) -> Response:
+        from starlette.responses import FileResponse, PlainTextResponse
+
+        recorded = self.recordings.find(request.path_params["name"])
+        if recorded is None:
+            return PlainTextResponse("this recording is not kept any more; record again\n", 404)
+        name = time.strftime("triportrait-%Y%m%d-%H%M%S.mp4")
+        return FileResponse(recorded.path, media_type="video/mp4", filename=name)
+
+    async def _get_health(self, request: Request) -> Response:
+        from starlette.responses import JSONResponse
+
+        alive = self.worker.alive
+        told = {"ok": alive, "sessions": self.admission.active, "capacity": self.admission.capacity}
+        return JSONResponse(told, 200 if alive else 503)
+
+    async def _get_metrics(self, request: Request) -> Response:
+        from starlette.responses import Response
+
+        self.metrics.active.set(self.admission.active)
+        self.metrics.capacity.set(self.admission.capacity)
+        self.metrics.tasks.set(len(asyncio.all_tasks()))
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def _get_file(self, request: Request) -> Response:
+        from starlette.responses import PlainTextResponse
+
+        path = request.url.path
+        found = self._files.get("/index.html" if path == "/" else path)
+        if found is None:
+            return PlainTextResponse("there is no such page here\n", 404)
+        return _ranged(request, *found)
+
+
+def _ranged(request: Request, data: bytes, kind: str) -> Response:
+    """All of it, or the range that a <video> asks for."""
+    from starlette.responses import Response
+
+    first, _, last = request.headers.get("range", "").removeprefix("bytes=").partition("-")
+    if not first.isdigit() or int(first) >= len(data) or (last and not last.isdigit()):
+        return Response(data, media_type=kind, headers={"accept-ranges": "bytes"})
+    begin, end = int(first), min(int(last) if last else len(data), len(data) - 1)
+    said = {"accept-ranges": "bytes", "content-range": f"bytes {begin}-{end}/{len(data)}"}
+    return Response(data[begin : end + 1], 206, said, media_type=kind)

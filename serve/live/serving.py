@@ -1,0 +1,84 @@
+"""uvicorn as we want it: one socket, deadlines for silent connections, a stop within seconds."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from triportrait.core.errors import InputError
+from triportrait.serve.live.guard import App
+from triportrait.serve.live.messages import LARGEST_FRAME_BYTES
+from triportrait.serve.pictures import reason_of
+
+if TYPE_CHECKING:
+    import uvicorn
+
+FIRST_REQUEST_S = 15.0  # a connection that has asked nothing by then is closed
+DEAD_S = 20  # unacknowledged bytes, or a window that stays shut: the other end has gone
+STOP_S = 3
+MOST_CONNECTIONS = 512
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that will listen there.
+
+    Raises:
+        InputError: the port is taken, or the address is none of this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(AttributeError, OSError):  # Linux has it; sockets that are accepted inherit it
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * DEAD_S)
+        bound.bind(address)
+    except (OSError, OverflowError) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else str(error)
+        raise InputError(f"{host}:{port}: cannot be listened on ({reason}); choose another --port or --host") from error
+    return bound
+
+
+def make(app: App) -> uvicorn.Server:
+    """The server; `run(sockets=[bound])` serves until SIGINT, SIGTERM or its `should_exit`."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        http=_patient(),
+        ws="websockets-sansio",
+        ws_max_size=LARGEST_FRAME_BYTES + 1024,
+        ws_ping_interval=10.0,
+        ws_ping_timeout=20.0,
+        ws_per_message_deflate=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=STOP_S,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+    )
+    return uvicorn.Server(config)
+
+
+def run(app: App, bound: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM; open sessions are told, and it ends within seconds."""
+    with suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has stopped
+        make(app).run(sockets=[bound])
+
+
+def _patient() -> type[Any]:
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Patient(H11Protocol):
+        """Closes a connection that never asks for anything, which uvicorn would keep for ever."""
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(FIRST_REQUEST_S, self._close_if_silent)
+
+        def _close_if_silent(self) -> None:
+            if self.cycle is None and self.transport.get_protocol() is self:
+                self.transport.abort()
+
+    return Patient

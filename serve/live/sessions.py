@@ -1,0 +1,115 @@
+"""What a session is to the worker: a portrait, sliders, and slots of one for frames on their way."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from triportrait.core.types import Head
+from triportrait.serve.faces.tracker import Followed
+from triportrait.serve.live.engine import Follows, Portrait
+from triportrait.serve.live.messages import Parts
+from triportrait.serve.live.newest import Newest
+from triportrait.serve.live.recording import Recording
+from triportrait.serve.live.settings import Settings
+
+
+@dataclass(frozen=True, eq=False)
+class Arrived:
+    """A driving frame that has come: `decode` gives uint8 [H, W, 3]."""
+
+    number: int
+    clock_ms: float
+    decode: Callable[[], np.ndarray]
+    at_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """Its face, ready for the network; None for `arrived` is the portrait at rest."""
+
+    arrived: Arrived | None
+    followed: Followed
+    wait_s: float
+    faces_s: float
+    at_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class Computed:
+    """The network's picture of it."""
+
+    portrait: Portrait
+    ready: Ready
+    view: bool
+    picture: np.ndarray
+    wait_s: float
+    compute_s: float
+    at_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What goes out. `jpeg` is empty where the transport encodes pictures itself."""
+
+    number: int
+    clock_ms: float
+    found: bool
+    view: bool
+    picture: np.ndarray
+    jpeg: bytes
+    parts: Parts
+    at_s: float
+
+
+class Session:
+    """One page that is open.
+
+    Args:
+        follower: its face tracker.
+        tell: sends a JSON message, the newest of each kind; from any thread.
+        deliver: says that a result is ready; from any thread.
+    """
+
+    def __init__(self, follower: Follows, tell: Callable[[dict[str, Any]], None], deliver: Callable[[], None]) -> None:
+        self.id = secrets.token_urlsafe(16)
+        self.began_s = time.monotonic()
+        self.follower = follower
+        self.tell = tell
+        self.deliver = deliver
+        self.settings = Settings()
+        self.portrait: Portrait | None = None
+        self.rest: torch.Tensor | None = None
+        self.jpeg = True
+        self.closed = False
+        self.incoming: Newest[Arrived] = Newest()
+        self.ready: Newest[Ready] = Newest()
+        self.computed: Newest[Computed] = Newest()
+        self.results: Newest[Result] = Newest()
+        self.following = self.finishing = False  # a worker is at it
+        self.ready_s = 0.0  # since when its frame waits for the network
+        self.last: Ready | None = None  # what is shown
+        self.shown_s = 0.0  # when the network was last asked
+        self.taken_s = time.perf_counter()  # when a result last left
+        self.stale = False  # what is shown no longer is what the sliders say
+        self.head: tuple[object, Head] | None = None  # of a face that holds still, and what it follows from
+        self.found = True
+        self.frames = 0
+        self.recording: Recording | None = None
+        self.recording_lock = threading.Lock()
+
+    @property
+    def dropped(self) -> int:
+        """Frames and results that a newer one replaced."""
+        return sum(slot.dropped for slot in (self.incoming, self.ready, self.computed, self.results))
+
+    def notice(self, about: str, sentence: str) -> None:
+        """A sentence for the page; an empty one takes the last about this back."""
+        self.tell({"is": "notice", "about": about, "sentence": sentence})

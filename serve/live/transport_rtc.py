@@ -1,0 +1,139 @@
+"""Pictures over WebRTC: the page's video in, ours out, and a data channel for the numbers of each result.
+
+No STUN or TURN server is asked: it works on one machine and in one network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import av
+import numpy as np
+
+from triportrait.core.errors import InputError
+from triportrait.serve.live.sessions import Result
+
+if TYPE_CHECKING:
+    from triportrait.serve.live.transport_ws import Connection
+
+_CLOCK = 90_000
+_GATHER_S = 5.0
+_MOST_BUFFERED = 16 << 10
+MOST_SDP = 32 << 10
+
+
+class Peer:
+    """The WebRTC side of a connection, which its WebSocket starts and ends."""
+
+    def __init__(self, connection: Connection) -> None:
+        from aiortc import RTCConfiguration, RTCPeerConnection
+
+        self._connection = connection
+        self._peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self._track: Any = _make_track(self)
+        self._channel: Any = None
+        self._ready = asyncio.Event()
+        self._reading: asyncio.Task[None] | None = None
+        self._count = 0
+        self._peer.on("track", self._on_track)
+        self._peer.on("datachannel", self._on_channel)
+        self._peer.on("connectionstatechange", self._on_state)
+
+    async def answer(self, sdp: str) -> str:
+        """Our answer to the page's offer, candidates included.
+
+        Raises:
+            InputError: the offer is none, or holds no video.
+        """
+        from aiortc import RTCSessionDescription
+
+        if not sdp or len(sdp) > MOST_SDP or "m=video" not in sdp:
+            raise InputError("offer: expected a WebRTC offer with video, got none; use the WebSocket")
+        async with asyncio.timeout(_GATHER_S):
+            await self._peer.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
+            self._peer.addTrack(self._track)
+            await self._peer.setLocalDescription(await self._peer.createAnswer())
+        return str(self._peer.localDescription.sdp)
+
+    async def close(self) -> None:
+        """End it; nothing of it is left."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+        self._track.stop()
+        await self._peer.close()
+
+    def wake(self) -> None:
+        """A result is ready."""
+        self._ready.set()
+
+    async def next_result(self) -> Result:
+        """The newest result, when there is one; its numbers leave over the data channel."""
+        while True:
+            result = self._connection.session.results.take()
+            if result is not None:
+                break
+            self._ready.clear()
+            await self._ready.wait()
+        header = self._connection.header(result)
+        channel = self._channel
+        if channel is not None and channel.readyState == "open" and channel.bufferedAmount < _MOST_BUFFERED:
+            channel.send(header)
+        return result
+
+    def _on_channel(self, channel: Any) -> None:
+        self._channel = channel
+
+    def _on_track(self, track: Any) -> None:
+        if track.kind == "video" and self._reading is None:
+            self._reading = asyncio.create_task(self._read(track))
+
+    async def _on_state(self) -> None:
+        state = self._peer.connectionState
+        if state == "connected":
+            self._connection.session.jpeg = False
+        elif state == "failed":
+            self._connection.session.jpeg = True
+            self._connection.session.notice("transport", "WebRTC broke off; pictures go over the WebSocket")
+        self._connection.tell({"is": "rtc", "state": state})
+
+    async def _read(self, track: Any) -> None:
+        """Take every frame at once, so that none can queue; the newest is worked on."""
+        from aiortc.mediastreams import MediaStreamError
+
+        try:
+            while True:
+                frame = await track.recv()
+                self._count += 1
+                self._connection.take_frame(self._count, 0.0, _pixels_of(frame))
+        except MediaStreamError:
+            return
+
+
+class _pixels_of:
+    """Converts a decoded frame when somebody wants it."""
+
+    def __init__(self, frame: av.VideoFrame) -> None:
+        self._frame = frame
+
+    def __call__(self) -> np.ndarray:
+        return np.asarray(self._frame.to_ndarray(format="rgb24"))
+
+
+def _make_track(peer: Peer) -> Any:
+    from aiortc import MediaStreamTrack
+
+    class Results(MediaStreamTrack):
+        """What the page sees: each result once, stamped with the time it left."""
+
+        kind = "video"
+
+        async def recv(self) -> av.VideoFrame:
+            result = await peer.next_result()
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(result.picture), "rgb24")
+            frame.pts, frame.time_base = round(result.at_s * _CLOCK), Fraction(1, _CLOCK)
+            return frame
+
+    return Results()

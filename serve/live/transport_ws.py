@@ -1,0 +1,281 @@
+"""A session over a WebSocket: control as JSON, and pictures both ways where WebRTC does not come about."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from triportrait.core.errors import InputError
+from triportrait.serve.live import logs
+from triportrait.serve.live.engine import decode_jpeg
+from triportrait.serve.live.messages import FrameIn, Shown, read_binary, read_text, result_header
+from triportrait.serve.live.sessions import Arrived, Result, Session
+from triportrait.serve.live.transport_rtc import Peer
+
+if TYPE_CHECKING:
+    from starlette.websockets import WebSocket
+
+    from triportrait.serve.live.server import LiveServer
+
+MOST_UNSHOWN = 4  # results on their way that the page has not said it has shown: more would be lag in the network
+SILENT_S = 30.0  # without any message: the other end has gone
+IDLE_S = 300.0  # without a frame: somebody else may want the place
+STALLED_S = 20.0  # a message that does not leave
+MOST_GARBAGE = 100  # messages that nobody can read, before the session ends
+_TRY_LATER, _ENDED = 1013, 1000
+
+
+class _End(Exception):
+    """The session ends; says how, and what the page is told."""
+
+    def __init__(self, how: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.how, self.sentence = how, sentence
+
+
+class Connection:
+    """One WebSocket from its first message to its last."""
+
+    def __init__(self, websocket: WebSocket, server: LiveServer) -> None:
+        self._socket, self._server = websocket, server
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._told: dict[str, dict[str, Any]] = {}
+        self._unshown: list[int] = []
+        self._heard_s = self._frame_s = time.monotonic()
+        self._garbage = 0
+        self._peer: Peer | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.session = Session(server.engine.follower(), self._tell_from_anywhere, self._wake_from_anywhere)
+
+    async def run(self) -> None:
+        """Serve until the page leaves, falls silent, or the server stops."""
+        from starlette.websockets import WebSocketDisconnect
+
+        server, session = self._server, self.session
+        server.worker.join(session)
+        server.sessions[session.id] = self
+        logs.note("session began", session=session.id[:6], active=server.admission.active)
+        self.tell(server.hello(session))
+        parts = [asyncio.create_task(part()) for part in (self._receive, self._send, self._watch)]
+        how, sentence = "left", ""
+        try:
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                error = task.exception()
+                if isinstance(error, _End):
+                    how, sentence = error.how, error.sentence
+                elif error is not None and not isinstance(error, WebSocketDisconnect):
+                    how = "failed"
+                    logs.LOG.error("a session failed", exc_info=error)
+        finally:
+            for task in (*parts, *self._tasks):
+                task.cancel()
+            await asyncio.gather(*parts, *self._tasks, return_exceptions=True)
+            server.sessions.pop(session.id, None)
+            frames, dropped = session.frames, session.dropped
+            server.worker.leave(session)
+            with session.recording_lock:
+                if session.recording is not None:
+                    session.recording.abandon()
+                    session.recording = None
+            if self._peer is not None:
+                await self._peer.close()
+            await self._say_goodbye(sentence)
+            length_s = time.monotonic() - session.began_s
+            server.metrics.sessions.labels(how).inc()
+            logs.note(
+                "session ended", session=session.id[:6], how=how, frames=frames, dropped=dropped,
+                seconds=round(length_s, 1),
+            )  # fmt: skip
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send a JSON message when the connection next can; of one kind only the newest."""
+        self._told[f"{message['is']} {message.get('about', '')}"] = message
+        self._wake.set()
+
+    def _tell_from_anywhere(self, message: dict[str, Any]) -> None:
+        self._from_anywhere(partial(self.tell, message))
+
+    def _wake_from_anywhere(self) -> None:
+        self._from_anywhere(self._wake_both)
+
+    def _wake_both(self) -> None:
+        self._wake.set()
+        if self._peer is not None:
+            self._peer.wake()
+
+    def _from_anywhere(self, call: Callable[[], None]) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(call)
+
+    async def _say_goodbye(self, sentence: str) -> None:
+        from starlette.websockets import WebSocketState
+
+        if self._socket.application_state != WebSocketState.CONNECTED:
+            return
+        try:
+            async with asyncio.timeout(2.0):
+                if sentence:
+                    await self._socket.send_text(json.dumps({"is": "end", "sentence": sentence}))
+                await self._socket.close(_ENDED)
+        except Exception:  # whatever the other end has done to the connection
+            return
+
+    async def _receive(self) -> None:
+        while True:
+            message = await self._socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            self._heard_s = time.monotonic()
+            try:
+                data, text = message.get("bytes"), message.get("text")
+                if data is not None:
+                    self._binary(data)
+                elif text is not None:
+                    await self._text(read_text(text))
+            except InputError as error:
+                self._count_garbage(error)
+
+    def _count_garbage(self, error: InputError) -> None:
+        self._server.metrics.unreadable.inc()
+        self._garbage += 1
+        if self._garbage > MOST_GARBAGE:
+            raise _End("garbage", "the session ended: too many messages could not be read; reload the page")
+        self.session.notice("message", str(error))
+
+    def _binary(self, data: bytes) -> None:
+        message = read_binary(data)
+        if isinstance(message, Shown):
+            if message.number in self._unshown:  # those before it were shown or overtaken
+                del self._unshown[: self._unshown.index(message.number) + 1]
+            self._wake.set()
+            return
+        self.take_frame(message.number, message.clock_ms, message)
+
+    def take_frame(self, number: int, clock_ms: float, frame: FrameIn | Callable[[], Any]) -> None:
+        """A driving frame has come, over either transport."""
+        self._frame_s = time.monotonic()
+        decode = partial(decode_jpeg, frame.jpeg) if isinstance(frame, FrameIn) else frame
+        self._server.worker.arrive(self.session, Arrived(number, clock_ms, decode, time.perf_counter()))
+
+    async def _send(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._told:
+                message = self._told.pop(next(iter(self._told)))
+                await self._leave(self._socket.send_text(json.dumps(message)))
+            if len(self._unshown) < MOST_UNSHOWN and self.session.jpeg:
+                result = self.session.results.take()
+                if result is not None:
+                    self._unshown.append(result.number)
+                    await self._leave(self._socket.send_bytes(self.header(result) + result.jpeg))
+                    self._wake.set()
+
+    def header(self, result: Result) -> bytes:
+        """What stands before a result, counted as sent."""
+        self._server.worker.taken(self.session)
+        parts = dataclasses.replace(result.parts, send=1e3 * (time.perf_counter() - result.at_s))
+        self._server.metrics.sent(parts, result.view)
+        return result_header(result.number, result.clock_ms, parts, self.session.dropped, result.found, result.view)
+
+    async def _leave(self, sending: Any) -> None:
+        try:
+            async with asyncio.timeout(STALLED_S):
+                await sending
+        except TimeoutError as error:
+            raise _End("stalled", "") from error
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            now = time.monotonic()
+            if now - self._heard_s > SILENT_S:
+                raise _End("silent", "the session ended: nothing was heard from this page; press start to go on")
+            if now - self._frame_s > IDLE_S:
+                raise _End(
+                    "idle", "the session ended after five minutes without a driving picture; press start to go on"
+                )
+
+    async def _text(self, message: dict[str, Any]) -> None:
+        do = message.pop("do")
+        session, server = self.session, self._server
+        if do == "settings":
+            session.settings = session.settings.changed(message)
+            server.worker.touch(session)
+        elif do == "example":
+            self._start(server.take_example(session, str(message.get("name", ""))[:80]))
+        elif do == "neutral":
+            self._start(server.take_neutral(session, message.get("on") is True))
+        elif do == "record":
+            self._start(server.record(session, message.get("on") is True))
+        elif do == "offer":
+            self._start(self._answer(str(message.get("sdp", ""))))
+        elif do == "websocket":
+            await self._hang_up()
+        elif do != "here":
+            raise InputError(f'message: expected a known "do", got {do[:40]!r}; see docs/live')
+
+    def _start(self, work: Any) -> None:
+        """Do something that takes a while beside the messages; no more than a few at a time."""
+        if len(self._tasks) >= 4:
+            work.close()
+            raise InputError("message: the last wishes are still under way; wait a moment")
+
+        async def guarded() -> None:
+            try:
+                await work
+            except InputError as error:
+                self.session.notice("wish", str(error))
+            except Exception:
+                logs.fault("a wish failed", session=self.session.id[:6])
+                self.session.notice("wish", "that failed on the server; try again")
+
+        task = asyncio.create_task(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, sdp: str) -> None:
+        await self._hang_up()
+        peer = Peer(self)
+        try:
+            answer = await peer.answer(sdp)
+        except Exception as error:
+            await peer.close()
+            logs.warn("webrtc failed", session=self.session.id[:6], reason=str(error)[:200])
+            self.tell(
+                {"is": "answer", "sdp": "", "sentence": "WebRTC could not be started; pictures go over a WebSocket"}
+            )
+            return
+        self._peer = peer
+        self.tell({"is": "answer", "sdp": answer})
+
+    async def _hang_up(self) -> None:
+        peer, self._peer = self._peer, None
+        self.session.jpeg = True
+        if peer is not None:
+            await peer.close()
+
+
+async def serve(websocket: WebSocket, server: LiveServer) -> None:
+    """A page has connected: a session begins, or is refused with a time to come again."""
+    await websocket.accept()
+    refusal = server.admission.enter()
+    if refusal is not None:
+        server.metrics.sessions.labels("refused").inc()
+        logs.note("session refused", active=server.admission.active, retry_s=refusal.retry_s)
+        message = {"is": "refused", "sentence": refusal.sentence, "retry_s": refusal.retry_s}
+        await websocket.send_text(json.dumps(message))
+        await websocket.close(_TRY_LATER)
+        return
+    began_s = time.monotonic()
+    try:
+        await Connection(websocket, server).run()
+    finally:
+        server.admission.leave(time.monotonic() - began_s)

@@ -1,0 +1,328 @@
+"""Who does the work, off the event loop: faces ahead of the network, the network in one thread, pictures behind it.
+
+A session has at most one frame in each of four places: waiting, ready, computed, to be sent. A newer one replaces it.
+Sessions whose frames are ready make one batch; the first waits for the others no longer than a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from triportrait.core.errors import InputError
+from triportrait.serve.live import logs
+from triportrait.serve.live.admission import Admission
+from triportrait.serve.live.engine import Engine, Portrait, Wanted, encode_jpeg
+from triportrait.serve.live.messages import Parts
+from triportrait.serve.live.metrics import Metrics
+from triportrait.serve.live.sessions import Arrived, Computed, Ready, Result, Session
+
+Value = TypeVar("Value")
+
+VIEW_S = 1 / 25  # between new views of a face that holds still
+_LEARN = 0.1  # of the running means, at each frame
+_EARLY, _SLACK = 0.9, 1.3  # a face is begun so that it is ready at 0.9 of a batch, were it to take 1.3 of its time
+_STUCK_S = 1.0
+_STILL_S = 0.25  # without a frame for so long it does
+
+
+class Worker:
+    """The one place where frames become pictures."""
+
+    def __init__(self, engine: Engine, admission: Admission, metrics: Metrics) -> None:
+        self._engine, self._admission, self._metrics = engine, admission, metrics
+        self._changed = threading.Condition()
+        self._sessions: dict[str, Session] = {}
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._stopping = False
+        self._busy_since: float | None = None  # the network, at a batch
+        self._compute_s = self._faces_s = 0.0  # running means of a batch, of a face
+        threads = max(1, (os.cpu_count() or 2) // 4)
+        self._faces = ThreadPoolExecutor(threads, "live-faces")
+        self._finish = ThreadPoolExecutor(threads, "live-finish")
+        self._thread = threading.Thread(target=self._run, name="live-network", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End all threads; what is under way is finished, what waits is not."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        for pool in (self._faces, self._finish):
+            pool.shutdown(wait=True, cancel_futures=True)
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the network's thread runs."""
+        return self._thread.is_alive()
+
+    def join(self, session: Session) -> None:
+        """A session has begun."""
+        with self._changed:
+            self._sessions[session.id] = session
+
+    def leave(self, session: Session) -> None:
+        """A session has ended: nothing of it is kept."""
+        with self._changed:
+            session.closed = True
+            self._sessions.pop(session.id, None)
+            for slot in (session.incoming, session.ready, session.computed, session.results):
+                slot.take()
+            session.last = session.portrait = session.rest = session.head = None
+
+    def arrive(self, session: Session, frame: Arrived) -> None:
+        """A driving frame has come; from the event loop, costs nothing."""
+        self._metrics.frames_in.inc()
+        if session.portrait is None:
+            return
+        if session.incoming.put(frame):
+            self._metrics.dropped.labels("waiting").inc()
+        self._follow_next()
+
+    def taken(self, session: Session) -> None:
+        """A result has left: there is room for the next."""
+        session.taken_s = time.perf_counter()
+        self._follow_next()
+
+    def touch(self, session: Session) -> None:
+        """The sliders moved."""
+        with self._changed:
+            session.stale = True
+            self._changed.notify_all()
+
+    def on_network(self, work: Callable[[], Value]) -> Future[Value]:
+        """Let the network's thread do something before the next frame."""
+        future: Future[Value] = Future()
+
+        def job() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work())
+                except BaseException as error:  # handed to who waits for it
+                    future.set_exception(error)
+
+        with self._changed:
+            self._jobs.append(job)
+            self._changed.notify_all()
+        return future
+
+    def show(self, session: Session, portrait: Portrait) -> None:
+        """A session has a portrait: show it at rest, then as frames come."""
+        with self._changed:
+            if session.closed:
+                return
+            session.portrait, session.rest = portrait, None
+            session.last = Ready(None, portrait.at_rest, 0.0, 0.0, time.perf_counter())
+            session.stale, session.shown_s = True, 0.0
+            self._changed.notify_all()
+
+    def _follow_next(self) -> None:
+        """Find the faces that the network will want next, and no more: what waits undecoded can still be replaced."""
+        with self._changed:
+            if self._stopping:
+                return
+            room = 2 * self._engine.most_batch - sum(s.following or bool(s.ready) for s in self._sessions.values())
+            waiting = [
+                s for s in self._sessions.values() if s.incoming and not s.following and not s.ready and not _stuck(s)
+            ]
+            waiting.sort(key=lambda s: s.shown_s)
+            for session in waiting[: max(0, room)]:
+                session.following = True
+                self._faces.submit(self._follow, session)
+
+    def _follow(self, session: Session) -> None:
+        try:
+            self._hold_on()
+            frame = session.incoming.take()
+            if frame is not None:
+                began = time.perf_counter()
+                followed = session.follower.follow(frame.decode(), frame.at_s)
+                now = time.perf_counter()
+                self._faces_s += _LEARN * (now - began - self._faces_s)
+                session.ready_s = now
+                session.ready.put(Ready(frame, followed, began - frame.at_s, now - began, now))
+                self._say_face(session, followed.found)
+        except InputError as error:
+            self._metrics.unreadable.inc()
+            session.notice("frame", str(error))
+        except Exception:
+            logs.fault("a frame failed", session=session.id[:6])
+            session.notice("frame", "a driving frame could not be used; the next one is tried")
+        finally:
+            with self._changed:
+                session.following = False
+                if session.closed:
+                    session.ready.take()
+                self._changed.notify_all()
+            self._follow_next()
+
+    def _hold_on(self) -> None:
+        """Wait until the face will be ready just when the network is: what waits longer is older than it need be."""
+        with self._changed:
+            if self._busy_since is not None:
+                spare_s = _EARLY * self._compute_s - _SLACK * self._faces_s - (time.perf_counter() - self._busy_since)
+                self._changed.wait_for(lambda: self._stopping or self._busy_since is None, max(0.0, spare_s))
+
+    def _say_face(self, session: Session, found: bool) -> None:
+        if found != session.found:
+            session.found = found
+            lost = "no face in the driving picture: the last pose is held; come back into the picture"
+            session.notice("face", "" if found else lost)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or self._jobs or self._due(), VIEW_S)
+                if self._stopping:
+                    return
+                job = self._jobs.popleft() if self._jobs else None
+                batch = [] if job else self._gather()
+            if job is not None:
+                job()
+            elif batch:
+                self._compute(batch)
+
+    def _due(self) -> list[tuple[float, Session]]:
+        """Sessions with something for the network, the one that waits longest first."""
+        now = time.perf_counter()
+        ready = [(s.ready_s, s) for s in self._sessions.values() if s.ready]
+        # New views of faces that hold still come when nothing else does, or have waited long.
+        patience_s = _STILL_S if ready else VIEW_S
+        views = [(s.shown_s + _STILL_S, s) for s in self._sessions.values() if self._wants_view(s, now - patience_s)]
+        return sorted([*ready, *views], key=lambda entry: entry[0])[: self._engine.most_batch]
+
+    def _wants_view(self, session: Session, shown_before_s: float) -> bool:
+        if session.last is None or session.ready or not (session.stale or session.settings.orbit):
+            return False
+        still = session.last.arrived is None or session.last.at_s < time.perf_counter() - _STILL_S
+        return still and not session.results and session.shown_s <= shown_before_s
+
+    def _gather(self) -> list[tuple[Session, Portrait, Ready, bool]]:
+        if len(self._due()) < self._engine.most_batch and self._engine.gather_s:
+            # Whose face is being found now will be ready within the deadline, perhaps.
+            self._changed.wait_for(
+                lambda: self._stopping or not any(s.following for s in self._sessions.values()), self._engine.gather_s
+            )
+        batch = []
+        for _, session in self._due():
+            fresh = session.ready.take()
+            ready = fresh or session.last
+            if ready is not None and session.portrait is not None:
+                session.last, session.stale, session.shown_s = ready, False, time.perf_counter()
+                batch.append((session, session.portrait, ready, fresh is None))
+        return batch
+
+    def _compute(self, batch: list[tuple[Session, Portrait, Ready, bool]]) -> None:
+        began = time.perf_counter()
+        with self._changed:
+            self._busy_since = began
+        self._follow_next()  # while the network works
+        try:
+            pictures = self._pictures(batch)
+        except Exception as error:
+            logs.fault("the network failed", sessions=[s.id[:6] for s, *_ in batch])
+            sentence = str(error) if isinstance(error, InputError) else "the network failed on a frame; see the log"
+            for session, *_ in batch:
+                session.notice("network", sentence)
+            return
+        finally:
+            with self._changed:
+                self._busy_since = None
+                self._changed.notify_all()
+        now = time.perf_counter()
+        self._compute_s += _LEARN * (now - began - self._compute_s)
+        self._admission.measured((now - began) / len(batch))
+        for (session, portrait, ready, view), picture in zip(batch, pictures, strict=True):
+            waited = 0.0 if view else ready.wait_s + began - ready.at_s
+            if session.computed.put(Computed(portrait, ready, view, picture, waited, now - began, now)):
+                self._metrics.dropped.labels("computed").inc()
+            self._finish_next(session)
+
+    def _pictures(self, batch: list[tuple[Session, Portrait, Ready, bool]]) -> list[np.ndarray]:
+        wanted = [
+            Wanted(p.prepared, r.followed, s.settings, s.rest, time.monotonic() - s.began_s) for s, p, r, _ in batch
+        ]
+        fresh = [w for w, (*_, view) in zip(wanted, batch, strict=True) if not view]
+        computed = iter(self._engine.compute(fresh) if fresh else [])
+        pictures = []
+        for w, (session, _, ready, view) in zip(wanted, batch, strict=True):
+            if not view:
+                session.head = None
+                pictures.append(next(computed))
+                continue
+            s = w.settings
+            key = (id(ready), id(w.prepared), s.neck, s.motion_strength, s.gaze_x, s.gaze_y, id(w.rest))
+            known = session.head[1] if session.head is not None and session.head[0] == key else None
+            picture, head = self._engine.view(w, known)
+            session.head = (key, head)
+            pictures.append(picture)
+        return pictures
+
+    def _finish_next(self, session: Session) -> None:
+        with self._changed:
+            if session.finishing or session.closed or not session.computed or self._stopping:
+                return
+            session.finishing = True
+            self._finish.submit(self._finish_one, session)
+
+    def _finish_one(self, session: Session) -> None:
+        try:
+            done = session.computed.take()
+            if done is not None:
+                self._deliver(session, done)
+        except Exception:
+            logs.fault("a result failed", session=session.id[:6])
+        finally:
+            with self._changed:
+                session.finishing = False
+                if session.closed:
+                    session.results.take()
+            self._finish_next(session)
+
+    def _deliver(self, session: Session, done: Computed) -> None:
+        began = time.perf_counter()
+        picture = done.portrait.stamp.mark(done.picture)
+        jpeg = encode_jpeg(picture) if session.jpeg else b""
+        now = time.perf_counter()
+        parts = Parts(
+            1e3 * (done.wait_s + began - done.at_s), 1e3 * done.ready.faces_s, 1e3 * done.compute_s,
+            1e3 * (now - began), 0.0,
+        )  # fmt: skip
+        arrived = done.ready.arrived
+        number, clock_ms = (0, 0.0) if arrived is None else (arrived.number, arrived.clock_ms)
+        result = Result(number, clock_ms, done.ready.followed.found, done.view, picture, jpeg, parts, now)
+        session.frames += not done.view
+        if session.results.put(result):
+            self._metrics.dropped.labels("sending").inc()
+        session.deliver()
+        self._record(session, picture, now)
+
+    def _record(self, session: Session, picture: np.ndarray, now_s: float) -> None:
+        with session.recording_lock:
+            if session.recording is None:
+                return
+            try:
+                if not session.recording.write(picture, now_s):
+                    session.notice("record", "five minutes are recorded, which is the most; press stop to keep them")
+            except InputError as error:
+                session.recording.abandon()
+                session.recording = None
+                session.notice("record", str(error))
+
+
+def _stuck(session: Session) -> bool:
+    """Whether nobody takes its results: then a frame a second will do."""
+    now = time.perf_counter()
+    return bool(session.results) and now - session.taken_s > _STUCK_S and now - session.shown_s < _STUCK_S

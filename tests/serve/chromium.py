@@ -1,0 +1,141 @@
+"""A headless Chromium with a fake camera, driven over the DevTools protocol."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import shutil
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from websockets.sync.client import ClientConnection, connect
+
+BINARY = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--mute-audio",
+    "--disable-background-networking", "--disable-component-update", "--autoplay-policy=no-user-gesture-required",
+    "--remote-debugging-port=0", "--remote-allow-origins=*",
+)  # fmt: skip
+
+
+class Page:
+    """One tab."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+        self._ids = itertools.count(1)
+        self.errors: list[str] = []
+        for domain in ("Page", "Runtime", "Log"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """A command of the protocol, and its result."""
+        number = next(self._ids)
+        self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self._socket.recv(timeout=60))
+            if message.get("method") == "Runtime.exceptionThrown":
+                self.errors.append(message["params"]["exceptionDetails"].get("exception", {}).get("description", "?"))
+            elif message.get("method") == "Log.entryAdded" and message["params"]["entry"]["level"] == "error":
+                self.errors.append(message["params"]["entry"]["text"])
+            if message.get("id") == number:
+                assert "error" not in message, message
+                return message["result"]
+
+    def run(self, code: str) -> Any:
+        """The value of an expression on the page; promises are awaited."""
+        found = self.call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True, userGesture=True)
+        assert "exceptionDetails" not in found, found["exceptionDetails"]
+        return found["result"].get("value")
+
+    def wait(self, code: str, seconds: float = 30) -> Any:
+        """The value of an expression as soon as it is true."""
+        until = time.monotonic() + seconds
+        while True:
+            value = self.run(code)
+            if value:
+                return value
+            assert time.monotonic() < until, f"never came: {code}; the page says {self.said()}"
+            time.sleep(0.1)
+
+    def said(self) -> str:
+        """All sentences on the page."""
+        return self.run(
+            "document.getElementById('state').innerText + ' | ' + document.getElementById('notices').innerText"
+        )
+
+    def open(self, address: str) -> None:
+        self.call("Page.navigate", url=address)
+        self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
+
+    def choose(self, selector: str, path: Path) -> None:
+        """Put a file into a file input, as a user does."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", files=[str(path)], nodeId=node)
+
+    def screenshot(self, path: Path, width: int = 1280, height: int = 800) -> None:
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        time.sleep(0.3)
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+
+
+class Chromium:
+    """The browser; a context manager that leaves no process behind.
+
+    Args:
+        folder: for its profile.
+        camera: a y4m or mjpeg file that plays in a loop as the camera; None for a machine without one.
+        allow: whether the user allows the camera.
+    """
+
+    def __init__(
+        self, folder: Path, camera: Path | None = None, allow: bool = True, flags: tuple[str, ...] = ()
+    ) -> None:
+        fake: tuple[str, ...] = ()
+        if camera is not None:
+            fake = ("--use-fake-device-for-media-stream", f"--use-file-for-fake-video-capture={camera}")
+        if allow:
+            fake += ("--use-fake-ui-for-media-stream",)
+        elif camera is not None:
+            fake += ("--deny-permission-prompts",)
+        self._folder = folder / "chromium"
+        assert BINARY is not None
+        self._process = subprocess.Popen(
+            [BINARY, *FLAGS, *fake, *flags, f"--user-data-dir={self._folder}", "about:blank"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self._sockets: list[ClientConnection] = []
+
+    def __enter__(self) -> Chromium:
+        told = self._folder / "DevToolsActivePort"
+        until = time.monotonic() + 60
+        while not (told.exists() and "\n" in told.read_text()):
+            assert self._process.poll() is None and time.monotonic() < until, "chromium did not start"
+            time.sleep(0.1)
+        self._port = int(told.read_text().split()[0])
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for socket in self._sockets:
+            socket.close()
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def page(self) -> Page:
+        """A new tab."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self._port}/json/new?about:blank", method="PUT")
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            address = json.load(answer)["webSocketDebuggerUrl"]
+        socket = connect(address, max_size=None)
+        self._sockets.append(socket)
+        return Page(socket)

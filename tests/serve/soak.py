@@ -1,0 +1,384 @@
+"""A long run of the live server with sessions that misbehave: `python tests/serve/soak.py --minutes 10 --sessions 4`.
+
+One session behaves all the time; the others come, go and misbehave in every way known here. Printed are memory, files,
+threads and tasks of the server and the latency of the one that behaves, row by row, and what has to hold, as "met" or
+"missed". The exit code is 1 when something is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import io
+import itertools
+import json
+import os
+import random
+import shlex
+import socket
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import av
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from tests.serve.live_in_process import moving
+from triportrait.core.errors import InputError
+from triportrait.profiling.live.client import Client, driving_frames, figures, get, place
+from triportrait.profiling.live.server_process import live_server, stop
+from triportrait.profiling.machine import describe
+from triportrait.serve.live.engine import EXAMPLES, encode_jpeg
+from triportrait.serve.live.messages import write_frame
+
+MOST_GROWTH = 0.05  # of memory, after warming up
+MOST_SLOWER, MOST_SLOWER_SHORT = 1.3, 3.0  # median latency likewise; in minutes it hangs on who was there when
+SHORT_S = 300
+CLOSED_WITHIN_S = 50  # a connection that is half open
+HUGE = 100 << 20
+STOPPED_WITHIN_S = 8.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was seen at a moment: seconds, megabytes, counts; latency (median, 99th) and fps of the last window."""
+
+    at_s: float
+    memory_MB: float
+    files: int
+    threads: int
+    tasks: int
+    sessions: int
+    p50: float
+    p99: float
+    fps: float
+
+
+class Soak:
+    """One run.
+
+    Args:
+        address, sessions: of the server.
+        seconds: how long.
+        seed: of who does what.
+    """
+
+    def __init__(self, address: str, sessions: int, seconds: float, seed: int = 0) -> None:
+        self.address, self.sessions, self.seconds = address, sessions, seconds
+        self.random = random.Random(seed)
+        self.jpegs = [encode_jpeg(frame) for frame in moving()]
+        self.did: Counter[str] = Counter()
+        self.faults: list[str] = []
+        self.rows: list[Row] = []
+        self.half_open: list[tuple[float, socket.socket]] = []
+
+    async def run(self, tell: Callable[[str], None]) -> None:
+        """Everybody at the same time, until the time is over; then all leave."""
+        self.began = time.monotonic()
+        self.steady = Client(self.address, driving_frames(EXAMPLES / "driving.mp4"), 30.0)
+        await self._warm(tell)
+        steady = asyncio.create_task(self.steady.run(self.seconds))
+        crowd = [asyncio.create_task(self._misbehave(i)) for i in range(self.sessions - 1)]
+        watching = asyncio.create_task(self._watch(tell))
+        try:
+            await steady
+        except InputError as error:
+            self.faults.append(f"the session that behaves was ended: {error}")
+        for task in (*crowd, watching):
+            task.cancel()
+        await asyncio.gather(*crowd, watching, return_exceptions=True)
+        await self._check_half_open()
+
+    async def _warm(self, tell: Callable[[str], None]) -> None:
+        """Once everything, one after the other: what is made at first use is there when measuring begins."""
+        for act in self._acts():
+            if act != self.silent:
+                await self._guarded(act)
+        self.before = await asyncio.to_thread(self._row)
+        tell(f"# once everything, {time.monotonic() - self.began:.0f} s: {dict(self.did)}")
+        self.did.clear()
+        self.began = time.monotonic()
+
+    def _acts(self) -> list[Callable[[], Awaitable[None]]]:
+        return [self.behaves, self.breaks_off, self.never_reads, self.garbage, self.uploads, self.records, self.calls,
+                self.silent]  # fmt: skip
+
+    async def _misbehave(self, number: int) -> None:
+        acts = self._acts()
+        for turn in itertools.count(number):
+            # Silent ones hold a place for half a minute: one of the crowd is enough.
+            act = self.silent if number == 0 and turn % 6 == 1 else self.random.choice(acts[:-1])
+            await self._guarded(act)
+            await asyncio.sleep(0.2)
+
+    async def _guarded(self, act: Callable[[], Awaitable[None]]) -> None:
+        name = act.__name__  # type: ignore[attr-defined]
+        try:
+            async with asyncio.timeout(90):
+                await act()
+            self.did[name] += 1
+        except (ConnectionClosed, InvalidStatus, OSError, TimeoutError, EOFError) as error:
+            closed = error.rcvd if isinstance(error, ConnectionClosed) else None
+            if closed is not None and closed.code == 1013:
+                self.did["refused"] += 1
+                return
+            self.faults.append(f"{name}: {type(error).__name__} {error}")
+            await asyncio.sleep(1)
+        except _Full:
+            self.did["refused"] += 1
+            await asyncio.sleep(1)
+
+    def _connect(self) -> connect:
+        return connect(place(self.address, "/session", "ws"), max_size=None, compression=None)
+
+    async def _begin(self, line: ClientConnection) -> str:
+        hello = json.loads(await line.recv())
+        if hello["is"] == "refused":
+            raise _Full
+        await line.send(json.dumps({"do": "example", "name": self.random.choice(hello["examples"])}))
+        while True:
+            message = await line.recv()
+            if isinstance(message, str) and json.loads(message)["is"] == "portrait":
+                return str(hello["session"])
+
+    async def _drive(self, line: ClientConnection, seconds: float) -> None:
+        for number in range(1, int(seconds * 15)):
+            await line.send(write_frame(number, 0.0, self.jpegs[number % len(self.jpegs)]))
+            await asyncio.sleep(1 / 15)
+
+    async def behaves(self) -> None:
+        """Drives for some seconds, moves sliders, leaves."""
+        async with self._connect() as line:
+            await self._begin(line)
+            for yaw in (20, -20):
+                await line.send(json.dumps({"do": "settings", "yaw_deg": yaw, "orbit": yaw < 0}))
+                await self._drive(line, 2)
+
+    async def breaks_off(self) -> None:
+        """Leaves without a goodbye, in the middle of a message."""
+        async with self._connect() as line:
+            await self._begin(line)
+            await self._drive(line, 1)
+            raw = line.transport.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            line.transport.write(b"\x82\x7e\xff\xff half")
+            line.transport.abort()
+
+    async def never_reads(self) -> None:
+        """Sends frames and takes nothing."""
+        async with self._connect() as line:
+            await self._begin(line)
+            line.transport.pause_reading()
+            await self._drive(line, 4)
+            line.transport.abort()
+
+    async def garbage(self) -> None:
+        """Bytes that are no messages, messages that are no pictures."""
+        async with self._connect() as line:
+            await self._begin(line)
+            for i in range(60):
+                noise = self.random.randbytes(self.random.randrange(600))
+                message = (noise, noise.decode("latin-1"), write_frame(i, 0.0, b"\xff\xd8\xff\xe0" + noise))[i % 3]
+                await line.send(message)
+        async with asyncio.timeout(20):  # what is no HTTP at all
+            reader, writer = await asyncio.open_connection(*self._where())
+            writer.write(self.random.randbytes(4000) + b"\r\n\r\n")
+            await reader.read(1 << 16)
+            writer.close()
+
+    async def uploads(self) -> None:
+        """100 MB as a portrait, once said beforehand and once not."""
+        async with self._connect() as line:
+            session = await self._begin(line)
+            for head in (f"Content-Length: {HUGE}", "Transfer-Encoding: chunked"):
+                await self._upload(session, head)
+
+    async def _upload(self, session: str, head: str) -> None:
+        reader, writer = await asyncio.open_connection(*self._where())
+        start = (
+            f"POST /portrait?session={session} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\n{head}\r\n\r\n"
+        )
+        writer.write(start.encode())
+        chunk = b"\0" * (1 << 20)
+        if "chunked" in head:
+            chunk = b"100000\r\n" + chunk + b"\r\n"
+        answering = asyncio.create_task(reader.readline())
+        with contextlib.suppress(OSError):
+            for _ in range(HUGE >> 20):
+                writer.write(chunk)
+                await writer.drain()
+                if answering.done():
+                    break
+        with contextlib.suppress(OSError):
+            answer = await asyncio.wait_for(answering, 20)
+            if answer and b" 413 " not in answer:
+                self.faults.append(f"uploads: 100 MB were answered with {answer!r}")
+        writer.transport.abort()
+
+    async def records(self) -> None:
+        """Records for two seconds; the file decodes."""
+        async with self._connect() as line:
+            await self._begin(line)
+            await line.send(json.dumps({"do": "record", "on": True}))
+            await self._drive(line, 2)
+            await line.send(json.dumps({"do": "record", "on": False}))
+            while True:
+                message = await line.recv()
+                if not isinstance(message, str):
+                    continue
+                told = json.loads(message)
+                if told["is"] == "recorded":
+                    break
+                if told.get("about") == "wish":
+                    self.faults.append(f"records: {told['sentence']}")
+                    return
+            data = await asyncio.to_thread(_fetch, place(self.address, told["address"]))
+            with av.open(io.BytesIO(data)) as file:
+                if sum(1 for _ in file.decode(video=0)) != told["frames"]:
+                    self.faults.append("records: frames are missing")
+
+    async def calls(self) -> None:
+        """WebRTC: pictures both ways for some seconds, then it hangs up, or just goes."""
+        from tests.serve.test_live_rtc import visit
+
+        pictures, *_ = await visit(self._where()[1])
+        if not pictures:
+            self.faults.append("calls: no picture came")
+
+    async def silent(self) -> None:
+        """Connections that stay open and say nothing: before a request, and in the middle of a session."""
+        for session in (False, True):
+            line = socket.create_connection(self._where(), 10)
+            if session:
+                key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13"
+                line.sendall(
+                    "GET /session HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                    f"{key}\r\n\r\n".encode()
+                )
+            self.half_open.append((time.monotonic(), line))
+
+    async def _check_half_open(self) -> None:
+        for opened_s, line in self.half_open:
+            await asyncio.sleep(max(0.0, opened_s + CLOSED_WITHIN_S - time.monotonic()))
+            line.setblocking(False)
+            try:
+                while line.recv(1 << 16):
+                    pass
+            except BlockingIOError:
+                self.faults.append(f"silent: a connection was still open after {CLOSED_WITHIN_S} s")
+            except OSError:
+                pass
+            line.close()
+
+    def _where(self) -> tuple[str, int]:
+        parts = urlsplit(self.address)
+        return parts.hostname or "", parts.port or 80
+
+    async def _watch(self, tell: Callable[[str], None]) -> None:
+        every = max(5.0, self.seconds / 60)
+        tell("time s  memory MB  files  threads  tasks  sessions  latency ms p50  p99    fps")
+        while True:
+            await asyncio.sleep(every)
+            row = await asyncio.to_thread(self._row, every)
+            self.rows.append(row)
+            tell(
+                f"{row.at_s:6.0f}  {row.memory_MB:9.1f}  {row.files:5d}  {row.threads:7d}  {row.tasks:5d}  "
+                f"{row.sessions:8d}  {row.p50:14.0f}  {row.p99:5.0f}  {row.fps:5.1f}"
+            )
+
+    def _row(self, window_s: float = 5.0) -> Row:
+        found = figures(self.address)
+        now = time.monotonic()
+        recent = [s.total for s in list(self.steady.seen.samples) if now - s.at_s <= window_s]
+        middle = statistics.median(recent) if recent else float("nan")
+        worst = sorted(recent)[int(0.99 * (len(recent) - 1))] if recent else float("nan")
+        return Row(
+            now - self.began, found["process_resident_memory_bytes"] / 1e6, int(found["process_open_fds"]),
+            int(found["triportrait_threads"]), int(found["triportrait_tasks"]),
+            int(found["triportrait_sessions_active"]),
+            middle, worst, len(recent) / window_s,
+        )  # fmt: skip
+
+    async def verdicts(self) -> list[tuple[str, bool]]:
+        """What has to hold, and whether it does, when everybody has left."""
+        until = time.monotonic() + 20
+        while (after := await asyncio.to_thread(self._row)).sessions or after.tasks > self.before.tasks:
+            if time.monotonic() > until:
+                break
+            await asyncio.sleep(1)
+        third = max(1, len(self.rows) // 3)
+        first, last = self.rows[third : 2 * third] or self.rows, self.rows[-third:]
+        memory = [statistics.median(row.memory_MB for row in rows) for rows in (first, last)]
+        delays = [statistics.median(row.p50 for row in rows if row.p50 == row.p50) for rows in (first, last)]
+        growth = memory[1] / memory[0] - 1
+        slower = MOST_SLOWER if self.seconds >= SHORT_S else MOST_SLOWER_SHORT
+        seen = self.steady.seen
+        return [
+            (f"memory of the last third: {100 * growth:+.1f} % over the middle one, at most +5", growth <= MOST_GROWTH),
+            (f"median latency of the last third: {delays[1]:.0f} ms, of the middle one {delays[0]:.0f} ms, at most "
+             f"{slower:g} times", delays[1] <= slower * delays[0]),
+            (f"sessions left when all had gone: {after.sessions}", not after.sessions),
+            (f"tasks: {after.tasks}, before {self.before.tasks}", after.tasks <= self.before.tasks),
+            (f"threads: {after.threads}, before {self.before.threads}", after.threads <= self.before.threads + 1),
+            (f"open files: {after.files}, before {self.before.files}", after.files <= self.before.files + 2),
+            (f"the session that behaves: {len(seen.samples)} results of {seen.sent} frames, the others replaced by "
+             "newer ones", len(seen.samples) > self.seconds / 2),
+            (f"healthy at the end: {get(self.address, '/healthz').strip()}",
+             json.loads(get(self.address, "/healthz"))["ok"]),
+            (f"faults: {len(self.faults)}" + "".join(f"; {fault}" for fault in self.faults[:5]), not self.faults),
+        ]  # fmt: skip
+
+
+class _Full(Exception):
+    """The server had no place."""
+
+
+def _fetch(address: str) -> bytes:
+    import urllib.request
+
+    with urllib.request.urlopen(address, timeout=30) as answer:
+        data: bytes = answer.read()
+    return data
+
+
+def soak(minutes: float, sessions: int, tell: Callable[[str], None]) -> bool:
+    """Start a server, let everybody at it, stop it; whether all held."""
+    for name, value in describe(shlex.join(["python", "tests/serve/soak.py", *sys.argv[1:]])).items():
+        if name in ("command", "commit", "date", "torch", "python", "machine"):
+            tell(f"# {name}: {value}{f', {os.cpu_count()} cores' if name == 'machine' else ''}")
+    with live_server(["--weights", "demo", "--sessions", str(sessions)]) as server:
+        run = Soak(server.address, sessions, 60 * minutes)
+
+        async def everything() -> list[tuple[str, bool]]:
+            await run.run(tell)
+            return await run.verdicts()
+
+        verdicts = asyncio.run(everything())
+        seconds = stop(server.process)
+        code = server.process.returncode
+        verdicts.append((f"stopped by SIGTERM in {seconds:.1f} s with the exit code {code}",
+                         seconds <= STOPPED_WITHIN_S and code == 0))  # fmt: skip
+        broken = [line for line in server.lines if "traceback" in line]
+        verdicts.append((f"tracebacks in the log: {len(broken)}" + "".join(f"; {b}" for b in broken[:1]), not broken))
+    tell(f"# what the others did: {dict(sorted(run.did.items()))}")
+    for sentence, met in verdicts:
+        tell(f"{'met   ' if met else 'missed'}  {sentence}")
+    return all(met for _, met in verdicts)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--sessions", type=int, default=4)
+    given = parser.parse_args()
+    return 0 if soak(given.minutes, given.sessions, lambda line: print(line, flush=True)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""`triportrait live` in a real headless Chromium with a fake camera; screenshots lie in $OUT where that is set."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import signal
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.serve.chromium import BINARY, Chromium, Page
+from tests.serve.live_in_process import finder
+from tests.serve.making import make
+from triportrait.profiling.live.server_process import live_server
+from triportrait.serve.live.engine import EXAMPLES
+
+pytestmark = pytest.mark.skipif(BINARY is None, reason="needs chromium")
+ROOT = Path(__file__).parents[2]
+WANTED = 100
+
+# Notes every picture that is shown: its number, the view and 8 x 8 grey levels of it.
+WATCH = """
+window.seen = [];
+setInterval(() => {
+  const shown = Number(document.body.dataset.results || 0), canvas = document.getElementById('result');
+  if (!shown || shown === window.seen.at(-1)?.shown) return;
+  const small = document.createElement('canvas');
+  small.width = small.height = 16;
+  const pen = small.getContext('2d');
+  pen.drawImage(canvas, 0, 0, 16, 16);
+  const grey = [...pen.getImageData(0, 0, 16, 16).data].filter((_, i) => i % 4 === 1);
+  window.seen.push({shown, grey});
+}, 15);
+"""
+
+
+@pytest.fixture(scope="module")
+def server():
+    with live_server(["--weights", "demo", "--sessions", "4"]) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def moving_head(tmp_path_factory) -> Path:
+    """A camera before which a procedural head talks, beside the middle of the picture."""
+    path = tmp_path_factory.mktemp("camera") / "head.mjpeg"
+    with av.open(str(EXAMPLES / "driving.mp4")) as clip, path.open("wb") as out:
+        for i, frame in enumerate(clip.decode(video=0)):
+            picture = Image.new("RGB", (640, 480), (70, 84, 90))
+            picture.paste(frame.to_image().resize((380, 380)), (170, 60))
+            picture.save(out, "JPEG", quality=88)
+            if i == 149:
+                return path
+    raise AssertionError("the driving video is too short")
+
+
+@pytest.fixture(scope="module")
+def moving_photo(tmp_path_factory) -> Path:
+    """A camera before which a real photograph is panned and scaled."""
+    path = tmp_path_factory.mktemp("camera") / "photo.mjpeg"
+    photo = Image.open(ROOT / "docs" / "demo" / "portrait.jpg")
+    with path.open("wb") as out:
+        for i in range(120):
+            phase = 2 * np.pi * i / 120
+            side = round(330 + 60 * np.sin(phase))
+            picture = Image.new("RGB", (640, 480), (60, 60, 66))
+            place = (round(320 - side / 2 + 70 * np.sin(2 * phase)), round(240 - side / 2 + 30 * np.cos(phase)))
+            picture.paste(photo.resize((side, side)), place)
+            picture.save(out, "JPEG", quality=88)
+    return path
+
+
+@pytest.fixture
+def shots(tmp_path) -> Path:
+    folder = Path(os.environ.get("OUT") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def opened(browser: Chromium, server, query: str = "") -> Page:
+    page = browser.page()
+    page.open(server.address + query)
+    page.run(WATCH)
+    page.wait("document.getElementById('state').innerText.startsWith('connected')")
+    return page
+
+
+def seen(page: Page) -> np.ndarray:
+    """[N, 256] grey levels of every picture that was shown since the last look."""
+    return np.array([s["grey"] for s in page.run("window.seen.splice(0)")], float).reshape(-1, 256)
+
+
+def set_slider(page: Page, name: str, value: float) -> None:
+    page.run(
+        f"(() => {{ const s = document.querySelector('[name={name}]'); s.value = {value};"
+        " s.dispatchEvent(new Event('input')); })()"
+    )
+
+
+def a_session(page: Page, shots: Path, name: str, way: str) -> None:
+    """Camera on, a hundred results that follow it, another view, a recording that decodes."""
+    page.run("document.getElementById('camera').click()")
+    page.wait("document.getElementById('driving-tile').classList.contains('mirrored')")
+    page.wait(f"document.body.dataset.way === '{way}'")
+    page.wait("Number(document.body.dataset.results) >= 10", 60)
+    seen(page)
+    page.wait(f"window.seen.length >= {WANTED}", 150)
+    pictures = seen(page)
+    assert len(pictures) >= WANTED
+    changes = np.abs(np.diff(pictures, axis=0)).max(1)
+    assert (changes > 1).mean() > 0.4, changes  # the driving face moves in most frames
+    assert len(np.unique(pictures.round(), axis=0)) > WANTED / 2
+    page.screenshot(shots / f"{name}-front.png")
+
+    set_slider(page, "yaw_deg", 35)
+    page.wait("document.querySelector('[name=yaw_deg]').previousElementSibling.innerText === '35°'")
+    before = pictures[-10:].mean(0)
+    time.sleep(1.0)
+    seen(page)
+    page.wait("window.seen.length >= 8", 60)
+    assert np.abs(seen(page).mean(0) - before).mean() > 3
+    page.screenshot(shots / f"{name}-side.png")
+
+    page.run("document.getElementById('record').click()")
+    page.wait("document.getElementById('record').classList.contains('on')")
+    seen(page)
+    page.wait("window.seen.length >= 15", 60)
+    page.screenshot(shots / f"{name}-recording.png")
+    page.run("document.getElementById('record').click()")
+    page.wait("!document.getElementById('recorded').hidden", 60)
+    data = base64.b64decode(
+        page.run(
+            "fetch(document.getElementById('recorded').href).then(r => r.arrayBuffer())"
+            ".then(b => btoa(Array.from(new Uint8Array(b), c => String.fromCharCode(c)).join('')))"
+        )
+    )
+    with av.open(io.BytesIO(data)) as file:
+        frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+    assert len(frames) >= 10 and frames[0].shape == (128, 128, 3) and frames[5].std() > 20
+    page.screenshot(shots / f"{name}-recorded.png")
+    assert not page.errors
+
+
+def test_a_moving_head_before_the_camera_over_webrtc(server, moving_head, shots, tmp_path):
+    with Chromium(tmp_path, moving_head) as browser:
+        page = opened(browser, server)
+        a_session(page, shots, "head", "webrtc")
+        fps, latency = page.run("[document.body.dataset.fps, document.body.dataset.latency]")
+        assert float(fps) > 1 and latency.endswith("ms")
+        parts = page.run("[...document.querySelectorAll('#parts b')].map(b => b.innerText)")
+        assert len(parts) == 5 and all(part.endswith(" ms") for part in parts)
+        page.screenshot(shots / "narrow.png", 420, 900)
+
+
+def test_a_photograph_before_the_camera_over_a_websocket(server, moving_photo, shots, tmp_path):
+    with Chromium(tmp_path, moving_photo) as browser:
+        page = opened(browser, server, "?transport=websocket")
+        page.choose("#portrait-file", ROOT / "docs" / "demo" / "portrait.jpg")
+        page.wait("document.getElementById('crop').src.startsWith('data:')")
+        a_session(page, shots, "photo", "websocket")
+
+
+def test_what_goes_wrong_is_one_sentence_and_it_goes_on(server, shots, tmp_path):
+    sound = make(tmp_path / "sound.mp4", 4, sound="aac")
+    only_sound = tmp_path / "only-sound.m4a"
+    with av.open(str(sound)) as source, av.open(str(only_sound), "w", format="mp4") as out:
+        stream = out.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(audio=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    Image.new("RGB", (40, 40), "grey").save(tmp_path / "tiny.png")
+    Image.fromarray(np.linspace(40, 220, 300 * 300 * 3).reshape(300, 300, 3).astype(np.uint8)).save(
+        tmp_path / "sky.png"
+    )
+    (tmp_path / "text.png").write_text("no picture")
+
+    with Chromium(tmp_path, None) as browser:  # a machine without a camera
+        page = browser.page()
+        page.call("Page.addScriptToEvaluateOnNewDocument", source="delete window.RTCPeerConnection")
+        page.open(server.address)
+        page.run(WATCH)
+        page.wait("Number(document.body.dataset.results) >= 5", 60)  # without WebRTC, by the example
+        assert page.run("document.body.dataset.way") == "websocket"
+
+        def says(sentence: str, seconds: float = 20) -> None:
+            page.wait(f"document.getElementById('notices').innerText.includes({sentence!r})", seconds)
+
+        page.run("document.getElementById('camera').click()")
+        says("No camera was found")
+        page.choose("#driving-file", only_sound)
+        says("only sound")
+        page.choose("#driving-file", tmp_path / "text.png")
+        says("cannot play that file")
+        page.screenshot(shots / "wrong.png")
+        page.run("document.getElementById('clip').click()")
+        page.choose("#portrait-file", tmp_path / "tiny.png")
+        says("at least 64 px")
+        page.choose("#portrait-file", tmp_path / "text.png")
+        says("not a picture that can be read")
+        page.choose("#portrait-file", tmp_path / "sky.png")
+        if finder() is not None:
+            says("No face was found in this portrait")
+        shown = page.run("Number(document.body.dataset.results)")
+        page.wait(f"Number(document.body.dataset.results) >= {shown + 5}", 60)
+
+        server.process.send_signal(signal.SIGSTOP)  # a network that stalls
+        try:
+            says("Nothing comes back", 30)
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        page.wait("!document.getElementById('notices').innerText.includes('Nothing comes back')", 30)
+        shown = page.run("Number(document.body.dataset.results)")
+        page.wait(f"Number(document.body.dataset.results) >= {shown + 5}", 60)
+
+
+def test_a_camera_that_is_refused_is_said(server, moving_head, tmp_path):
+    with Chromium(tmp_path, moving_head, allow=False) as browser:
+        page = opened(browser, server, "?transport=websocket")
+        page.run("document.getElementById('camera').click()")
+        page.wait("document.getElementById('notices').innerText.includes('camera was refused')")
+        page.run("document.getElementById('clip').click()")
+        shown = page.run("Number(document.body.dataset.results || 0)")
+        page.wait(f"Number(document.body.dataset.results) >= {shown + 3}", 60)

@@ -1,0 +1,104 @@
+"""`triportrait live` and `triportrait profile live` as commands: options, address, log, stop, figures."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import socket
+import urllib.error
+import urllib.request
+
+import pytest
+
+from triportrait.profiling.live.client import figures
+from triportrait.profiling.live.server_process import live_server, stop
+from triportrait.serve import cli
+from triportrait.serve.jobs import live as job
+
+pytest.importorskip("fastapi")
+
+
+def refused(capsys, *options: str) -> str:
+    assert cli.main(list(options)) == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (["--port", "70000"], "--port: expected 0 to 65535, got 70000"),
+        (["--sessions", "0"], "--sessions: expected 1 to 64, got 0"),
+        (["--token", "short"], "--token: expected 8 to 200 letters"),
+        (["--token", "has space and;"], "--token: expected 8 to 200 letters"),
+        (["--weights", "/nowhere"], "/nowhere"),
+        (["--host", "256.1.1.1"], "256.1.1.1:8000: cannot be listened on"),
+        (["--certificate", "/nowhere.pem"], "/nowhere.pem"),
+    ],
+)
+def test_options_that_cannot_be_are_one_sentence(options, sentence, capsys):
+    assert sentence in refused(capsys, "live", *options).splitlines()[-1]
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_loaded(capsys, monkeypatch):
+    monkeypatch.setattr(job, "load_weights", lambda name: pytest.fail("loaded"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        said = refused(capsys, "live", "--port", str(taken.getsockname()[1]))
+    assert "cannot be listened on (address already in use)" in said
+
+
+def test_what_is_not_installed_is_said_with_the_command(capsys, monkeypatch):
+    monkeypatch.setattr(job, "find_spec", lambda name: None if name == "aiortc" else importlib.util.find_spec(name))
+    assert "live: aiortc is not installed; `pip install 'triportrait[serve]'`" in refused(capsys, "live", "--port", "0")
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (["--sessions", "0"], "--sessions: expected 1 to 64"),
+        (["--fps", "500"], "--fps: expected 1 to 120"),
+        (["--url", "example.org"], "--url: expected an address as the server prints it"),
+        (["--out", "/nowhere/x.json"], "--out: expected a file in a folder that exists"),
+        (["--driving", "/nowhere.mp4", "--url", "http://127.0.0.1:9"], "/nowhere.mp4"),
+    ],
+)
+def test_profile_refuses_what_cannot_be(options, sentence, capsys):
+    assert sentence in refused(capsys, "profile", "live", *options)
+
+
+def test_it_serves_is_measured_and_stops(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("TRIPORTRAIT_WEIGHTS", raising=False)
+    with live_server(["--host", "0.0.0.0", "--sessions", "2"]) as server:
+        assert server.address.startswith("http://0.0.0.0:") and "?token=" in server.address
+        address = server.address.replace("0.0.0.0", "127.0.0.1")
+        bare = address.partition("?")[0]
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            urllib.request.urlopen(bare)
+        assert refusal.value.code == 401
+        out = tmp_path / "figures.json"
+        options = ["--url", address, "--sessions", "2", "--seconds", "4", "--out", str(out)]
+        assert cli.main(["profile", "live", *options]) == 0
+        said = capsys.readouterr().out
+        assert "| end to end |" in said and "2 sessions for 4 s" in said and "token" not in said
+        found = json.loads(out.read_text())
+        total = found["latency_ms"]["total"]
+        assert 0 < total["p50"] <= total["p90"] <= total["p99"] and total["p50"] > found["latency_ms"]["compute"]["p50"]
+        assert len(found["sessions_seen"]) == 2 and all(s["fps"] > 0.5 for s in found["sessions_seen"])
+        assert (
+            found["server_MB"] > 100 and found["commit"] is not None and "triportrait profile live" in found["command"]
+        )
+        assert figures(address)["triportrait_sessions_active"] == 0
+        assert stop(server.process) < 8 and server.process.returncode == 0
+    lines = [json.loads(line) for line in server.lines]
+    events = [line["event"] for line in lines]
+    assert events[0] == "loaded" and events[-1] == "stopped" and events.count("session began") == 2
+    assert lines[0]["weights"] == "demo" and lines[0]["watermark"] is True
+    assert not any("token" in line for line in server.lines)
+
+
+def test_a_server_that_does_not_start_says_why():
+    from triportrait.core.errors import InputError
+
+    with pytest.raises(InputError, match=r"did not start .*/nowhere"), live_server(["--weights", "/nowhere"]):
+        pass

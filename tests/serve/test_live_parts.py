@@ -1,0 +1,297 @@
+"""The parts of the live server by themselves: slots, admission, settings, messages, uploads, who may come in."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import struct
+import threading
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from triportrait.core.errors import InputError
+from triportrait.serve.live import messages, uploads
+from triportrait.serve.live.admission import Admission
+from triportrait.serve.live.engine import decode_jpeg, encode_jpeg, example_picture, examples
+from triportrait.serve.live.guard import COOKIE, Guard, is_loopback
+from triportrait.serve.live.newest import Newest
+from triportrait.serve.live.settings import RANGES, Settings
+
+
+def test_the_newest_wins_and_what_was_lost_is_counted():
+    slot: Newest[int] = Newest()
+    assert slot.take() is None and not slot
+    assert [slot.put(i) for i in range(5)] == [False, True, True, True, True]
+    assert slot and slot.take() == 4 and slot.take() is None and slot.dropped == 4
+
+
+def test_a_slot_loses_nothing_uncounted_between_threads():
+    slot: Newest[int] = Newest()
+    taken: list[int] = []
+    over = threading.Event()
+
+    def take() -> None:
+        while not over.is_set() or slot:
+            if (item := slot.take()) is not None:
+                taken.append(item)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    for i in range(20_000):
+        slot.put(i)
+    over.set()
+    thread.join()
+    assert len(taken) + slot.dropped == 20_000 and taken == sorted(taken) and taken[-1] == 19_999
+
+
+def test_sessions_fit_while_their_frames_take_the_device_s_time_less_a_tenth():
+    # 2.5 ms a frame: 400 frames/s, less a tenth, are 12 sessions of 30.
+    admission = Admission(frame_s=0.0025, pace_fps=30)
+    assert admission.capacity == 12
+    assert [admission.enter() for _ in range(12)] == [None] * 12
+    refusal = admission.enter()
+    assert refusal is not None and admission.active == 12
+    assert "12 sessions are running" in refusal.sentence and f"try again in {refusal.retry_s} s" in refusal.sentence
+    assert 5 <= refusal.retry_s <= 120
+    admission.leave(20.0)
+    assert admission.enter() is None
+
+
+def test_one_session_always_fits_and_slower_frames_let_fewer_in():
+    assert Admission(frame_s=3.0, pace_fps=30).capacity == 1
+    admission = Admission(frame_s=0.0025, pace_fps=30)
+    for _ in range(500):
+        admission.measured(0.010)
+    assert admission.capacity == 3
+    assert Admission(frame_s=3.0, pace_fps=30, most=4).capacity == 4
+
+
+def test_settings_are_taken_as_numbers_in_range_and_nothing_else():
+    changed = Settings().changed({"yaw_deg": 20, "orbit": True, "neck": False})
+    assert (changed.yaw_deg, changed.orbit, changed.neck) == (20.0, True, False)
+    for wrong in ({"yaw_deg": 61}, {"yaw_deg": float("nan")}, {"yaw_deg": "20"}, {"yaw_deg": True}, {"neck": 1},
+                  {"nose": 1.0}, {"changed": 1.0}, {"pitch_deg": None}):  # fmt: skip
+        with pytest.raises(InputError):
+            Settings().changed(wrong)
+    assert all(least <= getattr(Settings(), name) <= most for name, (least, most) in RANGES.items())
+
+
+def test_an_orbit_sways_around_the_chosen_view_and_comes_back():
+    still, swaying = Settings(yaw_deg=10), Settings(yaw_deg=10, orbit=True)
+    assert still.camera(1.3).world_from_camera.equal(still.camera(0.0).world_from_camera)
+    poses = [swaying.camera(t).world_from_camera for t in (0.0, 1.5, 6.0)]
+    assert (poses[0] - poses[1]).abs().max() > 0.1 and (poses[0] - poses[2]).abs().max() < 1e-5
+
+
+def test_a_result_reads_back_as_it_was_written():
+    parts = messages.Parts(1.5, 2.5, 3.5, 4.5, 5.5)
+    data = messages.result_header(7, 123456.75, parts, 9, found=True, view=False) + b"jpeg"
+    result = messages.read_result(data)
+    assert result == messages.ResultOut(7, 123456.75, parts, 9, True, False, b"jpeg")
+    frame = messages.read_binary(messages.write_frame(3, 1.25, b"abc"))
+    assert frame == messages.FrameIn(3, 1.25, b"abc")
+    assert messages.read_binary(messages.write_shown(3)) == messages.Shown(3)
+
+
+@given(st.binary(max_size=64))
+def test_binary_garbage_is_a_sentence_or_a_message(data):
+    try:
+        assert isinstance(messages.read_binary(data), messages.FrameIn | messages.Shown)
+    except InputError as error:
+        assert "docs/live" in str(error)
+
+
+@given(st.text(max_size=64))
+def test_text_garbage_is_a_sentence_or_an_object(text):
+    try:
+        assert isinstance(messages.read_text(text)["do"], str)
+    except InputError as error:
+        assert "docs/live" in str(error)
+
+
+def test_deep_and_long_json_is_garbage_too():
+    for text in ("[" * 50_000, '{"do": "' + "x" * 70_000 + '"}', '{"do": 3}', "3", '{"is": "x"}'):
+        with pytest.raises(InputError):
+            messages.read_text(text)
+
+
+@given(st.binary(max_size=300))
+def test_a_driving_frame_of_garbage_is_a_sentence(data):
+    for start in (b"", b"\xff\xd8\xff\xe0", encode_jpeg(np.zeros((80, 80, 3), np.uint8))[:200]):
+        with pytest.raises(InputError, match="driving frame"):
+            decode_jpeg(start + data)
+
+
+def test_a_driving_frame_must_be_a_jpeg_of_a_sane_size():
+    out = io.BytesIO()
+    Image.new("RGB", (100, 80)).save(out, "PNG")
+    with pytest.raises(InputError, match="driving frame"):
+        decode_jpeg(out.getvalue())
+    jpeg = encode_jpeg(np.full((80, 100, 3), 90, np.uint8))
+    assert decode_jpeg(jpeg).shape == (80, 100, 3)
+    huge = bytearray(jpeg)
+    at = huge.index(b"\xff\xc0") + 5
+    huge[at : at + 4] = struct.pack(">HH", 20_000, 20_000)
+    with pytest.raises(InputError, match="megapixels"):
+        decode_jpeg(bytes(huge))
+
+
+def png_bomb(side: int) -> bytes:
+    """A PNG of side x side black pixels in few bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    )
+
+
+def test_a_decompression_bomb_is_refused_by_its_header():
+    with pytest.raises(InputError, match="at most 50 megapixels are wanted, 30000 × 30000 px came"):
+        uploads.decode(png_bomb(30_000))
+
+
+@pytest.mark.parametrize("size, sentence", [((40, 40), "at least 64 px"), ((5000, 4000), "")])
+def test_small_portraits_are_refused_and_large_ones_taken(size, sentence):
+    out = io.BytesIO()
+    Image.new("RGB", size, (90, 120, 150)).save(out, "JPEG")
+    if sentence:
+        with pytest.raises(InputError, match=sentence):
+            uploads.decode(out.getvalue())
+    else:
+        assert uploads.decode(out.getvalue()).shape == (size[1], size[0], 3)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"no picture", b"\0\0\0\x18ftypheic" + b"\0" * 40, b"%!PS-Adobe", b"GIF89a", b"<svg></svg>"]
+)
+def test_what_is_no_portrait_is_a_sentence(body):
+    with pytest.raises(InputError, match=r"^portrait: .*; (save|choose|copy)"):
+        uploads.decode(body)
+
+
+def test_uploads_are_limited_before_and_while_they_are_read():
+    with pytest.raises(uploads.Refused) as refused:
+        uploads.check_head({"content-type": "image/png", "content-length": str(uploads.LARGEST_BYTES + 1)})
+    assert refused.value.status == 413
+    for kind in ("", "text/html", "image/svg+xml", "application/x-www-form-urlencoded"):
+        with pytest.raises(uploads.Refused) as refused:
+            uploads.check_head({"content-type": kind})
+        assert refused.value.status == 415
+    uploads.check_head({"content-type": "image/jpeg; charset=x", "content-length": "12"})
+
+    read = 0
+
+    async def endless():
+        nonlocal read
+        while True:
+            read += 1
+            yield b"\0" * (1 << 20)
+
+    with pytest.raises(uploads.Refused) as refused:
+        asyncio.run(uploads.read_body(endless()))
+    assert refused.value.status == 413 and read == (uploads.LARGEST_BYTES >> 20) + 1
+
+
+def test_an_upload_that_stalls_is_given_up(monkeypatch):
+    monkeypatch.setattr(uploads, "LONGEST_S", 0.05)
+
+    async def stalled():
+        yield b"\xff"
+        await asyncio.sleep(60)
+
+    with pytest.raises(uploads.Refused) as refused:
+        asyncio.run(uploads.read_body(stalled()))
+    assert refused.value.status == 408
+
+
+def asked(guard_host: str, token: str | None, kind: str = "http", method: str = "GET", path: str = "/", query: str = "",
+          **headers: str) -> tuple[int, dict[str, str]]:  # fmt: skip
+    """What the guard does with a request: the status (200: let in) and the headers of the answer."""
+    sent: list[dict] = []
+
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await send({"type": "websocket.accept"})
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        return {}
+
+    named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": kind, "method": method, "path": path, "query_string": query.encode(), "headers": named}
+    scope["extensions"] = {"websocket.http.response": {}}
+    asyncio.run(Guard(app, guard_host, token)(scope, receive, send))
+    first = sent[0]
+    status = 200 if first["type"] == "websocket.accept" else first["status"]
+    return status, {name.decode(): value.decode() for name, value in first.get("headers", [])}
+
+
+LOCAL = "127.0.0.1:8000"
+
+
+def test_only_names_of_this_machine_open_a_server_that_is_bound_to_it():
+    for host in (LOCAL, "localhost:8000", "[::1]:8000", "127.8.9.1"):
+        assert asked("127.0.0.1", None, host=host)[0] == 200
+    for host in ("evil.example:8000", "127.0.0.1.evil.example", "", "192.168.1.7:8000", "localhost.evil.example"):
+        assert asked("127.0.0.1", None, host=host)[0] == 421
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_other_sites_are_refused(kind):
+    ask = {"kind": kind, "method": "POST", "host": LOCAL}
+    assert asked("127.0.0.1", None, **ask, origin=f"http://{LOCAL}")[0] == 200
+    assert asked("127.0.0.1", None, **ask)[0] == 200  # no browser
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:9000", "http://localhost:8000"):
+        assert asked("127.0.0.1", None, **ask, origin=origin)[0] == 403
+    assert asked("127.0.0.1", None, **ask, sec_fetch_site="cross-site")[0] == 403
+    assert asked("127.0.0.1", None, **ask, sec_fetch_site="same-site")[0] == 403
+
+
+def test_without_the_token_nothing_opens_but_the_health():
+    host = {"host": "192.168.1.7:8000"}
+    right, wrong = "correct-horse", "correct-hors"
+    for path in ("/", "/live.js", "/metrics", "/portrait", "/recordings/x"):
+        assert asked("0.0.0.0", right, path=path, **host)[0] == 401
+    assert asked("0.0.0.0", right, "websocket", path="/session", **host)[0] == 401
+    assert asked("0.0.0.0", right, path="/healthz", **host)[0] == 200
+    assert asked("0.0.0.0", right, query=f"token={wrong}", **host)[0] == 401
+    assert asked("0.0.0.0", right, path="/metrics", query=f"token={right}", **host)[0] == 401
+    assert asked("0.0.0.0", right, **host, authorization=f"Bearer {wrong}")[0] == 401
+    assert asked("0.0.0.0", right, **host, authorization=f"Bearer {right}")[0] == 200
+    status, headers = asked("0.0.0.0", right, query=f"token={right}", **host)
+    assert status == 303 and headers["location"] == "/"
+    cookie = headers["set-cookie"]
+    assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
+    assert asked("0.0.0.0", right, "websocket", path="/session", **host, cookie=cookie.split(";")[0])[0] == 200
+    assert asked("0.0.0.0", right, **host, cookie=f"{COOKIE}={wrong}")[0] == 401
+    assert asked("0.0.0.0", right, **host, cookie='a="; x')[0] == 401
+
+
+def test_every_answer_forbids_what_the_page_does_not_need():
+    for status, headers in (asked("127.0.0.1", None, host=LOCAL), asked("127.0.0.1", None, host="evil.example")):
+        assert "default-src 'none'" in headers["content-security-policy"], status
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
+
+
+def test_which_addresses_are_this_machine():
+    assert all(map(is_loopback, ("127.0.0.1", "localhost", "::1", "[::1]", "127.1.2.3")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "example.org", "")))
+
+
+def test_the_portraits_of_the_package_are_pictures():
+    assert len(examples()) == 6
+    assert all(example_picture(name).shape == (320, 320, 3) for name in examples())

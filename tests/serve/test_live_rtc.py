@@ -1,0 +1,119 @@
+"""WebRTC against a real peer: pictures both ways, numbers on the data channel, nothing left behind; demo weights."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from websockets.asyncio.client import connect
+
+from tests.serve.live_in_process import moving, running
+from triportrait.serve.live.messages import read_result, write_shown
+
+aiortc = pytest.importorskip("aiortc")
+
+WANTED = 8
+COUNTED: list[int] = []  # results that came over the WebSocket all the same
+
+
+class Moving(aiortc.MediaStreamTrack):
+    """A face that talks, ten frames a second."""
+
+    kind = "video"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    async def recv(self):
+        await asyncio.sleep(0.1)
+        frame = av.VideoFrame.from_ndarray(moving()[self.count % len(moving())], "rgb24")
+        frame.pts, frame.time_base = self.count * 9000, Fraction(1, 90_000)
+        self.count += 1
+        return frame
+
+
+async def count(socket) -> None:
+    """Results over the WebSocket end where those over WebRTC begin."""
+    COUNTED.clear()
+    async for message in socket:
+        if isinstance(message, bytes):
+            COUNTED.append(read_result(message).number)
+            await socket.send(write_shown(COUNTED[-1]))
+
+
+async def visit(port: int) -> tuple[list[np.ndarray], list, list[str]]:
+    """Call the server, take pictures and numbers, hang up."""
+    pictures: list[np.ndarray] = []
+    numbers: list = []
+    states: list[str] = []
+    async with connect(f"ws://127.0.0.1:{port}/session", max_size=None) as socket:
+
+        async def hear(kind: str) -> dict:
+            async for message in socket:
+                if isinstance(message, str) and (told := json.loads(message))["is"] == kind:
+                    return told
+            raise AssertionError(f"no {kind}")
+
+        await hear("hello")
+        await socket.send(json.dumps({"do": "example", "name": "head-1"}))
+        await hear("portrait")
+        await socket.send(json.dumps({"do": "offer", "sdp": "v=0\r\n"}))
+        refused = await hear("answer")
+        assert refused["sdp"] == "" and "over a WebSocket" in refused["sentence"]
+
+        peer = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
+        channel = peer.createDataChannel("numbers", ordered=False, maxRetransmits=0)
+        channel.on("message", lambda data: numbers.append(read_result(data)))
+        enough = asyncio.Event()
+
+        async def take(track) -> None:
+            while len(pictures) < WANTED:
+                pictures.append((await track.recv()).to_ndarray(format="rgb24"))
+            enough.set()
+
+        tasks = []
+        peer.on("track", lambda track: tasks.append(asyncio.create_task(take(track))))
+        peer.on("connectionstatechange", lambda: states.append(peer.connectionState))
+        peer.addTrack(Moving())
+        await peer.setLocalDescription(await peer.createOffer())
+        await socket.send(json.dumps({"do": "offer", "sdp": peer.localDescription.sdp}))
+        answer = await hear("answer")
+        await peer.setRemoteDescription(aiortc.RTCSessionDescription(answer["sdp"], "answer"))
+        twice = asyncio.create_task(count(socket))
+        await asyncio.wait_for(enough.wait(), 60)
+        twice.cancel()
+        await asyncio.gather(twice, return_exceptions=True)
+        await peer.close()
+        await asyncio.gather(*tasks)
+    return pictures, numbers, states
+
+
+def test_pictures_go_both_ways_and_the_numbers_beside_them():
+    with running() as live:
+        pictures, numbers, states = asyncio.run(visit(live.port))
+        assert "connected" in states and len(pictures) == WANTED and pictures[0].shape == (128, 128, 3)
+        changes = [np.abs(a.astype(int) - b).mean() for a, b in itertools.pairwise(pictures)]
+        assert sum(change > 0.5 for change in changes) >= 3
+        fresh = [n for n in numbers if not n.view]
+        assert len(COUNTED) <= 3, COUNTED
+        assert len(fresh) >= 3 and all(n.parts.compute > 1 and n.jpeg == b"" for n in fresh)
+        assert [n.number for n in fresh] == sorted(n.number for n in fresh)
+        threads = left(live)
+        asyncio.run(visit(live.port))
+        assert left(live) <= threads
+
+
+def left(live) -> float:
+    """Threads when all sessions and tasks have gone."""
+    until = time.monotonic() + 15
+    while live.server.sessions or live.figures()["triportrait_tasks"] > 4:
+        assert time.monotonic() < until, "it left something behind"
+        time.sleep(0.1)
+    return live.figures()["triportrait_threads"]

@@ -1,0 +1,289 @@
+"""The engine by itself: heads, views, batches, what steers them, and precisions."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tests.serve.faces import landmarks
+from triportrait.core.errors import InputError
+from triportrait.core.render.cameras import fixed_camera, turned
+from triportrait.core.types import Camera, Driving
+from triportrait.kernels.dispatch import use_backend
+from triportrait.serve import precision as precision_module
+from triportrait.serve.crop import as_network_likes, to_size
+from triportrait.serve.parameters import HeadParameters, Tracking
+from triportrait.serve.precision import sample_picture, use_precision
+from triportrait.serve.reenactor import Asked, Prepared, Reenactor
+from triportrait.serve.weights import load_weights
+
+FRONT = fixed_camera()
+UNKNOWN = Tracking()
+
+
+def nodding(*neck: float) -> Tracking:
+    """A head of which nothing is known but the neck."""
+    zeros = torch.zeros(1, 300)
+    return Tracking(HeadParameters(FRONT, zeros, zeros[:, :100], torch.tensor([neck]), zeros[:, :3], zeros[:, :6]))
+
+
+@pytest.fixture(scope="module")
+def engine() -> Reenactor:
+    return Reenactor(*load_weights("demo"))
+
+
+@pytest.fixture(scope="module")
+def source(engine) -> Prepared:
+    return engine.prepare(sample_picture(128), UNKNOWN)
+
+
+@pytest.fixture(scope="module")
+def driving() -> np.ndarray:
+    """The sample with another face: its lower half is stretched, as a jaw would."""
+    picture = sample_picture(128)
+    return np.concatenate([picture[:70], to_size(picture, 256)[140:256, 64:192][:58]])
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one.astype(int) - other).mean())
+
+
+def test_a_new_view_of_a_head_asks_no_transformer(engine, source, driving):
+    head = engine.head(source, driving, UNKNOWN)
+    side = turned(FRONT, 0.4, 0.1)
+    ran: list[str] = []
+    parts = engine.parts()
+    hooks = [part.register_forward_hook(lambda *_, name=name: ran.append(name)) for name, part in parts.items()]
+    try:
+        front, aside = engine.views(head, [FRONT, side])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert set(ran) == {"volume rendering", "super-resolution"}
+    assert front.shape == aside.shape == (128, 128, 3) and front.dtype == np.uint8
+    for view, camera in ((front, FRONT), (aside, side)):
+        assert np.array_equal(view, engine.reenact(source, driving, UNKNOWN, [camera])[0])
+    assert difference(front, aside) > 5
+
+
+def test_what_is_cached_changes_nothing(engine, source):
+    picture = torch.rand(2, 3, 128, 128) * 2 - 1
+    with torch.inference_mode():
+        motion = torch.randn(2, 9)
+        plain = engine.portrait.prepare(picture, motion)
+        cached = engine.portrait.cache(plain)
+        wanted, found = (
+            engine.portrait.render(engine.portrait.reenact(s, Driving(motion)), Camera.cat([FRONT, FRONT])).image
+            for s in (plain, cached)
+        )
+    assert cached.background.shape[-1] == 64 and cached.response is not None
+    torch.testing.assert_close(found, wanted, rtol=0, atol=2e-5)
+
+
+def test_strength_goes_from_the_source_s_motion_through_the_driving_one_and_beyond(engine, source, driving):
+    own, read = source.motion, engine.motion(driving, UNKNOWN)
+    seen: list[torch.Tensor] = []
+    blocks = engine.portrait.reconstructor.transfer
+    hook = blocks.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
+    for strength in (0.0, 0.5, 1.0, 1.5):
+        engine.head(source, driving, UNKNOWN, motion_strength=strength)
+    hook.remove()
+    assert own is not None and (own - read).abs().max() > 0.1
+    assert torch.equal(seen[2], read), "at 1 nothing is added"
+    for strength, motion in zip((0.0, 0.5, 1.5), (seen[0], seen[1], seen[3]), strict=True):
+        torch.testing.assert_close(motion, own + strength * (read - own), rtol=0, atol=1e-6)
+
+
+def test_relative_motion_leaves_the_resting_face_behind(engine, source, driving):
+    rest = engine.motion(driving, UNKNOWN)
+    still, itself = (
+        engine.reenact(source, image, UNKNOWN, [FRONT], rest=at_rest)[0]
+        for image, at_rest in ((driving, rest), (sample_picture(128), None))
+    )
+    assert difference(still, itself) < 0.1, "at rest it shows the source's own expression"
+    assert difference(still, engine.reenact(source, driving, UNKNOWN, [FRONT])[0]) > 0.3
+
+
+def test_gaze_moves_the_eyes_and_nothing_else_much(engine, source, driving):
+    assert engine.can_steer_gaze
+    ahead, left = (
+        engine.reenact(source, driving, UNKNOWN, [FRONT], gaze=gaze)[0].astype(int) for gaze in ((0, 0), (0.8, 0))
+    )
+    moved = np.abs(left - ahead).mean(-1)
+    eyes = np.zeros((128, 128), bool)
+    eyes[45:70, 30:98] = True
+    assert moved[eyes].max() > 20 and moved[eyes].mean() > 4 * moved[~eyes].mean()
+
+
+def test_a_published_encoder_has_no_gaze_to_steer(tiny_weights, driving):
+    engine = Reenactor(*load_weights(str(tiny_weights)))
+    assert not engine.can_steer_gaze and engine.can_turn_neck
+    prepared = engine.prepare(sample_picture(128), UNKNOWN)
+    one, other = (engine.reenact(prepared, driving, UNKNOWN, [FRONT], gaze=gaze)[0] for gaze in ((0, 0), (0.9, 0.9)))
+    assert np.array_equal(one, other)
+
+
+def test_the_neck_of_the_demo_weights_turns(engine, source, driving):
+    assert engine.can_turn_neck
+    straight, zero, left, right = (
+        engine.reenact(source, driving, tracking, [FRONT])[0]
+        for tracking in (UNKNOWN, nodding(0, 0, 0), nodding(0, 0.35, 0), nodding(0, -0.35, 0))
+    )
+    assert difference(straight, zero) < 0.05
+    assert difference(left, straight) > 4 and difference(left, right) > 6
+    still = engine.reenact(source, driving, nodding(0, 0.35, 0), [FRONT], neck=False)[0]
+    assert np.array_equal(still, straight)
+    below = slice(118, 128)  # the torso stays
+    assert difference(left[below], straight[below]) < difference(left[30:90], straight[30:90]) / 3
+
+
+def test_a_held_pose_asks_the_mesh_once(tiny_weights, driving):
+    engine = Reenactor(*load_weights(str(tiny_weights)))
+    prepared = engine.prepare(sample_picture(128), UNKNOWN)
+    asked: list[int] = []
+    assert engine.portrait.neck is not None
+    engine.portrait.neck.register_forward_hook(lambda *_: asked.append(1))
+    for tracking, count in ((nodding(0, 0.2, 0), 1), (nodding(0, 0.2, 0), 1), (nodding(0, 0.21, 0), 2)):
+        engine.head(prepared, driving, tracking)
+        assert len(asked) == count
+
+
+def test_a_batch_is_its_members(engine, source, driving):
+    picture = sample_picture(128)
+    other = engine.prepare(np.ascontiguousarray(picture[:, ::-1]), UNKNOWN)
+    placed = Tracking(landmarks=torch.from_numpy(landmarks(6.0))[None])
+    side = turned(FRONT, -0.3, 0.0)
+    asked = [
+        Asked(source, driving, UNKNOWN, [FRONT]),
+        Asked(other, picture, nodding(0, 0.3, 0), [FRONT, side], motion_strength=1.3),
+        Asked(source, picture, placed, [], gaze=(0.5, 0.0)),
+        Asked(other, driving, placed, [side], gaze=(-0.5, 0.2), rest=engine.motion(picture, UNKNOWN)),
+    ]
+    many = engine.reenact_many(asked)
+    assert [len(pictures) for pictures in many] == [1, 2, 0, 1]
+    for one, pictures in zip(asked, many, strict=True):
+        values = {f.name: getattr(one, f.name) for f in dataclasses.fields(one)}
+        for found, wanted in zip(pictures, engine.reenact(**values), strict=True):
+            assert np.abs(found.astype(int) - wanted).max() <= 2
+    assert engine.reenact_many([asked[2]]) == [[]] and engine.reenact_many([]) == []
+
+
+def test_a_static_source_has_its_planes_made_once(driving):
+    engine = Reenactor(*load_weights("demo"), static=True)
+    prepared = engine.prepare(sample_picture(128), UNKNOWN)
+    calls: list[int] = []
+    engine.portrait.reconstructor.plane_decoder.register_forward_hook(lambda *_: calls.append(1))
+    picture = torch.tensor(sample_picture(128))[None]
+    one, other = (engine.reenact(prepared, image, UNKNOWN, [FRONT])[0] for image in (driving, sample_picture(128)))
+    (batch,), (again,) = engine.reenact_many([Asked(prepared, driving, UNKNOWN, [FRONT])] * 2)
+    with torch.inference_mode():
+        wanted = engine.portrait.reenact(engine.portrait.prepare(as_network_likes(picture), None), Driving(None)).planes
+    assert prepared.planes is not None and calls.pop() and not calls
+    torch.testing.assert_close(prepared.planes, wanted, rtol=1e-3, atol=1e-3)
+    assert np.array_equal(one, other) and np.array_equal(batch, again) and not engine.can_steer_gaze
+    assert np.abs(batch.astype(int) - one).max() <= 2
+
+
+def test_numbers_that_are_not_finite_name_where_they_come_from(source, driving):
+    engine = Reenactor(*load_weights("demo"))
+    prepared = engine.prepare(sample_picture(128), UNKNOWN)
+    engine.portrait.superres.conv1_bias_0.fill_(float("nan"))
+    with pytest.raises(InputError, match=r"^picture: expected finite numbers"):
+        engine.reenact(prepared, driving, UNKNOWN, [FRONT])
+    engine.portrait.reconstructor.plane_decoder.out.bias.fill_(float("inf"))
+    with pytest.raises(InputError, match=r"^planes: expected finite numbers"):
+        engine.reenact(prepared, driving, UNKNOWN, [FRONT])
+
+
+def test_half_precision_runs_where_its_frame_is_as_good(driving):
+    engine = Reenactor(*load_weights("demo"))
+    assert use_precision(engine, "auto") is None and engine.dtype is None, "on a CPU auto is float32"
+    wanted = engine.reenact(engine.prepare(sample_picture(128), UNKNOWN), driving, UNKNOWN, [FRONT])[0]
+    assert use_precision(engine, "bf16") is None and engine.dtype == torch.bfloat16
+    prepared = engine.prepare(sample_picture(128), UNKNOWN)
+    head = engine.head(prepared, driving, UNKNOWN)
+    found = engine.views(head, [FRONT])[0]
+    assert head.planes.dtype == torch.bfloat16 and prepared.source.tokens.dtype == torch.float32
+    assert 0 < difference(found, wanted) < 0.5
+    batch = engine.reenact_many([Asked(prepared, driving, UNKNOWN, [FRONT])] * 2)
+    assert difference(batch[1][0], found) < 0.5
+
+
+def test_half_precision_is_refused_where_its_frame_is_worse(monkeypatch):
+    monkeypatch.setattr(precision_module, "GATE_DB", 75.0)
+    engine = Reenactor(*load_weights("demo"))
+    with pytest.raises(InputError, match=r"^--precision bf16: expected a frame within 75 dB .* use --precision fp32$"):
+        use_precision(engine, "bf16")
+    assert engine.dtype is None
+    monkeypatch.setattr(precision_module, "_automatic", lambda device: "bf16")
+    said = use_precision(engine, "auto")
+    assert said is not None and "fp32 it is" in said and engine.dtype is None
+    weights = engine.portrait.reconstructor.plane_decoder.out.weight
+    assert weights.dtype == torch.float32, "nothing was rounded"
+
+
+class _Forbidden(TorchDispatchMode):
+    """Says what a capture would not hold: a wait for the device, or numbers that come from the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        made = [x for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
+        devices = {x.device.type for x in (*tensors, *made)}
+        if devices - {"meta"} or func.overloadpacket.__name__ in ("_local_scalar_dense", "nonzero", "unique"):
+            self.found.add(str(func))
+        return out
+
+
+@pytest.mark.parametrize("weights", ["demo", "published"])
+def test_a_frame_asks_nothing_of_the_host(weights, tiny_weights, monkeypatch):
+    """On tensors without memory: what comes from elsewhere shows by its device."""
+    monkeypatch.setattr(torch, "autocast", lambda *a, **k: nullcontext())  # they have none
+    listed: list[object] = []
+    engine = Reenactor(*load_weights(weights if weights == "demo" else str(tiny_weights)), device="meta")
+    M, c = engine.motion_encoder.motion_width, engine.portrait.config
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.empty(1, *shape, dtype=dtype, device="meta")
+
+    picture = empty(128, 128, 3, dtype=torch.uint8)
+    source = empty(64, 192), empty(48, 64, 64)
+    grids = empty(12, 12, 12, 4), empty(6, 6, 6, 3)
+    # lists become tensors unseen by the dispatcher
+    monkeypatch.setattr(torch, "tensor", lambda values, **k: listed.append(values) or torch.empty((), device="meta"))
+    monkeypatch.setattr(torch.Tensor, "new_tensor", lambda own, values, **k: listed.append(values) or own.new_empty(()))
+    with torch.inference_mode(), use_backend("reference"), _Forbidden() as seen:
+        (planes,) = engine._planes(picture, empty(2, 3), empty(1), empty(M), empty(M), *source)
+        views = [engine._view(planes, empty(16, 64, 64), empty(4, 4), empty(3, 3), *more) for more in ((), grids)]
+    assert planes.shape == (1, 3, 64, 64, c.render.plane_width)
+    assert [[tuple(x.shape) for x in view] for view in views] == [[(1, 128, 128, 3), (1,)]] * 2
+    assert not seen.found and not listed
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
+def test_a_replayed_frame_is_the_frame(dtype, driving):
+    """The graphs against the launches one by one, and copies that overlap."""
+    plain, captured = (Reenactor(*load_weights("demo"), device="cuda") for _ in range(2))
+    plain.dtype = captured.dtype = dtype
+    captured.capture()
+    pictures = [driving, sample_picture(128), np.ascontiguousarray(driving[:, ::-1])]
+    asked = [(image, tracking) for image in pictures for tracking in (UNKNOWN, nodding(0, 0.3, 0.1))]
+    found = []
+    for engine in (captured, plain):
+        prepared = [engine.prepare(image, UNKNOWN) for image in pictures[:2]]
+        heads = [engine.head(one, image, tracking) for image, tracking in asked for one in prepared]
+        found.append([engine.views(head, [FRONT, turned(FRONT, 0.3, 0.0)]) for head in heads])
+    for one, other in zip(*found, strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert np.abs(a.astype(int) - b).max() <= 1
