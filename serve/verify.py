@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from triportrait.core.provenance.manifest import COMPOSITE, GENERATED, Manifest, read_manifest
+from triportrait.core.provenance.manifest import COMPOSITE, GENERATED, INSTALL, Manifest, installed, read_manifest
 from triportrait.core.provenance.watermark import MESSAGE_BITS, Read, Reader
 from triportrait.serve.pictures import PICTURE_ENDINGS, read_picture
 from triportrait.serve.video import open_clip
@@ -21,6 +21,7 @@ class Verified:
     """A file's manifest, if it has one, and its watermark.
 
     Attributes:
+        looked: whether a manifest was looked for, which needs c2pa-python.
         missing: what speaks against the file, a sentence each; none where it is whole and its witnesses agree.
     """
 
@@ -28,10 +29,16 @@ class Verified:
     manifest: Manifest | None
     watermark: Read
     missing: tuple[str, ...]
+    looked: bool = True
 
     def lines(self) -> list[str]:
         """For people."""
-        return [str(self.path), *_of_manifest(self.manifest), _of_watermark(self.watermark), _verdict(self.missing)]
+        return [
+            str(self.path),
+            *_of_manifest(self.manifest, self.looked),
+            _of_watermark(self.watermark),
+            _verdict(self.missing),
+        ]
 
     def values(self) -> dict[str, Any]:
         """The same as plain JSON values."""
@@ -40,6 +47,7 @@ class Verified:
             "file": str(self.path),
             "intact": not self.missing,
             "missing": list(self.missing),
+            "manifest_looked_for": self.looked,
             "manifest": None if found is None else {
                 "altered": found.altered, "problems": list(found.problems), "signer": found.signer,
                 "issuer_known": found.known, "generator": found.generator, "digital_source_type": found.kind,
@@ -72,9 +80,13 @@ def verify(path: Path) -> Verified:
     """Read and compare both.
 
     Raises:
-        InputError: the file is missing, or neither a picture nor a video that can be read, or c2pa-python is missing.
+        InputError: the file is missing, or neither a picture nor a video that can be read.
     """
     watermark = read_file(path)
+    if not installed():
+        said = [f"no manifest was looked for, c2pa-python is not installed; {INSTALL}"]
+        said += ["there is no watermark"] if watermark.message is None else []
+        return Verified(path, None, watermark, tuple(said), looked=False)
     manifest = read_manifest(path)
     return Verified(path, manifest, watermark, tuple(_missing(manifest, watermark)))
 
@@ -96,9 +108,9 @@ def _missing(manifest: Manifest | None, read: Read) -> list[str]:
     return said
 
 
-def _of_manifest(manifest: Manifest | None) -> list[str]:
+def _of_manifest(manifest: Manifest | None, looked: bool) -> list[str]:
     if manifest is None:
-        return ["manifest: none"]
+        return ["manifest: none" if looked else "manifest: not looked for"]
     state = "ALTERED, the file is not what was signed" if manifest.altered else "intact"
     if manifest.problems:
         state += f" ({', '.join(manifest.problems)})"

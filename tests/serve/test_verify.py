@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,13 @@ def test_bad_input_is_one_sentence(tmp_path, capsys, monkeypatch):
     for name in ("absent.png", "absent.mp4", "text.png", "text.mp4", "."):
         code, said = asked(tmp_path / name, capsys)
         assert code == 2 and said.startswith("triportrait: ") and said.count("\n") == 1, said
+
+
+def test_without_the_package_the_watermark_is_read_alone(made, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "c2pa", None)
+    code, said = asked(made / "video.mp4", capsys)
+    assert code == 1 and "manifest: not looked for\n" in said and "watermark: found in" in said
+    assert "NOT VERIFIED: no manifest was looked for, c2pa-python is not installed; pip install" in said
 
 
 def test_an_unsigned_result_is_found_by_its_message_alone(tmp_path):
