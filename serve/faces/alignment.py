@@ -76,7 +76,7 @@ class Alignment:
         x0, y0 = math.floor(self.left) - reach, math.floor(self.top) - reach
         x1, y1 = (math.ceil(start + self.side) + reach for start in (self.left, self.top))
         height, width = image.shape[:2]
-        # The nearest row and column stand in for those beyond the picture, which are never made whole.
+        # The nearest row and column stand in for those beyond the picture.
         rows, columns = (np.arange(a, b).clip(0, most - 1) for a, b, most in ((y0, y1, height), (x0, x1, width)))
         if y0 >= 0 and x0 >= 0 and y1 <= height and x1 <= width:
             part = image[y0:y1, x0:x1]

@@ -148,13 +148,20 @@ class HeadClip:
 
 
 def known_beside(path: Path) -> HeadClip | None:
-    """What a procedural head's clip knows of itself: the numbers beside a video, else None.
+    """What a procedural head's clip knows of itself: the numbers beside a video; None where there are none of a head.
 
     Raises:
         InputError: they are damaged.
     """
     numbers = path.with_suffix(".npz")
-    return HeadClip(numbers) if path.suffix.lower() == ".mp4" and numbers.is_file() else None
+    if path.suffix.lower() != ".mp4" or not numbers.is_file():
+        return None
+    try:
+        with zipfile.ZipFile(numbers) as archive:
+            names = set(archive.namelist())
+    except _DAMAGE as error:
+        raise _no_clip(numbers) from error
+    return HeadClip(numbers) if names & {f"{name}.npy" for name in _CLIP_ARRAYS} else None
 
 
 def _checked(path: Path, face: Face) -> Face:

@@ -312,16 +312,16 @@ class Soak:
             if time.monotonic() > until:
                 break
             await asyncio.sleep(1)
-        third = max(1, len(self.rows) // 3)
-        first, last = self.rows[third : 2 * third] or self.rows, self.rows[-third:]
+        tenth = max(1, len(self.rows) // 10)
+        first, last = self.rows[tenth : 3 * tenth] or self.rows, self.rows[-2 * tenth :]
         memory = [statistics.median(row.memory_MB for row in rows) for rows in (first, last)]
         delays = [statistics.median(row.p50 for row in rows if row.p50 == row.p50) for rows in (first, last)]
         growth = memory[1] / memory[0] - 1
         slower = MOST_SLOWER if self.seconds >= SHORT_S else MOST_SLOWER_SHORT
         seen = self.steady.seen
         return [
-            (f"memory of the last third: {100 * growth:+.1f} % over the middle one, at most +5", growth <= MOST_GROWTH),
-            (f"median latency of the last third: {delays[1]:.0f} ms, of the middle one {delays[0]:.0f} ms, at most "
+            (f"memory of the last fifth: {100 * growth:+.1f} % over the first, at most +5", growth <= MOST_GROWTH),
+            (f"median latency of the last fifth: {delays[1]:.0f} ms, of the first {delays[0]:.0f} ms, at most "
              f"{slower:g} times", delays[1] <= slower * delays[0]),
             (f"sessions left when all had gone: {after.sessions}", not after.sessions),
             (f"tasks: {after.tasks}, before {self.before.tasks}", after.tasks <= self.before.tasks),

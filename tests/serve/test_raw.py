@@ -110,6 +110,12 @@ def test_a_clip_of_a_head_knows_its_own_landmarks(demo, clips, tmp_path, monkeyp
         assert camera.T @ matrix_of(neck[i]) == pytest.approx(found, abs=1e-5)
 
 
+def test_an_archive_of_somebody_else_is_left_alone(tmp_path):
+    np.savez(tmp_path / "video.npz", weights=np.zeros(3))
+    (tmp_path / "video.mp4").touch()
+    assert known_beside(tmp_path / "video.mp4") is None
+
+
 def test_damaged_numbers_beside_a_clip_are_refused(demo, clips, portrait, tmp_path):
     moved = tmp_path / "clip.mp4"
     moved.write_bytes((clips / "clip_000001.mp4").read_bytes())
