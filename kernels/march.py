@@ -110,7 +110,7 @@ def march_rays(
                 "deterministic: expected the fused kernels (a GPU, Triton, and C, K, E powers of two from 16 to "
                 f"{WIDEST}), got other sizes or another backend; the small operators add in no order"
             )
-        if _is_plain(planes, rays, num_fine, weights, background):
+        if _is_plain(planes, rays, num_fine, weights):
             feature, depth, opacity = march_plain(planes, rays, depths, num_fine, half_side, weights, warp, uniforms)
             if background is not None:
                 feature = feature + (1 - opacity)[..., None] * background.float()
@@ -130,19 +130,16 @@ def march_rays(
         return _March.apply(job, kept, samples, background, planes, *weights, *_fixed(rays, half_side, warp))  # type: ignore[no-any-return]
 
 
-def _is_plain(
-    planes: Tensor, rays: Rays, num_fine: int, weights: FieldWeights, background: Tensor | None
-) -> bool:  # fmt: skip
-    """Whether `march_plain` takes these: single precision on a CPU, nothing to be differentiated, no backend asked for.
+def _is_plain(planes: Tensor, rays: Rays, num_fine: int, weights: FieldWeights) -> bool:
+    """Whether `march_plain` takes these: single precision on a CPU in inference mode, no backend asked for.
 
-    A compiler gets the definition, which it joins as it likes.
+    What it leaves out hangs on the last digits, which a frozen network that others learn from must not: under `no_grad`
+    the definition is run. A compiler gets it too, and joins it as it likes.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
         return False
-    given = [x for x in (planes, background, *weights) if x is not None]
-    differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in given)
     plain = planes.device.type == "cpu" and all(x.dtype == torch.float32 for x in (rays.directions, *weights))
-    return backend() == "auto" and plain and not differentiated and min(*rays.directions.shape[:2], num_fine) > 0
+    return backend() == "auto" and plain and min(*rays.directions.shape[:2], num_fine) > 0
 
 
 def march_rays_reference(

@@ -1,4 +1,4 @@
-"""The march without gradients, in plain PyTorch: what a CPU can skip and a definition may not.
+"""The march of inference mode, in plain PyTorch: what a CPU can skip and a definition may not.
 
 The MLP's first layer is multiplied into the planes, so that looking up and summing twelve rows of a table gives its
 units; only samples that show in the pixel are coloured; features stay where they were made while weights are sorted.
