@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import time
@@ -97,6 +98,8 @@ class Live:
         weights = self.weights or default_weights() or DEMO
         began = time.perf_counter()
         device = torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
+        if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # the faces of the next frames want a core
         notes = []
         if weights == DEMO:
             notes.append("These are the demo weights: trained on procedural heads alone, a photo is strange to them.")
