@@ -67,13 +67,7 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
     """
     path = Path(path)
     with _opened(path) as picture:
-        try:
-            picture.load()
-            return _to_rgb(path, picture)
-        except InputError:
-            raise
-        except _DAMAGE as error:
-            raise InputError(f"{path}: the picture is damaged ({_first_line(error)}); save or copy it again") from error
+        return _loaded(path, picture)
 
 
 def decode_picture(data: bytes, name: str, largest_px: int = LARGEST_PICTURE_PX) -> np.ndarray:
@@ -95,13 +89,17 @@ def decode_picture(data: bytes, name: str, largest_px: int = LARGEST_PICTURE_PX)
         raise InputError(f"{name}: this is not a picture that can be read; save it as PNG or JPEG") from error
     with picture:
         _check_size(name, *picture.size, largest_px)
-        try:
-            picture.load()
-            return _to_rgb(name, picture)
-        except InputError:
-            raise
-        except _DAMAGE as error:
-            raise InputError(f"{name}: the picture is damaged ({_first_line(error)}); save or copy it again") from error
+        return _loaded(name, picture)
+
+
+def _loaded(name: Path | str, picture: Image.Image) -> np.ndarray:
+    try:
+        picture.load()
+        return _to_rgb(name, picture)
+    except InputError:
+        raise
+    except _DAMAGE as error:
+        raise InputError(f"{name}: the picture is damaged ({_first_line(error)}); save or copy it again") from error
 
 
 def check_picture(path: str | os.PathLike[str]) -> tuple[int, int]:

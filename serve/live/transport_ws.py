@@ -125,8 +125,8 @@ class Connection:
                 if sentence:
                     await self._socket.send_text(json.dumps({"is": "end", "sentence": sentence}))
                 await self._socket.close(_ENDED)
-        except Exception:  # whatever the other end has done to the connection
-            return
+        except Exception as error:  # whatever the other end has done to the connection
+            logs.note("an end could not be told", session=self.session.id[:6], reason=repr(error)[:200])
 
     async def _receive(self) -> None:
         while True:
@@ -250,10 +250,11 @@ class Connection:
             peer = Peer(self)
             try:
                 answer = await peer.answer(sdp)
-            except BaseException as error:  # a cancelled one too: the page has left
+            except asyncio.CancelledError:  # the page has left
                 await asyncio.shield(peer.close())
-                if not isinstance(error, Exception):
-                    raise
+                raise
+            except Exception as error:
+                await peer.close()
                 logs.warn("webrtc failed", session=self.session.id[:6], reason=str(error)[:200])
                 sentence = "WebRTC could not be started; pictures go over a WebSocket"
                 self.tell({"is": "answer", "sdp": "", "sentence": sentence})

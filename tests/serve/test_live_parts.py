@@ -10,17 +10,21 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from triportrait.core.errors import InputError
+from triportrait.serve.faces.alignment import middle_square
+from triportrait.serve.faces.tracker import Followed
 from triportrait.serve.live import messages, uploads
 from triportrait.serve.live.admission import Admission
-from triportrait.serve.live.engine import decode_jpeg, encode_jpeg, example_picture, examples
+from triportrait.serve.live.engine import Wanted, decode_jpeg, encode_jpeg, example_picture, examples
 from triportrait.serve.live.guard import COOKIE, Guard, is_loopback
 from triportrait.serve.live.newest import Newest
 from triportrait.serve.live.settings import RANGES, Settings
+from triportrait.serve.parameters import Tracking
 
 
 def test_the_newest_wins_and_what_was_lost_is_counted():
@@ -247,6 +251,7 @@ def test_only_names_of_this_machine_open_a_server_that_is_bound_to_it():
         assert asked("127.0.0.1", None, host=host)[0] == 200
     for host in ("evil.example:8000", "127.0.0.1.evil.example", "", "192.168.1.7:8000", "localhost.evil.example"):
         assert asked("127.0.0.1", None, host=host)[0] == 421
+    assert asked("127.0.0.1", None, host="[")[0] == asked("127.0.0.1", None, host=LOCAL, origin="http://[")[0] == 400
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
@@ -295,3 +300,13 @@ def test_which_addresses_are_this_machine():
 def test_the_portraits_of_the_package_are_pictures():
     assert len(examples()) == 6
     assert all(example_picture(name).shape == (320, 320, 3) for name in examples())
+
+
+def test_what_is_no_face_moves_nobody():
+    """Before the first face the middle square is there, and is not to be obeyed; a face that left is."""
+    blank, square = np.zeros((8, 8, 3), np.uint8), middle_square(np.zeros((8, 8, 3), np.uint8))
+    seen = Tracking(landmarks=torch.zeros(1, 68, 2))
+    cases = ((Tracking(), False, 0.0), (seen, False, 0.7), (seen, True, 0.7), (Tracking(), True, 0.7))
+    for tracking, found, wanted in cases:
+        followed = Followed(blank, tracking, found, square)
+        assert Wanted(None, followed, Settings(motion_strength=0.7), None, 0.0).strength == wanted  # type: ignore[arg-type]

@@ -68,6 +68,14 @@ async def visit(port: int) -> tuple[list[np.ndarray], list, list[str]]:
         refused = await hear("answer")
         assert refused["sdp"] == "" and "over a WebSocket" in refused["sentence"]
 
+        two = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
+        for _ in range(2):  # nobody would read the second
+            two.addTrack(Moving())
+        await two.setLocalDescription(await two.createOffer())
+        await socket.send(json.dumps({"do": "offer", "sdp": two.localDescription.sdp}))
+        assert (await hear("answer"))["sdp"] == ""
+        await two.close()
+
         peer = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
         channel = peer.createDataChannel("numbers", ordered=False, maxRetransmits=0)
         channel.on("message", lambda data: numbers.append(read_result(data)))

@@ -248,6 +248,8 @@ def test_a_recording_decodes_and_only_its_own_name_finds_it(live, tmp_path):
         assert "none is running" in page.hear("notice", about="wish")["sentence"]
         page.say(do="record", on=True)
         page.hear("recording")
+        page.say(do="example", name="head-4")  # the manifest names one source
+        assert "a recording runs" in page.hear("notice", about="wish")["sentence"]
         for number in range(1, 7):
             page.frame(number, driving(f"head-{number % 3 + 2}"))
             page.result()
