@@ -50,7 +50,7 @@ class Verified:
             "manifest_looked_for": self.looked,
             "manifest": None if found is None else {
                 "altered": found.altered, "problems": list(found.problems), "signer": found.signer,
-                "issuer_known": found.known, "generator": found.generator, "digital_source_type": found.kind,
+                "generator": found.generator, "digital_source_type": found.kind,
                 "generation": found.generation,
             },
             "watermark": {
@@ -116,8 +116,8 @@ def _of_manifest(manifest: Manifest | None, looked: bool) -> list[str]:
         state += f" ({', '.join(manifest.problems)})"
     lines = [f"manifest: {state}"]
     if manifest.signer:
-        proves = "a known issuer" if manifest.known else "an unknown issuer: its certificate proves no name"
-        lines.append(f"  signed by {manifest.signer!r}, {proves}")
+        # No list of issuers is asked.
+        lines.append(f"  signed by {manifest.signer!r}, an unknown issuer: its certificate proves no name")
     if manifest.kind or manifest.generator:
         lines.append(
             f"  says: {KINDS.get(manifest.kind, manifest.kind or 'not how it was made')}; by {manifest.generator}"

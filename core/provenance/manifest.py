@@ -56,7 +56,7 @@ class Manifest:
     Attributes:
         altered: the file, or the manifest, is not what was signed.
         problems: what else is wrong with it, in the library's words.
-        signer: the name in the certificate. known: an issuer on a list of this machine vouches for it.
+        signer: the name in the certificate, which nobody vouches for.
         generator: what made the manifest. kind: the IPTC word for how the picture came to be, if it says.
         generation: our own assertion, where there is one.
     """
@@ -64,7 +64,6 @@ class Manifest:
     altered: bool
     problems: tuple[str, ...]
     signer: str
-    known: bool
     generator: str
     kind: str
     generation: dict[str, Any] | None
@@ -216,7 +215,7 @@ def read_manifest(path: Path) -> Manifest | None:
         return None
     except (c2pa.C2paError, ValueError) as error:
         said = _said(error)
-        return Manifest(True, (said,), "", False, "", "", None)
+        return Manifest(True, (said,), "", "", "", None)
     return _summary(found)
 
 
@@ -239,7 +238,6 @@ def _summary(found: dict[str, Any]) -> Manifest:
         altered=any(word in code for code in problems for word in _ALTERED) or not active,
         problems=problems,
         signer=signature.get("common_name") or signature.get("issuer") or "",
-        known=found.get("validation_state") == "Trusted",
         generator=" ".join(str(agents[0].get(word, "")) for word in ("name", "version")).strip(),
         kind=next((kind.rsplit("/", 1)[-1] for kind in kinds if kind), ""),
         generation=generation if isinstance(generation, dict) else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from typing import Any
 import numpy as np
 
 from triportrait.core.errors import InputError
-from triportrait.profiling.live.client import Client, Seen, driving_frames, figures
+from triportrait.profiling.live.client import Client, Sample, Seen, driving_frames, figures
 from triportrait.profiling.machine import describe
 
 PARTS = ("total", "capture", "network", "queue", "compute", "encode")
 WARM_UP_S = 3.0
+ROW_S = 60.0  # of the table over time, where there are two
+MOST_GROWTH = 1.1  # of the median latency and of memory, from the first fifth to the last
 _MEMORY_EVERY_S = 1.0
 
 
@@ -44,6 +47,10 @@ def measure(
         "sessions_seen": [_figures_of(s, seconds) for s in seen],
         "latency_ms": _percentiles([sample for s in seen for sample in _warm(s)]),
         "server_MB": memory.host_MB, "gpu_MB": memory.gpu_MB,
+        "over_time": _over_time(sorted((x for s in seen for x in _warm(s)), key=lambda x: x.at_s), memory.seen),
+        "growth": {
+            "latency": _growth([(x.at_s, x.total) for s in seen for x in _warm(s)]), "memory": _growth(memory.seen),
+        },
     }  # fmt: skip
 
 
@@ -51,7 +58,7 @@ async def _all(clients: Sequence[Client], seconds: float) -> list[Seen]:
     return list(await asyncio.gather(*(client.run(seconds) for client in clients)))
 
 
-def _warm(seen: Seen) -> list[Any]:
+def _warm(seen: Seen) -> list[Sample]:
     if not seen.samples:
         return []
     return [sample for sample in seen.samples if sample.at_s - seen.samples[0].at_s >= WARM_UP_S]
@@ -63,16 +70,40 @@ def _figures_of(seen: Seen, seconds: float) -> dict[str, Any]:
         said = seen.sentences[-1] if seen.sentences else "nothing was said"
         raise InputError(f"live: {len(seen.samples)} results came back, too few to measure ({said})")
     span = warm[-1].at_s - warm[0].at_s
-    half = len(warm) // 2
     return {
         "fps": round((len(warm) - 1) / span, 2), "results": len(seen.samples), "sent": seen.sent,
         "dropped": seen.dropped,
-        "p50_first_half": round(float(np.median([s.total for s in warm[:half]])), 1),
-        "p50_second_half": round(float(np.median([s.total for s in warm[half:]])), 1),
     }  # fmt: skip
 
 
-def _percentiles(samples: Sequence[Any]) -> dict[str, dict[str, float]]:
+def _over_time(samples: Sequence[Sample], memory: Sequence[tuple[float, float]]) -> list[dict[str, float]]:
+    """What each minute saw, all sessions together; without the last one where it is not whole."""
+    began, rows = samples[0].at_s, []
+    for number in range(round((samples[-1].at_s - began) / ROW_S)):
+        least, most = began + number * ROW_S, began + (number + 1) * ROW_S
+        totals = [x.total for x in samples if least <= x.at_s < most]
+        held = [MB for at_s, MB in memory if least <= at_s < most]
+        p50, p99 = np.percentile(totals, (50, 99)) if totals else (np.nan, np.nan)
+        rows.append(
+            {
+                "minute": number + 1, "p50": round(float(p50), 1), "p99": round(float(p99), 1),
+                "fps": round(len(totals) / ROW_S, 2), "server_MB": round(max(held, default=np.nan), 1),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _growth(timed: Sequence[tuple[float, float]]) -> float:
+    """The median of the last fifth of the time over that of the first."""
+    if not timed:
+        return float("nan")
+    times, values = np.array(sorted(timed)).T
+    fifth = (times[-1] - times[0]) / 5
+    first, last = values[times <= times[0] + fifth], values[times >= times[-1] - fifth]
+    return round(float(np.median(last) / np.median(first)), 3)
+
+
+def _percentiles(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
     values = {part: [getattr(sample, part) for sample in samples] for part in PARTS}
     # What the server and the line cost beyond computing and waiting for it.
     values["network + encode"] = [sample.network + sample.encode for sample in samples]
@@ -80,12 +111,13 @@ def _percentiles(samples: Sequence[Any]) -> dict[str, dict[str, float]]:
 
 
 class _Memory:
-    """The most memory that the server says it holds, while it is driven."""
+    """The memory that the server says it holds, while it is driven: MB at a time, and the most."""
 
     def __init__(self, address: str) -> None:
         self._address = address
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.seen: list[tuple[float, float]] = []
         self.host_MB = 0.0
         self.gpu_MB: float | None = None
 
@@ -103,7 +135,9 @@ class _Memory:
                 found = figures(self._address)
             except OSError:
                 continue
-            self.host_MB = max(self.host_MB, round(found.get("process_resident_memory_bytes", 0.0) / 1e6, 1))
+            MB = found.get("process_resident_memory_bytes", 0.0) / 1e6
+            self.seen.append((time.monotonic(), MB))
+            self.host_MB = max(self.host_MB, round(MB, 1))
             if (gpu := found.get("triportrait_gpu_memory_bytes")) is not None:
                 self.gpu_MB = max(self.gpu_MB or 0.0, round(gpu / 1e6, 1))
 
@@ -124,6 +158,20 @@ def table(found: dict[str, Any]) -> str:
         f"{len(fps)} session{'s' * (len(fps) != 1)} for {found['seconds']:g} s, {found['fps_sent']:g} frames per second"
         f" sent, {found['picture_px']} px: {rate} frames per second come back, {dropped} of {sent} were replaced by"
         f" newer ones; the server holds {found['server_MB']:g} MB{gpu}.",
-        f"Where: {where}.",
     ]
+    if len(found["over_time"]) > 1:
+        lines += [
+            "",
+            "| minute | p50, ms | p99, ms | frames per second | server, MB |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        lines += ["| " + " | ".join(f"{value:g}" for value in row.values()) + " |" for row in found["over_time"]]
+        grown = [f"{100 * found['growth'][of] - 100:+.1f} %" for of in ("latency", "memory")]
+        kept = all(found["growth"][of] <= MOST_GROWTH for of in ("latency", "memory"))
+        lines += [
+            "",
+            f"From the first fifth to the last: median latency {grown[0]}, memory {grown[1]};"
+            f" at most {100 * MOST_GROWTH - 100:+.0f} %: {'met' if kept else 'missed'}.",
+        ]
+    lines += [f"Where: {where}."]
     return "\n".join(lines) + "\n"

@@ -14,7 +14,7 @@ from triportrait.serve.pictures import reason_of
 if TYPE_CHECKING:
     import uvicorn
 
-FIRST_REQUEST_S = 15.0  # a connection that has asked nothing by then is closed
+REQUEST_S = 15.0  # a connection whose request is not whole by then is closed
 DEAD_S = 20  # unacknowledged bytes, or a window that stays shut: the other end has gone
 STOP_S = 3
 MOST_CONNECTIONS = 512
@@ -71,14 +71,29 @@ def _patient() -> type[Any]:
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Patient(H11Protocol):
-        """Closes a connection that never asks for anything, which uvicorn would keep for ever."""
+        """Closes a connection that never finishes to ask, at first or again, which uvicorn would keep for ever."""
+
+        _waiting_after: Any = False  # the last request that a deadline was set behind; None is before the first
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self.loop.call_later(FIRST_REQUEST_S, self._close_if_silent)
+            self._set_deadline()
 
-        def _close_if_silent(self) -> None:
-            if self.cycle is None and self.transport.get_protocol() is self:
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._set_deadline()
+
+        def _set_deadline(self) -> None:
+            if self._is_asked() or self._waiting_after is self.cycle:
+                return
+            self._waiting_after = self.cycle
+            self.loop.call_later(REQUEST_S, self._close_if_silent, self.cycle)
+
+        def _is_asked(self) -> bool:
+            return self.cycle is not None and not self.cycle.response_complete
+
+        def _close_if_silent(self, last: Any) -> None:
+            if self.cycle is last and not self._is_asked() and self.transport.get_protocol() is self:
                 self.transport.abort()
 
     return Patient

@@ -16,6 +16,7 @@ from triportrait.serve.live.engine import decode_jpeg
 from triportrait.serve.live.messages import FrameIn, Shown, read_binary, read_text, result_header
 from triportrait.serve.live.sessions import Arrived, Result, Session
 from triportrait.serve.live.transport_rtc import Peer
+from triportrait.serve.memory import return_freed_memory
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
@@ -94,6 +95,7 @@ class Connection:
                 "session ended", session=session.id[:6], how=how, frames=frames, dropped=dropped,
                 seconds=round(length_s, 1),
             )  # fmt: skip
+            await asyncio.to_thread(return_freed_memory)
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a JSON message when the connection next can; of one kind only the newest."""
@@ -118,8 +120,8 @@ class Connection:
     async def _say_goodbye(self, sentence: str) -> None:
         from starlette.websockets import WebSocketState
 
-        if self._socket.application_state != WebSocketState.CONNECTED:
-            return
+        if {self._socket.application_state, self._socket.client_state} != {WebSocketState.CONNECTED}:
+            return  # one of both has closed it
         try:
             async with asyncio.timeout(2.0):
                 if sentence:

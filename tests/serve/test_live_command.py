@@ -94,7 +94,34 @@ def test_it_serves_is_measured_and_stops(tmp_path, capsys, monkeypatch):
     events = [line["event"] for line in lines]
     assert events[0] == "loaded" and events[-1] == "stopped" and events.count("session began") == 2
     assert lines[0]["weights"] == "demo" and lines[0]["watermark"] is True
-    assert not any("token" in line for line in server.lines)
+    assert not any("token" in line for line in server.lines) and "an end could not be told" not in events
+
+
+def test_two_minutes_of_driving_do_not_grow(tmp_path, capsys):
+    """The short form of the long latency run; other tests run beside it, so that latency may waver."""
+    out = tmp_path / "figures.json"
+    assert cli.main(["profile", "live", "--seconds", "120", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    print(said)
+    found = json.loads(out.read_text())
+    assert [row["minute"] for row in found["over_time"]] == [1, 2] and "| 2 | " in said
+    (session,) = found["sessions_seen"]
+    assert session["dropped"] > 0 and all(row["fps"] > 1 for row in found["over_time"])
+    assert found["latency_ms"]["total"]["p99"] < 3000, "lag"
+    assert found["growth"]["latency"] < 3 and found["growth"]["memory"] < 1.05
+    assert "at most +10 %: met" in said or found["growth"]["latency"] > 1.1
+
+
+def test_growth_is_that_of_the_last_fifth_over_the_first():
+    from triportrait.profiling.live.client import Sample
+    from triportrait.profiling.live.measure import _growth, _over_time
+
+    samples = [Sample(at / 10, 100 + at / 10, 0, 0, 0, 0, 0) for at in range(3000)]  # 1 ms slower each second
+    assert _growth([(x.at_s, x.total) for x in samples]) == pytest.approx(370 / 130, abs=0.01)
+    rows = _over_time(samples, [(10.0, 500.0), (20.0, 700.0), (250.0, 600.0)])
+    assert [row["minute"] for row in rows] == [1, 2, 3, 4, 5] and all(row["fps"] == 10 for row in rows)
+    assert rows[0]["p50"] == pytest.approx(130, abs=1) and rows[4]["p99"] == pytest.approx(399, abs=1)
+    assert rows[0]["server_MB"] == 700 and rows[4]["server_MB"] == 600
 
 
 def test_a_server_that_does_not_start_says_why():

@@ -70,7 +70,7 @@ def test_what_is_signed_is_read_back(tmp_path, ending):
     assert (seen(path) == before).all() and stat.S_IMODE(path.stat().st_mode) == 0o640
     found = read_manifest(path)
     assert found is not None and not found.altered and not found.problems
-    assert found.signer == MADE_NAME and not found.known
+    assert found.signer == MADE_NAME
     assert found.generator == "triportrait 0.1.0" and found.kind == GENERATED
     assert found.generation == {
         "synthetic": True, "source_sha256": CLAIM.source_sha256, "weights": "demo",

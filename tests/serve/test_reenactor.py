@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from triportrait.core.types import Camera, Driving
 from triportrait.kernels.dispatch import use_backend
 from triportrait.serve import precision as precision_module
 from triportrait.serve.crop import as_network_likes, to_size
+from triportrait.serve.memory import keep_freed_memory, return_freed_memory
 from triportrait.serve.parameters import HeadParameters, Tracking
 from triportrait.serve.precision import sample_picture, use_precision
 from triportrait.serve.reenactor import Asked, Prepared, Reenactor
@@ -287,3 +291,21 @@ def test_a_replayed_frame_is_the_frame(dtype, driving):
     for one, other in zip(*found, strict=True):
         for a, b in zip(one, other, strict=True):
             assert np.abs(a.astype(int) - b).max() <= 1
+
+
+def resident() -> float:
+    """Bytes of this process that lie in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
+def test_freed_memory_is_kept_and_returned():
+    keep_freed_memory()
+    blocks = [bytearray(b"x" * 100_000) for _ in range(1000)]
+    held = resident()
+    last = bytearray(100_000)  # behind them: else the heap's end could fall back by itself
+    del blocks
+    kept = resident()
+    return_freed_memory()
+    after = resident()
+    assert held - kept < 20e6 < 80e6 < held - after and len(last)
