@@ -110,15 +110,25 @@ class SourceFile:
         if isinstance(self.known, TrackedFolder):
             return SourcePicture(self.path, image, self.known.at(self.path.stem))
         if self.known is not None:
-            return SourcePicture(self.path, image, face=self.known.face(self._names()[0]))
+            known = self.known.face(self._names()[0])
+            if not _lies_in(known, image):
+                size = f"{image.shape[1]} x {image.shape[0]}"
+                raise InputError(f"{self.path}: expected landmarks of this picture, they do not lie in its {size} px; "
+                                 "track the face again")  # fmt: skip
+            return SourcePicture(self.path, image, face=known)
         provider = finder()
         if provider is None:
             return SourcePicture(self.path, image)
-        found = [face for face in provider.find(image) if align(face.alignment) is not None]
+        found = [face for face in provider.find(image) if _lies_in(face, image)]
         face = chosen(found, number)
         if face is None and (must or found):
             raise InputError(_too_few_faces(self.path, len(found), number))
         return SourcePicture(self.path, image, face=face, faces=len(found))
+
+
+def _lies_in(face: Face, image: np.ndarray) -> bool:
+    placed = align(face.alignment)
+    return placed is not None and placed.fits(image)
 
 
 def _too_few_faces(path: Path, count: int, number: int | None) -> str:

@@ -26,6 +26,7 @@ MEAN_FACE = np.array(
 )
 PIXELS_PER_UNIT = 180.0
 SMALLEST_SIDE_PX = 4.0  # a smaller square shows no face
+LARGEST_SHARE = 4.0  # of the picture's longer side: of a larger square's face the picture shows a patch of skin
 LANCZOS_REACH = 3
 
 
@@ -72,19 +73,58 @@ class Alignment:
 
     def crop(self, image: np.ndarray, size_px: int) -> np.ndarray:
         """Cut the square out of uint8 [H, W, 3]: uint8 [size_px, size_px, 3] (Lanczos, the edge repeated)."""
-        reach = math.ceil(LANCZOS_REACH * max(1.0, self.side / size_px))
-        x0, y0 = math.floor(self.left) - reach, math.floor(self.top) - reach
-        x1, y1 = (math.ceil(start + self.side) + reach for start in (self.left, self.top))
-        height, width = image.shape[:2]
-        # The nearest row and column stand in for those beyond the picture.
-        rows, columns = (np.arange(a, b).clip(0, most - 1) for a, b, most in ((y0, y1, height), (x0, x1, width)))
-        if y0 >= 0 and x0 >= 0 and y1 <= height and x1 <= width:
-            part = image[y0:y1, x0:x1]
+        x, y = (
+            _Axis.of(start, self.side, size_px, n) for start, n in ((self.left, image.shape[1]), (self.top, len(image)))
+        )
+        if x.inside and y.inside:
+            part = image[y.begin : y.end, x.begin : x.end]
         else:
-            part = image[rows[:, None], columns[None]]
-        box = (self.left - x0, self.top - y0, self.left - x0 + self.side, self.top - y0 + self.side)
+            part = image[y.pixels[:, None], x.pixels[None]]
         pixels = Image.fromarray(np.ascontiguousarray(part))
-        return np.asarray(pixels.resize((size_px, size_px), Image.Resampling.LANCZOS, box=box))
+        box = (x.box[0], y.box[0], x.box[1], y.box[1])
+        seen = np.asarray(pixels.resize((x.count, y.count), Image.Resampling.LANCZOS, box=box))
+        return np.pad(seen, (y.beyond, x.beyond, (0, 0)), "edge")
+
+    def fits(self, image: np.ndarray) -> bool:
+        """Whether a picture [H, W, 3] shows something of the square, and that is more than a patch of skin."""
+        height, width = image.shape[:2]
+        touches = -self.side < self.left < width and -self.side < self.top < height
+        return touches and self.side <= LARGEST_SHARE * max(height, width)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """What a crop asks of rows, or of columns.
+
+    Attributes:
+        begin, end: pixels that are read; those beyond the picture are its edge.
+        pixels: each of them as one of the picture. inside: none lies beyond.
+        count: pixels of the crop that are made of them. beyond: those before and behind, which repeat the outermost.
+        box: where these pixels lie, counted from `begin`.
+    """
+
+    begin: int
+    end: int
+    pixels: np.ndarray
+    inside: bool
+    count: int
+    beyond: tuple[int, int]
+    box: tuple[float, float]
+
+    @classmethod
+    def of(cls, start: float, side: float, size_px: int, most: int) -> _Axis:
+        """The square begins at `start`, the picture has `most` pixels."""
+        step = side / size_px
+        reach = math.ceil(LANCZOS_REACH * max(1.0, step))
+        # Pixels of the crop that see nothing but the edge are all alike: one of them is enough.
+        first = min(max(math.floor((-reach - start) / step) - 1, 0), size_px - 1)
+        last = max(min(math.ceil((most + reach - start) / step) + 1, size_px), first + 1)
+        a, b = start + first * step, start + last * step
+        begin, end = math.floor(a) - reach, math.ceil(b) + reach
+        return cls(
+            begin, end, np.arange(begin, end).clip(0, most - 1), begin >= 0 and end <= most, last - first,
+            (first, size_px - last), (a - begin, b - begin),
+        )  # fmt: skip
 
 
 def align(points: np.ndarray) -> Alignment | None:

@@ -93,7 +93,7 @@ class FaceTracker:
             self._near = self._was = None
         face = self._choose(image, faces)
         placed = None if face is None else align(face.alignment)
-        if face is None or placed is None:
+        if face is None or placed is None or not placed.fits(image):
             self.lost += 1
             self.cuts += cut
             self._near = None

@@ -6,8 +6,10 @@ import io
 import math
 import tempfile
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
 from PIL import Image
@@ -51,6 +53,26 @@ def h264(frames: Frames, crf: int = 18) -> Frames:
             for index, frame in enumerate(frames):
                 video.write(frame, index / 25)
         return [frame.image[:height, :width] for frame in open_clip(path).frames()]
+
+
+def vp8(frames: Frames, bits_per_s: int) -> Frames:
+    """As WebRTC carries them: encoded and decoded as the live server's track is."""
+    from aiortc.codecs import depayload
+    from aiortc.codecs.vpx import Vp8Decoder, Vp8Encoder
+    from aiortc.jitterbuffer import JitterFrame
+    from aiortc.rtcrtpparameters import RTCRtpCodecParameters
+
+    kind = RTCRtpCodecParameters(mimeType="video/VP8", clockRate=90_000, payloadType=97)
+    encoder, decoder = Vp8Encoder(), Vp8Decoder()
+    encoder.target_bitrate = bits_per_s
+    found = []
+    for index, frame in enumerate(frames):
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")
+        picture.pts, picture.time_base = index * 3600, Fraction(1, 90_000)
+        packets, at = encoder.encode(picture)
+        data = b"".join(depayload(kind, packet) for packet in packets)
+        found += [f.to_ndarray(format="rgb24") for f in decoder.decode(JitterFrame(data, at))]
+    return found
 
 
 def cut(frames: Frames, share: float) -> Frames:

@@ -87,6 +87,19 @@ class TestAlignment:
         assert np.abs(crop[20, 20].astype(int) - image[0, 0]).max() <= 1
         assert np.abs(crop[150, 290].astype(int) - image[50, 99]).max() <= 1
 
+    def test_a_square_far_beyond_the_picture_is_cut_as_if_all_of_it_were_there(self):
+        image = np.random.default_rng(4).integers(0, 256, (60, 90, 3)).astype(np.uint8)
+        for square in (Alignment(-200.3, -90.6, 351.7), Alignment(20.2, 30.9, 300.0), Alignment(85.0, -400.0, 420.0)):
+            x, y = (np.arange(-700, 800).clip(0, n - 1) for n in (90, 60))
+            box = [700 + c for c in (square.left, square.top, square.left + square.side, square.top + square.side)]
+            whole = Image.fromarray(image[y[:, None], x[None]]).resize((64, 64), Image.Resampling.LANCZOS, box=box)
+            assert np.abs(square.crop(image, 64).astype(int) - np.asarray(whole)).max() <= 1
+
+    def test_a_square_that_shows_a_patch_of_the_picture_or_none_of_it_fits_not(self):
+        image = np.zeros((60, 90, 3), np.uint8)
+        assert Alignment(-100.0, -100.0, 300.0).fits(image) and not Alignment(-100.0, -100.0, 400.0).fits(image)
+        assert not Alignment(91.0, 0.0, 50.0).fits(image) and not Alignment(0.0, -51.0, 50.0).fits(image)
+
     @pytest.mark.parametrize("points", [np.zeros((5, 2)), np.full((5, 2), np.nan), np.arange(10).reshape(5, 2) * 1e-9])
     def test_points_of_no_face_have_no_place(self, points):
         assert align(points) is None

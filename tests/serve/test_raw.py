@@ -110,6 +110,18 @@ def test_a_clip_of_a_head_knows_its_own_landmarks(demo, clips, tmp_path, monkeyp
         assert camera.T @ matrix_of(neck[i]) == pytest.approx(found, abs=1e-5)
 
 
+def test_landmarks_of_another_picture_are_refused(demo, head, portrait, tmp_path):
+    """What would be cut out is a patch of skin, or nothing but edge."""
+    video, folder, _ = head
+    file = tmp_path / "landmarks" / "head.npy"
+    points = np.load(file)
+    for wrong in (points * 30, points + 3000):
+        np.save(file, wrong)
+        code, said = demo(portrait, video, tmp_path / "o.mkv", "--source-params", tmp_path, "--driving-params", folder)
+        assert code == 2 and "head.png: expected landmarks of this picture" in said and "128 x 128 px" in said, said
+    assert not (tmp_path / "o.mkv").exists()
+
+
 def test_an_archive_of_somebody_else_is_left_alone(tmp_path):
     np.savez(tmp_path / "video.npz", weights=np.zeros(3))
     (tmp_path / "video.mp4").touch()

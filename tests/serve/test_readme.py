@@ -48,3 +48,16 @@ def test_the_pictures_it_shows_are_there():
     assert "docs/demo/frame.png" in shown
     for name in shown:
         assert (Path(__file__).parents[2] / name).is_file(), name
+
+
+def test_the_scripts_that_pages_name_can_be_called_as_they_say():
+    """A script that is called by its path does not see the folders `tests` and `docs`; one called by `-m` does."""
+    root = Path(__file__).parents[2]
+    pages = [root / "README.md", *(root / "docs").rglob("*.md"), *(root / "tests").rglob("*.py")]
+    called = {c for page in pages for c in re.findall(r"`python (-m (?:docs|tests)[\w.]+|\S+\.py)", page.read_text())}
+    assert "-m tests.serve.soak" in called and "tests/train/kills.py" in called
+    for one in called:
+        path = root / (one.removeprefix("-m ").replace(".", "/") + ".py" if one.startswith("-m") else one)
+        assert path.is_file(), one
+        if not one.startswith("-m"):
+            assert not re.search(r"^ *(from|import) (tests|docs)\b", path.read_text(), re.M), one

@@ -24,6 +24,7 @@ from tests.serve.attacks import (
     psnr,
     resized,
     talking,
+    vp8,
 )
 from tests.serve.watermark_table import unmarked
 from triportrait.core.provenance import watermark as own
@@ -95,6 +96,14 @@ def test_a_video_is_read_after_h264_and_half_the_size(marked, name):
         found = read(frames)
         assert found.message == MESSAGE and found.pictures == COUNT
     assert right(film) > 0.9 and right(half(film)) > (0.85 if "128" in name else 0.9)
+
+
+@pytest.mark.parametrize("name", ["network", "talking 256", "photograph 512"])
+def test_what_webrtc_carries_is_read(marked, name):
+    pytest.importorskip("aiortc")
+    film = vp8(marked[name][1], 1_500_000)
+    assert len(film) == COUNT and read(film).message == MESSAGE
+    assert read(vp8(marked[name][0], 1_500_000)).message is None
 
 
 def test_frames_add_up():

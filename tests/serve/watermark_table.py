@@ -1,4 +1,4 @@
-"""What the watermark survives, as tables: `python tests/serve/watermark_table.py [--picture PNG]`, minutes on one core.
+"""What the watermark survives, as tables: `python -m tests.serve.watermark_table [--picture PNG]`, minutes on one core.
 
 A cell says: signs of single pictures that are right, of 64 on average; pictures of all that are read; and whether the
 sequence as a whole is.
@@ -32,6 +32,7 @@ from tests.serve.attacks import (
     resized,
     rotated,
     talking,
+    vp8,
 )  # fmt: skip
 from triportrait.core.provenance.watermark import (
     BITS,
@@ -57,6 +58,8 @@ KEPT: dict[str, Callable[[Frames], Frames]] = {
 }
 BEYOND: dict[str, Callable[[Frames], Frames]] = {
     "H.264 at crf 28": lambda frames: h264(frames, 28),
+    "WebRTC: VP8 at 1.5 Mbit/s": lambda frames: vp8(frames, 1_500_000),
+    "WebRTC: VP8 at 0.5 Mbit/s, where it begins": lambda frames: vp8(frames, 500_000),
     "a quarter of the size": lambda frames: half(half(frames)),
     "stretched by 20 %": lambda frames: [resized(f, round(1.2 * f.shape[1]), f.shape[0]) for f in frames],
     "contrast x 0.8, 20 levels brighter": lambda frames: brighter(frames, 0.8, 20),

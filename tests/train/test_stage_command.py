@@ -23,6 +23,7 @@ from tests.train import little, trained
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
 from triportrait.core.errors import InputError
 from triportrait.serve import cli
+from triportrait.serve.reenactor import Reenactor
 from triportrait.train import loop, stage2
 from triportrait.train.data.pictures import PictureSet, open_set
 from triportrait.train.engines.ranks import Ranks
@@ -274,6 +275,7 @@ def test_weights_are_exported_and_can_be_begun_from(material, runs, tmp_path, ca
     for name, parameter in portrait.named_parameters():
         assert torch.equal(parameter, stored[f"average/{name}"]), name
     assert encoder.motion_width == 9
+    assert Reenactor(portrait, encoder).can_turn_neck, "heads know how they turn"
     provenance = json.loads((out / "portrait.json").read_text())["provenance"]
     assert provenance["network"] == "reenactment" and provenance["cast"] == {"seed": 3, "count": 2}
     assert "exists" in refused(["train", "export", str(runs["stage2"]), str(out)], capsys)
