@@ -98,9 +98,13 @@ def _missing(manifest: Manifest | None, read: Read) -> list[str]:
     if manifest.altered:
         said.append("the file is not what was signed")
     elif manifest.problems:
-        said.append(f"the manifest does not hold ({', '.join(manifest.problems)})")
+        said.append(f"the manifest does not hold ({', '.join(map(_plain, manifest.problems))})")
     generation = manifest.generation or {}
     claimed = generation.get("watermark_message")
+    if not generation:
+        said.append("the manifest does not say how the file was generated")
+    elif claimed is not None and str(generation.get("source_sha256"))[: MESSAGE_BITS // 4] != claimed:
+        said.append("the manifest's message does not begin its source's SHA-256")
     if read.message is None and (claimed is not None or not generation):
         said.append("there is no watermark, but the manifest names one" if claimed else "there is no watermark")
     if read.message is not None and generation and claimed != f"{read.message:07x}":
@@ -113,28 +117,32 @@ def _of_manifest(manifest: Manifest | None, looked: bool) -> list[str]:
         return ["manifest: none" if looked else "manifest: not looked for"]
     state = "ALTERED, the file is not what was signed" if manifest.altered else "intact"
     if manifest.problems:
-        state += f" ({', '.join(manifest.problems)})"
+        state += f" ({', '.join(map(_plain, manifest.problems))})"
     lines = [f"manifest: {state}"]
     if manifest.signer:
         # No list of issuers is asked.
-        lines.append(f"  signed by {manifest.signer!r}, an unknown issuer: its certificate proves no name")
+        lines.append(f"  signed by '{_plain(manifest.signer)}', an unknown issuer: its certificate proves no name")
     if manifest.kind or manifest.generator:
-        lines.append(
-            f"  says: {KINDS.get(manifest.kind, manifest.kind or 'not how it was made')}; by {manifest.generator}"
-        )
+        kind = KINDS.get(manifest.kind) or _plain(manifest.kind) or "not how it was made"
+        lines.append(f"  says: {kind}; by {_plain(manifest.generator)}")
     if manifest.generation is not None:
         told = manifest.generation
-        lines.append(f"  source: SHA-256 {told.get('source_sha256')}")
-        lines.append(f"  weights: {told.get('weights')}{_checksums(told.get('weights_sha256'))}")
+        lines.append(f"  source: SHA-256 {_plain(told.get('source_sha256'))}")
+        lines.append(f"  weights: {_plain(told.get('weights'))}{_checksums(told.get('weights_sha256'))}")
         message = told.get("watermark_message")
-        lines.append(f"  watermark: {'left out' if message is None else f'message {message}'}")
+        lines.append(f"  watermark: {'left out' if message is None else f'message {_plain(message)}'}")
     return lines
+
+
+def _plain(value: Any) -> str:
+    """What a file says, without what a terminal would obey, and no longer than a line."""
+    return "".join(c if c.isprintable() else "?" for c in str(value))[:200]
 
 
 def _checksums(found: Any) -> str:
     if not isinstance(found, dict):
         return ""
-    return "".join(f", {name} {str(value)[:16]}…" for name, value in found.items())
+    return "".join(f", {_plain(name)} {_plain(value)[:16]}…" for name, value in found.items())
 
 
 def _of_watermark(read: Read) -> str:

@@ -42,7 +42,8 @@ class Stamp:
         self._say = say
         message = message_of(source_sha256)
         self._watermark = Watermark(message) if watermark else None
-        self.claim = Claim(source_sha256, weights, _checksums(weights), message if watermark else None, composite)
+        name = Path(weights).name or Path(weights).resolve().name  # where it lies is nobody's business
+        self.claim = Claim(source_sha256, name, _checksums(weights), message if watermark else None, composite)
         self._identity = None
         if installed():
             try:

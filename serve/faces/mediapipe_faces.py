@@ -52,6 +52,8 @@ node {
 }
 """
 
+_STARTING = threading.Lock()
+
 
 class MediapipeFaces:
     """A `FaceProvider` by mediapipe 0.10, on the CPU. May be shared by threads: they take turns.
@@ -230,12 +232,13 @@ def _starts(length: int, side: int) -> list[int]:
 def _quiet() -> Iterator[None]:
     """Keep what mediapipe's C++ side logs while it starts off the terminal."""
     os.environ.setdefault("GLOG_minloglevel", "3")
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+    with _STARTING:  # a second thread would take the first one's nowhere for the terminal
+        sys.stderr.flush()
+        kept = os.dup(2)
+        try:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

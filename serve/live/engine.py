@@ -104,6 +104,11 @@ class Engine:
     def finds_faces(self) -> bool:
         return self._finder is not None
 
+    def open_finder(self) -> None:
+        """Make the calling thread's finder of faces now, so that no session waits for it."""
+        if self._finder is not None:
+            self._finder.open()
+
     def follower(self) -> Follows:
         """A face tracker for one session."""
         return (
@@ -222,12 +227,16 @@ class _OnePerThread:
         self._own = threading.local()
         self._all: list[FaceProvider] = []
 
-    def find(self, image: np.ndarray, near: Face | None = None, quick: bool = False) -> list[Face]:
+    def open(self) -> FaceProvider:
+        """This thread's own."""
         finder: FaceProvider | None = getattr(self._own, "finder", None)
         if finder is None:
             finder = self._own.finder = self._make()
             self._all.append(finder)
-        return finder.find(image, near, quick)
+        return finder
+
+    def find(self, image: np.ndarray, near: Face | None = None, quick: bool = False) -> list[Face]:
+        return self.open().find(image, near, quick)
 
     def close(self) -> None:
         for finder in self._all:

@@ -56,7 +56,7 @@ class LiveServer:
         self.worker = Worker(engine, admission, metrics)
         self.sessions: dict[str, transport_ws.Connection] = {}
         self._notes = notes
-        self._portraits = ThreadPoolExecutor(1, "live-portraits")
+        self._portraits = ThreadPoolExecutor(1, "live-portraits", engine.open_finder)
         self._uploading = 0
         # Read once: what the server hands out can be nothing else.
         files = [*PAGE.glob("*.*"), *EXAMPLES.glob("*.*")]
@@ -86,6 +86,7 @@ class LiveServer:
     @asynccontextmanager
     async def _lifespan(self, app: object) -> AsyncIterator[None]:
         self.worker.start()
+        self._portraits.submit(self.engine.open_finder)
         sweeping = asyncio.create_task(self._sweep())
         try:
             yield
@@ -128,22 +129,25 @@ class LiveServer:
             "notes": self._notes,
         }
 
-    async def take_portrait(self, session: Session, image: np.ndarray, sha256: str) -> dict[str, Any]:
+    async def take_portrait(self, session: Session, number: int, image: np.ndarray, sha256: str) -> dict[str, Any]:
         """Let a session show another portrait.
 
         Args:
+            number: that `_ask` gave.
             image: uint8 [H, W, 3].
             sha256: of its file.
 
         Returns:
             What the page is told: a sentence, empty where all is well, and the crop that the network sees.
         """
-        if session.recording is not None:  # its manifest names one source
-            raise InputError("portrait: a recording runs, which shows one portrait; stop it first")
         loop = asyncio.get_running_loop()
         followed, sentence = await loop.run_in_executor(self._portraits, self.engine.crop_portrait, image)
         prepared = await asyncio.wrap_future(self.worker.on_network(lambda: self.engine.prepare(followed)))
-        self.worker.show(session, Portrait(prepared, followed, sentence, self.engine.stamp.for_source(sha256)))
+        portrait = Portrait(prepared, followed, sentence, self.engine.stamp.for_source(sha256))
+        with session.recording_lock:  # so that none begins between the question and the change
+            _check_wanted(session, number)
+            self.worker.show(session, portrait)
+        session.tell({"is": "neutral", "on": False})
         jpeg = base64.b64encode(encode_jpeg(followed.crop)).decode()
         logs.note("portrait", session=session.id[:6], height=image.shape[0], width=image.shape[1], said=sentence)
         return {"is": "portrait", "sentence": sentence, "crop": f"data:image/jpeg;base64,{jpeg}"}
@@ -153,7 +157,8 @@ class LiveServer:
         if name not in examples():
             raise InputError(f"example: expected one of {', '.join(examples())}, got {name!r}; choose another")
         data = self._files[f"/examples/{name}.jpg"][0]
-        told = await self.take_portrait(session, example_picture(name), hashlib.sha256(data).hexdigest())
+        number = _ask(session)
+        told = await self.take_portrait(session, number, example_picture(name), hashlib.sha256(data).hexdigest())
         session.tell(told)
 
     async def take_neutral(self, session: Session, on: bool) -> None:
@@ -225,12 +230,13 @@ class LiveServer:
             raise uploads.Refused(409, "portrait: its session has ended; reload the page")
         if self._uploading >= MOST_UPLOADS:
             raise uploads.Refused(503, "portrait: the server is busy with other portraits; try again in a few seconds")
+        number = _ask(connection.session)
         self._uploading += 1
         try:
             body = await uploads.read_body(chunks)
             loop = asyncio.get_running_loop()
             image = await loop.run_in_executor(self._portraits, uploads.decode, body)
-            return await self.take_portrait(connection.session, image, hashlib.sha256(body).hexdigest())
+            return await self.take_portrait(connection.session, number, image, hashlib.sha256(body).hexdigest())
         finally:
             self._uploading -= 1
 
@@ -266,6 +272,20 @@ class LiveServer:
         if found is None:
             return PlainTextResponse("there is no such page here\n", 404)
         return _ranged(request, *found)
+
+
+def _ask(session: Session) -> int:
+    """A portrait is wanted: its number, which a later one outdates."""
+    session.asked += 1
+    _check_wanted(session, session.asked)
+    return session.asked
+
+
+def _check_wanted(session: Session, number: int) -> None:
+    if session.recording is not None:  # its manifest names one source
+        raise InputError("portrait: a recording runs, which shows one portrait; stop it first")
+    if session.asked != number:
+        raise InputError("portrait: another one was chosen meanwhile, which is shown")
 
 
 def _ranged(request: Request, data: bytes, kind: str) -> Response:

@@ -86,6 +86,7 @@ class Session:
         self.deliver = deliver
         self.settings = Settings()
         self.portrait: Portrait | None = None
+        self.asked = 0  # for portraits: the last one wins
         self.rest: torch.Tensor | None = None
         self.jpeg = True
         self.closed = False

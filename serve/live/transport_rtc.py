@@ -111,7 +111,9 @@ class Peer:
                 if frame.width * frame.height > LARGEST_DRIVING_PX:
                     sentence = "the camera sends more than 4096 x 2160 pixels; choose a smaller size"
                     self._connection.session.notice("transport", sentence)
-                    continue
+                    self._connection.tell({"is": "rtc", "state": "failed"})
+                    self._connection.hang_up()
+                    return
                 self._count += 1
                 self._connection.take_frame(self._count, 0.0, _pixels_of(frame))
         except MediaStreamError:

@@ -242,9 +242,15 @@ class Connection:
                 logs.fault("a wish failed", session=self.session.id[:6])
                 self.session.notice("wish", "that failed on the server; try again")
 
-        task = asyncio.create_task(guarded())
+        self._keep(asyncio.create_task(guarded()))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def hang_up(self) -> None:
+        """End WebRTC: pictures go over the WebSocket from now on."""
+        self._keep(asyncio.create_task(self._hang_up()))
 
     async def _answer(self, sdp: str) -> None:
         async with self._calling:  # one offer after the other

@@ -45,13 +45,16 @@ class Worker:
         self._busy_since: float | None = None  # the network, at a batch
         self._compute_s = self._faces_s = 0.0  # running means of a batch, of a face
         threads = max(1, (os.cpu_count() or 2) // 4)
-        self._faces = ThreadPoolExecutor(threads, "live-faces")
+        self._face_threads = threads
+        self._faces = ThreadPoolExecutor(threads, "live-faces", engine.open_finder)
         self._finish = ThreadPoolExecutor(threads, "live-finish")
         self._thread = threading.Thread(target=self._run, name="live-network", daemon=True)
 
     def start(self) -> None:
         """Begin to work."""
         self._thread.start()
+        for _ in range(self._face_threads):  # one for each thread
+            self._faces.submit(self._engine.open_finder)
 
     def stop(self) -> None:
         """End all threads; what is under way is finished, what waits is not."""
@@ -317,10 +320,14 @@ class Worker:
             try:
                 if not session.recording.write(picture, now_s):
                     session.notice("record", "five minutes are recorded, which is the most; press stop to keep them")
-            except InputError as error:
+            except Exception as error:
                 session.recording.abandon()
                 session.recording = None
-                session.notice("record", str(error))
+                said = str(error) if isinstance(error, InputError) else "the recording failed; see the server's log"
+                if not isinstance(error, InputError):
+                    logs.fault("a recording failed", session=session.id[:6])
+                session.notice("record", said)
+                session.tell({"is": "recording", "on": False})
 
 
 def _stuck(session: Session) -> bool:

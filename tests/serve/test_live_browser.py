@@ -193,6 +193,59 @@ def test_a_photograph_before_the_camera_over_a_websocket(server, moving_photo, s
         a_session(page, shots, "photo", "websocket")
 
 
+# Counts what the page asks of the browser: cameras that are on, callbacks that wait; keeps the last WebSocket at hand.
+INSTRUMENT = """
+window.tracks = [];
+window.waiting = new Set();
+const media = navigator.mediaDevices, ask = media.getUserMedia.bind(media);
+media.getUserMedia = async wanted => {
+  const stream = await ask(wanted);
+  window.tracks.push(...stream.getTracks());
+  return stream;
+};
+const video = HTMLVideoElement.prototype;
+const call = video.requestVideoFrameCallback, cancel = video.cancelVideoFrameCallback;
+video.requestVideoFrameCallback = function(done) {
+  const number = call.call(this, (...given) => { window.waiting.delete(number); done(...given); });
+  window.waiting.add(number);
+  return number;
+};
+video.cancelVideoFrameCallback = function(number) { window.waiting.delete(number); cancel.call(this, number); };
+window.WebSocket = class extends WebSocket { constructor(...given) { super(...given); window.line = this; } };
+"""
+
+
+def test_it_goes_on_after_a_lost_connection_and_hasty_clicks(server, moving_head, tmp_path):
+    with Chromium(tmp_path, moving_head) as browser:
+        page = browser.page()
+        page.call("Page.addScriptToEvaluateOnNewDocument", source=INSTRUMENT)
+        page.open(server.address + "?transport=websocket")
+        for _ in range(3):
+            page.run("document.getElementById('camera').click()")
+        page.run("document.getElementById('clip').click(); document.getElementById('camera').click()")
+        page.wait("document.getElementById('driving-tile').classList.contains('mirrored')")
+        page.wait("Number(document.body.dataset.fps) > 1")
+        assert page.run("window.tracks.filter(track => track.readyState === 'live').length") == 1
+
+        page.run("document.querySelector('[name=orbit]').click()")  # new views come while no frame is answered
+        page.run("document.getElementById('record').click()")
+        page.wait("document.getElementById('record').classList.contains('on')")
+        page.run("window.old = window.line; window.line.close()")
+        page.wait("document.getElementById('notices').innerText.includes('recording was lost')")
+        page.wait("window.line !== window.old && window.line.readyState === 1")
+        shown = page.run("Number(document.body.dataset.results)")
+        page.wait(f"Number(document.body.dataset.results) >= {shown + 60}", 60)
+        page.wait("Number(document.body.dataset.fps) > 1", 2)  # of frames that were answered; views do not count
+
+        page.run("document.getElementById('driving').pause()")
+        shown = page.run("Number(document.body.dataset.results)")
+        page.wait(
+            f"Number(document.body.dataset.results) >= {shown + 40}", 60
+        )  # views, for a second and a half at least
+        assert page.run("window.waiting.size") <= 1
+        assert not page.errors
+
+
 def test_what_goes_wrong_is_one_sentence_and_it_goes_on(server, shots, tmp_path):
     sound = make(tmp_path / "sound.mp4", 4, sound="aac")
     only_sound = tmp_path / "only-sound.m4a"

@@ -107,9 +107,8 @@ def test_two_minutes_of_driving_do_not_grow(tmp_path, capsys):
     assert [row["minute"] for row in found["over_time"]] == [1, 2] and "| 2 | " in said
     (session,) = found["sessions_seen"]
     assert session["dropped"] > 0 and all(row["fps"] > 1 for row in found["over_time"])
-    assert found["latency_ms"]["total"]["p99"] < 3000, "lag"
-    assert found["growth"]["latency"] < 3 and found["growth"]["memory"] < 1.05
-    assert "at most +10 %: met" in said or found["growth"]["latency"] > 1.1
+    assert found["latency_ms"]["total"]["p50"] < 600, "lag: 125 ms where nothing runs beside it"
+    assert found["growth"]["latency"] < 1.6 and found["growth"]["memory"] < 1.05
 
 
 def test_growth_is_that_of_the_last_fifth_over_the_first():

@@ -62,6 +62,11 @@ def test_sessions_fit_while_their_frames_take_the_device_s_time_less_a_tenth():
     assert refusal is not None and admission.active == 12
     assert "12 sessions are running" in refusal.sentence and f"try again in {refusal.retry_s} s" in refusal.sentence
     assert 5 <= refusal.retry_s <= 120
+    assert "would slow them below" in refusal.sentence
+    told = Admission(0.01, 10, 1)
+    assert told.enter() is None
+    refusal = told.enter()
+    assert refusal is not None and "1 session is running and it was told to take no more than 1" in refusal.sentence
     admission.leave(20.0)
     assert admission.enter() is None
 

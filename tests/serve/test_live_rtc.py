@@ -27,13 +27,14 @@ class Moving(aiortc.MediaStreamTrack):
 
     kind = "video"
 
-    def __init__(self) -> None:
+    def __init__(self, frames: list[np.ndarray] | None = None) -> None:
         super().__init__()
         self.count = 0
+        self.frames = frames or moving()
 
     async def recv(self):
         await asyncio.sleep(0.1)
-        frame = av.VideoFrame.from_ndarray(moving()[self.count % len(moving())], "rgb24")
+        frame = av.VideoFrame.from_ndarray(self.frames[self.count % len(self.frames)], "rgb24")
         frame.pts, frame.time_base = self.count * 9000, Fraction(1, 90_000)
         self.count += 1
         return frame
@@ -116,6 +117,36 @@ def test_pictures_go_both_ways_and_the_numbers_beside_them():
         threads = left(live)
         asyncio.run(visit(live.port))
         assert left(live) <= threads
+
+
+def test_pictures_that_are_too_large_end_it():
+    """One is decoded before it is known how large it is; no second is."""
+
+    async def call(port: int) -> tuple[str, str]:
+        async with connect(f"ws://127.0.0.1:{port}/session", max_size=None) as socket:
+            peer = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
+            peer.addTrack(Moving([np.full((2178, 4096, 3), 90, np.uint8)]))
+            await peer.setLocalDescription(await peer.createOffer())
+            await socket.send(json.dumps({"do": "offer", "sdp": peer.localDescription.sdp}))
+            said = state = ""
+            async with asyncio.timeout(60):
+                async for message in socket:
+                    told = json.loads(message) if isinstance(message, str) else {"is": "result"}
+                    if told["is"] == "answer":
+                        await peer.setRemoteDescription(aiortc.RTCSessionDescription(told["sdp"], "answer"))
+                    elif told["is"] == "notice" and told["about"] == "transport":
+                        said = told["sentence"]
+                    elif told["is"] == "rtc":
+                        state = told["state"]
+                    if said and state in ("failed", "closed"):
+                        break
+            await peer.close()
+            return said, state
+
+    with running() as live:
+        said, _ = asyncio.run(call(live.port))
+        assert "more than 4096 x 2160 pixels" in said
+        left(live)
 
 
 def left(live) -> float:

@@ -8,9 +8,13 @@ import io
 import itertools
 import json
 import socket
+import threading
 import time
 import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import av
 import numpy as np
@@ -25,6 +29,7 @@ from triportrait.core.provenance.watermark import message_of, read
 from triportrait.serve.live import transport_ws
 from triportrait.serve.live.engine import EXAMPLES, decode_jpeg, encode_jpeg, example_picture
 from triportrait.serve.live.messages import write_frame, write_shown
+from triportrait.serve.live.recording import Recording
 
 finds_faces = pytest.mark.skipif(finder() is None, reason="needs mediapipe")
 
@@ -339,6 +344,78 @@ def test_a_fault_of_the_network_is_said_and_the_session_goes_on(live, monkeypatc
         assert page.result().number == 3
 
 
+@pytest.fixture
+def slow_portraits(live, monkeypatch) -> Iterator[threading.Event]:
+    """Portraits are prepared when this is set."""
+    go, prepare = threading.Event(), live.server.engine.prepare
+
+    def waiting(followed):
+        assert go.wait(30)
+        return prepare(followed)
+
+    monkeypatch.setattr(live.server.engine, "prepare", waiting)
+    yield go
+    go.set()
+
+
+def test_a_recording_that_begins_while_a_portrait_is_under_way_keeps_its_own(live, slow_portraits):
+    """Its manifest would name another source otherwise."""
+    slow_portraits.set()
+    with Visitor(live) as page:
+        slow_portraits.clear()
+        page.say(do="example", name="head-4")
+        shown = live.server.sessions[page.hello["session"]].session.portrait
+        page.say(do="record", on=True)
+        page.hear("recording")
+        slow_portraits.set()
+        assert "a recording runs" in page.hear("notice", about="wish")["sentence"]
+        assert live.server.sessions[page.hello["session"]].session.portrait is shown
+
+
+def test_the_portrait_that_was_asked_for_last_is_shown(live, slow_portraits):
+    slow_portraits.set()
+    with Visitor(live) as page:
+        slow_portraits.clear()
+        wanted = hashlib.sha256((EXAMPLES / "head-3.jpg").read_bytes()).hexdigest()
+        with ThreadPoolExecutor(1) as uploading:
+            jpeg = encode_jpeg(driving("head-4"))
+            answer = uploading.submit(live.post, f"/portrait?session={page.hello['session']}", jpeg)
+            session = live.server.sessions[page.hello["session"]].session
+            eventually(lambda: session.asked == 2)
+            page.say(do="example", name="head-3")
+            eventually(lambda: session.asked == 3)
+            slow_portraits.set()
+            status, told = answer.result(30)
+        assert status == 422 and "another one was chosen meanwhile" in told["sentence"]
+        page.hear("portrait")
+        assert session.portrait.stamp.claim.source_sha256 == wanted
+
+
+def test_a_recording_that_cannot_be_written_is_said_and_the_session_goes_on(live, monkeypatch):
+    def fails(*given):
+        raise ValueError("times must not fall")
+
+    with Visitor(live) as page:
+        page.say(do="record", on=True)
+        page.hear("recording")
+        monkeypatch.setattr(Recording, "write", fails)
+        page.frame(1)
+        assert page.hear("notice", about="record")["sentence"] == "the recording failed; see the server's log"
+        assert page.hear("recording")["on"] is False
+        page.frame(2)
+        assert page.result().number in (1, 2)
+
+
+def test_a_new_portrait_forgets_the_neutral_face_and_says_so(live):
+    with Visitor(live) as page:
+        page.frame(1)
+        page.result()
+        page.say(do="neutral", on=True)
+        assert page.hear("neutral")["on"] is True
+        page.say(do="example", name="head-4")
+        assert page.hear("neutral")["on"] is False
+
+
 def test_a_page_that_falls_silent_or_idles_is_told_and_its_place_is_free(live, monkeypatch):
     for name, how in (("SILENT_S", "nothing was heard"), ("IDLE_S", "without a driving picture")):
         with monkeypatch.context() as patch:
@@ -351,12 +428,16 @@ def test_a_page_that_falls_silent_or_idles_is_told_and_its_place_is_free(live, m
 def test_a_session_leaves_nothing_behind(live):
     eventually(lambda: not live.server.sessions)
     before = live.figures()
+    files = Path(live.server.recordings._folder.name)
+    there = sorted(files.iterdir())
     page = Visitor(live)
     connection = live.server.sessions[page.hello["session"]]
     kept = [weakref.ref(thing) for thing in (connection, connection.session, connection.session.portrait)]
     page.say(do="record", on=True)
+    page.hear("recording")
     page.frame(1)
     page.result()
+    eventually(lambda: sorted(files.iterdir()) != there)
     page.say(do="settings", yaw_deg=5)
     page.result(view=True)
     del connection
@@ -368,7 +449,7 @@ def test_a_session_leaves_nothing_behind(live):
 
     eventually(gone)
     assert live.server.admission.active == 0 and not live.server.worker._sessions
-    assert not list(live.server.recordings._kept) or live.server.recordings.find(page.hello["session"]) is None
+    eventually(lambda: sorted(files.iterdir()) == there)  # nothing of the recording that nobody stopped
     after = eventually(lambda: (f := live.figures())["triportrait_tasks"] <= before["triportrait_tasks"] and f)
     assert after["triportrait_threads"] <= before["triportrait_threads"] + 2
     assert after["process_open_fds"] <= before["process_open_fds"] + 1

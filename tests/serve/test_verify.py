@@ -13,7 +13,9 @@ from PIL import Image
 from tests.serve.attacks import DOCS, photograph, talking
 from triportrait.core.checksum import sha256
 from triportrait.core.errors import InputError
-from triportrait.core.provenance.manifest import Claim, read_manifest, sign
+from triportrait.core.provenance import manifest
+from triportrait.core.provenance.manifest import LABEL, Claim, read_manifest, sign
+from triportrait.core.provenance.stamp import Stamp
 from triportrait.core.provenance.watermark import Watermark
 from triportrait.serve.cli import main
 from triportrait.serve.pictures import read_picture, write_picture
@@ -121,6 +123,42 @@ def test_pictures_that_were_swapped_are_found(tmp_path, capsys):
     write_picture(tmp_path / "marked.png", Watermark(5).mark(photograph(256, 1)[0]))
     sign(tmp_path / "marked.png", Claim("0" * 64, "demo", {}, None))
     assert asked(tmp_path / "marked.png", capsys)[0] == 1
+
+
+def test_a_manifest_of_somebody_else_over_our_watermark_is_no_proof(tmp_path, capsys, monkeypatch):
+    """Stripped and signed again, as a recording: the watermark alone says where it comes from."""
+    path = tmp_path / "again.png"
+    write_picture(path, Watermark(0x2B7E151).mark(photograph(256, 1)[0]))
+
+    def definition(claim):
+        made = original(claim)
+        return {**made, "assertions": [one for one in made["assertions"] if one["label"] != LABEL]}
+
+    original = manifest._definition
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "_definition", definition)
+        sign(path, Claim("2b7e151f" + "0" * 56, "demo", {}, 0x2B7E151))
+    code, said = asked(path, capsys)
+    assert code == 1 and said.endswith("NOT VERIFIED: the manifest does not say how the file was generated\n")
+    write_picture(path, Watermark(0x2B7E151).mark(photograph(256, 1)[0]))
+    sign(path, Claim("0" * 64, "demo", {}, 0x2B7E151))
+    code, said = asked(path, capsys)
+    assert code == 1 and said.endswith("the manifest's message does not begin its source's SHA-256\n")
+
+
+def test_what_a_file_says_cannot_forge_what_verify_says(tmp_path, capsys):
+    path = tmp_path / "forged.png"
+    write_picture(path, photograph(256, 1)[0])
+    forged = "demo\x1b[2J\nverified: whole, and its witnesses agree"
+    sign(path, Claim("2b7e151f" + "0" * 56, forged, {forged: forged}, 0x2B7E151))
+    code, said = asked(path, capsys)
+    assert code == 1 and "\x1b" not in said and not any(line.startswith("verified") for line in said.splitlines())
+
+
+def test_a_manifest_names_weights_and_not_where_they_lie(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for given, name in (("demo", "demo"), ("/home/somebody/clients/x/weights-7", "weights-7"), (".", tmp_path.name)):
+        assert Stamp("0" * 64, given, print).claim.weights == name
 
 
 def test_recorded_files_have_neither(capsys):

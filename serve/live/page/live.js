@@ -1,10 +1,12 @@
 // The live page: a portrait, a driving face, and what the network makes of them. No framework, no build step.
 
+import {count, showFigures} from './figures.js';
+import {notice, state} from './notices.js';
+
 const FRAME = 1, SHOWN = 2, RESULT = 3;
 const HEAD_OUT = 16, HEAD_IN = 40;
 const LONGEST_SIDE = 480;      // of the driving picture that is sent, pixels
 const MOST_ON_THE_WAY = 4;     // frames without an answer; more would wait in the network
-const WINDOW_MS = 2000;        // that the figures look at
 const RTC_PATIENCE_MS = 6000;
 const STALL_MS = 4000;
 const $ = id => document.getElementById(id);
@@ -16,25 +18,12 @@ const grab = document.createElement('canvas'), pen = grab.getContext('2d', {alph
 
 let socket = null, hello = null, settings = {}, sent = 0, answered = 0, retry = 0, over = false;
 let portrait = {example: null, file: null};
+let wished = 0, ready = false; // portraits asked for; whether this session has one, before which it drives nothing
 let driving = null;            // 'camera', 'clip' or 'file'
+let chosen = 0;                // times that something was chosen to drive
 let stream = null, peer = null, way = '', remote = null, outgoing = null, streamed = 0;
-let recording = false, awaited = 0, lastResult = 0, encoding = false;
-let samples = [], captures = new Map(), dropped = 0, rtcParts = {capture: 0, network: 0}, drawn = 0;
-
-// ---- sentences -------------------------------------------------------------------------------------------------
-
-const notices = new Map();
-function notice(about, sentence, seconds = 0) {
-  clearTimeout(notices.get(about)?.timer);
-  notices.get(about)?.item.remove();
-  notices.delete(about);
-  if (!sentence) return;
-  const item = document.createElement('li');
-  item.textContent = sentence[0].toUpperCase() + sentence.slice(1);
-  $('notices').append(item);
-  notices.set(about, {item, timer: seconds && setTimeout(() => notice(about, ''), 1000 * seconds)});
-}
-const state = sentence => { $('state').textContent = sentence; };
+let recording = false, awaited = 0, lastResult = 0, lastAnswer = 0, encoding = false;
+let captures = new Map(), dropped = 0, rtcParts = {capture: 0, network: 0}, drawn = 0;
 
 // ---- the connection --------------------------------------------------------------------------------------------
 
@@ -50,15 +39,20 @@ function say(message) {
   if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
 }
 
-function lost() {
+async function lost() {
   hangUp();
   hello = null;
+  ready = false;
+  for (const about of ['face', 'stall']) notice(about, '');
   $('record').disabled = true;
+  if (recording) notice('record', 'the recording was lost with the connection', 15);
   setRecording(false);
   if (over) return;
   const wait = Math.min(15, 1 << Math.min(retry++, 4));
   state(`the connection was lost; trying again in ${wait} s`);
   setTimeout(connect, 1000 * wait);
+  const status = await fetch('/live.js', {method: 'HEAD', cache: 'no-store'}).then(answer => answer.status, () => 0);
+  if (status === 401) state('the server wants another token: open the address that it printed');
 }
 
 function again(seconds, sentence) {
@@ -75,19 +69,22 @@ function again(seconds, sentence) {
 const hear = {
   hello(message) {
     hello = message;
-    retry = sent = answered = 0;
+    retry = sent = answered = dropped = 0;
     captures.clear();
+    $('neutral').checked = false;
     $('notes').textContent = message.notes.join(' ');
     state(`connected${message.can.watermark ? ', pictures carry an invisible watermark' : ', without a watermark'}`);
     result.style.setProperty('--largest', `${Math.max(560, 1.5 * message.side_px)}px`);
     showControls();
     showExamples();
     choosePortrait(portrait.file || portrait.example ? portrait : {example: message.examples[0], file: null});
-    if (!driving) drive('clip'); else callUp();
+    if (!chosen) drive('clip'); else callUp();
     setWay('websocket');
     $('record').disabled = false;
   },
   portrait(message) {
+    if (!ready) lastAnswer = performance.now();
+    ready = true;
     $('crop').src = message.crop;
     $('crop').hidden = false;
     $('drop-hint').hidden = true;
@@ -137,6 +134,7 @@ async function shown(data) {
   } catch { return; } finally { acknowledge(head.number); }
   if (head.view || !head.clock) return;
   answered = Math.max(answered, head.number);
+  lastAnswer = performance.now();
   const total = performance.now() - head.clock, capture = captures.get(head.number) ?? 0;
   for (const number of captures.keys()) if (number <= head.number) captures.delete(number);
   count({...head, total, capture, network: Math.max(0, total - capture - head.server)});
@@ -157,31 +155,15 @@ function draw(picture, side) {
   document.body.dataset.results = ++drawn;
 }
 
-// ---- figures ---------------------------------------------------------------------------------------------------
+// ---- twice a second ----------------------------------------------------------------------------------------------
 
-const PARTS = ['capture', 'network', 'queue', 'compute', 'encode'];
-function count(sample) { samples.push({...sample, at: performance.now()}); }
-const median = values => values.length ? values.sort((a, b) => a - b)[values.length >> 1] : NaN;
-
-function figures() {
-  const now = performance.now();
-  samples = samples.filter(sample => now - sample.at < WINDOW_MS);
-  const has = samples.length > 1;
-  const unit = (value, name) => `${value}<small>${name}</small>`;
-  $('fps').textContent = has ? (1000 * samples.length / WINDOW_MS).toFixed(1) : '–';
-  $('latency').innerHTML = has ? unit(Math.round(median(samples.map(s => s.total))), 'ms') : '–';
-  $('dropped').textContent = dropped;
-  const parts = PARTS.map(name => has ? median(samples.map(s => s[name])) : 0), whole = parts.reduce((a, b) => a + b, 0);
-  PARTS.forEach((name, i) => {
-    $('bar').querySelector(`.${name}`).style.width = has ? `${98 * parts[i] / whole}%` : '0';
-    $('parts').querySelector(`span.${name} b`).textContent = has ? `${parts[i].toFixed(parts[i] < 10 ? 1 : 0)} ms` : '–';
-  });
-  Object.assign(document.body.dataset, {fps: $('fps').textContent, latency: $('latency').textContent, way});
-  if (hello && driving && awaited && now - Math.max(lastResult, awaited) > STALL_MS)
+setInterval(() => {
+  showFigures(dropped, way);
+  const asked = ready && driving && awaited;
+  if (asked && performance.now() - Math.max(lastResult, awaited) > STALL_MS)
     notice('stall', 'nothing comes back: the network or the server stalls; it goes on by itself when it can');
   if (way === 'webrtc') askRtc();
-}
-setInterval(figures, 500);
+}, 500);
 setInterval(() => say({do: 'here'}), 10000);
 
 // ---- the portrait ----------------------------------------------------------------------------------------------
@@ -200,23 +182,37 @@ function showExamples() {
 }
 
 async function choosePortrait(choice) {
-  portrait = choice;
+  const mine = ++wished, {file} = choice;
   notice('portrait', '');
-  for (const button of $('examples').children) button.setAttribute('aria-pressed', button.dataset.name === choice.example);
-  if (choice.example) return say({do: 'example', name: choice.example});
-  const {file} = choice;
-  if (!file.type.startsWith('image/')) return notice('portrait', `${file.name} is no picture; choose a JPEG or a PNG`, 12);
+  if (choice.example) {
+    keepPortrait(choice);
+    return say({do: 'example', name: choice.example});
+  }
+  if (!file.type.startsWith('image/')) return noPortrait(`${file.name} is no picture; choose a JPEG or a PNG`);
   if (file.size > hello.most_bytes)
-    return notice('portrait', `${file.name} is larger than ${hello.most_bytes >> 20} MB; make it smaller`, 12);
+    return noPortrait(`${file.name} is larger than ${hello.most_bytes >> 20} MB; make it smaller`);
   try {
     const response = await fetch(`/portrait?session=${hello.session}`,
       {method: 'POST', body: file, headers: {'content-type': file.type}});
     const told = await response.json();
-    if (response.ok) hear.portrait(told);
-    else notice('portrait', told.sentence ?? `the server refused it (${response.status}); try another file`, 12);
+    if (mine !== wished) return; // the server shows what was asked for last
+    if (!response.ok) return noPortrait(told.sentence ?? `the server refused it (${response.status}); try another file`);
+    keepPortrait(choice);
+    hear.portrait(told);
   } catch {
-    notice('portrait', 'the portrait did not reach the server; try again', 12);
+    if (mine === wished) noPortrait('the portrait did not reach the server; try again');
   }
+}
+
+function noPortrait(sentence) {
+  notice('portrait', sentence, 12);
+  if (!ready && hello) say({do: 'example', name: hello.examples[0]}); // after a reconnection: something must be there
+}
+
+// Asked for again when the connection comes back.
+function keepPortrait(choice) {
+  portrait = choice;
+  for (const button of $('examples').children) button.setAttribute('aria-pressed', button.dataset.name === choice.example);
 }
 
 $('portrait-file').onchange = event => {
@@ -229,7 +225,8 @@ for (const kind of ['dragover', 'dragleave', 'drop']) addEventListener(kind, eve
   event.preventDefault();
   drop.classList.toggle('over', kind === 'dragover');
   const [file] = kind === 'drop' ? event.dataTransfer.files : [];
-  if (!file || !hello) return;
+  if (!file) return;
+  if (!hello) return notice('portrait', 'there is no connection now; drop it again in a moment', 8);
   if (file.type.startsWith('image/')) choosePortrait({example: null, file}); else driveFile(file);
 });
 
@@ -242,6 +239,7 @@ const CAMERA_SAYS = {
 };
 
 async function drive(kind, address = '') {
+  const mine = ++chosen;
   stopDriving();
   notice('driving', '');
   if (kind === 'camera') {
@@ -249,9 +247,12 @@ async function drive(kind, address = '') {
       return notice('driving', 'browsers give the camera to https and localhost only; take a file, or open a tunnel', 15);
     try {
       const wanted = {width: {ideal: 640}, height: {ideal: 480}, frameRate: {ideal: 30}, facingMode: 'user'};
-      stream = await navigator.mediaDevices.getUserMedia({video: wanted, audio: false});
+      const camera = await navigator.mediaDevices.getUserMedia({video: wanted, audio: false});
+      if (mine !== chosen) return camera.getTracks().forEach(track => track.stop()); // something else was chosen since
+      stream = camera;
     } catch (error) {
-      return notice('driving', CAMERA_SAYS[error.name] ?? `the camera failed (${error.name}); take the example or a file`, 15);
+      if (mine === chosen) notice('driving', CAMERA_SAYS[error.name] ?? `the camera failed (${error.name}); take the example or a file`, 15);
+      return;
     }
     stream.getVideoTracks()[0].onended = () => {
       notice('driving', 'the camera has gone; the last pose is held', 15);
@@ -318,7 +319,7 @@ let due = 0;
 function frame() {
   follow();
   const now = performance.now();
-  if (!hello || !driving || !video.videoWidth || now < due - 4) return;
+  if (!ready || !driving || !video.videoWidth || now < due - 4) return;
   due = Math.max(due + 1000 / hello.most_fps, now);
   if (way === 'webrtc') {
     // Pictures of a stream are encoded and decoded one by one: none is sent that nobody will look at.
@@ -327,7 +328,10 @@ function frame() {
     take();
     return outgoing.requestFrame();
   }
-  if (sent - answered >= MOST_ON_THE_WAY && now - lastResult < STALL_MS) return;
+  if (sent - answered >= MOST_ON_THE_WAY) {
+    if (now - lastAnswer < STALL_MS) return;
+    [answered, lastAnswer] = [sent, now]; // they are lost: a few more may try
+  }
   if (encoding || socket.readyState !== WebSocket.OPEN || socket.bufferedAmount > 0) return;
   take();
   encoding = true;
@@ -345,11 +349,13 @@ function frame() {
   }, 'image/jpeg', 0.85);
 }
 // A hidden page gets no frames from the video; a timer keeps a slow pace going.
-let pending = 0;
+let pending = 0, called = 0;
 function follow() {
   clearTimeout(pending);
   pending = setTimeout(frame, 250);
-  if (video.requestVideoFrameCallback) video.requestVideoFrameCallback(frame); else requestAnimationFrame(frame);
+  const byVideo = Boolean(video.requestVideoFrameCallback);
+  if (byVideo) video.cancelVideoFrameCallback(called); else cancelAnimationFrame(called);
+  called = byVideo ? video.requestVideoFrameCallback(frame) : requestAnimationFrame(frame);
 }
 follow();
 
