@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ class Chromium:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        self._sockets: list[ClientConnection] = []
+        self._sockets = ExitStack()
 
     def __enter__(self) -> Chromium:
         told = self._folder / "DevToolsActivePort"
@@ -122,8 +123,7 @@ class Chromium:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for socket in self._sockets:
-            socket.close()
+        self._sockets.close()
         self._process.terminate()
         try:
             self._process.wait(10)
@@ -136,6 +136,4 @@ class Chromium:
         request = urllib.request.Request(f"http://127.0.0.1:{self._port}/json/new?about:blank", method="PUT")
         with urllib.request.urlopen(request, timeout=30) as answer:
             address = json.load(answer)["webSocketDebuggerUrl"]
-        socket = connect(address, max_size=None)
-        self._sockets.append(socket)
-        return Page(socket)
+        return Page(self._sockets.enter_context(connect(address, max_size=None)))

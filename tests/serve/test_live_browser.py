@@ -22,6 +22,7 @@ from triportrait.serve.live.engine import EXAMPLES
 pytestmark = pytest.mark.skipif(BINARY is None, reason="needs chromium")
 ROOT = Path(__file__).parents[2]
 WANTED = 100
+STILL = 6  # grey levels of one of 256 cells, between pictures of a face that holds still
 
 # Notes every picture that is shown: its number, the view and 8 x 8 grey levels of it.
 WATCH = """
@@ -127,7 +128,7 @@ def a_session(page: Page, shots: Path, name: str, way: str) -> None:
     pictures = seen(page)
     assert len(pictures) >= WANTED
     changes = np.abs(np.diff(pictures, axis=0)).max(1)
-    assert (changes > 1).mean() > 0.4, changes  # the driving face moves in most frames
+    assert (changes > STILL).mean() > 0.4, changes  # the driving face moves in most frames
     assert len(np.unique(pictures.round(), axis=0)) > WANTED / 2
     page.screenshot(shots / f"{name}-front.png")
 
@@ -182,7 +183,7 @@ def test_a_face_that_holds_still_makes_a_picture_that_does(server, still_head, t
         page.wait("window.seen.length >= 40", 60)
         pictures = seen(page)
         assert pictures.std() > 20, "a face is shown"
-        assert np.abs(np.diff(pictures, axis=0)).max() <= 1
+        assert np.abs(np.diff(pictures, axis=0)).max() <= STILL
 
 
 def test_a_photograph_before_the_camera_over_a_websocket(server, moving_photo, shots, tmp_path):

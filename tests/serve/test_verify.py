@@ -140,6 +140,7 @@ def test_a_manifest_of_somebody_else_over_our_watermark_is_no_proof(tmp_path, ca
         sign(path, Claim("2b7e151f" + "0" * 56, "demo", {}, 0x2B7E151))
     code, said = asked(path, capsys)
     assert code == 1 and said.endswith("NOT VERIFIED: the manifest does not say how the file was generated\n")
+    path = tmp_path / "other.png"
     write_picture(path, Watermark(0x2B7E151).mark(photograph(256, 1)[0]))
     sign(path, Claim("0" * 64, "demo", {}, 0x2B7E151))
     code, said = asked(path, capsys)
