@@ -228,6 +228,8 @@ def test_it_goes_on_after_a_lost_connection_and_hasty_clicks(server, moving_head
         page.wait("Number(document.body.dataset.fps) > 1")
         assert page.run("window.tracks.filter(track => track.readyState === 'live').length") == 1
 
+        page.choose("#portrait-file", ROOT / "docs" / "demo" / "portrait.jpg")  # sent again after a reconnection
+        page.wait("!document.querySelector('#examples [aria-pressed=true]')")
         page.run("document.querySelector('[name=orbit]').click()")  # new views come while no frame is answered
         page.run("document.getElementById('record').click()")
         page.wait("document.getElementById('record').classList.contains('on')")
