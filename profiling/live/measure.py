@@ -76,27 +76,28 @@ def _figures_of(seen: Seen, seconds: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _over_time(samples: Sequence[Sample], memory: Sequence[tuple[float, float]]) -> list[dict[str, float]]:
+def _over_time(samples: Sequence[Sample], memory: Sequence[tuple[float, float]]) -> list[dict[str, float | None]]:
     """What each minute saw, all sessions together; without the last one where it is not whole."""
-    began, rows = samples[0].at_s, []
-    for number in range(round((samples[-1].at_s - began) / ROW_S)):
+    began = samples[0].at_s
+    rows: list[dict[str, float | None]] = []
+    for number in range(int((samples[-1].at_s - began + 1.0) // ROW_S)):  # the last result may lie just before its end
         least, most = began + number * ROW_S, began + (number + 1) * ROW_S
         totals = [x.total for x in samples if least <= x.at_s < most]
         held = [MB for at_s, MB in memory if least <= at_s < most]
-        p50, p99 = np.percentile(totals, (50, 99)) if totals else (np.nan, np.nan)
+        p50, p99 = (round(float(p), 1) for p in np.percentile(totals, (50, 99))) if totals else (None, None)
         rows.append(
             {
-                "minute": number + 1, "p50": round(float(p50), 1), "p99": round(float(p99), 1),
-                "fps": round(len(totals) / ROW_S, 2), "server_MB": round(max(held, default=np.nan), 1),
+                "minute": number + 1, "p50": p50, "p99": p99, "fps": round(len(totals) / ROW_S, 2),
+                "server_MB": round(max(held), 1) if any(held) else None,
             }
         )  # fmt: skip
     return rows
 
 
-def _growth(timed: Sequence[tuple[float, float]]) -> float:
-    """The median of the last fifth of the time over that of the first."""
-    if not timed:
-        return float("nan")
+def _growth(timed: Sequence[tuple[float, float]]) -> float | None:
+    """The median of the last fifth of the time over that of the first; None where nothing was seen."""
+    if not any(value for _, value in timed):
+        return None
     times, values = np.array(sorted(timed)).T
     fifth = (times[-1] - times[0]) / 5
     first, last = values[times <= times[0] + fifth], values[times >= times[-1] - fifth]
@@ -165,9 +166,11 @@ def table(found: dict[str, Any]) -> str:
             "| minute | p50, ms | p99, ms | frames per second | server, MB |",
             "| --- | --- | --- | --- | --- |",
         ]
-        lines += ["| " + " | ".join(f"{value:g}" for value in row.values()) + " |" for row in found["over_time"]]
-        grown = [f"{100 * found['growth'][of] - 100:+.1f} %" for of in ("latency", "memory")]
-        kept = all(found["growth"][of] <= MOST_GROWTH for of in ("latency", "memory"))
+        rows = [["–" if value is None else f"{value:g}" for value in row.values()] for row in found["over_time"]]
+        lines += [f"| {' | '.join(row)} |" for row in rows]
+        growth = [found["growth"][of] for of in ("latency", "memory")]
+        grown = ["not measured" if g is None else f"{100 * g - 100:+.1f} %" for g in growth]
+        kept = all(g is None or g <= MOST_GROWTH for g in growth)
         lines += [
             "",
             f"From the first fifth to the last: median latency {grown[0]}, memory {grown[1]};"

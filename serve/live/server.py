@@ -56,7 +56,7 @@ class LiveServer:
         self.worker = Worker(engine, admission, metrics)
         self.sessions: dict[str, transport_ws.Connection] = {}
         self._notes = notes
-        self._portraits = ThreadPoolExecutor(1, "live-portraits", engine.open_finder)
+        self._portraits = ThreadPoolExecutor(1, "live-portraits")
         self._uploading = 0
         # Read once: what the server hands out can be nothing else.
         files = [*PAGE.glob("*.*"), *EXAMPLES.glob("*.*")]
@@ -85,8 +85,8 @@ class LiveServer:
 
     @asynccontextmanager
     async def _lifespan(self, app: object) -> AsyncIterator[None]:
-        self.worker.start()
-        self._portraits.submit(self.engine.open_finder)
+        opening = [*self.worker.start(), self._portraits.submit(self.engine.open_finder)]
+        await asyncio.gather(*map(asyncio.wrap_future, opening))  # they turn off stderr, and nobody should wait for one
         sweeping = asyncio.create_task(self._sweep())
         try:
             yield
@@ -129,7 +129,9 @@ class LiveServer:
             "notes": self._notes,
         }
 
-    async def take_portrait(self, session: Session, number: int, image: np.ndarray, sha256: str) -> dict[str, Any]:
+    async def take_portrait(
+        self, session: Session, number: int, image: np.ndarray, sha256: str
+    ) -> dict[str, Any] | None:
         """Let a session show another portrait.
 
         Args:
@@ -138,14 +140,18 @@ class LiveServer:
             sha256: of its file.
 
         Returns:
-            What the page is told: a sentence, empty where all is well, and the crop that the network sees.
+            What the page is told: a sentence, empty where all is well, and the crop that the network sees; None where
+            one that was asked for later is shown already.
         """
         loop = asyncio.get_running_loop()
         followed, sentence = await loop.run_in_executor(self._portraits, self.engine.crop_portrait, image)
         prepared = await asyncio.wrap_future(self.worker.on_network(lambda: self.engine.prepare(followed)))
         portrait = Portrait(prepared, followed, sentence, self.engine.stamp.for_source(sha256))
         with session.recording_lock:  # so that none begins between the question and the change
-            _check_wanted(session, number)
+            _check_not_recorded(session)
+            if number < session.portrait_number:
+                return None
+            session.portrait_number = number
             self.worker.show(session, portrait)
         session.tell({"is": "neutral", "on": False})
         jpeg = base64.b64encode(encode_jpeg(followed.crop)).decode()
@@ -159,7 +165,8 @@ class LiveServer:
         data = self._files[f"/examples/{name}.jpg"][0]
         number = _ask(session)
         told = await self.take_portrait(session, number, example_picture(name), hashlib.sha256(data).hexdigest())
-        session.tell(told)
+        if told is not None:
+            session.tell(told)
 
     async def take_neutral(self, session: Session, on: bool) -> None:
         """From now on the present driving face counts as neutral; or none does."""
@@ -236,7 +243,10 @@ class LiveServer:
             body = await uploads.read_body(chunks)
             loop = asyncio.get_running_loop()
             image = await loop.run_in_executor(self._portraits, uploads.decode, body)
-            return await self.take_portrait(connection.session, number, image, hashlib.sha256(body).hexdigest())
+            told = await self.take_portrait(connection.session, number, image, hashlib.sha256(body).hexdigest())
+            if told is None:
+                raise InputError("portrait: another one was chosen meanwhile, which is shown")
+            return told
         finally:
             self._uploading -= 1
 
@@ -275,17 +285,15 @@ class LiveServer:
 
 
 def _ask(session: Session) -> int:
-    """A portrait is wanted: its number, which a later one outdates."""
+    """A portrait is wanted: its number."""
+    _check_not_recorded(session)
     session.asked += 1
-    _check_wanted(session, session.asked)
     return session.asked
 
 
-def _check_wanted(session: Session, number: int) -> None:
+def _check_not_recorded(session: Session) -> None:
     if session.recording is not None:  # its manifest names one source
         raise InputError("portrait: a recording runs, which shows one portrait; stop it first")
-    if session.asked != number:
-        raise InputError("portrait: another one was chosen meanwhile, which is shown")
 
 
 def _ranged(request: Request, data: bytes, kind: str) -> Response:

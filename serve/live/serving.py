@@ -14,7 +14,7 @@ from triportrait.serve.pictures import reason_of
 if TYPE_CHECKING:
     import uvicorn
 
-REQUEST_S = 15.0  # a connection whose request is not whole by then is closed
+REQUEST_S = 15.0  # a connection on which a request's header is not whole by then is closed
 DEAD_S = 20  # unacknowledged bytes, or a window that stays shut: the other end has gone
 STOP_S = 3
 MOST_CONNECTIONS = 512
@@ -71,7 +71,7 @@ def _patient() -> type[Any]:
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Patient(H11Protocol):
-        """Closes a connection that never finishes to ask, at first or again, which uvicorn would keep for ever."""
+        """Closes a connection on which a request's header never becomes whole; uvicorn would keep it for ever."""
 
         _waiting_after: Any = False  # the last request that a deadline was set behind; None is before the first
 

@@ -86,7 +86,7 @@ class Session:
         self.deliver = deliver
         self.settings = Settings()
         self.portrait: Portrait | None = None
-        self.asked = 0  # for portraits: the last one wins
+        self.asked = self.portrait_number = 0  # portraits so far, and which is shown: the last one that came
         self.rest: torch.Tensor | None = None
         self.jpeg = True
         self.closed = False

@@ -95,7 +95,6 @@ class Connection:
                 "session ended", session=session.id[:6], how=how, frames=frames, dropped=dropped,
                 seconds=round(length_s, 1),
             )  # fmt: skip
-            await asyncio.to_thread(return_freed_memory)
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a JSON message when the connection next can; of one kind only the newest."""
@@ -293,3 +292,4 @@ async def serve(websocket: WebSocket, server: LiveServer) -> None:
         await Connection(websocket, server).run()
     finally:
         server.admission.leave(time.monotonic() - began_s)
+        await asyncio.to_thread(return_freed_memory)

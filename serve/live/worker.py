@@ -46,15 +46,14 @@ class Worker:
         self._compute_s = self._faces_s = 0.0  # running means of a batch, of a face
         threads = max(1, (os.cpu_count() or 2) // 4)
         self._face_threads = threads
-        self._faces = ThreadPoolExecutor(threads, "live-faces", engine.open_finder)
+        self._faces = ThreadPoolExecutor(threads, "live-faces")
         self._finish = ThreadPoolExecutor(threads, "live-finish")
         self._thread = threading.Thread(target=self._run, name="live-network", daemon=True)
 
-    def start(self) -> None:
-        """Begin to work."""
+    def start(self) -> list[Future[None]]:
+        """Begin to work; gives what is ready when every thread has its finder of faces."""
         self._thread.start()
-        for _ in range(self._face_threads):  # one for each thread
-            self._faces.submit(self._engine.open_finder)
+        return [self._faces.submit(self._engine.open_finder) for _ in range(self._face_threads)]
 
     def stop(self) -> None:
         """End all threads; what is under way is finished, what waits is not."""
@@ -311,11 +310,11 @@ class Worker:
         if session.results.put(result):
             self._metrics.dropped.labels("sending").inc()
         session.deliver()
-        self._record(session, picture, now)
+        self._record(session, done.portrait, picture, now)
 
-    def _record(self, session: Session, picture: np.ndarray, now_s: float) -> None:
+    def _record(self, session: Session, portrait: Portrait, picture: np.ndarray, now_s: float) -> None:
         with session.recording_lock:
-            if session.recording is None:
+            if session.recording is None or portrait is not session.portrait:  # one before was still under way
                 return
             try:
                 if not session.recording.write(picture, now_s):

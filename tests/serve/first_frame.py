@@ -1,7 +1,8 @@
 """From a machine with Python alone to the first live frame: `python tests/serve/first_frame.py`, without any package.
 
-Makes an environment in a temporary folder, installs this project into it with nothing from pip's cache, starts
-`triportrait live` and opens a session as the page does. Printed is the second at which each step was done; the exit
+On Linux put `PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu` before it: PyPI's torch is a CUDA build of
+several GB. Makes an environment in a temporary folder, installs this project into it with nothing from pip's cache,
+starts the live server and opens a session as the page does. Printed is the second at which each step was done; the exit
 code is 1 when the first frame came later than five minutes.
 """
 
@@ -46,7 +47,7 @@ def main() -> int:
         binaries = Path(folder, "bin")
         words = [binaries / "pip", "install", "-q", "--no-cache-dir", "-e", f"{PROJECT}[{EXTRAS}]"]
         subprocess.run(words, check=True)
-        done(f"pip install '.[{EXTRAS}]'")
+        done(f"pip install -e '.[{EXTRAS}]' has ended, with {_torch(binaries)}")
         live = subprocess.Popen([binaries / "triportrait", "live", "--port", "0"], stdout=subprocess.PIPE, text=True)
         try:
             assert live.stdout is not None
@@ -69,6 +70,12 @@ def main() -> int:
     met = at is not None and at <= MOST_S
     print(f"at most {MOST_S} s: {'met' if met else 'missed'}")
     return 0 if met else 1
+
+
+def _torch(binaries: Path) -> str:
+    words = [binaries / "pip", "show", "torch"]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    return "torch " + re.search(r"Version: (\S+)", said)[1]
 
 
 def _commit() -> str:

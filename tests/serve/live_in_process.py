@@ -8,7 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
@@ -167,3 +167,12 @@ def moving() -> list[np.ndarray]:
 
 def pixels(jpeg: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")).astype(int)
+
+
+def eventually(what: Callable[[], Any], seconds: float = 10) -> Any:
+    """What it gives as soon as that is true."""
+    until = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < until, "it never came"
+        time.sleep(0.02)
+    return value

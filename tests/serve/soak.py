@@ -45,6 +45,7 @@ ALONE_S, SETTLE_S = 30.0, 5.0
 CLOSED_WITHIN_S = 50  # a connection that is half open
 HUGE = 100 << 20
 STOPPED_WITHIN_S = 8.0
+IDLE_TASKS = 4  # of a server without sessions, one of which answers who asks for the number
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Soak:
         for act in self._acts():
             if act != self.silent:
                 await self._guarded(act)
-        self.before = await asyncio.to_thread(self._row)
+        self.before = await self._when_all_have_gone(lambda row: row.tasks <= IDLE_TASKS)
         tell(f"# once everything, {time.monotonic() - self.began:.0f} s: {dict(self.did)}")
         self.did.clear()
         self.began = time.monotonic()
@@ -127,9 +128,11 @@ class Soak:
 
     async def _misbehave(self, number: int) -> None:
         acts = self._acts()
+        until = time.monotonic() + self.seconds - 2 * self.alone_s - CLOSED_WITHIN_S
         for turn in itertools.count(number):
-            # Silent ones hold a place for half a minute: one of the crowd is enough.
-            act = self.silent if number == 0 and turn % 6 == 1 else self.random.choice(acts[:-1])
+            # Silent ones hold a place for half a minute: one of the crowd is enough, and none at the end.
+            silent = number == 0 and turn % 6 == 1 and time.monotonic() < until
+            act = self.silent if silent else self.random.choice(acts[:-1])
             await self._guarded(act)
             await asyncio.sleep(0.2)
 
@@ -321,13 +324,18 @@ class Soak:
             middle, worst, len(recent) / window_s,
         )  # fmt: skip
 
-    async def verdicts(self) -> list[tuple[str, bool]]:
-        """What has to hold, and whether it does, when everybody has left."""
+    async def _when_all_have_gone(self, quiet: Callable[[Row], bool]) -> Row:
+        """What is seen then, or after twenty seconds."""
         until = time.monotonic() + 20
-        while (after := await asyncio.to_thread(self._row)).sessions or after.tasks > self.before.tasks:
+        while (row := await asyncio.to_thread(self._row)).sessions or not quiet(row):
             if time.monotonic() > until:
                 break
             await asyncio.sleep(1)
+        return row
+
+    async def verdicts(self) -> list[tuple[str, bool]]:
+        """What has to hold, and whether it does, when everybody has left."""
+        after = await self._when_all_have_gone(lambda row: row.tasks <= self.before.tasks)
         crowded = [r for r in self.rows if self.alone_s + SETTLE_S < r.at_s <= self.seconds - self.alone_s] or self.rows
         tenth = max(1, len(crowded) // 10)
         first, last = crowded[tenth : 3 * tenth] or crowded, crowded[-2 * tenth :]

@@ -8,28 +8,22 @@ import io
 import itertools
 import json
 import socket
-import threading
 import time
 import weakref
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.serve.live_in_process import Visitor, driving, finder, pixels, running
+from tests.serve.live_in_process import Visitor, driving, eventually, finder, pixels, running
 from triportrait.core.errors import InputError
-from triportrait.core.provenance.manifest import installed, read_manifest
 from triportrait.core.provenance.watermark import message_of, read
 from triportrait.serve.live import transport_ws
 from triportrait.serve.live.engine import EXAMPLES, decode_jpeg, encode_jpeg, example_picture
 from triportrait.serve.live.messages import write_frame, write_shown
-from triportrait.serve.live.recording import Recording
 
 finds_faces = pytest.mark.skipif(finder() is None, reason="needs mediapipe")
 
@@ -38,14 +32,6 @@ finds_faces = pytest.mark.skipif(finder() is None, reason="needs mediapipe")
 def live():
     with running() as server:
         yield server
-
-
-def eventually(what, seconds: float = 10):
-    until = time.monotonic() + seconds
-    while not (value := what()):
-        assert time.monotonic() < until, "it never came"
-        time.sleep(0.02)
-    return value
 
 
 def test_a_portrait_is_shown_at_rest_then_driven_and_every_result_is_marked(live):
@@ -246,39 +232,6 @@ def test_what_is_said_about_faces(live):
         assert len(said) == 2 and "the last pose is held" in said[0] and said[1] == ""
 
 
-def test_a_recording_decodes_and_only_its_own_name_finds_it(live, tmp_path):
-    with Visitor(live) as page:
-        page.say(do="record", on=False)
-        assert "none is running" in page.hear("notice", about="wish")["sentence"]
-        page.say(do="record", on=True)
-        page.hear("recording")
-        page.say(do="example", name="head-4")  # the manifest names one source
-        assert "a recording runs" in page.hear("notice", about="wish")["sentence"]
-        for number in range(1, 7):
-            page.frame(number, driving(f"head-{number % 3 + 2}"))
-            page.result()
-        page.say(do="record", on=False)
-        recorded = page.hear("recorded")
-        status, data, headers = live.get(recorded["address"])
-        assert status == 200 and headers["content-type"] == "video/mp4" and len(data) == recorded["bytes"]
-        assert 'attachment; filename="triportrait-' in headers["content-disposition"]
-        with av.open(io.BytesIO(data)) as file:
-            frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
-        assert len(frames) == recorded["frames"] >= 5 and frames[0].shape == (128, 128, 3)
-        # A result is recorded after it was sent: the last one may have come too late.
-        assert min(np.abs(frames[-1].astype(int) - pixels(r.jpeg)).mean() for r in page.results[-2:]) < 6
-        (tmp_path / "saved.mp4").write_bytes(data)
-        if installed():
-            manifest = read_manifest(tmp_path / "saved.mp4")
-            assert manifest is not None and not manifest.altered and manifest.generation is not None
-        for name in ("x", "..%2f..%2fetc%2fpasswd", recorded["address"].split("/")[-1] + ".mp4"):
-            assert live.get(f"/recordings/{name}")[0] == 404
-        page.say(do="record", on=True)
-        page.hear("recording")
-        page.say(do="record", on=False)
-        assert "no picture came" in page.hear("notice", about="wish")["sentence"]
-
-
 def test_what_is_handed_out_is_the_page_and_nothing_else(live):
     status, page, headers = live.get("/")
     assert status == 200 and b"<title>triportrait live</title>" in page and "text/html" in headers["content-type"]
@@ -342,78 +295,6 @@ def test_a_fault_of_the_network_is_said_and_the_session_goes_on(live, monkeypatc
         assert "the network failed" in page.hear("notice", about="network")["sentence"]
         page.frame(3)
         assert page.result().number == 3
-
-
-@pytest.fixture
-def slow_portraits(live, monkeypatch) -> Iterator[threading.Event]:
-    """Portraits are prepared when this is set."""
-    go, prepare = threading.Event(), live.server.engine.prepare
-
-    def waiting(followed):
-        assert go.wait(30)
-        return prepare(followed)
-
-    monkeypatch.setattr(live.server.engine, "prepare", waiting)
-    yield go
-    go.set()
-
-
-def test_a_recording_that_begins_while_a_portrait_is_under_way_keeps_its_own(live, slow_portraits):
-    """Its manifest would name another source otherwise."""
-    slow_portraits.set()
-    with Visitor(live) as page:
-        slow_portraits.clear()
-        page.say(do="example", name="head-4")
-        shown = live.server.sessions[page.hello["session"]].session.portrait
-        page.say(do="record", on=True)
-        page.hear("recording")
-        slow_portraits.set()
-        assert "a recording runs" in page.hear("notice", about="wish")["sentence"]
-        assert live.server.sessions[page.hello["session"]].session.portrait is shown
-
-
-def test_the_portrait_that_was_asked_for_last_is_shown(live, slow_portraits):
-    slow_portraits.set()
-    with Visitor(live) as page:
-        slow_portraits.clear()
-        wanted = hashlib.sha256((EXAMPLES / "head-3.jpg").read_bytes()).hexdigest()
-        with ThreadPoolExecutor(1) as uploading:
-            jpeg = encode_jpeg(driving("head-4"))
-            answer = uploading.submit(live.post, f"/portrait?session={page.hello['session']}", jpeg)
-            session = live.server.sessions[page.hello["session"]].session
-            eventually(lambda: session.asked == 2)
-            page.say(do="example", name="head-3")
-            eventually(lambda: session.asked == 3)
-            slow_portraits.set()
-            status, told = answer.result(30)
-        assert status == 422 and "another one was chosen meanwhile" in told["sentence"]
-        page.hear("portrait")
-        assert session.portrait.stamp.claim.source_sha256 == wanted
-
-
-def test_a_recording_that_cannot_be_written_is_said_and_the_session_goes_on(live, monkeypatch):
-    def fails(*given):
-        raise ValueError("times must not fall")
-
-    with Visitor(live) as page:
-        page.say(do="record", on=True)
-        page.hear("recording")
-        monkeypatch.setattr(Recording, "write", fails)
-        page.frame(1)
-        assert page.hear("notice", about="record")["sentence"] == "the recording failed; see the server's log"
-        assert page.hear("recording")["on"] is False
-        page.frame(2)
-        assert page.result().number in (1, 2)
-
-
-def test_a_new_portrait_forgets_the_neutral_face_and_says_so(live):
-    with Visitor(live) as page:
-        page.frame(1)
-        page.result()
-        page.say(do="neutral", on=True)
-        assert page.hear("neutral")["on"] is True
-        page.say(do="example", name="head-4")
-        assert page.hear("neutral")["on"] is False
 
 
 def test_a_page_that_falls_silent_or_idles_is_told_and_its_place_is_free(live, monkeypatch):

@@ -25,3 +25,16 @@ export function showFigures(dropped, way) {
   });
   Object.assign(document.body.dataset, {fps: $('fps').textContent, latency: $('latency').textContent, way});
 }
+
+// Pictures of a video stream carry no number: what the browser measured of the stream stands for their way.
+export async function streamParts(peer) {
+  let capture = 0, inbound = 0, round = 0;
+  const mean = (total, number) => number ? 1000 * total / number : 0;
+  for (const entry of (await peer.getStats()).values()) {
+    if (entry.type === 'outbound-rtp' && entry.kind === 'video') capture = mean(entry.totalEncodeTime, entry.framesEncoded);
+    if (entry.type === 'inbound-rtp' && entry.kind === 'video')
+      inbound = mean(entry.jitterBufferDelay, entry.jitterBufferEmittedCount) + mean(entry.totalDecodeTime, entry.framesDecoded);
+    if (entry.type === 'candidate-pair' && entry.nominated) round = 1000 * (entry.currentRoundTripTime ?? 0);
+  }
+  return {capture, network: round + inbound};
+}

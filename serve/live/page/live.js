@@ -1,6 +1,6 @@
 // The live page: a portrait, a driving face, and what the network makes of them. No framework, no build step.
 
-import {count, showFigures} from './figures.js';
+import {count, showFigures, streamParts} from './figures.js';
 import {notice, state} from './notices.js';
 
 const FRAME = 1, SHOWN = 2, RESULT = 3;
@@ -43,6 +43,7 @@ async function lost() {
   hangUp();
   hello = null;
   ready = false;
+  wished += 1; // what is on its way belongs to the session that has ended
   for (const about of ['face', 'stall']) notice(about, '');
   $('record').disabled = true;
   if (recording) notice('record', 'the recording was lost with the connection', 15);
@@ -69,6 +70,7 @@ function again(seconds, sentence) {
 const hear = {
   hello(message) {
     hello = message;
+    ready = false;
     retry = sent = answered = dropped = 0;
     captures.clear();
     $('neutral').checked = false;
@@ -83,7 +85,7 @@ const hear = {
     $('record').disabled = false;
   },
   portrait(message) {
-    if (!ready) lastAnswer = performance.now();
+    if (!ready) lastAnswer = lastResult = performance.now();
     ready = true;
     $('crop').src = message.crop;
     $('crop').hidden = false;
@@ -162,7 +164,7 @@ setInterval(() => {
   const asked = ready && driving && awaited;
   if (asked && performance.now() - Math.max(lastResult, awaited) > STALL_MS)
     notice('stall', 'nothing comes back: the network or the server stalls; it goes on by itself when it can');
-  if (way === 'webrtc') askRtc();
+  if (way === 'webrtc' && peer) streamParts(peer).then(parts => { rtcParts = parts; });
 }, 500);
 setInterval(() => say({do: 'here'}), 10000);
 
@@ -182,15 +184,17 @@ function showExamples() {
 }
 
 async function choosePortrait(choice) {
-  const mine = ++wished, {file} = choice;
-  notice('portrait', '');
+  const {file} = choice;
+  for (const about of ['portrait', 'choice']) notice(about, '');
   if (choice.example) {
+    wished += 1;
     keepPortrait(choice);
     return say({do: 'example', name: choice.example});
   }
   if (!file.type.startsWith('image/')) return noPortrait(`${file.name} is no picture; choose a JPEG or a PNG`);
   if (file.size > hello.most_bytes)
     return noPortrait(`${file.name} is larger than ${hello.most_bytes >> 20} MB; make it smaller`);
+  const mine = ++wished;
   try {
     const response = await fetch(`/portrait?session=${hello.session}`,
       {method: 'POST', body: file, headers: {'content-type': file.type}});
@@ -205,7 +209,7 @@ async function choosePortrait(choice) {
 }
 
 function noPortrait(sentence) {
-  notice('portrait', sentence, 12);
+  notice('choice', sentence, 12);
   if (!ready && hello) say({do: 'example', name: hello.examples[0]}); // after a reconnection: something must be there
 }
 
@@ -226,7 +230,7 @@ for (const kind of ['dragover', 'dragleave', 'drop']) addEventListener(kind, eve
   drop.classList.toggle('over', kind === 'dragover');
   const [file] = kind === 'drop' ? event.dataTransfer.files : [];
   if (!file) return;
-  if (!hello) return notice('portrait', 'there is no connection now; drop it again in a moment', 8);
+  if (!hello) return notice('choice', 'there is no connection now; drop it again in a moment', 8);
   if (file.type.startsWith('image/')) choosePortrait({example: null, file}); else driveFile(file);
 });
 
@@ -415,20 +419,6 @@ function numbersCame(head) {
   if (way !== 'webrtc' || head.view) return;
   const {capture, network} = rtcParts;
   count({...head, capture, network, total: capture + network + head.server});
-}
-
-// Pictures of a video stream carry no number: what the browser measured of the stream stands for their way.
-async function askRtc() {
-  const asked = peer;
-  if (!asked) return;
-  for (const entry of (await asked.getStats()).values()) {
-    const mean = (total, number) => number ? 1000 * total / number : 0;
-    if (entry.type === 'outbound-rtp' && entry.kind === 'video') rtcParts.capture = mean(entry.totalEncodeTime, entry.framesEncoded);
-    if (entry.type === 'inbound-rtp' && entry.kind === 'video')
-      rtcParts.inbound = mean(entry.jitterBufferDelay, entry.jitterBufferEmittedCount) + mean(entry.totalDecodeTime, entry.framesDecoded);
-    if (entry.type === 'candidate-pair' && entry.nominated) rtcParts.round = 1000 * (entry.currentRoundTripTime ?? 0);
-  }
-  rtcParts.network = (rtcParts.round ?? 0) + (rtcParts.inbound ?? 0);
 }
 
 function hangUp(told = false) {
