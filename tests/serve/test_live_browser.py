@@ -253,11 +253,9 @@ def test_it_goes_on_after_a_lost_connection_and_hasty_clicks(server, moving_head
 
         page.run("document.getElementById('driving').pause()")
         shown = page.run("Number(document.body.dataset.results)")
-        page.wait(
-            f"Number(document.body.dataset.results) >= {shown + 40}", 60
-        )  # views, for a second and a half at least
+        page.wait(f"Number(document.body.dataset.results) >= {shown + 40}", 60)  # views, for over a second
         assert page.run("window.waiting.size") <= 1
-        assert not page.errors
+        assert not [error for error in page.errors if "status of 422" not in error]  # the refusal above
 
 
 def test_what_goes_wrong_is_one_sentence_and_it_goes_on(server, shots, tmp_path):
