@@ -339,17 +339,18 @@ function frame() {
   if (encoding || socket.readyState !== WebSocket.OPEN || socket.bufferedAmount > 0) return;
   take();
   encoding = true;
+  const line = socket;
   grab.toBlob(async blob => {
     encoding = false;
-    if (!blob || socket.readyState !== WebSocket.OPEN) return;
-    const jpeg = await blob.arrayBuffer(), message = new Uint8Array(HEAD_OUT + jpeg.byteLength);
-    const view = new DataView(message.buffer), number = ++sent;
+    const jpeg = await blob?.arrayBuffer();
+    if (!jpeg || line !== socket || line.readyState !== WebSocket.OPEN) return;
+    const message = new Uint8Array(HEAD_OUT + jpeg.byteLength), view = new DataView(message.buffer), number = ++sent;
     view.setUint8(0, FRAME);
     view.setUint32(4, number, true);
     view.setFloat64(8, now, true);
     message.set(new Uint8Array(jpeg), HEAD_OUT);
     captures.set(number, performance.now() - now);
-    socket.send(message);
+    line.send(message);
   }, 'image/jpeg', 0.85);
 }
 // A hidden page gets no frames from the video; a timer keeps a slow pace going.
