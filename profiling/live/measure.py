@@ -37,6 +37,7 @@ def measure(
     tell(f"{sessions} session{'s' * (sessions != 1)} for {seconds:g} s at {fps:g} frames per second")
     with memory:
         seen = asyncio.run(_all(clients, seconds + WARM_UP_S))
+    warm = sorted((sample for s in seen for sample in _warm(s)), key=lambda sample: sample.at_s)
     where = describe(command)
     if where.pop("note", None):  # of kernels: a session of the demo weights on a CPU is what its user gets
         where["machine"] += f", {os.cpu_count()} cores"
@@ -45,12 +46,10 @@ def measure(
         "sessions": sessions, "seconds": seconds, "fps_sent": fps, "driving": driving.name,
         "picture_px": clients[0].hello.get("side_px"), "transport": "WebSocket, loopback or as --url says",
         "sessions_seen": [_figures_of(s, seconds) for s in seen],
-        "latency_ms": _percentiles([sample for s in seen for sample in _warm(s)]),
+        "latency_ms": _percentiles(warm),
         "server_MB": memory.host_MB, "gpu_MB": memory.gpu_MB,
-        "over_time": _over_time(sorted((x for s in seen for x in _warm(s)), key=lambda x: x.at_s), memory.seen),
-        "growth": {
-            "latency": _growth([(x.at_s, x.total) for s in seen for x in _warm(s)]), "memory": _growth(memory.seen),
-        },
+        "over_time": _over_time(warm, memory.seen),
+        "growth": {"latency": _growth([(x.at_s, x.total) for x in warm]), "memory": _growth(memory.seen)},
     }  # fmt: skip
 
 

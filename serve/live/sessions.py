@@ -114,3 +114,11 @@ class Session:
     def notice(self, about: str, sentence: str) -> None:
         """A sentence for the page; an empty one takes the last about this back."""
         self.tell({"is": "notice", "about": about, "sentence": sentence})
+
+    def give_recording_up(self, sentence: str) -> None:
+        """Leave nothing of the recording that runs, and say why; its lock is held."""
+        if self.recording is not None:
+            self.recording.abandon()
+            self.recording = None
+        self.notice("record", sentence)
+        self.tell({"is": "recording", "on": False})

@@ -319,14 +319,11 @@ class Worker:
             try:
                 if not session.recording.write(picture, now_s):
                     session.notice("record", "five minutes are recorded, which is the most; press stop to keep them")
-            except Exception as error:
-                session.recording.abandon()
-                session.recording = None
-                said = str(error) if isinstance(error, InputError) else "the recording failed; see the server's log"
-                if not isinstance(error, InputError):
-                    logs.fault("a recording failed", session=session.id[:6])
-                session.notice("record", said)
-                session.tell({"is": "recording", "on": False})
+            except InputError as error:
+                session.give_recording_up(str(error))
+            except Exception:  # the pictures go on without it
+                logs.fault("a recording failed", session=session.id[:6])
+                session.give_recording_up("the recording failed; see the server's log")
 
 
 def _stuck(session: Session) -> bool:

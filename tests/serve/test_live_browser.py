@@ -110,6 +110,18 @@ def seen(page: Page) -> np.ndarray:
     return np.array([s["grey"] for s in page.run("window.seen.splice(0)")], float).reshape(-1, 256)
 
 
+def goes_on(page: Page, count: int) -> None:
+    """So many more pictures are shown."""
+    shown = page.run("Number(document.body.dataset.results || 0)")
+    page.wait(f"Number(document.body.dataset.results) >= {shown + count}", 60)
+
+
+def lose_connection(page: Page) -> None:
+    """Its WebSocket closes, and another one opens; needs INSTRUMENT."""
+    page.run("window.old = window.line; window.line.close()")
+    page.wait("window.line !== window.old && window.line.readyState === 1")
+
+
 def set_slider(page: Page, name: str, value: float) -> None:
     page.run(
         f"(() => {{ const s = document.querySelector('[name={name}]'); s.value = {value};"
@@ -177,8 +189,7 @@ def test_a_face_that_holds_still_makes_a_picture_that_does(server, still_head, t
         page = opened(browser, server, "?transport=websocket")
         page.run("document.getElementById('camera').click()")
         page.wait("document.getElementById('driving-tile').classList.contains('mirrored')")
-        shown = page.run("Number(document.body.dataset.results || 0)")
-        page.wait(f"Number(document.body.dataset.results) >= {shown + 20}", 60)
+        goes_on(page, 20)
         seen(page)
         page.wait("window.seen.length >= 40", 60)
         pictures = seen(page)
@@ -233,11 +244,9 @@ def test_it_goes_on_after_a_lost_connection_and_hasty_clicks(server, moving_head
         page.run("document.querySelector('[name=orbit]').click()")  # new views come while no frame is answered
         page.run("document.getElementById('record').click()")
         page.wait("document.getElementById('record').classList.contains('on')")
-        page.run("window.old = window.line; window.line.close()")
-        page.wait("document.getElementById('notices').innerText.includes('recording was lost')")
-        page.wait("window.line !== window.old && window.line.readyState === 1")
-        shown = page.run("Number(document.body.dataset.results)")
-        page.wait(f"Number(document.body.dataset.results) >= {shown + 60}", 60)
+        lose_connection(page)
+        assert "recording was lost" in page.said()
+        goes_on(page, 60)
         page.wait("Number(document.body.dataset.fps) > 1", 2)  # of frames that were answered; views do not count
 
         (tmp_path / "text.png").write_text("no picture")
@@ -245,15 +254,13 @@ def test_it_goes_on_after_a_lost_connection_and_hasty_clicks(server, moving_head
         page.wait("document.getElementById('notices').innerText.includes('not a picture that can be read')")
         # Refused though nothing is shown yet, as after a reconnection: an example is, and the sentence stays.
         page.run('window.fetch = async () => new Response(\'{"sentence": "the server is busy"}\', {status: 503})')
-        page.run("window.old = window.line; window.line.close()")
-        page.wait("window.line !== window.old && document.getElementById('notices').innerText.includes('is busy')")
-        shown = page.run("Number(document.body.dataset.results)")
-        page.wait(f"Number(document.body.dataset.results) >= {shown + 20}", 60)
+        lose_connection(page)
+        page.wait("document.getElementById('notices').innerText.includes('is busy')")
+        goes_on(page, 20)
         assert page.run("document.getElementById('notices').innerText.includes('is busy')")
 
         page.run("document.getElementById('driving').pause()")
-        shown = page.run("Number(document.body.dataset.results)")
-        page.wait(f"Number(document.body.dataset.results) >= {shown + 40}", 60)  # views, for over a second
+        goes_on(page, 40)  # views, for over a second
         assert page.run("window.waiting.size") <= 1
         assert not [error for error in page.errors if "status of 422" not in error]  # the refusal above
 
@@ -299,8 +306,7 @@ def test_what_goes_wrong_is_one_sentence_and_it_goes_on(server, shots, tmp_path)
         page.choose("#portrait-file", tmp_path / "sky.png")
         if finder() is not None:
             says("No face was found in this portrait")
-        shown = page.run("Number(document.body.dataset.results)")
-        page.wait(f"Number(document.body.dataset.results) >= {shown + 5}", 60)
+        goes_on(page, 5)
 
         server.process.send_signal(signal.SIGSTOP)  # a network that stalls
         try:
@@ -308,8 +314,7 @@ def test_what_goes_wrong_is_one_sentence_and_it_goes_on(server, shots, tmp_path)
         finally:
             server.process.send_signal(signal.SIGCONT)
         page.wait("!document.getElementById('notices').innerText.includes('Nothing comes back')", 30)
-        shown = page.run("Number(document.body.dataset.results)")
-        page.wait(f"Number(document.body.dataset.results) >= {shown + 5}", 60)
+        goes_on(page, 5)
 
 
 def test_a_camera_that_is_refused_is_said(server, moving_head, tmp_path):
@@ -318,5 +323,4 @@ def test_a_camera_that_is_refused_is_said(server, moving_head, tmp_path):
         page.run("document.getElementById('camera').click()")
         page.wait("document.getElementById('notices').innerText.includes('camera was refused')")
         page.run("document.getElementById('clip').click()")
-        shown = page.run("Number(document.body.dataset.results || 0)")
-        page.wait(f"Number(document.body.dataset.results) >= {shown + 3}", 60)
+        goes_on(page, 3)
