@@ -26,7 +26,7 @@ def little_preset(monkeypatch):
 def material(tmp_path_factory) -> Path:
     """A set; both networks with a motion encoder beside each, so that their cards alone tell them apart."""
     folder = tmp_path_factory.mktemp("material")
-    open_set(folder / "cast", dataclasses.replace(little.CAST, count=1, expressions=2, views=1), little.model())
+    open_set(folder / "cast", dataclasses.replace(little.CAST, count=1, expressions=2, views=2), little.model())
     for name, network in (("static", STATIC), ("moving", MOVING)):
         trained.write(folder / name, {"network": network, "cast": trained.CAST})
     return folder
@@ -57,7 +57,7 @@ def test_training_refuses_the_other_network(case, material, tmp_path, capsys):
     assert cli.main(["train", stage, *given, *options]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     got = WORDS["moving" if wanted == "static" else "static"]
-    assert f"expected {WORDS[wanted]}, got {got}; {advice}" in said and "--" in said
+    assert f"expected {WORDS[wanted]}, got {got}; " in said and advice in said.partition("; ")[2]
     assert not (tmp_path / "run" / "config.json").exists(), "no run was begun"
 
 
@@ -75,9 +75,8 @@ def test_training_takes_the_right_ones(case, material, tmp_path, capsys):
     assert cli.main(["train", stage, *given, "--motion", str(material / "moving"), *options]) == 0
 
 
-@pytest.mark.parametrize("row", ["K", None])
 def test_a_teacher_is_refused_where_the_static_synthesizer_draws_and_missed_where_it_does_not(
-    row, material, tmp_path, capsys
+    material, tmp_path, capsys
 ):
     given = ["train", "stage2", "--data", material / "cast", "--out", tmp_path / "run", "--static", material / "static"]
     given += ["--motion", material / "moving"]
