@@ -129,6 +129,22 @@ def test_how_many_sources_are_the_first_view(stage, preset, share, little_cast):
     assert counts[0, 1:] / 1500 == pytest.approx([(1 - share) / 2] * 2, abs=error)
 
 
+def test_a_target_of_the_paper_is_another_picture_than_the_source(little_cast):
+    """Published training renders a camera of its own for each; of three views the source's own is one in three."""
+    for preset, same in (("paper", 0.0), ("published", 0.0), ("tiny", 1 / 3)):
+        config = dataclasses.replace(STAGE_PRESETS[preset]().stage1, batch=600)
+        batch = stage1.draw([little_cast], config, np.random.default_rng(4))
+        source, target = (found_in(little_cast, pictures) for pictures in (batch.source, batch.target))
+        assert torch.equal(source[0], target[0]), "the same head with the same face"
+        assert (source[1] == target[1]).double().mean() == pytest.approx(same, abs=4 * (same * (1 - same) / 600) ** 0.5)
+    with pytest.raises(
+        InputError, match=r"stage1\.views: expected up to 1, as one view of cast\.views=2 is the source"
+    ):
+        little.config(stage1=dataclasses.replace(little.config().stage1, own_view=False, views=2))
+    both = stage1.draw([little_cast], dataclasses.replace(config, own_view=False, views=3), np.random.default_rng(4))
+    assert len(both.target.image) == 2 * 600, "all the others, and no more than there are"
+
+
 def write(folder: Path, habit: str) -> Path:
     write_multiview(folder, 3, 1, 2, 3, 64, 1, seen_from=SET_CAMERAS[habit])  # type: ignore[index]
     return folder
