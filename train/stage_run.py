@@ -17,7 +17,7 @@ from typing import Any, Literal
 from triportrait.core.checkpoint import save_motion_encoder
 from triportrait.core.errors import InputError
 from triportrait.train.begin import Begin, flame_field, reenact_models, static_models
-from triportrait.train.cameras import FILMED, SetCameras, habit_of, shown_cameras
+from triportrait.train.cameras import FILMED, OTHERS, SetCameras, habit_of, shown_cameras
 from triportrait.train.config import SetConfig, TrainConfig
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.clip_store.filming import HEADS
@@ -102,10 +102,11 @@ class StageRun:
         cast = _cast(index, config)
         if name == "stage1" and cast.cameras != config.cast.cameras:
             wanted, found = (habit_of(one) for one in (config.cast.cameras, cast.cameras))
+            way = "" if found == OTHERS else f", or say --cameras {found} to train on this one"
             raise InputError(
                 f"{data}: expected a set that is seen from {wanted}'s cameras ({shown_cameras(config.cast.cameras)}), "
                 f"got {found}'s ({shown_cameras(cast.cameras)}); make one by `triportrait prepare heads --cameras "
-                f"{wanted}`, or say --cameras {found} to train on this one"
+                f"{wanted}`{way}"
             )
         if self._clips is not None:  # a clip has one view of each moment
             config = dataclasses.replace(config, stage2=dataclasses.replace(config.stage2, front_sources=0.0))
