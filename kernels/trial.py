@@ -1,6 +1,6 @@
 """One small launch on a device: Triton may be installed where nothing can be compiled or launched.
 
-It wants a C compiler and Python's headers at its first launch, and a driver that takes what it made.
+It wants a C compiler and Python's headers at its first launch, and a GPU that takes what came of it.
 """
 
 from __future__ import annotations
