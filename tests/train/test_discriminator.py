@@ -123,7 +123,7 @@ def test_half_precision_keeps_r1_and_what_it_teaches(size):
 def test_half_precision_is_for_devices_that_multiply_it(monkeypatch):
     network, cuda = Discriminator(LITTLE), torch.device("cuda")
     for native in (True, False):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, n=native: n)
         assert network._runs_half(cuda) == native and not network._runs_half(torch.device("cpu"))
 
 
