@@ -70,7 +70,7 @@ def test_little_is_needed_to_collect_the_tests_of_a_gpu(run):
     assert code == 0 and "error" not in said.lower() and "needs a CUDA device" in said, said[-3000:]
     assert "could not import 'PIL'" in said
     code, said = run("-m", "gpu", "tests/serve", device=False, absent=ABSENT)
-    assert code == 0 and "error" not in said.lower(), said[-3000:]
+    assert code in (0, 5) and "error" not in said.lower(), said[-3000:]
 
 
 def test_what_is_missing_in_any_other_run_is_an_error(run):
