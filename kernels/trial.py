@@ -18,13 +18,18 @@ def write_one(out_ptr):
     tl.store(out_ptr, 1.0)
 
 
+def launch(device: torch.device) -> None:
+    """Launch a kernel on a CUDA device. Raises: whatever Triton ends with where that cannot be done."""
+    out = torch.empty(1, device=device)
+    with device_of(out):
+        write_one[(1,)](out)
+
+
 @cache
 def launches(device: torch.device) -> bool:
     """Whether a kernel can be launched on a CUDA device; tried once for each. Where none can, a warning says why."""
     try:
-        out = torch.empty(1, device=device)
-        with device_of(out):
-            write_one[(1,)](out)
+        launch(device)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
