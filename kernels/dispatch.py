@@ -1,8 +1,8 @@
 """Which implementation of an operator runs: its Triton kernel, or its definition in plain PyTorch.
 
-`auto` takes the kernel where every tensor is on a GPU that has one (compute capability 8.0 or more) and Triton is
-installed, and the definition elsewhere. A backend that is asked for by name is obeyed or refused; nothing falls back
-after an exception.
+`auto` takes the kernel where every tensor is on a GPU that has one (compute capability 8.0 or more) and Triton launches
+there, which is tried once, and the definition elsewhere. A backend that is asked for by name is obeyed or refused;
+nothing falls back after an exception.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from triportrait.kernels.language import HAVE_TRITON
+from triportrait.kernels.trial import launches
 
 Backend = Literal["auto", "triton", "reference"]
 VARIABLE = "TRIPORTRAIT_BACKEND"
@@ -68,9 +69,11 @@ def runs_triton(**tensors: Tensor | None) -> bool:
     if chosen == "reference":
         return False
     if chosen == "auto":
-        return device.type == "cuda" and HAVE_TRITON and _capability(device) >= OLDEST
+        return device.type == "cuda" and HAVE_TRITON and _capability(device) >= OLDEST and launches(device)
     if not HAVE_TRITON:
-        raise BackendUnavailable("backend triton: the package is not installed; install triton or use backend auto")
+        raise BackendUnavailable(
+            "backend triton: the package is not installed or does not load; install triton or use backend auto"
+        )
     if device.type == "meta":
         return True  # shapes without numbers: launches are made, for whoever records them
     if device.type == "cuda":

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from triportrait import __version__
 from triportrait.core.errors import InputError
+from triportrait.core.libraries import MISSING, fault, install
 from triportrait.serve.options import parse
 from triportrait.serve.process import stops, streams
 
@@ -31,6 +32,7 @@ JOBS = {
     "doctor": ("triportrait.serve.jobs.doctor:Doctor", "what this machine can run, and what to install"),
 }
 SERVING = ("reenact", "live")  # jobs with other threads at work beside those of torch
+LIBRARIES = ("numpy", "torch", "av", "PIL", "safetensors", "tqdm", "tyro")  # that every job needs
 BAD_INPUT, INTERRUPTED = 2, 130
 
 
@@ -41,8 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: as on the command line, without the program's name; None takes the command line.
 
     Returns:
-        The exit code: 0 done, 1 not verified (`verify` alone), 2 bad input (one sentence on stderr; -v shows where),
-        130 interrupted.
+        The exit code: 0 done, 1 not verified (`verify`) or not able to run (`doctor`), 2 bad input (one sentence on
+        stderr; -v shows where), 130 interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     with streams(), stops():
@@ -68,17 +70,31 @@ def _run(arguments: Sequence[str]) -> int:
     verbose = any(a == "--verbose" or (a.startswith("-") and not a.startswith("--") and "v" in a) for a in rest)
     try:
         module, _, entry = JOBS[name][0].partition(":")
-        return parse(name, getattr(importlib.import_module(module), entry), rest).run() or 0
+        job = getattr(importlib.import_module(module), entry)
+    except ModuleNotFoundError as error:
+        return _refuse(_missing(error))
+    except (ImportError, OSError, RuntimeError) as error:  # a library that is there and does not load
+        named = [f"{library} {fault(library)}" for library in LIBRARIES if fault(library) is not None]
+        if not named:
+            raise
+        if verbose:
+            traceback.print_exception(error)
+        return _refuse(f"{named[0]}; install it again; `triportrait doctor` shows more")
+    try:
+        return parse(name, job, rest).run() or 0
     except InputError as error:
         if verbose:
             traceback.print_exc()
         return _refuse(str(error))
     except ModuleNotFoundError as error:
-        if error.name not in ("torch", "tyro", "av", "safetensors", "PIL", "tqdm", "numpy", "torchmetrics"):
-            raise
-        return _refuse(
-            f"{error.name} is not installed; `pip install 'triportrait[cpu]'` (with a GPU: triportrait[gpu])"
-        )
+        return _refuse(_missing(error))
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """Which library is not there. Raises: the error itself where it is none that a job needs."""
+    if error.name not in (*LIBRARIES, "torchmetrics"):
+        raise error
+    return f"{error.name} {MISSING}; `{install('cpu')}` (with a GPU: `{install('gpu')}`)"
 
 
 def _refuse(sentence: str) -> int:

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from triportrait.core.provenance.manifest import COMPOSITE, GENERATED, INSTALL, Manifest, installed, read_manifest
+from triportrait.core.provenance.manifest import (
+    COMPOSITE,
+    GENERATED,
+    INSTALL,
+    Manifest,
+    installed,
+    read_manifest,
+    why_not,
+)
 from triportrait.core.provenance.watermark import MESSAGE_BITS, Read, Reader
 from triportrait.serve.pictures import PICTURE_ENDINGS, read_picture
 from triportrait.serve.video import open_clip
@@ -84,7 +92,7 @@ def verify(path: Path) -> Verified:
     """
     watermark = read_file(path)
     if not installed():
-        said = [f"no manifest was looked for, c2pa-python is not installed; {INSTALL}"]
+        said = [f"no manifest was looked for, {why_not() or 'c2pa-python is not installed'}; {INSTALL}"]
         said += ["there is no watermark"] if watermark.message is None else []
         return Verified(path, None, watermark, tuple(said), looked=False)
     manifest = read_manifest(path)

@@ -1,28 +1,55 @@
-"""What every test shares: kernels that are interpreted, cores shared by workers, tables printed after the run."""
+"""What every test shares: kernels interpreted but for `-m gpu`, cores shared by workers, tables after the run."""
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Generator
 
 import pytest
 import torch
+from _pytest.mark.expression import Expression
 
 # Workers of `pytest -n` share the cores, and so do the processes that they start.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(workers)))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
-# Kernels are interpreted, on tensors of the CPU, but for a run with `-m gpu`. Triton reads it when a kernel is defined,
-# and a conftest further down may import triportrait before pytest has parsed its options.
-_AT = next((i for i, argument in enumerate(sys.argv) if i and argument.startswith("-m")), None)
-_MARK = "" if _AT is None else sys.argv[_AT][2:] or "".join(sys.argv[_AT + 1 : _AT + 2])
-if "gpu" not in _MARK or "not gpu" in _MARK:
-    os.environ["TRITON_INTERPRET"] = "1"
-
 LONGEST = "test_overfit.py"
+INTERPRETED = "kernels are interpreted in this run, say pytest -m gpu (and no other marks)"
 _TABLES: dict[str, list[tuple[str, ...]]] = {}
+_ABSENT = re.compile(r"^E +ModuleNotFoundError: No module named '((?!triportrait|tests)[^']+)'", re.M)
+_COMPILED = pytest.StashKey[bool]()
+
+
+def wants_gpu(expression: str) -> bool:
+    """Whether a mark expression (`-m`) takes tests of a GPU and no others."""
+    if not expression:
+        return False
+    chosen = Expression.compile(expression)
+
+    def takes(*marks: str) -> bool:
+        return chosen.evaluate(lambda name, **_: name in marks)
+
+    return (takes("gpu") or takes("gpu", "full")) and not (takes() or takes("full"))
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Kernels are interpreted, on tensors of the CPU, but for a run with `-m gpu`, wherever that is said.
+
+    Triton reads its variable when a kernel is defined, and a conftest further down may import triportrait before all
+    options are parsed: this hook is called before those are loaded, when the marks are known, in workers of xdist too.
+    """
+    config = pluginmanager.getplugin("pytestconfig")
+    try:
+        compiled = wants_gpu(getattr(config.known_args_namespace, "markexpr", ""))
+    except SyntaxError:  # pytest says so
+        compiled = False
+    config.stash[_COMPILED] = compiled
+    if compiled:
+        os.environ.pop("TRITON_INTERPRET", None)
+    else:
+        os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -48,14 +75,41 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     return LoadFileScheduling(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Where GPUs are, little more than torch and Triton may be installed: what needs more is skipped in such a run."""
+    report = yield
+    absent = _ABSENT.search(report.longreprtext) if report.failed else None
+    if absent and collector.config.stash[_COMPILED]:
+        report.outcome = "skipped"
+        report.longrepr = (str(collector.path), 0, f"Skipped: could not import {absent[1]!r}")
+    return report
+
+
+@pytest.hookimpl(trylast=True)  # when all that was not asked for is taken out
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name != LONGEST)  # no worker begins it when the other has nothing left
-    for item in items:
-        if item.get_closest_marker("gpu"):
-            if not torch.cuda.is_available():
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
-            elif os.environ.get("TRITON_INTERPRET") == "1":
-                item.add_marker(pytest.mark.skip(reason="kernels are interpreted in this run; pytest -m gpu"))
+    gpu = [item for item in items if item.get_closest_marker("gpu")]
+    named = {argument.partition("[")[0] for argument in config.args if "::" in argument}
+    expression = config.getoption("markexpr")
+    for item in gpu:
+        if not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        elif not config.stash[_COMPILED]:
+            own = str(item.path.relative_to(config.rootpath)) + "::" + item.nodeid.partition("::")[2].partition("[")[0]
+            asked = len(gpu) == len(items) or any(own == n or own.startswith(f"{n}::") for n in named)
+            if asked or re.search(r"\bgpu\b", expression.replace("not gpu", "")):
+                item.stash[_COMPILED] = False  # no green run of what was asked for and did not run
+            else:
+                item.add_marker(pytest.mark.skip(reason=INTERPRETED))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if not item.stash.get(_COMPILED, True):
+        pytest.fail(INTERPRETED, pytrace=False)
 
 
 @pytest.fixture

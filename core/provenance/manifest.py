@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from triportrait.core.errors import InputError
+from triportrait.core.libraries import fault, install
 from triportrait.core.provenance.certificate import Identity, find_identity
 
 NAME = "triportrait"
 LABEL = "triportrait.generation"  # our own assertion
-INSTALL = "pip install 'triportrait[provenance]'"
+INSTALL = install("provenance")
 _SOURCES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 GENERATED, COMPOSITE = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
 _SETTINGS: dict[str, Any] = {
@@ -71,12 +72,15 @@ class Manifest:
 
 def installed() -> bool:
     """Whether manifests can be written and read here."""
-    try:
-        import c2pa  # noqa: F401
-        import cryptography  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return why_not() is None
+
+
+def why_not() -> str | None:
+    """Why no manifests can be written or read here, such as `c2pa-python is not installed`; None where they can."""
+    for module, package in (("c2pa", "c2pa-python"), ("cryptography", "cryptography")):
+        if (why := fault(module)) is not None:
+            return f"{package} {why}"
+    return None
 
 
 def media_type(path: Path) -> str | None:
@@ -195,7 +199,7 @@ def read_manifest(path: Path) -> Manifest | None:
         InputError: c2pa-python is not installed, or the file cannot be read.
     """
     if not installed():
-        raise InputError(f"manifest: expected c2pa-python to read it with, it is not installed; {INSTALL}")
+        raise InputError(f"manifest: expected c2pa-python to read it with, {why_not()}; {INSTALL}")
     import c2pa
 
     try:

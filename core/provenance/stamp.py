@@ -14,7 +14,7 @@ from triportrait.core.checkpoint import weights_folder
 from triportrait.core.checksum import sha256
 from triportrait.core.errors import InputError
 from triportrait.core.provenance.certificate import VARIABLE, find_identity
-from triportrait.core.provenance.manifest import INSTALL, Claim, check_identity, installed, sign
+from triportrait.core.provenance.manifest import INSTALL, Claim, check_identity, installed, sign, why_not
 from triportrait.core.provenance.watermark import Watermark, message_of
 
 _UNSUPPORTED = (".mkv", ".webm")
@@ -55,9 +55,9 @@ class Stamp:
                 self._identity = None
                 say(f"warning: no manifest is written: {error}")
         elif certificate is not None or key is not None:
-            raise InputError(f"--certificate: expected c2pa-python to sign with, it is not installed; {INSTALL}")
+            raise InputError(f"--certificate: expected c2pa-python to sign with, {why_not()}; {INSTALL}")
         else:
-            say(f"no manifest is written: c2pa-python is not installed; {INSTALL}")
+            say(f"no manifest is written: {why_not() or 'c2pa-python is not installed'}; {INSTALL}")
 
     def for_source(self, source_sha256: str) -> Stamp:
         """The same stamp for another portrait."""

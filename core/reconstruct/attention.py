@@ -5,31 +5,49 @@ Letters: B batch, N query tokens, K key tokens, D token width, H W the grid of t
 
 from __future__ import annotations
 
-import importlib.util
+import warnings
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
+from triportrait.core.libraries import MISSING, fault
 from triportrait.kernels.attention import WIDEST, attend_wide
 from triportrait.kernels.dispatch import runs_triton
 from triportrait.kernels.dwconv import depthwise_gelu
 
 XFORMERS_MAX_HEAD_WIDTH = 256  # wider heads leave the fused kernels of xFormers and of PyTorch
+_answers: dict[tuple[Any, ...], bool] = {}  # what xFormers was asked -> whether it runs
 
 
 @cache
 def has_xformers() -> bool:
-    """True when xFormers is installed; looked up once."""
-    return importlib.util.find_spec("xformers") is not None
+    """True when xFormers is installed and loads; looked up once.
+
+    A wheel built for another CUDA imports, and its compiled part does not load: then every operator refuses.
+    """
+    why = fault("xformers") or fault("xformers.ops")
+    if why is not None:
+        if why != MISSING:
+            _unused(why)
+        return False
+    try:
+        from xformers import _cpp_lib
+    except Exception:  # another version keeps its flag elsewhere: the call decides
+        return True
+    loaded = bool(getattr(_cpp_lib, "_built_with_cuda", True))
+    if not loaded:
+        _unused("is installed but its compiled part does not load: it was built for another torch or CUDA")
+    return loaded
 
 
 def backend_for(device_type: str, head_width: int, dtype: torch.dtype) -> Literal["xformers", "wide", "torch"]:
-    """On CUDA our kernel for wide heads in half precision, and xFormers for narrow ones where it is installed.
+    """Preferred on CUDA: our kernel for wide heads in half precision, and xFormers for narrow ones where it loads.
 
-    Float32 and what no kernel takes goes PyTorch's own way.
+    Float32 and what no kernel takes goes PyTorch's own way, and so does what a preferred one does not run.
     """
     if device_type != "cuda":
         return "torch"
@@ -37,6 +55,50 @@ def backend_for(device_type: str, head_width: int, dtype: torch.dtype) -> Litera
         return "xformers" if has_xformers() else "torch"
     half = dtype in (torch.float16, torch.bfloat16)
     return "wide" if half and head_width <= WIDEST and head_width % 16 == 0 else "torch"
+
+
+def xformers_runs(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether xFormers computes attention of such tensors, [B, N, heads, width], here; a call on one image decides.
+
+    It is asked once for each device, dtype, shape and layout, and with gradients apart, backward included: a build has
+    operators for some of them. What it raises later, in the work itself, is raised.
+    """
+    if torch.compiler.is_compiling():  # the compiler has PyTorch's attention as an operator of its own
+        return False
+    given = (query, key, value)
+    learns = torch.is_grad_enabled() and any(x.requires_grad for x in given)
+    tensors = [(x.dtype, x.shape[1:], x.stride(), x.storage_offset() % 8) for x in given]
+    asked = (type(query), query.device, *tensors, learns, torch.are_deterministic_algorithms_enabled())
+    if asked not in _answers:
+        _answers[asked] = _tries_xformers(given, learns)
+    return _answers[asked]
+
+
+def _tries_xformers(given: tuple[Tensor, ...], learns: bool) -> bool:
+    one = [x.narrow(0, 0, 1).detach() for x in given]
+    try:
+        from xformers.ops import memory_efficient_attention
+
+        if not learns or isinstance(given[0], FakeTensor):  # nothing computes the gradient of what has no memory
+            return memory_efficient_attention(*one).shape == one[0].shape
+        # hooks of its own: those of a checkpoint around this would count what is saved here
+        with torch.autograd.graph.saved_tensors_hooks(_same, _same):
+            one = [x.requires_grad_() for x in one]
+            result = memory_efficient_attention(*one)
+            torch.autograd.grad(result, one, torch.ones_like(result))
+        return result.shape == one[0].shape
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # NotImplementedError: no operator; others: a library that is not whole
+        return False
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _unused(why: str) -> None:
+    warnings.warn(f"xFormers {why}; PyTorch's attention runs; see `triportrait doctor`", RuntimeWarning, stacklevel=3)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -50,7 +112,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         [B, N, heads * width].
     """
     chosen = backend_for(query.device.type, query.shape[-1], query.dtype)
-    if chosen == "xformers":
+    if chosen == "xformers" and xformers_runs(query, key, value):
         from xformers.ops import memory_efficient_attention
 
         return memory_efficient_attention(query, key, value).flatten(2)

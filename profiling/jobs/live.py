@@ -12,6 +12,7 @@ from typing import Annotated
 import tyro
 
 from triportrait.core.errors import InputError
+from triportrait.core.libraries import install, reason
 
 OptionalText = Annotated[str | None, tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="")]
 OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
@@ -74,8 +75,8 @@ class Live:
             import websockets
 
             del websockets
-        except ModuleNotFoundError as error:
-            raise InputError(f"profile: {error.name} is not installed; `pip install 'triportrait[serve]'`") from error
+        except Exception as error:
+            raise InputError(f"profile: websockets {reason(error, 'websockets')}; `{install('serve')}`") from error
 
     def _words(self) -> list[str]:
         words = ["triportrait", "profile", "live", "--sessions", str(self.sessions), "--seconds", f"{self.seconds:g}"]

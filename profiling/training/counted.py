@@ -33,6 +33,7 @@ from triportrait.core.config import (
     TransformerConfig,
 )
 from triportrait.core.errors import InputError
+from triportrait.core.libraries import install
 from triportrait.profiling.training.inputs import make_inputs
 from triportrait.profiling.training.reference import our_phases
 from triportrait.profiling.training.scaling import (
@@ -148,7 +149,7 @@ def launch(ranks: int, zeros: Sequence[int] = STAGES) -> list[dict[str, Any]]:
         InputError: DeepSpeed is missing, or the ranks did not get through.
     """
     if importlib.util.find_spec("deepspeed") is None:
-        raise InputError("ranks: expected DeepSpeed, it is not installed; pip install -e '.[train]', or count no ranks")
+        raise InputError(f"ranks: expected DeepSpeed, it is not installed; {install('train')}, or count no ranks")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "counted.json"
         words = [sys.executable, "-m"]

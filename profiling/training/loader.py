@@ -6,7 +6,6 @@ An image of stage 2 is two frames, its source and its driving picture.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from triportrait.train import stage2
 from triportrait.train.config import ReenactConfig
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.clip_store.filming import HEADS
-from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, Decoder, Request
+from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, Decoder, Request, dali_fault
 from triportrait.train.data.clip_store.store import INDEX, KIND, ClipStore
 from triportrait.train.data.clip_store.tracks import HeadTracks
 from triportrait.train.data.multiview import MultiviewSet
@@ -101,7 +100,7 @@ def _clips(store: ClipStore, seconds: float) -> list[dict[str, Any]]:
         return BATCH * FRAMES_OF_IMAGE
 
     ways: dict[str, Decoder] = {"PyAV": AvDecoder()}
-    if importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None:
+    if dali_fault(device) is None:
         ways["DALI, NVDEC" if device.type == "cuda" else "DALI on the CPU"] = DaliDecoder(device, BATCH)
     rows = [
         _row(f"clip store, {way}", store.size, _rate(lambda d=decode: decoded(d), seconds))  # type: ignore[misc]

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from triportrait.core.errors import InputError
+from triportrait.core.libraries import install, reason
 from triportrait.serve.faces.alignment import alignment_points
 from triportrait.serve.faces.face import Face
 
@@ -59,22 +60,22 @@ class MediapipeFaces:
     """A `FaceProvider` by mediapipe 0.10, on the CPU. May be shared by threads: they take turns.
 
     Raises:
-        InputError: mediapipe is not installed.
+        InputError: mediapipe is not installed, does not load, or has no models.
     """
 
     def __init__(self) -> None:
         with _quiet():
+            self._lock = threading.Lock()
             try:
                 import mediapipe
-            except ModuleNotFoundError as error:
-                raise InputError(
-                    "faces: mediapipe is not installed; pip install 'triportrait[faces]' or give landmarks"
-                ) from error
-            self._lock = threading.Lock()
-            detection = mediapipe.solutions.face_detection.FaceDetection
-            # One sees faces within two metres, the other small ones.
-            self._detectors = [detection(LEAST_CONFIDENCE, model_selection=kind) for kind in (0, 1)]
-            self._mesh = _mesh()
+
+                detection = mediapipe.solutions.face_detection.FaceDetection  # newer ones have neither it nor models
+                # One sees faces within two metres, the other small ones.
+                self._detectors = [detection(LEAST_CONFIDENCE, model_selection=kind) for kind in (0, 1)]
+                self._mesh = _mesh()
+            except Exception as error:
+                why = reason(error, "mediapipe")
+                raise InputError(f"faces: mediapipe {why}; {install('faces')} or give landmarks") from error
             # The first picture makes the last log lines.
             blank = np.zeros((64, 64, 3), np.uint8)
             self.find(blank)

@@ -6,8 +6,6 @@ import importlib
 import os
 import platform
 import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,8 +15,12 @@ from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
+from triportrait.core import cards
+from triportrait.core.cards import why_unused
 from triportrait.core.errors import InputError
-from triportrait.core.weights import DEMO, DEMO_FOLDER
+from triportrait.core.libraries import install, line
+from triportrait.core.weights import DEMO, KNOWS, named_weights
+from triportrait.serve.trials import Trial, tried
 
 Verdict = Literal["ok", "other", "missing", "broken", "none"]
 
@@ -31,38 +33,76 @@ class Finding(NamedTuple):
     detail: str
 
 
+class Library(NamedTuple):
+    """What is looked for.
+
+    Attributes:
+        packages: that may hold it. least, below: the versions it is written for.
+        extra: of ours that installs it. use: what it is for, where it is missing.
+        mend: what to do where it does not run, or that nothing is to be done.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    least: str
+    below: str | None
+    extra: str
+    use: str
+    mend: str = "; install it again"
+
+
+LIBRARIES = (
+    Library("torch", ("torch",), "2.11", "2.16", "cpu", "with a GPU the extra gpu, else "),
+    Library("Triton", ("triton",), "3.6", "3.10", "cpu", "comes with the extra cpu or gpu: ",
+            "; a C compiler is needed beside it; without it PyTorch's operators run, slower"),
+    Library("xFormers", ("xformers",), "0.0.35", None, "xformers", "only with a GPU, where PyTorch's does as well: ",
+            "; PyTorch's attention runs, nothing is lost"),
+    Library("DALI", ("nvidia-dali-cuda130", "nvidia-dali-cuda120"), "2.1.0", None, "dali",
+            "only for training on clips: ", "; PyAV decodes instead"),
+    Library("DeepSpeed", ("deepspeed",), "0.19.8", None, "train", "only for training: "),
+    Library("lpips", ("lpips",), "0.1.4", None, "train", "only for training: "),
+    Library("live", ("fastapi",), "0.163", None, "serve", "only for `triportrait live`: "),
+    Library("faces", ("mediapipe",), "0.10.21", "0.10.22", "faces", "to find faces in raw pictures and videos: "),
+    Library("provenance", ("c2pa-python",), "0.38.1", "0.39", "provenance", "only for manifests: "),
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Doctor:
-    """Say what this machine can run: Python, torch, CUDA, Triton, xFormers, DALI, DeepSpeed, video codecs, weights."""
+    """Say what this machine can run: Python, torch, the GPU, which libraries are found, load and run, video codecs,
+    weights."""
 
     weights: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
-    """Weights folder to look into, `demo` or `rule`. Default: $TRIPORTRAIT_WEIGHTS."""
+    """Weights folder to load, `demo` or `rule`. Default: $TRIPORTRAIT_WEIGHTS, else `demo`."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"], help_behavior_hint="")] = False
     """Show where an error came from."""
 
-    def run(self) -> None:
-        """Print the screen."""
+    def run(self) -> int:
+        """Print the screen; 1 where reenact cannot run with these weights, else 0."""
         findings = list(examine(self.weights))
         width = max(len(f.name) for f in findings)
         for finding in findings:
             print(f"{finding.name:{width}}  {finding.verdict:7}  {finding.detail}")
-        print(f"\n{_summary({f.name: f for f in findings})}")
+        rows = {finding.name: finding for finding in findings}
+        print(f"\n{_summary(rows)}")
+        return 0 if can_run(rows) else 1
 
 
 def examine(weights: str | None) -> Iterator[Finding]:
-    """All rows. Heavy packages are looked up, not imported, except torch, Triton and PyAV."""
+    """All rows. What is found is tried in a process of its own, so that none of it can end this one."""
+    packages = {library.name: _package(library) for library in LIBRARIES}
+    found = [name for name, row in packages.items() if row.verdict != "missing"]
+    sees = "torch" in found and _nvidia_smi() is not None
+    trials = tried(tuple([*found, "video", *(["CUDA"] if sees else [])]))
+    rows = {name: _with_trial(row, trials.get(name)) for name, row in packages.items()}
     yield _python()
     yield Finding("machine", "ok", f"{platform.machine()}, {os.cpu_count()} cores, {_memory()}, {platform.system()}")
-    yield _torch()
-    yield _cuda()
-    yield _package("Triton", "triton", "3.6", "3.8", "comes with the extra cpu or gpu")
-    yield _package("xFormers", "xformers", "0.0.35", None, "only with a GPU: pip install 'triportrait[xformers]'")
-    yield _dali()
-    yield _package("DeepSpeed", "deepspeed", "0.19.8", None, "only for training: pip install 'triportrait[train]'")
-    yield _package("lpips", "lpips", "0.1.4", None, "only for training: pip install 'triportrait[train]'")
-    yield _package("C2PA", "c2pa-python", "0.38.1", "0.39", "only for manifests: pip install 'triportrait[provenance]'")
-    yield _codecs()
-    yield _weights(weights)
+    yield (torch := _torch(rows.pop("torch")))
+    loads = torch.verdict in ("ok", "other")
+    yield _cuda(loads, trials.get("CUDA"))
+    yield from rows.values()
+    yield _codecs(trials["video"])
+    yield _weights(weights, loads)
 
 
 def _python() -> Finding:
@@ -77,73 +117,79 @@ def _memory() -> str:
     return f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB"
 
 
-def _torch() -> Finding:
-    row = _package("torch", "torch", "2.11", "2.14", "pip install 'triportrait[cpu]', with a GPU triportrait[gpu]")
+def _torch(row: Finding) -> Finding:
     if row.verdict in ("missing", "broken"):
         return row
     try:
         torch = importlib.import_module("torch")
-    except (ImportError, OSError) as error:
-        return Finding(
-            "torch", "broken", f"{row.detail} is installed but does not load ({_line(error)}); install it again"
-        )
-    return Finding("torch", row.verdict, f"{row.detail}, {torch.get_num_threads()} threads")
+    except Exception as error:
+        return Finding("torch", "broken", f"{row.detail}, does not load ({line(error)}); install it again")
+    return Finding("torch", row.verdict, f"{row.detail}; {torch.get_num_threads()} threads")
 
 
-def _cuda() -> Finding:
+def _cuda(loads: bool, trial: Trial | None) -> Finding:
     card = _nvidia_smi()
-    try:
-        torch = importlib.import_module("torch")
-    except (ImportError, OSError):
+    if not loads:
         return Finding("CUDA", "none", f"{card or 'no NVIDIA driver'}; torch is needed first")
+    torch = importlib.import_module("torch")
     if torch.cuda.is_available():
         names = [
             f"{torch.cuda.get_device_name(i)} (sm_{''.join(map(str, torch.cuda.get_device_capability(i)))}, "
             f"{torch.cuda.get_device_properties(i).total_memory / 2**30:.0f} GiB)"
             for i in range(torch.cuda.device_count())
         ]
-        return Finding("CUDA", "ok", f"{torch.version.cuda}: {', '.join(names)}")
-    if card and torch.version.cuda is None:
-        return Finding(
-            "CUDA", "missing", f"{card} is there, but this torch is a CPU build: pip install 'triportrait[gpu]'"
-        )
-    return Finding("CUDA", "none", f"{card or 'no NVIDIA driver'}; the network runs on the CPU, seconds a frame")
+        driver = f", driver {card.rpartition(',')[2].strip()}" if card else ""
+        said = f"{torch.version.cuda}{driver}: {', '.join(names)}"
+        if trial is not None and trial.fault:
+            return Finding("CUDA", "broken", f"{said}; {trial.words}; take a torch that was built for this card")
+        return Finding("CUDA", "ok", said if trial is None else f"{said}; {trial.words}")
+    if card is None:
+        return Finding("CUDA", "none", "no NVIDIA driver; the network runs on the CPU, seconds a frame")
+    said = ""
+    if torch.version.cuda is not None:
+        try:
+            torch.cuda.init()
+        except Exception as error:
+            said = line(error)
+    verdict: Verdict = "missing" if torch.version.cuda is None else "broken"
+    return Finding("CUDA", verdict, f"{card}: {why_unused(card, torch.version.cuda, said)}")
 
 
 def _nvidia_smi() -> str | None:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
-    command = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    try:
-        lines = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return lines.splitlines()[0] if lines else None
+    return cards.card()
 
 
-def _package(name: str, package: str, least: str, below: str | None, advice: str) -> Finding:
-    try:
-        version = metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return Finding(name, "missing", advice)
-    if _numbers(version) < _numbers(least) or (below is not None and _numbers(version) >= _numbers(below)):
+def _package(library: Library) -> Finding:
+    for package in library.packages:
+        try:
+            version = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+        if _numbers(version) < _numbers(library.least) or (
+            library.below and _numbers(version) >= _numbers(library.below)
+        ):
+            upto = f" up to below {library.below}" if library.below else ""
+            return Finding(library.name, "other", f"{version}, written for {library.least}{upto}")
+        return Finding(library.name, "ok", version)
+    return Finding(library.name, "missing", f"{library.use}{install(library.extra)}")
+
+
+def _with_trial(row: Finding, trial: Trial | None) -> Finding:
+    """A row of what was found, with how it did when it was tried."""
+    if trial is None:
+        return row
+    library = next(one for one in LIBRARIES if one.name == row.name)
+    if not trial.fault:
+        return Finding(row.name, row.verdict, f"{row.detail}: {trial.words}")
+    if trial.missing:
         return Finding(
-            name, "other", f"{version}; written for {least}{f' up to below {below}' if below else ''}; {advice}"
+            row.name, "missing", f"{row.detail}, without {trial.missing}; {library.use}{install(library.extra)}"
         )
-    return Finding(name, "ok", version)
+    return Finding(row.name, "broken", f"{row.detail}: {trial.words}{library.mend}")
 
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(n) for n in re.findall(r"\d+", version.split("+")[0])[:3])
-
-
-def _dali() -> Finding:
-    for package in ("nvidia-dali-cuda130", "nvidia-dali-cuda120"):
-        row = _package("DALI", package, "2.1.0", None, "")
-        if row.verdict != "missing":
-            return row
-    return Finding("DALI", "missing", "only for training on clips: pip install 'triportrait[dali]'")
 
 
 # what people know -> decoder, encoder
@@ -156,11 +202,15 @@ CODECS = {
 }
 
 
-def _codecs() -> Finding:
-    try:
-        av = importlib.import_module("av")
-    except (ImportError, OSError) as error:
-        return Finding("video", "missing", f"PyAV does not load ({_line(error)}); pip install 'av>=18,<19'")
+def _codecs(trial: Trial) -> Finding:
+    why, av = trial.fault, None
+    if not why:
+        try:
+            av = importlib.import_module("av")
+        except Exception as error:
+            why = line(error)
+    if av is None:
+        return Finding("video", "missing", f"PyAV does not load ({why}); pip install 'av>=18,<19'")
 
     def has(codec: str | None, mode: str) -> bool:
         try:
@@ -178,53 +228,22 @@ def _codecs() -> Finding:
     )
 
 
-def _weights(weights: str | None) -> Finding:
-    named = weights or os.environ.get("TRIPORTRAIT_WEIGHTS")
-    advice = "triportrait convert FILE FOLDER, then --weights FOLDER or $TRIPORTRAIT_WEIGHTS"
-    if not named:
-        return Finding("weights", "missing", f"none are named; {advice}")
+def _weights(weights: str | None, loads: bool) -> Finding:
+    """Whether the weights that a job would take are loaded, by what loads them there."""
+    named = named_weights(weights)
     if named == "rule":
         return Finding("weights", "ok", "rule: made from the tensors' names to check the installation; noise")
-    folder = DEMO_FOLDER if named == DEMO else Path(named)
-    if not folder.is_dir():
-        what = "is a file, no weights folder" if folder.exists() else "no such folder"
-        return Finding("weights", "missing", f"{folder}: {what}; {advice}")
-    needed = ("portrait", "motion")
-    found = sorted(p.stem for p in folder.glob("[!.]*.safetensors"))
-    lacking = [kind for kind in needed if kind not in found and not (folder / f"{kind}.json").exists()]
-    if lacking:
-        held = f"holds {', '.join(found)}" if found else "holds no weights"
-        return Finding("weights", "missing", f"{folder} {held}; lacking {', '.join(lacking)}: {advice}")
-    for kind in sorted({*found, *needed}):
-        fault = _fault(folder, kind)
-        if fault is not None:
-            return Finding("weights", "broken", fault)
-    return Finding("weights", "ok", f"{folder}: {', '.join(found)}")
-
-
-def _fault(folder: Path, kind: str) -> str | None:
-    """What is wrong with the card and the header of one network; the tensors themselves are not read."""
-    from safetensors import SafetensorError, safe_open
-
-    path = folder / f"{kind}.safetensors"
+    if not loads:
+        return Finding("weights", "none", f"{named}: torch is needed first")
     try:
-        with path.open("rb"):  # safetensors calls everything that it cannot open missing
-            pass
-        with safe_open(path, framework="numpy") as file:
-            if not file.keys():
-                return f"{path}: holds no tensors; convert the weights again"
-    except OSError as error:
-        return f"{path}: it cannot be read ({error.strerror}); convert the weights again"
-    except SafetensorError as error:
-        return f"{path}: not a whole safetensors file ({_line(error)}); convert the weights again"
-    try:
-        # Only now: it needs torch, which has a row of its own.
-        importlib.import_module("triportrait.core.checkpoint").read_card(folder, kind)
+        load = importlib.import_module("triportrait.serve.weights").load_weights
+        load(named)
     except InputError as error:
-        return str(error)
-    except (ImportError, OSError):
-        pass
-    return None
+        return Finding("weights", "broken", str(error))
+    if named == DEMO:
+        return Finding("weights", "ok", KNOWS.removeprefix("weights "))
+    kinds = sorted(path.stem for path in Path(named).glob("[!.]*.safetensors"))
+    return Finding("weights", "ok", f"{named}: {', '.join(kinds)}")
 
 
 def _summary(rows: dict[str, Finding]) -> str:
@@ -234,8 +253,12 @@ def _summary(rows: dict[str, Finding]) -> str:
     where = "on the GPU" if works("CUDA") else "on the CPU"
     if works("weights"):
         return f"reenact can run {where}."
-    return f"reenact can run {where} once there are weights; --weights rule checks the installation without them."
+    return (
+        f"reenact can run {where}, but not with these weights; --weights demo takes the package's own, --weights rule "
+        "checks the installation without any."
+    )
 
 
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def can_run(rows: dict[str, Finding]) -> bool:
+    """Whether reenact runs with the weights that it would take."""
+    return all(rows[name].verdict in ("ok", "other") for name in ("torch", "video", "weights"))

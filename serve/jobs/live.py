@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 import tyro
 
+from triportrait.core.cards import chosen_device
 from triportrait.core.errors import InputError
+from triportrait.core.libraries import fault, install
 from triportrait.core.provenance.stamp import Stamp
-from triportrait.core.weights import DEMO
+from triportrait.core.weights import DEMO, named_weights
 from triportrait.serve.faces.face import FaceProvider
 from triportrait.serve.faces.providers import default_provider
 from triportrait.serve.live.admission import PACE_FPS, Admission
@@ -30,7 +30,8 @@ from triportrait.serve.live.server import LiveServer
 from triportrait.serve.live.serving import bind, run
 from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Reenactor
-from triportrait.serve.weights import RULE, default_weights, load_weights
+from triportrait.serve.threads import share_cores
+from triportrait.serve.weights import RULE, load_weights
 
 NEEDED = ("fastapi", "uvicorn", "websockets", "aiortc", "prometheus_client")
 MOST_SESSIONS = 64
@@ -88,18 +89,18 @@ class Live:
             raise InputError(f"--sessions: expected 1 to {MOST_SESSIONS}, got {self.sessions}; choose another")
         if self.token is not None and not re.fullmatch(r"[A-Za-z0-9_-]{8,200}", self.token):
             raise InputError("--token: expected 8 to 200 letters, digits, - and _, got others; choose another")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise InputError("--device cuda: this machine offers no CUDA device to torch; use --device cpu")
+        if self.device == "cuda":
+            chosen_device(self.device, warn)  # refused before anything listens
         for name in NEEDED:
-            if find_spec(name) is None:
-                raise InputError(f"live: {name} is not installed; `pip install 'triportrait[serve]'`")
+            if (why := fault(name)) is not None:
+                raise InputError(f"live: {name} {why}; `{install('serve')}`")
 
     def _server(self) -> LiveServer:
-        weights = self.weights or default_weights() or DEMO
+        told: list[str] = []
+        weights = named_weights(self.weights, told.append)
         began = time.perf_counter()
-        device = torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
-        if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # the faces of the next frames want a core
+        device = chosen_device(self.device, told.append)
+        share_cores(device, others=1)  # the faces of the next frames want a core
         notes = []
         if weights == DEMO:
             notes.append("These are the demo weights: trained on procedural heads alone, a photo is strange to them.")
@@ -109,28 +110,30 @@ class Live:
             NOBODY, weights, warn, watermark=self.watermark, certificate=self.certificate, key=self.key
         )  # fmt: skip
         if not stamp.signs:
-            notes.append(
-                "Recordings carry no manifest here; `pip install 'triportrait[provenance]'` where it is missing."
-            )
+            notes.append(f"Recordings carry no manifest here; `{install('provenance')}` where it is missing.")
         reenactor = Reenactor(*load_weights(weights), device)
-        if (warning := use_precision(reenactor, self.precision)) is not None:
+        if (
+            warning := use_precision(reenactor, self.precision, told.append if self.verbose else lambda line: None)
+        ) is not None:
             warn(warning)
         reenactor.capture()
         engine = Engine(reenactor, self._finder(), stamp)
         if not engine.finds_faces:
-            notes.append("Nothing finds faces here (`pip install 'triportrait[faces]'`): keep your face in the middle.")
+            notes.append(f"Nothing finds faces here (`{install('faces')}`): keep your face in the middle.")
         frame_s = engine.measure()
         note(
             "loaded", weights=weights, device=str(device), seconds=round(time.perf_counter() - began, 2),
             frame_ms=round(1e3 * frame_s, 2), batch=engine.most_batch, faces=engine.finds_faces,
             watermark=self.watermark,
         )  # fmt: skip
+        for line in told:
+            warn(line)
         metrics = Metrics(torch.cuda.memory_allocated if device.type == "cuda" else None)
         admission = Admission(frame_s, PACE_FPS[device.type], self.sessions)
         return LiveServer(engine, admission, metrics, Recordings(), notes)
 
     def _finder(self) -> Callable[[], FaceProvider] | None:
-        first = default_provider()
+        first = default_provider(warn)
         if first is None:
             return None
         first.close()

@@ -17,13 +17,15 @@ import torch
 import tyro
 from tqdm import tqdm
 
+from triportrait.core.cards import chosen_device
 from triportrait.core.checksum import sha256
 from triportrait.core.errors import InputError
+from triportrait.core.libraries import install
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.provenance.stamp import Stamp
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Camera
-from triportrait.core.weights import DEMO
+from triportrait.core.weights import DEMO, named_weights
 from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import FaceProvider
 from triportrait.serve.faces.paste_back import PasteBack, registered
@@ -36,9 +38,10 @@ from triportrait.serve.pictures import write_picture
 from triportrait.serve.pipeline import overlap
 from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Prepared, Reenactor
+from triportrait.serve.threads import share_cores
 from triportrait.serve.timing import PartTimes
 from triportrait.serve.video import VIDEO_ENDINGS, Frame, VideoWriter, check_output
-from triportrait.serve.weights import RULE, load_weights, named_weights
+from triportrait.serve.weights import RULE, load_weights
 
 WRITTEN_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 ORBIT_PERIOD_S = 4.0
@@ -58,7 +61,7 @@ class Reenact:
     """The result: .mp4 .mov .mkv .webm, or .png .jpg .webp for a single frame."""
     weights: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Weights folder; `demo` for the package's own, a small network for procedural heads; or `rule` for weights that
-    only check the installation. Default: $TRIPORTRAIT_WEIGHTS."""
+    only check the installation. Default: $TRIPORTRAIT_WEIGHTS, else `demo`."""
     source_params: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Folder with the source's published per-picture files (found by itself beside align_images/), or with
     landmarks/."""
@@ -108,7 +111,8 @@ class Reenact:
     def run(self) -> None:
         """Check everything, prepare the source once, then stream the frames."""
         self._check_numbers()
-        device = self._device()
+        device = chosen_device(self.device, say)
+        share_cores(device)
         driving = DrivingFrames.open(self.driving, self.driving_params, self.frames)
         source_file = find_source(self.source, self.source_params, say)
         self._check_output(1 in (driving.clip.frame_count, self.frames), [*source_file.files, *driving.files])
@@ -116,10 +120,10 @@ class Reenact:
 
             @cache
             def finder() -> FaceProvider | None:
-                provider = face_provider(self.faces)
+                provider = face_provider(self.faces, say)
                 return None if provider is None else stack.enter_context(closing(provider))
 
-            weights = named_weights(self.weights)
+            weights = named_weights(self.weights, say)
             source = source_file.read(finder, self.face, weights not in (DEMO, RULE), say)
             stamp = Stamp(
                 sha256(source.path), weights, say, watermark=self.watermark, certificate=self.certificate, key=self.key,
@@ -127,7 +131,8 @@ class Reenact:
             )  # fmt: skip
             started = time.perf_counter()
             reenactor = Reenactor(*load_weights(weights, self.static), device, self.static)
-            if (warning := use_precision(reenactor, self.precision)) is not None:
+            tell = say if self.verbose else (lambda line: None)
+            if (warning := use_precision(reenactor, self.precision, tell)) is not None:
                 say(f"warning: {warning}")
             seconds = time.perf_counter() - started
             say(f"weights: {weights}, {seconds:.1f} s to load, on {device}")
@@ -195,11 +200,6 @@ class Reenact:
                 "--paste-back: the portrait has one view; leave --side-by-side, --orbit, --yaw-deg and --pitch-deg out"
             )
 
-    def _device(self) -> torch.device:
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise InputError("--device cuda: this machine offers no CUDA device to torch; use --device cpu")
-        return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
-
     def _check_output(self, single: bool, sources: Iterable[Path]) -> None:
         picture = self.out.suffix.lower() in WRITTEN_PICTURES
         if picture and not single:
@@ -216,8 +216,6 @@ class Reenact:
         weights = named_weights(self.weights)
         if weights == RULE:
             say("these weights are made from the tensors' names: they check the installation, the picture is noise")
-        elif weights == DEMO:
-            say("weights demo: trained on procedural heads alone, a photo is strange to them; see `triportrait demo`")
         if (source.faces or 0) > 1 and self.face is None:
             say(f"{source.path}: {source.faces} faces, the largest is taken; --face N takes another")
         if cut.tracking.landmarks is None:
@@ -241,7 +239,7 @@ class Reenact:
 
     def _why(self) -> str:
         if self.faces == "auto" and not is_installed():
-            return "no landmarks, and faces are not found here (pip install 'triportrait[faces]')"
+            return f"no landmarks, and faces are not found here ({install('faces')})"
         return "no landmarks"
 
     def _what_was_missing(self, tracker: FaceTracker) -> Iterator[str]:

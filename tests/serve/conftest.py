@@ -1,4 +1,7 @@
-"""A weights folder of the tiny preset with a made-up FLAME, and a clip in the published folder layout."""
+"""A weights folder of the tiny preset with a made-up FLAME, and a clip in the published folder layout.
+
+What more than torch is needed for is imported where it is used: beside a GPU little may be installed.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from tests.core.synthetic import flame_tables, mesh_tables
-from tests.serve.faces import landmarks, parameters, picture
-from tests.serve.making import make
 from triportrait.core.checkpoint import save_weights
 from triportrait.core.config import ModelConfig, tiny
 from triportrait.core.rule import rule_motion_encoder, rule_portrait
-from triportrait.serve.cli import main
-from triportrait.serve.faces import providers
-from triportrait.serve.jobs import reenact as job
 
 
 def published_motion() -> ModelConfig:
@@ -45,6 +42,9 @@ def tiny_weights(tmp_path_factory) -> Path:
 def made_up_pictures_count_as_aligned(request, monkeypatch) -> None:
     """Most pictures here show nothing: what is installed must not decide what a test sees. `real_faces` undoes it."""
     if "real_faces" not in request.fixturenames:
+        from triportrait.serve.faces import providers
+        from triportrait.serve.jobs import reenact as job
+
         monkeypatch.setattr(providers, "is_installed", lambda: False)
         monkeypatch.setattr(job, "is_installed", lambda: False)
 
@@ -52,6 +52,10 @@ def made_up_pictures_count_as_aligned(request, monkeypatch) -> None:
 @pytest.fixture
 def clip_folder(tmp_path) -> Path:
     """A clip in the published layout: 3 pictures with parameters and landmarks; the neck turns."""
+    from PIL import Image
+
+    from tests.serve.faces import landmarks, parameters, picture
+
     root = tmp_path / "clip"
     for name in ("align_images", "3dldmks_align", "flame_optim_params"):
         (root / name).mkdir(parents=True)
@@ -64,6 +68,10 @@ def clip_folder(tmp_path) -> Path:
 
 @pytest.fixture
 def portrait_file(tmp_path) -> Path:
+    from PIL import Image
+
+    from tests.serve.faces import picture
+
     Image.fromarray(picture(9, (300, 260))).save(tmp_path / "portrait.png")
     return tmp_path / "portrait.png"
 
@@ -71,12 +79,16 @@ def portrait_file(tmp_path) -> Path:
 @pytest.fixture
 def driving(tmp_path) -> Path:
     """A driving video: 4 frames with sound."""
+    from tests.serve.faces import picture
+    from tests.serve.making import make
+
     return make(tmp_path / "driving.mp4", [picture(i, (96, 160)) for i in range(4)], sound="aac")
 
 
 @pytest.fixture
 def run(tiny_weights, capsys) -> Callable[..., tuple[int, str]]:
     """Run `triportrait reenact`; gives the exit code and what it said."""
+    from triportrait.serve.cli import main
 
     def call(*arguments: object) -> tuple[int, str]:
         code = main(["reenact", *map(str, arguments), "--weights", str(tiny_weights)])

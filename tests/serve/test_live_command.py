@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import socket
+import sys
 import urllib.error
 import urllib.request
 
@@ -49,8 +49,21 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(capsys, monkeypa
 
 
 def test_what_is_not_installed_is_said_with_the_command(capsys, monkeypatch):
-    monkeypatch.setattr(job, "find_spec", lambda name: None if name == "aiortc" else importlib.util.find_spec(name))
-    assert "live: aiortc is not installed; `pip install 'triportrait[serve]'`" in refused(capsys, "live", "--port", "0")
+    monkeypatch.setitem(sys.modules, "aiortc", None)
+    assert "live: aiortc is not installed; `pip install -e '.[serve]'`" in refused(capsys, "live", "--port", "0")
+
+
+def test_what_is_installed_and_does_not_load_is_said_with_its_reason(capsys, monkeypatch):
+    class Finder:
+        def find_spec(self, name, path=None, target=None):
+            if name == "aiortc":
+                raise OSError("libopus.so.0: cannot open shared object file")
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "aiortc"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    said = refused(capsys, "live", "--port", "0")
+    assert "live: aiortc is installed but does not load (libopus.so.0: cannot open shared object file); `pip" in said
 
 
 @pytest.mark.parametrize(

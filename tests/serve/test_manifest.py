@@ -157,7 +157,7 @@ def test_without_the_package_only_the_watermark_is_written(tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "c2pa", None)
     said: list[str] = []
     stamp = Stamp(CLAIM.source_sha256, "demo", said.append)
-    assert said == ["no manifest is written: c2pa-python is not installed; pip install 'triportrait[provenance]'"]
+    assert said == ["no manifest is written: c2pa-python is not installed; pip install -e '.[provenance]'"]
     path = written(tmp_path, ".png")
     before = path.read_bytes()
     stamp.sign(path)

@@ -301,7 +301,7 @@ def test_numbers_of_faces_start_at_one(demo, head, portrait, tmp_path):
 
 def test_a_missing_finder_is_said_in_one_sentence(demo, head, portrait, tmp_path, monkeypatch):
     code, said = demo(portrait, head[0], tmp_path / "out.png", "--frames", 1)
-    assert code == 0 and "(pip install 'triportrait[faces]'); its middle square is taken as aligned" in said
+    assert code == 0 and "(pip install -e '.[faces]'); its middle square is taken as aligned" in said
     monkeypatch.setitem(sys.modules, "mediapipe", None)
     code, said = demo(portrait, head[0], tmp_path / "out.mp4", "--faces", "mediapipe")
-    assert code == 2 and said.strip().splitlines()[-1].endswith("pip install 'triportrait[faces]' or give landmarks")
+    assert code == 2 and said.strip().splitlines()[-1].endswith("pip install -e '.[faces]' or give landmarks")

@@ -231,9 +231,12 @@ class TestRefusals:
             assert after == before, case
 
     def test_no_weights_named(self, tmp_path, portrait_file, driving, capsys, monkeypatch):
+        """The package's own, and what they know, in a line."""
         monkeypatch.delenv("TRIPORTRAIT_WEIGHTS", raising=False)
-        assert main(["reenact", str(portrait_file), str(driving), str(tmp_path / "out.mp4")]) == 2
-        assert "--weights FOLDER" in capsys.readouterr().err
+        assert main(["reenact", str(portrait_file), str(driving), str(tmp_path / "out.png"), "--frames", "1"]) == 0
+        said = capsys.readouterr().err.splitlines()
+        (line,) = [line for line in said if "procedural heads alone" in line]
+        assert line.startswith("weights demo: ") and "--weights FOLDER" in line and (tmp_path / "out.png").is_file()
 
     def test_weights_named_by_the_environment(self, tmp_path, portrait_file, driving, tiny_weights, monkeypatch):
         monkeypatch.setenv("TRIPORTRAIT_WEIGHTS", str(tiny_weights))

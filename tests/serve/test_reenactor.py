@@ -225,11 +225,41 @@ def test_half_precision_is_refused_where_its_frame_is_worse(monkeypatch):
     with pytest.raises(InputError, match=r"^--precision bf16: expected a frame within 75 dB .* use --precision fp32$"):
         use_precision(engine, "bf16")
     assert engine.dtype is None
+    monkeypatch.setattr(precision_module, "GATE_DB", 300.0)
     monkeypatch.setattr(precision_module, "_automatic", lambda device: "bf16")
     said = use_precision(engine, "auto")
-    assert said is not None and "fp32 it is" in said and engine.dtype is None
+    assert said is not None and "bf16 6" in said and "fp16 8" in said and "fp32 it is" in said and engine.dtype is None
     weights = engine.portrait.reconstructor.plane_decoder.out.weight
     assert weights.dtype == torch.float32, "nothing was rounded"
+
+
+@pytest.mark.parametrize(
+    "found, first, chosen",
+    [
+        ({"bf16": 63.0, "fp16": 84.0}, "bf16", "bf16"), ({"bf16": 45.0, "fp16": 60.0}, "bf16", "fp16"),
+        ({"bf16": 49.9, "fp16": 50.0}, "bf16", "fp16"), ({"bf16": 45.0, "fp16": 0.0}, "bf16", None),
+        ({"bf16": 63.0, "fp16": 60.0}, "fp16", "fp16"), ({"bf16": 63.0, "fp16": 49.0}, "fp16", None),
+    ],
+)  # fmt: skip
+def test_auto_takes_the_first_precision_whose_frame_is_as_good(found, first, chosen, monkeypatch):
+    """bfloat16, then float16, then float32; 0 dB is a frame that is not finite."""
+
+    class Engine:
+        device, dtype, kept = torch.device("cuda"), None, False
+
+        def keep_half(self):
+            self.kept = True
+
+    engine, told = Engine(), []
+    names = {dtype: name for name, dtype in precision_module.DTYPES.items()}
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: first == "bf16")
+    monkeypatch.setattr(precision_module, "_frame", lambda reenactor: names.get(reenactor.dtype))
+    monkeypatch.setattr(precision_module, "psnr", lambda image, wanted: found[image] if wanted is None else -1)
+    said = use_precision(engine, "auto", told.append)
+    assert names.get(engine.dtype) == chosen and engine.kept == (chosen is not None)
+    assert (said is None) == (chosen is not None)
+    (line,) = told
+    assert line.startswith(f"precision: {chosen or 'fp32'};") and f"{first} {found[first]:.1f} dB" in line
 
 
 class _Forbidden(TorchDispatchMode):

@@ -17,9 +17,10 @@ from triportrait.core.errors import InputError
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import fixed_camera, turned
+from triportrait.core.weights import VARIABLE, named_weights
 from triportrait.serve.parameters import Tracking
 from triportrait.serve.reenactor import Reenactor
-from triportrait.serve.weights import VARIABLE, load_weights
+from triportrait.serve.weights import load_weights
 from triportrait.train.start import start, start_motion
 
 
@@ -65,9 +66,12 @@ def test_a_trained_folder_is_loaded_and_reenacts_a_frame(trained):
 def test_the_environment_may_name_the_folder(trained, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(trained))
     assert load_weights(None)[0].config == tiny()
-    monkeypatch.delenv(VARIABLE)
-    with pytest.raises(InputError, match=r"^weights: none are named; give --weights FOLDER"):
-        load_weights(None)
+    said = []
+    assert named_weights(None, said.append) == str(trained) and said == [f"weights: {trained}, as ${VARIABLE} says"]
+    monkeypatch.setenv(VARIABLE, "")
+    assert named_weights(None, said.append) == named_weights("demo", said.append) == "demo"
+    assert len(said) == 3 and all("procedural heads alone" in line and "--weights FOLDER" in line for line in said[1:])
+    assert named_weights(str(trained), pytest.fail) == str(trained)
 
 
 def test_two_networks_that_do_not_fit_are_refused(trained, tiny_weights, tmp_path):

@@ -79,6 +79,60 @@ def test_r1_reaches_every_weight():
     )
 
 
+def in_half(size, on):
+    """A fresh network of a size whose blocks run in half precision on these devices, and pictures for it."""
+    torch.manual_seed(3)
+    network = Discriminator(
+        DiscriminatorConfig(image_size=size, base=2048, widest=64, mapping_layers=2, half_on=on)
+    )  # fmt: skip
+    sizes = (3, size), (3, size // 4), (3, size), (1, size // 4)
+    pictures = [(torch.rand(2, C, side, side) * 2 - 1).requires_grad_() for C, side in sizes]
+    return network, pictures, torch.randn(2, 25)
+
+
+def off(found, wanted):
+    """The relative error of all gradients together."""
+    found, wanted = (torch.cat([x.flatten() for x in several]) for several in (found, wanted))
+    return ((found - wanted).norm() / wanted.norm()).item()
+
+
+@pytest.mark.parametrize("weight", [0.01, 0.02])
+@pytest.mark.parametrize("size", [64, 128, 256])
+def test_half_precision_keeps_what_the_generator_learns(size, weight):
+    """Of a mean over pixels little is left for each: float16 has zeros there (all of them at 256 px)."""
+
+    def gradients(*on):
+        network, pictures, label = in_half(size, on)
+        loss = weight * torch.nn.functional.softplus(-network(*pictures, label)).mean() / 2  # of two micro-batches
+        return torch.autograd.grad(loss, pictures)
+
+    wanted, found = gradients(), gradients("cpu")
+    for one, other in zip(found, wanted, strict=True):
+        assert not torch.equal(one, other) and off([one], [other]) < 0.2
+        assert ((one == 0) & (other != 0)).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_half_precision_keeps_r1_and_what_it_teaches(size):
+    def penalty(*on):
+        network, pictures, label = in_half(size, on)
+        slopes = torch.autograd.grad(network(*pictures, label).sum(), pictures, create_graph=True)
+        value = sum(slope.square().sum((1, 2, 3)).mean() for slope in slopes) / 2
+        weights = [p for name, p in network.named_parameters() if name.endswith("weight")]
+        return value, torch.autograd.grad(value, weights)
+
+    (wanted, by_weights), (found, taught) = penalty(), penalty("cpu")
+    assert found.item() == pytest.approx(wanted.item(), rel=0.1) and found != wanted
+    assert off(taught, by_weights) < 0.2 and all(one.any() for one in taught)
+
+
+def test_half_precision_is_for_devices_that_multiply_it(monkeypatch):
+    network, cuda = Discriminator(LITTLE), torch.device("cuda")
+    for native in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, n=native: n)
+        assert network._runs_half(cuda) == native and not network._runs_half(torch.device("cpu"))
+
+
 def test_a_group_sees_its_own_members_only():
     network, pictures = Discriminator(LITTLE), little(4)
     before = network(*pictures)

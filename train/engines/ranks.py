@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from triportrait.core.cards import warn_of_unused_card
 from triportrait.core.errors import InputError
 
 WAITS = timedelta(hours=2)  # for another rank: the first may still make necks or write a checkpoint
@@ -135,6 +136,8 @@ def joined(always: bool = False) -> Iterator[Ranks]:
                 f"{torch.cuda.device_count()} GPUs; start fewer"
             )
         torch.cuda.set_device(local)
+    elif rank == 0:
+        warn_of_unused_card(lambda line: print(line, file=sys.stderr, flush=True))
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if size == 1 and not always:
         yield Ranks(0, 1, device)

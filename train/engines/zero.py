@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from triportrait.core.errors import InputError
+from triportrait.core.libraries import install, reason
 from triportrait.train.config import OptimizerConfig
 from triportrait.train.engines.engine import (
     MOMENTS,
@@ -320,9 +321,10 @@ def _deepspeed() -> Any:
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
         import deepspeed
         import deepspeed.ops
-    except ImportError as error:
+    except Exception as error:  # it ends with kinds of its own where it lacks a compiler or a newer torch
         raise InputError(
-            "deepspeed: expected it where training runs on several processes, it is missing; pip install -e '.[train]'"
+            f"deepspeed: expected it where training runs on several processes, it {reason(error, 'deepspeed')}; "
+            f"{install('train')}"
         ) from error
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not deepspeed.comm.is_initialized():

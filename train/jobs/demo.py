@@ -15,7 +15,7 @@ import tyro
 
 from triportrait.core.errors import InputError
 from triportrait.core.provenance.stamp import Stamp
-from triportrait.core.weights import DEMO
+from triportrait.core.weights import named_weights
 from triportrait.train.captions import framed
 from triportrait.train.data.clips import write_video
 from triportrait.train.data.folders import check_file, whole_file
@@ -35,8 +35,9 @@ class Demo:
 
     out: tyro.conf.Positional[Path] = Path("demo.mp4")
     """The video to make, .mp4."""
-    weights: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = DEMO
-    """`demo` for the package's own weights, or a folder that `triportrait train` made."""
+    weights: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """`demo` for the package's own weights, or a folder that `triportrait train` made. Default: $TRIPORTRAIT_WEIGHTS,
+    else `demo`."""
     characters: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 3)")] = None
     """How many heads, one after the other."""
     seconds: float = 4.0
@@ -59,14 +60,15 @@ class Demo:
         check_file(self.out, self.overwrite, ".mp4")
         if self.frame is not None:
             check_file(self.frame, self.overwrite, ".png")
-        trained = open_trained(self.weights, self.cast_seed, self.cast_count)
+        weights = named_weights(self.weights, _say)
+        trained = open_trained(weights, self.cast_seed, self.cast_count)
         if self.cast_heads is not None and self.characters is not None:
             raise InputError(
                 "--characters: expected nothing beside --cast-heads, which names them; give one of the two"
             )
         count = min(3, trained.cast.count) if self.characters is None else self.characters
         shown = characters(trained, count, self.seconds, self._cast_heads())
-        stamp = Stamp(_sources_sha256(shown), self.weights, _say)
+        stamp = Stamp(_sources_sha256(shown), weights, _say)
         with ExitStack() as stack:
             picture = None if self.frame is None else stack.enter_context(whole_file(self.frame, self.overwrite))
             video = stack.enter_context(whole_file(self.out, self.overwrite))

@@ -22,7 +22,6 @@ from triportrait.kernels.fir import downsample_fir, smooth_fir
 
 LABEL_WIDTH = 25  # cam2world row by row, then the normalised intrinsics
 SEEN_CHANNELS = 10  # picture, ray grid, correspondence map: 3 each; mask: 1
-CLAMP = 256.0  # of activations in half precision
 STD_FLOOR, MOMENT_FLOOR = 1e-8, 1e-8
 
 
@@ -35,7 +34,10 @@ class DiscriminatorConfig:
         base: channels at a side s are base / s, at most `widest`.
         mapping_layers: after the embedding of the camera. mapping_rate: factor on their learning rate.
         group: samples whose spread is shown to the last layers; what is left over joins a group, one alone has none.
-        half_from: blocks on sides from this one on run in half precision on a GPU.
+        half_from: blocks on sides from this one on run in bfloat16 where `half_on` says so.
+        half_on: kinds of device whose blocks do, where they multiply it themselves. The published network runs them in
+            float16 and clamps activations at 256; there the generator's gradient, of a mean over all pixels times a
+            weight of 0.01, is below the smallest number: it is zero while the discriminator is young.
     """
 
     image_size: int = 512
@@ -45,6 +47,7 @@ class DiscriminatorConfig:
     mapping_rate: float = 0.01
     group: int = 2
     half_from: int = 64
+    half_on: tuple[str, ...] = ("cuda",)
 
     def width(self, side: int) -> int:
         """Channels at a side."""
@@ -85,8 +88,7 @@ class Conv(nn.Module):
             x = F.conv2d(smooth_fir(F.pad(x, (1, 1, 1, 1))), weight, stride=2)
         else:
             x = F.conv2d(x, weight, padding=kernel // 2)
-        x = bias_leaky_relu(x, self.bias.to(x.dtype), LEAK, GAIN * gain)
-        return x.clamp(-CLAMP * gain, CLAMP * gain) if x.dtype == torch.float16 else x
+        return bias_leaky_relu(x, self.bias.to(x.dtype), LEAK, GAIN * gain)
 
 
 class Block(nn.Module):
@@ -158,9 +160,9 @@ class Discriminator(nn.Module):
     def forward(self, image: Tensor, raw: Tensor, uv: Tensor, mask: Tensor, label: Tensor) -> Tensor:
         """Logits [B, 1] of pictures as in `Seen` and cameras [B, 25]."""
         x = self.seen(image, raw, uv, mask)
-        side = self.config.image_size
+        side, halves = self.config.image_size, self._runs_half(x.device)
         for i, block in enumerate(self.blocks):
-            x = x.to(torch.float16 if x.is_cuda and side >= self.config.half_from else torch.float32)
+            x = x.to(torch.bfloat16 if halves and side >= self.config.half_from else torch.float32)
             if i == 0:
                 x = self.stem(x)
             x, side = block(x), side // 2
@@ -168,6 +170,11 @@ class Discriminator(nn.Module):
         x = self.out(self.fc(self.conv(x).flatten(1)))
         direction = self.mapping(label)
         return (x * direction).sum(1, keepdim=True) / math.sqrt(direction.shape[1])
+
+    def _runs_half(self, device: torch.device) -> bool:
+        """An older GPU would have bfloat16 only in name."""
+        native = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+        return device.type in self.config.half_on and native
 
 
 def label_of(camera: Camera) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from triportrait.core.errors import InputError
+from triportrait.core.libraries import install, reason
 from triportrait.train.objectives.torchvision_ops import declare
 
 WANTED = "expected torchvision's VGG-16 (.pth or .safetensors, tensors features.0.weight ... features.28.bias)"
@@ -25,11 +26,12 @@ class Lpips(nn.Module):
 
     def __init__(self, weights: Path | None) -> None:
         super().__init__()
-        declare()
         try:
+            declare()
             import lpips
-        except ImportError as error:
-            raise InputError("lpips: it is not installed; pip install -e '.[train]', or choose a stand-in") from error
+        except Exception as error:  # torchvision beside a torch it was not built for raises RuntimeError
+            why = reason(error, "lpips")
+            raise InputError(f"lpips: it {why}; {install('train')}, or choose a stand-in") from error
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.network = lpips.LPIPS(net="vgg", pnet_rand=True, spatial=True, verbose=False)

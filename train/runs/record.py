@@ -80,10 +80,10 @@ class Record:
 
 
 def _open_board(folder: Path, images_seen: int) -> Any:
-    """TensorBoard's writer; None where it is not installed: the log says the same."""
+    """TensorBoard's writer; None where it is not installed or does not load: the log says the same."""
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
+    except Exception:  # with another protobuf than it was made for it ends with TypeError
         return None
     return SummaryWriter(str(folder), purge_step=images_seen + 1 if images_seen else None)
 

@@ -5,8 +5,11 @@ Both give RGB within 2 of 255 levels of each other. Letters: N frames of a clip,
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import tempfile
+import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from triportrait.core.errors import InputError
+from triportrait.core.libraries import MISSING, fault, install, line, reason
 
 Request = tuple[Path, Sequence[int]]  # a video, the numbers of its frames
 Decoder = Callable[[Sequence[Request]], list[Tensor | ValueError]]
@@ -131,8 +135,9 @@ class DaliDecoder:
     def _built(self) -> Any:
         try:
             dali = importlib.import_module("nvidia.dali")
-        except ImportError as error:
-            raise InputError("dali: it is not installed; pip install -e '.[dali]', or say --decoder av") from error
+        except Exception as error:
+            why = reason(error, "nvidia.dali")
+            raise InputError(f"dali: it {why}; {install('dali')}, or say --decoder av") from error
         fn, types = dali.fn, dali.types
         number = self._device.index or 0 if self._device.type == "cuda" else None
 
@@ -153,15 +158,39 @@ class DaliDecoder:
         return pipeline
 
 
+@cache
+def dali_fault(device: torch.device) -> str | None:
+    """Why DALI decodes nothing on a device, None where it decoded a clip; asked once for each.
+
+    It may be installed where it does not: NVDEC wants a driver that is new enough, and a container that is lent it.
+    """
+    from triportrait.train.data.clips import write_video
+
+    if (why := fault("nvidia.dali")) is not None:
+        return why
+    grey = np.full((2, 256, 256, 3), 128, np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        write_video(path, grey, 25, 1, told_colours=False)
+        try:
+            (found,) = DaliDecoder(device, 1)([(path, [0, 1])])
+        except Exception as error:  # a build of another CUDA raises its own kinds
+            return f"is installed but decodes nothing on {device} ({line(error)})"
+    if isinstance(found, Tensor) and found.shape == grey.shape and bool(((found.int() - 128).abs() < 8).all()):
+        return None
+    return f"is installed but decodes other frames on {device}"
+
+
 def resolved(name: str, device: torch.device) -> str:
-    """av or dali; auto is DALI on a GPU where it is installed, else PyAV."""
+    """av or dali; auto is DALI on a GPU where it decodes, else PyAV, with a warning where DALI is there in vain."""
     if name != "auto":
         return name
-    try:
-        found = importlib.util.find_spec("nvidia.dali") is not None
-    except ModuleNotFoundError:  # nothing of nvidia at all
-        found = False
-    return "dali" if found and device.type == "cuda" else "av"
+    if device.type != "cuda":
+        return "av"
+    why = dali_fault(device)
+    if why not in (None, MISSING):
+        warnings.warn(f"DALI {why}; PyAV decodes, slower", RuntimeWarning, stacklevel=2)
+    return "dali" if why is None else "av"
 
 
 def _refused(error: RuntimeError) -> InputError:

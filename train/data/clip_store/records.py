@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from triportrait.core.errors import InputError
+from triportrait.core.libraries import install, reason
 
 LABEL_WIDTH, MOTION_WIDTH = 437, 548
 COLUMNS = {"camera": (0, 25), "shape": (25, 325), "expression": (325, 425), "pose": (425, 431), "eyes": (431, 437)}
@@ -71,8 +72,8 @@ def open_lmdb(path: Path) -> tuple[int, Iterator[tuple[int, Callable[[], bytes]]
     """
     try:
         import lmdb
-    except ImportError as error:
-        raise InputError("lmdb: it is not installed; pip install -e '.[train]'") from error
+    except Exception as error:
+        raise InputError(f"lmdb: it {reason(error, 'lmdb')}; {install('train')}") from error
     try:
         environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, map_size=1 << 40)
         with environment.begin() as transaction:
