@@ -44,3 +44,16 @@ def tf32_products_are_rounded(monkeypatch):
 
     monkeypatch.setattr(builder, "create_dot", dot)
     return lambda: monkeypatch.setattr(builder, "create_dot", exact)
+
+
+@pytest.fixture
+def rows_are_multiplied_alike(monkeypatch):
+    """NumPy's products round a row by where it stands in its tile; those of tensor cores do not."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    builder, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
+
+    def dot(self, a, b, d, precision, *others):
+        product = np.einsum("ij,jk->ik", a.data, b.data, dtype=d.data.dtype)
+        return handle(product + d.data, d.dtype.scalar)
+
+    monkeypatch.setattr(builder, "create_dot", dot)

@@ -122,7 +122,7 @@ GRADED += [("march", torch.float16)]
 
 
 @pytest.mark.parametrize("name, dtype", GRADED, ids=lambda x: str(x).removeprefix("torch."))
-def test_gradients_of_a_member_do_not_depend_on_those_of_another(name, dtype):
+def test_gradients_of_a_member_do_not_depend_on_those_of_another(name, dtype, rows_are_multiplied_alike):
     """The other one's are 10^5 times larger."""
     case = CASES[name]
     inputs = make_inputs(name, case.odd[1], dtype)
