@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+with torch.device("cpu"):  # PyTorch lists its constructors when it is first asked to; later it would list those below
+    torch.empty(0)
+
 
 @pytest.fixture(autouse=True)
 def unwritten_memory_is_nan(monkeypatch):
