@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
 from triportrait import __version__
 from triportrait.core.errors import InputError
+from triportrait.core.sentences import literal, say, say_traceback
 from triportrait.serve.options import parse
 from triportrait.serve.process import stops, streams
 
@@ -62,7 +62,7 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in JOBS:
-        return _refuse(f"job: expected one of {', '.join(JOBS)}, got {name!r}; `triportrait --help` lists them")
+        return _refuse(f"job: expected one of {', '.join(JOBS)}, got {literal(name)}; `triportrait --help` lists them")
     if name in SERVING:  # read when torch is loaded; threads that wait in a loop would take the cores of those at work
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     verbose = any(a == "--verbose" or (a.startswith("-") and not a.startswith("--") and "v" in a) for a in rest)
@@ -71,7 +71,7 @@ def _run(arguments: Sequence[str]) -> int:
         return parse(name, getattr(importlib.import_module(module), entry), rest).run() or 0
     except InputError as error:
         if verbose:
-            traceback.print_exc()
+            say_traceback()
         return _refuse(str(error))
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "tyro", "av", "safetensors", "PIL", "tqdm", "numpy", "torchmetrics"):
@@ -82,7 +82,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _refuse(sentence: str) -> int:
-    print(f"triportrait: {sentence}", file=sys.stderr)
+    say(f"triportrait: {sentence}")
     return BAD_INPUT
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from triportrait.core.published.machine import Machine, World
-from triportrait.core.published.reading import Reading, Source, shown
+from triportrait.core.published.reading import Reading, Source
+from triportrait.core.sentences import shown
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 MAX_DIMENSIONS = 16

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 
 from triportrait.core.config import PRESETS, ModelConfig
 from triportrait.core.errors import InputError
+from triportrait.core.files import MOST_INDEX, read_json
 from triportrait.profiling.training.scaling import AIM
 from triportrait.train import stage2
 from triportrait.train.config import ReenactConfig
@@ -52,7 +52,7 @@ def measure(data: Path, seconds: float) -> list[dict[str, Any]]:
 
 def _kind(data: Path) -> str:
     try:
-        found = json.loads((data / INDEX).read_text())
+        found = read_json(data / INDEX, MOST_INDEX)
         return str(found.get("kind", ""))
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from triportrait.core.errors import InputError
+from triportrait.core.files import check_tensor_file
 from triportrait.train.objectives.torchvision_ops import declare
 
 WANTED = "expected torchvision's VGG-16 (.pth or .safetensors, tensors features.0.weight ... features.28.bias)"
@@ -64,6 +65,7 @@ def _tensors(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
+            check_tensor_file(path)
             return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's unpickler asserts, unpacks and looks up whatever a damaged file says

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from triportrait.core.errors import InputError
+from triportrait.core.files import check_regular
 
 Request = tuple[Path, Sequence[int]]  # a video, the numbers of its frames
 Decoder = Callable[[Sequence[Request]], list[Tensor | ValueError]]
@@ -37,6 +38,7 @@ def decode(path: Path, rows: Sequence[int]) -> np.ndarray:
 
     wanted, found = sorted(set(rows)), dict[int, np.ndarray]()
     try:
+        check_regular(path)
         with av.open(f"file:{path}") as container:
             stream = container.streams.video[0]
             rate, base = stream.average_rate, stream.time_base

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from triportrait.core.errors import InputError
+from triportrait.core.files import check_regular
 
 LABEL_WIDTH, MOTION_WIDTH = 437, 548
 COLUMNS = {"camera": (0, 25), "shape": (25, 325), "expression": (325, 425), "pose": (425, 431), "eyes": (431, 437)}
@@ -74,6 +75,7 @@ def open_lmdb(path: Path) -> tuple[int, Iterator[tuple[int, Callable[[], bytes]]
     except ImportError as error:
         raise InputError("lmdb: it is not installed; pip install -e '.[train]'") from error
     try:
+        check_regular(path / "data.mdb" if path.is_dir() else path)
         environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, map_size=1 << 40)
         with environment.begin() as transaction:
             count = int(bytes(transaction.get(b"num_samples") or b"").decode("ascii"))

@@ -23,6 +23,8 @@ import numpy as np
 
 from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
+from triportrait.core.files import MOST_INDEX, read_bytes, read_json
+from triportrait.core.sentences import shown
 from triportrait.train.data.arrays import read_arrays
 from triportrait.train.data.clips import write_video
 
@@ -54,7 +56,7 @@ class ClipWriter:
             begun = folder / PROGRESS
             if not begun.exists() and any(folder.iterdir()):
                 raise InputError(f"{folder}: expected an empty folder or a store that was begun; name another folder")
-            lines = begun.read_text().splitlines() if begun.exists() else []
+            lines = read_bytes(begun, MOST_INDEX).decode().splitlines() if begun.exists() else []
         except OSError as error:
             raise _disk(folder, error) from error
         self.clips: dict[str, dict[str, Any]] = {}
@@ -65,7 +67,8 @@ class ClipWriter:
             told = _parsed(line)
             if number == 0 and told != {"settings": self.settings}:
                 raise InputError(
-                    f"{folder}: this store was begun from {told}, now it is {self.settings}; name another folder"
+                    f"{folder}: this store was begun from {shown(told)}, now it is {shown(self.settings)}; name "
+                    "another folder"
                 )
             if number and told is not None and self._whole(told):
                 self.clips[told["name"]] = told
@@ -152,7 +155,7 @@ class ClipStore:
     def __init__(self, folder: Path, contents: bool = False, whole: bool = True) -> None:
         self.folder = folder
         try:
-            self.index: dict[str, Any] = json.loads((folder / INDEX).read_text())
+            self.index: dict[str, Any] = read_json(folder / INDEX, MOST_INDEX)
             self.clips = [str(clip["name"]) for clip in self.index["clips"]]
             self.frames_of = [int(clip["frames"]) for clip in self.index["clips"]]
             self.size = int(self.index["clips"][0]["size"])
@@ -219,7 +222,7 @@ class ClipStore:
 def holds_clips(folder: Path) -> bool:
     """Whether a folder is a clip store, finished or not, as far as its index says."""
     try:
-        return bool(json.loads((folder / INDEX).read_text())["kind"] == KIND)
+        return bool(read_json(folder / INDEX, MOST_INDEX)["kind"] == KIND)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return (folder / PROGRESS).exists()
 
