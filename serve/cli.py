@@ -49,7 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             return _run(arguments)
         except KeyboardInterrupt:
-            print("\ntriportrait: interrupted; nothing half-written is left", file=sys.stderr)
+            left = "" if arguments[:1] == ["verify"] else "; nothing half-written is left"
+            print(f"\ntriportrait: interrupted{left}", file=sys.stderr)
             return INTERRUPTED
 
 
