@@ -216,6 +216,8 @@ def read_manifest(path: Path) -> Manifest | None:
         raise InputError(f"{path}: not readable ({reason}); check the path") from error
     except c2pa.C2paError.ManifestNotFound:
         return None
+    except InputError:
+        raise
     except (c2pa.C2paError, ValueError) as error:
         said = _said(error)
         return Manifest(True, (said,), "", "", "", None)

@@ -106,7 +106,8 @@ class Live:
         elif weights == RULE:
             notes.append("These weights are made from names: they check the installation, the picture is noise.")
         stamp = Stamp(
-            NOBODY, weights, lambda line: warn(line.removeprefix("warning: ")), watermark=self.watermark, certificate=self.certificate, key=self.key
+            NOBODY, weights, lambda line: warn(line.removeprefix("warning: ")), watermark=self.watermark,
+            certificate=self.certificate, key=self.key,
         )  # fmt: skip
         if not stamp.signs:
             notes.append(f"Recordings carry no manifest here: {stamp.unsigned}.")

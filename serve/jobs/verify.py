@@ -21,7 +21,7 @@ class Verify:
     """
 
     file: tyro.conf.Positional[Path]
-    """A picture or a video; of a video the first 256 frames are looked at."""
+    """A picture or a video; of a video the first 256 frames are looked at, or fewer where those leave no doubt."""
     json: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Print JSON."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"], help_behavior_hint="")] = False
