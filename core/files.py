@@ -8,10 +8,11 @@ themselves are given it after `check_regular`.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import stat
-from typing import IO, Any
+from typing import Any
 
 from triportrait.core.errors import InputError
 from triportrait.core.sentences import LONGEST_NAME, shown
@@ -44,7 +45,7 @@ def check_regular(path: str | os.PathLike[str]) -> os.stat_result:
     return found
 
 
-def opened(path: str | os.PathLike[str]) -> IO[bytes]:
+def opened(path: str | os.PathLike[str]) -> io.BufferedReader:
     """A regular file, open for reading; what takes its place meanwhile is neither waited for nor read.
 
     Raises: as `check_regular`.

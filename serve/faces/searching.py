@@ -72,7 +72,7 @@ class PieceByPiece:
 def _moved(face: Face, x: int, y: int) -> Face:
     points, alignment = face.points.copy(), face.alignment.copy()
     points[:, :2] += (x, y)
-    return Face(points, alignment + np.float32((x, y)), face.turn)
+    return Face(points, alignment + np.array((x, y), np.float32), face.turn)
 
 
 def tiles(image: np.ndarray, pieces: int) -> Iterator[tuple[np.ndarray, int, int]]:

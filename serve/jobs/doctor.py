@@ -18,6 +18,7 @@ from typing import Annotated, Literal, NamedTuple
 import tyro
 
 from triportrait.core.errors import InputError
+from triportrait.core.sentences import LONGEST_SENTENCE, shown
 from triportrait.core.weights import DEMO, DEMO_FOLDER
 
 Verdict = Literal["ok", "other", "missing", "broken", "none"]
@@ -45,7 +46,7 @@ class Doctor:
         findings = list(examine(self.weights))
         width = max(len(f.name) for f in findings)
         for finding in findings:
-            print(f"{finding.name:{width}}  {finding.verdict:7}  {finding.detail}")
+            print(shown(f"{finding.name:{width}}  {finding.verdict:7}  {finding.detail}", LONGEST_SENTENCE))
         print(f"\n{_summary({f.name: f for f in findings})}")
 
 

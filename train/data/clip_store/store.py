@@ -24,7 +24,7 @@ import numpy as np
 from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
 from triportrait.core.files import MOST_INDEX, read_bytes, read_json
-from triportrait.core.sentences import shown
+from triportrait.core.sentences import literal, shown
 from triportrait.train.data.arrays import read_arrays
 from triportrait.train.data.clips import write_video
 
@@ -33,6 +33,7 @@ INDEX, PROGRESS = "index.json", ".progress.jsonl"
 GOP = 8
 FPS = 25
 WIDTHS = {"camera": (25,), "shape": (300,), "expression": (100, 9), "pose": (6,), "eyes": (6,), "neck": (3,)}
+_MOST = 1 << 24  # frames of a clip, or pixels of its side, that an index may name
 TABLES_KEPT = 64  # in memory
 NOT_A_ROTATION = 1e-3  # largest entry of R R' - 1
 
@@ -156,11 +157,11 @@ class ClipStore:
         self.folder = folder
         try:
             self.index: dict[str, Any] = read_json(folder / INDEX, MOST_INDEX)
-            self.clips = [str(clip["name"]) for clip in self.index["clips"]]
-            self.frames_of = [int(clip["frames"]) for clip in self.index["clips"]]
-            self.size = int(self.index["clips"][0]["size"])
+            self.clips = [_name(clip["name"]) for clip in self.index["clips"]]
+            self.frames_of = [_count(clip["frames"]) for clip in self.index["clips"]]
+            self.size = _count(self.index["clips"][0]["size"])
             self.source = str(self.index["source"])
-            self._files = {str(clip["name"]): dict(clip["files"]) for clip in self.index["clips"]}
+            self._files = {clip["name"]: _listed(clip["files"]) for clip in self.index["clips"]}
             if self.index["kind"] != KIND:
                 raise ValueError(self.index["kind"])
         except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
@@ -217,6 +218,25 @@ class ClipStore:
             return read_arrays(path)
         except ValueError as error:
             raise InputError(f"{path}: it cannot be read (damaged); make the store again") from error
+
+
+def _name(value: Any) -> str:
+    """The name of a file in the store's own folder. Raises: `ValueError`."""
+    if not isinstance(value, str) or Path(value).name != value or "\0" in value:
+        raise ValueError(f"no name of a file: {literal(value)}")
+    return value
+
+
+def _listed(files: Any) -> dict[str, dict[str, Any]]:
+    """The files of a clip, each with its size. Raises: `ValueError` and its like."""
+    return {_name(file): {**told, "bytes": told["bytes"]} for file, told in files.items()}
+
+
+def _count(value: Any) -> int:
+    """A whole number from 1. Raises: `ValueError`."""
+    if type(value) is not int or not 1 <= value <= _MOST:
+        raise ValueError(f"no number of frames or pixels: {literal(value)}")
+    return value
 
 
 def holds_clips(folder: Path) -> bool:
