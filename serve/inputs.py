@@ -26,6 +26,7 @@ from triportrait.serve.parameters import PICTURES, TrackedFolder, Tracking, besi
 from triportrait.serve.pictures import PICTURE_ENDINGS, list_pictures, read_picture
 
 Known = TrackedFolder | KnownFaces
+FEW_PICTURES = 100  # of which each is looked at
 MOST_SOURCE_FRAMES = 250  # of a film that is the portrait, in which a face is looked for
 
 
@@ -226,7 +227,7 @@ class DrivingFrames:
         return self.known if isinstance(self.known, TrackedFolder) else None
 
     def look(self, provider: FaceProvider, limit: int | None, must: bool, say: Callable[[str], None]) -> None:
-        """See whether the clip shows a face, before any work; some minutes of it at most are looked through.
+        """See whether the clip shows a face, before any work; a long one is looked through in its beginning alone.
 
         Args:
             limit: only so many frames are asked for.
@@ -236,13 +237,13 @@ class DrivingFrames:
             InputError: no frame shows a face, or none that is short enough to be looked through shows one.
         """
         total = min(self.clip.frame_count or MOST_LOOKED_AT, limit or MOST_LOOKED_AT, MOST_LOOKED_AT)
-        gap_s = 0.0 if self.clip.is_pictures else LOOK_GAP_S
+        few = self.clip.is_pictures and total <= FEW_PICTURES
         with (
             closing(self.clip.frames(limit)) as frames,
             tqdm(frames, total=total, unit="frame", desc="look for a face", file=sys.stderr, disable=None, delay=2.0,
                  leave=False) as bar,
         ):  # fmt: skip
-            looked = first_face(bar, provider, gap_s=gap_s)
+            looked = first_face(bar, provider, gap_s=0.0 if few else LOOK_GAP_S)
         if looked.frame is not None:
             return
         name, none = self.clip.path, "expected a face that drives, found none"

@@ -164,7 +164,9 @@ class Reenact:
         seconds = time.perf_counter() - started
         for warning in (*clip.warnings, *self._what_was_missing(tracker)):
             say(f"warning: {warning}")
-        say(f"{self.out}: {count} frame{'s' * (count != 1)} in {seconds:.1f} s")
+        looked = tracker.seen + tracker.lost
+        seen = f"; a face in {tracker.seen} of {looked} driving frames" if looked else ""
+        say(f"{self.out}: {count} frame{'s' * (count != 1)} in {seconds:.1f} s{seen}")
         if self.verbose:
             for row in times.table().splitlines():
                 say(row)

@@ -12,9 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from triportrait.core.checkpoint import load_pair
+from tests.core.synthetic import flame_tables, mesh_tables
+from triportrait.core.checkpoint import load_pair, save_weights
 from triportrait.core.config import ModelConfig, tiny
 from triportrait.core.errors import InputError
+from triportrait.core.motion.neck import NeckField
 from triportrait.core.weights import DEMO_FOLDER
 
 LONGEST, SECONDS = 1000, 2.0
@@ -186,3 +188,38 @@ def test_a_neck_that_is_no_file_is_not_taken_for_none(folder):
     (folder / "neck.safetensors").unlink()
     os.mkfifo(folder / "neck.safetensors")
     assert "neck.safetensors: expected a file, this is a pipe" in refusal(folder)
+
+
+TABLES = {
+    "of whole numbers": lambda t: t.to(torch.int64) if t.is_floating_point() else t.float(),
+    "of truths": lambda t: t.bool(),
+    "one number": lambda t: t.flatten()[0].clone(),
+    "nothing": lambda t: t[:0],
+}
+
+
+@pytest.mark.parametrize("name", [*flame_tables(), "coarse_vertices", "coarse_barycentrics", "coarse_faces"])
+@pytest.mark.parametrize("change_of", TABLES.values(), ids=TABLES)
+def test_tables_of_another_kind_are_refused_before_they_are_used(name, change_of):
+    flame = flame_tables()
+    mesh = mesh_tables(flame)
+    tables = flame if name in flame else mesh
+    tables[name] = change_of(tables[name])
+    with pytest.raises(InputError) as caught:
+        NeckField(tiny().neck, 1.3, flame, mesh)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["a.b", "", "forward", "\x1b[2J"])
+def test_tables_of_odd_names_are_refused(folder, name):
+    tables = {f"neck.flame.{key}": table for key, table in flame_tables().items()}
+    change(folder, lambda t: t.update(tables | {f"neck.flame.{name}": torch.zeros(1)}))
+    assert "expected the name of a table, got another" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["template", "shape_directions", "pose_directions"])
+def test_a_flame_file_that_lacks_a_table_is_refused(folder, name):
+    tables = flame_tables()
+    del tables[name]
+    save_weights(folder, "flame", tables, None, {})
+    assert f"missing {name}" in refusal(folder)

@@ -257,6 +257,7 @@ def test_a_small_face_in_a_large_film_is_followed(demo, provider, head_picture, 
     assert (tracker.seen, tracker.lost) == (6, 0)
     code, said = demo(head_picture, SMALL_4K, tmp_path / "out.mp4")
     assert code == 0 and "show no face" not in said and "none of" not in said
+    assert said.strip().splitlines()[-1].endswith("; a face in 6 of 6 driving frames")
 
 
 def test_a_far_face_before_a_camera_is_found_piece_by_piece(provider):
