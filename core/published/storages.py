@@ -179,6 +179,9 @@ def read_zip(file: IO[bytes], reading: Reading, world_of: Callable[..., World]) 
     except ZIP_FAULTS as fault:
         raise reading.damaged(f"got a zip file that is torn ({type(fault).__name__})") from fault
 
+    if len(entries) < len(archive.infolist()):
+        raise reading.error("has two parts of one name")
+
     def content(name: str) -> bytes:
         entry = entries.get(name)
         if entry is None:

@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from triportrait.core.checkpoint import load_pair, save_weights
 from triportrait.core.config import ModelConfig, tiny
 from triportrait.core.errors import InputError
 from triportrait.core.motion.neck import NeckField
+from triportrait.core.published.unpickle import read_pickle
 from triportrait.core.weights import DEMO_FOLDER
 
 LONGEST, SECONDS = 1000, 2.0
@@ -223,3 +225,13 @@ def test_a_flame_file_that_lacks_a_table_is_refused(folder, name):
     del tables[name]
     save_weights(folder, "flame", tables, None, {})
     assert f"missing {name}" in refusal(folder)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_archive_with_two_parts_of_one_name_is_refused(tmp_path):
+    path = tmp_path / "x.pth"
+    torch.save({"a": torch.ones(3)}, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("x/data/0", b"\0" * 12)
+    with pytest.raises(InputError, match="has two parts of one name"):
+        read_pickle(path)
