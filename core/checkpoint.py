@@ -24,16 +24,22 @@ from torch import Tensor
 
 from triportrait.core.config import PRESETS, ModelConfig
 from triportrait.core.errors import InputError
+from triportrait.core.files import check_tensor_file, read_json
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.flame import rescale_flame
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.motion.turning import TurningNeck
 from triportrait.core.portrait import Portrait4D
+from triportrait.core.sentences import LONGEST_NAME, literal, shown
 from triportrait.core.weights import DEMO, DEMO_FOLDER
 
 FORMAT = 1
+_FIELDS = {"format", "kind", "config", "provenance"}
+_SMALL_SIZES = {"motion_width": 4096, "crop_size": 1024, "widths": 4096}  # the largest that the card may name
 LISTED = 5  # names shown per kind of disagreement
+STORED = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool,
+          torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # fmt: skip
 UNTRACKED = "num_batches_tracked"  # a counter of training that evaluation never reads
 
 
@@ -143,21 +149,32 @@ def read_card(folder: Path, kind: str) -> dict[str, Any]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such weights folder; make one with `triportrait convert FILE {folder}`")
     try:
-        text = path.read_text()
+        card = read_json(path)
     except FileNotFoundError as error:
         found = sorted(p.name for p in folder.iterdir() if p.suffix in (".json", ".safetensors"))
-        holds = f"it holds {', '.join(found)}" if found else "it holds no weights"
+        holds = f"it holds {_some(found)}" if found else "it holds no weights"
         raise InputError(
             f"{path}: no such file in the weights folder, {holds}; convert the published file into it"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable ({error}); mend its permissions or convert again") from error
-    try:
-        card = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error}); convert the weights again") from error
-    if not isinstance(card, dict) or card.get("format") != FORMAT or card.get("kind") != kind:
+    except OSError as error:
+        raise InputError(f"{path}: not readable ({error.strerror}); mend its permissions or convert again") from error
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{path}: not readable as JSON ({shown(str(error))}); convert the weights again") from error
+    if not isinstance(card, dict):
         raise InputError(f"{path}: expected format {FORMAT} and kind {kind}; convert the weights again")
+    told = card.get("format"), card.get("kind")
+    if type(told[0]) is not int or told != (FORMAT, kind):
+        raise InputError(
+            f"{path}: expected format {FORMAT} and kind {kind}, got {literal(told[0], LONGEST_NAME)} and "
+            f"{literal(told[1], LONGEST_NAME)}; convert the weights again"
+        )
+    if unknown := card.keys() - _FIELDS:
+        raise InputError(f"{path}: expected {', '.join(sorted(_FIELDS))}, got {_some(unknown)} beside them; convert "
+                         "the weights again")  # fmt: skip
+    if not isinstance(card.get("provenance", {}), dict):
+        raise InputError(f"{path}: provenance: expected an object, got {literal(card['provenance'])}; convert again")
     return card
 
 
@@ -169,18 +186,26 @@ def read_tensors(folder: Path, kind: str) -> dict[str, Tensor]:
     """
     path = folder / f"{kind}.safetensors"
     try:
-        with path.open("rb"):  # safetensors calls everything that it cannot open missing
-            pass
+        check_tensor_file(path)  # first: the library calls everything that it cannot open missing
         tensors = load_file(path)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; convert the published weights again") from error
     except PermissionError as error:
         raise InputError(f"{path}: permission denied; make the file readable") from error
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error}); convert the weights again") from error
+    except InputError:
+        raise
+    except (OSError, SafetensorError, ValueError) as error:
+        said = getattr(error, "strerror", None) or shown(str(error))
+        raise InputError(f"{path}: not a whole safetensors file ({said}); convert the weights again") from error
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise InputError(f"{path}: {name} holds numbers that are not finite; these weights cannot be used")
+        if tensor.dtype not in STORED:
+            raise InputError(
+                f"{path}: {shown(name)}: expected floating point of 16 to 64 bits or whole numbers, got "
+                f"{str(tensor.dtype).removeprefix('torch.')}; convert the weights again"
+            )
+        used = tensor.float() if tensor.dtype == torch.float64 else tensor  # what is finite there need not stay so
+        if used.is_floating_point() and not bool(used.isfinite().all()):
+            raise InputError(f"{path}: {shown(name)} holds numbers that are not finite; these weights cannot be used")
     return tensors
 
 
@@ -202,7 +227,9 @@ def load_portrait(folder: str | Path, preset: str | None = None) -> Portrait4D:
             f"{folder / 'portrait.json'}: expected the sizes of the preset {config.preset}, got others; convert again"
         )
     if preset is not None and config.preset != preset:
-        raise InputError(f"{folder}: expected weights of the preset {preset}, got {config.preset}; name another folder")
+        raise InputError(
+            f"{folder}: expected weights of the preset {preset}, got {shown(config.preset)}; name another folder"
+        )
     tensors = read_tensors(folder, "portrait")
     tables = {name: tensors.pop(name) for name in list(tensors) if name.startswith("neck.")}
     portrait = build_portrait(config, tensors, str(folder / "portrait.safetensors"))
@@ -219,7 +246,7 @@ def build_portrait(config: ModelConfig, tensors: Mapping[str, Tensor], origin: s
     with torch.device("meta"):
         portrait = Portrait4D(config)
     wanted = {name: tuple(t.shape) for name, t in portrait.state_dict().items()}
-    check_names(wanted, tensors, origin, f"preset {config.preset}")
+    check_names(wanted, tensors, origin, f"preset {shown(config.preset)}")
     portrait.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
     return portrait.eval().requires_grad_(False)
 
@@ -229,12 +256,12 @@ def _load_neck(
 ) -> NeckField | TurningNeck | None:  # fmt: skip
     flame = {name.removeprefix("neck.flame."): t for name, t in tables.items() if name.startswith("neck.flame.")}
     mesh = {name.removeprefix("neck.mesh."): t for name, t in tables.items() if name.startswith("neck.mesh.")}
-    if not flame and (folder / "flame.safetensors").is_file():
+    if not flame and (folder / "flame.safetensors").exists():
         read_card(folder, "flame")
         flame = rescale_flame(read_tensors(folder, "flame"))
     if flame:
         return NeckField(config.neck, config.render.box_side, flame, mesh)
-    if not (folder / "neck.safetensors").is_file():
+    if not (folder / "neck.safetensors").exists():
         return None
     read_card(folder, "neck")
     return TurningNeck(config.neck, config.render.box_side, read_tensors(folder, "neck"))
@@ -267,18 +294,39 @@ def load_motion_encoder(folder: str | Path) -> MotionEncoder | SmallMotionEncode
     origin = str(folder / "motion.safetensors")
     if sizes is None:
         return build_motion_encoder(read_tensors(folder, "motion"), origin)
-    try:
-        small = SmallMotionEncoder(**sizes)
-    except (TypeError, ValueError, RuntimeError, ZeroDivisionError, IndexError) as error:
-        raise InputError(
-            f"{folder / 'motion.json'} config: expected the sizes of a small motion encoder, got {sizes!r}; "
-            "train or convert it again"
-        ) from error
+    small = _small_encoder(sizes, f"{folder / 'motion.json'} config")
     tensors = read_tensors(folder, "motion")
     wanted = {name: tuple(t.shape) for name, t in small.state_dict().items()}
     check_names(wanted, tensors, origin, "the small motion encoder")
-    small.load_state_dict({name: t.float() for name, t in tensors.items()})
+    small.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
     return small.eval().requires_grad_(False)
+
+
+def _small_encoder(sizes: Any, name: str) -> SmallMotionEncoder:
+    """A small motion encoder of these sizes, without memory for its weights.
+
+    Raises:
+        InputError: they are of other names or types, or out of range; `name` starts the sentence.
+    """
+    if not isinstance(sizes, dict) or sizes.keys() != _SMALL_SIZES.keys():
+        got = _some(sizes) if isinstance(sizes, dict) else shown(sizes)
+        wanted = ", ".join(_SMALL_SIZES)
+        raise InputError(f"{name}: expected the sizes of a small motion encoder ({wanted}), got {got}; train or "
+                         "convert it again")  # fmt: skip
+    for key, most in _SMALL_SIZES.items():
+        numbers = sizes[key] if key == "widths" and isinstance(sizes[key], list | tuple) else [sizes[key]]
+        if not 1 <= len(numbers) <= 8 or not all(type(n) is int and 1 <= n <= most for n in numbers):
+            what = "1 to 8 whole numbers" if key == "widths" else "a whole number"
+            raise InputError(
+                f"{name}: expected the sizes of a small motion encoder, {key} as {what} from 1 to {most}, got "
+                f"{literal(sizes[key])}; train or convert it again"
+            )
+    try:
+        with torch.device("meta"):
+            return SmallMotionEncoder(sizes["motion_width"], sizes["crop_size"], tuple(sizes["widths"]))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name}: expected the sizes of a small motion encoder, got {shown(sizes)}; "
+                         "train or convert it again") from error  # fmt: skip
 
 
 def build_motion_encoder(tensors: Mapping[str, Tensor], origin: str) -> MotionEncoder:
@@ -306,12 +354,22 @@ def check_names(wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Ten
             problems.append(f"{len(names)} {label} ({_some(names)})")
     wrong = [n for n in wanted.keys() & tensors.keys() if tuple(tensors[n].shape) != tuple(wanted[n])]
     if wrong:
-        shown = [f"{n} {list(tensors[n].shape)} instead of {list(wanted[n])}" for n in sorted(wrong)]
-        problems.append(f"{len(wrong)} of another shape ({_some(shown)})")
+        told = [f"{n} {_sizes(tensors[n].shape)} instead of {list(wanted[n])}" for n in sorted(wrong)[: LISTED + 1]]
+        problems.append(f"{len(wrong)} of another shape ({', '.join(told[:LISTED])}{', ...' * (len(told) > LISTED)})")
+    typed = [n for n in wanted.keys() & tensors.keys() if not tensors[n].is_floating_point()]
+    if typed:
+        told = [f"{n} {str(tensors[n].dtype).removeprefix('torch.')}" for n in typed]
+        problems.append(f"{len(typed)} not of real numbers ({_some(told)})")
     if problems:
         raise InputError(f"{origin}: expected the weights of {what}: {', '.join(problems)}; convert the right file")
 
 
+def _sizes(shape: torch.Size) -> str:
+    return shown(", ".join(map(str, shape[:LONGEST_NAME])), LONGEST_NAME).join("[]")
+
+
 def _some(names: Iterable[str]) -> str:
     ordered = sorted(names)
-    return ", ".join(ordered[:LISTED]) + (", ..." if len(ordered) > LISTED else "")
+    return ", ".join(shown(name, LONGEST_NAME) for name in ordered[:LISTED]) + (
+        ", ..." if len(ordered) > LISTED else ""
+    )

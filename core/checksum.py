@@ -6,13 +6,15 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from triportrait.core.files import opened
+
 
 def sha256(path: Path) -> str:
     """Of a file's contents, in hexadecimal.
 
-    Raises: `OSError` for what cannot be read.
+    Raises: `OSError` for what cannot be read, `InputError` for what is no regular file.
     """
-    with path.open("rb") as file:
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -10,76 +10,95 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from triportrait.core.errors import InputError
+from triportrait.core.sentences import LONGEST_NAME, literal, shown
 
 LARGEST = 65536  # no size of a network is larger
+LISTED = 5  # fields named in a sentence
+MOST_SAMPLES = 1 << 23  # of one frame, five times those of the published network
+
+
+def _from(least: float, most: float, default: Any, lengths: tuple[int, int] = (1, 8)) -> Any:
+    """A field whose number, or each of whose numbers, is within a range that no sensible network leaves.
+
+    The tensors beside a config bound its widths. What no tensor bounds is bounded here: samples, sides of pictures and
+    grids, dilations, and how many layers are built before a tensor is looked at.
+
+    Args:
+        lengths: of a list, the least and the most numbers in it.
+    """
+    return field(default=default, metadata={"range": (least, most), "lengths": lengths})
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
     """The global and detail encoders and the background U-Net (paper, section 3.1 and supplement A)."""
 
-    trunk_widths: tuple[int, ...] = (64, 128, 256, 512)  # ResNet stages
-    trunk_blocks: tuple[int, ...] = (3, 4, 6, 3)  # ResNet-34
-    pyramid_dilations: tuple[int, ...] = (12, 24, 36)  # atrous pyramid behind the trunk, beside 1x1 and pooled branches
-    global_width: int = 256
-    detail_widths: tuple[int, ...] = (64, 96, 96, 96, 96)
-    background_widths: tuple[int, ...] = (64, 128, 256, 512)
+    trunk_widths: tuple[int, ...] = _from(1, 4096, (64, 128, 256, 512), (4, 4))  # ResNet stages
+    trunk_blocks: tuple[int, ...] = _from(1, 64, (3, 4, 6, 3), (4, 4))  # ResNet-34
+    pyramid_dilations: tuple[int, ...] = _from(
+        1, 64, (12, 24, 36)
+    )  # atrous pyramid behind the trunk, beside 1x1 and pooled branches
+    global_width: int = _from(1, 4096, 256)
+    detail_widths: tuple[int, ...] = _from(1, 4096, (64, 96, 96, 96, 96), (1, 16))
+    background_widths: tuple[int, ...] = _from(1, 4096, (64, 128, 256, 512))
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
     """The neutral and motion blocks: global features + motion -> canonical features (paper, section 3.1)."""
 
-    token_width: int = 1024
-    num_heads: int = 4
-    mlp_width: int = 2048
-    num_neutral_blocks: int = 4
-    num_motion_blocks: int = 4
-    motion_width: int = 548  # eyes 6, emotion 30, mouth 512
-    motion_hidden: int = 512
-    num_motion_tokens: int = 64
-    tail_width: int = 128
-    canonical_width: int = 96
+    token_width: int = _from(4, 8192, 1024)
+    num_heads: int = _from(1, 128, 4)
+    mlp_width: int = _from(1, 32768, 2048)
+    num_neutral_blocks: int = _from(1, 64, 4)
+    num_motion_blocks: int = _from(1, 64, 4)
+    motion_width: int = _from(1, 8192, 548)  # eyes 6, emotion 30, mouth 512
+    motion_hidden: int = _from(1, 8192, 512)
+    num_motion_tokens: int = _from(1, 4096, 64)
+    tail_width: int = _from(1, 4096, 128)
+    canonical_width: int = _from(1, 4096, 96)
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
     """Canonical and detail features -> planes."""
 
-    head_widths: tuple[int, ...] = (256, 128)
-    token_width: int = 1024
-    num_heads: int = 2
-    mlp_width: int = 2048
-    num_blocks: int = 1
-    kv_reduction: int = 2
-    tail_widths: tuple[int, ...] = (256, 128, 128)
+    head_widths: tuple[int, ...] = _from(1, 4096, (256, 128))
+    token_width: int = _from(4, 8192, 1024)
+    num_heads: int = _from(1, 128, 2)
+    mlp_width: int = _from(1, 32768, 2048)
+    num_blocks: int = _from(1, 64, 1)
+    kv_reduction: int = _from(1, 16, 2)
+    tail_widths: tuple[int, ...] = _from(1, 4096, (256, 128, 128))
 
 
 @dataclass(frozen=True)
 class RenderConfig:
     """Planes and a camera -> a picture (Eq. 1)."""
 
-    plane_size: int = 256
-    plane_width: int = 32
-    field_hidden: int = 64
-    box_side: float = 1.3  # scene units; the planes and the neck grid cover this cube around the origin
-    num_coarse: int = 48
-    num_fine: int = 48
-    neural_size: int = 128  # side of the ray grid
-    superres_widths: tuple[int, ...] = (256, 128)  # one per doubling
-    style_width: int = 512
+    plane_size: int = _from(16, 512, 256)
+    plane_width: int = _from(1, 1024, 32)
+    field_hidden: int = _from(1, 4096, 64)
+    box_side: float = _from(
+        0.01, 100, 1.3
+    )  # scene units; the planes and the neck grid cover this cube around the origin
+    num_coarse: int = _from(1, 256, 48)
+    num_fine: int = _from(1, 256, 48)
+    neural_size: int = _from(8, 512, 128)  # side of the ray grid
+    superres_widths: tuple[int, ...] = _from(1, 4096, (256, 128), (1, 4))  # one per doubling
+    style_width: int = _from(1, 8192, 512)
 
 
 @dataclass(frozen=True)
 class NeckConfig:
     """The field that undoes the rotation of the neck (supplement A; GNARF's surface field on a coarse mesh)."""
 
-    fine_size: int = 24
-    coarse_size: int = 8
-    near_squared_distance: float = 3e-3
-    min_triangle_area: float = 5e-3
-    num_shape: int = 300
-    num_expression: int = 100
+    fine_size: int = _from(2, 64, 24)
+    coarse_size: int = _from(2, 64, 8)
+    near_squared_distance: float = _from(1e-09, 100, 3e-3)
+    min_triangle_area: float = _from(1e-09, 100, 5e-3)
+    num_shape: int = _from(1, 1000, 300)
+    num_expression: int = _from(1, 1000, 100)
 
 
 @dataclass(frozen=True)
@@ -87,7 +106,7 @@ class ModelConfig:
     """One model. `image_size` is the side of source and result pictures."""
 
     preset: str = "portrait4d_v2"
-    image_size: int = 512
+    image_size: int = _from(32, 1024, 512)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
@@ -96,13 +115,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _check_numbers(self, "")
-        t, d, r, e = self.transformer, self.decoder, self.render, self.encoder
-        for name, values, length in (
-            ("encoder.trunk_widths", e.trunk_widths, 4),
-            ("encoder.trunk_blocks", e.trunk_blocks, 4),
-        ):
-            if len(values) != length:
-                raise InputError(f"{name}: expected {length} numbers, got {len(values)}")
+        t, d, r = self.transformer, self.decoder, self.render
+        if len(self.preset) > LONGEST_NAME or not self.preset.isprintable():
+            raise InputError(f"preset: expected a name of up to {LONGEST_NAME} letters, got {shown(self.preset)}")
         for name, width, heads in (
             ("transformer", t.token_width, t.num_heads),
             ("decoder", d.token_width, d.num_heads),
@@ -119,6 +134,12 @@ class ModelConfig:
             raise InputError(f"image_size: expected a multiple of 32, got {self.image_size}")
         if r.num_coarse < 4:
             raise InputError(f"render.num_coarse: expected at least 4, got {r.num_coarse}")
+        samples = r.neural_size**2 * (r.num_coarse + r.num_fine)
+        if samples > MOST_SAMPLES:
+            raise InputError(
+                f"render: expected at most {MOST_SAMPLES:,} samples a frame, neural_size² x (num_coarse + num_fine), "
+                f"got {samples:,}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, read back by `from_dict`."""
@@ -135,15 +156,24 @@ class ModelConfig:
 
 
 def _check_numbers(values: Any, prefix: str) -> None:
-    """Every number positive, finite and below a bound that no network reaches; no list empty."""
+    """Every number of the type of its field and within its range, every list of a length that it may have."""
     for f in dataclasses.fields(values):
         value, name = getattr(values, f.name), f"{prefix}{f.name}"
         if dataclasses.is_dataclass(value):
             _check_numbers(value, f"{name}.")
-        elif not isinstance(value, str):
+        elif "range" in f.metadata:
             numbers = value if isinstance(value, tuple) else (value,)
+            kinds = (float, int) if f.type == "float" else (int,)
+            if not all(type(number) in kinds for number in numbers):
+                raise InputError(f"{name}: expected {' or '.join(k.__name__ for k in kinds)}, got {literal(value)}")
             if not numbers or not all(0 < number <= LARGEST for number in numbers):
-                raise InputError(f"{name}: expected positive numbers up to {LARGEST}, got {value}")
+                raise InputError(f"{name}: expected positive numbers up to {LARGEST}, got {literal(value)}")
+            (least, most), (fewest, longest) = f.metadata["range"], f.metadata["lengths"]
+            if isinstance(value, tuple) and not fewest <= len(value) <= longest:
+                wanted = f"{fewest}" if fewest == longest else f"{fewest} to {longest}"
+                raise InputError(f"{name}: expected {wanted} numbers, got {len(value)}")
+            if not all(least <= number <= most for number in numbers):
+                raise InputError(f"{name}: expected numbers from {least:g} to {most:g}, got {literal(value)}")
 
 
 def _build(cls: Any, values: Any, name: str) -> Any:
@@ -152,7 +182,8 @@ def _build(cls: Any, values: Any, name: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(cls)}
     wrong = sorted(set(values) ^ set(fields))
     if wrong:
-        raise InputError(f"{name}: fields missing or unknown in {cls.__name__}: {', '.join(wrong)}; convert it again")
+        named = ", ".join(shown(key, LONGEST_NAME) for key in wrong[:LISTED]) + ", ..." * (len(wrong) > LISTED)
+        raise InputError(f"{name}: fields missing or unknown in {cls.__name__}: {named}; convert it again")
     defaults = cls()
     built = {}
     for key, value in values.items():
@@ -161,12 +192,15 @@ def _build(cls: Any, values: Any, name: str) -> Any:
             value = _build(type(default), value, f"{name}.{key}")
         elif isinstance(default, tuple):
             if not isinstance(value, list | tuple) or not all(type(v) is int for v in value):
-                raise InputError(f"{name}.{key}: expected a list of whole numbers, got {value!r}")
+                raise InputError(f"{name}.{key}: expected a list of whole numbers, got {literal(value)}")
             value = tuple(value)
         elif type(value) is not type(default) and not (type(default) is float and type(value) is int):
-            raise InputError(f"{name}.{key}: expected {type(default).__name__}, got {value!r}")
+            raise InputError(f"{name}.{key}: expected {type(default).__name__}, got {literal(value)}")
         built[key] = value
-    return cls(**built)
+    try:
+        return cls(**built)
+    except InputError as error:
+        raise InputError(f"{name}.{error}; convert it again") from error
 
 
 def portrait4d_v2() -> ModelConfig:

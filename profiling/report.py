@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from triportrait.core.errors import InputError
+from triportrait.core.files import read_json
 from triportrait.profiling import frame, kernels
 
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
@@ -82,7 +82,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
         machine, red = found["machine"], [row for row in (*found["frame"], *found["kernels"]) if "red" in row]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: expected what `triportrait profile all` writes; make it again") from error

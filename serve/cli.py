@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
 from triportrait import __version__
 from triportrait.core.errors import InputError
 from triportrait.core.libraries import MISSING, fault, install
+from triportrait.core.sentences import literal, say, say_traceback
 from triportrait.serve.options import parse
 from triportrait.serve.process import stops, streams
 
@@ -51,7 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             return _run(arguments)
         except KeyboardInterrupt:
-            print("\ntriportrait: interrupted; nothing half-written is left", file=sys.stderr)
+            left = "" if arguments[:1] == ["verify"] else "; nothing half-written is left"
+            print(f"\ntriportrait: interrupted{left}", file=sys.stderr)
             return INTERRUPTED
 
 
@@ -64,7 +65,7 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in JOBS:
-        return _refuse(f"job: expected one of {', '.join(JOBS)}, got {name!r}; `triportrait --help` lists them")
+        return _refuse(f"job: expected one of {', '.join(JOBS)}, got {literal(name)}; `triportrait --help` lists them")
     if name in SERVING:  # read when torch is loaded; threads that wait in a loop would take the cores of those at work
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     verbose = any(a == "--verbose" or (a.startswith("-") and not a.startswith("--") and "v" in a) for a in rest)
@@ -78,13 +79,13 @@ def _run(arguments: Sequence[str]) -> int:
         if not named:
             raise
         if verbose:
-            traceback.print_exception(error)
+            say_traceback()
         return _refuse(f"{named[0]}; install it again; `triportrait doctor` shows more")
     try:
         return parse(name, job, rest).run() or 0
     except InputError as error:
         if verbose:
-            traceback.print_exc()
+            say_traceback()
         return _refuse(str(error))
     except ModuleNotFoundError as error:
         return _refuse(_missing(error))
@@ -98,7 +99,7 @@ def _missing(error: ModuleNotFoundError) -> str:
 
 
 def _refuse(sentence: str) -> int:
-    print(f"triportrait: {sentence}", file=sys.stderr)
+    say(f"triportrait: {sentence}")
     return BAD_INPUT
 
 

@@ -23,6 +23,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
+from triportrait.core import files
 from triportrait.core.errors import InputError
 from triportrait.serve.pictures import (
     PICTURE_ENDINGS,
@@ -278,7 +279,7 @@ def opened(path: Path) -> Iterator[InputContainer]:
     Raises: `InputError` when the path is missing, unreadable, empty, or libav makes nothing of it, with its reason.
     """
     try:
-        with path.open("rb") as file:
+        with files.opened(path) as file:
             empty = not file.read(1)
     except OSError as error:
         raise InputError(f"{path}: the video cannot be read ({reason_of(error)}); check the path") from error

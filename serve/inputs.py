@@ -6,23 +6,28 @@ square of a picture counts as aligned.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from triportrait.core.errors import InputError
 from triportrait.serve.clips import Clip, Frame, open_clip
 from triportrait.serve.faces.alignment import align, middle_square
 from triportrait.serve.faces.face import Face, FaceProvider
 from triportrait.serve.faces.landmark_files import RAW_LANDMARKS, KnownFaces, LandmarkFolder, known_beside
+from triportrait.serve.faces.searching import LOOK_GAP_S, MOST_LOOKED_AT, first_face
 from triportrait.serve.faces.tracker import FaceTracker, Followed, chosen, cut_out
 from triportrait.serve.parameters import PICTURES, TrackedFolder, Tracking, beside
 from triportrait.serve.pictures import PICTURE_ENDINGS, list_pictures, read_picture
 
 Known = TrackedFolder | KnownFaces
+FEW_PICTURES = 100  # of which each is looked at
+MOST_SOURCE_FRAMES = 250  # of a film that is the portrait, in which a face is looked for
 
 
 def known_of(picture: Path, folder: Path | None) -> Known | None:
@@ -101,11 +106,14 @@ class SourceFile:
         Raises:
             InputError: the picture or its files are damaged; it has no face, or not as many.
         """
+        film = None
         if self.path.suffix.lower() in PICTURE_ENDINGS or not self.path.exists():
             image = read_picture(self.path)
         else:
-            with closing(open_clip(self.path).frames(1)) as frames:
+            film = open_clip(self.path)
+            with closing(film.frames(1)) as frames:
                 image = next(frames).image
+        if film is not None and self.known is not None:
             say(f"source: the first frame of {self.path}")
         if isinstance(self.known, TrackedFolder):
             return SourcePicture(self.path, image, self.known.at(self.path.stem))
@@ -117,6 +125,8 @@ class SourceFile:
                                  "track the face again")  # fmt: skip
             return SourcePicture(self.path, image, face=known)
         provider = finder()
+        if film is not None:
+            image = self._frame(film, image, provider, number, say)
         if provider is None:
             return SourcePicture(self.path, image)
         found = [face for face in provider.find(image) if _lies_in(face, image)]
@@ -124,6 +134,27 @@ class SourceFile:
         if face is None and (must or found):
             raise InputError(_too_few_faces(self.path, len(found), number))
         return SourcePicture(self.path, image, face=face, faces=len(found))
+
+    def _frame(
+        self, film: Clip, first: np.ndarray, provider: FaceProvider | None, number: int | None,
+        say: Callable[[str], None],
+    ) -> np.ndarray:  # fmt: skip
+        """The frame of a film that is the portrait: the first with as many faces as are asked for, else with one."""
+        for wanted in () if provider is None else dict.fromkeys((number or 1, 1)):
+            assert provider is not None
+            with closing(film.frames()) as frames:
+                looked = first_face(frames, provider, wanted, most=MOST_SOURCE_FRAMES)
+            if looked.frame is not None and looked.frame.index:
+                shows = "a face" if wanted == 1 else f"{wanted} faces"
+                say(
+                    f"source: frame {looked.frame.index + 1} of {self.path}, at {looked.frame.time_s:.2f} s: the first "
+                    f"that shows {shows}"
+                )
+                return looked.frame.image
+            if looked.frame is not None:
+                break
+        say(f"source: the first frame of {self.path}")
+        return first
 
 
 def _lies_in(face: Face, image: np.ndarray) -> bool:
@@ -195,6 +226,38 @@ class DrivingFrames:
         """The published files, which count the frames as aligned."""
         return self.known if isinstance(self.known, TrackedFolder) else None
 
+    def look(self, provider: FaceProvider, limit: int | None, must: bool, say: Callable[[str], None]) -> None:
+        """See whether the clip shows a face, before any work; a long one is looked through in its beginning alone.
+
+        Args:
+            limit: only so many frames are asked for.
+            must: a clip without a face is refused, else it is said.
+
+        Raises:
+            InputError: no frame shows a face, or none that is short enough to be looked through shows one.
+        """
+        total = min(self.clip.frame_count or MOST_LOOKED_AT, limit or MOST_LOOKED_AT, MOST_LOOKED_AT)
+        few = self.clip.is_pictures and total <= FEW_PICTURES
+        with (
+            closing(self.clip.frames(limit)) as frames,
+            tqdm(frames, total=total, unit="frame", desc="look for a face", file=sys.stderr, disable=None, delay=2.0,
+                 leave=False) as bar,
+        ):  # fmt: skip
+            looked = first_face(bar, provider, gap_s=0.0 if few else LOOK_GAP_S)
+        if looked.frame is not None:
+            return
+        name, none = self.clip.path, "expected a face that drives, found none"
+        if not looked.whole:
+            say(f"warning: {name}: none of its first {looked.count} frames shows a face; until one comes the portrait "
+                "keeps its own expression")  # fmt: skip
+        elif must:
+            raise InputError(
+                f"{name}: {none} in {_frames(looked.count)}; give another, or --faces none if it is aligned already"
+            )
+        else:
+            say(f"warning: {name}: {none} in {_frames(looked.count)}; the portrait will keep its own expression: give "
+                "another, or --faces none if it is aligned already")  # fmt: skip
+
     def follow(self, frame: Frame, tracker: FaceTracker) -> Followed:
         """The face in a frame; the tracker is asked where no published file knows.
 
@@ -210,6 +273,10 @@ class DrivingFrames:
         if tracker.provider is None:
             return aligned(frame.image, Tracking(), tracker.size_px)
         return tracker.follow(frame.image, frame.time_s)
+
+
+def _frames(count: int) -> str:
+    return f"{count} frames" if count != 1 else "its one frame"
 
 
 def _too_few(known: Known, count: int, clip: Clip) -> InputError:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 import io
+import itertools
 import re
 from collections.abc import Sequence
 from contextlib import redirect_stderr
-from dataclasses import Field, fields
-from typing import Any, NoReturn, Protocol, get_args
+from dataclasses import dataclass, fields
+from typing import Any, NoReturn, Protocol, get_args, get_type_hints
 
 from triportrait.core.errors import InputError
+from triportrait.core.sentences import LONGEST_NAME, literal, shown
 
 # the parser's names for what an option takes -> in words
 _WANTED = {"INT": "a whole number", "FLOAT": "a number", "N": "a whole number"}
@@ -31,6 +33,8 @@ def parse(name: str, job: type[Any], arguments: Sequence[str]) -> Job:
     import tyro
 
     said = io.StringIO()
+    places = _Places.of(name, job, arguments)
+    arguments = places.put(arguments)
     try:
         with redirect_stderr(said):
             parsed, unknown = tyro.cli(
@@ -47,13 +51,91 @@ def parse(name: str, job: type[Any], arguments: Sequence[str]) -> Job:
     except SystemExit as stop:
         if not stop.code:
             raise  # help, on the standard output
-        _explain(name, said.getvalue(), arguments)
+        _explain(name, said.getvalue(), arguments, places)
     if unknown:
-        _explain_unknown(name, job, unknown[0])
+        _explain_unknown(name, places, unknown[0])
     return parsed
 
 
-def _explain(name: str, box: str, arguments: Sequence[str]) -> NoReturn:
+@dataclass(frozen=True)
+class _Places:
+    """What a job takes by its place. It may be named as well, by `--source` or `-s`, as other tools have it.
+
+    Attributes:
+        command: as on the command line, without the program's name.
+        names: of what has a place, in order. options: names of all else, as they are written.
+        named: filled by `put`, name -> value.
+    """
+
+    command: str
+    names: tuple[str, ...]
+    options: tuple[str, ...]
+    named: dict[str, str]
+
+    @classmethod
+    def of(cls, command: str, job: Any, arguments: Sequence[str]) -> _Places:
+        """Those of a job; of a union of jobs, those of the kind that comes first among the arguments."""
+        import tyro
+
+        kinds = get_args(job) or (job,)
+        if len(kinds) > 1 and arguments:
+            kinds = tuple(kind for kind in kinds if kind.__name__.lower() == arguments[0]) or kinds
+            command = f"{command} {arguments[0]}" if len(kinds) == 1 else command
+        placed, options = [], []
+        for kind in kinds:
+            hints = get_type_hints(kind, include_extras=True)
+            for field in fields(kind):
+                if tyro.conf.Positional in getattr(hints[field.name], "__metadata__", ()):
+                    placed.append(field.name.replace("_", "-"))
+                else:
+                    options.append(f"{'no-' if field.default is True else ''}{field.name.replace('_', '-')}")
+        return cls(command, tuple(placed) if len(kinds) == 1 else (), tuple(options), {})
+
+    @property
+    def usage(self) -> str:
+        return " ".join(["triportrait", self.command, *(name.upper() for name in self.names)])
+
+    def flags(self) -> dict[str, str]:
+        """What names a place -> its name; a letter only where it begins no other."""
+        letters = [name[0] for name in self.names]
+        own = {f"-{name[0]}": name for name in self.names if letters.count(name[0]) == 1 and name[0] not in "hv"}
+        return own | {f"--{name}": name for name in self.names if name not in self.options}
+
+    def put(self, arguments: Sequence[str]) -> Sequence[str]:
+        """The arguments with what was named in its place.
+
+        Raises:
+            InputError: a name comes twice or without a value, or what has no name cannot be told.
+        """
+        flags, rest, left = self.flags(), list[str](), iter(arguments)
+        for argument in left:
+            flag, equals, value = argument.partition("=")
+            if flag not in flags or argument == "--":
+                rest.append(argument)
+                rest.extend(left if argument == "--" else ())
+                continue
+            name = flags[flag]
+            if name in self.named:
+                raise InputError(f"{self.command}: {name.upper()} came twice; {self.usage}")
+            found = value if equals else next(left, None)
+            if found is None:
+                raise InputError(f"{flag}: a value is wanted, none came; {self.usage}")
+            self.named[name] = found
+        if not self.named:
+            return arguments
+        before = tuple(itertools.takewhile(self.named.__contains__, self.names))
+        others = self.names[len(before) :]
+        after = tuple(itertools.takewhile(self.named.__contains__, reversed(others)))
+        if len(before) + len(after) < len(self.named):
+            free = ", ".join(name.upper() for name in self.names if name not in self.named)
+            raise InputError(f"{self.command}: {free} has no name and its place cannot be told; {self.usage}")
+        start = 1 if " " in self.command else 0
+        return [
+            *rest[:start], *(self.named[n] for n in before), *rest[start:], *(self.named[n] for n in reversed(after))
+        ]  # fmt: skip
+
+
+def _explain(name: str, box: str, arguments: Sequence[str], places: _Places) -> NoReturn:
     """Turn the parser's box into a sentence."""
 
     def given(shown: str) -> str:
@@ -73,6 +155,10 @@ def _explain(name: str, box: str, arguments: Sequence[str]) -> NoReturn:
     helped = f"`triportrait {name} --help` lists the options"
     if text.startswith("Missing from"):
         words = [line.split()[0] for line in lines[1:rule] if re.fullmatch(r"[A-Z_]+|--[a-z0-9-]+ \S+", line)]
+        if places.named:  # the parser knows places alone, and calls the last ones missing
+            free = [one.upper() for one in places.names if one not in places.named]
+            wanting = [word for word in words if not word.startswith("-")]
+            words = free[len(free) - len(wanting) :] + words[len(wanting) :]
         several = f"{', '.join(words[:-1])} and {words[-1]} are" if len(words) > 1 else f"{''.join(words)} is"
         raise InputError(f"{name}: {several} missing; {helped}")
     if found := re.match(r"Missing value for argument '([^']+)'", text):
@@ -89,16 +175,20 @@ def _explain(name: str, box: str, arguments: Sequence[str]) -> NoReturn:
     raise InputError(f"{name}: {text or 'its options could not be read'}; {helped}")
 
 
-def _all_fields(job: Any) -> list[Field[Any]]:
-    """The options of a job, or of all its kinds where it is a union of them."""
-    return [field for kind in get_args(job) or (job,) for field in fields(kind)]
-
-
-def _explain_unknown(name: str, job: type[Any], given: str) -> NoReturn:
+def _explain_unknown(name: str, places: _Places, given: str) -> NoReturn:
     helped = f"`triportrait {name} --help` lists the options"
     if not given.startswith("-"):
-        raise InputError(f"{name}: {given!r} is one argument too many; {helped}")
+        if places.named:
+            twice = ", ".join(one.upper() for one in places.named)
+            raise InputError(f"{name}: {twice} came by name and by place, or {given!r} is one argument too many; "
+                             f"{places.usage}")  # fmt: skip
+        raise InputError(f"{name}: {literal(given)} is one argument too many; {helped}")
     option = given.split("=")[0]
-    known = [f"--{'no-' if field.default is True else ''}{field.name.replace('_', '-')}" for field in _all_fields(job)]
-    near = difflib.get_close_matches(option, known, 1)
-    raise InputError(f"{name}: there is no option {option}{f', perhaps {near[0]}' if near else ''}; {helped}")
+    near = (
+        difflib.get_close_matches(option.strip("-"), [*places.options, *places.names], 1) if option[1:2] == "-" else []
+    )
+    perhaps = ""
+    if near:
+        perhaps = f", perhaps --{near[0]}" if near[0] in places.options else f", perhaps {near[0].upper()}"
+    usage = f"{places.usage}; " if near and near[0] in places.names else ""
+    raise InputError(f"{name}: there is no option {shown(option, LONGEST_NAME)}{perhaps}; {usage}{helped}")

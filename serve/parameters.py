@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from triportrait.core.errors import InputError
+from triportrait.core.files import opened
 from triportrait.core.motion.crop import anchors_of
 from triportrait.core.render.cameras import camera_from_label
 from triportrait.core.types import Camera
@@ -233,11 +234,13 @@ def read_landmarks(path: Path) -> Tensor:
 def _read_array(path: Path) -> np.ndarray:
     """Read a .npy file as finite float32; nothing is allocated for what its header only promises."""
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             whole = file.read(6) == b"\x93NUMPY"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             values = np.load(path, mmap_mode="r", allow_pickle=False) if whole else None
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise _missing(path) from error
     except OSError as error:

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from triportrait.core.errors import InputError
+from triportrait.core.files import opened
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 SMALLEST_SIDE_PX = 64
@@ -118,7 +119,7 @@ def still_kind(path: Path) -> str | None:
     Returns: "HEIC" or "AVIF"; None for anything else, and where the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             start = file.read(64)
     except OSError:
         return None
@@ -291,7 +292,7 @@ def _check_readable(path: Path) -> None:
     if path.is_dir():
         raise InputError(f"{path}: a picture is wanted, this is a folder; name one file in it")
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             empty = not file.read(1)
     except OSError as error:
         raise InputError(f"{path}: the picture cannot be read ({reason_of(error)}); check the path") from error

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
+from triportrait.core.errors import InputError
 from triportrait.core.provenance.manifest import (
     COMPOSITE,
     GENERATED,
@@ -17,10 +22,13 @@ from triportrait.core.provenance.manifest import (
     why_not,
 )
 from triportrait.core.provenance.watermark import MESSAGE_BITS, Read, Reader
+from triportrait.core.sentences import LONGEST_NAME, LONGEST_SENTENCE, bounded, shown
 from triportrait.serve.pictures import PICTURE_ENDINGS, read_picture
-from triportrait.serve.video import open_clip
+from triportrait.serve.video import Frame, open_clip
 
+LISTED = 8  # networks, or problems, in a line
 LOOKED_AT = 256  # frames of a video, from its beginning
+CERTAIN_AT = (32, 64, 128)  # after so many it is seen whether more are needed
 KINDS = {GENERATED: "made by a trained network", COMPOSITE: "recorded, with parts made by a trained network"}
 
 
@@ -42,7 +50,7 @@ class Verified:
     def lines(self) -> list[str]:
         """For people."""
         return [
-            str(self.path),
+            shown(str(self.path), LONGEST_SENTENCE),
             *_of_manifest(self.manifest, self.looked),
             _of_watermark(self.watermark),
             _verdict(self.missing),
@@ -57,9 +65,9 @@ class Verified:
             "missing": list(self.missing),
             "manifest_looked_for": self.looked,
             "manifest": None if found is None else {
-                "altered": found.altered, "problems": list(found.problems), "signer": found.signer,
-                "generator": found.generator, "digital_source_type": found.kind,
-                "generation": found.generation,
+                "altered": found.altered, "problems": bounded(list(found.problems)),
+                "signer": shown(found.signer), "generator": shown(found.generator),
+                "digital_source_type": shown(found.kind), "generation": bounded(found.generation),
             },
             "watermark": {
                 "message": None if read.message is None else f"{read.message:07x}", "pictures": read.pictures,
@@ -69,19 +77,31 @@ class Verified:
 
 
 def read_file(path: Path) -> Read:
-    """The watermark of a picture, or of the first 256 frames of a video.
+    """The watermark of a picture, or of the first frames of a video: 256 at most, 32 where those leave no doubt.
 
     Raises:
         InputError: the file is missing, or neither a picture nor a video that can be read.
     """
+    if not path.exists():
+        raise InputError(f"{path}: no such file; check the path")
     reader = Reader()
     if path.suffix.lower() in PICTURE_ENDINGS:
         reader.add(read_picture(path))
     else:
-        with closing(open_clip(path).frames(LOOKED_AT)) as frames:
-            for frame in frames:
+        clip = open_clip(path)
+        total = min(LOOKED_AT, clip.frame_count or LOOKED_AT)
+        with closing(clip.frames(LOOKED_AT)) as frames, _bar(frames, total) as bar:
+            for count, frame in enumerate(bar, start=1):
                 reader.add(frame.image)
+                # All 64 signs right by accident: once in 10^10.
+                if count in CERTAIN_AT and (found := reader.result()).message is not None and not found.turned:
+                    return found
     return reader.result()
+
+
+def _bar(frames: Iterable[Frame], total: int) -> tqdm[Frame]:
+    """Progress on a terminal, where it takes long."""
+    return tqdm(frames, total=total, unit="frame", desc="verify", file=sys.stderr, disable=None, delay=1.5, leave=False)
 
 
 def verify(path: Path) -> Verified:
@@ -106,7 +126,7 @@ def _missing(manifest: Manifest | None, read: Read) -> list[str]:
     if manifest.altered:
         said.append("the file is not what was signed")
     elif manifest.problems:
-        said.append(f"the manifest does not hold ({', '.join(map(_plain, manifest.problems))})")
+        said.append(f"the manifest does not hold ({', '.join(map(shown, manifest.problems[:LISTED]))})")
     generation = manifest.generation or {}
     claimed = generation.get("watermark_message")
     if not generation:
@@ -125,32 +145,29 @@ def _of_manifest(manifest: Manifest | None, looked: bool) -> list[str]:
         return ["manifest: none" if looked else "manifest: not looked for"]
     state = "ALTERED, the file is not what was signed" if manifest.altered else "intact"
     if manifest.problems:
-        state += f" ({', '.join(map(_plain, manifest.problems))})"
+        state += f" ({', '.join(map(shown, manifest.problems[:LISTED]))})"
     lines = [f"manifest: {state}"]
     if manifest.signer:
         # No list of issuers is asked.
-        lines.append(f"  signed by '{_plain(manifest.signer)}', an unknown issuer: its certificate proves no name")
+        lines.append(f"  signed by '{shown(manifest.signer)}', an unknown issuer: its certificate proves no name")
     if manifest.kind or manifest.generator:
-        kind = KINDS.get(manifest.kind) or _plain(manifest.kind) or "not how it was made"
-        lines.append(f"  says: {kind}; by {_plain(manifest.generator)}")
+        kind = KINDS.get(manifest.kind) or shown(manifest.kind) or "not how it was made"
+        lines.append(f"  says: {kind}; by {shown(manifest.generator)}")
     if manifest.generation is not None:
         told = manifest.generation
-        lines.append(f"  source: SHA-256 {_plain(told.get('source_sha256'))}")
-        lines.append(f"  weights: {_plain(told.get('weights'))}{_checksums(told.get('weights_sha256'))}")
+        lines.append(f"  source: SHA-256 {shown(told.get('source_sha256'))}")
+        lines.append(f"  weights: {shown(told.get('weights'))}{_checksums(told.get('weights_sha256'))}")
         message = told.get("watermark_message")
-        lines.append(f"  watermark: {'left out' if message is None else f'message {_plain(message)}'}")
+        lines.append(f"  watermark: {'left out' if message is None else f'message {shown(message)}'}")
     return lines
-
-
-def _plain(value: Any) -> str:
-    """What a file says, without what a terminal would obey, and no longer than a line."""
-    return "".join(c if c.isprintable() else "?" for c in str(value))[:200]
 
 
 def _checksums(found: Any) -> str:
     if not isinstance(found, dict):
         return ""
-    return "".join(f", {_plain(name)} {_plain(value)[:16]}…" for name, value in found.items())
+    pairs = list(found.items())
+    told = "".join(f", {shown(name, LONGEST_NAME)} {shown(value)[:16]}…" for name, value in pairs[:LISTED])
+    return told + (f" and {len(pairs) - LISTED:,} more" if len(pairs) > LISTED else "")
 
 
 def _of_watermark(read: Read) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait, weights_folder
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
+from triportrait.core.files import check_tensor_file
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.network_kind import REENACTMENT, STATIC, Network, check_network
 from triportrait.core.portrait import Portrait4D
@@ -237,8 +238,9 @@ def read_file(path: Path) -> dict[str, Tensor]:
     Raises: `InputError` where it cannot be read.
     """
     try:
+        check_tensor_file(path)
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"{path}: expected a safetensors file, it cannot be read; convert it again") from error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from triportrait.core.errors import InputError
+from triportrait.core.files import read_json
 from triportrait.train import stage1, stage2
 from triportrait.train.begin import Begin, reenact_models, static_models
 from triportrait.train.config import Precision, StageConfig, TrainConfig
@@ -170,7 +170,7 @@ def _on(batch: Any, device: torch.device) -> Any:
 
 def _config(run: Path) -> TrainConfig:
     try:
-        plain = json.loads((run / CONFIG).read_text())
+        plain = read_json(run / CONFIG)
         return rebuilt(TrainConfig, plain, {}, "config")  # type: ignore[no-any-return]
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{run / CONFIG}: it is no config of a run of one stage; name another run") from error
@@ -179,7 +179,7 @@ def _config(run: Path) -> TrainConfig:
 def _begin(run: Path) -> Begin:
     path = run / DIVERGED / BEGIN
     try:
-        found: Begin = rebuilt(Begin, json.loads(path.read_text()), {}, "begin")
+        found: Begin = rebuilt(Begin, read_json(path), {}, "begin")
         return dataclasses.replace(found, discriminator=None)  # it is the one that was saved
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from triportrait import __version__
 from triportrait.core.checkpoint import save_weights
+from triportrait.core.files import MOST_INDEX, read_bytes, read_json
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.network_kind import REENACTMENT, STATIC
 from triportrait.core.portrait import Portrait4D
@@ -173,7 +174,7 @@ def _note_commit(run: Path) -> list[str]:
     """The commits of the sources that this run was made by, one after the other; the last is today's."""
     path = run / COMMITS
     try:
-        known = [str(name) for name in json.loads(path.read_text())]
+        known = [str(name) for name in read_json(path)]
     except (OSError, ValueError, TypeError):
         known = []
     now = commit()
@@ -185,7 +186,7 @@ def _note_commit(run: Path) -> list[str]:
 
 def short_of(stage: str, log: Path) -> list[str]:
     """What the next stage should not be built on, by the last numbers of a stage's log."""
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = [json.loads(line) for line in read_bytes(log, MOST_INDEX).decode().splitlines()]
     told = {key: value for line in lines if line["stage"] == stage for key, value in line.items()}
     found = []
     if stage == "stage1" and told.get("psnr unseen", ENOUGH_DB) < ENOUGH_DB:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from triportrait.core.errors import InputError
+from triportrait.core.sentences import shown
 
 SCENE_UNITS_PER_METRE = 3.0
 CANONICAL_JAW = (0.3, 0.0, 0.0)  # radians; the canonical face has its mouth slightly open
@@ -34,6 +35,8 @@ class Tables(nn.Module):
     def __init__(self, tables: Mapping[str, Tensor]) -> None:
         super().__init__()
         for name, table in tables.items():
+            if not name.isidentifier() or hasattr(self, name):
+                raise InputError(f"{shown(name)}: expected the name of a table, got another; convert the weights again")
             self.register_buffer(name, table.float() if table.is_floating_point() else table)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -55,11 +58,9 @@ class Flame(Tables):
     """
 
     def __init__(self, tables: Mapping[str, Tensor]) -> None:
-        missing = [name for name in REQUIRED if name not in tables]
-        if missing:
-            raise InputError(f"FLAME: expected the tables {', '.join(REQUIRED)}, missing {', '.join(missing)}")
-        U, J = len(tables["template"]), NUM_JOINTS
-        K = tables["shape_directions"].shape[-1]
+        _check_names(tables)
+        U, J = (tables["template"].shape or (0,))[0], NUM_JOINTS
+        K = (tables["shape_directions"].shape or (0,))[-1]
         wanted = {
             "template": (U, 3), "shape_directions": (U, 3, K), "pose_directions": (9 * (J - 1), 3 * U),
             "joint_regressor": (J, U), "parents": (J,), "skinning_weights": (U, J),
@@ -67,11 +68,14 @@ class Flame(Tables):
         for name, shape in wanted.items():
             if tuple(tables[name].shape) != shape:
                 raise InputError(f"FLAME {name}: expected {list(shape)}, got {list(tables[name].shape)}")
+            if tables[name].is_floating_point() == (name == "parents"):
+                wanted_numbers = "whole" if name == "parents" else "real"
+                raise InputError(f"FLAME {name}: expected {wanted_numbers} numbers, got {kind_of(tables[name])}")
         super().__init__(tables)
         chain = self["parents"].tolist()
         if chain[0] != -1 or not all(0 <= parent < joint for joint, parent in enumerate(chain[1:], start=1)):
             raise InputError(f"FLAME parents: expected -1, then an earlier joint for each, got {chain}")
-        check_indices("FLAME faces", self["faces"], U)
+        check_indices("FLAME faces", self["faces"], U, 3)
         self._chain_of_joints: tuple[int, ...] = tuple(chain)  # kept on the host: it is walked joint by joint
 
     def forward(self, betas: Tensor, neck: Tensor, jaw: Tensor, eyes: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,12 +117,30 @@ class Flame(Tables):
         return (corners * self["landmark70_barycentrics"][0][..., None]).sum(2)
 
 
-def check_indices(name: str, indices: Tensor, below: int) -> None:
+def _check_names(tables: Mapping[str, Tensor]) -> None:
+    missing = [name for name in REQUIRED if name not in tables]
+    if missing:
+        raise InputError(f"FLAME: expected the tables {', '.join(REQUIRED)}, missing {', '.join(missing)}")
+
+
+def kind_of(table: Tensor) -> str:
+    """What a table is made of, for sentences: float32, int64."""
+    return str(table.dtype).removeprefix("torch.")
+
+
+def check_indices(name: str, indices: Tensor, below: int, columns: int = 0) -> None:
     """Refuse a table that points outside of another.
 
+    Args:
+        columns: the table is [N, columns]; 0 takes any shape.
+
     Raises:
-        InputError: a value is no whole number from 0 to below - 1.
+        InputError: it has another shape, or a value is no whole number from 0 to below - 1.
     """
+    if indices.dtype == torch.bool or (columns and (indices.ndim != 2 or indices.shape[1] != columns)):
+        shape = f" [N, {columns}]" if columns else ""
+        got = f"{list(indices.shape)} of {kind_of(indices)}"
+        raise InputError(f"{name}: expected whole numbers{shape}, got {got}; convert the weights again")
     if indices.is_floating_point() or indices.numel() == 0 or int(indices.min()) < 0 or int(indices.max()) >= below:
         raise InputError(f"{name}: expected whole numbers from 0 to {below - 1}; convert the weights again")
 
@@ -137,7 +159,11 @@ def rescale_flame(tables: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tables of a FLAME file (metres) in scene units, the canonical neck joint at the origin.
 
     Not for the tables of a published checkpoint: those are in scene units already.
+
+    Raises:
+        InputError: as `Flame`.
     """
+    _check_names(tables)
     scaled = dict(tables)
     for name in ("template", "shape_directions", "pose_directions"):
         scaled[name] = tables[name] * SCENE_UNITS_PER_METRE

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from triportrait.core.config import NeckConfig
 from triportrait.core.errors import InputError
-from triportrait.core.motion.flame import Flame, Tables, check_indices
+from triportrait.core.motion.flame import Flame, Tables, check_indices, kind_of
 from triportrait.core.types import NeckGrid
 from triportrait.kernels.march import Warp, warped
 from triportrait.kernels.nearest_face import Edges, mesh_edges, nearest_face
@@ -62,8 +62,14 @@ class NeckField(nn.Module):
         if missing:
             raise InputError(f"coarse mesh: the table {missing[0]} is missing; convert the weights again")
         self.mesh = Tables(mesh)
-        check_indices("coarse_vertices", self.mesh["coarse_vertices"], len(self.flame["template"]))
-        check_indices("coarse_faces", self.mesh["coarse_faces"], len(self.mesh["coarse_vertices"]))
+        barycentrics = self.mesh["coarse_barycentrics"]
+        check_indices("coarse_vertices", self.mesh["coarse_vertices"], len(self.flame["template"]), 3)
+        check_indices("coarse_faces", self.mesh["coarse_faces"], len(self.mesh["coarse_vertices"]), 3)
+        if barycentrics.shape != self.mesh["coarse_vertices"].shape or not barycentrics.is_floating_point():
+            raise InputError(
+                f"coarse_barycentrics: expected real numbers {list(self.mesh['coarse_vertices'].shape)}, got "
+                f"{list(barycentrics.shape)} of {kind_of(barycentrics)}; convert the weights again"
+            )
         edges = mesh_edges(self.mesh["coarse_faces"])  # once: finding them waits for a GPU
         self.register_buffer("edge_ends", edges.ends, persistent=False)
         self.register_buffer("edge_faces", edges.first_face, persistent=False)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from triportrait.core.config import NeckConfig
 from triportrait.core.errors import InputError
+from triportrait.core.sentences import shown
 from triportrait.core.types import NeckGrid
 
 DEGREE = 3
@@ -47,7 +48,10 @@ class TurningNeck(nn.Module):
         wanted = {"coefficients": [len(EXPONENTS), 4 * config.fine_size**3 + 3 * config.coarse_size**3]}
         found = {name: list(table.shape) for name, table in tables.items()}
         if found != wanted:
-            raise InputError(f"neck: expected the tables {wanted}, got {found}; make them again for these grids")
+            raise InputError(f"neck: expected the tables {wanted}, got {shown(found)}; make them again for these grids")
+        if not tables["coefficients"].is_floating_point():
+            got = str(tables["coefficients"].dtype).removeprefix("torch.")
+            raise InputError(f"neck: coefficients: expected real numbers, got {got}; make them again")
         self.register_buffer("coefficients", tables["coefficients"].float(), persistent=False)
         self.register_buffer("exponents", EXPONENTS.clone(), persistent=False)
         self.register_buffer("limits", torch.tensor(LIMITS), persistent=False)

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from triportrait.core.errors import InputError
+from triportrait.core.files import read_bytes
 
 VARIABLE = "TRIPORTRAIT_CERTIFICATE"  # a PEM file with a key and its certificates
 MADE_NAME = "triportrait, self-signed"
 _YEARS = 20
+_LARGEST_PEM = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def find_identity(certificate: Path | None = None, key: Path | None = None) -> I
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path, _LARGEST_PEM)
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         raise InputError(
@@ -176,7 +178,7 @@ def _keep(path: Path, pem: bytes) -> bytes:
         try:
             os.link(part, path)
         except FileExistsError:
-            return path.read_bytes()
+            return read_bytes(path, _LARGEST_PEM)
         except OSError:  # a file system without links
             os.replace(part, path)
         return pem

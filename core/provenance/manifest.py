@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from triportrait.core.errors import InputError
+from triportrait.core.files import opened
 from triportrait.core.libraries import fault, install
 from triportrait.core.provenance.certificate import Identity, find_identity
+from triportrait.core.sentences import shown
 
 NAME = "triportrait"
 LABEL = "triportrait.generation"  # our own assertion
 INSTALL = install("provenance")
 _SOURCES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 GENERATED, COMPOSITE = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
+_LARGEST_JSON = 4 << 20  # characters of a manifest as text; one of ours has 5,000
 _SETTINGS: dict[str, Any] = {
     "builder": {"thumbnail": {"enabled": False}},
     "core": {"allowed_network_hosts": []},
@@ -88,7 +91,7 @@ def media_type(path: Path) -> str | None:
 
     Raises: `OSError` for what cannot be read.
     """
-    with path.open("rb") as file:
+    with opened(path) as file:
         start = file.read(12)
     if start.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
@@ -166,7 +169,7 @@ def _write(plain: Any, signed: Any, kind: str, claim: Claim, identity: Identity)
 
 def _said(error: Exception) -> str:
     """What the library says, on one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return shown(" ".join(str(error).split())) or type(error).__name__
 
 
 def _definition(claim: Claim) -> dict[str, Any]:
@@ -207,20 +210,28 @@ def read_manifest(path: Path) -> Manifest | None:
         if kind is None:
             return None
         with (
-            path.open("rb") as file,
+            opened(path) as file,
             c2pa.Context.from_dict(_SETTINGS) as context,
             c2pa.Reader(kind, file, context=context) as reader,
         ):
-            found = json.loads(reader.json())
+            told = reader.json()
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         raise InputError(f"{path}: not readable ({reason}); check the path") from error
     except c2pa.C2paError.ManifestNotFound:
         return None
+    except InputError:
+        raise
     except (c2pa.C2paError, ValueError) as error:
         said = _said(error)
         return Manifest(True, (said,), "", "", "", None)
-    return _summary(found)
+    if len(told) > _LARGEST_JSON:
+        problem = f"it has {len(told):,} characters, {_LARGEST_JSON:,} at most are read"
+        return Manifest(True, (problem,), "", "", "", None)
+    try:
+        return _summary(json.loads(told))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError):
+        return Manifest(True, ("it is of another form than manifests have",), "", "", "", None)
 
 
 def _summary(found: dict[str, Any]) -> Manifest:

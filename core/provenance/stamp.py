@@ -31,6 +31,9 @@ class Stamp:
         certificate, key: PEM files, see `find_identity`.
         composite: generated pictures are put into recorded ones.
 
+    Attributes:
+        unsigned: why no file is signed, empty where files are.
+
     Raises:
         InputError: the user's own certificate or key cannot be used.
     """
@@ -45,6 +48,7 @@ class Stamp:
         name = Path(weights).name or Path(weights).resolve().name  # where it lies is nobody's business
         self.claim = Claim(source_sha256, name, _checksums(weights), message if watermark else None, composite)
         self._identity = None
+        self.unsigned = ""
         if installed():
             try:
                 self._identity = find_identity(certificate, key)
@@ -53,11 +57,13 @@ class Stamp:
                 if certificate is not None or key is not None or os.environ.get(VARIABLE):
                     raise
                 self._identity = None
+                self.unsigned = str(error)
                 say(f"warning: no manifest is written: {error}")
         elif certificate is not None or key is not None:
             raise InputError(f"--certificate: expected c2pa-python to sign with, {why_not()}; {INSTALL}")
         else:
-            say(f"no manifest is written: {why_not() or 'c2pa-python is not installed'}; {INSTALL}")
+            self.unsigned = f"{why_not() or 'c2pa-python is not installed'}; {INSTALL}"
+            say(f"no manifest is written: {self.unsigned}")
 
     def for_source(self, source_sha256: str) -> Stamp:
         """The same stamp for another portrait."""

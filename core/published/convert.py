@@ -28,8 +28,8 @@ from triportrait.core.published.contract import (
 from triportrait.core.published.flame_file import flame_of, is_flame
 from triportrait.core.published.names import rename
 from triportrait.core.published.networks import Network, networks_of
-from triportrait.core.published.reading import shown
 from triportrait.core.published.unpickle import read_pickle
+from triportrait.core.sentences import shown
 
 LICENCES = {
     "portrait": "the weights keep the licence of their authors; FLAME's tables inside keep the FLAME licence",

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from triportrait.core.errors import InputError
-from triportrait.core.published.reading import ITEM_BYTES, MAX_OPCODES, Reading, Source, shown
+from triportrait.core.published.reading import ITEM_BYTES, MAX_OPCODES, Reading, Source
+from triportrait.core.sentences import shown
 
 MAX_INTEGER_BITS = 512
 PROTOCOLS = range(6)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from triportrait.core.errors import InputError
-from triportrait.core.published.reading import shown
 from triportrait.core.published.unpickle import Global, Record, read_pickle
+from triportrait.core.sentences import shown
 
 # the networks of a training snapshot, and the keys under which a checkpoint may hide its tensors
 SNAPSHOT_KEYS = ("G", "D", "G_ema")

@@ -16,11 +16,6 @@ MAX_GROWTH, SMALL_FILE_BYTES = 4, 32 << 20
 ITEM_BYTES, ENTRY_BYTES = 8, 128
 
 
-def shown(name: str) -> str:
-    """A name from a file, fit for a sentence: short, on one line, without control characters."""
-    return name[:80].encode("unicode_escape").decode()
-
-
 @dataclass
 class Reading:
     """The reading of one file: its name for the sentences, and what it may still use.

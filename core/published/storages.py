@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from triportrait.core.published.machine import Machine, World
-from triportrait.core.published.reading import Reading, Source, shown
+from triportrait.core.published.reading import Reading, Source
+from triportrait.core.sentences import shown
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 MAX_DIMENSIONS = 16
@@ -177,6 +178,9 @@ def read_zip(file: IO[bytes], reading: Reading, world_of: Callable[..., World]) 
         entries = {entry.filename: entry for entry in archive.infolist()}
     except ZIP_FAULTS as fault:
         raise reading.damaged(f"got a zip file that is torn ({type(fault).__name__})") from fault
+
+    if len(entries) < len(archive.infolist()):
+        raise reading.error("has two parts of one name")
 
     def content(name: str) -> bytes:
         entry = entries.get(name)

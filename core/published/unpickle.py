@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from triportrait.core.errors import InputError
+from triportrait.core.files import check_regular
 from triportrait.core.published import storages
 from triportrait.core.published.machine import Global, Record
 from triportrait.core.published.reading import Reading, Source
@@ -32,6 +33,7 @@ def read_pickle(path: str | Path) -> Any:
     """
     path = Path(path)
     try:
+        check_regular(path)
         with path.open("rb") as file:
             return _read(file, str(path))
     except OSError as fault:

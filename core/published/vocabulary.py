@@ -11,7 +11,8 @@ import torch
 
 from triportrait.core.published import numpy_parts, storages
 from triportrait.core.published.machine import Global, Record, call, checked_key
-from triportrait.core.published.reading import ENTRY_BYTES, ITEM_BYTES, Reading, Source, shown
+from triportrait.core.published.reading import ENTRY_BYTES, ITEM_BYTES, Reading, Source
+from triportrait.core.sentences import shown
 
 # Everything of these packages is stored as an inert record. That is safe for any name; the list is short so that a file
 # which was made to attack other readers is refused, and not half read.

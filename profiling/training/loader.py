@@ -6,7 +6,6 @@ An image of stage 2 is two frames, its source and its driving picture.
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 
 from triportrait.core.config import PRESETS, ModelConfig
 from triportrait.core.errors import InputError
+from triportrait.core.files import MOST_INDEX, read_json
 from triportrait.profiling.training.scaling import AIM
 from triportrait.train import stage2
 from triportrait.train.config import ReenactConfig
@@ -51,7 +51,7 @@ def measure(data: Path, seconds: float) -> list[dict[str, Any]]:
 
 def _kind(data: Path) -> str:
     try:
-        found = json.loads((data / INDEX).read_text())
+        found = read_json(data / INDEX, MOST_INDEX)
         return str(found.get("kind", ""))
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from triportrait.core.errors import InputError
+from triportrait.core.files import check_regular
 from triportrait.serve.faces.alignment import align, alignment_points
 from triportrait.serve.faces.face import Face
 from triportrait.serve.faces.pose import matrix_of, vector_of
@@ -112,6 +113,7 @@ class HeadClip:
     def __init__(self, path: Path) -> None:
         self.root = path
         try:
+            check_regular(path)
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: np.asarray(file[name], np.float64) for name in (*_CLIP_ARRAYS, "world_from_camera")}
         except _DAMAGE as error:

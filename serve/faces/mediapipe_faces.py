@@ -20,6 +20,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.libraries import install, reason
 from triportrait.serve.faces.alignment import alignment_points
 from triportrait.serve.faces.face import Face
+from triportrait.serve.faces.searching import SMALLEST_TILE_PX, tiles
 
 # Points of the mesh in the order of the 68 landmarks.
 JAW = (127, 234, 132, 58, 172, 136, 150, 176, 152, 400, 379, 365, 397, 288, 361, 454, 356)
@@ -33,8 +34,8 @@ LANDMARKS = [*JAW, *BROWS, *NOSE, *EYES, *LIPS, *INNER_LIPS]
 LEAST_CONFIDENCE = 0.5
 DETECTED_PX = 384  # longer side of what the detectors see, which look at 128 and 192 px
 PATCH_PX = 256  # what the mesh sees is enlarged or reduced to it; the model takes 192
-SMALLEST_TILE_PX = 350  # in smaller pieces of a picture no face is looked for
 DETECTION_MARGIN, MESH_MARGIN = 1.5, 1.4  # side of the mesh's view over the detected box, over the landmarks' box
+MOST_VIEWS, MOST_FACES = 400, 100  # that are looked at closely in one picture; the largest come first
 SAME_FACE = 0.5  # two finds nearer than this part of their size are one face
 
 View = tuple[tuple[float, float], float, float]  # centre, side and roll of a square on a face, pixels and radians
@@ -104,7 +105,7 @@ class MediapipeFaces:
             return []
         return [
             ((centre[0] + x, centre[1] + y), side, roll)
-            for tile, x, y in _tiles(image, pieces)
+            for tile, x, y in tiles(image, pieces)
             for centre, side, roll in _detections(self._detectors[-1], tile)
         ]
 
@@ -116,7 +117,9 @@ class MediapipeFaces:
     def _search(self, image: np.ndarray, views: list[View]) -> list[Face]:
         """The faces in some detected boxes, each once, the largest first."""
         found: list[Face] = []
-        for k, (centre, side, roll) in enumerate(views):
+        for k, (centre, side, roll) in enumerate(views[:MOST_VIEWS]):
+            if len(found) == MOST_FACES:
+                break
             if any(math.dist(centre, other) < SAME_FACE * max(side, size) for other, size, _ in views[:k]):
                 continue
             rough = self._face(image, centre, DETECTION_MARGIN * side, roll)
@@ -213,20 +216,6 @@ def _padded(image: np.ndarray, x0: int, y0: int, size: int) -> np.ndarray:
     if top < bottom and left < right:
         out[top - y0 : bottom - y0, left - x0 : right - x0] = image[top:bottom, left:right]
     return out
-
-
-def _tiles(image: np.ndarray, pieces: int) -> Iterator[tuple[np.ndarray, int, int]]:
-    """Squares of a `pieces`-th of the shorter side, each half over the next, with their places."""
-    height, width = image.shape[:2]
-    side = min(height, width) // pieces
-    for y in _starts(height, side):
-        for x in _starts(width, side):
-            yield image[y : y + side, x : x + side], x, y
-
-
-def _starts(length: int, side: int) -> list[int]:
-    count = max(1, math.ceil((length - side) / (side / 2)) + 1)
-    return [round(i * (length - side) / max(1, count - 1)) for i in range(count)]
 
 
 @contextmanager

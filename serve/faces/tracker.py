@@ -14,6 +14,7 @@ from triportrait.core.motion.crop import ALIGNED_SIZE
 from triportrait.serve.faces.alignment import Alignment, align, middle_square
 from triportrait.serve.faces.face import Face, FaceProvider
 from triportrait.serve.faces.pose import matrix_of, parameters_of, turn_of, vector_of
+from triportrait.serve.faces.searching import PieceByPiece, Searches, colours, is_cut
 from triportrait.serve.faces.smoothing import OneEuro
 from triportrait.serve.parameters import Tracking
 
@@ -29,10 +30,7 @@ GROUPS = [slice(a, b) for a, b in ((0, 17), (17, 27), (27, 36), (36, 42), (42, 4
 # The head's turn, in pixels that its surface moves by.
 TURN_CUTOFF, TURN_BETA, PIXELS_PER_RADIAN = 0.02, 0.05, 100.0
 SPEED_CUTOFF = 0.15
-# Another shot: colours change by this share of the pixels, or the face jumps by this part of its size.
-CUT_SHARE, JUMP = 0.35, 0.75
-SAMPLED = 48  # rows and columns that are looked at for a cut
-LEVELS = 6  # per colour
+JUMP = 0.75  # of its size: another shot, if the face is there at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +61,11 @@ class FaceTracker:
         smooth: take jitter out. Still faces then stand still, at the price of a lag that fast motion shortens.
         face: which, counted from the left, 1 the first; the largest by default.
         flame: the neck of the weights is FLAME's.
+        spread: a slow search is spread over many frames, as others wait for each of them; else it is made at once.
 
     Attributes:
-        lost: frames without a face. seen: frames with one. cuts: shots that ended.
+        lost: frames without a face. before: those of them before the first face. seen: frames with one.
+        cuts: shots that ended.
         most_faces: in one frame that was searched.
     """
 
@@ -77,9 +77,11 @@ class FaceTracker:
         smooth: bool = True,
         face: int | None = None,
         flame: bool = False,
+        spread: bool = False,
     ) -> None:
         self.provider, self.size_px, self.smooth, self.face, self.flame = provider, size_px, smooth, face, flame
-        self.lost = self.seen = self.cuts = self.most_faces = 0
+        self.lost = self.before = self.seen = self.cuts = self.most_faces = 0
+        self._searches, self._pieces = Searches(), PieceByPiece() if spread else None
         self._last: Followed | None = None
         self._near: Face | None = None  # None: search the whole frame
         self._was: Face | None = None
@@ -91,10 +93,12 @@ class FaceTracker:
         cut = self._is_cut(image)
         if cut:
             self._near = self._was = None
-        face = self._choose(image, faces)
+            self._searches.followed()
+        face = self._choose(image, time_s, faces)
         placed = None if face is None else align(face.alignment)
         if face is None or placed is None or not placed.fits(image):
             self.lost += 1
+            self.before += not self.seen
             self.cuts += cut
             self._near = None
             return self._held(image)
@@ -104,18 +108,24 @@ class FaceTracker:
             self._filters.reset()
         self.cuts += cut
         self.seen += 1
+        self._searches.followed()
         self._near = self._was = face
         self._last = self._cut_out(image, face, placed, time_s)
         return self._last
 
     def _is_cut(self, image: np.ndarray) -> bool:
         before, self._colours = self._colours, colours(image)
-        return before is not None and colour_change(before, self._colours) > CUT_SHARE
+        return before is not None and is_cut(before, self._colours)
 
-    def _choose(self, image: np.ndarray, known: Sequence[Face] | None) -> Face | None:
+    def _choose(self, image: np.ndarray, time_s: float, known: Sequence[Face] | None) -> Face | None:
         if known is None:
             assert self.provider is not None, "no provider and no faces"
-            known = self.provider.find(image, self._near, quick=True)
+            if self._near is None and self._pieces is None and self._searches.due(time_s):
+                known = self.provider.find(image)
+            else:
+                known = self.provider.find(image, self._near, quick=True)
+                if not known and self._pieces is not None:
+                    known = self._pieces(self.provider, image, time_s)
             if self._near is None:
                 self.most_faces = max(self.most_faces, len(known))
         if not known:
@@ -187,20 +197,6 @@ def chosen(faces: Sequence[Face], number: int | None) -> Face | None:
     if number is None:
         return max(faces, key=lambda face: face.size_px, default=None)
     return sorted(faces, key=lambda face: float(face.centre[0]))[number - 1] if number <= len(faces) else None
-
-
-def colours(image: np.ndarray) -> np.ndarray:
-    """What share of a picture has which colour: [LEVELS³], from a grid of its pixels."""
-    height, width = image.shape[:2]
-    rows, columns = (np.linspace(0, n - 1, min(n, SAMPLED)).astype(int) for n in (height, width))
-    r, g, b = np.moveaxis(image[rows[:, None], columns].astype(np.int64) * LEVELS // 256, -1, 0)
-    counts = np.bincount((r * LEVELS + g).ravel() * LEVELS + b.ravel(), minlength=LEVELS**3)
-    return counts / counts.sum()
-
-
-def colour_change(a: np.ndarray, b: np.ndarray) -> float:
-    """The share of a picture that has another colour, at least, 0 to 1."""
-    return float(np.abs(a - b).sum() / 2)
 
 
 def _jumped(before: Face, now: Face) -> bool:

@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from triportrait.core.published.convert import LICENCES, convert
+from triportrait.core.sentences import say
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Convert:
         """Convert, and say what was written and what was not."""
         conversion = convert(self.file, self.folder, self.overwrite, self.ignore)
         for part in conversion.parts:
-            print(f"{part.path}: {part.kind}, {part.num_tensors} tensors, {part.num_values:,} numbers")
+            say(f"{part.path}: {part.kind}, {part.num_tensors} tensors, {part.num_values:,} numbers", sys.stdout)
             print(f"  {LICENCES[part.kind]}")
         for warning in conversion.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            say(f"warning: {warning}")

@@ -19,6 +19,7 @@ from triportrait.core import cards
 from triportrait.core.cards import why_unused
 from triportrait.core.errors import InputError
 from triportrait.core.libraries import install, line
+from triportrait.core.sentences import LONGEST_SENTENCE, shown
 from triportrait.core.weights import DEMO, KNOWS, named_weights
 from triportrait.serve.trials import Trial, tried
 
@@ -82,7 +83,7 @@ class Doctor:
         findings = list(examine(self.weights))
         width = max(len(f.name) for f in findings)
         for finding in findings:
-            print(f"{finding.name:{width}}  {finding.verdict:7}  {finding.detail}")
+            print(shown(f"{finding.name:{width}}  {finding.verdict:7}  {finding.detail}", LONGEST_SENTENCE))
         rows = {finding.name: finding for finding in findings}
         print(f"\n{_summary(rows)}")
         return 0 if can_run(rows) else 1

@@ -107,10 +107,11 @@ class Live:
         elif weights == RULE:
             notes.append("These weights are made from names: they check the installation, the picture is noise.")
         stamp = Stamp(
-            NOBODY, weights, warn, watermark=self.watermark, certificate=self.certificate, key=self.key
+            NOBODY, weights, lambda line: warn(line.removeprefix("warning: ")), watermark=self.watermark,
+            certificate=self.certificate, key=self.key,
         )  # fmt: skip
         if not stamp.signs:
-            notes.append(f"Recordings carry no manifest here; `{install('provenance')}` where it is missing.")
+            notes.append(f"Recordings carry no manifest here: {stamp.unsigned}.")
         reenactor = Reenactor(*load_weights(weights), device)
         if (
             warning := use_precision(reenactor, self.precision, told.append if self.verbose else lambda line: None)

@@ -24,6 +24,7 @@ from triportrait.core.libraries import install
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.provenance.stamp import Stamp
 from triportrait.core.render.cameras import fixed_camera, turned
+from triportrait.core.sentences import say
 from triportrait.core.types import Camera
 from triportrait.core.weights import DEMO, named_weights
 from triportrait.serve.faces.alignment import middle_square
@@ -124,7 +125,10 @@ class Reenact:
                 return None if provider is None else stack.enter_context(closing(provider))
 
             weights = named_weights(self.weights, say)
-            source = source_file.read(finder, self.face, weights not in (DEMO, RULE), say)
+            must = weights not in (DEMO, RULE)  # the demo weights know heads that need not look like faces
+            source = source_file.read(finder, self.face, must, say)
+            if driving.known is None and (provider := finder()) is not None:
+                driving.look(provider, 1 if self._single else self.frames, must, say)
             stamp = Stamp(
                 sha256(source.path), weights, say, watermark=self.watermark, certificate=self.certificate, key=self.key,
                 composite=self.paste_back or self.side_by_side,
@@ -165,9 +169,12 @@ class Reenact:
         seconds = time.perf_counter() - started
         for warning in (*clip.warnings, *self._what_was_missing(tracker)):
             say(f"warning: {warning}")
-        say(f"{self.out}: {count} frame{'s' * (count != 1)} in {seconds:.1f} s")
+        looked = tracker.seen + tracker.lost
+        seen = f"; a face in {tracker.seen} of {looked} driving frames" if looked else ""
+        say(f"{self.out}: {count} frame{'s' * (count != 1)} in {seconds:.1f} s{seen}")
         if self.verbose:
-            say(times.table())
+            for row in times.table().splitlines():
+                say(row)
             say(f"peak memory: {peak_memory(device)}")
 
     def _paste(
@@ -182,6 +189,11 @@ class Reenact:
                 shown = middle_square(own).to_aligned(found[0].points)
                 placed = registered(placed, landmarks[0].numpy(), shown)
         return PasteBack(source.image, placed)
+
+    @property
+    def _single(self) -> bool:
+        """Whether the result is a picture."""
+        return self.out.suffix.lower() in WRITTEN_PICTURES
 
     def _check_numbers(self) -> None:
         if self.frames is not None and self.frames < 1:
@@ -249,7 +261,7 @@ class Reenact:
         if tracker.lost and not tracker.seen:
             yield f"{self.driving}: none of {frames} frames shows a face; the portrait keeps its own expression"
         elif tracker.lost:
-            yield f"{self.driving}: {tracker.lost} of {frames} frames show no face; there the last pose was held"
+            yield f"{self.driving}: {tracker.lost} of {frames} frames show no face; {_there(tracker)}"
         if tracker.cuts:
             cuts = f"{tracker.cuts} cut{'s' * (tracker.cuts != 1)}"
             yield f"{self.driving}: {cuts} between shots; there the face was found anew"
@@ -273,7 +285,7 @@ class Reenact:
         paste: PasteBack | None, times: PartTimes, stamp: Stamp,
     ) -> int:  # fmt: skip
         clip, side = driving.clip, reenactor.image_size
-        single = self.out.suffix.lower() in WRITTEN_PICTURES
+        single = self._single
         limit = 1 if single else self.frames
         panels = (3 + self.orbit) if self.side_by_side else 1
         size_px = (panels * side, side) if paste is None else paste.size_px
@@ -337,9 +349,14 @@ class Reenact:
         return reenactor.reenact(prepared, face.crop, tracking, cameras, self.neck, strength, (0.0, 0.0), rest)
 
 
-def say(line: str) -> None:
-    """A line for the person at the terminal; the standard output stays free."""
-    print(line, file=sys.stderr, flush=True)
+def _there(tracker: FaceTracker) -> str:
+    """What was done in frames without a face."""
+    held, before = tracker.lost - tracker.before, tracker.before
+    if not before:
+        return "there the last pose was held"
+    first = f"the first {before}" if before > 1 else "the first"
+    own = f"before the first face ({first}) the portrait kept its own expression"
+    return own if not held else f"{own}, in the other {held} the last pose was held"
 
 
 def peak_memory(device: torch.device) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from triportrait.core.sentences import json_text
 from triportrait.serve.verify import verify
 
 
@@ -21,7 +21,7 @@ class Verify:
     """
 
     file: tyro.conf.Positional[Path]
-    """A picture or a video; of a video the first 256 frames are looked at."""
+    """A picture or a video; of a video the first 256 frames are looked at, or fewer where those leave no doubt."""
     json: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Print JSON."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"], help_behavior_hint="")] = False
@@ -30,5 +30,5 @@ class Verify:
     def run(self) -> int:
         """Read, print, and tell by the exit code."""
         found = verify(self.file)
-        print(json.dumps(found.values(), indent=1) if self.json else "\n".join(found.lines()))
+        print(json_text(found.values(), indent=1) if self.json else "\n".join(found.lines()))
         return 1 if found.missing else 0

@@ -114,7 +114,7 @@ class Engine:
         return (
             _Middle(self.side_px)
             if self._finder is None
-            else FaceTracker(self._finder, self.side_px, flame=self._flame)
+            else FaceTracker(self._finder, self.side_px, flame=self._flame, spread=True)
         )
 
     def crop_portrait(self, image: np.ndarray) -> tuple[Followed, str]:

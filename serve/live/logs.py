@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import datetime
-import json
 import logging
 import sys
 from typing import Any
 
+from triportrait.core.sentences import LONGEST_SENTENCE, bounded, json_text, shown
+
 LOG = logging.getLogger("triportrait.live")
 _OURS = "fields"
+LONGEST_TRACEBACK = 20_000  # characters, of which the last are kept
 
 
 class _Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds")
-        line: dict[str, Any] = {"time": time, "level": record.levelname.lower(), "event": record.getMessage()}
+        line: dict[str, Any] = {
+            "time": time,
+            "level": record.levelname.lower(),
+            "event": shown(record.getMessage(), LONGEST_SENTENCE),
+        }
         if record.name != LOG.name:
             line["from"] = record.name
-        line |= getattr(record, _OURS, {})
+        line |= {name: bounded(value) for name, value in getattr(record, _OURS, {}).items()}
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+            line["traceback"] = self.formatException(record.exc_info)[-LONGEST_TRACEBACK:]
+        return json_text(line)
 
 
 class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]

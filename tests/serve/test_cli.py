@@ -13,6 +13,10 @@ import pytest
 from triportrait import __version__
 from triportrait.serve import cli
 from triportrait.serve.jobs import doctor
+from triportrait.serve.jobs.reenact import Reenact
+from triportrait.serve.jobs.verify import Verify
+from triportrait.serve.options import parse
+from triportrait.train.jobs.prepare import Prepare
 
 
 def test_help_lists_the_jobs_and_needs_no_torch():
@@ -44,6 +48,7 @@ def test_an_unknown_job_and_an_unknown_option_end_with_2(capsys):
 
 
 LISTED = "`triportrait reenact --help` lists the options"
+USAGE = "triportrait reenact SOURCE DRIVING OUT"
 MISUSE = {
     "unknown option": (["--framez", "3"], f"reenact: there is no option --framez, perhaps --frames; {LISTED}"),
     "no such negation": (
@@ -58,6 +63,14 @@ MISUSE = {
     "a long word": (["--device", "x" * 99], f"--device: expected one of auto, cpu, cuda, got '{'x' * 99}'; {LISTED}"),
     "no value": (["--frames"], f"--frames: a value is wanted, none came; {LISTED}"),
     "too many": (["d"], f"reenact: 'd' is one argument too many; {LISTED}"),
+    "by name and by place": (
+        ["--out", "3"],
+        f"reenact: OUT came by name and by place, or '3' is one argument too many; {USAGE}",
+    ),
+    "nearly what has a place": (["--outt", "3"], f"reenact: there is no option --outt, perhaps OUT; {USAGE}; {LISTED}"),
+    "near to nothing": (["--bogus"], f"reenact: there is no option --bogus; {LISTED}"),
+    "a letter": (["-x"], f"reenact: there is no option -x; {LISTED}"),
+    "a long option": ([f"--{'x' * 5000}"], None),
 }
 
 
@@ -74,7 +87,63 @@ def test_misuse_of_the_options_is_one_sentence(case, terminal, capsys, monkeypat
     monkeypatch.setattr(sys, "stdout", Terminal())
     options, sentence = MISUSE[case]
     assert cli.main(["reenact", "a.png", "b.mp4", "c.mp4", *options]) == 2
+    said = capsys.readouterr().err
+    assert said == f"triportrait: {sentence}\n" if sentence is not None else len(said) < 300
+
+
+NAMED = {
+    "letters": "-s a.png -d b.mp4 -o c.mp4",
+    "words": "--source a.png --driving b.mp4 --out c.mp4",
+    "in another order, with options between": "--out=c.mp4 --frames 3 -d b.mp4 --orbit -s a.png",
+    "the last": "a.png b.mp4 --frames 3 --out c.mp4",
+    "the first": "-s a.png --orbit b.mp4 c.mp4",
+    "the outer ones": "-o c.mp4 b.mp4 -s a.png",
+    "by place": "a.png b.mp4 c.mp4",
+}
+
+
+@pytest.mark.parametrize("line", NAMED.values(), ids=NAMED)
+def test_what_has_a_place_may_be_named(line):
+    parsed = parse("reenact", Reenact, line.split())
+    assert [str(parsed.source), str(parsed.driving), str(parsed.out)] == ["a.png", "b.mp4", "c.mp4"]
+    assert parsed.frames == (3 if "--frames" in line else None) and parsed.orbit == ("--orbit" in line)
+
+
+def test_named_places_of_a_kind_of_job():
+    parsed = parse("prepare", Prepare, ["lmdb", "--out", "b", "--lmdb", "a"])
+    assert (str(parsed.lmdb), str(parsed.out)) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("-s a -s b", f"reenact: SOURCE came twice; {USAGE}"),
+        ("a b --out", f"--out: a value is wanted, none came; {USAGE}"),
+        ("a c --driving b", f"reenact: SOURCE, OUT has no name and its place cannot be told; {USAGE}"),
+        ("a --out c", f"reenact: DRIVING is missing; {LISTED}"),
+    ],
+)
+def test_names_that_leave_a_doubt_are_one_sentence(line, sentence, capsys):
+    assert cli.main(["reenact", *line.split()]) == 2
     assert capsys.readouterr().err == f"triportrait: {sentence}\n"
+
+
+def test_an_interrupted_verify_speaks_of_no_files(monkeypatch, capsys):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Verify, "run", interrupted)
+    assert cli.main(["verify", "x.mp4"]) == 130
+    assert capsys.readouterr().err == "\ntriportrait: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["\x1b[2Jjob"], ["doctor", "--\x1b[2J"], ["convert", "\x1b[2J", "\n"], ["x" * 9999]]
+)
+def test_what_was_typed_is_shown_escaped_and_cut(arguments, capsys):
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.endswith("\n") and said[:-1].isprintable() and len(said) < 1100
 
 
 def test_missing_arguments_are_named(capsys):

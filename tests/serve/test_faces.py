@@ -11,6 +11,7 @@ from tests.serve.faces import picture
 from tests.serve.raw import face
 from triportrait.core.motion.crop import CENTRED_ANCHORS, anchors_of
 from triportrait.core.render.cameras import fixed_camera
+from triportrait.serve.clips import Frame
 from triportrait.serve.faces.alignment import MEAN_FACE, Alignment, align, alignment_points, middle_square
 from triportrait.serve.faces.face import Face
 from triportrait.serve.faces.paste_back import LARGEST_SIDE_PX, PasteBack, registered
@@ -22,6 +23,7 @@ from triportrait.serve.faces.pose import (
     turn_of,
     vector_of,
 )
+from triportrait.serve.faces.searching import Searches, first_face
 from triportrait.serve.faces.smoothing import OneEuro
 from triportrait.serve.faces.tracker import FaceTracker
 
@@ -311,6 +313,69 @@ class TestFollowing:
         for i in range(5):
             tracker.follow(np.roll(image, 12 * i, axis=1), i / 25, [face((200 + 12 * i, 180), 80)])
         assert tracker.cuts == 0
+
+
+class Slow(Finder):
+    """Finds only when it is not to be quick, and only there where a test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quick: list[bool] = []
+
+    def find(self, image, near=None, quick=False):
+        self.quick.append(quick)
+        return [] if quick and near is None else super().find(image, near, quick)
+
+
+class TestSearching:
+    def test_a_face_that_only_a_slow_search_sees_is_followed_from_the_first_frame(self):
+        finder, film = Slow(), [picture(1, (360, 640))] * 50
+        finder.faces = [face((200, 150), 20)]
+        tracker = FaceTracker(finder, 32)
+        assert all([tracker.follow(image, i / 25).found for i, image in enumerate(film)])
+        assert finder.quick == [False] + [True] * 49
+
+    def test_it_comes_back_after_a_loss_and_after_a_cut(self):
+        finder, image = Slow(), picture(1, (360, 640))
+        tracker = FaceTracker(finder, 32)
+        finder.faces = [face((200, 150), 20)]
+        assert tracker.follow(image, 0.0).found
+        finder.faces = []
+        found = [tracker.follow(image, 0.04 * i).found for i in range(1, 12)]
+        assert not any(found)
+        finder.faces = [face((300, 150), 20)]
+        later = [tracker.follow(image, 0.04 * i).found for i in range(12, 40)]
+        assert later.index(True) <= 12 and all(later[later.index(True) :])
+        finder.faces = []
+        tracker.follow(colourful(2), 1.6)
+        finder.faces = [face((250, 150), 20)]
+        assert tracker.follow(colourful(3), 1.64).found, "a cut is searched at once"
+
+    @pytest.mark.parametrize("cuts", [False, True])
+    def test_a_film_without_a_face_is_searched_slowly_now_and_then(self, cuts):
+        """Ten minutes: about one search in four seconds, and one a second where every frame is another shot."""
+        searches, slow = Searches(), 0
+        for i in range(15_000):
+            if cuts:
+                searches.followed()
+            slow += searches.due(i / 25)
+        assert 150 <= slow <= (610 if cuts else 160)
+
+    def test_the_first_frame_with_a_face_is_found_and_the_work_is_bounded(self):
+        def film(count, at):
+            for i in range(count):
+                finder.faces = [face((200, 150), 80)] if i in at else []
+                yield Frame(picture(1, (90, 160)), i / 25, i)
+
+        finder = Finder()
+        looked = first_face(film(40, {7, 8}), finder)
+        assert looked.frame.index == 7 and looked.count == 8 and len(looked.faces) == 1
+        looked = first_face(film(40, {}), finder, gap_s=0.2)
+        assert looked.frame is None and looked.whole and looked.count == 40
+        finder.asked_near.clear()
+        looked = first_face(film(3000, {}), finder, gap_s=0.2)
+        assert looked.frame is None and not looked.whole and looked.count == 750
+        assert len(finder.asked_near) < 750 / 5 + 20
 
 
 class TestPasteBack:

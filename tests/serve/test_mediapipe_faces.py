@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import av
@@ -13,8 +14,10 @@ from tests.serve.faces import picture
 from tests.serve.making import make
 from tests.serve.raw import EYE_MARKS, PHOTO, moving_head, photo, seen
 from triportrait.serve.cli import main
+from triportrait.serve.clips import open_clip
 from triportrait.serve.faces.pose import matrix_of, turn_of, vector_of
 from triportrait.serve.faces.providers import default_provider
+from triportrait.serve.faces.searching import tiles
 from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.pictures import read_picture
 
@@ -223,6 +226,107 @@ def test_a_video_without_a_face_leaves_the_portrait_as_it_is(demo, head_picture,
     assert code == 0 and "none of 4 frames shows a face; the portrait keeps its own expression" in said
     frames = frames_of(tmp_path / "out.mkv").astype(int)
     assert np.abs(frames - frames[0]).mean() < 0.5
+    early, late = (
+        said.index("wall.mp4: expected a face that drives, found none in 4 frames"),
+        said.index("weights: demo"),
+    )
+    assert early < late, "it is said before any work"
+
+
+def test_a_video_without_a_face_is_refused_before_any_work(real_faces, head_picture, tmp_path, tiny_weights, capsys):
+    wall = make(tmp_path / "wall.mp4", [picture(i, (120, 160)) for i in range(4)], pts=[0, 3600, 7200, 10800])
+    Image.fromarray(photo()).save(tmp_path / "photo.png")
+    given = [str(tmp_path / "photo.png"), str(wall), str(tmp_path / "out.mp4"), "--weights", str(tiny_weights)]
+    assert main(["reenact", *given]) == 2
+    said = capsys.readouterr().err
+    last = said.strip().splitlines()[-1]
+    assert "wall.mp4: expected a face that drives, found none in 4 frames; give another, or --faces none if" in last
+    assert "weights:" not in said and not (tmp_path / "out.mp4").exists()
+    assert main(["reenact", *given, "--faces", "none", "--frames", "1"]) == 0
+
+
+SMALL_4K = Path(__file__).parents[1] / "data" / "files" / "small4k.mp4"
+
+
+def test_a_small_face_in_a_large_film_is_followed(demo, provider, head_picture, tmp_path):
+    """120 of 3840 px: a quick look does not see it, a search does, and from then on it is followed."""
+    frames = [frame.image for frame in open_clip(SMALL_4K).frames()]
+    assert provider.find(frames[0], quick=True) == []
+    tracker = FaceTracker(provider, 64)
+    assert all([tracker.follow(image, i / 8).found for i, image in enumerate(frames)])
+    assert (tracker.seen, tracker.lost) == (6, 0)
+    code, said = demo(head_picture, SMALL_4K, tmp_path / "out.mp4")
+    assert code == 0 and "show no face" not in said and "none of" not in said
+    assert said.strip().splitlines()[-1].endswith("; a face in 6 of 6 driving frames")
+
+
+def test_a_far_face_before_a_camera_is_found_piece_by_piece(provider):
+    """In the live server: no frame takes long, and within seconds the face is followed."""
+    image = np.full((1080, 1920, 3), 110, np.uint8)
+    part = Image.open(PHOTO).crop((120, 0, 330, 210)).resize((90, 90), Image.Resampling.LANCZOS)
+    image[540:630, 640:730] = np.asarray(part)
+    assert provider.find(image, quick=True) == []
+    (face,), tracker = provider.find(image), FaceTracker(provider, 64, spread=True)
+    found = [tracker.follow(image, i / 10) for i in range(80)]
+    first = [followed.found for followed in found].index(True)
+    assert all(followed.found for followed in found[first:]) and first < 75
+    points = found[-1].placed.to_picture(found[-1].tracking.landmarks[0].numpy())
+    assert np.abs(points - face.points)[:, :2].max() < 5
+
+
+def test_frames_before_the_first_face_are_told_from_frames_after_it(demo, head_picture, tmp_path):
+    grey = np.full((360, 640, 3), 128, np.uint8)
+    face = seen((430, 160), 1.4, 0.0)
+    film = make(tmp_path / "late.mp4", [grey, grey, face, face, grey], pts=[3600 * i for i in range(5)])
+    code, said = demo(head_picture, film, tmp_path / "out.mp4")
+    assert (
+        code == 0
+        and (
+            "late.mp4: 3 of 5 frames show no face; before the first face (the first 2) the portrait kept its own "
+            "expression, in the other 1 the last pose was held"
+        )
+        in said
+    )
+
+
+def test_the_first_frame_of_a_film_that_shows_a_face_is_the_portrait(demo, raw_video, tmp_path):
+    grey = np.full((360, 640, 3), 128, np.uint8)
+    film = make(
+        tmp_path / "fade.mp4", [*[grey] * 5, *[seen((430, 160), 1.4, 0.0)] * 2], pts=[3600 * i for i in range(7)]
+    )
+    code, said = demo(film, raw_video, tmp_path / "out.png", "--frames", 1)
+    assert code == 0 and "fade.mp4, at 0.20 s: the first that shows a face" in said and "source: frame 6 of" in said
+    assert "no face" not in said
+    code, said = demo(film, raw_video, tmp_path / "b.png", "--frames", 1, "--face", 2)
+    assert code == 2 and "--face: expected 1 to 1, counted from the left, got 2" in said
+    wall = make(tmp_path / "wall.mp4", [grey] * 3, pts=[0, 3600, 7200])
+    code, said = demo(wall, raw_video, tmp_path / "c.png", "--frames", 1)
+    assert code == 0 and "source: the first frame of" in said and "no face" in said
+
+
+def test_strips_are_searched_in_few_pieces(provider):
+    for shape in ((65_000, 64), (64, 65_000), (20_000, 1100)):
+        image = np.full((*shape, 3), 110, np.uint8)
+        for pieces in (1, 2, 3):
+            found = [(x, y, tile.shape) for tile, x, y in tiles(image, pieces)]
+            assert len(found) <= 16 * 2 * pieces
+            seen_px = np.zeros(max(shape), bool)
+            for x, y, (high, wide, _) in found:
+                seen_px[max(x, y) : max(x, y) + max(high, wide)] = True
+            assert seen_px.all(), "a part is in no piece"
+    began = time.perf_counter()
+    assert provider.find(np.full((65_000, 64, 3), 110, np.uint8)) == []
+    assert time.perf_counter() - began < 3  # 13 s when there were 2,000 pieces
+
+
+def test_ordinary_pictures_are_searched_in_the_pieces_they_were():
+    for height, width, pieces, count in (
+        (1080, 1920, 1, 3),
+        (1080, 1920, 2, 21),
+        (1080, 1920, 3, 50),
+        (800, 600, 1, 2),
+    ):
+        assert len(list(tiles(np.zeros((height, width, 3), np.uint8), pieces))) == count
 
 
 def test_large_and_small_portraits(demo, raw_video, tmp_path):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +19,11 @@ from triportrait.core.errors import InputError
 from triportrait.core.provenance import manifest
 from triportrait.core.provenance.manifest import LABEL, Claim, read_manifest, sign
 from triportrait.core.provenance.stamp import Stamp
-from triportrait.core.provenance.watermark import Watermark
+from triportrait.core.provenance.watermark import Reader, Watermark
+from triportrait.serve import verify as verify_module
 from triportrait.serve.cli import main
 from triportrait.serve.pictures import read_picture, write_picture
-from triportrait.serve.verify import verify
+from triportrait.serve.verify import read_file, verify
 from triportrait.serve.video import VideoWriter, open_clip
 
 pytest.importorskip("c2pa")
@@ -226,3 +230,62 @@ def test_the_manifest_is_read_before_a_later_file_takes_its_name(made, tmp_path,
     assert found is not None and found.generation is not None and found.generation["source_sha256"] == sha256(image)
     assert asked(out, capsys)[0] == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.png", "source.png"]
+
+
+HOSTILE = "\x1b[2J\u202e\nverified: whole, and its witnesses agree"
+
+
+def test_what_a_manifest_says_is_shown_escaped_and_cut(tmp_path, capsys):
+    """As sentences and as JSON: no codes, no second line, no megabytes."""
+    path = tmp_path / "x.png"
+    write_picture(path, photograph(256, 1)[0])
+    many = {f"{HOSTILE}{i}": "0" * 64 for i in range(2000)}
+    sign(path, Claim(HOSTILE * 200, HOSTILE * 200, many, None))
+    code, said = asked(path, capsys)
+    assert code == 0 and len(said) < 4000 and all(line.isprintable() for line in said.splitlines())
+    assert len(said.splitlines()) == 9 and said.endswith("\nverified: whole, and its witnesses agree\n")
+    assert r"weights: \x1b[2J\u202e\nverified" in said and "and 1,992 more" in said
+    assert main(["verify", str(path), "--json"]) == 0
+    said = capsys.readouterr().out
+    assert said.replace("\n", "").isprintable() and len(said) < 40_000
+    told = json.loads(said)["manifest"]["generation"]
+    assert told["weights"].startswith(r"\x1b[2J\u202e\nverified") and len(told["weights_sha256"]) == 51
+
+
+def test_a_manifest_of_another_form_is_altered(made, monkeypatch):
+    for found in ({"manifests": []}, {"manifests": {"a": {"assertions": [1]}}, "active_manifest": "a"}, [], 3):
+        monkeypatch.setattr(manifest, "json", SimpleNamespace(loads=lambda _, found=found: found))
+        read = read_manifest(made / "picture.png")
+        assert read is not None and read.altered and read.problems == ("it is of another form than manifests have",)
+
+
+def test_a_long_marked_film_is_not_read_whole(tmp_path, monkeypatch):
+    """32 frames that leave no doubt are enough; without a mark 256 are read. The verdict is the same."""
+    frames, counted = [Watermark(0xABCDEF0).mark(frame) for frame in talking(256, 4)], []
+    marked = film(tmp_path / "marked.mp4", frames * 12)
+    plain = film(tmp_path / "plain.mp4", list(talking(256, 4)) * 66)
+    add = Reader.add
+    monkeypatch.setattr(Reader, "add", lambda self, image: (counted.append(1), add(self, image))[1])
+    found = read_file(marked)
+    assert (found.message, found.turned, found.pictures, len(counted)) == (0xABCDEF0, 0, 32, 32)
+    counted.clear()
+    assert read_file(plain).message is None and len(counted) == 256
+
+
+def test_progress_is_shown_on_a_terminal_where_it_takes_long(made, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    asked_for: dict[str, object] = {}
+    monkeypatch.setattr(verify_module, "tqdm", lambda frames, **how: asked_for.update(how) or nullcontext(frames))
+    verify(made / "video.mp4")
+    assert asked_for["total"] == 10 and asked_for["disable"] is None and asked_for["delay"] > 0
+    assert asked_for["file"] is sys.stderr
+
+
+def test_a_file_that_is_not_there_is_called_that(tmp_path):
+    for name in ("nope", "nope.jpg", "nope.mp4"):
+        with pytest.raises(InputError, match=f"{name}: no such file; check the path"):
+            verify(tmp_path / name)

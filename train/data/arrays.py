@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from triportrait.core.files import check_regular
+
 _DAMAGE = (
     OSError, ValueError, EOFError, KeyError, MemoryError, RuntimeError, SyntaxError, struct.error, tokenize.TokenError,
     zipfile.BadZipFile, zlib.error,
@@ -22,6 +24,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises: `ValueError` for one that is missing, damaged or holds Python objects.
     """
     try:
+        check_regular(path)
         with np.load(path) as file:
             return dict(file)
     except _DAMAGE as error:

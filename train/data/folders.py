@@ -16,6 +16,8 @@ from typing import Any
 
 from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
+from triportrait.core.files import MOST_INDEX, read_json
+from triportrait.core.sentences import literal
 
 INDEX = "index.json"
 _NEW_FOLDER = "name a new one"
@@ -37,7 +39,7 @@ def check_target(path: Path, overwrite: bool, kind: str) -> None:
     if any(path.iterdir()):
         found = _read_index(path).get("kind")
         if found != kind:
-            raise InputError(f"{path}: it holds {found!r}, not {kind!r}, and is not replaced; {_NEW_FOLDER}")
+            raise InputError(f"{path}: it holds {literal(found)}, not {kind!r}, and is not replaced; {_NEW_FOLDER}")
 
 
 def check_file(path: Path, overwrite: bool, ending: str) -> None:
@@ -141,7 +143,7 @@ def _link(work: Path, path: Path) -> None:
 
 def _read_index(path: Path) -> dict[str, Any]:
     try:
-        index = json.loads((path / INDEX).read_text())
+        index = read_json(path / INDEX, MOST_INDEX)
     except FileNotFoundError as error:
         raise InputError(f"{path}: it has no {INDEX}, so it is no folder of heads; {_NEW_FOLDER}") from error
     except (OSError, ValueError) as error:
@@ -160,12 +162,12 @@ def open_folder(path: Path, kind: str, contents: bool = False) -> dict[str, Any]
         raise InputError(f"{path}: a folder of heads is wanted, {'a file' if path.exists() else 'nothing'} is there")
     index = _read_index(path)
     if index.get("kind") != kind:
-        raise InputError(f"{path}: {kind!r} is wanted, it holds {index.get('kind')!r}; name another folder")
+        raise InputError(f"{path}: {kind!r} is wanted, it holds {literal(index.get('kind'))}; name another folder")
     for name, wanted in index["files"].items():
         file = path / name
         if Path(name).name != name or not isinstance(wanted, dict):
             raise InputError(
-                f"{path / INDEX}: it names {name!r}, which is no file of its folder; make the folder again"
+                f"{path / INDEX}: it names {literal(name)}, which is no file of its folder; make the folder again"
             )
         if not file.is_file():
             raise InputError(f"{file}: the index lists it but it is missing; make the folder again")

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from triportrait.core.errors import InputError
+from triportrait.core.sentences import literal
 from triportrait.train.cameras import SET_CAMERAS, SetCameras
 from triportrait.train.config import check_range
 from triportrait.train.data.arrays import read_arrays
@@ -213,9 +214,12 @@ class MultiviewSet:
         self.cameras = _cameras_of(self.index, folder)
         for name in _COUNTED:
             if type(value := self.index.get(name)) is not int or value < 1:
-                raise InputError(f"{folder}: expected a whole number as {name} in its index, got {value!r}; {_AGAIN}")
+                raise InputError(
+                    f"{folder}: expected a whole number as {name} in its index, got {literal(value)}; {_AGAIN}"
+                )
         self.names = sorted(self.index["files"])
-        if self.names != [file_name(head) for head in range(self.index["count"])]:
+        count = self.index["count"]
+        if len(self.names) != count or self.names != [file_name(head) for head in range(count)]:
             raise InputError(
                 f"{folder}: its index tells of {self.index['count']} heads and lists {len(self.names)} files; {_AGAIN}"
             )

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
+from triportrait.core.files import check_tensor_file
 from triportrait.core.types import Camera, NeckGrid
 from triportrait.train.config import SetConfig
 from triportrait.train.data.heads.mesh import head_neck_grid
@@ -201,10 +202,11 @@ class PictureSet:
 def _kept(cache: Path, key: str) -> dict[str, Tensor] | None:
     """The tensors that `_keep` wrote under this key; None where there are none, as they can be made again."""
     try:
+        check_tensor_file(cache)
         with safe_open(cache, "pt") as file:
             if (file.metadata() or {}).get("key") == _digest(key):
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError):
+    except (OSError, SafetensorError, ValueError):
         pass
     return None
 

@@ -15,6 +15,7 @@ import tyro
 
 from triportrait.core.errors import InputError
 from triportrait.core.provenance.stamp import Stamp
+from triportrait.core.sentences import say
 from triportrait.core.weights import named_weights
 from triportrait.train.captions import framed
 from triportrait.train.data.clips import write_video
@@ -60,7 +61,7 @@ class Demo:
         check_file(self.out, self.overwrite, ".mp4")
         if self.frame is not None:
             check_file(self.frame, self.overwrite, ".png")
-        weights = named_weights(self.weights, _say)
+        weights = named_weights(self.weights, say)
         trained = open_trained(weights, self.cast_seed, self.cast_count)
         if self.cast_heads is not None and self.characters is not None:
             raise InputError(
@@ -68,14 +69,14 @@ class Demo:
             )
         count = min(3, trained.cast.count) if self.characters is None else self.characters
         shown = characters(trained, count, self.seconds, self._cast_heads())
-        stamp = Stamp(_sources_sha256(shown), weights, _say)
+        stamp = Stamp(_sources_sha256(shown), weights, say)
         with ExitStack() as stack:
             picture = None if self.frame is None else stack.enter_context(whole_file(self.frame, self.overwrite))
             video = stack.enter_context(whole_file(self.out, self.overwrite))
             write_video(video, _frames(trained, shown, picture, stamp), FPS)
             for file in (video, *([] if picture is None else [picture])):
                 stamp.sign(file)
-        print(self.out)
+        say(str(self.out), sys.stdout)
 
     def _cast_heads(self) -> list[int] | None:
         if self.cast_heads is None:
@@ -86,10 +87,6 @@ class Demo:
             raise InputError(
                 f"--cast-heads: expected numbers such as 21,34,53, got {self.cast_heads!r}; name heads of the cast"
             ) from error
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _sources_sha256(shown: list[Character]) -> str:

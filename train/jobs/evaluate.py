@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from triportrait.core.checksum import sha256
+from triportrait.core.sentences import say
 from triportrait.train.data.folders import whole_folder
 from triportrait.train.evaluation.measure import GroupResult, measure, parts
 from triportrait.train.evaluation.methods import COPY, KEPT, STATIC, WeightsAndBaselines
@@ -85,7 +86,7 @@ class Evaluate:
         print(table)
         for gate in passed:
             print(gate.line())
-        print(f"{self.out}: table.md, metrics.json, sheet.png, axes.png", file=sys.stderr)
+        say(f"{self.out}: table.md, metrics.json, sheet.png, axes.png")
 
 
 def _measured(trained: Trained, candidates: WeightsAndBaselines, plan: Plan) -> list[GroupResult]:

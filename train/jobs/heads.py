@@ -11,6 +11,7 @@ from typing import Annotated
 
 import tyro
 
+from triportrait.core.sentences import say
 from triportrait.train.cameras import SET_CAMERAS, Habit, shown_cameras
 from triportrait.train.data.clips import check_clips, write_clips
 from triportrait.train.data.multiview import check_multiview, write_multiview
@@ -133,5 +134,5 @@ def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
 
 def _say(out: Path, line: str) -> None:
     """What was made goes to stdout, the story beside it."""
-    print(line, file=sys.stderr)
-    print(out)
+    say(line)
+    say(str(out), sys.stdout)

@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from triportrait.core.errors import InputError
+from triportrait.core.sentences import say
 from triportrait.train.data.clip_store.filming import film_heads
 from triportrait.train.data.clip_store.importing import SKIPPED, import_lmdb
 from triportrait.train.data.clip_store.store import ClipStore
@@ -46,7 +47,7 @@ class Clips:
         with progress(self.count, "clip") as tell:
             film_heads(self.out, *numbers, tell)
         print(f"{self.count} clips of {self.frames} frames, {self.size} px", file=sys.stderr)
-        print(self.out)
+        say(str(self.out), sys.stdout)
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Lmdb:
             done = import_lmdb(self.lmdb, self.out, self.most_skipped, tell)
         skipped = f", {done.skipped} skipped, which {self.out / SKIPPED} names" if done.skipped else ""
         print(f"{done.written} clips{skipped}", file=sys.stderr)
-        print(self.out)
+        say(str(self.out), sys.stdout)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from triportrait.core.errors import InputError
+from triportrait.core.sentences import say
 from triportrait.train.ablations import ablated, differences, with_motion
 from triportrait.train.begin import Begin
 from triportrait.train.cameras import SET_CAMERAS, Habit
@@ -88,15 +89,16 @@ class _Whole:
         print(_summary(config), file=sys.stderr)
         try:
             training = Training(config, self.out)
-            training.train(self.until, lambda line: print(line, file=sys.stderr))
+            training.train(self.until, say)
             if self.until == "stage2":
-                print(training.export(self.command()))
+                say(str(training.export(self.command())), sys.stdout)
         except FloatingPointError as error:
             raise InputError(f"{self.out}: training diverged, {error}; try another --seed") from error
         except OSError as error:
             raise _disk(self.out, error) from error
         except KeyboardInterrupt:
-            print(f"\n{self.out}: the same command goes on from the last saved state", file=sys.stderr)
+            print(file=sys.stderr)
+            say(f"{self.out}: the same command goes on from the last saved state")
             raise
 
     def command(self) -> str:
@@ -283,10 +285,10 @@ class _Single:
                 raise _disk(self.out, error) from error
             except Stopped as stopped:
                 if ranks.first:
-                    print(stopped, file=sys.stderr)
+                    say(str(stopped))
                 return
             if ranks.first:
-                print(write_report(self.out))
+                say(str(write_report(self.out)), sys.stdout)
 
 
 @dataclass(frozen=True)
@@ -391,7 +393,7 @@ class Export:
 
     def run(self) -> None:
         """Check everything, then write."""
-        print(export(self.checkpoint, self.out, self.half, self.overwrite))
+        say(str(export(self.checkpoint, self.out, self.half, self.overwrite)), sys.stdout)
 
 
 @dataclass(frozen=True)
@@ -405,7 +407,7 @@ class Report:
 
     def run(self) -> None:
         """Write RUN/report.html."""
-        print(write_report(self.run_folder))
+        say(str(write_report(self.run_folder)), sys.stdout)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from triportrait.core.errors import InputError
+from triportrait.core.files import check_tensor_file
 from triportrait.core.libraries import install, reason
 from triportrait.train.objectives.torchvision_ops import declare
 
@@ -66,6 +67,7 @@ def _tensors(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
+            check_tensor_file(path)
             return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's unpickler asserts, unpacks and looks up whatever a damaged file says

@@ -25,6 +25,8 @@ from torch import Tensor
 
 from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
+from triportrait.core.files import MOST_INDEX, check_tensor_file, read_json
+from triportrait.core.sentences import shown
 from triportrait.train.engines.engine import Engine, State
 from triportrait.train.engines.ranks import Ranks
 
@@ -134,17 +136,17 @@ def load_newest(run: Path, stage: str, engines: Mapping[str, Engine], ranks: Ran
                 f"{folder}: the first rank can read it, another one cannot ({reason}); let all see one disk"
             )
         if card["engines"].keys() != engines.keys():
-            raise _foreign(folder, f"networks {', '.join(card['engines'])}, wanted {', '.join(engines)}")
+            raise _foreign(folder, f"networks {shown(', '.join(card['engines']))}, wanted {', '.join(engines)}")
         states = {}
         for name, engine in engines.items():
             states[name] = _read(folder / f"{name}.safetensors", card["engines"][name])
             if names := set(states[name]["module"]) ^ set(engine.module.state_dict()):
-                raise _foreign(folder, f"only one has {sorted(names)[0]} of the {name}")
+                raise _foreign(folder, f"only one has {shown(sorted(names)[0])} of the {name}")
     for name, engine in engines.items():
         try:
             engine.load(states.pop(name))
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise _foreign(folder, str(error).splitlines()[0]) from error
+            raise _foreign(folder, shown(str(error))) from error
     return Loaded(folder, dict(card["loop"]), damaged)
 
 
@@ -201,6 +203,7 @@ def _weights(folder: Path, name: str, averaged: bool) -> dict[str, Tensor]:
     card, reason = _whole(folder, only=f"{name}.safetensors")
     if reason or name not in card["engines"]:
         raise InputError(f"{folder}: expected a whole checkpoint of {name}, {reason or 'it has none'}; name another")
+    check_tensor_file(folder / f"{name}.safetensors")
     with safe_open(folder / f"{name}.safetensors", "pt") as file:
         names = list(file.keys())
         weights = {}
@@ -227,6 +230,7 @@ def _write(path: Path, state: State) -> dict[str, Any]:
 
 def _read(path: Path, numbers: Mapping[str, int]) -> State:
     state: State = {kind: {} for kind in _TENSORS} | {key: numbers[key] for key in _NUMBERS}
+    check_tensor_file(path)
     for key, value in load_file(path).items():
         kind, _, name = key.partition("/")
         state[kind][name] = value
@@ -236,7 +240,7 @@ def _read(path: Path, numbers: Mapping[str, int]) -> State:
 def _whole(folder: Path, only: str | None = None) -> tuple[dict[str, Any], str]:
     """The card of a checkpoint, and what is wrong with it: nothing, if its files are what the card says."""
     try:
-        card = json.loads((folder / CARD).read_text())
+        card = read_json(folder / CARD, MOST_INDEX, finite=False)
         for name, wanted in card["files"].items():
             if only is not None and name != only:
                 continue

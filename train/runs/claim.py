@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from triportrait.core.errors import InputError
+from triportrait.core.files import check_regular
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of a network folder that knows none
 
@@ -25,6 +26,8 @@ def made_folder(run: Path) -> None:
 
 def claim(run: Path) -> IO[str]:
     """Keep other processes out of the folder while the file is open: two would overwrite each other's state."""
+    if (run / ".lock").exists():
+        check_regular(run / ".lock")  # a pipe would be waited for
     lock = (run / ".lock").open("a")
     try:
         import fcntl

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from triportrait.core.errors import InputError
+from triportrait.core.files import check_tensor_file, parsed_json
 from triportrait.train.runs.flat import flattened, rebuilt
 
 DIVERGED = "diverged"
@@ -82,8 +83,9 @@ def read_micro(path: Path, batches: dict[str, Any], made: Any) -> KeptMicro:
         InputError: it is damaged, or of a stage that is not named.
     """
     try:
+        check_tensor_file(path)
         with safe_open(path, "pt") as file:
-            card = json.loads(file.metadata()["card"])
+            card = parsed_json(file.metadata()["card"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         batch = rebuilt(batches[card["stage"]], card["batch"], tensors, "batch")
         left = rebuilt(dict[str, made], card["made"], tensors, "made")

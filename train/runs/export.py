@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from triportrait import __version__
 from triportrait.core.checkpoint import load_motion_encoder, save_motion_encoder, save_weights
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
+from triportrait.core.files import read_json
 from triportrait.core.network_kind import REENACTMENT, STATIC
 from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.runs.checkpoints import FOLDER, averaged_weights, found
@@ -28,7 +28,7 @@ def export(checkpoint: Path, out: Path, half: bool = False, overwrite: bool = Fa
     """
     run = checkpoint if (checkpoint / CONFIG).is_file() else checkpoint.parent.parent
     try:
-        config: dict[str, Any] = json.loads((run / CONFIG).read_text())
+        config: dict[str, Any] = read_json(run / CONFIG)
         told = config["run"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

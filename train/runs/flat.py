@@ -65,4 +65,10 @@ def rebuilt(kind: Any, plain: Any, tensors: Mapping[str, Tensor], name: str) -> 
         )
     if get_origin(kind) is dict:
         return {key: rebuilt(get_args(kind)[1], part, tensors, f"{name}.{key}") for key, part in plain.items()}
-    return tuple(plain) if get_origin(kind) is tuple else plain
+    if get_origin(kind) is tuple:
+        if not isinstance(plain, list | tuple):
+            raise TypeError(f"{name} is no list")
+        return tuple(plain)
+    if kind in (bool, int, float, str) and type(plain) is not kind and not (kind is float and type(plain) is int):
+        raise TypeError(f"{name} is of another type")
+    return plain

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from triportrait.core.files import MOST_INDEX, read_bytes
+from triportrait.core.sentences import say
 from triportrait.train.engines.engine import Engine
 from triportrait.train.engines.ranks import Ranks
 
@@ -47,7 +48,7 @@ class Record:
     def say(self, line: str) -> None:
         """A sentence for whoever watches."""
         if self._first:
-            print(line, file=sys.stderr)
+            say(line)
 
     def left_out(self, engine: Engine, name: str, reason: str) -> None:
         """A line of the log for what the data lacks, and a sentence."""
@@ -93,7 +94,7 @@ def _forget(log: Path, stage: str, steps: int) -> None:
     if not log.exists():
         return
     kept = []
-    for line in log.read_text().splitlines(keepends=True):
+    for line in read_bytes(log, MOST_INDEX).decode().splitlines(keepends=True):
         try:
             told = json.loads(line)
             lost = told["stage"] == stage and told["step"] > steps

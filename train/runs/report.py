@@ -13,6 +13,7 @@ from typing import Any
 
 from triportrait import __version__
 from triportrait.core.errors import InputError
+from triportrait.core.files import MOST_INDEX, read_bytes, read_json
 from triportrait.train.runs.record import LOG, SAMPLES
 from triportrait.train.runs.run_config import CONFIG
 
@@ -54,7 +55,7 @@ def write_report(run: Path) -> Path:
     lines = _lines(run / LOG)
     if not lines:
         raise InputError(f"{run}: expected a log with numbers, {LOG} has none yet; let the run go on")
-    config = json.loads((run / CONFIG).read_text())
+    config = read_json(run / CONFIG)
     stages = list(dict.fromkeys(line["stage"] for line in lines))
     body = "".join(_stage(run, stage, [line for line in lines if line["stage"] == stage]) for stage in stages)
     name = html.escape(run.resolve().name)
@@ -74,7 +75,7 @@ def _lines(log: Path) -> list[dict[str, Any]]:
     if not log.is_file():
         return []
     found = []
-    for line in log.read_text().splitlines():
+    for line in read_bytes(log, MOST_INDEX).decode().splitlines():
         try:
             told = json.loads(line)
             told["stage"], told["images_seen"] = str(told["stage"]), int(told["images_seen"])
@@ -105,7 +106,7 @@ def _stage(run: Path, stage: str, lines: list[dict[str, Any]]) -> str:
     if grids:
         parts.append("<h3>samples</h3>")
         for path in grids:
-            data = base64.b64encode(path.read_bytes()).decode()
+            data = base64.b64encode(read_bytes(path, MOST_INDEX)).decode()
             caption = f"{int(path.stem.rsplit('_', 1)[1]):,} images"
             picture = f"<img alt='{caption}' src='data:image/png;base64,{data}'>"
             parts.append(f"<figure><figcaption>{caption}</figcaption>{picture}</figure>")

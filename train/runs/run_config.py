@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from triportrait.core.errors import InputError
+from triportrait.core.files import read_json
+from triportrait.core.sentences import literal, say, shown
 
 CONFIG = "config.json"
 MOTION_ENCODER = "motion_encoder"  # folder of the weights that a run asked, so that it can be exported anywhere
@@ -49,7 +50,7 @@ def check_config(run: Path, config: dict[str, Any], changes_allowed: bool | None
         _write(path, text)
         return lambda: None
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
         if not isinstance(found, dict):
             raise ValueError(found)
     except (OSError, ValueError, RecursionError) as error:
@@ -60,11 +61,12 @@ def check_config(run: Path, config: dict[str, Any], changes_allowed: bool | None
         way = "" if changes_allowed is None else " or say --allow-change"
         more = f" ({len(changed) - 1} more differ)" if len(changed) > 1 else ""
         raise InputError(
-            f"{run}: this run was begun with {name} {was!r}, now it is {wanted!r}; name another folder{way}{more}"
+            f"{run}: this run was begun with {shown(name)} {literal(was)}, now it is {literal(wanted)}; name another "
+            f"folder{way}{more}"
         )
     if changed:
         for name, was, wanted in changed:
-            print(f"{run}: {name} was {was!r}, now it is {wanted!r}", file=sys.stderr)
+            say(f"{run}: {shown(name)} was {literal(was)}, now it is {literal(wanted)}")
         return lambda: _write(path, text)
     return lambda: None
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from triportrait.core.errors import InputError
+from triportrait.core.files import check_regular
 from triportrait.core.libraries import MISSING, fault, install, line, reason
 
 Request = tuple[Path, Sequence[int]]  # a video, the numbers of its frames
@@ -41,6 +42,7 @@ def decode(path: Path, rows: Sequence[int]) -> np.ndarray:
 
     wanted, found = sorted(set(rows)), dict[int, np.ndarray]()
     try:
+        check_regular(path)
         with av.open(f"file:{path}") as container:
             stream = container.streams.video[0]
             rate, base = stream.average_rate, stream.time_base

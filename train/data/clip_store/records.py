@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from triportrait.core.errors import InputError
+from triportrait.core.files import check_regular
 from triportrait.core.libraries import install, reason
 
 LABEL_WIDTH, MOTION_WIDTH = 437, 548
@@ -75,6 +76,7 @@ def open_lmdb(path: Path) -> tuple[int, Iterator[tuple[int, Callable[[], bytes]]
     except Exception as error:
         raise InputError(f"lmdb: it {reason(error, 'lmdb')}; {install('train')}") from error
     try:
+        check_regular(path / "data.mdb" if path.is_dir() else path)
         environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, map_size=1 << 40)
         with environment.begin() as transaction:
             count = int(bytes(transaction.get(b"num_samples") or b"").decode("ascii"))

@@ -23,6 +23,8 @@ import numpy as np
 
 from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
+from triportrait.core.files import MOST_INDEX, read_bytes, read_json
+from triportrait.core.sentences import literal, shown
 from triportrait.train.data.arrays import read_arrays
 from triportrait.train.data.clips import write_video
 
@@ -31,6 +33,7 @@ INDEX, PROGRESS = "index.json", ".progress.jsonl"
 GOP = 8
 FPS = 25
 WIDTHS = {"camera": (25,), "shape": (300,), "expression": (100, 9), "pose": (6,), "eyes": (6,), "neck": (3,)}
+_MOST = 1 << 24  # frames of a clip, or pixels of its side, that an index may name
 TABLES_KEPT = 64  # in memory
 NOT_A_ROTATION = 1e-3  # largest entry of R R' - 1
 
@@ -54,7 +57,7 @@ class ClipWriter:
             begun = folder / PROGRESS
             if not begun.exists() and any(folder.iterdir()):
                 raise InputError(f"{folder}: expected an empty folder or a store that was begun; name another folder")
-            lines = begun.read_text().splitlines() if begun.exists() else []
+            lines = read_bytes(begun, MOST_INDEX).decode().splitlines() if begun.exists() else []
         except OSError as error:
             raise _disk(folder, error) from error
         self.clips: dict[str, dict[str, Any]] = {}
@@ -65,7 +68,8 @@ class ClipWriter:
             told = _parsed(line)
             if number == 0 and told != {"settings": self.settings}:
                 raise InputError(
-                    f"{folder}: this store was begun from {told}, now it is {self.settings}; name another folder"
+                    f"{folder}: this store was begun from {shown(told)}, now it is {shown(self.settings)}; name "
+                    "another folder"
                 )
             if number and told is not None and self._whole(told):
                 self.clips[told["name"]] = told
@@ -152,12 +156,12 @@ class ClipStore:
     def __init__(self, folder: Path, contents: bool = False, whole: bool = True) -> None:
         self.folder = folder
         try:
-            self.index: dict[str, Any] = json.loads((folder / INDEX).read_text())
-            self.clips = [str(clip["name"]) for clip in self.index["clips"]]
-            self.frames_of = [int(clip["frames"]) for clip in self.index["clips"]]
-            self.size = int(self.index["clips"][0]["size"])
+            self.index: dict[str, Any] = read_json(folder / INDEX, MOST_INDEX)
+            self.clips = [_name(clip["name"]) for clip in self.index["clips"]]
+            self.frames_of = [_count(clip["frames"]) for clip in self.index["clips"]]
+            self.size = _count(self.index["clips"][0]["size"])
             self.source = str(self.index["source"])
-            self._files = {str(clip["name"]): dict(clip["files"]) for clip in self.index["clips"]}
+            self._files = {clip["name"]: _listed(clip["files"]) for clip in self.index["clips"]}
             if self.index["kind"] != KIND:
                 raise ValueError(self.index["kind"])
         except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
@@ -216,10 +220,29 @@ class ClipStore:
             raise InputError(f"{path}: it cannot be read (damaged); make the store again") from error
 
 
+def _name(value: Any) -> str:
+    """The name of a file in the store's own folder. Raises: `ValueError`."""
+    if not isinstance(value, str) or Path(value).name != value or "\0" in value:
+        raise ValueError(f"no name of a file: {literal(value)}")
+    return value
+
+
+def _listed(files: Any) -> dict[str, dict[str, Any]]:
+    """The files of a clip, each with its size. Raises: `ValueError` and its like."""
+    return {_name(file): {**told, "bytes": told["bytes"]} for file, told in files.items()}
+
+
+def _count(value: Any) -> int:
+    """A whole number from 1. Raises: `ValueError`."""
+    if type(value) is not int or not 1 <= value <= _MOST:
+        raise ValueError(f"no number of frames or pixels: {literal(value)}")
+    return value
+
+
 def holds_clips(folder: Path) -> bool:
     """Whether a folder is a clip store, finished or not, as far as its index says."""
     try:
-        return bool(json.loads((folder / INDEX).read_text())["kind"] == KIND)
+        return bool(read_json(folder / INDEX, MOST_INDEX)["kind"] == KIND)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return (folder / PROGRESS).exists()
 

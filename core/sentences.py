@@ -1,0 +1,125 @@
+"""What a file, a name or a library says, made fit for a sentence: on one line, without control characters, and short.
+
+`InputError` and `say` pass everything through `shown`, so that whoever words a sentence cannot forget it; pieces that
+may be long, such as the names of tensors, are cut by themselves, so that the rest of the sentence stays.
+"""
+
+from __future__ import annotations
+
+import json
+import reprlib
+import sys
+import traceback
+from typing import Any, TextIO
+
+LONGEST_SENTENCE = 1000  # characters
+LONGEST_PIECE = 160
+LONGEST_NAME = 80  # of one name among several
+_MARK = 40  # characters that say what was left out, at most
+_MOST_LINES = (60, 40)  # of a traceback, from its start and to its end
+_DIGITS = 40
+
+
+class _Repr(reprlib.Repr):
+    """Representations of bounded length; those of whole numbers may be refused by Python itself."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        if abs(x) < 10**_DIGITS:
+            return repr(x)
+        return f"a number of about {int(x.bit_length() * 0.30103) + 1:,} digits"
+
+
+_REPR = _Repr()
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = _REPR.maxset = 6
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 3, LONGEST_PIECE, LONGEST_PIECE
+
+
+def shown(value: object, most: int = LONGEST_PIECE) -> str:
+    """A text, or the representation of any other value, that does no harm where it is printed.
+
+    What is not printable (control and format characters, ends of lines, surrogates) is escaped as in Python's source.
+    A longer text loses its middle, and how many characters that are is said. Shown twice is shown once.
+
+    Args:
+        most: characters of what is returned, at most.
+    """
+    text = value if isinstance(value, str) else _REPR.repr(value)
+    if len(text) <= most:
+        whole = "".join(map(_escaped, text))
+        if len(whole) <= most:
+            return whole
+    room = max(0, most - _MARK)
+    head, first = _fitting(text[:room], room * 2 // 3)
+    tail, last = _fitting(text[: -room - 1 : -1], room - room * 2 // 3)
+    return f"{''.join(head)}…({len(text) - first - last:,} characters left out)…{''.join(reversed(tail))}"
+
+
+def literal(value: object, most: int = LONGEST_PIECE) -> str:
+    """As `shown`, with a text in quotes, so that '48' is told from 48."""
+    return f"'{shown(value, most - 2)}'" if isinstance(value, str) else shown(value, most)
+
+
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Print a line for the person at the terminal, on the standard error unless told otherwise."""
+    print(shown(line, LONGEST_SENTENCE), file=sys.stderr if stream is None else stream, flush=True)
+
+
+def say_traceback() -> None:
+    """Print where the exception that is handled came from; what files say in it is shown as in sentences."""
+    lines = traceback.format_exc().splitlines()
+    first, last = _MOST_LINES
+    if len(lines) > first + last:
+        lines[first:-last] = [f"  ... {len(lines) - first - last:,} lines ..."]
+    for line in lines:
+        say(line)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON in which everything that is not printable is escaped, what JSON itself would let pass included."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, default=shown)
+    return "".join(c if c.isprintable() or c == "\n" else _json_escape(c) for c in text)
+
+
+def _json_escape(character: str) -> str:
+    return "".join(f"\\u{unit:04x}" for unit in _units(character))
+
+
+def _units(character: str) -> list[int]:
+    data = character.encode("utf-16-be", "surrogatepass")
+    return [int.from_bytes(data[i : i + 2], "big") for i in range(0, len(data), 2)]
+
+
+def bounded(value: Any, depth: int = 4, entries: int = 50) -> Any:
+    """A JSON value with its texts shown, and no more entries and levels than anybody reads."""
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, int) and abs(value) >= 10**_DIGITS:
+        return shown(value)
+    if isinstance(value, dict | list) and depth == 0:
+        return shown(value)
+    if isinstance(value, dict):
+        pairs = list(value.items())
+        found = {shown(str(name)): bounded(inner, depth - 1, entries) for name, inner in pairs[:entries]}
+        return found | ({"…": f"{len(pairs) - entries:,} entries left out"} if len(pairs) > entries else {})
+    if isinstance(value, list):
+        left = [f"… {len(value) - entries:,} entries left out"] if len(value) > entries else []
+        return [bounded(inner, depth - 1, entries) for inner in value[:entries]] + left
+    return value
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def _fitting(text: str, room: int) -> tuple[list[str], int]:
+    """The first characters that have room, escaped, and how many they are."""
+    found: list[str] = []
+    for character in text:
+        escaped = _escaped(character)
+        room -= len(escaped)
+        if room < 0:
+            break
+        found.append(escaped)
+    return found, len(found)

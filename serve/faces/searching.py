@@ -1,0 +1,159 @@
+"""When a film is searched slowly, in pieces, for a face that a quick look misses; and whether it shows one at all.
+
+A slow search of a large frame takes as long as ten quick looks. It is made where it may find something new: at the
+first frame, after a cut, when a face was lost, and then at growing distances, within an allowance that grows with time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from triportrait.serve.clips import Frame
+from triportrait.serve.faces.alignment import align
+from triportrait.serve.faces.face import Face, FaceProvider
+
+FIRST_GAP_S, LONGEST_GAP_S = 0.25, 4.0  # between searches that found nothing; each gap is twice the one before
+AT_ONCE, PER_S = 8, 1.0  # searches that a film may begin with, and how many each of its seconds adds
+PIECE_GAP_S = 0.1  # between pieces of a search that is spread over frames
+MOST_TILES = 16  # along a side: three quarters more than a picture of 16 : 9 has
+SMALLEST_TILE_PX = 350  # in smaller pieces of a picture no face is looked for
+LOOK_GAP_S = 0.2  # a face that is shown for less does not make a film one with a face
+CUT_SHARE = 0.35  # of the pixels change their colours from one shot to another
+SAMPLED = 48  # rows and columns that are looked at for a cut
+LEVELS = 6  # per colour
+MOST_LOOKED_AT = 750  # frames that are decoded to see whether a film shows a face
+
+
+class Searches:
+    """Tells when to search a film slowly; times are those of its frames and rise."""
+
+    def __init__(self) -> None:
+        self._start_s: float | None = None
+        self._made = 0
+        self.followed()
+
+    def followed(self) -> None:
+        """A face is there, or the shot was cut: where none is followed next, search at once."""
+        self._gap_s, self._next_s = FIRST_GAP_S, -math.inf
+
+    def due(self, time_s: float) -> bool:
+        """Whether to search now, when no face is followed; if so, that counts as done."""
+        if self._start_s is None:
+            self._start_s = time_s
+        if time_s < self._next_s or self._made >= AT_ONCE + PER_S * (time_s - self._start_s):
+            return False
+        self._made += 1
+        self._next_s, self._gap_s = time_s + self._gap_s, min(2 * self._gap_s, LONGEST_GAP_S)
+        return True
+
+
+class PieceByPiece:
+    """A slow search that is spread over frames, a piece in each, so that nobody waits for it."""
+
+    def __init__(self) -> None:
+        self._number, self._next_s = 0, -math.inf
+
+    def __call__(self, provider: FaceProvider, image: np.ndarray, time_s: float) -> list[Face]:
+        """The faces in the next piece of uint8 [H, W, 3], if it is time for one."""
+        if time_s < self._next_s:
+            return []
+        self._next_s = time_s + PIECE_GAP_S
+        levels = [pieces for pieces in (1, 2, 3) if pieces == 1 or min(image.shape[:2]) / pieces >= SMALLEST_TILE_PX]
+        every = [tile for pieces in levels for tile in tiles(image, pieces)]
+        piece, x, y = every[self._number % len(every)]
+        self._number += 1
+        return [_moved(face, x, y) for face in provider.find(np.ascontiguousarray(piece), quick=True)]
+
+
+def _moved(face: Face, x: int, y: int) -> Face:
+    points, alignment = face.points.copy(), face.alignment.copy()
+    points[:, :2] += (x, y)
+    return Face(points, alignment + np.array((x, y), np.float32), face.turn)
+
+
+def tiles(image: np.ndarray, pieces: int) -> Iterator[tuple[np.ndarray, int, int]]:
+    """Squares of a `pieces`-th of the shorter side, each half over the next, with their places.
+
+    Along a strip they become longer than wide, so that they stay few.
+    """
+    height, width = image.shape[:2]
+    side = min(height, width) // pieces
+    for y, high in _starts(height, side):
+        for x, wide in _starts(width, side):
+            yield image[y : y + high, x : x + wide], x, y
+
+
+def _starts(length: int, side: int) -> list[tuple[int, int]]:
+    """Where the tiles along a side begin, and how long each is."""
+    side = max(side, math.ceil(2 * length / (MOST_TILES + 1)))
+    count = max(1, math.ceil((length - side) / (side / 2)) + 1)
+    return [(round(i * (length - side) / max(1, count - 1)), side) for i in range(count)]
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """What a look through a film gave.
+
+    Attributes:
+        frame: the first that shows a face, None where none does. faces: in it.
+        count: frames that were decoded. whole: those were all.
+    """
+
+    frame: Frame | None
+    faces: list[Face]
+    count: int
+    whole: bool
+
+
+def first_face(
+    frames: Iterable[Frame], provider: FaceProvider, wanted: int = 1, gap_s: float = 0.0, most: int = MOST_LOOKED_AT
+) -> Looked:
+    """Look for the first frame with a face.
+
+    Args:
+        wanted: as many faces in one frame. gap_s: least time between frames that are looked at. most: frames decoded.
+    """
+    searches, next_s, count = Searches(), -math.inf, 0
+    before: np.ndarray | None = None
+    for count, frame in enumerate(frames, start=1):
+        if count > most:
+            return Looked(None, [], most, False)
+        if frame.time_s < next_s:
+            continue
+        next_s, last, before = frame.time_s + gap_s, before, colours(frame.image)
+        if last is not None and is_cut(last, before):
+            searches.followed()
+        found = _placed(provider.find(frame.image, quick=True), frame.image)
+        if len(found) < wanted and searches.due(frame.time_s):
+            found = _placed(provider.find(frame.image), frame.image)
+        if len(found) >= wanted:
+            return Looked(frame, found, count, False)
+    return Looked(None, [], count, True)
+
+
+def _placed(faces: list[Face], image: np.ndarray) -> list[Face]:
+    """The faces that lie in the picture."""
+    return [face for face in faces if (at := align(face.alignment)) is not None and at.fits(image)]
+
+
+def colours(image: np.ndarray) -> np.ndarray:
+    """What share of a picture has which colour: [LEVELS³], from a grid of its pixels."""
+    height, width = image.shape[:2]
+    rows, columns = (np.linspace(0, n - 1, min(n, SAMPLED)).astype(int) for n in (height, width))
+    r, g, b = np.moveaxis(image[rows[:, None], columns].astype(np.int64) * LEVELS // 256, -1, 0)
+    counts = np.bincount((r * LEVELS + g).ravel() * LEVELS + b.ravel(), minlength=LEVELS**3)
+    return counts / counts.sum()
+
+
+def colour_change(a: np.ndarray, b: np.ndarray) -> float:
+    """The share of a picture that has another colour, at least, 0 to 1."""
+    return float(np.abs(a - b).sum() / 2)
+
+
+def is_cut(before: np.ndarray, now: np.ndarray) -> bool:
+    """Whether `colours` of two frames are those of two shots."""
+    return colour_change(before, now) > CUT_SHARE

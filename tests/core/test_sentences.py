@@ -1,0 +1,116 @@
+"""What files say is shown escaped and cut, by one function that no sentence passes by."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import time
+
+import pytest
+
+from triportrait.core.errors import InputError
+from triportrait.core.sentences import (
+    LONGEST_PIECE,
+    LONGEST_SENTENCE,
+    bounded,
+    json_text,
+    literal,
+    say,
+    say_traceback,
+    shown,
+)
+
+HOSTILE = {
+    "terminal codes": ("\x1b[2J\x1b]0;x\x07", r"\x1b[2J\x1b]0;x\x07"),
+    "a second line": ("a\r\ntriportrait: done", r"a\r\ntriportrait: done"),
+    "eight-bit codes": ("\x9b2J", r"\x9b2J"),
+    "a turned direction": ("\u202egnp.exe", r"\u202egnp.exe"),
+    "a paragraph": ("a\u2029b", r"a\u2029b"),
+    "no width": ("a\u200bb", r"a\u200bb"),
+    "a byte that is no letter": (b"\xff".decode("utf-8", "surrogateescape"), r"\udcff"),
+    "delete": ("a\x7f", r"a\x7f"),
+}
+
+
+@pytest.mark.parametrize(("text", "wanted"), HOSTILE.values(), ids=HOSTILE)
+def test_what_is_not_printable_is_escaped(text, wanted):
+    assert shown(text) == wanted
+    assert str(InputError(f"a file: {text}; rename it")) == f"a file: {wanted}; rename it"
+    stream = io.StringIO()
+    say(text, stream)
+    assert stream.getvalue() == wanted + "\n"
+    told = json_text({"name": text})
+    assert told.isascii() and told.isprintable() and json.loads(told) == {"name": text}
+
+
+def test_letters_of_all_people_stay():
+    assert shown("Jürgen 東京 ñ \\ 'x'") == "Jürgen 東京 ñ \\ 'x'"
+
+
+@pytest.mark.parametrize("unit", ["a", "\x1b", "\U000e0001", "語"])
+def test_a_long_text_loses_its_middle_and_says_how_much(unit):
+    began = time.perf_counter()
+    told = shown(f"begin {unit * 30_000_000} end")
+    assert time.perf_counter() - began < 1  # 120 MB of memory are made and copied
+    assert len(told) <= LONGEST_PIECE and told.startswith("begin ") and told.endswith(" end")
+    left = int(told.split("…(")[1].split(" ")[0].replace(",", ""))
+    assert left == 30_000_010 - _kept(told, unit)
+    assert shown(told) == told
+
+
+def _kept(told: str, unit: str) -> int:
+    """Characters of the text that are still there."""
+    one = shown(unit)
+    head, _, rest = told.partition("…(")
+    tail = rest.split(")…")[1]
+    return len(head.replace(one, "u")) + len(tail.replace(one, "u"))
+
+
+def test_a_sentence_keeps_its_beginning_and_its_advice():
+    error = InputError(f"w/portrait.safetensors: 1 unknown ({'x' * 3_000_000}); convert the right file")
+    assert len(str(error)) <= LONGEST_SENTENCE
+    assert str(error).startswith("w/portrait.safetensors: 1 unknown (xx")
+    assert str(error).endswith("; convert the right file") and "characters left out" in str(error)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        (10**400, "a number of about 401 digits"),
+        (-(10**5000), "a number of about 5,001 digits"),
+        (True, "True"),
+        (48, "48"),
+        ([1] * 1_000_000, "[1, 1, 1, 1, 1, 1, ...]"),
+        ([10**5000], "[a number of about 5,001 digits]"),
+        ({"a": {"b": {"c": {"d": 1}}}}, "{'a': {'b': {'c': {...}}}}"),
+    ],
+    ids=["long", "longer", "truth", "whole", "list", "long in a list", "deep"],
+)
+def test_values_of_any_size_are_short(value, wanted):
+    assert shown(value) == wanted == literal(value)
+
+
+def test_a_text_is_told_from_a_number():
+    assert literal("48") == "'48'" and len(literal("x" * 10_000)) <= LONGEST_PIECE
+
+
+def test_a_value_of_a_manifest_is_bounded():
+    deep = "x"
+    for _ in range(50):
+        deep = {"k" * 1000: [deep] * 3}
+    told = json_text(bounded({"wide": list(range(10_000)), "deep": deep, "text": "\x1b" * 10_000, "n": 10**100}))
+    assert len(told) < 20_000 and told.isprintable() and "9,950 entries left out" in told
+
+
+def test_a_traceback_shows_no_codes_either(capsys):
+    try:
+        try:
+            raise ValueError("\x1b[2J" + "line\n" * 1_000_000)
+        except ValueError as error:
+            raise InputError("a sentence") from error
+    except InputError:
+        say_traceback()
+    told = capsys.readouterr().err
+    assert "\x1b" not in told and "test_sentences.py" in told and len(told.splitlines()) <= 101
