@@ -74,7 +74,7 @@ def _run(arguments: Sequence[str]) -> int:
         job = getattr(importlib.import_module(module), entry)
     except ModuleNotFoundError as error:
         return _refuse(_missing(error))
-    except (ImportError, OSError, RuntimeError) as error:  # a library that is there and does not load
+    except (ImportError, OSError, RuntimeError):  # a library that is there and does not load
         named = [f"{library} {fault(library)}" for library in LIBRARIES if fault(library) is not None]
         if not named:
             raise
