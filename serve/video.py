@@ -91,9 +91,10 @@ class VideoWriter:
     Args:
         path: output file, ending one of `VIDEO_ENDINGS`.
         size_px: (width, height) of the images; odd sizes gain one repeated column or row, since 4:2:0 needs even ones.
-        fps: nominal rate; gives the fineness of the clock and the length of the last frame.
-        audio_from: clip whose sound is taken: copied where the container allows it, else encoded as AAC or Opus;
-            it ends where the clip's `cut_s` says.
+        fps: nominal rate; gives the fineness of the clock, and the length of the last frame where nothing else does.
+        audio_from: clip that the frames come from. Its sound is taken: copied where players expect it in the container,
+            else encoded as AAC or Opus. Both the sound and the last frame end where its `cut_s` says, the last frame of
+            a whole clip where its `end_s` does.
         overwrite: replace an existing file.
         crf: quality on the scale of x264, 0 (lossless) to 51, 18 looks like the original.
         finish: called with the whole file, under another name, before it appears: what signs it.
@@ -127,6 +128,7 @@ class VideoWriter:
         exact = math.lcm(90_000, self.fps.numerator)
         self._clock = exact if exact <= 1_000_000 else 90_000
         self._last_tick = -1
+        self._held: av.Packet[av.VideoStream] | None = None
         self._reformatter = VideoReformatter()
 
     def __enter__(self) -> Self:
@@ -170,7 +172,7 @@ class VideoWriter:
         )
         frame.pts, frame.time_base = tick, Fraction(1, self._clock)
         with writing(self.path):
-            self._container.mux(self._stream.encode(frame))
+            self._mux(self._stream.encode(frame))
             if self._sound is not None:
                 self._sound.write_until(Fraction(tick, self._clock))
 
@@ -183,7 +185,7 @@ class VideoWriter:
         with writing(self.path), self._stack:
             if self._last_tick < 0:
                 raise ValueError(f"{self.path}: no frame was written")
-            self._container.mux(self._stream.encode(None))
+            self._mux_last(self._stream.encode(None))
             if self._sound is not None:
                 self._sound.finish()
             self._container.close()
@@ -191,6 +193,28 @@ class VideoWriter:
                 self._finish(self._temporary)
         if self._lost_sound is not None and self._clip is not None:
             self._clip.warnings.append(self._lost_sound)
+
+    def _mux(self, packets: list[av.Packet[av.VideoStream]]) -> None:
+        """Write all but the last, which may be that of the file."""
+        for packet in packets:
+            if self._held is not None:
+                self._container.mux(self._held)
+            self._held = packet
+
+    def _mux_last(self, packets: list[av.Packet[av.VideoStream]]) -> None:
+        """Write the rest and make the last frame last until its end."""
+        ends_s = () if self._clip is None else (self._clip.cut_s, self._clip.end_s)
+        end_s = next((end_s for end_s in ends_s if end_s is not None), None)
+        if end_s is not None:
+            length = max(1, round(end_s * self._clock) - self._last_tick)
+            rest = [packet for packet in (self._held, *packets) if packet is not None]
+            # The length of a sample of mp4 is that of decoding: the last of them ends the track.
+            ending = rest[-1:] if self._container.format.name in ("mp4", "mov") else []
+            for packet in [p for p in rest if p.pts == self._last_tick] + ending:
+                packet.duration = length
+        self._mux(packets)
+        if self._held is not None:
+            self._container.mux(self._held)
 
     def _start(self, stack: ExitStack, clip: Clip | None) -> None:
         self._container = self._open(stack)
