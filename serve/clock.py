@@ -246,7 +246,7 @@ def _along(jump: _Jump, tracks: Sequence[Track], jumps: Sequence[_Jump], waiting
         if steps_s[best] < abs(jump.by_s) / 2:
             # It leaps elsewhere or not at all: whose clock is it on, once the file has passed the jump?
             after = np.nonzero(track.places[near] > jump.place)[0]
-            if jump.by_s > -2 or not len(after) or not after[0]:
+            if jump.by_s > -2 or jump.index <= _STRAY or not len(after) or not after[0]:
                 return None
             at, after_s = int(near[after[0]]), float(times_s[after[0]])
             before_s = float(ends_s[after[0] - 1])
