@@ -98,6 +98,7 @@ class Clip(ABC):
         self.start_s = Fraction(0)
         self.cut_s: Fraction | None = None
         self.end_s: Fraction | None = None
+        self._limit: int | None = None
 
     def frames(self, limit: int | None = None) -> Generator[Frame, None, None]:
         """Decode the frames in the order they are shown, the first `limit` of them.
@@ -107,6 +108,7 @@ class Clip(ABC):
         """
         self.warnings.clear()
         self.cut_s = self.end_s = None
+        self._limit = limit
         time_s = Fraction(0)
         images = self._images()
         try:
@@ -132,7 +134,7 @@ class Clip(ABC):
     def _images(self) -> _Images:
         """Generate (time, function that gives the pixels); pixels are made only for frames that are used.
 
-        None instead of pixels leaves a frame out.
+        None instead of pixels leaves a frame out. No more than `_limit` are asked for, and the time of one more.
         """
 
 
@@ -208,17 +210,25 @@ class _Video(Clip):
     @cached_property
     def clock(self) -> Clock:
         """The one clock of the file's streams; reads the file once, unless its index tells."""
-        with opened(self.path) as container:
-            stream = _video_stream(self.path, container)
-            clock = read_clock(container, stream, sound_stream(container), self._by_dts)
+        clock = self._read_clock()
+        assert clock is not None
         if clock.first_s is not None:
             self.start_s = clock.first_s
         return clock
 
+    def _read_clock(self, most: int | None = None) -> Clock | None:
+        with opened(self.path) as container:
+            stream = _video_stream(self.path, container)
+            return read_clock(container, stream, sound_stream(container), self._by_dts, most)
+
     def _images(self) -> _Images:
         tally = Tally()
         reformatter = VideoReformatter()
-        clock, time_s = self.clock, Fraction(0)
+        clock = None
+        if self._limit is not None and "clock" not in self.__dict__:
+            # A few frames of a long film are no reason to read it all.
+            clock = self._read_clock(self._limit + 1)
+        clock, time_s = clock or self.clock, Fraction(0)
         try:
             with opened(self.path) as container:
                 stream = _video_stream(self.path, container)
@@ -237,7 +247,7 @@ class _Video(Clip):
                 self.end_s = end_s - self.start_s
             self.warnings.extend(self._damage(tally))
         finally:
-            self.warnings.extend(f"{self.path}: {sentence}" for sentence in clock.sentences(time_s))
+            self.warnings.extend(f"{self.path}: {sentence}" for sentence in clock.sentences(float(time_s)))
 
     def _damage(self, tally: Tally) -> Iterator[str]:
         expected = max(tally.packets, self._indexed) - tally.hidden

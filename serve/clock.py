@@ -361,20 +361,25 @@ class Clock:
             yield f"{lost} of its packets carry times that cannot be; theirs were taken from the packets around them"
 
 
-def read_clock(container: InputContainer, video: Any, audio: Any, by_dts: bool = False) -> Clock:
+def read_clock(
+    container: InputContainer, video: Any, audio: Any, by_dts: bool = False, most: int | None = None
+) -> Clock | None:
     """Read the packets of `video` and `audio` (None without) and give the clock of the file.
 
     An index is enough where the container has one of every packet; else the file is read to its end.
-    `by_dts` says that only the order of decoding is known of pictures.
+    `by_dts` says that only the order of decoding is known of pictures. With `most`, only what comes before so many
+    pictures is read; None then says that it leaps there, which only the whole file can settle.
     """
     streams = [video] if audio is None else [video, audio]
     tracks = _indexed(container, streams)
     clock = Clock()
     if tracks is None or not all(_is_steady(track) for track in tracks):
-        tracks, clock.read_to = _walked(container, streams, by_dts)
+        tracks, clock.read_to = _walked(container, streams, by_dts, most)
         declared = any(name in container.format.name for name in ("mp4", "matroska")) and container.duration
         declared_s = container.duration / av.time_base if declared and container.duration else None
         restarts = bool(int(container.format.flags) & _TS_DISCONT)
+        if most is not None and any(_leaps(track) for track in tracks):
+            return None
         moves, clock.repairs = settle(tracks, declared_s, restarts)
         clock._start_s = _first_s(tracks[:1])
         if any(len(m.at) > 1 or m.lost for m in moves):
@@ -419,7 +424,15 @@ def _indexed(container: InputContainer, streams: Sequence[Any]) -> list[Track] |
     return tracks
 
 
-def _walked(container: InputContainer, streams: Sequence[Any], by_dts: bool) -> tuple[list[Track], int]:
+def _leaps(track: Track) -> bool:
+    lost: set[int] = set()
+    track = replace(track, times_s=track.times_s.copy())
+    return any(True for _ in _jumps(0, track, lost)) or bool(lost)
+
+
+def _walked(
+    container: InputContainer, streams: Sequence[Any], by_dts: bool, most: int | None
+) -> tuple[list[Track], int]:
     """Make the tracks from the packets, read to where they end; that place comes with them."""
     rows: dict[int, list[tuple[int, float, float, bool]]] = {stream.index: [] for stream in streams}
     bases = {stream.index: float(stream.time_base) for stream in streams}
@@ -431,7 +444,7 @@ def _walked(container: InputContainer, streams: Sequence[Any], by_dts: bool) -> 
             packet: Any = next(packets, None)
         except av.FFmpegError:
             break
-        if packet is None:
+        if packet is None or (most is not None and len(rows[pictures]) > most + 4 * _REORDER):
             break
         if not packet.size:
             continue

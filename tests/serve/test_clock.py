@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,6 +123,16 @@ def test_the_warning_waits_for_the_place(tmp_path: Path) -> None:
     clip = open_clip(joined(tmp_path / "b.flv", [clap(tmp_path / "a.flv", "flv")] * 2))
     assert len(list(clip.frames(20))) == 20 and clip.warnings == []
     assert len(list(clip.frames(80))) == 80 and len(clip.warnings) == 1
+
+
+def test_a_few_frames_are_no_reason_to_read_it_all(tmp_path: Path) -> None:
+    path = clap(tmp_path / "a.mkv", "mkv", 20.0, 20.0)
+    clip: Any = open_clip(path)
+    assert len(list(clip.frames(3))) == 3 and "clock" not in vars(clip)
+    # What leaps among them is settled by the whole file: here the sound says that it was a pause.
+    path = clap(tmp_path / "b.mkv", "mkv", 40.0, 40.0, holes=[(0.4, 35.0)])
+    clip = open_clip(path)
+    assert [frame.time_s for frame in clip.frames(12)][-1] == pytest.approx(35.04, abs=2e-3) and clip.warnings == []
 
 
 def track(times_s: Sequence[float], places: Sequence[int], length_s: float = STEP) -> Track:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 
+from tests.serve.claps import clap, loud
 from tests.serve.making import copy, heard, make, noise, sound_of, times_of
 from triportrait.serve import video
+from triportrait.serve.clock import Moves
 from triportrait.serve.video import VideoWriter, open_clip
 
 
@@ -184,3 +188,67 @@ def test_damaged_sound_costs_only_the_sound(tmp_path: Path) -> None:
     assert len(copy(driving, tmp_path / "o.mp4")) == 30
     assert len(times_of(open_clip(tmp_path / "o.mp4"))) == 30
     assert any("sound" in warning for warning in driving.warnings)
+
+
+_B_FRAMES = {"bf": "2", "x264-params": "b-adapt=0"}
+_TONES = {
+    "a.mp4": {"sound": "aac"},
+    "fragments.mp4": {"sound": "aac", "container": {"movflags": "frag_keyframe+empty_moov"}},
+    "a.mov": {"sound": "pcm_s16le"},
+    "a.mkv": {"sound": "aac"},
+    "opus.mkv": {"sound": "libopus"},
+    "a.webm": {"sound": "libopus", "codec": "libvpx-vp9", "options": {}},
+    "a.ts": {"sound": "aac"},
+    "a.flv": {"sound": "aac"},
+    "mp3.flv": {"sound": "libmp3lame"},
+}
+
+
+@pytest.mark.parametrize("out", ["o.mp4", "o.mov", "o.mkv", "o.webm"])
+@pytest.mark.parametrize("source", _TONES)
+@pytest.mark.parametrize("begin_s", [0.0, 0.3])
+def test_a_tone_loses_neither_its_first_nor_its_last_sample(
+    tmp_path: Path, source: str, out: str, begin_s: float
+) -> None:
+    options: dict[str, Any] = {"options": _B_FRAMES, **_TONES[source]}
+    path = make(tmp_path / source, 36, sound_at_s=begin_s, sound_s=1.2 - begin_s, **options)
+    driving = open_clip(path)
+    copy(driving, tmp_path / out)
+    (span,) = loud(tmp_path / out, quiet_s=0.005)
+    assert span == pytest.approx((begin_s, 1.2), abs=0.03) and driving.warnings == []
+    if out in ("o.mp4", "o.mov"):
+        with av.open(tmp_path / out) as file:
+            codec = file.streams.audio[0].codec_context.codec.canonical_name
+        assert codec in ("aac", "mp3") or (out == "o.mov" and codec.startswith("pcm_"))
+
+
+@pytest.mark.parametrize("out", ["o.mp4", "o.mkv", "o.webm"])
+def test_a_gap_in_the_sound_is_silence_of_its_length(tmp_path: Path, out: str) -> None:
+    path = clap(tmp_path / "a.mkv", "mkv", 3.0, 3.0, [0.0, 2.0], sound_holes=[(0.1, 2.1)])
+    driving = open_clip(path)
+    copy(driving, tmp_path / out)
+    assert np.array(loud(tmp_path / out)) == pytest.approx(np.array([[0, 0.1], [2.1, 2.2]]), abs=0.03)
+    if out == "o.mp4":
+        with av.open(tmp_path / out) as file:
+            lengths = [p.duration for p in file.demux(audio=0) if p.size]
+        assert max(lengths) <= 1024, "a packet is stretched over the gap, which players fill in their own ways"
+
+
+def test_sound_without_stamps_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driving = open_clip(make(tmp_path / "a.mkv", 30, sound="aac"))
+    lost = set(range(10, 20))
+    driving.clock.moves[1] = Moves(lost=lost)
+    copy(driving, tmp_path / "o.mp4")
+    given, got = sound_of(driving.path), sound_of(tmp_path / "o.mp4")
+    assert [data for _, data in got] == [data for _, data in given]
+    assert np.abs(np.subtract([at for at, _ in got], [at for at, _ in given])).max() < 0.012
+
+
+def test_sound_that_overlaps_is_left_out_and_told(tmp_path: Path) -> None:
+    # The sound alone falls by less than a break: five packets say times that were filled already.
+    driving = open_clip(make(tmp_path / "a.mkv", 60, sound="aac"))
+    back = Moves(at=[0, 40], shifts_s=[Fraction(0), Fraction(-1, 8)], leaps=[None, None])
+    driving.clock.moves[1] = back
+    copy(driving, tmp_path / "o.mp4")
+    assert driving.warnings[-1] == f"{driving.path}: 0.13 s of its sound overlap what came before; left out"
+    assert len(sound_of(driving.path)) - len(sound_of(tmp_path / "o.mp4")) == 6
