@@ -325,6 +325,26 @@ def test_an_edit_list_is_no_damage(tmp_path: Path) -> None:
     assert next(iter(clip.frames())).image.mean() == pytest.approx(61.5, abs=4), "the sixth frame is the first shown"
 
 
+def test_several_edits_are_no_break_of_the_clock(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.mp4", 30, options={"g": "10", "bf": "0"}, sound="aac")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"elst")
+    # Two edits of the pictures in the place of one: 0.5 s from the start, 0.25 s from 0.75 s on, where no key frame is.
+    edits = b"".join(
+        (ms).to_bytes(4, "big") + (ms_at * 90).to_bytes(4, "big") + b"\0\1\0\0" for ms, ms_at in ((500, 0), (250, 750))
+    )
+    data[at + 8 : at + 24] = (2).to_bytes(4, "big") + edits
+    for name in (b"elst", b"edts", b"trak", b"moov"):
+        size_at = data.rindex(name, 0, at + 4) - 4
+        size = int.from_bytes(data[size_at : size_at + 4], "big") + 12
+        data[size_at : size_at + 4] = size.to_bytes(4, "big")
+    path.write_bytes(data)
+    clip = open_clip(path)
+    levels = [(float(f.image.mean()) - 1.5) / 10 for f in clip.frames()]
+    assert clip.warnings == [] and clip.clock.moves == {}
+    assert np.round(levels).tolist() == [*range(15), *[i % 25 for i in range(23, 30)]]
+
+
 def test_useless_files_are_refused(tmp_path: Path) -> None:
     assert "no such file" in _refusal(tmp_path / "missing.mp4")
     (tmp_path / "empty.mp4").touch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from tests.serve.claps import clap, flashes, joined, loud
 from tests.serve.making import copy
-from triportrait.serve.clock import Track, settle
+from triportrait.serve.breaks import Track, settle
 from triportrait.serve.video import open_clip
 
 FILES = Path(__file__).parent.parent / "data" / "files"
@@ -216,6 +217,13 @@ def test_pictures_out_of_turn_at_a_leap_stay_with_their_part() -> None:
     moves, _ = settle([reordered, track(sound_s, np.arange(61) * 2 + 1)], restarts=True)
     got = sorted(t + float(moves[0].of(i, t)) for i, t in enumerate(given))
     assert got == pytest.approx(steps(61))
+
+
+def test_a_clock_of_chance_ends_in_time() -> None:
+    times = np.random.default_rng(0).uniform(0, 1e6, 30_000).tolist()
+    before_s = time.perf_counter()
+    mended(times, times)
+    assert time.perf_counter() - before_s < 20
 
 
 def test_shifts_are_exact_when_the_clock_turns_over() -> None:

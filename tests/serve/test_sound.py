@@ -15,7 +15,7 @@ import pytest
 from tests.serve.claps import clap, loud
 from tests.serve.making import copy, heard, make, noise, sound_of, times_of
 from triportrait.serve import video
-from triportrait.serve.clock import Moves
+from triportrait.serve.breaks import Moves
 from triportrait.serve.video import VideoWriter, open_clip
 
 
