@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
@@ -142,7 +143,8 @@ def _walked(
     container: InputContainer, streams: Sequence[Any], by_dts: bool, most: int | None
 ) -> tuple[list[Track], int]:
     """Make the tracks from the packets, read to where they end; that place comes with them."""
-    rows: dict[int, list[tuple[int, float, float, bool]]] = {stream.index: [] for stream in streams}
+    # Places, times, lengths and starts: a film has a million packets.
+    rows = {stream.index: (array("q"), array("d"), array("d"), array("b")) for stream in streams}
     bases = {stream.index: float(stream.time_base) for stream in streams}
     pictures = streams[0].index
     packets = container.demux(streams)
@@ -152,7 +154,7 @@ def _walked(
             packet: Any = next(packets, None)
         except av.FFmpegError:
             break
-        if packet is None or (most is not None and len(rows[pictures]) > most + 4 * REORDER):
+        if packet is None or (most is not None and len(rows[pictures][0]) > most + 4 * REORDER):
             break
         if not packet.size:
             continue
@@ -162,13 +164,17 @@ def _walked(
         # Packets that an edit list hides are outside of all times.
         time_s = np.nan if stamp is None or packet.is_discard else stamp * base
         starts = number != pictures or packet.is_keyframe
-        rows[number].append((place, time_s, (packet.duration or 0) * base, starts))
+        columns = rows[number]
+        columns[0].append(place)
+        columns[1].append(time_s)
+        columns[2].append((packet.duration or 0) * base)
+        columns[3].append(starts)
         place += 1
         read_to = max(read_to, (packet.pos or 0) + packet.size)
     tracks = []
     for stream in streams:
-        places, times_s, lengths_s, starts = np.array(rows[stream.index] or np.empty((0, 4)), np.float64).T
-        tracks.append(Track(places.astype(np.int64), times_s, _fair(lengths_s, stream), starts.astype(bool)))
+        places, times_s, lengths_s, starts = (np.array(column) for column in rows[stream.index])
+        tracks.append(Track(places, times_s, _fair(lengths_s, stream), starts.astype(bool)))
     return tracks, read_to
 
 
