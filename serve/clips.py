@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpola
 
 from triportrait.core import files
 from triportrait.core.errors import InputError
+from triportrait.serve.clock import Clock, read_clock
+from triportrait.serve.decoding import Tally, decoded, stamp_of, timed
+from triportrait.serve.endings import duration_s, end_of_pictures_s, is_cut_off, later_recording
 from triportrait.serve.pictures import (
     PICTURE_ENDINGS,
     check_picture,
@@ -49,8 +52,6 @@ _MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
 _HDR_CURVES = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 # Outside this a container's rate is its clock (recordings from browsers say 1000), not how often pictures come.
 _CREDIBLE_FPS = (Fraction(1, 10), Fraction(240))
-# A longer stand-still between two frames is a broken clock.
-_LONGEST_STILL_S = 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +82,8 @@ class Clip(ABC):
         start_s: time of the first frame on the file's own clock, which the sound shares.
         cut_s: set by `frames()` when it ended before the file did: the first time that is left out, from the first
             frame.
+        end_s: set by `frames()` when it reached the file's end: when the last frame ends, from the first frame; None
+            where the file does not say.
     """
 
     def __init__(self, path: Path, fps: Fraction, size_px: tuple[int, int], frame_count: int | None) -> None:
@@ -95,6 +98,8 @@ class Clip(ABC):
         self.warnings: list[str] = []
         self.start_s = Fraction(0)
         self.cut_s: Fraction | None = None
+        self.end_s: Fraction | None = None
+        self._limit: int | None = None
 
     def frames(self, limit: int | None = None) -> Generator[Frame, None, None]:
         """Decode the frames in the order they are shown, the first `limit` of them.
@@ -103,7 +108,8 @@ class Clip(ABC):
         are left out and told in `warnings`; a picture that is left out keeps its time and its index.
         """
         self.warnings.clear()
-        self.cut_s = None
+        self.cut_s = self.end_s = None
+        self._limit = limit
         time_s = Fraction(0)
         images = self._images()
         try:
@@ -120,11 +126,16 @@ class Clip(ABC):
         finally:
             images.close()
 
+    @property
+    def clock(self) -> Clock:
+        """The clock of the file that holds the sound, which its packets are read with."""
+        return Clock()
+
     @abstractmethod
     def _images(self) -> _Images:
         """Generate (time, function that gives the pixels); pixels are made only for frames that are used.
 
-        None instead of pixels leaves a frame out.
+        None instead of pixels leaves a frame out. No more than `_limit` are asked for, and the time of one more.
         """
 
 
@@ -164,8 +175,8 @@ class _Video(Clip):
             stream = _video_stream(path, container)
             shape = stream.sample_aspect_ratio
             self._stretch = shape if shape and Fraction(1, 4) <= shape <= 4 else Fraction(1)
-            tally = _Tally()
-            first = next(_decoded(container, stream, tally), None)
+            tally = Tally()
+            first = next(decoded(container, stream, tally, Clock()), None)
             if first is None:
                 raise InputError(
                     f"{path}: none of its {tally.packets} frames could be decoded ({tally.reason}); convert it anew"
@@ -173,23 +184,23 @@ class _Video(Clip):
             matrix: Any = first.side_data.get("DISPLAYMATRIX")
             self._matrix = None if matrix is None else np.frombuffer(matrix, np.int32).reshape(3, 3).copy()
             rate = stream.average_rate or stream.guessed_rate
-            duration_s = _duration_s(container, stream)
-            audio = any(s.codec_context is not None for s in container.streams.audio)
+            declared_s = duration_s(container, stream)
+            audio = sound_stream(container) is not None
             # Only mp4 and its kin hold an index of every frame before anything is read.
             entries = list(stream.index_entries) if "mp4" in container.format.name and stream.frames else []
             indexed, bytes_here = len(entries), path.stat().st_size
             there = sum(not e.is_discard and e.pos + e.size <= bytes_here for e in entries)
             if stream.codec_context.codec.canonical_name == "vp8":
                 there = 0  # it has packets that are never shown
-            self._declared_s = duration_s if "matroska" in container.format.name else None
+            self._declared_s = declared_s if "matroska" in container.format.name else None
             # AVI knows only the order of decoding: what libav offers as presentation times there is a guess.
             self._by_dts = container.format.name == "avi"
-            start = stream.start_time if self._by_dts else _stamp(first, False)
+            start = stream.start_time if self._by_dts else stamp_of(first, False)
             self._time_base = stream.time_base or Fraction(1, 90_000)
         if not rate or not _CREDIBLE_FPS[0] <= rate <= _CREDIBLE_FPS[1]:
             rate, count = _measured(path)
         else:
-            count = indexed or round((duration_s or 0) * rate) or None
+            count = indexed or round((declared_s or 0) * rate) or None
         width, height = self._square_px(first)
         super().__init__(path, rate, (height, width) if _lies(self._matrix) else (width, height), count)
         self.has_audio = audio
@@ -197,20 +208,53 @@ class _Video(Clip):
         self._indexed = indexed
         self.least_count = there
 
-    def _images(self) -> _Images:
-        tally = _Tally()
-        reformatter = VideoReformatter()
+    @cached_property
+    def clock(self) -> Clock:
+        """The one clock of the file's streams; reads the file once, unless its index tells."""
+        clock = self._read_clock()
+        assert clock is not None
+        if clock.first_s is not None:
+            self.start_s = clock.first_s
+        return clock
+
+    def _read_clock(self, most: int | None = None) -> Clock | None:
         with opened(self.path) as container:
             stream = _video_stream(self.path, container)
-            frames = _decoded(container, stream, tally)
-            for time_s, frame in _timed(frames, self._time_base, 1 / self.fps, self._by_dts):
-                yield time_s, partial(self._rgb, frame, reformatter)
-        self.warnings.extend(self._damage(tally))
+            return read_clock(container, stream, sound_stream(container), self._by_dts, most)
 
-    def _damage(self, tally: _Tally) -> Iterator[str]:
+    def _images(self) -> _Images:
+        tally = Tally()
+        reformatter = VideoReformatter()
+        clock = None
+        if self._limit is not None and "clock" not in self.__dict__:
+            # A few frames of a long film are no reason to read it all.
+            clock = self._read_clock(self._limit + 1)
+        clock, time_s = clock or self.clock, Fraction(0)
+        try:
+            with opened(self.path) as container:
+                stream = _video_stream(self.path, container)
+                frames = decoded(container, stream, tally, clock, self._by_dts)
+                for time_s, frame in timed(frames, self._time_base, 1 / self.fps, self._by_dts):
+                    yield time_s, partial(self._rgb, frame, reformatter)
+                whole = tally.packets >= self._indexed and not tally.errors
+                end_s = end_of_pictures_s(self.path, container, stream, tally) if whole else None
+                unread = later_recording(self.path, container, clock.read_to)
+            if unread is not None:
+                self.warnings.append(
+                    f"{self.path}: another recording begins in it at byte {unread}, which cannot be read on to; split "
+                    "the file there, or convert it"
+                )
+            if end_s is not None and end_s - self.start_s > time_s:
+                self.end_s = end_s - self.start_s
+            self.warnings.extend(self._damage(tally))
+        finally:
+            self.warnings.extend(f"{self.path}: {sentence}" for sentence in clock.sentences(float(time_s)))
+
+    def _damage(self, tally: Tally) -> Iterator[str]:
         expected = max(tally.packets, self._indexed) - tally.hidden
         about = ""
-        if self._declared_s is not None and tally.end_s < self._declared_s - Fraction(1, 2):
+        early = self._declared_s is not None and tally.end_s < self._declared_s - Fraction(1, 2)
+        if early and self._declared_s is not None and (self.has_audio or is_cut_off(self.path)):
             expected, about = max(expected, round(self._declared_s * self.fps)), "about "
         damaged = tally.errors or tally.broken_packets or tally.packets < self._indexed or about
         if damaged and tally.frames < expected:
@@ -237,20 +281,6 @@ class _Video(Clip):
             options["dst_color_primaries"] = ColorPrimaries.BT709
         rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=SCALING, threads=1, **options)
         return _turned(np.asarray(rgb.to_ndarray()), self._matrix)
-
-
-@dataclass
-class _Tally:
-    """What a pass over a video met: packets read, of them hidden by an edit list or broken, frames, errors."""
-
-    packets: int = 0
-    hidden: int = 0
-    broken_packets: int = 0
-    frames: int = 0
-    broken_frames: int = 0
-    errors: int = 0
-    end_s: Fraction = Fraction(0)
-    reason: str = "no picture data"
 
 
 def open_clip(path: str | os.PathLike[str]) -> Clip:
@@ -335,73 +365,13 @@ def _video_stream(path: Path, container: InputContainer) -> av.VideoStream:
     return stream
 
 
-def _decoded(container: InputContainer, stream: av.VideoStream, tally: _Tally) -> Iterator[av.VideoFrame]:
-    """Decode what decodes, in the order it is shown, and count the rest."""
-    packets = container.demux((stream, *container.streams.audio))
-    while True:
-        try:
-            packet: Any = next(packets, None)
-        except av.FFmpegError as error:
-            tally.errors, tally.reason, packet = tally.errors + 1, str(error.strerror), None
-        if packet is not None:
-            if not packet.size:
-                # To the decoder an empty packet means the end; AVI has them in the middle for repeated frames.
-                continue
-            moment = packet.pts if packet.pts is not None else packet.dts
-            if moment is not None:
-                tally.end_s = max(tally.end_s, (moment + (packet.duration or 0)) * packet.time_base)
-            if packet.stream.index != stream.index:
-                continue
-            tally.packets += 1
-            tally.hidden += packet.is_discard
-            tally.broken_packets += packet.is_corrupt
-        try:
-            frames = stream.decode(packet)
-        except av.FFmpegError as error:
-            tally.errors, tally.reason, frames = tally.errors + 1, str(error.strerror), []
-        for frame in frames:
-            tally.frames += 1
-            tally.broken_frames += frame.is_corrupt
-            yield frame
-        if packet is None:
-            return
-
-
-def _stamp(frame: av.VideoFrame, by_dts: bool) -> int | None:
-    return frame.pts if frame.pts is not None and not by_dts else frame.dts
-
-
-def _timed(
-    frames: Iterator[av.VideoFrame], time_base: Fraction, step_s: Fraction, by_dts: bool = False
-) -> Iterator[tuple[Fraction, av.VideoFrame]]:
-    """Give every frame a time from the first one on that only grows, inventing what the file leaves out."""
-    shift_s: Fraction | None = None
-    last_s: Fraction | None = None
-    for frame in frames:
-        stamp = _stamp(frame, by_dts)
-        if last_s is None:
-            shift_s, time_s = (None if stamp is None else -stamp * time_base), Fraction(0)
-        elif stamp is None:
-            time_s = last_s + step_s
-        else:
-            if shift_s is None:
-                shift_s = last_s + step_s - stamp * time_base
-            time_s = stamp * time_base + shift_s
-            if not last_s - 1 <= time_s <= last_s + _LONGEST_STILL_S:
-                # A clock that starts anew (joined recordings) or broke: go on from here.
-                shift_s += last_s + step_s - time_s
-                time_s = last_s + step_s
-            elif time_s <= last_s:
-                # Half a step, so that the next honest time is still ahead.
-                time_s = last_s + step_s / 2
-        last_s = time_s
-        yield time_s, frame
-
-
-def _duration_s(container: InputContainer, stream: av.VideoStream) -> Fraction | None:
-    if stream.duration and stream.time_base:
-        return stream.duration * stream.time_base
-    return Fraction(container.duration, av.time_base) if container.duration else None
+def sound_stream(container: InputContainer) -> av.AudioStream | None:
+    """Pick the sound: libav's best stream, of those that can be decoded; None where there is none."""
+    known = [s for s in container.streams.audio if s.codec_context is not None]
+    best = container.streams.best("audio")
+    if isinstance(best, av.AudioStream) and best in known:
+        return best
+    return known[0] if known else None
 
 
 def _measured(path: Path) -> tuple[Fraction, int | None]:

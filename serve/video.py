@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,6 +20,7 @@ from typing import Self
 import av
 import numpy as np
 from av.container import OutputContainer
+from av.video.frame import PictureType
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
 from triportrait.core.errors import InputError
@@ -38,6 +41,10 @@ VIDEO_ENDINGS = tuple(_KINDS)
 
 # x264 writes other bytes for another number of threads, so it must not follow the machine.
 _ENCODER_THREADS = 4
+# More frames than an encoder holds back.
+_LOOKED_AHEAD = 256
+# A last frame that lasts as long as any other, but for the milliseconds that some containers count in.
+_ROUNDED_S = 0.002
 
 
 def check_output(
@@ -91,9 +98,10 @@ class VideoWriter:
     Args:
         path: output file, ending one of `VIDEO_ENDINGS`.
         size_px: (width, height) of the images; odd sizes gain one repeated column or row, since 4:2:0 needs even ones.
-        fps: nominal rate; gives the fineness of the clock and the length of the last frame.
-        audio_from: clip whose sound is taken: copied where the container allows it, else encoded as AAC or Opus;
-            it ends where the clip's `cut_s` says.
+        fps: nominal rate; gives the fineness of the clock, and the length of the last frame where nothing else does.
+        audio_from: clip that the frames come from. Its sound is taken: copied where players expect it in the container,
+            else encoded as AAC or Opus. Both the sound and the last frame end where its `cut_s` says, the last frame of
+            a whole clip where its `end_s` does.
         overwrite: replace an existing file.
         crf: quality on the scale of x264, 0 (lossless) to 51, 18 looks like the original.
         finish: called with the whole file, under another name, before it appears: what signs it.
@@ -127,6 +135,8 @@ class VideoWriter:
         exact = math.lcm(90_000, self.fps.numerator)
         self._clock = exact if exact <= 1_000_000 else 90_000
         self._last_tick = -1
+        self._ticks: deque[int] = deque(maxlen=_LOOKED_AHEAD)
+        self._held: av.VideoFrame | None = None
         self._reformatter = VideoReformatter()
 
     def __enter__(self) -> Self:
@@ -169,8 +179,11 @@ class VideoWriter:
             threads=1,
         )
         frame.pts, frame.time_base = tick, Fraction(1, self._clock)
+        self._ticks.append(tick)
         with writing(self.path):
-            self._container.mux(self._stream.encode(frame))
+            if self._held is not None:
+                self._container.mux(self._stream.encode(self._held))
+            self._held = frame
             if self._sound is not None:
                 self._sound.write_until(Fraction(tick, self._clock))
 
@@ -183,7 +196,7 @@ class VideoWriter:
         with writing(self.path), self._stack:
             if self._last_tick < 0:
                 raise ValueError(f"{self.path}: no frame was written")
-            self._container.mux(self._stream.encode(None))
+            self._write_last()
             if self._sound is not None:
                 self._sound.finish()
             self._container.close()
@@ -191,6 +204,27 @@ class VideoWriter:
                 self._finish(self._temporary)
         if self._lost_sound is not None and self._clip is not None:
             self._clip.warnings.append(self._lost_sound)
+
+    def _write_last(self) -> None:
+        """Write the frame that was held back, which lasts until the end of the clip."""
+        ends_s = () if self._clip is None else (self._clip.cut_s, self._clip.end_s)
+        end_s = next((end_s for end_s in ends_s if end_s is not None), None)
+        end = usual = self._last_tick + round(self._clock / self.fps)
+        if end_s is not None and abs(round(end_s * self._clock) - usual) > _ROUNDED_S * self._clock:
+            end = max(round(end_s * self._clock), self._last_tick + 1)
+        mp4 = self._container.format.name in ("mp4", "mov")
+        if mp4 and end != usual and self._held is not None:
+            # There lengths are those of decoding: a key picture is decoded last, as it is shown last.
+            self._held.pict_type = PictureType.I
+        packets = self._stream.encode(self._held) + self._stream.encode(None)
+        if end != usual:
+            ends = dict(pairwise((*self._ticks, end)))
+            for packet in packets:
+                if packet.pts in ends:
+                    packet.duration = ends[packet.pts] - packet.pts
+            if mp4:
+                packets[-1].dts = packets[-1].pts
+        self._container.mux(packets)
 
     def _start(self, stack: ExitStack, clip: Clip | None) -> None:
         self._container = self._open(stack)

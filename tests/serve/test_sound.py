@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 
+from tests.serve.claps import clap, loud
 from tests.serve.making import copy, heard, make, noise, sound_of, times_of
 from triportrait.serve import video
+from triportrait.serve.breaks import Moves
 from triportrait.serve.video import VideoWriter, open_clip
 
 
@@ -22,7 +27,8 @@ from triportrait.serve.video import VideoWriter, open_clip
         ("a.mp4", "aac", "o.mkv"),
         ("a.mkv", "aac", "o.mp4"),
         ("a.mkv", "libopus", "o.webm"),
-        ("a.mkv", "libopus", "o.mp4"),
+        ("a.mkv", "libopus", "o.mkv"),
+        ("a.mkv", "flac", "o.mkv"),
         ("a.mkv", "vorbis", "o.webm"),
         ("a.mov", "pcm_s16le", "o.mov"),
         ("a.mp4", "libmp3lame", "o.mp4"),
@@ -43,6 +49,10 @@ def test_sound_is_copied_bit_for_bit(tmp_path: Path, source: str, codec: str, ou
     [
         ("a.mkv", "pcm_s16le", "o.mp4", "aac"),
         ("a.mkv", "vorbis", "o.mp4", "aac"),
+        # An mp4 with these is silent on Apple's devices.
+        ("a.webm", "libopus", "o.mp4", "aac"),
+        ("a.mkv", "flac", "o.mp4", "aac"),
+        ("a.mkv", "ac3", "o.mov", "aac"),
         ("a.mp4", "aac", "o.webm", "opus"),
         ("a.avi", "pcm_s16le", "o.mkv", None),
     ],
@@ -51,7 +61,8 @@ def test_sound_is_encoded_where_the_container_refuses_it(
     tmp_path: Path, source: str, codec: str, out: str, becomes: str | None
 ) -> None:
     at_s = 0.0 if source == "a.avi" else 0.25
-    driving = open_clip(make(tmp_path / source, 30, sound=codec, sound_at_s=at_s, options={"bf": "0"}))
+    pictures = {"codec": "libvpx-vp9"} if source == "a.webm" else {"options": {"bf": "0"}}
+    driving = open_clip(make(tmp_path / source, 30, sound=codec, sound_at_s=at_s, **pictures))
     copy(driving, tmp_path / out)
     with av.open(tmp_path / out) as file:
         assert file.streams.audio[0].codec_context.codec.canonical_name == (becomes or codec)
@@ -99,16 +110,18 @@ def test_damaged_sound_of_a_transport_stream_costs_no_frame(tmp_path: Path) -> N
         assert len(times_of(open_clip(tmp_path / "o.mp4"))) == 30
 
 
-@pytest.mark.parametrize("out", ["o.mp4", "o.webm"])
-def test_sound_before_the_first_frame_is_left_out(tmp_path: Path, out: str) -> None:
+@pytest.mark.parametrize(("codec", "out"), [("aac", "o.mp4"), ("libopus", "o.webm")])
+def test_sound_before_the_first_frame_is_left_out(tmp_path: Path, codec: str, out: str) -> None:
     pts = [90_000 + 3000 * i for i in range(15)]
-    driving = open_clip(make(tmp_path / "a.mkv", 15, pts=pts, sound="libopus", sound_s=1.6))
+    driving = open_clip(make(tmp_path / "a.mkv", 15, pts=pts, sound=codec, sound_s=1.6))
     assert float(driving.start_s) == pytest.approx(1, abs=0.02)
     copy(driving, tmp_path / out)
     given, got = sound_of(driving.path), sound_of(tmp_path / out)
     assert [data for _, data in got] == [data for _, data in given][-len(got) :]
     assert got[0][0] == pytest.approx(given[-len(got)][0], abs=2e-3)
     assert -0.11 < got[0][0] < 0.02
+    (told,) = driving.warnings
+    assert re.search(r": (0\.9\d|1\.0\d) s of its sound come before the first frame; left out$", told)
 
 
 @pytest.mark.parametrize("out", ["o.mp4", "o.webm"])
@@ -175,3 +188,67 @@ def test_damaged_sound_costs_only_the_sound(tmp_path: Path) -> None:
     assert len(copy(driving, tmp_path / "o.mp4")) == 30
     assert len(times_of(open_clip(tmp_path / "o.mp4"))) == 30
     assert any("sound" in warning for warning in driving.warnings)
+
+
+_B_FRAMES = {"bf": "2", "x264-params": "b-adapt=0"}
+_TONES = {
+    "a.mp4": {"sound": "aac"},
+    "fragments.mp4": {"sound": "aac", "container": {"movflags": "frag_keyframe+empty_moov"}},
+    "a.mov": {"sound": "pcm_s16le"},
+    "a.mkv": {"sound": "aac"},
+    "opus.mkv": {"sound": "libopus"},
+    "a.webm": {"sound": "libopus", "codec": "libvpx-vp9", "options": {}},
+    "a.ts": {"sound": "aac"},
+    "a.flv": {"sound": "aac"},
+    "mp3.flv": {"sound": "libmp3lame"},
+}
+
+
+@pytest.mark.parametrize("out", ["o.mp4", "o.mov", "o.mkv", "o.webm"])
+@pytest.mark.parametrize("source", _TONES)
+@pytest.mark.parametrize("begin_s", [0.0, 0.3])
+def test_a_tone_loses_neither_its_first_nor_its_last_sample(
+    tmp_path: Path, source: str, out: str, begin_s: float
+) -> None:
+    options: dict[str, Any] = {"options": _B_FRAMES, **_TONES[source]}
+    path = make(tmp_path / source, 36, sound_at_s=begin_s, sound_s=1.2 - begin_s, **options)
+    driving = open_clip(path)
+    copy(driving, tmp_path / out)
+    (span,) = loud(tmp_path / out, quiet_s=0.005)
+    assert span == pytest.approx((begin_s, 1.2), abs=0.03) and driving.warnings == []
+    if out in ("o.mp4", "o.mov"):
+        with av.open(tmp_path / out) as file:
+            codec = file.streams.audio[0].codec_context.codec.canonical_name
+        assert codec in ("aac", "mp3") or (out == "o.mov" and codec.startswith("pcm_"))
+
+
+@pytest.mark.parametrize("out", ["o.mp4", "o.mkv", "o.webm"])
+def test_a_gap_in_the_sound_is_silence_of_its_length(tmp_path: Path, out: str) -> None:
+    path = clap(tmp_path / "a.mkv", "mkv", 3.0, 3.0, [0.0, 2.0], sound_holes=[(0.1, 2.1)])
+    driving = open_clip(path)
+    copy(driving, tmp_path / out)
+    assert np.array(loud(tmp_path / out)) == pytest.approx(np.array([[0, 0.1], [2.1, 2.2]]), abs=0.03)
+    if out == "o.mp4":
+        with av.open(tmp_path / out) as file:
+            lengths = [p.duration for p in file.demux(audio=0) if p.size]
+        assert max(lengths) <= 1024, "a packet is stretched over the gap, which players fill in their own ways"
+
+
+def test_sound_without_stamps_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driving = open_clip(make(tmp_path / "a.mkv", 30, sound="aac"))
+    lost = set(range(10, 20))
+    driving.clock.moves[1] = Moves(lost=lost)
+    copy(driving, tmp_path / "o.mp4")
+    given, got = sound_of(driving.path), sound_of(tmp_path / "o.mp4")
+    assert [data for _, data in got] == [data for _, data in given]
+    assert np.abs(np.subtract([at for at, _ in got], [at for at, _ in given])).max() < 0.012
+
+
+def test_sound_that_overlaps_is_left_out_and_told(tmp_path: Path) -> None:
+    # The sound alone falls by less than a break: five packets say times that were filled already.
+    driving = open_clip(make(tmp_path / "a.mkv", 60, sound="aac"))
+    back = Moves(at=[0, 40], shifts_s=[Fraction(0), Fraction(-1, 8)], leaps=[None, None])
+    driving.clock.moves[1] = back
+    copy(driving, tmp_path / "o.mp4")
+    assert driving.warnings[-1] == f"{driving.path}: 0.13 s of its sound overlap what came before; left out"
+    assert len(sound_of(driving.path)) - len(sound_of(tmp_path / "o.mp4")) == 6

@@ -98,6 +98,62 @@ def test_one_frame_has_a_length(tmp_path: Path) -> None:
     assert times_of(open_clip(tmp_path / "a.mp4")) == [0]
 
 
+def ends_s(path: Path) -> tuple[float, float, float]:
+    """When the video ends: by the file, by its frame that is shown last, and by what a second pass over it says."""
+    with av.open(str(path)) as file:
+        stated_s = file.duration / av.time_base
+        stream = file.streams.video[0]
+        last = max(file.decode(stream), key=lambda frame: frame.pts)
+        shown_s = float((last.pts + last.duration) * stream.time_base)
+    clip = open_clip(path)
+    times_of(clip)
+    return stated_s, shown_s, float(clip.end_s or 0)
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mov", ".mkv", ".webm"])
+@pytest.mark.parametrize(("limit", "end_s"), [(None, 5.6), (3, 0.6), (1, 0.1)])
+def test_the_last_frame_lasts_as_long_as_it_did(tmp_path: Path, ending: str, limit: int | None, end_s: float) -> None:
+    driving = open_clip(Path(__file__).parent.parent / "data" / "files" / "last.gif")
+    assert copy(driving, tmp_path / f"o{ending}", limit) == pytest.approx([0, 0.1, 0.3, 0.6][:limit])
+    assert ends_s(tmp_path / f"o{ending}") == pytest.approx((end_s,) * 3, abs=2e-3) and driving.warnings == []
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv", ".avi"])
+@pytest.mark.parametrize("sound", [None, "libmp3lame"])
+def test_the_last_frame_of_a_slide_show(tmp_path: Path, ending: str, sound: str | None) -> None:
+    # Slides of a second or two, the last of five: by the container's own word.
+    path, at = tmp_path / f"a{ending}", [0, 1, 3, 4]
+    with av.open(path, "w") as file:
+        video: Any = file.add_stream("mpeg4" if ending == ".avi" else "libx264", rate=25, options={"bf": "0"})
+        video.width, video.height, video.pix_fmt = W, H, "yuv420p"
+        audio: Any = file.add_stream(sound, rate=48_000, layout="mono") if sound else None
+        packets = []
+        for i, time_s in enumerate(at):
+            frame = av.VideoFrame.from_ndarray(moving(i), "rgb24")
+            frame.pts, frame.time_base = 25 * time_s, Fraction(1, 25)
+            packets += video.encode(frame)
+        packets += video.encode(None)
+        packets[-1].duration = 125
+        file.mux(packets)
+        if audio is not None:
+            piece = av.AudioFrame.from_ndarray(np.zeros((1, 48_000), np.float32), "fltp", "mono")
+            piece.sample_rate, piece.pts, piece.time_base = 48_000, 0, Fraction(1, 48_000)
+            file.mux(audio.encode(piece) + audio.encode(None))
+    clip = open_clip(path)
+    copy(clip, tmp_path / "o.mp4")
+    # An AVI with sound begins with a picture that it repeats.
+    assert ends_s(tmp_path / "o.mp4") == pytest.approx((9, 9, 9), abs=0.041 if ending == ".avi" and sound else 1e-3)
+
+
+def test_a_video_that_was_cut_off_does_not_rest_at_its_end(tmp_path: Path) -> None:
+    for name in ("a.mkv", "a.avi"):
+        path = make(tmp_path / name, noise(50), codec="mpeg4" if name == "a.avi" else "libx264")
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        clip = open_clip(path)
+        times = times_of(clip)
+        assert times[-1] < 1 and (clip.end_s is None or clip.end_s - times[-1] < 0.05)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_an_exception_leaves_the_old_output_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
     driving = open_clip(make(tmp_path / "a.mp4", sound="aac"))
