@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 from av.container import InputContainer
 
+from triportrait.core.files import opened
 from triportrait.serve.decoding import Tally
 
 
@@ -39,7 +40,7 @@ def end_of_pictures_s(path: Path, container: InputContainer, stream: av.VideoStr
 
 def is_cut_off(path: Path) -> bool:
     """Tell whether an AVI or Matroska file is shorter than it says."""
-    with path.open("rb") as file:
+    with opened(path) as file:
         head = file.read(4096)
     size = path.stat().st_size
     if head[:4] == b"RIFF":
@@ -64,7 +65,7 @@ def later_recording(path: Path, container: InputContainer, read_to: int) -> int 
         return _second_film(path, size)
     if not (name == "flv" or "matroska" in name) or not 0 < read_to < size:
         return None
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with opened(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         mark = b"FLV\x01" if name == "flv" else b"\x1a\x45\xdf\xa3"
         at = data.find(mark, read_to)
         while at >= 0:
@@ -78,7 +79,7 @@ def later_recording(path: Path, container: InputContainer, read_to: int) -> int 
 def _second_film(path: Path, size: int) -> int | None:
     """Walk the boxes of an mp4 for a head behind the index; those of fragments are read by libav."""
     at, films, second = 0, 0, None
-    with path.open("rb") as file:
+    with opened(path) as file:
         while at + 8 <= size:
             file.seek(at)
             head = file.read(16)
