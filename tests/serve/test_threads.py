@@ -37,11 +37,11 @@ def test_beside_a_gpu_torch_has_one_thread(omp, monkeypatch, portrait_file, tmp_
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for job in (live, reenact):
         monkeypatch.setattr(job, "Reenactor", stops)
-    with pytest.raises(Reached, match="^1$"):
+    with pytest.raises(Reached, match=r"^1$"):
         live.Live()._server()
     torch.set_num_threads(5)
     picture = str(portrait_file)
-    with pytest.raises(Reached, match="^1$"):
+    with pytest.raises(Reached, match=r"^1$"):
         cli.main(["reenact", picture, picture, str(tmp_path / "out.png"), "--faces", "none"])
 
 

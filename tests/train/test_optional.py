@@ -42,9 +42,7 @@ def test_auto_decodes_by_pyav_where_dali_does_not_load(broken):
     with pytest.warns(RuntimeWarning, match=r"^DALI is installed but does not load \(libcuda.*; PyAV decodes"):
         assert frames.resolved("auto", CUDA) == "av"
     assert frames.resolved("auto", CPU) == "av" and frames.resolved("dali", CUDA) == "dali"
-    with pytest.raises(
-        InputError, match=r"^dali: it is installed but does not load .*'\.\[dali\]', or say --decoder av"
-    ):
+    with pytest.raises(InputError, match=r"^dali: it is installed but does not load .*, or say --decoder av"):
         frames.DaliDecoder(CPU)
 
 
@@ -78,10 +76,10 @@ def test_what_was_asked_for_is_one_sentence(error, broken, tmp_path):
     with pytest.raises(InputError, match=r"^lpips: it is installed but does not load .*'\.\[train\]', or choose"):
         Lpips(None)
     broken("lmdb", error)
-    with pytest.raises(InputError, match="^lmdb: it is installed but does not load"):
+    with pytest.raises(InputError, match=r"^lmdb: it is installed but does not load"):
         open_lmdb(tmp_path)
     broken("deepspeed", error)
-    with pytest.raises(InputError, match="^deepspeed: .* it is installed but does not load"):
+    with pytest.raises(InputError, match=r"^deepspeed: .* it is installed but does not load"):
         zero._deepspeed()
 
 
