@@ -20,7 +20,7 @@ from triportrait.core.cards import why_unused
 from triportrait.core.errors import InputError
 from triportrait.core.libraries import install, line
 from triportrait.core.sentences import LONGEST_SENTENCE, shown
-from triportrait.core.weights import DEMO, KNOWS, named_weights
+from triportrait.core.weights import DEMO, DEMO_FOLDER, KNOWS, named_weights
 from triportrait.serve.trials import Trial, tried
 
 Verdict = Literal["ok", "other", "missing", "broken", "none"]
@@ -241,10 +241,11 @@ def _weights(weights: str | None, loads: bool) -> Finding:
         load(named)
     except InputError as error:
         return Finding("weights", "broken", str(error))
-    if named == DEMO:
+    if named == DEMO and not weights:
         return Finding("weights", "ok", KNOWS.removeprefix("weights "))
-    kinds = sorted(path.stem for path in Path(named).glob("[!.]*.safetensors"))
-    return Finding("weights", "ok", f"{named}: {', '.join(kinds)}")
+    folder = DEMO_FOLDER if named == DEMO else Path(named)
+    kinds = sorted(path.stem for path in folder.glob("[!.]*.safetensors"))
+    return Finding("weights", "ok", f"{folder}: {', '.join(kinds)}")
 
 
 def _summary(rows: dict[str, Finding]) -> str:
