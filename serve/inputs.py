@@ -15,12 +15,13 @@ import numpy as np
 
 from triportrait.core.errors import InputError
 from triportrait.serve.clips import Clip, Frame, open_clip
+from triportrait.serve.contents import is_picture
 from triportrait.serve.faces.alignment import align, middle_square
 from triportrait.serve.faces.face import Face, FaceProvider
 from triportrait.serve.faces.landmark_files import RAW_LANDMARKS, KnownFaces, LandmarkFolder, known_beside
 from triportrait.serve.faces.tracker import FaceTracker, Followed, chosen, cut_out
 from triportrait.serve.parameters import PICTURES, TrackedFolder, Tracking, beside
-from triportrait.serve.pictures import PICTURE_ENDINGS, list_pictures, read_picture
+from triportrait.serve.pictures import left_out, read_picture, sorted_folder
 
 Known = TrackedFolder | KnownFaces
 
@@ -101,8 +102,8 @@ class SourceFile:
         Raises:
             InputError: the picture or its files are damaged; it has no face, or not as many.
         """
-        if self.path.suffix.lower() in PICTURE_ENDINGS or not self.path.exists():
-            image = read_picture(self.path)
+        if is_picture(self.path) or not self.path.exists():
+            image = read_picture(self.path, lambda word: say(f"source: {self.path}: {word}"))
         else:
             with closing(open_clip(self.path).frames(1)) as frames:
                 image = next(frames).image
@@ -144,8 +145,12 @@ def find_source(path: Path, folder: Path | None, say: Callable[[str], None]) -> 
         InputError: as of `known_of`, or the folder holds no picture.
     """
     if path.is_dir():
-        path = list_pictures(path / PICTURES if (path / PICTURES).is_dir() else path)[0]
+        folder = path / PICTURES if (path / PICTURES).is_dir() else path
+        pictures, others = sorted_folder(folder)
+        path = pictures[0]
         say(f"source: {path}, the first picture of the folder")
+        if others:
+            say(f"source: {left_out(folder, others)}")
     return SourceFile(path, known_of(path, folder))
 
 

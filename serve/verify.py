@@ -9,7 +9,6 @@ from typing import Any
 
 from triportrait.core.provenance.manifest import COMPOSITE, GENERATED, INSTALL, Manifest, installed, read_manifest
 from triportrait.core.provenance.watermark import MESSAGE_BITS, Read, Reader
-from triportrait.serve.pictures import PICTURE_ENDINGS, read_picture
 from triportrait.serve.video import open_clip
 
 LOOKED_AT = 256  # frames of a video, from its beginning
@@ -67,12 +66,9 @@ def read_file(path: Path) -> Read:
         InputError: the file is missing, or neither a picture nor a video that can be read.
     """
     reader = Reader()
-    if path.suffix.lower() in PICTURE_ENDINGS:
-        reader.add(read_picture(path))
-    else:
-        with closing(open_clip(path).frames(LOOKED_AT)) as frames:
-            for frame in frames:
-                reader.add(frame.image)
+    with closing(open_clip(path).frames(LOOKED_AT)) as frames:
+        for frame in frames:
+            reader.add(frame.image)
     return reader.result()
 
 
