@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from fractions import Fraction
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
+import av
 import numpy as np
 from PIL import Image
 
@@ -52,64 +56,68 @@ class Animation:
         self.path = path
         with opened_picture(path, smallest_px=1) as picture:
             self.count = pictures_inside(picture)
-            total_s = Fraction(0)
+            lengths_s = []
             try:
-                picture.seek(_first(picture))
                 tags = tags_of(picture)
-                picture.load()
-                height, width, _ = to_rgb(path, picture, tags).shape
+                for image, length_s in islice(self._decoded(picture), _MEASURED):
+                    if not lengths_s:
+                        height, width, _ = to_rgb(path, image, tags).shape
+                    lengths_s.append(length_s)
             except DAMAGE as error:
-                raise InputError(f"{path}: its first frame is damaged; save or copy it again") from error
-            measured = 0
-            for index in range(min(self.count, _MEASURED)):
-                try:
-                    picture.seek(_first(picture) + index)
-                    picture.load()
-                except DAMAGE:
-                    break
-                total_s, measured = total_s + _duration_s(picture), index + 1
+                if not lengths_s:
+                    raise InputError(f"{path}: its first frame is damaged; save or copy it again") from error
         self.size_px = (width, height)
-        self.fps = (measured / total_s).limit_denominator(1001)
+        self.fps = (len(lengths_s) / sum(lengths_s, Fraction(0))).limit_denominator(1001)
 
     def images(self, say: Say) -> _Images:
         """Generate (time from the first frame in seconds, function that gives the pixels) of each frame.
 
-        The function gives None for a frame that is damaged. A frame is composed of those before it; transparent parts
-        are white.
+        A frame is composed of those before it, so that what follows a damaged one is left out; transparent parts are
+        white.
 
         Args:
             say: hears, in a sentence, what was damaged or not followed.
 
         Returns: when the last frame's own time ends.
         """
-        time_s, damaged, words = Fraction(0), 0, dict[str, None]()
+        time_s, count, words = Fraction(0), 0, dict[str, None]()
         with opened_picture(self.path, smallest_px=1) as picture:
             tags = tags_of(picture)
 
-            def pixels() -> np.ndarray | None:
-                try:
-                    picture.load()
-                    return self._fitted(to_rgb(self.path, picture, tags, lambda word: words.update({word: None})))
-                except (InputError, *DAMAGE):
-                    return None
+            def pixels(image: Image.Image) -> np.ndarray | None:
+                with suppress(*DAMAGE):
+                    return self._fitted(to_rgb(self.path, image, tags, lambda word: words.update({word: None})))
+                return None
 
-            for index in range(self.count):
-                try:
-                    picture.seek(_first(picture) + index)
-                except DAMAGE:
-                    damaged += self.count - index
-                    break
-                yield time_s, pixels
-                try:
-                    picture.load()
-                except DAMAGE:
-                    damaged += 1
-                time_s += _duration_s(picture)
+            whole = False
+            with suppress(*DAMAGE):
+                for image, length_s in self._decoded(picture):
+                    yield time_s, partial(pixels, image)
+                    time_s, count = time_s + length_s, count + 1
+                whole = count == self.count and self._ends_well(picture)
         for word in words:
             say(f"{self.path}: {word}")
-        if damaged:
-            say(f"{self.path}: {damaged} of its {self.count} frames are damaged and were left out")
+        if not whole:
+            of = f" of its {self.count}" if count < self.count else ""
+            say(f"{self.path}: {count}{of} frames could be decoded; the rest is damaged")
         return time_s
+
+    def _decoded(self, picture: Image.Image) -> Iterator[tuple[Image.Image, Fraction]]:
+        """Decode the frames, each with how long it is shown; an image may be the same object, changed."""
+        if picture.format == "PNG":
+            # Pillow lays half-transparent pixels over others as if these were opaque.
+            yield from _apng(picture, self.path)
+            return
+        for index in range(self.count):
+            picture.seek(index)
+            picture.load()
+            yield picture, _shown_s(picture.info.get("duration", 0))
+
+    def _ends_well(self, picture: Image.Image) -> bool:
+        try:
+            return picture.format == "PNG" or int(getattr(picture, "n_frames", 1)) == self.count
+        except DAMAGE:
+            return False
 
     def _fitted(self, image: np.ndarray) -> np.ndarray:
         """A frame that reaches beyond the picture is cut; Pillow would make the picture larger from there on."""
@@ -122,13 +130,25 @@ class Animation:
         return fitted
 
 
-def _first(picture: Image.Image) -> int:
-    """The number of the first frame: an animated PNG may begin with a picture for viewers that know only still ones."""
-    return int(bool(getattr(picture, "default_image", False)))
+def _apng(picture: Image.Image, path: Path) -> Iterator[tuple[Image.Image, Fraction]]:
+    """Decode an animated PNG by libav.
+
+    Raises: `OSError` where it breaks off.
+    """
+    try:
+        with av.open(f"file:{path}", "r", format="apng", container_options={"protocol_whitelist": "file"}) as container:
+            for frame in container.decode(video=0):
+                image = Image.fromarray(frame.to_ndarray(format="rgba"))
+                image.info.update(
+                    {name: picture.info[name] for name in ("icc_profile", "exif") if name in picture.info}
+                )
+                length_s = (frame.duration or 0) * (frame.time_base or Fraction(0))
+                yield image, _shown_s(length_s * 1000)
+    except av.FFmpegError as error:
+        raise OSError(str(error)) from error
 
 
-def _duration_s(picture: Image.Image) -> Fraction:
-    """How long the frame that was loaded is shown."""
-    stated = picture.info.get("duration")
-    milliseconds = Fraction(stated).limit_denominator(_FINEST) if isinstance(stated, int | float) else Fraction(0)
-    return (milliseconds if milliseconds > _SHORTEST_MS else Fraction(_INSTEAD_MS)) / 1000
+def _shown_s(milliseconds: float | Fraction) -> Fraction:
+    """How long a frame is shown that states a time."""
+    stated = Fraction(milliseconds).limit_denominator(_FINEST)
+    return (stated if stated > _SHORTEST_MS else Fraction(_INSTEAD_MS)) / 1000

@@ -215,7 +215,8 @@ class _Video(Clip):
         with opened(self.path) as container:
             stream = _video_stream(self.path, container)
             frames = _decoded(container, stream, tally)
-            for time_s, frame in deinterlaced(_timed(frames, self._time_base, 1 / self.fps, self._by_dts)):
+            shown = _timed(frames, self._time_base, 1 / self.fps, self._by_dts)
+            for time_s, frame in deinterlaced(shown, lambda words: self.warnings.append(f"{self.path}: {words}")):
                 yield time_s, partial(self._rgb, frame, reformatter)
         self.warnings.extend(self._damage(tally))
 

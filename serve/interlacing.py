@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import av
@@ -18,22 +18,31 @@ _SHARE = 0.2  # of a block
 Timed = tuple[Fraction, av.VideoFrame]
 
 
-def deinterlaced(frames: Iterator[Timed]) -> Iterator[Timed]:
+def deinterlaced(frames: Iterator[Timed], say: Callable[[str], None]) -> Iterator[Timed]:
     """Make whole pictures of interlaced frames: as many, with the same times.
 
     Only frames that the file calls interlaced and that show combs are changed: films are often called so too. From
     the first such frame on, frames come one later than they are decoded.
+
+    Args:
+        say: hears in a few words that frames could not be made whole.
     """
     fields: _Fields | None = None
+    able = True
     for time_s, frame in frames:
         if fields is not None and not fields.takes(frame):
             yield from fields.finish()
             fields = None
         if fields is None:
-            if not frame.interlaced_frame:
+            if able and frame.interlaced_frame:
+                try:
+                    fields = _Fields(frame)
+                except (av.FFmpegError, ValueError):  # a libav without the filter, or a format that it does not take
+                    able = False
+                    say("its frames are interlaced and are used as they are, with combs where something moves")
+            if fields is None:
                 yield time_s, frame
                 continue
-            fields = _Fields(frame)
         yield from fields.add(time_s, frame)
     if fields is not None:
         yield from fields.finish()

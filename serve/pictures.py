@@ -15,7 +15,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -138,11 +138,31 @@ def check_picture(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def pictures_inside(picture: Image.Image) -> int:
-    """Count the pictures of an opened file that show something of their own: frames, pages, views; no previews."""
+    """Count the pictures of an opened file that show something of their own: frames, pages, views; no previews or maps.
+
+    A file that breaks off counts as far as it goes. Afterwards the first picture is to be sought anew.
+    """
+    try:
+        count = int(getattr(picture, "n_frames", 1))
+    except DAMAGE:
+        count = 1
+        with suppress(*DAMAGE):
+            while True:
+                picture.seek(count)
+                count += 1
     if picture.format == "MPO":
-        entries = getattr(picture, "mpinfo", {}).get(0xB002, [])
-        return max(1, sum("Multi-Frame" in str(entry["Attribute"]["MPType"]) for entry in entries))
-    return int(getattr(picture, "n_frames", 1)) - bool(getattr(picture, "default_image", False))
+        return _views(picture, count)
+    return count - bool(getattr(picture, "default_image", False))
+
+
+def _views(picture: Image.Image, count: int) -> int:
+    """Count the pictures of an .mpo that are as large as the first: the others are previews, gain and depth maps."""
+    size, found = picture.size, 1
+    for index in range(1, count):
+        with suppress(*DAMAGE):
+            picture.seek(index)
+            found += picture.size == size
+    return found
 
 
 def _check_kind(name: Path | str, kind: str | None) -> None:
