@@ -25,7 +25,7 @@ from av.video.reformatter import VideoReformatter
 
 from triportrait.core.errors import InputError
 from triportrait.serve.animations import Animation, is_animation
-from triportrait.serve.contents import is_picture
+from triportrait.serve.contents import is_motion_jpeg, is_picture, kind_of
 from triportrait.serve.interlacing import deinterlaced
 from triportrait.serve.pictures import (
     PICTURE_ENDINGS,
@@ -297,7 +297,9 @@ def opened(path: Path) -> Iterator[InputContainer]:
 def _open(path: Path) -> InputContainer:
     # "file:" keeps a colon in the name from being a protocol, the whitelist a playlist from reaching the network.
     options = {"protocol_whitelist": "file"}
-    return av.open(f"file:{path}", "r", container_options=options, metadata_errors="replace")
+    # libav goes by the name where JPEGs follow each other, and would take the first for a picture.
+    kind = "mjpeg" if kind_of(path) == "JPEG" and is_motion_jpeg(path) else None
+    return av.open(f"file:{path}", "r", format=kind, container_options=options, metadata_errors="replace")
 
 
 def _libav_reason(path: Path, error: av.FFmpegError) -> str:

@@ -145,12 +145,11 @@ def find_source(path: Path, folder: Path | None, say: Callable[[str], None]) -> 
         InputError: as of `known_of`, or the folder holds no picture.
     """
     if path.is_dir():
-        folder = path / PICTURES if (path / PICTURES).is_dir() else path
-        pictures, others = sorted_folder(folder)
+        pictures, others = sorted_folder(path / PICTURES if (path / PICTURES).is_dir() else path)
         path = pictures[0]
         say(f"source: {path}, the first picture of the folder")
         if others:
-            say(f"source: {left_out(folder, others)}")
+            say(f"source: {left_out(path.parent, others)}")
     return SourceFile(path, known_of(path, folder))
 
 

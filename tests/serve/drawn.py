@@ -1,4 +1,4 @@
-"""Animations written chunk by chunk, with a compositor of their own: what each frame shows, by the words of the formats."""
+"""Animated PNGs written chunk by chunk, and what each frame shows by the words of their specification."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Interlaced videos give whole pictures, one for each frame at its time; films that are only called so stay as they are."""
+"""Interlaced videos give whole pictures, one for each frame; films that are only called so stay as they are."""
 
 from __future__ import annotations
 
