@@ -1,4 +1,4 @@
-"""Driving frames from a video of any kind, a folder of pictures or one picture, each with its true time.
+"""Driving frames from a video or an animation, a folder of pictures or one picture, each with its true time.
 
 Frames are uint8 `[H, W, 3]` RGB with square, upright pixels and are streamed one by one. Times are seconds from the
 first frame. Damage costs the frames it hits, not the video; it is told in `Clip.warnings`.
@@ -21,35 +21,29 @@ import numpy as np
 from av.codec.context import ThreadType
 from av.container import InputContainer
 from av.stream import Disposition
-from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 
 from triportrait.core import files
 from triportrait.core.errors import InputError
+from triportrait.serve.animations import Animation, is_animation
 from triportrait.serve.clock import Clock, read_clock
+from triportrait.serve.contents import is_motion_jpeg, is_picture, kind_of
 from triportrait.serve.decoding import Tally, decoded, stamp_of, timed
 from triportrait.serve.endings import duration_s, end_of_pictures_s, is_cut_off, later_recording
+from triportrait.serve.interlacing import deinterlaced
 from triportrait.serve.pictures import (
     PICTURE_ENDINGS,
     check_picture,
-    list_pictures,
+    left_out,
     read_picture,
     reason_of,
-    refused_still,
-    still_kind,
+    sorted_folder,
 )
+from triportrait.serve.rgb import SCALING as SCALING
+from triportrait.serve.rgb import ToRgb
 
 PICTURES_FPS = Fraction(25)
 
-SCALING = (
-    Interpolation.BICUBIC
-    | Interpolation.FULL_CHR_H_INT
-    | Interpolation.FULL_CHR_H_INP
-    | Interpolation.ACCURATE_RND
-    | Interpolation.BITEXACT
-)
-# The YUV matrices that the scaler knows, by libav number; 10 is a variant of 9 that nobody writes knowingly.
-_MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
-_HDR_CURVES = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 # Outside this a container's rate is its clock (recordings from browsers say 1000), not how often pictures come.
 _CREDIBLE_FPS = (Fraction(1, 10), Fraction(240))
 
@@ -67,7 +61,7 @@ _Images = Generator[tuple[Fraction, Callable[[], np.ndarray | None]], None, None
 
 
 class Clip(ABC):
-    """A source of driving frames: a video file, a folder of pictures or one picture (see `open_clip`).
+    """A source of driving frames: a video, an animation, a folder of pictures or one picture (see `open_clip`).
 
     Attributes:
         path: where it came from.
@@ -140,20 +134,22 @@ class Clip(ABC):
 
 
 class _Pictures(Clip):
-    def __init__(self, path: Path, files: Sequence[Path]) -> None:
+    def __init__(self, path: Path, files: Sequence[Path], others: Sequence[Path] = ()) -> None:
         height, width, _ = read_picture(files[0]).shape
         for file in files[1:]:
             check_picture(file)
         super().__init__(path, PICTURES_FPS, (width, height), len(files))
         self.files, self.is_pictures = files, True
         self.least_count = len(files)
+        self._others = others
 
     def _images(self) -> _Images:
         damaged: list[Path] = []
+        words: dict[str, list[Path]] = {}
 
         def read(file: Path) -> np.ndarray | None:
             try:
-                return read_picture(file)
+                return read_picture(file, lambda word: words.setdefault(word, []).append(file))
             except InputError:
                 damaged.append(file)
                 return None
@@ -162,27 +158,42 @@ class _Pictures(Clip):
             for index, file in enumerate(self.files):
                 yield index / self.fps, partial(read, file)
         finally:
+            count = len(self.files)
+            if self._others:
+                self.warnings.append(left_out(self.path, self._others))
+            for word, of in words.items():
+                about = f" ({len(of)} of {count} pictures, the first is {of[0].name})" if count > 1 else ""
+                self.warnings.append(f"{self.path}: {word}{about}")
             if damaged:
                 self.warnings.append(
-                    f"{self.path}: {len(damaged)} of {len(self.files)} pictures are damaged and were left out, the "
+                    f"{self.path}: {len(damaged)} of {count} pictures are damaged and were left out, the "
                     f"first is {damaged[0].name}"
                 )
+
+
+class _Animation(Clip):
+    def __init__(self, path: Path) -> None:
+        self._animation = Animation(path)
+        fps = self._animation.fps
+        credible = _CREDIBLE_FPS[0] <= fps <= _CREDIBLE_FPS[1]
+        super().__init__(path, fps if credible else PICTURES_FPS, self._animation.size_px, self._animation.count)
+
+    def _images(self) -> _Images:
+        self.end_s = yield from self._animation.images(self.warnings.append)
 
 
 class _Video(Clip):
     def __init__(self, path: Path) -> None:
         with opened(path) as container:
             stream = _video_stream(path, container)
-            shape = stream.sample_aspect_ratio
-            self._stretch = shape if shape and Fraction(1, 4) <= shape <= 4 else Fraction(1)
             tally = Tally()
             first = next(decoded(container, stream, tally, Clock()), None)
             if first is None:
                 raise InputError(
                     f"{path}: none of its {tally.packets} frames could be decoded ({tally.reason}); convert it anew"
                 )
-            matrix: Any = first.side_data.get("DISPLAYMATRIX")
-            self._matrix = None if matrix is None else np.frombuffer(matrix, np.int32).reshape(3, 3).copy()
+            # A still picture of a kind that only libav reads comes through a pipe of its codec.
+            self._rgb = ToRgb(first, stream.sample_aspect_ratio, container.format.name.endswith("_pipe"))
             rate = stream.average_rate or stream.guessed_rate
             declared_s = duration_s(container, stream)
             audio = sound_stream(container) is not None
@@ -201,8 +212,7 @@ class _Video(Clip):
             rate, count = _measured(path)
         else:
             count = indexed or round((declared_s or 0) * rate) or None
-        width, height = self._square_px(first)
-        super().__init__(path, rate, (height, width) if _lies(self._matrix) else (width, height), count)
+        super().__init__(path, rate, self._rgb.size_px, count)
         self.has_audio = audio
         self.start_s = start * self._time_base if start is not None else Fraction(0)
         self._indexed = indexed
@@ -234,7 +244,8 @@ class _Video(Clip):
             with opened(self.path) as container:
                 stream = _video_stream(self.path, container)
                 frames = decoded(container, stream, tally, clock, self._by_dts)
-                for time_s, frame in timed(frames, self._time_base, 1 / self.fps, self._by_dts):
+                shown = timed(frames, self._time_base, 1 / self.fps, self._by_dts)
+                for time_s, frame in deinterlaced(shown, lambda words: self.warnings.append(f"{self.path}: {words}")):
                     yield time_s, partial(self._rgb, frame, reformatter)
                 whole = tally.packets >= self._indexed and not tally.errors
                 end_s = end_of_pictures_s(self.path, container, stream, tally) if whole else None
@@ -262,29 +273,11 @@ class _Video(Clip):
         elif broken := max(tally.broken_frames, tally.broken_packets):
             yield f"{self.path}: {broken} of {tally.frames} frames are damaged and were used as they decoded"
 
-    def _square_px(self, frame: av.VideoFrame) -> tuple[int, int]:
-        """Give the size with square pixels: the longer side of a pixel decides, so that nothing is lost."""
-        if self._stretch > 1:
-            return round(frame.width * self._stretch), frame.height
-        return frame.width, round(frame.height / self._stretch)
-
-    def _rgb(self, frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
-        """Convert a decoded frame to upright RGB with square pixels; HDR curves become sRGB."""
-        width, height = self._square_px(frame)
-        options: dict[str, Any] = {}
-        if not frame.format.is_rgb:
-            # Players take what is untagged for 709 in HD sizes and for 601 below; libav alone would always say 601.
-            guess = Colorspace.ITU709 if frame.width >= 1280 or frame.height > 576 else Colorspace.ITU601
-            options["src_colorspace"] = _MATRICES.get(frame.colorspace, int(guess))
-        if frame.color_trc in _HDR_CURVES:
-            options["dst_color_trc"] = ColorTrc.IEC61966_2_1
-            options["dst_color_primaries"] = ColorPrimaries.BT709
-        rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=SCALING, threads=1, **options)
-        return _turned(np.asarray(rgb.to_ndarray()), self._matrix)
-
 
 def open_clip(path: str | os.PathLike[str]) -> Clip:
-    """Open a driving source: a video file of any kind libav decodes, a folder of pictures (25 fps), or one picture.
+    """Open a driving source: a video of any kind libav decodes, an animation, a folder of pictures (25 fps), or one.
+
+    What a file is, its content says, whatever its name.
 
     The first frame is decoded already here and every header of a folder is read, so that a file of no use is refused
     before any work. Pictures whose damage shows only later are left out, as frames of a video are.
@@ -293,13 +286,17 @@ def open_clip(path: str | os.PathLike[str]) -> Clip:
     """
     path = Path(path)
     if path.is_dir():
-        return _Pictures(path, list_pictures(path))
-    if path.suffix.lower() in PICTURE_ENDINGS and path.suffix.lower() != ".gif":
+        return _Pictures(path, *sorted_folder(path))
+    if is_animation(path):
+        return _Animation(path)
+    if is_picture(path):
         return _Pictures(path, [path])
-    kind = still_kind(path)
-    if kind is not None:
-        raise refused_still(path, kind)
-    return _Video(path)
+    try:
+        return _Video(path)
+    except InputError:
+        if path.suffix.lower() in PICTURE_ENDINGS:
+            check_picture(path)  # its sentence is about a picture
+        raise
 
 
 @contextmanager
@@ -328,7 +325,9 @@ def opened(path: Path) -> Iterator[InputContainer]:
 def _open(path: Path) -> InputContainer:
     # "file:" keeps a colon in the name from being a protocol, the whitelist a playlist from reaching the network.
     options = {"protocol_whitelist": "file"}
-    return av.open(f"file:{path}", "r", container_options=options, metadata_errors="replace")
+    # libav goes by the name where JPEGs follow each other, and would take the first for a picture.
+    kind = "mjpeg" if kind_of(path) == "JPEG" and is_motion_jpeg(path) else None
+    return av.open(f"file:{path}", "r", format=kind, container_options=options, metadata_errors="replace")
 
 
 def _libav_reason(path: Path, error: av.FFmpegError) -> str:
@@ -388,22 +387,3 @@ def _measured(path: Path) -> tuple[Fraction, int | None]:
     if not _CREDIBLE_FPS[0] <= rate <= _CREDIBLE_FPS[1]:
         return PICTURES_FPS, len(stamps) or None
     return rate.limit_denominator(1001), len(stamps)
-
-
-def _lies(matrix: np.ndarray | None) -> bool:
-    """Tell whether a display matrix swaps width and height; slanted angles go to the nearest right one."""
-    if matrix is None:
-        return False
-    (a, b), (c, d) = matrix[:2, :2].tolist()
-    return abs(b) + abs(c) > abs(a) + abs(d)
-
-
-def _turned(image: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
-    """Apply a display matrix `[3, 3]` (turns by right angles and mirrors) to `[H, W, 3]`."""
-    if matrix is not None:
-        # Row vectors: x' = a·x + c·y, y' = b·x + d·y.
-        (a, b), (c, d) = matrix[:2, :2].tolist()
-        if _lies(matrix):
-            image, a, d = image.swapaxes(0, 1), c, b
-        image = image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
-    return np.ascontiguousarray(image)

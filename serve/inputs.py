@@ -17,13 +17,14 @@ from tqdm import tqdm
 
 from triportrait.core.errors import InputError
 from triportrait.serve.clips import Clip, Frame, open_clip
+from triportrait.serve.contents import is_picture
 from triportrait.serve.faces.alignment import align, middle_square
 from triportrait.serve.faces.face import Face, FaceProvider
 from triportrait.serve.faces.landmark_files import RAW_LANDMARKS, KnownFaces, LandmarkFolder, known_beside
 from triportrait.serve.faces.searching import LOOK_GAP_S, MOST_LOOKED_AT, first_face
 from triportrait.serve.faces.tracker import FaceTracker, Followed, chosen, cut_out
 from triportrait.serve.parameters import PICTURES, TrackedFolder, Tracking, beside
-from triportrait.serve.pictures import PICTURE_ENDINGS, list_pictures, read_picture
+from triportrait.serve.pictures import left_out, read_picture, sorted_folder
 
 Known = TrackedFolder | KnownFaces
 FEW_PICTURES = 100  # of which each is looked at
@@ -107,8 +108,8 @@ class SourceFile:
             InputError: the picture or its files are damaged; it has no face, or not as many.
         """
         film = None
-        if self.path.suffix.lower() in PICTURE_ENDINGS or not self.path.exists():
-            image = read_picture(self.path)
+        if is_picture(self.path) or not self.path.exists():
+            image = read_picture(self.path, lambda word: say(f"source: {self.path}: {word}"))
         else:
             film = open_clip(self.path)
             with closing(film.frames(1)) as frames:
@@ -175,8 +176,11 @@ def find_source(path: Path, folder: Path | None, say: Callable[[str], None]) -> 
         InputError: as of `known_of`, or the folder holds no picture.
     """
     if path.is_dir():
-        path = list_pictures(path / PICTURES if (path / PICTURES).is_dir() else path)[0]
+        pictures, others = sorted_folder(path / PICTURES if (path / PICTURES).is_dir() else path)
+        path = pictures[0]
         say(f"source: {path}, the first picture of the folder")
+        if others:
+            say(f"source: {left_out(path.parent, others)}")
     return SourceFile(path, known_of(path, folder))
 
 

@@ -14,32 +14,47 @@ import secrets
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, features
 
 from triportrait.core.errors import InputError
 from triportrait.core.files import opened
+from triportrait.serve.colour_tags import Tags, colour_tags
+from triportrait.serve.colours import PROFILE_DAMAGE, follow_profile
+from triportrait.serve.contents import kind_of, kind_of_bytes
 
-PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+Say = Callable[[str], None]
+
+# Files of these endings are meant as pictures; what a file is, its content says.
+PICTURE_ENDINGS = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".mpo", ".webp", ".bmp", ".tif", ".tiff", ".gif",
+    ".avif",
+)  # fmt: skip
 SMALLEST_SIDE_PX = 64
 LARGEST_PICTURE_PX = 100_000_000
 
 # Named, because Pillow's full list holds EPS, which starts Ghostscript on a stranger's file.
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
+_AVIF = "avif" in features.modules and bool(features.check("avif"))
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", *(("AVIF",) if _AVIF else ()))
 _WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-# Brands of single pictures in the container that mp4 uses; sequences (hevc, msf1, avis) are videos to libav.
-_STILL_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"avif")
+# Made by systems, not by people: left out of a folder without a word, as hidden files are.
+_SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
+_MOST_NAMED = 5
+_ADVICE = {
+    "HEIC": "(an iPhone takes JPEG by itself: Settings, Camera, Formats, Most Compatible)",
+    "AVIF": "(or install Pillow 11.3 or newer, which reads it)",
+}
 _PILLOW_LIMIT = threading.Lock()
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # Everything that Pillow's readers are known to raise on damaged bytes.
-_DAMAGE = (
+DAMAGE = (
     OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, AttributeError, RuntimeError,
-    OverflowError, MemoryError, struct.error, zlib.error,
+    OverflowError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 
 # EXIF orientation → what makes the picture upright.
@@ -53,22 +68,27 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _EXIF_ORIENTATION = 0x0112
+# A TIFF that is a thumbnail, and a camera's raw file.
+_TIFF_KIND, _DNG_VERSION = 254, 50706
 
 
-def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
+def read_picture(path: str | os.PathLike[str], say: Say | None = None) -> np.ndarray:
     """Read a picture file as upright 8-bit sRGB.
 
     Grey, palette, 1-bit, 16-bit, CMYK and transparent pictures are converted: 16 bits are scaled (not clipped),
-    transparency is laid on white, an embedded colour profile is followed, the EXIF orientation is applied. Of an
-    animation the first frame is taken.
+    transparency is laid on white, an embedded colour profile, or what else the file says of its colours, is followed,
+    the EXIF orientation is applied. Of several pictures in a file the first is taken. The name does not matter.
+
+    Args:
+        say: hears in a few words what was not followed, or left out.
 
     Returns: uint8 `[H, W, 3]`, H and W after the orientation.
     Raises: `InputError` when the file is missing, a folder, unreadable, no picture, damaged, its shorter side is below
         64 px or it has more than 100 megapixels (told from the header, before anything is decoded).
     """
     path = Path(path)
-    with _opened(path) as picture:
-        return _loaded(path, picture)
+    with opened_picture(path) as picture:
+        return _loaded(path, picture, say)
 
 
 def decode_picture(data: bytes, name: str, largest_px: int = LARGEST_PICTURE_PX) -> np.ndarray:
@@ -82,24 +102,29 @@ def decode_picture(data: bytes, name: str, largest_px: int = LARGEST_PICTURE_PX)
     Returns: uint8 `[H, W, 3]`.
     Raises: `InputError` as `read_picture` does.
     """
-    if data[4:8] == b"ftyp" and data[8:12] in _STILL_BRANDS:
-        raise InputError(f"{name}: HEIC and AVIF pictures cannot be read; save it as PNG or JPEG")
+    _check_kind(name, kind_of_bytes(data[:64]))
     try:
         picture = _open(io.BytesIO(data))
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise InputError(f"{name}: this is not a picture that can be read; save it as PNG or JPEG") from error
     with picture:
         _check_size(name, *picture.size, largest_px)
         return _loaded(name, picture)
 
 
-def _loaded(name: Path | str, picture: Image.Image) -> np.ndarray:
+def _loaded(name: Path | str, picture: Image.Image, say: Say | None = None) -> np.ndarray:
     try:
+        if getattr(picture, "default_image", False):
+            picture.seek(1)  # of an animated PNG, for viewers that know only still ones
+        tags = tags_of(picture)
         picture.load()
-        return _to_rgb(name, picture)
+        pixels = to_rgb(name, picture, tags, say)
+        if say is not None and (count := pictures_inside(picture)) > 1:
+            say(f"the first of its {count} pictures is used")
+        return pixels
     except InputError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise InputError(f"{name}: the picture is damaged ({_first_line(error)}); save or copy it again") from error
 
 
@@ -109,29 +134,42 @@ def check_picture(path: str | os.PathLike[str]) -> tuple[int, int]:
     Returns: (width, height) in pixels before the orientation.
     Raises: `InputError` as `read_picture` does.
     """
-    with _opened(Path(path)) as picture:
+    with opened_picture(Path(path)) as picture:
         return picture.size
 
 
-def still_kind(path: Path) -> str | None:
-    """Tell a HEIC or AVIF picture by its first bytes, whatever its ending: its container is that of mp4.
+def pictures_inside(picture: Image.Image) -> int:
+    """Count the pictures of an opened file that show something of their own: frames, pages, views; no previews or maps.
 
-    Returns: "HEIC" or "AVIF"; None for anything else, and where the file cannot be read.
+    A file that breaks off counts as far as it goes. Afterwards the first picture is to be sought anew.
     """
     try:
-        with opened(path) as file:
-            start = file.read(64)
-    except OSError:
-        return None
-    if start[4:8] != b"ftyp" or start[8:12] not in _STILL_BRANDS:
-        return None
-    brands = start[8 : max(12, int.from_bytes(start[:4], "big"))]
-    return "AVIF" if b"avif" in brands else "HEIC"
+        count = int(getattr(picture, "n_frames", 1))
+    except DAMAGE:
+        count = 1
+        with suppress(*DAMAGE):
+            while True:
+                picture.seek(count)
+                count += 1
+    if picture.format == "MPO":
+        return _views(picture, count)
+    return count - bool(getattr(picture, "default_image", False))
 
 
-def refused_still(path: Path, kind: str) -> InputError:
-    """The sentence for a picture of a `still_kind`."""
-    return InputError(f"{path}: {kind} pictures cannot be read; save it as PNG or JPEG")
+def _views(picture: Image.Image, count: int) -> int:
+    """Count the pictures of an .mpo that are as large as the first: the others are previews, gain and depth maps."""
+    size, found = picture.size, 1
+    for index in range(1, count):
+        with suppress(*DAMAGE):
+            picture.seek(index)
+            found += picture.size == size
+    return found
+
+
+def _check_kind(name: Path | str, kind: str | None) -> None:
+    """Raises: `InputError` for a kind of picture that is known and cannot be read."""
+    if kind == "HEIC" or (kind == "AVIF" and not _AVIF):
+        raise InputError(f"{name}: {kind} pictures cannot be read; save it as PNG or JPEG {_ADVICE[kind]}")
 
 
 def write_picture(
@@ -163,25 +201,50 @@ def write_picture(
 
 
 def list_pictures(folder: str | os.PathLike[str]) -> list[Path]:
-    """List the pictures of a folder in the order people number them: frame2 before frame10.
+    """List the pictures of a folder: the first of what `sorted_folder` gives."""
+    return sorted_folder(folder)[0]
 
-    Hidden files and other endings are left out, sub-folders are not entered.
+
+def sorted_folder(folder: str | os.PathLike[str]) -> tuple[list[Path], list[Path]]:
+    """Sort the files of a folder into pictures and others, in the order people number them: frame2 before frame10.
+
+    A picture is what has the content of one, or an ending that promises it. Hidden files and those of the system are
+    neither, sub-folders are not entered.
 
     Raises: `InputError` when `folder` is no readable folder, holds no picture, or a link in it leads nowhere.
     """
     folder = Path(folder)
     try:
-        found = [p for p in folder.iterdir() if p.suffix.lower() in PICTURE_ENDINGS and not p.name.startswith(".")]
+        found = [p for p in folder.iterdir() if not p.name.startswith(".") and p.name.lower() not in _SYSTEM_FILES]
     except OSError as error:
         raise InputError(f"{folder}: a folder of pictures is wanted ({reason_of(error)}); check the path") from error
-    for path in found:
-        if path.is_symlink() and not path.exists():
+    pictures: list[Path] = []
+    others: list[Path] = []
+    for path in sorted(found, key=as_people_count):
+        promised = path.suffix.lower() in PICTURE_ENDINGS
+        if promised and path.is_symlink() and not path.exists():
             # Left out silently, it would shift every later frame.
             raise InputError(f"{path}: this link leads nowhere; bring back what it points to or remove it")
-    found = [p for p in found if p.is_file()]
-    if not found:
-        raise InputError(f"{folder}: no picture in this folder; put {' '.join(PICTURE_ENDINGS)} files into it")
-    return sorted(found, key=as_people_count)
+        if not path.is_dir():
+            is_one = path.is_file() and (promised or kind_of(path) not in (None, "HEIC"))
+            (pictures if is_one else others).append(path)
+    if not pictures:
+        instead = f", only {_names(others)}" if others else ""
+        raise InputError(f"{folder}: no picture in this folder{instead}; put PNG, JPEG, WebP or TIFF files into it")
+    return pictures, others
+
+
+def left_out(folder: Path, others: Sequence[Path]) -> str:
+    """The sentence that names the files of a folder that are no pictures."""
+    one = len(others) == 1
+    return f"{folder}: {_names(others)} {'is no picture' if one else 'are no pictures'} that can be read; left out"
+
+
+def _names(files: Sequence[Path]) -> str:
+    names = ", ".join(path.name for path in files[:_MOST_NAMED])
+    if len(files) <= _MOST_NAMED:
+        return names if len(files) == 1 else f"{len(files)} files ({names})"
+    return f"{len(files)} files ({names} …)"
 
 
 def as_people_count(path: Path) -> tuple[list[str | int], str]:
@@ -260,22 +323,28 @@ def reason_of(error: OSError) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened_picture(path: Path, smallest_px: int = SMALLEST_SIDE_PX) -> Iterator[Image.Image]:
     """Open a picture and check what its header says.
 
     Raises: `InputError` when it is missing, unreadable, no picture, or of a size that is not wanted.
     """
     _check_readable(path)
-    kind = still_kind(path)
-    if kind is not None:
-        raise refused_still(path, kind)
+    _check_kind(path, kind_of(path))
     try:
         picture = _open(path)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise InputError(f"{path}: this is not a picture that can be read; save it as PNG or JPEG") from error
     with picture:
-        _check_size(path, *picture.size)
+        _check_size(path, *picture.size, smallest_px=smallest_px)
+        if picture.format == "TIFF" and _is_raw(picture):
+            raise InputError(f"{path}: of a camera's raw file only a thumbnail can be read; export it as JPEG or PNG")
         yield picture
+
+
+def _is_raw(picture: Image.Image) -> bool:
+    tags = getattr(picture, "tag_v2", {})
+    kind = tags.get(_TIFF_KIND, 0)
+    return _DNG_VERSION in tags or (isinstance(kind, int) and bool(kind & 1))
 
 
 def _open(file: Path | io.BytesIO) -> Image.Image:
@@ -300,15 +369,21 @@ def _check_readable(path: Path) -> None:
         raise InputError(f"{path}: a picture is wanted, this file is empty; copy it again")
 
 
-def _check_size(path: Path | str, width_px: int, height_px: int, largest_px: int = LARGEST_PICTURE_PX) -> None:
+def _check_size(
+    path: Path | str,
+    width_px: int,
+    height_px: int,
+    largest_px: int = LARGEST_PICTURE_PX,
+    smallest_px: int = SMALLEST_SIDE_PX,
+) -> None:
     if width_px * height_px > largest_px:
         raise InputError(
             f"{path}: at most {largest_px // 1_000_000} megapixels are wanted, {width_px} × {height_px} px "
             "came; make it smaller"
         )
-    if min(width_px, height_px) < SMALLEST_SIDE_PX:
+    if min(width_px, height_px) < smallest_px:
         raise InputError(
-            f"{path}: a picture of at least {SMALLEST_SIDE_PX} px on its shorter side is wanted, {width_px} × "
+            f"{path}: a picture of at least {smallest_px} px on its shorter side is wanted, {width_px} × "
             f"{height_px} px came; use a larger one"
         )
 
@@ -318,8 +393,16 @@ def _first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _to_rgb(path: Path | str, picture: Image.Image) -> np.ndarray:
-    """Convert a decoded picture of any Pillow mode; pixels stay in the order of the file until the orientation."""
+def to_rgb(path: Path | str, picture: Image.Image, tags: Tags, say: Say | None = None) -> np.ndarray:
+    """Convert a decoded picture of any Pillow mode; pixels stay in the order of the file until the orientation.
+
+    Args:
+        tags: what the file said of its colours before it was decoded.
+        say: hears in a few words which of it was not followed.
+
+    Returns: uint8 `[H, W, 3]`.
+    Raises: `InputError` for 32 bits a channel; what Pillow raises on damaged bytes.
+    """
     # Asked after load(): TIFF turns itself upright while loading and then drops the tag.
     turn = _UPRIGHT.get(_orientation(picture))
     profile = picture.info.get("icc_profile")
@@ -333,9 +416,7 @@ def _to_rgb(path: Path | str, picture: Image.Image) -> np.ndarray:
     alpha = picture.convert("RGBA").getchannel("A") if picture.mode in ("RGBA", "LA") else None
     if alpha is not None:
         picture = picture.convert("L" if picture.mode == "LA" else "RGB")
-    if profile:
-        picture = _to_srgb(picture, profile)
-    picture = picture.convert("RGB")
+    picture = _to_srgb(picture, profile, tags, say or _nobody)
     if alpha is not None:
         picture = Image.composite(picture, Image.new("RGB", picture.size, "white"), alpha)
     if turn is not None:
@@ -343,10 +424,22 @@ def _to_rgb(path: Path | str, picture: Image.Image) -> np.ndarray:
     return np.array(picture, dtype=np.uint8)
 
 
+def tags_of(picture: Image.Image) -> Tags:
+    """What an opened picture, not loaded yet, says of its colours; nothing where that is damaged."""
+    try:
+        return colour_tags(picture)
+    except DAMAGE:
+        return Tags()
+
+
+def _nobody(words: str) -> None:
+    """Hears what nobody asked for."""
+
+
 def _orientation(picture: Image.Image) -> int:
     try:
         value = picture.getexif().get(_EXIF_ORIENTATION, 1)
-    except _DAMAGE:
+    except DAMAGE:
         return 1
     return value if isinstance(value, int) else 1
 
@@ -359,14 +452,16 @@ def _from_16_bit(path: Path | str, picture: Image.Image) -> Image.Image:
     return Image.fromarray(((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
 
 
-def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
-    """Follow the embedded colour profile; a broken or unfitting one is ignored, as viewers do."""
+def _to_srgb(picture: Image.Image, profile: bytes | None, tags: Tags, say: Say) -> Image.Image:
+    """Follow the colour profile, or the tags; what is broken or does not fit is ignored, as viewers do, and said."""
+    if profile and not tags.above_profile:
+        try:
+            return follow_profile(picture, profile).convert("RGB")
+        except PROFILE_DAMAGE:
+            say("its colour profile is broken or of another kind of picture and was ignored")
+    picture = picture.convert("RGB")
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        # Converting sRGB to sRGB would only round every value once more.
-        if "srgb" in ImageCms.getProfileDescription(source).lower():
-            return picture
-        turned = ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return tags.follow(picture)
+    except PROFILE_DAMAGE:
+        say("what it says of its colours cannot be and was ignored")
         return picture
-    return turned if turned is not None else picture

@@ -23,7 +23,6 @@ from triportrait.core.provenance.manifest import (
 )
 from triportrait.core.provenance.watermark import MESSAGE_BITS, Read, Reader
 from triportrait.core.sentences import LONGEST_NAME, LONGEST_SENTENCE, bounded, shown
-from triportrait.serve.pictures import PICTURE_ENDINGS, read_picture
 from triportrait.serve.video import Frame, open_clip
 
 LISTED = 8  # networks, or problems, in a line
@@ -85,17 +84,14 @@ def read_file(path: Path) -> Read:
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
     reader = Reader()
-    if path.suffix.lower() in PICTURE_ENDINGS:
-        reader.add(read_picture(path))
-    else:
-        clip = open_clip(path)
-        total = min(LOOKED_AT, clip.frame_count or LOOKED_AT)
-        with closing(clip.frames(LOOKED_AT)) as frames, _bar(frames, total) as bar:
-            for count, frame in enumerate(bar, start=1):
-                reader.add(frame.image)
-                # All 64 signs right by accident: once in 10^10.
-                if count in CERTAIN_AT and (found := reader.result()).message is not None and not found.turned:
-                    return found
+    clip = open_clip(path)
+    total = min(LOOKED_AT, clip.frame_count or LOOKED_AT)
+    with closing(clip.frames(LOOKED_AT)) as frames, _bar(frames, total) as bar:
+        for count, frame in enumerate(bar, start=1):
+            reader.add(frame.image)
+            # All 64 signs right by accident: once in 10^10.
+            if count in CERTAIN_AT and (found := reader.result()).message is not None and not found.turned:
+                return found
     return reader.result()
 
 

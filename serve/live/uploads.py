@@ -15,7 +15,9 @@ LARGEST_BYTES = 20 << 20
 LARGEST_PX = 50_000_000  # 150 MB decoded, a phone's largest; told from the header
 LONGEST_S = 60.0
 _DRAIN_S, _QUIET_S = 5.0, 0.5
-KINDS = ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/tiff", "image/gif")
+KINDS = ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/tiff", "image/gif", "image/avif")
+# Other names of these, and of files that a browser's system does not know: what a picture is, its content says.
+_OTHER_NAMES = ("image/jpg", "image/pjpeg", "image/x-ms-bmp", "image/apng", "application/octet-stream")
 _NAME = "portrait"
 
 
@@ -34,7 +36,7 @@ def check_head(headers: Mapping[str, str]) -> None:
         Refused: another kind, or too large.
     """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in KINDS:
+    if kind not in (*KINDS, *_OTHER_NAMES):
         known = ", ".join(name.partition("/")[2].upper() for name in KINDS)
         raise Refused(415, f"{_NAME}: expected a picture ({known}), got {kind[:60] or 'no type'}; choose another file")
     length = headers.get("content-length", "")

@@ -136,13 +136,12 @@ def test_folders_of_pictures(refused, run, portrait_file, frames, tmp_path, monk
     assert "12.png: this link leads nowhere" in refused(portrait_file, frames, tmp_path / "o.mp4")
 
 
-@pytest.mark.parametrize("kind", ["HEIC", "AVIF"])
-def test_still_pictures_of_a_phone(refused, portrait_file, driving, tmp_path, kind):
-    photo = tmp_path / f"photo.{kind.lower()}"
-    photo.write_bytes(b"\0\0\0\x18ftyp" + kind.lower().encode() + bytes(64))
+def test_still_pictures_of_a_phone(refused, portrait_file, driving, tmp_path):
+    photo = tmp_path / "photo.heic"
+    photo.write_bytes(b"\0\0\0\x18ftypheic" + bytes(64))
     for source, drives in ((photo, driving), (portrait_file, photo)):
         sentence = refused(source, drives, tmp_path / "out.mp4")
-        assert sentence == f"triportrait: {photo}: {kind} pictures cannot be read; save it as PNG or JPEG"
+        assert sentence.startswith(f"triportrait: {photo}: HEIC pictures cannot be read; save it as PNG or JPEG (")
 
 
 def test_a_picture_holds_one_frame(refused, run, portrait_file, driving, frames, tmp_path):

@@ -195,6 +195,8 @@ def test_uploads_are_limited_before_and_while_they_are_read():
             uploads.check_head({"content-type": kind})
         assert refused.value.status == 415
     uploads.check_head({"content-type": "image/jpeg; charset=x", "content-length": "12"})
+    for kind in ("image/avif", "image/pjpeg", "application/octet-stream"):  # what it is, its content says
+        uploads.check_head({"content-type": kind})
 
     read = 0
 

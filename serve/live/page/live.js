@@ -191,13 +191,13 @@ async function choosePortrait(choice) {
     keepPortrait(choice);
     return say({do: 'example', name: choice.example});
   }
-  if (!file.type.startsWith('image/')) return noPortrait(`${file.name} is no picture; choose a JPEG or a PNG`);
+  if (/^(video|audio|text)\//.test(file.type)) return noPortrait(`${file.name} is no picture; choose a JPEG or a PNG`);
   if (file.size > hello.most_bytes)
     return noPortrait(`${file.name} is larger than ${hello.most_bytes >> 20} MB; make it smaller`);
   const mine = ++wished;
   try {
     const response = await fetch(`/portrait?session=${hello.session}`,
-      {method: 'POST', body: file, headers: {'content-type': file.type}});
+      {method: 'POST', body: file, headers: {'content-type': file.type || 'application/octet-stream'}});
     const told = await response.json();
     if (mine !== wished) return; // the server shows what was asked for last
     if (!response.ok) return noPortrait(told.sentence ?? `the server refused it (${response.status}); try another file`);
@@ -231,7 +231,7 @@ for (const kind of ['dragover', 'dragleave', 'drop']) addEventListener(kind, eve
   const [file] = kind === 'drop' ? event.dataTransfer.files : [];
   if (!file) return;
   if (!hello) return notice('choice', 'there is no connection now; drop it again in a moment', 8);
-  if (file.type.startsWith('image/')) choosePortrait({example: null, file}); else driveFile(file);
+  if (file.type.startsWith('video/')) driveFile(file); else choosePortrait({example: null, file});
 });
 
 // ---- the driving face ------------------------------------------------------------------------------------------
