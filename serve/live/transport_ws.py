@@ -7,13 +7,16 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from triportrait.core.errors import InputError
-from triportrait.serve.live import logs
+from triportrait.serve.live import logs, places
+from triportrait.serve.live.admission import Refusal
 from triportrait.serve.live.engine import decode_jpeg
 from triportrait.serve.live.messages import FrameIn, Shown, read_binary, read_text, result_header
+from triportrait.serve.live.places import wait_for_place
 from triportrait.serve.live.sessions import Arrived, Result, Session
 from triportrait.serve.live.transport_rtc import Peer
 from triportrait.serve.memory import return_freed_memory
@@ -44,6 +47,7 @@ class Connection:
 
     def __init__(self, websocket: WebSocket, server: LiveServer) -> None:
         self._socket, self._server = websocket, server
+        self._warned_s: float | None = None  # since when it knows that others want its place
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._told: dict[str, dict[str, Any]] = {}
@@ -82,6 +86,8 @@ class Connection:
             server.sessions.pop(session.id, None)
             frames, dropped = session.frames, session.dropped
             server.worker.leave(session)
+            if session.upload is not None:
+                session.upload.cancel()
             with session.recording_lock:
                 if session.recording is not None:
                     session.recording.abandon()
@@ -202,10 +208,33 @@ class Connection:
             now = time.monotonic()
             if now - self._heard_s > SILENT_S:
                 raise _End("silent", "the session ended: nothing was heard from this page; click anywhere to go on")
-            if now - self._frame_s > IDLE_S:
+            silent_s = now - self._frame_s
+            if silent_s > IDLE_S:
                 raise _End(
                     "idle", "the session ended after five minutes without a driving picture; click anywhere to go on"
                 )
+            self._server.places.let_in()  # frames may cost less than before
+            if self._server.places.waiting and silent_s > places.IDLE_S:
+                raise _End(
+                    "idle", "the session ended after a minute without a driving picture, as others wait; click "
+                    "anywhere to wait for a place"
+                )  # fmt: skip
+            self._watch_turn(now)
+
+    def _watch_turn(self, now: float) -> None:
+        """While others wait nobody stays for ever: the oldest sessions are told, and end a while later."""
+        session, server = self.session, self._server
+        older = sum(other.session.began_s < session.began_s for other in server.sessions.values())
+        if now - session.began_s < places.TURN_S or server.places.waiting <= older:
+            if self._warned_s is not None:
+                self._warned_s = None
+                session.notice("place", "")
+        elif self._warned_s is None:
+            self._warned_s = now
+            session.notice("place", f"others wait for a place: this session ends in {places.WARNED_S:g} s; save what "
+                           "is being recorded")  # fmt: skip
+        elif now - self._warned_s >= places.WARNED_S:
+            raise _End("turn", "the session ended as others wait for a place; click anywhere to wait for one again")
 
     async def _text(self, message: dict[str, Any]) -> None:
         do = message.pop("do")
@@ -214,7 +243,7 @@ class Connection:
             session.settings = session.settings.changed(message)
             server.worker.touch(session)
         elif do == "example":
-            self._start(server.take_example(session, str(message.get("name", ""))[:80]))
+            self._start(server.portraits.take_example(session, message.get("name")))
         elif do == "neutral":
             self._start(server.take_neutral(session, message.get("on") is True))
         elif do == "record":
@@ -277,19 +306,42 @@ class Connection:
 
 
 async def serve(websocket: WebSocket, server: LiveServer) -> None:
-    """A page has connected: a session begins, or is refused with a time to come again."""
+    """A page has connected: its session begins when there is a place, or it is refused with a time to come again."""
     await websocket.accept()
-    refusal = server.admission.enter()
+    refusal: Refusal | None = None
+    address = websocket.client.host if websocket.client is not None else ""
+    ticket = server.places.ask(address)
+    try:
+        if isinstance(ticket, Refusal):
+            refusal = ticket
+        elif not ticket.in_:
+            logs.note("session waits", position=server.places.position(ticket))
+            there = await wait_for_place(websocket, server.places, ticket)
+            if ticket.refused:
+                refusal = server.places.refusal()
+            elif not there:
+                if ticket.in_:
+                    server.places.leave(0.0)
+                return
+    except InputError as error:
+        await _close(websocket, {"is": "end", "sentence": f"the session ended: {error}"}, _ENDED)
+        return
     if refusal is not None:
         server.metrics.sessions.labels("refused").inc()
         logs.note("session refused", active=server.admission.active, retry_s=refusal.retry_s)
         message = {"is": "refused", "sentence": refusal.sentence, "retry_s": refusal.retry_s}
-        await websocket.send_text(json.dumps(message))
-        await websocket.close(_TRY_LATER)
+        await _close(websocket, message, _TRY_LATER)
         return
     began_s = time.monotonic()
     try:
         await Connection(websocket, server).run()
     finally:
-        server.admission.leave(time.monotonic() - began_s)
+        server.places.leave(time.monotonic() - began_s)
         await asyncio.to_thread(return_freed_memory)
+
+
+async def _close(websocket: WebSocket, message: dict[str, Any], code: int) -> None:
+    with suppress(TimeoutError, RuntimeError):  # it has gone
+        async with asyncio.timeout(2.0):
+            await websocket.send_text(json.dumps(message))
+            await websocket.close(code)

@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from tests.serve.live_in_process import Visitor, driving, eventually, finder, pixels, running
 from triportrait.core.errors import InputError
 from triportrait.core.provenance.watermark import message_of, read
-from triportrait.serve.live import transport_ws
+from triportrait.serve.live import places, transport_ws
 from triportrait.serve.live.engine import EXAMPLES, decode_jpeg, encode_jpeg, example_picture
 from triportrait.serve.live.messages import write_frame, write_shown
 
@@ -127,7 +127,8 @@ def test_a_face_is_taken_as_neutral_and_given_back(live):
         assert page.hear("neutral")["on"] is False
 
 
-def test_one_session_too_many_is_refused_with_a_time_and_fits_later():
+def test_one_more_than_may_wait_is_refused_with_a_time(monkeypatch):
+    monkeypatch.setattr(places, "MOST_WAITING", 0)
     with running(sessions=1) as live:
         with Visitor(live, example=None):
             with Visitor(live) as late:
