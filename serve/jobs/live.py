@@ -78,7 +78,7 @@ class Live:
             note("serving", address=address.partition("?")[0], capacity=server.admission.capacity)
             bound.listen()  # nobody who opens the address at once is turned away
             print(f"triportrait live: {address}", flush=True)
-            run(server.application(self.host, token), bound)
+            run(server.application(self.host, token), bound, server.abandon)
             note("stopped")
 
     def _check(self) -> None:

@@ -67,8 +67,8 @@ class Places:
     def _make_room(self, address: str) -> bool:
         """Whoever holds most of a full queue cannot keep somebody out who holds less: the last of them goes."""
         held = Counter(ticket.address for ticket in self._waiting)
-        greedy, most = held.most_common(1)[0]
-        if most < held[address] + 2:
+        greedy = max(held, key=lambda name: held[name], default=address)
+        if held[greedy] < held[address] + 2:
             return False
         last = [ticket for ticket in self._waiting if ticket.address == greedy][-1]
         last.refused = True

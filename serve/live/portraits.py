@@ -25,7 +25,7 @@ from triportrait.serve.live.engine import (
     examples,
 )
 from triportrait.serve.live.sessions import Session
-from triportrait.serve.live.worker import Worker
+from triportrait.serve.live.worker import Worker, ended
 
 
 class Portraits:
@@ -49,6 +49,10 @@ class Portraits:
         """End: nobody waits for what is under way."""
         self.decoders.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def join(self, within_s: float) -> bool:
+        """Whether all has ended, within seconds."""
+        return ended([self._threads], within_s)
 
     async def upload(
         self, session: Session, headers: Mapping[str, str], chunks: AsyncIterator[bytes]

@@ -18,6 +18,7 @@ from triportrait.serve.live.guard import App, Guard
 from triportrait.serve.live.metrics import Metrics
 from triportrait.serve.live.places import Places
 from triportrait.serve.live.portraits import Portraits
+from triportrait.serve.live.ranges import UnsatisfiableError, asked_range
 from triportrait.serve.live.recording import Recordings
 from triportrait.serve.live.sessions import Session
 from triportrait.serve.live.settings import RANGES
@@ -32,6 +33,7 @@ PAGE = Path(__file__).parent / "page"
 _KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".jpg": "image/jpeg", ".mp4": "video/mp4"}
 MOST_FPS = 30  # what the page sends at most
 _SWEEP_S = 30.0
+_STOP_S = 0.5  # for threads to end what they are at
 
 
 class LiveServer:
@@ -93,9 +95,14 @@ class LiveServer:
             await asyncio.to_thread(self._stop)
 
     def _stop(self) -> None:
-        self.worker.stop()
         self.portraits.stop()
-        self.engine.close()
+        if self.worker.stop(_STOP_S) and self.portraits.join(_STOP_S):
+            self.engine.close()  # nobody is at it any more
+        self.recordings.close()
+
+    def abandon(self) -> None:
+        """Leave nothing behind in a process that ends now, whatever its threads are at."""
+        self.portraits.stop()
         self.recordings.close()
 
     async def _sweep(self) -> None:
@@ -197,6 +204,9 @@ class LiveServer:
         if recorded is None:
             return PlainTextResponse("this recording is not kept any more; record again\n", 404)
         name = time.strftime("triportrait-%Y%m%d-%H%M%S.mp4")
+        with suppress(UnsatisfiableError):  # which FileResponse says
+            if asked_range(request.headers.get("range", ""), recorded.path.stat().st_size) is None:
+                request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
         return FileResponse(recorded.path, media_type="video/mp4", filename=name)
 
     async def _get_health(self, request: Request) -> Response:
@@ -228,9 +238,19 @@ def _ranged(request: Request, data: bytes, kind: str) -> Response:
     """All of it, or the range that a <video> asks for."""
     from starlette.responses import Response
 
-    first, _, last = request.headers.get("range", "").removeprefix("bytes=").partition("-")
-    if not first.isdigit() or int(first) >= len(data) or (last and not last.isdigit()):
-        return Response(data, media_type=kind, headers={"accept-ranges": "bytes"})
-    begin, end = int(first), min(int(last) if last else len(data), len(data) - 1)
-    said = {"accept-ranges": "bytes", "content-range": f"bytes {begin}-{end}/{len(data)}"}
-    return Response(data[begin : end + 1], 206, said, media_type=kind)
+    headers = {"accept-ranges": "bytes"}
+    try:
+        wanted = _wanted_range(request, len(data))
+    except UnsatisfiableError:
+        return Response(b"", 416, {**headers, "content-range": f"bytes */{len(data)}"}, media_type=kind)
+    if wanted is None:
+        return Response(data, 200, headers, media_type=kind)
+    first, last = wanted
+    said = {**headers, "content-range": f"bytes {first}-{last}/{len(data)}"}
+    return Response(data[first : last + 1], 206, said, media_type=kind)
+
+
+def _wanted_range(request: Request, size: int) -> tuple[int, int] | None:
+    if request.method != "GET" or "if-range" in request.headers:  # we name no version that it could match
+        return None
+    return asked_range(request.headers.get("range", ""), size)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from triportrait.core.errors import InputError
 from triportrait.serve.live.guard import App
+from triportrait.serve.live.logs import note
 from triportrait.serve.live.messages import LARGEST_FRAME_BYTES
 from triportrait.serve.pictures import reason_of
 
@@ -16,7 +22,8 @@ if TYPE_CHECKING:
 
 REQUEST_S = 15.0  # a connection on which a request's header is not whole by then is closed
 DEAD_S = 20  # unacknowledged bytes, or a window that stays shut: the other end has gone
-STOP_S = 3
+GRACE_S = 1  # for open connections, when the server stops
+STOP_S = 2.7  # from the signal to the end of the process, whatever a decoder or an encoder is at; 3 s are promised
 MOST_CONNECTIONS = 512
 
 
@@ -39,8 +46,13 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def make(app: App) -> uvicorn.Server:
-    """The server; `run(sockets=[bound])` serves until SIGINT, SIGTERM or its `should_exit`."""
+def make(app: App, at_last: Callable[[], None] | None = None) -> uvicorn.Server:
+    """The server; `run(sockets=[bound])` serves until SIGINT, SIGTERM or its `should_exit`.
+
+    Args:
+        app: what is served.
+        at_last: called where a signal has not ended the process in time, which then ends. None: it is waited for.
+    """
     import uvicorn
 
     config = uvicorn.Config(
@@ -53,18 +65,51 @@ def make(app: App) -> uvicorn.Server:
         ws_per_message_deflate=False,
         limit_concurrency=MOST_CONNECTIONS,
         timeout_keep_alive=15,
-        timeout_graceful_shutdown=STOP_S,
+        timeout_graceful_shutdown=GRACE_S,
         log_config=None,
         access_log=False,
         server_header=False,
     )
-    return uvicorn.Server(config)
+    server = uvicorn.Server(config)
+    if at_last is not None:
+        server.handle_exit = _with_an_end(server.handle_exit, at_last)  # type: ignore[method-assign]
+    return server
 
 
-def run(app: App, bound: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM; open sessions are told, and it ends within seconds."""
+def run(app: App, bound: socket.socket, at_last: Callable[[], None]) -> None:
+    """Serve until SIGINT, SIGTERM or SIGHUP; open sessions are told, and it ends within seconds.
+
+    A thread that decodes, encodes or computes for ever would hold the process: it is then left without waiting for it.
+
+    Args:
+        at_last: as of `make`.
+    """
+    server = make(app, at_last)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # uvicorn does not hear it
+        signal.signal(signal.SIGHUP, server.handle_exit)
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has stopped
-        make(app).run(sockets=[bound])
+        server.run(sockets=[bound])
+
+
+def _with_an_end(handle: Callable[..., None], at_last: Callable[[], None]) -> Callable[..., None]:
+    counting = threading.Event()
+
+    def count() -> None:
+        time.sleep(STOP_S)
+        cleaning = threading.Thread(target=at_last, daemon=True)
+        cleaning.start()
+        cleaning.join(0.2)
+        with suppress(Exception):
+            note("stopped", late=True)
+        os._exit(0)
+
+    def handle_exit(number: int, frame: Any) -> None:
+        if not counting.is_set():
+            counting.set()
+            threading.Thread(target=count, name="live-end", daemon=True).start()
+        handle(number, frame)
+
+    return handle_exit
 
 
 def _patient() -> type[Any]:
