@@ -155,7 +155,7 @@ class LiveServer:
         session.tell({"is": "recording", "on": False})
         if recording is None:
             raise InputError("recording: none is running; press record first")
-        recorded = await asyncio.to_thread(self.recordings.finish, recording)
+        recorded = await asyncio.to_thread(self.recordings.finish, recording, session.id)
         logs.note("recorded", session=session.id[:6], frames=recorded.frames, seconds=round(recorded.seconds, 1))
         session.tell(
             {

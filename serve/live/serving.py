@@ -7,11 +7,12 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from triportrait.core.errors import InputError
+from triportrait.serve.live.addresses import is_loopback
 from triportrait.serve.live.guard import App
 from triportrait.serve.live.logs import note
 from triportrait.serve.live.messages import LARGEST_FRAME_BYTES
@@ -25,6 +26,7 @@ DEAD_S = 20  # unacknowledged bytes, or a window that stays shut: the other end 
 GRACE_S = 1  # for open connections, when the server stops
 STOP_S = 2.7  # from the signal to the end of the process, whatever a decoder or an encoder is at; 3 s are promised
 MOST_CONNECTIONS = 512
+MOST_OF_ADDRESS = 128  # of one address other than this machine's, behind which a proxy may stand
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -39,6 +41,9 @@ def bind(host: str, port: int) -> socket.socket:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with suppress(AttributeError, OSError):  # Linux has it; sockets that are accepted inherit it
             bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * DEAD_S)
+        if family == socket.AF_INET6:
+            with suppress(AttributeError, OSError):  # `::` is every address, of both protocols
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         bound.bind(address)
     except (OSError, OverflowError) as error:
         reason = reason_of(error) if isinstance(error, OSError) else str(error)
@@ -69,6 +74,7 @@ def make(app: App, at_last: Callable[[], None] | None = None) -> uvicorn.Server:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # who sends X-Forwarded-For names any address as its own
     )
     server = uvicorn.Server(config)
     if at_last is not None:
@@ -112,6 +118,13 @@ def _with_an_end(handle: Callable[..., None], at_last: Callable[[], None]) -> Ca
     return handle_exit
 
 
+def _has_room(client: tuple[str, int] | None, connections: Iterable[Any]) -> bool:
+    """Whether one more connection of this address leaves others theirs."""
+    if client is None or is_loopback(client[0]):
+        return True
+    return sum(other.client is not None and other.client[0] == client[0] for other in connections) <= MOST_OF_ADDRESS
+
+
 def _patient() -> type[Any]:
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -122,6 +135,8 @@ def _patient() -> type[Any]:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            if not _has_room(self.client, self.connections):
+                return transport.abort()
             self._set_deadline()
 
         def data_received(self, data: bytes) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from triportrait.core.errors import InputError
 from triportrait.serve.live import logs, places
 from triportrait.serve.live.admission import Refusal
+from triportrait.serve.live.budget import Budget
 from triportrait.serve.live.engine import decode_jpeg
 from triportrait.serve.live.messages import FrameIn, Shown, read_binary, read_text, result_header
 from triportrait.serve.live.places import wait_for_place
@@ -30,6 +31,8 @@ MOST_UNSHOWN = 4  # results on their way that the page has not said it has shown
 SILENT_S = 30.0  # without any message: the other end has gone
 IDLE_S = 300.0  # without a frame: somebody else may want the place
 STALLED_S = 20.0  # a message that does not leave
+MESSAGES_PER_S, MESSAGES_AT_ONCE = 400.0, 800.0  # a page sends about a hundred a second
+OFFERS_PER_S, OFFERS_AT_ONCE = 0.5, 5.0
 MOST_GARBAGE = 100  # messages that nobody can read, before the session ends
 _TRY_LATER, _ENDED = 1013, 1000
 
@@ -56,6 +59,8 @@ class Connection:
         self._garbage = 0
         self._peer: Peer | None = None
         self._calling = asyncio.Lock()
+        self._address = websocket.client.host if websocket.client is not None else ""
+        self._messages, self._offers = Budget(MESSAGES_PER_S, MESSAGES_AT_ONCE), Budget(OFFERS_PER_S, OFFERS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self.session = Session(server.engine.follower(), self._tell_from_anywhere, self._wake_from_anywhere)
 
@@ -149,6 +154,8 @@ class Connection:
                     await self._text(read_text(text))
             except InputError as error:
                 self._count_garbage(error)
+            if debt_s := self._messages.spend():  # what is not read fast fills the sender's line, not ours
+                await asyncio.sleep(debt_s)
 
     def _count_garbage(self, error: InputError) -> None:
         self._server.metrics.unreadable.inc()
@@ -245,11 +252,11 @@ class Connection:
         elif do == "example":
             self._start(server.portraits.take_example(session, message.get("name")))
         elif do == "neutral":
-            self._start(server.take_neutral(session, message.get("on") is True))
+            self._start(server.take_neutral(session, _switch(message)))
         elif do == "record":
-            self._start(server.record(session, message.get("on") is True))
+            self._start(server.record(session, _switch(message)))
         elif do == "offer":
-            self._start(self._answer(str(message.get("sdp", ""))))
+            self._start(self._answer(message.get("sdp")))
         elif do == "websocket":
             await self._hang_up()
         elif do != "here":
@@ -280,17 +287,22 @@ class Connection:
         """End WebRTC: pictures go over the WebSocket from now on."""
         self._keep(asyncio.create_task(self._hang_up()))
 
-    async def _answer(self, sdp: str) -> None:
+    async def _answer(self, sdp: object) -> None:
         async with self._calling:  # one offer after the other
+            if not self._offers.take():
+                sentence = "WebRTC was offered too often; pictures go over a WebSocket"
+                return self.tell({"is": "answer", "sdp": "", "sentence": sentence})
             await self._hang_up()
             peer = Peer(self)
             try:
-                answer = await peer.answer(sdp)
+                answer = await peer.answer(sdp, self._address)
             except asyncio.CancelledError:  # the page has left
                 await asyncio.shield(peer.close())
                 raise
             except Exception as error:
                 await peer.close()
+                if not isinstance(error, InputError | TimeoutError):
+                    logs.LOG.warning("an offer failed", exc_info=error)
                 logs.warn("webrtc failed", session=self.session.id[:6], reason=str(error)[:200])
                 sentence = "WebRTC could not be started; pictures go over a WebSocket"
                 self.tell({"is": "answer", "sdp": "", "sentence": sentence})
@@ -303,6 +315,13 @@ class Connection:
         self.session.jpeg = True
         if peer is not None:
             await peer.close()
+
+
+def _switch(message: dict[str, Any]) -> bool:
+    on = message.get("on")
+    if not isinstance(on, bool):
+        raise InputError('message: expected "on" to be true or false, got something else; see docs/live')
+    return on
 
 
 async def serve(websocket: WebSocket, server: LiveServer) -> None:

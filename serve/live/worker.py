@@ -187,13 +187,16 @@ class Worker:
             session.notice("face", "" if found else lost)
 
     def _run(self) -> None:
+        frames_first = False  # after each wish: a session that wishes without end does not stop the others' frames
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopping or self._jobs or self._due(), VIEW_S)
                 if self._stopping:
                     return
-                job = self._jobs.popleft() if self._jobs else None
+                waits = not self._jobs or (frames_first and self._due())
+                job = None if waits else self._jobs.popleft()
                 batch = [] if job else self._gather()
+            frames_first = job is not None
             if job is not None:
                 job()
             elif batch:
