@@ -13,6 +13,7 @@ _STRIPS, _ROWS, _STRIP_BYTES = 273, 278, 279
 _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES = 322, 323, 324, 325
 _OLD_JPEG, _JPEG = 6, 7
 _TYPES = {1: "B", 3: "H", 4: "L", 6: "b", 8: "h", 9: "l", 13: "L", 16: "Q", 17: "q", 18: "Q"}
+_BYTES = {2: 1, 5: 8, 7: 1, 10: 8, 11: 4, 12: 8} | {kind: struct.calcsize("<" + one) for kind, one in _TYPES.items()}
 _MOST_TAGS = 4_096
 MOST_PIECES = 400_000  # 100 megapixels in tiles of 16 x 16, which are the smallest
 _MOST_LARGER = 4  # a piece may be so many times as large as the largest picture that is taken
@@ -58,15 +59,21 @@ class TiffDirectory:
         if count > _MOST_TAGS:
             raise ValueError(f"{count} tags")
         found: dict[int, tuple[str, int, int]] = {}
+        elsewhere = 0  # bytes of values that do not lie in the directory
         for _ in range(count):
-            tag, kind, number, value = struct.unpack_from(order + entry, data, at)
-            inline = at + struct.calcsize(order + entry) - len(value)
+            tag, kind, number, field = struct.unpack_from(order + entry, data, at)
+            inline = at + struct.calcsize(order + entry) - len(field)
             at += struct.calcsize(order + entry)
+            size = number * _BYTES.get(kind, 0)
+            elsewhere += size if size > len(field) else 0
             letter = _TYPES.get(kind)
             if letter is None or tag in found:
                 continue
-            large = number * struct.calcsize("<" + letter) > len(value)
-            found[tag] = (letter, number, struct.unpack(order + word, value)[0] if large else inline)
+            large = number * struct.calcsize("<" + letter) > len(field)
+            found[tag] = (letter, number, struct.unpack(order + word, field)[0] if large else inline)
+
+        if elsewhere > len(data):
+            raise ValueError("its tags share their values")  # and each would be read
 
         def values(tag: int, most: int) -> Sequence[int]:
             letter, number, begin = found.get(tag, ("B", 0, 0))

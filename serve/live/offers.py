@@ -65,7 +65,7 @@ def _check(offer: str) -> None:
         # A track that nobody reads would be decoded and kept.
         raise _refused("one video and no sound")
     for part in media:
-        if not part.ice.usernameFragment or not part.ice.password or part.dtls is None:
+        if part.ice is None or part.dtls is None or not part.ice.usernameFragment or not part.ice.password:
             raise _refused("the keys of each part")
         if not part.dtls.fingerprints or not all(map(_is_digest, part.dtls.fingerprints)):
             raise _refused("a fingerprint of each part")

@@ -213,13 +213,19 @@ class LiveServer:
         from starlette.responses import JSONResponse
 
         alive = self.worker.alive
-        told = {"ok": alive, "sessions": self.admission.active, "capacity": self.admission.capacity}
+        told = {
+            "ok": alive,
+            "sessions": self.admission.active,
+            "capacity": self.admission.capacity,
+            "waiting": self.places.waiting,
+        }
         return JSONResponse(told, 200 if alive else 503)
 
     async def _get_metrics(self, request: Request) -> Response:
         from starlette.responses import Response
 
         self.metrics.active.set(self.admission.active)
+        self.metrics.waiting.set(self.places.waiting)
         self.metrics.capacity.set(self.admission.capacity)
         self.metrics.tasks.set(len(asyncio.all_tasks()))
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")

@@ -58,9 +58,9 @@ class Peer:
         from aiortc import RTCRtpReceiver, RTCSessionDescription
 
         offer = checked_offer(sdp, address)
-        known = RTCRtpReceiver.getCapabilities("video").codecs
+        known: Any = RTCRtpReceiver.getCapabilities("video")
         transceiver = self._peer.addTransceiver(self._track, "sendrecv")
-        transceiver.setCodecPreferences([codec for codec in known if codec.mimeType in _CODECS])
+        transceiver.setCodecPreferences([codec for codec in known.codecs if codec.mimeType in _CODECS])
         async with asyncio.timeout(_GATHER_S):
             await self._peer.setRemoteDescription(RTCSessionDescription(offer, "offer"))
             await self._peer.setLocalDescription(await self._peer.createAnswer())
@@ -102,7 +102,7 @@ class Peer:
 
     def _bound(self, track: Any) -> None:
         """See each frame before it is decoded: its size, and how many wait."""
-        receiver = next(t.receiver for t in self._peer.getTransceivers() if t.receiver.track is track)
+        receiver: Any = next(t.receiver for t in self._peer.getTransceivers() if t.receiver.track is track)
         waiting = receiver._RTCRtpReceiver__decoder_queue  # aiortc offers no other place
         put = waiting.put
 

@@ -44,6 +44,9 @@ ODD = {
     "a PNG of many texts": bombs.png(bombs.chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 19))) * 2000),
     "a PNG in crumbs": bombs.png(pixels=bombs.chunk(b"IDAT", b"") * 300_000),
     "a TIFF of the same strip again": bombs.strips(20_000, (2000, 2000)),
+    "a TIFF whose tags share their values": bombs.tiff(
+        {**{tag: [0] * 20_000 for tag in range(40_000, 40_100)}, 256: [64], 257: [64], 273: [8], 278: [64]}, bytes(4096)
+    )[:100_000],
     "a GIF of many blocks": bombs.gif(b"!\xfe" + b"\1x" * 300_000 + b"\0"),
     "a GIF of many comments": bombs.gif(b"!\xfe\1x\0" * 300_000),
     "a BMP in runs": bombs.bmp((7000, 7000), b"\1\0\0\0" * 7000),
