@@ -185,26 +185,22 @@ def test_an_upload_takes_the_place_of_the_one_before_and_nobody_else_waits(live)
         assert [answer.result(30) for answer in answers] == [409] * 5 + [200]
 
 
-def test_wishes_of_one_session_do_not_keep_another_s_frames_from_the_network(live):
-    with Visitor(live) as one, Visitor(live) as two:
-        one.frame(1)
-        one.result()
-        over = threading.Event()
+def test_wishes_without_end_do_not_keep_frames_from_the_network(live):
+    over, worker = threading.Event(), live.server.worker
 
-        def wish() -> None:
-            while not over.wait(0.002):
-                one.say(do="neutral", on=True)
+    def wish() -> None:
+        time.sleep(0.01)
+        if not over.is_set():
+            worker.on_network(wish)
 
-        wishing = threading.Thread(target=wish)
-        wishing.start()
+    with Visitor(live) as page:
+        worker.on_network(wish)
         try:
-            time.sleep(0.3)
-            for number in range(1, 6):
-                two.frame(number)
-                assert two.result(seconds=5).number == number
+            for number in range(1, 4):
+                page.frame(number)
+                assert page.result(seconds=5).number == number
         finally:
             over.set()
-            wishing.join()
 
 
 SERVER = """
