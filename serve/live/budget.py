@@ -17,10 +17,10 @@ class Budget:
         self._per_s, self._at_once = per_s, at_once
         self._left, self._at_s = at_once, time.monotonic()
 
-    def spend(self) -> float:
-        """Spend one; gives the seconds after which the debt is paid, 0 where there is none."""
+    def spend(self, cost: float = 1.0) -> float:
+        """Spend one, or more; gives the seconds after which the debt is paid, 0 where there is none."""
         self._refill()
-        self._left -= 1.0
+        self._left -= cost
         return max(0.0, -self._left / self._per_s)
 
     def take(self) -> bool:

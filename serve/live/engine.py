@@ -194,13 +194,11 @@ def example_picture(name: str | None = None) -> np.ndarray:
     return read_picture(EXAMPLES / f"{name or examples()[0]}.jpg")
 
 
-def decode_jpeg(data: bytes) -> np.ndarray:
-    """A driving frame, uint8 [H, W, 3]; a colour profile in it is not followed.
-
-    It is decoded in a thread, which cannot be ended: only what browsers make is taken, whose pixels tell what it costs.
+def check_jpeg(data: bytes) -> None:
+    """Walk a driving frame, of which nothing is decoded: only what browsers make is taken, whose pixels tell its cost.
 
     Raises:
-        InputError: for what is no JPEG of one scan, or of a scan for each channel, and of a sane size.
+        InputError: for what is no JPEG of one scan, or of a scan for each channel.
     """
     if data[:2] != b"\xff\xd8":
         raise InputError("driving frame: this is not a picture that can be read; send a JPEG")
@@ -210,6 +208,17 @@ def decode_jpeg(data: bytes) -> np.ndarray:
             "driving frame: a JPEG of one scan is wanted, a progressive one or one of another kind came; "
             "save it as a baseline JPEG"
         )
+
+
+def decode_jpeg(data: bytes) -> np.ndarray:
+    """A driving frame, uint8 [H, W, 3]; a colour profile in it is not followed.
+
+    It is decoded in a thread, which cannot be ended.
+
+    Raises:
+        InputError: as of `check_jpeg`, or it is damaged or too large.
+    """
+    check_jpeg(data)
     return decode_picture(bare_jpeg(data), "driving frame", LARGEST_DRIVING_PX, MOST_RATIO)
 
 

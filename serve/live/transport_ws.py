@@ -15,7 +15,7 @@ from triportrait.core.errors import InputError
 from triportrait.serve.live import logs, places
 from triportrait.serve.live.admission import Refusal
 from triportrait.serve.live.budget import Budget
-from triportrait.serve.live.engine import decode_jpeg
+from triportrait.serve.live.engine import check_jpeg, decode_jpeg
 from triportrait.serve.live.messages import FrameIn, Shown, read_binary, read_text, result_header
 from triportrait.serve.live.places import wait_for_place
 from triportrait.serve.live.sessions import Arrived, Result, Session
@@ -32,6 +32,7 @@ SILENT_S = 30.0  # without any message: the other end has gone
 IDLE_S = 300.0  # without a frame: somebody else may want the place
 STALLED_S = 20.0  # a message that does not leave
 MESSAGES_PER_S, MESSAGES_AT_ONCE = 400.0, 800.0  # a page sends about a hundred a second
+MESSAGE_BYTES = 64 << 10  # more than so many count as several messages
 OFFERS_PER_S, OFFERS_AT_ONCE = 0.5, 5.0
 MOST_GARBAGE = 100  # messages that nobody can read, before the session ends
 _TRY_LATER, _ENDED = 1013, 1000
@@ -154,7 +155,8 @@ class Connection:
                     await self._text(read_text(text))
             except InputError as error:
                 self._count_garbage(error)
-            if debt_s := self._messages.spend():  # what is not read fast fills the sender's line, not ours
+            # What is not read fast fills the sender's line, not our time.
+            if debt_s := self._messages.spend(1 + len(data or b"") / MESSAGE_BYTES):
                 await asyncio.sleep(debt_s)
 
     def _count_garbage(self, error: InputError) -> None:
@@ -171,6 +173,12 @@ class Connection:
                 del self._unshown[: self._unshown.index(message.number) + 1]
             self._wake.set()
             return
+        try:
+            check_jpeg(message.jpeg)  # at once, and not when the thread of the faces comes to it
+        except InputError as error:
+            self._server.metrics.unreadable.inc()
+            self._frame_s = time.monotonic()
+            return self.session.notice("frame", str(error))
         self.take_frame(message.number, message.clock_ms, message)
 
     def take_frame(self, number: int, clock_ms: float, frame: FrameIn | Callable[[], Any]) -> None:
@@ -221,7 +229,8 @@ class Connection:
                     "idle", "the session ended after five minutes without a driving picture; click anywhere to go on"
                 )
             self._server.places.let_in()  # frames may cost less than before
-            if self._server.places.waiting and silent_s > places.IDLE_S:
+            idler = sum(other._frame_s < self._frame_s for other in self._server.sessions.values())
+            if silent_s > places.IDLE_S and self._server.places.waiting > idler:
                 raise _End(
                     "idle", "the session ended after a minute without a driving picture, as others wait; click "
                     "anywhere to wait for a place"
@@ -301,9 +310,8 @@ class Connection:
                 raise
             except Exception as error:
                 await peer.close()
-                if not isinstance(error, InputError | TimeoutError):
-                    logs.LOG.warning("an offer failed", exc_info=error)
-                logs.warn("webrtc failed", session=self.session.id[:6], reason=str(error)[:200])
+                reason = str(error) if isinstance(error, InputError) else repr(error)
+                logs.warn("webrtc failed", session=self.session.id[:6], reason=reason[:200])
                 sentence = "WebRTC could not be started; pictures go over a WebSocket"
                 self.tell({"is": "answer", "sdp": "", "sentence": sentence})
                 return
