@@ -24,7 +24,8 @@ MOST_EXIF = 4
 MOST_LOOSE = 64 << 10  # bytes between the segments of a JPEG
 MOST_CHUNKS = 1_000  # of a PNG, image data apart
 SMALLEST_CHUNK = 1_024  # of its image data, on average, beyond the first MOST_CHUNKS
-MOST_BLOCKS = 100_000  # before the first picture of a GIF
+MOST_FRAMES = 20_000  # of an animation
+MOST_BLOCKS, SMALLEST_BLOCK = 100_000, 64  # of a GIF: writers fill 255 bytes, so that more are smaller on average
 MOST_PLAIN_PX = 16_000_000  # of kinds that Pillow reads in Python: BMP in runs, PPM in words
 
 _SOI, _EOI, _SOS, _EXIF = 0xD8, 0xD9, 0xDA, 0xE1
@@ -185,7 +186,7 @@ def _check_passes(name: str, pixels: int, largest_px: int) -> None:
 
 
 def _check_png(name: str, data: bytes) -> None:
-    at, others, images, profiles, bytes_of_images = 8, 0, 0, 0, 0
+    at, others, images, profiles, frames, bytes_of_images = 8, 0, 0, 0, 0, 0
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         at += 12 + length
@@ -193,11 +194,13 @@ def _check_png(name: str, data: bytes) -> None:
             images += 1
             bytes_of_images += length
         else:
+            frames += kind == b"fcTL"
             others += kind != b"fcTL"
             profiles += kind == b"iCCP"
         if kind == b"IEND":
             break
-        if others > MOST_CHUNKS or images > MOST_CHUNKS + bytes_of_images // SMALLEST_CHUNK or profiles > 1:
+        crumbs = images > MOST_CHUNKS + frames + bytes_of_images // SMALLEST_CHUNK
+        if others > MOST_CHUNKS or crumbs or profiles > 1 or frames > MOST_FRAMES:
             raise InputError(
                 f"{name}: a PNG of one profile and at most {MOST_CHUNKS} chunks beside its picture is wanted, "
                 "more came; save it again"
@@ -206,25 +209,34 @@ def _check_png(name: str, data: bytes) -> None:
 
 def _check_gif(name: str, data: bytes) -> None:
     flags = data[10] if len(data) > 10 else 0
-    at = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
-    blocks = 0
-    while at < len(data) and data[at] not in b",;":  # up to the first picture
+    at = 13 + _palette_bytes(flags)
+    blocks = frames = 0
+    most = MOST_BLOCKS + len(data) // SMALLEST_BLOCK
+    while at < len(data) and data[at] != ord(";"):
+        introducer, blocks = data[at], blocks + 1
         at += 1
-        length, in_extension = 1, data[at - 1] == ord("!")
-        at += in_extension  # its label
-        while in_extension and length and at < len(data):
+        if introducer == ord("!"):
+            at += 1  # its label
+        elif introducer == ord(","):
+            frames += 1
+            at += 9
+            at += _palette_bytes(data[at - 1] if at <= len(data) else 0) + 1
+        else:  # Pillow passes over what is none
+            continue
+        length = 1
+        while length and at < len(data) and blocks <= most:
             length = data[at]
             at += 1 + length
             blocks += 1
-            _check_blocks(name, blocks)
-        blocks += 1
-        _check_blocks(name, blocks)
+        if blocks > most or frames > MOST_FRAMES:
+            raise InputError(
+                f"{name}: a GIF of at most {MOST_FRAMES} pictures, in blocks of 255 bytes, is wanted, more came; "
+                "save it again"
+            )
 
 
-def _check_blocks(name: str, blocks: int) -> None:
-    if blocks > MOST_BLOCKS:
-        raise InputError(f"{name}: a GIF with at most {MOST_BLOCKS} blocks before its picture is wanted, more came; "
-                         "save it again")  # fmt: skip
+def _palette_bytes(flags: int) -> int:
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
 def _check_webp(name: str, data: bytes, largest_px: int) -> None:

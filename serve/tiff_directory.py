@@ -15,6 +15,7 @@ _OLD_JPEG, _JPEG = 6, 7
 _TYPES = {1: "B", 3: "H", 4: "L", 6: "b", 8: "h", 9: "l", 13: "L", 16: "Q", 17: "q", 18: "Q"}
 _BYTES = {2: 1, 5: 8, 7: 1, 10: 8, 11: 4, 12: 8} | {kind: struct.calcsize("<" + one) for kind, one in _TYPES.items()}
 _MOST_TAGS = 4_096
+_MOST_PAGES = 20_000
 MOST_PIECES = 400_000  # 100 megapixels in tiles of 16 x 16, which are the smallest
 _MOST_LARGER = 4  # a piece may be so many times as large as the largest picture that is taken
 
@@ -29,6 +30,7 @@ class TiffDirectory:
         compression: the number of the method.
         offsets, lengths: of the pieces, in bytes; `count` is how many the file claims.
         size: of the file, bytes.
+        pages: directories in a row; more than there can be where they go round.
     """
 
     width_px: int
@@ -41,6 +43,7 @@ class TiffDirectory:
     offsets: Sequence[int]
     lengths: Sequence[int]
     size: int
+    pages: int
 
     @classmethod
     def read(cls, data: bytes) -> TiffDirectory:
@@ -75,6 +78,15 @@ class TiffDirectory:
         if elsewhere > len(data):
             raise ValueError("its tags share their values")  # and each would be read
 
+        pages, following = 1, at
+        while pages <= _MOST_PAGES and following + struct.calcsize(order + word) <= len(data):
+            (begin,) = struct.unpack_from(order + word, data, following)
+            if not begin or begin + struct.calcsize(order + count_kind) > len(data):
+                break
+            (count,) = struct.unpack_from(order + count_kind, data, begin)
+            following = begin + struct.calcsize(order + count_kind) + count * struct.calcsize(order + entry)
+            pages += 1
+
         def values(tag: int, most: int) -> Sequence[int]:
             letter, number, begin = found.get(tag, ("B", 0, 0))
             number = min(number, most, max(0, len(data) - begin) // struct.calcsize("<" + letter))
@@ -97,7 +109,7 @@ class TiffDirectory:
         offsets, lengths = (_STRIPS, _STRIP_BYTES) if strips else (_TILES, _TILE_BYTES)
         return cls(
             width, height, piece_width, piece_height, planes, value(_COMPRESSION, 1),
-            found.get(offsets, ("B", 0, 0))[1], values(offsets, most), values(lengths, most), len(data),
+            found.get(offsets, ("B", 0, 0))[1], values(offsets, most), values(lengths, most), len(data), pages,
         )  # fmt: skip
 
     @property
@@ -113,6 +125,8 @@ class TiffDirectory:
         """
         if self.compression == _OLD_JPEG:
             raise InputError(f"{name}: a TIFF with a JPEG of the old kind in it cannot be read; save it as PNG")
+        if self.pages > _MOST_PAGES:
+            raise InputError(f"{name}: a TIFF of at most {_MOST_PAGES} pages is wanted, more came; save it again")
         across = -(-self.width_px // self.piece_width_px)
         wanted = self.planes * across * -(-self.height_px // self.piece_height_px)
         wanted = min(wanted, MOST_PIECES)

@@ -71,6 +71,15 @@ def strips(count: int, size: tuple[int, int]) -> bytes:
     return tiff(tags, data)
 
 
+def round_tiff() -> bytes:
+    """A TIFF whose first page is followed by itself."""
+    whole = tiff(
+        {256: [64], 257: [64], 258: [8], 259: [1], 262: [1], 273: [8], 277: [1], 278: [64], 279: [4096]}, bytes(4096)
+    )
+    at = 8 + 4096
+    return whole[: at + 2 + 12 * 9] + struct.pack("<I", at) + whole[at + 2 + 12 * 9 + 4 :]
+
+
 def bmp(size: tuple[int, int], data: bytes, compression: int = 1) -> bytes:
     """A BMP whose pixels come in runs."""
     head = struct.pack("<IiiHHIIiiII", 40, *size, 1, 8, compression, len(data), 0, 0, 256, 0)

@@ -48,6 +48,9 @@ ODD = {
         {**{tag: [0] * 20_000 for tag in range(40_000, 40_100)}, 256: [64], 257: [64], 273: [8], 278: [64]}, bytes(4096)
     )[:100_000],
     "a GIF of many blocks": bombs.gif(b"!\xfe" + b"\1x" * 300_000 + b"\0"),
+    "a GIF of many pictures": bombs.gif(b",\0\0\0\0\1\0\1\0\0\2\2L\1\0" * 30_000),
+    "a TIFF of pages that go round": bombs.round_tiff(),
+    "a PNG of many frames": bombs.png(bombs.chunk(b"fcTL", bytes(26)) * 30_000),
     "a GIF of many comments": bombs.gif(b"!\xfe\1x\0" * 300_000),
     "a BMP in runs": bombs.bmp((7000, 7000), b"\1\0\0\0" * 7000),
     "a PPM in words": b"P3 7000 7000 255\n" + b"0 " * 1000,
@@ -119,6 +122,15 @@ def test_other_kinds_are_read_as_before(kind, how):
     picture = Image.fromarray(np.random.default_rng(5).integers(0, 256, (700, 900, 3), np.uint8))
     picture.save(out, kind, **how)
     assert decode_picture(out.getvalue(), "a").shape == (700, 900, 3)
+
+
+def test_animations_and_pages_are_read():
+    """The first of them is taken."""
+    pictures = [Image.new("RGB", (80, 90), (i, 0, 0)) for i in range(60)]
+    for kind in ("GIF", "TIFF", "PNG", "WEBP"):
+        out = io.BytesIO()
+        pictures[0].save(out, kind, save_all=True, append_images=pictures[1:])
+        assert decode_picture(out.getvalue(), "a").shape == (90, 80, 3)
 
 
 def test_a_tiff_of_motorola_s_order_with_a_jpeg_in_it_is_read():
