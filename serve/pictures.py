@@ -68,8 +68,6 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
         64 px, it has more than 100 megapixels or asks for more work than pictures do (told before anything is decoded).
     """
     path = Path(path)
-    _check_readable(path)
-    check_file(path, LARGEST_PICTURE_PX)
     with _opened(path) as picture:
         return _loaded(path, picture)
 
@@ -277,6 +275,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     kind = still_kind(path)
     if kind is not None:
         raise refused_still(path, kind)
+    check_file(path, LARGEST_PICTURE_PX)
     try:
         picture = _open(path)
     except _DAMAGE as error:
