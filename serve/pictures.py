@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import os
 import re
 import secrets
@@ -26,6 +27,7 @@ from triportrait.core.files import opened
 from triportrait.serve.colour_tags import Tags, colour_tags
 from triportrait.serve.colours import PROFILE_DAMAGE, follow_profile
 from triportrait.serve.contents import kind_of, kind_of_bytes
+from triportrait.serve.picture_bounds import check_file, check_ratio, check_work
 
 Say = Callable[[str], None]
 
@@ -84,31 +86,36 @@ def read_picture(path: str | os.PathLike[str], say: Say | None = None) -> np.nda
 
     Returns: uint8 `[H, W, 3]`, H and W after the orientation.
     Raises: `InputError` when the file is missing, a folder, unreadable, no picture, damaged, its shorter side is below
-        64 px or it has more than 100 megapixels (told from the header, before anything is decoded).
+        64 px, it has more than 100 megapixels or asks for more work than pictures do (told before anything is decoded).
     """
     path = Path(path)
     with opened_picture(path) as picture:
         return _loaded(path, picture, say)
 
 
-def decode_picture(data: bytes, name: str, largest_px: int = LARGEST_PICTURE_PX) -> np.ndarray:
+def decode_picture(
+    data: bytes, name: str, largest_px: int = LARGEST_PICTURE_PX, most_ratio: float = math.inf
+) -> np.ndarray:
     """`read_picture` of bytes that came from elsewhere; no file is touched.
 
     Args:
         data: the whole picture file.
         name: what the sentences call it.
         largest_px: refuse more pixels than this, told from the header, before anything is decoded.
+        most_ratio: refuse a longer side of more than so many shorter ones, likewise.
 
     Returns: uint8 `[H, W, 3]`.
     Raises: `InputError` as `read_picture` does.
     """
     _check_kind(name, kind_of_bytes(data[:64]))
+    check_work(name, data, largest_px)
     try:
         picture = _open(io.BytesIO(data))
     except DAMAGE as error:
         raise InputError(f"{name}: this is not a picture that can be read; save it as PNG or JPEG") from error
     with picture:
         _check_size(name, *picture.size, largest_px)
+        check_ratio(name, *picture.size, most_ratio)
         return _loaded(name, picture)
 
 
@@ -330,6 +337,7 @@ def opened_picture(path: Path, smallest_px: int = SMALLEST_SIDE_PX) -> Iterator[
     """
     _check_readable(path)
     _check_kind(path, kind_of(path))
+    check_file(path, LARGEST_PICTURE_PX)
     try:
         picture = _open(path)
     except DAMAGE as error:

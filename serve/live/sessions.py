@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import threading
 import time
@@ -87,6 +88,8 @@ class Session:
         self.settings = Settings()
         self.portrait: Portrait | None = None
         self.asked = self.portrait_number = 0  # portraits so far, and which is shown: the last one that came
+        self.portrait_lock = asyncio.Lock()
+        self.upload: asyncio.Task[dict[str, Any]] | None = None  # a portrait that is being sent and decoded
         self.rest: torch.Tensor | None = None
         self.jpeg = True
         self.closed = False
