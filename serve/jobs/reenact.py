@@ -124,7 +124,7 @@ class Reenact:
                 provider = face_provider(self.faces, say)
                 return None if provider is None else stack.enter_context(closing(provider))
 
-            weights = named_weights(self.weights, say)
+            weights = named_weights(self.weights)
             must = weights not in (DEMO, RULE)  # the demo weights know heads that need not look like faces
             source = source_file.read(finder, self.face, must, say)
             if driving.known is None and (provider := finder()) is not None:
@@ -133,6 +133,7 @@ class Reenact:
                 sha256(source.path), weights, say, watermark=self.watermark, certificate=self.certificate, key=self.key,
                 composite=self.paste_back or self.side_by_side,
             )  # fmt: skip
+            named_weights(self.weights, say)  # told once the input is found good
             started = time.perf_counter()
             reenactor = Reenactor(*load_weights(weights, self.static), device, self.static)
             tell = say if self.verbose else (lambda line: None)
