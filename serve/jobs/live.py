@@ -23,6 +23,7 @@ from triportrait.serve.faces.providers import default_provider
 from triportrait.serve.live.admission import PACE_FPS, Admission
 from triportrait.serve.live.engine import Engine
 from triportrait.serve.live.guard import is_loopback
+from triportrait.serve.live.knowledge import knowledge
 from triportrait.serve.live.logs import note, start_logs, warn
 from triportrait.serve.live.metrics import Metrics
 from triportrait.serve.live.recording import Recordings
@@ -30,7 +31,7 @@ from triportrait.serve.live.server import LiveServer
 from triportrait.serve.live.serving import bind, run
 from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Reenactor
-from triportrait.serve.weights import RULE, default_weights, load_weights
+from triportrait.serve.weights import default_weights, load_weights
 
 NEEDED = ("fastapi", "uvicorn", "websockets", "aiortc", "prometheus_client")
 MOST_SESSIONS = 64
@@ -101,10 +102,6 @@ class Live:
         if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # the faces of the next frames want a core
         notes = []
-        if weights == DEMO:
-            notes.append("These are the demo weights: trained on procedural heads alone, a photo is strange to them.")
-        elif weights == RULE:
-            notes.append("These weights are made from names: they check the installation, the picture is noise.")
         stamp = Stamp(
             NOBODY, weights, warn, watermark=self.watermark, certificate=self.certificate, key=self.key
         )  # fmt: skip
@@ -127,7 +124,7 @@ class Live:
         )  # fmt: skip
         metrics = Metrics(torch.cuda.memory_allocated if device.type == "cuda" else None)
         admission = Admission(frame_s, PACE_FPS[device.type], self.sessions)
-        return LiveServer(engine, admission, metrics, Recordings(), notes)
+        return LiveServer(engine, admission, metrics, Recordings(), notes, knowledge(weights, reenactor))
 
     def _finder(self) -> Callable[[], FaceProvider] | None:
         first = default_provider()

@@ -18,9 +18,11 @@ import numpy as np
 from triportrait.core.errors import InputError
 from triportrait.serve.live import logs, transport_ws, uploads
 from triportrait.serve.live.admission import Admission
-from triportrait.serve.live.engine import EXAMPLES, Engine, Portrait, encode_jpeg, example_picture, examples
+from triportrait.serve.live.engine import EXAMPLES, Engine, Portrait, encode_jpeg, example_picture, examples, shows_face
 from triportrait.serve.live.guard import App, Guard
+from triportrait.serve.live.knowledge import Knowledge
 from triportrait.serve.live.metrics import Metrics
+from triportrait.serve.live.neutral import FIRST, STILL, NeutralWish
 from triportrait.serve.live.recording import Recordings
 from triportrait.serve.live.sessions import Session
 from triportrait.serve.live.settings import RANGES
@@ -46,16 +48,18 @@ class LiveServer:
         admission: how many sessions fit.
         metrics: what is counted.
         recordings: where recordings go.
-        notes: sentences for every page: which weights these are.
+        notes: sentences for every page.
+        knows: what the page says of the weights, beside the picture; None where they know people.
     """
 
     def __init__(
-        self, engine: Engine, admission: Admission, metrics: Metrics, recordings: Recordings, notes: list[str]
-    ) -> None:
+        self, engine: Engine, admission: Admission, metrics: Metrics, recordings: Recordings, notes: list[str],
+        knows: Knowledge | None = None,
+    ) -> None:  # fmt: skip
         self.engine, self.admission, self.metrics, self.recordings = engine, admission, metrics, recordings
         self.worker = Worker(engine, admission, metrics)
         self.sessions: dict[str, transport_ws.Connection] = {}
-        self._notes = notes
+        self._notes, self._knows = notes, knows
         self._portraits = ThreadPoolExecutor(1, "live-portraits")
         self._uploading = 0
         # Read once: what the server hands out can be nothing else.
@@ -127,6 +131,7 @@ class LiveServer:
             "examples": examples(),
             "most_bytes": uploads.LARGEST_BYTES,
             "notes": self._notes,
+            "weights": None if self._knows is None else asdict(self._knows),
         }
 
     async def take_portrait(
@@ -153,7 +158,7 @@ class LiveServer:
                 return None
             session.portrait_number = number
             self.worker.show(session, portrait)
-        session.tell({"is": "neutral", "on": False})
+        session.tell_neutral()
         jpeg = base64.b64encode(encode_jpeg(followed.crop)).decode()
         logs.note("portrait", session=session.id[:6], height=image.shape[0], width=image.shape[1], said=sentence)
         return {"is": "portrait", "sentence": sentence, "crop": f"data:image/jpeg;base64,{jpeg}"}
@@ -166,19 +171,30 @@ class LiveServer:
         number = _ask(session)
         told = await self.take_portrait(session, number, example_picture(name), hashlib.sha256(data).hexdigest())
         if told is not None:
-            session.tell(told)
+            session.tell({**told, "example": name})
 
-    async def take_neutral(self, session: Session, on: bool) -> None:
-        """From now on the present driving face counts as neutral; or none does."""
+    async def take_neutral(self, session: Session, on: bool, when: str = "") -> None:
+        """From now on the present driving face counts as neutral; or none does; or one that is still to come will.
+
+        Args:
+            session: whose.
+            on: whether a face is to count.
+            when: `FIRST` or `STILL` for a face that is still to come, see `NeutralWish`; until then none counts.
+        """
+        if when not in ("", FIRST, STILL):
+            raise InputError(f"neutral face: expected {FIRST!r} or {STILL!r}, got {when[:40]!r}; see docs/live")
         last = session.last
-        if on and (last is None or last.arrived is None):
-            raise InputError("neutral face: expected a driving face, none has come yet; start the camera first")
-        if on and last is not None:
-            session.rest = await asyncio.wrap_future(self.worker.on_network(lambda: self.engine.rest(last.followed)))
+        if on and not when:
+            if last is None or last.arrived is None or not shows_face(last.followed):
+                raise InputError("neutral face: expected a driving face, none has come yet; start the camera first")
+            session.neutral_wish = None
+            followed = last.followed
+            session.rest = await asyncio.wrap_future(self.worker.on_network(lambda: self.engine.rest(followed)))
         else:
+            session.neutral_wish = NeutralWish(when, time.perf_counter()) if on else None
             session.rest = None
         self.worker.touch(session)
-        session.tell({"is": "neutral", "on": on})
+        session.tell_neutral()
 
     async def record(self, session: Session, on: bool) -> None:
         """Begin a recording, or end it and offer it."""

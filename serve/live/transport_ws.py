@@ -216,7 +216,8 @@ class Connection:
         elif do == "example":
             self._start(server.take_example(session, str(message.get("name", ""))[:80]))
         elif do == "neutral":
-            self._start(server.take_neutral(session, message.get("on") is True))
+            when = str(message.get("when", ""))
+            self._start(server.take_neutral(session, message.get("on") is True, when))
         elif do == "record":
             self._start(server.record(session, message.get("on") is True))
         elif do == "offer":
