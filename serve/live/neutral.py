@@ -11,8 +11,8 @@ import numpy as np
 from triportrait.serve.faces.tracker import Followed
 
 FIRST, STILL = "first", "still"
-SETTLED_S = 0.3  # faces that were on their way when the wish came are those of the driving video before
-STILL_S = 1.0
+SETTLED_S = 0.2  # faces that were on their way when the wish came are those of the driving video before
+STILL_S = 0.8
 FEWEST = 4  # faces that are compared
 # How far a point of a still face moves at most, the root mean square distance of all from their middle being 1; lids
 # that blink and lips that part move by more.

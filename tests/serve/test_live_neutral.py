@@ -15,7 +15,7 @@ from triportrait.core.weights import DEMO
 from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.tracker import Followed
 from triportrait.serve.live.knowledge import knowledge
-from triportrait.serve.live.neutral import FIRST, STILL, STILL_S, NeutralWish
+from triportrait.serve.live.neutral import FIRST, SETTLED_S, STILL, STILL_S, NeutralWish
 from triportrait.serve.parameters import Tracking
 from triportrait.serve.video import open_clip
 from triportrait.serve.weights import RULE
@@ -128,7 +128,7 @@ def met_at(faces, step_s: float = 0.1) -> float | None:
 
 def test_a_face_is_still_when_nothing_of_it_has_moved_for_a_second():
     still = [face() for _ in range(30)]
-    assert STILL_S + 0.29 < met_at(still) < STILL_S + 0.45
+    assert SETTLED_S + STILL_S - 0.01 < met_at(still) < SETTLED_S + STILL_S + 0.15
     assert met_at([face(roll=0.01 * i, zoom=1 + 0.02 * i) for i in range(30)]) is not None  # it comes nearer
     blink = still[:8] + [face(0.2)] * 2 + still
     assert met_at(blink) > 0.99 + STILL_S  # the second begins after it

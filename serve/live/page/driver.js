@@ -12,7 +12,7 @@ const CAMERA_SAYS = {
   NotReadableError: `the camera is in use by another program; close that, or ${OTHERWISE}`,
   TimeoutError: `the camera sends no picture; choose another one, or ${OTHERWISE}`,
 };
-const FILM_PATIENCE_MS = 5000, CAMERA_PATIENCE_MS = 10000;
+const PATIENCE_MS = 8000;
 const $ = id => document.getElementById(id);
 const tile = $('driving-tile');
 const BUTTONS = {camera: $('camera'), clip: $('clip'), file: $('film')};
@@ -24,7 +24,7 @@ let chosen = 0; // times that something was chosen
 class Unplayable extends Error {}
 
 // A video element with its first picture.
-function opened(set, patience) {
+function opened(set) {
   const video = document.createElement('video');
   Object.assign(video, {muted: true, playsInline: true, loop: true, preload: 'auto'});
   return new Promise((done, failed) => {
@@ -33,7 +33,10 @@ function opened(set, patience) {
     video.onloadeddata = ready;
     video.onloadedmetadata = () => { if (!video.videoWidth && !video.srcObject) ready(); };
     video.onerror = () => failed(new Unplayable('this browser cannot play that file; choose an mp4 (H.264) or a webm'));
-    setTimeout(() => video.videoWidth ? done(video) : failed(new DOMException('', 'TimeoutError')), patience);
+    setTimeout(() => {
+      if (video.videoWidth) done(video); // all that some browsers load before they play
+      else if (video.srcObject) failed(new DOMException('', 'TimeoutError'));
+    }, PATIENCE_MS);
     set(video);
     video.play().catch(() => {}); // said by onerror
   }).catch(error => { discard(video); throw error; });
@@ -54,7 +57,7 @@ async function openCamera(device) {
     width: {ideal: 640}, height: {ideal: 480}, frameRate: {ideal: 30},
     ...(id ? {deviceId: {ideal: id}} : {facingMode: 'user'}),
   }});
-  const show = stream => opened(video => { video.srcObject = stream; }, CAMERA_PATIENCE_MS);
+  const show = stream => opened(video => { video.srcObject = stream; });
   try {
     return await show(await ask(device));
   } catch (error) {
@@ -88,7 +91,7 @@ export async function drive(kind, source = null) {
   const address = {clip: () => '/examples/driving.mp4', file: () => URL.createObjectURL(source)}[kind];
   let video;
   try {
-    video = kind === 'camera' ? await openCamera(source) : await opened(v => { v.src = address(); }, FILM_PATIENCE_MS);
+    video = kind === 'camera' ? await openCamera(source) : await opened(v => { v.src = address(); });
   } catch (error) {
     if (mine !== chosen) return;
     showCameras();

@@ -14,6 +14,9 @@ export function speak(sentence) {
   while (spoken.children.length > MOST_SPOKEN) spoken.firstElementChild.remove();
 }
 
+// What has the focus goes away: the result has it then, and not the top of the page.
+function keepFocus(part) { if (part.contains(document.activeElement)) $('result').focus({preventScroll: true}); }
+
 // Actions are [label, function]; each takes the sentence away.
 export function notice(about, sentence, seconds = 0, actions = []) {
   const last = notices.get(about);
@@ -27,7 +30,7 @@ export function notice(about, sentence, seconds = 0, actions = []) {
     const button = document.createElement('button');
     button.type = 'button';
     button.textContent = label;
-    button.onclick = () => { notice(about, ''); does(); };
+    button.onclick = () => { keepFocus(item); notice(about, ''); does(); };
     return button;
   }));
   $('notices').append(item);
@@ -43,6 +46,7 @@ export function state(sentence, spoken = sentence) {
 
 // Before the result: a title, a sentence, and perhaps a button, [label, function]. Nothing takes it away.
 export function curtain(title = '', sentence = '', action = null) {
+  if (!action) keepFocus($('curtain'));
   $('curtain').hidden = !title;
   $('curtain-title').textContent = title && upper(title);
   $('curtain-text').textContent = sentence && upper(sentence);
