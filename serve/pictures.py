@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import os
 import re
 import secrets
@@ -22,6 +23,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from triportrait.core.errors import InputError
+from triportrait.serve.picture_bounds import check_file, check_ratio, check_work
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 SMALLEST_SIDE_PX = 64
@@ -63,32 +65,39 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:
 
     Returns: uint8 `[H, W, 3]`, H and W after the orientation.
     Raises: `InputError` when the file is missing, a folder, unreadable, no picture, damaged, its shorter side is below
-        64 px or it has more than 100 megapixels (told from the header, before anything is decoded).
+        64 px, it has more than 100 megapixels or asks for more work than pictures do (told before anything is decoded).
     """
     path = Path(path)
+    _check_readable(path)
+    check_file(path, LARGEST_PICTURE_PX)
     with _opened(path) as picture:
         return _loaded(path, picture)
 
 
-def decode_picture(data: bytes, name: str, largest_px: int = LARGEST_PICTURE_PX) -> np.ndarray:
+def decode_picture(
+    data: bytes, name: str, largest_px: int = LARGEST_PICTURE_PX, most_ratio: float = math.inf
+) -> np.ndarray:
     """`read_picture` of bytes that came from elsewhere; no file is touched.
 
     Args:
         data: the whole picture file.
         name: what the sentences call it.
         largest_px: refuse more pixels than this, told from the header, before anything is decoded.
+        most_ratio: refuse a longer side of more than so many shorter ones, likewise.
 
     Returns: uint8 `[H, W, 3]`.
     Raises: `InputError` as `read_picture` does.
     """
     if data[4:8] == b"ftyp" and data[8:12] in _STILL_BRANDS:
         raise InputError(f"{name}: HEIC and AVIF pictures cannot be read; save it as PNG or JPEG")
+    check_work(name, data, largest_px)
     try:
         picture = _open(io.BytesIO(data))
     except _DAMAGE as error:
         raise InputError(f"{name}: this is not a picture that can be read; save it as PNG or JPEG") from error
     with picture:
         _check_size(name, *picture.size, largest_px)
+        check_ratio(name, *picture.size, most_ratio)
         return _loaded(name, picture)
 
 

@@ -161,6 +161,9 @@ class Client:
                 if told["is"] == "hello":
                     self.hello = told
                     await socket.send(json.dumps({"do": "example", "name": told["examples"][0]}))
+                elif told["is"] == "waiting":  # full: what is measured would be somebody else's pace
+                    self.seen.sentences.append(told["sentence"].partition(";")[0])
+                    await socket.close()
                 elif told["is"] == "portrait":
                     started.set()
                 elif told.get("sentence"):

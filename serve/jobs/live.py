@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,21 +21,24 @@ from triportrait.core.provenance.stamp import Stamp
 from triportrait.core.weights import DEMO
 from triportrait.serve.faces.face import FaceProvider
 from triportrait.serve.faces.providers import default_provider
+from triportrait.serve.live.addresses import addresses_to_open, is_loopback
 from triportrait.serve.live.admission import PACE_FPS, Admission
 from triportrait.serve.live.engine import Engine
-from triportrait.serve.live.guard import is_loopback
 from triportrait.serve.live.knowledge import knowledge
 from triportrait.serve.live.logs import note, start_logs, warn
 from triportrait.serve.live.metrics import Metrics
 from triportrait.serve.live.recording import Recordings
 from triportrait.serve.live.server import LiveServer
 from triportrait.serve.live.serving import bind, run
+from triportrait.serve.pictures import reason_of
 from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.weights import default_weights, load_weights
 
 NEEDED = ("fastapi", "uvicorn", "websockets", "aiortc", "prometheus_client")
 MOST_SESSIONS = 64
+TOKEN_VARIABLE = "TRIPORTRAIT_TOKEN"
+_LEAST_DIFFERENT = 6
 NOBODY = "0" * 64  # until a session has a portrait
 
 
@@ -49,7 +53,9 @@ class Live:
     port: int = 8000
     """Port to listen on; 0 takes a free one."""
     token: Annotated[str | None, tyro.conf.arg(help_behavior_hint="")] = None
-    """What visitors must bring; made up where one is wanted and none is given."""
+    """What visitors must bring; others of this machine see it in the list of processes. Default: as below."""
+    token_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """A file with the token. Default: $TRIPORTRAIT_TOKEN; made up where one is wanted and none is given."""
     sessions: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
     """At most N sessions at a time. Default: as many as the device was measured to carry."""
     watermark: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
@@ -68,18 +74,24 @@ class Live:
     def run(self) -> None:
         """Check, listen, load, measure, serve; Ctrl-C ends it."""
         self._check()
-        token = self.token
+        token = given_token(self.token, self.token_file)
         if token is None and not is_loopback(self.host):
             token = secrets.token_urlsafe(24)
         with bind(self.host, self.port) as bound:
             start_logs()
+            if self.token is not None:
+                warn(
+                    "--token: others of this machine see it in the list of processes; use --token-file or "
+                    "$TRIPORTRAIT_TOKEN"
+                )
             server = self._server()
-            host = f"[{self.host}]" if ":" in self.host else self.host
-            address = f"http://{host}:{bound.getsockname()[1]}/" + ("" if token is None else f"?token={token}")
-            note("serving", address=address.partition("?")[0], capacity=server.admission.capacity)
+            hosts = [f"[{host}]" if ":" in host else host for host in addresses_to_open(self.host)]
+            addresses = [f"http://{host}:{bound.getsockname()[1]}/" for host in hosts]
+            note("serving", address=addresses[0], capacity=server.admission.capacity)
             bound.listen()  # nobody who opens the address at once is turned away
-            print(f"triportrait live: {address}", flush=True)
-            run(server.application(self.host, token), bound)
+            for address in addresses:
+                print(f"triportrait live: {address}" + ("" if token is None else f"?token={token}"), flush=True)
+            run(server.application(self.host, token), bound, server.abandon)
             note("stopped")
 
     def _check(self) -> None:
@@ -87,8 +99,6 @@ class Live:
             raise InputError(f"--port: expected 0 to 65535, got {self.port}; choose another")
         if self.sessions is not None and not 1 <= self.sessions <= MOST_SESSIONS:
             raise InputError(f"--sessions: expected 1 to {MOST_SESSIONS}, got {self.sessions}; choose another")
-        if self.token is not None and not re.fullmatch(r"[A-Za-z0-9_-]{8,200}", self.token):
-            raise InputError("--token: expected 8 to 200 letters, digits, - and _, got others; choose another")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("--device cuda: this machine offers no CUDA device to torch; use --device cpu")
         for name in NEEDED:
@@ -132,6 +142,43 @@ class Live:
             return None
         first.close()
         return _provider
+
+
+def given_token(token: str | None, file: Path | None) -> str | None:
+    """The token that somebody chose: `--token`, else the file's, else $TRIPORTRAIT_TOKEN.
+
+    Raises:
+        InputError: it can be guessed, its file cannot be read, or two are given.
+    """
+    if token is not None and file is not None:
+        raise InputError("--token, --token-file: one of them is wanted, both came; leave one out")
+    name = "--token"
+    if file is not None:
+        name, token = f"--token-file {file}", _read_token(file)
+    elif token is None:
+        name, token = f"${TOKEN_VARIABLE}", os.environ.get(TOKEN_VARIABLE) or None
+    if token is None:
+        return None
+    if not re.fullmatch(r"[A-Za-z0-9_-]{16,200}", token):
+        raise InputError(
+            f"{name}: expected 16 to 200 letters, digits, - and _, got others; `openssl rand -hex 16` makes one"
+        )
+    if len(set(token)) < _LEAST_DIFFERENT:
+        raise InputError(
+            f"{name}: expected {_LEAST_DIFFERENT} different characters at least, got {len(set(token))}; "
+            "`openssl rand -hex 16` makes one"
+        )
+    return token
+
+
+def _read_token(file: Path) -> str:
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise InputError(f"--token-file {file}: a file with one line is wanted, this is none; name another")
+        with file.open("rb") as opened:
+            return opened.read(4096).decode("ascii", "replace").strip()
+    except OSError as error:
+        raise InputError(f"--token-file {file}: it cannot be read ({reason_of(error)}); check the path") from error
 
 
 def _provider() -> FaceProvider:

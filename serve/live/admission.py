@@ -57,15 +57,17 @@ class Admission:
             if self.active < self.capacity:
                 self.active += 1
                 return None
-            # With n sessions of mean length L the next one ends after L / n, on average.
-            retry_s = round(min(max(self._mean_length_s / max(1, self.active), _RETRY_S[0]), _RETRY_S[1]))
-            who = "session is" if self.active == 1 else "sessions are"
-            why = f"one more would slow them below {self.pace_fps:g} frames per second"
-            if self._most is not None:
-                why = f"it was told to take no more than {self._most}"
-            return Refusal(
-                f"the server is full: {self.active} {who} running and {why}; try again in {retry_s} s", retry_s
-            )
+            return self.refusal()
+
+    def refusal(self) -> Refusal:
+        """Why nobody more can begin now."""
+        # With n sessions of mean length L the next one ends after L / n, on average.
+        retry_s = round(min(max(self._mean_length_s / max(1, self.active), _RETRY_S[0]), _RETRY_S[1]))
+        who = "session is" if self.active == 1 else "sessions are"
+        why = f"one more would slow them below {self.pace_fps:g} frames per second"
+        if self._most is not None:
+            why = f"it was told to take no more than {self._most}"
+        return Refusal(f"the server is full: {self.active} {who} running and {why}; try again in {retry_s} s", retry_s)
 
     def leave(self, length_s: float) -> None:
         """A session has ended."""

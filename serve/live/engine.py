@@ -14,21 +14,26 @@ import numpy as np
 import torch
 from PIL import Image
 
+from triportrait.core.errors import InputError
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.provenance.stamp import Stamp
 from triportrait.core.types import Head
 from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import Face, FaceProvider
 from triportrait.serve.faces.tracker import FaceTracker, Followed
+from triportrait.serve.live.decode_process import shrunk
 from triportrait.serve.live.settings import Settings
+from triportrait.serve.live.uploads import MOST_RATIO
 from triportrait.serve.parameters import Tracking
-from triportrait.serve.pictures import read_picture
+from triportrait.serve.picture_bounds import bare_jpeg, jpeg_work
+from triportrait.serve.pictures import decode_picture, read_picture
 from triportrait.serve.reenactor import Asked, Prepared, Reenactor
 
 EXAMPLES = Path(__file__).parent / "page" / "examples"
 JPEG_QUALITY = 90
 LARGEST_DRIVING_PX = 4096 * 2160
-_PORTRAIT_PX = 1280  # faces of portraits are looked for at this size
+PORTRAIT_PX = 1280  # faces of portraits are looked for at this size
+_MOST_SCANS = 4  # of a driving frame: one, or one for each channel
 _LEAST_TIMED, _TIMED_S = 5, 1.0
 
 
@@ -120,10 +125,7 @@ class Engine:
         """The face of a portrait, uint8 [H, W, 3], and what to say about it."""
         if self._finder is None:
             return _Middle(self.side_px).follow(image, 0.0), "its middle square is taken, as nothing finds faces here"
-        longest = max(image.shape[:2])
-        if longest > _PORTRAIT_PX:
-            size = round(image.shape[1] * _PORTRAIT_PX / longest), round(image.shape[0] * _PORTRAIT_PX / longest)
-            image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0))
+        image = shrunk(image, PORTRAIT_PX)
         faces = self._finder.find(image)
         followed = FaceTracker(self._finder, self.side_px, smooth=False, flame=self._flame).follow(image, 0.0, faces)
         if not faces:
@@ -196,13 +198,32 @@ def example_picture(name: str | None = None) -> np.ndarray:
     return read_picture(EXAMPLES / f"{name or examples()[0]}.jpg")
 
 
-def decode_jpeg(data: bytes) -> np.ndarray:
-    """A driving frame, uint8 [H, W, 3]. Raises: `InputError` for what is no JPEG of a sane size."""
-    from triportrait.serve.pictures import decode_picture
+def check_jpeg(data: bytes) -> None:
+    """Walk a driving frame, of which nothing is decoded: only what browsers make is taken, whose pixels tell its cost.
 
+    Raises:
+        InputError: for what is no JPEG of one scan, or of a scan for each channel.
+    """
     if data[:2] != b"\xff\xd8":
-        data = b""
-    return decode_picture(data, "driving frame", LARGEST_DRIVING_PX)
+        raise InputError("driving frame: this is not a picture that can be read; send a JPEG")
+    work = jpeg_work("driving frame", data)
+    if work.scans > _MOST_SCANS or not work.baseline:
+        raise InputError(
+            "driving frame: a JPEG of one scan is wanted, a progressive one or one of another kind came; "
+            "save it as a baseline JPEG"
+        )
+
+
+def decode_jpeg(data: bytes) -> np.ndarray:
+    """A driving frame, uint8 [H, W, 3]; a colour profile in it is not followed.
+
+    It is decoded in a thread, which cannot be ended.
+
+    Raises:
+        InputError: as of `check_jpeg`, or it is damaged or too large.
+    """
+    check_jpeg(data)
+    return decode_picture(bare_jpeg(data), "driving frame", LARGEST_DRIVING_PX, MOST_RATIO)
 
 
 def encode_jpeg(picture: np.ndarray) -> bytes:

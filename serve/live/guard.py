@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
+
+from triportrait.serve.live.addresses import is_loopback
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-COOKIE = "triportrait_token"
+COOKIE = "triportrait_token"  # and the port: cookies do not know ports, and another server may run on another
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(.*)", re.DOTALL)
 OPEN_PATHS = ("/healthz",)
 _HEADERS = (
     # blob: and data: are the user's own files and what the page drew.
@@ -27,17 +31,6 @@ _HEADERS = (
     ("permissions-policy", "camera=(self), microphone=()"),
     ("cache-control", "no-store"),
 )  # fmt: skip
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address or name means this machine alone."""
-    name = host.strip("[]").lower()
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 class Guard:
@@ -66,17 +59,25 @@ class Guard:
         refusal = self._refusal(scope, headers)
         if refusal is not None:
             return await _refuse(scope, send, *refusal)
-        entered = self._enters(scope)
-        if entered is not None and scope["type"] == "http":
-            return await _redirect(send, entered)
+        if self._enters(scope) and scope["type"] == "http":
+            return await _redirect(send, f"{_cookie_name(headers)}={self._cookie_value()}")
         return await self._app(scope, receive, _with_headers(send) if scope["type"] == "http" else send)
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         host, origin = headers.get("host", ""), headers.get("origin")
-        try:
-            name, site = urlsplit(f"//{host}").hostname or "", None if origin is None else urlsplit(origin).netloc
-        except ValueError:
-            return 400, "expected a Host and an Origin that are addresses, got others"
+        name, site = "", None
+        if host or not self._local:
+            found = _HOST.fullmatch(host)
+            if found is None or int(found[2] or 0) > 65535:
+                return 400, "expected a Host and an Origin that are addresses, got others"
+            name = found[1]
+        if origin not in (None, "null"):
+            found = _ORIGIN.fullmatch(origin)
+            if found is None or _HOST.fullmatch(found[1]) is None:
+                return 400, "expected a Host and an Origin that are addresses, got others"
+            site = found[1]
+        elif origin == "null":
+            site = origin
         if self._local and not is_loopback(name):
             return 421, "this server answers to 127.0.0.1 and localhost alone; open it by that name"
         if site is not None and site.lower() != host.lower():
@@ -84,7 +85,7 @@ class Guard:
         writes = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")
         if writes and headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return 403, "requests from other sites are refused; open the page of this server itself"
-        if self._token is None or scope["path"] in OPEN_PATHS or self._enters(scope) is not None:
+        if self._token is None or scope["path"] in OPEN_PATHS or self._enters(scope):
             return None
         if not self._knows(headers):
             return 401, "a token is wanted; open the address that the server printed when it started"
@@ -95,17 +96,21 @@ class Guard:
         if scheme.lower() == "bearer" and self._is_token(given):
             return True
         try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+            cookie = SimpleCookie(headers.get("cookie", "")).get(_cookie_name(headers))
         except CookieError:
             return False
-        return cookie is not None and self._is_token(cookie.value)
+        return cookie is not None and hmac.compare_digest(cookie.value.encode(), self._cookie_value().encode())
 
-    def _enters(self, scope: Scope) -> str | None:
-        """The token, where the first visit brings it in the address."""
+    def _cookie_value(self) -> str:
+        """What the cookie holds: other servers of this host are sent it too, and should not learn the token."""
+        return hmac.new((self._token or "").encode(), b"triportrait cookie", "sha256").hexdigest()
+
+    def _enters(self, scope: Scope) -> bool:
+        """Whether a first visit brings the token in its address."""
         if self._token is None or scope["path"] != "/":
-            return None
+            return False
         given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [""])[0]
-        return self._token if self._is_token(given) else None
+        return self._is_token(given)
 
     def _is_token(self, given: str) -> bool:
         return hmac.compare_digest(given.encode(), (self._token or "").encode())
@@ -120,9 +125,15 @@ async def _refuse(scope: Scope, send: Send, status: int, sentence: str) -> None:
     await send({"type": f"{kind}.body", "body": f"{sentence}\n".encode()})
 
 
-async def _redirect(send: Send, token: str) -> None:
+def _cookie_name(headers: dict[str, str]) -> str:
+    """By the port that the visitor sees, which is that of a proxy where there is one."""
+    found = _HOST.fullmatch(headers.get("host", ""))
+    return COOKIE if found is None or found[2] is None else f"{COOKIE}_{int(found[2])}"
+
+
+async def _redirect(send: Send, cookie: str) -> None:
     # So that the token does not stay in the address bar and in the history.
-    cookie = f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict"
+    cookie += "; Path=/; HttpOnly; SameSite=Strict"
     headers = [(b"location", b"/"), (b"set-cookie", cookie.encode("latin-1")), *_encoded()]
     await send({"type": "http.response.start", "status": 303, "headers": headers})
     await send({"type": "http.response.body", "body": b""})

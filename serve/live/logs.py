@@ -21,7 +21,8 @@ class _Lines(logging.Formatter):
         line |= getattr(record, _OURS, {})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        # Half a surrogate pair, which a client may send, is no text: its JSON escape is.
+        return json.dumps(line, ensure_ascii=False, default=str).encode("utf-8", "backslashreplace").decode()
 
 
 class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]

@@ -43,6 +43,7 @@ class Metrics:
         self.sessions = Counter("sessions", "Sessions that ended, by how", ["how"], **ours)
         self.uploads = Counter("uploads", "Portraits that were sent, by status", ["status"], **ours)
         self.active = Gauge("sessions_active", "Sessions that run", **ours)
+        self.waiting = Gauge("sessions_waiting", "Pages that wait for a place", **ours)
         self.capacity = Gauge("sessions_capacity", "Sessions that fit", **ours)
         Gauge("frames_per_second", "Results sent, mean of 5 s", **ours).set_function(self.fps)
         Gauge("threads", "Threads of the process", **ours).set_function(threading.active_count)

@@ -6,6 +6,7 @@ import secrets
 import tempfile
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from triportrait.core.provenance.stamp import Stamp
 from triportrait.serve.video import VideoWriter
 
 LONGEST_S = 300.0
-MOST_KEPT = 16
+MOST_KEPT = 16  # in all; whoever has most loses its oldest
 KEPT_S = 900.0
 _NOMINAL_FPS = 25
 
@@ -30,6 +31,7 @@ class Recorded:
     frames: int
     seconds: float
     made_s: float
+    session: str = ""
 
 
 class Recording:
@@ -95,14 +97,20 @@ class Recordings:
         """A new recording."""
         return Recording(Path(self._folder.name) / f"{secrets.token_urlsafe(16)}.mp4", side_px, stamp)
 
-    def finish(self, recording: Recording) -> Recorded:
+    def finish(self, recording: Recording, session: str = "") -> Recorded:
         """Close and keep it.
+
+        Args:
+            recording: one that ran.
+            session: whose it is.
 
         Raises:
             InputError: nothing was recorded, or it cannot be written.
         """
         recording.finish()
-        recorded = Recorded(recording.path.stem, recording.path, recording.frames, recording.seconds, time.monotonic())
+        recorded = Recorded(
+            recording.path.stem, recording.path, recording.frames, recording.seconds, time.monotonic(), session
+        )
         with self._lock:
             self._kept[recorded.name] = recorded
         self.sweep()
@@ -116,9 +124,14 @@ class Recordings:
     def sweep(self) -> None:
         """Remove what is too old or too many."""
         with self._lock:
-            oldest = sorted(self._kept.values(), key=lambda recorded: recorded.made_s)
             late = time.monotonic() - KEPT_S
-            gone = [r for i, r in enumerate(oldest) if r.made_s < late or i < len(oldest) - MOST_KEPT]
+            gone = [recorded for recorded in self._kept.values() if recorded.made_s < late]
+            kept = sorted((r for r in self._kept.values() if r.made_s >= late), key=lambda recorded: recorded.made_s)
+            while len(kept) > MOST_KEPT:
+                count = Counter(recorded.session for recorded in kept)
+                most = max(count.values())
+                gone.append(next(recorded for recorded in kept if count[recorded.session] == most))
+                kept.remove(gone[-1])
             for recorded in gone:
                 del self._kept[recorded.name]
         for recorded in gone:

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import time
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from triportrait.core.errors import InputError
 from triportrait.serve.live import logs, transport_ws, uploads
 from triportrait.serve.live.admission import Admission
-from triportrait.serve.live.engine import EXAMPLES, Engine, Portrait, encode_jpeg, example_picture, examples, shows_face
+from triportrait.serve.live.engine import EXAMPLES, Engine, examples, shows_face
 from triportrait.serve.live.guard import App, Guard
 from triportrait.serve.live.knowledge import Knowledge
 from triportrait.serve.live.metrics import Metrics
 from triportrait.serve.live.neutral import FIRST, STILL, NeutralWish
+from triportrait.serve.live.places import Places
+from triportrait.serve.live.portraits import Portraits
+from triportrait.serve.live.ranges import UnsatisfiableError, asked_range
 from triportrait.serve.live.recording import Recordings
 from triportrait.serve.live.sessions import Session
 from triportrait.serve.live.settings import RANGES
@@ -36,8 +34,8 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parent / "page"
 _KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".jpg": "image/jpeg", ".mp4": "video/mp4"}
 MOST_FPS = 30  # what the page sends at most
-MOST_UPLOADS = 4  # under way at a time, all sessions together
 _SWEEP_S = 30.0
+_STOP_S = 0.5  # for threads to end what they are at
 
 
 class LiveServer:
@@ -60,8 +58,8 @@ class LiveServer:
         self.worker = Worker(engine, admission, metrics)
         self.sessions: dict[str, transport_ws.Connection] = {}
         self._notes, self._knows = notes, knows
-        self._portraits = ThreadPoolExecutor(1, "live-portraits")
-        self._uploading = 0
+        self.portraits = Portraits(engine, self.worker)
+        self.places = Places(admission)
         # Read once: what the server hands out can be nothing else.
         files = [*PAGE.glob("*.*"), *EXAMPLES.glob("*.*")]
         self._files = {f"/{path.relative_to(PAGE)}": (path.read_bytes(), _KINDS[path.suffix]) for path in files}
@@ -89,7 +87,7 @@ class LiveServer:
 
     @asynccontextmanager
     async def _lifespan(self, app: object) -> AsyncIterator[None]:
-        opening = [*self.worker.start(), self._portraits.submit(self.engine.open_finder)]
+        opening = [*self.worker.start(), *self.portraits.start()]
         await asyncio.gather(*map(asyncio.wrap_future, opening))  # they turn off stderr, and nobody should wait for one
         sweeping = asyncio.create_task(self._sweep())
         try:
@@ -101,9 +99,14 @@ class LiveServer:
             await asyncio.to_thread(self._stop)
 
     def _stop(self) -> None:
-        self.worker.stop()
-        self._portraits.shutdown(wait=True, cancel_futures=True)
-        self.engine.close()
+        self.portraits.stop()
+        if self.worker.stop(_STOP_S) and self.portraits.join(_STOP_S):
+            self.engine.close()  # nobody is at it any more
+        self.recordings.close()
+
+    def abandon(self) -> None:
+        """Leave nothing behind in a process that ends now, whatever its threads are at."""
+        self.portraits.stop()
         self.recordings.close()
 
     async def _sweep(self) -> None:
@@ -134,46 +137,7 @@ class LiveServer:
             "weights": None if self._knows is None else asdict(self._knows),
         }
 
-    async def take_portrait(
-        self, session: Session, number: int, image: np.ndarray, sha256: str
-    ) -> dict[str, Any] | None:
-        """Let a session show another portrait.
-
-        Args:
-            number: that `_ask` gave.
-            image: uint8 [H, W, 3].
-            sha256: of its file.
-
-        Returns:
-            What the page is told: a sentence, empty where all is well, and the crop that the network sees; None where
-            one that was asked for later is shown already.
-        """
-        loop = asyncio.get_running_loop()
-        followed, sentence = await loop.run_in_executor(self._portraits, self.engine.crop_portrait, image)
-        prepared = await asyncio.wrap_future(self.worker.on_network(lambda: self.engine.prepare(followed)))
-        portrait = Portrait(prepared, followed, sentence, self.engine.stamp.for_source(sha256))
-        with session.recording_lock:  # so that none begins between the question and the change
-            _check_not_recorded(session)
-            if number < session.portrait_number:
-                return None
-            session.portrait_number = number
-            self.worker.show(session, portrait)
-        session.tell_neutral()
-        jpeg = base64.b64encode(encode_jpeg(followed.crop)).decode()
-        logs.note("portrait", session=session.id[:6], height=image.shape[0], width=image.shape[1], said=sentence)
-        return {"is": "portrait", "sentence": sentence, "crop": f"data:image/jpeg;base64,{jpeg}"}
-
-    async def take_example(self, session: Session, name: str) -> None:
-        """Show a portrait of the package."""
-        if name not in examples():
-            raise InputError(f"example: expected one of {', '.join(examples())}, got {name!r}; choose another")
-        data = self._files[f"/examples/{name}.jpg"][0]
-        number = _ask(session)
-        told = await self.take_portrait(session, number, example_picture(name), hashlib.sha256(data).hexdigest())
-        if told is not None:
-            session.tell({**told, "example": name})
-
-    async def take_neutral(self, session: Session, on: bool, when: str = "") -> None:
+    async def take_neutral(self, session: Session, on: bool, when: object = "") -> None:
         """From now on the present driving face counts as neutral; or none does; or one that is still to come will.
 
         Args:
@@ -182,7 +146,7 @@ class LiveServer:
             when: `FIRST` or `STILL` for a face that is still to come, see `NeutralWish`; until then none counts.
         """
         if when not in ("", FIRST, STILL):
-            raise InputError(f"neutral face: expected {FIRST!r} or {STILL!r}, got {when[:40]!r}; see docs/live")
+            raise InputError(f"neutral face: expected {FIRST!r} or {STILL!r}, got something else; see docs/live")
         last = session.last
         if on and not when:
             if last is None or last.arrived is None or not shows_face(last.followed):
@@ -207,7 +171,7 @@ class LiveServer:
         session.tell({"is": "recording", "on": False})
         if recording is None:
             raise InputError("recording: none is running; press record first")
-        recorded = await asyncio.to_thread(self.recordings.finish, recording)
+        recorded = await asyncio.to_thread(self.recordings.finish, recording, session.id)
         logs.note("recorded", session=session.id[:6], frames=recorded.frames, seconds=round(recorded.seconds, 1))
         session.tell(
             {
@@ -233,7 +197,10 @@ class LiveServer:
         status, told = 200, {}
         chunks = request.stream()
         try:
-            told = await self._take_upload(request, chunks)
+            connection = self.sessions.get(request.query_params.get("session", ""))
+            if connection is None:
+                raise uploads.Refused(409, "portrait: its session has ended; reload the page")
+            told = await self.portraits.upload(connection.session, request.headers, chunks)
         except uploads.Refused as error:
             status, told = error.status, {"sentence": str(error)}
             with suppress(ClientDisconnect):
@@ -244,27 +211,7 @@ class LiveServer:
             status = 499
         self.metrics.uploads.labels(str(status)).inc()
         # What is left of a body that was refused is not read.
-        return JSONResponse(told, status, {"connection": "close"} if status in (413, 415, 503) else None)
-
-    async def _take_upload(self, request: Request, chunks: AsyncIterator[bytes]) -> dict[str, Any]:
-        uploads.check_head(request.headers)
-        connection = self.sessions.get(request.query_params.get("session", ""))
-        if connection is None:
-            raise uploads.Refused(409, "portrait: its session has ended; reload the page")
-        if self._uploading >= MOST_UPLOADS:
-            raise uploads.Refused(503, "portrait: the server is busy with other portraits; try again in a few seconds")
-        number = _ask(connection.session)
-        self._uploading += 1
-        try:
-            body = await uploads.read_body(chunks)
-            loop = asyncio.get_running_loop()
-            image = await loop.run_in_executor(self._portraits, uploads.decode, body)
-            told = await self.take_portrait(connection.session, number, image, hashlib.sha256(body).hexdigest())
-            if told is None:
-                raise InputError("portrait: another one was chosen meanwhile, which is shown")
-            return told
-        finally:
-            self._uploading -= 1
+        return JSONResponse(told, status, {"connection": "close"} if status in (409, 413, 415) else None)
 
     async def _get_recording(self, request: Request) -> Response:
         from starlette.responses import FileResponse, PlainTextResponse
@@ -273,19 +220,28 @@ class LiveServer:
         if recorded is None:
             return PlainTextResponse("this recording is not kept any more; record again\n", 404)
         name = time.strftime("triportrait-%Y%m%d-%H%M%S.mp4")
+        with suppress(UnsatisfiableError):  # which FileResponse says
+            if asked_range(request.headers.get("range", ""), recorded.path.stat().st_size) is None:
+                request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
         return FileResponse(recorded.path, media_type="video/mp4", filename=name)
 
     async def _get_health(self, request: Request) -> Response:
         from starlette.responses import JSONResponse
 
         alive = self.worker.alive
-        told = {"ok": alive, "sessions": self.admission.active, "capacity": self.admission.capacity}
+        told = {
+            "ok": alive,
+            "sessions": self.admission.active,
+            "capacity": self.admission.capacity,
+            "waiting": self.places.waiting,
+        }
         return JSONResponse(told, 200 if alive else 503)
 
     async def _get_metrics(self, request: Request) -> Response:
         from starlette.responses import Response
 
         self.metrics.active.set(self.admission.active)
+        self.metrics.waiting.set(self.places.waiting)
         self.metrics.capacity.set(self.admission.capacity)
         self.metrics.tasks.set(len(asyncio.all_tasks()))
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
@@ -300,25 +256,23 @@ class LiveServer:
         return _ranged(request, *found)
 
 
-def _ask(session: Session) -> int:
-    """A portrait is wanted: its number."""
-    _check_not_recorded(session)
-    session.asked += 1
-    return session.asked
-
-
-def _check_not_recorded(session: Session) -> None:
-    if session.recording is not None:  # its manifest names one source
-        raise InputError("portrait: a recording runs, which shows one portrait; stop it first")
-
-
 def _ranged(request: Request, data: bytes, kind: str) -> Response:
     """All of it, or the range that a <video> asks for."""
     from starlette.responses import Response
 
-    first, _, last = request.headers.get("range", "").removeprefix("bytes=").partition("-")
-    if not first.isdigit() or int(first) >= len(data) or (last and not last.isdigit()):
-        return Response(data, media_type=kind, headers={"accept-ranges": "bytes"})
-    begin, end = int(first), min(int(last) if last else len(data), len(data) - 1)
-    said = {"accept-ranges": "bytes", "content-range": f"bytes {begin}-{end}/{len(data)}"}
-    return Response(data[begin : end + 1], 206, said, media_type=kind)
+    headers = {"accept-ranges": "bytes"}
+    try:
+        wanted = _wanted_range(request, len(data))
+    except UnsatisfiableError:
+        return Response(b"", 416, {**headers, "content-range": f"bytes */{len(data)}"}, media_type=kind)
+    if wanted is None:
+        return Response(data, 200, headers, media_type=kind)
+    first, last = wanted
+    said = {**headers, "content-range": f"bytes {first}-{last}/{len(data)}"}
+    return Response(data[first : last + 1], 206, said, media_type=kind)
+
+
+def _wanted_range(request: Request, size: int) -> tuple[int, int] | None:
+    if request.method != "GET" or "if-range" in request.headers:  # we name no version that it could match
+        return None
+    return asked_range(request.headers.get("range", ""), size)

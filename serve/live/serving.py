@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from triportrait.core.errors import InputError
+from triportrait.serve.live.addresses import is_loopback
 from triportrait.serve.live.guard import App
+from triportrait.serve.live.logs import note
 from triportrait.serve.live.messages import LARGEST_FRAME_BYTES
 from triportrait.serve.pictures import reason_of
 
@@ -16,8 +23,10 @@ if TYPE_CHECKING:
 
 REQUEST_S = 15.0  # a connection on which a request's header is not whole by then is closed
 DEAD_S = 20  # unacknowledged bytes, or a window that stays shut: the other end has gone
-STOP_S = 3
+GRACE_S = 1  # for open connections, when the server stops
+STOP_S = 2.7  # from the signal to the end of the process, whatever a decoder or an encoder is at; 3 s are promised
 MOST_CONNECTIONS = 512
+MOST_OF_ADDRESS = 128  # of one address other than this machine's, behind which a proxy may stand
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -32,6 +41,9 @@ def bind(host: str, port: int) -> socket.socket:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with suppress(AttributeError, OSError):  # Linux has it; sockets that are accepted inherit it
             bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * DEAD_S)
+        if family == socket.AF_INET6:
+            with suppress(AttributeError, OSError):  # `::` is every address, of both protocols
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         bound.bind(address)
     except (OSError, OverflowError) as error:
         reason = reason_of(error) if isinstance(error, OSError) else str(error)
@@ -39,8 +51,13 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def make(app: App) -> uvicorn.Server:
-    """The server; `run(sockets=[bound])` serves until SIGINT, SIGTERM or its `should_exit`."""
+def make(app: App, at_last: Callable[[], None] | None = None) -> uvicorn.Server:
+    """The server; `run(sockets=[bound])` serves until SIGINT, SIGTERM or its `should_exit`.
+
+    Args:
+        app: what is served.
+        at_last: called where a signal has not ended the process in time, which then ends. None: it is waited for.
+    """
     import uvicorn
 
     config = uvicorn.Config(
@@ -53,18 +70,59 @@ def make(app: App) -> uvicorn.Server:
         ws_per_message_deflate=False,
         limit_concurrency=MOST_CONNECTIONS,
         timeout_keep_alive=15,
-        timeout_graceful_shutdown=STOP_S,
+        timeout_graceful_shutdown=GRACE_S,
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # who sends X-Forwarded-For names any address as its own
     )
-    return uvicorn.Server(config)
+    server = uvicorn.Server(config)
+    if at_last is not None:
+        server.handle_exit = _with_an_end(server.handle_exit, at_last)  # type: ignore[method-assign]
+    return server
 
 
-def run(app: App, bound: socket.socket) -> None:
-    """Serve until SIGINT or SIGTERM; open sessions are told, and it ends within seconds."""
+def run(app: App, bound: socket.socket, at_last: Callable[[], None]) -> None:
+    """Serve until SIGINT, SIGTERM or SIGHUP; open sessions are told, and it ends within seconds.
+
+    A thread that decodes, encodes or computes for ever would hold the process: it is then left without waiting for it.
+
+    Args:
+        at_last: as of `make`.
+    """
+    server = make(app, at_last)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # uvicorn does not hear it
+        signal.signal(signal.SIGHUP, server.handle_exit)
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has stopped
-        make(app).run(sockets=[bound])
+        server.run(sockets=[bound])
+
+
+def _with_an_end(handle: Callable[..., None], at_last: Callable[[], None]) -> Callable[..., None]:
+    counting = threading.Event()
+
+    def count() -> None:
+        time.sleep(STOP_S)
+        cleaning = threading.Thread(target=at_last, daemon=True)
+        cleaning.start()
+        cleaning.join(0.2)
+        with suppress(Exception):
+            note("stopped", late=True)
+        os._exit(0)
+
+    def handle_exit(number: int, frame: Any) -> None:
+        if not counting.is_set():
+            counting.set()
+            threading.Thread(target=count, name="live-end", daemon=True).start()
+        handle(number, frame)
+
+    return handle_exit
+
+
+def _has_room(client: tuple[str, int] | None, connections: Iterable[Any]) -> bool:
+    """Whether one more connection of this address leaves others theirs."""
+    if client is None or is_loopback(client[0]):
+        return True
+    return sum(other.client is not None and other.client[0] == client[0] for other in connections) <= MOST_OF_ADDRESS
 
 
 def _patient() -> type[Any]:
@@ -77,6 +135,8 @@ def _patient() -> type[Any]:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            if not _has_room(self.client, self.connections):
+                return transport.abort()
             self._set_deadline()
 
         def data_received(self, data: bytes) -> None:

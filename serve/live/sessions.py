@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import threading
 import time
@@ -88,6 +89,8 @@ class Session:
         self.settings = Settings()
         self.portrait: Portrait | None = None
         self.asked = self.portrait_number = 0  # portraits so far, and which is shown: the last one that came
+        self.portrait_lock = asyncio.Lock()
+        self.upload: asyncio.Task[dict[str, Any]] | None = None  # a portrait that is being sent and decoded
         self.rest: torch.Tensor | None = None  # the motion of the face that counts as neutral
         self.neutral_wish: NeutralWish | None = None  # for a face that has not come yet
         self.jpeg = True

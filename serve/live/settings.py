@@ -21,6 +21,7 @@ RANGES = {  # name -> least and most; the sliders of the page read them, too
     "gaze_y": (-1.0, 1.0),
 }
 _SWITCHES = ("orbit", "neck")
+_SPOKEN = 10**9
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,9 @@ class Settings:
                 taken[name] = value
             elif name in RANGES and isinstance(value, int | float) and not isinstance(value, bool):
                 least, most = RANGES[name]
-                if not math.isfinite(value) or not least <= value <= most:
-                    raise InputError(f"{name}: expected {least:g} to {most:g}, got {value:g}; move the slider back")
+                if not least <= value <= most:  # compared before it is converted: an integer may be of any size
+                    came = f"{value:g}" if abs(value) < _SPOKEN else "a number far beyond"
+                    raise InputError(f"{name}: expected {least:g} to {most:g}, got {came}; move the slider back")
                 taken[name] = float(value)
             else:
                 raise InputError(f"settings: {str(name)[:40]!r} is no setting with this value; see docs/live")

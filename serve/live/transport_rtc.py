@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 import av
 import numpy as np
 
-from triportrait.core.errors import InputError
 from triportrait.serve.live.engine import LARGEST_DRIVING_PX
+from triportrait.serve.live.offers import checked_offer, vp8_size
 from triportrait.serve.live.sessions import Result
 
 if TYPE_CHECKING:
     from triportrait.serve.live.transport_ws import Connection
 
 _CLOCK = 90_000
+_TOO_LARGE = "the camera sends more than 4096 x 2160 pixels; choose a smaller size"
 _GATHER_S = 5.0
 _MOST_BUFFERED = 16 << 10
-MOST_SDP = 32 << 10
+_MOST_UNDECODED = 60  # frames that wait for aiortc's decoder
+_CODECS = ("video/VP8", "video/rtx")  # every browser has it, and its header tells the size before it is decoded
 
 
 class Peer:
@@ -38,24 +40,29 @@ class Peer:
         self._ready = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
         self._count = 0
+        self._over = False  # for what it sends
         self._peer.on("track", self._on_track)
         self._peer.on("datachannel", self._on_channel)
         self._peer.on("connectionstatechange", self._on_state)
 
-    async def answer(self, sdp: str) -> str:
+    async def answer(self, sdp: object, address: str) -> str:
         """Our answer to the page's offer, candidates included.
+
+        Args:
+            sdp: the offer.
+            address: where the page is.
 
         Raises:
             InputError: the offer is none, or holds something else than one video.
         """
-        from aiortc import RTCSessionDescription
+        from aiortc import RTCRtpReceiver, RTCSessionDescription
 
-        if not sdp or len(sdp) > MOST_SDP or sdp.count("m=video") != 1 or "m=audio" in sdp:
-            # A track that nobody reads would be decoded and kept.
-            raise InputError("offer: expected a WebRTC offer with one video and no sound; use the WebSocket")
+        offer = checked_offer(sdp, address)
+        known: Any = RTCRtpReceiver.getCapabilities("video")
+        transceiver = self._peer.addTransceiver(self._track, "sendrecv")
+        transceiver.setCodecPreferences([codec for codec in known.codecs if codec.mimeType in _CODECS])
         async with asyncio.timeout(_GATHER_S):
-            await self._peer.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
-            self._peer.addTrack(self._track)
+            await self._peer.setRemoteDescription(RTCSessionDescription(offer, "offer"))
             await self._peer.setLocalDescription(await self._peer.createAnswer())
         return str(self._peer.localDescription.sdp)
 
@@ -90,7 +97,35 @@ class Peer:
 
     def _on_track(self, track: Any) -> None:
         if track.kind == "video" and self._reading is None:
+            self._bound(track)
             self._reading = asyncio.create_task(self._read(track))
+
+    def _bound(self, track: Any) -> None:
+        """See each frame before it is decoded: its size, and how many wait."""
+        receiver: Any = next(t.receiver for t in self._peer.getTransceivers() if t.receiver.track is track)
+        waiting = receiver._RTCRtpReceiver__decoder_queue  # aiortc offers no other place
+        put = waiting.put
+
+        def checked_put(task: Any) -> None:
+            if task is None:  # the end
+                return put(task)
+            width, height = vp8_size(task[1].data) or (0, 0)
+            if width * height > LARGEST_DRIVING_PX:
+                self._end(_TOO_LARGE)
+            elif waiting.qsize() >= _MOST_UNDECODED:
+                self._end("the camera sends more than this server can decode; choose a smaller size")
+            elif not self._over:
+                put(task)
+
+        waiting.put = checked_put
+
+    def _end(self, sentence: str) -> None:
+        """Tell the page, and hang up."""
+        if not self._over:
+            self._over = True
+            self._connection.session.notice("transport", sentence)
+            self._connection.tell({"is": "rtc", "state": "failed"})
+            self._connection.hang_up()
 
     async def _on_state(self) -> None:
         state = self._peer.connectionState
@@ -109,11 +144,7 @@ class Peer:
             while True:
                 frame = await track.recv()
                 if frame.width * frame.height > LARGEST_DRIVING_PX:
-                    sentence = "the camera sends more than 4096 x 2160 pixels; choose a smaller size"
-                    self._connection.session.notice("transport", sentence)
-                    self._connection.tell({"is": "rtc", "state": "failed"})
-                    self._connection.hang_up()
-                    return
+                    return self._end(_TOO_LARGE)
                 self._count += 1
                 self._connection.take_frame(self._count, 0.0, _pixels_of(frame))
         except MediaStreamError:

@@ -7,13 +7,17 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from triportrait.core.errors import InputError
-from triportrait.serve.live import logs
-from triportrait.serve.live.engine import decode_jpeg
+from triportrait.serve.live import logs, places
+from triportrait.serve.live.admission import Refusal
+from triportrait.serve.live.budget import Budget
+from triportrait.serve.live.engine import check_jpeg, decode_jpeg
 from triportrait.serve.live.messages import FrameIn, Shown, read_binary, read_text, result_header
+from triportrait.serve.live.places import wait_for_place
 from triportrait.serve.live.sessions import Arrived, Result, Session
 from triportrait.serve.live.transport_rtc import Peer
 from triportrait.serve.memory import return_freed_memory
@@ -27,6 +31,9 @@ MOST_UNSHOWN = 4  # results on their way that the page has not said it has shown
 SILENT_S = 30.0  # without any message: the other end has gone
 IDLE_S = 300.0  # without a frame: somebody else may want the place
 STALLED_S = 20.0  # a message that does not leave
+MESSAGES_PER_S, MESSAGES_AT_ONCE = 400.0, 800.0  # a page sends about a hundred a second
+MESSAGE_BYTES = 64 << 10  # more than so many count as several messages
+OFFERS_PER_S, OFFERS_AT_ONCE = 0.5, 5.0
 MOST_GARBAGE = 100  # messages that nobody can read, before the session ends
 _TRY_LATER, _ENDED = 1013, 1000
 
@@ -44,6 +51,7 @@ class Connection:
 
     def __init__(self, websocket: WebSocket, server: LiveServer) -> None:
         self._socket, self._server = websocket, server
+        self._warned_s: float | None = None  # since when it knows that others want its place
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._told: dict[str, dict[str, Any]] = {}
@@ -52,6 +60,8 @@ class Connection:
         self._garbage = 0
         self._peer: Peer | None = None
         self._calling = asyncio.Lock()
+        self._address = websocket.client.host if websocket.client is not None else ""
+        self._messages, self._offers = Budget(MESSAGES_PER_S, MESSAGES_AT_ONCE), Budget(OFFERS_PER_S, OFFERS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self.session = Session(server.engine.follower(), self._tell_from_anywhere, self._wake_from_anywhere)
 
@@ -82,6 +92,8 @@ class Connection:
             server.sessions.pop(session.id, None)
             frames, dropped = session.frames, session.dropped
             server.worker.leave(session)
+            if session.upload is not None:
+                session.upload.cancel()
             with session.recording_lock:
                 if session.recording is not None:
                     session.recording.abandon()
@@ -143,6 +155,9 @@ class Connection:
                     await self._text(read_text(text))
             except InputError as error:
                 self._count_garbage(error)
+            # What is not read fast fills the sender's line, not our time.
+            if debt_s := self._messages.spend(1 + len(data or b"") / MESSAGE_BYTES):
+                await asyncio.sleep(debt_s)
 
     def _count_garbage(self, error: InputError) -> None:
         self._server.metrics.unreadable.inc()
@@ -158,6 +173,12 @@ class Connection:
                 del self._unshown[: self._unshown.index(message.number) + 1]
             self._wake.set()
             return
+        try:
+            check_jpeg(message.jpeg)  # at once, and not when the thread of the faces comes to it
+        except InputError as error:
+            self._server.metrics.unreadable.inc()
+            self._frame_s = time.monotonic()
+            return self.session.notice("frame", str(error))
         self.take_frame(message.number, message.clock_ms, message)
 
     def take_frame(self, number: int, clock_ms: float, frame: FrameIn | Callable[[], Any]) -> None:
@@ -202,10 +223,34 @@ class Connection:
             now = time.monotonic()
             if now - self._heard_s > SILENT_S:
                 raise _End("silent", "the session ended: nothing was heard from this page; click anywhere to go on")
-            if now - self._frame_s > IDLE_S:
+            silent_s = now - self._frame_s
+            if silent_s > IDLE_S:
                 raise _End(
                     "idle", "the session ended after five minutes without a driving picture; click anywhere to go on"
                 )
+            self._server.places.let_in()  # frames may cost less than before
+            idler = sum(other._frame_s < self._frame_s for other in self._server.sessions.values())
+            if silent_s > places.IDLE_S and self._server.places.waiting > idler:
+                raise _End(
+                    "idle", "the session ended after a minute without a driving picture, as others wait; click "
+                    "anywhere to wait for a place"
+                )  # fmt: skip
+            self._watch_turn(now)
+
+    def _watch_turn(self, now: float) -> None:
+        """While others wait nobody stays for ever: the oldest sessions are told, and end a while later."""
+        session, server = self.session, self._server
+        older = sum(other.session.began_s < session.began_s for other in server.sessions.values())
+        if now - session.began_s < places.TURN_S or server.places.waiting <= older:
+            if self._warned_s is not None:
+                self._warned_s = None
+                session.notice("place", "")
+        elif self._warned_s is None:
+            self._warned_s = now
+            session.notice("place", f"others wait for a place: this session ends in {places.WARNED_S:g} s; save what "
+                           "is being recorded")  # fmt: skip
+        elif now - self._warned_s >= places.WARNED_S:
+            raise _End("turn", "the session ended as others wait for a place; click anywhere to wait for one again")
 
     async def _text(self, message: dict[str, Any]) -> None:
         do = message.pop("do")
@@ -214,14 +259,13 @@ class Connection:
             session.settings = session.settings.changed(message)
             server.worker.touch(session)
         elif do == "example":
-            self._start(server.take_example(session, str(message.get("name", ""))[:80]))
+            self._start(server.portraits.take_example(session, message.get("name")))
         elif do == "neutral":
-            when = str(message.get("when", ""))
-            self._start(server.take_neutral(session, message.get("on") is True, when))
+            self._start(server.take_neutral(session, _switch(message), message.get("when", "")))
         elif do == "record":
-            self._start(server.record(session, message.get("on") is True))
+            self._start(server.record(session, _switch(message)))
         elif do == "offer":
-            self._start(self._answer(str(message.get("sdp", ""))))
+            self._start(self._answer(message.get("sdp")))
         elif do == "websocket":
             await self._hang_up()
         elif do != "here":
@@ -252,18 +296,22 @@ class Connection:
         """End WebRTC: pictures go over the WebSocket from now on."""
         self._keep(asyncio.create_task(self._hang_up()))
 
-    async def _answer(self, sdp: str) -> None:
+    async def _answer(self, sdp: object) -> None:
         async with self._calling:  # one offer after the other
+            if not self._offers.take():
+                sentence = "WebRTC was offered too often; pictures go over a WebSocket"
+                return self.tell({"is": "answer", "sdp": "", "sentence": sentence})
             await self._hang_up()
             peer = Peer(self)
             try:
-                answer = await peer.answer(sdp)
+                answer = await peer.answer(sdp, self._address)
             except asyncio.CancelledError:  # the page has left
                 await asyncio.shield(peer.close())
                 raise
             except Exception as error:
                 await peer.close()
-                logs.warn("webrtc failed", session=self.session.id[:6], reason=str(error)[:200])
+                reason = str(error) if isinstance(error, InputError) else repr(error)
+                logs.warn("webrtc failed", session=self.session.id[:6], reason=reason[:200])
                 sentence = "WebRTC could not be started; pictures go over a WebSocket"
                 self.tell({"is": "answer", "sdp": "", "sentence": sentence})
                 return
@@ -277,20 +325,50 @@ class Connection:
             await peer.close()
 
 
+def _switch(message: dict[str, Any]) -> bool:
+    on = message.get("on")
+    if not isinstance(on, bool):
+        raise InputError('message: expected "on" to be true or false, got something else; see docs/live')
+    return on
+
+
 async def serve(websocket: WebSocket, server: LiveServer) -> None:
-    """A page has connected: a session begins, or is refused with a time to come again."""
+    """A page has connected: its session begins when there is a place, or it is refused with a time to come again."""
     await websocket.accept()
-    refusal = server.admission.enter()
+    refusal: Refusal | None = None
+    address = websocket.client.host if websocket.client is not None else ""
+    ticket = server.places.ask(address)
+    try:
+        if isinstance(ticket, Refusal):
+            refusal = ticket
+        elif not ticket.in_:
+            logs.note("session waits", position=server.places.position(ticket))
+            there = await wait_for_place(websocket, server.places, ticket)
+            if ticket.refused:
+                refusal = server.places.refusal()
+            elif not there:
+                if ticket.in_:
+                    server.places.leave(0.0)
+                return
+    except InputError as error:
+        await _close(websocket, {"is": "end", "sentence": f"the session ended: {error}"}, _ENDED)
+        return
     if refusal is not None:
         server.metrics.sessions.labels("refused").inc()
         logs.note("session refused", active=server.admission.active, retry_s=refusal.retry_s)
         message = {"is": "refused", "sentence": refusal.sentence, "retry_s": refusal.retry_s}
-        await websocket.send_text(json.dumps(message))
-        await websocket.close(_TRY_LATER)
+        await _close(websocket, message, _TRY_LATER)
         return
     began_s = time.monotonic()
     try:
         await Connection(websocket, server).run()
     finally:
-        server.admission.leave(time.monotonic() - began_s)
+        server.places.leave(time.monotonic() - began_s)
         await asyncio.to_thread(return_freed_memory)
+
+
+async def _close(websocket: WebSocket, message: dict[str, Any], code: int) -> None:
+    with suppress(TimeoutError, RuntimeError):  # it has gone
+        async with asyncio.timeout(2.0):
+            await websocket.send_text(json.dumps(message))
+            await websocket.close(code)

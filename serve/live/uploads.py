@@ -13,6 +13,7 @@ from triportrait.serve.pictures import decode_picture
 
 LARGEST_BYTES = 20 << 20
 LARGEST_PX = 50_000_000  # 150 MB decoded, a phone's largest; told from the header
+MOST_RATIO = 6.0  # of the sides: faces are looked for in tiles along the longer one
 LONGEST_S = 60.0
 _DRAIN_S, _QUIET_S = 5.0, 0.5
 KINDS = ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/tiff", "image/gif")
@@ -71,12 +72,12 @@ async def drain(chunks: AsyncIterator[bytes]) -> None:
 
 
 def decode(body: bytes) -> np.ndarray:
-    """uint8 [H, W, 3] of a portrait; a decompression bomb is refused by its header.
+    """uint8 [H, W, 3] of a portrait; what would take long is refused by its structure.
 
     Raises:
         InputError: what is wrong with it.
     """
-    return decode_picture(body, _NAME, LARGEST_PX)
+    return decode_picture(body, _NAME, LARGEST_PX, MOST_RATIO)
 
 
 def _too_large(size: int) -> Refused:

@@ -58,15 +58,18 @@ class Worker:
         self._thread.start()
         return [self._faces.submit(self._engine.open_finder) for _ in range(self._face_threads)]
 
-    def stop(self) -> None:
-        """End all threads; what is under way is finished, what waits is not."""
+    def stop(self, within_s: float) -> bool:
+        """End all threads: what is under way is waited for so many seconds. Tells whether they have ended.
+
+        A thread cannot be ended from outside: one that decodes for ever stays, and the process ends without it.
+        """
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        for pool in (self._faces, self._finish):
-            pool.shutdown(wait=True, cancel_futures=True)
+        pools_ended = ended([self._faces, self._finish], within_s)
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(within_s)
+        return pools_ended and not self._thread.is_alive()
 
     @property
     def alive(self) -> bool:
@@ -201,13 +204,16 @@ class Worker:
         session.tell_neutral(by_itself=True)
 
     def _run(self) -> None:
+        frames_first = False  # after each wish: a session that wishes without end does not stop the others' frames
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopping or self._jobs or self._due(), VIEW_S)
                 if self._stopping:
                     return
-                job = self._jobs.popleft() if self._jobs else None
+                waits = not self._jobs or (frames_first and self._due())
+                job = None if waits else self._jobs.popleft()
                 batch = [] if job else self._gather()
+            frames_first = job is not None
             if job is not None:
                 job()
             elif batch:
@@ -347,3 +353,16 @@ def _stuck(session: Session) -> bool:
     """Whether nobody takes its results: then a frame a second will do."""
     now = time.perf_counter()
     return bool(session.results) and now - session.taken_s > _STUCK_S and now - session.shown_s < _STUCK_S
+
+
+def ended(pools: list[ThreadPoolExecutor], within_s: float) -> bool:
+    """Shut pools down; tells whether their threads have ended within seconds."""
+
+    def shut() -> None:
+        for pool in pools:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    waiting = threading.Thread(target=shut, daemon=True)
+    waiting.start()
+    waiting.join(within_s)
+    return not waiting.is_alive()

@@ -104,7 +104,7 @@ class Visitor:
         )
         self.told: list[dict[str, Any]] = []
         self.results: list[ResultOut] = []
-        self.hello = self.hear("hello", "refused")
+        self.hello = self.hear("hello", "refused", "waiting")
         if example is not None and self.hello["is"] == "hello":
             self.say(do="example", name=example)
             self.hear("portrait")

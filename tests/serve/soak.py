@@ -30,6 +30,7 @@ import av
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from tests.serve import bombs
 from tests.serve.live_in_process import moving
 from triportrait.core.errors import InputError
 from triportrait.profiling.live.client import Client, driving_frames, figures, get, place
@@ -77,6 +78,7 @@ class Soak:
         self.address, self.sessions, self.seconds = address, sessions, seconds
         self.random = random.Random(seed)
         self.jpegs = [encode_jpeg(frame) for frame in moving()]
+        self.bomb = bombs.scans(2000)
         self.did: Counter[str] = Counter()
         self.faults: list[str] = []
         self.alone_s = min(ALONE_S, seconds / 6)
@@ -124,8 +126,8 @@ class Soak:
         self.began = time.monotonic()
 
     def _acts(self) -> list[Callable[[], Awaitable[None]]]:
-        return [self.behaves, self.breaks_off, self.never_reads, self.garbage, self.uploads, self.records, self.calls,
-                self.silent]  # fmt: skip
+        return [self.behaves, self.breaks_off, self.never_reads, self.garbage, self.bombs, self.uploads, self.records,
+                self.calls, self.silent]  # fmt: skip
 
     async def _misbehave(self, number: int) -> None:
         acts = self._acts()
@@ -159,7 +161,10 @@ class Soak:
 
     async def _begin(self, line: ClientConnection) -> str:
         hello = json.loads(await line.recv())
-        if hello["is"] == "refused":
+        with contextlib.suppress(TimeoutError):
+            while hello["is"] == "waiting":
+                hello = json.loads(await asyncio.wait_for(line.recv(), 25))
+        if hello["is"] != "hello":
             raise _Full
         await line.send(json.dumps({"do": "example", "name": self.random.choice(hello["examples"])}))
         while True:
@@ -211,6 +216,21 @@ class Soak:
             writer.write(self.random.randbytes(4000) + b"\r\n\r\n")
             await reader.read(1 << 16)
             writer.close()
+
+    async def bombs(self) -> None:
+        """Pictures that would take minutes to decode, as frames and as a portrait."""
+        async with self._connect() as line:
+            session = await self._begin(line)
+            for number in range(1, 6):
+                await line.send(write_frame(number, 0.0, self.bomb))
+            reader, writer = await asyncio.open_connection(*self._where())
+            head = f"Content-Type: image/jpeg\r\nContent-Length: {len(self.bomb)}\r\nConnection: close"
+            writer.write(f"POST /portrait?session={session} HTTP/1.1\r\nHost: 127.0.0.1\r\n{head}\r\n\r\n".encode())
+            writer.write(self.bomb)
+            answer = await asyncio.wait_for(reader.readline(), 20)
+            writer.close()
+            if b" 422 " not in answer:
+                self.faults.append(f"bombs: a JPEG of 2,000 scans was answered with {answer!r}")
 
     async def uploads(self) -> None:
         """100 MB as a portrait, once said beforehand and once not."""

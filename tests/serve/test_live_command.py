@@ -10,10 +10,13 @@ import urllib.request
 
 import pytest
 
+from triportrait.core.errors import InputError
 from triportrait.profiling.live.client import figures
 from triportrait.profiling.live.server_process import live_server, stop
 from triportrait.serve import cli
 from triportrait.serve.jobs import live as job
+from triportrait.serve.live import addresses
+from triportrait.serve.live.serving import bind
 
 pytest.importorskip("fastapi")
 
@@ -28,8 +31,13 @@ def refused(capsys, *options: str) -> str:
     [
         (["--port", "70000"], "--port: expected 0 to 65535, got 70000"),
         (["--sessions", "0"], "--sessions: expected 1 to 64, got 0"),
-        (["--token", "short"], "--token: expected 8 to 200 letters"),
-        (["--token", "has space and;"], "--token: expected 8 to 200 letters"),
+        (["--token", "short"], "--token: expected 16 to 200 letters"),
+        (["--token", "fifteen-letters"], "--token: expected 16 to 200 letters"),
+        (["--token", "has space and;12345"], "--token: expected 16 to 200 letters"),
+        (["--token", "a" * 30], "--token: expected 6 different characters at least, got 1"),
+        (["--token", "a" * 30, "--token-file", "x"], "--token, --token-file: one of them is wanted, both came"),
+        (["--token-file", "/nowhere"], "--token-file /nowhere: it cannot be read (no such file or directory)"),
+        (["--token-file", "/dev/zero"], "--token-file /dev/zero: a file with one line is wanted, this is none"),
         (["--weights", "/nowhere"], "/nowhere"),
         (["--host", "256.1.1.1"], "256.1.1.1:8000: cannot be listened on"),
         (["--certificate", "/nowhere.pem"], "/nowhere.pem"),
@@ -67,11 +75,51 @@ def test_profile_refuses_what_cannot_be(options, sentence, capsys):
     assert sentence in refused(capsys, "profile", "live", *options)
 
 
+def test_a_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
+    file = tmp_path / "token"
+    file.write_text("from-a-file-0123456789\n")
+    assert job.given_token(None, file) == "from-a-file-0123456789" and job.given_token(None, None) is None
+    monkeypatch.setenv("TRIPORTRAIT_TOKEN", "from-the-environment-1")
+    assert job.given_token(None, None) == "from-the-environment-1"
+    assert job.given_token(None, file) == "from-a-file-0123456789"
+    assert job.given_token("on-the-command-line", None) == "on-the-command-line"
+    for wrong, where in (
+        ("short", "$TRIPORTRAIT_TOKEN: expected 16"),
+        ("x" * 16, "$TRIPORTRAIT_TOKEN: expected 6 diff"),
+    ):
+        monkeypatch.setenv("TRIPORTRAIT_TOKEN", wrong)
+        with pytest.raises(InputError) as refusal:
+            job.given_token(None, None)
+        assert str(refusal.value).startswith(where)
+    file.write_bytes(b"\xff\0" * 5000)
+    with pytest.raises(InputError, match=r"--token-file .*token: expected 16 to 200"):
+        job.given_token(None, file)
+
+
+def test_addresses_that_are_printed_can_be_opened_from_elsewhere(monkeypatch):
+    own = ["10.0.0.5", "192.168.1.7", "2001:db8::7"]
+    monkeypatch.setattr(addresses, "own_addresses", lambda: own)
+    assert addresses.addresses_to_open("0.0.0.0") == own[:2] and addresses.addresses_to_open("::") == own
+    for host in ("127.0.0.1", "localhost", "10.0.0.5", "::1", "example.org"):
+        assert addresses.addresses_to_open(host) == [host]
+    monkeypatch.setattr(addresses, "own_addresses", lambda: [])
+    assert addresses.addresses_to_open("0.0.0.0") == ["127.0.0.1"] and addresses.addresses_to_open("::") == ["::1"]
+    monkeypatch.undo()
+    assert not any(addresses.is_loopback(one) or one == "0.0.0.0" for one in addresses.own_addresses())
+
+
+def test_any_address_is_both_protocols():
+    with bind("::", 0) as bound:
+        bound.listen()
+        with socket.create_connection(("127.0.0.1", bound.getsockname()[1]), 5):
+            pass
+
+
 def test_it_serves_is_measured_and_stops(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("TRIPORTRAIT_WEIGHTS", raising=False)
     with live_server(["--host", "0.0.0.0", "--sessions", "2"]) as server:
-        assert server.address.startswith("http://0.0.0.0:") and "?token=" in server.address
-        address = server.address.replace("0.0.0.0", "127.0.0.1")
+        assert "//0.0.0.0" not in server.address and "?token=" in server.address
+        address = server.address
         bare = address.partition("?")[0]
         with pytest.raises(urllib.error.HTTPError) as refusal:
             urllib.request.urlopen(bare)

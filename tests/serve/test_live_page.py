@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.serve.chromium import BINARY, Chromium, Page
-from tests.serve.live_in_process import finder, running
+from tests.serve.live_in_process import Visitor, finder, running
+from triportrait.serve.live import places
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="needs chromium")
 DEMO = Path(__file__).parents[2] / "docs" / "demo"
@@ -20,6 +21,9 @@ FOCUSABLE = """
   element => element.checkVisibility() && element.tabIndex >= 0 && !element.matches(':disabled')
 ).map((element, i) => { element.dataset.stop = i; return i; })
 """
+USABLE = """[...document.querySelectorAll('#source button, main input, #stage-bar button')]
+  .filter(element => element.matches(':enabled')).length"""
+CURTAIN = "document.getElementById('curtain').checkVisibility()"
 FOCUSED = "document.activeElement === document.body ? -1 : Number(document.activeElement.dataset.stop ?? -2)"
 
 
@@ -226,23 +230,44 @@ def test_a_real_face_opens_its_eyes_once_it_counts_as_neutral(live, portrait_cam
 
 
 def test_an_ended_session_is_said_and_goes_on_by_any_key(live, tmp_path):
-    usable = """[...document.querySelectorAll('#source button, main input, #stage-bar button')]
-      .filter(element => element.matches(':enabled')).length"""
-    hidden = "!document.getElementById('curtain').checkVisibility()"
     with Chromium(tmp_path) as browser:
         page = opened(browser, live.address)
-        assert page.run(usable) > 15
+        assert page.run(USABLE) > 15
         page.run("import('/line.js').then(({say}) => { for (let i = 0; i < 110; i++) say({do: 'nonsense'}); })")
-        page.wait(f"!({hidden})")
+        page.wait(CURTAIN)
         for part in ("curtain", "spoken"):
             assert "too many messages" in page.run(f"document.getElementById('{part}').innerText")
-        assert page.run(usable) == 0
+        assert page.run(USABLE) == 0
         named = [name for role, name in page.named() if role in ("button", "slider", "checkbox")]
         assert sorted(named) == ["Go on", "What is this?"]
         page.press("Tab")
-        assert not page.run(hidden)
+        assert page.run(CURTAIN)
         page.press("ArrowUp")
         page.wait("document.getElementById('state').innerText.startsWith('connected')")
         goes_on(page)
-        assert page.run(hidden) and page.run(usable) > 15
+        assert not page.run(CURTAIN) and page.run(USABLE) > 15
         assert not page.errors
+
+
+def test_a_page_waits_for_its_place_and_begins_by_itself(tmp_path, monkeypatch):
+    with running(sessions=1) as full, Chromium(tmp_path) as browser:
+        with Visitor(full, example=None):
+            page = browser.page()
+            page.open(full.address)
+            page.wait("document.getElementById('curtain').innerText.includes('you are next')")
+            assert "the server is full" in page.run("document.getElementById('curtain').innerText").lower()
+            assert page.run("document.getElementById('state').innerText") == "waiting for a place: you are next"
+            assert page.run("document.title").startswith("Waiting for a place")
+            assert page.run(USABLE) == 0 and page.run(CURTAIN)
+            assert [name for role, name in page.named() if role == "button"] == ["What is this?"]
+            monkeypatch.setattr(places, "MOST_WAITING", 1)
+            second = browser.page()
+            second.open(full.address)
+            second.wait("document.getElementById('curtain').innerText.includes('Try again now')")  # too many wait
+            assert second.run(USABLE) == 0
+        page.wait("document.getElementById('state').innerText.startsWith('connected')")  # the place is free
+        goes_on(page)
+        assert not page.run(CURTAIN) and page.run(USABLE) > 15
+        assert not page.errors
+        second.run("document.getElementById('curtain-go').click()")
+        second.wait("document.getElementById('curtain').innerText.includes('you are next')")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
+import logging
 import struct
 import threading
 import zlib
@@ -18,11 +20,14 @@ from PIL import Image
 from triportrait.core.errors import InputError
 from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.tracker import Followed
-from triportrait.serve.live import messages, uploads
+from triportrait.serve.live import logs, messages, serving, uploads
 from triportrait.serve.live.admission import Admission
+from triportrait.serve.live.budget import Budget
 from triportrait.serve.live.engine import Wanted, decode_jpeg, encode_jpeg, example_picture, examples
 from triportrait.serve.live.guard import COOKIE, Guard, is_loopback
 from triportrait.serve.live.newest import Newest
+from triportrait.serve.live.ranges import UnsatisfiableError, asked_range
+from triportrait.serve.live.recording import MOST_KEPT, Recordings
 from triportrait.serve.live.settings import RANGES, Settings
 from triportrait.serve.parameters import Tracking
 
@@ -84,7 +89,8 @@ def test_settings_are_taken_as_numbers_in_range_and_nothing_else():
     changed = Settings().changed({"yaw_deg": 20, "orbit": True, "neck": False})
     assert (changed.yaw_deg, changed.orbit, changed.neck) == (20.0, True, False)
     for wrong in ({"yaw_deg": 61}, {"yaw_deg": float("nan")}, {"yaw_deg": "20"}, {"yaw_deg": True}, {"neck": 1},
-                  {"nose": 1.0}, {"changed": 1.0}, {"pitch_deg": None}):  # fmt: skip
+                  {"nose": 1.0}, {"changed": 1.0}, {"pitch_deg": None}, {"yaw_deg": 10**4000}, {"yaw_deg": [1]},
+                  {"gaze_x": float("inf")}, {"yaw_deg": 1e308}, {"yaw_deg": {}}, {"neck": 10**400}):  # fmt: skip
         with pytest.raises(InputError):
             Settings().changed(wrong)
     assert all(least <= getattr(Settings(), name) <= most for name, (least, most) in RANGES.items())
@@ -256,6 +262,13 @@ def test_only_names_of_this_machine_open_a_server_that_is_bound_to_it():
         assert asked("127.0.0.1", None, host=host)[0] == 200
     for host in ("evil.example:8000", "127.0.0.1.evil.example", "", "192.168.1.7:8000", "localhost.evil.example"):
         assert asked("127.0.0.1", None, host=host)[0] == 421
+    odd = ("evil.com@127.0.0.1", "127.0.0.1#x", "127.0.0.1/evil.com", "127.0.0.1?x", "a:b@localhost", "localhost:",
+           "localhost:99999", "localhost:8000:1", "127.0.0.1\\x", "[::1", "::1", "localhost:8e")  # fmt: skip
+    for host in odd:
+        assert asked("127.0.0.1", None, host=host)[0] == asked("0.0.0.0", None, host=host)[0] == 400, host
+        assert asked("127.0.0.1", None, host=LOCAL, origin=f"http://{host}")[0] in (400, 403), host
+    assert asked("127.0.0.1", None, host=LOCAL, origin=f"http://{LOCAL}/")[0] == 400
+    assert asked("0.0.0.0", None, host="")[0] == 400
     assert asked("127.0.0.1", None, host="[")[0] == asked("127.0.0.1", None, host=LOCAL, origin="http://[")[0] == 400
 
 
@@ -285,8 +298,11 @@ def test_without_the_token_nothing_opens_but_the_health():
     assert status == 303 and headers["location"] == "/"
     cookie = headers["set-cookie"]
     assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
+    assert cookie.startswith(f"{COOKIE}_8000=") and right not in cookie, "another server of this host is sent it, too"
+    assert asked("0.0.0.0", right, host="192.168.1.7:9000", cookie=cookie.split(";")[0])[0] == 401
     assert asked("0.0.0.0", right, "websocket", path="/session", **host, cookie=cookie.split(";")[0])[0] == 200
-    assert asked("0.0.0.0", right, **host, cookie=f"{COOKIE}={wrong}")[0] == 401
+    assert asked("0.0.0.0", right, **host, cookie=f"{COOKIE}_8000={wrong}")[0] == 401
+    assert asked("0.0.0.0", right, **host, cookie=f"{COOKIE}_8000=\xe9")[0] == 401
     assert asked("0.0.0.0", right, **host, cookie='a="; x')[0] == 401
 
 
@@ -315,3 +331,67 @@ def test_what_is_no_face_moves_nobody():
     for tracking, found, wanted in cases:
         followed = Followed(blank, tracking, found, square)
         assert Wanted(None, followed, Settings(motion_strength=0.7), None, 0.0).strength == wanted  # type: ignore[arg-type]
+
+
+def test_ranges_are_answered_as_the_standard_says():
+    size = 684_648
+    assert asked_range("bytes=0-0", size) == (0, 0) and asked_range("bytes=5-", size) == (5, size - 1)
+    assert asked_range("bytes=-5", size) == (size - 5, size - 1) and asked_range("bytes=-999999999", size) == (
+        0,
+        size - 1,
+    )
+    assert asked_range(f"bytes=5-{10**40}", size) == (5, size - 1) and asked_range("Bytes= 1-2 ", size) == (1, 2)
+    assert asked_range("bytes=" + "0" * 5000 + "1-2", size) == (1, 2)
+    for ignored in ("", "bytes=5-2", "bytes=0-1,4-5", "bytes=x-y", "bytes=--5", "bytes=", "bytes=-", "items=0-1", "0-1",
+                    "bytes=\u00b2-3", "bytes=1.5-2", "bytes=+1-2", "bytes=1-2-3"):  # fmt: skip
+        assert asked_range(ignored, size) is None, ignored
+    for behind in (f"bytes={size}-", "bytes=-0", "bytes=" + "9" * 5000 + "-", f"bytes={size}-{size + 1}"):
+        with pytest.raises(UnsatisfiableError):
+            asked_range(behind, size)
+
+
+def test_what_is_asked_for_too_often_has_to_wait():
+    budget = Budget(10.0, 3.0)
+    assert [budget.take() for _ in range(4)] == [True] * 3 + [False]
+    assert budget.spend() > 0 and budget.spend() > 0.1
+    assert Budget(10.0, 3.0).spend() == 0
+
+
+def test_recordings_of_one_session_do_not_push_another_s_out(tmp_path):
+    class Done:
+        frames, seconds = 1, 1.0
+
+        def __init__(self, name: str) -> None:
+            self.path = tmp_path / f"{name}.mp4"
+            self.path.write_bytes(b"x")
+
+        def finish(self) -> None:
+            pass
+
+    recordings = Recordings()
+    for i in range(3):
+        recordings.finish(Done(f"b{i}"), "b")
+    for i in range(MOST_KEPT + 5):
+        recordings.finish(Done(f"a{i}"), "a")
+    assert [path.stem for path in sorted(tmp_path.iterdir()) if path.stem[0] == "b"] == ["b0", "b1", "b2"]
+    assert len(list(tmp_path.iterdir())) == MOST_KEPT and recordings.find("a20") and not recordings.find("a0")
+    recordings.close()
+
+
+def test_one_address_does_not_take_all_connections():
+    class Line:
+        def __init__(self, host: str) -> None:
+            self.client = (host, 1)
+
+    lines = [Line("10.0.0.1") for _ in range(serving.MOST_OF_ADDRESS)]
+    assert serving._has_room(("10.0.0.1", 2), lines) and serving._has_room(("10.0.0.2", 2), lines * 2)
+    assert not serving._has_room(("10.0.0.1", 2), lines * 2)
+    assert serving._has_room(("127.0.0.1", 2), [Line("127.0.0.1")] * 300), "a proxy stands before all"
+    assert serving._has_room(("::ffff:127.0.0.1", 2), [Line("::ffff:127.0.0.1")] * 300)
+
+
+def test_half_a_character_in_a_log_is_written_as_its_escape():
+    record = logging.makeLogRecord({"msg": "webrtc failed", "fields": {"reason": "\ud800 and ü"}})
+    line = logs._Lines().format(record)
+    assert line.encode("utf-8")
+    assert json.loads(line)["reason"] == "\ud800 and ü" and "ü" in line

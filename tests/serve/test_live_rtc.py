@@ -119,8 +119,17 @@ def test_pictures_go_both_ways_and_the_numbers_beside_them():
         assert left(live) <= threads
 
 
-def test_pictures_that_are_too_large_end_it():
-    """One is decoded before it is known how large it is; no second is."""
+def test_pictures_that_are_too_large_end_it_before_one_is_decoded(monkeypatch):
+    from aiortc.codecs.vpx import Vp8Decoder
+
+    widths, decode = [0], Vp8Decoder.decode
+
+    def noted(decoder, encoded):
+        frames = decode(decoder, encoded)
+        widths.extend(frame.width for frame in frames)
+        return frames
+
+    monkeypatch.setattr(Vp8Decoder, "decode", noted)
 
     async def call(port: int) -> list[dict]:
         """What is said until WebRTC is told off, and for two seconds more."""
@@ -154,6 +163,7 @@ def test_pictures_that_are_too_large_end_it():
         told = asyncio.run(call(live.port))
         said = [one["sentence"] for one in told if one.get("about") == "transport"]
         assert len(said) == 1 and "more than 4096 x 2160 pixels" in said[0]
+        assert max(widths) <= 128, "only the server's own pictures are"
         left(live)
 
 

@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from tests.serve.live_in_process import Visitor, driving, eventually, finder, pixels, running
 from triportrait.core.errors import InputError
 from triportrait.core.provenance.watermark import message_of, read
-from triportrait.serve.live import transport_ws
+from triportrait.serve.live import places, transport_ws
 from triportrait.serve.live.engine import EXAMPLES, decode_jpeg, encode_jpeg, example_picture
 from triportrait.serve.live.messages import write_frame, write_shown
 
@@ -127,7 +127,8 @@ def test_a_face_is_taken_as_neutral_and_given_back(live):
         assert page.hear("neutral")["on"] is False
 
 
-def test_one_session_too_many_is_refused_with_a_time_and_fits_later():
+def test_one_more_than_may_wait_is_refused_with_a_time(monkeypatch):
+    monkeypatch.setattr(places, "MOST_WAITING", 0)
     with running(sessions=1) as live:
         with Visitor(live, example=None):
             with Visitor(live) as late:
@@ -241,6 +242,11 @@ def test_what_is_handed_out_is_the_page_and_nothing_else(live):
     clip = (EXAMPLES / "driving.mp4").read_bytes()
     status, data, headers = live.get("/examples/driving.mp4", Range="bytes=100-199")
     assert status == 206 and data == clip[100:200] and headers["content-range"] == f"bytes 100-199/{len(clip)}"
+    for asks, wanted in (("bytes=5-2", 200), ("bytes=-0", 416), ("bytes=99999999-", 416), ("bytes=-10", 206),
+                         ("bytes=0-1,3-4", 200), ("bytes=\xb2-3", 200)):  # fmt: skip
+        status, data, headers = live.get("/examples/driving.mp4", Range=asks)
+        assert status == wanted and len(data) == {200: len(clip), 206: 10, 416: 0}[status], asks
+        assert status == 200 or headers["content-range"].endswith(f"/{len(clip)}")
     for path in ("/../pyproject.toml", "/%2e%2e/pyproject.toml", "/examples/../../server.py", "/docs", "/openapi.json",
                  "//etc/passwd", "/server.py", "/examples/"):  # fmt: skip
         assert live.get(path)[0] == 404, path

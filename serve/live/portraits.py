@@ -1,0 +1,146 @@
+"""Portraits of sessions: sent or picked, decoded where they can be ended, cut out, read by the network, shown."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from triportrait.core.errors import InputError
+from triportrait.serve.live import logs, uploads
+from triportrait.serve.live.decoding import Decoders
+from triportrait.serve.live.engine import (
+    EXAMPLES,
+    PORTRAIT_PX,
+    Engine,
+    Portrait,
+    encode_jpeg,
+    example_picture,
+    examples,
+)
+from triportrait.serve.live.sessions import Session
+from triportrait.serve.live.worker import Worker, ended
+
+
+class Portraits:
+    """One session has one upload, one decoder and one place before the face finder at a time, others have theirs.
+
+    Args:
+        engine: the network and what stands around it.
+        worker: who asks the network.
+    """
+
+    def __init__(self, engine: Engine, worker: Worker) -> None:
+        self._engine, self._worker = engine, worker
+        self._threads = ThreadPoolExecutor(1, "live-portraits")
+        self.decoders = Decoders()
+
+    def start(self) -> list[Future[None]]:
+        """Begin to work; gives what is ready when all can be asked."""
+        return [*self.decoders.start(), self._threads.submit(self._engine.open_finder)]
+
+    def stop(self) -> None:
+        """End: nobody waits for what is under way."""
+        self.decoders.stop()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def join(self, within_s: float) -> bool:
+        """Whether all has ended, within seconds."""
+        return ended([self._threads], within_s)
+
+    async def upload(
+        self, session: Session, headers: Mapping[str, str], chunks: AsyncIterator[bytes]
+    ) -> dict[str, Any]:
+        """A portrait that a page sends; it takes the place of one that the same page is still sending.
+
+        Returns:
+            What the page is told.
+
+        Raises:
+            Refused: it is too large, of another kind, or another one was chosen meanwhile.
+            InputError: what is wrong with it.
+        """
+        uploads.check_head(headers)
+        number = ask(session)
+        task = asyncio.create_task(self._take_upload(session, number, chunks))
+        before, session.upload = session.upload, task
+        if before is not None:
+            before.cancel()
+        try:
+            await asyncio.wait({task})
+        finally:
+            task.cancel()
+            if session.upload is task:
+                session.upload = None
+        if task.cancelled():
+            raise uploads.Refused(409, "portrait: another one was chosen meanwhile, or its page was closed")
+        return task.result()
+
+    async def _take_upload(self, session: Session, number: int, chunks: AsyncIterator[bytes]) -> dict[str, Any]:
+        body = await uploads.read_body(chunks)
+        image = await self.decoders.decode(body, PORTRAIT_PX)
+        told = await self._take(session, number, image, hashlib.sha256(body).hexdigest())
+        if told is None:
+            raise InputError("portrait: another one was chosen meanwhile, which is shown")
+        return told
+
+    async def take_example(self, session: Session, name: object) -> None:
+        """Show a portrait of the package."""
+        if not isinstance(name, str) or name not in examples():
+            raise InputError(f"example: expected one of {', '.join(examples())}, got another; choose another")
+        number = ask(session)
+        data = (EXAMPLES / f"{name}.jpg").read_bytes()
+        image = await asyncio.get_running_loop().run_in_executor(self._threads, example_picture, name)
+        told = await self._take(session, number, image, hashlib.sha256(data).hexdigest())
+        if told is not None:
+            session.tell({**told, "example": name})
+
+    async def _take(self, session: Session, number: int, image: np.ndarray, sha256: str) -> dict[str, Any] | None:
+        """Let a session show another portrait.
+
+        Args:
+            number: that `ask` gave.
+            image: uint8 [H, W, 3].
+            sha256: of its file.
+
+        Returns:
+            What the page is told: a sentence, empty where all is well, and the crop that the network sees; None where
+            one that was asked for later is shown already.
+        """
+        loop = asyncio.get_running_loop()
+        async with session.portrait_lock:  # the others' portraits wait for one of this session at most
+            if number < session.portrait_number or session.closed:
+                return None
+            followed, sentence = await loop.run_in_executor(self._threads, self._engine.crop_portrait, image)
+            prepare = partial(self._engine.prepare, followed)
+            prepared = await asyncio.wrap_future(self._worker.on_network(prepare))
+            portrait = Portrait(prepared, followed, sentence, self._engine.stamp.for_source(sha256))
+            with session.recording_lock:  # so that none begins between the question and the change
+                check_not_recorded(session)
+                if number < session.portrait_number:
+                    return None
+                session.portrait_number = number
+                self._worker.show(session, portrait)
+        session.tell_neutral()
+        jpeg = base64.b64encode(encode_jpeg(followed.crop)).decode()
+        logs.note("portrait", session=session.id[:6], height=image.shape[0], width=image.shape[1], said=sentence)
+        return {"is": "portrait", "sentence": sentence, "crop": f"data:image/jpeg;base64,{jpeg}"}
+
+
+def ask(session: Session) -> int:
+    """A portrait is wanted: its number."""
+    check_not_recorded(session)
+    session.asked += 1
+    return session.asked
+
+
+def check_not_recorded(session: Session) -> None:
+    """Refuse another portrait while one is recorded."""
+    if session.recording is not None:  # its manifest names one source
+        raise InputError("portrait: a recording runs, which shows one portrait; stop it first")
