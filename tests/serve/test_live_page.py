@@ -58,7 +58,7 @@ def says(page: Page, sentence: str) -> None:
 
 
 def goes_on(page: Page, count: int = 3) -> None:
-    shown = page.run("Number(document.body.dataset.results)")
+    shown = page.run("Number(document.body.dataset.results || 0)")
     page.wait(f"Number(document.body.dataset.results) >= {shown + count}", 60)
 
 
@@ -266,6 +266,8 @@ def test_a_page_waits_for_its_place_and_begins_by_itself(tmp_path, monkeypatch):
             second.wait("document.getElementById('curtain').innerText.includes('Try again now')")  # too many wait
             assert second.run(USABLE) == 0
         page.wait("document.getElementById('state').innerText.startsWith('connected')")  # the place is free
+        assert page.run("document.title").startswith("Your turn")  # the other tab is in front
+        page.call("Page.bringToFront")
         goes_on(page)
         assert not page.run(CURTAIN) and page.run(USABLE) > 15
         assert not page.errors

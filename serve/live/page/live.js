@@ -5,7 +5,7 @@ import './frames.js';
 import './controls.js';
 import './neutral.js';
 import './portraits.js';
-import {connect, listen, say} from './line.js';
+import {connect, listen, say, session} from './line.js';
 import {curtain, notice, state} from './notices.js';
 
 const HELD_KEYS = new Set(['Tab', 'Shift', 'Control', 'Alt', 'Meta', 'Escape']);
@@ -54,7 +54,7 @@ function tryAgain(seconds, title, sentence) {
 listen('hello', ({can}) => {
   retry = 0;
   curtain();
-  document.title = TITLE;
+  document.title = document.hidden ? `Your turn – ${TITLE}` : TITLE; // who waited may be in another tab
   enable(true);
   state(`connected${can.watermark ? ', pictures carry an invisible watermark' : ', without a watermark'}`);
 });
@@ -90,5 +90,6 @@ listen('lost', async () => {
 
 listen('notice', ({about, sentence}) => notice(about, sentence, about === 'face' || about === 'place' ? 0 : 8));
 setInterval(() => say({do: 'here'}), 10000);
+addEventListener('visibilitychange', () => { if (!document.hidden && session.hello) document.title = TITLE; });
 
 connect();
