@@ -19,12 +19,13 @@ from triportrait.core.cards import chosen_device
 from triportrait.core.errors import InputError
 from triportrait.core.libraries import fault, install
 from triportrait.core.provenance.stamp import Stamp
-from triportrait.core.weights import DEMO, named_weights
+from triportrait.core.weights import named_weights
 from triportrait.serve.faces.face import FaceProvider
 from triportrait.serve.faces.providers import default_provider
 from triportrait.serve.live.addresses import addresses_to_open, is_loopback
 from triportrait.serve.live.admission import PACE_FPS, Admission
 from triportrait.serve.live.engine import Engine
+from triportrait.serve.live.knowledge import knowledge
 from triportrait.serve.live.logs import note, start_logs, warn
 from triportrait.serve.live.metrics import Metrics
 from triportrait.serve.live.recording import Recordings
@@ -34,7 +35,7 @@ from triportrait.serve.pictures import reason_of
 from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.threads import share_cores
-from triportrait.serve.weights import RULE, load_weights
+from triportrait.serve.weights import load_weights
 
 NEEDED = ("fastapi", "uvicorn", "websockets", "aiortc", "prometheus_client")
 MOST_SESSIONS = 64
@@ -113,10 +114,6 @@ class Live:
         device = chosen_device(self.device, told.append)
         share_cores(device, others=1)  # the faces of the next frames want a core
         notes = []
-        if weights == DEMO:
-            notes.append("These are the demo weights: trained on procedural heads alone, a photo is strange to them.")
-        elif weights == RULE:
-            notes.append("These weights are made from names: they check the installation, the picture is noise.")
         stamp = Stamp(
             NOBODY, weights, lambda line: warn(line.removeprefix("warning: ")), watermark=self.watermark,
             certificate=self.certificate, key=self.key,
@@ -142,7 +139,7 @@ class Live:
             warn(line)
         metrics = Metrics(torch.cuda.memory_allocated if device.type == "cuda" else None)
         admission = Admission(frame_s, PACE_FPS[device.type], self.sessions)
-        return LiveServer(engine, admission, metrics, Recordings(), notes)
+        return LiveServer(engine, admission, metrics, Recordings(), notes, knowledge(weights, reenactor))
 
     def _finder(self) -> Callable[[], FaceProvider] | None:
         first = default_provider(warn)

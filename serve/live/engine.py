@@ -73,8 +73,7 @@ class Wanted:
     @property
     def strength(self) -> float:
         """Of the motion; 0 before the first face, when what is before the camera is none."""
-        faceless = not self.followed.found and self.followed.tracking.landmarks is None
-        return 0.0 if faceless else self.settings.motion_strength
+        return self.settings.motion_strength if shows_face(self.followed) else 0.0
 
 
 class Engine:
@@ -182,6 +181,11 @@ class Engine:
         """Let go of the finders."""
         if self._finder is not None:
             self._finder.close()
+
+
+def shows_face(followed: Followed) -> bool:
+    """Whether its face, or the one whose pose is held, has been seen."""
+    return followed.found or followed.tracking.landmarks is not None
 
 
 def examples() -> list[str]:

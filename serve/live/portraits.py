@@ -99,7 +99,7 @@ class Portraits:
         image = await asyncio.get_running_loop().run_in_executor(self._threads, example_picture, name)
         told = await self._take(session, number, image, hashlib.sha256(data).hexdigest())
         if told is not None:
-            session.tell(told)
+            session.tell({**told, "example": name})
 
     async def _take(self, session: Session, number: int, image: np.ndarray, sha256: str) -> dict[str, Any] | None:
         """Let a session show another portrait.
@@ -127,7 +127,7 @@ class Portraits:
                     return None
                 session.portrait_number = number
                 self._worker.show(session, portrait)
-        session.tell({"is": "neutral", "on": False})
+        session.tell_neutral()
         jpeg = base64.b64encode(encode_jpeg(followed.crop)).decode()
         logs.note("portrait", session=session.id[:6], height=image.shape[0], width=image.shape[1], said=sentence)
         return {"is": "portrait", "sentence": sentence, "crop": f"data:image/jpeg;base64,{jpeg}"}

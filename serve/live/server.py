@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from triportrait.core.errors import InputError
 from triportrait.serve.live import logs, transport_ws, uploads
 from triportrait.serve.live.admission import Admission
-from triportrait.serve.live.engine import EXAMPLES, Engine, examples
+from triportrait.serve.live.engine import EXAMPLES, Engine, examples, shows_face
 from triportrait.serve.live.guard import App, Guard
+from triportrait.serve.live.knowledge import Knowledge
 from triportrait.serve.live.metrics import Metrics
+from triportrait.serve.live.neutral import FIRST, STILL, NeutralWish
 from triportrait.serve.live.places import Places
 from triportrait.serve.live.portraits import Portraits
 from triportrait.serve.live.ranges import UnsatisfiableError, asked_range
@@ -44,16 +46,18 @@ class LiveServer:
         admission: how many sessions fit.
         metrics: what is counted.
         recordings: where recordings go.
-        notes: sentences for every page: which weights these are.
+        notes: sentences for every page.
+        knows: what the page says of the weights, beside the picture; None where they know people.
     """
 
     def __init__(
-        self, engine: Engine, admission: Admission, metrics: Metrics, recordings: Recordings, notes: list[str]
-    ) -> None:
+        self, engine: Engine, admission: Admission, metrics: Metrics, recordings: Recordings, notes: list[str],
+        knows: Knowledge | None = None,
+    ) -> None:  # fmt: skip
         self.engine, self.admission, self.metrics, self.recordings = engine, admission, metrics, recordings
         self.worker = Worker(engine, admission, metrics)
         self.sessions: dict[str, transport_ws.Connection] = {}
-        self._notes = notes
+        self._notes, self._knows = notes, knows
         self.portraits = Portraits(engine, self.worker)
         self.places = Places(admission)
         # Read once: what the server hands out can be nothing else.
@@ -130,19 +134,31 @@ class LiveServer:
             "examples": examples(),
             "most_bytes": uploads.LARGEST_BYTES,
             "notes": self._notes,
+            "weights": None if self._knows is None else asdict(self._knows),
         }
 
-    async def take_neutral(self, session: Session, on: bool) -> None:
-        """From now on the present driving face counts as neutral; or none does."""
+    async def take_neutral(self, session: Session, on: bool, when: object = "") -> None:
+        """From now on the present driving face counts as neutral; or none does; or one that is still to come will.
+
+        Args:
+            session: whose.
+            on: whether a face is to count.
+            when: `FIRST` or `STILL` for a face that is still to come, see `NeutralWish`; until then none counts.
+        """
+        if when not in ("", FIRST, STILL):
+            raise InputError(f"neutral face: expected {FIRST!r} or {STILL!r}, got something else; see docs/live")
         last = session.last
-        if on and (last is None or last.arrived is None):
-            raise InputError("neutral face: expected a driving face, none has come yet; start the camera first")
-        if on and last is not None:
-            session.rest = await asyncio.wrap_future(self.worker.on_network(lambda: self.engine.rest(last.followed)))
+        if on and not when:
+            if last is None or last.arrived is None or not shows_face(last.followed):
+                raise InputError("neutral face: expected a driving face, none has come yet; start the camera first")
+            session.neutral_wish = None
+            followed = last.followed
+            session.rest = await asyncio.wrap_future(self.worker.on_network(lambda: self.engine.rest(followed)))
         else:
+            session.neutral_wish = NeutralWish(when, time.perf_counter()) if on else None
             session.rest = None
         self.worker.touch(session)
-        session.tell({"is": "neutral", "on": on})
+        session.tell_neutral()
 
     async def record(self, session: Session, on: bool) -> None:
         """Begin a recording, or end it and offer it."""

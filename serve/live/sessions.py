@@ -17,6 +17,7 @@ from triportrait.core.types import Head
 from triportrait.serve.faces.tracker import Followed
 from triportrait.serve.live.engine import Follows, Portrait
 from triportrait.serve.live.messages import Parts
+from triportrait.serve.live.neutral import NeutralWish
 from triportrait.serve.live.newest import Newest
 from triportrait.serve.live.recording import Recording
 from triportrait.serve.live.settings import Settings
@@ -90,7 +91,8 @@ class Session:
         self.asked = self.portrait_number = 0  # portraits so far, and which is shown: the last one that came
         self.portrait_lock = asyncio.Lock()
         self.upload: asyncio.Task[dict[str, Any]] | None = None  # a portrait that is being sent and decoded
-        self.rest: torch.Tensor | None = None
+        self.rest: torch.Tensor | None = None  # the motion of the face that counts as neutral
+        self.neutral_wish: NeutralWish | None = None  # for a face that has not come yet
         self.jpeg = True
         self.closed = False
         self.incoming: Newest[Arrived] = Newest()
@@ -117,6 +119,11 @@ class Session:
     def notice(self, about: str, sentence: str) -> None:
         """A sentence for the page; an empty one takes the last about this back."""
         self.tell({"is": "notice", "about": about, "sentence": sentence})
+
+    def tell_neutral(self, by_itself: bool = False) -> None:
+        """Whether a face counts as neutral, or which is waited for."""
+        waits = "" if self.neutral_wish is None else self.neutral_wish.when
+        self.tell({"is": "neutral", "on": self.rest is not None, "waits": waits, "by_itself": by_itself})
 
     def give_recording_up(self, sentence: str) -> None:
         """Leave nothing of the recording that runs, and say why; its lock is held."""

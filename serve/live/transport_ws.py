@@ -261,7 +261,7 @@ class Connection:
         elif do == "example":
             self._start(server.portraits.take_example(session, message.get("name")))
         elif do == "neutral":
-            self._start(server.take_neutral(session, _switch(message)))
+            self._start(server.take_neutral(session, _switch(message), message.get("when", "")))
         elif do == "record":
             self._start(server.record(session, _switch(message)))
         elif do == "offer":

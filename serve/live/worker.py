@@ -12,16 +12,19 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
 from triportrait.core.errors import InputError
+from triportrait.serve.faces.tracker import Followed
 from triportrait.serve.live import logs
 from triportrait.serve.live.admission import Admission
 from triportrait.serve.live.engine import Engine, Portrait, Wanted, encode_jpeg
 from triportrait.serve.live.messages import Parts
 from triportrait.serve.live.metrics import Metrics
+from triportrait.serve.live.neutral import NeutralWish
 from triportrait.serve.live.sessions import Arrived, Computed, Ready, Result, Session
 
 Value = TypeVar("Value")
@@ -85,7 +88,7 @@ class Worker:
             self._sessions.pop(session.id, None)
             for slot in (session.incoming, session.ready, session.computed, session.results):
                 slot.take()
-            session.last = session.portrait = session.rest = session.head = None
+            session.last = session.portrait = session.rest = session.head = session.neutral_wish = None
 
     def arrive(self, session: Session, frame: Arrived) -> None:
         """A driving frame has come; from the event loop, costs nothing."""
@@ -159,6 +162,7 @@ class Worker:
                 session.ready_s = now
                 session.ready.put(Ready(frame, followed, began - frame.at_s, now - began, now))
                 self._say_face(session, followed.found)
+                self._mind_neutral(session, followed, frame.at_s)
         except InputError as error:
             self._metrics.unreadable.inc()
             session.notice("frame", str(error))
@@ -185,6 +189,19 @@ class Worker:
             session.found = found
             lost = "no face in the driving picture: the last pose is held; come back into the picture"
             session.notice("face", "" if found else lost)
+
+    def _mind_neutral(self, session: Session, followed: Followed, at_s: float) -> None:
+        wish = session.neutral_wish
+        if wish is not None and wish.is_met_by(followed, at_s):
+            self.on_network(partial(self._take_neutral, session, wish, followed))
+
+    def _take_neutral(self, session: Session, wish: NeutralWish, followed: Followed) -> None:
+        rest = self._engine.rest(followed)
+        with self._changed:
+            if session.closed or session.neutral_wish is not wish:  # taken back meanwhile
+                return
+            session.neutral_wish, session.rest, session.stale = None, rest, True
+        session.tell_neutral(by_itself=True)
 
     def _run(self) -> None:
         frames_first = False  # after each wish: a session that wishes without end does not stop the others' frames

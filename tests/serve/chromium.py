@@ -30,6 +30,7 @@ class Page:
         self._socket = socket
         self._ids = itertools.count(1)
         self.errors: list[str] = []
+        self.choosers = 0  # file choosers that were opened, while they are caught
         for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable")
 
@@ -43,6 +44,7 @@ class Page:
                 self.errors.append(message["params"]["exceptionDetails"].get("exception", {}).get("description", "?"))
             elif message.get("method") == "Log.entryAdded" and message["params"]["entry"]["level"] == "error":
                 self.errors.append(message["params"]["entry"]["text"])
+            self.choosers += message.get("method") == "Page.fileChooserOpened"
             if message.get("id") == number:
                 assert "error" not in message, message
                 return message["result"]
@@ -78,6 +80,23 @@ class Page:
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", files=[str(path)], nodeId=node)
+
+    def press(self, key: str) -> None:
+        """A key goes down and up: Tab, Enter, " ", ArrowLeft, ..."""
+        known = {"Tab": 9, "Enter": 13, " ": 32, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39}
+        text = {"Enter": {"text": "\r"}, " ": {"text": " "}}.get(key, {})
+        code = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": known[key]}
+        self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **code, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **code)
+
+    def named(self) -> list[tuple[str, str]]:
+        """Role and name of everything that takes the focus, as assistive technology is told."""
+        found = []
+        for node in self.call("Accessibility.getFullAXTree")["nodes"]:
+            about = {entry["name"]: entry["value"].get("value") for entry in node.get("properties", [])}
+            if not node["ignored"] and about.get("focusable") and node["role"]["value"] != "RootWebArea":
+                found.append((node["role"]["value"], node.get("name", {}).get("value", "")))
+        return found
 
     def screenshot(self, path: Path, width: int = 1280, height: int = 800) -> None:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)

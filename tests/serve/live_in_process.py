@@ -19,9 +19,11 @@ from PIL import Image
 from websockets.sync.client import ClientConnection, connect
 
 from triportrait.core.provenance.stamp import Stamp
+from triportrait.core.weights import DEMO
 from triportrait.serve.faces.mediapipe_faces import MediapipeFaces
 from triportrait.serve.live.admission import Admission
 from triportrait.serve.live.engine import EXAMPLES, Engine, encode_jpeg, example_picture
+from triportrait.serve.live.knowledge import knowledge
 from triportrait.serve.live.messages import ResultOut, read_result, write_frame, write_shown
 from triportrait.serve.live.metrics import Metrics
 from triportrait.serve.live.recording import Recordings
@@ -68,7 +70,8 @@ class Running:
 @contextmanager
 def running(sessions: int = 4, host: str = "127.0.0.1", token: str | None = None) -> Iterator[Running]:
     engine = Engine(reenactor(), finder(), Stamp("0" * 64, "demo", print))
-    server = LiveServer(engine, Admission(0.1, 10, sessions), Metrics(), Recordings(), ["a note"])
+    known = knowledge(DEMO, reenactor())
+    server = LiveServer(engine, Admission(0.1, 10, sessions), Metrics(), Recordings(), ["a note"], known)
     with bind(host, 0) as bound:
         uvicorn = make(server.application(host, token))
         thread = threading.Thread(target=uvicorn.run, kwargs={"sockets": [bound]})

@@ -189,6 +189,7 @@ def test_a_face_that_holds_still_makes_a_picture_that_does(server, still_head, t
         page = opened(browser, server, "?transport=websocket")
         page.run("document.getElementById('camera').click()")
         page.wait("document.getElementById('driving-tile').classList.contains('mirrored')")
+        page.wait("document.getElementById('neutral').checked")  # it holds still, so that it counts as neutral
         goes_on(page, 20)
         seen(page)
         page.wait("window.seen.length >= 40", 60)
