@@ -56,7 +56,7 @@ class Animation:
         self.path = path
         with opened_picture(path, smallest_px=1) as picture:
             self.count = pictures_inside(picture)
-            lengths_s = []
+            lengths_s: list[Fraction] = []
             try:
                 tags = tags_of(picture)
                 for image, length_s in islice(self._decoded(picture), _MEASURED):

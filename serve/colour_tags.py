@@ -47,7 +47,7 @@ class Tags:
 
 def colour_tags(picture: Image.Image) -> Tags:
     """What an opened picture, whose pixels are not loaded yet, says of its colours."""
-    info, file = picture.info, picture.fp
+    info, file = picture.info, getattr(picture, "fp", None)
     if picture.format == "PNG" and file is not None:
         codes = _cicp(file)
         if codes is not None:

@@ -208,7 +208,7 @@ def write_picture(
 
 
 def list_pictures(folder: str | os.PathLike[str]) -> list[Path]:
-    """List the pictures of a folder: the first of what `sorted_folder` gives."""
+    """List the pictures of a folder in the order people number them; what and what not, `sorted_folder` says."""
     return sorted_folder(folder)[0]
 
 
@@ -248,7 +248,8 @@ def left_out(folder: Path, others: Sequence[Path]) -> str:
 
 
 def _names(files: Sequence[Path]) -> str:
-    names = ", ".join(path.name for path in files[:_MOST_NAMED])
+    shown = ["".join(c if c.isprintable() else "?" for c in path.name) for path in files[:_MOST_NAMED]]
+    names = ", ".join(shown)
     if len(files) <= _MOST_NAMED:
         return names if len(files) == 1 else f"{len(files)} files ({names})"
     return f"{len(files)} files ({names} …)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from typing import Any
 
 import av
 
@@ -19,7 +20,7 @@ def side_data(frame: av.VideoFrame, name: str) -> bytes | None:
     """
     for _ in range(_MOST_UNNAMED):
         try:
-            found = frame.side_data.get(name)  # type: ignore[attr-defined]
+            found: Any = frame.side_data.get(name)  # type: ignore[attr-defined]
             return None if found is None else bytes(found)
         except ValueError as error:
             unnamed = _UNNAMED.match(str(error))

@@ -125,6 +125,14 @@ def test_a_folder_is_read_by_content_and_says_what_it_left_out(tmp_path: Path) -
     assert "11 files (4.heic, notes.txt, x0.md, x1.md, x2.md …)" in clip.warnings[0]
 
 
+def test_names_that_a_terminal_would_obey_are_not_repeated(tmp_path: Path) -> None:
+    Image.fromarray(scene(96, 96)).save(tmp_path / "1.png")
+    (tmp_path / "a\n\x1b[31m.txt").write_text("hello")
+    clip = open_clip(tmp_path)
+    list(clip.frames())
+    assert clip.warnings == [f"{tmp_path}: a??[31m.txt is no picture that can be read; left out"]
+
+
 def test_a_folder_without_pictures_says_what_is_in_it(tmp_path: Path) -> None:
     (tmp_path / "4.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(64))
     with pytest.raises(InputError, match=r"no picture in this folder, only 4\.heic; put PNG"):

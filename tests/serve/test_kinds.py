@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,10 +26,14 @@ PROFILE = LINEAR.info["icc_profile"]
 LAB = ImageCms.createProfile("LAB")
 
 
-def _saved(kind: str, image: Image.Image = PATTERN, **options: object) -> Callable[[], bytes]:
+def _saved(
+    kind: str, image: Image.Image = PATTERN, more: Sequence[Image.Image] = (), **options: Any
+) -> Callable[[], bytes]:
     def make() -> bytes:
         buffer = io.BytesIO()
-        image.copy().save(buffer, kind, **options)
+        # Copies: Pillow leaves what it saved a picture with on it.
+        others = {"append_images": [other.copy() for other in more]} if more else {}
+        image.copy().save(buffer, kind, save_all=bool(more), **others, **options)
         return buffer.getvalue()
 
     return make
@@ -54,7 +59,7 @@ def _chunked(image: Image.Image, *chunks: bytes) -> Callable[[], bytes]:
 
 
 def _animated(kind: str, **options: object) -> Callable[[], bytes]:
-    return _saved(kind, save_all=True, append_images=[OTHER, PATTERN], duration=100, **options)
+    return _saved(kind, more=[OTHER, PATTERN], duration=100, **options)
 
 
 def _cut(make: Callable[[], bytes]) -> Callable[[], bytes]:
@@ -71,7 +76,7 @@ KINDS: dict[str, tuple[Callable[[], bytes], int]] = {
     "JPEG with a broken profile": (_saved("JPEG", quality=95, icc_profile=b"broken"), 1),
     **{f"JPEG turned by {o}": (_turned(o), 1) for o in (3, 6, 8)},
     "JPEG cut off": (_cut(_saved("JPEG", quality=95)), 0),
-    "MPO": (_saved("MPO", save_all=True, append_images=[OTHER]), 1),
+    "MPO": (_saved("MPO", more=[OTHER]), 1),
     "PNG": (_saved("PNG"), 1),
     "PNG of 16 bits": (_deep, 1),
     "PNG of a palette": (_saved("PNG", PATTERN.quantize(16)), 1),
@@ -80,7 +85,7 @@ KINDS: dict[str, tuple[Callable[[], bytes], int]] = {
     "PNG with cICP": (_chunked(LINEAR, chunk(b"cICP", bytes((1, 8, 0, 1)))), 1),
     "PNG cut off": (_cut(_saved("PNG", Image.effect_noise((96, 72), 50))), 0),
     "animated PNG": (_animated("PNG"), 3),
-    "animated linear PNG": (_saved("PNG", LINEAR, save_all=True, append_images=[LINEAR.rotate(180)], duration=50,
+    "animated linear PNG": (_saved("PNG", LINEAR, more=[LINEAR.rotate(180)], duration=50,
                                    icc_profile=PROFILE), 2),
     "WebP": (_saved("WEBP", quality=95), 1),
     "linear WebP": (_saved("WEBP", LINEAR, lossless=True, icc_profile=PROFILE), 1),
@@ -89,7 +94,7 @@ KINDS: dict[str, tuple[Callable[[], bytes], int]] = {
     "animated GIF": (_animated("GIF"), 3),
     "TIFF": (_saved("TIFF", compression="tiff_lzw"), 1),
     "CMYK TIFF": (_saved("TIFF", PATTERN.convert("CMYK")), 1),
-    "TIFF of pages": (_saved("TIFF", save_all=True, append_images=[OTHER]), 1),
+    "TIFF of pages": (_saved("TIFF", more=[OTHER]), 1),
     "TIFF of floats": (_saved("TIFF", PATTERN.convert("F")), 0),
     "BMP": (_saved("BMP"), 1),
     "PPM": (_saved("PPM"), 1),
