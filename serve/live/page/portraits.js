@@ -6,7 +6,7 @@ import {notice} from './notices.js';
 import {recall, remember} from './store.js';
 
 const MOST_OWN = 2; // pictures of one's own that stay at hand
-const PICTURE_NAME = /\.(jpe?g|jfif|png|webp|bmp|tiff?|gif)$/i;
+const PICTURE_NAME = /\.(jpe?g|jpe|jfif|jif|pjpeg|mpo|png|webp|bmp|tiff?|gif|avif)$/i;
 const $ = id => document.getElementById(id);
 const drop = $('drop');
 
