@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -200,9 +201,18 @@ def read_file(path: Path) -> dict[str, Tensor]:
     Raises: `InputError` where it cannot be read.
     """
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: expected a safetensors file, it cannot be read; convert it again") from error
+    check_tensors(path, tensors)
+    return tensors
+
+
+def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raises: `InputError` that names the file and the tensor whose numbers are not finite."""
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise InputError(f"{path}: {name} holds numbers that are not finite; name another file")
 
 
 def _loaded(name: str, model: ModelConfig, any_motion: bool = False) -> Portrait4D:

@@ -100,7 +100,7 @@ def config(**changes: Any) -> TrainConfig:
 def opposed() -> TrainConfig:
     """Six steps of stage 2 with the adversary and R1 on, in four micro-batches each."""
     quick = OptimizerConfig(warm_up=0, average=0.5, clip=0.0)
-    discriminator = OptimizerConfig(rate=1e-3, betas=(0.0, 0.99), warm_up=0, decay=0.0, clip=0.0, lazy=2, clean=True)
+    discriminator = OptimizerConfig(rate=1e-3, betas=(0.0, 0.99), warm_up=0, decay=0.0, clip=0.0, lazy=2)
     stage = ReenactConfig(
         images=48, batch=8, micros=4, optimizer=quick, discriminator=discriminator, real_target=0.9,
         losses=LossConfig(adversary=0.1), schedule=ScheduleConfig(r1_every=2),
