@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
-from triportrait.core.checkpoint import load_pair, read_card, weights_folder
+from triportrait.core.checkpoint import load_pair, weights_folder
 from triportrait.core.config import portrait4d_v2
 from triportrait.core.errors import InputError
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
+from triportrait.core.network_kind import REENACTMENT, check_network
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.rule import rule_motion_encoder, rule_portrait
 
@@ -37,27 +38,22 @@ def named_weights(weights: str | None) -> str:
     return weights
 
 
-def load_weights(weights: str | None) -> tuple[Portrait4D, MotionEncoder | SmallMotionEncoder]:
+def load_weights(weights: str | None, static: bool = False) -> tuple[Portrait4D, MotionEncoder | SmallMotionEncoder]:
     """The networks of a weights folder, the package's own, or the rule-made ones.
 
     Args:
         weights: a folder, "demo" for the weights in the package (the tiny network, trained on procedural heads), or
             "rule" for weights made from names; None takes what the environment variable TRIPORTRAIT_WEIGHTS names.
+        static: nothing will read motion, so that a static synthesizer is as good.
 
     Raises:
-        InputError: nothing is named, or the folder does not hold what is needed.
+        InputError: nothing is named, the folder does not hold what is needed, or it holds a static synthesizer, whose
+            motion layers nobody trained.
     """
     weights = named_weights(weights)
     if weights == RULE:
         return rule_portrait(portrait4d_v2()), rule_motion_encoder()
+    if not static:
+        advice = "name weights that move, or let `triportrait reenact --static` show these without motion"
+        check_network(weights, REENACTMENT, "weights", advice)
     return load_pair(weights_folder(weights))
-
-
-def published_file(weights: str) -> str:
-    """The name of the published file that portrait weights ("demo" or a folder) come from, empty where nobody noted it.
-
-    Raises:
-        InputError: the folder holds no portrait weights.
-    """
-    provenance = read_card(weights_folder(weights), "portrait").get("provenance")
-    return str(provenance.get("file", "")) if isinstance(provenance, dict) else ""

@@ -1,73 +1,126 @@
-"""The ablations of the paper's Table 3: what stage 2 learns without one thing.
+"""The ablations of the paper's Table 3: stage 2 with the columns of a row.
 
-Row L is stage 2 itself. Row K has equal learning rates and sees five of six images (5 M instead of 6 M); every other
-row is K but for what its name says. The paper gives numbers and names of rows, not settings: the letters follow its
-order, and what is changed is our reading of the names.
+A row's config is a function of its columns alone, which `table3` has as they are printed. At the preset tiny a row
+keeps its shares (on is the paper's 90 % of pseudo views for p and 20 % for q, whatever tiny's own are), while its
+images and clips stand for the paper's: images in the same proportion, a clip for 500.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 from triportrait.core.errors import InputError
-from triportrait.train.config import ReenactConfig, TrainConfig
+from triportrait.train.config import Init, MotionKind, ReenactConfig, Teacher, TrainConfig
 from triportrait.train.data.clip_store.tracks import FLAME_PARAMETERS
 from triportrait.train.data.heads.population import EXPRESSION_AXES
+from triportrait.train.table3 import ALL_CLIPS, TABLE, WHOLE, Columns, RowName
 
-Row = Literal["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K", "L"]
-ROWS: dict[Row, str] = {
-    "A": "random initialisation",
-    "B": "monocular: neither view is a pseudo view",
-    "C": "no p-view: motion is read off the real frame",
-    "D": "no q-view: the target is the real frame",
-    "E": "parameters as motion",
-    "F": "Portrait4D-style teacher: a dynamic synthesizer draws pseudo views",
-    "G": "1 K clips",
-    "H": "2 K clips",
-    "I": "5 K clips",
-    "J": "10 K clips",
-    "K": "equal learning rates",
-    "L": "stage 2 itself",
-}
-_CLIPS = {"G": 1_000, "H": 2_000, "I": 5_000, "J": 10_000}
+REAL_DRIVING, REAL_TARGET = 0.1, 0.8  # shares of real frames where pseudo views are on (section 4.3)
+INIT: dict[str, Init] = {"static synthesizer": "static", "random": "random"}
+MOTION: dict[str, MotionKind] = {"E_mot": "pictures", "3DMM": "parameters"}
+TEACHER: dict[str, Teacher] = {"static synthesizer": "static", "Portrait4D": "dynamic"}
+RANDOM = "random"  # in the place of a folder of weights to begin as
 _OF_A_SMALL_CAST = 500  # a cast of tens of heads stands for thousands of clips
-_CHANGES: dict[str, dict[str, Any]] = {
-    "A": {"begins": "random"},
-    "B": {"real_driving": 1.0, "real_target": 1.0},
-    "C": {"real_driving": 1.0},
-    "D": {"real_target": 1.0},
-    "E": {"motion": "parameters"},
-    "F": {"teacher": "dynamic"},
-}
 
 
-def ablated(config: TrainConfig, row: Row) -> TrainConfig:
+def ablated(config: TrainConfig, row: RowName) -> TrainConfig:
     """A training whose stage 2 is a row of Table 3.
 
     Args:
-        config: of a whole stage 2. At the preset tiny a clip of rows G to J stands for 500 of the paper's, and the
-            parameters of row E are the procedural heads' own nine.
+        config: of a whole stage 2.
 
     Raises:
         InputError: for the published code's numbers, of which no ablation is known.
     """
     if config.preset == "published":
         raise InputError("ablation: expected the preset tiny or paper, as the ablations are the paper's, got published")
-    if row == "L":
+    named = config if row == WHOLE and config.preset == "paper" else _renamed(config, row)
+    return with_columns(named, TABLE[row])
+
+
+def with_columns(config: TrainConfig, columns: Columns) -> TrainConfig:
+    """A training whose stage 2 has these columns; nothing else of the config is changed."""
+    own, small = config.stage2, config.preset.partition(",")[0] != "paper"
+    clips = 0 if columns.clips == ALL_CLIPS else columns.clips // (_OF_A_SMALL_CAST if small else 1)
+    optimizer = dataclasses.replace(own.optimizer, motion_factor=columns.motion_rate_factor)
+    stage = dataclasses.replace(
+        own,
+        init=INIT[columns.initialisation],
+        real_driving=REAL_DRIVING if columns.pseudo_p else 1.0,
+        real_target=REAL_TARGET if columns.pseudo_q else 1.0,
+        motion=MOTION[columns.motion],
+        teacher=TEACHER[columns.teacher],
+        clips=clips,
+        images=own.images * columns.images // TABLE[WHOLE].images,
+        optimizer=optimizer,
+    )
+    return with_motion(dataclasses.replace(config, stage2=stage), stage.motion)
+
+
+def with_motion(config: TrainConfig, kind: MotionKind) -> TrainConfig:
+    """A training whose stage 2 takes its motion from there, with a network for so many numbers.
+
+    The parameters of tracked faces are FLAME's; those of procedural heads, which the preset tiny sees, are their nine.
+    """
+    config = dataclasses.replace(config, stage2=dataclasses.replace(config.stage2, motion=kind))
+    if config.preset.partition(",")[0] not in ("paper", "published"):
+        assert kind == "pictures" or config.model.transformer.motion_width == len(EXPRESSION_AXES)
         return config
-    small = config.preset != "paper"
-    changes = dict(_CHANGES.get(row, {}))
-    if row in _CLIPS:
-        changes["clips"] = _CLIPS[row] // (_OF_A_SMALL_CAST if small else 1)
-    whole: dict[str, Any] = {"preset": f"{config.preset}, ablation {row}", "stage2": _row_k(config.stage2, changes)}
-    if row == "E" and not small:
-        transformer = dataclasses.replace(config.model.transformer, motion_width=FLAME_PARAMETERS)
-        whole["model"] = dataclasses.replace(config.model, preset="portrait4d_v2_parameters", transformer=transformer)
-    assert not small or config.model.transformer.motion_width == len(EXPRESSION_AXES)
-    return dataclasses.replace(config, **whole)
+    if kind == "pictures":
+        return config
+    transformer = dataclasses.replace(config.model.transformer, motion_width=FLAME_PARAMETERS)
+    model = dataclasses.replace(config.model, preset="portrait4d_v2_parameters", transformer=transformer)
+    return dataclasses.replace(config, model=model)
 
 
-def _row_k(stage: ReenactConfig, changes: dict[str, Any]) -> ReenactConfig:
-    optimizer = dataclasses.replace(stage.optimizer, motion_factor=1.0)
-    return dataclasses.replace(stage, optimizer=optimizer, images=stage.images * 5 // 6, **changes)
+def check_beside_row(row: RowName, given: Mapping[str, Any]) -> None:
+    """Check options against a row that was asked for, too: what a row is cannot be contradicted, its numbers can.
+
+    Args:
+        given: values by option: init, weights, real_driving, real_target, motion_kind, teacher; None where one is not
+            given. A share of real frames below 1 says `on`.
+
+    Raises:
+        InputError: an option says something else than the row.
+    """
+    columns = TABLE[row]
+    begins, p, q = columns.initialisation, _on(columns.pseudo_p), _on(columns.pseudo_q)
+    rows = (  # option, column, the row's word, the option's word
+        ("init", "initialisation", begins, "random" if given["init"] == RANDOM else "static synthesizer"),
+        ("weights", "initialisation", begins, "another network"),
+        ("real_driving", "pseudo views p", p, _on((given["real_driving"] or 0) < 1)),
+        ("real_target", "pseudo views q", q, _on((given["real_target"] or 0) < 1)),
+        ("motion_kind", "motion", MOTION[columns.motion], given["motion_kind"]),
+        ("teacher", "teacher", columns.teacher, "Portrait4D"),
+    )
+    for option, column, wanted, said in rows:
+        if given[option] is not None and said != wanted:
+            raise InputError(
+                f"--{option.replace('_', '-')} {given[option]}: row {row} of the paper's Table 3 has {column} "
+                f"{wanted}; leave this option out, or --ablation and give each column as an option"
+            )
+
+
+def _on(on: bool) -> str:
+    return "on" if on else "off"
+
+
+def _renamed(config: TrainConfig, row: RowName) -> TrainConfig:
+    return dataclasses.replace(config, preset=f"{config.preset}, ablation {row}")
+
+
+def differences(one: ReenactConfig, other: ReenactConfig) -> list[str]:
+    """The columns in which a stage 2 is not another one, by the names of their options."""
+    names = {
+        "images": "--images", "clips": "--clips", "real_driving": "--real-driving", "real_target": "--real-target",
+    }  # fmt: skip
+    found = [
+        f"{option} {getattr(other, name):,}"
+        for name, option in names.items()
+        if getattr(one, name) != getattr(other, name)
+    ]
+    if one.optimizer.motion_factor != other.optimizer.motion_factor:
+        found.append(f"--motion-rate-factor {other.optimizer.motion_factor:g}")
+    return found

@@ -17,6 +17,7 @@ from triportrait.core.checkpoint import load_motion_encoder, load_portrait, weig
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.motion.neck import NeckField
+from triportrait.core.network_kind import REENACTMENT, STATIC, Network, check_network
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.weights import DEMO
 from triportrait.train import stage1, stage2
@@ -35,14 +36,16 @@ class Begin:
     """What a stage begins from.
 
     Attributes:
-        weights: a portrait's weights folder, or None: stage 1 starts fresh, stage 2 from the static synthesizer.
+        weights: a portrait's weights folder to go on from, or None: stage 1 starts fresh, stage 2 as `init` says.
+        init: of the static synthesizer that stage 2 begins as, but for what reads motion; None: that of `static`.
         static: of the static synthesizer that stage 2 asks for pseudo views.
         motion: of the motion encoder that stage 2 asks.
         vgg: file of VGG-16, where LPIPS is the perceptual distance.
         identity: converted file of ArcFace's r18, where the identity term counts.
         flame: weights folder with FLAME's tables, for clips of tracked faces; by default the static synthesizer's.
-        teacher: of the static synthesizer that teaches stage 1, where its planes or feature images count; a fresh
-            network begins with its renderer.
+        teacher: in stage 1 of the static synthesizer that teaches it, where its planes or feature images count; a
+            fresh network begins with its renderer. In stage 2 of the reenactment network that draws pseudo views in
+            the place of `static`, where the config's teacher is dynamic.
         discriminator: a run or a checkpoint of one stage; None: the discriminator is fresh.
     """
 
@@ -54,6 +57,7 @@ class Begin:
     flame: str | None = None
     teacher: str | None = None
     discriminator: Path | None = None
+    init: str | None = None
 
     def told(self) -> dict[str, str | None]:
         """Plain JSON values: only the last part of each name, as folders lie elsewhere on another machine."""
@@ -71,13 +75,13 @@ class Begin:
 def static_models(config: TrainConfig, begin: Begin, device: torch.device) -> stage1.StaticModels:
     """The networks of stage 1 as it begins.
 
-    Raises: `InputError` where one is missing or of another size.
+    Raises: `InputError` where one is missing, of another size or another network than is needed.
     """
     portrait = Portrait4D(config.model)
     start(portrait, config.seed)
     teacher, frozen = _teacher(config, begin, device), config.stage1.schedule.renderer_frozen_until
     if begin.weights is not None:
-        _take(portrait, begin.weights)
+        _take(portrait, begin.weights, STATIC, "--weights", "name the static synthesizer that stage 1 shall go on from")
     elif teacher is not None:  # its planes mean something to its own renderer alone
         renders = {name: value for name, value in teacher.state_dict().items() if name.startswith(RENDERER)}
         portrait.load_state_dict(portrait.state_dict() | renders)
@@ -100,12 +104,12 @@ def static_models(config: TrainConfig, begin: Begin, device: torch.device) -> st
 def reenact_models(config: TrainConfig, begin: Begin, device: torch.device) -> stage2.ReenactModels:
     """The networks of stage 2 as it begins.
 
-    Raises: `InputError` where one is missing or of another size.
+    Raises: `InputError` where one is missing, of another size or another network than is needed.
     """
-    if begin.static is None:
-        raise InputError("static: expected the weights of the static synthesizer for stage 2, got none; name them")
-    own = config.stage2
-    static = _loaded(begin.static, config.model, any_motion=own.teacher == "static")
+    own, begins = config.stage2, None
+    if begin.weights is None and own.init == "static":
+        begins = _static(begin, config, begin.init or begin.static, "--init" if begin.init else "--static")
+    draws = _drawing(begin, config, begins)
     encoder = None
     if own.motion == "pictures":
         encoder = _motion_encoder(begin.motion, config).to(device).eval().requires_grad_(False)
@@ -113,13 +117,16 @@ def reenact_models(config: TrainConfig, begin: Begin, device: torch.device) -> s
     start(portrait, config.seed)
     start_motion(portrait, config.seed)
     if begin.weights is not None:
-        _take(portrait, begin.weights)
-    elif own.begins == "static":
-        shared = {name: value for name, value in static.state_dict().items() if not reads_motion(name)}
+        _take(
+            portrait, begin.weights, REENACTMENT, "--weights",
+            "name the reenactment network that stage 2 shall go on from, or begin as this one by --init",
+        )  # fmt: skip
+    elif begins is not None:
+        shared = {name: value for name, value in begins.state_dict().items() if not reads_motion(name)}
         portrait.load_state_dict(portrait.state_dict() | shared)
     return stage2.ReenactModels(
         portrait.to(device),
-        static.to(device).eval().requires_grad_(False),
+        draws.to(device).eval().requires_grad_(False),
         encoder,
         perceptual(config.perceptual, begin.vgg).to(device),
         config.precision,
@@ -127,6 +134,36 @@ def reenact_models(config: TrainConfig, begin: Begin, device: torch.device) -> s
         _identity(own.losses, begin, device),
         dynamic=own.teacher == "dynamic",
     )
+
+
+def _static(begin: Begin, config: TrainConfig, name: str | None, option: str) -> Portrait4D:
+    """Ψ_3d of a folder, to begin as or to draw pseudo views; its motion may have another width."""
+    if name is None:
+        raise InputError("static: expected the weights of the static synthesizer for stage 2, got none; name them")
+    advice = "name the static synthesizer of stage 1"
+    if option == "--static":
+        advice += ", and by --teacher a reenactment network that shall draw pseudo views (row G)"
+    return _loaded(name, config.model, STATIC, option, advice, any_motion=True)
+
+
+def _drawing(begin: Begin, config: TrainConfig, begins: Portrait4D | None) -> Portrait4D:
+    """What draws the pseudo views of stage 2: the static synthesizer, or a dynamic teacher."""
+    if config.stage2.teacher == "static":
+        if begin.teacher is not None:
+            raise InputError(
+                f"teacher: expected none, as the static synthesizer draws pseudo views here, got {begin.teacher}; "
+                "leave it out"
+            )
+        if begins is not None and begin.init is None:
+            return begins
+        return _static(begin, config, begin.static, "--static")
+    if begin.teacher is None:
+        raise InputError(
+            "teacher: expected the weights of the reenactment network that draws pseudo views (Portrait4D in the "
+            "paper), got none; name them by --teacher, and the static synthesizer to begin as by --static or --init"
+        )
+    advice = "name a network that reads motion, as stage 2 makes it, or leave --teacher and row G out"
+    return _loaded(begin.teacher, config.model, REENACTMENT, "--teacher", advice)
 
 
 def _discriminator(config: TrainConfig, losses: LossConfig, begin: Begin, device: torch.device) -> Discriminator | None:
@@ -166,7 +203,7 @@ def _teacher(config: TrainConfig, begin: Begin, device: torch.device) -> Portrai
     if begin.teacher is None:
         return None
     teacher = Portrait4D(config.model)
-    _take(teacher, begin.teacher)
+    _take(teacher, begin.teacher, STATIC, "--teacher", "name the static synthesizer that shall teach stage 1")
     return teacher.to(device).eval().requires_grad_(False)
 
 
@@ -215,14 +252,18 @@ def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             raise InputError(f"{path}: {name} holds numbers that are not finite; name another file")
 
 
-def _loaded(name: str, model: ModelConfig, any_motion: bool = False) -> Portrait4D:
+def _loaded(
+    name: str, model: ModelConfig, network: Network, option: str, advice: str, any_motion: bool = False
+) -> Portrait4D:
     """The portrait of a weights folder, in float32.
 
     Args:
+        network: which one is needed. option: that named the folder. advice: what to do where it is the other.
         any_motion: its motion may have another width, as nobody will ask for it.
 
-    Raises: `InputError` for weights of another size.
+    Raises: `InputError` for the other network, or weights of another size.
     """
+    check_network(name, network, option, advice)
     found = load_portrait(weights_folder(name))
     wanted, width = model, found.config.transformer.motion_width
     if any_motion:
@@ -238,9 +279,9 @@ def _loaded(name: str, model: ModelConfig, any_motion: bool = False) -> Portrait
     return found.float()
 
 
-def _take(portrait: Portrait4D, name: str) -> None:
-    """Put the weights of a folder into a portrait.
+def _take(portrait: Portrait4D, name: str, network: Network, option: str, advice: str) -> None:
+    """Put the weights of a folder into a portrait; the arguments are those of `_loaded`.
 
-    Raises: `InputError` for weights of another size.
+    Raises: `InputError` for the other network, or weights of another size.
     """
-    portrait.load_state_dict(_loaded(name, portrait.config).state_dict())
+    portrait.load_state_dict(_loaded(name, portrait.config, network, option, advice).state_dict())

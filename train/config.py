@@ -6,15 +6,21 @@ Progress is counted in images seen, as in the paper: one source picture is one i
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
+from triportrait.core.render.cameras import Elevation, LookAtRange
+from triportrait.train.cameras import PAPER, SET_CAMERAS, SetCameras
 from triportrait.train.data.scenes import FaceKind
 
 Precision = Literal["fp32", "bf16"]
 GROUP = 2  # pictures whose spread the discriminator sees
+Init = Literal["static", "random"]
+MotionKind = Literal["pictures", "parameters"]
+Teacher = Literal["static", "dynamic"]
 StandIn = Literal["gradients", "random_features", "lpips"]  # two stand-ins for LPIPS, and itself
 
 
@@ -25,10 +31,11 @@ class SetConfig:
     seed: int = 0
     count: int = 64  # heads
     expressions: int = 48  # of each head
-    views: int = 3  # of each expression; the first is near the front
+    views: int = 3  # of each expression
     size: int = 128  # side of the pictures, pixels
     antialias: int = 2
     faces: FaceKind = "random"
+    cameras: SetCameras = SET_CAMERAS["tiny"]  # as in every set that does not say
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ class StageConfig:
     images: int = 24_000
     batch: int = 4
     views: int = 2  # rendered for each source
-    front_sources: float = 0.7  # share of sources that are taken from near the front
+    front_sources: float = 0.0  # share of sources that are the first view, which a set may have near the front
     strangers: float = 0.0  # share of sources that are not of the cast
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     losses: LossConfig = field(default_factory=LossConfig)
@@ -113,9 +120,11 @@ class ReenactConfig(StageConfig):
     views: int = 1
     real_driving: float = 0.1  # share of driving motions that are read off the real frame, not off a pseudo view
     real_target: float = 0.8  # share of targets that are the real frame
-    begins: Literal["static", "random"] = "static"  # as the static synthesizer, or fresh
-    motion: Literal["pictures", "parameters"] = "pictures"  # read by the motion encoder, or the numbers of the data
-    teacher: Literal["static", "dynamic"] = "static"  # draws pseudo views; a dynamic one reads the frame's motion, too
+    camera_p: LookAtRange = PAPER  # θ_p, whose pseudo views the driving motion is read off
+    camera_q: LookAtRange = PAPER  # θ_q, whose pseudo views are targets
+    init: Init = "static"  # as a static synthesizer, or fresh
+    motion: MotionKind = "pictures"  # read by the motion encoder, or the numbers of the data
+    teacher: Teacher = "static"  # draws pseudo views; a dynamic one reads the frame's motion, too
     clips: int = 0  # of the data, the first ones, that are seen; 0: all
 
 
@@ -160,6 +169,11 @@ class TrainConfig:
             stage = getattr(self, name)
             if stage.strangers > 0 and self.strangers is None:
                 raise InputError(f"{name}.strangers: expected 0 as there is no set of strangers, got {stage.strangers}")
+            if stage.front_sources > 0 and not self.cast.cameras.first_filmed:
+                raise InputError(
+                    f"{name}.front_sources: expected 0, as no view of the set is near the front by its place, got "
+                    f"{stage.front_sources:g}; say --front-sources 0"
+                )
             if stage.views > self.cast.views:
                 raise InputError(f"{name}.views: expected up to cast.views={self.cast.views}, got {stage.views}")
             if stage.strangers > 0 and self.strangers is not None and stage.views > self.strangers.views:
@@ -185,7 +199,10 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
 
-_SHARES = {"front_sources", "strangers", "real_driving", "real_target", "average", "last_rate", "half_life_share"}
+_SHARES = {
+    "front_sources", "strangers", "real_driving", "real_target", "average", "last_rate", "half_life_share",
+    "filmed_share",
+}  # fmt: skip
 _NOUGHT = {
     "seed", "l1", "raw", "perceptual", "raw_perceptual", "foreground", "background", "opacity", "depth", "features",
     "decay", "warm_up", "clip", "lazy", "half_life", "adversary", "identity", "density", "r1_image", "r1_positions",
@@ -194,13 +211,31 @@ _NOUGHT = {
 }  # fmt: skip
 
 
+def check_range(cameras: LookAtRange, name: str) -> None:
+    """Check a range of cameras. Raises: `InputError` for bounds that are none."""
+    if cameras.elevation not in get_args(Elevation):
+        raise InputError(
+            f"{name}.elevation: expected one of {', '.join(get_args(Elevation))}, got {cameras.elevation!r}; choose one"
+        )
+    for f in dataclasses.fields(cameras):
+        if f.name == "elevation":
+            continue
+        bounds = getattr(cameras, f.name)
+        numbers = isinstance(bounds, tuple) and len(bounds) == 2 and all(type(b) in (int, float) for b in bounds)
+        low = 0.0 if f.name == "radius" else -math.inf
+        if not numbers or not all(map(math.isfinite, bounds)) or not low <= bounds[0] <= bounds[1]:
+            raise InputError(f"{name}.{f.name}: expected two numbers, the smaller first, got {bounds!r}; choose others")
+
+
 def _check(values: Any, prefix: str) -> None:
     """Numbers positive and finite, shares up to 1, what may be off not negative."""
     for f in dataclasses.fields(values):
         value, name = getattr(values, f.name), f"{prefix}{f.name}"
         if isinstance(value, ModelConfig):
             continue
-        if dataclasses.is_dataclass(value):
+        if isinstance(value, LookAtRange):
+            check_range(value, name)
+        elif dataclasses.is_dataclass(value):
             _check(value, f"{name}.")
         elif isinstance(value, int | float) and not isinstance(value, bool):
             low, high = (0, 1) if f.name in _SHARES else (0, 1e12)

@@ -23,7 +23,6 @@ from triportrait.train.data.pictures import Pictures, PictureSet, join
 
 AnyMotionEncoder = MotionEncoder | SmallMotionEncoder
 ALIGNED_SIZE = 512
-FRONT_SHARE = 0.7
 SPREAD = torch.tensor(UNITS)  # of `sample_expression`, rounded
 BRIGHTNESS, CONTRAST, TINT, LANDMARK_PX = 0.15, 0.15, 0.05, 1.0
 
@@ -48,7 +47,7 @@ def draw(sets: list[PictureSet], config: StageConfig, crop_size: int, rng: np.ra
         count = int((stranger == bool(number)).sum())
         if count:
             pose = torch.from_numpy(rng.integers(len(chosen), size=count))
-            front = rng.random(count) < FRONT_SHARE
+            front = rng.random(count) < config.front_sources
             view = torch.from_numpy(np.where(front, 0, rng.integers(chosen.views, size=count)))
             parts.append(chosen.take(pose, view))
     pictures = join(parts)

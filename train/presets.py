@@ -8,6 +8,7 @@ from functools import partial
 
 from triportrait.core.config import ModelConfig, portrait4d_v2
 from triportrait.core.config import tiny as tiny_model
+from triportrait.train.cameras import NEAR_FRONT, SET_CAMERAS
 from triportrait.train.config import (
     LossConfig,
     OptimizerConfig,
@@ -20,6 +21,7 @@ from triportrait.train.config import (
 
 _EYES = LossConfig(features=15.0)  # at 128² an eye is a few pixels, and it must blink
 _SMALLER_EYES = LossConfig(features=25.0)  # at 96² they are smaller still
+_FRONT = 0.7  # share of sources from near the front, where a portrait is taken; in the paper none is privileged
 
 
 def tiny() -> TrainConfig:
@@ -29,11 +31,15 @@ def tiny() -> TrainConfig:
         model=tiny_model(),
         cast=SetConfig(seed=0, count=32, expressions=48, views=3),
         strangers=SetConfig(seed=1, count=4000, expressions=1, views=2),
-        stage1=StageConfig(images=14_000, views=1, losses=_EYES),
-        motion=StageConfig(images=76_800, batch=64, strangers=0.6, optimizer=OptimizerConfig(rate=1e-3)),
+        stage1=StageConfig(images=14_000, views=1, front_sources=_FRONT, losses=_EYES),
+        motion=StageConfig(
+            images=76_800, batch=64, front_sources=_FRONT, strangers=0.6, optimizer=OptimizerConfig(rate=1e-3)
+        ),
         stage2=ReenactConfig(
             images=48_000,
+            front_sources=_FRONT,
             real_driving=0.9,  # not the paper's 0.1: pseudo views of this size show no smile, brows or gaze
+            camera_p=NEAR_FRONT,  # not the paper's range: further to the side the small encoder sees no mouth
             optimizer=OptimizerConfig(rate=1e-3, motion_factor=4.0),
             losses=_EYES,
         ),
@@ -46,11 +52,13 @@ def overfit() -> TrainConfig:
         preset="overfit",
         model=_smallest_model(),
         cast=SetConfig(seed=0, count=1, expressions=8, views=8, size=96, faces="eight"),  # at 64² lids blur away
-        stage1=StageConfig(images=1_600, views=1, losses=_SMALLER_EYES),
-        motion=StageConfig(images=6_400, batch=32),
+        stage1=StageConfig(images=1_600, views=1, front_sources=_FRONT, losses=_SMALLER_EYES),
+        motion=StageConfig(images=6_400, batch=32, front_sources=_FRONT),
         stage2=ReenactConfig(
             images=8_000,
+            front_sources=_FRONT,
             real_driving=0.9,
+            camera_p=NEAR_FRONT,
             optimizer=OptimizerConfig(motion_factor=4.0),
             losses=_SMALLER_EYES,
         ),
@@ -99,7 +107,7 @@ def paper(published: bool = False) -> TrainConfig:
     Args:
         published: the numbers of the published code where they differ: 15 M and 8 M images, depth and teacher until
             400 k, the teacher's feature images too, the renderer never frozen, pseudo views in a phase of their own
-            every fourth step.
+            every fourth step, and stage 1 from sets whose views are half sampled, half as filmed.
     """
     model = portrait4d_v2()
     adam = OptimizerConfig(
@@ -118,7 +126,7 @@ def paper(published: bool = False) -> TrainConfig:
     return TrainConfig(
         preset="published" if published else "paper",
         model=model,
-        cast=SetConfig(size=model.image_size),
+        cast=SetConfig(size=model.image_size, cameras=SET_CAMERAS["published" if published else "paper"]),
         precision="bf16",
         perceptual="lpips",
         discriminator_base=32_768,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
-from triportrait.train.config import ReenactConfig, StageConfig
-from triportrait.train.schedule import learning_rate, moment
+from triportrait.train.ablations import INIT, MOTION, TEACHER
+from triportrait.train.cameras import shown_cameras, shown_range
+from triportrait.train.config import ReenactConfig, StageConfig, TrainConfig
+from triportrait.train.schedule import corrected, learning_rate, moment
+from triportrait.train.table3 import TABLE, RowName
 
 COLUMNS = 60
 _SHADES = " ▁▂▃▄▅▆▇█"
@@ -40,7 +43,10 @@ def chart(name: str, config: StageConfig, full_size: int, motion_factor: float =
         ("identity", "identity", schedule.identity_from, losses.identity),
         ("adversary", "adversary", schedule.adversary_from, losses.adversary),
     ):
-        row(label, lambda i, on=on: getattr(moments[i], on), f"{weight:g} from {since:,}" if weight else "off")  # type: ignore[misc]
+        said = f"{weight:g} from {since:,}" if weight else "off"
+        if weight and label == "adversary" and isinstance(config, ReenactConfig):
+            said += f", on every real target, {_alone(config):.1%} of them judged alone"
+        row(label, lambda i, on=on: getattr(moments[i], on), said)  # type: ignore[misc]
     if name == "stage1":
         ends = f"to {schedule.teacher_until:,}" if schedule.teacher_until < config.images else "always"
         for label, weight in (
@@ -53,8 +59,11 @@ def chart(name: str, config: StageConfig, full_size: int, motion_factor: float =
         density = f"{losses.density:g}, every {schedule.density_every} steps" if losses.density else "off"
         row("density smoothness", lambda i: losses.density > 0, density)
     if isinstance(config, ReenactConfig):
-        row("real targets", lambda i: True, f"{config.real_target:.0%}, the others are pseudo views")
-        row("motion off pseudo views", lambda i: config.real_driving < 1, f"{1 - config.real_driving:.0%}")
+        others = ", the others are pseudo views" if config.real_target < 1 else ""
+        row("real targets", lambda i: config.real_target > 0, f"{config.real_target:.0%}{others}")
+        read = config.motion == "pictures"
+        off = f"{1 - config.real_driving:.0%}" if read else "none is read: motion is the parameters of the data"
+        row("motion off pseudo views", lambda i: read and config.real_driving < 1, off)
         if schedule.pseudo_every:
             row("pseudo views", lambda i: True, f"every {schedule.pseudo_every} steps, in a phase of their own")
     r1 = f"every {schedule.r1_every} steps from {schedule.adversary_from:,}" if losses.adversary else "off"
@@ -62,6 +71,72 @@ def chart(name: str, config: StageConfig, full_size: int, motion_factor: float =
     width = max(len(label) for label, _, _ in lines)
     head = f"{name}: {config.images:,} images in steps of {config.batch}, a column is {config.images / COLUMNS:,.0f}"
     return "\n".join([head, *(f"{label:{width}}  {drawn}  {said}" for label, drawn, said in lines)])
+
+
+def _alone(config: ReenactConfig) -> float:
+    """The share of real targets that the discriminator sees without another one, as no other is in its micro-batch."""
+    return (1 - config.real_target) ** (config.batch // config.micros - 1)
+
+
+def shown_views(name: str, config: TrainConfig) -> str:
+    """From where a stage sees heads, a line each: what its set must be, and which views are sources."""
+    own: StageConfig = getattr(config, name)
+    lines = [f"views of the set: {shown_cameras(config.cast.cameras)}"] if name == "stage1" else []
+    if isinstance(own, ReenactConfig):
+        read, drawn = own.motion == "pictures" and own.real_driving < 1, own.real_target < 1
+        lines = [
+            f"θ_p: {shown_range(own.camera_p) if read else 'not used'}",
+            f"θ_q: {shown_range(own.camera_q) if drawn or own.schedule.pseudo_every else 'not used'}",
+        ]
+    front = f"{own.front_sources:.0%} the first view of a set, the others " if own.front_sources else ""
+    return "\n".join([*lines, f"sources: {front}any view or frame alike"])
+
+
+def shown_columns(config: TrainConfig, row: RowName | None, changed: Sequence[str] = ()) -> str:
+    """Stage 2 by the columns of the paper's Table 3: a row's as they are printed, and what this training has.
+
+    Args:
+        row: that was asked for.
+        changed: options beside it that won over it.
+    """
+    own, columns = config.stage2, None if row is None else TABLE[row]
+    rate, factor = corrected(own.optimizer)[0], own.optimizer.motion_factor
+    numbers = f"{config.model.transformer.motion_width} numbers"
+    p = f"{1 - own.real_driving:.0%} of the motions are read off them" if own.real_driving < 1 else "off"
+    if own.motion == "parameters":
+        p = f"{p}; none is read, as motion is parameters" if own.real_driving == 1 else "none is read: see motion"
+    q = f"{1 - own.real_target:.0%} of the targets" if own.real_target < 1 else "off"
+    if own.schedule.pseudo_every:
+        q = f"a phase of their own every {own.schedule.pseudo_every} steps"
+    here = {
+        "initialisation": _key(INIT, own.init),
+        "pseudo views p": p,
+        "pseudo views q": q,
+        "motion": f"{_key(MOTION, own.motion)}, {numbers}{' of the data' if own.motion == 'parameters' else ''}",
+        "teacher": _key(TEACHER, own.teacher),
+        "clips": f"{own.clips:,}" if own.clips else "all of the data",
+        "images": f"{own.images:,}",
+        "motion's rate": f"{rate * factor:.3g}, {factor:g} times the others' {rate:.3g}",
+    }
+    head = f"stage2, preset {config.preset}"
+    if columns is None:
+        lines = [(label, "", value) for label, value in here.items()]
+    else:
+        printed = (
+            columns.initialisation, "on" if columns.pseudo_p else "off", "on" if columns.pseudo_q else "off",
+            columns.motion, columns.teacher, f"{columns.clips:,}", f"{columns.images:,}",
+            f"factor {columns.motion_rate_factor:g}",
+        )  # fmt: skip
+        lines = [(label, said, value) for (label, value), said in zip(here.items(), printed, strict=True)]
+        lines = [(f"row {row} of Table 3", "the paper", "here"), *lines]
+    widths = [max(len(line[column]) for line in lines) for column in (0, 1)]
+    table = [f"{label:{widths[0]}}  {said:{widths[1]}}  {value}" for label, said, value in lines]
+    won = [f"options that won over the row: {', '.join(changed)}"] if changed else []
+    return "\n".join([head, *table, *won, shown_views("stage2", config)])
+
+
+def _key(names: Mapping[str, str], value: str) -> str:
+    return next(name for name, known in names.items() if known == value)
 
 
 def _levels(values: list[float] | list[int]) -> str:

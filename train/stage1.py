@@ -19,7 +19,7 @@ from triportrait.core.types import Driving, Head, NeckGrid, Rendering
 from triportrait.train.config import LossConfig, Precision, StageConfig
 from triportrait.train.data.pictures import Pictures, PictureSet, join
 from triportrait.train.loop import Micro, Phase
-from triportrait.train.objectives.adversary import discriminator_phases, opposed, whole_groups
+from triportrait.train.objectives.adversary import discriminator_phases, opposed
 from triportrait.train.objectives.discriminator import Discriminator
 from triportrait.train.objectives.identity import FaceIdentity, five_points, identity_loss
 from triportrait.train.objectives.losses import (
@@ -119,7 +119,7 @@ def losses(
             models.identity, rendering.image, target.image, five_points(target.landmarks)
         )
     if at.adversary and models.discriminator is not None:
-        rows = whole_groups(torch.arange(len(target.image)), models.discriminator.config.group)
+        rows = torch.arange(len(target.image))
         terms |= opposed(models.discriminator, rendering, target, target.camera, rows, config, made)
     return {name: value.mean() for name, value in terms.items()}
 

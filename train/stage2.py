@@ -17,22 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from triportrait.core.portrait import Portrait4D
-from triportrait.core.render.cameras import LookAtRange, sample_look_at
+from triportrait.core.render.cameras import sample_look_at
 from triportrait.core.types import Camera, Driving, Rendering
 from triportrait.train.config import LossConfig, Precision, ReenactConfig
 from triportrait.train.data.heads.rasterize import project
 from triportrait.train.data.pictures import Pictures
 from triportrait.train.loop import Micro, Phase
 from triportrait.train.motion import AnyMotionEncoder, motion_of, read_motion
-from triportrait.train.objectives.adversary import discriminator_phases, opposed, whole_groups
+from triportrait.train.objectives.adversary import discriminator_phases, opposed
 from triportrait.train.objectives.discriminator import Discriminator
 from triportrait.train.objectives.identity import FaceIdentity, five_points, identity_loss
 from triportrait.train.objectives.losses import closed_eye_scale, over_black
 from triportrait.train.objectives.perceptual import Perceptual
 from triportrait.train.schedule import Moment, moment
 from triportrait.train.stage1 import EVER, compare, lowered, render
-
-NEAR_FRONT = LookAtRange(yaw=(-0.5, 0.5), pitch=(-0.15, 0.35))  # θ_p: where a motion encoder still sees the face
 
 
 @dataclass(frozen=True)
@@ -103,8 +101,8 @@ def draw(chosen: Pairs, config: ReenactConfig, rng: np.random.Generator, place: 
     return ReenactBatch(
         source=source,
         driving=driving,
-        camera_p=sample_look_at(count, cameras, NEAR_FRONT),
-        camera_q=sample_look_at(count, cameras),
+        camera_p=sample_look_at(count, cameras, config.camera_p),
+        camera_q=sample_look_at(count, cameras, config.camera_q),
         real_driving=real_driving,
         real_target=real_target,
     )
@@ -202,7 +200,7 @@ def losses(
             is_real * config.identity * identity_loss(models.identity, rendering.image, driving.image, points)
         )
     if at.adversary and models.discriminator is not None:
-        rows = whole_groups(is_real.nonzero()[:, 0], models.discriminator.config.group)
+        rows = is_real.nonzero()[:, 0]
         terms |= opposed(models.discriminator, rendering, driving, driving.camera, rows, config, made)
     return {name: value.mean() for name, value in terms.items()}
 

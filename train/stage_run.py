@@ -17,6 +17,7 @@ from typing import Any, Literal
 from triportrait.core.checkpoint import save_motion_encoder
 from triportrait.core.errors import InputError
 from triportrait.train.begin import Begin, flame_field, reenact_models, static_models
+from triportrait.train.cameras import habit_of, shown_cameras
 from triportrait.train.config import SetConfig, TrainConfig
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.clip_store.filming import HEADS
@@ -89,16 +90,29 @@ class StageRun:
         self.name, self.run, self.engines, self.begin = name, run, engines, begin
         self.loading = loading or Loading()
         self._clips = ClipStore(data, whole=False) if holds_clips(data) else None
-        index = MultiviewSet(data).index if self._clips is None else self._clips.index
+        made = MultiviewSet(data) if self._clips is None else None
+        index = self._clips.index if made is None else made.index | {"cameras": made.cameras}  # type: ignore[union-attr]
         if self._clips is not None and name == "stage1":
             raise InputError(
                 f"{data}: expected a multi-view set for stage 1, this is a clip store; make a set by `triportrait "
                 "prepare heads`"
             )
         tracked = self._clips is not None and self._clips.source != HEADS
-        self._flame = flame_field(begin.flame or begin.static) if tracked else None
-        idle = {other: dataclasses.replace(getattr(config, other), views=1) for other in STAGES if other != name}
-        self.config = dataclasses.replace(config, cast=_cast(index, config), **idle)  # what is idle asks for no views
+        self._flame = flame_field(begin.flame or begin.static or begin.init) if tracked else None
+        cast = _cast(index, config)
+        if name == "stage1" and cast.cameras != config.cast.cameras:
+            wanted, found = (habit_of(one) for one in (config.cast.cameras, cast.cameras))
+            raise InputError(
+                f"{data}: expected a set that is seen from {wanted}'s cameras ({shown_cameras(config.cast.cameras)}), "
+                f"got {found}'s ({shown_cameras(cast.cameras)}); make one by `triportrait prepare heads --cameras "
+                f"{wanted}`, or say --cameras {found} to train on this one"
+            )
+        idle = {  # what is idle asks for no views
+            other: dataclasses.replace(getattr(config, other), views=1, front_sources=0.0)
+            for other in STAGES
+            if other != name
+        }
+        self.config = dataclasses.replace(config, cast=cast, **idle)
         ranks = engines.ranks
         self._store_config: Callable[[], None] = lambda: None
         with ranks.together():
@@ -156,7 +170,7 @@ class StageRun:
         if own.clips > self.set.heads:
             raise InputError(
                 f"data: expected {own.clips:,} clips or more for this training, got {self.set.heads:,}; name a larger "
-                "set"
+                "set or fewer by --clips"
             )
         if own.motion == "parameters" and self.set.motion_width != width:
             raise InputError(

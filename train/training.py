@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from triportrait import __version__
 from triportrait.core.checkpoint import save_weights
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
+from triportrait.core.network_kind import REENACTMENT, STATIC
 from triportrait.core.portrait import Portrait4D
 from triportrait.train import motion, stage1, stage2
 from triportrait.train.config import SetConfig, TrainConfig
@@ -40,7 +41,7 @@ from triportrait.train.runs.record import LOG
 from triportrait.train.runs.run_config import check_config, check_folder
 from triportrait.train.stages import Engines, reenact_stage, reenacted, static_stage
 from triportrait.train.start import start, start_motion
-from triportrait.train.weights import REENACTMENT, STATIC_SYNTHESIZER, save_neck
+from triportrait.train.weights import save_neck
 
 STRANGERS, HELD_OUT = 104_729, 64  # added to it for heads that no set holds, and how many of them
 STAGES = ("stage1", "motion", "stage2")
@@ -106,7 +107,7 @@ class Training:
         weights = self.run / "weights"
         for folder, portrait, network in (
             (weights, self.portrait, REENACTMENT),
-            (self.run / "static", self.static, STATIC_SYNTHESIZER),
+            (self.run / "static", self.static, STATIC),
         ):
             card = provenance | {"network": network}
             save_weights(folder, "portrait", _halves(portrait), self.config.model, card)

@@ -11,11 +11,10 @@ from triportrait.core.checkpoint import load_pair, read_card, save_weights, weig
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
+from triportrait.core.network_kind import REENACTMENT, check_network
 from triportrait.core.portrait import Portrait4D
 from triportrait.train.data.heads.mesh import mean_neck
 from triportrait.train.data.heads.population import check_seed_and_count
-
-REENACTMENT, STATIC_SYNTHESIZER = "reenactment", "static synthesizer"  # what a card calls its network
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,9 @@ def load_trained(folder: Path) -> tuple[Portrait4D, SmallMotionEncoder]:
     """The networks of a weights folder, ready to run.
 
     Raises:
-        InputError: weights missing, damaged or not of procedural heads.
+        InputError: weights missing, damaged, of the static synthesizer, or not of procedural heads.
     """
+    check_network(folder, REENACTMENT, "weights", "name what stage 2 made, RUN/weights of a whole training")
     portrait, motion_encoder = load_pair(folder)
     if not isinstance(motion_encoder, SmallMotionEncoder):
         raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -40,9 +41,17 @@ def turned(camera: Camera, yaw: float, pitch: float) -> Camera:
     return Camera(turn @ camera.world_from_camera, camera.intrinsics)
 
 
+Elevation = Literal["asin", "angle"]
+
+
 @dataclass(frozen=True)
 class LookAtRange:
-    """From where training looks at a head (supplement A): uniform ranges, radians and scene units."""
+    """From where training looks at a head (supplement A): uniform ranges, radians and scene units.
+
+    Attributes:
+        elevation: what a pitch p means: `asin` is an elevation of asin(2 p / π), as the published code has it; `angle`
+            is an elevation of p, as the paper's words read.
+    """
 
     yaw: tuple[float, float] = (-0.78, 0.78)
     pitch: tuple[float, float] = (-0.25, 0.65)
@@ -51,17 +60,21 @@ class LookAtRange:
     pivot_x: tuple[float, float] = (-0.03, 0.03)
     pivot_y: tuple[float, float] = (-0.03, 0.03)
     pivot_z: tuple[float, float] = (0.06, 0.12)
+    elevation: Elevation = "asin"
 
 
-def look_at(yaw: Tensor, pitch: Tensor, roll: Tensor, radius: Tensor, pivot: Tensor) -> Camera:
+def look_at(
+    yaw: Tensor, pitch: Tensor, roll: Tensor, radius: Tensor, pivot: Tensor, elevation: Elevation = "asin"
+) -> Camera:
     """Cameras on a sphere around the origin that look at a pivot near it (supplement A).
 
     Args:
-        yaw, pitch, roll: [B] radians. The elevation is asin(2 pitch / π).
+        yaw, pitch, roll: [B] radians.
         radius: [B] scene units.
         pivot: [B, 3] scene units.
+        elevation: what a pitch means, see `LookAtRange`.
     """
-    height = (2 * pitch / math.pi).clamp(-1, 1)
+    height = (2 * pitch / math.pi).clamp(-1, 1) if elevation == "asin" else pitch.sin()
     level = (1 - height**2).sqrt()
     position = radius[:, None] * torch.stack([-level * yaw.sin(), height, level * yaw.cos()], -1)  # [B, 3]
     forward = torch.nn.functional.normalize(pivot - position, dim=-1)
@@ -84,7 +97,7 @@ def sample_look_at(batch: int, generator: torch.Generator, ranges: LookAtRange |
     draws = torch.rand(batch, 7, generator=generator)
     spans = torch.tensor([r.yaw, r.pitch, r.roll, r.radius, r.pivot_x, r.pivot_y, r.pivot_z])  # [7, 2]
     values = spans[:, 0] + draws * (spans[:, 1] - spans[:, 0])
-    return look_at(values[:, 0], values[:, 1], values[:, 2], values[:, 3], values[:, 4:])
+    return look_at(values[:, 0], values[:, 1], values[:, 2], values[:, 3], values[:, 4:], r.elevation)
 
 
 def camera_from_label(label: Tensor) -> Camera:

@@ -22,7 +22,7 @@ from triportrait.train.config import ReenactConfig
 from triportrait.train.data.pictures import Pictures
 from triportrait.train.loop import Micro, Phase
 from triportrait.train.motion import read_motion
-from triportrait.train.objectives.adversary import FAKE, fake, whole_groups
+from triportrait.train.objectives.adversary import FAKE, fake
 from triportrait.train.schedule import moment
 
 STATE, MOTIONS = "state of the random numbers", "motions of real pictures"  # what a step's first phase leaves
@@ -88,15 +88,14 @@ def _synthesise(inputs: Inputs, micro: Micro) -> None:
     rng.set_state(micro.made[STATE])
     full = inputs.config.model.render.neural_size
     size = moment(inputs.own.schedule, inputs.own.losses, micro.images_seen, full).neural_size
-    group = models.discriminator.config.group
     with stage1.lowered(models.precision, batch.source.image):
         if inputs.stage == "stage1":
             target: Pictures = batch.target
-            rows = whole_groups(torch.arange(len(target.image)), group)
+            rows = torch.arange(len(target.image))
             rendering = _static(models.portrait, batch, target, rng, size)
         else:
             target = batch.driving
-            rows = whole_groups(batch.real_target.nonzero()[:, 0], group)
+            rows = batch.real_target.nonzero()[:, 0]
             rendering = _reenacted(inputs, micro, rng, size)
     micro.made[FAKE] = fake(rendering, target, target.camera, rows).detached()
 

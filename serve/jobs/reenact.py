@@ -38,7 +38,7 @@ from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Prepared, Reenactor
 from triportrait.serve.timing import PartTimes
 from triportrait.serve.video import VIDEO_ENDINGS, Frame, VideoWriter, check_output
-from triportrait.serve.weights import RULE, load_weights, named_weights, published_file
+from triportrait.serve.weights import RULE, load_weights, named_weights
 
 WRITTEN_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 ORBIT_PERIOD_S = 4.0
@@ -126,7 +126,7 @@ class Reenact:
                 composite=self.paste_back or self.side_by_side,
             )  # fmt: skip
             started = time.perf_counter()
-            reenactor = Reenactor(*load_weights(weights), device, self.static)
+            reenactor = Reenactor(*load_weights(weights, self.static), device, self.static)
             if (warning := use_precision(reenactor, self.precision)) is not None:
                 say(f"warning: {warning}")
             seconds = time.perf_counter() - started
@@ -218,8 +218,6 @@ class Reenact:
             say("these weights are made from the tensors' names: they check the installation, the picture is noise")
         elif weights == DEMO:
             say("weights demo: trained on procedural heads alone, a photo is strange to them; see `triportrait demo`")
-        elif not self.static and "static" in published_file(weights).lower():
-            say(f"{weights}: weights of the static synthesizer, whose motion blocks are untrained; pass --static")
         if (source.faces or 0) > 1 and self.face is None:
             say(f"{source.path}: {source.faces} faces, the largest is taken; --face N takes another")
         if cut.tracking.landmarks is None:

@@ -192,19 +192,28 @@ def test_an_output_that_appears_during_the_run_is_kept(run, portrait_file, drivi
     assert run(portrait_file, driving, out, "--overwrite")[0] == 0 and out.stat().st_size > 4
 
 
-def test_weights_of_the_static_synthesizer_say_so(portrait_file, driving, tiny_weights, tmp_path, capsys):
+def test_weights_of_the_static_synthesizer_are_shown_without_motion_alone(
+    portrait_file, driving, tiny_weights, tmp_path, capsys
+):
     folder = tmp_path / "w"
     shutil.copytree(tiny_weights, folder)
     card = json.loads((folder / "portrait.json").read_text())
-    line = "weights of the static synthesizer, whose motion blocks are untrained; pass --static"
-    for i, (file, options, said) in enumerate(
+    line = (
+        f"weights {folder}: expected a reenactment network (stage 2), got a static synthesizer (stage 1); name weights "
+        "that move, or let `triportrait reenact --static` show these without motion"
+    )
+    for i, (noted, options, refused) in enumerate(
         (
-            ("portrait4d-static-genhead512.pkl", [], True),
-            ("portrait4d-static.pkl", ["--static"], False),
-            ("v2.pkl", [], False),
+            ({"file": "portrait4d-static-genhead512.pkl"}, [], True),
+            ({"network": "static synthesizer"}, [], True),
+            ({"file": "portrait4d-static.pkl"}, ["--static"], False),
+            ({"network": "reenactment"}, ["--static"], False),
+            ({"network": "reenactment"}, [], False),
+            ({"file": "v2.pkl"}, [], False),
         )
     ):
-        (folder / "portrait.json").write_text(json.dumps(card | {"provenance": {"file": file}}))
+        (folder / "portrait.json").write_text(json.dumps(card | {"provenance": noted}))
         arguments = [str(portrait_file), str(driving), str(tmp_path / f"{i}.png"), "--frames", "1", *options]
-        assert cli.main(["reenact", *arguments, "--weights", str(folder)]) == 0
-        assert (line in capsys.readouterr().err) == said
+        assert cli.main(["reenact", *arguments, "--weights", str(folder)]) == (2 if refused else 0)
+        assert (line in capsys.readouterr().err) == refused
+        assert (tmp_path / f"{i}.png").exists() != refused

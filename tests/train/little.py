@@ -17,6 +17,7 @@ from triportrait.core.config import (
 )
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
+from triportrait.train.cameras import NEAR_FRONT
 from triportrait.train.config import (
     LossConfig,
     OptimizerConfig,
@@ -29,6 +30,7 @@ from triportrait.train.config import (
 from triportrait.train.start import start, start_motion
 
 CAST = SetConfig(seed=3, count=2, expressions=6, views=3, size=64, antialias=1)
+FRONT = 0.7  # sources and cameras are as the preset tiny's
 STRANGERS = SetConfig(seed=8, count=3, expressions=1, views=2, size=64, antialias=1)
 CLOCKED = {
     "images_per_s",
@@ -88,9 +90,9 @@ def config(**changes: Any) -> TrainConfig:
         "model": model(),
         "cast": SetConfig(seed=3, count=1, expressions=3, views=2, size=64, antialias=1),
         "precision": "fp32",
-        "stage1": StageConfig(images=8, batch=2, optimizer=quick),
-        "motion": StageConfig(images=12, batch=4, optimizer=quick),
-        "stage2": ReenactConfig(images=8, batch=2, optimizer=quick),
+        "stage1": StageConfig(images=8, batch=2, front_sources=FRONT, optimizer=quick),
+        "motion": StageConfig(images=12, batch=4, front_sources=FRONT, optimizer=quick),
+        "stage2": ReenactConfig(images=8, batch=2, front_sources=FRONT, camera_p=NEAR_FRONT, optimizer=quick),
         "save_each": 4,
         "sample_each": 8,
     }
@@ -102,7 +104,8 @@ def opposed() -> TrainConfig:
     quick = OptimizerConfig(warm_up=0, average=0.5, clip=0.0)
     discriminator = OptimizerConfig(rate=1e-3, betas=(0.0, 0.99), warm_up=0, decay=0.0, clip=0.0, lazy=2)
     stage = ReenactConfig(
-        images=48, batch=8, micros=4, optimizer=quick, discriminator=discriminator, real_target=0.9,
+        images=48, batch=8, micros=4, front_sources=FRONT, camera_p=NEAR_FRONT, optimizer=quick,
+        discriminator=discriminator, real_target=0.9,
         losses=LossConfig(adversary=0.1), schedule=ScheduleConfig(r1_every=2),
     )  # fmt: skip
     return config(stage2=stage, discriminator_base=512, discriminator_widest=16, save_each=10**6, sample_each=10**6)

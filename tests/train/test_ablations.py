@@ -1,4 +1,4 @@
-"""The rows of Table 3: each trains, and each differs from row K by what its name says alone."""
+"""The rows of Table 3: each is what the paper prints, each trains, and each column changes what it names alone."""
 
 from __future__ import annotations
 
@@ -17,68 +17,129 @@ from triportrait.core.checkpoint import load_motion_encoder, load_portrait
 from triportrait.core.errors import InputError
 from triportrait.serve import cli
 from triportrait.train import ablations, stage2
-from triportrait.train.ablations import ROWS, Row, ablated
+from triportrait.train.ablations import ablated, with_columns
+from triportrait.train.config import TrainConfig
 from triportrait.train.data.pictures import PictureSet, open_set
-from triportrait.train.presets import STAGE_PRESETS, paper
+from triportrait.train.presets import STAGE_PRESETS, paper, tiny_stages
 from triportrait.train.start import reads_motion
+from triportrait.train.table3 import TABLE, Columns, RowName
+
+PRINTED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parents[1] / "data/paper/table3.json").read_text())
+ROWS = get_args(RowName)
 
 
 @pytest.fixture(autouse=True)
 def little_preset(monkeypatch):
-    """`tiny` is the smallest training here, and a clip stands for all others."""
+    """`tiny` is the smallest training here, and a clip stands for many others."""
     monkeypatch.setitem(STAGE_PRESETS, "tiny", little.opposed)
     monkeypatch.setattr(ablations, "_OF_A_SMALL_CAST", 1_000)
 
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory) -> Path:
-    """A set of ten heads, a static synthesizer and a motion encoder."""
+    """A set of ten heads, a static synthesizer, a dynamic one, and a motion encoder."""
     folder = tmp_path_factory.mktemp("material")
     open_set(folder / "cast", dataclasses.replace(little.CAST, count=10, expressions=2, views=1), little.model())
-    trained.write(folder / "trained")
-    trained.write_static(folder / "static")
+    trained.write(folder / "trained", {"network": "reenactment"})
+    trained.write_static(folder / "static", noted={"network": "static synthesizer"})
     return folder
 
 
-def words(material: Path, row: str, out: Path, *more: Any) -> list[str]:
-    static = material / ("trained" if row == "F" else "static")
-    given = ["--data", material / "cast", "--out", out, "--static", static, "--motion", material / "trained"]
-    return ["train", "stage2", *map(str, [*given, "--batch", 4, "--micros", 1, "--ablation", row, *more])]
+def words(material: Path, row: str | None, out: Path, *more: Any) -> list[str]:
+    given = ["--data", material / "cast", "--out", out, "--static", material / "static", "--motion"]
+    given += [material / "trained", "--batch", 4, "--micros", 1]
+    given += [] if row is None else ["--ablation", row]
+    given += ["--teacher", material / "trained"] if row == "G" else []
+    return ["train", "stage2", *map(str, [*given, *more])]
 
 
-@pytest.mark.parametrize("row", get_args(Row))
-def test_every_row_takes_five_steps(row, material, tmp_path):
-    run = tmp_path / "run"
-    more = ["--images", 20, "--precision", "fp32", "--save-each", 20, "--sample-each", 20, "--adversary-from", 4]
-    assert cli.main(words(material, row, run, *more)) == 0
-    assert cli.main(["train", "export", str(run), str(tmp_path / "out")]) == 0
-    moved, before = load_file(tmp_path / "out/portrait.safetensors"), load_portrait(material / "static").state_dict()
-    assert all(value.isfinite().all() for value in moved.values())
-    assert any(not torch.equal(moved[name], before[name]) for name in before)
-    assert (run / "motion_encoder").exists() == (tmp_path / "out/motion.json").exists() == (row != "E")
-    told = json.loads((run / "config.json").read_text())
-    assert told["preset"] == ("test" if row == "L" else f"test, ablation {row}")
+def test_the_table_is_the_paper_s():
+    """Every column and every figure of every row, as it was transcribed from the paper."""
+    assert list(TABLE) == list(PRINTED) == list(ROWS)
+    for row, columns in TABLE.items():
+        kept = dataclasses.asdict(columns)
+        figures = kept.pop("figures")
+        assert kept | figures == PRINTED[row] and len(figures) == 9, row
 
 
-def test_a_row_differs_from_k_by_its_name_alone():
-    k = ablated(paper(), "K")
-    assert k.stage2 == dataclasses.replace(
-        paper().stage2, images=5_000_000, optimizer=dataclasses.replace(paper().stage2.optimizer, motion_factor=1.0)
-    )
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_trains_its_columns(row):
+    """Preset paper: each field against the printed column, in the words of this table and not of the code's."""
+    printed, found = PRINTED[row], ablated(paper(), row)
+    own = found.stage2
+    assert own.init == {"random": "random", "static synthesizer": "static"}[printed["initialisation"]]
+    assert own.real_driving == (0.1 if printed["pseudo_p"] else 1.0), "90 % pseudo views where p is on"
+    assert own.real_target == (0.8 if printed["pseudo_q"] else 1.0), "20 % pseudo views where q is on"
+    assert own.motion == {"E_mot": "pictures", "3DMM": "parameters"}[printed["motion"]]
+    assert found.model.transformer.motion_width == {"E_mot": 548, "3DMM": 109}[printed["motion"]]
+    assert own.teacher == {"static synthesizer": "static", "Portrait4D": "dynamic"}[printed["teacher"]]
+    assert own.clips == {10_000: 0}.get(printed["clips"], printed["clips"]), "10 K are all that there are"
+    assert own.images == printed["images"] and own.optimizer.motion_factor == printed["motion_rate_factor"]
+    assert own.optimizer.rate * own.optimizer.motion_factor == pytest.approx({1.0: 1e-4, 2.5: 2.5e-4}[
+        printed["motion_rate_factor"]
+    ])  # fmt: skip
+
+
+def test_the_whole_row_is_stage_2_itself():
     assert ablated(paper(), "L") == paper()
-    changed = {row: _changes(k, ablated(paper(), row)) for row in ROWS if row not in "KL"}
-    assert changed == {
-        "A": {"begins": "random"},
-        "B": {"real_driving": 1.0, "real_target": 1.0},
-        "C": {"real_driving": 1.0},
-        "D": {"real_target": 1.0},
-        "E": {"motion": "parameters", "motion_width": 109},
-        "F": {"teacher": "dynamic"},
-        "G": {"clips": 1_000},
-        "H": {"clips": 2_000},
-        "I": {"clips": 5_000},
-        "J": {"clips": 10_000},
-    }
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_at_the_preset_tiny_on_and_off_are_the_paper_s(row, monkeypatch):
+    monkeypatch.setattr(ablations, "_OF_A_SMALL_CAST", 500)
+    printed, own, whole = PRINTED[row], ablated(tiny_stages(), row).stage2, tiny_stages().stage2
+    assert (own.real_driving, own.real_target) == (
+        0.1 if printed["pseudo_p"] else 1.0, 0.8 if printed["pseudo_q"] else 1.0,
+    )  # fmt: skip
+    assert own.images == {5_000_000: 40_000, 6_000_000: 48_000}[printed["images"]]
+    assert own.clips == {10_000: 0, 1_000: 2, 2_000: 4, 5_000: 10}[printed["clips"]]
+    assert whole.real_driving == 0.9, "tiny's own, a named field"
+    assert own.camera_p == whole.camera_p, "no column of the table"
+
+
+COLUMNS = {  # a column of row K and another value -> what of the config changes
+    "initialisation": ("random", {"init": "random"}),
+    "pseudo_p": (False, {"real_driving": 1.0}),
+    "pseudo_q": (False, {"real_target": 1.0}),
+    "motion": ("3DMM", {"motion": "parameters", "motion_width": 109}),
+    "teacher": ("Portrait4D", {"teacher": "dynamic"}),
+    "clips": (2_000, {"clips": 2_000}),
+    "images": (6_000_000, {"images": 6_000_000}),
+    "motion_rate_factor": (2.5, {"motion_factor": 2.5}),
+}
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_a_column_changes_what_it_names_alone(column):
+    value, wanted = COLUMNS[column]
+    before, after = (with_columns(paper(), c) for c in (TABLE["K"], dataclasses.replace(TABLE["K"], **{column: value})))
+    assert _changes(before, after) == wanted
+    assert set(COLUMNS) == {field.name for field in dataclasses.fields(Columns)} - {"figures"}
+
+
+OPTIONS = {  # an option of its own -> what of the preset paper changes
+    "init": (["--init", "random"], {"init": "random"}),
+    "real-driving": (["--real-driving", "0.5"], {"real_driving": 0.5}),
+    "real-target": (["--real-target", "1"], {"real_target": 1.0}),
+    "motion-kind": (["--motion-kind", "parameters"], {"motion": "parameters", "motion_width": 109}),
+    "teacher": (["--teacher", "some"], {"teacher": "dynamic"}),
+    "clips": (["--clips", "70"], {"clips": 70}),
+    "images": (["--images", "640"], {"images": 640}),
+    "motion-rate-factor": (["--motion-rate-factor", "3"], {"motion_factor": 3.0}),
+    "front-sources": (["--front-sources", "0"], {}),
+    "theta-p": (["--theta-p", "near-front"], {"yaw": (-0.5, 0.5), "pitch": (-0.15, 0.35)}),
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_column_is_an_option_of_its_own(option, monkeypatch, capsys):
+    given, wanted = OPTIONS[option]
+    seen: list[TrainConfig] = []
+    monkeypatch.setattr(
+        "triportrait.train.jobs.train.shown_columns", lambda config, *_: seen.append(config) or "columns"
+    )
+    assert cli.main(["train", "stage2", "--preset", "paper", "--show-schedule", *given]) == 0
+    assert _changes(paper(), seen[0]) == wanted and capsys.readouterr().out.startswith("columns\nstage2: ")
 
 
 def _changes(one: Any, other: Any) -> dict[str, Any]:
@@ -90,6 +151,98 @@ def _changes(one: Any, other: Any) -> dict[str, Any]:
         elif before != after and field.name != "preset":
             found[field.name] = after
     return found
+
+
+REFUSED = {
+    "init of a row that begins as the static synthesizer": (
+        "K", ["--init", "random"], "--init random: row K of the paper's Table 3 has initialisation static synthesizer",
+    ),
+    "init of a row that begins at random": ("A", ["--init", "some"], "row A of the paper's Table 3 has initialisation"),
+    "weights": ("C", ["--weights", "some"], "--weights some: row C of the paper's Table 3 has initialisation static"),
+    "p, which is off": ("B", ["--real-driving", "0.5"], "--real-driving 0.5: row B of the paper's Table 3 has pseudo "
+                        "views p off; leave this option out, or --ablation and give each column as an option"),
+    "p, which is on": ("C", ["--real-driving", "1"], "row C of the paper's Table 3 has pseudo views p on"),
+    "q, which is on": ("D", ["--real-target", "1"], "row D of the paper's Table 3 has pseudo views q on"),
+    "motion": ("F", ["--motion-kind", "pictures"], "row F of the paper's Table 3 has motion parameters"),
+    "a teacher": ("K", ["--teacher", "some"], "--teacher some: row K of the paper's Table 3 has teacher static synth"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_a_row_is_cannot_be_contradicted(case, capsys):
+    row, options, said = REFUSED[case]
+    assert cli.main(["train", "stage2", "--ablation", row, "--show-schedule", *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_numbers_beside_a_row_win_and_are_said(capsys):
+    more = ["--images", "480", "--clips", "3", "--real-driving", "0.3", "--motion-rate-factor", "2"]
+    assert cli.main(["train", "stage2", "--ablation", "K", "--preset", "paper", "--show-schedule", *more]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "options that won over the row: --images 480, --clips 3, --real-driving 0.3, --motion-rate-factor 2\n" in said
+    )
+    assert "70% of the motions are read off them" in said and "stage2: 480 images" in said
+
+
+def shown(row: str, capsys, *more: str) -> dict[str, str]:
+    """What `--show-schedule` says, by the beginnings of its lines."""
+    assert cli.main(["train", "stage2", "--ablation", row, "--show-schedule", "--preset", "paper", *more]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    return {line.split("  ")[0].strip(): " ".join(line.split()) for line in lines}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_the_schedule_shows_the_row_without_data(row, capsys):
+    printed, found = PRINTED[row], shown(row, capsys)
+    assert found[f"row {row} of Table 3"]
+    for label, name in (("initialisation", "initialisation"), ("motion", "motion"), ("teacher", "teacher")):
+        assert found[label].startswith(f"{label} {printed[name]} {printed[name]}"), label
+    assert found["images"] == f"images {printed['images']:,} {printed['images']:,}"
+    here = "all of the data" if printed["clips"] == 10_000 else f"{printed['clips']:,}"
+    assert found["clips"] == f"clips {printed['clips']:,} {here}"
+    for which, share in (("p", "90% of the motions"), ("q", "20% of the targets")):
+        on = printed[f"pseudo_{which}"]
+        said = found[f"pseudo views {which}"]
+        assert said.startswith(f"pseudo views {which} {'on' if on else 'off'} ")
+        assert row == "F" or ((share in said) == on)
+    factor = printed["motion_rate_factor"]
+    assert found["motion's rate"] == (
+        f"motion's rate factor {factor:g} {factor * 1e-4:.3g}, {factor:g} times the others' 0.0001"
+    )
+
+
+def test_the_schedule_says_nothing_false_of_parameters(capsys):
+    """Row F reads no pseudo view for its motion, whatever the coin's share is."""
+    found = shown("F", capsys)
+    assert found["pseudo views p"].endswith("none is read: see motion")
+    assert "90%" not in found["motion off pseudo views"] and "█" not in found["motion off pseudo views"]
+    assert "none is read: motion is the parameters of the data" in found["motion off pseudo views"]
+    assert [line for line in found if line.startswith("θ_p")] == ["θ_p: not used"]
+    assert found["motion"].endswith("109 numbers of the data")
+
+
+def test_without_a_row_data_and_out_are_missing(capsys):
+    assert cli.main(["train", "stage2"]) == 2
+    assert "train: --data and --out are missing; `triportrait train --help` lists" in capsys.readouterr().err
+    assert cli.main(["train", "stage1", "--data", "some"]) == 2
+    assert "train: --out is missing; " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_takes_five_steps_and_shows_itself(row, material, tmp_path, capsys):
+    run = tmp_path / "run"
+    more = ["--images", 20, "--precision", "fp32", "--save-each", 20, "--sample-each", 20, "--adversary-from", 4]
+    assert cli.main(words(material, row, run, *more)) == 0
+    said = capsys.readouterr().err
+    assert f"row {row} of Table 3" in said and "options that won over the row: --images 20" in said
+    assert cli.main(["train", "export", str(run), str(tmp_path / "out")]) == 0
+    moved, before = load_file(tmp_path / "out/portrait.safetensors"), load_portrait(material / "static").state_dict()
+    assert all(value.isfinite().all() for value in moved.values())
+    assert any(not torch.equal(moved[name], before[name]) for name in before)
+    assert (run / "motion_encoder").exists() == (tmp_path / "out/motion.json").exists() == (row != "F")
+    told = json.loads((run / "config.json").read_text())
+    assert told["preset"] == f"test, ablation {row}"
 
 
 @pytest.fixture(scope="module")
@@ -138,28 +291,65 @@ def test_a_dynamic_teacher_reads_the_frame_s_own_motion(cast):
     assert torch.equal(seen_again[0][1], seen_again[1][1])  # a static one knows no motion
 
 
-@pytest.mark.parametrize("begins, as_static", [("static", True), ("random", False)])
-def test_a_portrait_begins_as_it_is_told(begins, as_static, material, tmp_path, monkeypatch):
-    made: dict[str, torch.Tensor] = {}
+def begun(arguments: list[str], monkeypatch) -> stage2.ReenactModels:
+    """The networks of a stage 2 as it begins."""
+    made: list[stage2.ReenactModels] = []
 
     def take(config, chosen, models, *more):
-        made.update(little.copied(models.portrait))
+        made.append(models)
         raise InputError("enough")
 
     monkeypatch.setattr("triportrait.train.stage_run.reenact_stage", take)
-    cli.main(words(material, "A" if begins == "random" else "K", tmp_path / "run", "--seed", 7))
-    static = load_portrait(material / "static").state_dict()
-    same = [
-        torch.equal(made[name], static[name]) for name in static if not reads_motion(name) and static[name].dim() > 1
-    ]
-    assert all(same) if as_static else not any(same)
+    assert cli.main(arguments) == 2
+    return made[0]
+
+
+def equal(one: Any, other: Any, motion: bool) -> list[bool]:
+    """Of each tensor that reads motion, or of each other one, whether it is the same in two networks."""
+    first, second = one.state_dict(), other.state_dict()
+    return [torch.equal(first[name], second[name]) for name in first if reads_motion(name) == motion]
+
+
+@pytest.mark.parametrize("row, more", [("A", []), ("E", []), ("K", []), (None, ["--init", "random"])])
+def test_a_portrait_begins_as_it_is_told(row, more, material, tmp_path, monkeypatch):
+    portrait = begun(words(material, row, tmp_path / "run", "--seed", 7, *more), monkeypatch).portrait
+    static = load_portrait(material / "static")
+    at_random = row in ("A", "E", None)
+    assert all(equal(portrait, static, motion=False)) != at_random
+    fresh = little.portrait(7, motion=True)
+    assert all(equal(portrait, fresh, motion=True)) and all(equal(portrait, fresh, motion=False)) == at_random
+
+
+def test_row_g_begins_as_the_static_synthesizer_while_the_dynamic_one_draws(material, tmp_path, monkeypatch):
+    for name, more in (("static", []), ("init", ["--init", trained.write_static(tmp_path / "other", seed=9)])):
+        found = begun(words(material, "G", tmp_path / name, *more), monkeypatch)
+        wanted = load_portrait(tmp_path / "other" if more else material / "static")
+        teacher = load_portrait(material / "trained")
+        alike = equal(found.portrait, wanted, motion=False)
+        assert all(alike) and len(alike) > 50, "all that reads no motion is Ψ_3d's"
+        assert not any(
+            torch.equal(value, teacher.state_dict()[key])
+            for key, value in found.portrait.state_dict().items()
+            if value.dim() > 1
+        ), "and nothing is the teacher's"
+        assert all(equal(found.static, teacher, motion=True)) and all(equal(found.static, teacher, motion=False))
+        assert found.dynamic
+
+
+def test_row_g_needs_no_static_synthesizer_beside_init(material, tmp_path, monkeypatch):
+    arguments = words(material, "G", tmp_path / "run")
+    place = arguments.index("--static")
+    arguments[place] = "--init"
+    found = begun(arguments, monkeypatch)
+    assert all(equal(found.portrait, load_portrait(material / "static"), motion=False))
 
 
 @pytest.mark.parametrize(
     "row, more, said",
     [
-        ("J", ["--data", "few"], "data: expected 10 clips or more for this training, got 2; name a larger set"),
+        ("J", ["--data", "few"], "data: expected 5 clips or more for this training, got 2; name a larger set or fewer"),
         ("K", ["--preset", "published"], "expected the preset tiny or paper, as the ablations are the paper's"),
+        (None, ["--weights", "a", "--init", "b"], "--init b: expected none beside --weights, which says it"),
     ],
 )
 def test_what_cannot_be_ablated_is_refused(row, more, said, material, tmp_path, capsys):
@@ -173,6 +363,6 @@ def test_a_motion_encoder_of_other_numbers_is_refused(material, tmp_path, capsys
     transformer = dataclasses.replace(little.model().transformer, motion_width=11)
     wide = dataclasses.replace(little.opposed(), model=dataclasses.replace(little.model(), transformer=transformer))
     monkeypatch.setitem(STAGE_PRESETS, "tiny", lambda: wide)
-    assert cli.main(words(material, "L", tmp_path / "run")) == 2
+    assert cli.main(words(material, None, tmp_path / "run")) == 2
     assert "expected a motion encoder of 11 numbers, got 9; name another folder" in capsys.readouterr().err
     assert load_motion_encoder(material / "trained").motion_width == 9

@@ -21,7 +21,6 @@ from triportrait.train.objectives.adversary import (
     discriminator_phases,
     opposed,
     r1_terms,
-    whole_groups,
 )
 
 LOSSES = LossConfig(adversary=0.25, r1_image=1.0, r1_positions=10.0, r1_mask=3.0)
@@ -139,11 +138,6 @@ def test_a_micro_batch_without_real_pictures_sends_noughts_for_every_weight():
         discriminator.weight.grad = None
         sum(terms.values()).backward()
         assert discriminator.weight.grad is not None and not discriminator.weight.grad.any(), phase.name
-
-
-def test_rows_are_taken_in_whole_groups():
-    assert whole_groups(torch.tensor([1, 4, 5]), 2).tolist() == [1, 4]
-    assert whole_groups(torch.tensor([1]), 2).tolist() == []
 
 
 def test_a_set_without_positions_is_no_material():

@@ -9,7 +9,13 @@ from tests.core.parity import Agrees, seeded
 from triportrait.core.published.contract import manifest
 from triportrait.core.rule import rule_normal
 from triportrait.core.types import Camera
-from triportrait.train.objectives.discriminator import Discriminator, DiscriminatorConfig, label_of, published_name
+from triportrait.train.objectives.discriminator import (
+    Discriminator,
+    DiscriminatorConfig,
+    _with_spread,
+    label_of,
+    published_name,
+)
 
 LITTLE = DiscriminatorConfig(image_size=16, base=128, widest=8, mapping_layers=2)
 
@@ -81,6 +87,25 @@ def test_a_group_sees_its_own_members_only():
     assert torch.equal(before[[0, 2]], after[[0, 2]]) and (before[[1, 3]] != after[[1, 3]]).all()
 
 
-def test_refuses_a_batch_of_no_whole_groups():
-    with pytest.raises(ValueError, match="expected a batch of groups of 2, got 3"):
-        Discriminator(LITTLE)(*little(3))
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7])
+def test_the_spread_of_any_number_of_pictures_by_hand(count):
+    """Groups of two; where one is left over the first group has three, and one picture alone has no spread."""
+    x = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(count))
+    groups = max(1, count // 2)
+    found = _with_spread(x, 2)
+    assert found.shape == (count, 4, 4, 4) and torch.equal(found[:, :3], x)
+    for i in range(count):
+        members = x[[k for k in range(count) if k % groups == i % groups]]
+        assert len(members) == {1: 1}.get(count, 3 if count % 2 and i % groups == 0 else 2)
+        wanted = ((members - members.mean(0)).square().mean(0) + 1e-8).sqrt().mean()
+        torch.testing.assert_close(found[i, 3], wanted.expand(4, 4))
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_gradients_and_r1_of_a_number_that_makes_no_groups_are_finite(count):
+    network, pictures = Discriminator(LITTLE), [x.requires_grad_() for x in little(count)]
+    logits = network(*pictures)
+    slopes = torch.autograd.grad(logits.sum(), pictures[:4], create_graph=True)
+    sum(slope.square().sum() for slope in slopes).backward()
+    assert logits.shape == (count, 1) and all(slope.flatten(1).any(1).all() for slope in slopes)
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in network.parameters())

@@ -204,7 +204,9 @@ def test_a_static_network_of_other_sizes_is_refused(weights, tmp_path, capsys, m
 def test_the_reenactment_network_is_no_static_synthesizer(weights, tmp_path, capsys):
     same = trained.write(tmp_path / "same", {"network": "reenactment"})
     assert run(weights, tmp_path / "out", "--static", str(same)) == 2
-    assert "got its reenactment network; name RUN/static" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"--static {same}: expected a static synthesizer (stage 1), got a reenactment network (stage 2)" in said
+    assert "name RUN/static of its training" in said
 
 
 def test_the_folder_of_a_run_is_not_that_of_its_weights(weights, tmp_path, capsys):

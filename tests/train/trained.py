@@ -30,7 +30,7 @@ def write(folder: Path, provenance: dict[str, Any] | None = None, seed: int = 3)
     return folder
 
 
-def write_static(folder: Path, seed: int = 0) -> Path:
-    """The static synthesizer beside it: a portrait alone."""
-    save_weights(folder, "portrait", little.portrait(seed).state_dict(), little.model(), {})
+def write_static(folder: Path, seed: int = 0, noted: dict[str, Any] | None = None) -> Path:
+    """The static synthesizer beside it: a portrait alone, whose card says nothing unless it is told."""
+    save_weights(folder, "portrait", little.portrait(seed).state_dict(), little.model(), noted or {})
     return folder

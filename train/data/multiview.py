@@ -8,10 +8,13 @@ Letters: E expressions of a head, V views of an expression, S side of the pictur
     world_from_camera [E, V, 4, 4]       intrinsics [E, V, 3, 3]
     landmarks [E, V, 68, 2] pixels       expression [E, 9], neck [E, 3]
     identity.* and light.*               the head's numbers by name
+
+The index says from where the heads are seen (`cameras`); a set without a word of it was made as the preset tiny's.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,8 @@ import torch
 from torch import Tensor
 
 from triportrait.core.errors import InputError
+from triportrait.train.cameras import SET_CAMERAS, SetCameras
+from triportrait.train.config import check_range
 from triportrait.train.data.arrays import check_finite, check_rotations, check_shapes, read_arrays
 from triportrait.train.data.folders import open_folder, whole_folder
 from triportrait.train.data.heads.population import EXPRESSION_AXES, Identity, Light, check_seed_and_count
@@ -34,6 +39,7 @@ from triportrait.train.data.scenes import (
     take_pictures,
     to_pictures,
 )
+from triportrait.train.runs.flat import rebuilt
 
 KIND = "triportrait multi-view heads"
 DEPTH_STEPS = 8192  # per scene unit
@@ -90,12 +96,14 @@ def write_multiview(
     overwrite: bool = False,
     tell: Callable[[int], None] = lambda done: None,
     kind: FaceKind = "random",
+    seen_from: SetCameras = SET_CAMERAS["tiny"],
 ) -> None:
     """Write `count` heads, each with `expressions_each` expressions seen from `views` sides; the folder appears whole.
 
     Args:
         tell: is called with the number of heads done.
         kind: random expressions, or those that show each control by itself.
+        seen_from: the cameras of the views.
 
     Raises: `InputError` before any work for numbers out of range or a folder that cannot be made.
     """
@@ -103,12 +111,13 @@ def write_multiview(
     settings = {
         "seed": seed, "count": count, "expressions": expressions_each, "views": views, "size": size,
         "antialias": antialias, "faces": kind, "depth_steps": DEPTH_STEPS, "expression_axes": list(EXPRESSION_AXES),
+        "cameras": dataclasses.asdict(seen_from),
     }  # fmt: skip
     with whole_folder(out, overwrite, KIND, settings) as folder:
         renderer = HeadRenderer()
         who, light = population(seed, count)
         every = faces(kind, seed, count, expressions_each)
-        seen = cameras(seed, count, expressions_each, views)
+        seen = cameras(seed, count, expressions_each, views, seen_from)
         each = expressions_each * views
         for head in range(count):
             face = every.take(slice(head * expressions_each, (head + 1) * expressions_each))
@@ -165,13 +174,28 @@ def file_name(head: int) -> str:
     return f"head_{head:06d}.npz"
 
 
-def is_there(folder: Path, settings: dict[str, Any]) -> bool:
-    """Whether a folder is a whole multi-view set that was made from these numbers."""
+def is_there(folder: Path, settings: dict[str, Any], seen_from: SetCameras) -> bool:
+    """Whether a folder is a whole multi-view set that was made from these numbers and seen from there."""
     try:
-        index = MultiviewSet(folder).index
+        found = MultiviewSet(folder)
     except InputError:
         return False
-    return all(index.get(name) == value for name, value in settings.items())
+    return found.cameras == seen_from and all(found.index.get(name) == value for name, value in settings.items())
+
+
+def _cameras_of(index: dict[str, Any], folder: Path) -> SetCameras:
+    """From where a set sees its heads, by its index. Raises: `InputError` where that is no such thing."""
+    if "cameras" not in index:
+        return SET_CAMERAS["tiny"]
+    try:
+        found: SetCameras = rebuilt(SetCameras, index["cameras"], {}, "cameras")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder}: expected ranges as cameras in its index, got others; {_AGAIN}") from error
+    check_range(found.sampled, f"{folder}: cameras.sampled")
+    check_range(found.filmed, f"{folder}: cameras.filmed")
+    if type(found.first_filmed) is not bool or not isinstance(found.filmed_share, int | float):
+        raise InputError(f"{folder}: expected ranges as cameras in its index, got others; {_AGAIN}")
+    return found
 
 
 class MultiviewSet:
@@ -181,12 +205,16 @@ class MultiviewSet:
         folder: as `write_multiview` made it.
         contents: compare the contents of every file with its checksum, too, not only sizes.
 
+    Attributes:
+        cameras: from where the heads are seen.
+
     Raises: `InputError` that names a missing or damaged file, before any is used.
     """
 
     def __init__(self, folder: Path, contents: bool = False) -> None:
         self.folder = folder
         self.index = open_folder(folder, KIND, contents)
+        self.cameras = _cameras_of(self.index, folder)
         for name in _COUNTED:
             if type(value := self.index.get(name)) is not int or value < 1:
                 raise InputError(f"{folder}: expected a whole number as {name} in its index, got {value!r}; {_AGAIN}")

@@ -180,7 +180,7 @@ class PictureSet:
         """B sources and B driving pictures of the same heads with other expressions; the generator alone decides.
 
         Args:
-            front_sources: share of sources that are taken from near the front.
+            front_sources: share of sources that are the first view, which a set may have near the front.
             place: not used: every draw is from all pictures.
             first: how many heads, from the first on, are drawn from; 0: all.
         """
@@ -312,11 +312,14 @@ def open_set(
 
     Raises: `InputError` for a folder that holds another set, or a damaged one.
     """
-    settings: dict[str, Any] = dataclasses.asdict(config)
+    settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     if not folder.exists():
         each = (config.expressions, config.views, config.size, config.antialias)
-        write_multiview(folder, config.seed, config.count, *each, tell=drawing, kind=config.faces)
-    found = MultiviewSet(folder).index
+        write_multiview(
+            folder, config.seed, config.count, *each, tell=drawing, kind=config.faces, seen_from=config.cameras
+        )
+    stored = MultiviewSet(folder)
+    found = stored.index | {"cameras": stored.cameras}
     for name, wanted in settings.items():
         if found.get(name) != wanted:
             raise InputError(

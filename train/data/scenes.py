@@ -11,8 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from triportrait.core.render.cameras import LookAtRange, sample_look_at
+from triportrait.core.render.cameras import sample_look_at
 from triportrait.core.types import Camera
+from triportrait.train.cameras import FILMED, SET_CAMERAS, SetCameras
 from triportrait.train.data.heads.population import (
     Expression,
     Identity,
@@ -24,15 +25,12 @@ from triportrait.train.data.heads.population import (
 )
 from triportrait.train.data.heads.render import HeadRenderer, HeadView
 
-NARROW = LookAtRange(  # where people film themselves from
-    yaw=(-0.3, 0.3), pitch=(-0.10, 0.22), roll=(-0.08, 0.08), radius=(3.9, 4.2), pivot_x=(-0.02, 0.02)
-)
 FaceKind = Literal["random", "eight"]
 EIGHT = 8
 CHUNK = 8  # pictures at a time
 DROWSY = 0.5  # how far lids stay down between the blinks of a moving face
 KEY_S = 0.55  # seconds between the expressions that a moving face passes through
-_LIGHT, _EXPRESSION, _CAMERA, _FILMED, _BLINK = 1, 2, 3, 4, 5
+_LIGHT, _EXPRESSION, _CAMERA, _FILMED, _BLINK, _COIN = 1, 2, 3, 4, 5, 6
 
 
 def population(seed: int, count: int) -> tuple[Identity, Light]:
@@ -67,17 +65,23 @@ def faces(kind: FaceKind, seed: int, count: int, each: int) -> Expression:
     return eight_expressions().take(torch.arange(each).repeat(count))
 
 
-def cameras(seed: int, count: int, expressions_each: int, views: int) -> Camera:
-    """[count * E * V] cameras of the paper's distribution; the first view of each expression is near the front."""
-    wide = sample_look_at(count * expressions_each * views, stream(seed, _CAMERA))
-    front = filming_cameras(seed, count * expressions_each)
-    wide.world_from_camera[::views] = front.world_from_camera
-    return wide
+def cameras(seed: int, count: int, expressions_each: int, views: int, kind: SetCameras = SET_CAMERAS["tiny"]) -> Camera:
+    """[count * E * V] cameras of a set, the views of an expression one after the other."""
+    number = count * expressions_each * views
+    seen = sample_look_at(number, stream(seed, _CAMERA), kind.sampled)
+    if kind.first_filmed:
+        front = sample_look_at(number // views, stream(seed, _FILMED), kind.filmed)
+        seen.world_from_camera[::views] = front.world_from_camera
+    elif kind.filmed_share:
+        filmed = torch.rand(number, generator=stream(seed, _COIN)) < kind.filmed_share
+        front = sample_look_at(number, stream(seed, _FILMED), kind.filmed)
+        seen.world_from_camera[filmed] = front.world_from_camera[filmed]
+    return seen
 
 
 def filming_cameras(seed: int, count: int) -> Camera:
-    """[count] cameras near the front."""
-    return sample_look_at(count, stream(seed, _FILMED), NARROW)
+    """[count] cameras from where people film themselves."""
+    return sample_look_at(count, stream(seed, _FILMED), FILMED)
 
 
 def motion(seed: int, head: int, frames: int, fps: float) -> Expression:

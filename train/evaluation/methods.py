@@ -13,14 +13,15 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from triportrait.core.checkpoint import load_portrait, read_card
+from triportrait.core import network_kind
+from triportrait.core.checkpoint import load_portrait
 from triportrait.core.errors import InputError
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.types import Camera, Driving, Head, Source
 from triportrait.train.data.pictures import Pictures
 from triportrait.train.motion import read_motion
-from triportrait.train.weights import REENACTMENT, load_trained
+from triportrait.train.weights import load_trained
 
 OURS, COPY, KEPT, STATIC = "ours", "copies the source", "keeps the source's expression", "static synthesizer"
 
@@ -125,12 +126,7 @@ class WeightsAndBaselines:
             KEPT: Reenactment(portrait, motion_encoder, expression="source"),
         }
         if self.static is not None:
-            card = read_card(self.static, "portrait").get("provenance")
-            if isinstance(card, dict) and card.get("network") == REENACTMENT:
-                raise InputError(
-                    f"--static {self.static}: expected the static synthesizer of a training, got its reenactment "
-                    "network; name RUN/static"
-                )
+            network_kind.check_network(self.static, network_kind.STATIC, "--static", "name RUN/static of its training")
             static = load_portrait(self.static)
             if static.config != portrait.config:
                 raise InputError(

@@ -12,6 +12,7 @@ from typing import Annotated
 import tyro
 
 from triportrait.core.errors import InputError
+from triportrait.train.cameras import SET_CAMERAS, Habit, shown_cameras
 from triportrait.train.data.clips import check_clips, write_clips
 from triportrait.train.data.multiview import check_multiview, write_multiview
 from triportrait.train.data.sheets import SheetKind, write_sheet
@@ -49,7 +50,10 @@ class Multiview:
     expressions: int = 4
     """Expressions of each head."""
     views: int = 3
-    """Views of each expression; the first is near the front."""
+    """Views of each expression."""
+    cameras: Habit = "tiny"
+    """From where, as the preset of this name trains: tiny has the first view near the front, paper has all views from
+    the paper's range, published half from there and half from where people film themselves."""
     size: int = 128
     """Side of the pictures in px."""
     antialias: int = 2
@@ -64,10 +68,11 @@ class Multiview:
         out = place(self.place, self.out)
         check_multiview(self.seed, self.count, self.expressions, self.views, self.size, self.antialias)
         numbers = (self.seed, self.count, self.expressions, self.views, self.size, self.antialias)
+        seen_from = SET_CAMERAS[self.cameras]
         with progress(self.count, "head") as tell:
-            write_multiview(out, *numbers, self.overwrite, tell)
+            write_multiview(out, *numbers, self.overwrite, tell, seen_from=seen_from)
         pictures = self.count * self.expressions * self.views
-        say(out, f"{self.count} heads, {pictures} pictures of {self.size} px")
+        say(out, f"{self.count} heads, {pictures} pictures of {self.size} px; {shown_cameras(seen_from)}")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from triportrait.core.errors import InputError
+from triportrait.train.cameras import SET_CAMERAS
 from triportrait.train.data.check import check_data
 from triportrait.train.data.clip_store.filming import film_heads
 from triportrait.train.data.clip_store.importing import SKIPPED, Imported, import_lmdb
@@ -26,7 +27,7 @@ class Heads(Multiview):
         """Check everything, then write head by head."""
         out = place(self.place, self.out)
         wanted = {n: getattr(self, n) for n in ("seed", "count", "expressions", "views", "size", "antialias")}
-        if not self.overwrite and is_there(out, wanted | {"faces": "random"}):
+        if not self.overwrite and is_there(out, wanted | {"faces": "random"}, SET_CAMERAS[self.cameras]):
             say(out, f"{out}: these {self.count} heads are there already, nothing was done")
         else:
             super().run()

@@ -12,26 +12,30 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from triportrait.core.errors import InputError
-from triportrait.train.ablations import Row, ablated
+from triportrait.train.ablations import ablated, differences, with_motion
 from triportrait.train.begin import Begin
+from triportrait.train.cameras import SET_CAMERAS, Habit
 from triportrait.train.config import StageConfig, TrainConfig
 from triportrait.train.engines.ranks import Ranks, joined
 from triportrait.train.engines.zero import ZeroConfig
+from triportrait.train.jobs.columns import (
+    ColumnOptions,
+    OptionalFloat,
+    OptionalFolder,
+    OptionalInt,
+    OptionalPath,
+    OptionalStr,
+)
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
 from triportrait.train.replay import replay
 from triportrait.train.runs.export import export
 from triportrait.train.runs.report import write_report
 from triportrait.train.runs.run_config import CONFIG
 from triportrait.train.runs.stopping import Stopped, stops_on_request
-from triportrait.train.schedule_chart import chart
+from triportrait.train.schedule_chart import chart, shown_columns, shown_views
 from triportrait.train.stage_run import Loading, StageName, StageRun
 from triportrait.train.stages import Engines
 from triportrait.train.training import STAGES, Training
-
-OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
-OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
-OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
-OptionalStr = Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
@@ -119,9 +123,9 @@ class Overfit(_Whole):
 class _Single:
     """What both stages take."""
 
-    data: Path
+    data: OptionalFolder = None
     """A multi-view set of `triportrait prepare heads`; stage 2 takes a clip store of `prepare clips|lmdb`, too."""
-    out: Path
+    out: OptionalFolder = None
     """The folder of the run: log, samples, checkpoints."""
     preset: Literal["tiny", "paper", "published"] = "tiny"
     """The numbers that the other options change: of the demo's size, of the paper, of the published code."""
@@ -137,6 +141,8 @@ class _Single:
     """Weight of the adversarial term; 0: no discriminator."""
     adversary_from: OptionalInt = None
     """Images seen before the adversary begins."""
+    front_sources: OptionalFloat = None
+    """Share of sources that are the first view of a set, which --cameras tiny has near the front; 0: any view."""
     features: OptionalFloat = None
     """How much more eyes and mouth count than the rest of a picture, at their centres."""
     renderer_frozen_until: OptionalInt = None
@@ -200,6 +206,10 @@ class _Single:
         """What the other options change."""
         return STAGE_PRESETS[self.preset]()
 
+    def told(self, config: TrainConfig) -> str:
+        """What the stage is, in lines for the user; empty where its options say all."""
+        return ""
+
     def config(self, ranks: Ranks) -> TrainConfig:
         """The preset with what was asked for.
 
@@ -208,7 +218,7 @@ class _Single:
         config = self.start_config()
         stage: StageConfig = getattr(config, self.stage())
         changes: dict[str, Any] = {"micros": max(stage.micros, ranks.size) if self.micros is None else self.micros}
-        for name in ("images", "batch"):
+        for name in ("images", "batch", "front_sources"):
             if (value := getattr(self, name)) is not None:
                 changes[name] = value
         if self.rate is not None:
@@ -232,8 +242,15 @@ class _Single:
             config = self.config(Ranks())
             own: StageConfig = getattr(config, self.stage())
             factor = own.optimizer.motion_factor if self.stage() == "stage2" else 1.0
-            print(chart(self.stage(), own, config.model.render.neural_size, factor))
+            drawn = chart(self.stage(), own, config.model.render.neural_size, factor)
+            print(f"{self.told(config) or shown_views(self.stage(), config)}\n{drawn}")
             return
+        if self.data is None or self.out is None:
+            lacking = [name for name in ("data", "out") if getattr(self, name) is None]
+            are = "is" if len(lacking) == 1 else "are"
+            raise InputError(
+                f"train: --{' and --'.join(lacking)} {are} missing; `triportrait train --help` lists the options"
+            )
         if self.out.exists() and not self.out.is_dir():
             raise InputError(f"{self.out}: expected a folder for the run, this is a file; name a folder")
         if self.resume == "never" and (self.out / CONFIG).exists():
@@ -242,6 +259,8 @@ class _Single:
         asked = None if stage is None else ZeroConfig(stage, self.offload)
         with joined(always=asked is not None) as ranks, stops_on_request() as stopper:
             config = self.config(ranks)
+            if ranks.first and (told := self.told(config)):
+                print(told, file=sys.stderr)
             zero = ZeroConfig(1) if asked is None and ranks.size > 1 else asked
             try:
                 run = StageRun(
@@ -280,6 +299,20 @@ class Stage1(_Single):
     """Weight of the teacher's planes at sampled points; 0: they need no teacher."""
     feature_weight: OptionalFloat = None
     """Weight of the teacher's feature images."""
+    cameras: Annotated[Habit | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    """From where the set was made to be seen (`prepare heads --cameras`): tiny, paper, published; the preset's by
+    default. A set that was seen from elsewhere is refused."""
+
+    def start_config(self) -> TrainConfig:
+        """What the other options change."""
+        config = super().start_config()
+        if self.cameras is None:
+            return config
+        cast = dataclasses.replace(config.cast, cameras=SET_CAMERAS[self.cameras])
+        first = dataclasses.replace(config.stage1, front_sources=self.front_sources or 0.0)
+        own: dict[str, Any] = {} if cast.cameras.first_filmed else {"stage1": first}
+        idle = {name: dataclasses.replace(getattr(config, name), front_sources=0.0) for name in ("motion", "stage2")}
+        return dataclasses.replace(config, cast=cast, **own, **idle)
 
     def begin(self) -> Begin:
         """What the stage begins from."""
@@ -291,11 +324,11 @@ class Stage1(_Single):
 
 
 @dataclass(frozen=True)
-class Stage2(_Single):
+class Stage2(ColumnOptions, _Single):
     """Train reenactment from pairs of expressions and pseudo views (stage 2), on one process or on several."""
 
     static: OptionalStr = None
-    """Weights folder of the static synthesizer that draws pseudo views."""
+    """Weights folder of the static synthesizer that draws pseudo views, and that stage 2 begins as."""
     motion: str = "demo"
     """Weights folder of the motion encoder."""
     flame: OptionalStr = None
@@ -305,22 +338,40 @@ class Stage2(_Single):
     most_skipped: float = 0.05
     """Share of the clips that may be left out as damaged before training stops."""
 
-    ablation: Annotated[Row | None, tyro.conf.arg(metavar="ROW", help_behavior_hint="")] = None
-    """A row of the paper's Table 3, A to L; L is stage 2 itself. --motion is not asked in row E; in row F --static is
-    a network that reads motion."""
-
     def begin(self) -> Begin:
         """What the stage begins from."""
-        return dataclasses.replace(super().begin(), static=self.static, motion=self.motion, flame=self.flame)
+        return dataclasses.replace(
+            super().begin(), static=self.static, motion=self.motion, flame=self.flame, teacher=self.teacher,
+            init=self.init_folder,
+        )  # fmt: skip
 
     def loading(self) -> Loading:
         """How data is read. Raises: `InputError` for numbers out of range."""
         return Loading(self.prefetch, self.decoder, self.most_skipped)
 
     def start_config(self) -> TrainConfig:
-        """The preset, or the row of the ablations."""
-        config = super().start_config()
+        """The preset or the row of the ablations, and the columns that are given one by one.
+
+        Raises: `InputError` for what contradicts the row, or two ways to begin.
+        """
+        if self.weights is not None and self.init is not None:
+            raise InputError(
+                f"--init {self.init}: expected none beside --weights, which says it; leave one of them out"
+            )
+        self.check_row(self.weights)
+        config = self._row(super().start_config())
+        config = with_motion(config, self.motion_kind or config.stage2.motion)
+        return dataclasses.replace(config, stage2=dataclasses.replace(config.stage2, **self.columns(config.stage2)))
+
+    def _row(self, config: TrainConfig) -> TrainConfig:
         return config if self.ablation is None else ablated(config, self.ablation)
+
+    def told(self, config: TrainConfig) -> str:
+        """The columns of the paper's table; at a start only of a row that was asked for."""
+        if self.ablation is None and not self.show_schedule:
+            return ""
+        changed = differences(self._row(super().start_config()).stage2, config.stage2) if self.ablation else []
+        return shown_columns(config, self.ablation, changed)
 
 
 @dataclass(frozen=True)

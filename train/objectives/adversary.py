@@ -63,11 +63,6 @@ def fake(rendering: Rendering, target: Pictures, camera: Camera, rows: Tensor) -
     return Judged(rendering.image[rows], rendering.raw_image[rows], target.positions[rows], mask, label)
 
 
-def whole_groups(rows: Tensor, group: int) -> Tensor:
-    """Of these rows [N] as many as make whole groups, as the discriminator compares pictures within one."""
-    return rows[: len(rows) // group * group]
-
-
 def opposed(
     discriminator: Discriminator,
     rendering: Rendering,

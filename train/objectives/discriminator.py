@@ -34,7 +34,7 @@ class DiscriminatorConfig:
         image_size: S of the pictures, a power of two from 8.
         base: channels at a side s are base / s, at most `widest`.
         mapping_layers: after the embedding of the camera. mapping_rate: factor on their learning rate.
-        group: samples whose spread is shown to the last layers; it divides a rank's share of the batch.
+        group: samples whose spread is shown to the last layers; what is left over joins a group, one alone has none.
         half_from: blocks on sides from this one on run in half precision on a GPU.
     """
 
@@ -188,10 +188,16 @@ def _resized(x: Tensor, size: int) -> Tensor:
 
 
 def _with_spread(x: Tensor, group: int) -> Tensor:
-    """One channel more: the spread within each group of samples, averaged over everything else."""
+    """One channel more: the spread within each group of samples, averaged over everything else.
+
+    Of G groups the sample i is in group i % G; where the groups do not come out even, the first ones have one more.
+    """
     B, _, H, W = x.shape
-    size = min(group, B)
-    if B % size:
-        raise ValueError(f"x: expected a batch of groups of {size}, got {B}; choose another batch or group")
-    spread = (x.unflatten(0, (size, -1)).var(0, correction=0) + STD_FLOOR).sqrt().mean((1, 2, 3))  # [B / size]
-    return torch.cat([x, spread.repeat(size)[:, None, None, None].expand(-1, 1, H, W)], 1)
+    groups = max(1, B // group)
+    if B % groups:
+        parts = [x[first::groups].var(0, correction=0) for first in range(groups)]
+        variance = torch.stack(parts)
+    else:
+        variance = x.unflatten(0, (-1, groups)).var(0, correction=0)
+    spread = (variance + STD_FLOOR).sqrt().mean((1, 2, 3))  # [G]
+    return torch.cat([x, spread.repeat(-(-B // groups))[:B, None, None, None].expand(-1, 1, H, W)], 1)

@@ -10,10 +10,11 @@ from triportrait import __version__
 from triportrait.core.checkpoint import load_motion_encoder, save_motion_encoder, save_weights
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
+from triportrait.core.network_kind import REENACTMENT, STATIC
 from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.runs.checkpoints import FOLDER, averaged_weights, found
 from triportrait.train.runs.run_config import CONFIG, MOTION_ENCODER
-from triportrait.train.weights import REENACTMENT, STATIC_SYNTHESIZER, save_neck
+from triportrait.train.weights import save_neck
 
 
 def export(checkpoint: Path, out: Path, half: bool = False, overwrite: bool = False) -> Path:
@@ -41,7 +42,7 @@ def export(checkpoint: Path, out: Path, half: bool = False, overwrite: bool = Fa
         for name in list(tensors):
             tensors[name] = tensors[name].half() if tensors[name].is_floating_point() else tensors[name]
     model = ModelConfig.from_dict(config["model"], f"{run / CONFIG}: model")
-    network = STATIC_SYNTHESIZER if told["stage"] == "stage1" else REENACTMENT
+    network = STATIC if told["stage"] == "stage1" else REENACTMENT
     of_heads = told.get("source", HEADS) == HEADS
     card = {
         "made by": f"triportrait {__version__}", "command": f"triportrait train export {folder.name}",

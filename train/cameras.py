@@ -1,0 +1,67 @@
+"""From where heads are seen in training: the one home of every range of cameras.
+
+Ranges are of yaw, pitch, roll (radians), distance and pivot (scene units). The paper's are `LookAtRange()`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from triportrait.core.render.cameras import LookAtRange
+
+PAPER = LookAtRange()
+NEAR_FRONT = LookAtRange(yaw=(-0.5, 0.5), pitch=(-0.15, 0.35))  # where a small motion encoder still sees the face
+FILMED = LookAtRange(  # where people film themselves from
+    yaw=(-0.3, 0.3), pitch=(-0.10, 0.22), roll=(-0.08, 0.08), radius=(3.9, 4.2), pivot_x=(-0.02, 0.02)
+)
+Habit = Literal["tiny", "paper", "published"]
+ThetaP = Literal["paper", "near-front"]
+THETA_P: dict[ThetaP, LookAtRange] = {"paper": PAPER, "near-front": NEAR_FRONT}
+
+
+@dataclass(frozen=True)
+class SetCameras:
+    """From where a multi-view set sees its heads.
+
+    Attributes:
+        sampled: the range of its views.
+        filmed: another one, which stands for the cameras of real photographs.
+        first_filmed: the first view of each expression is from `filmed`.
+        filmed_share: share of the views that are from `filmed`, by a coin for each; 0 with `first_filmed`.
+    """
+
+    sampled: LookAtRange = PAPER
+    filmed: LookAtRange = FILMED
+    first_filmed: bool = False
+    filmed_share: float = 0.0
+
+
+SET_CAMERAS: dict[Habit, SetCameras] = {
+    "tiny": SetCameras(first_filmed=True),
+    "paper": SetCameras(),
+    "published": SetCameras(filmed_share=0.5),
+}
+
+
+def shown_range(cameras: LookAtRange) -> str:
+    """A range in words: yaw and pitch, radians, and the elevation that they give, degrees."""
+    yaw, pitch = (f"{low:g} to {high:g}" for low, high in (cameras.yaw, cameras.pitch))
+    degrees = [math.degrees(math.asin(2 * p / math.pi) if cameras.elevation == "asin" else p) for p in cameras.pitch]
+    return f"yaw {yaw}, pitch {pitch} (elevation {degrees[0]:.1f} to {degrees[1]:.1f} deg)"
+
+
+def shown_cameras(cameras: SetCameras) -> str:
+    """The views of a set in words."""
+    wide = shown_range(cameras.sampled)
+    if cameras.first_filmed:
+        return f"the first view of each expression {shown_range(cameras.filmed)}, the others {wide}"
+    if cameras.filmed_share:
+        return f"{cameras.filmed_share:.0%} of the views {shown_range(cameras.filmed)}, the others {wide}"
+    return f"all views {wide}"
+
+
+def habit_of(cameras: SetCameras) -> str:
+    """The name of the habit, or `others`."""
+    return next((name for name, known in SET_CAMERAS.items() if known == cameras), "others")
