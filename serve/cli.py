@@ -68,7 +68,14 @@ def _run(arguments: Sequence[str]) -> int:
     verbose = any(a == "--verbose" or (a.startswith("-") and not a.startswith("--") and "v" in a) for a in rest)
     try:
         module, _, entry = JOBS[name][0].partition(":")
-        return parse(name, getattr(importlib.import_module(module), entry), rest).run() or 0
+        job_class = getattr(importlib.import_module(module), entry)
+        try:
+            job = parse(name, job_class, rest)
+        except InputError:
+            if os.environ.get("RANK", "0") != "0":  # a launcher's processes read the same options: the first one speaks
+                return BAD_INPUT
+            raise
+        return job.run() or 0
     except InputError as error:
         if verbose:
             traceback.print_exc()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,12 +173,26 @@ def _discriminator(config: TrainConfig, losses: LossConfig, begin: Begin, device
     made = make_discriminator(config)
     if begin.discriminator is not None:
         folder = begin.discriminator
-        inside = [path for stage in ("stage1", "stage2") for path in found(folder, stage)]
         try:
-            made.load_state_dict(module_weights(inside[-1] if inside else folder, "discriminator"))
+            weights = _newest_discriminator(folder)
+            check_tensors(folder, weights)
+            made.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(f"{folder}: its discriminator has other sizes; name a run of the same preset") from error
     return made.to(device)
+
+
+def _newest_discriminator(folder: Path) -> dict[str, Tensor]:
+    """Of a run's newest whole checkpoint, or of a checkpoint; what is left out is told."""
+    inside = [path for stage in ("stage2", "stage1") for path in reversed(found(folder, stage))]
+    for number, path in enumerate(inside):
+        try:
+            return module_weights(path, "discriminator")
+        except InputError as error:
+            if number + 1 == len(inside):
+                raise
+            print(f"{str(error).rpartition(';')[0]}: left out, an older one is taken", file=sys.stderr)
+    return module_weights(folder, "discriminator")
 
 
 def _motion_encoder(name: str, config: TrainConfig) -> AnyMotionEncoder:

@@ -228,7 +228,8 @@ def run_stage(
             if ranks.any(stopper.asked):
                 if saved != engine.images_seen:
                     save()
-                raise Stopped(f"{run}: stopped after {engine.images_seen} images; the same command goes on")
+                why = " as its launcher is gone" if ranks.any(stopper.orphaned) else ""
+                raise Stopped(f"{run}: stopped{why} after {engine.images_seen} images; the same command goes on")
             before, step = engine.images_seen, engine.steps
             asked_at = time.perf_counter()
             ready += batches.ready

@@ -26,7 +26,7 @@ from torch import Tensor
 from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
 from triportrait.train.engines.engine import Engine, State
-from triportrait.train.engines.ranks import Ranks
+from triportrait.train.engines.ranks import Elsewhere, Ranks
 
 FOLDER, CARD = "checkpoints", "checkpoint.json"
 KEPT = 3
@@ -93,7 +93,8 @@ def save_checkpoint(
     if ranks.first and failed:
         shutil.rmtree(part, ignore_errors=True)
     if ranks.any(bool(failed)):
-        raise InputError(
+        refusal = InputError if ranks.first else Elsewhere
+        raise refusal(
             f"{folder}: the checkpoint could not be written ({failed or 'on the first rank'}); free some space, and "
             "the same command goes on from the last one"
         )
