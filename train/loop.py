@@ -23,7 +23,7 @@ from torch import Tensor
 
 from triportrait.train.engines.engine import Engine
 from triportrait.train.engines.ranks import Ranks
-from triportrait.train.infinite import MOST_IN_A_ROW, Tolerated, shown, suspects
+from triportrait.train.infinite import Tolerated, shown, suspects
 from triportrait.train.prefetch import Prefetch
 from triportrait.train.runs.checkpoints import load_newest, save_checkpoint
 from triportrait.train.runs.diverged import DIVERGED, KeptMicro, keep_micro
@@ -357,7 +357,7 @@ def _move(
                     told.setdefault(name, []).append(value)
     if bad:  # saved here, as at ZeRO 3 no weight can be gathered one by one while all are
         saved, images = _keep(stage, phase, kept, run, seed, ranks), stage.engine.images_seen
-        often = f" for {MOST_IN_A_ROW} steps" if engine.config.clean else ""
+        often = f" for {tolerated.in_a_row + 1} steps" if engine.config.clean else ""
         raise FloatingPointError(
             f"{', '.join(bad)} of {phase.name} is not finite{often} after {images} images, {saved}{shown(found)}"
         )

@@ -108,8 +108,8 @@ class StageRun:
         if cast.size != (side := config.model.image_size):
             made_by = "prepare heads" if self._clips is None else "prepare clips"
             raise InputError(
-                f"{data}: expected pictures of {side} px for preset {config.preset}, got {cast.size}; make them again by "
-                f"`triportrait {made_by} --size {side}`, or train on them by --preset tiny if they have 128 px"
+                f"{data}: expected pictures of {side} px for preset {config.preset}, got {cast.size}; make them again "
+                f"by `triportrait {made_by} --size {side}`, or train on pictures of 128 px by --preset tiny"
             )
         if name == "stage1" and cast.cameras != config.cast.cameras:
             wanted, found = (habit_of(one) for one in (config.cast.cameras, cast.cameras))

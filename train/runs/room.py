@@ -12,6 +12,8 @@ from triportrait.core.errors import InputError
 from triportrait.train.engines.engine import Engine
 from triportrait.train.runs.checkpoints import KEPT, found
 
+NAME_BYTES = 110  # of a tensor in a file's header
+
 
 def checkpoint_bytes(engines: Mapping[str, Engine]) -> int:
     """What a checkpoint takes: of each network its weights and their averages, and of those that move two moments."""
@@ -19,7 +21,7 @@ def checkpoint_bytes(engines: Mapping[str, Engine]) -> int:
     for engine in engines.values():
         parameters = [*engine.module.parameters()]
         moved = sum(_numbers(p) for group in engine.groups for p in group.parameters)
-        total += 4 * (2 * sum(map(_numbers, parameters)) + 2 * moved)
+        total += 4 * (2 * sum(map(_numbers, parameters)) + 2 * moved) + 4 * NAME_BYTES * len(parameters)
         total += sum(b.numel() * b.element_size() for b in engine.module.buffers())
     return total
 
