@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from triportrait.core.errors import InputError
+from triportrait.train.cameras import THETA_P
 from triportrait.train.config import Init, MotionKind, ReenactConfig, Teacher, TrainConfig
 from triportrait.train.data.clip_store.tracks import FLAME_PARAMETERS
 from triportrait.train.data.heads.population import EXPRESSION_AXES
@@ -112,15 +113,17 @@ def _renamed(config: TrainConfig, row: RowName) -> TrainConfig:
 
 
 def differences(one: ReenactConfig, other: ReenactConfig) -> list[str]:
-    """The columns in which a stage 2 is not another one, by the names of their options."""
-    names = {
-        "images": "--images", "clips": "--clips", "real_driving": "--real-driving", "real_target": "--real-target",
-    }  # fmt: skip
+    """What a stage 2 has otherwise than another one, as the options that say so."""
+    numbers = ("images", "clips", "batch", "real_driving", "real_target", "front_sources")
     found = [
-        f"{option} {getattr(other, name):,}"
-        for name, option in names.items()
+        f"--{name.replace('_', '-')} {getattr(other, name):,}"
+        for name in numbers
         if getattr(one, name) != getattr(other, name)
     ]
-    if one.optimizer.motion_factor != other.optimizer.motion_factor:
-        found.append(f"--motion-rate-factor {other.optimizer.motion_factor:g}")
+    before, after = one.optimizer, other.optimizer
+    found += [f"--rate {after.rate:g}"] if before.rate != after.rate else []
+    if before.motion_factor != after.motion_factor:
+        found.append(f"--motion-rate-factor {after.motion_factor:g}")
+    if one.camera_p != other.camera_p:
+        found.append(f"--theta-p {next(name for name, known in THETA_P.items() if known == other.camera_p)}")
     return found

@@ -16,6 +16,7 @@ NEAR_FRONT = LookAtRange(yaw=(-0.5, 0.5), pitch=(-0.15, 0.35))  # where a small 
 FILMED = LookAtRange(  # where people film themselves from
     yaw=(-0.3, 0.3), pitch=(-0.10, 0.22), roll=(-0.08, 0.08), radius=(3.9, 4.2), pivot_x=(-0.02, 0.02)
 )
+OTHERS = "another"  # in the place of a habit's name
 Habit = Literal["tiny", "paper", "published"]
 ThetaP = Literal["paper", "near-front"]
 THETA_P: dict[ThetaP, LookAtRange] = {"paper": PAPER, "near-front": NEAR_FRONT}
@@ -63,5 +64,5 @@ def shown_cameras(cameras: SetCameras) -> str:
 
 
 def habit_of(cameras: SetCameras) -> str:
-    """The name of the habit, or `others`."""
-    return next((name for name, known in SET_CAMERAS.items() if known == cameras), "others")
+    """The name of the habit, or OTHERS."""
+    return next((name for name, known in SET_CAMERAS.items() if known == cameras), OTHERS)

@@ -103,6 +103,7 @@ class StageConfig:
     batch: int = 4
     views: int = 2  # rendered for each source
     front_sources: float = 0.0  # share of sources that are the first view, which a set may have near the front
+    own_view: bool = True  # a target may be the source's own picture; in the paper each has a camera of its own
     strangers: float = 0.0  # share of sources that are not of the cast
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     losses: LossConfig = field(default_factory=LossConfig)
@@ -176,6 +177,11 @@ class TrainConfig:
                 )
             if stage.views > self.cast.views:
                 raise InputError(f"{name}.views: expected up to cast.views={self.cast.views}, got {stage.views}")
+            if not stage.own_view and stage.views > max(1, self.cast.views - 1):
+                raise InputError(
+                    f"{name}.views: expected up to {self.cast.views - 1}, as one view of cast.views={self.cast.views} "
+                    f"is the source, got {stage.views}"
+                )
             if stage.strangers > 0 and self.strangers is not None and stage.views > self.strangers.views:
                 raise InputError(
                     f"{name}.views: expected up to strangers.views={self.strangers.views}, got {stage.views}"

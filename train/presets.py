@@ -133,7 +133,8 @@ def paper(published: bool = False) -> TrainConfig:
         discriminator_widest=512,
         discriminator_mapping=8,
         stage1=StageConfig(
-            images=15_000_000 if published else 10_000_000, batch=32, views=1, optimizer=adam, discriminator=adam,
+            images=15_000_000 if published else 10_000_000, batch=32, views=1, own_view=False, optimizer=adam,
+            discriminator=adam,
             losses=dataclasses.replace(terms, planes=0.1, feature=1.0 if published else 0.0), schedule=static,
         ),
         stage2=ReenactConfig(

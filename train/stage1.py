@@ -81,7 +81,9 @@ def draw(sets: list[PictureSet], config: StageConfig, rng: np.random.Generator) 
         views = rng.permutation(chosen.views)
         front = rng.random() < config.front_sources
         source_view = 0 if front else int(rng.integers(chosen.views))
-        count = min(config.views, chosen.views)
+        if not config.own_view and chosen.views > 1:
+            views = views[views != source_view]
+        count = min(config.views, len(views))
         sources.append(chosen.take(torch.tensor([pose]), torch.tensor([source_view])))
         targets.append(chosen.take(torch.full((count,), pose), torch.from_numpy(views[:count].copy())))
     return StaticBatch(join(sources), join(targets))

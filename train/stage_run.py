@@ -19,7 +19,7 @@ from typing import Any, Literal
 from triportrait.core.checkpoint import save_motion_encoder
 from triportrait.core.errors import InputError
 from triportrait.train.begin import Begin, flame_field, reenact_models, static_models
-from triportrait.train.cameras import habit_of, shown_cameras
+from triportrait.train.cameras import FILMED, OTHERS, SetCameras, habit_of, shown_cameras
 from triportrait.train.config import SetConfig, TrainConfig
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.clip_store.filming import HEADS
@@ -113,11 +113,14 @@ class StageRun:
             )
         if name == "stage1" and cast.cameras != config.cast.cameras:
             wanted, found = (habit_of(one) for one in (config.cast.cameras, cast.cameras))
+            way = "" if found == OTHERS else f", or say --cameras {found} to train on this one"
             raise InputError(
                 f"{data}: expected a set that is seen from {wanted}'s cameras ({shown_cameras(config.cast.cameras)}), "
                 f"got {found}'s ({shown_cameras(cast.cameras)}); make one by `triportrait prepare heads --cameras "
-                f"{wanted}`, or say --cameras {found} to train on this one"
+                f"{wanted}`{way}"
             )
+        if self._clips is not None:  # a clip has one view of each moment
+            config = dataclasses.replace(config, stage2=dataclasses.replace(config.stage2, front_sources=0.0))
         idle = {  # what is idle asks for no views
             other: dataclasses.replace(getattr(config, other), views=1, front_sources=0.0)
             for other in STAGES
@@ -207,4 +210,6 @@ def _cast(index: dict[str, Any], config: TrainConfig) -> SetConfig:
     if index.get("source", HEADS) != HEADS:
         return SetConfig(size=config.model.image_size)
     known = {f.name for f in dataclasses.fields(SetConfig)}
+    if "source" in index:  # clips, which are filmed
+        index = index | {"cameras": SetCameras(sampled=FILMED)}
     return SetConfig(**{k: v for k, v in index.items() if k in known})

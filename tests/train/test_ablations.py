@@ -177,10 +177,12 @@ def test_what_a_row_is_cannot_be_contradicted(case, capsys):
 
 def test_numbers_beside_a_row_win_and_are_said(capsys):
     more = ["--images", "480", "--clips", "3", "--real-driving", "0.3", "--motion-rate-factor", "2"]
+    more += ["--theta-p", "near-front", "--rate", "0.002", "--batch", "16"]
     assert cli.main(["train", "stage2", "--ablation", "K", "--preset", "paper", "--show-schedule", *more]) == 0
     said = capsys.readouterr().out
     assert (
-        "options that won over the row: --images 480, --clips 3, --real-driving 0.3, --motion-rate-factor 2\n" in said
+        "options that won over the row: --images 480, --clips 3, --batch 16, --real-driving 0.3, --rate 0.002, "
+        "--motion-rate-factor 2, --theta-p near-front\n" in said
     )
     assert "70% of the motions are read off them" in said and "stage2: 480 images" in said
 

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -92,12 +93,8 @@ def test_a_run_leaves_checkpoints_samples_and_a_page(stage, runs, capsys):
     assert [p.name for p in found(run, stage)] == [f"{stage}_000000016"]
     assert (run / "samples" / f"{stage}_0000016.png").is_file() and any((run / "tensorboard" / stage).iterdir())
     page = (run / "report.html").read_text()
-    assert (
-        page.count("data:image/png;base64,") == 1
-        and "<script" not in page
-        and "http:" not in page
-        and "https:" not in page
-    )
+    words = re.sub(r"base64,[A-Za-z0-9+/=]*", "", page)  # a picture's own letters spell anything
+    assert page.count("data:image/png;base64,") == 1 and "<script" not in words and "http" not in words
     assert stage in page and "preset test" in page
     assert cli.main(["train", "report", str(run)]) == 0 and capsys.readouterr().out.strip() == str(run / "report.html")
 

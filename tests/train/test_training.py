@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -262,7 +263,7 @@ def test_with_strangers_half_precision_and_random_features(tmp_path):
 def test_another_config_is_refused_and_nothing_changes(whole):
     before = hashes(whole.run)
     with pytest.raises(InputError, match=r"this run was begun with stage2.images 8, now it is 16; name another folder"):
-        Training(little.config(stage2=ReenactConfig(images=16, batch=2)), whole.run)
+        Training(little.config(stage2=dataclasses.replace(little.config().stage2, images=16)), whole.run)
     with pytest.raises(InputError, match="this run was begun with seed 0, now it is 1; name another folder"):
         Training(little.config(seed=1), whole.run)
     assert hashes(whole.run) == before

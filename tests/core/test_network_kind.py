@@ -1,0 +1,53 @@
+"""Which network a weights folder holds, and the sentence where it is the other one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from triportrait.core.errors import InputError
+from triportrait.core.network_kind import REENACTMENT, STATIC, check_network, network_of
+
+
+@pytest.mark.parametrize(
+    "noted, network",
+    [
+        ({"network": "static synthesizer"}, STATIC),
+        ({"network": "reenactment"}, REENACTMENT),
+        ({"file": "portrait4d-static-genhead512.pkl"}, STATIC),
+        ({"file": "portrait4d-v2-vfhq512.pkl"}, REENACTMENT),
+        ({"file": "portrait4d-genhead512.pkl"}, REENACTMENT),
+        ({"file": "mine.pkl"}, None),
+        ({"network": "another"}, None),
+        ({"network": ["reenactment"]}, None),
+        ({}, None),
+        (None, None),
+        ("reenactment", None),
+    ],
+)
+def test_a_card_says_it_by_its_network_or_its_published_file(noted, network):
+    assert network_of({"provenance": noted}) == network
+
+
+def folder(path: Path, noted: dict[str, Any]) -> Path:
+    path.mkdir()
+    (path / "portrait.json").write_text(json.dumps({"format": 1, "kind": "portrait", "provenance": noted}))
+    return path
+
+
+def test_the_other_network_is_refused_in_a_sentence_and_an_unknown_one_is_not(tmp_path):
+    moving = folder(tmp_path / "moving", {"network": "reenactment"})
+    check_network(moving, REENACTMENT, "--weights", "name another")
+    check_network(folder(tmp_path / "unknown", {}), STATIC, "--static", "name another")
+    wanted = (
+        rf"^--static {moving}: expected a static synthesizer \(stage 1\), got a reenactment network \(stage 2\); do"
+    )
+    with pytest.raises(InputError, match=wanted):
+        check_network(moving, STATIC, "--static", "do this")
+    with pytest.raises(InputError, match="got a reenactment network"):
+        check_network("demo", STATIC, "--static", "do this")
+    with pytest.raises(InputError, match="no such weights folder"):
+        check_network(tmp_path / "nothing", STATIC, "--static", "do this")
