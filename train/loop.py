@@ -328,7 +328,7 @@ def _move(
 ) -> float:
     """One phase of a step: the terms of all its micro-batches, and the step; returns the rate."""
     engine = stage.engines[phase.engine]
-    told: dict[str, list[float]] = {}
+    told: dict[str, list[tuple[float, float]]] = {}
     kept: list[KeptMicro] = []
     bad: list[str] = []
     others = [e.module for name, e in stage.engines.items() if name != phase.engine]
@@ -341,20 +341,20 @@ def _move(
             kept.append(began)
             terms = phase.terms(micro)
             names, values = list(terms), torch.stack([value.float() for value in terms.values()])
-            seen = ranks.mean(values.detach()).tolist()
-            if bad := [name for name, value in zip(names, seen, strict=True) if not math.isfinite(value)]:
-                own = not bool(values.isfinite().all())
-                elsewhere = ranks.any(own)  # every rank asks
-                found = _suspects(micro, own or not elsewhere, ranks)
+            finite = values.detach().isfinite()
+            seen = ranks.mean(torch.cat([values.detach().where(finite, 0), finite.float()])).tolist()
+            shares = seen[len(names) :]  # of the ranks, those where a term is finite
+            if bad := [name for name, share in zip(names, shares, strict=True) if share < 1]:
+                own = not bool(finite.all())
+                found = _suspects(micro, own, ranks)
                 if not (engine.config.clean and tolerated.patient):
-                    kept = [began] if own or not elsewhere else []
+                    kept = [began] if own else []
                     break
                 tolerated.note(phase.name, bad, found)
                 bad = []
             engine.backward(values.sum() * phase.every)
-            for name, value in zip(names, seen, strict=True):
-                if math.isfinite(value):
-                    told.setdefault(name, []).append(value)
+            for name, value, share in zip(names, seen[: len(names)], shares, strict=True):
+                told.setdefault(name, []).append((value, share))
     if bad:  # saved here, as at ZeRO 3 no weight can be gathered one by one while all are
         saved, images = _keep(stage, phase, kept, run, seed, ranks), stage.engine.images_seen
         often = f" for {tolerated.in_a_row + 1} steps" if engine.config.clean else ""
@@ -366,7 +366,8 @@ def _move(
     except FloatingPointError as error:
         who = [name for micro in micros for name in _suspects(micro, True, ranks)]
         raise FloatingPointError(f"{error}, {_keep(stage, phase, kept, run, seed, ranks)}{shown(who)}") from error
-    means = {name: sum(value / len(values) for value in values) for name, values in told.items()}
+    wholes = {name: sum(share for _, share in values) for name, values in told.items()}
+    means = {name: sum(v / wholes[name] for v, _ in values) for name, values in told.items() if wholes[name]}
     for name, value in means.items():
         sums.add(name, value)
     if phase.counts and engine is stage.engine and means:
