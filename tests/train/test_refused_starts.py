@@ -236,7 +236,7 @@ def test_an_older_checkpoint_is_told_where_it_is_taken(material, tmp_path, capsy
     assert cli.main(words(material, "stage1", tmp_path / "next", *more)) == 0
     assert f"{newest}: expected a whole checkpoint of discriminator" in (said := capsys.readouterr().err)
     assert "left out, an older one is taken" in said
-    assert cli.main(["train", "export", str(material / "stage1"), str(tmp_path / "quiet")]) == 0
+    assert cli.main(["train", "export", str(material / "stage1"), str(tmp_path / "folders" / "above" / "quiet")]) == 0
     assert capsys.readouterr().err == "", "nothing to say of a run that is whole"
 
 
