@@ -151,6 +151,8 @@ def read_card(folder: Path, kind: str) -> dict[str, Any]:
     try:
         card = read_json(path)
     except FileNotFoundError as error:
+        if sentence := _of_a_training(folder):
+            raise InputError(sentence) from error
         found = sorted(p.name for p in folder.iterdir() if p.suffix in (".json", ".safetensors"))
         holds = f"it holds {_some(found)}" if found else "it holds no weights"
         raise InputError(
@@ -176,6 +178,16 @@ def read_card(folder: Path, kind: str) -> dict[str, Any]:
     if not isinstance(card.get("provenance", {}), dict):
         raise InputError(f"{path}: provenance: expected an object, got {literal(card['provenance'])}; convert again")
     return card
+
+
+def _of_a_training(folder: Path) -> str:
+    """What to say of the folder of a training where weights are wanted; empty for any other folder."""
+    if (folder / "weights" / "portrait.json").is_file():
+        return f"{folder}: this is the folder of a training; name {folder / 'weights'} or {folder / 'static'}"
+    if not any((folder / name).exists() for name in ("checkpoint.json", "checkpoints", "log.jsonl")):
+        return ""
+    made = f"`triportrait train export {folder} FOLDER`"
+    return f"{folder}: this is a run, not its weights; make them by {made} and name that"
 
 
 def read_tensors(folder: Path, kind: str) -> dict[str, Tensor]:

@@ -71,7 +71,7 @@ def _run(arguments: Sequence[str]) -> int:
     verbose = any(a == "--verbose" or (a.startswith("-") and not a.startswith("--") and "v" in a) for a in rest)
     try:
         module, _, entry = JOBS[name][0].partition(":")
-        job = getattr(importlib.import_module(module), entry)
+        job_class = getattr(importlib.import_module(module), entry)
     except ModuleNotFoundError as error:
         return _refuse(_missing(error))
     except (ImportError, OSError, RuntimeError):  # a library that is there and does not load
@@ -82,7 +82,13 @@ def _run(arguments: Sequence[str]) -> int:
             say_traceback()
         return _refuse(f"{named[0]}; install it again; `triportrait doctor` shows more")
     try:
-        return parse(name, job, rest).run() or 0
+        try:
+            job = parse(name, job_class, rest)
+        except InputError:
+            if os.environ.get("RANK", "0") != "0":  # a launcher's processes read the same options: the first one speaks
+                return BAD_INPUT
+            raise
+        return job.run() or 0
     except InputError as error:
         if verbose:
             say_traceback()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from triportrait.core.files import check_tensor_file
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.network_kind import REENACTMENT, STATIC, Network, check_network
 from triportrait.core.portrait import Portrait4D
+from triportrait.core.sentences import say
 from triportrait.core.weights import DEMO
 from triportrait.train import stage1, stage2
 from triportrait.train.config import LossConfig, TrainConfig
@@ -172,12 +174,26 @@ def _discriminator(config: TrainConfig, losses: LossConfig, begin: Begin, device
     made = make_discriminator(config)
     if begin.discriminator is not None:
         folder = begin.discriminator
-        inside = [path for stage in ("stage1", "stage2") for path in found(folder, stage)]
         try:
-            made.load_state_dict(module_weights(inside[-1] if inside else folder, "discriminator"))
+            weights = _newest_discriminator(folder)
+            check_tensors(folder, weights)
+            made.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(f"{folder}: its discriminator has other sizes; name a run of the same preset") from error
     return made.to(device)
+
+
+def _newest_discriminator(folder: Path) -> dict[str, Tensor]:
+    """Of a run's newest whole checkpoint, or of a checkpoint; what is left out is told."""
+    inside = [path for stage in ("stage2", "stage1") for path in reversed(found(folder, stage))]
+    for number, path in enumerate(inside):
+        try:
+            return module_weights(path, "discriminator")
+        except InputError as error:
+            if number + 1 == len(inside):
+                raise
+            say(f"{str(error).rpartition(';')[0]}: left out, an older one is taken")
+    return module_weights(folder, "discriminator")
 
 
 def _motion_encoder(name: str, config: TrainConfig) -> AnyMotionEncoder:
@@ -239,9 +255,18 @@ def read_file(path: Path) -> dict[str, Tensor]:
     """
     try:
         check_tensor_file(path)
-        return load_file(path)
+        tensors = load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"{path}: expected a safetensors file, it cannot be read; convert it again") from error
+    check_tensors(path, tensors)
+    return tensors
+
+
+def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raises: `InputError` that names the file and the tensor whose numbers are not finite."""
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise InputError(f"{path}: {name} holds numbers that are not finite; name another file")
 
 
 def _loaded(

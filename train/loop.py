@@ -21,15 +21,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from triportrait.core.sentences import say
 from triportrait.train.engines.engine import Engine
 from triportrait.train.engines.ranks import Ranks
+from triportrait.train.infinite import Tolerated, shown, suspects
 from triportrait.train.prefetch import Prefetch
 from triportrait.train.runs.checkpoints import load_newest, save_checkpoint
 from triportrait.train.runs.diverged import DIVERGED, KeptMicro, keep_micro
 from triportrait.train.runs.record import Record
+from triportrait.train.runs.room import check_room
 from triportrait.train.runs.stopping import Stopped, Stopper
 
 SHOWN_EACH = 10  # steps between two lines of the log
+LINE = "{desc} {percentage:.0f}% {n_fmt}/{total_fmt} {rate_fmt} {remaining} left{postfix}"  # of progress
+BEFORE = 56  # characters of it before the postfix, at the longest
 
 
 @dataclass
@@ -178,8 +183,8 @@ def run_stage(
 
     Raises:
         InputError: no checkpoint is whole, or it is of another network; or too much of the data cannot be used.
-        FloatingPointError: a term or a gradient is not finite; what the phase began from is saved in run/diverged, and
-            the checkpoints stay.
+        FloatingPointError: a term or a gradient is not finite, and gradients are not to be cleaned, or no step was
+            finite for long; what the phase began from is saved in run/diverged, and the checkpoints stay.
         Stopped: somebody asked the run to stop; a checkpoint of this moment is saved.
     """
     from tqdm import tqdm
@@ -189,16 +194,21 @@ def run_stage(
     loaded = load_newest(run, stage.name, stage.engines, ranks)
     if loaded is not None:
         sums.terms = {name: list(total) for name, total in loaded.loop["terms"].items()}
-    begun()
     if engine.images_seen >= stage.images:
+        begun()
         return
+    with ranks.together():
+        if ranks.first:
+            check_room(run, stage.name, stage.engines, say)
+    begun()
     record = Record(run, stage.name, engine, ranks)
     left_out = _LeftOut(stage, record, dict(loaded.loop.get("left_out", {})) if loaded is not None else {})
     for line in loaded.damaged if loaded else []:
         record.say(f"{stage.name}: left out {line}")
+    tolerated = Tolerated(stage.name, record)
     bar = tqdm(
         total=stage.images, initial=engine.images_seen, unit="img", desc=stage.name, file=sys.stderr, mininterval=1.0,
-        dynamic_ncols=True, disable=not ranks.first,
+        disable=not ranks.first, bar_format=LINE,
     )  # fmt: skip
 
     def save(keep: int = 3) -> None:
@@ -219,7 +229,8 @@ def run_stage(
             if ranks.any(stopper.asked):
                 if saved != engine.images_seen:
                     save()
-                raise Stopped(f"{run}: stopped after {engine.images_seen} images; the same command goes on")
+                why = " as its launcher is gone" if ranks.any(stopper.orphaned) else ""
+                raise Stopped(f"{run}: stopped{why} after {engine.images_seen} images; the same command goes on")
             before, step = engine.images_seen, engine.steps
             asked_at = time.perf_counter()
             ready += batches.ready
@@ -234,15 +245,19 @@ def run_stage(
             rates = {}
             for phase in stage.phases:
                 if phase.due(step, before):
-                    rates[phase.engine] = _move(stage, phase, micros, sums, run, seed, ranks)
+                    rates[phase.engine] = _move(stage, phase, micros, sums, run, seed, ranks, tolerated)
+            tolerated.step(engine)
             timed += 1
             bar.update(stage.batch)
-            if engine.steps % SHOWN_EACH == 0:
+            lined = engine.steps % SHOWN_EACH == 0
+            if lined or step == first_step:
                 seconds = time.perf_counter() - since
                 means = sums.means()
                 memory = _memory(ranks)
                 bar.set_postfix_str(_shown(means, rates, waited / max(seconds, 1e-9), memory))
+            if lined:
                 told = {f"rate {name}" if len(stage.engines) > 1 else "rate": round(r, 9) for name, r in rates.items()}
+                told |= {f"rate {name}": round(r, 9) for e in stage.engines.values() for name, r in e.rates.items()}
                 speed = {
                     "images_per_s": round(timed * stage.batch / seconds, 2),
                     "data_share": round(waited / seconds, 4),
@@ -302,10 +317,19 @@ def _micro(stage: Stage, seed: int, step: int, number: int, images_seen: int) ->
     return Micro(stage.draw(streams, place), rng, images_seen, number=number)
 
 
-def _move(stage: Stage, phase: Phase, micros: list[Micro], sums: _Sums, run: Path, seed: int, ranks: Ranks) -> float:
+def _move(
+    stage: Stage,
+    phase: Phase,
+    micros: list[Micro],
+    sums: _Sums,
+    run: Path,
+    seed: int,
+    ranks: Ranks,
+    tolerated: Tolerated,
+) -> float:
     """One phase of a step: the terms of all its micro-batches, and the step; returns the rate."""
     engine = stage.engines[phase.engine]
-    told: dict[str, float] = {}
+    told: dict[str, list[tuple[float, float]]] = {}
     kept: list[KeptMicro] = []
     bad: list[str] = []
     others = [e.module for name, e in stage.engines.items() if name != phase.engine]
@@ -318,25 +342,43 @@ def _move(stage: Stage, phase: Phase, micros: list[Micro], sums: _Sums, run: Pat
             kept.append(began)
             terms = phase.terms(micro)
             names, values = list(terms), torch.stack([value.float() for value in terms.values()])
-            seen = ranks.mean(values.detach()).tolist()
-            if bad := [name for name, value in zip(names, seen, strict=True) if not math.isfinite(value)]:
-                own = not bool(values.isfinite().all())
-                elsewhere = ranks.any(own)  # every rank asks
-                kept = [began] if own or not elsewhere else []
-                break
+            finite = values.detach().isfinite()
+            seen = ranks.mean(torch.cat([values.detach().where(finite, 0), finite.float()])).tolist()
+            shares = seen[len(names) :]  # of the ranks, those where a term is finite
+            if bad := [name for name, share in zip(names, shares, strict=True) if share < 1]:
+                own = not bool(finite.all())
+                found = _suspects(micro, own, ranks)
+                if not (engine.config.clean and tolerated.patient):
+                    kept = [began] if own else []
+                    break
+                tolerated.note(phase.name, bad, found)
+                bad = []
             engine.backward(values.sum() * phase.every)
-            for name, value in zip(names, seen, strict=True):
-                told[name] = told.get(name, 0.0) + value / len(micros)
+            for name, value, share in zip(names, seen[: len(names)], shares, strict=True):
+                told.setdefault(name, []).append((value, share))
     if bad:  # saved here, as at ZeRO 3 no weight can be gathered one by one while all are
         saved, images = _keep(stage, phase, kept, run, seed, ranks), stage.engine.images_seen
-        raise FloatingPointError(f"{', '.join(bad)} of {phase.name} is not finite after {images} images, {saved}")
+        often = f" for {tolerated.in_a_row + 1} steps" if engine.config.clean else ""
+        raise FloatingPointError(
+            f"{', '.join(bad)} of {phase.name} is not finite{often} after {images} images, {saved}{shown(found)}"
+        )
     try:
         rate = engine.step(stage.batch if phase.counts else 0)
     except FloatingPointError as error:
-        raise FloatingPointError(f"{error}, {_keep(stage, phase, kept, run, seed, ranks)}") from error
-    for name, value in told.items():
+        who = [name for micro in micros for name in _suspects(micro, True, ranks)]
+        raise FloatingPointError(f"{error}, {_keep(stage, phase, kept, run, seed, ranks)}{shown(who)}") from error
+    wholes = {name: sum(share for _, share in values) for name, values in told.items()}
+    means = {name: sum(v / wholes[name] for v, _ in values) for name, values in told.items() if wholes[name]}
+    for name, value in means.items():
         sums.add(name, value)
+    if phase.counts and engine is stage.engine and means:
+        sums.add("loss", sum(means.values()))
     return rate
+
+
+def _suspects(micro: Micro, own: bool, ranks: Ranks) -> list[str]:
+    """Whose pictures are in the micro-batches that were not finite, over all ranks, which call it together."""
+    return [name for names in ranks.gathered(suspects(micro.batch) if own else []) for name in names]
 
 
 def _began(stage: Stage, phase: Phase, micro: Micro) -> KeptMicro:
@@ -382,11 +424,27 @@ def _sample(stage: Stage, record: Record, ranks: Ranks) -> None:
     record.numbers(engine, {name: round(value, 4) for name, value in numbers.items()}, grid=path)
 
 
-def _shown(means: dict[str, float], rates: dict[str, float], data_share: float, memory: dict[str, float]) -> str:
-    """The end of the progress line: losses, rates of all networks, share of the time spent waiting for data, memory."""
-    losses = " ".join(f"{name} {value:.3f}" for name, value in means.items())
-    shown = f"{losses} rate {'/'.join(f'{rate:.2g}' for rate in rates.values())} data {data_share:.0%}"
-    return shown + "".join(f" GPU {value:.1f} GB" for value in memory.values())
+def _shown(
+    means: dict[str, float], rates: dict[str, float], data_share: float, memory: dict[str, float], room: int = 0
+) -> str:
+    """The end of the progress line: the loss, memory, share of the time spent waiting for data, rates of all networks,
+    and of the terms as many as there is room for.
+
+    Args:
+        room: characters; 0: what a terminal's line, or 80, has left.
+    """
+    room = room or max(shutil.get_terminal_size((80, 24)).columns - BEFORE, 0)
+    first = {"loss": means["loss"]} if "loss" in means else {}
+    words = [f"{name} {value:.3f}" for name, value in first.items()]
+    words += [f"GPU {value:.1f} GB" for value in memory.values()] + [f"data {data_share:.0%}"]
+    words.append(f"rate {'/'.join(f'{rate:.2g}' for rate in rates.values())}")
+    words += [f"{name} {value:.3f}" for name, value in means.items() if name not in first]
+    line = words[0]
+    for word in words[1:]:
+        if len(line) + 1 + len(word) > room:
+            break
+        line += f" {word}"
+    return line
 
 
 def _memory(ranks: Ranks) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """A run of one stage on any number of processes: `triportrait train stage1` and `stage2`.
 
 run/config.json, run/log.jsonl, run/samples, run/tensorboard, run/checkpoints as `loop` and `record` make them, and for
-stage 2 run/motion_encoder, a copy of the encoder that it asks.
+stage 2 run/motion_encoder, a copy of the encoder that it asks, and of tracked faces run/flame, FLAME's tables.
+run/data.json says what the data were, file by file.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,13 +29,15 @@ from triportrait.train.data.clip_store.tracks import FlameTracks, HeadTracks, Tr
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import PictureSet
 from triportrait.train.loop import Stage, run_stage
+from triportrait.train.named import check_named
 from triportrait.train.probe import probe
 from triportrait.train.runs.checkpoints import check_checkpoints
-from triportrait.train.runs.claim import claim, made_folder
+from triportrait.train.runs.claim import Start, claim, made_folder
 from triportrait.train.runs.diverged import BEGIN, DIVERGED
-from triportrait.train.runs.run_config import MOTION_ENCODER, check_config, check_folder
+from triportrait.train.runs.run_config import FLAME, MOTION_ENCODER, check_config, check_folder, data_told
 from triportrait.train.runs.stopping import Stopper
 from triportrait.train.stages import Engines, reenact_stage, static_stage
+from triportrait.train.weights import save_flame
 
 StageName = Literal["stage1", "stage2"]
 STAGES = ("stage1", "motion", "stage2")  # of a config
@@ -88,7 +92,8 @@ class StageRun:
         loading: Loading | None = None,
     ) -> None:
         self.name, self.run, self.engines, self.begin = name, run, engines, begin
-        self.loading = loading or Loading()
+        self.loading, self._start = loading or Loading(), Start(run)
+        check_named(name, config, begin)
         self._clips = ClipStore(data, whole=False) if holds_clips(data) else None
         made = MultiviewSet(data) if self._clips is None else None
         index = self._clips.index if made is None else made.index | {"cameras": made.cameras}  # type: ignore[union-attr]
@@ -100,6 +105,12 @@ class StageRun:
         tracked = self._clips is not None and self._clips.source != HEADS
         self._flame = flame_field(begin.flame or begin.static or begin.init) if tracked else None
         cast = _cast(index, config)
+        if cast.size != (side := config.model.image_size):
+            made_by = "prepare heads" if self._clips is None else "prepare clips"
+            raise InputError(
+                f"{data}: expected pictures of {side} px for preset {config.preset}, got {cast.size}; make them again "
+                f"by `triportrait {made_by} --size {side}`, or train on pictures of 128 px by --preset tiny"
+            )
         if name == "stage1" and cast.cameras != config.cast.cameras:
             wanted, found = (habit_of(one) for one in (config.cast.cameras, cast.cameras))
             way = "" if found == OTHERS else f", or say --cameras {found} to train on this one"
@@ -118,25 +129,29 @@ class StageRun:
         self.config = dataclasses.replace(config, cast=cast, **idle)
         ranks = engines.ranks
         self._store_config: Callable[[], None] = lambda: None
-        with ranks.together():
+        with ranks.together(), self._start.part() if ranks.first else nullcontext():
             if ranks.first:
                 made_folder(run)
                 check_folder(run)
                 self._claim = claim(run)
                 files = index["files" if self._clips is None else "clips"]
-                data_told = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-                told = {"stage": name, "data": data_told, "begin": begin.told()}
+                data_sign = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+                told = {"stage": name, "data": data_sign, "begin": begin.told()}
                 if self._clips is not None:
                     told |= {"source": self._clips.source, "decoder": resolved(self.loading.decoder, ranks.device)}
-                self._store_config = check_config(run, self.config.to_dict() | {"run": told}, changes_allowed)
+                    files = {clip["name"]: clip["files"] for clip in files}
+                config_told = self.config.to_dict() | {"run": told}
+                known = data_told(data.resolve().name, files)
+                self._store_config = check_config(run, config_told, changes_allowed, known)
                 check_checkpoints(run, [name])
-        with ranks.together():
-            if ranks.first:
-                self.set = self._open(data)  # makes the necks, for the others to read
-        with ranks.together():
-            if not ranks.first:
-                self.set = self._open(data)
-            self.stage = self._static(begin) if name == "stage1" else self._reenact(begin)
+        with self._start.part() if ranks.first else nullcontext():
+            with ranks.together():
+                if ranks.first:
+                    self.set = self._open(data)  # makes the necks, for the others to read
+            with ranks.together():
+                if not ranks.first:
+                    self.set = self._open(data)
+                self.stage = self._static(begin) if name == "stage1" else self._reenact(begin)
 
     def _open(self, data: Path) -> PictureSet | ClipPictures:
         own = self.config.stage1 if self.name == "stage1" else self.config.stage2
@@ -157,7 +172,8 @@ class StageRun:
         each = config.save_each, config.sample_each
         ranks, ahead = self.engines.ranks, self.loading.prefetch
         try:
-            run_stage(self.stage, self.run, config.seed, *each, ranks, stopper, self._store_config, ahead)
+            with self._start.part() if ranks.first else nullcontext():
+                run_stage(self.stage, self.run, config.seed, *each, ranks, stopper, self._store_config, ahead)
         except FloatingPointError:
             if ranks.first and (self.run / DIVERGED).is_dir():
                 (self.run / DIVERGED / BEGIN).write_text(json.dumps(self.begin.placed(), indent=1) + "\n")
@@ -184,6 +200,8 @@ class StageRun:
         encoder = models.motion_encoder
         if self.engines.ranks.first and encoder is not None:
             save_motion_encoder(self.run / MOTION_ENCODER, encoder.state_dict(), encoder, {})
+        if self.engines.ranks.first and self._flame is not None:
+            save_flame(self.run / FLAME, self._flame)
         return reenact_stage(config, self.set, models, None if self._flame is not None else probe(config), self.engines)
 
 

@@ -253,7 +253,7 @@ def _groups(portrait: Portrait4D, config: StageConfig, left_out: list[Any], moti
         found["renderer" if renders else "motion" if motion_factor and reads_motion(name) else "own"].append(parameter)
     groups = [Group(found["own"])]
     if found["motion"]:
-        groups.append(Group(found["motion"], motion_factor or 1.0))
+        groups.append(Group(found["motion"], motion_factor or 1.0, name="motion"))
     if found["renderer"]:
-        groups.append(Group(found["renderer"], frozen_until=frozen_until))
+        groups.append(Group(found["renderer"], frozen_until=frozen_until, name="renderer"))
     return groups

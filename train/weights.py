@@ -7,14 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from triportrait.core.checkpoint import load_pair, read_card, save_weights, weights_folder
+from torch import Tensor
+
+from triportrait.core.checkpoint import load_pair, read_card, read_tensors, save_weights, weights_folder
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
+from triportrait.core.motion.neck import NeckField
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.network_kind import REENACTMENT, check_network
 from triportrait.core.portrait import Portrait4D
 from triportrait.train.data.heads.mesh import mean_neck
 from triportrait.train.data.heads.population import check_seed_and_count
+
+FLAME_LICENCE = "FLAME's tables inside keep the FLAME licence of the Max Planck Society"
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,23 @@ def save_neck(folder: Path, model: ModelConfig, provenance: Mapping[str, Any]) -
     """
     tables = mean_neck(model.neck, model.render.box_side)
     save_weights(folder, "neck", {name: table.half() for name, table in tables.items()}, None, provenance)
+
+
+def save_flame(folder: Path, field: NeckField) -> None:
+    """Keep FLAME's tables and the coarse mesh of tracked faces in a folder of their own, as a portrait carries them.
+
+    Raises: `InputError` where they cannot be written.
+    """
+    tables = {f"neck.{name}": value for name, value in field.state_dict().items()}
+    save_weights(folder, "flame", tables, None, {"licence": FLAME_LICENCE})
+
+
+def kept_flame(folder: Path) -> dict[str, Tensor] | None:
+    """What `save_flame` kept; None where nothing is.
+
+    Raises: `InputError` where it is damaged.
+    """
+    return read_tensors(folder, "flame") if (folder / "flame.safetensors").is_file() else None
 
 
 def load_trained(folder: Path) -> tuple[Portrait4D, SmallMotionEncoder]:

@@ -102,7 +102,7 @@ def config(**changes: Any) -> TrainConfig:
 def opposed() -> TrainConfig:
     """Six steps of stage 2 with the adversary and R1 on, in four micro-batches each."""
     quick = OptimizerConfig(warm_up=0, average=0.5, clip=0.0)
-    discriminator = OptimizerConfig(rate=1e-3, betas=(0.0, 0.99), warm_up=0, decay=0.0, clip=0.0, lazy=2, clean=True)
+    discriminator = OptimizerConfig(rate=1e-3, betas=(0.0, 0.99), warm_up=0, decay=0.0, clip=0.0, lazy=2)
     stage = ReenactConfig(
         images=48, batch=8, micros=4, front_sources=FRONT, camera_p=NEAR_FRONT, optimizer=quick,
         discriminator=discriminator, real_target=0.9,

@@ -4,7 +4,8 @@
 
 WORK holds cast/, trained/ and static/. A case is NAME:ENGINE:STEPS with ENGINE plain or 0 to 3; its run is WORK/NAME,
 and it is asked to stop after STEPS steps (0: not at all). A run that is there goes on. NAME:ENGINE:STEPS:bf16 runs in
-bfloat16, NAME:ENGINE:STEPS:nan with a pixel that is no number, in the last micro-batch of the second step.
+bfloat16, NAME:ENGINE:STEPS:nan with a pixel that is no number, in the last micro-batch of the second step, and with
+:clean after it gradients that are not finite count as 0.
 """
 
 from __future__ import annotations
@@ -65,6 +66,10 @@ def main(work: Path, cases: list[str]) -> None:
             zero = None if engine == "plain" else ZeroConfig(int(engine), bucket=100_000)
             engines = Engines(ranks, zero)
             config = dataclasses.replace(little.opposed(), precision="bf16" if "bf16" in more else "fp32")
+            if "clean" in more:
+                own = config.stage2
+                moved = {n: dataclasses.replace(getattr(own, n), clean=True) for n in ("optimizer", "discriminator")}
+                config = dataclasses.replace(config, stage2=dataclasses.replace(own, **moved))
             run = StageRun("stage2", config, work / name, work / "cast", begin, engines)
             with suppress(Stopped, FloatingPointError), spoiled("nan" in more):
                 last = ranks.rank == ranks.size - 1  # one asks, and all stop

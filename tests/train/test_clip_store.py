@@ -236,12 +236,15 @@ def message(seed: int, channels: int = 1, **changes: bytes | int) -> bytes:
     return out
 
 
-def lmdb_of(path: Path, messages: list[bytes]) -> Path:
+def lmdb_of(path: Path, messages: list[bytes], key: bytes = b"num_samples", subdir: bool = True) -> Path:
     lmdb = pytest.importorskip("lmdb")
-    with lmdb.open(str(path), map_size=1 << 28) as environment, environment.begin(write=True) as transaction:
+    with (
+        lmdb.open(str(path), map_size=1 << 28, subdir=subdir) as environment,
+        environment.begin(write=True) as transaction,
+    ):
         for number, one in enumerate(messages):
             transaction.put(f"{number:08d}".encode(), one)
-        transaction.put(b"num_samples", str(len(messages)).encode())
+        transaction.put(key, str(len(messages)).encode())
     return path
 
 
@@ -317,12 +320,28 @@ def test_an_import_goes_on_where_it_was(tmp_path):
     assert (tmp_path / "out" / "clip_00000000.mp4").stat().st_mtime_ns == before, "what was whole is not made again"
 
 
+def test_an_lmdb_may_be_a_single_file(tmp_path):
+    """As `subdir=False` writes it; the file inside of a folder is one, too."""
+    single = lmdb_of(tmp_path / "clips.lmdb", [message(0)], subdir=False)
+    folder = lmdb_of(tmp_path / "set", [message(0)])
+    assert single.is_file() and folder.is_dir()
+    for number, path in enumerate((single, folder / "data.mdb", folder)):
+        assert import_lmdb(path, tmp_path / str(number)).written == 1
+
+
 def test_what_is_no_lmdb_is_refused(tmp_path):
     pytest.importorskip("lmdb")
     (tmp_path / "empty").mkdir()
-    for path in (tmp_path / "empty", tmp_path / "nothing"):
-        with pytest.raises(InputError, match="expected an LMDB with the key num_samples"):
-            import_lmdb(path, tmp_path / "out")
+    (tmp_path / "text").write_text("no database" * 1000)
+    for name, said in (
+        ("empty", "this folder holds no data.mdb"),
+        ("nothing", "there is nothing"),
+        ("text", "this file is none or damaged"),
+    ):
+        with pytest.raises(InputError, match=f"{name}: expected an LMDB, {said}"):
+            import_lmdb(tmp_path / name, tmp_path / "out")
+    with pytest.raises(InputError, match="expected an LMDB with the key num_samples, as the published one has"):
+        import_lmdb(lmdb_of(tmp_path / "other", [], key=b"other"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -333,7 +352,10 @@ def test_the_command_imports_and_checks(tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(out)
     assert cli.main(["prepare", "check", str(out)]) == 0
     assert capsys.readouterr().out.strip() == f"2 clips of {S} px, {2 * T} frames: whole"
-    assert cli.main(["prepare", "lmdb", str(path), str(out)]) == 2
-    assert "this store is finished; name another folder" in capsys.readouterr().err
+    assert cli.main(["prepare", "lmdb", str(path), str(out)]) == 0
+    assert "its 2 clips are there already, nothing was done" in capsys.readouterr().err
+    other = lmdb_of(tmp_path / "other", [message(0)])
+    assert cli.main(["prepare", "lmdb", str(other), str(out)]) == 2
+    assert "this store is finished, with name 'set', now it is 'other'; name another" in capsys.readouterr().err
     assert cli.main(["prepare", "lmdb", str(path), str(tmp_path / "b"), "--most-skipped", "2"]) == 2
     assert "most-skipped: expected a share from 0 to 1, got 2.0" in capsys.readouterr().err

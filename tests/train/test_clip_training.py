@@ -10,15 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
+from tests.serve.faces import landmarks, parameters, picture
 from tests.train import little, tracked, trained
 from tests.train.ranks_worker import StopsAt
 from tests.train.test_clips import changed, spoil
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait, save_motion_encoder
 from triportrait.core.errors import InputError
 from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.motion.neck import NeckField
 from triportrait.serve import cli
+from triportrait.serve.reenactor import Reenactor
 from triportrait.train import loop, stage2
 from triportrait.train.begin import Begin
 from triportrait.train.config import OptimizerConfig, ReenactConfig, TrainConfig
@@ -226,9 +230,58 @@ def test_the_published_motion_encoder_travels_with_a_run(tmp_path):
     assert all(p.equal(q) for p, q in zip(encoder.parameters(), again.parameters(), strict=True))
 
 
-def test_weights_of_tracked_faces_know_no_cast(whole, tmp_path):
-    assert cli.main(["train", "export", str(whole), str(tmp_path / "weights")]) == 0
-    assert json.loads((tmp_path / "weights" / "portrait.json").read_text())["provenance"]["cast"] is None
+@pytest.fixture(scope="module")
+def exported(whole, tmp_path_factory) -> Path:
+    """The weights of that run, its FLAME folder not at hand."""
+    folder = tmp_path_factory.mktemp("exported") / "weights"
+    assert cli.main(["train", "export", str(whole), str(folder), "--half"]) == 0
+    return folder
+
+
+def test_weights_of_tracked_faces_know_no_cast(exported):
+    provenance = json.loads((exported / "portrait.json").read_text())["provenance"]
+    assert provenance["cast"] is None and "FLAME's tables inside keep the FLAME licence" in provenance["licence"]
+
+
+def test_weights_of_tracked_faces_carry_flame_and_its_coarse_mesh(material, exported):
+    trained_on, portrait = load_portrait(material / "flame").neck, load_portrait(exported)
+    assert isinstance(portrait.neck, NeckField) and isinstance(trained_on, NeckField)
+    assert little.same(portrait.neck.state_dict(), trained_on.state_dict())
+    assert "mesh.coarse_faces" in portrait.neck.state_dict() and "landmark70_faces" in portrait.neck.flame
+    assert Reenactor(portrait, load_motion_encoder(exported)).can_turn_neck
+
+
+def aligned(root: Path, turn: float) -> Path:
+    """A published clip folder of one picture whose neck is turned, rad; its picture."""
+    for name in ("align_images", "3dldmks_align", "flame_optim_params"):
+        (root / name).mkdir(parents=True)
+    Image.fromarray(picture(1)).save(root / "align_images" / "0.png")
+    np.save(root / "3dldmks_align" / "0.npy", landmarks())
+    np.save(root / "flame_optim_params" / "0.npy", parameters(neck=(0.0, turn, 0.0)))
+    return root / "align_images" / "0.png"
+
+
+def test_reenact_turns_their_neck(exported, tmp_path):
+    """From the command line, with the published parameters of both pictures."""
+    source, made = aligned(tmp_path / "source", 0.0), []
+    for turn in (0.0, 0.5):
+        out = tmp_path / f"{turn}.png"
+        words = ["reenact", source, aligned(tmp_path / f"driving{turn}", turn), out, "--weights", exported]
+        assert cli.main([*map(str, words), "--faces", "none", "--no-watermark"]) == 0
+        made.append(np.asarray(Image.open(out).convert("RGB")).astype(int))
+    assert np.abs(made[0] - made[1]).mean() > 0.2, "a neck that turns moves the picture"
+
+
+def test_a_run_that_kept_no_tables_says_so_and_takes_them_by_name(material, whole, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "flame")
+    assert cli.main(["train", "export", str(run), str(tmp_path / "without")]) == 0
+    assert "these weights turn no neck; export them again with --flame FOLDER" in capsys.readouterr().err
+    assert load_portrait(tmp_path / "without").neck is None
+    named = ["train", "export", str(run), str(tmp_path / "with"), "--flame", str(material / "flame")]
+    assert cli.main(named) == 0 and capsys.readouterr().err == ""
+    assert isinstance(load_portrait(tmp_path / "with").neck, NeckField)
 
 
 def test_what_clips_cannot_be_trained_from_is_one_sentence(material, little_clips, tmp_path, capsys):

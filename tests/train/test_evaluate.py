@@ -175,7 +175,7 @@ BAD = {
     "seed": (["--seed", "-1"], "--seed: expected a whole number from 0 to 9999, got -1"),
     "cast": (["--cast-count", "0"], "count: expected 1 to"),
     "no static": (["--static", "nowhere"], "nowhere: no such weights folder"),
-    "no place": (["--out", "nowhere/out"], "does not exist"),
+    "no place": (["--out", f"{__file__}/out"], "is a file, and no folder can be made in it"),
 }
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from triportrait.core.errors import InputError
 from triportrait.core.types import Camera
 from triportrait.serve import cli
+from triportrait.train.data import folders
 from triportrait.train.data.clips import write_clips
 from triportrait.train.data.folders import whole_file
 from triportrait.train.data.heads.population import Expression, Identity, Light, cast
@@ -206,8 +207,34 @@ def test_outputs_are_kept_unless_told_otherwise(kind, name, tmp_path, capsys):
     assert cli.main(job) == 2 and "--overwrite" in capsys.readouterr().err
     assert cli.main([*job, "--seed", "3", "--overwrite"]) == 0
     assert [p.name for p in tmp_path.iterdir()] == [name], "something was left behind"
-    missing = ["heads", kind, "--out", str(tmp_path / "none" / name)]
+
+
+def test_folders_above_a_new_one_are_made_and_above_a_picture_are_not(tmp_path, capsys):
+    few = ["--count", "1", "--size", "16", "--antialias", "1"]
+    for kind, more in (("multiview", ["--views", "1"]), ("clips", ["--frames", "1"])):
+        out = tmp_path / kind / "data" / "out"
+        assert cli.main(["heads", kind, str(out), *few, *more]) == 0 and (out / "index.json").is_file()
+    missing = ["heads", "sheet", "--out", str(tmp_path / "none" / "out.png")]
     assert cli.main(missing) == 2 and "does not exist" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert cli.main(["heads", "clips", str(tmp_path / "file" / "in" / "out"), *few]) == 2
+    assert "file is a file, and no folder can be made in it; name a new one" in capsys.readouterr().err
+    deep = tmp_path / "deep" / "er" / "out"
+    with pytest.raises(InputError, match="free some space"), folders.whole_folder(deep, False, "test", {}):
+        raise OSError(28, "No space left on device")
+    assert not (tmp_path / "deep").exists(), "what was made above it goes with it"
+
+
+def test_a_place_is_named_once(tmp_path, capsys):
+    for words, said in (([], "OUT is missing"), (["one", "--out", "two"], "expected one place, got one and two")):
+        for job in (
+            ["heads", "multiview"],
+            ["heads", "clips"],
+            ["heads", "sheet"],
+            ["prepare", "heads"],
+            ["prepare", "clips"],
+        ):
+            assert cli.main([*job, *words]) == 2 and said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])

@@ -22,6 +22,7 @@ from triportrait.serve import cli
 from triportrait.train import loop, probe
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.runs.checkpoints import FOLDER, found
+from triportrait.train.runs.claim import claim
 
 pytest.importorskip("deepspeed")
 
@@ -106,3 +107,36 @@ def test_the_deepspeed_launcher_goes_on_with_it_to_the_end_of_an_unbroken_run(da
         assert cli.main(words(data, whole)) == 0
     assert len(steps_of(run)) == IMAGES // BATCH
     agree(steps_of(run), steps_of(whole))
+
+
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+def test_a_start_that_is_refused_is_said_by_one_of_the_ranks(data):
+    run = data.with_name("refused")
+    with started(TORCHRUN, data.with_name("nowhere"), run) as process:
+        said, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1 and not run.exists()
+    ours = [line for line in said.splitlines() if line.startswith("triportrait: ")]
+    assert len(ours) == 1 and "nowhere: a folder of heads is wanted, nothing is there" in ours[0]
+    assert said.count("a folder of heads is wanted, nothing is there") == 2, (
+        "said by one rank, and told again by torchrun"
+    )
+    assert "To enable traceback see" not in said and "triportrait/train" not in said
+
+
+def test_ranks_whose_launcher_was_killed_save_and_end(data):
+    """Nobody asks them to: torchrun had no time for it."""
+    run = data.with_name("orphaned")
+    with started(TORCHRUN, data, run) as process:
+        until = time.monotonic() + PATIENCE_S
+        while not steps_of(run) and process.poll() is None and time.monotonic() < until:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.02)
+        process.kill()
+        said, _ = process.communicate(timeout=PATIENCE_S)  # until the ranks, which hold the pipe, have ended
+    (checkpoint,) = found(run, "stage1")
+    images = int(checkpoint.name.split("_")[-1])
+    assert 0 < images < IMAGES
+    assert f"{run}: stopped as its launcher is gone after {images} images; the same command goes on" in said
+    claim(run).close()  # nobody holds it

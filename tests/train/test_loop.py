@@ -259,3 +259,9 @@ def test_near_is_bright_and_beside_the_head_is_black():
     torch.testing.assert_close(shown_depth(depth, opacity, 2)[0, 0], torch.tensor([[1.0, 0.2], [0.6, 0.0]]))
     empty = shown_depth(depth, torch.zeros_like(opacity), 4)
     assert empty.shape == (1, 1, 4, 4) and not empty.any()
+
+
+def test_the_first_step_shows_its_loss(tmp_path, capsys):
+    Toy(stop_at=None).run(tmp_path)
+    lines = [line for line in capsys.readouterr().err.split("\r") if "loss" in line]
+    assert lines[0].startswith("toy 3% 4/120 ") and " left, loss " in lines[0]

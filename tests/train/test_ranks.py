@@ -53,7 +53,7 @@ def launch(ranks: int, work: Path, cases: list[str]) -> None:
 def work(tmp_path_factory) -> Path:
     """All runs: `plain` in this process, `zero0` to `zero3` on two ranks, `half0` to `half3` stopped after 3 of 6;
     `bf16plain` and `bf16zero` 0 and 3 in bfloat16; `nan` and `nan3` (ZeRO 2 and 3), which
-    end in their second step."""
+    end in their second step, and `clean` plain, 1 and 3, which go on over it."""
     folder = tmp_path_factory.mktemp("ranks")
     open_set(folder / "cast", little.CAST, little.model())
     trained.write(folder / "trained")
@@ -62,8 +62,19 @@ def work(tmp_path_factory) -> Path:
         patch.setattr(loop, "SHOWN_EACH", 1)
         ranks_worker.main(folder, ["plain:plain:0"])
         ranks_worker.main(folder, ["bf16plain:plain:0:bf16"])
+        ranks_worker.main(folder, ["cleanplain:plain:0:nan:clean"])
     cases = [f"zero{n}:{n}:0" for n in STAGES] + [f"half{n}:{n}:3" for n in STAGES]
-    launch(2, folder, [*cases, *(f"bf16zero{n}:{n}:0:bf16" for n in (0, 3)), "nan:2:0:nan", "nan3:3:0:nan"])
+    launch(
+        2,
+        folder,
+        [
+            *cases,
+            *(f"bf16zero{n}:{n}:0:bf16" for n in (0, 3)),
+            "nan:2:0:nan",
+            "nan3:3:0:nan",
+            *(f"clean{n}:{n}:0:nan:clean" for n in (1, 3)),
+        ],
+    )
     return folder
 
 
@@ -134,6 +145,21 @@ def test_each_rank_keeps_the_micro_batch_that_was_not_finite(name, work, capsys)
     said = capsys.readouterr()
     assert "stage2, main, micro-batch 3 after 8 images, fp32\n  batch.source.image: 1 of " in said.out
     assert "from inputs that are not" in said.err
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_ranks_go_on_over_a_micro_batch_that_is_not_finite_as_one_process_does(stage, work):
+    """It takes nothing from the others of its step, on whichever rank they are, and nothing else is lost."""
+    ours, plain = log_of(work / f"clean{stage}"), log_of(work / "cleanplain")
+    passed = [line for line in ours if "not finite" in line]
+    assert [line["step"] for line in passed] == [2, 2] and passed == [line for line in plain if "not finite" in line]
+    assert passed[0]["batch"] and {Path(name).name for name in passed[0]["batch"]} <= {
+        "head_000000.npz",
+        "head_000001.npz",
+    }
+    agree(*([line for line in lines if "l1" in line] for lines in (ours, plain)))
+    assert [line["step"] for line in ours if "l1" in line] == [1, 2, 3, 4, 5, 6]
+    assert log_of(work / "cleanplain")[0] == log_of(work / "plain")[0], "a step that is finite is not touched"
 
 
 def test_a_run_that_was_stopped_goes_on_in_one_process_and_ends_as_one_that_was_not(work):

@@ -113,11 +113,20 @@ def test_samples_show_the_result_from_the_side_beside_the_pseudo_view(runs):
     assert np.abs(tiles[0] - tiles[1]).mean() > 1, "the static synthesizer's view is not the result's"
 
 
-def test_a_line_tells_losses_rates_and_waiting():
-    line = loop._shown(
-        {"l1": 0.12345, "D fake": 1.0}, {"generator": 1e-3, "discriminator": 2.5e-4}, 0.031, {"gpu_gb": 3.14}
-    )
-    assert line == "l1 0.123 D fake 1.000 rate 0.001/0.00025 data 3% GPU 3.1 GB"
+def test_a_line_fits_a_terminal_and_begins_with_what_matters():
+    means = {"l1": 0.12345, "D fake": 1.0, "loss": 2.5}
+    rates = {"generator": 1e-3, "discriminator": 2.5e-4}
+    whole = "loss 2.500 GPU 3.1 GB data 3% rate 0.001/0.00025 l1 0.123 D fake 1.000"
+    assert loop._shown(means, rates, 0.031, {"gpu_gb": 3.14}, 200) == whole
+    assert loop._shown(means, rates, 0.031, {"gpu_gb": 3.14}, 30) == "loss 2.500 GPU 3.1 GB data 3%"
+    from tqdm import tqdm
+
+    for total, name in ((160, "stage2"), (10_000_000, "stage1")):  # of a demo, of the paper
+        line = tqdm.format_meter(
+            total // 2, total, 400_000, ncols=80, unit="img", prefix=name, bar_format=loop.LINE, rate=44.3,
+            postfix=loop._shown(means, rates, 0.031, {"gpu_gb": 63.1}, 80 - loop.BEFORE),
+        )  # fmt: skip
+        assert len(line) <= 80 and "44.30img/s" in line and "loss 2.500" in line and " left" in line, line
 
 
 def test_a_run_that_is_there_is_refused_where_none_is_wanted(material, runs, capsys):

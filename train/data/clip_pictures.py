@@ -140,9 +140,10 @@ class ClipPictures:
                 source, driving = ([pair[k] for pair in rows] for k in (0, 1))
                 tables = [self.store.table(clip) for clip in clips]
                 necks = [self._neck(*key) for key in zip(clips, tables, source, driving, strict=True)]
+                origin = tuple(str(self.store.path(clip)) for clip in clips)
                 return (
-                    self._pictures(tables, source, images[:, 0], None),
-                    self._pictures(tables, driving, images[:, 1], join_necks(necks)),
+                    self._pictures(tables, source, images[:, 0], None, origin),
+                    self._pictures(tables, driving, images[:, 1], join_necks(necks), origin),
                 )
             for i in (i for i in range(count) if found[i] is None):
                 clips[i] = int(own[i].integers(first or len(self.store)))
@@ -229,7 +230,12 @@ class ClipPictures:
         return [frames for frames in found if frames is not None]
 
     def _pictures(
-        self, tables: Sequence[Mapping[str, np.ndarray]], rows: Sequence[int], images: Tensor, neck: NeckGrid | None
+        self,
+        tables: Sequence[Mapping[str, np.ndarray]],
+        rows: Sequence[int],
+        images: Tensor,
+        neck: NeckGrid | None,
+        origin: tuple[str, ...],
     ) -> Pictures:
         """B frames [B, S, S, 3] with their numbers."""
         size, h = self.store.size, self.model.render.neural_size
@@ -254,6 +260,7 @@ class ClipPictures:
             positions=torch.cat(placed) if placed else None,
             points=points,
             features=torch.cat(known) if known else None,
+            origin=origin,
         )
 
     def _neck(self, clip: int, table: Mapping[str, np.ndarray], source: int, driving: int) -> NeckGrid:

@@ -24,12 +24,15 @@ _NEW_FOLDER = "name a new one"
 
 
 def check_target(path: Path, overwrite: bool, kind: str) -> None:
-    """Check before any work that `path` can become a folder of this kind.
+    """Check before any work that `path` can become a folder of this kind; the folders above it may be missing.
 
-    Raises: `InputError`: its parent is missing or takes no files, it exists without `overwrite`, or with it but is
-        nothing that this program made.
+    Raises: `InputError`: no folder can be made there, it exists without `overwrite`, or with it but is nothing that
+        this program made.
     """
-    _check_parent(path)
+    above = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not above.is_dir():
+        raise InputError(f"{path}: {above} is a file, and no folder can be made in it; {_NEW_FOLDER}")
+    _try(path, above)
     if not os.path.lexists(path):
         return
     if not path.is_dir():
@@ -46,22 +49,37 @@ def check_file(path: Path, overwrite: bool, ending: str) -> None:
     """Check before any work that `path` can become a file. Raises: `InputError` as `check_target` does."""
     if path.suffix.lower() != ending:
         raise InputError(f"{path}: the ending {ending} is wanted, {path.suffix or 'none'} came; rename the output")
-    _check_parent(path)
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        what = "is a file" if parent.exists() else "does not exist"
+        raise InputError(f"{path}: its folder {parent} {what}; make the folder or choose another")
+    _try(path, parent)
     if path.is_dir():
         raise InputError(f"{path}: a file is wanted, this is a folder; name a file in it")
     if os.path.lexists(path) and not overwrite:
         raise InputError(f"{path}: it exists already; pass --overwrite to replace it")
 
 
-def _check_parent(path: Path) -> None:
-    parent = path.absolute().parent
-    if not parent.is_dir():
-        what = "is a file" if parent.exists() else "does not exist"
-        raise InputError(f"{path}: its folder {parent} {what}; make the folder or choose another")
+def _try(path: Path, parent: Path) -> None:
+    """Raises: `InputError` where `parent` takes no files."""
     with _disk(path):
         trial = parent / f".{path.name[:64]}.{secrets.token_hex(6)}"
         trial.mkdir()
         trial.rmdir()
+
+
+@contextmanager
+def made_above(path: Path) -> Iterator[None]:
+    """Make the folders above `path`; when the block fails, those that were made and are empty vanish again."""
+    made = [parent for parent in path.absolute().parents if not parent.exists()]
+    try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for parent in made:  # the deepest comes first
+            with suppress(OSError):
+                parent.rmdir()
+        raise
 
 
 @contextmanager
@@ -89,7 +107,7 @@ def whole_folder(path: Path, overwrite: bool, kind: str, settings: dict[str, Any
     check_target(path, overwrite, kind)
     path = path.absolute()
     work = path.with_name(f".{path.name[:64]}.{secrets.token_hex(6)}")
-    with _disk(path):
+    with _disk(path), made_above(path):
         work.mkdir()
         try:
             yield work

@@ -27,7 +27,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.sentences import literal
 from triportrait.train.cameras import SET_CAMERAS, SetCameras
 from triportrait.train.config import check_range
-from triportrait.train.data.arrays import read_arrays
+from triportrait.train.data.arrays import check_finite, check_rotations, check_shapes, read_arrays
 from triportrait.train.data.folders import open_folder, whole_folder
 from triportrait.train.data.heads.population import EXPRESSION_AXES, Identity, Light, check_seed_and_count
 from triportrait.train.data.heads.render import HeadRenderer, check_size
@@ -49,12 +49,7 @@ MOST_EACH = 1024
 MOST_PIXELS = 1 << 27  # of the pictures that are in memory together: about 4 GB with all their maps
 MOST_POSES = 10_000_000  # of a set
 _COUNTED = ("count", "expressions", "views", "size", "depth_steps")
-_ARRAYS = {
-    "image", "depth", "opacity", "parts", "positions", "world_from_camera", "intrinsics", "landmarks", "expression",
-    "neck",
-    *(f"identity.{field.name}" for field in dataclasses.fields(Identity)),
-    *(f"light.{field.name}" for field in dataclasses.fields(Light)),
-}  # fmt: skip
+LARGEST = {"world_from_camera": 1e3, "landmarks": 1e5, "expression": 1e3, "neck": 10.0}  # what a head reaches
 _AGAIN = "make the folder again"
 
 
@@ -180,6 +175,15 @@ def file_name(head: int) -> str:
     return f"head_{head:06d}.npz"
 
 
+def is_there(folder: Path, settings: dict[str, Any], seen_from: SetCameras) -> bool:
+    """Whether a folder is a whole multi-view set that was made from these numbers and seen from there."""
+    try:
+        found = MultiviewSet(folder)
+    except InputError:
+        return False
+    return found.cameras == seen_from and all(found.index.get(name) == value for name, value in settings.items())
+
+
 def _cameras_of(index: dict[str, Any], folder: Path) -> SetCameras:
     """From where a set sees its heads, by its index. Raises: `InputError` where that is no such thing."""
     if "cameras" not in index:
@@ -217,6 +221,7 @@ class MultiviewSet:
                 raise InputError(
                     f"{folder}: expected a whole number as {name} in its index, got {literal(value)}; {_AGAIN}"
                 )
+        self._wanted = _shapes(*(self.index[name] for name in ("expressions", "views", "size")))
         self.names = sorted(self.index["files"])
         count = self.index["count"]
         if len(self.names) != count or self.names != [file_name(head) for head in range(count)]:
@@ -228,14 +233,39 @@ class MultiviewSet:
         return len(self.names)
 
     def head(self, number: int) -> dict[str, np.ndarray]:
-        """All arrays of one head; depth comes as float32 scene units, opacity as float32 in [0, 1]."""
+        """All arrays of one head; depth comes as float32 scene units, opacity as float32 in [0, 1].
+
+        Raises: `InputError` that names the file and its array that is missing, of another shape or type, not finite,
+            or of no camera.
+        """
         path = self.folder / self.names[number]
         try:
             arrays = read_arrays(path)
         except ValueError as error:
             raise InputError(f"{path}: it cannot be read (damaged); {_AGAIN}") from error
-        if missing := _ARRAYS - arrays.keys():
-            raise InputError(f"{path}: expected an array {sorted(missing)[0]}, it holds none; {_AGAIN}")
+        try:
+            check_shapes(arrays, self._wanted)
+            check_finite(arrays, LARGEST)
+            check_rotations(arrays["world_from_camera"][..., :3, :3].reshape(-1, 3, 3), "picture")
+            if not (arrays["intrinsics"][..., (0, 1), (0, 1)] > 0).all():
+                raise ValueError("a camera of intrinsics has no positive focal length")
+        except ValueError as error:
+            raise InputError(f"{path}: {error}; {_AGAIN}") from error
         arrays["depth"] = arrays["depth"].astype(np.float32) / self.index["depth_steps"]
         arrays["opacity"] = arrays["opacity"].astype(np.float32) / 255
         return arrays
+
+
+def _shapes(poses: int, views: int, size: int) -> dict[str, tuple[tuple[int, ...], type]]:
+    """What a head's file holds: shape and type of each array."""
+    square = (poses, views, size, size)
+    who, light = population(0, 1)
+    traits = {name: np.asarray(value) for name, value in numbers(who, light).items()}
+    return {
+        "image": ((*square, 3), np.uint8), "depth": (square, np.uint16), "opacity": (square, np.uint8),
+        "parts": (square, np.int8), "positions": ((*square, 3), np.uint8),
+        "world_from_camera": ((poses, views, 4, 4), np.float32), "intrinsics": ((poses, views, 3, 3), np.float32),
+        "landmarks": ((poses, views, 68, 2), np.float32), "expression": ((poses, len(EXPRESSION_AXES)), np.float32),
+        "neck": ((poses, 3), np.float32),
+        **{name: (value.shape, value.dtype.type) for name, value in traits.items()},
+    }  # fmt: skip

@@ -52,6 +52,7 @@ class Pictures:
         positions: [B, 3, S, S] in [-1, 1], where what is seen lies on the mean head at rest, where it is kept.
         points: [B, 68, 3] the landmarks in the world, where they are known.
         features: [B, M] what a motion encoder read off the pictures before, where that is kept.
+        origin: where each of the B comes from, for whoever looks for a bad one; none of pictures taken now.
     """
 
     image: Tensor
@@ -65,11 +66,12 @@ class Pictures:
     positions: Tensor | None = None
     points: Tensor | None = None
     features: Tensor | None = None
+    origin: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> Pictures:
         """The same on a device."""
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        moved: dict[str, Any] = {name: value if value is None else value.to(device) for name, value in own.items()}
+        moved: dict[str, Any] = {n: value.to(device) if hasattr(value, "to") else value for n, value in own.items()}
         return Pictures(**moved)
 
 
@@ -103,11 +105,14 @@ class PictureSet:
             )
         self.model, self._necks, self._positions = model, necks, positions
         key = json.dumps([files.index["files"], dataclasses.asdict(model.neck), model.render.box_side])
-        kept = _kept(cache, key) if necks and cache is not None else None
+        kept = _kept(cache, key, len(files) * files.index["expressions"], model) if necks and cache else None
+        self._names = [str(folder / name) for name in files.names]
         self.heads, self.poses_each, self.views = len(files), files.index["expressions"], files.index["views"]
         parts: dict[str, list[Tensor]] = {}
         for number in range(self.heads):
             for name, value in self._read(files.head(number), necks and kept is None).items():
+                if value.is_floating_point() and not bool(value.isfinite().all()):
+                    raise InputError(f"{self._names[number]}: its {name} is not finite; make the folder again")
                 parts.setdefault(name, []).append(value)
             tell(number + 1)
         self._rows = {name: torch.cat(values) for name, values in parts.items()} | (kept or {})
@@ -167,6 +172,7 @@ class PictureSet:
             motion=r["motion"][pose],
             neck=self._neck(pose),
             positions=from_positions(r["positions"][pose, view]) if self._positions else None,
+            origin=tuple(self._names[head] for head in (pose // self.poses_each).tolist()),
         )
 
     def pairs(
@@ -199,13 +205,18 @@ class PictureSet:
         )
 
 
-def _kept(cache: Path, key: str) -> dict[str, Tensor] | None:
-    """The tensors that `_keep` wrote under this key; None where there are none, as they can be made again."""
+def _kept(cache: Path, key: str, poses: int, model: ModelConfig) -> dict[str, Tensor] | None:
+    """The neck poses that `_keep` wrote under this key; None where there are none, or not such, as they can be made
+    again."""
+    sides = {"neck_fine": (model.neck.fine_size, 4), "neck_coarse": (model.neck.coarse_size, 3)}
     try:
         check_tensor_file(cache)
         with safe_open(cache, "pt") as file:
             if (file.metadata() or {}).get("key") == _digest(key):
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                kept = {name: file.get_tensor(name) for name in sides}
+                wanted = {name: (poses, side, side, side, width) for name, (side, width) in sides.items()}
+                whole = all(value.shape == wanted[n] and bool(value.isfinite().all()) for n, value in kept.items())
+                return kept if whole else None
     except (OSError, SafetensorError, ValueError):
         pass
     return None
@@ -280,6 +291,7 @@ def join(parts: list[Pictures]) -> Pictures:
         ),
         neck=join_necks(necks) if len(necks) == len(parts) else None,
         positions=torch.cat(seen) if len(seen) == len(parts) else None,
+        origin=tuple(name for p in parts for name in p.origin),
     )
 
 

@@ -29,11 +29,13 @@ class Group:
         parameters: what is trained.
         factor: on the rate.
         frozen_until: images seen before they move.
+        name: for the log, where their rate may be another than the network's.
     """
 
     parameters: Sequence[nn.Parameter]
     factor: float = 1.0
     frozen_until: int = 0
+    name: str = ""
 
 
 class Engine(Protocol):
@@ -41,10 +43,15 @@ class Engine(Protocol):
 
     Attributes:
         module: the network.
+        config: how it is moved. groups: what of it.
+        rates: of its last step, of the groups that have a name.
         images_seen: by steps that said so. steps: those steps. updates: all steps.
     """
 
     module: nn.Module
+    config: OptimizerConfig
+    groups: Sequence[Group]
+    rates: dict[str, float]
     images_seen: int
     steps: int
     updates: int
@@ -57,7 +64,7 @@ class Engine(Protocol):
         """Add the gradients of a micro-batch's loss, a scalar; the mean over a step's micro-batches counts.
 
         Raises:
-            FloatingPointError: the loss is not finite.
+            FloatingPointError: the loss is not finite, and gradients are not to be cleaned.
         """
         ...
 
@@ -111,11 +118,14 @@ class PlainEngine:
         batch: int = 1,
     ) -> None:
         self.module, self.config, self.images, self.micros, self.batch = module, config, images, micros, batch
-        self._groups = groups
+        self.groups = groups
         self._parameters = [p for g in groups for p in g.parameters]
         self._optimizer = adam(groups, config)
         self.average = {name: p.detach().clone() for name, p in module.named_parameters()}
         self.images_seen, self.steps, self.updates, self._added = 0, 0, 0, 0
+        self.rates: dict[str, float] = {}
+        if config.clean:
+            clean_gradients(self._parameters)
 
     def working(self) -> AbstractContextManager[None]:
         """See `Engine`."""
@@ -135,15 +145,13 @@ class PlainEngine:
         for parameter in self._parameters:  # Adam skips what has no gradient, and ZeRO cannot
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            elif self.config.clean:
-                clean(parameter.grad)
         if self.config.clip:
             norm = nn.utils.clip_grad_norm_(self._parameters, self.config.clip)
         else:
             norm = torch.stack([p.grad.sum() for p in self._parameters if p.grad is not None]).sum()
         if not bool(norm.isfinite()):
             raise FloatingPointError(f"a gradient is {norm.item()} after {self.images_seen} images")
-        rate = set_rates(self._optimizer, self._groups, self)
+        rate = set_rates(self._optimizer, self.groups, self)
         self._optimizer.step()
         self.updates += 1
         if images:
@@ -202,6 +210,8 @@ def set_rates(optimizer: Any, groups: Sequence[Group], engine: Any) -> float:
     rate = learning_rate(engine.config, engine.images_seen, engine.images)
     for its, group in zip(optimizer.param_groups, groups, strict=True):
         its["lr"] = rate * group.factor if engine.images_seen >= group.frozen_until else 0.0
+        if group.name:
+            engine.rates[group.name] = its["lr"]
     return rate
 
 
@@ -229,13 +239,20 @@ def swapped(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Iter
 
 
 def clean(gradient: Tensor) -> Tensor:
-    """NaN becomes 0, infinity 1e5 of its sign, in place."""
-    return torch.nan_to_num_(gradient, nan=0.0, posinf=INFINITY_BECOMES, neginf=-INFINITY_BECOMES)
+    """The gradient with 0 for NaN, and 1e5 of its sign for infinity."""
+    return torch.nan_to_num(gradient, nan=0.0, posinf=INFINITY_BECOMES, neginf=-INFINITY_BECOMES)
+
+
+def clean_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Clean what each micro-batch adds, before it is added: a bad one takes nothing from the others of its step."""
+    for parameter in parameters:
+        if parameter.requires_grad:
+            parameter.register_hook(clean)
 
 
 def refuse_infinite(loss: Tensor, engine: Engine) -> None:
-    """Raises: `FloatingPointError` for a loss that is not finite."""
-    if not bool(loss.isfinite()):
+    """Raises: `FloatingPointError` for a loss that is not finite, where gradients are not cleaned."""
+    if not engine.config.clean and not bool(loss.isfinite()):
         raise FloatingPointError(f"the loss is {loss.item()} after {engine.images_seen} images")
 
 

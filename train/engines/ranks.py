@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +22,12 @@ from torch import Tensor
 from triportrait.core.cards import warn_of_unused_card
 from triportrait.core.errors import InputError
 
+REFUSED = 2  # exit code of bad input
 WAITS = timedelta(hours=2)  # for another rank: the first may still make necks or write a checkpoint
+
+
+class Elsewhere(InputError):
+    """What cannot be used is said by another process already."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ class Ranks:
     def together(self) -> Iterator[None]:
         """What one rank cannot do in the block, no rank goes on after.
 
-        Raises: `InputError` on all ranks: the rank's own, or that another one failed.
+        Raises: `InputError` on all ranks: the own of the first that failed, `Elsewhere` on the others.
         """
         failed: InputError | None = None
         try:
@@ -86,8 +94,15 @@ class Ranks:
             failed = error
         except OSError as error:
             failed = InputError(f"{error.filename or 'disk'}: {(error.strerror or type(error).__name__).lower()}")
-        if self.any(failed is not None):
-            raise failed or InputError("another process could not go on; its sentence stands beside this one")
+        if not self.any(failed is not None):
+            return
+        own = failed is not None and not isinstance(failed, Elsewhere)
+        if own and self.gathered(own).index(True) == self.rank:
+            assert failed is not None
+            raise failed
+        if not own:
+            self.gathered(own)
+        raise Elsewhere("another process could not go on; its sentence stands beside this one")
 
     def wait(self) -> None:
         """Until all ranks are here."""
@@ -98,6 +113,35 @@ class Ranks:
         """Which of `count` this rank takes; `count` divides by the ranks."""
         each = count // self.size
         return range(self.rank * each, (self.rank + 1) * each)
+
+
+@contextmanager
+def one_voice() -> Iterator[None]:
+    """Of processes that refuse the same thing one says so; torchrun, which tells of its ranks' ends, learns it, too.
+
+    Raises: `SystemExit` with `REFUSED` where another process says it.
+    """
+    try:
+        yield
+    except InputError as error:
+        _tell_launcher(str(error))
+        if isinstance(error, Elsewhere):
+            raise SystemExit(REFUSED) from error
+        raise
+
+
+def _tell_launcher(sentence: str) -> None:
+    """Put a sentence where torchrun looks for the reason of an end, in its own format."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        extra = {"py_callstack": sentence, "timestamp": str(int(time.time()))}
+        with suppress(OSError):
+            Path(path).write_text(json.dumps({"message": {"message": sentence, "extraInfo": extra}}))
+
+
+def launcher() -> int | None:
+    """The process that started this one as one of its ranks, torchrun's or deepspeed's; None where nobody did."""
+    return os.getppid() if {"TORCHELASTIC_RUN_ID", "CROSS_RANK"} & os.environ.keys() else None
 
 
 def told_ranks() -> tuple[int, int, int]:

@@ -26,7 +26,7 @@ from triportrait.train.engines.engine import (
     Group,
     State,
     adam,
-    clean,
+    clean_gradients,
     counts,
     follow,
     refuse_infinite,
@@ -83,7 +83,7 @@ class ZeroEngine:
     ) -> None:
         deepspeed = _deepspeed()
         self.module, self.config, self.images, self.micros, self.batch = module, config, images, micros, batch
-        self.zero, self.ranks, self._groups = zero, ranks, groups
+        self.zero, self.ranks, self.groups = zero, ranks, groups
         trained = [p for g in groups for p in g.parameters]
         inside = {id(p) for p in trained}
         for parameter in module.parameters():
@@ -96,11 +96,11 @@ class ZeroEngine:
         if zero.stage == 3:  # the layers' hooks let weights go that methods of the whole, and R1, still use
             self._optimizer.parameter_offload._remove_module_hooks()
         if config.clean:
-            for parameter in trained:
-                parameter.register_hook(lambda gradient: clean(gradient.clone()))
+            clean_gradients(trained)
         self._named = dict(module.named_parameters())
         self.average = {name: self._own_part(self._named[name], value) for name, value in average.items()}
         self.images_seen, self.steps, self.updates, self._added = 0, 0, 0, 0
+        self.rates: dict[str, float] = {}
 
     def _settings(self) -> dict[str, Any]:
         zero: dict[str, Any] = {
@@ -145,7 +145,7 @@ class ZeroEngine:
     def step(self, images: int) -> float:
         """See `Engine`."""
         self._added = 0
-        rate = set_rates(self._optimizer, self._groups, self)
+        rate = set_rates(self._optimizer, self.groups, self)
         if not self.zero.stage:
             grads = [p.grad for p in self._named.values() if p.grad is not None]
             if not all(bool(grad.isfinite().all()) for grad in grads):  # reduced: all ranks see the same

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import tyro
 
+from triportrait.core.errors import InputError
 from triportrait.core.sentences import say
 from triportrait.train.cameras import SET_CAMERAS, Habit, shown_cameras
 from triportrait.train.data.clips import check_clips, write_clips
@@ -18,14 +19,31 @@ from triportrait.train.data.multiview import check_multiview, write_multiview
 from triportrait.train.data.sheets import SheetKind, write_sheet
 
 Verbose = Annotated[bool, tyro.conf.arg(aliases=["-v"])]
+Place = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="OUT", help_behavior_hint="")]
+Out = Annotated[Path | None, tyro.conf.arg(metavar="OUT", help_behavior_hint="")]
+
+
+def place(positional: tuple[Path, ...], option: Path | None) -> Path:
+    """What a job is to make, named as `OUT` or as `--out OUT`.
+
+    Raises: `InputError` where nothing or two things are named.
+    """
+    found = [*positional, *([] if option is None else [option])]
+    if not found:
+        raise InputError("OUT is missing: expected what to make, as OUT or --out OUT; --help lists the options")
+    if len(found) > 1:
+        raise InputError(f"OUT: expected one place, got {' and '.join(map(str, found))}; name one, as OUT or --out OUT")
+    return found[0]
 
 
 @dataclass(frozen=True)
 class Multiview:
     """Write a multi-view set: per head some expressions, each seen from several sides, with depth, parts, landmarks."""
 
-    out: Path
+    place: Place = ()
     """The folder to make."""
+    out: Out = None
+    """The same as an option."""
     seed: int = 0
     """Which people: the same seed gives the same heads."""
     count: int = 16
@@ -48,21 +66,24 @@ class Multiview:
 
     def run(self) -> None:
         """Check everything, then write head by head."""
+        out = place(self.place, self.out)
         check_multiview(self.seed, self.count, self.expressions, self.views, self.size, self.antialias)
         numbers = (self.seed, self.count, self.expressions, self.views, self.size, self.antialias)
         seen_from = SET_CAMERAS[self.cameras]
         with progress(self.count, "head") as tell:
-            write_multiview(self.out, *numbers, self.overwrite, tell, seen_from=seen_from)
+            write_multiview(out, *numbers, self.overwrite, tell, seen_from=seen_from)
         pictures = self.count * self.expressions * self.views
-        _say(self.out, f"{self.count} heads, {pictures} pictures of {self.size} px; {shown_cameras(seen_from)}")
+        made(out, f"{self.count} heads, {pictures} pictures of {self.size} px; {shown_cameras(seen_from)}")
 
 
 @dataclass(frozen=True)
 class Clips:
     """Write H.264 videos of one moving head each, with the numbers of every frame beside them."""
 
-    out: Path
+    place: Place = ()
     """The folder to make."""
+    out: Out = None
+    """The same as an option."""
     seed: int = 0
     """Which people: the same seed gives the same heads and motions."""
     count: int = 4
@@ -82,19 +103,22 @@ class Clips:
 
     def run(self) -> None:
         """Check everything, then write clip by clip."""
+        out = place(self.place, self.out)
         numbers = (self.seed, self.count, self.frames, self.fps, self.size, self.antialias)
         check_clips(*numbers)
         with progress(self.count, "clip") as tell:
-            write_clips(self.out, *numbers, self.overwrite, tell)
-        _say(self.out, f"{self.count} clips of {self.frames} frames, {self.size} px")
+            write_clips(out, *numbers, self.overwrite, tell)
+        made(out, f"{self.count} clips of {self.frames} frames, {self.size} px")
 
 
 @dataclass(frozen=True)
 class Sheet:
     """Write a contact sheet as PNG."""
 
-    out: Path
+    place: Place = ()
     """The picture to make, .png."""
+    out: Out = None
+    """The same as an option."""
     kind: SheetKind = "identities"
     """Many heads, each head with every expression, or each head from all sides."""
     seed: int = 0
@@ -112,8 +136,9 @@ class Sheet:
 
     def run(self) -> None:
         """Check everything, then draw."""
-        write_sheet(self.out, self.kind, self.seed, self.count, self.size, self.antialias, self.overwrite)
-        _say(self.out, f"{self.kind} of seed {self.seed}")
+        out = place(self.place, self.out)
+        write_sheet(out, self.kind, self.seed, self.count, self.size, self.antialias, self.overwrite)
+        made(out, f"{self.kind} of seed {self.seed}")
 
 
 Heads = Multiview | Clips | Sheet
@@ -132,7 +157,7 @@ def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
         yield tell
 
 
-def _say(out: Path, line: str) -> None:
+def made(out: Path, line: str) -> None:
     """What was made goes to stdout, the story beside it."""
     say(line)
     say(str(out), sys.stdout)

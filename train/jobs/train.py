@@ -17,7 +17,7 @@ from triportrait.train.ablations import ablated, differences, with_motion
 from triportrait.train.begin import Begin
 from triportrait.train.cameras import SET_CAMERAS, Habit
 from triportrait.train.config import StageConfig, TrainConfig
-from triportrait.train.engines.ranks import Ranks, joined
+from triportrait.train.engines.ranks import Elsewhere, Ranks, joined, launcher, one_voice, told_ranks
 from triportrait.train.engines.zero import ZeroConfig
 from triportrait.train.jobs.columns import (
     ColumnOptions,
@@ -27,9 +27,8 @@ from triportrait.train.jobs.columns import (
     OptionalPath,
     OptionalStr,
 )
+from triportrait.train.jobs.runs import Export, Replay, Report
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
-from triportrait.train.replay import replay
-from triportrait.train.runs.export import export
 from triportrait.train.runs.report import write_report
 from triportrait.train.runs.run_config import CONFIG
 from triportrait.train.runs.stopping import Stopped, stops_on_request
@@ -93,7 +92,9 @@ class _Whole:
             if self.until == "stage2":
                 say(str(training.export(self.command())), sys.stdout)
         except FloatingPointError as error:
-            raise InputError(f"{self.out}: training diverged, {error}; try another --seed") from error
+            raise InputError(
+                f"{self.out}: training diverged, {error}; begin again in another folder with another --seed"
+            ) from error
         except OSError as error:
             raise _disk(self.out, error) from error
         except KeyboardInterrupt:
@@ -173,6 +174,8 @@ class _Single:
     """Activation checkpointing of the transformer's blocks and the renderer: less memory, more work."""
     precision: Annotated[Literal["fp32", "bf16"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
     """fp32 or bf16, of all but volume rendering and the sums of the losses (on a GPU the discriminator has its own)."""
+    not_finite: Annotated[Literal["end", "zero"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    """A loss or a gradient that is not finite: ends the run, or counts as 0 as published; the preset's by default."""
     prefetch: int = 2
     """Steps whose batches are made ahead, by a thread."""
     save_each: OptionalInt = None
@@ -225,6 +228,10 @@ class _Single:
                 changes[name] = value
         if self.rate is not None:
             changes["optimizer"] = dataclasses.replace(stage.optimizer, rate=self.rate)
+        if self.not_finite is not None:
+            for name in ("optimizer", "discriminator"):
+                moved = changes.get(name, getattr(stage, name))
+                changes[name] = dataclasses.replace(moved, clean=self.not_finite == "zero")
         moments = {name: getattr(self, name) for name in ("adversary_from", "renderer_frozen_until")}
         changes["schedule"] = dataclasses.replace(
             stage.schedule, **{name: value for name, value in moments.items() if value is not None}
@@ -247,40 +254,37 @@ class _Single:
             drawn = chart(self.stage(), own, config.model.render.neural_size, factor)
             print(f"{self.told(config) or shown_views(self.stage(), config)}\n{drawn}")
             return
-        if self.data is None or self.out is None:
-            lacking = [name for name in ("data", "out") if getattr(self, name) is None]
-            are = "is" if len(lacking) == 1 else "are"
-            raise InputError(
-                f"train: --{' and --'.join(lacking)} {are} missing; `triportrait train --help` lists the options"
-            )
-        if self.out.exists() and not self.out.is_dir():
-            raise InputError(f"{self.out}: expected a folder for the run, this is a file; name a folder")
-        if self.resume == "never" and (self.out / CONFIG).exists():
-            raise InputError(f"{self.out}: expected no run there, there is one; name another folder or --resume auto")
-        stage = 1 if self.zero is None and self.offload else self.zero
-        asked = None if stage is None else ZeroConfig(stage, self.offload)
-        with joined(always=asked is not None) as ranks, stops_on_request() as stopper:
-            config = self.config(ranks)
-            if ranks.first and (told := self.told(config)):
-                print(told, file=sys.stderr)
-            zero = ZeroConfig(1) if asked is None and ranks.size > 1 else asked
+        with one_voice():
+            self._train()
+
+    def _train(self) -> None:
+        zero = self._checked()
+        assert self.data is not None and self.out is not None
+        with joined(always=zero is not None) as ranks, stops_on_request(launcher()) as stopper:
             try:
-                run = StageRun(
-                    self.stage(),
-                    config,
-                    self.out,
-                    self.data,
-                    self.begin(),
-                    Engines(ranks, zero, self.recompute),
-                    self.allow_change,
-                    self.loading(),
-                )
+                with ranks.together():
+                    config = self.config(ranks)
+                    if ranks.first and (told := self.told(config)):
+                        say(told)
+                    zero = ZeroConfig(1) if zero is None and ranks.size > 1 else zero
+                    run = StageRun(
+                        self.stage(),
+                        config,
+                        self.out,
+                        self.data,
+                        self.begin(),
+                        Engines(ranks, zero, self.recompute),
+                        self.allow_change,
+                        self.loading(),
+                    )
                 run.train(stopper)
             except FloatingPointError as error:
-                raise InputError(
-                    f"{self.out}: training diverged, {error}; `triportrait train replay {self.out}` says where, "
-                    "another --seed or --rate may help"
-                ) from error
+                sentence = (
+                    f"{self.out}: training diverged, {error}; `triportrait train replay {self.out}` says where; go on "
+                    "without such gradients by --not-finite zero --allow-change, or begin again with another --seed or "
+                    "--rate"
+                )
+                raise (InputError if ranks.first else Elsewhere)(sentence) from error
             except OSError as error:
                 raise _disk(self.out, error) from error
             except Stopped as stopped:
@@ -289,6 +293,29 @@ class _Single:
                 return
             if ranks.first:
                 say(str(write_report(self.out)), sys.stdout)
+
+    def _checked(self) -> ZeroConfig | None:
+        """How DeepSpeed is asked for, after a look at what needs no other process.
+
+        Raises: `InputError`, of all processes that were launched on the first: all look at the same.
+        """
+        try:
+            if self.data is None or self.out is None:
+                lacking = [name for name in ("data", "out") if getattr(self, name) is None]
+                are = "is" if len(lacking) == 1 else "are"
+                raise InputError(
+                    f"train: --{' and --'.join(lacking)} {are} missing; `triportrait train --help` lists the options"
+                )
+            if self.out.exists() and not self.out.is_dir():
+                raise InputError(f"{self.out}: expected a folder for the run, this is a file; name a folder")
+            if self.resume == "never" and (self.out / CONFIG).exists():
+                raise InputError(
+                    f"{self.out}: expected no run there, there is one; name another folder or --resume auto"
+                )
+            stage = 1 if self.zero is None and self.offload else self.zero
+            return None if stage is None else ZeroConfig(stage, self.offload)
+        except InputError as error:
+            raise error if told_ranks()[0] == 0 else Elsewhere(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -374,61 +401,6 @@ class Stage2(ColumnOptions, _Single):
             return ""
         changed = differences(self._row(super().start_config()).stage2, config.stage2) if self.ablation else []
         return shown_columns(config, self.ablation, changed)
-
-
-@dataclass(frozen=True)
-class Export:
-    """Write the averaged weights of a run of one stage as a weights folder."""
-
-    checkpoint: tyro.conf.Positional[Path]
-    """A run, whose newest whole checkpoint is taken, or a checkpoint."""
-    out: tyro.conf.Positional[Path]
-    """The weights folder to make."""
-    half: bool = False
-    """In half precision."""
-    overwrite: bool = False
-    """Replace the folder if there is one."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
-    """Show where an error came from."""
-
-    def run(self) -> None:
-        """Check everything, then write."""
-        say(str(export(self.checkpoint, self.out, self.half, self.overwrite)), sys.stdout)
-
-
-@dataclass(frozen=True)
-class Report:
-    """Write a run's curves and grids into one HTML page, which needs no network."""
-
-    run_folder: tyro.conf.Positional[Path]
-    """A run, finished or not."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
-    """Show where an error came from."""
-
-    def run(self) -> None:
-        """Write RUN/report.html."""
-        say(str(write_report(self.run_folder)), sys.stdout)
-
-
-@dataclass(frozen=True)
-class Replay:
-    """Run the step that was not finite again, from what its run kept: each term, and where it is not finite first."""
-
-    run_folder: tyro.conf.Positional[Path]
-    """A run that ended as its loss was not finite."""
-    precision: Annotated[Literal["fp32", "bf16"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
-    """Of the networks; the run's by default."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
-    """Show where an error came from."""
-
-    def run(self) -> None:
-        """Print the terms; bad input where one is not finite again."""
-        with joined() as ranks:
-            again = replay(self.run_folder, self.precision, ranks.device, print)
-        if again:
-            raise InputError(
-                f"{self.run_folder}: not finite again: {again}; mend that, or try another --seed or --rate"
-            )
 
 
 Train = Tiny | Overfit | Stage1 | Stage2 | Export | Report | Replay

@@ -57,6 +57,8 @@ def _load(network: nn.Module, path: Path) -> None:
             if value is None or value.shape != parameter.shape:
                 got = "none" if value is None else f"shape {list(value.shape)}"
                 raise InputError(f"{path}: {WANTED}, got {got} as features.{number}.{kind}; name another file")
+            if not bool(value.isfinite().all()):
+                raise InputError(f"{path}: {WANTED}, features.{number}.{kind} is not finite; name another file")
             parameter.copy_(value)
 
 

@@ -28,7 +28,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.files import MOST_INDEX, check_tensor_file, read_json
 from triportrait.core.sentences import shown
 from triportrait.train.engines.engine import Engine, State
-from triportrait.train.engines.ranks import Ranks
+from triportrait.train.engines.ranks import Elsewhere, Ranks
 
 FOLDER, CARD = "checkpoints", "checkpoint.json"
 KEPT = 3
@@ -95,7 +95,8 @@ def save_checkpoint(
     if ranks.first and failed:
         shutil.rmtree(part, ignore_errors=True)
     if ranks.any(bool(failed)):
-        raise InputError(
+        refusal = InputError if ranks.first else Elsewhere
+        raise refusal(
             f"{folder}: the checkpoint could not be written ({failed or 'on the first rank'}); free some space, and "
             "the same command goes on from the last one"
         )

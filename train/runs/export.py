@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from triportrait import __version__
 from triportrait.core.checkpoint import load_motion_encoder, save_motion_encoder, save_weights
@@ -11,18 +14,28 @@ from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.files import read_json
 from triportrait.core.network_kind import REENACTMENT, STATIC
+from triportrait.train.begin import flame_field
 from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.runs.checkpoints import FOLDER, averaged_weights, found
-from triportrait.train.runs.run_config import CONFIG, MOTION_ENCODER
-from triportrait.train.weights import save_neck
+from triportrait.train.runs.run_config import CONFIG, FLAME, MOTION_ENCODER
+from triportrait.train.weights import FLAME_LICENCE, kept_flame, save_neck
 
 
-def export(checkpoint: Path, out: Path, half: bool = False, overwrite: bool = False) -> Path:
+def export(
+    checkpoint: Path,
+    out: Path,
+    half: bool = False,
+    overwrite: bool = False,
+    flame: str | None = None,
+    warn: Callable[[str], None] = lambda line: None,
+) -> Path:
     """Write a weights folder; one tensor is in memory twice at most.
 
     Args:
         checkpoint: a run, whose newest whole checkpoint is taken, or a checkpoint of one.
-        half: in float16.
+        half: in float16, all but FLAME's tables.
+        flame: weights folder with FLAME's tables, for a run of tracked faces that kept none.
+        warn: takes a line where an older checkpoint is taken, or the weights turn no neck.
 
     Raises: `InputError` where there is no whole checkpoint, or `out` exists.
     """
@@ -36,7 +49,7 @@ def export(checkpoint: Path, out: Path, half: bool = False, overwrite: bool = Fa
         ) from error
     if out.exists() and not overwrite:
         raise InputError(f"{out}: it exists; name another folder or say --overwrite")
-    folder, weights = _newest(run, told["stage"]) if run == checkpoint else (checkpoint, None)
+    folder, weights = _newest(run, told["stage"], warn) if run == checkpoint else (checkpoint, None)
     tensors = averaged_weights(folder, "generator") if weights is None else weights
     if half:
         for name in list(tensors):
@@ -50,6 +63,15 @@ def export(checkpoint: Path, out: Path, half: bool = False, overwrite: bool = Fa
         "cast": {"seed": config["cast"]["seed"], "count": config["cast"]["count"]} if of_heads else None,
         "images seen": {told["stage"]: int(folder.name.split("_")[-1])}, "licence": "Apache-2.0",
     }  # fmt: skip
+    if not of_heads:
+        tables = kept_flame(run / FLAME) if flame is None else _flame(flame)
+        if tables is None:
+            warn(
+                f"{run}: it kept none of FLAME's tables, so that these weights turn no neck; export them again with "
+                "--flame FOLDER, a converted published checkpoint"
+            )
+        else:
+            tensors, card = tensors | tables, card | {"licence": f"Apache-2.0; {FLAME_LICENCE}"}
     save_weights(out, "portrait", tensors, model, card)
     if of_heads:
         save_neck(out, model, card)
@@ -60,12 +82,20 @@ def export(checkpoint: Path, out: Path, half: bool = False, overwrite: bool = Fa
     return out
 
 
-def _newest(run: Path, stage: str) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint that is whole, and its weights."""
-    reasons = []
+def _newest(run: Path, stage: str, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint that is whole, and its weights; newer ones that are not are told."""
+    reasons: list[str] = []
     for folder in reversed(found(run, stage)):
         try:
-            return folder, averaged_weights(folder, "generator")
+            weights = averaged_weights(folder, "generator")
         except InputError as error:
             reasons.append(str(error))
+            continue
+        for reason in reasons:
+            warn(f"{reason.rpartition(';')[0] or reason}: left out, {folder.name} is taken")
+        return folder, weights
     raise InputError(reasons[0] if reasons else f"{run / FOLDER}: expected a checkpoint of {stage}, there is none yet")
+
+
+def _flame(name: str) -> dict[str, Tensor]:
+    return {f"neck.{key}": value for key, value in flame_field(name).state_dict().items()}

@@ -53,7 +53,7 @@ class Record:
     def left_out(self, engine: Engine, name: str, reason: str) -> None:
         """A line of the log for what the data lacks, and a sentence."""
         self.say(f"{self.stage}: left out {name}: {reason}")
-        self._write({"left out": name, "reason": reason}, engine)
+        self.line({"left out": name, "reason": reason}, engine)
 
     def grid(self, engine: Engine) -> Path:
         """Where the pictures of this moment belong."""
@@ -63,7 +63,7 @@ class Record:
         """A line of the log, and the same for TensorBoard with the pictures, if there are any."""
         if not self._first:
             return
-        self._write(values, engine)
+        self.line(values, engine)
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name.replace(" ", "/", 1), value, engine.images_seen)
@@ -73,7 +73,8 @@ class Record:
 
                 self._board.add_image("samples", np.asarray(Image.open(grid)), engine.images_seen, dataformats="HWC")
 
-    def _write(self, values: Mapping[str, Any], engine: Engine) -> None:
+    def line(self, values: Mapping[str, Any], engine: Engine) -> None:
+        """A line of the log alone."""
         if self._first:
             line = {"stage": self.stage, "images_seen": engine.images_seen, "step": engine.steps, **values}
             self._log.write(json.dumps(line) + "\n")

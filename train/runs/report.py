@@ -98,7 +98,7 @@ def _stage(run: Path, stage: str, lines: list[dict[str, Any]]) -> str:
     for heading, starts in _GROUPS:
         own = {name: left.pop(name) for name in list(left) if name.startswith(starts)}
         groups.append((heading, own))
-    for heading, own in [("losses", left), *groups]:
+    for heading, own in [("losses", {"loss": left.pop("loss"), **left} if "loss" in left else left), *groups]:
         if own:
             drawn = "".join(_curve(name, points, i) for i, (name, points) in enumerate(own.items()))
             parts.append(f"<h3>{heading}</h3><div class=row>{drawn}</div>")

@@ -1,7 +1,9 @@
-"""Ending on request: SIGTERM (a scheduler that takes the machine back) and SIGINT let the step end, then save."""
+"""Ending on request: SIGTERM (a scheduler that takes the machine back), SIGINT and the death of the launcher let the
+step end, then save."""
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,20 +16,36 @@ class Stopped(Exception):
 
 @dataclass
 class Stopper:
-    """Whether somebody asked the run to stop."""
+    """Whether somebody asked the run to stop, or what launched it is gone: a killed launcher asks nobody.
 
-    asked: bool = False
+    Attributes:
+        signalled: a signal came.
+        launcher: process that launched this one as one of several; None: nobody did.
+    """
+
+    signalled: bool = False
+    launcher: int | None = None
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the launcher has died; the system then gives its ranks another parent."""
+        return self.launcher is not None and os.getppid() != self.launcher
+
+    @property
+    def asked(self) -> bool:
+        """Whether the run shall stop."""
+        return self.signalled or self.orphaned
 
 
 @contextmanager
-def stops_on_request() -> Iterator[Stopper]:
-    """Signals ask; a second SIGINT interrupts at once, as ever."""
-    stopper = Stopper()
+def stops_on_request(launcher: int | None = None) -> Iterator[Stopper]:
+    """Signals ask, and the end of the launcher; a second SIGINT interrupts at once, as ever."""
+    stopper = Stopper(launcher=launcher)
 
     def ask(number: int, frame: object) -> None:
-        if stopper.asked and number == signal.SIGINT:
+        if stopper.signalled and number == signal.SIGINT:
             raise KeyboardInterrupt
-        stopper.asked = True
+        stopper.signalled = True
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from triportrait.core.errors import InputError
-from triportrait.train.data.clip_store.importing import Clip, Imported, fill
+from triportrait.train.data.clip_store.importing import Clip, Imported, fill, finished
 from triportrait.train.data.clip_store.store import FPS, ClipWriter, packed
 from triportrait.train.data.clips import check_clips
 from triportrait.train.data.heads.landmarks import landmarks
@@ -63,6 +63,8 @@ def film_heads(
         "source": HEADS, "seed": seed, "count": count, "frames": frames, "size": size, "antialias": antialias,
         "expression_axes": list(EXPRESSION_AXES),
     }  # fmt: skip
+    if (before := finished(out, settings)) is not None:
+        return before
     names = [f"clip_{head:06d}" for head in range(count)]
     done = ClipWriter(out, settings).clips
     shots = [_Shot(seed, count, head, frames, size, antialias) for head in range(count) if names[head] not in done]

@@ -12,7 +12,7 @@ import numpy as np
 
 from triportrait.core.errors import InputError
 from triportrait.train.data.clip_store.records import open_lmdb, parse
-from triportrait.train.data.clip_store.store import ClipWriter, packed
+from triportrait.train.data.clip_store.store import INDEX, ClipStore, ClipWriter, packed
 
 SKIPPED = "skipped.jsonl"
 FEWEST_TO_JUDGE = 20  # clips before the share of skipped ones stops an import
@@ -31,10 +31,11 @@ Source = Iterable[tuple[str, Callable[[], Clip]]]  # names, and how each is read
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of the clips of a source."""
+    """What became of the clips of a source; `before`: the store was finished already, and nothing was done."""
 
     written: int
     skipped: int
+    before: bool = False
 
 
 def import_lmdb(
@@ -68,6 +69,23 @@ def _of_record(message: bytes) -> Clip:
     return Clip(record.images, record.table() | {"mask": packed(record.masks)})
 
 
+def finished(out: Path, settings: dict[str, Any]) -> Imported | None:
+    """The clips of a store that was finished before; None where there is none yet.
+
+    Raises: `InputError` for a store that was made from something else, or is damaged.
+    """
+    if not (out / INDEX).exists():
+        return None
+    store = ClipStore(out)
+    other = [(n, store.index.get(n), value) for n, value in settings.items() if store.index.get(n) != value]
+    if other:
+        name, was, wanted = other[0]
+        raise InputError(
+            f"{out}: this store is finished, with {name} {was!r}, now it is {wanted!r}; name another folder"
+        )
+    return Imported(len(store), int(store.index.get("skipped", 0)), True)
+
+
 def fill(
     out: Path, settings: dict[str, Any], source: Source, most_skipped: float, tell: Callable[[int], None]
 ) -> Imported:
@@ -78,6 +96,8 @@ def fill(
     """
     import av
 
+    if (before := finished(out, settings)) is not None:
+        return before
     writer = ClipWriter(out, settings)
     done = skipped = 0
     log = out / SKIPPED

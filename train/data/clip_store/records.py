@@ -75,13 +75,26 @@ def open_lmdb(path: Path) -> tuple[int, Iterator[tuple[int, Callable[[], bytes]]
         import lmdb
     except Exception as error:
         raise InputError(f"lmdb: it {reason(error, 'lmdb')}; {install('train')}") from error
+    if not path.exists():
+        raise InputError(f"{path}: expected an LMDB, there is nothing; name its folder or its file")
+    if path.is_dir() and not (path / "data.mdb").exists():
+        raise InputError(f"{path}: expected an LMDB, this folder holds no data.mdb; name the one that does")
     try:
         check_regular(path / "data.mdb" if path.is_dir() else path)
-        environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, map_size=1 << 40)
+        environment = lmdb.open(
+            str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False, map_size=1 << 40
+        )
+    except (lmdb.Error, OSError) as error:
+        what = "this folder's data.mdb" if path.is_dir() else "this file"
+        raise InputError(f"{path}: expected an LMDB, {what} is none or damaged ({error}); name another") from error
+    try:
         with environment.begin() as transaction:
             count = int(bytes(transaction.get(b"num_samples") or b"").decode("ascii"))
-    except (lmdb.Error, AttributeError, ValueError, OSError) as error:
-        raise InputError(f"{path}: expected an LMDB with the key num_samples, it has none; name its folder") from error
+    except (lmdb.Error, ValueError) as error:
+        environment.close()
+        raise InputError(
+            f"{path}: expected an LMDB with the key num_samples, as the published one has, it has none; name another"
+        ) from error
 
     def records() -> Iterator[tuple[int, Callable[[], bytes]]]:
         with environment, environment.begin() as transaction:

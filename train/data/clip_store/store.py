@@ -25,7 +25,7 @@ from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
 from triportrait.core.files import MOST_INDEX, read_bytes, read_json
 from triportrait.core.sentences import literal, shown
-from triportrait.train.data.arrays import read_arrays
+from triportrait.train.data.arrays import check_finite, check_rotations, read_arrays
 from triportrait.train.data.clips import write_video
 
 KIND = "triportrait clip store"
@@ -35,7 +35,11 @@ FPS = 25
 WIDTHS = {"camera": (25,), "shape": (300,), "expression": (100, 9), "pose": (6,), "eyes": (6,), "neck": (3,)}
 _MOST = 1 << 24  # frames of a clip, or pixels of its side, that an index may name
 TABLES_KEPT = 64  # in memory
-NOT_A_ROTATION = 1e-3  # largest entry of R R' - 1
+LARGEST = {"shape": 1e3, "expression": 1e3, "pose": 10.0, "eyes": 10.0, "neck": 10.0, "points": 1e3, "camera": 1e3}
+_SHAPES: dict[str, tuple[tuple[int | None, ...], type]] = {  # of a row, and of its numbers; None: any
+    "mask": ((None,), np.uint8), "points": ((68, 3), np.float32), "positions": ((None, None, 3), np.uint8),
+    "motion": ((None,), np.float32),
+}  # fmt: skip
 
 
 class ClipWriter:
@@ -248,20 +252,27 @@ def holds_clips(folder: Path) -> bool:
 
 
 def check_table(table: Mapping[str, np.ndarray], frames: int) -> None:
-    """Raises: `ValueError`, in words: rows are missing or of another width, not finite, or a camera is no rotation."""
+    """Raises: `ValueError`, in words: rows are missing or of another width or type, numbers are not finite or of no
+    face, or a camera is none."""
     for name, value in table.items():
         if len(value) != frames:
             raise ValueError(f"{name} has {len(value)} rows for {frames} frames")
         if name in WIDTHS and (value.ndim != 2 or value.shape[1] not in WIDTHS[name]):
             wanted = " or ".join(map(str, WIDTHS[name]))
             raise ValueError(f"{name} has rows of {value.shape[1:]}, expected {wanted}")
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise ValueError(f"{name} is not finite")
+        shape, kind = _SHAPES.get(name, (None, np.float32))
+        if shape is not None and not _fits(value.shape[1:], shape):
+            wanted = " x ".join("N" if side is None else str(side) for side in shape)
+            raise ValueError(f"{name} has rows of {value.shape[1:]}, expected {wanted}")
+        if value.dtype != kind and (shape is not None or value.dtype.kind == "f"):
+            raise ValueError(f"{name} holds {value.dtype}, expected {np.dtype(kind)}")
+    check_finite(table, LARGEST)
     if "camera" in table:
-        rotation = table["camera"][:, :16].reshape(-1, 4, 4)[:, :3, :3].astype(np.float64)
-        off = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max((1, 2))
-        if (off > NOT_A_ROTATION).any() or (np.linalg.det(rotation) < 0).any():
-            raise ValueError(f"the camera of frame {int((off > NOT_A_ROTATION).argmax())} is no rotation")
+        check_rotations(table["camera"][:, :16].reshape(-1, 4, 4)[:, :3, :3])
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(wanted) and all(w in (None, s) for s, w in zip(shape, wanted, strict=True))
 
 
 def packed(masks: np.ndarray) -> np.ndarray:

@@ -1,0 +1,79 @@
+"""`triportrait train export|report|replay`: what a run leaves."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from triportrait.core.errors import InputError
+from triportrait.core.sentences import say
+from triportrait.train.engines.ranks import joined
+from triportrait.train.jobs.columns import OptionalStr
+from triportrait.train.replay import replay
+from triportrait.train.runs.export import export
+from triportrait.train.runs.report import write_report
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write the averaged weights of a run of one stage as a weights folder."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """A run, whose newest whole checkpoint is taken, or a checkpoint."""
+    out: tyro.conf.Positional[Path]
+    """The weights folder to make."""
+    half: bool = False
+    """In half precision."""
+    flame: OptionalStr = None
+    """Weights folder with FLAME's tables, for a run of tracked faces that kept none."""
+    overwrite: bool = False
+    """Replace the folder if there is one."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Show where an error came from."""
+
+    def run(self) -> None:
+        """Check everything, then write."""
+
+        def warn(line: str) -> None:
+            say(f"warning: {line}")
+
+        say(str(export(self.checkpoint, self.out, self.half, self.overwrite, self.flame, warn)), sys.stdout)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write a run's curves and grids into one HTML page, which needs no network."""
+
+    run_folder: tyro.conf.Positional[Path]
+    """A run, finished or not."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Show where an error came from."""
+
+    def run(self) -> None:
+        """Write RUN/report.html."""
+        say(str(write_report(self.run_folder)), sys.stdout)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Run the step that was not finite again, from what its run kept: each term, and where it is not finite first."""
+
+    run_folder: tyro.conf.Positional[Path]
+    """A run that ended as its loss was not finite."""
+    precision: Annotated[Literal["fp32", "bf16"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    """Of the networks; the run's by default."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Show where an error came from."""
+
+    def run(self) -> None:
+        """Print the terms; bad input where one is not finite again."""
+        with joined() as ranks:
+            again = replay(self.run_folder, self.precision, ranks.device, print)
+        if again:
+            raise InputError(
+                f"{self.run_folder}: not finite again: {again}; mend that, or try another --seed or --rate"
+            )
