@@ -316,12 +316,3 @@ def test_what_goes_wrong_is_one_sentence_and_it_goes_on(server, shots, tmp_path)
             server.process.send_signal(signal.SIGCONT)
         page.wait("!document.getElementById('notices').innerText.includes('Nothing comes back')", 30)
         goes_on(page, 5)
-
-
-def test_a_camera_that_is_refused_is_said(server, moving_head, tmp_path):
-    with Chromium(tmp_path, moving_head, allow=False) as browser:
-        page = opened(browser, server, "?transport=websocket")
-        page.run("document.getElementById('camera').click()")
-        page.wait("document.getElementById('notices').innerText.includes('camera was refused')")
-        page.run("document.getElementById('clip').click()")
-        goes_on(page, 3)
