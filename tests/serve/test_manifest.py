@@ -164,7 +164,7 @@ def test_without_the_package_only_the_watermark_is_written(tmp_path, monkeypatch
     assert path.read_bytes() == before and (stamp.mark(photograph(128, 1)[0]) != photograph(128, 1)[0]).any()
     with pytest.raises(InputError, match=r"expected c2pa-python to sign with"):
         Stamp(CLAIM.source_sha256, "demo", said.append, certificate=tmp_path / "mine.pem")
-    with pytest.raises(InputError, match="pip install 'triportrait"):
+    with pytest.raises(InputError, match="pip install -e '"):
         read_manifest(path)
 
 
