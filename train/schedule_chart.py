@@ -49,7 +49,7 @@ def chart(name: str, config: StageConfig, full_size: int, motion_factor: float =
             said += f", on every real target, {_alone(config):.1%} of them judged alone in micro-batches of {each}"
         row(label, lambda i, on=on: getattr(moments[i], on), said)  # type: ignore[misc]
     if name == "stage1":
-        ends = f"to {schedule.teacher_until:,}" if schedule.teacher_until < config.images else "always"
+        ends = f"until {schedule.teacher_until:,}" if schedule.teacher_until < config.images else "always"
         for label, weight in (
             ("depth", losses.depth),
             ("teacher's planes", losses.planes),
