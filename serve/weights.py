@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from triportrait.core.checkpoint import load_pair, weights_folder
+from triportrait.core.checkpoint import load_pair, load_portrait, weights_folder
 from triportrait.core.config import portrait4d_v2
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
@@ -33,4 +33,8 @@ def load_weights(weights: str | None, static: bool = False) -> tuple[Portrait4D,
     if not static:
         advice = "name weights that move, or let `triportrait reenact --static` show these without motion"
         check_network(weights, REENACTMENT, "weights", advice)
-    return load_pair(weights_folder(weights))
+    folder = weights_folder(weights)
+    if static and not (folder / "motion.json").exists():  # stage 1 leaves none, and nothing will ask it
+        portrait = load_portrait(folder)
+        return portrait, SmallMotionEncoder(portrait.config.transformer.motion_width)
+    return load_pair(folder)

@@ -23,7 +23,7 @@ from triportrait.core.portrait import Portrait4D
 from triportrait.core.sentences import say
 from triportrait.core.weights import DEMO
 from triportrait.train import stage1, stage2
-from triportrait.train.config import LossConfig, TrainConfig
+from triportrait.train.config import LossConfig, MotionKind, TrainConfig
 from triportrait.train.motion import AnyMotionEncoder
 from triportrait.train.objectives.discriminator import Discriminator
 from triportrait.train.objectives.identity import FaceIdentity
@@ -121,7 +121,7 @@ def reenact_models(config: TrainConfig, begin: Begin, device: torch.device) -> s
     if begin.weights is not None:
         _take(
             portrait, begin.weights, REENACTMENT, "--weights",
-            "name the reenactment network that stage 2 shall go on from, or begin as this one by --init",
+            "name the reenactment network that stage 2 shall go on from, or begin as this one by --init", own.motion,
         )  # fmt: skip
     elif begins is not None:
         shared = {name: value for name, value in begins.state_dict().items() if not reads_motion(name)}
@@ -141,7 +141,9 @@ def reenact_models(config: TrainConfig, begin: Begin, device: torch.device) -> s
 def _static(begin: Begin, config: TrainConfig, name: str | None, option: str) -> Portrait4D:
     """Ψ_3d of a folder, to begin as or to draw pseudo views; its motion may have another width."""
     if name is None:
-        raise InputError("static: expected the weights of the static synthesizer for stage 2, got none; name them")
+        raise InputError(
+            "static: expected the weights of the static synthesizer for stage 2, got none; name them by --static"
+        )
     advice = "name the static synthesizer of stage 1"
     if option == "--static":
         advice += ", and by --teacher a reenactment network that shall draw pseudo views (row G)"
@@ -165,7 +167,7 @@ def _drawing(begin: Begin, config: TrainConfig, begins: Portrait4D | None) -> Po
             "paper), got none; name them by --teacher, and the static synthesizer to begin as by --static or --init"
         )
     advice = "name a network that reads motion, as stage 2 makes it, or leave --teacher and row G out"
-    return _loaded(begin.teacher, config.model, REENACTMENT, "--teacher", advice)
+    return _loaded(begin.teacher, config.model, REENACTMENT, "--teacher", advice, config.stage2.motion)
 
 
 def _discriminator(config: TrainConfig, losses: LossConfig, begin: Begin, device: torch.device) -> Discriminator | None:
@@ -270,17 +272,24 @@ def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _loaded(
-    name: str, model: ModelConfig, network: Network, option: str, advice: str, any_motion: bool = False
+    name: str,
+    model: ModelConfig,
+    network: Network,
+    option: str,
+    advice: str,
+    motion: MotionKind = "pictures",
+    any_motion: bool = False,
 ) -> Portrait4D:
     """The portrait of a weights folder, in float32.
 
     Args:
         network: which one is needed. option: that named the folder. advice: what to do where it is the other.
+        motion: what shall move it, where it is a reenactment network.
         any_motion: its motion may have another width, as nobody will ask for it.
 
     Raises: `InputError` for the other network, or weights of another size.
     """
-    check_network(name, network, option, advice)
+    check_network(name, network, option, advice, motion)
     found = load_portrait(weights_folder(name))
     wanted, width = model, found.config.transformer.motion_width
     if any_motion:
@@ -296,9 +305,11 @@ def _loaded(
     return found.float()
 
 
-def _take(portrait: Portrait4D, name: str, network: Network, option: str, advice: str) -> None:
+def _take(
+    portrait: Portrait4D, name: str, network: Network, option: str, advice: str, motion: MotionKind = "pictures"
+) -> None:
     """Put the weights of a folder into a portrait; the arguments are those of `_loaded`.
 
     Raises: `InputError` for the other network, or weights of another size.
     """
-    portrait.load_state_dict(_loaded(name, portrait.config, network, option, advice).state_dict())
+    portrait.load_state_dict(_loaded(name, portrait.config, network, option, advice, motion).state_dict())

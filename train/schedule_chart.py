@@ -45,10 +45,11 @@ def chart(name: str, config: StageConfig, full_size: int, motion_factor: float =
     ):
         said = f"{weight:g} from {since:,}" if weight else "off"
         if weight and label == "adversary" and isinstance(config, ReenactConfig):
-            said += f", on every real target, {_alone(config):.1%} of them judged alone"
+            each = config.batch // config.micros
+            said += f", on every real target, {_alone(config):.1%} of them judged alone in micro-batches of {each}"
         row(label, lambda i, on=on: getattr(moments[i], on), said)  # type: ignore[misc]
     if name == "stage1":
-        ends = f"to {schedule.teacher_until:,}" if schedule.teacher_until < config.images else "always"
+        ends = f"until {schedule.teacher_until:,}" if schedule.teacher_until < config.images else "always"
         for label, weight in (
             ("depth", losses.depth),
             ("teacher's planes", losses.planes),
@@ -88,8 +89,11 @@ def shown_views(name: str, config: TrainConfig) -> str:
             f"θ_p: {shown_range(own.camera_p) if read else 'not used'}",
             f"θ_q: {shown_range(own.camera_q) if drawn or own.schedule.pseudo_every else 'not used'}",
         ]
-    front = f"{own.front_sources:.0%} the first view of a set, the others " if own.front_sources else ""
-    return "\n".join([*lines, f"sources: {front}any view or frame alike"])
+    sources = "any view or frame alike"
+    if own.front_sources:
+        sources = f"of a set {own.front_sources:.0%} the first view, the others any alike"
+        sources += "; of clips any frame alike" if isinstance(own, ReenactConfig) else ""
+    return "\n".join([*lines, f"sources: {sources}"])
 
 
 def shown_columns(config: TrainConfig, row: RowName | None, changed: Sequence[str] = ()) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from triportrait.core.errors import InputError
-from triportrait.core.network_kind import REENACTMENT, STATIC, check_network, network_of
+from triportrait.core.network_kind import REENACTMENT, STATIC, check_network, motion_of_card, network_of
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,30 @@ def test_the_other_network_is_refused_in_a_sentence_and_an_unknown_one_is_not(tm
         check_network("demo", STATIC, "--static", "do this")
     with pytest.raises(InputError, match="no such weights folder"):
         check_network(tmp_path / "nothing", STATIC, "--static", "do this")
+
+
+@pytest.mark.parametrize(
+    "noted, motion",
+    [
+        ({"network": "reenactment", "motion": "parameters"}, "parameters"),
+        ({"network": "reenactment", "motion": "pictures"}, "pictures"),
+        ({"network": "reenactment"}, "pictures"),
+        ({"file": "portrait4d-v2-vfhq512.pkl"}, "pictures"),
+        ({"network": "static synthesizer", "motion": "parameters"}, None),
+        ({"motion": "parameters"}, None),
+        (None, None),
+    ],
+)
+def test_a_card_says_what_moves_the_network(noted, motion):
+    assert motion_of_card({"provenance": noted}) == motion
+
+
+def test_what_moves_the_network_is_checked_where_it_shall_move(tmp_path):
+    """Nine numbers of the data and nine of the small encoder fit the same layers, and mean something else."""
+    told = folder(tmp_path / "told", {"network": "reenactment", "motion": "parameters"})
+    check_network(told, REENACTMENT, "--weights", "name another", "parameters")
+    wanted = r"expected one whose motion is read off pictures, got one whose motion is the parameters of tracked faces"
+    with pytest.raises(InputError, match=wanted):
+        check_network(told, REENACTMENT, "--weights", "name another")
+    with pytest.raises(InputError, match="expected one whose motion is the parameters of tracked faces"):
+        check_network("demo", REENACTMENT, "--weights", "name another", "parameters")

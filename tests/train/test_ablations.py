@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,6 +22,8 @@ from triportrait.train.ablations import ablated, with_columns
 from triportrait.train.config import TrainConfig
 from triportrait.train.data.pictures import PictureSet, open_set
 from triportrait.train.presets import STAGE_PRESETS, paper, tiny_stages
+from triportrait.train.probe import probe
+from triportrait.train.response import Probe
 from triportrait.train.start import reads_motion
 from triportrait.train.table3 import TABLE, Columns, RowName
 
@@ -43,6 +46,19 @@ def material(tmp_path_factory) -> Path:
     trained.write(folder / "trained", {"network": "reenactment"})
     trained.write_static(folder / "static", noted={"network": "static synthesizer"})
     return folder
+
+
+@pytest.fixture(scope="module")
+def probed() -> Callable[[TrainConfig], Probe]:
+    """The probe of a cast, photographed once: of all rows it is the same."""
+    found: list[Probe] = []
+
+    def once(config: TrainConfig) -> Probe:
+        if not found:
+            found.append(probe(config))
+        return found[0]
+
+    return once
 
 
 def words(material: Path, row: str | None, out: Path, *more: Any) -> list[str]:
@@ -232,12 +248,15 @@ def test_without_a_row_data_and_out_are_missing(capsys):
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_every_row_takes_five_steps_and_shows_itself(row, material, tmp_path, capsys):
+def test_every_row_takes_five_steps_and_shows_itself(row, material, tmp_path, capsys, monkeypatch, probed):
+    monkeypatch.setattr("triportrait.train.stage_run.probe", probed)
     run = tmp_path / "run"
     more = ["--images", 20, "--precision", "fp32", "--save-each", 20, "--sample-each", 20, "--adversary-from", 4]
     assert cli.main(words(material, row, run, *more)) == 0
     said = capsys.readouterr().err
-    assert f"row {row} of Table 3" in said and "options that won over the row: --images 20" in said
+    lines = said.splitlines()
+    assert any(line.startswith(f"row {row} of Table 3  the paper") for line in lines), "a table has lines"
+    assert any(line.startswith("options that won over the row: --images 20") for line in lines)
     assert cli.main(["train", "export", str(run), str(tmp_path / "out")]) == 0
     moved, before = load_file(tmp_path / "out/portrait.safetensors"), load_portrait(material / "static").state_dict()
     assert all(value.isfinite().all() for value in moved.values())
@@ -245,6 +264,8 @@ def test_every_row_takes_five_steps_and_shows_itself(row, material, tmp_path, ca
     assert (run / "motion_encoder").exists() == (tmp_path / "out/motion.json").exists() == (row != "F")
     told = json.loads((run / "config.json").read_text())
     assert told["preset"] == f"test, ablation {row}"
+    moved = json.loads((tmp_path / "out/portrait.json").read_text())["provenance"]["motion"]
+    assert moved == {"E_mot": "pictures", "3DMM": "parameters"}[PRINTED[row]["motion"]]
 
 
 @pytest.fixture(scope="module")

@@ -342,6 +342,8 @@ def test_what_is_no_lmdb_is_refused(tmp_path):
             import_lmdb(tmp_path / name, tmp_path / "out")
     with pytest.raises(InputError, match="expected an LMDB with the key num_samples, as the published one has"):
         import_lmdb(lmdb_of(tmp_path / "other", [], key=b"other"), tmp_path / "out")
+    with pytest.raises(InputError, match="expected records in this LMDB, its num_samples is 0; name another"):
+        import_lmdb(lmdb_of(tmp_path / "none", []), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

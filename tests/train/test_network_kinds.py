@@ -108,3 +108,26 @@ def test_reenact_and_live_load_what_moves_and_reenact_shows_the_other_without_mo
         load_weights(str(material / "static"))
     for name, static in (("moving", False), ("moving", True), ("static", True)):
         load_weights(str(material / name), static)
+
+
+def test_a_static_synthesizer_as_it_is_exported_is_shown_without_motion(tmp_path):
+    """Stage 1 leaves no motion encoder beside it, and neither does a converted static file."""
+    trained.write_static(tmp_path / "static", noted={"network": STATIC})
+    portrait, _ = load_weights(str(tmp_path / "static"), static=True)
+    assert portrait.config == little.model()
+
+
+@pytest.mark.parametrize("option", ["--weights", "--teacher"])
+def test_motion_of_the_data_is_told_from_motion_of_pictures(option, material, tmp_path, capsys):
+    """Row F's network and row K's have as many numbers here, and each other's mean nothing to them."""
+    of_data = trained.write(tmp_path / "of_data", {"network": MOVING, "motion": "parameters"})
+    given = ["train", "stage2", "--data", material / "cast", "--out", tmp_path / "run", "--images", 2]
+    given += ["--static", material / "static", "--motion", material / "moving", option]
+    for folder, more, got in (
+        (of_data, [], "read off pictures, got one whose motion is the parameters of tracked faces"),
+        (material / "moving", ["--motion-kind", "parameters"], "the parameters of tracked faces (3DMM, row F), got"),
+    ):
+        assert cli.main([*map(str, [*given, folder, *more])]) == 2
+        assert f"{option} {folder}: expected one whose motion is {got}" in capsys.readouterr().err
+    with pytest.raises(InputError, match="got one whose motion is the parameters"):
+        load_weights(str(of_data))

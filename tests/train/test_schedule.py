@@ -115,9 +115,9 @@ def test_the_chart_shows_what_is_on_when():
     assert bars["renderer moves"] == bars["adversary"] == bars["R1"] and "·" not in bars["density smoothness"]
     assert bars["ray grid"][0] == "▄" and bars["ray grid"][-1] == "█"
     assert bars["teacher's planes"] == bars["depth"] and "feature" not in "".join(lines), "no weight, no line"
-    assert "0.1 to 1,000,000" in lines["teacher's planes"]
+    assert "0.1 until 1,000,000" in lines["teacher's planes"]
     other = [line for line in chart("stage1", STAGE_PRESETS["published"]().stage1, 128).splitlines() if "teach" in line]
     assert [line.split()[:2] for line in other] == [["teacher's", "planes"], ["teacher's", "feature"]]
-    assert all(line.count("█") == 2 and "to 400,000" in line for line in other), "400 k of 15 M"
+    assert all(line.count("█") == 2 and "until 400,000" in line for line in other), "400 k of 15 M"
     second = chart("stage2", config.stage2, 128, 2.5)
     assert "of what reads motion" in second and "density" not in second and "up to 0.00025" in second

@@ -194,7 +194,7 @@ def test_the_published_coins_leave_no_real_frame_without_its_adversarial_term():
     alone = (per_micro == 1).sum().item() / real.sum().item()
     assert alone == pytest.approx(0.2**3, abs=0.004)
     said = chart("stage2", config, 128)
-    assert "0.01 from 0, on every real target, 0.8% of them judged alone" in said
+    assert "0.01 from 0, on every real target, 0.8% of them judged alone in micro-batches of 4" in said
     assert "0.0% of them judged alone" in chart("stage2", dataclasses.replace(config, micros=1), 128)
 
 

@@ -264,8 +264,8 @@ class _Single:
             try:
                 with ranks.together():
                     config = self.config(ranks)
-                    if ranks.first and (told := self.told(config)):
-                        say(told)
+                    for line in self.told(config).splitlines() if ranks.first else ():
+                        say(line)
                     zero = ZeroConfig(1) if zero is None and ranks.size > 1 else zero
                     run = StageRun(
                         self.stage(),

@@ -63,6 +63,8 @@ def export(
         "cast": {"seed": config["cast"]["seed"], "count": config["cast"]["count"]} if of_heads else None,
         "images seen": {told["stage"]: int(folder.name.split("_")[-1])}, "licence": "Apache-2.0",
     }  # fmt: skip
+    if network == REENACTMENT:
+        card["motion"] = config["stage2"]["motion"]
     if not of_heads:
         tables = kept_flame(run / FLAME) if flame is None else _flame(flame)
         if tables is None:

@@ -95,6 +95,9 @@ def open_lmdb(path: Path) -> tuple[int, Iterator[tuple[int, Callable[[], bytes]]
         raise InputError(
             f"{path}: expected an LMDB with the key num_samples, as the published one has, it has none; name another"
         ) from error
+    if count < 1:
+        environment.close()
+        raise InputError(f"{path}: expected records in this LMDB, its num_samples is {count}; name another")
 
     def records() -> Iterator[tuple[int, Callable[[], bytes]]]:
         with environment, environment.begin() as transaction:
