@@ -66,7 +66,7 @@ def unread(path: Path, container: InputContainer, read_to: int) -> str | None:
     name, size = container.format.name, path.stat().st_size
     at, all_of_it = None, True
     if "mp4" in name:
-        at = _second_film(path, size)
+        at, all_of_it = _second_film(path, size)
     elif name == "avi":
         at = _second_avi(path, size)
         if at is not None:
@@ -153,9 +153,12 @@ def _first_sound(data: mmap.mmap) -> int | None:
     return None
 
 
-def _second_film(path: Path, size: int) -> int | None:
-    """Walk the boxes of an mp4 for a head behind the index; those of fragments are read by libav."""
-    at, films, second = 0, 0, None
+def _second_film(path: Path, size: int) -> tuple[int | None, bool]:
+    """Walk the boxes of an mp4 for a head behind the index.
+
+    Returns: (where it is, whether libav reads nothing from there on: of fragments it reads some).
+    """
+    at, films, second, whole = 0, 0, None, True
     with opened(path) as file:
         while at + 8 <= size:
             file.seek(at)
@@ -163,12 +166,11 @@ def _second_film(path: Path, size: int) -> int | None:
             length, kind = int.from_bytes(head[:4], "big"), head[4:8]
             if length == 1:
                 length = int.from_bytes(head[8:16], "big")
-            if kind == b"moof":
-                return None
             if kind == b"ftyp" and films and second is None:
                 second = at
             films += kind == b"moov"
+            whole &= kind != b"moof"
             if length < 8:
                 break
             at += length
-    return second if films > 1 else None
+    return (second if films > 1 else None), whole
