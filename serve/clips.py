@@ -203,7 +203,10 @@ class _Video(Clip):
             there = sum(not e.is_discard and e.pos + e.size <= bytes_here for e in entries)
             if stream.codec_context.codec.canonical_name == "vp8":
                 there = 0  # it has packets that are never shown
-            self._declared_s = declared_s if "matroska" in container.format.name else None
+            declares = "matroska" in container.format.name or container.format.name == "flv"
+            self._declared_s = declared_s if declares else None
+            if container.format.name == "avi" and rate and is_cut_off(path):
+                self._declared_s = stream.frames / Fraction(rate)  # as its head says
             # AVI knows only the order of decoding: what libav offers as presentation times there is a guess.
             self._by_dts = container.format.name == "avi"
             start = stream.start_time if self._by_dts else stamp_of(first, False)
