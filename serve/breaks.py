@@ -245,10 +245,11 @@ def _along(jump: _Jump, tracks: Sequence[Track], jumps: Sequence[_Jump], waiting
         if steps_s[best] < abs(jump.by_s) / 2:
             # It leaps elsewhere or not at all: whose clock is it on, once the file has passed the jump?
             after = np.nonzero(track.places[near] > jump.place)[0]
-            if jump.by_s > -2 or jump.index <= _STRAY or not len(after) or not after[0]:
+            if jump.by_s > -2 or jump.index <= _STRAY or not len(after) or (near[0] and not after[0]):
                 return None
             at, after_s = int(near[after[0]]), float(times_s[after[0]])
-            before_s = float(ends_s[after[0] - 1])
+            # A stream that begins with this recording had come to nothing before.
+            before_s = float(ends_s[after[0] - 1]) if after[0] else jump.before_s
             if abs(after_s - jump.after_s) >= abs(after_s - jump.before_s):
                 return None
         return _Jump(number, at, int(track.places[at]), before_s, after_s)

@@ -26,10 +26,10 @@ from av.video.reformatter import VideoReformatter
 from triportrait.core import files
 from triportrait.core.errors import InputError
 from triportrait.serve.animations import Animation, is_animation
-from triportrait.serve.clock import Clock, read_clock
+from triportrait.serve.clock import Clock, demuxed, read_clock
 from triportrait.serve.contents import is_motion_jpeg, is_picture, kind_of
 from triportrait.serve.decoding import Tally, decoded, stamp_of, timed
-from triportrait.serve.endings import duration_s, end_of_pictures_s, is_cut_off, later_recording
+from triportrait.serve.endings import duration_s, end_of_pictures_s, is_cut_off, unread
 from triportrait.serve.interlacing import deinterlaced
 from triportrait.serve.pictures import (
     PICTURE_ENDINGS,
@@ -203,7 +203,10 @@ class _Video(Clip):
             there = sum(not e.is_discard and e.pos + e.size <= bytes_here for e in entries)
             if stream.codec_context.codec.canonical_name == "vp8":
                 there = 0  # it has packets that are never shown
-            self._declared_s = declared_s if "matroska" in container.format.name else None
+            declares = "matroska" in container.format.name or container.format.name == "flv"
+            self._declared_s = declared_s if declares else None
+            if container.format.name == "avi" and rate and is_cut_off(path):
+                self._declared_s = stream.frames / Fraction(rate)  # as its head says
             # AVI knows only the order of decoding: what libav offers as presentation times there is a guess.
             self._by_dts = container.format.name == "avi"
             start = stream.start_time if self._by_dts else stamp_of(first, False)
@@ -249,12 +252,9 @@ class _Video(Clip):
                     yield time_s, partial(self._rgb, frame, reformatter)
                 whole = tally.packets >= self._indexed and not tally.errors
                 end_s = end_of_pictures_s(self.path, container, stream, tally) if whole else None
-                unread = later_recording(self.path, container, clock.read_to)
-            if unread is not None:
-                self.warnings.append(
-                    f"{self.path}: another recording begins in it at byte {unread}, which cannot be read on to; split "
-                    "the file there, or convert it"
-                )
+                missed = unread(self.path, container, clock.read_to)
+            if missed is not None:
+                self.warnings.append(f"{self.path}: {missed}")
             if end_s is not None and end_s - self.start_s > time_s:
                 self.end_s = end_s - self.start_s
             self.warnings.extend(self._damage(tally))
@@ -380,7 +380,7 @@ def _measured(path: Path) -> tuple[Fraction, int | None]:
         stream = _video_stream(path, container)
         time_base = stream.time_base or Fraction(1, 90_000)
         with suppress(av.FFmpegError):
-            stamps = [p.pts if p.pts is not None else p.dts for p in container.demux(stream) if p.size]
+            stamps = [p.pts if p.pts is not None else p.dts for p in demuxed(container, [stream]) if p.size]
     known = [stamp for stamp in stamps if stamp is not None]
     span_s = (max(known) - min(known)) * time_base if known else Fraction(0)
     rate = (len(known) - 1) / span_s if span_s else Fraction(0)

@@ -44,7 +44,7 @@ class Clock:
     def packets(self, container: InputContainer, *streams: Any) -> Iterator[av.Packet[Any]]:
         """Demux `streams`, each packet with its times on this clock; stamps that cannot be are None."""
         counts: dict[int, int] = {}
-        for packet in container.demux(streams):
+        for packet in demuxed(container, streams):
             number = packet.stream.index
             moves = self.moves.get(number)
             if moves is not None:
@@ -112,6 +112,17 @@ def read_clock(
     return clock
 
 
+def demuxed(container: InputContainer, streams: Sequence[Any]) -> Iterator[av.Packet[Any]]:
+    """Demux `streams`, with those that empty the decoders at the end; streams that show up only later are passed over.
+
+    PyAV, which knows what was there when the file was opened, stumbles over these as it comes to the end.
+    """
+    try:
+        yield from container.demux(streams)
+    except IndexError:
+        return
+
+
 def _is_steady(track: Track) -> bool:
     steps_s = np.diff(track.times_s)
     return bool((steps_s >= 0).all() and (steps_s <= _LONGEST_STEP_S).all())
@@ -147,7 +158,7 @@ def _walked(
     rows = {stream.index: (array("q"), array("d"), array("d"), array("b")) for stream in streams}
     bases = {stream.index: float(stream.time_base) for stream in streams}
     pictures = streams[0].index
-    packets = container.demux(streams)
+    packets = demuxed(container, streams)
     place = read_to = 0
     while True:
         try:

@@ -12,6 +12,9 @@ from av.container import InputContainer
 from triportrait.core.files import opened
 from triportrait.serve.decoding import Tally
 
+_CLUSTER = b"\x1f\x43\xb6\x75"  # holds the packets of a Matroska file
+_TRAILING = 64  # bytes that may follow the last packet in it
+
 
 def duration_s(container: InputContainer, stream: av.VideoStream) -> Fraction | None:
     """Give the length of a stream, else of its file, as the file says it."""
@@ -54,31 +57,108 @@ def is_cut_off(path: Path) -> bool:
     return stated != (1 << 7 * width) - 1 and at + width + stated > size
 
 
-def later_recording(path: Path, container: InputContainer, read_to: int) -> int | None:
-    """Give where another recording begins that libav does not read, in bytes; None where there is none.
+def unread(path: Path, container: InputContainer, read_to: int) -> str | None:
+    """Say what libav does not read of a file, or not as it was; None where there is no such thing.
 
-    Files that were joined byte by byte end, for some containers, with the first of them. `read_to` is the end of the
-    last packet that was read.
+    Files that were joined byte by byte end, for some containers, with the first of them, or go on in part. `read_to` is
+    the end of the last packet that was read.
     """
     name, size = container.format.name, path.stat().st_size
+    at, all_of_it = None, True
     if "mp4" in name:
-        return _second_film(path, size)
-    if not (name == "flv" or "matroska" in name) or not 0 < read_to < size:
+        at, all_of_it = _second_film(path, size)
+    elif name == "avi":
+        at = _second_avi(path, size)
+        if at is not None:
+            return (
+                f"another recording begins in it at byte {at}, where sound and picture may part or end, as AVI keeps "
+                "no times; split the file there, or convert it"
+            )
+    elif name in ("flv", "ogg") or "matroska" in name:
+        with opened(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            at = _next_head(data, name, read_to) if 0 < read_to < size else None
+            if at is None and "matroska" in name and _last_block(data) > read_to + _TRAILING:
+                at, all_of_it = _next_head(data, name, 1), False
+            elif name == "ogg":
+                at, all_of_it = _second_ogg(data), False
+            elif at is None and name == "flv" and not container.streams.audio:
+                at = _first_sound(data)
+                if at is not None:
+                    return f"its sound begins only at byte {at} and is not read; split the file there, or convert it"
+    if at is None:
         return None
-    with opened(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        mark = b"FLV\x01" if name == "flv" else b"\x1a\x45\xdf\xa3"
-        at = data.find(mark, read_to)
-        while at >= 0:
-            head = data[at : at + 64]
-            if head[5:9] == b"\0\0\0\x09" if name == "flv" else b"matroska" in head or b"webm" in head:
-                return at
-            at = data.find(mark, at + 1)
+    what = "which cannot be read on to" if all_of_it else "which may not be read to its end"
+    return f"another recording begins in it at byte {at}, {what}; split the file there, or convert it"
+
+
+def _next_head(data: mmap.mmap, name: str, begin: int) -> int | None:
+    """Find where, from `begin` on, an FLV or a Matroska file begins."""
+    mark = b"FLV\x01" if name == "flv" else b"\x1a\x45\xdf\xa3"
+    at = data.find(mark, begin)
+    while at >= 0:
+        head = data[at : at + 64]
+        if head[5:9] == b"\0\0\0\x09" if name == "flv" else b"matroska" in head or b"webm" in head:
+            return at
+        at = data.find(mark, at + 1)
     return None
 
 
-def _second_film(path: Path, size: int) -> int | None:
-    """Walk the boxes of an mp4 for a head behind the index; those of fragments are read by libav."""
-    at, films, second = 0, 0, None
+def _last_block(data: mmap.mmap) -> int:
+    """Give where the last packets of a Matroska file end; 0 where there are none."""
+    at = data.rfind(_CLUSTER) + 4
+    if at < 4 or at + 8 > len(data) or not data[at]:
+        return 0
+    width = 9 - data[at].bit_length()
+    length = int.from_bytes(data[at : at + width], "big") & ((1 << 7 * width) - 1)
+    return min(len(data), at + width + length)
+
+
+def _second_ogg(data: mmap.mmap) -> int | None:
+    """Find a first page of a stream behind the pages that all streams of a recording begin with."""
+    at = 0
+    while data[at : at + 4] == b"OggS" and data[at + 5] & 2:
+        lengths = data[at + 27 : at + 27 + data[at + 26]]
+        at += 27 + len(lengths) + sum(lengths)
+    at = data.find(b"OggS\0\x02", at)
+    while at >= 0:
+        if data[at + 18 : at + 22] == b"\0\0\0\0":  # the number of the page
+            return at
+        at = data.find(b"OggS\0\x02", at + 1)
+    return None
+
+
+def _second_avi(path: Path, size: int) -> int | None:
+    """Walk the chunks of an AVI for a head behind the first; large files go on in others, of another kind."""
+    at = 0
+    with opened(path) as file:
+        while at + 12 <= size:
+            file.seek(at)
+            head = file.read(12)
+            if head[:4] != b"RIFF":
+                return None
+            if at and head[8:] == b"AVI ":
+                return at
+            length = int.from_bytes(head[4:8], "little")
+            at += 8 + length + length % 2
+    return None
+
+
+def _first_sound(data: mmap.mmap) -> int | None:
+    """Walk the tags of an FLV for the first of sound."""
+    at = 13
+    while at + 11 <= len(data):
+        if data[at] & 0x1F == 8:
+            return at
+        at += 15 + int.from_bytes(data[at + 1 : at + 4], "big")
+    return None
+
+
+def _second_film(path: Path, size: int) -> tuple[int | None, bool]:
+    """Walk the boxes of an mp4 for a head behind the index.
+
+    Returns: (where it is, whether libav reads nothing from there on: of fragments it reads some).
+    """
+    at, films, second, whole = 0, 0, None, True
     with opened(path) as file:
         while at + 8 <= size:
             file.seek(at)
@@ -86,12 +166,11 @@ def _second_film(path: Path, size: int) -> int | None:
             length, kind = int.from_bytes(head[:4], "big"), head[4:8]
             if length == 1:
                 length = int.from_bytes(head[8:16], "big")
-            if kind == b"moof":
-                return None
             if kind == b"ftyp" and films and second is None:
                 second = at
             films += kind == b"moov"
+            whole &= kind != b"moof"
             if length < 8:
                 break
             at += length
-    return second if films > 1 else None
+    return (second if films > 1 else None), whole

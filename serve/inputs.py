@@ -27,7 +27,7 @@ from triportrait.serve.parameters import PICTURES, TrackedFolder, Tracking, besi
 from triportrait.serve.pictures import left_out, read_picture, sorted_folder
 
 Known = TrackedFolder | KnownFaces
-FEW_PICTURES = 100  # of which each is looked at
+FEW_FRAMES = 100  # of which each is looked at
 MOST_SOURCE_FRAMES = 250  # of a film that is the portrait, in which a face is looked for
 
 
@@ -241,7 +241,7 @@ class DrivingFrames:
             InputError: no frame shows a face, or none that is short enough to be looked through shows one.
         """
         total = min(self.clip.frame_count or MOST_LOOKED_AT, limit or MOST_LOOKED_AT, MOST_LOOKED_AT)
-        few = self.clip.is_pictures and total <= FEW_PICTURES
+        few = total <= FEW_FRAMES
         with (
             closing(self.clip.frames(limit)) as frames,
             tqdm(frames, total=total, unit="frame", desc="look for a face", file=sys.stderr, disable=None, delay=2.0,

@@ -80,7 +80,8 @@ class Sound:
             self._next = next(self._chunks, None)
         path, say = self._clip.path, self._clip.warnings.append
         if self._errors:
-            say(f"{path}: {self._errors} pieces of its sound ({float(self._damaged_s):.2f} s) are damaged; left out")
+            lost = f" ({float(self._damaged_s):.2f} s)" if self._damaged_s else ""
+            say(f"{path}: {self._errors} pieces of its sound{lost} are damaged; left out")
         if self._early_s > _LEAST_TOLD_S:
             say(f"{path}: {float(self._early_s):.2f} s of its sound come before the first frame; left out")
         if self._double_s > _LEAST_TOLD_S:

@@ -43,6 +43,8 @@ VIDEO_ENDINGS = tuple(_KINDS)
 _ENCODER_THREADS = 4
 # More frames than an encoder holds back.
 _LOOKED_AHEAD = 256
+# More frames than an encoder shows in another order than it decodes them.
+_REORDERED = 8
 # A last frame that lasts as long as any other, but for the milliseconds that some containers count in.
 _ROUNDED_S = 0.002
 
@@ -213,11 +215,12 @@ class VideoWriter:
         if end_s is not None and abs(round(end_s * self._clock) - usual) > _ROUNDED_S * self._clock:
             end = max(round(end_s * self._clock), self._last_tick + 1)
         mp4 = self._container.format.name in ("mp4", "mov")
-        if mp4 and end != usual and self._held is not None:
+        as_usual = end == usual and not (mp4 and self._ends_unevenly())
+        if mp4 and not as_usual and self._held is not None:
             # There lengths are those of decoding: a key picture is decoded last, as it is shown last.
             self._held.pict_type = PictureType.I
         packets = self._stream.encode(self._held) + self._stream.encode(None)
-        if end != usual:
+        if not as_usual:
             ends = dict(pairwise((*self._ticks, end)))
             for packet in packets:
                 if packet.pts in ends:
@@ -225,6 +228,12 @@ class VideoWriter:
             if mp4:
                 packets[-1].dts = packets[-1].pts
         self._container.mux(packets)
+
+    def _ends_unevenly(self) -> bool:
+        """Tell whether a frame that may still be reordered with the last one lasted unlike the others."""
+        step = self._clock / self.fps
+        ticks = list(self._ticks)[-_REORDERED:]
+        return any(abs(b - a - step) > step / 2 for a, b in pairwise(ticks))
 
     def _start(self, stack: ExitStack, clip: Clip | None) -> None:
         self._container = self._open(stack)

@@ -16,7 +16,8 @@ from triportrait.serve.clips import Frame
 from triportrait.serve.faces.alignment import align
 from triportrait.serve.faces.face import Face, FaceProvider
 
-FIRST_GAP_S, LONGEST_GAP_S = 0.25, 4.0  # between searches that found nothing; each gap is twice the one before
+FIRST_GAP_S, LONGEST_GAP_S = 0.25, 4.0  # between searches that found nothing
+GAP_GROWTH = 1.3  # from one gap to the next: a short film is searched a few times
 AT_ONCE, PER_S = 8, 1.0  # searches that a film may begin with, and how many each of its seconds adds
 PIECE_GAP_S = 0.1  # between pieces of a search that is spread over frames
 MOST_TILES = 16  # along a side: three quarters more than a picture of 16 : 9 has
@@ -47,7 +48,7 @@ class Searches:
         if time_s < self._next_s or self._made >= AT_ONCE + PER_S * (time_s - self._start_s):
             return False
         self._made += 1
-        self._next_s, self._gap_s = time_s + self._gap_s, min(2 * self._gap_s, LONGEST_GAP_S)
+        self._next_s, self._gap_s = time_s + self._gap_s, min(GAP_GROWTH * self._gap_s, LONGEST_GAP_S)
         return True
 
 

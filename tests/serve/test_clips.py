@@ -277,6 +277,19 @@ def test_truncated_video_gives_what_is_there(tmp_path: Path, name: str, options:
     assert sentence.startswith(f"{path}: {count} of ") and "50 frames could be decoded" in sentence
 
 
+@pytest.mark.parametrize(("name", "codec"), [("a.flv", "libx264"), ("a.avi", "mpeg4")])
+def test_truncated_video_without_an_index_tells_it_too(tmp_path: Path, name: str, codec: str) -> None:
+    path = make(tmp_path / name, noise(50), codec=codec, options={"g": "5", "bf": "0"})
+    whole = open_clip(path)
+    assert len(times_of(whole)) == 50 and whole.warnings == []
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * 0.6)])
+    clip = open_clip(path)
+    count = len(times_of(clip))
+    (sentence,) = clip.warnings
+    assert count < 45 and sentence.startswith(f"{path}: {count} of about 5") and "could be decoded" in sentence
+
+
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
 def test_damage_in_the_middle(tmp_path: Path, name: str) -> None:
     path = make(tmp_path / name, noise(50), options={"g": "5", "bf": "0"})

@@ -120,6 +120,41 @@ def test_a_recording_behind_the_first_that_cannot_be_read_is_told(tmp_path: Path
         assert any(f"another recording begins in it at byte {len(part) * (times - 1)}," in w for w in clip.warnings)
 
 
+@pytest.mark.parametrize("kind", ["flv", "ts", "mpg"])
+@pytest.mark.parametrize("silent", [1, 2])
+def test_sound_that_begins_with_a_later_recording_stays_with_it(tmp_path: Path, kind: str, silent: int) -> None:
+    parts = [clap(tmp_path / f"v.{kind}", kind, sound_s=None)] * silent + [clap(tmp_path / f"a.{kind}", kind)]
+    path = joined(tmp_path / f"b.{kind}", parts)
+    clip = open_clip(path)
+    if not clip.has_audio:  # libav looks for it where the file begins
+        assert kind == "flv" and silent == 2 and len(list(clip.frames())) == 150
+        assert any("its sound begins only at byte" in told for told in clip.warnings)
+        return
+    copy(clip, tmp_path / "o.mp4")
+    white, _ = flashes(tmp_path / "o.mp4")
+    assert [begin_s for begin_s, _ in loud(tmp_path / "o.mp4")] == pytest.approx(white[-1:], abs=0.04)
+    assert white[-1] == pytest.approx(2 * silent + 1, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["ogg", "flv", "mkv"])
+def test_a_stream_that_appears_on_the_way_is_told(tmp_path: Path, kind: str) -> None:
+    parts = [clap(tmp_path / f"v.{kind}", kind, 30.0, None), clap(tmp_path / f"a.{kind}", kind)]
+    clip = open_clip(joined(tmp_path / f"b.{kind}", parts))
+    assert len(list(clip.frames())) >= 750
+    assert any("at byte" in told and "split the file there" in told for told in clip.warnings)
+
+
+@pytest.mark.parametrize("kind", ["ogg", "avi", "mp4"])
+def test_three_joined_are_told_where_they_may_part(tmp_path: Path, kind: str) -> None:
+    options = {"movflags": "frag_keyframe+empty_moov"} if kind == "mp4" else None
+    part = clap(tmp_path / f"a.{kind}", kind, options=options)
+    for count in (1, 3):
+        clip = open_clip(joined(tmp_path / f"b{count}.{kind}", [part] * count))
+        list(clip.frames())
+        told = f"another recording begins in it at byte {part.stat().st_size}, "
+        assert any(told in sentence for sentence in clip.warnings) == (count > 1)
+
+
 def test_the_warning_waits_for_the_place(tmp_path: Path) -> None:
     clip = open_clip(joined(tmp_path / "b.flv", [clap(tmp_path / "a.flv", "flv")] * 2))
     assert len(list(clip.frames(20))) == 20 and clip.warnings == []

@@ -351,6 +351,11 @@ class TestSearching:
         finder.faces = [face((250, 150), 20)]
         assert tracker.follow(colourful(3), 1.64).found, "a cut is searched at once"
 
+    def test_a_short_film_is_searched_slowly_a_few_times(self):
+        searches = Searches()
+        times_s = [i / 25 for i in range(75) if searches.due(i / 25)]
+        assert len(times_s) >= 6 and max(np.diff(times_s)) <= 0.8, "a small face that is shown for a second is found"
+
     @pytest.mark.parametrize("cuts", [False, True])
     def test_a_film_without_a_face_is_searched_slowly_now_and_then(self, cuts):
         """Ten minutes: about one search in four seconds, and one a second where every frame is another shot."""

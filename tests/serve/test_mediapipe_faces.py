@@ -287,6 +287,7 @@ def test_frames_before_the_first_face_are_told_from_frames_after_it(demo, head_p
         )
         in said
     )
+    assert "expected a face that drives" not in said, "each frame of a short film is looked at"
 
 
 def test_the_first_frame_of_a_film_that_shows_a_face_is_the_portrait(demo, raw_video, tmp_path):

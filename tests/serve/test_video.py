@@ -118,6 +118,18 @@ def test_the_last_frame_lasts_as_long_as_it_did(tmp_path: Path, ending: str, lim
     assert ends_s(tmp_path / f"o{ending}") == pytest.approx((end_s,) * 3, abs=2e-3) and driving.warnings == []
 
 
+@pytest.mark.parametrize("ending", [".mp4", ".mov"])
+def test_a_pause_before_the_last_frames_is_part_of_the_length(tmp_path: Path, ending: str) -> None:
+    times = [*(i / 25 for i in range(50)), 70.0, 70.04]  # The decoder gets the last ones in another order.
+    with VideoWriter(tmp_path / f"o{ending}", size_px=(W, H), fps=25) as writer:
+        for i, time_s in enumerate(times):
+            writer.write(moving(i), time_s)
+    with av.open(tmp_path / f"o{ending}") as file:
+        stream = file.streams.video[0]
+        assert float(stream.duration * stream.time_base) == pytest.approx(70.08, abs=2e-3)
+    assert times_of(open_clip(tmp_path / f"o{ending}")) == pytest.approx(times, abs=1e-3)
+
+
 @pytest.mark.parametrize("ending", [".mp4", ".mkv", ".avi"])
 @pytest.mark.parametrize("sound", [None, "libmp3lame"])
 def test_the_last_frame_of_a_slide_show(tmp_path: Path, ending: str, sound: str | None) -> None:
