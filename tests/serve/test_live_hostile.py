@@ -257,14 +257,11 @@ def test_a_signal_ends_the_server_within_three_seconds_whatever_its_decoders_and
     assert not list(tmp_path.glob("triportrait-live-*")), "recordings are removed"
 
 
-LONG_FAREWELL = """
-import threading
+SMALL_SERVER = """
+import atexit
 from triportrait.serve.live.serving import bind, run
 from triportrait.serve.process import stops
-class Torch:
-    def __del__(self, wait=threading.Event().wait):
-        wait(9)
-torch = Torch()
+atexit.register(print, "clearing up", flush=True)
 async def app(scope, receive, send):
     while scope["type"] == "lifespan":
         kind = (await receive())["type"]
@@ -276,14 +273,12 @@ with stops(), bind("127.0.0.1", 0) as bound:
 """
 
 
-def test_a_signal_ends_the_process_however_long_python_takes_to_clear_up():
-    words = [sys.executable, "-c", LONG_FAREWELL]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+def test_a_signal_ends_the_process_without_python_clearing_up():  # of torch that takes seconds
+    with subprocess.Popen([sys.executable, "-c", SMALL_SERVER], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None and process.stdout.readline() == "ready\n"
             time.sleep(0.2)  # it says so before it hears signals
-            began = time.monotonic()
             process.send_signal(signal.SIGTERM)
-            assert process.wait(15) == 0 and time.monotonic() - began < 3.0
+            assert process.wait(15) == 0 and process.stdout.read() == ""
         finally:
             process.kill()
