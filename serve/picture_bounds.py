@@ -33,6 +33,8 @@ _SOI, _EOI, _SOS, _EXIF = 0xD8, 0xD9, 0xDA, 0xE1
 _BMP_HEADS = tuple(struct.pack("<I", size) for size in (12, 40, 52, 56, 64, 108, 124))
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _METADATA = frozenset((*range(0xE0, 0xF0), 0xFE))
+# What may stand before the first scan. Behind others readers differ in where they go on, and Pillow does so in Python.
+_BEFORE_SCANS = frozenset((*range(0xC0, 0xD0), *range(0xDA, 0xE0))) - {0xC8} | _METADATA
 # Where libjpeg goes on reading: at a marker that is no stuffed zero, no filling and no restart.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")
 
@@ -83,11 +85,14 @@ def jpeg_work(name: str, data: bytes, begin: int = 0, end: int | None = None) ->
     """Walk a JPEG and count.
 
     Raises:
-        InputError: more segments than any writer makes; the counting ends there.
+        InputError: more segments than any writer makes, where the counting ends; before its scans one of a kind that
+            does not belong there.
     """
     scans = exif = pixels = loose = 0
     baseline, last = True, begin + 2
     for segments, segment in enumerate(jpeg_segments(data, begin, end), 1):
+        if not scans and segment.marker not in _BEFORE_SCANS:
+            raise InputError(f"{name}: this is not a picture that can be read; save it as PNG or JPEG")
         if segment.marker == _SOS:
             scans += 1
         elif segment.marker in _FRAMES:

@@ -17,7 +17,7 @@ _BYTES = {2: 1, 5: 8, 7: 1, 10: 8, 11: 4, 12: 8} | {kind: struct.calcsize("<" + 
 _MOST_TAGS = 4_096
 _MOST_PAGES = 20_000
 MOST_PIECES = 400_000  # 100 megapixels in tiles of 16 x 16, which are the smallest
-_MOST_LARGER = 4  # a piece may be so many times as large as the largest picture that is taken
+_MOST_LARGER = 4  # all pieces may be so many times as large as the largest picture that is taken
 
 
 @dataclass(frozen=True)
@@ -128,16 +128,18 @@ class TiffDirectory:
         if self.pages > _MOST_PAGES:
             raise InputError(f"{name}: a TIFF of at most {_MOST_PAGES} pages is wanted, more came; save it again")
         across = -(-self.width_px // self.piece_width_px)
-        wanted = self.planes * across * -(-self.height_px // self.piece_height_px)
-        wanted = min(wanted, MOST_PIECES)
+        pieces = across * -(-self.height_px // self.piece_height_px)
+        wanted = min(self.planes * pieces, MOST_PIECES)
         if self.count > wanted:
             raise InputError(
                 f"{name}: a TIFF of at most {wanted} strips or tiles is wanted, {self.count} came; save it again"
             )
-        if self.piece_width_px * self.piece_height_px > _MOST_LARGER * largest_px:
+        # Each is decoded whole, however little of it lies in the picture.
+        pixels = pieces * self.piece_width_px * self.piece_height_px
+        if pixels > _MOST_LARGER * largest_px:
             raise InputError(
-                f"{name}: a TIFF in tiles of at most {_MOST_LARGER * largest_px // 1_000_000} megapixels is wanted, "
-                f"{self.piece_width_px} × {self.piece_height_px} px came; save it again"
+                f"{name}: a TIFF whose tiles hold at most {_MOST_LARGER * largest_px // 1_000_000} megapixels in all "
+                f"is wanted, {pixels // 1_000_000} came; save it again"
             )
         if not self.holds_jpegs:
             return

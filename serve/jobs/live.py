@@ -94,7 +94,6 @@ class Live:
             for address in addresses:
                 print(f"triportrait live: {address}" + ("" if token is None else f"?token={token}"), flush=True)
             run(server.application(self.host, token), bound, server.abandon)
-            note("stopped")
 
     def _check(self) -> None:
         if not 0 <= self.port <= 65535:

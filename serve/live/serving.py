@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -85,7 +86,7 @@ def make(app: App, at_last: Callable[[], None] | None = None) -> uvicorn.Server:
 def run(app: App, bound: socket.socket, at_last: Callable[[], None]) -> None:
     """Serve until SIGINT, SIGTERM or SIGHUP; open sessions are told, and it ends within seconds.
 
-    A thread that decodes, encodes or computes for ever would hold the process: it is then left without waiting for it.
+    The process ends with it: a thread that decodes, encodes or computes for ever is not waited for.
 
     Args:
         at_last: as of `make`.
@@ -95,6 +96,12 @@ def run(app: App, bound: socket.socket, at_last: Callable[[], None]) -> None:
         signal.signal(signal.SIGHUP, server.handle_exit)
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has stopped
         server.run(sockets=[bound])
+    note("stopped")
+    if server.started:  # all is closed; Python would take torch apart, for seconds where processors are busy
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(0)
 
 
 def _with_an_end(handle: Callable[..., None], at_last: Callable[[], None]) -> Callable[..., None]:

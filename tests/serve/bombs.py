@@ -71,6 +71,15 @@ def strips(count: int, size: tuple[int, int]) -> bytes:
     return tiff(tags, data)
 
 
+def tiles(size: tuple[int, int], tile: tuple[int, int]) -> bytes:
+    """A TIFF whose tiles are all the same one, which is packed."""
+    data = zlib.compress(bytes(tile[0] * tile[1]), 1)
+    count = -(-size[0] // tile[0]) * -(-size[1] // tile[1])
+    tags = {256: [size[0]], 257: [size[1]], 258: [8], 259: [8], 262: [1], 277: [1], 322: [tile[0]], 323: [tile[1]],
+            324: [8] * count, 325: [len(data)] * count}  # fmt: skip
+    return tiff(tags, data)
+
+
 def round_tiff() -> bytes:
     """A TIFF whose first page is followed by itself."""
     whole = tiff(

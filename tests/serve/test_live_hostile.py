@@ -255,3 +255,30 @@ def test_a_signal_ends_the_server_within_three_seconds_whatever_its_decoders_and
             process.kill()
         assert [json.loads(line)["event"] for line in process.stderr][-1] == "stopped"
     assert not list(tmp_path.glob("triportrait-live-*")), "recordings are removed"
+
+
+SMALL_SERVER = """
+import atexit
+from triportrait.serve.live.serving import bind, run
+from triportrait.serve.process import stops
+atexit.register(print, "clearing up", flush=True)
+async def app(scope, receive, send):
+    while scope["type"] == "lifespan":
+        kind = (await receive())["type"]
+        await send({"type": kind + ".complete"})
+        if kind == "lifespan.startup":
+            print("ready", flush=True)
+with stops(), bind("127.0.0.1", 0) as bound:
+    run(app, bound, lambda: None)
+"""
+
+
+def test_a_signal_ends_the_process_without_python_clearing_up():  # of torch that takes seconds
+    with subprocess.Popen([sys.executable, "-c", SMALL_SERVER], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+            time.sleep(0.2)  # it says so before it hears signals
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(15) == 0 and process.stdout.read() == ""
+        finally:
+            process.kill()

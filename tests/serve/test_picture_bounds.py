@@ -39,6 +39,14 @@ ODD = {
     "of many segments": bombs.jpeg()[:2] + bombs.segment(0xFE, b"") * 300_000 + bombs.jpeg()[2:],
     "of many tables": bombs.jpeg()[:2] + bombs.segment(0xDB, b"\0" + b"\1" * 64) * 30_000 + bombs.jpeg()[2:],
     "of many EXIF": bombs.jpeg()[:2] + bombs.segment(0xE1, b"Exif\0\0x") * 100 + bombs.jpeg()[2:],
+    "of an end before its scans": bombs.jpeg()[:2] + b"\xff\xd9" + b"\xff\xe0\0\2" * 450_000 + bombs.jpeg()[2:],
+    "behind a segment without length": bombs.jpeg()[:2]
+    + bombs.segment(0xF0, b"\xff\xe0\0\2" * 16_000) * 28
+    + bombs.jpeg()[2:],
+    "behind an extension": bombs.jpeg()[:2]
+    + bombs.segment(0xC8, b"\xff\xe1\0\x0aExif\0\0x\0" * 5_000) * 28
+    + bombs.jpeg()[2:],
+    "a TIFF of tiles far beyond its picture": bombs.tiles((384, 384), (16, 1_200_000)),
     "a PNG of 500 profiles": bombs.png(bombs.chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(1 << 20))) * 500),
     "a PNG of many chunks": bombs.png(bombs.chunk(b"abCd", b"") * 300_000),
     "a PNG of many texts": bombs.png(bombs.chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 19))) * 2000),
