@@ -19,7 +19,7 @@ def side_data(frame: av.VideoFrame, name: str) -> bytes | None:
 
     Returns: its bytes; None where there is none.
     """
-    kind = Type.__members__.get(name)
+    kind: Any = Type.__members__.get(name)
     if kind is None:
         return None
     try:
