@@ -268,14 +268,15 @@ def _load_neck(
 ) -> NeckField | TurningNeck | None:  # fmt: skip
     flame = {name.removeprefix("neck.flame."): t for name, t in tables.items() if name.startswith("neck.flame.")}
     mesh = {name.removeprefix("neck.mesh."): t for name, t in tables.items() if name.startswith("neck.mesh.")}
-    if not flame and (folder / "flame.safetensors").exists():
+    if not flame and os.path.lexists(folder / "flame.safetensors"):
         read_card(folder, "flame")
         flame = rescale_flame(read_tensors(folder, "flame"))
     if flame:
         return NeckField(config.neck, config.render.box_side, flame, mesh)
-    if not (folder / "neck.safetensors").exists():
+    if not os.path.lexists(folder / "neck.safetensors"):  # a link that leads nowhere is said where it is read
         return None
-    read_card(folder, "neck")
+    if (sizes := read_card(folder, "neck").get("config")) is not None:
+        raise InputError(f"{folder / 'neck.json'}: config: expected null, got {literal(sizes)}; convert again")
     return TurningNeck(config.neck, config.render.box_side, read_tensors(folder, "neck"))
 
 

@@ -51,6 +51,8 @@ def parse(name: str, job: type[Any], arguments: Sequence[str]) -> Job:
     except SystemExit as stop:
         if not stop.code:
             raise  # help, on the standard output
+        if (strange := places.strange(arguments)) is not None:  # the parser took its place for something else
+            _explain_unknown(name, places, strange)
         _explain(name, said.getvalue(), arguments, places)
     if unknown:
         _explain_unknown(name, places, unknown[0])
@@ -100,6 +102,12 @@ class _Places:
         letters = [name[0] for name in self.names]
         own = {f"-{name[0]}": name for name in self.names if letters.count(name[0]) == 1 and name[0] not in "hv"}
         return own | {f"--{name}": name for name in self.names if name not in self.options}
+
+    def strange(self, arguments: Sequence[str]) -> str | None:
+        """The first argument that is written as an option by its whole name and names none."""
+        known = {*self.options, *self.names, "help"}
+        written = [a for a in arguments if re.match(r"--[a-z]", a)]
+        return next((a for a in written if a[2:].split("=")[0].replace("_", "-") not in known), None)
 
     def put(self, arguments: Sequence[str]) -> Sequence[str]:
         """The arguments with what was named in its place.

@@ -181,6 +181,8 @@ def _try(program: str, place: tuple[str, ...]) -> Trial:
     elif process.returncode and not fault:
         code = process.returncode
         fault = f"it crashed: {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
+    elif not fault and "loads" not in told:
+        fault = "it ended the process"
     missing = faults[0][0].removeprefix("missing ") if faults and faults[0][0].startswith("missing ") else ""
     return Trial("loads" in told, runs, fault, missing)
 

@@ -76,6 +76,13 @@ def check_output(
             with suppress(OSError):
                 if os.path.samefile(path, source):
                     raise InputError(f"{path}: this is the input {source}; choose another output")
+    if os.path.lexists(path):
+        try:
+            path.stat()
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # links that lead to each other
+            raise InputError(f"{path}: a file is wanted ({error.strerror}); choose another output") from error
     if path.exists():
         if not path.is_file():
             raise InputError(f"{path}: a file is wanted, this is a folder or a device; choose another output")

@@ -163,9 +163,11 @@ def _nvidia_smi() -> str | None:
 def _package(library: Library) -> Finding:
     for package in library.packages:
         try:
-            version = metadata.version(package)
+            version: str | None = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
+        if not version:  # what an installation that was stopped leaves
+            return Finding(library.name, "other", f"its metadata names no version{library.mend}")
         if _numbers(version) < _numbers(library.least) or (
             library.below and _numbers(version) >= _numbers(library.below)
         ):

@@ -212,3 +212,10 @@ sys.exit(main(["reenact", "a", "b", "c.mp4"]))
         "triportrait: av is installed but does not load (libav.so: cannot open shared object file); install it again; "
         "`triportrait doctor` shows more\n"
     )
+
+
+@pytest.mark.parametrize("words", ["reenact --bogus a b c", "demo --bogus", "reenact a --bogus", "train tiny --bogus"])
+def test_an_option_that_there_is_not_is_named_first(words, capsys):
+    """What stands after it would be taken for its value, or it for the value of a place."""
+    assert cli.main(words.split()) == 2
+    assert "there is no option --bogus" in capsys.readouterr().err

@@ -49,6 +49,7 @@ STUBS = {
     "hangs": ("import time; time.sleep(60)", "broken", "no answer in 1.5 s"),
     "lacks a library": ("raise OSError('libx.so.1: cannot open')", "broken", "does not load (libx.so.1: cannot open)"),
     "lacks a module": ("import no_such_module", "missing", "without no_such_module; only for training"),
+    "ends the process": ("import os; os._exit(0)", "broken", "does not load (it ended the process)"),
     "exits": ("raise SystemExit(3)", "broken", "does not load (3)"),
     "forged": ("print('triportrait trial: ' + 'x'); raise OSError('\\x1b[2Ja\\nb')", "broken", "(?[2Ja)"),
 }
@@ -89,6 +90,16 @@ def test_a_version_outside_the_range_is_said(untried, monkeypatch):
     assert row("Triton").verdict == "other" and "written for 3.6 up to below 3.10" in row("Triton").detail
     monkeypatch.setattr(doctor.metadata, "version", lambda name: "2.15.0")
     assert row("torch").verdict == "ok"
+
+
+@pytest.mark.parametrize("text", ["", "Name: xformers\n"])
+def test_metadata_without_a_version_is_said(text, untried, monkeypatch, tmp_path):
+    """As an installation leaves it that was stopped."""
+    (tmp_path / "xformers-0.0.35.dist-info").mkdir()
+    (tmp_path / "xformers-0.0.35.dist-info" / "METADATA").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = row("xFormers")
+    assert found.verdict == "other" and "names no version" in found.detail
 
 
 def test_broken_video_is_said_first(untried, monkeypatch):
