@@ -98,13 +98,14 @@ def computed(monkeypatch) -> Callable[[bool], None]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("loaded", [False, None, True])
-def test_a_library_without_operators_is_not_used(loaded, dtype, xformers):
+@pytest.mark.parametrize("width", [64, 128, 256])
+def test_a_library_without_operators_is_not_used(width, loaded, dtype, xformers):
     """The wheel of the index beside a torch of another CUDA: it imports, and every call refuses."""
     stub = xformers(lambda query: True, loaded)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for _ in range(2):
-            on_cuda(dtype=dtype)
+            on_cuda(width, dtype)
     assert len(stub.calls) == (0 if loaded is False else 1), "asked once"
     lines = [str(one.message) for one in said if one.category is RuntimeWarning]
     assert len(lines) == (loaded is False) and all("does not load" in one for one in lines)
