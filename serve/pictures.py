@@ -24,6 +24,7 @@ from PIL import Image, features
 
 from triportrait.core.errors import InputError
 from triportrait.core.files import opened
+from triportrait.serve.avif_trial import check_avif
 from triportrait.serve.colour_tags import Tags, colour_tags
 from triportrait.serve.colours import PROFILE_DAMAGE, follow_profile
 from triportrait.serve.contents import kind_of, kind_of_bytes
@@ -345,6 +346,8 @@ def opened_picture(path: Path, smallest_px: int = SMALLEST_SIDE_PX) -> Iterator[
         raise InputError(f"{path}: this is not a picture that can be read; save it as PNG or JPEG") from error
     with picture:
         _check_size(path, *picture.size, smallest_px=smallest_px)
+        if picture.format == "AVIF":
+            check_avif(path)
         if picture.format == "TIFF" and _is_raw(picture):
             raise InputError(f"{path}: of a camera's raw file only a thumbnail can be read; export it as JPEG or PNG")
         yield picture
