@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parent / "page"
 _KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".jpg": "image/jpeg", ".mp4": "video/mp4"}
 MOST_FPS = 30  # what the page sends at most
+_FILE_THREADS = 2
 _SWEEP_S = 30.0
 _STOP_S = 0.5  # for threads to end what they are at
 
@@ -87,6 +89,8 @@ class LiveServer:
 
     @asynccontextmanager
     async def _lifespan(self, app: object) -> AsyncIterator[None]:
+        # Files and freed memory need no more threads of their own, however many sessions end at once.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_FILE_THREADS, "live-files"))
         opening = [*self.worker.start(), *self.portraits.start()]
         await asyncio.gather(*map(asyncio.wrap_future, opening))  # they turn off stderr, and nobody should wait for one
         sweeping = asyncio.create_task(self._sweep())
