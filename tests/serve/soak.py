@@ -116,12 +116,14 @@ class Soak:
         return statistics.median([s.total for s in self.steady.seen.samples if s.at_s >= since_s] or [math.nan])
 
     async def _warm(self, tell: Callable[[str], None]) -> None:
-        """Once everything, one after the other, then as many at once as may be: what is made at first use is there when
+        """Once everything, one after the other, then twice all at once: what is made at first use is there when
         measuring begins, the largest batch of frames included."""
         for act in self._acts():
             if act != self.silent:
                 await self._guarded(act)
-        await asyncio.gather(*(self._guarded(self.behaves) for _ in range(self.sessions)))
+        for _ in range(2):
+            everybody = [act for act in self._acts() if act != self.silent]
+            await asyncio.gather(*(self._guarded(act) for act in (*everybody, self.behaves)))
         self.before = await self._when_all_have_gone(lambda row: row.tasks <= IDLE_TASKS)
         tell(f"# once everything, {time.monotonic() - self.began:.0f} s: {dict(self.did)}")
         self.did.clear()
