@@ -39,10 +39,11 @@ from triportrait.profiling.machine import describe
 from triportrait.serve.live.engine import EXAMPLES, encode_jpeg
 from triportrait.serve.live.messages import write_frame
 
-MOST_GROWTH = 0.05  # of memory, after warming up
+SHORT_S = 300  # a run below this shares its machine with other tests, and its fifths are too short for quiet medians
+MOST_GROWTH, MOST_GROWTH_SHORT = 0.05, 0.10  # of memory, after warming up; short runs waver between -1 and +8 %
 MOST_SLOWER_ALONE = 1.2  # median latency, before the others came and after they had gone
-MOST_SLOWER, MOST_SLOWER_SHORT = 1.3, 3.0  # likewise beside others; in minutes it hangs on who was there when
-SHORT_S = 300
+MOST_SLOWER = 1.3  # likewise beside others
+MOST_SLOWER_SHORT = 3.0  # both of them in a short run
 ALONE_S, SETTLE_S = 30.0, 5.0
 CLOSED_WITHIN_S = 50  # a connection that is half open
 HUGE = 100 << 20
@@ -99,8 +100,8 @@ class Soak:
         await asyncio.wait([steady], timeout=self.seconds - 2 * self.alone_s)
         for task in crowd:
             task.cancel()
+        left_s = time.monotonic()  # the server loses them now; that they close their own ends can take seconds more
         await asyncio.gather(*crowd, return_exceptions=True)
-        left_s = time.monotonic()
         try:
             await steady
         except InputError as error:
@@ -367,13 +368,16 @@ class Soak:
         memory = [statistics.median(row.memory_MB for row in rows) for rows in (first, last)]
         delays = [statistics.median(row.p50 for row in rows if row.p50 == row.p50) for rows in (first, last)]
         growth = memory[1] / memory[0] - 1
-        slower = MOST_SLOWER if self.seconds >= SHORT_S else MOST_SLOWER_SHORT
+        short = self.seconds < SHORT_S
+        most_growth = MOST_GROWTH_SHORT if short else MOST_GROWTH
+        slower, slower_alone = (MOST_SLOWER_SHORT,) * 2 if short else (MOST_SLOWER, MOST_SLOWER_ALONE)
         seen = self.steady.seen
         return [
-            (f"memory of the last fifth: {100 * growth:+.1f} % over the first, at most +5", growth <= MOST_GROWTH),
+            (f"memory of the last fifth: {100 * growth:+.1f} % over the first, at most "
+             f"{100 * most_growth:+.0f}", growth <= most_growth),
             (f"median latency after the others had gone: {self.after_crowd:.0f} ms, before they came "
-             f"{self.before_crowd:.0f} ms, at most {MOST_SLOWER_ALONE:g} times",
-             self.after_crowd <= MOST_SLOWER_ALONE * self.before_crowd),
+             f"{self.before_crowd:.0f} ms, at most {slower_alone:g} times",
+             self.after_crowd <= slower_alone * self.before_crowd),
             (f"beside them, last fifth: {delays[1]:.0f} ms, first {delays[0]:.0f} ms, at most {slower:g} times",
              delays[1] <= slower * delays[0]),
             (f"sessions left when all had gone: {after.sessions}", not after.sessions),

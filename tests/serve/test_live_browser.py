@@ -287,7 +287,7 @@ def test_what_goes_wrong_is_one_sentence_and_it_goes_on(server, shots, tmp_path)
         page.open(server.address)
         page.run(WATCH)
         page.wait("Number(document.body.dataset.results) >= 5", 60)  # without WebRTC, by the example
-        assert page.run("document.body.dataset.way") == "websocket"
+        page.wait("document.body.dataset.way === 'websocket'")  # it is shown once a second
 
         def says(sentence: str, seconds: float = 20) -> None:
             page.wait(f"document.getElementById('notices').innerText.includes({sentence!r})", seconds)
