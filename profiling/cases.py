@@ -23,7 +23,7 @@ from triportrait.kernels.fir import downsample_fir, smooth_fir, upsample_fir
 from triportrait.kernels.grid import lookup_grid
 from triportrait.kernels.importance import importance_depths, merge_samples
 from triportrait.kernels.march import march_rays
-from triportrait.kernels.march_launch import MlpPrecision, Rays, Warp
+from triportrait.kernels.march.launch import MlpPrecision, Rays, Warp
 from triportrait.kernels.nearest_face import Edges, nearest_face
 from triportrait.kernels.triplane import sample_triplane
 

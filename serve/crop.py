@@ -28,14 +28,14 @@ def to_size(image: np.ndarray, size_px: int) -> np.ndarray:
 
 def to_tensor(image: np.ndarray) -> Tensor:
     """uint8 [H, W, 3] -> float32 [1, 3, H, W] in [-1, 1]."""
-    return as_network_likes(torch.tensor(image)[None])
+    return to_float(torch.tensor(image)[None])
 
 
-def as_network_likes(images: Tensor) -> Tensor:
+def to_float(images: Tensor) -> Tensor:
     """uint8 [B, S, S, 3] -> float32 [B, 3, S, S] in [-1, 1]."""
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def as_people_like(images: Tensor) -> Tensor:
+def to_uint8(images: Tensor) -> Tensor:
     """[B, 3, S, S] in [-1, 1], anything beyond clamped -> uint8 [B, S, S, 3]."""
     return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()

@@ -16,15 +16,15 @@ import numpy as np
 from tqdm import tqdm
 
 from triportrait.core.errors import InputError
-from triportrait.serve.clips import Clip, Frame, open_clip
-from triportrait.serve.contents import is_picture
 from triportrait.serve.faces.alignment import align, middle_square
 from triportrait.serve.faces.face import Face, FaceProvider
 from triportrait.serve.faces.landmark_files import RAW_LANDMARKS, KnownFaces, LandmarkFolder, known_beside
 from triportrait.serve.faces.searching import LOOK_GAP_S, MOST_LOOKED_AT, first_face
 from triportrait.serve.faces.tracker import FaceTracker, Followed, chosen, cut_out
+from triportrait.serve.media.clips import Clip, Frame, open_clip
+from triportrait.serve.media.contents import is_picture
+from triportrait.serve.media.pictures import left_out, read_picture, sorted_folder
 from triportrait.serve.parameters import PICTURES, TrackedFolder, Tracking, beside
-from triportrait.serve.pictures import left_out, read_picture, sorted_folder
 
 Known = TrackedFolder | KnownFaces
 FEW_FRAMES = 100  # of which each is looked at

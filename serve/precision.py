@@ -14,8 +14,8 @@ from torch import Tensor
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.serve.crop import to_size
+from triportrait.serve.media.pictures import read_picture
 from triportrait.serve.parameters import Tracking
-from triportrait.serve.pictures import read_picture
 from triportrait.serve.reenactor import Reenactor
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]

@@ -19,7 +19,7 @@ from triportrait.core.motion.small_encoder import GAZE, SPREAD, SmallMotionEncod
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.types import Camera, Driving, Head, NeckGrid, Rendering, Source
-from triportrait.serve.crop import as_network_likes, as_people_like
+from triportrait.serve.crop import to_float, to_uint8
 from triportrait.serve.graph import Captured, Copies
 from triportrait.serve.memory import keep_freed_memory
 from triportrait.serve.parameters import HeadParameters, Tracking
@@ -173,7 +173,7 @@ class Reenactor:
             InputError: the network made numbers that are not finite.
         """
         motion = None if self.static else self.motion(image, tracking)
-        picture = as_network_likes(self._upload(torch.tensor(image)[None]))
+        picture = to_float(self._upload(torch.tensor(image)[None]))
         source = self.portrait.prepare(picture, motion)  # once: in float32
         _check_finite("neutral features of the source", source.tokens)
         parameters = tracking.parameters
@@ -291,7 +291,7 @@ class Reenactor:
             return (self.portrait.reenact(source, Driving(motion)).planes,)
 
     def _read_motion(self, images: Tensor, maps: Tensor) -> Tensor:
-        crops = cut(as_network_likes(images), maps, self.motion_encoder.crop_size)
+        crops = cut(to_float(images), maps, self.motion_encoder.crop_size)
         return self.motion_encoder(crops).float()
 
     def _steering(self, asked: Asked) -> tuple[Tensor, Tensor, Tensor]:
@@ -332,7 +332,7 @@ class Reenactor:
         neck = NeckGrid(grids[0], grids[1], box_side, near) if grids else None
         with self._precision():
             image = self.portrait.render(Head(planes, background, neck), Camera(pose, intrinsics)).image
-        return as_people_like(image), image.isfinite().all()[None]
+        return to_uint8(image), image.isfinite().all()[None]
 
     @torch.inference_mode()
     def _blame(self, head: Head, camera: Camera) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 
-from triportrait.serve.cli import main
+from triportrait.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -16,7 +16,6 @@ from triportrait.core.libraries import install, reason
 
 OptionalText = Annotated[str | None, tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="")]
 OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
-Verbose = Annotated[bool, tyro.conf.arg(aliases=["-v"])]
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,6 @@ class Live:
     """Let it leave the watermark out."""
     out: OptionalFile = None
     """Write the figures into this JSON file, too."""
-    verbose: Verbose = False
-    """Show where an error came from."""
 
     def run(self) -> None:
         """Start the server or take the one that runs, measure, print a table."""

@@ -16,7 +16,6 @@ from triportrait.core.errors import InputError
 from triportrait.profiling.jobs.live import Live
 from triportrait.profiling.jobs.train_step import Data, Scaling, Step
 
-Verbose = Annotated[bool, tyro.conf.arg(aliases=["-v"])]
 Operators = Annotated[tuple[str, ...], tyro.conf.arg(name="op", metavar="NAME")]
 
 
@@ -30,8 +29,6 @@ class Compile:
     """Of the planes, pictures or tokens."""
     out: Path | None = None
     """Write the table into this file, too."""
-    verbose: Verbose = False
-    """Show where an error came from."""
 
     def run(self) -> None:
         """Compile at the sizes of a frame; a fault ends it with a sentence."""
@@ -59,8 +56,6 @@ class Roofline:
 
     preset: Literal["portrait4d_v2", "tiny"] = "portrait4d_v2"
     """Of the network."""
-    verbose: Verbose = False
-    """Show where an error came from."""
 
     def run(self) -> None:
         """Count; with a GPU its own ceilings and the parts of a frame are measured, too."""
@@ -85,8 +80,6 @@ class Kernels:
     """Operators; all by default."""
     dtype: Literal["all", "fp16", "bf16", "fp32"] = "all"
     """Of the planes, pictures or tokens."""
-    verbose: Verbose = False
-    """Show where an error came from."""
 
     def run(self) -> None:
         """Check that they agree, then take times."""
@@ -106,8 +99,6 @@ class Frame:
 
     preset: Literal["portrait4d_v2", "tiny"] | None = None
     """Sizes of the network; the published ones on a GPU, and much smaller ones elsewhere, if none is named."""
-    verbose: Verbose = False
-    """Show where an error came from."""
 
     def run(self) -> None:
         """Check that all ways show the same picture, then take times."""
@@ -129,8 +120,6 @@ class All:
 
     out: tyro.conf.Positional[Path]
     """The file to write, .json."""
-    verbose: Verbose = False
-    """Show where an error came from."""
 
     def run(self) -> None:
         """Within ten minutes on one GPU."""
@@ -155,8 +144,6 @@ class Report:
     """Where the tables stand, between two markers."""
     chart: Path = Path("docs/figures.png")
     """The picture to write: each part against its floor."""
-    verbose: Verbose = False
-    """Show where an error came from."""
 
     def run(self) -> None:
         """Check the file and both places, then write."""

@@ -15,7 +15,6 @@ import tyro
 from triportrait.core.errors import InputError
 from triportrait.train.stage_run import StageName
 
-Verbose = Annotated[bool, tyro.conf.arg(aliases=["-v"])]
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
 OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
@@ -40,8 +39,6 @@ class Step:
     """Write the tables into this file, too."""
     json: OptionalFile = None
     """Write the figures into this file."""
-    verbose: Verbose = False
-    """Show where an error came from."""
 
     def run(self) -> None:
         """Count; with a GPU take times, too."""
@@ -98,8 +95,6 @@ class Scaling:
     """Write the tables into this file, too."""
     json: OptionalFile = None
     """Write the figures into this file."""
-    verbose: Verbose = False
-    """Show where an error came from."""
 
     def run(self) -> None:
         """Compute; where it is asked for, train a little and count."""
@@ -145,8 +140,6 @@ class Data:
     """For each way of reading."""
     json: OptionalFile = None
     """Write the figures into this file."""
-    verbose: Verbose = False
-    """Show where an error came from."""
 
     def run(self) -> None:
         """Read at random, and say where."""

@@ -27,8 +27,6 @@ class Convert:
     """Replace weights of the same kind that are there already."""
     ignore: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
     """Leave out unknown tensors of this name or pattern, such as 'deformer.renderer.*'; may be given again."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
-    """Show where an error came from."""
 
     def run(self) -> None:
         """Convert, and say what was written and what was not."""

@@ -21,7 +21,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.libraries import install, line
 from triportrait.core.sentences import LONGEST_SENTENCE, shown
 from triportrait.core.weights import DEMO, DEMO_FOLDER, KNOWS, named_weights
-from triportrait.serve.trials import Trial, tried
+from triportrait.serve.media.trials import Trial, tried
 
 Verdict = Literal["ok", "other", "missing", "broken", "none"]
 
@@ -75,8 +75,6 @@ class Doctor:
 
     weights: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Weights folder to load, `demo` or `rule`. Default: $TRIPORTRAIT_WEIGHTS, else `demo`."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"], help_behavior_hint="")] = False
-    """Show where an error came from."""
 
     def run(self) -> int:
         """Print the screen; 1 where reenact cannot run with these weights, else 0."""

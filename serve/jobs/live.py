@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
@@ -18,7 +19,6 @@ import tyro
 from triportrait.core.cards import chosen_device
 from triportrait.core.errors import InputError
 from triportrait.core.libraries import fault, install
-from triportrait.core.provenance.stamp import Stamp
 from triportrait.core.weights import named_weights
 from triportrait.serve.faces.face import FaceProvider
 from triportrait.serve.faces.providers import default_provider
@@ -31,11 +31,14 @@ from triportrait.serve.live.metrics import Metrics
 from triportrait.serve.live.recording import Recordings
 from triportrait.serve.live.server import LiveServer
 from triportrait.serve.live.serving import bind, run
-from triportrait.serve.pictures import reason_of
+from triportrait.serve.media.pictures import reason_of
+from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.threads import share_cores
 from triportrait.serve.weights import load_weights
+
+logger = logging.getLogger(__name__)
 
 NEEDED = ("fastapi", "uvicorn", "websockets", "aiortc", "prometheus_client")
 MOST_SESSIONS = 64
@@ -70,8 +73,6 @@ class Live:
     """Where to run."""
     precision: Precision = "auto"
     """Of the networks; `auto` is bf16 (fp16 on older ones) on a GPU where a frame in it is as good, fp32 elsewhere."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"], help_behavior_hint="")] = False
-    """Show where an error came from."""
 
     def run(self) -> None:
         """Check, listen, load, measure, serve; Ctrl-C ends it."""
@@ -120,9 +121,8 @@ class Live:
         if not stamp.signs:
             notes.append(f"Recordings carry no manifest here: {stamp.unsigned}.")
         reenactor = Reenactor(*load_weights(weights), device)
-        if (
-            warning := use_precision(reenactor, self.precision, told.append if self.verbose else lambda line: None)
-        ) is not None:
+        detail = told.append if logger.isEnabledFor(logging.DEBUG) else lambda line: None
+        if (warning := use_precision(reenactor, self.precision, detail)) is not None:
             warn(warning)
         reenactor.capture()
         engine = Engine(reenactor, self._finder(), stamp)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
@@ -22,7 +23,6 @@ from triportrait.core.checksum import sha256
 from triportrait.core.errors import InputError
 from triportrait.core.libraries import install
 from triportrait.core.motion.neck import NeckField
-from triportrait.core.provenance.stamp import Stamp
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.sentences import say
 from triportrait.core.types import Camera
@@ -34,15 +34,18 @@ from triportrait.serve.faces.providers import FaceKind, face_provider, is_instal
 from triportrait.serve.faces.relative import Relative
 from triportrait.serve.faces.tracker import FaceTracker, Followed
 from triportrait.serve.inputs import DrivingFrames, SourcePicture, find_source
+from triportrait.serve.media.pictures import write_picture
+from triportrait.serve.media.provenance.stamp import Stamp
+from triportrait.serve.media.video import VIDEO_ENDINGS, Frame, VideoWriter, check_output
+from triportrait.serve.overlap import overlap
 from triportrait.serve.parameters import Tracking
-from triportrait.serve.pictures import write_picture
-from triportrait.serve.pipeline import overlap
 from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Prepared, Reenactor
 from triportrait.serve.threads import share_cores
 from triportrait.serve.timing import PartTimes
-from triportrait.serve.video import VIDEO_ENDINGS, Frame, VideoWriter, check_output
 from triportrait.serve.weights import RULE, load_weights
+
+logger = logging.getLogger(__name__)
 
 WRITTEN_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 ORBIT_PERIOD_S = 4.0
@@ -106,8 +109,6 @@ class Reenact:
     """Of the networks; `auto` is bf16 (fp16 on older ones) on a GPU where a frame in it is as good, fp32 elsewhere."""
     overwrite: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Replace the output if it exists."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"], help_behavior_hint="")] = False
-    """Print the time of each part and the peak memory."""
 
     def run(self) -> None:
         """Check everything, prepare the source once, then stream the frames."""
@@ -136,7 +137,7 @@ class Reenact:
             named_weights(self.weights, say)  # told once the input is found good
             started = time.perf_counter()
             reenactor = Reenactor(*load_weights(weights, self.static), device, self.static)
-            tell = say if self.verbose else (lambda line: None)
+            tell = say if logger.isEnabledFor(logging.DEBUG) else (lambda line: None)
             if (warning := use_precision(reenactor, self.precision, tell)) is not None:
                 say(f"warning: {warning}")
             seconds = time.perf_counter() - started
@@ -158,7 +159,7 @@ class Reenact:
         cut = source.cut(reenactor.image_size, tracker.flame)
         self._say_what_is_missing(reenactor, source, cut, driving, tracker)
         times = PartTimes()
-        if self.verbose:
+        if logger.isEnabledFor(logging.DEBUG):
             times.hook(reenactor.parts())
         else:
             reenactor.capture()
@@ -173,7 +174,7 @@ class Reenact:
         looked = tracker.seen + tracker.lost
         seen = f"; a face in {tracker.seen} of {looked} driving frames" if looked else ""
         say(f"{self.out}: {count} frame{'s' * (count != 1)} in {seconds:.1f} s{seen}")
-        if self.verbose:
+        if logger.isEnabledFor(logging.DEBUG):
             for row in times.table().splitlines():
                 say(row)
             say(f"peak memory: {peak_memory(device)}")

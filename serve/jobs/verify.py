@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from triportrait.core.sentences import json_text
-from triportrait.serve.verify import verify
+from triportrait.serve.media.provenance.verify import verify
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,6 @@ class Verify:
     """A picture or a video; of a video the first 256 frames are looked at, or fewer where those leave no doubt."""
     json: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Print JSON."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"], help_behavior_hint="")] = False
-    """Show where an error came from."""
 
     def run(self) -> int:
         """Read, print, and tell by the exit code."""

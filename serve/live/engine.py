@@ -16,7 +16,6 @@ from PIL import Image
 
 from triportrait.core.errors import InputError
 from triportrait.core.motion.neck import NeckField
-from triportrait.core.provenance.stamp import Stamp
 from triportrait.core.types import Head
 from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import Face, FaceProvider
@@ -24,9 +23,10 @@ from triportrait.serve.faces.tracker import FaceTracker, Followed
 from triportrait.serve.live.decode_process import shrunk
 from triportrait.serve.live.settings import Settings
 from triportrait.serve.live.uploads import MOST_RATIO
+from triportrait.serve.media.picture_bounds import bare_jpeg, jpeg_work
+from triportrait.serve.media.pictures import decode_picture, read_picture
+from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.parameters import Tracking
-from triportrait.serve.picture_bounds import bare_jpeg, jpeg_work
-from triportrait.serve.pictures import decode_picture, read_picture
 from triportrait.serve.reenactor import Asked, Prepared, Reenactor
 
 EXAMPLES = Path(__file__).parent / "page" / "examples"

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from triportrait.core.errors import InputError
-from triportrait.core.provenance.stamp import Stamp
-from triportrait.serve.video import VideoWriter
+from triportrait.serve.media.provenance.stamp import Stamp
+from triportrait.serve.media.video import VideoWriter
 
 LONGEST_S = 300.0
 MOST_KEPT = 16  # in all; whoever has most loses its oldest

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.train import little, trained
+from triportrait import cli
 from triportrait.core import weights as home
 from triportrait.core.checkpoint import demo_weights, load_pair, weights_folder
 from triportrait.core.errors import InputError
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
-from triportrait.serve import cli
 from triportrait.serve.jobs import doctor
 from triportrait.serve.weights import load_weights
 

@@ -7,11 +7,12 @@ import math
 import pytest
 import torch
 
-from triportrait.kernels import march_launch
 from triportrait.kernels.dispatch import use_backend
 from triportrait.kernels.field import FieldWeights
-from triportrait.kernels.march import _power_of_two, march_rays
-from triportrait.kernels.march_launch import Rays
+from triportrait.kernels.march import launch as march_launch
+from triportrait.kernels.march import march_rays
+from triportrait.kernels.march.contract import _power_of_two
+from triportrait.kernels.march.launch import Rays
 from triportrait.profiling.cases import CASES, make_inputs
 
 BACKENDS = ["reference", "triton"]
@@ -99,7 +100,7 @@ def test_pieces_of_the_image_change_no_gradient(monkeypatch):
 
 def test_other_widths_take_the_small_operators(monkeypatch):
     """A fused tile needs powers of two; other networks still run on kernels."""
-    monkeypatch.setattr("triportrait.kernels.march.lay_out", lambda *a: pytest.fail("fused"))
+    monkeypatch.setattr("triportrait.kernels.march.contract.lay_out", lambda *a: pytest.fail("fused"))
     sizes = {**SIZES, "C": 20}
     inputs = make_inputs("march", sizes, torch.float32)
     with use_backend("triton"):

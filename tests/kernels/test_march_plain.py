@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from triportrait.kernels import march, march_plain
 from triportrait.kernels.dispatch import use_backend
+from triportrait.kernels.march import contract as march
+from triportrait.kernels.march import cpu as march_plain
 from triportrait.profiling.cases import CASES, make_inputs
 
 SIZES = [

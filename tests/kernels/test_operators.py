@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from triportrait.kernels import dispatch, march
+from triportrait.kernels import dispatch
 from triportrait.kernels.dispatch import BackendUnavailable, use_backend
-from triportrait.kernels.march_launch import propose
+from triportrait.kernels.march import contract as march
+from triportrait.kernels.march.launch import propose
 from triportrait.kernels.testing import assert_agrees
 from triportrait.profiling.cases import CASES, Case, Inputs, make_inputs
 

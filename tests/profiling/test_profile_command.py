@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
+from triportrait import cli
 from triportrait.profiling import everything, frame, kernels
 from triportrait.profiling.cases import CASES
-from triportrait.serve import cli
 
 
 def refused(arguments, capsys):

@@ -8,8 +8,8 @@ import pytest
 
 from tests.train import little
 from tests.train.test_clip_store import store
+from triportrait import cli
 from triportrait.profiling.training import loader
-from triportrait.serve import cli
 from triportrait.train.data.multiview import write_multiview
 
 

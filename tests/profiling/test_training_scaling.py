@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from triportrait import cli
 from triportrait.profiling.training import counted, scaling
 from triportrait.profiling.training.inputs import stage_config
 from triportrait.profiling.training.scaling import GATHERED, REDUCED, SCATTERED, Network, payload, predict, sent
-from triportrait.serve import cli
 
 RESULTS = Path(__file__).parents[2] / "profiling/results/scaling.md"
 PAIR = [Network("generator", (10, 7), (3,), 1.5), Network("discriminator", (5,), (), 1.25)]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.train import little
+from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.profiling import roofline
 from triportrait.profiling.training import step, timed
@@ -27,7 +28,6 @@ from triportrait.profiling.training.work import (
     count,
     states_bytes,
 )
-from triportrait.serve import cli
 from triportrait.train.config import LossConfig, ReenactConfig, ScheduleConfig, StageConfig, TrainConfig
 from triportrait.train.data.parallel import one_thread
 from triportrait.train.engines.recompute import recompute

@@ -88,7 +88,7 @@ def driving(tmp_path) -> Path:
 @pytest.fixture
 def run(tiny_weights, capsys) -> Callable[..., tuple[int, str]]:
     """Run `triportrait reenact`; gives the exit code and what it said."""
-    from triportrait.serve.cli import main
+    from triportrait.cli import main
 
     def call(*arguments: object) -> tuple[int, str]:
         code = main(["reenact", *map(str, arguments), "--weights", str(tiny_weights)])

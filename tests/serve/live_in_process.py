@@ -18,7 +18,6 @@ import numpy as np
 from PIL import Image
 from websockets.sync.client import ClientConnection, connect
 
-from triportrait.core.provenance.stamp import Stamp
 from triportrait.core.weights import DEMO
 from triportrait.serve.faces.mediapipe_faces import MediapipeFaces
 from triportrait.serve.live.admission import Admission
@@ -29,8 +28,9 @@ from triportrait.serve.live.metrics import Metrics
 from triportrait.serve.live.recording import Recordings
 from triportrait.serve.live.server import LiveServer
 from triportrait.serve.live.serving import bind, make
+from triportrait.serve.media.provenance.stamp import Stamp
+from triportrait.serve.media.video import open_clip
 from triportrait.serve.reenactor import Reenactor
-from triportrait.serve.video import open_clip
 from triportrait.serve.weights import load_weights
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from triportrait import cli
 from triportrait.core.errors import InputError
-from triportrait.serve import avif_trial, cli
-from triportrait.serve.avif_trial import check_avif
-from triportrait.serve.pictures import read_picture
+from triportrait.serve.media import avif_trial
+from triportrait.serve.media.avif_trial import check_avif
+from triportrait.serve.media.pictures import read_picture
 
 
 def avif(path, count=1, side=96):

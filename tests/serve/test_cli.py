@@ -10,17 +10,16 @@ import sys
 
 import pytest
 
-from triportrait import __version__
-from triportrait.serve import cli
+from triportrait import __version__, cli
+from triportrait.options import parse
 from triportrait.serve.jobs import doctor
 from triportrait.serve.jobs.reenact import Reenact
 from triportrait.serve.jobs.verify import Verify
-from triportrait.serve.options import parse
 from triportrait.train.jobs.prepare import Prepare
 
 
 def test_help_lists_the_jobs_and_needs_no_torch():
-    code = "import sys; from triportrait.serve.cli import main; main(['--help']); print('torch' in sys.modules)"
+    code = "import sys; from triportrait.cli import main; main(['--help']); print('torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     for job in cli.JOBS:
         assert f"  {job}" in said
@@ -204,7 +203,7 @@ class Finder:
         if name == "av":
             raise ImportError("libav.so: cannot open shared object file")
 sys.meta_path.insert(0, Finder())
-from triportrait.serve.cli import main
+from triportrait.cli import main
 sys.exit(main(["reenact", "a", "b", "c.mp4"]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

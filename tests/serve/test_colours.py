@@ -15,10 +15,10 @@ from PIL import Image, ImageCms
 
 from tests.serve.drawn import chunk, with_chunks
 from tests.serve.making import make, scene
-from triportrait.serve import colours
-from triportrait.serve.pictures import read_picture
-from triportrait.serve.rgb import SCALING
-from triportrait.serve.video import open_clip
+from triportrait.serve.media import colours
+from triportrait.serve.media.pictures import read_picture
+from triportrait.serve.media.rgb import SCALING
+from triportrait.serve.media.video import open_clip
 
 FILES = Path(__file__).parents[1] / "data" / "files"
 PATTERN = np.asarray(Image.open(FILES / "pattern.png").convert("RGB"))

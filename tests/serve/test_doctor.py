@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from triportrait import cli
 from triportrait.core import cards, libraries
 from triportrait.core.weights import DEMO_FOLDER
-from triportrait.serve import cli, trials
 from triportrait.serve.jobs import doctor
-from triportrait.serve.trials import Trial, tried
+from triportrait.serve.media import trials
+from triportrait.serve.media.trials import Trial, tried
 
 
 @pytest.fixture

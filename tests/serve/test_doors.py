@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from tests.serve.faces import landmarks, parameters, picture
+from triportrait import cli
 from triportrait.core.checksum import sha256
-from triportrait.core.provenance.certificate import find_identity
-from triportrait.core.provenance.manifest import read_manifest
 from triportrait.core.published.convert import convert
 from triportrait.core.published.unpickle import read_pickle
 from triportrait.core.weights import DEMO_FOLDER
-from triportrait.serve import cli
+from triportrait.serve.media.provenance.certificate import find_identity
+from triportrait.serve.media.provenance.manifest import read_manifest
 from triportrait.train.begin import read_file
 from triportrait.train.data.arrays import read_arrays
 from triportrait.train.data.clip_store.frames import decode

@@ -15,10 +15,11 @@ from PIL import Image
 
 from tests.serve.faces import landmarks, parameters, picture
 from tests.serve.making import as_a_stranger, make
-from triportrait.serve import cli, inputs
+from triportrait import cli
+from triportrait.serve import inputs
 from triportrait.serve import reenactor as reenactor_module
 from triportrait.serve.jobs import reenact as job
-from triportrait.serve.pictures import read_picture
+from triportrait.serve.media.pictures import read_picture
 
 
 @pytest.fixture

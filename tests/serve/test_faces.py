@@ -11,7 +11,6 @@ from tests.serve.faces import picture
 from tests.serve.raw import face
 from triportrait.core.motion.crop import CENTRED_ANCHORS, anchors_of
 from triportrait.core.render.cameras import fixed_camera
-from triportrait.serve.clips import Frame
 from triportrait.serve.faces.alignment import MEAN_FACE, Alignment, align, alignment_points, middle_square
 from triportrait.serve.faces.face import Face
 from triportrait.serve.faces.paste_back import LARGEST_SIDE_PX, PasteBack, registered
@@ -26,6 +25,7 @@ from triportrait.serve.faces.pose import (
 from triportrait.serve.faces.searching import Searches, first_face
 from triportrait.serve.faces.smoothing import OneEuro
 from triportrait.serve.faces.tracker import FaceTracker
+from triportrait.serve.media.clips import Frame
 
 EMPTY = np.zeros((360, 640, 3), np.uint8)
 

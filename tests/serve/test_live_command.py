@@ -10,10 +10,10 @@ import urllib.request
 
 import pytest
 
+from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.profiling.live.client import figures
 from triportrait.profiling.live.server_process import live_server, stop
-from triportrait.serve import cli
 from triportrait.serve.jobs import live as job
 from triportrait.serve.live import addresses
 from triportrait.serve.live.serving import bind

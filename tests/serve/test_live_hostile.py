@@ -102,7 +102,7 @@ def test_a_driving_frame_is_decoded_without_what_its_pixels_do_not_need(live):
     marked = out[:2] + bombs.segment(0xE1, b"Exif\0\0" + exif.tobytes()[6:]) + out[2:]
     marked = marked[:2] + bombs.segment(0xE2, b"ICC_PROFILE\0\1\1" + b"x" * 60_000) + marked[2:]
     from triportrait.serve.live.engine import decode_jpeg
-    from triportrait.serve.picture_bounds import bare_jpeg
+    from triportrait.serve.media.picture_bounds import bare_jpeg
 
     assert len(bare_jpeg(marked)) < len(marked) - 60_000 and b"Exif" in bare_jpeg(marked)
     turned = decode_jpeg(marked)
@@ -205,7 +205,7 @@ def test_wishes_without_end_do_not_keep_frames_from_the_network(live):
 
 SERVER = """
 import sys, threading
-from triportrait.serve import cli
+from triportrait import cli
 from triportrait.serve.live import decoding, transport_ws
 from triportrait.serve.live.engine import Engine
 transport_ws.decode_jpeg = lambda data: threading.Event().wait()
@@ -260,7 +260,7 @@ def test_a_signal_ends_the_server_within_three_seconds_whatever_its_decoders_and
 SMALL_SERVER = """
 import atexit
 from triportrait.serve.live.serving import bind, run
-from triportrait.serve.process import stops
+from triportrait.process import stops
 atexit.register(print, "clearing up", flush=True)
 async def app(scope, receive, send):
     while scope["type"] == "lifespan":

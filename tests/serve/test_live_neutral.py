@@ -16,8 +16,8 @@ from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.tracker import Followed
 from triportrait.serve.live.knowledge import knowledge
 from triportrait.serve.live.neutral import FIRST, SETTLED_S, STILL, STILL_S, NeutralWish
+from triportrait.serve.media.video import open_clip
 from triportrait.serve.parameters import Tracking
-from triportrait.serve.video import open_clip
 from triportrait.serve.weights import RULE
 
 REAL = Path(__file__).parents[2] / "docs" / "demo" / "driving.mp4"

@@ -20,10 +20,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.serve.live_in_process import Visitor, driving, eventually, finder, pixels, running
 from triportrait.core.errors import InputError
-from triportrait.core.provenance.watermark import message_of, read
 from triportrait.serve.live import places, transport_ws
 from triportrait.serve.live.engine import EXAMPLES, decode_jpeg, encode_jpeg, example_picture
 from triportrait.serve.live.messages import write_frame, write_shown
+from triportrait.serve.media.provenance.watermark import message_of, read
 
 finds_faces = pytest.mark.skipif(finder() is None, reason="needs mediapipe")
 

@@ -13,13 +13,13 @@ from PIL import Image
 from tests.serve.faces import picture
 from tests.serve.making import make
 from tests.serve.raw import EYE_MARKS, PHOTO, moving_head, photo, seen
-from triportrait.serve.cli import main
-from triportrait.serve.clips import open_clip
+from triportrait.cli import main
 from triportrait.serve.faces.pose import matrix_of, turn_of, vector_of
 from triportrait.serve.faces.providers import default_provider
 from triportrait.serve.faces.searching import tiles
 from triportrait.serve.faces.tracker import FaceTracker
-from triportrait.serve.pictures import read_picture
+from triportrait.serve.media.clips import open_clip
+from triportrait.serve.media.pictures import read_picture
 
 pytest.importorskip("mediapipe", reason="needs the extra faces")
 MARKS = np.array(EYE_MARKS) - 0.5  # [2, 6, 2] pixels, the first one's middle at 0

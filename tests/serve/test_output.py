@@ -13,8 +13,8 @@ import pytest
 
 from tests.serve.making import H, W, as_a_stranger, make, moving, scene
 from triportrait.core.errors import InputError
-from triportrait.serve.pictures import replacing, write_picture
-from triportrait.serve.video import VideoWriter, check_output, open_clip
+from triportrait.serve.media.pictures import replacing, write_picture
+from triportrait.serve.media.video import VideoWriter, check_output, open_clip
 
 
 def no_links(*_: object, **__: object) -> None:

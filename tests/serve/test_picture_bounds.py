@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from tests.serve import bombs
+from triportrait import cli
 from triportrait.core.errors import InputError
-from triportrait.serve import cli
 from triportrait.serve.live import uploads
 from triportrait.serve.live.engine import decode_jpeg
-from triportrait.serve.picture_bounds import PASSES, check_work, jpeg_work
-from triportrait.serve.pictures import LARGEST_PICTURE_PX, decode_picture, read_picture
+from triportrait.serve.media.picture_bounds import PASSES, check_work, jpeg_work
+from triportrait.serve.media.pictures import LARGEST_PICTURE_PX, decode_picture, read_picture
 
 MANY = bombs.scans(2000)
 ODD = {

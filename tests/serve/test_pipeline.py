@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from triportrait.serve.pipeline import overlap
+from triportrait.serve.overlap import overlap
 
 
 def test_results_come_in_order_and_are_counted():

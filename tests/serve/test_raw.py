@@ -12,16 +12,16 @@ from PIL import Image
 
 from tests.serve.making import make
 from tests.serve.raw import face, moving_head
+from triportrait.cli import main
 from triportrait.core.render.cameras import fixed_camera
-from triportrait.serve.cli import main
 from triportrait.serve.faces.alignment import align, alignment_points
 from triportrait.serve.faces.face import Face
 from triportrait.serve.faces.landmark_files import HeadClip, LandmarkFolder, known_beside
 from triportrait.serve.faces.pose import matrix_of
 from triportrait.serve.faces.relative import Relative
 from triportrait.serve.faces.tracker import FaceTracker, Followed
+from triportrait.serve.media.pictures import read_picture
 from triportrait.serve.parameters import OF_98, TrackedFolder, read_landmarks
-from triportrait.serve.pictures import read_picture
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.weights import load_weights
 from triportrait.train.data.clips import write_clips

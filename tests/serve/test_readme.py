@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.serve.faces import picture
-from triportrait.serve.cli import JOBS, main
+from triportrait.cli import JOBS, main
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 

@@ -17,10 +17,10 @@ from PIL import Image
 
 from tests.serve.faces import parameters, picture
 from tests.serve.making import make, packets_of
+from triportrait.cli import main
 from triportrait.serve import reenactor as reenactor_module
-from triportrait.serve.cli import main
 from triportrait.serve.jobs import reenact as job
-from triportrait.serve.pictures import read_picture
+from triportrait.serve.media.pictures import read_picture
 
 S = 128
 
@@ -267,7 +267,7 @@ class TestRefusals:
             "import signal, sys, time\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background shell hands it on ignored
             "from triportrait.serve.jobs import reenact as job\n"
-            "from triportrait.serve.cli import main\n"
+            "from triportrait.cli import main\n"
             "original = job.Reenactor.reenact\n"
             "def slow(self, *args):\n"
             "    print('streaming', flush=True)\n"

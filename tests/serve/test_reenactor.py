@@ -20,7 +20,7 @@ from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Camera, Driving
 from triportrait.kernels.dispatch import use_backend
 from triportrait.serve import precision as precision_module
-from triportrait.serve.crop import as_network_likes, to_size
+from triportrait.serve.crop import to_float, to_size
 from triportrait.serve.memory import keep_freed_memory, return_freed_memory
 from triportrait.serve.parameters import HeadParameters, Tracking
 from triportrait.serve.precision import sample_picture, use_precision
@@ -187,7 +187,7 @@ def test_a_static_source_has_its_planes_made_once(driving):
     one, other = (engine.reenact(prepared, image, UNKNOWN, [FRONT])[0] for image in (driving, sample_picture(128)))
     (batch,), (again,) = engine.reenact_many([Asked(prepared, driving, UNKNOWN, [FRONT])] * 2)
     with torch.inference_mode():
-        wanted = engine.portrait.reenact(engine.portrait.prepare(as_network_likes(picture), None), Driving(None)).planes
+        wanted = engine.portrait.reenact(engine.portrait.prepare(to_float(picture), None), Driving(None)).planes
     assert prepared.planes is not None and calls.pop() and not calls
     torch.testing.assert_close(prepared.planes, wanted, rtol=1e-3, atol=1e-3)
     assert np.array_equal(one, other) and np.array_equal(batch, again) and not engine.can_steer_gaze

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.serve.attacks import DOCS
 from tests.serve.faces import picture
 from tests.serve.making import make
-from triportrait.serve.cli import main
+from triportrait.cli import main
 from triportrait.serve.live.logs import LOG, _Lines
 
 NAME = "a\x1b[2J\n\u202eb"

@@ -14,9 +14,9 @@ import pytest
 
 from tests.serve.claps import clap, loud
 from tests.serve.making import copy, heard, make, noise, sound_of, times_of
-from triportrait.serve import video
-from triportrait.serve.breaks import Moves
-from triportrait.serve.video import VideoWriter, open_clip
+from triportrait.serve.media import video
+from triportrait.serve.media.breaks import Moves
+from triportrait.serve.media.video import VideoWriter, open_clip
 
 
 @pytest.mark.parametrize(

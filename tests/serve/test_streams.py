@@ -11,9 +11,9 @@ import sys
 
 import pytest
 
-from triportrait.serve import cli
+from triportrait import cli
 from triportrait.serve.jobs import doctor
-from triportrait.serve.video import open_clip
+from triportrait.serve.media.video import open_clip
 
 # What is printed waits in a buffer, as it does for users; some machines that test switch that off.
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -77,7 +77,7 @@ def test_impatience_does_not_interrupt_the_cleaning(portrait_file, driving, tiny
         "import signal, sys, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell in the background hands it on ignored
         "from triportrait.serve.jobs import reenact as job\n"
-        "from triportrait.serve.cli import main\n"
+        "from triportrait.cli import main\n"
         "def slow(self, *args):\n"
         "    print('streaming', flush=True)\n"
         "    time.sleep(60)\n"

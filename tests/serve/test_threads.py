@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from triportrait.serve import cli
+from triportrait import cli
 from triportrait.serve.jobs import live, reenact
 from triportrait.serve.threads import share_cores
 

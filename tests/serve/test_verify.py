@@ -14,17 +14,17 @@ import pytest
 from PIL import Image
 
 from tests.serve.attacks import DOCS, photograph, talking
+from triportrait.cli import main
 from triportrait.core.checksum import sha256
 from triportrait.core.errors import InputError
-from triportrait.core.provenance import manifest
-from triportrait.core.provenance.manifest import LABEL, Claim, read_manifest, sign
-from triportrait.core.provenance.stamp import Stamp
-from triportrait.core.provenance.watermark import Reader, Watermark
-from triportrait.serve import verify as verify_module
-from triportrait.serve.cli import main
-from triportrait.serve.pictures import read_picture, write_picture
-from triportrait.serve.verify import read_file, verify
-from triportrait.serve.video import VideoWriter, open_clip
+from triportrait.serve.media.pictures import read_picture, write_picture
+from triportrait.serve.media.provenance import manifest
+from triportrait.serve.media.provenance import verify as verify_module
+from triportrait.serve.media.provenance.manifest import LABEL, Claim, read_manifest, sign
+from triportrait.serve.media.provenance.stamp import Stamp
+from triportrait.serve.media.provenance.verify import read_file, verify
+from triportrait.serve.media.provenance.watermark import Reader, Watermark
+from triportrait.serve.media.video import VideoWriter, open_clip
 
 pytest.importorskip("c2pa")
 SOURCE, DRIVING = DOCS / "demo" / "portrait.jpg", DOCS / "demo" / "driving.mp4"

@@ -27,9 +27,17 @@ from tests.serve.attacks import (
     vp8,
 )
 from tests.serve.watermark_table import unmarked
-from triportrait.core.provenance import watermark as own
-from triportrait.core.provenance.watermark import BITS, FALSE_ALARM, Reader, Watermark, codeword, message_of, read
-from triportrait.serve.pictures import read_picture
+from triportrait.serve.media.pictures import read_picture
+from triportrait.serve.media.provenance import watermark as own
+from triportrait.serve.media.provenance.watermark import (
+    BITS,
+    FALSE_ALARM,
+    Reader,
+    Watermark,
+    codeword,
+    message_of,
+    read,
+)
 
 MESSAGE = 0x2B7E151
 COUNT = 12

@@ -34,7 +34,8 @@ from tests.serve.attacks import (
     talking,
     vp8,
 )  # fmt: skip
-from triportrait.core.provenance.watermark import (
+from triportrait.serve.media.pictures import read_picture
+from triportrait.serve.media.provenance.watermark import (
     BITS,
     FALSE_ALARM,
     Reader,
@@ -42,7 +43,6 @@ from triportrait.core.provenance.watermark import (
     codeword,
     read,
 )
-from triportrait.serve.pictures import read_picture
 
 MESSAGE = 0x2B7E151
 COUNT = 24

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from tests.train import little
-from triportrait.serve import cli
+from triportrait import cli
 from triportrait.train import loop, probe
 from triportrait.train.data.parallel import one_thread
 from triportrait.train.presets import STAGE_PRESETS

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from tests.train import little, trained
+from triportrait import cli
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
 from triportrait.core.errors import InputError
-from triportrait.serve import cli
 from triportrait.train import ablations, stage2
 from triportrait.train.ablations import ablated, with_columns
 from triportrait.train.config import TrainConfig

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from triportrait import cli
 from triportrait.core.errors import InputError
-from triportrait.serve import cli
 from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, decode
 from triportrait.train.data.clip_store.importing import SKIPPED, import_lmdb
 from triportrait.train.data.clip_store.records import LABEL_WIDTH, MOTION_WIDTH, parse

@@ -17,11 +17,11 @@ from tests.serve.faces import landmarks, parameters, picture
 from tests.train import little, tracked, trained
 from tests.train.ranks_worker import StopsAt
 from tests.train.test_clips import changed, spoil
+from triportrait import cli
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait, save_motion_encoder
 from triportrait.core.errors import InputError
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.neck import NeckField
-from triportrait.serve import cli
 from triportrait.serve.reenactor import Reenactor
 from triportrait.train import loop, stage2
 from triportrait.train.begin import Begin

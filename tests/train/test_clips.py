@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from tests.train import little, tracked
+from triportrait import cli
 from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import camera_from_label
-from triportrait.serve import cli
 from triportrait.train import loop, stage2
 from triportrait.train.config import ReenactConfig
 from triportrait.train.data.clip_pictures import ClipPictures, Kept

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from tests.train import little, tracked
 from tests.train.test_clips import changed, spoil
+from triportrait import cli
 from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
-from triportrait.serve import cli
 from triportrait.train.begin import read_file
 from triportrait.train.data import check
 from triportrait.train.data.arrays import check_finite

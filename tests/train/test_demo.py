@@ -15,13 +15,13 @@ from PIL import Image
 
 from tests.serve.making import packets_of
 from tests.train import little, trained
+from triportrait import cli
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
 from triportrait.core.errors import InputError
-from triportrait.core.provenance.manifest import installed, read_manifest
-from triportrait.core.provenance.watermark import read
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Driving
-from triportrait.serve import cli
+from triportrait.serve.media.provenance.manifest import installed, read_manifest
+from triportrait.serve.media.provenance.watermark import read
 from triportrait.train import captions
 from triportrait.train.data.clips import write_video
 from triportrait.train.data.pictures import neck_grids

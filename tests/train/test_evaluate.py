@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from tests.train import little, trained
+from triportrait import cli
 from triportrait.core.checkpoint import load_portrait
 from triportrait.core.errors import InputError
-from triportrait.serve import cli
 from triportrait.train.evaluation.measure import ANOTHER_HEAD, SAME_HEAD, GroupResult
 from triportrait.train.evaluation.methods import KEPT, OURS, STATIC
 from triportrait.train.evaluation.protocol import CASES, CROSS, NEW_VIEWS, SELF, Group, Plan, SceneOf, groups

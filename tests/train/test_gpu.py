@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.train import little
-from triportrait.serve import cli
+from triportrait import cli
 from triportrait.train.data.clip_store.frames import DaliDecoder, decode
 from triportrait.train.data.clips import write_video
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.core.types import Camera
-from triportrait.serve import cli
 from triportrait.train.data import folders
 from triportrait.train.data.clips import write_clips
 from triportrait.train.data.folders import whole_file

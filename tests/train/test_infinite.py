@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.train import little
-from triportrait.serve import cli
+from triportrait import cli
 from triportrait.train import infinite, stage1
 from triportrait.train.config import OptimizerConfig
 from triportrait.train.data.pictures import PictureSet

@@ -18,7 +18,7 @@ import pytest
 
 from tests.train import little
 from tests.train.test_ranks import agree
-from triportrait.serve import cli
+from triportrait import cli
 from triportrait.train import loop, probe
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.runs.checkpoints import FOLDER, found

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.train import little, trained
+from triportrait import cli
 from triportrait.core.errors import InputError
-from triportrait.serve import cli
 from triportrait.serve.weights import load_weights
 from triportrait.train.data.pictures import open_set
 from triportrait.train.presets import STAGE_PRESETS

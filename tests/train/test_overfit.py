@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from triportrait import cli
 from triportrait.core.types import Driving
-from triportrait.serve import cli
 from triportrait.train.motion import read_motion
 from triportrait.train.presets import PRESETS
 from triportrait.train.response import responses

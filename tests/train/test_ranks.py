@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.train import little, ranks_worker, trained
+from triportrait import cli
 from triportrait.core.errors import InputError
-from triportrait.serve import cli
 from triportrait.train import loop
 from triportrait.train.config import ReenactConfig
 from triportrait.train.data.pictures import open_set

@@ -18,7 +18,7 @@ import pytest
 
 from tests.train import little, trained
 from tests.train.test_data_check import altered, spoilt
-from triportrait.serve import cli
+from triportrait import cli
 from triportrait.train import stage1
 from triportrait.train.data.pictures import open_set
 from triportrait.train.presets import STAGE_PRESETS

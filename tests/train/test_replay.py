@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.train import little, trained
-from triportrait.serve import cli
+from triportrait import cli
 from triportrait.train import stage1, stage2, stage_run
 from triportrait.train.config import ReenactConfig, StageConfig, TrainConfig
 from triportrait.train.data.pictures import PictureSet

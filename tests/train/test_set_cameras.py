@@ -15,10 +15,10 @@ from torch import Tensor
 
 from tests.train import little
 from tests.train.test_stage1 import found_in
+from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import LookAtRange, sample_look_at
 from triportrait.core.types import Camera
-from triportrait.serve import cli
 from triportrait.train import stage1, stage2
 from triportrait.train.cameras import FILMED, NEAR_FRONT, PAPER, SET_CAMERAS, SetCameras, habit_of
 from triportrait.train.config import SetConfig

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from triportrait import cli
 from triportrait.core.checksum import sha256
 from triportrait.core.weights import DEMO_FOLDER
-from triportrait.serve import cli
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "evaluation"

@@ -21,9 +21,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.train import little, trained
+from triportrait import cli
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
 from triportrait.core.errors import InputError
-from triportrait.serve import cli
 from triportrait.serve.reenactor import Reenactor
 from triportrait.train import loop, stage2
 from triportrait.train.data.pictures import PictureSet, open_set
@@ -380,7 +380,7 @@ import sys, time
 from tests.train import little
 from triportrait.train import stage2
 from triportrait.train.presets import STAGE_PRESETS
-from triportrait.serve import cli
+from triportrait import cli
 STAGE_PRESETS["tiny"] = little.opposed
 original = stage2.losses
 def losses(*given):

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from tests.train import little
+from triportrait import cli
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
-from triportrait.serve import cli
 from triportrait.train import stage1, stage2
 from triportrait.train.jobs import train as job
 from triportrait.train.presets import PRESETS

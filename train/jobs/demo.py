@@ -14,9 +14,9 @@ import numpy as np
 import tyro
 
 from triportrait.core.errors import InputError
-from triportrait.core.provenance.stamp import Stamp
 from triportrait.core.sentences import say
 from triportrait.core.weights import named_weights
+from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.train.captions import framed
 from triportrait.train.data.clips import write_video
 from triportrait.train.data.folders import check_file, whole_file
@@ -53,8 +53,6 @@ class Demo:
     """Write the liveliest frame of the first head as a picture, too."""
     overwrite: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Replace the outputs if they exist."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"], help_behavior_hint="")] = False
-    """Show where an error came from."""
 
     def run(self) -> None:
         """Check everything, then make frame after frame."""

@@ -58,8 +58,6 @@ class Evaluate:
     """How many heads these are."""
     overwrite: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Replace the folder if it holds an evaluation."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"], help_behavior_hint="")] = False
-    """Show where an error came from."""
 
     def run(self) -> None:
         """Check everything, measure, write, print."""

@@ -18,7 +18,6 @@ from triportrait.train.data.clips import check_clips, write_clips
 from triportrait.train.data.multiview import check_multiview, write_multiview
 from triportrait.train.data.sheets import SheetKind, write_sheet
 
-Verbose = Annotated[bool, tyro.conf.arg(aliases=["-v"])]
 Place = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="OUT", help_behavior_hint="")]
 Out = Annotated[Path | None, tyro.conf.arg(metavar="OUT", help_behavior_hint="")]
 
@@ -61,8 +60,6 @@ class Multiview:
     """Samples along a pixel's side."""
     overwrite: bool = False
     """Replace the folder if it is such a set."""
-    verbose: Verbose = False
-    """Show where an error came from."""
 
     def run(self) -> None:
         """Check everything, then write head by head."""
@@ -98,8 +95,6 @@ class Clips:
     """Samples along a pixel's side."""
     overwrite: bool = False
     """Replace the folder if it holds such clips."""
-    verbose: Verbose = False
-    """Show where an error came from."""
 
     def run(self) -> None:
         """Check everything, then write clip by clip."""
@@ -131,8 +126,6 @@ class Sheet:
     """Samples along a pixel's side."""
     overwrite: bool = False
     """Replace the picture if it exists."""
-    verbose: Verbose = False
-    """Show where an error came from."""
 
     def run(self) -> None:
         """Check everything, then draw."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
@@ -52,8 +51,6 @@ class Clips:
     """Side of the pictures in px, even."""
     antialias: int = 2
     """Samples along a pixel's side."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
-    """Show where an error came from."""
 
     def run(self) -> None:
         """Check everything, then film clip by clip."""
@@ -76,8 +73,6 @@ class Lmdb:
     """The same as an option."""
     most_skipped: float = 0.05
     """Share of clips that may be damaged before the import stops."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
-    """Show where an error came from."""
 
     def run(self) -> None:
         """Check everything, then import clip by clip."""
@@ -105,8 +100,6 @@ class Check:
     """The set or the store."""
     deep: bool = False
     """Decode every frame of every clip; else the first and the last of each."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
-    """Show where an error came from."""
 
     def run(self) -> None:
         """Read all of it."""

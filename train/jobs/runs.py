@@ -32,8 +32,6 @@ class Export:
     """Weights folder with FLAME's tables, for a run of tracked faces that kept none."""
     overwrite: bool = False
     """Replace the folder if there is one."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
-    """Show where an error came from."""
 
     def run(self) -> None:
         """Check everything, then write."""
@@ -50,8 +48,6 @@ class Report:
 
     run_folder: tyro.conf.Positional[Path]
     """A run, finished or not."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
-    """Show where an error came from."""
 
     def run(self) -> None:
         """Write RUN/report.html."""
@@ -66,8 +62,6 @@ class Replay:
     """A run that ended as its loss was not finite."""
     precision: Annotated[Literal["fp32", "bf16"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
     """Of the networks; the run's by default."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
-    """Show where an error came from."""
 
     def run(self) -> None:
         """Print the terms; bad input where one is not finite again."""

@@ -58,8 +58,6 @@ class _Whole:
     """The stand-in for LPIPS: gradients or random_features; the preset's by default."""
     until: Literal["stage1", "motion", "stage2"] = "stage2"
     """Stop after this stage."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
-    """Show where an error came from."""
 
     def preset(self) -> str:
         """Its name on the command line."""
@@ -188,8 +186,6 @@ class _Single:
     """auto: a run that is there goes on from its newest whole checkpoint; never: it is refused."""
     allow_change: bool = False
     """Go on with other numbers than the run was begun with."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
-    """Show where an error came from."""
 
     def begin(self) -> Begin:
         """What the stage begins from."""

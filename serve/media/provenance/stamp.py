@@ -13,9 +13,9 @@ import numpy as np
 from triportrait.core.checkpoint import weights_folder
 from triportrait.core.checksum import sha256
 from triportrait.core.errors import InputError
-from triportrait.core.provenance.certificate import VARIABLE, find_identity
-from triportrait.core.provenance.manifest import INSTALL, Claim, check_identity, installed, sign, why_not
-from triportrait.core.provenance.watermark import Watermark, message_of
+from triportrait.serve.media.provenance.certificate import VARIABLE, find_identity
+from triportrait.serve.media.provenance.manifest import INSTALL, Claim, check_identity, installed, sign, why_not
+from triportrait.serve.media.provenance.watermark import Watermark, message_of
 
 _UNSUPPORTED = (".mkv", ".webm")
 

@@ -15,8 +15,8 @@ from triportrait.kernels.checks import wide_dtype
 from triportrait.kernels.dispatch import INTERPRETED
 from triportrait.kernels.field import FieldWeights
 from triportrait.kernels.language import triton
-from triportrait.kernels.march_backward import mlp_kernel, probe_kernel, scan_kernel, splat_kernel
-from triportrait.kernels.march_forward import march_kernel, propose_kernel
+from triportrait.kernels.march.backward import mlp_kernel, probe_kernel, scan_kernel, splat_kernel
+from triportrait.kernels.march.forward import march_kernel, propose_kernel
 
 MlpPrecision = Literal["exact", "tf32", "fp16", "bf16"]
 RING = 2  # texels of zeros around a plane

@@ -14,7 +14,7 @@ from torch import Tensor
 from triportrait.kernels.composite import interval_weights
 from triportrait.kernels.field import FEATURE_MARGIN, FieldWeights
 from triportrait.kernels.importance import importance_depths_reference
-from triportrait.kernels.march_launch import Rays, Warp
+from triportrait.kernels.march.launch import Rays, Warp
 
 LEFT_OUT = 1e-4  # of a ray at most: samples that weigh less than their part of it are not coloured
 AT_A_TIME = 1 << 22  # hidden units of a piece of the image, 16 MB

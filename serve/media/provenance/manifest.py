@@ -17,8 +17,8 @@ from typing import Any
 from triportrait.core.errors import InputError
 from triportrait.core.files import opened
 from triportrait.core.libraries import fault, install
-from triportrait.core.provenance.certificate import Identity, find_identity
 from triportrait.core.sentences import shown
+from triportrait.serve.media.provenance.certificate import Identity, find_identity
 
 NAME = "triportrait"
 LABEL = "triportrait.generation"  # our own assertion

@@ -24,9 +24,9 @@ from av.video.frame import PictureType
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
 from triportrait.core.errors import InputError
-from triportrait.serve.clips import SCALING, Clip, Frame, open_clip
-from triportrait.serve.pictures import ending_of, replacing, writing
-from triportrait.serve.sound import Sound
+from triportrait.serve.media.clips import SCALING, Clip, Frame, open_clip
+from triportrait.serve.media.pictures import ending_of, replacing, writing
+from triportrait.serve.media.sound import Sound
 
 __all__ = ["VIDEO_ENDINGS", "Clip", "Frame", "VideoWriter", "check_output", "open_clip"]
 

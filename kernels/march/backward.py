@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from triportrait.kernels.device import LOG2E, interval_depth, lerp_weight, sigmoid, softplus
 from triportrait.kernels.language import tl, triton
-from triportrait.kernels.march_device import (
+from triportrait.kernels.march.device import (
     directions,
     features,
     hidden_units,

@@ -21,8 +21,8 @@ from triportrait.kernels.field import FieldWeights, Precision, check_weights, de
 from triportrait.kernels.grid import lookup_grid
 from triportrait.kernels.importance import importance_depths, merge_samples
 from triportrait.kernels.language import device_of
-from triportrait.kernels.march_launch import Job, MlpPrecision, Rays, Warp, lay_out, march, march_back, propose
-from triportrait.kernels.march_plain import march_plain
+from triportrait.kernels.march.cpu import march_plain
+from triportrait.kernels.march.launch import Job, MlpPrecision, Rays, Warp, lay_out, march, march_back, propose
 
 WIDEST = 128  # of C, K, E in the fused pass
 MOST_SAMPLES = 255  # S, N

@@ -12,7 +12,8 @@ from typing import Any
 from tqdm import tqdm
 
 from triportrait.core.errors import InputError
-from triportrait.core.provenance.manifest import (
+from triportrait.core.sentences import LONGEST_NAME, LONGEST_SENTENCE, bounded, shown
+from triportrait.serve.media.provenance.manifest import (
     COMPOSITE,
     GENERATED,
     INSTALL,
@@ -21,9 +22,8 @@ from triportrait.core.provenance.manifest import (
     read_manifest,
     why_not,
 )
-from triportrait.core.provenance.watermark import MESSAGE_BITS, Read, Reader
-from triportrait.core.sentences import LONGEST_NAME, LONGEST_SENTENCE, bounded, shown
-from triportrait.serve.video import Frame, open_clip
+from triportrait.serve.media.provenance.watermark import MESSAGE_BITS, Read, Reader
+from triportrait.serve.media.video import Frame, open_clip
 
 LISTED = 8  # networks, or problems, in a line
 LOOKED_AT = 256  # frames of a video, from its beginning

@@ -13,7 +13,7 @@ from typing import Any
 import av
 from av.container import InputContainer
 
-from triportrait.serve.clock import Clock
+from triportrait.serve.media.clock import Clock
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -10,9 +11,10 @@ from collections.abc import Sequence
 from triportrait import __version__
 from triportrait.core.errors import InputError
 from triportrait.core.libraries import MISSING, fault, install
-from triportrait.core.sentences import literal, say, say_traceback
-from triportrait.serve.options import parse
-from triportrait.serve.process import stops, streams
+from triportrait.core.sentences import literal, say_traceback
+from triportrait.logs import HELP, LogOptions, shown_logs
+from triportrait.options import parse
+from triportrait.process import stops, streams
 
 # job -> where it lives and what it does; a job is loaded when it is called, so that help needs no torch
 JOBS = {
@@ -35,6 +37,8 @@ SERVING = ("reenact", "live")  # jobs with other threads at work beside those of
 LIBRARIES = ("numpy", "torch", "av", "PIL", "safetensors", "tqdm", "tyro")  # that every job needs
 BAD_INPUT, INTERRUPTED = 2, 130
 
+logger = logging.getLogger(__name__)
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a job.
@@ -46,17 +50,17 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code: 0 done, 1 not verified (`verify`) or not able to run (`doctor`), 2 bad input (one sentence on
         stderr; -v shows where), 130 interrupted.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    with streams(), stops():
+    options, arguments = LogOptions.taken_from(sys.argv[1:] if arguments is None else arguments)
+    with streams(), stops(), shown_logs(options):
         try:
-            return _run(arguments)
+            return _run(arguments, options.verbose)
         except KeyboardInterrupt:
             left = "" if arguments[:1] == ["verify"] else "; nothing half-written is left"
             print(f"\ntriportrait: interrupted{left}", file=sys.stderr)
             return INTERRUPTED
 
 
-def _run(arguments: Sequence[str]) -> int:
+def _run(arguments: Sequence[str], verbose: bool) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
@@ -68,7 +72,6 @@ def _run(arguments: Sequence[str]) -> int:
         return _refuse(f"job: expected one of {', '.join(JOBS)}, got {literal(name)}; `triportrait --help` lists them")
     if name in SERVING:  # read when torch is loaded; threads that wait in a loop would take the cores of those at work
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    verbose = any(a == "--verbose" or (a.startswith("-") and not a.startswith("--") and "v" in a) for a in rest)
     try:
         module, _, entry = JOBS[name][0].partition(":")
         job_class = getattr(importlib.import_module(module), entry)
@@ -84,6 +87,9 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         try:
             job = parse(name, job_class, rest)
+        except SystemExit:  # the job's help has been printed
+            print(HELP)
+            raise
         except InputError:
             if os.environ.get("RANK", "0") != "0":  # a launcher's processes read the same options: the first one speaks
                 return BAD_INPUT
@@ -105,7 +111,7 @@ def _missing(error: ModuleNotFoundError) -> str:
 
 
 def _refuse(sentence: str) -> int:
-    say(f"triportrait: {sentence}")
+    logger.error("%s", sentence)
     return BAD_INPUT
 
 
@@ -113,5 +119,5 @@ def _help() -> str:
     width = max(map(len, JOBS))
     lines = [f"  {name:{width}}  {what}" for name, (_, what) in JOBS.items()]
     return "\n".join(
-        ["usage: triportrait JOB ...", "", *lines, "", "`triportrait JOB --help` lists the options of a job."]
+        ["usage: triportrait JOB ...", "", *lines, "", "`triportrait JOB --help` lists the options of a job.", HELP]
     )

@@ -25,13 +25,13 @@ from av.video.reformatter import VideoReformatter
 
 from triportrait.core import files
 from triportrait.core.errors import InputError
-from triportrait.serve.animations import Animation, is_animation
-from triportrait.serve.clock import Clock, demuxed, read_clock
-from triportrait.serve.contents import is_motion_jpeg, is_picture, kind_of
-from triportrait.serve.decoding import Tally, decoded, stamp_of, timed
-from triportrait.serve.endings import duration_s, end_of_pictures_s, is_cut_off, unread
-from triportrait.serve.interlacing import deinterlaced
-from triportrait.serve.pictures import (
+from triportrait.serve.media.animations import Animation, is_animation
+from triportrait.serve.media.clock import Clock, demuxed, read_clock
+from triportrait.serve.media.contents import is_motion_jpeg, is_picture, kind_of
+from triportrait.serve.media.decoding import Tally, decoded, stamp_of, timed
+from triportrait.serve.media.endings import duration_s, end_of_pictures_s, is_cut_off, unread
+from triportrait.serve.media.interlacing import deinterlaced
+from triportrait.serve.media.pictures import (
     PICTURE_ENDINGS,
     check_picture,
     left_out,
@@ -39,8 +39,8 @@ from triportrait.serve.pictures import (
     reason_of,
     sorted_folder,
 )
-from triportrait.serve.rgb import SCALING as SCALING
-from triportrait.serve.rgb import ToRgb
+from triportrait.serve.media.rgb import SCALING as SCALING
+from triportrait.serve.media.rgb import ToRgb
 
 PICTURES_FPS = Fraction(25)
 
