@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from triportrait.core.render import volume
 from triportrait.kernels.dispatch import INTERPRETED, use_backend
 from triportrait.kernels.language import HAVE_TRITON
+from triportrait.kernels.march import contract
 from triportrait.profiling.training.inputs import Inputs
 from triportrait.profiling.training.reference import read_motions
 from triportrait.train.loop import Micro, Phase
@@ -322,14 +322,14 @@ def _forgotten(value: Any) -> Any:
 @contextmanager
 def _without_memory() -> Iterator[None]:
     """Inside, tensors without memory go through a step: autocast does not know their device, so all is float32."""
-    own, at_a_time = torch.autocast, volume.RAY_CHUNK
-    volume.RAY_CHUNK = 10**9  # there is no memory to be bounded
+    own, ray_chunk = torch.autocast, contract.RAY_CHUNK
+    contract.RAY_CHUNK = 10**9  # there is no memory to be bounded
     torch.autocast = lambda device, *a, **k: nullcontext() if device == "meta" else own(device, *a, **k)  # type: ignore
     try:
         with _Beside():
             yield
     finally:
-        torch.autocast, volume.RAY_CHUNK = own, at_a_time  # type: ignore[misc]
+        torch.autocast, contract.RAY_CHUNK = own, ray_chunk  # type: ignore[misc]
 
 
 class _Fused(torch.autograd.Function):

@@ -100,7 +100,7 @@ def test_pieces_of_the_image_change_no_gradient(monkeypatch):
 
 def test_other_widths_take_the_small_operators(monkeypatch):
     """A fused tile needs powers of two; other networks still run on kernels."""
-    monkeypatch.setattr("triportrait.kernels.march.contract.lay_out", lambda *a: pytest.fail("fused"))
+    monkeypatch.setattr("triportrait.kernels.march.contract.pack", lambda *a: pytest.fail("fused"))
     sizes = {**SIZES, "C": 20}
     inputs = make_inputs("march", sizes, torch.float32)
     with use_backend("triton"):
