@@ -67,27 +67,10 @@ def decode_field(
     return decode_field_reference(planes, points, weights)
 
 
-def decode_density(planes: Tensor, points: Tensor, weights: FieldWeights, precision: Precision | None = None) -> Tensor:
-    """Compute the raw density alone, 1 of 1 + E columns of the second layer, without a gradient.
-
-    The arguments are those of `decode_field`. Returns: [B, P] float32 (float64 for float64 planes).
-    """
-    shapes(planes=(planes, "B 3 H W C"), points=(points, "B P 3"))
-    check_weights(planes, weights)
-    if precision is not None:
-        check_choice("precision", precision, Precision)
-    with torch.no_grad():
-        if runs_triton(planes=planes, points=points, **weights._asdict()):
-            with device_of(planes):
-                return _decode(planes, points, weights, precision or _default_precision(planes), with_feature=False)[0]
-        hidden = _hidden(planes, points, weights)
-        return F.linear(hidden, lifted(weights.density_weight), lifted(weights.density_bias))[..., 0]
-
-
 def decode_field_reference(planes: Tensor, points: Tensor, weights: FieldWeights) -> tuple[Tensor, Tensor]:
     """Compute the definition in plain PyTorch."""
     w = FieldWeights(*(lifted(weight) for weight in weights))
-    hidden = _hidden(planes, points, weights)
+    hidden = F.softplus(F.linear(sample_triplane_reference(lifted(planes), points), w.hidden_weight, w.hidden_bias))
     raw_density = F.linear(hidden, w.density_weight, w.density_bias)[..., 0]  # [B, P]
     feature = torch.sigmoid(F.linear(hidden, w.feature_weight, w.feature_bias))  # [B, P, E]
     return raw_density, (feature * (1 + 2 * FEATURE_MARGIN) - FEATURE_MARGIN).to(planes.dtype)
@@ -106,12 +89,6 @@ def check_weights(planes: Tensor, weights: FieldWeights) -> None:
     )
 
 
-def _hidden(planes: Tensor, points: Tensor, weights: FieldWeights) -> Tensor:
-    """Compute the hidden units [B, P, K]."""
-    feature = sample_triplane_reference(lifted(planes), points)
-    return F.softplus(F.linear(feature, lifted(weights.hidden_weight), lifted(weights.hidden_bias)))
-
-
 class _DecodeField(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -119,9 +96,7 @@ class _DecodeField(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(planes, points, *weights)
         ctx.precision = precision  # type: ignore[attr-defined]
-        raw_density, feature = _decode(planes, points, FieldWeights(*weights), precision, with_feature=True)
-        assert feature is not None
-        return raw_density, feature
+        return _decode(planes, points, FieldWeights(*weights), precision)
 
     @staticmethod
     @once_differentiable
@@ -146,20 +121,17 @@ BLOCK_P, BACK_P, EXACT_P = 64, 32, 16  # rows of a tile; backward and with exact
 PARTIALS = 256  # programs that sum weight gradients: their partial sums are added in order, so runs are equal
 
 
-def _decode(
-    planes: Tensor, points: Tensor, weights: FieldWeights, precision: Precision, with_feature: bool
-) -> tuple[Tensor, Tensor | None]:
+def _decode(planes: Tensor, points: Tensor, weights: FieldWeights, precision: Precision) -> tuple[Tensor, Tensor]:
     planes, points = planes.contiguous(), points.to(wide_dtype(planes)).contiguous()
     w = FieldWeights(*(weight.to(points.dtype).contiguous() for weight in weights))
     (B, _, H, W, C), P = planes.shape, points.shape[1]
     K, E = w.hidden_weight.shape[0], w.feature_weight.shape[0]
-    raw_density = points.new_empty(B, P)
-    feature = planes.new_empty(B, P, E) if with_feature else None
+    raw_density, feature = points.new_empty(B, P), planes.new_empty(B, P, E)
     block = EXACT_P if precision == "exact" else BLOCK_P
     if raw_density.numel():
         _decode_kernel[triton.cdiv(P, block), B](
-            planes, points, *w, raw_density, feature if with_feature else raw_density, P, H, W, C, K, E,
-            tile_side(C), tile_side(K), tile_side(E), with_feature, precision == "exact",
+            planes, points, *w, raw_density, feature, P, H, W, C, K, E,
+            tile_side(C), tile_side(K), tile_side(E), precision == "exact",
             "ieee" if precision == "exact" else "tf32", block, num_stages=1,
         )  # fmt: skip
     return raw_density, feature
@@ -196,10 +168,10 @@ def _load_matrix(ptr, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 def _decode_kernel(
     planes_ptr, points_ptr, w_h_ptr, b_h_ptr, w_d_ptr, b_d_ptr, w_f_ptr, b_f_ptr, raw_ptr, feature_ptr,
     P, H, W, C: tl.constexpr, K: tl.constexpr, E: tl.constexpr,
-    C_PAD: tl.constexpr, K_PAD: tl.constexpr, E_PAD: tl.constexpr, WITH_FEATURE: tl.constexpr, EXACT: tl.constexpr,
+    C_PAD: tl.constexpr, K_PAD: tl.constexpr, E_PAD: tl.constexpr, EXACT: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
-    """Sample the planes at points and run the MLP, the feature's layer only where WITH_FEATURE."""
+    """Sample the planes at points and run the MLP."""
     b = tl.program_id(1).to(tl.int64)
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     k, e = tl.arange(0, K_PAD), tl.arange(0, E_PAD)
@@ -211,12 +183,11 @@ def _decode_kernel(
     h = softplus(tl.dot(f, tl.trans(w_h), input_precision=PRECISION, out_dtype=f.dtype) + b_h[None, :], EXACT)
     raw = tl.sum(h * w_d[None, :], 1) + tl.load(b_d_ptr)
     tl.store(raw_ptr + b * P + p, raw, mask=mask_p)
-    if WITH_FEATURE:
-        w_f = _load_matrix(w_f_ptr, E, K, E_PAD, K_PAD)
-        b_f = tl.load(b_f_ptr + e, mask=e < E, other=0.0)
-        out = sigmoid(tl.dot(h, tl.trans(w_f), input_precision=PRECISION, out_dtype=f.dtype) + b_f[None, :])
-        to = feature_ptr + ((b * P + p) * E)[:, None] + e[None, :]
-        tl.store(to, out * 1.002 - 0.001, mask=mask_p[:, None] & (e < E)[None, :])
+    w_f = _load_matrix(w_f_ptr, E, K, E_PAD, K_PAD)
+    b_f = tl.load(b_f_ptr + e, mask=e < E, other=0.0)
+    out = sigmoid(tl.dot(h, tl.trans(w_f), input_precision=PRECISION, out_dtype=f.dtype) + b_f[None, :])
+    to = feature_ptr + ((b * P + p) * E)[:, None] + e[None, :]
+    tl.store(to, out * 1.002 - 0.001, mask=mask_p[:, None] & (e < E)[None, :])
 
 
 @triton.jit

@@ -18,7 +18,7 @@ from triportrait.kernels.bias_act import bias_leaky_relu
 from triportrait.kernels.composite import composite
 from triportrait.kernels.dispatch import backend
 from triportrait.kernels.dwconv import depthwise_gelu
-from triportrait.kernels.field import FieldWeights, decode_density, decode_field
+from triportrait.kernels.field import FieldWeights, decode_field
 from triportrait.kernels.fir import downsample_fir, smooth_fir, upsample_fir
 from triportrait.kernels.grid import lookup_grid
 from triportrait.kernels.importance import importance_depths, merge_samples
@@ -99,10 +99,6 @@ def _field(n: Sizes, dtype: torch.dtype, rng: Random) -> Inputs:
 
 def _decode_field(planes: Tensor, points: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
     return decode_field(planes, points, FieldWeights(*weights))
-
-
-def _decode_density(planes: Tensor, points: Tensor, *weights: Tensor) -> Tensor:
-    return decode_density(planes, points, FieldWeights(*weights))
 
 
 def _ascending(rng: Random, dtype: torch.dtype, *shape: int) -> Tensor:
@@ -278,12 +274,6 @@ CASES: dict[str, Case] = {
         (dict(B=1, P=5, H=4, W=4, C=3, K=4, E=2), dict(B=2, P=37, H=5, W=9, C=20, K=24, E=7),
          dict(B=0, P=4, H=4, W=4, C=3, K=8, E=3), dict(B=2, P=130, H=8, W=8, C=32, K=64, E=32)),
         dict(B=1, P=16384 * 96, H=256, W=256, C=32, K=64, E=32), half_floor=_TF32,
-    ),
-    "density": Case(
-        _decode_density, _field,
-        (dict(B=1, P=5, H=4, W=4, C=3, K=4, E=2), dict(B=2, P=70, H=5, W=9, C=20, K=24, E=7),
-         dict(B=0, P=4, H=4, W=4, C=3, K=8, E=3)),
-        dict(B=1, P=16384 * 48, H=256, W=256, C=32, K=64, E=32), differentiable=False, half_floor=_TF32,
     ),
     "composite": Case(
         composite, _composite,

@@ -50,7 +50,7 @@ class Launch:
     @property
     def name(self) -> str:
         """Module and function."""
-        module = self.kernel.fn.__module__.removeprefix("triportrait.kernels.").replace(".", "_")
+        module = self.kernel.fn.__module__.rsplit(".", 1)[-1]
         return f"{module}.{self.kernel.fn.__name__.strip('_').removesuffix('_kernel')}"
 
     def program(self) -> tuple[Any, ...]:
