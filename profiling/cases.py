@@ -174,7 +174,7 @@ def _nearest_face(points: Tensor, vertices: Tensor, faces: Tensor, *edges: Tenso
 
 def _march(n: Sizes, dtype: torch.dtype, rng: Random) -> Inputs:
     """Rays from a pinhole camera in front of a box of side 2 that is half full: neighbours see nearly the same."""
-    wide, B, R, E, width = _wide(dtype), n["B"], n["R"], n["E"], n["width"]
+    wide, B, R, width = _wide(dtype), n["B"], n["R"], n["width"]
     rows = -(-R // width)
     across, down = torch.meshgrid(
         torch.linspace(-0.3, 0.3, width, dtype=wide), torch.linspace(-0.3, 0.3, rows, dtype=wide), indexing="xy"
@@ -186,21 +186,21 @@ def _march(n: Sizes, dtype: torch.dtype, rng: Random) -> Inputs:
     coarse = 0.1 * _normal(rng, wide, B, n["g"], n["g"], n["g"], 3)
     return (
         _normal(rng, dtype, B, 3, n["H"], n["W"], n["C"]), origins, torch.nn.functional.normalize(directions, dim=-1),
-        depths.contiguous(), _uniform(rng, wide, 0.9, 1.1, B), fine, coarse, _uniform(rng, wide, 0, 1, B, R, E),
+        depths.contiguous(), _uniform(rng, wide, 0.9, 1.1, B), fine, coarse,
         *_mlp(n, dtype, rng), torch.tensor(n["N"]), torch.tensor(n["width"]),
     )  # fmt: skip
 
 
 def _march_rays(
     planes: Tensor, origins: Tensor, directions: Tensor, depths: Tensor, half_side: Tensor, fine: Tensor,
-    coarse: Tensor, background: Tensor, *rest: Tensor,
+    coarse: Tensor, *rest: Tensor,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     *weights, num_fine, width = rest
     fixed = (x.detach() for x in (origins, directions, depths, half_side, fine, coarse))
     origins, directions, depths, half_side, fine, coarse = fixed
     return march_rays(
         planes, Rays(origins, directions, int(width)), depths, int(num_fine), half_side, FieldWeights(*weights),
-        Warp(fine, coarse, WARP_SIDE, WARP_NEAR, WARP_RATE), background,
+        Warp(fine, coarse, WARP_SIDE, WARP_NEAR, WARP_RATE),
         precision=_PRECISION.get(planes.dtype, "exact"),
     )  # fmt: skip
 
@@ -211,24 +211,24 @@ def _march_random(n: Sizes, dtype: torch.dtype, rng: Random) -> Inputs:
 
 
 def _march_training(planes: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """Without a background and with TF32 products."""
-    origins, directions, depths, half_side, fine, coarse, _, *weights, num_fine, width, uniforms = others
+    """March with TF32 products."""
+    origins, directions, depths, half_side, fine, coarse, *weights, num_fine, width, uniforms = others
     fixed = (x.detach() for x in (origins, directions, depths, half_side, fine, coarse, uniforms))
     origins, directions, depths, half_side, fine, coarse, uniforms = fixed
     return march_rays(
         planes, Rays(origins, directions, int(width)), depths, int(num_fine), half_side, FieldWeights(*weights),
-        Warp(fine, coarse, WARP_SIDE, WARP_NEAR, WARP_RATE), None, uniforms,
+        Warp(fine, coarse, WARP_SIDE, WARP_NEAR, WARP_RATE), uniforms,
         precision="exact" if planes.dtype == torch.float64 else _PRECISION.get(planes.dtype, "tf32"),
     )  # fmt: skip
 
 
 def _march_deterministic(planes: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """Without a warp, with integer sums."""
-    origins, directions, depths, half_side, _, _, background, *weights, num_fine, width = others
+    origins, directions, depths, half_side, _, _, *weights, num_fine, width = others
     origins, directions, depths, half_side = (x.detach() for x in (origins, directions, depths, half_side))
     return march_rays(
-        planes, Rays(origins, directions, int(width)), depths, int(num_fine), half_side, FieldWeights(*weights), None,
-        background, precision=_PRECISION.get(planes.dtype, "exact"),
+        planes, Rays(origins, directions, int(width)), depths, int(num_fine), half_side, FieldWeights(*weights),
+        precision=_PRECISION.get(planes.dtype, "exact"),
         deterministic=None if backend() == "reference" else True,
     )  # fmt: skip
 

@@ -113,7 +113,7 @@ class VolumeRenderer(nn.Module):
         )  # [B, S]
         rays, weights = Rays(origins[:, 0], directions, size), self.field.weights()
         feature, depth, opacity = march_rays(
-            planes, rays, depths, config.num_fine, half, weights, warp_of(neck), None, uniforms, _precision(planes)
+            planes, rays, depths, config.num_fine, half, weights, warp_of(neck), uniforms, _precision(planes)
         )
         depth = torch.minimum(torch.maximum(depth, depths[:, :1]), depths[:, -1:])
         return VolumeSamples(feature, depth, opacity)

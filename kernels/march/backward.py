@@ -64,8 +64,8 @@ def probe_kernel(
 
 @triton.jit(do_not_specialize=["tile", "Q"])
 def scan_kernel(
-    depths_ptr, depth_ptr, opacity_ptr, background_ptr, d_feature_ptr, d_depth_ptr, d_opacity_ptr, s_ptr, q_ptr, tile,
-    Q, R, width, L: tl.constexpr, E: tl.constexpr, WITH_BACKGROUND: tl.constexpr, L_PAD: tl.constexpr,
+    depths_ptr, depth_ptr, opacity_ptr, d_feature_ptr, d_depth_ptr, d_opacity_ptr, s_ptr, q_ptr, tile,
+    Q, R, width, L: tl.constexpr, E: tl.constexpr, L_PAD: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_R: tl.constexpr, TILE_W: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """Replace σ and q by the weights and gradients of the intervals; the last one of a ray is 0."""
@@ -83,8 +83,6 @@ def scan_kernel(
     q = 0.5 * (tl.load(q_ptr + at, mask=is_interval, other=0.0) + tl.load(q_ptr + at + 1, mask=is_interval, other=0.0))
     d_feature = tl.load(d_feature_ptr + ray[:, None] * E + e)
     d_opacity = tl.load(d_opacity_ptr + ray) - 0.001 * tl.sum(d_feature, 1)
-    if WITH_BACKGROUND:
-        d_opacity -= tl.sum(d_feature * tl.load(background_ptr + ray[:, None] * E + e).to(d_feature.dtype), 1)
     opacity = tl.load(opacity_ptr + ray)
     hit = opacity != 0
     d_depth = tl.where(hit, tl.load(d_depth_ptr + ray) / tl.where(hit, opacity, 1.0), 0.0)

@@ -48,7 +48,6 @@ def march_rays(
     half_side: Tensor,
     weights: FieldWeights,
     warp: Warp | None = None,
-    background: Tensor | None = None,
     uniforms: Tensor | None = None,
     precision: MlpPrecision = "exact",
     deterministic: bool | None = None,
@@ -63,21 +62,20 @@ def march_rays(
         half_side: [B] half the side of the box, in the units of depths: the planes cover it.
         weights: the MLP.
         warp: moves points first.
-        background: [B, R, E] behind what is rendered; none is black.
         uniforms: [B, R, N] in [0, 1] for the fine samples; None means evenly spread, the same for every ray.
         precision: how the kernel multiplies in the MLP: exact float32, TF32, float16 or bfloat16 on tensor cores.
         deterministic: make the gradients of the planes equal from run to run to the last bit, at the price of integer
             sums; None asks `torch.are_deterministic_algorithms_enabled()`. Those of the weights always are.
 
     Returns:
-        feature [B, R, E] float32, the background included; depth [B, R] float32, the expected depth, +inf where a ray
+        feature [B, R, E] float32, without background; depth [B, R] float32, the expected depth, +inf where a ray
         met nothing at all; opacity [B, R] float32.
 
     Raises:
         ValueError: a shape disagrees, tensors lie on several devices, one that has no gradient here asks for one, or a
             deterministic march is asked for where the fused pass cannot run; a dtype that is not wide; an unknown name.
 
-    Differentiable in planes, weights and background. Saves the inputs and the sorted depths; the backward pass computes
+    Differentiable in planes and weights. Saves the inputs and the sorted depths; the backward pass computes
     everything else again. Without gradients it holds, beyond inputs and outputs, the planes with their ring and the
     depths: 19 MB of a frame's half planes, 32 MB of float32 ones, and 9 MB more where uniforms are given.
     """
@@ -95,9 +93,6 @@ def march_rays(
         raise ValueError(f"depths: expected [B, S] with S >= 4, got {list(depths.shape)}")
     if warp is not None:
         shapes(planes=(planes, "B 3 H W C"), fine=(warp.fine, "B G G G 4"), coarse=(warp.coarse, "B g g g 3"))
-    if background is not None:
-        shapes(directions=(rays.directions, "B R 3"), feature_weight=(weights.feature_weight, "E K"),
-               background=(background, "B R E"))  # fmt: skip
     if uniforms is not None and uniforms.shape != (*rays.directions.shape[:2], num_fine):
         expected = [*rays.directions.shape[:2], num_fine]
         raise ValueError(f"uniforms: expected [B, R, N] = {expected}, got {list(uniforms.shape)}")
@@ -110,18 +105,16 @@ def march_rays(
             )
         if torch.is_grad_enabled() and tensor.requires_grad:
             raise ValueError(f"{name}: expected a tensor without a gradient, as none is given; detach it")
-    fused = runs_triton(
-        planes=planes, background=background, uniforms=uniforms, **fixed, **weights._asdict()
-    ) and fuses(weights, n["S"], num_fine)  # fmt: skip
+    fused = runs_triton(planes=planes, uniforms=uniforms, **fixed, **weights._asdict()) and fuses(
+        weights, n["S"], num_fine
+    )
     if not fused:
         if deterministic:
             raise ValueError(
                 "deterministic: expected the fused kernels (a GPU, Triton, and C, K, E powers of two from 16 to "
                 f"{WIDEST}), got other sizes or another backend; the small operators add in no order"
             )
-        return _march_in_chunks(
-            planes, rays, depths, num_fine, half_side, weights, warp, background, uniforms, precision
-        )
+        return _march_in_chunks(planes, rays, depths, num_fine, half_side, weights, warp, uniforms, precision)
     if deterministic is None:
         deterministic = torch.are_deterministic_algorithms_enabled()
     with device_of(planes):
@@ -130,33 +123,26 @@ def march_rays(
             samples = propose(arguments, depths, num_fine, uniforms)
         warp_numbers = None if warp is None else (warp.side, warp.near, warp.rate)
         options = _Options(rays.width, precision, deterministic, warp_numbers)
-        return _March.apply(arguments, options, samples, background, planes, *weights, *_fixed(rays, half_side, warp))  # type: ignore[no-any-return]
+        return _March.apply(arguments, options, samples, planes, *weights, *_fixed(rays, half_side, warp))  # type: ignore[no-any-return]
 
 
 def _march_in_chunks(
     planes: Tensor, rays: Rays, depths: Tensor, num_fine: int, half_side: Tensor, weights: FieldWeights,
-    warp: Warp | None, background: Tensor | None, uniforms: Tensor | None, precision: MlpPrecision,
+    warp: Warp | None, uniforms: Tensor | None, precision: MlpPrecision,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """March without the fused kernels, a chunk of the rays at a time."""
-    # the small operators know two kinds of products: half precision is multiplied in TF32 there
-    small: Precision = "exact" if precision == "exact" else "tf32"
     B, R = rays.directions.shape[:2]
     size = max(1, RAY_CHUNK // max(1, B))
+    # the small operators know two kinds of products: half precision is multiplied in TF32 there
+    small: Precision = "exact" if precision == "exact" else "tf32"
     on_cpu = _takes_cpu_march(planes, rays, num_fine, weights)
     chunks = []
     for start in range(0, max(1, R), size):
         piece = slice(start, start + size)
         chunk_rays = Rays(rays.origins, rays.directions[:, piece], min(rays.width, size))
-        behind, u = (None if x is None else x[:, piece] for x in (background, uniforms))
-        if on_cpu:
-            feature, depth, opacity = march_cpu(planes, chunk_rays, depths, num_fine, half_side, weights, warp, u)
-            if behind is not None:
-                feature = feature + (1 - opacity)[..., None] * behind.float()
-            chunks.append((feature, depth, opacity))
-        else:
-            chunks.append(
-                march_rays_reference(planes, chunk_rays, depths, num_fine, half_side, weights, warp, behind, u, small)
-            )
+        u = None if uniforms is None else uniforms[:, piece]
+        arguments = planes, chunk_rays, depths, num_fine, half_side, weights, warp, u
+        chunks.append(march_cpu(*arguments) if on_cpu else march_rays_reference(*arguments, small))
     feature, depth, opacity = (torch.cat(parts, 1) for parts in zip(*chunks, strict=True))
     return feature, depth, opacity
 
@@ -175,8 +161,7 @@ def _takes_cpu_march(planes: Tensor, rays: Rays, num_fine: int, weights: FieldWe
 
 def march_rays_reference(
     planes: Tensor, rays: Rays, depths: Tensor, num_fine: int, half_side: Tensor, weights: FieldWeights,
-    warp: Warp | None = None, background: Tensor | None = None, uniforms: Tensor | None = None,
-    precision: Precision = "exact",
+    warp: Warp | None = None, uniforms: Tensor | None = None, precision: Precision = "exact",
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Compute the definition: the small operators, one after the other."""
     origins, directions, _ = rays
@@ -199,10 +184,7 @@ def march_rays_reference(
         (coarse, fine), (coarse_density, fine_density), (coarse_feature, fine_feature)
     )
     pixel, depth, opacity = composite(raw_density, feature, t)
-    pixel = pixel.to(opacity.dtype)
-    if background is not None:
-        pixel = pixel + (1 - opacity)[..., None] * background.to(opacity.dtype)
-    return pixel, depth, opacity
+    return pixel.to(opacity.dtype), depth, opacity
 
 
 def warped(points: Tensor, warp: Warp | None) -> Tensor:
@@ -243,19 +225,17 @@ def _fixed(rays: Rays, half_side: Tensor, warp: Warp | None) -> tuple[Tensor, ..
 class _March(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, arguments: Arguments, options: _Options, samples: Tensor, background: Tensor | None, planes: Tensor,
-        *others: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        behind = None if background is None else background.contiguous()
-        feature, depth, opacity = march(arguments, samples, behind)
+        ctx: Any, arguments: Arguments, options: _Options, samples: Tensor, planes: Tensor, *others: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        feature, depth, opacity = march(arguments, samples)
         ctx.options = options
-        ctx.save_for_backward(samples, behind, depth, opacity, planes, *others)
+        ctx.save_for_backward(samples, depth, opacity, planes, *others)
         return feature, depth, opacity
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *d_out: Tensor) -> tuple[Tensor | None, ...]:
-        samples, background, depth, opacity, planes, *others = ctx.saved_tensors
+        samples, depth, opacity, planes, *others = ctx.saved_tensors
         count, options = len(FieldWeights._fields), ctx.options
         weights, (origins, directions, half_side, *grids) = FieldWeights(*others[:count]), others[count:]
         warp = None if options.warp is None else Warp(*grids, *options.warp)
@@ -265,16 +245,15 @@ class _March(torch.autograd.Function):
         scale = _power_of_two(d_out) if options.precision == "fp16" else None
         scaled = [(d if scale is None else d * scale.view(-1, *(1,) * (d.dim() - 1))).contiguous() for d in d_out]
         gradients = march_backward(
-            arguments, samples, background, (depth, opacity), (scaled[0], scaled[1], scaled[2]), options.deterministic,
-            with_planes=ctx.needs_input_grad[4], scale=scale,
+            arguments, samples, (depth, opacity), (scaled[0], scaled[1], scaled[2]), options.deterministic,
+            with_planes=ctx.needs_input_grad[3], scale=scale,
         )  # fmt: skip
-        d_background = None if background is None else ((1 - opacity)[..., None] * d_out[0]).to(background.dtype)
         g = gradients
         d_weights = [
             d.to(w.dtype) for d, w in zip((g.w_h.T / 3, g.b_h, g.w_d, g.b_d, g.w_f.T, g.b_f), weights, strict=True)
         ]
         d_planes = None if g.planes is None else g.planes.to(planes.dtype)
-        return None, None, None, d_background, d_planes, *d_weights, *(None for _ in others[count:])
+        return None, None, None, d_planes, *d_weights, *(None for _ in others[count:])
 
 
 def _power_of_two(gradients: Sequence[Tensor]) -> Tensor:

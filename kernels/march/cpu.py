@@ -24,7 +24,7 @@ def march_cpu(
     planes: Tensor, rays: Rays, depths: Tensor, num_fine: int, half_side: Tensor, weights: FieldWeights,
     warp: Warp | None, uniforms: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Render rays like `march_rays`, in float32 and without background.
+    """Render rays like `march_rays`, in float32.
 
     Each feature is off by at most SKIPPED, and rounding. There has to be at least one image, one ray and one fine
     sample.

@@ -28,9 +28,9 @@ from triportrait.kernels.march.device import (
 @triton.jit
 def march_kernel(
     planes_ptr, depths_ptr, ray_ptr, direction_ptr, fine_ptr, coarse_ptr, w_h_ptr, b_h_ptr, w_d_ptr, b_d_ptr, w_f_ptr,
-    b_f_ptr, background_ptr, feature_ptr, depth_ptr, opacity_ptr, R, H, W, width, side, near, rate,
+    b_f_ptr, feature_ptr, depth_ptr, opacity_ptr, R, H, W, width, side, near, rate,
     L: tl.constexpr, C: tl.constexpr, K: tl.constexpr, E: tl.constexpr, FINE: tl.constexpr, COARSE: tl.constexpr,
-    WITH_BACKGROUND: tl.constexpr, BLOCK_R: tl.constexpr, TILE_W: tl.constexpr, SEGMENTS: tl.constexpr,
+    BLOCK_R: tl.constexpr, TILE_W: tl.constexpr, SEGMENTS: tl.constexpr,
     PRECISION: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """Render samples at sorted depths [B, R, L] into feature [B, R, E], depth [B, R] and opacity [B, R]."""
@@ -85,8 +85,6 @@ def march_kernel(
     ray = b * R + ray
     at = ray[:, None] * E + e[None, :]
     feature = 1.002 * feature - 0.001 * opacity[:, None]
-    if WITH_BACKGROUND:
-        feature += (1 - opacity)[:, None] * tl.load(background_ptr + at).to(WIDE)
     tl.store(feature_ptr + at, feature, mask=exists[:, None])
     missed = opacity == 0
     tl.store(depth_ptr + ray, tl.where(missed, float("inf"), depth / tl.where(missed, 1.0, opacity)), mask=exists)

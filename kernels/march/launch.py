@@ -152,7 +152,7 @@ def propose(args: Arguments, depths: Tensor, num_fine: int, uniforms: Tensor | N
     return samples
 
 
-def march(args: Arguments, samples: Tensor, background: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def march(args: Arguments, samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Render feature [B, R, E], depth [B, R] and opacity [B, R] from sorted depths [B, R, L]."""
     x, (B, R, L) = args.tensors, samples.shape
     E = x.w_f.shape[1]
@@ -161,9 +161,8 @@ def march(args: Arguments, samples: Tensor, background: Tensor | None) -> tuple[
     if opacity.numel():
         march_kernel[patches(args, BLOCK_R, TILE_W), B](
             x.planes, samples, x.ray, x.directions, x.fine, x.coarse, *x.mlp(),
-            feature if background is None else background, feature, depth, opacity, R, *args.size, args.width,
-            *args.warp_numbers, L, *x.w_h.shape, E, *args.warp_sizes, background is not None, BLOCK_R, TILE_W,
-            EXACT_SEGMENTS if args.options["EXACT"] else SEGMENTS, **args.options,
+            feature, depth, opacity, R, *args.size, args.width, *args.warp_numbers, L, *x.w_h.shape, E,
+            *args.warp_sizes, BLOCK_R, TILE_W, EXACT_SEGMENTS if args.options["EXACT"] else SEGMENTS, **args.options,
         )  # fmt: skip
     return feature, depth, opacity
 
@@ -181,7 +180,7 @@ class Gradients(NamedTuple):
 
 
 def march_backward(
-    args: Arguments, samples: Tensor, background: Tensor | None, out: tuple[Tensor, Tensor],
+    args: Arguments, samples: Tensor, out: tuple[Tensor, Tensor],
     d_out: tuple[Tensor, Tensor, Tensor], deterministic: bool, with_planes: bool = True, scale: Tensor | None = None,
 ) -> Gradients:  # fmt: skip
     """Compute gradients from those of feature, depth and opacity.
@@ -213,9 +212,8 @@ def march_backward(
             *rays, *args.warp_numbers, L, C, K, E, *args.warp_sizes, BACK_SAMPLES, rows, BACK_W, **args.options,
         )  # fmt: skip
         scan_kernel[triton.cdiv(Q, SCAN_ROWS), B](
-            samples, *out, out[0] if background is None else background, *d_out, s, q, *where, args.width, L, E,
-            background is not None, tile_side(L), SCAN_ROWS, rows, BACK_W, EXACT=args.options["EXACT"],
-            num_stages=1,
+            samples, *out, *d_out, s, q, *where, args.width, L, E, tile_side(L), SCAN_ROWS, rows, BACK_W,
+            EXACT=args.options["EXACT"], num_stages=1,
         )  # fmt: skip
         b_d[:, 0, 0] += q.sum((1, 2))  # every σ is in two means, so that the last part takes all of them
         mlp_kernel[count, groups, B](
