@@ -92,6 +92,6 @@ def _why(name: str) -> str:
     if torch.version.cuda is not None:
         try:
             torch.cuda.init()
-        except Exception as error:  # torch's own, or what its libraries raise
+        except Exception as error:  # an error of torch, or of its libraries
             error_line = line(error)
     return why_unused(name, torch.version.cuda, error_line)

@@ -25,7 +25,7 @@ from triportrait.kernels.dispatch import INTERPRETED, runs_triton, same_dtype
 from triportrait.kernels.language import device_of, tl, triton
 
 WIDEST = 512
-SCRATCH = 64 << 20  # bytes of probabilities at a time (64 MiB), backward those of their gradients included
+SCRATCH = 64 << 20  # bytes of probabilities at a time, in the backward pass together with their gradients
 
 
 def attend_wide(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ def _pieces(query: Tensor, keys: int, tile: int, matrices: int) -> Iterator[tupl
     """Yield the first image, images, first query and queries of each piece: bounded scratch, whole tiles."""
     B, N, heads, _ = query.shape
     tile_bytes = max(1, heads * keys * tile * query.element_size() * matrices)
-    tiles = max(1, min(-(-N // tile), SCRATCH // tile_bytes))  # an image's queries first: fewer sums over pieces
+    tiles = max(1, min(-(-N // tile), SCRATCH // tile_bytes))  # one image's queries go first: fewer pieces are summed
     images, rows = max(1, SCRATCH // (tiles * tile_bytes)), tiles * tile
     for first in range(0, B if query.numel() else 0, images):
         for start in range(0, N, rows):

@@ -69,7 +69,7 @@ class _BiasLeakyRelu(torch.autograd.Function):
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
         leak, gain, bias_dtype = ctx.constants
         out = ctx.saved_tensors[0]
-        wide = _Slope.apply(lifted(d_out), out, leak, gain)  # as the bias sums it
+        wide = _Slope.apply(lifted(d_out), out, leak, gain)  # float32, in which the bias is summed
         return wide.to(out.dtype), wide.sum((0, 2, 3)).to(bias_dtype), None, None
 
 

@@ -81,7 +81,7 @@ def runs_triton(**tensors: Tensor | None) -> bool:
             "backend triton: the package is not installed or does not load; install triton or use backend auto"
         )
     if device.type == "meta":
-        return True  # shapes without numbers: launches are made, for whoever records them
+        return True  # tensors without memory: whoever records launches wants them
     if device.type == "cuda":
         major, minor = _capability(device)
         if (major, minor) < OLDEST:

@@ -22,7 +22,7 @@ from triportrait.kernels.language import device_of, tile_side, tl, triton
 from triportrait.kernels.triplane import SampleTriplane, plane_mean, sample_triplane_reference
 
 FEATURE_MARGIN = 0.001  # the sigmoid is widened so that 0 and 1 can be reached
-Precision = Literal["exact", "tf32"]  # of the products on a GPU
+Precision = Literal["exact", "tf32"]  # how a GPU multiplies
 
 
 class FieldWeights(NamedTuple):

@@ -18,7 +18,7 @@ from triportrait.kernels.dispatch import runs_triton, same_dtype
 from triportrait.kernels.language import device_of, tl, triton
 
 WEIGHT_FLOOR = 0.01  # every interval keeps a chance
-PROBABILITY_FLOOR = 1e-5  # and a bin narrower than this is not divided by
+PROBABILITY_FLOOR = 1e-5  # bins narrower than this are not divided by their width
 
 
 def stratified_depths(near: Tensor, far: Tensor, num_samples: int, jitter: Tensor | None = None) -> Tensor:

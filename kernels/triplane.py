@@ -127,7 +127,7 @@ def plane_mean(
             xi, yi, inside, weight_x, weight_y = _tap(x, y, mask_p, H, W, corner)
             at = plane_ptr + ((yi * W + xi) * C)[:, None] + c[None, :]
             texel = tl.load(at, mask=inside[:, None] & mask_c[None, :], other=0.0)
-            # a tap beside the plane weighs nothing, even where its weight is no number
+            # a tap beside the plane weighs nothing, even where its weight is NaN
             total += tl.where(inside, weight_x * weight_y, 0.0)[:, None] * lift(texel)
     return total / 3
 

@@ -21,7 +21,7 @@ from triportrait.core.config import NeckConfig
 from triportrait.core.errors import InputError
 from triportrait.core.motion.flame import Flame, Tables, check_indices, kind_of
 from triportrait.core.types import NeckGrid
-from triportrait.kernels.march import Warp, warped
+from triportrait.kernels.march import Warp
 from triportrait.kernels.nearest_face import Edges, mesh_edges, nearest_face
 
 BLEND_RATE = 1000.0  # per square scene unit: how fast the coarse grid takes over
@@ -166,11 +166,6 @@ def carry_points(points: Tensor, from_corners: Tensor, to_corners: Tensor) -> Te
 def _normal(corners: Tensor) -> Tensor:
     a, b, c = corners.unbind(2)
     return F.normalize(torch.linalg.cross(b - a, c - a), dim=-1)
-
-
-def undo_neck(points: Tensor, neck: NeckGrid | None) -> Tensor:
-    """Move world points [B, P, 3] to canonical points [B, P, 3], in scene units; without a neck they stay."""
-    return warped(points, warp_of(neck))
 
 
 def warp_of(neck: NeckGrid | None) -> Warp | None:

@@ -22,7 +22,7 @@ NESTED_KEYS = ("state_dict", "net", "model")
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 # entries count each time that they are looked at, empty ones too: a published network has about three thousand
 MAX_DEPTH, MAX_ENTRIES, MAX_NAME = 64, 20_000, 100
-# letters of all settings of a network as text, of one text among them, and what any value counts for
+# the most letters of all settings of a network and of one text in them; the letters that any value costs
 MAX_SETTINGS, MAX_TEXT, VALUE_LETTERS = 100_000, 200, 8
 
 

@@ -19,7 +19,7 @@ from triportrait.core.reconstruct.encoders import (
     initialize_encoders,
 )
 
-PLANE_STD = 0.15  # of the last convolution at the start, so that the planes of a fresh network differ
+PLANE_STD = 0.15  # of the last convolution's fresh weights: the planes of a fresh network differ
 
 
 class PlaneDecoder(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from triportrait.core.types import PUBLISHED_FOCAL, Camera
 
-FIXED_POSITION = (0.0, 0.01, 4.2)  # of the published inference, scene units
+FIXED_POSITION = (0.0, 0.01, 4.2)  # the published inference's camera, scene units
 
 
 def intrinsics(focal: float = PUBLISHED_FOCAL, batch: int = 1) -> Tensor:

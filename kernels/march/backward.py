@@ -118,7 +118,7 @@ def mlp_kernel(
     b = tl.program_id(2).to(tl.int64)
     ray, _ = tile_rays(tile + tl.program_id(0), width, R, BLOCK_R, TILE_W, 1)
     place = (tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)) * L
-    # a piece's scratch is small: within an image 32-bit offsets do, which are half the registers
+    # a piece's scratch is small, so that 32-bit offsets suffice within an image: half the registers
     point_ptr, w_ptr, d_middle_ptr = point_ptr + b * Q * L * 3, w_ptr + b * Q * L, d_middle_ptr + b * Q * L
     d_f_ptr = d_f_ptr + b * Q * L * C
     c, k, e, row = tl.arange(0, C), tl.arange(0, K), tl.arange(0, E), tl.arange(0, 16)[:, None]
@@ -143,7 +143,9 @@ def mlp_kernel(
         v = 0.5 * (tl.load(w_ptr + at) + tl.load(w_ptr + at - 1, mask=has_previous, other=0.0))
         d_s = tl.load(d_middle_ptr + at) + tl.load(d_middle_ptr + at - 1, mask=has_previous, other=0.0)
         d_s = 0.5 * d_s
-        d_feature = tl.load(d_feature_ptr + ray[:, None] * E + e[None, :])  # kept across the loop it would spill
+        d_feature = tl.load(
+            d_feature_ptr + ray[:, None] * E + e[None, :]
+        )  # here, because kept across the loop it would spill
         d_out = (d_feature * (1.002 * v)[:, None] * out * (1 - out)).to(w_f.dtype)
         d_h = tl.dot(d_out, tl.trans(w_f), input_precision=PRECISION, out_dtype=WIDE)
         d_h += d_s[:, None] * tl.load(w_d_ptr + k)[None, :]
@@ -185,7 +187,7 @@ def splat_kernel(
     for corner in tl.static_range(4):
         weight = lerp_weight(wx, corner % 2) * lerp_weight(wy, corner // 2)
         xi, yi = x0 + corner % 2 - 2, y0 + corner // 2 - 2
-        inside = exists & (xi >= 0) & (xi < W) & (yi >= 0) & (yi < H)  # the ring takes none
+        inside = exists & (xi >= 0) & (xi < W) & (yi >= 0) & (yi < H)  # the ring gets no gradient
         to = base + tl.where(inside, yi * W + xi, 0)[:, None] * C + c[None, :]
         if FIXED:
             tl.atomic_add(

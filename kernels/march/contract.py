@@ -33,8 +33,8 @@ from triportrait.kernels.march.launch import (
     propose,
 )
 
-WIDEST = 128  # of C, K, E in the fused pass
-MOST_SAMPLES = 255  # S, N
+WIDEST = 128  # the largest C, K, E of the fused pass
+MOST_SAMPLES = 255  # the largest S, N
 RAY_CHUNK = 4096  # rays of the whole batch at a time where nothing is fused; bounds the memory, changes no ray
 
 __all__ = ["MlpPrecision", "Rays", "Warp", "march_rays", "march_rays_reference", "warped"]
@@ -241,7 +241,7 @@ class _March(torch.autograd.Function):
         warp = None if options.warp is None else Warp(*grids, *options.warp)
         rays = Rays(origins, directions, options.width)
         arguments = pack(planes, rays, half_side, weights, warp, options.precision)
-        # gradients of a mean over a picture are below what float16 can tell from 0
+        # gradients of a mean over a picture would underflow in float16
         scale = _power_of_two(d_out) if options.precision == "fp16" else None
         scaled = [(d if scale is None else d * scale.view(-1, *(1,) * (d.dim() - 1))).contiguous() for d in d_out]
         gradients = march_backward(
@@ -262,4 +262,4 @@ def _power_of_two(gradients: Sequence[Tensor]) -> Tensor:
         return torch.ones(len(gradients[0]), device=gradients[0].device)
     largest = torch.stack([d.abs().flatten(1).amax(1) for d in gradients]).amax(0)
     exponent = torch.where((largest > 0) & largest.isfinite(), 6 - torch.frexp(largest).exponent, 0)
-    return ((exponent.clamp(-100, 100).to(torch.int32) + 127) << 23).view(torch.float32)  # its bits: pow may round
+    return ((exponent.clamp(-100, 100).to(torch.int32) + 127) << 23).view(torch.float32)  # made of bits: pow may round

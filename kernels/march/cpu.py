@@ -87,7 +87,7 @@ class _Field:
         _, self.height, self.width, C = planes.shape
         self.half_side, self.weights, self.offsets = half_side, weights, offsets
         rows = (planes.reshape(-1, C) @ (weights.hidden_weight.T / 3)).view(3, self.height, self.width, -1)
-        self.table = F.pad(rows, (0, 0, 1, 2, 1, 2)).flatten(0, 2)  # a ring of zeros, and one that is never weighed
+        self.table = F.pad(rows, (0, 0, 1, 2, 1, 2)).flatten(0, 2)  # a ring of zeros, and a row without weight
         self.channels = len(weights.feature_bias)
 
     def hidden(self, points: Tensor) -> Tensor:

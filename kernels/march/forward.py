@@ -64,7 +64,7 @@ def march_kernel(
         h = hidden_units(sample_ringed(planes_ptr, x, y, z, H, W, C), w_h, b_h, PRECISION, EXACT)
         s1 = tl.sum(h * w_d[None, :], 1) + b_d
         c1 = features(h, w_f, b_f, PRECISION)
-        # a piece begins with no interval and the last may end early: infinity times no length would be no number
+        # a piece begins with no interval, and the last may end early: infinity times no length would be NaN
         is_interval = (i > 0) & (first + i < L)
         optical_depth += tl.where(is_interval, interval_depth(s0, s1, t1 - t0, EXACT), 0.0)
         transmittance_after = tl.exp2(-optical_depth * LOG2E)
@@ -181,7 +181,7 @@ def propose_kernel(
     index = _count_below(depths_ptr + row, u, S - 3, True, S_PAD)
     c_below = tl.load(depths_ptr + row + index - 1, mask=exists & (index > 0), other=0.0)
     c_above = tl.load(depths_ptr + row + index, mask=exists & (index < S - 3), other=0.0)
-    last = index >= S - 3  # u beyond the last entry: above is below
+    last = index >= S - 3  # u is beyond the last entry: there is none above
     t_a, t_b = tl.load(coarse_t_ptr + index), tl.load(coarse_t_ptr + index + 1)
     t_c = tl.load(coarse_t_ptr + tl.minimum(index + 2, S - 1))
     low, high = 0.5 * (t_a + t_b), tl.where(last, 0.5 * (t_a + t_b), 0.5 * (t_b + t_c))

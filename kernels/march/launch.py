@@ -23,12 +23,14 @@ RING = 2  # texels of zeros around a plane
 
 BLOCK_R, TILE_W = 16, 4  # rays of a program as a patch 4 wide
 SEGMENTS, EXACT_SEGMENTS = 4, 2  # pieces of a ray; with exact products 64 rows spill
-BACK_R, WIDE_BACK_R = 64, 32  # rays of a program, backward; with products of float32 or TF32 64 spill
-BACK_W, BACK_SAMPLES = 8, 16  # a patch of them is 8 wide; samples of a program
+BACK_R, WIDE_BACK_R = 64, 32  # rays of a program in the backward pass; 64 spill with products of float32 or TF32
+BACK_W, BACK_SAMPLES = 8, 16  # width of their patch; samples of a program
 SCAN_ROWS = 4
 SPLAT_P = 32
-SCRATCH = 32 << 20  # bytes of d_f at a time: with points and sums beside it most of a second cache
-DETERMINISTIC_SCRATCH = 256 << 20  # for each image: a frame at once, as each piece adds a whole set of integer planes
+SCRATCH = 32 << 20  # bytes of d_f at a time: with points and sums most of a second cache
+DETERMINISTIC_SCRATCH = (
+    256 << 20
+)  # bytes of an image: a frame at once, because each piece adds a whole set of integer planes
 
 
 class Warp(NamedTuple):
@@ -39,7 +41,7 @@ class Warp(NamedTuple):
 
     fine: Tensor  # [B, G, G, G, 4] at the centres of the cells of a cube around the origin
     coarse: Tensor  # [B, g, g, g, 3]
-    side: float  # of the cube
+    side: float  # the cube's
     near: float
     rate: float
 
@@ -215,7 +217,7 @@ def march_backward(
             samples, *out, *d_out, s, q, *where, args.width, L, E, tile_side(L), SCAN_ROWS, rows, BACK_W,
             EXACT=args.options["EXACT"], num_stages=1,
         )  # fmt: skip
-        b_d[:, 0, 0] += q.sum((1, 2))  # every σ is in two means, so that the last part takes all of them
+        b_d[:, 0, 0] += q.sum((1, 2))  # an interval's gradient goes to two samples by halves: the sum is the bias's
         mlp_kernel[count, groups, B](
             x.planes, points, x.w_h, x.b_h, x.w_d, x.w_f, x.b_f, d_out[0], s, q, d_f, w_h, w_f, b_h, w_d, b_f,
             groups * chunk, *where, *rays, L, C, K, E, BACK_SAMPLES, rows, BACK_W, **args.options,

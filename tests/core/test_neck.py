@@ -11,7 +11,8 @@ from tests.core.synthetic import flame_tables, mesh_tables
 from triportrait.core.config import NeckConfig
 from triportrait.core.errors import InputError
 from triportrait.core.motion.flame import Flame, rescale_flame, rotation_matrices
-from triportrait.core.motion.neck import NeckField, cluster_mesh, grid_points, neck_grid, surface_offsets, undo_neck
+from triportrait.core.motion.neck import NeckField, cluster_mesh, grid_points, neck_grid, surface_offsets, warp_of
+from triportrait.kernels.march import warped
 
 _CELLS = [(i, j, k) for i in range(3) for j in range(3) for k in range(3)]
 
@@ -123,7 +124,7 @@ class TestNeckField:
         grid = field(torch.randn(1, 300), torch.randn(1, 100), *pose(jaw=(0.2, 0, 0)))
         assert grid.fine[..., :3].abs().max() < 5e-5
         points = torch.rand(1, 200, 3) * 1.2 - 0.6
-        torch.testing.assert_close(undo_neck(points, grid), points, atol=1e-5, rtol=0)
+        torch.testing.assert_close(warped(points, warp_of(grid)), points, atol=1e-5, rtol=0)
 
     def test_a_turned_head_is_turned_back(self, tables, field):
         turn = (0.0, 0.35, 0.0)
@@ -132,7 +133,7 @@ class TestNeckField:
         target, _ = field.flame(torch.zeros(1, 400), *pose(turn))
         rigid = (tables["skinning_weights"][:, 1] > 0.9999) & (tables["template"][:, 1] > 0.3)
         assert rigid.sum() > 20
-        back = undo_neck(target, grid)[0]
+        back = warped(target, warp_of(grid))[0]
         before, after = (target[0] - tables["template"])[rigid], (back - tables["template"])[rigid]
         assert after.norm(dim=-1).max() < 0.12 * before.norm(dim=-1).max()  # what the grid's interpolation leaves
 
@@ -152,7 +153,7 @@ class TestNeckField:
     def test_the_torso_stays(self, field):
         grid = field(torch.zeros(1, 300), torch.zeros(1, 100), *pose((0.0, 0.35, 0.0)))
         points = torch.tensor([[[0.0, -0.4, 0.0], [0.1, -0.5, 0.1]]])
-        torch.testing.assert_close(undo_neck(points, grid), points, atol=0.03, rtol=0)
+        torch.testing.assert_close(warped(points, warp_of(grid)), points, atol=0.03, rtol=0)
 
     def test_a_batch_is_its_members(self, field):
         shape, expression = torch.randn(2, 300), torch.randn(2, 100)
@@ -164,7 +165,7 @@ class TestNeckField:
 
     def test_no_neck_is_the_identity(self):
         points = torch.rand(1, 5, 3)
-        assert undo_neck(points, None) is points
+        assert warped(points, warp_of(None)) is points
 
     def test_a_mesh_without_coarse_tables_is_clustered(self):
         tables = flame_tables(rings=40, segments=60)

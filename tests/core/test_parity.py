@@ -8,13 +8,14 @@ import torch.nn.functional as F
 
 from tests.core.parity import seeded, stored
 from triportrait.core.config import NeckConfig
-from triportrait.core.motion.neck import carry_points, grid_points, neck_grid, undo_neck
+from triportrait.core.motion.neck import carry_points, grid_points, neck_grid, warp_of
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.render.rays import camera_rays
 from triportrait.core.render.volume import resize_background
 from triportrait.core.rule import rule_normal
 from triportrait.core.types import Driving, NeckGrid
 from triportrait.kernels.field import decode_field
+from triportrait.kernels.march import warped
 from triportrait.kernels.triplane import sample_triplane
 
 pytestmark = [pytest.mark.full, pytest.mark.usefixtures("no_grad")]
@@ -221,7 +222,9 @@ class TestNeckField:
             smooth = F.avg_pool3d(F.pad(smooth, (1,) * 6, mode="replicate"), 3, stride=1)
         fine = torch.cat([z["offset24"], z["dist24"].view(1, 1, 24, 24, 24)], 1)
         grid = NeckGrid(fine.permute(0, 2, 3, 4, 1), smooth.permute(0, 2, 3, 4, 1), 1.3, 3e-3)
-        agrees("14_headpose_deform", "x_c", undo_neck(seeded("deform_points", (1, 2000, 3), "uniform", 0.7), grid))
+        agrees(
+            "14_headpose_deform", "x_c", warped(seeded("deform_points", (1, 2000, 3), "uniform", 0.7), warp_of(grid))
+        )
 
 
 def _edge_distance(points, start, end):

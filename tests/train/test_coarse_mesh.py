@@ -6,7 +6,8 @@ import torch
 
 from triportrait.core.checkpoint import demo_weights, load_portrait
 from triportrait.core.config import NeckConfig
-from triportrait.core.motion.neck import undo_neck
+from triportrait.core.motion.neck import warp_of
+from triportrait.kernels.march import warped
 from triportrait.kernels.nearest_face import nearest_face
 from triportrait.train.data.heads.anatomy import Kind, mean_identity
 from triportrait.train.data.heads.mesh import LARGEST_FACES, coarse_pose, head_neck_grid
@@ -52,7 +53,7 @@ def test_the_neck_field_undoes_the_rotation_on_the_surface(studio):
     for kind in (Kind.SKIN, Kind.HAIR_SHELL, Kind.EYE, Kind.NECK, Kind.TORSO):
         rows = rows_of(mesh, kind)[::7]
         inside = pose.vertices[:, rows].abs().amax(-1) < BOX_SIDE / 2
-        back = undo_neck(pose.vertices[:, rows], grid)
+        back = warped(pose.vertices[:, rows], warp_of(grid))
         error = (back - pose.straight[:, rows]).norm(dim=-1)[inside]
         assert error.mean() < 0.006 and error.quantile(0.95) < 0.02, (kind.name, error.mean(), error.quantile(0.95))
     skin = rows_of(mesh, Kind.SKIN)
