@@ -39,8 +39,8 @@ def test_xformers_agrees_with_torch():
     pytest.importorskip("xformers")
     query = torch.randn(2, 100, 4, 256, device="cuda", dtype=torch.float16)
     key, value = torch.randn(2, 2, 64, 4, 256, device="cuda", dtype=torch.float16)
-    wanted = by_hand(query.double(), key.double(), value.double())
-    torch.testing.assert_close(attend(query, key, value).double(), wanted, atol=2e-3, rtol=0)
+    expected = by_hand(query.double(), key.double(), value.double())
+    torch.testing.assert_close(attend(query, key, value).double(), expected, atol=2e-3, rtol=0)
 
 
 def test_reduced_keys_see_the_map_in_cells():
@@ -51,8 +51,8 @@ def test_reduced_keys_see_the_map_in_cells():
     tokens = torch.randn(1, 24, 8)
     module(tokens, grid=(4, 6))
     assert seen == [(1, 6, 8)]
-    wanted = module.reduce(tokens.transpose(1, 2).reshape(1, 8, 4, 6)).flatten(2).transpose(1, 2)
-    context = module.reduce_norm(wanted)
+    expected = module.reduce(tokens.transpose(1, 2).reshape(1, 8, 4, 6)).flatten(2).transpose(1, 2)
+    context = module.reduce_norm(expected)
     key, value = module.kv(context).view(1, 6, 2, 2, 4).unbind(2)
     query = module.q(tokens).view(1, 24, 2, 4)
     torch.testing.assert_close(module(tokens, grid=(4, 6)), module.proj(by_hand(query, key, value)))

@@ -88,8 +88,8 @@ def computed(monkeypatch) -> Callable[[bool], None]:
     def compute(learns: bool) -> None:
         query, key, value = torch.randn(3, 2, 5, 4, 16, requires_grad=learns)
         result = attend(query, key, value)
-        wanted = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (query, key, value)))
-        torch.testing.assert_close(result, wanted.transpose(1, 2).flatten(2))
+        expected = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (query, key, value)))
+        torch.testing.assert_close(result, expected.transpose(1, 2).flatten(2))
         if learns:
             torch.autograd.grad(result.sum(), query)
 
@@ -212,7 +212,7 @@ def test_asking_inside_a_checkpoint_leaves_its_books_alone(xformers, monkeypatch
     xformers()
     monkeypatch.setattr(attention, "backend_for", lambda *_: "xformers")
     module, tokens = Attention(8, 2), torch.randn(2, 5, 8, requires_grad=True)
-    wanted = torch.autograd.grad(module(tokens).square().sum(), tokens)[0]
+    expected = torch.autograd.grad(module(tokens).square().sum(), tokens)[0]
     attention._runs.clear()
     again = checkpoint(module, tokens, use_reentrant=False)
-    torch.testing.assert_close(torch.autograd.grad(again.square().sum(), tokens)[0], wanted)
+    torch.testing.assert_close(torch.autograd.grad(again.square().sum(), tokens)[0], expected)

@@ -111,12 +111,12 @@ def test_the_crop_is_a_bilinear_lookup_in_pixel_coordinates():
     for row, column in ((10, 20), (100, 57), (200, 150), (223, 223)):
         y, x = ((c + 0.5) * 192 / 224 - 0.5 for c in (row, column))
         x0, y0 = math.floor(x), math.floor(y)
-        wanted = sum(
+        expected = sum(
             (1 - abs(x - i)) * (1 - abs(y - j)) * warped(min(max(i, 0), 191) + 16, min(max(j, 0), 191))
             for j in (y0, y0 + 1)
             for i in (x0, x0 + 1)
         )
-        torch.testing.assert_close(crop[0, :, row, column].double(), wanted, atol=1e-3, rtol=0)
+        torch.testing.assert_close(crop[0, :, row, column].double(), expected, atol=1e-3, rtol=0)
 
 
 def test_the_centred_anchors_are_where_the_alignment_puts_them():
@@ -124,8 +124,8 @@ def test_the_centred_anchors_are_where_the_alignment_puts_them():
     points = {"eye": (-0.31148657, 0.09036078), "other eye": (0.30979887, 0.08972035)}
     corners = ((-0.25216928, -0.5813392), (0.2484662, -0.5812824))
     points["mouth"] = tuple((a + b) / 2 for a, b in zip(*corners, strict=True))
-    for wanted, anchor in zip(points.values(), CENTRED_ANCHORS, strict=True):
-        assert anchor == pytest.approx((256 + 180 * wanted[0], 256 - 180 * (wanted[1] + 0.1)), abs=1e-3)
+    for expected, anchor in zip(points.values(), CENTRED_ANCHORS, strict=True):
+        assert anchor == pytest.approx((256 + 180 * expected[0], 256 - 180 * (expected[1] + 0.1)), abs=1e-3)
 
 
 def test_inverse_similarity_undoes_it():

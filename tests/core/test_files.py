@@ -51,8 +51,8 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, monkeypatch):
 def test_what_is_put_there_meanwhile_is_not_waited_for(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "file").write_bytes(b"x")
-    found = os.stat(tmp_path / "file")
-    monkeypatch.setattr(os, "stat", lambda path: found)
+    result = os.stat(tmp_path / "file")
+    monkeypatch.setattr(os, "stat", lambda path: result)
     with pytest.raises(InputError, match="this is a pipe"):
         opened(tmp_path / "pipe")
 

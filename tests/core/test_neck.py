@@ -48,8 +48,8 @@ class TestFlame:
         betas = torch.zeros(1, 400)
         betas[0, 7], betas[0, 301] = 2.0, -1.0  # a shape and an expression
         vertices, _ = Flame(tables)(betas, *pose())
-        wanted = tables["template"] + 2 * tables["shape_directions"][..., 7] - tables["shape_directions"][..., 301]
-        torch.testing.assert_close(vertices[0], wanted, atol=1e-5, rtol=0)
+        expected = tables["template"] + 2 * tables["shape_directions"][..., 7] - tables["shape_directions"][..., 301]
+        torch.testing.assert_close(vertices[0], expected, atol=1e-5, rtol=0)
 
     def test_a_vertex_of_the_neck_joint_turns_around_it(self, tables):
         turn = (0.0, 0.4, 0.0)
@@ -58,8 +58,8 @@ class TestFlame:
         rigid = tables["skinning_weights"][:, 1] > 0.9999
         assert rigid.sum() > 20
         rotation, pivot = rotation_matrices(torch.tensor(turn)), joints[0, 1]
-        wanted = (tables["template"] - pivot) @ rotation.T + pivot
-        torch.testing.assert_close(vertices[0][rigid], wanted[rigid], atol=1e-4, rtol=0)
+        expected = (tables["template"] - pivot) @ rotation.T + pivot
+        torch.testing.assert_close(vertices[0][rigid], expected[rigid], atol=1e-4, rtol=0)
         still = tables["skinning_weights"][:, 0] == 1
         torch.testing.assert_close(vertices[0][still], tables["template"][still], atol=1e-5, rtol=0)
 
@@ -68,8 +68,8 @@ class TestFlame:
         _, joints = flame(torch.zeros(1, 400), *pose((0.0, 0.5, 0.0)))
         _, straight = flame(torch.zeros(1, 400), *pose())
         rotation = rotation_matrices(torch.tensor((0.0, 0.5, 0.0)))
-        wanted = rotation @ (straight[0, 2] - straight[0, 1]) + straight[0, 1]
-        torch.testing.assert_close(joints[0, 2], wanted, atol=1e-5, rtol=0)
+        expected = rotation @ (straight[0, 2] - straight[0, 1]) + straight[0, 1]
+        torch.testing.assert_close(joints[0, 2], expected, atol=1e-5, rtol=0)
 
     def test_what_turns_with_the_jaw_turns_with_the_neck_first(self, tables):
         tables = {**tables, "pose_directions": torch.zeros_like(tables["pose_directions"])}

@@ -42,10 +42,10 @@ def test_the_other_network_is_refused_in_a_sentence_and_an_unknown_one_is_not(tm
     moving = folder(tmp_path / "moving", {"network": "reenactment"})
     check_network(moving, REENACTMENT, "--weights", "name another")
     check_network(folder(tmp_path / "unknown", {}), STATIC, "--static", "name another")
-    wanted = (
+    expected = (
         rf"^--static {moving}: expected a static synthesizer \(stage 1\), got a reenactment network \(stage 2\); do"
     )
-    with pytest.raises(InputError, match=wanted):
+    with pytest.raises(InputError, match=expected):
         check_network(moving, STATIC, "--static", "do this")
     with pytest.raises(InputError, match="got a reenactment network"):
         check_network("demo", STATIC, "--static", "do this")
@@ -73,8 +73,10 @@ def test_what_moves_the_network_is_checked_where_it_shall_move(tmp_path):
     """Nine numbers of the data and nine of the small encoder fit the same layers, and mean something else."""
     told = folder(tmp_path / "told", {"network": "reenactment", "motion": "parameters"})
     check_network(told, REENACTMENT, "--weights", "name another", "parameters")
-    wanted = r"expected one whose motion is read off pictures, got one whose motion is the parameters of tracked faces"
-    with pytest.raises(InputError, match=wanted):
+    expected = (
+        r"expected one whose motion is read off pictures, got one whose motion is the parameters of tracked faces"
+    )
+    with pytest.raises(InputError, match=expected):
         check_network(told, REENACTMENT, "--weights", "name another")
     with pytest.raises(InputError, match="expected one whose motion is the parameters of tracked faces"):
         check_network("demo", REENACTMENT, "--weights", "name another", "parameters")

@@ -107,9 +107,9 @@ def test_the_background_is_resized_once_whatever_the_ray_grid(tiny_portrait):
     portrait.volume.field.density.bias.fill_(-1e6)  # nothing but background
     image, (v_s, v_d) = pictures(), motions()
     head = portrait.reenact(portrait.prepare(image, v_s), Driving(v_d))
-    wanted = portrait.reconstructor.background_encoder(image).sigmoid()
-    wanted = torch.nn.functional.interpolate(wanted, size=(20, 20), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(portrait.render(head, fixed_camera(), size=20).feature, 2 * wanted - 1)
+    expected = portrait.reconstructor.background_encoder(image).sigmoid()
+    expected = torch.nn.functional.interpolate(expected, size=(20, 20), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(portrait.render(head, fixed_camera(), size=20).feature, 2 * expected - 1)
 
 
 @torch.no_grad()
@@ -122,8 +122,8 @@ def test_a_rendering_shows_head_and_background_apart(tiny_portrait):
     view = portrait.render(head, fixed_camera(), size=20)
     samples = portrait.volume(head.planes, fixed_camera(), size=20)
     assert torch.equal(view.foreground[0, :, 3, 7], samples.feature[0, 3 * 20 + 7])
-    wanted = torch.nn.functional.interpolate(head.background, size=(20, 20), mode="bilinear", align_corners=False)
-    assert torch.equal(view.background, wanted)
+    expected = torch.nn.functional.interpolate(head.background, size=(20, 20), mode="bilinear", align_corners=False)
+    assert torch.equal(view.background, expected)
     whole = view.foreground + (1 - view.opacity) * view.background
     assert torch.equal(view.feature, 2 * whole - 1) and 0.2 < view.opacity.mean() < 0.9
 

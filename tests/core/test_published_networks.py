@@ -35,10 +35,10 @@ def read(path: Path, data: bytes) -> dict[str, Network]:
     return read_networks(path)
 
 
-def check_equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    assert list(found) == list(wanted)
-    for name, tensor in wanted.items():
-        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
+def check_equal(result: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert list(result) == list(expected)
+    for name, tensor in expected.items():
+        assert result[name].dtype == tensor.dtype and torch.equal(result[name], tensor), name
 
 
 @pytest.mark.parametrize("protocol", range(2, 6))
@@ -311,28 +311,28 @@ def write_flame(path: Path, protocol: int = 2, **changes: Any) -> Path:
 
 
 def test_flame(tmp_path: Path) -> None:
-    found, given = read_flame(write_flame(tmp_path / "x.pkl")), pickles.flame()
-    np.testing.assert_array_equal(found["template"], given["v_template"])
-    np.testing.assert_array_equal(found["shape_directions"], given["shapedirs"].x)
-    np.testing.assert_array_equal(found["pose_directions"], given["posedirs"])
-    np.testing.assert_array_equal(found["skinning_weights"], given["weights"])
-    np.testing.assert_array_equal(found["faces"], given["f"])
-    assert found["parents"].tolist() == [-1, 0, 1, 1, 1]
+    result, given = read_flame(write_flame(tmp_path / "x.pkl")), pickles.flame()
+    np.testing.assert_array_equal(result["template"], given["v_template"])
+    np.testing.assert_array_equal(result["shape_directions"], given["shapedirs"].x)
+    np.testing.assert_array_equal(result["pose_directions"], given["posedirs"])
+    np.testing.assert_array_equal(result["skinning_weights"], given["weights"])
+    np.testing.assert_array_equal(result["faces"], given["f"])
+    assert result["parents"].tolist() == [-1, 0, 1, 1, 1]
     sparse, dense = given["J_regressor"], np.zeros((5, 5023))
     for column in range(5023):
         for place in range(sparse.indptr[column], sparse.indptr[column + 1]):
             dense[sparse.indices[place], column] += sparse.data[place]
-    np.testing.assert_array_equal(found["joint_regressor"], dense)
-    assert {name: array.dtype.name for name, array in found.items() if array.dtype != np.float64} == {
+    np.testing.assert_array_equal(result["joint_regressor"], dense)
+    assert {name: array.dtype.name for name, array in result.items() if array.dtype != np.float64} == {
         "parents": "int64",
         "faces": "int64",
     }
-    assert all(array.flags.c_contiguous for array in found.values())
+    assert all(array.flags.c_contiguous for array in result.values())
 
 
 def test_flame_in_the_text_protocol(tmp_path: Path) -> None:
-    found = read_flame(write_flame(tmp_path / "x.pkl", protocol=0))
-    np.testing.assert_array_equal(found["template"], pickles.flame()["v_template"])
+    result = read_flame(write_flame(tmp_path / "x.pkl", protocol=0))
+    np.testing.assert_array_equal(result["template"], pickles.flame()["v_template"])
 
 
 def sparse(**changes: Any) -> Any:

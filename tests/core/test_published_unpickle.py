@@ -76,16 +76,16 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and a.numpy(force=True).tobytes() == b.numpy(force=True).tobytes()
 
 
-def check_tensors(found: dict[str, Any], given: dict[str, Tensor]) -> None:
-    assert list(found) == list(given)
+def check_tensors(result: dict[str, Any], given: dict[str, Tensor]) -> None:
+    assert list(result) == list(given)
     for name, tensor in given.items():
-        value = found[name]
+        value = result[name]
         if tensor.dtype == torch.bfloat16:  # numpy has no such numbers
             assert value.dtype == tensor.dtype
             value, tensor = value.view(torch.int16), tensor.view(torch.int16)
         assert same_bits(value, tensor.contiguous()), name
         assert value.is_contiguous() and value.device.type == "cpu" and not value.requires_grad
-    pointers = [value.data_ptr() for value in found.values() if value.numel()]
+    pointers = [value.data_ptr() for value in result.values() if value.numel()]
     assert len(set(pointers)) == len(pointers), "two tensors share memory"
 
 

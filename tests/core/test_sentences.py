@@ -33,13 +33,13 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize(("text", "wanted"), HOSTILE.values(), ids=HOSTILE)
-def test_what_is_not_printable_is_escaped(text, wanted):
-    assert shown(text) == wanted
-    assert str(InputError(f"a file: {text}; rename it")) == f"a file: {wanted}; rename it"
+@pytest.mark.parametrize(("text", "expected"), HOSTILE.values(), ids=HOSTILE)
+def test_what_is_not_printable_is_escaped(text, expected):
+    assert shown(text) == expected
+    assert str(InputError(f"a file: {text}; rename it")) == f"a file: {expected}; rename it"
     stream = io.StringIO()
     say(text, stream)
-    assert stream.getvalue() == wanted + "\n"
+    assert stream.getvalue() == expected + "\n"
     told = json_text({"name": text})
     assert told.isascii() and told.isprintable() and json.loads(told) == {"name": text}
 
@@ -76,7 +76,7 @@ def test_a_sentence_keeps_its_beginning_and_its_advice():
 
 
 @pytest.mark.parametrize(
-    ("value", "wanted"),
+    ("value", "expected"),
     [
         (10**400, "a number of about 401 digits"),
         (-(10**5000), "a number of about 5,001 digits"),
@@ -88,8 +88,8 @@ def test_a_sentence_keeps_its_beginning_and_its_advice():
     ],
     ids=["long", "longer", "truth", "whole", "list", "long in a list", "deep"],
 )
-def test_values_of_any_size_are_short(value, wanted):
-    assert shown(value) == wanted == literal(value)
+def test_values_of_any_size_are_short(value, expected):
+    assert shown(value) == expected == literal(value)
 
 
 def test_a_text_is_told_from_a_number():

@@ -104,9 +104,11 @@ def test_sizes_that_make_no_encoder_are_refused(case, folder):
     card = json.loads((folder / "motion.json").read_text())
     card["config"] |= SIZES[case]
     (folder / "motion.json").write_text(json.dumps(card))
-    with pytest.raises(InputError, match=r"motion\.json config: expected the sizes of a small motion encoder") as found:
+    with pytest.raises(
+        InputError, match=r"motion\.json config: expected the sizes of a small motion encoder"
+    ) as result:
         load_motion_encoder(folder)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(result.value)
 
 
 @pytest.mark.parametrize("sizes", [[], "small", 3, False], ids=repr)

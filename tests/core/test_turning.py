@@ -31,9 +31,9 @@ def test_it_gives_what_was_fitted_and_a_batch_is_its_members():
     rotations = torch.tensor([[0.2, -0.5, 0.1], [-0.3, 0.3, 0.0], [0.0, 0.0, 0.0]])
     batch = turned(neck, rotations)
     for row, rotation in enumerate(rotations):
-        wanted = cubic(rotation[None])
-        torch.testing.assert_close(batch.fine[row, ..., :3], wanted.fine[0, ..., :3], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(batch.coarse[row], wanted.coarse[0], rtol=1e-4, atol=1e-5)
+        expected = cubic(rotation[None])
+        torch.testing.assert_close(batch.fine[row, ..., :3], expected.fine[0, ..., :3], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(batch.coarse[row], expected.coarse[0], rtol=1e-4, atol=1e-5)
     assert batch.near_squared_distance == CONFIG.near_squared_distance and batch.box_side == 1.3
     assert (batch.fine[..., 3] >= 0).all(), "a squared distance"
 

@@ -59,10 +59,10 @@ def test_any_march(rays, width, samples, fine, density, aside, coincide):
         inputs[3] = inputs[3].clone()
         inputs[3][:, 1] = inputs[3][:, 2]
     with torch.no_grad(), use_backend("triton"):
-        found = CASES["march"].op(*inputs)
+        result = CASES["march"].op(*inputs)
     with torch.no_grad(), use_backend("reference"):
-        wanted = CASES["march"].op(*inputs)
-    for own, true in zip(found, wanted, strict=True):
+        expected = CASES["march"].op(*inputs)
+    for own, true in zip(result, expected, strict=True):
         assert torch.equal(own.isfinite(), true.isfinite())
         finite = true.isfinite()
         torch.testing.assert_close(own[finite], true[finite], rtol=1e-4, atol=1e-4)

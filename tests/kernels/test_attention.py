@@ -20,9 +20,9 @@ def drawn(B=1, N=5, K=7, heads=2, D=32):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_it_is_scaled_dot_product_attention(backend):
     q, k, v = drawn(K=300)
-    wanted = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
+    expected = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
     with use_backend(backend):
-        torch.testing.assert_close(attend_wide(q, k, v), wanted, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(attend_wide(q, k, v), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

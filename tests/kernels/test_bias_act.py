@@ -16,8 +16,8 @@ BACKENDS = ["reference", "triton"]
 def test_two_values_by_hand(backend):
     x, bias = torch.tensor([[[[1.0]], [[-3.0]]]]), torch.tensor([0.5, 1.0])
     with use_backend(backend):
-        found = bias_leaky_relu(x, bias)
-    assert found.flatten().tolist() == pytest.approx([1.5 * GAIN, -2.0 * LEAK * GAIN])
+        result = bias_leaky_relu(x, bias)
+    assert result.flatten().tolist() == pytest.approx([1.5 * GAIN, -2.0 * LEAK * GAIN])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -32,9 +32,9 @@ def test_the_layout_of_the_input_is_kept():
     x, bias = torch.randn(2, 5, 4, 3), torch.randn(5)
     last = x.contiguous(memory_format=torch.channels_last)
     with use_backend("triton"):
-        found, plain = bias_leaky_relu(last, bias), bias_leaky_relu(x, bias)
-    assert found.is_contiguous(memory_format=torch.channels_last) and plain.is_contiguous()
-    assert torch.equal(found, plain)
+        result, plain = bias_leaky_relu(last, bias), bias_leaky_relu(x, bias)
+    assert result.is_contiguous(memory_format=torch.channels_last) and plain.is_contiguous()
+    assert torch.equal(result, plain)
 
 
 def test_refuses_a_bias_of_another_width():

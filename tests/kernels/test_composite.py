@@ -43,8 +43,8 @@ def test_two_intervals_by_hand():
 
 def test_the_midpoint_averages_raw_densities_before_the_activation():
     depths, raw = torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[-3.0, 5.0]]])
-    wanted = 1 - math.exp(-math.log1p(math.exp((-3 + 5) / 2 - 1)))
-    assert interval_weights(raw, depths).item() == pytest.approx(wanted, rel=1e-6)
+    expected = 1 - math.exp(-math.log1p(math.exp((-3 + 5) / 2 - 1)))
+    assert interval_weights(raw, depths).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_nothing_met_is_infinitely_far():

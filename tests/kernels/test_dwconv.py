@@ -27,12 +27,12 @@ def test_the_middle_tap_alone_leaves_gelu(backend):
 def test_a_tap_looks_where_it_stands(tap, moved, backend):
     x, weight = torch.rand(1, 4, 5, 1) + 3, torch.zeros(1, 1, 3, 3)  # gelu is nearly the identity here
     weight[0, 0, tap[0], tap[1]] = 1
-    wanted = F.gelu(torch.roll(x, moved, (1, 2)))
+    expected = F.gelu(torch.roll(x, moved, (1, 2)))
     with use_backend(backend):
-        found = depthwise_gelu(x, weight, torch.zeros(1))
+        result = depthwise_gelu(x, weight, torch.zeros(1))
     inner = (slice(None), slice(1, -1), slice(1, -1))
-    torch.testing.assert_close(found[inner], wanted[inner])
-    edge = found[0, 0, :, 0] if moved == (1, 0) else found[0, :, -1, 0]
+    torch.testing.assert_close(result[inner], expected[inner])
+    edge = result[0, 0, :, 0] if moved == (1, 0) else result[0, :, -1, 0]
     assert (edge == 0).all(), "zeros outside"
 
 

@@ -24,8 +24,8 @@ def test_numbers_by_hand():
     raw_density, feature = decode_field(planes, torch.zeros(1, 1, 3), weights)
     hidden = math.log(1 + math.exp(2 * 0.5 - 1))  # softplus(0) = ln 2
     assert raw_density.item() == pytest.approx(3 * hidden + 0.25)
-    wanted = [1.002 / (1 + math.exp(-x)) - 0.001 for x in (hidden, 2 - hidden)]
-    assert feature[0, 0].tolist() == pytest.approx(wanted)
+    expected = [1.002 / (1 + math.exp(-x)) - 0.001 for x in (hidden, 2 - hidden)]
+    assert feature[0, 0].tolist() == pytest.approx(expected)
 
 
 def test_density_may_be_negative_and_features_stay_in_range():
@@ -41,8 +41,8 @@ def test_density_is_float32_for_half_planes():
     raw_density, feature = decode_field(planes, points.float(), weights)
     assert (raw_density.dtype, feature.dtype) == (torch.float32, torch.bfloat16)
     exact = FieldWeights(*(w.double() for w in weights))
-    wanted, _ = decode_field(planes.double(), points.double(), exact)
-    torch.testing.assert_close(raw_density.double(), wanted, atol=1e-5, rtol=1e-5)
+    expected, _ = decode_field(planes.double(), points.double(), exact)
+    torch.testing.assert_close(raw_density.double(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_gradients_by_finite_differences():

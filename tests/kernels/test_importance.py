@@ -47,8 +47,8 @@ def test_agrees_with_the_definition_ray_by_ray():
     result = importance_depths(depths, weights, uniforms)
     for b in range(2):
         for r in range(5):
-            wanted = by_hand(depths[b, r].numpy(), weights[b, r].numpy(), uniforms[b, r].numpy())
-            np.testing.assert_allclose(result[b, r].numpy(), wanted, rtol=1e-12)
+            expected = by_hand(depths[b, r].numpy(), weights[b, r].numpy(), uniforms[b, r].numpy())
+            np.testing.assert_allclose(result[b, r].numpy(), expected, rtol=1e-12)
 
 
 def test_samples_gather_where_the_weight_is():

@@ -103,10 +103,10 @@ def test_other_widths_take_the_small_operators(monkeypatch):
     sizes = {**SIZES, "C": 20}
     inputs = make_inputs("march", sizes, torch.float32)
     with use_backend("triton"):
-        found = CASES["march"].op(*inputs)
+        kernels = CASES["march"].op(*inputs)
     with use_backend("reference"):
-        wanted = CASES["march"].op(*inputs)
-    for one, other in zip(found, wanted, strict=True):
+        expected = CASES["march"].op(*inputs)
+    for one, other in zip(kernels, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
@@ -162,16 +162,18 @@ def test_gradients_of_a_mean_over_a_picture_do_not_vanish_nor_large_ones_overflo
     inputs = make_inputs("march", SIZES, dtype)
 
     def gradients(backend: str, scale: float) -> list[torch.Tensor]:
-        given = [x if backend == "triton" or not x.is_floating_point() else x.float() for x in inputs]  # type: ignore[union-attr]
-        leaves = [x.clone().requires_grad_() if i in (0, 8, 12) else x for i, x in enumerate(given)]
+        typed = [x if backend == "triton" or not x.is_floating_point() else x.float() for x in inputs]  # type: ignore[union-attr]
+        leaves = [x.clone().requires_grad_() if i in (0, 7, 11) else x for i, x in enumerate(typed)]
         with use_backend(backend):  # type: ignore[arg-type]
             feature, _, _ = CASES["march"].op(*leaves)
-        return [d.double() for d in torch.autograd.grad((scale * feature).sum(), [leaves[i] for i in (0, 8, 12)])]
+        return [d.double() for d in torch.autograd.grad((scale * feature).sum(), [leaves[i] for i in (0, 7, 11)])]
 
-    for found, wanted in zip(gradients("triton", size), gradients("reference", size), strict=True):
-        assert wanted.abs().max() > 0
+    for gradient, expected in zip(gradients("triton", size), gradients("reference", size), strict=True):
+        assert expected.abs().max() > 0
         last_place = 2**-24 if dtype == torch.float16 else 0  # in which the planes' gradient is stored
-        assert (found - wanted).abs().max() < 2e-2 * wanted.abs().max() + 1.1 * last_place < wanted.abs().max() / 2
+        allowed = 2e-2 * expected.abs().max() + 1.1 * last_place
+        assert (gradient - expected).abs().max() < allowed
+        assert allowed < expected.abs().max() / 2
 
 
 def test_the_weights_gradients_of_unlike_images_are_added_at_one_scale():
@@ -179,26 +181,26 @@ def test_the_weights_gradients_of_unlike_images_are_added_at_one_scale():
     case, sizes = CASES["march"], {**SIZES, "B": 2}
     inputs = make_inputs("march", sizes, torch.float16)
     louder = torch.tensor([1.0, 1e-4]).view(2, 1, 1)
-    found = []
+    gradients = []
     for backend in BACKENDS:
-        given = [x if backend == "triton" or not x.is_floating_point() else x.float() for x in inputs]  # type: ignore[union-attr]
-        leaves = [x.clone().requires_grad_() if i in (8, 12) else x for i, x in enumerate(given)]
+        typed = [x if backend == "triton" or not x.is_floating_point() else x.float() for x in inputs]  # type: ignore[union-attr]
+        leaves = [x.clone().requires_grad_() if i in (7, 11) else x for i, x in enumerate(typed)]
         with use_backend(backend):  # type: ignore[arg-type]
             feature, _, _ = case.op(*leaves)
-        found.append(torch.autograd.grad((louder * feature).sum(), [leaves[8], leaves[12]]))
-    for wanted, own in zip(*found, strict=True):
-        assert (own.float() - wanted).abs().max() < 2e-2 * wanted.abs().max()
+        gradients.append(torch.autograd.grad((louder * feature).sum(), [leaves[7], leaves[11]]))
+    for expected, gradient in zip(*gradients, strict=True):
+        assert (gradient.float() - expected).abs().max() < 2e-2 * expected.abs().max()
 
 
 def test_the_fast_activations_are_exact_to_float32(tf32_products_are_rounded):
     """TF32 products that nothing rounds: what is left is the polynomial."""
     tf32_products_are_rounded()
     inputs = make_inputs("march_train", CASES["march_train"].odd[0], torch.float32)
-    found, wanted = [], []
-    for backend, out in (("triton", found), ("reference", wanted)):
+    kernels, expected = [], []
+    for backend, out in (("triton", kernels), ("reference", expected)):
         with torch.no_grad(), use_backend(backend):  # type: ignore[arg-type]
             out += CASES["march_train"].op(*inputs)
-    for one, other in zip(found, wanted, strict=True):
+    for one, other in zip(kernels, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-5)
 
 
@@ -209,10 +211,10 @@ def test_any_number_of_coarse_depths_may_coincide(run):
     inputs[3] = torch.linspace(3, 5, 8).repeat(1, 1)
     inputs[3][:, 1 : 1 + run] = inputs[3][:, 1]
     with torch.no_grad(), use_backend("triton"):
-        found = case.op(*inputs)
+        kernels = case.op(*inputs)
     with torch.no_grad(), use_backend("reference"):
-        wanted = case.op(*inputs)
-    for one, other in zip(found, wanted, strict=True):
+        expected = case.op(*inputs)
+    for one, other in zip(kernels, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 

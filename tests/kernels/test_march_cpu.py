@@ -41,10 +41,10 @@ def called(monkeypatch) -> list[int]:
 @pytest.mark.parametrize("sizes", SIZES, ids=lambda s: f"{s['B']}x{s['R']}")
 def test_it_agrees_with_the_definition(name, sizes, called):
     inputs = list(make_inputs(name, sizes, torch.float32))
-    found, wanted = plain(name, inputs), truth(name, inputs)
+    result, expected = plain(name, inputs), truth(name, inputs)
     assert called
     most = cpu.SKIPPED
-    for one, other, allowed in zip(found, wanted, (most, 2e-4, 1e-4), strict=True):
+    for one, other, allowed in zip(result, expected, (most, 2e-4, 1e-4), strict=True):
         assert one.dtype == torch.float32 and one.shape == other.shape
         torch.testing.assert_close(one.double(), other, rtol=2e-4, atol=allowed)
 
@@ -52,9 +52,9 @@ def test_it_agrees_with_the_definition(name, sizes, called):
 @pytest.mark.parametrize("most", [0.0, 1e-4, 0.3])
 def test_no_pixel_misses_more_than_may_be_left_out(monkeypatch, most):
     inputs = list(make_inputs("march", SIZES[1], torch.float32))
-    wanted = truth("march", inputs)
+    expected = truth("march", inputs)
     monkeypatch.setattr(cpu, "SKIPPED", most)
-    off = [(one - other).abs().max() for one, other in zip(plain("march", inputs), wanted, strict=True)]
+    off = [(one - other).abs().max() for one, other in zip(plain("march", inputs), expected, strict=True)]
     assert off[0] < most + 1e-5 and off[1] < 1e-4 and off[2] < 1e-5
     assert most < 0.1 or off[0] > 0.01, "something was left out"
 

@@ -44,8 +44,8 @@ def test_below_the_minimum_area_a_triangle_is_its_edges():
     points, vertices, faces = make()
     squared, face = nearest_face(points, vertices, faces, min_triangle_area=1e9)
     for b in range(2):
-        wanted, index = edge_distances(points[b], vertices[b][faces]).min(1)
-        torch.testing.assert_close(squared[b], wanted.float())
+        expected, index = edge_distances(points[b], vertices[b][faces]).min(1)
+        torch.testing.assert_close(squared[b], expected.float())
         assert torch.equal(face[b], index)
 
 
@@ -64,9 +64,9 @@ def test_above_it_the_foot_inside_counts():
 def test_a_shared_edge_belongs_to_the_first_face():
     vertices = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]]])
     point = torch.tensor([[[0.5, 0.5, 0.1]]])  # over the diagonal
-    for faces, wanted in (([[0, 1, 2], [3, 2, 1]], 0), ([[3, 2, 1], [0, 1, 2]], 0)):
+    for faces, expected in (([[0, 1, 2], [3, 2, 1]], 0), ([[3, 2, 1], [0, 1, 2]], 0)):
         squared, face = nearest_face(point, vertices, torch.tensor(faces), 5e9)
-        assert (squared.item(), face.item()) == (pytest.approx(0.01), wanted)
+        assert (squared.item(), face.item()) == (pytest.approx(0.01), expected)
 
 
 def test_chunks_do_not_change_the_result(monkeypatch):

@@ -39,10 +39,10 @@ def test_a_whole_frame_agrees_with_the_definition(name):
     case = CASES[name]
     inputs = on_gpu(name, case.paper, torch.float32)
     with torch.no_grad(), use_backend("triton"):
-        found = case.op(*inputs)
+        result = case.op(*inputs)
     with torch.no_grad(), use_backend("reference"):
-        wanted = case.op(*inputs)
-    for own, true in zip(*((x,) if isinstance(x, torch.Tensor) else x for x in (found, wanted)), strict=True):
+        expected = case.op(*inputs)
+    for own, true in zip(*((x,) if isinstance(x, torch.Tensor) else x for x in (result, expected)), strict=True):
         if not true.is_floating_point():
             assert (own != true).float().mean() < 1e-3, "ties that rounding decides"
             continue
@@ -69,15 +69,15 @@ def test_a_march_never_waits_for_the_device_and_a_graph_holds_it():
     torch.cuda.synchronize()
     try:
         torch.cuda.set_sync_debug_mode("error")
-        wanted = run()
+        expected = run()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        found = run()
+        result = run()
     graph.replay()
     torch.cuda.synchronize()
-    for one, other in zip(found, wanted, strict=True):
+    for one, other in zip(result, expected, strict=True):
         assert torch.equal(one, other)
 
 
@@ -87,9 +87,9 @@ def test_a_march_holds_less_than_20_MB():
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    found = run()
+    result = run()
     torch.cuda.synchronize()
-    outputs = sum(x.numel() * x.element_size() for x in found)
+    outputs = sum(x.numel() * x.element_size() for x in result)
     assert torch.cuda.max_memory_allocated() - before - outputs < 20e6, "planes with their ring, and depths"
 
 
@@ -116,7 +116,7 @@ def test_gradients_of_a_whole_frame_agree_with_the_definition(name):
     if "R" in sizes:
         sizes["R"] = 4096  # the definition keeps every sample
     inputs = on_gpu(name, sizes, torch.float32)
-    found = []
+    result = []
     for backend in ("triton", "reference"):
         leaves = [x.detach().requires_grad_() if x is not None and x.is_floating_point() else x for x in inputs]
         with use_backend(backend):
@@ -125,8 +125,8 @@ def test_gradients_of_a_whole_frame_agree_with_the_definition(name):
         own = [x for x in leaves if x is not None and x.requires_grad]
         weights = [torch.randn(y.shape, generator=torch.Generator().manual_seed(0)).to(y) for y in outputs]
         weights = [torch.where(y.isfinite(), w, 0.0) for y, w in zip(outputs, weights, strict=True)]
-        found.append(torch.autograd.grad(outputs, own, weights, allow_unused=True))
-    for one, other in zip(*found, strict=True):
+        result.append(torch.autograd.grad(outputs, own, weights, allow_unused=True))
+    for one, other in zip(*result, strict=True):
         if one is not None and other is not None:
             error = (one - other).double().square().mean().sqrt()
             assert error < 5e-3 * other.double().square().mean().sqrt().clamp(min=1e-12)

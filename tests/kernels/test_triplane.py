@@ -61,8 +61,8 @@ def test_half_planes_are_looked_up_in_float32(dtype):
     planes, points = make(H=64, W=64, dtype=torch.float64)
     half = sample_triplane(planes.to(dtype), points.float())
     assert half.dtype == dtype
-    wanted = sample_triplane(planes.to(dtype).double(), points)
-    assert (half.double() - wanted).abs().max() <= torch.finfo(dtype).eps * wanted.abs().max()
+    expected = sample_triplane(planes.to(dtype).double(), points)
+    assert (half.double() - expected).abs().max() <= torch.finfo(dtype).eps * expected.abs().max()
 
 
 def test_gradients_by_finite_differences():
