@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from triportrait.core.errors import InputError
-from triportrait.train.cameras import THETA_P
 from triportrait.train.config import Init, MotionKind, ReenactConfig, Teacher, TrainConfig
+from triportrait.train.data.cameras import THETA_P
 from triportrait.train.data.clip_store.tracks import FLAME_PARAMETERS
 from triportrait.train.data.heads.population import EXPRESSION_AXES
 from triportrait.train.table3 import ALL_CLIPS, TABLE, WHOLE, Columns, RowName

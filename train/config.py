@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import Elevation, LookAtRange
-from triportrait.train.cameras import PAPER, SET_CAMERAS, SetCameras
+from triportrait.train.data.cameras import PAPER, SET_CAMERAS, SetCameras
 from triportrait.train.data.scenes import FaceKind
 
 Precision = Literal["fp32", "bf16"]

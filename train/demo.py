@@ -28,8 +28,8 @@ from triportrait.train.data.parallel import in_order
 from triportrait.train.data.pictures import neck_grids
 from triportrait.train.data.scenes import motion, take_pictures, to_pictures
 from triportrait.train.evaluation.protocol import Sitter, driving_seed, renderer, unseen
-from triportrait.train.motion import read_motion
-from triportrait.train.weights import Trained, load_trained
+from triportrait.train.runs.weights import Trained, load_trained
+from triportrait.train.stages.motion import read_motion
 
 FPS = 25
 TILE_PX = 256

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from triportrait.core.sentences import say
 from triportrait.train.engines.engine import Engine
+from triportrait.train.engines.prefetch import Prefetch
 from triportrait.train.engines.ranks import Ranks
-from triportrait.train.infinite import Tolerated, shown, suspects
-from triportrait.train.prefetch import Prefetch
 from triportrait.train.runs.checkpoints import load_newest, save_checkpoint
 from triportrait.train.runs.diverged import DIVERGED, KeptMicro, keep_micro
+from triportrait.train.runs.nonfinite import Tolerated, shown, suspects
 from triportrait.train.runs.record import Record
 from triportrait.train.runs.room import check_room
 from triportrait.train.runs.stopping import Stopped, Stopper

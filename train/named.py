@@ -6,8 +6,8 @@ from pathlib import Path
 
 from triportrait.core.errors import InputError
 from triportrait.core.weights import DEMO
-from triportrait.train.begin import Begin
 from triportrait.train.config import TrainConfig
+from triportrait.train.networks import Begin
 
 
 def check_named(stage: str, config: TrainConfig, begin: Begin) -> None:

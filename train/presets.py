@@ -8,7 +8,6 @@ from functools import partial
 
 from triportrait.core.config import ModelConfig, portrait4d_v2
 from triportrait.core.config import tiny as tiny_model
-from triportrait.train.cameras import NEAR_FRONT, SET_CAMERAS
 from triportrait.train.config import (
     LossConfig,
     OptimizerConfig,
@@ -18,6 +17,7 @@ from triportrait.train.config import (
     StageConfig,
     TrainConfig,
 )
+from triportrait.train.data.cameras import NEAR_FRONT, SET_CAMERAS
 
 _EYES = LossConfig(features=15.0)  # at 128² an eye is a few pixels, and it must blink
 _SMALLER_EYES = LossConfig(features=25.0)  # at 96² they are smaller still

@@ -12,15 +12,16 @@ from torch import Tensor, nn
 
 from triportrait.core.errors import InputError
 from triportrait.core.files import read_json
-from triportrait.train import stage1, stage2
-from triportrait.train.begin import Begin, reenact_models, static_models
 from triportrait.train.config import Precision, StageConfig, TrainConfig
 from triportrait.train.loop import Micro, Phase
+from triportrait.train.networks import Begin, reenact_models, static_models
 from triportrait.train.objectives.adversary import Judged
 from triportrait.train.runs.checkpoints import found, module_weights
 from triportrait.train.runs.diverged import BEGIN, DIVERGED, KeptMicro, kept_micros, read_micro
 from triportrait.train.runs.flat import flattened, rebuilt
 from triportrait.train.runs.run_config import CONFIG
+from triportrait.train.stages import reenact as stage2
+from triportrait.train.stages import static as stage1
 
 BATCHES = {"stage1": stage1.StaticBatch, "stage2": stage2.ReenactBatch}
 CALLED = {"portrait": "generator"}  # networks of the models; others as their field

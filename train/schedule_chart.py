@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from triportrait.train.ablations import INIT, MOTION, TEACHER
-from triportrait.train.cameras import shown_cameras, shown_range
 from triportrait.train.config import ReenactConfig, StageConfig, TrainConfig
-from triportrait.train.schedule import corrected, learning_rate, moment
+from triportrait.train.data.cameras import shown_cameras, shown_range
+from triportrait.train.engines.schedule import corrected, learning_rate, moment
 from triportrait.train.table3 import TABLE, RowName
 
 COLUMNS = 60

@@ -18,9 +18,8 @@ from typing import Any, Literal
 
 from triportrait.core.checkpoint import save_motion_encoder
 from triportrait.core.errors import InputError
-from triportrait.train.begin import Begin, flame_field, reenact_models, static_models
-from triportrait.train.cameras import FILMED, OTHERS, SetCameras, habit_of, shown_cameras
 from triportrait.train.config import SetConfig, TrainConfig
+from triportrait.train.data.cameras import FILMED, OTHERS, SetCameras, habit_of, shown_cameras
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, resolved
@@ -28,16 +27,17 @@ from triportrait.train.data.clip_store.store import ClipStore, holds_clips
 from triportrait.train.data.clip_store.tracks import FlameTracks, HeadTracks, Tracks
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import PictureSet
+from triportrait.train.evaluation.probe import probe
 from triportrait.train.loop import Stage, run_stage
 from triportrait.train.named import check_named
-from triportrait.train.probe import probe
+from triportrait.train.networks import Begin, flame_field, reenact_models, static_models
 from triportrait.train.runs.checkpoints import check_checkpoints
 from triportrait.train.runs.claim import Start, claim, made_folder
 from triportrait.train.runs.diverged import BEGIN, DIVERGED
 from triportrait.train.runs.run_config import FLAME, MOTION_ENCODER, check_config, check_folder, data_told
 from triportrait.train.runs.stopping import Stopper
-from triportrait.train.stages import Engines, reenact_stage, static_stage
-from triportrait.train.weights import save_flame
+from triportrait.train.runs.weights import save_flame
+from triportrait.train.stages.assemble import Engines, reenact_stage, static_stage
 
 StageName = Literal["stage1", "stage2"]
 STAGES = ("stage1", "motion", "stage2")  # of a config

@@ -25,7 +25,6 @@ from triportrait.core.files import MOST_INDEX, read_bytes, read_json
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.network_kind import REENACTMENT, STATIC
 from triportrait.core.portrait import Portrait4D
-from triportrait.train import motion, stage1, stage2
 from triportrait.train.config import SetConfig, TrainConfig
 from triportrait.train.data.heads.population import EXPRESSION_AXES
 from triportrait.train.data.heads.render import HeadRenderer
@@ -33,16 +32,19 @@ from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import Pictures, PictureSet, open_set, photograph
 from triportrait.train.data.scenes import expressions, filming_cameras, population
 from triportrait.train.engines.engine import Group, PlainEngine
+from triportrait.train.evaluation.probe import probe
 from triportrait.train.loop import Stage, run_stage, single_network
 from triportrait.train.objectives.perceptual import Perceptual, perceptual
-from triportrait.train.probe import probe
 from triportrait.train.runs.checkpoints import check_checkpoints
 from triportrait.train.runs.claim import claim, made_folder
 from triportrait.train.runs.record import LOG
 from triportrait.train.runs.run_config import check_config, check_folder
-from triportrait.train.stages import Engines, reenact_stage, reenacted, static_stage
-from triportrait.train.start import start, start_motion
-from triportrait.train.weights import save_neck
+from triportrait.train.runs.weights import save_neck
+from triportrait.train.stages import motion
+from triportrait.train.stages import reenact as stage2
+from triportrait.train.stages import static as stage1
+from triportrait.train.stages.assemble import Engines, reenact_stage, reenacted, static_stage
+from triportrait.train.stages.initialize import start, start_motion
 
 STRANGERS, HELD_OUT = 104_729, 64  # added to it for heads that no set holds, and how many of them
 STAGES = ("stage1", "motion", "stage2")

@@ -51,7 +51,7 @@ from triportrait.train.engines.engine import Group
 from triportrait.train.engines.ranks import Ranks, joined
 from triportrait.train.engines.zero import ZeroConfig
 from triportrait.train.loop import Stage, run_stage
-from triportrait.train.stages import Engines
+from triportrait.train.stages.assemble import Engines
 
 MICROS, IMAGES = 2, 2  # micro-batches of a rank, images of one
 PERIOD, BEFORE = 2, 1  # steps until all phases have come, and steps before counting

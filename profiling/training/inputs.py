@@ -24,7 +24,6 @@ from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import sample_look_at
 from triportrait.core.types import Camera, NeckGrid
 from triportrait.profiling.parts import sphere_tables
-from triportrait.train import stage1, stage2
 from triportrait.train.config import ReenactConfig, StageConfig, TrainConfig
 from triportrait.train.data.pictures import Pictures, PictureSet
 from triportrait.train.loop import Micro
@@ -33,8 +32,10 @@ from triportrait.train.objectives.lpips_distance import Lpips
 from triportrait.train.objectives.perceptual import Perceptual, perceptual
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.stage_run import StageName
-from triportrait.train.stages import make_discriminator
-from triportrait.train.start import start, start_motion
+from triportrait.train.stages import reenact as stage2
+from triportrait.train.stages import static as stage1
+from triportrait.train.stages.assemble import make_discriminator
+from triportrait.train.stages.initialize import start, start_motion
 
 POSES, VIEWS = 64, 3  # of the set that is drawn from
 ELLIPSES = (  # of the 68 landmarks: how many, their middle and radii, in sides of the picture

@@ -18,7 +18,6 @@ from triportrait.core.config import PRESETS, ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.files import MOST_INDEX, read_json
 from triportrait.profiling.training.scaling import AIM
-from triportrait.train import stage2
 from triportrait.train.config import ReenactConfig
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.clip_store.filming import HEADS
@@ -27,6 +26,7 @@ from triportrait.train.data.clip_store.store import INDEX, KIND, ClipStore
 from triportrait.train.data.clip_store.tracks import HeadTracks
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import PictureSet
+from triportrait.train.stages import reenact as stage2
 
 FRAMES_OF_IMAGE = 2
 APPETITE = AIM * FRAMES_OF_IMAGE  # frames a second of one GPU

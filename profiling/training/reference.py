@@ -17,13 +17,14 @@ from torch import Tensor
 
 from triportrait.core.types import Camera, Driving, Rendering
 from triportrait.profiling.training.inputs import Inputs
-from triportrait.train import stage1, stage2
 from triportrait.train.config import ReenactConfig
 from triportrait.train.data.pictures import Pictures
+from triportrait.train.engines.schedule import moment
 from triportrait.train.loop import Micro, Phase
-from triportrait.train.motion import read_motion
 from triportrait.train.objectives.adversary import FAKE, fake
-from triportrait.train.schedule import moment
+from triportrait.train.stages import reenact as stage2
+from triportrait.train.stages import static as stage1
+from triportrait.train.stages.motion import read_motion
 
 STATE, MOTIONS = "state of the random numbers", "motions of real pictures"  # what a step's first phase leaves
 

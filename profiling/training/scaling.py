@@ -18,8 +18,8 @@ from triportrait.core.errors import InputError
 from triportrait.core.portrait import Portrait4D
 from triportrait.train.config import ReenactConfig, StageConfig, TrainConfig
 from triportrait.train.stage_run import StageName
-from triportrait.train.stages import make_discriminator
-from triportrait.train.start import reads_motion
+from triportrait.train.stages.assemble import make_discriminator
+from triportrait.train.stages.initialize import reads_motion
 
 FLOAT = 4  # bytes
 REDUCED, GATHERED, SCATTERED = KINDS = ("all-reduce", "all-gather", "reduce-scatter")

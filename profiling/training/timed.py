@@ -29,8 +29,8 @@ from triportrait.train.engines.ranks import Ranks
 from triportrait.train.engines.recompute import recompute
 from triportrait.train.loop import Phase
 from triportrait.train.stage_run import StageName
-from triportrait.train.stages import Engines
-from triportrait.train.start import reads_motion
+from triportrait.train.stages.assemble import Engines
+from triportrait.train.stages.initialize import reads_motion
 
 PUBLISHED, EAGER, OURS, RECOMPUTED = WAYS = ("published", "eager", "ours", "ours, recompute")
 ALLOWED = 0.1  # relative difference of what a way loses from what `published` does, most of it bfloat16's

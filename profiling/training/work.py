@@ -23,7 +23,7 @@ from triportrait.kernels.language import HAVE_TRITON
 from triportrait.profiling.training.inputs import Inputs
 from triportrait.profiling.training.reference import read_motions
 from triportrait.train.loop import Micro, Phase
-from triportrait.train.start import reads_motion
+from triportrait.train.stages.initialize import reads_motion
 
 FORWARD, BACKWARD, TEACHER, CRITIC, DATA, OPTIMISER = PARTS = (
     "generator forward", "generator backward", "teacher", "discriminator", "data", "optimiser"

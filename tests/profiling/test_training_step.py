@@ -31,7 +31,7 @@ from triportrait.profiling.training.work import (
 from triportrait.train.config import LossConfig, ReenactConfig, ScheduleConfig, StageConfig, TrainConfig
 from triportrait.train.data.parallel import one_thread
 from triportrait.train.engines.recompute import recompute
-from triportrait.train.start import motion_parameters
+from triportrait.train.stages.initialize import motion_parameters
 
 B = 4
 RESULTS = Path(__file__).parents[2] / "profiling/results/step.md"

@@ -20,12 +20,12 @@ from triportrait.core.published.unpickle import read_pickle
 from triportrait.core.weights import DEMO_FOLDER
 from triportrait.serve.media.provenance.certificate import find_identity
 from triportrait.serve.media.provenance.manifest import read_manifest
-from triportrait.train.begin import read_file
 from triportrait.train.data.arrays import read_arrays
 from triportrait.train.data.clip_store.frames import decode
 from triportrait.train.data.clip_store.records import open_lmdb
 from triportrait.train.data.clip_store.store import ClipStore, ClipWriter, holds_clips
 from triportrait.train.data.folders import open_folder
+from triportrait.train.networks import read_file
 from triportrait.train.objectives.lpips_distance import _tensors
 from triportrait.train.runs.checkpoints import averaged_weights
 from triportrait.train.runs.claim import claim

@@ -21,7 +21,7 @@ from triportrait.core.weights import VARIABLE, named_weights
 from triportrait.serve.parameters import Tracking
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.weights import load_weights
-from triportrait.train.start import start, start_motion
+from triportrait.train.stages.initialize import start, start_motion
 
 
 @pytest.fixture(scope="module")

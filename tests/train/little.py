@@ -17,7 +17,6 @@ from triportrait.core.config import (
 )
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
-from triportrait.train.cameras import NEAR_FRONT
 from triportrait.train.config import (
     LossConfig,
     OptimizerConfig,
@@ -27,7 +26,8 @@ from triportrait.train.config import (
     StageConfig,
     TrainConfig,
 )
-from triportrait.train.start import start, start_motion
+from triportrait.train.data.cameras import NEAR_FRONT
+from triportrait.train.stages.initialize import start, start_motion
 
 CAST = SetConfig(seed=3, count=2, expressions=6, views=3, size=64, antialias=1)
 FRONT = 0.7  # sources and cameras are as the preset tiny's

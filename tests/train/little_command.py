@@ -9,8 +9,9 @@ import sys
 
 from tests.train import little
 from triportrait import cli
-from triportrait.train import loop, probe
+from triportrait.train import loop
 from triportrait.train.data.parallel import one_thread
+from triportrait.train.evaluation import probe
 from triportrait.train.presets import STAGE_PRESETS
 
 if __name__ == "__main__":

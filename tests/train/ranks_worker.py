@@ -20,13 +20,13 @@ import torch
 
 from tests.train import little
 from triportrait.train import loop
-from triportrait.train.begin import Begin
 from triportrait.train.data.parallel import one_thread
 from triportrait.train.engines.ranks import joined
 from triportrait.train.engines.zero import ZeroConfig
+from triportrait.train.networks import Begin
 from triportrait.train.runs.stopping import Stopped, Stopper
 from triportrait.train.stage_run import StageRun
-from triportrait.train.stages import Engines
+from triportrait.train.stages.assemble import Engines
 
 
 class StopsAt(Stopper):

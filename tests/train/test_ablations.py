@@ -17,14 +17,15 @@ from tests.train import little, trained
 from triportrait import cli
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
 from triportrait.core.errors import InputError
-from triportrait.train import ablations, stage2
+from triportrait.train import ablations
 from triportrait.train.ablations import ablated, with_columns
 from triportrait.train.config import TrainConfig
 from triportrait.train.data.pictures import PictureSet, open_set
+from triportrait.train.evaluation.probe import probe
+from triportrait.train.evaluation.response import Probe
 from triportrait.train.presets import STAGE_PRESETS, paper, tiny_stages
-from triportrait.train.probe import probe
-from triportrait.train.response import Probe
-from triportrait.train.start import reads_motion
+from triportrait.train.stages import reenact as stage2
+from triportrait.train.stages.initialize import reads_motion
 from triportrait.train.table3 import TABLE, Columns, RowName
 
 PRINTED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parents[1] / "data/paper/table3.json").read_text())

@@ -23,15 +23,16 @@ from triportrait.core.errors import InputError
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.neck import NeckField
 from triportrait.serve.reenactor import Reenactor
-from triportrait.train import loop, stage2
-from triportrait.train.begin import Begin
+from triportrait.train import loop
 from triportrait.train.config import OptimizerConfig, ReenactConfig, TrainConfig
 from triportrait.train.data.clip_store.store import PROGRESS
+from triportrait.train.networks import Begin
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.runs.checkpoints import found
 from triportrait.train.runs.stopping import Stopped
 from triportrait.train.stage_run import Loading, StageRun
-from triportrait.train.stages import Engines
+from triportrait.train.stages import reenact as stage2
+from triportrait.train.stages.assemble import Engines
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -18,7 +18,7 @@ from triportrait import cli
 from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import camera_from_label
-from triportrait.train import loop, stage2
+from triportrait.train import loop
 from triportrait.train.config import ReenactConfig
 from triportrait.train.data.clip_pictures import ClipPictures, Kept
 from triportrait.train.data.clip_store.filming import film_heads
@@ -30,8 +30,9 @@ from triportrait.train.data.multiview import from_positions, to_positions
 from triportrait.train.data.pictures import Pictures, photograph
 from triportrait.train.data.scenes import filming_cameras, motion, population, take_pictures
 from triportrait.train.engines.ranks import Ranks
-from triportrait.train.motion import motion_of
 from triportrait.train.objectives.losses import shrink
+from triportrait.train.stages import reenact as stage2
+from triportrait.train.stages.motion import motion_of
 
 CPU = torch.device("cpu")
 COUNT, FRAMES, SIZE = (little.CLIPS[name] for name in ("count", "frames", "size"))

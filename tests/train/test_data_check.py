@@ -19,12 +19,12 @@ from tests.train.test_clips import changed, spoil
 from triportrait import cli
 from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
-from triportrait.train.begin import read_file
 from triportrait.train.data import check
 from triportrait.train.data.arrays import check_finite
 from triportrait.train.data.clip_store.store import check_table
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import PictureSet
+from triportrait.train.networks import read_file
 
 HEAD = "head_000001.npz"
 

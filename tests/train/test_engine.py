@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tests.train.little import copied, same
 from triportrait.train.config import OptimizerConfig
 from triportrait.train.engines.engine import Group, PlainEngine
-from triportrait.train.schedule import averaging, learning_rate
+from triportrait.train.engines.schedule import averaging, learning_rate
 
 CONFIG = OptimizerConfig(rate=0.05, warm_up=8, decay=0.1, clip=0.5, average=0.6, betas=(0.8, 0.95))
 IMAGES, BATCH = 40, 4

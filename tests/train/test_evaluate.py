@@ -19,7 +19,7 @@ from triportrait.train.evaluation.measure import ANOTHER_HEAD, SAME_HEAD, GroupR
 from triportrait.train.evaluation.methods import KEPT, OURS, STATIC
 from triportrait.train.evaluation.protocol import CASES, CROSS, NEW_VIEWS, SELF, Group, Plan, SceneOf, groups
 from triportrait.train.evaluation.table import HEADINGS, Gate, gates, markdown
-from triportrait.train.weights import Cast, open_trained
+from triportrait.train.runs.weights import Cast, open_trained
 
 KNOWN = Cast(3, 2)
 GROUP = Group("cast", 3, 2)
@@ -229,6 +229,6 @@ def test_what_is_asked_for_wins_over_the_card(weights):
 
 
 def test_an_encoder_of_photographs_is_refused(weights, monkeypatch):
-    monkeypatch.setattr("triportrait.train.weights.load_pair", lambda folder: (load_portrait(folder), object()))
+    monkeypatch.setattr("triportrait.train.runs.weights.load_pair", lambda folder: (load_portrait(folder), object()))
     with pytest.raises(InputError, match="a motion encoder for photographs, which knows no procedural heads"):
         open_trained(str(weights))

@@ -45,9 +45,9 @@ from triportrait.train.evaluation.protocol import (
     groups,
     unseen,
 )
-from triportrait.train.motion import read_motion
-from triportrait.train.response import Probe, products, response, responses
-from triportrait.train.weights import Cast
+from triportrait.train.evaluation.response import Probe, products, response, responses
+from triportrait.train.runs.weights import Cast
+from triportrait.train.stages.motion import read_motion
 
 KNOWN = Cast(3, 2)
 GROUP = Group("cast", 3, 2)

@@ -15,14 +15,15 @@ from torch import Tensor, nn
 
 from tests.train import little
 from triportrait import cli
-from triportrait.train import infinite, stage1
 from triportrait.train.config import OptimizerConfig
 from triportrait.train.data.pictures import PictureSet
 from triportrait.train.engines.engine import Group, PlainEngine
-from triportrait.train.infinite import shown, suspects
 from triportrait.train.loop import Phase, Stage, run_stage
 from triportrait.train.presets import STAGE_PRESETS, paper
+from triportrait.train.runs import nonfinite as infinite
 from triportrait.train.runs.checkpoints import found
+from triportrait.train.runs.nonfinite import shown, suspects
+from triportrait.train.stages import static as stage1
 
 BATCH, STEPS = 2, 12
 

@@ -19,7 +19,8 @@ import pytest
 from tests.train import little
 from tests.train.test_ranks import agree
 from triportrait import cli
-from triportrait.train import loop, probe
+from triportrait.train import loop
+from triportrait.train.evaluation import probe
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.runs.checkpoints import FOLDER, found
 from triportrait.train.runs.claim import claim

@@ -22,7 +22,7 @@ from triportrait.train.loop import run_stage, single_network
 from triportrait.train.runs.checkpoints import found, load_newest
 from triportrait.train.runs.record import LOG
 from triportrait.train.runs.run_config import check_config
-from triportrait.train.samples import GAP_PX, LABEL_PX, shown_depth, write_grid
+from triportrait.train.runs.samples import GAP_PX, LABEL_PX, shown_depth, write_grid
 
 IMAGES, BATCH = 120, 4  # 30 steps
 

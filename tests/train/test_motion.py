@@ -14,11 +14,11 @@ from tests.train import little
 from tests.train.test_stage1 import everything
 from triportrait.core.motion.crop import ANCHOR_TARGETS, INNER, anchors_of
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
-from triportrait.train import motion
 from triportrait.train.config import OptimizerConfig, StageConfig
 from triportrait.train.data.heads.population import EXPRESSION_AXES, sample_expression, stream
 from triportrait.train.data.pictures import Pictures, PictureSet
 from triportrait.train.engines.engine import Group, PlainEngine
+from triportrait.train.stages import motion
 
 SIZE = 48
 CONFIG = StageConfig(batch=12, front_sources=0.7)

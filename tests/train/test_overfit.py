@@ -15,11 +15,11 @@ import torch
 
 from triportrait import cli
 from triportrait.core.types import Driving
-from triportrait.train.motion import read_motion
+from triportrait.train.evaluation.response import responses
 from triportrait.train.presets import PRESETS
-from triportrait.train.response import responses
+from triportrait.train.runs.weights import load_trained
+from triportrait.train.stages.motion import read_motion
 from triportrait.train.training import Training
-from triportrait.train.weights import load_trained
 
 MOST_CPU_S = 25 * 60  # 20 minutes on idle cores; a thread that shares its core with another one counts for more
 

@@ -27,7 +27,7 @@ from triportrait.train.data.pictures import open_set
 from triportrait.train.engines.ranks import Ranks, told_ranks
 from triportrait.train.engines.zero import ZeroConfig
 from triportrait.train.runs.checkpoints import CARD, found
-from triportrait.train.stages import Engines
+from triportrait.train.stages.assemble import Engines
 
 pytest.importorskip("deepspeed")
 

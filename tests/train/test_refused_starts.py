@@ -19,12 +19,12 @@ import pytest
 from tests.train import little, trained
 from tests.train.test_data_check import altered, spoilt
 from triportrait import cli
-from triportrait.train import stage1
 from triportrait.train.data.pictures import open_set
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.runs import room
 from triportrait.train.runs.checkpoints import FOLDER, found
 from triportrait.train.runs.claim import LOCK, claim
+from triportrait.train.stages import static as stage1
 
 ROOT = Path(__file__).parents[2]
 Usage = namedtuple("Usage", "total used free")

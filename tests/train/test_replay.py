@@ -17,15 +17,17 @@ from torch import Tensor
 
 from tests.train import little, trained
 from triportrait import cli
-from triportrait.train import stage1, stage2, stage_run
+from triportrait.train import stage_run
 from triportrait.train.config import ReenactConfig, StageConfig, TrainConfig
 from triportrait.train.data.pictures import PictureSet
+from triportrait.train.evaluation.probe import probe
+from triportrait.train.evaluation.response import Probe
 from triportrait.train.objectives import adversary
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
-from triportrait.train.probe import probe
-from triportrait.train.response import Probe
 from triportrait.train.runs.checkpoints import CARD, found
 from triportrait.train.runs.flat import flattened, rebuilt
+from triportrait.train.stages import reenact as stage2
+from triportrait.train.stages import static as stage1
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from triportrait.train.config import LossConfig, OptimizerConfig, ScheduleConfig
+from triportrait.train.engines.schedule import Moment, averaging, corrected, learning_rate, moment
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
-from triportrait.train.schedule import Moment, averaging, corrected, learning_rate, moment
 from triportrait.train.schedule_chart import COLUMNS, chart
 
 CONFIG = OptimizerConfig(rate=2.0, last_rate=0.1, warm_up=9, average=0.75)

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from tests.train import little
 from triportrait.core.types import Camera, Driving, Head, Rendering
-from triportrait.train import stage1
 from triportrait.train.config import LossConfig, ScheduleConfig, StageConfig
 from triportrait.train.data.pictures import Pictures, PictureSet
+from triportrait.train.engines.schedule import Moment, moment
 from triportrait.train.objectives.losses import feature_weight, shrink
 from triportrait.train.objectives.perceptual import Gradients
-from triportrait.train.schedule import Moment, moment
-from triportrait.train.stage1 import StaticModels
-from triportrait.train.start import reads_motion
+from triportrait.train.stages import static as stage1
+from triportrait.train.stages.initialize import reads_motion
+from triportrait.train.stages.static import StaticModels
 
 CONFIG = StageConfig(batch=3, views=2, front_sources=0.7)
 

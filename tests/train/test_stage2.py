@@ -14,20 +14,20 @@ from tests.train import little
 from tests.train.test_stage1 import Painter, everything, found_in
 from triportrait.core.render.cameras import LookAtRange, sample_look_at
 from triportrait.core.types import Camera, Driving, Head, Rendering
-from triportrait.train import stage2
 from triportrait.train.config import LossConfig, ReenactConfig
 from triportrait.train.data.heads.population import Expression
 from triportrait.train.data.pictures import Pictures, PictureSet, photograph
 from triportrait.train.data.scenes import population
 from triportrait.train.data.sheets import around
-from triportrait.train.motion import crops, read_motion
+from triportrait.train.engines.schedule import Moment
 from triportrait.train.objectives.losses import feature_weight, shrink
 from triportrait.train.objectives.perceptual import Gradients
 from triportrait.train.presets import STAGE_PRESETS
-from triportrait.train.schedule import Moment
 from triportrait.train.schedule_chart import chart
-from triportrait.train.stage2 import ReenactBatch, ReenactModels, move_landmarks, pseudo_views, substitutions
-from triportrait.train.stages import make_discriminator
+from triportrait.train.stages import reenact as stage2
+from triportrait.train.stages.assemble import make_discriminator
+from triportrait.train.stages.motion import crops, read_motion
+from triportrait.train.stages.reenact import ReenactBatch, ReenactModels, move_landmarks, pseudo_views, substitutions
 
 CONFIG = ReenactConfig(batch=4)
 INNER = [*range(17, 60)]  # brows, nose, eyes, outer lips; not the jaw line, not the inner lips: teeth lie behind them

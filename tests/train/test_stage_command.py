@@ -25,19 +25,20 @@ from triportrait import cli
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
 from triportrait.core.errors import InputError
 from triportrait.serve.reenactor import Reenactor
-from triportrait.train import loop, stage2
+from triportrait.train import loop
 from triportrait.train.data.pictures import PictureSet, open_set
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.engines.recompute import recompute
+from triportrait.train.evaluation.probe import probe
 from triportrait.train.jobs.train import Stage1
 from triportrait.train.objectives import adversary
 from triportrait.train.objectives.identity import FaceIdentity
 from triportrait.train.objectives.perceptual import Gradients
 from triportrait.train.presets import STAGE_PRESETS
-from triportrait.train.probe import probe
 from triportrait.train.runs.checkpoints import FOLDER, found, module_weights
 from triportrait.train.runs.claim import claim
-from triportrait.train.samples import GAP_PX, LABEL_PX
+from triportrait.train.runs.samples import GAP_PX, LABEL_PX
+from triportrait.train.stages import reenact as stage2
 
 ROOT = Path(__file__).parents[2]
 
@@ -192,7 +193,7 @@ def test_a_disk_that_fails_is_one_sentence(material, tmp_path, monkeypatch, caps
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("triportrait.train.stages.write_grid", full)
+    monkeypatch.setattr("triportrait.train.stages.assemble.write_grid", full)
     said = refused(words(material, "stage2", tmp_path / "run"), capsys)
     assert "the run could not be written or read (no space left on device); free some space" in said
 
@@ -378,7 +379,7 @@ def test_recomputing_changes_no_loss(material, tmp_path):
 SLOW = """
 import sys, time
 from tests.train import little
-from triportrait.train import stage2
+from triportrait.train.stages import reenact as stage2
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait import cli
 STAGE_PRESETS["tiny"] = little.opposed

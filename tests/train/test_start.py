@@ -14,7 +14,7 @@ from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.types import Camera, Driving
 from triportrait.train.data.heads.population import sample_expression, stream
 from triportrait.train.data.scenes import filming_cameras, population
-from triportrait.train.start import motion_parameters, reads_motion, start, start_motion
+from triportrait.train.stages.initialize import motion_parameters, reads_motion, start, start_motion
 
 HEADS = 4
 MODELS = {"tiny": tiny, "test": little.model}

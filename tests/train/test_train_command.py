@@ -16,10 +16,11 @@ import torch
 from tests.train import little
 from triportrait import cli
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
-from triportrait.train import stage1, stage2
 from triportrait.train.jobs import train as job
 from triportrait.train.presets import PRESETS
 from triportrait.train.runs.checkpoints import FOLDER, found
+from triportrait.train.stages import reenact as stage2
+from triportrait.train.stages import static as stage1
 from triportrait.train.training import short_of
 
 
@@ -302,7 +303,7 @@ def test_a_full_disk_is_one_sentence(copied, capsys, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("triportrait.train.stages.write_grid", full)
+    monkeypatch.setattr("triportrait.train.stages.assemble.write_grid", full)
     said = refused(["overfit", "--out", copied], capsys)
     assert said == (
         f"triportrait: {copied}: the run could not be written or read (no space left on device); free some space or "

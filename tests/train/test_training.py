@@ -23,10 +23,13 @@ from triportrait.core.checkpoint import load_motion_encoder, load_portrait
 from triportrait.core.errors import InputError
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.motion.turning import TurningNeck
-from triportrait.train import loop, motion, stage1, stage2
+from triportrait.train import loop
 from triportrait.train.config import LossConfig, OptimizerConfig, ReenactConfig, SetConfig, StageConfig
 from triportrait.train.runs.checkpoints import CARD, found
-from triportrait.train.start import reads_motion
+from triportrait.train.stages import motion
+from triportrait.train.stages import reenact as stage2
+from triportrait.train.stages import static as stage1
+from triportrait.train.stages.initialize import reads_motion
 from triportrait.train.training import STAGES, Training, commit
 
 MODULES = {"stage1": stage1, "motion": motion, "stage2": stage2}

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from triportrait.core.errors import InputError
 from triportrait.core.sentences import literal
-from triportrait.train.cameras import SET_CAMERAS, SetCameras
 from triportrait.train.config import check_range
 from triportrait.train.data.arrays import check_finite, check_rotations, check_shapes, read_arrays
+from triportrait.train.data.cameras import SET_CAMERAS, SetCameras
 from triportrait.train.data.folders import open_folder, whole_folder
 from triportrait.train.data.heads.population import EXPRESSION_AXES, Identity, Light, check_seed_and_count
 from triportrait.train.data.heads.render import HeadRenderer, check_size

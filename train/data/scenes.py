@@ -13,7 +13,7 @@ from torch import Tensor
 
 from triportrait.core.render.cameras import sample_look_at
 from triportrait.core.types import Camera
-from triportrait.train.cameras import FILMED, SET_CAMERAS, SetCameras
+from triportrait.train.data.cameras import FILMED, SET_CAMERAS, SetCameras
 from triportrait.train.data.heads.population import (
     Expression,
     Identity,

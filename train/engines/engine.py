@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from triportrait.train.config import OptimizerConfig
-from triportrait.train.schedule import averaging, corrected, learning_rate
+from triportrait.train.engines.schedule import averaging, corrected, learning_rate
 
 INFINITY_BECOMES = 1e5  # of a gradient, where they are cleaned (as published)
 MOMENTS = ("exp_avg", "exp_avg_sq")

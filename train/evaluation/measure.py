@@ -17,7 +17,7 @@ from triportrait.train.data.pictures import Pictures
 from triportrait.train.evaluation.methods import Method, Shown
 from triportrait.train.evaluation.metrics import agreement, depth_error, opacity_iou, psnr, sharpness, ssim
 from triportrait.train.evaluation.protocol import CROSS, Group, Plan, ProbeOf, Scene, SceneOf
-from triportrait.train.response import Probe, face_mask, products, response
+from triportrait.train.evaluation.response import Probe, face_mask, products, response
 
 SAME_HEAD, ANOTHER_HEAD = "same head", "another head"
 SHEET_HEADS = 4  # of each group, on the sheet of pictures

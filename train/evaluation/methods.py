@@ -20,8 +20,8 @@ from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.types import Camera, Driving, Head, Source
 from triportrait.train.data.pictures import Pictures
-from triportrait.train.motion import read_motion
-from triportrait.train.weights import load_trained
+from triportrait.train.runs.weights import load_trained
+from triportrait.train.stages.motion import read_motion
 
 OURS, COPY, KEPT, STATIC = "ours", "copies the source", "keeps the source's expression", "static synthesizer"
 

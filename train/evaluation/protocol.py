@@ -20,8 +20,8 @@ from triportrait.train.data.heads.population import LARGEST_SEED, Expression, Id
 from triportrait.train.data.heads.render import HeadRenderer
 from triportrait.train.data.pictures import Pictures, photograph
 from triportrait.train.data.scenes import expressions, filming_cameras, population
-from triportrait.train.response import AXES, Probe, take_probe
-from triportrait.train.weights import Cast
+from triportrait.train.evaluation.response import AXES, Probe, take_probe
+from triportrait.train.runs.weights import Cast
 
 SELF, CROSS, NEW_VIEWS = "self", "cross", "new views"
 CASES = (SELF, CROSS, NEW_VIEWS)

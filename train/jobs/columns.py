@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from triportrait.train.ablations import RANDOM, check_beside_row
-from triportrait.train.cameras import THETA_P, ThetaP
 from triportrait.train.config import ReenactConfig
+from triportrait.train.data.cameras import THETA_P, ThetaP
 from triportrait.train.table3 import RowName
 
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]

@@ -20,7 +20,7 @@ from triportrait.train.evaluation.methods import COPY, KEPT, STATIC, WeightsAndB
 from triportrait.train.evaluation.protocol import Plan, groups
 from triportrait.train.evaluation.sheets import write_axes_sheet, write_pictures_sheet
 from triportrait.train.evaluation.table import Gate, gates, markdown
-from triportrait.train.weights import Trained, open_trained
+from triportrait.train.runs.weights import Trained, open_trained
 
 KIND = "triportrait evaluation"
 NOTES = (

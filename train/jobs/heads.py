@@ -13,7 +13,7 @@ import tyro
 
 from triportrait.core.errors import InputError
 from triportrait.core.sentences import say
-from triportrait.train.cameras import SET_CAMERAS, Habit, shown_cameras
+from triportrait.train.data.cameras import SET_CAMERAS, Habit, shown_cameras
 from triportrait.train.data.clips import check_clips, write_clips
 from triportrait.train.data.multiview import check_multiview, write_multiview
 from triportrait.train.data.sheets import SheetKind, write_sheet

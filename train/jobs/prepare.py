@@ -10,7 +10,7 @@ import tyro
 
 from triportrait.core.errors import InputError
 from triportrait.core.sentences import say
-from triportrait.train.cameras import SET_CAMERAS
+from triportrait.train.data.cameras import SET_CAMERAS
 from triportrait.train.data.check import check_data
 from triportrait.train.data.clip_store.filming import film_heads
 from triportrait.train.data.clip_store.importing import SKIPPED, Imported, import_lmdb

@@ -14,9 +14,8 @@ import tyro
 from triportrait.core.errors import InputError
 from triportrait.core.sentences import say
 from triportrait.train.ablations import ablated, differences, with_motion
-from triportrait.train.begin import Begin
-from triportrait.train.cameras import SET_CAMERAS, Habit
 from triportrait.train.config import StageConfig, TrainConfig
+from triportrait.train.data.cameras import SET_CAMERAS, Habit
 from triportrait.train.engines.ranks import Elsewhere, Ranks, joined, launcher, one_voice, told_ranks
 from triportrait.train.engines.zero import ZeroConfig
 from triportrait.train.jobs.columns import (
@@ -28,13 +27,14 @@ from triportrait.train.jobs.columns import (
     OptionalStr,
 )
 from triportrait.train.jobs.runs import Export, Replay, Report
+from triportrait.train.networks import Begin
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
 from triportrait.train.runs.report import write_report
 from triportrait.train.runs.run_config import CONFIG
 from triportrait.train.runs.stopping import Stopped, stops_on_request
 from triportrait.train.schedule_chart import chart, shown_columns, shown_views
 from triportrait.train.stage_run import Loading, StageName, StageRun
-from triportrait.train.stages import Engines
+from triportrait.train.stages.assemble import Engines
 from triportrait.train.training import STAGES, Training
 
 

@@ -14,11 +14,11 @@ from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.files import read_json
 from triportrait.core.network_kind import REENACTMENT, STATIC
-from triportrait.train.begin import flame_field
 from triportrait.train.data.clip_store.filming import HEADS
+from triportrait.train.networks import flame_field
 from triportrait.train.runs.checkpoints import FOLDER, averaged_weights, found
 from triportrait.train.runs.run_config import CONFIG, FLAME, MOTION_ENCODER
-from triportrait.train.weights import FLAME_LICENCE, kept_flame, save_neck
+from triportrait.train.runs.weights import FLAME_LICENCE, kept_flame, save_neck
 
 
 def export(

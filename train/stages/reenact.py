@@ -22,15 +22,15 @@ from triportrait.core.types import Camera, Driving, Rendering
 from triportrait.train.config import LossConfig, Precision, ReenactConfig
 from triportrait.train.data.heads.rasterize import project
 from triportrait.train.data.pictures import Pictures
+from triportrait.train.engines.schedule import Moment, moment
 from triportrait.train.loop import Micro, Phase
-from triportrait.train.motion import AnyMotionEncoder, motion_of, read_motion
 from triportrait.train.objectives.adversary import discriminator_phases, opposed
 from triportrait.train.objectives.discriminator import Discriminator
 from triportrait.train.objectives.identity import FaceIdentity, five_points, identity_loss
 from triportrait.train.objectives.losses import closed_eye_scale, over_black
 from triportrait.train.objectives.perceptual import Perceptual
-from triportrait.train.schedule import Moment, moment
-from triportrait.train.stage1 import EVER, compare, lowered, render
+from triportrait.train.stages.motion import AnyMotionEncoder, motion_of, read_motion
+from triportrait.train.stages.static import EVER, compare, lowered, render
 
 
 @dataclass(frozen=True)

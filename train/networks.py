@@ -22,15 +22,16 @@ from triportrait.core.network_kind import REENACTMENT, STATIC, Network, check_ne
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.sentences import say
 from triportrait.core.weights import DEMO
-from triportrait.train import stage1, stage2
 from triportrait.train.config import LossConfig, MotionKind, TrainConfig
-from triportrait.train.motion import AnyMotionEncoder
 from triportrait.train.objectives.discriminator import Discriminator
 from triportrait.train.objectives.identity import FaceIdentity
 from triportrait.train.objectives.perceptual import perceptual
 from triportrait.train.runs.checkpoints import found, module_weights
-from triportrait.train.stages import RENDERER, make_discriminator
-from triportrait.train.start import reads_motion, start, start_motion
+from triportrait.train.stages import reenact as stage2
+from triportrait.train.stages import static as stage1
+from triportrait.train.stages.assemble import RENDERER, make_discriminator
+from triportrait.train.stages.initialize import reads_motion, start, start_motion
+from triportrait.train.stages.motion import AnyMotionEncoder
 
 
 @dataclass(frozen=True)

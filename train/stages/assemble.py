@@ -17,7 +17,6 @@ from triportrait.core.errors import InputError
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Driving, Rendering
-from triportrait.train import stage1, stage2
 from triportrait.train.config import GROUP, OptimizerConfig, StageConfig, TrainConfig
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.pictures import Pictures, PictureSet
@@ -26,12 +25,14 @@ from triportrait.train.engines.ranks import Ranks
 from triportrait.train.engines.recompute import recompute
 from triportrait.train.engines.zero import ZeroConfig, ZeroEngine
 from triportrait.train.evaluation.metrics import psnr
+from triportrait.train.evaluation.response import Probe, responses
 from triportrait.train.loop import Stage
-from triportrait.train.motion import AnyMotionEncoder, motion_of
 from triportrait.train.objectives.discriminator import Discriminator, DiscriminatorConfig
-from triportrait.train.response import Probe, responses
-from triportrait.train.samples import shown_depth, write_grid
-from triportrait.train.start import reads_motion
+from triportrait.train.runs.samples import shown_depth, write_grid
+from triportrait.train.stages import reenact as stage2
+from triportrait.train.stages import static as stage1
+from triportrait.train.stages.initialize import reads_motion
+from triportrait.train.stages.motion import AnyMotionEncoder, motion_of
 
 SHOWN = 4  # rows in a grid of samples
 RENDERER = ("volume.", "superres.")  # how the names of its weights begin

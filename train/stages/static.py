@@ -18,6 +18,7 @@ from triportrait.core.render.volume import as_images
 from triportrait.core.types import Driving, Head, NeckGrid, Rendering
 from triportrait.train.config import LossConfig, Precision, StageConfig
 from triportrait.train.data.pictures import Pictures, PictureSet, join
+from triportrait.train.engines.schedule import Moment, moment
 from triportrait.train.loop import Micro, Phase
 from triportrait.train.objectives.adversary import discriminator_phases, opposed
 from triportrait.train.objectives.discriminator import Discriminator
@@ -36,7 +37,6 @@ from triportrait.train.objectives.losses import (
     teacher_points,
 )
 from triportrait.train.objectives.perceptual import Perceptual
-from triportrait.train.schedule import Moment, moment
 
 EVER = Moment()
 
