@@ -45,7 +45,7 @@ def with_columns(config: TrainConfig, columns: Columns) -> TrainConfig:
     """A training whose stage 2 has these columns; nothing else of the config is changed."""
     own, small = config.stage2, config.preset.partition(",")[0] != "paper"
     clips = 0 if columns.clips == ALL_CLIPS else columns.clips // (_OF_A_SMALL_CAST if small else 1)
-    optimizer = dataclasses.replace(own.optimizer, motion_factor=columns.motion_rate_factor)
+    optimizer = dataclasses.replace(own.optimizer, motion_lr_factor=columns.motion_rate_factor)
     stage = dataclasses.replace(
         own,
         init=INIT[columns.initialisation],
@@ -121,9 +121,9 @@ def differences(one: ReenactConfig, other: ReenactConfig) -> list[str]:
         if getattr(one, name) != getattr(other, name)
     ]
     before, after = one.optimizer, other.optimizer
-    found += [f"--rate {after.rate:g}"] if before.rate != after.rate else []
-    if before.motion_factor != after.motion_factor:
-        found.append(f"--motion-rate-factor {after.motion_factor:g}")
+    found += [f"--lr {after.lr:g}"] if before.lr != after.lr else []
+    if before.motion_lr_factor != after.motion_lr_factor:
+        found.append(f"--motion-lr-factor {after.motion_lr_factor:g}")
     if one.camera_p != other.camera_p:
         found.append(f"--theta-p {next(name for name, known in THETA_P.items() if known == other.camera_p)}")
     return found

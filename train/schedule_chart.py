@@ -7,24 +7,24 @@ from collections.abc import Callable, Mapping, Sequence
 from triportrait.train.ablations import INIT, MOTION, TEACHER
 from triportrait.train.config import ReenactConfig, StageConfig, TrainConfig
 from triportrait.train.data.cameras import shown_cameras, shown_range
-from triportrait.train.engines.schedule import corrected, learning_rate, moment
+from triportrait.train.engines.schedule import active_terms, lazy_corrected, learning_rate
 from triportrait.train.table3 import TABLE, RowName
 
 COLUMNS = 60
 _SHADES = " ▁▂▃▄▅▆▇█"
 
 
-def chart(name: str, config: StageConfig, full_size: int, motion_factor: float = 1.0) -> str:
+def chart(name: str, config: StageConfig, full_size: int, motion_lr_factor: float = 1.0) -> str:
     """A line for everything that depends on the images seen; columns are sixtieths of the stage.
 
     Args:
         name: of the stage.
         full_size: side of the model's ray grid, px.
-        motion_factor: of the layers that read motion, on the learning rate.
+        motion_lr_factor: of the layers that read motion, on the learning rate.
     """
     schedule, losses = config.schedule, config.losses
     at = [round(config.images * (column + 0.5) / COLUMNS) for column in range(COLUMNS)]
-    moments = [moment(schedule, losses, images, full_size) for images in at]
+    moments = [active_terms(schedule, losses, images, full_size) for images in at]
     lines: list[tuple[str, str, str]] = []
 
     def row(label: str, draw: Callable[[int], bool], said: str) -> None:
@@ -32,28 +32,32 @@ def chart(name: str, config: StageConfig, full_size: int, motion_factor: float =
 
     rates = [learning_rate(config.optimizer, images, config.images) for images in at]
     lines.append(("learning rate", _levels(rates), f"up to {max(rates):.3g}"))
-    if motion_factor != 1:
-        lines.append(("  of what reads motion", _levels(rates), f"up to {max(rates) * motion_factor:.3g}"))
+    if motion_lr_factor != 1:
+        lines.append(("  of what reads motion", _levels(rates), f"up to {max(rates) * motion_lr_factor:.3g}"))
     sizes = [m.neural_size or full_size for m in moments]
-    said = f"{full_size} px" if min(sizes) == max(sizes) else f"{sizes[0]} to {sizes[-1]} px, {_span(schedule.grows)}"
+    said = (
+        f"{full_size} px"
+        if min(sizes) == max(sizes)
+        else f"{sizes[0]} to {sizes[-1]} px, {_span(schedule.neural_size_grows)}"
+    )
     lines.append(("ray grid", _levels(sizes), said))
     until = schedule.renderer_frozen_until
     row("renderer moves", lambda i: at[i] >= until, f"from {until:,}" if until else "always")
     for label, on, since, weight in (
         ("identity", "identity", schedule.identity_from, losses.identity),
-        ("adversary", "adversary", schedule.adversary_from, losses.adversary),
+        ("adversary", "adversarial", schedule.adversarial_from, losses.adversarial),
     ):
         said = f"{weight:g} from {since:,}" if weight else "off"
         if weight and label == "adversary" and isinstance(config, ReenactConfig):
-            each = config.batch // config.micros
+            each = config.batch // config.micro_batches
             said += f", on every real target, {_alone(config):.1%} of them judged alone in micro-batches of {each}"
         row(label, lambda i, on=on: getattr(moments[i], on), said)  # type: ignore[misc]
     if name == "stage1":
         ends = f"until {schedule.teacher_until:,}" if schedule.teacher_until < config.images else "always"
         for label, weight in (
             ("depth", losses.depth),
-            ("teacher's planes", losses.planes),
-            ("teacher's feature images", losses.feature),
+            ("teacher's planes", losses.distill_planes),
+            ("teacher's feature images", losses.distill_feature),
         ):
             if weight:
                 row(label, lambda i: moments[i].teacher, f"{weight:g} {ends}")
@@ -67,8 +71,8 @@ def chart(name: str, config: StageConfig, full_size: int, motion_factor: float =
         row("motion off pseudo views", lambda i: read and config.real_driving < 1, off)
         if schedule.pseudo_every:
             row("pseudo views", lambda i: True, f"every {schedule.pseudo_every} steps, in a phase of their own")
-    r1 = f"every {schedule.r1_every} steps from {schedule.adversary_from:,}" if losses.adversary else "off"
-    row("R1", lambda i: moments[i].adversary, r1)
+    r1 = f"every {schedule.r1_every} steps from {schedule.adversarial_from:,}" if losses.adversarial else "off"
+    row("R1", lambda i: moments[i].adversarial, r1)
     width = max(len(label) for label, _, _ in lines)
     head = f"{name}: {config.images:,} images in steps of {config.batch}, a column is {config.images / COLUMNS:,.0f}"
     return "\n".join([head, *(f"{label:{width}}  {drawn}  {said}" for label, drawn, said in lines)])
@@ -76,7 +80,7 @@ def chart(name: str, config: StageConfig, full_size: int, motion_factor: float =
 
 def _alone(config: ReenactConfig) -> float:
     """The share of real targets that the discriminator sees without another one, as no other is in its micro-batch."""
-    return (1 - config.real_target) ** (config.batch // config.micros - 1)
+    return (1 - config.real_target) ** (config.batch // config.micro_batches - 1)
 
 
 def shown_views(name: str, config: TrainConfig) -> str:
@@ -104,7 +108,7 @@ def shown_columns(config: TrainConfig, row: RowName | None, changed: Sequence[st
         changed: options beside it that won over it.
     """
     own, columns = config.stage2, None if row is None else TABLE[row]
-    rate, factor = corrected(own.optimizer)[0], own.optimizer.motion_factor
+    rate, factor = lazy_corrected(own.optimizer)[0], own.optimizer.motion_lr_factor
     numbers = f"{config.model.transformer.motion_width} numbers"
     p = f"{1 - own.real_driving:.0%} of the motions are read off them" if own.real_driving < 1 else "off"
     if own.motion == "parameters":

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from triportrait.core.errors import InputError
-from triportrait.train.stage_run import StageName
+from triportrait.train.config import StageName
 
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
@@ -169,7 +169,7 @@ def made(command: str) -> str:
     """What made a table that no GPU is needed for."""
     import torch
 
-    from triportrait.train.training import commit
+    from triportrait.train.runs.commit import commit
 
     return f"`{command}`: torch {torch.__version__}, commit {commit()}, {datetime.datetime.now(datetime.UTC).date()}"
 

@@ -46,12 +46,14 @@ from triportrait.profiling.training.scaling import (
     payload,
     sent,
 )
-from triportrait.train.config import LossConfig, OptimizerConfig, ReenactConfig, ScheduleConfig, SetConfig, TrainConfig
+from triportrait.train.config import LossConfig, OptimizerConfig, ReenactConfig, ScheduleConfig, TrainConfig
+from triportrait.train.data.set_config import SetConfig
 from triportrait.train.engines.engine import Group
-from triportrait.train.engines.ranks import Ranks, joined
+from triportrait.train.engines.make import Engines
+from triportrait.train.engines.ranks import Ranks, process_group
 from triportrait.train.engines.zero import ZeroConfig
-from triportrait.train.loop import Stage, run_stage
-from triportrait.train.stages.assemble import Engines
+from triportrait.train.loop import run_stage
+from triportrait.train.stages.stage import Stage
 
 MICROS, IMAGES = 2, 2  # micro-batches of a rank, images of one
 PERIOD, BEFORE = 2, 1  # steps until all phases have come, and steps before counting
@@ -78,12 +80,12 @@ def config(ranks: int) -> TrainConfig:
         ),
         neck=NeckConfig(fine_size=4, coarse_size=3),
     )  # fmt: skip
-    micros = MICROS * ranks
-    batch = IMAGES * micros
-    still = OptimizerConfig(rate=1e-6, warm_up=0, decay=0.0, clip=0.0)
+    micro_batches = MICROS * ranks
+    batch = IMAGES * micro_batches
+    still = OptimizerConfig(lr=1e-6, warmup=0, weight_decay=0.0, max_grad_norm=0.0)
     stage = ReenactConfig(
-        images=batch * (BEFORE + PERIOD + 1), batch=batch, micros=micros, optimizer=still, discriminator=still,
-        losses=LossConfig(adversary=0.1), schedule=ScheduleConfig(r1_every=PERIOD),
+        images=batch * (BEFORE + PERIOD + 1), batch=batch, micro_batches=micro_batches, optimizer=still,
+        discriminator=still, losses=LossConfig(adversarial=0.1), schedule=ScheduleConfig(r1_every=PERIOD),
     )  # fmt: skip
     return TrainConfig(
         "counted", model, cast=SetConfig(size=64), precision="fp32", stage2=stage, discriminator_base=1024,
@@ -132,10 +134,10 @@ def count(ranks: Ranks, zero: int | None, run: Path) -> dict[str, float]:
         return inputs.batch(False, int(streams.integers(2**31)))
 
     phases = our_phases(dataclasses.replace(inputs, own=own))
-    stage = Stage("stage2", 3, made, own.images, own.batch, own.micros, draw, phases, lambda path: {})
+    stage = Stage("stage2", 3, made, own.images, own.batch, own.micro_batches, draw, phases, lambda path: {})
     if ranks.first:
         run.mkdir()
-    ranks.wait()
+    ranks.barrier()
     with collectives:
         run_stage(stage, run, 0, 10**9, 10**9, ranks)
     first, last = begun[BEFORE], begun[BEFORE + PERIOD]
@@ -190,8 +192,8 @@ def main(out: Path, zeros: Sequence[int]) -> None:
     """One of the ranks."""
     torch.set_num_threads(1)
     rows = []
-    with joined(always=True) as ranks:
-        folder = Path(str(ranks.told(tempfile.mkdtemp(dir=out.parent) if ranks.first else None)))
+    with process_group(always=True) as ranks:
+        folder = Path(str(ranks.broadcast(tempfile.mkdtemp(dir=out.parent) if ranks.first else None)))
         for zero in [None, *zeros] if ranks.size == 1 else zeros:
             found = count(ranks, zero, folder / f"run{zero}")
             predicted = payload(networks(config(ranks.size), "stage2"), zero or 0, ranks.size, MICROS)

@@ -24,18 +24,17 @@ from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import sample_look_at
 from triportrait.core.types import Camera, NeckGrid
 from triportrait.profiling.parts import sphere_tables
-from triportrait.train.config import ReenactConfig, StageConfig, TrainConfig
+from triportrait.train.config import ReenactConfig, StageConfig, StageName, TrainConfig
 from triportrait.train.data.pictures import Pictures, PictureSet
-from triportrait.train.loop import Micro
 from triportrait.train.objectives.identity import FaceIdentity
 from triportrait.train.objectives.lpips_distance import Lpips
 from triportrait.train.objectives.perceptual import Perceptual, perceptual
 from triportrait.train.presets import STAGE_PRESETS
-from triportrait.train.stage_run import StageName
 from triportrait.train.stages import reenact as stage2
 from triportrait.train.stages import static as stage1
 from triportrait.train.stages.assemble import make_discriminator
-from triportrait.train.stages.initialize import start, start_motion
+from triportrait.train.stages.initialize import initialize, initialize_motion
+from triportrait.train.stages.stage import MicroBatch
 
 POSES, VIEWS = 64, 3  # of the set that is drawn from
 ELLIPSES = (  # of the 68 landmarks: how many, their middle and radii, in sides of the picture
@@ -86,9 +85,9 @@ class Inputs:
         neck = self._neck(len(pictures.image), seed, again)
         return dataclasses.replace(batch, **{turned: dataclasses.replace(pictures, neck=neck)})
 
-    def micro(self, again: bool, seed: int = 0) -> Micro:
+    def micro(self, again: bool, seed: int = 0) -> MicroBatch:
         """The micro-batch of a step near the end of the stage."""
-        return Micro(self.batch(again, seed), torch.Generator().manual_seed(seed), self.last_image)
+        return MicroBatch(self.batch(again, seed), torch.Generator().manual_seed(seed), self.last_image)
 
     def _neck(self, count: int, seed: int, again: bool) -> Any:
         streams = np.random.default_rng([seed, 1])
@@ -204,7 +203,7 @@ def make_inputs(stage: StageName, config: TrainConfig, batch: int, device: torch
     Raises:
         InputError: a batch that does not make groups for the discriminator.
     """
-    own: StageConfig = dataclasses.replace(getattr(config, stage), batch=batch, micros=1, strangers=0.0)
+    own: StageConfig = dataclasses.replace(getattr(config, stage), batch=batch, micro_batches=1, strangers=0.0)
     changed: dict[str, Any] = {stage: own}
     config = dataclasses.replace(config, **changed)  # says what is wrong with the batch
     with torch.device(device), torch.random.fork_rng(devices=[]):
@@ -233,19 +232,19 @@ def stage_config(preset: str) -> TrainConfig:
 
 def _models(stage: StageName, config: TrainConfig, own: StageConfig, device: torch.device) -> Any:
     portrait = Portrait4D(config.model)
-    start(portrait, config.seed)
-    discriminator = make_discriminator(config) if own.losses.adversary else None
+    initialize(portrait, config.seed)
+    discriminator = make_discriminator(config) if own.losses.adversarial else None
     identity = FaceIdentity() if own.losses.identity else None
     distance = _distance(config, device)
     if stage == "stage1":
         teacher = None
-        if own.losses.planes or own.losses.feature:
+        if own.losses.distill_planes or own.losses.distill_feature:
             teacher = Portrait4D(config.model).eval().requires_grad_(False)
             teacher.load_state_dict(portrait.state_dict())
         return stage1.StaticModels(portrait, distance, config.precision, discriminator, identity, teacher)
     static = Portrait4D(config.model)
     static.load_state_dict(portrait.state_dict())
-    start_motion(portrait, config.seed)
+    initialize_motion(portrait, config.seed)
     width = config.model.transformer.motion_width
     encoder: Any = MotionEncoder() if width == MotionEncoder.motion_width else SmallMotionEncoder(width)
     for network in (static, encoder):

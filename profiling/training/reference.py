@@ -19,12 +19,13 @@ from triportrait.core.types import Camera, Driving, Rendering
 from triportrait.profiling.training.inputs import Inputs
 from triportrait.train.config import ReenactConfig
 from triportrait.train.data.pictures import Pictures
-from triportrait.train.engines.schedule import moment
-from triportrait.train.loop import Micro, Phase
+from triportrait.train.engines.schedule import active_terms
 from triportrait.train.objectives.adversary import FAKE, fake
+from triportrait.train.stages import common
 from triportrait.train.stages import reenact as stage2
 from triportrait.train.stages import static as stage1
 from triportrait.train.stages.motion import read_motion
+from triportrait.train.stages.stage import MicroBatch, Phase
 
 STATE, MOTIONS = "state of the random numbers", "motions of real pictures"  # what a step's first phase leaves
 
@@ -39,14 +40,14 @@ def our_phases(inputs: Inputs) -> list[Phase]:
 
 def reference_phases(inputs: Inputs) -> list[Phase]:
     """The stage's own, each after what the published code computes for it again."""
-    before: dict[str, Callable[[Inputs, Micro], object]] = {"discriminator": _synthesise}
+    before: dict[str, Callable[[Inputs, MicroBatch], object]] = {"discriminator": _synthesise}
     if inputs.stage == "stage2":
         before |= {"R1": _drive}
 
     def preceded(phase: Phase) -> Phase:
-        def terms(micro: Micro) -> Any:
+        def terms(micro: MicroBatch) -> Any:
             if phase.name == "main":
-                micro.made[STATE] = micro.rng.get_state()
+                micro.handed_on[STATE] = micro.rng.get_state()
             elif phase.name in before:
                 before[phase.name](inputs, micro)
             return phase.terms(micro)
@@ -56,24 +57,24 @@ def reference_phases(inputs: Inputs) -> list[Phase]:
     return [preceded(phase) for phase in our_phases(inputs)]
 
 
-def read_motions(inputs: Inputs, micro: Micro) -> None:
+def read_motions(inputs: Inputs, micro: MicroBatch) -> None:
     """What the published data sets hold: the motion of the real source and driving pictures."""
     if inputs.stage == "stage2":
         with torch.no_grad():
             pictures = micro.batch.source, micro.batch.driving
             encoder = inputs.models.motion_encoder
-            micro.made[MOTIONS] = [read_motion(encoder, x.image, x.landmarks) for x in pictures]
+            micro.handed_on[MOTIONS] = [read_motion(encoder, x.image, x.landmarks) for x in pictures]
 
 
 @torch.no_grad()
-def _drive(inputs: Inputs, micro: Micro) -> Tensor:
+def _drive(inputs: Inputs, micro: MicroBatch) -> Tensor:
     """v_d [B, M]: read off the static synthesizer's view of the driving picture, or off the picture itself."""
     models, batch = inputs.models, micro.batch
     driving, static = batch.driving, models.static
-    motion = micro.made[MOTIONS][1].clone()
+    motion = micro.handed_on[MOTIONS][1].clone()
     (rows,) = (~batch.real_driving).nonzero(as_tuple=True)
     if len(rows):
-        with stage1.lowered(models.precision, driving.image):
+        with common.autocast(models.precision, driving.image):
             head = static.reenact(static.prepare(driving.image[rows], None), Driving(None, driving.neck.take(rows)))
             view = static.render(head, batch.camera_p.take(rows)).image.clamp(-1, 1)
             landmarks = stage2.move_landmarks(driving, batch.camera_p)[rows]
@@ -82,14 +83,14 @@ def _drive(inputs: Inputs, micro: Micro) -> Tensor:
 
 
 @torch.no_grad()
-def _synthesise(inputs: Inputs, micro: Micro) -> None:
+def _synthesise(inputs: Inputs, micro: MicroBatch) -> None:
     """The fakes, as the generator's phase made them."""
     models, batch = inputs.models, micro.batch
     rng = torch.Generator()
-    rng.set_state(micro.made[STATE])
+    rng.set_state(micro.handed_on[STATE])
     full = inputs.config.model.render.neural_size
-    size = moment(inputs.own.schedule, inputs.own.losses, micro.images_seen, full).neural_size
-    with stage1.lowered(models.precision, batch.source.image):
+    size = active_terms(inputs.own.schedule, inputs.own.losses, micro.images_seen, full).neural_size
+    with common.autocast(models.precision, batch.source.image):
         if inputs.stage == "stage1":
             target: Pictures = batch.target
             rows = torch.arange(len(target.image))
@@ -98,22 +99,22 @@ def _synthesise(inputs: Inputs, micro: Micro) -> None:
             target = batch.driving
             rows = batch.real_target.nonzero()[:, 0]
             rendering = _reenacted(inputs, micro, rng, size)
-    micro.made[FAKE] = fake(rendering, target, target.camera, rows).detached()
+    micro.handed_on[FAKE] = fake(rendering, target, target.camera, rows).detached()
 
 
 def _static(portrait: Any, batch: Any, target: Pictures, rng: torch.Generator, size: int | None) -> Rendering:
     views = len(target.image) // len(batch.source.image)
     head = portrait.reenact(portrait.prepare(batch.source.image, None), Driving(None))
-    return stage1.render(portrait, stage1.repeated(head, views, target.neck), target, rng, size)
+    return common.render(portrait, common.repeated(head, views, target.neck), target, rng, size)
 
 
-def _reenacted(inputs: Inputs, micro: Micro, rng: torch.Generator, size: int | None) -> Rendering:
+def _reenacted(inputs: Inputs, micro: MicroBatch, rng: torch.Generator, size: int | None) -> Rendering:
     portrait, batch, driving = inputs.models.portrait, micro.batch, micro.batch.driving
-    v_s, v_d = micro.made[MOTIONS][0], _drive(inputs, micro)
+    v_s, v_d = micro.handed_on[MOTIONS][0], _drive(inputs, micro)
     head = portrait.reenact(portrait.prepare(batch.source.image, v_s), Driving(v_d, driving.neck))
     rows = batch.real_target[:, None, None]
     seen = Camera(
         torch.where(rows, driving.camera.world_from_camera, batch.camera_q.world_from_camera),
         torch.where(rows, driving.camera.intrinsics, batch.camera_q.intrinsics),
     )
-    return stage1.render(portrait, head, dataclasses.replace(driving, camera=seen), rng, size)
+    return common.render(portrait, head, dataclasses.replace(driving, camera=seen), rng, size)

@@ -16,8 +16,7 @@ import torch
 
 from triportrait.core.errors import InputError
 from triportrait.core.portrait import Portrait4D
-from triportrait.train.config import ReenactConfig, StageConfig, TrainConfig
-from triportrait.train.stage_run import StageName
+from triportrait.train.config import ReenactConfig, StageConfig, StageName, TrainConfig
 from triportrait.train.stages.assemble import make_discriminator
 from triportrait.train.stages.initialize import reads_motion
 
@@ -80,7 +79,7 @@ def networks(config: TrainConfig, stage: StageName) -> list[Network]:
     schedule, losses = own.schedule, own.losses
     with torch.device("meta"):
         portrait = Portrait4D(config.model)
-        discriminator = make_discriminator(config) if losses.adversary else None
+        discriminator = make_discriminator(config) if losses.adversarial else None
     moves = 1.0
     if stage == "stage1" and losses.density:
         moves += 1 / schedule.density_every
@@ -105,11 +104,11 @@ def networks(config: TrainConfig, stage: StageName) -> list[Network]:
     return found
 
 
-def payload(found: Sequence[Network], zero: int, ranks: int, micros: int = 1) -> dict[str, float]:
+def payload(found: Sequence[Network], zero: int, ranks: int, micro_batches: int = 1) -> dict[str, float]:
     """Bytes that a step reduces, gathers and scatters, whole tensors, by kind.
 
     Args:
-        zero: DeepSpeed's stage. ranks: N. micros: micro-batches of a rank; from stage 2 on each is reduced for itself.
+        zero: DeepSpeed's stage. ranks: N. micro_batches: of a rank; from stage 2 on each is reduced for itself.
     """
     total = dict.fromkeys(KINDS, 0.0)
     if ranks == 1:
@@ -118,14 +117,14 @@ def payload(found: Sequence[Network], zero: int, ranks: int, micros: int = 1) ->
     for network in found:
         trained = sum(network.trained)
         if zero < 3:
-            total[REDUCED] += FLOAT * network.moves * trained * (micros if zero == 2 else 1)
+            total[REDUCED] += FLOAT * network.moves * trained * (micro_batches if zero == 2 else 1)
         if zero in (1, 2):
             total[GATHERED] += FLOAT * network.moves * _padded(trained, ALIGNED * ranks)
         if zero == 3:
             parts = sum(_padded(n, ranks) for n in network.trained)
             still = sum(_padded(n, ranks) for n in network.others)
             total[GATHERED] += FLOAT * phases * (parts + still)  # all networks are whole in every phase
-            total[SCATTERED] += FLOAT * network.moves * micros * parts
+            total[SCATTERED] += FLOAT * network.moves * micro_batches * parts
     return total
 
 
@@ -157,7 +156,9 @@ class Prediction:
         return self.seconds[machine] * WANTED / (1 - WANTED)
 
 
-def predict(found: Sequence[Network], zeros: Sequence[int], gpus: Sequence[int], micros: int = 1) -> list[Prediction]:
+def predict(
+    found: Sequence[Network], zeros: Sequence[int], gpus: Sequence[int], micro_batches: int = 1
+) -> list[Prediction]:
     """All combinations.
 
     Raises:
@@ -171,12 +172,12 @@ def predict(found: Sequence[Network], zeros: Sequence[int], gpus: Sequence[int],
     for zero in zeros:
         if zero not in STAGES:
             raise InputError(f"zero: expected stages from 0 to 3, got {zero}; choose among them")
-    if micros < 1:
-        raise InputError(f"micros: expected at least 1, got {micros}; choose another number")
+    if micro_batches < 1:
+        raise InputError(f"micro_batches: expected at least 1, got {micro_batches}; choose another number")
     made = []
     for zero in zeros:
         for count in gpus:
-            total = payload(found, zero, count, micros)
+            total = payload(found, zero, count, micro_batches)
             own = sent(total, count)
             paths = dict(machine.path(count) for machine in MACHINES)
             made.append(Prediction(zero, count, total, own, {name: own / width for name, width in paths.items()}))
@@ -184,7 +185,7 @@ def predict(found: Sequence[Network], zeros: Sequence[int], gpus: Sequence[int],
 
 
 def table(
-    found: Sequence[Network], predictions: Sequence[Prediction], batch: int, step_s: float | None, micros: int
+    found: Sequence[Network], predictions: Sequence[Prediction], batch: int, step_s: float | None, micro_batches: int
 ) -> str:
     """The predictions as Markdown.
 
@@ -218,10 +219,10 @@ def table(
         else ""
     )
     said = (
-        f"**A prediction.** {unmeasured}{sizes}; {batch} images and {micros} micro-batches a GPU and step, however "
-        "many GPUs there are, so that a step's batch grows with them. Rings at the data sheets' bandwidths, each way; "
-        "over machines a ring goes through all adapters of each. Nothing that is sent is hidden behind computing, "
-        "latency is free, data keep up. Efficiency is the share of time that a GPU computes."
+        f"**A prediction.** {unmeasured}{sizes}; {batch} images and {micro_batches} micro-batches a GPU and step, "
+        "however many GPUs there are, so that a step's batch grows with them. Rings at the data sheets' bandwidths, "
+        "each way; over machines a ring goes through all adapters of each. Nothing that is sent is hidden behind "
+        "computing, latency is free, data keep up. Efficiency is the share of time that a GPU computes."
     )
     return "\n".join([*lines, "", said]) + "\n"
 

@@ -27,9 +27,8 @@ from triportrait.profiling.training.work import (
     count,
     states_bytes,
 )
-from triportrait.train.config import TrainConfig
+from triportrait.train.config import StageName, TrainConfig
 from triportrait.train.engines.recompute import recompute
-from triportrait.train.stage_run import StageName
 
 COUNTED = 10  # images of a step whose work is counted: of them the paper's shares of 0.1 and 0.2 are whole
 TIMED = 4  # of one that is timed: a GPU's part of the paper's 32 on 8

@@ -23,14 +23,13 @@ from triportrait.profiling.training.inputs import Inputs, make_inputs
 from triportrait.profiling.training.reference import our_phases, read_motions, reference_phases
 from triportrait.profiling.training.step import refuse_other_losses
 from triportrait.profiling.training.work import DATA, OPTIMISER, PARTS, Watch, moves_alone, part_of, watched
-from triportrait.train.config import TrainConfig
+from triportrait.train.config import StageName, TrainConfig
 from triportrait.train.engines.engine import Group
+from triportrait.train.engines.make import Engines
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.engines.recompute import recompute
-from triportrait.train.loop import Phase
-from triportrait.train.stage_run import StageName
-from triportrait.train.stages.assemble import Engines
 from triportrait.train.stages.initialize import reads_motion
+from triportrait.train.stages.stage import Phase
 
 PUBLISHED, EAGER, OURS, RECOMPUTED = WAYS = ("published", "eager", "ours", "ours, recompute")
 ALLOWED = 0.1  # relative difference of what a way loses from what `published` does, most of it bfloat16's
@@ -130,7 +129,7 @@ def _engines(inputs: Inputs) -> dict[str, Any]:
     made = Engines(Ranks(device=inputs.device))
 
     def engine(network: Any, config: Any, left_out: bool) -> Any:
-        still = dataclasses.replace(config, rate=1e-30, warm_up=0)
+        still = dataclasses.replace(config, lr=1e-30, warmup=0)
         trained = [p for n, p in network.named_parameters() if p.dim() and not (left_out and reads_motion(n))]
         return made.make(network, [Group(trained)], still, own)
 

@@ -22,8 +22,8 @@ from triportrait.kernels.dispatch import INTERPRETED, use_backend
 from triportrait.kernels.language import HAVE_TRITON
 from triportrait.profiling.training.inputs import Inputs
 from triportrait.profiling.training.reference import read_motions
-from triportrait.train.loop import Micro, Phase
 from triportrait.train.stages.initialize import reads_motion
+from triportrait.train.stages.stage import MicroBatch, Phase
 
 FORWARD, BACKWARD, TEACHER, CRITIC, DATA, OPTIMISER = PARTS = (
     "generator forward", "generator backward", "teacher", "discriminator", "data", "optimiser"
@@ -282,7 +282,7 @@ class _Kept:
         return tensor
 
 
-def _own_storages(inputs: Inputs, micro: Micro) -> set[int]:
+def _own_storages(inputs: Inputs, micro: MicroBatch) -> set[int]:
     """What is there anyway: weights, and the batch."""
     found: set[int] = set()
     for network in vars(inputs.models).values():

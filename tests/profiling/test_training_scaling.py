@@ -20,7 +20,7 @@ GENERATOR, MOTION, DISCRIMINATOR = 224_766_123, 101_931_008, 31_360_000  # weigh
 
 
 @pytest.mark.parametrize(
-    "zero, micros, wanted",
+    "zero, micro_batches, wanted",
     [
         (0, 3, {REDUCED: 4 * (1.5 * 17 + 1.25 * 5)}),
         (1, 3, {REDUCED: 4 * (1.5 * 17 + 1.25 * 5), GATHERED: 4 * (1.5 * 24 + 1.25 * 8)}),
@@ -28,11 +28,11 @@ GENERATOR, MOTION, DISCRIMINATOR = 224_766_123, 101_931_008, 31_360_000  # weigh
         (3, 3, {SCATTERED: 3 * 4 * (1.5 * 20 + 1.25 * 8), GATHERED: 4 * 2.75 * (12 + 8 + 4 + 8)}),
     ],
 )
-def test_payloads_by_hand(zero, micros, wanted):
+def test_payloads_by_hand(zero, micro_batches, wanted):
     """Four ranks: flat groups are filled up to multiples of 8, single weights to multiples of 4."""
-    found = payload(PAIR, zero, 4, micros)
+    found = payload(PAIR, zero, 4, micro_batches)
     assert {kind: size for kind, size in found.items() if size} == pytest.approx(wanted)
-    assert not any(payload(PAIR, zero, 1, micros).values())
+    assert not any(payload(PAIR, zero, 1, micro_batches).values())
 
 
 def test_rings_by_hand():
@@ -62,7 +62,7 @@ def test_networks_have_the_published_sizes_and_rhythms():
         assert (one.moves, two.moves) == (moves, 1 + 1 / 16) and sum(two.trained) == DISCRIMINATOR
     one, _ = scaling.networks(config, "stage1")
     assert sum(one.others) == pytest.approx(MOTION, abs=4) and one.moves == 1 + 1 / 16
-    quiet = dataclasses.replace(config.stage2, losses=dataclasses.replace(config.stage2.losses, adversary=0.0))
+    quiet = dataclasses.replace(config.stage2, losses=dataclasses.replace(config.stage2.losses, adversarial=0.0))
     assert [n.name for n in scaling.networks(dataclasses.replace(config, stage2=quiet), "stage2")] == ["generator"]
 
 
@@ -136,7 +136,7 @@ def test_the_committed_prediction_is_that_of_the_command(capsys):
         (["--gpus", "0"], "gpus: expected 1 to 8, or a multiple of 8, got 0"),
         (["--gpus", "12"], "gpus: expected 1 to 8, or a multiple of 8, got 12"),
         (["--zero", "4"], "zero: expected stages from 0 to 3, got 4"),
-        (["--micros", "0"], "micros: expected at least 1, got 0"),
+        (["--micro-batches", "0"], "micro_batches: expected at least 1, got 0"),
         (["--step-ms", "0"], "step-ms: expected more than 0, got 0"),
         (["--ranks", "0"], "ranks: expected more than 0, got 0"),
         (["--json", "nowhere/x.json"], "out: expected a file in a folder that exists"),

@@ -45,7 +45,7 @@ def small_operations():
 
 def config(published: bool = False) -> TrainConfig:
     """Every second step has R1 and the density's phase; half of the targets, a fourth of v_d is real."""
-    losses = LossConfig(adversary=0.1, density=0.1)
+    losses = LossConfig(adversarial=0.1, density=0.1)
     schedule = ScheduleConfig(r1_every=2, density_every=2, pseudo_every=4 if published else 0)
     return little.config(
         stage1=StageConfig(images=100, views=2, losses=losses, schedule=schedule),

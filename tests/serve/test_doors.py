@@ -25,7 +25,6 @@ from triportrait.train.data.clip_store.frames import decode
 from triportrait.train.data.clip_store.records import open_lmdb
 from triportrait.train.data.clip_store.store import ClipStore, ClipWriter, holds_clips
 from triportrait.train.data.folders import open_folder
-from triportrait.train.networks import read_file
 from triportrait.train.objectives.lpips_distance import _tensors
 from triportrait.train.runs.checkpoints import averaged_weights
 from triportrait.train.runs.claim import claim
@@ -33,6 +32,7 @@ from triportrait.train.runs.diverged import read_micro
 from triportrait.train.runs.export import export
 from triportrait.train.runs.report import write_report
 from triportrait.train.runs.run_config import check_config
+from triportrait.train.runs.weights import read_tensor_file
 
 SECONDS = 60  # a door that waits is ended, and fails
 KINDS = ("pipe", "link to a pipe", "device", "socket", "folder")
@@ -156,7 +156,7 @@ READERS = {
     "manifest": lambda put, at: read_manifest(put(at / "x.png")),
     "published file": lambda put, at: convert(put(at / "x.pkl"), at / "w"),
     "pickle": lambda put, at: read_pickle(put(at / "x.pkl")),
-    "tensors": lambda put, at: read_file(put(at / "x.safetensors")),
+    "tensors": lambda put, at: read_tensor_file(put(at / "x.safetensors")),
     "arrays": lambda put, at: read_arrays(put(at / "x.npz")),
     "clip": lambda put, at: decode(put(at / "x.mp4"), [0]),
     "LMDB": lambda put, at: open_lmdb(folder_of(put, at / "data.mdb")),

@@ -15,8 +15,8 @@ from triportrait.train.evaluation import probe
 from triportrait.train.presets import STAGE_PRESETS
 
 if __name__ == "__main__":
-    STAGE_PRESETS["tiny"] = little.opposed
-    loop.SHOWN_EACH = 1
+    STAGE_PRESETS["tiny"] = little.adversarial
+    loop.LOG_EVERY = 1
     probe.ROWS = 1
     with one_thread():
         sys.exit(cli.main())

@@ -26,21 +26,21 @@ from triportrait.serve.reenactor import Reenactor
 from triportrait.train import loop
 from triportrait.train.config import OptimizerConfig, ReenactConfig, TrainConfig
 from triportrait.train.data.clip_store.store import PROGRESS
-from triportrait.train.networks import Begin
+from triportrait.train.networks import InitFrom
+from triportrait.train.one_stage import Loading, OneStage
 from triportrait.train.presets import STAGE_PRESETS
-from triportrait.train.runs.checkpoints import found
+from triportrait.train.run import Run
+from triportrait.train.runs.checkpoints import checkpoints_of
 from triportrait.train.runs.stopping import Stopped
-from triportrait.train.stage_run import Loading, StageRun
 from triportrait.train.stages import reenact as stage2
-from triportrait.train.stages.assemble import Engines
 
 
 @pytest.fixture(autouse=True, scope="module")
 def little_preset():
     """`tiny` is the smallest training here, and every step is logged."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(STAGE_PRESETS, "tiny", little.opposed)
-        patch.setattr(loop, "SHOWN_EACH", 1)
+        patch.setitem(STAGE_PRESETS, "tiny", little.adversarial)
+        patch.setattr(loop, "LOG_EVERY", 1)
         yield
 
 
@@ -57,7 +57,7 @@ def material(tmp_path_factory) -> Path:
 
 def words(material: Path, data: Path, out: Path, *more: Any) -> list[str]:
     options = ["--data", data, "--out", out, "--static", material / "static", "--motion", material / "trained"]
-    options += ["--batch", 2, "--micros", 1, "--images", 6, "--save-each", 2, "--sample-each", 100]
+    options += ["--batch", 2, "--micro-batches", 1, "--images", 6, "--save-every", 2, "--sample-every", 100]
     return ["train", "stage2", *map(str, [*options, "--precision", "fp32", *more])]
 
 
@@ -85,7 +85,7 @@ def refused(arguments: list[str], capsys) -> str:
 
 def test_a_run_on_clips_from_the_command_line(material, little_clips, tmp_path, capsys):
     run = tmp_path / "run"
-    assert cli.main(words(material, little_clips, run, "--adversary-from", 2)) == 0
+    assert cli.main(words(material, little_clips, run, "--adversarial-from", 2)) == 0
     lines = [line for line in lines_of(run) if "l1" in line]
     assert [("adversary" in line, line["images_seen"]) for line in lines] == [(False, 2), (True, 4), (True, 6)]
     told = {"data_share", "data_wait_s", "data_ready", "data_frames_cached", "data_tables_cached", "data_necks_cached"}
@@ -100,19 +100,19 @@ def test_a_run_on_clips_from_the_command_line(material, little_clips, tmp_path, 
 
 
 def tracked_config(images: int = 12) -> TrainConfig:
-    quick = OptimizerConfig(warm_up=2, average=0.5)
-    stage = ReenactConfig(images=images, batch=4, micros=2, optimizer=quick)
-    return little.config(stage2=stage, save_each=10**6, sample_each=10**6)
+    quick = OptimizerConfig(warmup=2, ema_decay=0.5)
+    stage = ReenactConfig(images=images, batch=4, micro_batches=2, optimizer=quick)
+    return little.config(stage2=stage, save_every=10**6, sample_every=10**6)
 
 
-def start(material: Path, run: Path, data: Path | None = None, prefetch: int = 2, **loading: Any) -> StageRun:
-    begin = Begin(static=str(material / "flame"), motion=str(material / "trained"))
-    how = Loading(prefetch=prefetch, **loading)
-    return StageRun("stage2", tracked_config(), run, data or material / "tracked", begin, Engines(), loading=how)
+def start(material: Path, run: Path, data: Path | None = None, prefetch: int = 2, **loading: Any) -> Run:
+    init_from = InitFrom(static=str(material / "flame"), motion=str(material / "trained"))
+    inputs = OneStage("stage2", data or material / "tracked", init_from, Loading(prefetch=prefetch, **loading))
+    return Run(tracked_config(), run, inputs, changes_allowed=False)
 
 
 def weights_of(run: Path) -> dict[str, Any]:
-    return load_file(found(run, "stage2")[-1] / "generator.safetensors")
+    return load_file(checkpoints_of(run, "stage2")[-1] / "generator.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_a_damaged_clip_is_named_in_the_log(whole):
 
 
 def test_too_many_damaged_clips_stop_the_run(material, damaged, tmp_path, capsys):
-    more = ["--adversary", 0, "--flame", material / "flame"]
+    more = ["--adversarial", 0, "--flame", material / "flame"]
     said = refused(words(material, damaged, tmp_path / "run", *more), capsys)
     assert "1 of 4 clips cannot be used, more than 5% (clip_2: clip_2.mp4 does not decode); make the store" in said
     assert not threads()
@@ -162,7 +162,7 @@ def test_too_many_damaged_clips_stop_the_run(material, damaged, tmp_path, capsys
 
 def test_a_discriminator_sees_tracked_faces_by_flame_s_mesh(material, tmp_path):
     run = tmp_path / "run"
-    more = ["--flame", material / "flame", "--adversary-from", 0]
+    more = ["--flame", material / "flame", "--adversarial-from", 0]
     assert cli.main(words(material, material / "tracked", run, *more)) == 0
     told = [line for line in lines_of(run) if "l1" in line]
     assert told and all({"adversary", "D real", "D fake"} < line.keys() for line in told)
@@ -207,7 +207,7 @@ def test_stored_motion_drives_and_flame_carries_landmarks(material, tmp_path, mo
 
     run = start(material, tmp_path / "run")
     monkeypatch.setattr(stage2, "read_motion", reading)
-    batch = run.stage.draw(np.random.default_rng(0), 0)
+    batch = run.inputs.stage("stage2").draw(np.random.default_rng(0), 0)
     motion, _ = stage2.pseudo_views(batch, stage2_models(run))
     ((image, landmarks),) = read
     pseudo = ~batch.real_driving
@@ -217,8 +217,8 @@ def test_stored_motion_drives_and_flame_carries_landmarks(material, tmp_path, mo
     assert motion[~pseudo].equal(batch.driving.features[~pseudo])
 
 
-def stage2_models(run: StageRun) -> Any:
-    portrait = run.stage.engine.module
+def stage2_models(run: Run) -> Any:
+    portrait = run.inputs.stage("stage2").engine.module
     static = little.portrait().requires_grad_(False)
     return stage2.ReenactModels(portrait, static, little.encoder(), lambda a, b: None)  # type: ignore[arg-type]
 

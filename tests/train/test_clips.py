@@ -28,11 +28,12 @@ from triportrait.train.data.clip_store.tracks import FlameTracks, HeadTracks, be
 from triportrait.train.data.heads.rasterize import project
 from triportrait.train.data.multiview import from_positions, to_positions
 from triportrait.train.data.pictures import Pictures, photograph
+from triportrait.train.data.resize import shrink
 from triportrait.train.data.scenes import filming_cameras, motion, population, take_pictures
 from triportrait.train.engines.ranks import Ranks
-from triportrait.train.objectives.losses import shrink
 from triportrait.train.stages import reenact as stage2
 from triportrait.train.stages.motion import motion_of
+from triportrait.train.stages.stage import Stage
 
 CPU = torch.device("cpu")
 COUNT, FRAMES, SIZE = (little.CLIPS[name] for name in ("count", "frames", "size"))
@@ -221,14 +222,14 @@ def test_ranks_share_an_epoch(size, little_clips):
     """However many ranks there are, their micro-batches together are the same, and none sees what another sees."""
     clips = heads(little_clips)
     places: list[list[int]] = []
-    stage = loop.Stage(
-        "toy", 3, {}, images=1000, batch=8, micros=4, draw=lambda streams, place: places[-1].extend((place, place + 1)),
-        phases=[], sample=lambda path: {},
+    stage = Stage(
+        "toy", 3, {}, images=1000, batch=8, micro_batches=4,
+        draw=lambda streams, place: places[-1].extend((place, place + 1)), phases=[], sample=lambda path: {},
     )  # fmt: skip
     for rank in range(size):
         places.append([])
         for step in range(5):
-            for number in Ranks(rank, size).share(4):
+            for number in Ranks(rank, size).shard(4):
                 loop._micro(stage, 0, step, number, 8 * step)
     assert sorted(place for own in places for place in own) == list(range(40))
     seen = [clips.clip_at(place) for own in places for place in own]

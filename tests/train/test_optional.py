@@ -11,7 +11,7 @@ import torch
 from triportrait.core.errors import InputError
 from triportrait.train.data.clip_store import frames
 from triportrait.train.data.clip_store.records import open_lmdb
-from triportrait.train.engines import zero
+from triportrait.train.engines import deepspeed_private
 from triportrait.train.objectives.lpips_distance import Lpips
 from triportrait.train.runs import record
 
@@ -80,7 +80,7 @@ def test_what_was_asked_for_is_one_sentence(error, broken, tmp_path):
         open_lmdb(tmp_path)
     broken("deepspeed", error)
     with pytest.raises(InputError, match=r"^deepspeed: .* it is installed but does not load"):
-        zero._deepspeed()
+        deepspeed_private.load_deepspeed()
 
 
 def test_a_board_that_does_not_load_is_none(monkeypatch):

@@ -19,11 +19,11 @@ from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import LookAtRange, sample_look_at
 from triportrait.core.types import Camera
-from triportrait.train.config import SetConfig
 from triportrait.train.data.cameras import FILMED, NEAR_FRONT, PAPER, SET_CAMERAS, SetCameras, habit_of
 from triportrait.train.data.multiview import MultiviewSet, write_multiview
 from triportrait.train.data.pictures import PictureSet, open_set
 from triportrait.train.data.scenes import cameras, filming_cameras
+from triportrait.train.data.set_config import SetConfig
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
 from triportrait.train.stages import reenact as stage2
 from triportrait.train.stages import static as stage1

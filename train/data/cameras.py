@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from triportrait.core.render.cameras import LookAtRange
+from triportrait.train.fields import share
 
 PAPER = LookAtRange()
 NEAR_FRONT = LookAtRange(yaw=(-0.5, 0.5), pitch=(-0.15, 0.35))  # where a small motion encoder still sees the face
@@ -36,7 +37,7 @@ class SetCameras:
     sampled: LookAtRange = PAPER
     filmed: LookAtRange = FILMED
     first_filmed: bool = False
-    filmed_share: float = 0.0
+    filmed_share: float = share(0.0)
 
 
 SET_CAMERAS: dict[Habit, SetCameras] = {

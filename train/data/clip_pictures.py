@@ -25,7 +25,7 @@ from triportrait.train.data.clip_store.store import ClipStore, unpacked
 from triportrait.train.data.clip_store.tracks import Tracks
 from triportrait.train.data.heads.rasterize import project
 from triportrait.train.data.pictures import Pictures, join_necks
-from triportrait.train.objectives.losses import shrink
+from triportrait.train.data.resize import shrink
 
 FRAMES_KEPT, NECKS_KEPT = 256, 2048  # about 200 MB each at the published sizes
 TRIES = 100  # clips that may stand in for one that cannot be used

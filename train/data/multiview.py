@@ -25,7 +25,6 @@ from torch import Tensor
 
 from triportrait.core.errors import InputError
 from triportrait.core.sentences import literal
-from triportrait.train.config import check_range
 from triportrait.train.data.arrays import check_finite, check_rotations, check_shapes, read_arrays
 from triportrait.train.data.cameras import SET_CAMERAS, SetCameras
 from triportrait.train.data.folders import open_folder, whole_folder
@@ -33,13 +32,14 @@ from triportrait.train.data.heads.population import EXPRESSION_AXES, Identity, L
 from triportrait.train.data.heads.render import HeadRenderer, check_size
 from triportrait.train.data.scenes import (
     EIGHT,
-    FaceKind,
     cameras,
     faces,
     population,
     take_pictures,
     to_pictures,
 )
+from triportrait.train.data.set_config import FaceKind
+from triportrait.train.fields import check_range
 from triportrait.train.runs.flat import rebuilt
 
 KIND = "triportrait multi-view heads"

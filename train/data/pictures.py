@@ -25,13 +25,13 @@ from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.files import check_tensor_file
 from triportrait.core.types import Camera, NeckGrid
-from triportrait.train.config import SetConfig
 from triportrait.train.data.heads.mesh import head_neck_grid
 from triportrait.train.data.heads.population import Expression, Identity, Light
 from triportrait.train.data.heads.render import HeadRenderer
 from triportrait.train.data.multiview import MultiviewSet, from_positions, write_multiview
+from triportrait.train.data.resize import shrink
 from triportrait.train.data.scenes import take_pictures
-from triportrait.train.objectives.losses import shrink
+from triportrait.train.data.set_config import SetConfig
 
 POSES_AT_A_TIME = 16
 

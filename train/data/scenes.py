@@ -6,8 +6,6 @@ Letters: B batch, T frames, E expressions of a head, V views of an expression.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
@@ -24,8 +22,8 @@ from triportrait.train.data.heads.population import (
     stream,
 )
 from triportrait.train.data.heads.render import HeadRenderer, HeadView
+from triportrait.train.data.set_config import FaceKind
 
-FaceKind = Literal["random", "eight"]
 EIGHT = 8
 CHUNK = 8  # pictures at a time
 DROWSY = 0.5  # how far lids stay down between the blinks of a moving face

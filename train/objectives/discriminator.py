@@ -110,13 +110,13 @@ class Linear(nn.Module):
 
     def __init__(self, in_width: int, out_width: int, activates: bool, rate: float = 1.0) -> None:
         super().__init__()
-        self.activates, self.rate = activates, rate
+        self.activates, self.lr = activates, rate
         self.weight = nn.Parameter(torch.randn(out_width, in_width) / rate)
         self.bias = nn.Parameter(torch.zeros(out_width))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, I] -> [B, O]."""
-        x = F.linear(x, self.weight * (self.rate / math.sqrt(self.weight.shape[1])), self.bias * self.rate)
+        x = F.linear(x, self.weight * (self.lr / math.sqrt(self.weight.shape[1])), self.bias * self.lr)
         return F.leaky_relu(x, LEAK) * GAIN if self.activates else x
 
 

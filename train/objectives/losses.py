@@ -6,7 +6,6 @@ Letters: B batch, S side of a picture, h side of the ray grid.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from triportrait.core.motion.neck import warp_of
@@ -92,13 +91,6 @@ def depth_loss(depth: Tensor, target: Tensor, opacity: Tensor) -> Tensor:
     """Mean absolute difference of depths [B, 1, h, h] in scene units where the truth is opaque -> [B]."""
     inside = (opacity > 0.9).float()
     return ((depth - target).abs() * inside).sum((1, 2, 3)) / inside.sum((1, 2, 3)).clamp(min=1)
-
-
-def shrink(picture: Tensor, size: int) -> Tensor:
-    """[B, C, S, S] -> [B, C, size, size], the mean of what each pixel covers (the raw picture's truth)."""
-    if picture.shape[-1] == size:
-        return picture
-    return F.interpolate(picture, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
 
 
 def density_smoothness(planes: Tensor, weights: FieldWeights, rng: torch.Generator) -> Tensor:

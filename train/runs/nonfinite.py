@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ from triportrait.train.runs.record import Record
 
 MOST_IN_A_ROW = 100  # steps that were not finite before a run that cleans gradients ends, too
 MOST_NAMED = 4
-MOST_SAID = 10  # sentences on stderr; the log has all
+MOST_SAID = 10  # warnings; the log has all
+logger = logging.getLogger(__name__)
 
 
 def suspects(batch: Any) -> list[str]:
@@ -34,7 +36,7 @@ def shown(names: Iterable[str]) -> str:
 
 
 class Tolerated:
-    """What a run that cleans gradients passes over: told once in words, always in the log.
+    """What a run that cleans gradients passes over: a few warnings, and a line of the log each time.
 
     Attributes:
         in_a_row: steps of late, none of which was finite.
@@ -61,9 +63,9 @@ class Tolerated:
             names = list(dict.fromkeys(names))
             self._record.line({"not finite": terms, "batch": names}, engine)
             self._said += 1
-            if self._said <= MOST_SAID:
+            if self._said <= MOST_SAID and self._record.writes:
                 last = "; the log names further ones" if self._said == MOST_SAID else ""
-                self._record.say(
+                logger.warning(
                     f"{self._stage}: {terms} is not finite after {engine.images_seen} images{shown(names)}; what is "
                     f"not finite of its gradient counts as 0{last}"
                 )
@@ -78,19 +80,19 @@ def _parts(batch: Any) -> list[Any]:
 
 def _infinite_rows(part: Any, count: int) -> list[int]:
     """Rows of B pictures in which a tensor is not finite."""
-    found: set[int] = set()
+    rows: set[int] = set()
     for value in _tensors(part):
-        if value.dim() and len(value) == count and value.is_floating_point():
-            found |= set((~value.flatten(1).isfinite().all(1)).nonzero()[:, 0].tolist() if value.dim() > 1 else [])
-    return sorted(found)
+        if value.dim() > 1 and len(value) == count and value.is_floating_point():
+            rows |= set((~value.flatten(1).isfinite().all(1)).nonzero()[:, 0].tolist())
+    return sorted(rows)
 
 
 def _tensors(part: Any) -> list[Tensor]:
-    """Of its fields, and of those of cameras and necks in it."""
-    found: list[Tensor] = []
+    """The tensors of pictures, and of the cameras and necks in them."""
+    tensors: list[Tensor] = []
     for value in _parts(part):
         if isinstance(value, Tensor):
-            found.append(value)
+            tensors.append(value)
         elif dataclasses.is_dataclass(value):
-            found += [own for own in _parts(value) if isinstance(own, Tensor)]
-    return found
+            tensors += [inner for inner in _parts(value) if isinstance(inner, Tensor)]
+    return tensors

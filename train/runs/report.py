@@ -27,7 +27,7 @@ _NOT_DRAWN = {"stage", "images_seen", "step"}
 _GROUPS = (  # heading, what its names begin with; what is left is a loss
     ("quality", ("psnr", "correlation", "gain", "jaw", "smile", "pucker", "blink", "brow", "gaze")),
     ("speed", ("images_per_s", "data_", "gpu_gb")),
-    ("learning rate", ("rate",)),
+    ("learning rate", ("lr", "rate")),
     ("discriminator", ("D ", "R1", "adversary")),
 )
 _STYLE = """

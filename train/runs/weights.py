@@ -1,4 +1,4 @@
-"""Trained weights with the cast that they were trained on, as `evaluate` and `demo` take them."""
+"""Weights folders of trainings: what is written beside the networks, and the cast that they were trained on."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from triportrait.core.checkpoint import load_pair, read_card, read_tensors, save_weights, weights_folder
+from triportrait.core.checkpoint import load_pair, load_portrait, read_card, read_tensors, save_weights, weights_folder
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
+from triportrait.core.files import check_tensor_file
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.network_kind import REENACTMENT, check_network
@@ -90,6 +93,41 @@ def kept_flame(folder: Path) -> dict[str, Tensor] | None:
     Raises: `InputError` where it is damaged.
     """
     return read_tensors(folder, "flame") if (folder / "flame.safetensors").is_file() else None
+
+
+def flame_field(name: str | None) -> NeckField:
+    """The neck field with FLAME's tables of a weights folder, the published landmarks among them.
+
+    Raises: `InputError` where they are not there.
+    """
+    field = None if name is None else load_portrait(weights_folder(name)).neck
+    if not isinstance(field, NeckField) or "landmark70_faces" not in field.flame:
+        raise InputError(
+            f"{name or 'flame'}: expected FLAME's tables with its landmarks, as clips of tracked faces need, got none; "
+            "name by --flame the folder of a converted published checkpoint"
+        )
+    return field
+
+
+def read_tensor_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises: `InputError` where it cannot be read.
+    """
+    try:
+        check_tensor_file(path)
+        tensors = load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(f"{path}: expected a safetensors file, it cannot be read; convert it again") from error
+    check_tensors(path, tensors)
+    return tensors
+
+
+def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raises: `InputError` that names the file and the tensor whose numbers are not finite."""
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise InputError(f"{path}: {name} holds numbers that are not finite; name another file")
 
 
 def load_trained(folder: Path) -> tuple[Portrait4D, SmallMotionEncoder]:

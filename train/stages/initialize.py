@@ -1,4 +1,4 @@
-"""Where a small network starts: scales at which signal and motion reach its end.
+"""Fresh weights: scales at which signal and motion reach the end of a small network.
 
 PyTorch's default scale of convolutions lets the signal of a network without norms die, and linear layers of a small
 scale make the motion tokens all alike: then motion never starts. Both were seen on the tiny preset.
@@ -20,7 +20,7 @@ RGB_SCALE = 0.1
 RESIDUAL_SCALE = 0.5  # of the layers that end a residual branch
 
 
-def start(portrait: Portrait4D, seed: int) -> None:
+def initialize(portrait: Portrait4D, seed: int) -> None:
     """Set every weight of a fresh network, in place; the seed alone decides."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
@@ -55,7 +55,7 @@ def start(portrait: Portrait4D, seed: int) -> None:
         field.density.bias.fill_(DENSITY_BIAS)
 
 
-def start_motion(portrait: Portrait4D, seed: int) -> None:
+def initialize_motion(portrait: Portrait4D, seed: int) -> None:
     """Set the layers that read motion, in place: what stage 2 adds to the static synthesizer."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)

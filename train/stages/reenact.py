@@ -10,7 +10,7 @@ Letters: B sources.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,15 +22,22 @@ from triportrait.core.types import Camera, Driving, Rendering
 from triportrait.train.config import LossConfig, Precision, ReenactConfig
 from triportrait.train.data.heads.rasterize import project
 from triportrait.train.data.pictures import Pictures
-from triportrait.train.engines.schedule import Moment, moment
-from triportrait.train.loop import Micro, Phase
-from triportrait.train.objectives.adversary import discriminator_phases, opposed
+from triportrait.train.engines.schedule import ActiveTerms
 from triportrait.train.objectives.discriminator import Discriminator
-from triportrait.train.objectives.identity import FaceIdentity, five_points, identity_loss
+from triportrait.train.objectives.identity import FaceIdentity
 from triportrait.train.objectives.losses import closed_eye_scale, over_black
 from triportrait.train.objectives.perceptual import Perceptual
+from triportrait.train.stages.common import (
+    ALL_TERMS,
+    HandedOn,
+    autocast,
+    compare,
+    real_target_terms,
+    render,
+    stage_phases,
+)
 from triportrait.train.stages.motion import AnyMotionEncoder, motion_of, read_motion
-from triportrait.train.stages.static import EVER, compare, lowered, render
+from triportrait.train.stages.stage import MicroBatch, Phase
 
 
 @dataclass(frozen=True)
@@ -51,18 +58,18 @@ class ReenactBatch:
     real_target: Tensor
 
     def to(self, device: torch.device | str) -> ReenactBatch:
-        """The same on a device."""
+        """The batch on a device."""
         return ReenactBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 @dataclass(frozen=True)
 class ReenactModels:
-    """What stage 2 trains (the portrait, the discriminator) and asks.
+    """The networks that stage 2 trains (the portrait, the discriminator) and those that it uses.
 
     Attributes:
         static: draws pseudo views.
-        motion_encoder: None: motion is the numbers that the data tells.
-        discriminator, identity: as of `StaticModels`.
+        motion_encoder: reads motion off pictures; None: motion is the numbers that come with the data.
+        discriminator, identity: see `StaticModels`.
         dynamic: `static` reads the motion of what it draws, as a 4D synthesizer does.
     """
 
@@ -92,10 +99,10 @@ class Pairs(Protocol):
         ...
 
 
-def draw(chosen: Pairs, config: ReenactConfig, rng: np.random.Generator, place: int = 0) -> ReenactBatch:
+def draw(data: Pairs, config: ReenactConfig, rng: np.random.Generator, place: int = 0) -> ReenactBatch:
     """A batch; the generator and the number of its first image alone decide."""
     count = config.batch
-    source, driving = chosen.pairs(count, config.front_sources, rng, place, config.clips)
+    source, driving = data.pairs(count, config.front_sources, rng, place, config.clips)
     cameras = torch.Generator().manual_seed(int(rng.integers(2**62)))
     real_driving, real_target = substitutions(config, count, rng)
     return ReenactBatch(
@@ -148,17 +155,17 @@ def pseudo_views(batch: ReenactBatch, models: ReenactModels) -> tuple[Tensor, Te
         v_d [B, M], and the heads [N, 3, S, S] before black from θ_q for the N samples whose target is no real picture.
     """
     static, driving, encoder = models.static, batch.driving, models.motion_encoder
-    with lowered(models.precision, driving.image):
+    with autocast(models.precision, driving.image):
         motion = motion_of(driving, encoder).clone()
         targets = driving.image[:0]
         (p,), (q,) = ((~real).nonzero(as_tuple=True) for real in (batch.real_driving, batch.real_target))
-        asked = ~(batch.real_driving & batch.real_target)
-        if not asked.any():
+        is_seen = ~(batch.real_driving & batch.real_target)
+        if not is_seen.any():
             return motion, targets
-        neck = None if driving.neck is None else driving.neck.take(asked)
-        own = motion[asked] if models.dynamic else None
-        head = static.reenact(static.prepare(driving.image[asked], own), Driving(own, neck))
-        place = asked.cumsum(0) - 1  # of a sample among those asked for
+        neck = None if driving.neck is None else driving.neck.take(is_seen)
+        true_motion = motion[is_seen] if models.dynamic else None
+        head = static.reenact(static.prepare(driving.image[is_seen], true_motion), Driving(true_motion, neck))
+        place = is_seen.cumsum(0) - 1  # of a sample among those that are seen
         if len(p) and encoder is not None:
             view_p = static.render(head.take(place[p]), batch.camera_p.take(p)).image.clamp(-1, 1)
             motion[p] = read_motion(encoder, view_p, move_landmarks(driving, batch.camera_p)[p])
@@ -172,36 +179,29 @@ def losses(
     models: ReenactModels,
     config: LossConfig,
     rng: torch.Generator,
-    at: Moment = EVER,
-    made: dict[str, Any] | None = None,
+    active: ActiveTerms = ALL_TERMS,
+    handed_on: HandedOn | None = None,
 ) -> dict[str, Tensor]:
     """The weighted terms of Eq. 5: real targets by all that stage 1 compares but depth, pseudo views by one term.
 
     Args:
-        at: what is on.
-        made: takes the real and the fake pictures for the discriminator; only real targets are shown to it.
+        active: which terms are on.
+        handed_on: takes the real and the fake pictures for the discriminator; only real targets are shown to it.
     """
     portrait, driving, is_real = models.portrait, batch.driving, batch.real_target
     motion, targets = pseudo_views(batch, models)
-    with lowered(models.precision, driving.image):
+    with autocast(models.precision, driving.image):
         with torch.no_grad():
             source_motion = motion_of(batch.source, models.motion_encoder)
         head = portrait.reenact(portrait.prepare(batch.source.image, source_motion), Driving(motion, driving.neck))
         seen = replace(driving, camera=_where(is_real, driving.camera, batch.camera_q))
-        rendering = render(portrait, head, seen, rng, at.neural_size)
+        rendering = render(portrait, head, seen, rng, active.neural_size)
     terms = {name: value * is_real for name, value in compare(rendering, driving, models.perceptual, config).items()}
     pseudo = rendering.image.new_zeros(len(is_real))
     if len(targets):
         pseudo[~is_real] = config.perceptual * models.perceptual(_foreground(rendering)[~is_real], targets)
     terms["pseudo"] = pseudo
-    if at.identity and models.identity is not None:
-        points = five_points(driving.landmarks)
-        terms["identity"] = (
-            is_real * config.identity * identity_loss(models.identity, rendering.image, driving.image, points)
-        )
-    if at.adversary and models.discriminator is not None:
-        rows = is_real.nonzero()[:, 0]
-        terms |= opposed(models.discriminator, rendering, driving, driving.camera, rows, config, made)
+    terms |= real_target_terms(models, rendering, driving, is_real, config, active, handed_on)
     return {name: value.mean() for name, value in terms.items()}
 
 
@@ -211,37 +211,30 @@ def pseudo_view_loss(batch: ReenactBatch, models: ReenactModels, rng: torch.Gene
     v_d is what the main phase takes: most of it read off the pseudo views from θ_p.
     """
     portrait, static, driving, source = models.portrait, models.static, batch.driving, batch.source
-    with lowered(models.precision, driving.image), torch.no_grad():
+    with autocast(models.precision, driving.image), torch.no_grad():
         motion, _ = pseudo_views(replace(batch, real_target=torch.ones_like(batch.real_target)), models)
         source_motion = motion_of(source, models.motion_encoder)
-        own = motion_of(driving, models.motion_encoder) if models.dynamic else None
-        head = static.reenact(static.prepare(driving.image, own), Driving(own))
+        true_motion = motion_of(driving, models.motion_encoder) if models.dynamic else None
+        head = static.reenact(static.prepare(driving.image, true_motion), Driving(true_motion))
         scale = closed_eye_scale(driving.landmarks)
         targets = _foreground(static.render(head, batch.camera_q, box_scale=scale))
-    with lowered(models.precision, driving.image):
+    with autocast(models.precision, driving.image):
         head = portrait.reenact(portrait.prepare(source.image, source_motion), Driving(motion))
         rendering = render(portrait, head, replace(driving, camera=batch.camera_q), rng)
     return models.perceptual(_foreground(rendering), targets)
 
 
-def phases(models: ReenactModels, config: ReenactConfig) -> list[Phase]:
-    """What a step of stage 2 does: the generator, the discriminator, R1."""
-    full = models.portrait.config.render.neural_size
+def phases(models: ReenactModels, config: ReenactConfig) -> list[Phase[ReenactBatch]]:
+    """What a step of stage 2 does: the generator, pseudo views where they have a phase, the discriminator, R1."""
 
-    def main(micro: Micro) -> dict[str, Tensor]:
-        at = moment(config.schedule, config.losses, micro.images_seen, full)
-        return losses(micro.batch, models, config.losses, micro.rng, at, micro.made)
-
-    def pseudo(micro: Micro) -> dict[str, Tensor]:
+    def pseudo(micro: MicroBatch[ReenactBatch]) -> dict[str, Tensor]:
         value = pseudo_view_loss(micro.batch, models, micro.rng) * config.losses.perceptual
         return {"pseudo view": value.mean()}
 
-    found = [Phase("main", "generator", main, counts=True)]
-    if config.schedule.pseudo_every:
-        found.append(Phase("pseudo views", "generator", pseudo, every=config.schedule.pseudo_every))
-    if models.discriminator is not None:
-        found += discriminator_phases(models.discriminator, config.losses, config.schedule)
-    return found
+    every = config.schedule.pseudo_every
+    return stage_phases(
+        models, config, losses, [Phase("pseudo views", "generator", pseudo, every=every)] if every else []
+    )
 
 
 def _foreground(rendering: Rendering) -> Tensor:
@@ -252,7 +245,7 @@ def _foreground(rendering: Rendering) -> Tensor:
 
 
 def _where(first: Tensor, one: Camera, other: Camera) -> Camera:
-    """[B] cameras, of `one` where `first`."""
+    """[B] cameras: `one` where `first` is true, else `other`."""
     rows = first[:, None, None]
     return Camera(
         torch.where(rows, one.world_from_camera, other.world_from_camera),

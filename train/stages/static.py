@@ -7,7 +7,6 @@ Letters: B sources, V views rendered of each.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,30 +14,33 @@ from torch import Tensor
 
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.volume import as_images
-from triportrait.core.types import Driving, Head, NeckGrid, Rendering
+from triportrait.core.types import Driving, Head, Rendering
 from triportrait.train.config import LossConfig, Precision, StageConfig
 from triportrait.train.data.pictures import Pictures, PictureSet, join
-from triportrait.train.engines.schedule import Moment, moment
-from triportrait.train.loop import Micro, Phase
-from triportrait.train.objectives.adversary import discriminator_phases, opposed
+from triportrait.train.data.resize import shrink
+from triportrait.train.engines.schedule import ActiveTerms
 from triportrait.train.objectives.discriminator import Discriminator
-from triportrait.train.objectives.identity import FaceIdentity, five_points, identity_loss
+from triportrait.train.objectives.identity import FaceIdentity
 from triportrait.train.objectives.losses import (
     beside_features,
     density_smoothness,
     depth_loss,
     feature_loss,
-    feature_weight,
-    l1,
-    layer_pairs,
-    opacity_loss,
     plane_loss,
-    shrink,
     teacher_points,
 )
 from triportrait.train.objectives.perceptual import Perceptual
-
-EVER = Moment()
+from triportrait.train.stages.common import (
+    ALL_TERMS,
+    HandedOn,
+    autocast,
+    compare,
+    real_target_terms,
+    repeated,
+    sampling_noise,
+    stage_phases,
+)
+from triportrait.train.stages.stage import MicroBatch, Phase
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,14 @@ class StaticBatch:
     source: Pictures
     target: Pictures
 
+    def to(self, device: torch.device | str) -> StaticBatch:
+        """The batch on a device."""
+        return StaticBatch(self.source.to(device), self.target.to(device))
+
 
 @dataclass(frozen=True)
 class StaticModels:
-    """What stage 1 trains (the portrait, the discriminator) and asks.
+    """The networks that stage 1 trains (the portrait, the discriminator) and those that it uses.
 
     Attributes:
         discriminator: where there is an adversary.
@@ -94,158 +100,81 @@ def losses(
     models: StaticModels,
     config: LossConfig,
     rng: torch.Generator,
-    at: Moment = EVER,
-    made: dict[str, Any] | None = None,
+    active: ActiveTerms = ALL_TERMS,
+    handed_on: HandedOn | None = None,
 ) -> dict[str, Tensor]:
     """The weighted terms of Eq. 2; their sum is the loss.
 
     Args:
-        at: what is on.
-        made: takes the real and the fake pictures for the discriminator.
+        active: which terms are on.
+        handed_on: takes the real and the fake pictures for the discriminator.
     """
     target = batch.target
     views = len(target.image) // len(batch.source.image)
-    with lowered(models.precision, batch.source.image):
+    with autocast(models.precision, batch.source.image):
         head = models.portrait.reenact(models.portrait.prepare(batch.source.image, None), Driving(None))
         head = repeated(head, views, target.neck)
-        scattered = scatter(models.portrait, head, target, rng, at.neural_size)
-        rendering = models.portrait.render(head, target.camera, at.neural_size, *scattered)
+        noise = sampling_noise(models.portrait, head, target, rng, active.neural_size)
+        rendering = models.portrait.render(head, target.camera, active.neural_size, *noise)
     terms = compare(rendering, target, models.perceptual, config)
-    if at.teacher and target.depth is not None:
+    if active.teacher and target.depth is not None:
         side = rendering.depth.shape[-1]
         depth, opacity = shrink(target.depth, side), shrink(target.opacity, side)
         terms["depth"] = config.depth * depth_loss(rendering.depth, depth, opacity)
-        terms |= taught(batch, models, config, head, rendering, scattered, rng)
-    if at.identity and models.identity is not None:
-        terms["identity"] = config.identity * identity_loss(
-            models.identity, rendering.image, target.image, five_points(target.landmarks)
-        )
-    if at.adversary and models.discriminator is not None:
-        rows = torch.arange(len(target.image))
-        terms |= opposed(models.discriminator, rendering, target, target.camera, rows, config, made)
+        terms |= distillation_loss(batch, models, config, head, rendering, noise, rng)
+    is_real = torch.ones(len(target.image), dtype=torch.bool, device=target.image.device)
+    terms |= real_target_terms(models, rendering, target, is_real, config, active, handed_on)
     return {name: value.mean() for name, value in terms.items()}
 
 
-def taught(
+def distillation_loss(
     batch: StaticBatch,
     models: StaticModels,
     config: LossConfig,
     head: Head,
     rendering: Rendering,
-    scattered: tuple[Tensor, Tensor],
+    noise: tuple[Tensor, Tensor],
     rng: torch.Generator,
 ) -> dict[str, Tensor]:
-    """What a frozen teacher says of the same sources, as far as it counts: the terms [B * V].
+    """The terms [B * V] that compare the student with a frozen teacher of the same sources, as far as they count.
 
     `planes` is L_T: planes at points on rays that meet neither eyes nor mouth. `feature` is the published code's:
     feature images of the head and of the background, in [-1, 1] as there.
 
     Args:
         head: what the student made of the sources, V after V. rendering: its views.
-        scattered: where along the rays they were sampled; the teacher is, too.
+        noise: where along the rays they were sampled; the teacher is sampled there, too.
     """
     teacher, target = models.teacher, batch.target
     terms: dict[str, Tensor] = {}
-    if teacher is None or not (config.planes or config.feature):
+    if teacher is None or not (config.distill_planes or config.distill_feature):
         return terms
     side, views = rendering.depth.shape[-1], len(target.image) // len(batch.source.image)
-    with torch.no_grad(), lowered(models.precision, batch.source.image):
-        wanted = teacher.reenact(teacher.prepare(batch.source.image, None), Driving(None))
-        wanted = repeated(wanted, views, target.neck)
-    if config.planes:
+    with torch.no_grad(), autocast(models.precision, batch.source.image):
+        teacher_head = teacher.reenact(teacher.prepare(batch.source.image, None), Driving(None))
+        teacher_head = repeated(teacher_head, views, target.neck)
+    if config.distill_planes:
         rays = beside_features(target.landmarks, target.image.shape[-1], side)
         points = teacher_points(target.camera, target.neck, rays, teacher.config.render.box_side, rng)
-        terms["planes"] = config.planes * plane_loss(head.planes, wanted.planes, points)
-    if config.feature:
+        terms["planes"] = config.distill_planes * plane_loss(head.planes, teacher_head.planes, points)
+    if config.distill_feature:
         with torch.no_grad():
-            samples = teacher.volume(wanted.planes, target.camera, wanted.neck, side, None, *scattered)
-            foreground, _, _, background = as_images(samples, wanted.background)
+            samples = teacher.volume(teacher_head.planes, target.camera, teacher_head.neck, side, None, *noise)
+            foreground, _, _, background = as_images(samples, teacher_head.background)
         off = feature_loss(rendering.foreground, foreground)
         off = off + feature_loss(rendering.background.float(), background.float())
-        terms["feature"] = config.feature * 2 * off
+        terms["feature"] = config.distill_feature * 2 * off
     return terms
 
 
-def phases(models: StaticModels, config: StageConfig) -> list[Phase]:
+def phases(models: StaticModels, config: StageConfig) -> list[Phase[StaticBatch]]:
     """What a step of stage 1 does: the generator, its density, the discriminator, R1."""
-    full = models.portrait.config.render.neural_size
 
-    def main(micro: Micro) -> dict[str, Tensor]:
-        at = moment(config.schedule, config.losses, micro.images_seen, full)
-        return losses(micro.batch, models, config.losses, micro.rng, at, micro.made)
-
-    def density(micro: Micro) -> dict[str, Tensor]:
-        with lowered(models.precision, micro.batch.source.image):
+    def density(micro: MicroBatch[StaticBatch]) -> dict[str, Tensor]:
+        with autocast(models.precision, micro.batch.source.image):
             head = models.portrait.reenact(models.portrait.prepare(micro.batch.source.image, None), Driving(None))
         weights = models.portrait.volume.field.weights()
         return {"density": config.losses.density * density_smoothness(head.planes, weights, micro.rng).mean()}
 
-    found = [Phase("main", "generator", main, counts=True)]
-    if config.losses.density:
-        found.append(Phase("density", "generator", density, every=config.schedule.density_every))
-    if models.discriminator is not None:
-        found += discriminator_phases(models.discriminator, config.losses, config.schedule)
-    return found
-
-
-def lowered(precision: Precision, like: Tensor) -> torch.autocast:
-    """The context in which networks run in a precision, on the device of `like`."""
-    return torch.autocast(like.device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-def repeated(head: Head, views: int, neck: NeckGrid | None) -> Head:
-    """Each head `views` times in a row, with the neck poses of the views."""
-    return Head(head.planes.repeat_interleave(views, 0), head.background.repeat_interleave(views, 0), neck)
-
-
-def render(
-    portrait: Portrait4D, head: Head, target: Pictures, rng: torch.Generator, size: int | None = None
-) -> Rendering:
-    """The views of the target's cameras, with samples jittered along the rays as in training.
-
-    Args:
-        size: side of the ray grid, px; the model's by default.
-    """
-    return portrait.render(head, target.camera, size, *scatter(portrait, head, target, rng, size))
-
-
-def scatter(
-    portrait: Portrait4D, head: Head, target: Pictures, rng: torch.Generator, size: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """What is random in such views: jitter and uniforms, see `VolumeRenderer.forward`."""
-    config = portrait.config.render
-    batch, rays = len(target.image), (size or config.neural_size) ** 2
-    jitter = torch.rand(batch, config.num_coarse, generator=rng)
-    uniforms = torch.rand(batch, rays, config.num_fine, generator=rng)
-    device = head.planes.device
-    return jitter.to(device), uniforms.to(device)
-
-
-def compare(rendering: Rendering, target: Pictures, perceptual: Perceptual, config: LossConfig) -> dict[str, Tensor]:
-    """The terms [B] that a picture and its mask give: the published loss's four pairs as far as they have a weight, and
-    the opacity; eyes and mouth count more."""
-    side = target.image.shape[-1]
-    weight = feature_weight(target.landmarks, side, config.features)
-    raw_side = rendering.raw_image.shape[-1]
-    small, opacity = shrink(target.image, raw_side), shrink(target.opacity, raw_side)
-    small_weight = shrink(weight, raw_side)
-    terms = {
-        "l1": config.l1 * l1(rendering.image, target.image, weight),
-        "raw": config.raw * l1(rendering.raw_image, small, small_weight),
-        "perceptual": config.perceptual * perceptual(rendering.image, target.image, weight),
-        "opacity": config.opacity * opacity_loss(rendering.opacity, opacity),
-    }
-    if config.raw_perceptual:
-        terms["raw perceptual"] = config.raw_perceptual * perceptual(rendering.raw_image, small, small_weight)
-    if config.foreground or config.background:
-        colours = [layer[:, :3].float() for layer in (rendering.foreground, rendering.background)]
-        head, behind = layer_pairs(colours[0], colours[1], small, opacity)
-        layers = (
-            ("foreground", config.foreground, head, small_weight),
-            ("background", config.background, behind, None),
-        )
-        for name, factor, (found, wanted), its_weight in layers:
-            if factor:
-                terms[name] = factor * l1(found, wanted, its_weight)
-                terms[f"{name} perceptual"] = factor * perceptual(found, wanted, its_weight)
-    return terms
+    smoothing = Phase("density", "generator", density, every=config.schedule.density_every)
+    return stage_phases(models, config, losses, [smoothing] if config.losses.density else [])
