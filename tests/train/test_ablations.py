@@ -385,9 +385,7 @@ def test_what_cannot_be_ablated_is_refused(row, more, said, material, tmp_path, 
 
 def test_a_motion_encoder_of_other_numbers_is_refused(material, tmp_path, capsys, monkeypatch):
     transformer = dataclasses.replace(little.model().transformer, motion_width=11)
-    wide = dataclasses.replace(
-        little.adversarial(), model=dataclasses.replace(little.model(), transformer=transformer)
-    )
+    wide = dataclasses.replace(little.adversarial(), model=dataclasses.replace(little.model(), transformer=transformer))
     monkeypatch.setitem(STAGE_PRESETS, "tiny", lambda: wide)
     assert cli.main(words(material, None, tmp_path / "run")) == 2
     assert "expected a motion encoder of 11 numbers, got 9; name another folder" in capsys.readouterr().err

@@ -200,9 +200,7 @@ def test_deepspeed_runs_in_one_process_without_a_launcher(work):
 def test_ranks_that_do_not_divide_the_micro_batches_are_refused():
     engines = Engines(Ranks(0, 3), None)
     with pytest.raises(InputError, match="micro_batches: expected a multiple of the 3 ranks, got 4; choose another"):
-        engines.make(
-            torch.nn.Linear(1, 1), [], little.adversarial().stage2.optimizer, little.adversarial().stage2
-        )
+        engines.make(torch.nn.Linear(1, 1), [], little.adversarial().stage2.optimizer, little.adversarial().stage2)
 
 
 def test_a_batch_smaller_than_the_discriminators_group_is_refused():

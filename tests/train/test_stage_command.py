@@ -170,9 +170,7 @@ def test_the_adversary_begins_when_it_should(material, tmp_path, monkeypatch):
 
 
 def test_the_discriminator_s_rate_follows_its_own_images(material, tmp_path):
-    discriminator = dataclasses.replace(
-        little.adversarial().stage2.discriminator, lr=1.0, warmup=11, reg_interval=0
-    )
+    discriminator = dataclasses.replace(little.adversarial().stage2.discriminator, lr=1.0, warmup=11, reg_interval=0)
     rare = dataclasses.replace(little.adversarial().stage2.schedule, r1_every=100)
     stage = dataclasses.replace(little.adversarial().stage2, discriminator=discriminator, schedule=rare)
     with pytest.MonkeyPatch.context() as patch:

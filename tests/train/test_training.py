@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import shutil
 import subprocess
 from pathlib import Path
@@ -198,18 +199,20 @@ def test_a_network_reenacts_and_answers_to_who_drives(whole):
     assert not torch.equal(one, whole.inputs.reenact(source, after))
 
 
-def test_a_run_can_be_made_stage_by_stage(whole, run):
-    said: list[str] = []
+def test_a_run_can_be_made_stage_by_stage(whole, run, caplog):
+    caplog.set_level(logging.INFO, "triportrait")
     for name in STAGES:
-        torch.manual_seed(len(said))  # whatever came before
+        torch.manual_seed(len(caplog.messages))  # whatever came before
         training = Run(little.config(), run, AllStages())
         training.train(until=name)
         assert checkpoints_of(run, name) and not any(
             checkpoints_of(run, later) for later in STAGES[STAGES.index(name) + 1 :]
         )
-    done = [line for line in said if "done" in line]
+    done = [line for line in caplog.messages if "done" in line]
     assert done[-3:] == ["stage1: done, 8 images", "motion: done, 12 images", "stage2: done, 8 images"]
-    assert any(line.startswith("stage1: ") and line.endswith("22 are wanted before stage 2") for line in said)
+    assert any(
+        line.startswith("stage1: ") and line.endswith("22 are wanted before stage 2") for line in caplog.messages
+    )
     assert equal(training, whole) and log_of(run) == log_of(whole.folder)
 
 
@@ -277,7 +280,7 @@ def test_with_strangers_half_precision_and_random_features(tmp_path):
 def test_another_config_is_refused_and_nothing_changes(whole):
     before = hashes(whole.folder)
     with pytest.raises(InputError, match=r"this run was begun with stage2.images 8, now it is 16; name another folder"):
-        Run(little.config(stage2=dataclasses.replace(little.config().stage2, images=16)), whole.folder)
+        Run(little.config(stage2=dataclasses.replace(little.config().stage2, images=16)), whole.folder, AllStages())
     with pytest.raises(InputError, match="this run was begun with seed 0, now it is 1; name another folder"):
         Run(little.config(seed=1), whole.folder, AllStages())
     assert hashes(whole.folder) == before
