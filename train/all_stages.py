@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -65,7 +65,7 @@ class AllStages:
     """
 
     def __init__(self, distance: Perceptual | None = None) -> None:
-        self.stages: tuple[StageName, ...] = STAGES
+        self.stages: Sequence[StageName] = STAGES
         self.prefetch = 0
         self.init_from: InitFrom | None = None
         self._distance = distance

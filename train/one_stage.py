@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,15 +70,17 @@ class OneStage:
     """
 
     def __init__(self, name: StageName, data: Path, init_from: InitFrom, loading: Loading | None = None) -> None:
-        self.name, self.data_folder, self.init_from = name, data, init_from
+        self.name, self.data_folder = name, data
+        self.init_from: InitFrom | None = init_from
+        self._init_from = init_from
         self.loading = loading or Loading()
         self.prefetch = self.loading.prefetch
-        self.stages = (name,)
+        self.stages: Sequence[StageName] = (name,)
 
     def checked(self, config: TrainConfig) -> TrainConfig:
         """See `Inputs`."""
         name, data = self.name, self.data_folder
-        check_named(name, config, self.init_from)
+        check_named(name, config, self._init_from)
         self._clips = ClipStore(data, whole=False) if holds_clips(data) else None
         if self._clips is None:
             multiview = MultiviewSet(data)
@@ -90,7 +93,7 @@ class OneStage:
                     "prepare heads`"
                 )
         tracked = self._clips is not None and self._clips.source != HEADS
-        weights = self.init_from.flame or self.init_from.static or self.init_from.init
+        weights = self._init_from.flame or self._init_from.static or self._init_from.init
         self._flame = flame_field(weights) if tracked else None
         cast = _cast(self._index, config)
         self._check_fits(cast, config)
@@ -126,7 +129,7 @@ class OneStage:
         """See `Inputs`."""
         files = self._index["files" if self._clips is None else "clips"]
         checksum = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-        entry = {"stage": self.name, "data": checksum, "init_from": self.init_from.names()}
+        entry = {"stage": self.name, "data": checksum, "init_from": self._init_from.names()}
         if self._clips is not None:
             entry |= {"source": self._clips.source, "decoder": resolved(self.loading.decoder, ranks.device)}
         return {"run": entry}
@@ -172,7 +175,7 @@ class OneStage:
         return export(self.folder, self.folder / "weights", overwrite=True)
 
     def _static(self) -> Stage[Any]:
-        models = static_models(self.config, self.init_from, self.engines.ranks.device)
+        models = static_models(self.config, self._init_from, self.engines.ranks.device)
         assert isinstance(self.set, PictureSet)
         return static_stage(self.config, [self.set], models, probe(self.config), self.engines)
 
@@ -189,7 +192,7 @@ class OneStage:
                 "parameters"
             )
         ranks = self.engines.ranks
-        models = reenact_models(config, self.init_from, ranks.device)
+        models = reenact_models(config, self._init_from, ranks.device)
         encoder = models.motion_encoder
         if ranks.first and encoder is not None:
             save_motion_encoder(folder / MOTION_ENCODER, encoder.state_dict(), encoder, {})

@@ -18,7 +18,7 @@ from triportrait.train.objectives.adversary import DiscriminatorInput
 from triportrait.train.runs.checkpoints import checkpoints_of, module_weights
 from triportrait.train.runs.diverged import BEGIN, DIVERGED, KeptMicroBatch, kept_micros, read_micro
 from triportrait.train.runs.flat import flattened, rebuilt
-from triportrait.train.runs.run_config import CONFIG
+from triportrait.train.runs.run_config import CONFIG, read_config
 from triportrait.train.stages import reenact as stage2
 from triportrait.train.stages import static as stage1
 from triportrait.train.stages.stage import MicroBatch, Phase
@@ -173,7 +173,7 @@ def _on(batch: Any, device: torch.device) -> Any:
 
 def _config(run: Path) -> TrainConfig:
     try:
-        plain = read_json(run / CONFIG)
+        plain = read_config(run)
         return rebuilt(TrainConfig, plain, {}, "config")  # type: ignore[no-any-return]
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{run / CONFIG}: it is no config of a run of one stage; name another run") from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -38,6 +38,11 @@ def our_phases(inputs: Inputs) -> list[Phase]:
     return stage2.phases(inputs.models, inputs.own)
 
 
+def kept(micro: MicroBatch) -> dict[str, Any]:
+    """What the phases here leave to each other, beside the discriminator's pictures."""
+    return cast("dict[str, Any]", micro.handed_on)
+
+
 def reference_phases(inputs: Inputs) -> list[Phase]:
     """The stage's own, each after what the published code computes for it again."""
     before: dict[str, Callable[[Inputs, MicroBatch], object]] = {"discriminator": _synthesise}
@@ -47,7 +52,7 @@ def reference_phases(inputs: Inputs) -> list[Phase]:
     def preceded(phase: Phase) -> Phase:
         def terms(micro: MicroBatch) -> Any:
             if phase.name == "main":
-                micro.handed_on[STATE] = micro.rng.get_state()
+                kept(micro)[STATE] = micro.rng.get_state()
             elif phase.name in before:
                 before[phase.name](inputs, micro)
             return phase.terms(micro)
@@ -63,7 +68,7 @@ def read_motions(inputs: Inputs, micro: MicroBatch) -> None:
         with torch.no_grad():
             pictures = micro.batch.source, micro.batch.driving
             encoder = inputs.models.motion_encoder
-            micro.handed_on[MOTIONS] = [read_motion(encoder, x.image, x.landmarks) for x in pictures]
+            kept(micro)[MOTIONS] = [read_motion(encoder, x.image, x.landmarks) for x in pictures]
 
 
 @torch.no_grad()
@@ -71,7 +76,7 @@ def _drive(inputs: Inputs, micro: MicroBatch) -> Tensor:
     """v_d [B, M]: read off the static synthesizer's view of the driving picture, or off the picture itself."""
     models, batch = inputs.models, micro.batch
     driving, static = batch.driving, models.static
-    motion = micro.handed_on[MOTIONS][1].clone()
+    motion = kept(micro)[MOTIONS][1].clone()
     (rows,) = (~batch.real_driving).nonzero(as_tuple=True)
     if len(rows):
         with common.autocast(models.precision, driving.image):
@@ -87,7 +92,7 @@ def _synthesise(inputs: Inputs, micro: MicroBatch) -> None:
     """The fakes, as the generator's phase made them."""
     models, batch = inputs.models, micro.batch
     rng = torch.Generator()
-    rng.set_state(micro.handed_on[STATE])
+    rng.set_state(kept(micro)[STATE])
     full = inputs.config.model.render.neural_size
     size = active_terms(inputs.own.schedule, inputs.own.losses, micro.images_seen, full).neural_size
     with common.autocast(models.precision, batch.source.image):
@@ -99,7 +104,7 @@ def _synthesise(inputs: Inputs, micro: MicroBatch) -> None:
             target = batch.driving
             rows = batch.real_target.nonzero()[:, 0]
             rendering = _reenacted(inputs, micro, rng, size)
-    micro.handed_on[FAKE] = fake(rendering, target, target.camera, rows).detached()
+    micro.handed_on[FAKE] = fake(rendering, target, target.camera, rows).detach()
 
 
 def _static(portrait: Any, batch: Any, target: Pictures, rng: torch.Generator, size: int | None) -> Rendering:
@@ -110,7 +115,7 @@ def _static(portrait: Any, batch: Any, target: Pictures, rng: torch.Generator, s
 
 def _reenacted(inputs: Inputs, micro: MicroBatch, rng: torch.Generator, size: int | None) -> Rendering:
     portrait, batch, driving = inputs.models.portrait, micro.batch, micro.batch.driving
-    v_s, v_d = micro.handed_on[MOTIONS][0], _drive(inputs, micro)
+    v_s, v_d = kept(micro)[MOTIONS][0], _drive(inputs, micro)
     head = portrait.reenact(portrait.prepare(batch.source.image, v_s), Driving(v_d, driving.neck))
     rows = batch.real_target[:, None, None]
     seen = Camera(

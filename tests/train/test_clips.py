@@ -243,7 +243,7 @@ def test_a_draw_depends_on_nothing_that_was_drawn_before(little_clips):
     for place in (4, 20):
         assert same(drawn(used, place), drawn(heads(little_clips), place))
         assert not same(drawn(used, place), drawn(used, place, seed=1)), "the streams choose the frames"
-    assert used.told()["data_frames_cached"] > 0.3 and used.told()["data_necks_cached"] > 0.2
+    assert used.log_numbers()["data_frames_cached"] > 0.3 and used.log_numbers()["data_necks_cached"] > 0.2
 
 
 def test_dali_and_pyav_make_the_same_batch(little_clips):
@@ -330,14 +330,14 @@ def test_a_clip_that_cannot_be_used_is_replaced_counted_and_named(kind, little_c
         names = [clip for clip, _ in frames_of(whole, pair[1])]
         assert 1 not in names and all(a == b for a, b in zip(names, wanted, strict=True) if b != 1)
         used += wanted
-    assert 1 in used and list(clips.left_out) == ["clip_000001"] and SPOILT[kind] in clips.left_out["clip_000001"]
-    assert clips.told()["data_left_out"] == 1
-    clips.judge(clips.left_out)
+    assert 1 in used and list(clips.skipped) == ["clip_000001"] and SPOILT[kind] in clips.skipped["clip_000001"]
+    assert clips.log_numbers()["data_left_out"] == 1
+    clips.check_skipped(clips.skipped)
     for place, pair in pairs.items():
         again = drawn(heads(tmp_path / "s"), place)
         assert same(again, pair), "which clip comes instead does not depend on what was drawn before"
     with pytest.raises(InputError, match=r"1 of 5 clips cannot be used, more than 10% \(clip_000001: .*--most-skipped"):
-        heads(tmp_path / "s", most_skipped=0.1).judge(clips.left_out)
+        heads(tmp_path / "s", most_skipped=0.1).check_skipped(clips.skipped)
 
 
 def test_a_store_without_a_clip_that_can_be_used_is_one_sentence(little_clips, tmp_path):

@@ -35,7 +35,7 @@ def run(tmp_path) -> Path:
 
 
 def test_an_old_run_goes_on_as_it_would_have(run, tmp_path, monkeypatch):
-    """Three of six steps were made by 0.1.0, with both networks, R1, a schedule that grows and a lazy regularisation."""
+    """Three of six steps were made by 0.1.0, with both networks, R1, a growing ray grid and lazy regularisation."""
     monkeypatch.setattr(loop, "LOG_EVERY", 1)
     expected = json.loads((STORED / "goes_on_0_1_0.json").read_text())
     config: TrainConfig = rebuilt(TrainConfig, read_config(run), {}, "config")
@@ -49,7 +49,10 @@ def test_an_old_run_goes_on_as_it_would_have(run, tmp_path, monkeypatch):
     for line, old in zip(lines, expected["log"], strict=True):
         for name, value in old.items():
             found = line[name.replace("rate", "lr")]
-            assert found == (value if isinstance(value, str) else pytest.approx(value, **ROUNDING)), (line["step"], name)
+            assert found == (value if isinstance(value, str) else pytest.approx(value, **ROUNDING)), (
+                line["step"],
+                name,
+            )
     for network, sums in expected["absolute sums"].items():
         state: dict[str, float] = {}
         for key, tensor in load_file(checkpoints_of(run, "stage1")[-1] / f"{network}.safetensors").items():

@@ -17,15 +17,15 @@ from torch import Tensor
 
 from tests.train import little, trained
 from triportrait import cli
-from triportrait.train import stage_run
+from triportrait.train import one_stage
 from triportrait.train.config import ReenactConfig, StageConfig, TrainConfig
 from triportrait.train.data.pictures import PictureSet
 from triportrait.train.evaluation.probe import probe
 from triportrait.train.evaluation.response import Probe
-from triportrait.train.objectives import adversary
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
 from triportrait.train.runs.checkpoints import CARD, checkpoints_of
 from triportrait.train.runs.flat import flattened, rebuilt
+from triportrait.train.stages import adversarial, common
 from triportrait.train.stages import reenact as stage2
 from triportrait.train.stages import static as stage1
 
@@ -40,7 +40,7 @@ def asked() -> Probe:
 def little_preset(monkeypatch, asked):
     """`tiny` is the smallest training here."""
     monkeypatch.setitem(STAGE_PRESETS, "tiny", little.adversarial)
-    monkeypatch.setattr(stage_run, "probe", lambda config: asked)
+    monkeypatch.setattr(one_stage, "probe", lambda config: asked)
 
 
 @pytest.fixture(scope="module")
@@ -152,14 +152,14 @@ def test_a_picture_that_is_not_finite_is_found_in_its_batch(material, tmp_path, 
 
 def test_a_batch_that_is_finite_now_gives_the_terms_of_then(material, tmp_path, monkeypatch, capsys):
     """R1 reads what an earlier phase of its step left, and the generator has moved since."""
-    run, original, seen = tmp_path / "run", adversary.r1_terms, []
+    run, original, seen = tmp_path / "run", adversarial.r1_terms, []
 
     def infinite(*given: Any) -> dict[str, Tensor]:
         seen.append({name: value.item() for name, value in original(*given).items()})
         return {name: value.detach() * torch.nan for name, value in original(*given).items()}
 
     with monkeypatch.context() as patch:
-        patch.setattr(adversary, "r1_terms", infinite)
+        patch.setattr(adversarial, "r1_terms", infinite)
         refused(words(material, "stage2", run), capsys)
     assert kept_of(run) == ["begin.json", "checkpoints", "micro_0.safetensors"]
     assert cli.main(replayed(run)) == 0
@@ -194,25 +194,25 @@ def test_the_random_numbers_of_a_phase_are_those_of_then(material, tmp_path, mon
 
 def test_a_gradient_that_is_not_finite_is_kept_and_named(material, tmp_path, monkeypatch, capsys):
     """A square root of nothing: a finite loss with a slope that is not, and no gradients are cleaned."""
-    run, original = tmp_path / "run", stage1.opacity_loss
+    run, original = tmp_path / "run", common.opacity_loss
 
     def steep(opacity: Tensor, target: Tensor) -> Tensor:
         return original(opacity, target) + (opacity - opacity.detach()).abs().sum((1, 2, 3)).sqrt()
 
-    monkeypatch.setattr(stage1, "opacity_loss", steep)
+    monkeypatch.setattr(common, "opacity_loss", steep)
     _, said = refused(words(material, "stage1", run, "--adversarial", 0), capsys)
     assert "a gradient is nan after 0 images, what it began from is in" in said
     assert kept_of(run) == ["begin.json", "checkpoints", "micro_0.safetensors", "micro_1.safetensors"]
     told, said = refused(replayed(run), capsys)
     assert "not finite again: the gradient of " in said and any("  gradient of " in line for line in told)
     assert not any(line.endswith(("nan", "inf")) for line in told)
-    monkeypatch.setattr(stage1, "opacity_loss", original)
+    monkeypatch.setattr(common, "opacity_loss", original)
     assert cli.main(replayed(run)) == 0
 
 
 def test_what_cannot_be_replayed_is_one_sentence(material, tmp_path, monkeypatch, capsys):
-    run, original = tmp_path / "run", stage1.opacity_loss
-    monkeypatch.setattr(stage1, "opacity_loss", lambda *given: original(*given) * torch.nan)
+    run, original = tmp_path / "run", common.opacity_loss
+    monkeypatch.setattr(common, "opacity_loss", lambda *given: original(*given) * torch.nan)
     assert "diverged holds no batch of one; name another" in refused(replayed(tmp_path), capsys)[1]
     refused(words(material, "stage1", run, "--adversarial", 0), capsys)
     micro = run / "diverged" / "micro_0.safetensors"

@@ -31,13 +31,13 @@ from triportrait.train.engines.ranks import Ranks
 from triportrait.train.engines.recompute import recompute
 from triportrait.train.evaluation.probe import probe
 from triportrait.train.jobs.train import Stage1
-from triportrait.train.objectives import adversary
 from triportrait.train.objectives.identity import FaceIdentity
 from triportrait.train.objectives.perceptual import Gradients
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.runs.checkpoints import FOLDER, checkpoints_of, module_weights
 from triportrait.train.runs.claim import claim
 from triportrait.train.runs.samples import GAP_PX, LABEL_PX
+from triportrait.train.stages import adversarial
 from triportrait.train.stages import reenact as stage2
 
 ROOT = Path(__file__).parents[2]
@@ -121,7 +121,7 @@ def test_samples_show_the_result_from_the_side_beside_the_pseudo_view(runs):
 def test_a_line_fits_a_terminal_and_begins_with_what_matters():
     means = {"l1": 0.12345, "D fake": 1.0, "loss": 2.5}
     rates = {"generator": 1e-3, "discriminator": 2.5e-4}
-    whole = "loss 2.500 GPU 3.1 GB data 3% rate 0.001/0.00025 l1 0.123 D fake 1.000"
+    whole = "loss 2.500 GPU 3.1 GB data 3% lr 0.001/0.00025 l1 0.123 D fake 1.000"
     assert loop._progress_text(means, rates, 0.031, {"gpu_gb": 3.14}, 200) == whole
     assert loop._progress_text(means, rates, 0.031, {"gpu_gb": 3.14}, 30) == "loss 2.500 GPU 3.1 GB data 3%"
     from tqdm import tqdm
@@ -185,8 +185,8 @@ def test_a_later_phase_that_is_not_finite_is_named_and_the_networks_are_kept(mat
     def infinite(*given: Any) -> dict[str, torch.Tensor]:
         return {name: value * torch.nan for name, value in original(*given).items()}
 
-    original = adversary.r1_terms
-    monkeypatch.setattr(adversary, "r1_terms", infinite)
+    original = adversarial.r1_terms
+    monkeypatch.setattr(adversarial, "r1_terms", infinite)
     said = refused(words(material, "stage2", tmp_path / "run", "--adversarial-from", 8), capsys)
     assert "R1 image, R1 positions, R1 mask of R1 is not finite after 12 images, what it began from is in" in said
     (kept,) = checkpoints_of(tmp_path / "run" / "diverged", "stage2")
@@ -289,7 +289,7 @@ def test_weights_are_exported_and_can_be_begun_from(material, runs, tmp_path, ca
     stored = load_file(checkpoints_of(runs["stage2"], "stage2")[-1] / "generator.safetensors")
     portrait, encoder = load_portrait(out), load_motion_encoder(out)
     for name, parameter in portrait.named_parameters():
-        assert torch.equal(parameter, stored[f"average/{name}"]), name
+        assert torch.equal(parameter, stored[f"ema/{name}"]), name
     assert encoder.motion_width == 9
     assert Reenactor(portrait, encoder).can_turn_neck, "heads know how they turn"
     provenance = json.loads((out / "portrait.json").read_text())["provenance"]

@@ -21,6 +21,7 @@ from torch import Tensor
 from tests.train import little
 from tests.train.little import same
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
+from triportrait.core.commit import commit
 from triportrait.core.errors import InputError
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.motion.turning import TurningNeck
@@ -30,7 +31,6 @@ from triportrait.train.config import STAGES, LossConfig, OptimizerConfig, Reenac
 from triportrait.train.data.set_config import SetConfig
 from triportrait.train.run import Run
 from triportrait.train.runs.checkpoints import CARD, checkpoints_of
-from triportrait.train.runs.commit import commit
 from triportrait.train.stages import motion
 from triportrait.train.stages import reenact as stage2
 from triportrait.train.stages import static as stage1

@@ -74,7 +74,7 @@ class ClipPictures:
         positions: the pictures carry positions, which a discriminator sees.
 
     Attributes:
-        left_out: clips that could not be used, and why; others came in their place.
+        skipped: clips that could not be used, and why; others came in their place.
 
     Raises: `InputError` for pictures of another size.
     """
@@ -94,7 +94,7 @@ class ClipPictures:
                 f"{store.folder}: expected pictures of {model.image_size} px, got {store.size}; make the store again"
             )
         self.store, self.model, self.tracks = store, model, tracks
-        self.left_out: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
         self._seed, self._decode, self._most_skipped, self._positions = seed, decode, most_skipped, positions
         self._needs = {"mask": -(-(store.size**2) // 8), **tracks.needs} | dict.fromkeys(
             tracks.placed if positions else ()
@@ -164,22 +164,22 @@ class ClipPictures:
         """How many numbers the parameters of an expression have."""
         return self.tracks.parameter_width
 
-    def judge(self, left_out: Mapping[str, str]) -> None:
+    def check_skipped(self, skipped: Mapping[str, str]) -> None:
         """Raises: `InputError` where more clips were left out than may be."""
-        if len(left_out) > self._most_skipped * len(self.store):
-            name, reason = next(iter(left_out.items()))
+        if len(skipped) > self._most_skipped * len(self.store):
+            name, reason = next(iter(skipped.items()))
             raise InputError(
-                f"{self.store.folder}: {len(left_out)} of {len(self.store)} clips cannot be used, more than "
+                f"{self.store.folder}: {len(skipped)} of {len(self.store)} clips cannot be used, more than "
                 f"{self._most_skipped:.0%} ({name}: {reason}); make the store again or allow more by --most-skipped"
             )
 
-    def told(self) -> dict[str, float]:
+    def log_numbers(self) -> dict[str, float]:
         """For the log: which shares of frames, tables and necks were at hand, and how many clips were left out."""
         tables = self.store.tables_asked()
         asked = {"frames": (self._frames.hits, self._frames.asked), "tables": tables,
                  "necks": (self._necks.hits, self._necks.asked)}  # fmt: skip
         shares = {f"data_{name}_cached": round(hits / max(count, 1), 3) for name, (hits, count) in asked.items()}
-        return shares | {"data_left_out": len(self.left_out)}
+        return shares | {"data_left_out": len(self.skipped)}
 
     def _shuffled(self, epoch: int, count: int) -> np.ndarray:
         return np.random.default_rng([self._seed, _ORDER, epoch]).permutation(count)
@@ -208,7 +208,7 @@ class ClipPictures:
         return "it has one frame only" if self.store.frames_of[clip] < 2 else None
 
     def _skip(self, clip: int, error: ValueError) -> str:
-        return self.left_out.setdefault(self.store.clips[clip], str(error))
+        return self.skipped.setdefault(self.store.clips[clip], str(error))
 
     def _read(self, asked: Sequence[tuple[int, tuple[int, int]]]) -> list[Tensor | ValueError]:
         """uint8 [2, S, S, 3] of clips, or why there is none."""

@@ -127,7 +127,7 @@ def load_newest(run: Path, stage: str, engines: Mapping[str, Engine], ranks: Ran
     Raises:
         InputError: there are some and none is whole, or the newest whole one is of another network.
     """
-    folder, damaged = ranks.broadcast(_newest_whole(run, stage) if ranks.first else None)
+    folder, damaged = ranks.broadcast(_newest_whole(run, stage) if ranks.first else (None, []))
     if folder is None:
         _refuse_if_none(run, stage, damaged)
         return None
