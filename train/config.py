@@ -26,7 +26,7 @@ StandIn = Literal["gradients", "random_features", "lpips"]  # two stand-ins for 
 
 @dataclass(frozen=True)
 class SetConfig:
-    """A multi-view set of procedural heads, as `triportrait heads multiview` writes it."""
+    """A multi-view set of procedural heads, as `triportrait prepare heads` writes it."""
 
     seed: int = 0
     count: int = 64  # heads

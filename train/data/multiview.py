@@ -175,7 +175,7 @@ def file_name(head: int) -> str:
     return f"head_{head:06d}.npz"
 
 
-def is_there(folder: Path, settings: dict[str, Any], seen_from: SetCameras) -> bool:
+def holds_multiview(folder: Path, settings: dict[str, Any], seen_from: SetCameras) -> bool:
     """Whether a folder is a whole multi-view set that was made from these numbers and seen from there."""
     try:
         found = MultiviewSet(folder)

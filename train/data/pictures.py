@@ -79,7 +79,7 @@ class PictureSet:
     """All pictures of a multi-view set.
 
     Args:
-        folder: as `triportrait heads multiview` makes it.
+        folder: as `triportrait prepare heads` makes it.
         model: says the sizes of the ray grid and of the neck's grids.
         necks: make the neck poses, which takes longest; without them the necks are straight.
         positions: keep the positions, which a discriminator sees.
