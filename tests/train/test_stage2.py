@@ -20,10 +20,10 @@ from triportrait.train.data.pictures import Pictures, PictureSet, photograph
 from triportrait.train.data.scenes import population
 from triportrait.train.data.sheets import around
 from triportrait.train.engines.schedule import Moment
+from triportrait.train.jobs.show_schedule import shown_schedule
 from triportrait.train.objectives.losses import feature_weight, shrink
 from triportrait.train.objectives.perceptual import Gradients
 from triportrait.train.presets import STAGE_PRESETS
-from triportrait.train.schedule_chart import chart
 from triportrait.train.stages import reenact as stage2
 from triportrait.train.stages.assemble import make_discriminator
 from triportrait.train.stages.motion import crops, read_motion
@@ -193,9 +193,9 @@ def test_the_published_coins_leave_no_real_frame_without_its_adversarial_term():
     per_micro = real.view(-1, 4).sum(1)
     alone = (per_micro == 1).sum().item() / real.sum().item()
     assert alone == pytest.approx(0.2**3, abs=0.004)
-    said = chart("stage2", config, 128)
+    said = shown_schedule("stage2", config, 128)
     assert "0.01 from 0, on every real target, 0.8% of them judged alone in micro-batches of 4" in said
-    assert "0.0% of them judged alone" in chart("stage2", dataclasses.replace(config, micros=1), 128)
+    assert "0.0% of them judged alone" in shown_schedule("stage2", dataclasses.replace(config, micros=1), 128)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""`triportrait train export|report|replay`: what a run leaves."""
+"""`triportrait train export|replay`: what a run leaves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from triportrait.train.engines.ranks import joined
 from triportrait.train.jobs.columns import OptionalStr
 from triportrait.train.replay import replay
 from triportrait.train.runs.export import export
-from triportrait.train.runs.report import write_report
 
 
 @dataclass(frozen=True)
@@ -40,18 +39,6 @@ class Export:
             say(f"warning: {line}")
 
         say(str(export(self.checkpoint, self.out, self.half, self.overwrite, self.flame, warn)), sys.stdout)
-
-
-@dataclass(frozen=True)
-class Report:
-    """Write a run's curves and grids into one HTML page, which needs no network."""
-
-    run_folder: tyro.conf.Positional[Path]
-    """A run, finished or not."""
-
-    def run(self) -> None:
-        """Write RUN/report.html."""
-        say(str(write_report(self.run_folder)), sys.stdout)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`triportrait train tiny|overfit|stage1|stage2|export|report|replay`: trainings, and what they leave."""
+"""`triportrait train tiny|overfit|stage1|stage2|export|replay`: trainings, and what they leave."""
 
 from __future__ import annotations
 
@@ -26,13 +26,12 @@ from triportrait.train.jobs.columns import (
     OptionalPath,
     OptionalStr,
 )
-from triportrait.train.jobs.runs import Export, Replay, Report
+from triportrait.train.jobs.runs import Export, Replay
+from triportrait.train.jobs.show_schedule import shown_columns, shown_schedule, shown_views
 from triportrait.train.networks import Begin
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
-from triportrait.train.runs.report import write_report
 from triportrait.train.runs.run_config import CONFIG
 from triportrait.train.runs.stopping import Stopped, stops_on_request
-from triportrait.train.schedule_chart import chart, shown_columns, shown_views
 from triportrait.train.stage_run import Loading, StageName, StageRun
 from triportrait.train.stages.assemble import Engines
 from triportrait.train.training import STAGES, Training
@@ -181,7 +180,7 @@ class _Single:
     sample_each: OptionalInt = None
     """Images between two grids of pictures."""
     show_schedule: bool = False
-    """Draw what is on when, and train nothing."""
+    """Print what is on when, and train nothing."""
     resume: Literal["auto", "never"] = "auto"
     """auto: a run that is there goes on from its newest whole checkpoint; never: it is refused."""
     allow_change: bool = False
@@ -247,8 +246,8 @@ class _Single:
             config = self.config(Ranks())
             own: StageConfig = getattr(config, self.stage())
             factor = own.optimizer.motion_factor if self.stage() == "stage2" else 1.0
-            drawn = chart(self.stage(), own, config.model.render.neural_size, factor)
-            print(f"{self.told(config) or shown_views(self.stage(), config)}\n{drawn}")
+            schedule = shown_schedule(self.stage(), own, config.model.render.neural_size, factor)
+            print(f"{self.told(config) or shown_views(self.stage(), config)}\n{schedule}")
             return
         with one_voice():
             self._train()
@@ -288,7 +287,7 @@ class _Single:
                     say(str(stopped))
                 return
             if ranks.first:
-                say(str(write_report(self.out)), sys.stdout)
+                say(str(self.out), sys.stdout)
 
     def _checked(self) -> ZeroConfig | None:
         """How DeepSpeed is asked for, after a look at what needs no other process.
@@ -399,7 +398,7 @@ class Stage2(ColumnOptions, _Single):
         return shown_columns(config, self.ablation, changed)
 
 
-Train = Tiny | Overfit | Stage1 | Stage2 | Export | Report | Replay
+Train = Tiny | Overfit | Stage1 | Stage2 | Export | Replay
 
 
 def _disk(run: Path, error: OSError) -> InputError:
