@@ -22,8 +22,8 @@ from triportrait.train.config import SetConfig, TrainConfig
 from triportrait.train.data.cameras import FILMED, OTHERS, SetCameras, habit_of, shown_cameras
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.clip_store.filming import HEADS
-from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, resolved
-from triportrait.train.data.clip_store.store import ClipStore, holds_clips
+from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, resolve_decoder
+from triportrait.train.data.clip_store.store import ClipStore, is_clip_store
 from triportrait.train.data.clip_store.tracks import FlameTracks, HeadTracks, Tracks
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import PictureSet
@@ -94,7 +94,7 @@ class StageRun:
         self.name, self.run, self.engines, self.begin = name, run, engines, begin
         self.loading, self._start = loading or Loading(), Start(run)
         check_named(name, config, begin)
-        self._clips = ClipStore(data, whole=False) if holds_clips(data) else None
+        self._clips = ClipStore(data, whole=False) if is_clip_store(data) else None
         made = MultiviewSet(data) if self._clips is None else None
         index = self._clips.index if made is None else made.index | {"cameras": made.cameras}  # type: ignore[union-attr]
         if self._clips is not None and name == "stage1":
@@ -138,7 +138,10 @@ class StageRun:
                 data_sign = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
                 told = {"stage": name, "data": data_sign, "begin": begin.told()}
                 if self._clips is not None:
-                    told |= {"source": self._clips.source, "decoder": resolved(self.loading.decoder, ranks.device)}
+                    told |= {
+                        "source": self._clips.source,
+                        "decoder": resolve_decoder(self.loading.decoder, ranks.device),
+                    }
                     files = {clip["name"]: clip["files"] for clip in files}
                 config_told = self.config.to_dict() | {"run": told}
                 known = data_told(data.resolve().name, files)
@@ -163,7 +166,7 @@ class StageRun:
         if self._flame is not None:
             kept = model.transformer.motion_width if self.config.stage2.motion == "pictures" else None
             tracks = FlameTracks(self._flame.to(device), kept)
-        decode = DaliDecoder(device) if resolved(loading.decoder, device) == "dali" else AvDecoder()
+        decode = DaliDecoder(device) if resolve_decoder(loading.decoder, device) == "dali" else AvDecoder()
         return ClipPictures(self._clips, model, tracks, self.config.seed, decode, loading.most_skipped, opposed)
 
     def train(self, stopper: Stopper | None = None) -> None:

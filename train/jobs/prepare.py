@@ -221,4 +221,4 @@ def _report(out: Path, line: str) -> None:
 
 def _already_there(out: Path, clips: Imported) -> str:
     """A sentence where the store was finished before; empty where it was not."""
-    return f"{out}: its {clips.written} clips are there already, nothing was done" if clips.before else ""
+    return f"{out}: its {clips.written} clips are there already, nothing was done" if clips.already_there else ""
