@@ -296,7 +296,7 @@ def test_nothing_is_left_when_it_is_interrupted(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_multiview(tmp_path / "heads", 0, 2, 1, 1, 16, 1, tell=interrupted)
+        write_multiview(tmp_path / "heads", 0, 2, 1, 1, 16, 1, progress=interrupted)
     assert list(tmp_path.iterdir()) == []
 
 
