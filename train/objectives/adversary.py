@@ -16,7 +16,7 @@ from triportrait.core.types import Camera, Rendering
 from triportrait.train.config import LossConfig, ScheduleConfig
 from triportrait.train.data.pictures import Pictures
 from triportrait.train.loop import Micro, Phase
-from triportrait.train.objectives.discriminator import Discriminator, label_of
+from triportrait.train.objectives.discriminator import Discriminator, camera_label
 from triportrait.train.objectives.losses import shrink
 
 REAL, FAKE = "real", "fake"  # what a generator's phase leaves for the discriminator's
@@ -52,14 +52,14 @@ def real(target: Pictures, rows: Tensor, size: int) -> Judged:
     image = target.image[rows]
     mask = target.opacity[rows] * 2 - 1
     mask = mask if mask.shape[-1] == size else shrink(mask, size)
-    return Judged(image, shrink(image, size), target.positions[rows], mask, label_of(target.camera.take(rows)))
+    return Judged(image, shrink(image, size), target.positions[rows], mask, camera_label(target.camera.take(rows)))
 
 
 def fake(rendering: Rendering, target: Pictures, camera: Camera, rows: Tensor) -> Judged:
     """Renderings of the same moments from the same cameras: their positions are those of the truth."""
     assert target.positions is not None
     mask = rendering.opacity[rows] * 2 - 1
-    label = label_of(camera.take(rows))
+    label = camera_label(camera.take(rows))
     return Judged(rendering.image[rows], rendering.raw_image[rows], target.positions[rows], mask, label)
 
 
