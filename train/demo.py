@@ -26,7 +26,7 @@ from triportrait.core.types import Driving, Source
 from triportrait.train.data.heads.population import Expression
 from triportrait.train.data.parallel import in_order
 from triportrait.train.data.pictures import neck_grids
-from triportrait.train.data.scenes import motion, take_pictures, to_pictures
+from triportrait.train.data.scenes import motion, take_pictures, to_uint8
 from triportrait.train.evaluation.protocol import Sitter, driving_seed, renderer, unseen
 from triportrait.train.runs.weights import Trained, load_trained
 from triportrait.train.stages.motion import read_motion
@@ -153,7 +153,7 @@ def _prepared(character: Character) -> _Prepared:
     view = take_pictures(renderer(), sitter.identity, face, sitter.light, camera, character.tile)
     image, landmarks = _shrunk(view.image, view.landmarks, portrait.config.image_size)
     source = portrait.prepare(image, read_motion(encoder, image, landmarks))
-    return _Prepared(portrait, encoder, source, sitter, to_pictures(view.image)[0].numpy())
+    return _Prepared(portrait, encoder, source, sitter, to_uint8(view.image)[0].numpy())
 
 
 @torch.no_grad()
@@ -176,7 +176,7 @@ def _render_frames(work: _Frames) -> np.ndarray:
         views = [camera, turned(fixed_camera(), *character.orbit(number))]
         results = torch.cat([prepared.portrait.render(head, v).image for v in views])
         shown = torch.cat([view.image[i : i + 1], _enlarged(results, S)])
-        frames.append(np.concatenate([prepared.tile[None], to_pictures(shown).numpy()]))
+        frames.append(np.concatenate([prepared.tile[None], to_uint8(shown).numpy()]))
     return np.stack(frames)
 
 

@@ -38,7 +38,7 @@ from triportrait.train.data.scenes import (
     faces,
     population,
     take_pictures,
-    to_pictures,
+    to_uint8,
 )
 from triportrait.train.runs.flat import rebuilt
 
@@ -135,7 +135,7 @@ def write_multiview(
             )
             square = (expressions_each, views, size, size)
             arrays = {
-                "image": to_pictures(view.image).reshape(*square, 3),
+                "image": to_uint8(view.image).reshape(*square, 3),
                 "depth": (view.depth * DEPTH_STEPS).round().to(torch.int32).reshape(square),
                 "opacity": (view.opacity * 255).round().byte().reshape(square),
                 "parts": view.parts.reshape(square),

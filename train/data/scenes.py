@@ -129,6 +129,6 @@ def take_pictures(
     return HeadView.cat(views)
 
 
-def to_pictures(image: Tensor) -> Tensor:
+def to_uint8(image: Tensor) -> Tensor:
     """Convert [B, 3, S, S] in [-1, 1] to uint8 [B, S, S, 3]."""
     return ((image + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()

@@ -193,8 +193,8 @@ def _collect(group: Group, results: Sequence[TaskResult]) -> GroupResult:
     for result in results:
         for key, numbers in result.values.items():
             values.setdefault(key, []).extend(numbers)
-        for driver, product in result.products.items():
-            sums[driver] = sums[driver] + product if driver in sums else product
+        for driver_and_axis, product in result.products.items():
+            sums[driver_and_axis] = sums[driver_and_axis] + product if driver_and_axis in sums else product
     pictures: dict[str, dict[str, dict[str, float | None]]] = {}
     for (name, case, metric), numbers in values.items():
         pictures.setdefault(name, {}).setdefault(case, {})[metric] = _mean(numbers)

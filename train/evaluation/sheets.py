@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from triportrait.train.data.scenes import to_pictures
+from triportrait.train.data.scenes import to_uint8
 from triportrait.train.evaluation.measure import AxesRow, GroupResult
 from triportrait.train.evaluation.protocol import VIEW_YAWS_DEG
 
@@ -90,4 +90,4 @@ def _write(path: Path, columns: list[str], blocks: Sequence[tuple[str, list[Row]
 
 def _tile(picture: Tensor, scale: int) -> np.ndarray:
     """Return uint8 [S * scale, S * scale, 3], in which each pixel is scale² pixels."""
-    return to_pictures(picture.detach().float().clamp(-1, 1))[0].numpy().repeat(scale, 0).repeat(scale, 1)
+    return to_uint8(picture.detach().float().clamp(-1, 1))[0].numpy().repeat(scale, 0).repeat(scale, 1)

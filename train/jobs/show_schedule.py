@@ -126,4 +126,4 @@ def shown_columns(config: TrainConfig, row: RowName | None, changed: Sequence[st
 
 
 def _key(names: Mapping[str, str], value: str) -> str:
-    return next(name for name, known in names.items() if known == value)
+    return next(name for name, key in names.items() if key == value)

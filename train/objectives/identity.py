@@ -130,7 +130,7 @@ def _warp(image: Tensor, turn: Tensor, shift: Tensor) -> Tensor:
 
 def identity_loss(network: FaceIdentity, picture: Tensor, target: Tensor, points: Tensor) -> Tensor:
     """Return 1 - the cosine between the embeddings of picture and target, [B]; both are cropped alike."""
-    found = network(aligned_crop(picture, points))
+    embedding = network(aligned_crop(picture, points))
     with torch.no_grad():
-        wanted = network(aligned_crop(target, points))
-    return 1 - F.cosine_similarity(found, wanted, dim=1)
+        target_embedding = network(aligned_crop(target, points))
+    return 1 - F.cosine_similarity(embedding, target_embedding, dim=1)

@@ -22,7 +22,7 @@ from triportrait.train.data.heads.render import HeadRenderer
 from triportrait.train.data.heads.shapes import rotate, rotation_matrix
 from triportrait.train.data.multiview import to_positions
 from triportrait.train.data.parallel import in_order
-from triportrait.train.data.scenes import filming_cameras, motion, population, take_pictures, to_pictures
+from triportrait.train.data.scenes import filming_cameras, motion, population, take_pictures, to_uint8
 
 HEADS = "heads"  # the `source` in the index of such a store
 MOST_POSITIONS = 128  # side of stored positions, px
@@ -88,4 +88,4 @@ def _film(shot: _Shot) -> Clip:
         **{f"identity.{name}": value for name, value in identity.fields().items()},
     }
     mask = pack_masks((view.opacity[:, 0] >= 0.5).numpy())
-    return Clip(to_pictures(view.image).numpy(), {n: np.asarray(v) for n, v in table.items()} | {"mask": mask})
+    return Clip(to_uint8(view.image).numpy(), {n: np.asarray(v) for n, v in table.items()} | {"mask": mask})
