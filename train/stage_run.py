@@ -19,7 +19,7 @@ from typing import Any, Literal
 from triportrait.core.checkpoint import save_motion_encoder
 from triportrait.core.errors import InputError
 from triportrait.train.config import SetConfig, TrainConfig
-from triportrait.train.data.cameras import FILMED, OTHERS, SetCameras, habit_of, shown_cameras
+from triportrait.train.data.cameras import FILMED, NO_PRESET, SetCameras, camera_preset_of, shown_cameras
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, resolve_decoder
@@ -112,8 +112,8 @@ class StageRun:
                 f"by `triportrait {made_by} --size {side}`, or train on pictures of 128 px by --preset tiny"
             )
         if name == "stage1" and cast.cameras != config.cast.cameras:
-            wanted, found = (habit_of(one) for one in (config.cast.cameras, cast.cameras))
-            way = "" if found == OTHERS else f", or say --cameras {found} to train on this one"
+            wanted, found = (camera_preset_of(one) for one in (config.cast.cameras, cast.cameras))
+            way = "" if found == NO_PRESET else f", or say --cameras {found} to train on this one"
             raise InputError(
                 f"{data}: expected a set that is seen from {wanted}'s cameras ({shown_cameras(config.cast.cameras)}), "
                 f"got {found}'s ({shown_cameras(cast.cameras)}); make one by `triportrait prepare heads --cameras "

@@ -16,8 +16,8 @@ NEAR_FRONT = LookAtRange(yaw=(-0.5, 0.5), pitch=(-0.15, 0.35))  # where a small 
 FILMED = LookAtRange(  # of cameras by which people film themselves
     yaw=(-0.3, 0.3), pitch=(-0.10, 0.22), roll=(-0.08, 0.08), radius=(3.9, 4.2), pivot_x=(-0.02, 0.02)
 )
-OTHERS = "another"  # stands for a habit without a name
-Habit = Literal["tiny", "paper", "published"]
+NO_PRESET = "another"  # stands for cameras that no preset has
+CameraPreset = Literal["tiny", "paper", "published"]
 ThetaP = Literal["paper", "near-front"]
 THETA_P: dict[ThetaP, LookAtRange] = {"paper": PAPER, "near-front": NEAR_FRONT}
 
@@ -39,7 +39,7 @@ class SetCameras:
     filmed_share: float = 0.0
 
 
-SET_CAMERAS: dict[Habit, SetCameras] = {
+SET_CAMERAS: dict[CameraPreset, SetCameras] = {
     "tiny": SetCameras(first_filmed=True),
     "paper": SetCameras(),
     "published": SetCameras(filmed_share=0.5),
@@ -63,6 +63,6 @@ def shown_cameras(cameras: SetCameras) -> str:
     return f"all views {wide}"
 
 
-def habit_of(cameras: SetCameras) -> str:
-    """Return the name of the cameras of a set, or OTHERS."""
-    return next((name for name, habit in SET_CAMERAS.items() if habit == cameras), OTHERS)
+def camera_preset_of(cameras: SetCameras) -> str:
+    """Return the preset that has these cameras, or NO_PRESET."""
+    return next((name for name, preset in SET_CAMERAS.items() if preset == cameras), NO_PRESET)

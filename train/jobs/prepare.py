@@ -1,4 +1,4 @@
-"""`triportrait prepare heads|clips|videos|sheet|lmdb|check`: the data of training, made and checked."""
+"""`triportrait prepare heads|clips|videos|sheet|lmdb|check` makes the data of training, and checks them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from typing import Annotated
 import tyro
 
 from triportrait.core.errors import InputError
-from triportrait.core.sentences import say
-from triportrait.train.data.cameras import SET_CAMERAS, Habit, shown_cameras
+from triportrait.train.data.cameras import SET_CAMERAS, CameraPreset, shown_cameras
 from triportrait.train.data.check import check_data
 from triportrait.train.data.clip_store.filming import film_heads
 from triportrait.train.data.clip_store.importing import SKIPPED, Imported, import_lmdb
@@ -27,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Output:
-    """A job that makes one folder or file, named as `OUT` or as `--out OUT`."""
+    """A job that makes one folder or file, which is named as `OUT` or as `--out OUT`."""
 
     place: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="OUT", help_behavior_hint="")] = ()
     """The folder to make; for a sheet, the .png file."""
@@ -35,7 +34,7 @@ class _Output:
     """The same as an option."""
 
     def target(self) -> Path:
-        """The path that the job is to make.
+        """Return the path that the job is to make.
 
         Raises: `InputError` where none or two are named.
         """
@@ -72,7 +71,7 @@ class Heads(_Drawn):
     """Expressions of each head."""
     views: int = 3
     """Views of each expression."""
-    cameras: Habit = "tiny"
+    cameras: CameraPreset = "tiny"
     """The cameras of the preset of this name: tiny has the first view near the front, paper has all views in the
     paper's range, published half of them there and half where people film themselves."""
     overwrite: bool = False
@@ -191,7 +190,7 @@ class Check:
         """Read all of it."""
         with _progress("", leave=False) as progress:
             line, checks = check_data(self.store, self.deep, progress)
-        say(line, sys.stdout)
+        print(line)
         logger.info("looked at: %s", checks)
 
 
@@ -214,9 +213,9 @@ def _progress(unit: str, total: int | None = None, leave: bool = True) -> Iterat
 
 
 def _report(out: Path, line: str) -> None:
-    """Log what was made, and print its path, which a script may read, on stdout."""
+    """Log what was made, and print its path on stdout, where a script may read it."""
     logger.info("%s", line)
-    say(str(out), sys.stdout)
+    print(out)
 
 
 def _already_there(out: Path, clips: Imported) -> str:

@@ -1,4 +1,4 @@
-"""What `--show-schedule` prints of a stage: the schedule, the cameras, and the columns of Table 3."""
+"""`--show-schedule` prints the schedule of a stage, its cameras, and the columns of Table 3."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from triportrait.train.table3 import TABLE, RowName
 
 
 def shown_schedule(name: str, config: StageConfig, full_size: int, motion_factor: float = 1.0) -> str:
-    """What is on when in a stage, a line each; spans are in images seen.
+    """Describe what is on when in a stage, a line each; spans are in images seen.
 
     Args:
         name: `stage1` or `stage2`.
@@ -65,7 +65,7 @@ def _alone(config: ReenactConfig) -> float:
 
 
 def shown_views(name: str, config: TrainConfig) -> str:
-    """The cameras of a stage, a line each: what its set must be, and which views are sources."""
+    """Describe the cameras of a stage, a line each: those of its set, and which views are sources."""
     stage: StageConfig = getattr(config, name)
     lines = [f"views of the set: {shown_cameras(config.cast.cameras)}"] if name == "stage1" else []
     if isinstance(stage, ReenactConfig):
@@ -83,7 +83,7 @@ def shown_views(name: str, config: TrainConfig) -> str:
 
 
 def shown_columns(config: TrainConfig, row: RowName | None, changed: Sequence[str] = ()) -> str:
-    """Stage 2 by the columns of the paper's Table 3: the paper's value, where a row was named, and this training's.
+    """Describe stage 2 by the columns of the paper's Table 3, with the paper's values where a row was named.
 
     Args:
         row: the row that was named.

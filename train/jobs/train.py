@@ -15,7 +15,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.sentences import say
 from triportrait.train.ablations import ablated, differences, with_motion
 from triportrait.train.config import StageConfig, TrainConfig
-from triportrait.train.data.cameras import SET_CAMERAS, Habit
+from triportrait.train.data.cameras import SET_CAMERAS, CameraPreset
 from triportrait.train.engines.ranks import Elsewhere, Ranks, joined, launcher, one_voice, told_ranks
 from triportrait.train.engines.zero import ZeroConfig
 from triportrait.train.jobs.columns import (
@@ -323,7 +323,7 @@ class Stage1(_Single):
     """Weight of the teacher's planes at sampled points; 0: they need no teacher."""
     feature_weight: OptionalFloat = None
     """Weight of the teacher's feature images."""
-    cameras: Annotated[Habit | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    cameras: Annotated[CameraPreset | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
     """From where the set was made to be seen (`prepare heads --cameras`): tiny, paper, published; the preset's by
     default. A set that was seen from elsewhere is refused."""
 
