@@ -17,11 +17,11 @@ from typing import Any
 from triportrait.core.checkpoint import save_motion_encoder
 from triportrait.core.errors import InputError
 from triportrait.train.config import STAGES, StageConfig, StageName, TrainConfig
-from triportrait.train.data.cameras import FILMED, OTHERS, SetCameras, habit_of, shown_cameras
+from triportrait.train.data.cameras import FILMED, NO_PRESET, SetCameras, camera_preset_of, shown_cameras
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.clip_store.filming import HEADS
-from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, resolved
-from triportrait.train.data.clip_store.store import ClipStore, holds_clips
+from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, resolve_decoder
+from triportrait.train.data.clip_store.store import ClipStore, is_clip_store
 from triportrait.train.data.clip_store.tracks import FlameTracks, HeadTracks, Tracks
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import PictureSet
@@ -81,7 +81,7 @@ class OneStage:
         """See `Inputs`."""
         name, data = self.name, self.data_folder
         check_named(name, config, self._init_from)
-        self._clips = ClipStore(data, whole=False) if holds_clips(data) else None
+        self._clips = ClipStore(data, whole=False) if is_clip_store(data) else None
         if self._clips is None:
             multiview = MultiviewSet(data)
             self._index = multiview.index | {"cameras": multiview.cameras}
@@ -117,8 +117,8 @@ class OneStage:
                 f"by `triportrait {made_by} --size {side}`, or train on pictures of 128 px by --preset tiny"
             )
         if self.name == "stage1" and cast.cameras != config.cast.cameras:
-            expected, given = (habit_of(cameras) for cameras in (config.cast.cameras, cast.cameras))
-            way = "" if given == OTHERS else f", or say --cameras {given} to train on this one"
+            expected, given = (camera_preset_of(cameras) for cameras in (config.cast.cameras, cast.cameras))
+            way = "" if given == NO_PRESET else f", or say --cameras {given} to train on this one"
             raise InputError(
                 f"{data}: expected a set that is seen from {expected}'s cameras "
                 f"({shown_cameras(config.cast.cameras)}), got {given}'s ({shown_cameras(cast.cameras)}); make one by "
@@ -131,7 +131,7 @@ class OneStage:
         checksum = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
         entry = {"stage": self.name, "data": checksum, "init_from": self._init_from.names()}
         if self._clips is not None:
-            entry |= {"source": self._clips.source, "decoder": resolved(self.loading.decoder, ranks.device)}
+            entry |= {"source": self._clips.source, "decoder": resolve_decoder(self.loading.decoder, ranks.device)}
         return {"run": entry}
 
     def fingerprints(self) -> dict[str, Any] | None:
@@ -156,7 +156,7 @@ class OneStage:
         if self._flame is not None:
             width = model.transformer.motion_width if config.stage2.motion == "pictures" else None
             tracks = FlameTracks(self._flame.to(device), width)
-        decode = DaliDecoder(device) if resolved(loading.decoder, device) == "dali" else AvDecoder()
+        decode = DaliDecoder(device) if resolve_decoder(loading.decoder, device) == "dali" else AvDecoder()
         self.set = ClipPictures(self._clips, model, tracks, config.seed, decode, loading.most_skipped, positions)
 
     def make_networks(self, folder: Path) -> None:

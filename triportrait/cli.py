@@ -24,14 +24,17 @@ JOBS = {
     "train": ("triportrait.train.jobs.train:Train", "both stages on procedural heads, and a weights folder"),
     "prepare": (
         "triportrait.train.jobs.prepare:Prepare",
-        "procedural heads and clips of other formats become what training reads",
+        "the data of training: made of procedural heads, imported, checked",
     ),
     "evaluate": ("triportrait.train.jobs.evaluate:Evaluate", "measure trained weights where the truth is known"),
     "verify": ("triportrait.serve.jobs.verify:Verify", "where a file comes from: its manifest and its watermark"),
     "convert": ("triportrait.serve.jobs.convert:Convert", "a published weight file becomes a weights folder"),
-    "heads": ("triportrait.train.jobs.heads:Heads", "procedural heads: training sets, videos, contact sheets"),
     "profile": ("triportrait.profiling.jobs.profile:Profile", "what a frame costs and must cost, kernel by kernel"),
     "doctor": ("triportrait.serve.jobs.doctor:Doctor", "what this machine can run, and what to install"),
+}
+MOVED = {  # jobs of earlier versions, and what they are now
+    "heads": "`heads multiview` is `prepare heads` now, `heads clips` is `prepare videos`, `heads sheet` is "
+    "`prepare sheet`",
 }
 SERVING = ("reenact", "live")  # jobs with other threads at work beside those of torch
 LIBRARIES = ("numpy", "torch", "av", "PIL", "safetensors", "tqdm", "tyro")  # that every job needs
@@ -68,6 +71,8 @@ def _run(arguments: Sequence[str], verbose: bool) -> int:
         print(f"triportrait {__version__}")
         return 0
     name, rest = arguments[0], arguments[1:]
+    if name in MOVED:
+        return _refuse(MOVED[name])
     if name not in JOBS:
         return _refuse(f"job: expected one of {', '.join(JOBS)}, got {literal(name)}; `triportrait --help` lists them")
     if name in SERVING:  # read when torch is loaded; threads that wait in a loop would take the cores of those at work

@@ -56,7 +56,7 @@ def _kind(data: Path) -> str:
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(
             f"{data}: expected a multi-view set or a clip store, it has no {INDEX} that can be read; make one by "
-            "`triportrait heads multiview` or `triportrait prepare`"
+            "`triportrait prepare`"
         ) from error
 
 

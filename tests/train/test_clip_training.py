@@ -92,7 +92,7 @@ def test_a_run_on_clips_from_the_command_line(material, little_clips, tmp_path, 
     assert all(told < line.keys() and line["data_left_out"] == 0 for line in lines)
     assert all(0 <= line["data_ready"] <= 2 for line in lines)
     assert "psnr jaw" in lines_of(run)[-1], "the same heads are probed"
-    assert (run / "report.html").is_file() and not threads()
+    assert not threads()
     config = json.loads((run / "config.json").read_text())
     assert config["run"]["decoder"] == "av" and config["cast"]["seed"] == 3 and config["cast"]["count"] == 5
     assert cli.main(["train", "export", str(run), str(tmp_path / "weights")]) == 0

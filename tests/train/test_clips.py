@@ -20,11 +20,11 @@ from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import camera_from_label
 from triportrait.train import loop
 from triportrait.train.config import ReenactConfig
-from triportrait.train.data.clip_pictures import ClipPictures, Kept
+from triportrait.train.data.clip_pictures import ClipPictures, LruCache
 from triportrait.train.data.clip_store.filming import film_heads
 from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, Decoder, decode
 from triportrait.train.data.clip_store.store import INDEX, PROGRESS, ClipStore
-from triportrait.train.data.clip_store.tracks import FlameTracks, HeadTracks, beside_neck, rectified_necks
+from triportrait.train.data.clip_store.tracks import FlameTracks, HeadTracks, rectified_camera, rectified_necks
 from triportrait.train.data.heads.rasterize import project
 from triportrait.train.data.multiview import from_positions, to_positions
 from triportrait.train.data.pictures import Pictures, photograph
@@ -113,7 +113,7 @@ def test_filming_goes_on_where_it_was(tmp_path):
 
     few = little.CLIPS | {"count": 2, "frames": 2}
     with pytest.raises(Killed):
-        film_heads(tmp_path / "a", **few, tell=kill)
+        film_heads(tmp_path / "a", **few, progress=kill)
     before = (tmp_path / "a" / "clip_000000.mp4").stat().st_mtime_ns
     assert (tmp_path / "a" / PROGRESS).exists()
     film_heads(tmp_path / "a", **few)
@@ -354,15 +354,15 @@ def test_another_size_is_refused(tmp_path):
         heads(tmp_path / "s")
 
 
-def test_what_was_asked_for_last_is_kept():
-    kept = Kept[int](2)
-    assert kept.get("a") is None
+def test_the_cache_drops_what_was_not_used_longest():
+    cache = LruCache[int](2)
+    assert cache.get("a") is None
     for name, value in (("a", 1), ("b", 2)):
-        kept.put(name, value)
-    assert kept.get("a") == 1
-    kept.put("c", 3)
-    assert (kept.get("b"), kept.get("a"), kept.get("c")) == (None, 1, 3)
-    assert (kept.hits, kept.asked) == (3, 5)
+        cache.put(name, value)
+    assert cache.get("a") == 1
+    cache.put("c", 3)
+    assert (cache.get("b"), cache.get("a"), cache.get("c")) == (None, 1, 3)
+    assert (cache.hits, cache.requests) == (3, 5)
 
 
 # tracked faces
@@ -419,7 +419,7 @@ def test_a_turned_neck_beside_its_camera_looks_like_a_straight_one_before_it():
     straight, joints = flame(betas, torch.zeros(3, 3), jaw, eyes)
     turned, _ = flame(betas, neck, jaw, eyes)
     assert (straight[:2] - turned[:2]).abs().amax((1, 2)).min() > 0.05
-    beside = beside_neck(camera, neck, joints[:, 1])
+    beside = rectified_camera(camera, neck, joints[:, 1])
     torch.testing.assert_close(project(turned, beside, 512)[0], project(straight, camera, 512)[0], atol=5e-3, rtol=0)
 
 
@@ -438,7 +438,7 @@ def test_pictures_of_tracked_faces_hold_what_flame_makes_of_their_tables(tmp_pat
         assert driving.neck is not None and torch.equal(driving.neck.fine[i], grid.fine[0])
         betas = torch.cat([own["shape"], own["expression"]], 1)[[d]]
         vertices, joints = field.flame(betas, neck[[d]], jaw[[d]], own["eyes"][[d]])
-        camera = beside_neck(camera_from_label(torch.from_numpy(table["camera"][[d]])), neck[[d]], joints[:, 1])
+        camera = rectified_camera(camera_from_label(torch.from_numpy(table["camera"][[d]])), neck[[d]], joints[:, 1])
         torch.testing.assert_close(driving.camera.world_from_camera[i], camera.world_from_camera[0])
         points = field.flame.landmarks(vertices)[0, :68]
         torch.testing.assert_close(driving.points[i], points)  # type: ignore[index]

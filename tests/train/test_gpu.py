@@ -28,7 +28,7 @@ def cast(tmp_path_factory) -> Path:
     """Two heads of the demo's size."""
     folder = tmp_path_factory.mktemp("gpu") / "cast"
     sizes = ["--count", "2", "--expressions", "3", "--views", "2", "--size", "128"]
-    assert cli.main(["heads", "multiview", "--out", str(folder), *sizes]) == 0
+    assert cli.main(["prepare", "heads", "--out", str(folder), *sizes]) == 0
     return folder
 
 

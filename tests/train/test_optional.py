@@ -37,17 +37,19 @@ def broken(monkeypatch):
     frames.dali_fault.cache_clear()
 
 
-def test_auto_decodes_by_pyav_where_dali_does_not_load(broken):
+def test_auto_decodes_by_pyav_where_dali_does_not_load(broken, caplog):
     broken("nvidia", OSError("libcuda.so.1: cannot open shared object file"))
-    with pytest.warns(RuntimeWarning, match=r"^DALI is installed but does not load \(libcuda.*; PyAV decodes"):
-        assert frames.resolved("auto", CUDA) == "av"
-    assert frames.resolved("auto", CPU) == "av" and frames.resolved("dali", CUDA) == "dali"
+    assert frames.resolve_decoder("auto", CUDA) == "av"
+    (warning,) = caplog.messages
+    assert warning.startswith("DALI is installed but does not load (libcuda")
+    assert "; PyAV decodes" in warning
+    assert frames.resolve_decoder("auto", CPU) == "av" and frames.resolve_decoder("dali", CUDA) == "dali"
     with pytest.raises(InputError, match=r"^dali: it is installed but does not load .*, or say --decoder av"):
         frames.DaliDecoder(CPU)
 
 
 @pytest.mark.parametrize("says", ["nvcuvid is missing", "decodes other frames"])
-def test_auto_decodes_by_pyav_where_dali_does_not_decode(says, monkeypatch):
+def test_auto_decodes_by_pyav_where_dali_does_not_decode(says, monkeypatch, caplog):
     """A default container has no libnvcuvid: the pipeline is built, and fails at its first clip."""
 
     class Decoder:
@@ -62,11 +64,11 @@ def test_auto_decodes_by_pyav_where_dali_does_not_decode(says, monkeypatch):
     monkeypatch.setattr(frames, "fault", lambda name: None)
     monkeypatch.setattr(frames, "DaliDecoder", Decoder)
     frames.dali_fault.cache_clear()
-    with pytest.warns(RuntimeWarning, match=says):
-        assert frames.resolved("auto", CUDA) == "av"
+    assert frames.resolve_decoder("auto", CUDA) == "av"
+    assert says in caplog.text
     monkeypatch.setattr(frames, "DaliDecoder", lambda *_: frames.AvDecoder())
     frames.dali_fault.cache_clear()
-    assert frames.resolved("auto", CUDA) == "dali"
+    assert frames.resolve_decoder("auto", CUDA) == "dali"
     frames.dali_fault.cache_clear()
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from triportrait.train.config import LossConfig, OptimizerConfig, ScheduleConfig
 from triportrait.train.engines.schedule import ActiveTerms, active_terms, ema_decay_at, lazy_corrected, learning_rate
+from triportrait.train.jobs.show_schedule import shown_schedule
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
-from triportrait.train.schedule_chart import COLUMNS, chart
 
 CONFIG = OptimizerConfig(lr=2.0, final_lr_ratio=0.1, warmup=9, ema_decay=0.75)
 
@@ -108,18 +108,23 @@ def test_the_demos_presets_have_the_pairs_that_their_weights_were_trained_with()
             assert (own.raw_perceptual, own.foreground, own.background) == (0.0, 0.0, 0.0)
 
 
-def test_the_chart_shows_what_is_on_when():
-    config = STAGE_PRESETS["paper"]()
-    lines = {line.split("  ")[0]: line for line in chart("stage1", config.stage1, 128).splitlines()[1:]}
-    bars = {name: "".join(c for c in line if c in "█·▁▂▃▄▅▆▇") for name, line in lines.items()}
-    assert all(len(bar) == COLUMNS for bar in bars.values())
-    assert bars["adversary"].index("█") == 6 and bars["depth"].index("·") == 6
-    assert bars["renderer moves"] == bars["adversary"] == bars["R1"] and "·" not in bars["density smoothness"]
-    assert bars["ray grid"][0] == "▄" and bars["ray grid"][-1] == "█"
-    assert bars["teacher's planes"] == bars["depth"] and "feature" not in "".join(lines), "no weight, no line"
-    assert "0.1 until 1,000,000" in lines["teacher's planes"]
-    other = [line for line in chart("stage1", STAGE_PRESETS["published"]().stage1, 128).splitlines() if "teach" in line]
-    assert [line.split()[:2] for line in other] == [["teacher's", "planes"], ["teacher's", "feature"]]
-    assert all(line.count("█") == 2 and "until 400,000" in line for line in other), "400 k of 15 M"
-    second = chart("stage2", config.stage2, 128, 2.5)
-    assert "of what reads motion" in second and "density" not in second and "up to 0.00025" in second
+def test_the_schedule_says_what_is_on_when():
+    def lines_of(preset: str, stage: str, factor: float = 1.0) -> dict[str, str]:
+        text = shown_schedule(stage, getattr(STAGE_PRESETS[preset](), stage), 128, factor)
+        pairs = (line.strip().partition("  ") for line in text.splitlines()[1:])
+        return {label: value.strip() for label, _, value in pairs}
+
+    said, published = lines_of("paper", "stage1"), lines_of("published", "stage1")
+    assert said["ray grid"] == "64 to 128 px, between 1,000,000 and 2,000,000"
+    assert said["renderer moves"] == "from 1,000,000"
+    assert said["adversary"] == "0.01 from 1,000,000"
+    assert said["R1"] == "every 16 steps from 1,000,000"
+    assert said["teacher's planes"] == "0.1 until 1,000,000"
+    assert "teacher's feature images" not in said, "no weight, no line"
+    assert [value for label, value in published.items() if "teacher" in label] == [
+        "0.1 until 400,000",
+        "1 until 400,000",
+    ]
+    second = lines_of("paper", "stage2", 2.5)
+    assert second["of what reads motion"] == "up to 0.00025"
+    assert "density smoothness" not in second

@@ -21,10 +21,10 @@ from triportrait.train.data.resize import shrink
 from triportrait.train.data.scenes import population
 from triportrait.train.data.sheets import around
 from triportrait.train.engines.schedule import ActiveTerms
+from triportrait.train.jobs.show_schedule import shown_schedule
 from triportrait.train.objectives.losses import feature_weight
 from triportrait.train.objectives.perceptual import Gradients
 from triportrait.train.presets import STAGE_PRESETS
-from triportrait.train.schedule_chart import chart
 from triportrait.train.stages import reenact as stage2
 from triportrait.train.stages.assemble import make_discriminator
 from triportrait.train.stages.motion import crops, read_motion
@@ -194,9 +194,9 @@ def test_the_published_coins_leave_no_real_frame_without_its_adversarial_term():
     per_micro = real.view(-1, 4).sum(1)
     alone = (per_micro == 1).sum().item() / real.sum().item()
     assert alone == pytest.approx(0.2**3, abs=0.004)
-    said = chart("stage2", config, 128)
+    said = shown_schedule("stage2", config, 128)
     assert "0.01 from 0, on every real target, 0.8% of them judged alone in micro-batches of 4" in said
-    assert "0.0% of them judged alone" in chart("stage2", dataclasses.replace(config, micro_batches=1), 128)
+    assert "0.0% of them judged alone" in shown_schedule("stage2", dataclasses.replace(config, micro_batches=1), 128)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""`triportrait train stage1|stage2|export|report`: one stage on one process, from data to weights that reenact."""
+"""`triportrait train stage1|stage2|export`: one stage on one process, from data to weights that reenact."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -93,15 +92,11 @@ def log_of(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
-def test_a_run_leaves_checkpoints_samples_and_a_page(stage, runs, capsys):
+def test_a_run_leaves_checkpoints_and_samples(stage, runs):
     run = runs[stage]
     assert [p.name for p in checkpoints_of(run, stage)] == [f"{stage}_000000016"]
-    assert (run / "samples" / f"{stage}_0000016.png").is_file() and any((run / "tensorboard" / stage).iterdir())
-    page = (run / "report.html").read_text()
-    words = re.sub(r"base64,[A-Za-z0-9+/=]*", "", page)  # a picture's own letters spell anything
-    assert page.count("data:image/png;base64,") == 1 and "<script" not in words and "http" not in words
-    assert stage in page and "preset test" in page
-    assert cli.main(["train", "report", str(run)]) == 0 and capsys.readouterr().out.strip() == str(run / "report.html")
+    assert (run / "samples" / f"{stage}_0000016.png").is_file()
+    assert any((run / "tensorboard" / stage).iterdir())
 
 
 def test_samples_show_the_result_from_the_side_beside_the_pseudo_view(runs):
@@ -347,7 +342,6 @@ def test_a_teacher_is_named_where_what_it_says_counts(material, tmp_path, monkey
 
 def test_what_has_no_run_in_it_is_refused(tmp_path, capsys):
     assert "it has no config.json of one" in refused(["train", "export", str(tmp_path), str(tmp_path / "out")], capsys)
-    assert "it has no config.json" in refused(["train", "report", str(tmp_path)], capsys)
 
 
 def test_lpips_and_identity_with_random_weights(material, tmp_path):

@@ -1,4 +1,4 @@
-"""From where heads are seen in training: the one home of every range of cameras.
+"""The ranges of the cameras that see heads in training have their one home here.
 
 Ranges are of yaw, pitch, roll (radians), distance and pivot (scene units). The paper's are `LookAtRange()`.
 """
@@ -14,24 +14,24 @@ from triportrait.train.fields import share
 
 PAPER = LookAtRange()
 NEAR_FRONT = LookAtRange(yaw=(-0.5, 0.5), pitch=(-0.15, 0.35))  # where a small motion encoder still sees the face
-FILMED = LookAtRange(  # where people film themselves from
+FILMED = LookAtRange(  # of cameras by which people film themselves
     yaw=(-0.3, 0.3), pitch=(-0.10, 0.22), roll=(-0.08, 0.08), radius=(3.9, 4.2), pivot_x=(-0.02, 0.02)
 )
-OTHERS = "another"  # in the place of a habit's name
-Habit = Literal["tiny", "paper", "published"]
+NO_PRESET = "another"  # stands for cameras that no preset has
+CameraPreset = Literal["tiny", "paper", "published"]
 ThetaP = Literal["paper", "near-front"]
 THETA_P: dict[ThetaP, LookAtRange] = {"paper": PAPER, "near-front": NEAR_FRONT}
 
 
 @dataclass(frozen=True)
 class SetCameras:
-    """From where a multi-view set sees its heads.
+    """The ranges of the cameras of a multi-view set.
 
     Attributes:
         sampled: the range of its views.
-        filmed: another one, which stands for the cameras of real photographs.
-        first_filmed: the first view of each expression is from `filmed`.
-        filmed_share: share of the views that are from `filmed`, by a coin for each; 0 with `first_filmed`.
+        filmed: a range that stands for the cameras of real photographs.
+        first_filmed: whether the first view of each expression is from `filmed`.
+        filmed_share: share of the views that are from `filmed`, each at random; 0 with `first_filmed`.
     """
 
     sampled: LookAtRange = PAPER
@@ -40,7 +40,7 @@ class SetCameras:
     filmed_share: float = share(0.0)
 
 
-SET_CAMERAS: dict[Habit, SetCameras] = {
+SET_CAMERAS: dict[CameraPreset, SetCameras] = {
     "tiny": SetCameras(first_filmed=True),
     "paper": SetCameras(),
     "published": SetCameras(filmed_share=0.5),
@@ -48,14 +48,14 @@ SET_CAMERAS: dict[Habit, SetCameras] = {
 
 
 def shown_range(cameras: LookAtRange) -> str:
-    """A range in words: yaw and pitch, radians, and the elevation that they give, degrees."""
+    """Describe a range in words: yaw and pitch, radians, and their elevation, degrees."""
     yaw, pitch = (f"{low:g} to {high:g}" for low, high in (cameras.yaw, cameras.pitch))
     degrees = [math.degrees(math.asin(2 * p / math.pi) if cameras.elevation == "asin" else p) for p in cameras.pitch]
     return f"yaw {yaw}, pitch {pitch} (elevation {degrees[0]:.1f} to {degrees[1]:.1f} deg)"
 
 
 def shown_cameras(cameras: SetCameras) -> str:
-    """The views of a set in words."""
+    """Describe the cameras of a set in words."""
     wide = shown_range(cameras.sampled)
     if cameras.first_filmed:
         return f"the first view of each expression {shown_range(cameras.filmed)}, the others {wide}"
@@ -64,6 +64,6 @@ def shown_cameras(cameras: SetCameras) -> str:
     return f"all views {wide}"
 
 
-def habit_of(cameras: SetCameras) -> str:
-    """The name of the habit, or OTHERS."""
-    return next((name for name, known in SET_CAMERAS.items() if known == cameras), OTHERS)
+def camera_preset_of(cameras: SetCameras) -> str:
+    """Return the preset that has these cameras, or NO_PRESET."""
+    return next((name for name, preset in SET_CAMERAS.items() if preset == cameras), NO_PRESET)

@@ -1,4 +1,4 @@
-"""What a training is asked on its way: heads of its cast with expressions that its set does not hold."""
+"""A training is probed on its way with heads of its cast and expressions that its set does not hold."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ UNSEEN = 7919  # added to a set's seed for expressions that it does not hold
 
 
 def probe(config: TrainConfig) -> Probe:
-    """The probe of a config's cast."""
-    who, light = population(config.cast.seed, config.cast.count)
+    """Render the probe of a config's cast."""
+    identity, light = population(config.cast.seed, config.cast.count)
     rows = torch.arange(ROWS) % config.cast.count  # few heads are seen from several sides
     face, camera = expressions(config.cast.seed + UNSEEN, ROWS, 1), filming_cameras(config.cast.seed + UNSEEN, ROWS)
-    return take_probe(HeadRenderer(), who.take(rows), light.take(rows), face, camera, config.model, PROBED)
+    return take_probe(HeadRenderer(), identity.take(rows), light.take(rows), face, camera, config.model, PROBED)

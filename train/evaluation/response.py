@@ -1,6 +1,6 @@
-"""Does the picture move when the face does? Correlation and gain of the predicted against the true change.
+"""Response measures whether a picture moves when the face does: correlation and gain of its change.
 
-A quiet face P_0 and one that moves along one axis P_a give a change Δ = P_a - P_0, in truth and as predicted:
+A face at rest P_0 and one that moved along one axis P_a give a change Δ = P_a - P_0, in truth and as predicted:
 
     gain = ⟨Δ_predicted, Δ_true⟩ / ⟨Δ_true, Δ_true⟩        correlation = the cosine between them
 
@@ -39,7 +39,7 @@ FACE = (Part.SKIN, Part.EYES, Part.BROWS, Part.MOUTH)
 
 @dataclass(frozen=True)
 class Response:
-    """How a picture answers along one axis: both 1 at best."""
+    """The response of a picture along one axis; both numbers are 1 at best."""
 
     correlation: float
     gain: float
@@ -47,12 +47,12 @@ class Response:
 
 @dataclass(frozen=True)
 class Probe:
-    """B heads: a source picture, and for each axis the same head before and after, seen by one camera.
+    """The pictures of B heads: sources, and for each axis the same head before and after, seen by one camera.
 
     Attributes:
         source: B pictures with any expression.
         ends: axis -> B pictures before, B pictures after: the truth.
-        driving: axis -> what drives before, what drives after: other heads that do the same before the same cameras,
+        driving: axis -> driving pictures before and after: other heads that do the same before the same cameras,
             with the neck poses of the truth. None: the truth itself drives.
     """
 
@@ -60,8 +60,8 @@ class Probe:
     ends: dict[str, tuple[Pictures, Pictures]]
     driving: dict[str, tuple[Pictures, Pictures]] | None = None
 
-    def drives(self, axis: str) -> tuple[Pictures, Pictures]:
-        """What drives along an axis, before and after."""
+    def driving_pair(self, axis: str) -> tuple[Pictures, Pictures]:
+        """Return the driving pictures along an axis, before and after."""
         return self.ends[axis] if self.driving is None else self.driving[axis]
 
 
@@ -75,68 +75,67 @@ def take_probe(
     axes: tuple[str, ...] = tuple(AXES),
     others: tuple[Identity, Light] | None = None,
 ) -> Probe:
-    """Photograph B heads for a probe; everything is seen by the same B cameras.
+    """Render B heads for a probe, all seen by the same B cameras.
 
     Args:
         others: B other heads, which drive; by default each head drives itself.
     """
-    quiet = Expression.neutral(len(identity))
+    neutral = Expression.neutral(len(identity))
     source = photograph(renderer, identity, source_expression, light, camera, model)
-    straight = neck_grids(identity, quiet, model)  # of every face here: an expression turns no neck
+    straight = neck_grids(identity, neutral, model)  # of every face here: an expression turns no neck
 
     def ends(who: Identity, lit: Light) -> dict[str, tuple[Pictures, Pictures]]:
         def photo(expression: Expression) -> Pictures:
             return replace(photograph(renderer, who, expression, lit, camera, model, necks=False), neck=straight)
 
-        rest, taken = photo(quiet), {}
+        rest, pairs = photo(neutral), {}
         for axis in axes:
             names, low, high = AXES[axis]
-            before = rest if low == 0 else photo(quiet.replace(**dict.fromkeys(names, low)))
-            taken[axis] = before, photo(quiet.replace(**dict.fromkeys(names, high)))
-        return taken
+            before = rest if low == 0 else photo(neutral.replace(**dict.fromkeys(names, low)))
+            pairs[axis] = before, photo(neutral.replace(**dict.fromkeys(names, high)))
+        return pairs
 
     return Probe(source, ends(identity, light), None if others is None else ends(*others))
 
 
 def face_mask(pictures: Pictures) -> Tensor:
-    """[B, 1, S, S] 1.0 on skin, eyes, brows and mouth."""
+    """Return [B, 1, S, S], 1.0 on skin, eyes, brows and mouth."""
     assert pictures.parts is not None
     return torch.isin(pictures.parts, torch.tensor(FACE, dtype=pictures.parts.dtype)).float()[:, None]
 
 
 def products(probe: Probe, reenact: Callable[[Pictures, Pictures], Tensor]) -> dict[str, Tensor]:
-    """For each axis, over all heads of a probe: [3] float64 ⟨predicted, true⟩, ⟨predicted, predicted⟩, ⟨true, true⟩.
+    """Return ⟨predicted, true⟩, ⟨predicted, predicted⟩, ⟨true, true⟩ of each axis, [3] float64, over a probe's heads.
 
-    They add up over probes. Args: as of `responses`.
-    """
-    shown: dict[int, Tensor] = {}  # faces at rest belong to several axes
-
-    def result(driving: Pictures) -> Tensor:
-        if id(driving) not in shown:
-            shown[id(driving)] = reenact(probe.source, driving)
-        return shown[id(driving)]
-
-    found = {}
-    for axis, (before, after) in probe.ends.items():
-        inside = torch.maximum(face_mask(before), face_mask(after))
-        true = (after.image - before.image) * inside
-        first, then = probe.drives(axis)
-        predicted = (result(then) - result(first)) * inside
-        pairs = (predicted, true), (predicted, predicted), (true, true)
-        found[axis] = torch.stack([(a.double() * b.double()).sum() for a, b in pairs])
-    return found
-
-
-def response(product: Tensor) -> Response:
-    """Correlation and gain of the `products` [3] of an axis."""
-    both, own, theirs = product.tolist()
-    return Response(both / max((own * theirs) ** 0.5, 1e-9), both / max(theirs, 1e-9))
-
-
-def responses(probe: Probe, reenact: Callable[[Pictures, Pictures], Tensor]) -> dict[str, Response]:
-    """Correlation and gain of each axis over all heads of a probe.
+    The products of several probes add up.
 
     Args:
         reenact: source and driving pictures -> pictures [B, 3, S, S] seen by the driving pictures' cameras.
     """
+    results: dict[int, Tensor] = {}  # a face at rest belongs to several axes
+
+    def result(driving: Pictures) -> Tensor:
+        if id(driving) not in results:
+            results[id(driving)] = reenact(probe.source, driving)
+        return results[id(driving)]
+
+    by_axis = {}
+    for axis, (before, after) in probe.ends.items():
+        inside = torch.maximum(face_mask(before), face_mask(after))
+        true = (after.image - before.image) * inside
+        first, then = probe.driving_pair(axis)
+        predicted = (result(then) - result(first)) * inside
+        pairs = (predicted, true), (predicted, predicted), (true, true)
+        by_axis[axis] = torch.stack([(a.double() * b.double()).sum() for a, b in pairs])
+    return by_axis
+
+
+def response(product: Tensor) -> Response:
+    """Return correlation and gain from the `products` [3] of an axis."""
+    cross, predicted, true = product.tolist()
+    return Response(cross / max((predicted * true) ** 0.5, 1e-9), cross / max(true, 1e-9))
+
+
+def responses(probe: Probe, reenact: Callable[[Pictures, Pictures], Tensor]) -> dict[str, Response]:
+    """Return correlation and gain of each axis over all heads of a probe; `reenact` as in `products`."""
     return {axis: response(product) for axis, product in products(probe, reenact).items()}

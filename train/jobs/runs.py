@@ -1,4 +1,4 @@
-"""`triportrait train export|report|replay`: weights, a page and a diagnosis of a run."""
+"""`triportrait train export|replay`: weights and a diagnosis of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from triportrait.train.engines.ranks import process_group
 from triportrait.train.jobs.columns import OptionalStr
 from triportrait.train.replay import replay
 from triportrait.train.runs.export import export
-from triportrait.train.runs.report import write_report
 
 
 @dataclass(frozen=True)
@@ -35,18 +34,6 @@ class Export:
         """Check everything, then write."""
 
         print(export(self.checkpoint, self.out, self.half, self.overwrite, self.flame))
-
-
-@dataclass(frozen=True)
-class Report:
-    """Write a run's curves and grids into one HTML page, which needs no network."""
-
-    run_folder: tyro.conf.Positional[Path]
-    """A run, finished or not."""
-
-    def run(self) -> None:
-        """Write RUN/report.html."""
-        print(write_report(self.run_folder))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`triportrait train tiny|overfit|stage1|stage2|export|report|replay`: trainings, and what they leave."""
+"""`triportrait train tiny|overfit|stage1|stage2|export|replay`: trainings, and what they leave."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from triportrait.core.errors import InputError
 from triportrait.train.ablations import ablated, differences, with_motion
 from triportrait.train.all_stages import AllStages
 from triportrait.train.config import STAGES, StageConfig, StageName, TrainConfig
-from triportrait.train.data.cameras import SET_CAMERAS, Habit
+from triportrait.train.data.cameras import SET_CAMERAS, CameraPreset
 from triportrait.train.engines.make import Engines
 from triportrait.train.engines.ranks import (
     RaisedElsewhere,
@@ -34,15 +34,14 @@ from triportrait.train.jobs.columns import (
     OptionalPath,
     OptionalStr,
 )
-from triportrait.train.jobs.runs import Export, Replay, Report
+from triportrait.train.jobs.runs import Export, Replay
+from triportrait.train.jobs.show_schedule import shown_columns, shown_schedule, shown_views
 from triportrait.train.networks import InitFrom
 from triportrait.train.one_stage import Loading, OneStage
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
 from triportrait.train.run import Run
-from triportrait.train.runs.report import write_report
 from triportrait.train.runs.run_config import CONFIG
 from triportrait.train.runs.stopping import Stopped, stops_on_request
-from triportrait.train.schedule_chart import chart, shown_columns, shown_views
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +190,7 @@ class _Single:
     sample_every: OptionalInt = None
     """Images between two grids of pictures."""
     show_schedule: bool = False
-    """Draw what is on when, and train nothing."""
+    """Print what is on when, and train nothing."""
     resume: Literal["auto", "never"] = "auto"
     """auto: a run that is there goes on from its newest whole checkpoint; never: it is refused."""
     allow_change: bool = False
@@ -263,8 +262,8 @@ class _Single:
             config = self.config(Ranks())
             stage: StageConfig = getattr(config, self.stage())
             factor = stage.optimizer.motion_lr_factor if self.stage() == "stage2" else 1.0
-            drawn = chart(self.stage(), stage, config.model.render.neural_size, factor)
-            print(f"{self.description(config) or shown_views(self.stage(), config)}\n{drawn}")
+            schedule = shown_schedule(self.stage(), stage, config.model.render.neural_size, factor)
+            print(f"{self.description(config) or shown_views(self.stage(), config)}\n{schedule}")
             return
         with one_error_message():
             self._train()
@@ -296,7 +295,7 @@ class _Single:
                     logger.info(str(stopped))
                 return
             if ranks.first:
-                print(write_report(self.out))
+                print(self.out)
 
     def _checked(self) -> ZeroConfig | None:
         """How DeepSpeed is asked for, after a look at what needs no other process.
@@ -332,7 +331,7 @@ class Stage1(_Single):
     """Weight of the teacher's planes at sampled points (L_T); 0: no teacher is needed for them."""
     distill_feature: OptionalFloat = None
     """Weight of the teacher's feature images."""
-    cameras: Annotated[Habit | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    cameras: Annotated[CameraPreset | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
     """Cameras that the set was made with (`prepare heads --cameras`): tiny, paper, published; the preset's by default.
     A set that is seen from elsewhere is refused."""
 
@@ -407,7 +406,7 @@ class Stage2(ColumnOptions, _Single):
         return shown_columns(config, self.ablation, changed)
 
 
-Train = Tiny | Overfit | Stage1 | Stage2 | Export | Report | Replay
+Train = Tiny | Overfit | Stage1 | Stage2 | Export | Replay
 
 
 def _disk(run: Path, error: OSError) -> InputError:

@@ -15,7 +15,7 @@ from triportrait.core.types import Camera, Rendering
 from triportrait.train.config import LossConfig
 from triportrait.train.data.pictures import Pictures
 from triportrait.train.data.resize import shrink
-from triportrait.train.objectives.discriminator import Discriminator, label_of
+from triportrait.train.objectives.discriminator import Discriminator, camera_label
 
 REAL, FAKE = "real", "fake"  # names of what the generator's phase hands on to the discriminator's
 
@@ -51,7 +51,7 @@ def real(target: Pictures, rows: Tensor, size: int) -> DiscriminatorInput:
     mask = target.opacity[rows] * 2 - 1
     mask = mask if mask.shape[-1] == size else shrink(mask, size)
     return DiscriminatorInput(
-        image, shrink(image, size), target.positions[rows], mask, label_of(target.camera.take(rows))
+        image, shrink(image, size), target.positions[rows], mask, camera_label(target.camera.take(rows))
     )
 
 
@@ -59,7 +59,7 @@ def fake(rendering: Rendering, target: Pictures, camera: Camera, rows: Tensor) -
     """Renderings of the same moments from the same cameras: their positions are those of the truth."""
     assert target.positions is not None
     mask = rendering.opacity[rows] * 2 - 1
-    label = label_of(camera.take(rows))
+    label = camera_label(camera.take(rows))
     return DiscriminatorInput(rendering.image[rows], rendering.raw_image[rows], target.positions[rows], mask, label)
 
 

@@ -168,10 +168,11 @@ def feature_loss(feature: Tensor, target: Tensor) -> Tensor:
 
 
 def closed_eye_scale(landmarks: Tensor) -> Tensor:
-    """Factor [B] on the static synthesizer's box where eyes close (reference 5.6): its lids stay open, so that its
-    pseudo views are shrunk by up to 3 % and closing lids are not taken for open ones.
+    """Return the factor [B] by which the static synthesizer's box shrinks where eyes close, as in the published code.
 
-    The published code measures the opening on FLAME's landmarks before a frontal camera, ours on those of the picture.
+    The synthesizer's lids stay open: its pseudo views are shrunk by up to 3 %, so that closing lids are not taken for
+    open ones. The published code measures the opening on FLAME's landmarks before a frontal camera, ours on those of
+    the picture.
 
     Args:
         landmarks: [B, 68, 2] pixels.

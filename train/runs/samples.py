@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triportrait.train.data.scenes import to_pictures
+from triportrait.train.data.scenes import to_uint8
 
 LABEL_PX, GAP_PX = 14, 2
 _PAPER, _INK = 250, (40, 40, 40)
@@ -46,7 +46,7 @@ def _tiles(pictures: Tensor, scale: int) -> np.ndarray:
     """uint8 [B, S * scale, S * scale, 3]."""
     if pictures.shape[1] == 1:
         pictures = (2 * pictures - 1).expand(-1, 3, -1, -1)
-    shown = to_pictures(pictures.detach().float().clamp(-1, 1)).numpy()
+    shown = to_uint8(pictures.detach().float().clamp(-1, 1)).numpy()
     return shown.repeat(scale, 1).repeat(scale, 2)
 
 

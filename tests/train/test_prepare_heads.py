@@ -1,4 +1,4 @@
-"""`triportrait heads`: what it writes can be read, is the same every time, and is refused in one sentence."""
+"""`triportrait prepare heads|videos|sheet`: files can be read, stay the same, and bad input is one sentence."""
 
 from __future__ import annotations
 
@@ -112,9 +112,9 @@ def test_damage_is_found_before_anything_is_read(tmp_path):
         MultiviewSet(tmp_path / "none")
 
 
-def test_clips_are_real_videos_of_one_moving_head(tmp_path):
+def test_videos_are_h264_of_one_moving_head(tmp_path):
     out = tmp_path / "clips"
-    assert cli.main(["heads", "clips", "--out", str(out), "--count", "2", "--frames", "11", "--fps", "20", *SMALL]) == 0
+    assert cli.main(["prepare", "videos", str(out), "--count", "2", "--frames", "11", "--fps", "20", *SMALL]) == 0
     for head in range(2):
         with av.open(str(out / f"clip_{head:06d}.mp4")) as container:
             stream = container.streams.video[0]
@@ -154,7 +154,7 @@ def test_a_clip_shows_what_its_numbers_say(tmp_path, studio):
 def test_sheets(kind, columns, rows, tmp_path):
     count = {"identities": 5, "expressions": 2, "views": 2}[kind]
     path = tmp_path / "sheet.png"
-    job = ["heads", "sheet", "--out", str(path), "--kind", kind, "--count", str(count), *SMALL]
+    job = ["prepare", "sheet", "--out", str(path), "--kind", kind, "--count", str(count), *SMALL]
     assert cli.main(job) == 0
     picture = np.asarray(Image.open(path))
     assert picture.shape == (32 * rows, 32 * columns, 3)
@@ -168,21 +168,21 @@ def test_sheets(kind, columns, rows, tmp_path):
 @pytest.mark.parametrize(
     "job, said",
     [
-        (["multiview", "--count", "0"], "count: expected 1 to"),
-        (["multiview", "--seed", "-1"], "seed: expected"),
-        (["multiview", "--size", "8"], "size: expected 16 to 1024 px, got 8"),
-        (["multiview", "--antialias", "9"], "antialias: expected 1 to 4, got 9"),
-        (["multiview", "--views", "0"], "views: expected 1 to 1024, got 0"),
-        (["multiview", "--expressions", "0"], "expressions: expected 1 to 1024, got 0"),
-        (["clips", "--frames", "0"], "frames: expected 1 to"),
-        (["clips", "--fps", "1000"], "fps: expected 1 to 120, got 1000"),
-        (["clips", "--size", "33"], "size: H.264 takes even sizes only, got 33"),
+        (["heads", "--count", "0"], "count: expected 1 to"),
+        (["heads", "--seed", "-1"], "seed: expected"),
+        (["heads", "--size", "8"], "size: expected 16 to 1024 px, got 8"),
+        (["heads", "--antialias", "9"], "antialias: expected 1 to 4, got 9"),
+        (["heads", "--views", "0"], "views: expected 1 to 1024, got 0"),
+        (["heads", "--expressions", "0"], "expressions: expected 1 to 1024, got 0"),
+        (["videos", "--frames", "0"], "frames: expected 1 to"),
+        (["videos", "--fps", "1000"], "fps: expected 1 to 120, got 1000"),
+        (["videos", "--size", "33"], "size: H.264 takes even sizes only, got 33"),
         (["sheet", "--count", "401"], "count: expected at most 400"),
-        (["clips", "--frames", "9000"], "frames: expected up to 8,192 pictures of 128 px at a time, got 9,000"),
-        (["clips", "--size", "1024", "--frames", "129"], "frames: expected up to 128 pictures of 1024 px"),
-        (["multiview", "--views", "1024", "--expressions", "9"], "expressions x views: expected up to 8,192 pictures"),
+        (["videos", "--frames", "9000"], "frames: expected up to 8,192 pictures of 128 px at a time, got 9,000"),
+        (["videos", "--size", "1024", "--frames", "129"], "frames: expected up to 128 pictures of 1024 px"),
+        (["heads", "--views", "1024", "--expressions", "9"], "expressions x views: expected up to 8,192 pictures"),
         (
-            ["multiview", "--count", "1000000", "--expressions", "11", "--views", "1"],
+            ["heads", "--count", "1000000", "--expressions", "11", "--views", "1"],
             "count x expressions: expected up to",
         ),
         (["sheet", "--kind", "expressions", "--count", "400", "--size", "1024"], "count: expected up to 128 pictures"),
@@ -191,33 +191,34 @@ def test_sheets(kind, columns, rows, tmp_path):
 )
 def test_numbers_out_of_range_are_refused_before_any_work(job, said, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("triportrait.train.data.heads.render.HeadRenderer.__init__", lambda *a: pytest.fail("worked"))
-    assert cli.main(["heads", *job, "--out", str(tmp_path / "out")]) == 2
+    assert cli.main(["prepare", *job, "--out", str(tmp_path / "out")]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and said in lines[0]
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind, name", [("multiview", "out"), ("clips", "out"), ("sheet", "out.png")])
+@pytest.mark.parametrize("kind, name", [("heads", "out"), ("videos", "out"), ("sheet", "out.png")])
 def test_outputs_are_kept_unless_told_otherwise(kind, name, tmp_path, capsys):
     out = tmp_path / name
-    job = ["heads", kind, "--out", str(out), "--count", "1", "--size", "16", "--antialias", "1"]
-    job += ["--frames", "1"] if kind == "clips" else ["--views", "1"] if kind == "multiview" else []
+    job = ["prepare", kind, "--out", str(out), "--count", "1", "--size", "16", "--antialias", "1"]
+    job += ["--frames", "1"] if kind == "videos" else ["--views", "1"] if kind == "heads" else []
     assert cli.main(job) == 0 and out.exists()
     assert capsys.readouterr().out == f"{out}\n", "what was made goes to stdout"
-    assert cli.main(job) == 2 and "--overwrite" in capsys.readouterr().err
+    assert cli.main([*job, "--seed", "3"]) == 2 and "--overwrite" in capsys.readouterr().err
+    assert cli.main(job) == (0 if kind == "heads" else 2), "the same set is there already"
     assert cli.main([*job, "--seed", "3", "--overwrite"]) == 0
     assert [p.name for p in tmp_path.iterdir()] == [name], "something was left behind"
 
 
 def test_folders_above_a_new_one_are_made_and_above_a_picture_are_not(tmp_path, capsys):
     few = ["--count", "1", "--size", "16", "--antialias", "1"]
-    for kind, more in (("multiview", ["--views", "1"]), ("clips", ["--frames", "1"])):
+    for kind, more in (("heads", ["--views", "1"]), ("videos", ["--frames", "1"])):
         out = tmp_path / kind / "data" / "out"
-        assert cli.main(["heads", kind, str(out), *few, *more]) == 0 and (out / "index.json").is_file()
-    missing = ["heads", "sheet", "--out", str(tmp_path / "none" / "out.png")]
+        assert cli.main(["prepare", kind, str(out), *few, *more]) == 0 and (out / "index.json").is_file()
+    missing = ["prepare", "sheet", "--out", str(tmp_path / "none" / "out.png")]
     assert cli.main(missing) == 2 and "does not exist" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
-    assert cli.main(["heads", "clips", str(tmp_path / "file" / "in" / "out"), *few]) == 2
+    assert cli.main(["prepare", "videos", str(tmp_path / "file" / "in" / "out"), *few]) == 2
     assert "file is a file, and no folder can be made in it; name a new one" in capsys.readouterr().err
     deep = tmp_path / "deep" / "er" / "out"
     with pytest.raises(InputError, match="free some space"), folders.whole_folder(deep, False, "test", {}):
@@ -227,14 +228,8 @@ def test_folders_above_a_new_one_are_made_and_above_a_picture_are_not(tmp_path, 
 
 def test_a_place_is_named_once(tmp_path, capsys):
     for words, said in (([], "OUT is missing"), (["one", "--out", "two"], "expected one place, got one and two")):
-        for job in (
-            ["heads", "multiview"],
-            ["heads", "clips"],
-            ["heads", "sheet"],
-            ["prepare", "heads"],
-            ["prepare", "clips"],
-        ):
-            assert cli.main([*job, *words]) == 2 and said in capsys.readouterr().err
+        for made in ("heads", "clips", "videos", "sheet"):
+            assert cli.main(["prepare", made, *words]) == 2 and said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
@@ -288,7 +283,7 @@ def test_a_head_that_lacks_an_array_is_refused(name, tmp_path):
 def test_a_stranger_s_folder_is_never_replaced(tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
-    job = ["heads", "multiview", "--out", str(tmp_path / "mine"), "--overwrite", "--count", "1"]
+    job = ["prepare", "heads", "--out", str(tmp_path / "mine"), "--overwrite", "--count", "1"]
     assert cli.main(job) == 2 and "no index.json" in capsys.readouterr().err
     write_clips(tmp_path / "clips", 0, 1, 1, 25, 16, 1)
     assert cli.main([*job[:3], str(tmp_path / "clips"), *job[4:]]) == 2
@@ -301,7 +296,7 @@ def test_nothing_is_left_when_it_is_interrupted(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_multiview(tmp_path / "heads", 0, 2, 1, 1, 16, 1, tell=interrupted)
+        write_multiview(tmp_path / "heads", 0, 2, 1, 1, 16, 1, progress=interrupted)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -309,9 +304,16 @@ def test_unknown_kinds_and_options_are_one_sentence(tmp_path, capsys):
     for job, said in (
         ([], "Expected one of"),
         (["films"], "Expected one of"),
-        (["clips", "--frame", "3"], "there is no option --frame, perhaps --frames"),
-        (["multiview", "--count", "x"], "--count: expected a whole number, got 'x'"),
+        (["videos", "--frame", "3"], "there is no option --frame, perhaps --frames"),
+        (["heads", "--count", "x"], "--count: expected a whole number, got 'x'"),
     ):
-        assert cli.main(["heads", *job, *(["--out", str(tmp_path / "out")] if job else [])]) == 2
+        assert cli.main(["prepare", *job, *(["--out", str(tmp_path / "out")] if job else [])]) == 2
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1 and said in lines[0], lines
+
+
+def test_a_call_of_heads_says_what_it_is_now(capsys):
+    assert cli.main(["heads", "multiview", "out"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "`heads multiview` is `prepare heads` now" in said
