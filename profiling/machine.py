@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from triportrait.core.commit import commit
 from triportrait.kernels.language import HAVE_TRITON
-from triportrait.train.training import commit
 
 NO_PERFORMANCE = "times of a CPU and of an interpreter: they show that the bench runs, they are no performance"
 

@@ -8,7 +8,6 @@ run/weights                        portrait and motion encoder in half precision
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from triportrait import __version__
 from triportrait.core.checkpoint import save_weights
+from triportrait.core.commit import commit
 from triportrait.core.files import MOST_INDEX, read_bytes, read_json
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.network_kind import REENACTMENT, STATIC
@@ -155,21 +155,6 @@ def fresh_encoder(config: TrainConfig) -> SmallMotionEncoder:
         encoder = SmallMotionEncoder(config.model.transformer.motion_width)
     assert encoder.motion_width == len(EXPRESSION_AXES)
     return encoder
-
-
-def commit() -> str:
-    """The commit of the sources, with a + where they were changed; empty where no repository keeps them."""
-    folder = Path(__file__).parent
-    try:
-        kept = ["git", "ls-files", "--error-unmatch", Path(__file__).name]  # a user's own repository knows no such file
-        subprocess.run(kept, cwd=folder, capture_output=True, check=True)
-        said = [
-            subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
-            for words in (("rev-parse", "--short=12", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
-        ]
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return said[0] + ("+" if said[1] else "")
 
 
 def _note_commit(run: Path) -> list[str]:

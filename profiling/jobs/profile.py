@@ -189,7 +189,7 @@ def _made() -> str:
     import torch
     import triton
 
-    from triportrait.train.training import commit
+    from triportrait.core.commit import commit
 
     versions = f"Triton {triton.__version__}, torch {torch.__version__}"
     return f"`triportrait profile compile`: {versions}, commit {commit()}, {datetime.datetime.now(datetime.UTC).date()}"

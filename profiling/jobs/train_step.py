@@ -169,7 +169,7 @@ def made(command: str) -> str:
     """What made a table that no GPU is needed for."""
     import torch
 
-    from triportrait.train.training import commit
+    from triportrait.core.commit import commit
 
     return f"`{command}`: torch {torch.__version__}, commit {commit()}, {datetime.datetime.now(datetime.UTC).date()}"
 

@@ -131,8 +131,8 @@ def main() -> int:
         return 0
     sys.path.insert(0, str(ROOT))
     from tests.train import little, trained
+    from triportrait.core.commit import commit
     from triportrait.train.data.pictures import open_set
-    from triportrait.train.training import commit
 
     chance = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as name:

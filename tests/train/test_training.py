@@ -20,6 +20,7 @@ from torch import Tensor
 from tests.train import little
 from tests.train.little import same
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
+from triportrait.core.commit import commit
 from triportrait.core.errors import InputError
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.motion.turning import TurningNeck
@@ -30,7 +31,7 @@ from triportrait.train.stages import motion
 from triportrait.train.stages import reenact as stage2
 from triportrait.train.stages import static as stage1
 from triportrait.train.stages.initialize import reads_motion
-from triportrait.train.training import STAGES, Training, commit
+from triportrait.train.training import STAGES, Training
 
 MODULES = {"stage1": stage1, "motion": motion, "stage2": stage2}
 NETWORK = {"stage1": "generator", "motion": "motion", "stage2": "generator"}
