@@ -23,6 +23,7 @@ from torch import Tensor
 
 from triportrait.core.sentences import say
 from triportrait.train.engines.engine import Engine
+from triportrait.train.engines.frozen import frozen
 from triportrait.train.engines.prefetch import Prefetch
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.runs.checkpoints import load_newest, save_checkpoint
@@ -334,7 +335,7 @@ def _move(
     bad: list[str] = []
     others = [e.module for name, e in stage.engines.items() if name != phase.engine]
     with ExitStack() as stack:
-        stack.enter_context(_still(others))
+        stack.enter_context(frozen(others))
         for network in stage.engines.values():
             stack.enter_context(network.working())
         for micro in micros:
@@ -398,21 +399,6 @@ def _keep(stage: Stage, phase: Phase, micros: list[KeptMicro], run: Path, seed: 
             if is_dataclass(micro.batch):
                 keep_micro(run, micro)
     return f"what it began from is in {run / DIVERGED}"
-
-
-class _still:
-    """Networks that take no gradient until the end of the context: else they would add it to their own."""
-
-    def __init__(self, modules: list[torch.nn.Module]) -> None:
-        self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-
-    def __enter__(self) -> None:
-        for parameter in self.parameters:
-            parameter.requires_grad_(False)
-
-    def __exit__(self, *_: object) -> None:
-        for parameter in self.parameters:
-            parameter.requires_grad_(True)
 
 
 def _sample(stage: Stage, record: Record, ranks: Ranks) -> None:
