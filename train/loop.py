@@ -21,6 +21,7 @@ from typing import Generic
 import numpy as np
 import torch
 
+from triportrait.train.engines.frozen import frozen
 from triportrait.train.engines.prefetch import Prefetch
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.runs.checkpoints import load_newest, save_checkpoint
@@ -246,7 +247,7 @@ class _Steps(Generic[Batch]):
         nonfinite: list[str] = []
         others = [e.module for name, e in stage.engines.items() if name != phase.engine]
         with ExitStack() as stack:
-            stack.enter_context(_frozen(others))
+            stack.enter_context(frozen(others))
             for network in stage.engines.values():
                 stack.enter_context(network.full_params())
             for micro in micros:
@@ -311,21 +312,6 @@ def _kept(stage: Stage[Batch], phase: Phase[Batch], micro: MicroBatch[Batch]) ->
     rng = micro.rng.get_state()
     handed_on = dict(micro.handed_on)
     return KeptMicroBatch(micro.number, stage.name, phase.name, micro.images_seen, micro.batch, handed_on, rng)
-
-
-class _frozen:
-    """Networks that take no gradient until the end of the context: else they would add it to their own."""
-
-    def __init__(self, modules: list[torch.nn.Module]) -> None:
-        self.parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-
-    def __enter__(self) -> None:
-        for parameter in self.parameters:
-            parameter.requires_grad_(False)
-
-    def __exit__(self, *_: object) -> None:
-        for parameter in self.parameters:
-            parameter.requires_grad_(True)
 
 
 def _sample(stage: Stage[Batch], record: Record, ranks: Ranks) -> None:

@@ -30,7 +30,6 @@ from triportrait.train.runs.checkpoints import averaged_weights
 from triportrait.train.runs.claim import claim
 from triportrait.train.runs.diverged import read_micro
 from triportrait.train.runs.export import export
-from triportrait.train.runs.report import write_report
 from triportrait.train.runs.run_config import check_config
 from triportrait.train.runs.weights import read_tensor_file
 
@@ -171,7 +170,6 @@ READERS = {
     "kept batch": lambda put, at: read_micro(put(at / "x.safetensors"), {}, None),
     "config of a run": lambda put, at: check_config(folder_of(put, at / "config.json"), {}),
     "export": lambda put, at: export(folder_of(put, at / "config.json"), at / "w"),
-    "report": lambda put, at: write_report(folder_of(put, at / "config.json")),
 }
 
 

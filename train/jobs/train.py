@@ -143,7 +143,7 @@ class _Single:
     batch: OptionalInt = None
     """Images of a step, on all ranks together."""
     micro_batches: OptionalInt = None
-    """MicroBatch-batches of a step, which the ranks share out; by default one for each rank."""
+    """Micro-batches of a step, which the ranks share out; by default one for each rank."""
     lr: OptionalFloat = None
     """Learning rate of the generator."""
     adversarial: OptionalFloat = None

@@ -1,6 +1,6 @@
-"""How many frames a second the data give on this machine, beside what one GPU would eat: a figure of the machine alone.
+"""How many frames a second this machine reads of the data, beside what one GPU is wanted to train on.
 
-An image of stage 2 is two frames, its source and its driving picture.
+An image of stage 2 is two frames: its source and its driving picture.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from triportrait.core.config import PRESETS, ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.files import MOST_INDEX, read_json
-from triportrait.profiling.training.scaling import AIM
+from triportrait.profiling.step.timing import WANTED_IMAGES_PER_S
 from triportrait.train.config import ReenactConfig
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.clip_store.filming import HEADS
@@ -29,18 +29,19 @@ from triportrait.train.data.pictures import PictureSet
 from triportrait.train.stages import reenact as stage2
 
 FRAMES_OF_IMAGE = 2
-APPETITE = AIM * FRAMES_OF_IMAGE  # frames a second of one GPU
+WANTED_FRAMES_PER_S = WANTED_IMAGES_PER_S * FRAMES_OF_IMAGE  # for one GPU
 BATCH = 4
 
 
 def measure(data: Path, seconds: float) -> list[dict[str, Any]]:
-    """A row for each way of reading.
+    """Read at random, a row for each way of reading.
 
     Args:
-        data: a multi-view set or a clip store. seconds: for each way.
+        data: a multi-view set or a clip store.
+        seconds: how long each way is measured.
 
     Raises:
-        InputError: neither of them is there, or it is damaged.
+        InputError: the folder is neither of them, or it is damaged.
     """
     if not seconds > 0:
         raise InputError(f"seconds: expected more than 0, got {seconds}; choose another")
@@ -51,8 +52,8 @@ def measure(data: Path, seconds: float) -> list[dict[str, Any]]:
 
 def _kind(data: Path) -> str:
     try:
-        found = read_json(data / INDEX, MOST_INDEX)
-        return str(found.get("kind", ""))
+        index = read_json(data / INDEX, MOST_INDEX)
+        return str(index.get("kind", ""))
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(
             f"{data}: expected a multi-view set or a clip store, it has no {INDEX} that can be read; make one by "
@@ -62,19 +63,19 @@ def _kind(data: Path) -> str:
 
 def _pictures(data: Path, seconds: float) -> list[dict[str, Any]]:
     side = MultiviewSet(data).index["size"]
-    chosen = PictureSet(data, _model(side), necks=False, positions=True)
+    pictures = PictureSet(data, _model(side), necks=False, positions=True)
     config = ReenactConfig(batch=BATCH)
     streams = np.random.default_rng(0)
 
     def batch() -> int:
-        stage2.draw(chosen, config, streams)
+        stage2.draw(pictures, config, streams)
         return BATCH * FRAMES_OF_IMAGE
 
     return [_row("multi-view set, in memory", side, _rate(batch, seconds))]
 
 
 def _model(side: int) -> ModelConfig:
-    """A preset for pictures of a side, else one made for it: the side of the ray grid decides what is kept."""
+    """The preset for pictures of this side, else a small model made for it, as the ray grid decides what is read."""
     for make in PRESETS.values():
         if make().image_size == side:
             return make()
@@ -94,9 +95,9 @@ def _clips(store: ClipStore, seconds: float) -> list[dict[str, Any]]:
         return store.path(clip), streams.integers(store.frames_of[clip], size=FRAMES_OF_IMAGE).tolist()
 
     def decoded(decode: Decoder) -> int:
-        for found in decode([request() for _ in range(BATCH)]):
-            if isinstance(found, ValueError):
-                raise InputError(f"{store.folder}: {found}; make the store again") from found
+        for frames in decode([request() for _ in range(BATCH)]):
+            if isinstance(frames, ValueError):
+                raise InputError(f"{store.folder}: {frames}; make the store again") from frames
         return BATCH * FRAMES_OF_IMAGE
 
     ways: dict[str, Decoder] = {"PyAV": AvDecoder()}
@@ -121,31 +122,29 @@ def _clips(store: ClipStore, seconds: float) -> list[dict[str, Any]]:
 
 
 def _rate(work: Callable[[], int], seconds: float) -> float:
-    """Frames a second: what `work` gives, after its first time, until it gives none or the seconds have passed."""
+    """Count the frames a second that `work` reads in so many seconds; its first call is not measured."""
     work()
-    frames, begun = 0, time.perf_counter()
-    while (passed := time.perf_counter() - begun) < seconds or not frames:
-        got = work()
-        frames += got
-        if not got:
-            break
+    frames, started = 0, time.perf_counter()
+    while (passed := time.perf_counter() - started) < seconds or not frames:
+        frames += work()
     return frames / max(passed, 1e-9)
 
 
 def _row(way: str, side: int, frames_per_s: float) -> dict[str, Any]:
-    return {"way": way, "size_px": side, "frames_per_s": frames_per_s, "appetite": frames_per_s / APPETITE}
+    return {"way": way, "size_px": side, "frames_per_s": frames_per_s, "of_wanted": frames_per_s / WANTED_FRAMES_PER_S}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
-    lines = ["| way, one process | px | frames/s | of one GPU's appetite | processes for one GPU |", "|" + " --- |" * 5]
+    lines = ["| way, one process | px | frames/s | of what one GPU wants | processes for one GPU |", "|" + " --- |" * 5]
     for row in rows:
-        processes = int(np.ceil(1 / row["appetite"])) if row["appetite"] else "-"
+        processes = int(np.ceil(1 / row["of_wanted"])) if row["of_wanted"] else "-"
         lines.append(
-            f"| {row['way']} | {row['size_px']} | {row['frames_per_s']:.1f} | {row['appetite']:.2f} | {processes} |"
+            f"| {row['way']} | {row['size_px']} | {row['frames_per_s']:.1f} | {row['of_wanted']:.2f} | {processes} |"
         )
-    said = (
-        f"One GPU's appetite: {APPETITE:.0f} frames/s, {AIM:.0f} images/s (an aim, not measured) of {FRAMES_OF_IMAGE} "
-        "frames each. What is read is as it would be drawn, at random; nothing else runs. It is of this machine."
+    legend = (
+        f"One GPU wants {WANTED_FRAMES_PER_S:.0f} frames/s: {WANTED_IMAGES_PER_S:.0f} images/s (an aim, not measured) "
+        f"of {FRAMES_OF_IMAGE} frames each. Frames are read at random, as training draws them, and nothing else runs. "
+        "The figures hold for this machine alone."
     )
-    return "\n".join([*lines, "", said]) + "\n"
+    return "\n".join([*lines, "", legend]) + "\n"

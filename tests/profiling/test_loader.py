@@ -1,4 +1,4 @@
-"""What a loader gives: counted by a clock of the test's own, and said to be of this machine."""
+"""How fast data are read: counted by a clock of the test's own, and said to hold for this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.train import little
 from tests.train.test_clip_store import store
 from triportrait import cli
-from triportrait.profiling.training import loader
+from triportrait.profiling.step import loader
 from triportrait.train.data.multiview import write_multiview
 
 
@@ -29,15 +29,8 @@ def test_frames_a_second_are_frames_over_seconds(monkeypatch):
         return 8
 
     assert loader._rate(work, 3.0) == pytest.approx(16)
-    left = [8, 8, 8]
-
-    def ends() -> int:
-        now[0] += 0.5
-        return left.pop() if left else 0
-
-    assert loader._rate(ends, 100.0) == pytest.approx(16), "two batches of 0.5 s, and the end is none"
     row = loader._row("way", 512, 23.0)
-    assert row["appetite"] == pytest.approx(0.5), "23 images of two frames are 46"
+    assert row["of_wanted"] == pytest.approx(0.5), "23 images of two frames are 46"
     assert loader.table([row]).splitlines()[2] == "| way | 512 | 23.0 | 0.50 | 2 |"
 
 
@@ -48,7 +41,7 @@ def test_a_set_and_a_store_are_read_and_the_machine_is_said(multiview, tmp_path,
     said = capsys.readouterr().out
     assert "| multi-view set, in memory | 64 | " in said
     assert "machine: " in said and "commit: " in said and "command: triportrait profile data set" in said
-    assert "It is of this machine." in said
+    assert "The figures hold for this machine alone." in said
     assert cli.main(["profile", "data", str(tmp_path / "store"), "--seconds", "0.05", "--json", str(into)]) == 0
     rows = json.loads(into.read_text())["data"]
     assert rows[0]["way"] == "clip store, PyAV" and all(row["frames_per_s"] > 0 for row in rows)
