@@ -307,8 +307,8 @@ def test_nothing_is_left_when_it_is_interrupted(tmp_path, monkeypatch):
 
 def test_unknown_kinds_and_options_are_one_sentence(tmp_path, capsys):
     for job, said in (
-        ([], "Expected one of"),
-        (["films"], "Expected one of"),
+        ([], "heads: expected one of multiview, clips"),
+        (["films"], "heads: expected one of multiview, clips"),
         (["clips", "--frame", "3"], "there is no option --frame, perhaps --frames"),
         (["multiview", "--count", "x"], "--count: expected a whole number, got 'x'"),
     ):
