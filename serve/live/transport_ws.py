@@ -9,23 +9,24 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from triportrait.core.errors import InputError
 from triportrait.serve.live import logs, places
-from triportrait.serve.live.admission import Refusal
+from triportrait.serve.live.admission import Admission, Refusal
 from triportrait.serve.live.budget import Budget
-from triportrait.serve.live.engine import check_jpeg, decode_jpeg
+from triportrait.serve.live.engine import Engine, check_jpeg, decode_jpeg
 from triportrait.serve.live.messages import FrameIn, Shown, read_binary, read_text, result_header
-from triportrait.serve.live.places import wait_for_place
+from triportrait.serve.live.metrics import Metrics
+from triportrait.serve.live.places import Places, wait_for_place
+from triportrait.serve.live.portraits import Portraits
 from triportrait.serve.live.sessions import Arrived, Result, Session
 from triportrait.serve.live.transport_rtc import Peer
+from triportrait.serve.live.worker import Worker
 from triportrait.serve.memory import return_freed_memory
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
-
-    from triportrait.serve.live.server import LiveServer
 
 MOST_UNSHOWN = 4  # results on their way that the page has not said it has shown: more would be lag in the network
 SILENT_S = 30.0  # without any message: the other end has gone
@@ -36,6 +37,28 @@ MESSAGE_BYTES = 64 << 10  # more than so many count as several messages
 OFFERS_PER_S, OFFERS_AT_ONCE = 0.5, 5.0
 MOST_GARBAGE = 100  # messages that nobody can read, before the session ends
 _TRY_LATER, _ENDED = 1013, 1000
+
+
+class Server(Protocol):
+    """What a connection needs of the server that it belongs to.
+
+    Attributes:
+        sessions: the connections that are open, by the id of their session.
+    """
+
+    engine: Engine
+    worker: Worker
+    admission: Admission
+    metrics: Metrics
+    places: Places
+    portraits: Portraits
+    sessions: dict[str, Connection]
+
+    def hello(self, session: Session) -> dict[str, Any]: ...
+
+    async def take_neutral(self, session: Session, on: bool, when: object = "") -> None: ...
+
+    async def record(self, session: Session, on: bool) -> None: ...
 
 
 class _End(Exception):
@@ -49,7 +72,7 @@ class _End(Exception):
 class Connection:
     """One WebSocket from its first message to its last."""
 
-    def __init__(self, websocket: WebSocket, server: LiveServer) -> None:
+    def __init__(self, websocket: WebSocket, server: Server) -> None:
         self._socket, self._server = websocket, server
         self._warned_s: float | None = None  # since when it knows that others want its place
         self._loop = asyncio.get_running_loop()
@@ -332,7 +355,7 @@ def _switch(message: dict[str, Any]) -> bool:
     return on
 
 
-async def serve(websocket: WebSocket, server: LiveServer) -> None:
+async def serve(websocket: WebSocket, server: Server) -> None:
     """A page has connected: its session begins when there is a place, or it is refused with a time to come again."""
     await websocket.accept()
     refusal: Refusal | None = None
