@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,10 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from triportrait.core.errors import InputError
-from triportrait.serve.live import logs, places
+from triportrait.serve.live import places
 from triportrait.serve.live.admission import Admission, Refusal
 from triportrait.serve.live.budget import Budget
 from triportrait.serve.live.engine import Engine, check_jpeg, decode_jpeg
+from triportrait.serve.live.logs import fields
 from triportrait.serve.live.messages import FrameIn, Shown, read_binary, read_text, result_header
 from triportrait.serve.live.metrics import Metrics
 from triportrait.serve.live.places import Places, wait_for_place
@@ -27,6 +29,8 @@ from triportrait.serve.memory import return_freed_memory
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
+
+logger = logging.getLogger(__name__)
 
 MOST_UNSHOWN = 4  # results on their way that the page has not said it has shown: more would be lag in the network
 SILENT_S = 30.0  # without any message: the other end has gone
@@ -95,7 +99,7 @@ class Connection:
         server, session = self._server, self.session
         server.worker.join(session)
         server.sessions[session.id] = self
-        logs.note("session began", session=session.id[:6], active=server.admission.active)
+        logger.info("session began", extra=fields(session=session.id[:6], active=server.admission.active))
         self.tell(server.hello(session))
         parts = [asyncio.create_task(part()) for part in (self._receive, self._send, self._watch)]
         how, sentence = "left", ""
@@ -107,7 +111,7 @@ class Connection:
                     how, sentence = error.how, error.sentence
                 elif error is not None and not isinstance(error, WebSocketDisconnect):
                     how = "failed"
-                    logs.LOG.error("a session failed", exc_info=error)
+                    logger.error("a session failed", exc_info=error)
         finally:
             for task in (*parts, *self._tasks):
                 task.cancel()
@@ -126,10 +130,9 @@ class Connection:
             await self._say_goodbye(sentence)
             length_s = time.monotonic() - session.began_s
             server.metrics.sessions.labels(how).inc()
-            logs.note(
-                "session ended", session=session.id[:6], how=how, frames=frames, dropped=dropped,
-                seconds=round(length_s, 1),
-            )  # fmt: skip
+            seconds = round(length_s, 1)
+            ended = fields(session=session.id[:6], how=how, frames=frames, dropped=dropped, seconds=seconds)
+            logger.info("session ended", extra=ended)
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a JSON message when the connection next can; of one kind only the newest."""
@@ -162,7 +165,7 @@ class Connection:
                     await self._socket.send_text(json.dumps({"is": "end", "sentence": sentence}))
                 await self._socket.close(_ENDED)
         except Exception as error:  # whatever the other end has done to the connection
-            logs.note("an end could not be told", session=self.session.id[:6], reason=repr(error)[:200])
+            logger.info("an end could not be told", extra=fields(session=self.session.id[:6], reason=repr(error)[:200]))
 
     async def _receive(self) -> None:
         while True:
@@ -306,7 +309,7 @@ class Connection:
             except InputError as error:
                 self.session.notice("wish", str(error))
             except Exception:
-                logs.fault("a wish failed", session=self.session.id[:6])
+                logger.exception("a wish failed", extra=fields(session=self.session.id[:6]))
                 self.session.notice("wish", "that failed on the server; try again")
 
         self._keep(asyncio.create_task(guarded()))
@@ -334,7 +337,7 @@ class Connection:
             except Exception as error:
                 await peer.close()
                 reason = str(error) if isinstance(error, InputError) else repr(error)
-                logs.warn("webrtc failed", session=self.session.id[:6], reason=reason[:200])
+                logger.warning("webrtc failed", extra=fields(session=self.session.id[:6], reason=reason[:200]))
                 sentence = "WebRTC could not be started; pictures go over a WebSocket"
                 self.tell({"is": "answer", "sdp": "", "sentence": sentence})
                 return
@@ -365,7 +368,7 @@ async def serve(websocket: WebSocket, server: Server) -> None:
         if isinstance(ticket, Refusal):
             refusal = ticket
         elif not ticket.in_:
-            logs.note("session waits", position=server.places.position(ticket))
+            logger.info("session waits", extra=fields(position=server.places.position(ticket)))
             there = await wait_for_place(websocket, server.places, ticket)
             if ticket.refused:
                 refusal = server.places.refusal()
@@ -378,7 +381,7 @@ async def serve(websocket: WebSocket, server: Server) -> None:
         return
     if refusal is not None:
         server.metrics.sessions.labels("refused").inc()
-        logs.note("session refused", active=server.admission.active, retry_s=refusal.retry_s)
+        logger.info("session refused", extra=fields(active=server.admission.active, retry_s=refusal.retry_s))
         message = {"is": "refused", "sentence": refusal.sentence, "retry_s": refusal.retry_s}
         await _close(websocket, message, _TRY_LATER)
         return
