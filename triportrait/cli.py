@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from triportrait import __version__
 from triportrait.core.errors import InputError
 from triportrait.core.libraries import MISSING, fault, install
-from triportrait.core.sentences import literal, say_traceback
+from triportrait.core.sentences import literal
 from triportrait.logs import HELP, LogOptions, shown_logs
 from triportrait.options import parse
 from triportrait.process import stops, streams
@@ -38,7 +38,7 @@ MOVED = {  # jobs of earlier versions, and what they are now
 }
 SERVING = ("reenact", "live")  # jobs with other threads at work beside those of torch
 LIBRARIES = ("numpy", "torch", "av", "PIL", "safetensors", "tqdm", "tyro")  # that every job needs
-BAD_INPUT, INTERRUPTED = 2, 130
+FAULT, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +58,15 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             return _run(arguments, options.verbose)
         except KeyboardInterrupt:
-            left = "" if arguments[:1] == ["verify"] else "; nothing half-written is left"
-            print(f"\ntriportrait: interrupted{left}", file=sys.stderr)
+            if not options.as_json:
+                print(file=sys.stderr)  # behind the ^C that the terminal shows
+            logger.error("interrupted%s", "" if arguments[:1] == ["verify"] else "; nothing half-written is left")
             return INTERRUPTED
+        except Exception:
+            if not options.as_json:
+                raise
+            logger.critical("a fault of triportrait itself", exc_info=True)
+            return FAULT
 
 
 def _run(arguments: Sequence[str], verbose: bool) -> int:
@@ -86,9 +92,7 @@ def _run(arguments: Sequence[str], verbose: bool) -> int:
         named = [f"{library} {fault(library)}" for library in LIBRARIES if fault(library) is not None]
         if not named:
             raise
-        if verbose:
-            say_traceback()
-        return _refuse(f"{named[0]}; install it again; `triportrait doctor` shows more")
+        return _refuse(f"{named[0]}; install it again; `triportrait doctor` shows more", verbose)
     try:
         try:
             job = parse(name, job_class, rest)
@@ -101,9 +105,7 @@ def _run(arguments: Sequence[str], verbose: bool) -> int:
             raise
         return job.run() or 0
     except InputError as error:
-        if verbose:
-            say_traceback()
-        return _refuse(str(error))
+        return _refuse(str(error), verbose)
     except ModuleNotFoundError as error:
         return _refuse(_missing(error))
 
@@ -115,8 +117,8 @@ def _missing(error: ModuleNotFoundError) -> str:
     return f"{error.name} {MISSING}; `{install('cpu')}` (with a GPU: `{install('gpu')}`)"
 
 
-def _refuse(sentence: str) -> int:
-    logger.error("%s", sentence)
+def _refuse(sentence: str, traceback: bool = False) -> int:
+    logger.error("%s", sentence, exc_info=traceback)
     return BAD_INPUT
 
 

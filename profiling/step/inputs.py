@@ -29,7 +29,7 @@ from triportrait.train.objectives.perceptual import perceptual
 from triportrait.train.stages import reenact as stage2
 from triportrait.train.stages import static as stage1
 from triportrait.train.stages.assemble import make_discriminator
-from triportrait.train.stages.initialize import start, start_motion
+from triportrait.train.stages.initialize import initialize, initialize_motion
 from triportrait.train.stages.stage import MicroBatch, Phase
 
 POSES, VIEWS = 64, 3  # what the random set pretends to hold
@@ -140,6 +140,7 @@ def make_inputs(stage: StageName, config: TrainConfig, device: torch.device) -> 
         models = _models(stage, config, stage_config)
     streams, pictures = np.random.default_rng([0, 0]), RandomSet(config, seed=0)
     batch: Any
+    phases: list[Any]
     if stage == "stage1":
         batch = stage1.draw([cast(PictureSet, pictures)], stage_config, streams)
         phases, driven = stage1.phases(models, stage_config), len(batch.target.image)
@@ -156,7 +157,7 @@ def make_inputs(stage: StageName, config: TrainConfig, device: torch.device) -> 
 
 def _models(stage: StageName, config: TrainConfig, stage_config: StageConfig) -> Any:
     portrait = Portrait4D(config.model)
-    start(portrait, config.seed)
+    initialize(portrait, config.seed)
     losses = stage_config.losses
     discriminator = make_discriminator(config) if losses.adversarial else None
     identity = FaceIdentity() if losses.identity else None
@@ -167,7 +168,7 @@ def _models(stage: StageName, config: TrainConfig, stage_config: StageConfig) ->
         teacher = _frozen_copy(portrait) if losses.distill_planes or losses.distill_feature else None
         return stage1.StaticModels(portrait, distance, config.precision, discriminator, identity, teacher)
     static = _frozen_copy(portrait)
-    start_motion(portrait, config.seed)
+    initialize_motion(portrait, config.seed)
     width = config.model.transformer.motion_width
     encoder: Any = MotionEncoder() if width == MotionEncoder.motion_width else SmallMotionEncoder(width)
     encoder.eval().requires_grad_(False)

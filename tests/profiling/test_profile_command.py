@@ -94,10 +94,7 @@ def test_all_figures_go_into_one_file(tmp_path, capsys, monkeypatch):
         (["all", "nowhere/figures.json"], "out: expected a file in a folder that exists"),
         (["compile"], "expected a process that compiles, got TRITON_INTERPRET=1; unset it"),
         (["report", "missing.json"], "expected what `triportrait profile all` writes"),
-        (
-            ["speed"],
-            "Expected one of {compile, roofline, kernels, frame, all, report, step, communication, data, ",
-        ),
+        (["speed"], "profile: expected one of compile, roofline, kernels, "),
     ],
 )
 def test_bad_options_are_one_sentence(arguments, said, capsys, tmp_path, monkeypatch):

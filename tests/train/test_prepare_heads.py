@@ -302,8 +302,8 @@ def test_nothing_is_left_when_it_is_interrupted(tmp_path, monkeypatch):
 
 def test_unknown_kinds_and_options_are_one_sentence(tmp_path, capsys):
     for job, said in (
-        ([], "Expected one of"),
-        (["films"], "Expected one of"),
+        ([], "prepare: expected one of "),
+        (["films"], "prepare: expected one of "),
         (["videos", "--frame", "3"], "there is no option --frame, perhaps --frames"),
         (["heads", "--count", "x"], "--count: expected a whole number, got 'x'"),
     ):

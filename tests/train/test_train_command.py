@@ -160,8 +160,8 @@ def test_a_training_that_diverges_is_one_sentence_and_keeps_its_states(copied, c
 
 
 BAD = {
-    "no preset": ([], "train: Expected one of {tiny, overfit"),
-    "another preset": (["huge"], "train: Expected one of {tiny, overfit"),
+    "no preset": ([], "train: expected one of tiny, overfit"),
+    "another preset": (["huge"], "train: expected one of tiny, overfit"),
     "no stage 1": (
         ["overfit", "--stage1-images", 0],
         "stage1.images: expected a positive number, got 0",

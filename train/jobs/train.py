@@ -7,7 +7,7 @@ import logging
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -132,6 +132,18 @@ class Overfit(_Whole):
 class _Single:
     """The options of both stages."""
 
+    renamed: ClassVar[dict[str, str]] = {
+        "--rate": "--lr",
+        "--adversary": "--adversarial",
+        "--adversary-from": "--adversarial-from",
+        "--features": "--eye-mouth-boost",
+        "--micros": "--micro-batches",
+        "--save-each": "--save-every",
+        "--sample-each": "--sample-every",
+        "--planes-weight": "--distill-planes",
+        "--feature-weight": "--distill-feature",
+        "--motion-rate-factor": "--motion-lr-factor",
+    }
     data: OptionalFolder = None
     """A multi-view set of `triportrait prepare heads`; stage 2 takes a clip store of `prepare clips|lmdb`, too."""
     out: OptionalFolder = None
