@@ -149,12 +149,12 @@ class AllStages:
         return weights
 
     def reenact(self, source: Pictures, driving: Pictures) -> Tensor:
-        """What the portrait makes of B sources and B driving pictures, seen by the driving pictures' cameras."""
+        """Return what the portrait makes of B sources and B driving pictures, seen by the driving pictures' cameras."""
         return reenacted(self.portrait, self.motion_encoder, source, driving)
 
 
 def fresh_encoder(config: TrainConfig) -> SmallMotionEncoder:
-    """A motion encoder with fresh weights; the seed alone decides."""
+    """Return a motion encoder with fresh weights; the seed alone decides."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         encoder = SmallMotionEncoder(config.model.transformer.motion_width)
@@ -163,7 +163,7 @@ def fresh_encoder(config: TrainConfig) -> SmallMotionEncoder:
 
 
 def shortcomings(stage: str, log: Path) -> list[str]:
-    """Why the next stage should not be built on this one, by the last numbers of its log; empty where it is good."""
+    """Return why the next stage should not be built on this one, by the last numbers of its log."""
     lines = [json.loads(line) for line in read_bytes(log, MOST_INDEX).decode().splitlines()]
     numbers = {key: value for line in lines if line["stage"] == stage for key, value in line.items()}
     reasons = []

@@ -15,12 +15,12 @@ _RULE = "numbers"  # key of the metadata
 
 
 def nonnegative(default: float) -> Any:
-    """A field whose number may be 0, which switches something off or has no other meaning than 0."""
+    """Return a field whose number may be 0, which switches something off or has no other meaning than 0."""
     return dataclasses.field(default=default, metadata={_RULE: "nonnegative"})
 
 
 def share(default: float) -> Any:
-    """A field whose number is a share, from 0 to 1."""
+    """Return a field whose number is a share, from 0 to 1."""
     return dataclasses.field(default=default, metadata={_RULE: "share"})
 
 

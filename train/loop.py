@@ -239,7 +239,7 @@ class _Steps(Generic[Batch]):
         return lrs
 
     def _phase(self, phase: Phase[Batch], micros: list[MicroBatch[Batch]]) -> float:
-        """The terms of all micro-batches, and the step; returns the learning rate."""
+        """Add the terms of all micro-batches up, and step; returns the learning rate."""
         stage, ranks = self.stage, self.ranks
         engine = stage.engines[phase.engine]
         values_of: dict[str, list[tuple[float, float]]] = {}
@@ -290,7 +290,7 @@ class _Steps(Generic[Batch]):
         return lr
 
     def _suspects(self, micro: MicroBatch[Batch], is_here: bool) -> list[str]:
-        """Whose pictures are in the micro-batches that were not finite, over all ranks, which call it together."""
+        """Return whose pictures are in the micro-batches that were not finite, on all ranks, which call it together."""
         return [name for names in self.ranks.all_gather(suspects(micro.batch) if is_here else []) for name in names]
 
     def _keep(self, phase: Phase[Batch], starts: list[KeptMicroBatch]) -> str:
@@ -308,7 +308,7 @@ class _Steps(Generic[Batch]):
 
 
 def _kept(stage: Stage[Batch], phase: Phase[Batch], micro: MicroBatch[Batch]) -> KeptMicroBatch:
-    """What a phase begins from; nothing is copied but the state of the random numbers."""
+    """Return what a phase begins from; nothing is copied but the state of the random numbers."""
     rng = micro.rng.get_state()
     handed_on = dict(micro.handed_on)
     return KeptMicroBatch(micro.number, stage.name, phase.name, micro.images_seen, micro.batch, handed_on, rng)
@@ -333,8 +333,8 @@ def _lr_numbers(stage: Stage[Batch], lrs: dict[str, float]) -> dict[str, float]:
 def _progress_text(
     means: dict[str, float], lrs: dict[str, float], data_share: float, memory: dict[str, float], room: int = 0
 ) -> str:
-    """The end of the progress line: the loss, memory, share of the time spent waiting for data, learning rates of all
-    networks, and of the terms as many as there is room for.
+    """Return the end of the progress line: the loss, memory, share of the time spent waiting for data, learning rates
+    of all networks, and of the terms as many as there is room for.
 
     Args:
         room: characters; 0: what a terminal's line, or 80, has left.

@@ -55,7 +55,7 @@ def check_named(stage: StageName, config: TrainConfig, init_from: InitFrom) -> N
 
 
 def _not_there(stage: str, config: TrainConfig, init_from: InitFrom) -> list[str]:
-    """The options that this training reads and that name no file or folder."""
+    """Return the options that this training reads and that name no file or folder."""
     losses = getattr(config, stage).losses
     options: dict[str, object] = {
         "weights": init_from.weights,

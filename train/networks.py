@@ -61,7 +61,7 @@ class InitFrom:
     init: str | None = None
 
     def names(self) -> dict[str, str | None]:
-        """The last part of each name as plain JSON values, as folders lie elsewhere on another machine."""
+        """Return the last part of each name as plain JSON values, as folders lie elsewhere on another machine."""
         return {name: None if value is None else Path(value).resolve().name for name, value in self._fields().items()}
 
     def resolved(self) -> dict[str, str | None]:
@@ -74,7 +74,7 @@ class InitFrom:
 
 
 def static_models(config: TrainConfig, init_from: InitFrom, device: torch.device) -> StaticModels:
-    """The networks of stage 1 as it begins.
+    """Return the networks of stage 1 as it begins.
 
     Raises: `InputError` where one is missing, of another size or another network than is needed.
     """
@@ -109,7 +109,7 @@ def static_models(config: TrainConfig, init_from: InitFrom, device: torch.device
 
 
 def reenact_models(config: TrainConfig, init_from: InitFrom, device: torch.device) -> ReenactModels:
-    """The networks of stage 2 as it begins.
+    """Return the networks of stage 2 as it begins.
 
     Raises: `InputError` where one is missing, of another size or another network than is needed.
     """
@@ -159,7 +159,7 @@ def _static(init_from: InitFrom, config: TrainConfig, name: str | None, option: 
 
 
 def _view_synthesizer(init_from: InitFrom, config: TrainConfig, initial: Portrait4D | None) -> Portrait4D:
-    """The network that draws the pseudo views of stage 2: the static synthesizer, or a dynamic teacher."""
+    """Return the network that draws the pseudo views of stage 2: the static synthesizer, or a dynamic teacher."""
     if config.stage2.teacher == "static":
         if init_from.teacher is not None:
             raise InputError(
@@ -196,7 +196,7 @@ def _discriminator(
 
 
 def _newest_discriminator(folder: Path) -> dict[str, Tensor]:
-    """The weights of a run's newest whole checkpoint, or of a checkpoint; what is left out is logged."""
+    """Return the weights of a run's newest whole checkpoint, or of a checkpoint; what is left out is logged."""
     inside = [path for stage in ("stage2", "stage1") for path in reversed(checkpoints_of(folder, stage))]
     for number, path in enumerate(inside):
         try:
@@ -255,7 +255,7 @@ def _loaded(
     motion: MotionKind = "pictures",
     any_motion: bool = False,
 ) -> Portrait4D:
-    """The portrait of a weights folder, in float32.
+    """Return the portrait of a weights folder, in float32.
 
     Args:
         network: which one is needed. option: that named the folder. advice: what to do where it is the other.

@@ -202,7 +202,7 @@ class OneStage:
 
 
 def _cast(index: dict[str, Any], config: TrainConfig) -> SetConfig:
-    """The procedural heads that data shows; of tracked faces only their size is known."""
+    """Return the procedural heads that data shows; of tracked faces only their size is known."""
     if index.get("source", HEADS) != HEADS:
         return SetConfig(size=config.model.image_size)
     names = {f.name for f in dataclasses.fields(SetConfig)}

@@ -25,7 +25,7 @@ _FRONT = 0.7  # share of sources from near the front, where a portrait is taken;
 
 
 def tiny() -> TrainConfig:
-    """The demo weights: a cast of 32 procedural heads at 128², for two CPU cores and a few hours."""
+    """Return the demo weights: a cast of 32 procedural heads at 128², for two CPU cores and a few hours."""
     return TrainConfig(
         preset="tiny",
         model=tiny_model(),
@@ -66,7 +66,7 @@ def overfit() -> TrainConfig:
 
 
 def _smallest_model() -> ModelConfig:
-    """The tiny network at half its size."""
+    """Return the tiny network at half its size."""
     model = tiny_model()
     return dataclasses.replace(
         model,

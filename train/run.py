@@ -40,15 +40,15 @@ class Inputs(Protocol):
     init_from: InitFrom | None
 
     def checked(self, config: TrainConfig) -> TrainConfig:
-        """The config with what the data say of themselves; nothing is written. Raises: `InputError`."""
+        """Return the config with what the data say of themselves; nothing is written. Raises: `InputError`."""
         ...
 
     def config_entry(self, ranks: Ranks) -> dict[str, Any]:
-        """What else has to be the same when the run goes on, as plain JSON values."""
+        """Return what else has to be the same when the run goes on, as plain JSON values."""
         ...
 
     def fingerprints(self) -> dict[str, Any] | None:
-        """The data file by file, so that other data can be told from them."""
+        """Return the data file by file, so that other data can be told from them."""
         ...
 
     def open_data(self, folder: Path, config: TrainConfig, engines: Engines) -> None:
@@ -60,7 +60,7 @@ class Inputs(Protocol):
         ...
 
     def stage(self, name: StageName) -> Stage[Any]:
-        """A stage, ready to run."""
+        """Return a stage, ready to run."""
         ...
 
     def finish(self, stage: Stage[Any]) -> None:

@@ -98,3 +98,9 @@ def test_a_board_that_does_not_load_is_none(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(torch.utils, "tensorboard", raising=False)
     assert record._open_board(Path("nowhere"), 0) is None
+
+
+def test_another_deepspeed_is_refused_as_its_private_members_may_be_others():
+    deepspeed_private.check_version(f"{deepspeed_private.VERSION}+cpu")
+    with pytest.raises(InputError, match=r"^deepspeed: expected version .*, got 0\.20\.1; "):
+        deepspeed_private.check_version("0.20.1")

@@ -178,6 +178,16 @@ def test_a_start_that_is_refused_leaves_nothing(there, material, tmp_path, capsy
         assert (tmp_path / "runs").exists() == there
 
 
+def test_what_lay_in_a_folder_stays_when_a_start_is_refused(material, tmp_path, capsys):
+    """Also what is named as a run's own files are."""
+    run = tmp_path / "mine"
+    run.mkdir()
+    for name in ("data.json", "letter.txt"):
+        (run / name).write_text("mine")
+    assert "expected an empty folder or a run, it holds letter.txt" in refused(words(material, "stage1", run), capsys)
+    assert {path.name: path.read_text() for path in run.iterdir()} == {"data.json": "mine", "letter.txt": "mine"}
+
+
 def test_a_disk_without_room_for_a_checkpoint_is_said_before_the_first_step(material, tmp_path, capsys, monkeypatch):
     taken = sum(path.stat().st_size for path in checkpoints_of(material / "stage1", "stage1")[-1].glob("*.safetensors"))
     free = 10**12

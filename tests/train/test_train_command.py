@@ -335,3 +335,12 @@ def test_the_card_names_the_command_and_each_commit(tmp_path, monkeypatch):
         card = json.loads((run / folder / "portrait.json").read_text())["provenance"]
         assert card["command"] == "triportrait train overfit --out 'a run' --seed 4"
         assert card["commit"] == "one, two" and card["network"] == network
+
+
+@pytest.mark.parametrize(
+    "old, new", [("--rate", "--lr"), ("--micros=2", "--micro-batches"), ("--planes-weight", "--distill-planes")]
+)
+def test_an_option_that_was_renamed_leads_to_its_new_name(old, new, tmp_path, capsys):
+    said = refused(["stage1", "--out", tmp_path / "run", old, "1"], capsys)
+    assert f"{old.partition('=')[0]} is {new} now" in said
+    assert list(tmp_path.iterdir()) == []

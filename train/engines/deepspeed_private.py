@@ -81,12 +81,12 @@ def link_moments(optimizer: Any) -> None:
 
 
 def partition_of(parameter: Tensor) -> Tensor:
-    """What this rank holds of a weight: a part, flat, at stage 3; else the whole."""
+    """Return what this rank holds of a weight: a part, flat, at stage 3; else the whole."""
     return getattr(parameter, "ds_tensor", parameter)
 
 
 def is_partitioned(parameter: Tensor) -> bool:
-    """Whether this rank holds a part of the weight alone."""
+    """Return whether this rank holds a part of the weight alone."""
     return hasattr(parameter, "ds_tensor")
 
 

@@ -103,7 +103,7 @@ class Engine(ABC):
 
     @abstractmethod
     def ema_state_dict(self) -> dict[str, Tensor]:
-        """The module's state with the EMA of its weights; every rank calls it, all have it."""
+        """Return the module's state with the EMA of its weights; every rank calls it, all have it."""
 
     @abstractmethod
     def save(self) -> State:
@@ -139,7 +139,7 @@ class Engine(ABC):
             self.steps += 1
 
     def _progress(self) -> dict[str, int]:
-        """The numbers of the state."""
+        """Return the numbers of the state."""
         return {"images_seen": self.images_seen, "steps": self.steps, "updates": self.updates}
 
     def _set_progress(self, state: Mapping[str, Any]) -> None:

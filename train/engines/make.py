@@ -31,7 +31,7 @@ class Engines:
     def make(
         self, module: nn.Module, groups: Sequence[Group], optimizer: OptimizerConfig, config: StageConfig
     ) -> Engine:
-        """An engine for one network of a stage.
+        """Return an engine for one network of a stage.
 
         Raises:
             InputError: the micro-batches cannot be shared out.

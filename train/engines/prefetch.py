@@ -41,7 +41,7 @@ class Prefetch(Generic[Item]):
         return sum(item.done() for item in self._waiting)
 
     def take(self) -> Item:
-        """The next item; raises what making it raised."""
+        """Return the next item; raises what making it raised."""
         if self._thread is None:
             return self._make(next(self._left))
         item = self._waiting.popleft()

@@ -51,7 +51,7 @@ class Ranks:
         return self.rank == 0
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over all ranks."""
+        """Return the mean over all ranks."""
         if self.size == 1:
             return values
         values = values.detach().clone()
@@ -59,7 +59,7 @@ class Ranks:
         return values / self.size
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on any rank."""
+        """Return whether it is so on any rank."""
         if self.size == 1:
             return flag
         flags = torch.tensor(float(flag), device=self.device)
@@ -67,7 +67,7 @@ class Ranks:
         return bool(flags > 0)
 
     def broadcast(self, value: Item) -> Item:
-        """The first rank's value, any object that can be pickled, on all ranks."""
+        """Return the first rank's value, any object that can be pickled, on all ranks."""
         if self.size == 1:
             return value
         box: list[Any] = [value if self.first else None]
@@ -75,7 +75,7 @@ class Ranks:
         return box[0]  # type: ignore[no-any-return]
 
     def all_gather(self, value: Item) -> list[Item]:
-        """The value of every rank, in their order: any objects that can be pickled."""
+        """Return the value of every rank, in their order: any objects that can be pickled."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -111,7 +111,7 @@ class Ranks:
             torch.distributed.barrier()
 
     def shard(self, count: int) -> range:
-        """Which of `count` this rank takes; `count` divides by the ranks."""
+        """Return which of `count` this rank takes; `count` divides by the ranks."""
         each = count // self.size
         return range(self.rank * each, (self.rank + 1) * each)
 
@@ -141,12 +141,12 @@ def _tell_launcher(sentence: str) -> None:
 
 
 def launcher() -> int | None:
-    """The process that started this one as one of its ranks, torchrun's or deepspeed's; None where nobody did."""
+    """Return the process of torchrun or deepspeed that started this one as one of its ranks, or None."""
     return os.getppid() if {"TORCHELASTIC_RUN_ID", "CROSS_RANK"} & os.environ.keys() else None
 
 
 def launched_ranks() -> tuple[int, int, int]:
-    """The rank, how many there are, and the rank on this machine, as a launcher put them into the environment.
+    """Return the rank, how many there are, and the rank on this machine, as a launcher set them.
 
     Raises: `InputError` for half of it, or for what is no number.
     """

@@ -9,7 +9,7 @@ from triportrait.train.config import LossConfig, OptimizerConfig, ScheduleConfig
 
 
 def learning_rate(config: OptimizerConfig, images_seen: int, images: int) -> float:
-    """The learning rate after `images_seen` of `images`: a linear warm-up, then a cosine down to the final one."""
+    """Return the learning rate after `images_seen` of `images`: a linear warm-up, then a cosine decay."""
     full, _ = lazy_corrected(config)
     if images_seen < config.warmup:
         return full * (images_seen + 1) / (config.warmup + 1)
@@ -19,8 +19,8 @@ def learning_rate(config: OptimizerConfig, images_seen: int, images: int) -> flo
 
 
 def lazy_corrected(config: OptimizerConfig) -> tuple[float, tuple[float, float]]:
-    """Learning rate and betas under lazy regularisation: where a regularisation takes a step of its own every k-th
-    time, k + 1 steps do the work of k."""
+    """Return learning rate and betas under lazy regularisation: where a regularisation takes a step of its own every
+    k-th time, k + 1 steps do the work of k."""
     if not config.reg_interval:
         return config.lr, config.betas
     ratio = config.reg_interval / (config.reg_interval + 1)
@@ -28,7 +28,7 @@ def lazy_corrected(config: OptimizerConfig) -> tuple[float, tuple[float, float]]
 
 
 def ema_decay_at(config: OptimizerConfig, steps: int, images_seen: int = 0, batch: int = 1) -> float:
-    """Decay of the EMA after `steps` steps: small at first, so that the fresh weights fade."""
+    """Return the decay of the EMA after `steps` steps: small at first, so that the fresh weights fade."""
     if not config.ema_half_life:
         return min(config.ema_decay, (1 + steps) / (10 + steps))
     half_life = (
@@ -53,7 +53,7 @@ class ActiveTerms:
 
 
 def active_terms(config: ScheduleConfig, losses: LossConfig, images_seen: int, full_size: int) -> ActiveTerms:
-    """What is on after so many images."""
+    """Return what is on after so many images."""
     return ActiveTerms(
         neural_size(config, images_seen, full_size),
         losses.adversarial > 0 and images_seen >= config.adversarial_from,
@@ -63,7 +63,7 @@ def active_terms(config: ScheduleConfig, losses: LossConfig, images_seen: int, f
 
 
 def neural_size(config: ScheduleConfig, images_seen: int, full_size: int) -> int | None:
-    """Side of the ray grid: `neural_size_from` px, then a straight line to the model's; None: it never changes."""
+    """Return the side of the ray grid, a straight line from `neural_size_from` px to the model's; None: no change."""
     if not config.neural_size_from:
         return None
     start, end = config.neural_size_grows

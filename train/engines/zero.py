@@ -180,15 +180,15 @@ class ZeroEngine(Engine):
         self._set_progress(state)
 
     def _inner(self) -> torch.optim.Optimizer:
-        """The optimizer that holds the moments."""
+        """Return the optimizer that holds the moments."""
         return getattr(self._optimizer, "optimizer", self._optimizer)  # type: ignore[no-any-return]
 
     def _parts(self) -> dict[str, Tensor]:
-        """What this rank holds of every weight: a part at stage 3, else the whole."""
+        """Return what this rank holds of every weight: a part at stage 3, else the whole."""
         return {name: private.partition_of(p) for name, p in self._named.items()}
 
     def _part_of(self, parameter: Tensor, value: Tensor) -> Tensor:
-        """What this rank holds of a whole tensor."""
+        """Return what this rank holds of a whole tensor."""
         value = value.detach().to(self.ranks.device)
         if not private.is_partitioned(parameter):
             return value.clone()

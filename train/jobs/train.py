@@ -68,11 +68,11 @@ class _Whole:
     """Stop after this stage."""
 
     def preset(self) -> str:
-        """The preset's name on the command line."""
+        """Return the preset's name on the command line."""
         return type(self).__name__.lower()
 
     def config(self) -> TrainConfig:
-        """The preset with what was asked for.
+        """Return the preset with what was asked for.
 
         Raises: `InputError` for numbers out of range.
         """
@@ -109,7 +109,7 @@ class _Whole:
             raise
 
     def command(self) -> str:
-        """The command line that makes the same run, without the paths of this machine."""
+        """Return the command line that makes the same run, without the paths of this machine."""
         words = ["triportrait", "train", self.preset(), "--out", self.out.resolve().name]
         for option in ("seed", "stage1_images", "motion_images", "stage2_images", "perceptual"):
             value = getattr(self, option)
@@ -209,11 +209,11 @@ class _Single:
     """Go on with other numbers than the run was begun with."""
 
     def init_from(self) -> InitFrom:
-        """The weights that the stage begins from."""
+        """Return the weights that the stage begins from."""
         return InitFrom(self.weights, vgg=self.vgg, identity=self.identity, discriminator=self.discriminator)
 
     def loading(self) -> Loading:
-        """How data is read. Raises: `InputError` for numbers out of range."""
+        """Return how data is read. Raises: `InputError` for numbers out of range."""
         return Loading(self.prefetch)
 
     def loss_weights(self) -> dict[str, float | None]:
@@ -225,19 +225,19 @@ class _Single:
         }
 
     def stage(self) -> StageName:
-        """The name of the stage."""
+        """Return the name of the stage."""
         return "stage1" if isinstance(self, Stage1) else "stage2"
 
     def start_config(self) -> TrainConfig:
-        """The config that the other options change."""
+        """Return the config that the other options change."""
         return STAGE_PRESETS[self.preset]()
 
     def description(self, config: TrainConfig) -> str:
-        """The stage in lines for the user; empty where its options say all."""
+        """Return the stage in lines for the user; empty where its options say all."""
         return ""
 
     def config(self, ranks: Ranks) -> TrainConfig:
-        """The preset with what was asked for.
+        """Return the preset with what was asked for.
 
         Raises: `InputError` for numbers out of range.
         """
@@ -310,7 +310,7 @@ class _Single:
                 print(self.out)
 
     def _checked(self) -> ZeroConfig | None:
-        """How DeepSpeed is asked for, after a look at what needs no other process.
+        """Check what needs no other process; returns how DeepSpeed shares the work, or None for plain PyTorch.
 
         Raises: `InputError`, of all processes that were launched on the first: all look at the same.
         """
@@ -348,7 +348,7 @@ class Stage1(_Single):
     A set that is seen from elsewhere is refused."""
 
     def start_config(self) -> TrainConfig:
-        """The config that the other options change."""
+        """Return the config that the other options change."""
         config = super().start_config()
         if self.cameras is None:
             return config
@@ -359,7 +359,7 @@ class Stage1(_Single):
         return dataclasses.replace(config, cast=cast, **stages, **idle)
 
     def init_from(self) -> InitFrom:
-        """The weights that the stage begins from."""
+        """Return the weights that the stage begins from."""
         return dataclasses.replace(super().init_from(), teacher=self.teacher)
 
     def loss_weights(self) -> dict[str, float | None]:
@@ -383,18 +383,18 @@ class Stage2(ColumnOptions, _Single):
     """Share of the clips that may be left out as damaged before training stops."""
 
     def init_from(self) -> InitFrom:
-        """The weights that the stage begins from."""
+        """Return the weights that the stage begins from."""
         return dataclasses.replace(
             super().init_from(), static=self.static, motion=self.motion, flame=self.flame, teacher=self.teacher,
             init=self.init_folder,
         )  # fmt: skip
 
     def loading(self) -> Loading:
-        """How data is read. Raises: `InputError` for numbers out of range."""
+        """Return how data is read. Raises: `InputError` for numbers out of range."""
         return Loading(self.prefetch, self.decoder, self.most_skipped)
 
     def start_config(self) -> TrainConfig:
-        """The preset or the row of the ablations, and the columns that are given one by one.
+        """Return the preset or the row of the ablations, and the columns that are given one by one.
 
         Raises: `InputError` for what contradicts the row, or two ways to begin.
         """
@@ -411,7 +411,7 @@ class Stage2(ColumnOptions, _Single):
         return config if self.ablation is None else ablated(config, self.ablation)
 
     def description(self, config: TrainConfig) -> str:
-        """The columns of the paper's table; at a start only those of a row that was asked for."""
+        """Return the columns of the paper's table; at a start only those of a row that was asked for."""
         if self.ablation is None and not self.show_schedule:
             return ""
         changed = differences(self._row(super().start_config()).stage2, config.stage2) if self.ablation else []
@@ -430,7 +430,7 @@ def _disk(run: Path, error: OSError) -> InputError:
 
 
 def _summary(config: TrainConfig) -> str:
-    """What a training is, in two lines; the whole of it is in the run's config.json."""
+    """Return what a training is, in two lines; the whole of it is in the run's config.json."""
     cast, stages = config.cast, {name: getattr(config, name).images for name in STAGES}
     return (
         f"{config.preset}: {config.model.image_size} px, seed {config.seed}, {config.precision}, {cast.count} heads x "

@@ -36,16 +36,16 @@ class DiscriminatorInput:
     label: Tensor
 
     def detach(self) -> DiscriminatorInput:
-        """The pictures without their graph, so that no gradient reaches the generator."""
+        """Return the pictures without their graph, so that no gradient reaches the generator."""
         return DiscriminatorInput(*(value.detach() for value in self.values()))
 
     def values(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """In the order that the discriminator takes."""
+        """Return the tensors in the order that the discriminator takes."""
         return self.image, self.raw, self.positions, self.mask, self.label
 
 
 def real(target: Pictures, rows: Tensor, size: int) -> DiscriminatorInput:
-    """Real pictures, their rows as named, with a ray grid of a side."""
+    """Return real pictures as the discriminator sees them: the named rows, with a ray grid of side `size`."""
     assert target.positions is not None, "the set keeps positions where there is a discriminator"
     image = target.image[rows]
     mask = target.opacity[rows] * 2 - 1
@@ -56,7 +56,7 @@ def real(target: Pictures, rows: Tensor, size: int) -> DiscriminatorInput:
 
 
 def fake(rendering: Rendering, target: Pictures, camera: Camera, rows: Tensor) -> DiscriminatorInput:
-    """Renderings of the same moments from the same cameras: their positions are those of the truth."""
+    """Return renderings as the discriminator sees them: their positions are those of the truth."""
     assert target.positions is not None
     mask = rendering.opacity[rows] * 2 - 1
     label = camera_label(camera.take(rows))
@@ -72,7 +72,7 @@ def adversarial_loss(
     config: LossConfig,
     handed_on: dict[str, DiscriminatorInput] | None,
 ) -> dict[str, Tensor]:
-    """The adversarial term [B] of a rendering, 0 beside the rows; the discriminator's pictures go into `handed_on`."""
+    """Return the adversarial term [B] of a rendering, 0 beside the rows; `handed_on` gets the discriminator's input."""
     term = rendering.image.new_zeros(len(rendering.image))
     false = fake(rendering, target, camera, rows)
     if handed_on is not None:

@@ -111,7 +111,7 @@ def save_checkpoint(
 
 
 def checkpoints_of(run: Path, stage: str) -> list[Path]:
-    """The checkpoints of a stage, the newest last; whole or not."""
+    """Return the checkpoints of a stage, the newest last; whole or not."""
     folders = run / FOLDER
     if not folders.is_dir():
         return []
@@ -153,7 +153,7 @@ def load_newest(run: Path, stage: str, engines: Mapping[str, Engine], ranks: Ran
 
 
 def _newest_whole(run: Path, stage: str) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint, and what is wrong with newer ones."""
+    """Return the newest whole checkpoint, and what is wrong with newer ones."""
     damaged: list[str] = []
     for folder in reversed(checkpoints_of(run, stage)):
         _, reason = _whole(folder)
@@ -184,7 +184,7 @@ def _refuse_if_none(run: Path, stage: str, damaged: list[str]) -> None:
 
 
 def ema_weights(folder: Path, name: str) -> dict[str, Tensor]:
-    """The EMA of the weights of one network of a checkpoint, its other tensors (buffers) too; nothing else is read.
+    """Return the EMA of the weights of one network of a checkpoint, and its buffers; nothing else is read.
 
     Raises:
         InputError: it is damaged or has no such network.
@@ -193,7 +193,7 @@ def ema_weights(folder: Path, name: str) -> dict[str, Tensor]:
 
 
 def module_weights(folder: Path, name: str) -> dict[str, Tensor]:
-    """The weights of one network of a checkpoint as the last step left them, its buffers too.
+    """Return the weights of one network of a checkpoint as the last step left them, its buffers too.
 
     Raises:
         InputError: it is damaged or has no such network.
@@ -218,7 +218,7 @@ def _weights(folder: Path, name: str, ema: bool) -> dict[str, Tensor]:
 
 
 def _current(key: str) -> str:
-    """A tensor's key as it is written today."""
+    """Return a tensor's key as it is written today."""
     kind, slash, weight = key.partition("/")
     return TENSOR_KINDS.get(kind, kind) + slash + weight
 
@@ -246,7 +246,7 @@ def _read(path: Path, numbers: Mapping[str, int]) -> State:
 
 
 def _whole(folder: Path, only: str | None = None) -> tuple[dict[str, Any], str]:
-    """The card of a checkpoint, and what is wrong with it: nothing, if its files are what the card says."""
+    """Return the card of a checkpoint, and what is wrong with it: nothing, if its files are what the card says."""
     try:
         card = read_json(folder / CARD, MOST_INDEX, finite=False)
         for name, checksum in card["files"].items():

@@ -55,8 +55,8 @@ def keep_micro(run: Path, micro: KeptMicroBatch) -> None:
     tensors = {RANDOM: micro.rng}
     card: dict[str, Any] = {name: getattr(micro, name) for name in ("number", "stage", "phase", "images_seen")}
     for name in ("batch", "handed_on"):
-        card[name], found = flattened(getattr(micro, name), name)
-        tensors |= found
+        card[name], flat = flattened(getattr(micro, name), name)
+        tensors |= flat
     path = run / DIVERGED / f"micro_{micro.number}.safetensors"
     part = path.with_name(f".{path.name}.part")
     try:
@@ -68,13 +68,13 @@ def keep_micro(run: Path, micro: KeptMicroBatch) -> None:
 
 
 def kept_micros(run: Path) -> list[Path]:
-    """The micro-batches of a run that were not finite, by their numbers."""
-    found = (run / DIVERGED).glob("micro_*.safetensors")
-    return sorted(found, key=lambda path: (len(path.name), path.name))
+    """Return the micro-batches of a run that were not finite, by their numbers."""
+    paths = (run / DIVERGED).glob("micro_*.safetensors")
+    return sorted(paths, key=lambda path: (len(path.name), path.name))
 
 
 def read_micro(path: Path, batches: dict[str, Any], handed_on: Any) -> KeptMicroBatch:
-    """What `keep_micro` wrote.
+    """Return what `keep_micro` wrote.
 
     Args:
         batches: the type of a batch, by the stage's name. handed_on: the type of what phases leave to each other.

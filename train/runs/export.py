@@ -85,7 +85,7 @@ def export(
 
 
 def _newest(run: Path, stage: str) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint that is whole, and its weights; newer ones that are not are warned of."""
+    """Return the newest checkpoint that is whole, and its weights; newer ones that are not are warned of."""
     reasons: list[str] = []
     for folder in reversed(checkpoints_of(run, stage)):
         try:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def suspects(batch: Any) -> list[str]:
-    """Where the pictures of a batch come from; where numbers of some are not finite themselves, those alone."""
+    """Return where the pictures of a batch come from; where numbers of some are not finite themselves, those alone."""
     parts = [part for part in _parts(batch) if getattr(part, "origin", ())]
     everyone = [name for part in parts for name in part.origin]
     guilty = [part.origin[row] for part in parts for row in _infinite_rows(part, len(part.origin))]
@@ -27,7 +27,7 @@ def suspects(batch: Any) -> list[str]:
 
 
 def shown(names: Iterable[str]) -> str:
-    """The first few names in words; empty where there are none."""
+    """Return the first few names in words; empty where there are none."""
     names = list(dict.fromkeys(names))
     if not names:
         return ""
@@ -88,7 +88,7 @@ def _infinite_rows(part: Any, count: int) -> list[int]:
 
 
 def _tensors(part: Any) -> list[Tensor]:
-    """The tensors of pictures, and of the cameras and necks in them."""
+    """Return the tensors of pictures, and of the cameras and necks in them."""
     tensors: list[Tensor] = []
     for value in _parts(part):
         if isinstance(value, Tensor):

@@ -46,7 +46,7 @@ TENSOR_KINDS = {"average": "ema"}
 
 
 def with_new_keys(config: dict[str, Any]) -> dict[str, Any]:
-    """A stored config under the keys of today; what stands under them already is left alone."""
+    """Return a stored config under the keys of today; what stands under them already is left alone."""
     config = copy.deepcopy(config)
     for old, new in KEYS.items():
         *path, old_key = old.split(".")

@@ -56,7 +56,7 @@ class Record:
         self.line({"left out": name, "reason": reason}, engine)
 
     def grid(self, engine: Engine) -> Path:
-        """Where the pictures of this moment belong."""
+        """Return where the pictures of this moment belong."""
         return self.run / SAMPLES / f"{self.stage}_{engine.images_seen:07d}.png"
 
     def numbers(self, engine: Engine, values: dict[str, float], grid: Path | None = None) -> None:
@@ -94,7 +94,7 @@ def _forget(log: Path, stage: str, steps: int) -> None:
     """Take the lines of steps that were lost, as nobody saved them, out of a log."""
     if not log.exists():
         return
-    kept = []
+    remaining = []
     for line in read_bytes(log, MOST_INDEX).decode().splitlines(keepends=True):
         try:
             entry = json.loads(line)
@@ -102,7 +102,7 @@ def _forget(log: Path, stage: str, steps: int) -> None:
         except (ValueError, KeyError, TypeError):
             lost = True  # cut off
         if not lost:
-            kept.append(line)
+            remaining.append(line)
     part = log.with_name(f".{log.name}.part")
-    part.write_text("".join(kept))
+    part.write_text("".join(remaining))
     os.replace(part, log)

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def checkpoint_bytes(engines: Mapping[str, Engine]) -> int:
-    """What a checkpoint takes: of each network its weights and their averages, and of those that move two moments."""
+    """Return what a checkpoint takes: the weights of each network, their EMA, and two moments of those that move."""
     total = 0
     for engine in engines.values():
         parameters = [*engine.module.parameters()]

@@ -110,7 +110,7 @@ def check_config(
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """The stored config of a run under the keys of today.
+    """Return the stored config of a run under the keys of today.
 
     Raises: `OSError`, `ValueError` or `RecursionError` where it cannot be read.
     """
@@ -132,7 +132,7 @@ def _check_stage(run: Path, stored: dict[str, Any], config: dict[str, Any]) -> N
 
 
 def data_fingerprints(name: str, files: dict[str, Any]) -> dict[str, Any]:
-    """What `check_config` keeps of a run's data: a short checksum of each file.
+    """Return what `check_config` keeps of a run's data: a short checksum of each file.
 
     Args:
         name: of its folder. files: what its index says of each file or clip.
@@ -145,7 +145,7 @@ def data_fingerprints(name: str, files: dict[str, Any]) -> dict[str, Any]:
 
 
 def data_difference(run: Path, now: dict[str, Any]) -> str:
-    """How data differ from those that a run was begun on, in words."""
+    """Return how data differ from those that a run was begun on, in words."""
     try:
         was = read_json(run / DATA)
         before, name = dict(was["files"]), str(was["name"])

@@ -51,7 +51,7 @@ class Trained:
 
 
 def open_trained(name: str, cast_seed: int | None = None, cast_count: int | None = None) -> Trained:
-    """What a weights folder says about itself, or that of the package for "demo", after its networks were loaded once.
+    """Return what a weights folder, or the package's own for "demo", says of itself; its networks are loaded once.
 
     Args:
         cast_seed, cast_count: the cast, where the card does not say; they win over it.
@@ -88,7 +88,7 @@ def save_flame(folder: Path, field: NeckField) -> None:
 
 
 def kept_flame(folder: Path) -> dict[str, Tensor] | None:
-    """What `save_flame` kept; None where nothing is.
+    """Return what `save_flame` kept; None where nothing is.
 
     Raises: `InputError` where it is damaged.
     """
@@ -96,7 +96,7 @@ def kept_flame(folder: Path) -> dict[str, Tensor] | None:
 
 
 def flame_field(name: str | None) -> NeckField:
-    """The neck field with FLAME's tables of a weights folder, the published landmarks among them.
+    """Return the neck field with FLAME's tables of a weights folder, the published landmarks among them.
 
     Raises: `InputError` where they are not there.
     """
@@ -110,7 +110,7 @@ def flame_field(name: str | None) -> NeckField:
 
 
 def read_tensor_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+    """Return the tensors of a safetensors file.
 
     Raises: `InputError` where it cannot be read.
     """
@@ -131,7 +131,7 @@ def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_trained(folder: Path) -> tuple[Portrait4D, SmallMotionEncoder]:
-    """The networks of a weights folder, ready to run.
+    """Return the networks of a weights folder, ready to run.
 
     Raises:
         InputError: weights missing, damaged, of the static synthesizer, or not of procedural heads.

@@ -13,7 +13,7 @@ from triportrait.train.stages.stage import Batch, MicroBatch, Phase
 def discriminator_phases(
     discriminator: Discriminator, config: LossConfig, schedule: ScheduleConfig
 ) -> list[Phase[Batch]]:
-    """What the discriminator does in a step, after the generator has left real and fake pictures.
+    """Return what the discriminator does in a step, after the generator has left real and fake pictures.
 
     The fakes are those that the generator was moved by, one step old: rendering them anew would cost a forward pass.
     """

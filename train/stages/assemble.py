@@ -37,7 +37,7 @@ MovableBatch = TypeVar("MovableBatch", bound=_MovableBatch)
 
 
 def make_discriminator(config: TrainConfig) -> Discriminator:
-    """A fresh discriminator; the seed alone decides."""
+    """Return a fresh discriminator; the seed alone decides."""
     sizes = DiscriminatorConfig(
         config.model.image_size,
         config.discriminator_base,
@@ -100,7 +100,7 @@ def motion_stage(
     encoder: SmallMotionEncoder,
     unseen: Callable[[], tuple[Tensor, Tensor, Tensor]],
 ) -> Stage[np.random.Generator]:
-    """The stage of the small motion encoder.
+    """Return the stage of the small motion encoder.
 
     Args:
         unseen: gives pictures that it is not trained on, their landmarks and true motion.
@@ -122,7 +122,7 @@ StageConfigKind = TypeVar("StageConfigKind", bound=StageConfig)
 
 
 def _micro_config(stage: StageConfigKind) -> StageConfigKind:
-    """The stage with the batch of one micro-batch."""
+    """Return the stage with the batch of one micro-batch."""
     return dataclasses.replace(stage, batch=stage.batch // stage.micro_batches)
 
 
@@ -139,13 +139,23 @@ def _stage(
     engines: Engines,
     data: SkippingData | None = None,
 ) -> Stage[MovableBatch]:
-    made = _engines(portrait, groups, discriminator, config, engines)
+    network_engines = _engines(portrait, groups, discriminator, config, engines)
 
     def to_device(batch: MovableBatch) -> MovableBatch:
         return batch.to(engines.ranks.device)
 
     return Stage(
-        name, number, made, config.images, config.batch, config.micro_batches, draw, phases, sample, to_device, data
+        name,
+        number,
+        network_engines,
+        config.images,
+        config.batch,
+        config.micro_batches,
+        draw,
+        phases,
+        sample,
+        to_device,
+        data,
     )
 
 
@@ -158,12 +168,12 @@ def _engines(
 ) -> dict[str, Engine]:
     if engines.recomputes:
         recompute(portrait)
-    made = {"generator": engines.make(portrait, groups, config.optimizer, config)}
+    by_name: dict[str, Engine] = {"generator": engines.make(portrait, groups, config.optimizer, config)}
     if discriminator is not None:
-        made["discriminator"] = engines.make(
+        by_name["discriminator"] = engines.make(
             discriminator, [Group(list(discriminator.parameters()))], config.discriminator, config
         )
-    return made
+    return by_name
 
 
 def _groups(

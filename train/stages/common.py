@@ -47,7 +47,7 @@ def stage_phases(
     losses: Losses[Batch, ModelsOfStage],
     more: Sequence[Phase[Batch]],
 ) -> list[Phase[Batch]]:
-    """What a step of a stage does: the generator by its losses, `more`, the discriminator, R1."""
+    """Return what a step of a stage does: the generator by its losses, `more`, the discriminator, R1."""
     full_size = models.portrait.config.render.neural_size
 
     def main(micro: MicroBatch[Batch]) -> dict[str, Tensor]:
@@ -69,7 +69,7 @@ def real_target_terms(
     active: ActiveTerms,
     handed_on: HandedOn | None,
 ) -> dict[str, Tensor]:
-    """The terms [B] of identity and of the discriminator, as far as they are on; 0 where the target is not real.
+    """Return the terms [B] of identity and of the discriminator, as far as they are on; 0 where the target is not real.
 
     Args:
         is_real: [B] bool, which targets are real pictures; only these are shown to the discriminator.
@@ -87,7 +87,7 @@ def real_target_terms(
 
 
 def autocast(precision: Precision, like: Tensor) -> torch.autocast:
-    """The context in which networks run in a precision, on the device of `like`."""
+    """Return the context in which networks run in a precision, on the device of `like`."""
     return torch.autocast(like.device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
@@ -99,7 +99,7 @@ def repeated(head: Head, views: int, neck: NeckGrid | None) -> Head:
 def render(
     portrait: Portrait4D, head: Head, target: Pictures, rng: torch.Generator, size: int | None = None
 ) -> Rendering:
-    """The views of the target's cameras, with samples jittered along the rays as in training.
+    """Return the views of the target's cameras, with samples jittered along the rays as in training.
 
     Args:
         size: side of the ray grid, px; the model's by default.
@@ -110,7 +110,7 @@ def render(
 def sampling_noise(
     portrait: Portrait4D, head: Head, target: Pictures, rng: torch.Generator, size: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The random numbers of stratified and importance sampling along the rays, see `VolumeRenderer.forward`."""
+    """Return the random numbers of stratified and importance sampling along the rays, see `VolumeRenderer.forward`."""
     config = portrait.config.render
     batch, rays = len(target.image), (size or config.neural_size) ** 2
     jitter = torch.rand(batch, config.num_coarse, generator=rng)
@@ -120,8 +120,8 @@ def sampling_noise(
 
 
 def compare(rendering: Rendering, target: Pictures, perceptual: Perceptual, config: LossConfig) -> dict[str, Tensor]:
-    """The terms [B] of a picture and its mask: the published loss's four pairs as far as they have a weight, and the
-    opacity; eyes and mouth count more."""
+    """Return the terms [B] of a picture and its mask: the published loss's four pairs as far as they have a weight,
+    and the opacity; eyes and mouth count more."""
     side = target.image.shape[-1]
     weight = feature_weight(target.landmarks, side, config.eye_mouth_boost)
     raw_side = rendering.raw_image.shape[-1]

@@ -69,12 +69,12 @@ def initialize_motion(portrait: Portrait4D, seed: int) -> None:
 
 
 def motion_parameters(portrait: Portrait4D) -> list[nn.Parameter]:
-    """The parameters that the static synthesizer does not have: motion tokens and cross-attention."""
+    """Return the parameters that the static synthesizer does not have: motion tokens and cross-attention."""
     return [p for name, p in portrait.named_parameters() if reads_motion(name)]
 
 
 def reads_motion(name: str) -> bool:
-    """Whether a parameter of this name reads motion."""
+    """Return whether a parameter of this name reads motion."""
     return ".tokens." in name or ".cross_attention." in name or ".cross_norm." in name
 
 

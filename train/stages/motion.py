@@ -40,7 +40,7 @@ class MotionBatch:
 
 
 def draw(sets: list[PictureSet], config: StageConfig, crop_size: int, rng: np.random.Generator) -> MotionBatch:
-    """A batch of crops, some a little off, brighter or darker; the generator alone decides."""
+    """Return a batch of crops, some a little off, brighter or darker; the generator alone decides."""
     stranger = (rng.random(config.batch) < config.strangers) & (len(sets) > 1)
     parts = []
     for number, chosen in enumerate(sets):
@@ -80,7 +80,7 @@ def motion_of(pictures: Pictures, encoder: AnyMotionEncoder | None) -> Tensor:
 
 
 def losses(batch: MotionBatch, encoder: SmallMotionEncoder) -> dict[str, Tensor]:
-    """The mean squared error against the numbers in units of their own spread: all of them are then heard alike."""
+    """Return the mean squared error in units of each number's own spread, so that all of them count alike."""
     return {"motion": (encoder(batch.crop) - batch.motion / SPREAD.to(batch.motion)).square().mean()}
 
 

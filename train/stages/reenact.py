@@ -58,7 +58,7 @@ class ReenactBatch:
     real_target: Tensor
 
     def to(self, device: torch.device | str) -> ReenactBatch:
-        """The batch on a device."""
+        """Return the batch on a device."""
         return ReenactBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
@@ -100,7 +100,7 @@ class Pairs(Protocol):
 
 
 def draw(data: Pairs, config: ReenactConfig, rng: np.random.Generator, place: int = 0) -> ReenactBatch:
-    """A batch; the generator and the number of its first image alone decide."""
+    """Return a batch; the generator and the number of its first image alone decide."""
     count = config.batch
     source, driving = data.pairs(count, config.front_sources, rng, place, config.clips)
     cameras = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -123,7 +123,7 @@ def substitutions(config: ReenactConfig, count: int, rng: np.random.Generator) -
 
 
 def move_landmarks(pictures: Pictures, camera: Camera) -> Tensor:
-    """Where the landmarks of pictures appear to other cameras: [B, 68, 2] pixels.
+    """Return where the landmarks of pictures appear to other cameras: [B, 68, 2] pixels.
 
     They are carried by their places in the world, where these are known, else by the depth that is seen at them.
     """
@@ -149,7 +149,7 @@ def move_landmarks(pictures: Pictures, camera: Camera) -> Tensor:
 
 @torch.no_grad()
 def pseudo_views(batch: ReenactBatch, models: ReenactModels) -> tuple[Tensor, Tensor]:
-    """What the frozen static synthesizer makes of the driving pictures.
+    """Return what the frozen static synthesizer makes of the driving pictures.
 
     Returns:
         v_d [B, M], and the heads [N, 3, S, S] before black from θ_q for the N samples whose target is no real picture.
@@ -182,7 +182,7 @@ def losses(
     active: ActiveTerms = ALL_TERMS,
     handed_on: HandedOn | None = None,
 ) -> dict[str, Tensor]:
-    """The weighted terms of Eq. 5: real targets by all that stage 1 compares but depth, pseudo views by one term.
+    """Return the weighted terms of Eq. 5: all of stage 1 but depth for real targets, one for pseudo views.
 
     Args:
         active: which terms are on.
@@ -206,7 +206,7 @@ def losses(
 
 
 def pseudo_view_loss(batch: ReenactBatch, models: ReenactModels, rng: torch.Generator) -> Tensor:
-    """The published form of the pseudo views' term: a phase of its own, straight necks, eyes that close, [B].
+    """Return the published form of the pseudo views' term: a phase of its own, straight necks, eyes that close, [B].
 
     v_d is what the main phase takes: most of it read off the pseudo views from θ_p.
     """
@@ -225,7 +225,7 @@ def pseudo_view_loss(batch: ReenactBatch, models: ReenactModels, rng: torch.Gene
 
 
 def phases(models: ReenactModels, config: ReenactConfig) -> list[Phase[ReenactBatch]]:
-    """What a step of stage 2 does: the generator, pseudo views where they have a phase, the discriminator, R1."""
+    """Return what a step of stage 2 does: the generator, pseudo views in a phase, the discriminator, R1."""
 
     def pseudo(micro: MicroBatch[ReenactBatch]) -> dict[str, Tensor]:
         value = pseudo_view_loss(micro.batch, models, micro.rng) * config.losses.perceptual
@@ -238,7 +238,7 @@ def phases(models: ReenactModels, config: ReenactConfig) -> list[Phase[ReenactBa
 
 
 def _foreground(rendering: Rendering) -> Tensor:
-    """The picture with black behind the head."""
+    """Return the picture with black behind the head."""
     size = rendering.image.shape[-2:]
     opacity = nn.functional.interpolate(rendering.opacity, size=size, mode="bilinear", align_corners=False)
     return over_black(rendering.image, opacity)

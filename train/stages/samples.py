@@ -108,7 +108,7 @@ def clip_sample(
 
 
 def _from_the_side(models: reenact.ReenactModels, source: Pictures, driving: Pictures) -> dict[str, Tensor]:
-    """The pseudo view of driving pictures, the result from the same camera, and its depth."""
+    """Return the pseudo view of driving pictures, the result from the same camera, and its depth."""
     camera = turned(fixed_camera(), math.radians(SIDE_DEG), 0.0)
     camera = camera.take(torch.zeros(len(source.image), dtype=torch.long)).to(source.image.device)
     seen = dataclasses.replace(driving, camera=camera)
@@ -123,7 +123,7 @@ def _from_the_side(models: reenact.ReenactModels, source: Pictures, driving: Pic
 
 
 def reenacted(portrait: Portrait4D, encoder: AnyMotionEncoder | None, source: Pictures, driving: Pictures) -> Tensor:
-    """What a portrait makes of B sources and B driving pictures, seen by the driving pictures' cameras."""
+    """Return what a portrait makes of B sources and B driving pictures, seen by the driving pictures' cameras."""
     return _rendered(portrait, encoder, source, driving).image
 
 

@@ -56,7 +56,7 @@ class Phase(Generic[Batch]):
     counts: bool = False
 
     def due(self, step: int, images_seen: int) -> bool:
-        """Whether it is its turn."""
+        """Return whether it is its turn."""
         return step % self.every == 0 and images_seen >= self.since
 
 
@@ -123,7 +123,7 @@ def single_network(
     losses: Callable[[np.random.Generator, torch.Generator], Mapping[str, Tensor]],
     sample: Callable[[Path | None], dict[str, float]],
 ) -> Stage[np.random.Generator]:
-    """A stage of one network and one phase, whose losses draw their own batch."""
+    """Return a stage of one network and one phase, whose losses draw their own batch."""
 
     def terms(micro_batch: MicroBatch[np.random.Generator]) -> Mapping[str, Tensor]:
         return losses(micro_batch.batch, micro_batch.rng)

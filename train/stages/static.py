@@ -56,7 +56,7 @@ class StaticBatch:
     target: Pictures
 
     def to(self, device: torch.device | str) -> StaticBatch:
-        """The batch on a device."""
+        """Return the batch on a device."""
         return StaticBatch(self.source.to(device), self.target.to(device))
 
 
@@ -79,7 +79,7 @@ class StaticModels:
 
 
 def draw(sets: list[PictureSet], config: StageConfig, rng: np.random.Generator) -> StaticBatch:
-    """A batch; `sets` are the cast and, where the config wants them, strangers. The generator alone decides."""
+    """Return a batch; `sets` are the cast and, where the config wants them, strangers. The generator alone decides."""
     sources, targets = [], []
     for _ in range(config.batch):
         chosen = sets[int(rng.random() < config.strangers)]
@@ -103,7 +103,7 @@ def losses(
     active: ActiveTerms = ALL_TERMS,
     handed_on: HandedOn | None = None,
 ) -> dict[str, Tensor]:
-    """The weighted terms of Eq. 2; their sum is the loss.
+    """Return the weighted terms of Eq. 2; their sum is the loss.
 
     Args:
         active: which terms are on.
@@ -136,7 +136,7 @@ def distillation_loss(
     noise: tuple[Tensor, Tensor],
     rng: torch.Generator,
 ) -> dict[str, Tensor]:
-    """The terms [B * V] that compare the student with a frozen teacher of the same sources, as far as they count.
+    """Return the terms [B * V] that compare the student with a frozen teacher of the same sources.
 
     `planes` is L_T: planes at points on rays that meet neither eyes nor mouth. `feature` is the published code's:
     feature images of the head and of the background, in [-1, 1] as there.
@@ -168,7 +168,7 @@ def distillation_loss(
 
 
 def phases(models: StaticModels, config: StageConfig) -> list[Phase[StaticBatch]]:
-    """What a step of stage 1 does: the generator, its density, the discriminator, R1."""
+    """Return what a step of stage 1 does: the generator, its density, the discriminator, R1."""
 
     def density(micro: MicroBatch[StaticBatch]) -> dict[str, Tensor]:
         with autocast(models.precision, micro.batch.source.image):
