@@ -132,7 +132,7 @@ def whole(material, damaged, tmp_path_factory) -> Path:
     return run
 
 
-def test_batches_made_ahead_and_a_stop_change_nothing(material, damaged, whole, tmp_path, capsys):
+def test_batches_made_ahead_and_a_stop_change_nothing(material, damaged, whole, tmp_path, caplog):
     """Also the clip that comes in the place of a damaged one is the same."""
     run = tmp_path / "run"
     with pytest.raises(Stopped, match="after 4 images"):
@@ -141,7 +141,7 @@ def test_batches_made_ahead_and_a_stop_change_nothing(material, damaged, whole, 
     start(material, run, damaged, prefetch=3, most_skipped=0.3).train()
     assert losses_of(run) == losses_of(whole) and len(losses_of(run)) == 3
     assert little.same(weights_of(run), weights_of(whole)) and not threads()
-    said = capsys.readouterr().err
+    said = caplog.text
     assert said.count("stage2: left out clip_2: clip_2.mp4 does not decode") == 1, "once, also over a stop"
     assert "stage2: 1 left out in all: clip_2" in said.splitlines()[-1]
 
@@ -189,8 +189,8 @@ def test_an_error_of_the_thread_and_an_impatient_user_leave_no_thread(material, 
         raise KeyboardInterrupt
 
     run._claim.close()
-    run = start(material, tmp_path / "run")
     monkeypatch.setattr(stage2, "losses", interrupt)
+    run = start(material, tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         run.train()
     assert not threads()
