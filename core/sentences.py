@@ -9,14 +9,12 @@ from __future__ import annotations
 import json
 import reprlib
 import sys
-import traceback
 from typing import Any, TextIO
 
 LONGEST_SENTENCE = 1000  # characters
 LONGEST_PIECE = 160
 LONGEST_NAME = 80  # for one name among several
 _MARK = 40  # characters, at most, that say what was left out
-_MOST_LINES = (60, 40)  # of a traceback, from its start and to its end
 _DIGITS = 40
 
 
@@ -63,16 +61,6 @@ def literal(value: object, most: int = LONGEST_PIECE) -> str:
 def say(line: str, stream: TextIO | None = None) -> None:
     """Print a line for the person at the terminal, on the standard error unless told otherwise."""
     print(shown(line, LONGEST_SENTENCE), file=sys.stderr if stream is None else stream, flush=True)
-
-
-def say_traceback() -> None:
-    """Print where the exception that is handled came from; what files say in it is shown as in sentences."""
-    lines = traceback.format_exc().splitlines()
-    first, last = _MOST_LINES
-    if len(lines) > first + last:
-        lines[first:-last] = [f"  ... {len(lines) - first - last:,} lines ..."]
-    for line in lines:
-        say(line)
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

@@ -1,7 +1,4 @@
-"""Every operator of `kernels` with inputs of any size: what tests compare and what the bench times.
-
-Sizes: `odd` ones that fit no tile, for the tests; `paper`, one frame of the published network.
-"""
+"""Every operator of `kernels` with inputs of any size: what tests compare and what the bench times."""
 
 from __future__ import annotations
 
@@ -31,7 +28,8 @@ Sizes = dict[str, int]
 Inputs = tuple[Tensor | None, ...]
 Random = torch.Generator
 WARP_SIDE, WARP_NEAR, WARP_RATE = 2.4, 0.01, 20.0
-_PRECISION: dict[torch.dtype, MlpPrecision] = {torch.float16: "fp16", torch.bfloat16: "bf16"}  # of the march
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+_MLP_PRECISION: dict[torch.dtype, MlpPrecision] = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 @dataclass(frozen=True)
@@ -40,13 +38,15 @@ class Case:
 
     Attributes:
         op: takes the inputs, returns a tensor or several.
-        make: sizes, dtype and random numbers -> inputs; those that stay wide in half precision are float32 or float64.
-        odd: sizes for tests; the first is the smallest that shows everything, one has an empty batch.
-        paper: sizes of a frame.
-        differentiable: whether it has a backward pass.
-        wide_only: positions and depths alone, which stay wide: there is no half precision.
-        rivals: other ways to the same result, by name.
-        floor, half_floor, bf16_floor: of `assert_agrees`, in float32, in half precision, in bfloat16 where it differs.
+        make: sizes, dtype and random numbers -> inputs; what stays wide in half precision is float32 or float64.
+        odd: sizes for tests; the first is the smallest that shows everything, and one has an empty batch.
+        paper: the sizes of a frame of the published network.
+        differentiable: whether the operator has a backward pass.
+        wide_only: the inputs are positions and depths, which stay wide, so that there is no half precision.
+        rivals: other implementations of the operator, by name.
+        floor: the error that `assert_agrees` allows in any case, in float32.
+        half_floor: the same in half precision.
+        bf16_floor: the same in bfloat16, where it differs from float16's.
     """
 
     op: Callable[..., Any]
@@ -61,7 +61,7 @@ class Case:
     bf16_floor: float | None = None
 
     def floor_in(self, dtype: torch.dtype) -> float:
-        """Of `assert_agrees`, for planes, pictures or tokens of this dtype."""
+        """The error that `assert_agrees` allows in any case for planes, pictures or tokens of this dtype."""
         if dtype == torch.bfloat16 and self.bf16_floor is not None:
             return self.bf16_floor
         return self.half_floor if dtype in (torch.float16, torch.bfloat16) else self.floor
@@ -102,7 +102,7 @@ def _decode_field(planes: Tensor, points: Tensor, *weights: Tensor) -> tuple[Ten
 
 
 def _ascending(rng: Random, dtype: torch.dtype, *shape: int) -> Tensor:
-    """Depths from 2 to 4 in order; the third and the fourth coincide."""
+    """Draw depths from 2 to 4 in ascending order; the third and the fourth coincide."""
     depths = _uniform(rng, dtype, 2, 4, *shape).sort(-1).values
     if shape[-1] > 3:
         depths[..., 3] = depths[..., 2]
@@ -153,7 +153,7 @@ def _dwconv(n: Sizes, dtype: torch.dtype, rng: Random) -> Inputs:
 
 
 def _mesh(n: Sizes, dtype: torch.dtype, rng: Random) -> Inputs:
-    """Random triangles, no two alike."""
+    """Draw random triangles, no two of them alike."""
     wide, B, U = _wide(dtype), n["B"], n["U"]
     sampler = random.Random(0)
     faces: list[tuple[int, ...]] = []
@@ -173,7 +173,7 @@ def _nearest_face(points: Tensor, vertices: Tensor, faces: Tensor, *edges: Tenso
 
 
 def _march(n: Sizes, dtype: torch.dtype, rng: Random) -> Inputs:
-    """Rays from a pinhole camera in front of a box of side 2 that is half full: neighbours see nearly the same."""
+    """Cast rays from a pinhole camera into a box of side 2 that is half full: neighbours see nearly the same."""
     wide, B, R, width = _wide(dtype), n["B"], n["R"], n["width"]
     rows = -(-R // width)
     across, down = torch.meshgrid(
@@ -201,46 +201,46 @@ def _march_rays(
     return march_rays(
         planes, Rays(origins, directions, int(width)), depths, int(num_fine), half_side, FieldWeights(*weights),
         Warp(fine, coarse, WARP_SIDE, WARP_NEAR, WARP_RATE),
-        precision=_PRECISION.get(planes.dtype, "exact"),
+        precision=_MLP_PRECISION.get(planes.dtype, "exact"),
     )  # fmt: skip
 
 
 def _march_random(n: Sizes, dtype: torch.dtype, rng: Random) -> Inputs:
-    """With random uniforms, as in training."""
+    """Make the inputs of a march with the random uniforms that training draws."""
     return *_march(n, dtype, rng), _uniform(rng, _wide(dtype), 0, 1, n["B"], n["R"], n["N"])
 
 
 def _march_training(planes: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """March with TF32 products."""
+    """March as training does: with TF32 products."""
     origins, directions, depths, half_side, fine, coarse, *weights, num_fine, width, uniforms = others
     fixed = (x.detach() for x in (origins, directions, depths, half_side, fine, coarse, uniforms))
     origins, directions, depths, half_side, fine, coarse, uniforms = fixed
     return march_rays(
         planes, Rays(origins, directions, int(width)), depths, int(num_fine), half_side, FieldWeights(*weights),
         Warp(fine, coarse, WARP_SIDE, WARP_NEAR, WARP_RATE), uniforms,
-        precision="exact" if planes.dtype == torch.float64 else _PRECISION.get(planes.dtype, "tf32"),
+        precision="exact" if planes.dtype == torch.float64 else _MLP_PRECISION.get(planes.dtype, "tf32"),
     )  # fmt: skip
 
 
 def _march_deterministic(planes: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """Without a warp, with integer sums."""
+    """March without a warp, with sums of integers."""
     origins, directions, depths, half_side, _, _, *weights, num_fine, width = others
     origins, directions, depths, half_side = (x.detach() for x in (origins, directions, depths, half_side))
     return march_rays(
         planes, Rays(origins, directions, int(width)), depths, int(num_fine), half_side, FieldWeights(*weights),
-        precision=_PRECISION.get(planes.dtype, "exact"),
+        precision=_MLP_PRECISION.get(planes.dtype, "exact"),
         deterministic=None if backend() == "reference" else True,
     )  # fmt: skip
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """PyTorch's own best path."""
+    """Attend by the best path of PyTorch's own."""
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
 def _chunked(query: Tensor, key: Tensor, value: Tensor, rows: int = 4096) -> Tensor:
-    """Two library products and a softmax between, some queries at a time."""
+    """Attend by two library products and a softmax between them, for some queries at a time."""
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     scale = query.shape[-1] ** -0.5
     parts = [((piece * scale) @ k.mT).softmax(-1) @ v for piece in q.split(rows, 2)]
@@ -346,5 +346,10 @@ CASES: dict[str, Case] = {
 
 
 def make_inputs(name: str, sizes: Sizes, dtype: torch.dtype, seed: int = 0) -> Inputs:
-    """Inputs of a case on the CPU; the seed alone decides."""
+    """Make the inputs of a case on the CPU; the seed alone decides."""
     return CASES[name].make(sizes, dtype, torch.Generator().manual_seed(seed))
+
+
+def moved(inputs: Inputs, device: str) -> Inputs:
+    """Copy the inputs to a device; numbers without axes, which the host reads, stay where they are."""
+    return tuple(x if x is None or x.dim() == 0 else x.to(device) for x in inputs)

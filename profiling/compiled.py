@@ -1,4 +1,4 @@
-"""What the compiler makes of a kernel for a GPU that need not be there: registers, spills, memory, instructions.
+"""Compile a kernel for a GPU that need not be there, and read registers, spills, memory and instructions.
 
 Run it in a process without TRITON_INTERPRET.
 """
@@ -29,7 +29,7 @@ _MMA, _WGMMA = re.compile(r"\.168(4|8|16)\b"), re.compile(r"\.(\d+)x(\d+)x(\d+)"
 
 @dataclass(frozen=True)
 class Work:
-    """What a program does in a piece of its code: instructions of a warp, FLOP of tensor cores, bytes asked for."""
+    """The work of a piece of code: instructions of a warp, FLOP of tensor cores, bytes asked of the caches."""
 
     instructions: int
     flop: float
@@ -42,13 +42,15 @@ class Program:
 
     Attributes:
         chip: 80 or 90.
-        registers: of a thread. stack: bytes of a thread.
+        registers: how many a thread has.
+        stack: bytes of a thread.
         spills: loads and stores of local memory in the code.
-        shared: bytes of a program.
-        programs: resident on a multiprocessor.
+        shared: bytes of shared memory of a program.
+        programs: how many fit on a multiprocessor at once.
         warps: of a program.
-        counts: instructions by family: tensor (mma.sync), wgmma, loads of 16 bytes, all loads, reductions, ...
-        loop, rest: the longest loop, once around, and all outside of it; the loop is None where there is none.
+        counts: instructions by family: mma, wgmma, load, load 16 (of 16 bytes), local.
+        loop: the longest loop, once around; None where there is none.
+        rest: the code outside of that loop.
     """
 
     chip: int
@@ -69,7 +71,7 @@ class Program:
 
 
 def compile_launch(launch: Launch, chip: int) -> Program:
-    """Compile for a chip and read the binary.
+    """Compile a launch for a chip and read the binary.
 
     Raises: whatever Triton raises for a kernel that the chip cannot run.
     """
@@ -103,15 +105,15 @@ def compile_launch(launch: Launch, chip: int) -> Program:
 
 
 def _code(listing: str) -> tuple[list[str], tuple[int, int] | None]:
-    """The instructions, and from which to which the longest loop runs."""
+    """Read the instructions off a listing, and the first and the last one of the longest loop."""
     instructions: list[str] = []
     labels: dict[str, int] = {}
     longest: tuple[int, int] | None = None
     for line in listing.splitlines():
         if label := _LABEL.match(line):
             labels[label[1]] = len(instructions)
-        elif found := _INSTRUCTION.match(line):
-            instructions.append(found[1])
+        elif instruction := _INSTRUCTION.match(line):
+            instructions.append(instruction[1])
             branch = _BRANCH.search(line)
             first = labels.get(branch[1]) if branch else None  # forward branches have no label yet
             end = len(instructions)
@@ -134,7 +136,7 @@ def _work(instructions: list[str], warps: int) -> Work:
 
 
 def _resident(registers: int, warps: int, shared: int, chip: int) -> int:
-    """Programs that fit on a multiprocessor; registers are given to warps by the 256."""
+    """How many programs fit on a multiprocessor; registers are given to warps by the 256."""
     by_registers = REGISTERS // (-(-registers * 32 // 256) * 256 * warps) if registers else MOST_PROGRAMS
     return min(by_registers, SHARED_PER_SM[chip] // (shared + RESERVED), WARPS // warps, MOST_PROGRAMS)
 
@@ -146,24 +148,17 @@ def _families(instructions: list[str]) -> dict[str, int]:
         if family in ("LDG", "LDGSTS"):
             counts["load"] += 1
             counts["load 16"] += ".128" in name
-        elif family in ("STG",):
-            counts["store"] += 1
-            counts["store 16"] += ".128" in name
-        elif family in ("RED", "REDG", "ATOM", "ATOMG"):
-            counts["add"] += 1
         elif family in ("HMMA", "IMMA", "DMMA"):
             counts["mma"] += 1
         elif family in ("HGMMA", "QGMMA"):
             counts["wgmma"] += 1
         elif family in ("LDL", "STL"):
             counts["local"] += 1
-        elif family in ("SHFL", "MUFU", "BAR"):
-            counts[family.lower()] += 1
     return dict(counts)
 
 
 def _tool(name: str, option: str, binary: bytes) -> str:
-    """What one of Triton's own CUDA tools says of a binary."""
+    """Run one of the CUDA tools that come with Triton on a binary, and return what it prints."""
     import triton
 
     folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"

@@ -7,29 +7,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from triportrait.core.config import PRESETS, ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.profiling import frame, kernels, roofline
 from triportrait.profiling.cases import CASES
-from triportrait.profiling.machine import describe
+from triportrait.profiling.machine import describe, device_here
 
 DTYPES = ("fp32", "fp16")
-OWN_DTYPES = {"attention": ("fp16", "bf16")}  # its target is a share of the peak of bf16
+DTYPES_OF = {"attention": ("fp16", "bf16")}  # operators that are wanted fast in other dtypes
 
-
-def device_here() -> str:
-    """cuda or cpu."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+logger = logging.getLogger(__name__)
 
 
 def model_here(device: str) -> ModelConfig:
-    """The published network on a GPU; elsewhere one that an interpreter gets through: 64 px from 8 x 8 rays."""
+    """The published network on a GPU; elsewhere a network small enough for an interpreter: 64 px from 8 x 8 rays."""
     if device == "cuda":
         return PRESETS["portrait4d_v2"]()
     tiny = PRESETS["tiny"]()
@@ -39,9 +35,10 @@ def model_here(device: str) -> ModelConfig:
 
 
 def chosen(operators: Sequence[str]) -> list[str]:
-    """Names of operators; none are all.
+    """Check the names of operators; no names mean all of them.
 
-    Raises: `InputError` for an unknown one.
+    Raises:
+        InputError: there is no such operator.
     """
     for name in operators:
         if name not in CASES:
@@ -49,41 +46,39 @@ def chosen(operators: Sequence[str]) -> list[str]:
     return list(operators) or list(CASES)
 
 
-def profile(
-    command: str, operators: Sequence[str] = (), dtypes: Sequence[str] = DTYPES,
-    tell: Callable[[str], None] = lambda name: None, keep: Callable[[dict[str, Any]], None] = lambda found: None,
-) -> dict[str, Any]:  # fmt: skip
-    """Measure everything here; on a CPU at small sizes, to show that it runs.
+def profile(command: str, out: Path, operators: Sequence[str] = (), dtypes: Sequence[str] = ()) -> None:
+    """Measure everything here into a file; on a CPU at small sizes, to show that it runs.
 
     Args:
-        tell: is called with the name of what is measured next. keep: with all that is known after each part.
+        command: the command that measures.
+        out: a JSON file; it is written again after each part, so that an interrupted run leaves what it has.
+        operators: names of cases; all by default.
+        dtypes: names of dtypes; by default fp32 and fp16, or what an operator is wanted fast in.
     """
-    device, names = device_here(), chosen(operators)
-    found: dict[str, Any] = {"machine": describe(command)}
+    device = device_here()
+    figures: dict[str, Any] = {"machine": describe(command)}
     ceiling = None
     if device == "cuda":
-        tell("ceilings")
+        logger.info("ceilings")
         ceiling = roofline.measured_ceiling()
-        found["ceiling"] = {"flops": ceiling.flops, "bandwidth": ceiling.bandwidth, "source": ceiling.source}
+        figures["ceiling"] = {"flops": ceiling.flops, "bandwidth": ceiling.bandwidth, "source": ceiling.source}
     parts = roofline.count(PRESETS["portrait4d_v2"]())
-    found["work"] = {
+    figures["work"] = {
         name: {"once per": work.when, "GFLOP": work.flop / 1e9, "weights_MB": work.weight_bytes / 1e6}
         | ({"floor_ms": 1e3 * work.floor_s(ceiling)} if ceiling else {})
         for name, work in parts.items()
     }
-    found |= {"frame": [], "kernels": []}
-    keep(found)
-    found["frame"] = frame.bench(model_here(device), device, lambda name: tell(f"frame {name}"))
-    for name in names:
-        keep(found)
-        found["kernels"] += kernels.bench(
-            [name], OWN_DTYPES.get(name, dtypes) if dtypes is DTYPES else dtypes, device, tell
-        )
-    return found
+    figures |= {"frame": [], "kernels": []}
+    write(figures, out)
+    figures["frame"] = frame.bench(model_here(device), device)
+    for name in chosen(operators):
+        write(figures, out)
+        figures["kernels"] += kernels.bench([name], dtypes or DTYPES_OF.get(name, DTYPES), device)
+    write(figures, out)
 
 
-def write(found: dict[str, Any], out: Path) -> None:
-    """The figures as JSON; the file appears whole."""
+def write(figures: dict[str, Any], out: Path) -> None:
+    """Write figures as JSON; the file appears whole."""
     part = out.with_name(f".{out.name}.part")
-    part.write_text(json.dumps(found, indent=1) + "\n")
+    part.write_text(json.dumps(figures, indent=1) + "\n")
     part.replace(out)

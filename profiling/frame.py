@@ -1,43 +1,57 @@
-"""A reenacted frame, as the user waits for it: whole and part by part, with the source cached and not, in several ways.
+"""Time a reenacted frame, as the user waits for it: whole and part by part, with the source cached and not.
 
-Ways: `eager fp32`, plain PyTorch; `eager tf32`, the same with TF32 products; `compiled`, what `torch.compile` makes of
-that; `ours`, the kernels with TF32 products; `ours bf16`, the kernels under bfloat16 autocast; `ours on a CPU`, what
-runs where no kernel does.
+Ways: `eager fp32`, plain PyTorch; `eager tf32`, plain PyTorch with TF32 products; `compiled`, what `torch.compile`
+makes of that; `ours`, the kernels with TF32 products; `ours bf16`, the kernels under bfloat16 autocast; `ours on a
+CPU`, what runs where no kernel does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from triportrait.core.config import PRESETS, ModelConfig
-from triportrait.kernels.dispatch import INTERPRETED, Backend, use_backend
-from triportrait.profiling.machine import measure, peak_MB, percentiles
-from triportrait.profiling.parts import Frame, make_frame, told
+from triportrait.kernels.dispatch import INTERPRETED, Backend
+from triportrait.profiling.machine import failure, measure, numerics, peak_MB, percentiles
+from triportrait.profiling.parts import Frame, make_frame, part_hooks
 
-WAYS: dict[str, tuple[Backend, bool, bool, bool]] = {  # backend, TF32, compiled, bfloat16
-    "eager fp32": ("reference", False, False, False),
-    "eager tf32": ("reference", True, False, False),
-    "compiled": ("reference", True, True, False),
-    "ours": ("auto", True, False, False),
-    "ours bf16": ("auto", True, False, True),
-    "ours on a CPU": ("auto", False, False, False),
+
+class Way(NamedTuple):
+    """How a frame is computed."""
+
+    backend: Backend
+    tf32: bool = True
+    compiled: bool = False
+    bf16: bool = False
+
+
+WAYS = {
+    "eager fp32": Way("reference", tf32=False),
+    "eager tf32": Way("reference"),
+    "compiled": Way("reference", compiled=True),
+    "ours": Way("auto"),
+    "ours bf16": Way("auto", bf16=True),
+    "ours on a CPU": Way("auto", tf32=False),
 }
 LEAST_DB = {"ours": 60.0, "ours bf16": 50.0, "ours on a CPU": 70.0}  # against eager fp32, of the picture's range
 REPETITIONS = 20  # of a frame in parts
-ON_CPU = 3  # of a whole frame; an interpreted one takes seconds and runs once
+REPETITIONS_ON_CPU = 3  # of a whole frame; an interpreted one takes seconds and runs once
+
+logger = logging.getLogger(__name__)
 
 
-def bench(config: ModelConfig, device: str, tell: Callable[[str], None] = lambda name: None) -> list[dict[str, Any]]:
-    """A row for each way; one that does not show the picture of `eager fp32` has no times.
+def bench(config: ModelConfig, device: str) -> list[dict[str, Any]]:
+    """Time a frame in each way; one that does not show the picture of `eager fp32` has no times.
 
     Args:
+        config: the network's sizes.
         device: cuda or cpu; a CPU runs `eager fp32`, `ours on a CPU`, and `ours` where the kernels are interpreted
             and the network is no preset, but small.
     """
@@ -49,14 +63,14 @@ def bench(config: ModelConfig, device: str, tell: Callable[[str], None] = lambda
         on_gpu = name != "ours on a CPU"
         if not (on_gpu if device == "cuda" else on_cpu):
             continue
-        tell(name)
+        logger.info("frame: %s", name)
         row: dict[str, Any] = {"way": name}
         rows.append(row)
-        with _in_the_way(way, name, device), torch.inference_mode():
+        with _computed(way, name, device), torch.inference_mode():
             try:
                 image = _whole(frame)()
             except Exception as error:  # a rival may fail, and its row says so
-                row["red"] = _said(error)
+                row["red"] = failure(error)
                 continue
             truth = image if truth is None else truth
             row["psnr_dB"] = round(_psnr(image, truth), 2)
@@ -64,14 +78,10 @@ def bench(config: ModelConfig, device: str, tell: Callable[[str], None] = lambda
                 row["red"] = f"{row['psnr_dB']} dB against eager fp32, {LEAST_DB.get(name, 40.0)} are wanted"
                 continue
             try:
-                row |= _times(frame, device, way[2], interpreted and device == "cpu")
+                row |= _times(frame, device, way.compiled, interpreted and device == "cpu")
             except Exception as error:
-                row["red"] = _said(error)
+                row["red"] = failure(error)
     return rows
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def _times(frame: Frame, device: str, compiled: bool, interpreted: bool) -> dict[str, Any]:
@@ -89,29 +99,29 @@ def _times(frame: Frame, device: str, compiled: bool, interpreted: bool) -> dict
     }  # fmt: skip
     if device == "cpu":
         return {
-            name: dataclasses.asdict(measure([call], device, 0.0, 1, ON_CPU)) | {"peak_MB": None}
+            name: dataclasses.asdict(measure([call], device, 0.0, 1, REPETITIONS_ON_CPU)) | {"peak_MB": None}
             for name, call in calls.items()
         }
     if compiled:
         calls = {name: torch.compile(call, dynamic=False) for name, call in calls.items()}
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for name, call in calls.items():
-        found[name] = dataclasses.asdict(measure([call], device)) | {"peak_MB": peak_MB(call, device)}
+        figures[name] = dataclasses.asdict(measure([call], device)) | {"peak_MB": peak_MB(call, device)}
     if not compiled:  # hooks would break its graphs
-        found["parts"] = _parts(frame)
-    return found
+        figures["parts"] = _parts(frame)
+    return figures
 
 
 def times_of_parts(config: ModelConfig, way: str) -> dict[str, float]:
-    """Part -> milliseconds (median) that it takes on this GPU in one of the ways."""
+    """Measure the median milliseconds of each part on this GPU in one of the ways."""
     frame = make_frame(config, "cuda")
-    with _in_the_way(WAYS[way], way, "cuda"), torch.inference_mode():
-        return {name: found["p50"] for name, found in _parts(frame).items()}
+    with _computed(WAYS[way], way, "cuda"), torch.inference_mode():
+        return {name: times["p50"] for name, times in _parts(frame).items()}
 
 
 def _parts(frame: Frame) -> dict[str, dict[str, float]]:
-    """Milliseconds of each part of a frame of which nothing is cached."""
-    found: dict[str, list[float]] = {}
+    """Measure the milliseconds of each part of a frame of which nothing is cached."""
+    milliseconds: dict[str, list[float]] = {}
     for repetition in range(REPETITIONS + 2):
         marks: dict[str, list[torch.cuda.Event]] = {}
 
@@ -120,15 +130,15 @@ def _parts(frame: Frame) -> dict[str, dict[str, float]]:
             event.record()
             marks.setdefault(name, []).append(event)
 
-        with told(frame, mark, mark):
+        with part_hooks(frame, mark, mark):
             _whole(frame)()
         torch.cuda.synchronize()
         if repetition < 2:
             continue  # warm-up
         for name, events in marks.items():
             pairs = zip(events[::2], events[1::2], strict=True)
-            found.setdefault(name, []).append(sum(a.elapsed_time(b) for a, b in pairs))
-    return {name: dataclasses.asdict(percentiles(taken)) for name, taken in found.items()}
+            milliseconds.setdefault(name, []).append(sum(a.elapsed_time(b) for a, b in pairs))
+    return {name: dataclasses.asdict(percentiles(each)) for name, each in milliseconds.items()}
 
 
 def _whole(frame: Frame) -> Callable[[], Tensor]:
@@ -136,21 +146,15 @@ def _whole(frame: Frame) -> Callable[[], Tensor]:
 
 
 @contextlib.contextmanager
-def _in_the_way(way: tuple[Backend, bool, bool, bool], name: str, device: str) -> Iterator[None]:
-    backend, tf32, _, bf16 = way
-    if name == "ours" and device == "cpu":
-        backend = "triton"
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-    try:
-        with use_backend(backend), torch.autocast(device, torch.bfloat16, enabled=bf16):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+def _computed(way: Way, name: str, device: str) -> Iterator[None]:
+    """Inside, a frame is computed in this way."""
+    backend: Backend = "triton" if name == "ours" and device == "cpu" else way.backend
+    with numerics(backend, way.tf32), torch.autocast(device, torch.bfloat16, enabled=way.bf16):
+        yield
 
 
 def _psnr(image: Tensor, truth: Tensor) -> float:
-    """dB of the picture's range, 99 where they are equal."""
+    """PSNR in dB, the peak being the truth's range; 99 where they are equal."""
     spread = (truth.max() - truth.min()).item() or 1.0
     error = (image.float() - truth.float()).square().mean().item()
     if not math.isfinite(error):

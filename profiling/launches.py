@@ -1,6 +1,6 @@
-"""Which kernels an operator launches, with which arguments, without running any: the operator runs on meta tensors.
+"""Which kernels an operator launches, and with which arguments; none is run, as the operator gets meta tensors.
 
-What is compiled and counted is so what is launched, with the real constants.
+So what is compiled and counted is what is launched, with the real constants.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TYPES = {
     torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int64: "i64",
     torch.int32: "i32",
 }  # fmt: skip
-ALIGNED = 16  # bytes of a pointer, and what an integer may be divisible by
+DIVISOR = 16  # Triton specialises on pointers and integers that are divisible by it
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Launch:
         kernel: the jitted function.
         grid: programs along each axis.
         signature: argument -> Triton's name of its type, "constexpr" for constants.
-        constants: argument -> value; integers that are 1 are constants, too.
-        divisible: arguments that are divisible by 16: pointers, and integers that happen to be.
-        options: num_warps, num_stages.
-        integers: arguments that are whole numbers, constants included, and their values.
+        constants: argument -> value; an integer that is 1 is a constant, too.
+        divisible: the pointers and integers that are divisible by 16.
+        options: num_warps and num_stages.
+        integers: argument -> value of every whole number, constants included.
     """
 
     kernel: Any
@@ -49,19 +49,19 @@ class Launch:
 
     @property
     def name(self) -> str:
-        """Module and function."""
-        module = self.kernel.fn.__module__.rsplit(".", 1)[-1]
+        """The module and the function."""
+        module = self.kernel.fn.__module__.removeprefix("triportrait.kernels.").replace(".", "_")
         return f"{module}.{self.kernel.fn.__name__.strip('_').removesuffix('_kernel')}"
 
     def program(self) -> tuple[Any, ...]:
-        """Equal for launches that are compiled to the same program, but for what is known of their integers."""
-        own = [p.name for p in self.kernel.params if p.is_constexpr]
-        return self.name, tuple((k, str(self.constants[k])) for k in own), tuple(self.options.items())
+        """A key that is equal for launches of one program, except for what Triton knows of their integers."""
+        constants = [p.name for p in self.kernel.params if p.is_constexpr]
+        return self.name, tuple((k, str(self.constants[k])) for k in constants), tuple(self.options.items())
 
 
 @contextmanager
 def recorded() -> Iterator[list[Launch]]:
-    """Inside, launches are written down instead of made."""
+    """Inside, launches are recorded instead of made."""
     from triton.runtime.jit import JITFunction
 
     launches: list[Launch] = []
@@ -69,20 +69,20 @@ def recorded() -> Iterator[list[Launch]]:
     def run(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
         launches.append(_launch(self, grid, arguments, options))
 
-    own = JITFunction.run
+    original = JITFunction.run
     JITFunction.run = run
     try:
         yield launches
     finally:
-        JITFunction.run = own
+        JITFunction.run = original
 
 
 def launches_of(name: str, sizes: Sizes, dtype: torch.dtype, backward: bool) -> list[Launch]:
-    """The launches of a case, forward, and backward where it is asked for and exists; of equal ones the largest."""
+    """The launches of a case, forward, and backward if wanted and there is one; of equal programs the largest."""
     case = CASES[name]
     with FakeTensorMode():  # a frame's inputs without their memory
-        made = [None if x is None else x if x.dim() else int(x) for x in make_inputs(name, sizes, dtype)]
-    inputs = [torch.empty(x.shape, dtype=x.dtype, device="meta") if isinstance(x, Tensor) else x for x in made]
+        fakes = [None if x is None else x if x.dim() else int(x) for x in make_inputs(name, sizes, dtype)]
+    inputs = [torch.empty(x.shape, dtype=x.dtype, device="meta") if isinstance(x, Tensor) else x for x in fakes]
     with recorded() as launches, use_backend("triton"):
         if not (backward and case.differentiable):
             with torch.no_grad():
@@ -94,8 +94,8 @@ def launches_of(name: str, sizes: Sizes, dtype: torch.dtype, backward: bool) -> 
             torch.autograd.backward(outputs, [torch.empty_like(y) for y in outputs])
     largest: dict[Any, Launch] = {}
     for launch in launches:
-        known = largest.setdefault(launch.program(), launch)
-        if math.prod(launch.grid) > math.prod(known.grid):
+        other = largest.setdefault(launch.program(), launch)
+        if math.prod(launch.grid) > math.prod(other.grid):
             largest[launch.program()] = launch
     return list(largest.values())
 
@@ -107,8 +107,8 @@ def _launch(kernel: Any, grid: Any, arguments: tuple[Any, ...], options: dict[st
     signature, constants, divisible = {}, {}, []
     for parameter in kernel.params:
         value = values[parameter.name]
-        plain = parameter.do_not_specialize
-        if parameter.is_constexpr or value is None or (type(value) is int and value == 1 and not plain):
+        unspecialized = parameter.do_not_specialize
+        if parameter.is_constexpr or value is None or (type(value) is int and value == 1 and not unspecialized):
             signature[parameter.name], constants[parameter.name] = "constexpr", value
         elif isinstance(value, Tensor):
             signature[parameter.name] = "*" + _TYPES[value.dtype]
@@ -117,7 +117,7 @@ def _launch(kernel: Any, grid: Any, arguments: tuple[Any, ...], options: dict[st
             signature[parameter.name] = "i1"
         elif isinstance(value, int):
             signature[parameter.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-            if value % ALIGNED == 0 and not plain:
+            if value % DIVISOR == 0 and not unspecialized:
                 divisible.append(parameter.name)
         else:
             signature[parameter.name] = "fp32"

@@ -7,14 +7,16 @@ import itertools
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from triportrait.core.commit import commit
+from triportrait.kernels.dispatch import Backend, use_backend
 from triportrait.kernels.language import HAVE_TRITON
-from triportrait.train.training import commit
 
 NO_PERFORMANCE = "times of a CPU and of an interpreter: they show that the bench runs, they are no performance"
 
@@ -31,30 +33,60 @@ class Times:
     repetitions: int
 
 
+def device_here() -> str:
+    """The device that is measured: cuda, or cpu where PyTorch sees no GPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def describe(command: str) -> dict[str, Any]:
-    """What stands beside every figure."""
-    found: dict[str, Any] = {
-        "command": command, "commit": commit(), "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "torch": torch.__version__, "triton": _triton(), "python": platform.python_version(),
+    """Tell what stands beside every figure."""
+    where: dict[str, Any] = {
+        "command": command, "commit": commit(), "date": _today(), "torch": torch.__version__, "triton": _triton(),
+        "python": platform.python_version(),
     }  # fmt: skip
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
-        found |= {
+        where |= {
             "machine": properties.name, "chip": f"sm_{properties.major}{properties.minor}", "driver": _driver(),
             "multiprocessors": properties.multi_processor_count, "memory_GB": round(properties.total_memory / 1e9, 1),
         }  # fmt: skip
     else:
-        found |= {"machine": f"{platform.machine()} CPU", "chip": "", "driver": "", "note": NO_PERFORMANCE}
-    return found
+        where |= {"machine": f"{platform.machine()} CPU", "chip": "", "driver": "", "note": NO_PERFORMANCE}
+    return where
+
+
+def made_by(command: str) -> str:
+    """A line for a table that depends on no machine: the command, the versions, the commit, the day."""
+    triton = f"Triton {_triton()}, " if HAVE_TRITON else ""
+    return f"`{command}`: {triton}torch {torch.__version__}, commit {commit()}, {_today()}"
+
+
+@contextmanager
+def numerics(backend: Backend, tf32: bool) -> Iterator[None]:
+    """Inside, operators run on this backend, and float32 products of PyTorch's own are TF32 ones or exact."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    try:
+        with use_backend(backend):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def measure(
     functions: Sequence[Callable[[], object]], device: str, least_s: float = 0.3, warm_up: int = 3, least: int = 100
 ) -> Times:
-    """Time of one call, the functions in turn: give several with inputs of their own, so that no cache flatters.
+    """Time one call, the functions in turn: give several with inputs of their own, so that no cache flatters.
 
-    On a GPU by events in its stream, what the host needs to launch included where that is longer; a graph has none.
-    On a CPU by the clock.
+    On a GPU time is taken by events in its stream; it includes what the host needs to launch where that takes longer,
+    which a CUDA graph does not. On a CPU time is taken by the clock.
+
+    Args:
+        functions: all do the same work.
+        device: cuda or cpu.
+        least_s: measure for at least so many seconds.
+        warm_up: rounds that are not measured.
+        least: measure at least so many calls.
     """
     for _ in range(warm_up):
         for function in functions:
@@ -62,9 +94,9 @@ def measure(
     gpu = device == "cuda"
     if gpu:
         torch.cuda.synchronize()
-    taken: list[float] = []
-    began = time.perf_counter()
-    while len(taken) < least or time.perf_counter() - began < least_s:
+    milliseconds: list[float] = []
+    started = time.perf_counter()
+    while len(milliseconds) < least or time.perf_counter() - started < least_s:
         if gpu:
             marks = [torch.cuda.Event(enable_timing=True) for _ in range(len(functions) + 1)]
             marks[0].record()
@@ -72,25 +104,25 @@ def measure(
                 function()
                 mark.record()
             torch.cuda.synchronize()
-            taken += [a.elapsed_time(b) for a, b in itertools.pairwise(marks)]
+            milliseconds += [a.elapsed_time(b) for a, b in itertools.pairwise(marks)]
         else:
             for function in functions:
                 start = time.perf_counter()
                 function()
-                taken.append((time.perf_counter() - start) * 1e3)
-    return percentiles(taken)
+                milliseconds.append((time.perf_counter() - start) * 1e3)
+    return percentiles(milliseconds)
 
 
-def percentiles(taken: Sequence[float]) -> Times:
-    """Of milliseconds."""
-    values = torch.tensor(taken, dtype=torch.float64)
+def percentiles(milliseconds: Sequence[float]) -> Times:
+    """Summarise the times of single calls."""
+    values = torch.tensor(milliseconds, dtype=torch.float64)
     at = torch.quantile(values, torch.tensor([0.2, 0.5, 0.8, 0.9, 0.99], dtype=torch.float64)).tolist()
     p20, p50, p80, p90, p99 = (round(value, 5) for value in at)
-    return Times(p20, p50, p80, p90, p99, len(taken))
+    return Times(p20, p50, p80, p90, p99, len(milliseconds))
 
 
 def peak_MB(function: Callable[[], object], device: str) -> float | None:
-    """The most memory that a call holds beyond what was there before it, MB; None without a GPU."""
+    """The most memory, in MB, that a call holds beyond what was held before it; None without a GPU."""
     if device != "cuda":
         return None
     torch.cuda.synchronize()
@@ -98,9 +130,18 @@ def peak_MB(function: Callable[[], object], device: str) -> float | None:
     before = torch.cuda.memory_allocated()
     result = function()
     torch.cuda.synchronize()
-    found = (torch.cuda.max_memory_allocated() - before) / 1e6
+    peak = (torch.cuda.max_memory_allocated() - before) / 1e6
     del result
-    return round(found, 3)
+    return round(peak, 3)
+
+
+def failure(error: Exception) -> str:
+    """What a row says in the place of a figure: the error's kind and the first line of its message."""
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def _driver() -> str:

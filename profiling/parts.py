@@ -1,4 +1,4 @@
-"""A frame of the network, part by part: what is counted, what is timed, and when each part runs.
+"""A frame of the network and its parts: what is counted, what is timed, and when each part runs.
 
 A part is a handful of modules; whatever runs inside their forward belongs to it.
 """
@@ -21,7 +21,8 @@ from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.types import Camera, Driving, Head, NeckGrid, Source
 
 When = Literal["source", "frame", "view"]
-PARTS: dict[str, When] = {  # name -> it runs once per source, per driving frame, or per view of a frame
+SEED = 0
+PARTS: dict[str, When] = {  # name -> whether it runs once per source, per driving frame, or per view of a frame
     "global encoder": "source",
     "detail encoder": "source",
     "background U-Net": "source",
@@ -39,13 +40,17 @@ PARTS: dict[str, When] = {  # name -> it runs once per source, per driving frame
 
 @dataclass
 class Frame:
-    """A network and what one frame of it takes; batch 1.
+    """A network and the inputs of one frame.
 
     Attributes:
-        portrait: at its published sizes or smaller.
-        encoder: of the motion; None where the motion is given (a network of other motion than PD-FGC's).
-        field: of a mesh of FLAME's size; None where it is not counted by running.
-        image: [1, 3, S, S]. crop: [1, 3, 224, 224]. motion: [1, M]. neck: where there is no field. camera: one.
+        portrait: the network, at its published sizes or smaller.
+        encoder: the motion encoder; None where the network takes another motion than PD-FGC's, which is then given.
+        field: the neck field on a mesh of FLAME's size; None where the neck is given.
+        image: [1, 3, S, S].
+        crop: [1, 3, 224, 224].
+        motion: [1, M].
+        neck: the neck pose where there is no field.
+        camera: one camera.
     """
 
     portrait: Portrait4D
@@ -59,28 +64,28 @@ class Frame:
 
     def modules(self) -> dict[str, list[nn.Module]]:
         """The modules of each part."""
-        made = self.portrait.reconstructor
+        reconstructor = self.portrait.reconstructor
         return {
-            "global encoder": [made.global_encoder],
-            "detail encoder": [made.detail_encoder],
-            "background U-Net": [made.background_encoder],
-            "neutral blocks": [made.neutralizer],
+            "global encoder": [reconstructor.global_encoder],
+            "detail encoder": [reconstructor.detail_encoder],
+            "background U-Net": [reconstructor.background_encoder],
+            "neutral blocks": [reconstructor.neutralizer],
             "motion encoder": [] if self.encoder is None else [self.encoder],
             "neck field": [] if self.field is None else [self.field],
-            "motion maps": [made.transfer.tokens],
-            "motion blocks": list(made.transfer.blocks),
-            "canonical convs": list(made.transfer.tail),
-            "tri-plane decoder": [made.plane_decoder],
+            "motion maps": [reconstructor.transfer.tokens],
+            "motion blocks": list(reconstructor.transfer.blocks),
+            "canonical convs": list(reconstructor.transfer.tail),
+            "tri-plane decoder": [reconstructor.plane_decoder],
             "render": [self.portrait.volume],
             "super-resolution": [self.portrait.superres],
         }
 
     def prepare(self) -> Source:
-        """What depends on the source alone."""
+        """Compute what depends on the source alone."""
         return self.portrait.prepare(self.image, self.motion)
 
     def reenact(self, source: Source) -> Head:
-        """What depends on the driving frame."""
+        """Compute what depends on the driving frame."""
         motion = self.motion if self.encoder is None else self.encoder(self.crop)
         neck = self.neck
         if self.field is not None:
@@ -89,23 +94,26 @@ class Frame:
         return self.portrait.reenact(source, Driving(motion, neck))
 
     def render(self, head: Head) -> Tensor:
-        """What depends on the view: [1, 3, S, S]."""
+        """Compute what depends on the view: [1, 3, S, S]."""
         return self.portrait.render(head, self.camera).image
 
 
-def make_frame(config: ModelConfig, device: torch.device | str = "cpu", seed: int = 0, serves: bool = True) -> Frame:
-    """A network with its first weights and random inputs; the seed alone decides.
+def make_frame(config: ModelConfig, device: torch.device | str = "cpu", served: bool = True) -> Frame:
+    """Make a network with its first weights and random inputs, always the same.
 
     Args:
-        serves: folded and with a neck field, as where it serves; without, what is counted on tensors without memory.
+        config: the network's sizes.
+        device: where it runs.
+        served: the network is folded and has a neck field, as where frames are served; without, it can be counted on
+            tensors without memory.
     """
-    rng = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(SEED)
     width = config.transformer.motion_width
     with torch.random.fork_rng(devices=[]), torch.device(device):
-        torch.manual_seed(seed)
+        torch.manual_seed(SEED)
         portrait = Portrait4D(config).eval().requires_grad_(False)
         nn.init.normal_(portrait.volume.field.density.weight, std=4.0)  # it starts at 0: all densities would be alike
-        if serves:
+        if served:
             portrait.fold()
         encoder = MotionEncoder().eval().requires_grad_(False) if MotionEncoder.motion_width == width else None
 
@@ -117,7 +125,7 @@ def make_frame(config: ModelConfig, device: torch.device | str = "cpu", seed: in
         0.02 * random(1, fine, fine, fine, 4), 0.02 * random(1, coarse, coarse, coarse, 3), config.render.box_side,
         config.neck.near_squared_distance,
     )  # fmt: skip
-    field = NeckField(config.neck, config.render.box_side, *sphere_tables(config.neck)).to(device) if serves else None
+    field = NeckField(config.neck, config.render.box_side, *sphere_tables(config.neck)).to(device) if served else None
     return Frame(
         portrait, encoder, field, 2 * random(1, 3, config.image_size, config.image_size) - 1,
         2 * random(1, 3, CROP_SIZE, CROP_SIZE) - 1, random(1, width), neck, fixed_camera().to(device),
@@ -125,7 +133,7 @@ def make_frame(config: ModelConfig, device: torch.device | str = "cpu", seed: in
 
 
 def sphere_tables(config: NeckConfig) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Tables of FLAME's sizes whose coarse mesh, of 714 vertices and 1394 faces, is a sphere."""
+    """Make tables of FLAME's sizes whose coarse mesh, of 714 vertices and 1394 faces, is a sphere."""
     rows, columns, vertices, joints = 42, 17, 5023, 5
     up = torch.linspace(0.02, 3.12, rows)[:, None].expand(rows, columns)
     around = (torch.arange(columns) * (6.2832 / columns)).expand(rows, columns)
@@ -151,7 +159,7 @@ def sphere_tables(config: NeckConfig) -> tuple[dict[str, Tensor], dict[str, Tens
 
 
 @contextmanager
-def told(frame: Frame, enter: Callable[[str], None], leave: Callable[[str], None]) -> Iterator[None]:
+def part_hooks(frame: Frame, enter: Callable[[str], None], leave: Callable[[str], None]) -> Iterator[None]:
     """Inside, `enter` and `leave` are called with a part's name around each of its modules."""
     hooks = []
     for name, modules in frame.modules().items():

@@ -1,21 +1,19 @@
-"""The table of what the compiler makes of every launch: registers, spills, memory, occupancy, instructions.
+"""Compile every launch and tabulate registers, spills, memory, occupancy and instructions.
 
 Run it in a process without TRITON_INTERPRET.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import torch
-
-from triportrait.profiling.cases import CASES
+from triportrait.profiling.cases import CASES, DTYPES
 from triportrait.profiling.compiled import CHIPS, Program, compile_launch
 from triportrait.profiling.launches import Launch, launches_of
 
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 MOST_ALONG = 65535  # programs along the second and third axis of a grid
 PRODUCTS = {  # launches whose products belong on tensor cores, in half precision
     "march_forward.propose", "march_forward.march", "march_backward.probe", "march_backward.mlp", "field.decode",
@@ -52,19 +50,19 @@ HEADER = (
     "| operator | launch | dtype | chip | programs | warps | registers | spills | shared KB | per SM | mma / wgmma | "
     "loads of 16 B | instructions: loop, rest | tensor GFLOP | GB asked for |"
 )
-
-
-COLUMNS = (
+LEGEND = (
     "Programs: of the launch. Registers, spills (loads and stores of local memory in the code): of a thread. Per SM: "
     "programs that fit on a multiprocessor at once. mma / wgmma, loads, instructions: as they stand in the code. "
     "Tensor GFLOP, and GB asked of the caches: of the launch, from the code and the turns of its loop, for all lanes; "
     "- where the turns are not known."
 )
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Row:
-    """A launch of an operator and its program for one chip."""
+    """A launch of an operator, and its program for one chip."""
 
     operator: str
     dtype: str
@@ -72,36 +70,36 @@ class Row:
     program: Program
 
     def faults(self) -> list[str]:
-        """What is wrong with it, in sentences."""
+        """What is wrong with the program, in sentences."""
         p, name = self.program, f"{self.launch.name} {self.dtype} sm_{self.program.chip}"
-        found = []
+        faults = []
         if p.spills and (self.launch.name, self.dtype, p.chip) not in SPILLS:
-            found.append(f"{name}: {p.spills} spills, and no reason is given for them")
+            faults.append(f"{name}: {p.spills} spills, and no reason is given for them")
         if not p.fits:
-            found.append(f"{name}: {p.shared} bytes of shared memory are more than the chip has")
+            faults.append(f"{name}: {p.shared} bytes of shared memory are more than the chip has")
         if max((0, *self.launch.grid[1:])) > MOST_ALONG:
-            found.append(f"{name}: {self.launch.grid} programs; an axis but the first ends at {MOST_ALONG}")
+            faults.append(f"{name}: {self.launch.grid} programs; an axis but the first ends at {MOST_ALONG}")
         if not p.programs:
-            found.append(f"{name}: not one program fits on a multiprocessor")
+            faults.append(f"{name}: not one program fits on a multiprocessor")
         if self.dtype != "fp32" and self.launch.name in PRODUCTS and not (p.counts.get("mma") or p.counts.get("wgmma")):
-            found.append(f"{name}: its products are not on tensor cores")
-        return found
+            faults.append(f"{name}: its products are not on tensor cores")
+        return faults
 
     def work(self) -> tuple[float | None, float | None]:
         """FLOP of tensor cores and bytes asked of the caches by a launch; None where the turns of a loop are unknown.
 
-        Counted from the code, for all lanes: what is done twice counts twice, masked lanes count, too.
+        They are counted from the code for all lanes: what is done twice counts twice, and masked lanes count, too.
         """
         p = self.program
         if p.loop is not None and self.launch.name not in TURNS:
             return None, None
         turns = TURNS[self.launch.name](self.launch.integers) if p.loop else 0
-        done = [p.rest] + ([p.loop] * turns if p.loop else [])
+        pieces = [p.rest] + ([p.loop] * turns if p.loop else [])
         programs = math.prod(self.launch.grid)
-        return programs * sum(w.flop for w in done), programs * sum(w.bytes for w in done)
+        return programs * sum(w.flop for w in pieces), programs * sum(w.bytes for w in pieces)
 
     def line(self) -> str:
-        """A line of the table."""
+        """The row as a line of the table."""
         p, c = self.program, self.program.counts
         flop, size = self.work()
         cells = [
@@ -115,10 +113,7 @@ class Row:
         return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def compile_all(
-    operators: Iterable[str], dtypes: Iterable[str], chips: Iterable[int] = CHIPS,
-    tell: Callable[[str], None] = lambda name: None,
-) -> list[Row]:  # fmt: skip
+def compile_all(operators: Iterable[str], dtypes: Iterable[str]) -> list[Row]:
     """Compile every launch of some operators at the size of a frame, forward and backward."""
     rows = []
     for operator in operators:
@@ -126,8 +121,8 @@ def compile_all(
             if dtype != "fp32" and CASES[operator].wide_only:
                 continue
             for launch in launches_of(operator, CASES[operator].paper, DTYPES[dtype], True):
-                for chip in chips:
-                    tell(f"{launch.name} {dtype} sm_{chip}")
+                for chip in CHIPS:
+                    logger.info("compile: %s, %s, sm_%d", launch.name, dtype, chip)
                     rows.append(Row(operator, dtype, launch, compile_launch(launch, chip)))
     return rows
 
@@ -137,5 +132,5 @@ def table(rows: list[Row]) -> str:
     lines = [HEADER, "|" + " --- |" * HEADER.count(" | ") + " --- |", *(row.line() for row in rows)]
     spilled = dict.fromkeys((r.launch.name, r.dtype, r.program.chip) for r in rows if r.program.spills)
     reasons = [f"- {x[0]}, {x[1]}, sm_{x[2]}: {SPILLS[x]}" for x in spilled if x in SPILLS]
-    lines += ["", COLUMNS] + (["", "Spills and their reasons:", *reasons] if reasons else [])
+    lines += ["", LEGEND] + (["", "Spills and their reasons:", *reasons] if reasons else [])
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""The figures of `profile all` as tables between two markers of the README, and as a chart of parts against floors."""
+"""Put the figures of `profile all` into tables between two markers of the README, and into a chart."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ FLOOR = (200, 60, 50)
 def report(figures: Path, readme: Path, chart: Path) -> None:
     """Write the tables and the chart.
 
-    Raises: `InputError` for a file that is none of `profile all`, was made without a GPU, or has a red row, and for a
-        README without the markers; nothing is written then.
+    Raises:
+        InputError: the file is none of `profile all`, was made without a GPU, or has a row without a figure; or the
+            README lacks the markers. Nothing is written then.
     """
-    found = _read(figures)
+    measured = _read(figures)
     try:
         text = readme.read_text()
     except OSError as error:
@@ -31,28 +32,28 @@ def report(figures: Path, readme: Path, chart: Path) -> None:
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise InputError(f"{readme}: expected {BEGIN} and then {END}, each once; write them where the tables belong")
     before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    draw(found, chart)
-    readme.write_text(f"{before}\n{tables(found)}{after}")
+    draw(measured, chart)
+    readme.write_text(f"{before}\n{tables(measured)}{after}")
 
 
-def tables(found: dict[str, Any]) -> str:
-    """Frame and operators as Markdown, under the line that says where they are from."""
-    said = ", ".join(f"{name} {value}" for name, value in found["machine"].items() if value)
-    return f"{said}\n\n{frame.table(found['frame'])}\n{kernels.table(found['kernels'])}"
+def tables(figures: dict[str, Any]) -> str:
+    """The frame and the operators as Markdown, under a line that says where they are from."""
+    where = ", ".join(f"{name} {value}" for name, value in figures["machine"].items() if value)
+    return f"{where}\n\n{frame.table(figures['frame'])}\n{kernels.table(figures['kernels'])}"
 
 
-def draw(found: dict[str, Any], path: Path) -> None:
-    """A bar per part and way, milliseconds at a logarithmic scale, and a mark at the part's floor."""
+def draw(figures: dict[str, Any], path: Path) -> None:
+    """Draw a bar for each part and way, in milliseconds on a logarithmic scale, and a mark at the part's floor."""
     from PIL import Image, ImageDraw, ImageFont
 
-    rows = {row["way"]: row["parts"] for row in found["frame"] if row.get("parts")}
+    rows = {row["way"]: row["parts"] for row in figures["frame"] if row.get("parts")}
     ways = [way for way in WAYS if way in rows]
-    parts = [name for name in found["work"] if any(name in rows[way] for way in ways)]
+    parts = [name for name in figures["work"] if any(name in rows[way] for way in ways)]
     if not parts:
         raise InputError("figures: expected a frame in parts, the file has none; make it again with `profile all`")
-    taken = {(part, way): rows[way][part]["p50"] for part in parts for way in ways if part in rows[way]}
-    floors = {part: found["work"][part]["floor_ms"] for part in parts}
-    low, high = min([*floors.values(), *taken.values()]), max([*floors.values(), *taken.values()])
+    milliseconds = {(part, way): rows[way][part]["p50"] for part in parts for way in ways if part in rows[way]}
+    floors = {part: figures["work"][part]["floor_ms"] for part in parts}
+    low, high = min([*floors.values(), *milliseconds.values()]), max([*floors.values(), *milliseconds.values()])
     low, high = max(low, 1e-4) / 1.5, high * 1.5
 
     def across(ms: float) -> float:
@@ -61,7 +62,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     tall = len(ways) * BAR + GAP
     picture = Image.new("RGB", (WIDTH, TOP + len(parts) * tall + 20), "white")
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
-    pen.text((LEFT, 12), f"milliseconds a part, log scale: {found['machine']['machine']}", "black", font)
+    pen.text((LEFT, 12), f"milliseconds a part, log scale: {figures['machine']['machine']}", "black", font)
     x = LEFT
     for name, colour in [*((way, COLOURS[way]) for way in ways), ("floor", FLOOR)]:
         pen.rectangle((x, 40, x + 12, 52), colour)
@@ -71,10 +72,10 @@ def draw(found: dict[str, Any], path: Path) -> None:
         y = TOP + i * tall
         pen.text((12, y + (tall - GAP) / 2 - 8), part, "black", font)
         for j, way in enumerate(ways):
-            if (part, way) in taken:
-                end = across(taken[part, way])
+            if (part, way) in milliseconds:
+                end = across(milliseconds[part, way])
                 pen.rectangle((LEFT, y + j * BAR, end, y + (j + 1) * BAR - 2), COLOURS[way])
-                pen.text((end + 6, y + j * BAR - 3), f"{taken[part, way]:.3f}", "black", font)
+                pen.text((end + 6, y + j * BAR - 3), f"{milliseconds[part, way]:.3f}", "black", font)
         at = across(floors[part])
         pen.line((at, y - 3, at, y + tall - GAP + 2), FLOOR, 3)
     picture.save(path)
@@ -82,12 +83,12 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = read_json(path)
-        machine, red = found["machine"], [row for row in (*found["frame"], *found["kernels"]) if "red" in row]
+        figures = read_json(path)
+        machine, red = figures["machine"], [row for row in (*figures["frame"], *figures["kernels"]) if "red" in row]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: expected what `triportrait profile all` writes; make it again") from error
     if not machine.get("chip"):
         raise InputError(f"{path}: expected figures of a GPU, these are of a CPU and no performance; run it on a GPU")
     if red:
         raise InputError(f"{path}: {len(red)} rows have no figure, the first: {red[0]['red']}; mend that first")
-    return found  # type: ignore[no-any-return]
+    return figures  # type: ignore[no-any-return]

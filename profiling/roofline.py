@@ -1,4 +1,4 @@
-"""Operations and bytes of a frame, counted while it runs on tensors without memory, and the time that no GPU can beat.
+"""Count the operations and bytes of a frame while it runs on tensors without memory; the time no GPU can beat.
 
 The floor of an operation (a product or a convolution) is the larger of two times: its operations at the GPU's peak, and
 its operands, read or written once in half precision, at the GPU's bandwidth. Everything else is free. The render is one
@@ -19,11 +19,12 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from triportrait.core.config import ModelConfig
 from triportrait.kernels.dispatch import use_backend
-from triportrait.profiling.parts import PARTS, Frame, When, make_frame, told
+from triportrait.profiling.machine import measure
+from triportrait.profiling.parts import PARTS, Frame, When, make_frame, part_hooks
 
 HALF = 2  # bytes
 FLAME_VERTICES, POSE_DIRECTIONS = 5023, 36
-PAIR_FLOP = 135  # float64, an estimate: of a point and a triangle, its edges, its plane, and where the foot lies
+PAIR_FLOP = 135  # an estimate, float64: the distances of a point to a triangle's edges and plane, and which counts
 COARSE_FACES = 1394
 _attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
@@ -33,8 +34,11 @@ class Ceiling:
     """What a GPU can do at most.
 
     Attributes:
-        flops: of half-precision products, a second. bandwidth: bytes a second. double_flops: of float64 arithmetic
-            without tensor cores, a second. source: where they are from.
+        name: the GPU's.
+        flops: operations a second of half-precision products.
+        bandwidth: bytes a second.
+        double_flops: operations a second of float64 arithmetic without tensor cores.
+        source: where the numbers are from.
     """
 
     name: str
@@ -52,9 +56,13 @@ CEILINGS = (
 
 @dataclass
 class Work:
-    """What a part does: `operations` are (FLOP, bytes) of each product; `weight_bytes` in half precision.
+    """The work of a part.
 
-    double: the operations are float64 arithmetic, not products in half precision.
+    Attributes:
+        when: how often it runs.
+        operations: (FLOP, bytes) of each product.
+        weight_bytes: the size of its weights in half precision.
+        double: whether the operations are float64 arithmetic instead of products in half precision.
     """
 
     when: When
@@ -64,11 +72,11 @@ class Work:
 
     @property
     def flop(self) -> float:
-        """Of all operations; a multiplication and an addition are two."""
+        """The operations of all products; a multiplication and an addition are two."""
         return sum(flop for flop, _ in self.operations)
 
     def floor_s(self, ceiling: Ceiling) -> float:
-        """Seconds that a GPU needs at least."""
+        """The seconds that a GPU needs at least."""
         peak = ceiling.double_flops if self.double else ceiling.flops
         return sum(max(flop / peak, size / ceiling.bandwidth) for flop, size in self.operations)
 
@@ -96,30 +104,30 @@ class _Counter(TorchDispatchMode):
 
 
 def count(config: ModelConfig) -> dict[str, Work]:
-    """The work of each part of a frame of a network, batch 1."""
+    """Count the work of each part of one frame of a network."""
     with FakeTensorMode(), torch.no_grad(), use_backend("reference"):
-        frame = make_frame(config, serves=False)
+        frame = make_frame(config, served=False)
         parts = {name: Work(when) for name, when in PARTS.items()}
-        counter, began = _Counter(), 0
+        counter, first = _Counter(), 0
 
         def enter(name: str) -> None:
-            nonlocal began
-            began = len(counter.operations)
+            nonlocal first
+            first = len(counter.operations)
 
         def leave(name: str) -> None:
-            parts[name].operations += counter.operations[began:]
+            parts[name].operations += counter.operations[first:]
 
-        with counter, told(frame, enter, leave):
+        with counter, part_hooks(frame, enter, leave):
             frame.render(frame.reenact(frame.prepare()))
         for name, modules in frame.modules().items():
             parts[name].weight_bytes = HALF * sum(p.numel() for m in modules for p in m.parameters())
         parts["render"].operations = [_march(frame, parts["render"].flop)]
-    parts["neck field"] = _neck_field(config)  # which asks the numbers of a mesh, so that it cannot run here
+    parts["neck field"] = _neck_field(config)  # it reads the numbers of a mesh, so it cannot run here
     return parts
 
 
 def _march(frame: Frame, flop: float) -> tuple[float, float]:
-    """All of the render as one operation."""
+    """Count the render as one operation."""
     r = frame.portrait.config.render
     planes = 3 * r.plane_size**2 * r.plane_width
     pixels = r.neural_size**2 * (r.plane_width + 2)
@@ -127,7 +135,7 @@ def _march(frame: Frame, flop: float) -> tuple[float, float]:
 
 
 def _neck_field(config: ModelConfig) -> Work:
-    """The nearest triangle of every node of the grids, and FLAME's tables, which are read once."""
+    """Count the search of the nearest triangle of every grid node, and FLAME's tables, which are read once."""
     nodes = config.neck.fine_size**3 + config.neck.coarse_size**3
     directions = config.neck.num_shape + config.neck.num_expression + POSE_DIRECTIONS
     tables = float(HALF * 3 * FLAME_VERTICES * (directions + 1))
@@ -135,7 +143,7 @@ def _neck_field(config: ModelConfig) -> Work:
 
 
 def sums(parts: dict[str, Work]) -> dict[str, dict[str, Work]]:
-    """What a user waits for -> the parts that run then."""
+    """The parts that run, by what a user waits for."""
     return {
         "frame, source cached": {n: w for n, w in parts.items() if w.when != "source"},
         "frame, nothing cached": parts,
@@ -144,9 +152,7 @@ def sums(parts: dict[str, Work]) -> dict[str, dict[str, Work]]:
 
 
 def measured_ceiling() -> Ceiling:
-    """The two ceilings of this GPU: a bf16 product of 8192 and a copy of 1 GiB, both of random numbers."""
-    from triportrait.profiling.machine import measure
-
+    """Measure this GPU: a bf16 product of side 8192 and a copy of 1 GiB, both of random numbers."""
     n, device = 8192, "cuda"
     a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
     product = measure([lambda: a @ b], device)
@@ -162,15 +168,19 @@ def measured_ceiling() -> Ceiling:
     )  # fmt: skip
 
 
-def table(parts: dict[str, Work], ceilings: Sequence[Ceiling] = CEILINGS, taken: dict[str, float] | None = None) -> str:
+def table(
+    parts: dict[str, Work], ceilings: Sequence[Ceiling] = CEILINGS, measured_ms: dict[str, float] | None = None
+) -> str:
     """The parts as Markdown.
 
     Args:
-        taken: part -> milliseconds that it took; gives the distance to the last ceiling's floor.
+        parts: their work.
+        ceilings: the GPUs whose floors are shown.
+        measured_ms: milliseconds that parts took, to be compared with the last ceiling's floor.
     """
-    taken = taken or {}
+    measured_ms = measured_ms or {}
     head = ["part", "once per", "GFLOP", "fp16 weights MB", *(f"{c.name}: floor ms" for c in ceilings)]
-    head += ["took ms", "times the floor"] if taken else []
+    head += ["took ms", "times the floor"] if measured_ms else []
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
 
     def line(name: str, when: str, works: list[Work]) -> str:
@@ -179,15 +189,16 @@ def table(parts: dict[str, Work], ceilings: Sequence[Ceiling] = CEILINGS, taken:
             name, when, f"{sum(w.flop for w in works) / 1e9:.1f}", f"{sum(w.weight_bytes for w in works) / 1e6:.1f}",
             *(f"{floor:.3f}" for floor in floors),
         ]  # fmt: skip
-        if taken:
-            cells += [f"{taken[name]:.3f}", f"{taken[name] / floors[-1]:.1f}"] if name in taken else ["-", "-"]
+        if measured_ms:
+            ms = measured_ms.get(name)
+            cells += ["-", "-"] if ms is None else [f"{ms:.3f}", f"{ms / floors[-1]:.1f}"]
         return "| " + " | ".join(cells) + " |"
 
     lines += [line(name, work.when, [work]) for name, work in parts.items()]
     lines += [line(f"**{name}**", "", list(works.values())) for name, works in sums(parts).items()]
     notes = [f"- {c.name}: {c.flops / 1e12:.0f} TFLOP/s, {c.bandwidth / 1e12:.2f} TB/s ({c.source})" for c in ceilings]
-    how = (
+    legend = (
         "Floor: for each product or convolution the larger of its operations at the peak and its operands, once, in "
         "half precision at the bandwidth; all else is free. The render counts planes in and pixels out."
     )
-    return "\n".join([*lines, "", how, *notes]) + "\n"
+    return "\n".join([*lines, "", legend, *notes]) + "\n"

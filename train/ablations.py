@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from triportrait.core.errors import InputError
-from triportrait.train.cameras import THETA_P
 from triportrait.train.config import Init, MotionKind, ReenactConfig, Teacher, TrainConfig
+from triportrait.train.data.cameras import THETA_P
 from triportrait.train.data.clip_store.tracks import FLAME_PARAMETERS
 from triportrait.train.data.heads.population import EXPRESSION_AXES
 from triportrait.train.table3 import ALL_CLIPS, TABLE, WHOLE, Columns, RowName
@@ -27,7 +27,7 @@ _OF_A_SMALL_CAST = 500  # a cast of tens of heads stands for thousands of clips
 
 
 def ablated(config: TrainConfig, row: RowName) -> TrainConfig:
-    """A training whose stage 2 is a row of Table 3.
+    """Return a training whose stage 2 is a row of Table 3.
 
     Args:
         config: of a whole stage 2.
@@ -42,26 +42,26 @@ def ablated(config: TrainConfig, row: RowName) -> TrainConfig:
 
 
 def with_columns(config: TrainConfig, columns: Columns) -> TrainConfig:
-    """A training whose stage 2 has these columns; nothing else of the config is changed."""
-    own, small = config.stage2, config.preset.partition(",")[0] != "paper"
+    """Return a training whose stage 2 has these columns; nothing else of the config is changed."""
+    stage2, small = config.stage2, config.preset.partition(",")[0] != "paper"
     clips = 0 if columns.clips == ALL_CLIPS else columns.clips // (_OF_A_SMALL_CAST if small else 1)
-    optimizer = dataclasses.replace(own.optimizer, motion_factor=columns.motion_rate_factor)
+    optimizer = dataclasses.replace(stage2.optimizer, motion_lr_factor=columns.motion_rate_factor)
     stage = dataclasses.replace(
-        own,
+        stage2,
         init=INIT[columns.initialisation],
         real_driving=REAL_DRIVING if columns.pseudo_p else 1.0,
         real_target=REAL_TARGET if columns.pseudo_q else 1.0,
         motion=MOTION[columns.motion],
         teacher=TEACHER[columns.teacher],
         clips=clips,
-        images=own.images * columns.images // TABLE[WHOLE].images,
+        images=stage2.images * columns.images // TABLE[WHOLE].images,
         optimizer=optimizer,
     )
     return with_motion(dataclasses.replace(config, stage2=stage), stage.motion)
 
 
 def with_motion(config: TrainConfig, kind: MotionKind) -> TrainConfig:
-    """A training whose stage 2 takes its motion from there, with a network for so many numbers.
+    """Return a training whose stage 2 takes its motion from there, with a network for so many numbers.
 
     The parameters of tracked faces are FLAME's; those of procedural heads, which the preset tiny sees, are their nine.
     """
@@ -87,20 +87,20 @@ def check_beside_row(row: RowName, given: Mapping[str, Any]) -> None:
         InputError: an option says something else than the row.
     """
     columns = TABLE[row]
-    begins, p, q = columns.initialisation, _on(columns.pseudo_p), _on(columns.pseudo_q)
+    initial, p, q = columns.initialisation, _on(columns.pseudo_p), _on(columns.pseudo_q)
     rows = (  # option, column, the row's word, the option's word
-        ("init", "initialisation", begins, "random" if given["init"] == RANDOM else "static synthesizer"),
-        ("weights", "initialisation", begins, "another network"),
+        ("init", "initialisation", initial, "random" if given["init"] == RANDOM else "static synthesizer"),
+        ("weights", "initialisation", initial, "another network"),
         ("real_driving", "pseudo views p", p, _on((given["real_driving"] or 0) < 1)),
         ("real_target", "pseudo views q", q, _on((given["real_target"] or 0) < 1)),
         ("motion_kind", "motion", MOTION[columns.motion], given["motion_kind"]),
         ("teacher", "teacher", columns.teacher, "Portrait4D"),
     )
-    for option, column, wanted, said in rows:
-        if given[option] is not None and said != wanted:
+    for option, column, word_of_row, word_of_option in rows:
+        if given[option] is not None and word_of_option != word_of_row:
             raise InputError(
                 f"--{option.replace('_', '-')} {given[option]}: row {row} of the paper's Table 3 has {column} "
-                f"{wanted}; leave this option out, or --ablation and give each column as an option"
+                f"{word_of_row}; leave this option out, or --ablation and give each column as an option"
             )
 
 
@@ -113,17 +113,17 @@ def _renamed(config: TrainConfig, row: RowName) -> TrainConfig:
 
 
 def differences(one: ReenactConfig, other: ReenactConfig) -> list[str]:
-    """What a stage 2 has otherwise than another one, as the options that say so."""
+    """Return the options that turn one stage 2 into the other."""
     numbers = ("images", "clips", "batch", "real_driving", "real_target", "front_sources")
-    found = [
+    options = [
         f"--{name.replace('_', '-')} {getattr(other, name):,}"
         for name in numbers
         if getattr(one, name) != getattr(other, name)
     ]
     before, after = one.optimizer, other.optimizer
-    found += [f"--rate {after.rate:g}"] if before.rate != after.rate else []
-    if before.motion_factor != after.motion_factor:
-        found.append(f"--motion-rate-factor {after.motion_factor:g}")
+    options += [f"--lr {after.lr:g}"] if before.lr != after.lr else []
+    if before.motion_lr_factor != after.motion_lr_factor:
+        options.append(f"--motion-lr-factor {after.motion_lr_factor:g}")
     if one.camera_p != other.camera_p:
-        found.append(f"--theta-p {next(name for name, known in THETA_P.items() if known == other.camera_p)}")
-    return found
+        options.append(f"--theta-p {next(name for name, known in THETA_P.items() if known == other.camera_p)}")
+    return options

@@ -1,4 +1,4 @@
-"""The frame around the demo's tiles: a dark card with a caption above each tile and a line below all."""
+"""The demo's tiles stand on a dark card, with a caption above each tile and a line below all."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _CAPTION_PX, _LINE_PX = 15, 13
 
 
 def framed(tiles: np.ndarray, left: str, right: str) -> np.ndarray:
-    """Tiles beside each other on the card.
+    """Put tiles beside each other on the card.
 
     Args:
         tiles: uint8 [4, S, S, 3].
-        left, right: what the line below says.
+        left, right: texts at both ends of the line below.
 
     Returns:
         uint8 [H, W, 3], H and W even.

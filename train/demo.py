@@ -1,7 +1,7 @@
-"""The demo: heads of the cast do what moving heads of strangers do, seen from there and from all around.
+"""The demo shows heads of the cast that moving heads of strangers drive, from the driving camera and from all around.
 
-Expressions are read by the motion encoder off the frames of the driving video. Two things are given: where the
-landmarks of a frame are, and the coarse mesh by which the neck turns.
+The motion encoder reads expressions off the frames of the driving video. The landmarks of each frame, and the coarse
+mesh by which the neck turns, are the generator's.
 Letters: T frames, S side of a tile in pixels.
 """
 
@@ -26,25 +26,25 @@ from triportrait.core.types import Driving, Source
 from triportrait.train.data.heads.population import Expression
 from triportrait.train.data.parallel import in_order
 from triportrait.train.data.pictures import neck_grids
-from triportrait.train.data.scenes import motion, take_pictures, to_pictures
+from triportrait.train.data.scenes import motion, take_pictures, to_uint8
 from triportrait.train.evaluation.protocol import Sitter, driving_seed, renderer, unseen
-from triportrait.train.motion import read_motion
-from triportrait.train.weights import Trained, load_trained
+from triportrait.train.runs.weights import Trained, load_trained
+from triportrait.train.stages.motion import read_motion
 
 FPS = 25
 TILE_PX = 256
 ORBIT_YAW_DEG, ORBIT_PITCH_DEG = 40.0, 8.0
 CAST_SEED = 0
-CAST_HEADS = (3, 28, 9, 14, 30, 21)  # of the package's cast: that differ most
+CAST_HEADS = (3, 28, 9, 14, 30, 21)  # those of the package's cast that differ most
 DRIVING_HEADS = (6, 22, 15, 13, 8, 5)
 MOST_CHARACTERS, LONGEST_S = 32, 60.0
 FRAMES_AT_A_TIME = 5
-_CALM = 0.3  # how far a source's lids go down and its neck turns
+_CALM = 0.3  # factor on a source's blinks and neck rotation
 
 
 @dataclass(frozen=True)
 class Character:
-    """A source and what drives it: a head of the cast, and a head of the population that drives.
+    """A head of the cast as the source, and a head of another population that drives it.
 
     Attributes:
         weights: the networks' folder.
@@ -61,31 +61,31 @@ class Character:
     tile: int
 
     def face(self) -> Expression:
-        """[T] what the driving head does."""
+        """Return the expressions [T] of the driving head."""
         return motion(driving_seed(self.seed), self.other, self.frames, FPS)
 
     def orbit(self, frame: int) -> tuple[float, float]:
-        """Yaw and pitch of the moving view, radians: once around per clip, to the left and to the right."""
+        """Return yaw and pitch of the moving view, radians; it goes to the left and to the right once per clip."""
         phase = 2 * math.pi * frame / self.frames
         yaw, pitch = ORBIT_YAW_DEG * math.sin(phase), ORBIT_PITCH_DEG * math.sin(2 * phase)
         return math.radians(yaw), math.radians(pitch)
 
     def liveliest(self) -> int:
-        """The frame with open eyes in which face and moving view do most."""
+        """Return the frame with open eyes in which the face and the view move most."""
         face = self.face()
-        does = face.jaw + face.smile.abs() + face.pucker + 0.5 * (face.brow_left.abs() + face.gaze_x.abs())
-        seen = torch.tensor([abs(self.orbit(frame)[0]) for frame in range(self.frames)])
-        return int((does + 2 * seen - 3 * torch.maximum(face.blink_left, face.blink_right)).argmax())
+        movement = face.jaw + face.smile.abs() + face.pucker + 0.5 * (face.brow_left.abs() + face.gaze_x.abs())
+        yaw = torch.tensor([abs(self.orbit(frame)[0]) for frame in range(self.frames)])
+        return int((movement + 2 * yaw - 3 * torch.maximum(face.blink_left, face.blink_right)).argmax())
 
 
 def characters(
     trained: Trained, count: int, seconds: float, cast_heads: Sequence[int] | None = None
 ) -> list[Character]:
-    """Who is shown.
+    """Choose the characters of a demo.
 
     Args:
-        count: how many, where they are not named.
-        seconds: of each.
+        count: how many, where `cast_heads` does not name them.
+        seconds: the length of each clip.
         cast_heads: heads of the cast, in order.
 
     Raises:
@@ -95,19 +95,19 @@ def characters(
         raise InputError(f"--characters: expected 1 to {MOST_CHARACTERS}, got {count}; choose another")
     if not 1 / FPS <= seconds <= LONGEST_S:
         raise InputError(f"--seconds: expected {1 / FPS:g} to {LONGEST_S:g}, got {seconds:g}; choose another")
-    known = trained.cast.count
+    cast_count = trained.cast.count
     if cast_heads is None:
-        if count > known:
+        if count > cast_count:
             raise InputError(
-                f"--characters: expected up to {known}, the cast of these weights, got {count}; choose fewer"
+                f"--characters: expected up to {cast_count}, the cast of these weights, got {count}; choose fewer"
             )
-        fitting = [head for head in CAST_HEADS if head < known and trained.cast.seed == CAST_SEED]
-        every = [*fitting, *(head for head in range(known) if head not in fitting)]
+        fitting = [head for head in CAST_HEADS if head < cast_count and trained.cast.seed == CAST_SEED]
+        every = [*fitting, *(head for head in range(cast_count) if head not in fitting)]
         cast_heads = every[:count]
     for head in cast_heads:
-        if not 0 <= head < known:
+        if not 0 <= head < cast_count:
             raise InputError(
-                f"--cast-heads: expected numbers from 0 to {known - 1}, the cast, got {head}; choose others"
+                f"--cast-heads: expected numbers from 0 to {cast_count - 1}, the cast, got {head}; choose others"
             )
     if not 1 <= len(cast_heads) <= MOST_CHARACTERS:
         raise InputError(f"--cast-heads: expected 1 to {MOST_CHARACTERS}, got {len(cast_heads)}; choose others")
@@ -119,10 +119,10 @@ def characters(
 
 
 def tiles(shown: Sequence[Character]) -> Iterator[np.ndarray]:
-    """Frame after frame, uint8 [4, S, S, 3]: source, driving, result from the driving camera, from the moving one."""
-    work = [_Frames(one, start) for one in shown for start in range(0, one.frames, FRAMES_AT_A_TIME)]
-    for made in in_order(_make, work):
-        yield from made
+    """Yield frames uint8 [4, S, S, 3]: source, driving picture, result from the driving and from the moving camera."""
+    work = [_Frames(character, start) for character in shown for start in range(0, character.frames, FRAMES_AT_A_TIME)]
+    for frames in in_order(_render_frames, work):
+        yield from frames
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,8 @@ class _Frames:
 
 
 @dataclass(frozen=True)
-class _Stage:
-    """A character, ready to be driven."""
+class _Prepared:
+    """The networks and the prepared source of a character."""
 
     portrait: Portrait4D
     motion_encoder: SmallMotionEncoder
@@ -144,7 +144,7 @@ class _Stage:
 
 @lru_cache(maxsize=1)
 @torch.no_grad()
-def _stage(character: Character) -> _Stage:
+def _prepared(character: Character) -> _Prepared:
     portrait, encoder = load_trained(character.weights)
     sitter = Sitter.of(character.seed, character.head)
     face, camera = unseen(character.seed, character.head)
@@ -153,35 +153,35 @@ def _stage(character: Character) -> _Stage:
     view = take_pictures(renderer(), sitter.identity, face, sitter.light, camera, character.tile)
     image, landmarks = _shrunk(view.image, view.landmarks, portrait.config.image_size)
     source = portrait.prepare(image, read_motion(encoder, image, landmarks))
-    return _Stage(portrait, encoder, source, sitter, to_pictures(view.image)[0].numpy())
+    return _Prepared(portrait, encoder, source, sitter, to_uint8(view.image)[0].numpy())
 
 
 @torch.no_grad()
-def _make(work: _Frames) -> np.ndarray:
-    """uint8 [frames, 4, S, S, 3]."""
-    character, stage = work.character, _stage(work.character)
-    config, S = stage.portrait.config, character.tile
+def _render_frames(work: _Frames) -> np.ndarray:
+    """Render some frames of a character, uint8 [frames, 4, S, S, 3]."""
+    character, prepared = work.character, _prepared(work.character)
+    config, S = prepared.portrait.config, character.tile
     numbers = list(range(work.start, min(work.start + FRAMES_AT_A_TIME, character.frames)))
-    rows, one = torch.tensor(numbers), torch.zeros(len(numbers), dtype=torch.long)
-    face = character.face().take(rows)
+    first = torch.zeros(len(numbers), dtype=torch.long)
+    face = character.face().take(torch.tensor(numbers))
     other = Sitter.of(driving_seed(character.seed), character.other)
     _, camera = unseen(driving_seed(character.seed), character.other)
-    view = take_pictures(renderer(), other.identity.take(one), face, other.light.take(one), camera.take(one), S)
+    view = take_pictures(renderer(), other.identity.take(first), face, other.light.take(first), camera.take(first), S)
     image, landmarks = _shrunk(view.image, view.landmarks, config.image_size)
-    motions = read_motion(stage.motion_encoder, image, landmarks)
-    necks = neck_grids(stage.sitter.identity.take(one), face, config)
-    made = []
+    motions = read_motion(prepared.motion_encoder, image, landmarks)
+    necks = neck_grids(prepared.sitter.identity.take(first), face, config)
+    frames = []
     for i, number in enumerate(numbers):
-        head = stage.portrait.reenact(stage.source, Driving(motions[i : i + 1], necks.take([i])))
+        head = prepared.portrait.reenact(prepared.source, Driving(motions[i : i + 1], necks.take([i])))
         views = [camera, turned(fixed_camera(), *character.orbit(number))]
-        results = torch.cat([stage.portrait.render(head, v).image for v in views])
+        results = torch.cat([prepared.portrait.render(head, v).image for v in views])
         shown = torch.cat([view.image[i : i + 1], _enlarged(results, S)])
-        made.append(np.concatenate([stage.tile[None], to_pictures(shown).numpy()]))
-    return np.stack(made)
+        frames.append(np.concatenate([prepared.tile[None], to_uint8(shown).numpy()]))
+    return np.stack(frames)
 
 
 def _shrunk(image: Tensor, landmarks: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Pictures [B, 3, size, size] as the network takes them, each pixel the mean of what it covers, and landmarks."""
+    """Shrink pictures, by means over the area of each pixel, and landmarks to the network's size [B, 3, size, size]."""
     return F.interpolate(image, size=(size, size), mode="area"), landmarks * (size / image.shape[-1])
 
 

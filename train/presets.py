@@ -8,24 +8,24 @@ from functools import partial
 
 from triportrait.core.config import ModelConfig, portrait4d_v2
 from triportrait.core.config import tiny as tiny_model
-from triportrait.train.cameras import NEAR_FRONT, SET_CAMERAS
 from triportrait.train.config import (
     LossConfig,
     OptimizerConfig,
     ReenactConfig,
     ScheduleConfig,
-    SetConfig,
     StageConfig,
     TrainConfig,
 )
+from triportrait.train.data.cameras import NEAR_FRONT, SET_CAMERAS
+from triportrait.train.data.set_config import SetConfig
 
-_EYES = LossConfig(features=15.0)  # at 128² an eye is a few pixels, and it must blink
-_SMALLER_EYES = LossConfig(features=25.0)  # at 96² they are smaller still
+_EYES = LossConfig(eye_mouth_boost=15.0)  # at 128² an eye is a few pixels, and it must blink
+_SMALLER_EYES = LossConfig(eye_mouth_boost=25.0)  # at 96² they are smaller still
 _FRONT = 0.7  # share of sources from near the front, where a portrait is taken; in the paper none is privileged
 
 
 def tiny() -> TrainConfig:
-    """The demo weights: a cast of 32 procedural heads at 128², for two CPU cores and a few hours."""
+    """Return the demo weights: a cast of 32 procedural heads at 128², for two CPU cores and a few hours."""
     return TrainConfig(
         preset="tiny",
         model=tiny_model(),
@@ -33,14 +33,14 @@ def tiny() -> TrainConfig:
         strangers=SetConfig(seed=1, count=4000, expressions=1, views=2),
         stage1=StageConfig(images=14_000, views=1, front_sources=_FRONT, losses=_EYES),
         motion=StageConfig(
-            images=76_800, batch=64, front_sources=_FRONT, strangers=0.6, optimizer=OptimizerConfig(rate=1e-3)
+            images=76_800, batch=64, front_sources=_FRONT, strangers=0.6, optimizer=OptimizerConfig(lr=1e-3)
         ),
         stage2=ReenactConfig(
             images=48_000,
             front_sources=_FRONT,
             real_driving=0.9,  # not the paper's 0.1: pseudo views of this size show no smile, brows or gaze
             camera_p=NEAR_FRONT,  # not the paper's range: further to the side the small encoder sees no mouth
-            optimizer=OptimizerConfig(rate=1e-3, motion_factor=4.0),
+            optimizer=OptimizerConfig(lr=1e-3, motion_lr_factor=4.0),
             losses=_EYES,
         ),
     )
@@ -59,14 +59,14 @@ def overfit() -> TrainConfig:
             front_sources=_FRONT,
             real_driving=0.9,
             camera_p=NEAR_FRONT,
-            optimizer=OptimizerConfig(motion_factor=4.0),
+            optimizer=OptimizerConfig(motion_lr_factor=4.0),
             losses=_SMALLER_EYES,
         ),
     )
 
 
 def _smallest_model() -> ModelConfig:
-    """The tiny network at half its size."""
+    """Return the tiny network at half its size."""
     model = tiny_model()
     return dataclasses.replace(
         model,
@@ -86,17 +86,19 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {"tiny": tiny, "overfit": overfi
 def tiny_stages() -> TrainConfig:
     """Both stages of `tiny` with the adversary on, one at a time."""
     whole = tiny()
-    opposed = dataclasses.replace(_EYES, adversary=0.02, density=0.005)
-    adam = OptimizerConfig(rate=1e-3, betas=(0.0, 0.99), warm_up=0, decay=0.0, clip=0.0, lazy=16, clean=True)
-    schedule = ScheduleConfig(adversary_from=2_000)
+    losses = dataclasses.replace(_EYES, adversarial=0.02, density=0.005)
+    adam = OptimizerConfig(
+        lr=1e-3, betas=(0.0, 0.99), warmup=0, weight_decay=0.0, max_grad_norm=0.0, reg_interval=16, zero_nan_grads=True
+    )
+    schedule = ScheduleConfig(adversarial_from=2_000)
     return dataclasses.replace(
         whole,
         preset="tiny_stages",
         strangers=None,
-        stage1=dataclasses.replace(whole.stage1, losses=opposed, discriminator=adam, schedule=schedule, strangers=0.0),
+        stage1=dataclasses.replace(whole.stage1, losses=losses, discriminator=adam, schedule=schedule, strangers=0.0),
         motion=dataclasses.replace(whole.motion, strangers=0.0),
         stage2=dataclasses.replace(
-            whole.stage2, losses=dataclasses.replace(opposed, density=0.0), discriminator=adam, schedule=schedule
+            whole.stage2, losses=dataclasses.replace(losses, density=0.0), discriminator=adam, schedule=schedule
         ),
     )
 
@@ -111,16 +113,17 @@ def paper(published: bool = False) -> TrainConfig:
     """
     model = portrait4d_v2()
     adam = OptimizerConfig(
-        rate=1e-4, last_rate=1.0, warm_up=0, betas=(0.9, 0.999), decay=0.0, clip=0.0, eps=1e-5, lazy=16,
-        half_life=10_000.0, half_life_share=0.05, clean=True,
+        lr=1e-4, final_lr_ratio=1.0, warmup=0, betas=(0.9, 0.999), weight_decay=0.0, max_grad_norm=0.0, eps=1e-5,
+        reg_interval=16, ema_half_life=10_000.0, ema_rampup=0.05, zero_nan_grads=True,
     )  # fmt: skip
     terms = LossConfig(
         l1=1.0, raw=1.0, perceptual=1.0, raw_perceptual=1.0, foreground=1.0, background=1.0, opacity=0.3, depth=1.0,
-        features=0.0, adversary=0.01, identity=1.0, density=0.25,
+        eye_mouth_boost=0.0, adversarial=0.01, identity=1.0, density=0.25,
     )  # fmt: skip
     static = ScheduleConfig(
-        grows=(1_000_000, 2_000_000), grows_from=64, adversary_from=1_000_000, identity_from=400_000,
-        teacher_until=400_000 if published else 1_000_000, renderer_frozen_until=0 if published else 1_000_000,
+        neural_size_grows=(1_000_000, 2_000_000), neural_size_from=64, adversarial_from=1_000_000,
+        identity_from=400_000, teacher_until=400_000 if published else 1_000_000,
+        renderer_frozen_until=0 if published else 1_000_000,
     )  # fmt: skip
     moved = ScheduleConfig(pseudo_every=4 if published else 0)
     return TrainConfig(
@@ -135,17 +138,20 @@ def paper(published: bool = False) -> TrainConfig:
         stage1=StageConfig(
             images=15_000_000 if published else 10_000_000, batch=32, views=1, own_view=False, optimizer=adam,
             discriminator=adam,
-            losses=dataclasses.replace(terms, planes=0.1, feature=1.0 if published else 0.0), schedule=static,
+            losses=dataclasses.replace(terms, distill_planes=0.1, distill_feature=1.0 if published else 0.0),
+            schedule=static,
         ),
         stage2=ReenactConfig(
             images=8_000_000 if published else 6_000_000, batch=32, discriminator=adam,
-            optimizer=dataclasses.replace(adam, lazy=4 if published else 0, motion_factor=2.5, half_life_share=0.0),
+            optimizer=dataclasses.replace(
+                adam, reg_interval=4 if published else 0, motion_lr_factor=2.5, ema_rampup=0.0
+            ),
             losses=dataclasses.replace(terms, depth=0.0, density=0.0),
             schedule=moved,
             real_target=1.0 if published else 0.8,
         ),
-        save_each=100_000,
-        sample_each=50_000,
+        save_every=100_000,
+        sample_every=50_000,
     )  # fmt: skip
 
 

@@ -12,15 +12,16 @@ from torch import Tensor, nn
 
 from triportrait.core.errors import InputError
 from triportrait.core.files import read_json
-from triportrait.train import stage1, stage2
-from triportrait.train.begin import Begin, reenact_models, static_models
 from triportrait.train.config import Precision, StageConfig, TrainConfig
-from triportrait.train.loop import Micro, Phase
-from triportrait.train.objectives.adversary import Judged
-from triportrait.train.runs.checkpoints import found, module_weights
-from triportrait.train.runs.diverged import BEGIN, DIVERGED, KeptMicro, kept_micros, read_micro
+from triportrait.train.networks import InitFrom, reenact_models, static_models
+from triportrait.train.objectives.adversary import DiscriminatorInput
+from triportrait.train.runs.checkpoints import checkpoints_of, module_weights
+from triportrait.train.runs.diverged import BEGIN, DIVERGED, KeptMicroBatch, kept_micros, read_micro
 from triportrait.train.runs.flat import flattened, rebuilt
-from triportrait.train.runs.run_config import CONFIG
+from triportrait.train.runs.run_config import CONFIG, read_config
+from triportrait.train.stages import reenact as stage2
+from triportrait.train.stages import static as stage1
+from triportrait.train.stages.stage import MicroBatch, Phase
 
 BATCHES = {"stage1": stage1.StaticBatch, "stage2": stage2.ReenactBatch}
 CALLED = {"portrait": "generator"}  # networks of the models; others as their field
@@ -40,16 +41,16 @@ def replay(run: Path, precision: Precision | None, device: torch.device, tell: C
     Raises:
         InputError: the run kept nothing, or what it kept, or a network that it asked, is damaged or missing.
     """
-    paths, checkpoints = kept_micros(run), [path for name in BATCHES for path in found(run / DIVERGED, name)]
+    paths, checkpoints = kept_micros(run), [path for name in BATCHES for path in checkpoints_of(run / DIVERGED, name)]
     if not paths or not checkpoints:
         raise InputError(
             f"{run}: expected a run that ended as its loss was not finite, {DIVERGED} holds no batch of one; name "
             "another"
         )
-    micros = [read_micro(path, BATCHES, Judged) for path in paths]
+    micro_batches = [read_micro(path, BATCHES, DiscriminatorInput) for path in paths]
     config, begin = _config(run), _begin(run)
     config = config if precision is None else dataclasses.replace(config, precision=precision)
-    name = micros[0].stage
+    name = micro_batches[0].stage
     own: StageConfig = getattr(config, name)
     models: Any = (static_models if name == "stage1" else reenact_models)(config, begin, device)
     phases = (stage1.phases if name == "stage1" else stage2.phases)(models, own)  # type: ignore[arg-type]
@@ -62,18 +63,18 @@ def replay(run: Path, precision: Precision | None, device: torch.device, tell: C
         for tensor, value in module.state_dict().items():
             _tell_if_infinite(f"{network} {tensor}", value, tell)
     wrong = []
-    for micro in micros:
+    for micro in micro_batches:
         phase = next((phase for phase in phases if phase.name == micro.phase), None)
         if phase is None:
             raise InputError(f"{run}: expected a phase of {name}, got {micro.phase!r}; the run is of another version")
         tell(f"{name}, {micro.phase}, micro-batch {micro.number} after {micro.images_seen} images, {config.precision}")
         optimizer = own.discriminator if phase.engine == "discriminator" else own.optimizer
-        wrong += _again(micro, phase, networks, not optimizer.clean, device, tell)
+        wrong += _again(micro, phase, networks, not optimizer.zero_nan_grads, device, tell)
     return "; ".join(wrong)
 
 
 def _again(
-    micro: KeptMicro,
+    micro: KeptMicroBatch,
     phase: Phase,
     networks: dict[str, nn.Module],
     gradients: bool,
@@ -85,9 +86,11 @@ def _again(
         _tell_if_infinite(name, value, tell)
     rng = torch.Generator()
     rng.set_state(micro.rng)
-    made = {name: Judged(*(x.to(device) for x in judged.values())) for name, judged in micro.made.items()}
+    made = {
+        name: DiscriminatorInput(*(x.to(device) for x in judged.values())) for name, judged in micro.handed_on.items()
+    }
     with _Watch(networks) as watch:
-        terms = phase.terms(Micro(_on(micro.batch, device), rng, micro.images_seen, made, micro.number))
+        terms = phase.terms(MicroBatch(_on(micro.batch, device), rng, micro.images_seen, made, micro.number))
     if watch.first:
         tell(f"  first output that is not finite: {watch.first}")
     width = max(map(len, terms))
@@ -170,16 +173,16 @@ def _on(batch: Any, device: torch.device) -> Any:
 
 def _config(run: Path) -> TrainConfig:
     try:
-        plain = read_json(run / CONFIG)
+        plain = read_config(run)
         return rebuilt(TrainConfig, plain, {}, "config")  # type: ignore[no-any-return]
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{run / CONFIG}: it is no config of a run of one stage; name another run") from error
 
 
-def _begin(run: Path) -> Begin:
+def _begin(run: Path) -> InitFrom:
     path = run / DIVERGED / BEGIN
     try:
-        found: Begin = rebuilt(Begin, read_json(path), {}, "begin")
+        found: InitFrom = rebuilt(InitFrom, read_json(path), {}, "begin")
         return dataclasses.replace(found, discriminator=None)  # it is the one that was saved
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from triportrait import __version__
 from triportrait.core.errors import InputError
 from triportrait.core.libraries import MISSING, fault, install
-from triportrait.core.sentences import literal, say_traceback
+from triportrait.core.sentences import literal
 from triportrait.logs import HELP, LogOptions, shown_logs
 from triportrait.options import parse
 from triportrait.process import stops, streams
@@ -24,18 +24,21 @@ JOBS = {
     "train": ("triportrait.train.jobs.train:Train", "both stages on procedural heads, and a weights folder"),
     "prepare": (
         "triportrait.train.jobs.prepare:Prepare",
-        "procedural heads and clips of other formats become what training reads",
+        "the data of training: made of procedural heads, imported, checked",
     ),
     "evaluate": ("triportrait.train.jobs.evaluate:Evaluate", "measure trained weights where the truth is known"),
     "verify": ("triportrait.serve.jobs.verify:Verify", "where a file comes from: its manifest and its watermark"),
     "convert": ("triportrait.serve.jobs.convert:Convert", "a published weight file becomes a weights folder"),
-    "heads": ("triportrait.train.jobs.heads:Heads", "procedural heads: training sets, videos, contact sheets"),
     "profile": ("triportrait.profiling.jobs.profile:Profile", "what a frame costs and must cost, kernel by kernel"),
     "doctor": ("triportrait.serve.jobs.doctor:Doctor", "what this machine can run, and what to install"),
 }
+MOVED = {  # jobs of earlier versions, and what they are now
+    "heads": "`heads multiview` is `prepare heads` now, `heads clips` is `prepare videos`, `heads sheet` is "
+    "`prepare sheet`",
+}
 SERVING = ("reenact", "live")  # jobs with other threads at work beside those of torch
 LIBRARIES = ("numpy", "torch", "av", "PIL", "safetensors", "tqdm", "tyro")  # that every job needs
-BAD_INPUT, INTERRUPTED = 2, 130
+FAULT, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +58,15 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             return _run(arguments, options.verbose)
         except KeyboardInterrupt:
-            left = "" if arguments[:1] == ["verify"] else "; nothing half-written is left"
-            print(f"\ntriportrait: interrupted{left}", file=sys.stderr)
+            if not options.as_json:
+                print(file=sys.stderr)  # behind the ^C that the terminal shows
+            logger.error("interrupted%s", "" if arguments[:1] == ["verify"] else "; nothing half-written is left")
             return INTERRUPTED
+        except Exception:
+            if not options.as_json:
+                raise
+            logger.critical("a fault of triportrait itself", exc_info=True)
+            return FAULT
 
 
 def _run(arguments: Sequence[str], verbose: bool) -> int:
@@ -68,6 +77,8 @@ def _run(arguments: Sequence[str], verbose: bool) -> int:
         print(f"triportrait {__version__}")
         return 0
     name, rest = arguments[0], arguments[1:]
+    if name in MOVED:
+        return _refuse(MOVED[name])
     if name not in JOBS:
         return _refuse(f"job: expected one of {', '.join(JOBS)}, got {literal(name)}; `triportrait --help` lists them")
     if name in SERVING:  # read when torch is loaded; threads that wait in a loop would take the cores of those at work
@@ -81,9 +92,7 @@ def _run(arguments: Sequence[str], verbose: bool) -> int:
         named = [f"{library} {fault(library)}" for library in LIBRARIES if fault(library) is not None]
         if not named:
             raise
-        if verbose:
-            say_traceback()
-        return _refuse(f"{named[0]}; install it again; `triportrait doctor` shows more")
+        return _refuse(f"{named[0]}; install it again; `triportrait doctor` shows more", verbose)
     try:
         try:
             job = parse(name, job_class, rest)
@@ -96,9 +105,7 @@ def _run(arguments: Sequence[str], verbose: bool) -> int:
             raise
         return job.run() or 0
     except InputError as error:
-        if verbose:
-            say_traceback()
-        return _refuse(str(error))
+        return _refuse(str(error), verbose)
     except ModuleNotFoundError as error:
         return _refuse(_missing(error))
 
@@ -110,8 +117,8 @@ def _missing(error: ModuleNotFoundError) -> str:
     return f"{error.name} {MISSING}; `{install('cpu')}` (with a GPU: `{install('gpu')}`)"
 
 
-def _refuse(sentence: str) -> int:
-    logger.error("%s", sentence)
+def _refuse(sentence: str, traceback: bool = False) -> int:
+    logger.error("%s", sentence, exc_info=traceback)
     return BAD_INPUT
 
 

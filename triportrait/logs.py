@@ -5,21 +5,18 @@ A host program that imports triportrait decides by itself: the library adds no h
 
 from __future__ import annotations
 
-import json
 import logging
-import sys
-import time
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from triportrait.core.sentences import LONGEST_SENTENCE, shown
+from triportrait.core.log_lines import JsonLines, Lines, StandardError
 
 HELP = """every job takes besides:
   -v, --verbose   more detail, and where an error came from
   --quiet         warnings and errors only
   --log-json      one JSON object a line: time, level, logger, message"""
-_PREFIXES = {logging.WARNING: "warning: ", logging.ERROR: "triportrait: "}
 
 
 @dataclass(frozen=True)
@@ -58,54 +55,24 @@ class LogOptions:
         return cls(level, as_json), rest + arguments[end:]
 
 
-class _Lines(logging.Formatter):
-    """A record as one line for the person at the terminal; what files say in it is escaped and cut."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = _PREFIXES.get(record.levelno, "") + record.getMessage()
-        return shown(line, LONGEST_SENTENCE)
-
-
-class _JsonLines(logging.Formatter):
-    """A record as a JSON object on one line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return json.dumps(
-            {
-                "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
-                "level": record.levelname.lower(),
-                "logger": record.name,
-                "message": shown(record.getMessage(), LONGEST_SENTENCE),
-            }
-        )
-
-
-class _StandardError(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to the standard error as it is at the moment of writing, which tests and hosts may have replaced."""
-
-    def __init__(self) -> None:
-        super().__init__(sys.stderr)
-
-    @property
-    def stream(self):  # type: ignore[no-untyped-def, override]
-        return sys.stderr
-
-    @stream.setter
-    def stream(self, value: object) -> None:
-        pass
-
-
 @contextmanager
 def shown_logs(options: LogOptions) -> Iterator[None]:
-    """While a command runs, show what triportrait logs on the standard error."""
-    logger = logging.getLogger("triportrait")
-    handler = _StandardError()
-    handler.setFormatter(_JsonLines() if options.as_json else _Lines())
-    level_before = logger.level
-    logger.setLevel(options.level)
-    logger.addHandler(handler)
+    """While a command runs, show what triportrait logs on the standard error.
+
+    As JSON it shows the warnings of Python and of other libraries as well, so that every line is an object. Of the
+    processes that a launcher started, the first one speaks, and the others of errors alone.
+    """
+    ours = logging.getLogger("triportrait")
+    shows = logging.getLogger() if options.as_json else ours
+    handler = StandardError(JsonLines() if options.as_json else Lines())
+    level_before = ours.level
+    is_first = os.environ.get("RANK", "0") == "0"
+    ours.setLevel(options.level if is_first else max(options.level, logging.ERROR))
+    shows.addHandler(handler)
+    logging.captureWarnings(options.as_json)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level_before)
+        logging.captureWarnings(False)
+        shows.removeHandler(handler)
+        ours.setLevel(level_before)

@@ -1,21 +1,22 @@
-"""A job's options, read from the command line; what does not fit is said in one sentence."""
+"""A job's options, read from the command line: its dataclass says what there is, and a refusal is one sentence.
+
+The help of the same dataclass is tyro's.
+"""
 
 from __future__ import annotations
 
 import difflib
-import io
-import itertools
-import re
+import types
+from collections import deque
 from collections.abc import Sequence
-from contextlib import redirect_stderr
-from dataclasses import dataclass, fields
-from typing import Any, NoReturn, Protocol, get_args, get_type_hints
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Literal, NoReturn, Protocol, Union, get_args, get_origin, get_type_hints
 
 from triportrait.core.errors import InputError
 from triportrait.core.sentences import LONGEST_NAME, literal, shown
 
-# the parser's names for what an option takes -> in words
-_WANTED = {"INT": "a whole number", "FLOAT": "a number", "N": "a whole number"}
+_NUMBERS: dict[Any, str] = {int: "a whole number", float: "a number"}
+_OF_EVERY_JOB = ("verbose", "quiet", "log-json", "help")
 
 
 class Job(Protocol):
@@ -24,179 +25,221 @@ class Job(Protocol):
     def run(self) -> int | None: ...
 
 
-def parse(name: str, job: type[Any], arguments: Sequence[str]) -> Job:
-    """The job with its options.
+def parse(name: str, job: Any, arguments: Sequence[str]) -> Job:
+    """Read the options of a job.
+
+    Args:
+        name: the job's, as on the command line.
+        job: a dataclass, or a union of dataclasses, of which the first argument names one.
+        arguments: what follows the job's name.
 
     Raises:
         InputError: an option that there is not, a value that is none, or something is missing.
+        SystemExit: the help was wanted and has been printed.
     """
-    import tyro
+    kinds = {kind.__name__.lower(): kind for kind in get_args(job)}
+    _check_renamed(name, kinds.get(arguments[0]) if arguments and kinds else job, arguments)
+    options_end = arguments.index("--") if "--" in arguments else len(arguments)
+    if {"-h", "--help"} & set(arguments[:options_end]):
+        _print_help(name, job, [kind for kind in arguments[:1] if kind in kinds])
+    if not kinds:
+        return _Parser(name, job).parse(arguments)
+    if not arguments or arguments[0] not in kinds:
+        came = f"got {literal(arguments[0])}" if arguments else "none came"
+        raise InputError(f"{name}: expected one of {', '.join(kinds)}, {came}; `triportrait {name} --help` lists them")
+    return _Parser(f"{name} {arguments[0]}", kinds[arguments[0]]).parse(arguments[1:])
 
-    said = io.StringIO()
-    places = _Places.of(name, job, arguments)
-    arguments = places.put(arguments)
-    try:
-        with redirect_stderr(said):
-            parsed, unknown = tyro.cli(
-                job,
-                prog=f"triportrait {name}",
-                args=arguments,
-                return_unknown_args=True,
-                config=(
-                    tyro.conf.FlagCreatePairsOff,
-                    tyro.conf.DisallowNone,
-                    tyro.conf.PositionalMetavarFromFieldName,
-                ),
+
+def _check_renamed(name: str, kind: Any, arguments: Sequence[str]) -> None:
+    """Raises: `InputError` for an option that had another name before; the job's class says which, in `renamed`."""
+    renamed: dict[str, str] = getattr(kind, "renamed", {})
+    for argument in arguments:
+        option = argument.partition("=")[0]
+        if option in renamed:
+            raise InputError(
+                f"{name}: {option} is {renamed[option]} now; `triportrait {name} --help` lists the options"
             )
-    except SystemExit as stop:
-        if not stop.code:
-            raise  # help, on the standard output
-        if (strange := places.strange(arguments)) is not None:  # the parser took its place for something else
-            _explain_unknown(name, places, strange)
-        _explain(name, said.getvalue(), arguments, places)
-    if unknown:
-        _explain_unknown(name, places, unknown[0])
-    return parsed
 
 
 @dataclass(frozen=True)
-class _Places:
-    """What a job takes by its place. It may be named as well, by `--source` or `-s`, as other tools have it.
+class Option:
+    """What the command line takes for one field of a job.
 
     Attributes:
-        command: as on the command line, without the program's name.
-        names: of what has a place, in order. options: names of all else, as they are written.
-        named: filled by `put`, name -> value.
+        field: the name of the field.
+        name: how it is written, without dashes; `no-smooth` for a switch that is on by default.
+        metavar: what stands for its value.
+        positional: its value is taken by its place; it may be named as well, by `--source` or `-s`.
+        type: of a value: `str`, `int`, `float`, `Path`, or a tuple of choices; `bool` for a switch.
+        several: it takes any number of values, which become a tuple.
+        required: it has no default.
     """
 
-    command: str
-    names: tuple[str, ...]
-    options: tuple[str, ...]
-    named: dict[str, str]
+    field: str
+    name: str
+    metavar: str
+    positional: bool
+    type: Any
+    several: bool
+    required: bool
 
-    @classmethod
-    def of(cls, command: str, job: Any, arguments: Sequence[str]) -> _Places:
-        """Those of a job; of a union of jobs, those of the kind that comes first among the arguments."""
-        import tyro
+    def __str__(self) -> str:
+        return self.metavar if self.positional else f"--{self.name}"
 
-        kinds = get_args(job) or (job,)
-        if len(kinds) > 1 and arguments:
-            kinds = tuple(kind for kind in kinds if kind.__name__.lower() == arguments[0]) or kinds
-            command = f"{command} {arguments[0]}" if len(kinds) == 1 else command
-        placed, options = [], []
-        for kind in kinds:
-            hints = get_type_hints(kind, include_extras=True)
-            for field in fields(kind):
-                if tyro.conf.Positional in getattr(hints[field.name], "__metadata__", ()):
-                    placed.append(field.name.replace("_", "-"))
-                else:
-                    options.append(f"{'no-' if field.default is True else ''}{field.name.replace('_', '-')}")
-        return cls(command, tuple(placed) if len(kinds) == 1 else (), tuple(options), {})
-
-    @property
-    def usage(self) -> str:
-        return " ".join(["triportrait", self.command, *(name.upper() for name in self.names)])
-
-    def flags(self) -> dict[str, str]:
-        """What names a place -> its name; a letter only where it begins no other."""
-        letters = [name[0] for name in self.names]
-        own = {f"-{name[0]}": name for name in self.names if letters.count(name[0]) == 1 and name[0] not in "hv"}
-        return own | {f"--{name}": name for name in self.names if name not in self.options}
-
-    def strange(self, arguments: Sequence[str]) -> str | None:
-        """The first argument that is written as an option by its whole name and names none."""
-        known = {*self.options, *self.names, "help"}
-        written = [a for a in arguments if re.match(r"--[a-z]", a)]
-        return next((a for a in written if a[2:].split("=")[0].replace("_", "-") not in known), None)
-
-    def put(self, arguments: Sequence[str]) -> Sequence[str]:
-        """The arguments with what was named in its place.
+    def value(self, texts: list[str], written: str, help_hint: str) -> Any:
+        """What the texts that came for it stand for.
 
         Raises:
-            InputError: a name comes twice or without a value, or what has no name cannot be told.
+            InputError: one of them is no value of its type.
         """
-        flags, rest, left = self.flags(), list[str](), iter(arguments)
-        for argument in left:
-            flag, equals, value = argument.partition("=")
-            if flag not in flags or argument == "--":
-                rest.append(argument)
-                rest.extend(left if argument == "--" else ())
+        if self.type is bool:
+            return not self.name.startswith("no-")
+        values = []
+        for text in texts:
+            try:
+                values.append(self.type[self.type.index(text)] if isinstance(self.type, tuple) else self.type(text))
+            except ValueError as error:
+                wanted = f"one of {', '.join(self.type)}" if isinstance(self.type, tuple) else _NUMBERS[self.type]
+                raise InputError(f"{written}: expected {wanted}, got {literal(text)}; {help_hint}") from error
+        return tuple(values) if self.several else values[-1]
+
+
+def options_of(kind: type[Any]) -> list[Option]:
+    """The options of a job's dataclass, in its order.
+
+    Raises:
+        TypeError: a field has a type that no command line gives.
+    """
+    import tyro
+
+    hints = get_type_hints(kind, include_extras=True)
+    options = []
+    for field in fields(kind):
+        extras = getattr(hints[field.name], "__metadata__", ())
+        hint = get_args(hints[field.name])[0] if extras else hints[field.name]
+        if get_origin(hint) in (Union, types.UnionType):
+            (hint,) = (member for member in get_args(hint) if member is not type(None))
+        if several := get_origin(hint) is tuple:
+            hint = get_args(hint)[0]
+        value_type = get_args(hint) if get_origin(hint) is Literal else hint
+        if not isinstance(value_type, type | tuple):
+            raise TypeError(f"{kind.__name__}.{field.name}: no command line gives a {hint}")
+        name = field.name.replace("_", "-")
+        metavar = next((extra.metavar for extra in extras if getattr(extra, "metavar", None)), name.upper())
+        switched_off = value_type is bool and field.default is True
+        options.append(
+            Option(
+                field.name, f"no-{name}" if switched_off else name, metavar, tyro.conf.Positional in extras, value_type,
+                several, field.default is MISSING and field.default_factory is MISSING,
+            )
+        )  # fmt: skip
+    return options
+
+
+class _Parser:
+    """Reads the arguments of one job.
+
+    Args:
+        command: the job's name, with that of its kind.
+        kind: its dataclass.
+    """
+
+    def __init__(self, command: str, kind: type[Any]) -> None:
+        self._command, self._kind = command, kind
+        self._options = options_of(kind)
+        self._positional = [option for option in self._options if option.positional]
+        letters = [option.name[0] for option in self._positional]
+        self._flags = {  # a letter only where it begins one name
+            f"-{o.name[0]}": o for o in self._positional if letters.count(o.name[0]) == 1 and o.name[0] not in "hv"
+        }
+        # Options come last: one of them keeps its name where something with a place has the same.
+        self._flags |= {f"--{option.name}": option for option in sorted(self._options, key=lambda o: not o.positional)}
+        self._help = f"`triportrait {command} --help` lists the options"
+        self._usage = " ".join(["triportrait", command, *(option.metavar for option in self._positional)])
+
+    def parse(self, arguments: Sequence[str]) -> Job:
+        texts, named = self._read(arguments)
+        missing = [str(option) for option in self._options if option.required and option.field not in texts]
+        if missing:
+            *others, last = missing
+            words = f"{', '.join(others)} and {last} are" if others else f"{last} is"
+            raise InputError(f"{self._command}: {words} missing; {self._help}")
+        values = {
+            o.field: o.value(texts[o.field], named.get(o.field, str(o)), self._help)
+            for o in self._options
+            if o.field in texts
+        }
+        job: Job = self._kind(**values)
+        return job
+
+    def _read(self, arguments: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, str]]:
+        """Sort the arguments: field -> what came for it, and field -> the flag that named it."""
+        texts: dict[str, list[str]] = {}
+        named: dict[str, str] = {}
+        placed: list[str] = []
+        left = deque(arguments)
+        while left:
+            argument = left.popleft()
+            if argument == "--":
+                placed.extend(left)
+                break
+            if not _is_flag(argument):
+                placed.append(argument)
                 continue
-            name = flags[flag]
-            if name in self.named:
-                raise InputError(f"{self.command}: {name.upper()} came twice; {self.usage}")
-            found = value if equals else next(left, None)
-            if found is None:
-                raise InputError(f"{flag}: a value is wanted, none came; {self.usage}")
-            self.named[name] = found
-        if not self.named:
-            return arguments
-        before = tuple(itertools.takewhile(self.named.__contains__, self.names))
-        others = self.names[len(before) :]
-        after = tuple(itertools.takewhile(self.named.__contains__, reversed(others)))
-        if len(before) + len(after) < len(self.named):
-            free = ", ".join(name.upper() for name in self.names if name not in self.named)
-            raise InputError(f"{self.command}: {free} has no name and its place cannot be told; {self.usage}")
-        start = 1 if " " in self.command else 0
-        return [
-            *rest[:start], *(self.named[n] for n in before), *rest[start:], *(self.named[n] for n in reversed(after))
-        ]  # fmt: skip
+            flag, equals, text = argument.partition("=")
+            option = self._flags.get(flag.replace("_", "-"))
+            if option is None:
+                self._refuse_unknown(flag)
+            if option.positional and option.field in named:
+                raise InputError(f"{self._command}: {option} came twice; {self._usage}")
+            named[option.field] = flag
+            came = [text] if equals else []
+            if option.type is bool:
+                if equals:
+                    raise InputError(f"{flag}: no value is wanted, got {literal(text)}; {self._help}")
+                texts[option.field] = came
+                continue
+            while not equals and left and not _is_flag(left[0]) and (option.several or not came):
+                came.append(left.popleft())
+            if not came:
+                explained = self._usage if option.positional else self._help
+                raise InputError(f"{flag}: a value is wanted, none came; {explained}")
+            texts.setdefault(option.field, []).extend(came)
+        self._place(placed, texts)
+        return texts, named
+
+    def _place(self, placed: list[str], texts: dict[str, list[str]]) -> None:
+        """Give what came without a name to what was not named, in order."""
+        named = ", ".join(str(option) for option in self._positional if option.field in texts)
+        for option in self._positional:
+            if placed and option.field not in texts:
+                count = len(placed) if option.several else 1
+                texts[option.field], placed = placed[:count], placed[count:]
+        if placed and named:
+            raise InputError(f"{self._command}: {named} came by name and by place, or {literal(placed[0])} is one "
+                             f"argument too many; {self._usage}")  # fmt: skip
+        if placed:
+            raise InputError(f"{self._command}: {literal(placed[0])} is one argument too many; {self._help}")
+
+    def _refuse_unknown(self, flag: str) -> NoReturn:
+        options = {option.name: option for option in self._options}
+        near = difflib.get_close_matches(flag[2:], [*options, *_OF_EVERY_JOB], 1) if flag.startswith("--") else []
+        meant = options.get(near[0]) if near else None
+        perhaps = f", perhaps {meant or f'--{near[0]}'}" if near else ""
+        usage = f"{self._usage}; " if meant is not None and meant.positional else ""
+        raise InputError(
+            f"{self._command}: there is no option {shown(flag, LONGEST_NAME)}{perhaps}; {usage}{self._help}"
+        )
 
 
-def _explain(name: str, box: str, arguments: Sequence[str], places: _Places) -> NoReturn:
-    """Turn the parser's box into a sentence."""
-
-    def given(shown: str) -> str:
-        # The box breaks long words.
-        values = [argument.partition("=")[2] if argument.startswith("--") else argument for argument in arguments]
-        return next((value for value in values if value.replace(" ", "") == shown.replace(" ", "")), shown)
-
-    # Coloured on a terminal; framed where the encoding has frames, else a title with a line under it.
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [line.strip("│ ") for line in plain.splitlines() if not line.startswith(("╭", "╰"))]
-    lines = [line for line in lines if line]
-    rules = [i for i, line in enumerate(lines) if not line.strip("─-")]
-    if not plain.startswith("╭") and 1 in rules:
-        lines, rules = lines[2:], [i - 2 for i in rules[1:]]
-    rule = rules[0] if rules else len(lines)
-    text = " ".join(lines[:rule])
-    helped = f"`triportrait {name} --help` lists the options"
-    if text.startswith("Missing from"):
-        words = [line.split()[0] for line in lines[1:rule] if re.fullmatch(r"[A-Z_]+|--[a-z0-9-]+ \S+", line)]
-        if places.named:  # the parser knows places alone, and calls the last ones missing
-            free = [one.upper() for one in places.names if one not in places.named]
-            wanting = [word for word in words if not word.startswith("-")]
-            words = free[len(free) - len(wanting) :] + words[len(wanting) :]
-        several = f"{', '.join(words[:-1])} and {words[-1]} are" if len(words) > 1 else f"{''.join(words)} is"
-        raise InputError(f"{name}: {several} missing; {helped}")
-    if found := re.match(r"Missing value for argument '([^']+)'", text):
-        raise InputError(f"{found[1].split('/')[-1]}: a value is wanted, none came; {helped}")
-    if found := re.match(r"invalid choice '(.*?)' for argument '([^']+)'\. Expected one of \((.*?)\)", text):
-        choices = found[3].replace("'", "").split(", ")
-        if "None" in choices:  # an option that may be left out; its choices come in any order
-            choices = sorted(set(choices) - {"None"})
-        raise InputError(f"{found[2]}: expected one of {', '.join(choices)}, got {given(found[1])!r}; {helped}")
-    if found := re.match(r"Error parsing (\S+): .*?(?:from \[|: )'(.*?)'(?:\]|$| Got)", text):
-        kind = re.search(rf"{re.escape(found[1])} (\S+)", " ".join(lines[rule:]))
-        wanted = _WANTED.get(kind[1] if kind else "", "another value")
-        raise InputError(f"{found[1]}: expected {wanted}, got {given(found[2])!r}; {helped}")
-    raise InputError(f"{name}: {text or 'its options could not be read'}; {helped}")
+def _is_flag(argument: str) -> bool:
+    """Whether an argument names an option: a dash with a word behind it, not a negative number, not `-` alone."""
+    return len(argument) > 1 and argument[0] == "-" and not (argument[1].isdigit() or argument[1] == ".")
 
 
-def _explain_unknown(name: str, places: _Places, given: str) -> NoReturn:
-    helped = f"`triportrait {name} --help` lists the options"
-    if not given.startswith("-"):
-        if places.named:
-            twice = ", ".join(one.upper() for one in places.named)
-            raise InputError(f"{name}: {twice} came by name and by place, or {given!r} is one argument too many; "
-                             f"{places.usage}")  # fmt: skip
-        raise InputError(f"{name}: {literal(given)} is one argument too many; {helped}")
-    option = given.split("=")[0]
-    near = (
-        difflib.get_close_matches(option.strip("-"), [*places.options, *places.names], 1) if option[1:2] == "-" else []
-    )
-    perhaps = ""
-    if near:
-        perhaps = f", perhaps --{near[0]}" if near[0] in places.options else f", perhaps {near[0].upper()}"
-    usage = f"{places.usage}; " if near and near[0] in places.names else ""
-    raise InputError(f"{name}: there is no option {shown(option, LONGEST_NAME)}{perhaps}; {usage}{helped}")
+def _print_help(name: str, job: Any, kind: list[str]) -> NoReturn:
+    import tyro
+
+    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName)
+    tyro.cli(job, prog=f"triportrait {name}", args=[*kind, "--help"], config=config)
+    raise AssertionError("tyro prints the help and exits")

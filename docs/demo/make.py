@@ -21,13 +21,13 @@ LEFT, TOP, SIDE = 132, 22, 184  # puts the eyes and the mouth where the alignmen
 
 
 def portrait() -> np.ndarray:
-    """The aligned crop, uint8 [512, 512, 3]."""
+    """Return the aligned crop, uint8 [512, 512, 3]."""
     crop = Image.fromarray(skimage.data.astronaut()).crop((LEFT, TOP, LEFT + SIDE, TOP + SIDE))
     return np.asarray(crop.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
 
 
 def driving(image: np.ndarray, t: float) -> np.ndarray:
-    """The portrait at time t of a 3 s loop."""
+    """Return the portrait at time t of a 3 s loop."""
     y, x = np.mgrid[:SIZE, :SIZE].astype(np.float64)
     roll = math.radians(4) * math.sin(2 * math.pi * t / 3)
     dx, dy = x - 256 - 10 * math.sin(2 * math.pi * t / 3), y - 256 - 4 * math.cos(2 * math.pi * t / 1.5)

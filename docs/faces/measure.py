@@ -30,7 +30,7 @@ from triportrait.train.data.heads.population import Expression
 from triportrait.train.evaluation.methods import Reenactment
 from triportrait.train.evaluation.metrics import psnr
 from triportrait.train.evaluation.protocol import Sitter, unseen
-from triportrait.train.weights import load_trained
+from triportrait.train.runs.weights import load_trained
 
 HERE = Path(__file__).parent
 MM = 1000 / 3  # per scene unit

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from triportrait.train.data.clips import write_video
-from triportrait.train.data.scenes import motion, take_pictures, to_pictures
+from triportrait.train.data.scenes import motion, take_pictures, to_uint8
 from triportrait.train.demo import CAST_HEADS, CAST_SEED
 from triportrait.train.evaluation.protocol import Sitter, driving_seed, renderer, unseen
 
@@ -28,7 +28,7 @@ def portrait(head: int) -> Image.Image:
     face, camera = unseen(CAST_SEED, head)
     calm = type(face).from_vector(CALM * face.vector, CALM * face.neck)
     view = take_pictures(renderer(), sitter.identity, calm, sitter.light, camera, PORTRAIT_PX)
-    return Image.fromarray(to_pictures(view.image)[0].numpy())
+    return Image.fromarray(to_uint8(view.image)[0].numpy())
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
     view = take_pictures(
         renderer(), other.identity.take(one), face, other.light.take(one), camera.take(one), DRIVING_PX
     )
-    there = list(to_pictures(view.image).numpy())
+    there = list(to_uint8(view.image).numpy())
     write_video(FOLDER / "driving.mp4", there + there[-2:0:-1], FPS)
 
 

@@ -1,37 +1,40 @@
-"""`triportrait profile`: what a frame costs, what it must cost, and where; a training's costs are in `train_step`."""
+"""`triportrait profile`: what a frame costs and must cost; what a training costs is in `step`, a live server in `live`.
+
+Nothing here imports the kernels before it is known whether Triton's interpreter shall run them.
+"""
 
 from __future__ import annotations
 
-import datetime
 import os
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from triportrait.core.errors import InputError
 from triportrait.profiling.jobs.live import Live
-from triportrait.profiling.jobs.train_step import Data, Scaling, Step
-
-Operators = Annotated[tuple[str, ...], tyro.conf.arg(name="op", metavar="NAME")]
+from triportrait.profiling.jobs.step import Communication, Data, Step
 
 
 @dataclass(frozen=True)
-class Compile:
-    """Compile every kernel for GPUs that need not be here, and tell registers, spills, memory, instructions."""
-
-    op: Operators = ()
+class _Operators:
+    op: Annotated[tuple[str, ...], tyro.conf.arg(name="op", metavar="NAME")] = ()
     """Operators; all by default."""
     dtype: Literal["all", "fp16", "bf16", "fp32"] = "all"
-    """Of the planes, pictures or tokens."""
-    out: Path | None = None
-    """Write the table into this file, too."""
+    """The dtype of planes, pictures or tokens."""
+
+    def _dtypes(self) -> list[str]:
+        return ["fp16", "bf16", "fp32"] if self.dtype == "all" else [self.dtype]
+
+
+@dataclass(frozen=True)
+class Compile(_Operators):
+    """Compile every kernel for GPUs that need not be here, and tell registers, spills, memory, instructions."""
 
     def run(self) -> None:
-        """Compile at the sizes of a frame; a fault ends it with a sentence."""
+        """Compile at the sizes of a frame; a fault ends the command with a sentence."""
         from triportrait.kernels.dispatch import INTERPRETED
         from triportrait.kernels.language import HAVE_TRITON
 
@@ -40,11 +43,11 @@ class Compile:
         if INTERPRETED:
             raise InputError("profile compile: expected a process that compiles, got TRITON_INTERPRET=1; unset it")
         from triportrait.profiling.everything import chosen
-        from triportrait.profiling.programs import DTYPES, compile_all, table
+        from triportrait.profiling.machine import made_by
+        from triportrait.profiling.programs import compile_all, table
 
-        _check_out(self.out)
-        rows = compile_all(chosen(self.op), DTYPES if self.dtype == "all" else [self.dtype], tell=_tell)
-        _print(f"{_made()}\n\n{table(rows)}", self.out)
+        rows = compile_all(chosen(self.op), self._dtypes())
+        print(f"{made_by('triportrait profile compile')}\n\n{table(rows)}", end="")
         faults = [fault for row in rows for fault in row.faults()]
         if faults:
             raise InputError(f"{faults[0]} ({len(faults)} faults in all)")
@@ -55,42 +58,38 @@ class Roofline:
     """Count operations and bytes of each part of a frame, and the time that no GPU can beat."""
 
     preset: Literal["portrait4d_v2", "tiny"] = "portrait4d_v2"
-    """Of the network."""
+    """Sizes of the network."""
 
     def run(self) -> None:
-        """Count; with a GPU its own ceilings and the parts of a frame are measured, too."""
+        """Count; on a GPU its own ceilings and the parts of a frame are measured, too."""
         import torch
 
         from triportrait.core.config import PRESETS
         from triportrait.profiling.frame import times_of_parts
         from triportrait.profiling.roofline import CEILINGS, count, measured_ceiling, table
 
-        ceilings, taken = list(CEILINGS), {}
+        ceilings, measured_ms = list(CEILINGS), {}
         if torch.cuda.is_available():
             ceilings.append(measured_ceiling())
-            taken = times_of_parts(PRESETS[self.preset](), "ours bf16")
-        print(table(count(PRESETS[self.preset]()), ceilings, taken), end="")
+            measured_ms = times_of_parts(PRESETS[self.preset](), "ours bf16")
+        print(table(count(PRESETS[self.preset]()), ceilings, measured_ms), end="")
 
 
 @dataclass(frozen=True)
-class Kernels:
+class Kernels(_Operators):
     """Time every kernel against its definition in PyTorch and that compiled; without a GPU, show that it runs."""
 
-    op: Operators = ()
-    """Operators; all by default."""
-    dtype: Literal["all", "fp16", "bf16", "fp32"] = "all"
-    """Of the planes, pictures or tokens."""
-
     def run(self) -> None:
-        """Check that they agree, then take times."""
+        """Check that kernels and definitions agree, then take times."""
         _interpret_without_gpu()
-        from triportrait.profiling.everything import chosen, device_here
-        from triportrait.profiling.kernels import DTYPES, bench, table
+        from triportrait.profiling.everything import chosen
+        from triportrait.profiling.kernels import bench, table
+        from triportrait.profiling.machine import device_here
 
-        rows = bench(chosen(self.op), DTYPES if self.dtype == "all" else [self.dtype], device_here(), _tell)
-        _say_where("kernels", *(["--op", *self.op] if self.op else []), "--dtype", self.dtype)
+        rows = bench(chosen(self.op), self._dtypes(), device_here())
+        _print_where("kernels", *(["--op", *self.op] if self.op else []), "--dtype", self.dtype)
         print(table(rows), end="")
-        _no_red(rows)
+        _refuse_red(rows)
 
 
 @dataclass(frozen=True)
@@ -98,39 +97,40 @@ class Frame:
     """Time a reenacted frame, whole and in parts; without a GPU, of a smaller network, to show that it runs."""
 
     preset: Literal["portrait4d_v2", "tiny"] | None = None
-    """Sizes of the network; the published ones on a GPU, and much smaller ones elsewhere, if none is named."""
+    """Sizes of the network; by default the published ones on a GPU, and much smaller ones elsewhere."""
 
     def run(self) -> None:
         """Check that all ways show the same picture, then take times."""
         _interpret_without_gpu()
         from triportrait.core.config import PRESETS
-        from triportrait.profiling.everything import device_here, model_here
+        from triportrait.profiling.everything import model_here
         from triportrait.profiling.frame import bench, table
+        from triportrait.profiling.machine import device_here
 
         config = model_here(device_here()) if self.preset is None else PRESETS[self.preset]()
-        rows = bench(config, device_here(), _tell)
-        _say_where("frame")
+        rows = bench(config, device_here())
+        _print_where("frame")
         print(table(rows), end="")
-        _no_red(rows)
+        _refuse_red(rows)
 
 
 @dataclass(frozen=True)
 class All:
-    """All figures of this machine into one file."""
+    """Measure the roofline, a frame and every kernel on this machine, and write all figures into one file."""
 
     out: tyro.conf.Positional[Path]
     """The file to write, .json."""
 
     def run(self) -> None:
-        """Within ten minutes on one GPU."""
+        """Measure; one GPU takes about ten minutes."""
         _interpret_without_gpu()
-        from triportrait.profiling.everything import profile, write
+        from triportrait.profiling.everything import profile
 
         if self.out.suffix != ".json":
             raise InputError(f"out: expected a .json file, got {self.out}; name one")
-        _check_out(self.out)
-        command = shlex.join(["triportrait", "profile", "all", self.out.name])
-        write(profile(command, tell=_tell, keep=lambda found: write(found, self.out)), self.out)
+        if not self.out.absolute().parent.is_dir():
+            raise InputError(f"out: expected a file in a folder that exists, got {self.out}; make the folder")
+        profile(shlex.join(["triportrait", "profile", "all", self.out.name]), self.out)
         print(self.out)
 
 
@@ -139,11 +139,11 @@ class Report:
     """Put the figures of a file of `profile all` into the README's tables, and draw them."""
 
     figures: tyro.conf.Positional[Path]
-    """What `profile all` wrote on a GPU."""
+    """The file that `profile all` wrote on a GPU."""
     readme: Path = Path("README.md")
-    """Where the tables stand, between two markers."""
+    """The file where the tables stand, between two markers."""
     chart: Path = Path("docs/figures.png")
-    """The picture to write: each part against its floor."""
+    """The picture to write: each part beside its floor."""
 
     def run(self) -> None:
         """Check the file and both places, then write."""
@@ -153,18 +153,18 @@ class Report:
         print(self.readme)
 
 
-Profile = Compile | Roofline | Kernels | Frame | All | Report | Step | Scaling | Data | Live
+Profile = Compile | Roofline | Kernels | Frame | All | Report | Step | Communication | Data | Live
 
 
 def _interpret_without_gpu() -> None:
-    """Let Triton's interpreter run the kernels where no GPU does: before anything imports them."""
+    """Let Triton's interpreter run the kernels where no GPU does; it must be called before anything imports them."""
     import torch
 
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
-def _say_where(*words: str) -> None:
+def _print_where(*words: str) -> None:
     from triportrait.profiling.machine import describe
 
     for name, value in describe(shlex.join(["triportrait", "profile", *words])).items():
@@ -173,33 +173,7 @@ def _say_where(*words: str) -> None:
     print()
 
 
-def _no_red(rows: list[dict[str, object]]) -> None:
+def _refuse_red(rows: list[dict[str, Any]]) -> None:
     red = [row for row in rows if "red" in row]
     if red:
         raise InputError(f"{red[0]['red']} ({len(red)} rows have no figure)")
-
-
-def _check_out(out: Path | None) -> None:
-    if out is not None and not out.absolute().parent.is_dir():
-        raise InputError(f"out: expected a file in a folder that exists, got {out}; make the folder")
-
-
-def _made() -> str:
-    """What made a table that no GPU is needed for."""
-    import torch
-    import triton
-
-    from triportrait.train.training import commit
-
-    versions = f"Triton {triton.__version__}, torch {torch.__version__}"
-    return f"`triportrait profile compile`: {versions}, commit {commit()}, {datetime.datetime.now(datetime.UTC).date()}"
-
-
-def _print(text: str, out: Path | None) -> None:
-    print(text, end="")
-    if out is not None:
-        out.write_text(text)
-
-
-def _tell(name: str) -> None:
-    print(name, file=sys.stderr)

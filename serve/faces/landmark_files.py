@@ -1,7 +1,7 @@
 """Faces whose landmarks lie in files: any tracker's, or those of a procedural head's clip, which knows its own.
 
 FOLDER/landmarks/00001.npy    [68 or 98, 2 or 3] pixels of the raw picture or frame, y down; one file per frame
-clip_000003.npz               beside clip_000003.mp4, as `triportrait heads clips` writes it
+clip_000003.npz               beside clip_000003.mp4, as `triportrait prepare videos` writes it
 """
 
 from __future__ import annotations

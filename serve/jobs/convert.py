@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,9 @@ from typing import Annotated
 import tyro
 
 from triportrait.core.published.convert import LICENCES, convert
-from triportrait.core.sentences import say
+from triportrait.core.sentences import LONGEST_SENTENCE, shown
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Convert:
         """Convert, and say what was written and what was not."""
         conversion = convert(self.file, self.folder, self.overwrite, self.ignore)
         for part in conversion.parts:
-            say(f"{part.path}: {part.kind}, {part.num_tensors} tensors, {part.num_values:,} numbers", sys.stdout)
+            line = f"{part.path}: {part.kind}, {part.num_tensors} tensors, {part.num_values:,} numbers"
+            print(shown(line, LONGEST_SENTENCE))
             print(f"  {LICENCES[part.kind]}")
         for warning in conversion.warnings:
-            say(f"warning: {warning}")
+            logger.warning("%s", warning)

@@ -26,7 +26,7 @@ from triportrait.serve.live.addresses import addresses_to_open, is_loopback
 from triportrait.serve.live.admission import PACE_FPS, Admission
 from triportrait.serve.live.engine import Engine
 from triportrait.serve.live.knowledge import knowledge
-from triportrait.serve.live.logs import note, start_logs, warn
+from triportrait.serve.live.logs import fields, start_logs
 from triportrait.serve.live.metrics import Metrics
 from triportrait.serve.live.recording import Recordings
 from triportrait.serve.live.server import LiveServer
@@ -83,14 +83,14 @@ class Live:
         with bind(self.host, self.port) as bound:
             start_logs()
             if self.token is not None:
-                warn(
+                logger.warning(
                     "--token: others of this machine see it in the list of processes; use --token-file or "
                     "$TRIPORTRAIT_TOKEN"
                 )
             server = self._server()
             hosts = [f"[{host}]" if ":" in host else host for host in addresses_to_open(self.host)]
             addresses = [f"http://{host}:{bound.getsockname()[1]}/" for host in hosts]
-            note("serving", address=addresses[0], capacity=server.admission.capacity)
+            logger.info("serving", extra=fields(address=addresses[0], capacity=server.admission.capacity))
             bound.listen()  # nobody who opens the address at once is turned away
             for address in addresses:
                 print(f"triportrait live: {address}" + ("" if token is None else f"?token={token}"), flush=True)
@@ -108,7 +108,6 @@ class Live:
                 raise InputError(f"live: {name} {why}; `{install('serve')}`")
 
     def _server(self) -> LiveServer:
-        told: list[str] = []
         weights = named_weights(self.weights)
         log_weights(self.weights)
         began = time.perf_counter()
@@ -116,33 +115,31 @@ class Live:
         share_cores(device, others=1)  # the faces of the next frames want a core
         notes = []
         stamp = Stamp(
-            NOBODY, weights, lambda line: warn(line.removeprefix("warning: ")), watermark=self.watermark,
+            NOBODY, weights, lambda line: logger.warning(line.removeprefix("warning: ")), watermark=self.watermark,
             certificate=self.certificate, key=self.key,
         )  # fmt: skip
         if not stamp.signs:
             notes.append(f"Recordings carry no manifest here: {stamp.unsigned}.")
         reenactor = Reenactor(*load_weights(weights), device)
-        detail = told.append if logger.isEnabledFor(logging.DEBUG) else lambda line: None
-        if (warning := use_precision(reenactor, self.precision, detail)) is not None:
-            warn(warning)
+        if (warning := use_precision(reenactor, self.precision, logger.debug)) is not None:
+            logger.warning(warning)
         reenactor.capture()
         engine = Engine(reenactor, self._finder(), stamp)
         if not engine.finds_faces:
             notes.append(f"Nothing finds faces here (`{install('faces')}`): keep your face in the middle.")
         frame_s = engine.measure()
-        note(
-            "loaded", weights=weights, device=str(device), seconds=round(time.perf_counter() - began, 2),
+        loaded = fields(
+            weights=weights, device=str(device), seconds=round(time.perf_counter() - began, 2),
             frame_ms=round(1e3 * frame_s, 2), batch=engine.most_batch, faces=engine.finds_faces,
             watermark=self.watermark,
         )  # fmt: skip
-        for line in told:
-            warn(line)
+        logger.info("loaded", extra=loaded)
         metrics = Metrics(torch.cuda.memory_allocated if device.type == "cuda" else None)
         admission = Admission(frame_s, PACE_FPS[device.type], self.sessions)
         return LiveServer(engine, admission, metrics, Recordings(), notes, knowledge(weights, reenactor))
 
     def _finder(self) -> Callable[[], FaceProvider] | None:
-        first = default_provider(warn)
+        first = default_provider(logger.warning)
         if first is None:
             return None
         first.close()

@@ -1,68 +1,26 @@
-"""One JSON object per line on stderr: what happened, when, to which session."""
+"""The log of a live server: one JSON object a line on the standard error, with the fields of what happened."""
 
 from __future__ import annotations
 
-import datetime
 import logging
-import sys
 from typing import Any
 
-from triportrait.core.sentences import LONGEST_SENTENCE, bounded, json_text, shown
-
-LOG = logging.getLogger("triportrait.live")
-_OURS = "fields"
-LONGEST_TRACEBACK = 20_000  # characters, of which the last are kept
-
-
-class _Lines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        time = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds")
-        line: dict[str, Any] = {
-            "time": time,
-            "level": record.levelname.lower(),
-            "event": shown(record.getMessage(), LONGEST_SENTENCE),
-        }
-        if record.name != LOG.name:
-            line["from"] = record.name
-        line |= {name: bounded(value) for name, value in getattr(record, _OURS, {}).items()}
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)[-LONGEST_TRACEBACK:]
-        return json_text(line)
-
-
-class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
-    """Whatever sys.stderr is at the moment: the command replaces it while it runs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.setFormatter(_Lines())
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stderr
-        super().emit(record)
+from triportrait.core.log_lines import JsonLines, StandardError
 
 
 def start_logs() -> None:
-    """Send our lines, and the warnings of the libraries, to stderr."""
+    """From now on show what triportrait logs, and the warnings of the libraries, as JSON lines.
+
+    The handler of the command, which shows sentences, gives way.
+    """
     root = logging.getLogger()
-    root.handlers = [_Stderr()]
+    root.handlers = [StandardError(JsonLines())]
     root.setLevel(logging.WARNING)
-    LOG.setLevel(logging.INFO)
-    # Its lines tell of every connection that a browser drops.
-    for name in ("aioice", "aiortc", "uvicorn.error"):
+    logging.getLogger("triportrait").handlers = []
+    for name in ("aioice", "aiortc", "uvicorn.error"):  # they tell of every connection that a browser drops
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def note(event: str, **fields: object) -> None:
-    """A line about something that is in order."""
-    LOG.info(event, extra={_OURS: fields})
-
-
-def warn(event: str, **fields: object) -> None:
-    """A line about something that is not, but goes on."""
-    LOG.warning(event, extra={_OURS: fields})
-
-
-def fault(event: str, **fields: object) -> None:
-    """A line about a fault of ours, with its traceback."""
-    LOG.exception(event, extra={_OURS: fields})
+def fields(**values: object) -> dict[str, Any]:
+    """What a record carries besides its message, as `logger.info("session began", extra=fields(active=3))`."""
+    return {"fields": values}

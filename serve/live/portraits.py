@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import logging
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from triportrait.core.errors import InputError
-from triportrait.serve.live import logs, uploads
+from triportrait.serve.live import uploads
 from triportrait.serve.live.decoding import Decoders
 from triportrait.serve.live.engine import (
     EXAMPLES,
@@ -24,8 +25,11 @@ from triportrait.serve.live.engine import (
     example_picture,
     examples,
 )
+from triportrait.serve.live.logs import fields
 from triportrait.serve.live.sessions import Session
 from triportrait.serve.live.worker import Worker, ended
+
+logger = logging.getLogger(__name__)
 
 
 class Portraits:
@@ -129,7 +133,8 @@ class Portraits:
                 self._worker.show(session, portrait)
         session.tell_neutral()
         jpeg = base64.b64encode(encode_jpeg(followed.crop)).decode()
-        logs.note("portrait", session=session.id[:6], height=image.shape[0], width=image.shape[1], said=sentence)
+        height, width = image.shape[:2]
+        logger.info("portrait", extra=fields(session=session.id[:6], height=height, width=width, said=sentence))
         return {"is": "portrait", "sentence": sentence, "crop": f"data:image/jpeg;base64,{jpeg}"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triportrait.core.errors import InputError
-from triportrait.serve.live import logs, transport_ws, uploads
+from triportrait.serve.live import transport_ws, uploads
 from triportrait.serve.live.admission import Admission
 from triportrait.serve.live.engine import EXAMPLES, Engine, examples, shows_face
 from triportrait.serve.live.guard import App, Guard
 from triportrait.serve.live.knowledge import Knowledge
+from triportrait.serve.live.logs import fields
 from triportrait.serve.live.metrics import Metrics
 from triportrait.serve.live.neutral import FIRST, STILL, NeutralWish
 from triportrait.serve.live.places import Places
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.websockets import WebSocket
 
+logger = logging.getLogger(__name__)
 PAGE = Path(__file__).parent / "page"
 _KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".jpg": "image/jpeg", ".mp4": "video/mp4"}
 MOST_FPS = 30  # what the page sends at most
@@ -176,7 +179,10 @@ class LiveServer:
         if recording is None:
             raise InputError("recording: none is running; press record first")
         recorded = await asyncio.to_thread(self.recordings.finish, recording, session.id)
-        logs.note("recorded", session=session.id[:6], frames=recorded.frames, seconds=round(recorded.seconds, 1))
+        logger.info(
+            "recorded",
+            extra=fields(session=session.id[:6], frames=recorded.frames, seconds=round(recorded.seconds, 1)),
+        )
         session.tell(
             {
                 "is": "recorded", "address": f"/recordings/{recorded.name}", "frames": recorded.frames,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -15,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 from triportrait.core.errors import InputError
 from triportrait.serve.live.addresses import is_loopback
 from triportrait.serve.live.guard import App
-from triportrait.serve.live.logs import note
+from triportrait.serve.live.logs import fields
 from triportrait.serve.live.messages import LARGEST_FRAME_BYTES
 from triportrait.serve.media.pictures import reason_of
 
 if TYPE_CHECKING:
     import uvicorn
+
+logger = logging.getLogger(__name__)
 
 REQUEST_S = 15.0  # a connection on which a request's header is not whole by then is closed
 DEAD_S = 20  # unacknowledged bytes, or a window that stays shut: the other end has gone
@@ -96,7 +99,7 @@ def run(app: App, bound: socket.socket, at_last: Callable[[], None]) -> None:
         signal.signal(signal.SIGHUP, server.handle_exit)
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has stopped
         server.run(sockets=[bound])
-    note("stopped")
+    logger.info("stopped")
     if server.started:  # all is closed; Python would take torch apart, for seconds where processors are busy
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
@@ -113,7 +116,7 @@ def _with_an_end(handle: Callable[..., None], at_last: Callable[[], None]) -> Ca
         cleaning.start()
         cleaning.join(0.2)
         with suppress(Exception):
-            note("stopped", late=True)
+            logger.info("stopped", extra=fields(late=True))
         os._exit(0)
 
     def handle_exit(number: int, frame: Any) -> None:

@@ -6,18 +6,16 @@ No STUN or TURN server is asked: it works on one machine and in one network.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import av
 import numpy as np
 
 from triportrait.serve.live.engine import LARGEST_DRIVING_PX
 from triportrait.serve.live.offers import checked_offer, vp8_size
-from triportrait.serve.live.sessions import Result
-
-if TYPE_CHECKING:
-    from triportrait.serve.live.transport_ws import Connection
+from triportrait.serve.live.sessions import Result, Session
 
 _CLOCK = 90_000
 _TOO_LARGE = "the camera sends more than 4096 x 2160 pixels; choose a smaller size"
@@ -25,6 +23,20 @@ _GATHER_S = 5.0
 _MOST_BUFFERED = 16 << 10
 _MOST_UNDECODED = 60  # frames that wait for aiortc's decoder
 _CODECS = ("video/VP8", "video/rtx")  # every browser has it, and its header tells the size before it is decoded
+
+
+class Connection(Protocol):
+    """What the WebRTC side needs of the WebSocket's connection that it belongs to."""
+
+    session: Session
+
+    def tell(self, message: dict[str, Any]) -> None: ...
+
+    def take_frame(self, number: int, clock_ms: float, frame: Callable[[], Any]) -> None: ...
+
+    def header(self, result: Result) -> bytes: ...
+
+    def hang_up(self) -> None: ...
 
 
 class Peer:

@@ -5,27 +5,32 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from triportrait.core.errors import InputError
-from triportrait.serve.live import logs, places
-from triportrait.serve.live.admission import Refusal
+from triportrait.serve.live import places
+from triportrait.serve.live.admission import Admission, Refusal
 from triportrait.serve.live.budget import Budget
-from triportrait.serve.live.engine import check_jpeg, decode_jpeg
+from triportrait.serve.live.engine import Engine, check_jpeg, decode_jpeg
+from triportrait.serve.live.logs import fields
 from triportrait.serve.live.messages import FrameIn, Shown, read_binary, read_text, result_header
-from triportrait.serve.live.places import wait_for_place
+from triportrait.serve.live.metrics import Metrics
+from triportrait.serve.live.places import Places, wait_for_place
+from triportrait.serve.live.portraits import Portraits
 from triportrait.serve.live.sessions import Arrived, Result, Session
 from triportrait.serve.live.transport_rtc import Peer
+from triportrait.serve.live.worker import Worker
 from triportrait.serve.memory import return_freed_memory
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
-    from triportrait.serve.live.server import LiveServer
+logger = logging.getLogger(__name__)
 
 MOST_UNSHOWN = 4  # results on their way that the page has not said it has shown: more would be lag in the network
 SILENT_S = 30.0  # without any message: the other end has gone
@@ -36,6 +41,28 @@ MESSAGE_BYTES = 64 << 10  # more than so many count as several messages
 OFFERS_PER_S, OFFERS_AT_ONCE = 0.5, 5.0
 MOST_GARBAGE = 100  # messages that nobody can read, before the session ends
 _TRY_LATER, _ENDED = 1013, 1000
+
+
+class Server(Protocol):
+    """What a connection needs of the server that it belongs to.
+
+    Attributes:
+        sessions: the connections that are open, by the id of their session.
+    """
+
+    engine: Engine
+    worker: Worker
+    admission: Admission
+    metrics: Metrics
+    places: Places
+    portraits: Portraits
+    sessions: dict[str, Connection]
+
+    def hello(self, session: Session) -> dict[str, Any]: ...
+
+    async def take_neutral(self, session: Session, on: bool, when: object = "") -> None: ...
+
+    async def record(self, session: Session, on: bool) -> None: ...
 
 
 class _End(Exception):
@@ -49,7 +76,7 @@ class _End(Exception):
 class Connection:
     """One WebSocket from its first message to its last."""
 
-    def __init__(self, websocket: WebSocket, server: LiveServer) -> None:
+    def __init__(self, websocket: WebSocket, server: Server) -> None:
         self._socket, self._server = websocket, server
         self._warned_s: float | None = None  # since when it knows that others want its place
         self._loop = asyncio.get_running_loop()
@@ -72,7 +99,7 @@ class Connection:
         server, session = self._server, self.session
         server.worker.join(session)
         server.sessions[session.id] = self
-        logs.note("session began", session=session.id[:6], active=server.admission.active)
+        logger.info("session began", extra=fields(session=session.id[:6], active=server.admission.active))
         self.tell(server.hello(session))
         parts = [asyncio.create_task(part()) for part in (self._receive, self._send, self._watch)]
         how, sentence = "left", ""
@@ -84,7 +111,7 @@ class Connection:
                     how, sentence = error.how, error.sentence
                 elif error is not None and not isinstance(error, WebSocketDisconnect):
                     how = "failed"
-                    logs.LOG.error("a session failed", exc_info=error)
+                    logger.error("a session failed", exc_info=error)
         finally:
             for task in (*parts, *self._tasks):
                 task.cancel()
@@ -103,10 +130,9 @@ class Connection:
             await self._say_goodbye(sentence)
             length_s = time.monotonic() - session.began_s
             server.metrics.sessions.labels(how).inc()
-            logs.note(
-                "session ended", session=session.id[:6], how=how, frames=frames, dropped=dropped,
-                seconds=round(length_s, 1),
-            )  # fmt: skip
+            seconds = round(length_s, 1)
+            ended = fields(session=session.id[:6], how=how, frames=frames, dropped=dropped, seconds=seconds)
+            logger.info("session ended", extra=ended)
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a JSON message when the connection next can; of one kind only the newest."""
@@ -139,7 +165,7 @@ class Connection:
                     await self._socket.send_text(json.dumps({"is": "end", "sentence": sentence}))
                 await self._socket.close(_ENDED)
         except Exception as error:  # whatever the other end has done to the connection
-            logs.note("an end could not be told", session=self.session.id[:6], reason=repr(error)[:200])
+            logger.info("an end could not be told", extra=fields(session=self.session.id[:6], reason=repr(error)[:200]))
 
     async def _receive(self) -> None:
         while True:
@@ -283,7 +309,7 @@ class Connection:
             except InputError as error:
                 self.session.notice("wish", str(error))
             except Exception:
-                logs.fault("a wish failed", session=self.session.id[:6])
+                logger.exception("a wish failed", extra=fields(session=self.session.id[:6]))
                 self.session.notice("wish", "that failed on the server; try again")
 
         self._keep(asyncio.create_task(guarded()))
@@ -311,7 +337,7 @@ class Connection:
             except Exception as error:
                 await peer.close()
                 reason = str(error) if isinstance(error, InputError) else repr(error)
-                logs.warn("webrtc failed", session=self.session.id[:6], reason=reason[:200])
+                logger.warning("webrtc failed", extra=fields(session=self.session.id[:6], reason=reason[:200]))
                 sentence = "WebRTC could not be started; pictures go over a WebSocket"
                 self.tell({"is": "answer", "sdp": "", "sentence": sentence})
                 return
@@ -332,7 +358,7 @@ def _switch(message: dict[str, Any]) -> bool:
     return on
 
 
-async def serve(websocket: WebSocket, server: LiveServer) -> None:
+async def serve(websocket: WebSocket, server: Server) -> None:
     """A page has connected: its session begins when there is a place, or it is refused with a time to come again."""
     await websocket.accept()
     refusal: Refusal | None = None
@@ -342,7 +368,7 @@ async def serve(websocket: WebSocket, server: LiveServer) -> None:
         if isinstance(ticket, Refusal):
             refusal = ticket
         elif not ticket.in_:
-            logs.note("session waits", position=server.places.position(ticket))
+            logger.info("session waits", extra=fields(position=server.places.position(ticket)))
             there = await wait_for_place(websocket, server.places, ticket)
             if ticket.refused:
                 refusal = server.places.refusal()
@@ -355,7 +381,7 @@ async def serve(websocket: WebSocket, server: LiveServer) -> None:
         return
     if refusal is not None:
         server.metrics.sessions.labels("refused").inc()
-        logs.note("session refused", active=server.admission.active, retry_s=refusal.retry_s)
+        logger.info("session refused", extra=fields(active=server.admission.active, retry_s=refusal.retry_s))
         message = {"is": "refused", "sentence": refusal.sentence, "retry_s": refusal.retry_s}
         await _close(websocket, message, _TRY_LATER)
         return

@@ -6,6 +6,7 @@ Sessions whose frames are ready make one batch; the first waits for the others n
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -19,14 +20,15 @@ import numpy as np
 
 from triportrait.core.errors import InputError
 from triportrait.serve.faces.tracker import Followed
-from triportrait.serve.live import logs
 from triportrait.serve.live.admission import Admission
 from triportrait.serve.live.engine import Engine, Portrait, Wanted, encode_jpeg
+from triportrait.serve.live.logs import fields
 from triportrait.serve.live.messages import Parts
 from triportrait.serve.live.metrics import Metrics
 from triportrait.serve.live.neutral import NeutralWish
 from triportrait.serve.live.sessions import Arrived, Computed, Ready, Result, Session
 
+logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
 VIEW_S = 1 / 25  # between new views of a face that holds still
@@ -167,7 +169,7 @@ class Worker:
             self._metrics.unreadable.inc()
             session.notice("frame", str(error))
         except Exception:
-            logs.fault("a frame failed", session=session.id[:6])
+            logger.exception("a frame failed", extra=fields(session=session.id[:6]))
             session.notice("frame", "a driving frame could not be used; the next one is tried")
         finally:
             with self._changed:
@@ -257,7 +259,7 @@ class Worker:
         try:
             pictures = self._pictures(batch)
         except Exception as error:
-            logs.fault("the network failed", sessions=[s.id[:6] for s, *_ in batch])
+            logger.exception("the network failed", extra=fields(sessions=[s.id[:6] for s, *_ in batch]))
             sentence = str(error) if isinstance(error, InputError) else "the network failed on a frame; see the log"
             for session, *_ in batch:
                 session.notice("network", sentence)
@@ -309,7 +311,7 @@ class Worker:
             if done is not None:
                 self._deliver(session, done)
         except Exception:
-            logs.fault("a result failed", session=session.id[:6])
+            logger.exception("a result failed", extra=fields(session=session.id[:6]))
         finally:
             with self._changed:
                 session.finishing = False
@@ -345,7 +347,7 @@ class Worker:
             except InputError as error:
                 session.give_recording_up(str(error))
             except Exception:  # the pictures go on without it
-                logs.fault("a recording failed", session=session.id[:6])
+                logger.exception("a recording failed", extra=fields(session=session.id[:6]))
                 session.give_recording_up("the recording failed; see the server's log")
 
 

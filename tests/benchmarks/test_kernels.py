@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from triportrait.kernels.dispatch import use_backend
-from triportrait.profiling.cases import CASES, make_inputs
+from triportrait.profiling.cases import CASES, make_inputs, moved
 from triportrait.profiling.kernels import disagreement
 
 GPU = torch.cuda.is_available()
@@ -21,8 +21,7 @@ def test_forward(name, backend, benchmark):
     case, dtype = CASES[name], torch.float16 if GPU and not CASES[name].wide_only else torch.float32
     if GPU and (why := disagreement(name, str(dtype).replace("torch.float", "fp"), "cuda")):
         pytest.fail(f"no figure: {why}")
-    made = make_inputs(name, case.paper if GPU else case.odd[0], dtype)
-    inputs = tuple(x if x is None or x.dim() == 0 or not GPU else x.cuda() for x in made)
+    inputs = moved(make_inputs(name, case.paper if GPU else case.odd[0], dtype), "cuda" if GPU else "cpu")
     benchmark.extra_info["note"] = "" if GPU else "times of a CPU, no performance"
 
     def run() -> object:

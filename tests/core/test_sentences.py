@@ -17,7 +17,6 @@ from triportrait.core.sentences import (
     json_text,
     literal,
     say,
-    say_traceback,
     shown,
 )
 
@@ -102,15 +101,3 @@ def test_a_value_of_a_manifest_is_bounded():
         deep = {"k" * 1000: [deep] * 3}
     told = json_text(bounded({"wide": list(range(10_000)), "deep": deep, "text": "\x1b" * 10_000, "n": 10**100}))
     assert len(told) < 20_000 and told.isprintable() and "9,950 entries left out" in told
-
-
-def test_a_traceback_shows_no_codes_either(capsys):
-    try:
-        try:
-            raise ValueError("\x1b[2J" + "line\n" * 1_000_000)
-        except ValueError as error:
-            raise InputError("a sentence") from error
-    except InputError:
-        say_traceback()
-    told = capsys.readouterr().err
-    assert "\x1b" not in told and "test_sentences.py" in told and len(told.splitlines()) <= 101

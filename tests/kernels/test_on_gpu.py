@@ -11,7 +11,7 @@ import torch
 
 from triportrait.kernels.dispatch import use_backend
 from triportrait.kernels.testing import assert_agrees
-from triportrait.profiling.cases import CASES, make_inputs
+from triportrait.profiling.cases import CASES, make_inputs, moved
 
 pytestmark = pytest.mark.gpu
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -19,8 +19,7 @@ SIZES = [(name, i) for name in sorted(CASES) for i in range(len(CASES[name].odd)
 
 
 def on_gpu(name, sizes, dtype, seed=0):
-    made = make_inputs(name, sizes, dtype, seed)
-    return tuple(x if x is None or x.dim() == 0 else x.cuda() for x in made)
+    return moved(make_inputs(name, sizes, dtype, seed), "cuda")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))

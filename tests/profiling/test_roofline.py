@@ -64,7 +64,7 @@ def test_a_tiny_network_is_counted_too():
 
 
 def test_the_table_says_what_it_is(parts):
-    said = table(parts, CEILINGS, taken={"render": 1.0})
+    said = table(parts, CEILINGS, measured_ms={"render": 1.0})
     assert "| tri-plane decoder | frame | 847" in said and "data sheet" in said and "Floor:" in said
     row = next(line for line in said.splitlines() if line.startswith("| render"))
     assert row.split("|")[-3].strip() == "1.000"

@@ -18,7 +18,7 @@ from triportrait.serve.faces.pose import FRONTAL, RIGID
 from triportrait.train.data.heads.landmarks import landmarks
 from triportrait.train.data.heads.population import Expression
 from triportrait.train.data.heads.render import HeadRenderer
-from triportrait.train.data.scenes import motion, population, take_pictures, to_pictures
+from triportrait.train.data.scenes import motion, population, take_pictures, to_uint8
 
 PHOTO = Path(__file__).parents[1] / "data" / "photo.jpg"
 # Marked by hand on the photograph enlarged 40 times, pixels from its corner, in the order of the 68 landmarks: around
@@ -87,7 +87,7 @@ def moving_head(
     cameras = Camera(camera.world_from_camera.expand(frames, 4, 4), camera.intrinsics.expand(frames, 3, 3))
     does = motion(17, head, frames, fps)
     view = take_pictures(HeadRenderer(), who.take(one), does, light.take(one), cameras, size)
-    pictures, places = to_pictures(view.image).numpy(), view.landmarks.numpy() - 0.5
+    pictures, places = to_uint8(view.image).numpy(), view.landmarks.numpy() - 0.5
     shown, faces = [], []
     for picture, place in zip(pictures, places, strict=True):
         x, y = 0, 0

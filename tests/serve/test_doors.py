@@ -20,7 +20,6 @@ from triportrait.core.published.unpickle import read_pickle
 from triportrait.core.weights import DEMO_FOLDER
 from triportrait.serve.media.provenance.certificate import find_identity
 from triportrait.serve.media.provenance.manifest import read_manifest
-from triportrait.train.begin import read_file
 from triportrait.train.data.arrays import read_arrays
 from triportrait.train.data.clip_store.frames import decode
 from triportrait.train.data.clip_store.records import open_lmdb
@@ -31,8 +30,8 @@ from triportrait.train.runs.checkpoints import averaged_weights
 from triportrait.train.runs.claim import claim
 from triportrait.train.runs.diverged import read_micro
 from triportrait.train.runs.export import export
-from triportrait.train.runs.report import write_report
 from triportrait.train.runs.run_config import check_config
+from triportrait.train.runs.weights import read_tensor_file
 
 SECONDS = 60  # a door that waits is ended, and fails
 KINDS = ("pipe", "link to a pipe", "device", "socket", "folder")
@@ -156,7 +155,7 @@ READERS = {
     "manifest": lambda put, at: read_manifest(put(at / "x.png")),
     "published file": lambda put, at: convert(put(at / "x.pkl"), at / "w"),
     "pickle": lambda put, at: read_pickle(put(at / "x.pkl")),
-    "tensors": lambda put, at: read_file(put(at / "x.safetensors")),
+    "tensors": lambda put, at: read_tensor_file(put(at / "x.safetensors")),
     "arrays": lambda put, at: read_arrays(put(at / "x.npz")),
     "clip": lambda put, at: decode(put(at / "x.mp4"), [0]),
     "LMDB": lambda put, at: open_lmdb(folder_of(put, at / "data.mdb")),
@@ -171,7 +170,6 @@ READERS = {
     "kept batch": lambda put, at: read_micro(put(at / "x.safetensors"), {}, None),
     "config of a run": lambda put, at: check_config(folder_of(put, at / "config.json"), {}),
     "export": lambda put, at: export(folder_of(put, at / "config.json"), at / "w"),
-    "report": lambda put, at: write_report(folder_of(put, at / "config.json")),
 }
 
 

@@ -152,9 +152,10 @@ def test_it_serves_is_measured_and_stops(tmp_path, capsys, monkeypatch):
         assert figures(address)["triportrait_sessions_active"] == 0
         assert stop(server.process) < 8 and server.process.returncode == 0
     lines = [json.loads(line) for line in server.lines]
-    events = [line["event"] for line in lines]
-    assert events[0] == "loaded" and events[-1] == "stopped" and events.count("session began") == 2
-    assert lines[0]["weights"] == "demo" and lines[0]["watermark"] is True
+    events = [line["message"] for line in lines]
+    assert events[-1] == "stopped" and events.count("session began") == 2
+    loaded = lines[events.index("loaded")]
+    assert loaded["weights"] == "demo" and loaded["watermark"] is True
     assert not any("token" in line for line in server.lines) and "an end could not be told" not in events
 
 

@@ -253,7 +253,7 @@ def test_a_signal_ends_the_server_within_three_seconds_whatever_its_decoders_and
                 assert process.wait(10) == 0 and time.monotonic() - began < 3.0
         finally:
             process.kill()
-        assert [json.loads(line)["event"] for line in process.stderr][-1] == "stopped"
+        assert [json.loads(line)["message"] for line in process.stderr][-1] == "stopped"
     assert not list(tmp_path.glob("triportrait-live-*")), "recordings are removed"
 
 

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from triportrait.core.errors import InputError
+from triportrait.core.log_lines import JsonLines
 from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.tracker import Followed
-from triportrait.serve.live import logs, messages, serving, uploads
+from triportrait.serve.live import messages, serving, uploads
 from triportrait.serve.live.admission import Admission
 from triportrait.serve.live.budget import Budget
 from triportrait.serve.live.engine import Wanted, decode_jpeg, encode_jpeg, example_picture, examples
@@ -394,6 +395,6 @@ def test_one_address_does_not_take_all_connections():
 
 def test_half_a_character_in_a_log_is_written_as_its_escape():
     record = logging.makeLogRecord({"msg": "webrtc failed", "fields": {"reason": "\ud800 and ü"}})
-    line = logs._Lines().format(record)
+    line = JsonLines().format(record)
     assert line.encode("utf-8")
     assert json.loads(line)["reason"].endswith(" and ü") and "ü" in line

@@ -14,7 +14,7 @@ from tests.serve.attacks import DOCS
 from tests.serve.faces import picture
 from tests.serve.making import make
 from triportrait.cli import main
-from triportrait.serve.live.logs import LOG, _Lines
+from triportrait.core.log_lines import JsonLines
 
 NAME = "a\x1b[2J\n\u202eb"
 
@@ -74,15 +74,13 @@ def test_metadata_of_a_film(tmp_path, capsys):
 
 @pytest.mark.parametrize("text", [NAME, "\x9b2J\x7f", "x" * 3_000_000])
 def test_lines_of_the_live_log(text):
-    record = LOG.makeRecord(
-        LOG.name, logging.WARNING, "", 0, text, (), None, extra={"fields": {"reason": text, "n": 3}}
-    )
-    line = _Lines().format(record)
+    record = logging.makeLogRecord({"msg": text, "fields": {"reason": text, "n": 3}})
+    line = JsonLines().format(record)
     told = json.loads(line)
-    assert line.isprintable() and len(line) < 3000 and told["n"] == 3 and told["event"].isprintable()
+    assert line.isprintable() and len(line) < 3000 and told["n"] == 3 and told["message"].isprintable()
     try:
         raise ValueError(text)
     except ValueError as error:
         record.exc_info = (type(error), error, error.__traceback__)
-    line = _Lines().format(record)
+    line = JsonLines().format(record)
     assert line.isprintable() and len(line) < 30_000 and "traceback" in json.loads(line)

@@ -21,7 +21,7 @@ from triportrait.core.weights import VARIABLE, log_weights, named_weights
 from triportrait.serve.parameters import Tracking
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.weights import load_weights
-from triportrait.train.start import start, start_motion
+from triportrait.train.stages.initialize import initialize, initialize_motion
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,8 @@ def trained(tmp_path_factory) -> Path:
     """A folder as training makes it: the tiny network with a small motion encoder, in half precision."""
     folder = tmp_path_factory.mktemp("trained")
     portrait = Portrait4D(tiny())
-    start(portrait, 0)
-    start_motion(portrait, 0)
+    initialize(portrait, 0)
+    initialize_motion(portrait, 0)
     with torch.no_grad():
         portrait.superres.style.normal_()  # type: ignore[union-attr]
     encoder = little.encoder()

@@ -31,23 +31,24 @@ def work(folder: Path, name: str) -> None:
     """What each rank does."""
     from tests.train import little
     from triportrait.train import loop
-    from triportrait.train.begin import Begin
     from triportrait.train.data.parallel import one_thread
-    from triportrait.train.engines.ranks import joined
+    from triportrait.train.engines.make import Engines
+    from triportrait.train.engines.ranks import process_group
     from triportrait.train.engines.zero import ZeroConfig
-    from triportrait.train.stage_run import StageRun
-    from triportrait.train.stages import Engines
+    from triportrait.train.networks import InitFrom
+    from triportrait.train.one_stage import OneStage
+    from triportrait.train.run import Run
 
-    loop.SHOWN_EACH = 1
-    config = little.opposed()
+    loop.LOG_EVERY = 1
+    config = little.adversarial()
     config = dataclasses.replace(
-        config, stage2=dataclasses.replace(config.stage2, images=IMAGES, micros=2, batch=4), save_each=SAVE_EACH
+        config, stage2=dataclasses.replace(config.stage2, images=IMAGES, micro_batches=2, batch=4), save_every=SAVE_EACH
     )
-    begin = Begin(static=str(folder / "static"), motion=str(folder / "trained"))
-    with one_thread(), joined() as ranks:
+    init_from = InitFrom(static=str(folder / "static"), motion=str(folder / "trained"))
+    with one_thread(), process_group() as ranks:
         (folder / f"rank{ranks.rank}.pid").write_text(str(os.getpid()))
         engines = Engines(ranks, ZeroConfig(2, bucket=100_000))
-        run = StageRun("stage2", config, folder / name, folder / "cast", begin, engines)
+        run = Run(config, folder / name, OneStage("stage2", folder / "cast", init_from), engines, False)
         if ranks.first:
             (folder / "begun").touch()
         run.train()
@@ -131,8 +132,8 @@ def main() -> int:
         return 0
     sys.path.insert(0, str(ROOT))
     from tests.train import little, trained
+    from triportrait.core.commit import commit
     from triportrait.train.data.pictures import open_set
-    from triportrait.train.training import commit
 
     chance = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as name:

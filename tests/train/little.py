@@ -17,17 +17,17 @@ from triportrait.core.config import (
 )
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
-from triportrait.train.cameras import NEAR_FRONT
 from triportrait.train.config import (
     LossConfig,
     OptimizerConfig,
     ReenactConfig,
     ScheduleConfig,
-    SetConfig,
     StageConfig,
     TrainConfig,
 )
-from triportrait.train.start import start, start_motion
+from triportrait.train.data.cameras import NEAR_FRONT
+from triportrait.train.data.set_config import SetConfig
+from triportrait.train.stages.initialize import initialize, initialize_motion
 
 CAST = SetConfig(seed=3, count=2, expressions=6, views=3, size=64, antialias=1)
 FRONT = 0.7  # sources and cameras are as the preset tiny's
@@ -84,7 +84,7 @@ def model() -> ModelConfig:
 
 def config(**changes: Any) -> TrainConfig:
     """Four steps of stage 1, three of the motion encoder, four of stage 2."""
-    quick = OptimizerConfig(warm_up=4, average=0.5)
+    quick = OptimizerConfig(warmup=4, ema_decay=0.5)
     values: dict[str, Any] = {
         "preset": "test",
         "model": model(),
@@ -93,30 +93,32 @@ def config(**changes: Any) -> TrainConfig:
         "stage1": StageConfig(images=8, batch=2, front_sources=FRONT, optimizer=quick),
         "motion": StageConfig(images=12, batch=4, front_sources=FRONT, optimizer=quick),
         "stage2": ReenactConfig(images=8, batch=2, front_sources=FRONT, camera_p=NEAR_FRONT, optimizer=quick),
-        "save_each": 4,
-        "sample_each": 8,
+        "save_every": 4,
+        "sample_every": 8,
     }
     return TrainConfig(**(values | changes))
 
 
-def opposed() -> TrainConfig:
+def adversarial() -> TrainConfig:
     """Six steps of stage 2 with the adversary and R1 on, in four micro-batches each."""
-    quick = OptimizerConfig(warm_up=0, average=0.5, clip=0.0)
-    discriminator = OptimizerConfig(rate=1e-3, betas=(0.0, 0.99), warm_up=0, decay=0.0, clip=0.0, lazy=2)
+    quick = OptimizerConfig(warmup=0, ema_decay=0.5, max_grad_norm=0.0)
+    discriminator = OptimizerConfig(
+        lr=1e-3, betas=(0.0, 0.99), warmup=0, weight_decay=0.0, max_grad_norm=0.0, reg_interval=2
+    )
     stage = ReenactConfig(
-        images=48, batch=8, micros=4, front_sources=FRONT, camera_p=NEAR_FRONT, optimizer=quick,
+        images=48, batch=8, micro_batches=4, front_sources=FRONT, camera_p=NEAR_FRONT, optimizer=quick,
         discriminator=discriminator, real_target=0.9,
-        losses=LossConfig(adversary=0.1), schedule=ScheduleConfig(r1_every=2),
+        losses=LossConfig(adversarial=0.1), schedule=ScheduleConfig(r1_every=2),
     )  # fmt: skip
-    return config(stage2=stage, discriminator_base=512, discriminator_widest=16, save_each=10**6, sample_each=10**6)
+    return config(stage2=stage, discriminator_base=512, discriminator_widest=16, save_every=10**6, sample_every=10**6)
 
 
 def portrait(seed: int = 0, motion: bool = False) -> Portrait4D:
     """A fresh network; with `motion`, the layers that read motion are started, too."""
     made = Portrait4D(model())
-    start(made, seed)
+    initialize(made, seed)
     if motion:
-        start_motion(made, seed)
+        initialize_motion(made, seed)
     return made
 
 

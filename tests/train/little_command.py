@@ -9,13 +9,14 @@ import sys
 
 from tests.train import little
 from triportrait import cli
-from triportrait.train import loop, probe
+from triportrait.train import loop
 from triportrait.train.data.parallel import one_thread
+from triportrait.train.evaluation import probe
 from triportrait.train.presets import STAGE_PRESETS
 
 if __name__ == "__main__":
-    STAGE_PRESETS["tiny"] = little.opposed
-    loop.SHOWN_EACH = 1
+    STAGE_PRESETS["tiny"] = little.adversarial
+    loop.LOG_EVERY = 1
     probe.ROWS = 1
     with one_thread():
         sys.exit(cli.main())

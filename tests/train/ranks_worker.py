@@ -20,13 +20,15 @@ import torch
 
 from tests.train import little
 from triportrait.train import loop
-from triportrait.train.begin import Begin
 from triportrait.train.data.parallel import one_thread
-from triportrait.train.engines.ranks import joined
+from triportrait.train.engines.make import Engines
+from triportrait.train.engines.ranks import process_group
 from triportrait.train.engines.zero import ZeroConfig
+from triportrait.train.networks import InitFrom
+from triportrait.train.one_stage import OneStage
+from triportrait.train.run import Run
 from triportrait.train.runs.stopping import Stopped, Stopper
-from triportrait.train.stage_run import StageRun
-from triportrait.train.stages import Engines
+from triportrait.train.stages.stage import MicroBatch, Stage
 
 
 class StopsAt(Stopper):
@@ -46,9 +48,9 @@ def spoiled(on: bool) -> Iterator[None]:
     """One pixel of one micro-batch is no number."""
     original = loop._micro
 
-    def made(stage: loop.Stage, seed: int, step: int, number: int, images_seen: int) -> loop.Micro:
+    def made(stage: Stage, seed: int, step: int, number: int, images_seen: int) -> MicroBatch:
         micro = original(stage, seed, step, number, images_seen)
-        if on and number == stage.micros - 1 and step == 1:
+        if on and number == stage.micro_batches - 1 and step == 1:
             micro.batch.source.image[0, 0, 0, 0] = torch.nan
         return micro
 
@@ -58,19 +60,21 @@ def spoiled(on: bool) -> Iterator[None]:
 
 
 def main(work: Path, cases: list[str]) -> None:
-    loop.SHOWN_EACH = 1
-    begin = Begin(static=str(work / "static"), motion=str(work / "trained"))
-    with one_thread(), joined(always=not cases[0].endswith("plain:0")) as ranks:
+    loop.LOG_EVERY = 1
+    init_from = InitFrom(static=str(work / "static"), motion=str(work / "trained"))
+    with one_thread(), process_group(always=not cases[0].endswith("plain:0")) as ranks:
         for case in cases:
             name, engine, steps, *more = case.split(":")
             zero = None if engine == "plain" else ZeroConfig(int(engine), bucket=100_000)
             engines = Engines(ranks, zero)
-            config = dataclasses.replace(little.opposed(), precision="bf16" if "bf16" in more else "fp32")
+            config = dataclasses.replace(little.adversarial(), precision="bf16" if "bf16" in more else "fp32")
             if "clean" in more:
                 own = config.stage2
-                moved = {n: dataclasses.replace(getattr(own, n), clean=True) for n in ("optimizer", "discriminator")}
+                moved = {
+                    n: dataclasses.replace(getattr(own, n), zero_nan_grads=True) for n in ("optimizer", "discriminator")
+                }
                 config = dataclasses.replace(config, stage2=dataclasses.replace(own, **moved))
-            run = StageRun("stage2", config, work / name, work / "cast", begin, engines)
+            run = Run(config, work / name, OneStage("stage2", work / "cast", init_from), engines, False)
             with suppress(Stopped, FloatingPointError), spoiled("nan" in more):
                 last = ranks.rank == ranks.size - 1  # one asks, and all stop
                 run.train(StopsAt(int(steps)) if int(steps) and last else None)

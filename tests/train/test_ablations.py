@@ -17,14 +17,15 @@ from tests.train import little, trained
 from triportrait import cli
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
 from triportrait.core.errors import InputError
-from triportrait.train import ablations, stage2
+from triportrait.train import ablations
 from triportrait.train.ablations import ablated, with_columns
 from triportrait.train.config import TrainConfig
 from triportrait.train.data.pictures import PictureSet, open_set
+from triportrait.train.evaluation.probe import probe
+from triportrait.train.evaluation.response import Probe
 from triportrait.train.presets import STAGE_PRESETS, paper, tiny_stages
-from triportrait.train.probe import probe
-from triportrait.train.response import Probe
-from triportrait.train.start import reads_motion
+from triportrait.train.stages import reenact as stage2
+from triportrait.train.stages.initialize import reads_motion
 from triportrait.train.table3 import TABLE, Columns, RowName
 
 PRINTED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parents[1] / "data/paper/table3.json").read_text())
@@ -34,7 +35,7 @@ ROWS = get_args(RowName)
 @pytest.fixture(autouse=True)
 def little_preset(monkeypatch):
     """`tiny` is the smallest training here, and a clip stands for many others."""
-    monkeypatch.setitem(STAGE_PRESETS, "tiny", little.opposed)
+    monkeypatch.setitem(STAGE_PRESETS, "tiny", little.adversarial)
     monkeypatch.setattr(ablations, "_OF_A_SMALL_CAST", 1_000)
 
 
@@ -63,7 +64,7 @@ def probed() -> Callable[[TrainConfig], Probe]:
 
 def words(material: Path, row: str | None, out: Path, *more: Any) -> list[str]:
     given = ["--data", material / "cast", "--out", out, "--static", material / "static", "--motion"]
-    given += [material / "trained", "--batch", 4, "--micros", 1]
+    given += [material / "trained", "--batch", 4, "--micro-batches", 1]
     given += [] if row is None else ["--ablation", row]
     given += ["--teacher", material / "trained"] if row == "G" else []
     return ["train", "stage2", *map(str, [*given, *more])]
@@ -90,8 +91,8 @@ def test_a_row_trains_its_columns(row):
     assert found.model.transformer.motion_width == {"E_mot": 548, "3DMM": 109}[printed["motion"]]
     assert own.teacher == {"static synthesizer": "static", "Portrait4D": "dynamic"}[printed["teacher"]]
     assert own.clips == {10_000: 0}.get(printed["clips"], printed["clips"]), "10 K are all that there are"
-    assert own.images == printed["images"] and own.optimizer.motion_factor == printed["motion_rate_factor"]
-    assert own.optimizer.rate * own.optimizer.motion_factor == pytest.approx({1.0: 1e-4, 2.5: 2.5e-4}[
+    assert own.images == printed["images"] and own.optimizer.motion_lr_factor == printed["motion_rate_factor"]
+    assert own.optimizer.lr * own.optimizer.motion_lr_factor == pytest.approx({1.0: 1e-4, 2.5: 2.5e-4}[
         printed["motion_rate_factor"]
     ])  # fmt: skip
 
@@ -121,7 +122,7 @@ COLUMNS = {  # a column of row K and another value -> what of the config changes
     "teacher": ("Portrait4D", {"teacher": "dynamic"}),
     "clips": (2_000, {"clips": 2_000}),
     "images": (6_000_000, {"images": 6_000_000}),
-    "motion_rate_factor": (2.5, {"motion_factor": 2.5}),
+    "motion_rate_factor": (2.5, {"motion_lr_factor": 2.5}),
 }
 
 
@@ -141,7 +142,7 @@ OPTIONS = {  # an option of its own -> what of the preset paper changes
     "teacher": (["--teacher", "some"], {"teacher": "dynamic"}),
     "clips": (["--clips", "70"], {"clips": 70}),
     "images": (["--images", "640"], {"images": 640}),
-    "motion-rate-factor": (["--motion-rate-factor", "3"], {"motion_factor": 3.0}),
+    "motion-rate-factor": (["--motion-lr-factor", "3"], {"motion_lr_factor": 3.0}),
     "front-sources": (["--front-sources", "0"], {}),
     "theta-p": (["--theta-p", "near-front"], {"yaw": (-0.5, 0.5), "pitch": (-0.15, 0.35)}),
 }
@@ -192,13 +193,13 @@ def test_what_a_row_is_cannot_be_contradicted(case, capsys):
 
 
 def test_numbers_beside_a_row_win_and_are_said(capsys):
-    more = ["--images", "480", "--clips", "3", "--real-driving", "0.3", "--motion-rate-factor", "2"]
-    more += ["--theta-p", "near-front", "--rate", "0.002", "--batch", "16"]
+    more = ["--images", "480", "--clips", "3", "--real-driving", "0.3", "--motion-lr-factor", "2"]
+    more += ["--theta-p", "near-front", "--lr", "0.002", "--batch", "16"]
     assert cli.main(["train", "stage2", "--ablation", "K", "--preset", "paper", "--show-schedule", *more]) == 0
     said = capsys.readouterr().out
     assert (
-        "options that won over the row: --images 480, --clips 3, --batch 16, --real-driving 0.3, --rate 0.002, "
-        "--motion-rate-factor 2, --theta-p near-front\n" in said
+        "options that won over the row: --images 480, --clips 3, --batch 16, --real-driving 0.3, --lr 0.002, "
+        "--motion-lr-factor 2, --theta-p near-front\n" in said
     )
     assert "70% of the motions are read off them" in said and "stage2: 480 images" in said
 
@@ -249,9 +250,9 @@ def test_without_a_row_data_and_out_are_missing(capsys):
 
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_takes_five_steps_and_shows_itself(row, material, tmp_path, capsys, monkeypatch, probed):
-    monkeypatch.setattr("triportrait.train.stage_run.probe", probed)
+    monkeypatch.setattr("triportrait.train.one_stage.probe", probed)
     run = tmp_path / "run"
-    more = ["--images", 20, "--precision", "fp32", "--save-each", 20, "--sample-each", 20, "--adversary-from", 4]
+    more = ["--images", 20, "--precision", "fp32", "--save-every", 20, "--sample-every", 20, "--adversarial-from", 4]
     assert cli.main(words(material, row, run, *more)) == 0
     said = capsys.readouterr().err
     lines = said.splitlines()
@@ -322,7 +323,7 @@ def begun(arguments: list[str], monkeypatch) -> stage2.ReenactModels:
         made.append(models)
         raise InputError("enough")
 
-    monkeypatch.setattr("triportrait.train.stage_run.reenact_stage", take)
+    monkeypatch.setattr("triportrait.train.one_stage.reenact_stage", take)
     assert cli.main(arguments) == 2
     return made[0]
 
@@ -384,7 +385,7 @@ def test_what_cannot_be_ablated_is_refused(row, more, said, material, tmp_path, 
 
 def test_a_motion_encoder_of_other_numbers_is_refused(material, tmp_path, capsys, monkeypatch):
     transformer = dataclasses.replace(little.model().transformer, motion_width=11)
-    wide = dataclasses.replace(little.opposed(), model=dataclasses.replace(little.model(), transformer=transformer))
+    wide = dataclasses.replace(little.adversarial(), model=dataclasses.replace(little.model(), transformer=transformer))
     monkeypatch.setitem(STAGE_PRESETS, "tiny", lambda: wide)
     assert cli.main(words(material, None, tmp_path / "run")) == 2
     assert "expected a motion encoder of 11 numbers, got 9; name another folder" in capsys.readouterr().err

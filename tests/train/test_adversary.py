@@ -12,18 +12,12 @@ from torch import Tensor, nn
 from triportrait.core.types import Camera, Rendering
 from triportrait.train.config import LossConfig, ScheduleConfig
 from triportrait.train.data.pictures import Pictures
-from triportrait.train.loop import Micro
 from triportrait.train.objectives import adversary
-from triportrait.train.objectives.adversary import (
-    FAKE,
-    REAL,
-    Judged,
-    discriminator_phases,
-    opposed,
-    r1_terms,
-)
+from triportrait.train.objectives.adversary import FAKE, REAL, DiscriminatorInput, adversarial_loss, r1_terms
+from triportrait.train.stages.adversarial import discriminator_phases
+from triportrait.train.stages.stage import MicroBatch
 
-LOSSES = LossConfig(adversary=0.25, r1_image=1.0, r1_positions=10.0, r1_mask=3.0)
+LOSSES = LossConfig(adversarial=0.25, r1_image=1.0, r1_positions=10.0, r1_mask=3.0)
 
 
 class Weighing(nn.Module):
@@ -82,7 +76,7 @@ def test_the_generator_loses_where_the_discriminator_sees_a_fake():
     seen = rendering([0.2, -0.4, 0.6])
     rows = torch.tensor([0, 2])
     target = pictures([0.1, 0.3, 0.5])
-    term = opposed(discriminator, seen, target, target.camera, rows, LOSSES, made)["adversary"]
+    term = adversarial_loss(discriminator, seen, target, target.camera, rows, LOSSES, made)["adversary"]
     wanted = [0.25 * softplus(-logit(s, s / 2, -0.5)) if i != 1 else 0.0 for i, s in enumerate((0.2, -0.4, 0.6))]
     assert term.tolist() == pytest.approx(wanted, rel=1e-5)
     term.sum().backward()
@@ -97,12 +91,12 @@ def test_the_generator_loses_where_the_discriminator_sees_a_fake():
 def test_the_discriminator_learns_from_what_the_generator_left():
     discriminator, made = Weighing(), dict[str, Any]()
     target = pictures([0.1, 0.5])
-    opposed(discriminator, rendering([0.2, 0.6]), target, target.camera, torch.tensor([0, 1]), LOSSES, made)
-    main, r1 = discriminator_phases(discriminator, LOSSES, ScheduleConfig(adversary_from=70, r1_every=4))
+    adversarial_loss(discriminator, rendering([0.2, 0.6]), target, target.camera, torch.tensor([0, 1]), LOSSES, made)
+    main, r1 = discriminator_phases(discriminator, LOSSES, ScheduleConfig(adversarial_from=70, r1_every=4))
     assert (main.engine, r1.engine, r1.every) == ("discriminator", "discriminator", 4)
     assert [main.due(step, 69 + step) for step in range(2)] == [False, True]
     assert [r1.due(step, 100) for step in range(5)] == [True, False, False, False, True]
-    micro = Micro(None, torch.Generator(), 100, made)
+    micro = MicroBatch(None, torch.Generator(), 100, made)
     terms = {name: value.item() for name, value in main.terms(micro).items()}
     fakes = [softplus(logit(s, s / 2, -0.5)) for s in (0.2, 0.6)]
     reals = [softplus(-logit(s, s, 0.5)) for s in (0.1, 0.5)]
@@ -113,7 +107,7 @@ def test_r1_by_hand():
     """The logit's slope by an input's pixel is weight / pixels; its squared norm is weight² / pixels."""
     discriminator = Weighing()
     shapes = (3, 8), (3, 4), (3, 8), (1, 4)
-    true = Judged(*(torch.rand(2, C, side, side) for C, side in shapes), torch.zeros(2, 25))
+    true = DiscriminatorInput(*(torch.rand(2, C, side, side) for C, side in shapes), torch.zeros(2, 25))
     terms = {name: value.item() for name, value in r1_terms(discriminator, true, LOSSES).items()}
     wanted = {
         "R1 image": 0.5 * (1 / 192 + 4 / 48), "R1 positions": 5 * (9 / 192), "R1 mask": 1.5 * (16 / 16),
@@ -127,11 +121,11 @@ def test_a_micro_batch_without_real_pictures_sends_noughts_for_every_weight():
     """A rank that sent none would keep the others waiting."""
     discriminator, made = Weighing(), dict[str, Any]()
     target = pictures([0.1, 0.5])
-    term = opposed(
+    term = adversarial_loss(
         discriminator, rendering([0.2, 0.6]), target, target.camera, torch.tensor([], dtype=torch.long), LOSSES, made
     )
     assert term["adversary"].tolist() == [0, 0]
-    micro = Micro(None, torch.Generator(), 0, made)
+    micro = MicroBatch(None, torch.Generator(), 0, made)
     for phase in discriminator_phases(discriminator, LOSSES, ScheduleConfig()):
         terms = phase.terms(micro)
         assert all(value.item() == 0 for value in terms.values())

@@ -17,7 +17,7 @@ from triportrait.train.config import OptimizerConfig
 from triportrait.train.engines.engine import Group, PlainEngine
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.runs import checkpoints
-from triportrait.train.runs.checkpoints import CARD, averaged_weights, found, load_newest, save_checkpoint
+from triportrait.train.runs.checkpoints import CARD, checkpoints_of, ema_weights, load_newest, save_checkpoint
 
 ONE = Ranks()
 
@@ -31,7 +31,7 @@ class Pair:
         for name in ("generator", "discriminator"):
             module = nn.Sequential(nn.Linear(width, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
             groups = [Group(list(module.parameters()))]
-            self.engines[name] = PlainEngine(module, groups, OptimizerConfig(rate=0.05, average=0.7), 1000)
+            self.engines[name] = PlainEngine(module, groups, OptimizerConfig(lr=0.05, ema_decay=0.7), 1000)
 
     def move(self, times: int = 1) -> Pair:
         for _ in range(times):
@@ -45,7 +45,7 @@ class Pair:
     def same(self, other: Pair) -> bool:
         return all(
             same(self.engines[name].module.state_dict(), other.engines[name].module.state_dict())
-            and same(self.engines[name].averaged(), other.engines[name].averaged())
+            and same(self.engines[name].ema_state_dict(), other.engines[name].ema_state_dict())
             for name in self.engines
         )
 
@@ -70,20 +70,24 @@ def test_a_checkpoint_brings_everything_back(tmp_path):
 def test_three_are_kept_and_another_stage_is_left_alone(tmp_path):
     save_checkpoint(tmp_path, "other", Pair().move().engines, {}, ONE)
     saved(tmp_path, 5)
-    assert [p.name for p in found(tmp_path, "stage")] == ["stage_000000012", "stage_000000016", "stage_000000020"]
-    assert [p.name for p in found(tmp_path, "other")] == ["other_000000004"]
+    assert [p.name for p in checkpoints_of(tmp_path, "stage")] == [
+        "stage_000000012",
+        "stage_000000016",
+        "stage_000000020",
+    ]
+    assert [p.name for p in checkpoints_of(tmp_path, "other")] == ["other_000000004"]
     assert load_newest(tmp_path, "nothing", Pair().engines, ONE) is None
 
 
 def test_a_run_that_went_on_behind_damaged_ones_keeps_three_that_are_whole(tmp_path):
     saved(tmp_path, 4)
-    for folder in found(tmp_path, "stage")[-2:]:
+    for folder in checkpoints_of(tmp_path, "stage")[-2:]:
         flip(folder / "generator.safetensors")
     pair = Pair()
     load_newest(tmp_path, "stage", pair.engines, ONE)
     assert pair.engines["generator"].images_seen == 8
     save_checkpoint(tmp_path, "stage", pair.move().engines, {}, ONE)
-    assert [p.name[-2:] for p in found(tmp_path, "stage")] == ["08", "12"], "what is newer was damaged"
+    assert [p.name[-2:] for p in checkpoints_of(tmp_path, "stage")] == ["08", "12"], "what is newer was damaged"
     assert load_newest(tmp_path, "stage", Pair().engines, ONE).damaged == []
 
 
@@ -141,7 +145,7 @@ DAMAGE = {
 def test_a_damaged_one_is_left_out_and_named(case, tmp_path):
     damage, reason = DAMAGE[case]
     saved(tmp_path)
-    damage(found(tmp_path, "stage")[-1])
+    damage(checkpoints_of(tmp_path, "stage")[-1])
     other = Pair(seed=1)
     loaded = load_newest(tmp_path, "stage", other.engines, ONE)
     assert loaded is not None and loaded.folder.name == "stage_000000008" and other.same(Pair().move(2))
@@ -150,14 +154,14 @@ def test_a_damaged_one_is_left_out_and_named(case, tmp_path):
 
 def test_none_that_is_whole_is_one_sentence_and_nothing_moves(tmp_path):
     saved(tmp_path)
-    for folder in found(tmp_path, "stage"):
+    for folder in checkpoints_of(tmp_path, "stage"):
         flip(folder / "generator.safetensors")
     other = Pair(seed=1)
     with pytest.raises(
         InputError, match=r"no checkpoint of stage is whole \(.*stage_000000012.*; remove them"
     ) as refused:
         load_newest(tmp_path, "stage", other.engines, ONE)
-    assert "\n" not in str(refused.value) and other.same(Pair(seed=1)) and len(found(tmp_path, "stage")) == 3
+    assert "\n" not in str(refused.value) and other.same(Pair(seed=1)) and len(checkpoints_of(tmp_path, "stage")) == 3
 
 
 def test_another_network_is_refused(tmp_path):
@@ -184,15 +188,15 @@ def test_a_full_disk_costs_no_older_one(at, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"could not be written \(.*No space left on device\); free some space"):
         save_checkpoint(tmp_path, "stage", pair.move().engines, {}, ONE)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.startswith(".")] == []
-    assert [p.name[-2:] for p in found(tmp_path, "stage")] == ["04", "08", "12"]
+    assert [p.name[-2:] for p in checkpoints_of(tmp_path, "stage")] == ["04", "08", "12"]
 
 
 def test_a_half_written_one_is_not_seen_and_is_replaced(tmp_path):
     """What a kill in the middle of writing leaves."""
     pair = saved(tmp_path)
-    newest = found(tmp_path, "stage")[-1]
+    newest = checkpoints_of(tmp_path, "stage")[-1]
     shutil.copytree(newest, newest.with_name(".stage_000000016.part"))
-    assert found(tmp_path, "stage")[-1] == newest
+    assert checkpoints_of(tmp_path, "stage")[-1] == newest
     save_checkpoint(tmp_path, "stage", pair.move().engines, {}, ONE)
     assert not newest.with_name(".stage_000000016.part").exists()
     other = Pair(seed=1)
@@ -202,13 +206,13 @@ def test_a_half_written_one_is_not_seen_and_is_replaced(tmp_path):
 
 def test_averaged_weights_are_read_alone(tmp_path):
     pair = saved(tmp_path)
-    folder = found(tmp_path, "stage")[-1]
+    folder = checkpoints_of(tmp_path, "stage")[-1]
     flip(folder / "discriminator.safetensors")  # nobody asks for it
-    weights = averaged_weights(folder, "generator")
-    wanted = pair.engines["generator"].averaged()
+    weights = ema_weights(folder, "generator")
+    wanted = pair.engines["generator"].ema_state_dict()
     assert weights.keys() == wanted.keys() and all(torch.equal(weights[name], wanted[name]) for name in wanted)
     assert not torch.equal(weights["0.weight"], pair.engines["generator"].module.state_dict()["0.weight"])
     with pytest.raises(InputError, match=r"a whole checkpoint of discriminator, discriminator\.safetensors is not"):
-        averaged_weights(folder, "discriminator")
+        ema_weights(folder, "discriminator")
     card = json.loads((folder / CARD).read_text())
     assert set(card["files"]) == {"generator.safetensors", "discriminator.safetensors"}

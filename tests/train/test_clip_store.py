@@ -14,7 +14,7 @@ from triportrait.core.errors import InputError
 from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, decode
 from triportrait.train.data.clip_store.importing import SKIPPED, import_lmdb
 from triportrait.train.data.clip_store.records import LABEL_WIDTH, MOTION_WIDTH, parse
-from triportrait.train.data.clip_store.store import INDEX, PROGRESS, ClipStore, ClipWriter, packed
+from triportrait.train.data.clip_store.store import INDEX, PROGRESS, ClipStore, ClipWriter, pack_masks
 
 T, S = 20, 64
 SETTINGS = {"source": "test"}
@@ -42,7 +42,7 @@ def labels(seed: int, count: int = T) -> np.ndarray:
 
 def table(seed: int, count: int = T) -> dict[str, np.ndarray]:
     rows = labels(seed, count)
-    return {"camera": rows[:, :25], "shape": rows[:, 25:325], "mask": packed(frames(seed, count)[..., 1] > 90)}
+    return {"camera": rows[:, :25], "shape": rows[:, 25:325], "mask": pack_masks(frames(seed, count)[..., 1] > 90)}
 
 
 def store(folder: Path, count: int = 2) -> ClipStore:
@@ -280,7 +280,7 @@ def test_a_record_that_is_none_is_refused_in_words(case):
 def test_an_lmdb_becomes_a_store(tmp_path):
     path = lmdb_of(tmp_path / "vfhq_64_3", [message(0), message(1, 3), message(2)])
     done: list[tuple[int, int]] = []
-    result = import_lmdb(path, tmp_path / "out", tell=lambda *told: done.append(told))
+    result = import_lmdb(path, tmp_path / "out", progress=lambda *counts: done.append(counts))
     assert (result.written, result.skipped) == (3, 0) and done == [(1, 3), (2, 3), (3, 3)]
     found = ClipStore(tmp_path / "out", contents=True)
     assert found.clips == ["clip_00000000", "clip_00000001", "clip_00000002"]
@@ -314,7 +314,7 @@ def test_an_import_goes_on_where_it_was(tmp_path):
         raise Killed
 
     with pytest.raises(Killed):
-        import_lmdb(path, tmp_path / "out", tell=kill)
+        import_lmdb(path, tmp_path / "out", progress=kill)
     before = (tmp_path / "out" / "clip_00000000.mp4").stat().st_mtime_ns
     assert import_lmdb(path, tmp_path / "out").written == 2
     assert (tmp_path / "out" / "clip_00000000.mp4").stat().st_mtime_ns == before, "what was whole is not made again"

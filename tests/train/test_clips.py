@@ -18,20 +18,22 @@ from triportrait import cli
 from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import camera_from_label
-from triportrait.train import loop, stage2
+from triportrait.train import loop
 from triportrait.train.config import ReenactConfig
-from triportrait.train.data.clip_pictures import ClipPictures, Kept
+from triportrait.train.data.clip_pictures import ClipPictures, LruCache
 from triportrait.train.data.clip_store.filming import film_heads
 from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, Decoder, decode
 from triportrait.train.data.clip_store.store import INDEX, PROGRESS, ClipStore
-from triportrait.train.data.clip_store.tracks import FlameTracks, HeadTracks, beside_neck, rectified_necks
+from triportrait.train.data.clip_store.tracks import FlameTracks, HeadTracks, rectified_camera, rectified_necks
 from triportrait.train.data.heads.rasterize import project
 from triportrait.train.data.multiview import from_positions, to_positions
 from triportrait.train.data.pictures import Pictures, photograph
+from triportrait.train.data.resize import shrink
 from triportrait.train.data.scenes import filming_cameras, motion, population, take_pictures
 from triportrait.train.engines.ranks import Ranks
-from triportrait.train.motion import motion_of
-from triportrait.train.objectives.losses import shrink
+from triportrait.train.stages import reenact as stage2
+from triportrait.train.stages.motion import motion_of
+from triportrait.train.stages.stage import Stage
 
 CPU = torch.device("cpu")
 COUNT, FRAMES, SIZE = (little.CLIPS[name] for name in ("count", "frames", "size"))
@@ -111,7 +113,7 @@ def test_filming_goes_on_where_it_was(tmp_path):
 
     few = little.CLIPS | {"count": 2, "frames": 2}
     with pytest.raises(Killed):
-        film_heads(tmp_path / "a", **few, tell=kill)
+        film_heads(tmp_path / "a", **few, progress=kill)
     before = (tmp_path / "a" / "clip_000000.mp4").stat().st_mtime_ns
     assert (tmp_path / "a" / PROGRESS).exists()
     film_heads(tmp_path / "a", **few)
@@ -220,14 +222,14 @@ def test_ranks_share_an_epoch(size, little_clips):
     """However many ranks there are, their micro-batches together are the same, and none sees what another sees."""
     clips = heads(little_clips)
     places: list[list[int]] = []
-    stage = loop.Stage(
-        "toy", 3, {}, images=1000, batch=8, micros=4, draw=lambda streams, place: places[-1].extend((place, place + 1)),
-        phases=[], sample=lambda path: {},
+    stage = Stage(
+        "toy", 3, {}, images=1000, batch=8, micro_batches=4,
+        draw=lambda streams, place: places[-1].extend((place, place + 1)), phases=[], sample=lambda path: {},
     )  # fmt: skip
     for rank in range(size):
         places.append([])
         for step in range(5):
-            for number in Ranks(rank, size).share(4):
+            for number in Ranks(rank, size).shard(4):
                 loop._micro(stage, 0, step, number, 8 * step)
     assert sorted(place for own in places for place in own) == list(range(40))
     seen = [clips.clip_at(place) for own in places for place in own]
@@ -241,7 +243,7 @@ def test_a_draw_depends_on_nothing_that_was_drawn_before(little_clips):
     for place in (4, 20):
         assert same(drawn(used, place), drawn(heads(little_clips), place))
         assert not same(drawn(used, place), drawn(used, place, seed=1)), "the streams choose the frames"
-    assert used.told()["data_frames_cached"] > 0.3 and used.told()["data_necks_cached"] > 0.2
+    assert used.log_numbers()["data_frames_cached"] > 0.3 and used.log_numbers()["data_necks_cached"] > 0.2
 
 
 def test_dali_and_pyav_make_the_same_batch(little_clips):
@@ -328,14 +330,14 @@ def test_a_clip_that_cannot_be_used_is_replaced_counted_and_named(kind, little_c
         names = [clip for clip, _ in frames_of(whole, pair[1])]
         assert 1 not in names and all(a == b for a, b in zip(names, wanted, strict=True) if b != 1)
         used += wanted
-    assert 1 in used and list(clips.left_out) == ["clip_000001"] and SPOILT[kind] in clips.left_out["clip_000001"]
-    assert clips.told()["data_left_out"] == 1
-    clips.judge(clips.left_out)
+    assert 1 in used and list(clips.skipped) == ["clip_000001"] and SPOILT[kind] in clips.skipped["clip_000001"]
+    assert clips.log_numbers()["data_left_out"] == 1
+    clips.check_skipped(clips.skipped)
     for place, pair in pairs.items():
         again = drawn(heads(tmp_path / "s"), place)
         assert same(again, pair), "which clip comes instead does not depend on what was drawn before"
     with pytest.raises(InputError, match=r"1 of 5 clips cannot be used, more than 10% \(clip_000001: .*--most-skipped"):
-        heads(tmp_path / "s", most_skipped=0.1).judge(clips.left_out)
+        heads(tmp_path / "s", most_skipped=0.1).check_skipped(clips.skipped)
 
 
 def test_a_store_without_a_clip_that_can_be_used_is_one_sentence(little_clips, tmp_path):
@@ -352,15 +354,15 @@ def test_another_size_is_refused(tmp_path):
         heads(tmp_path / "s")
 
 
-def test_what_was_asked_for_last_is_kept():
-    kept = Kept[int](2)
-    assert kept.get("a") is None
+def test_the_cache_drops_what_was_not_used_longest():
+    cache = LruCache[int](2)
+    assert cache.get("a") is None
     for name, value in (("a", 1), ("b", 2)):
-        kept.put(name, value)
-    assert kept.get("a") == 1
-    kept.put("c", 3)
-    assert (kept.get("b"), kept.get("a"), kept.get("c")) == (None, 1, 3)
-    assert (kept.hits, kept.asked) == (3, 5)
+        cache.put(name, value)
+    assert cache.get("a") == 1
+    cache.put("c", 3)
+    assert (cache.get("b"), cache.get("a"), cache.get("c")) == (None, 1, 3)
+    assert (cache.hits, cache.requests) == (3, 5)
 
 
 # tracked faces
@@ -417,7 +419,7 @@ def test_a_turned_neck_beside_its_camera_looks_like_a_straight_one_before_it():
     straight, joints = flame(betas, torch.zeros(3, 3), jaw, eyes)
     turned, _ = flame(betas, neck, jaw, eyes)
     assert (straight[:2] - turned[:2]).abs().amax((1, 2)).min() > 0.05
-    beside = beside_neck(camera, neck, joints[:, 1])
+    beside = rectified_camera(camera, neck, joints[:, 1])
     torch.testing.assert_close(project(turned, beside, 512)[0], project(straight, camera, 512)[0], atol=5e-3, rtol=0)
 
 
@@ -436,7 +438,7 @@ def test_pictures_of_tracked_faces_hold_what_flame_makes_of_their_tables(tmp_pat
         assert driving.neck is not None and torch.equal(driving.neck.fine[i], grid.fine[0])
         betas = torch.cat([own["shape"], own["expression"]], 1)[[d]]
         vertices, joints = field.flame(betas, neck[[d]], jaw[[d]], own["eyes"][[d]])
-        camera = beside_neck(camera_from_label(torch.from_numpy(table["camera"][[d]])), neck[[d]], joints[:, 1])
+        camera = rectified_camera(camera_from_label(torch.from_numpy(table["camera"][[d]])), neck[[d]], joints[:, 1])
         torch.testing.assert_close(driving.camera.world_from_camera[i], camera.world_from_camera[0])
         points = field.flame.landmarks(vertices)[0, :68]
         torch.testing.assert_close(driving.points[i], points)  # type: ignore[index]

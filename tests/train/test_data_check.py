@@ -19,12 +19,12 @@ from tests.train.test_clips import changed, spoil
 from triportrait import cli
 from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
-from triportrait.train.begin import read_file
 from triportrait.train.data import check
 from triportrait.train.data.arrays import check_finite
 from triportrait.train.data.clip_store.store import check_table
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import PictureSet
+from triportrait.train.runs.weights import read_tensor_file
 
 HEAD = "head_000001.npz"
 
@@ -177,4 +177,4 @@ def test_objects_are_no_numbers():
 def test_a_frozen_network_s_file_that_is_not_finite_is_named(tmp_path):
     save_file({"conv1.weight": torch.full((2,), torch.nan)}, tmp_path / "arcface.safetensors")
     with pytest.raises(InputError, match=r"arcface\.safetensors: conv1\.weight holds numbers that are not finite"):
-        read_file(tmp_path / "arcface.safetensors")
+        read_tensor_file(tmp_path / "arcface.safetensors")

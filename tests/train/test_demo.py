@@ -28,8 +28,8 @@ from triportrait.train.data.pictures import neck_grids
 from triportrait.train.data.scenes import motion, take_pictures
 from triportrait.train.demo import CAST_HEADS, CAST_SEED, Character, characters, tiles
 from triportrait.train.evaluation.protocol import Sitter, driving_seed, renderer, unseen
-from triportrait.train.motion import read_motion
-from triportrait.train.weights import Cast, Trained
+from triportrait.train.runs.weights import Cast, Trained
+from triportrait.train.stages.motion import read_motion
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -12,9 +14,8 @@ from triportrait.core.types import Camera
 from triportrait.train.objectives.discriminator import (
     Discriminator,
     DiscriminatorConfig,
-    _with_spread,
-    label_of,
-    published_name,
+    _append_minibatch_std,
+    camera_label,
 )
 
 LITTLE = DiscriminatorConfig(image_size=16, base=128, widest=8, mapping_layers=2)
@@ -23,6 +24,14 @@ LITTLE = DiscriminatorConfig(image_size=16, base=128, widest=8, mapping_layers=2
 @pytest.fixture
 def agrees(record_row) -> Agrees:
     return Agrees(record_row)
+
+
+def published_name(name: str, image_size: int = 512) -> str:
+    """Return the published name of a tensor of ours."""
+    name = re.sub(r"^stem\.", f"b{image_size}.fromrgb.", name)
+    name = re.sub(r"^blocks\.(\d+)\.", lambda match: f"b{image_size >> int(match[1])}.", name)
+    name = re.sub(r"^mapping\.layers\.(\d+)\.", r"mapping.fc\1.", name)
+    return re.sub(r"^(conv|fc|out)\.", r"b4.\1.", name)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +53,7 @@ def seen():
     )]  # fmt: skip
     pose, intrinsics = torch.eye(4)[None], torch.tensor([[4.757182, 0, 0.5], [0, 4.757182, 0.5], [0, 0, 1]])[None]
     pose[0, 1, 3], pose[0, 2, 3] = 0.01, 4.2
-    label = label_of(Camera(pose, intrinsics))
+    label = camera_label(Camera(pose, intrinsics))
     return *pictures, torch.cat([label, label + seeded("d_c", (1, 25), "normal", 0.01)])
 
 
@@ -146,7 +155,7 @@ def test_the_spread_of_any_number_of_pictures_by_hand(count):
     """Groups of two; where one is left over the first group has three, and one picture alone has no spread."""
     x = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(count))
     groups = max(1, count // 2)
-    found = _with_spread(x, 2)
+    found = _append_minibatch_std(x, 2)
     assert found.shape == (count, 4, 4, 4) and torch.equal(found[:, :3], x)
     for i in range(count):
         members = x[[k for k in range(count) if k % groups == i % groups]]

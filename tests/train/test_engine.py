@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from tests.train.little import copied, same
 from triportrait.train.config import OptimizerConfig
 from triportrait.train.engines.engine import Group, PlainEngine
-from triportrait.train.schedule import averaging, learning_rate
+from triportrait.train.engines.schedule import ema_decay_at, learning_rate
 
-CONFIG = OptimizerConfig(rate=0.05, warm_up=8, decay=0.1, clip=0.5, average=0.6, betas=(0.8, 0.95))
+CONFIG = OptimizerConfig(lr=0.05, warmup=8, weight_decay=0.1, max_grad_norm=0.5, ema_decay=0.6, betas=(0.8, 0.95))
 IMAGES, BATCH = 40, 4
 
 
@@ -62,7 +62,7 @@ def test_steps_are_those_of_adamw_and_each_group_has_its_factor():
 def test_the_first_step_by_hand():
     module = nn.Linear(2, 1, bias=False)
     nn.init.constant_(module.weight, 1.0)
-    engine = PlainEngine(module, [Group([module.weight], 2.0)], OptimizerConfig(rate=0.1, warm_up=0, decay=0.5), 10)
+    engine = PlainEngine(module, [Group([module.weight], 2.0)], OptimizerConfig(lr=0.1, warmup=0, weight_decay=0.5), 10)
     engine.backward((module.weight * torch.tensor([[0.3, -0.2]])).sum())
     assert engine.step(1) == 0.1
     # the rate is 0.2: a tenth is lost to the decay, and Adam's first step is the sign of the gradient
@@ -96,9 +96,9 @@ def test_the_average_by_hand():
     engine, average = two_groups(module), copied(module)
     for step in range(8):
         run(engine, step, step + 1)
-        old = averaging(CONFIG, step)
+        old = ema_decay_at(CONFIG, step)
         average = {name: old * average[name] + (1 - old) * p.detach() for name, p in module.named_parameters()}
-    for name, value in engine.averaged().items():
+    for name, value in engine.ema_state_dict().items():
         torch.testing.assert_close(value, average[name], rtol=1e-5, atol=1e-6)
         assert not torch.equal(value, module.state_dict()[name])
 
@@ -109,7 +109,7 @@ def test_what_is_in_no_group_stays():
     module.register_buffer("mean", torch.tensor(3.0))
     engine = PlainEngine(module, [Group(list(module[2].parameters()))], CONFIG, IMAGES)
     run(engine, 0, 3)
-    after = engine.averaged()
+    after = engine.ema_state_dict()
     for name, value in before.items():
         moved = name.startswith("2.")
         assert torch.equal(module.state_dict()[name], value) != moved
@@ -129,16 +129,18 @@ def test_a_saved_engine_goes_on_bit_by_bit():
     other.load(torch.load(file, weights_only=True))
     assert (other.steps, other.images_seen) == (3, 12)
     assert run(other, 3, 7) == rates
-    assert same(other.module.state_dict(), engine.module.state_dict()) and same(other.averaged(), engine.averaged())
+    assert same(other.module.state_dict(), engine.module.state_dict()) and same(
+        other.ema_state_dict(), engine.ema_state_dict()
+    )
 
 
 def test_a_state_does_not_follow_the_engine_that_loaded_it():
     engine, other = two_groups(network()), two_groups(network(seed=1))
     run(engine, 0, 2)
-    wanted = copied(engine.module), {name: value.clone() for name, value in engine.averaged().items()}
+    wanted = copied(engine.module), {name: value.clone() for name, value in engine.ema_state_dict().items()}
     other.load(engine.save())
     run(other, 2, 4)
-    assert same(engine.module.state_dict(), wanted[0]) and same(engine.averaged(), wanted[1])
+    assert same(engine.module.state_dict(), wanted[0]) and same(engine.ema_state_dict(), wanted[1])
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -149,7 +151,9 @@ def test_a_loss_that_is_not_finite_is_refused_and_nothing_moves(value):
     with pytest.raises(FloatingPointError, match="after 8 images"):
         engine.backward(loss_of(engine.module, 2) + value)
     assert (engine.steps, engine.images_seen) == (2, 8)
-    assert same(engine.module.state_dict(), other.module.state_dict()) and same(engine.averaged(), other.averaged())
+    assert same(engine.module.state_dict(), other.module.state_dict()) and same(
+        engine.ema_state_dict(), other.ema_state_dict()
+    )
     assert run(engine, 2, 4) == run(other, 2, 4) and same(engine.module.state_dict(), other.module.state_dict())
 
 
@@ -157,9 +161,9 @@ def test_a_gradient_that_is_not_finite_is_refused_and_nothing_moves():
     """A root at nought: the loss is 0, its slope is not."""
     engine = two_groups(network())
     run(engine, 0, 2)
-    module, average = copied(engine.module), {name: value.clone() for name, value in engine.averaged().items()}
+    module, average = copied(engine.module), {name: value.clone() for name, value in engine.ema_state_dict().items()}
     with pytest.raises(FloatingPointError):
         engine.backward((engine.module(torch.ones(1, 4)) * 0).sum().sqrt())
         engine.step(BATCH)
-    assert same(engine.module.state_dict(), module) and same(engine.averaged(), average)
+    assert same(engine.module.state_dict(), module) and same(engine.ema_state_dict(), average)
     assert (engine.steps, engine.images_seen) == (2, 8)

@@ -16,10 +16,10 @@ from triportrait import cli
 from triportrait.core.checkpoint import load_portrait
 from triportrait.core.errors import InputError
 from triportrait.train.evaluation.measure import ANOTHER_HEAD, SAME_HEAD, GroupResult
-from triportrait.train.evaluation.methods import KEPT, OURS, STATIC
-from triportrait.train.evaluation.protocol import CASES, CROSS, NEW_VIEWS, SELF, Group, Plan, SceneOf, groups
+from triportrait.train.evaluation.methods import OURS, SOURCE_EXPRESSION, STATIC
+from triportrait.train.evaluation.protocol import CASES, CROSS, NEW_VIEWS, SELF, Group, Plan, SceneSpec, groups
 from triportrait.train.evaluation.table import HEADINGS, Gate, gates, markdown
-from triportrait.train.weights import Cast, open_trained
+from triportrait.train.runs.weights import Cast, open_trained
 
 KNOWN = Cast(3, 2)
 GROUP = Group("cast", 3, 2)
@@ -63,7 +63,7 @@ def test_gates(found, met):
     assert [gate.met for gate in lines] == met
     for gate in lines:
         assert gate.line().startswith("met: " if gate.met else "missed: ") and gate.to_dict()["met"] == gate.met
-        assert gate.found is not None and f" {gate.found:.2f}" in gate.line()
+        assert gate.value is not None and f" {gate.value:.2f}" in gate.line()
     assert "not measured" in Gate("x", 1, None).line() and not Gate("x", 1, None).met
 
 
@@ -72,7 +72,7 @@ def test_a_baseline_that_is_missing_is_a_gate_that_is_not_passed():
     found.pictures["copies"] = found.pictures.pop(STATIC)
     lines = {gate.name: gate for gate in gates(found)}
     gate = lines["PSNR inside the face, driven by another head, over 'static synthesizer'"]
-    assert gate.found is None and not gate.met and len(lines) == 11
+    assert gate.value is None and not gate.met and len(lines) == 11
     assert "not measured, wanted 3 dB or more" in gate.line()
 
 
@@ -113,7 +113,7 @@ def test_the_command_writes_tables_and_sheets(done):
     assert found["sha256"].keys() == {"motion.safetensors", "portrait.safetensors"}
     table = (done / "table.md").read_text()
     for group in found["groups"]:
-        assert list(group["pictures"]) == [OURS, "copies the source", KEPT, STATIC]
+        assert list(group["pictures"]) == [OURS, "copies the source", SOURCE_EXPRESSION, STATIC]
         for cases in group["pictures"].values():
             assert all(f"{cases[case]['psnr']:.2f}" in table for case in CASES)
         assert list(group["response"]["another head"]) == list(group["response"]["same head"])
@@ -125,7 +125,7 @@ def test_the_command_writes_tables_and_sheets(done):
 def test_the_sheet_shows_the_pictures_of_each_group_pixel_by_pixel(done):
     sheet = np.asarray(Image.open(done / "sheet.png")).astype(int)
     for group in groups(KNOWN, Plan(heads=1)):
-        shown = SceneOf(group, 0, 0, little.model()).take()
+        shown = SceneSpec(group, 0, 0, little.model()).render()
         drives, view = shown.shots[1].driving, shown.shots[1].truths[NEW_VIEWS][1]
         for column, pictures in ((0, shown.source), (1, drives), (7, view)):
             wanted = ((pictures.image[0].permute(1, 2, 0) + 1) * 127.5).round().numpy().repeat(2, 0).repeat(2, 1)
@@ -229,6 +229,6 @@ def test_what_is_asked_for_wins_over_the_card(weights):
 
 
 def test_an_encoder_of_photographs_is_refused(weights, monkeypatch):
-    monkeypatch.setattr("triportrait.train.weights.load_pair", lambda folder: (load_portrait(folder), object()))
+    monkeypatch.setattr("triportrait.train.runs.weights.load_pair", lambda folder: (load_portrait(folder), object()))
     with pytest.raises(InputError, match="a motion encoder for photographs, which knows no procedural heads"):
         open_trained(str(weights))

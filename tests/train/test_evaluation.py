@@ -21,13 +21,21 @@ from triportrait.train.data.scenes import expressions
 from triportrait.train.evaluation.measure import (
     ANOTHER_HEAD,
     SAME_HEAD,
-    answer,
-    answer_probe,
-    answer_scene,
     measure,
-    parts,
+    measure_probe,
+    measure_scene,
+    run_task,
+    tasks,
 )
-from triportrait.train.evaluation.methods import KEPT, OURS, STATIC, Method, Shown, WeightsAndBaselines, copy_source
+from triportrait.train.evaluation.methods import (
+    OURS,
+    SOURCE_EXPRESSION,
+    STATIC,
+    Method,
+    Prediction,
+    WeightsAndBaselines,
+    copy_source,
+)
 from triportrait.train.evaluation.metrics import agreement, depth_error, opacity_iou, psnr, sharpness, ssim
 from triportrait.train.evaluation.protocol import (
     CASES,
@@ -37,17 +45,17 @@ from triportrait.train.evaluation.protocol import (
     SELF,
     Group,
     Plan,
-    ProbeOf,
+    ProbeSpec,
     Scene,
-    SceneOf,
+    SceneSpec,
     Sitter,
     driving_seed,
     groups,
     unseen,
 )
-from triportrait.train.motion import read_motion
-from triportrait.train.response import Probe, products, response, responses
-from triportrait.train.weights import Cast
+from triportrait.train.evaluation.response import Probe, products, response, responses
+from triportrait.train.runs.weights import Cast
+from triportrait.train.stages.motion import read_motion
 
 KNOWN = Cast(3, 2)
 GROUP = Group("cast", 3, 2)
@@ -63,12 +71,12 @@ def weights(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def scene() -> Scene:
-    return SceneOf(GROUP, 1, 0, little.model()).take()
+    return SceneSpec(GROUP, 1, 0, little.model()).render()
 
 
 @pytest.fixture(scope="module")
 def probe() -> Probe:
-    return ProbeOf(GROUP, 1, 0, little.model(), AXES).take()
+    return ProbeSpec(GROUP, 1, 0, little.model(), AXES).render()
 
 
 # numbers by hand
@@ -171,7 +179,7 @@ def test_nothing_was_seen_in_training_but_the_faces_of_the_cast():
 
 
 def test_another_seed_is_another_protocol_and_the_same_heads():
-    first, second = (SceneOf(GROUP, 0, seed, little.model()).take() for seed in (0, 1))
+    first, second = (SceneSpec(GROUP, 0, seed, little.model()).render() for seed in (0, 1))
     assert not torch.equal(first.source.motion, second.source.motion)
     assert not torch.equal(first.source.camera.world_from_camera, second.source.camera.world_from_camera)
 
@@ -179,14 +187,14 @@ def test_another_seed_is_another_protocol_and_the_same_heads():
 def test_another_head_drives_a_probe_before_the_same_camera(probe):
     assert probe.driving is not None and tuple(probe.ends) == tuple(probe.driving) == AXES
     for axis in AXES:
-        for true, drives in zip(probe.ends[axis], probe.drives(axis), strict=True):
+        for true, drives in zip(probe.ends[axis], probe.driving_pair(axis), strict=True):
             assert torch.equal(true.motion, drives.motion)
             assert true.camera is drives.camera and true.neck is drives.neck
             assert not torch.equal(true.image, drives.image)
             grid = neck_grids(Sitter.of(3, 1).identity, Expression.neutral(1).replace(jaw=0.8), little.model())
             assert true.neck is not None
             torch.testing.assert_close(true.neck.fine[..., :3], grid.fine[..., :3])
-    assert replace(probe, driving=None).drives("jaw") is probe.ends["jaw"]
+    assert replace(probe, driving=None).driving_pair("jaw") is probe.ends["jaw"]
 
 
 # what is compared
@@ -209,7 +217,7 @@ def view_of(folder: Path, source: Pictures, motion: Pictures, drives: Pictures) 
 def test_the_network_and_its_baselines_are_what_they_say(weights, scene):
     methods = WeightsAndBaselines(weights, weights.with_name("static")).methods()
     own, other = (shot.driving for shot in scene.shots)
-    for name, motion in ((OURS, other), (KEPT, scene.source)):
+    for name, motion in ((OURS, other), (SOURCE_EXPRESSION, scene.source)):
         (shown,) = methods[name](scene.source, other, [other.camera])
         torch.testing.assert_close(shown.image, view_of(weights, scene.source, motion, other), atol=1e-4, rtol=1e-4)
         assert shown.opacity is not None and shown.opacity.shape == other.opacity.shape
@@ -222,7 +230,7 @@ def test_the_network_and_its_baselines_are_what_they_say(weights, scene):
         for name in methods
     }
     with_neck = [replace(p, neck=other.neck) for p in (own, other)]
-    for name, moves in ((OURS, True), (KEPT, False), (STATIC, False)):
+    for name, moves in ((OURS, True), (SOURCE_EXPRESSION, False), (STATIC, False)):
         first, second = (methods[name](scene.source, p, [other.camera])[0].image for p in with_neck)
         assert torch.equal(first, second) != moves, f"{name}: expression"
         assert not torch.equal(*follow[name]), f"{name}: the neck follows"
@@ -244,15 +252,15 @@ def test_a_prepared_source_is_not_taken_for_another(weights, scene):
 def oracle(scene: Scene) -> Method:
     truths = {id(t.camera): t for shot in scene.shots for case in shot.truths.values() for t in case}
 
-    def truth(source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Shown]:
+    def truth(source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Prediction]:
         seen = [truths[id(camera)] for camera in cameras]
-        return [Shown(true.image, true.opacity, true.depth) for true in seen]
+        return [Prediction(true.image, true.opacity, true.depth) for true in seen]
 
     return truth
 
 
 def test_the_truth_gets_full_marks(scene):
-    values = answer_scene(scene, {"truth": oracle(scene)}).values
+    values = measure_scene(scene, {"truth": oracle(scene)}).values
     assert {case for _, case, _ in values} == set(CASES)
     for (_, case, metric), found in values.items():
         assert len(found) == (2 if case == NEW_VIEWS else 1)
@@ -261,10 +269,10 @@ def test_the_truth_gets_full_marks(scene):
 
 
 def test_results_agree_where_they_do_not_depend_on_who_drives(scene):
-    def blend(source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Shown]:
-        return [Shown(0.9 * source.image + 0.1 * driving.image) for _ in cameras]
+    def blend(source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Prediction]:
+        return [Prediction(0.9 * source.image + 0.1 * driving.image) for _ in cameras]
 
-    agreed = answer_scene(scene, {"copy": copy_source, "blend": blend}).agreement
+    agreed = measure_scene(scene, {"copy": copy_source, "blend": blend}).agreement
     assert agreed["copy"] == 100 and 20 < agreed["blend"] < 60
     faces = [driving.motion for driving in scene.crowd]
     assert len(faces) == CROWD and all(torch.equal(face, faces[0]) for face in faces)
@@ -287,7 +295,7 @@ def test_agreement_by_hand():
 
 
 def test_copies_are_compared_with_the_truth_of_their_case(scene):
-    values = answer_scene(scene, {"copy": copy_source}).values
+    values = measure_scene(scene, {"copy": copy_source}).values
     (itself,) = scene.shots[0].truths[SELF]
     assert values["copy", SELF, "psnr"] == pytest.approx(psnr(scene.source.image, itself.image).tolist())
     assert values["copy", SELF, "ssim"] == pytest.approx(ssim(scene.source.image, itself.image).tolist())
@@ -318,24 +326,24 @@ def test_answers_to_axes_by_what_is_shown(case, probe):
         for drives, true in zip(pairs[axis], probe.ends[axis], strict=True)
     }
 
-    def method(source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Shown]:
+    def method(source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Prediction]:
         assert source is probe.source and cameras[0] is driving.camera
-        return [Shown(show(probe, driving, truths[id(driving)]), None)]
+        return [Prediction(show(probe, driving, truths[id(driving)]), None)]
 
-    found = answer_probe(probe, method, shown=True)
+    found = measure_probe(probe, method, on_sheet=True)
     assert set(found.products) == {(who, axis) for who in (SAME_HEAD, ANOTHER_HEAD) for axis in AXES}
     for product in found.products.values():
         answered = response(product)
         assert answered.correlation == pytest.approx(correlation, abs=1e-4)
         assert answered.gain == pytest.approx(gain, abs=1e-4)
     assert found.axes is not None and torch.equal(found.axes.truths[""], probe.ends["jaw"][0].image)
-    assert torch.equal(found.axes.driving["blink"], probe.drives("blink")[1].image)
+    assert torch.equal(found.axes.driving["blink"], probe.driving_pair("blink")[1].image)
     assert torch.equal(found.axes.results["blink"], show(probe, *(p["blink"][1] for p in (probe.driving, probe.ends))))
 
 
 def test_a_stranger_s_picture_is_no_answer(probe):
     """Showing what drives moves the right way in the wrong face."""
-    found = answer_probe(probe, lambda source, driving, cameras: [Shown(driving.image, None)])
+    found = measure_probe(probe, lambda source, driving, cameras: [Prediction(driving.image, None)])
     assert response(found.products[SAME_HEAD, "jaw"]).correlation == pytest.approx(1, abs=1e-4)
     assert response(found.products[ANOTHER_HEAD, "jaw"]).correlation < 0.9
 
@@ -357,22 +365,22 @@ class Copies:
     """Candidates of which the first shows what drives, the second copies the source and says that it is nowhere."""
 
     def methods(self) -> dict[str, Method]:
-        def mirror(source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Shown]:
-            return [Shown(driving.image, None) for _ in cameras]
+        def mirror(source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Prediction]:
+            return [Prediction(driving.image, None) for _ in cameras]
 
-        def nowhere(source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Shown]:
-            return [Shown(source.image, torch.zeros(1, 1, 16, 16)) for _ in cameras]
+        def nowhere(source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Prediction]:
+            return [Prediction(source.image, torch.zeros(1, 1, 16, 16)) for _ in cameras]
 
         return {"mirror": mirror, "nowhere": nowhere}
 
 
 def test_means_are_over_heads_and_views():
-    work = parts((GROUP,), Copies(), Plan(heads=2, axes_heads=2, axes=("jaw",)), little.model())
-    assert [type(part.of) for part in work] == [ProbeOf, ProbeOf, SceneOf, SceneOf]
+    work = tasks((GROUP,), Copies(), Plan(heads=2, axes_heads=2, axes=("jaw",)), little.model())
+    assert [type(task.spec) for task in work] == [ProbeSpec, ProbeSpec, SceneSpec, SceneSpec]
     told: list[int] = []
     (found,) = measure(work, lambda: told.append(1))
     assert len(told) == 4 and found.group == GROUP
-    probes, scenes = ([answer(part) for part in half] for half in (work[:2], work[2:]))
+    probes, scenes = ([run_task(task) for task in half] for half in (work[:2], work[2:]))
     for case in CASES:
         for metric in ("psnr", "ssim face"):
             values = [v for one in scenes for v in one.values["mirror", case, metric]]

@@ -28,7 +28,7 @@ def cast(tmp_path_factory) -> Path:
     """Two heads of the demo's size."""
     folder = tmp_path_factory.mktemp("gpu") / "cast"
     sizes = ["--count", "2", "--expressions", "3", "--views", "2", "--size", "128"]
-    assert cli.main(["heads", "multiview", "--out", str(folder), *sizes]) == 0
+    assert cli.main(["prepare", "heads", "--out", str(folder), *sizes]) == 0
     return folder
 
 
@@ -42,7 +42,7 @@ def trained(cast: Path, run: Path, *more: str, ranks: int = 0, gpu: bool = True)
     start = [sys.executable, "-m"]
     if ranks:
         start += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "-m"]
-    numbers = ["--images", IMAGES, "--batch", 4, "--micros", 2, "--adversary-from", 0, "--static", "demo"]
+    numbers = ["--images", IMAGES, "--batch", 4, "--micro-batches", 2, "--adversarial-from", 0, "--static", "demo"]
     words = [*start, "triportrait", "train", "stage2", "--data", cast, "--out", run, *numbers, *more]
     done = subprocess.run(
         [str(word) for word in words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False,

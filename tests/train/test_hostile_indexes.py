@@ -14,7 +14,7 @@ from triportrait.train.data.multiview import KIND as SET
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.presets import PRESETS
 from triportrait.train.replay import _config
-from triportrait.train.runs.checkpoints import averaged_weights
+from triportrait.train.runs.checkpoints import ema_weights
 from triportrait.train.runs.flat import flattened
 from triportrait.train.runs.run_config import check_config
 
@@ -57,9 +57,7 @@ WRONG = {
     "a name twice": lambda f: MultiviewSet(write(f, '{"kind": 1, "kind": 2, "files": {}}')),
     "another run": lambda f: check_config(write(f, {CODES * 9_999: CODES * 9_999}, "config.json"), {"seed": 1}, False),
     "a deep config": lambda f: check_config(write(f, "[" * 90_000, "config.json"), {"seed": 1}),
-    "a checkpoint": lambda f: averaged_weights(
-        write(f, {"files": {CODES * 9_999: {}}}, "checkpoint.json"), "generator"
-    ),
+    "a checkpoint": lambda f: ema_weights(write(f, {"files": {CODES * 9_999: {}}}, "checkpoint.json"), "generator"),
 }
 
 

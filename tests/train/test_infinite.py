@@ -15,14 +15,16 @@ from torch import Tensor, nn
 
 from tests.train import little
 from triportrait import cli
-from triportrait.train import infinite, stage1
 from triportrait.train.config import OptimizerConfig
 from triportrait.train.data.pictures import PictureSet
 from triportrait.train.engines.engine import Group, PlainEngine
-from triportrait.train.infinite import shown, suspects
-from triportrait.train.loop import Phase, Stage, run_stage
+from triportrait.train.loop import run_stage
 from triportrait.train.presets import STAGE_PRESETS, paper
-from triportrait.train.runs.checkpoints import found
+from triportrait.train.runs import nonfinite as infinite
+from triportrait.train.runs.checkpoints import checkpoints_of
+from triportrait.train.runs.nonfinite import shown, suspects
+from triportrait.train.stages import static as stage1
+from triportrait.train.stages.stage import Phase, Stage
 
 BATCH, STEPS = 2, 12
 
@@ -33,8 +35,10 @@ class Line:
     def __init__(self, clean: bool, bad: set[int]) -> None:
         torch.manual_seed(5)
         self.module, self.bad = nn.Linear(3, 1), bad
-        config = OptimizerConfig(rate=0.05, warm_up=0, clip=0.0, clean=clean)
-        self.engine = PlainEngine(self.module, [Group(list(self.module.parameters()))], config, BATCH * STEPS, micros=2)
+        config = OptimizerConfig(lr=0.05, warmup=0, max_grad_norm=0.0, zero_nan_grads=clean)
+        self.engine = PlainEngine(
+            self.module, [Group(list(self.module.parameters()))], config, BATCH * STEPS, micro_batches=2
+        )
         phase = Phase("main", "line", lambda micro: self.terms(micro.batch, micro.number), counts=True)
         self.stage = Stage(
             "line",
@@ -60,13 +64,13 @@ class Line:
 
     def run(self, folder: Path) -> list[dict[str, Any]]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("triportrait.train.loop.SHOWN_EACH", 1)
+            patch.setattr("triportrait.train.loop.LOG_EVERY", 1)
             folder.mkdir(exist_ok=True)
             run_stage(self.stage, folder, 0, 10**6, 10**6)
         return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def test_a_run_that_cleans_gradients_goes_on_and_says_so(tmp_path, capsys):
+def test_a_run_that_cleans_gradients_goes_on_and_says_so(tmp_path, caplog):
     line = Line(clean=True, bad={3, 7})
     told = line.run(tmp_path)
     assert line.engine.images_seen == BATCH * STEPS and all(bool(p.isfinite().all()) for p in line.module.parameters())
@@ -76,7 +80,7 @@ def test_a_run_that_cleans_gradients_goes_on_and_says_so(tmp_path, capsys):
     ]
     numbers = [t for t in told if "error" in t]
     assert len(numbers) == STEPS and all(np.isfinite(t["error"]) and np.isfinite(t["loss"]) for t in numbers)
-    said = capsys.readouterr().err
+    said = caplog.text
     assert "line: error of main is not finite after 8 images; what is not finite of its gradient counts as 0" in said
 
 
@@ -109,7 +113,7 @@ def test_without_cleaning_the_first_one_ends_a_run(tmp_path):
 
 def test_the_preset_of_the_paper_cleans_both_networks():
     for stage in (paper().stage1, paper().stage2):
-        assert stage.optimizer.clean and stage.discriminator.clean
+        assert stage.optimizer.zero_nan_grads and stage.discriminator.zero_nan_grads
 
 
 def test_pictures_that_are_not_finite_are_the_suspects(little_folder):
@@ -126,8 +130,8 @@ def test_pictures_that_are_not_finite_are_the_suspects(little_folder):
 
 
 def command(folder: Path, run: Path, *more: str) -> list[str]:
-    options = ["--data", folder, "--out", run, "--batch", 2, "--images", 6, "--adversary", 0, "--save-each", 2]
-    return ["train", "stage1", *map(str, options), "--sample-each", "10", "--precision", "fp32", *more]
+    options = ["--data", folder, "--out", run, "--batch", 2, "--images", 6, "--adversarial", 0, "--save-every", 2]
+    return ["train", "stage1", *map(str, options), "--sample-every", "10", "--precision", "fp32", *more]
 
 
 def test_a_divergence_names_the_heads_and_the_way_on(little_folder, tmp_path, monkeypatch, capsys):
@@ -144,9 +148,9 @@ def test_a_divergence_names_the_heads_and_the_way_on(little_folder, tmp_path, mo
     cast = PictureSet(data, little.model())
     streams = np.random.default_rng([0, 1, 1, 0])
     streams.integers(2**62)
-    drawn = stage1.draw([cast], dataclasses.replace(little.opposed().stage1, batch=2), streams)
+    drawn = stage1.draw([cast], dataclasses.replace(little.adversarial().stage1, batch=2), streams)
     marked = drawn.source.landmarks.flatten(1).sum(1)[0].item()
-    monkeypatch.setitem(STAGE_PRESETS, "tiny", little.opposed)
+    monkeypatch.setitem(STAGE_PRESETS, "tiny", little.adversarial)
     monkeypatch.setattr(stage1, "losses", spoil)
     run = tmp_path / "run"
     said = []
@@ -162,4 +166,4 @@ def test_a_divergence_names_the_heads_and_the_way_on(little_folder, tmp_path, mo
     assert cli.main(command(data, run, "--not-finite", "zero", "--allow-change")) == 0
     told = capsys.readouterr().err
     assert f"is not finite after 4 images, its batch shows {drawn.source.origin[0]}" in told
-    assert [p.name for p in found(run, "stage1")] == ["stage1_000000006"]
+    assert [p.name for p in checkpoints_of(run, "stage1")] == ["stage1_000000006"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from triportrait.core.errors import InputError
 from triportrait.train.config import OptimizerConfig
 from triportrait.train.engines.engine import Group, PlainEngine
 from triportrait.train.engines.ranks import Ranks
-from triportrait.train.loop import run_stage, single_network
-from triportrait.train.runs.checkpoints import found, load_newest
+from triportrait.train.loop import run_stage
+from triportrait.train.runs.checkpoints import checkpoints_of, load_newest
 from triportrait.train.runs.record import LOG
 from triportrait.train.runs.run_config import check_config
-from triportrait.train.samples import GAP_PX, LABEL_PX, shown_depth, write_grid
+from triportrait.train.runs.samples import GAP_PX, LABEL_PX, shown_depth, write_grid
+from triportrait.train.stages.stage import single_network
 
 IMAGES, BATCH = 120, 4  # 30 steps
 
@@ -37,7 +39,7 @@ class Toy:
     def __init__(self, stop_at: int | None = None, width: int = 3, name: str = "toy", number: int = 1) -> None:
         torch.manual_seed(5)
         self.module, self.stop_at = nn.Linear(width, 1), stop_at
-        config = OptimizerConfig(rate=0.05, warm_up=10, average=0.8)
+        config = OptimizerConfig(lr=0.05, warmup=10, ema_decay=0.8)
         self.engine = PlainEngine(self.module, [Group(list(self.module.parameters()))], config, IMAGES)
         self.stage = single_network(name, number, self.engine, IMAGES, BATCH, self.losses, self.sample)
         self.terms: list[dict[str, float]] = []
@@ -60,15 +62,15 @@ class Toy:
 
     def sample(self, path: Path | None) -> dict[str, float]:
         assert not torch.is_grad_enabled()
-        assert same(self.module.state_dict(), self.engine.averaged()), "samples show the averaged weights"
+        assert same(self.module.state_dict(), self.engine.ema_state_dict()), "samples show the averaged weights"
         self.sampled.append(self.engine.images_seen)
         shade = self.module.weight.mean().clamp(-1, 1).expand(2, 3, 8, 8)
         write_grid(path, {"weight": shade})
         return {"weight": self.module.weight[0, 0].item()}
 
-    def run(self, folder: Path, seed: int = 0, save_each: int = 40, sample_each: int = 60) -> Toy:
+    def run(self, folder: Path, seed: int = 0, save_every: int = 40, sample_every: int = 60) -> Toy:
         folder.mkdir(exist_ok=True)
-        run_stage(self.stage, folder, seed, save_each, sample_each)
+        run_stage(self.stage, folder, seed, save_every, sample_every)
         return self
 
 
@@ -86,7 +88,7 @@ def test_a_run_to_its_end(tmp_path):
     toy = Toy().run(tmp_path)
     assert (toy.engine.steps, toy.engine.images_seen, len(toy.terms)) == (30, 120, 30)
     assert toy.terms[-1]["error"] < 0.3 * toy.terms[0]["error"]
-    assert not same(toy.module.state_dict(), toy.engine.averaged()), "after a sample the own weights come back"
+    assert not same(toy.module.state_dict(), toy.engine.ema_state_dict()), "after a sample the own weights come back"
     names = {name for name in files_of(tmp_path) if not name.startswith("tensorboard/")}
     last = "checkpoints/toy_000000120"
     assert names == {
@@ -100,43 +102,43 @@ def test_the_log_holds_means_rates_and_what_samples_say(tmp_path):
     toy = Toy().run(tmp_path)
     whole = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
     assert all(line["stage"] == "toy" for line in whole)
-    means = [line for line in whole if "rate" in line]
+    means = [line for line in whole if "lr" in line]
     assert [(line["step"], line["images_seen"]) for line in means] == [(10, 40), (20, 80), (30, 120)]
     for k, line in enumerate(means):
         for name in ("error", "size"):
             wanted = np.mean([terms[name] for terms in toy.terms[10 * k : 10 * k + 10]])
             assert line[name] == pytest.approx(wanted, abs=6e-6)
-        assert line["images_per_s"] > 0 and 0 < line["rate"] <= 0.05
+        assert line["images_per_s"] > 0 and 0 < line["lr"] <= 0.05
     samples = [line for line in whole if "weight" in line]
     assert [line["images_seen"] for line in samples] == [60, 120] == toy.sampled
-    assert samples[1]["weight"] == pytest.approx(toy.engine.averaged()["weight"][0, 0].item(), abs=6e-5)
+    assert samples[1]["weight"] == pytest.approx(toy.engine.ema_state_dict()["weight"][0, 0].item(), abs=6e-5)
 
 
-@pytest.mark.parametrize("save_each, behind", [(40, 10), (28, 14)])
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, save_each, behind):
-    whole = Toy().run(tmp_path / "whole", save_each=save_each)
+@pytest.mark.parametrize("save_every, behind", [(40, 10), (28, 14)])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, save_every, behind):
+    whole = Toy().run(tmp_path / "whole", save_every=save_every)
     for stop_at in (17, 26):
         stopped = Toy(stop_at)
         with pytest.raises(KeyboardInterrupt):
-            stopped.run(tmp_path / "run", save_each=save_each)
+            stopped.run(tmp_path / "run", save_every=save_every)
     assert stopped.terms[0] == whole.terms[behind], "it goes on behind its last saved state"
-    last = Toy().run(tmp_path / "run", save_each=save_each)
+    last = Toy().run(tmp_path / "run", save_every=save_every)
     assert 0 < len(last.terms) < 16 and last.terms == whole.terms[-len(last.terms) :]
     assert same(last.module.state_dict(), whole.module.state_dict())
-    assert same(last.engine.averaged(), whole.engine.averaged())
+    assert same(last.engine.ema_state_dict(), whole.engine.ema_state_dict())
     ends = [(tmp_path / name / "samples" / "toy_0000120.png").read_bytes() for name in ("run", "whole")]
     assert ends[0] == ends[1]
 
 
-@pytest.mark.parametrize("save_each", [40, 28], ids=["saved with the log", "saved between its lines"])
-def test_the_log_of_a_run_that_was_stopped_is_that_of_one_that_was_not(tmp_path, save_each):
+@pytest.mark.parametrize("save_every", [40, 28], ids=["saved with the log", "saved between its lines"])
+def test_the_log_of_a_run_that_was_stopped_is_that_of_one_that_was_not(tmp_path, save_every):
     for stop_at in (17, 26):
         with pytest.raises(KeyboardInterrupt):
-            Toy(stop_at).run(tmp_path / "run", save_each=save_each)
-    Toy().run(tmp_path / "run", save_each=save_each)
-    Toy().run(tmp_path / "whole", save_each=save_each)
+            Toy(stop_at).run(tmp_path / "run", save_every=save_every)
+    Toy().run(tmp_path / "run", save_every=save_every)
+    Toy().run(tmp_path / "whole", save_every=save_every)
     found, wanted = log_of(tmp_path / "run"), log_of(tmp_path / "whole")
-    by_step = [{(line["step"], "rate" in line): line for line in lines} for lines in (found, wanted)]
+    by_step = [{(line["step"], "lr" in line): line for line in lines} for lines in (found, wanted)]
     assert by_step[0] == by_step[1], "the last line of each step says the same"
     assert found == wanted, "no step is told twice"
 
@@ -160,9 +162,9 @@ def test_the_seed_and_the_stage_decide_the_losses(tmp_path):
 
 def test_two_stages_share_a_folder(tmp_path):
     Toy(name="first").run(tmp_path)
-    before = files_of(found(tmp_path, "first")[0])
+    before = files_of(checkpoints_of(tmp_path, "first")[0])
     Toy(name="second", number=2).run(tmp_path)
-    assert files_of(found(tmp_path, "first")[0]) == before and len(found(tmp_path, "second")) == 1
+    assert files_of(checkpoints_of(tmp_path, "first")[0]) == before and len(checkpoints_of(tmp_path, "second")) == 1
     assert [line["stage"] for line in log_of(tmp_path)] == ["first"] * 5 + ["second"] * 5
 
 
@@ -196,7 +198,7 @@ def test_a_failing_sample_leaves_the_own_weights(tmp_path):
     toy.stage = single_network("toy", 1, toy.engine, IMAGES, BATCH, toy.losses, failing)
     with pytest.raises(OSError, match="No space"):
         toy.run(tmp_path)
-    assert same(seen, toy.engine.averaged()) and not same(toy.module.state_dict(), toy.engine.averaged())
+    assert same(seen, toy.engine.ema_state_dict()) and not same(toy.module.state_dict(), toy.engine.ema_state_dict())
 
 
 CONFIG = {"preset": "test", "seed": 3, "stage1": {"images": 8, "betas": (0.9, 0.98)}, "strangers": None}
@@ -261,7 +263,8 @@ def test_near_is_bright_and_beside_the_head_is_black():
     assert empty.shape == (1, 1, 4, 4) and not empty.any()
 
 
-def test_the_first_step_shows_its_loss(tmp_path, capsys):
+def test_the_first_step_shows_its_loss(tmp_path, capsys, caplog):
+    caplog.set_level(logging.INFO, "triportrait")
     Toy(stop_at=None).run(tmp_path)
     lines = [line for line in capsys.readouterr().err.split("\r") if "loss" in line]
     assert lines[0].startswith("toy 3% 4/120 ") and " left, loss " in lines[0]

@@ -11,6 +11,7 @@ from triportrait.core.render.cameras import look_at
 from triportrait.core.render.rays import camera_rays
 from triportrait.core.types import NeckGrid
 from triportrait.kernels.field import FieldWeights
+from triportrait.train.data.resize import shrink
 from triportrait.train.objectives.losses import (
     beside_features,
     closed_eye_scale,
@@ -23,7 +24,6 @@ from triportrait.train.objectives.losses import (
     opacity_loss,
     over_black,
     plane_loss,
-    shrink,
     teacher_points,
 )
 

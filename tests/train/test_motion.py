@@ -14,11 +14,11 @@ from tests.train import little
 from tests.train.test_stage1 import everything
 from triportrait.core.motion.crop import ANCHOR_TARGETS, INNER, anchors_of
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
-from triportrait.train import motion
 from triportrait.train.config import OptimizerConfig, StageConfig
 from triportrait.train.data.heads.population import EXPRESSION_AXES, sample_expression, stream
 from triportrait.train.data.pictures import Pictures, PictureSet
 from triportrait.train.engines.engine import Group, PlainEngine
+from triportrait.train.stages import motion
 
 SIZE = 48
 CONFIG = StageConfig(batch=12, front_sources=0.7)
@@ -176,7 +176,7 @@ def test_reading_motion_is_cropping_and_asking(little_cast):
 def test_a_short_training_learns_the_faces_it_sees(little_cast, record_row):
     torch.manual_seed(0)
     encoder = SmallMotionEncoder(9, crop_size=32, widths=(16, 16, 32, 32))
-    config = StageConfig(batch=24, front_sources=0.7, optimizer=OptimizerConfig(rate=4e-3, warm_up=100, average=0.9))
+    config = StageConfig(batch=24, front_sources=0.7, optimizer=OptimizerConfig(lr=4e-3, warmup=100, ema_decay=0.9))
     engine = PlainEngine(encoder, [Group(list(encoder.parameters()))], config.optimizer, 60 * config.batch)
     losses, rng = [], np.random.default_rng(0)
     for _ in range(60):
@@ -184,7 +184,7 @@ def test_a_short_training_learns_the_faces_it_sees(little_cast, record_row):
         engine.backward(loss)
         engine.step(config.batch)
         losses.append(loss.item())
-    encoder.load_state_dict(engine.averaged())
+    encoder.load_state_dict(engine.ema_state_dict())
     seen = every_picture(little_cast)
     with torch.no_grad():
         said = motion.read_motion(encoder, seen.image, seen.landmarks)

@@ -11,7 +11,7 @@ import torch
 from triportrait.core.errors import InputError
 from triportrait.train.data.clip_store import frames
 from triportrait.train.data.clip_store.records import open_lmdb
-from triportrait.train.engines import zero
+from triportrait.train.engines import deepspeed_private
 from triportrait.train.objectives.lpips_distance import Lpips
 from triportrait.train.runs import record
 
@@ -37,17 +37,19 @@ def broken(monkeypatch):
     frames.dali_fault.cache_clear()
 
 
-def test_auto_decodes_by_pyav_where_dali_does_not_load(broken):
+def test_auto_decodes_by_pyav_where_dali_does_not_load(broken, caplog):
     broken("nvidia", OSError("libcuda.so.1: cannot open shared object file"))
-    with pytest.warns(RuntimeWarning, match=r"^DALI is installed but does not load \(libcuda.*; PyAV decodes"):
-        assert frames.resolved("auto", CUDA) == "av"
-    assert frames.resolved("auto", CPU) == "av" and frames.resolved("dali", CUDA) == "dali"
+    assert frames.resolve_decoder("auto", CUDA) == "av"
+    (warning,) = caplog.messages
+    assert warning.startswith("DALI is installed but does not load (libcuda")
+    assert "; PyAV decodes" in warning
+    assert frames.resolve_decoder("auto", CPU) == "av" and frames.resolve_decoder("dali", CUDA) == "dali"
     with pytest.raises(InputError, match=r"^dali: it is installed but does not load .*, or say --decoder av"):
         frames.DaliDecoder(CPU)
 
 
 @pytest.mark.parametrize("says", ["nvcuvid is missing", "decodes other frames"])
-def test_auto_decodes_by_pyav_where_dali_does_not_decode(says, monkeypatch):
+def test_auto_decodes_by_pyav_where_dali_does_not_decode(says, monkeypatch, caplog):
     """A default container has no libnvcuvid: the pipeline is built, and fails at its first clip."""
 
     class Decoder:
@@ -62,11 +64,11 @@ def test_auto_decodes_by_pyav_where_dali_does_not_decode(says, monkeypatch):
     monkeypatch.setattr(frames, "fault", lambda name: None)
     monkeypatch.setattr(frames, "DaliDecoder", Decoder)
     frames.dali_fault.cache_clear()
-    with pytest.warns(RuntimeWarning, match=says):
-        assert frames.resolved("auto", CUDA) == "av"
+    assert frames.resolve_decoder("auto", CUDA) == "av"
+    assert says in caplog.text
     monkeypatch.setattr(frames, "DaliDecoder", lambda *_: frames.AvDecoder())
     frames.dali_fault.cache_clear()
-    assert frames.resolved("auto", CUDA) == "dali"
+    assert frames.resolve_decoder("auto", CUDA) == "dali"
     frames.dali_fault.cache_clear()
 
 
@@ -80,7 +82,7 @@ def test_what_was_asked_for_is_one_sentence(error, broken, tmp_path):
         open_lmdb(tmp_path)
     broken("deepspeed", error)
     with pytest.raises(InputError, match=r"^deepspeed: .* it is installed but does not load"):
-        zero._deepspeed()
+        deepspeed_private.load_deepspeed()
 
 
 def test_a_board_that_does_not_load_is_none(monkeypatch):
@@ -96,3 +98,9 @@ def test_a_board_that_does_not_load_is_none(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(torch.utils, "tensorboard", raising=False)
     assert record._open_board(Path("nowhere"), 0) is None
+
+
+def test_another_deepspeed_is_refused_as_its_private_members_may_be_others():
+    deepspeed_private.check_version(f"{deepspeed_private.VERSION}+cpu")
+    with pytest.raises(InputError, match=r"^deepspeed: expected version .*, got 0\.20\.1; "):
+        deepspeed_private.check_version("0.20.1")

@@ -15,11 +15,12 @@ import torch
 
 from triportrait import cli
 from triportrait.core.types import Driving
-from triportrait.train.motion import read_motion
+from triportrait.train.all_stages import AllStages
+from triportrait.train.evaluation.response import responses
 from triportrait.train.presets import PRESETS
-from triportrait.train.response import responses
-from triportrait.train.training import Training
-from triportrait.train.weights import load_trained
+from triportrait.train.run import Run
+from triportrait.train.runs.weights import load_trained
+from triportrait.train.stages.motion import read_motion
 
 MOST_CPU_S = 25 * 60  # 20 minutes on idle cores; a thread that shares its core with another one counts for more
 
@@ -59,9 +60,10 @@ def test_the_weights_that_it_leaves_do_the_same(overfit):
     run, _ = overfit
     portrait, encoder = load_trained(run / "weights")
     moved = last(run, "stage2", "gain jaw")
-    training = Training(PRESETS["overfit"](), run)
+    inputs = AllStages()
+    Run(PRESETS["overfit"](), run, inputs)
     with torch.no_grad():
-        found = responses(training.probe, partial(reenacted, portrait, encoder))
+        found = responses(inputs.probe, partial(reenacted, portrait, encoder))
     for axis in found:
         assert found[axis].gain == pytest.approx(moved[f"gain {axis}"], abs=0.03), axis
 

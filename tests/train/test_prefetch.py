@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from triportrait.train.prefetch import Prefetch
+from triportrait.train.engines.prefetch import Prefetch
 
 
 def threads() -> list[str]:

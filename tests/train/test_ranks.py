@@ -24,10 +24,10 @@ from triportrait.core.errors import InputError
 from triportrait.train import loop
 from triportrait.train.config import ReenactConfig
 from triportrait.train.data.pictures import open_set
-from triportrait.train.engines.ranks import Ranks, told_ranks
+from triportrait.train.engines.make import Engines
+from triportrait.train.engines.ranks import Ranks, launched_ranks
 from triportrait.train.engines.zero import ZeroConfig
-from triportrait.train.runs.checkpoints import CARD, found
-from triportrait.train.stages import Engines
+from triportrait.train.runs.checkpoints import CARD, checkpoints_of
 
 pytest.importorskip("deepspeed")
 
@@ -59,7 +59,7 @@ def work(tmp_path_factory) -> Path:
     trained.write(folder / "trained")
     trained.write_static(folder / "static")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "SHOWN_EACH", 1)
+        patch.setattr(loop, "LOG_EVERY", 1)
         ranks_worker.main(folder, ["plain:plain:0"])
         ranks_worker.main(folder, ["bf16plain:plain:0:bf16"])
         ranks_worker.main(folder, ["cleanplain:plain:0:nan:clean"])
@@ -109,7 +109,8 @@ def test_two_ranks_lose_what_one_process_loses(stage, work):
 def test_they_end_with_the_same_weights_moments_and_averages(stage, work):
     for network in ("generator", "discriminator"):
         ours, plain = (
-            load_file(found(work / run, "stage2")[-1] / f"{network}.safetensors") for run in (f"zero{stage}", "plain")
+            load_file(checkpoints_of(work / run, "stage2")[-1] / f"{network}.safetensors")
+            for run in (f"zero{stage}", "plain")
         )
         moved = {name for name in plain if name.startswith("exp_avg/")}
         assert moved <= set(ours) and {n for n in ours if n.startswith("exp_avg/")} == moved
@@ -166,7 +167,7 @@ def test_a_run_that_was_stopped_goes_on_in_one_process_and_ends_as_one_that_was_
     for stage in (1, 2):
         assert [line["step"] for line in log_of(work / f"half{stage}")] == [1, 2, 3]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "SHOWN_EACH", 1)
+            patch.setattr(loop, "LOG_EVERY", 1)
             ranks_worker.main(work, [f"half{stage}:plain:0"])
         agree(log_of(work / f"half{stage}"), log_of(work / "plain"))
 
@@ -177,7 +178,7 @@ def test_a_run_that_was_stopped_goes_on_on_two_ranks_to_the_last_digit(work):
         assert log_of(work / f"again{stage}") == log_of(work / f"zero{stage}")
         for network in ("generator", "discriminator"):
             one, other = (
-                load_file(found(work / run, "stage2")[-1] / f"{network}.safetensors")
+                load_file(checkpoints_of(work / run, "stage2")[-1] / f"{network}.safetensors")
                 for run in (f"again{stage}", f"zero{stage}")
             )
             assert little.same(one, other), (stage, network)
@@ -187,7 +188,7 @@ def test_a_run_that_was_stopped_goes_on_on_four_ranks_at_another_stage(work):
     launch(4, work, ["half0:3:0", "half3:1:0"])
     for stage in (0, 3):
         agree(log_of(work / f"half{stage}"), log_of(work / "plain"))
-        card = json.loads((found(work / f"half{stage}", "stage2")[-1] / CARD).read_text())
+        card = json.loads((checkpoints_of(work / f"half{stage}", "stage2")[-1] / CARD).read_text())
         assert card["engines"]["generator"]["steps"] == 6
 
 
@@ -198,16 +199,16 @@ def test_deepspeed_runs_in_one_process_without_a_launcher(work):
 
 def test_ranks_that_do_not_divide_the_micro_batches_are_refused():
     engines = Engines(Ranks(0, 3), None)
-    with pytest.raises(InputError, match="micros: expected a multiple of the 3 ranks, got 4; choose another"):
-        engines.make(torch.nn.Linear(1, 1), [], little.opposed().stage2.optimizer, little.opposed().stage2)
+    with pytest.raises(InputError, match="micro_batches: expected a multiple of the 3 ranks, got 4; choose another"):
+        engines.make(torch.nn.Linear(1, 1), [], little.adversarial().stage2.optimizer, little.adversarial().stage2)
 
 
 def test_a_batch_smaller_than_the_discriminators_group_is_refused():
-    stage = little.opposed().stage2
+    stage = little.adversarial().stage2
     with pytest.raises(InputError, match=r"expected micro-batches of a multiple of 2, .* got 1; choose another batch"):
-        little.config(stage2=ReenactConfig(batch=4, micros=4, losses=stage.losses))
-    with pytest.raises(InputError, match=r"stage2\.micros: expected a divisor of the batch of 4, got 3"):
-        little.config(stage2=ReenactConfig(batch=4, micros=3))
+        little.config(stage2=ReenactConfig(batch=4, micro_batches=4, losses=stage.losses))
+    with pytest.raises(InputError, match=r"stage2\.micro_batches: expected a divisor of the batch of 4, got 3"):
+        little.config(stage2=ReenactConfig(batch=4, micro_batches=3))
 
 
 @pytest.mark.parametrize(
@@ -222,11 +223,11 @@ def test_a_batch_smaller_than_the_discriminators_group_is_refused():
 def test_half_a_launch_is_refused(told, monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
-    assert told_ranks() == (0, 1, 0)
+    assert launched_ranks() == (0, 1, 0)
     for name, value in told.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=r"RANK|MASTER_ADDR"):
-        told_ranks()
+        launched_ranks()
 
 
 def test_zero_has_four_stages():

@@ -19,12 +19,12 @@ import pytest
 from tests.train import little, trained
 from tests.train.test_data_check import altered, spoilt
 from triportrait import cli
-from triportrait.train import stage1
 from triportrait.train.data.pictures import open_set
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.runs import room
-from triportrait.train.runs.checkpoints import FOLDER, found
+from triportrait.train.runs.checkpoints import FOLDER, checkpoints_of
 from triportrait.train.runs.claim import LOCK, claim
+from triportrait.train.stages import static as stage1
 
 ROOT = Path(__file__).parents[2]
 Usage = namedtuple("Usage", "total used free")
@@ -34,8 +34,8 @@ Usage = namedtuple("Usage", "total used free")
 def little_preset():
     """`tiny` is the smallest training here, and every step is logged."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(STAGE_PRESETS, "tiny", little.opposed)
-        patch.setattr("triportrait.train.loop.SHOWN_EACH", 1)
+        patch.setitem(STAGE_PRESETS, "tiny", little.adversarial)
+        patch.setattr("triportrait.train.loop.LOG_EVERY", 1)
         yield
 
 
@@ -46,17 +46,17 @@ def material(tmp_path_factory) -> Path:
     open_set(folder / "cast", little.CAST, little.model())
     trained.write(folder / "trained")
     trained.write_static(folder / "static")
-    assert cli.main(words(folder, "stage1", folder / "stage1", "--adversary", 0.1)) == 0
-    last = found(folder / "stage1", "stage1")[-1]
+    assert cli.main(words(folder, "stage1", folder / "stage1", "--adversarial", 0.1)) == 0
+    last = checkpoints_of(folder / "stage1", "stage1")[-1]
     shutil.copytree(last, last.with_name("stage1_000000004"))
     return folder
 
 
 def words(material: Path, stage: str, out: Path, *more: Any) -> list[str]:
-    options = ["--data", material / "cast", "--out", out, "--batch", 4, "--micros", 1, "--images", 8]
+    options = ["--data", material / "cast", "--out", out, "--batch", 4, "--micro-batches", 1, "--images", 8]
     if stage == "stage2":
         options += ["--static", material / "static", "--motion", material / "trained"]
-    options += ["--adversary", 0, "--save-each", 4, "--sample-each", 8, "--precision", "fp32"]
+    options += ["--adversarial", 0, "--save-every", 4, "--sample-every", 8, "--precision", "fp32"]
     return ["train", stage, *map(str, [*options, *more])]
 
 
@@ -85,7 +85,7 @@ def test_a_run_in_the_place_of_weights_is_told_how_to_become_some(material, tmp_
 
 
 def test_pictures_of_another_size_are_told_of_by_options_that_there_are(material, tmp_path, capsys):
-    alone = ["--perceptual", "gradients", "--identity-weight", 0, "--planes-weight", 0, "--renderer-frozen-until", 0]
+    alone = ["--perceptual", "gradients", "--identity-weight", 0, "--distill-planes", 0, "--renderer-frozen-until", 0]
     said = refused(words(material, "stage1", tmp_path / "a" / "run", "--preset", "paper", *alone), capsys)
     assert "expected pictures of 512 px for preset paper, got 64; make them again by `triportrait prepare heads" in said
     assert "heads --size 512`" in said and not (tmp_path / "a").exists()
@@ -100,7 +100,7 @@ def test_everything_that_is_missing_is_named_in_one_start(material, tmp_path, ca
     assert "--teacher FOLDER (weights of a static synthesizer that teaches, and whose renderer this one takes)" in said
     way = said.rpartition("or go without by ")[2].split()
     assert way == [
-        "--perceptual", "gradients", "--identity-weight", "0", "--planes-weight", "0", "--feature-weight", "0",
+        "--perceptual", "gradients", "--identity-weight", "0", "--distill-planes", "0", "--distill-feature", "0",
         "--renderer-frozen-until", "0",
     ]  # fmt: skip
     assert "expected pictures of 512 px" in refused(
@@ -129,20 +129,21 @@ def test_a_run_of_another_stage_is_called_so(material, tmp_path, capsys):
 def test_how_often_a_run_saves_may_change(material, tmp_path):
     run = tmp_path / "run"
     assert cli.main(words(material, "stage1", run)) == 0
-    shutil.rmtree(found(run, "stage1")[-1])
-    assert cli.main(words(material, "stage1", run, "--save-each", 3, "--sample-each", 2)) == 0
+    shutil.rmtree(checkpoints_of(run, "stage1")[-1])
+    assert cli.main(words(material, "stage1", run, "--save-every", 3, "--sample-every", 2)) == 0
     config = json.loads((run / "config.json").read_text())
-    assert (config["save_each"], config["sample_each"]) == (3, 2)
+    assert (config["save_every"], config["sample_every"]) == (3, 2)
 
 
 def test_another_number_of_micro_batches_is_told_by_its_option(material, tmp_path, capsys):
     run = tmp_path / "run"
-    assert cli.main(words(material, "stage1", run, "--micros", 2)) == 0
+    assert cli.main(words(material, "stage1", run, "--micro-batches", 2)) == 0
     said = refused(words(material, "stage1", run), capsys)
     assert (
-        "begun with stage1.micros 2, now it is 1; name another folder or say --allow-change; --micros 2 goes on" in said
+        "begun with stage1.micro_batches 2, now it is 1; name another folder or say --allow-change; --micro-batches 2 "
+        "goes on" in said
     )
-    assert cli.main(words(material, "stage1", run, "--micros", 2)) == 0
+    assert cli.main(words(material, "stage1", run, "--micro-batches", 2)) == 0
 
 
 def test_other_data_are_told_by_what_differs(material, tmp_path, capsys):
@@ -177,20 +178,30 @@ def test_a_start_that_is_refused_leaves_nothing(there, material, tmp_path, capsy
         assert (tmp_path / "runs").exists() == there
 
 
+def test_what_lay_in_a_folder_stays_when_a_start_is_refused(material, tmp_path, capsys):
+    """Also what is named as a run's own files are."""
+    run = tmp_path / "mine"
+    run.mkdir()
+    for name in ("data.json", "letter.txt"):
+        (run / name).write_text("mine")
+    assert "expected an empty folder or a run, it holds letter.txt" in refused(words(material, "stage1", run), capsys)
+    assert {path.name: path.read_text() for path in run.iterdir()} == {"data.json": "mine", "letter.txt": "mine"}
+
+
 def test_a_disk_without_room_for_a_checkpoint_is_said_before_the_first_step(material, tmp_path, capsys, monkeypatch):
-    taken = sum(path.stat().st_size for path in found(material / "stage1", "stage1")[-1].glob("*.safetensors"))
+    taken = sum(path.stat().st_size for path in checkpoints_of(material / "stage1", "stage1")[-1].glob("*.safetensors"))
     free = 10**12
     monkeypatch.setattr(room.shutil, "disk_usage", lambda path: Usage(10**13, 0, free))
-    assert cli.main(words(material, "stage1", tmp_path / "enough", "--adversary", 0.1)) == 0
+    assert cli.main(words(material, "stage1", tmp_path / "enough", "--adversarial", 0.1)) == 0
     line = next(line for line in capsys.readouterr().err.splitlines() if "a checkpoint takes" in line)
     told = re.fullmatch(r"stage1: a checkpoint takes (\d\.\d) MB; 3 are kept and one is being written", line)
     assert told and float(told[1]) == pytest.approx(taken / 1e6, rel=0.04)
     free = 3 * taken
-    assert cli.main(words(material, "stage1", tmp_path / "little", "--adversary", 0.1)) == 0
+    assert cli.main(words(material, "stage1", tmp_path / "little", "--adversarial", 0.1)) == 0
     assert f"MB more and {free / 1e6:.1f} MB are free: free some space, or the run" in capsys.readouterr().err
     free = taken // 2
     monkeypatch.setattr(stage1, "losses", lambda *a: pytest.fail("a step"))
-    said = refused(words(material, "stage1", tmp_path / "none", "--adversary", 0.1), capsys)
+    said = refused(words(material, "stage1", tmp_path / "none", "--adversarial", 0.1), capsys)
     assert f"expected room for a checkpoint of {told[1]} MB, {free / 1000:.0f} kB are free; free some space" in said
     assert not (tmp_path / "none").exists()
 
@@ -232,7 +243,7 @@ def test_an_older_checkpoint_is_told_where_it_is_taken(material, tmp_path, capsy
     assert said.endswith("left out, stage1_000000004 is taken")
     made = json.loads((tmp_path / "weights" / "portrait.json").read_text())["provenance"]
     assert made["images seen"] == {"stage1": 4}
-    more = ["--adversary", 0.1, "--discriminator", run]
+    more = ["--adversarial", 0.1, "--discriminator", run]
     assert cli.main(words(material, "stage1", tmp_path / "next", *more)) == 0
     assert f"{newest}: expected a whole checkpoint of discriminator" in (said := capsys.readouterr().err)
     assert "left out, an older one is taken" in said
@@ -240,22 +251,20 @@ def test_an_older_checkpoint_is_told_where_it_is_taken(material, tmp_path, capsy
     assert capsys.readouterr().err == "", "nothing to say of a run that is whole"
 
 
-def test_the_report_draws_the_loss_and_the_log_holds_every_rate(material):
+def test_the_log_s_loss_is_the_sum_of_its_terms(material):
     run = material / "stage1"
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     for line in (line for line in lines if "l1" in line):
         terms = ("l1", "raw", "perceptual", "opacity", "depth", "adversary")
         assert line["loss"] == pytest.approx(sum(line[name] for name in terms), abs=1e-4)
-    page = (run / "report.html").read_text()
-    assert page.index("<figcaption>loss <b>") < page.index("<figcaption>l1 <b>")
 
 
 def test_the_rate_of_the_layers_that_read_motion_is_logged(material, tmp_path):
-    own = little.opposed().stage2
-    quick = dataclasses.replace(own, optimizer=dataclasses.replace(own.optimizer, motion_factor=2.5))
+    own = little.adversarial().stage2
+    quick = dataclasses.replace(own, optimizer=dataclasses.replace(own.optimizer, motion_lr_factor=2.5))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(STAGE_PRESETS, "tiny", lambda: dataclasses.replace(little.opposed(), stage2=quick))
+        patch.setitem(STAGE_PRESETS, "tiny", lambda: dataclasses.replace(little.adversarial(), stage2=quick))
         assert cli.main(words(material, "stage2", tmp_path / "run", "--renderer-frozen-until", 6)) == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines() if '"l1"' in line]
-    assert all(line["rate motion"] == pytest.approx(2.5 * line["rate"], rel=1e-4) for line in lines)
-    assert [line["rate renderer"] for line in lines] == [0, 0]
+    assert all(line["lr motion"] == pytest.approx(2.5 * line["lr"], rel=1e-4) for line in lines)
+    assert [line["lr renderer"] for line in lines] == [0, 0]

@@ -17,15 +17,17 @@ from torch import Tensor
 
 from tests.train import little, trained
 from triportrait import cli
-from triportrait.train import stage1, stage2, stage_run
+from triportrait.train import one_stage
 from triportrait.train.config import ReenactConfig, StageConfig, TrainConfig
 from triportrait.train.data.pictures import PictureSet
-from triportrait.train.objectives import adversary
+from triportrait.train.evaluation.probe import probe
+from triportrait.train.evaluation.response import Probe
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
-from triportrait.train.probe import probe
-from triportrait.train.response import Probe
-from triportrait.train.runs.checkpoints import CARD, found
+from triportrait.train.runs.checkpoints import CARD, checkpoints_of
 from triportrait.train.runs.flat import flattened, rebuilt
+from triportrait.train.stages import adversarial, common
+from triportrait.train.stages import reenact as stage2
+from triportrait.train.stages import static as stage1
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +39,8 @@ def asked() -> Probe:
 @pytest.fixture(autouse=True)
 def little_preset(monkeypatch, asked):
     """`tiny` is the smallest training here."""
-    monkeypatch.setitem(STAGE_PRESETS, "tiny", little.opposed)
-    monkeypatch.setattr(stage_run, "probe", lambda config: asked)
+    monkeypatch.setitem(STAGE_PRESETS, "tiny", little.adversarial)
+    monkeypatch.setattr(one_stage, "probe", lambda config: asked)
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +54,10 @@ def material(little_folder, tmp_path_factory) -> Path:
 
 
 def words(material: Path, stage: str, out: Path, *more: Any) -> list[str]:
-    options = ["--data", material / "cast", "--out", out, "--batch", 4, "--micros", 2, "--images", 8, *more]
+    options = ["--data", material / "cast", "--out", out, "--batch", 4, "--micro-batches", 2, "--images", 8, *more]
     if stage == "stage2":
         options += ["--static", material / "static", "--motion", material / "trained"]
-    return ["train", stage, *map(str, [*options, "--save-each", 4, "--sample-each", 10**6, "--precision", "fp32"])]
+    return ["train", stage, *map(str, [*options, "--save-every", 4, "--sample-every", 10**6, "--precision", "fp32"])]
 
 
 def refused(arguments: list[str], capsys) -> tuple[list[str], str]:
@@ -100,8 +102,8 @@ def test_a_config_comes_back_from_its_file(preset):
 def test_a_weight_that_is_infinite_is_found_again(material, tmp_path, capsys):
     """A checkpoint is damaged in the way that no checksum sees: by the training that wrote it."""
     run, weight = tmp_path / "run", "module/reconstructor.plane_decoder.out.weight"
-    assert cli.main(words(material, "stage1", run, "--adversary", 0)) == 0
-    (folder,) = found(run, "stage1")
+    assert cli.main(words(material, "stage1", run, "--adversarial", 0)) == 0
+    (folder,) = checkpoints_of(run, "stage1")
     path, card = folder / "generator.safetensors", json.loads((folder / CARD).read_text())
     tensors = load_file(path)
     tensors[weight][0, 0, 0, 0] = torch.inf
@@ -110,7 +112,7 @@ def test_a_weight_that_is_infinite_is_found_again(material, tmp_path, capsys):
         "bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }  # fmt: skip
     (folder / CARD).write_text(json.dumps(card))
-    more = words(material, "stage1", run, "--adversary", 0, "--images", 12, "--allow-change")
+    more = words(material, "stage1", run, "--adversarial", 0, "--images", 12, "--allow-change")
     _, said = refused(more, capsys)
     assert f"is not finite after 8 images, what it began from is in {run / 'diverged'}" in said
     assert f"`triportrait train replay {run}` says where" in said
@@ -150,14 +152,14 @@ def test_a_picture_that_is_not_finite_is_found_in_its_batch(material, tmp_path, 
 
 def test_a_batch_that_is_finite_now_gives_the_terms_of_then(material, tmp_path, monkeypatch, capsys):
     """R1 reads what an earlier phase of its step left, and the generator has moved since."""
-    run, original, seen = tmp_path / "run", adversary.r1_terms, []
+    run, original, seen = tmp_path / "run", adversarial.r1_terms, []
 
     def infinite(*given: Any) -> dict[str, Tensor]:
         seen.append({name: value.item() for name, value in original(*given).items()})
         return {name: value.detach() * torch.nan for name, value in original(*given).items()}
 
     with monkeypatch.context() as patch:
-        patch.setattr(adversary, "r1_terms", infinite)
+        patch.setattr(adversarial, "r1_terms", infinite)
         refused(words(material, "stage2", run), capsys)
     assert kept_of(run) == ["begin.json", "checkpoints", "micro_0.safetensors"]
     assert cli.main(replayed(run)) == 0
@@ -170,7 +172,7 @@ def test_a_batch_that_is_finite_now_gives_the_terms_of_then(material, tmp_path, 
 
 def test_the_random_numbers_of_a_phase_are_those_of_then(material, tmp_path, monkeypatch, capsys):
     """Density smoothness draws its points after the rays of the main phase."""
-    config = little.opposed()
+    config = little.adversarial()
     losses = dataclasses.replace(config.stage1.losses, density=1.0)
     dense = dataclasses.replace(config, stage1=dataclasses.replace(config.stage1, losses=losses))
     monkeypatch.setitem(STAGE_PRESETS, "tiny", lambda: dense)
@@ -183,7 +185,7 @@ def test_the_random_numbers_of_a_phase_are_those_of_then(material, tmp_path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(stage1, "density_smoothness", infinite)
-        _, said = refused(words(material, "stage1", run, "--adversary", 0), capsys)
+        _, said = refused(words(material, "stage1", run, "--adversarial", 0), capsys)
     assert "density of density is not finite after 4 images" in said
     assert cli.main(replayed(run)) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  density")]
@@ -192,27 +194,27 @@ def test_the_random_numbers_of_a_phase_are_those_of_then(material, tmp_path, mon
 
 def test_a_gradient_that_is_not_finite_is_kept_and_named(material, tmp_path, monkeypatch, capsys):
     """A square root of nothing: a finite loss with a slope that is not, and no gradients are cleaned."""
-    run, original = tmp_path / "run", stage1.opacity_loss
+    run, original = tmp_path / "run", common.opacity_loss
 
     def steep(opacity: Tensor, target: Tensor) -> Tensor:
         return original(opacity, target) + (opacity - opacity.detach()).abs().sum((1, 2, 3)).sqrt()
 
-    monkeypatch.setattr(stage1, "opacity_loss", steep)
-    _, said = refused(words(material, "stage1", run, "--adversary", 0), capsys)
+    monkeypatch.setattr(common, "opacity_loss", steep)
+    _, said = refused(words(material, "stage1", run, "--adversarial", 0), capsys)
     assert "a gradient is nan after 0 images, what it began from is in" in said
     assert kept_of(run) == ["begin.json", "checkpoints", "micro_0.safetensors", "micro_1.safetensors"]
     told, said = refused(replayed(run), capsys)
     assert "not finite again: the gradient of " in said and any("  gradient of " in line for line in told)
     assert not any(line.endswith(("nan", "inf")) for line in told)
-    monkeypatch.setattr(stage1, "opacity_loss", original)
+    monkeypatch.setattr(common, "opacity_loss", original)
     assert cli.main(replayed(run)) == 0
 
 
 def test_what_cannot_be_replayed_is_one_sentence(material, tmp_path, monkeypatch, capsys):
-    run, original = tmp_path / "run", stage1.opacity_loss
-    monkeypatch.setattr(stage1, "opacity_loss", lambda *given: original(*given) * torch.nan)
+    run, original = tmp_path / "run", common.opacity_loss
+    monkeypatch.setattr(common, "opacity_loss", lambda *given: original(*given) * torch.nan)
     assert "diverged holds no batch of one; name another" in refused(replayed(tmp_path), capsys)[1]
-    refused(words(material, "stage1", run, "--adversary", 0), capsys)
+    refused(words(material, "stage1", run, "--adversarial", 0), capsys)
     micro = run / "diverged" / "micro_0.safetensors"
     for path, said in (
         (micro, "expected a micro-batch that a run kept, it is damaged"),

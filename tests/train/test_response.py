@@ -13,7 +13,7 @@ from triportrait.train.data.heads.paint import Part
 from triportrait.train.data.heads.population import EXPRESSION_AXES, Expression
 from triportrait.train.data.pictures import Pictures
 from triportrait.train.data.scenes import expressions, filming_cameras, population
-from triportrait.train.response import AXES, Probe, Response, face_mask, responses, take_probe
+from triportrait.train.evaluation.response import AXES, Probe, Response, face_mask, responses, take_probe
 
 PROBED = ("jaw", "blink right", "blink", "gaze x")
 

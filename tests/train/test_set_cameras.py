@@ -19,13 +19,14 @@ from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import LookAtRange, sample_look_at
 from triportrait.core.types import Camera
-from triportrait.train import stage1, stage2
-from triportrait.train.cameras import FILMED, NEAR_FRONT, PAPER, SET_CAMERAS, SetCameras, habit_of
-from triportrait.train.config import SetConfig
+from triportrait.train.data.cameras import FILMED, NEAR_FRONT, PAPER, SET_CAMERAS, SetCameras, camera_preset_of
 from triportrait.train.data.multiview import MultiviewSet, write_multiview
 from triportrait.train.data.pictures import PictureSet, open_set
 from triportrait.train.data.scenes import cameras, filming_cameras
+from triportrait.train.data.set_config import SetConfig
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
+from triportrait.train.stages import reenact as stage2
+from triportrait.train.stages import static as stage1
 
 TINY = SET_CAMERAS["tiny"]
 
@@ -153,7 +154,7 @@ def write(folder: Path, habit: str) -> Path:
 @pytest.mark.parametrize("habit", SET_CAMERAS)
 def test_a_set_says_from_where_it_was_seen(habit, tmp_path):
     stored = MultiviewSet(write(tmp_path / "set", habit))
-    assert stored.cameras == SET_CAMERAS[habit] and habit_of(stored.cameras) == habit
+    assert stored.cameras == SET_CAMERAS[habit] and camera_preset_of(stored.cameras) == habit
     own = np.concatenate([stored.head(0)["world_from_camera"].reshape(-1, 4, 4)])
     assert np.array_equal(own, cameras(3, 1, 2, 3, stored.cameras).world_from_camera.numpy())
 

@@ -13,14 +13,16 @@ from torch import Tensor
 
 from tests.train import little
 from triportrait.core.types import Camera, Driving, Head, Rendering
-from triportrait.train import stage1
 from triportrait.train.config import LossConfig, ScheduleConfig, StageConfig
 from triportrait.train.data.pictures import Pictures, PictureSet
-from triportrait.train.objectives.losses import feature_weight, shrink
+from triportrait.train.data.resize import shrink
+from triportrait.train.engines.schedule import ActiveTerms, active_terms
+from triportrait.train.objectives.losses import feature_weight
 from triportrait.train.objectives.perceptual import Gradients
-from triportrait.train.schedule import Moment, moment
-from triportrait.train.stage1 import StaticModels
-from triportrait.train.start import reads_motion
+from triportrait.train.stages import common
+from triportrait.train.stages import static as stage1
+from triportrait.train.stages.initialize import reads_motion
+from triportrait.train.stages.static import StaticModels
 
 CONFIG = StageConfig(batch=3, views=2, front_sources=0.7)
 
@@ -126,7 +128,7 @@ def test_the_terms_by_hand(little_cast):
         return Rendering(truth.image + 0.1 * left, small - 0.2, small, truth.depth + 0.3, opacity, small, small)
 
     painter = Painter(paint)
-    config = LossConfig(l1=2.0, raw=3.0, perceptual=5.0, opacity=7.0, depth=11.0, features=4.0)
+    config = LossConfig(l1=2.0, raw=3.0, perceptual=5.0, opacity=7.0, depth=11.0, eye_mouth_boost=4.0)
     models = StaticModels(painter, Gradients())  # type: ignore[arg-type]
     terms = stage1.losses(batch, models, config, torch.Generator())
     weight = feature_weight(truth.landmarks, 64, 4.0)
@@ -155,7 +157,7 @@ def test_the_four_pairs_of_the_published_loss_by_hand(little_cast):
 
     config = LossConfig(
         l1=1.0, raw=1.0, perceptual=1.0, raw_perceptual=2.0, foreground=3.0, background=5.0, opacity=0.0, depth=0.0,
-        features=0.0,
+        eye_mouth_boost=0.0,
     )  # fmt: skip
     terms = stage1.losses(batch, StaticModels(Painter(paint), Gradients()), config, torch.Generator())  # type: ignore[arg-type]
     off = 0.4 * (1 - mask).expand(6, 3, 16, 16)
@@ -216,10 +218,12 @@ def test_a_loss_is_finite_and_reaches_all_weights_but_those_that_read_motion(lit
             assert reached or name.endswith("affine.weight"), name  # it multiplies the style, which starts at nought
 
 
-TAUGHT = LossConfig(planes=0.5, feature=0.25)
+TAUGHT = LossConfig(distill_planes=0.5, distill_feature=0.25)
 
 
-def taught(cast: PictureSet, student: Any, teacher: Any, at: Moment = stage1.EVER, seed: int = 4) -> dict[str, Tensor]:
+def distillation_loss(
+    cast: PictureSet, student: Any, teacher: Any, at: ActiveTerms = common.ALL_TERMS, seed: int = 4
+) -> dict[str, Tensor]:
     """The terms of a student that a teacher watches."""
     batch = stage1.draw([cast], CONFIG, np.random.default_rng(0))
     models = StaticModels(student, Gradients(), teacher=teacher)
@@ -227,15 +231,15 @@ def taught(cast: PictureSet, student: Any, teacher: Any, at: Moment = stage1.EVE
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_it(little_cast):
-    terms = taught(little_cast, little.portrait(), little.portrait())
+    terms = distillation_loss(little_cast, little.portrait(), little.portrait())
     assert terms["planes"] == terms["feature"] == 0 and terms["l1"] > 0
-    other = taught(little_cast, little.portrait(seed=1), little.portrait())
+    other = distillation_loss(little_cast, little.portrait(seed=1), little.portrait())
     assert other["planes"] > 0 and other["feature"] > 0
 
 
 def test_a_teacher_s_terms_reach_the_student_alone(little_cast):
     student, teacher = little.portrait(seed=1), little.portrait()
-    terms = taught(little_cast, student, teacher)
+    terms = distillation_loss(little_cast, student, teacher)
     for name, reached, not_reached in (
         ("planes", "reconstructor.plane_decoder", "volume"),
         ("feature", "volume.field", "superres"),
@@ -252,7 +256,7 @@ def test_the_teacher_s_terms_by_hand(little_cast):
     student, teacher = little.portrait(), little.portrait()
     with torch.no_grad():
         student.reconstructor.plane_decoder.out.bias.add_(0.2)  # the planes alone are read by L_T
-    terms = taught(little_cast, student, teacher)
+    terms = distillation_loss(little_cast, student, teacher)
     inside = terms["planes"].item() / (0.5 * 0.2)  # at the rim taps of zero enter the mean
     assert 0.75 < inside < 1.0 and terms["feature"] > 0
     student = little.portrait()
@@ -262,7 +266,7 @@ def test_the_teacher_s_terms_by_hand(little_cast):
             network.volume.field.density.bias.fill_(30.0)  # opaque
         student.volume.field.feature.bias.fill_(1.0)
     off = 1.002 * (torch.sigmoid(torch.tensor(1.0)) - 0.5).item()
-    terms = taught(little_cast, student, teacher)
+    terms = distillation_loss(little_cast, student, teacher)
     # the background is the same, and the head is off by so much of [0, 1] in every channel
     assert terms["feature"].item() == pytest.approx(0.25 * 2 * off, rel=1e-3) and terms["planes"] == 0
 
@@ -274,15 +278,15 @@ def test_a_teacher_is_not_asked_when_its_time_is_over_or_nothing_counts(little_c
 
     silent = Silent(lambda head, camera: pytest.fail("nor for a picture"))
     schedule = ScheduleConfig(teacher_until=100)
-    over = [moment(schedule, TAUGHT, seen, 16) for seen in (99, 100)]
+    over = [active_terms(schedule, TAUGHT, seen, 16) for seen in (99, 100)]
     assert [one.teacher for one in over] == [True, False]
-    terms = taught(little_cast, little.portrait(), silent, over[1])
+    terms = distillation_loss(little_cast, little.portrait(), silent, over[1])
     assert not {"planes", "feature", "depth"} & set(terms)
     batch = stage1.draw([little_cast], CONFIG, np.random.default_rng(0))
     models = StaticModels(little.portrait(), Gradients(), teacher=silent)  # type: ignore[arg-type]
     assert "planes" not in stage1.losses(batch, models, LossConfig(), torch.Generator())
     with pytest.raises(pytest.fail.Exception, match="it was asked"):
-        taught(little_cast, little.portrait(), silent, over[0])
+        distillation_loss(little_cast, little.portrait(), silent, over[0])
 
 
 @pytest.mark.parametrize("term", ["l1", "raw", "perceptual", "opacity", "depth"])

@@ -14,20 +14,21 @@ from tests.train import little
 from tests.train.test_stage1 import Painter, everything, found_in
 from triportrait.core.render.cameras import LookAtRange, sample_look_at
 from triportrait.core.types import Camera, Driving, Head, Rendering
-from triportrait.train import stage2
 from triportrait.train.config import LossConfig, ReenactConfig
 from triportrait.train.data.heads.population import Expression
 from triportrait.train.data.pictures import Pictures, PictureSet, photograph
+from triportrait.train.data.resize import shrink
 from triportrait.train.data.scenes import population
 from triportrait.train.data.sheets import around
-from triportrait.train.motion import crops, read_motion
-from triportrait.train.objectives.losses import feature_weight, shrink
+from triportrait.train.engines.schedule import ActiveTerms
+from triportrait.train.jobs.show_schedule import shown_schedule
+from triportrait.train.objectives.losses import feature_weight
 from triportrait.train.objectives.perceptual import Gradients
 from triportrait.train.presets import STAGE_PRESETS
-from triportrait.train.schedule import Moment
-from triportrait.train.schedule_chart import chart
-from triportrait.train.stage2 import ReenactBatch, ReenactModels, move_landmarks, pseudo_views, substitutions
-from triportrait.train.stages import make_discriminator
+from triportrait.train.stages import reenact as stage2
+from triportrait.train.stages.assemble import make_discriminator
+from triportrait.train.stages.motion import crops, read_motion
+from triportrait.train.stages.reenact import ReenactBatch, ReenactModels, move_landmarks, pseudo_views, substitutions
 
 CONFIG = ReenactConfig(batch=4)
 INNER = [*range(17, 60)]  # brows, nose, eyes, outer lips; not the jaw line, not the inner lips: teeth lie behind them
@@ -168,8 +169,8 @@ def test_cameras_p_are_the_preset_s_and_cameras_q_the_paper_s(preset, yaw, pitch
 
 def test_every_real_frame_is_judged_in_micro_batches_of_any_number_of_them(little_cast):
     """None is left out for want of a partner: the term of three real frames of four is that of all three."""
-    config = LossConfig(adversary=0.1)
-    discriminator = make_discriminator(dataclasses.replace(little.opposed(), seed=4)).requires_grad_(False)
+    config = LossConfig(adversarial=0.1)
+    discriminator = make_discriminator(dataclasses.replace(little.adversarial(), seed=4)).requires_grad_(False)
     asked = models(discriminator=discriminator, portrait=Painter(flat(0.2)))
     for real in ([True, False, False, False], [True, True, True, False], [False] * 4, [True] * 4):
         batch = drawn(little_cast, real_driving=True, real_target=real)
@@ -177,7 +178,7 @@ def test_every_real_frame_is_judged_in_micro_batches_of_any_number_of_them(littl
             batch, driving=dataclasses.replace(batch.driving, positions=torch.rand(4, 3, 64, 64))
         )
         made: dict[str, Any] = {}
-        terms = stage2.losses(batch, asked, config, torch.Generator(), Moment(adversary=True), made)
+        terms = stage2.losses(batch, asked, config, torch.Generator(), ActiveTerms(adversarial=True), made)
         count = sum(real)
         assert len(made["real"].image) == len(made["fake"].image) == count, real
         assert torch.equal(made["real"].image, batch.driving.image[torch.tensor(real)])
@@ -188,14 +189,14 @@ def test_every_real_frame_is_judged_in_micro_batches_of_any_number_of_them(littl
 
 def test_the_published_coins_leave_no_real_frame_without_its_adversarial_term():
     """32 images on 8 GPUs: of 2,000 micro-batches of 4 every real frame is judged, and so few are alone."""
-    config, rng = dataclasses.replace(STAGE_PRESETS["paper"]().stage2, micros=8), np.random.default_rng(6)
+    config, rng = dataclasses.replace(STAGE_PRESETS["paper"]().stage2, micro_batches=8), np.random.default_rng(6)
     _, real = substitutions(config, 8_000, rng)
     per_micro = real.view(-1, 4).sum(1)
     alone = (per_micro == 1).sum().item() / real.sum().item()
     assert alone == pytest.approx(0.2**3, abs=0.004)
-    said = chart("stage2", config, 128)
+    said = shown_schedule("stage2", config, 128)
     assert "0.01 from 0, on every real target, 0.8% of them judged alone in micro-batches of 4" in said
-    assert "0.0% of them judged alone" in chart("stage2", dataclasses.replace(config, micros=1), 128)
+    assert "0.0% of them judged alone" in shown_schedule("stage2", dataclasses.replace(config, micro_batches=1), 128)
 
 
 @pytest.fixture(scope="module")
@@ -327,7 +328,7 @@ def test_the_terms_by_hand(little_cast):
         image = torch.where(rows, truth.image + 0.1, grey)
         return Rendering(image, small - 0.2, small, truth.depth, opacity, small, small)
 
-    config = LossConfig(l1=2.0, raw=3.0, perceptual=5.0, opacity=7.0, features=4.0)
+    config = LossConfig(l1=2.0, raw=3.0, perceptual=5.0, opacity=7.0, eye_mouth_boost=4.0)
     terms = stage2.losses(batch, models(portrait=Painter(paint)), config, torch.Generator())
     weight = shrink(feature_weight(truth.landmarks, 64, 4.0), 16).mean((1, 2, 3))[is_real].mean().item()
     wanted = {

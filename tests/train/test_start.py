@@ -14,7 +14,7 @@ from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.types import Camera, Driving
 from triportrait.train.data.heads.population import sample_expression, stream
 from triportrait.train.data.scenes import filming_cameras, population
-from triportrait.train.start import motion_parameters, reads_motion, start, start_motion
+from triportrait.train.stages.initialize import initialize, initialize_motion, motion_parameters, reads_motion
 
 HEADS = 4
 MODELS = {"tiny": tiny, "test": little.model}
@@ -28,8 +28,8 @@ def spread(values: Tensor) -> float:
 
 def fresh(model: ModelConfig, seed: int) -> Portrait4D:
     portrait = Portrait4D(model)
-    start(portrait, seed)
-    start_motion(portrait, seed)
+    initialize(portrait, seed)
+    initialize_motion(portrait, seed)
     return portrait.requires_grad_(False)
 
 
@@ -91,8 +91,8 @@ def test_the_seed_alone_decides():
 def test_no_random_numbers_of_others_are_used_up():
     portrait = Portrait4D(little.model())
     before = torch.random.get_rng_state()
-    start(portrait, 5)
-    start_motion(portrait, 5)
+    initialize(portrait, 5)
+    initialize_motion(portrait, 5)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -100,7 +100,7 @@ def test_starting_motion_leaves_the_static_synthesizer_as_it_is():
     portrait, image = little.portrait(), torch.rand(2, 3, 64, 64) * 2 - 1
     portrait.requires_grad_(False)
     before, planes = copied(portrait), look(portrait, image, None, None)[0]
-    start_motion(portrait, 9)
+    initialize_motion(portrait, 9)
     after = portrait.state_dict()
     for name, value in before.items():
         changed = reads_motion(name) and value.dim() > 1

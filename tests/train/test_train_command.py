@@ -16,11 +16,12 @@ import torch
 from tests.train import little
 from triportrait import cli
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
-from triportrait.train import stage1, stage2
+from triportrait.train.all_stages import shortcomings
 from triportrait.train.jobs import train as job
 from triportrait.train.presets import PRESETS
-from triportrait.train.runs.checkpoints import FOLDER, found
-from triportrait.train.training import short_of
+from triportrait.train.runs.checkpoints import FOLDER, checkpoints_of
+from triportrait.train.stages import reenact as stage2
+from triportrait.train.stages import static as stage1
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -49,8 +50,8 @@ def copied(done, tmp_path) -> Path:
 @pytest.fixture
 def no_work(monkeypatch):
     """Whatever takes long fails."""
-    for name in ("run_stage", "probe", "Portrait4D"):
-        monkeypatch.setattr(f"triportrait.train.training.{name}", lambda *a, **k: pytest.fail("worked"))
+    for name in ("run.run_stage", "all_stages.probe", "all_stages.Portrait4D"):
+        monkeypatch.setattr(f"triportrait.train.{name}", lambda *a, **k: pytest.fail("worked"))
     monkeypatch.setattr("triportrait.train.data.heads.render.HeadRenderer.__init__", lambda *a: pytest.fail("drew"))
 
 
@@ -90,8 +91,8 @@ def test_a_run_ends_with_weights_that_say_how_they_were_made(tmp_path, capsys, m
 def test_a_run_can_end_after_a_stage_and_go_on(tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     assert cli.main(["train", "overfit", "--out", str(run), "--until", "stage1"]) == 0
-    assert capsys.readouterr().out == "" and found(run, "stage1")
-    assert not found(run, "motion") and not (run / "weights").exists()
+    assert capsys.readouterr().out == "" and checkpoints_of(run, "stage1")
+    assert not checkpoints_of(run, "motion") and not (run / "weights").exists()
     monkeypatch.setattr(stage1, "losses", lambda *a: pytest.fail("stage 1 again"))
     assert cli.main(["train", "overfit", "--out", str(run)]) == 0
     assert load_portrait(run / "weights").config == little.model()
@@ -107,7 +108,7 @@ def test_an_interrupted_run_goes_on(tmp_path, capsys, monkeypatch):
         patch.setattr(stage2, "losses", interrupted)
         assert cli.main(["train", "overfit", "--out", str(run)]) == 130
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("triportrait: interrupted")
-    assert found(run, "motion") and not (run / "weights").exists()
+    assert checkpoints_of(run, "motion") and not (run / "weights").exists()
     assert cli.main(["train", "overfit", "--out", str(run)]) == 0 and (run / "weights").is_dir()
 
 
@@ -147,7 +148,7 @@ def test_two_processes_do_not_train_in_one_folder(copied, capsys):
 
 
 def test_a_training_that_diverges_is_one_sentence_and_keeps_its_states(copied, capsys, monkeypatch):
-    for path in (*found(copied, "stage2"), copied / "weights", copied / "static"):
+    for path in (*checkpoints_of(copied, "stage2"), copied / "weights", copied / "static"):
         shutil.rmtree(path)
     states = {name: value for name, value in hashes(copied).items() if name.startswith(FOLDER)}
     monkeypatch.setattr(stage2, "losses", lambda *a: {"l1": torch.tensor(torch.nan, requires_grad=True)})
@@ -159,8 +160,8 @@ def test_a_training_that_diverges_is_one_sentence_and_keeps_its_states(copied, c
 
 
 BAD = {
-    "no preset": ([], "train: Expected one of {tiny, overfit"),
-    "another preset": (["huge"], "train: Expected one of {tiny, overfit"),
+    "no preset": ([], "train: expected one of tiny, overfit"),
+    "another preset": (["huge"], "train: expected one of tiny, overfit"),
     "no stage 1": (
         ["overfit", "--stage1-images", 0],
         "stage1.images: expected a positive number, got 0",
@@ -193,7 +194,7 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_options_are_refused_before_any_work(case, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(job, "Training", lambda *a: pytest.fail("worked"))
+    monkeypatch.setattr(job, "Run", lambda *a: pytest.fail("worked"))
     options, said = BAD[case]
     assert said in refused([*options, "--out", tmp_path / "run"], capsys)
     assert list(tmp_path.iterdir()) == []
@@ -221,7 +222,7 @@ def test_a_folder_with_something_else_in_it_is_no_run(tmp_path, capsys, no_work)
 
 def test_an_empty_folder_may_become_a_run(tmp_path, capsys):
     assert cli.main(["train", "overfit", "--out", str(tmp_path), "--until", "stage1"]) == 0
-    assert found(tmp_path, "stage1")
+    assert checkpoints_of(tmp_path, "stage1")
 
 
 @pytest.mark.parametrize(
@@ -279,7 +280,7 @@ def test_a_damaged_run_is_refused_before_any_work_and_kept(damage, copied, capsy
 
 @pytest.mark.parametrize("stage", ["stage1", "motion", "stage2"])
 def test_a_damaged_state_is_refused_before_any_work_and_kept(stage, copied, capsys, no_work):
-    (file,) = found(copied, stage)[-1].glob("*.safetensors")
+    (file,) = checkpoints_of(copied, stage)[-1].glob("*.safetensors")
     file.write_bytes(os.urandom(1000))
     before = hashes(copied)
     said = refused(["overfit", "--out", copied], capsys)
@@ -288,8 +289,8 @@ def test_a_damaged_state_is_refused_before_any_work_and_kept(stage, copied, caps
 
 
 def test_a_state_of_another_network_is_refused_and_kept(copied, capsys):
-    shutil.rmtree(found(copied, "stage2")[-1])
-    shutil.copytree(found(copied, "motion")[-1], copied / FOLDER / "stage2_000000012")
+    shutil.rmtree(checkpoints_of(copied, "stage2")[-1])
+    shutil.copytree(checkpoints_of(copied, "motion")[-1], copied / FOLDER / "stage2_000000012")
     before = hashes(copied)
     said = refused(["overfit", "--out", copied], capsys)
     assert "it is of another network (networks motion, wanted generator); name another folder" in said
@@ -297,12 +298,12 @@ def test_a_state_of_another_network_is_refused_and_kept(copied, capsys):
 
 
 def test_a_full_disk_is_one_sentence(copied, capsys, monkeypatch):
-    shutil.rmtree(found(copied, "stage2")[-1])
+    shutil.rmtree(checkpoints_of(copied, "stage2")[-1])
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("triportrait.train.stages.write_grid", full)
+    monkeypatch.setattr("triportrait.train.stages.samples.write_grid", full)
     said = refused(["overfit", "--out", copied], capsys)
     assert said == (
         f"triportrait: {copied}: the run could not be written or read (no space left on device); free some space or "
@@ -317,20 +318,29 @@ def test_what_a_stage_should_not_be_built_on_is_said(tmp_path):
         {"stage": "motion", "jaw": 0.91, "blink_left": 0.5, "blink_right": 0.95}, {"stage": "stage2", "l1": 0.1},
     ]  # fmt: skip
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert short_of("stage1", log) == ["stage1: 21.9 dB on unseen poses, 22 are wanted before stage 2"]
-    assert short_of("motion", log) == ["motion: correlation 0.50 of blink_left on unseen heads, 0.9 is wanted"]
-    assert short_of("stage2", log) == []
+    assert shortcomings("stage1", log) == ["stage1: 21.9 dB on unseen poses, 22 are wanted before stage 2"]
+    assert shortcomings("motion", log) == ["motion: correlation 0.50 of blink_left on unseen heads, 0.9 is wanted"]
+    assert shortcomings("stage2", log) == []
 
 
 def test_the_card_names_the_command_and_each_commit(tmp_path, monkeypatch):
     run = tmp_path / "a run"
-    monkeypatch.setattr("triportrait.train.training.commit", lambda: "one")
+    monkeypatch.setattr("triportrait.train.runs.commit.commit", lambda: "one")
     arguments = ["train", "overfit", "--out", str(run), "--seed", "4"]
     assert cli.main([*arguments, "--until", "stage1"]) == 0
-    monkeypatch.setattr("triportrait.train.training.commit", lambda: "two")
+    monkeypatch.setattr("triportrait.train.runs.commit.commit", lambda: "two")
     for _ in range(2):
         assert cli.main([*arguments, "-v"]) == 0
     for folder, network in (("weights", "reenactment"), ("static", "static synthesizer")):
         card = json.loads((run / folder / "portrait.json").read_text())["provenance"]
         assert card["command"] == "triportrait train overfit --out 'a run' --seed 4"
         assert card["commit"] == "one, two" and card["network"] == network
+
+
+@pytest.mark.parametrize(
+    "old, new", [("--rate", "--lr"), ("--micros=2", "--micro-batches"), ("--planes-weight", "--distill-planes")]
+)
+def test_an_option_that_was_renamed_leads_to_its_new_name(old, new, tmp_path, capsys):
+    said = refused(["stage1", "--out", tmp_path / "run", old, "1"], capsys)
+    assert f"{old.partition('=')[0]} is {new} now" in said
+    assert list(tmp_path.iterdir()) == []

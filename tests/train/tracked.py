@@ -13,7 +13,7 @@ from tests.train import little
 from triportrait.core.checkpoint import save_weights
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.render.cameras import fixed_camera, turned
-from triportrait.train.data.clip_store.store import ClipWriter, packed
+from triportrait.train.data.clip_store.store import ClipWriter, pack_masks
 
 SETTINGS = {"source": "lmdb", "name": "test", "records": 4}
 
@@ -54,7 +54,7 @@ def table(seed: int, frames: int) -> dict[str, np.ndarray]:
     side = little.model().image_size
     down, across = np.mgrid[:side, :side] - side / 2
     mask = np.broadcast_to(down**2 + across**2 < (side / 3) ** 2, (frames, side, side))
-    return {name: np.float32(value) for name, value in numbers.items()} | {"mask": packed(mask)}
+    return {name: np.float32(value) for name, value in numbers.items()} | {"mask": pack_masks(mask)}
 
 
 def write_store(folder: Path, clips: int = 4, frames: int = 4) -> Path:

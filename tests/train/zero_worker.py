@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from triportrait.train.config import OptimizerConfig
 from triportrait.train.engines.engine import Engine, Group, PlainEngine
-from triportrait.train.engines.ranks import Ranks, joined
+from triportrait.train.engines.ranks import Ranks, process_group
 from triportrait.train.engines.zero import ZeroConfig, ZeroEngine
 
 IMAGES, BATCH, MICROS = 40, 8, 4
@@ -39,14 +39,14 @@ def loss_of(module: nn.Sequential, step: int, micro: int) -> Tensor:
     return (module(x) - x[:, :1].sin()).square().mean()
 
 
-def move(engine: Engine, step: int, micros: range) -> None:
+def move(engine: Engine, step: int, micro_batches: range) -> None:
     module: Any = engine.module
-    with engine.working():
-        for micro in micros:
+    with engine.full_params():
+        for micro in micro_batches:
             engine.backward(loss_of(module, step, micro))
     engine.step(BATCH)
-    with engine.working():
-        for micro in micros:
+    with engine.full_params():
+        for micro in micro_batches:
             engine.backward(module[4](torch.ones(1, 3) * micro).square().sum())
     engine.step(0)
 
@@ -55,13 +55,13 @@ def difference(one: dict[str, Any], other: dict[str, Any]) -> float:
     """The largest of all tensors, 1 if the counts differ."""
     if any(one[key] != other[key] for key in ("images_seen", "steps", "updates")):
         return 1.0
-    kinds = ("module", "average", "exp_avg", "exp_avg_sq")
+    kinds = ("module", "ema", "exp_avg", "exp_avg_sq")
     return max(float((one[kind][name] - other[kind][name]).abs().max()) for kind in kinds for name in other[kind])
 
 
 def compare(ranks: Ranks, zero: ZeroConfig, clip: float) -> dict[str, Any]:
     """Three steps, a state handed from the plain engine to a new one, three more; then a gradient that is infinite."""
-    config = OptimizerConfig(rate=0.05, warm_up=8, clip=clip, decay=0.1, average=0.6)
+    config = OptimizerConfig(lr=0.05, warmup=8, max_grad_norm=clip, weight_decay=0.1, ema_decay=0.6)
 
     def fresh() -> ZeroEngine:
         module = network()
@@ -70,24 +70,24 @@ def compare(ranks: Ranks, zero: ZeroConfig, clip: float) -> dict[str, Any]:
     engine, module = fresh(), network()
     plain = PlainEngine(module, groups(module), config, IMAGES, MICROS, BATCH)
     for step in range(3):
-        move(engine, step, ranks.share(MICROS))
+        move(engine, step, ranks.shard(MICROS))
         move(plain, step, range(MICROS))
     found = {"fresh": difference(engine.save(), plain.save())}
     engine = fresh()
     engine.load(plain.save())
     for step in range(3, 6):
-        move(engine, step, ranks.share(MICROS))
+        move(engine, step, ranks.shard(MICROS))
         move(plain, step, range(MICROS))
     found["loaded"] = difference(engine.save(), plain.save())
     found["moments"] = len(engine.save()["exp_avg"])
-    with engine.averaged_in_place():
+    with engine.ema_in_place():
         shown = engine.module(torch.ones(1, 5))
-    with plain.averaged_in_place():
+    with plain.ema_in_place():
         found["averaged"] = float((shown - plain.module(torch.ones(1, 5))).abs().max().detach())
     before = engine.save()
     try:
-        with engine.working():
-            for _ in ranks.share(MICROS):
+        with engine.full_params():
+            for _ in ranks.shard(MICROS):
                 engine.backward((engine.module(torch.ones(1, 5)) * 0).sum().sqrt())
         engine.step(BATCH)
         found["infinite"] = "nothing was said"
@@ -99,7 +99,7 @@ def compare(ranks: Ranks, zero: ZeroConfig, clip: float) -> dict[str, Any]:
 
 def main(out: Path) -> None:
     torch.set_num_threads(1)
-    with joined(always=True) as ranks:
+    with process_group(always=True) as ranks:
         found = {
             f"{stage}{' offload' if offload else ''}{' clipped' if clip else ''}": compare(
                 ranks, ZeroConfig(stage, offload, bucket=1000), clip

@@ -1,1 +1,1 @@
-"""What training looks at: procedural heads, and how they lie on a disk."""
+"""The data of training: procedural heads, multi-view sets and clip stores."""

@@ -1,4 +1,4 @@
-"""Arrays of a NumPy archive, read so that damage has one name, and looked at before a network sees them."""
+"""NumPy archives are read and checked here before a network sees their arrays; any damage is a `ValueError`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DAMAGE = (
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Every array of an .npz file.
+    """Read every array of an .npz file.
 
     Raises: `ValueError` for one that is missing, damaged or holds Python objects.
     """
@@ -33,28 +33,28 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: it cannot be read (damaged)") from error
 
 
-def check_shapes(arrays: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[tuple[int, ...], type]]) -> None:
-    """Compare arrays with what they should be.
+def check_shapes(arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[tuple[int, ...], type]]) -> None:
+    """Check the names, shapes and dtypes of arrays.
 
     Args:
-        wanted: shape and type of numbers, by name.
+        expected: shape and dtype by name.
 
     Raises: `ValueError`, in words, for the first that is missing, of another shape or of another type.
     """
-    if missing := sorted(wanted.keys() - arrays.keys()):
+    if missing := sorted(expected.keys() - arrays.keys()):
         raise ValueError(f"expected an array {missing[0]}, it holds none")
-    for name, (shape, kind) in wanted.items():
+    for name, (shape, dtype) in expected.items():
         if arrays[name].shape != shape:
             raise ValueError(f"{name} has the shape {list(arrays[name].shape)}, expected {list(shape)}")
-        if arrays[name].dtype != np.dtype(kind):
-            raise ValueError(f"{name} holds {arrays[name].dtype}, expected {np.dtype(kind)}")
+        if arrays[name].dtype != np.dtype(dtype):
+            raise ValueError(f"{name} holds {arrays[name].dtype}, expected {np.dtype(dtype)}")
 
 
 def check_finite(arrays: Mapping[str, np.ndarray], largest: Mapping[str, float] | None = None) -> None:
-    """Look for numbers that spoil a training.
+    """Check that arrays hold finite numbers of a plausible size.
 
     Args:
-        largest: sizes beyond which no face is, by name.
+        largest: the largest magnitude that a face has, by name.
 
     Raises: `ValueError`, in words, for an array with numbers that are not finite or too large.
     """
@@ -63,17 +63,20 @@ def check_finite(arrays: Mapping[str, np.ndarray], largest: Mapping[str, float] 
             raise ValueError(f"{name} holds {value.dtype}, expected numbers")
         if value.dtype.kind != "f":
             continue
-        if wrong := int(value.size - np.isfinite(value).sum()):
-            raise ValueError(f"{name} is not finite ({wrong} of {value.size} numbers)")
-        most = (largest or {}).get(name)
-        if most is not None and value.size and (found := float(np.abs(value).max())) > most:
-            raise ValueError(f"{name} reaches {found:.3g}, more than {most:g}, which is of no face")
+        if nonfinite := int(value.size - np.isfinite(value).sum()):
+            raise ValueError(f"{name} is not finite ({nonfinite} of {value.size} numbers)")
+        limit = (largest or {}).get(name)
+        if limit is not None and value.size and (magnitude := float(np.abs(value).max())) > limit:
+            raise ValueError(f"{name} reaches {magnitude:.3g}, more than {limit:g}, which is of no face")
 
 
 def check_rotations(rotation: np.ndarray, of: str = "frame") -> None:
-    """Raises: `ValueError`, in words, where one of the rotations [N, 3, 3] of cameras is none; `of` says whose."""
-    turns = rotation.astype(np.float64)
-    off = np.abs(turns @ turns.transpose(0, 2, 1) - np.eye(3)).max((1, 2))
-    wrong = (off > NOT_A_ROTATION) | (np.linalg.det(turns) < 0)
-    if wrong.any():
-        raise ValueError(f"the camera of {of} {int(wrong.argmax())} is no rotation")
+    """Check that matrices [N, 3, 3] are rotations; `of` names in the error what the cameras belong to.
+
+    Raises: `ValueError`, in words.
+    """
+    matrices = rotation.astype(np.float64)
+    error = np.abs(matrices @ matrices.transpose(0, 2, 1) - np.eye(3)).max((1, 2))
+    invalid = (error > NOT_A_ROTATION) | (np.linalg.det(matrices) < 0)
+    if invalid.any():
+        raise ValueError(f"the camera of {of} {int(invalid.argmax())} is no rotation")

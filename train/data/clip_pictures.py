@@ -1,7 +1,7 @@
-"""Pairs of frames of stored clips, ready to be compared with: what stage 2 learns from (section 4.3).
+"""Pairs of frames of stored clips, from which stage 2 learns (section 4.3).
 
 Every clip comes once in an epoch, in an order that follows from the seed and the epoch. Images are numbered over the
-whole run and over all ranks, and an image's number is its place in the epochs: a draw needs to know nothing of the
+whole run and over all ranks, and an image's number is its place in the epochs, so that a draw does not depend on the
 draws before it. Letters: B pairs, N frames, S side of the pictures, h of the ray grid.
 """
 
@@ -21,33 +21,33 @@ from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.types import Camera, NeckGrid
 from triportrait.train.data.clip_store.frames import Decoder
-from triportrait.train.data.clip_store.store import ClipStore, unpacked
+from triportrait.train.data.clip_store.store import ClipStore, unpack_masks
 from triportrait.train.data.clip_store.tracks import Tracks
 from triportrait.train.data.heads.rasterize import project
 from triportrait.train.data.pictures import Pictures, join_necks
-from triportrait.train.objectives.losses import shrink
+from triportrait.train.data.resize import shrink
 
-FRAMES_KEPT, NECKS_KEPT = 256, 2048  # about 200 MB each at the published sizes
+FRAMES_CACHED, NECKS_CACHED = 256, 2048  # about 200 MB each at the published sizes
 TRIES = 100  # clips that may stand in for one that cannot be used
 _ORDER = 71  # of the streams of random numbers, the one that shuffles
 
 Value = TypeVar("Value")
 
 
-class Kept(Generic[Value]):
-    """The values that were asked for last.
+class LruCache(Generic[Value]):
+    """A cache of the values that were used last.
 
     Attributes:
-        asked, hits: how often somebody asked, and how often it was there.
+        requests, hits: how often a value was requested, and how often it was there.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most, self._values = most, OrderedDict[Hashable, Value]()
-        self.asked = self.hits = 0
+    def __init__(self, capacity: int) -> None:
+        self._capacity, self._values = capacity, OrderedDict[Hashable, Value]()
+        self.requests = self.hits = 0
 
     def get(self, key: Hashable) -> Value | None:
-        """The value of a key, if it is there."""
-        self.asked += 1
+        """Return the value of a key, None where it is not there."""
+        self.requests += 1
         if key not in self._values:
             return None
         self.hits += 1
@@ -55,26 +55,26 @@ class Kept(Generic[Value]):
         return self._values[key]
 
     def put(self, key: Hashable, value: Value) -> None:
-        """Keep it, and forget the one that nobody asked for longest."""
+        """Store a value, and drop the least recently used one where there are too many."""
         self._values[key] = value
-        while len(self._values) > self._most:
+        while len(self._values) > self._capacity:
             self._values.popitem(last=False)
 
 
 class ClipPictures:
-    """The clips of a store as stage 2 draws from them.
+    """The clips of a store, from which stage 2 draws pairs of frames.
 
     Args:
         store: the clips; damaged ones are found when they are drawn.
-        model: says the sizes of the ray grid and of the neck's grids.
+        model: holds the sizes of the ray grid and of the neck's grids.
         tracks: reads the tables.
-        seed: of the order.
+        seed: decides the order of the clips.
         decode: reads the videos.
         most_skipped: share of the clips that may be left out before training stops.
-        positions: the pictures carry positions, which a discriminator sees.
+        positions: whether the pictures carry positions, which a discriminator sees.
 
     Attributes:
-        left_out: clips that could not be used, and why; others came in their place.
+        skipped: clips that could not be used, and why; others came in their place.
 
     Raises: `InputError` for pictures of another size.
     """
@@ -94,49 +94,49 @@ class ClipPictures:
                 f"{store.folder}: expected pictures of {model.image_size} px, got {store.size}; make the store again"
             )
         self.store, self.model, self.tracks = store, model, tracks
-        self.left_out: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
         self._seed, self._decode, self._most_skipped, self._positions = seed, decode, most_skipped, positions
-        self._needs = {"mask": -(-(store.size**2) // 8), **tracks.needs} | dict.fromkeys(
-            tracks.placed if positions else ()
+        self._columns = {"mask": -(-(store.size**2) // 8), **tracks.columns} | dict.fromkeys(
+            tracks.position_columns if positions else ()
         )
-        self._spoilt: dict[int, str | None] = {}  # of clips that were looked at
-        self._frames, self._necks = Kept[Tensor](FRAMES_KEPT), Kept[NeckGrid](NECKS_KEPT)
+        self._flaws: dict[int, str | None] = {}  # by clip, of those that were verified
+        self._frames, self._necks = LruCache[Tensor](FRAMES_CACHED), LruCache[NeckGrid](NECKS_CACHED)
         self._order = lru_cache(maxsize=4)(self._shuffled)
 
     def pairs(
         self, count: int, front_sources: float, streams: np.random.Generator, place: int, first: int = 0
     ) -> tuple[Pictures, Pictures]:
-        """B sources and B driving pictures: two different frames of one clip each. The arguments alone decide.
+        """Draw B sources and B driving pictures, two different frames of one clip each; the arguments alone decide.
 
         Args:
-            front_sources: not used: a clip has one view of each moment, and most are near the front.
+            front_sources: unused, as a clip has one view of each moment, and most are near the front.
             place: number of the first image.
-            first: how many clips, from the first on, are drawn from; 0: all.
+            first: how many clips, from the first on, are drawn from; 0 stands for all.
 
         Raises:
             InputError: an image finds no clip that can be used.
         """
-        own = [np.random.default_rng(number) for number in streams.integers(2**62, size=count)]
+        generators = [np.random.default_rng(number) for number in streams.integers(2**62, size=count)]
         clips = [self.clip_at(place + i, first) for i in range(count)]
         rows = [(0, 0)] * count
-        found: list[Tensor | None] = [None] * count
+        drawn: list[Tensor | None] = [None] * count
         reason = ""
         for _ in range(TRIES):
-            asked: list[int] = []
-            for i in (i for i in range(count) if found[i] is None):
+            requested: list[int] = []
+            for i in (i for i in range(count) if drawn[i] is None):
                 try:
-                    rows[i] = self._drawn(clips[i], own[i])
-                    asked.append(i)
+                    rows[i] = self._draw_rows(clips[i], generators[i])
+                    requested.append(i)
                 except ValueError as error:
                     reason = self._skip(clips[i], error)
-            for i, frames in zip(asked, self._read([(clips[i], rows[i]) for i in asked]), strict=True):
+            for i, frames in zip(requested, self._read([(clips[i], rows[i]) for i in requested]), strict=True):
                 if isinstance(frames, Tensor):
-                    found[i] = frames
+                    drawn[i] = frames
                 else:
                     reason = self._skip(clips[i], frames)
-            whole = [frames for frames in found if frames is not None]
-            if len(whole) == count:
-                images = torch.stack(whole)  # [B, 2, S, S, 3]
+            decoded = [frames for frames in drawn if frames is not None]
+            if len(decoded) == count:
+                images = torch.stack(decoded)  # [B, 2, S, S, 3]
                 source, driving = ([pair[k] for pair in rows] for k in (0, 1))
                 tables = [self.store.table(clip) for clip in clips]
                 necks = [self._neck(*key) for key in zip(clips, tables, source, driving, strict=True)]
@@ -145,54 +145,53 @@ class ClipPictures:
                     self._pictures(tables, source, images[:, 0], None, origin),
                     self._pictures(tables, driving, images[:, 1], join_necks(necks), origin),
                 )
-            for i in (i for i in range(count) if found[i] is None):
-                clips[i] = int(own[i].integers(first or len(self.store)))
+            for i in (i for i in range(count) if drawn[i] is None):
+                clips[i] = int(generators[i].integers(first or len(self.store)))
         raise InputError(f"{self.store.folder}: none of {TRIES} clips can be used ({reason}); make the store again")
 
     def clip_at(self, place: int, first: int = 0) -> int:
-        """The clip of an image: each of the first ones, or of all, comes once in an epoch."""
+        """Return the clip of an image: each of the first ones, or of all, comes once in an epoch."""
         epoch, within = divmod(place, first or len(self.store))
         return int(self._order(epoch, first or len(self.store))[within])
 
     @property
     def heads(self) -> int:
-        """How many clips there are."""
+        """The number of clips."""
         return len(self.store)
 
     @property
     def motion_width(self) -> int:
-        """How many numbers the parameters of an expression have."""
+        """The number of parameters of an expression."""
         return self.tracks.parameter_width
 
-    def judge(self, left_out: Mapping[str, str]) -> None:
-        """Raises: `InputError` where more clips were left out than may be."""
-        if len(left_out) > self._most_skipped * len(self.store):
-            name, reason = next(iter(left_out.items()))
+    def check_skipped(self, skipped: Mapping[str, str]) -> None:
+        """Check how many clips were left out. Raises: `InputError` where there are more than `most_skipped`."""
+        if len(skipped) > self._most_skipped * len(self.store):
+            name, reason = next(iter(skipped.items()))
             raise InputError(
-                f"{self.store.folder}: {len(left_out)} of {len(self.store)} clips cannot be used, more than "
+                f"{self.store.folder}: {len(skipped)} of {len(self.store)} clips cannot be used, more than "
                 f"{self._most_skipped:.0%} ({name}: {reason}); make the store again or allow more by --most-skipped"
             )
 
-    def told(self) -> dict[str, float]:
-        """For the log: which shares of frames, tables and necks were at hand, and how many clips were left out."""
-        tables = self.store.tables_asked()
-        asked = {"frames": (self._frames.hits, self._frames.asked), "tables": tables,
-                 "necks": (self._necks.hits, self._necks.asked)}  # fmt: skip
-        shares = {f"data_{name}_cached": round(hits / max(count, 1), 3) for name, (hits, count) in asked.items()}
-        return shares | {"data_left_out": len(self.left_out)}
+    def log_numbers(self) -> dict[str, float]:
+        """Return for the log the hit rates of the caches, and how many clips were left out."""
+        caches = {"frames": (self._frames.hits, self._frames.requests), "tables": self.store.table_cache(),
+                  "necks": (self._necks.hits, self._necks.requests)}  # fmt: skip
+        shares = {f"data_{name}_cached": round(hits / max(count, 1), 3) for name, (hits, count) in caches.items()}
+        return shares | {"data_left_out": len(self.skipped)}
 
     def _shuffled(self, epoch: int, count: int) -> np.ndarray:
         return np.random.default_rng([self._seed, _ORDER, epoch]).permutation(count)
 
-    def _drawn(self, clip: int, own: np.random.Generator) -> tuple[int, int]:
-        """Two different frames of a clip that can be used. Raises: `ValueError`, in words."""
-        if clip not in self._spoilt:
-            self._spoilt[clip] = self._flaw(clip)
-        if (flaw := self._spoilt[clip]) is not None:
+    def _draw_rows(self, clip: int, generator: np.random.Generator) -> tuple[int, int]:
+        """Draw two different frames of a clip. Raises: `ValueError`, in words, where the clip cannot be used."""
+        if clip not in self._flaws:
+            self._flaws[clip] = self._flaw(clip)
+        if (flaw := self._flaws[clip]) is not None:
             raise ValueError(flaw)
         frames = self.store.frames_of[clip]
-        source = int(own.integers(frames))
-        return source, (source + int(own.integers(1, frames))) % frames
+        source = int(generator.integers(frames))
+        return source, (source + int(generator.integers(1, frames))) % frames
 
     def _flaw(self, clip: int) -> str | None:
         try:
@@ -200,7 +199,7 @@ class ClipPictures:
         except ValueError as error:
             return str(error)
         table = self.store.table(clip)
-        for name, width in self._needs.items():
+        for name, width in self._columns.items():
             if name not in table:
                 return f"its table has no {name}"
             if width is not None and table[name].shape[1:2] != (width,):
@@ -208,26 +207,25 @@ class ClipPictures:
         return "it has one frame only" if self.store.frames_of[clip] < 2 else None
 
     def _skip(self, clip: int, error: ValueError) -> str:
-        return self.left_out.setdefault(self.store.clips[clip], str(error))
+        return self.skipped.setdefault(self.store.clips[clip], str(error))
 
-    def _read(self, asked: Sequence[tuple[int, tuple[int, int]]]) -> list[Tensor | ValueError]:
-        """uint8 [2, S, S, 3] of clips, or why there is none."""
-        found: list[Tensor | ValueError | None] = []
-        for clip, rows in asked:
-            kept = [self._frames.get((clip, row)) for row in rows]
-            whole = [frame for frame in kept if frame is not None]
-            found.append(torch.stack(whole) if len(whole) == len(rows) else None)
-        missing = [i for i, frames in enumerate(found) if frames is None]
-        requests: list[tuple[Path, Sequence[int]]] = [(self.store.path(asked[i][0]), asked[i][1]) for i in missing]
+    def _read(self, pairs: Sequence[tuple[int, tuple[int, int]]]) -> list[Tensor | ValueError]:
+        """Return uint8 [2, S, S, 3] of each clip and pair of frames, or the error that tells why there is none."""
+        images: list[Tensor | ValueError | None] = []
+        for clip, rows in pairs:
+            cached = [frame for frame in (self._frames.get((clip, row)) for row in rows) if frame is not None]
+            images.append(torch.stack(cached) if len(cached) == len(rows) else None)
+        missing = [i for i, frames in enumerate(images) if frames is None]
+        requests: list[tuple[Path, Sequence[int]]] = [(self.store.path(pairs[i][0]), pairs[i][1]) for i in missing]
         for i, frames in zip(missing, self._decode(requests) if requests else [], strict=True):
             size = self.store.size
             if isinstance(frames, Tensor) and tuple(frames.shape) != (2, size, size, 3):
                 frames = ValueError(f"its frames have {frames.shape[1]} x {frames.shape[2]} px, expected {size}")
-            found[i] = frames
+            images[i] = frames
             if isinstance(frames, Tensor):
-                for row, frame in zip(asked[i][1], frames, strict=True):
-                    self._frames.put((asked[i][0], row), frame)
-        return [frames for frames in found if frames is not None]
+                for row, frame in zip(pairs[i][1], frames, strict=True):
+                    self._frames.put((pairs[i][0], row), frame)
+        return [frames for frames in images if frames is not None]
 
     def _pictures(
         self,
@@ -237,18 +235,18 @@ class ClipPictures:
         neck: NeckGrid | None,
         origin: tuple[str, ...],
     ) -> Pictures:
-        """B frames [B, S, S, 3] with their numbers."""
+        """Put together B frames [B, S, S, 3] and what their tables say."""
         size, h = self.store.size, self.model.render.neural_size
-        seen = [self.tracks.seen(table, [row]) for table, row in zip(tables, rows, strict=True)]
-        points, cameras = torch.cat([p for _, p in seen]), [c for c, _ in seen]
+        pairs = [self.tracks.cameras_and_landmarks(table, [row]) for table, row in zip(tables, rows, strict=True)]
+        points, cameras = torch.cat([p for _, p in pairs]), [c for c, _ in pairs]
         pose, intrinsics = (torch.cat([getattr(c, n) for c in cameras]) for n in ("world_from_camera", "intrinsics"))
         camera = Camera(pose, intrinsics)
-        masks = unpacked(np.stack([table["mask"][row] for table, row in zip(tables, rows, strict=True)]), size)
+        masks = unpack_masks(np.stack([table["mask"][row] for table, row in zip(tables, rows, strict=True)]), size)
         features = [self.tracks.features(table, [row]) for table, row in zip(tables, rows, strict=True)]
-        known = [f for f in features if f is not None]
-        placed = []
+        known_features = [f for f in features if f is not None]
+        positions = []
         if self._positions:
-            placed = [self.tracks.positions(table, [row], size) for table, row in zip(tables, rows, strict=True)]
+            positions = [self.tracks.positions(table, [row], size) for table, row in zip(tables, rows, strict=True)]
         return Pictures(
             image=images.permute(0, 3, 1, 2).float() / 127.5 - 1,
             opacity=shrink(torch.from_numpy(masks).float()[:, None], h),
@@ -257,9 +255,9 @@ class ClipPictures:
             camera=camera,
             motion=torch.cat([self.tracks.parameters(table, [row]) for table, row in zip(tables, rows, strict=True)]),
             neck=neck,
-            positions=torch.cat(placed) if placed else None,
+            positions=torch.cat(positions) if positions else None,
             points=points,
-            features=torch.cat(known) if known else None,
+            features=torch.cat(known_features) if known_features else None,
             origin=origin,
         )
 

@@ -19,7 +19,7 @@ from triportrait.train.data.folders import whole_folder
 from triportrait.train.data.heads.population import EXPRESSION_AXES, check_seed_and_count
 from triportrait.train.data.heads.render import HeadRenderer, check_size
 from triportrait.train.data.multiview import check_pixels, numbers
-from triportrait.train.data.scenes import filming_cameras, motion, population, take_pictures, to_pictures
+from triportrait.train.data.scenes import filming_cameras, motion, population, take_pictures, to_uint8
 
 KIND = "triportrait head clips"
 MOST_FRAMES, LARGEST_FPS = 10_000, 120
@@ -71,7 +71,7 @@ def write_clips(
             one = torch.full((frames,), head)
             face, camera = motion(seed, head, frames, fps), filmed.take(one)
             view = take_pictures(renderer, who.take(one), face, light.take(one), camera, size, antialias)
-            write_video(folder / f"clip_{head:06d}.mp4", to_pictures(view.image).numpy(), fps)
+            write_video(folder / f"clip_{head:06d}.mp4", to_uint8(view.image).numpy(), fps)
             arrays = {
                 "expression": face.vector,
                 "neck": face.neck,

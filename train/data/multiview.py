@@ -1,15 +1,15 @@
-"""Multi-view sets on the disk: per head one .npz with all its pictures and their truth.
+"""A multi-view set is a folder with one .npz per head, which holds all its pictures and their truth.
 
 Letters: E expressions of a head, V views of an expression, S side of the pictures. The arrays of a head:
 
     image [E, V, S, S, 3] uint8          depth [E, V, S, S] uint16, 1/8192 scene unit along the ray, 0 beside
     opacity [E, V, S, S] uint8           parts [E, V, S, S] int8, a Part
-    positions [E, V, S, S, 3] uint8, where what is seen lies on the mean head at rest: 1 to 255 for the box, 0 beside
+    positions [E, V, S, S, 3] uint8, where a visible point lies on the mean head at rest: 1 to 255 for the box, 0 beside
     world_from_camera [E, V, 4, 4]       intrinsics [E, V, 3, 3]
     landmarks [E, V, 68, 2] pixels       expression [E, 9], neck [E, 3]
     identity.* and light.*               the head's numbers by name
 
-The index says from where the heads are seen (`cameras`); a set without a word of it was made as the preset tiny's.
+The index holds the ranges of the cameras (`cameras`); a set without them was made with those of the preset tiny.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from torch import Tensor
 
 from triportrait.core.errors import InputError
 from triportrait.core.sentences import literal
-from triportrait.train.cameras import SET_CAMERAS, SetCameras
-from triportrait.train.config import check_range
 from triportrait.train.data.arrays import check_finite, check_rotations, check_shapes, read_arrays
+from triportrait.train.data.cameras import SET_CAMERAS, SetCameras
 from triportrait.train.data.folders import open_folder, whole_folder
 from triportrait.train.data.heads.population import EXPRESSION_AXES, Identity, Light, check_seed_and_count
 from triportrait.train.data.heads.render import HeadRenderer, check_size
 from triportrait.train.data.scenes import (
     EIGHT,
-    FaceKind,
     cameras,
     faces,
     population,
     take_pictures,
-    to_pictures,
+    to_uint8,
 )
+from triportrait.train.data.set_config import FaceKind
+from triportrait.train.fields import check_range
 from triportrait.train.runs.flat import rebuilt
 
 KIND = "triportrait multi-view heads"
@@ -62,7 +62,7 @@ def check_multiview(
     antialias: int,
     kind: FaceKind = "random",
 ) -> None:
-    """Raises: `InputError` for numbers out of range."""
+    """Check the numbers of a set. Raises: `InputError` for numbers out of range."""
     check_seed_and_count(seed, count)
     for name, value in (("expressions", expressions_each), ("views", views)):
         if not 1 <= value <= MOST_EACH:
@@ -78,7 +78,7 @@ def check_multiview(
 
 
 def check_pixels(name: str, pictures: int, size: int) -> None:
-    """Raises: `InputError` for more pictures at a time than memory holds."""
+    """Check how many pictures are in memory together. Raises: `InputError` for too many."""
     if pictures * size * size > MOST_PIXELS:
         raise InputError(
             f"{name}: expected up to {MOST_PIXELS // size**2:,} pictures of {size} px at a time, got {pictures:,}; "
@@ -95,15 +95,15 @@ def write_multiview(
     size: int,
     antialias: int = 2,
     overwrite: bool = False,
-    tell: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], None] = lambda done: None,
     kind: FaceKind = "random",
     seen_from: SetCameras = SET_CAMERAS["tiny"],
 ) -> None:
     """Write `count` heads, each with `expressions_each` expressions seen from `views` sides; the folder appears whole.
 
     Args:
-        tell: is called with the number of heads done.
-        kind: random expressions, or those that show each control by itself.
+        progress: is called with the number of heads done.
+        kind: random expressions, or the eight that show each control by itself.
         seen_from: the cameras of the views.
 
     Raises: `InputError` before any work for numbers out of range or a folder that cannot be made.
@@ -116,26 +116,26 @@ def write_multiview(
     }  # fmt: skip
     with whole_folder(out, overwrite, KIND, settings) as folder:
         renderer = HeadRenderer()
-        who, light = population(seed, count)
-        every = faces(kind, seed, count, expressions_each)
-        seen = cameras(seed, count, expressions_each, views, seen_from)
-        each = expressions_each * views
+        identities, lights = population(seed, count)
+        all_faces = faces(kind, seed, count, expressions_each)
+        all_cameras = cameras(seed, count, expressions_each, views, seen_from)
+        pictures = expressions_each * views
         for head in range(count):
-            face = every.take(slice(head * expressions_each, (head + 1) * expressions_each))
-            camera = seen.take(slice(head * each, (head + 1) * each))
-            one = torch.full((each,), head)
+            face = all_faces.take(slice(head * expressions_each, (head + 1) * expressions_each))
+            camera = all_cameras.take(slice(head * pictures, (head + 1) * pictures))
+            rows = torch.full((pictures,), head)
             view = take_pictures(
                 renderer,
-                who.take(one),
-                face.take(torch.arange(each) // views),
-                light.take(one),
+                identities.take(rows),
+                face.take(torch.arange(pictures) // views),
+                lights.take(rows),
                 camera,
                 size,
                 antialias,
             )
             square = (expressions_each, views, size, size)
             arrays = {
-                "image": to_pictures(view.image).reshape(*square, 3),
+                "image": to_uint8(view.image).reshape(*square, 3),
                 "depth": (view.depth * DEPTH_STEPS).round().to(torch.int32).reshape(square),
                 "opacity": (view.opacity * 255).round().byte().reshape(square),
                 "parts": view.parts.reshape(square),
@@ -145,58 +145,58 @@ def write_multiview(
                 "landmarks": view.landmarks.reshape(expressions_each, views, 68, 2),
                 "expression": face.vector,
                 "neck": face.neck,
-                **numbers(who.take([head]), light.take([head])),
+                **numbers(identities.take([head]), lights.take([head])),
             }
-            found = {name: np.asarray(value) for name, value in arrays.items()}
-            found["depth"] = found["depth"].astype(np.uint16)
-            np.savez_compressed(folder / file_name(head), **found)  # type: ignore[arg-type]
-            tell(head + 1)
+            stored = {name: np.asarray(value) for name, value in arrays.items()}
+            stored["depth"] = stored["depth"].astype(np.uint16)
+            np.savez_compressed(folder / file_name(head), **stored)  # type: ignore[arg-type]
+            progress(head + 1)
 
 
 def to_positions(positions: Tensor) -> Tensor:
-    """[B, 3, S, S] scene units, 0 beside the head -> uint8 [B, S, S, 3]."""
+    """Quantise positions [B, 3, S, S], scene units, 0 beside the head, to uint8 [B, S, S, 3]."""
     steps = (positions / REACH * 127).round().clamp(-127, 127) + 128
     return (steps * (positions != 0).any(1, keepdim=True)).byte().permute(0, 2, 3, 1).contiguous()
 
 
 def from_positions(stored: Tensor) -> Tensor:
-    """uint8 [B, S, S, 3] -> [B, 3, S, S] in [-1, 1] for the box, -1 beside the head: what a discriminator sees."""
+    """Convert stored positions to what a discriminator sees: [B, 3, S, S] in [-1, 1] in the box, -1 beside the head."""
     return ((stored.float() - 128) / 127).clamp(min=-1).permute(0, 3, 1, 2)
 
 
 def numbers(identity: Identity, light: Light) -> dict[str, Any]:
-    """The numbers of one head by name, `identity.*` and `light.*`."""
+    """Return the numbers of one head by name, `identity.*` and `light.*`."""
     named = {f"identity.{name}": value[0] for name, value in identity.fields().items()}
     return named | {f"light.{name}": value[0] for name, value in light.fields().items()}
 
 
 def file_name(head: int) -> str:
-    """Where head `head` of a set lies."""
+    """Return the file name of head `head`."""
     return f"head_{head:06d}.npz"
 
 
-def is_there(folder: Path, settings: dict[str, Any], seen_from: SetCameras) -> bool:
-    """Whether a folder is a whole multi-view set that was made from these numbers and seen from there."""
+def holds_multiview(folder: Path, settings: dict[str, Any], seen_from: SetCameras) -> bool:
+    """Tell whether a folder is a whole multi-view set with these settings and cameras."""
     try:
-        found = MultiviewSet(folder)
+        heads = MultiviewSet(folder)
     except InputError:
         return False
-    return found.cameras == seen_from and all(found.index.get(name) == value for name, value in settings.items())
+    return heads.cameras == seen_from and all(heads.index.get(name) == value for name, value in settings.items())
 
 
 def _cameras_of(index: dict[str, Any], folder: Path) -> SetCameras:
-    """From where a set sees its heads, by its index. Raises: `InputError` where that is no such thing."""
+    """Read the cameras of a set from its index. Raises: `InputError` where they are no ranges."""
     if "cameras" not in index:
         return SET_CAMERAS["tiny"]
     try:
-        found: SetCameras = rebuilt(SetCameras, index["cameras"], {}, "cameras")
+        ranges: SetCameras = rebuilt(SetCameras, index["cameras"], {}, "cameras")
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder}: expected ranges as cameras in its index, got others; {_AGAIN}") from error
-    check_range(found.sampled, f"{folder}: cameras.sampled")
-    check_range(found.filmed, f"{folder}: cameras.filmed")
-    if type(found.first_filmed) is not bool or not isinstance(found.filmed_share, int | float):
+    check_range(ranges.sampled, f"{folder}: cameras.sampled")
+    check_range(ranges.filmed, f"{folder}: cameras.filmed")
+    if type(ranges.first_filmed) is not bool or not isinstance(ranges.filmed_share, int | float):
         raise InputError(f"{folder}: expected ranges as cameras in its index, got others; {_AGAIN}")
-    return found
+    return ranges
 
 
 class MultiviewSet:
@@ -204,10 +204,10 @@ class MultiviewSet:
 
     Args:
         folder: as `write_multiview` made it.
-        contents: compare the contents of every file with its checksum, too, not only sizes.
+        contents: compare every file with its checksum, not only its size.
 
     Attributes:
-        cameras: from where the heads are seen.
+        cameras: the ranges of the cameras that see the heads.
 
     Raises: `InputError` that names a missing or damaged file, before any is used.
     """
@@ -221,7 +221,7 @@ class MultiviewSet:
                 raise InputError(
                     f"{folder}: expected a whole number as {name} in its index, got {literal(value)}; {_AGAIN}"
                 )
-        self._wanted = _shapes(*(self.index[name] for name in ("expressions", "views", "size")))
+        self._expected = _shapes(*(self.index[name] for name in ("expressions", "views", "size")))
         self.names = sorted(self.index["files"])
         count = self.index["count"]
         if len(self.names) != count or self.names != [file_name(head) for head in range(count)]:
@@ -233,7 +233,7 @@ class MultiviewSet:
         return len(self.names)
 
     def head(self, number: int) -> dict[str, np.ndarray]:
-        """All arrays of one head; depth comes as float32 scene units, opacity as float32 in [0, 1].
+        """Read all arrays of one head, with depth as float32 scene units and opacity as float32 in [0, 1].
 
         Raises: `InputError` that names the file and its array that is missing, of another shape or type, not finite,
             or of no camera.
@@ -244,7 +244,7 @@ class MultiviewSet:
         except ValueError as error:
             raise InputError(f"{path}: it cannot be read (damaged); {_AGAIN}") from error
         try:
-            check_shapes(arrays, self._wanted)
+            check_shapes(arrays, self._expected)
             check_finite(arrays, LARGEST)
             check_rotations(arrays["world_from_camera"][..., :3, :3].reshape(-1, 3, 3), "picture")
             if not (arrays["intrinsics"][..., (0, 1), (0, 1)] > 0).all():
@@ -257,10 +257,9 @@ class MultiviewSet:
 
 
 def _shapes(poses: int, views: int, size: int) -> dict[str, tuple[tuple[int, ...], type]]:
-    """What a head's file holds: shape and type of each array."""
+    """Return the shape and dtype of each array of a head's file."""
     square = (poses, views, size, size)
-    who, light = population(0, 1)
-    traits = {name: np.asarray(value) for name, value in numbers(who, light).items()}
+    traits = {name: np.asarray(value) for name, value in numbers(*population(0, 1)).items()}
     return {
         "image": ((*square, 3), np.uint8), "depth": (square, np.uint16), "opacity": (square, np.uint8),
         "parts": (square, np.int8), "positions": ((*square, 3), np.uint8),

@@ -1,4 +1,4 @@
-"""Work of many equal parts on all cores, a process each: threads of small operations in Python hardly run together."""
+"""Equal parts of work run on all cores, in processes: threads of small operations in Python hardly run together."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Thousands of small operations: where other work shares the cores, a second thread makes them 30 times slower."""
+    """Let torch use one thread; beside other work a second one makes small operations up to 30 times slower."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -37,12 +37,12 @@ def one_thread() -> Iterator[None]:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_order(work: Callable[[Part], Result], parts: Sequence[Part], processes: int | None = None) -> Iterator[Result]:
-    """`work` of each part, in their order, each done by one thread; the results do not depend on how many processes.
+    """Yield the results of `work` on each part, in order; they do not depend on the number of processes.
 
     Args:
         work: a function of a module; it, the parts and the results travel between processes.
@@ -59,37 +59,37 @@ def in_order(work: Callable[[Part], Result], parts: Sequence[Part], processes: i
                 result = work(part)
             yield result
         return
-    strangers = set(active_children())
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), _settle)
+    other_children = set(active_children())
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), _initialize_helper)
     try:
-        waiting = deque(pool.submit(_packed, work, part) for part in parts)
+        waiting = deque(pool.submit(_pickled_result, work, part) for part in parts)
         while waiting:
             yield pickle.loads(waiting.popleft().result())
     except BrokenProcessPool as error:
         raise InputError("a helper process was ended, perhaps for want of memory; free some and start again") from error
-    except BaseException:  # stopped: what the helpers are doing is wanted no more
-        for helper in set(active_children()) - strangers:
+    except BaseException:  # nobody needs what the helpers are doing
+        for helper in set(active_children()) - other_children:
             helper.terminate()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _settle() -> None:
+def _initialize_helper() -> None:
     for name in ("SIGINT", "SIGHUP"):  # they reach every process of a terminal; the first one ends the others
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     torch.set_num_threads(1)
-    Thread(target=_follow, daemon=True).start()
+    Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _follow() -> None:
-    """A killed process cannot end its helpers; they would wait for work for ever."""
+def _exit_with_parent() -> None:
+    """End this helper when its parent is gone, as a killed parent cannot do it."""
     parent = parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-def _packed(work: Callable[[Part], Result], part: Part) -> bytes:
-    return pickle.dumps(work(part))  # tensors left to themselves would travel as open files, one each
+def _pickled_result(work: Callable[[Part], Result], part: Part) -> bytes:
+    return pickle.dumps(work(part))  # torch's own way would send each tensor as an open file

@@ -1,4 +1,4 @@
-"""Multi-view sets in memory, ready to be drawn from: what the losses compare with, at the sizes they compare at.
+"""Multi-view sets are held in memory at the sizes at which the losses compare, and pairs are drawn from them.
 
 Letters: N poses (one head with one expression), V views of a pose, S side of the pictures, h side of the ray grid.
 """
@@ -25,13 +25,13 @@ from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.files import check_tensor_file
 from triportrait.core.types import Camera, NeckGrid
-from triportrait.train.config import SetConfig
 from triportrait.train.data.heads.mesh import head_neck_grid
 from triportrait.train.data.heads.population import Expression, Identity, Light
 from triportrait.train.data.heads.render import HeadRenderer
 from triportrait.train.data.multiview import MultiviewSet, from_positions, write_multiview
+from triportrait.train.data.resize import shrink
 from triportrait.train.data.scenes import take_pictures
-from triportrait.train.objectives.losses import shrink
+from triportrait.train.data.set_config import SetConfig
 
 POSES_AT_A_TIME = 16
 
@@ -43,16 +43,16 @@ class Pictures:
     Attributes:
         image: [B, 3, S, S] in [-1, 1].
         opacity, depth: [B, 1, h, h]; depth along the unit ray in scene units, the mean over what the head covers;
-            None of clips, where nobody knows it.
+            None for clips, which do not hold it.
         landmarks: [B, 68, 2] pixels, the centre of the first pixel at 0.5.
         camera: B cameras.
         motion: [B, 9] the true expression; [B, 109] FLAME's parameters of a tracked face.
         neck: B neck poses; None where they are not made.
-        parts: [B, S, S] int8, a Part, where it is kept.
-        positions: [B, 3, S, S] in [-1, 1], where what is seen lies on the mean head at rest, where it is kept.
-        points: [B, 68, 3] the landmarks in the world, where they are known.
-        features: [B, M] what a motion encoder read off the pictures before, where that is kept.
-        origin: where each of the B comes from, for whoever looks for a bad one; none of pictures taken now.
+        parts: [B, S, S] int8, a Part, where it is available.
+        positions: [B, 3, S, S] in [-1, 1], where a visible point lies on the mean head at rest, where available.
+        points: [B, 68, 3] the landmarks in the world, where available.
+        features: [B, M] the motion that an encoder read off the pictures before, where available.
+        origin: the file of each of the B, so that a bad one can be found; empty for pictures taken now.
     """
 
     image: Tensor
@@ -69,9 +69,9 @@ class Pictures:
     origin: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> Pictures:
-        """The same on a device."""
-        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        moved: dict[str, Any] = {n: value.to(device) if hasattr(value, "to") else value for n, value in own.items()}
+        """Return the pictures on a device."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        moved: dict[str, Any] = {n: value.to(device) if hasattr(value, "to") else value for n, value in fields.items()}
         return Pictures(**moved)
 
 
@@ -79,12 +79,12 @@ class PictureSet:
     """All pictures of a multi-view set.
 
     Args:
-        folder: as `triportrait heads multiview` makes it.
-        model: says the sizes of the ray grid and of the neck's grids.
+        folder: as `triportrait prepare heads` makes it.
+        model: holds the sizes of the ray grid and of the neck's grids.
         necks: make the neck poses, which takes longest; without them the necks are straight.
+        cache: a file for the neck poses, which saves making them again.
+        progress: is called with the number of heads read.
         positions: keep the positions, which a discriminator sees.
-        cache: where the neck poses are kept for the next time.
-        tell: is called with the number of heads read.
 
     Raises: `InputError` for a folder that is missing, damaged or of other sizes.
     """
@@ -95,7 +95,7 @@ class PictureSet:
         model: ModelConfig,
         necks: bool = True,
         cache: Path | None = None,
-        tell: Callable[[int], None] = lambda done: None,
+        progress: Callable[[int], None] = lambda done: None,
         positions: bool = False,
     ) -> None:
         files = MultiviewSet(folder)
@@ -105,19 +105,20 @@ class PictureSet:
             )
         self.model, self._necks, self._positions = model, necks, positions
         key = json.dumps([files.index["files"], dataclasses.asdict(model.neck), model.render.box_side])
-        kept = _kept(cache, key, len(files) * files.index["expressions"], model) if necks and cache else None
+        poses = len(files) * files.index["expressions"]
+        cached = _read_cache(cache, key, poses, model) if necks and cache else None
         self._names = [str(folder / name) for name in files.names]
         self.heads, self.poses_each, self.views = len(files), files.index["expressions"], files.index["views"]
         parts: dict[str, list[Tensor]] = {}
         for number in range(self.heads):
-            for name, value in self._read(files.head(number), necks and kept is None).items():
+            for name, value in self._read(files.head(number), necks and cached is None).items():
                 if value.is_floating_point() and not bool(value.isfinite().all()):
                     raise InputError(f"{self._names[number]}: its {name} is not finite; make the folder again")
                 parts.setdefault(name, []).append(value)
-            tell(number + 1)
-        self._rows = {name: torch.cat(values) for name, values in parts.items()} | (kept or {})
-        if necks and kept is None and cache is not None:
-            _keep(cache, key, {name: self._rows[name] for name in ("neck_fine", "neck_coarse")})
+            progress(number + 1)
+        self._rows = {name: torch.cat(values) for name, values in parts.items()} | (cached or {})
+        if necks and cached is None and cache is not None:
+            _write_cache(cache, key, {name: self._rows[name] for name in ("neck_fine", "neck_coarse")})
 
     def _read(self, arrays: dict[str, np.ndarray], make_necks: bool) -> dict[str, Tensor]:
         poses, h = len(arrays["image"]), self.model.render.neural_size
@@ -127,16 +128,16 @@ class PictureSet:
             h,
         )
         names = {f.name for f in dataclasses.fields(Identity)}
-        who = Identity(**{n: torch.from_numpy(np.asarray(arrays[f"identity.{n}"]))[None] for n in names})
+        identity = Identity(**{n: torch.from_numpy(np.asarray(arrays[f"identity.{n}"]))[None] for n in names})
         face = Expression.from_vector(torch.from_numpy(arrays["expression"]), torch.from_numpy(arrays["neck"]))
         necks = {}
         if make_necks:
-            grid = neck_grids(who.take(torch.zeros(poses, dtype=torch.long)), face, self.model)
+            grid = neck_grids(identity.take(torch.zeros(poses, dtype=torch.long)), face, self.model)
             necks = {"neck_fine": grid.fine.half(), "neck_coarse": grid.coarse.half()}
-        seen = {"positions": torch.from_numpy(arrays["positions"])} if self._positions else {}
+        positions = {"positions": torch.from_numpy(arrays["positions"])} if self._positions else {}
         return (
             necks
-            | seen
+            | positions
             | {
                 "image": torch.from_numpy(arrays["image"]),
                 "opacity": opacity.unflatten(0, (poses, -1)).half(),
@@ -153,15 +154,15 @@ class PictureSet:
 
     @property
     def motion_width(self) -> int:
-        """How many numbers the true motion of a pose has."""
+        """The number of values in the true motion of a pose."""
         return self._rows["motion"].shape[-1]
 
     def pose(self, head: np.ndarray, expression: np.ndarray) -> Tensor:
-        """[B] numbers of poses."""
+        """Return the numbers [B] of poses."""
         return torch.from_numpy(head * self.poses_each + expression)
 
     def take(self, pose: Tensor, view: Tensor) -> Pictures:
-        """B pictures: poses [B] and views [B], both int64."""
+        """Return B pictures of poses [B] and views [B], both int64."""
         r = self._rows
         return Pictures(
             image=r["image"][pose, view].permute(0, 3, 1, 2).float() / 127.5 - 1,
@@ -178,21 +179,21 @@ class PictureSet:
     def pairs(
         self, count: int, front_sources: float, streams: np.random.Generator, place: int, first: int = 0
     ) -> tuple[Pictures, Pictures]:
-        """B sources and B driving pictures of the same heads with other expressions; the generator alone decides.
+        """Draw B sources and B driving pictures of the same heads with other expressions; the generator alone decides.
 
         Args:
             front_sources: share of sources that are the first view, which a set may have near the front.
-            place: not used: every draw is from all pictures.
-            first: how many heads, from the first on, are drawn from; 0: all.
+            place: unused, as every draw is from all pictures.
+            first: how many heads, from the first on, are drawn from; 0 stands for all.
         """
         head = streams.integers(first or self.heads, size=count)
-        one = streams.integers(self.poses_each, size=count)
-        other = (one + streams.integers(1, self.poses_each, size=count)) % self.poses_each
+        source_pose = streams.integers(self.poses_each, size=count)
+        driving_pose = (source_pose + streams.integers(1, self.poses_each, size=count)) % self.poses_each
         front = streams.random(count) < front_sources
         source_view = np.where(front, 0, streams.integers(self.views, size=count))
         driving_view = streams.integers(self.views, size=count)
-        source = self.take(self.pose(head, one), torch.from_numpy(source_view))
-        return source, self.take(self.pose(head, other), torch.from_numpy(driving_view))
+        source = self.take(self.pose(head, source_pose), torch.from_numpy(source_view))
+        return source, self.take(self.pose(head, driving_pose), torch.from_numpy(driving_view))
 
     def _neck(self, pose: Tensor) -> NeckGrid | None:
         if not self._necks:
@@ -205,25 +206,24 @@ class PictureSet:
         )
 
 
-def _kept(cache: Path, key: str, poses: int, model: ModelConfig) -> dict[str, Tensor] | None:
-    """The neck poses that `_keep` wrote under this key; None where there are none, or not such, as they can be made
-    again."""
+def _read_cache(cache: Path, key: str, poses: int, model: ModelConfig) -> dict[str, Tensor] | None:
+    """Read the neck poses that `_write_cache` wrote under this key; None where there are none, or others."""
     sides = {"neck_fine": (model.neck.fine_size, 4), "neck_coarse": (model.neck.coarse_size, 3)}
     try:
         check_tensor_file(cache)
         with safe_open(cache, "pt") as file:
             if (file.metadata() or {}).get("key") == _digest(key):
-                kept = {name: file.get_tensor(name) for name in sides}
-                wanted = {name: (poses, side, side, side, width) for name, (side, width) in sides.items()}
-                whole = all(value.shape == wanted[n] and bool(value.isfinite().all()) for n, value in kept.items())
-                return kept if whole else None
+                necks = {name: file.get_tensor(name) for name in sides}
+                shapes = {name: (poses, side, side, side, width) for name, (side, width) in sides.items()}
+                whole = all(value.shape == shapes[n] and bool(value.isfinite().all()) for n, value in necks.items())
+                return necks if whole else None
     except (OSError, SafetensorError, ValueError):
         pass
     return None
 
 
-def _keep(cache: Path, key: str, tensors: dict[str, Tensor]) -> None:
-    """Keep tensors for the next time, where the disk takes them."""
+def _write_cache(cache: Path, key: str, tensors: dict[str, Tensor]) -> None:
+    """Write tensors to the cache, where the disk takes them."""
     part = cache.with_name(f".{cache.name}.{os.getpid()}.part")
     try:
         save_file(tensors, part, {"key": _digest(key)})
@@ -247,7 +247,7 @@ def photograph(
     antialias: int = 2,
     necks: bool = True,
 ) -> Pictures:
-    """B pictures of B heads, taken now, with their parts and, if wanted, their neck poses."""
+    """Render B pictures of B heads, with their parts and, with `necks`, their neck poses."""
     view = take_pictures(renderer, identity, expression, light, camera, model.image_size, antialias)
     opacity, depth = _at_rays(view.opacity, view.depth, model.render.neural_size)
     return Pictures(
@@ -263,7 +263,7 @@ def photograph(
 
 
 def neck_grids(identity: Identity, expression: Expression, model: ModelConfig) -> NeckGrid:
-    """The neck poses of B heads, a few at a time."""
+    """Make the neck poses of B heads, a few at a time."""
     grids = []
     for start in range(0, len(identity), POSES_AT_A_TIME):
         rows = slice(start, start + POSES_AT_A_TIME)
@@ -272,15 +272,15 @@ def neck_grids(identity: Identity, expression: Expression, model: ModelConfig) -
 
 
 def _at_rays(opacity: Tensor, depth: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Opacity and depth [B, 1, S, S] on the ray grid; depth is the mean over what the head covers."""
+    """Shrink opacity and depth [B, 1, S, S] to the ray grid; depth is the mean over what the head covers."""
     inside = (depth > 0).float()
     return shrink(opacity, size), shrink(depth * inside, size) / shrink(inside, size).clamp(min=1e-3)
 
 
 def join(parts: list[Pictures]) -> Pictures:
-    """Pictures one after the other."""
+    """Concatenate pictures."""
     necks = [p.neck for p in parts if p.neck is not None]
-    seen = [p.positions for p in parts if p.positions is not None]
+    positions = [p.positions for p in parts if p.positions is not None]
     return Pictures(
         **{
             name: torch.cat([getattr(p, name) for p in parts])
@@ -290,13 +290,13 @@ def join(parts: list[Pictures]) -> Pictures:
             torch.cat([p.camera.world_from_camera for p in parts]), torch.cat([p.camera.intrinsics for p in parts])
         ),
         neck=join_necks(necks) if len(necks) == len(parts) else None,
-        positions=torch.cat(seen) if len(seen) == len(parts) else None,
+        positions=torch.cat(positions) if len(positions) == len(parts) else None,
         origin=tuple(name for p in parts for name in p.origin),
     )
 
 
 def join_necks(necks: list[NeckGrid]) -> NeckGrid:
-    """Grids one after the other."""
+    """Concatenate grids."""
     fine, coarse = torch.cat([n.fine for n in necks]), torch.cat([n.coarse for n in necks])
     return NeckGrid(fine, coarse, necks[0].box_side, necks[0].near_squared_distance)
 
@@ -310,7 +310,7 @@ def open_set(
     reading: Callable[[int], None] = lambda done: None,
     positions: bool = False,
 ) -> PictureSet:
-    """The set of a config: drawn into `folder` if there is none, else read after a check that it is that set.
+    """Open the set of a config: it is drawn into `folder` if there is none, else checked and read.
 
     Raises: `InputError` for a folder that holds another set, or a damaged one.
     """
@@ -318,13 +318,13 @@ def open_set(
     if not folder.exists():
         each = (config.expressions, config.views, config.size, config.antialias)
         write_multiview(
-            folder, config.seed, config.count, *each, tell=drawing, kind=config.faces, seen_from=config.cameras
+            folder, config.seed, config.count, *each, progress=drawing, kind=config.faces, seen_from=config.cameras
         )
     stored = MultiviewSet(folder)
-    found = stored.index | {"cameras": stored.cameras}
-    for name, wanted in settings.items():
-        if found.get(name) != wanted:
+    stored_settings = stored.index | {"cameras": stored.cameras}
+    for name, value in settings.items():
+        if (other := stored_settings.get(name)) != value:
             raise InputError(
-                f"{folder}: expected a set with {name} {wanted}, got {found.get(name)}; name another folder for the run"
+                f"{folder}: expected a set with {name} {value}, got {other}; name another folder for the run"
             )
     return PictureSet(folder, model, necks, folder.with_name(f"{folder.name}.necks"), reading, positions)

@@ -1,19 +1,17 @@
-"""What is photographed: which expressions, cameras and motions belong to each head of a seed.
+"""The expressions, cameras and motions of each head follow from the seed and the head's number.
 
-Everything follows from the seed and the head's number: a larger set begins with a smaller one.
+A larger set therefore begins with a smaller one.
 Letters: B batch, T frames, E expressions of a head, V views of an expression.
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from triportrait.core.render.cameras import sample_look_at
 from triportrait.core.types import Camera
-from triportrait.train.cameras import FILMED, SET_CAMERAS, SetCameras
+from triportrait.train.data.cameras import FILMED, SET_CAMERAS, SetCameras
 from triportrait.train.data.heads.population import (
     Expression,
     Identity,
@@ -24,8 +22,8 @@ from triportrait.train.data.heads.population import (
     stream,
 )
 from triportrait.train.data.heads.render import HeadRenderer, HeadView
+from triportrait.train.data.set_config import FaceKind
 
-FaceKind = Literal["random", "eight"]
 EIGHT = 8
 CHUNK = 8  # pictures at a time
 DROWSY = 0.5  # how far lids stay down between the blinks of a moving face
@@ -34,17 +32,17 @@ _LIGHT, _EXPRESSION, _CAMERA, _FILMED, _BLINK, _COIN = 1, 2, 3, 4, 5, 6
 
 
 def population(seed: int, count: int) -> tuple[Identity, Light]:
-    """The first `count` heads of a seed and the light each of them always stands in."""
+    """Return the first `count` heads of a seed, and the light in which each of them always stands."""
     return cast(seed, count), sample_light(count, stream(seed, _LIGHT))
 
 
 def expressions(seed: int, count: int, each: int) -> Expression:
-    """[count * each] expressions, `each` per head, head after head."""
+    """Sample [count * each] expressions, `each` per head, head after head."""
     return sample_expression(count * each, stream(seed, _EXPRESSION))
 
 
 def eight_expressions() -> Expression:
-    """A face at rest, and each control by itself: jaw, smile, pucker, blink, brows, gaze to either side."""
+    """Return a face at rest, and each control by itself: jaw, smile, pucker, blink, brows, gaze to either side."""
     rows = [
         {},
         {"jaw": 0.8},
@@ -59,14 +57,14 @@ def eight_expressions() -> Expression:
 
 
 def faces(kind: FaceKind, seed: int, count: int, each: int) -> Expression:
-    """[count * each] expressions, `each` per head: random ones, or the first of the eight that show each control."""
+    """Return [count * each] expressions, `each` per head: random ones, or the first of `eight_expressions`."""
     if kind == "random":
         return expressions(seed, count, each)
     return eight_expressions().take(torch.arange(each).repeat(count))
 
 
 def cameras(seed: int, count: int, expressions_each: int, views: int, kind: SetCameras = SET_CAMERAS["tiny"]) -> Camera:
-    """[count * E * V] cameras of a set, the views of an expression one after the other."""
+    """Sample the [count * E * V] cameras of a set, the views of an expression one after the other."""
     number = count * expressions_each * views
     seen = sample_look_at(number, stream(seed, _CAMERA), kind.sampled)
     if kind.first_filmed:
@@ -80,12 +78,12 @@ def cameras(seed: int, count: int, expressions_each: int, views: int, kind: SetC
 
 
 def filming_cameras(seed: int, count: int) -> Camera:
-    """[count] cameras from where people film themselves."""
+    """Sample [count] cameras from where people film themselves."""
     return sample_look_at(count, stream(seed, _FILMED), FILMED)
 
 
 def motion(seed: int, head: int, frames: int, fps: float) -> Expression:
-    """[T] a face that moves smoothly through random expressions and blinks now and then; it starts and ends nowhere.
+    """Sample a face [T] that moves smoothly through random expressions and blinks now and then.
 
     Args:
         head: the head's number among those of the seed: each moves in its own way.
@@ -120,7 +118,7 @@ def take_pictures(
     size: int,
     antialias: int = 2,
 ) -> HeadView:
-    """`HeadRenderer.render` on any number of rows, a few at a time."""
+    """Render any number of rows, a few at a time."""
     views = []
     for start in range(0, len(identity), CHUNK):
         part = slice(start, start + CHUNK)
@@ -129,6 +127,6 @@ def take_pictures(
     return HeadView.cat(views)
 
 
-def to_pictures(image: Tensor) -> Tensor:
-    """[B, 3, S, S] in [-1, 1] -> uint8 [B, S, S, 3]."""
+def to_uint8(image: Tensor) -> Tensor:
+    """Convert [B, 3, S, S] in [-1, 1] to uint8 [B, S, S, 3]."""
     return ((image + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()

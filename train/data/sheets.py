@@ -17,7 +17,7 @@ from triportrait.train.data.folders import check_file, whole_file
 from triportrait.train.data.heads.population import Expression, check_seed_and_count, sample_expression, stream
 from triportrait.train.data.heads.render import HeadRenderer, check_size
 from triportrait.train.data.multiview import check_pixels
-from triportrait.train.data.scenes import filming_cameras, population, take_pictures, to_pictures
+from triportrait.train.data.scenes import filming_cameras, population, take_pictures, to_uint8
 
 SheetKind = Literal["identities", "expressions", "views"]
 MOST_ON_A_SHEET = 400
@@ -74,7 +74,7 @@ def sheet(kind: SheetKind, seed: int, count: int, size: int, antialias: int = 2)
         face = Expression.neutral(len(rows)).replace(smile=0.4, jaw=0.4)
         camera = around(torch.tensor(YAWS).repeat(count), torch.tensor(PITCHES).repeat(count))
     view = take_pictures(HeadRenderer(), who.take(rows), face, light.take(rows), camera, size, antialias)
-    return tiled(to_pictures(view.image), columns)
+    return tiled(to_uint8(view.image), columns)
 
 
 def around(yaw: Tensor, pitch: Tensor) -> Camera:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,12 +22,13 @@ from torch import Tensor
 from triportrait.core.cards import warn_of_unused_card
 from triportrait.core.errors import InputError
 
+Item = TypeVar("Item")
 REFUSED = 2  # exit code of bad input
-WAITS = timedelta(hours=2)  # for another rank: the first may still make necks or write a checkpoint
+TIMEOUT = timedelta(hours=2)  # of a wait for another rank: the first may still make necks or write a checkpoint
 
 
-class Elsewhere(InputError):
-    """What cannot be used is said by another process already."""
+class RaisedElsewhere(InputError):
+    """Another process says already what cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Ranks:
         return self.rank == 0
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over all ranks."""
+        """Return the mean over all ranks."""
         if self.size == 1:
             return values
         values = values.detach().clone()
@@ -58,66 +59,66 @@ class Ranks:
         return values / self.size
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on any rank."""
+        """Return whether it is so on any rank."""
         if self.size == 1:
             return flag
-        told = torch.tensor(float(flag), device=self.device)
-        torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
-        return bool(told > 0)
+        flags = torch.tensor(float(flag), device=self.device)
+        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+        return bool(flags > 0)
 
-    def told(self, value: Any) -> Any:
-        """What the first rank says: any object that can be pickled."""
+    def broadcast(self, value: Item) -> Item:
+        """Return the first rank's value, any object that can be pickled, on all ranks."""
         if self.size == 1:
             return value
-        box = [value if self.first else None]
+        box: list[Any] = [value if self.first else None]
         torch.distributed.broadcast_object_list(box, src=0)
-        return box[0]
+        return box[0]  # type: ignore[no-any-return]
 
-    def gathered(self, value: Any) -> list[Any]:
-        """What every rank says, in their order: any objects that can be pickled."""
+    def all_gather(self, value: Item) -> list[Item]:
+        """Return the value of every rank, in their order: any objects that can be pickled."""
         if self.size == 1:
             return [value]
-        found = [None] * self.size
-        torch.distributed.all_gather_object(found, value)
-        return found
+        values: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(values, value)
+        return values
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """What one rank cannot do in the block, no rank goes on after.
+    def raise_on_all_ranks(self) -> Iterator[None]:
+        """Where the block fails on one rank, it fails on all.
 
-        Raises: `InputError` on all ranks: the own of the first that failed, `Elsewhere` on the others.
+        Raises: `InputError` on all ranks: on the first that failed its own, on the others `RaisedElsewhere`.
         """
-        failed: InputError | None = None
+        error: InputError | None = None
         try:
             yield
-        except InputError as error:
-            failed = error
-        except OSError as error:
-            failed = InputError(f"{error.filename or 'disk'}: {(error.strerror or type(error).__name__).lower()}")
-        if not self.any(failed is not None):
+        except InputError as refused:
+            error = refused
+        except OSError as failed:
+            error = InputError(f"{failed.filename or 'disk'}: {(failed.strerror or type(failed).__name__).lower()}")
+        if not self.any(error is not None):
             return
-        own = failed is not None and not isinstance(failed, Elsewhere)
-        if own and self.gathered(own).index(True) == self.rank:
-            assert failed is not None
-            raise failed
-        if not own:
-            self.gathered(own)
-        raise Elsewhere("another process could not go on; its sentence stands beside this one")
+        speaks = error is not None and not isinstance(error, RaisedElsewhere)
+        if speaks and self.all_gather(speaks).index(True) == self.rank:
+            assert error is not None
+            raise error
+        if not speaks:
+            self.all_gather(speaks)
+        raise RaisedElsewhere("another process could not go on; its sentence stands beside this one")
 
-    def wait(self) -> None:
-        """Until all ranks are here."""
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
         if self.size > 1:
             torch.distributed.barrier()
 
-    def share(self, count: int) -> range:
-        """Which of `count` this rank takes; `count` divides by the ranks."""
+    def shard(self, count: int) -> range:
+        """Return which of `count` this rank takes; `count` divides by the ranks."""
         each = count // self.size
         return range(self.rank * each, (self.rank + 1) * each)
 
 
 @contextmanager
-def one_voice() -> Iterator[None]:
-    """Of processes that refuse the same thing one says so; torchrun, which tells of its ranks' ends, learns it, too.
+def one_error_message() -> Iterator[None]:
+    """Let one of the processes that refuse the same thing say so, and torchrun, which reports how ranks end.
 
     Raises: `SystemExit` with `REFUSED` where another process says it.
     """
@@ -125,7 +126,7 @@ def one_voice() -> Iterator[None]:
         yield
     except InputError as error:
         _tell_launcher(str(error))
-        if isinstance(error, Elsewhere):
+        if isinstance(error, RaisedElsewhere):
             raise SystemExit(REFUSED) from error
         raise
 
@@ -140,23 +141,25 @@ def _tell_launcher(sentence: str) -> None:
 
 
 def launcher() -> int | None:
-    """The process that started this one as one of its ranks, torchrun's or deepspeed's; None where nobody did."""
+    """Return the process of torchrun or deepspeed that started this one as one of its ranks, or None."""
     return os.getppid() if {"TORCHELASTIC_RUN_ID", "CROSS_RANK"} & os.environ.keys() else None
 
 
-def told_ranks() -> tuple[int, int, int]:
-    """rank, size and the rank on this machine, as a launcher told them.
+def launched_ranks() -> tuple[int, int, int]:
+    """Return the rank, how many there are, and the rank on this machine, as a launcher set them.
 
     Raises: `InputError` for half of it, or for what is no number.
     """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    told = [os.environ.get(name) for name in names]
-    if told[0] is None and told[1] is None:
+    values = [os.environ.get(name) for name in names]
+    if values[0] is None and values[1] is None:
         return 0, 1, 0
     try:
-        rank, size, local = (int(value or 0) for value in told)
+        rank, size, local = (int(value or 0) for value in values)
     except ValueError as error:
-        raise InputError(f"RANK, WORLD_SIZE, LOCAL_RANK: expected whole numbers from a launcher, got {told}") from error
+        raise InputError(
+            f"RANK, WORLD_SIZE, LOCAL_RANK: expected whole numbers from a launcher, got {values}"
+        ) from error
     if not 0 <= rank < size:
         raise InputError(f"RANK: expected 0 to WORLD_SIZE - 1, got {rank} of {size}; start it by torchrun")
     if size > 1 and "MASTER_ADDR" not in os.environ:
@@ -165,13 +168,13 @@ def told_ranks() -> tuple[int, int, int]:
 
 
 @contextmanager
-def joined(always: bool = False) -> Iterator[Ranks]:
+def process_group(always: bool = False) -> Iterator[Ranks]:
     """Meet the other processes, and leave them at the end: gloo on CPUs, NCCL on GPUs.
 
     Args:
         always: a process that is alone makes a group of one, too, as DeepSpeed needs.
     """
-    rank, size, local = told_ranks()
+    rank, size, local = launched_ranks()
     cuda = torch.cuda.is_available()
     if cuda:
         if local >= torch.cuda.device_count():
@@ -190,7 +193,7 @@ def joined(always: bool = False) -> Iterator[Ranks]:
     os.environ.setdefault("LOCAL_RANK", "0")
     backend = "nccl" if cuda else "gloo"
     if size > 1:
-        torch.distributed.init_process_group(backend, timeout=WAITS)
+        torch.distributed.init_process_group(backend, timeout=TIMEOUT)
     else:
         torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:

@@ -1,1 +1,1 @@
-"""Trained weights measured on heads whose truth the generator knows."""
+"""Trained weights are measured on procedural heads, whose truth is known."""

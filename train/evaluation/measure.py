@@ -1,4 +1,4 @@
-"""The whole measurement: photograph, let every method answer, compare, and collect the numbers."""
+"""The measurement renders scenes, lets every method answer to them, compares, and collects the numbers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch import Tensor
 from triportrait.core.config import ModelConfig
 from triportrait.train.data.parallel import in_order
 from triportrait.train.data.pictures import Pictures
-from triportrait.train.evaluation.methods import Method, Shown
+from triportrait.train.evaluation.methods import Method, Prediction
 from triportrait.train.evaluation.metrics import agreement, depth_error, opacity_iou, psnr, sharpness, ssim
-from triportrait.train.evaluation.protocol import CROSS, Group, Plan, ProbeOf, Scene, SceneOf
-from triportrait.train.response import Probe, face_mask, products, response
+from triportrait.train.evaluation.protocol import CROSS, Group, Plan, ProbeSpec, Scene, SceneSpec
+from triportrait.train.evaluation.response import Probe, face_mask, products, response
 
 SAME_HEAD, ANOTHER_HEAD = "same head", "another head"
 SHEET_HEADS = 4  # of each group, on the sheet of pictures
@@ -27,7 +27,7 @@ _DIGITS = 4
 
 @dataclass(frozen=True)
 class SheetRow:
-    """Pictures [1, 3, S, S] of one head: what another head's picture makes of it, and what it should."""
+    """Pictures [1, 3, S, S] of one head that another head's picture drives, and the truth."""
 
     source: Tensor
     driving: Tensor
@@ -37,7 +37,7 @@ class SheetRow:
 
 @dataclass(frozen=True)
 class AxesRow:
-    """Pictures [1, 3, S, S] of one head, driven along its axes by another; the key "" is the face at rest."""
+    """Pictures [1, 3, S, S] of one head that another drives along its axes; the key "" is the face at rest."""
 
     source: Tensor
     driving: dict[str, Tensor]
@@ -46,33 +46,33 @@ class AxesRow:
 
 
 class Candidates(Protocol):
-    """What is measured; it travels between processes, and equal ones answer alike."""
+    """The methods that are measured, in a form that travels between processes."""
 
     def methods(self) -> dict[str, Method]:
-        """Methods by name; the first is the one that is shown and whose answer to each axis is measured."""
+        """Load the methods by name; the first is shown on sheets and has its response to each axis measured."""
         ...
 
     def __hash__(self) -> int: ...
 
 
 @dataclass(frozen=True)
-class Part:
-    """A piece of the work: one head of a group."""
+class Task:
+    """A part of the measurement: one scene or probe of a head."""
 
-    of: SceneOf | ProbeOf
+    spec: SceneSpec | ProbeSpec
     candidates: Candidates
-    shown: bool  # whether its pictures are wanted for a sheet
+    on_sheet: bool  # whether its pictures are returned for a sheet
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a part gives.
+class TaskResult:
+    """The outcome of a task.
 
     Attributes:
         values: method, case, metric -> one number per view.
         agreement: method -> one number.
         products: who drives, axis -> `response.products`.
-        row, axes: pictures, where they are wanted.
+        row, axes: pictures for a sheet.
     """
 
     values: dict[tuple[str, str, str], list[float]]
@@ -84,13 +84,13 @@ class Answer:
 
 @dataclass
 class GroupResult:
-    """What was found out about a group.
+    """The numbers and pictures of a group.
 
     Attributes:
         pictures: method -> case -> metric -> the mean over heads and views; None where it is not defined.
-        agreement: method -> dB, between results that other heads drive with the same face.
+        agreement: method -> dB, between results that different heads drive with the same expression.
         response: who drives -> axis -> correlation and gain.
-        rows, axes: for the sheets.
+        rows, axes: pictures for the sheets.
     """
 
     group: Group
@@ -101,46 +101,46 @@ class GroupResult:
     axes: list[AxesRow]
 
     def numbers(self) -> dict[str, Any]:
-        """All but pictures, as plain JSON values."""
-        kept = {"pictures": self.pictures, "agreement": self.agreement, "response": self.response}
-        return {"group": dataclasses.asdict(self.group), **kept}
+        """Return all but pictures as JSON values."""
+        numbers = {"pictures": self.pictures, "agreement": self.agreement, "response": self.response}
+        return {"group": dataclasses.asdict(self.group), **numbers}
 
 
-def parts(found_groups: tuple[Group, ...], candidates: Candidates, plan: Plan, model: ModelConfig) -> list[Part]:
-    """All the work; what takes longest comes first."""
+def tasks(groups: tuple[Group, ...], candidates: Candidates, plan: Plan, model: ModelConfig) -> list[Task]:
+    """List the tasks of a plan, the longest first."""
     probes = [
-        Part(ProbeOf(group, head, plan.seed, model, plan.axes), candidates, head < AXES_SHEET_HEADS)
-        for group in found_groups
+        Task(ProbeSpec(group, head, plan.seed, model, plan.axes), candidates, head < AXES_SHEET_HEADS)
+        for group in groups
         for head in range(min(plan.axes_heads, group.count))
     ]
     scenes = [
-        Part(SceneOf(group, head, plan.seed, model), candidates, head < SHEET_HEADS)
-        for group in found_groups
+        Task(SceneSpec(group, head, plan.seed, model), candidates, head < SHEET_HEADS)
+        for group in groups
         for head in range(group.count)
     ]
     return [*probes, *scenes]
 
 
-def measure(work: Sequence[Part], tell: Callable[[], None] = lambda: None) -> list[GroupResult]:
-    """Do the work and put it together, group by group.
+def measure(work: Sequence[Task], progress: Callable[[], None] = lambda: None) -> list[GroupResult]:
+    """Run the tasks and collect their results group by group.
 
     Args:
-        work: from `parts`.
-        tell: is called after each part.
+        work: the tasks that `tasks` lists.
+        progress: is called after each task.
     """
-    answers: dict[Group, list[Answer]] = {}
-    for part, answered in zip(work, in_order(answer, work), strict=True):
-        answers.setdefault(part.of.group, []).append(answered)
-        tell()
-    return [_together(group, found) for group, found in answers.items()]
+    by_group: dict[Group, list[TaskResult]] = {}
+    for task, result in zip(work, in_order(run_task, work), strict=True):
+        by_group.setdefault(task.spec.group, []).append(result)
+        progress()
+    return [_collect(group, results) for group, results in by_group.items()]
 
 
-def answer(part: Part) -> Answer:
-    """Photograph a head, let the methods answer, compare."""
-    methods = _methods(part.candidates)
-    if isinstance(part.of, SceneOf):
-        return answer_scene(part.of.take(), methods, part.shown)
-    return answer_probe(part.of.take(), next(iter(methods.values())), part.shown)
+def run_task(task: Task) -> TaskResult:
+    """Render a head, let the methods answer, and compare."""
+    methods = _methods(task.candidates)
+    if isinstance(task.spec, SceneSpec):
+        return measure_scene(task.spec.render(), methods, task.on_sheet)
+    return measure_probe(task.spec.render(), next(iter(methods.values())), task.on_sheet)
 
 
 @lru_cache(maxsize=1)
@@ -148,98 +148,97 @@ def _methods(candidates: Candidates) -> dict[str, Method]:
     return candidates.methods()
 
 
-def answer_scene(scene: Scene, methods: Mapping[str, Method], shown: bool = False) -> Answer:
-    """Every method answers to a scene."""
+def measure_scene(scene: Scene, methods: Mapping[str, Method], on_sheet: bool = False) -> TaskResult:
+    """Let every method answer to a scene, and compare with the truth."""
     values: dict[tuple[str, str, str], list[float]] = {}
-    agreed: dict[str, float] = {}
+    agreements: dict[str, float] = {}
     row: SheetRow | None = None
     for name, method in methods.items():
         images: list[Tensor] = []
         for shot in scene.shots:
-            asked = [(case, truth) for case, truths in shot.truths.items() for truth in truths]
-            answers = method(scene.source, shot.driving, [truth.camera for _, truth in asked])
-            for (case, truth), answered in zip(asked, answers, strict=True):
-                for metric, value in compare(answered, truth).items():
+            truths = [(case, truth) for case, views in shot.truths.items() for truth in views]
+            predictions = method(scene.source, shot.driving, [truth.camera for _, truth in truths])
+            for (case, truth), prediction in zip(truths, predictions, strict=True):
+                for metric, value in compare(prediction, truth).items():
                     values.setdefault((name, case, metric), []).append(value)
-            images = [answered.image for answered in answers]
+            images = [prediction.image for prediction in predictions]
         if scene.crowd:
             (truth,) = scene.shots[-1].truths[CROSS]
-            made = [method(scene.source, driving, [truth.camera])[0].image for driving in scene.crowd]
-            agreed[name] = agreement(made, face_mask(truth)).item()
-        if shown and row is None:
-            truths = tuple(truth.image for case in shot.truths.values() for truth in case)
-            row = SheetRow(scene.source.image, shot.driving.image, tuple(images), truths)
-    return Answer(values, {}, agreed, row)
+            results = [method(scene.source, driving, [truth.camera])[0].image for driving in scene.crowd]
+            agreements[name] = agreement(results, face_mask(truth)).item()
+        if on_sheet and row is None:
+            true_images = tuple(truth.image for _, truth in truths)
+            row = SheetRow(scene.source.image, shot.driving.image, tuple(images), true_images)
+    return TaskResult(values, {}, agreements, row)
 
 
-def answer_probe(probe: Probe, method: Method, shown: bool = False) -> Answer:
-    """A method answers to each axis, driven by the same head and, where the probe has one, by another."""
+def measure_probe(probe: Probe, method: Method, on_sheet: bool = False) -> TaskResult:
+    """Measure the response to each axis, driven by the same head and, where the probe has one, by another."""
     images: dict[int, Tensor] = {}
 
     def reenact(source: Pictures, driving: Pictures) -> Tensor:
         images[id(driving)] = method(source, driving, [driving.camera])[0].image
         return images[id(driving)]
 
-    found = {(SAME_HEAD, axis): p for axis, p in products(dataclasses.replace(probe, driving=None), reenact).items()}
+    by_itself = products(dataclasses.replace(probe, driving=None), reenact)
+    by_driver = {(SAME_HEAD, axis): product for axis, product in by_itself.items()}
     if probe.driving is not None:
-        found |= {(ANOTHER_HEAD, axis): product for axis, product in products(probe, reenact).items()}
-    return Answer({}, found, axes=_axes_row(probe, images) if shown else None)
+        by_driver |= {(ANOTHER_HEAD, axis): product for axis, product in products(probe, reenact).items()}
+    return TaskResult({}, by_driver, axes=_axes_row(probe, images) if on_sheet else None)
 
 
-def _together(group: Group, answers: Sequence[Answer]) -> GroupResult:
+def _collect(group: Group, results: Sequence[TaskResult]) -> GroupResult:
     values: dict[tuple[str, str, str], list[float]] = {}
     sums: dict[tuple[str, str], Tensor] = {}
-    for answered in answers:
-        for key, found in answered.values.items():
-            values.setdefault(key, []).extend(found)
-        for who, product in answered.products.items():
-            sums[who] = sums[who] + product if who in sums else product
+    for result in results:
+        for key, numbers in result.values.items():
+            values.setdefault(key, []).extend(numbers)
+        for driver_and_axis, product in result.products.items():
+            sums[driver_and_axis] = sums[driver_and_axis] + product if driver_and_axis in sums else product
     pictures: dict[str, dict[str, dict[str, float | None]]] = {}
-    for (name, case, metric), found in values.items():
-        pictures.setdefault(name, {}).setdefault(case, {})[metric] = _mean(found)
-    agreed = {name: _mean([a.agreement[name] for a in answers if name in a.agreement]) for name in pictures}
-    answers_by_axis: dict[str, dict[str, dict[str, float]]] = {}
-    for (drives, axis), product in sums.items():
-        both = {key: _rounded(value) for key, value in dataclasses.asdict(response(product)).items()}
-        answers_by_axis.setdefault(drives, {})[axis] = both
-    rows = [answered.row for answered in answers if answered.row is not None]
-    axes = [answered.axes for answered in answers if answered.axes is not None]
-    return GroupResult(group, pictures, agreed, answers_by_axis, rows, axes)
+    for (name, case, metric), numbers in values.items():
+        pictures.setdefault(name, {}).setdefault(case, {})[metric] = _mean(numbers)
+    agreements = {name: _mean([r.agreement[name] for r in results if name in r.agreement]) for name in pictures}
+    response_of: dict[str, dict[str, dict[str, float]]] = {}
+    for (driver, axis), product in sums.items():
+        numbers_of_axis = {key: _rounded(value) for key, value in dataclasses.asdict(response(product)).items()}
+        response_of.setdefault(driver, {})[axis] = numbers_of_axis
+    rows = [result.row for result in results if result.row is not None]
+    axes = [result.axes for result in results if result.axes is not None]
+    return GroupResult(group, pictures, agreements, response_of, rows, axes)
 
 
-def compare(shown: Shown, truth: Pictures) -> dict[str, float]:
-    """Every metric of one picture; NaN where it is not defined."""
+def compare(prediction: Prediction, truth: Pictures) -> dict[str, float]:
+    """Return every metric of one picture; NaN where it is not defined."""
     mask = face_mask(truth)
-    found = {
-        "psnr": psnr(shown.image, truth.image),
-        "psnr face": psnr(shown.image, truth.image, mask),
-        "ssim": ssim(shown.image, truth.image),
-        "ssim face": ssim(shown.image, truth.image, mask),
-        "sharpness face": sharpness(shown.image, truth.image, mask),
+    image_metrics = {
+        "psnr": psnr(prediction.image, truth.image),
+        "psnr face": psnr(prediction.image, truth.image, mask),
+        "ssim": ssim(prediction.image, truth.image),
+        "ssim face": ssim(prediction.image, truth.image, mask),
+        "sharpness face": sharpness(prediction.image, truth.image, mask),
     }
-    iou = math.nan if shown.opacity is None else opacity_iou(shown.opacity, truth.opacity).item()
-    off = (
-        math.nan
-        if shown.depth is None or truth.depth is None
-        else depth_error(shown.depth, truth.depth, truth.opacity).item()
-    )
-    return {name: value.item() for name, value in found.items()} | {"iou": iou, "depth error": off}
+    iou = math.nan if prediction.opacity is None else opacity_iou(prediction.opacity, truth.opacity).item()
+    off = math.nan
+    if prediction.depth is not None and truth.depth is not None:
+        off = depth_error(prediction.depth, truth.depth, truth.opacity).item()
+    return {name: value.item() for name, value in image_metrics.items()} | {"iou": iou, "depth error": off}
 
 
-def _axes_row(probe: Probe, shown: dict[int, Tensor]) -> AxesRow:
-    """Faces at rest stand under the key "": the picture before the first axis that starts there."""
+def _axes_row(probe: Probe, images: dict[int, Tensor]) -> AxesRow:
+    """Put together a row of a sheet; the key "" holds the picture before the first axis that starts at rest."""
     driving, results, truths = {}, {}, {}
     for axis, (before, after) in probe.ends.items():
-        first, then = probe.drives(axis)
-        for key, truth, drives in (("", before, first), (axis, after, then)):
+        first, then = probe.driving_pair(axis)
+        for key, truth, driver in (("", before, first), (axis, after, then)):
             if key not in truths:
-                driving[key], results[key], truths[key] = drives.image, shown[id(drives)], truth.image
+                driving[key], results[key], truths[key] = driver.image, images[id(driver)], truth.image
     return AxesRow(probe.source.image, driving, results, truths)
 
 
 def _mean(values: list[float]) -> float | None:
-    kept = [value for value in values if not math.isnan(value)]
-    return _rounded(sum(kept) / len(kept)) if kept else None
+    defined = [value for value in values if not math.isnan(value)]
+    return _rounded(sum(defined) / len(defined)) if defined else None
 
 
 def _rounded(value: float) -> float:

@@ -1,4 +1,4 @@
-"""What is measured, and what it is measured against: each makes pictures of a source from what drives it.
+"""The methods that are measured and the baselines beside them make pictures of a source that is driven.
 
 Letters: B heads, S side of a picture, h side of the ray grid.
 """
@@ -20,17 +20,19 @@ from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.types import Camera, Driving, Head, Source
 from triportrait.train.data.pictures import Pictures
-from triportrait.train.motion import read_motion
-from triportrait.train.weights import load_trained
+from triportrait.train.runs.weights import load_trained
+from triportrait.train.stages.motion import read_motion
 
-OURS, COPY, KEPT, STATIC = "ours", "copies the source", "keeps the source's expression", "static synthesizer"
+OURS, COPY, STATIC = "ours", "copies the source", "static synthesizer"
+SOURCE_EXPRESSION = "keeps the source's expression"
 
 
 @dataclass(frozen=True)
-class Shown:
-    """B pictures [B, 3, S, S] in about [-1, 1], and where the head is, if that is known.
+class Prediction:
+    """B pictures that a method made, and where the head is, if the method knows it.
 
     Attributes:
+        image: [B, 3, S, S] in about [-1, 1].
         opacity: [B, 1, h, h] in [0, 1].
         depth: [B, 1, h, h] along the unit ray, scene units.
     """
@@ -41,21 +43,21 @@ class Shown:
 
 
 class Method(Protocol):
-    """Makes views of B sources."""
+    """A method makes views of B sources that are driven."""
 
-    def __call__(self, source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Shown]:
-        """The sources with the expressions of driving pictures and the neck poses that come with these, by camera.
+    def __call__(self, source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Prediction]:
+        """Make pictures of the sources with the driving pictures' expressions and neck poses, one per camera.
 
-        Of a picture only the image, the landmarks and the neck pose are used.
+        A method reads only the image, the landmarks and the neck pose of `Pictures`.
         """
         ...
 
 
 class Reenactment:
-    """Our network; its motion is read off pictures by the motion encoder.
+    """Our network, with motion that the motion encoder reads off pictures.
 
     Args:
-        expression: whose; that of the source is read off the source, so that only the neck follows.
+        expression: the picture off which motion is read; with `source` only the neck follows the driving picture.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class Reenactment:
         self._prepared: tuple[Pictures, Source, Tensor] | None = None
 
     @torch.no_grad()
-    def __call__(self, source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Shown]:
+    def __call__(self, source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Prediction]:
         """See `Method`."""
         if self._prepared is None or self._prepared[0] is not source:
             motion = read_motion(self.motion_encoder, source.image, source.landmarks)
@@ -80,31 +82,31 @@ class Reenactment:
 
 
 class StaticSynthesizer:
-    """The network of stage 1, which knows no motion: the source as it is, and only the neck follows."""
+    """The network of stage 1, which knows no motion: the source keeps its expression, and only the neck follows."""
 
     def __init__(self, portrait: Portrait4D) -> None:
         self.portrait = portrait
 
     @torch.no_grad()
-    def __call__(self, source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Shown]:
+    def __call__(self, source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Prediction]:
         """See `Method`."""
         prepared = self.portrait.prepare(source.image, None)
         return _views(self.portrait, self.portrait.reenact(prepared, Driving(None, driving.neck)), cameras)
 
 
-def copy_source(source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Shown]:
-    """The source picture, whatever is asked; see `Method`."""
-    return [Shown(source.image) for _ in cameras]
+def copy_source(source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Prediction]:
+    """Return the source picture for every camera; see `Method`."""
+    return [Prediction(source.image) for _ in cameras]
 
 
-def _views(portrait: Portrait4D, head: Head, cameras: Sequence[Camera]) -> list[Shown]:
+def _views(portrait: Portrait4D, head: Head, cameras: Sequence[Camera]) -> list[Prediction]:
     renderings = [portrait.render(head, camera) for camera in cameras]
-    return [Shown(r.image, r.opacity, r.depth) for r in renderings]
+    return [Prediction(r.image, r.opacity, r.depth) for r in renderings]
 
 
 @dataclass(frozen=True)
 class WeightsAndBaselines:
-    """The networks of a weights folder beside what they must beat.
+    """The networks of a weights folder, and the baselines that they must beat.
 
     Attributes:
         weights: a weights folder.
@@ -115,7 +117,7 @@ class WeightsAndBaselines:
     static: Path | None = None
 
     def methods(self) -> dict[str, Method]:
-        """Ours first.
+        """Load the methods, ours first.
 
         Raises: `InputError` for weights that cannot be loaded, or two that are not of one size.
         """
@@ -123,7 +125,7 @@ class WeightsAndBaselines:
         methods: dict[str, Method] = {
             OURS: Reenactment(portrait, motion_encoder),
             COPY: copy_source,
-            KEPT: Reenactment(portrait, motion_encoder, expression="source"),
+            SOURCE_EXPRESSION: Reenactment(portrait, motion_encoder, expression="source"),
         }
         if self.static is not None:
             network_kind.check_network(self.static, network_kind.STATIC, "--static", "name RUN/static of its training")

@@ -1,4 +1,4 @@
-"""How near a picture is to its truth. Letters: B pictures, S their side, h side of the ray grid."""
+"""Metrics of how near a picture is to its truth. Letters: B pictures, S their side, h side of the ray grid."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ LEAST_SLOPE = 1e-6  # of a truth without detail
 
 
 def psnr(picture: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Peak signal to noise ratio of pictures [B, 3, S, S] in [-1, 1], measured on [0, 1] -> [B] dB.
+    """Return the peak signal to noise ratio of pictures [B, 3, S, S] in [-1, 1], measured on [0, 1]: [B] dB.
 
     Args:
-        mask: [B, 1, S, S] 1.0 where it counts; NaN comes out where that is fewer than FEWEST_PX pixels.
+        mask: [B, 1, S, S], 1.0 where pixels count; the result is NaN where fewer than FEWEST_PX do.
     """
     error = (_unit(picture) - _unit(truth)).square().mean(1, keepdim=True)
     return -10 * _mean(error, mask).clamp(min=LEAST_ERROR).log10()
 
 
 def ssim(picture: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Structural similarity of pictures [B, 3, S, S] in [-1, 1] -> [B], 1 at best; arguments as of `psnr`."""
+    """Return the structural similarity of pictures [B, 3, S, S] in [-1, 1]: [B], 1 at best; `mask` as in `psnr`."""
     declare()
     from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -38,16 +38,16 @@ def ssim(picture: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def sharpness(picture: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
-    """How much of the truth's detail pictures [B, 3, S, S] in [-1, 1] show -> [B]: 1 as much, less is softer.
+    """Return how sharp pictures [B, 3, S, S] in [-1, 1] are beside the truth: [B], 1 as sharp, less is softer.
 
-    The mean length of the gradient of the brightness, over that of the truth; arguments as of `psnr`.
+    It is the mean length of the gradient of the brightness, over that of the truth; `mask` as in `psnr`.
     """
-    found, wanted = (_mean(_slope(_unit(x).mean(1, keepdim=True)), mask) for x in (picture, truth))
-    return found / wanted.clamp(min=LEAST_SLOPE)
+    slope, true_slope = (_mean(_slope(_unit(x).mean(1, keepdim=True)), mask) for x in (picture, truth))
+    return slope / true_slope.clamp(min=LEAST_SLOPE)
 
 
 def _slope(brightness: Tensor) -> Tensor:
-    """Length of the gradient of [B, 1, S, S], per pixel; 0 along the last row and column."""
+    """Return the length of the gradient of [B, 1, S, S], per pixel; 0 along the last row and column."""
     across, down = torch.zeros_like(brightness), torch.zeros_like(brightness)
     across[..., :-1] = brightness[..., 1:] - brightness[..., :-1]
     down[..., :-1, :] = brightness[..., 1:, :] - brightness[..., :-1, :]
@@ -55,14 +55,15 @@ def _slope(brightness: Tensor) -> Tensor:
 
 
 def opacity_iou(opacity: Tensor, truth: Tensor) -> Tensor:
-    """Intersection over union of where two opacities [B, 1, h, h] are above a half -> [B], 1 for two empty pictures."""
-    found, wanted = opacity > 0.5, truth > 0.5
-    both, any_ = (found & wanted).sum((1, 2, 3)), (found | wanted).sum((1, 2, 3))
-    return torch.where(any_ > 0, both / any_.clamp(min=1), torch.ones(len(both)))
+    """Return the intersection over union of opacities [B, 1, h, h] above a half: [B], 1 for two empty pictures."""
+    opaque, truly_opaque = opacity > 0.5, truth > 0.5
+    intersection = (opaque & truly_opaque).sum((1, 2, 3))
+    union = (opaque | truly_opaque).sum((1, 2, 3))
+    return torch.where(union > 0, intersection / union.clamp(min=1), torch.ones(len(union)))
 
 
 def depth_error(depth: Tensor, truth: Tensor, opacity: Tensor) -> Tensor:
-    """Mean distance of depths [B, 1, h, h] in scene units where the truth is opaque -> [B], NaN where nothing is."""
+    """Return the mean error of depths [B, 1, h, h] where the truth is opaque: [B] scene units, NaN without any."""
     inside = (opacity > OPAQUE).float()
     count = inside.sum((1, 2, 3))
     mean = ((depth - truth).abs() * inside).sum((1, 2, 3)) / count.clamp(min=1)
@@ -70,7 +71,7 @@ def depth_error(depth: Tensor, truth: Tensor, opacity: Tensor) -> Tensor:
 
 
 def agreement(pictures: Sequence[Tensor], mask: Tensor) -> Tensor:
-    """Mean PSNR of N pictures [B, 3, S, S] that should be the same, over all pairs, inside a mask -> [B] dB."""
+    """Return the mean PSNR, over all pairs inside a mask, of N pictures [B, 3, S, S] that should agree: [B] dB."""
     return torch.stack([psnr(one, other, mask) for one, other in combinations(pictures, 2)]).mean(0)
 
 
@@ -79,7 +80,7 @@ def _unit(picture: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean of [B, 1, S, S] over a mask -> [B]."""
+    """Return the mean of [B, 1, S, S] over a mask, [B]."""
     if mask is None:
         return values.mean((1, 2, 3))
     count = mask.sum((1, 2, 3))

@@ -1,7 +1,7 @@
-"""What is photographed to measure weights: sources, what drives them, and what should come out.
+"""Weights are measured on sources, driving pictures and true results, which are rendered here.
 
-Nothing here was seen in training but the faces of the cast: all expressions, poses and cameras come from seeds of their
-own, and so do the held-out heads and those that drive. Head k of a table is the same however many are measured.
+Training has seen nothing of it but the identities of the cast: all expressions, poses and cameras come from seeds of
+their own, and so do the held-out and the driving heads. Head k is the same however many are measured.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from triportrait.train.data.heads.population import LARGEST_SEED, Expression, Id
 from triportrait.train.data.heads.render import HeadRenderer
 from triportrait.train.data.pictures import Pictures, photograph
 from triportrait.train.data.scenes import expressions, filming_cameras, population
-from triportrait.train.response import AXES, Probe, take_probe
-from triportrait.train.weights import Cast
+from triportrait.train.evaluation.response import AXES, Probe, take_probe
+from triportrait.train.runs.weights import Cast
 
 SELF, CROSS, NEW_VIEWS = "self", "cross", "new views"
 CASES = (SELF, CROSS, NEW_VIEWS)
@@ -29,20 +29,20 @@ CROWD = 4  # heads that make the same face before the same camera
 VIEW_YAWS_DEG = (30.0, -30.0)
 # added to the seed of a population, so that no two purposes share a seed, and none shares one with a training
 _UNSEEN, _HELD_OUT, _DRIVING = 1_000_003, 2_000_003, 3_000_017
-_SOURCE, _OWN, _OTHER, _PURPOSES = 0, 1, 2, 16
+_SOURCE, _SELF, _CROSS, _PURPOSES = 0, 1, 2, 16
 LARGEST_PLAN_SEED = 9_999
 MOST_HEADS = 1_000
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How many heads are measured, and which expressions, poses and cameras.
+    """The numbers and seeds of a measurement.
 
     Attributes:
-        heads: of the cast, and as many held-out ones.
-        axes_heads: of them, those whose answer to each axis is measured.
-        seed: of expressions, poses and cameras.
-        axes: of `response.AXES`.
+        heads: how many heads of the cast are measured, and how many held-out ones.
+        axes_heads: how many of them have their response to each axis measured.
+        seed: decides expressions, poses and cameras.
+        axes: names in `response.AXES`.
     """
 
     heads: int = 24
@@ -72,7 +72,7 @@ class Group:
 
 
 def groups(cast: Cast, plan: Plan) -> tuple[Group, Group]:
-    """The cast, as far as it goes, and heads that no training saw."""
+    """Return the cast, up to the number of the plan, and heads that no training saw."""
     return (
         Group("cast", cast.seed, min(plan.heads, cast.count)),
         Group("held out", _seed(cast.seed + _HELD_OUT), plan.heads),
@@ -81,10 +81,10 @@ def groups(cast: Cast, plan: Plan) -> tuple[Group, Group]:
 
 @dataclass(frozen=True)
 class Shot:
-    """What drives, and what should come out.
+    """A driving picture and the true results.
 
     Attributes:
-        driving: a picture, with the neck pose that it asks of the source's head.
+        driving: a picture, with the neck pose that the source's head should take.
         truths: case -> the source's head with that expression and neck pose, from each camera of the case.
     """
 
@@ -94,10 +94,10 @@ class Shot:
 
 @dataclass(frozen=True)
 class Scene:
-    """One head: a source picture and what is asked of it.
+    """One head: a source picture and what drives it.
 
     Attributes:
-        crowd: pictures of other heads that all ask for the same: the second shot's face, camera and neck pose.
+        crowd: pictures of other heads, all with the expression, camera and neck pose of the second shot.
     """
 
     source: Pictures
@@ -106,36 +106,36 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class SceneOf:
-    """Head `head` of a group is photographed as a scene: driven by itself, and by another head."""
+class SceneSpec:
+    """The scene of head `head` of a group: it is driven by itself, and by another head."""
 
     group: Group
     head: int
     seed: int
     model: ModelConfig
 
-    def take(self) -> Scene:
-        """Photograph it, and those that drive it."""
+    def render(self) -> Scene:
+        """Render the head, and those that drive it."""
         sitter, model = Sitter.of(self.group.seed, self.head), self.model
         others = [Sitter.of(driving_seed(self.group.seed), self.head + number) for number in range(CROWD)]
-        (source, source_camera), (own, own_camera), (face, camera) = (
-            unseen(self.group.seed, self.head, _PURPOSES * self.seed + purpose) for purpose in (_SOURCE, _OWN, _OTHER)
+        (source, source_camera), (self_face, self_camera), (face, camera) = (
+            unseen(self.group.seed, self.head, _PURPOSES * self.seed + purpose) for purpose in (_SOURCE, _SELF, _CROSS)
         )
-        itself = sitter.photograph(own, own_camera, model)
+        itself = sitter.photograph(self_face, self_camera, model)
         driven = sitter.photograph(face, camera, model)
         crowd = tuple(replace(o.photograph(face, camera, model, necks=False), neck=driven.neck) for o in others)
         views = [turned(fixed_camera(), math.radians(yaw), 0.0) for yaw in VIEW_YAWS_DEG]
-        seen = tuple(sitter.photograph(face, view, model, necks=False) for view in views)
+        from_sides = tuple(sitter.photograph(face, view, model, necks=False) for view in views)
         return Scene(
             sitter.photograph(source, source_camera, model, necks=False),
-            (Shot(itself, {SELF: (itself,)}), Shot(crowd[0], {CROSS: (driven,), NEW_VIEWS: seen})),
+            (Shot(itself, {SELF: (itself,)}), Shot(crowd[0], {CROSS: (driven,), NEW_VIEWS: from_sides})),
             crowd,
         )
 
 
 @dataclass(frozen=True)
-class ProbeOf:
-    """Head `head` of a group is photographed as a probe of its axes, before its own camera; another head drives."""
+class ProbeSpec:
+    """The probe of head `head` of a group: its response to each axis, driven by another head before one camera."""
 
     group: Group
     head: int
@@ -143,8 +143,8 @@ class ProbeOf:
     model: ModelConfig
     axes: tuple[str, ...]
 
-    def take(self) -> Probe:
-        """Photograph it, up to 31 pictures."""
+    def render(self) -> Probe:
+        """Render the probe, up to 31 pictures."""
         sitter = Sitter.of(self.group.seed, self.head)
         other = Sitter.of(driving_seed(self.group.seed), self.head)
         face, camera = unseen(self.group.seed, self.head, _PURPOSES * self.seed + _SOURCE)
@@ -156,35 +156,35 @@ class ProbeOf:
 
 @dataclass(frozen=True)
 class Sitter:
-    """One head in its light."""
+    """A head in its light."""
 
     identity: Identity
     light: Light
 
     @classmethod
     def of(cls, seed: int, head: int) -> Sitter:
-        """Head `head` of a population."""
+        """Return head `head` of a population."""
         identity, light = population(seed, head + 1)
         return cls(identity.take([head]), light.take([head]))
 
     def photograph(self, face: Expression, camera: Camera, model: ModelConfig, necks: bool = True) -> Pictures:
-        """A picture of it."""
+        """Take a picture of the head."""
         return photograph(renderer(), self.identity, face, self.light, camera, model, necks=necks)
 
 
 @lru_cache(maxsize=1)
 def renderer() -> HeadRenderer:
-    """The renderer of this process."""
+    """Return the renderer of this process."""
     return HeadRenderer()
 
 
 def driving_seed(seed: int) -> int:
-    """The population that drives the heads of a population."""
+    """Return the seed of the population that drives the heads of a population."""
     return _seed(seed + _DRIVING)
 
 
 def unseen(seed: int, head: int, purpose: int = 0) -> tuple[Expression, Camera]:
-    """An expression and a camera near the front, for head `head` of a population, that no training saw."""
+    """Return an expression and a camera near the front that no training saw, for head `head` of a population."""
     seed, row = _seed(seed + _UNSEEN + purpose), torch.tensor([head])
     return expressions(seed, head + 1, 1).take(row), filming_cameras(seed, head + 1).take(row)
 

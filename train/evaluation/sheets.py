@@ -1,4 +1,4 @@
-"""Sheets of pictures: what was asked, what came, what should have come. Pictures are shown pixel by pixel."""
+"""Sheets show driving pictures, results and truths beside each other, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from triportrait.train.data.scenes import to_pictures
+from triportrait.train.data.scenes import to_uint8
 from triportrait.train.evaluation.measure import AxesRow, GroupResult
 from triportrait.train.evaluation.protocol import VIEW_YAWS_DEG
 
-SHOWN_AXES = ("jaw", "smile", "pucker", "blink", "brow left", "gaze x")
+AXES_ON_SHEET = ("jaw", "smile", "pucker", "blink", "brow left", "gaze x")
 SHOWN_SIDE_PX = 128  # smaller pictures are shown at twice their size
 _PAPER, _INK, _FAINT = (255, 255, 255), (30, 34, 40), (120, 126, 134)
 _GAP, _LINE, _MARGIN = 4, 22, 12
@@ -23,7 +23,7 @@ Row = tuple[str, Sequence[Tensor | None]]  # a label at the left, pictures [1, 3
 
 
 def write_pictures_sheet(path: Path, results: Sequence[GroupResult]) -> None:
-    """Some heads of each group: source, driving picture, then result and truth from three sides, as PNG."""
+    """Write some heads of each group as PNG: source, driving picture, then result and truth from three sides."""
     sides = ["", *(f" {yaw:+.0f}°" for yaw in VIEW_YAWS_DEG)]
     columns = ["source", "driving", *(f"{what}{side}" for side in sides for what in ("result", "truth"))]
     blocks = []
@@ -37,8 +37,8 @@ def write_pictures_sheet(path: Path, results: Sequence[GroupResult]) -> None:
 
 
 def write_axes_sheet(path: Path, results: Sequence[GroupResult]) -> None:
-    """Some heads of each group at rest and along some axes: what drives, what comes, what should, as PNG."""
-    axes = [axis for axis in SHOWN_AXES if axis in next(iter(results)).axes[0].truths]
+    """Write some heads of each group as PNG, at rest and along some axes: driving pictures, results, truths."""
+    axes = [axis for axis in AXES_ON_SHEET if axis in next(iter(results)).axes[0].truths]
     blocks = []
     for result in results:
         for number, row in enumerate(result.axes):
@@ -89,5 +89,5 @@ def _write(path: Path, columns: list[str], blocks: Sequence[tuple[str, list[Row]
 
 
 def _tile(picture: Tensor, scale: int) -> np.ndarray:
-    """uint8 [S * scale, S * scale, 3], each pixel scale² pixels."""
-    return to_pictures(picture.detach().float().clamp(-1, 1))[0].numpy().repeat(scale, 0).repeat(scale, 1)
+    """Return uint8 [S * scale, S * scale, 3], in which each pixel is scale² pixels."""
+    return to_uint8(picture.detach().float().clamp(-1, 1))[0].numpy().repeat(scale, 0).repeat(scale, 1)

@@ -1,4 +1,4 @@
-"""Numbers as Markdown, and the gates that weights should pass."""
+"""The numbers of a measurement become Markdown tables, and gates say what weights should reach."""
 
 from __future__ import annotations
 
@@ -27,54 +27,54 @@ _WIDTH = 110
 
 @dataclass(frozen=True)
 class Gate:
-    """Something that weights should reach; `found` is None where it could not be measured."""
+    """A threshold that weights should reach; `value` is None where it could not be measured."""
 
     name: str
-    wanted: float
-    found: float | None
+    threshold: float
+    value: float | None
     unit: str = ""
 
     @property
     def met(self) -> bool:
-        return self.found is not None and self.found >= self.wanted
+        return self.value is not None and self.value >= self.threshold
 
     def line(self) -> str:
-        """In words."""
-        found = "not measured" if self.found is None else f"{_two(self.found)}{self.unit}"
-        return f"{'met' if self.met else 'missed'}: {self.name} {found}, wanted {self.wanted:g}{self.unit} or more"
+        """Say in words whether the gate was met."""
+        value = "not measured" if self.value is None else f"{_two_digits(self.value)}{self.unit}"
+        return f"{'met' if self.met else 'missed'}: {self.name} {value}, wanted {self.threshold:g}{self.unit} or more"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {"name": self.name, "wanted": self.wanted, "found": self.found, "unit": self.unit, "met": self.met}
+        """Return the gate as JSON values."""
+        return {"name": self.name, "wanted": self.threshold, "found": self.value, "unit": self.unit, "met": self.met}
 
 
 def gates(cast: GroupResult) -> list[Gate]:
-    """What the cast should reach; the first method is ours, the others are baselines."""
+    """Return the gates of the cast; the first method is ours, the others are baselines."""
     ours = next(iter(cast.pictures.values()))
-    found = [Gate("PSNR of the cast, driven by the same head", LEAST_SELF_DB, ours[SELF]["psnr"], " dB")]
+    result = [Gate("PSNR of the cast, driven by the same head", LEAST_SELF_DB, ours[SELF]["psnr"], " dB")]
     baselines = dict(list(cast.pictures.items())[1:])
-    for name in dict.fromkeys([*baselines, STATIC]):  # one that is missing is a gate that is not passed
-        theirs = baselines[name][CROSS]["psnr face"] if name in baselines else None
-        mine = ours[CROSS]["psnr face"]
-        margin = None if mine is None or theirs is None else round(mine - theirs, 4)
-        found.append(
+    ours_db = ours[CROSS]["psnr face"]
+    for name in dict.fromkeys([*baselines, STATIC]):  # a baseline that is missing is a gate that is not met
+        baseline_db = baselines[name][CROSS]["psnr face"] if name in baselines else None
+        margin = None if ours_db is None or baseline_db is None else round(ours_db - baseline_db, 4)
+        result.append(
             Gate(f"PSNR inside the face, driven by another head, over {name!r}", LEAST_MARGIN_DB, margin, " dB")
         )
     for axis in GATED_AXES:
         for who in (SAME_HEAD, ANOTHER_HEAD):
             answer = cast.response[who].get(axis, {})
             for key, least in (("correlation", LEAST_CORRELATION), ("gain", LEAST_GAIN)):
-                found.append(Gate(f"{key} of {axis}, driven by {who_drives(who)}", least, answer.get(key)))
-    return found
+                result.append(Gate(f"{key} of {axis}, driven by {who_drives(who)}", least, answer.get(key)))
+    return result
 
 
 def who_drives(who: str) -> str:
-    """Who, with its article."""
+    """Return who drives, with its article."""
     return f"the {who}" if who == SAME_HEAD else who
 
 
 def markdown(results: Sequence[GroupResult], notes: Sequence[str]) -> str:
-    """All tables."""
+    """Write all tables and notes as Markdown."""
     parts = [_pictures(result) for result in results] + [_responses(results), *(fill(note, _WIDTH) for note in notes)]
     return "\n\n".join(parts) + "\n"
 
@@ -88,11 +88,11 @@ def _pictures(result: GroupResult) -> str:
             cells = [_cell(metric, cases[case][metric]) for metric in HEADINGS]
             rows.append([_CASE_NAMES[case] if number == 0 else "", name, *cells])
     heads = f"{group.count} head{'s' * (group.count != 1)}"
-    agreed = next(iter(result.agreement.values()))
-    said = "not measured" if agreed is None else f"{agreed:.2f} dB"
+    agreement_db = next(iter(result.agreement.values()))
+    agreement = "not measured" if agreement_db is None else f"{agreement_db:.2f} dB"
     return (
         f"**{group.name}**, {heads} of seed {group.seed}\n\n{_grid(head, rows, 2)}\n\n"
-        f"Agreement, driven by {CROWD} heads that make the same face: {said}"
+        f"Agreement, driven by {CROWD} heads that make the same face: {agreement}"
     )
 
 
@@ -104,7 +104,7 @@ def _cell(metric: str, value: float | None) -> str:
     return f"{value:.2f}" if metric.startswith("psnr") else f"{value:.3f}"
 
 
-def _two(value: float) -> str:
+def _two_digits(value: float) -> str:
     return f"{round(value, 2) + 0.0:.2f}"  # no -0.00
 
 
@@ -114,21 +114,18 @@ def _responses(results: Sequence[GroupResult]) -> str:
     rows = []
     for axis in results[0].response[SAME_HEAD]:
         answers = [result.response[who][axis] for result, who in keys]
-        rows.append([axis, *(f"{_two(a['correlation'])} / {_two(a['gain'])}" for a in answers)])
+        rows.append([axis, *(f"{_two_digits(a['correlation'])} / {_two_digits(a['gain'])}" for a in answers)])
     title = "**Answer to each axis**, correlation / gain inside the face, by who drives"
     return f"{title}\n\n{_grid(head, rows, 1)}"
 
 
 def _grid(head: list[str], rows: list[list[str]], words: int) -> str:
-    """A Markdown table whose columns line up; the first `words` columns are text, the others numbers."""
+    """Write a Markdown table whose columns line up; the first `words` columns are text, the others numbers."""
     widths = [max(3, *(len(row[i]) for row in [head, *rows])) for i in range(len(head))]
-    lines = [
-        "| " + " | ".join(_padded(cell, widths[i], i < words) for i, cell in enumerate(row)) + " |"
+    padded = [
+        [cell.ljust(widths[i]) if i < words else cell.rjust(widths[i]) for i, cell in enumerate(row)]
         for row in [head, *rows]
     ]
+    lines = ["| " + " | ".join(cells) + " |" for cells in padded]
     rule = "| " + " | ".join("-" * w if i < words else "-" * (w - 1) + ":" for i, w in enumerate(widths)) + " |"
     return "\n".join([lines[0], rule, *lines[1:]])
-
-
-def _padded(cell: str, width: int, left: bool) -> str:
-    return cell.ljust(width) if left else cell.rjust(width)

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from triportrait.train.ablations import RANDOM, check_beside_row
-from triportrait.train.cameras import THETA_P, ThetaP
 from triportrait.train.config import ReenactConfig
+from triportrait.train.data.cameras import THETA_P, ThetaP
 from triportrait.train.table3 import RowName
 
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
@@ -23,13 +23,14 @@ OptionalStr = Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavio
 
 @dataclass(frozen=True)
 class ColumnOptions:
-    """What a row of Table 3 consists of, one by one; the preset's or the row's by default."""
+    """The columns of Table 3 as options; by default they are the preset's or the row's."""
 
     ablation: Annotated[RowName | None, tyro.conf.arg(metavar="ROW", help_behavior_hint="")] = None
     """A row of the paper's Table 3, A to L. Options that say something else than the row (--init, --real-driving,
-    --real-target, --motion-kind, --teacher) are refused; numbers (--images, --clips, --motion-rate-factor, ...) win."""
+    --real-target, --motion-kind, --teacher) are refused; numbers (--images, --clips, --motion-lr-factor, ...) win."""
     init: OptionalStr = None
-    """What stage 2 begins as: `random`, or the weights folder of a static synthesizer; that of --static by default."""
+    """Initial weights of stage 2: `random`, or the weights folder of a static synthesizer; that of --static by
+    default."""
     teacher: OptionalStr = None
     """Weights folder of a reenactment network that draws pseudo views in the place of --static (Portrait4D, row G)."""
     motion_kind: Annotated[
@@ -42,7 +43,7 @@ class ColumnOptions:
     """Share of targets that are the real frame, not a pseudo view from θ_q; 1: no pseudo view q."""
     clips: OptionalInt = None
     """Clips or heads of the data, the first ones, that are seen; 0: all."""
-    motion_rate_factor: OptionalFloat = None
+    motion_lr_factor: OptionalFloat = None
     """Learning rate of the layers that read motion, over that of the others."""
     theta_p: Annotated[ThetaP | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
     """Cameras θ_p: paper (yaw up to 0.78) or near-front (up to 0.5), which the preset tiny takes."""
@@ -65,8 +66,8 @@ class ColumnOptions:
             changes["teacher"] = "dynamic"
         if self.theta_p is not None:
             changes["camera_p"] = THETA_P[self.theta_p]
-        if self.motion_rate_factor is not None:
-            changes["optimizer"] = dataclasses.replace(stage.optimizer, motion_factor=self.motion_rate_factor)
+        if self.motion_lr_factor is not None:
+            changes["optimizer"] = dataclasses.replace(stage.optimizer, motion_lr_factor=self.motion_lr_factor)
         return changes
 
     @property

@@ -21,7 +21,7 @@ from triportrait.train.captions import framed
 from triportrait.train.data.clips import write_video
 from triportrait.train.data.folders import check_file, whole_file
 from triportrait.train.demo import FPS, Character, characters, tiles
-from triportrait.train.weights import Trained, open_trained
+from triportrait.train.runs.weights import Trained, open_trained
 
 GIVEN = "given: landmarks and the neck's mesh; read off the pictures: all else"
 

@@ -1,9 +1,10 @@
-"""`triportrait evaluate WEIGHTS`: trained weights measured where the truth is known, as a table and sheets."""
+"""`triportrait evaluate WEIGHTS` measures trained weights where the truth is known, and writes tables and sheets."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,19 +14,20 @@ from typing import Annotated, Any
 import tyro
 
 from triportrait.core.checksum import sha256
-from triportrait.core.sentences import say
 from triportrait.train.data.folders import whole_folder
-from triportrait.train.evaluation.measure import GroupResult, measure, parts
-from triportrait.train.evaluation.methods import COPY, KEPT, STATIC, WeightsAndBaselines
+from triportrait.train.evaluation.measure import GroupResult, measure, tasks
+from triportrait.train.evaluation.methods import COPY, SOURCE_EXPRESSION, STATIC, WeightsAndBaselines
 from triportrait.train.evaluation.protocol import Plan, groups
 from triportrait.train.evaluation.sheets import write_axes_sheet, write_pictures_sheet
 from triportrait.train.evaluation.table import Gate, gates, markdown
-from triportrait.train.weights import Trained, open_trained
+from triportrait.train.runs.weights import Trained, open_trained
+
+logger = logging.getLogger(__name__)
 
 KIND = "triportrait evaluation"
 NOTES = (
-    f"`{COPY}`: the source picture, whatever drives. `{KEPT}`: the same network with the motion of the source, so "
-    "that only the neck follows.",
+    f"`{COPY}`: the source picture, whatever drives. `{SOURCE_EXPRESSION}`: the same network with the motion of the "
+    "source, so that only the neck follows.",
     "Driven by a picture of itself (self) or of another head (cross, new views), all from near the front. Motion is "
     "read by the motion encoder with the picture's true landmarks; neck pose and truth come from the generator. PSNR "
     "in dB on [0, 1], per picture, then the mean; the face is skin, eyes, brows and mouth of the truth. Sharpness: the "
@@ -45,17 +47,17 @@ class Evaluate:
     out: Path = Path("evaluation")
     """The folder to make: table.md, metrics.json, sheet.png, axes.png."""
     static: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
-    """Weights of the static synthesizer (RUN/static of a training), for a row of their own."""
+    """Weights of the static synthesizer (RUN/static of a training), which is measured as a baseline."""
     heads: int = 24
-    """How many heads of the cast, and how many others."""
+    """How many heads of the cast are measured, and how many that no training saw."""
     axes_heads: int = 8
-    """Of these, how many answer to each axis (jaw, smile, blink, ...)."""
+    """How many of them have their response to each axis measured (jaw, smile, blink, ...)."""
     seed: int = 0
-    """Which expressions, poses and cameras."""
+    """Decides expressions, poses and cameras."""
     cast_seed: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    """The seed of the heads that the weights were trained on, where their card does not say."""
+    """The seed of the heads that the weights were trained on, where their card does not hold it."""
     cast_count: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    """How many heads these are."""
+    """How many heads the weights were trained on."""
     overwrite: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Replace the folder if it holds an evaluation."""
 
@@ -74,33 +76,36 @@ class Evaluate:
         }
         with whole_folder(self.out, self.overwrite, KIND, settings) as folder:
             results = _measured(trained, candidates, plan)
-            passed = gates(results[0])
+            gates_of_cast = gates(results[0])
             table = markdown(results, NOTES if self.static is None else (NOTES[0], STATIC_NOTE, NOTES[1]))
             (folder / "table.md").write_text(table, encoding="utf-8")
-            numbers = _numbers(trained, plan, results, passed)
+            numbers = _numbers(trained, plan, results, gates_of_cast)
             (folder / "metrics.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
             write_pictures_sheet(folder / "sheet.png", results)
             write_axes_sheet(folder / "axes.png", results)
         print(table)
-        for gate in passed:
+        for gate in gates_of_cast:
             print(gate.line())
-        say(f"{self.out}: table.md, metrics.json, sheet.png, axes.png")
+        logger.info("%s: table.md, metrics.json, sheet.png, axes.png", self.out)
 
 
 def _measured(trained: Trained, candidates: WeightsAndBaselines, plan: Plan) -> list[GroupResult]:
     from tqdm import tqdm
 
-    work = parts(groups(trained.cast, plan), candidates, plan, trained.model)
-    with tqdm(total=len(work), unit="part", desc="evaluate", file=sys.stderr, disable=None) as bar:
+    work = tasks(groups(trained.cast, plan), candidates, plan, trained.model)
+    hidden = None if logger.isEnabledFor(logging.INFO) else True  # None hides it where stderr is no terminal
+    with tqdm(total=len(work), unit="part", desc="evaluate", file=sys.stderr, disable=hidden) as bar:
         return measure(work, bar.update)
 
 
-def _numbers(trained: Trained, plan: Plan, results: Sequence[GroupResult], passed: Sequence[Gate]) -> dict[str, Any]:
+def _numbers(
+    trained: Trained, plan: Plan, results: Sequence[GroupResult], cast_gates: Sequence[Gate]
+) -> dict[str, Any]:
     return {
         "provenance": trained.provenance,
         "sha256": {path.name: sha256(path) for path in sorted(trained.folder.glob("*.safetensors"))},
         "cast": dataclasses.asdict(trained.cast),
         "protocol": dataclasses.asdict(plan),
         "groups": [result.numbers() for result in results],
-        "gates": [gate.to_dict() for gate in passed],
+        "gates": [gate.to_dict() for gate in cast_gates],
     }

@@ -1,8 +1,7 @@
-"""`triportrait train export|report|replay`: what a run leaves."""
+"""`triportrait train export|replay`: weights and a diagnosis of a run."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,12 +9,10 @@ from typing import Annotated, Literal
 import tyro
 
 from triportrait.core.errors import InputError
-from triportrait.core.sentences import say
-from triportrait.train.engines.ranks import joined
+from triportrait.train.engines.ranks import process_group
 from triportrait.train.jobs.columns import OptionalStr
 from triportrait.train.replay import replay
 from triportrait.train.runs.export import export
-from triportrait.train.runs.report import write_report
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class Export:
     out: tyro.conf.Positional[Path]
     """The weights folder to make."""
     half: bool = False
-    """In half precision."""
+    """Write half precision."""
     flame: OptionalStr = None
     """Weights folder with FLAME's tables, for a run of tracked faces that kept none."""
     overwrite: bool = False
@@ -36,22 +33,7 @@ class Export:
     def run(self) -> None:
         """Check everything, then write."""
 
-        def warn(line: str) -> None:
-            say(f"warning: {line}")
-
-        say(str(export(self.checkpoint, self.out, self.half, self.overwrite, self.flame, warn)), sys.stdout)
-
-
-@dataclass(frozen=True)
-class Report:
-    """Write a run's curves and grids into one HTML page, which needs no network."""
-
-    run_folder: tyro.conf.Positional[Path]
-    """A run, finished or not."""
-
-    def run(self) -> None:
-        """Write RUN/report.html."""
-        say(str(write_report(self.run_folder)), sys.stdout)
+        print(export(self.checkpoint, self.out, self.half, self.overwrite, self.flame))
 
 
 @dataclass(frozen=True)
@@ -61,13 +43,11 @@ class Replay:
     run_folder: tyro.conf.Positional[Path]
     """A run that ended as its loss was not finite."""
     precision: Annotated[Literal["fp32", "bf16"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
-    """Of the networks; the run's by default."""
+    """Precision of the networks; the run's by default."""
 
     def run(self) -> None:
         """Print the terms; bad input where one is not finite again."""
-        with joined() as ranks:
+        with process_group() as ranks:
             again = replay(self.run_folder, self.precision, ranks.device, print)
         if again:
-            raise InputError(
-                f"{self.run_folder}: not finite again: {again}; mend that, or try another --seed or --rate"
-            )
+            raise InputError(f"{self.run_folder}: not finite again: {again}; mend that, or try another --seed or --lr")

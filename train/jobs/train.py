@@ -1,23 +1,30 @@
-"""`triportrait train tiny|overfit|stage1|stage2|export|report|replay`: trainings, and what they leave."""
+"""`triportrait train tiny|overfit|stage1|stage2|export|replay`: trainings, and what they leave."""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
 from triportrait.core.errors import InputError
-from triportrait.core.sentences import say
 from triportrait.train.ablations import ablated, differences, with_motion
-from triportrait.train.begin import Begin
-from triportrait.train.cameras import SET_CAMERAS, Habit
-from triportrait.train.config import StageConfig, TrainConfig
-from triportrait.train.engines.ranks import Elsewhere, Ranks, joined, launcher, one_voice, told_ranks
+from triportrait.train.all_stages import AllStages
+from triportrait.train.config import STAGES, StageConfig, StageName, TrainConfig
+from triportrait.train.data.cameras import SET_CAMERAS, CameraPreset
+from triportrait.train.engines.make import Engines
+from triportrait.train.engines.ranks import (
+    RaisedElsewhere,
+    Ranks,
+    launched_ranks,
+    launcher,
+    one_error_message,
+    process_group,
+)
 from triportrait.train.engines.zero import ZeroConfig
 from triportrait.train.jobs.columns import (
     ColumnOptions,
@@ -27,25 +34,26 @@ from triportrait.train.jobs.columns import (
     OptionalPath,
     OptionalStr,
 )
-from triportrait.train.jobs.runs import Export, Replay, Report
+from triportrait.train.jobs.runs import Export, Replay
+from triportrait.train.jobs.show_schedule import shown_columns, shown_schedule, shown_views
+from triportrait.train.networks import InitFrom
+from triportrait.train.one_stage import Loading, OneStage
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
-from triportrait.train.runs.report import write_report
+from triportrait.train.run import Run
 from triportrait.train.runs.run_config import CONFIG
 from triportrait.train.runs.stopping import Stopped, stops_on_request
-from triportrait.train.schedule_chart import chart, shown_columns, shown_views
-from triportrait.train.stage_run import Loading, StageName, StageRun
-from triportrait.train.stages import Engines
-from triportrait.train.training import STAGES, Training
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _Whole:
-    """Data, stage 1, the motion encoder, stage 2, weights."""
+    """The options of a whole training: data, stage 1, the motion encoder, stage 2, weights."""
 
     out: Path
     """The folder of the run: data, log, samples, states, weights."""
     seed: int = 0
-    """Of the first weights and of every batch."""
+    """Seed of the first weights and of every batch."""
     stage1_images: OptionalInt = None
     """Images that stage 1 sees; the preset's by default."""
     motion_images: OptionalInt = None
@@ -60,11 +68,11 @@ class _Whole:
     """Stop after this stage."""
 
     def preset(self) -> str:
-        """Its name on the command line."""
+        """Return the preset's name on the command line."""
         return type(self).__name__.lower()
 
     def config(self) -> TrainConfig:
-        """The preset with what was asked for.
+        """Return the preset with what was asked for.
 
         Raises: `InputError` for numbers out of range.
         """
@@ -83,12 +91,13 @@ class _Whole:
         config = self.config()
         if self.out.exists() and not self.out.is_dir():
             raise InputError(f"{self.out}: expected a folder for the run, this is a file; name a folder")
-        print(_summary(config), file=sys.stderr)
+        for line in _summary(config).splitlines():
+            logger.info(line)
         try:
-            training = Training(config, self.out)
-            training.train(self.until, say)
+            run = Run(config, self.out, AllStages())
+            run.train(until=self.until)
             if self.until == "stage2":
-                say(str(training.export(self.command())), sys.stdout)
+                print(run.export(self.command()))
         except FloatingPointError as error:
             raise InputError(
                 f"{self.out}: training diverged, {error}; begin again in another folder with another --seed"
@@ -96,12 +105,11 @@ class _Whole:
         except OSError as error:
             raise _disk(self.out, error) from error
         except KeyboardInterrupt:
-            print(file=sys.stderr)
-            say(f"{self.out}: the same command goes on from the last saved state")
+            logger.info("%s: the same command goes on from the last saved state", self.out)
             raise
 
     def command(self) -> str:
-        """The command line that makes the same run, without the paths of this machine."""
+        """Return the command line that makes the same run, without the paths of this machine."""
         words = ["triportrait", "train", self.preset(), "--out", self.out.resolve().name]
         for option in ("seed", "stage1_images", "motion_images", "stage2_images", "perceptual"):
             value = getattr(self, option)
@@ -122,8 +130,20 @@ class Overfit(_Whole):
 
 @dataclass(frozen=True)
 class _Single:
-    """What both stages take."""
+    """The options of both stages."""
 
+    renamed: ClassVar[dict[str, str]] = {
+        "--rate": "--lr",
+        "--adversary": "--adversarial",
+        "--adversary-from": "--adversarial-from",
+        "--features": "--eye-mouth-boost",
+        "--micros": "--micro-batches",
+        "--save-each": "--save-every",
+        "--sample-each": "--sample-every",
+        "--planes-weight": "--distill-planes",
+        "--feature-weight": "--distill-feature",
+        "--motion-rate-factor": "--motion-lr-factor",
+    }
     data: OptionalFolder = None
     """A multi-view set of `triportrait prepare heads`; stage 2 takes a clip store of `prepare clips|lmdb`, too."""
     out: OptionalFolder = None
@@ -134,24 +154,24 @@ class _Single:
     """Images to see; the preset's by default."""
     batch: OptionalInt = None
     """Images of a step, on all ranks together."""
-    micros: OptionalInt = None
+    micro_batches: OptionalInt = None
     """Micro-batches of a step, which the ranks share out; by default one for each rank."""
-    rate: OptionalFloat = None
+    lr: OptionalFloat = None
     """Learning rate of the generator."""
-    adversary: OptionalFloat = None
+    adversarial: OptionalFloat = None
     """Weight of the adversarial term; 0: no discriminator."""
-    adversary_from: OptionalInt = None
-    """Images seen before the adversary begins."""
+    adversarial_from: OptionalInt = None
+    """Images seen before the adversarial term begins."""
     front_sources: OptionalFloat = None
     """Share of sources that are the first view of a set, which --cameras tiny has near the front; 0: any view."""
-    features: OptionalFloat = None
-    """How much more eyes and mouth count than the rest of a picture, at their centres."""
+    eye_mouth_boost: OptionalFloat = None
+    """The centres of eyes and mouth count 1 + this times as much as the rest of a picture."""
     renderer_frozen_until: OptionalInt = None
     """Images seen before the renderer moves."""
     discriminator: OptionalPath = None
     """A run or a checkpoint whose discriminator this one begins as; by default it is fresh."""
     seed: int = 0
-    """Of fresh weights and of every batch."""
+    """Seed of fresh weights and of every batch."""
     weights: OptionalStr = None
     """A weights folder to begin from, or demo."""
     perceptual: Annotated[
@@ -167,75 +187,82 @@ class _Single:
     zero: OptionalInt = None
     """DeepSpeed's ZeRO stage, 0 to 3; by default 1 on several processes and plain PyTorch on one."""
     offload: bool = False
-    """Moments and their step on the CPU."""
+    """Keep the optimizer's moments on the CPU, and step there."""
     recompute: bool = False
-    """Activation checkpointing of the transformer's blocks and the renderer: less memory, more work."""
+    """Use activation checkpointing in the transformer's blocks and the renderer: less memory, more work."""
     precision: Annotated[Literal["fp32", "bf16"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
-    """fp32 or bf16, of all but volume rendering and the sums of the losses (on a GPU the discriminator has its own)."""
+    """Precision of all but volume rendering and the sums of the losses (on a GPU the discriminator has its own)."""
     not_finite: Annotated[Literal["end", "zero"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
-    """A loss or a gradient that is not finite: ends the run, or counts as 0 as published; the preset's by default."""
+    """Whether a loss or a gradient that is not finite ends the run, or counts as 0 as published; the preset's by
+    default."""
     prefetch: int = 2
     """Steps whose batches are made ahead, by a thread."""
-    save_each: OptionalInt = None
+    save_every: OptionalInt = None
     """Images between two checkpoints; the preset's by default."""
-    sample_each: OptionalInt = None
+    sample_every: OptionalInt = None
     """Images between two grids of pictures."""
     show_schedule: bool = False
-    """Draw what is on when, and train nothing."""
+    """Print what is on when, and train nothing."""
     resume: Literal["auto", "never"] = "auto"
     """auto: a run that is there goes on from its newest whole checkpoint; never: it is refused."""
     allow_change: bool = False
     """Go on with other numbers than the run was begun with."""
 
-    def begin(self) -> Begin:
-        """What the stage begins from."""
-        return Begin(self.weights, vgg=self.vgg, identity=self.identity, discriminator=self.discriminator)
+    def init_from(self) -> InitFrom:
+        """Return the weights that the stage begins from."""
+        return InitFrom(self.weights, vgg=self.vgg, identity=self.identity, discriminator=self.discriminator)
 
     def loading(self) -> Loading:
-        """How data is read. Raises: `InputError` for numbers out of range."""
+        """Return how data is read. Raises: `InputError` for numbers out of range."""
         return Loading(self.prefetch)
 
     def loss_weights(self) -> dict[str, float | None]:
         """Weights of terms by their name; None: the preset's."""
-        return {"adversary": self.adversary, "identity": self.identity_weight, "features": self.features}
+        return {
+            "adversarial": self.adversarial,
+            "identity": self.identity_weight,
+            "eye_mouth_boost": self.eye_mouth_boost,
+        }
 
     def stage(self) -> StageName:
-        """Its name."""
+        """Return the name of the stage."""
         return "stage1" if isinstance(self, Stage1) else "stage2"
 
     def start_config(self) -> TrainConfig:
-        """What the other options change."""
+        """Return the config that the other options change."""
         return STAGE_PRESETS[self.preset]()
 
-    def told(self, config: TrainConfig) -> str:
-        """What the stage is, in lines for the user; empty where its options say all."""
+    def description(self, config: TrainConfig) -> str:
+        """Return the stage in lines for the user; empty where its options say all."""
         return ""
 
     def config(self, ranks: Ranks) -> TrainConfig:
-        """The preset with what was asked for.
+        """Return the preset with what was asked for.
 
         Raises: `InputError` for numbers out of range.
         """
         config = self.start_config()
         stage: StageConfig = getattr(config, self.stage())
-        changes: dict[str, Any] = {"micros": max(stage.micros, ranks.size) if self.micros is None else self.micros}
+        changes: dict[str, Any] = {
+            "micro_batches": max(stage.micro_batches, ranks.size) if self.micro_batches is None else self.micro_batches
+        }
         for name in ("images", "batch", "front_sources"):
             if (value := getattr(self, name)) is not None:
                 changes[name] = value
-        if self.rate is not None:
-            changes["optimizer"] = dataclasses.replace(stage.optimizer, rate=self.rate)
+        if self.lr is not None:
+            changes["optimizer"] = dataclasses.replace(stage.optimizer, lr=self.lr)
         if self.not_finite is not None:
             for name in ("optimizer", "discriminator"):
                 moved = changes.get(name, getattr(stage, name))
-                changes[name] = dataclasses.replace(moved, clean=self.not_finite == "zero")
-        moments = {name: getattr(self, name) for name in ("adversary_from", "renderer_frozen_until")}
+                changes[name] = dataclasses.replace(moved, zero_nan_grads=self.not_finite == "zero")
+        begins = {name: getattr(self, name) for name in ("adversarial_from", "renderer_frozen_until")}
         changes["schedule"] = dataclasses.replace(
-            stage.schedule, **{name: value for name, value in moments.items() if value is not None}
+            stage.schedule, **{name: value for name, value in begins.items() if value is not None}
         )
         weights = {name: value for name, value in self.loss_weights().items() if value is not None}
         changes["losses"] = dataclasses.replace(stage.losses, **weights)
-        asked = {name: getattr(self, name) for name in ("seed", "precision", "save_each", "sample_each")}
-        whole: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+        given = {name: getattr(self, name) for name in ("seed", "precision", "save_every", "sample_every")}
+        whole: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if self.perceptual is not None:
             whole["perceptual"] = self.perceptual
         whole[self.stage()] = dataclasses.replace(stage, **changes)
@@ -245,62 +272,54 @@ class _Single:
         """Check everything, then train on this process and the others that were launched with it."""
         if self.show_schedule:
             config = self.config(Ranks())
-            own: StageConfig = getattr(config, self.stage())
-            factor = own.optimizer.motion_factor if self.stage() == "stage2" else 1.0
-            drawn = chart(self.stage(), own, config.model.render.neural_size, factor)
-            print(f"{self.told(config) or shown_views(self.stage(), config)}\n{drawn}")
+            stage: StageConfig = getattr(config, self.stage())
+            factor = stage.optimizer.motion_lr_factor if self.stage() == "stage2" else 1.0
+            schedule = shown_schedule(self.stage(), stage, config.model.render.neural_size, factor)
+            print(f"{self.description(config) or shown_views(self.stage(), config)}\n{schedule}")
             return
-        with one_voice():
+        with one_error_message():
             self._train()
 
     def _train(self) -> None:
         zero = self._checked()
         assert self.data is not None and self.out is not None
-        with joined(always=zero is not None) as ranks, stops_on_request(launcher()) as stopper:
+        with process_group(always=zero is not None) as ranks, stops_on_request(launcher()) as stopper:
             try:
-                with ranks.together():
+                with ranks.raise_on_all_ranks():
                     config = self.config(ranks)
-                    for line in self.told(config).splitlines() if ranks.first else ():
-                        say(line)
+                    for line in self.description(config).splitlines() if ranks.first else ():
+                        logger.info(line)
                     zero = ZeroConfig(1) if zero is None and ranks.size > 1 else zero
-                    run = StageRun(
-                        self.stage(),
-                        config,
-                        self.out,
-                        self.data,
-                        self.begin(),
-                        Engines(ranks, zero, self.recompute),
-                        self.allow_change,
-                        self.loading(),
-                    )
+                    inputs = OneStage(self.stage(), self.data, self.init_from(), self.loading())
+                    run = Run(config, self.out, inputs, Engines(ranks, zero, self.recompute), self.allow_change)
                 run.train(stopper)
             except FloatingPointError as error:
                 sentence = (
                     f"{self.out}: training diverged, {error}; `triportrait train replay {self.out}` says where; go on "
                     "without such gradients by --not-finite zero --allow-change, or begin again with another --seed or "
-                    "--rate"
+                    "--lr"
                 )
-                raise (InputError if ranks.first else Elsewhere)(sentence) from error
+                raise (InputError if ranks.first else RaisedElsewhere)(sentence) from error
             except OSError as error:
                 raise _disk(self.out, error) from error
             except Stopped as stopped:
                 if ranks.first:
-                    say(str(stopped))
+                    logger.info(str(stopped))
                 return
             if ranks.first:
-                say(str(write_report(self.out)), sys.stdout)
+                print(self.out)
 
     def _checked(self) -> ZeroConfig | None:
-        """How DeepSpeed is asked for, after a look at what needs no other process.
+        """Check what needs no other process; returns how DeepSpeed shares the work, or None for plain PyTorch.
 
         Raises: `InputError`, of all processes that were launched on the first: all look at the same.
         """
         try:
             if self.data is None or self.out is None:
-                lacking = [name for name in ("data", "out") if getattr(self, name) is None]
-                are = "is" if len(lacking) == 1 else "are"
+                missing = [name for name in ("data", "out") if getattr(self, name) is None]
+                are = "is" if len(missing) == 1 else "are"
                 raise InputError(
-                    f"train: --{' and --'.join(lacking)} {are} missing; `triportrait train --help` lists the options"
+                    f"train: --{' and --'.join(missing)} {are} missing; `triportrait train --help` lists the options"
                 )
             if self.out.exists() and not self.out.is_dir():
                 raise InputError(f"{self.out}: expected a folder for the run, this is a file; name a folder")
@@ -311,7 +330,7 @@ class _Single:
             stage = 1 if self.zero is None and self.offload else self.zero
             return None if stage is None else ZeroConfig(stage, self.offload)
         except InputError as error:
-            raise error if told_ranks()[0] == 0 else Elsewhere(str(error)) from error
+            raise error if launched_ranks()[0] == 0 else RaisedElsewhere(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -320,32 +339,32 @@ class Stage1(_Single):
 
     teacher: OptionalStr = None
     """Weights folder of a frozen static synthesizer whose planes and feature images teach this one."""
-    planes_weight: OptionalFloat = None
-    """Weight of the teacher's planes at sampled points; 0: they need no teacher."""
-    feature_weight: OptionalFloat = None
+    distill_planes: OptionalFloat = None
+    """Weight of the teacher's planes at sampled points (L_T); 0: no teacher is needed for them."""
+    distill_feature: OptionalFloat = None
     """Weight of the teacher's feature images."""
-    cameras: Annotated[Habit | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
-    """From where the set was made to be seen (`prepare heads --cameras`): tiny, paper, published; the preset's by
-    default. A set that was seen from elsewhere is refused."""
+    cameras: Annotated[CameraPreset | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    """Cameras that the set was made with (`prepare heads --cameras`): tiny, paper, published; the preset's by default.
+    A set that is seen from elsewhere is refused."""
 
     def start_config(self) -> TrainConfig:
-        """What the other options change."""
+        """Return the config that the other options change."""
         config = super().start_config()
         if self.cameras is None:
             return config
         cast = dataclasses.replace(config.cast, cameras=SET_CAMERAS[self.cameras])
         first = dataclasses.replace(config.stage1, front_sources=self.front_sources or 0.0)
-        own: dict[str, Any] = {} if cast.cameras.first_filmed else {"stage1": first}
+        stages: dict[str, Any] = {} if cast.cameras.first_filmed else {"stage1": first}
         idle = {name: dataclasses.replace(getattr(config, name), front_sources=0.0) for name in ("motion", "stage2")}
-        return dataclasses.replace(config, cast=cast, **own, **idle)
+        return dataclasses.replace(config, cast=cast, **stages, **idle)
 
-    def begin(self) -> Begin:
-        """What the stage begins from."""
-        return dataclasses.replace(super().begin(), teacher=self.teacher)
+    def init_from(self) -> InitFrom:
+        """Return the weights that the stage begins from."""
+        return dataclasses.replace(super().init_from(), teacher=self.teacher)
 
     def loss_weights(self) -> dict[str, float | None]:
         """Weights of terms by their name; None: the preset's."""
-        return super().loss_weights() | {"planes": self.planes_weight, "feature": self.feature_weight}
+        return super().loss_weights() | {"distill_planes": self.distill_planes, "distill_feature": self.distill_feature}
 
 
 @dataclass(frozen=True)
@@ -359,23 +378,23 @@ class Stage2(ColumnOptions, _Single):
     flame: OptionalStr = None
     """Weights folder with FLAME's tables, for clips of tracked faces; that of --static by default."""
     decoder: Literal["auto", "av", "dali"] = "auto"
-    """Of clips; auto is DALI on a GPU where it is installed, else PyAV."""
+    """Decoder of clips; auto is DALI on a GPU where it is installed, else PyAV."""
     most_skipped: float = 0.05
     """Share of the clips that may be left out as damaged before training stops."""
 
-    def begin(self) -> Begin:
-        """What the stage begins from."""
+    def init_from(self) -> InitFrom:
+        """Return the weights that the stage begins from."""
         return dataclasses.replace(
-            super().begin(), static=self.static, motion=self.motion, flame=self.flame, teacher=self.teacher,
+            super().init_from(), static=self.static, motion=self.motion, flame=self.flame, teacher=self.teacher,
             init=self.init_folder,
         )  # fmt: skip
 
     def loading(self) -> Loading:
-        """How data is read. Raises: `InputError` for numbers out of range."""
+        """Return how data is read. Raises: `InputError` for numbers out of range."""
         return Loading(self.prefetch, self.decoder, self.most_skipped)
 
     def start_config(self) -> TrainConfig:
-        """The preset or the row of the ablations, and the columns that are given one by one.
+        """Return the preset or the row of the ablations, and the columns that are given one by one.
 
         Raises: `InputError` for what contradicts the row, or two ways to begin.
         """
@@ -391,15 +410,15 @@ class Stage2(ColumnOptions, _Single):
     def _row(self, config: TrainConfig) -> TrainConfig:
         return config if self.ablation is None else ablated(config, self.ablation)
 
-    def told(self, config: TrainConfig) -> str:
-        """The columns of the paper's table; at a start only of a row that was asked for."""
+    def description(self, config: TrainConfig) -> str:
+        """Return the columns of the paper's table; at a start only those of a row that was asked for."""
         if self.ablation is None and not self.show_schedule:
             return ""
         changed = differences(self._row(super().start_config()).stage2, config.stage2) if self.ablation else []
         return shown_columns(config, self.ablation, changed)
 
 
-Train = Tiny | Overfit | Stage1 | Stage2 | Export | Report | Replay
+Train = Tiny | Overfit | Stage1 | Stage2 | Export | Replay
 
 
 def _disk(run: Path, error: OSError) -> InputError:
@@ -411,7 +430,7 @@ def _disk(run: Path, error: OSError) -> InputError:
 
 
 def _summary(config: TrainConfig) -> str:
-    """What a training is, in two lines; the whole of it is in the run's config.json."""
+    """Return what a training is, in two lines; the whole of it is in the run's config.json."""
     cast, stages = config.cast, {name: getattr(config, name).images for name in STAGES}
     return (
         f"{config.preset}: {config.model.image_size} px, seed {config.seed}, {config.precision}, {cast.count} heads x "

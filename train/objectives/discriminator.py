@@ -1,15 +1,14 @@
-"""The dual discriminator (section 4.2): picture, ray grid, correspondence map and mask, seen together, and the camera.
+"""The dual discriminator (section 4.2) sees picture, ray grid, correspondence map and mask together, and the camera.
 
 A residual network halves the stack of all four down to 4 x 4; the camera's mapping decides along which direction the
 result is read (projection). Weights are stored at unit scale and multiplied by 1 / sqrt(fan-in) when they are used.
-Its activation and filters are differentiable twice, as R1 needs.
+Activation and filters are differentiable twice, as R1 needs.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import re
 from dataclasses import dataclass
 
 import torch
@@ -21,23 +20,23 @@ from triportrait.kernels.bias_act import GAIN, LEAK, bias_leaky_relu
 from triportrait.kernels.fir import downsample_fir, smooth_fir
 
 LABEL_WIDTH = 25  # cam2world row by row, then the normalised intrinsics
-SEEN_CHANNELS = 10  # picture, ray grid, correspondence map: 3 each; mask: 1
+IN_CHANNELS = 10  # picture, ray grid, correspondence map: 3 each; mask: 1
 STD_FLOOR, MOMENT_FLOOR = 1e-8, 1e-8
 
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """Sizes of the dual discriminator.
+    """The sizes of the dual discriminator.
 
     Attributes:
         image_size: S of the pictures, a power of two from 8.
         base: channels at a side s are base / s, at most `widest`.
-        mapping_layers: after the embedding of the camera. mapping_rate: factor on their learning rate.
-        group: samples whose spread is shown to the last layers; what is left over joins a group, one alone has none.
-        half_from: blocks on sides from this one on run in bfloat16 where `half_on` says so.
-        half_on: kinds of device whose blocks do, where they multiply it themselves. The published network runs them in
-            float16 and clamps activations at 256; there the generator's gradient, of a mean over all pixels times a
-            weight of 0.01, is below the smallest number: it is zero while the discriminator is young.
+        mapping_layers: layers after the embedding of the camera. mapping_rate: factor on their learning rate.
+        group: size of the groups whose standard deviation the last layers see; left-over samples join a group.
+        half_from: blocks on sides from this one on run in bfloat16, on devices of `half_on`.
+        half_on: kinds of device that do so, where the hardware multiplies bfloat16. The published network runs these
+            blocks in float16 and clamps activations at 256; there the generator's gradient, of a mean over all pixels
+            times a weight of 0.01, is below the smallest number: it is zero while the discriminator is young.
     """
 
     image_size: int = 512
@@ -50,25 +49,25 @@ class DiscriminatorConfig:
     half_on: tuple[str, ...] = ("cuda",)
 
     def width(self, side: int) -> int:
-        """Channels at a side."""
+        """Return the channels at a side."""
         return min(self.base // side, self.widest)
 
 
-class Seen(nn.Module):
-    """What the discriminator looks at, put together to [B, 10, S, S]."""
+class InputStack(nn.Module):
+    """The four inputs of the discriminator, stacked to [B, 10, S, S]."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
 
     def forward(self, image: Tensor, raw: Tensor, uv: Tensor, mask: Tensor) -> Tensor:
-        """Image [B, 3, S, S], raw [B, 3, h, h], uv [B, 3, S, S] and mask [B, 1, h, h], all in [-1, 1]."""
+        """Stack image [B, 3, S, S], raw [B, 3, h, h], uv [B, 3, S, S] and mask [B, 1, h, h], all in [-1, 1]."""
         raw, mask = (_resized(x, self.size) for x in (raw, mask))
         return torch.cat([image, raw, uv, mask], 1)
 
 
 class Conv(nn.Module):
-    """A convolution at unit scale, after which a bias, a leaky ReLU and a gain may come; it may halve the size."""
+    """A convolution at unit scale, with an optional bias, leaky ReLU and gain after it; it may halve the size."""
 
     def __init__(
         self, in_width: int, out_width: int, kernel: int, halves: bool = False, activates: bool = True
@@ -79,7 +78,7 @@ class Conv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_width)) if activates else None
 
     def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        """[B, I, H, W] -> [B, O, H, W], or half the size; `gain` multiplies the result."""
+        """Map [B, I, H, W] to [B, O, H, W], or half the size; `gain` multiplies the result."""
         kernel = self.weight.shape[2]
         weight = (self.weight / math.sqrt(self.weight[0].numel())).to(x.dtype)
         if self.bias is None:
@@ -92,7 +91,7 @@ class Conv(nn.Module):
 
 
 class Block(nn.Module):
-    """Two convolutions and a shortcut beside them; half the size."""
+    """A residual block of two convolutions, which halves the size."""
 
     def __init__(self, in_width: int, out_width: int) -> None:
         super().__init__()
@@ -101,38 +100,39 @@ class Block(nn.Module):
         self.skip = Conv(in_width, out_width, 1, halves=True, activates=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, I, H, W] -> [B, O, H/2, W/2]."""
+        """Map [B, I, H, W] to [B, O, H/2, W/2]."""
         return self.skip(x, math.sqrt(0.5)) + self.conv1(self.conv0(x), math.sqrt(0.5))
 
 
 class Linear(nn.Module):
-    """A linear layer at unit scale; `rate` is a factor on the learning rate of weight and bias."""
+    """A linear layer at unit scale; `lr_multiplier` is a factor on the learning rate of weight and bias."""
 
-    def __init__(self, in_width: int, out_width: int, activates: bool, rate: float = 1.0) -> None:
+    def __init__(self, in_width: int, out_width: int, activates: bool, lr_multiplier: float = 1.0) -> None:
         super().__init__()
-        self.activates, self.rate = activates, rate
-        self.weight = nn.Parameter(torch.randn(out_width, in_width) / rate)
+        self.activates, self.lr_multiplier = activates, lr_multiplier
+        self.weight = nn.Parameter(torch.randn(out_width, in_width) / lr_multiplier)
         self.bias = nn.Parameter(torch.zeros(out_width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, I] -> [B, O]."""
-        x = F.linear(x, self.weight * (self.rate / math.sqrt(self.weight.shape[1])), self.bias * self.rate)
+        """Map [B, I] to [B, O]."""
+        weight = self.weight * (self.lr_multiplier / math.sqrt(self.weight.shape[1]))
+        x = F.linear(x, weight, self.bias * self.lr_multiplier)
         return F.leaky_relu(x, LEAK) * GAIN if self.activates else x
 
 
 class CameraMapping(nn.Module):
-    """The camera becomes the direction along which the discriminator reads."""
+    """The mapping of a camera to the direction along which the discriminator reads."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
         self.embed = Linear(LABEL_WIDTH, config.widest, activates=False)
         self.layers = nn.ModuleList(
-            Linear(config.widest, config.widest, activates=True, rate=config.mapping_rate)
+            Linear(config.widest, config.widest, activates=True, lr_multiplier=config.mapping_rate)
             for _ in range(config.mapping_layers)
         )
 
     def forward(self, label: Tensor) -> Tensor:
-        """[B, 25] -> [B, D]."""
+        """Map [B, 25] to [B, D]."""
         x = self.embed(label)
         x = x * (x.square().mean(1, keepdim=True) + MOMENT_FLOOR).rsqrt()
         for layer in self.layers:
@@ -141,15 +141,15 @@ class CameraMapping(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Logits: large where the four pictures look as real ones do under that camera."""
+    """The dual discriminator, whose logits are large for pictures that look real under their camera."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
         self.config = config
         sides = [config.image_size >> i for i in range(config.image_size.bit_length() - 3)]  # S ... 8
         widths = [config.width(side) for side in (*sides, 4)]
-        self.seen = Seen(config.image_size)
-        self.stem = Conv(SEEN_CHANNELS, widths[0], 1)
+        self.stack = InputStack(config.image_size)
+        self.stem = Conv(IN_CHANNELS, widths[0], 1)
         self.blocks = nn.ModuleList(Block(i, o) for i, o in itertools.pairwise(widths))
         self.mapping = CameraMapping(config)
         last = widths[-1]
@@ -158,46 +158,38 @@ class Discriminator(nn.Module):
         self.out = Linear(last, config.widest, activates=False)
 
     def forward(self, image: Tensor, raw: Tensor, uv: Tensor, mask: Tensor, label: Tensor) -> Tensor:
-        """Logits [B, 1] of pictures as in `Seen` and cameras [B, 25]."""
-        x = self.seen(image, raw, uv, mask)
+        """Return logits [B, 1] of pictures, as in `InputStack`, and cameras [B, 25]."""
+        x = self.stack(image, raw, uv, mask)
         side, halves = self.config.image_size, self._runs_half(x.device)
         for i, block in enumerate(self.blocks):
             x = x.to(torch.bfloat16 if halves and side >= self.config.half_from else torch.float32)
             if i == 0:
                 x = self.stem(x)
             x, side = block(x), side // 2
-        x = _with_spread(x.float(), self.config.group)
+        x = _append_minibatch_std(x.float(), self.config.group)
         x = self.out(self.fc(self.conv(x).flatten(1)))
         direction = self.mapping(label)
         return (x * direction).sum(1, keepdim=True) / math.sqrt(direction.shape[1])
 
     def _runs_half(self, device: torch.device) -> bool:
-        """An older GPU would have bfloat16 only in name."""
+        """Tell whether blocks run in bfloat16 on a device; an older GPU only emulates it."""
         native = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
         return device.type in self.config.half_on and native
 
 
-def label_of(camera: Camera) -> Tensor:
-    """[B, 25] a camera as the published networks read it: cam2world row by row, then the intrinsics."""
+def camera_label(camera: Camera) -> Tensor:
+    """Return cameras as the published networks read them, [B, 25]: cam2world row by row, then the intrinsics."""
     return torch.cat([camera.world_from_camera.flatten(1), camera.intrinsics.flatten(1)], 1)
-
-
-def published_name(name: str, image_size: int = 512) -> str:
-    """The published name of a tensor of ours; the published network's pictures have 512 pixels."""
-    name = re.sub(r"^stem\.", f"b{image_size}.fromrgb.", name)
-    name = re.sub(r"^blocks\.(\d+)\.", lambda match: f"b{image_size >> int(match[1])}.", name)
-    name = re.sub(r"^mapping\.layers\.(\d+)\.", r"mapping.fc\1.", name)
-    return re.sub(r"^(conv|fc|out)\.", r"b4.\1.", name)
 
 
 def _resized(x: Tensor, size: int) -> Tensor:
     return F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
-def _with_spread(x: Tensor, group: int) -> Tensor:
-    """One channel more: the spread within each group of samples, averaged over everything else.
+def _append_minibatch_std(x: Tensor, group: int) -> Tensor:
+    """Append a channel with the standard deviation within each group of samples, averaged over everything else.
 
-    Of G groups the sample i is in group i % G; where the groups do not come out even, the first ones have one more.
+    With G groups sample i is in group i % G; where B is not divisible by G, the first groups have one sample more.
     """
     B, _, H, W = x.shape
     groups = max(1, B // group)
@@ -206,5 +198,5 @@ def _with_spread(x: Tensor, group: int) -> Tensor:
         variance = torch.stack(parts)
     else:
         variance = x.unflatten(0, (-1, groups)).var(0, correction=0)
-    spread = (variance + STD_FLOOR).sqrt().mean((1, 2, 3))  # [G]
-    return torch.cat([x, spread.repeat(-(-B // groups))[:B, None, None, None].expand(-1, 1, H, W)], 1)
+    std = (variance + STD_FLOOR).sqrt().mean((1, 2, 3))  # [G]
+    return torch.cat([x, std.repeat(-(-B // groups))[:B, None, None, None].expand(-1, 1, H, W)], 1)

@@ -1,4 +1,4 @@
-"""Who is in a picture: ArcFace's small residual network on a crop that five points align (the identity loss of Eq. 2).
+"""The identity loss of Eq. 2: ArcFace's small residual network on a crop that five points align.
 
 The network keeps the published names of its tensors, so that the converted file loads as it is. Letters: B batch.
 """
@@ -44,7 +44,7 @@ class _Block(nn.Module):
 
 
 class FaceIdentity(nn.Module):
-    """Embeddings of aligned faces; frozen, and in the form that is not trained."""
+    """ArcFace's network, which embeds aligned faces; it is frozen and stays in evaluation mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,11 +55,11 @@ class FaceIdentity(nn.Module):
             self.add_module(f"layer{i}", nn.Sequential(_Block(a, b, 2), _Block(b, b, 1)))
         self.bn2 = nn.BatchNorm2d(WIDTHS[-1], NORM_FLOOR)
         self.fc = nn.Linear(WIDTHS[-1] * (CROP // 16) ** 2, EMBEDDING)
-        self.features = nn.BatchNorm1d(EMBEDDING, NORM_FLOOR)
+        self.eye_mouth_boost = nn.BatchNorm1d(EMBEDDING, NORM_FLOOR)
         self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> FaceIdentity:
-        """Stays as it is: its statistics are those of the faces it was trained on."""
+        """Stay in evaluation mode, with the statistics of the faces that the network was trained on."""
         return super().train(False)
 
     def load(self, tensors: Mapping[str, Tensor]) -> FaceIdentity:
@@ -75,24 +75,24 @@ class FaceIdentity(nn.Module):
         return self
 
     def forward(self, crop: Tensor) -> Tensor:
-        """Aligned crops [B, 3, 112, 112] in [-1, 1] -> embeddings [B, 512]."""
+        """Embed aligned crops [B, 3, 112, 112] in [-1, 1]: [B, 512]."""
         x = self.prelu(self.bn1(self.conv1(crop)))
         for i in range(1, len(WIDTHS)):
             x = self.get_submodule(f"layer{i}")(x)
-        return self.features(self.fc(self.bn2(x).flatten(1)))  # type: ignore[no-any-return]
+        return self.eye_mouth_boost(self.fc(self.bn2(x).flatten(1)))  # type: ignore[no-any-return]
 
 
 def _counters(module: nn.Module) -> dict[str, Tensor]:
-    """What norms count while they are trained; published files lack it."""
+    """Return the counters of batch norms, which published files lack."""
     return {name: value for name, value in module.state_dict().items() if name.endswith("num_batches_tracked")}
 
 
 def aligned_crop(image: Tensor, points: Tensor) -> Tensor:
-    """Crops whose five points lie on the template as nearly as a turn, a scale and a shift can bring them.
+    """Crop faces so that their five points lie on the template as nearly as a turn, a scale and a shift allow.
 
     Args:
         image: [B, 3, S, S] in [-1, 1].
-        points: [B, 5, 2] pixels, x then y, the centre of the first pixel at 0; left eye first, as they are seen.
+        points: [B, 5, 2] pixels, x then y, the centre of the first pixel at 0; the eye at the picture's left first.
 
     Returns:
         [B, 3, 112, 112] in [-1, 1]; black (0) beyond the picture. Differentiable in the image.
@@ -105,13 +105,13 @@ def aligned_crop(image: Tensor, points: Tensor) -> Tensor:
 
 
 def five_points(landmarks: Tensor) -> Tensor:
-    """Eyes, nose and the corners of the mouth [B, 5, 2] of 68 landmarks whose first pixel has its centre at 0.5."""
+    """Return eyes, nose and corners of the mouth [B, 5, 2] of 68 landmarks; their first pixel has its centre at 0.5."""
     eyes = [landmarks[:, start : start + 6].mean(1) for start in (36, 42)]
     return torch.stack([*eyes, landmarks[:, 30], landmarks[:, 48], landmarks[:, 54]], 1) - 0.5
 
 
 def _similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """turn and shift [B], complex, so that turn * source + shift is nearest to target [B, 5] in mean square."""
+    """Fit complex turn and shift [B] so that turn * source + shift is nearest to target [B, 5] in mean square."""
     middle, aim = source.mean(1, keepdim=True), target.mean(1, keepdim=True)
     away = source - middle
     turn = (away.conj() * (target - aim)).sum(1) / away.abs().square().sum(1)
@@ -119,7 +119,7 @@ def _similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _warp(image: Tensor, turn: Tensor, shift: Tensor) -> Tensor:
-    """The picture after turn * x + shift, on the crop's pixels."""
+    """Resample the picture after turn * x + shift on the crop's pixels."""
     pixel = torch.arange(CROP, device=image.device, dtype=torch.float32)
     down, across = torch.meshgrid(pixel, pixel, indexing="ij")
     at = (torch.complex(across, down) - shift[:, None, None]) / turn[:, None, None]
@@ -129,8 +129,8 @@ def _warp(image: Tensor, turn: Tensor, shift: Tensor) -> Tensor:
 
 
 def identity_loss(network: FaceIdentity, picture: Tensor, target: Tensor, points: Tensor) -> Tensor:
-    """1 - the cosine between who is in the picture and who is in the target, [B]; one crop for both."""
-    found = network(aligned_crop(picture, points))
+    """Return 1 - the cosine between the embeddings of picture and target, [B]; both are cropped alike."""
+    embedding = network(aligned_crop(picture, points))
     with torch.no_grad():
-        wanted = network(aligned_crop(target, points))
-    return 1 - F.cosine_similarity(found, wanted, dim=1)
+        target_embedding = network(aligned_crop(target, points))
+    return 1 - F.cosine_similarity(embedding, target_embedding, dim=1)

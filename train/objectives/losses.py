@@ -6,7 +6,6 @@ Letters: B batch, S side of a picture, h side of the ray grid.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from triportrait.core.motion.neck import warp_of
@@ -27,7 +26,7 @@ DENSITY_STEP = 0.008  # deviation in plane units: 0.4 % of the box
 
 
 def feature_weight(landmarks: Tensor, size: int, factor: float) -> Tensor:
-    """A map that makes eyes and mouth count more; they are under 5 % of the pixels.
+    """Return a map that makes eyes and mouth count more; they are under 5 % of the pixels.
 
     Args:
         landmarks: [B, 68, 2] pixels of a picture of side `size`, the centre of the first pixel at 0.5.
@@ -51,20 +50,20 @@ def feature_weight(landmarks: Tensor, size: int, factor: float) -> Tensor:
 
 
 def l1(picture: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean absolute difference of pictures [B, C, S, S], with a weight [B, 1, S, S] of mean 1 -> [B]."""
+    """Return the mean absolute difference of pictures [B, C, S, S], with a weight [B, 1, S, S] of mean 1 -> [B]."""
     difference = (picture - target).abs()
     return (difference if weight is None else weight * difference).mean((1, 2, 3))
 
 
 def over_black(picture: Tensor, opacity: Tensor) -> Tensor:
-    """A picture [B, C, S, S] in [-1, 1] before black, -1, by its opacity [B, 1, S, S] in [0, 1]."""
+    """Return a picture [B, C, S, S] in [-1, 1] before black, -1, by its opacity [B, 1, S, S] in [0, 1]."""
     return (picture + 1) * opacity - 1
 
 
 def layer_pairs(
     foreground: Tensor, background: Tensor, target: Tensor, opacity: Tensor
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """The third and fourth pair of the published reconstruction loss: the head alone, and what is beside it.
+    """Return the third and fourth pair of the published reconstruction loss: the head alone, and what is beside it.
 
     The head is compared with the target before black by the target's opacity o, a background b with the target where
     no head is: 2 b (1 - o) - 1 and 2 t (1 - o) - 1, t the target in [0, 1].
@@ -74,7 +73,7 @@ def layer_pairs(
         target: [B, 3, h, h] in [-1, 1]. opacity: [B, 1, h, h] of the target.
 
     Returns:
-        (found, wanted) of the head and of the background, each [B, 3, h, h] in [-1, 1].
+        (picture, truth) of the head and of the background, each [B, 3, h, h] in [-1, 1].
     """
     beside = 1 - opacity
     return (
@@ -84,25 +83,18 @@ def layer_pairs(
 
 
 def opacity_loss(opacity: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute difference of opacities [B, 1, h, h] in [0, 1] -> [B]."""
+    """Return the mean absolute difference of opacities [B, 1, h, h] in [0, 1] -> [B]."""
     return (opacity - target).abs().mean((1, 2, 3))
 
 
 def depth_loss(depth: Tensor, target: Tensor, opacity: Tensor) -> Tensor:
-    """Mean absolute difference of depths [B, 1, h, h] in scene units where the truth is opaque -> [B]."""
+    """Return the mean absolute difference of depths [B, 1, h, h] in scene units where the truth is opaque -> [B]."""
     inside = (opacity > 0.9).float()
     return ((depth - target).abs() * inside).sum((1, 2, 3)) / inside.sum((1, 2, 3)).clamp(min=1)
 
 
-def shrink(picture: Tensor, size: int) -> Tensor:
-    """[B, C, S, S] -> [B, C, size, size], the mean of what each pixel covers (the raw picture's truth)."""
-    if picture.shape[-1] == size:
-        return picture
-    return F.interpolate(picture, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
-
-
 def density_smoothness(planes: Tensor, weights: FieldWeights, rng: torch.Generator) -> Tensor:
-    """Mean absolute difference of the raw density at random points of the box and beside them, [B].
+    """Return the mean absolute difference of the raw density at random points of the box and beside them, [B].
 
     The published code scatters its points over a cube that is larger than the box, where planes hold nothing.
 
@@ -119,7 +111,7 @@ def density_smoothness(planes: Tensor, weights: FieldWeights, rng: torch.Generat
 
 
 def beside_features(landmarks: Tensor, size: int, side: int) -> Tensor:
-    """Which rays meet neither eyes nor mouth: those whose cell does not touch the box around an eye or the mouth.
+    """Return which rays meet neither eyes nor mouth: their cells touch no box around an eye or the mouth.
 
     Args:
         landmarks: [B, 68, 2] pixels of a picture of side `size`.
@@ -128,20 +120,20 @@ def beside_features(landmarks: Tensor, size: int, side: int) -> Tensor:
     Returns:
         [B, side²] bool, in reading order.
     """
-    found = torch.ones(len(landmarks), side, side, dtype=torch.bool, device=landmarks.device)
+    is_beside = torch.ones(len(landmarks), side, side, dtype=torch.bool, device=landmarks.device)
     start = torch.arange(side, device=landmarks.device)
     cells = landmarks / size * side
     for first, last in EYES_AND_MOUTH:
         low, high = cells[:, first:last].amin(1), cells[:, first:last].amax(1)  # [B, 2]
         across, down = ((start + 1 > low[:, i, None]) & (start < high[:, i, None]) for i in (0, 1))  # [B, side]
-        found &= ~(across[:, None, :] & down[:, :, None])
-    return found.flatten(1)
+        is_beside &= ~(across[:, None, :] & down[:, :, None])
+    return is_beside.flatten(1)
 
 
 def teacher_points(
     camera: Camera, neck: NeckGrid | None, rays: Tensor, box_side: float, rng: torch.Generator
 ) -> Tensor:
-    """Where L_T compares planes: points scattered along some rays of a view, between the ends of the box.
+    """Return where L_T compares planes: points scattered along some rays of a view, between the ends of the box.
 
     Args:
         camera: B cameras. neck: what undoes the neck's rotation in these views.
@@ -161,25 +153,26 @@ def teacher_points(
 
 
 def plane_loss(planes: Tensor, target: Tensor, points: Tensor) -> Tensor:
-    """L_T: mean absolute difference of the mean plane feature at points [B, P, 3] in plane units -> [B].
+    """Return L_T, the mean absolute difference of the mean plane feature at points [B, P, 3] in plane units -> [B].
 
     Args:
         planes, target: [B, 3, H, W, C], of the network and of its teacher.
     """
-    found, wanted = (sample_triplane(x.float(), points) for x in (planes, target))
-    return (found - wanted).abs().mean((1, 2))
+    feature, target_feature = (sample_triplane(x.float(), points) for x in (planes, target))
+    return (feature - target_feature).abs().mean((1, 2))
 
 
 def feature_loss(feature: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute difference of feature images [B, C, h, h] -> [B]."""
+    """Return the mean absolute difference of feature images [B, C, h, h] -> [B]."""
     return (feature - target).abs().mean((1, 2, 3))
 
 
 def closed_eye_scale(landmarks: Tensor) -> Tensor:
-    """Factor [B] on the static synthesizer's box where eyes close (reference 5.6): its lids stay open, so that its
-    pseudo views are shrunk by up to 3 % and closing lids are not taken for open ones.
+    """Return the factor [B] by which the static synthesizer's box shrinks where eyes close, as in the published code.
 
-    The published code measures the opening on FLAME's landmarks before a frontal camera, ours on those of the picture.
+    The synthesizer's lids stay open: its pseudo views are shrunk by up to 3 %, so that closing lids are not taken for
+    open ones. The published code measures the opening on FLAME's landmarks before a frontal camera, ours on those of
+    the picture.
 
     Args:
         landmarks: [B, 68, 2] pixels.

@@ -1,4 +1,4 @@
-"""LPIPS (Zhang 2018) by the `lpips` package, with VGG's weights from a file of the user's."""
+"""LPIPS (Zhang 2018) is taken from the `lpips` package, with VGG's weights from a file of the user's."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from triportrait.core.files import check_tensor_file
 from triportrait.core.libraries import install, reason
 from triportrait.train.objectives.torchvision_ops import declare
 
-WANTED = "expected torchvision's VGG-16 (.pth or .safetensors, tensors features.0.weight ... features.28.bias)"
+EXPECTED = "expected torchvision's VGG-16 (.pth or .safetensors, tensors features.0.weight ... features.28.bias)"
 
 
 class Lpips(nn.Module):
-    """LPIPS with VGG, version 0.1, its linear layers from the package. See `perceptual.Perceptual`.
+    """LPIPS 0.1 with VGG, a `perceptual.Perceptual` distance whose linear layers come from the package.
 
     Args:
         weights: torchvision's VGG-16 without its classifier; None: random ones, for tests.
@@ -49,31 +49,31 @@ class Lpips(nn.Module):
 
 def _load(network: nn.Module, path: Path) -> None:
     """Put a file's tensors into the slices of the package's network, whose layers keep VGG's numbers."""
-    found = _tensors(path)
+    vgg = _tensors(path)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             _, number, kind = name.split(".")
-            value = found.get(f"features.{number}.{kind}")
+            value = vgg.get(f"features.{number}.{kind}")
             if value is None or value.shape != parameter.shape:
                 got = "none" if value is None else f"shape {list(value.shape)}"
-                raise InputError(f"{path}: {WANTED}, got {got} as features.{number}.{kind}; name another file")
+                raise InputError(f"{path}: {EXPECTED}, got {got} as features.{number}.{kind}; name another file")
             if not bool(value.isfinite().all()):
-                raise InputError(f"{path}: {WANTED}, features.{number}.{kind} is not finite; name another file")
+                raise InputError(f"{path}: {EXPECTED}, features.{number}.{kind} is not finite; name another file")
             parameter.copy_(value)
 
 
 def _tensors(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"{path}: {WANTED}, there is no such file; name it")
+        raise InputError(f"{path}: {EXPECTED}, there is no such file; name it")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             check_tensor_file(path)
             return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        vgg = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's unpickler asserts, unpacks and looks up whatever a damaged file says
-        raise InputError(f"{path}: {WANTED}, it cannot be read; name another file") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: {WANTED}, got {type(found).__name__}; name another file")
-    return found
+        raise InputError(f"{path}: {EXPECTED}, it cannot be read; name another file") from error
+    if not isinstance(vgg, dict):
+        raise InputError(f"{path}: {EXPECTED}, got {type(vgg).__name__}; name another file")
+    return vgg

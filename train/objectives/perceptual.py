@@ -1,6 +1,6 @@
-"""Stand-ins for LPIPS where VGG's weights are not at hand: fixed networks that compare structure, not pixels.
+"""Stand-ins for LPIPS, for machines without VGG's weights, are fixed networks that compare structure, not pixels.
 
-A perceptual distance is called with two pictures and, if wanted, a map of what counts more; see `Perceptual`.
+A perceptual distance is called with two pictures and, optionally, a map of weights; see `Perceptual`.
 Letters: B batch, S side of the pictures.
 """
 
@@ -18,19 +18,19 @@ from triportrait.train.objectives.lpips_distance import Lpips
 
 
 class Perceptual(Protocol):
-    """A perceptual distance; a module, so that it can be brought to a device."""
+    """A perceptual distance, which can be moved to a device."""
 
     def to(self, device: torch.device | str) -> Any:
-        """The same on a device."""
+        """Move the distance to a device."""
         ...
 
     def __call__(self, picture: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Pictures [B, 3, S, S] in [-1, 1] and a weight [B, 1, S, S] of mean about 1 -> distances [B]."""
+        """Return distances [B] of pictures [B, 3, S, S] in [-1, 1]; a weight [B, 1, S, S] has a mean of about 1."""
         ...
 
 
 class Gradients(nn.Module):
-    """Differences between neighbouring pixels at four sizes, and the colours of the smallest."""
+    """A distance by differences between neighbouring pixels at four sizes, and the colours of the smallest."""
 
     def __init__(self, levels: int = 4) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Gradients(nn.Module):
 
 
 class RandomFeatures(nn.Module):
-    """A fixed random convolutional network with rectifiers, read at three sizes."""
+    """A distance between the features of a fixed random convolutional network at three sizes."""
 
     def __init__(self, widths: tuple[int, ...] = (16, 32, 48), seed: int = 0) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class RandomFeatures(nn.Module):
 
 
 def perceptual(name: str, weights: Path | None = None) -> Perceptual:
-    """The distance of a name: lpips, or a stand-in for it, gradients or random_features.
+    """Make the distance of a name: lpips, or one of its stand-ins, gradients and random_features.
 
     Args:
         weights: VGG-16's for lpips.
@@ -92,13 +92,13 @@ def perceptual(name: str, weights: Path | None = None) -> Perceptual:
     Raises:
         InputError: there is no such distance, or lpips has no weights.
     """
-    known = {"gradients": Gradients, "random_features": RandomFeatures}
+    stand_ins = {"gradients": Gradients, "random_features": RandomFeatures}
     if name == "lpips":
         if weights is None:
             raise InputError("lpips: expected the file of VGG-16's weights, got none; name it by --vgg")
         return Lpips(weights)
-    if name not in known:
+    if name not in stand_ins:
         raise InputError(
-            f"perceptual: expected one of {', '.join([*known, 'lpips'])}, got {name!r}; choose one of them"
+            f"perceptual: expected one of {', '.join([*stand_ins, 'lpips'])}, got {name!r}; choose one of them"
         )
-    return known[name]()
+    return stand_ins[name]()

@@ -17,7 +17,7 @@ _kept: list[torch.library.Library] = []  # a declaration lives as long as its ob
 
 
 def declare() -> None:
-    """Declare what torchvision's import asks for, if it asks in vain; before anything that imports torchvision."""
+    """Declare the operators that torchvision's import misses; call it before anything that imports torchvision."""
     if _kept or torch.version.cuda is not None or importlib.util.find_spec("torchvision") is None:
         return
     try:

@@ -1,7 +1,7 @@
 """Checkpoints: folders that appear whole, carry their checksums, and are thinned out.
 
 run/checkpoints/stage1_000120000/     STAGE_IMAGES
-    NAME.safetensors                  one per network: module, exp_avg, exp_avg_sq, average, each by the weight's name
+    NAME.safetensors                  one per network: module, exp_avg, exp_avg_sq, ema, each by the weight's name
     checkpoint.json                   numbers of the engines and of the loop, and the checksum of every file
 
 Batches depend on the seed and the step alone, so the step is the position in the data and the state of every stream of
@@ -28,11 +28,12 @@ from triportrait.core.errors import InputError
 from triportrait.core.files import MOST_INDEX, check_tensor_file, read_json
 from triportrait.core.sentences import shown
 from triportrait.train.engines.engine import Engine, State
-from triportrait.train.engines.ranks import Elsewhere, Ranks
+from triportrait.train.engines.ranks import RaisedElsewhere, Ranks
+from triportrait.train.runs.old_keys import TENSOR_KINDS
 
 FOLDER, CARD = "checkpoints", "checkpoint.json"
 KEPT = 3
-_TENSORS = ("module", "exp_avg", "exp_avg_sq", "average")
+_TENSORS = ("module", "exp_avg", "exp_avg_sq", "ema")
 _NUMBERS = ("images_seen", "steps", "updates")
 _NAME = re.compile(r"(?P<stage>\w+)_(?P<images>\d{9,})")
 
@@ -95,22 +96,22 @@ def save_checkpoint(
     if ranks.first and failed:
         shutil.rmtree(part, ignore_errors=True)
     if ranks.any(bool(failed)):
-        refusal = InputError if ranks.first else Elsewhere
+        refusal = InputError if ranks.first else RaisedElsewhere
         raise refusal(
             f"{folder}: the checkpoint could not be written ({failed or 'on the first rank'}); free some space, and "
             "the same command goes on from the last one"
         )
     if ranks.first:
-        others = found(run, stage)
+        others = checkpoints_of(run, stage)
         at = others.index(folder)  # what is newer was damaged, or this run would not be here
         for other in others[: max(0, at + 1 - keep)] + others[at + 1 :]:
             shutil.rmtree(other, ignore_errors=True)
-    ranks.wait()
+    ranks.barrier()
     return folder
 
 
-def found(run: Path, stage: str) -> list[Path]:
-    """The checkpoints of a stage, the newest last; whole or not."""
+def checkpoints_of(run: Path, stage: str) -> list[Path]:
+    """Return the checkpoints of a stage, the newest last; whole or not."""
     folders = run / FOLDER
     if not folders.is_dir():
         return []
@@ -126,11 +127,11 @@ def load_newest(run: Path, stage: str, engines: Mapping[str, Engine], ranks: Ran
     Raises:
         InputError: there are some and none is whole, or the newest whole one is of another network.
     """
-    folder, damaged = ranks.told(_newest_whole(run, stage) if ranks.first else None)
+    folder, damaged = ranks.broadcast(_newest_whole(run, stage) if ranks.first else (None, []))
     if folder is None:
         _refuse_if_none(run, stage, damaged)
         return None
-    with ranks.together():
+    with ranks.raise_on_all_ranks():
         card, reason = _whole(folder)
         if reason:
             raise InputError(
@@ -152,9 +153,9 @@ def load_newest(run: Path, stage: str, engines: Mapping[str, Engine], ranks: Ran
 
 
 def _newest_whole(run: Path, stage: str) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint, and what is wrong with newer ones."""
+    """Return the newest whole checkpoint, and what is wrong with newer ones."""
     damaged: list[str] = []
-    for folder in reversed(found(run, stage)):
+    for folder in reversed(checkpoints_of(run, stage)):
         _, reason = _whole(folder)
         if not reason:
             return folder, damaged
@@ -163,7 +164,7 @@ def _newest_whole(run: Path, stage: str) -> tuple[Path | None, list[str]]:
 
 
 def check_checkpoints(run: Path, stages: Iterable[str]) -> None:
-    """Before any work: each stage that has checkpoints has a whole one.
+    """Check before any work that each stage that has checkpoints has a whole one.
 
     Raises:
         InputError: one has none.
@@ -182,38 +183,44 @@ def _refuse_if_none(run: Path, stage: str, damaged: list[str]) -> None:
         )
 
 
-def averaged_weights(folder: Path, name: str) -> dict[str, Tensor]:
-    """The averaged weights of one network of a checkpoint, its other tensors (buffers) too; nothing else is read.
+def ema_weights(folder: Path, name: str) -> dict[str, Tensor]:
+    """Return the EMA of the weights of one network of a checkpoint, and its buffers; nothing else is read.
 
     Raises:
         InputError: it is damaged or has no such network.
     """
-    return _weights(folder, name, averaged=True)
+    return _weights(folder, name, ema=True)
 
 
 def module_weights(folder: Path, name: str) -> dict[str, Tensor]:
-    """The weights of one network of a checkpoint as the last step left them, its buffers too.
+    """Return the weights of one network of a checkpoint as the last step left them, its buffers too.
 
     Raises:
         InputError: it is damaged or has no such network.
     """
-    return _weights(folder, name, averaged=False)
+    return _weights(folder, name, ema=False)
 
 
-def _weights(folder: Path, name: str, averaged: bool) -> dict[str, Tensor]:
+def _weights(folder: Path, name: str, ema: bool) -> dict[str, Tensor]:
     card, reason = _whole(folder, only=f"{name}.safetensors")
     if reason or name not in card["engines"]:
         raise InputError(f"{folder}: expected a whole checkpoint of {name}, {reason or 'it has none'}; name another")
     check_tensor_file(folder / f"{name}.safetensors")
     with safe_open(folder / f"{name}.safetensors", "pt") as file:
-        names = list(file.keys())
+        keys = {_current(key): key for key in file.keys()}  # noqa: SIM118
         weights = {}
-        for key in names:
-            kind, _, own = key.partition("/")
-            taken = averaged and f"average/{own}" in names
-            if kind == ("average" if taken else "module"):
-                weights[own] = file.get_tensor(key)
+        for current, key in keys.items():
+            kind, _, weight = current.partition("/")
+            selected = "ema" if ema and f"ema/{weight}" in keys else "module"
+            if kind == selected:
+                weights[weight] = file.get_tensor(key)
     return weights
+
+
+def _current(key: str) -> str:
+    """Return a tensor's key as it is written today."""
+    kind, slash, weight = key.partition("/")
+    return TENSOR_KINDS.get(kind, kind) + slash + weight
 
 
 def _write(path: Path, state: State) -> dict[str, Any]:
@@ -233,22 +240,22 @@ def _read(path: Path, numbers: Mapping[str, int]) -> State:
     state: State = {kind: {} for kind in _TENSORS} | {key: numbers[key] for key in _NUMBERS}
     check_tensor_file(path)
     for key, value in load_file(path).items():
-        kind, _, name = key.partition("/")
+        kind, _, name = _current(key).partition("/")
         state[kind][name] = value
     return state
 
 
 def _whole(folder: Path, only: str | None = None) -> tuple[dict[str, Any], str]:
-    """The card of a checkpoint, and what is wrong with it: nothing, if its files are what the card says."""
+    """Return the card of a checkpoint, and what is wrong with it: nothing, if its files are what the card says."""
     try:
         card = read_json(folder / CARD, MOST_INDEX, finite=False)
-        for name, wanted in card["files"].items():
+        for name, checksum in card["files"].items():
             if only is not None and name != only:
                 continue
             path = folder / name
             if not path.is_file():
                 return {}, f"{name} is missing"
-            if path.stat().st_size != wanted["bytes"] or fingerprint(path) != wanted:
+            if path.stat().st_size != checksum["bytes"] or fingerprint(path) != checksum:
                 return {}, f"{name} is not what its card says (cut or changed)"
         for numbers in card["engines"].values():
             for key in _NUMBERS:
@@ -268,7 +275,7 @@ def _foreign(folder: Path, reason: str) -> InputError:
 
 
 def _sync(path: Path) -> None:
-    """What was written is on the disk, or an error says that it is not."""
+    """Wait until what was written is on the disk, or an error says that it is not."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -76,6 +76,7 @@ class Start:
     def __init__(self, run: Path) -> None:
         self._run = run.absolute()
         self._made = [path for path in (self._run, *self._run.parents) if not path.exists()]
+        self._new = [name for name in STARTED if not (self._run / name).exists()]
 
     @contextmanager
     def part(self) -> Iterator[None]:
@@ -94,9 +95,9 @@ class Start:
             return not (self._run / LOCK).exists()
 
     def _forget(self) -> None:
-        for name in STARTED:
+        for name in self._new:
             shutil.rmtree(self._run / name, ignore_errors=True)
-        for name in (*STARTED, LOCK):
+        for name in (*self._new, LOCK):
             with suppress(OSError):
                 (self._run / name).unlink(missing_ok=True)
         for path in self._made:  # the deepest comes first

@@ -27,13 +27,13 @@ RANDOM = "rng"
 
 
 @dataclass(frozen=True)
-class KeptMicro:
+class KeptMicroBatch:
     """A micro-batch as a phase of a step found it.
 
     Attributes:
         number: over all ranks. stage, phase: by name.
         images_seen: before the step.
-        batch: as the stage draws it. made: what earlier phases of the step left.
+        batch: as the stage draws it. handed_on: what earlier phases of the step left.
         rng: state of its random numbers.
     """
 
@@ -42,11 +42,11 @@ class KeptMicro:
     phase: str
     images_seen: int
     batch: Any
-    made: dict[str, Any]
+    handed_on: dict[str, Any]
     rng: Tensor
 
 
-def keep_micro(run: Path, micro: KeptMicro) -> None:
+def keep_micro(run: Path, micro: KeptMicroBatch) -> None:
     """Write a micro-batch beside the networks.
 
     Raises:
@@ -54,9 +54,9 @@ def keep_micro(run: Path, micro: KeptMicro) -> None:
     """
     tensors = {RANDOM: micro.rng}
     card: dict[str, Any] = {name: getattr(micro, name) for name in ("number", "stage", "phase", "images_seen")}
-    for name in ("batch", "made"):
-        card[name], found = flattened(getattr(micro, name), name)
-        tensors |= found
+    for name in ("batch", "handed_on"):
+        card[name], flat = flattened(getattr(micro, name), name)
+        tensors |= flat
     path = run / DIVERGED / f"micro_{micro.number}.safetensors"
     part = path.with_name(f".{path.name}.part")
     try:
@@ -68,16 +68,16 @@ def keep_micro(run: Path, micro: KeptMicro) -> None:
 
 
 def kept_micros(run: Path) -> list[Path]:
-    """The micro-batches of a run that were not finite, by their numbers."""
-    found = (run / DIVERGED).glob("micro_*.safetensors")
-    return sorted(found, key=lambda path: (len(path.name), path.name))
+    """Return the micro-batches of a run that were not finite, by their numbers."""
+    paths = (run / DIVERGED).glob("micro_*.safetensors")
+    return sorted(paths, key=lambda path: (len(path.name), path.name))
 
 
-def read_micro(path: Path, batches: dict[str, Any], made: Any) -> KeptMicro:
-    """What `keep_micro` wrote.
+def read_micro(path: Path, batches: dict[str, Any], handed_on: Any) -> KeptMicroBatch:
+    """Return what `keep_micro` wrote.
 
     Args:
-        batches: the type of a batch, by the stage's name. made: the type of what phases leave to each other.
+        batches: the type of a batch, by the stage's name. handed_on: the type of what phases leave to each other.
 
     Raises:
         InputError: it is damaged, or of a stage that is not named.
@@ -88,8 +88,9 @@ def read_micro(path: Path, batches: dict[str, Any], made: Any) -> KeptMicro:
             card = parsed_json(file.metadata()["card"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         batch = rebuilt(batches[card["stage"]], card["batch"], tensors, "batch")
-        left = rebuilt(dict[str, made], card["made"], tensors, "made")
+        key = "handed_on" if "handed_on" in card else "made"  # as 0.1.0 wrote it
+        left = rebuilt(dict[str, handed_on], card[key], tensors, key)
         numbers = (int(card["number"]), card["stage"], card["phase"], int(card["images_seen"]))
-        return KeptMicro(*numbers, batch, left, tensors[RANDOM])
+        return KeptMicroBatch(*numbers, batch, left, tensors[RANDOM])
     except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected a micro-batch that a run kept, it is damaged; run it again") from error

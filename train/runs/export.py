@@ -1,8 +1,8 @@
-"""From a checkpoint to a weights folder: the averaged weights, in the format that the other commands read."""
+"""From a checkpoint to a weights folder: the EMA of the weights, in the format that the other commands read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,13 @@ from triportrait import __version__
 from triportrait.core.checkpoint import load_motion_encoder, save_motion_encoder, save_weights
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
-from triportrait.core.files import read_json
 from triportrait.core.network_kind import REENACTMENT, STATIC
-from triportrait.train.begin import flame_field
 from triportrait.train.data.clip_store.filming import HEADS
-from triportrait.train.runs.checkpoints import FOLDER, averaged_weights, found
-from triportrait.train.runs.run_config import CONFIG, FLAME, MOTION_ENCODER
-from triportrait.train.weights import FLAME_LICENCE, kept_flame, save_neck
+from triportrait.train.runs.checkpoints import FOLDER, checkpoints_of, ema_weights
+from triportrait.train.runs.run_config import CONFIG, FLAME, MOTION_ENCODER, read_config
+from triportrait.train.runs.weights import FLAME_LICENCE, flame_field, kept_flame, save_neck
+
+logger = logging.getLogger(__name__)
 
 
 def export(
@@ -27,7 +27,6 @@ def export(
     half: bool = False,
     overwrite: bool = False,
     flame: str | None = None,
-    warn: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Write a weights folder; one tensor is in memory twice at most.
 
@@ -35,40 +34,41 @@ def export(
         checkpoint: a run, whose newest whole checkpoint is taken, or a checkpoint of one.
         half: in float16, all but FLAME's tables.
         flame: weights folder with FLAME's tables, for a run of tracked faces that kept none.
-        warn: takes a line where an older checkpoint is taken, or the weights turn no neck.
+
+    Warns where an older checkpoint is taken, or the weights turn no neck.
 
     Raises: `InputError` where there is no whole checkpoint, or `out` exists.
     """
     run = checkpoint if (checkpoint / CONFIG).is_file() else checkpoint.parent.parent
     try:
-        config: dict[str, Any] = read_json(run / CONFIG)
-        told = config["run"]
+        config = read_config(run)
+        entry = config["run"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{checkpoint}: expected a run of one stage or a checkpoint of it, it has no {CONFIG} of one; name another"
         ) from error
     if out.exists() and not overwrite:
         raise InputError(f"{out}: it exists; name another folder or say --overwrite")
-    folder, weights = _newest(run, told["stage"], warn) if run == checkpoint else (checkpoint, None)
-    tensors = averaged_weights(folder, "generator") if weights is None else weights
+    folder, weights = _newest(run, entry["stage"]) if run == checkpoint else (checkpoint, None)
+    tensors = ema_weights(folder, "generator") if weights is None else weights
     if half:
         for name in list(tensors):
             tensors[name] = tensors[name].half() if tensors[name].is_floating_point() else tensors[name]
     model = ModelConfig.from_dict(config["model"], f"{run / CONFIG}: model")
-    network = STATIC if told["stage"] == "stage1" else REENACTMENT
-    of_heads = told.get("source", HEADS) == HEADS
+    network = STATIC if entry["stage"] == "stage1" else REENACTMENT
+    of_heads = entry.get("source", HEADS) == HEADS
     card = {
         "made by": f"triportrait {__version__}", "command": f"triportrait train export {folder.name}",
-        "preset": config["preset"], "seed": config["seed"], "network": network, "begin": told["begin"],
+        "preset": config["preset"], "seed": config["seed"], "network": network, "init from": entry["init_from"],
         "cast": {"seed": config["cast"]["seed"], "count": config["cast"]["count"]} if of_heads else None,
-        "images seen": {told["stage"]: int(folder.name.split("_")[-1])}, "licence": "Apache-2.0",
+        "images seen": {entry["stage"]: int(folder.name.split("_")[-1])}, "licence": "Apache-2.0",
     }  # fmt: skip
     if network == REENACTMENT:
         card["motion"] = config["stage2"]["motion"]
     if not of_heads:
         tables = kept_flame(run / FLAME) if flame is None else _flame(flame)
         if tables is None:
-            warn(
+            logger.warning(
                 f"{run}: it kept none of FLAME's tables, so that these weights turn no neck; export them again with "
                 "--flame FOLDER, a converted published checkpoint"
             )
@@ -77,24 +77,24 @@ def export(
     save_weights(out, "portrait", tensors, model, card)
     if of_heads:
         save_neck(out, model, card)
-    if told["stage"] == "stage2" and config["stage2"]["motion"] == "pictures":
+    if entry["stage"] == "stage2" and config["stage2"]["motion"] == "pictures":
         encoder = load_motion_encoder(run / MOTION_ENCODER)
         state = {k: v.half() if half and v.is_floating_point() else v for k, v in encoder.state_dict().items()}
         save_motion_encoder(out, state, encoder, card)
     return out
 
 
-def _newest(run: Path, stage: str, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint that is whole, and its weights; newer ones that are not are told."""
+def _newest(run: Path, stage: str) -> tuple[Path, dict[str, Any]]:
+    """Return the newest checkpoint that is whole, and its weights; newer ones that are not are warned of."""
     reasons: list[str] = []
-    for folder in reversed(found(run, stage)):
+    for folder in reversed(checkpoints_of(run, stage)):
         try:
-            weights = averaged_weights(folder, "generator")
+            weights = ema_weights(folder, "generator")
         except InputError as error:
             reasons.append(str(error))
             continue
         for reason in reasons:
-            warn(f"{reason.rpartition(';')[0] or reason}: left out, {folder.name} is taken")
+            logger.warning("%s: left out, %s is taken", reason.rpartition(";")[0] or reason, folder.name)
         return folder, weights
     raise InputError(reasons[0] if reasons else f"{run / FOLDER}: expected a checkpoint of {stage}, there is none yet")
 

@@ -18,7 +18,7 @@ TENSOR = "a tensor"  # stands in the JSON where one is
 
 
 def flattened(value: Any, name: str) -> tuple[Any, dict[str, Tensor]]:
-    """A value as plain JSON values, and its tensors on the CPU by the path of fields that leads to each.
+    """Return a value as plain JSON values, and its tensors on the CPU by the path of fields that leads to each.
 
     Args:
         value: dataclasses, dicts by text, tensors and plain values within each other.
@@ -33,13 +33,13 @@ def flattened(value: Any, name: str) -> tuple[Any, dict[str, Tensor]]:
     plain: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
     for key, part in value.items():
-        plain[key], found = flattened(part, f"{name}.{key}")
-        tensors |= found
+        plain[key], inner = flattened(part, f"{name}.{key}")
+        tensors |= inner
     return plain, tensors
 
 
 def rebuilt(kind: Any, plain: Any, tensors: Mapping[str, Tensor], name: str) -> Any:
-    """The value that `flattened` took apart.
+    """Return the value that `flattened` took apart.
 
     Args:
         kind: its type.

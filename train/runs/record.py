@@ -1,19 +1,20 @@
-"""What a run tells: log.jsonl, samples/, and TensorBoard's files in tensorboard/. Only the first rank writes."""
+"""What a run records: log.jsonl, samples/, and TensorBoard's files in tensorboard/. Only the first rank writes."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from triportrait.core.files import MOST_INDEX, read_bytes
-from triportrait.core.sentences import say
 from triportrait.train.engines.engine import Engine
 from triportrait.train.engines.ranks import Ranks
 
 LOG, SAMPLES, BOARD = "log.jsonl", "samples", "tensorboard"
+logger = logging.getLogger(__name__)
 
 
 class Record:
@@ -24,13 +25,16 @@ class Record:
         stage: the stage's name.
         engine: says how far the stage is; lines of later steps, which nobody saved, are taken out.
         ranks: only the first of them writes.
+
+    Attributes:
+        writes: whether this rank is that one.
     """
 
     def __init__(self, run: Path, stage: str, engine: Engine, ranks: Ranks) -> None:
-        self.run, self.stage, self._first = run, stage, ranks.first
+        self.run, self.stage, self.writes = run, stage, ranks.first
         self._log: Any = None
         self._board: Any = None
-        if self._first:
+        if self.writes:
             _forget(run / LOG, stage, engine.steps)
             (run / SAMPLES).mkdir(exist_ok=True)
             self._log = (run / LOG).open("a")
@@ -45,23 +49,19 @@ class Record:
         if self._board is not None:
             self._board.close()
 
-    def say(self, line: str) -> None:
-        """A sentence for whoever watches."""
-        if self._first:
-            say(line)
-
     def left_out(self, engine: Engine, name: str, reason: str) -> None:
-        """A line of the log for what the data lacks, and a sentence."""
-        self.say(f"{self.stage}: left out {name}: {reason}")
+        """Write a line of the log for what the data lacks, and warn of it."""
+        if self.writes:
+            logger.warning("%s: left out %s: %s", self.stage, name, reason)
         self.line({"left out": name, "reason": reason}, engine)
 
     def grid(self, engine: Engine) -> Path:
-        """Where the pictures of this moment belong."""
+        """Return where the pictures of this moment belong."""
         return self.run / SAMPLES / f"{self.stage}_{engine.images_seen:07d}.png"
 
     def numbers(self, engine: Engine, values: dict[str, float], grid: Path | None = None) -> None:
-        """A line of the log, and the same for TensorBoard with the pictures, if there are any."""
-        if not self._first:
+        """Write a line of the log, and its numbers for TensorBoard with the pictures, if there are any."""
+        if not self.writes:
             return
         self.line(values, engine)
         if self._board is not None:
@@ -75,7 +75,7 @@ class Record:
 
     def line(self, values: Mapping[str, Any], engine: Engine) -> None:
         """A line of the log alone."""
-        if self._first:
+        if self.writes:
             line = {"stage": self.stage, "images_seen": engine.images_seen, "step": engine.steps, **values}
             self._log.write(json.dumps(line) + "\n")
             self._log.flush()
@@ -94,15 +94,15 @@ def _forget(log: Path, stage: str, steps: int) -> None:
     """Take the lines of steps that were lost, as nobody saved them, out of a log."""
     if not log.exists():
         return
-    kept = []
+    remaining = []
     for line in read_bytes(log, MOST_INDEX).decode().splitlines(keepends=True):
         try:
-            told = json.loads(line)
-            lost = told["stage"] == stage and told["step"] > steps
+            entry = json.loads(line)
+            lost = entry["stage"] == stage and entry["step"] > steps
         except (ValueError, KeyError, TypeError):
             lost = True  # cut off
         if not lost:
-            kept.append(line)
+            remaining.append(line)
     part = log.with_name(f".{log.name}.part")
-    part.write_text("".join(kept))
+    part.write_text("".join(remaining))
     os.replace(part, log)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
 
 from triportrait.core.errors import InputError
 from triportrait.train.engines.engine import Engine
-from triportrait.train.runs.checkpoints import KEPT, found
+from triportrait.train.runs.checkpoints import KEPT, checkpoints_of
 
 NAME_BYTES = 110  # of a tensor in a file's header
+logger = logging.getLogger(__name__)
 
 
 def checkpoint_bytes(engines: Mapping[str, Engine]) -> int:
-    """What a checkpoint takes: of each network its weights and their averages, and of those that move two moments."""
+    """Return what a checkpoint takes: the weights of each network, their EMA, and two moments of those that move."""
     total = 0
     for engine in engines.values():
         parameters = [*engine.module.parameters()]
@@ -26,13 +28,13 @@ def checkpoint_bytes(engines: Mapping[str, Engine]) -> int:
     return total
 
 
-def check_room(run: Path, stage: str, engines: Mapping[str, Engine], say: Callable[[str], None]) -> None:
+def check_room(run: Path, stage: str, engines: Mapping[str, Engine]) -> None:
     """Say what the checkpoints of a stage take, and warn where the disk has less.
 
     Raises: `InputError` where it has no room for a single one.
     """
     each, free = checkpoint_bytes(engines), shutil.disk_usage(run).free
-    still = max(1, KEPT + 1 - len(found(run, stage)))
+    still = max(1, KEPT + 1 - len(checkpoints_of(run, stage)))
     if free < each:
         raise InputError(
             f"{run}: expected room for a checkpoint of {in_words(each)}, {in_words(free)} are free; free some space, "
@@ -40,11 +42,12 @@ def check_room(run: Path, stage: str, engines: Mapping[str, Engine], say: Callab
         )
     line = f"{stage}: a checkpoint takes {in_words(each)}; {KEPT} are kept and one is being written"
     if free < still * each:
-        line += (
-            f", which takes {in_words(still * each)} more and {in_words(free)} are free: free some space, or the run "
-            "stops when they are gone"
+        logger.warning(
+            f"{line}, which takes {in_words(still * each)} more and {in_words(free)} are free: free some space, or the "
+            "run stops when they are gone"
         )
-    say(line)
+    else:
+        logger.info(line)
 
 
 def in_words(count: int) -> str:

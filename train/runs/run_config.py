@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 
 from triportrait.core.errors import InputError
 from triportrait.core.files import read_json
-from triportrait.core.sentences import literal, say, shown
+from triportrait.core.sentences import literal, shown
+from triportrait.train.runs.old_keys import with_new_keys
 
 CONFIG = "config.json"
 MOTION_ENCODER = "motion_encoder"  # folder of the weights that a run asked, so that it can be exported anywhere
@@ -19,10 +21,11 @@ FLAME = "flame"  # folder of the tables of tracked faces, for the same reason
 DATA = "data.json"  # what the run's data are, file by file, so that others can be told from them
 STARTED = (MOTION_ENCODER, FLAME, DATA)  # what a start writes beside the config
 MAY_STAND = {"cast", "strangers", "cast.necks", "strangers.necks", *STARTED}  # in the folder of a new run
-CADENCE = {"save_each", "sample_each"}  # changes no weight, and may be another when a run goes on
+CADENCE = {"save_every", "sample_every"}  # changes no weight, and may be another when a run goes on
 _NAMED = 3  # files in a sentence
+logger = logging.getLogger(__name__)
 _OPTIONS = {  # where a number of a stage can be given as it was
-    "micros", "images", "batch", "seed", "precision", "perceptual", "adversary_from", "renderer_frozen_until",
+    "micro_batches", "images", "batch", "seed", "precision", "perceptual", "adversarial_from", "renderer_frozen_until",
     "front_sources", "decoder",
 }  # fmt: skip
 
@@ -46,9 +49,9 @@ def check_config(
     """Store the config of a new run, or compare it with that of a run that goes on.
 
     Args:
-        changes_allowed: differences are printed, and the run goes on with the new numbers; None: there is no such way,
+        changes_allowed: differences are logged, and the run goes on with the new numbers; None: there is no such way,
             and a new run's config is stored at once.
-        data: what the run's data are: its name, and a sign of each file.
+        data: the run's data: its name, and a short checksum of each file.
 
     Returns:
         What stores the new numbers, to be called when the run has really begun or gone on with them.
@@ -70,47 +73,56 @@ def check_config(
         store()
         return lambda: None
     try:
-        found = read_json(path)
-        if not isinstance(found, dict):
-            raise ValueError(found)
+        stored = read_config(run)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: it is no config of a run; name another folder for the run") from error
-    _check_stage(run, found, config)
-    differing = _differences(found, json.loads(text), "")
-    changed = [one for one in differing if one[0] not in CADENCE]
+    _check_stage(run, stored, config)
+    differing = _differences(stored, json.loads(text), "")
+    changed = [difference for difference in differing if difference[0] not in CADENCE]
     if changed and not changes_allowed:
         way = "" if changes_allowed is None else " or say --allow-change"
-        other = next((one for one in changed if one[0] == "run.data"), None)
-        if other is not None and data is not None:
-            rest = [one for one in changed if not one[0].startswith(("run.data", "cast."))]
+        names = [name for name, _, _ in changed]
+        if "run.data" in names and data is not None:
+            rest = [name for name in names if not name.startswith(("run.data", "cast."))]
             more = f" ({len(rest)} numbers differ, too)" if rest else ""
             raise InputError(
-                f"{run}: this run was begun on other data: {other_data(run, data)}; name the data that it was begun "
-                f"on, another folder for the run{way}{more}"
+                f"{run}: this run was begun on other data: {data_difference(run, data)}; name the data that it was "
+                f"begun on, another folder for the run{way}{more}"
             )
-        name, was, wanted = changed[0]
+        name, was, now = changed[0]
         more = f" ({len(changed) - 1} more differ)" if len(changed) > 1 else ""
-        own = name.rpartition(".")[2]
+        option = name.rpartition(".")[2]
         back = ""
-        if changes_allowed is not None and own in _OPTIONS and isinstance(was, int | float | str):
-            back = f"; --{own.replace('_', '-')} {was} goes on as it was begun"
+        if changes_allowed is not None and option in _OPTIONS and isinstance(was, int | float | str):
+            back = f"; --{option.replace('_', '-')} {was} goes on as it was begun"
         raise InputError(
-            f"{run}: this run was begun with {shown(name)} {literal(was)}, now it is {literal(wanted)}; name "
+            f"{run}: this run was begun with {shown(name)} {literal(was)}, now it is {literal(now)}; name "
             f"another folder{way}{back}{more}"
         )
     if not differing:
         return lambda: None
-    for name, was, wanted in changed:
-        say(f"{run}: {shown(name)} was {literal(was)}, now it is {literal(wanted)}")
+    for name, was, now in changed:
+        logger.info("%s: %s was %s, now it is %s", run, shown(name), literal(was), literal(now))
     if changes_allowed is None:
         store()
         return lambda: None
     return store
 
 
-def _check_stage(run: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def read_config(run: Path) -> dict[str, Any]:
+    """Return the stored config of a run under the keys of today.
+
+    Raises: `OSError`, `ValueError` or `RecursionError` where it cannot be read.
+    """
+    stored = read_json(run / CONFIG)
+    if not isinstance(stored, dict):
+        raise ValueError("it is no JSON object")
+    return with_new_keys(stored)
+
+
+def _check_stage(run: Path, stored: dict[str, Any], config: dict[str, Any]) -> None:
     """Raises: `InputError` where the folder is of another kind of run."""
-    was, now = (told.get("stage") if isinstance(told := one.get("run"), dict) else None for one in (found, wanted))
+    was, now = (card.get("stage") if isinstance(card := c.get("run"), dict) else None for c in (stored, config))
     if was == now:
         return
     kinds = {"stage1": "a stage-1 run", "stage2": "a stage-2 run", None: "a run of both stages"}
@@ -119,20 +131,21 @@ def _check_stage(run: Path, found: dict[str, Any], wanted: dict[str, Any]) -> No
     )
 
 
-def data_told(name: str, files: dict[str, Any]) -> dict[str, Any]:
-    """What `check_config` keeps of a run's data.
+def data_fingerprints(name: str, files: dict[str, Any]) -> dict[str, Any]:
+    """Return what `check_config` keeps of a run's data: a short checksum of each file.
 
     Args:
         name: of its folder. files: what its index says of each file or clip.
     """
-    signs = {
-        one: hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12] for one, told in files.items()
+    checksums = {
+        file: hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:12]
+        for file, entry in files.items()
     }
-    return {"name": name, "files": signs}
+    return {"name": name, "files": checksums}
 
 
-def other_data(run: Path, now: dict[str, Any]) -> str:
-    """How data differ from those that a run was begun on, in words."""
+def data_difference(run: Path, now: dict[str, Any]) -> str:
+    """Return how data differ from those that a run was begun on, in words."""
     try:
         was = read_json(run / DATA)
         before, name = dict(was["files"]), str(was["name"])
@@ -160,9 +173,9 @@ def _write(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
-def _differences(found: Any, wanted: Any, name: str) -> list[tuple[str, Any, Any]]:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = sorted(found.keys() | wanted.keys())
-        parts = (_differences(found.get(key), wanted.get(key), f"{name}.{key}" if name else key) for key in keys)
+def _differences(stored: Any, config: Any, name: str) -> list[tuple[str, Any, Any]]:
+    if isinstance(stored, dict) and isinstance(config, dict):
+        keys = sorted(stored.keys() | config.keys())
+        parts = (_differences(stored.get(key), config.get(key), f"{name}.{key}" if name else key) for key in keys)
         return [difference for part in parts for difference in part]
-    return [] if found == wanted else [(name, found, wanted)]
+    return [] if stored == config else [(name, stored, config)]

@@ -1,1 +1,1 @@
-"""Clips of real or procedural heads as training reads them: short-GOP videos, a table of numbers beside each."""
+"""Clip stores hold clips of real or procedural heads: short-GOP videos with a table of numbers beside each."""

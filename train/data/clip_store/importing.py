@@ -1,4 +1,4 @@
-"""Clips of other formats become a store: what cannot be used is skipped, counted and named, never silently."""
+"""Clips of other formats are imported into a store; those that cannot be used are skipped, counted and named."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from triportrait.core.errors import InputError
 from triportrait.train.data.clip_store.records import open_lmdb, parse
-from triportrait.train.data.clip_store.store import INDEX, ClipStore, ClipWriter, packed
+from triportrait.train.data.clip_store.store import INDEX, ClipStore, ClipWriter, pack_masks
 
 SKIPPED = "skipped.jsonl"
 FEWEST_TO_JUDGE = 20  # clips before the share of skipped ones stops an import
@@ -20,74 +20,78 @@ FEWEST_TO_JUDGE = 20  # clips before the share of skipped ones stops an import
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip on its way into a store: T frames uint8 [T, S, S, 3] and their numbers."""
+    """A clip that is to be stored: T frames uint8 [T, S, S, 3] and their table."""
 
     frames: np.ndarray
     table: dict[str, np.ndarray]
 
 
-Source = Iterable[tuple[str, Callable[[], Clip]]]  # names, and how each is read; reading may raise ValueError
+Source = Iterable[tuple[str, Callable[[], Clip]]]  # names, and functions that read the clips; they may raise ValueError
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of the clips of a source; `before`: the store was finished already, and nothing was done."""
+    """The outcome of an import.
+
+    Attributes:
+        written, skipped: numbers of clips.
+        already_there: the store was finished before, and nothing was done.
+    """
 
     written: int
     skipped: int
-    before: bool = False
+    already_there: bool = False
 
 
 def import_lmdb(
-    path: Path, out: Path, most_skipped: float = 0.05, tell: Callable[[int, int], None] = lambda done, count: None
+    path: Path, out: Path, most_skipped: float = 0.05, progress: Callable[[int, int], None] = lambda done, count: None
 ) -> Imported:
-    """The published LMDB becomes a store.
+    """Import the published LMDB into a store.
 
     Args:
         most_skipped: share of clips that may be skipped.
-        tell: is called with the number of clips done and that of all.
+        progress: is called with the number of clips done and that of all.
 
     Raises: `InputError` for what is no such LMDB, and when too many clips cannot be used.
     """
     count, records = open_lmdb(path)
 
-    def source() -> Iterator[tuple[str, Callable[[], Clip]]]:
+    def clips() -> Iterator[tuple[str, Callable[[], Clip]]]:
         for number, read in records:
-            yield f"clip_{number:08d}", lambda read=read: _of_record(read())  # type: ignore[misc]
+            yield f"clip_{number:08d}", lambda read=read: _clip_of(read())  # type: ignore[misc]
 
-    return fill(
+    return fill_store(
         out,
         {"source": "lmdb", "name": path.name, "records": count},
-        source(),
+        clips(),
         most_skipped,
-        lambda done: tell(done, count),
+        lambda done: progress(done, count),
     )
 
 
-def _of_record(message: bytes) -> Clip:
+def _clip_of(message: bytes) -> Clip:
     record = parse(message)
-    return Clip(record.images, record.table() | {"mask": packed(record.masks)})
+    return Clip(record.images, record.table() | {"mask": pack_masks(record.masks)})
 
 
-def finished(out: Path, settings: dict[str, Any]) -> Imported | None:
-    """The clips of a store that was finished before; None where there is none yet.
+def finished_store(out: Path, settings: dict[str, Any]) -> Imported | None:
+    """Count the clips of a store that was finished before; None where there is no such store.
 
     Raises: `InputError` for a store that was made from something else, or is damaged.
     """
     if not (out / INDEX).exists():
         return None
     store = ClipStore(out)
-    other = [(n, store.index.get(n), value) for n, value in settings.items() if store.index.get(n) != value]
-    if other:
-        name, was, wanted = other[0]
-        raise InputError(
-            f"{out}: this store is finished, with {name} {was!r}, now it is {wanted!r}; name another folder"
-        )
+    for name, value in settings.items():
+        if (stored := store.index.get(name)) != value:
+            raise InputError(
+                f"{out}: this store is finished, with {name} {stored!r}, now it is {value!r}; name another folder"
+            )
     return Imported(len(store), int(store.index.get("skipped", 0)), True)
 
 
-def fill(
-    out: Path, settings: dict[str, Any], source: Source, most_skipped: float, tell: Callable[[int], None]
+def fill_store(
+    out: Path, settings: dict[str, Any], source: Source, most_skipped: float, progress: Callable[[int], None]
 ) -> Imported:
     """Write every clip that a store does not have yet, and finish it.
 
@@ -96,8 +100,8 @@ def fill(
     """
     import av
 
-    if (before := finished(out, settings)) is not None:
-        return before
+    if (finished := finished_store(out, settings)) is not None:
+        return finished
     writer = ClipWriter(out, settings)
     done = skipped = 0
     log = out / SKIPPED
@@ -112,7 +116,7 @@ def fill(
                 with log.open("a") as file:
                     file.write(json.dumps({"clip": name, "reason": str(error)}) + "\n")
         done += 1
-        tell(done)
+        progress(done)
         if done >= FEWEST_TO_JUDGE and skipped > most_skipped * done:
             _refuse(out, skipped, done, most_skipped)
     if skipped > most_skipped * done:
@@ -121,8 +125,8 @@ def fill(
     return Imported(len(writer.clips), skipped)
 
 
-def _refuse(out: Path, skipped: int, done: int, most: float) -> None:
+def _refuse(out: Path, skipped: int, done: int, most_skipped: float) -> None:
     raise InputError(
-        f"{out}: {skipped} of {done} clips cannot be used, more than {most:.0%} ({out / SKIPPED} says why); mend the "
-        "source or allow more by --most-skipped"
+        f"{out}: {skipped} of {done} clips cannot be used, more than {most_skipped:.0%} ({out / SKIPPED} says why); "
+        "mend the source or allow more by --most-skipped"
     )

@@ -1,4 +1,4 @@
-"""The published LMDB of clips: records as protobuf messages, read by their wire format (reference 7.1).
+"""Records of the published LMDB of clips, which are protobuf messages, are read by their wire format.
 
 A record is a clip: 1 channels, 2 height, 3 width, 4 num (numbers), 5 images num x H x W x 3 RGB, 6 segs num x H x W
 (x 1 or 3), 7 labels num x 437 float32, 8 mots num x 548 or more float32 (bytes).
@@ -27,7 +27,7 @@ _BLOBS = {5: "images", 6: "segs", 7: "labels", 8: "mots"}
 
 @dataclass(frozen=True)
 class Record:
-    """A clip of T frames of S pixels.
+    """A clip of T square frames with a side of S pixels.
 
     Attributes:
         images: uint8 [T, S, S, 3]. masks: uint8 [T, S, S]. labels: float32 [T, 437]. motion: float32 [T, 548].
@@ -39,35 +39,35 @@ class Record:
     motion: np.ndarray
 
     def table(self) -> dict[str, np.ndarray]:
-        """Its numbers by name."""
+        """Return the numbers of the frames by name."""
         return {name: self.labels[:, a:b] for name, (a, b) in COLUMNS.items()} | {"motion": self.motion}
 
 
 def parse(message: bytes) -> Record:
-    """A record from its bytes.
+    """Read a record from its bytes.
 
-    Raises: `ValueError`, in words: it is no such message, or its parts do not have the sizes that it tells.
+    Raises: `ValueError`, in words: it is no such message, or its parts do not have the sizes that it states.
     """
-    told = dict(_fields(memoryview(message)))
-    if missing := [name for name in (*_NUMBERS.values(), *_BLOBS.values()) if name not in told]:
+    fields = dict(_fields(memoryview(message)))
+    if missing := [name for name in (*_NUMBERS.values(), *_BLOBS.values()) if name not in fields]:
         raise ValueError(f"it has no {missing[0]}")
-    num, height, width = (told[name] for name in ("num", "height", "width"))
+    num, height, width = (fields[name] for name in ("num", "height", "width"))
     if not (0 < num < 100_000 and 0 < height == width < 16_384):
         raise ValueError(f"it tells of {num} frames of {height} x {width}")
-    images = _array(told, "images", np.uint8, num, height * width * 3).reshape(num, height, width, 3)
-    segs = _array(told, "segs", np.uint8, num, None)
+    images = _array(fields, "images", np.uint8, num, height * width * 3).reshape(num, height, width, 3)
+    segs = _array(fields, "segs", np.uint8, num, None)
     if segs.shape[1] not in (height * width, height * width * 3):
         raise ValueError(f"segs has {segs.shape[1]} bytes a frame, expected one or three for each of {height * width}")
     masks = segs.reshape(num, height, width, -1)[..., 0]
-    labels = _array(told, "labels", np.float32, num, LABEL_WIDTH)
-    mots = _array(told, "mots", np.float32, num, None)
+    labels = _array(fields, "labels", np.float32, num, LABEL_WIDTH)
+    mots = _array(fields, "mots", np.float32, num, None)
     if mots.shape[1] < MOTION_WIDTH:
         raise ValueError(f"mots has {mots.shape[1]} numbers a frame, expected {MOTION_WIDTH} or more")
     return Record(images, masks, labels, mots[:, :MOTION_WIDTH])
 
 
 def open_lmdb(path: Path) -> tuple[int, Iterator[tuple[int, Callable[[], bytes]]]]:
-    """How many records an LMDB has, and their numbers, each with what reads its bytes, in order.
+    """Open an LMDB: the count of its records, and their numbers in order, each with a function that reads its bytes.
 
     Raises: `InputError` where the package is missing, for what is no such LMDB, and, while it is read, a damaged one.
     """
@@ -85,8 +85,8 @@ def open_lmdb(path: Path) -> tuple[int, Iterator[tuple[int, Callable[[], bytes]]
             str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False, map_size=1 << 40
         )
     except (lmdb.Error, OSError) as error:
-        what = "this folder's data.mdb" if path.is_dir() else "this file"
-        raise InputError(f"{path}: expected an LMDB, {what} is none or damaged ({error}); name another") from error
+        file = "this folder's data.mdb" if path.is_dir() else "this file"
+        raise InputError(f"{path}: expected an LMDB, {file} is none or damaged ({error}); name another") from error
     try:
         with environment.begin() as transaction:
             count = int(bytes(transaction.get(b"num_samples") or b"").decode("ascii"))
@@ -116,8 +116,8 @@ def open_lmdb(path: Path) -> tuple[int, Iterator[tuple[int, Callable[[], bytes]]
     return count, records()
 
 
-def _array(told: dict[str, Any], name: str, kind: Any, num: int, width: int | None) -> np.ndarray:
-    data, size = told[name], np.dtype(kind).itemsize
+def _array(fields: dict[str, Any], name: str, kind: Any, num: int, width: int | None) -> np.ndarray:
+    data, size = fields[name], np.dtype(kind).itemsize
     each, rest = divmod(len(data), num * size)
     if rest or (width is not None and each != width):
         raise ValueError(f"{name} has {len(data)} bytes, expected {'a multiple of ' if width is None else ''}"
@@ -126,7 +126,7 @@ def _array(told: dict[str, Any], name: str, kind: Any, num: int, width: int | No
 
 
 def _fields(message: memoryview) -> Iterator[tuple[str, Any]]:
-    """Names and values of a message; numbers that nobody knows are skipped, as protobuf does."""
+    """Yield the names and values of a message; unknown field numbers are skipped, as protobuf does."""
     at = 0
     while at < len(message):
         key, at = _varint(message, at)

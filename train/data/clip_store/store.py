@@ -1,13 +1,13 @@
-"""The folder of a clip store: written clip by clip, resumable, checked, read frame by frame.
+"""A clip store is a folder of short videos with a table of numbers beside each; this module writes and reads it.
 
-    index.json         what it is, and of each clip its name, its frames and the sizes and checksums of its two files
-    NAME.mp4           H.264 with a key frame every GOP frames, so that any frame is at most GOP - 1 frames away
-    NAME.npz           float32 camera [T, 25], mask [T, S * S / 8] uint8, a bit per pixel, and what the source knows:
+    index.json         what the store is, and each clip's name, number of frames, and sizes and checksums of its files
+    NAME.mp4           H.264 with a key frame every GOP frames, so that any frame is at most GOP - 1 frames after one
+    NAME.npz           float32 camera [T, 25], mask [T, S * S / 8] uint8, a bit per pixel, and by source:
                        a tracked face: shape [T, 300], expression [T, 100], pose [T, 6], eyes [T, 6], motion [T, M]
                        a procedural head: points [T, 68, 3] landmarks in the world, expression [T, 9], neck [T, 3],
                        identity.* [T, ...], positions [T, p, p, 3] uint8 as in a multi-view set
 
-While it is written, `.progress.jsonl` holds a line for each clip that is done.
+While a store is written, `.progress.jsonl` holds a line for each clip that is done; a command that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ WIDTHS = {"camera": (25,), "shape": (300,), "expression": (100, 9), "pose": (6,)
 _MOST = 1 << 24  # frames of a clip, or pixels of its side, that an index may name
 TABLES_KEPT = 64  # in memory
 LARGEST = {"shape": 1e3, "expression": 1e3, "pose": 10.0, "eyes": 10.0, "neck": 10.0, "points": 1e3, "camera": 1e3}
-_SHAPES: dict[str, tuple[tuple[int | None, ...], type]] = {  # of a row, and of its numbers; None: any
+_SHAPES: dict[str, tuple[tuple[int | None, ...], type]] = {  # shape and dtype of a row; None stands for any size
     "mask": ((None,), np.uint8), "points": ((68, 3), np.float32), "positions": ((None, None, 3), np.uint8),
     "motion": ((None,), np.float32),
 }  # fmt: skip
 
 
 class ClipWriter:
-    """Writes a store; one that was stopped goes on where it was.
+    """Write a store clip by clip; a store that was stopped goes on where it was.
 
     Args:
         folder: made if it is missing.
-        settings: what the clips are made from; a store that goes on must have the same.
+        settings: the numbers that the clips are made from; a store that goes on must have the same.
 
     Raises: `InputError` for a folder that holds something else, a finished store, or one of other settings.
     """
@@ -69,23 +69,23 @@ class ClipWriter:
             begun.unlink()
             lines = []
         for number, line in enumerate(lines):
-            told = _parsed(line)
-            if number == 0 and told != {"settings": self.settings}:
+            entry = _parsed(line)
+            if number == 0 and entry != {"settings": self.settings}:
                 raise InputError(
-                    f"{folder}: this store was begun from {shown(told)}, now it is {shown(self.settings)}; name "
+                    f"{folder}: this store was begun from {shown(entry)}, now it is {shown(self.settings)}; name "
                     "another folder"
                 )
-            if number and told is not None and self._whole(told):
-                self.clips[told["name"]] = told
+            if number and entry is not None and self._is_whole(entry):
+                self.clips[entry["name"]] = entry
         if not lines:
-            self._note({"settings": self.settings})
+            self._append_progress({"settings": self.settings})
 
     def add(self, name: str, frames: np.ndarray, table: Mapping[str, np.ndarray]) -> None:
         """Write a clip.
 
         Args:
             frames: uint8 [T, S, S, 3], S even.
-            table: its numbers by name, T rows each.
+            table: the numbers of the frames by name, T rows each.
 
         Raises:
             ValueError: rows are missing, a camera is no rotation (`check_table`), or the size is not the others'.
@@ -97,7 +97,7 @@ class ClipWriter:
             raise ValueError(f"its frames are {frames.shape[2]} x {side}, expected an even square")
         if self.clips and side != (size := next(iter(self.clips.values()))["size"]):
             raise ValueError(f"its frames have {side} px, the others {size}")
-        told: dict[str, Any] = {"name": name, "frames": len(frames), "size": frames.shape[1], "files": {}}
+        entry: dict[str, Any] = {"name": name, "frames": len(frames), "size": frames.shape[1], "files": {}}
         try:
             for ending, write in (
                 (".mp4", lambda path: write_video(path, frames, FPS, GOP, told_colours=False)),
@@ -105,15 +105,15 @@ class ClipWriter:
             ):
                 part = self.folder / f".{name}.part{ending}"
                 write(part)
-                told["files"][f"{name}{ending}"] = fingerprint(part)
+                entry["files"][f"{name}{ending}"] = fingerprint(part)
                 os.replace(part, self.folder / f"{name}{ending}")
-            self._note(told)
+            self._append_progress(entry)
         except OSError as error:
             raise _disk(self.folder, error) from error
-        self.clips[name] = told
+        self.clips[name] = entry
 
     def finish(self, **more: Any) -> None:
-        """Write the index; nothing can be added after.
+        """Write the index; no clip can be added after that.
 
         Raises: `InputError` for a store without a clip.
         """
@@ -128,28 +128,28 @@ class ClipWriter:
         except OSError as error:
             raise _disk(self.folder, error) from error
 
-    def _note(self, told: dict[str, Any]) -> None:
+    def _append_progress(self, entry: dict[str, Any]) -> None:
         path = self.folder / PROGRESS
-        cut = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
+        cut_off = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
         with path.open("a") as file:
-            file.write("\n" * cut + json.dumps(told) + "\n")
+            file.write("\n" * cut_off + json.dumps(entry) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def _whole(self, told: dict[str, Any]) -> bool:
+    def _is_whole(self, entry: dict[str, Any]) -> bool:
         try:
-            return all(fingerprint(self.folder / name) == wanted for name, wanted in told["files"].items())
+            return all(fingerprint(self.folder / name) == expected for name, expected in entry["files"].items())
         except (OSError, KeyError, AttributeError):
             return False
 
 
 class ClipStore:
-    """A finished store.
+    """Read a finished store.
 
     Args:
         folder: as `ClipWriter` left it.
-        contents: compare every file with its checksum, too, not only sizes.
-        whole: damaged files are refused; else they are found when `verify` asks for them.
+        contents: compare every file with its checksum, not only its size.
+        whole: refuse damaged files at once; else `verify` finds them clip by clip.
 
     Attributes:
         source: what the clips were made from.
@@ -169,12 +169,12 @@ class ClipStore:
             if self.index["kind"] != KIND:
                 raise ValueError(self.index["kind"])
         except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-            way = "it is not finished, run its command again" if (folder / PROGRESS).exists() else "make it again"
-            raise InputError(f"{folder}: expected a clip store, its {INDEX} is missing or damaged; {way}") from error
-        for name, wanted in (pair for files in self._files.values() for pair in files.items()):
+            remedy = "it is not finished, run its command again" if (folder / PROGRESS).exists() else "make it again"
+            raise InputError(f"{folder}: expected a clip store, its {INDEX} is missing or damaged; {remedy}") from error
+        for name, expected in (pair for files in self._files.values() for pair in files.items()):
             path = folder / name
-            same_size = path.is_file() and path.stat().st_size == wanted["bytes"]
-            if whole and (not same_size or (contents and fingerprint(path) != wanted)):
+            same_size = path.is_file() and path.stat().st_size == expected["bytes"]
+            if whole and (not same_size or (contents and fingerprint(path) != expected)):
                 raise InputError(
                     f"{path}: it is not what the index says (missing, damaged or changed); make the store again"
                 )
@@ -184,37 +184,37 @@ class ClipStore:
         return len(self.clips)
 
     def path(self, clip: int) -> Path:
-        """The video of a clip."""
+        """Return the path of a clip's video."""
         return self.folder / f"{self.clips[clip]}.mp4"
 
     def verify(self, clip: int) -> None:
-        """Compare the files of a clip with their checksums, and its table with what tables hold.
+        """Compare the files of a clip with their checksums, and check its table.
 
         Raises: `ValueError`, in words.
         """
-        for name, wanted in self._files[self.clips[clip]].items():
+        for name, expected in self._files[self.clips[clip]].items():
             try:
-                if fingerprint(self.folder / name) != wanted:
+                if fingerprint(self.folder / name) != expected:
                     raise ValueError(f"{name} is not what the index says (damaged or changed)")
             except FileNotFoundError as error:
                 raise ValueError(f"{name} is missing") from error
         check_table(self.table(clip), self.frames_of[clip])
 
     def table(self, clip: int) -> dict[str, np.ndarray]:
-        """The numbers of a clip, T rows each.
+        """Return the table of a clip, T rows in each column.
 
         Raises: `InputError` for a table that cannot be read.
         """
         return self._table(clip)
 
-    def tables_asked(self) -> tuple[int, int]:
-        """How often a table was in memory, and how often somebody asked for one."""
-        told = self._table.cache_info()
-        return told.hits, told.hits + told.misses
+    def table_cache(self) -> tuple[int, int]:
+        """Return how often a requested table was in memory, and how often one was requested."""
+        info = self._table.cache_info()
+        return info.hits, info.hits + info.misses
 
     def masks(self, clip: int, rows: np.ndarray) -> np.ndarray:
-        """uint8 [N, S, S], 1 on the head."""
-        return unpacked(self.table(clip)["mask"][rows], self.size)
+        """Return uint8 [N, S, S], 1 on the head."""
+        return unpack_masks(self.table(clip)["mask"][rows], self.size)
 
     def _read_table(self, clip: int) -> dict[str, np.ndarray]:
         path = self.folder / f"{self.clips[clip]}.npz"
@@ -225,26 +225,26 @@ class ClipStore:
 
 
 def _name(value: Any) -> str:
-    """The name of a file in the store's own folder. Raises: `ValueError`."""
+    """Check that a value names a file of the store's folder. Raises: `ValueError`."""
     if not isinstance(value, str) or Path(value).name != value or "\0" in value:
         raise ValueError(f"no name of a file: {literal(value)}")
     return value
 
 
 def _listed(files: Any) -> dict[str, dict[str, Any]]:
-    """The files of a clip, each with its size. Raises: `ValueError` and its like."""
-    return {_name(file): {**told, "bytes": told["bytes"]} for file, told in files.items()}
+    """Check the files of a clip in an index. Raises: `ValueError`, `KeyError`, `TypeError` or `AttributeError`."""
+    return {_name(file): {**entry, "bytes": entry["bytes"]} for file, entry in files.items()}
 
 
 def _count(value: Any) -> int:
-    """A whole number from 1. Raises: `ValueError`."""
+    """Check that a value is a whole number from 1 to _MOST. Raises: `ValueError`."""
     if type(value) is not int or not 1 <= value <= _MOST:
         raise ValueError(f"no number of frames or pixels: {literal(value)}")
     return value
 
 
-def holds_clips(folder: Path) -> bool:
-    """Whether a folder is a clip store, finished or not, as far as its index says."""
+def is_clip_store(folder: Path) -> bool:
+    """Tell whether a folder is a clip store, finished or not."""
     try:
         return bool(read_json(folder / INDEX, MOST_INDEX)["kind"] == KIND)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -252,36 +252,38 @@ def holds_clips(folder: Path) -> bool:
 
 
 def check_table(table: Mapping[str, np.ndarray], frames: int) -> None:
-    """Raises: `ValueError`, in words: rows are missing or of another width or type, numbers are not finite or of no
-    face, or a camera is none."""
+    """Check the columns of a table: number, shape and dtype of the rows, finite numbers, rotations of the cameras.
+
+    Raises: `ValueError`, in words.
+    """
     for name, value in table.items():
         if len(value) != frames:
             raise ValueError(f"{name} has {len(value)} rows for {frames} frames")
         if name in WIDTHS and (value.ndim != 2 or value.shape[1] not in WIDTHS[name]):
-            wanted = " or ".join(map(str, WIDTHS[name]))
-            raise ValueError(f"{name} has rows of {value.shape[1:]}, expected {wanted}")
-        shape, kind = _SHAPES.get(name, (None, np.float32))
+            widths = " or ".join(map(str, WIDTHS[name]))
+            raise ValueError(f"{name} has rows of {value.shape[1:]}, expected {widths}")
+        shape, dtype = _SHAPES.get(name, (None, np.float32))
         if shape is not None and not _fits(value.shape[1:], shape):
-            wanted = " x ".join("N" if side is None else str(side) for side in shape)
-            raise ValueError(f"{name} has rows of {value.shape[1:]}, expected {wanted}")
-        if value.dtype != kind and (shape is not None or value.dtype.kind == "f"):
-            raise ValueError(f"{name} holds {value.dtype}, expected {np.dtype(kind)}")
+            sides = " x ".join("N" if side is None else str(side) for side in shape)
+            raise ValueError(f"{name} has rows of {value.shape[1:]}, expected {sides}")
+        if value.dtype != dtype and (shape is not None or value.dtype.kind == "f"):
+            raise ValueError(f"{name} holds {value.dtype}, expected {np.dtype(dtype)}")
     check_finite(table, LARGEST)
     if "camera" in table:
         check_rotations(table["camera"][:, :16].reshape(-1, 4, 4)[:, :3, :3])
 
 
-def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    return len(shape) == len(wanted) and all(w in (None, s) for s, w in zip(shape, wanted, strict=True))
+def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(expected) and all(e in (None, s) for s, e in zip(shape, expected, strict=True))
 
 
-def packed(masks: np.ndarray) -> np.ndarray:
-    """uint8 or bool [T, S, S], not 0 on the head -> uint8 [T, S * S / 8]."""
+def pack_masks(masks: np.ndarray) -> np.ndarray:
+    """Pack masks [T, S, S], uint8 or bool, not 0 on the head, into bits: uint8 [T, S * S / 8]."""
     return np.packbits(masks.reshape(len(masks), -1) > 0, axis=-1)
 
 
-def unpacked(bits: np.ndarray, size: int) -> np.ndarray:
-    """The inverse of `packed`: uint8 [N, S, S] of bits [N, S * S / 8]."""
+def unpack_masks(bits: np.ndarray, size: int) -> np.ndarray:
+    """Unpack bits [N, S * S / 8] into masks: uint8 [N, S, S], 1 on the head."""
     return np.unpackbits(bits, axis=-1)[:, : size**2].reshape(len(bits), size, size)
 
 
@@ -291,10 +293,10 @@ def _write_table(path: Path, table: Mapping[str, np.ndarray]) -> None:
 
 def _parsed(line: str) -> dict[str, Any] | None:
     try:
-        told = json.loads(line)
+        entry = json.loads(line)
     except ValueError:
         return None  # cut off
-    return told if isinstance(told, dict) else None
+    return entry if isinstance(entry, dict) else None
 
 
 def _disk(folder: Path, error: OSError) -> InputError:

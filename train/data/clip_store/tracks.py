@@ -1,7 +1,7 @@
-"""What the table of a clip says about its frames: cameras, landmarks in the world, the neck's grids, motion.
+"""Tracks turn the table of a clip into cameras, landmarks in the world, the neck's grids, positions and motion.
 
-Two kinds of tables: of procedural heads, whose generator knows all this, and of tracked faces, where FLAME makes it of
-the published parameters. Letters: T frames of a clip, N of them.
+There are two kinds of tables: those of procedural heads hold all this, and those of tracked faces hold the published
+parameters, from which FLAME makes it. Letters: T frames of a clip, N of them.
 """
 
 from __future__ import annotations
@@ -31,105 +31,113 @@ FLAME_PARAMETERS = 109  # of an expression: 100, jaw 3, eyes 6
 
 
 class Tracks(Protocol):
-    """The reader of one kind of table.
+    """A reader of one kind of table.
 
     Attributes:
-        needs: the columns it reads, and their widths where these are fixed.
-        placed: the columns that positions take, too.
+        columns: the columns that are read, and their widths where these are fixed.
+        position_columns: further columns that `positions` reads.
         neck_of_source: whether the neck's grids depend on the source's frame, too.
         parameter_width: how many numbers an expression has.
     """
 
-    needs: dict[str, int | None]
-    placed: tuple[str, ...]
+    columns: dict[str, int | None]
+    position_columns: tuple[str, ...]
     neck_of_source: bool
     parameter_width: int
 
-    def seen(self, table: Table, rows: Sequence[int]) -> tuple[Camera, Tensor]:
-        """N cameras, and landmarks [N, 68, 3] in the world, the neck turned."""
+    def cameras_and_landmarks(self, table: Table, rows: Sequence[int]) -> tuple[Camera, Tensor]:
+        """Return N cameras, and landmarks [N, 68, 3] in the world with the neck turned."""
         ...
 
     def neck(self, table: Table, source: int, driving: int) -> NeckGrid:
-        """The grids of one driving frame, on the CPU."""
+        """Return the neck's grids for one driving frame, on the CPU."""
         ...
 
     def positions(self, table: Table, rows: Sequence[int], size: int) -> Tensor:
-        """[N, 3, size, size] in about [-1, 1], where what is seen lies on the head at rest; 0 beside (uv)."""
+        """Return where each visible point lies on the head at rest (uv): [N, 3, size, size] in about [-1, 1]."""
         ...
 
     def parameters(self, table: Table, rows: Sequence[int]) -> Tensor:
-        """[N, `parameter_width`] the expression in numbers."""
+        """Return the parameters of the expression, [N, `parameter_width`]."""
         ...
 
     def features(self, table: Table, rows: Sequence[int]) -> Tensor | None:
-        """[N, M] what a motion encoder read off the frames, where the table keeps it."""
+        """Return the motion that an encoder read off the frames [N, M], where the table holds it."""
         ...
 
 
 class HeadTracks:
-    """Tables of procedural heads. See `Tracks`.
+    """A reader of the tables of procedural heads.
 
     Args:
-        device: where the grids are made.
+        device: where the neck's grids are made.
     """
 
     neck_of_source, parameter_width = False, 9
-    placed: tuple[str, ...] = ("positions",)
+    position_columns: tuple[str, ...] = ("positions",)
 
     def __init__(self, model: ModelConfig, device: torch.device) -> None:
         self._model, self._device, self._stream = model, device, _side_stream(device)
-        who = {f"identity.{f.name}": None for f in dataclasses.fields(Identity)}
-        self.needs: dict[str, int | None] = {"camera": 25, "points": LANDMARKS, "expression": 9, "neck": 3, **who}
+        identity = {f"identity.{f.name}": None for f in dataclasses.fields(Identity)}
+        self.columns: dict[str, int | None] = {
+            "camera": 25,
+            "points": LANDMARKS,
+            "expression": 9,
+            "neck": 3,
+            **identity,
+        }
 
-    def seen(self, table: Table, rows: Sequence[int]) -> tuple[Camera, Tensor]:
+    def cameras_and_landmarks(self, table: Table, rows: Sequence[int]) -> tuple[Camera, Tensor]:
         """See `Tracks`."""
-        return camera_from_label(_of(table, "camera", rows)), _of(table, "points", rows)
+        return camera_from_label(_rows(table, "camera", rows)), _rows(table, "points", rows)
 
     def neck(self, table: Table, source: int, driving: int) -> NeckGrid:
         """See `Tracks`."""
-        who = Identity(**{f.name: _of(table, f"identity.{f.name}", [driving]) for f in dataclasses.fields(Identity)})
-        face = Expression.from_vector(_of(table, "expression", [driving]), _of(table, "neck", [driving]))
+        identity = Identity(
+            **{f.name: _rows(table, f"identity.{f.name}", [driving]) for f in dataclasses.fields(Identity)}
+        )
+        face = Expression.from_vector(_rows(table, "expression", [driving]), _rows(table, "neck", [driving]))
         config = self._model
         with torch.cuda.stream(self._stream):
-            grid = head_neck_grid(who.to(self._device), face.to(self._device), config.neck, config.render.box_side)
+            grid = head_neck_grid(identity.to(self._device), face.to(self._device), config.neck, config.render.box_side)
             return grid.to("cpu")
 
     def positions(self, table: Table, rows: Sequence[int], size: int) -> Tensor:
-        """See `Tracks`: as they are stored."""
-        stored = _of(table, "positions", rows)
-        every = size // stored.shape[1]
-        return from_positions(stored).repeat_interleave(every, 2).repeat_interleave(every, 3)
+        """See `Tracks`; the stored positions are repeated to the size."""
+        stored = _rows(table, "positions", rows)
+        factor = size // stored.shape[1]
+        return from_positions(stored).repeat_interleave(factor, 2).repeat_interleave(factor, 3)
 
     def parameters(self, table: Table, rows: Sequence[int]) -> Tensor:
         """See `Tracks`."""
-        return _of(table, "expression", rows)
+        return _rows(table, "expression", rows)
 
     def features(self, table: Table, rows: Sequence[int]) -> Tensor | None:
-        """See `Tracks`: the motion encoder reads every picture."""
+        """See `Tracks`; there is none, as the motion encoder reads every picture."""
         return None
 
 
 class FlameTracks:
-    """Tables of tracked faces: FLAME in the rectified pose, seen by the camera that shows the same head. See `Tracks`.
+    """A reader of the tables of tracked faces, which FLAME turns into heads with rectified necks and cameras.
 
     Args:
         field: FLAME and its coarse mesh, with the published table of landmarks.
-        motion_width: M of the motion that the tables keep; None: it is not needed.
+        motion_width: M of the motion in the tables; None where it is not read.
     """
 
     neck_of_source, parameter_width = True, FLAME_PARAMETERS
-    placed: tuple[str, ...] = ()
+    position_columns: tuple[str, ...] = ()
 
     def __init__(self, field: NeckField, motion_width: int | None) -> None:
         self._field = field.eval().requires_grad_(False)
         self._rest = self._at_rest()
         self._stream = _side_stream(self._device)
-        self.needs: dict[str, int | None] = {"camera": 25, "shape": 300, "expression": 100, "pose": 6, "eyes": 6}
+        self.columns: dict[str, int | None] = {"camera": 25, "shape": 300, "expression": 100, "pose": 6, "eyes": 6}
         if motion_width is not None:
-            self.needs["motion"] = motion_width
+            self.columns["motion"] = motion_width
 
     @torch.no_grad()
-    def seen(self, table: Table, rows: Sequence[int]) -> tuple[Camera, Tensor]:
+    def cameras_and_landmarks(self, table: Table, rows: Sequence[int]) -> tuple[Camera, Tensor]:
         """See `Tracks`."""
         with torch.cuda.stream(self._stream):
             camera, vertices = self._heads(table, rows)
@@ -137,48 +145,57 @@ class FlameTracks:
 
     @torch.no_grad()
     def positions(self, table: Table, rows: Sequence[int], size: int) -> Tensor:
-        """See `Tracks`: of FLAME's whole mesh, the face at rest with its mouth slightly open (reference 2.10)."""
+        """See `Tracks`; the head at rest is FLAME's mesh with its mouth slightly open, as in the published code."""
         with torch.cuda.stream(self._stream):
             camera, vertices = self._heads(table, rows)
             faces = self._field.flame["faces"]
             pixels, forward = project(vertices, camera.to(vertices.device), size)
-            none = vertices.new_zeros(len(faces))
+            zeros = vertices.new_zeros(len(faces))
             visible = torch.ones(len(rows), len(faces), dtype=torch.bool, device=vertices.device)
             seen = rasterize(
-                pixels, forward, faces, visible, none > 0, none, size, lambda member, face, weights: none[face]
+                pixels, forward, faces, visible, zeros > 0, zeros, size, lambda member, face, weights: zeros[face]
             )
             flat = vertices.new_zeros(len(rows) * size * size, 3)
             flat[seen.pixel] = seen.gather(self._rest, faces)
             return flat.unflatten(0, (len(rows), size, size)).permute(0, 3, 1, 2).contiguous().cpu()
 
     def _heads(self, table: Table, rows: Sequence[int]) -> tuple[Camera, Tensor]:
-        """N cameras on the CPU, and vertices [N, U, 3] in the world."""
+        """Return N cameras on the CPU, and vertices [N, U, 3] in the world."""
         neck, jaw, eyes = self._pose(table, rows)
-        shape, expression = (self._own(table, name, rows) for name in ("shape", "expression"))
+        shape, expression = (self._column(table, name, rows) for name in ("shape", "expression"))
         vertices, joints = self._field.flame(torch.cat([shape, expression], -1), neck, jaw, eyes)
-        return beside_neck(camera_from_label(_of(table, "camera", rows)), neck.cpu(), joints[:, 1].cpu()), vertices
+        return rectified_camera(
+            camera_from_label(_rows(table, "camera", rows)), neck.cpu(), joints[:, 1].cpu()
+        ), vertices
 
     def neck(self, table: Table, source: int, driving: int) -> NeckGrid:
-        """See `Tracks`: the shape is the source's."""
+        """See `Tracks`; the shape is the source's."""
         with torch.cuda.stream(self._stream):
-            shape, expression = self._own(table, "shape", [source]), self._own(table, "expression", [driving])
+            shape, expression = self._column(table, "shape", [source]), self._column(table, "expression", [driving])
             grid: NeckGrid = self._field(shape, expression, *self._pose(table, [driving]))
             return grid.to("cpu")
 
     def parameters(self, table: Table, rows: Sequence[int]) -> Tensor:
-        """See `Tracks`: expression 100, jaw 3, eyes 6."""
-        return torch.cat([_of(table, "expression", rows), _of(table, "pose", rows)[:, 3:], _of(table, "eyes", rows)], 1)
+        """See `Tracks`; expression 100, jaw 3, eyes 6."""
+        return torch.cat(
+            [
+                _rows(table, "expression", rows),
+                _rows(table, "pose", rows)[:, 3:],
+                _rows(table, "eyes", rows),
+            ],
+            1,
+        )
 
     def features(self, table: Table, rows: Sequence[int]) -> Tensor | None:
         """See `Tracks`."""
-        return _of(table, "motion", rows)
+        return _rows(table, "motion", rows)
 
     @torch.no_grad()
     def _at_rest(self) -> Tensor:
-        """[U, 3] what positions say: the canonical face, its eyeballs pushed back so that none is taken for a lid."""
-        flame, none = self._field.flame, torch.zeros(1, 6, device=self._device)
-        betas = none.new_zeros(1, flame["shape_directions"].shape[-1])
-        rest, _ = flame(betas, none[:, :3], none.new_tensor([CANONICAL_JAW]), none)
+        """Return the canonical face [U, 3], its eyeballs pushed back so that none is taken for a lid."""
+        flame, eyes = self._field.flame, torch.zeros(1, 6, device=self._device)
+        betas = eyes.new_zeros(1, flame["shape_directions"].shape[-1])
+        rest, _ = flame(betas, eyes[:, :3], eyes.new_tensor([CANONICAL_JAW]), eyes)
         if "eye_idxs" in self._field.mesh:
             check_indices("eye_idxs", self._field.mesh["eye_idxs"], rest.shape[1])
             rest[0, self._field.mesh["eye_idxs"], 2] -= EYEBALLS_BACK
@@ -186,10 +203,10 @@ class FlameTracks:
 
     def _pose(self, table: Table, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         neck = torch.from_numpy(rectified_necks(table["pose"][:, :3])[list(rows)]).float()
-        return neck.to(self._device), self._own(table, "pose", rows)[:, 3:], self._own(table, "eyes", rows)
+        return neck.to(self._device), self._column(table, "pose", rows)[:, 3:], self._column(table, "eyes", rows)
 
-    def _own(self, table: Table, name: str, rows: Sequence[int]) -> Tensor:
-        return _of(table, name, rows).to(self._device)
+    def _column(self, table: Table, name: str, rows: Sequence[int]) -> Tensor:
+        return _rows(table, name, rows).to(self._device)
 
     @property
     def _device(self) -> torch.device:
@@ -197,11 +214,11 @@ class FlameTracks:
 
 
 def rectified_necks(vectors: np.ndarray) -> np.ndarray:
-    """The neck rotations of a clip, freed of where its camera stands (reference 5.6).
+    """Remove the camera's direction from the neck rotations of a clip, as the published code does.
 
     With R = Rz(c) Ry(b) Rx(a) of each frame (extrinsic x, y, z angles) and the means of b and c over all frames, each
-    becomes (Rz(mean c) Ry(mean b))⁻¹ R: a head that looks to one side all the time has turned nothing but its camera.
-    The nod a is kept.
+    R becomes (Rz(mean c) Ry(mean b))⁻¹ R: a head that looks to one side all the time has a camera that stands there,
+    not a turned neck. The nod a stays.
 
     Args:
         vectors: [T, 3] rotation vectors, radians, shorter than π.
@@ -218,7 +235,7 @@ def rectified_necks(vectors: np.ndarray) -> np.ndarray:
 
 
 def _vectors(turns: np.ndarray) -> np.ndarray:
-    """Rotation vectors [T, 3] of matrices [T, 3, 3] by less than π."""
+    """Convert rotation matrices [T, 3, 3] by less than π to rotation vectors [T, 3]."""
     axis = np.stack(
         [turns[:, 2, 1] - turns[:, 1, 2], turns[:, 0, 2] - turns[:, 2, 0], turns[:, 1, 0] - turns[:, 0, 1]], -1
     )
@@ -227,23 +244,23 @@ def _vectors(turns: np.ndarray) -> np.ndarray:
     return axis * np.where(length > 1e-12, angle / np.maximum(length, 1e-12), 0.5)
 
 
-def beside_neck(camera: Camera, neck: Tensor, joint: Tensor) -> Camera:
-    """The cameras that see heads with turned necks as `camera` sees the same heads with straight ones (reference 2.11).
+def rectified_camera(camera: Camera, neck: Tensor, joint: Tensor) -> Camera:
+    """Return the cameras that see heads with turned necks as `camera` sees the same heads with straight necks.
 
     Args:
-        camera: N cameras, the head's full pose in them.
+        camera: N cameras that hold the head's full pose.
         neck: [N, 3] rotation vectors. joint: [N, 3] where the necks turn, world.
     """
     turn = rotation_matrices(neck)  # world about the joint
     pose = camera.world_from_camera
-    beside = pose.clone()
-    beside[:, :3, :3] = turn @ pose[:, :3, :3]
-    beside[:, :3, 3] = (turn @ (pose[:, :3, 3] - joint)[..., None])[..., 0] + joint
-    return Camera(beside, camera.intrinsics)
+    turned = pose.clone()
+    turned[:, :3, :3] = turn @ pose[:, :3, :3]
+    turned[:, :3, 3] = (turn @ (pose[:, :3, 3] - joint)[..., None])[..., 0] + joint
+    return Camera(turned, camera.intrinsics)
 
 
 def _side_stream(device: torch.device) -> torch.cuda.Stream | None:
-    """On a GPU a stream of its own: what a thread reads ahead would else wait for all that the step has queued."""
+    """Make a stream on a GPU, so that a thread that reads ahead does not wait for what the step has queued."""
     if device.type != "cuda":
         return None
     stream = torch.cuda.Stream(device)
@@ -251,5 +268,5 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream | None:
     return stream
 
 
-def _of(table: Table, name: str, rows: Sequence[int]) -> Tensor:
+def _rows(table: Table, name: str, rows: Sequence[int]) -> Tensor:
     return torch.from_numpy(table[name][list(rows)])

@@ -1,4 +1,4 @@
-"""The whole head as one mesh of fixed topology: which parts it has, and where their vertices are.
+"""The whole head is one mesh of fixed topology; this module holds its parts and places their vertices.
 
 Letters: B batch, U vertices, F faces.
 """
@@ -19,11 +19,12 @@ from triportrait.train.data.heads.skull import RADII, anchors, deform, over_eyeb
 
 NECK_BENDS = (-0.42, -0.20)  # world heights between which the neck takes up the head's rotation
 
+SKULL_GRID = (112, 96)  # columns, rows
 HAIR_RESTS = 0.6  # share of the rotation that the ends of long hair do not take
 
 
 class Kind(IntEnum):
-    """What a triangle is made of, which decides how it is cut and painted."""
+    """The material of a triangle, which decides how it is cut and painted."""
 
     SKIN = 0
     HAIR_SHELL = 1
@@ -50,7 +51,7 @@ class Posed:
     Attributes:
         vertices: [B, U, 3] in the world, the neck turned.
         straight: [B, U, 3] in the world, the neck straight (the network's canonical space).
-        present: [B, K] bool, which kinds this head has; of the hair shell the hairline decides.
+        present: [B, K] bool, which kinds this head has; the hairline decides which of the hair shell is seen.
         rotation: [B, 3, 3] the head's rotation about the neck joint.
     """
 
@@ -61,7 +62,7 @@ class Posed:
 
 
 def skull_template(columns: int, rows: int) -> tuple[Tensor, Tensor]:
-    """The ellipsoid's points [U, 3], denser in front, and its faces; template units."""
+    """Make the template ellipsoid: points [U, 3], denser in front, template units, and faces."""
     u = torch.linspace(-1, 1, columns + 1)[:-1]
     v = torch.linspace(-1, 1, rows)
     longitude = math.pi * (0.55 * u + 0.45 * u**3)
@@ -72,18 +73,15 @@ def skull_template(columns: int, rows: int) -> tuple[Tensor, Tensor]:
 class HeadMesh:
     """The mesh of every head of the population.
 
-    Args:
-        columns, rows: of the skull's grid.
-
     Attributes:
         faces: [F, 3] int64; kind: [F] int64, a Kind.
         paint: [U, 3] paint coordinates: template positions on skin and hair shell, unit balls for eyes, ears, bun,
-            tongue and torso, otherwise as in `organs`.
+            tongue and torso, and what `organs` and `hair` say for the other parts.
         template: [U, 3] where the vertices of the population's mean head are at rest, scene units: every head's uv.
     """
 
-    def __init__(self, columns: int = 112, rows: int = 96) -> None:
-        skull = skull_template(columns, rows)
+    def __init__(self) -> None:
+        skull = skull_template(*SKULL_GRID)
         ball, bag, teeth = organs.ball(), organs.patch(*organs.BAG), organs.patch(*organs.TEETH)
         parts = [
             (Kind.SKIN, skull), (Kind.HAIR_SHELL, skull), (Kind.HAIR_BUN, hair.bun_faces()),
@@ -109,18 +107,18 @@ class HeadMesh:
         self.template = self.pose(mean_identity(), Expression.neutral(1)).straight[0]
 
     def to(self, device: torch.device | str) -> HeadMesh:
-        """The same mesh with its tables elsewhere."""
-        other = object.__new__(HeadMesh)
-        other.__dict__.update({k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.__dict__.items()})
-        other.patches = {k: v.to(device) for k, v in self.patches.items()}
-        return other
+        """Return this mesh with its tables on a device."""
+        mesh = object.__new__(HeadMesh)
+        mesh.__dict__.update({k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.__dict__.items()})
+        mesh.patches = {k: v.to(device) for k, v in self.patches.items()}
+        return mesh
 
     def pose(self, identity: Identity, expression: Expression) -> Posed:
-        """Where the vertices of B heads are."""
+        """Place the vertices of B heads."""
         who, face = identity.columns(), expression.columns()
         skull, ball = self.skull, self.ball
-        found = anchors(who)
-        eyes, mouth = (found["eye_left"], found["eye_right"]), found["mouth"]
+        anchor = anchors(who)
+        eyes, mouth = (anchor["eye_left"], anchor["eye_right"]), anchor["mouth"]
         skin = over_eyeballs(deform(skull, who, face), skull, who, eyes)
         resting = deform(skull, who, Expression.neutral(1).to(skull.device).columns())
         on_head = [
@@ -129,13 +127,13 @@ class HeadMesh:
             hair.bun(who),
             hair.sheet(who),
             *(organs.eyeball(eye, ball, who) for eye in eyes),
-            organs.ear(found["ear_left"], ball, 1.0, who),
-            organs.ear(found["ear_right"], ball, -1.0, who),
+            organs.ear(anchor["ear_left"], ball, 1.0, who),
+            organs.ear(anchor["ear_right"], ball, -1.0, who),
             organs.mouth_bag(mouth, self.patches["bag"], face),
             organs.upper_teeth(mouth, self.patches["teeth"], who, face),
             organs.lower_teeth(mouth, self.patches["teeth"], face),
             organs.tongue(mouth, ball, face),
-            *organs.glasses(found, who),
+            *organs.glasses(anchor, who),
         ]
         below = [organs.neck(self.neck_paint, who), organs.torso(self.torso_paint, who)]
         straight = torch.cat([*(to_world(part) for part in on_head), *below], 1)  # [B, U, 3]
@@ -156,12 +154,12 @@ class HeadMesh:
 
 
 def neck_share(height: Tensor) -> Tensor:
-    """How much of the head's rotation the neck takes at a world height (scene units): 0 at the torso, 1 at the head."""
+    """Return the share of the head's rotation at a world height (scene units): 0 at the torso, 1 at the head."""
     return smoothstep(*NECK_BENDS, height)
 
 
 def mean_identity() -> Identity:
-    """The middle of the population, with short hair: whose resting head is the uv space of all."""
+    """Return the mean head of the population, with short hair; its resting face is the uv space of all heads."""
     middle = {name: torch.tensor([(low + high) / 2]) for name, (low, high) in IDENTITY_RANGES.items()}
     style = torch.tensor([int(HairStyle.SHORT)])
     plain = {name: torch.zeros(1) for name in ("freckles", "beard", "moustache", "glasses")}

@@ -1,4 +1,4 @@
-"""Where eyes, mouth, brows lie on the template: implicit shapes in paint coordinates, the same places on every head.
+"""Eyes, mouth and brows are implicit shapes in paint coordinates, at the same places of the template on every head.
 
 Paint coordinates are positions on the template before any deformation (template units, the skull's centre at 0), so a
 slit keeps pixel-sharp edges at any size. All functions are elementwise: identity and expression broadcast with x and y.
@@ -22,7 +22,7 @@ SHUT = 0.97  # from this blink on no slit is left
 
 
 class EyeSlit(NamedTuple):
-    """Around the nearer eye, in units of the slit's half width."""
+    """A point's place about the nearer eye, in units of the slit's half width."""
 
     inside: Tensor  # bool
     across: Tensor  # -1 inner corner … 1 outer corner
@@ -33,7 +33,7 @@ class EyeSlit(NamedTuple):
 
 
 class MouthSlit(NamedTuple):
-    """Around the mouth, in template units."""
+    """A point's place about the mouth, in template units."""
 
     inside: Tensor  # bool
     across: Tensor  # -1 right corner … 1 left corner
@@ -43,7 +43,7 @@ class MouthSlit(NamedTuple):
 
 
 def side(x: Tensor) -> Tensor:
-    """1 on the head's left (+x), -1 on its right."""
+    """Return 1 on the head's left (+x), -1 on its right."""
     return torch.where(x > 0, 1.0, -1.0)
 
 
@@ -52,7 +52,7 @@ def _left_or_right(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 def lid_heights(x: Tensor, expression: Expression) -> tuple[Tensor, Tensor]:
-    """Heights of the upper and lower lid at the middle of the eye, in half widths; x tells which eye."""
+    """Return the heights of both lids at the middle of the eye, in half widths; the sign of x chooses the eye."""
     blink = _left_or_right(x, expression.blink_left, expression.blink_right)
     brow = _left_or_right(x, expression.brow_left, expression.brow_right)
     upper = 0.62 + 0.09 * brow.clamp(min=0) + 0.13 * expression.gaze_y
@@ -62,7 +62,7 @@ def lid_heights(x: Tensor, expression: Expression) -> tuple[Tensor, Tensor]:
 
 
 def lid_edges(across: Tensor, upper: Tensor, lower: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Heights of both lids' edges at `across` (-1 … 1), and the bend; heights at the middle as `lid_heights`."""
+    """Return the heights of both lids' edges at `across` (-1 … 1), and the bend, from the heights at the middle."""
     bend = 1 - across.abs().clamp(max=1) ** 2.2
     # the upper lid is highest towards the nose, the lower one lowest away from it
     high = upper * bend * (1 - 0.10 * across)
@@ -70,7 +70,7 @@ def lid_edges(across: Tensor, upper: Tensor, lower: Tensor) -> tuple[Tensor, Ten
 
 
 def eye_slit(x: Tensor, y: Tensor, identity: Identity, expression: Expression) -> EyeSlit:
-    """The eye slit nearer to (x, y)."""
+    """Place the points (x, y) about the nearer eye."""
     half = EYE_HALF_WIDTH * identity.eye_size
     across = (x * side(x) - EYE_X) / half
     up = (y - EYE_Y) / half - across * identity.eye_tilt
@@ -82,12 +82,12 @@ def eye_slit(x: Tensor, y: Tensor, identity: Identity, expression: Expression) -
 
 
 def mouth_half_width(identity: Identity, expression: Expression) -> Tensor:
-    """Half the distance between the mouth's corners, template units."""
+    """Return half the distance between the mouth's corners, template units."""
     return MOUTH_HALF_WIDTH * identity.mouth_width * (1 + 0.22 * expression.smile) * (1 - 0.48 * expression.pucker)
 
 
 def mouth_edges(across: Tensor, expression: Expression) -> tuple[Tensor, Tensor, Tensor]:
-    """Heights of the upper and lower lip's inner edges at `across` (-1 … 1), and how open the mouth is."""
+    """Return the heights of both lips' inner edges at `across` (-1 … 1), and how open the mouth is."""
     reach = (across * across).clamp(max=1)
     gap = expression.jaw + 0.22 * (expression.smile - 0.25).clamp(min=0)
     middle = MOUTH_Y + (0.006 + 0.028 * expression.smile) * (across * across - 0.35).clamp(max=1.2)
@@ -97,7 +97,7 @@ def mouth_edges(across: Tensor, expression: Expression) -> tuple[Tensor, Tensor,
 
 
 def mouth_slit(x: Tensor, y: Tensor, identity: Identity, expression: Expression) -> MouthSlit:
-    """The opening between the lips."""
+    """Place the points (x, y) about the opening between the lips."""
     across = x / mouth_half_width(identity, expression)
     upper, lower, gap = mouth_edges(across, expression)
     inside = (across.abs() < 1) & (y < upper) & (y > lower) & (gap + expression.pucker > 0.04)
@@ -105,14 +105,14 @@ def mouth_slit(x: Tensor, y: Tensor, identity: Identity, expression: Expression)
 
 
 def lip_heights(across: Tensor, identity: Identity) -> tuple[Tensor, Tensor]:
-    """How far the upper and the lower lip reach beyond the opening at `across` (-1 … 1), template units."""
+    """Return how far both lips reach beyond the opening at `across` (-1 … 1), template units."""
     lens = (1 - (across / 1.05) ** 2).clamp(min=1e-6)
     bow = 1 - 0.20 * bump(across / 0.16) + 0.06 * bump((across.abs() - 0.3) / 0.2)
     return 0.021 * identity.lip_fullness * lens**0.6 * bow, 0.026 * identity.lip_fullness * lens**0.5
 
 
 def lips(mouth: MouthSlit, identity: Identity) -> tuple[Tensor, Tensor]:
-    """How much of a point is upper lip, and lower lip, 0 … 1."""
+    """Return how much of a point is upper lip, and lower lip, 0 … 1."""
     across = mouth.across
     upper, lower = lip_heights(across, identity)
     within = (across.abs() < 1.05).float()
@@ -123,13 +123,13 @@ def lips(mouth: MouthSlit, identity: Identity) -> tuple[Tensor, Tensor]:
 
 
 def brow_line(along: Tensor, identity: Identity, raised: Tensor) -> Tensor:
-    """Height of the brow's middle at `along` (-1 inner end … 1 outer end) for a brow raised by -1 … 1."""
+    """Return the height of the brow's middle at `along` (-1 inner … 1 outer end) for a brow raised by -1 … 1."""
     frown = -0.016 * raised.clamp(max=0) * along  # a lowered brow dips at the nose
     return BROW_Y + 0.018 * raised - 0.016 * along**2 + 0.05 * identity.brow_arch * along + frown
 
 
 def brow_cover(x: Tensor, y: Tensor, identity: Identity, expression: Expression) -> Tensor:
-    """How much of a point is brow, 0 … 1."""
+    """Return how much of a point is brow, 0 … 1."""
     along = (x * side(x) - EYE_X) / BROW_HALF_WIDTH
     raised = _left_or_right(x, expression.brow_left, expression.brow_right)
     thick = 0.0130 * identity.brow_thickness * (1 - 0.5 * smoothstep(-0.2, 1.0, along))

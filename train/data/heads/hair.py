@@ -1,6 +1,6 @@
-"""Hair: a shell over the skull that ends at an implicit hairline, a long sheet behind the head, a bun.
+"""Hair is a shell over the skull that ends at an implicit hairline, a long sheet behind the head, and a bun.
 
-Template units; identity comes as columns, or as one row per point.
+All lengths are in template units. An identity is given as columns, or as one row per point.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ BUN_COLUMNS, BUN_ROWS = 24, 16
 
 
 def _is(identity: Identity, *styles: HairStyle) -> Tensor:
-    found = identity.hair_style == styles[0]
+    matches = identity.hair_style == styles[0]
     for style in styles[1:]:
-        found = found | (identity.hair_style == style)
-    return found.float()
+        matches = matches | (identity.hair_style == style)
+    return matches.float()
 
 
 def over_hairline(template: Tensor, identity: Identity) -> Tensor:
-    """Height of template points [..., 3] over the hairline: hair where positive; far below 0 on bald heads."""
+    """Return the height of template points [..., 3] over the hairline: positive in hair, far below 0 on bald heads."""
     x, y, z = template.unbind(-1)
     around = torch.atan2(x / RADII[0], z / RADII[2]).abs()  # 0 in front, π behind
     fringe = _is(identity, HairStyle.FRINGE, HairStyle.LONG)
@@ -46,7 +46,7 @@ def over_hairline(template: Tensor, identity: Identity) -> Tensor:
 
 
 def shell_thickness(template: Tensor, identity: Identity) -> Tensor:
-    """How far the hair stands off the skull at template points; it thins out towards the hairline."""
+    """Return how far the hair stands off the skull at template points; it thins out towards the hairline."""
     x, y, z = template.unbind(-1)
     height = over_hairline(template, identity)
     longitude, latitude = torch.atan2(x, z), torch.asin((y / RADII[1]).clamp(-1, 1))
@@ -64,14 +64,14 @@ def shell_thickness(template: Tensor, identity: Identity) -> Tensor:
 
 
 def shell(template: Tensor, resting_skin: Tensor, identity: Identity) -> Tensor:
-    """The shell [B, U, 3]: resting skin of the template's points pushed out along the ellipsoid's normal."""
+    """Push the resting skin of the template's points out along the ellipsoid's normal: the shell [B, U, 3]."""
     radii = template.new_tensor(RADII)
     normal = torch.nn.functional.normalize(template / radii**2, dim=-1)
     return resting_skin + normal * shell_thickness(template, identity)[..., None]
 
 
 def bun(identity: Identity) -> Tensor:
-    """[B, U, 3] a knot behind the top of the head."""
+    """Place a knot of hair behind the top of the head, [B, U, 3]."""
     ball, _ = sphere(BUN_COLUMNS, BUN_ROWS)
     ball = ball.to(identity.hair_wave.device)
     twist = 1 + 0.05 * torch.sin(9 * torch.atan2(ball[:, 0], ball[:, 2]) + 6 * ball[:, 1])
@@ -83,12 +83,12 @@ def bun(identity: Identity) -> Tensor:
 
 
 def bun_faces() -> tuple[Tensor, Tensor]:
-    """Paint coordinates [U, 3] (unit sphere) and faces of the bun."""
+    """Return the paint coordinates [U, 3] (a unit sphere) and the faces of the bun."""
     return sphere(BUN_COLUMNS, BUN_ROWS)
 
 
 def sheet_paint() -> tuple[Tensor, Tensor]:
-    """Paint coordinates [U, 3] (longitude about the head, fraction of the length, 0) and faces of the long sheet."""
+    """Return the paint coordinates [U, 3] (longitude, fraction of the length, 0) and the faces of the long sheet."""
     longitude = torch.linspace(-2.12, 2.12, SHEET_COLUMNS) + math.pi
     down, longitude = torch.meshgrid(torch.linspace(0, 1, SHEET_ROWS), longitude, indexing="ij")
     paint = torch.stack([longitude, down, torch.zeros_like(down)], -1).reshape(-1, 3)
@@ -96,7 +96,7 @@ def sheet_paint() -> tuple[Tensor, Tensor]:
 
 
 def sheet(identity: Identity) -> Tensor:
-    """[B, U, 3] long hair hanging beside and behind the head."""
+    """Place the long hair that hangs beside and behind the head, [B, U, 3]."""
     paint, _ = sheet_paint()
     longitude, down = paint.to(identity.hair_wave.device)[:, :2].unbind(-1)
     edge = smoothstep(1.5, 2.12, (longitude - math.pi).abs())

@@ -1,7 +1,8 @@
-"""68 landmarks in the usual order, read off the same curves that eyes, mouth and brows are cut from.
+"""The usual 68 landmarks are read off the curves from which eyes, mouth and brows are cut.
 
-0-16 jaw from the head's right to its left, 17-21 and 22-26 brows, 27-30 bridge of the nose, 31-35 nostrils, 36-41 right
-eye, 42-47 left eye, 48-59 outer and 60-67 inner rim of the lips. Hidden landmarks have a place, too.
+Their order: 0-16 jaw from the head's right to its left, 17-21 and 22-26 brows, 27-30 bridge of the nose, 31-35
+nostrils, 36-41 right eye, 42-47 left eye, 48-59 outer and 60-67 inner rim of the lips. Hidden landmarks have a place,
+too.
 """
 
 from __future__ import annotations
@@ -15,13 +16,9 @@ from triportrait.train.data.heads import features
 from triportrait.train.data.heads.population import Expression, Identity
 from triportrait.train.data.heads.skull import RADII, face_points, lift
 
-COUNT = 68
-JAW, BROWS, NOSE, RIGHT_EYE, LEFT_EYE = slice(0, 17), slice(17, 27), slice(27, 36), slice(36, 42), slice(42, 48)
-OUTER_LIPS, INNER_LIPS = slice(48, 60), slice(60, 68)
-
 
 def landmarks(identity: Identity, expression: Expression) -> Tensor:
-    """[B, 68, 3] on the skin of B heads, in the world with the neck straight, scene units."""
+    """Place the landmarks on the skin of B heads: [B, 68, 3] in the world with the neck straight, scene units."""
     who, face = identity.columns(), expression.columns()
     curves = [_brow(who, face, -1.0), _brow(who, face, 1.0), *_nose(who), *_eyes(who, face), *_lips(who, face)]
     pairs = [torch.stack(torch.broadcast_tensors(x, y), -1) for x, y in curves]
@@ -31,7 +28,7 @@ def landmarks(identity: Identity, expression: Expression) -> Tensor:
 
 
 def _jaw() -> Tensor:
-    """[17, 3] template points along the face's contour, over the chin."""
+    """Return template points [17, 3] along the face's contour, over the chin."""
     along = torch.linspace(-1, 1, 17)
     longitude = along * math.radians(84)
     latitude = -math.radians(61) * (1 - along.abs() ** 2.4) + math.radians(2)
@@ -43,7 +40,7 @@ def _jaw() -> Tensor:
 
 
 def _brow(who: Identity, face: Expression, side: float) -> tuple[Tensor, Tensor]:
-    """Five points of one brow, from the picture's left to its right in front."""
+    """Return five points of one brow, from the left to the right of a frontal picture."""
     along = who.jaw_width.new_tensor([0.95, 0.475, 0.0, -0.475, -0.95]) * -side  # from outer to inner on the right
     raised = face.brow_left if side > 0 else face.brow_right
     x = side * (features.EYE_X + features.BROW_HALF_WIDTH * along)
@@ -51,7 +48,7 @@ def _brow(who: Identity, face: Expression, side: float) -> tuple[Tensor, Tensor]
 
 
 def _nose(who: Identity) -> list[tuple[Tensor, Tensor]]:
-    """Four points down the bridge, five along the nostrils."""
+    """Return four points down the bridge, and five along the nostrils."""
     down = who.jaw_width.new_tensor([[0.045, 0.005, -0.035, -0.066]])
     across = who.jaw_width.new_tensor([-1.0, -0.5, 0.0, 0.5, 1.0]) * 0.038 * who.nose_width
     low = who.jaw_width.new_tensor([-0.092, -0.101, -0.106, -0.101, -0.092])[None]
@@ -59,8 +56,8 @@ def _nose(who: Identity) -> list[tuple[Tensor, Tensor]]:
 
 
 def _eyes(who: Identity, face: Expression) -> list[tuple[Tensor, Tensor]]:
-    """Six points around each eye: a corner, two above, the other corner, two below."""
-    found = []
+    """Return six points around each eye: a corner, two above, the other corner, two below."""
+    curves = []
     for side in (-1.0, 1.0):
         across = who.jaw_width.new_tensor([-1.0, -0.4, 0.4, 1.0, 0.4, -0.4]) * side  # -1 inner … 1 outer corner
         upper, lower = features.lid_heights(torch.full_like(who.jaw_width, side), face)
@@ -69,12 +66,12 @@ def _eyes(who: Identity, face: Expression) -> list[tuple[Tensor, Tensor]]:
         high, low, _ = features.lid_edges(across, upper, lower)
         half = features.EYE_HALF_WIDTH * who.eye_size
         up = above * high + below * low + across * who.eye_tilt
-        found.append((side * (features.EYE_X + half * across), features.EYE_Y + half * up))
-    return found
+        curves.append((side * (features.EYE_X + half * across), features.EYE_Y + half * up))
+    return curves
 
 
 def _lips(who: Identity, face: Expression) -> list[tuple[Tensor, Tensor]]:
-    """Twelve points around the lips (clockwise from the right corner), eight around the opening."""
+    """Return twelve points around the lips (clockwise from the right corner), and eight around the opening."""
     half = features.mouth_half_width(who, face)
     top = who.jaw_width.new_tensor([-1.0, -0.66, -0.3, 0.0, 0.3, 0.66, 1.0])
     bottom = who.jaw_width.new_tensor([0.66, 0.33, 0.0, -0.33, -0.66])

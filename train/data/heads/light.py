@@ -1,6 +1,6 @@
-"""Light on painted points, the head's soft shadow on neck and shoulders, and the background.
+"""Painted points are lit here, with the head's soft shadow on neck and shoulders, before a background.
 
-Letters: N fragments, B batch. Light and expression rows are already per fragment where they meet points.
+Letters: N fragments, B batch. Light comes as one row per fragment.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ def shade(
     rotation: Tensor,
     light: Light,
 ) -> Tensor:
-    """Colours [N, 3] in [0, 1] under a wrapped key light, ambient light from above, highlights and a soft rim.
+    """Light N points by a wrapped key light, ambient light from above, highlights and a soft rim.
 
     Args:
         kind: [N]. position, normal, view: [N, 3], world; normal and view have length 1, view points to the camera.
         rotation: [N, 3, 3] of the head. light: N rows.
+
+    Returns:
+        Colours [N, 3] in [0, 1].
     """
     key = (dot(normal, light.direction) + WRAP).clamp(min=0) / (1 + WRAP)
     key = key * (1 - 0.55 * head_shadow(kind, position, rotation, light.direction))
@@ -50,7 +53,7 @@ def shade(
 
 
 def head_shadow(kind: Tensor, position: Tensor, rotation: Tensor, towards: Tensor) -> Tensor:
-    """[N] how much the skull's ellipsoid hides the key light from neck, torso and hanging hair: 0 … 1, soft.
+    """Return how much the skull's ellipsoid hides the key light from neck, torso and hanging hair: [N], 0 … 1, soft.
 
     A ray from the point towards the light is taken into the ellipsoid's unit space; its smallest distance to the
     centre, ahead of the point, decides.
@@ -67,12 +70,12 @@ def head_shadow(kind: Tensor, position: Tensor, rotation: Tensor, towards: Tenso
 
 
 def _turn_back(vector: Tensor, rotation: Tensor) -> Tensor:
-    """Rᵀ v, per fragment."""
+    """Return Rᵀ v, per fragment."""
     return torch.stack([dot(rotation[:, :, axis], vector) for axis in range(3)], -1)
 
 
 def background(light: Light, size: int) -> Tensor:
-    """[B, S, S, 3] in [0, 1]: a ramp of two colours with a soft vignette; it does not move with the camera."""
+    """Paint backgrounds [B, S, S, 3] in [0, 1]: a ramp of two colours with a soft vignette, whatever the camera."""
     step = (torch.arange(size, device=light.ambient.device) + 0.5) / size * 2 - 1
     y, x = torch.meshgrid(step, step, indexing="ij")
     cosine, sine = light.background_angle.cos(), light.background_angle.sin()

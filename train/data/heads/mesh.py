@@ -1,4 +1,4 @@
-"""The coarse twin of a head: the few triangles that tell the neck's field how the head turned.
+"""The coarse mesh of a head has few triangles, which tell the neck's field how the head turned.
 
 It follows the same formulas as the fine mesh, at a few hundred points of skin, neck and torso; hair, ears and glasses
 are carried along by the nearest skin. Letters: B batch, U vertices, F faces.
@@ -42,7 +42,7 @@ class CoarsePose:
 
 
 def coarse_pose(identity: Identity, expression: Expression) -> CoarsePose:
-    """The coarse meshes of B heads, as `core.motion.neck.neck_grid` takes them."""
+    """Make the coarse meshes of B heads, as `core.motion.neck.neck_grid` takes them."""
     device = identity.jaw_width.device
     (skull, skull_faces), (neck, neck_faces), (torso, torso_faces) = (
         skull_template(*SKULL_GRID),
@@ -66,13 +66,13 @@ def coarse_pose(identity: Identity, expression: Expression) -> CoarsePose:
 
 
 def _with_area(faces: Tensor, vertices: Tensor) -> Tensor:
-    """The faces but those that collapsed at a pole."""
+    """Leave out the faces that collapsed at a pole."""
     a, b, c = vertices[0][faces].unbind(1)
     return faces[torch.linalg.cross(b - a, c - a).norm(dim=-1) > 1e-7]
 
 
 def head_neck_grid(identity: Identity, expression: Expression, config: NeckConfig, box_side: float) -> NeckGrid:
-    """The grids that undo the necks of B heads.
+    """Make the grids that undo the necks of B heads.
 
     Args:
         config: sizes and thresholds of the grids. box_side: scene units, 1.3 in the published network.
@@ -83,6 +83,6 @@ def head_neck_grid(identity: Identity, expression: Expression, config: NeckConfi
 
 @cache
 def mean_neck(config: NeckConfig, box_side: float) -> dict[str, Tensor]:
-    """How the population's mean head turns, for weights that meet heads without a mesh: tables of a `TurningNeck`."""
+    """Fit how the population's mean head turns, for heads without a mesh: the tables of a `TurningNeck`."""
     who, rest = mean_identity(), Expression.neutral(1)
     return fit_turning(lambda rotation: head_neck_grid(who, rest.replace(neck=rotation), config, box_side))

@@ -1,4 +1,4 @@
-"""What sits on the skull or under it: eyes, ears, the inside of the mouth, glasses, neck, torso.
+"""Eyes, ears, the inside of the mouth, glasses, neck and torso sit on the skull or under it.
 
 Each part has a function for its paint coordinates and faces (the same for every head) and one that places it on B
 heads. Head parts are in template units, neck and torso in the world. Identity and expression come as columns.
@@ -24,18 +24,18 @@ WIRE = 0.0095  # radius of the glasses' wire
 
 
 def patch(columns: int, rows: int) -> tuple[Tensor, Tensor]:
-    """A square [-1, 1]²: paint coordinates [U, 3] and faces."""
+    """Make a square [-1, 1]²: paint coordinates [U, 3] and faces."""
     v, u = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
     return torch.stack([u, v, torch.zeros_like(u)], -1).reshape(-1, 3), grid_faces(columns, rows, closed=False)
 
 
 def eyeball(centre: Tensor, paint: Tensor, identity: Identity) -> Tensor:
-    """[B, U, 3] around centre [B, 3]; it does not turn, its iris is painted where it looks."""
+    """Place an eyeball [B, U, 3] around centre [B, 3]; it does not turn, its iris is painted where it looks."""
     return centre[:, None] + paint * (EYEBALL_RADIUS * identity.eye_size)[..., None]
 
 
 def ear(anchor: Tensor, paint: Tensor, side: float, identity: Identity) -> Tensor:
-    """[B, U, 3] a flattened ball with a lobe, turned away from the skull; side is +1 on the left."""
+    """Place an ear [B, U, 3], a flattened ball with a lobe, turned away from the skull; side is +1 on the left."""
     lobe = 1 - 0.38 * smoothstep(0.2, -1.0, paint[:, 1])
     rim = 1 + 0.10 * smoothstep(0.2, 1.0, paint[:, 1])
     flat = paint * (lobe * rim)[:, None] * paint.new_tensor([0.022, 0.068, 0.044]) * identity.ear_size[..., None]
@@ -47,7 +47,7 @@ def ear(anchor: Tensor, paint: Tensor, side: float, identity: Identity) -> Tenso
 
 
 def mouth_bag(mouth: Tensor, paint: Tensor, expression: Expression) -> Tensor:
-    """[B, U, 3] the dark behind the lips."""
+    """Place the dark behind the lips, [B, U, 3]."""
     u, v = paint[:, 0], paint[:, 1]
     bag = torch.stack([0.108 * u, 0.060 * v - 0.012, -0.070 - 0.06 * u**2], -1)
     return mouth[:, None] + bag - expression.jaw[..., None] * paint.new_tensor([0, 0.03, 0.012])
@@ -59,34 +59,34 @@ def _teeth(paint: Tensor) -> Tensor:
 
 
 def upper_teeth(mouth: Tensor, paint: Tensor, identity: Identity, expression: Expression) -> Tensor:
-    """[B, U, 3] fixed to the skull."""
+    """Place the upper teeth [B, U, 3], which are fixed to the skull."""
     wide = identity.mouth_width[..., None].sqrt() * paint.new_tensor([1, 0, 0]) + paint.new_tensor([0, 1, 1])
     arch = paint.new_tensor([0, 0.012, 0]) * (paint[:, :1] ** 2) * (1 + expression.smile[..., None].clamp(min=0))
     return mouth[:, None] + _teeth(paint) * wide + arch + paint.new_tensor([0, 0.010, 0])
 
 
 def lower_teeth(mouth: Tensor, paint: Tensor, expression: Expression) -> Tensor:
-    """[B, U, 3] they go with the jaw."""
+    """Place the lower teeth [B, U, 3], which go with the jaw."""
     row = _teeth(paint) * paint.new_tensor([0.8, -0.7, 1]) + paint.new_tensor([0, -0.030, -0.012])
     return mouth[:, None] + row - expression.jaw[..., None] * paint.new_tensor([0, 0.070, 0.026])
 
 
 def tongue(mouth: Tensor, paint: Tensor, expression: Expression) -> Tensor:
-    """[B, U, 3] on the floor of the mouth."""
+    """Place the tongue [B, U, 3] on the floor of the mouth."""
     body = paint * paint.new_tensor([0.045, 0.018, 0.04]) + paint.new_tensor([0, -0.035, -0.055])
     return mouth[:, None] + body - expression.jaw[..., None] * paint.new_tensor([0, 0.055, 0.015])
 
 
 def glasses_paint() -> list[tuple[Tensor, Tensor]]:
-    """Two rings, a bridge and two temples: paint coordinates (unused) and faces of each tube."""
+    """Return paint coordinates (unused) and faces of five tubes: two rings, a bridge and two temples."""
     # a tube runs along its rows; its columns go around the wire
     counts = [RING_COLUMNS, RING_COLUMNS, TEMPLE_COLUMNS, TEMPLE_COLUMNS, TEMPLE_COLUMNS]
     return [(torch.zeros(n * TUBE_SIDES, 3), grid_faces(TUBE_SIDES, n, closed=True)) for n in counts]
 
 
-def glasses(found: dict[str, Tensor], identity: Identity) -> list[Tensor]:
-    """The five tubes [B, U, 3]; `found` as `anchors` gives it."""
-    left, right = found["eye_left"], found["eye_right"]
+def glasses(anchor: dict[str, Tensor], identity: Identity) -> list[Tensor]:
+    """Place the five tubes of the glasses, [B, U, 3] each, at the anchors that `skull.anchors` gives."""
+    left, right = anchor["eye_left"], anchor["eye_right"]
     size = 0.088 * identity.glasses_size  # [B, 1] half width of a lens
     # in front of the lids and of the nose's bridge
     plane = (left[:, 2:] + right[:, 2:]) / 2 + EYEBALL_RADIUS * identity.eye_size + 0.033
@@ -112,18 +112,18 @@ def glasses(found: dict[str, Tensor], identity: Identity) -> list[Tensor]:
     tubes.append(_tube(on_plane(inner_r, bridge_y), on_plane(inner_l, bridge_y), 0.018))
     for outer, name, side in ((outer_l, "ear_left", 1.0), (outer_r, "ear_right", -1.0)):
         hinge = on_plane(outer, temple_y)
-        behind = torch.stack([found[name][:, 0] + side * 0.016, temple_y, found[name][:, 2] - 0.01], -1)
+        behind = torch.stack([anchor[name][:, 0] + side * 0.016, temple_y, anchor[name][:, 2] - 0.01], -1)
         tubes.append(_tube(hinge, behind, 0.0))
     return tubes
 
 
 def _wrap(x: Tensor) -> Tensor:
-    """Lenses follow the face backwards."""
+    """Return how far lenses bend backwards with the face."""
     return 0.9 * (x.abs() - 0.04).clamp(min=0) ** 2
 
 
 def _tube(start: Tensor, end: Tensor, bow: float) -> Tensor:
-    """[B, U, 3] a wire from start to end [B, 3], bowed upwards in its middle; thick in all three directions."""
+    """Place a wire [B, U, 3] from start to end [B, 3], bowed upwards in its middle and thick in all directions."""
     t = torch.linspace(0, 1, TEMPLE_COLUMNS, device=start.device)[:, None]
     around = torch.linspace(0, 2 * math.pi, TUBE_SIDES + 1, device=start.device)[:-1]
     axis = torch.nn.functional.normalize(end - start, dim=-1)
@@ -135,7 +135,7 @@ def _tube(start: Tensor, end: Tensor, bow: float) -> Tensor:
 
 
 def neck_paint(columns: int = 24, rows: int = 12) -> tuple[Tensor, Tensor]:
-    """Paint coordinates [U, 3] (longitude, fraction of the way down, 0) and faces of the neck."""
+    """Return the paint coordinates [U, 3] (longitude, fraction of the way down, 0) and the faces of the neck."""
     longitude = torch.linspace(-math.pi, math.pi, columns + 1)[:-1]
     down, longitude = torch.meshgrid(torch.linspace(0, 1, rows), longitude, indexing="ij")
     paint = torch.stack([longitude, down, torch.zeros_like(down)], -1).reshape(-1, 3)
@@ -143,7 +143,7 @@ def neck_paint(columns: int = 24, rows: int = 12) -> tuple[Tensor, Tensor]:
 
 
 def neck(paint: Tensor, identity: Identity) -> Tensor:
-    """[B, U, 3] world: a tube from inside the skull into the torso."""
+    """Place the neck [B, U, 3] in the world, a tube from inside the skull into the torso."""
     longitude, down = paint[:, 0], paint[:, 1]
     radius = 0.108 + 0.065 * smoothstep(0.62, 1.0, down) + 0.012 * smoothstep(0.3, 0.0, down)
     x = radius * longitude.sin() * identity.neck_width
@@ -152,17 +152,17 @@ def neck(paint: Tensor, identity: Identity) -> Tensor:
 
 
 def torso(paint: Tensor, identity: Identity) -> Tensor:
-    """[B, U, 3] world: shoulders, which reach out of the picture."""
+    """Place the shoulders [B, U, 3] in the world; they reach out of the picture."""
     rounded = paint.sign() * paint.abs() ** 0.8
     wide = identity.neck_width[..., None].sqrt() * paint.new_tensor([1, 0, 0]) + paint.new_tensor([0, 1, 1])
     return rounded * paint.new_tensor([0.47, 0.20, 0.20]) * wide + paint.new_tensor([0, -0.565, -0.03])
 
 
 def ball() -> tuple[Tensor, Tensor]:
-    """The sphere that eyes, ears and tongue are made of: paint coordinates [U, 3] and faces."""
+    """Make the sphere that becomes eyes, ears and tongue: paint coordinates [U, 3] and faces."""
     return sphere(*BALL)
 
 
 def torso_paint(columns: int = SHOULDERS[0], rows: int = SHOULDERS[1]) -> tuple[Tensor, Tensor]:
-    """The sphere that becomes the torso: paint coordinates [U, 3] and faces."""
+    """Make the sphere that becomes the torso: paint coordinates [U, 3] and faces."""
     return sphere(columns, rows)

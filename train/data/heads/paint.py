@@ -1,4 +1,4 @@
-"""What colour each point of a head is, before the light: procedural, from paint coordinates.
+"""Each point of a head is painted from its paint coordinates, before light falls on it.
 
 Letters: N fragments. Colours are [N, 3] in [0, 1]. Identity and expression come as one row per fragment.
 """
@@ -23,7 +23,7 @@ GAZE_X_RANGE, GAZE_Y_RANGE = 0.42, 0.30  # radians that the eye turns at gaze ±
 
 
 class Part(IntEnum):
-    """The segmentation: what a pixel shows."""
+    """The classes of the segmentation."""
 
     BACKGROUND = 0
     SKIN = 1
@@ -54,7 +54,7 @@ class Surface(NamedTuple):
 
 
 def paint(kind: Tensor, point: Tensor, member: Tensor, identity: Identity, expression: Expression) -> Surface:
-    """Paint fragments.
+    """Paint N fragments.
 
     Args:
         kind: [N] a Kind. point: [N, 3] paint coordinates. member: [N] rows of `identity` and `expression` [B].
@@ -67,10 +67,10 @@ def paint(kind: Tensor, point: Tensor, member: Tensor, identity: Identity, expre
         if not len(chosen):
             continue
         rows, p = member[chosen], point[chosen]
-        found: Tensor | int = int(PART_OF_KIND[each])
+        shown_part: Tensor | int = int(PART_OF_KIND[each])
         shine: tuple[float, float] = (0.06, 18.0)
         if each == Kind.SKIN:
-            painted, found = _skin(p, identity.take(rows), expression.take(rows))
+            painted, shown_part = _skin(p, identity.take(rows), expression.take(rows))
         elif each in (Kind.HAIR_SHELL, Kind.HAIR_BUN, Kind.HAIR_SHEET):
             style, wave = identity.hair_style[rows], identity.hair_wave[rows]
             painted, shine = _hair(p, each, style, identity.hair[rows], wave), (0.15, 9.0)
@@ -96,18 +96,18 @@ def paint(kind: Tensor, point: Tensor, member: Tensor, identity: Identity, expre
         else:
             flesh = (0.80, 0.37, 0.39) if each == Kind.TONGUE else FLESH
             painted, shine = p.new_tensor(flesh).expand_as(p), (0.0, 18.0)
-        colour[chosen], part[chosen] = painted, found if isinstance(found, Tensor) else torch.tensor(found).to(part)
+        colour[chosen], part[chosen] = painted, torch.as_tensor(shown_part).to(part)
         gloss[chosen], sharpness[chosen] = shine
     return Surface(colour, gloss, sharpness, part)
 
 
 def _dark(skin: Tensor) -> Tensor:
-    """The colour of skin in its folds."""
+    """Return the colour of skin in its folds."""
     return skin * skin.new_tensor([0.62, 0.48, 0.45])
 
 
 def _skin(point: Tensor, who: Identity, face: Expression) -> tuple[Tensor, Tensor]:
-    """Colour and part of the skull's skin, with lips, brows, lashes, beard and scalp on it."""
+    """Return the colour and the part of the skull's skin, with lips, brows, lashes, beard and scalp on it."""
     x, y, z = point.unbind(-1)
     front = smoothstep(0.0, 0.06, z)
     dark, hair = _dark(who.skin), who.hair
@@ -136,7 +136,7 @@ def _skin(point: Tensor, who: Identity, face: Expression) -> tuple[Tensor, Tenso
 
 
 def _complexion(point: Tensor, front: Tensor, who: Identity) -> Tensor:
-    """Skin, rosy on cheeks and nose, with freckles and soft shade under nose and chin."""
+    """Paint skin, rosy on cheeks and nose, with freckles and soft shade under nose and chin."""
     x, y, _ = point.unbind(-1)
     reach, skin = x.abs(), who.skin
     blush = 0.35 * (0.3 + who.blush) * front * bump((reach - 0.135) / 0.045, (y + 0.075) / 0.04)
@@ -167,7 +167,7 @@ def _beard(colour: Tensor, point: Tensor, front: Tensor, who: Identity) -> Tenso
 def _lips(
     colour: Tensor, dark: Tensor, x: Tensor, y: Tensor, front: Tensor, who: Identity, face: Expression
 ) -> tuple[Tensor, Tensor]:
-    """Both lips, the line between them, dimples; also how much of a point is lip."""
+    """Paint both lips, the line between them and dimples; also return how much of a point is lip."""
     mouth = features.mouth_slit(x, y, who, face)
     upper, lower = features.lips(mouth, who)
     tint = colour * colour.new_tensor([0.86, 0.50, 0.52]) + colour.new_tensor([0.04, 0.0, 0.01])
@@ -184,7 +184,7 @@ def _lips(
 def _lids(
     colour: Tensor, dark: Tensor, hair: Tensor, x: Tensor, y: Tensor, front: Tensor, who: Identity, face: Expression
 ) -> Tensor:
-    """Eye shadow, lashes, lower rim and the crease over the lid."""
+    """Paint eye shadow, lashes, the lower rim and the crease over the lid."""
     eye = features.eye_slit(x, y, who, face)
     near = (eye.across.abs() < 1.12) * front
     colour = mix(colour, colour * 0.86, 0.6 * near * smoothstep(0.55, 0.0, eye.over_upper) * (eye.over_upper > 0))
@@ -198,7 +198,7 @@ def _lids(
 
 
 def _hair(point: Tensor, kind: Kind, style: Tensor, hair: Tensor, wave: Tensor) -> Tensor:
-    """Strands along the hair, with a soft band of light around the crown."""
+    """Paint strands along the hair, with a soft band of light around the crown."""
     if kind == Kind.HAIR_SHEET:
         longitude, along = point[:, 0], point[:, 1]
         band = bump((along - 0.30) / 0.16)
@@ -218,7 +218,7 @@ def _hair(point: Tensor, kind: Kind, style: Tensor, hair: Tensor, wave: Tensor) 
 
 
 def _eye(point: Tensor, iris: Tensor, gaze_x: Tensor, gaze_y: Tensor) -> Tensor:
-    """White, iris, pupil and a glint; the gaze turns the iris."""
+    """Paint white, iris, pupil and a glint; the gaze turns the iris."""
     axis, point = gaze_axis(gaze_x, gaze_y), unit(point)  # round, whatever the triangles
     angle = torch.acos(dot(point, axis).clamp(-1, 1))
     colour = mix(
@@ -237,13 +237,13 @@ def _eye(point: Tensor, iris: Tensor, gaze_x: Tensor, gaze_y: Tensor) -> Tensor:
 
 
 def gaze_axis(gaze_x: Tensor, gaze_y: Tensor) -> Tensor:
-    """[..., 3] unit vector along which an eye looks, in the head's frame."""
+    """Return the unit vector [..., 3] along which an eye looks, in the head's frame."""
     turn, nod = gaze_x * GAZE_X_RANGE, gaze_y * GAZE_Y_RANGE
     return torch.stack([turn.sin() * nod.cos(), nod.sin(), turn.cos() * nod.cos()], -1)
 
 
 def _torso(point: Tensor, skin: Tensor, cloth: Tensor) -> Tensor:
-    """A round collar with a seam, and some knit."""
+    """Paint a round collar with a seam, and some knit."""
     around = ((point[:, 0] / 0.42) ** 2 + ((point[:, 2] - 0.1) / 0.75) ** 2).sqrt()
     knit = 1 - 0.035 * (0.5 + 0.5 * torch.sin(around * 120))
     colour = mix(skin * 0.96, cloth * knit[:, None], smoothstep(0.98, 1.0, around))

@@ -1,6 +1,6 @@
-"""Who the heads are, what their faces do and how they are lit: the numbers of a head, and how they are drawn.
+"""Identities, expressions and lights of procedural heads are rows of numbers, which this module defines and samples.
 
-Each head owns one row of uniform numbers and each of its traits is an inverse distribution function of its own column:
+Each head has one row of uniform numbers, and each trait is an inverse distribution function of one column, so that
 head k of a seed is the same head however many are drawn beside it.
 Letters: B batch. Left and right are the head's own: left is +x.
 """
@@ -104,42 +104,42 @@ NECK_RANGES = ((-0.22, 0.22), (-0.35, 0.35), (-0.15, 0.15))  # radians about x (
 
 
 class Rows:
-    """Dataclasses whose fields are tensors with one row per head."""
+    """A base of dataclasses whose fields are tensors with one row per head."""
 
     def fields(self) -> dict[str, Tensor]:
-        """The tensors by name."""
+        """Return the tensors by name."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(next(iter(self.fields().values())))
 
     def take(self, index: Any) -> Self:
-        """The rows that `index` (a slice, or int64 [N]) names, in its order."""
+        """Return the rows that `index` (a slice, or int64 [N]) names, in its order."""
         return type(self)(**{name: value[index] for name, value in self.fields().items()})
 
     def columns(self) -> Self:
-        """Numbers [B, 1], colours [B, 1, 3]: ready to meet B rows of points."""
+        """Return numbers as [B, 1] and colours as [B, 1, 3], which broadcast with B rows of points."""
         return type(self)(**{name: value[:, None] for name, value in self.fields().items()})
 
     def to(self, device: torch.device | str) -> Self:
-        """The same rows elsewhere."""
+        """Return the rows on a device."""
         return type(self)(**{name: value.to(device) for name, value in self.fields().items()})
 
     def replace(self, **changes: Tensor | float) -> Self:
-        """The same rows with some fields changed; a number fills its field."""
-        old = self.fields()
-        new = {n: v if isinstance(v, Tensor) else torch.full_like(old[n], v) for n, v in changes.items()}
-        return type(self)(**{**old, **new})
+        """Return the rows with some fields changed; a number fills its field."""
+        fields = self.fields()
+        new = {n: v if isinstance(v, Tensor) else torch.full_like(fields[n], v) for n, v in changes.items()}
+        return type(self)(**{**fields, **new})
 
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:
-        """Rows one after the other."""
+        """Concatenate rows."""
         return cls(**{name: torch.cat([p.fields()[name] for p in parts]) for name in parts[0].fields()})
 
 
 @dataclass(frozen=True)
 class Identity(Rows):
-    """What stays of B heads. Fields are [B] float32, ranges in IDENTITY_RANGES, but for those commented."""
+    """The lasting traits of B heads. Fields are [B] float32 within IDENTITY_RANGES, but for those commented."""
 
     head_width: Tensor
     head_depth: Tensor
@@ -182,7 +182,7 @@ class Identity(Rows):
 
 @dataclass(frozen=True)
 class Expression(Rows):
-    """What B faces do. Fields are [B] float32, ranges in EXPRESSION_RANGES; the neck's rotation is [B, 3] radians."""
+    """The expressions of B faces. Fields are [B] float32 within EXPRESSION_RANGES; the neck is [B, 3] radians."""
 
     jaw: Tensor
     smile: Tensor
@@ -197,23 +197,23 @@ class Expression(Rows):
 
     @classmethod
     def neutral(cls, count: int) -> Expression:
-        """`count` faces at rest, the neck straight."""
+        """Return `count` faces at rest with straight necks."""
         return cls(**{name: torch.zeros(count) for name in EXPRESSION_AXES}, neck=torch.zeros(count, 3))
 
     @property
     def vector(self) -> Tensor:
-        """[B, 9] the expression without the neck, in the order of EXPRESSION_AXES."""
+        """The expression without the neck, [B, 9] in the order of EXPRESSION_AXES."""
         return torch.stack([getattr(self, name) for name in EXPRESSION_AXES], -1)
 
     @classmethod
     def from_vector(cls, vector: Tensor, neck: Tensor) -> Expression:
-        """The inverse of `vector` [B, 9] and `neck` [B, 3]."""
+        """Make expressions of their `vector` [B, 9] and their `neck` [B, 3]."""
         return cls(**dict(zip(EXPRESSION_AXES, vector.unbind(-1), strict=True)), neck=neck)
 
 
 @dataclass(frozen=True)
 class Light(Rows):
-    """How B pictures are lit and what is behind the head."""
+    """The light of B pictures and the background behind the head."""
 
     direction: Tensor  # [B, 3] unit vector towards the key light, world
     ambient: Tensor  # [B] share of light from everywhere
@@ -224,38 +224,38 @@ class Light(Rows):
 
 
 class _Draws:
-    """Uniform numbers [B, D], handed out column by column through inverse distribution functions."""
+    """Uniform numbers [B, D] that are handed out column by column through inverse distribution functions."""
 
     def __init__(self, count: int, columns: int, generator: torch.Generator) -> None:
         self._numbers = torch.rand(count, columns, generator=generator)
         self._next = 0
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """[B] between `low` and `high`."""
+        """Return [B] between `low` and `high`."""
         self._next += 1
         return low + (high - low) * self._numbers[:, self._next - 1]
 
     def choice(self, shares: Sequence[float]) -> Tensor:
-        """[B] int64, k with the k-th share."""
+        """Return [B] int64, k with the k-th share."""
         edges = torch.tensor(shares).cumsum(0)[:-1]
         return torch.searchsorted(edges, self.uniform(), right=True)
 
     def chance(self, probability: float) -> Tensor:
-        """[B] 1.0 with the given probability, else 0.0."""
+        """Return [B], 1.0 with the given probability, else 0.0."""
         return (self.uniform() < probability).float()
 
     def colour(self, table: Sequence[Colour], jitter: float) -> Tensor:
-        """[B, 3] an entry of the table, each channel off by up to `jitter`."""
+        """Return [B, 3], an entry of the table with each channel off by up to `jitter`."""
         chosen = torch.tensor(table)[self.choice([1 / len(table)] * len(table))]
         return (chosen + torch.stack([self.uniform(-jitter, jitter) for _ in range(3)], -1)).clamp(0.02, 0.99)
 
     def sometimes(self, probability: float, low: float, high: float) -> Tensor:
-        """[B] uniform with the given probability, else 0."""
+        """Return [B], uniform with the given probability, else 0."""
         return self.chance(probability) * self.uniform(low, high)
 
 
 def sample_identity(count: int, generator: torch.Generator) -> Identity:
-    """`count` people; the generator alone decides which."""
+    """Sample `count` identities; the generator alone decides which."""
     draws = _Draws(count, 72, generator)
     ranged = {name: draws.uniform(*span) for name, span in IDENTITY_RANGES.items()}
     style = draws.choice(HAIR_SHARES)
@@ -277,7 +277,7 @@ def sample_identity(count: int, generator: torch.Generator) -> Identity:
 
 
 def sample_expression(count: int, generator: torch.Generator, neutral_share: float = 0.08) -> Expression:
-    """`count` expressions, of which about `neutral_share` are at rest; the generator alone decides which."""
+    """Sample `count` expressions, about `neutral_share` of them at rest; the generator alone decides which."""
     draws = _Draws(count, 40, generator)
     awake = 1 - draws.chance(neutral_share)
     jaw = draws.sometimes(0.6, 0.05, 1.0)
@@ -301,7 +301,7 @@ def sample_expression(count: int, generator: torch.Generator, neutral_share: flo
 
 
 def sample_light(count: int, generator: torch.Generator) -> Light:
-    """`count` lights and backgrounds; the generator alone decides which."""
+    """Sample `count` lights and backgrounds; the generator alone decides which."""
     draws = _Draws(count, 20, generator)
     # in double: a single-precision sine's last bit depends on how many stand beside it
     azimuth, elevation = draws.uniform(-1.0, 1.0).double(), draws.uniform(0.15, 1.0).double()
@@ -317,12 +317,12 @@ def sample_light(count: int, generator: torch.Generator) -> Light:
 
 
 def stream(seed: int, purpose: int) -> torch.Generator:
-    """A generator for one purpose of a seed, so that two purposes never share their numbers."""
+    """Return a generator for one purpose of a seed, so that two purposes never share their numbers."""
     return torch.Generator().manual_seed(seed * 16 + purpose)
 
 
 def cast(seed: int, count: int) -> Identity:
-    """The first `count` people of a seed: the same seed gives the same people, and a longer cast begins with a shorter.
+    """Return the first `count` identities of a seed; a longer cast begins with a shorter one.
 
     Raises: `InputError` for a seed outside 0 … 2³¹-1 or a count outside 1 … 10⁶.
     """
@@ -331,7 +331,7 @@ def cast(seed: int, count: int) -> Identity:
 
 
 def check_seed_and_count(seed: int, count: int) -> None:
-    """Raises: `InputError` for a seed or a count that no cast has."""
+    """Check the seed and the count of a cast. Raises: `InputError` for numbers out of range."""
     if not 0 <= seed <= LARGEST_SEED:
         raise InputError(f"seed: expected a whole number from 0 to {LARGEST_SEED}, got {seed}; choose another")
     if not 1 <= count <= LARGEST_COUNT:

@@ -1,7 +1,7 @@
-"""A z-buffer in plain PyTorch: which triangle each pixel of each picture sees.
+"""A z-buffer in plain PyTorch finds the triangle that each pixel of each picture sees.
 
 Triangles are taken in groups of like size, each as a small square of candidate pixels; what covers a pixel and is not
-cut away competes by depth, packed with its face into one integer, so that the order of work cannot change the picture.
+cut away competes by depth, packed with its face into one integer, so that the order of work does not matter.
 Letters: B batch, U vertices, F faces, N fragments.
 """
 
@@ -24,7 +24,7 @@ _CHUNK = 1 << 22  # candidate pixels at a time
 
 @dataclass(frozen=True)
 class Fragments:
-    """Points where pixels see the mesh.
+    """The points where pixels see the mesh.
 
     Attributes:
         member: [N] int64, the picture's place in the batch.
@@ -39,18 +39,18 @@ class Fragments:
     weights: Tensor
 
     def gather(self, values: Tensor, faces: Tensor) -> Tensor:
-        """Values of vertices, [B, U, C] or [U, C], interpolated [N, C]."""
+        """Interpolate values of vertices, [B, U, C] or [U, C], to [N, C]."""
         corners = faces[self.face]
-        found = values[corners] if values.dim() == 2 else values[self.member[:, None], corners]  # [N, 3, C]
+        at_corners = values[corners] if values.dim() == 2 else values[self.member[:, None], corners]  # [N, 3, C]
         w = self.weights
-        return w[:, 0, None] * found[:, 0] + w[:, 1, None] * found[:, 1] + w[:, 2, None] * found[:, 2]
+        return w[:, 0, None] * at_corners[:, 0] + w[:, 1, None] * at_corners[:, 1] + w[:, 2, None] * at_corners[:, 2]
 
 
 Cut = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def project(points: Tensor, camera: Camera, size: int) -> tuple[Tensor, Tensor]:
-    """Points [B, U, 3] -> pixels [B, U, 2] (x right, y down, the centre of pixel i is i) and z in front [B, U]."""
+    """Project points [B, U, 3] to pixels [B, U, 2] (x right, y down, centre of pixel i at i) and z in front [B, U]."""
     pose, K = camera.world_from_camera, camera.intrinsics
     from_camera = points - pose[:, None, :3, 3]
     x, y, z = (dot(from_camera, pose[:, None, :3, axis]) for axis in range(3))
@@ -72,7 +72,7 @@ def rasterize(
     size: int,
     cut: Cut,
 ) -> Fragments:
-    """The nearest triangle of each pixel.
+    """Find the nearest triangle of each pixel.
 
     Args:
         pixels: [B, U, 2] and forward: [B, U], as `project` gives them.
@@ -115,9 +115,9 @@ def rasterize(
             pixel = (m * size + row[which, cell].long()) * size + column[which, cell].long()
             weights, z = _in_space(weights, inverse[m, f])
             z = z + pushed_back[f] + cut(m, f, weights)
-            kept = z.isfinite()
-            key = ((z[kept] * _DEPTH_STEPS).long() << _FACE_BITS) | f[kept]
-            buffer.scatter_reduce_(0, pixel[kept], key, "amin")
+            uncut = z.isfinite()
+            key = ((z[uncut] * _DEPTH_STEPS).long() << _FACE_BITS) | f[uncut]
+            buffer.scatter_reduce_(0, pixel[uncut], key, "amin")
         lower, upper = upper, max(1, 2 * upper)
     pixel = (buffer < _EMPTY).nonzero()[:, 0]
     face = buffer[pixel] & (2**_FACE_BITS - 1)
@@ -133,13 +133,13 @@ def _cross(ax: Tensor, ay: Tensor, bx: Tensor, by: Tensor) -> Tensor:
 
 
 def _squares(left: Tensor, top: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """[N, side²] columns and rows of the candidate pixels."""
+    """Return columns and rows [N, side²] of the candidate pixels."""
     step = torch.arange(side, dtype=left.dtype, device=left.device)
     return (left[:, None] + step.repeat(side)), (top[:, None] + step.repeat_interleave(side))
 
 
 def _barycentric(x: Tensor, y: Tensor, area: Tensor, column: Tensor, row: Tensor) -> Tensor:
-    """[..., 3] weights on the picture."""
+    """Return barycentric weights [..., 3] on the picture."""
     right, down = column - x[..., 0], row - y[..., 0]
     second = _cross(right, down, x[..., 2] - x[..., 0], y[..., 2] - y[..., 0]) / area
     third = _cross(x[..., 1] - x[..., 0], y[..., 1] - y[..., 0], right, down) / area
@@ -147,7 +147,7 @@ def _barycentric(x: Tensor, y: Tensor, area: Tensor, column: Tensor, row: Tensor
 
 
 def _in_space(weights: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights on the picture [N, 3] and 1/z of the corners -> weights in space, and z [N]."""
+    """Turn weights on the picture [N, 3] and 1/z of the corners into weights in space, and z [N]."""
     scaled = weights * inverse
     z = 1 / (scaled[:, 0] + scaled[:, 1] + scaled[:, 2])
     return scaled * z[:, None], z

@@ -1,4 +1,4 @@
-"""Pictures of heads with all that is known about them: depth, opacity, parts, positions, landmarks, parameters.
+"""Heads are rendered with all that is known about them: depth, opacity, parts, positions, landmarks, parameters.
 
 Letters: B batch, S side of the picture, N fragments.
 """
@@ -58,21 +58,20 @@ class HeadView:
 
     @classmethod
     def cat(cls, views: list[HeadView]) -> HeadView:
-        """Views one after the other."""
+        """Concatenate views."""
         return cls(**{name: torch.cat([getattr(v, name) for v in views]) for name in cls.__dataclass_fields__})
 
 
 class HeadRenderer:
-    """Takes pictures of heads. On the CPU the same arguments give the same bits, and a batch is its members.
+    """A renderer of heads. On the CPU the same arguments give the same bits, and a batch is its members.
 
     Args:
-        device: where to work.
-        columns, rows: of the skull's grid.
+        device: where to render.
     """
 
-    def __init__(self, device: torch.device | str = "cpu", columns: int = 112, rows: int = 96) -> None:
+    def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        self.mesh = HeadMesh(columns, rows).to(self.device)
+        self.mesh = HeadMesh().to(self.device)
         kind = self.mesh.kind
         self._two_sided = torch.isin(kind, torch.tensor(OPEN_KINDS, device=self.device))
         self._pushed_back = INNER_PUSH * torch.isin(kind, torch.tensor(INNER_KINDS, device=self.device))
@@ -94,10 +93,10 @@ class HeadRenderer:
         size: int,
         antialias: int = 2,
     ) -> HeadView:
-        """Take B pictures of B heads.
+        """Render B pictures of B heads.
 
         Args:
-            identity, expression, light, camera: B each.
+            identity, expression, light, camera: B of each.
             size: side of the pictures, 16 … 1024 px.
             antialias: each pixel is the mean of antialias² samples, 1 … 4.
 
@@ -147,7 +146,7 @@ class HeadRenderer:
         posed: Posed,
         size: int,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Image [B, S, S, 3] in [0, 1], opacity, depth, parts [B, S, S] and positions [B, S, S, 3], not yet pooled."""
+        """Return samples: image [B, S, S, 3] in [0, 1], opacity, depth, parts [B, S, S], positions [B, S, S, 3]."""
         mesh, batch = self.mesh, len(identity)
         pixels, forward = project(posed.vertices, camera, size)
         visible, cut_hair = self._visible(identity, posed)
@@ -165,23 +164,25 @@ class HeadRenderer:
                 push[tested] = torch.where(over > 0, 0.0, torch.inf)
             return push
 
-        found = rasterize(pixels, forward, mesh.faces, visible, self._two_sided, self._pushed_back, size, cut)
-        position = found.gather(posed.vertices, mesh.faces)
-        kind = mesh.kind[found.face]
-        towards = camera.world_from_camera[found.member, :3, 3] - position
+        fragments = rasterize(pixels, forward, mesh.faces, visible, self._two_sided, self._pushed_back, size, cut)
+        position = fragments.gather(posed.vertices, mesh.faces)
+        kind = mesh.kind[fragments.face]
+        towards = camera.world_from_camera[fragments.member, :3, 3] - position
         distance = dot(towards, towards).sqrt()
         view = towards / distance[:, None]
-        normal = unit(found.gather(_normals(posed.vertices, mesh.faces), mesh.faces))
+        normal = unit(fragments.gather(_normals(posed.vertices, mesh.faces), mesh.faces))
         normal = normal * torch.where(dot(normal, view) < 0, -1.0, 1.0)[:, None]
-        surface = paint(kind, found.gather(mesh.paint, mesh.faces), found.member, identity, expression)
-        lit = shade(surface, kind, position, normal, view, posed.rotation[found.member], light.take(found.member))
+        surface = paint(kind, fragments.gather(mesh.paint, mesh.faces), fragments.member, identity, expression)
+        lit = shade(
+            surface, kind, position, normal, view, posed.rotation[fragments.member], light.take(fragments.member)
+        )
         image = background(light, size).reshape(-1, 3)
-        image[found.pixel] = lit
+        image[fragments.pixel] = lit
         flat = image.new_zeros(batch * size * size, 5)
-        flat[found.pixel, 0], flat[found.pixel, 1] = 1.0, distance
-        flat[found.pixel, 2:] = found.gather(mesh.template, mesh.faces)
+        flat[fragments.pixel, 0], flat[fragments.pixel, 1] = 1.0, distance
+        flat[fragments.pixel, 2:] = fragments.gather(mesh.template, mesh.faces)
         parts = torch.full((batch * size * size,), int(Part.BACKGROUND), dtype=torch.int8, device=self.device)
-        parts[found.pixel] = surface.part
+        parts[fragments.pixel] = surface.part
         square = (batch, size, size)
         image, flat = image.reshape(*square, 3), flat.reshape(*square, 5)
         return image, flat[..., 0], flat[..., 1], parts.reshape(square), flat[..., 2:]
@@ -209,15 +210,17 @@ class HeadRenderer:
     def _slit(
         self, member: Tensor, face: Tensor, weights: Tensor, identity: Identity, expression: Expression
     ) -> Tensor:
-        """[N] whether a point of the skin lies in an eye slit or between the lips."""
+        """Tell whether points of the skin lie in an eye slit or between the lips, [N]."""
         x, y, z = self._paint_point(face, weights).unbind(-1)
-        who, does = identity.take(member), expression.take(member)
-        opened = features.eye_slit(x, y, who, does).inside | features.mouth_slit(x, y, who, does).inside
+        identity, expression = identity.take(member), expression.take(member)
+        eye = features.eye_slit(x, y, identity, expression)
+        mouth = features.mouth_slit(x, y, identity, expression)
+        opened = eye.inside | mouth.inside
         return opened & (z > 0)
 
 
 def check_size(size: int, antialias: int) -> None:
-    """Raises: `InputError` for a picture that cannot be taken."""
+    """Check the size of a picture. Raises: `InputError` for numbers out of range."""
     if not SMALLEST_SIZE <= size <= LARGEST_SIZE:
         raise InputError(f"size: expected {SMALLEST_SIZE} to {LARGEST_SIZE} px, got {size}; choose another")
     if not 1 <= antialias <= LARGEST_ANTIALIAS:
@@ -225,7 +228,7 @@ def check_size(size: int, antialias: int) -> None:
 
 
 def _normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """[B, U, 3] sums of the faces' normals, weighted by their areas."""
+    """Sum the normals of the faces about each vertex, weighted by their areas: [B, U, 3]."""
     a, b, c = (vertices.index_select(1, faces[:, which]) for which in range(3))  # [B, F, 3]
     normal = torch.linalg.cross(b - a, c - a).flatten(0, 1)
     total = torch.zeros_like(vertices).flatten(0, 1)  # [B * U, 3]
@@ -238,7 +241,7 @@ def _normals(vertices: Tensor, faces: Tensor) -> Tensor:
 def _pooled(
     image: Tensor, opacity: Tensor, depth: Tensor, parts: Tensor, positions: Tensor, antialias: int
 ) -> dict[str, Tensor]:
-    """Samples -> pixels: means, of what the head covers where it is about the head, and the most frequent part."""
+    """Pool samples to pixels: means (of depth and positions over the head alone) and the most frequent part."""
     cover = _pool(opacity[:, None], antialias)
     over = cover.clamp(min=1e-6)
     votes = F.one_hot(parts.long(), len(Part)).permute(0, 3, 1, 2).float()

@@ -1,4 +1,4 @@
-"""Small pieces of geometry: smooth steps and bumps, grids of triangles, spheres, tubes, rotations.
+"""Small pieces of geometry: smooth steps and bumps, grids of triangles, spheres, rotations.
 
 Letters: B batch, U vertices, F faces.
 """
@@ -12,23 +12,23 @@ from torch import Tensor
 
 
 def smoothstep(start: float, end: float, x: Tensor) -> Tensor:
-    """0 before `start`, 1 after `end` (which may lie before `start`: then it falls), smooth between."""
+    """Return 0 before `start` and 1 after `end`, smooth between; it falls where `end` lies before `start`."""
     t = ((x - start) / (end - start)).clamp(0, 1)
     return t * t * (3 - 2 * t)
 
 
 def bump(*ratios: Tensor) -> Tensor:
-    """exp(-Σ ratio²): 1 where all offsets, each over its width, are 0."""
+    """Return exp(-Σ ratio²): 1 where all offsets, each over its width, are 0."""
     return torch.exp(-sum((ratio * ratio for ratio in ratios[1:]), ratios[0] * ratios[0]))
 
 
 def mix(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-    """Colours [N, 3] from `a` (share 0) to `b` (share 1); share is [N]."""
+    """Interpolate colours [N, 3] from `a` (share 0) to `b` (share 1); share is [N]."""
     return a + (b - a) * share[..., None]
 
 
 def grid_faces(columns: int, rows: int, closed: bool) -> Tensor:
-    """[F, 3] triangles of a grid of vertices in reading order; `closed` joins the last column to the first."""
+    """Return triangles [F, 3] of a grid of vertices in reading order; `closed` joins the last column to the first."""
     column = torch.arange(columns if closed else columns - 1)
     row = torch.arange(rows - 1)
     corner = (row[:, None] * columns + column).flatten()
@@ -39,20 +39,20 @@ def grid_faces(columns: int, rows: int, closed: bool) -> Tensor:
 
 
 def sphere(columns: int, rows: int) -> tuple[Tensor, Tensor]:
-    """Unit sphere: vertices [U, 3] from the south pole up, and faces [F, 3] that turn outwards."""
+    """Make a unit sphere: vertices [U, 3] from the south pole up, and faces [F, 3] that turn outwards."""
     longitude = torch.linspace(-math.pi, math.pi, columns + 1)[:-1]
     latitude = torch.linspace(-math.pi / 2, math.pi / 2, rows)
     return directions(longitude, latitude), grid_faces(columns, rows, closed=True)
 
 
 def directions(longitude: Tensor, latitude: Tensor) -> Tensor:
-    """[rows * columns, 3] unit vectors; longitude 0 looks along z, latitude π/2 along y (radians)."""
+    """Return unit vectors [rows * columns, 3]; longitude 0 looks along z, latitude π/2 along y (radians)."""
     lat, lon = torch.meshgrid(latitude, longitude, indexing="ij")
     return torch.stack([lat.cos() * lon.sin(), lat.sin(), lat.cos() * lon.cos()], -1).reshape(-1, 3)
 
 
 def rotation_matrix(vector: Tensor) -> Tensor:
-    """Rotation vectors [B, 3] (radians, axis times angle) -> matrices [B, 3, 3] (Rodrigues)."""
+    """Convert rotation vectors [B, 3] (radians, axis times angle) to matrices [B, 3, 3] (Rodrigues)."""
     angle = (vector.square().sum(-1) + 1e-20).sqrt()
     x, y, z = (vector / angle[:, None]).unbind(-1)
     sine, versine = angle.sin(), 1 - angle.cos()
@@ -65,7 +65,7 @@ def rotation_matrix(vector: Tensor) -> Tensor:
 
 
 def rotate(points: Tensor, matrix: Tensor) -> Tensor:
-    """Points [B, U, 3] turned by matrices [B, 3, 3]; sums written out, so that a batch is its members bit by bit."""
+    """Turn points [B, U, 3] by matrices [B, 3, 3]; sums are written out, so that a batch is its members bit by bit."""
     x, y, z = points.unbind(-1)
     return torch.stack(
         [matrix[:, i, 0, None] * x + matrix[:, i, 1, None] * y + matrix[:, i, 2, None] * z for i in range(3)], -1
@@ -73,10 +73,10 @@ def rotate(points: Tensor, matrix: Tensor) -> Tensor:
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Σ a b over the last axis of length 3, in a fixed order."""
+    """Return Σ a b over the last axis of length 3, in a fixed order."""
     return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
 
 
 def unit(a: Tensor) -> Tensor:
-    """Vectors [..., 3] at length 1 (0 stays 0)."""
+    """Scale vectors [..., 3] to length 1 (0 stays 0)."""
     return a / dot(a, a).sqrt().clamp(min=1e-12)[..., None]

@@ -1,7 +1,7 @@
-"""The skull: a template ellipsoid and the formulas that make it a face.
+"""The skull is a template ellipsoid, which formulas deform into a face.
 
-Template units, the skull's centre at 0, x to the head's left, y up, z forward. `to_world` brings what sits on the skull
-into the world (neck joint at the origin, scene units).
+Lengths are in template units, with the skull's centre at 0, x to the head's left, y up, z forward. `to_world` brings
+what sits on the skull into the world (neck joint at the origin, scene units).
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ EAR_X, EAR_Y, EAR_Z = 0.262, -0.03, -0.02
 
 
 def to_world(points: Tensor) -> Tensor:
-    """Template units -> scene units."""
+    """Convert template units to scene units."""
     return points * HEAD_SCALE + points.new_tensor(HEAD_CENTRE)
 
 
 def lift(x: Tensor, y: Tensor) -> Tensor:
-    """[..., 3] the points of the template's front at (x, y)."""
+    """Return the points [..., 3] of the template's front at (x, y)."""
     z = (1 - (x / RADII[0]) ** 2 - (y / RADII[1]) ** 2).clamp(min=0).sqrt() * RADII[2]
     return torch.stack([x, y, z], -1)
 
 
 def deform(template: Tensor, identity: Identity, expression: Expression) -> Tensor:
-    """Points of the template skull [U, 3] or [B, U, 3] -> points of B faces [B, U, 3], template units.
+    """Deform points of the template skull [U, 3] or [B, U, 3] into B faces [B, U, 3], template units.
 
-    `identity` and `expression` come as columns ([B, 1] each). Eyelids do not lie on eyeballs yet: `over_eyeballs`.
+    `identity` and `expression` come as columns ([B, 1] each). `over_eyeballs` lays the eyelids over the eyeballs.
     """
     x, y, z = template.unbind(-1)
     face = _Face(template, identity, expression)
@@ -60,7 +60,7 @@ class _Face:
         self.laugh = expression.smile.clamp(min=0)
 
     def shape(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Proportions of skull, jaw and chin."""
+        """Shape the proportions of skull, jaw and chin."""
         who, x, y, z, front = self.identity, self.x, self.y, self.z, self.front
         low = smoothstep(0.06, -0.30, y)
         width = who.head_width * (1 - (1 - who.jaw_width) * low)
@@ -77,7 +77,7 @@ class _Face:
         return sideways, y * (stretch - 1), forward
 
     def brow_and_socket(self) -> Offsets:
-        """The ridge of the brows, raised with them; the hollows of the eyes, and how far apart they are."""
+        """Shape the ridge of the brows, raised with them, and the eyes' hollows and distance."""
         who, reach, y = self.identity, self.reach, self.y
         socket = bump((reach - EYE_X) / 0.06, (y - EYE_Y) / 0.05) * self.front
         ridge = bump((reach - EYE_X) / 0.09, (y - BROW_Y) / 0.035) * self.front
@@ -86,7 +86,7 @@ class _Face:
         return self.side * apart, 0.012 * raised * ridge, 0.012 * ridge - 0.022 * socket
 
     def cheeks(self) -> Offsets:
-        """Cheekbones; a smile lifts them."""
+        """Shape the cheekbones, which a smile lifts."""
         full = self.identity.cheek
         cheek = bump((self.reach - 0.135) / 0.06, (self.y + 0.085) / 0.06) * self.front
         hollow = bump((self.reach - 0.165) / 0.05, (self.y + 0.15) / 0.05) * self.front
@@ -94,7 +94,7 @@ class _Face:
         return sideways, 0.012 * self.laugh * cheek, (0.012 * full + 0.018 * self.laugh) * cheek
 
     def nose(self) -> Offsets:
-        """Bridge, tip and wings."""
+        """Shape the bridge, the tip and the wings of the nose."""
         who, y = self.identity, self.y
         bridge = bump(self.x / (0.026 * who.nose_width.sqrt())) * smoothstep(0.085, -0.06, y)
         bridge = bridge * smoothstep(-0.115, -0.075, y)
@@ -104,7 +104,7 @@ class _Face:
         return 0.0, self.front * 0.018 * who.nose_tip * tip, self.front * forward
 
     def mouth(self) -> Offsets:
-        """Lips: fullness, pucker, corners pulled by a smile."""
+        """Shape the lips: fullness, pucker, corners pulled by a smile."""
         face, y = self.expression, self.y
         around = bump(self.x / 0.075, (y - MOUTH_Y) / 0.055) * self.front
         corner = bump((self.reach - 0.085) / 0.05, (y - MOUTH_Y) / 0.05) * self.front
@@ -113,15 +113,15 @@ class _Face:
         return 0.0, 0.016 * face.smile * corner, forward - 0.007 * hollow
 
     def jaw(self) -> Offsets:
-        """What is below the mouth's line drops and goes back."""
+        """Drop what is below the mouth's line, and move it back."""
         hinge = smoothstep(MOUTH_Y + 0.012, MOUTH_Y - 0.055, self.y) * smoothstep(-0.16, 0.06, self.z)
         return 0.0, -0.085 * self.expression.jaw * hinge, -0.035 * self.expression.jaw * hinge
 
 
 def anchors(identity: Identity) -> dict[str, Tensor]:
-    """Where parts are fixed on the resting face: eye_left, eye_right, mouth, ear_left, ear_right, each [B, 3].
+    """Return where parts are fixed on the resting face: eye_left, eye_right, mouth, ear_left, ear_right, each [B, 3].
 
-    `identity` comes as columns. Template units; eyes are the eyeballs' centres.
+    `identity` comes as columns. Lengths are in template units; eyes are the eyeballs' centres.
     """
     device = identity.jaw_width.device
     front = lift(
@@ -133,12 +133,12 @@ def anchors(identity: Identity) -> dict[str, Tensor]:
     back = torch.zeros_like(points[:, 0])
     back[:, 2] = EYE_DEPTH * EYEBALL_RADIUS * identity.eye_size[:, 0]
     names = ("eye_left", "eye_right", "mouth", "ear_left", "ear_right")
-    found = dict(zip(names, points.unbind(1), strict=True))
-    return {**found, "eye_left": found["eye_left"] - back, "eye_right": found["eye_right"] - back}
+    anchor = dict(zip(names, points.unbind(1), strict=True))
+    return {**anchor, "eye_left": anchor["eye_left"] - back, "eye_right": anchor["eye_right"] - back}
 
 
 def over_eyeballs(points: Tensor, template: Tensor, identity: Identity, eyes: tuple[Tensor, Tensor]) -> Tensor:
-    """Skin [B, U, 3] pushed out to where it lies on the eyeballs, so that lids bulge; eyes are two centres [B, 3]."""
+    """Push skin [B, U, 3] out to where it lies on the eyeballs, so that lids bulge; eyes are two centres [B, 3]."""
     radius = EYEBALL_RADIUS * identity.eye_size * (1 + LID_THICKNESS)  # [B, 1]
     x, y, z = points.unbind(-1)
     for centre in eyes:
@@ -149,10 +149,10 @@ def over_eyeballs(points: Tensor, template: Tensor, identity: Identity, eyes: tu
 
 
 def face_points(template: Tensor, identity: Identity, expression: Expression) -> Tensor:
-    """Template points [U, 3] or [B, U, 3] -> points of the skin [B, U, 3] in the world, the neck straight.
+    """Place template points [U, 3] or [B, U, 3] on the skin: [B, U, 3] in the world, the neck straight.
 
     `identity` and `expression` come as columns.
     """
-    found = anchors(identity)
+    anchor = anchors(identity)
     skin = deform(template, identity, expression)
-    return to_world(over_eyeballs(skin, template, identity, (found["eye_left"], found["eye_right"])))
+    return to_world(over_eyeballs(skin, template, identity, (anchor["eye_left"], anchor["eye_right"])))

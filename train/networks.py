@@ -1,0 +1,290 @@
+"""The networks of a stage as it begins: the weights and frozen networks that a user names, of the right sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from triportrait.core.checkpoint import load_motion_encoder, load_portrait, weights_folder
+from triportrait.core.config import ModelConfig
+from triportrait.core.errors import InputError
+from triportrait.core.network_kind import REENACTMENT, STATIC, Network, check_network
+from triportrait.core.portrait import Portrait4D
+from triportrait.core.weights import DEMO
+from triportrait.train.config import LossConfig, MotionKind, TrainConfig
+from triportrait.train.objectives.discriminator import Discriminator
+from triportrait.train.objectives.identity import FaceIdentity
+from triportrait.train.objectives.perceptual import perceptual
+from triportrait.train.runs.checkpoints import checkpoints_of, module_weights
+from triportrait.train.runs.weights import check_tensors, read_tensor_file
+from triportrait.train.stages.assemble import RENDERER, make_discriminator
+from triportrait.train.stages.initialize import initialize, initialize_motion, reads_motion
+from triportrait.train.stages.motion import AnyMotionEncoder
+from triportrait.train.stages.reenact import ReenactModels
+from triportrait.train.stages.static import StaticModels
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class InitFrom:
+    """The weights that a stage begins from, and those of the frozen networks that it uses; names of folders and files.
+
+    Attributes:
+        weights: a portrait's weights folder to go on from, or None: stage 1 starts fresh, stage 2 as `init` says.
+        init: the static synthesizer that stage 2 begins as, but for what reads motion; None: that of `static`.
+        static: the static synthesizer that draws pseudo views for stage 2.
+        motion: the motion encoder that stage 2 uses.
+        vgg: file of VGG-16, where LPIPS is the perceptual distance.
+        identity: converted file of ArcFace's r18, where the identity term counts.
+        flame: weights folder with FLAME's tables, for clips of tracked faces; by default the static synthesizer's.
+        teacher: in stage 1 the static synthesizer that teaches it, where its planes or feature images count; a fresh
+            network begins with its renderer. In stage 2 the reenactment network that draws pseudo views in the place
+            of `static`, where the config's teacher is dynamic.
+        discriminator: a run or a checkpoint of one stage; None: the discriminator is fresh.
+    """
+
+    weights: str | None = None
+    static: str | None = None
+    motion: str = "demo"
+    vgg: Path | None = None
+    identity: Path | None = None
+    flame: str | None = None
+    teacher: str | None = None
+    discriminator: Path | None = None
+    init: str | None = None
+
+    def names(self) -> dict[str, str | None]:
+        """Return the last part of each name as plain JSON values, as folders lie elsewhere on another machine."""
+        return {name: None if value is None else Path(value).resolve().name for name, value in self._fields().items()}
+
+    def resolved(self) -> dict[str, str | None]:
+        """Plain JSON values that lead to the same files from any folder of this machine."""
+        fields = self._fields().items()
+        return {name: value if value in (None, DEMO) else str(Path(value).resolve()) for name, value in fields}
+
+    def _fields(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+
+def static_models(config: TrainConfig, init_from: InitFrom, device: torch.device) -> StaticModels:
+    """Return the networks of stage 1 as it begins.
+
+    Raises: `InputError` where one is missing, of another size or another network than is needed.
+    """
+    portrait = Portrait4D(config.model)
+    initialize(portrait, config.seed)
+    teacher, frozen = _teacher(config, init_from, device), config.stage1.schedule.renderer_frozen_until
+    if init_from.weights is not None:
+        _take(
+            portrait,
+            init_from.weights,
+            STATIC,
+            "--weights",
+            "name the static synthesizer that stage 1 shall go on from",
+        )
+    elif teacher is not None:  # its planes mean something to its own renderer alone
+        renders = {name: value for name, value in teacher.state_dict().items() if name.startswith(RENDERER)}
+        portrait.load_state_dict(portrait.state_dict() | renders)
+    elif frozen:
+        raise InputError(
+            f"renderer: expected a trained one, as it does not move for the first {frozen:,} images, got a fresh one; "
+            "name weights by --teacher or --weights, or set --renderer-frozen-until 0"
+        )
+    losses = config.stage1.losses
+    return StaticModels(
+        portrait.to(device),
+        perceptual(config.perceptual, init_from.vgg).to(device),
+        config.precision,
+        _discriminator(config, losses, init_from, device),
+        _identity(losses, init_from, device),
+        teacher,
+    )
+
+
+def reenact_models(config: TrainConfig, init_from: InitFrom, device: torch.device) -> ReenactModels:
+    """Return the networks of stage 2 as it begins.
+
+    Raises: `InputError` where one is missing, of another size or another network than is needed.
+    """
+    stage, initial = config.stage2, None
+    if init_from.weights is None and stage.init == "static":
+        initial = _static(
+            init_from, config, init_from.init or init_from.static, "--init" if init_from.init else "--static"
+        )
+    synthesizer = _view_synthesizer(init_from, config, initial)
+    encoder = None
+    if stage.motion == "pictures":
+        encoder = _motion_encoder(init_from.motion, config).to(device).eval().requires_grad_(False)
+    portrait = Portrait4D(config.model)
+    initialize(portrait, config.seed)
+    initialize_motion(portrait, config.seed)
+    if init_from.weights is not None:
+        _take(
+            portrait, init_from.weights, REENACTMENT, "--weights",
+            "name the reenactment network that stage 2 shall go on from, or begin as this one by --init",
+            stage.motion,
+        )  # fmt: skip
+    elif initial is not None:
+        shared = {name: value for name, value in initial.state_dict().items() if not reads_motion(name)}
+        portrait.load_state_dict(portrait.state_dict() | shared)
+    return ReenactModels(
+        portrait.to(device),
+        synthesizer.to(device).eval().requires_grad_(False),
+        encoder,
+        perceptual(config.perceptual, init_from.vgg).to(device),
+        config.precision,
+        _discriminator(config, stage.losses, init_from, device),
+        _identity(stage.losses, init_from, device),
+        dynamic=stage.teacher == "dynamic",
+    )
+
+
+def _static(init_from: InitFrom, config: TrainConfig, name: str | None, option: str) -> Portrait4D:
+    """Ψ_3d of a folder, to begin as or to draw pseudo views; its motion may have another width."""
+    if name is None:
+        raise InputError(
+            "static: expected the weights of the static synthesizer for stage 2, got none; name them by --static"
+        )
+    advice = "name the static synthesizer of stage 1"
+    if option == "--static":
+        advice += ", and by --teacher a reenactment network that shall draw pseudo views (row G)"
+    return _loaded(name, config.model, STATIC, option, advice, any_motion=True)
+
+
+def _view_synthesizer(init_from: InitFrom, config: TrainConfig, initial: Portrait4D | None) -> Portrait4D:
+    """Return the network that draws the pseudo views of stage 2: the static synthesizer, or a dynamic teacher."""
+    if config.stage2.teacher == "static":
+        if init_from.teacher is not None:
+            raise InputError(
+                f"teacher: expected none, as the static synthesizer draws pseudo views here, got {init_from.teacher}; "
+                "leave it out"
+            )
+        if initial is not None and init_from.init is None:
+            return initial
+        return _static(init_from, config, init_from.static, "--static")
+    if init_from.teacher is None:
+        raise InputError(
+            "teacher: expected the weights of the reenactment network that draws pseudo views (Portrait4D in the "
+            "paper), got none; name them by --teacher, and the static synthesizer to begin as by --static or --init"
+        )
+    advice = "name a network that reads motion, as stage 2 makes it, or leave --teacher and row G out"
+    return _loaded(init_from.teacher, config.model, REENACTMENT, "--teacher", advice, config.stage2.motion)
+
+
+def _discriminator(
+    config: TrainConfig, losses: LossConfig, init_from: InitFrom, device: torch.device
+) -> Discriminator | None:
+    if not losses.adversarial:
+        return None
+    discriminator = make_discriminator(config)
+    if init_from.discriminator is not None:
+        folder = init_from.discriminator
+        try:
+            weights = _newest_discriminator(folder)
+            check_tensors(folder, weights)
+            discriminator.load_state_dict(weights)
+        except RuntimeError as error:
+            raise InputError(f"{folder}: its discriminator has other sizes; name a run of the same preset") from error
+    return discriminator.to(device)
+
+
+def _newest_discriminator(folder: Path) -> dict[str, Tensor]:
+    """Return the weights of a run's newest whole checkpoint, or of a checkpoint; what is left out is logged."""
+    inside = [path for stage in ("stage2", "stage1") for path in reversed(checkpoints_of(folder, stage))]
+    for number, path in enumerate(inside):
+        try:
+            return module_weights(path, "discriminator")
+        except InputError as error:
+            if number + 1 == len(inside):
+                raise
+            logger.warning("%s: left out, an older one is taken", str(error).rpartition(";")[0])
+    return module_weights(folder, "discriminator")
+
+
+def _motion_encoder(name: str, config: TrainConfig) -> AnyMotionEncoder:
+    encoder, width = load_motion_encoder(weights_folder(name)), config.model.transformer.motion_width
+    if encoder.motion_width != width:
+        raise InputError(
+            f"{name}: expected a motion encoder of {width} numbers, got {encoder.motion_width}; name another folder"
+        )
+    return encoder
+
+
+def _teacher(config: TrainConfig, init_from: InitFrom, device: torch.device) -> Portrait4D | None:
+    losses = config.stage1.losses
+    counts = losses.distill_planes > 0 or losses.distill_feature > 0
+    if counts != (init_from.teacher is not None):
+        raise InputError(
+            "teacher: expected the weights of a static synthesizer, as its planes or feature images count, got "
+            "none; name them by --teacher, or set --distill-planes 0 and --distill-feature 0"
+            if counts
+            else f"teacher: expected none, as nothing it says counts, got {init_from.teacher}; give "
+            "--distill-planes or --distill-feature, or leave it out"
+        )
+    if init_from.teacher is None:
+        return None
+    teacher = Portrait4D(config.model)
+    _take(teacher, init_from.teacher, STATIC, "--teacher", "name the static synthesizer that shall teach stage 1")
+    return teacher.to(device).eval().requires_grad_(False)
+
+
+def _identity(losses: LossConfig, init_from: InitFrom, device: torch.device) -> FaceIdentity | None:
+    if not losses.identity:
+        return None
+    if init_from.identity is None:
+        raise InputError(
+            "identity: expected the converted file of ArcFace's r18, as its term counts, got none; name it by "
+            "--identity, or set --identity-weight 0"
+        )
+    return FaceIdentity().load(read_tensor_file(init_from.identity)).to(device)
+
+
+def _loaded(
+    name: str,
+    model: ModelConfig,
+    network: Network,
+    option: str,
+    advice: str,
+    motion: MotionKind = "pictures",
+    any_motion: bool = False,
+) -> Portrait4D:
+    """Return the portrait of a weights folder, in float32.
+
+    Args:
+        network: which one is needed. option: that named the folder. advice: what to do where it is the other.
+        motion: what shall move it, where it is a reenactment network.
+        any_motion: its motion may have another width, as nobody will ask for it.
+
+    Raises: `InputError` for the other network, or weights of another size.
+    """
+    check_network(name, network, option, advice, motion)
+    portrait = load_portrait(weights_folder(name))
+    expected, width = model, portrait.config.transformer.motion_width
+    if any_motion:
+        transformer = dataclasses.replace(model.transformer, motion_width=width)
+        expected = dataclasses.replace(model, preset=portrait.config.preset, transformer=transformer)
+    if portrait.config != expected:
+        raise InputError(
+            f"{name}: expected weights of preset {expected.preset}, {expected.image_size} px, motion of "
+            f"{expected.transformer.motion_width} numbers, got {portrait.config.preset}, "
+            f"{portrait.config.image_size} px, {width}; name another folder"
+        )
+    portrait.neck = None  # FLAME's tables, which training keeps beside the network
+    return portrait.float()
+
+
+def _take(
+    portrait: Portrait4D, name: str, network: Network, option: str, advice: str, motion: MotionKind = "pictures"
+) -> None:
+    """Put the weights of a folder into a portrait; the arguments are those of `_loaded`.
+
+    Raises: `InputError` for the other network, or weights of another size.
+    """
+    portrait.load_state_dict(_loaded(name, portrait.config, network, option, advice, motion).state_dict())

@@ -1,0 +1,211 @@
+"""One stage on data that a user names: `triportrait train stage1` and `stage2`, on any number of processes.
+
+For stage 2 the run keeps run/motion_encoder, a copy of the encoder that it uses, and where faces are tracked run/flame,
+FLAME's tables. run/data.json says what the data were, file by file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from triportrait.core.checkpoint import save_motion_encoder
+from triportrait.core.errors import InputError
+from triportrait.train.config import STAGES, StageConfig, StageName, TrainConfig
+from triportrait.train.data.cameras import FILMED, NO_PRESET, SetCameras, camera_preset_of, shown_cameras
+from triportrait.train.data.clip_pictures import ClipPictures
+from triportrait.train.data.clip_store.filming import HEADS
+from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, resolve_decoder
+from triportrait.train.data.clip_store.store import ClipStore, is_clip_store
+from triportrait.train.data.clip_store.tracks import FlameTracks, HeadTracks, Tracks
+from triportrait.train.data.multiview import MultiviewSet
+from triportrait.train.data.pictures import PictureSet
+from triportrait.train.data.set_config import SetConfig
+from triportrait.train.engines.make import Engines
+from triportrait.train.engines.ranks import Ranks
+from triportrait.train.evaluation.probe import probe
+from triportrait.train.named import check_named
+from triportrait.train.networks import InitFrom, reenact_models, static_models
+from triportrait.train.runs.export import export
+from triportrait.train.runs.run_config import FLAME, MOTION_ENCODER, data_fingerprints
+from triportrait.train.runs.weights import flame_field, save_flame
+from triportrait.train.stages.assemble import reenact_stage, static_stage
+from triportrait.train.stages.stage import Stage
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How data comes to the training.
+
+    Attributes:
+        prefetch: steps whose batches are made ahead.
+        decoder: of stored clips: av, dali, or auto.
+        most_skipped: share of the clips that may be left out as damaged.
+    """
+
+    prefetch: int = 2
+    decoder: str = "auto"
+    most_skipped: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.prefetch < 0:
+            raise InputError(f"prefetch: expected 0 or more, got {self.prefetch}; choose another")
+        if not 0 <= self.most_skipped <= 1:
+            raise InputError(f"most-skipped: expected a share from 0 to 1, got {self.most_skipped}; choose one")
+
+
+class OneStage:
+    """Stage 1 or 2 on named data. See `run.Inputs`.
+
+    Args:
+        name: of the stage.
+        data: a multi-view set, or for stage 2 a clip store.
+        init_from: weights to begin from.
+        loading: how data is read.
+    """
+
+    def __init__(self, name: StageName, data: Path, init_from: InitFrom, loading: Loading | None = None) -> None:
+        self.name, self.data_folder = name, data
+        self.init_from: InitFrom | None = init_from
+        self._init_from = init_from
+        self.loading = loading or Loading()
+        self.prefetch = self.loading.prefetch
+        self.stages: Sequence[StageName] = (name,)
+
+    def checked(self, config: TrainConfig) -> TrainConfig:
+        """See `Inputs`."""
+        name, data = self.name, self.data_folder
+        check_named(name, config, self._init_from)
+        self._clips = ClipStore(data, whole=False) if is_clip_store(data) else None
+        if self._clips is None:
+            multiview = MultiviewSet(data)
+            self._index = multiview.index | {"cameras": multiview.cameras}
+        else:
+            self._index = self._clips.index
+            if name == "stage1":
+                raise InputError(
+                    f"{data}: expected a multi-view set for stage 1, this is a clip store; make a set by `triportrait "
+                    "prepare heads`"
+                )
+        tracked = self._clips is not None and self._clips.source != HEADS
+        weights = self._init_from.flame or self._init_from.static or self._init_from.init
+        self._flame = flame_field(weights) if tracked else None
+        cast = _cast(self._index, config)
+        self._check_fits(cast, config)
+        if self._clips is not None:  # a clip has one view of each moment
+            config = dataclasses.replace(config, stage2=dataclasses.replace(config.stage2, front_sources=0.0))
+        idle = {  # a stage that does not run needs no views
+            other: dataclasses.replace(getattr(config, other), views=1, front_sources=0.0)
+            for other in STAGES
+            if other != name
+        }
+        self.config = dataclasses.replace(config, cast=cast, **idle)
+        return self.config
+
+    def _check_fits(self, cast: SetConfig, config: TrainConfig) -> None:
+        """Raises: `InputError` where the pictures are of another size, or seen from other cameras, than is trained."""
+        data = self.data_folder
+        if cast.size != (side := config.model.image_size):
+            made_by = "prepare heads" if self._clips is None else "prepare clips"
+            raise InputError(
+                f"{data}: expected pictures of {side} px for preset {config.preset}, got {cast.size}; make them again "
+                f"by `triportrait {made_by} --size {side}`, or train on pictures of 128 px by --preset tiny"
+            )
+        if self.name == "stage1" and cast.cameras != config.cast.cameras:
+            expected, given = (camera_preset_of(cameras) for cameras in (config.cast.cameras, cast.cameras))
+            way = "" if given == NO_PRESET else f", or say --cameras {given} to train on this one"
+            raise InputError(
+                f"{data}: expected a set that is seen from {expected}'s cameras "
+                f"({shown_cameras(config.cast.cameras)}), got {given}'s ({shown_cameras(cast.cameras)}); make one by "
+                f"`triportrait prepare heads --cameras {expected}`{way}"
+            )
+
+    def config_entry(self, ranks: Ranks) -> dict[str, Any]:
+        """See `Inputs`."""
+        files = self._index["files" if self._clips is None else "clips"]
+        checksum = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+        entry = {"stage": self.name, "data": checksum, "init_from": self._init_from.names()}
+        if self._clips is not None:
+            entry |= {"source": self._clips.source, "decoder": resolve_decoder(self.loading.decoder, ranks.device)}
+        return {"run": entry}
+
+    def fingerprints(self) -> dict[str, Any] | None:
+        """See `Inputs`."""
+        if self._clips is None:
+            files = self._index["files"]
+        else:
+            files = {clip["name"]: clip["files"] for clip in self._index["clips"]}
+        return data_fingerprints(self.data_folder.resolve().name, files)
+
+    def open_data(self, folder: Path, config: TrainConfig, engines: Engines) -> None:
+        """See `Inputs`."""
+        self.folder, self.engines = folder, engines
+        stage: StageConfig = getattr(config, self.name)
+        model, positions, data = config.model, stage.losses.adversarial > 0, self.data_folder
+        self.set: PictureSet | ClipPictures
+        if self._clips is None:
+            self.set = PictureSet(data, model, True, data.with_name(f"{data.name}.necks"), positions=positions)
+            return
+        device, loading = engines.ranks.device, self.loading
+        tracks: Tracks = HeadTracks(model, device)
+        if self._flame is not None:
+            width = model.transformer.motion_width if config.stage2.motion == "pictures" else None
+            tracks = FlameTracks(self._flame.to(device), width)
+        decode = DaliDecoder(device) if resolve_decoder(loading.decoder, device) == "dali" else AvDecoder()
+        self.set = ClipPictures(self._clips, model, tracks, config.seed, decode, loading.most_skipped, positions)
+
+    def make_networks(self, folder: Path) -> None:
+        """See `Inputs`."""
+        self._stage = self._static() if self.name == "stage1" else self._reenact(folder)
+
+    def stage(self, name: StageName) -> Stage[Any]:
+        """See `Inputs`."""
+        return self._stage
+
+    def finish(self, stage: Stage[Any]) -> None:
+        """See `Inputs`."""
+
+    def export(self, command: str) -> Path:
+        """Write the EMA of the newest checkpoint into `run/weights`."""
+        return export(self.folder, self.folder / "weights", overwrite=True)
+
+    def _static(self) -> Stage[Any]:
+        models = static_models(self.config, self._init_from, self.engines.ranks.device)
+        assert isinstance(self.set, PictureSet)
+        return static_stage(self.config, [self.set], models, probe(self.config), self.engines)
+
+    def _reenact(self, folder: Path) -> Stage[Any]:
+        config, stage, width = self.config, self.config.stage2, self.config.model.transformer.motion_width
+        if stage.clips > self.set.heads:
+            raise InputError(
+                f"data: expected {stage.clips:,} clips or more for this training, got {self.set.heads:,}; name a "
+                "larger set or fewer by --clips"
+            )
+        if stage.motion == "parameters" and self.set.motion_width != width:
+            raise InputError(
+                f"data: expected motion of {width} numbers, got {self.set.motion_width}; name clips with FLAME's "
+                "parameters"
+            )
+        ranks = self.engines.ranks
+        models = reenact_models(config, self._init_from, ranks.device)
+        encoder = models.motion_encoder
+        if ranks.first and encoder is not None:
+            save_motion_encoder(folder / MOTION_ENCODER, encoder.state_dict(), encoder, {})
+        if ranks.first and self._flame is not None:
+            save_flame(folder / FLAME, self._flame)
+        return reenact_stage(config, self.set, models, None if self._flame is not None else probe(config), self.engines)
+
+
+def _cast(index: dict[str, Any], config: TrainConfig) -> SetConfig:
+    """Return the procedural heads that data shows; of tracked faces only their size is known."""
+    if index.get("source", HEADS) != HEADS:
+        return SetConfig(size=config.model.image_size)
+    names = {f.name for f in dataclasses.fields(SetConfig)}
+    if "source" in index:  # clips, which are filmed
+        index = index | {"cameras": SetCameras(sampled=FILMED)}
+    return SetConfig(**{k: v for k, v in index.items() if k in names})

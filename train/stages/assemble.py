@@ -1,0 +1,198 @@
+"""Stages 1 and 2 put together: phases, engines and samples, for a run of both and for a run of one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from triportrait.core.motion.small_encoder import SmallMotionEncoder
+from triportrait.core.portrait import Portrait4D
+from triportrait.train.config import GROUP, StageConfig, TrainConfig
+from triportrait.train.data.clip_pictures import ClipPictures
+from triportrait.train.data.pictures import PictureSet
+from triportrait.train.engines.engine import Engine, Group, PlainEngine
+from triportrait.train.engines.make import Engines
+from triportrait.train.engines.recompute import recompute
+from triportrait.train.evaluation.response import Probe
+from triportrait.train.objectives.discriminator import Discriminator, DiscriminatorConfig
+from triportrait.train.stages import motion, reenact, static
+from triportrait.train.stages.initialize import reads_motion
+from triportrait.train.stages.samples import clip_sample, reenact_sample, static_sample
+from triportrait.train.stages.stage import Phase, SkippingData, Stage, single_network
+
+RENDERER = ("volume.", "superres.")  # how the names of its weights begin
+
+
+class _MovableBatch(Protocol):
+    def to(self: MovableBatch, device: torch.device | str) -> MovableBatch: ...
+
+
+MovableBatch = TypeVar("MovableBatch", bound=_MovableBatch)
+
+
+def make_discriminator(config: TrainConfig) -> Discriminator:
+    """Return a fresh discriminator; the seed alone decides."""
+    sizes = DiscriminatorConfig(
+        config.model.image_size,
+        config.discriminator_base,
+        config.discriminator_widest,
+        config.discriminator_mapping,
+        group=GROUP,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return Discriminator(sizes)
+
+
+def static_stage(
+    config: TrainConfig, sets: list[PictureSet], models: static.StaticModels, probe: Probe, engines: Engines
+) -> Stage[static.StaticBatch]:
+    """Stage 1."""
+    stage = config.stage1
+    unused = [p for name, p in models.portrait.named_parameters() if reads_motion(name)]
+    groups = _groups(models.portrait, stage, unused, None)
+    micro = _micro_config(stage)
+
+    def draw(streams: np.random.Generator, place: int) -> static.StaticBatch:
+        return static.draw(sets, micro, streams)
+
+    sample = static_sample(config, sets, models, probe, engines.ranks.device)
+    phases = static.phases(models, stage)
+    return _stage("stage1", 1, stage, models.portrait, models.discriminator, groups, draw, phases, sample, engines)
+
+
+def reenact_stage(
+    config: TrainConfig,
+    data: PictureSet | ClipPictures,
+    models: reenact.ReenactModels,
+    probe: Probe | None,
+    engines: Engines,
+) -> Stage[reenact.ReenactBatch]:
+    """Stage 2.
+
+    Args:
+        probe: procedural heads whose motion is measured; None: samples show the first clips.
+    """
+    stage, device = config.stage2, engines.ranks.device
+    groups = _groups(models.portrait, stage, [], stage.optimizer.motion_lr_factor)
+    micro = _micro_config(stage)
+
+    def draw(streams: np.random.Generator, place: int) -> reenact.ReenactBatch:
+        return reenact.draw(data, micro, streams, place)
+
+    sample = clip_sample(config, data, models, device) if probe is None else reenact_sample(models, probe, device)
+    phases = reenact.phases(models, stage)
+    skipping = data if isinstance(data, ClipPictures) else None
+    return _stage(
+        "stage2", 3, stage, models.portrait, models.discriminator, groups, draw, phases, sample, engines, skipping
+    )
+
+
+def motion_stage(
+    config: TrainConfig,
+    sets: list[PictureSet],
+    encoder: SmallMotionEncoder,
+    unseen: Callable[[], tuple[Tensor, Tensor, Tensor]],
+) -> Stage[np.random.Generator]:
+    """Return the stage of the small motion encoder.
+
+    Args:
+        unseen: gives pictures that it is not trained on, their landmarks and true motion.
+    """
+    stage = config.motion
+
+    def losses(streams: np.random.Generator, rng: torch.Generator) -> dict[str, Tensor]:
+        return motion.losses(motion.draw(sets, stage, encoder.crop_size, streams), encoder)
+
+    def sample(path: Path | None) -> dict[str, float]:
+        image, landmarks, true_motion = unseen()
+        return motion.correlations(motion.read_motion(encoder, image, landmarks), true_motion)
+
+    engine = PlainEngine(encoder, [Group(list(encoder.parameters()))], stage.optimizer, stage.images)
+    return single_network("motion", 2, engine, stage.images, stage.batch, losses, sample)
+
+
+StageConfigKind = TypeVar("StageConfigKind", bound=StageConfig)
+
+
+def _micro_config(stage: StageConfigKind) -> StageConfigKind:
+    """Return the stage with the batch of one micro-batch."""
+    return dataclasses.replace(stage, batch=stage.batch // stage.micro_batches)
+
+
+def _stage(
+    name: str,
+    number: int,
+    config: StageConfig,
+    portrait: Portrait4D,
+    discriminator: Discriminator | None,
+    groups: list[Group],
+    draw: Callable[[np.random.Generator, int], MovableBatch],
+    phases: Sequence[Phase[MovableBatch]],
+    sample: Callable[[Path | None], dict[str, float]],
+    engines: Engines,
+    data: SkippingData | None = None,
+) -> Stage[MovableBatch]:
+    network_engines = _engines(portrait, groups, discriminator, config, engines)
+
+    def to_device(batch: MovableBatch) -> MovableBatch:
+        return batch.to(engines.ranks.device)
+
+    return Stage(
+        name,
+        number,
+        network_engines,
+        config.images,
+        config.batch,
+        config.micro_batches,
+        draw,
+        phases,
+        sample,
+        to_device,
+        data,
+    )
+
+
+def _engines(
+    portrait: Portrait4D,
+    groups: list[Group],
+    discriminator: Discriminator | None,
+    config: StageConfig,
+    engines: Engines,
+) -> dict[str, Engine]:
+    if engines.recomputes:
+        recompute(portrait)
+    by_name: dict[str, Engine] = {"generator": engines.make(portrait, groups, config.optimizer, config)}
+    if discriminator is not None:
+        by_name["discriminator"] = engines.make(
+            discriminator, [Group(list(discriminator.parameters()))], config.discriminator, config
+        )
+    return by_name
+
+
+def _groups(
+    portrait: Portrait4D, config: StageConfig, left_out: list[nn.Parameter], motion_lr_factor: float | None
+) -> list[Group]:
+    """Parameters by rate: those of the renderer, which may be frozen at first, those that read motion, the others."""
+    left_out_ids = {id(p) for p in left_out}
+    parameters: dict[str, list[nn.Parameter]] = {"others": [], "renderer": [], "motion": []}
+    frozen_until = config.schedule.renderer_frozen_until
+    for name, parameter in portrait.named_parameters():
+        if id(parameter) in left_out_ids or parameter.dim() == 0:  # the strength of a noise that is off
+            continue
+        renders = frozen_until > 0 and name.startswith(RENDERER)
+        parameters["renderer" if renders else "motion" if motion_lr_factor and reads_motion(name) else "others"].append(
+            parameter
+        )
+    groups = [Group(parameters["others"])]
+    if parameters["motion"]:
+        groups.append(Group(parameters["motion"], motion_lr_factor or 1.0, name="motion"))
+    if parameters["renderer"]:
+        groups.append(Group(parameters["renderer"], frozen_until=frozen_until, name="renderer"))
+    return groups

@@ -1,0 +1,149 @@
+"""What the stages share: half precision, renderings as in training, and the terms that compare them with the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from triportrait.core.portrait import Portrait4D
+from triportrait.core.types import Head, NeckGrid, Rendering
+from triportrait.train.config import LossConfig, Precision, StageConfig
+from triportrait.train.data.pictures import Pictures
+from triportrait.train.data.resize import shrink
+from triportrait.train.engines.schedule import ActiveTerms, active_terms
+from triportrait.train.objectives.adversary import DiscriminatorInput, adversarial_loss
+from triportrait.train.objectives.discriminator import Discriminator
+from triportrait.train.objectives.identity import FaceIdentity, five_points, identity_loss
+from triportrait.train.objectives.losses import feature_weight, l1, layer_pairs, opacity_loss
+from triportrait.train.objectives.perceptual import Perceptual
+from triportrait.train.stages.adversarial import discriminator_phases
+from triportrait.train.stages.stage import Batch, MicroBatch, Phase
+
+ALL_TERMS = ActiveTerms()
+
+
+class Models(Protocol):
+    """The networks that both stages have."""
+
+    @property
+    def portrait(self) -> Portrait4D: ...
+    @property
+    def discriminator(self) -> Discriminator | None: ...
+    @property
+    def identity(self) -> FaceIdentity | None: ...
+
+
+ModelsOfStage = TypeVar("ModelsOfStage", bound=Models)
+HandedOn = dict[str, DiscriminatorInput]
+Losses = Callable[[Batch, ModelsOfStage, LossConfig, torch.Generator, ActiveTerms, HandedOn | None], dict[str, Tensor]]
+
+
+def stage_phases(
+    models: ModelsOfStage,
+    config: StageConfig,
+    losses: Losses[Batch, ModelsOfStage],
+    more: Sequence[Phase[Batch]],
+) -> list[Phase[Batch]]:
+    """Return what a step of a stage does: the generator by its losses, `more`, the discriminator, R1."""
+    full_size = models.portrait.config.render.neural_size
+
+    def main(micro: MicroBatch[Batch]) -> dict[str, Tensor]:
+        active = active_terms(config.schedule, config.losses, micro.images_seen, full_size)
+        return losses(micro.batch, models, config.losses, micro.rng, active, micro.handed_on)
+
+    phases = [Phase("main", "generator", main, counts=True), *more]
+    if models.discriminator is not None:
+        phases += discriminator_phases(models.discriminator, config.losses, config.schedule)
+    return phases
+
+
+def real_target_terms(
+    models: Models,
+    rendering: Rendering,
+    target: Pictures,
+    is_real: Tensor,
+    config: LossConfig,
+    active: ActiveTerms,
+    handed_on: HandedOn | None,
+) -> dict[str, Tensor]:
+    """Return the terms [B] of identity and of the discriminator, as far as they are on; 0 where the target is not real.
+
+    Args:
+        is_real: [B] bool, which targets are real pictures; only these are shown to the discriminator.
+        handed_on: takes the real and the fake pictures for the discriminator.
+    """
+    terms = {}
+    if active.identity and models.identity is not None:
+        points = five_points(target.landmarks)
+        distance = identity_loss(models.identity, rendering.image, target.image, points)
+        terms["identity"] = is_real * (config.identity * distance)
+    if active.adversarial and models.discriminator is not None:
+        rows = is_real.nonzero()[:, 0]
+        terms |= adversarial_loss(models.discriminator, rendering, target, target.camera, rows, config, handed_on)
+    return terms
+
+
+def autocast(precision: Precision, like: Tensor) -> torch.autocast:
+    """Return the context in which networks run in a precision, on the device of `like`."""
+    return torch.autocast(like.device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def repeated(head: Head, views: int, neck: NeckGrid | None) -> Head:
+    """Each head `views` times in a row, with the neck poses of the views."""
+    return Head(head.planes.repeat_interleave(views, 0), head.background.repeat_interleave(views, 0), neck)
+
+
+def render(
+    portrait: Portrait4D, head: Head, target: Pictures, rng: torch.Generator, size: int | None = None
+) -> Rendering:
+    """Return the views of the target's cameras, with samples jittered along the rays as in training.
+
+    Args:
+        size: side of the ray grid, px; the model's by default.
+    """
+    return portrait.render(head, target.camera, size, *sampling_noise(portrait, head, target, rng, size))
+
+
+def sampling_noise(
+    portrait: Portrait4D, head: Head, target: Pictures, rng: torch.Generator, size: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the random numbers of stratified and importance sampling along the rays, see `VolumeRenderer.forward`."""
+    config = portrait.config.render
+    batch, rays = len(target.image), (size or config.neural_size) ** 2
+    jitter = torch.rand(batch, config.num_coarse, generator=rng)
+    uniforms = torch.rand(batch, rays, config.num_fine, generator=rng)
+    device = head.planes.device
+    return jitter.to(device), uniforms.to(device)
+
+
+def compare(rendering: Rendering, target: Pictures, perceptual: Perceptual, config: LossConfig) -> dict[str, Tensor]:
+    """Return the terms [B] of a picture and its mask: the published loss's four pairs as far as they have a weight,
+    and the opacity; eyes and mouth count more."""
+    side = target.image.shape[-1]
+    weight = feature_weight(target.landmarks, side, config.eye_mouth_boost)
+    raw_side = rendering.raw_image.shape[-1]
+    small, opacity = shrink(target.image, raw_side), shrink(target.opacity, raw_side)
+    small_weight = shrink(weight, raw_side)
+    terms = {
+        "l1": config.l1 * l1(rendering.image, target.image, weight),
+        "raw": config.raw * l1(rendering.raw_image, small, small_weight),
+        "perceptual": config.perceptual * perceptual(rendering.image, target.image, weight),
+        "opacity": config.opacity * opacity_loss(rendering.opacity, opacity),
+    }
+    if config.raw_perceptual:
+        terms["raw perceptual"] = config.raw_perceptual * perceptual(rendering.raw_image, small, small_weight)
+    if config.foreground or config.background:
+        colours = [layer[:, :3].float() for layer in (rendering.foreground, rendering.background)]
+        head, behind = layer_pairs(colours[0], colours[1], small, opacity)
+        layers = (
+            ("foreground", config.foreground, head, small_weight),
+            ("background", config.background, behind, None),
+        )
+        for name, factor, (picture, truth), weight_map in layers:
+            if factor:
+                terms[name] = factor * l1(picture, truth, weight_map)
+                terms[f"{name} perceptual"] = factor * perceptual(picture, truth, weight_map)
+    return terms

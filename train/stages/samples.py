@@ -1,0 +1,134 @@
+"""What the samples of a stage show: grids of pictures, and the numbers that stand beside them in the log."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from triportrait.core.portrait import Portrait4D
+from triportrait.core.render.cameras import fixed_camera, turned
+from triportrait.core.types import Driving, Rendering
+from triportrait.train.config import TrainConfig
+from triportrait.train.data.pictures import Pictures, PictureSet
+from triportrait.train.evaluation.metrics import psnr
+from triportrait.train.evaluation.response import Probe, responses
+from triportrait.train.runs.samples import shown_depth, write_grid
+from triportrait.train.stages import reenact, static
+from triportrait.train.stages.common import repeated
+from triportrait.train.stages.motion import AnyMotionEncoder, motion_of
+
+SHOWN = 4  # rows in a grid of samples
+SIDE_DEG = 30.0  # yaw of the camera that shows them from the side
+Sample = Callable[[Path | None], dict[str, float]]
+
+
+def static_sample(
+    config: TrainConfig, sets: list[PictureSet], models: static.StaticModels, probe: Probe, device: torch.device
+) -> Sample:
+    """Samples of stage 1: some views of its set, and how well the probe's unseen expressions are rendered."""
+    portrait = models.portrait
+    few = dataclasses.replace(config.stage1, batch=min(config.stage1.batch, SHOWN))
+    shown = static.draw(sets, few, np.random.default_rng([config.seed, 99]))
+
+    def sample(path: Path | None) -> dict[str, float]:
+        source, target = shown.source.to(device), shown.target.to(device)
+        views = len(target.image) // len(source.image)
+        head = portrait.reenact(portrait.prepare(source.image, None), Driving(None))
+        rendering = portrait.render(repeated(head, views, target.neck), target.camera)
+        side = target.image.shape[-1]
+        if path is not None:
+            assert target.depth is not None, "a multi-view set holds depth"
+            columns = {
+                "source": source.image.repeat_interleave(views, 0),
+                "truth": target.image,
+                "static": rendering.image,
+                "depth": shown_depth(rendering.depth, rendering.opacity, side),
+                "true depth": shown_depth(target.depth, target.opacity, side),
+            }
+            write_grid(path, {name: value.cpu() for name, value in columns.items()})
+        source = probe.source.to(device)
+        again = portrait.reenact(portrait.prepare(source.image, None), Driving(None, source.neck))
+        unseen = psnr(portrait.render(again, source.camera).image, source.image)
+        seen = psnr(rendering.image, target.image)
+        return {"psnr": seen.mean().item(), "psnr unseen": unseen.mean().item()}
+
+    return sample
+
+
+def reenact_sample(models: reenact.ReenactModels, probe: Probe, device: torch.device) -> Sample:
+    """Samples of stage 2 on procedural heads: each probed motion, and how far the result follows it."""
+    portrait = models.portrait
+
+    def sample(path: Path | None) -> dict[str, float]:
+        source = probe.source.to(device)
+        columns, numbers = {"source": source.image}, {}
+
+        def drive(source: Pictures, driving: Pictures) -> Tensor:
+            source, driving = source.to(device), driving.to(device)
+            return reenacted(portrait, models.motion_encoder, source, driving).cpu()
+
+        for axis, (_, after) in probe.ends.items():
+            result = drive(source, after)
+            columns |= {f"{axis}: driving": after.image, "result " + axis: result}
+            numbers[f"psnr {axis}"] = psnr(result, after.image).mean().item()
+        if path is not None:
+            columns |= _from_the_side(models, source, next(iter(probe.ends.values()))[1].to(device))
+            write_grid(path, {name: value.float().cpu() for name, value in columns.items()})
+        for axis, response in responses(probe, drive).items():
+            numbers |= {f"correlation {axis}": response.correlation, f"gain {axis}": response.gain}
+        return numbers
+
+    return sample
+
+
+def clip_sample(
+    config: TrainConfig, data: reenact.Pairs, models: reenact.ReenactModels, device: torch.device
+) -> Sample:
+    """Samples of stage 2 on clips: a frame of each of the first clips drives another."""
+    few = dataclasses.replace(config.stage2, batch=SHOWN)
+    shown = reenact.draw(data, few, np.random.default_rng([config.seed, 99]))
+
+    def sample(path: Path | None) -> dict[str, float]:
+        batch = shown.to(device)
+        source, driving = batch.source, batch.driving
+        result = reenacted(models.portrait, models.motion_encoder, source, driving)
+        if path is not None:
+            columns = {"source": source.image, "driving": driving.image, "result": result}
+            columns |= _from_the_side(models, source, driving)
+            write_grid(path, {name: value.float().cpu() for name, value in columns.items()})
+        return {"psnr": psnr(result, driving.image).mean().item()}
+
+    return sample
+
+
+def _from_the_side(models: reenact.ReenactModels, source: Pictures, driving: Pictures) -> dict[str, Tensor]:
+    """Return the pseudo view of driving pictures, the result from the same camera, and its depth."""
+    camera = turned(fixed_camera(), math.radians(SIDE_DEG), 0.0)
+    camera = camera.take(torch.zeros(len(source.image), dtype=torch.long)).to(source.image.device)
+    seen = dataclasses.replace(driving, camera=camera)
+    result = _rendered(models.portrait, models.motion_encoder, source, seen)
+    motion = motion_of(driving, models.motion_encoder) if models.dynamic else None
+    head = models.static.reenact(models.static.prepare(driving.image, motion), Driving(motion, driving.neck))
+    return {
+        "pseudo view": models.static.render(head, camera).image,
+        "result there": result.image,
+        "its depth": shown_depth(result.depth, result.opacity, source.image.shape[-1]),
+    }
+
+
+def reenacted(portrait: Portrait4D, encoder: AnyMotionEncoder | None, source: Pictures, driving: Pictures) -> Tensor:
+    """Return what a portrait makes of B sources and B driving pictures, seen by the driving pictures' cameras."""
+    return _rendered(portrait, encoder, source, driving).image
+
+
+@torch.no_grad()
+def _rendered(portrait: Portrait4D, encoder: AnyMotionEncoder | None, source: Pictures, driving: Pictures) -> Rendering:
+    v_s, v_d = (motion_of(x, encoder) for x in (source, driving))
+    head = portrait.reenact(portrait.prepare(source.image, v_s), Driving(v_d, driving.neck))
+    return portrait.render(head, driving.camera)
