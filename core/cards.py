@@ -1,12 +1,12 @@
-"""NVIDIA cards as `nvidia-smi` sees them, and why torch may not: a driver too old for its CUDA, a build without any."""
+"""NVIDIA cards as `nvidia-smi` sees them, and why torch may not use one: an old driver, or a build without CUDA."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from triportrait.core.errors import InputError
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 OLDEST_DRIVER = {13: 580, 12: 525, 11: 450}  # CUDA's major version -> the oldest driver that starts it
 OLDER_CUDA = "pip install torch --index-url https://download.pytorch.org/whl/cu126"
 TIMEOUT_S = 20
+logger = logging.getLogger(__name__)
 
 
 def card() -> str | None:
-    """The first card and its driver, such as `NVIDIA H200, 580.65.06`; None where nvidia-smi is missing or fails."""
+    """Name the first card and its driver, as in `NVIDIA H200, 580.65.06`; None where nvidia-smi is missing or fails."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
@@ -33,65 +34,64 @@ def card() -> str | None:
     return lines.splitlines()[0].strip() if lines else None
 
 
-def why_unused(found: str, cuda: str | None, said: str = "") -> str:
-    """Why torch does not use a card, and what to do about it, as the end of a sentence that begins with the card.
+def why_unused(name: str, cuda: str | None, error: str = "") -> str:
+    """Explain why torch does not use a card, and what to do, as the end of a sentence that begins with the card.
 
     Args:
-        found: the card, as `card` gives it.
+        name: the card and its driver, as `card` gives them.
         cuda: the CUDA that torch was built for, None for a CPU build.
-        said: what torch says when it is asked to start it.
+        error: what torch says when it is asked to start it.
     """
     if cuda is None:
         return f"this torch is a build for CPUs; {install('gpu')} in a new environment, or {OLDER_CUDA}"
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return "$CUDA_VISIBLE_DEVICES hides it"
-    driver, needed = re.search(r",\s*(\d+)\.", found), OLDEST_DRIVER.get(int(cuda.split(".")[0]))
+    driver, needed = re.search(r",\s*(\d+)\.", name), OLDEST_DRIVER.get(int(cuda.split(".")[0]))
     if driver and needed is not None and int(driver[1]) < needed:
         older = "" if int(driver[1]) < OLDEST_DRIVER[12] else f", or take a torch for an older CUDA: {OLDER_CUDA}"
         return f"its driver is too old for this torch's CUDA {cuda}, which wants {needed} or newer: update it{older}"
-    return f"torch's CUDA {cuda} does not start{f' ({said})' if said else ''}; `triportrait doctor` shows more"
+    return f"torch's CUDA {cuda} does not start{f' ({error})' if error else ''}; `triportrait doctor` shows more"
 
 
-def chosen_device(asked: str, say: Callable[[str], None]) -> torch.device:
-    """Where a job runs: on CUDA where torch has it and `asked` (auto, cpu, cuda) allows.
+def chosen_device(choice: str) -> torch.device:
+    """Choose where a job runs: on CUDA where torch has it and `choice` (auto, cpu, cuda) allows.
 
-    Args:
-        say: told, in a line, of a card that torch cannot use.
+    With auto, a warning names a card that torch cannot use.
 
     Raises:
         InputError: CUDA is asked for and torch has none.
     """
     import torch
 
-    if asked != "cpu" and torch.cuda.is_available():
+    if choice != "cpu" and torch.cuda.is_available():
         return torch.device("cuda")
-    if asked == "cuda":
-        found = card()
-        why = "this machine offers no CUDA device to torch" if found is None else f"{found}: {_why(found)}"
+    if choice == "cuda":
+        name = card()
+        why = "this machine offers no CUDA device to torch" if name is None else f"{name}: {_why(name)}"
         raise InputError(f"--device cuda: {why}; use --device cpu")
-    if asked == "auto":
-        warn_of_unused_card(say)
+    if choice == "auto":
+        warn_of_unused_card()
     return torch.device("cpu")
 
 
-def warn_of_unused_card(say: Callable[[str], None]) -> None:
-    """Say in a line that there is a card which torch cannot use, where there is one that nobody hid."""
+def warn_of_unused_card() -> None:
+    """Warn of a card that torch cannot use, where there is one that nobody hid."""
     import torch
 
     if torch.cuda.is_available() or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return
-    found = card()
-    if found is not None:
-        say(f"warning: {found} is not used: {_why(found)}")
+    name = card()
+    if name is not None:
+        logger.warning("%s is not used: %s", name, _why(name))
 
 
-def _why(found: str) -> str:
+def _why(name: str) -> str:
     import torch
 
-    said = ""
+    error_line = ""
     if torch.version.cuda is not None:
         try:
             torch.cuda.init()
         except Exception as error:  # torch's own, or what its libraries raise
-            said = line(error)
-    return why_unused(found, torch.version.cuda, said)
+            error_line = line(error)
+    return why_unused(name, torch.version.cuda, error_line)

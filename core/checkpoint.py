@@ -5,8 +5,8 @@
     weights/flame.safetensors     flame.json        only where a FLAME file was converted by itself
     weights/neck.safetensors      neck.json         only beside weights of procedural heads: how their mean head turns
 
-The JSON holds the format, the kind, the preset and every size, and the provenance. One such folder is in the package
-itself, under the name `demo`.
+The JSON holds the format, the kind, the preset and every size, and the provenance. The package itself has one such
+folder, named `demo`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ UNTRACKED = "num_batches_tracked"  # a counter of training that evaluation never
 
 
 def demo_weights() -> Path:
-    """The weights folder inside the package: the tiny network, trained on procedural heads.
+    """Return the weights folder inside the package: the tiny network, trained on procedural heads.
 
     Raises:
         InputError: a file of it is not there.
@@ -60,7 +60,7 @@ def demo_weights() -> Path:
 
 
 def weights_folder(name: str | Path) -> Path:
-    """The folder that a name means: "demo" is the one in the package (`./demo` is yours), all else is a path.
+    """Return the folder that a name means: "demo" is the one in the package (`./demo` is yours), all else is a path.
 
     Raises:
         InputError: the package's weights are asked for and are not there.
@@ -120,15 +120,15 @@ def save_motion_encoder(
     encoder: MotionEncoder | SmallMotionEncoder,
     provenance: Mapping[str, Any],
 ) -> Path:
-    """Write a motion encoder, published or small, as `save_weights` does; the encoder itself tells its sizes."""
-    kept = {name: t for name, t in tensors.items() if not name.endswith(UNTRACKED)}
+    """Write a motion encoder, published or small, like `save_weights`; the encoder itself tells its sizes."""
+    tensors = {name: t for name, t in tensors.items() if not name.endswith(UNTRACKED)}
     return save_weights(
-        folder, "motion", kept, encoder if isinstance(encoder, SmallMotionEncoder) else None, provenance
+        folder, "motion", tensors, encoder if isinstance(encoder, SmallMotionEncoder) else None, provenance
     )
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, each with memory of its own: safetensors refuses two that share it."""
+    """Give each tensor memory of its own: safetensors refuses two that share it."""
     apart: dict[str, Tensor] = {}
     memory: set[int] = set()
     for name, tensor in tensors.items():
@@ -140,7 +140,7 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_card(folder: Path, kind: str) -> dict[str, Any]:
-    """The JSON beside a network's weights.
+    """Read the JSON beside a network's weights.
 
     Raises:
         InputError: the folder, the file or a field of it is missing or damaged.
@@ -151,10 +151,10 @@ def read_card(folder: Path, kind: str) -> dict[str, Any]:
     try:
         card = read_json(path)
     except FileNotFoundError as error:
-        if sentence := _of_a_training(folder):
+        if sentence := _training_folder(folder):
             raise InputError(sentence) from error
-        found = sorted(p.name for p in folder.iterdir() if p.suffix in (".json", ".safetensors"))
-        holds = f"it holds {_some(found)}" if found else "it holds no weights"
+        files = sorted(p.name for p in folder.iterdir() if p.suffix in (".json", ".safetensors"))
+        holds = f"it holds {_some(files)}" if files else "it holds no weights"
         raise InputError(
             f"{path}: no such file in the weights folder, {holds}; convert the published file into it"
         ) from error
@@ -166,11 +166,11 @@ def read_card(folder: Path, kind: str) -> dict[str, Any]:
         raise InputError(f"{path}: not readable as JSON ({shown(str(error))}); convert the weights again") from error
     if not isinstance(card, dict):
         raise InputError(f"{path}: expected format {FORMAT} and kind {kind}; convert the weights again")
-    told = card.get("format"), card.get("kind")
-    if type(told[0]) is not int or told != (FORMAT, kind):
+    card_format, card_kind = card.get("format"), card.get("kind")
+    if type(card_format) is not int or (card_format, card_kind) != (FORMAT, kind):
         raise InputError(
-            f"{path}: expected format {FORMAT} and kind {kind}, got {literal(told[0], LONGEST_NAME)} and "
-            f"{literal(told[1], LONGEST_NAME)}; convert the weights again"
+            f"{path}: expected format {FORMAT} and kind {kind}, got {literal(card_format, LONGEST_NAME)} and "
+            f"{literal(card_kind, LONGEST_NAME)}; convert the weights again"
         )
     if unknown := card.keys() - _FIELDS:
         raise InputError(f"{path}: expected {', '.join(sorted(_FIELDS))}, got {_some(unknown)} beside them; convert "
@@ -180,25 +180,25 @@ def read_card(folder: Path, kind: str) -> dict[str, Any]:
     return card
 
 
-def _of_a_training(folder: Path) -> str:
-    """What to say of the folder of a training where weights are wanted; empty for any other folder."""
+def _training_folder(folder: Path) -> str:
+    """Return what to say of the folder of a training, which is no weights folder; empty for any other folder."""
     if (folder / "weights" / "portrait.json").is_file():
         return f"{folder}: this is the folder of a training; name {folder / 'weights'} or {folder / 'static'}"
     if not any((folder / name).exists() for name in ("checkpoint.json", "checkpoints", "log.jsonl")):
         return ""
-    made = f"`triportrait train export {folder} FOLDER`"
-    return f"{folder}: this is a run, not its weights; make them by {made} and name that"
+    command = f"`triportrait train export {folder} FOLDER`"
+    return f"{folder}: this is a run, not its weights; make them by {command} and name that"
 
 
 def read_tensors(folder: Path, kind: str) -> dict[str, Tensor]:
-    """The tensors of one network, on the CPU.
+    """Read the tensors of one network to the CPU.
 
     Raises:
         InputError: the file is missing, damaged, or holds a number that is not finite.
     """
     path = folder / f"{kind}.safetensors"
     try:
-        check_tensor_file(path)  # first: the library calls everything that it cannot open missing
+        check_tensor_file(path)  # first, because the library calls every file that it cannot open missing
         tensors = load_file(path)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; convert the published weights again") from error
@@ -207,26 +207,26 @@ def read_tensors(folder: Path, kind: str) -> dict[str, Tensor]:
     except InputError:
         raise
     except (OSError, SafetensorError, ValueError) as error:
-        said = getattr(error, "strerror", None) or shown(str(error))
-        raise InputError(f"{path}: not a whole safetensors file ({said}); convert the weights again") from error
+        reason = getattr(error, "strerror", None) or shown(str(error))
+        raise InputError(f"{path}: not a whole safetensors file ({reason}); convert the weights again") from error
     for name, tensor in tensors.items():
         if tensor.dtype not in STORED:
             raise InputError(
                 f"{path}: {shown(name)}: expected floating point of 16 to 64 bits or whole numbers, got "
                 f"{str(tensor.dtype).removeprefix('torch.')}; convert the weights again"
             )
-        used = tensor.float() if tensor.dtype == torch.float64 else tensor  # what is finite there need not stay so
+        used = tensor.float() if tensor.dtype == torch.float64 else tensor  # a large float64 becomes infinite
         if used.is_floating_point() and not bool(used.isfinite().all()):
             raise InputError(f"{path}: {shown(name)} holds numbers that are not finite; these weights cannot be used")
     return tensors
 
 
 def load_portrait(folder: str | Path, preset: str | None = None) -> Portrait4D:
-    """The portrait network in a weights folder, in evaluation mode on the CPU, with its neck field if FLAME is there.
+    """Load the portrait network of a weights folder on the CPU, in evaluation mode, with a neck field if there is one.
 
     Args:
         folder: a weights folder.
-        preset: the preset that is wanted; None takes what is there.
+        preset: the preset that the weights must have; None takes any.
 
     Raises:
         InputError: weights missing, of another preset, damaged, not finite, or disagreeing with the sizes beside them.
@@ -250,15 +250,15 @@ def load_portrait(folder: str | Path, preset: str | None = None) -> Portrait4D:
 
 
 def build_portrait(config: ModelConfig, tensors: Mapping[str, Tensor], origin: str) -> Portrait4D:
-    """A portrait network that holds exactly these tensors, without a neck field.
+    """Build a portrait network of exactly these tensors, without a neck field.
 
     Raises:
         InputError: names or shapes disagree with the config; `origin` starts the sentence.
     """
     with torch.device("meta"):
         portrait = Portrait4D(config)
-    wanted = {name: tuple(t.shape) for name, t in portrait.state_dict().items()}
-    check_names(wanted, tensors, origin, f"preset {shown(config.preset)}")
+    expected = {name: tuple(t.shape) for name, t in portrait.state_dict().items()}
+    check_names(expected, tensors, origin, f"preset {shown(config.preset)}")
     portrait.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
     return portrait.eval().requires_grad_(False)
 
@@ -273,7 +273,7 @@ def _load_neck(
         flame = rescale_flame(read_tensors(folder, "flame"))
     if flame:
         return NeckField(config.neck, config.render.box_side, flame, mesh)
-    if not os.path.lexists(folder / "neck.safetensors"):  # a link that leads nowhere is said where it is read
+    if not os.path.lexists(folder / "neck.safetensors"):  # a broken link is refused where it is read
         return None
     if (sizes := read_card(folder, "neck").get("config")) is not None:
         raise InputError(f"{folder / 'neck.json'}: config: expected null, got {literal(sizes)}; convert again")
@@ -281,23 +281,23 @@ def _load_neck(
 
 
 def load_pair(folder: str | Path) -> tuple[Portrait4D, MotionEncoder | SmallMotionEncoder]:
-    """The portrait and the motion encoder of a weights folder.
+    """Load the portrait and the motion encoder of a weights folder.
 
     Raises:
         InputError: one of them cannot be loaded, or they do not fit each other.
     """
     portrait, motion_encoder = load_portrait(folder), load_motion_encoder(folder)
-    wanted = portrait.config.transformer.motion_width
-    if motion_encoder.motion_width != wanted:
+    width = portrait.config.transformer.motion_width
+    if motion_encoder.motion_width != width:
         raise InputError(
-            f"{folder}: the portrait takes motion of {wanted} numbers, the motion encoder gives "
+            f"{folder}: the portrait takes motion of {width} numbers, the motion encoder gives "
             f"{motion_encoder.motion_width}; put two files of one training or conversion there"
         )
     return portrait, motion_encoder
 
 
 def load_motion_encoder(folder: str | Path) -> MotionEncoder | SmallMotionEncoder:
-    """The motion encoder in a weights folder, in evaluation mode on the CPU.
+    """Load the motion encoder of a weights folder on the CPU, in evaluation mode.
 
     Raises:
         InputError: weights missing, damaged, not finite, or with other names or shapes.
@@ -309,22 +309,22 @@ def load_motion_encoder(folder: str | Path) -> MotionEncoder | SmallMotionEncode
         return build_motion_encoder(read_tensors(folder, "motion"), origin)
     small = _small_encoder(sizes, f"{folder / 'motion.json'} config")
     tensors = read_tensors(folder, "motion")
-    wanted = {name: tuple(t.shape) for name, t in small.state_dict().items()}
-    check_names(wanted, tensors, origin, "the small motion encoder")
+    expected = {name: tuple(t.shape) for name, t in small.state_dict().items()}
+    check_names(expected, tensors, origin, "the small motion encoder")
     small.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
     return small.eval().requires_grad_(False)
 
 
 def _small_encoder(sizes: Any, name: str) -> SmallMotionEncoder:
-    """A small motion encoder of these sizes, without memory for its weights.
+    """Build a small motion encoder of these sizes, without memory for its weights.
 
     Raises:
         InputError: they are of other names or types, or out of range; `name` starts the sentence.
     """
     if not isinstance(sizes, dict) or sizes.keys() != _SMALL_SIZES.keys():
         got = _some(sizes) if isinstance(sizes, dict) else shown(sizes)
-        wanted = ", ".join(_SMALL_SIZES)
-        raise InputError(f"{name}: expected the sizes of a small motion encoder ({wanted}), got {got}; train or "
+        names = ", ".join(_SMALL_SIZES)
+        raise InputError(f"{name}: expected the sizes of a small motion encoder ({names}), got {got}; train or "
                          "convert it again")  # fmt: skip
     for key, most in _SMALL_SIZES.items():
         numbers = sizes[key] if key == "widths" and isinstance(sizes[key], list | tuple) else [sizes[key]]
@@ -343,36 +343,39 @@ def _small_encoder(sizes: Any, name: str) -> SmallMotionEncoder:
 
 
 def build_motion_encoder(tensors: Mapping[str, Tensor], origin: str) -> MotionEncoder:
-    """A motion encoder that holds exactly these tensors.
+    """Build a motion encoder of exactly these tensors.
 
     Raises:
         InputError: names or shapes disagree; `origin` starts the sentence.
     """
     encoder = MotionEncoder()
-    wanted = {n: tuple(t.shape) for n, t in encoder.state_dict().items() if not n.endswith(UNTRACKED)}
-    check_names(wanted, tensors, origin, "the motion encoder")
+    expected = {n: tuple(t.shape) for n, t in encoder.state_dict().items() if not n.endswith(UNTRACKED)}
+    check_names(expected, tensors, origin, "the motion encoder")
     encoder.load_state_dict({name: t.float() for name, t in tensors.items()}, strict=False)
     return encoder.requires_grad_(False)
 
 
-def check_names(wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], origin: str, what: str) -> None:
+def check_names(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], origin: str, what: str) -> None:
     """Compare a file's tensors with what a network has.
 
     Raises:
         InputError: lists the missing, the unknown and the misshapen names.
     """
     problems = []
-    for label, names in (("missing", wanted.keys() - tensors.keys()), ("unknown", tensors.keys() - wanted.keys())):
+    for label, names in (("missing", expected.keys() - tensors.keys()), ("unknown", tensors.keys() - expected.keys())):
         if names:
             problems.append(f"{len(names)} {label} ({_some(names)})")
-    wrong = [n for n in wanted.keys() & tensors.keys() if tuple(tensors[n].shape) != tuple(wanted[n])]
-    if wrong:
-        told = [f"{n} {_sizes(tensors[n].shape)} instead of {list(wanted[n])}" for n in sorted(wrong)[: LISTED + 1]]
-        problems.append(f"{len(wrong)} of another shape ({', '.join(told[:LISTED])}{', ...' * (len(told) > LISTED)})")
-    typed = [n for n in wanted.keys() & tensors.keys() if not tensors[n].is_floating_point()]
-    if typed:
-        told = [f"{n} {str(tensors[n].dtype).removeprefix('torch.')}" for n in typed]
-        problems.append(f"{len(typed)} not of real numbers ({_some(told)})")
+    misshapen = [n for n in expected.keys() & tensors.keys() if tuple(tensors[n].shape) != tuple(expected[n])]
+    if misshapen:
+        clauses = [
+            f"{n} {_sizes(tensors[n].shape)} instead of {list(expected[n])}" for n in sorted(misshapen)[: LISTED + 1]
+        ]
+        dots = ", ..." * (len(clauses) > LISTED)
+        problems.append(f"{len(misshapen)} of another shape ({', '.join(clauses[:LISTED])}{dots})")
+    mistyped = [n for n in expected.keys() & tensors.keys() if not tensors[n].is_floating_point()]
+    if mistyped:
+        clauses = [f"{n} {str(tensors[n].dtype).removeprefix('torch.')}" for n in mistyped]
+        problems.append(f"{len(mistyped)} not of real numbers ({_some(clauses)})")
     if problems:
         raise InputError(f"{origin}: expected the weights of {what}: {', '.join(problems)}; convert the right file")
 

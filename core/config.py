@@ -14,17 +14,17 @@ from triportrait.core.sentences import LONGEST_NAME, literal, shown
 
 LARGEST = 65536  # no size of a network is larger
 LISTED = 5  # fields named in a sentence
-MOST_SAMPLES = 1 << 23  # of one frame, five times those of the published network
+MOST_SAMPLES = 1 << 23  # in one frame, five times those of the published network
 
 
 def _from(least: float, most: float, default: Any, lengths: tuple[int, int] = (1, 8)) -> Any:
-    """A field whose number, or each of whose numbers, is within a range that no sensible network leaves.
+    """Declare a field whose number, or each of whose numbers, is within a range that no sensible network leaves.
 
     The tensors beside a config bound its widths. What no tensor bounds is bounded here: samples, sides of pictures and
     grids, dilations, and how many layers are built before a tensor is looked at.
 
     Args:
-        lengths: of a list, the least and the most numbers in it.
+        lengths: the least and the most numbers in a list.
     """
     return field(default=default, metadata={"range": (least, most), "lengths": lengths})
 
@@ -35,9 +35,7 @@ class EncoderConfig:
 
     trunk_widths: tuple[int, ...] = _from(1, 4096, (64, 128, 256, 512), (4, 4))  # ResNet stages
     trunk_blocks: tuple[int, ...] = _from(1, 64, (3, 4, 6, 3), (4, 4))  # ResNet-34
-    pyramid_dilations: tuple[int, ...] = _from(
-        1, 64, (12, 24, 36)
-    )  # atrous pyramid behind the trunk, beside 1x1 and pooled branches
+    pyramid_dilations: tuple[int, ...] = _from(1, 64, (12, 24, 36))  # beside a 1x1 and a pooled branch
     global_width: int = _from(1, 4096, 256)
     detail_widths: tuple[int, ...] = _from(1, 4096, (64, 96, 96, 96, 96), (1, 16))
     background_widths: tuple[int, ...] = _from(1, 4096, (64, 128, 256, 512))
@@ -45,7 +43,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """The neutral and motion blocks: global features + motion -> canonical features (paper, section 3.1)."""
+    """The neutral and motion blocks from global features and motion to canonical features (paper, section 3.1)."""
 
     token_width: int = _from(4, 8192, 1024)
     num_heads: int = _from(1, 128, 4)
@@ -61,7 +59,7 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Canonical and detail features -> planes."""
+    """The decoder from canonical and detail features to planes."""
 
     head_widths: tuple[int, ...] = _from(1, 4096, (256, 128))
     token_width: int = _from(4, 8192, 1024)
@@ -74,14 +72,12 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class RenderConfig:
-    """Planes and a camera -> a picture (Eq. 1)."""
+    """The renderer from planes and a camera to a picture (Eq. 1)."""
 
     plane_size: int = _from(16, 512, 256)
     plane_width: int = _from(1, 1024, 32)
     field_hidden: int = _from(1, 4096, 64)
-    box_side: float = _from(
-        0.01, 100, 1.3
-    )  # scene units; the planes and the neck grid cover this cube around the origin
+    box_side: float = _from(0.01, 100, 1.3)  # scene units; planes and neck grid cover this cube around the origin
     num_coarse: int = _from(1, 256, 48)
     num_fine: int = _from(1, 256, 48)
     neural_size: int = _from(8, 512, 128)  # side of the ray grid
@@ -103,7 +99,7 @@ class NeckConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One model. `image_size` is the side of source and result pictures."""
+    """All sizes of one model; `image_size` is the side of source and result pictures."""
 
     preset: str = "portrait4d_v2"
     image_size: int = _from(32, 1024, 512)
@@ -142,12 +138,12 @@ class ModelConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, read back by `from_dict`."""
+        """Return plain JSON values, which `from_dict` reads back."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Any, name: str = "config") -> ModelConfig:
-        """The config that `to_dict` wrote.
+        """Build the config that `to_dict` wrote.
 
         Raises:
             InputError: unknown or missing fields, or a value of another type; `name` starts the sentence.
@@ -156,7 +152,7 @@ class ModelConfig:
 
 
 def _check_numbers(values: Any, prefix: str) -> None:
-    """Every number of the type of its field and within its range, every list of a length that it may have."""
+    """Check the type and the range of every number, and the length of every list."""
     for f in dataclasses.fields(values):
         value, name = getattr(values, f.name), f"{prefix}{f.name}"
         if dataclasses.is_dataclass(value):
@@ -170,8 +166,8 @@ def _check_numbers(values: Any, prefix: str) -> None:
                 raise InputError(f"{name}: expected positive numbers up to {LARGEST}, got {literal(value)}")
             (least, most), (fewest, longest) = f.metadata["range"], f.metadata["lengths"]
             if isinstance(value, tuple) and not fewest <= len(value) <= longest:
-                wanted = f"{fewest}" if fewest == longest else f"{fewest} to {longest}"
-                raise InputError(f"{name}: expected {wanted} numbers, got {len(value)}")
+                lengths = f"{fewest}" if fewest == longest else f"{fewest} to {longest}"
+                raise InputError(f"{name}: expected {lengths} numbers, got {len(value)}")
             if not all(least <= number <= most for number in numbers):
                 raise InputError(f"{name}: expected numbers from {least:g} to {most:g}, got {literal(value)}")
 
@@ -182,8 +178,8 @@ def _build(cls: Any, values: Any, name: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(cls)}
     wrong = sorted(set(values) ^ set(fields))
     if wrong:
-        named = ", ".join(shown(key, LONGEST_NAME) for key in wrong[:LISTED]) + ", ..." * (len(wrong) > LISTED)
-        raise InputError(f"{name}: fields missing or unknown in {cls.__name__}: {named}; convert it again")
+        names = ", ".join(shown(key, LONGEST_NAME) for key in wrong[:LISTED]) + ", ..." * (len(wrong) > LISTED)
+        raise InputError(f"{name}: fields missing or unknown in {cls.__name__}: {names}; convert it again")
     defaults = cls()
     built = {}
     for key, value in values.items():
@@ -204,13 +200,15 @@ def _build(cls: Any, values: Any, name: str) -> Any:
 
 
 def portrait4d_v2() -> ModelConfig:
-    """The published network: 512² pictures, 224,766,123 parameters."""
+    """Return the config of the published network: 512² pictures, 224,766,123 parameters."""
     return ModelConfig()
 
 
 def tiny() -> ModelConfig:
-    """The same network at 128² with at most 5 M parameters, for two CPU cores; its motion is the nine numbers of the
-    small motion encoder."""
+    """Return the config of a small network for two CPU cores: 128² pictures, at most 5 M parameters.
+
+    Its motion is the nine numbers of the small motion encoder.
+    """
     return ModelConfig(
         preset="tiny",
         image_size=128,

@@ -1,14 +1,14 @@
-"""The one kind of error that is the caller's to mend."""
+"""The one kind of error that the caller can mend."""
 
 from triportrait.core.sentences import LONGEST_SENTENCE, shown
 
 
 class InputError(ValueError):
-    """Something the caller gave cannot be used.
+    """The caller gave something that cannot be used.
 
-    The message is one sentence: what it is about, what was wanted, what came, what to do. It may quote files: whatever
-    it is made from, it is kept on one line, printable, and within `LONGEST_SENTENCE` characters (see `shown`). Commands
-    print it and exit with code 2. Any other exception is a fault of ours and keeps its traceback.
+    The message is one sentence: what it is about, what was expected, what came, what to do. It may quote files, because
+    it is kept on one line, printable, and within `LONGEST_SENTENCE` characters (see `shown`). Commands print it and
+    exit with code 2. Any other exception is a fault of ours and keeps its traceback.
     """
 
     def __init__(self, message: object) -> None:

@@ -1,4 +1,4 @@
-"""Optional packages: whether one that is found also loads, and the command that installs it."""
+"""Optional packages: whether an installed one also loads, and the command that installs it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 NAME = "triportrait"
 MISSING = "is not installed"
-_ROOT = Path(__file__).resolve().parents[1]  # of a checkout; of an installed package it is the package itself
+_ROOT = Path(__file__).resolve().parents[1]  # a checkout's root; in an installed package it is the package itself
 
 
 def install(extra: str) -> str:
-    """The command that installs what an extra names.
+    """Return the command that installs what an extra names.
 
     From a checkout it is the extra itself. A wheel has no index to take the extra from, where a stranger's package may
     have the name: there the packages of the extra are named.
@@ -23,14 +23,14 @@ def install(extra: str) -> str:
         extra: as in pyproject.toml, several with commas: "cpu", "serve,faces".
     """
     if not (_ROOT / "pyproject.toml").is_file():
-        wanted = [one for name in extra.split(",") for one in _packages(name)]
-        if wanted:
-            return "pip install " + " ".join(f"'{one}'" for one in dict.fromkeys(wanted))
+        packages = [package for name in extra.split(",") for package in _packages(name)]
+        if packages:
+            return "pip install " + " ".join(f"'{package}'" for package in dict.fromkeys(packages))
     return f"pip install -e '.[{extra}]'"
 
 
 def fault(module: str) -> str | None:
-    """Why a module cannot be used here, None where it can: it is imported, as what is found need not load.
+    """Tell why a module cannot be used here, None where it can; it is imported, as an installed one need not load.
 
     Returns:
         MISSING, or "is installed but does not load (REASON)", on one line.
@@ -43,30 +43,30 @@ def fault(module: str) -> str | None:
 
 
 def reason(error: BaseException, module: str) -> str:
-    """The same as `fault` says, of an error that an import ended with."""
+    """Say like `fault` why an import ended with an error."""
     if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
         return MISSING
     return f"is installed but does not load ({line(error)})"
 
 
 def line(error: BaseException, longest: int = 200) -> str:
-    """What an error says: its first line that says something, cut, without what would steer a terminal."""
+    """Return the first line of an error that is not empty, cut, without what would steer a terminal."""
     lines = [" ".join(part.split()) for part in str(error).splitlines()]
-    said = next((part for part in lines if part), "") or type(error).__name__
-    return "".join(c if c.isprintable() else "?" for c in said)[:longest]
+    first = next((part for part in lines if part), "") or type(error).__name__
+    return "".join(c if c.isprintable() else "?" for c in first)[:longest]
 
 
 def _packages(extra: str) -> list[str]:
-    """What the installed package's metadata names for an extra, on this kind of machine."""
+    """List the packages that the installed metadata names for an extra on this kind of machine."""
     try:
         required = metadata.requires(NAME) or []
     except metadata.PackageNotFoundError:
         return []
-    wanted = []
+    packages = []
     for text in required:
         package, _, condition = text.partition(";")
-        named = re.search(r"extra\s*==\s*[\"']([^\"']+)[\"']", condition)
+        name = re.search(r"extra\s*==\s*[\"']([^\"']+)[\"']", condition)
         system = re.search(r"platform_system\s*==\s*[\"']([^\"']+)[\"']", condition)
-        if named and named[1] == extra and (system is None or system[1] == platform.system()):
-            wanted.append(package.strip())
-    return wanted
+        if name and name[1] == extra and (system is None or system[1] == platform.system()):
+            packages.append(package.strip())
+    return packages

@@ -1,4 +1,4 @@
-"""Weights made from the names of the tensors: they check an installation at full size, and their picture is noise.
+"""Weights made from the names of the tensors: they check an installation at full size, but their picture is noise.
 
 The stored parity numbers come from the same rule, so that no trained weight is needed to check the network:
 n = standard_normal(shape), seeded with the CRC of the published name, times a scale that the kind of tensor decides.
@@ -21,17 +21,17 @@ from triportrait.core.published.contract import manifest
 from triportrait.core.published.names import our_name
 
 _UNIT_SCALE = ("superres.", "volume.field.")  # these networks store weights at unit scale
-_SPREAD = 0.1  # of biases, norms and other small numbers
-_DENSITY = 8  # makes a head of noise rather than fog
+_SPREAD = 0.1  # for biases, norms and other small numbers
+_DENSITY = 8  # enough for a head of noise rather than fog
 
 
 def rule_normal(seed_name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The rule's float64 normal numbers for a name."""
+    """Draw the rule's float64 normal numbers for a name."""
     return np.random.Generator(np.random.PCG64(zlib.crc32(seed_name.encode()))).standard_normal(shape)
 
 
 def rule_tensor(seed_name: str, name: str, shape: tuple[int, ...]) -> Tensor:
-    """The rule's float32 tensor.
+    """Make the rule's float32 tensor.
 
     Args:
         seed_name: the name that seeds it, the published one where there is one.
@@ -58,7 +58,7 @@ def rule_tensor(seed_name: str, name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def rule_portrait(config: ModelConfig) -> Portrait4D:
-    """A portrait network of rule-made weights, without FLAME. About five seconds at the published size.
+    """Build a portrait network of rule-made weights, without FLAME, in about five seconds at the published size.
 
     The published preset is seeded by the published names, so that its numbers are comparable; others by ours.
     """
@@ -73,7 +73,7 @@ def rule_portrait(config: ModelConfig) -> Portrait4D:
 
 
 def rule_motion_encoder() -> MotionEncoder:
-    """A motion encoder of rule-made weights, seeded by the published names."""
+    """Build a motion encoder of rule-made weights, seeded by the published names."""
     names = {our_name(n, "motion"): n for n in manifest("motion")}
     shapes = {name: tuple(t.shape) for name, t in MotionEncoder().state_dict().items() if name in names}
     return build_motion_encoder({name: rule_tensor(names[name], name, shape) for name, shape in shapes.items()}, "rule")

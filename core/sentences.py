@@ -1,7 +1,7 @@
-"""What a file, a name or a library says, made fit for a sentence: on one line, without control characters, and short.
+"""Texts of files, names and libraries, made fit for a sentence: on one line, without control characters, and short.
 
-`InputError` and `say` pass everything through `shown`, so that whoever words a sentence cannot forget it; pieces that
-may be long, such as the names of tensors, are cut by themselves, so that the rest of the sentence stays.
+`InputError` and the command's log pass everything through `shown`, so that no author of a sentence can forget it.
+Pieces that may be long, such as the names of tensors, are cut by themselves, so that the rest of the sentence stays.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any, TextIO
 
 LONGEST_SENTENCE = 1000  # characters
 LONGEST_PIECE = 160
-LONGEST_NAME = 80  # of one name among several
-_MARK = 40  # characters that say what was left out, at most
+LONGEST_NAME = 80  # for one name among several
+_MARK = 40  # characters, at most, that say what was left out
 _DIGITS = 40
 
 
 class _Repr(reprlib.Repr):
-    """Representations of bounded length; those of whole numbers may be refused by Python itself."""
+    """Make representations of bounded length; Python itself refuses those of very large whole numbers."""
 
     def repr_int(self, x: int, level: int) -> str:
         if abs(x) < 10**_DIGITS:
@@ -33,13 +33,14 @@ _REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 3, LONGEST_PIECE, LONGEST_PIEC
 
 
 def shown(value: object, most: int = LONGEST_PIECE) -> str:
-    """A text, or the representation of any other value, that does no harm where it is printed.
+    """Make a text, or the representation of another value, harmless where it is printed.
 
     What is not printable (control and format characters, ends of lines, surrogates) is escaped as in Python's source.
-    A longer text loses its middle, and how many characters that are is said. Shown twice is shown once.
+    A longer text loses its middle, and a mark in its place counts the characters. A text may pass twice: the second
+    pass changes nothing.
 
     Args:
-        most: characters of what is returned, at most.
+        most: the largest number of characters of the result.
     """
     text = value if isinstance(value, str) else _REPR.repr(value)
     if len(text) <= most:
@@ -53,7 +54,7 @@ def shown(value: object, most: int = LONGEST_PIECE) -> str:
 
 
 def literal(value: object, most: int = LONGEST_PIECE) -> str:
-    """As `shown`, with a text in quotes, so that '48' is told from 48."""
+    """Make a value harmless like `shown`, with texts in quotes, so that '48' differs from 48."""
     return f"'{shown(value, most - 2)}'" if isinstance(value, str) else shown(value, most)
 
 
@@ -63,7 +64,7 @@ def say(line: str, stream: TextIO | None = None) -> None:
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """JSON in which everything that is not printable is escaped, what JSON itself would let pass included."""
+    """Write JSON in which everything that is not printable is escaped, even what JSON would let pass."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, default=shown)
     return "".join(c if c.isprintable() or c == "\n" else _json_escape(c) for c in text)
 
@@ -78,7 +79,7 @@ def _units(character: str) -> list[int]:
 
 
 def bounded(value: Any, depth: int = 4, entries: int = 50) -> Any:
-    """A JSON value with its texts shown, and no more entries and levels than anybody reads."""
+    """Bound a JSON value: its texts are shown, and it has no more entries and levels than anybody reads."""
     if isinstance(value, str):
         return shown(value)
     if isinstance(value, int) and abs(value) >= 10**_DIGITS:
@@ -87,11 +88,11 @@ def bounded(value: Any, depth: int = 4, entries: int = 50) -> Any:
         return shown(value)
     if isinstance(value, dict):
         pairs = list(value.items())
-        found = {shown(str(name)): bounded(inner, depth - 1, entries) for name, inner in pairs[:entries]}
-        return found | ({"…": f"{len(pairs) - entries:,} entries left out"} if len(pairs) > entries else {})
+        first = {shown(str(name)): bounded(inner, depth - 1, entries) for name, inner in pairs[:entries]}
+        return first | ({"…": f"{len(pairs) - entries:,} entries left out"} if len(pairs) > entries else {})
     if isinstance(value, list):
-        left = [f"… {len(value) - entries:,} entries left out"] if len(value) > entries else []
-        return [bounded(inner, depth - 1, entries) for inner in value[:entries]] + left
+        mark = [f"… {len(value) - entries:,} entries left out"] if len(value) > entries else []
+        return [bounded(inner, depth - 1, entries) for inner in value[:entries]] + mark
     return value
 
 
@@ -102,12 +103,12 @@ def _escaped(character: str) -> str:
 
 
 def _fitting(text: str, room: int) -> tuple[list[str], int]:
-    """The first characters that have room, escaped, and how many they are."""
-    found: list[str] = []
+    """Return the first characters that have room, escaped, and their number."""
+    fitting: list[str] = []
     for character in text:
         escaped = _escaped(character)
         room -= len(escaped)
         if room < 0:
             break
-        found.append(escaped)
-    return found, len(found)
+        fitting.append(escaped)
+    return fitting, len(fitting)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from triportrait.kernels.checks import shapes
+from triportrait.kernels.checks import shapes, wide_dtype
 from triportrait.kernels.dispatch import INTERPRETED, runs_triton, same_dtype
 from triportrait.kernels.language import device_of, tl, triton
 
@@ -29,7 +29,7 @@ SCRATCH = 64 << 20  # bytes of probabilities at a time (64 MiB), backward those 
 
 
 def attend_wide(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax attention over all keys, without a mask, scaled by the root of the head width.
+    """Compute softmax attention over all keys, without a mask, scaled by the root of the head width.
 
     Args:
         query: [B, N, heads, D], D a multiple of 16 up to 512.
@@ -58,20 +58,20 @@ def attend_wide(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def attend_wide_reference(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """The definition."""
+    """Compute the definition in plain PyTorch."""
     scores = torch.einsum("bnhd,bkhd->bhnk", query, key) / math.sqrt(query.shape[-1])
     return torch.einsum("bhnk,bkhd->bnhd", scores.softmax(-1), value)
 
 
 class _Tiles(NamedTuple):
-    """Sizes of the tiles.
+    """The sizes of the tiles.
 
     Attributes:
         n, k, d: queries and keys of a tile of scores, and the step along the head's width.
         back_k, back_d: where scores and their gradients are computed together; on sm_80 a step of 64 spills.
         v, step: columns of a product, and the step along its sum.
         sum_v: columns of the products that make gradients; 256 spill, and are too few programs.
-        stages: of the pipeline.
+        stages: loads in flight.
     """
 
     n: int = 128
@@ -86,9 +86,7 @@ class _Tiles(NamedTuple):
 
 
 HALF = _Tiles()
-WIDE = _Tiles(
-    n=64, k=64, d=32, back_k=64, v=64, step=32, sum_v=64, stages=1
-)  # products of float32 are no tensor core's
+WIDE = _Tiles(n=64, k=64, d=32, back_k=64, v=64, step=32, sum_v=64, stages=1)  # no tensor core multiplies float32
 COMBINE_N = 16
 WARPS = 8
 
@@ -99,7 +97,7 @@ class _AttendWide(torch.autograd.Function):
         query, key, value = (_rows(x) for x in (query, key, value))
         (B, N, heads, D), K = query.shape, key.shape[1]
         out = torch.empty(B, N, heads, D, dtype=query.dtype, device=query.device)
-        lse = torch.empty(B * heads, N, dtype=_wide(query), device=query.device)
+        lse = torch.empty(B * heads, N, dtype=wide_dtype(query), device=query.device)
         size, options = _tiles(query), _options(query)
         tiles, scale = triton.cdiv(K, size.k), 1 / (math.sqrt(D) * math.log(2))
         for first, images, start, count in _pieces(query, K, size.n, matrices=1):
@@ -157,21 +155,17 @@ class _AttendWide(torch.autograd.Function):
 
 
 def _rows(x: Tensor) -> Tensor:
-    """The tensor itself where the width of a head lies side by side, else a contiguous copy."""
+    """Return the tensor itself where a head's numbers lie side by side, else a contiguous copy."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _strides(x: Tensor) -> tuple[int, int, int]:
-    """Of images, tokens and heads."""
+    """Return the strides of images, tokens and heads."""
     return x.stride(0), x.stride(1), x.stride(2)
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 def _pieces(query: Tensor, keys: int, tile: int, matrices: int) -> Iterator[tuple[int, int, int, int]]:
-    """First image, images, first query, queries of each piece: the scratch stays within its bound, tiles are whole."""
+    """Yield the first image, images, first query and queries of each piece: bounded scratch, whole tiles."""
     B, N, heads, _ = query.shape
     tile_bytes = max(1, heads * keys * tile * query.element_size() * matrices)
     tiles = max(1, min(-(-N // tile), SCRATCH // tile_bytes))  # an image's queries first: fewer sums over pieces
@@ -195,7 +189,7 @@ def _options(x: Tensor) -> dict[str, Any]:
 
 @triton.jit
 def _load_rows(ptr, stride, n, number, d, D, LIFT: tl.constexpr):
-    """[rows, columns] of a matrix whose rows are `stride` apart, zero beyond it."""
+    """Load [rows, columns] of a matrix whose rows are `stride` apart; beyond the matrix there are zeros."""
     mask = (n < number)[:, None] & (d < D)[None, :]
     x = tl.load(ptr + n.to(tl.int64)[:, None] * stride + d[None, :], mask=mask, other=0.0)
     return x.to(tl.float32) if LIFT else x
@@ -203,9 +197,23 @@ def _load_rows(ptr, stride, n, number, d, D, LIFT: tl.constexpr):
 
 @triton.jit
 def _image(ptr, stride_b, stride_h, heads):
-    """Where an image's head begins."""
+    """Return where the head of an image that this program works on begins."""
     bh = tl.program_id(2).to(tl.int64)
     return ptr + bh // heads * stride_b + bh % heads * stride_h
+
+
+@triton.jit
+def _scores(
+    a_ptr, a_n, b_ptr, b_k, n, k, N, K, WIDE: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
+    PRECISION: tl.constexpr, LIFT: tl.constexpr,
+):  # fmt: skip
+    """Multiply rows n of one matrix with rows k of another, both of width D."""
+    total = tl.zeros([n.shape[0], k.shape[0]], WIDE)
+    for start in range(0, D, BLOCK_D):
+        d = start + tl.arange(0, BLOCK_D)
+        a, b = _load_rows(a_ptr, a_n, n, N, d, D, LIFT), _load_rows(b_ptr, b_k, k, K, d, D, LIFT)
+        total += tl.dot(a, tl.trans(b), input_precision=PRECISION, out_dtype=WIDE)
+    return total
 
 
 @triton.jit
@@ -214,17 +222,13 @@ def _probability_kernel(
     D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr, LIFT: tl.constexpr,
 ):  # fmt: skip
-    """p = 2^(s - top) of a tile, its rows' largest scores and sums; s is in powers of two."""
+    """Write p = 2^(s - top) of a tile, and the largest score and the sum of each row; s is in powers of two."""
     bh = tl.program_id(2).to(tl.int64)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
     q_ptr, k_ptr = _image(q_ptr, q_b, q_h, heads), _image(k_ptr, k_b, k_h, heads)
     WIDE: tl.constexpr = top_ptr.dtype.element_ty
-    s = tl.zeros([BLOCK_N, BLOCK_K], WIDE)
-    for start in range(0, D, BLOCK_D):
-        d = start + tl.arange(0, BLOCK_D)
-        q, kk = _load_rows(q_ptr, q_n, n, N, d, D, LIFT), _load_rows(k_ptr, k_n, k, K, d, D, LIFT)
-        s += tl.dot(q, tl.trans(kk), input_precision=PRECISION, out_dtype=WIDE)
+    s = _scores(q_ptr, q_n, k_ptr, k_n, n, k, N, K, WIDE, D, BLOCK_D, PRECISION, LIFT)
     s = tl.where((k < K)[None, :], s * scale, float("-inf"))
     top = tl.max(s, 1)
     p = tl.exp2(s - top[:, None])
@@ -238,7 +242,7 @@ def _probability_kernel(
 def _combine_kernel(
     top_ptr, total_ptr, sum_ptr, lse_ptr, start, N, ALL, tiles, T_PAD: tl.constexpr, BLOCK_N: tl.constexpr
 ):  # fmt: skip
-    """Tiles' largest scores become their factors; the row's sum, and the logarithm of all, in powers of two."""
+    """Turn the tiles' largest scores into factors, and write each row's sum and log-sum in powers of two."""
     bh = tl.program_id(1).to(tl.int64)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     t = tl.arange(0, T_PAD)[None, :]
@@ -259,6 +263,7 @@ def _value_kernel(
     D: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_V: tl.constexpr, STEP_K: tl.constexpr,
     PRECISION: tl.constexpr, LIFT: tl.constexpr,
 ):  # fmt: skip
+    """Multiply the probabilities with v and divide by each row's sum."""
     bh = tl.program_id(2).to(tl.int64)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     d = tl.program_id(1) * BLOCK_V + tl.arange(0, BLOCK_V)
@@ -283,23 +288,15 @@ def _score_gradient_kernel(
     BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr, LIFT: tl.constexpr,
 ):  # fmt: skip
-    """Probabilities p and d_s = p (d_p - delta) / √D, where s is q · k."""
+    """Write the probabilities p and d_s = p (d_p - delta) / √D, where s is q · k."""
     bh = tl.program_id(2).to(tl.int64)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
     q_ptr, k_ptr = _image(q_ptr, q_b, q_h, heads), _image(k_ptr, k_b, k_h, heads)
     v_ptr, d_o_ptr = _image(v_ptr, v_b, v_h, heads), _image(d_o_ptr, d_b, d_h, heads)
     WIDE: tl.constexpr = lse_ptr.dtype.element_ty
-    s = tl.zeros([BLOCK_N, BLOCK_K], WIDE)
-    for first in range(0, D, BLOCK_D):
-        d = first + tl.arange(0, BLOCK_D)
-        q, kk = _load_rows(q_ptr, q_n, n, N, d, D, LIFT), _load_rows(k_ptr, k_n, k, K, d, D, LIFT)
-        s += tl.dot(q, tl.trans(kk), input_precision=PRECISION, out_dtype=WIDE)
-    d_p = tl.zeros([BLOCK_N, BLOCK_K], WIDE)
-    for first in range(0, D, BLOCK_D):
-        d = first + tl.arange(0, BLOCK_D)
-        d_o, v = _load_rows(d_o_ptr, d_n, n, N, d, D, LIFT), _load_rows(v_ptr, v_n, k, K, d, D, LIFT)
-        d_p += tl.dot(d_o, tl.trans(v), input_precision=PRECISION, out_dtype=WIDE)
+    s = _scores(q_ptr, q_n, k_ptr, k_n, n, k, N, K, WIDE, D, BLOCK_D, PRECISION, LIFT)
+    d_p = _scores(d_o_ptr, d_n, v_ptr, v_n, n, k, N, K, WIDE, D, BLOCK_D, PRECISION, LIFT)
     lse = tl.load(lse_ptr + bh * ALL + start + n, mask=n < N, other=0.0)
     delta = tl.load(delta_ptr + bh * N + n, mask=n < N, other=0.0)
     p = tl.exp2(s * (scale * 1.4426950408889634) - lse[:, None])
@@ -315,7 +312,7 @@ def _product_kernel(
     D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr, STEP_K: tl.constexpr,
     PRECISION: tl.constexpr, LIFT: tl.constexpr,
 ):  # fmt: skip
-    """y = a x, or y + a x, for a [M, K] of any strides and tokens x, y."""
+    """Write y = a x, or add a x to y, for a matrix a [M, K] of any strides and tokens x, y."""
     bh = tl.program_id(2).to(tl.int64)
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     d = tl.program_id(1) * BLOCK_V + tl.arange(0, BLOCK_V)

@@ -51,7 +51,7 @@ def bias_leaky_relu(x: Tensor, bias: Tensor, leak: float = LEAK, gain: float = G
 
 
 def bias_leaky_relu_reference(x: Tensor, bias: Tensor, leak: float = LEAK, gain: float = GAIN) -> Tensor:
-    """The definition."""
+    """Compute the definition in plain PyTorch."""
     return (F.leaky_relu(lifted(x) + lifted(bias)[:, None, None], leak) * gain).to(x.dtype)
 
 
@@ -74,7 +74,7 @@ class _BiasLeakyRelu(torch.autograd.Function):
 
 
 class _Slope(torch.autograd.Function):
-    """What the activation does to a gradient: linear in it, so its own gradient is the same operation."""
+    """The activation's effect on a gradient: it is linear, so its own gradient is the same operation."""
 
     @staticmethod
     def forward(ctx: Any, d_out: Tensor, out: Tensor, leak: float, gain: float) -> Tensor:
@@ -94,18 +94,18 @@ BLOCK = 1024  # values of a program
 
 
 def layout(x: Tensor) -> torch.memory_format:
-    """Channels last where a picture [B, C, H, W] lies so in memory and not also the other way."""
+    """Tell how a picture [B, C, H, W] lies in memory: channels last, or contiguous where it lies both ways."""
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
 
 
 def same_layout(x: Tensor) -> Tensor:
-    """The picture itself where it lies densely in one of the two layouts, else a contiguous copy."""
+    """Return the picture itself where it lies densely in one of the two layouts, else a contiguous copy."""
     return x.contiguous(memory_format=layout(x))
 
 
 def inner_size(x: Tensor) -> int:
-    """How many values of a channel lie side by side in memory."""
+    """Count the values of a channel that lie side by side in memory."""
     return 1 if layout(x) == torch.channels_last else x.shape[2] * x.shape[3]
 
 
@@ -118,6 +118,7 @@ def _launch(kernel: Any, a: Tensor, b: Tensor, out: Tensor, leak: float, gain: f
 
 @triton.jit
 def _forward_kernel(x_ptr, bias_ptr, out_ptr, N, C, INNER, leak, gain, BLOCK: tl.constexpr):
+    """Add the bias and activate."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = i < N
     x = lift(tl.load(x_ptr + i, mask=mask, other=0.0)) + lift(tl.load(bias_ptr + i // INNER % C, mask=mask, other=0.0))
@@ -126,6 +127,7 @@ def _forward_kernel(x_ptr, bias_ptr, out_ptr, N, C, INNER, leak, gain, BLOCK: tl
 
 @triton.jit
 def _slope_kernel(d_out_ptr, out_ptr, d_x_ptr, N, C, INNER, leak, gain, BLOCK: tl.constexpr):
+    """Multiply a gradient by the slope that the sign of the result tells."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = i < N
     d = lift(tl.load(d_out_ptr + i, mask=mask, other=0.0)) * gain

@@ -22,7 +22,7 @@ TRANSMITTANCE_FLOOR = 1e-10  # keeps the running product above zero behind an op
 
 
 def interval_weights(raw_density: Tensor, depths: Tensor) -> Tensor:
-    """How much each interval between two samples adds to its ray.
+    """Compute how much each interval between two samples adds to its ray.
 
     Args:
         raw_density: [B, R, S] float32, before the activation.
@@ -34,14 +34,14 @@ def interval_weights(raw_density: Tensor, depths: Tensor) -> Tensor:
     Raises:
         ValueError: a shape disagrees.
 
-    A step of sampling, and without a kernel of its own: `kernels.march` fuses it.
+    It is a step of sampling and has no kernel of its own: `kernels.march` fuses it.
     """
     shapes(raw_density=(raw_density, "B R S"), depths=(depths, "B R S"))
     density = F.softplus((raw_density[..., 1:] + raw_density[..., :-1]) / 2 - 1)  # [B, R, S-1]
     alpha = 1 - torch.exp(-density * depths.diff(dim=-1))
-    through = torch.cumprod(1 - alpha + TRANSMITTANCE_FLOOR, dim=-1)
-    before = torch.cat([torch.ones_like(through[..., :1]), through[..., :-1]], dim=-1)
-    return alpha * before
+    after = torch.cumprod(1 - alpha + TRANSMITTANCE_FLOOR, dim=-1)  # the transmittance behind each interval
+    transmittance = torch.cat([torch.ones_like(after[..., :1]), after[..., :-1]], dim=-1)
+    return alpha * transmittance
 
 
 def composite(raw_density: Tensor, feature: Tensor, depths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -53,7 +53,7 @@ def composite(raw_density: Tensor, feature: Tensor, depths: Tensor) -> tuple[Ten
         depths: [B, R, S] float32, ascending, along the unit ray.
 
     Returns:
-        feature [B, R, E] without background; depth [B, R], the expected depth, +inf where a ray met nothing at all;
+        feature [B, R, E] without background; depth [B, R], the expected depth, +inf where a ray hit nothing at all;
         opacity [B, R], the sum of the weights.
 
     Raises:
@@ -75,14 +75,14 @@ def composite(raw_density: Tensor, feature: Tensor, depths: Tensor) -> tuple[Ten
 
 
 def composite_reference(raw_density: Tensor, feature: Tensor, depths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The definition."""
+    """Compute the definition in plain PyTorch."""
     weights = interval_weights(raw_density, depths)  # [B, R, S-1]
-    spread = (F.pad(weights, (1, 0)) + F.pad(weights, (0, 1))) / 2  # [B, R, S], the weight of each sample
-    pixel = torch.einsum("brs,brse->bre", spread, lifted(feature).to(spread.dtype)).to(feature.dtype)
+    sample_weights = (F.pad(weights, (1, 0)) + F.pad(weights, (0, 1))) / 2  # [B, R, S]
+    pixel = torch.einsum("brs,brse->bre", sample_weights, lifted(feature).to(sample_weights.dtype)).to(feature.dtype)
     opacity = weights.sum(-1)
-    nothing = opacity == 0
-    depth = (spread * depths).sum(-1) / opacity.masked_fill(nothing, 1)  # 0/0 would poison every gradient
-    return pixel, depth.masked_fill(nothing, torch.inf), opacity
+    missed = opacity == 0
+    depth = (sample_weights * depths).sum(-1) / opacity.masked_fill(missed, 1)  # 0/0 would poison every gradient
+    return pixel, depth.masked_fill(missed, torch.inf), opacity
 
 
 class _Composite(torch.autograd.Function):
@@ -123,7 +123,7 @@ BLOCK_R = 32  # rays of a program
 
 @triton.jit
 def _interval(s0, s1, t0, t1):
-    """Of an interval: its opacity α, what it lets through, and the slope of α / (what it lets through)."""
+    """Return the opacity α of an interval, its transmittance 1 - α, and the slope of α divided by that."""
     middle = 0.5 * (s0 + s1) - 1
     through = tl.exp(-softplus(middle, True) * (t1 - t0))
     return 1 - through, through, sigmoid(middle) * (t1 - t0)
@@ -134,6 +134,7 @@ def _forward_kernel(
     raw_ptr, feature_ptr, depths_ptr, pixel_ptr, depth_ptr, opacity_ptr, N, S, E: tl.constexpr, E_PAD: tl.constexpr,
     BLOCK_R: tl.constexpr,
 ):  # fmt: skip
+    """Walk rays front to back and sum what their intervals add."""
     r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     e = tl.arange(0, E_PAD)
     mask_r = r < N
@@ -163,8 +164,8 @@ def _forward_kernel(
 
 
 @triton.jit
-def _worth(q0, q1, t0, t1, depth, d_depth, d_opacity):
-    """The gradient of a unit of an interval's weight."""
+def _weight_gradient(q0, q1, t0, t1, depth, d_depth, d_opacity):
+    """Return the gradient of an interval's weight."""
     return 0.5 * (q0 + q1) + d_depth * (0.5 * (t0 + t1) - depth) + d_opacity
 
 
@@ -173,17 +174,17 @@ def _backward_kernel(
     raw_ptr, feature_ptr, depths_ptr, depth_ptr, opacity_ptr, d_pixel_ptr, d_depth_ptr, d_opacity_ptr, d_raw_ptr,
     d_feature_ptr, N, S, E: tl.constexpr, E_PAD: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    # Front to back twice: what lies behind an interval is all there is, less what stands before it.
+    """Walk rays front to back twice: what lies behind an interval is the total less what stands before it."""
     r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     e = tl.arange(0, E_PAD)
     mask_r = r < N
     mask = mask_r[:, None] & (e < E)[None, :]
     d_pixel = lift(tl.load(d_pixel_ptr + (r * E)[:, None] + e[None, :], mask=mask, other=0.0))
     opacity = tl.load(opacity_ptr + r, mask=mask_r, other=0.0)
-    met = opacity != 0
-    depth = tl.where(met, tl.load(depth_ptr + r, mask=mask_r, other=0.0), 0.0)
+    hit = opacity != 0
+    depth = tl.where(hit, tl.load(depth_ptr + r, mask=mask_r, other=0.0), 0.0)
     d_depth = tl.load(d_depth_ptr + r, mask=mask_r, other=0.0)
-    d_depth = tl.where(met, d_depth / tl.where(met, opacity, 1.0), 0.0)
+    d_depth = tl.where(hit, d_depth / tl.where(hit, opacity, 1.0), 0.0)
     d_opacity = tl.load(d_opacity_ptr + r, mask=mask_r, other=0.0)
     first = feature_ptr + (r * S * E)[:, None] + e[None, :]
 
@@ -201,13 +202,13 @@ def _backward_kernel(
             q1 = tl.sum(lift(tl.load(first + i * E, mask=mask, other=0.0)) * d_pixel, 1)
             alpha, through, slope = _interval(s0, s1, t0, t1)
             weight = alpha * transmittance
-            worth = _worth(q0, q1, t0, t1, depth, d_depth, d_opacity)
+            d_weight = _weight_gradient(q0, q1, t0, t1, depth, d_depth, d_opacity)
             if walk == 0:
-                behind += weight * worth
+                behind += weight * d_weight
             else:
-                behind -= weight * worth
+                behind -= weight * d_weight
                 # d alpha is `slope * through`; what lies behind dims by 1 - alpha + 1e-10
-                d_middle = slope * (through * transmittance * worth - behind * (through / (1 - alpha + 1e-10)))
+                d_middle = slope * (through * transmittance * d_weight - behind * (through / (1 - alpha + 1e-10)))
                 tl.store(d_raw_ptr + r * S + i - 1, 0.5 * (last_d + d_middle), mask=mask_r)
                 to = d_feature_ptr + ((r * S + i - 1) * E)[:, None] + e[None, :]
                 tl.store(to, (0.5 * (last_weight + weight))[:, None] * d_pixel, mask=mask)

@@ -12,11 +12,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from triportrait.kernels.checks import check_choice
 from triportrait.kernels.language import HAVE_TRITON
 from triportrait.kernels.trial import launches
 
@@ -25,7 +26,7 @@ VARIABLE = "TRIPORTRAIT_BACKEND"
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"  # Triton reads it when a kernel is defined
 OLDEST = (8, 0)  # compute capability: mma on tf32 and bf16
 
-_choice: str | None = None  # a plain global: torch.compile knows it and compiles again when it changes
+_choice: Backend | None = None  # a plain global: torch.compile knows it and compiles again when it changes
 
 
 class BackendUnavailable(ValueError):
@@ -36,12 +37,13 @@ class BackendUnavailable(ValueError):
 def use_backend(backend: Backend) -> Iterator[None]:
     """Choose the backend of all operators inside a `with` block; outside, `$TRIPORTRAIT_BACKEND` does.
 
-    For the whole process: one thread at a time may choose.
+    The choice holds for the whole process: one thread at a time may choose.
 
     Raises: `ValueError` for an unknown name.
     """
     global _choice
-    before, _choice = _choice, _known(backend, "backend")
+    check_choice("backend", backend, Backend)
+    before, _choice = _choice, backend
     try:
         yield
     finally:
@@ -49,20 +51,24 @@ def use_backend(backend: Backend) -> Iterator[None]:
 
 
 def backend() -> Backend:
-    """The backend that is chosen here. Raises: `ValueError` for an unknown name in the environment."""
-    return _known(os.environ.get(VARIABLE, "auto"), f"${VARIABLE}") if _choice is None else _known(_choice, "backend")
+    """Return the backend that is chosen here. Raises: `ValueError` for an unknown name in the environment."""
+    if _choice is not None:
+        return _choice
+    name = os.environ.get(VARIABLE, "auto")
+    check_choice(f"${VARIABLE}", name, Backend)
+    return name  # type: ignore[return-value]
 
 
 def runs_triton(**tensors: Tensor | None) -> bool:
-    """Whether the kernel should run on these tensors, which are all on one device.
+    """Tell whether the kernel should run on these tensors, which are all on one device.
 
     Raises:
         ValueError: tensors on several devices; the first that differs is named.
         BackendUnavailable: `triton` was asked for by name and cannot run.
     """
-    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    first, device = next((name, tensor.device) for name, tensor in given.items())
-    for name, tensor in given.items():
+    present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    first, device = next((name, tensor.device) for name, tensor in present.items())
+    for name, tensor in present.items():
         if tensor.device != device:
             raise ValueError(f"{name}: expected on {device} as {first} is, got {tensor.device}; move it there")
     chosen = backend()
@@ -91,8 +97,8 @@ def runs_triton(**tensors: Tensor | None) -> bool:
     return True
 
 
-def adds_in_no_order(operator: str) -> None:
-    """Said by a backward pass with atomic sums, as PyTorch's own do.
+def alert_not_deterministic(operator: str) -> None:
+    """Refuse a backward pass with atomic sums, or warn of it, where PyTorch was asked for determinism.
 
     Raises: `RuntimeError` where `torch.use_deterministic_algorithms(True)` asks for the same bits from run to run.
     """
@@ -104,22 +110,16 @@ def adds_in_no_order(operator: str) -> None:
 
 
 def same_dtype(**tensors: Tensor | None) -> torch.dtype:
-    """The one dtype of these tensors.
+    """Return the one dtype of these tensors.
 
     Raises: `ValueError` names the first that differs.
     """
-    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    first, dtype = next((name, tensor.dtype) for name, tensor in given.items())
-    for name, tensor in given.items():
+    present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    first, dtype = next((name, tensor.dtype) for name, tensor in present.items())
+    for name, tensor in present.items():
         if tensor.dtype != dtype:
             raise ValueError(f"{name}: expected {dtype} as {first} has, got {tensor.dtype}; convert it")
     return dtype
-
-
-def _known(name: str, where: str) -> Backend:
-    if name not in get_args(Backend):
-        raise ValueError(f"{where}: expected one of {', '.join(get_args(Backend))}, got {name!r}; choose one")
-    return name  # type: ignore[return-value]
 
 
 @cache

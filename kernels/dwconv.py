@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from triportrait.kernels.checks import lifted, shapes
+from triportrait.kernels.checks import lifted, shapes, wide_dtype
 from triportrait.kernels.device import lift
 from triportrait.kernels.dispatch import runs_triton
 from triportrait.kernels.language import device_of, tl, triton
 
 
 def depthwise_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Each channel's own 3x3 filter, its bias, and a GELU.
+    """Filter each channel with its own 3x3 weights, add its bias and apply a GELU.
 
     Args:
         x: [B, H, W, C].
@@ -44,7 +44,7 @@ def depthwise_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def depthwise_gelu_reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The definition."""
+    """Compute the definition in plain PyTorch."""
     filtered = F.conv2d(x.permute(0, 3, 1, 2), weight.to(x.dtype), bias.to(x.dtype), padding=1, groups=len(weight))
     return F.gelu(filtered).permute(0, 2, 3, 1)
 
@@ -65,13 +65,12 @@ class _DepthwiseGelu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
         x, weight, bias = ctx.saved_tensors
-        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         C = x.shape[3]
         d_before, d_x = torch.empty_like(x), torch.empty_like(x)
         if not x.numel():
             return d_x, torch.zeros_like(weight), torch.zeros_like(bias)
         programs = min(PARTIALS, _grid(x)[0])
-        parts = torch.empty(programs, 10, C, dtype=wide, device=x.device)
+        parts = torch.empty(programs, 10, C, dtype=wide_dtype(x), device=x.device)
         _backward_kernel[programs, triton.cdiv(C, BLOCK_C)](
             x,
             _taps(weight),
@@ -95,7 +94,7 @@ PARTIALS = 128  # programs over the pixels that sum gradients: partial sums are 
 
 
 def _taps(weight: Tensor) -> Tensor:
-    """[9, C]: neighbours lie side by side in the channel."""
+    """Return the weights as [9, C], in which channels lie side by side."""
     return weight.flatten(1).T.contiguous()
 
 
@@ -111,14 +110,14 @@ def _grid(x: Tensor) -> tuple[int, int]:
 
 @triton.jit
 def _neighbour(p, H, W, N, a: tl.constexpr):
-    """Which pixel stands at tap a of pixel p, and whether it is on the picture."""
+    """Return the pixel at tap a of pixel p, and whether it is on the picture."""
     y, x = p // W % H + (a // 3 - 1), p % W + (a % 3 - 1)
     return p + (a // 3 - 1) * W + (a % 3 - 1), (p < N) & (y >= 0) & (y < H) & (x >= 0) & (x < W)
 
 
 @triton.jit
 def _before(x_ptr, taps_ptr, bias_ptr, p, c, N, H, W, C, BIAS: tl.constexpr):
-    """[BLOCK_P, BLOCK_C] before the activation."""
+    """Compute [BLOCK_P, BLOCK_C] before the activation."""
     mask_c = c < C
     wide: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     total = tl.zeros((p.shape[0], c.shape[0]), wide)
@@ -136,6 +135,7 @@ def _filter_kernel(
     x_ptr, taps_ptr, bias_ptr, out_ptr, N, H, W, C, ACTIVATES: tl.constexpr, BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    """Filter; with ACTIVATES, add the bias and apply the GELU."""
     p = tl.program_id(0).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     out = _before(x_ptr, taps_ptr, bias_ptr, p, c, N, H, W, C, ACTIVATES)
@@ -149,6 +149,7 @@ def _backward_kernel(
     x_ptr, taps_ptr, bias_ptr, d_out_ptr, d_before_ptr, parts_ptr, N, H, W, C, BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):  # fmt: skip
+    """Write the gradient before the activation, and a part of the sums for each weight and bias."""
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     mask_c = c < C
     wide: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32

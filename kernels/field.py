@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from triportrait.kernels.checks import known_name, lifted, shapes, wide_dtype
+from triportrait.kernels.checks import check_choice, lifted, shapes, wide_dtype
 from triportrait.kernels.device import lift, sigmoid, softplus
 from triportrait.kernels.dispatch import runs_triton
-from triportrait.kernels.language import device_of, tl, triton
+from triportrait.kernels.language import device_of, tile_side, tl, triton
 from triportrait.kernels.triplane import SampleTriplane, plane_mean, sample_triplane_reference
 
 FEATURE_MARGIN = 0.001  # the sigmoid is widened so that 0 and 1 can be reached
@@ -39,7 +39,7 @@ class FieldWeights(NamedTuple):
 def decode_field(
     planes: Tensor, points: Tensor, weights: FieldWeights, precision: Precision | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Raw density and feature of 3D points.
+    """Compute raw density and feature of 3D points.
 
     Args:
         planes: [B, 3, H, W, C], as in `sample_triplane`.
@@ -60,41 +60,24 @@ def decode_field(
     shapes(planes=(planes, "B 3 H W C"), points=(points, "B P 3"))
     check_weights(planes, weights)
     if precision is not None:
-        known_name("precision", precision, Precision)
+        check_choice("precision", precision, Precision)
     if runs_triton(planes=planes, points=points, **weights._asdict()):
         with device_of(planes):
-            return _DecodeField.apply(precision or _own_precision(planes), planes, points, *weights)  # type: ignore[no-any-return]
+            return _DecodeField.apply(precision or _default_precision(planes), planes, points, *weights)  # type: ignore[no-any-return]
     return decode_field_reference(planes, points, weights)
 
 
-def decode_density(planes: Tensor, points: Tensor, weights: FieldWeights, precision: Precision | None = None) -> Tensor:
-    """Raw density alone, 1 of 1 + E columns of the second layer; as `decode_field`, without a gradient.
-
-    Returns: [B, P] float32 (float64 for float64 planes).
-    """
-    shapes(planes=(planes, "B 3 H W C"), points=(points, "B P 3"))
-    check_weights(planes, weights)
-    if precision is not None:
-        known_name("precision", precision, Precision)
-    with torch.no_grad():
-        if runs_triton(planes=planes, points=points, **weights._asdict()):
-            with device_of(planes):
-                return _decode(planes, points, weights, precision or _own_precision(planes), with_feature=False)[0]
-        hidden = _hidden(planes, points, weights)
-        return F.linear(hidden, lifted(weights.density_weight), lifted(weights.density_bias))[..., 0]
-
-
 def decode_field_reference(planes: Tensor, points: Tensor, weights: FieldWeights) -> tuple[Tensor, Tensor]:
-    """The definition."""
+    """Compute the definition in plain PyTorch."""
     w = FieldWeights(*(lifted(weight) for weight in weights))
-    hidden = _hidden(planes, points, weights)
+    hidden = F.softplus(F.linear(sample_triplane_reference(lifted(planes), points), w.hidden_weight, w.hidden_bias))
     raw_density = F.linear(hidden, w.density_weight, w.density_bias)[..., 0]  # [B, P]
     feature = torch.sigmoid(F.linear(hidden, w.feature_weight, w.feature_bias))  # [B, P, E]
     return raw_density, (feature * (1 + 2 * FEATURE_MARGIN) - FEATURE_MARGIN).to(planes.dtype)
 
 
 def check_weights(planes: Tensor, weights: FieldWeights) -> None:
-    """Raises: `ValueError` for a weight whose shape does not fit the planes or the other weights."""
+    """Check the shapes of the weights. Raises: `ValueError` for one that does not fit the planes or the others."""
     shapes(
         planes=(planes, "B 3 H W C"),
         hidden_weight=(weights.hidden_weight, "K C"),
@@ -106,12 +89,6 @@ def check_weights(planes: Tensor, weights: FieldWeights) -> None:
     )
 
 
-def _hidden(planes: Tensor, points: Tensor, weights: FieldWeights) -> Tensor:
-    """[B, P, K]."""
-    feature = sample_triplane_reference(lifted(planes), points)
-    return F.softplus(F.linear(feature, lifted(weights.hidden_weight), lifted(weights.hidden_bias)))
-
-
 class _DecodeField(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -119,53 +96,42 @@ class _DecodeField(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(planes, points, *weights)
         ctx.precision = precision  # type: ignore[attr-defined]
-        raw_density, feature = _decode(planes, points, FieldWeights(*weights), precision, with_feature=True)
-        assert feature is not None
-        return raw_density, feature
+        return _decode(planes, points, FieldWeights(*weights), precision)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, d_raw: Tensor, d_feature: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        planes, points, *own = ctx.saved_tensors  # type: ignore[attr-defined]
-        weights = FieldWeights(*own)
-        wide = planes.detach().requires_grad_()
-        where = points.detach().requires_grad_()
+        planes, points, *saved = ctx.saved_tensors  # type: ignore[attr-defined]
+        weights = FieldWeights(*saved)
+        planes, points = planes.detach().requires_grad_(), points.detach().requires_grad_()
         with torch.enable_grad():
-            sampled = SampleTriplane.apply(lifted(wide), where)
+            sampled = SampleTriplane.apply(lifted(planes), points)
         d_sampled, d_weights = _mlp_backward(
             sampled.detach(), weights, d_raw, d_feature, ctx.precision  # type: ignore[attr-defined]
         )  # fmt: skip
-        d_planes, d_points = torch.autograd.grad(sampled, (wide, where), d_sampled)
-        return None, d_planes, d_points, *(d.to(w.dtype) for d, w in zip(d_weights, own, strict=True))
+        d_planes, d_points = torch.autograd.grad(sampled, (planes, points), d_sampled)
+        return None, d_planes, d_points, *(d.to(w.dtype) for d, w in zip(d_weights, saved, strict=True))
 
 
-def _own_precision(planes: Tensor) -> Precision:
+def _default_precision(planes: Tensor) -> Precision:
     return "tf32" if planes.dtype in (torch.float16, torch.bfloat16) else "exact"
-
-
-def _padded(size: int) -> int:
-    """Sides of tensor-core tiles: powers of two from 16."""
-    return max(16, triton.next_power_of_2(size))
 
 
 BLOCK_P, BACK_P, EXACT_P = 64, 32, 16  # rows of a tile; backward and with exact products more of them spill
 PARTIALS = 256  # programs that sum weight gradients: their partial sums are added in order, so runs are equal
 
 
-def _decode(
-    planes: Tensor, points: Tensor, weights: FieldWeights, precision: Precision, with_feature: bool
-) -> tuple[Tensor, Tensor | None]:
+def _decode(planes: Tensor, points: Tensor, weights: FieldWeights, precision: Precision) -> tuple[Tensor, Tensor]:
     planes, points = planes.contiguous(), points.to(wide_dtype(planes)).contiguous()
     w = FieldWeights(*(weight.to(points.dtype).contiguous() for weight in weights))
     (B, _, H, W, C), P = planes.shape, points.shape[1]
     K, E = w.hidden_weight.shape[0], w.feature_weight.shape[0]
-    raw_density = points.new_empty(B, P)
-    feature = planes.new_empty(B, P, E) if with_feature else None
+    raw_density, feature = points.new_empty(B, P), planes.new_empty(B, P, E)
     block = EXACT_P if precision == "exact" else BLOCK_P
     if raw_density.numel():
         _decode_kernel[triton.cdiv(P, block), B](
-            planes, points, *w, raw_density, feature if with_feature else raw_density, P, H, W, C, K, E,
-            _padded(C), _padded(K), _padded(E), with_feature, precision == "exact",
+            planes, points, *w, raw_density, feature, P, H, W, C, K, E,
+            tile_side(C), tile_side(K), tile_side(E), precision == "exact",
             "ieee" if precision == "exact" else "tf32", block, num_stages=1,
         )  # fmt: skip
     return raw_density, feature
@@ -174,7 +140,7 @@ def _decode(
 def _mlp_backward(
     sampled: Tensor, weights: FieldWeights, d_raw: Tensor, d_feature: Tensor, precision: Precision
 ) -> tuple[Tensor, FieldWeights]:
-    """Gradient of the mean plane features [B, P, C], and of the weights."""
+    """Return the gradients of the mean plane features [B, P, C] and of the weights."""
     w = FieldWeights(*(weight.to(sampled.dtype).contiguous() for weight in weights))
     K, C = w.hidden_weight.shape
     E = w.feature_weight.shape[0]
@@ -185,7 +151,7 @@ def _mlp_backward(
     parts = FieldWeights(*(weight.new_empty(programs, *weight.shape) for weight in w))
     _mlp_backward_kernel[programs,](
         flat, *w, d_raw.reshape(-1).contiguous(), d_feature.reshape(-1, E).contiguous(), d_sampled, *parts, len(flat),
-        C, K, E, _padded(C), _padded(K), _padded(E), precision == "exact",
+        C, K, E, tile_side(C), tile_side(K), tile_side(E), precision == "exact",
         "ieee" if precision == "exact" else "tf32", block, num_stages=1,
     )  # fmt: skip
     return d_sampled.view_as(sampled), FieldWeights(*(part.sum(0) for part in parts))
@@ -193,7 +159,7 @@ def _mlp_backward(
 
 @triton.jit
 def _load_matrix(ptr, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """[ROWS, COLUMNS] of a matrix [rows, columns], zero beyond it."""
+    """Load a matrix [rows, columns] as [ROWS, COLUMNS]; beyond the matrix there are zeros."""
     r, c = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
     return tl.load(ptr + r * columns + c, mask=(r < rows) & (c < columns), other=0.0)
 
@@ -202,9 +168,10 @@ def _load_matrix(ptr, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 def _decode_kernel(
     planes_ptr, points_ptr, w_h_ptr, b_h_ptr, w_d_ptr, b_d_ptr, w_f_ptr, b_f_ptr, raw_ptr, feature_ptr,
     P, H, W, C: tl.constexpr, K: tl.constexpr, E: tl.constexpr,
-    C_PAD: tl.constexpr, K_PAD: tl.constexpr, E_PAD: tl.constexpr, WITH_FEATURE: tl.constexpr, EXACT: tl.constexpr,
+    C_PAD: tl.constexpr, K_PAD: tl.constexpr, E_PAD: tl.constexpr, EXACT: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
+    """Sample the planes at points and run the MLP."""
     b = tl.program_id(1).to(tl.int64)
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     k, e = tl.arange(0, K_PAD), tl.arange(0, E_PAD)
@@ -216,12 +183,11 @@ def _decode_kernel(
     h = softplus(tl.dot(f, tl.trans(w_h), input_precision=PRECISION, out_dtype=f.dtype) + b_h[None, :], EXACT)
     raw = tl.sum(h * w_d[None, :], 1) + tl.load(b_d_ptr)
     tl.store(raw_ptr + b * P + p, raw, mask=mask_p)
-    if WITH_FEATURE:
-        w_f = _load_matrix(w_f_ptr, E, K, E_PAD, K_PAD)
-        b_f = tl.load(b_f_ptr + e, mask=e < E, other=0.0)
-        out = sigmoid(tl.dot(h, tl.trans(w_f), input_precision=PRECISION, out_dtype=f.dtype) + b_f[None, :])
-        to = feature_ptr + ((b * P + p) * E)[:, None] + e[None, :]
-        tl.store(to, out * 1.002 - 0.001, mask=mask_p[:, None] & (e < E)[None, :])
+    w_f = _load_matrix(w_f_ptr, E, K, E_PAD, K_PAD)
+    b_f = tl.load(b_f_ptr + e, mask=e < E, other=0.0)
+    out = sigmoid(tl.dot(h, tl.trans(w_f), input_precision=PRECISION, out_dtype=f.dtype) + b_f[None, :])
+    to = feature_ptr + ((b * P + p) * E)[:, None] + e[None, :]
+    tl.store(to, out * 1.002 - 0.001, mask=mask_p[:, None] & (e < E)[None, :])
 
 
 @triton.jit
@@ -231,6 +197,7 @@ def _mlp_backward_kernel(
     P, C: tl.constexpr, K: tl.constexpr, E: tl.constexpr, C_PAD: tl.constexpr, K_PAD: tl.constexpr,
     E_PAD: tl.constexpr, EXACT: tl.constexpr, PRECISION: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
+    """Run the MLP again and write the gradient of its input, and a part of the sums for each weight."""
     c, k, e = tl.arange(0, C_PAD), tl.arange(0, K_PAD), tl.arange(0, E_PAD)
     w_h = _load_matrix(w_h_ptr, K, C, K_PAD, C_PAD)
     w_f = _load_matrix(w_f_ptr, E, K, E_PAD, K_PAD)

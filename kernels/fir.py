@@ -1,4 +1,4 @@
-"""The filter [1, 3, 3, 1] / 8 in both directions: smoothing, and changing the size by two, as super-resolution uses it.
+"""The filter [1, 3, 3, 1] / 8 in both directions: smoothing and changing the size by two, for super-resolution.
 
     y[o] = gain Σ_i h[i] x'[o · down + i - pad],   x' = x with up - 1 zeros behind each value
 
@@ -36,7 +36,7 @@ def smooth_fir(image: Tensor, gain: float = 1.0) -> Tensor:
     Raises:
         ValueError: a shape disagrees.
 
-    Differentiable any number of times, as are the others here. Saves nothing.
+    Differentiable any number of times, like the others here. Saves nothing.
     """
     shapes(image=(image, "B C H W"))
     if runs_triton(image=image):
@@ -45,7 +45,7 @@ def smooth_fir(image: Tensor, gain: float = 1.0) -> Tensor:
 
 
 def smooth_fir_reference(image: Tensor, gain: float = 1.0) -> Tensor:
-    """The definition."""
+    """Compute the definition in plain PyTorch."""
     return _smooth(_smooth(F.pad(image, (1, 1, 1, 1)), -2), -1) * gain
 
 
@@ -68,7 +68,7 @@ def upsample_fir(image: Tensor) -> Tensor:
 
 
 def upsample_fir_reference(image: Tensor) -> Tensor:
-    """The definition."""
+    """Compute the definition in plain PyTorch."""
     return _double(_double(image, -2), -1)
 
 
@@ -94,12 +94,12 @@ def downsample_fir(image: Tensor) -> Tensor:
 
 
 def downsample_fir_reference(image: Tensor) -> Tensor:
-    """The definition."""
+    """Compute the definition in plain PyTorch."""
     return smooth_fir_reference(image)[..., ::2, ::2]
 
 
 def _smooth(image: Tensor, dim: int) -> Tensor:
-    """The filter along one dimension, over the image as it is: three shorter."""
+    """Filter along one dimension without padding: the result is three shorter."""
     size = image.shape[dim] - 3
     near = image.narrow(dim, 1, size) + image.narrow(dim, 2, size)
     far = image.narrow(dim, 0, size) + image.narrow(dim, 3, size)
@@ -107,7 +107,7 @@ def _smooth(image: Tensor, dim: int) -> Tensor:
 
 
 def _double(image: Tensor, dim: int) -> Tensor:
-    """Zeros in between and the filter with gain 2 along one dimension: each new value sees two old ones."""
+    """Put zeros in between and filter with gain 2 along one dimension: each new value sees two old ones."""
     size = image.shape[dim]
     padded = F.pad(image, (1, 1) if dim == -1 else (0, 0, 1, 1))
     before, here, after = (padded.narrow(dim, i, size) for i in range(3))
@@ -150,6 +150,7 @@ MOST_ALONG = 65535  # programs along the second axis of a grid
 
 @triton.jit
 def _tap_weight(i: tl.constexpr):
+    """Return the i-th of the four weights."""
     return 0.125 if i == 0 or i == 3 else 0.375
 
 
@@ -158,7 +159,7 @@ def _filter_kernel(
     image_ptr, out_ptr, H, W, H_OUT, W_OUT, INNER, gain, UP: tl.constexpr, DOWN: tl.constexpr, PAD: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    # memory runs outer, row, column, inner: B C H W 1, or B H W C
+    """Filter an image whose memory runs outer, row, column, inner: B C H W 1, or B H W C."""
     outer = tl.program_id(1).to(tl.int64)
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = i < H_OUT * W_OUT * INNER

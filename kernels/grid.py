@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from triportrait.kernels.checks import lifted, shapes, wide_dtype
-from triportrait.kernels.device import lerp_weight, lift
-from triportrait.kernels.dispatch import adds_in_no_order, runs_triton
+from triportrait.kernels.device import axis_tap, lift, node_index, store_vectors
+from triportrait.kernels.dispatch import alert_not_deterministic, runs_triton
 from triportrait.kernels.language import device_of, tl, triton
 
 
 def lookup_grid(grid: Tensor, points: Tensor) -> Tensor:
-    """Trilinear lookup in a grid whose outermost nodes lie at -1 and 1.
+    """Look points up in a grid whose outermost nodes lie at -1 and 1, trilinearly.
 
     Args:
         grid: [B, X, Y, Z, C], channels last; `grid[b, i, j, k]` is the value at the i-th x, j-th y and k-th z.
@@ -39,7 +39,7 @@ def lookup_grid(grid: Tensor, points: Tensor) -> Tensor:
 
 
 def lookup_grid_reference(grid: Tensor, points: Tensor) -> Tensor:
-    """The definition."""
+    """Compute the definition in plain PyTorch."""
     flipped = points.flip(-1)[:, None, None]  # [B, 1, 1, P, 3]: grid_sample wants the innermost axis first
     wide = lifted(grid)
     values = F.grid_sample(wide.permute(0, 4, 1, 2, 3), flipped.to(wide.dtype), align_corners=True)
@@ -62,7 +62,7 @@ class _LookupGrid(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, d_out: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        adds_in_no_order("lookup_grid")
+        alert_not_deterministic("lookup_grid")
         grid, points = ctx.saved_tensors  # type: ignore[attr-defined]
         (B, X, Y, Z, C), P = grid.shape, points.shape[1]
         d_grid = torch.zeros_like(grid, dtype=points.dtype)  # sums stay wide
@@ -79,39 +79,31 @@ BLOCK_P = 128  # points of a program: a thread each with 4 warps
 
 
 @triton.jit
-def _nodes(points_ptr, p, mask, axis: tl.constexpr, size):
-    """Where points lie among the nodes of an axis."""
-    return (tl.load(points_ptr + p * 3 + axis, mask=mask, other=0.0) + 1) * 0.5 * (size - 1)
-
-
-@triton.jit
-def _tap(at, size, d: tl.constexpr):
-    """One of two neighbouring nodes, whether it is on the grid, and its weight."""
-    low = tl.floor(at)
-    node = low + d
-    inside = (node >= 0) & (node < size)  # before the cast: far points overflow integers
-    return tl.where(inside, node, 0).to(tl.int64), inside, lerp_weight(at - low, d)
+def _nodes(points_ptr, p, mask, X, Y, Z):
+    """Return where points lie among the nodes of each axis."""
+    x = (tl.load(points_ptr + p * 3, mask=mask, other=0.0) + 1) * 0.5 * (X - 1)
+    y = (tl.load(points_ptr + p * 3 + 1, mask=mask, other=0.0) + 1) * 0.5 * (Y - 1)
+    z = (tl.load(points_ptr + p * 3 + 2, mask=mask, other=0.0) + 1) * 0.5 * (Z - 1)
+    return x, y, z
 
 
 @triton.jit
 def _forward_kernel(
     grid_ptr, points_ptr, out_ptr, P, X, Y, Z, C: tl.constexpr, C_PAD: tl.constexpr, BLOCK_P: tl.constexpr
 ):  # fmt: skip
+    """Add the eight nodes around each point, each with its weight."""
     b = tl.program_id(1).to(tl.int64)
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     c = tl.arange(0, C_PAD)
     mask_p, mask_c = p < P, c < C
     points_ptr += b * P * 3
-    x, y, z = (
-        _nodes(points_ptr, p, mask_p, 0, X),
-        _nodes(points_ptr, p, mask_p, 1, Y),
-        _nodes(points_ptr, p, mask_p, 2, Z),
-    )
+    x, y, z = _nodes(points_ptr, p, mask_p, X, Y, Z)
     total = tl.zeros((BLOCK_P, C_PAD), points_ptr.dtype.element_ty)
     for corner in tl.static_range(8):
-        xi, in_x, w_x = _tap(x, X, corner // 4)
-        yi, in_y, w_y = _tap(y, Y, corner // 2 % 2)
-        zi, in_z, w_z = _tap(z, Z, corner % 2)
+        xi, in_x, w_x = axis_tap(x, X, corner // 4)
+        yi, in_y, w_y = axis_tap(y, Y, corner // 2 % 2)
+        zi, in_z, w_z = axis_tap(z, Z, corner % 2)
+        xi, yi, zi = node_index(xi, in_x), node_index(yi, in_y), node_index(zi, in_z)
         inside = mask_p & in_x & in_y & in_z
         at = ((((b * X + xi) * Y + yi) * Z + zi) * C)[:, None] + c[None, :]
         value = tl.load(grid_ptr + at, mask=inside[:, None] & mask_c[None, :], other=0.0)
@@ -124,6 +116,7 @@ def _backward_kernel(
     grid_ptr, points_ptr, d_out_ptr, d_grid_ptr, d_points_ptr, P, X, Y, Z, C: tl.constexpr, C_PAD: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):  # fmt: skip
+    """Add to the gradients of the nodes around each point, and write the gradient of the point."""
     b = tl.program_id(1).to(tl.int64)
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     c = tl.arange(0, C_PAD)
@@ -131,18 +124,15 @@ def _backward_kernel(
     mask = mask_p[:, None] & mask_c[None, :]
     d_out = lift(tl.load(d_out_ptr + ((b * P + p) * C)[:, None] + c[None, :], mask=mask, other=0.0))
     points_ptr += b * P * 3
-    x, y, z = (
-        _nodes(points_ptr, p, mask_p, 0, X),
-        _nodes(points_ptr, p, mask_p, 1, Y),
-        _nodes(points_ptr, p, mask_p, 2, Z),
-    )
+    x, y, z = _nodes(points_ptr, p, mask_p, X, Y, Z)
     d_x = tl.zeros((BLOCK_P,), points_ptr.dtype.element_ty)
     d_y = tl.zeros((BLOCK_P,), points_ptr.dtype.element_ty)
     d_z = tl.zeros((BLOCK_P,), points_ptr.dtype.element_ty)
     for corner in tl.static_range(8):
-        xi, in_x, w_x = _tap(x, X, corner // 4)
-        yi, in_y, w_y = _tap(y, Y, corner // 2 % 2)
-        zi, in_z, w_z = _tap(z, Z, corner % 2)
+        xi, in_x, w_x = axis_tap(x, X, corner // 4)
+        yi, in_y, w_y = axis_tap(y, Y, corner // 2 % 2)
+        zi, in_z, w_z = axis_tap(z, Z, corner % 2)
+        xi, yi, zi = node_index(xi, in_x), node_index(yi, in_y), node_index(zi, in_z)
         inside = mask_p & in_x & in_y & in_z
         here = inside[:, None] & mask_c[None, :]
         at = ((((b * X + xi) * Y + yi) * Z + zi) * C)[:, None] + c[None, :]
@@ -153,6 +143,4 @@ def _backward_kernel(
         d_y += (2 * (corner // 2 % 2) - 1) * w_x * w_z * both
         d_z += (2 * (corner % 2) - 1) * w_x * w_y * both
     to = d_points_ptr + (b * P + p) * 3
-    tl.store(to, d_x * 0.5 * (X - 1), mask=mask_p)
-    tl.store(to + 1, d_y * 0.5 * (Y - 1), mask=mask_p)
-    tl.store(to + 2, d_z * 0.5 * (Z - 1), mask=mask_p)
+    store_vectors(to, d_x * 0.5 * (X - 1), d_y * 0.5 * (Y - 1), d_z * 0.5 * (Z - 1), mask_p)

@@ -1,4 +1,4 @@
-"""Where to sample a ray: evenly first, then where the first pass found matter.
+"""The depths at which a ray is sampled: even ones first, then more where the first pass found matter.
 
     m_i = max(w_{i-1}, w_i),  w'_i = (m_i + m_{i+1}) / 2 + 0.01;  the inner w' over the midpoints of the coarse depths
     form a piecewise constant density whose inverse cumulative distribution maps uniforms to depths
@@ -22,7 +22,7 @@ PROBABILITY_FLOOR = 1e-5  # and a bin narrower than this is not divided by
 
 
 def stratified_depths(near: Tensor, far: Tensor, num_samples: int, jitter: Tensor | None = None) -> Tensor:
-    """Even depths from near to far, moved by a jitter that all rays of an image share.
+    """Make even depths from near to far, moved by a jitter that all rays of an image share.
 
     Args:
         near, far: [B] float32, depth along the unit ray.
@@ -46,7 +46,7 @@ def stratified_depths(near: Tensor, far: Tensor, num_samples: int, jitter: Tenso
 
 
 def importance_depths(depths: Tensor, weights: Tensor, uniforms: Tensor) -> Tensor:
-    """Depths drawn from the weights of the coarse pass by inverting their cumulative distribution.
+    """Draw depths from the weights of the coarse pass by inverting their cumulative distribution.
 
     Args:
         depths: [B, R, S] float32, the coarse depths, ascending.
@@ -54,7 +54,7 @@ def importance_depths(depths: Tensor, weights: Tensor, uniforms: Tensor) -> Tens
         uniforms: [B, R, N] in [0, 1].
 
     Returns:
-        [B, R, N] float32 depths, in the order of `uniforms`. Carries no gradient.
+        [B, R, N] float32 depths, in the order of `uniforms`, without a gradient.
 
     Raises:
         ValueError: a shape disagrees, or S is below 4.
@@ -73,7 +73,7 @@ def importance_depths(depths: Tensor, weights: Tensor, uniforms: Tensor) -> Tens
 
 
 def importance_depths_reference(depths: Tensor, weights: Tensor, uniforms: Tensor) -> Tensor:
-    """The definition."""
+    """Compute the definition in plain PyTorch."""
     peak = F.max_pool1d(weights.flatten(0, 1)[:, None], 2, 1, padding=1)  # [B*R, 1, S]
     smooth = F.avg_pool1d(peak, 2, 1).view_as(weights) + WEIGHT_FLOOR  # [B, R, S-1]
     inner = smooth[..., 1:-1] + PROBABILITY_FLOOR
@@ -140,7 +140,7 @@ def _importance(depths: Tensor, weights: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def _order(depths: Tensor) -> Tensor:
-    """[B, R, L] int64 where each place of the sorted ray comes from."""
+    """Return [B, R, L] int64, the index from which each place of the sorted ray comes."""
     B, R, L = depths.shape
     order = torch.empty(B, R, L, dtype=torch.int64, device=depths.device)
     if order.numel():
@@ -152,7 +152,7 @@ def _order(depths: Tensor) -> Tensor:
 
 @triton.jit
 def _smooth_weight(weights_ptr, r, i, mask, S):
-    """The weight of inner interval i after the maxima and means over neighbours, with both floors."""
+    """Return the weight of inner interval i after the maxima and means over neighbours, with both floors."""
     before = tl.load(weights_ptr + r * (S - 1) + i - 1, mask=mask, other=0.0)
     here = tl.load(weights_ptr + r * (S - 1) + i, mask=mask, other=0.0)
     after = tl.load(weights_ptr + r * (S - 1) + i + 1, mask=mask, other=0.0)
@@ -164,6 +164,7 @@ def _importance_kernel(
     depths_ptr, weights_ptr, uniforms_ptr, out_ptr, RAYS, S, N: tl.constexpr, N_PAD: tl.constexpr,
     BLOCK_R: tl.constexpr,
 ):  # fmt: skip
+    """Invert the distribution of each ray at its uniforms, with one walk along the coarse depths."""
     r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     n = tl.arange(0, N_PAD)
     mask_r = r < RAYS
@@ -197,20 +198,21 @@ def _importance_kernel(
 
 
 @triton.jit
-def _number(depth):
-    """What is no number stands last, as it does where PyTorch sorts."""
+def _nan_last(depth):
+    """Replace NaN by infinity: it stands last, as it does where PyTorch sorts."""
     return tl.where(depth != depth, float("inf"), depth)
 
 
 @triton.jit
 def _order_kernel(depths_ptr, order_ptr, RAYS, L, L_PAD: tl.constexpr, BLOCK_R: tl.constexpr):
+    """Write the order of each ray's depths by counting, for each depth, those that stand before it."""
     r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     i = tl.arange(0, L_PAD)[None, :]
     mask_r = r < RAYS
     mask = mask_r[:, None] & (i < L)
-    own = _number(tl.load(depths_ptr + (r * L)[:, None] + i, mask=mask, other=0.0))
+    depth = _nan_last(tl.load(depths_ptr + (r * L)[:, None] + i, mask=mask, other=0.0))
     rank = tl.zeros((BLOCK_R, L_PAD), tl.int32)
     for j in range(0, L):
-        other = _number(tl.load(depths_ptr + r * L + j, mask=mask_r, other=0.0))[:, None]
-        rank += ((other < own) | ((other == own) & (j < i))).to(tl.int32)
+        other = _nan_last(tl.load(depths_ptr + r * L + j, mask=mask_r, other=0.0))[:, None]
+        rank += ((other < depth) | ((other == depth) & (j < i))).to(tl.int32)
     tl.store(order_ptr + (r * L)[:, None] + rank, i + tl.zeros_like(rank), mask=mask)

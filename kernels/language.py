@@ -1,4 +1,4 @@
-"""Triton where it is installed; without it kernels can be imported and are refused when they should run."""
+"""Triton where it is installed; without it kernels can be imported, and are refused when they should run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ except Exception:  # a laptop, or a library that does not load: the definitions 
     HAVE_TRITON = False
 
     class _Absent:
-        """Takes the place of triton and of its language while modules are imported."""
+        """This object takes the place of triton and of its language while modules are imported."""
 
         def __getattr__(self, name: str) -> Any:
             return self
@@ -28,8 +28,13 @@ except Exception:  # a laptop, or a library that does not load: the definitions 
 
 
 def device_of(tensor: torch.Tensor) -> AbstractContextManager[Any]:
-    """Triton launches on the current device: inside, that is the tensor's."""
+    """Make a tensor's device the current one, on which Triton launches."""
     return torch.cuda.device_of(tensor)
 
 
-__all__ = ["HAVE_TRITON", "device_of", "tl", "triton"]
+def tile_side(size: int) -> int:
+    """Return the side of a tensor-core tile that holds `size` numbers: a power of two from 16."""
+    return max(16, triton.next_power_of_2(size))
+
+
+__all__ = ["HAVE_TRITON", "device_of", "tile_side", "tl", "triton"]

@@ -23,7 +23,7 @@ CPU_CHUNK = 1 << 17  # on a CPU, what stays in its second cache: three times as 
 
 
 class Edges(NamedTuple):
-    """The edges of a mesh, which depend on its faces alone."""
+    """The edges of a mesh; they depend on its faces alone."""
 
     ends: Tensor  # [E, 2] int64 indices into the vertices
     first_face: Tensor  # [E] int64, the first face that has the edge
@@ -32,7 +32,7 @@ class Edges(NamedTuple):
 def nearest_face(
     points: Tensor, vertices: Tensor, faces: Tensor, min_triangle_area: float, edges: Edges | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Squared distance to the nearest triangle, and which one it is.
+    """Find the triangle nearest to each point, and its squared distance.
 
     Args:
         points: [B, P, 3] float32, scene units.
@@ -43,7 +43,7 @@ def nearest_face(
 
     Returns:
         squared_distance [B, P] float32; face [B, P] int64. Triangles that share the nearest edge or corner tie: the
-        one that stands first in `faces` is returned. Computed in float64, carries no gradient.
+        one that stands first in `faces` is returned. All is computed in float64, without a gradient.
 
     Raises:
         ValueError: a shape disagrees.
@@ -60,7 +60,7 @@ def nearest_face(
 def nearest_face_reference(
     points: Tensor, vertices: Tensor, faces: Tensor, min_triangle_area: float, edges: Edges
 ) -> tuple[Tensor, Tensor]:
-    """The definition."""
+    """Compute the definition in plain PyTorch."""
     results = [
         _query(p.double(), v.double(), faces, *edges, min_triangle_area) for p, v in zip(points, vertices, strict=True)
     ]
@@ -72,7 +72,7 @@ def nearest_face_reference(
 
 
 def mesh_edges(faces: Tensor) -> Edges:
-    """The edges of faces [F, 3] int64, each once."""
+    """List the edges of faces [F, 3] int64, each once."""
     all_edges = torch.stack([faces, faces.roll(-1, 1)], -1).sort(-1).values.reshape(-1, 2)  # [3F, 2]
     edges, inverse = torch.unique(all_edges, dim=0, return_inverse=True)
     owner = torch.arange(len(faces), device=faces.device).repeat_interleave(3)
@@ -109,7 +109,7 @@ def _query(
 
 
 def _plane_distance(points: Tensor, corners: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distance of points to the planes of triangles [P, F], and whether the foot lies inside [P, F]."""
+    """Return squared distances of points to the planes of triangles [P, F], and whether the foot lies inside [P, F]."""
     unit = normal / normal.norm(dim=-1, keepdim=True)
     height = points @ unit.T - (corners[:, 0] * unit).sum(-1)
     inside = torch.ones_like(height, dtype=torch.bool)
@@ -138,6 +138,7 @@ def _nearest(points: Tensor, vertices: Tensor, faces: Tensor, edges: Edges, min_
 
 @triton.jit
 def _corner(vertices_ptr, index, mask):
+    """Load x, y and z of vertices as rows."""
     at = vertices_ptr + index * 3
     return (
         tl.load(at, mask=mask, other=0.0)[None, :],
@@ -148,7 +149,7 @@ def _corner(vertices_ptr, index, mask):
 
 @triton.jit
 def _edge_squared(vertices_ptr, ends_ptr, x, y, z, e, mask_e):
-    """[BLOCK_P, BLOCK_E] squared distances, infinite beyond the edges."""
+    """Return squared distances [BLOCK_P, BLOCK_E] to edges, infinite beyond the last one."""
     ax, ay, az = _corner(vertices_ptr, tl.load(ends_ptr + e * 2, mask=mask_e, other=0), mask_e)
     bx, by, bz = _corner(vertices_ptr, tl.load(ends_ptr + e * 2 + 1, mask=mask_e, other=0), mask_e)
     dx, dy, dz = bx - ax, by - ay, bz - az
@@ -162,7 +163,7 @@ def _edge_squared(vertices_ptr, ends_ptr, x, y, z, e, mask_e):
 
 @triton.jit
 def _outside(x, y, z, ax, ay, az, bx, by, bz, nx, ny, nz):
-    """Whether a point lies beyond the edge from a to b of a triangle with this normal."""
+    """Tell whether a point lies beyond the edge from a to b of a triangle with this normal."""
     dx, dy, dz = bx - ax, by - ay, bz - az
     ix, iy, iz = ny * dz - nz * dy, nz * dx - nx * dz, nx * dy - ny * dx
     return (x - ax) * ix + (y - ay) * iy + (z - az) * iz < 0
@@ -170,7 +171,7 @@ def _outside(x, y, z, ax, ay, az, bx, by, bz, nx, ny, nz):
 
 @triton.jit
 def _plane_squared(vertices_ptr, faces_ptr, x, y, z, f, mask_f, min_area):
-    """[BLOCK_P, BLOCK_E] squared distances to the planes of large triangles, infinite where the foot lies outside."""
+    """Return squared distances [BLOCK_P, BLOCK_E] to planes of large triangles, infinite where the foot is outside."""
     ax, ay, az = _corner(vertices_ptr, tl.load(faces_ptr + f * 3, mask=mask_f, other=0), mask_f)
     bx, by, bz = _corner(vertices_ptr, tl.load(faces_ptr + f * 3 + 1, mask=mask_f, other=0), mask_f)
     cx, cy, cz = _corner(vertices_ptr, tl.load(faces_ptr + f * 3 + 2, mask=mask_f, other=0), mask_f)
@@ -192,6 +193,7 @@ def _nearest_kernel(
     points_ptr, vertices_ptr, faces_ptr, ends_ptr, first_face_ptr, squared_ptr, face_ptr, P, U, F, E, min_area,
     BLOCK_P: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
+    """Find the nearest edge, then the first face that has it or one that ties, then large triangles that are nearer."""
     b = tl.program_id(1).to(tl.int64)
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     mask_p = p < P

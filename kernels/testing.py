@@ -1,4 +1,4 @@
-"""How an operator is judged: by its tests, and by the bench before it times anything."""
+"""The rule by which an operator is judged: its tests use it, and the bench does before it times anything."""
 
 from __future__ import annotations
 
@@ -27,27 +27,29 @@ def assert_agrees(
     truth, same, kernel = _run(op, inputs, "reference", True), _run(op, inputs, "reference", False), _run(op, inputs)
     assert truth.keys() == same.keys() == kernel.keys(), f"{sorted(kernel)} are differentiable, not {sorted(truth)}"
     for name, true in truth.items():
-        found, base = kernel[name], same[name]
-        assert found.dtype == base.dtype, f"{name}: {found.dtype}, not {base.dtype}"
-        assert found.shape == true.shape, f"{name}: {list(found.shape)}, not {list(true.shape)}"
+        result, base = kernel[name], same[name]
+        assert result.dtype == base.dtype, f"{name}: {result.dtype}, not {base.dtype}"
+        assert result.shape == true.shape, f"{name}: {list(result.shape)}, not {list(true.shape)}"
         if not base.is_floating_point():
-            assert torch.equal(found, base), f"{name}: other numbers than the definition's"
+            assert torch.equal(result, base), f"{name}: other numbers than the definition's"
             continue
         finite = true.isfinite()
-        assert torch.equal(found.isfinite(), finite), f"{name}: not finite elsewhere than it should be"
+        assert torch.equal(result.isfinite(), finite), f"{name}: not finite elsewhere than it should be"
         if finite.any():
-            off, own = ((x.double() - true)[finite].abs().max() for x in (found, base))
+            error, base_error = ((x.double() - true)[finite].abs().max() for x in (result, base))
             largest = true[finite].abs().max()
             # half a unit; Triton's interpreter truncates where it stores bfloat16
             rounding = torch.finfo(base.dtype).eps / (1 if base.dtype == torch.bfloat16 else 2)
-            allowed = factor * max(own, largest * rounding) + floor * largest + absolute
-            assert off <= allowed, f"{name}: off by {off:.3g}, allowed {allowed:.3g}, PyTorch in {base.dtype} {own:.3g}"
+            allowed = factor * max(base_error, largest * rounding) + floor * largest + absolute
+            assert error <= allowed, (
+                f"{name}: off by {error:.3g}, allowed {allowed:.3g}, PyTorch in {base.dtype} {base_error:.3g}"
+            )
 
 
 def _run(
     op: Operator, inputs: Sequence[Tensor | None], backend: Backend = "triton", widen: bool = False
 ) -> dict[str, Tensor]:
-    """Outputs and gradients by name."""
+    """Run an operator on fresh leaves and return its outputs and gradients by name."""
     leaves: list[Tensor | None] = []
     for x in inputs:  # fresh leaves: x.to(x.dtype) is x itself, and gradients would pile up in it
         if x is not None:
@@ -58,13 +60,13 @@ def _run(
     with use_backend(backend):
         out = op(*leaves)
         outputs = (out,) if isinstance(out, Tensor) else out
-        found = {f"output {i}": y.detach() for i, y in enumerate(outputs)}
+        results = {f"output {i}": y.detach() for i, y in enumerate(outputs)}
         rng = torch.Generator().manual_seed(0)
-        seen = [(y, torch.randn(y.shape, generator=rng, dtype=torch.float64)) for y in outputs]
-        seen = [(y, d.to(y)) for y, d in seen if y.requires_grad]
-        if seen:
-            torch.autograd.backward([y for y, _ in seen], [d for _, d in seen])
+        weighted = [(y, torch.randn(y.shape, generator=rng, dtype=torch.float64)) for y in outputs]
+        weighted = [(y, d.to(y)) for y, d in weighted if y.requires_grad]
+        if weighted:
+            torch.autograd.backward([y for y, _ in weighted], [d for _, d in weighted])
     for i, x in enumerate(leaves):
         if x is not None and x.grad is not None:
-            found[f"gradient of input {i}"] = x.grad
-    return found
+            results[f"gradient of input {i}"] = x.grad
+    return results

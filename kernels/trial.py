@@ -15,11 +15,12 @@ from triportrait.kernels.language import device_of, tl, triton
 
 @triton.jit
 def write_one(out_ptr):
+    """Write a 1."""
     tl.store(out_ptr, 1.0)
 
 
 def launch(device: torch.device) -> None:
-    """Launch a kernel on a CUDA device. Raises: whatever Triton ends with where that cannot be done."""
+    """Launch a kernel on a CUDA device. Raises: whatever Triton raises where that cannot be done."""
     out = torch.empty(1, device=device)
     with device_of(out):
         write_one[(1,)](out)
@@ -27,15 +28,15 @@ def launch(device: torch.device) -> None:
 
 @cache
 def launches(device: torch.device) -> bool:
-    """Whether a kernel can be launched on a CUDA device; tried once for each. Where none can, a warning says why."""
+    """Try once for each CUDA device whether a kernel can be launched on it. Where none can, a warning says why."""
     try:
         launch(device)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         warnings.warn(
-            f"Triton is installed but launches nothing on {device} ({said[:200]}); PyTorch's operators run, slower",
+            f"Triton is installed but launches nothing on {device} ({reason[:200]}); PyTorch's operators run, slower",
             RuntimeWarning, stacklevel=2,
         )  # fmt: skip
         return False

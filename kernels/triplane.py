@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from triportrait.kernels.checks import lifted, shapes, wide_dtype
-from triportrait.kernels.device import lerp_weight, lift, texel_coordinates
-from triportrait.kernels.dispatch import adds_in_no_order, runs_triton
+from triportrait.kernels.device import axis_tap, lift, node_index, store_vectors, texel_coordinates
+from triportrait.kernels.dispatch import alert_not_deterministic, runs_triton
 from triportrait.kernels.language import device_of, tl, triton
 
 
 def sample_triplane(planes: Tensor, points: Tensor) -> Tensor:
-    """Sample three feature planes at 3D points and average.
+    """Sample three feature planes at 3D points and take the mean.
 
     Args:
         planes: [B, 3, H, W, C], the planes xy, yz, zx, channels last. The first coordinate of a pair runs along W, the
@@ -43,7 +43,7 @@ def sample_triplane(planes: Tensor, points: Tensor) -> Tensor:
 
 
 def sample_triplane_reference(planes: Tensor, points: Tensor) -> Tensor:
-    """The definition."""
+    """Compute the definition in plain PyTorch."""
     (B, _, H, W, C), P = planes.shape, points.shape[1]
     wide = lifted(planes)
     zx = torch.stack([points[..., 2], points[..., 0]], -1)
@@ -57,6 +57,8 @@ def sample_triplane_reference(planes: Tensor, points: Tensor) -> Tensor:
 
 
 class SampleTriplane(torch.autograd.Function):
+    """The kernels of `sample_triplane`; `kernels.field` differentiates through them, too."""
+
     @staticmethod
     def forward(ctx: FunctionCtx, planes: Tensor, points: Tensor) -> Tensor:
         planes, points = planes.contiguous(), points.to(wide_dtype(planes)).contiguous()
@@ -73,7 +75,7 @@ class SampleTriplane(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, d_out: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        adds_in_no_order("sample_triplane")
+        alert_not_deterministic("sample_triplane")
         planes, points = ctx.saved_tensors  # type: ignore[attr-defined]
         (B, _, H, W, C), P = planes.shape, points.shape[1]
         d_planes = torch.zeros_like(planes, dtype=points.dtype)  # sums stay wide
@@ -88,13 +90,13 @@ class SampleTriplane(torch.autograd.Function):
 
 
 def _block(C: int) -> int:
-    """Points of a program: a tile of 1024 values, a row of 16 bytes a thread in half precision with 4 warps."""
+    """Choose the points of a program: 1024 values, with 4 warps 16 bytes of half precision a thread."""
     return max(16, 1024 // triton.next_power_of_2(C))
 
 
 @triton.jit
 def _axes(points_ptr, p, mask, plane: tl.constexpr):
-    """The first coordinate of planes xy, yz, zx, and the second."""
+    """Load the first and the second coordinate of points on one of the planes xy, yz, zx."""
     u = tl.load(points_ptr + p * 3 + plane, mask=mask, other=0.0)
     v = tl.load(points_ptr + p * 3 + (plane + 1) % 3, mask=mask, other=0.0)
     return u, v
@@ -102,19 +104,18 @@ def _axes(points_ptr, p, mask, plane: tl.constexpr):
 
 @triton.jit
 def _tap(x, y, mask, H, W, corner: tl.constexpr):
-    """Column, row, whether it is on the plane, and the weights along x and y of one of four taps."""
-    x0, y0 = tl.floor(x), tl.floor(y)
-    xi, yi = x0 + corner % 2, y0 + corner // 2
-    inside = mask & (xi >= 0) & (xi < W) & (yi >= 0) & (yi < H)  # before the cast: far points overflow integers
-    weight_x, weight_y = lerp_weight(x - x0, corner % 2), lerp_weight(y - y0, corner // 2)
-    return tl.where(inside, xi, 0).to(tl.int64), tl.where(inside, yi, 0).to(tl.int64), inside, weight_x, weight_y
+    """Return column and row of one of four taps, whether it is on the plane, and its weights along x and y."""
+    xi, in_x, weight_x = axis_tap(x, W, corner % 2)
+    yi, in_y, weight_y = axis_tap(y, H, corner // 2)
+    inside = mask & in_x & in_y
+    return node_index(xi, inside), node_index(yi, inside), inside, weight_x, weight_y
 
 
 @triton.jit
 def plane_mean(
     planes_ptr, points_ptr, p, mask_p, H, W, C: tl.constexpr, C_PAD: tl.constexpr, BLOCK_P: tl.constexpr
 ):  # fmt: skip
-    """[BLOCK_P, C_PAD] features of the points p of one image, zero beyond C; points [., 3], planes [3, H, W, C]."""
+    """Return features [BLOCK_P, C_PAD] of points p [., 3] of one image, zero beyond C; its planes are [3, H, W, C]."""
     c = tl.arange(0, C_PAD)
     mask_c = c < C
     total = tl.zeros((BLOCK_P, C_PAD), points_ptr.dtype.element_ty)
@@ -135,6 +136,7 @@ def plane_mean(
 def _forward_kernel(
     planes_ptr, points_ptr, out_ptr, P, H, W, C: tl.constexpr, C_PAD: tl.constexpr, BLOCK_P: tl.constexpr
 ):  # fmt: skip
+    """Write the mean of the three planes at each point."""
     b = tl.program_id(1).to(tl.int64)
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     c = tl.arange(0, C_PAD)
@@ -149,6 +151,7 @@ def _backward_kernel(
     planes_ptr, points_ptr, d_out_ptr, d_planes_ptr, d_points_ptr, P, H, W,
     C: tl.constexpr, C_PAD: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
+    """Add to the gradients of the texels around each point, and write the gradient of the point."""
     b = tl.program_id(1).to(tl.int64)
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     c = tl.arange(0, C_PAD)
@@ -180,7 +183,4 @@ def _backward_kernel(
             d_y, d_z = d_y + d_u, d_z + d_v
         else:
             d_z, d_x = d_z + d_u, d_x + d_v
-    to = d_points_ptr + (b * P + p) * 3
-    tl.store(to, d_x, mask=mask_p)
-    tl.store(to + 1, d_y, mask=mask_p)
-    tl.store(to + 2, d_z, mask=mask_p)
+    store_vectors(d_points_ptr + (b * P + p) * 3, d_x, d_y, d_z, mask_p)

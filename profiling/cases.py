@@ -15,7 +15,7 @@ from triportrait.kernels.bias_act import bias_leaky_relu
 from triportrait.kernels.composite import composite
 from triportrait.kernels.dispatch import backend
 from triportrait.kernels.dwconv import depthwise_gelu
-from triportrait.kernels.field import FieldWeights, decode_density, decode_field
+from triportrait.kernels.field import FieldWeights, decode_field
 from triportrait.kernels.fir import downsample_fir, smooth_fir, upsample_fir
 from triportrait.kernels.grid import lookup_grid
 from triportrait.kernels.importance import importance_depths, merge_samples
@@ -101,10 +101,6 @@ def _decode_field(planes: Tensor, points: Tensor, *weights: Tensor) -> tuple[Ten
     return decode_field(planes, points, FieldWeights(*weights))
 
 
-def _decode_density(planes: Tensor, points: Tensor, *weights: Tensor) -> Tensor:
-    return decode_density(planes, points, FieldWeights(*weights))
-
-
 def _ascending(rng: Random, dtype: torch.dtype, *shape: int) -> Tensor:
     """Draw depths from 2 to 4 in ascending order; the third and the fourth coincide."""
     depths = _uniform(rng, dtype, 2, 4, *shape).sort(-1).values
@@ -178,7 +174,7 @@ def _nearest_face(points: Tensor, vertices: Tensor, faces: Tensor, *edges: Tenso
 
 def _march(n: Sizes, dtype: torch.dtype, rng: Random) -> Inputs:
     """Cast rays from a pinhole camera into a box of side 2 that is half full: neighbours see nearly the same."""
-    wide, B, R, E, width = _wide(dtype), n["B"], n["R"], n["E"], n["width"]
+    wide, B, R, width = _wide(dtype), n["B"], n["R"], n["width"]
     rows = -(-R // width)
     across, down = torch.meshgrid(
         torch.linspace(-0.3, 0.3, width, dtype=wide), torch.linspace(-0.3, 0.3, rows, dtype=wide), indexing="xy"
@@ -190,21 +186,21 @@ def _march(n: Sizes, dtype: torch.dtype, rng: Random) -> Inputs:
     coarse = 0.1 * _normal(rng, wide, B, n["g"], n["g"], n["g"], 3)
     return (
         _normal(rng, dtype, B, 3, n["H"], n["W"], n["C"]), origins, torch.nn.functional.normalize(directions, dim=-1),
-        depths.contiguous(), _uniform(rng, wide, 0.9, 1.1, B), fine, coarse, _uniform(rng, wide, 0, 1, B, R, E),
+        depths.contiguous(), _uniform(rng, wide, 0.9, 1.1, B), fine, coarse,
         *_mlp(n, dtype, rng), torch.tensor(n["N"]), torch.tensor(n["width"]),
     )  # fmt: skip
 
 
 def _march_rays(
     planes: Tensor, origins: Tensor, directions: Tensor, depths: Tensor, half_side: Tensor, fine: Tensor,
-    coarse: Tensor, background: Tensor, *rest: Tensor,
+    coarse: Tensor, *rest: Tensor,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     *weights, num_fine, width = rest
     fixed = (x.detach() for x in (origins, directions, depths, half_side, fine, coarse))
     origins, directions, depths, half_side, fine, coarse = fixed
     return march_rays(
         planes, Rays(origins, directions, int(width)), depths, int(num_fine), half_side, FieldWeights(*weights),
-        Warp(fine, coarse, WARP_SIDE, WARP_NEAR, WARP_RATE), background,
+        Warp(fine, coarse, WARP_SIDE, WARP_NEAR, WARP_RATE),
         precision=_MLP_PRECISION.get(planes.dtype, "exact"),
     )  # fmt: skip
 
@@ -215,24 +211,24 @@ def _march_random(n: Sizes, dtype: torch.dtype, rng: Random) -> Inputs:
 
 
 def _march_training(planes: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """March as training does: without a background, with TF32 products."""
-    origins, directions, depths, half_side, fine, coarse, _, *weights, num_fine, width, uniforms = others
+    """March as training does: with TF32 products."""
+    origins, directions, depths, half_side, fine, coarse, *weights, num_fine, width, uniforms = others
     fixed = (x.detach() for x in (origins, directions, depths, half_side, fine, coarse, uniforms))
     origins, directions, depths, half_side, fine, coarse, uniforms = fixed
     return march_rays(
         planes, Rays(origins, directions, int(width)), depths, int(num_fine), half_side, FieldWeights(*weights),
-        Warp(fine, coarse, WARP_SIDE, WARP_NEAR, WARP_RATE), None, uniforms,
+        Warp(fine, coarse, WARP_SIDE, WARP_NEAR, WARP_RATE), uniforms,
         precision="exact" if planes.dtype == torch.float64 else _MLP_PRECISION.get(planes.dtype, "tf32"),
     )  # fmt: skip
 
 
 def _march_deterministic(planes: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """March without a warp, with sums of integers."""
-    origins, directions, depths, half_side, _, _, background, *weights, num_fine, width = others
+    origins, directions, depths, half_side, _, _, *weights, num_fine, width = others
     origins, directions, depths, half_side = (x.detach() for x in (origins, directions, depths, half_side))
     return march_rays(
-        planes, Rays(origins, directions, int(width)), depths, int(num_fine), half_side, FieldWeights(*weights), None,
-        background, precision=_MLP_PRECISION.get(planes.dtype, "exact"),
+        planes, Rays(origins, directions, int(width)), depths, int(num_fine), half_side, FieldWeights(*weights),
+        precision=_MLP_PRECISION.get(planes.dtype, "exact"),
         deterministic=None if backend() == "reference" else True,
     )  # fmt: skip
 
@@ -278,12 +274,6 @@ CASES: dict[str, Case] = {
         (dict(B=1, P=5, H=4, W=4, C=3, K=4, E=2), dict(B=2, P=37, H=5, W=9, C=20, K=24, E=7),
          dict(B=0, P=4, H=4, W=4, C=3, K=8, E=3), dict(B=2, P=130, H=8, W=8, C=32, K=64, E=32)),
         dict(B=1, P=16384 * 96, H=256, W=256, C=32, K=64, E=32), half_floor=_TF32,
-    ),
-    "density": Case(
-        _decode_density, _field,
-        (dict(B=1, P=5, H=4, W=4, C=3, K=4, E=2), dict(B=2, P=70, H=5, W=9, C=20, K=24, E=7),
-         dict(B=0, P=4, H=4, W=4, C=3, K=8, E=3)),
-        dict(B=1, P=16384 * 48, H=256, W=256, C=32, K=64, E=32), differentiable=False, half_floor=_TF32,
     ),
     "composite": Case(
         composite, _composite,

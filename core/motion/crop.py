@@ -1,4 +1,4 @@
-"""From an aligned picture to the crop that the motion encoder reads, in closed form (the published preprocessing).
+"""The crop that the motion encoder reads, cut from an aligned picture in closed form (the published preprocessing).
 
 Letters: B batch, L landmarks.
 """
@@ -31,12 +31,12 @@ CENTRED_ANCHORS = _aligned_anchors()  # where an average frontal face has its an
 
 
 def anchors_of(landmarks: Tensor) -> Tensor:
-    """[B, 68, 2 or 3] landmarks in pixels (y down) -> [B, 3, 2]: eye, eye, inner mouth."""
+    """Average landmarks [B, 68, 2 or 3] in pixels (y down) to [B, 3, 2]: eye, eye, inner mouth."""
     return torch.stack([landmarks[:, a:b, :2].mean(1) for a, b in ANCHORS], dim=1)
 
 
 def similarity(source: Tensor, target: Tensor) -> Tensor:
-    """The rotation, scale and shift that bring points nearest to their targets (Umeyama in the plane).
+    """Find the rotation, scale and shift that bring points nearest to their targets (Umeyama in the plane).
 
     Args:
         source: [B, L, 2]. target: [L, 2].
@@ -47,20 +47,20 @@ def similarity(source: Tensor, target: Tensor) -> Tensor:
     source_mean, target_mean = source.mean(1, keepdim=True), target.mean(0)
     p, q = source - source_mean, target - target_mean
     spread = p.square().sum((1, 2))
-    ok = spread > 1e-6 * source.square().sum((1, 2)).clamp(min=1e-12)  # the points do not coincide
-    spread = torch.where(ok, spread, torch.ones_like(spread))
+    is_map = spread > 1e-6 * source.square().sum((1, 2)).clamp(min=1e-12)  # the points do not coincide
+    spread = torch.where(is_map, spread, torch.ones_like(spread))
     cos = (p * q).sum((1, 2)) / spread  # scale times cosine
     sin = (p[..., 0] * q[..., 1] - p[..., 1] * q[..., 0]).sum(1) / spread
     turn = torch.stack([cos, -sin, sin, cos], -1).unflatten(-1, (2, 2))
     shift = target_mean - (turn @ source_mean.mT)[..., 0]
     matrix = torch.cat([turn, shift[..., None]], -1)
-    ok &= (cos.square() + sin.square()) > 1e-12  # and the map has a size
+    is_map &= (cos.square() + sin.square()) > 1e-12  # and the map has a size
     identity = torch.eye(2, 3, device=matrix.device, dtype=matrix.dtype)
-    return torch.where(ok[:, None, None], matrix, identity)
+    return torch.where(is_map[:, None, None], matrix, identity)
 
 
 def inverse_similarity(matrix: Tensor) -> Tensor:
-    """The inverse [B, 2, 3] of similarities [B, 2, 3], in closed form."""
+    """Invert similarities [B, 2, 3] in closed form."""
     cos, sin = matrix[:, 0, 0], matrix[:, 1, 0]
     turn = torch.stack([cos, sin, -sin, cos], -1).unflatten(-1, (2, 2)) / (cos.square() + sin.square())[:, None, None]
     return torch.cat([turn, -turn @ matrix[:, :, 2:]], -1)
@@ -89,9 +89,9 @@ def motion_crop(image: Tensor, landmarks: Tensor | None = None, size: int = CROP
 
 
 def crop_map(landmarks: Tensor | None, side: int) -> Tensor:
-    """From pixels of the crop's 224² frame to those of a picture of `side` pixels: [B, 2, 3], or one without landmarks.
+    """Map pixels of the crop's 224² frame to those of a picture of `side` pixels: [B, 2, 3], or one without landmarks.
 
-    A few numbers in closed form, wherever the landmarks are, as in `motion_crop`.
+    The few numbers are computed in closed form, on the device of the landmarks.
     """
     anchors = torch.tensor(CENTRED_ANCHORS)[None] if landmarks is None else anchors_of(landmarks)
     if side != ALIGNED_SIZE:
@@ -101,7 +101,7 @@ def crop_map(landmarks: Tensor | None, side: int) -> Tensor:
 
 
 def cut(image: Tensor, image_from_crop: Tensor, size: int = CROP_SIZE) -> Tensor:
-    """The crop of pictures [B, 3, S, S] that maps [B, 2, 3], of `crop_map`, place: [B, 3, size, size]."""
+    """Cut crops [B, 3, size, size] from pictures [B, 3, S, S], placed by the maps [B, 2, 3] of `crop_map`."""
     S = image.shape[-1]
     with torch.autocast(image.device.type, enabled=False):
         top, bottom, left, right = INNER

@@ -1,4 +1,4 @@
-"""PD-FGC: a face crop becomes a motion vector, expression without identity or pose (Wang et al. 2023).
+"""PD-FGC: a face crop becomes a motion vector, the expression without identity or pose (Wang et al. 2023).
 
 Letters: B batch, M width of the motion vector: eyes 6, emotion 30, mouth 512.
 """
@@ -56,7 +56,7 @@ class _Hourglass(nn.Module):
 
 
 class _FaceNetwork(nn.Module):
-    """A face alignment network with one hourglass, ended by a feature."""
+    """A face alignment network with one hourglass that ends in a feature."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class _FaceNetwork(nn.Module):
 
 
 class _Head(nn.Module):
-    """Linear, ReLU, norm, linear; and where the published network has one, a ReLU and a last linear layer."""
+    """A head: linear, ReLU, norm, linear, and where the published network has them, a ReLU and a last linear layer."""
 
     def __init__(self, out_width: int | None) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class _Head(nn.Module):
 
 
 class MotionEncoder(nn.Module):
-    """v: a 224 x 224 face crop -> eyes, emotion and mouth. Always in evaluation mode; the weights are published."""
+    """The motion encoder v, from a 224 x 224 face crop to eyes, emotion and mouth; it is always in evaluation mode."""
 
     crop_size, motion_width = CROP_SIZE, 548
 
@@ -105,11 +105,11 @@ class MotionEncoder(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> MotionEncoder:
-        """Stays in evaluation mode: the norms' statistics belong to the published weights."""
+        """Stay in evaluation mode: the norms' statistics belong to the published weights."""
         return super().train(False)
 
     def forward(self, crop: Tensor) -> Tensor:
-        """The motion vector.
+        """Compute the motion vector.
 
         Args:
             crop: [B, 3, 224, 224] in [-1, 1], from `motion_crop`.

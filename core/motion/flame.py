@@ -1,4 +1,4 @@
-"""FLAME, the statistical head mesh: parameters -> vertices by linear blend skinning (Li et al. 2017).
+"""FLAME, the statistical head mesh: parameters become vertices by linear blend skinning (Li et al. 2017).
 
 Scene units are FLAME's metres times 3, and the origin is the neck joint of the canonical face. Published checkpoints
 carry their tables in these units already; `rescale_flame` brings a FLAME file to them.
@@ -61,16 +61,16 @@ class Flame(Tables):
         _check_names(tables)
         U, J = (tables["template"].shape or (0,))[0], NUM_JOINTS
         K = (tables["shape_directions"].shape or (0,))[-1]
-        wanted = {
+        expected = {
             "template": (U, 3), "shape_directions": (U, 3, K), "pose_directions": (9 * (J - 1), 3 * U),
             "joint_regressor": (J, U), "parents": (J,), "skinning_weights": (U, J),
         }  # fmt: skip
-        for name, shape in wanted.items():
+        for name, shape in expected.items():
             if tuple(tables[name].shape) != shape:
                 raise InputError(f"FLAME {name}: expected {list(shape)}, got {list(tables[name].shape)}")
             if tables[name].is_floating_point() == (name == "parents"):
-                wanted_numbers = "whole" if name == "parents" else "real"
-                raise InputError(f"FLAME {name}: expected {wanted_numbers} numbers, got {kind_of(tables[name])}")
+                kind = "whole" if name == "parents" else "real"
+                raise InputError(f"FLAME {name}: expected {kind} numbers, got {kind_of(tables[name])}")
         super().__init__(tables)
         chain = self["parents"].tolist()
         if chain[0] != -1 or not all(0 <= parent < joint for joint, parent in enumerate(chain[1:], start=1)):
@@ -79,7 +79,7 @@ class Flame(Tables):
         self._chain_of_joints: tuple[int, ...] = tuple(chain)  # kept on the host: it is walked joint by joint
 
     def forward(self, betas: Tensor, neck: Tensor, jaw: Tensor, eyes: Tensor) -> tuple[Tensor, Tensor]:
-        """Vertices and posed joints; the head as a whole is not rotated.
+        """Compute vertices and posed joints; the head as a whole is not rotated.
 
         Args:
             betas: [B, K], shape then expression coefficients.
@@ -103,7 +103,7 @@ class Flame(Tables):
         return torch.einsum("uj,bjua->bua", self["skinning_weights"], moved), places
 
     def _chain(self, rotations: Tensor, joints: Tensor) -> tuple[Tensor, Tensor]:
-        """World rotations [B, J, 3, 3] and world places [B, J, 3] of the joints."""
+        """Return world rotations [B, J, 3, 3] and world positions [B, J, 3] of the joints."""
         turns, places = [rotations[:, 0]], [joints[:, 0]]
         for j, parent in enumerate(self._chain_of_joints[1:], start=1):
             turns.append(turns[parent] @ rotations[:, j])
@@ -112,7 +112,7 @@ class Flame(Tables):
         return torch.stack(turns, 1), torch.stack(places, 1)
 
     def landmarks(self, vertices: Tensor) -> Tensor:
-        """[B, U, 3] -> [B, 70, 3]: 68 landmarks and the two eye centres, from the published barycentric table."""
+        """Place 68 landmarks and two eye centres [B, 70, 3] on vertices [B, U, 3] by the published table."""
         corners = vertices[:, self["faces"][self["landmark70_faces"][0]]]  # [B, 70, 3 corners, 3]
         return (corners * self["landmark70_barycentrics"][0][..., None]).sum(2)
 
@@ -124,7 +124,7 @@ def _check_names(tables: Mapping[str, Tensor]) -> None:
 
 
 def kind_of(table: Tensor) -> str:
-    """What a table is made of, for sentences: float32, int64."""
+    """Name the dtype of a table for sentences: float32, int64."""
     return str(table.dtype).removeprefix("torch.")
 
 
@@ -132,7 +132,7 @@ def check_indices(name: str, indices: Tensor, below: int, columns: int = 0) -> N
     """Refuse a table that points outside of another.
 
     Args:
-        columns: the table is [N, columns]; 0 takes any shape.
+        columns: columns of the table [N, columns]; 0 takes any shape.
 
     Raises:
         InputError: it has another shape, or a value is no whole number from 0 to below - 1.
@@ -146,7 +146,7 @@ def check_indices(name: str, indices: Tensor, below: int, columns: int = 0) -> N
 
 
 def rotation_matrices(vectors: Tensor) -> Tensor:
-    """Rotation vectors [..., 3] in radians -> matrices [..., 3, 3] (Rodrigues)."""
+    """Turn rotation vectors [..., 3] in radians into matrices [..., 3, 3] (Rodrigues)."""
     angle = (vectors + 1e-8).norm(dim=-1, keepdim=True).clamp(min=1e-12)[..., None]  # [..., 1, 1]
     x, y, z = (vectors / angle[..., 0]).unbind(-1)
     zero = torch.zeros_like(x)
@@ -156,12 +156,12 @@ def rotation_matrices(vectors: Tensor) -> Tensor:
 
 
 def rescale_flame(tables: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tables of a FLAME file (metres) in scene units, the canonical neck joint at the origin.
+    """Bring the tables of a FLAME file (metres) to scene units, with the canonical neck joint at the origin.
 
     Not for the tables of a published checkpoint: those are in scene units already.
 
     Raises:
-        InputError: as `Flame`.
+        InputError: like `Flame`.
     """
     _check_names(tables)
     scaled = dict(tables)

@@ -1,4 +1,4 @@
-"""The neck: where a point of the driving pose was before the neck turned (supplement A).
+"""The neck field: where a point of the driving pose was before the neck turned (supplement A).
 
 A surface field (GNARF) on a coarse mesh, evaluated on two small grids: for a point p whose nearest triangle t has the
 twin c in the mesh with a straight neck,
@@ -31,7 +31,7 @@ COARSE = ("coarse_vertices", "coarse_barycentrics", "coarse_faces")
 
 
 class NeckField(nn.Module):
-    """FLAME parameters -> the grids that undo the neck's rotation. They depend on nothing else.
+    """The grids that undo the neck's rotation, from FLAME parameters alone.
 
     Args:
         config: grid sizes and thresholds.
@@ -50,8 +50,8 @@ class NeckField(nn.Module):
         super().__init__()
         self.config, self.box_side = config, box_side
         self.flame = Flame(flame)
-        directions, wanted = self.flame["shape_directions"].shape[-1], config.num_shape + config.num_expression
-        if directions != wanted:
+        directions = self.flame["shape_directions"].shape[-1]
+        if directions != config.num_shape + config.num_expression:
             raise InputError(
                 f"FLAME shape_directions: expected {config.num_shape} of shape and {config.num_expression} of "
                 f"expression, got {directions}; give the FLAME file with all of them"
@@ -75,13 +75,13 @@ class NeckField(nn.Module):
         self.register_buffer("edge_faces", edges.first_face, persistent=False)
 
     def coarse_mesh(self, betas: Tensor, neck: Tensor, jaw: Tensor, eyes: Tensor) -> Tensor:
-        """Vertices [B, U, 3] of the coarse mesh; arguments as in `Flame.forward`."""
+        """Compute the vertices [B, U, 3] of the coarse mesh from the arguments of `Flame.forward`."""
         vertices, _ = self.flame(betas, neck, jaw, eyes)
         corners = vertices[:, self.mesh["coarse_vertices"]]  # [B, U, 3 corners, 3]
         return (corners * self.mesh["coarse_barycentrics"][..., None]).sum(2)
 
     def forward(self, shape: Tensor, expression: Tensor, neck: Tensor, jaw: Tensor, eyes: Tensor) -> NeckGrid:
-        """The grids of B poses.
+        """Compute the grids of B poses.
 
         Args:
             shape: [B, 300] of the source. expression: [B, 100], neck, jaw: [B, 3], eyes: [B, 6] of the driving frame.
@@ -100,7 +100,7 @@ class NeckField(nn.Module):
 def neck_grid(
     target: Tensor, reference: Tensor, faces: Tensor, config: NeckConfig, box_side: float, edges: Edges | None = None
 ) -> NeckGrid:
-    """The grids between two poses of one mesh: vertices [B, U, 3] of the driving pose and of the straight neck.
+    """Compute the grids between two poses of one mesh, vertices [B, U, 3] of the driving pose and the straight neck.
 
     Args:
         edges: `mesh_edges(faces)`, where it is at hand.
@@ -125,7 +125,7 @@ def neck_grid(
 
 
 def grid_points(size: int, box_side: float, device: torch.device | str = "cpu") -> Tensor:
-    """[G³, 3] centres of the cells of the box, x slowest and z fastest, scene units."""
+    """Return the centres [G³, 3] of the cells of the box, x slowest and z fastest, in scene units."""
     centres = ((torch.arange(size, device=device) + 0.5) / size - 0.5) * box_side
     return torch.stack(torch.meshgrid(centres, centres, centres, indexing="ij"), -1).flatten(0, 2)
 
@@ -138,7 +138,7 @@ def surface_offsets(
     min_triangle_area: float,
     edges: Edges | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Offsets [B, P, 3] of points [P, 3] from `target` to `reference`, and squared distances to `target` [B, P]."""
+    """Return offsets [B, P, 3] of points from `target` to `reference`, and squared distances to `target` [B, P]."""
     batch = points.expand(len(target), -1, -1)
     squared_distance, face = nearest_face(batch, target, faces, min_triangle_area, edges)
     moved = carry_points(batch, _corners(target, faces, face), _corners(reference, faces, face))
@@ -151,7 +151,7 @@ def _corners(vertices: Tensor, faces: Tensor, face: Tensor) -> Tensor:
 
 
 def carry_points(points: Tensor, from_corners: Tensor, to_corners: Tensor) -> Tensor:
-    """Points [B, P, 3] keep barycentrics and height while their triangles [B, P, 3, 3] move."""
+    """Carry points [B, P, 3] with their moving triangles [B, P, 3, 3]: they keep barycentrics and height."""
     a, b, c = from_corners.unbind(2)
     u, v, w = b - a, c - a, points - a
     uu, uv, vv, uw, vw = ((x * y).sum(-1) for x, y in ((u, u), (u, v), (v, v), (u, w), (v, w)))
@@ -169,19 +169,19 @@ def _normal(corners: Tensor) -> Tensor:
 
 
 def undo_neck(points: Tensor, neck: NeckGrid | None) -> Tensor:
-    """World points [B, P, 3] -> canonical points [B, P, 3], scene units. No neck: the points themselves."""
+    """Move world points [B, P, 3] to canonical points [B, P, 3], in scene units; without a neck they stay."""
     return warped(points, warp_of(neck))
 
 
 def warp_of(neck: NeckGrid | None) -> Warp | None:
-    """The same for `kernels.march`, which moves the points of a ray where it samples them."""
+    """Return the neck's warp for `kernels.march`, which moves the points of a ray where it samples them."""
     if neck is None:
         return None
     return Warp(neck.fine, neck.coarse, neck.box_side, neck.near_squared_distance, BLEND_RATE)
 
 
 def cluster_mesh(template: Tensor, faces: Tensor, side: float) -> dict[str, Tensor]:
-    """A coarse mesh by vertex clustering, in the form of the published tables.
+    """Make a coarse mesh by vertex clustering, in the form of the published tables.
 
     Args:
         template: [U, 3] scene units. faces: [F, 3] int64.

@@ -12,24 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 AXES = ("jaw", "smile", "pucker", "blink_left", "blink_right", "brow_left", "brow_right", "gaze_x", "gaze_y")
-SPREAD = (
-    0.30,
-    0.39,
-    0.24,
-    0.28,
-    0.28,
-    0.42,
-    0.46,
-    0.48,
-    0.48,
-)  # of each among procedural faces: the unit of its number
+SPREAD = (0.30, 0.39, 0.24, 0.28, 0.28, 0.42, 0.46, 0.48, 0.48)  # standard deviations: the units of the numbers
 GAZE = slice(AXES.index("gaze_x"), AXES.index("gaze_y") + 1)  # 1 is the rim of the eye; x to the head's left, y up
 GROUPS = 8
 LEAK = 0.1
 
 
 class SmallMotionEncoder(nn.Module):
-    """v: a face crop -> M numbers of its expression, without identity or pose.
+    """The motion encoder v of the tiny preset, from a face crop to M numbers of its expression.
 
     Args:
         motion_width: M.
@@ -58,11 +48,11 @@ class SmallMotionEncoder(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def to_dict(self) -> dict[str, int | tuple[int, ...]]:
-        """The arguments that make this network again, for the card beside its weights."""
+        """Return the arguments that make this network again, for the card beside its weights."""
         return {"motion_width": self.motion_width, "crop_size": self.crop_size, "widths": self.widths}
 
     def forward(self, crop: Tensor) -> Tensor:
-        """Crops [B, 3, crop_size, crop_size] in [-1, 1], from `motion_crop` -> motion [B, M]."""
+        """Turn crops [B, 3, crop_size, crop_size] in [-1, 1], from `motion_crop`, into motion [B, M]."""
         x = crop
         for shrink, refine, norm in zip(self.shrink, self.refine, self.norms, strict=True):
             x = F.leaky_relu(shrink(x), LEAK)

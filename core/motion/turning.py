@@ -1,4 +1,4 @@
-"""The neck of a head that is known beforehand: its grids as polynomials of the neck's rotation alone.
+"""The neck of a head that is known in advance: its grids as polynomials of the neck's rotation alone.
 
 Where `neck.NeckField` asks a mesh for the nearest triangles in every frame, here that was done once, for some hundred
 rotations of one head, and each number of the grids was fitted: near the head an offset is off by 0.5 mm, in one of a
@@ -23,11 +23,11 @@ DEGREE = 3
 _ALL = itertools.product(range(DEGREE + 1), repeat=3)
 EXPONENTS = torch.tensor(sorted((e for e in _ALL if sum(e) <= DEGREE), key=sum))  # [T, 3], the constant first
 LIMITS = (0.35, 0.6, 0.3)  # radians about x (nod), y (turn), z (tilt): further rotations stay there
-ROTATIONS = 120  # that are fitted
+ROTATIONS = 120  # to which the polynomials are fitted
 
 
 class TurningNeck(nn.Module):
-    """A neck's rotation -> the grids that undo it; takes the place of `NeckField` where a mean head is enough.
+    """The grids that undo a neck's rotation; it takes the place of `NeckField` where a mean head is enough.
 
     Args:
         config: grid sizes and thresholds.
@@ -45,10 +45,12 @@ class TurningNeck(nn.Module):
     def __init__(self, config: NeckConfig, box_side: float, tables: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.config, self.box_side = config, box_side
-        wanted = {"coefficients": [len(EXPONENTS), 4 * config.fine_size**3 + 3 * config.coarse_size**3]}
-        found = {name: list(table.shape) for name, table in tables.items()}
-        if found != wanted:
-            raise InputError(f"neck: expected the tables {wanted}, got {shown(found)}; make them again for these grids")
+        expected = {"coefficients": [len(EXPONENTS), 4 * config.fine_size**3 + 3 * config.coarse_size**3]}
+        sizes = {name: list(table.shape) for name, table in tables.items()}
+        if sizes != expected:
+            raise InputError(
+                f"neck: expected the tables {expected}, got {shown(sizes)}; make them again for these grids"
+            )
         if not tables["coefficients"].is_floating_point():
             got = str(tables["coefficients"].dtype).removeprefix("torch.")
             raise InputError(f"neck: coefficients: expected real numbers, got {got}; make them again")
@@ -57,7 +59,7 @@ class TurningNeck(nn.Module):
         self.register_buffer("limits", torch.tensor(LIMITS), persistent=False)
 
     def forward(self, shape: Tensor, expression: Tensor, neck: Tensor, jaw: Tensor, eyes: Tensor) -> NeckGrid:
-        """The grids of B rotations: `neck` [B, 3] radians. The others are FLAME's, as in `NeckField`, and not read.
+        """Compute the grids of B rotations `neck` [B, 3] in radians; the other arguments, `NeckField`'s, are not read.
 
         Returns:
             The grids; carries no gradient.
@@ -72,7 +74,7 @@ class TurningNeck(nn.Module):
 
 
 def fit_turning(grids: Callable[[Tensor], NeckGrid]) -> dict[str, Tensor]:
-    """The tables of a `TurningNeck`, by least squares; a straight neck keeps its own grids exactly.
+    """Fit the tables of a `TurningNeck` by least squares; a straight neck keeps its own grids exactly.
 
     Args:
         grids: rotation vectors [B, 3] in radians -> the grids of B poses of one head.
@@ -80,18 +82,18 @@ def fit_turning(grids: Callable[[Tensor], NeckGrid]) -> dict[str, Tensor]:
     limits = torch.tensor(LIMITS)
     uniform = torch.rand(ROTATIONS, 3, generator=torch.Generator().manual_seed(0))
     rotations = torch.cat([torch.zeros(1, 3), (2 * uniform - 1) * limits])
-    rest, *turned = (_numbers(grids(rotation[None])) for rotation in rotations)
+    straight, *turned = (_numbers(grids(rotation[None])) for rotation in rotations)
     terms = _terms(rotations[1:].double(), EXPONENTS, limits.double())[:, 1:]
-    found = torch.linalg.lstsq(terms, (torch.cat(turned) - rest).double()).solution
-    return {"coefficients": torch.cat([rest, found.to(rest)])}
+    solution = torch.linalg.lstsq(terms, (torch.cat(turned) - straight).double()).solution
+    return {"coefficients": torch.cat([straight, solution.to(straight)])}
 
 
 def _numbers(grid: NeckGrid) -> Tensor:
-    """[B, L]."""
+    """Flatten both grids to [B, L]."""
     return torch.cat([grid.fine.flatten(1), grid.coarse.flatten(1)], 1)
 
 
 def _terms(rotations: Tensor, exponents: Tensor, limits: Tensor) -> Tensor:
-    """[B, 3] -> [B, T], the constant first."""
+    """Compute the terms [B, T] of rotations [B, 3], the constant first."""
     shares = (rotations / limits).clamp(-1, 1)
     return (shares[:, None] ** exponents).prod(-1)

@@ -1,4 +1,4 @@
-"""What a published network must hold, and how it must have been made, before anything is converted from it."""
+"""The contract of a published network: what it must hold, and with which options it must have been made."""
 
 from __future__ import annotations
 
@@ -53,30 +53,30 @@ INDICES = {
 
 
 def ignored(name: str) -> bool:
-    """Whether a published tensor is one that we knowingly do not use."""
+    """Tell whether a published tensor is one that we knowingly do not use."""
     return any(pattern.fullmatch(name) for pattern in IGNORED)
 
 
 @cache
 def manifest(kind: Kind) -> dict[str, tuple[int | None, ...]]:
-    """Published tensor name -> shape, None where any size will do, without the ignored tensors."""
+    """List the shapes of published tensors by name, None where any size will do, without the ignored ones."""
     listed = json.loads(resources.files(manifests).joinpath(f"{kind}.json").read_text(encoding="utf-8"))
     return {name: tuple(shape) for name, shape in listed.items()}
 
 
 def numbers_of(name: str) -> Numbers:
-    """What a published tensor of this name is made of: indices are whole numbers, one mask is truth values."""
+    """Name the kind of numbers in a published tensor: indices are whole numbers, one mask is truth values."""
     last = name.rpartition(".")[2]
     return "whole" if WHOLE.fullmatch(last) else "truth" if TRUTH.fullmatch(last) else "real"
 
 
 def left_out(kind: Kind, names: Iterable[str], patterns: Sequence[str]) -> list[str]:
-    """The names that no published network of the kind has and that one of the patterns (`*`, `?`, `[ab]`) fits."""
-    known = manifest(kind)
+    """List the names that no published network of the kind has and that one of the patterns (`*`, `?`, `[ab]`) fits."""
+    published = manifest(kind)
     return [
         name
         for name in names
-        if name not in known and not ignored(name) and any(fnmatchcase(name, pattern) for pattern in patterns)
+        if name not in published and not ignored(name) and any(fnmatchcase(name, pattern) for pattern in patterns)
     ]
 
 
@@ -87,28 +87,28 @@ def check_contract(kind: Kind, tensors: Mapping[str, Tensor], file: str) -> None
         InputError: names `file`, and counts and shows the tensors that are missing, unknown, of another shape or made
             of another kind of number; or the first filter, or table of indices, that is wrong.
     """
-    wanted = manifest(kind)
-    found = {name: tensor for name, tensor in tensors.items() if not ignored(name)}
-    here = {name: shape for name, shape in wanted.items() if name in found}
+    expected = manifest(kind)
+    used = {name: tensor for name, tensor in tensors.items() if not ignored(name)}
+    present = {name: shape for name, shape in expected.items() if name in used}
     faults = {
-        "missing": [name for name in wanted if name not in found],
-        "unknown": [shown(name) for name in found if name not in wanted],
+        "missing": [name for name in expected if name not in used],
+        "unknown": [shown(name) for name in used if name not in expected],
         "misshapen": [
-            f"{name} {list(found[name].shape)} for {['any' if n is None else n for n in shape]}"
-            for name, shape in here.items()
-            if not _fits(tuple(found[name].shape), shape)
+            f"{name} {list(used[name].shape)} for {['any' if n is None else n for n in shape]}"
+            for name, shape in present.items()
+            if not _fits(tuple(used[name].shape), shape)
         ],
         "mistyped": [
-            f"{name} {str(found[name].dtype).removeprefix('torch.')} for {_WORDS[numbers_of(name)]}"
-            for name in here
-            if not _made_of(found[name], numbers_of(name))
+            f"{name} {str(used[name].dtype).removeprefix('torch.')} for {_WORDS[numbers_of(name)]}"
+            for name in present
+            if not _made_of(used[name], numbers_of(name))
         ],
     }
     clauses = [f"{len(names)} {fault} ({_first(names)})" for fault, names in faults.items() if names]
     if clauses:
         way_out = ", or leave unknown ones out with --ignore NAME" if faults["unknown"] else ""
         raise InputError(
-            f"{file}: expected the {len(wanted)} tensors of a published {kind}, got {', '.join(clauses)}; "
+            f"{file}: expected the {len(expected)} tensors of a published {kind}, got {', '.join(clauses)}; "
             f"give the file that was published for it{way_out}"
         )
     check_filters(tensors, file)
@@ -121,12 +121,12 @@ def check_filters(tensors: Mapping[str, Tensor], file: str) -> None:
     Raises:
         InputError: names `file` and the first filter that is another.
     """
-    wanted = torch.outer(*[torch.tensor(TAPS, dtype=torch.float64)] * 2)
+    expected = torch.outer(*[torch.tensor(TAPS, dtype=torch.float64)] * 2)
     for name, tensor in tensors.items():
         if name.rpartition(".")[2] == "resample_filter" and (
-            tensor.shape != wanted.shape
+            tensor.shape != expected.shape
             or not tensor.is_floating_point()
-            or not torch.allclose(tensor.double(), wanted, rtol=0, atol=1e-6)
+            or not torch.allclose(tensor.double(), expected, rtol=0, atol=1e-6)
         ):
             raise InputError(f"{file}: {shown(name)}: expected the filter outer([1, 3, 3, 1]) / 64, got another")
 
@@ -151,7 +151,7 @@ def check_indices(tensors: Mapping[str, Tensor], file: str) -> None:
 
 @cache
 def portrait_options() -> dict[str, Any]:
-    """Option of the published portrait network, dotted where it is nested -> the value that our network is made for."""
+    """List the options of the published portrait network, dotted where nested, with the values that ours needs."""
     config = portrait4d_v2()
     return {
         "img_resolution": config.image_size,
@@ -174,13 +174,13 @@ def check_options(settings: Mapping[str, Any], file: str) -> None:
     Raises:
         InputError: names `file` and the first option with which our network would show something else.
     """
-    for name, wanted in portrait_options().items():
+    for name, expected in portrait_options().items():
         value: Any = settings
         for key in name.split("."):
-            value = value.get(key, wanted) if isinstance(value, Mapping) else wanted
-        if value != wanted:
+            value = value.get(key, expected) if isinstance(value, Mapping) else expected
+        if value != expected:
             raise InputError(
-                f"{file}: {name}: expected a network made with {wanted}, got {shown(str(value))}; "
+                f"{file}: {name}: expected a network made with {expected}, got {shown(str(value))}; "
                 "give a file of the published v2, v1 or static network"
             )
     if settings.get("use_ws_ones") not in (None, False, True):
@@ -196,8 +196,8 @@ def _made_of(tensor: Tensor, numbers: Numbers) -> bool:
     return numbers == ("real" if tensor.is_floating_point() else "whole") and not tensor.is_complex()
 
 
-def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    return len(shape) == len(wanted) and all(n in (None, m) for n, m in zip(wanted, shape, strict=True))
+def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(expected) and all(n in (None, m) for n, m in zip(expected, shape, strict=True))
 
 
 def _first(names: list[str]) -> str:

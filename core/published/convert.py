@@ -1,4 +1,4 @@
-"""Published weight files -> a weights folder of ours: read without running anything, renamed, checked, written."""
+"""The conversion of published weight files: read without running anything, renamed, checked, written to a folder."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Converted:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was written of a file, and a sentence for each thing that was not, or that had no effect."""
+    """The networks written from a file, and a sentence for each thing that was left out or had no effect."""
 
     parts: list[Converted]
     warnings: list[str]
@@ -65,7 +65,7 @@ class Conversion:
 
 @dataclass(frozen=True)
 class _Part:
-    """One network ready to be written: our names -> tensors, its sizes, its provenance, what is not in it."""
+    """One network ready to be written: tensors by our names, its sizes, its provenance, what is not in it."""
 
     tensors: dict[str, Tensor]
     config: ModelConfig | None
@@ -97,18 +97,18 @@ def convert(file: Path, folder: Path, overwrite: bool = False, ignore: Sequence[
         raise InputError(f"{folder}: expected a folder for the weights, this is a file; choose another name")
     content = read_pickle(file)
     warnings: list[str] = []
-    found = _flame(content, file) if is_flame(content) else _networks(content, file, ignore, warnings)
+    networks = _flame(content, file) if is_flame(content) else _networks(content, file, ignore, warnings)
     if not overwrite:
-        for kind in found:
+        for kind in networks:
             if (folder / f"{kind}.safetensors").exists():
                 raise InputError(f"{folder / kind}.safetensors: exists already; pass --overwrite to replace it")
-    dropped = [name for part in found.values() for name in part.ignored]
+    dropped = [name for part in networks.values() for name in part.ignored]
     for pattern in ignore:
         if not any(fnmatchcase(name, pattern) for name in dropped):
             warnings.append(f"--ignore {pattern}: fits no unknown tensor of {file}")
     origin = {"file": file.name, **fingerprint(file)}
     written = []
-    for kind, part in found.items():
+    for kind, part in networks.items():
         details = {**origin, **part.details, "licence": LICENCES[kind], "converted_by": f"triportrait {__version__}"}
         path = save_weights(folder, kind, part.tensors, part.config, details)
         written.append(Converted(kind, path, len(part.tensors), sum(t.numel() for t in part.tensors.values())))
@@ -129,20 +129,20 @@ def _networks(content: Any, file: Path, ignore: Sequence[str], warnings: list[st
         raise InputError(f"{file}: expected the network G_ema, got {', '.join(networks)}; fetch it again")
     where = f"{file}: G_ema"
     if _RECONSTRUCTOR_MARK in main.tensors:
-        found = {"portrait": _part(main, "portrait", where, ignore, portrait4d_v2())}
+        parts = {"portrait": _part(main, "portrait", where, ignore, portrait4d_v2())}
     elif _GENERATOR_MARK in main.tensors:
-        found = {"genhead": _part(main, "genhead", where, ignore)}
+        parts = {"genhead": _part(main, "genhead", where, ignore)}
     else:
         raise InputError(
             f"{where}: expected a reconstructor or a GenHead, got a {shown(main.kind)}; give a published file"
         )
     if "D" in networks:
-        stem = "discriminator" if "portrait" in found else "genhead_discriminator"  # both may lie in one folder
+        stem = "discriminator" if "portrait" in parts else "genhead_discriminator"  # both may lie in one folder
         try:
-            found[stem] = _part(networks["D"], "discriminator", f"{file}: D", ignore)
+            parts[stem] = _part(networks["D"], "discriminator", f"{file}: D", ignore)
         except InputError as refusal:
             warnings.append(f"the discriminator is left out: {refusal}")
-    return found
+    return parts
 
 
 def _part(network: Network, kind: Kind, where: str, ignore: Sequence[str], config: ModelConfig | None = None) -> _Part:
@@ -158,12 +158,12 @@ def _part(network: Network, kind: Kind, where: str, ignore: Sequence[str], confi
             tensors[_STYLE] = torch.ones(config.render.style_width)
             details["style"] = "all ones, because the network was made with use_ws_ones"
     check_contract(kind, tensors, where)
-    kept = {name: t.to(STORED[numbers_of(name)]) for name, t in tensors.items() if not ignored(name)}
+    tensors = {name: t.to(STORED[numbers_of(name)]) for name, t in tensors.items() if not ignored(name)}
     if kind == "portrait" or kind == "motion":
-        names = rename(kept, kind)
-        kept = {names[name]: tensor for name, tensor in kept.items()}
-    _check_finite(kept, where)
-    return _Part(kept, config, details, dropped)
+        names = rename(tensors, kind)
+        tensors = {names[name]: tensor for name, tensor in tensors.items()}
+    _check_finite(tensors, where)
+    return _Part(tensors, config, details, dropped)
 
 
 def _flame(content: Any, file: Path) -> dict[str, _Part]:

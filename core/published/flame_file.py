@@ -1,4 +1,4 @@
-"""FLAME's own model file, a pickle of Python 2, as plain arrays."""
+"""The reader of FLAME's own model file, a pickle of Python 2, as plain arrays."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ def read_flame(path: str | Path) -> dict[str, np.ndarray]:
         the root), faces [9976, 3].
 
     Raises:
-        InputError: as `read_pickle` does; or an entry is missing or has another shape.
+        InputError: `read_pickle` refuses the file, or an entry is missing or has another shape.
     """
     return flame_of(read_pickle(path), str(path))
 
 
 def is_flame(content: Any) -> bool:
-    """Whether what `read_pickle` gave is FLAME's dictionary."""
+    """Tell whether the content that `read_pickle` gave is FLAME's dictionary."""
     return type(content) is dict and "v_template" in content
 
 
 def flame_of(root: Any, file: str) -> dict[str, np.ndarray]:
-    """As `read_flame`, of what `read_pickle` gave for `file`."""
+    """Read FLAME's arrays, like `read_flame`, from the content that `read_pickle` gave for `file`."""
     if type(root) is not dict:
         raise InputError(f"{file}: expected FLAME's dictionary, got a {type(root).__name__}; fetch it again")
 
     def entry(key: str, *shape: int, whole: bool = False) -> np.ndarray:
         array = _dense(root.get(key), f"{file}: {key}")
         if array.shape != shape or array.dtype.kind not in ("iu" if whole else "f"):
-            wanted = f"{list(shape)} of {'whole' if whole else 'real'} numbers"
+            expected = f"{list(shape)} of {'whole' if whole else 'real'} numbers"
             got = f"{list(array.shape)} of {array.dtype}"
-            raise InputError(f"{file}: {key}: expected {wanted}, got {got}; give FLAME's generic_model.pkl")
+            raise InputError(f"{file}: {key}: expected {expected}, got {got}; give FLAME's generic_model.pkl")
         plain = np.ascontiguousarray(array, dtype=np.int64 if whole else np.float64)
         if not np.isfinite(plain).all():
             raise InputError(f"{file}: {key}: expected finite numbers, got others; fetch it again")
@@ -71,7 +71,7 @@ def flame_of(root: Any, file: str) -> dict[str, np.ndarray]:
 
 
 def _dense(value: Any, where: str) -> np.ndarray:
-    """An array from an array, from chumpy's wrapping of one, or from scipy's compressed sparse matrix."""
+    """Return a dense array from an array, from chumpy's wrapping of one, or from scipy's compressed sparse matrix."""
     for _ in range(MAX_WRAPPINGS):
         if type(value) is Record and value.kind.startswith("chumpy.") and type(value.state) is dict:
             value = value.state.get("x")
@@ -83,12 +83,12 @@ def _dense(value: Any, where: str) -> np.ndarray:
 
 
 def _from_sparse(kind: str, state: dict[Any, Any], where: str) -> np.ndarray:
-    """The dense form of a csc or csr matrix of FLAME's regressor's size."""
+    """Make a csc or csr matrix of the size of FLAME's regressor dense."""
     parts = [state.get(key) for key in ("data", "indices", "indptr")]
     by_column, shape = kind.endswith("csc_matrix"), state.get("_shape", state.get("shape"))
-    known = by_column or kind.endswith("csr_matrix")
+    is_compressed = by_column or kind.endswith("csr_matrix")
     fits = type(shape) is tuple and all(type(n) is int for n in shape) and shape == (NUM_JOINTS, VERTICES)
-    if not known or not fits or not all(type(p) is np.ndarray and p.ndim == 1 for p in parts):
+    if not is_compressed or not fits or not all(type(p) is np.ndarray and p.ndim == 1 for p in parts):
         raise InputError(f"{where}: expected a sparse matrix [{NUM_JOINTS}, {VERTICES}], got another; fetch it again")
     data, indices, starts = (np.asarray(part) for part in parts)
     lines, length = (VERTICES, NUM_JOINTS) if by_column else (NUM_JOINTS, VERTICES)

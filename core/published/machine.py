@@ -51,13 +51,13 @@ class Record:
 
 
 class World(Protocol):
-    """What the machine asks of its owner."""
+    """The owner of a machine, which resolves what a file names."""
 
     def find(self, module: str, name: str) -> Any:
-        """The value, or the `Global`, for a name in the file. Raises InputError where no weights file needs it."""
+        """Resolve a name in the file to a value or a `Global`. Raises InputError where no weights file needs it."""
 
     def persistent(self, identity: Any) -> Any:
-        """The value that is stored outside of the pickle. Raises InputError."""
+        """Return a value that is stored outside of the pickle. Raises InputError."""
 
     def set_state(self, target: Any, state: Any) -> bool:
         """Give one of our own objects its state; False where it takes none."""
@@ -76,14 +76,14 @@ def call(function: Any, arguments: Any, keywords: Any, reading: Reading) -> Any:
 
 
 def checked_key(key: Any, reading: Reading) -> Any:
-    """The key of a dict or member of a set: only kinds whose hash costs nothing and cannot be made to collide."""
+    """Check the key of a dict or member of a set: its hash must cost nothing and cannot be made to collide."""
     if key is None or type(key) in (str, bytes, bool) or (type(key) is int and key.bit_length() <= 64):
         return key
     raise reading.error(f"has a dictionary key of type {type(key).__name__}, which no weights file needs")
 
 
 class Machine:
-    """Runs the opcodes of one pickle, from the source's position up to and including its STOP."""
+    """The machine that runs the opcodes of one pickle, from the source's position up to and including its STOP."""
 
     def __init__(self, source: Source, reading: Reading, world: World) -> None:
         self.source, self.reading, self.world = source, reading, world
@@ -120,7 +120,7 @@ class Machine:
             raise reading.damaged(f"got one that makes no sense at byte {start} ({what})") from fault
 
     def marked(self) -> list[Any]:
-        """The values since the last mark, taken from the stack."""
+        """Take the values since the last mark from the stack."""
         items, self.stack = self.stack, self.below.pop()
         return items
 
@@ -233,7 +233,7 @@ class Machine:
         self.set_items(items)
 
     def find_pair(self, pair: str) -> Any:
-        """The value for 'module name'."""
+        """Return the value for 'module name'."""
         module, _, name = pair.partition(" ")
         return self.world.find(module, name)
 
@@ -250,19 +250,19 @@ class Machine:
         self.stack.append(call(function, arguments, None, self.reading))
 
     def new_with_keywords(self, _: None) -> None:
-        """The same with keyword arguments."""
+        """Replace a function, its arguments and keyword arguments by the result."""
         keywords, arguments, function = self.stack.pop(), self.stack.pop(), self.stack.pop()
         if type(keywords) is not dict:
             raise self.reading.error("calls something with keywords that are not a dictionary")
         self.stack.append(call(function, arguments, keywords, self.reading))
 
     def new_marked(self, _: None) -> None:
-        """The same with the function and its arguments marked."""
+        """Replace a marked function and its arguments by the result."""
         function, *arguments = self.marked()
         self.stack.append(call(function, tuple(arguments), None, self.reading))
 
     def new_named(self, pair: str) -> None:
-        """The same with the function named here and its arguments marked."""
+        """Replace marked arguments by the result of the function that is named here."""
         arguments = tuple(self.marked())
         self.stack.append(call(self.find_pair(pair), arguments, None, self.reading))
 
@@ -276,13 +276,13 @@ class Machine:
 
 
 def _opcode_name(code: bytes) -> str:
-    """How to call a refused opcode in a sentence."""
-    known = [op.name for op in pickletools.opcodes if op.code == code.decode("latin-1")]
-    return f"the pickle opcode {known[0]}" if known else f"the byte 0x{code.hex()}"
+    """Name a refused opcode for a sentence."""
+    names = [op.name for op in pickletools.opcodes if op.code == code.decode("latin-1")]
+    return f"the pickle opcode {names[0]}" if names else f"the byte 0x{code.hex()}"
 
 
 def _quoted_text(source: Source) -> str:
-    """The quoted text of Python 2, whose bytes stand for themselves (latin-1) as numpy arrays of that time need."""
+    """Read quoted text of Python 2, whose bytes stand for themselves (latin-1) as numpy arrays of that time need."""
     line = source.readline()
     if len(line) < 3 or line[:1] not in b"'\"" or line[-2:] != line[:1] + b"\n":
         raise ValueError("a text without its quotes")
@@ -290,7 +290,7 @@ def _quoted_text(source: Source) -> str:
 
 
 def _actions() -> dict[str, Callable[[Machine, Any], None]]:
-    """Opcode name -> what it does. An opcode that is not here is refused: EXT*, PERSID, out-of-band buffers."""
+    """List opcodes and what they do; those that are not here are refused: EXT*, PERSID, out-of-band buffers."""
     push: Callable[[Machine, Any], None] = lambda m, value: m.stack.append(value)  # noqa: E731
     texts = "STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8"
     data = "BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 FLOAT BINFLOAT"
@@ -338,7 +338,7 @@ def _actions() -> dict[str, Callable[[Machine, Any], None]]:
 
 
 def _opcodes() -> dict[bytes, tuple[Callable[[Any], Any] | None, Callable[[Machine, Any], None]]]:
-    """Opcode byte -> how to read its argument, what it does."""
+    """List opcode bytes with the reader of their argument and what they do."""
     table: dict[bytes, tuple[Callable[[Any], Any] | None, Callable[[Machine, Any], None]]] = {}
     actions = _actions()
     for op in pickletools.opcodes:

@@ -1,4 +1,4 @@
-"""The published name of each of our tensors: a renaming, one to one, by rules that are read from top to bottom."""
+"""The renaming of published tensors to ours, one to one, by rules that apply from top to bottom."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ _RULES: dict[OurKind, list[tuple[re.Pattern[str], str | Callable[[re.Match[str]]
 
 
 def our_name(published: str, kind: OurKind) -> str:
-    """Our name for a published tensor. A name that no rule knows comes back as it is, and matches nothing of ours."""
+    """Return our name for a published tensor; a name that no rule knows comes back, and matches nothing of ours."""
     name = published
     for pattern, replacement in _RULES[kind]:
         name = pattern.sub(replacement, name)
@@ -148,7 +148,7 @@ def our_name(published: str, kind: OurKind) -> str:
 
 
 def rename(published: Iterable[str], kind: OurKind) -> dict[str, str]:
-    """Published names -> ours.
+    """Map published names to ours.
 
     Raises:
         AssertionError: two published names would share one of ours; the rules are wrong then, not the file.

@@ -31,9 +31,9 @@ class Network:
     """One network of a published file.
 
     Attributes:
-        tensors: dotted name -> tensor on the CPU, in the order of the file; what torch's `state_dict` would give.
-        parameters: which of them were parameters, the rest being buffers. Empty for a plain list of tensors, which
-            does not tell.
+        tensors: tensors on the CPU by dotted names, in the order of the file, as torch's `state_dict` would give them.
+        parameters: the names of those that were parameters; the others were buffers. Empty for a plain list of tensors,
+            which does not tell.
         settings: the keyword arguments that the network was made with, as JSON could hold them, long texts cut.
         kind: name of the network's class, any text that the file has there; '' for a plain list of tensors.
     """
@@ -51,13 +51,13 @@ def read_networks(path: str | Path) -> dict[str, Network]:
     under 'state_dict', 'net' or 'model' and with 'module.' before each name, gives one network with the name ''.
 
     Raises:
-        InputError: as `read_pickle` does; or the file holds no networks; or one of them is not made of tensors.
+        InputError: `read_pickle` refuses the file, it holds no networks, or one of them is not made of tensors.
     """
     return networks_of(read_pickle(path), str(path))
 
 
 def networks_of(content: Any, file: str) -> dict[str, Network]:
-    """As `read_networks`, of what `read_pickle` gave for `file`."""
+    """List the networks, like `read_networks`, in the content that `read_pickle` gave for `file`."""
     root = _entries(content)
     if root is None:
         raise InputError(f"{file}: expected a dictionary of networks or of tensors, got none; fetch it again")
@@ -66,16 +66,16 @@ def networks_of(content: Any, file: str) -> dict[str, Network]:
 
 
 def _entries(value: Any) -> dict[Any, Any] | None:
-    """What a dict, or a record of a class derived from dict, contains; None for anything else."""
+    """Return the entries of a dict, or of a record of a class derived from dict; None for anything else."""
     if type(value) is Record:
         return {} if value.entries is None and value.kind.endswith("Dict") else value.entries
     return value if type(value) is dict else None
 
 
 def _checkpoint(root: dict[Any, Any], file: str) -> dict[str, Tensor]:
-    """The tensors of a plain state dict."""
+    """Return the tensors of a plain state dict."""
     for _ in NESTED_KEYS:
-        inner = next((found for key in NESTED_KEYS if (found := _entries(root.get(key)))), None)
+        inner = next((entries for key in NESTED_KEYS if (entries := _entries(root.get(key)))), None)
         if inner is None:
             break
         root = inner
@@ -90,7 +90,7 @@ def _checkpoint(root: dict[Any, Any], file: str) -> dict[str, Tensor]:
 
 
 def _parts(module: Any, where: str) -> tuple[str, dict[str, Any]]:
-    """Class name and state of a module, persistent or not."""
+    """Return class name and state of a module, persistent or not."""
     if type(module) is Record and module.kind == PERSISTENT and len(module.args) == 1:
         meta = _entries(module.args[0]) or {}
         kind, state = meta.get("class_name"), meta.get("state")
@@ -104,7 +104,7 @@ def _parts(module: Any, where: str) -> tuple[str, dict[str, Any]]:
 
 
 def _members(state: dict[str, Any], key: str, where: str, left: list[int]) -> dict[str, Any]:
-    """One of the dicts of a module's state, without its empty entries. `left` counts the entries that are allowed."""
+    """Return one dict of a module's state, without empty entries; `left` counts the entries that are allowed."""
     members = state.get(key)
     # modules may share one dict, which is then looked at again and again
     left[0] -= len(members) if type(members) is dict else 0
@@ -143,7 +143,7 @@ def _network(module: Any, where: str) -> Network:
 def _walk(
     module: Any, where: str, left: list[int], prefix: str = "", depth: int = 0
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(prefix, state) of a module and of those in it, parents first. A module with two names comes twice."""
+    """Yield (prefix, state) of a module and of those in it, parents first; a module with two names comes twice."""
     if depth > MAX_DEPTH:
         raise InputError(f"{where}: expected modules {MAX_DEPTH} deep at most, got more; the file is not to be trusted")
     _, state = _parts(module, where)
@@ -153,7 +153,7 @@ def _walk(
 
 
 def _plain(value: Any, where: str, left: list[int], depth: int = 0) -> Any:
-    """A setting as JSON could hold it. A class or an object becomes its name; sets and arrays become lists.
+    """Turn a setting into JSON values: a class or an object becomes its name, sets and arrays become lists.
 
     `left` counts the letters that are allowed; one value may be met many times, and costs them each time.
     """
@@ -167,8 +167,8 @@ def _plain(value: Any, where: str, left: list[int], depth: int = 0) -> Any:
     if isinstance(value, (np.ndarray, Tensor)):
         # an array without values may still be a list of many empty lists
         count = math.prod(max(size, 1) for size in value.shape)
-        known = count * VALUE_LETTERS <= left[0]
-        return _plain(value.tolist() if known else f"array {list(value.shape)}", where, left, depth + 1)
+        fits = count * VALUE_LETTERS <= left[0]
+        return _plain(value.tolist() if fits else f"array {list(value.shape)}", where, left, depth + 1)
     if value is None or type(value) in (bool, int, float):
         _charge(left, VALUE_LETTERS, where, depth)
         return value
@@ -178,7 +178,7 @@ def _plain(value: Any, where: str, left: list[int], depth: int = 0) -> Any:
 
 
 def _text(value: Any, where: str, left: list[int], depth: int = 0) -> str:
-    """The text of a setting or of its name, cut to a modest length."""
+    """Return the text of a setting or of its name, cut to a modest length."""
     text = str(value[:MAX_TEXT] if type(value) in (str, bytes) else value)
     _charge(left, VALUE_LETTERS + len(text), where, depth)
     return text

@@ -1,4 +1,4 @@
-"""What stands in for numpy's pickling functions: plain arrays of numbers, never of objects."""
+"""Stand-ins for numpy's pickling functions: they make plain arrays of numbers, never of objects."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class DType:
 
     @property
     def value(self) -> np.dtype[Any]:
-        """The real dtype. Raises TypeError where numpy has none of that name."""
+        """Return the real dtype. Raises TypeError where numpy has none of that name."""
         return np.dtype(self.name).newbyteorder(self.order)  # type: ignore[arg-type]
 
 
 def dtype(reading: Reading, name: Any, *_: Any) -> DType:
-    """Stands in for `numpy.dtype`. Raises InputError unless the dtype is of numbers or truth values."""
+    """Stand in for `numpy.dtype`. Raises InputError unless the dtype is of numbers or truth values."""
     if type(name) is not str or not NUMBER.fullmatch(name):
         raise reading.error("has a numpy array of something other than numbers")
     return DType(name)
@@ -44,7 +44,7 @@ def set_dtype_state(reading: Reading, target: DType, state: Any) -> None:
 
 
 def _values(reading: Reading, data: Any, kind: Any) -> np.ndarray:
-    """A new flat array, in this machine's byte order, of the values in the file."""
+    """Make a new flat array, in this machine's byte order, of the values in the file."""
     if type(kind) is not DType:
         raise reading.error("has a numpy array without a number format")
     if type(data) is str:  # Python 2 kept bytes in its texts
@@ -57,7 +57,7 @@ def _values(reading: Reading, data: Any, kind: Any) -> np.ndarray:
 
 
 def _shape(reading: Reading, shape: Any, count: int) -> tuple[int, ...]:
-    """A shape from the file that has exactly `count` elements."""
+    """Check that a shape from the file has exactly `count` elements."""
     plain = type(shape) is tuple and len(shape) <= MAX_DIMENSIONS
     if not plain or not all(type(n) is int and 0 <= n < 1 << 48 for n in shape) or math.prod(shape) != count:
         raise reading.error(f"has a numpy array whose shape does not hold its {count} values")
@@ -65,7 +65,7 @@ def _shape(reading: Reading, shape: Any, count: int) -> tuple[int, ...]:
 
 
 def reconstruct(*_: Any) -> np.ndarray:
-    """Stands in for `numpy.core.multiarray._reconstruct`: an empty array that gets its state next."""
+    """Stand in for `numpy.core.multiarray._reconstruct` with an empty array, which gets its state next."""
     return np.empty(0, np.int8)
 
 
@@ -83,14 +83,14 @@ def set_array_state(reading: Reading, target: np.ndarray, state: Any) -> None:
 
 
 def frombuffer(reading: Reading, data: Any, kind: Any, shape: Any, order: Any = "C", *_: Any) -> np.ndarray:
-    """Stands in for `numpy.core.numeric._frombuffer`, which pickle protocol 5 uses."""
+    """Stand in for `numpy.core.numeric._frombuffer`, which pickle protocol 5 uses."""
     values = _values(reading, data, kind)
     shape = _shape(reading, shape, values.size)
     return values.reshape(shape, order="F" if order == "F" else "C")
 
 
 def scalar(reading: Reading, kind: Any, data: Any = b"") -> Any:
-    """Stands in for `numpy.core.multiarray.scalar`; a plain Python number."""
+    """Stand in for `numpy.core.multiarray.scalar` with a plain Python number."""
     values = _values(reading, data, kind)
     if values.size != 1:
         raise reading.error("has a numpy number that is not one number")

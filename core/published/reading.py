@@ -1,4 +1,4 @@
-"""How much of a file may be read, and how its refusal is worded."""
+"""The reading of a weights file: how much of it may be read, and how its refusal is worded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ITEM_BYTES, ENTRY_BYTES = 8, 128
 
 @dataclass
 class Reading:
-    """The reading of one file: its name for the sentences, and what it may still use.
+    """One file while it is read: its name for the sentences, and what it may still use.
 
     Attributes:
         file: name of the file, which begins every message.
@@ -36,11 +36,11 @@ class Reading:
         return cls(file, MAX_GROWTH * size + SMALL_FILE_BYTES)
 
     def error(self, problem: str, action: str = "the file is not to be trusted") -> InputError:
-        """The refusal of this file, for the caller to raise."""
+        """Make the refusal of this file, for the caller to raise."""
         return InputError(f"{self.file}: {problem}; {action}")
 
     def damaged(self, problem: str) -> InputError:
-        """The refusal of a file that looks torn or is of another kind."""
+        """Make the refusal of a file that looks torn or is of another kind."""
         return self.error(f"expected a weights file, {problem}", "fetch it again")
 
     def spend(self, count: int) -> None:
@@ -55,7 +55,7 @@ class Reading:
 
 
 class Source:
-    """A file or a string of bytes from which nothing is read that is not there."""
+    """A file or a string of bytes; what it does not have is never read, nor allocated."""
 
     def __init__(self, data: IO[bytes] | bytes, reading: Reading) -> None:
         self.reading = reading
@@ -75,18 +75,18 @@ class Source:
         self.position += count
 
     def read(self, count: int) -> bytes:
-        """Exactly `count` bytes. Raises InputError, before allocating, where the file is shorter."""
+        """Read exactly `count` bytes. Raises InputError, before allocating, where the file is shorter."""
         self._claim(count)
         return self._file.read(count)
 
     def readline(self) -> bytes:
-        """The bytes up to and including the next newline."""
+        """Read the bytes up to and including the next newline."""
         line = self._file.readline()
         self.position += len(line)
         return line
 
     def view(self, count: int) -> memoryview:
-        """Exactly `count` bytes, not copied where they are in memory already. Raises like `read`."""
+        """Return exactly `count` bytes, not copied where they are in memory already. Raises like `read`."""
         start = self.position
         self._claim(count)
         if self._whole is None:

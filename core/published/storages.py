@@ -1,4 +1,4 @@
-"""Torch's storages and archives as plain tensors: inside of a pickle, as an old whole file, and as a zip file."""
+"""Torch's storages and archives as plain tensors, inside of a pickle, in an old whole file or in a zip file."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ DTYPES: dict[str, torch.dtype] = {
 
 @dataclass(frozen=True)
 class StorageKind:
-    """What `torch.FloatStorage` and its like stand for in a file."""
+    """A class such as `torch.FloatStorage` in a file."""
 
     dtype: torch.dtype
 
 
 @dataclass(eq=False, repr=False)
 class Storage:
-    """`count` values of one dtype. `data` is None while the archive that holds the bytes is not read to its end."""
+    """A storage of `count` values of one dtype; `data` is None until the archive is read to its end."""
 
     dtype: torch.dtype
     count: int
@@ -61,7 +61,7 @@ def rebuild_tensor(
     _hooks: Any = None,
     metadata: Any = None,
 ) -> Tensor | None:
-    """The tensor of shape `size` that a storage holds, contiguous and in memory of its own.
+    """Make the tensor of shape `size` that a storage holds, contiguous and in memory of its own.
 
     `offset` and `stride` count elements. None where the bytes are not known yet. Elements may share a place, as those
     of an expanded tensor do, as long as the file can account for them.
@@ -99,7 +99,7 @@ def rebuild_tensor(
 
 
 def storage_entry(identity: Any, reading: Reading) -> tuple[torch.dtype, str, int]:
-    """dtype, key and number of values from ('storage', kind, key, location, count[, None])."""
+    """Read dtype, key and number of values from ('storage', kind, key, location, count[, None])."""
     if type(identity) is not tuple or len(identity) not in (5, 6) or identity[0] != "storage":
         raise reading.error("refers to something stored outside of it that is not a storage")
     _, kind, key, _, count = identity[:5]
@@ -111,7 +111,7 @@ def storage_entry(identity: Any, reading: Reading) -> tuple[torch.dtype, str, in
 
 
 def read_whole(source: Source, reading: Reading, world_of: Callable[..., World]) -> Any:
-    """The object in a pickle, or in an archive of `torch.save` in its old format, which begins with a magic number.
+    """Read the object in a pickle, or in an old archive of `torch.save`, which begins with a magic number.
 
     `world_of` makes the machine's world, around a function that resolves a storage where there is one. The object is a
     `Storage` in the archives within pickles, else a tree that contains tensors.
@@ -121,7 +121,7 @@ def read_whole(source: Source, reading: Reading, world_of: Callable[..., World])
 
 
 def _read_archive(source: Source, reading: Reading, world_of: Callable[..., World]) -> Any:
-    """The object in an old archive whose magic number has been read."""
+    """Read the object in an old archive whose magic number has been read."""
     storages: dict[str, Storage] = {}
 
     def stored(identity: Any) -> Any:
@@ -171,7 +171,7 @@ ZIP_FAULTS = (
 
 
 def read_zip(file: IO[bytes], reading: Reading, world_of: Callable[..., World]) -> Any:
-    """The object in an archive of `torch.save` in its zip format. Nothing is extracted to disk."""
+    """Read the object in an archive of `torch.save` in its zip format; nothing is extracted to disk."""
     size = file.seek(0, 2)
     try:
         archive = zipfile.ZipFile(file)

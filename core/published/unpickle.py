@@ -1,4 +1,4 @@
-"""Read a published pickle or a torch checkpoint without executing or importing anything from it."""
+"""The reader of published pickles and torch checkpoints, which executes and imports nothing from them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BEGINNINGS = (b"\x80", b"(", b"}", b"]", b"c")
 
 
 def read_pickle(path: str | Path) -> Any:
-    """Return what a pickle, or a torch checkpoint old or new, holds: plain values, arrays and tensors.
+    """Read a pickle, or a torch checkpoint old or new, as plain values, arrays and tensors.
 
     Tensors are on the CPU, contiguous, of the dtype of the file, each in memory of its own. An object of any other
     class is a `Record` that stores what it would have been made from; a class or function that is only named is a
@@ -28,8 +28,8 @@ def read_pickle(path: str | Path) -> Any:
     walk them with a limit.
 
     Raises:
-        InputError: one sentence, when the file cannot be read, is torn or of another kind, names something that no
-            weights file needs (`os.system`), or asks for more memory or work than a file of its size needs.
+        InputError: the file cannot be read, is torn or of another kind, names something that no weights file needs
+            (`os.system`), or asks for more memory or work than a file of its size needs.
     """
     path = Path(path)
     try:

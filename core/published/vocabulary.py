@@ -1,4 +1,4 @@
-"""The names that a weights file may use, and what stands in for each of them."""
+"""The names that a weights file may use, and the stand-in for each of them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Vocabulary:
             self._values[f"torch.{name}Storage"] = storages.StorageKind(dtype)
 
     def find(self, module: str, name: str) -> Any:
-        """The value or the `Global` for a name; a `Global` without a stand-in is only ever recorded.
+        """Resolve a name to a value or a `Global`; a `Global` without a stand-in is only ever recorded.
 
         Raises:
             InputError: the name is of no package that a weights file needs, or longer than any.
@@ -91,7 +91,7 @@ class Vocabulary:
         raise self.reading.error(f"names the global {shown(kind)}, which no weights file needs")
 
     def persistent(self, identity: Any) -> Any:
-        """The value stored outside of the pickle. Raises InputError where there is no such place."""
+        """Return a value stored outside of the pickle. Raises InputError where there is no such place."""
         if self.stored is None:
             raise self.reading.damaged("got a pickle that refers to values outside of it")
         return self.stored(identity)
@@ -133,7 +133,7 @@ class Vocabulary:
         return kind if index is None else f"{kind}:{index}"
 
     def _reconstructor(self, kind: Any, base: Any = None, state: Any = None) -> Record:
-        """What `copyreg` makes for classes in protocols 0 and 1: a record, with the content of the base type in it."""
+        """Make the record of a class that `copyreg` makes in protocols 0 and 1, with the content of its base type."""
         if type(kind) is not Global:
             raise self.reading.error("makes an object of something that is not a class")
         if type(state) is dict:
@@ -145,7 +145,7 @@ class Vocabulary:
         return Record(kind.kind)
 
     def _storage(self, data: Any) -> storages.Storage:
-        """The storage in an archive within a pickle."""
+        """Read the storage in an archive within a pickle."""
         if type(data) is not bytes:
             raise self.reading.error("has a storage that is not made of bytes")
         source = Source(data, self.reading)

@@ -20,19 +20,19 @@ from triportrait.kernels.dispatch import runs_triton
 from triportrait.kernels.dwconv import depthwise_gelu
 
 XFORMERS_MAX_HEAD_WIDTH = 256  # wider heads leave the fused kernels of xFormers and of PyTorch
-_answers: dict[tuple[Any, ...], bool] = {}  # what xFormers was asked -> whether it runs
+_runs: dict[tuple[Any, ...], bool] = {}  # kind of tensors -> whether xFormers takes them
 
 
 @cache
 def has_xformers() -> bool:
-    """True when xFormers is installed and loads; looked up once.
+    """Tell whether xFormers is installed and loads; it is looked up once.
 
     A wheel built for another CUDA imports, and its compiled part does not load: then every operator refuses.
     """
     why = fault("xformers") or fault("xformers.ops")
     if why is not None:
         if why != MISSING:
-            _unused(why)
+            _warn_unused(why)
         return False
     try:
         from xformers import _cpp_lib
@@ -40,14 +40,14 @@ def has_xformers() -> bool:
         return True
     loaded = bool(getattr(_cpp_lib, "_built_with_cuda", True))
     if not loaded:
-        _unused("is installed but its compiled part does not load: it was built for another torch or CUDA")
+        _warn_unused("is installed but its compiled part does not load: it was built for another torch or CUDA")
     return loaded
 
 
 def backend_for(device_type: str, head_width: int, dtype: torch.dtype) -> Literal["xformers", "wide", "torch"]:
-    """Preferred on CUDA: our kernel for wide heads in half precision, and xFormers for narrow ones where it loads.
+    """Choose what computes attention: on CUDA our kernel for wide heads in half precision, xFormers for narrow ones.
 
-    Float32 and what no kernel takes goes PyTorch's own way, and so does what a preferred one does not run.
+    PyTorch's own attention takes float32, whatever no kernel takes, and everything that xFormers does not run here.
     """
     if device_type != "cuda":
         return "torch"
@@ -58,31 +58,31 @@ def backend_for(device_type: str, head_width: int, dtype: torch.dtype) -> Litera
 
 
 def xformers_runs(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether xFormers computes attention of such tensors, [B, N, heads, width], here; a call on one image decides.
+    """Tell whether xFormers computes attention of such tensors, [B, N, heads, width]; a call on one image decides.
 
-    It is asked once for each device, dtype, shape and layout, and with gradients apart, backward included: a build has
+    It is tried once for each device, dtype, shape and layout, and with gradients apart, backward included: a build has
     operators for some of them. What it raises later, in the work itself, is raised.
     """
     if torch.compiler.is_compiling():  # the compiler has PyTorch's attention as an operator of its own
         return False
-    given = (query, key, value)
-    learns = torch.is_grad_enabled() and any(x.requires_grad for x in given)
-    tensors = [(x.dtype, x.shape[1:], x.stride(), x.storage_offset() % 8) for x in given]
-    asked = (type(query), query.device, *tensors, learns, torch.are_deterministic_algorithms_enabled())
-    if asked not in _answers:
-        _answers[asked] = _tries_xformers(given, learns)
-    return _answers[asked]
+    inputs = (query, key, value)
+    learns = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    layouts = [(x.dtype, x.shape[1:], x.stride(), x.storage_offset() % 8) for x in inputs]
+    kind = (type(query), query.device, *layouts, learns, torch.are_deterministic_algorithms_enabled())
+    if kind not in _runs:
+        _runs[kind] = _try_xformers(inputs, learns)
+    return _runs[kind]
 
 
-def _tries_xformers(given: tuple[Tensor, ...], learns: bool) -> bool:
-    one = [x.narrow(0, 0, 1).detach() for x in given]
+def _try_xformers(inputs: tuple[Tensor, ...], learns: bool) -> bool:
+    one = [x.narrow(0, 0, 1).detach() for x in inputs]
     try:
         from xformers.ops import memory_efficient_attention
 
-        if not learns or isinstance(given[0], FakeTensor):  # nothing computes the gradient of what has no memory
+        if not learns or isinstance(inputs[0], FakeTensor):  # nothing computes the gradient of what has no memory
             return memory_efficient_attention(*one).shape == one[0].shape
-        # hooks of its own: those of a checkpoint around this would count what is saved here
-        with torch.autograd.graph.saved_tensors_hooks(_same, _same):
+        # with hooks of its own: those of a checkpoint around this would count what is saved here
+        with torch.autograd.graph.saved_tensors_hooks(_unchanged, _unchanged):
             one = [x.requires_grad_() for x in one]
             result = memory_efficient_attention(*one)
             torch.autograd.grad(result, one, torch.ones_like(result))
@@ -93,16 +93,16 @@ def _tries_xformers(given: tuple[Tensor, ...], learns: bool) -> bool:
         return False
 
 
-def _same(tensor: Tensor) -> Tensor:
+def _unchanged(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _unused(why: str) -> None:
+def _warn_unused(why: str) -> None:
     warnings.warn(f"xFormers {why}; PyTorch's attention runs; see `triportrait doctor`", RuntimeWarning, stacklevel=3)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax attention over all keys, scaled by the root of the head width.
+    """Compute softmax attention over all keys, scaled by the root of the head width.
 
     Args:
         query: [B, N, heads, width].
@@ -160,7 +160,7 @@ class ConvMlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """[B, N, D] -> [B, N, D], with H * W = N."""
+        """Run the layers: [B, N, D] -> [B, N, D], with H * W = N."""
         x = self.fc1(tokens).unflatten(1, grid)  # [B, H, W, hidden]
         weight, bias = self.depthwise.weight, self.depthwise.bias
         assert bias is not None
@@ -168,7 +168,7 @@ class ConvMlp(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """A feature map becomes tokens, one for each 2x2 cell, in reading order."""
+    """Turn a feature map into tokens, one for each 2x2 cell, in reading order."""
 
     def __init__(self, in_width: int, width: int) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, feature: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """[B, C, 2H, 2W] -> tokens [B, H*W, D] and (H, W)."""
+        """Turn [B, C, 2H, 2W] into tokens [B, H*W, D] and (H, W)."""
         x = self.conv(feature)
         return self.norm(x.flatten(2).mT), (x.shape[2], x.shape[3])
 
@@ -190,12 +190,10 @@ class CrossBlock(nn.Module):
         self.self_norm, self.self_attention = nn.LayerNorm(width), Attention(width, num_heads)
         self.mlp_norm, self.mlp = nn.LayerNorm(width), ConvMlp(width, mlp_width)
 
-    def forward(
-        self, tokens: Tensor, grid: tuple[int, int], motion_tokens: Tensor | None, motion_scale: float | Tensor = 1.0
-    ) -> Tensor:
-        """[B, N, D] -> [B, N, D]. No motion tokens: the static synthesizer, whose cross-attention is off."""
+    def forward(self, tokens: Tensor, grid: tuple[int, int], motion_tokens: Tensor | None) -> Tensor:
+        """Run the block: [B, N, D] -> [B, N, D]. Without motion tokens the cross-attention is off."""
         if motion_tokens is not None:
-            tokens = tokens + motion_scale * self.cross_attention(self.cross_norm(tokens), motion_tokens)
+            tokens = tokens + self.cross_attention(self.cross_norm(tokens), motion_tokens)
         tokens = tokens + self.self_attention(self.self_norm(tokens))
         return tokens + self.mlp(self.mlp_norm(tokens), grid)
 
@@ -209,13 +207,13 @@ class SelfBlock(nn.Module):
         self.mlp_norm, self.mlp = nn.LayerNorm(width), ConvMlp(width, mlp_width)
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """[B, N, D] -> [B, N, D]."""
+        """Run the block: [B, N, D] -> [B, N, D]."""
         tokens = tokens + self.self_attention(self.self_norm(tokens), grid=grid)
         return tokens + self.mlp(self.mlp_norm(tokens), grid)
 
 
 def initialize_transformer(module: nn.Module) -> None:
-    """The published initialisation of everything made of blocks.
+    """Initialise everything made of blocks as published.
 
     The cross-attention's output does not start at zero: the published code sets it to zero and then overwrites it.
     """

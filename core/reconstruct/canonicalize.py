@@ -13,7 +13,7 @@ from triportrait.core.reconstruct.encoders import LEAK
 
 
 class MotionTokens(nn.Module):
-    """A motion vector becomes the tokens that the blocks attend to."""
+    """Turn a motion vector into the tokens that the blocks attend to."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -23,13 +23,13 @@ class MotionTokens(nn.Module):
         self.project = nn.Linear(config.motion_hidden, config.num_motion_tokens * config.token_width)
 
     def forward(self, motion: Tensor) -> Tensor:
-        """Motion [B, M] -> tokens [B, N, D]."""
+        """Turn motion [B, M] into tokens [B, N, D]."""
         x = F.leaky_relu(self.fc2(F.leaky_relu(self.fc1(motion), LEAK)), LEAK)
         return self.project(x).unflatten(1, (self.num_tokens, -1))
 
 
 class Neutralizer(nn.Module):
-    """The first half: the source's own motion v_s is attended to and leaves. Runs once per source (the cache seam)."""
+    """The first half: the source's own motion v_s is attended to and leaves. It runs once per source."""
 
     def __init__(self, encoder: EncoderConfig, config: TransformerConfig) -> None:
         super().__init__()
@@ -39,22 +39,20 @@ class Neutralizer(nn.Module):
             CrossBlock(config.token_width, config.num_heads, config.mlp_width) for _ in range(config.num_neutral_blocks)
         )
 
-    def forward(
-        self, feature: Tensor, motion: Tensor | None, motion_scale: float | Tensor = 1.0
-    ) -> tuple[Tensor, tuple[int, int]]:
-        """Global features [B, C, 2H, 2W] and v_s [B, M] -> neutral tokens [B, H*W, D] and (H, W).
+    def forward(self, feature: Tensor, motion: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
+        """Turn global features [B, C, 2H, 2W] and v_s [B, M] into neutral tokens [B, H*W, D] and (H, W).
 
-        No motion: the static synthesizer. `motion_scale` is a factor on the cross-attention, a number or [B, 1, 1].
+        Without motion it is the static synthesizer.
         """
         tokens, grid = self.patch_embed(feature)
         motion_tokens = None if motion is None else self.tokens(motion)
         for block in self.blocks:
-            tokens = block(tokens, grid, motion_tokens, motion_scale)
+            tokens = block(tokens, grid, motion_tokens)
         return tokens, grid
 
 
 class MotionTransfer(nn.Module):
-    """The second half: the driving motion v_d enters, and the tokens become canonical features. Runs per frame."""
+    """The second half: the driving motion v_d enters, and tokens become canonical features. It runs once per frame."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -65,23 +63,19 @@ class MotionTransfer(nn.Module):
         widths = (config.token_width // 4, config.tail_width, config.tail_width, config.canonical_width)
         self.tail = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(widths))
 
-    def forward(
-        self, tokens: Tensor, grid: tuple[int, int], motion: Tensor | None, motion_scale: float | Tensor = 1.0
-    ) -> Tensor:
-        """Neutral tokens [B, H*W, D] and v_d [B, M] -> canonical features [B, C, 8H, 8W]."""
-        return self.grow(self.apply_motion(tokens, grid, motion, motion_scale), grid)
+    def forward(self, tokens: Tensor, grid: tuple[int, int], motion: Tensor | None) -> Tensor:
+        """Turn neutral tokens [B, H*W, D] and v_d [B, M] into canonical features [B, C, 8H, 8W]."""
+        return self.grow(self.apply_motion(tokens, grid, motion), grid)
 
-    def apply_motion(
-        self, tokens: Tensor, grid: tuple[int, int], motion: Tensor | None, motion_scale: float | Tensor = 1.0
-    ) -> Tensor:
-        """The motion blocks alone: [B, H*W, D] -> [B, H*W, D]."""
+    def apply_motion(self, tokens: Tensor, grid: tuple[int, int], motion: Tensor | None) -> Tensor:
+        """Run the motion blocks alone: [B, H*W, D] -> [B, H*W, D]."""
         motion_tokens = None if motion is None else self.tokens(motion)
         for block in self.blocks:
-            tokens = block(tokens, grid, motion_tokens, motion_scale)
+            tokens = block(tokens, grid, motion_tokens)
         return tokens
 
     def grow(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Tokens [B, H*W, D] -> canonical features [B, C, 8H, 8W]."""
+        """Turn tokens [B, H*W, D] into canonical features [B, C, 8H, 8W]."""
         x = F.pixel_shuffle(tokens.mT.unflatten(2, grid), 2)
         x = F.relu(self.tail[0](_double(x)))
         x = F.relu(self.tail[1](_double(x)))

@@ -1,4 +1,4 @@
-"""Canonical and detail features become the planes of a head (section 3.1), and Ψ as a whole."""
+"""The decoder from canonical and detail features to planes (section 3.1), and the parts of Ψ together."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class PlaneDecoder(nn.Module):
 
 
 class Reconstructor(nn.Module):
-    """Ψ(I_s, v_s, v_d): a source picture and two motions become planes. With `static=True` it is Ψ_3d (section 4.2)."""
+    """The parts of Ψ(I_s, v_s, v_d), by which `Portrait4D` turns a source picture and two motions into planes."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -82,26 +82,8 @@ class Reconstructor(nn.Module):
         self.plane_decoder = PlaneDecoder(config.decoder, transformer.canonical_width, encoder.detail_widths[-1], width)
 
     def initialize(self) -> None:
-        """Fresh weights as the published training starts from (ImageNet's trunk weights aside)."""
+        """Draw fresh weights as the published training starts from (ImageNet's trunk weights aside)."""
         initialize_encoders(self.detail_encoder, self.background_encoder)
         for part in (self.neutralizer, self.transfer, self.plane_decoder):
             initialize_transformer(part)
         nn.init.normal_(self.plane_decoder.out.weight, 0, PLANE_STD)
-
-    def forward(
-        self, image: Tensor, source_motion: Tensor | None, driving_motion: Tensor | None, static: bool = False
-    ) -> Tensor:
-        """Planes of the head in the source picture with the expression of the driving frame.
-
-        Args:
-            image: [B, 3, H, W], aligned source picture in [-1, 1].
-            source_motion, driving_motion: v_s and v_d, [B, M]; not read when static.
-            static: Ψ_3d, the head as it is in the picture: the cross-attention is off.
-
-        Returns:
-            planes [B, 3, H/2, W/2, C].
-        """
-        if static:
-            source_motion = driving_motion = None
-        tokens, grid = self.neutralizer(self.global_encoder(image), source_motion)
-        return self.plane_decoder(self.transfer(tokens, grid, driving_motion), self.detail_encoder(image))

@@ -1,4 +1,4 @@
-"""What is read off the source picture once: global features, detail features and the background (section 3.1)."""
+"""The encoders that read a source picture once: global features, detail features, the background (section 3.1)."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def with_coordinates(image: Tensor) -> Tensor:
 
 
 def _conv(in_width: int, out_width: int, size: int = 3, **options: int | bool) -> nn.Conv2d:
-    """A convolution that keeps the side of the picture at stride 1."""
+    """Make a convolution that keeps the side of the picture at stride 1."""
     dilation = int(options.get("dilation", 1))
     return nn.Conv2d(in_width, out_width, size, padding=dilation * (size // 2), **options)  # type: ignore[arg-type]
 
 
 class ResidualBlock(nn.Module):
-    """relu(conv2(relu(conv1(x))) + shortcut(x)), without norms or biases."""
+    """A residual block without norms or biases: relu(conv2(relu(conv1(x))) + shortcut(x))."""
 
     def __init__(self, in_width: int, out_width: int, stride: int, dilation: int) -> None:
         super().__init__()
@@ -92,14 +92,14 @@ class GlobalEncoder(nn.Module):
         self.refine = _conv(config.global_width, config.global_width, bias=False)
 
     def trunk(self, image: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] -> [B, C, H/8, W/8], the feature before the pyramid."""
+        """Turn a picture [B, 3, H, W] in [-1, 1] into [B, C, H/8, W/8], the feature before the pyramid."""
         x = F.max_pool2d(F.relu(self.stem(with_coordinates(image))), 3, 2, padding=1)
         for stage in self.stages:
             x = stage(x)
         return x
 
     def forward(self, image: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] -> global features [B, C, H/8, W/8], not negative."""
+        """Turn a picture [B, 3, H, W] in [-1, 1] into global features [B, C, H/8, W/8], not negative."""
         return F.relu(self.refine(self.pyramid(self.trunk(image))))
 
 
@@ -114,7 +114,7 @@ class DetailEncoder(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] -> detail features [B, C, H/2, W/2]."""
+        """Turn a picture [B, 3, H, W] in [-1, 1] into detail features [B, C, H/2, W/2]."""
         x = with_coordinates(image)
         for conv in self.convs:
             x = F.leaky_relu(conv(x), LEAK)
@@ -160,7 +160,7 @@ class BackgroundEncoder(nn.Module):
         self.out = _conv(widths[0], out_width)
 
     def forward(self, image: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] -> logits [B, C, H, W]; their sigmoid is the background in the renderer's feature."""
+        """Turn a picture [B, 3, H, W] in [-1, 1] into logits [B, C, H, W], whose sigmoid is the background."""
         skips = [F.leaky_relu(self.stem(with_coordinates(image)), LEAK)]
         for down in self.down:
             skips.append(down(skips[-1]))
@@ -171,7 +171,7 @@ class BackgroundEncoder(nn.Module):
 
 
 def initialize_encoders(detail_encoder: DetailEncoder, background: BackgroundEncoder) -> None:
-    """The published initialisation, as far as it does not come from ImageNet weights."""
+    """Initialise as published where weights do not come from ImageNet."""
     for conv in detail_encoder.modules():
         if isinstance(conv, nn.Conv2d):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")

@@ -15,19 +15,19 @@ FIXED_POSITION = (0.0, 0.01, 4.2)  # of the published inference, scene units
 
 
 def intrinsics(focal: float = PUBLISHED_FOCAL, batch: int = 1) -> Tensor:
-    """[B, 3, 3] intrinsics in picture widths, centred; the default sees 12 degrees."""
+    """Make centred intrinsics [B, 3, 3] in picture widths; the default sees 12 degrees."""
     return torch.tensor([[focal, 0, 0.5], [0, focal, 0.5], [0, 0, 1]]).expand(batch, 3, 3).clone()
 
 
 def fixed_camera() -> Camera:
-    """The view of the published inference: in front of the face, 4.2 scene units away."""
+    """Return the view of the published inference: in front of the face, 4.2 scene units away."""
     pose = torch.eye(4)
     pose[:3, 3] = torch.tensor(FIXED_POSITION)
     return Camera(pose[None], intrinsics())
 
 
 def turned(camera: Camera, yaw: float, pitch: float) -> Camera:
-    """Cameras carried around the world's origin.
+    """Carry cameras around the world's origin.
 
     Args:
         camera: B cameras.
@@ -46,7 +46,7 @@ Elevation = Literal["asin", "angle"]
 
 @dataclass(frozen=True)
 class LookAtRange:
-    """From where training looks at a head (supplement A): uniform ranges, radians and scene units.
+    """The views from which training looks at a head (supplement A): uniform ranges in radians and scene units.
 
     Attributes:
         elevation: what a pitch p means: `asin` is an elevation of asin(2 p / π), as the published code has it; `angle`
@@ -66,7 +66,7 @@ class LookAtRange:
 def look_at(
     yaw: Tensor, pitch: Tensor, roll: Tensor, radius: Tensor, pivot: Tensor, elevation: Elevation = "asin"
 ) -> Camera:
-    """Cameras on a sphere around the origin that look at a pivot near it (supplement A).
+    """Place cameras on a sphere around the origin that look at a pivot near it (supplement A).
 
     Args:
         yaw, pitch, roll: [B] radians.
@@ -92,7 +92,7 @@ def look_at(
 
 
 def sample_look_at(batch: int, generator: torch.Generator, ranges: LookAtRange | None = None) -> Camera:
-    """`batch` random cameras of the paper's distribution, on the CPU; the generator alone decides which."""
+    """Draw cameras from the paper's distribution, on the CPU; the generator alone decides which."""
     r = ranges or LookAtRange()
     draws = torch.rand(batch, 7, generator=generator)
     spans = torch.tensor([r.yaw, r.pitch, r.roll, r.radius, r.pivot_x, r.pivot_y, r.pivot_z])  # [7, 2]
@@ -101,5 +101,5 @@ def sample_look_at(batch: int, generator: torch.Generator, ranges: LookAtRange |
 
 
 def camera_from_label(label: Tensor) -> Camera:
-    """The published label [B, 25]: world_from_camera row by row (16), intrinsics row by row (9)."""
+    """Read the published label [B, 25]: world_from_camera row by row (16), intrinsics row by row (9)."""
     return Camera(label[:, :16].reshape(-1, 4, 4), label[:, 16:25].reshape(-1, 3, 3))

@@ -1,4 +1,4 @@
-"""A camera becomes one ray per cell of the ray grid."""
+"""The rays of a camera: one for each cell of the ray grid."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from triportrait.core.types import Camera
 
 
 def camera_rays(camera: Camera, size: int) -> tuple[Tensor, Tensor]:
-    """Rays through the centres of a size x size grid, in reading order.
+    """Make rays through the centres of a size x size grid, in reading order.
 
     Args:
         camera: B cameras.
@@ -26,6 +26,6 @@ def camera_rays(camera: Camera, size: int) -> tuple[Tensor, Tensor]:
     v, u = centres[None, :, None], centres[None, None, :]
     x = (u - cx + cy * skew / fy - skew * v / fy) / fx  # [B, size, size]
     y = (-(v - cy) / fy).expand_as(x)
-    towards = torch.stack([x, y, -torch.ones_like(x)], -1).flatten(1, 2)  # [B, R, 3], camera frame
-    directions = F.normalize(towards @ camera.world_from_camera[:, :3, :3].mT, dim=-1)
+    pixels = torch.stack([x, y, -torch.ones_like(x)], -1).flatten(1, 2)  # [B, R, 3], camera frame
+    directions = F.normalize(pixels @ camera.world_from_camera[:, :3, :3].mT, dim=-1)
     return camera.world_from_camera[:, None, :3, 3], directions

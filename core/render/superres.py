@@ -1,4 +1,4 @@
-"""From the ray grid to the picture: two or four times the size by style-modulated convolutions.
+"""Super-resolution from the ray grid to the picture: two or four times the size by style-modulated convolutions.
 
 The style of the published network is one constant vector, so the modulated weights are constants too: `fold` multiplies
 them out once, and the folded module equals the unfolded one.
@@ -19,11 +19,11 @@ from triportrait.kernels.bias_act import GAIN, LEAK, bias_leaky_relu
 from triportrait.kernels.fir import TAPS, smooth_fir, upsample_fir
 
 DEMODULATION_FLOOR = 1e-8
-FEW_PRODUCTS = 1024  # of channels in and out: so few that the filter of a doubling takes longer than four times them
+FEW_PRODUCTS = 1024  # channels in times out: up to here a doubling's filter takes longer than four times the products
 
 
 class _Affine(nn.Module):
-    """style -> one factor per input channel; the stored weight has unit scale."""
+    """A linear layer from the style to one factor per input channel; the stored weight has unit scale."""
 
     def __init__(self, style_width: int, width: int) -> None:
         super().__init__()
@@ -46,12 +46,12 @@ class StyledConv(nn.Module):
         self.affine = _Affine(style_width, in_width)
 
     def plain_weight(self, style: Tensor) -> Tensor:
-        """The weight [O, I, 3, 3] with the style [D] multiplied in and each output channel normalised."""
+        """Return the weight [O, I, 3, 3] with the style [D] multiplied in and each output channel normalised."""
         weight = self.weight * self.affine(style)[:, None, None]
         return weight * (weight.square().sum((1, 2, 3), keepdim=True) + DEMODULATION_FLOOR).rsqrt()
 
     def forward(self, x: Tensor, style: Tensor, noise: Tensor | None = None) -> Tensor:
-        """[B, I, H, W] -> [B, O, H, W], or twice the size; noise [H, W] of the new size is added before the bias."""
+        """Convolve [B, I, H, W] to [B, O, H, W], or twice the size; noise [H, W] is added before the bias."""
         return _convolve(
             x, self.plain_weight(style), self.bias, self.doubles, None if noise is None else noise * self.noise_strength
         )
@@ -67,11 +67,11 @@ class ToRgb(nn.Module):
         self.affine = _Affine(style_width, in_width)
 
     def plain_weight(self, style: Tensor) -> Tensor:
-        """The weight [3, I, 1, 1] with the style [D] multiplied in."""
+        """Return the weight [3, I, 1, 1] with the style [D] multiplied in."""
         return self.weight * (self.affine(style) / math.sqrt(self.weight.shape[1]))[:, None, None]
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        """[B, I, H, W] -> [B, 3, H, W]."""
+        """Convolve [B, I, H, W] to [B, 3, H, W]."""
         return F.conv2d(x, self.plain_weight(style), self.bias)
 
 
@@ -86,7 +86,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor, doubles: bool, noise: Ten
 
 
 class SuperresBlock(nn.Module):
-    """Twice the size: two convolutions, and their contribution to the picture."""
+    """One doubling of the size: two convolutions, and their contribution to the picture."""
 
     def __init__(self, in_width: int, out_width: int, style_width: int) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ def _at_size(x: Tensor, size: int) -> Tensor:
 
 
 class SuperResolution(nn.Module):
-    """Features on the ray grid -> the picture at twice the size for each block: four times in the published network.
+    """The network from features on the ray grid to the picture, whose size each block doubles.
 
     Convolutions run in the dtype of the weights; the picture is summed in the dtype of `raw_image`.
     """
@@ -117,7 +117,7 @@ class SuperResolution(nn.Module):
         self.blocks = nn.ModuleList(SuperresBlock(a, b, config.style_width) for a, b in itertools.pairwise(widths))
 
     def forward(self, raw_image: Tensor, feature: Tensor, noises: Sequence[Tensor] | None = None) -> Tensor:
-        """The picture, not clamped.
+        """Compute the picture, not clamped.
 
         Args:
             raw_image: [B, 3, h, w], rendered colours in about [-1, 1].
@@ -136,13 +136,15 @@ class SuperResolution(nn.Module):
         return image
 
     def fold(self) -> FoldedSuperResolution:
-        """The same function with the style multiplied into the weights, for inference."""
+        """Return the same function with the style multiplied into the weights, for inference."""
         return FoldedSuperResolution(self)
 
 
 def _phases(weight: Tensor) -> Tensor:
-    """A doubling convolution [O, I, 3, 3] and the filter behind it as one convolution [4 O, I, 3, 3] whose channels are
-    the pixels of 2x2 cells."""
+    """Join a doubling convolution [O, I, 3, 3] and the filter behind it into one convolution [4 O, I, 3, 3].
+
+    Its channels are the pixels of 2x2 cells.
+    """
     O, I = weight.shape[:2]
     taps = weight.new_tensor(TAPS)
     both = F.conv2d(weight.reshape(O * I, 1, 3, 3), 4 * torch.outer(taps, taps)[None, None], padding=3)
@@ -173,7 +175,7 @@ class FoldedSuperResolution(nn.Module):
                     self.register_buffer(f"{name}_bias_{i}", part.bias.detach().clone(), persistent=False)
 
     def forward(self, raw_image: Tensor, feature: Tensor) -> Tensor:
-        """As `SuperResolution.forward` without noise."""
+        """Compute the picture like `SuperResolution.forward`, without noise."""
         x, image = (
             _at_size(feature, self.size).to(self.get_buffer("conv0_bias_0").dtype),
             _at_size(raw_image, self.size),

@@ -1,4 +1,4 @@
-"""Planes and a camera become a feature image: R without super-resolution (Eq. 1)."""
+"""Volume rendering: planes and a camera become a feature image, R without super-resolution (Eq. 1)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,9 @@ from triportrait.core.config import RenderConfig
 from triportrait.core.motion.neck import warp_of
 from triportrait.core.render.rays import camera_rays
 from triportrait.core.types import Camera, NeckGrid
-from triportrait.kernels.dispatch import runs_triton
 from triportrait.kernels.field import FieldWeights
 from triportrait.kernels.importance import stratified_depths
-from triportrait.kernels.march import MlpPrecision, Rays, fuses, march_rays
-
-RAY_CHUNK = 4096  # rays of the whole batch at a time where nothing is fused; bounds the memory, changes no ray
+from triportrait.kernels.march import MlpPrecision, Rays, march_rays
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Field(nn.Module):
         nn.init.zeros_(self.density.weight)
 
     def weights(self) -> FieldWeights:
-        """The weights as they multiply, for `kernels.field.decode_field`."""
+        """Return the weights as they multiply, for `kernels.field.decode_field`."""
         return FieldWeights(
             self.hidden.scaled(),
             self.hidden.bias,
@@ -68,7 +65,7 @@ class _UnitLinear(nn.Module):
 
 
 class VolumeRenderer(nn.Module):
-    """Marches rays through the planes: even samples, as many more where they matter, composited on midpoints."""
+    """The renderer marches rays through the planes: even samples, more where they matter, composited on midpoints."""
 
     def __init__(self, config: RenderConfig) -> None:
         super().__init__()
@@ -114,31 +111,22 @@ class VolumeRenderer(nn.Module):
         depths = stratified_depths(
             camera.axis_distance - half, camera.axis_distance + half, config.num_coarse, jitter
         )  # [B, S]
-        weights, warp = self.field.weights(), warp_of(neck)
-        B, R = directions.shape[:2]
-        fused = runs_triton(planes=planes, directions=directions) and fuses(weights, config.num_coarse, config.num_fine)
-        at_a_time = R if fused else max(1, RAY_CHUNK // max(1, B))
-        parts = []
-        for start in range(0, R, at_a_time):
-            piece = slice(start, start + at_a_time)
-            rays = Rays(origins[:, 0], directions[:, piece], min(size, at_a_time))
-            u = None if uniforms is None else uniforms[:, piece]
-            parts.append(
-                march_rays(planes, rays, depths, config.num_fine, half, weights, warp, None, u, _precision(planes))
-            )
-        feature, depth, opacity = (torch.cat(p, dim=1) for p in zip(*parts, strict=True))
+        rays, weights = Rays(origins[:, 0], directions, size), self.field.weights()
+        feature, depth, opacity = march_rays(
+            planes, rays, depths, config.num_fine, half, weights, warp_of(neck), uniforms, _precision(planes)
+        )
         depth = torch.minimum(torch.maximum(depth, depths[:, :1]), depths[:, -1:])
         return VolumeSamples(feature, depth, opacity)
 
 
 def _precision(planes: Tensor) -> MlpPrecision:
-    """The MLP's products in the dtype of the planes; TF32 where the user allows PyTorch the same."""
+    """Choose the precision of the MLP: the dtype of the planes, or TF32 where the user allows PyTorch the same."""
     half: dict[torch.dtype, MlpPrecision] = {torch.float16: "fp16", torch.bfloat16: "bf16"}
     return half.get(planes.dtype, "tf32" if torch.backends.cuda.matmul.allow_tf32 else "exact")
 
 
 def as_images(samples: VolumeSamples, background: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The ray grid as images, and its background; nothing is copied but a background of another size.
+    """Return the ray grid as images, and its background; nothing is copied but a background of another size.
 
     Args:
         samples: the ray grid.
@@ -160,7 +148,7 @@ def over_background(foreground: Tensor, opacity: Tensor, background: Tensor) -> 
 
 
 def resize_background(background: Tensor, side: int) -> Tensor:
-    """[B, C, H, W] -> [B, C, side, side], bilinear without antialiasing, as the network was trained."""
+    """Resize [B, C, H, W] to [B, C, side, side], bilinearly without antialiasing, as the network was trained."""
     if background.shape[-1] == side:
         return background
     return F.interpolate(background, size=(side, side), mode="bilinear", align_corners=False)

@@ -1,12 +1,13 @@
-"""Weights that travel inside the package: `demo/`, the tiny network trained on procedural heads."""
+"""The weights that travel inside the package: `demo/`, the tiny network trained on procedural heads."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 
-DEMO = "demo"  # what it is called where weights are named
+logger = logging.getLogger(__name__)
+DEMO = "demo"  # its name where weights are named
 DEMO_FOLDER = Path(__file__).parent / DEMO
 VARIABLE = "TRIPORTRAIT_WEIGHTS"
 KNOWS = (
@@ -15,20 +16,19 @@ KNOWS = (
 )
 
 
-def _unheard(line: str) -> None:
-    pass
-
-
-def named_weights(weights: str | None, say: Callable[[str], None] = _unheard) -> str:
-    """The weights that a job uses: those given, else those that $TRIPORTRAIT_WEIGHTS names, else the package's own.
+def named_weights(weights: str | None) -> str:
+    """Return the weights that a job uses: what --weights names, else $TRIPORTRAIT_WEIGHTS, else the package's own.
 
     Args:
-        weights: what --weights says, None where it says nothing.
-        say: told in one line that the environment chose, or what the package's weights know.
+        weights: the value of --weights, None where it is not given.
     """
-    named = weights or os.environ.get(VARIABLE) or DEMO
-    if named == DEMO:
-        say(KNOWS)
+    return weights or os.environ.get(VARIABLE) or DEMO
+
+
+def log_weights(weights: str | None) -> None:
+    """Log that the environment chose the weights of a job, or what the package's own know."""
+    name = named_weights(weights)
+    if name == DEMO:
+        logger.info(KNOWS)
     elif not weights:
-        say(f"weights: {named}, as ${VARIABLE} says")
-    return named
+        logger.info("weights: %s, as $%s says", name, VARIABLE)

@@ -1,4 +1,4 @@
-"""Gradients of the march by recomputation, in four launches over a piece of the image at a time. Depths carry none.
+"""Gradients of the march by recomputation, in four launches over a piece of the image at a time; depths carry none.
 
     probe   every sample again: σ_i, q_i = <d_feature, c_i>, and its point
     scan    per ray, no network: w_k, and the gradient of an interval's raw density,
@@ -38,6 +38,7 @@ def probe_kernel(
     L: tl.constexpr, C: tl.constexpr, K: tl.constexpr, E: tl.constexpr, FINE: tl.constexpr, COARSE: tl.constexpr,
     SAMPLES: tl.constexpr, BLOCK_R: tl.constexpr, TILE_W: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
+    """Write raw density, <d_feature, feature> and point of every sample of a piece of the image."""
     b = tl.program_id(2).to(tl.int64)
     ray, _ = tile_rays(tile + tl.program_id(0), width, R, BLOCK_R, TILE_W, 1)
     ray = b * R + ray
@@ -63,11 +64,11 @@ def probe_kernel(
 
 @triton.jit(do_not_specialize=["tile", "Q"])
 def scan_kernel(
-    depths_ptr, depth_ptr, opacity_ptr, background_ptr, d_feature_ptr, d_depth_ptr, d_opacity_ptr, s_ptr, q_ptr, tile,
-    Q, R, width, L: tl.constexpr, E: tl.constexpr, WITH_BACKGROUND: tl.constexpr, L_PAD: tl.constexpr,
+    depths_ptr, depth_ptr, opacity_ptr, d_feature_ptr, d_depth_ptr, d_opacity_ptr, s_ptr, q_ptr, tile,
+    Q, R, width, L: tl.constexpr, E: tl.constexpr, L_PAD: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_R: tl.constexpr, TILE_W: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
-    """σ and q become weights and gradients of the intervals, in their places; the last one of a ray is 0."""
+    """Replace σ and q by the weights and gradients of the intervals; the last one of a ray is 0."""
     b = tl.program_id(1).to(tl.int64)
     place = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     ray, exists = placed_rays(tile * BLOCK_R + place, width, R, BLOCK_R, TILE_W)
@@ -75,36 +76,34 @@ def scan_kernel(
     i = tl.arange(0, L_PAD)[None, :]
     e = tl.arange(0, E)[None, :]
     at = (b * Q + place)[:, None] * L + i
-    ok = i < L - 1
-    t0 = tl.load(depths_ptr + ray[:, None] * L + i, mask=ok, other=0.0)
-    t1 = tl.load(depths_ptr + ray[:, None] * L + i + 1, mask=ok, other=0.0)
-    s0, s1 = tl.load(s_ptr + at, mask=ok, other=0.0), tl.load(s_ptr + at + 1, mask=ok, other=0.0)
-    q = 0.5 * (tl.load(q_ptr + at, mask=ok, other=0.0) + tl.load(q_ptr + at + 1, mask=ok, other=0.0))
+    is_interval = i < L - 1
+    t0 = tl.load(depths_ptr + ray[:, None] * L + i, mask=is_interval, other=0.0)
+    t1 = tl.load(depths_ptr + ray[:, None] * L + i + 1, mask=is_interval, other=0.0)
+    s0, s1 = tl.load(s_ptr + at, mask=is_interval, other=0.0), tl.load(s_ptr + at + 1, mask=is_interval, other=0.0)
+    q = 0.5 * (tl.load(q_ptr + at, mask=is_interval, other=0.0) + tl.load(q_ptr + at + 1, mask=is_interval, other=0.0))
     d_feature = tl.load(d_feature_ptr + ray[:, None] * E + e)
     d_opacity = tl.load(d_opacity_ptr + ray) - 0.001 * tl.sum(d_feature, 1)
-    if WITH_BACKGROUND:
-        d_opacity -= tl.sum(d_feature * tl.load(background_ptr + ray[:, None] * E + e).to(d_feature.dtype), 1)
     opacity = tl.load(opacity_ptr + ray)
-    met = opacity != 0
-    d_depth = tl.where(met, tl.load(d_depth_ptr + ray) / tl.where(met, opacity, 1.0), 0.0)
-    depth = tl.where(met, tl.load(depth_ptr + ray), 0.0)
+    hit = opacity != 0
+    d_depth = tl.where(hit, tl.load(d_depth_ptr + ray) / tl.where(hit, opacity, 1.0), 0.0)
+    depth = tl.where(hit, tl.load(depth_ptr + ray), 0.0)
     g = 1.002 * q + d_depth[:, None] * (0.5 * (t0 + t1) - depth[:, None]) + d_opacity[:, None]
-    tau = tl.where(ok, interval_depth(s0, s1, t1 - t0, EXACT), 0.0)
-    passed = tl.cumsum(tau, 1)
-    after = tl.exp2(-passed * LOG2E)
-    w = tl.exp2((tau - passed) * LOG2E) - after
-    wg = tl.where(ok, w * g, 0.0)
+    tau = tl.where(is_interval, interval_depth(s0, s1, t1 - t0, EXACT), 0.0)
+    optical_depth = tl.cumsum(tau, 1)
+    after = tl.exp2(-optical_depth * LOG2E)
+    w = tl.exp2((tau - optical_depth) * LOG2E) - after
+    wg = tl.where(is_interval, w * g, 0.0)
     behind = tl.sum(wg, 1)[:, None] - tl.cumsum(wg, 1)
     d_middle = (after * g - behind) * (t1 - t0) * sigmoid(0.5 * (s0 + s1) - 1)
-    keep = ok & exists[:, None]
+    counts = is_interval & exists[:, None]
     tl.debug_barrier()  # neighbours have been read
-    tl.store(s_ptr + at, tl.where(keep, w, 0.0), mask=i < L)
-    tl.store(q_ptr + at, tl.where(keep & (tau < 50.0), d_middle, 0.0), mask=i < L)
+    tl.store(s_ptr + at, tl.where(counts, w, 0.0), mask=i < L)
+    tl.store(q_ptr + at, tl.where(counts & (tau < 50.0), d_middle, 0.0), mask=i < L)
 
 
 @triton.jit
 def _add(ptr, value):
-    """To memory that only this program adds to."""
+    """Add to memory that only this program adds to."""
     tl.store(ptr, tl.load(ptr) + value)
 
 
@@ -115,13 +114,14 @@ def mlp_kernel(
     L: tl.constexpr, C: tl.constexpr, K: tl.constexpr, E: tl.constexpr, SAMPLES: tl.constexpr,
     BLOCK_R: tl.constexpr, TILE_W: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
+    """Run every sample back through the network: write d_f, and add to a part of the sums for each weight."""
     b = tl.program_id(2).to(tl.int64)
     ray, _ = tile_rays(tile + tl.program_id(0), width, R, BLOCK_R, TILE_W, 1)
     place = (tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)) * L
     # a piece's scratch is small: within an image 32-bit offsets do, which are half the registers
     point_ptr, w_ptr, d_middle_ptr = point_ptr + b * Q * L * 3, w_ptr + b * Q * L, d_middle_ptr + b * Q * L
     d_f_ptr = d_f_ptr + b * Q * L * C
-    c, k, e, sixteen = tl.arange(0, C), tl.arange(0, K), tl.arange(0, E), tl.arange(0, 16)[:, None]
+    c, k, e, row = tl.arange(0, C), tl.arange(0, K), tl.arange(0, E), tl.arange(0, 16)[:, None]
     w_h, w_f = tl.load(w_h_ptr + c[:, None] * K + k[None, :]), tl.load(w_f_ptr + k[:, None] * E + e[None, :])
     b_h, b_f = tl.load(b_h_ptr + k), tl.load(b_f_ptr + e)
     WIDE: tl.constexpr = b_h.dtype
@@ -139,9 +139,9 @@ def mlp_kernel(
         before = tl.dot(f, w_h, input_precision=PRECISION, out_dtype=WIDE) + b_h[None, :]
         h = softplus(before, EXACT).to(w_f.dtype)
         out = features(h, w_f, b_f, PRECISION)
-        later = tl.zeros([BLOCK_R], tl.int1) | (i > 0)
-        v = 0.5 * (tl.load(w_ptr + at) + tl.load(w_ptr + at - 1, mask=later, other=0.0))
-        d_s = tl.load(d_middle_ptr + at) + tl.load(d_middle_ptr + at - 1, mask=later, other=0.0)
+        has_previous = tl.zeros([BLOCK_R], tl.int1) | (i > 0)
+        v = 0.5 * (tl.load(w_ptr + at) + tl.load(w_ptr + at - 1, mask=has_previous, other=0.0))
+        d_s = tl.load(d_middle_ptr + at) + tl.load(d_middle_ptr + at - 1, mask=has_previous, other=0.0)
         d_s = 0.5 * d_s
         d_feature = tl.load(d_feature_ptr + ray[:, None] * E + e[None, :])  # kept across the loop it would spill
         d_out = (d_feature * (1.002 * v)[:, None] * out * (1 - out)).to(w_f.dtype)
@@ -153,16 +153,16 @@ def mlp_kernel(
         d_w_h += tl.dot(tl.trans(f), d_before, input_precision=PRECISION, out_dtype=WIDE)
         d_w_f += tl.dot(tl.trans(h), d_out, input_precision=PRECISION, out_dtype=WIDE)
         # sums over rows on the tensor cores, by a row of ones and a row of d_σ: tl.sum over them is 130 shuffles
-        rows = tl.where(sixteen == 0, 1.0, tl.where(sixteen == 1, d_s[None, :], 0.0)).to(w_h.dtype)
+        rows = tl.where(row == 0, 1.0, tl.where(row == 1, d_s[None, :], 0.0)).to(w_h.dtype)
         d_before_sum += tl.dot(rows, d_before, input_precision=PRECISION, out_dtype=WIDE)
         h_sum += tl.dot(rows, h, input_precision=PRECISION, out_dtype=WIDE)
         d_out_sum += tl.dot(rows, d_out, input_precision=PRECISION, out_dtype=WIDE)
     part = b * PARTS + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
     _add(d_w_h_ptr + part * C * K + c[:, None] * K + k[None, :], d_w_h)
     _add(d_w_f_ptr + part * K * E + k[:, None] * E + e[None, :], d_w_f)
-    _add(d_b_h_ptr + part * K + k, tl.sum(tl.where(sixteen == 0, d_before_sum, 0.0), 0))
-    _add(d_w_d_ptr + part * K + k, tl.sum(tl.where(sixteen == 1, h_sum, 0.0), 0))
-    _add(d_b_f_ptr + part * E + e, tl.sum(tl.where(sixteen == 0, d_out_sum, 0.0), 0))
+    _add(d_b_h_ptr + part * K + k, tl.sum(tl.where(row == 0, d_before_sum, 0.0), 0))
+    _add(d_w_d_ptr + part * K + k, tl.sum(tl.where(row == 1, h_sum, 0.0), 0))
+    _add(d_b_f_ptr + part * E + e, tl.sum(tl.where(row == 0, d_out_sum, 0.0), 0))
 
 
 @triton.jit
@@ -170,11 +170,11 @@ def splat_kernel(
     d_f_ptr, point_ptr, scale_ptr, d_planes_ptr, POINTS, H, W, C: tl.constexpr, FIXED: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):  # fmt: skip
-    """d_f [B, POINTS, C] to planes [B, 3, H, W, C]; an fp32 tile is a vector of adds on sm_90, scalars on sm_80."""
+    """Add d_f [B, POINTS, C] to planes [B, 3, H, W, C]; float32 tiles are vector adds on sm_90, scalars on sm_80."""
     b, k = tl.program_id(1).to(tl.int64), tl.program_id(2)
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
-    there = p < POINTS
-    p = b * POINTS + tl.where(there, p, 0)
+    exists = p < POINTS
+    p = b * POINTS + tl.where(exists, p, 0)
     c = tl.arange(0, C)
     d_f = tl.load(d_f_ptr + p[:, None] * C + c[None, :])
     u, v = tl.load(point_ptr + p * 3 + k), tl.load(point_ptr + p * 3 + (k + 1) % 3)
@@ -185,11 +185,11 @@ def splat_kernel(
     for corner in tl.static_range(4):
         weight = lerp_weight(wx, corner % 2) * lerp_weight(wy, corner // 2)
         xi, yi = x0 + corner % 2 - 2, y0 + corner // 2 - 2
-        real = there & (xi >= 0) & (xi < W) & (yi >= 0) & (yi < H)  # the ring takes none
-        to = base + tl.where(real, yi * W + xi, 0)[:, None] * C + c[None, :]
+        inside = exists & (xi >= 0) & (xi < W) & (yi >= 0) & (yi < H)  # the ring takes none
+        to = base + tl.where(inside, yi * W + xi, 0)[:, None] * C + c[None, :]
         if FIXED:
             tl.atomic_add(
-                to, (weight[:, None] * d_f * scale).to(tl.int32).to(tl.int64), mask=real[:, None], sem="relaxed"
+                to, (weight[:, None] * d_f * scale).to(tl.int32).to(tl.int64), mask=inside[:, None], sem="relaxed"
             )
         else:
-            tl.atomic_add(to, weight[:, None] * d_f, mask=real[:, None], sem="relaxed")
+            tl.atomic_add(to, weight[:, None] * d_f, mask=inside[:, None], sem="relaxed")

@@ -1,4 +1,4 @@
-"""The march of inference mode, in plain PyTorch: what a CPU can skip and a definition may not.
+"""The march of a CPU in inference mode, in plain PyTorch: it skips work that the definition may not.
 
 The MLP's first layer is multiplied into the planes, so that looking up and summing twelve rows of a table gives its
 units; only samples that show in the pixel are coloured; features stay where they were made while weights are sorted.
@@ -16,17 +16,18 @@ from triportrait.kernels.field import FEATURE_MARGIN, FieldWeights
 from triportrait.kernels.importance import importance_depths_reference
 from triportrait.kernels.march.launch import Rays, Warp
 
-LEFT_OUT = 1e-4  # of a ray at most: samples that weigh less than their part of it are not coloured
-AT_A_TIME = 1 << 22  # hidden units of a piece of the image, 16 MB
+SKIPPED = 1e-4  # at most this share of a ray: samples that weigh less than their part of it are not coloured
+CHUNK = 1 << 22  # hidden units of a piece of the image, 16 MB
 
 
-def march_plain(
+def march_cpu(
     planes: Tensor, rays: Rays, depths: Tensor, num_fine: int, half_side: Tensor, weights: FieldWeights,
     warp: Warp | None, uniforms: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """As `march_rays` in float32, without background: each feature is off by at most LEFT_OUT, and rounding.
+    """Render rays like `march_rays`, in float32.
 
-    There has to be at least one image, one ray and one fine sample.
+    Each feature is off by at most SKIPPED, and rounding. There has to be at least one image, one ray and one fine
+    sample.
     """
     if uniforms is None:
         uniforms = torch.linspace(0, 1, num_fine).expand(*rays.directions.shape[:2], -1)
@@ -35,10 +36,10 @@ def march_plain(
     images = []
     for b in range(len(planes)):
         field = _Field(planes[b].float(), float(half_side[b]), weights, None if warp is None else _Offsets(warp, b))
-        at_a_time = max(1, AT_A_TIME // ((depths.shape[1] + num_fine) * len(weights.hidden_bias)))
+        chunk = max(1, CHUNK // ((depths.shape[1] + num_fine) * len(weights.hidden_bias)))
         pieces = [
             _march(field, rays.origins[b], directions, depths[b], u)
-            for directions, u in zip(rays.directions[b].split(at_a_time), uniforms[b].split(at_a_time), strict=True)
+            for directions, u in zip(rays.directions[b].split(chunk), uniforms[b].split(chunk), strict=True)
         ]
         images.append([torch.cat(piece) for piece in zip(*pieces, strict=True)])
     feature, depth, opacity = (torch.stack(image) for image in zip(*images, strict=True))
@@ -48,13 +49,13 @@ def march_plain(
 def _march(
     field: _Field, origin: Tensor, directions: Tensor, coarse: Tensor, uniforms: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Rays of one image: directions [R, 3], coarse depths [S], uniforms [R, N], ascending."""
+    """March the rays of one image: directions [R, 3], coarse depths [S], uniforms [R, N], ascending."""
     R, S, N = len(directions), len(coarse), uniforms.shape[1]
     origin, towards = origin[:, None, None], directions.T[..., None].contiguous()
     coarse_hidden = field.hidden((origin + towards * coarse).flatten(1))
     coarse_raw = field.raw_density(coarse_hidden).view(R, S)
-    found = interval_weights(coarse_raw[None], coarse.expand(1, R, S))
-    fine = importance_depths_reference(coarse.expand(1, R, S), found, uniforms[None])[0]
+    coarse_weights = interval_weights(coarse_raw[None], coarse.expand(1, R, S))
+    fine = importance_depths_reference(coarse.expand(1, R, S), coarse_weights, uniforms[None])[0]
     fine = fine.cummax(1).values  # rounding may swap neighbours
     fine_hidden = field.hidden((origin + towards * fine).flatten(1))
     fine_raw = field.raw_density(fine_hidden).view(R, N)
@@ -66,16 +67,16 @@ def _march(
         for a, b in ((coarse.expand(R, S), fine), (coarse_raw, fine_raw))
     )
     weights = interval_weights(raw[None], depths[None])[0]  # [R, S+N-1]
-    spread = (F.pad(weights, (1, 0)) + F.pad(weights, (0, 1))) / 2  # [R, S+N]
+    sample_weights = (F.pad(weights, (1, 0)) + F.pad(weights, (0, 1))) / 2  # [R, S+N]
     opacity = weights.sum(1)
-    nothing = opacity == 0
-    depth = ((spread * depths).sum(1) / opacity.masked_fill(nothing, 1)).masked_fill(nothing, torch.inf)
+    missed = opacity == 0
+    depth = ((sample_weights * depths).sum(1) / opacity.masked_fill(missed, 1)).masked_fill(missed, torch.inf)
     colour = fine.new_zeros(R, field.channels)
-    least = LEFT_OUT / (S + N)
+    threshold = SKIPPED / (S + N)
     for hidden, place in ((coarse_hidden, coarse_place), (fine_hidden, fine_place)):
-        share = spread.gather(1, place).flatten()
-        seen = (share > least).nonzero()[:, 0]
-        colour.index_add_(0, seen // place.shape[1], field.colour(hidden[seen]) * share[seen, None])
+        weight = sample_weights.gather(1, place).flatten()
+        visible = (weight > threshold).nonzero()[:, 0]
+        colour.index_add_(0, visible // place.shape[1], field.colour(hidden[visible]) * weight[visible, None])
     return colour * (1 + 2 * FEATURE_MARGIN) - FEATURE_MARGIN * opacity[:, None], depth, opacity
 
 
@@ -90,7 +91,7 @@ class _Field:
         self.channels = len(weights.feature_bias)
 
     def hidden(self, points: Tensor) -> Tensor:
-        """[3, P] -> [P, K] behind their activation."""
+        """Compute the activated hidden units [P, K] of points [3, P]."""
         if self.offsets is not None:
             points = self.offsets.moved(points)
         u, u_share = _cells(points, self.width, self.width / (2 * self.half_side))
@@ -105,21 +106,21 @@ class _Field:
             corner = torch.add(first, second, alpha=stride).add_(plane * stride * (self.height + 3))
             square = rows[:, at : at + 4], shares[:, at : at + 4]
             _square(*square, corner, (u_share[plane], v_share[(plane + 1) % 3]), (1, stride))
-        found = F.embedding_bag(rows, self.table, per_sample_weights=shares, mode="sum")
-        found.add_(self.weights.hidden_bias)
-        return torch.ops.aten.softplus.out(found, out=found)
+        hidden = F.embedding_bag(rows, self.table, per_sample_weights=shares, mode="sum")
+        hidden.add_(self.weights.hidden_bias)
+        return torch.ops.aten.softplus.out(hidden, out=hidden)
 
     def raw_density(self, hidden: Tensor) -> Tensor:
-        """[P, K] -> [P]."""
+        """Compute raw densities [P] from hidden units [P, K]."""
         return torch.addmv(self.weights.density_bias.expand(len(hidden)), hidden, self.weights.density_weight[0])
 
     def colour(self, hidden: Tensor) -> Tensor:
-        """[P, K] -> [P, E] in [0, 1]."""
+        """Compute colours [P, E] in [0, 1] from hidden units [P, K]."""
         return torch.addmm(self.weights.feature_bias, hidden, self.weights.feature_weight.T).sigmoid_()
 
 
 class _Offsets:
-    """A warp of one image: both of its grids in one table, each row with its upper neighbour along z beside it."""
+    """The warp of one image: both of its grids in one table, each row beside its upper neighbour along z."""
 
     def __init__(self, warp: Warp, image: int) -> None:
         self.warp = warp
@@ -130,7 +131,7 @@ class _Offsets:
         self.table = torch.cat([rows, rows.roll(-1, 0)], 1)
 
     def moved(self, points: Tensor) -> Tensor:
-        """[3, P] -> [3, P]."""
+        """Move points [3, P]."""
         rows = torch.empty(points.shape[1], 8, dtype=torch.int32)
         shares = points.new_empty(points.shape[1], 8)
         first, heights = 0, []
@@ -141,8 +142,8 @@ class _Offsets:
             _square(rows[:, at : at + 4], shares[:, at : at + 4], corner, (y, x), (stride, stride**2))
             first += stride**3
             heights.append(z)
-        found = F.embedding_bag(rows, self.table, per_sample_weights=shares, mode="sum").T.contiguous()  # [14, P]
-        near, far = torch.lerp(found[:4], found[7:11], heights[0]), torch.lerp(found[4:7], found[11:], heights[1])
+        both = F.embedding_bag(rows, self.table, per_sample_weights=shares, mode="sum").T.contiguous()  # [14, P]
+        near, far = torch.lerp(both[:4], both[7:11], heights[0]), torch.lerp(both[4:7], both[11:], heights[1])
         share = (near[3] - self.warp.near).clamp_(min=0).mul_(-self.warp.rate).exp_()
         return points + torch.lerp(far, near[:3], share)
 
@@ -160,8 +161,10 @@ def _square(
 
 
 def _cells(points: Tensor, size: int, scale: float) -> tuple[Tensor, Tensor]:
-    """Where points around 0 lie among the `size` centres of an axis: the lower neighbour in a ringed row, int32, and
-    the upper one's share. Beyond the ring only zeros are met; a point that is not finite finds some row."""
+    """Return the lower neighbour, int32, of points around 0 among `size` ringed centres, and the upper one's share.
+
+    Beyond the ring there are only zeros; a point that is not finite gets some row.
+    """
     at = (points * scale).add_((size + 1) / 2).clamp_(0, size + 1)
     low = at.to(torch.int32).clamp_(0, size + 1)
     return low, at.sub_(low)

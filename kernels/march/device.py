@@ -12,7 +12,7 @@ from triportrait.kernels.language import tl, triton
 
 @triton.jit
 def placed_rays(place, width, R, BLOCK_R: tl.constexpr, TILE_W: tl.constexpr):
-    """Rays at places of the order in which patches of BLOCK_R rays cover the image, and whether they exist.
+    """Return the rays at places of the order in which patches of BLOCK_R rays cover an image, and whether they exist.
 
     Neighbours share texels, so a patch of BLOCK_R / TILE_W rows of TILE_W rays reads less than a row of BLOCK_R.
     """
@@ -27,14 +27,14 @@ def placed_rays(place, width, R, BLOCK_R: tl.constexpr, TILE_W: tl.constexpr):
 
 @triton.jit
 def tile_rays(patch, width, R, BLOCK_R: tl.constexpr, TILE_W: tl.constexpr, SEGMENTS: tl.constexpr):
-    """Rays of a patch of the image, SEGMENTS times over, and whether they exist."""
+    """Return the rays of a patch of the image, SEGMENTS times over, and whether they exist."""
     i = tl.arange(0, SEGMENTS * BLOCK_R) % BLOCK_R
     return placed_rays(patch * BLOCK_R + i, width, R, BLOCK_R, TILE_W)
 
 
 @triton.jit
 def plane_cell(u, v, H, W):
-    """Upper left texel of the cell around a point on a plane with its ring, and the place in the cell.
+    """Return the upper left texel of the cell around a point on a ringed plane, and the place in the cell.
 
     Far points are moved into the ring, where all four taps are zeros.
     """
@@ -46,7 +46,7 @@ def plane_cell(u, v, H, W):
 
 @triton.jit
 def plane_axes(x, y, z, k: tl.constexpr):
-    """Planes xy, yz, zx: the first coordinate runs along the width."""
+    """Return the coordinates along the width and along the height of plane k of xy, yz, zx."""
     if k == 0:
         u, v = x, y
     elif k == 1:
@@ -58,7 +58,7 @@ def plane_axes(x, y, z, k: tl.constexpr):
 
 @triton.jit
 def sample_ringed(planes_ptr, x, y, z, H, W, C: tl.constexpr):
-    """[rows, C] sum of the three planes at points [rows].
+    """Return the sum [rows, C] of the three planes at points [rows].
 
     Four taps are blended in half precision where the planes are float16 (two channels an instruction), else wide; the
     planes are always added wide.
@@ -81,7 +81,7 @@ def sample_ringed(planes_ptr, x, y, z, H, W, C: tl.constexpr):
 
 @triton.jit
 def _trilinear(grid_ptr, x, y, z, side, G: tl.constexpr):
-    """Four numbers at points, from the centres of the cells of a cube [G, G, G, 4] of this side; zero outside."""
+    """Interpolate four numbers between the centres of the cells of a cube [G, G, G, 4] of this side; zero outside."""
     px, py, pz = (x / side + 0.5) * G - 0.5, (y / side + 0.5) * G - 0.5, (z / side + 0.5) * G - 0.5
     fx, fy, fz = tl.floor(px), tl.floor(py), tl.floor(pz)
     wx, wy, wz = px - fx, py - fy, pz - fz
@@ -103,7 +103,7 @@ def _trilinear(grid_ptr, x, y, z, side, G: tl.constexpr):
 
 @triton.jit
 def _warped(fine_ptr, coarse_ptr, x, y, z, side, near, rate, FINE: tl.constexpr, COARSE: tl.constexpr):
-    """Points moved by two grids of offsets: the fine one near its surface, the coarse one far from it."""
+    """Move points by two grids of offsets: the fine one near its surface, the coarse one far from it."""
     ax, ay, az, distance = _trilinear(fine_ptr, x, y, z, side, FINE)
     bx, by, bz, _ = _trilinear(coarse_ptr, x, y, z, side, COARSE)
     w = tl.exp2(larger(distance - near, 0.0) * (-rate * LOG2E))
@@ -114,7 +114,7 @@ def _warped(fine_ptr, coarse_ptr, x, y, z, side, near, rate, FINE: tl.constexpr,
 def ray_points(
     ray_ptr, b, dx, dy, dz, t, fine_ptr, coarse_ptr, side, near, rate, FINE: tl.constexpr, COARSE: tl.constexpr
 ):  # fmt: skip
-    """Points at depths t of rays, in plane units. ray_ptr [B, 4]: an image's origin and 1 / (box side / 2)."""
+    """Return points at depths t of rays, in plane units; ray_ptr [B, 4] holds an image's origin and 2 / box side."""
     x = tl.load(ray_ptr + b * 4) + t * dx
     y = tl.load(ray_ptr + b * 4 + 1) + t * dy
     z = tl.load(ray_ptr + b * 4 + 2) + t * dz
@@ -129,18 +129,18 @@ def ray_points(
 
 @triton.jit
 def hidden_units(f, w_h, b_h, PRECISION: tl.constexpr, EXACT: tl.constexpr):
-    """[rows, K] softplus of the first layer; w_h [C, K] in the type of the product."""
+    """Return the softplus [rows, K] of the first layer; w_h [C, K] is in the dtype of the product."""
     return softplus(tl.dot(f.to(w_h.dtype), w_h, input_precision=PRECISION, out_dtype=b_h.dtype) + b_h[None, :], EXACT)
 
 
 @triton.jit
 def features(h, w_f, b_f, PRECISION: tl.constexpr):
-    """[rows, E] sigmoid of the second layer; w_f [K, E] in the type of the product."""
+    """Return the sigmoid [rows, E] of the second layer; w_f [K, E] is in the dtype of the product."""
     return sigmoid(tl.dot(h.to(w_f.dtype), w_f, input_precision=PRECISION, out_dtype=b_f.dtype) + b_f[None, :])
 
 
 @triton.jit
 def directions(direction_ptr, ray):
-    """x, y and z of the directions of rays."""
+    """Load x, y and z of the directions of rays."""
     at = direction_ptr + ray * 3
     return tl.load(at), tl.load(at + 1), tl.load(at + 2)

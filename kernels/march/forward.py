@@ -28,12 +28,12 @@ from triportrait.kernels.march.device import (
 @triton.jit
 def march_kernel(
     planes_ptr, depths_ptr, ray_ptr, direction_ptr, fine_ptr, coarse_ptr, w_h_ptr, b_h_ptr, w_d_ptr, b_d_ptr, w_f_ptr,
-    b_f_ptr, background_ptr, feature_ptr, depth_ptr, opacity_ptr, R, H, W, width, side, near, rate,
+    b_f_ptr, feature_ptr, depth_ptr, opacity_ptr, R, H, W, width, side, near, rate,
     L: tl.constexpr, C: tl.constexpr, K: tl.constexpr, E: tl.constexpr, FINE: tl.constexpr, COARSE: tl.constexpr,
-    WITH_BACKGROUND: tl.constexpr, BLOCK_R: tl.constexpr, TILE_W: tl.constexpr, SEGMENTS: tl.constexpr,
+    BLOCK_R: tl.constexpr, TILE_W: tl.constexpr, SEGMENTS: tl.constexpr,
     PRECISION: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
-    """Depths [B, R, L] in order -> feature [B, R, E], depth [B, R], opacity [B, R]."""
+    """Render samples at sorted depths [B, R, L] into feature [B, R, E], depth [B, R] and opacity [B, R]."""
     ROWS: tl.constexpr = BLOCK_R * SEGMENTS
     LENGTH: tl.constexpr = (L - 1 + SEGMENTS - 1) // SEGMENTS  # intervals of a piece
     b = tl.program_id(1).to(tl.int64)
@@ -51,8 +51,8 @@ def march_kernel(
     t0 = tl.load(depths_ptr + ray * L + tl.minimum(first, L - 1))
     s0 = tl.zeros([ROWS], WIDE)
     c0 = tl.zeros([ROWS, E], WIDE)
-    passed = tl.zeros([ROWS], WIDE)  # optical depth A
-    light = tl.full([ROWS], 1.0, WIDE)  # exp(-A)
+    optical_depth = tl.zeros([ROWS], WIDE)  # A
+    transmittance = tl.full([ROWS], 1.0, WIDE)  # exp(-A)
     feature = tl.zeros([ROWS, E], WIDE)
     depth = tl.zeros([ROWS], WIDE)
     opacity = tl.zeros([ROWS], WIDE)
@@ -65,18 +65,18 @@ def march_kernel(
         s1 = tl.sum(h * w_d[None, :], 1) + b_d
         c1 = features(h, w_f, b_f, PRECISION)
         # a piece begins with no interval and the last may end early: infinity times no length would be no number
-        own = (i > 0) & (first + i < L)
-        passed += tl.where(own, interval_depth(s0, s1, t1 - t0, EXACT), 0.0)
-        dimmed = tl.exp2(-passed * LOG2E)
-        w = light - dimmed
+        is_interval = (i > 0) & (first + i < L)
+        optical_depth += tl.where(is_interval, interval_depth(s0, s1, t1 - t0, EXACT), 0.0)
+        transmittance_after = tl.exp2(-optical_depth * LOG2E)
+        w = transmittance - transmittance_after
         feature += (0.5 * w)[:, None] * (c0 + c1)
         depth += 0.5 * w * (t0 + t1)
         opacity += w
-        t0, s0, c0, light = t1, s1, c1, dimmed
+        t0, s0, c0, transmittance = t1, s1, c1, transmittance_after
 
-    # Each piece was walked as if nothing stood before it.
-    # at most 50 each, as intervals are: of a large sum the differences would be rounded
-    total = tl.minimum(tl.reshape(passed, [SEGMENTS, BLOCK_R]), 50.0, propagate_nan=tl.PropagateNan.ALL)
+    # Each piece was walked as if nothing stood before it: now the pieces before dim it. Their optical depths are cut
+    # at 50 like those of intervals, because differences of a large sum would be rounded.
+    total = tl.minimum(tl.reshape(optical_depth, [SEGMENTS, BLOCK_R]), 50.0, propagate_nan=tl.PropagateNan.ALL)
     before = tl.exp2((total - tl.cumsum(total, 0)) * LOG2E)
     feature = tl.sum(tl.reshape(feature, [SEGMENTS, BLOCK_R, E]) * before[:, :, None], 0)
     depth = tl.sum(tl.reshape(depth, [SEGMENTS, BLOCK_R]) * before, 0)
@@ -85,17 +85,15 @@ def march_kernel(
     ray = b * R + ray
     at = ray[:, None] * E + e[None, :]
     feature = 1.002 * feature - 0.001 * opacity[:, None]
-    if WITH_BACKGROUND:
-        feature += (1 - opacity)[:, None] * tl.load(background_ptr + at).to(WIDE)
     tl.store(feature_ptr + at, feature, mask=exists[:, None])
-    nothing = opacity == 0
-    tl.store(depth_ptr + ray, tl.where(nothing, float("inf"), depth / tl.where(nothing, 1.0, opacity)), mask=exists)
+    missed = opacity == 0
+    tl.store(depth_ptr + ray, tl.where(missed, float("inf"), depth / tl.where(missed, 1.0, opacity)), mask=exists)
     tl.store(opacity_ptr + ray, opacity, mask=exists)
 
 
 @triton.jit
 def _count_below(sorted_ptr, value, LENGTH: tl.constexpr, OR_EQUAL: tl.constexpr, PAD: tl.constexpr):
-    """How many of LENGTH < PAD numbers in order are below each value, by bisection; the loads hit the first cache."""
+    """Count by bisection how many of LENGTH < PAD sorted numbers are below each value; loads hit the first cache."""
     count = tl.zeros(value.shape, tl.int32)
     for e in tl.static_range(10):
         if (PAD // 2 >> e) > 0:
@@ -113,10 +111,18 @@ def propose_kernel(
     EVEN: tl.constexpr, S_PAD: tl.constexpr, N_PAD: tl.constexpr, BLOCK_R: tl.constexpr, TILE_W: tl.constexpr,
     SEGMENTS: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
-    """Coarse depths [B, S] and uniforms [B, R, N] in order (EVEN: evenly spread) -> all depths in order [B, R, S + N].
+    """Sort coarse depths [B, S] and fine ones, from sorted uniforms [B, R, N] or even ones, into depths [B, R, S + N].
 
-    The rays' own rows of `depths` are the scratch: densities, then weights, then the distribution and the fine depths.
-    A program reads back only what it wrote itself, after a barrier.
+    A ray's row of `depths` is scratch for four things before it is the result, and only this program touches it:
+
+        at 0 .. S - 1     raw densities of the coarse samples; a thread writes those of its piece of the ray
+        at 0 .. S - 2     weights of the intervals
+        at 0 .. S - 4     the cumulative distribution of the inner intervals
+        at S .. S + N - 1 fine depths, while the distribution still stands before them
+
+    What one thread writes others read, so a barrier stands after each of these four writes, and one before each write
+    over what others may still be reading: the weights over the densities, the distribution over the weights, and the
+    sorted depths over everything. The fine depths are written where nothing was before, so they need none.
     """
     ROWS: tl.constexpr = BLOCK_R * SEGMENTS
     LENGTH: tl.constexpr = (S + SEGMENTS - 1) // SEGMENTS
@@ -138,43 +144,43 @@ def propose_kernel(
         x, y, z = ray_points(ray_ptr, b, dx, dy, dz, t, fine_ptr, coarse_ptr, side, near, rate, FINE, COARSE)
         h = hidden_units(sample_ringed(planes_ptr, x, y, z, H, W, C), w_h, b_h, PRECISION, EXACT)
         tl.store(depths_ptr + ray * L + at, tl.sum(h * w_d[None, :], 1) + b_d, mask=exists)
-    tl.debug_barrier()  # neighbours' densities come from other threads
+    tl.debug_barrier()  # densities are written
 
     ray, exists = tile_rays(tl.program_id(0), width, R, BLOCK_R, TILE_W, 1)
     ray = b * R + ray
-    s, n, there = tl.arange(0, S_PAD)[None, :], tl.arange(0, N_PAD)[None, :], exists[:, None]
+    s, n, exists = tl.arange(0, S_PAD)[None, :], tl.arange(0, N_PAD)[None, :], exists[:, None]
     row = ray[:, None] * L
-    interval = there & (s < S - 1)
-    s0 = tl.load(depths_ptr + row + s, mask=interval, other=0.0)
-    s1 = tl.load(depths_ptr + row + s + 1, mask=interval, other=0.0)
+    is_interval = exists & (s < S - 1)
+    s0 = tl.load(depths_ptr + row + s, mask=is_interval, other=0.0)
+    s1 = tl.load(depths_ptr + row + s + 1, mask=is_interval, other=0.0)
     t0 = tl.load(coarse_t_ptr + s, mask=s < S, other=0.0)
     t1 = tl.load(coarse_t_ptr + s + 1, mask=s < S - 1, other=0.0)
     tau = tl.where(s < S - 1, interval_depth(s0, s1, t1 - t0, EXACT), 0.0)
-    after = tl.cumsum(tau, 1)
-    w = tl.exp2((tau - after) * LOG2E) - tl.exp2(-after * LOG2E)
+    optical_depth = tl.cumsum(tau, 1)
+    w = tl.exp2((tau - optical_depth) * LOG2E) - tl.exp2(-optical_depth * LOG2E)
     total = tl.sum(w, 1)[:, None]
-    blind = total != total  # a density is no number: neither are the ray's fine depths, and so its pixel
-    tl.debug_barrier()
-    tl.store(depths_ptr + row + s, w, mask=interval)  # the densities are spent
-    tl.debug_barrier()
+    is_nan = total != total  # a density is NaN: so are the ray's fine depths, and its pixel
+    tl.debug_barrier()  # densities are read
+    tl.store(depths_ptr + row + s, w, mask=is_interval)
+    tl.debug_barrier()  # weights are written
     # maxima over pairs, means over pairs of maxima; intervals 1 .. S-3 stand at 0 .. S-4
-    inner = there & (s < S - 3)
+    inner = exists & (s < S - 3)
     w_a = tl.load(depths_ptr + row + s, mask=inner, other=0.0)
     w_b = tl.load(depths_ptr + row + s + 1, mask=inner, other=0.0)
     w_c = tl.load(depths_ptr + row + s + 2, mask=inner, other=0.0)
-    share = tl.where(s < S - 3, 0.5 * (larger(w_a, w_b) + larger(w_b, w_c)) + 0.01 + 1e-5, 0.0)
-    cdf = tl.cumsum(share / tl.sum(share, 1)[:, None], 1)
-    tl.debug_barrier()
-    tl.store(depths_ptr + row + s, cdf, mask=inner)  # the weights are spent
-    tl.debug_barrier()
-    # The inverse, by bisection. index: entries not above u, without the leading zero.
+    mass = tl.where(s < S - 3, 0.5 * (larger(w_a, w_b) + larger(w_b, w_c)) + 0.01 + 1e-5, 0.0)
+    cdf = tl.cumsum(mass / tl.sum(mass, 1)[:, None], 1)
+    tl.debug_barrier()  # weights are read
+    tl.store(depths_ptr + row + s, cdf, mask=inner)
+    tl.debug_barrier()  # the distribution is written
+    # The inverse, by bisection; index counts the entries not above u, without the leading zero.
     if EVEN:
         u = n.to(WIDE) / (N - 1 if N > 1 else 1) + tl.zeros([BLOCK_R, N_PAD], WIDE)
     else:
-        u = tl.load(uniform_ptr + ray[:, None] * N + n, mask=there & (n < N), other=0.0)
+        u = tl.load(uniform_ptr + ray[:, None] * N + n, mask=exists & (n < N), other=0.0)
     index = _count_below(depths_ptr + row, u, S - 3, True, S_PAD)
-    c_below = tl.load(depths_ptr + row + index - 1, mask=there & (index > 0), other=0.0)
-    c_above = tl.load(depths_ptr + row + index, mask=there & (index < S - 3), other=0.0)
+    c_below = tl.load(depths_ptr + row + index - 1, mask=exists & (index > 0), other=0.0)
+    c_above = tl.load(depths_ptr + row + index, mask=exists & (index < S - 3), other=0.0)
     last = index >= S - 3  # u beyond the last entry: above is below
     t_a, t_b = tl.load(coarse_t_ptr + index), tl.load(coarse_t_ptr + index + 1)
     t_c = tl.load(coarse_t_ptr + tl.minimum(index + 2, S - 1))
@@ -182,15 +188,14 @@ def propose_kernel(
     span = tl.where(last, 0.0, c_above - c_below)
     span = tl.where(span < 1e-5, 1.0, span)
     t_fine = tl.minimum(low + (u - c_below) / span * (high - low), high)  # rounding may not break the order
-    t_fine = tl.where(blind, float("nan"), t_fine)
-    tl.debug_barrier()
-    tl.store(depths_ptr + row + S + n, t_fine, mask=there & (n < N))
-    tl.debug_barrier()
+    t_fine = tl.where(is_nan, float("nan"), t_fine)
+    tl.store(depths_ptr + row + S + n, t_fine, mask=exists & (n < N))
+    tl.debug_barrier()  # fine depths are written
     # Merged by rank, coarse first on ties; any number of coarse depths may coincide.
     rank_fine = n + _count_below(coarse_t_ptr, t_fine, S, True, 2 * S_PAD)
-    rank_fine = tl.where(blind, S + n, rank_fine)
+    rank_fine = tl.where(is_nan, S + n, rank_fine)
     t_coarse = t0 + tl.zeros([BLOCK_R, S_PAD], WIDE)
     rank_coarse = s + _count_below(depths_ptr + row + S, t_coarse, N, False, 2 * N_PAD)
-    tl.debug_barrier()
-    tl.store(depths_ptr + row + rank_fine, t_fine, mask=there & (n < N))
-    tl.store(depths_ptr + row + rank_coarse, t_coarse, mask=there & (s < S))
+    tl.debug_barrier()  # the distribution and the fine depths are read
+    tl.store(depths_ptr + row + rank_fine, t_fine, mask=exists & (n < N))
+    tl.store(depths_ptr + row + rank_coarse, t_coarse, mask=exists & (s < S))

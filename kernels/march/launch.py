@@ -1,4 +1,4 @@
-"""The launches of the march: arguments laid out for the kernels, scratch, and the constants of each launch.
+"""The launches of the march: tensors packed for the kernels, scratch, and the constants of each launch.
 
 Letters: B batch, R rays, S coarse and N fine samples, L = S + N, C plane channels, K hidden units, E feature channels.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from triportrait.kernels.checks import wide_dtype
 from triportrait.kernels.dispatch import INTERPRETED
 from triportrait.kernels.field import FieldWeights
-from triportrait.kernels.language import triton
+from triportrait.kernels.language import tile_side, triton
 from triportrait.kernels.march.backward import mlp_kernel, probe_kernel, scan_kernel, splat_kernel
 from triportrait.kernels.march.forward import march_kernel, propose_kernel
 
@@ -32,7 +32,7 @@ DETERMINISTIC_SCRATCH = 256 << 20  # for each image: a frame at once, as each pi
 
 
 class Warp(NamedTuple):
-    """Offsets that are added to points before the planes are looked up: x + w fine(x) + (1 - w) coarse(x).
+    """Offsets by which points move before the planes are looked up: x + w fine(x) + (1 - w) coarse(x).
 
     w = exp(-rate max(0, d(x) - near)), with d the fine grid's fourth channel: it counts near its surface.
     """
@@ -45,7 +45,7 @@ class Warp(NamedTuple):
 
 
 class Rays(NamedTuple):
-    """Rays of B images.
+    """The rays of B images.
 
     Attributes:
         origins: [B, 3].
@@ -58,8 +58,8 @@ class Rays(NamedTuple):
     width: int
 
 
-class Laid(NamedTuple):
-    """Tensors as the kernels take them."""
+class Packed(NamedTuple):
+    """The tensors in the dtypes and layouts of the kernels."""
 
     planes: Tensor  # [B, 3, H + 4, W + 4, C]
     ray: Tensor  # [B, 4] origin, 1 / half the side of the box
@@ -73,22 +73,25 @@ class Laid(NamedTuple):
     w_f: Tensor  # [K, E]
     b_f: Tensor
 
-    def network(self) -> tuple[Tensor, ...]:
-        """The MLP."""
+    def mlp(self) -> tuple[Tensor, ...]:
+        """Return the weights of the MLP."""
         return self.w_h, self.b_h, self.w_d, self.b_d, self.w_f, self.b_f
 
 
-class Job(NamedTuple):
-    """A march with everything that its launches need.
+class Arguments(NamedTuple):
+    """Everything that the launches of a march need.
 
     Attributes:
-        laid: the tensors.
-        size: H, W of the planes. width: rays of a row. shape: B, R.
-        warp: side, near, rate, and the sizes of both grids; sizes 0 without one.
-        options: of the MLP's products.
+        tensors: what the kernels read.
+        size: H and W of the planes.
+        width: rays of a row.
+        shape: B and R.
+        warp_numbers: side, near and rate of the warp.
+        warp_sizes: sides of its two grids, 0 without a warp.
+        options: how the MLP's products are computed.
     """
 
-    laid: Laid
+    tensors: Packed
     size: tuple[int, int]
     width: int
     shape: tuple[int, int]
@@ -97,17 +100,17 @@ class Job(NamedTuple):
     options: dict[str, Any]
 
 
-def lay_out(
+def pack(
     planes: Tensor, rays: Rays, half_side: Tensor, weights: FieldWeights, warp: Warp | None, precision: MlpPrecision
-) -> Job:
-    """The arguments of `march_rays`, in the dtypes and layouts of the kernels."""
+) -> Arguments:
+    """Bring the arguments of `march_rays` to the dtypes and layouts of the kernels."""
     wide = wide_dtype(planes)
     narrow = {"exact": wide, "tf32": wide, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     if INTERPRETED and precision == "bf16":
         narrow = wide  # Triton's interpreter multiplies bfloat16 wrongly
     w = FieldWeights(*(weight.detach().to(wide) for weight in weights))
     ray = torch.cat([rays.origins.to(wide), 1 / half_side.to(wide)[:, None]], 1).contiguous()
-    laid = Laid(
+    tensors = Packed(
         planes=F.pad(planes.detach(), (0, 0, RING, RING, RING, RING)).contiguous(),
         ray=ray,
         directions=rays.directions.to(wide).contiguous(),
@@ -120,52 +123,52 @@ def lay_out(
         w_f=w.feature_weight.T.to(narrow).contiguous(),
         b_f=w.feature_bias.contiguous(),
     )
-    return Job(
-        laid, (planes.shape[2], planes.shape[3]), rays.width, (rays.directions.shape[0], rays.directions.shape[1]),
+    return Arguments(
+        tensors, (planes.shape[2], planes.shape[3]), rays.width, (rays.directions.shape[0], rays.directions.shape[1]),
         (1.0, 0.0, 0.0) if warp is None else (warp.side, warp.near, warp.rate),
         (0, 0) if warp is None else (warp.fine.shape[1], warp.coarse.shape[1]),
         {"PRECISION": "ieee" if precision == "exact" else "tf32", "EXACT": precision == "exact", "num_stages": 1},
     )  # fmt: skip
 
 
-def patches(job: Job, block: int, tile_width: int) -> int:
-    """How many patches of `block` rays cover an image."""
-    height = triton.cdiv(job.shape[1], job.width)
-    return triton.cdiv(job.width, tile_width) * triton.cdiv(height, block // tile_width)  # type: ignore[no-any-return]
+def patches(args: Arguments, block: int, tile_width: int) -> int:
+    """Count the patches of `block` rays that cover an image."""
+    height = triton.cdiv(args.shape[1], args.width)
+    return triton.cdiv(args.width, tile_width) * triton.cdiv(height, block // tile_width)  # type: ignore[no-any-return]
 
 
-def propose(job: Job, depths: Tensor, num_fine: int, uniforms: Tensor | None) -> Tensor:
-    """All depths [B, R, L] in order."""
-    x, (B, R), S = job.laid, job.shape, depths.shape[1]
+def propose(args: Arguments, depths: Tensor, num_fine: int, uniforms: Tensor | None) -> Tensor:
+    """Choose the fine depths, and return all depths [B, R, L] in order."""
+    x, (B, R), S = args.tensors, args.shape, depths.shape[1]
     samples = torch.empty(B, R, S + num_fine, dtype=x.ray.dtype, device=x.ray.device)
     if samples.numel():
-        chosen = samples if uniforms is None else uniforms.to(x.ray.dtype).sort(-1).values.contiguous()
-        propose_kernel[patches(job, BLOCK_R, TILE_W), B](
-            x.planes, depths.to(x.ray.dtype).contiguous(), chosen, x.ray, x.directions, x.fine, x.coarse, x.w_h, x.b_h,
-            x.w_d, x.b_d, samples, R, *job.size, job.width, *job.warp_numbers, S, num_fine, *x.w_h.shape,
-            *job.warp_sizes, uniforms is None, _pad(S), _pad(num_fine), BLOCK_R, TILE_W, SEGMENTS, **job.options,
+        ordered = samples if uniforms is None else uniforms.to(x.ray.dtype).sort(-1).values.contiguous()
+        propose_kernel[patches(args, BLOCK_R, TILE_W), B](
+            x.planes, depths.to(x.ray.dtype).contiguous(), ordered, x.ray, x.directions, x.fine, x.coarse, x.w_h, x.b_h,
+            x.w_d, x.b_d, samples, R, *args.size, args.width, *args.warp_numbers, S, num_fine, *x.w_h.shape,
+            *args.warp_sizes, uniforms is None, tile_side(S), tile_side(num_fine), BLOCK_R, TILE_W, SEGMENTS,
+            **args.options,
         )  # fmt: skip
     return samples
 
 
-def march(job: Job, samples: Tensor, background: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Feature [B, R, E], depth [B, R] and opacity [B, R] of depths [B, R, L]."""
-    x, (B, R, L) = job.laid, samples.shape
+def march(args: Arguments, samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Render feature [B, R, E], depth [B, R] and opacity [B, R] from sorted depths [B, R, L]."""
+    x, (B, R, L) = args.tensors, samples.shape
     E = x.w_f.shape[1]
     feature = samples.new_empty(B, R, E)
     depth, opacity = samples.new_empty(B, R), samples.new_empty(B, R)
     if opacity.numel():
-        march_kernel[patches(job, BLOCK_R, TILE_W), B](
-            x.planes, samples, x.ray, x.directions, x.fine, x.coarse, *x.network(),
-            feature if background is None else background, feature, depth, opacity, R, *job.size, job.width,
-            *job.warp_numbers, L, *x.w_h.shape, E, *job.warp_sizes, background is not None, BLOCK_R, TILE_W,
-            EXACT_SEGMENTS if job.options["EXACT"] else SEGMENTS, **job.options,
+        march_kernel[patches(args, BLOCK_R, TILE_W), B](
+            x.planes, samples, x.ray, x.directions, x.fine, x.coarse, *x.mlp(),
+            feature, depth, opacity, R, *args.size, args.width, *args.warp_numbers, L, *x.w_h.shape, E,
+            *args.warp_sizes, BLOCK_R, TILE_W, EXACT_SEGMENTS if args.options["EXACT"] else SEGMENTS, **args.options,
         )  # fmt: skip
     return feature, depth, opacity
 
 
 class Gradients(NamedTuple):
-    """Of the planes [B, 3, H, W, C], wide, if they were asked for, and of the network as it is laid out."""
+    """The gradients of the planes [B, 3, H, W, C], in float32, where they are needed, and of the packed MLP."""
 
     planes: Tensor | None
     w_h: Tensor
@@ -176,45 +179,46 @@ class Gradients(NamedTuple):
     b_f: Tensor
 
 
-def march_back(
-    job: Job, samples: Tensor, background: Tensor | None, out: tuple[Tensor, Tensor],
+def march_backward(
+    args: Arguments, samples: Tensor, out: tuple[Tensor, Tensor],
     d_out: tuple[Tensor, Tensor, Tensor], deterministic: bool, with_planes: bool = True, scale: Tensor | None = None,
 ) -> Gradients:  # fmt: skip
-    """Gradients from those of feature, depth and opacity; `out` is depth and opacity.
+    """Compute gradients from those of feature, depth and opacity.
 
     Args:
-        scale: [B] what those of an image have been multiplied by; it is taken out again.
+        out: depth and opacity.
+        scale: [B], the factor in the gradients of each image; the results are divided by it.
     """
-    x, (B, R, L), (H, W) = job.laid, samples.shape, job.size
-    (C, K), E, wide = x.w_h.shape, x.w_f.shape[1], samples.dtype
-    d_planes = torch.zeros(B, 3, H, W, C, dtype=wide, device=samples.device) if with_planes else None
+    x, (B, R, L), (H, W) = args.tensors, samples.shape, args.size
+    (C, K), E = x.w_h.shape, x.w_f.shape[1]
+    d_planes = torch.zeros(B, 3, H, W, C, dtype=samples.dtype, device=samples.device) if with_planes else None
     rows = BACK_R if x.w_h.dtype in (torch.float16, torch.bfloat16) else WIDE_BACK_R
-    all_patches, groups = patches(job, rows, BACK_W), triton.cdiv(L, BACK_SAMPLES)
+    all_patches, groups = patches(args, rows, BACK_W), triton.cdiv(L, BACK_SAMPLES)
     patch_bytes = max(1, rows * L * C * samples.element_size())
-    # what an image gets does not depend on those beside it in the deterministic mode: nor do its pieces
-    at_a_time = DETERMINISTIC_SCRATCH // patch_bytes if deterministic else SCRATCH // max(1, B * patch_bytes)
-    at_a_time = max(1, min(at_a_time, all_patches))
+    # in the deterministic mode an image's gradients, and so its pieces, do not depend on the images beside it
+    chunk = DETERMINISTIC_SCRATCH // patch_bytes if deterministic else SCRATCH // max(1, B * patch_bytes)
+    chunk = max(1, min(chunk, all_patches))
     # each program adds to a part of its own, piece after piece
-    parts = [samples.new_zeros(B, groups * at_a_time, *w.shape) for w in x.network()]
+    parts = [samples.new_zeros(B, groups * chunk, *w.shape) for w in x.mlp()]
     w_h, b_h, w_d, b_d, w_f, b_f = parts
-    for first in range(0, all_patches if samples.numel() else 0, at_a_time):
-        count = min(at_a_time, all_patches - first)
+    for first in range(0, all_patches if samples.numel() else 0, chunk):
+        count = min(chunk, all_patches - first)
         Q = count * rows
         s, q = (samples.new_empty(B, Q, L) for _ in range(2))
         points, d_f = samples.new_empty(B, Q, L, 3), samples.new_empty(B, Q, L, C)
-        where, rays = (first, Q, R), (*job.size, job.width)
+        where, rays = (first, Q, R), (*args.size, args.width)
         probe_kernel[count, groups, B](
-            x.planes, samples, x.ray, x.directions, x.fine, x.coarse, *x.network(), d_out[0], s, q, points, *where,
-            *rays, *job.warp_numbers, L, C, K, E, *job.warp_sizes, BACK_SAMPLES, rows, BACK_W, **job.options,
+            x.planes, samples, x.ray, x.directions, x.fine, x.coarse, *x.mlp(), d_out[0], s, q, points, *where,
+            *rays, *args.warp_numbers, L, C, K, E, *args.warp_sizes, BACK_SAMPLES, rows, BACK_W, **args.options,
         )  # fmt: skip
         scan_kernel[triton.cdiv(Q, SCAN_ROWS), B](
-            samples, *out, out[0] if background is None else background, *d_out, s, q, *where, job.width, L, E,
-            background is not None, _pad(L), SCAN_ROWS, rows, BACK_W, EXACT=job.options["EXACT"], num_stages=1,
+            samples, *out, *d_out, s, q, *where, args.width, L, E, tile_side(L), SCAN_ROWS, rows, BACK_W,
+            EXACT=args.options["EXACT"], num_stages=1,
         )  # fmt: skip
         b_d[:, 0, 0] += q.sum((1, 2))  # every σ is in two means, so that the last part takes all of them
         mlp_kernel[count, groups, B](
             x.planes, points, x.w_h, x.b_h, x.w_d, x.w_f, x.b_f, d_out[0], s, q, d_f, w_h, w_f, b_h, w_d, b_f,
-            groups * at_a_time, *where, *rays, L, C, K, E, BACK_SAMPLES, rows, BACK_W, **job.options,
+            groups * chunk, *where, *rays, L, C, K, E, BACK_SAMPLES, rows, BACK_W, **args.options,
         )  # fmt: skip
         if d_planes is not None:
             _splat(d_f, points, d_planes, deterministic)
@@ -237,7 +241,3 @@ def _splat(d_f: Tensor, points: Tensor, d_planes: Tensor, deterministic: bool) -
     whole = torch.zeros_like(d_planes, dtype=torch.int64)
     splat_kernel[grid](d_f, points, scale, whole, number, H, W, C, True, SPLAT_P, num_stages=1)
     d_planes += whole.to(d_planes.dtype) / scale[:, None, None, None, None]
-
-
-def _pad(size: int) -> int:
-    return max(16, triton.next_power_of_2(size))

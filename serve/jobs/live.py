@@ -19,7 +19,7 @@ import tyro
 from triportrait.core.cards import chosen_device
 from triportrait.core.errors import InputError
 from triportrait.core.libraries import fault, install
-from triportrait.core.weights import named_weights
+from triportrait.core.weights import log_weights, named_weights
 from triportrait.serve.faces.face import FaceProvider
 from triportrait.serve.faces.providers import default_provider
 from triportrait.serve.live.addresses import addresses_to_open, is_loopback
@@ -102,15 +102,16 @@ class Live:
         if self.sessions is not None and not 1 <= self.sessions <= MOST_SESSIONS:
             raise InputError(f"--sessions: expected 1 to {MOST_SESSIONS}, got {self.sessions}; choose another")
         if self.device == "cuda":
-            chosen_device(self.device, logger.warning)  # refused before anything listens
+            chosen_device(self.device)  # refused before anything listens
         for name in NEEDED:
             if (why := fault(name)) is not None:
                 raise InputError(f"live: {name} {why}; `{install('serve')}`")
 
     def _server(self) -> LiveServer:
-        weights = named_weights(self.weights, logger.info)
+        weights = named_weights(self.weights)
+        log_weights(self.weights)
         began = time.perf_counter()
-        device = chosen_device(self.device, logger.warning)
+        device = chosen_device(self.device)
         share_cores(device, others=1)  # the faces of the next frames want a core
         notes = []
         stamp = Stamp(

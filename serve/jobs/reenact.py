@@ -26,7 +26,7 @@ from triportrait.core.motion.neck import NeckField
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.sentences import say
 from triportrait.core.types import Camera
-from triportrait.core.weights import DEMO, named_weights
+from triportrait.core.weights import DEMO, log_weights, named_weights
 from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import FaceProvider
 from triportrait.serve.faces.paste_back import PasteBack, registered
@@ -113,7 +113,7 @@ class Reenact:
     def run(self) -> None:
         """Check everything, prepare the source once, then stream the frames."""
         self._check_numbers()
-        device = chosen_device(self.device, say)
+        device = chosen_device(self.device)
         share_cores(device)
         driving = DrivingFrames.open(self.driving, self.driving_params, self.frames)
         source_file = find_source(self.source, self.source_params, say)
@@ -134,7 +134,7 @@ class Reenact:
                 sha256(source.path), weights, say, watermark=self.watermark, certificate=self.certificate, key=self.key,
                 composite=self.paste_back or self.side_by_side,
             )  # fmt: skip
-            named_weights(self.weights, say)  # told once the input is found good
+            log_weights(self.weights)  # once the input is found good
             started = time.perf_counter()
             reenactor = Reenactor(*load_weights(weights, self.static), device, self.static)
             tell = say if logger.isEnabledFor(logging.DEBUG) else (lambda line: None)

@@ -44,10 +44,10 @@ def asked_anew(monkeypatch) -> Iterator[None]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     attention.has_xformers.cache_clear()
-    attention._answers.clear()
+    attention._runs.clear()
     yield
     attention.has_xformers.cache_clear()
-    attention._answers.clear()
+    attention._runs.clear()
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_no_memory_is_no_answer(xformers):
     xformers(full)
     with pytest.raises(torch.OutOfMemoryError):
         on_cuda()
-    assert not attention._answers
+    assert not attention._runs
 
 
 def test_wide_heads_reach_what_runs(xformers):
@@ -213,6 +213,6 @@ def test_asking_inside_a_checkpoint_leaves_its_books_alone(xformers, monkeypatch
     monkeypatch.setattr(attention, "backend_for", lambda *_: "xformers")
     module, tokens = Attention(8, 2), torch.randn(2, 5, 8, requires_grad=True)
     wanted = torch.autograd.grad(module(tokens).square().sum(), tokens)[0]
-    attention._answers.clear()
+    attention._runs.clear()
     again = checkpoint(module, tokens, use_reentrant=False)
     torch.testing.assert_close(torch.autograd.grad(again.square().sum(), tokens)[0], wanted)

@@ -54,7 +54,7 @@ def test_any_march(rays, width, samples, fine, density, aside, coincide):
     sizes = {**CASES["march"].odd[0], "R": rays, "width": width, "S": samples, "N": fine}
     inputs = list(make_inputs("march", sizes, torch.float32))
     inputs[1] = inputs[1] + aside  # origins
-    inputs[11] = torch.full_like(inputs[11], density)  # the bias of the density
+    inputs[10] = torch.full_like(inputs[10], density)  # the bias of the density
     if coincide:
         inputs[3] = inputs[3].clone()
         inputs[3][:, 1] = inputs[3][:, 2]

@@ -42,21 +42,20 @@ def test_a_slab_transmits_exp_minus_density_times_length(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_empty_box_shows_the_background(backend):
+def test_an_empty_box_shows_nothing(backend):
     planes, rays, depths, N, weights = slab(-1e4)
-    background = torch.rand(1, 5, 16)
     with use_backend(backend):
-        feature, depth, opacity = march_rays(planes, rays, depths, N, torch.ones(1), weights, background=background)
-    assert (opacity == 0).all() and (depth == torch.inf).all() and torch.equal(feature, background)
+        feature, depth, opacity = march_rays(planes, rays, depths, N, torch.ones(1), weights)
+    assert (opacity == 0).all()
+    assert (depth == torch.inf).all()
+    assert (feature == 0).all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_wall_shows_nothing_behind_it(backend):
+def test_a_wall_is_opaque(backend):
     planes, rays, depths, N, weights = slab(1e4)
     with use_backend(backend):
-        feature, _depth, opacity = march_rays(
-            planes, rays, depths, N, torch.ones(1), weights, background=torch.full((1, 5, 16), 9.0)
-        )
+        feature, _depth, opacity = march_rays(planes, rays, depths, N, torch.ones(1), weights)
     torch.testing.assert_close(opacity, torch.ones(1, 5), rtol=0, atol=1e-5)
     torch.testing.assert_close(feature, torch.full((1, 5, 16), 0.5), rtol=0, atol=1e-4)
 
@@ -92,15 +91,15 @@ def test_pieces_of_the_image_change_no_gradient(monkeypatch):
         leaves = [x.requires_grad_() if x is not None and x.is_floating_point() else x for x in inputs]
         with use_backend("triton"):
             feature, depth, opacity = case.op(*leaves)
-        own = [leaves[0], *leaves[7:14]]
-        seen.append(torch.autograd.grad(feature.square().sum() + depth.sum() + opacity.sum(), own))
+        parameters = [leaves[0], *leaves[7:13]]
+        seen.append(torch.autograd.grad(feature.square().sum() + depth.sum() + opacity.sum(), parameters))
     for whole, pieces in zip(*seen, strict=True):
         torch.testing.assert_close(whole, pieces, rtol=1e-4, atol=1e-5 * float(whole.abs().max()))
 
 
 def test_other_widths_take_the_small_operators(monkeypatch):
     """A fused tile needs powers of two; other networks still run on kernels."""
-    monkeypatch.setattr("triportrait.kernels.march.contract.lay_out", lambda *a: pytest.fail("fused"))
+    monkeypatch.setattr("triportrait.kernels.march.contract.pack", lambda *a: pytest.fail("fused"))
     sizes = {**SIZES, "C": 20}
     inputs = make_inputs("march", sizes, torch.float32)
     with use_backend("triton"):
@@ -142,21 +141,17 @@ def test_thin_matter_before_a_wall_keeps_its_share():
         ({"uniforms": torch.ones(1, 5, 4, requires_grad=True)}, "uniforms: expected a tensor without a gradient"),
         ({"depths": torch.zeros(1, 3)}, r"depths: expected \[B, S\] with S >= 4, got \[1, 3\]"),
         ({"half_side": torch.ones(2)}, r"half_side: expected \[B\] with B=1 from planes, got \[2\]"),
-        (
-            {"background": torch.ones(1, 4, 16)},
-            r"background: expected \[B, R, E\] with .*R=5 from directions.*, got \[1, 4, 16\]",
-        ),
         ({"uniforms": torch.ones(1, 5, 3)}, r"uniforms: expected \[B, R, N\] = \[1, 5, 4\], got \[1, 5, 3\]"),
     ],
 )
 def test_refuses_bad_shapes_by_name(change, message):
     planes, rays, depths, N, weights = slab(0.0)
-    plain = {"depths": depths, "num_fine": N, "half_side": torch.ones(1), "background": None, "uniforms": None}
+    plain = {"depths": depths, "num_fine": N, "half_side": torch.ones(1), "uniforms": None}
     arguments: dict = plain | {"precision": "exact"} | change
     with pytest.raises(ValueError, match=message):
         march_rays(
             planes, rays, arguments["depths"], arguments["num_fine"], arguments["half_side"], weights, None,
-            arguments["background"], arguments["uniforms"], arguments["precision"],
+            arguments["uniforms"], arguments["precision"],
         )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import fixed_camera, turned
-from triportrait.core.weights import VARIABLE, named_weights
+from triportrait.core.weights import VARIABLE, log_weights, named_weights
 from triportrait.serve.parameters import Tracking
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.weights import load_weights
@@ -63,15 +63,23 @@ def test_a_trained_folder_is_loaded_and_reenacts_a_frame(trained):
     assert not np.array_equal(front, elsewhere), "landmarks say where the face is"
 
 
-def test_the_environment_may_name_the_folder(trained, monkeypatch):
+def test_the_environment_may_name_the_folder(trained, monkeypatch, caplog):
+    caplog.set_level("INFO", "triportrait")
     monkeypatch.setenv(VARIABLE, str(trained))
     assert load_weights(None)[0].config == tiny()
-    said = []
-    assert named_weights(None, said.append) == str(trained) and said == [f"weights: {trained}, as ${VARIABLE} says"]
+    assert named_weights(None) == str(trained)
+    log_weights(None)
+    assert caplog.messages[-1] == f"weights: {trained}, as ${VARIABLE} says"
     monkeypatch.setenv(VARIABLE, "")
-    assert named_weights(None, said.append) == named_weights("demo", said.append) == "demo"
-    assert len(said) == 3 and all("procedural heads alone" in line and "--weights FOLDER" in line for line in said[1:])
-    assert named_weights(str(trained), pytest.fail) == str(trained)
+    caplog.clear()
+    for weights in (None, "demo"):
+        assert named_weights(weights) == "demo"
+        log_weights(weights)
+    assert len(caplog.messages) == 2
+    assert all("procedural heads alone" in line and "--weights FOLDER" in line for line in caplog.messages)
+    log_weights(str(trained))
+    assert named_weights(str(trained)) == str(trained)
+    assert len(caplog.messages) == 2
 
 
 def test_two_networks_that_do_not_fit_are_refused(trained, tiny_weights, tmp_path):

@@ -184,7 +184,7 @@ def process_group(always: bool = False) -> Iterator[Ranks]:
             )
         torch.cuda.set_device(local)
     elif rank == 0:
-        warn_of_unused_card(lambda line: print(line, file=sys.stderr, flush=True))
+        warn_of_unused_card()
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if size == 1 and not always:
         yield Ranks(0, 1, device)

@@ -15,7 +15,7 @@ import tyro
 
 from triportrait.core.errors import InputError
 from triportrait.core.sentences import say
-from triportrait.core.weights import named_weights
+from triportrait.core.weights import log_weights, named_weights
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.train.captions import framed
 from triportrait.train.data.clips import write_video
@@ -59,7 +59,8 @@ class Demo:
         check_file(self.out, self.overwrite, ".mp4")
         if self.frame is not None:
             check_file(self.frame, self.overwrite, ".png")
-        weights = named_weights(self.weights, say)
+        weights = named_weights(self.weights)
+        log_weights(self.weights)
         trained = open_trained(weights, self.cast_seed, self.cast_count)
         if self.cast_heads is not None and self.characters is not None:
             raise InputError(

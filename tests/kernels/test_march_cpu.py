@@ -7,7 +7,7 @@ import torch
 
 from triportrait.kernels.dispatch import use_backend
 from triportrait.kernels.march import contract as march
-from triportrait.kernels.march import cpu as march_plain
+from triportrait.kernels.march import cpu
 from triportrait.profiling.cases import CASES, make_inputs
 
 SIZES = [
@@ -32,8 +32,8 @@ def truth(name: str, inputs: list[torch.Tensor | None]) -> tuple[torch.Tensor, .
 def called(monkeypatch) -> list[int]:
     """One entry for each time that it ran."""
     calls: list[int] = []
-    original = march.march_plain
-    monkeypatch.setattr(march, "march_plain", lambda *a: calls.append(1) or original(*a))
+    original = march.march_cpu
+    monkeypatch.setattr(march, "march_cpu", lambda *a: calls.append(1) or original(*a))
     return calls
 
 
@@ -43,7 +43,7 @@ def test_it_agrees_with_the_definition(name, sizes, called):
     inputs = list(make_inputs(name, sizes, torch.float32))
     found, wanted = plain(name, inputs), truth(name, inputs)
     assert called
-    most = march_plain.LEFT_OUT
+    most = cpu.SKIPPED
     for one, other, allowed in zip(found, wanted, (most, 2e-4, 1e-4), strict=True):
         assert one.dtype == torch.float32 and one.shape == other.shape
         torch.testing.assert_close(one.double(), other, rtol=2e-4, atol=allowed)
@@ -53,7 +53,7 @@ def test_it_agrees_with_the_definition(name, sizes, called):
 def test_no_pixel_misses_more_than_may_be_left_out(monkeypatch, most):
     inputs = list(make_inputs("march", SIZES[1], torch.float32))
     wanted = truth("march", inputs)
-    monkeypatch.setattr(march_plain, "LEFT_OUT", most)
+    monkeypatch.setattr(cpu, "SKIPPED", most)
     off = [(one - other).abs().max() for one, other in zip(plain("march", inputs), wanted, strict=True)]
     assert off[0] < most + 1e-5 and off[1] < 1e-4 and off[2] < 1e-5
     assert most < 0.1 or off[0] > 0.01, "something was left out"
@@ -62,7 +62,7 @@ def test_no_pixel_misses_more_than_may_be_left_out(monkeypatch, most):
 def test_pieces_of_the_image_change_nothing(monkeypatch):
     inputs = list(make_inputs("march", SIZES[0], torch.float32))
     whole = plain("march", inputs)
-    monkeypatch.setattr(march_plain, "AT_A_TIME", 15 * 24 * 7)  # rays of 15 samples, 24 units: 7 rays
+    monkeypatch.setattr(cpu, "CHUNK", 15 * 24 * 7)  # rays of 15 samples, 24 units: 7 rays
     for one, other in zip(whole, plain("march", inputs), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
