@@ -1,9 +1,10 @@
-"""A phase of a step that was not finite, once more: its terms one by one, and the first tensor that is not finite."""
+"""A step that was not finite is run again: its terms one by one, and the first tensor that is not finite."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +25,38 @@ from triportrait.train.stages import static as stage1
 from triportrait.train.stages.stage import MicroBatch, Phase
 
 BATCHES = {"stage1": stage1.StaticBatch, "stage2": stage2.ReenactBatch}
-CALLED = {"portrait": "generator"}  # networks of the models; others as their field
+NETWORK_NAMES = {"portrait": "generator"}  # other networks are called as their field
 
 
-def replay(run: Path, precision: Precision | None, device: torch.device, tell: Callable[[str], None]) -> str:
-    """Run what a run kept in `run/diverged` again, in this process.
+@dataclass(frozen=True)
+class Replayed:
+    """The outcome of a replay.
+
+    Attributes:
+        lines: what was not finite before, the first output that is not, and each term.
+        nonfinite: what is not finite again, empty where all is finite.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    nonfinite: list[str] = field(default_factory=list)
+
+    def is_finite(self, name: str, value: Tensor) -> bool:
+        """Tell whether a tensor is finite, and add a line where it is not."""
+        count = int((~value.isfinite()).sum())
+        if count:
+            self.lines.append(f"  {name}: {count} of {value.numel()} numbers are not finite")
+        return count == 0
+
+
+def replay(run: Path, precision: Precision | None, device: torch.device) -> Replayed:
+    """Run again, in this process, what a run kept in `run/diverged`.
 
     Args:
         run: a run of one stage.
-        precision: of the networks; None: the run's.
-        tell: takes a line at a time: what was not finite before, the first output that is not, each term.
-
-    Returns:
-        What is not finite again, empty where all is finite.
+        precision: precision of the networks; None takes the run's.
 
     Raises:
-        InputError: the run kept nothing, or what it kept, or a network that it asked, is damaged or missing.
+        InputError: the run kept nothing, or a file that it kept, or a network that it used, is damaged or missing.
     """
     paths, checkpoints = kept_micros(run), [path for name in BATCHES for path in checkpoints_of(run / DIVERGED, name)]
     if not paths or not checkpoints:
@@ -51,64 +68,68 @@ def replay(run: Path, precision: Precision | None, device: torch.device, tell: C
     config, begin = _config(run), _begin(run)
     config = config if precision is None else dataclasses.replace(config, precision=precision)
     name = micro_batches[0].stage
-    own: StageConfig = getattr(config, name)
+    stage: StageConfig = getattr(config, name)
     models: Any = (static_models if name == "stage1" else reenact_models)(config, begin, device)
-    phases = (stage1.phases if name == "stage1" else stage2.phases)(models, own)  # type: ignore[arg-type]
+    phases = (stage1.phases if name == "stage1" else stage2.phases)(models, stage)  # type: ignore[arg-type]
     models.portrait.load_state_dict(module_weights(checkpoints[-1], "generator"))
     if models.discriminator is not None:
         models.discriminator.load_state_dict(module_weights(checkpoints[-1], "discriminator"))
     networks = {f.name: getattr(models, f.name) for f in dataclasses.fields(models)}
-    networks = {CALLED.get(n, n): part for n, part in networks.items() if isinstance(part, nn.Module)}
+    networks = {NETWORK_NAMES.get(n, n): part for n, part in networks.items() if isinstance(part, nn.Module)}
+    replayed = Replayed()
     for network, module in networks.items():
         for tensor, value in module.state_dict().items():
-            _tell_if_infinite(f"{network} {tensor}", value, tell)
-    wrong = []
+            replayed.is_finite(f"{network} {tensor}", value)
     for micro in micro_batches:
         phase = next((phase for phase in phases if phase.name == micro.phase), None)
         if phase is None:
             raise InputError(f"{run}: expected a phase of {name}, got {micro.phase!r}; the run is of another version")
-        tell(f"{name}, {micro.phase}, micro-batch {micro.number} after {micro.images_seen} images, {config.precision}")
-        optimizer = own.discriminator if phase.engine == "discriminator" else own.optimizer
-        wrong += _again(micro, phase, networks, not optimizer.zero_nan_grads, device, tell)
-    return "; ".join(wrong)
+        replayed.lines.append(
+            f"{name}, {micro.phase}, micro-batch {micro.number} after {micro.images_seen} images, {config.precision}"
+        )
+        optimizer = stage.discriminator if phase.engine == "discriminator" else stage.optimizer
+        _run_again(micro, phase, networks, not optimizer.zero_nan_grads, device, replayed)
+    return replayed
 
 
-def _again(
+def _run_again(
     micro: KeptMicroBatch,
     phase: Phase,
     networks: dict[str, nn.Module],
     gradients: bool,
     device: torch.device,
-    tell: Callable[[str], None],
-) -> list[str]:
-    """One micro-batch: what is not finite of it."""
+    replayed: Replayed,
+) -> None:
+    """Run one micro-batch again, and add to the outcome what is not finite."""
     for name, value in flattened(micro.batch, "batch")[1].items():
-        _tell_if_infinite(name, value, tell)
+        replayed.is_finite(name, value)
     rng = torch.Generator()
     rng.set_state(micro.rng)
-    made = {
-        name: DiscriminatorInput(*(x.to(device) for x in judged.values())) for name, judged in micro.handed_on.items()
+    handed_on = {
+        name: DiscriminatorInput(*(x.to(device) for x in tensors.values())) for name, tensors in micro.handed_on.items()
     }
     with _Watch(networks) as watch:
-        terms = phase.terms(MicroBatch(_on(micro.batch, device), rng, micro.images_seen, made, micro.number))
+        terms = phase.terms(
+            MicroBatch(_to_device(micro.batch, device), rng, micro.images_seen, handed_on, micro.number)
+        )
     if watch.first:
-        tell(f"  first output that is not finite: {watch.first}")
+        replayed.lines.append(f"  first output that is not finite: {watch.first}")
     width = max(map(len, terms))
-    for name, value in terms.items():
-        tell(f"  {name:{width}}  {value.item():.9g}")
-    bad = [name for name, value in terms.items() if not bool(value.isfinite())]
-    if bad:
-        return [f"{', '.join(bad)} of {micro.phase}, first {watch.first or 'outside of the networks'}"]
-    if gradients:
+    replayed.lines.extend(f"  {name:{width}}  {value.item():.9g}" for name, value in terms.items())
+    nonfinite = [name for name, value in terms.items() if not bool(value.isfinite())]
+    if nonfinite:
+        first = watch.first or "outside of the networks"
+        replayed.nonfinite.append(f"{', '.join(nonfinite)} of {micro.phase}, first {first}")
+    elif gradients:
         torch.stack([value.float() for value in terms.values()]).sum().mul(phase.every).backward()
-        for name, parameter in networks[phase.engine].named_parameters():
-            if parameter.grad is not None and _tell_if_infinite(f"gradient of {name}", parameter.grad, tell):
-                bad.append(name)
-    return [f"the gradient of {bad[0]}"] if bad else []
+        gradients_of = networks[phase.engine].named_parameters()
+        named = [(f"gradient of {name}", p.grad) for name, p in gradients_of if p.grad is not None]
+        nonfinite = [name for name, gradient in named if not replayed.is_finite(name, gradient)]
+        replayed.nonfinite.extend(f"the {name}" for name in nonfinite[:1])
 
 
 class _Watch:
-    """Sees the first output of a module that is not finite, in the order of the forward pass."""
+    """A watch on networks that finds the first module whose output is not finite, in the order of the forward pass."""
 
     def __init__(self, networks: dict[str, nn.Module]) -> None:
         self.first, self._networks, self._handles = "", networks, []  # type: ignore[var-annotated]
@@ -125,16 +146,16 @@ class _Watch:
             handle.remove()
 
     def _hook(self, name: str) -> Callable[..., None]:
-        def look(module: nn.Module, given: Any, named: Any, output: Any) -> None:
+        def look(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             if self.first or _finite(output):
                 return
             weights = [*module.parameters(), *module.buffers()]
-            why = "finite inputs and weights"
+            cause = "finite inputs and weights"
             if not _finite(weights):
-                why = "weights that are not"
-            elif not _finite((given, named)):
-                why = "inputs that are not"
-            self.first = f"{name} ({type(module).__name__}), from {why}"
+                cause = "weights that are not"
+            elif not _finite((args, kwargs)):
+                cause = "inputs that are not"
+            self.first = f"{name} ({type(module).__name__}), from {cause}"
 
         return look
 
@@ -144,7 +165,7 @@ def _finite(value: Any) -> bool:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors within dataclasses, dicts, lists and tuples."""
+    """Yield the tensors within dataclasses, dicts, lists and tuples."""
     if isinstance(value, Tensor):
         yield value
     elif dataclasses.is_dataclass(value):
@@ -158,15 +179,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-def _tell_if_infinite(name: str, value: Tensor, tell: Callable[[str], None]) -> bool:
-    count = int((~value.isfinite()).sum())
-    if count:
-        tell(f"  {name}: {count} of {value.numel()} numbers are not finite")
-    return count > 0
-
-
-def _on(batch: Any, device: torch.device) -> Any:
-    """A batch on a device."""
+def _to_device(batch: Any, device: torch.device) -> Any:
     parts = {f.name: getattr(batch, f.name).to(device) for f in dataclasses.fields(batch)}
     return type(batch)(**parts)
 
@@ -182,8 +195,8 @@ def _config(run: Path) -> TrainConfig:
 def _begin(run: Path) -> InitFrom:
     path = run / DIVERGED / BEGIN
     try:
-        found: InitFrom = rebuilt(InitFrom, read_json(path), {}, "begin")
-        return dataclasses.replace(found, discriminator=None)  # it is the one that was saved
+        init_from: InitFrom = rebuilt(InitFrom, read_json(path), {}, "begin")
+        return dataclasses.replace(init_from, discriminator=None)  # it is the one that was saved
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: expected what a run of one stage began from, it is missing or damaged; name another run"

@@ -38,7 +38,6 @@ def parse(name: str, job: Any, arguments: Sequence[str]) -> Job:
         SystemExit: the help was wanted and has been printed.
     """
     kinds = {kind.__name__.lower(): kind for kind in get_args(job)}
-    _check_renamed(name, kinds.get(arguments[0]) if arguments and kinds else job, arguments)
     options_end = arguments.index("--") if "--" in arguments else len(arguments)
     if {"-h", "--help"} & set(arguments[:options_end]):
         _print_help(name, job, [kind for kind in arguments[:1] if kind in kinds])
@@ -47,7 +46,9 @@ def parse(name: str, job: Any, arguments: Sequence[str]) -> Job:
     if not arguments or arguments[0] not in kinds:
         came = f"got {literal(arguments[0])}" if arguments else "none came"
         raise InputError(f"{name}: expected one of {', '.join(kinds)}, {came}; `triportrait {name} --help` lists them")
-    return _Parser(f"{name} {arguments[0]}", kinds[arguments[0]]).parse(arguments[1:])
+    name, job = f"{name} {arguments[0]}", kinds[arguments[0]]
+    _check_renamed(name, job, arguments[1:])
+    return _Parser(name, job).parse(arguments[1:])
 
 
 def _check_renamed(name: str, kind: Any, arguments: Sequence[str]) -> None:

@@ -48,6 +48,9 @@ class Replay:
     def run(self) -> None:
         """Print the terms; bad input where one is not finite again."""
         with process_group() as ranks:
-            again = replay(self.run_folder, self.precision, ranks.device, print)
-        if again:
-            raise InputError(f"{self.run_folder}: not finite again: {again}; mend that, or try another --seed or --lr")
+            replayed = replay(self.run_folder, self.precision, ranks.device)
+        print("\n".join(replayed.lines))
+        if nonfinite := "; ".join(replayed.nonfinite):
+            raise InputError(
+                f"{self.run_folder}: not finite again: {nonfinite}; mend that, or try another --seed or --lr"
+            )
