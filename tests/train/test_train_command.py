@@ -201,7 +201,7 @@ def test_bad_options_are_refused_before_any_work(case, tmp_path, capsys, monkeyp
 
 
 def test_a_run_needs_a_folder(capsys):
-    assert "train: --out is missing; " in refused(["overfit"], capsys)
+    assert "train overfit: --out is missing; " in refused(["overfit"], capsys)
 
 
 @pytest.mark.parametrize("place", ["file", "file/run"])
