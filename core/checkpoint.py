@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from triportrait.core.atomic import replacing
 from triportrait.core.config import PRESETS, ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.files import check_tensor_file, read_json
@@ -97,18 +98,12 @@ def save_weights(
         "provenance": dict(provenance),
     }
     path, card_path = folder / f"{kind}.safetensors", folder / f"{kind}.json"
-    part, card_part = folder / f".{kind}.safetensors.part", folder / f".{kind}.json.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
+        with replacing(card_path, only_writer=True) as card_part, replacing(path, only_writer=True) as part:
             save_file(_apart(tensors), part)
             card_part.write_text(json.dumps(card, indent=1) + "\n")
             os.chmod(part, card_part.stat().st_mode)  # safetensors lets only the owner read
-            os.replace(part, path)
-            os.replace(card_part, card_path)
-        finally:
-            part.unlink(missing_ok=True)
-            card_part.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{folder}: the weights could not be written ({error}); choose a folder with room") from error
     return path

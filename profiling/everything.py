@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from triportrait.core.atomic import write_text
 from triportrait.core.config import PRESETS, ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.profiling import frame, kernels, roofline
@@ -79,6 +80,4 @@ def profile(command: str, out: Path, operators: Sequence[str] = (), dtypes: Sequ
 
 def write(figures: dict[str, Any], out: Path) -> None:
     """Write figures as JSON; the file appears whole."""
-    part = out.with_name(f".{out.name}.part")
-    part.write_text(json.dumps(figures, indent=1) + "\n")
-    part.replace(out)
+    write_text(out, json.dumps(figures, indent=1) + "\n")

@@ -49,8 +49,7 @@ class Recording:
         self.frames = 0
         self.seconds = 0.0
         self._began_s: float | None = None
-        self._writer = VideoWriter(path, size_px=(side_px, side_px), fps=_NOMINAL_FPS)
-        self._writer.__enter__()
+        self._writer = VideoWriter(path, size_px=(side_px, side_px), fps=_NOMINAL_FPS).open()
 
     def write(self, picture: np.ndarray, now_s: float) -> bool:
         """Add a picture; tells whether there is time for more.
@@ -76,13 +75,12 @@ class Recording:
         if not self.frames:
             self.abandon()
             raise InputError("recording: no picture came while it ran; start the camera or a driving video first")
-        self._writer.__exit__(None, None, None)
+        self._writer.close()
         self._stamp.sign(self.path)
 
     def abandon(self) -> None:
         """Leave nothing."""
-        error = RuntimeError("abandoned")
-        self._writer.__exit__(type(error), error, None)
+        self._writer.abandon()
 
 
 class Recordings:

@@ -11,7 +11,6 @@ import io
 import math
 import os
 import re
-import secrets
 import struct
 import threading
 import zlib
@@ -22,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, features
 
+from triportrait.core.atomic import replacing
 from triportrait.core.errors import InputError
 from triportrait.core.files import opened
 from triportrait.serve.media.avif_trial import check_avif
@@ -260,49 +260,6 @@ def as_people_count(path: Path) -> tuple[list[str | int], str]:
     """The sorting key of names with numbers in them: 2 before 10."""
     parts = re.split(r"([0-9]+)", path.name.casefold())
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
-
-
-@contextmanager
-def replacing(path: Path, overwrite: bool) -> Iterator[Path]:
-    """Give a temporary file beside `path` that becomes `path` when the block ends well, and vanishes when it does not.
-
-    A link is followed: what it points to is made, or replaced.
-
-    Raises: `InputError` when `overwrite` is false and `path` exists at the end: what appeared meanwhile is kept.
-    """
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.stem[:64]}.{secrets.token_hex(6)}{target.suffix}")
-    # Not tempfile: that makes files only their owner can read, and the mode would survive the renaming.
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    try:
-        yield temporary
-        if overwrite:
-            os.replace(temporary, target)
-        else:
-            try:
-                _put(temporary, target)
-            except FileExistsError as error:
-                raise InputError(
-                    f"{path}: it appeared meanwhile and was kept; pass --overwrite to replace it"
-                ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _put(temporary: Path, target: Path) -> None:
-    """Give a file its name unless the name is taken. Raises: `FileExistsError`."""
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        raise
-    except OSError:
-        # A file system without links (FAT, some network disks): an empty file holds the name until the whole one comes.
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        try:
-            os.replace(temporary, target)
-        except OSError:
-            target.unlink(missing_ok=True)
-            raise
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from fractions import Fraction
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,12 +23,13 @@ from av.container import OutputContainer
 from av.video.frame import PictureType
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
+from triportrait.core.atomic import replacing
 from triportrait.core.errors import InputError
 from triportrait.serve.media.clips import SCALING, Clip, Frame, open_clip
-from triportrait.serve.media.pictures import ending_of, replacing, writing
+from triportrait.serve.media.pictures import ending_of, writing
 from triportrait.serve.media.sound import Sound
 
-__all__ = ["VIDEO_ENDINGS", "Clip", "Frame", "VideoWriter", "check_output", "open_clip"]
+__all__ = ["VIDEO_ENDINGS", "Clip", "Frame", "VideoWriter", "check_output", "open_clip", "write_video"]
 
 # Ending → (container, video encoder).
 _KINDS = {
@@ -38,6 +39,7 @@ _KINDS = {
     ".webm": ("webm", "libvpx-vp9"),
 }
 VIDEO_ENDINGS = tuple(_KINDS)
+_CONTAINER_OPTIONS = {"fflags": "+bitexact", "movflags": "+faststart"}
 
 # x264 writes other bytes for another number of threads, so it must not follow the machine.
 _ENCODER_THREADS = 4
@@ -100,9 +102,9 @@ class _Unused(Exception):
 class VideoWriter:
     """Write frames with their times as a video that appears under its name only when it is complete.
 
-    Use as a context manager. On any exception the partial file is removed and an existing output stays as it was, as
-    one does that appears while writing, unless `overwrite`. The same input gives the same bytes. .mp4, .mov and .mkv
-    are H.264, .webm is VP9; both 8-bit 4:2:0, tagged BT.709.
+    Use as a context manager, or by `open`, then `close` or `abandon`. On any exception the partial file is removed and
+    an existing output stays as it was, as one does that appears while writing, unless `overwrite`. The same input gives
+    the same bytes. .mp4, .mov and .mkv are H.264, .webm is VP9; both 8-bit 4:2:0, tagged BT.709.
 
     Args:
         path: output file, ending one of `VIDEO_ENDINGS`.
@@ -149,6 +151,18 @@ class VideoWriter:
         self._reformatter = VideoReformatter()
 
     def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
+    def open(self) -> Self:
+        """Begin the file, under a temporary name; `close` or `abandon` has to follow."""
         check_output(self.path, self._overwrite, sources=self._sources)
         with writing(self.path), ExitStack() as stack:
             self._temporary = stack.enter_context(replacing(self.path, self._overwrite))
@@ -196,12 +210,16 @@ class VideoWriter:
             if self._sound is not None:
                 self._sound.write_until(Fraction(tick, self._clock))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self._stack.__exit__(kind, error, trace)
-            return
+    def abandon(self) -> None:
+        """Leave nothing of what was written."""
+        with suppress(_Unused), self._stack:
+            raise _Unused
+
+    def close(self) -> None:
+        """Write what the encoder still holds, finish the sound and let the file appear under its name.
+
+        Raises: `InputError` when the disk is full; `ValueError` when no frame was written. Nothing is left then.
+        """
         with writing(self.path), self._stack:
             if self._last_tick < 0:
                 raise ValueError(f"{self.path}: no frame was written")
@@ -256,7 +274,7 @@ class VideoWriter:
             f"file:{self._temporary}",
             "w",
             format=_KINDS[self.path.suffix.lower()][0],
-            container_options={"fflags": "+bitexact", "movflags": "+faststart"},
+            container_options=_CONTAINER_OPTIONS,
         )
 
         def close() -> None:
@@ -273,13 +291,53 @@ class VideoWriter:
         if encoder == "libvpx-vp9":
             # VP9 counts to 63; 4/3 keeps the two scales about level.
             options = {"crf": str(min(63, round(self._crf * 4 / 3))), "b": "0", "cpu-used": "4", "row-mt": "1"}
-        stream = self._container.add_stream(encoder, rate=self.fps, options=options)
-        assert isinstance(stream, av.VideoStream)
-        context = stream.codec_context
-        context.width, context.height = (side + side % 2 for side in self.size_px)
-        context.pix_fmt = "yuv420p"
-        context.time_base = Fraction(1, self._clock)
-        context.colorspace, context.color_range = 1, int(ColorRange.MPEG)
+        width, height = (side + side % 2 for side in self.size_px)
+        return _add_stream(self._container, encoder, self.fps, options, (width, height), Fraction(1, self._clock))
+
+
+def write_video(
+    path: Path, frames: Iterable[np.ndarray], fps: int, gop: int | None = None, tagged: bool = True, crf: int = 14
+) -> None:
+    """Write frames of one rate as H.264 in .mp4, 8-bit 4:2:0; the same frames give the same bytes.
+
+    Args:
+        frames: uint8 [H, W, 3], at least one, all of one even height and width; taken one by one.
+        gop: frames from one key frame to the next, and none that reads a later one; the encoder's choice by default.
+        tagged: colours are BT.709, and the file says so; else BT.601 without a word, which every decoder takes for
+            granted, also DALI's, which does not read what a file says.
+        crf: quality on the scale of x264.
+    """
+    frames = iter(frames)
+    first = next(frames)
+    options = {"crf": str(crf), "preset": "medium"}
+    if gop is not None:
+        options |= {"g": str(gop), "keyint_min": str(gop), "sc_threshold": "0", "bf": "0"}
+    with av.open(f"file:{path}", "w", format="mp4", container_options=_CONTAINER_OPTIONS) as container:
+        stream = _add_stream(container, "libx264", Fraction(fps), options, first.shape[1::-1], tagged=tagged)
+        space = Colorspace.ITU709 if tagged else Colorspace.ITU601
+        for image in chain([first], frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24").reformat(
+                format="yuv420p", dst_colorspace=space, dst_color_range=ColorRange.MPEG
+            )
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _add_stream(
+    container: OutputContainer, encoder: str, rate: Fraction, options: dict[str, str], size_px: tuple[int, ...],
+    time_base: Fraction | None = None, tagged: bool = True,
+) -> av.VideoStream:  # fmt: skip
+    """Add a stream of 8-bit 4:2:0 pictures to a file; `tagged` says that its colours are BT.709."""
+    stream = container.add_stream(encoder, rate=rate, options=options)
+    assert isinstance(stream, av.VideoStream)
+    context = stream.codec_context
+    context.width, context.height = size_px
+    context.pix_fmt = "yuv420p"
+    if time_base is not None:
+        context.time_base = time_base
+    context.color_range = int(ColorRange.MPEG)
+    if tagged:
+        context.colorspace = 1
         context.color_primaries, context.color_trc = int(ColorPrimaries.BT709), int(ColorTrc.BT709)
-        context.thread_count = _ENCODER_THREADS
-        return stream
+    context.thread_count = _ENCODER_THREADS
+    return stream

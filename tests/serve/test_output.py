@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.serve.making import H, W, as_a_stranger, make, moving, scene
+from triportrait.core.atomic import replacing
 from triportrait.core.errors import InputError
-from triportrait.serve.media.pictures import replacing, write_picture
+from triportrait.serve.media.pictures import write_picture
 from triportrait.serve.media.video import VideoWriter, check_output, open_clip
 
 

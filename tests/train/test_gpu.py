@@ -15,8 +15,8 @@ import torch
 
 from tests.train import little
 from triportrait import cli
+from triportrait.serve.media.video import write_video
 from triportrait.train.data.clip_store.frames import DaliDecoder, decode
-from triportrait.train.data.clips import write_video
 
 pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).parents[2]
@@ -101,7 +101,7 @@ def test_nvdec_sees_what_pyav_sees(tmp_path):
     colours = rng.integers(0, 256, (17, 16, 16, 3), dtype=np.uint8)
     frames = colours.repeat(16, 1).repeat(16, 2)
     path = tmp_path / "clip.mp4"
-    write_video(path, frames, 25, 8, told_colours=False)
+    write_video(path, frames, 25, 8, tagged=False)
     rows = [0, 9, 16]
     (found,) = DaliDecoder(torch.device("cuda"))([(path, rows)])
     assert isinstance(found, torch.Tensor)

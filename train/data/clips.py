@@ -6,15 +6,14 @@ uint8, world_from_camera [4, 4], intrinsics [3, 3], identity.* and light.*.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from fractions import Fraction
-from itertools import chain
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from triportrait.core.errors import InputError
+from triportrait.serve.media.video import write_video
 from triportrait.train.data.folders import whole_folder
 from triportrait.train.data.heads.population import EXPRESSION_AXES, check_seed_and_count
 from triportrait.train.data.heads.render import HeadRenderer, check_size
@@ -23,8 +22,6 @@ from triportrait.train.data.scenes import filming_cameras, motion, population, t
 
 KIND = "triportrait head clips"
 MOST_FRAMES, LARGEST_FPS = 10_000, 120
-_ENCODER_THREADS = 4  # the file's bytes depend on it, so it must not follow the machine
-_CRF = 14
 
 
 def check_clips(seed: int, count: int, frames: int, fps: int, size: int, antialias: int) -> None:
@@ -84,43 +81,3 @@ def write_clips(
             found = {name: np.asarray(value) for name, value in arrays.items()}
             np.savez_compressed(folder / f"clip_{head:06d}.npz", **found)  # type: ignore[arg-type]
             tell(head + 1)
-
-
-def write_video(
-    path: Path, frames: Iterable[np.ndarray], fps: int, gop: int | None = None, told_colours: bool = True
-) -> None:
-    """Write uint8 frames [H, W, 3] as H.264 in .mp4, 8-bit 4:2:0, BT.709; the same frames give the same bytes.
-
-    Args:
-        frames: at least one, all of one even height and width; taken one by one.
-        gop: frames from one key frame to the next, and none that reads a later one; the encoder's choice by default.
-        told_colours: else BT.601, and the file does not say so: what every decoder takes for granted, DALI's too, which
-            does not read what a file says.
-    """
-    import av
-    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
-
-    frames = iter(frames)
-    first = next(frames)
-    height, width = first.shape[:2]
-    options = {"fflags": "+bitexact", "movflags": "+faststart"}
-    with av.open(f"file:{path}", "w", format="mp4", container_options=options) as container:
-        how = {"crf": str(_CRF), "preset": "medium"}
-        if gop is not None:
-            how |= {"g": str(gop), "keyint_min": str(gop), "sc_threshold": "0", "bf": "0"}
-        stream = container.add_stream("libx264", rate=Fraction(fps), options=how)
-        assert isinstance(stream, av.VideoStream)
-        context = stream.codec_context
-        context.width, context.height, context.pix_fmt = width, height, "yuv420p"
-        context.color_range = int(ColorRange.MPEG)
-        space = Colorspace.ITU601
-        if told_colours:
-            space, context.colorspace = Colorspace.ITU709, 1
-            context.color_primaries, context.color_trc = int(ColorPrimaries.BT709), int(ColorTrc.BT709)
-        context.thread_count = _ENCODER_THREADS
-        for image in chain([first], frames):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24").reformat(
-                format="yuv420p", dst_colorspace=space, dst_color_range=ColorRange.MPEG
-            )
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from triportrait.core.atomic import put_folder, replacing
 from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
 from triportrait.core.files import MOST_INDEX, read_json
@@ -116,16 +117,7 @@ def whole_folder(path: Path, overwrite: bool, kind: str, settings: dict[str, Any
             (work / INDEX).write_text(json.dumps(index, indent=1) + "\n")
             if os.path.lexists(path):
                 check_target(path, overwrite, kind)
-                old = work.with_name(work.name + ".old")
-                os.rename(path, old)
-                try:
-                    os.rename(work, path)
-                except OSError:
-                    os.rename(old, path)
-                    raise
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                os.rename(work, path)
+            put_folder(work, path, work.with_name(work.name + ".old"))
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
@@ -134,29 +126,8 @@ def whole_folder(path: Path, overwrite: bool, kind: str, settings: dict[str, Any
 def whole_file(path: Path, overwrite: bool) -> Iterator[Path]:
     """A temporary file beside `path` that becomes `path` when the block ends well, and vanishes when it does not."""
     check_file(path, overwrite, path.suffix.lower())
-    path = path.absolute()
-    work = path.with_name(f".{path.stem[:64]}.{secrets.token_hex(6)}{path.suffix}")
-    with _disk(path):
-        try:
-            yield work
-            if overwrite:
-                os.replace(work, path)
-            else:
-                _link(work, path)
-        finally:
-            with suppress(FileNotFoundError):
-                work.unlink()
-
-
-def _link(work: Path, path: Path) -> None:
-    """Give a file its name; what appeared there in the meantime is kept."""
-    try:
-        os.link(work, path)
-    except FileExistsError as error:
-        raise InputError(f"{path}: it appeared while it was being made; pass --overwrite to replace it") from error
-    except OSError:  # a file system without hard links
-        check_file(path, False, path.suffix.lower())
-        os.replace(work, path)
+    with _disk(path), replacing(path.absolute(), overwrite) as work:
+        yield work
 
 
 def _read_index(path: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from triportrait.core.atomic import replacing
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.files import check_tensor_file
@@ -224,13 +224,8 @@ def _read_cache(cache: Path, key: str, poses: int, model: ModelConfig) -> dict[s
 
 def _write_cache(cache: Path, key: str, tensors: dict[str, Tensor]) -> None:
     """Write tensors to the cache, where the disk takes them."""
-    part = cache.with_name(f".{cache.name}.{os.getpid()}.part")
-    try:
+    with suppress(OSError, SafetensorError), replacing(cache) as part:
         save_file(tensors, part, {"key": _digest(key)})
-        part.replace(cache)
-    except (OSError, SafetensorError):
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def _digest(key: str) -> str:

@@ -11,7 +11,6 @@ random numbers. A checkpoint is the same whatever engine and however many ranks 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -23,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from triportrait.core.atomic import put_folder, sync
 from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
 from triportrait.core.files import MOST_INDEX, check_tensor_file, read_json
@@ -83,14 +83,9 @@ def save_checkpoint(
     if ranks.first and not failed:
         try:
             (part / CARD).write_text(json.dumps(card, indent=1) + "\n")
-            _sync(part / CARD)
-            old = folder.with_name(f".{folder.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            if folder.exists():  # the same moment again: the first stays whole until the second is there
-                os.replace(folder, old)
-            os.replace(part, folder)
-            _sync(folder.parent)
-            shutil.rmtree(old, ignore_errors=True)
+            sync(part / CARD)
+            # The same moment again: the first stays whole until the second is there.
+            put_folder(part, folder, folder.with_name(f".{folder.name}.old"), synced=True)
         except OSError as error:
             failed = str(error)
     if ranks.first and failed:
@@ -232,7 +227,7 @@ def _write(path: Path, state: State) -> dict[str, Any]:
     if len(shared) < len(tensors):  # the file format refuses tensors that share memory
         tensors = {name: value.clone() for name, value in tensors.items()}
     save_file(tensors, path)
-    _sync(path)
+    sync(path)
     return fingerprint(path)
 
 
@@ -272,12 +267,3 @@ def _whole(folder: Path, only: str | None = None) -> tuple[dict[str, Any], str]:
 
 def _foreign(folder: Path, reason: str) -> InputError:
     return InputError(f"{folder}: it is of another network ({reason}); name another folder for the run")
-
-
-def _sync(path: Path) -> None:
-    """Wait until what was written is on the disk, or an error says that it is not."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,7 +8,6 @@ run/diverged/begin.json                  where the networks that are only asked 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from triportrait.core.atomic import replacing
 from triportrait.core.errors import InputError
 from triportrait.core.files import check_tensor_file, parsed_json
 from triportrait.train.runs.flat import flattened, rebuilt
@@ -58,12 +58,10 @@ def keep_micro(run: Path, micro: KeptMicroBatch) -> None:
         card[name], flat = flattened(getattr(micro, name), name)
         tensors |= flat
     path = run / DIVERGED / f"micro_{micro.number}.safetensors"
-    part = path.with_name(f".{path.name}.part")
     try:
-        save_file(tensors, part, {"card": json.dumps(card)})
-        os.replace(part, path)
+        with replacing(path, only_writer=True) as part:
+            save_file(tensors, part, {"card": json.dumps(card)})
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
         raise InputError(f"{path}: the batch could not be written ({error}); free some space") from error
 
 

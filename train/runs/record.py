@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from triportrait.core.atomic import write_text
 from triportrait.core.files import MOST_INDEX, read_bytes
 from triportrait.train.engines.engine import Engine
 from triportrait.train.engines.ranks import Ranks
@@ -103,6 +103,4 @@ def _forget(log: Path, stage: str, steps: int) -> None:
             lost = True  # cut off
         if not lost:
             remaining.append(line)
-    part = log.with_name(f".{log.name}.part")
-    part.write_text("".join(remaining))
-    os.replace(part, log)
+    write_text(log, "".join(remaining))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from triportrait.core.atomic import write_text
 from triportrait.core.errors import InputError
 from triportrait.core.files import read_json
 from triportrait.core.sentences import literal, shown
@@ -64,8 +64,8 @@ def check_config(
 
     def store() -> None:
         if data is not None:
-            _write(run / DATA, json.dumps(data) + "\n")
-        _write(path, text)
+            write_text(run / DATA, json.dumps(data) + "\n")
+        write_text(path, text)
 
     if not path.exists():
         if changes_allowed is not None:
@@ -165,12 +165,6 @@ def data_difference(run: Path, now: dict[str, Any]) -> str:
                 f"{', '.join(names[:_NAMED])}{more} {is_}{'differs' if (verb, len(names)) == ('differ', 1) else verb}"
             )
     return f"{name} with {len(before)} then, {now['name']} with {len(files)} now, of which {'; '.join(parts)}"
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    os.replace(part, path)
 
 
 def _differences(stored: Any, config: Any, name: str) -> list[tuple[str, Any, Any]]:

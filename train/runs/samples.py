@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from triportrait.core.atomic import replacing
 from triportrait.train.data.scenes import to_uint8
 
 LABEL_PX, GAP_PX = 14, 2
@@ -37,9 +38,8 @@ def write_grid(path: Path, columns: dict[str, Tensor], scale: int = 1) -> None:
     draw = ImageDraw.Draw(image)
     for column, label in enumerate(tiles):
         draw.text((GAP_PX + column * (side + GAP_PX) + side // 2, 1), label, fill=_INK, anchor="ma")
-    part = path.with_name(f".{path.name}.part.png")
-    image.save(part)
-    part.replace(path)
+    with replacing(path, only_writer=True) as part:
+        image.save(part)
 
 
 def _tiles(pictures: Tensor, scale: int) -> np.ndarray:

@@ -6,12 +6,12 @@ The one made here is signed by its own key: it says that two files come from the
 from __future__ import annotations
 
 import os
-import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from triportrait.core.atomic import replacing
 from triportrait.core.errors import InputError
 from triportrait.core.files import read_bytes
 
@@ -171,16 +171,9 @@ def _make(path: Path) -> Identity:
 def _keep(path: Path, pem: bytes) -> bytes:
     """Write a file that only its owner can read, whole; of two that come at once the first stays, and is returned."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
-        with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-            file.write(pem)
-        try:
-            os.link(part, path)
-        except FileExistsError:
-            return read_bytes(path, _LARGEST_PEM)
-        except OSError:  # a file system without links
-            os.replace(part, path)
-        return pem
-    finally:
-        part.unlink(missing_ok=True)
+        with replacing(path, overwrite=False, permissions=0o600) as part:
+            part.write_bytes(pem)
+    except InputError:  # it appeared meanwhile
+        return read_bytes(path, _LARGEST_PEM)
+    return pem

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from triportrait.core.atomic import replacing
 from triportrait.core.errors import InputError
 from triportrait.core.files import opened
 from triportrait.core.libraries import fault, install
@@ -115,20 +114,17 @@ def sign(path: Path, claim: Claim, identity: Identity | None = None) -> None:
             the file then is as it was.
     """
     identity = identity or find_identity()
-    part = path.with_name(f".{path.stem[:64]}.{secrets.token_hex(6)}{path.suffix}")
     try:
         kind = media_type(path)
         if kind is None:
             raise InputError(f"{path}: expected a PNG, JPEG, WebP, MP4 or MOV file, C2PA knows no other; choose one")
-        with path.open("rb") as plain, part.open("xb+") as signed:
-            _write(plain, signed, kind, claim, identity)
-        shutil.copymode(path, part)
-        os.replace(part, path)
+        with replacing(path) as part:
+            with path.open("rb") as plain, part.open("wb+") as signed:
+                _write(plain, signed, kind, claim, identity)
+            shutil.copymode(path, part)
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         raise InputError(f"{path}: no manifest could be written ({reason}); free some space") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def check_identity(identity: Identity) -> None:

@@ -168,14 +168,14 @@ def dali_fault(device: torch.device) -> str | None:
 
     It may be installed and not decode: NVDEC needs a driver that is new enough, and a container that may use it.
     """
-    from triportrait.train.data.clips import write_video
+    from triportrait.serve.media.video import write_video
 
     if (why := fault("nvidia.dali")) is not None:
         return why
     grey = np.full((2, 256, 256, 3), 128, np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
-        write_video(path, grey, 25, 1, told_colours=False)
+        write_video(path, grey, 25, 1, tagged=False)
         try:
             (frames,) = DaliDecoder(device, 1)([(path, [0, 1])])
         except Exception as error:  # a build of another CUDA raises its own kinds

@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from triportrait.core.atomic import replacing, write_text
 from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
 from triportrait.core.files import MOST_INDEX, read_bytes, read_json
 from triportrait.core.sentences import literal, shown
+from triportrait.serve.media.video import write_video
 from triportrait.train.data.arrays import check_finite, check_rotations, read_arrays
-from triportrait.train.data.clips import write_video
 
 KIND = "triportrait clip store"
 INDEX, PROGRESS = "index.json", ".progress.jsonl"
@@ -100,13 +101,12 @@ class ClipWriter:
         entry: dict[str, Any] = {"name": name, "frames": len(frames), "size": frames.shape[1], "files": {}}
         try:
             for ending, write in (
-                (".mp4", lambda path: write_video(path, frames, FPS, GOP, told_colours=False)),
+                (".mp4", lambda path: write_video(path, frames, FPS, GOP, tagged=False)),
                 (".npz", lambda path: _write_table(path, table)),
             ):
-                part = self.folder / f".{name}.part{ending}"
-                write(part)
-                entry["files"][f"{name}{ending}"] = fingerprint(part)
-                os.replace(part, self.folder / f"{name}{ending}")
+                with replacing(self.folder / f"{name}{ending}", only_writer=True) as part:
+                    write(part)
+                    entry["files"][f"{name}{ending}"] = fingerprint(part)
             self._append_progress(entry)
         except OSError as error:
             raise _disk(self.folder, error) from error
@@ -120,10 +120,8 @@ class ClipWriter:
         if not self.clips:
             raise InputError(f"{self.folder}: expected a clip, got none that can be used; name another source")
         index = {"kind": KIND, "version": 1, **self.settings, **more, "clips": list(self.clips.values())}
-        part = self.folder / f".{INDEX}.part"
         try:
-            part.write_text(json.dumps(index, indent=1) + "\n")
-            os.replace(part, self.folder / INDEX)
+            write_text(self.folder / INDEX, json.dumps(index, indent=1) + "\n")
             (self.folder / PROGRESS).unlink()
         except OSError as error:
             raise _disk(self.folder, error) from error
