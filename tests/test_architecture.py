@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from triportrait.cli import JOBS
+
+pytestmark = pytest.mark.quick
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("kernels", "core", "train", "serve", "profiling")
 MAY_IMPORT: dict[str, set[str]] = {  # a folder -> what it may import besides itself
@@ -167,3 +171,26 @@ def test_nothing_large_is_committed():
         path = ROOT / name
         if name and path.is_file():
             assert path.stat().st_size <= 12 << 20, name
+
+
+def test_tests_import_no_other_test_file():
+    """What two of them need stands in a module that holds no test."""
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for name in imports(ast.parse(path.read_text()), top_level=False):
+            assert not re.match(r"tests\.(\w+\.)*test_", name), f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_every_job_of_the_command_lies_in_a_folder_of_jobs():
+    for place, _ in JOBS.values():
+        module, _, name = place.partition(":")
+        assert re.fullmatch(r"triportrait\.\w+\.jobs\.\w+", module)
+        tree = ast.parse((ROOT / f"{module.removeprefix('triportrait.').replace('.', '/')}.py").read_text())
+        assert name in {target for node in tree.body for target in defined_by(node)}
+
+
+def defined_by(node: ast.stmt) -> Iterator[str]:
+    """The names that a statement of a module defines."""
+    if isinstance(node, ast.ClassDef):
+        yield node.name
+    elif isinstance(node, ast.Assign):
+        yield from (target.id for target in node.targets if isinstance(target, ast.Name))

@@ -1,6 +1,7 @@
 """Deliberate faults: each is put into a copy of the project, and tests have to turn red.
 
-`python tests/kernels/faults.py` takes minutes on two cores, prints a line per fault, and ends with 1 if one is missed.
+`python tests/kernels/faults.py` takes minutes on two cores, prints a line per fault, and ends with 1 if one is missed;
+`test_faults.py` is its short form, with one fault in each kernel file.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -82,22 +84,31 @@ FAULTS: list[tuple[str, str, str, str, str]] = [  # module, what is there, what 
 ]  # fmt: skip
 
 
-def red(module: str, there: str, put: str, tests: str, which: str) -> bool:
-    """Whether tests fail on a copy of the project with the fault."""
+def with_faults(
+    faults: Iterable[tuple[str, str, str]], tests: str, which: str, *options: str
+) -> subprocess.CompletedProcess[str]:
+    """Run tests on a copy of the project with faults: module, what is there, what is put there."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "project"
         shutil.copytree(
             ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(".git", ".venv", "runs", "out", "docs", "*.mp4")
         )
-        path = copy / "kernels" / f"{module}.py"
-        path.write_text(path.read_text().replace(there, put))
-        words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", tests, "-k", which]
-        ran = subprocess.run(
-            words, cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)}, capture_output=True, text=True
+        for module, there, put in faults:
+            path = copy / "kernels" / f"{module}.py"
+            path.write_text(path.read_text().replace(there, put))
+        words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, tests, "-k", which]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        return subprocess.run(
+            words, cwd=copy, env=environment | {"PYTHONPATH": str(copy)}, capture_output=True, text=True
         )
-        if ran.returncode not in (0, 1):
-            raise RuntimeError(f"{module}: {tests} -k {which!r} did not run: {ran.stdout[-2000:]}")
-        return ran.returncode == 1
+
+
+def red(module: str, there: str, put: str, tests: str, which: str) -> bool:
+    """Tell whether tests fail on a copy of the project with the fault."""
+    ran = with_faults([(module, there, put)], tests, which, "-x")
+    if ran.returncode not in (0, 1):
+        raise RuntimeError(f"{module}: {tests} -k {which!r} did not run: {ran.stdout[-2000:]}")
+    return ran.returncode == 1
 
 
 def main() -> int:

@@ -5,10 +5,11 @@ What one operator alone promises stands in its own file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import Tensor
 
 from triportrait.kernels import dispatch
@@ -29,14 +30,25 @@ def outputs(case: Case, inputs: Inputs, backend: str = "triton") -> tuple[Tensor
     return (out,) if isinstance(out, Tensor) else out
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
-@pytest.mark.parametrize("name, size", SIZES)
+def agreements() -> Iterator[ParameterSet]:
+    """Every operator at every size in every dtype it knows; the first size in float32 is in the quick ring."""
+    for name, size in SIZES:
+        for dtype in DTYPES[:1] if CASES[name].wide_only else DTYPES:
+            marks = [pytest.mark.quick] if (size, dtype) == (0, torch.float32) else []
+            yield pytest.param(name, size, dtype, id=f"{name}-{size}-{str(dtype).removeprefix('torch.')}", marks=marks)
+
+
+@pytest.mark.parametrize("name, size, dtype", list(agreements()))
 def test_agrees_with_the_definition(name, size, dtype):
-    if CASES[name].wide_only and dtype != torch.float32:
-        return
     case = CASES[name]
     floor = case.floor_in(dtype)
     assert_agrees(case.op, make_inputs(name, case.odd[size], dtype), floor=floor)
+
+
+@pytest.mark.quick
+def test_every_operator_is_in_the_quick_ring():
+    quick = [case.values[0] for case in agreements() if case.marks]
+    assert sorted(quick) == ALL
 
 
 DEPTHS = {"merge": (0, 1)}  # a step would change the order of those that coincide

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.train import little
-from tests.train.test_clip_store import store
+from tests.train.written_clips import store
 from triportrait import cli
 from triportrait.profiling.step import loader
 from triportrait.train.data.multiview import write_multiview

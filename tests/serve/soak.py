@@ -290,7 +290,7 @@ class Soak:
 
     async def calls(self) -> None:
         """WebRTC: pictures both ways for some seconds, then it hangs up, or just goes."""
-        from tests.serve.test_live_rtc import visit
+        from tests.serve.rtc_visit import visit
 
         pictures, *_ = await visit(self._where()[1])
         if not pictures:

@@ -9,48 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.train.written_clips import SETTINGS, S, T, frames, labels, store, table
 from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, decode
 from triportrait.train.data.clip_store.importing import SKIPPED, import_lmdb
-from triportrait.train.data.clip_store.records import LABEL_WIDTH, MOTION_WIDTH, parse
-from triportrait.train.data.clip_store.store import INDEX, PROGRESS, ClipStore, ClipWriter, pack_masks
-
-T, S = 20, 64
-SETTINGS = {"source": "test"}
-
-
-def frames(seed: int, count: int = T) -> np.ndarray:
-    """Smooth pictures whose brightness tells the frame."""
-    across, down = np.meshgrid(np.arange(S), np.arange(S))
-    shades = [(across * 2 + down + 8 * t + 40 * seed) % 200 + 20 + 0 * across for t in range(count)]
-    base = [np.stack([np.full((S, S), 20 + 9 * t), s * 0.4 + 40, np.full((S, S), 60 + 30 * seed)], -1)
-            for t, s in enumerate(shades)]  # fmt: skip
-    return np.stack(base).astype(np.uint8)
-
-
-def labels(seed: int, count: int = T) -> np.ndarray:
-    """Rows of 437: cameras that turn about the vertical, all else random."""
-    rows = np.random.default_rng(seed).normal(size=(count, LABEL_WIDTH)).astype(np.float32)
-    angle = np.linspace(0, 0.5, count)
-    camera = np.tile(np.eye(4, dtype=np.float32), (count, 1, 1))
-    camera[:, 0, 0], camera[:, 0, 2] = np.cos(angle), np.sin(angle)
-    camera[:, 2, 0], camera[:, 2, 2] = -np.sin(angle), np.cos(angle)
-    rows[:, :16] = camera.reshape(count, 16)
-    return rows
-
-
-def table(seed: int, count: int = T) -> dict[str, np.ndarray]:
-    rows = labels(seed, count)
-    return {"camera": rows[:, :25], "shape": rows[:, 25:325], "mask": pack_masks(frames(seed, count)[..., 1] > 90)}
-
-
-def store(folder: Path, count: int = 2) -> ClipStore:
-    writer = ClipWriter(folder, SETTINGS)
-    for seed in range(count):
-        writer.add(f"clip_{seed}", frames(seed), table(seed))
-    writer.finish()
-    return ClipStore(folder, contents=True)
+from triportrait.train.data.clip_store.records import MOTION_WIDTH, parse
+from triportrait.train.data.clip_store.store import INDEX, PROGRESS, ClipStore, ClipWriter
 
 
 def test_what_is_written_comes_back(tmp_path):
@@ -97,8 +62,8 @@ def test_a_video_that_does_not_decode_spoils_no_other(kind, tmp_path):
     shown = decode_all([sound[0], *broken, (found.path(1), [0, 99]), sound[1]])
     assert [type(frames) for frames in shown] == [torch.Tensor, *[ValueError] * 4, torch.Tensor]
     assert "text.mp4 does not decode" in str(shown[1]) and "no frame 99" in str(shown[4])
-    for again, frames in zip(decode_all(sound), (shown[0], shown[-1]), strict=True):
-        assert torch.equal(again, frames), "what stands beside a broken one is the same"
+    for again, decoded in zip(decode_all(sound), (shown[0], shown[-1]), strict=True):
+        assert torch.equal(again, decoded), "what stands beside a broken one is the same"
 
 
 def test_a_store_that_was_stopped_goes_on(tmp_path):

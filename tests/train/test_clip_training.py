@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tests.serve.faces import landmarks, parameters, picture
 from tests.train import little, tracked, trained
 from tests.train.ranks_worker import StopsAt
-from tests.train.test_clips import changed, spoil
+from tests.train.spoiling import changed, spoil
 from triportrait import cli
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait, save_motion_encoder
 from triportrait.core.errors import InputError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.train import little, tracked
+from tests.train.spoiling import changed, spoil
 from triportrait import cli
-from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import camera_from_label
 from triportrait.train import loop
@@ -23,7 +22,7 @@ from triportrait.train.config import ReenactConfig
 from triportrait.train.data.clip_pictures import ClipPictures, LruCache
 from triportrait.train.data.clip_store.filming import film_heads
 from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, Decoder, decode
-from triportrait.train.data.clip_store.store import INDEX, PROGRESS, ClipStore
+from triportrait.train.data.clip_store.store import PROGRESS, ClipStore
 from triportrait.train.data.clip_store.tracks import FlameTracks, HeadTracks, rectified_camera, rectified_necks
 from triportrait.train.data.heads.rasterize import project
 from triportrait.train.data.multiview import from_positions, to_positions
@@ -262,50 +261,6 @@ def test_dali_and_pyav_make_the_same_batch(little_clips):
 
 
 # damage
-
-
-def indexed(folder: Path, name: str) -> None:
-    """Make the index say what a file is now."""
-    index = json.loads((folder / INDEX).read_text())
-    for clip in index["clips"]:
-        if name in clip["files"]:
-            clip["files"][name] = fingerprint(folder / name)
-    (folder / INDEX).write_text(json.dumps(index))
-
-
-def changed(store: Path, folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]], clip: str = "") -> Path:
-    """A copy with other tables, of one clip or of all."""
-    if not folder.exists():
-        shutil.copytree(store, folder)
-    for path in sorted(folder.glob(f"{clip}*.npz")):
-        with np.load(path) as file:
-            table = dict(file)
-        np.savez_compressed(path, **change(table))
-        indexed(folder, path.name)
-    return folder
-
-
-def turned_over(table: dict[str, Any]) -> dict[str, Any]:
-    return table | {"camera": table["camera"] * np.float32(1.01)}
-
-
-def spoil(folder: Path, kind: str, clip: str) -> None:
-    video = folder / f"{clip}.mp4"
-    if kind == "no video":
-        video.write_bytes(b"no video" * 500)
-        indexed(folder, video.name)
-    elif kind == "flipped bit":
-        data = bytearray(video.read_bytes())
-        data[-100] ^= 1
-        video.write_bytes(data)
-    elif kind == "gone":
-        video.unlink()
-    elif kind == "row":
-        changed(folder, folder, lambda t: t | {"neck": t["neck"][:-1]}, clip)
-    elif kind == "column":
-        changed(folder, folder, lambda t: {n: v for n, v in t.items() if n != "points"}, clip)
-    elif kind == "camera":
-        changed(folder, folder, turned_over, clip)
 
 
 SPOILT = {

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.train import little, tracked
-from tests.train.test_clips import changed, spoil
+from tests.train.spoiling import HEAD, altered, changed, spoil, spoilt
 from triportrait import cli
-from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
 from triportrait.train.data import check
 from triportrait.train.data.arrays import check_finite
@@ -25,30 +20,6 @@ from triportrait.train.data.clip_store.store import check_table
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import PictureSet
 from triportrait.train.runs.weights import read_tensor_file
-
-HEAD = "head_000001.npz"
-
-
-def altered(source: Path, folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
-    """A copy of a set whose second head holds other arrays, its checksum right."""
-    shutil.copytree(source, folder)
-    with np.load(folder / HEAD) as file:
-        arrays = dict(file)
-    np.savez_compressed(folder / HEAD, **change(arrays))
-    index = json.loads((folder / "index.json").read_text())
-    index["files"][HEAD] = fingerprint(folder / HEAD)
-    (folder / "index.json").write_text(json.dumps(index))
-    return folder
-
-
-def spoilt(name: str, value: float = np.nan) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    def change(arrays: dict[str, Any]) -> dict[str, Any]:
-        found = arrays[name].copy()
-        found.flat[0] = value
-        return arrays | {name: found}
-
-    return change
-
 
 WRONG = {
     "landmarks": (spoilt("landmarks"), "landmarks is not finite (1 of 2448 numbers)"),

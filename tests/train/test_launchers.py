@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.train import little
-from tests.train.test_ranks import agree
+from tests.train.logs import agree
 from triportrait import cli
 from triportrait.train import loop
 from triportrait.train.evaluation import probe

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.train import little
-from tests.train.test_stage1 import everything
+from tests.train.painting import everything
 from triportrait.core.motion.crop import ANCHOR_TARGETS, INNER, anchors_of
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.train.config import OptimizerConfig, StageConfig

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.train import little, ranks_worker, trained
+from tests.train.logs import agree
 from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.train import loop
@@ -81,14 +82,6 @@ def work(tmp_path_factory) -> Path:
 def log_of(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name not in little.CLOCKED} for line in lines]
-
-
-def agree(one: list[dict[str, Any]], other: list[dict[str, Any]], rel: float = 1e-4, abs: float = 2e-5) -> None:
-    assert [line["step"] for line in one] == [line["step"] for line in other]
-    for a, b in zip(one, other, strict=True):
-        assert a.keys() == b.keys()
-        for name, value in a.items():
-            assert value == pytest.approx(b[name], rel=rel, abs=abs), (a["step"], name)
 
 
 def test_the_losses_are_those_of_an_adversary(work):

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.train import little, trained
-from tests.train.test_data_check import altered, spoilt
+from tests.train.spoiling import altered, spoilt
 from triportrait import cli
 from triportrait.train.data.pictures import open_set
 from triportrait.train.presets import STAGE_PRESETS

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tests.train import little
-from tests.train.test_stage1 import found_in
+from tests.train.painting import found_in
 from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import LookAtRange, sample_look_at

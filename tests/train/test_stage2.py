@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.train import little
-from tests.train.test_stage1 import Painter, everything, found_in
+from tests.train.painting import Painter, everything, found_in
 from triportrait.core.render.cameras import LookAtRange, sample_look_at
 from triportrait.core.types import Camera, Driving, Head, Rendering
 from triportrait.train.config import LossConfig, ReenactConfig
