@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -23,40 +22,40 @@ class Live:
     """Drive `triportrait live` with a video: latency end to end and in parts, frames per second, drops, memory."""
 
     sessions: int = 1
-    """At a time."""
+    """How many sessions drive at a time."""
     seconds: float = 60.0
-    """For so long, after three seconds that are not counted."""
+    """How long, after three seconds that are not counted."""
     fps: float = 30.0
     """Driving frames sent per second."""
     driving: OptionalFile = None
-    """What drives; by default the video in the package."""
+    """The video that drives; by default the one in the package."""
     url: OptionalText = None
-    """A server that runs already, as it printed its address; else one is started here."""
+    """The address of a running server, as it printed it; by default a server is started here."""
     weights: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = "demo"
-    """Of the server that is started."""
+    """Weights of the server that is started."""
     watermark: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
-    """Let it leave the watermark out."""
+    """Let the server that is started put a watermark into its pictures; `--no-watermark` leaves it out."""
     out: OptionalFile = None
     """Write the figures into this JSON file, too."""
 
     def run(self) -> None:
-        """Start the server or take the one that runs, measure, print a table."""
+        """Start a server or take the running one, measure it, and print a table."""
         self._check()
         from triportrait.profiling.live.measure import measure, table
         from triportrait.profiling.live.server_process import live_server
         from triportrait.serve.live.engine import EXAMPLES
 
         driving = self.driving or EXAMPLES / "driving.mp4"
-        asked = (driving, self.sessions, self.seconds, self.fps, shlex.join(self._words()), _tell)
+        session = (driving, self.sessions, self.seconds, self.fps, shlex.join(self._words()))
         if self.url is not None:
-            found = measure(self.url, *asked)
+            figures = measure(self.url, *session)
         else:
             options = ["--weights", self.weights, "--sessions", str(self.sessions)]
             with live_server([*options, *([] if self.watermark else ["--no-watermark"])]) as server:
-                found = measure(server.address, *asked)
+                figures = measure(server.address, *session)
         if self.out is not None:
-            self.out.write_text(json.dumps(found, indent=1) + "\n")
-        print(table(found), end="")
+            self.out.write_text(json.dumps(figures, indent=1) + "\n")
+        print(table(figures), end="")
 
     def _check(self) -> None:
         for name, value, least, most in (
@@ -82,7 +81,3 @@ class Live:
         if self.driving is not None:
             words += ["--driving", self.driving.name]
         return words if self.watermark else [*words, "--no-watermark"]
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

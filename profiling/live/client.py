@@ -1,4 +1,4 @@
-"""A client that does what the page does: sends driving frames at a pace, shows results, and notes when each came."""
+"""A client of the live server that does what the page does: it sends driving frames, shows results, and times both."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Sample:
 
 
 @dataclass
-class Seen:
-    """What a client has seen so far."""
+class SessionRecord:
+    """What a client has sent and received so far."""
 
     samples: list[Sample] = field(default_factory=list)
     sent: int = 0
@@ -50,10 +50,10 @@ class Seen:
 
 
 def driving_frames(path: Path) -> list[np.ndarray]:
-    """The frames of a driving file, uint8 [H, W, 3], reduced as the page reduces them.
+    """Read the frames of a driving file, uint8 [H, W, 3], reduced as the page reduces them.
 
     Raises:
-        InputError: it is no video.
+        InputError: the file is no video.
     """
     from PIL import Image
 
@@ -67,49 +67,50 @@ def driving_frames(path: Path) -> list[np.ndarray]:
 
 
 def headers(address: str) -> dict[str, str]:
-    """What a client of that address says: the token, where the address holds one."""
+    """The headers of a request: the token, where the address holds one."""
     token = urlsplit(address).query.partition("token=")[2]
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def place(address: str, path: str, scheme: str = "http") -> str:
-    """An address of the same server."""
+def url_of(address: str, path: str, scheme: str = "http") -> str:
+    """The address of another path of the same server."""
     return f"{scheme}://{urlsplit(address).netloc}{path}"
 
 
 def get(address: str, path: str) -> str:
-    """What the server answers."""
-    request = urllib.request.Request(place(address, path), headers=headers(address))
+    """Fetch the text of a path of the server."""
+    request = urllib.request.Request(url_of(address, path), headers=headers(address))
     with urllib.request.urlopen(request, timeout=10) as answer:
         text: bytes = answer.read()
     return text.decode()
 
 
-def figures(address: str) -> dict[str, float]:
-    """The numbers of /metrics by name."""
+def metrics(address: str) -> dict[str, float]:
+    """Fetch the numbers of /metrics by name."""
     rows = [line.rpartition(" ") for line in get(address, "/metrics").splitlines() if not line.startswith("#")]
     return {name: float(value) for name, _, value in rows if name}
 
 
 class Client:
-    """One session.
+    """One session of the live server.
 
     Args:
-        address: of the server, with `?token=` where it wants one.
-        frames: what drives, in a loop.
-        fps: frames sent per second, whatever comes back.
+        address: the server's, with `?token=` where it wants one.
+        frames: the driving frames, sent in a loop.
+        fps: how many are sent per second, whatever comes back.
     """
 
     def __init__(self, address: str, frames: list[np.ndarray], fps: float) -> None:
         self.address, self.frames, self.fps = address, frames, fps
-        self.seen = Seen()
+        self.record = SessionRecord()
         self.hello: dict[str, Any] = {}
         self._captures: dict[int, float] = {}
 
-    async def run(self, seconds: float, then: Callable[[], object] | None = None) -> Seen:
-        """Open a session, drive it for so long, leave.
+    async def run(self, seconds: float, then: Callable[[], object] | None = None) -> SessionRecord:
+        """Open a session, drive it, and leave.
 
         Args:
+            seconds: how long it is driven.
             then: called when the first result has come.
 
         Raises:
@@ -118,7 +119,7 @@ class Client:
         from websockets.asyncio.client import connect
         from websockets.exceptions import ConnectionClosed
 
-        where = place(self.address, "/session", "ws")
+        where = url_of(self.address, "/session", "ws")
         async with connect(where, additional_headers=headers(self.address), max_size=None, compression=None) as socket:
             started = asyncio.Event()
             reading = asyncio.create_task(self._read(socket, started, then))
@@ -126,26 +127,26 @@ class Client:
                 await asyncio.wait_for(started.wait(), 30)
                 await self._send(socket, seconds)
             except (ConnectionClosed, TimeoutError) as error:
-                said = self.seen.sentences[-1] if self.seen.sentences else "nothing was said"
-                raise InputError(f"live: the session ended ({said})") from error
+                why = self.record.sentences[-1] if self.record.sentences else "nothing was said"
+                raise InputError(f"live: the session ended ({why})") from error
             finally:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
-        return self.seen
+        return self.record
 
     async def _send(self, socket: Any, seconds: float) -> None:
-        began = due = time.perf_counter()
+        started = due = time.perf_counter()
         for number in itertools.count(1):
             now = time.perf_counter()
-            if now - began > seconds:
+            if now - started > seconds:
                 return
             await asyncio.sleep(max(0.0, due - now))
             due = max(due + 1 / self.fps, time.perf_counter() - 1 / self.fps)
-            at = time.perf_counter()
+            captured = time.perf_counter()
             jpeg = _encoded(self.frames[number % len(self.frames)])
-            self._captures[number] = 1e3 * (time.perf_counter() - at)
-            await socket.send(write_frame(number, 1e3 * at, jpeg))
-            self.seen.sent += 1
+            self._captures[number] = 1e3 * (time.perf_counter() - captured)
+            await socket.send(write_frame(number, 1e3 * captured, jpeg))
+            self.record.sent += 1
 
     async def _read(self, socket: Any, started: asyncio.Event, then: Callable[[], object] | None) -> None:
         from websockets.exceptions import ConnectionClosed
@@ -154,20 +155,20 @@ class Client:
             async for message in socket:
                 if isinstance(message, bytes):
                     await self._take(socket, message)
-                    if then is not None and len(self.seen.samples) == 1:
+                    if then is not None and len(self.record.samples) == 1:
                         then()
                     continue
-                told = json.loads(message)
-                if told["is"] == "hello":
-                    self.hello = told
-                    await socket.send(json.dumps({"do": "example", "name": told["examples"][0]}))
-                elif told["is"] == "waiting":  # full: what is measured would be somebody else's pace
-                    self.seen.sentences.append(told["sentence"].partition(";")[0])
+                event = json.loads(message)
+                if event["is"] == "hello":
+                    self.hello = event
+                    await socket.send(json.dumps({"do": "example", "name": event["examples"][0]}))
+                elif event["is"] == "waiting":  # the server is full: somebody else's pace would be measured
+                    self.record.sentences.append(event["sentence"].partition(";")[0])
                     await socket.close()
-                elif told["is"] == "portrait":
+                elif event["is"] == "portrait":
                     started.set()
-                elif told.get("sentence"):
-                    self.seen.sentences.append(told["sentence"])
+                elif event.get("sentence"):
+                    self.record.sentences.append(event["sentence"])
         except ConnectionClosed:
             pass
         started.set()
@@ -179,7 +180,7 @@ class Client:
         Image.open(io.BytesIO(result.jpeg)).load()  # as the page does before it shows it
         now = time.perf_counter()
         await socket.send(write_shown(result.number))
-        self.seen.dropped, self.seen.last_jpeg = result.dropped, result.jpeg
+        self.record.dropped, self.record.last_jpeg = result.dropped, result.jpeg
         if result.view or not result.number:
             return
         parts = result.parts
@@ -187,7 +188,7 @@ class Client:
         total, capture = 1e3 * now - result.clock_ms, self._captures.pop(result.number, 0.0)
         for number in [n for n in self._captures if n < result.number]:
             del self._captures[number]
-        self.seen.samples.append(
+        self.record.samples.append(
             Sample(
                 time.monotonic(),
                 total,

@@ -20,11 +20,11 @@ START_S, STOP_S = 180.0, 15.0
 
 @dataclass(frozen=True)
 class ServerProcess:
-    """One that runs.
+    """A running server.
 
     Attributes:
-        address: as it printed it.
-        process: the process.
+        address: the one that it printed.
+        process: its process.
         lines: the end of its log.
     """
 
@@ -38,10 +38,10 @@ def live_server(options: Sequence[str]) -> Iterator[ServerProcess]:
     """Start `triportrait live` on a free port, wait for its address, and stop it at the end.
 
     Args:
-        options: of `triportrait live`, without its port.
+        options: those of `triportrait live`, except for its port.
 
     Raises:
-        InputError: it ended instead of serving; its last line says why.
+        InputError: the server ended instead of serving; its last line says why.
     """
     words = [sys.executable, "-m", "triportrait", "live", "--port", "0", *options]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -52,14 +52,14 @@ def live_server(options: Sequence[str]) -> Iterator[ServerProcess]:
     killer = threading.Timer(START_S, process.kill)
     killer.start()
     try:
-        said = process.stdout.readline()
+        line = process.stdout.readline()
         killer.cancel()
-        found = re.search(r"http://\S+", said)
-        if found is None:
+        address = re.search(r"http://\S+", line)
+        if address is None:
             process.wait()
             reading.join(5)
             raise InputError(f"live: the server did not start ({lines[-1].strip() if lines else 'it said nothing'})")
-        yield ServerProcess(found[0], process, lines)
+        yield ServerProcess(address[0], process, lines)
     finally:
         killer.cancel()
         stop(process)
@@ -69,8 +69,8 @@ def live_server(options: Sequence[str]) -> Iterator[ServerProcess]:
 
 
 def stop(process: subprocess.Popen[str]) -> float:
-    """End it politely; gives the seconds that took."""
-    began = time.monotonic()
+    """End a server politely, and return the seconds that took."""
+    started = time.monotonic()
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:
@@ -78,4 +78,4 @@ def stop(process: subprocess.Popen[str]) -> float:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    return time.monotonic() - began
+    return time.monotonic() - started

@@ -27,7 +27,7 @@ from triportrait.profiling.live.client import Client, driving_frames
 from triportrait.serve.live.engine import EXAMPLES
 client = Client(sys.argv[1], driving_frames(EXAMPLES / "driving.mp4"), 30.0)
 asyncio.run(client.run(5.0, lambda: print("frame", flush=True)))
-print(len(client.seen.samples), len(client.seen.last_jpeg), flush=True)
+print(len(client.record.samples), len(client.record.last_jpeg), flush=True)
 """
 
 

@@ -33,7 +33,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from tests.serve import bombs
 from tests.serve.live_in_process import moving
 from triportrait.core.errors import InputError
-from triportrait.profiling.live.client import Client, driving_frames, figures, get, place
+from triportrait.profiling.live.client import Client, driving_frames, get, metrics, url_of
 from triportrait.profiling.live.server_process import live_server, stop
 from triportrait.profiling.machine import describe
 from triportrait.serve.live.engine import EXAMPLES, encode_jpeg
@@ -114,7 +114,7 @@ class Soak:
     def _alone(self, for_s: float) -> float:
         """The median latency of the last seconds, in which nobody else was there; ms."""
         since_s = time.monotonic() - for_s + SETTLE_S
-        return statistics.median([s.total for s in self.steady.seen.samples if s.at_s >= since_s] or [math.nan])
+        return statistics.median([s.total for s in self.steady.record.samples if s.at_s >= since_s] or [math.nan])
 
     async def _warm(self, tell: Callable[[str], None]) -> None:
         """Once everything, one after the other, then twice all at once: what is made at first use is there when
@@ -162,7 +162,7 @@ class Soak:
             await asyncio.sleep(1)
 
     def _connect(self) -> connect:
-        return connect(place(self.address, "/session", "ws"), max_size=None, compression=None)
+        return connect(url_of(self.address, "/session", "ws"), max_size=None, compression=None)
 
     async def _begin(self, line: ClientConnection) -> str:
         hello = json.loads(await line.recv())
@@ -283,7 +283,7 @@ class Soak:
                 if told.get("about") == "wish":
                     self.faults.append(f"records: {told['sentence']}")
                     return
-            data = await asyncio.to_thread(_fetch, place(self.address, told["address"]))
+            data = await asyncio.to_thread(_fetch, url_of(self.address, told["address"]))
             with av.open(io.BytesIO(data)) as file:
                 if sum(1 for _ in file.decode(video=0)) != told["frames"]:
                     self.faults.append("records: frames are missing")
@@ -338,9 +338,9 @@ class Soak:
             )
 
     def _row(self, window_s: float = 5.0) -> Row:
-        found = figures(self.address)
+        found = metrics(self.address)
         now = time.monotonic()
-        recent = [s.total for s in list(self.steady.seen.samples) if now - s.at_s <= window_s]
+        recent = [s.total for s in list(self.steady.record.samples) if now - s.at_s <= window_s]
         middle = statistics.median(recent) if recent else float("nan")
         worst = sorted(recent)[int(0.99 * (len(recent) - 1))] if recent else float("nan")
         return Row(
@@ -371,7 +371,7 @@ class Soak:
         short = self.seconds < SHORT_S
         most_growth = MOST_GROWTH_SHORT if short else MOST_GROWTH
         slower, slower_alone = (MOST_SLOWER_SHORT,) * 2 if short else (MOST_SLOWER, MOST_SLOWER_ALONE)
-        seen = self.steady.seen
+        seen = self.steady.record
         return [
             (f"memory of the last fifth: {100 * growth:+.1f} % over the first, at most "
              f"{100 * most_growth:+.0f}", growth <= most_growth),

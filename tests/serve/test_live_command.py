@@ -12,7 +12,7 @@ import pytest
 
 from triportrait import cli
 from triportrait.core.errors import InputError
-from triportrait.profiling.live.client import figures
+from triportrait.profiling.live.client import metrics
 from triportrait.profiling.live.server_process import live_server, stop
 from triportrait.serve.jobs import live as job
 from triportrait.serve.live import addresses
@@ -149,7 +149,7 @@ def test_it_serves_is_measured_and_stops(tmp_path, capsys, monkeypatch):
         assert (
             found["server_MB"] > 100 and found["commit"] is not None and "triportrait profile live" in found["command"]
         )
-        assert figures(address)["triportrait_sessions_active"] == 0
+        assert metrics(address)["triportrait_sessions_active"] == 0
         assert stop(server.process) < 8 and server.process.returncode == 0
     lines = [json.loads(line) for line in server.lines]
     events = [line["message"] for line in lines]
