@@ -21,7 +21,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.libraries import fault, install
 from triportrait.core.weights import named_weights
 from triportrait.serve.faces.face import FaceProvider
-from triportrait.serve.faces.providers import default_provider
+from triportrait.serve.faces.providers import face_provider
 from triportrait.serve.live.addresses import addresses_to_open, is_loopback
 from triportrait.serve.live.admission import PACE_FPS, Admission
 from triportrait.serve.live.engine import Engine
@@ -121,9 +121,7 @@ class Live:
         if not stamp.signs:
             notes.append(f"Recordings carry no manifest here: {stamp.unsigned}.")
         reenactor = Reenactor(*load_weights(weights), device)
-        detail = told.append if logger.isEnabledFor(logging.DEBUG) else lambda line: None
-        if (warning := use_precision(reenactor, self.precision, detail)) is not None:
-            warn(warning)
+        use_precision(reenactor, self.precision)
         reenactor.capture()
         engine = Engine(reenactor, self._finder(), stamp)
         if not engine.finds_faces:
@@ -141,7 +139,7 @@ class Live:
         return LiveServer(engine, admission, metrics, Recordings(), notes, knowledge(weights, reenactor))
 
     def _finder(self) -> Callable[[], FaceProvider] | None:
-        first = default_provider(warn)
+        first = face_provider()
         if first is None:
             return None
         first.close()
@@ -186,6 +184,6 @@ def _read_token(file: Path) -> str:
 
 
 def _provider() -> FaceProvider:
-    provider = default_provider()
+    provider = face_provider()
     assert provider is not None
     return provider
