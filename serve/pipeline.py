@@ -395,9 +395,7 @@ class Pipeline:
         folder = None if params is None else Path(params)
         if isinstance(driving, str | os.PathLike):
             if fps is not None:
-                raise InputError(
-                    "fps: expected pictures as the driving, got a path, which has its own times; leave it out"
-                )
+                raise InputError("fps: expected pictures beside it, got a path, whose frames have times; leave it out")
             return DrivingFrames.open(Path(driving), folder, frames)
         if isinstance(driving, Image.Image) or (isinstance(driving, np.ndarray) and driving.ndim == 3):
             driving = [driving]
