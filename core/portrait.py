@@ -42,7 +42,7 @@ class Portrait4D(nn.Module):
         self.neck = neck
 
     def prepare(self, image: Tensor, motion: Tensor | None) -> Source:
-        """All that depends on the source alone.
+        """Compute all that depends on the source alone.
 
         Args:
             image: [B, 3, S, S], aligned source pictures in [-1, 1], S = config.image_size.
@@ -72,7 +72,7 @@ class Portrait4D(nn.Module):
             )
 
     def reenact(self, source: Source, driving: Driving) -> Head:
-        """The source's head with the expression and the neck pose of a driving frame.
+        """Give the source's head the expression and the neck pose of a driving frame.
 
         Raises:
             ValueError: the source was prepared without motion and the driving frame has one, or the other way round.
@@ -110,7 +110,7 @@ class Portrait4D(nn.Module):
         uniforms: Tensor | None = None,
         box_scale: Tensor | None = None,
     ) -> Rendering:
-        """A view of a head.
+        """Render a view of a head.
 
         Args:
             head: B heads.

@@ -35,6 +35,7 @@ class Camera:
         return (rotation[:, :, 2] * position).sum(-1).abs()
 
     def to(self, device: torch.device | str) -> Camera:
+        """The cameras on a device."""
         return Camera(self.world_from_camera.to(device), self.intrinsics.to(device))
 
     def take(self, rows: Index) -> Camera:
@@ -65,6 +66,7 @@ class NeckGrid:
     near_squared_distance: float
 
     def to(self, device: torch.device | str) -> NeckGrid:
+        """The neck poses on a device."""
         return replace(self, fine=self.fine.to(device), coarse=self.coarse.to(device))
 
     def take(self, rows: Index) -> NeckGrid:
@@ -79,7 +81,7 @@ class NeckGrid:
 
 @dataclass(frozen=True)
 class Source:
-    """All that is computed from a source picture once (the paper's cache seam, 10 -> 15 frames/s).
+    """All that is computed from a source picture once; the paper's cache, which takes 10 frames/s to 15.
 
     Attributes:
         detail: [B, C, S/2, S/2] detail features; None once the source is cached.

@@ -20,10 +20,10 @@ def to_size(image: np.ndarray, size_px: int) -> np.ndarray:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 [B, S, S, 3] -> float32 [B, 3, S, S] in [-1, 1]."""
+    """Scale uint8 [B, S, S, 3] to float32 [B, 3, S, S] in [-1, 1]."""
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """[B, 3, S, S] in [-1, 1], anything beyond clamped -> uint8 [B, S, S, 3]."""
+    """Scale [B, 3, S, S] in [-1, 1] to uint8 [B, S, S, 3]; anything beyond is clamped."""
     return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()

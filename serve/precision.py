@@ -66,7 +66,7 @@ def use_precision(reenactor: Reenactor, precision: Precision) -> None:
 
 
 def psnr(image: Tensor, reference: Tensor) -> float:
-    """dB between pictures in [-1, 1], both clamped; 0 where one is not finite."""
+    """The PSNR of a picture, dB, both in [-1, 1] and clamped; 0 where one is not finite."""
     error = (image.float().clamp(-1, 1) - reference.float().clamp(-1, 1)).square().mean().item()
     if not math.isfinite(error):
         return 0.0

@@ -278,7 +278,7 @@ class Reenactor:
         return self.motion_encoder(crops).float()
 
     def _steering(self, source: PreparedSource, controls: Controls) -> tuple[Tensor, Tensor, Tensor]:
-        """strength [1, 1], and origin and shift [1, M] of v = v_d + (strength - 1) (v_d - origin) + shift."""
+        """The strength [1, 1], and the origin and shift [1, M] of v = v_d + (strength - 1) (v_d - origin) + shift."""
         source_motion = source.motion
         assert source_motion is not None
         origin = source_motion if controls.neutral is None else controls.neutral.to(source_motion)

@@ -98,24 +98,24 @@ class FaceTracker:
         before, self._colours = self._colours, colours(image)
         return before is not None and is_cut(before, self._colours)
 
-    def _choose(self, image: np.ndarray, time_s: float, known: Sequence[Face] | None) -> Face | None:
-        if known is None:
+    def _choose(self, image: np.ndarray, time_s: float, faces: Sequence[Face] | None) -> Face | None:
+        if faces is None:
             assert self.provider is not None, "no provider and no faces"
             if self._near is None and self._pieces is None and self._searches.due(time_s):
-                known = self.provider.find(image)
+                faces = self.provider.find(image)
             else:
-                known = self.provider.find(image, self._near, quick=True)
-                if not known and self._pieces is not None:
-                    known = self._pieces(self.provider, image, time_s)
+                faces = self.provider.find(image, self._near, quick=True)
+                if not faces and self._pieces is not None:
+                    faces = self._pieces(self.provider, image, time_s)
             if self._near is None:
-                self.most_faces = max(self.most_faces, len(known))
-        if not known:
+                self.most_faces = max(self.most_faces, len(faces))
+        if not faces:
             return None
         if (near := self._near) is not None:
-            nearest = min(known, key=lambda face: float(np.linalg.norm(face.centre - near.centre)))
+            nearest = min(faces, key=lambda face: float(np.linalg.norm(face.centre - near.centre)))
             if not _jumped(near, nearest):
                 return nearest
-        return chosen(known, self.face) or known[0]
+        return chosen(faces, self.face) or faces[0]
 
     def _held(self, image: np.ndarray) -> AlignedFace:
         return replace(self._last or AlignedFace.middle(image, self.size_px), found=False)
@@ -144,7 +144,7 @@ class _Filters:
     def __call__(
         self, face: Face, placed: Alignment, turn: np.ndarray, time_s: float
     ) -> tuple[Face, Alignment, np.ndarray]:
-        """The same, quiet."""
+        """The face, its square and the turn of its head without jitter."""
         if self._unit is None:
             self._unit = placed.scale
         unit = self._unit

@@ -86,6 +86,7 @@ class Engine:
 
     @property
     def finds_faces(self) -> bool:
+        """Whether anything finds faces here."""
         return self._finder is not None
 
     def open_finder(self) -> None:
@@ -138,7 +139,7 @@ class Engine:
         return float(np.median(seconds)) / len(requests)
 
     def close(self) -> None:
-        """Let go of the finders."""
+        """Close the finders of all threads."""
         if self._finder is not None:
             self._finder.close()
 
@@ -175,14 +176,14 @@ def decode_jpeg(data: bytes) -> np.ndarray:
     It is decoded in a thread, which cannot be ended.
 
     Raises:
-        InputError: as of `check_jpeg`, or it is damaged or too large.
+        InputError: `check_jpeg` refuses it, or it is damaged or too large.
     """
     check_jpeg(data)
     return decode_picture(bare_jpeg(data), "driving frame", LARGEST_DRIVING_PX, MOST_RATIO)
 
 
 def encode_jpeg(picture: np.ndarray) -> bytes:
-    """uint8 [H, W, 3] -> JPEG."""
+    """Encode uint8 [H, W, 3] as JPEG."""
     out = io.BytesIO()
     Image.fromarray(picture).save(out, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return out.getvalue()
