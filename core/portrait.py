@@ -42,7 +42,7 @@ class Portrait4D(nn.Module):
         self.neck = neck
 
     def prepare(self, image: Tensor, motion: Tensor | None) -> Source:
-        """All that depends on the source alone.
+        """Compute all that depends on the source alone.
 
         Args:
             image: [B, 3, S, S], aligned source pictures in [-1, 1], S = config.image_size.
@@ -61,16 +61,18 @@ class Portrait4D(nn.Module):
         return Source(parts.detail_encoder(image), tokens, grid, background, static=motion is None)
 
     def cache(self, source: Source) -> Source:
-        """The same source for many frames: what else depends on it alone is computed now. Carries no gradient."""
+        """Compute what else depends on the source alone, for many frames of it. The result carries no gradient."""
+        assert source.detail is not None, "the source is cached already"
         with torch.no_grad():
             return replace(
                 source,
-                response=self.reconstructor.plane_decoder.respond(source.detail),
+                detail=None,
+                detail_partial=self.reconstructor.plane_decoder.detail_partial(source.detail),
                 background=resize_background(source.background, self.config.render.neural_size),
             )
 
     def reenact(self, source: Source, driving: Driving) -> Head:
-        """The source's head with the expression and the neck pose of a driving frame.
+        """Give the source's head the expression and the neck pose of a driving frame.
 
         Raises:
             ValueError: the source was prepared without motion and the driving frame has one, or the other way round.
@@ -80,9 +82,24 @@ class Portrait4D(nn.Module):
                 f"motion: expected {'none' if source.static else 'v_d'}, as the source was prepared "
                 f"{'without' if source.static else 'with'} v_s; give both or neither"
             )
-        canonical = self.reconstructor.transfer(source.tokens, source.grid, driving.motion)
-        planes = self.reconstructor.plane_decoder(canonical, source.detail, source.response)
+        planes = self.planes(source.tokens, source.grid, driving.motion, source.detail, source.detail_partial)
         return Head(planes, source.background, driving.neck)
+
+    def planes(
+        self, tokens: Tensor, grid: tuple[int, int], motion: Tensor | None, detail: Tensor | None,
+        detail_partial: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The part of `reenact` that a driving frame changes, on bare tensors, which a CUDA graph can capture.
+
+        Args:
+            tokens, grid, detail, detail_partial: as in `Source`; one of the last two is enough.
+            motion: v_d, [B, M]; None for a static source.
+
+        Returns:
+            planes [B, 3, H, W, C], channels last.
+        """
+        canonical = self.reconstructor.transfer(tokens, grid, motion)
+        return self.reconstructor.plane_decoder(canonical, detail, detail_partial)
 
     def render(
         self,
@@ -93,7 +110,7 @@ class Portrait4D(nn.Module):
         uniforms: Tensor | None = None,
         box_scale: Tensor | None = None,
     ) -> Rendering:
-        """A view of a head.
+        """Render a view of a head.
 
         Args:
             head: B heads.

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-import sys
-from typing import Any, TextIO
+from typing import Any
 
 LONGEST_SENTENCE = 1000  # characters
 LONGEST_PIECE = 160
@@ -56,11 +55,6 @@ def shown(value: object, most: int = LONGEST_PIECE) -> str:
 def literal(value: object, most: int = LONGEST_PIECE) -> str:
     """Make a value harmless like `shown`, with texts in quotes, so that '48' differs from 48."""
     return f"'{shown(value, most - 2)}'" if isinstance(value, str) else shown(value, most)
-
-
-def say(line: str, stream: TextIO | None = None) -> None:
-    """Print a line for the person at the terminal, on the standard error unless told otherwise."""
-    print(shown(line, LONGEST_SENTENCE), file=sys.stderr if stream is None else stream, flush=True)
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

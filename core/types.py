@@ -35,6 +35,7 @@ class Camera:
         return (rotation[:, :, 2] * position).sum(-1).abs()
 
     def to(self, device: torch.device | str) -> Camera:
+        """The cameras on a device."""
         return Camera(self.world_from_camera.to(device), self.intrinsics.to(device))
 
     def take(self, rows: Index) -> Camera:
@@ -65,6 +66,7 @@ class NeckGrid:
     near_squared_distance: float
 
     def to(self, device: torch.device | str) -> NeckGrid:
+        """The neck poses on a device."""
         return replace(self, fine=self.fine.to(device), coarse=self.coarse.to(device))
 
     def take(self, rows: Index) -> NeckGrid:
@@ -79,35 +81,33 @@ class NeckGrid:
 
 @dataclass(frozen=True)
 class Source:
-    """All that is computed from a source picture once (the paper's cache seam, 10 -> 15 frames/s).
+    """All that is computed from a source picture once; the paper's cache, which takes 10 frames/s to 15.
 
     Attributes:
-        detail: [B, C, S/2, S/2] detail features.
+        detail: [B, C, S/2, S/2] detail features; None once the source is cached.
         tokens: [B, N, D], the global features after the neutral blocks.
         grid: height and width of the tokens, N in all.
         background: [B, C, S, S] in [0, 1], or [B, C, h, w] of the ray grid once it is cached.
         static: the source keeps its own expression; no motion was taken out and none may come in.
-        response: what the decoder's first convolution makes of the detail features; None until `Portrait4D.cache`.
+        detail_partial: [B, C, S/2, S/2], the partial sum of the decoder's first convolution over the detail features;
+            None until the source is cached by `Portrait4D.cache`.
     """
 
-    detail: Tensor
+    detail: Tensor | None
     tokens: Tensor
     grid: tuple[int, int]
     background: Tensor
     static: bool
-    response: Tensor | None = None
+    detail_partial: Tensor | None = None
 
     @classmethod
     def cat(cls, parts: Sequence[Source]) -> Source:
         """Sources of one network, one after the other; all cached or none."""
-        responses = [p.response for p in parts if p.response is not None]
-        detail, tokens, background = (
-            torch.cat([getattr(p, name) for p in parts]) for name in ("detail", "tokens", "background")
-        )
-        return replace(
-            parts[0], detail=detail, tokens=tokens, background=background,
-            response=torch.cat(responses) if responses else None,
-        )  # fmt: skip
+        joined = {}
+        for name in ("detail", "tokens", "background", "detail_partial"):
+            tensors = [tensor for part in parts if (tensor := getattr(part, name)) is not None]
+            joined[name] = torch.cat(tensors) if tensors else None
+        return replace(parts[0], **joined)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""An aligned picture becomes what the network reads, and back; `serve.faces` aligns raw ones."""
+"""Pictures of bytes become the numbers that the network reads, and back; `serve.faces` aligns raw pictures."""
 
 from __future__ import annotations
 
@@ -8,34 +8,22 @@ from PIL import Image
 from torch import Tensor
 
 
-def middle_square(image: np.ndarray) -> np.ndarray:
-    """The largest square around the middle of uint8 [H, W, 3]."""
+def to_size(image: np.ndarray, size_px: int) -> np.ndarray:
+    """The middle square of uint8 [H, W, 3] at size_px x size_px (Lanczos)."""
     height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    return image[top : top + side, left : left + side]
-
-
-def to_size(image: np.ndarray, size_px: int) -> np.ndarray:
-    """The middle square of uint8 [H, W, 3] at size_px x size_px (Lanczos)."""
-    square = middle_square(image)
-    if square.shape[0] == size_px:
-        return np.ascontiguousarray(square)
-    return np.asarray(
-        Image.fromarray(np.ascontiguousarray(square)).resize((size_px, size_px), Image.Resampling.LANCZOS)
-    )
-
-
-def to_tensor(image: np.ndarray) -> Tensor:
-    """uint8 [H, W, 3] -> float32 [1, 3, H, W] in [-1, 1]."""
-    return to_float(torch.tensor(image)[None])
+    square = np.ascontiguousarray(image[top : top + side, left : left + side])
+    if side == size_px:
+        return square
+    return np.asarray(Image.fromarray(square).resize((size_px, size_px), Image.Resampling.LANCZOS))
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 [B, S, S, 3] -> float32 [B, 3, S, S] in [-1, 1]."""
+    """Scale uint8 [B, S, S, 3] to float32 [B, 3, S, S] in [-1, 1]."""
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """[B, 3, S, S] in [-1, 1], anything beyond clamped -> uint8 [B, S, S, 3]."""
+    """Scale [B, 3, S, S] in [-1, 1] to uint8 [B, S, S, 3]; anything beyond is clamped."""
     return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()

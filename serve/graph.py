@@ -34,9 +34,9 @@ class Captured:
             self._outputs = function(*self._inputs)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """What the function gives, in memory of the caller's own: the next call writes over the buffers."""
-        for own, given in zip(self._inputs, inputs, strict=True):
-            own.copy_(given, non_blocking=True)
+        """What the function gives, in memory of the caller: the next call writes over the buffers."""
+        for buffer, tensor in zip(self._inputs, inputs, strict=True):
+            buffer.copy_(tensor, non_blocking=True)
         self._graph.replay()
         return tuple(x.clone() for x in self._outputs)
 

@@ -1,16 +1,16 @@
-"""Read, reenact and write at the same time: three workers, two bounded queues, results in order."""
+"""Reading and writing beside the network: one thread reads ahead, one writes behind, with bounded queues."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Callable, Generator, Iterator
+from types import TracebackType
+from typing import Generic, Self, TypeVar
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 
-DEPTH = 4  # items that may wait between two workers: enough to overlap, too few to fill the memory
+DEPTH = 4  # items that may wait between two threads: enough to overlap, too few to fill the memory
 
 
 class _Closed(Exception):
@@ -18,7 +18,7 @@ class _Closed(Exception):
 
 
 class _Queue(Generic[Item]):
-    """A bounded queue whose two ends can leave, so that nobody waits for a worker that has failed."""
+    """A bounded queue whose two ends can leave, so that nobody waits for a thread that has failed."""
 
     def __init__(self, depth: int) -> None:
         self._items: deque[Item] = deque()
@@ -36,7 +36,7 @@ class _Queue(Generic[Item]):
             self._changed.notify_all()
 
     def __iter__(self) -> Iterator[Item]:
-        """Items until the queue is finished. Raises: `_Closed` when it was closed instead."""
+        """Give items until the queue is finished. Raises: `_Closed` when it was closed instead."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or self._finished or bool(self._items))
@@ -49,85 +49,107 @@ class _Queue(Generic[Item]):
             yield item
 
     def finish(self) -> None:
-        """Nothing more will be put."""
+        """Say that nothing more will be put."""
         with self._changed:
             self._finished = True
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Something failed: whoever waits, or comes, is sent away."""
+        """Send away whoever waits, or comes."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
 
-def overlap(
-    read: Callable[[], Iterator[Item]],
-    work: Callable[[Item], Result],
-    write: Callable[[Result], None],
-    depth: int = DEPTH,
-) -> int:
-    """Run `write(work(item))` for each item of `read()`, each of the three in a worker of its own.
+def read_ahead(read: Callable[[], Iterator[Item]], depth: int = DEPTH) -> Generator[Item, None, None]:
+    """Give the items of `read()` in order; a thread makes them, at most `depth` and one ahead of who takes them.
 
-    `work` runs in the calling thread, so that an interrupt reaches it. When one fails, the others stop at their next
-    item, the iterator of `read` is closed, and the error that came first is raised.
-
-    Returns:
-        The number of items.
+    An error of `read()` is raised after the items before it. When this generator ends or is closed, the iterator of
+    `read()` has been closed and the thread has ended.
     """
-    items: _Queue[Item] = _Queue(depth)
-    results: _Queue[Result] = _Queue(depth)
+    queue: _Queue[Item] = _Queue(depth)
     errors: list[BaseException] = []
 
-    def guarded(part: Callable[[], None]) -> None:
+    def fill() -> None:
         try:
-            part()
+            items = read()
+            try:
+                for item in items:
+                    queue.put(item)
+            finally:
+                close = getattr(items, "close", None)
+                if close is not None:
+                    close()
         except _Closed:
             pass
         except BaseException as error:  # whatever it is, it is raised again below
             errors.append(error)
-            items.close()
-            results.close()
+        queue.finish()
 
-    def reader() -> None:
-        source = read()
-        try:
-            for item in source:
-                items.put(item)
-        finally:
-            close = getattr(source, "close", None)
-            if close is not None:
-                close()
-        items.finish()
-
-    def writer() -> None:
-        for result in results:
-            write(result)
-
-    count = 0
-
-    def worker() -> None:
-        nonlocal count
-        for item in items:
-            results.put(work(item))
-            count += 1
-        results.finish()
-
-    threads = [threading.Thread(target=guarded, args=(part,), daemon=True) for part in (reader, writer)]
+    thread = threading.Thread(target=fill, name="read-ahead", daemon=True)
+    thread.start()
     try:
-        for thread in threads:
-            thread.start()
-        guarded(worker)
-        for thread in threads:
-            thread.join()
+        yield from queue
+        if errors:
+            raise errors[0]
+    finally:
+        queue.close()
+        _join(thread)
+
+
+class WriteBehind(Generic[Item]):
+    """Calls `write` on items in the order they are put, in a thread of its own, at most `depth` items behind.
+
+    Use as a context manager: a block that ends well waits until all is written, any other drops what waits. An error
+    of `write` is raised by the next `put`, or at the end of the block.
+    """
+
+    def __init__(self, write: Callable[[Item], None], depth: int = DEPTH) -> None:
+        self._write = write
+        self._queue: _Queue[Item] = _Queue(depth)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="write-behind", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def put(self, item: Item) -> None:
+        """Hand an item over; waits while `depth` others do."""
+        try:
+            self._queue.put(item)
+        except _Closed:
+            assert self._error is not None
+            raise self._error from None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._queue.finish()
+        else:
+            self._queue.close()
+        _join(self._thread, self._queue)
+        if kind is None and self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            for item in self._queue:
+                self._write(item)
+        except _Closed:
+            pass
+        except BaseException as error:  # whatever it is, it is raised again in the thread that puts
+            self._error = error
+            self._queue.close()
+
+
+def _join(thread: threading.Thread, queue: _Queue[Item] | None = None) -> None:
+    """Wait for a thread, also when interrupted: what the caller closes next must not be in use any more."""
+    try:
+        thread.join()
     except BaseException:
-        # Interrupted while waiting: what the caller closes next must not be in use any more.
-        items.close()
-        results.close()
-        for thread in threads:
-            if thread.is_alive():
-                thread.join()
+        if queue is not None:
+            queue.close()
+        thread.join()
         raise
-    if errors:
-        raise errors[0]
-    return count

@@ -125,14 +125,14 @@ def beside(picture: Path) -> TrackedFolder | None:
     if picture.parent.name != PICTURES:
         return None
     root = picture.parent.parent
-    known = any((root / name).is_dir() for name in (*PARAMETERS, *LANDMARKS))
-    return TrackedFolder(root) if known else None
+    has_files = any((root / name).is_dir() for name in (*PARAMETERS, *LANDMARKS))
+    return TrackedFolder(root) if has_files else None
 
 
 def files_by_name(folder: Path) -> list[str]:
     """The names without ending of a folder's .npy files, in the order people number them; hidden ones are left out."""
-    found = [path for path in folder.glob("*.npy") if not path.name.startswith(".")]
-    return [path.stem for path in sorted(found, key=as_people_count)]
+    files = [path for path in folder.glob("*.npy") if not path.name.startswith(".")]
+    return [path.stem for path in sorted(files, key=as_people_count)]
 
 
 def check_files(files: Sequence[Path]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +14,8 @@ from torch import Tensor
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.serve.crop import to_size
+from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.media.pictures import read_picture
-from triportrait.serve.parameters import Tracking
 from triportrait.serve.reenactor import Reenactor
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -25,56 +25,49 @@ SAMPLE = Path(__file__).with_name("sample.jpg")  # a procedural head
 SAMPLE_YAW = 0.2  # radians
 
 
-def _unheard(line: str) -> None:
-    pass
+logger = logging.getLogger(__name__)
 
 
-def use_precision(
-    reenactor: Reenactor, asked: Precision, tell: Callable[[str], None] = _unheard
-) -> str | None:  # fmt: skip
-    """Let the networks of a reenactor run in a precision that was asked for, if its frame is as good.
+def use_precision(reenactor: Reenactor, precision: Precision) -> None:
+    """Let the networks of a reenactor run in a precision, if its frame is as good.
 
     `auto` is float32 on a CPU; on a GPU the first whose frame is as good: bfloat16, where the GPU has it, then float16,
     as fast with three bits more, then float32.
 
-    Args:
-        tell: told in a line what each precision that was tried gave.
-
-    Returns:
-        What the user should know: that `auto` fell back to float32.
+    A warning says where `auto` fell back to float32.
 
     Raises:
-        InputError: the frame of the precision asked for is below GATE_DB of PSNR against that in float32.
+        InputError: the frame of the named precision is below GATE_DB of PSNR against that in float32.
     """
-    first = _automatic(reenactor.device) if asked == "auto" else asked
+    first = _automatic(reenactor.device) if precision == "auto" else precision
     if first == "fp32":
-        return None
-    wanted, given = _frame(reenactor), []
-    for name in ("bf16", "fp16") if asked == "auto" and first == "bf16" else (first,):
+        return
+    reference, measured = _frame(reenactor), []
+    for name in ("bf16", "fp16") if precision == "auto" and first == "bf16" else (first,):
         reenactor.dtype = DTYPES[name]
-        found = psnr(_frame(reenactor), wanted)
+        psnr_db = psnr(_frame(reenactor), reference)
         reenactor.dtype = None
-        given.append(f"{name} {found:.1f} dB")
-        if found >= GATE_DB:
-            tell(f"precision: {name}; against float32's frame {', '.join(given)}; {GATE_DB:g} are wanted")
+        measured.append(f"{name} {psnr_db:.1f} dB")
+        if psnr_db >= GATE_DB:
+            logger.debug("precision: %s; against float32's frame %s; %g are wanted", name, ", ".join(measured), GATE_DB)
             reenactor.dtype = DTYPES[name]
             reenactor.keep_half()
-            return None
-    if asked == "auto":
-        tell(f"precision: fp32; against its frame {', '.join(given)}; {GATE_DB:g} are wanted")
-        return (
-            f"half precision shows other pictures with these weights ({', '.join(given)}, {GATE_DB:g} are wanted): "
-            "fp32 it is, several times slower"
+            return
+    if precision != "auto":
+        raise InputError(
+            f"--precision {first}: expected a frame within {GATE_DB:g} dB of float32's, these weights give "
+            f"{psnr_db:.1f} dB; use --precision fp32"
         )
-    raise InputError(
-        f"--precision {first}: expected a frame within {GATE_DB:g} dB of float32's, these weights give {found:.1f} dB; "
-        "use --precision fp32"
-    )
+    logger.debug("precision: fp32; against its frame %s; %g are wanted", ", ".join(measured), GATE_DB)
+    logger.warning(
+        "half precision shows other pictures with these weights (%s, %g are wanted): fp32 it is, several times slower",
+        ", ".join(measured), GATE_DB,
+    )  # fmt: skip
 
 
-def psnr(image: Tensor, wanted: Tensor) -> float:
-    """dB between pictures in [-1, 1], both clamped; 0 where one is not finite."""
-    error = (image.float().clamp(-1, 1) - wanted.float().clamp(-1, 1)).square().mean().item()
+def psnr(image: Tensor, reference: Tensor) -> float:
+    """The PSNR of a picture, dB, both in [-1, 1] and clamped; 0 where one is not finite."""
+    error = (image.float().clamp(-1, 1) - reference.float().clamp(-1, 1)).square().mean().item()
     if not math.isfinite(error):
         return 0.0
     return math.inf if error == 0 else 10 * math.log10(4 / error)
@@ -95,6 +88,7 @@ def _automatic(device: torch.device) -> str:
 @torch.inference_mode()
 def _frame(reenactor: Reenactor) -> Tensor:
     """The sample, driven by its own mirror image, seen from the side: [1, 3, S, S]."""
-    picture, known = sample_picture(reenactor.image_size), Tracking()
-    head = reenactor.head(reenactor.prepare(picture, known), np.ascontiguousarray(picture[:, ::-1]), known)
+    picture = sample_picture(reenactor.image_size)
+    mirrored = AlignedFace.whole(np.ascontiguousarray(picture[:, ::-1]))
+    head = reenactor.head(reenactor.prepare(AlignedFace.whole(picture)), mirrored)
     return reenactor.render(head, turned(fixed_camera(), SAMPLE_YAW, 0.0)).image

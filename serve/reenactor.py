@@ -15,58 +15,64 @@ from torch import Tensor, nn
 from triportrait.core.errors import InputError
 from triportrait.core.motion.crop import crop_map, cut
 from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.motion.neck import NeckField
 from triportrait.core.motion.small_encoder import GAZE, SPREAD, SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.types import Camera, Driving, Head, NeckGrid, Rendering, Source
 from triportrait.serve.crop import to_float, to_uint8
+from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.graph import Captured, Copies
+from triportrait.serve.inputs import SourcePicture
 from triportrait.serve.memory import keep_freed_memory
 from triportrait.serve.parameters import HeadParameters, Tracking
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A source, ready for any number of frames.
+@dataclass(frozen=True, eq=False)
+class PreparedSource:
+    """A source picture that was read once and serves any number of frames.
 
     Attributes:
-        source: what the network needs of it, cached.
+        source: the features of the network, cached.
+        face: the source's own face, aligned.
         shape: [1, 300] FLAME shape, zeros (the mean face) where it is unknown.
         motion: [1, M], v_s; None for a static source.
-        planes: of a static source, whose planes no driving frame changes.
+        planes: the planes of a static source, which no driving frame changes.
+        picture: the whole picture that the face was cut out of, where it is kept.
     """
 
     source: Source
+    face: AlignedFace
     shape: Tensor
     motion: Tensor | None
     planes: Tensor | None = None
+    picture: SourcePicture | None = None
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A driving frame, and how a source is to follow it.
+@dataclass(frozen=True, eq=False)
+class Controls:
+    """How a source follows a driving frame, and from where it is seen.
 
     Attributes:
-        prepared: from `Reenactor.prepare`.
-        image: uint8 [S, S, 3], the aligned driving frame.
-        tracking: what is known of its face.
-        cameras: the views, one picture each; the planes are made once.
-        neck: turn the neck as the driving frame does, where its pose is known.
+        camera: one camera; None is the fixed view in front of the face, with the intrinsics of the driving frame's
+            published parameters where it has some.
+        neck: turn the neck as the driving frame does, where its pose is known; else the neck is still.
         motion_strength: s in v = v_s + s (v_d - v_s): 0 keeps the source's expression, 1 takes the driving one.
-        gaze: added to where the eyes look, to the head's left and up, 1 from the middle to the rim of the eye; of no
-            effect where `Reenactor.can_steer_gaze` is False.
-        rest: [1, M], the motion of the driving face at rest, from `Reenactor.motion`: then v = v_s + s (v_d - rest), so
-            that the shape of the driving face stays behind.
+        gaze: added to where the eyes look, to the head's left and up; 1 is from the middle to the rim of the eye. It
+            has no effect where `can_steer_gaze` is False.
+        neutral: [1, M], the motion of the driving face at rest. Then v = v_s + s (v_d - neutral), so that the shape
+            of the driving face stays behind.
     """
 
-    prepared: Prepared
-    image: np.ndarray
-    tracking: Tracking
-    cameras: Sequence[Camera] = ()
+    camera: Camera | None = None
     neck: bool = True
     motion_strength: float = 1.0
     gaze: tuple[float, float] = (0.0, 0.0)
-    rest: Tensor | None = None
+    neutral: Tensor | None = None
+
+
+DEFAULT_CONTROLS = Controls()
+Request = tuple[PreparedSource, AlignedFace, Controls]
 
 
 class Reenactor:
@@ -89,13 +95,18 @@ class Reenactor:
         device: torch.device | str = "cpu",
         static: bool = False,
     ) -> None:
+        self.portrait, self.motion_encoder = portrait.fold().eval(), motion_encoder
+        self.static = static
+        self.dtype: torch.dtype | None = None
+        self.to(device)
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the networks; what was captured is captured anew by `capture`, prepared sources are prepared anew."""
         self.device = torch.device(device)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.portrait = portrait.fold().eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.motion_encoder = motion_encoder.to(self.device)
-        self.static = static
-        self.dtype: torch.dtype | None = None
+        self.portrait = self.portrait.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.motion_encoder = self.motion_encoder.to(self.device)
         self._last_neck: tuple[list[Tensor], NeckGrid] | None = None
         self._copies = Copies(self.device) if self.device.type == "cuda" else None
         self._graphs: dict[str, Captured] | None = None
@@ -110,6 +121,11 @@ class Reenactor:
     def can_steer_gaze(self) -> bool:
         """Whether the motion has numbers for the gaze; the published encoder's eyes are an embedding."""
         return not self.static and isinstance(self.motion_encoder, SmallMotionEncoder)
+
+    @property
+    def has_flame_neck(self) -> bool:
+        """Whether the neck of the weights is FLAME's, whose rest pose is not upright."""
+        return isinstance(self.portrait.neck, NeckField)
 
     @property
     def can_turn_neck(self) -> bool:
@@ -153,59 +169,41 @@ class Reenactor:
             return
         self._graphs, self._pool = {}, torch.cuda.graph_pool_handle()
         side, c = self.image_size, self.portrait.config.neck
-        grey = np.full((side, side, 3), 128, np.uint8)
-        head = self.head(self.prepare(grey, Tracking()), grey, Tracking())
+        grey = AlignedFace.whole(np.full((side, side, 3), 128, np.uint8))
+        head = self.head(self.prepare(grey), grey)
         sizes = ((c.fine_size,) * 3 + (4,), (c.coarse_size,) * 3 + (3,))
         fine, coarse = (torch.zeros(1, *size, device=self.device) for size in sizes)
         still = NeckGrid(fine, coarse, self.portrait.config.render.box_side, c.near_squared_distance)
-        for one in (head, replace(head, neck=still)) if self.can_turn_neck else (head,):
-            self.views(one, [fixed_camera()])
+        for each in (head, replace(head, neck=still)) if self.can_turn_neck else (head,):
+            self.views(each, [fixed_camera()])
 
     @torch.inference_mode()
-    def prepare(self, image: np.ndarray, tracking: Tracking) -> Prepared:
-        """Read a source picture once.
-
-        Args:
-            image: uint8 [S, S, 3], aligned, S = `image_size`.
-            tracking: what is known of its face.
+    def prepare(self, face: AlignedFace) -> PreparedSource:
+        """Read the face of a source picture once.
 
         Raises:
             InputError: the network made numbers that are not finite.
         """
-        motion = None if self.static else self.motion(image, tracking)
-        picture = to_float(self._upload(torch.tensor(image)[None]))
+        motion = None if self.static else self.motion(face)
+        picture = to_float(self._upload(torch.tensor(face.crop)[None]))
         source = self.portrait.prepare(picture, motion)  # once: in float32
         _check_finite("neutral features of the source", source.tokens)
-        parameters = tracking.parameters
+        parameters = face.tracking.parameters
         shape = torch.zeros(1, self.portrait.config.neck.num_shape) if parameters is None else parameters.shape
-        with self._precision():
+        with self._autocast():
             source = self.portrait.cache(source)
             planes = self.portrait.reenact(source, Driving(None)).planes if self.static else None
-        return Prepared(source, shape, motion, planes)
+        return PreparedSource(source, face, shape, motion, planes)
 
     @torch.inference_mode()
-    def motion(self, image: np.ndarray, tracking: Tracking) -> Tensor:
-        """v of a face: [1, M].
+    def motion(self, face: AlignedFace) -> Tensor:
+        """The motion embedding v of a face: [1, M]."""
+        with self._autocast():
+            return self._encode_motion(self._upload(torch.tensor(face.crop)[None]), self._crop_map(face.tracking))
 
-        Args:
-            image: uint8 [S, S, 3], aligned.
-            tracking: what is known of its face.
-        """
-        with self._precision():
-            return self._read_motion(self._upload(torch.tensor(image)[None]), self._crop_map(tracking))
-
-    def head(
-        self,
-        prepared: Prepared,
-        image: np.ndarray,
-        tracking: Tracking,
-        neck: bool = True,
-        motion_strength: float = 1.0,
-        gaze: tuple[float, float] = (0.0, 0.0),
-        rest: Tensor | None = None,
-    ) -> Head:
-        """The source's head as a driving frame asks for it, ready for `views`; arguments as in `Asked`."""
-        return self._heads([Asked(prepared, image, tracking, (), neck, motion_strength, gaze, rest)])
+    def head(self, source: PreparedSource, face: AlignedFace, controls: Controls = DEFAULT_CONTROLS) -> Head:
+        """The source's head as it follows a driving face, ready for `views`; the camera of the controls is not read."""
+        return self._heads([(source, face, controls)])
 
     @torch.inference_mode()
     def views(self, head: Head, cameras: Sequence[Camera]) -> list[np.ndarray]:
@@ -214,96 +212,81 @@ class Reenactor:
         Raises:
             InputError: the network made numbers that are not finite.
         """
-        waits = [self._pictures(head, camera) for camera in cameras]
-        return [picture for wait in waits for picture in wait()]
+        downloads = [self._pictures(head, camera) for camera in cameras]
+        return [picture for wait in downloads for picture in wait()]
 
     def reenact(
-        self,
-        prepared: Prepared,
-        image: np.ndarray,
-        tracking: Tracking,
-        cameras: Sequence[Camera],
-        neck: bool = True,
-        motion_strength: float = 1.0,
-        gaze: tuple[float, float] = (0.0, 0.0),
-        rest: Tensor | None = None,
-    ) -> list[np.ndarray]:
-        """One driving frame as pictures of the source: `head`, then `views`; arguments as in `Asked`.
-
-        Returns:
-            One uint8 [S, S, 3] per camera.
+        self, source: PreparedSource, face: AlignedFace, controls: Controls = DEFAULT_CONTROLS
+    ) -> np.ndarray:  # fmt: skip
+        """One driving face as a picture of the source, uint8 [S, S, 3]: `head`, then one of `views`.
 
         Raises:
             InputError: the network made numbers that are not finite.
         """
-        return self.views(self.head(prepared, image, tracking, neck, motion_strength, gaze, rest), cameras)
+        return self.views(self.head(source, face, controls), [controls.camera or fixed_camera()])[0]
 
     @torch.inference_mode()
-    def reenact_many(self, asked: Sequence[Asked]) -> list[list[np.ndarray]]:
-        """Several driving frames, of one source or of several, in one pass.
+    def reenact_many(self, requests: Sequence[Request]) -> list[np.ndarray]:
+        """Several driving faces, of one source or of several, in one pass.
 
         Returns:
-            For each what `reenact` gives, in float32 within 2 of 255 levels: sums of a batch run in another order.
+            For each request the picture that `reenact` gives, in float32 within 2 of 255 levels: the sums of a batch
+            run in another order.
 
         Raises:
             InputError: the network made numbers that are not finite.
         """
-        rows = [row for row, one in enumerate(asked) for _ in one.cameras]
-        if not rows:
-            return [[] for _ in asked]
-        cameras = Camera.cat([camera for one in asked for camera in one.cameras])
-        head = self._heads(asked)
-        pictures = self._pictures(head if rows == list(range(len(asked))) else head.take(rows), cameras)
-        found = iter(pictures())
-        return [[next(found) for _ in one.cameras] for one in asked]
+        if not requests:
+            return []
+        cameras = Camera.cat([controls.camera or fixed_camera() for _, _, controls in requests])
+        return self._pictures(self._heads(requests), cameras)()
 
     @torch.inference_mode()
     def render(self, head: Head, camera: Camera) -> Rendering:
         """B views of B heads as tensors, for whoever compares."""
-        with self._precision():
+        with self._autocast():
             return self.portrait.render(head, camera.to(self.device))
 
     @torch.inference_mode()
-    def _heads(self, asked: Sequence[Asked]) -> Head:
-        prepared = [a.prepared for a in asked]
-        source = prepared[0].source if len(asked) == 1 else Source.cat([p.source for p in prepared])
-        neck = self._necks(asked)
+    def _heads(self, requests: Sequence[Request]) -> Head:
+        sources = [source for source, _, _ in requests]
+        source = sources[0].source if len(requests) == 1 else Source.cat([each.source for each in sources])
+        neck = self._necks(requests)
         if self.static:
-            return Head(torch.cat([p.planes for p in prepared if p.planes is not None]), source.background, neck)
-        images = self._upload(torch.from_numpy(np.stack([a.image for a in asked])))
-        maps = torch.cat([self._crop_map(a.tracking) for a in asked])
-        steered = [torch.cat(x) for x in zip(*map(self._steering, asked), strict=True)]
-        assert source.response is not None
-        inputs = images, maps, *steered, source.tokens, source.response
+            return Head(torch.cat([s.planes for s in sources if s.planes is not None]), source.background, neck)
+        images = self._upload(torch.from_numpy(np.stack([face.crop for _, face, _ in requests])))
+        maps = torch.cat([self._crop_map(face.tracking) for _, face, _ in requests])
+        steering = [torch.cat(x) for x in zip(*(self._steering(s, c) for s, _, c in requests), strict=True)]
+        assert source.detail_partial is not None
+        inputs = images, maps, *steering, source.tokens, source.detail_partial
         (planes,) = self._run("planes", self._planes, inputs)
         return Head(planes, source.background, neck)
 
     def _planes(
         self, images: Tensor, maps: Tensor, strength: Tensor, origin: Tensor, shift: Tensor, tokens: Tensor,
-        response: Tensor,
+        detail_partial: Tensor,
     ) -> tuple[Tensor]:  # fmt: skip
         """What a driving frame changes: pictures uint8 [B, S, S, 3] to planes; see `_steering`."""
-        with self._precision():
-            motion = self._read_motion(images, maps)
+        with self._autocast():
+            motion = self._encode_motion(images, maps)
             motion = motion + (strength - 1) * (motion - origin) + shift  # at 1 not a bit is changed
             side = self.portrait.config.image_size // 16
-            source = Source(response, tokens, (side, side), response, static=False, response=response)
-            return (self.portrait.reenact(source, Driving(motion)).planes,)
+            return (self.portrait.planes(tokens, (side, side), motion, None, detail_partial),)
 
-    def _read_motion(self, images: Tensor, maps: Tensor) -> Tensor:
+    def _encode_motion(self, images: Tensor, maps: Tensor) -> Tensor:
         crops = cut(to_float(images), maps, self.motion_encoder.crop_size)
         return self.motion_encoder(crops).float()
 
-    def _steering(self, asked: Asked) -> tuple[Tensor, Tensor, Tensor]:
-        """strength [1, 1], and origin and shift [1, M] of v = v_d + (strength - 1) (v_d - origin) + shift."""
-        own = asked.prepared.motion
-        assert own is not None
-        origin = own if asked.rest is None else asked.rest.to(own)
-        shift = own - origin
-        if asked.gaze != (0.0, 0.0) and self.can_steer_gaze:
-            units = torch.tensor(asked.gaze) / torch.tensor(SPREAD)[GAZE]
-            shift = shift + F.pad(units, (GAZE.start, own.shape[1] - GAZE.stop)).to(own)
-        return own.new_full((1, 1), asked.motion_strength), origin, shift
+    def _steering(self, source: PreparedSource, controls: Controls) -> tuple[Tensor, Tensor, Tensor]:
+        """The strength [1, 1], and the origin and shift [1, M] of v = v_d + (strength - 1) (v_d - origin) + shift."""
+        source_motion = source.motion
+        assert source_motion is not None
+        origin = source_motion if controls.neutral is None else controls.neutral.to(source_motion)
+        shift = source_motion - origin
+        if controls.gaze != (0.0, 0.0) and self.can_steer_gaze:
+            units = torch.tensor(controls.gaze) / torch.tensor(SPREAD)[GAZE]
+            shift = shift + F.pad(units, (GAZE.start, source_motion.shape[1] - GAZE.stop)).to(source_motion)
+        return source_motion.new_full((1, 1), controls.motion_strength), origin, shift
 
     def _pictures(self, head: Head, camera: Camera) -> Callable[[], list[np.ndarray]]:
         """Begin B views of B heads; what comes back waits for them."""
@@ -313,11 +296,11 @@ class Reenactor:
         inputs = head.planes, head.background, camera.world_from_camera, camera.intrinsics, *grids
         images, finite = self._run("view" if neck is None else "turned view", self._view, inputs)
         # the numbers travel with the pictures: one wait for the device, and only then who is to blame
-        waits = [self._download(x) for x in (images, finite)]
+        downloads = [self._download(x) for x in (images, finite)]
 
         def wait() -> list[np.ndarray]:
-            pictures, fine = (w() for w in waits)
-            if not fine.all():
+            pictures, all_finite = (download() for download in downloads)
+            if not all_finite.all():
                 self._blame(head, camera)
             return list(pictures)
 
@@ -330,7 +313,7 @@ class Reenactor:
         config = self.portrait.config
         box_side, near = config.render.box_side, config.neck.near_squared_distance
         neck = NeckGrid(grids[0], grids[1], box_side, near) if grids else None
-        with self._precision():
+        with self._autocast():
             image = self.portrait.render(Head(planes, background, neck), Camera(pose, intrinsics)).image
         return to_uint8(image), image.isfinite().all()[None]
 
@@ -345,7 +328,7 @@ class Reenactor:
         landmarks = None if tracking.landmarks is None else tracking.landmarks.cpu().float()
         return self._upload(crop_map(landmarks, self.image_size))
 
-    def _precision(self) -> AbstractContextManager[object]:
+    def _autocast(self) -> AbstractContextManager[object]:
         if self.dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype, cache_enabled=False)  # a cache would outlive a capture
@@ -366,21 +349,21 @@ class Reenactor:
     def _download(self, tensor: Tensor) -> Callable[[], np.ndarray]:
         return tensor.numpy if self._copies is None else self._copies.download(tensor)
 
-    def _necks(self, asked: Sequence[Asked]) -> NeckGrid | None:
-        grids = [self._neck_grid(a.prepared, a.tracking.parameters) if a.neck else None for a in asked]
-        turned = [grid for grid in grids if grid is not None]
-        if not turned:
+    def _necks(self, requests: Sequence[Request]) -> NeckGrid | None:
+        grids = [self._neck_grid(s, face.tracking.parameters) if c.neck else None for s, face, c in requests]
+        moving = [grid for grid in grids if grid is not None]
+        if not moving:
             return None
-        still = replace(turned[0], fine=torch.zeros_like(turned[0].fine), coarse=torch.zeros_like(turned[0].coarse))
-        return turned[0] if len(grids) == 1 else NeckGrid.cat([still if grid is None else grid for grid in grids])
+        still = replace(moving[0], fine=torch.zeros_like(moving[0].fine), coarse=torch.zeros_like(moving[0].coarse))
+        return moving[0] if len(grids) == 1 else NeckGrid.cat([still if grid is None else grid for grid in grids])
 
-    def _neck_grid(self, prepared: Prepared, parameters: HeadParameters | None) -> NeckGrid | None:
+    def _neck_grid(self, source: PreparedSource, parameters: HeadParameters | None) -> NeckGrid | None:
         if parameters is None or self.portrait.neck is None:
             return None
         pose = [parameters.expression, parameters.neck, parameters.jaw, parameters.eyes]
-        asked = [prepared.shape, *pose]  # a held pose asks for the same again, and a mesh takes its time
-        if self._last_neck is None or not all(map(torch.equal, asked, self._last_neck[0])):
-            self._last_neck = asked, self.portrait.neck(*(p.to(self.device) for p in asked))
+        inputs = [source.shape, *pose]  # a held pose gives the same inputs again, and a mesh takes its time
+        if self._last_neck is None or not all(map(torch.equal, inputs, self._last_neck[0])):
+            self._last_neck = inputs, self.portrait.neck(*(p.to(self.device) for p in inputs))
         return self._last_neck[1]
 
 

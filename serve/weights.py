@@ -1,9 +1,14 @@
-"""From what the user calls the weights to networks that run."""
+"""Weights by the name that a user gives them: to networks that run, and copied into a folder."""
 
 from __future__ import annotations
 
-from triportrait.core.checkpoint import load_pair, load_portrait, weights_folder
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from triportrait.core.checkpoint import load_pair, load_portrait, save_motion_encoder, save_weights, weights_folder
 from triportrait.core.config import portrait4d_v2
+from triportrait.core.errors import InputError
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.network_kind import REENACTMENT, check_network
@@ -11,12 +16,16 @@ from triportrait.core.portrait import Portrait4D
 from triportrait.core.rule import rule_motion_encoder, rule_portrait
 from triportrait.core.weights import VARIABLE as VARIABLE  # named where weights are
 from triportrait.core.weights import named_weights
+from triportrait.serve.media.pictures import replacing, writing
 
 RULE = "rule"
+STEMS = ("portrait", "motion", "flame", "neck")
+
+FileStates = Mapping[Path, tuple[int, int]]
 
 
 def load_weights(weights: str | None, static: bool = False) -> tuple[Portrait4D, MotionEncoder | SmallMotionEncoder]:
-    """The networks of a weights folder, the package's own, or the rule-made ones.
+    """Load the networks of a weights folder, the package's own, or the rule-made ones.
 
     Args:
         weights: a folder, "demo" for the weights in the package (the tiny network, trained on procedural heads), or
@@ -38,3 +47,47 @@ def load_weights(weights: str | None, static: bool = False) -> tuple[Portrait4D,
         portrait = load_portrait(folder)
         return portrait, SmallMotionEncoder(portrait.config.transformer.motion_width)
     return load_pair(folder)
+
+
+def files_of(weights: str) -> FileStates:
+    """The files of weights, each with its size and its time, by which a later change is seen; none for `rule`."""
+    if weights == RULE:
+        return {}
+    stats = {file: file.stat() for file in _weight_files(weights_folder(weights))}
+    return {file: (stat.st_size, stat.st_mtime_ns) for file, stat in stats.items()}
+
+
+def copy_weights(weights: str, loaded: FileStates, folder: Path) -> None:
+    """Write weights into a folder from which the same networks are loaded; each file appears whole or not at all.
+
+    Args:
+        loaded: `files_of` them when they were loaded.
+
+    Raises:
+        InputError: the files have changed since, or the folder cannot be written or holds other weights.
+    """
+    if weights == RULE:
+        portrait, encoder = rule_portrait(portrait4d_v2()), rule_motion_encoder()
+        save_weights(folder, "portrait", portrait.state_dict(), portrait.config, {"from": RULE})
+        save_motion_encoder(folder, encoder.state_dict(), encoder, {"from": RULE})
+        return
+    if files_of(weights) != loaded:
+        raise InputError(f"{weights}: the weights have changed since they were loaded; load them again")
+    names = {file.name for file in loaded}
+    others = [file.name for file in _weight_files(folder) if file.name not in names]
+    if others:
+        raise InputError(
+            f"{folder}: expected no other weights there, it holds {', '.join(others)}; name another folder"
+        )
+    with writing(folder / "portrait.json"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in sorted(loaded, key=lambda file: file.suffix == ".json"):  # the cards come last
+            target = folder / file.name
+            if not (target.exists() and target.samefile(file)):
+                with replacing(target, overwrite=True) as temporary:
+                    shutil.copyfile(file, temporary)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    names = [f"{stem}{ending}" for stem in STEMS for ending in (".safetensors", ".json")]
+    return [folder / name for name in names if (folder / name).exists()]

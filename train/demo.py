@@ -21,7 +21,7 @@ from torch import Tensor
 from triportrait.core.errors import InputError
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
-from triportrait.core.render.cameras import fixed_camera, turned
+from triportrait.core.render.cameras import fixed_camera, orbit_deg, turned
 from triportrait.core.types import Driving, Source
 from triportrait.train.data.heads.population import Expression
 from triportrait.train.data.parallel import in_order
@@ -33,7 +33,7 @@ from triportrait.train.stages.motion import read_motion
 
 FPS = 25
 TILE_PX = 256
-ORBIT_YAW_DEG, ORBIT_PITCH_DEG = 40.0, 8.0
+ORBIT_YAW_DEG = 40.0
 CAST_SEED = 0
 CAST_HEADS = (3, 28, 9, 14, 30, 21)  # those of the package's cast that differ most
 DRIVING_HEADS = (6, 22, 15, 13, 8, 5)
@@ -66,8 +66,7 @@ class Character:
 
     def orbit(self, frame: int) -> tuple[float, float]:
         """Return yaw and pitch of the moving view, radians; it goes to the left and to the right once per clip."""
-        phase = 2 * math.pi * frame / self.frames
-        yaw, pitch = ORBIT_YAW_DEG * math.sin(phase), ORBIT_PITCH_DEG * math.sin(2 * phase)
+        yaw, pitch = orbit_deg(frame, self.frames, yaw_deg=ORBIT_YAW_DEG)
         return math.radians(yaw), math.radians(pitch)
 
     def liveliest(self) -> int:

@@ -38,24 +38,25 @@ class PlaneDecoder(nn.Module):
         self.tail = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(tail))
         self.out = nn.Conv2d(tail[-1], 3 * plane_width, 3, padding=1)
 
-    def respond(self, detail: Tensor) -> Tensor:
-        """What the first convolution makes of the detail features [B, C2, H, W] alone, its bias included."""
+    def detail_partial(self, detail: Tensor) -> Tensor:
+        """The partial sum of the first convolution over the detail features [B, C2, H, W], its bias included."""
         first = self.head[0]
         assert isinstance(first, nn.Conv2d)
         return F.conv2d(detail, first.weight[:, -detail.shape[1] :], first.bias, padding=1)
 
-    def forward(self, canonical: Tensor, detail: Tensor, response: Tensor | None = None) -> Tensor:
+    def forward(self, canonical: Tensor, detail: Tensor | None, detail_partial: Tensor | None = None) -> Tensor:
         """Canonical [B, C1, H, W] and detail features [B, C2, H, W] -> planes [B, 3, H, W, C], channels last.
 
-        The planes are xy, yz, zx in the canonical frame; see `kernels.triplane.sample_triplane` for their axes. Where
-        `response`, of `respond`, is at hand, the details are not read.
+        The planes are xy, yz, zx in the canonical frame; see `kernels.triplane.sample_triplane` for their axes. The
+        result of `detail_partial` may stand in for the detail features, which are then not read.
         """
         first, *others = self.head
         assert isinstance(first, nn.Conv2d)
-        if response is None:
+        if detail_partial is None:
+            assert detail is not None, "give the detail features or their partial sum"
             x = first(torch.cat([canonical, detail], dim=1))
         else:
-            x = response + F.conv2d(canonical, first.weight[:, : canonical.shape[1]], padding=1)
+            x = detail_partial + F.conv2d(canonical, first.weight[:, : canonical.shape[1]], padding=1)
         x = F.leaky_relu(x, LEAK)
         for conv in others:
             x = F.leaky_relu(conv(x), LEAK)

@@ -41,6 +41,17 @@ def turned(camera: Camera, yaw: float, pitch: float) -> Camera:
     return Camera(turn @ camera.world_from_camera, camera.intrinsics)
 
 
+def orbit_deg(time: float, period: float, yaw_deg: float = 30.0, pitch_deg: float = 8.0) -> tuple[float, float]:
+    """Yaw and pitch, degrees, of a camera that sways around the head once in each period.
+
+    Args:
+        time, period: in one unit, seconds or frames.
+        yaw_deg, pitch_deg: how far it goes to either side, and up and down.
+    """
+    phase = 2 * math.pi * time / period
+    return yaw_deg * math.sin(phase), pitch_deg * math.sin(2 * phase)
+
+
 Elevation = Literal["asin", "angle"]
 
 

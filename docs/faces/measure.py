@@ -15,14 +15,13 @@ from PIL import Image, ImageDraw
 
 from tests.serve.raw import EYE_MARKS, PHOTO, face, moving_head, seen
 from triportrait.core.motion.crop import anchors_of
-from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.types import NeckGrid
 from triportrait.serve.faces.alignment import align, alignment_points
-from triportrait.serve.faces.face import Face
+from triportrait.serve.faces.face import AlignedFace, Face
 from triportrait.serve.faces.mediapipe_faces import MediapipeFaces
 from triportrait.serve.faces.pose import turn_of, vector_of
-from triportrait.serve.faces.tracker import FaceTracker, Followed, cut_out
-from triportrait.serve.reenactor import Reenactor
+from triportrait.serve.faces.tracker import FaceTracker, cut_out
+from triportrait.serve.reenactor import Controls, Reenactor
 from triportrait.serve.weights import load_weights
 from triportrait.train.data.heads.anatomy import mean_identity
 from triportrait.train.data.heads.mesh import head_neck_grid
@@ -85,7 +84,7 @@ def jitter(provider: MediapipeFaces) -> None:
     reenactor = Reenactor(*load_weights("demo"))
     shown, faces, _ = moving_head(0, 1, 256)
     source = cut_out(shown[0], faces[0], align(faces[0].alignment), 128)
-    prepared = reenactor.prepare(source.crop, source.tracking)
+    prepared = reenactor.prepare(source)
     head, faces, _ = moving_head(2, 1, 256)
     large = np.asarray(Image.fromarray(head[0]).resize((512, 512), Image.Resampling.BICUBIC))
     half = np.array([0.5, 0.5, 0.0])
@@ -97,7 +96,7 @@ def jitter(provider: MediapipeFaces) -> None:
         for smooth in (False, True):
             rng, tracker = np.random.default_rng(0), FaceTracker(provider, 128, smooth=smooth)
             other = FaceTracker(None, 32, smooth=smooth)
-            got: list[tuple[Followed, Followed, np.ndarray]] = []
+            got: list[tuple[AlignedFace, AlignedFace, np.ndarray]] = []
             for i in range(60):
                 if cause.startswith("landmark"):
                     noise = rng.normal(size=(68, 3))
@@ -109,8 +108,8 @@ def jitter(provider: MediapipeFaces) -> None:
                     noisy = np.clip(large + rng.normal(0, 4, large.shape), 0, 255).astype(np.uint8)
                     turned = one = tracker.follow(noisy, i / 25)
                 if i >= 20:
-                    views = reenactor.reenact(prepared, one.crop, one.tracking, [fixed_camera()], False)
-                    got.append((one, turned, views[0].astype(float)))
+                    view = reenactor.reenact(prepared, one, Controls(neck=False))
+                    got.append((one, turned, view.astype(float)))
             anchors = [o.placed.to_picture(anchors_of(o.tracking.landmarks)[0].numpy()) for o, _, _ in got]
             scales = np.array([o.placed.scale for o, _, _ in got])
             necks = [np.degrees(t.tracking.parameters.neck[0]) for _, t, _ in got]
@@ -175,7 +174,7 @@ def picture(provider: MediapipeFaces) -> None:
     place = align(found.alignment)
     assert place is not None
     source = cut_out(shown[0], found, place, 128)
-    prepared = reenactor.prepare(source.crop, source.tracking)
+    prepared = reenactor.prepare(source)
     heads, _, _ = moving_head(2, 49, 192, into=(480, 270))
     phases = np.linspace(0, 2 * np.pi, 49)
     photos = [seen((300 + 50 * np.sin(p), 130), 1 + 0.2 * np.sin(p), 12 * np.sin(p), (480, 270)) for p in phases]
@@ -185,13 +184,13 @@ def picture(provider: MediapipeFaces) -> None:
         for i, frame in enumerate(frames):
             one = tracker.follow(frame, i / 25)
             if i % 12 == 0 and i:
-                result = reenactor.reenact(prepared, one.crop, one.tracking, [fixed_camera()])[0]
+                result = reenactor.reenact(prepared, one)
                 columns.append(np.concatenate([drawn(frame, one), beside(one.crop, result)], 0))
         rows.append(np.concatenate(columns, 1))
     Image.fromarray(np.concatenate(rows, 0)).save(HERE / "faces.jpg", quality=88, optimize=True)
 
 
-def drawn(frame: np.ndarray, one: Followed) -> np.ndarray:
+def drawn(frame: np.ndarray, one: AlignedFace) -> np.ndarray:
     """A frame, 320 px wide, with the square and the landmarks."""
     image = Image.fromarray(frame).resize((320, 180), Image.Resampling.LANCZOS)
     pen, k = ImageDraw.Draw(image), 320 / frame.shape[1]

@@ -50,7 +50,7 @@ class Alignment:
 
     @property
     def middle(self) -> tuple[float, float]:
-        """x, y of the square's middle, counted as `left` and `top` are."""
+        """The middle of the square, (x, y), counted as `left` and `top` are."""
         return self.left + self.side / 2, self.top + self.side / 2
 
     @classmethod
@@ -138,9 +138,9 @@ def align(points: np.ndarray) -> Alignment | None:
     """
     if not np.isfinite(points).all():
         return None
-    known = np.concatenate([MEAN_FACE, np.ones((5, 1))], 1)
+    mean_face = np.concatenate([MEAN_FACE, np.ones((5, 1))], 1)
     up = np.stack([points[:, 0], -points[:, 1]], 1).astype(np.float64)  # [5, 2], y up
-    solved = np.linalg.lstsq(known, up, rcond=None)[0]  # [4, 2]: rows of s R, then t
+    solved = np.linalg.lstsq(mean_face, up, rcond=None)[0]  # [4, 2]: rows of s R, then t
     per_unit = float(np.linalg.norm(solved[:3], axis=0).mean())
     if per_unit * ALIGNED_SIZE / PIXELS_PER_UNIT < SMALLEST_SIDE_PX:
         return None

@@ -6,9 +6,12 @@ Landmarks are in pixels of that picture, x right, y down, the middle of the firs
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
+
+from triportrait.serve.faces.alignment import Alignment, middle_square
+from triportrait.serve.parameters import Tracking
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +41,41 @@ class Face:
     def centre(self) -> np.ndarray:
         """[2] the middle of its landmarks' box."""
         return (self.points[:, :2].min(0) + self.points[:, :2].max(0)) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class AlignedFace:
+    """One face as the network takes it, of a source picture or of a driving frame.
+
+    Attributes:
+        crop: uint8 [S, S, 3], aligned.
+        tracking: landmarks [1, 68, 3] in pixels of the 512² aligned picture, and FLAME parameters; either may be
+            missing.
+        found: whether the picture shows the face. A tracker repeats the crop and the tracking of the last frame that
+            did; before the first it takes the middle square.
+        placed: where the crop lies in its picture.
+    """
+
+    crop: np.ndarray
+    tracking: Tracking
+    found: bool
+    placed: Alignment
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the face was seen, in this picture or in one before whose pose is held."""
+        return self.found or self.tracking.landmarks is not None
+
+    @classmethod
+    def whole(cls, image: np.ndarray, tracking: Tracking | None = None) -> Self:
+        """A picture uint8 [S, S, 3] that is aligned and has the network's size already."""
+        return cls(image, tracking or Tracking(), True, middle_square(image))
+
+    @classmethod
+    def middle(cls, image: np.ndarray, size_px: int, tracking: Tracking | None = None) -> Self:
+        """The middle square of uint8 [H, W, 3], which counts as aligned where nobody finds faces."""
+        square = middle_square(image)
+        return cls(square.crop(image, size_px), tracking or Tracking(), True, square)
 
 
 class FaceProvider(Protocol):

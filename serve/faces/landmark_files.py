@@ -47,11 +47,11 @@ class KnownFaces(Protocol):
 
     @property
     def names(self) -> list[str]:
-        """What they are called, in the order of the frames."""
+        """The names of the faces, in the order of the frames."""
         ...
 
     def files(self, names: Sequence[str]) -> list[Path]:
-        """The files of these."""
+        """The files of these faces."""
         ...
 
     def check(self, names: Sequence[str]) -> None:
@@ -128,7 +128,7 @@ class HeadClip:
 
     @property
     def names(self) -> list[str]:
-        """Its frames' numbers."""
+        """The numbers of the frames, as names."""
         return [str(i) for i in range(len(self._landmarks))]
 
     def files(self, names: Sequence[str]) -> list[Path]:

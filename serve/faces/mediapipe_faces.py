@@ -96,8 +96,8 @@ class MediapipeFaces:
             views = [view for detector in self._detectors for view in _detections(detector, image)]
             if not quick:
                 views += self._views_in_pieces(image, 1) + self._views_in_pieces(image, 2)
-            found = self._search(image, views)
-            return found if found or quick else self._search(image, self._views_in_pieces(image, 3))
+            faces = self._search(image, views)
+            return faces if faces or quick else self._search(image, self._views_in_pieces(image, 3))
 
     def _views_in_pieces(self, image: np.ndarray, pieces: int) -> list[View]:
         """What the detector of small faces sees in squares of a `pieces`-th of the shorter side."""
@@ -116,18 +116,18 @@ class MediapipeFaces:
 
     def _search(self, image: np.ndarray, views: list[View]) -> list[Face]:
         """The faces in some detected boxes, each once, the largest first."""
-        found: list[Face] = []
+        faces: list[Face] = []
         for k, (centre, side, roll) in enumerate(views[:MOST_VIEWS]):
-            if len(found) == MOST_FACES:
+            if len(faces) == MOST_FACES:
                 break
             if any(math.dist(centre, other) < SAME_FACE * max(side, size) for other, size, _ in views[:k]):
                 continue
             rough = self._face(image, centre, DETECTION_MARGIN * side, roll)
             # Seen from where it really is, the mesh no longer depends on the detector's box.
             face = None if rough is None else self._face(image, *_view_of(rough.points))
-            if face is not None and all(math.dist(face.centre, f.centre) > SAME_FACE * f.size_px for f in found):
-                found.append(face)
-        return sorted(found, key=lambda face: -face.size_px)
+            if face is not None and all(math.dist(face.centre, f.centre) > SAME_FACE * f.size_px for f in faces):
+                faces.append(face)
+        return sorted(faces, key=lambda face: -face.size_px)
 
     def _face(self, image: np.ndarray, centre: tuple[float, float], side: float, roll: float) -> Face | None:
         mesh = self._points(image, centre, side, roll)
@@ -153,10 +153,10 @@ class MediapipeFaces:
         roi = rect_pb2.NormalizedRect(
             x_center=at[0], y_center=at[1], width=side / size, height=side / size, rotation=roll
         )
-        found = self._mesh.process({"image": np.ascontiguousarray(view), "roi": roi}).landmarks
-        if found is None:
+        landmarks = self._mesh.process({"image": np.ascontiguousarray(view), "roi": roi}).landmarks
+        if landmarks is None:
             return None
-        mesh = np.array([(p.x, p.y, p.z) for p in found.landmark], np.float64) * size
+        mesh = np.array([(p.x, p.y, p.z) for p in landmarks.landmark], np.float64) * size
         return mesh + np.array([x0 - 0.5, y0 - 0.5, 0.0])
 
 
@@ -224,11 +224,11 @@ def _quiet() -> Iterator[None]:
     os.environ.setdefault("GLOG_minloglevel", "3")
     with _STARTING:  # a second thread would take the first one's nowhere for the terminal
         sys.stderr.flush()
-        kept = os.dup(2)
+        stderr_copy = os.dup(2)
         try:
             with open(os.devnull, "wb") as nowhere:
                 os.dup2(nowhere.fileno(), 2)
             yield
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(stderr_copy, 2)
+            os.close(stderr_copy)

@@ -17,18 +17,18 @@ MOST_SCALED, MOST_MOVED_PX = 1.25, 64.0  # how far off a network may draw a face
 LARGEST_SIDE_PX = 1920  # of the picture; larger ones are reduced, as a video of them could hardly be played
 
 
-def registered(placed: Alignment, wanted: np.ndarray, shown: np.ndarray) -> Alignment:
+def registered(placed: Alignment, landmarks: np.ndarray, shown: np.ndarray) -> Alignment:
     """Where a result must lie for its face to cover the portrait's: the network draws it a little beside.
 
     Args:
         placed: where the portrait's crop lies.
-        wanted: [68, 2 or 3] the portrait's landmarks in the 512² crop.
-        shown: the same in the result of the portrait that drives itself.
+        landmarks: [68, 2 or 3] the portrait's landmarks in the 512² crop.
+        shown: the landmarks in the result of the portrait that drives itself.
 
     Returns:
         The square, moved and scaled (least squares); as it was where the two are further apart than a network is off.
     """
-    p, q = shown[:, :2].astype(np.float64) + 0.5, wanted[:, :2].astype(np.float64) + 0.5
+    p, q = shown[:, :2].astype(np.float64) + 0.5, landmarks[:, :2].astype(np.float64) + 0.5
     p_mean, q_mean = p.mean(0), q.mean(0)
     scale = float(((p - p_mean) * (q - q_mean)).sum() / max(float(np.square(p - p_mean).sum()), 1e-9))
     shift = q_mean - scale * p_mean
@@ -47,7 +47,7 @@ class PasteBack:
         placed: where its crop lies.
 
     Attributes:
-        picture: the same, reduced where its longer side has more than 1920 px.
+        picture: the source, reduced where its longer side has more than 1920 px.
     """
 
     def __init__(self, picture: np.ndarray, placed: Alignment) -> None:
@@ -63,7 +63,7 @@ class PasteBack:
         self._x = slice(max(0, math.ceil(left)), min(size[0], math.floor(right)))
         self._y = slice(max(0, math.ceil(top)), min(size[1], math.floor(bottom)))
         spans = ((left, right), (top, bottom))
-        # The same in shares of the square.
+        # Their bounds in shares of the square.
         self._from = [(s.start - a) / (b - a) for s, (a, b) in zip((self._x, self._y), spans, strict=True)]
         self._to = [(s.stop - a) / (b - a) for s, (a, b) in zip((self._x, self._y), spans, strict=True)]
         u, v = (

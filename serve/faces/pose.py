@@ -46,13 +46,13 @@ def turn_of(face: Face) -> np.ndarray:
     return rotation_between(FRONTAL, face.points[list(RIGID)].astype(np.float64) * (1.0, -1.0, -1.0))
 
 
-def rotation_between(known: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def rotation_between(reference: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """[3, 3] the rotation of a similarity that brings points [N, 3] nearest to others.
 
     Where the other points lie in a plane they are taken as seen from far away, and the rotation is read off how the
     points' depths shift them (weak perspective).
     """
-    p, q = known - known.mean(0), seen - seen.mean(0)
+    p, q = reference - reference.mean(0), seen - seen.mean(0)
     if np.ptp(q[:, 2]) > 1e-6 * np.ptp(q[:, :2]):
         u, _, v = np.linalg.svd(q.T @ p)
         return u @ np.diag([1.0, 1.0, np.linalg.det(u @ v)]) @ v

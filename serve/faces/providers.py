@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from importlib.util import find_spec
 from typing import Literal
 
@@ -11,29 +11,19 @@ from triportrait.serve.faces.face import FaceProvider
 
 FaceKind = Literal["auto", "mediapipe", "none"]
 
+logger = logging.getLogger(__name__)
+
 
 def is_installed() -> bool:
-    """Whether what finds faces is there; that it loads is seen when it is made."""
+    """Whether mediapipe is installed; that it loads is seen when a provider is made."""
     return find_spec("mediapipe") is not None
 
 
-def _unheard(line: str) -> None:
-    pass
-
-
-def default_provider(say: Callable[[str], None] = _unheard) -> FaceProvider | None:
-    """Mediapipe where it is installed and loads, else None."""
-    return face_provider("auto", say)
-
-
-def face_provider(kind: FaceKind, say: Callable[[str], None] = _unheard) -> FaceProvider | None:
-    """The provider of that name; of "auto" what is installed and loads; None where there is none.
-
-    Args:
-        say: told in a line that what is installed does not load.
+def face_provider(kind: FaceKind = "auto") -> FaceProvider | None:
+    """Make the provider of that name; "auto" is mediapipe where it is installed and loads, else None.
 
     Raises:
-        InputError: mediapipe is asked for and is not installed, or does not load.
+        InputError: mediapipe is named and is not installed, or does not load.
     """
     if kind == "none" or (kind == "auto" and not is_installed()):
         return None
@@ -44,5 +34,32 @@ def face_provider(kind: FaceKind, say: Callable[[str], None] = _unheard) -> Face
     except InputError as error:
         if kind != "auto":
             raise
-        say(f"warning: no faces are looked for: {error}")
+        logger.warning("no faces are looked for: %s", error)
         return None
+
+
+class LazyProvider:
+    """A provider that is made when it is first asked for.
+
+    Args:
+        faces: the name of a provider, or a provider that somebody else made, and closes.
+    """
+
+    def __init__(self, faces: FaceKind | FaceProvider = "auto") -> None:
+        self.kind: FaceKind | None = faces if isinstance(faces, str) else None
+        self._provider: FaceProvider | None = None if isinstance(faces, str) else faces
+        self._made = not isinstance(faces, str)
+
+    def __call__(self) -> FaceProvider | None:
+        """Give the provider; None where nothing finds faces."""
+        if not self._made:
+            assert self.kind is not None
+            self._provider, self._made = face_provider(self.kind), True
+        return self._provider
+
+    def close(self) -> None:
+        """Close the provider, if it was made here; the next call makes another."""
+        if self.kind is not None and self._provider is not None:
+            self._provider.close()
+        if self.kind is not None:
+            self._provider, self._made = None, False

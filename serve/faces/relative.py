@@ -12,10 +12,9 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from triportrait.core.motion.neck import NeckField
 from triportrait.core.types import Camera
+from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.faces.pose import matrix_of, parameters_of
-from triportrait.serve.faces.tracker import Followed
 from triportrait.serve.parameters import HeadParameters, Tracking
 from triportrait.serve.reenactor import Reenactor
 
@@ -30,22 +29,23 @@ class Relative:
 
     def __init__(self, reenactor: Reenactor, source: Tracking) -> None:
         self._reenactor, self._source = reenactor, source
-        upright = parameters_of(np.eye(3), isinstance(reenactor.portrait.neck, NeckField))
+        upright = parameters_of(np.eye(3), reenactor.has_flame_neck)
         self._start = _turn(upright if source.parameters is None else source.parameters)
-        self._first: Followed | None = None
-        self._rest: Tensor | None = None
+        self._first: AlignedFace | None = None
+        self._neutral: Tensor | None = None
 
-    def __call__(self, face: Followed) -> tuple[Tracking, Tensor | None]:
-        """What the engine is to be told of a driving frame: its tracking with the neck made relative, and v_d0."""
+    def __call__(self, face: AlignedFace) -> tuple[AlignedFace, Tensor | None]:
+        """The driving face with the turn of its neck made relative, and v_d0 (None for a static source)."""
         if self._first is None:
             self._first = face
-            self._rest = None if self._reenactor.static else self._reenactor.motion(face.crop, face.tracking)
+            self._neutral = None if self._reenactor.static else self._reenactor.motion(face)
         now, first = face.tracking.parameters, self._first.tracking.parameters
         if now is None or first is None:
-            return face.tracking, self._rest
+            return face, self._neutral
         moved = parameters_of(_turn(now) @ _turn(first).T @ self._start)
         camera = Camera(moved.camera.world_from_camera, now.camera.intrinsics)
-        return replace(face.tracking, parameters=replace(now, neck=moved.neck, camera=camera)), self._rest
+        parameters = replace(now, neck=moved.neck, camera=camera)
+        return replace(face, tracking=replace(face.tracking, parameters=parameters)), self._neutral
 
 
 def _turn(parameters: HeadParameters) -> np.ndarray:

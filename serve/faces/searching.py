@@ -111,12 +111,18 @@ class Looked:
 
 
 def first_face(
-    frames: Iterable[Frame], provider: FaceProvider, wanted: int = 1, gap_s: float = 0.0, most: int = MOST_LOOKED_AT
+    frames: Iterable[Frame],
+    provider: FaceProvider,
+    least_faces: int = 1,
+    gap_s: float = 0.0,
+    most: int = MOST_LOOKED_AT,
 ) -> Looked:
     """Look for the first frame with a face.
 
     Args:
-        wanted: as many faces in one frame. gap_s: least time between frames that are looked at. most: frames decoded.
+        least_faces: as many faces in one frame.
+        gap_s: least time between frames that are looked at.
+        most: frames that are decoded.
     """
     searches, next_s, count = Searches(), -math.inf, 0
     before: np.ndarray | None = None
@@ -128,11 +134,11 @@ def first_face(
         next_s, last, before = frame.time_s + gap_s, before, colours(frame.image)
         if last is not None and is_cut(last, before):
             searches.followed()
-        found = _placed(provider.find(frame.image, quick=True), frame.image)
-        if len(found) < wanted and searches.due(frame.time_s):
-            found = _placed(provider.find(frame.image), frame.image)
-        if len(found) >= wanted:
-            return Looked(frame, found, count, False)
+        faces = _placed(provider.find(frame.image, quick=True), frame.image)
+        if len(faces) < least_faces and searches.due(frame.time_s):
+            faces = _placed(provider.find(frame.image), frame.image)
+        if len(faces) >= least_faces:
+            return Looked(frame, faces, count, False)
     return Looked(None, [], count, True)
 
 

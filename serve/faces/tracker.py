@@ -5,14 +5,14 @@ when it leaves or the shot is cut.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from triportrait.core.motion.crop import ALIGNED_SIZE
-from triportrait.serve.faces.alignment import Alignment, align, middle_square
-from triportrait.serve.faces.face import Face, FaceProvider
+from triportrait.serve.faces.alignment import Alignment, align
+from triportrait.serve.faces.face import AlignedFace, Face, FaceProvider
 from triportrait.serve.faces.pose import matrix_of, parameters_of, turn_of, vector_of
 from triportrait.serve.faces.searching import PieceByPiece, Searches, colours, is_cut
 from triportrait.serve.faces.smoothing import OneEuro
@@ -31,25 +31,6 @@ GROUPS = [slice(a, b) for a, b in ((0, 17), (17, 27), (27, 36), (36, 42), (42, 4
 TURN_CUTOFF, TURN_BETA, PIXELS_PER_RADIAN = 0.02, 0.05, 100.0
 SPEED_CUTOFF = 0.15
 JUMP = 0.75  # of its size: another shot, if the face is there at once
-
-
-@dataclass(frozen=True, eq=False)
-class Followed:
-    """What the engine needs of one frame.
-
-    Attributes:
-        crop: uint8 [S, S, 3], aligned.
-        tracking: landmarks [1, 68, 3] in pixels of the 512² aligned picture and FLAME parameters that are zero but for
-            the neck; neither where no face was seen yet.
-        found: whether the frame shows the face. If not, crop and tracking are those of the last frame that did, or,
-            before the first, the middle square.
-        placed: where the crop lies in its picture.
-    """
-
-    crop: np.ndarray
-    tracking: Tracking
-    found: bool
-    placed: Alignment
 
 
 class FaceTracker:
@@ -82,13 +63,13 @@ class FaceTracker:
         self.provider, self.size_px, self.smooth, self.face, self.flame = provider, size_px, smooth, face, flame
         self.lost = self.before = self.seen = self.cuts = self.most_faces = 0
         self._searches, self._pieces = Searches(), PieceByPiece() if spread else None
-        self._last: Followed | None = None
+        self._last: AlignedFace | None = None
         self._near: Face | None = None  # None: search the whole frame
         self._was: Face | None = None
         self._colours: np.ndarray | None = None
         self._filters = _Filters()
 
-    def follow(self, image: np.ndarray, time_s: float, faces: Sequence[Face] | None = None) -> Followed:
+    def follow(self, image: np.ndarray, time_s: float, faces: Sequence[Face] | None = None) -> AlignedFace:
         """The next frame, uint8 [H, W, 3], at a time that rises; `faces` are those in it, where they are known."""
         cut = self._is_cut(image)
         if cut:
@@ -117,32 +98,29 @@ class FaceTracker:
         before, self._colours = self._colours, colours(image)
         return before is not None and is_cut(before, self._colours)
 
-    def _choose(self, image: np.ndarray, time_s: float, known: Sequence[Face] | None) -> Face | None:
-        if known is None:
+    def _choose(self, image: np.ndarray, time_s: float, faces: Sequence[Face] | None) -> Face | None:
+        if faces is None:
             assert self.provider is not None, "no provider and no faces"
             if self._near is None and self._pieces is None and self._searches.due(time_s):
-                known = self.provider.find(image)
+                faces = self.provider.find(image)
             else:
-                known = self.provider.find(image, self._near, quick=True)
-                if not known and self._pieces is not None:
-                    known = self._pieces(self.provider, image, time_s)
+                faces = self.provider.find(image, self._near, quick=True)
+                if not faces and self._pieces is not None:
+                    faces = self._pieces(self.provider, image, time_s)
             if self._near is None:
-                self.most_faces = max(self.most_faces, len(known))
-        if not known:
+                self.most_faces = max(self.most_faces, len(faces))
+        if not faces:
             return None
         if (near := self._near) is not None:
-            nearest = min(known, key=lambda face: float(np.linalg.norm(face.centre - near.centre)))
+            nearest = min(faces, key=lambda face: float(np.linalg.norm(face.centre - near.centre)))
             if not _jumped(near, nearest):
                 return nearest
-        return chosen(known, self.face) or known[0]
+        return chosen(faces, self.face) or faces[0]
 
-    def _held(self, image: np.ndarray) -> Followed:
-        if self._last is not None:
-            return Followed(self._last.crop, self._last.tracking, False, self._last.placed)
-        square = middle_square(image)
-        return Followed(square.crop(image, self.size_px), Tracking(), False, square)
+    def _held(self, image: np.ndarray) -> AlignedFace:
+        return replace(self._last or AlignedFace.middle(image, self.size_px), found=False)
 
-    def _cut_out(self, image: np.ndarray, face: Face, placed: Alignment, time_s: float) -> Followed:
+    def _cut_out(self, image: np.ndarray, face: Face, placed: Alignment, time_s: float) -> AlignedFace:
         turn = turn_of(face)
         if self.smooth:
             face, placed, turn = self._filters(face, placed, turn, time_s)
@@ -166,7 +144,7 @@ class _Filters:
     def __call__(
         self, face: Face, placed: Alignment, turn: np.ndarray, time_s: float
     ) -> tuple[Face, Alignment, np.ndarray]:
-        """The same, quiet."""
+        """The face, its square and the turn of its head without jitter."""
         if self._unit is None:
             self._unit = placed.scale
         unit = self._unit
@@ -185,11 +163,11 @@ class _Filters:
 
 def cut_out(
     image: np.ndarray, face: Face, placed: Alignment, size_px: int, turn: np.ndarray | None = None, flame: bool = False
-) -> Followed:
+) -> AlignedFace:
     """One face of one picture, as it is."""
     points = torch.from_numpy(placed.to_aligned(face.points)).float()[None]
     tracking = Tracking(parameters_of(turn_of(face) if turn is None else turn, flame), points)
-    return Followed(placed.crop(image, size_px), tracking, True, placed)
+    return AlignedFace(placed.crop(image, size_px), tracking, True, placed)
 
 
 def chosen(faces: Sequence[Face], number: int | None) -> Face | None:

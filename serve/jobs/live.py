@@ -21,7 +21,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.libraries import fault, install
 from triportrait.core.weights import log_weights, named_weights
 from triportrait.serve.faces.face import FaceProvider
-from triportrait.serve.faces.providers import default_provider
+from triportrait.serve.faces.providers import face_provider
 from triportrait.serve.live.addresses import addresses_to_open, is_loopback
 from triportrait.serve.live.admission import PACE_FPS, Admission
 from triportrait.serve.live.engine import Engine
@@ -115,14 +115,12 @@ class Live:
         share_cores(device, others=1)  # the faces of the next frames want a core
         notes = []
         stamp = Stamp(
-            NOBODY, weights, lambda line: logger.warning(line.removeprefix("warning: ")), watermark=self.watermark,
-            certificate=self.certificate, key=self.key,
+            NOBODY, weights, watermark=self.watermark, certificate=self.certificate, key=self.key,
         )  # fmt: skip
         if not stamp.signs:
             notes.append(f"Recordings carry no manifest here: {stamp.unsigned}.")
         reenactor = Reenactor(*load_weights(weights), device)
-        if (warning := use_precision(reenactor, self.precision, logger.debug)) is not None:
-            logger.warning(warning)
+        use_precision(reenactor, self.precision)
         reenactor.capture()
         engine = Engine(reenactor, self._finder(), stamp)
         if not engine.finds_faces:
@@ -139,7 +137,7 @@ class Live:
         return LiveServer(engine, admission, metrics, Recordings(), notes, knowledge(weights, reenactor))
 
     def _finder(self) -> Callable[[], FaceProvider] | None:
-        first = default_provider(logger.warning)
+        first = face_provider()
         if first is None:
             return None
         first.close()
@@ -184,6 +182,6 @@ def _read_token(file: Path) -> str:
 
 
 def _provider() -> FaceProvider:
-    provider = default_provider()
+    provider = face_provider()
     assert provider is not None
     return provider

@@ -5,29 +5,27 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 from PIL import Image
+from torch import Tensor
 
 from triportrait.core.errors import InputError
-from triportrait.core.motion.neck import NeckField
+from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.types import Head
-from triportrait.serve.faces.alignment import middle_square
-from triportrait.serve.faces.face import Face, FaceProvider
-from triportrait.serve.faces.tracker import FaceTracker, Followed
+from triportrait.serve.faces.face import AlignedFace, Face, FaceProvider
+from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.live.decode_process import shrunk
 from triportrait.serve.live.settings import Settings
 from triportrait.serve.live.uploads import MOST_RATIO
 from triportrait.serve.media.picture_bounds import bare_jpeg, jpeg_work
 from triportrait.serve.media.pictures import decode_picture, read_picture
 from triportrait.serve.media.provenance.stamp import Stamp
-from triportrait.serve.parameters import Tracking
-from triportrait.serve.reenactor import Asked, Prepared, Reenactor
+from triportrait.serve.reenactor import PreparedSource, Reenactor, Request
 
 EXAMPLES = Path(__file__).parent / "page" / "examples"
 JPEG_QUALITY = 90
@@ -40,44 +38,26 @@ _LEAST_TIMED, _TIMED_S = 5, 1.0
 class Follows(Protocol):
     """Cuts the face out of frame after frame."""
 
-    def follow(self, image: np.ndarray, time_s: float) -> Followed: ...
+    def follow(self, image: np.ndarray, time_s: float) -> AlignedFace: ...
 
 
 @dataclass(frozen=True, eq=False)
 class Portrait:
-    """A source, ready for a session.
+    """A portrait that a session shows.
 
     Attributes:
-        prepared: what the network keeps of it.
-        at_rest: the portrait itself, as its own driving frame.
+        source: the portrait as the network has read it; before a frame drives it, its own face does.
         sentence: what its user should know.
-        stamp: of this portrait.
+        stamp: marks the pictures of this portrait.
     """
 
-    prepared: Prepared
-    at_rest: Followed
+    source: PreparedSource
     sentence: str
     stamp: Stamp
 
 
-@dataclass(frozen=True, eq=False)
-class Wanted:
-    """A picture that a session asks of the network."""
-
-    prepared: Prepared
-    followed: Followed
-    settings: Settings
-    rest: torch.Tensor | None
-    time_s: float
-
-    @property
-    def strength(self) -> float:
-        """Of the motion; 0 before the first face, when what is before the camera is none."""
-        return self.settings.motion_strength if shows_face(self.followed) else 0.0
-
-
 class Engine:
-    """The network and what stands around it. `compute`, `prepare` and `rest` run in one thread, the rest in any.
+    """The network and what stands around it. One thread uses the network; any thread may call the other methods.
 
     Args:
         reenactor: the network.
@@ -94,18 +74,19 @@ class Engine:
         self.reenactor = reenactor
         self._finder = None if find is None else _OnePerThread(find)
         self.stamp = stamp
-        self._flame = isinstance(reenactor.portrait.neck, NeckField)
+        self._flame = reenactor.has_flame_neck
         self.most_batch = 8 if reenactor.device.type == "cuda" else 1
         # A batch pays on a GPU: how long its first frame may wait for the others'.
         self.gather_s = 0.004 if reenactor.device.type == "cuda" else 0.0
 
     @property
     def side_px(self) -> int:
-        """Of the pictures."""
+        """Side of the pictures, pixels."""
         return self.reenactor.image_size
 
     @property
     def finds_faces(self) -> bool:
+        """Whether anything finds faces here."""
         return self._finder is not None
 
     def open_finder(self) -> None:
@@ -121,71 +102,46 @@ class Engine:
             else FaceTracker(self._finder, self.side_px, flame=self._flame, spread=True)
         )
 
-    def crop_portrait(self, image: np.ndarray) -> tuple[Followed, str]:
+    def crop_portrait(self, image: np.ndarray) -> tuple[AlignedFace, str]:
         """The face of a portrait, uint8 [H, W, 3], and what to say about it."""
         if self._finder is None:
             return _Middle(self.side_px).follow(image, 0.0), "its middle square is taken, as nothing finds faces here"
         image = shrunk(image, PORTRAIT_PX)
         faces = self._finder.find(image)
-        followed = FaceTracker(self._finder, self.side_px, smooth=False, flame=self._flame).follow(image, 0.0, faces)
+        face = FaceTracker(self._finder, self.side_px, smooth=False, flame=self._flame).follow(image, 0.0, faces)
         if not faces:
-            return followed, "no face was found in this portrait: its middle square is taken; another one may do better"
-        return followed, "" if len(
-            faces
-        ) == 1 else f"{len(faces)} faces were found in this portrait: the largest is taken"
+            return face, "no face was found in this portrait: its middle square is taken; another one may do better"
+        many = f"{len(faces)} faces were found in this portrait: the largest is taken"
+        return face, "" if len(faces) == 1 else many
 
-    def prepare(self, followed: Followed) -> Prepared:
-        """Read a portrait once."""
-        return self.reenactor.prepare(followed.crop, followed.tracking)
+    def motion(self, face: AlignedFace) -> Tensor:
+        """The motion of a face, which counts as neutral from now on; on the thread of the network."""
+        return self.reenactor.motion(face)
 
-    def rest(self, followed: Followed) -> torch.Tensor:
-        """The motion of a face that counts as neutral from now on."""
-        return self.reenactor.motion(followed.crop, followed.tracking)
-
-    def compute(self, wanted: Sequence[Wanted]) -> list[np.ndarray]:
-        """One picture, uint8 [S, S, 3], for each."""
-        asked = [
-            Asked(
-                w.prepared, w.followed.crop, w.followed.tracking, [w.settings.camera(w.time_s)], w.settings.neck,
-                w.strength, (w.settings.gaze_x, w.settings.gaze_y), w.rest,
-            )
-            for w in wanted
-        ]  # fmt: skip
-        return [pictures[0] for pictures in self.reenactor.reenact_many(asked)]
-
-    def view(self, wanted: Wanted, head: Head | None) -> tuple[np.ndarray, Head]:
-        """A picture of a face that holds still, and its head for the next view; `head` is that of the last one."""
-        if head is None:
-            s = wanted.settings
-            head = self.reenactor.head(
-                wanted.prepared, wanted.followed.crop, wanted.followed.tracking, s.neck, wanted.strength,
-                (s.gaze_x, s.gaze_y), wanted.rest,
-            )  # fmt: skip
-        return self.reenactor.views(head, [wanted.settings.camera(wanted.time_s)])[0], head
+    def view(self, request: Request, head: Head | None) -> tuple[np.ndarray, Head]:
+        """A picture of a face that holds still, and its head for the next view; `head` is that of the last view."""
+        source, face, controls = request
+        head = head or self.reenactor.head(source, face, controls)
+        return self.reenactor.views(head, [controls.camera or fixed_camera()])[0], head
 
     def measure(self) -> float:
         """Seconds of the device per frame, in the largest batches that sessions make; warms up, too."""
-        followed, _ = self.crop_portrait(example_picture())
-        prepared = self.prepare(followed)
-        wanted = [Wanted(prepared, followed, Settings(yaw_deg=i), None, 0.0) for i in range(self.most_batch)]
-        self.compute(wanted[:1])
-        self.compute(wanted)
-        taken: list[float] = []
-        while len(taken) < _LEAST_TIMED or sum(taken) < _TIMED_S:
+        face, _ = self.crop_portrait(example_picture())
+        source = self.reenactor.prepare(face)
+        requests = [(source, face, Settings(yaw_deg=i).controls(0.0, face)) for i in range(self.most_batch)]
+        self.reenactor.reenact_many(requests[:1])
+        self.reenactor.reenact_many(requests)
+        seconds: list[float] = []
+        while len(seconds) < _LEAST_TIMED or sum(seconds) < _TIMED_S:
             began = time.perf_counter()
-            self.compute(wanted)
-            taken.append(time.perf_counter() - began)
-        return float(np.median(taken)) / len(wanted)
+            self.reenactor.reenact_many(requests)
+            seconds.append(time.perf_counter() - began)
+        return float(np.median(seconds)) / len(requests)
 
     def close(self) -> None:
-        """Let go of the finders."""
+        """Close the finders of all threads."""
         if self._finder is not None:
             self._finder.close()
-
-
-def shows_face(followed: Followed) -> bool:
-    """Whether its face, or the one whose pose is held, has been seen."""
-    return followed.found or followed.tracking.landmarks is not None
 
 
 def examples() -> list[str]:
@@ -220,14 +176,14 @@ def decode_jpeg(data: bytes) -> np.ndarray:
     It is decoded in a thread, which cannot be ended.
 
     Raises:
-        InputError: as of `check_jpeg`, or it is damaged or too large.
+        InputError: `check_jpeg` refuses it, or it is damaged or too large.
     """
     check_jpeg(data)
     return decode_picture(bare_jpeg(data), "driving frame", LARGEST_DRIVING_PX, MOST_RATIO)
 
 
 def encode_jpeg(picture: np.ndarray) -> bytes:
-    """uint8 [H, W, 3] -> JPEG."""
+    """Encode uint8 [H, W, 3] as JPEG."""
     out = io.BytesIO()
     Image.fromarray(picture).save(out, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return out.getvalue()
@@ -239,9 +195,8 @@ class _Middle:
     def __init__(self, side_px: int) -> None:
         self._side_px = side_px
 
-    def follow(self, image: np.ndarray, time_s: float) -> Followed:
-        square = middle_square(image)
-        return Followed(square.crop(image, self._side_px), Tracking(), True, square)
+    def follow(self, image: np.ndarray, time_s: float) -> AlignedFace:
+        return AlignedFace.middle(image, self._side_px)
 
 
 class _OnePerThread:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from triportrait.serve.faces.tracker import Followed
+from triportrait.serve.faces.face import AlignedFace
 
 FIRST, STILL = "first", "still"
 SETTLED_S = 0.2  # faces that were on their way when the wish came are those of the driving video before
@@ -36,18 +36,18 @@ class NeutralWish:
         self._compared = 0
         self._met = False
 
-    def is_met_by(self, followed: Followed, at_s: float) -> bool:
+    def is_met_by(self, face: AlignedFace, at_s: float) -> bool:
         """Whether this is the face; true once."""
         if self._met or at_s < self._begin_s:
             return False
-        if not followed.found:
+        if not face.found:
             self._since = None
             return False
-        self._met = self.when == FIRST or self._is_still(followed, at_s)
+        self._met = self.when == FIRST or self._is_still(face, at_s)
         return self._met
 
-    def _is_still(self, followed: Followed, at_s: float) -> bool:
-        shape = shape_of(followed)
+    def _is_still(self, face: AlignedFace, at_s: float) -> bool:
+        shape = shape_of(face)
         if self._since is None or has_moved(self._since[1], shape):
             self._since, self._compared = (at_s, shape), 0
             return False
@@ -55,11 +55,11 @@ class NeutralWish:
         return self._compared >= FEWEST and at_s - self._since[0] >= STILL_S
 
 
-def shape_of(followed: Followed) -> np.ndarray:
+def shape_of(face: AlignedFace) -> np.ndarray:
     """What is compared: complex [68] landmarks without place and size; [64] grey levels where nobody finds any."""
-    points = followed.tracking.landmarks
+    points = face.tracking.landmarks
     if points is None:
-        grey = followed.crop.mean(-1)
+        grey = face.crop.mean(-1)
         side = grey.shape[0] // _CELLS
         cells = grey[: side * _CELLS, : side * _CELLS].reshape(_CELLS, side, _CELLS, side)
         return np.asarray(cells.mean((1, 3))).reshape(-1)

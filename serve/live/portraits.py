@@ -121,10 +121,10 @@ class Portraits:
         async with session.portrait_lock:  # the others' portraits wait for one of this session at most
             if number < session.portrait_number or session.closed:
                 return None
-            followed, sentence = await loop.run_in_executor(self._threads, self._engine.crop_portrait, image)
-            prepare = partial(self._engine.prepare, followed)
-            prepared = await asyncio.wrap_future(self._worker.on_network(prepare))
-            portrait = Portrait(prepared, followed, sentence, self._engine.stamp.for_source(sha256))
+            face, sentence = await loop.run_in_executor(self._threads, self._engine.crop_portrait, image)
+            prepare = partial(self._engine.reenactor.prepare, face)
+            source = await asyncio.wrap_future(self._worker.on_network(prepare))
+            portrait = Portrait(source, sentence, self._engine.stamp.for_source(sha256))
             with session.recording_lock:  # so that none begins between the question and the change
                 check_not_recorded(session)
                 if number < session.portrait_number:
@@ -132,7 +132,7 @@ class Portraits:
                 session.portrait_number = number
                 self._worker.show(session, portrait)
         session.tell_neutral()
-        jpeg = base64.b64encode(encode_jpeg(followed.crop)).decode()
+        jpeg = base64.b64encode(encode_jpeg(face.crop)).decode()
         height, width = image.shape[:2]
         logger.info("portrait", extra=fields(session=session.id[:6], height=height, width=width, said=sentence))
         return {"is": "portrait", "sentence": sentence, "crop": f"data:image/jpeg;base64,{jpeg}"}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from triportrait.core.errors import InputError
 from triportrait.serve.live import transport_ws, uploads
 from triportrait.serve.live.admission import Admission
-from triportrait.serve.live.engine import EXAMPLES, Engine, examples, shows_face
+from triportrait.serve.live.engine import EXAMPLES, Engine, examples
 from triportrait.serve.live.guard import App, Guard
 from triportrait.serve.live.knowledge import Knowledge
 from triportrait.serve.live.logs import fields
@@ -156,14 +156,14 @@ class LiveServer:
             raise InputError(f"neutral face: expected {FIRST!r} or {STILL!r}, got something else; see docs/live")
         last = session.last
         if on and not when:
-            if last is None or last.arrived is None or not shows_face(last.followed):
+            if last is None or last.arrived is None or not last.face.is_known:
                 raise InputError("neutral face: expected a driving face, none has come yet; start the camera first")
             session.neutral_wish = None
-            followed = last.followed
-            session.rest = await asyncio.wrap_future(self.worker.on_network(lambda: self.engine.rest(followed)))
+            face = last.face
+            session.neutral = await asyncio.wrap_future(self.worker.on_network(lambda: self.engine.motion(face)))
         else:
             session.neutral_wish = NeutralWish(when, time.perf_counter()) if on else None
-            session.rest = None
+            session.neutral = None
         self.worker.touch(session)
         session.tell_neutral()
 

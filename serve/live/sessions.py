@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from triportrait.core.types import Head
-from triportrait.serve.faces.tracker import Followed
+from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.live.engine import Follows, Portrait
 from triportrait.serve.live.messages import Parts
 from triportrait.serve.live.neutral import NeutralWish
@@ -35,10 +35,10 @@ class Arrived:
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """Its face, ready for the network; None for `arrived` is the portrait at rest."""
+    """The face of a driving frame, ready for the network; where none has `arrived` it is the portrait's own."""
 
     arrived: Arrived | None
-    followed: Followed
+    face: AlignedFace
     wait_s: float
     faces_s: float
     at_s: float
@@ -91,7 +91,7 @@ class Session:
         self.asked = self.portrait_number = 0  # portraits so far, and which is shown: the last one that came
         self.portrait_lock = asyncio.Lock()
         self.upload: asyncio.Task[dict[str, Any]] | None = None  # a portrait that is being sent and decoded
-        self.rest: torch.Tensor | None = None  # the motion of the face that counts as neutral
+        self.neutral: torch.Tensor | None = None  # v of the face that counts as neutral
         self.neutral_wish: NeutralWish | None = None  # for a face that has not come yet
         self.jpeg = True
         self.closed = False
@@ -123,7 +123,7 @@ class Session:
     def tell_neutral(self, by_itself: bool = False) -> None:
         """Whether a face counts as neutral, or which is waited for."""
         waits = "" if self.neutral_wish is None else self.neutral_wish.when
-        self.tell({"is": "neutral", "on": self.rest is not None, "waits": waits, "by_itself": by_itself})
+        self.tell({"is": "neutral", "on": self.neutral is not None, "waits": waits, "by_itself": by_itself})
 
     def give_recording_up(self, sentence: str) -> None:
         """Leave nothing of the recording that runs, and say why; its lock is held."""

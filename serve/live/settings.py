@@ -1,4 +1,4 @@
-"""What the sliders of the page say: from where the head is seen, and how it follows."""
+"""The sliders of the page: from where the head is seen, and how it follows the driving face."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from triportrait.core.errors import InputError
-from triportrait.core.render.cameras import fixed_camera, turned
+from triportrait.core.render.cameras import fixed_camera, orbit_deg, turned
 from triportrait.core.types import Camera
+from triportrait.serve.faces.face import AlignedFace
+from triportrait.serve.reenactor import Controls
 
 ORBIT_PERIOD_S = 6.0
-ORBIT_YAW_DEG, ORBIT_PITCH_DEG = 30.0, 8.0
 RANGES = {  # name -> least and most; the sliders of the page read them, too
     "yaw_deg": (-60.0, 60.0),
     "pitch_deg": (-30.0, 30.0),
@@ -45,7 +48,7 @@ class Settings:
     gaze_y: float = 0.0
 
     def changed(self, values: Mapping[str, object]) -> Settings:
-        """With the values of a client; names that we do not know are refused.
+        """Take the values of a client; unknown names are refused.
 
         Raises:
             InputError: a name or a value that cannot be.
@@ -66,9 +69,17 @@ class Settings:
 
     def camera(self, time_s: float) -> Camera:
         """The view at a time of the session."""
-        yaw, pitch = self.yaw_deg, self.pitch_deg
-        if self.orbit:
-            phase = 2 * math.pi * time_s / ORBIT_PERIOD_S
-            yaw += ORBIT_YAW_DEG * math.sin(phase)
-            pitch += ORBIT_PITCH_DEG * math.sin(2 * phase)
-        return turned(fixed_camera(), math.radians(yaw), math.radians(pitch))
+        sway_deg = orbit_deg(time_s, ORBIT_PERIOD_S) if self.orbit else (0.0, 0.0)
+        yaw_deg, pitch_deg = self.yaw_deg + sway_deg[0], self.pitch_deg + sway_deg[1]
+        return turned(fixed_camera(), math.radians(yaw_deg), math.radians(pitch_deg))
+
+    def controls(self, time_s: float, face: AlignedFace, neutral: Tensor | None = None) -> Controls:
+        """The request of these sliders.
+
+        Args:
+            time_s: of the session.
+            face: the driving face; before the first one the portrait keeps its own expression.
+            neutral: the motion of the driving face at rest, where one is known.
+        """
+        strength = self.motion_strength if face.is_known else 0.0
+        return Controls(self.camera(time_s), self.neck, strength, (self.gaze_x, self.gaze_y), neutral)

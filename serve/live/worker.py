@@ -19,9 +19,9 @@ from typing import TypeVar
 import numpy as np
 
 from triportrait.core.errors import InputError
-from triportrait.serve.faces.tracker import Followed
+from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.live.admission import Admission
-from triportrait.serve.live.engine import Engine, Portrait, Wanted, encode_jpeg
+from triportrait.serve.live.engine import Engine, Portrait, encode_jpeg
 from triportrait.serve.live.logs import fields
 from triportrait.serve.live.messages import Parts
 from triportrait.serve.live.metrics import Metrics
@@ -90,7 +90,7 @@ class Worker:
             self._sessions.pop(session.id, None)
             for slot in (session.incoming, session.ready, session.computed, session.results):
                 slot.take()
-            session.last = session.portrait = session.rest = session.head = session.neutral_wish = None
+            session.last = session.portrait = session.neutral = session.head = session.neutral_wish = None
 
     def arrive(self, session: Session, frame: Arrived) -> None:
         """A driving frame has come; from the event loop, costs nothing."""
@@ -133,8 +133,8 @@ class Worker:
         with self._changed:
             if session.closed:
                 return
-            session.portrait, session.rest = portrait, None
-            session.last = Ready(None, portrait.at_rest, 0.0, 0.0, time.perf_counter())
+            session.portrait, session.neutral = portrait, None
+            session.last = Ready(None, portrait.source.face, 0.0, 0.0, time.perf_counter())
             session.stale, session.shown_s = True, 0.0
             self._changed.notify_all()
 
@@ -158,13 +158,13 @@ class Worker:
             frame = session.incoming.take()
             if frame is not None:
                 began = time.perf_counter()
-                followed = session.follower.follow(frame.decode(), frame.at_s)
+                face = session.follower.follow(frame.decode(), frame.at_s)
                 now = time.perf_counter()
                 self._faces_s += _LEARN * (now - began - self._faces_s)
                 session.ready_s = now
-                session.ready.put(Ready(frame, followed, began - frame.at_s, now - began, now))
-                self._say_face(session, followed.found)
-                self._mind_neutral(session, followed, frame.at_s)
+                session.ready.put(Ready(frame, face, began - frame.at_s, now - began, now))
+                self._say_face(session, face.found)
+                self._mind_neutral(session, face, frame.at_s)
         except InputError as error:
             self._metrics.unreadable.inc()
             session.notice("frame", str(error))
@@ -192,17 +192,17 @@ class Worker:
             lost = "no face in the driving picture: the last pose is held; come back into the picture"
             session.notice("face", "" if found else lost)
 
-    def _mind_neutral(self, session: Session, followed: Followed, at_s: float) -> None:
+    def _mind_neutral(self, session: Session, face: AlignedFace, at_s: float) -> None:
         wish = session.neutral_wish
-        if wish is not None and wish.is_met_by(followed, at_s):
-            self.on_network(partial(self._take_neutral, session, wish, followed))
+        if wish is not None and wish.is_met_by(face, at_s):
+            self.on_network(partial(self._take_neutral, session, wish, face))
 
-    def _take_neutral(self, session: Session, wish: NeutralWish, followed: Followed) -> None:
-        rest = self._engine.rest(followed)
+    def _take_neutral(self, session: Session, wish: NeutralWish, face: AlignedFace) -> None:
+        neutral = self._engine.motion(face)
         with self._changed:
             if session.closed or session.neutral_wish is not wish:  # taken back meanwhile
                 return
-            session.neutral_wish, session.rest, session.stale = None, rest, True
+            session.neutral_wish, session.neutral, session.stale = None, neutral, True
         session.tell_neutral(by_itself=True)
 
     def _run(self) -> None:
@@ -279,21 +279,23 @@ class Worker:
             self._finish_next(session)
 
     def _pictures(self, batch: list[tuple[Session, Portrait, Ready, bool]]) -> list[np.ndarray]:
-        wanted = [
-            Wanted(p.prepared, r.followed, s.settings, s.rest, time.monotonic() - s.began_s) for s, p, r, _ in batch
+        requests = [
+            (portrait.source, ready.face, s.settings.controls(time.monotonic() - s.began_s, ready.face, s.neutral))
+            for s, portrait, ready, _ in batch
         ]
-        fresh = [w for w, (*_, view) in zip(wanted, batch, strict=True) if not view]
-        computed = iter(self._engine.compute(fresh) if fresh else [])
+        fresh = [request for request, (*_, view) in zip(requests, batch, strict=True) if not view]
+        computed = iter(self._engine.reenactor.reenact_many(fresh))
         pictures = []
-        for w, (session, _, ready, view) in zip(wanted, batch, strict=True):
+        for request, (session, portrait, ready, view) in zip(requests, batch, strict=True):
             if not view:
                 session.head = None
                 pictures.append(next(computed))
                 continue
-            s = w.settings
-            key = (id(ready), id(w.prepared), s.neck, s.motion_strength, s.gaze_x, s.gaze_y, id(w.rest))
-            known = session.head[1] if session.head is not None and session.head[0] == key else None
-            picture, head = self._engine.view(w, known)
+            controls = request[-1]
+            steering = controls.neck, controls.motion_strength, controls.gaze, id(controls.neutral)
+            key = (id(ready), id(portrait.source), *steering)
+            head = session.head[1] if session.head is not None and session.head[0] == key else None
+            picture, head = self._engine.view(request, head)
             session.head = (key, head)
             pictures.append(picture)
         return pictures
@@ -330,7 +332,7 @@ class Worker:
         )  # fmt: skip
         arrived = done.ready.arrived
         number, clock_ms = (0, 0.0) if arrived is None else (arrived.number, arrived.clock_ms)
-        result = Result(number, clock_ms, done.ready.followed.found, done.view, picture, jpeg, parts, now)
+        result = Result(number, clock_ms, done.ready.face.found, done.view, picture, jpeg, parts, now)
         session.frames += not done.view
         if session.results.put(result):
             self._metrics.dropped.labels("sending").inc()

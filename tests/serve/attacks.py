@@ -139,15 +139,14 @@ def heads(size: int, count: int) -> Frames:
 @torch.no_grad()
 def network(count: int) -> Frames:
     """What the package's own weights make of the demo's portrait and driving video, 128 px."""
-    from triportrait.core.render.cameras import fixed_camera
-    from triportrait.serve.parameters import Tracking
+    from triportrait.serve.faces.face import AlignedFace
     from triportrait.serve.reenactor import Reenactor
     from triportrait.serve.weights import load_weights
 
     reenactor = Reenactor(*load_weights("demo"), torch.device("cpu"), False)
-    source = reenactor.prepare(photograph(reenactor.image_size, 1)[0], Tracking())
+    source = reenactor.prepare(AlignedFace.whole(photograph(reenactor.image_size, 1)[0]))
     driving = talking(reenactor.image_size, count)
-    return [reenactor.reenact(source, frame, Tracking(), [fixed_camera()], True)[0] for frame in driving]
+    return [reenactor.reenact(source, AlignedFace.whole(frame)) for frame in driving]
 
 
 def beside(*parts: Frames) -> Frames:

@@ -43,10 +43,8 @@ def made_up_pictures_count_as_aligned(request, monkeypatch) -> None:
     """Most pictures here show nothing: what is installed must not decide what a test sees. `real_faces` undoes it."""
     if "real_faces" not in request.fixturenames:
         from triportrait.serve.faces import providers
-        from triportrait.serve.jobs import reenact as job
 
         monkeypatch.setattr(providers, "is_installed", lambda: False)
-        monkeypatch.setattr(job, "is_installed", lambda: False)
 
 
 @pytest.fixture

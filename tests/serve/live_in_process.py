@@ -69,7 +69,7 @@ class Running:
 
 @contextmanager
 def running(sessions: int = 4, host: str = "127.0.0.1", token: str | None = None) -> Iterator[Running]:
-    engine = Engine(reenactor(), finder(), Stamp("0" * 64, "demo", print))
+    engine = Engine(reenactor(), finder(), Stamp("0" * 64, "demo"))
     known = knowledge(DEMO, reenactor())
     server = LiveServer(engine, Admission(0.1, 10, sessions), Metrics(), Recordings(), ["a note"], known)
     with bind(host, 0) as bound:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import subprocess
 import sys
@@ -28,10 +29,8 @@ FILES = Path(__file__).parents[1] / "data" / "files"
 NAMES = ["a.jpg", "a.jfif", "a.jpe", "a.jif", "a.pjpeg", "a.mpo", "a", "a.png", "a.mp4", "a.gif", "a.mjpeg", "a.heic"]
 
 
-def _source(path: Path) -> tuple[np.ndarray, list[str]]:
-    said: list[str] = []
-    found = find_source(path, None, said.append)
-    return found.read(lambda: None, None, False, said.append).image, said
+def _source(path: Path) -> np.ndarray:
+    return find_source(path, None).read(lambda: None).image
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -41,7 +40,7 @@ def test_a_photograph_is_the_same_under_every_name(tmp_path: Path, name: str) ->
     assert wanted.shape == (512, 512, 3)
     clip = open_clip(path)
     assert clip.is_pictures and clip.size_px == (512, 512)
-    for image in (read_picture(path), next(iter(clip.frames())).image, _source(path)[0]):
+    for image in (read_picture(path), next(iter(clip.frames())).image, _source(path)):
         assert np.array_equal(image, wanted)
     assert read_file(path).pictures == 1
 
@@ -51,7 +50,7 @@ def test_a_profile_is_followed_under_every_name(tmp_path: Path, name: str) -> No
     profile = Image.open(FILES / "linear_srgb.png").info["icc_profile"]
     Image.open(FILES / "linear_srgb.png").save(tmp_path / name, "JPEG", quality=98, icc_profile=profile)
     wanted = read_picture(FILES / "pattern.png").astype(int)
-    for image in (_source(tmp_path / name)[0], next(iter(open_clip(tmp_path / name).frames())).image):
+    for image in (_source(tmp_path / name), next(iter(open_clip(tmp_path / name).frames())).image):
         assert np.abs(image - wanted).mean() < 2
 
 
@@ -61,16 +60,17 @@ def test_every_kind_of_picture_is_told_by_its_content(tmp_path: Path, kind: str,
     options = {"lossless": True} if kind == "WEBP" else {"quality": 98}
     Image.fromarray(scene(96, 96)).save(tmp_path / name, kind, **options)
     assert kind_of_bytes((tmp_path / name).read_bytes()[:64]) == kind
-    for image in (_source(tmp_path / name)[0], next(iter(open_clip(tmp_path / name).frames())).image):
+    for image in (_source(tmp_path / name), next(iter(open_clip(tmp_path / name).frames())).image):
         assert np.abs(image.astype(int) - scene(96, 96)).mean() < 3
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a"])
-def test_a_video_is_one_under_every_name(tmp_path: Path, name: str) -> None:
+def test_a_video_is_one_under_every_name(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     path = make(tmp_path / "whole.mp4", 6).rename(tmp_path / name)
     assert len(list(open_clip(path).frames())) == 6
-    image, said = _source(path)
-    assert image.shape == (64, 80, 3) and said == [f"source: the first frame of {path}"]
+    assert _source(path).shape == (64, 80, 3)
+    assert caplog.messages == [f"source: the first frame of {path}"]
     assert read_file(path).pictures == 6
 
 
@@ -100,7 +100,9 @@ def test_a_camera_s_raw_file_is_no_thumbnail(tmp_path: Path) -> None:
             read_picture(tmp_path / "a.tif")
 
 
-def test_a_folder_is_read_by_content_and_says_what_it_left_out(tmp_path: Path) -> None:
+def test_a_folder_is_read_by_content_and_says_what_it_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for name, kind in (("1.jfif", "JPEG"), ("2", "PNG"), ("3.png", "JPEG"), ("10.jpe", "JPEG")):
         Image.fromarray(scene(96, 96)).save(tmp_path / name, kind)
     for name in (".hidden.png", "Thumbs.db", "desktop.ini", "._1.jfif"):
@@ -114,7 +116,9 @@ def test_a_folder_is_read_by_content_and_says_what_it_left_out(tmp_path: Path) -
     assert len(list(clip.frames())) == 4
     sentence = f"{tmp_path}: 2 files (4.heic, notes.txt) are no pictures that can be read; left out"
     assert clip.warnings == [sentence]
-    assert _source(tmp_path)[1] == [
+    caplog.set_level(logging.INFO)
+    _source(tmp_path)
+    assert caplog.messages == [
         f"source: {tmp_path / '1.jfif'}, the first picture of the folder",
         f"source: {sentence}",
     ]
@@ -152,10 +156,10 @@ def test_words_about_pictures_of_a_folder_are_counted(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_used_of_a_source_with_several_pictures_is_said() -> None:
-    image, said = _source(FILES / "animation.webp")
-    assert image.shape == (128, 128, 3)
-    assert said == [f"source: {FILES / 'animation.webp'}: the first of its 8 pictures is used"]
+def test_what_is_used_of_a_source_with_several_pictures_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    assert _source(FILES / "animation.webp").shape == (128, 128, 3)
+    assert caplog.messages == [f"source: {FILES / 'animation.webp'}: the first of its 8 pictures is used"]
 
 
 def test_side_data_that_pyav_has_no_name_for_is_passed_over(tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ from PIL import Image
 from tests.serve.faces import landmarks, parameters, picture
 from tests.serve.making import as_a_stranger, make
 from triportrait import cli
-from triportrait.serve import inputs
+from triportrait.serve import inputs, pipeline
 from triportrait.serve import reenactor as reenactor_module
-from triportrait.serve.jobs import reenact as job
 from triportrait.serve.media.pictures import read_picture
+from triportrait.serve.media.provenance.stamp import Stamp
+from triportrait.serve.reenactor import Reenactor
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def refused(run, monkeypatch, tmp_path):
 
     def call(*arguments: object, as_whom: AbstractContextManager[None] | None = None) -> str:
         with monkeypatch.context() as patch:
-            patch.setattr(job, "load_weights", lambda *_: pytest.fail("the weights were loaded"))
+            patch.setattr(pipeline, "load_weights", lambda *_: pytest.fail("the weights were loaded"))
             before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
             with as_whom or nullcontext():
                 code, said = run(*arguments)
@@ -96,11 +97,12 @@ def test_twelve_files_without_leading_zeros_drive_in_their_order(run, portrait_f
         np.save(root / "3dldmks_align" / f"{i}.npy", landmarks())
     seen = []
 
-    def spy(self, prepared, image, tracking, *rest):
-        seen.append(round(100 * tracking.parameters.neck[0, 1].item()))
-        return [image]
+    def spy(self, source, face, controls):
+        seen.append(round(100 * face.tracking.parameters.neck[0, 1].item()))
+        return face
 
-    monkeypatch.setattr(job.Reenactor, "reenact", spy)
+    monkeypatch.setattr(Reenactor, "head", spy)
+    monkeypatch.setattr(Reenactor, "views", lambda self, head, cameras: [head.crop])
     video = make(tmp_path / "twelve.mp4", [picture(i) for i in range(12)])
     code, said = run(portrait_file, video, tmp_path / "out.mp4", "--driving-params", root)
     assert code == 0 and seen == list(range(12)), said
@@ -124,7 +126,8 @@ def test_the_intrinsics_of_the_driving_parameters_are_used(run, portrait_file, c
 
 
 def test_folders_of_pictures(refused, run, portrait_file, frames, tmp_path, monkeypatch):
-    monkeypatch.setattr(job.Reenactor, "reenact", lambda self, prepared, image, *rest: [image])
+    monkeypatch.setattr(Reenactor, "head", lambda self, source, face, controls: face)
+    monkeypatch.setattr(Reenactor, "views", lambda self, head, cameras: [head.crop])
     out = tmp_path / "out.mp4"
     (frames / "5.png").write_bytes((frames / "5.png").read_bytes()[:3000])
     code, said = run(portrait_file, frames, out, "--frames", 7)
@@ -182,10 +185,8 @@ def test_a_folder_that_takes_no_files(refused, portrait_file, driving):
 
 def test_an_output_that_appears_during_the_run_is_kept(run, portrait_file, driving, tmp_path, monkeypatch):
     out = tmp_path / "out.mp4"
-    reenact = job.Reenactor.reenact
-    monkeypatch.setattr(
-        job.Reenactor, "reenact", lambda self, *given: out.write_bytes(b"mine") and reenact(self, *given)
-    )
+    mark = Stamp.mark
+    monkeypatch.setattr(Stamp, "mark", lambda self, image: out.write_bytes(b"mine") and mark(self, image))
     code, said = run(portrait_file, driving, out)
     assert code == 2 and "appeared meanwhile" in said and out.read_bytes() == b"mine"
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]

@@ -13,7 +13,7 @@ import torch
 from tests.serve.live_in_process import Visitor, driving, finder, pixels, reenactor, running
 from triportrait.core.weights import DEMO
 from triportrait.serve.faces.alignment import middle_square
-from triportrait.serve.faces.tracker import Followed
+from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.live.knowledge import knowledge
 from triportrait.serve.live.neutral import FIRST, SETTLED_S, STILL, STILL_S, NeutralWish
 from triportrait.serve.media.video import open_clip
@@ -106,14 +106,14 @@ def test_a_wish_for_a_neutral_face_outlives_a_portrait_and_not_its_undoing(live)
         assert "none has come yet" in page.hear("notice", about="wish")["sentence"]
 
 
-def face(change: float = 0.0, found: bool = True, roll: float = 0.0, zoom: float = 1.0) -> Followed:
+def face(change: float = 0.0, found: bool = True, roll: float = 0.0, zoom: float = 1.0) -> AlignedFace:
     """Of 68 points, of which one is moved by this share of their size; rolled, zoomed."""
     rng = np.random.default_rng(0)
     points = rng.normal(0, 80, (68, 2))
     points[40] += change * 80 * np.sqrt(2)
     points = zoom * points @ np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]]) + 256
     picture = np.zeros((128, 128, 3), np.uint8)
-    return Followed(picture, Tracking(landmarks=torch.from_numpy(points)[None]), found, middle_square(picture))
+    return AlignedFace(picture, Tracking(landmarks=torch.from_numpy(points)[None]), found, middle_square(picture))
 
 
 def met_at(faces, step_s: float = 0.1) -> float | None:
@@ -138,10 +138,10 @@ def test_a_face_is_still_when_nothing_of_it_has_moved_for_a_second():
 
 
 def test_a_still_face_is_told_without_landmarks_by_its_picture():
-    def plain(level: int) -> Followed:
+    def plain(level: int) -> AlignedFace:
         picture = np.full((128, 128, 3), level, np.uint8)
         picture[40:60, 40:60] //= 2
-        return Followed(picture, Tracking(), True, middle_square(picture))
+        return AlignedFace.whole(picture)
 
     assert met_at([plain(100 + i % 3) for i in range(30)]) is not None
     assert met_at([plain(100 + 40 * (i % 2)) for i in range(60)]) is None

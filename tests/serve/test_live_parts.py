@@ -20,11 +20,11 @@ from PIL import Image
 from triportrait.core.errors import InputError
 from triportrait.core.log_lines import JsonLines
 from triportrait.serve.faces.alignment import middle_square
-from triportrait.serve.faces.tracker import Followed
+from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.live import messages, serving, uploads
 from triportrait.serve.live.admission import Admission
 from triportrait.serve.live.budget import Budget
-from triportrait.serve.live.engine import Wanted, decode_jpeg, encode_jpeg, example_picture, examples
+from triportrait.serve.live.engine import decode_jpeg, encode_jpeg, example_picture, examples
 from triportrait.serve.live.guard import COOKIE, Guard, is_loopback
 from triportrait.serve.live.newest import Newest
 from triportrait.serve.live.ranges import UnsatisfiableError, asked_range
@@ -331,9 +331,9 @@ def test_what_is_no_face_moves_nobody():
     blank, square = np.zeros((8, 8, 3), np.uint8), middle_square(np.zeros((8, 8, 3), np.uint8))
     seen = Tracking(landmarks=torch.zeros(1, 68, 2))
     cases = ((Tracking(), False, 0.0), (seen, False, 0.7), (seen, True, 0.7), (Tracking(), True, 0.7))
-    for tracking, found, wanted in cases:
-        followed = Followed(blank, tracking, found, square)
-        assert Wanted(None, followed, Settings(motion_strength=0.7), None, 0.0).strength == wanted  # type: ignore[arg-type]
+    for tracking, found, strength in cases:
+        face = AlignedFace(blank, tracking, found, square)
+        assert Settings(motion_strength=0.7).controls(0.0, face).motion_strength == strength
 
 
 def test_ranges_are_answered_as_the_standard_says():

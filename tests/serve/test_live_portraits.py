@@ -61,13 +61,13 @@ def test_a_recording_decodes_and_only_its_own_name_finds_it(live, tmp_path):
 @pytest.fixture
 def slow_portraits(live, monkeypatch) -> Iterator[threading.Event]:
     """Portraits are prepared when this is set."""
-    go, prepare = threading.Event(), live.server.engine.prepare
+    go, prepare = threading.Event(), live.server.engine.reenactor.prepare
 
     def waiting(followed):
         assert go.wait(30)
         return prepare(followed)
 
-    monkeypatch.setattr(live.server.engine, "prepare", waiting)
+    monkeypatch.setattr(live.server.engine.reenactor, "prepare", waiting)
     yield go
     go.set()
 

@@ -285,16 +285,19 @@ def test_health_and_metrics_say_what_goes_on(live):
 
 
 def test_a_fault_of_the_network_is_said_and_the_session_goes_on(live, monkeypatch):
-    engine, failures = live.server.engine, iter([InputError("planes: not finite; check the weights"), OSError("x")])
-    compute = engine.compute
+    engine, failures = (
+        live.server.engine.reenactor,
+        iter([InputError("planes: not finite; check the weights"), OSError("x")]),
+    )
+    reenact_many = engine.reenact_many
 
-    def failing(wanted):
+    def failing(requests):
         for error in failures:
             raise error
-        return compute(wanted)
+        return reenact_many(requests)
 
     with Visitor(live) as page:
-        monkeypatch.setattr(engine, "compute", failing)
+        monkeypatch.setattr(engine, "reenact_many", failing)
         page.frame(1)
         assert page.hear("notice", about="network")["sentence"].startswith("planes: not finite")
         page.frame(2)

@@ -142,7 +142,7 @@ def test_a_file_that_cannot_be_signed_stays(tmp_path, monkeypatch):
 
 def test_a_stamp_says_what_a_file_goes_without(tmp_path, monkeypatch):
     said: list[str] = []
-    stamp = Stamp(CLAIM.source_sha256, "demo", said.append)
+    stamp = Stamp(CLAIM.source_sha256, "demo")
     for ending in (".mkv", ".webm"):
         stamp.sign(tmp_path / f"out{ending}")
         assert said.pop() == f"no manifest is written: C2PA knows no {ending} files; .mp4 and .mov carry one"
@@ -156,29 +156,29 @@ def test_a_stamp_says_what_a_file_goes_without(tmp_path, monkeypatch):
 def test_without_the_package_only_the_watermark_is_written(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "c2pa", None)
     said: list[str] = []
-    stamp = Stamp(CLAIM.source_sha256, "demo", said.append)
+    stamp = Stamp(CLAIM.source_sha256, "demo")
     assert said == ["no manifest is written: c2pa-python is not installed; pip install -e '.[provenance]'"]
     path = written(tmp_path, ".png")
     before = path.read_bytes()
     stamp.sign(path)
     assert path.read_bytes() == before and (stamp.mark(photograph(128, 1)[0]) != photograph(128, 1)[0]).any()
     with pytest.raises(InputError, match=r"expected c2pa-python to sign with"):
-        Stamp(CLAIM.source_sha256, "demo", said.append, certificate=tmp_path / "mine.pem")
+        Stamp(CLAIM.source_sha256, "demo", certificate=tmp_path / "mine.pem")
     with pytest.raises(InputError, match="pip install -e '"):
         read_manifest(path)
 
 
 def test_weights_are_named_by_their_checksums():
-    claim = Stamp(CLAIM.source_sha256, "demo", print).claim
+    claim = Stamp(CLAIM.source_sha256, "demo").claim
     assert {"motion.safetensors", "portrait.safetensors"} <= set(claim.weights_sha256)
     assert all(re.fullmatch("[0-9a-f]{64}", value) for value in claim.weights_sha256.values())
-    bare = Stamp("0" * 64, "rule", print, watermark=False)
+    bare = Stamp("0" * 64, "rule", watermark=False)
     assert claim.message == 0x2B7E151 and bare.claim.message is None and not bare.claim.weights_sha256
 
 
 def test_a_stamp_for_another_source():
     for watermark in (True, False):
-        stamp = Stamp("0" * 64, "demo", print, watermark=watermark)
+        stamp = Stamp("0" * 64, "demo", watermark=watermark)
         other = stamp.for_source(CLAIM.source_sha256)
         assert other.claim.source_sha256 == CLAIM.source_sha256 and stamp.claim.source_sha256 == "0" * 64
         assert read([other.mark(photograph(256, 1)[0])]).message == (0x2B7E151 if watermark else None)
@@ -267,7 +267,7 @@ class TestCertificates:
     def test_what_c2pa_refuses_is_refused_before_the_work(self, tmp_path, fault):
         key, certificate = own(tmp_path, "p256", fault=fault)
         with pytest.raises(InputError, match=r"certificate\.pem: the manifest could not be signed with it \("):
-            Stamp(CLAIM.source_sha256, "demo", print, certificate=certificate, key=key)
+            Stamp(CLAIM.source_sha256, "demo", certificate=certificate, key=key)
 
 
 def own(folder: Path, kind: str, password: bytes | None = None, fault: str = "") -> tuple[Path, Path]:

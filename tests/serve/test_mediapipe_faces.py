@@ -15,7 +15,7 @@ from tests.serve.making import make
 from tests.serve.raw import EYE_MARKS, PHOTO, moving_head, photo, seen
 from triportrait.cli import main
 from triportrait.serve.faces.pose import matrix_of, turn_of, vector_of
-from triportrait.serve.faces.providers import default_provider
+from triportrait.serve.faces.providers import face_provider
 from triportrait.serve.faces.searching import tiles
 from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.media.clips import open_clip
@@ -27,10 +27,10 @@ MARKS = np.array(EYE_MARKS) - 0.5  # [2, 6, 2] pixels, the first one's middle at
 
 @pytest.fixture(scope="module")
 def provider():
-    found = default_provider()
-    assert found is not None
-    yield found
-    found.close()
+    provider = face_provider()
+    assert provider is not None
+    yield provider
+    provider.close()
 
 
 @pytest.fixture

@@ -13,16 +13,15 @@ from PIL import Image
 from tests.serve.making import make
 from tests.serve.raw import face, moving_head
 from triportrait.cli import main
-from triportrait.core.render.cameras import fixed_camera
 from triportrait.serve.faces.alignment import align, alignment_points
-from triportrait.serve.faces.face import Face
+from triportrait.serve.faces.face import AlignedFace, Face
 from triportrait.serve.faces.landmark_files import HeadClip, LandmarkFolder, known_beside
 from triportrait.serve.faces.pose import matrix_of
 from triportrait.serve.faces.relative import Relative
-from triportrait.serve.faces.tracker import FaceTracker, Followed
+from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.media.pictures import read_picture
 from triportrait.serve.parameters import OF_98, TrackedFolder, read_landmarks
-from triportrait.serve.reenactor import Reenactor
+from triportrait.serve.reenactor import Controls, Reenactor
 from triportrait.serve.weights import load_weights
 from triportrait.train.data.clips import write_clips
 
@@ -95,7 +94,7 @@ def test_an_off_centre_face_drives_as_one_that_fills_the_frame(demo, head, portr
 
 
 def test_a_clip_of_a_head_knows_its_own_landmarks(demo, clips, tmp_path, monkeypatch):
-    seen: list[Followed] = []
+    seen: list[AlignedFace] = []
     follow = FaceTracker.follow
     monkeypatch.setattr(FaceTracker, "follow", lambda *given: seen.append(follow(*given)) or seen[-1])
     code, said = demo(clips / "clip_000000.mp4", clips / "clip_000001.mp4", tmp_path / "out.mkv", "--no-smooth")
@@ -199,43 +198,42 @@ def reenactor() -> Reenactor:
 
 
 class TestRelative:
-    def followed(self, index: int) -> Followed:
+    def followed(self, index: int) -> AlignedFace:
         shown, faces, _ = moving_head(4, index + 1, 128)
         return FaceTracker(None, 128, smooth=False).follow(shown[index], 0.0, [faces[index]])
 
     def test_the_first_frame_leaves_the_portrait_as_it_is(self, reenactor):
         source = self.followed(0)
-        prepared = reenactor.prepare(source.crop, source.tracking)
+        prepared = reenactor.prepare(source)
         shown, faces, _ = moving_head(5, 6, 128)
         tracker = FaceTracker(None, 128, smooth=False)
         driving = [tracker.follow(shown[i], i / 25, [faces[i]]) for i in (0, 5)]
         relative = Relative(reenactor, source.tracking)
-        (first, rest), (later, again) = (relative(one) for one in driving)
-        camera = [fixed_camera()]
-        own = reenactor.reenact(prepared, source.crop, source.tracking, camera, False)[0].astype(int)
+        (first, neutral), (later, again) = (relative(face) for face in driving)
+        itself = reenactor.reenact(prepared, source, Controls(neck=False)).astype(int)
 
-        def result(one: Followed, tracking, rest) -> np.ndarray:
-            return reenactor.reenact(prepared, one.crop, tracking, camera, False, 1.0, (0.0, 0.0), rest)[0].astype(int)
+        def result(face: AlignedFace, neutral) -> np.ndarray:
+            return reenactor.reenact(prepared, face, Controls(neck=False, neutral=neutral)).astype(int)
 
-        assert np.abs(result(driving[0], first, rest) - own).max() <= 1
-        assert np.abs(result(driving[1], later, again) - own).max() > 10
+        assert np.abs(result(first, neutral) - itself).max() <= 1
+        assert np.abs(result(later, again) - itself).max() > 10
         # and not so without it
-        assert np.abs(result(driving[0], driving[0].tracking, None) - own).max() > 10
+        assert np.abs(result(driving[0], None) - itself).max() > 10
 
     def test_the_neck_turns_as_the_driving_head_does_since_its_first_frame(self, reenactor):
-        def turned(x: float) -> Followed:
+        def turned(x: float) -> AlignedFace:
             return FaceTracker(None, 128, smooth=False).follow(np.zeros((360, 640, 3), np.uint8), 0.0,
                                                                [face(turn=(0, x, 0))])  # fmt: skip
 
         relative = Relative(reenactor, turned(0.15).tracking)
-        necks = [relative(turned(x))[0].parameters.neck[0].numpy() for x in (0.4, 0.5, 0.1)]
+        necks = [relative(turned(x))[0].tracking.parameters.neck[0].numpy() for x in (0.4, 0.5, 0.1)]
         assert np.array(necks)[:, 1] == pytest.approx([0.15, 0.25, -0.15], abs=1e-3)
 
 
 def test_a_still_face_makes_a_still_result(reenactor, portrait, record_row):
     """Landmark noise of 1 px where the square has 512: how much the demo weights' picture moves from frame to frame."""
     source = TestRelative().followed(0)
-    prepared = reenactor.prepare(source.crop, source.tracking)
+    prepared = reenactor.prepare(source)
     shown, faces, _ = moving_head(2, 1, 256)
     large = np.asarray(Image.fromarray(shown[0]).resize((512, 512), Image.Resampling.BICUBIC))
     half = np.array([0.5, 0.5, 0.0])
@@ -246,7 +244,7 @@ def test_a_still_face_makes_a_still_result(reenactor, portrait, record_row):
             points = (base + rng.normal(size=(68, 3)) * (1, 1, 0)).astype(np.float32)
             one = tracker.follow(large, i / 25, [Face(points, alignment_points(points), np.zeros(3, np.float32))])
             if i >= 15:
-                pictures += reenactor.reenact(prepared, one.crop, one.tracking, [fixed_camera()], False)
+                pictures.append(reenactor.reenact(prepared, one, Controls(neck=False)))
         moved[smooth] = float(np.abs(np.diff(np.array(pictures, float), axis=0)).mean())
     record_row("a still face under landmark noise of 1 px", ("result, levels", *(f"{m:.3f}" for m in moved.values())))
     assert moved[True] < 0.05 and 2 * moved[True] < moved[False]

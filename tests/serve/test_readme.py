@@ -2,26 +2,49 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from tests.serve.faces import picture
+from tests.serve.making import make
+from tests.serve.test_reenact import frames_of
 from triportrait.cli import JOBS, main
+from triportrait.serve.media.pictures import read_picture
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
-def test_the_python_example(tiny_weights, tmp_path, monkeypatch):
-    code = re.search(r"```python\n(.*?)```", README, re.S)[1]
+@pytest.fixture
+def real_faces() -> None:
+    """What is installed may be used."""
+
+
+def python_of(page: str) -> str:
+    (code,) = re.findall(r"<!-- python -->\n```python\n(.*?)```\n<!-- /python -->", page, re.S)
+    return code
+
+
+def test_the_python_example_finds_the_face(real_faces, tmp_path, monkeypatch, caplog):
+    """On a photograph and a film of it: where mediapipe is installed the faces are found."""
+    photo = Path(__file__).parents[1] / "data" / "photo.jpg"
+    shutil.copy(photo, tmp_path / "photo.jpg")
+    make(tmp_path / "talk.mp4", [read_picture(photo)] * 3, sound="aac")
     monkeypatch.chdir(tmp_path)
-    for name in ("photo.png", "frame.png"):
-        Image.fromarray(picture(1)).save(name)
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("TRIPORTRAIT_WEIGHTS", "")
+    code = python_of(README)
+    assert len(code.strip().splitlines()) == 5
     names: dict = {}
-    exec(code.replace('"weights"', repr(str(tiny_weights))).replace("512)) for p", "128)) for p"), names)
-    assert names["view"].image.shape == (1, 3, 128, 128) and names["view"].depth.shape == (1, 1, 64, 64)
+    exec(code, names)
+    names["pipe"].close()
+    assert len(frames_of(tmp_path / "out.mp4")) == 3
+    if find_spec("mediapipe") is not None:
+        assert names["frames"].tracker.seen == 3
+        assert "middle square" not in caplog.text
 
 
 @pytest.mark.parametrize("job", JOBS)

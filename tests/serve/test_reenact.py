@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import signal
 import subprocess
@@ -19,7 +18,6 @@ from tests.serve.faces import parameters, picture
 from tests.serve.making import make, packets_of
 from triportrait.cli import main
 from triportrait.serve import reenactor as reenactor_module
-from triportrait.serve.jobs import reenact as job
 from triportrait.serve.media.pictures import read_picture
 
 S = 128
@@ -250,7 +248,7 @@ class TestRefusals:
             raise RuntimeError("fault of ours")
 
         with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="fault of ours"):
-            patch.setattr(job.Reenactor, "reenact", broken)
+            patch.setattr(reenactor_module.Reenactor, "head", broken)
             run(portrait_file, driving, out, "--overwrite")
         assert out.read_bytes() == b"mine" and not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
         assert run(portrait_file, driving, out, "--overwrite")[0] == 0
@@ -266,13 +264,13 @@ class TestRefusals:
         code = (
             "import signal, sys, time\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background shell hands it on ignored
-            "from triportrait.serve.jobs import reenact as job\n"
+            "from triportrait.serve.media.provenance.stamp import Stamp\n"
             "from triportrait.cli import main\n"
-            "original = job.Reenactor.reenact\n"
-            "def slow(self, *args):\n"
+            "def slow(self, image):\n"
             "    print('streaming', flush=True)\n"
-            "    time.sleep(60)\n"
-            "job.Reenactor.reenact = slow\n"
+            "    time.sleep(3)\n"
+            "    return image\n"
+            "Stamp.mark = slow\n"
             "sys.exit(main(sys.argv[1:]))\n"
         )
         process = subprocess.Popen(
@@ -284,11 +282,9 @@ class TestRefusals:
         assert sorted(tmp_path.iterdir()) == before
 
     def test_a_frame_that_is_not_finite_stops_with_its_name(self, tmp_path, portrait_file, driving, run, monkeypatch):
-        original = reenactor_module.Portrait4D.reenact
+        original = reenactor_module.Portrait4D.planes
         monkeypatch.setattr(
-            reenactor_module.Portrait4D,
-            "reenact",
-            lambda self, *a: dataclasses.replace(head := original(self, *a), planes=head.planes * float("nan")),
+            reenactor_module.Portrait4D, "planes", lambda self, *given: original(self, *given) * float("nan")
         )
         code, said = run(portrait_file, driving, tmp_path / "out.mp4")
         assert code == 2 and "planes: expected finite numbers" in said and not (tmp_path / "out.mp4").exists()

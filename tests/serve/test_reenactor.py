@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import logging
 import os
 import sys
 from contextlib import nullcontext
@@ -21,14 +21,15 @@ from triportrait.core.types import Camera, Driving
 from triportrait.kernels.dispatch import use_backend
 from triportrait.serve import precision as precision_module
 from triportrait.serve.crop import to_float, to_size
+from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.memory import keep_freed_memory, return_freed_memory
 from triportrait.serve.parameters import HeadParameters, Tracking
 from triportrait.serve.precision import sample_picture, use_precision
-from triportrait.serve.reenactor import Asked, Prepared, Reenactor
+from triportrait.serve.reenactor import Controls, PreparedSource, Reenactor
 from triportrait.serve.weights import load_weights
 
 FRONT = fixed_camera()
-UNKNOWN = Tracking()
+aligned = AlignedFace.whole
 
 
 def nodding(*neck: float) -> Tracking:
@@ -43,8 +44,8 @@ def engine() -> Reenactor:
 
 
 @pytest.fixture(scope="module")
-def source(engine) -> Prepared:
-    return engine.prepare(sample_picture(128), UNKNOWN)
+def source(engine) -> PreparedSource:
+    return engine.prepare(aligned(sample_picture(128)))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def test_a_new_view_of_a_head_asks_no_transformer(engine, source, driving):
-    head = engine.head(source, driving, UNKNOWN)
+    head = engine.head(source, aligned(driving))
     side = turned(FRONT, 0.4, 0.1)
     ran: list[str] = []
     parts = engine.parts()
@@ -72,7 +73,7 @@ def test_a_new_view_of_a_head_asks_no_transformer(engine, source, driving):
     assert set(ran) == {"volume rendering", "super-resolution"}
     assert front.shape == aside.shape == (128, 128, 3) and front.dtype == np.uint8
     for view, camera in ((front, FRONT), (aside, side)):
-        assert np.array_equal(view, engine.reenact(source, driving, UNKNOWN, [camera])[0])
+        assert np.array_equal(view, engine.reenact(source, aligned(driving), Controls(camera)))
     assert difference(front, aside) > 5
 
 
@@ -86,17 +87,17 @@ def test_what_is_cached_changes_nothing(engine, source):
             engine.portrait.render(engine.portrait.reenact(s, Driving(motion)), Camera.cat([FRONT, FRONT])).image
             for s in (plain, cached)
         )
-    assert cached.background.shape[-1] == 64 and cached.response is not None
+    assert cached.background.shape[-1] == 64 and cached.detail_partial is not None and cached.detail is None
     torch.testing.assert_close(found, wanted, rtol=0, atol=2e-5)
 
 
 def test_strength_goes_from_the_source_s_motion_through_the_driving_one_and_beyond(engine, source, driving):
-    own, read = source.motion, engine.motion(driving, UNKNOWN)
+    own, read = source.motion, engine.motion(aligned(driving))
     seen: list[torch.Tensor] = []
     blocks = engine.portrait.reconstructor.transfer
     hook = blocks.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
     for strength in (0.0, 0.5, 1.0, 1.5):
-        engine.head(source, driving, UNKNOWN, motion_strength=strength)
+        engine.head(source, aligned(driving), Controls(motion_strength=strength))
     hook.remove()
     assert own is not None and (own - read).abs().max() > 0.1
     assert torch.equal(seen[2], read), "at 1 nothing is added"
@@ -105,19 +106,19 @@ def test_strength_goes_from_the_source_s_motion_through_the_driving_one_and_beyo
 
 
 def test_relative_motion_leaves_the_resting_face_behind(engine, source, driving):
-    rest = engine.motion(driving, UNKNOWN)
+    at_rest = engine.motion(aligned(driving))
     still, itself = (
-        engine.reenact(source, image, UNKNOWN, [FRONT], rest=at_rest)[0]
-        for image, at_rest in ((driving, rest), (sample_picture(128), None))
+        engine.reenact(source, aligned(image), Controls(neutral=neutral))
+        for image, neutral in ((driving, at_rest), (sample_picture(128), None))
     )
     assert difference(still, itself) < 0.1, "at rest it shows the source's own expression"
-    assert difference(still, engine.reenact(source, driving, UNKNOWN, [FRONT])[0]) > 0.3
+    assert difference(still, engine.reenact(source, aligned(driving))) > 0.3
 
 
 def test_gaze_moves_the_eyes_and_nothing_else_much(engine, source, driving):
     assert engine.can_steer_gaze
     ahead, left = (
-        engine.reenact(source, driving, UNKNOWN, [FRONT], gaze=gaze)[0].astype(int) for gaze in ((0, 0), (0.8, 0))
+        engine.reenact(source, aligned(driving), Controls(gaze=gaze)).astype(int) for gaze in ((0, 0), (0.8, 0))
     )
     moved = np.abs(left - ahead).mean(-1)
     eyes = np.zeros((128, 128), bool)
@@ -128,20 +129,20 @@ def test_gaze_moves_the_eyes_and_nothing_else_much(engine, source, driving):
 def test_a_published_encoder_has_no_gaze_to_steer(tiny_weights, driving):
     engine = Reenactor(*load_weights(str(tiny_weights)))
     assert not engine.can_steer_gaze and engine.can_turn_neck
-    prepared = engine.prepare(sample_picture(128), UNKNOWN)
-    one, other = (engine.reenact(prepared, driving, UNKNOWN, [FRONT], gaze=gaze)[0] for gaze in ((0, 0), (0.9, 0.9)))
+    prepared = engine.prepare(aligned(sample_picture(128)))
+    one, other = (engine.reenact(prepared, aligned(driving), Controls(gaze=gaze)) for gaze in ((0.0, 0.0), (0.9, 0.9)))
     assert np.array_equal(one, other)
 
 
 def test_the_neck_of_the_demo_weights_turns(engine, source, driving):
     assert engine.can_turn_neck
     straight, zero, left, right = (
-        engine.reenact(source, driving, tracking, [FRONT])[0]
-        for tracking in (UNKNOWN, nodding(0, 0, 0), nodding(0, 0.35, 0), nodding(0, -0.35, 0))
+        engine.reenact(source, aligned(driving, tracking))
+        for tracking in (None, nodding(0, 0, 0), nodding(0, 0.35, 0), nodding(0, -0.35, 0))
     )
     assert difference(straight, zero) < 0.05
     assert difference(left, straight) > 4 and difference(left, right) > 6
-    still = engine.reenact(source, driving, nodding(0, 0.35, 0), [FRONT], neck=False)[0]
+    still = engine.reenact(source, aligned(driving, nodding(0, 0.35, 0)), Controls(neck=False))
     assert np.array_equal(still, straight)
     below = slice(118, 128)  # the torso stays
     assert difference(left[below], straight[below]) < difference(left[30:90], straight[30:90]) / 3
@@ -149,43 +150,40 @@ def test_the_neck_of_the_demo_weights_turns(engine, source, driving):
 
 def test_a_held_pose_asks_the_mesh_once(tiny_weights, driving):
     engine = Reenactor(*load_weights(str(tiny_weights)))
-    prepared = engine.prepare(sample_picture(128), UNKNOWN)
+    prepared = engine.prepare(aligned(sample_picture(128)))
     asked: list[int] = []
     assert engine.portrait.neck is not None
     engine.portrait.neck.register_forward_hook(lambda *_: asked.append(1))
     for tracking, count in ((nodding(0, 0.2, 0), 1), (nodding(0, 0.2, 0), 1), (nodding(0, 0.21, 0), 2)):
-        engine.head(prepared, driving, tracking)
+        engine.head(prepared, aligned(driving, tracking))
         assert len(asked) == count
 
 
 def test_a_batch_is_its_members(engine, source, driving):
     picture = sample_picture(128)
-    other = engine.prepare(np.ascontiguousarray(picture[:, ::-1]), UNKNOWN)
+    other = engine.prepare(aligned(np.ascontiguousarray(picture[:, ::-1])))
     placed = Tracking(landmarks=torch.from_numpy(landmarks(6.0))[None])
     side = turned(FRONT, -0.3, 0.0)
-    asked = [
-        Asked(source, driving, UNKNOWN, [FRONT]),
-        Asked(other, picture, nodding(0, 0.3, 0), [FRONT, side], motion_strength=1.3),
-        Asked(source, picture, placed, [], gaze=(0.5, 0.0)),
-        Asked(other, driving, placed, [side], gaze=(-0.5, 0.2), rest=engine.motion(picture, UNKNOWN)),
+    neutral = engine.motion(aligned(picture))
+    requests = [
+        (source, aligned(driving), Controls()),
+        (other, aligned(picture, nodding(0, 0.3, 0)), Controls(side, motion_strength=1.3)),
+        (source, aligned(picture, placed), Controls(gaze=(0.5, 0.0))),
+        (other, aligned(driving, placed), Controls(side, gaze=(-0.5, 0.2), neutral=neutral)),
     ]
-    many = engine.reenact_many(asked)
-    assert [len(pictures) for pictures in many] == [1, 2, 0, 1]
-    for one, pictures in zip(asked, many, strict=True):
-        values = {f.name: getattr(one, f.name) for f in dataclasses.fields(one)}
-        for found, wanted in zip(pictures, engine.reenact(**values), strict=True):
-            assert np.abs(found.astype(int) - wanted).max() <= 2
-    assert engine.reenact_many([asked[2]]) == [[]] and engine.reenact_many([]) == []
+    for request, picture in zip(requests, engine.reenact_many(requests), strict=True):
+        assert np.abs(picture.astype(int) - engine.reenact(*request)).max() <= 2
+    assert engine.reenact_many([]) == []
 
 
 def test_a_static_source_has_its_planes_made_once(driving):
     engine = Reenactor(*load_weights("demo"), static=True)
-    prepared = engine.prepare(sample_picture(128), UNKNOWN)
+    prepared = engine.prepare(aligned(sample_picture(128)))
     calls: list[int] = []
     engine.portrait.reconstructor.plane_decoder.register_forward_hook(lambda *_: calls.append(1))
     picture = torch.tensor(sample_picture(128))[None]
-    one, other = (engine.reenact(prepared, image, UNKNOWN, [FRONT])[0] for image in (driving, sample_picture(128)))
-    (batch,), (again,) = engine.reenact_many([Asked(prepared, driving, UNKNOWN, [FRONT])] * 2)
+    one, other = (engine.reenact(prepared, aligned(image)) for image in (driving, sample_picture(128)))
+    batch, again = engine.reenact_many([(prepared, aligned(driving), Controls())] * 2)
     with torch.inference_mode():
         wanted = engine.portrait.reenact(engine.portrait.prepare(to_float(picture), None), Driving(None)).planes
     assert prepared.planes is not None and calls.pop() and not calls
@@ -196,30 +194,32 @@ def test_a_static_source_has_its_planes_made_once(driving):
 
 def test_numbers_that_are_not_finite_name_where_they_come_from(source, driving):
     engine = Reenactor(*load_weights("demo"))
-    prepared = engine.prepare(sample_picture(128), UNKNOWN)
+    prepared = engine.prepare(aligned(sample_picture(128)))
     engine.portrait.superres.conv1_bias_0.fill_(float("nan"))
     with pytest.raises(InputError, match=r"^picture: expected finite numbers"):
-        engine.reenact(prepared, driving, UNKNOWN, [FRONT])
+        engine.reenact(prepared, aligned(driving))
     engine.portrait.reconstructor.plane_decoder.out.bias.fill_(float("inf"))
     with pytest.raises(InputError, match=r"^planes: expected finite numbers"):
-        engine.reenact(prepared, driving, UNKNOWN, [FRONT])
+        engine.reenact(prepared, aligned(driving))
 
 
 def test_half_precision_runs_where_its_frame_is_as_good(driving):
     engine = Reenactor(*load_weights("demo"))
-    assert use_precision(engine, "auto") is None and engine.dtype is None, "on a CPU auto is float32"
-    wanted = engine.reenact(engine.prepare(sample_picture(128), UNKNOWN), driving, UNKNOWN, [FRONT])[0]
-    assert use_precision(engine, "bf16") is None and engine.dtype == torch.bfloat16
-    prepared = engine.prepare(sample_picture(128), UNKNOWN)
-    head = engine.head(prepared, driving, UNKNOWN)
+    use_precision(engine, "auto")
+    assert engine.dtype is None, "on a CPU auto is float32"
+    wanted = engine.reenact(engine.prepare(aligned(sample_picture(128))), aligned(driving))
+    use_precision(engine, "bf16")
+    assert engine.dtype == torch.bfloat16
+    prepared = engine.prepare(aligned(sample_picture(128)))
+    head = engine.head(prepared, aligned(driving))
     found = engine.views(head, [FRONT])[0]
     assert head.planes.dtype == torch.bfloat16 and prepared.source.tokens.dtype == torch.float32
     assert 0 < difference(found, wanted) < 0.5
-    batch = engine.reenact_many([Asked(prepared, driving, UNKNOWN, [FRONT])] * 2)
-    assert difference(batch[1][0], found) < 0.5
+    batch = engine.reenact_many([(prepared, aligned(driving), Controls())] * 2)
+    assert difference(batch[1], found) < 0.5
 
 
-def test_half_precision_is_refused_where_its_frame_is_worse(monkeypatch):
+def test_half_precision_is_refused_where_its_frame_is_worse(monkeypatch, caplog):
     monkeypatch.setattr(precision_module, "GATE_DB", 75.0)
     engine = Reenactor(*load_weights("demo"))
     with pytest.raises(InputError, match=r"^--precision bf16: expected a frame within 75 dB .* use --precision fp32$"):
@@ -227,8 +227,12 @@ def test_half_precision_is_refused_where_its_frame_is_worse(monkeypatch):
     assert engine.dtype is None
     monkeypatch.setattr(precision_module, "GATE_DB", 300.0)
     monkeypatch.setattr(precision_module, "_automatic", lambda device: "bf16")
-    said = use_precision(engine, "auto")
-    assert said is not None and "bf16 6" in said and "fp16 8" in said and "fp32 it is" in said and engine.dtype is None
+    use_precision(engine, "auto")
+    (warning,) = caplog.messages
+    assert "bf16 6" in warning
+    assert "fp16 8" in warning
+    assert "fp32 it is" in warning
+    assert engine.dtype is None
     weights = engine.portrait.reconstructor.plane_decoder.out.weight
     assert weights.dtype == torch.float32, "nothing was rounded"
 
@@ -241,7 +245,7 @@ def test_half_precision_is_refused_where_its_frame_is_worse(monkeypatch):
         ({"bf16": 63.0, "fp16": 60.0}, "fp16", "fp16"), ({"bf16": 63.0, "fp16": 49.0}, "fp16", None),
     ],
 )  # fmt: skip
-def test_auto_takes_the_first_precision_whose_frame_is_as_good(found, first, chosen, monkeypatch):
+def test_auto_takes_the_first_precision_whose_frame_is_as_good(found, first, chosen, monkeypatch, caplog):
     """bfloat16, then float16, then float32; 0 dB is a frame that is not finite."""
 
     class Engine:
@@ -250,15 +254,17 @@ def test_auto_takes_the_first_precision_whose_frame_is_as_good(found, first, cho
         def keep_half(self):
             self.kept = True
 
-    engine, told = Engine(), []
+    engine = Engine()
+    caplog.set_level(logging.DEBUG)
     names = {dtype: name for name, dtype in precision_module.DTYPES.items()}
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: first == "bf16")
     monkeypatch.setattr(precision_module, "_frame", lambda reenactor: names.get(reenactor.dtype))
-    monkeypatch.setattr(precision_module, "psnr", lambda image, wanted: found[image] if wanted is None else -1)
-    said = use_precision(engine, "auto", told.append)
-    assert names.get(engine.dtype) == chosen and engine.kept == (chosen is not None)
-    assert (said is None) == (chosen is not None)
-    (line,) = told
+    monkeypatch.setattr(precision_module, "psnr", lambda image, reference: found[image] if reference is None else -1)
+    use_precision(engine, "auto")
+    assert names.get(engine.dtype) == chosen
+    assert engine.kept == (chosen is not None)
+    line, *warnings = caplog.messages
+    assert bool(warnings) == (chosen is None)
     assert line.startswith(f"precision: {chosen or 'fp32'};") and f"{first} {found[first]:.1f} dB" in line
 
 
@@ -312,11 +318,11 @@ def test_a_replayed_frame_is_the_frame(dtype, driving):
     plain.dtype = captured.dtype = dtype
     captured.capture()
     pictures = [driving, sample_picture(128), np.ascontiguousarray(driving[:, ::-1])]
-    asked = [(image, tracking) for image in pictures for tracking in (UNKNOWN, nodding(0, 0.3, 0.1))]
+    faces = [aligned(image, tracking) for image in pictures for tracking in (None, nodding(0, 0.3, 0.1))]
     found = []
     for engine in (captured, plain):
-        prepared = [engine.prepare(image, UNKNOWN) for image in pictures[:2]]
-        heads = [engine.head(one, image, tracking) for image, tracking in asked for one in prepared]
+        prepared = [engine.prepare(aligned(image)) for image in pictures[:2]]
+        heads = [engine.head(one, face) for face in faces for one in prepared]
         found.append([engine.views(head, [FRONT, turned(FRONT, 0.3, 0.0)]) for head in heads])
     for one, other in zip(*found, strict=True):
         for a, b in zip(one, other, strict=True):

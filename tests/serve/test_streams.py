@@ -76,17 +76,19 @@ def test_impatience_does_not_interrupt_the_cleaning(portrait_file, driving, tiny
     code = (
         "import signal, sys, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell in the background hands it on ignored
-        "from triportrait.serve.jobs import reenact as job\n"
+        "from triportrait.serve.media.provenance.stamp import Stamp\n"
+        "from triportrait.serve.media.video import VideoWriter\n"
         "from triportrait.cli import main\n"
-        "def slow(self, *args):\n"
+        "def slow(self, image):\n"
         "    print('streaming', flush=True)\n"
-        "    time.sleep(60)\n"
+        "    time.sleep(3)\n"
+        "    return image\n"
         "def leave(self, *error):\n"
         "    print('cleaning', flush=True)\n"
         "    time.sleep(0.5)\n"
         "    original(self, *error)\n"
-        "job.Reenactor.reenact = slow\n"
-        "original, job.VideoWriter.__exit__ = job.VideoWriter.__exit__, leave\n"
+        "Stamp.mark = slow\n"
+        "original, VideoWriter.__exit__ = VideoWriter.__exit__, leave\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     arguments = ["reenact", str(portrait_file), str(driving), str(tmp_path / "out.mp4"), "--weights", str(tiny_weights)]

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from triportrait import cli
-from triportrait.serve.jobs import live, reenact
+from triportrait.serve import pipeline
+from triportrait.serve.jobs import live
 from triportrait.serve.threads import share_cores
 
 
@@ -35,8 +36,8 @@ def test_beside_a_gpu_torch_has_one_thread(omp, monkeypatch, portrait_file, tmp_
     else:
         monkeypatch.setenv("OMP_NUM_THREADS", omp)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for job in (live, reenact):
-        monkeypatch.setattr(job, "Reenactor", stops)
+    for module in (live, pipeline):
+        monkeypatch.setattr(module, "Reenactor", stops)
     with pytest.raises(Reached, match=r"^1$"):
         live.Live()._server()
     torch.set_num_threads(5)

@@ -163,7 +163,7 @@ def test_what_a_file_says_cannot_forge_what_verify_says(tmp_path, capsys):
 def test_a_manifest_names_weights_and_not_where_they_lie(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for given, name in (("demo", "demo"), ("/home/somebody/clients/x/weights-7", "weights-7"), (".", tmp_path.name)):
-        assert Stamp("0" * 64, given, print).claim.weights == name
+        assert Stamp("0" * 64, given).claim.weights == name
 
 
 def test_recorded_files_have_neither(capsys):

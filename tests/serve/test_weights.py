@@ -18,6 +18,7 @@ from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.weights import VARIABLE, log_weights, named_weights
+from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.parameters import Tracking
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.weights import load_weights
@@ -50,14 +51,14 @@ def test_a_trained_folder_is_loaded_and_reenacts_a_frame(trained):
     assert portrait.config == tiny() and isinstance(encoder, SmallMotionEncoder)
     assert encoder.motion_width == portrait.config.transformer.motion_width == 9
     reenactor = Reenactor(portrait, encoder)
-    tracked, guessed = Tracking(landmarks=torch.from_numpy(landmarks(0.0))[None].float()), Tracking()
-    prepared = reenactor.prepare(picture(0), guessed)
-    views = [fixed_camera(), turned(fixed_camera(), 0.4, 0.0)]
-    front, side = reenactor.reenact(prepared, picture(1), guessed, views)
+    tracked = Tracking(landmarks=torch.from_numpy(landmarks(0.0))[None].float())
+    source, *faces = (AlignedFace.whole(picture(seed)) for seed in range(3))
+    prepared = reenactor.prepare(source)
+    cameras = [fixed_camera(), turned(fixed_camera(), 0.4, 0.0)]
+    front, side = reenactor.views(reenactor.head(prepared, faces[0]), cameras)
     assert front.shape == side.shape == (128, 128, 3) and front.dtype == np.uint8
-    (again,) = reenactor.reenact(prepared, picture(1), guessed, views[:1])
-    (other,) = reenactor.reenact(prepared, picture(2), guessed, views[:1])
-    (elsewhere,) = reenactor.reenact(prepared, picture(1), tracked, views[:1])
+    again, other = (reenactor.reenact(prepared, face) for face in faces)
+    elsewhere = reenactor.reenact(prepared, AlignedFace.whole(picture(1), tracked))
     assert np.array_equal(front, again) and not np.array_equal(front, side)
     assert not np.array_equal(front, other), "another driving picture moves nothing"
     assert not np.array_equal(front, elsewhere), "landmarks say where the face is"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ import numpy as np
 import tyro
 
 from triportrait.core.errors import InputError
-from triportrait.core.sentences import say
+from triportrait.core.sentences import shown as printable
 from triportrait.core.weights import log_weights, named_weights
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.video import write_video
@@ -22,6 +23,8 @@ from triportrait.train.captions import framed
 from triportrait.train.data.folders import check_file, whole_file
 from triportrait.train.demo import FPS, Character, characters, tiles
 from triportrait.train.runs.weights import Trained, open_trained
+
+logger = logging.getLogger(__name__)
 
 GIVEN = "given: landmarks and the neck's mesh; read off the pictures: all else"
 
@@ -42,13 +45,13 @@ class Demo:
     characters: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 3)")] = None
     """How many heads, one after the other."""
     seconds: float = 4.0
-    """Of each head."""
+    """Seconds of each head."""
     cast_heads: Annotated[str | None, tyro.conf.arg(metavar="N,N,...", help_behavior_hint="")] = None
     """Which heads of the cast, in order, instead of a number of them."""
     cast_seed: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """The seed of the heads that the weights were trained on, where their card does not say."""
     cast_count: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    """How many heads these are."""
+    """The number of these heads."""
     frame: Annotated[Path | None, tyro.conf.arg(metavar="PNG", help_behavior_hint="")] = None
     """Write the liveliest frame of the first head as a picture, too."""
     overwrite: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
@@ -68,14 +71,14 @@ class Demo:
             )
         count = min(3, trained.cast.count) if self.characters is None else self.characters
         shown = characters(trained, count, self.seconds, self._cast_heads())
-        stamp = Stamp(_sources_sha256(shown), weights, say)
+        stamp = Stamp(_sources_sha256(shown), weights)
         with ExitStack() as stack:
             picture = None if self.frame is None else stack.enter_context(whole_file(self.frame, self.overwrite))
             video = stack.enter_context(whole_file(self.out, self.overwrite))
             write_video(video, _frames(trained, shown, picture, stamp), FPS)
             for file in (video, *([] if picture is None else [picture])):
                 stamp.sign(file)
-        say(str(self.out), sys.stdout)
+        print(printable(str(self.out)))
 
     def _cast_heads(self) -> list[int] | None:
         if self.cast_heads is None:
@@ -89,8 +92,8 @@ class Demo:
 
 
 def _sources_sha256(shown: list[Character]) -> str:
-    """Procedural heads have no file: of their numbers in words, such as `procedural heads of seed 0: 3 28 9`."""
-    heads = " ".join(str(one.head) for one in shown)
+    """The checksum of their numbers in words, such as `procedural heads of seed 0: 3 28 9`: they have no file."""
+    heads = " ".join(str(character.head) for character in shown)
     return hashlib.sha256(f"procedural heads of seed {shown[0].seed}: {heads}".encode()).hexdigest()
 
 
@@ -100,10 +103,11 @@ def _frames(trained: Trained, shown: list[Character], picture: Path | None, stam
     from tqdm import tqdm
 
     left = f"triportrait demo · {trained.model.image_size} px network, procedural heads"
-    total, wanted = sum(one.frames for one in shown), shown[0].liveliest()
-    made = tqdm(tiles(shown), total=total, unit="frame", desc="demo", file=sys.stderr, disable=None)
-    for number, four in enumerate(made):
+    total, liveliest = sum(character.frames for character in shown), shown[0].liveliest()
+    disable = None if logger.isEnabledFor(logging.INFO) else True
+    bar = tqdm(tiles(shown), total=total, unit="frame", desc="demo", file=sys.stderr, disable=disable)
+    for number, four in enumerate(bar):
         frame = stamp.mark(framed(four, left, GIVEN))
-        if picture is not None and number == wanted:
+        if picture is not None and number == liveliest:
             Image.fromarray(frame).save(picture, optimize=True)
         yield frame

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,8 @@ from triportrait.serve.media.provenance.certificate import VARIABLE, find_identi
 from triportrait.serve.media.provenance.manifest import INSTALL, Claim, check_identity, installed, sign, why_not
 from triportrait.serve.media.provenance.watermark import Watermark, message_of
 
+logger = logging.getLogger(__name__)
+
 _UNSUPPORTED = (".mkv", ".webm")
 
 
@@ -26,7 +28,6 @@ class Stamp:
     Args:
         source_sha256: of the portrait's file.
         weights: what the user calls them: a folder, `demo` or `rule`.
-        say: told, in a line each, what a file goes without.
         watermark: whether pictures are marked; what they are not is said in the manifest.
         certificate, key: PEM files, see `find_identity`.
         composite: generated pictures are put into recorded ones.
@@ -39,10 +40,9 @@ class Stamp:
     """
 
     def __init__(
-        self, source_sha256: str, weights: str, say: Callable[[str], None], *, watermark: bool = True,
-        certificate: Path | None = None, key: Path | None = None, composite: bool = False,
+        self, source_sha256: str, weights: str, *, watermark: bool = True, certificate: Path | None = None,
+        key: Path | None = None, composite: bool = False,
     ) -> None:  # fmt: skip
-        self._say = say
         message = message_of(source_sha256)
         self._watermark = Watermark(message) if watermark else None
         name = Path(weights).name or Path(weights).resolve().name  # where it lies is nobody's business
@@ -58,12 +58,12 @@ class Stamp:
                     raise
                 self._identity = None
                 self.unsigned = str(error)
-                say(f"warning: no manifest is written: {error}")
+                logger.warning("no manifest is written: %s", error)
         elif certificate is not None or key is not None:
             raise InputError(f"--certificate: expected c2pa-python to sign with, {why_not()}; {INSTALL}")
         else:
             self.unsigned = f"{why_not() or 'c2pa-python is not installed'}; {INSTALL}"
-            say(f"no manifest is written: {self.unsigned}")
+            logger.info("no manifest is written: %s", self.unsigned)
 
     def for_source(self, source_sha256: str) -> Stamp:
         """The same stamp for another portrait."""
@@ -87,12 +87,12 @@ class Stamp:
         if self._identity is None:
             return
         if path.suffix.lower() in _UNSUPPORTED:
-            self._say(f"no manifest is written: C2PA knows no {path.suffix} files; .mp4 and .mov carry one")
+            logger.info("no manifest is written: C2PA knows no %s files; .mp4 and .mov carry one", path.suffix)
             return
         try:
             sign(path, self.claim, self._identity)
         except InputError as error:
-            self._say(f"warning: no manifest is written: {error}")
+            logger.warning("no manifest is written: %s", error)
 
 
 def _checksums(weights: str) -> dict[str, str]:

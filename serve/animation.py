@@ -1,0 +1,310 @@
+"""One source driven by one clip, frame by frame: which face drives, from where it is seen, and what was missing."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from triportrait.core.errors import InputError
+from triportrait.core.libraries import install
+from triportrait.core.render.cameras import fixed_camera, orbit_deg, turned
+from triportrait.core.types import Camera
+from triportrait.serve.faces import providers
+from triportrait.serve.faces.alignment import middle_square
+from triportrait.serve.faces.face import AlignedFace
+from triportrait.serve.faces.paste_back import PasteBack, registered
+from triportrait.serve.faces.providers import LazyProvider
+from triportrait.serve.faces.relative import Relative
+from triportrait.serve.faces.tracker import FaceTracker
+from triportrait.serve.inputs import DrivingFrames, SourcePicture
+from triportrait.serve.media.clips import Frame
+from triportrait.serve.overlap import read_ahead
+from triportrait.serve.pixels import PictureStream
+from triportrait.serve.reenactor import Controls, PreparedSource, Reenactor
+from triportrait.serve.timing import PartTimes
+
+ORBIT_PERIOD_S = 4.0
+LARGEST_YAW_DEG, LARGEST_PITCH_DEG = 180.0, 89.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `Pipeline.animate` and the command `reenact` can do with the frames; `Pipeline.animate` explains each."""
+
+    yaw_deg: float = 0.0
+    pitch_deg: float = 0.0
+    orbit: bool = False
+    relative: bool = False
+    smooth: bool = True
+    paste_back: bool = False
+    side_by_side: bool = False
+    frames: int | None = None
+    driving_face: int | None = None
+
+    def check(self, spell: Callable[[str], str] = str) -> None:
+        """Check the numbers, and that the options go together.
+
+        Args:
+            spell: how a sentence writes an option's name.
+
+        Raises:
+            InputError: they do not.
+        """
+        if self.frames is not None and self.frames < 1:
+            raise InputError(f"{spell('frames')}: expected at least 1, got {self.frames}")
+        for name, value, bound in (
+            ("yaw_deg", self.yaw_deg, LARGEST_YAW_DEG),
+            ("pitch_deg", self.pitch_deg, LARGEST_PITCH_DEG),
+        ):
+            if not -bound <= value <= bound:
+                raise InputError(f"{spell(name)}: expected a number from {-bound:g} to {bound:g}, got {value:g}")
+        check_face_number(spell("driving_face"), self.driving_face)
+        if self.paste_back and (self.side_by_side or self.orbit or self.yaw_deg or self.pitch_deg):
+            *others, last = (spell(name) for name in ("side_by_side", "orbit", "yaw_deg", "pitch_deg"))
+            raise InputError(
+                f"{spell('paste_back')}: the portrait has one view; leave {', '.join(others)} and {last} out"
+            )
+
+
+def check_face_number(name: str, number: int | None) -> None:
+    """Raises: `InputError` for a number that counts no face."""
+    if number is not None and number < 1:
+        raise InputError(f"{name}: expected at least 1, the leftmost face, got {number}")
+
+
+def check_controls(controls: object, motion_width: int) -> None:
+    """Check controls that a program made.
+
+    Raises:
+        InputError: they are of another type, or a number of them cannot be.
+    """
+    if not isinstance(controls, Controls):
+        raise InputError(f"controls: expected triportrait.Controls, got {type(controls).__name__}; make one")
+    camera, neutral = controls.camera, controls.neutral
+    if camera is not None and (not isinstance(camera, Camera) or camera.world_from_camera.shape != (1, 4, 4)):
+        raise InputError("controls.camera: expected one Camera, got another number or type; see Pipeline.camera")
+    if not math.isfinite(controls.motion_strength) or not all(map(math.isfinite, controls.gaze)):
+        raise InputError("controls: expected finite numbers for motion_strength and gaze, got others; change them")
+    if neutral is not None and tuple(neutral.shape) != (1, motion_width):
+        came = list(getattr(neutral, "shape", ()))
+        raise InputError(f"controls.neutral: expected [1, {motion_width}] from Pipeline.motion, got {came}; make it so")
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Where an animated frame comes from, for the manifest and the sound of the film that it becomes part of.
+
+    Attributes:
+        picture: the portrait.
+        driving: the clip; None for a frame of a program's own loop.
+        composite: a generated picture was put into a recorded one.
+    """
+
+    picture: SourcePicture
+    driving: DrivingFrames | None
+    composite: bool
+
+
+@dataclass(frozen=True, eq=False)
+class AnimatedFrame:
+    """One frame of the result.
+
+    Attributes:
+        image: uint8 [H, W, 3], RGB, without watermark; S x S unless it is pasted back or beside others.
+        time_s: when it is shown, seconds from the first frame.
+        index: the number of its driving frame, from 0.
+        camera: from where the result is seen; that of the moving view where two are shown.
+        face_found: whether the driving frame shows the face. If not, the last pose is held, or the source's own
+            expression kept before the first face.
+        origin: where the frame comes from.
+    """
+
+    image: np.ndarray
+    time_s: float
+    index: int
+    camera: Camera
+    face_found: bool
+    origin: Origin
+
+
+def base_camera(face: AlignedFace, controls: Controls) -> Camera:
+    """The camera before the view is turned: that of the controls, else the fixed one as the driving files adapt it."""
+    if controls.camera is not None:
+        return controls.camera
+    camera = fixed_camera()
+    if face.tracking.parameters is None:
+        return camera
+    tracked = face.tracking.parameters.camera
+    return Camera(camera.world_from_camera, tracked.intrinsics) if controls.neck else tracked
+
+
+def until_seen(face: AlignedFace, controls: Controls) -> Controls:
+    """The controls of a driving frame; before the first face the source keeps its own expression."""
+    return controls if face.is_known else replace(controls, motion_strength=0.0)
+
+
+class Animation:
+    """The frames of a source that a clip drives, made one by one as they are asked for.
+
+    Iterate over it once. Closing it early, or leaving its `with` block, ends its reading thread and closes the clip.
+
+    Attributes:
+        fps: nominal rate of the driving clip.
+        frame_count: how many frames come, where the clip tells.
+        tracker: follows the driving face, and counts where it was seen.
+    """
+
+    def __init__(
+        self, reenactor: Reenactor, source: PreparedSource, driving: DrivingFrames,
+        controls: Callable[[float], Controls], options: Options, finder: LazyProvider, times: PartTimes,
+    ) -> None:  # fmt: skip
+        assert source.picture is not None, "prepared by Pipeline.prepare"
+        self._reenactor, self._source, self._driving, self._controls = reenactor, source, driving, controls
+        self._options, self._finder, self._times = options, finder, times
+        clip, limit = driving.clip, options.frames
+        self.fps = clip.fps
+        self.frame_count = clip.frame_count if limit is None else min(limit, clip.frame_count or limit)
+        self.tracker = FaceTracker(
+            finder() if driving.known is None else None, reenactor.image_size,
+            smooth=options.smooth and not clip.is_pictures, face=options.driving_face, flame=reenactor.has_flame_neck,
+        )  # fmt: skip
+        self._origin = Origin(source.picture, driving, options.paste_back or options.side_by_side)
+        self._relative = Relative(reenactor, source.face.tracking) if options.relative else None
+        self._log_what_is_missing()
+        self._paste = self._paste_back() if options.paste_back else None
+        self._frames = self._animate()
+
+    def __iter__(self) -> Iterator[AnimatedFrame]:
+        return self
+
+    def __next__(self) -> AnimatedFrame:
+        return next(self._frames)
+
+    def __enter__(self) -> Animation:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End early: the reading thread ends and the clip is closed."""
+        self._frames.close()
+
+    def _animate(self) -> Generator[AnimatedFrame, None, None]:
+        # A program's own iterable is read in the program's own thread, when its next picture is needed.
+        own_loop = isinstance(self._driving.clip, PictureStream)
+        with closing(self._faces() if own_loop else read_ahead(self._faces)) as faces:
+            for frame, face in faces:
+                yield self._animated(frame, face)
+        for warning in (*self._driving.new_warnings(), *self._what_was_missing()):
+            logger.warning("%s", warning)
+
+    def _faces(self) -> Generator[tuple[Frame, AlignedFace], None, None]:
+        with closing(self._driving.clip.frames(self._options.frames)) as frames:
+            while True:
+                with self._times.part("read a frame"):
+                    frame = next(frames, None)
+                if frame is None:
+                    return
+                with self._times.part("find and crop the face"):
+                    item = (frame, self._driving.face(frame, self.tracker))
+                yield item
+
+    def _animated(self, frame: Frame, face: AlignedFace) -> AnimatedFrame:
+        options, source_face = self._options, self._source.face
+        controls = until_seen(face, self._controls(frame.time_s))
+        driving_face = face
+        with self._times.part("reenact a frame"):
+            if face.is_known and self._relative is not None:
+                driving_face, neutral = self._relative(face)
+                controls = replace(controls, neutral=neutral)
+            if self._paste is not None:
+                tracking = replace(driving_face.tracking, parameters=source_face.tracking.parameters)
+                driving_face = replace(driving_face, tracking=tracking)
+            cameras = self._cameras(driving_face, controls, frame.time_s)
+            views = self._reenactor.views(self._reenactor.head(self._source, driving_face, controls), cameras)
+        if self._paste is not None:
+            with self._times.part("paste back"):
+                image = self._paste(views[0])
+        else:
+            image = np.concatenate([source_face.crop, face.crop, *views] if options.side_by_side else views, axis=1)
+        return AnimatedFrame(image, frame.time_s, frame.index, cameras[-1], face.found, self._origin)
+
+    def _cameras(self, face: AlignedFace, controls: Controls, time_s: float) -> list[Camera]:
+        options = self._options
+        if options.paste_back:
+            return [fixed_camera()]
+        camera = base_camera(face, controls)
+        view = turned(camera, math.radians(options.yaw_deg), math.radians(options.pitch_deg))
+        if not options.orbit:
+            return [view]
+        yaw_deg, pitch_deg = orbit_deg(time_s, ORBIT_PERIOD_S)
+        yaw, pitch = math.radians(options.yaw_deg + yaw_deg), math.radians(options.pitch_deg + pitch_deg)
+        orbit = turned(camera, yaw, pitch)
+        return [view, orbit] if options.side_by_side else [orbit]
+
+    def _paste_back(self) -> PasteBack:
+        face, provider = self._source.face, self._finder()
+        placed, landmarks = face.placed, face.tracking.landmarks
+        if provider is not None and landmarks is not None:
+            neck = self._controls(0.0).neck
+            itself = self._reenactor.reenact(self._source, face, Controls(neck=neck))
+            faces = provider.find(itself)
+            if faces:
+                shown = middle_square(itself).to_aligned(faces[0].points)
+                placed = registered(placed, landmarks[0].numpy(), shown)
+        return PasteBack(self._origin.picture.image, placed)
+
+    def _log_what_is_missing(self) -> None:
+        driving, tracked = self._driving, self._driving.tracked
+        finds = driving.known is not None or self.tracker.provider is not None
+        if not finds or (tracked is not None and tracked.landmarks is None):
+            logger.info(
+                "%s: %s; middle squares are taken as aligned, motion crops as centred",
+                driving.name, why_no_landmarks(self._finder),
+            )  # fmt: skip
+        if not finds or (tracked is not None and tracked.parameters is None):
+            logger.info("%s: no head parameters; the neck stays still", driving.name)
+        elif self._controls(0.0).neck and not self._reenactor.can_turn_neck:
+            logger.info(
+                "the weights hold no FLAME tables: the neck stays still; convert FLAME's generic_model.pkl beside them"
+            )
+        elif self._controls(0.0).neck and self._source.face.tracking.parameters is None:
+            logger.info("%s: no head parameters; the neck turns as that of a mean face", self._origin.picture.name)
+
+    def _what_was_missing(self) -> Iterator[str]:
+        tracker, name = self.tracker, self._driving.name
+        frames = tracker.seen + tracker.lost
+        if tracker.most_faces > 1 and self._options.driving_face is None:
+            yield f"{name}: up to {tracker.most_faces} faces; the largest drove, --driving-face N takes another"
+        if tracker.lost and not tracker.seen:
+            yield f"{name}: none of {frames} frames shows a face; the portrait keeps its own expression"
+        elif tracker.lost:
+            yield f"{name}: {tracker.lost} of {frames} frames show no face; {_there(tracker)}"
+        if tracker.cuts:
+            cuts = f"{tracker.cuts} cut{'s' * (tracker.cuts != 1)}"
+            yield f"{name}: {cuts} between shots; there the face was found anew"
+
+
+def why_no_landmarks(finder: LazyProvider) -> str:
+    """Why nobody knows where a face is, as the middle of a sentence."""
+    if finder.kind == "auto" and not providers.is_installed():
+        return f"no landmarks, and faces are not found here ({install('faces')})"
+    return "no landmarks"
+
+
+def _there(tracker: FaceTracker) -> str:
+    """What was done in frames without a face."""
+    held, before = tracker.lost - tracker.before, tracker.before
+    if not before:
+        return "there the last pose was held"
+    first = f"the first {before}" if before > 1 else "the first"
+    unchanged = f"before the first face ({first}) the portrait kept its own expression"
+    return unchanged if not held else f"{unchanged}, in the other {held} the last pose was held"

@@ -1,0 +1,475 @@
+"""The library: a photograph and frames become frames. The command `reenact` is a thin user; see docs/python.md."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Self
+from weakref import WeakSet
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from triportrait.core.cards import chosen_device
+from triportrait.core.config import ModelConfig
+from triportrait.core.errors import InputError
+from triportrait.core.render.cameras import fixed_camera, turned
+from triportrait.core.types import Camera, Head
+from triportrait.core.weights import DEMO, log_weights, named_weights
+from triportrait.serve.animation import (
+    AnimatedFrame,
+    Animation,
+    Options,
+    Origin,
+    base_camera,
+    check_controls,
+    check_face_number,
+    until_seen,
+    why_no_landmarks,
+)
+from triportrait.serve.faces.face import AlignedFace, FaceProvider
+from triportrait.serve.faces.providers import FaceKind, LazyProvider
+from triportrait.serve.faces.tracker import FaceTracker
+from triportrait.serve.inputs import DrivingFrames, SourcePicture, find_face, find_source, known_of
+from triportrait.serve.media.provenance.stamp import Stamp
+from triportrait.serve.media.video import VIDEO_ENDINGS, check_output
+from triportrait.serve.pixels import Picture, PictureStream, to_picture
+from triportrait.serve.precision import DTYPES, Precision, use_precision
+from triportrait.serve.reenactor import DEFAULT_CONTROLS, Controls, PreparedSource, Reenactor
+from triportrait.serve.saving import WRITTEN_PICTURES, first_of, write_frames
+from triportrait.serve.timing import PartTimes
+from triportrait.serve.weights import RULE, copy_weights, files_of, load_weights
+
+Source = Picture | SourcePicture | PreparedSource
+Driving = Picture | Iterable[Picture] | DrivingFrames
+
+logger = logging.getLogger(__name__)
+
+
+class Pipeline:
+    """A portrait and a driving film become frames; made by `from_pretrained`.
+
+    It serves one thread at a time. Several animations of one pipeline may be under way in that thread. Use it as a
+    context manager, or close it, to let the networks and the finder of faces go.
+
+    Attributes:
+        weights: what its weights are called: `demo`, `rule` or a folder.
+        times: how long each step took, see `time_parts`.
+    """
+
+    def __init__(self, reenactor: Reenactor, weights: str, faces: LazyProvider) -> None:
+        self.weights, self.times = weights, PartTimes()
+        self._open: Reenactor | None = reenactor
+        self._files = files_of(weights)
+        self._finder = faces
+        self._captured = self._timed = False
+        self._animations: WeakSet[Animation] = WeakSet()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        weights: str | os.PathLike[str] | None = None,
+        *,
+        device: str | torch.device = "auto",
+        precision: Precision = "auto",
+        faces: FaceKind | FaceProvider | LazyProvider = "auto",
+        static: bool = False,
+    ) -> Self:
+        """Load the networks.
+
+        Args:
+            weights: a folder, "demo" for the package's own, which know procedural heads alone, or "rule" for weights
+                that only check an installation. None takes $TRIPORTRAIT_WEIGHTS, else "demo".
+            device: "auto" (CUDA where torch has it), "cpu", "cuda", or a device of torch.
+            precision: "fp32", "bf16", "fp16", or "auto": half precision on a GPU where its frame has 50 dB PSNR
+                against that of float32.
+            faces: who finds faces: "auto" (mediapipe where it is installed), "mediapipe", "none" (pictures are
+                aligned already), or a provider of your own.
+            static: show the source with its own expression; only cameras and the neck move.
+
+        Raises:
+            InputError: weights or device are not there, or the frame of the named precision is not as good.
+        """
+        name = named_weights(None if weights is None else os.fspath(weights))
+        log_weights(None if weights is None else os.fspath(weights))
+        chosen = _device(device)
+        began = time.perf_counter()
+        reenactor = Reenactor(*load_weights(name, static), chosen, static)
+        use_precision(reenactor, precision)
+        logger.info("weights: %s, %.1f s to load, on %s", name, time.perf_counter() - began, chosen)
+        if name == RULE:
+            logger.info(
+                "these weights are made from the tensors' names: they check the installation, the picture is noise"
+            )
+        return cls(reenactor, name, faces if isinstance(faces, LazyProvider) else LazyProvider(faces))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self._open is None:
+            return f"Pipeline({self.weights!r}, closed)"
+        return f"Pipeline({self.weights!r}, device={str(self.device)!r}, precision={self.precision!r})"
+
+    def close(self) -> None:
+        """End the animations that are under way and let the networks and the finder of faces go."""
+        for animation in list(self._animations):
+            animation.close()
+        self._finder.close()
+        self._open = None
+
+    @property
+    def config(self) -> ModelConfig:
+        """The sizes of the network."""
+        return self._reenactor.portrait.config
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the networks are on."""
+        return self._reenactor.device
+
+    @property
+    def precision(self) -> str:
+        """The precision of the networks: fp32, bf16 or fp16."""
+        return next((name for name, dtype in DTYPES.items() if dtype == self._reenactor.dtype), "fp32")
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures, pixels."""
+        return self._reenactor.image_size
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the networks to another device; the precision stays. Sources are to be prepared again.
+
+        Raises:
+            InputError: the device is not there.
+        """
+        self._reenactor.to(_device(device))
+        self._captured = False
+        return self
+
+    def time_parts(self) -> None:
+        """Measure each part of the network in `times`, too; frames on a GPU are slower then. Call it before any."""
+        self._timed = True
+        self.times.hook(self._reenactor.parts())
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the weights into a folder that `from_pretrained` loads, bit for bit the same.
+
+        The files that were loaded are copied, in their stored precision; each appears whole or not at all.
+
+        Raises:
+            InputError: the files have changed since, or the folder cannot be written or holds others.
+        """
+        copy_weights(self.weights, self._files, Path(folder))
+        return Path(folder)
+
+    def prepare(
+        self, source: Source, *, face: int | None = None, source_params: str | os.PathLike[str] | None = None
+    ) -> PreparedSource:
+        """Read a portrait once, for any number of frames.
+
+        Args:
+            source: a path (a picture, a folder whose first picture is taken, or a film), a PIL image, or an array
+                uint8 [H, W, 3]. What is prepared already is given back.
+            face: which face, counted from the left; the largest by default.
+            source_params: the folder with the published files of its face, or with `landmarks/`; for paths alone.
+
+        Raises:
+            InputError: the picture cannot be read or shows no such face, or the network's numbers are not finite.
+        """
+        if isinstance(source, PreparedSource):
+            self._check_prepared(source)
+            return source
+        check_face_number("face", face)
+        picture = source if isinstance(source, SourcePicture) else self._read_source(source, face, source_params)
+        reenactor = self._network()
+        aligned = picture.aligned(reenactor.image_size, reenactor.has_flame_neck)
+        if (picture.faces or 0) > 1 and face is None:
+            logger.info("%s: %d faces, the largest is taken; --face N takes another", picture.name, picture.faces)
+        if aligned.tracking.landmarks is None:
+            why = why_no_landmarks(self._finder) if picture.faces is None else "no face"
+            logger.info("%s: %s; its middle square is taken as aligned, the motion crop as centred", picture.name, why)
+        elif picture.face is not None and aligned.placed.side < reenactor.image_size / 2:
+            logger.info(
+                "%s: the face and its surroundings have %.0f px, the network takes %d; the result will be soft",
+                picture.name, aligned.placed.side, reenactor.image_size,
+            )  # fmt: skip
+        with self.times.part("prepare the source"):
+            return replace(reenactor.prepare(aligned), picture=picture)
+
+    def animate(
+        self,
+        source: Source,
+        driving: Driving,
+        *,
+        controls: Controls | Callable[[float], Controls] = DEFAULT_CONTROLS,
+        yaw_deg: float = 0.0,
+        pitch_deg: float = 0.0,
+        orbit: bool = False,
+        relative: bool = False,
+        smooth: bool = True,
+        paste_back: bool = False,
+        side_by_side: bool = False,
+        frames: int | None = None,
+        face: int | None = None,
+        driving_face: int | None = None,
+        source_params: str | os.PathLike[str] | None = None,
+        driving_params: str | os.PathLike[str] | None = None,
+        fps: float | Fraction | None = None,
+    ) -> Animation:
+        """Let a portrait do what a driving film does.
+
+        Args:
+            source: see `prepare`, as `face` and `source_params`.
+            driving: a path (a film, a folder of pictures, a picture), one picture as a PIL image or an array, an array
+                uint8 [T, H, W, 3], or an iterable of pictures, which is read as frames are asked for.
+            controls: how the portrait follows, or a function that gives them for a time in seconds.
+            yaw_deg, pitch_deg: turn the camera around the head.
+            orbit: let the camera sway around that view.
+            relative: take the first driving face as neutral: the portrait begins as it is.
+            smooth: take the jitter out of where the driving face is found, at the price of a small lag.
+            paste_back: put the result back into the whole portrait; the neck stays as it is there.
+            side_by_side: give source, driving face and result beside each other.
+            frames: use the first so many driving frames only.
+            driving_face: which face of the film, counted from the left where it is first seen; the largest by default.
+            driving_params: the folder with the files of the driving faces, see `source_params`.
+            fps: the rate of an iterable, 25 by default; films bring their own times.
+
+        Returns:
+            An iterator of `AnimatedFrame`; it holds a few frames at a time, and can be closed early.
+
+        Raises:
+            InputError: something is wrong with what was given, said before the first frame; or, while iterating,
+                with a later frame.
+        """
+        options = Options(
+            yaw_deg, pitch_deg, orbit, relative, smooth, paste_back, side_by_side, frames, driving_face
+        )  # fmt: skip
+        options.check()
+        controls_at = self._controls_at(controls)
+        if relative and controls_at(0.0).neutral is not None:
+            raise InputError("relative: expected no neutral motion in the controls beside it, got one; leave one out")
+        clip = (
+            driving if isinstance(driving, DrivingFrames) else self._open_driving(driving, driving_params, frames, fps)
+        )
+        prepared = self.prepare(source, face=face, source_params=source_params)
+        if clip is not driving and clip.known is None and isinstance(clip.name, Path):
+            provider = self._finder()
+            if provider is not None:
+                clip.look(provider, frames, self._must_show_faces)
+        animation = Animation(self._network(), prepared, clip, controls_at, options, self._finder, self.times)
+        self._animations.add(animation)
+        return animation
+
+    def save(
+        self,
+        frames: Iterable[AnimatedFrame],
+        path: str | os.PathLike[str],
+        *,
+        sound: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
+        watermark: bool = True,
+        certificate: str | os.PathLike[str] | None = None,
+        key: str | os.PathLike[str] | None = None,
+    ) -> Path:
+        """Write frames as a film (.mp4 .mov .mkv .webm), or one as a picture (.png .jpg .webp).
+
+        It carries a watermark and a signed manifest that names the source and the weights, and appears only when it is
+        whole.
+
+        Args:
+            frames: of `animate` or `frame`, read one by one; their pictures may be replaced.
+            sound: the film whose sound is taken.
+            overwrite: replace an existing file.
+            watermark: mark the pictures; the manifest says where they are not.
+            certificate, key: PEM files to sign with, by default $TRIPORTRAIT_CERTIFICATE, else one made at first use.
+
+        Raises:
+            InputError: there is no frame, or the output cannot be written.
+        """
+        target = Path(path)
+        film = None if sound is None else Path(sound)
+        check_output(target, overwrite, (*VIDEO_ENDINGS, *WRITTEN_PICTURES), sources=[] if film is None else [film])
+        iterator = iter(frames)
+        first = first_of(iterator)
+        stamp = Stamp(
+            first.origin.picture.sha256(), self.weights, watermark=watermark,
+            certificate=None if certificate is None else Path(certificate), key=None if key is None else Path(key),
+            composite=first.origin.composite,
+        )  # fmt: skip
+        write_frames(_put_back(first, iterator), target, stamp, sound=film, overwrite=overwrite, times=self.times)
+        return target
+
+    def tracker(self, *, smooth: bool = True, driving_face: int | None = None) -> FaceTracker:
+        """Follow a face from picture to picture in a loop of your own, as `animate` does."""
+        check_face_number("driving_face", driving_face)
+        reenactor = self._reenactor
+        return FaceTracker(
+            self._finder(), reenactor.image_size, smooth=smooth, face=driving_face, flame=reenactor.has_flame_neck
+        )
+
+    def frame(
+        self, source: PreparedSource, picture: Picture | AlignedFace, controls: Controls = DEFAULT_CONTROLS, *,
+        tracker: FaceTracker | None = None, time_s: float = 0.0,
+    ) -> AnimatedFrame:  # fmt: skip
+        """One frame, for a loop of your own.
+
+        Args:
+            source: from `prepare`.
+            picture: the driving picture: a path, a PIL image, an array uint8 [H, W, 3], or a face cut out already.
+            controls: how the portrait follows.
+            tracker: from `tracker`, where pictures follow each other; without one each picture is looked at by itself.
+            time_s: when the picture was taken; times rise.
+
+        Raises:
+            InputError: the picture cannot be read, or the network's numbers are not finite.
+        """
+        head, face, camera = self._follow(source, picture, controls, tracker, time_s)
+        image = self._network().views(head, [camera])[0]
+        assert source.picture is not None
+        return AnimatedFrame(image, time_s, 0, camera, face.found, Origin(source.picture, None, False))
+
+    def head(
+        self, source: PreparedSource, picture: Picture | AlignedFace, controls: Controls = DEFAULT_CONTROLS, *,
+        tracker: FaceTracker | None = None, time_s: float = 0.0,
+    ) -> Head:  # fmt: skip
+        """The head of one frame, to be seen from any side by `view`; arguments as in `frame`."""
+        return self._follow(source, picture, controls, tracker, time_s)[0]
+
+    def view(self, head: Head, camera: Camera | None = None) -> np.ndarray:
+        """A picture of a head, uint8 [S, S, 3], by default from the front; the transformer does not run again."""
+        check_controls(Controls(camera), self._motion_width)
+        return self._network().views(head, [camera or fixed_camera()])[0]
+
+    @staticmethod
+    def camera(yaw_deg: float = 0.0, pitch_deg: float = 0.0) -> Camera:
+        """A camera around the head: positive yaw sees more of the head's right side, positive pitch is higher."""
+        return turned(fixed_camera(), math.radians(yaw_deg), math.radians(pitch_deg))
+
+    def motion(self, picture: Picture | AlignedFace) -> Tensor:
+        """The motion embedding of a face, [1, M], such as the `neutral` one of `Controls`."""
+        return self._network().motion(self._face(picture, None, 0.0))
+
+    def _follow(
+        self, source: PreparedSource, picture: Picture | AlignedFace, controls: Controls,
+        tracker: FaceTracker | None, time_s: float,
+    ) -> tuple[Head, AlignedFace, Camera]:  # fmt: skip
+        self._check_prepared(source)
+        check_controls(controls, self._motion_width)
+        face = self._face(picture, tracker, time_s)
+        head = self._network().head(source, face, until_seen(face, controls))
+        return head, face, turned(base_camera(face, controls), 0.0, 0.0)
+
+    def _face(self, picture: Picture | AlignedFace, tracker: FaceTracker | None, time_s: float) -> AlignedFace:
+        if isinstance(picture, AlignedFace):
+            return picture
+        tracker = tracker or self.tracker(smooth=False)
+        image = to_picture(picture, "driving picture")
+        return tracker.follow(image, time_s) if tracker.provider else AlignedFace.middle(image, tracker.size_px)
+
+    def _read_source(
+        self, source: Picture, face: int | None, params: str | os.PathLike[str] | None
+    ) -> SourcePicture:  # fmt: skip
+        if isinstance(source, str | os.PathLike):
+            file = find_source(Path(source), None if params is None else Path(params))
+            return file.read(self._finder, face, self._must_show_faces)
+        if params is not None:
+            raise InputError("source_params: expected a path as the source beside it, got pixels; leave it out")
+        return find_face("source", to_picture(source, "source"), self._finder(), face, self._must_show_faces)
+
+    def _open_driving(
+        self, driving: Picture | Iterable[Picture], params: str | os.PathLike[str] | None, frames: int | None,
+        fps: float | Fraction | None,
+    ) -> DrivingFrames:  # fmt: skip
+        folder = None if params is None else Path(params)
+        if isinstance(driving, str | os.PathLike):
+            if fps is not None:
+                raise InputError("fps: expected pictures beside it, got a path, whose frames have times; leave it out")
+            return DrivingFrames.open(Path(driving), folder, frames)
+        if isinstance(driving, Image.Image) or (isinstance(driving, np.ndarray) and driving.ndim == 3):
+            driving = [driving]
+        if not isinstance(driving, Iterable) or isinstance(driving, bytes | bytearray | dict):
+            raise InputError(
+                f"driving: expected a path, a picture or an iterable of them, got {type(driving).__name__}; convert it"
+            )
+        known = None if folder is None else known_of(folder, folder)
+        return DrivingFrames.of("driving", PictureStream(driving, fps), known, frames)
+
+    def _controls_at(self, controls: Controls | Callable[[float], Controls]) -> Callable[[float], Controls]:
+        if not callable(controls):
+            check_controls(controls, self._motion_width)
+            return lambda time_s: controls
+
+        def checked(time_s: float) -> Controls:
+            at_time = controls(time_s)
+            check_controls(at_time, self._motion_width)
+            return at_time
+
+        return checked
+
+    def _check_prepared(self, source: PreparedSource) -> None:
+        if not isinstance(source, PreparedSource):
+            raise InputError(f"source: expected one from Pipeline.prepare, got {type(source).__name__}; prepare it")
+        device = next(self._reenactor.motion_encoder.parameters()).device
+        if source.source.tokens.device != device or (source.motion is None) != self._reenactor.static:
+            raise InputError("source: it was prepared on another device or by another pipeline; prepare it again")
+
+    @property
+    def _motion_width(self) -> int:
+        return self.config.transformer.motion_width
+
+    @property
+    def _must_show_faces(self) -> bool:
+        return self.weights not in (DEMO, RULE)  # the demo weights know heads that need not look like faces
+
+    @property
+    def _reenactor(self) -> Reenactor:
+        if self._open is None:
+            raise InputError("the pipeline is closed; make another by Pipeline.from_pretrained")
+        return self._open
+
+    def _network(self) -> Reenactor:
+        """The networks, whose launches are captured before their first frame on a GPU."""
+        reenactor = self._reenactor
+        if not self._captured and not self._timed:
+            self._captured = True
+            reenactor.capture()
+        return reenactor
+
+
+def _put_back(first: AnimatedFrame, rest: Any) -> Iterable[AnimatedFrame]:
+    try:
+        yield first
+        yield from rest
+    finally:
+        close = getattr(rest, "close", None)
+        if close is not None:
+            close()
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device in ("auto", "cpu", "cuda"):
+        return chosen_device(str(device))
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device: expected auto, cpu or cuda, got {device!r}; name one of them") from error
+    if chosen.type == "cuda":
+        chosen_device("cuda")
+        if chosen.index is not None and chosen.index >= torch.cuda.device_count():
+            raise InputError(f"device: expected one of {torch.cuda.device_count()} CUDA devices, got {chosen}")
+    elif chosen.type != "cpu":
+        raise InputError(f"device: expected auto, cpu or cuda, got {chosen.type}; name one of them")
+    return chosen

@@ -1,0 +1,127 @@
+"""Animated frames become a film or a picture: marked, signed, with sound, whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+from triportrait.core.errors import InputError
+from triportrait.serve.animation import AnimatedFrame
+from triportrait.serve.media.clips import Clip, open_clip
+from triportrait.serve.media.pictures import write_picture
+from triportrait.serve.media.provenance.stamp import Stamp
+from triportrait.serve.media.video import VIDEO_ENDINGS, VideoWriter
+from triportrait.serve.overlap import WriteBehind
+from triportrait.serve.timing import PartTimes
+
+WRITTEN_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+FPS = Fraction(25)  # of frames that come from no clip
+
+logger = logging.getLogger(__name__)
+
+
+def is_picture_name(path: Path) -> bool:
+    """Whether a result of this name is a picture, which holds one frame."""
+    return path.suffix.lower() in WRITTEN_PICTURES
+
+
+def first_of(frames: Iterator[AnimatedFrame]) -> AnimatedFrame:
+    """The first frame.
+
+    Raises:
+        InputError: there is none, or it is no frame of an animation.
+    """
+    frame = next(frames, None)
+    if frame is None:
+        raise InputError("frames: expected at least one frame, got none; an animation gives its frames once")
+    if not isinstance(frame, AnimatedFrame):
+        raise InputError(
+            f"frames: expected those of Pipeline.animate or Pipeline.frame, got {type(frame).__name__}; change a "
+            "picture by dataclasses.replace(frame, image=...)"
+        )
+    return frame
+
+
+def write_frames(
+    frames: Iterable[AnimatedFrame], path: Path, stamp: Stamp, *, sound: Path | None = None, overwrite: bool = False,
+    times: PartTimes,
+) -> int:  # fmt: skip
+    """Write frames as a film, or one as a picture; what is written appears only when it is whole.
+
+    Args:
+        frames: read one by one; a thread marks and writes behind.
+        path: a film has one of `VIDEO_ENDINGS`, a picture one of `WRITTEN_PICTURES`.
+        stamp: marks the pictures and signs the file.
+        sound: the film whose sound is taken, up to where the frames end.
+        overwrite: replace an existing file.
+        times: measures the writing.
+
+    Returns:
+        The number of frames.
+
+    Raises:
+        InputError: there is no frame, a picture is to hold several, or the output cannot be written.
+    """
+    rest = iter(frames)
+    try:
+        first = first_of(rest)
+        if is_picture_name(path):
+            if next(rest, None) is not None:
+                raise InputError(
+                    f"{path}: a picture holds one frame, more came; name a film ({' '.join(VIDEO_ENDINGS)})"
+                )
+            with times.part("write a frame"):
+                write_picture(path, stamp.mark(first.image), overwrite=overwrite, finish=stamp.sign)
+            return 1
+        return _write_film(first, rest, path, stamp, sound, overwrite, times)
+    finally:
+        close = getattr(frames, "close", None)
+        if close is not None:
+            close()
+
+
+def _write_film(
+    first: AnimatedFrame, rest: Iterator[AnimatedFrame], path: Path, stamp: Stamp, sound: Path | None,
+    overwrite: bool, times: PartTimes,
+) -> int:  # fmt: skip
+    driving = first.origin.driving
+    clip = _clip_of(first, sound)
+    height, width = first.image.shape[:2]
+    count, last_s = 0, 0.0
+    with VideoWriter(
+        path, size_px=(width, height), fps=FPS if driving is None else driving.clip.fps, audio_from=clip,
+        overwrite=overwrite, finish=stamp.sign,
+    ) as video:  # fmt: skip
+
+        def write(frame: AnimatedFrame) -> None:
+            with times.part("write a frame"):
+                video.write(stamp.mark(frame.image), frame.time_s)
+
+        with WriteBehind(write) as writer:
+            for frame in chain([first], rest):
+                if frame.image.shape != first.image.shape:
+                    raise InputError(
+                        f"frames: expected all of {width} x {height} px, got {frame.image.shape[1]} x "
+                        f"{frame.image.shape[0]} px; give pictures of one size"
+                    )
+                writer.put(frame)
+                count, last_s = count + 1, frame.time_s
+        if clip is not None and (driving is None or clip is not driving.clip):
+            clip.cut_s = Fraction(last_s) + 1 / video.fps  # the sound ends with the frames
+    if driving is not None:
+        for warning in driving.new_warnings():
+            logger.warning("%s", warning)
+    return count
+
+
+def _clip_of(first: AnimatedFrame, sound: Path | None) -> Clip | None:
+    """The film whose sound is taken; the driving clip itself knows where its frames were cut."""
+    if sound is None:
+        return None
+    driving = first.origin.driving
+    name = None if driving is None else driving.name
+    is_driving = isinstance(name, Path) and name.exists() and sound.exists() and name.samefile(sound)
+    return driving.clip if driving is not None and is_driving else open_clip(sound)
