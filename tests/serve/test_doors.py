@@ -23,7 +23,7 @@ from triportrait.serve.media.provenance.manifest import read_manifest
 from triportrait.train.data.arrays import read_arrays
 from triportrait.train.data.clip_store.frames import decode
 from triportrait.train.data.clip_store.records import open_lmdb
-from triportrait.train.data.clip_store.store import ClipStore, ClipWriter, holds_clips
+from triportrait.train.data.clip_store.store import ClipStore, ClipWriter, is_clip_store
 from triportrait.train.data.folders import open_folder
 from triportrait.train.objectives.lpips_distance import _tensors
 from triportrait.train.runs.checkpoints import averaged_weights
@@ -181,7 +181,7 @@ def test_each_reader_refuses_it(reader, put, tmp_path):
 
 
 def test_a_kind_is_asked_without_waiting(put, tmp_path):
-    assert holds_clips(folder_of(put, tmp_path / "at" / "index.json")) is False
+    assert is_clip_store(folder_of(put, tmp_path / "at" / "index.json")) is False
 
 
 def test_a_file_behind_the_standard_input_is_a_file(portrait, tmp_path, monkeypatch):
