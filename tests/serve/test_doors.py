@@ -26,7 +26,7 @@ from triportrait.train.data.clip_store.records import open_lmdb
 from triportrait.train.data.clip_store.store import ClipStore, ClipWriter, is_clip_store
 from triportrait.train.data.folders import open_folder
 from triportrait.train.objectives.lpips_distance import _tensors
-from triportrait.train.runs.checkpoints import averaged_weights
+from triportrait.train.runs.checkpoints import ema_weights
 from triportrait.train.runs.claim import claim
 from triportrait.train.runs.diverged import read_micro
 from triportrait.train.runs.export import export
@@ -165,7 +165,7 @@ READERS = {
     "clip store that was begun": lambda put, at: ClipWriter(folder_of(put, at / ".progress.jsonl"), {}),
     "perceptual weights": lambda put, at: _tensors(put(at / "x.safetensors")),
     "other perceptual weights": lambda put, at: _tensors(put(at / "x.pth")),
-    "checkpoint": lambda put, at: averaged_weights(folder_of(put, at / "checkpoint.json"), "generator"),
+    "checkpoint": lambda put, at: ema_weights(folder_of(put, at / "checkpoint.json"), "generator"),
     "lock of a run": lambda put, at: claim(folder_of(put, at / ".lock")),
     "kept batch": lambda put, at: read_micro(put(at / "x.safetensors"), {}, None),
     "config of a run": lambda put, at: check_config(folder_of(put, at / "config.json"), {}),
