@@ -224,10 +224,10 @@ class TestCard:
         assert "--device cuda: NVIDIA A100" in capsys.readouterr().err
 
     def test_a_training_says_so(self, machine, caplog):
-        from triportrait.train.engines.ranks import joined
+        from triportrait.train.engines.ranks import process_group
 
         machine("535.129.03", "13.0")
-        with joined():
+        with process_group():
             assert "NVIDIA A100" in caplog.text
 
     def test_a_hidden_card_and_a_tool_that_fails_are_no_warning(self, machine, monkeypatch, caplog):
