@@ -73,15 +73,15 @@ class Portraits:
         uploads.check_head(headers)
         number = ask(session)
         task = asyncio.create_task(self._take_upload(session, number, chunks))
-        before, session.upload = session.upload, task
+        before, session.choice.upload = session.choice.upload, task
         if before is not None:
             before.cancel()
         try:
             await asyncio.wait({task})
         finally:
             task.cancel()
-            if session.upload is task:
-                session.upload = None
+            if session.choice.upload is task:
+                session.choice.upload = None
         if task.cancelled():
             raise uploads.Refused(409, "portrait: another one was chosen meanwhile, or its page was closed")
         return task.result()
@@ -118,8 +118,8 @@ class Portraits:
             one that was asked for later is shown already.
         """
         loop = asyncio.get_running_loop()
-        async with session.portrait_lock:  # the others' portraits wait for one of this session at most
-            if number < session.portrait_number or session.closed:
+        async with session.choice.lock:  # the others' portraits wait for one of this session at most
+            if number < session.choice.number or session.closed:
                 return None
             face, sentence = await loop.run_in_executor(self._threads, self._engine.crop_portrait, image)
             prepare = partial(self._engine.reenactor.prepare, face)
@@ -127,9 +127,9 @@ class Portraits:
             portrait = Portrait(source, sentence, self._engine.stamp.for_source(sha256))
             with session.recording_lock:  # so that none begins between the question and the change
                 check_not_recorded(session)
-                if number < session.portrait_number:
+                if number < session.choice.number:
                     return None
-                session.portrait_number = number
+                session.choice.number = number
                 self._worker.show(session, portrait)
         session.tell_neutral()
         jpeg = base64.b64encode(encode_jpeg(face.crop)).decode()
@@ -141,8 +141,8 @@ class Portraits:
 def ask(session: Session) -> int:
     """A portrait is wanted: its number."""
     check_not_recorded(session)
-    session.asked += 1
-    return session.asked
+    session.choice.asked += 1
+    return session.choice.asked
 
 
 def check_not_recorded(session: Session) -> None:

@@ -154,17 +154,16 @@ class LiveServer:
         """
         if when not in ("", FIRST, STILL):
             raise InputError(f"neutral face: expected {FIRST!r} or {STILL!r}, got something else; see docs/live")
-        last = session.last
+        last = session.shown.ready
         if on and not when:
             if last is None or last.arrived is None or not last.face.is_known:
                 raise InputError("neutral face: expected a driving face, none has come yet; start the camera first")
-            session.neutral_wish = None
             face = last.face
-            session.neutral = await asyncio.wrap_future(self.worker.on_network(lambda: self.engine.motion(face)))
+            neutral = await asyncio.wrap_future(self.worker.on_network(lambda: self.engine.motion(face)))
+            self.worker.set_neutral(session, neutral, None)
         else:
-            session.neutral_wish = NeutralWish(when, time.perf_counter()) if on else None
-            session.neutral = None
-        self.worker.touch(session)
+            wish = NeutralWish(when, time.perf_counter()) if on else None
+            self.worker.set_neutral(session, None, wish)
         session.tell_neutral()
 
     async def record(self, session: Session, on: bool) -> None:

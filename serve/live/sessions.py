@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -71,8 +71,67 @@ class Result:
     at_s: float
 
 
+class Slots:
+    """A session's frames on their way, at most one in each place: a newer one replaces it. Any thread may use them."""
+
+    def __init__(self) -> None:
+        self.incoming: Newest[Arrived] = Newest()
+        self.ready: Newest[Ready] = Newest()
+        self.computed: Newest[Computed] = Newest()
+        self.results: Newest[Result] = Newest()
+
+    @property
+    def dropped(self) -> int:
+        """Frames and results that a newer one replaced."""
+        return sum(slot.dropped for slot in vars(self).values())
+
+    def clear(self) -> None:
+        """Let go of all that is on its way."""
+        for slot in vars(self).values():
+            slot.take()
+
+
+@dataclass
+class PortraitChoice:
+    """Which portrait a session shows. The event loop alone uses it.
+
+    Attributes:
+        asked: how many portraits were asked for.
+        number: which of them is shown: the last one that came.
+        lock: held while one of them is cut out and read.
+        upload: the one that is being sent and decoded.
+    """
+
+    asked: int = 0
+    number: int = 0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    upload: asyncio.Task[dict[str, Any]] | None = None
+
+
+@dataclass
+class LastShown:
+    """What the network was last asked for. It changes under the worker's lock.
+
+    Attributes:
+        ready: the driving face that is shown, None before there is a portrait.
+        at_s: when the network was asked.
+        stale: whether the picture no longer is what the sliders say.
+        head: the head of a face that holds still, and what it follows from; the network's thread alone uses it.
+    """
+
+    ready: Ready | None = None
+    at_s: float = 0.0
+    stale: bool = False
+    head: tuple[object, Head] | None = None
+
+
 class Session:
     """One page that is open.
+
+    Each part is written in one place: `settings`, `jpeg`, `choice` and `taken_s` on the event loop; `portrait`, `neutral`,
+    `neutral_wish`, `shown`, `closed`, `following` and `finishing` under the worker's lock; `ready_s` and `found` by the
+    thread that finds its face, and `frames` by the one that finishes its picture, of which there is one at a time;
+    `recording` under a lock of its own. `slots` may be used from everywhere.
 
     Args:
         follower: its face tracker.
@@ -86,35 +145,22 @@ class Session:
         self.follower = follower
         self.tell = tell
         self.deliver = deliver
+        self.slots = Slots()
         self.settings = Settings()
+        self.jpeg = True  # WebRTC encodes pictures itself
+        self.choice = PortraitChoice()
+        self.taken_s = time.perf_counter()  # when a result last left
         self.portrait: Portrait | None = None
-        self.asked = self.portrait_number = 0  # portraits so far, and which is shown: the last one that came
-        self.portrait_lock = asyncio.Lock()
-        self.upload: asyncio.Task[dict[str, Any]] | None = None  # a portrait that is being sent and decoded
         self.neutral: torch.Tensor | None = None  # v of the face that counts as neutral
         self.neutral_wish: NeutralWish | None = None  # for a face that has not come yet
-        self.jpeg = True
+        self.shown = LastShown()
         self.closed = False
-        self.incoming: Newest[Arrived] = Newest()
-        self.ready: Newest[Ready] = Newest()
-        self.computed: Newest[Computed] = Newest()
-        self.results: Newest[Result] = Newest()
-        self.following = self.finishing = False  # a worker is at it
+        self.following = self.finishing = False  # a thread is at its face, at its picture
         self.ready_s = 0.0  # since when its frame waits for the network
-        self.last: Ready | None = None  # what is shown
-        self.shown_s = 0.0  # when the network was last asked
-        self.taken_s = time.perf_counter()  # when a result last left
-        self.stale = False  # what is shown no longer is what the sliders say
-        self.head: tuple[object, Head] | None = None  # of a face that holds still, and what it follows from
         self.found = True
         self.frames = 0
         self.recording: Recording | None = None
         self.recording_lock = threading.Lock()
-
-    @property
-    def dropped(self) -> int:
-        """Frames and results that a newer one replaced."""
-        return sum(slot.dropped for slot in (self.incoming, self.ready, self.computed, self.results))
 
     def notice(self, about: str, sentence: str) -> None:
         """A sentence for the page; an empty one takes the last about this back."""

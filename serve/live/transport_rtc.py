@@ -93,7 +93,7 @@ class Peer:
     async def next_result(self) -> Result:
         """The newest result, when there is one; its numbers leave over the data channel."""
         while True:
-            result = self._connection.session.results.take()
+            result = self._connection.session.slots.results.take()
             if result is not None:
                 break
             self._ready.clear()

@@ -117,10 +117,10 @@ class Connection:
                 task.cancel()
             await asyncio.gather(*parts, *self._tasks, return_exceptions=True)
             server.sessions.pop(session.id, None)
-            frames, dropped = session.frames, session.dropped
+            frames, dropped = session.frames, session.slots.dropped
             server.worker.leave(session)
-            if session.upload is not None:
-                session.upload.cancel()
+            if session.choice.upload is not None:
+                session.choice.upload.cancel()
             with session.recording_lock:
                 if session.recording is not None:
                     session.recording.abandon()
@@ -221,7 +221,7 @@ class Connection:
                 message = self._told.pop(next(iter(self._told)))
                 await self._leave(self._socket.send_text(json.dumps(message)))
             if len(self._unshown) < MOST_UNSHOWN and self.session.jpeg:
-                result = self.session.results.take()
+                result = self.session.slots.results.take()
                 if result is not None:
                     self._unshown.append(result.number)
                     await self._leave(self._socket.send_bytes(self.header(result) + result.jpeg))
@@ -232,7 +232,9 @@ class Connection:
         self._server.worker.taken(self.session)
         parts = dataclasses.replace(result.parts, send=1e3 * (time.perf_counter() - result.at_s))
         self._server.metrics.sent(parts, result.view)
-        return result_header(result.number, result.clock_ms, parts, self.session.dropped, result.found, result.view)
+        return result_header(
+            result.number, result.clock_ms, parts, self.session.slots.dropped, result.found, result.view
+        )
 
     async def _leave(self, sending: Any) -> None:
         try:

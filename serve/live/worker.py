@@ -17,6 +17,7 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
+import torch
 
 from triportrait.core.errors import InputError
 from triportrait.serve.faces.face import AlignedFace
@@ -26,7 +27,7 @@ from triportrait.serve.live.logs import fields
 from triportrait.serve.live.messages import Parts
 from triportrait.serve.live.metrics import Metrics
 from triportrait.serve.live.neutral import NeutralWish
-from triportrait.serve.live.sessions import Arrived, Computed, Ready, Result, Session
+from triportrait.serve.live.sessions import Arrived, Computed, LastShown, Ready, Result, Session
 
 logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
@@ -88,16 +89,16 @@ class Worker:
         with self._changed:
             session.closed = True
             self._sessions.pop(session.id, None)
-            for slot in (session.incoming, session.ready, session.computed, session.results):
-                slot.take()
-            session.last = session.portrait = session.neutral = session.head = session.neutral_wish = None
+            session.slots.clear()
+            session.portrait = session.neutral = session.neutral_wish = None
+            session.shown = LastShown()
 
     def arrive(self, session: Session, frame: Arrived) -> None:
         """A driving frame has come; from the event loop, costs nothing."""
         self._metrics.frames_in.inc()
         if session.portrait is None:
             return
-        if session.incoming.put(frame):
+        if session.slots.incoming.put(frame):
             self._metrics.dropped.labels("waiting").inc()
         self._follow_next()
 
@@ -109,7 +110,7 @@ class Worker:
     def touch(self, session: Session) -> None:
         """The sliders moved."""
         with self._changed:
-            session.stale = True
+            session.shown.stale = True
             self._changed.notify_all()
 
     def on_network(self, work: Callable[[], Value]) -> Future[Value]:
@@ -134,20 +135,31 @@ class Worker:
             if session.closed:
                 return
             session.portrait, session.neutral = portrait, None
-            session.last = Ready(None, portrait.source.face, 0.0, 0.0, time.perf_counter())
-            session.stale, session.shown_s = True, 0.0
+            at_rest = Ready(None, portrait.source.face, 0.0, 0.0, time.perf_counter())
+            session.shown = LastShown(at_rest, stale=True)
             self._changed.notify_all()
+
+    def set_neutral(self, session: Session, neutral: torch.Tensor | None, wish: NeutralWish | None) -> None:
+        """Take another face as neutral, or none, or one that is still to come."""
+        with self._changed:
+            if not session.closed:
+                session.neutral, session.neutral_wish, session.shown.stale = neutral, wish, True
+                self._changed.notify_all()
 
     def _follow_next(self) -> None:
         """Find the faces that the network will want next, and no more: what waits undecoded can still be replaced."""
         with self._changed:
             if self._stopping:
                 return
-            room = 2 * self._engine.most_batch - sum(s.following or bool(s.ready) for s in self._sessions.values())
+            room = 2 * self._engine.most_batch - sum(
+                s.following or bool(s.slots.ready) for s in self._sessions.values()
+            )
             waiting = [
-                s for s in self._sessions.values() if s.incoming and not s.following and not s.ready and not _stuck(s)
+                s
+                for s in self._sessions.values()
+                if s.slots.incoming and not s.following and not s.slots.ready and not _stuck(s)
             ]
-            waiting.sort(key=lambda s: s.shown_s)
+            waiting.sort(key=lambda s: s.shown.at_s)
             for session in waiting[: max(0, room)]:
                 session.following = True
                 self._faces.submit(self._follow, session)
@@ -155,14 +167,14 @@ class Worker:
     def _follow(self, session: Session) -> None:
         try:
             self._hold_on()
-            frame = session.incoming.take()
+            frame = session.slots.incoming.take()
             if frame is not None:
                 began = time.perf_counter()
                 face = session.follower.follow(frame.decode(), frame.at_s)
                 now = time.perf_counter()
                 self._faces_s += _LEARN * (now - began - self._faces_s)
                 session.ready_s = now
-                session.ready.put(Ready(frame, face, began - frame.at_s, now - began, now))
+                session.slots.ready.put(Ready(frame, face, began - frame.at_s, now - began, now))
                 self._say_face(session, face.found)
                 self._mind_neutral(session, face, frame.at_s)
         except InputError as error:
@@ -175,7 +187,7 @@ class Worker:
             with self._changed:
                 session.following = False
                 if session.closed:
-                    session.ready.take()
+                    session.slots.ready.take()
                 self._changed.notify_all()
             self._follow_next()
 
@@ -202,7 +214,7 @@ class Worker:
         with self._changed:
             if session.closed or session.neutral_wish is not wish:  # taken back meanwhile
                 return
-            session.neutral_wish, session.neutral, session.stale = None, neutral, True
+            session.neutral_wish, session.neutral, session.shown.stale = None, neutral, True
         session.tell_neutral(by_itself=True)
 
     def _run(self) -> None:
@@ -224,17 +236,17 @@ class Worker:
     def _due(self) -> list[tuple[float, Session]]:
         """Sessions with something for the network, the one that waits longest first."""
         now = time.perf_counter()
-        ready = [(s.ready_s, s) for s in self._sessions.values() if s.ready]
+        ready = [(s.ready_s, s) for s in self._sessions.values() if s.slots.ready]
         # New views of faces that hold still come when nothing else does, or have waited long.
         patience_s = _STILL_S if ready else VIEW_S
-        views = [(s.shown_s + _STILL_S, s) for s in self._sessions.values() if self._wants_view(s, now - patience_s)]
+        views = [(s.shown.at_s + _STILL_S, s) for s in self._sessions.values() if self._wants_view(s, now - patience_s)]
         return sorted([*ready, *views], key=lambda entry: entry[0])[: self._engine.most_batch]
 
     def _wants_view(self, session: Session, shown_before_s: float) -> bool:
-        if session.last is None or session.ready or not (session.stale or session.settings.orbit):
+        if session.shown.ready is None or session.slots.ready or not (session.shown.stale or session.settings.orbit):
             return False
-        still = session.last.arrived is None or session.last.at_s < time.perf_counter() - _STILL_S
-        return still and not session.results and session.shown_s <= shown_before_s
+        still = session.shown.ready.arrived is None or session.shown.ready.at_s < time.perf_counter() - _STILL_S
+        return still and not session.slots.results and session.shown.at_s <= shown_before_s
 
     def _gather(self) -> list[tuple[Session, Portrait, Ready, bool]]:
         if len(self._due()) < self._engine.most_batch and self._engine.gather_s:
@@ -244,10 +256,10 @@ class Worker:
             )
         batch = []
         for _, session in self._due():
-            fresh = session.ready.take()
-            ready = fresh or session.last
+            fresh = session.slots.ready.take()
+            ready = fresh or session.shown.ready
             if ready is not None and session.portrait is not None:
-                session.last, session.stale, session.shown_s = ready, False, time.perf_counter()
+                session.shown.ready, session.shown.stale, session.shown.at_s = ready, False, time.perf_counter()
                 batch.append((session, session.portrait, ready, fresh is None))
         return batch
 
@@ -274,7 +286,7 @@ class Worker:
             self._admission.measured((now - began) / len(batch))
         for (session, portrait, ready, view), picture in zip(batch, pictures, strict=True):
             waited = 0.0 if view else ready.wait_s + began - ready.at_s
-            if session.computed.put(Computed(portrait, ready, view, picture, waited, now - began, now)):
+            if session.slots.computed.put(Computed(portrait, ready, view, picture, waited, now - began, now)):
                 self._metrics.dropped.labels("computed").inc()
             self._finish_next(session)
 
@@ -288,28 +300,28 @@ class Worker:
         pictures = []
         for request, (session, portrait, ready, view) in zip(requests, batch, strict=True):
             if not view:
-                session.head = None
+                session.shown.head = None
                 pictures.append(next(computed))
                 continue
             controls = request[-1]
             steering = controls.neck, controls.motion_strength, controls.gaze, id(controls.neutral)
             key = (id(ready), id(portrait.source), *steering)
-            head = session.head[1] if session.head is not None and session.head[0] == key else None
+            head = session.shown.head[1] if session.shown.head is not None and session.shown.head[0] == key else None
             picture, head = self._engine.view(request, head)
-            session.head = (key, head)
+            session.shown.head = (key, head)
             pictures.append(picture)
         return pictures
 
     def _finish_next(self, session: Session) -> None:
         with self._changed:
-            if session.finishing or session.closed or not session.computed or self._stopping:
+            if session.finishing or session.closed or not session.slots.computed or self._stopping:
                 return
             session.finishing = True
             self._finish.submit(self._finish_one, session)
 
     def _finish_one(self, session: Session) -> None:
         try:
-            done = session.computed.take()
+            done = session.slots.computed.take()
             if done is not None:
                 self._deliver(session, done)
         except Exception:
@@ -318,7 +330,7 @@ class Worker:
             with self._changed:
                 session.finishing = False
                 if session.closed:
-                    session.results.take()
+                    session.slots.results.take()
             self._finish_next(session)
 
     def _deliver(self, session: Session, done: Computed) -> None:
@@ -334,7 +346,7 @@ class Worker:
         number, clock_ms = (0, 0.0) if arrived is None else (arrived.number, arrived.clock_ms)
         result = Result(number, clock_ms, done.ready.face.found, done.view, picture, jpeg, parts, now)
         session.frames += not done.view
-        if session.results.put(result):
+        if session.slots.results.put(result):
             self._metrics.dropped.labels("sending").inc()
         session.deliver()
         self._record(session, done.portrait, picture, now)
@@ -356,7 +368,7 @@ class Worker:
 def _stuck(session: Session) -> bool:
     """Whether nobody takes its results: then a frame a second will do."""
     now = time.perf_counter()
-    return bool(session.results) and now - session.taken_s > _STUCK_S and now - session.shown_s < _STUCK_S
+    return bool(session.slots.results) and now - session.taken_s > _STUCK_S and now - session.shown.at_s < _STUCK_S
 
 
 def ended(pools: list[ThreadPoolExecutor], within_s: float) -> bool:

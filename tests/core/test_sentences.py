@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 import time
@@ -16,7 +15,6 @@ from triportrait.core.sentences import (
     bounded,
     json_text,
     literal,
-    say,
     shown,
 )
 
@@ -36,9 +34,6 @@ HOSTILE = {
 def test_what_is_not_printable_is_escaped(text, expected):
     assert shown(text) == expected
     assert str(InputError(f"a file: {text}; rename it")) == f"a file: {expected}; rename it"
-    stream = io.StringIO()
-    say(text, stream)
-    assert stream.getvalue() == expected + "\n"
     told = json_text({"name": text})
     assert told.isascii() and told.isprintable() and json.loads(told) == {"name": text}
 

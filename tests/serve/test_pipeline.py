@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 import triportrait
+from tests.serve.decoded import frames_of
 from tests.serve.faces import picture
 from tests.serve.making import make
-from tests.serve.test_reenact import frames_of
 from triportrait import Camera, Controls, InputError, Pipeline
 from triportrait.cli import main
 from triportrait.serve.faces.alignment import alignment_points

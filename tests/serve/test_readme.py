@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.serve.decoded import frames_of
 from tests.serve.making import make
-from tests.serve.test_reenact import frames_of
 from triportrait.cli import JOBS, main
 from triportrait.serve.media.pictures import read_picture
 

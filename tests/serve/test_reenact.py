@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import av
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.serve.decoded import frames_of
 from tests.serve.faces import parameters, picture
 from tests.serve.making import make, packets_of
 from triportrait.cli import main
@@ -21,11 +21,6 @@ from triportrait.serve import reenactor as reenactor_module
 from triportrait.serve.media.pictures import read_picture
 
 S = 128
-
-
-def frames_of(path: Path) -> np.ndarray:
-    with av.open(str(path)) as container:
-        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
 
 
 def test_a_photo_and_a_video_become_a_video_with_the_driving_sound(run, portrait_file, driving, tmp_path):
