@@ -98,7 +98,7 @@ class Pipeline:
         Raises:
             InputError: weights or device are not there, or the frame of the named precision is not as good.
         """
-        name = named_weights(None if weights is None else os.fspath(weights), _log_line)
+        name = named_weights(None if weights is None else os.fspath(weights), log_line)
         chosen = _device(device)
         began = time.perf_counter()
         reenactor = Reenactor(*load_weights(name, static), chosen, static)
@@ -304,7 +304,7 @@ class Pipeline:
         iterator = iter(frames)
         first = first_of(iterator)
         stamp = Stamp(
-            first.origin.picture.sha256(), self.weights, _log_line, watermark=watermark,
+            first.origin.picture.sha256(), self.weights, log_line, watermark=watermark,
             certificate=None if certificate is None else Path(certificate), key=None if key is None else Path(key),
             composite=first.origin.composite,
         )  # fmt: skip
@@ -460,13 +460,13 @@ def _put_back(first: AnimatedFrame, rest: Any) -> Iterable[AnimatedFrame]:
 
 def _device(device: str | torch.device) -> torch.device:
     if device in ("auto", "cpu", "cuda"):
-        return chosen_device(str(device), _log_line)
+        return chosen_device(str(device), log_line)
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise InputError(f"device: expected auto, cpu or cuda, got {device!r}; name one of them") from error
     if chosen.type == "cuda":
-        chosen_device("cuda", _log_line)
+        chosen_device("cuda", log_line)
         if chosen.index is not None and chosen.index >= torch.cuda.device_count():
             raise InputError(f"device: expected one of {torch.cuda.device_count()} CUDA devices, got {chosen}")
     elif chosen.type != "cpu":
@@ -474,7 +474,7 @@ def _device(device: str | torch.device) -> torch.device:
     return chosen
 
 
-def _log_line(line: str) -> None:
+def log_line(line: str) -> None:
     """Log a sentence of a function that still hands its sentences over."""
     if line.startswith("warning: "):
         logger.warning("%s", line.removeprefix("warning: "))

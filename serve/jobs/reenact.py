@@ -18,14 +18,13 @@ from tqdm import tqdm
 
 from triportrait.core.cards import chosen_device
 from triportrait.core.errors import InputError
-from triportrait.core.sentences import say
 from triportrait.core.weights import DEMO, named_weights
 from triportrait.serve.animation import AnimatedFrame, Options, check_face_number
 from triportrait.serve.faces.providers import FaceKind, LazyProvider
 from triportrait.serve.inputs import DrivingFrames, Frames, SourcePicture, find_source
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.video import VIDEO_ENDINGS, check_output
-from triportrait.serve.pipeline import Pipeline
+from triportrait.serve.pipeline import Pipeline, log_line
 from triportrait.serve.precision import Precision
 from triportrait.serve.reenactor import Controls
 from triportrait.serve.saving import WRITTEN_PICTURES, is_picture_name, write_frames
@@ -98,7 +97,7 @@ class Reenact:
     def run(self) -> None:
         """Check everything, prepare the source once, then stream the frames."""
         options = self._options()
-        device = chosen_device(self.device, say)
+        device = chosen_device(self.device, log_line)
         share_cores(device)
         driving = DrivingFrames.open(self.driving, self.driving_params, self.frames)
         source_file = find_source(self.source, self.source_params)
@@ -111,8 +110,8 @@ class Reenact:
             if driving.known is None and (provider := finder()) is not None:
                 driving.look(provider, options.frames, must_show_faces, _look_bar)
             stamp = Stamp(
-                source.sha256(), weights, say, watermark=self.watermark, certificate=self.certificate, key=self.key,
-                composite=self.paste_back or self.side_by_side,
+                source.sha256(), weights, log_line, watermark=self.watermark,
+                certificate=self.certificate, key=self.key, composite=self.paste_back or self.side_by_side,
             )  # fmt: skip
             pipeline = stack.enter_context(
                 Pipeline.from_pretrained(
