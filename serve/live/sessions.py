@@ -128,10 +128,10 @@ class LastShown:
 class Session:
     """One page that is open.
 
-    Each part is written in one place: `settings`, `jpeg`, `choice` and `taken_s` on the event loop; `portrait`, `neutral`,
-    `neutral_wish`, `shown`, `closed`, `following` and `finishing` under the worker's lock; `ready_s` and `found` by the
-    thread that finds its face, and `frames` by the one that finishes its picture, of which there is one at a time;
-    `recording` under a lock of its own. `slots` may be used from everywhere.
+    Each part is written in one place: `settings`, `jpeg`, `choice` and `taken_s` on the event loop; `portrait`,
+    `neutral`, `neutral_wish`, `shown`, `closed`, `following` and `finishing` under the worker's lock; `ready_s` and
+    `found` by the thread that finds its face, and `frames` by the one that finishes its picture, of which there is one
+    at a time; `recording` under a lock of its own. `slots` may be used from everywhere.
 
     Args:
         follower: its face tracker.
