@@ -64,7 +64,7 @@ class Live:
     sessions: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
     """At most N sessions at a time. Default: as many as the device was measured to carry."""
     watermark: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
-    """Leave the invisible watermark out; the manifest of recordings says so."""
+    """Put the invisible watermark into every picture; --no-watermark leaves it out, and manifests say so."""
     certificate: Annotated[Path | None, tyro.conf.arg(metavar="PEM", help_behavior_hint="")] = None
     """Sign recordings with this certificate. Default: $TRIPORTRAIT_CERTIFICATE, else one made at first use."""
     key: Annotated[Path | None, tyro.conf.arg(metavar="PEM", help_behavior_hint="")] = None
@@ -72,7 +72,7 @@ class Live:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run."""
     precision: Precision = "auto"
-    """Of the networks; `auto` is bf16 (fp16 on older ones) on a GPU where a frame in it is as good, fp32 elsewhere."""
+    """The networks' numbers; `auto` is bf16 (fp16 on older GPUs) where a frame in it is as good, fp32 elsewhere."""
 
     def run(self) -> None:
         """Check, listen, load, measure, serve; Ctrl-C ends it."""

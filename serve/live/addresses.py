@@ -25,14 +25,14 @@ def own_addresses() -> list[str]:
     """Where other machines of the network reach this one: no loopback, and none that needs the name of an interface."""
     import ifaddr
 
-    found = []
+    addresses = set()
     for adapter in ifaddr.get_adapters():
-        for one in adapter.ips:
-            text = one.ip if isinstance(one.ip, str) else one.ip[0]
+        for entry in adapter.ips:
+            text = entry.ip if isinstance(entry.ip, str) else entry.ip[0]
             address = ipaddress.ip_address(text.partition("%")[0])
             if not address.is_loopback and not address.is_link_local:
-                found.append(str(address))
-    return sorted(set(found), key=lambda text: (":" in text, text))
+                addresses.add(str(address))
+    return sorted(addresses, key=lambda text: (":" in text, text))
 
 
 def addresses_to_open(host: str) -> list[str]:
@@ -43,5 +43,5 @@ def addresses_to_open(host: str) -> list[str]:
         return [host]
     if not bound.is_unspecified:
         return [str(bound)]
-    found = [text for text in own_addresses() if bound.version == 6 or ":" not in text]
-    return found or ["::1" if bound.version == 6 else "127.0.0.1"]
+    reachable = [text for text in own_addresses() if bound.version == 6 or ":" not in text]
+    return reachable or ["::1" if bound.version == 6 else "127.0.0.1"]

@@ -67,15 +67,15 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         name, site = "", None
         if host or not self._local:
-            found = _HOST.fullmatch(host)
-            if found is None or int(found[2] or 0) > 65535:
+            match = _HOST.fullmatch(host)
+            if match is None or int(match[2] or 0) > 65535:
                 return 400, "expected a Host and an Origin that are addresses, got others"
-            name = found[1]
+            name = match[1]
         if origin not in (None, "null"):
-            found = _ORIGIN.fullmatch(origin)
-            if found is None or _HOST.fullmatch(found[1]) is None:
+            match = _ORIGIN.fullmatch(origin)
+            if match is None or _HOST.fullmatch(match[1]) is None:
                 return 400, "expected a Host and an Origin that are addresses, got others"
-            site = found[1]
+            site = match[1]
         elif origin == "null":
             site = origin
         if self._local and not is_loopback(name):
@@ -127,8 +127,8 @@ async def _refuse(scope: Scope, send: Send, status: int, sentence: str) -> None:
 
 def _cookie_name(headers: dict[str, str]) -> str:
     """By the port that the visitor sees, which is that of a proxy where there is one."""
-    found = _HOST.fullmatch(headers.get("host", ""))
-    return COOKIE if found is None or found[2] is None else f"{COOKIE}_{int(found[2])}"
+    match = _HOST.fullmatch(headers.get("host", ""))
+    return COOKIE if match is None or match[2] is None else f"{COOKIE}_{int(match[2])}"
 
 
 async def _redirect(send: Send, cookie: str) -> None:

@@ -40,13 +40,13 @@ def checked_offer(sdp: object, address: str) -> str:
         if not line.startswith("a=candidate"):
             lines.append(line)
             continue
-        found = _CANDIDATE.fullmatch(line)
-        if found is None or int(found[3]) > 65535:
+        match = _CANDIDATE.fullmatch(line)
+        if match is None or int(match[3]) > 65535:
             raise _refused("candidates as browsers write them")
-        hidden = found[2].lower().endswith(".local")
-        for target in stand_in if hidden else [found[2]]:
+        hidden = match[2].lower().endswith(".local")
+        for target in stand_in if hidden else [match[2]]:
             if (hidden or plain(target) in allowed) and count < MOST_CANDIDATES:
-                lines.append(f"a=candidate:{found[1]} {target} {found[3]} {found[4]}")
+                lines.append(f"a=candidate:{match[1]} {target} {match[3]} {match[4]}")
                 count += 1
     offer = "\r\n".join(lines) + "\r\n"
     _check(offer)

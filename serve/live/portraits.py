@@ -89,10 +89,10 @@ class Portraits:
     async def _take_upload(self, session: Session, number: int, chunks: AsyncIterator[bytes]) -> dict[str, Any]:
         body = await uploads.read_body(chunks)
         image = await self.decoders.decode(body, PORTRAIT_PX)
-        told = await self._take(session, number, image, hashlib.sha256(body).hexdigest())
-        if told is None:
+        message = await self._take(session, number, image, hashlib.sha256(body).hexdigest())
+        if message is None:
             raise InputError("portrait: another one was chosen meanwhile, which is shown")
-        return told
+        return message
 
     async def take_example(self, session: Session, name: object) -> None:
         """Show a portrait of the package."""
@@ -101,9 +101,9 @@ class Portraits:
         number = ask(session)
         data = (EXAMPLES / f"{name}.jpg").read_bytes()
         image = await asyncio.get_running_loop().run_in_executor(self._threads, example_picture, name)
-        told = await self._take(session, number, image, hashlib.sha256(data).hexdigest())
-        if told is not None:
-            session.tell({**told, "example": name})
+        message = await self._take(session, number, image, hashlib.sha256(data).hexdigest())
+        if message is not None:
+            session.tell({**message, "example": name})
 
     async def _take(self, session: Session, number: int, image: np.ndarray, sha256: str) -> dict[str, Any] | None:
         """Let a session show another portrait.

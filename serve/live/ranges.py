@@ -25,10 +25,10 @@ def asked_range(header: str, size: int) -> tuple[int, int] | None:
     Raises:
         UnsatisfiableError: it lies behind the end.
     """
-    found = _RANGE.fullmatch(header)
-    if found is None:
+    match = _RANGE.fullmatch(header)
+    if match is None:
         return None
-    first, last, suffix = map(_number, found.groups())
+    first, last, suffix = map(_number, match.groups())
     if suffix is not None:
         if not suffix:
             raise UnsatisfiableError

@@ -203,24 +203,24 @@ class LiveServer:
         from starlette.requests import ClientDisconnect
         from starlette.responses import JSONResponse
 
-        status, told = 200, {}
+        status, answer = 200, {}
         chunks = request.stream()
         try:
             connection = self.sessions.get(request.query_params.get("session", ""))
             if connection is None:
                 raise uploads.Refused(409, "portrait: its session has ended; reload the page")
-            told = await self.portraits.upload(connection.session, request.headers, chunks)
+            answer = await self.portraits.upload(connection.session, request.headers, chunks)
         except uploads.Refused as error:
-            status, told = error.status, {"sentence": str(error)}
+            status, answer = error.status, {"sentence": str(error)}
             with suppress(ClientDisconnect):
                 await uploads.drain(chunks)
         except InputError as error:
-            status, told = 422, {"sentence": str(error)}
+            status, answer = 422, {"sentence": str(error)}
         except ClientDisconnect:
             status = 499
         self.metrics.uploads.labels(str(status)).inc()
         # What is left of a body that was refused is not read.
-        return JSONResponse(told, status, {"connection": "close"} if status in (409, 413, 415) else None)
+        return JSONResponse(answer, status, {"connection": "close"} if status in (409, 413, 415) else None)
 
     async def _get_recording(self, request: Request) -> Response:
         from starlette.responses import FileResponse, PlainTextResponse
@@ -238,13 +238,13 @@ class LiveServer:
         from starlette.responses import JSONResponse
 
         alive = self.worker.alive
-        told = {
+        health = {
             "ok": alive,
             "sessions": self.admission.active,
             "capacity": self.admission.capacity,
             "waiting": self.places.waiting,
         }
-        return JSONResponse(told, 200 if alive else 503)
+        return JSONResponse(health, 200 if alive else 503)
 
     async def _get_metrics(self, request: Request) -> Response:
         from starlette.responses import Response
@@ -259,10 +259,10 @@ class LiveServer:
         from starlette.responses import PlainTextResponse
 
         path = request.url.path
-        found = self._files.get("/index.html" if path == "/" else path)
-        if found is None:
+        file = self._files.get("/index.html" if path == "/" else path)
+        if file is None:
             return PlainTextResponse("there is no such page here\n", 404)
-        return _ranged(request, *found)
+        return _ranged(request, *file)
 
 
 def _ranged(request: Request, data: bytes, kind: str) -> Response:
@@ -271,14 +271,14 @@ def _ranged(request: Request, data: bytes, kind: str) -> Response:
 
     headers = {"accept-ranges": "bytes"}
     try:
-        wanted = _wanted_range(request, len(data))
+        part = _wanted_range(request, len(data))
     except UnsatisfiableError:
         return Response(b"", 416, {**headers, "content-range": f"bytes */{len(data)}"}, media_type=kind)
-    if wanted is None:
+    if part is None:
         return Response(data, 200, headers, media_type=kind)
-    first, last = wanted
-    said = {**headers, "content-range": f"bytes {first}-{last}/{len(data)}"}
-    return Response(data[first : last + 1], 206, said, media_type=kind)
+    first, last = part
+    headers = {**headers, "content-range": f"bytes {first}-{last}/{len(data)}"}
+    return Response(data[first : last + 1], 206, headers, media_type=kind)
 
 
 def _wanted_range(request: Request, size: int) -> tuple[int, int] | None:

@@ -70,9 +70,9 @@ class Peer:
         from aiortc import RTCRtpReceiver, RTCSessionDescription
 
         offer = checked_offer(sdp, address)
-        known: Any = RTCRtpReceiver.getCapabilities("video")
+        capabilities: Any = RTCRtpReceiver.getCapabilities("video")
         transceiver = self._peer.addTransceiver(self._track, "sendrecv")
-        transceiver.setCodecPreferences([codec for codec in known.codecs if codec.mimeType in _CODECS])
+        transceiver.setCodecPreferences([codec for codec in capabilities.codecs if codec.mimeType in _CODECS])
         async with asyncio.timeout(_GATHER_S):
             await self._peer.setRemoteDescription(RTCSessionDescription(offer, "offer"))
             await self._peer.setLocalDescription(await self._peer.createAnswer())

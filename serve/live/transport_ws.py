@@ -81,7 +81,7 @@ class Connection:
         self._warned_s: float | None = None  # since when it knows that others want its place
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
-        self._told: dict[str, dict[str, Any]] = {}
+        self._unsent: dict[str, dict[str, Any]] = {}
         self._unshown: list[int] = []
         self._heard_s = self._frame_s = time.monotonic()
         self._garbage = 0
@@ -136,7 +136,7 @@ class Connection:
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a JSON message when the connection next can; of one kind only the newest."""
-        self._told[f"{message['is']} {message.get('about', '')}"] = message
+        self._unsent[f"{message['is']} {message.get('about', '')}"] = message
         self._wake.set()
 
     def _tell_from_anywhere(self, message: dict[str, Any]) -> None:
@@ -217,8 +217,8 @@ class Connection:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._told:
-                message = self._told.pop(next(iter(self._told)))
+            while self._unsent:
+                message = self._unsent.pop(next(iter(self._unsent)))
                 await self._leave(self._socket.send_text(json.dumps(message)))
             if len(self._unshown) < MOST_UNSHOWN and self.session.jpeg:
                 result = self.session.slots.results.take()

@@ -33,10 +33,16 @@ logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
 VIEW_S = 1 / 25  # between new views of a face that holds still
-_LEARN = 0.1  # of the running means, at each frame
-_EARLY, _SLACK = 0.9, 1.3  # a face is begun so that it is ready at 0.9 of a batch, were it to take 1.3 of its time
+_LEARN = 0.1  # how far one frame moves the running means
+# A face is begun so that it is ready at 0.9 of a batch, were it to take 1.3 of its time. Measured with sleeps for both
+# (network 67 ms, face 18 ms, each +-15 %, 30 frames per second in): 0 and 1.3 give 14.8 results per second, median age
+# 149 ms; 0.9 and 1.3 give 14.6 and 115 ms; 1.0 and 1.0 give 14.1 and 105 ms. Where the network is faster than the
+# frames come, all of them are alike.
+_EARLY, _SLACK = 0.9, 1.3
+# Two choices, not measured: a page that takes no result for so long gets a frame a second; a driving face counts as
+# still after some eight frames of a camera.
 _STUCK_S = 1.0
-_STILL_S = 0.25  # without a frame for so long it does
+_STILL_S = 0.25
 
 
 class Worker:
@@ -80,12 +86,12 @@ class Worker:
         return self._thread.is_alive()
 
     def join(self, session: Session) -> None:
-        """A session has begun."""
+        """Take in a session that has begun."""
         with self._changed:
             self._sessions[session.id] = session
 
     def leave(self, session: Session) -> None:
-        """A session has ended: nothing of it is kept."""
+        """Let go of a session that has ended: nothing of it is kept."""
         with self._changed:
             session.closed = True
             self._sessions.pop(session.id, None)
@@ -94,7 +100,7 @@ class Worker:
             session.shown = LastShown()
 
     def arrive(self, session: Session, frame: Arrived) -> None:
-        """A driving frame has come; from the event loop, costs nothing."""
+        """Take a driving frame that has come; called on the event loop, it costs nothing."""
         self._metrics.frames_in.inc()
         if session.portrait is None:
             return
@@ -103,12 +109,12 @@ class Worker:
         self._follow_next()
 
     def taken(self, session: Session) -> None:
-        """A result has left: there is room for the next."""
+        """Note that a result has left: there is room for the next."""
         session.taken_s = time.perf_counter()
         self._follow_next()
 
     def touch(self, session: Session) -> None:
-        """The sliders moved."""
+        """Note that the sliders moved."""
         with self._changed:
             session.shown.stale = True
             self._changed.notify_all()
@@ -130,7 +136,7 @@ class Worker:
         return future
 
     def show(self, session: Session, portrait: Portrait) -> None:
-        """A session has a portrait: show it at rest, then as frames come."""
+        """Show a session's portrait at rest, then as frames come."""
         with self._changed:
             if session.closed:
                 return
@@ -306,8 +312,8 @@ class Worker:
             controls = request[-1]
             steering = controls.neck, controls.motion_strength, controls.gaze, id(controls.neutral)
             key = (id(ready), id(portrait.source), *steering)
-            head = session.shown.head[1] if session.shown.head is not None and session.shown.head[0] == key else None
-            picture, head = self._engine.view(request, head)
+            last_key, last_head = session.shown.head or (None, None)
+            picture, head = self._engine.view(request, last_head if last_key == key else None)
             session.shown.head = (key, head)
             pictures.append(picture)
         return pictures

@@ -16,10 +16,10 @@ let settings = {}, changed = {}, sending = 0;
 
 listen('hello', hello => {
   for (const part of document.querySelectorAll('[data-needs]')) part.hidden = !hello.can[part.dataset.needs];
-  const kept = Object.keys(settings).length ? settings : recall('settings', {});
-  const known = Object.entries(hello.settings).filter(([name, value]) => fits(name, kept[name], value));
-  settings = {...hello.settings, ...Object.fromEntries(known.map(([name]) => [name, kept[name]]))};
-  if (known.length) say({do: 'settings', ...settings});
+  const wishes = Object.keys(settings).length ? settings : recall('settings', {});
+  const usable = Object.entries(hello.settings).filter(([name, value]) => fits(name, wishes[name], value));
+  settings = {...hello.settings, ...Object.fromEntries(usable.map(([name]) => [name, wishes[name]]))};
+  if (usable.length) say({do: 'settings', ...settings});
   for (const input of inputs) {
     if (input.type === 'range') [input.min, input.max] = hello.ranges[input.name];
     show(input);

@@ -86,19 +86,19 @@ function watchCamera() {
 
 // `source`: the camera's id, or the file.
 export async function drive(kind, source = null) {
-  const mine = ++chosen;
+  const attempt = ++chosen;
   notice('driving', '');
   const address = {clip: () => '/examples/driving.mp4', file: () => URL.createObjectURL(source)}[kind];
   let video;
   try {
     video = kind === 'camera' ? await openCamera(source) : await opened(v => { v.src = address(); });
   } catch (error) {
-    if (mine !== chosen) return;
+    if (attempt !== chosen) return;
     showCameras();
     const sentence = error instanceof Unplayable ? error.message : CAMERA_SAYS[error.name];
     return notice('driving', sentence ?? `the camera failed (${error.name}); ${OTHERWISE}`, 15);
   }
-  if (mine !== chosen) return discard(video); // something else was chosen since
+  if (attempt !== chosen) return discard(video); // something else was chosen since
   discard(driver.video);
   video.id = 'driving';
   driver.video.replaceWith(video);
@@ -130,9 +130,9 @@ function stop() {
 // Which cameras there are is told only once one is allowed.
 async function showCameras() {
   const all = await navigator.mediaDevices?.enumerateDevices?.().catch(() => []) ?? [];
-  const known = all.filter(({kind, deviceId}) => kind === 'videoinput' && deviceId);
-  $('cameras').replaceChildren(...known.map(({deviceId, label}, i) => new Option(label || `camera ${i + 1}`, deviceId)));
-  $('which').hidden = known.length < 2;
+  const cameras = all.filter(({kind, deviceId}) => kind === 'videoinput' && deviceId);
+  $('cameras').replaceChildren(...cameras.map(({deviceId, label}, i) => new Option(label || `camera ${i + 1}`, deviceId)));
+  $('which').hidden = cameras.length < 2;
   $('cameras').value = camera()?.getSettings().deviceId ?? '';
 }
 navigator.mediaDevices?.addEventListener?.('devicechange', () => { if (driver.kind === 'camera') showCameras(); });

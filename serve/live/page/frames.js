@@ -38,7 +38,7 @@ results.answered = number => {
   answered = Math.max(answered, number);
   lastAnswer = performance.now();
   const capture = captures.get(number) ?? 0;
-  for (const known of captures.keys()) if (known <= number) captures.delete(known);
+  for (const earlier of captures.keys()) if (earlier <= number) captures.delete(earlier);
   return capture;
 };
 
@@ -109,23 +109,23 @@ async function callUp() {
   if (peer || !session.hello || !driver.kind || query.get('transport') === 'websocket') return;
   if (!window.RTCPeerConnection || !grab.captureStream) return;
   take();
-  const mine = peer = new RTCPeerConnection({iceServers: []});
-  const patience = setTimeout(() => { if (results.way !== 'webrtc' && peer === mine) hangUp(true); }, RTC_PATIENCE_MS);
-  mine.onconnectionstatechange = () => {
-    if (['failed', 'disconnected'].includes(mine.connectionState) && peer === mine) hangUp(true);
+  const connection = peer = new RTCPeerConnection({iceServers: []});
+  const patience = setTimeout(() => { if (results.way !== 'webrtc' && peer === connection) hangUp(true); }, RTC_PATIENCE_MS);
+  connection.onconnectionstatechange = () => {
+    if (['failed', 'disconnected'].includes(connection.connectionState) && peer === connection) hangUp(true);
   };
-  mine.ontrack = event => showRemote(mine, event.track, patience);
-  const numbers = mine.createDataChannel('numbers', {ordered: false, maxRetransmits: 0});
+  connection.ontrack = event => showRemote(connection, event.track, patience);
+  const numbers = connection.createDataChannel('numbers', {ordered: false, maxRetransmits: 0});
   numbers.binaryType = 'arraybuffer';
   numbers.onmessage = event => { streamed = 0; countStreamed(readHead(event.data)); };
   [outgoing] = grab.captureStream(0).getVideoTracks();
-  mine.addTrack(outgoing);
-  await mine.setLocalDescription();
-  if (mine.iceGatheringState !== 'complete') await new Promise(done => {
-    mine.onicegatheringstatechange = () => mine.iceGatheringState === 'complete' && done();
+  connection.addTrack(outgoing);
+  await connection.setLocalDescription();
+  if (connection.iceGatheringState !== 'complete') await new Promise(done => {
+    connection.onicegatheringstatechange = () => connection.iceGatheringState === 'complete' && done();
     setTimeout(done, 1500);
   });
-  if (peer === mine) say({do: 'offer', sdp: mine.localDescription.sdp});
+  if (peer === connection) say({do: 'offer', sdp: connection.localDescription.sdp});
 }
 
 async function answer({sdp, sentence}) {
@@ -133,14 +133,14 @@ async function answer({sdp, sentence}) {
   try { await peer?.setRemoteDescription({type: 'answer', sdp}); } catch { hangUp(true); }
 }
 
-function showRemote(mine, track, patience) {
+function showRemote(connection, track, patience) {
   remote = document.createElement('video');
   remote.muted = remote.playsInline = true;
   remote.srcObject = new MediaStream([track]);
   remote.play().catch(() => {});
   const element = remote;
   const next = () => {
-    if (peer !== mine || remote !== element) return;
+    if (peer !== connection || remote !== element) return;
     if (results.way !== 'webrtc') { clearTimeout(patience); setWay('webrtc'); }
     draw(element, element.videoWidth || session.hello.side_px);
     element.requestVideoFrameCallback(next);
@@ -148,13 +148,13 @@ function showRemote(mine, track, patience) {
   if (element.requestVideoFrameCallback) element.requestVideoFrameCallback(next); else hangUp(true);
 }
 
-function hangUp(told = false) {
+function hangUp(failed = false) {
   if (!peer) return;
   peer.close();
   peer = remote = null;
   begin();
   setWay(session.hello ? 'websocket' : '');
-  if (!told) return;
+  if (!failed) return;
   say({do: 'websocket'});
   notice('transport', 'WebRTC did not come about; pictures go over a WebSocket', 8);
   query.set('transport', 'websocket');

@@ -15,9 +15,9 @@ let own = [];    // {file, crop}, the newest first
 let wished = 0;  // portraits asked for
 
 listen('hello', ({examples}) => {
-  const known = recall('example', examples[0]);
+  const remembered = recall('example', examples[0]);
   showChoices();
-  choose(shown.file || shown.example ? shown : {example: examples.includes(known) ? known : examples[0], file: null});
+  choose(shown.file || shown.example ? shown : {example: examples.includes(remembered) ? remembered : examples[0], file: null});
 });
 listen('lost', () => { wished += 1; }); // what is on its way belongs to the session that has ended
 listen('portrait', ({crop, sentence, example}) => {
@@ -41,19 +41,19 @@ async function choose(choice) {
   if (!isPicture(file)) return refused(`${file.name} is no picture; choose a JPEG or a PNG`);
   if (file.size > session.hello.most_bytes)
     return refused(`${file.name} is larger than ${session.hello.most_bytes >> 20} MB; make it smaller`);
-  const mine = ++wished;
+  const attempt = ++wished;
   drop.classList.add('busy');
   try {
     const response = await fetch(`/portrait?session=${session.hello.session}`,
       {method: 'POST', body: file, headers: {'content-type': file.type || 'image/jpeg'}});
-    const told = await response.json();
-    if (mine !== wished) return; // the server shows what was asked for last
-    if (!response.ok) return refused(told.sentence ?? `the server refused it (${response.status}); try another file`);
-    own = [{file, crop: told.crop}, ...own.filter(known => known.file !== file)].slice(0, MOST_OWN);
+    const reply = await response.json();
+    if (attempt !== wished) return; // the server shows what was asked for last
+    if (!response.ok) return refused(reply.sentence ?? `the server refused it (${response.status}); try another file`);
+    own = [{file, crop: reply.crop}, ...own.filter(photo => photo.file !== file)].slice(0, MOST_OWN);
     keep(choice);
-    emit('portrait', told);
+    emit('portrait', reply);
   } catch {
-    if (mine === wished) refused('the portrait did not reach the server; try again');
+    if (attempt === wished) refused('the portrait did not reach the server; try again');
   } finally {
     drop.classList.remove('busy');
   }
@@ -73,15 +73,15 @@ function keep(choice) {
 function showChoices() {
   const focused = document.activeElement?.dataset?.name;
   const button = (name, label, source, choice) => {
-    const made = document.createElement('button'), image = document.createElement('img');
+    const element = document.createElement('button'), image = document.createElement('img');
     Object.assign(image, {src: source, alt: ''});
-    made.type = 'button';
-    made.dataset.name = name;
-    made.setAttribute('aria-label', label);
-    made.setAttribute('aria-pressed', choice.file ? shown.file === choice.file : shown.example === choice.example);
-    made.append(image);
-    made.onclick = () => choose(choice);
-    return made;
+    element.type = 'button';
+    element.dataset.name = name;
+    element.setAttribute('aria-label', label);
+    element.setAttribute('aria-pressed', choice.file ? shown.file === choice.file : shown.example === choice.example);
+    element.append(image);
+    element.onclick = () => choose(choice);
+    return element;
   };
   $('examples').replaceChildren(...(session.hello?.examples ?? []).map(
     name => button(name, name.replace('-', ' '), `/examples/${name}.jpg`, {example: name, file: null})));
