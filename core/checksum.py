@@ -10,7 +10,7 @@ from triportrait.core.files import opened
 
 
 def sha256(path: Path) -> str:
-    """Of a file's contents, in hexadecimal.
+    """Return the SHA-256 of a file's contents, in hexadecimal.
 
     Raises: `OSError` for what cannot be read, `InputError` for what is no regular file.
     """

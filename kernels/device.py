@@ -15,7 +15,7 @@ def lift(x):
 
 @triton.jit
 def softplus(x, EXACT: tl.constexpr):
-    """log(1 + e^x).
+    """Return log(1 + e^x).
 
     EXACT takes `tl.log`: float64, and gradients that are checked by finite differences, need it. Otherwise one special
     function and a polynomial for log1p on [0, 1] are enough, 4e-7 off at most and 5e-6 of the value: `tl.log` is 25

@@ -1,4 +1,4 @@
-"""triportrait: one portrait and a driving video become a talking 3D head (Portrait4D-v2 as an engine).
+"""One portrait and a driving video become a talking 3D head (Portrait4D-v2 as an engine).
 
 `Pipeline` animates a portrait from Python; see docs/python.md. The names below are loaded when they are first used, so
 that importing the package needs no torch.

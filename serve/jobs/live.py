@@ -26,7 +26,7 @@ from triportrait.serve.live.addresses import addresses_to_open, is_loopback
 from triportrait.serve.live.admission import PACE_FPS, Admission
 from triportrait.serve.live.engine import Engine
 from triportrait.serve.live.knowledge import knowledge
-from triportrait.serve.live.logs import fields, start_logs
+from triportrait.serve.live.logs import fields, json_logs
 from triportrait.serve.live.metrics import Metrics
 from triportrait.serve.live.recording import Recordings
 from triportrait.serve.live.server import LiveServer
@@ -80,8 +80,7 @@ class Live:
         token = given_token(self.token, self.token_file)
         if token is None and not is_loopback(self.host):
             token = secrets.token_urlsafe(24)
-        with bind(self.host, self.port) as bound:
-            start_logs()
+        with bind(self.host, self.port) as bound, json_logs():
             if self.token is not None:
                 logger.warning(
                     "--token: others of this machine see it in the list of processes; use --token-file or "

@@ -26,7 +26,7 @@ _NICE = 5
 
 
 def shrunk(image: np.ndarray, longest_px: int) -> np.ndarray:
-    """uint8 [H, W, 3], made smaller where its longer side is above `longest_px`."""
+    """Return a picture, uint8 [H, W, 3], made smaller where its longer side is above `longest_px`."""
     height, width = image.shape[:2]
     longest = max(height, width)
     if longest <= longest_px:

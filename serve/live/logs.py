@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from triportrait.core.log_lines import JsonLines, StandardError
 
+_NOISY = ("aioice", "aiortc", "uvicorn.error")  # they log every connection that a browser drops
 
-def start_logs() -> None:
-    """From now on show what triportrait logs, and the warnings of the libraries, as JSON lines.
 
-    The handler of the command, which shows sentences, gives way.
+@contextmanager
+def json_logs() -> Iterator[None]:
+    """While a server runs, show what triportrait logs, and the warnings of the libraries, as JSON lines.
+
+    The handlers that were there, such as the command's for sentences, give way until then.
     """
-    root = logging.getLogger()
-    root.handlers = [StandardError(JsonLines())]
+    root, ours = logging.getLogger(), logging.getLogger("triportrait")
+    noisy = [logging.getLogger(name) for name in _NOISY]
+    before = root.handlers, root.level, ours.handlers, [logger.level for logger in noisy]
+    root.handlers, ours.handlers = [StandardError(JsonLines())], []
     root.setLevel(logging.WARNING)
-    logging.getLogger("triportrait").handlers = []
-    for name in ("aioice", "aiortc", "uvicorn.error"):  # they tell of every connection that a browser drops
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for logger in noisy:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.handlers, _, ours.handlers, levels = before
+        root.setLevel(before[1])
+        for logger, level in zip(noisy, levels, strict=True):
+            logger.setLevel(level)
 
 
 def fields(**values: object) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""uvicorn as we want it: one socket, deadlines for silent connections, a stop within seconds."""
+"""Run uvicorn as we want it: one socket, deadlines for silent connections, a stop within seconds."""
 
 from __future__ import annotations
 

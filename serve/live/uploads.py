@@ -74,7 +74,7 @@ async def drain(chunks: AsyncIterator[bytes]) -> None:
 
 
 def decode(body: bytes) -> np.ndarray:
-    """uint8 [H, W, 3] of a portrait; what would take long is refused by its structure.
+    """Decode a portrait to uint8 [H, W, 3]; what would take long is refused by its structure.
 
     Raises:
         InputError: what is wrong with it.

@@ -210,8 +210,6 @@ from triportrait.serve.live import decoding, transport_ws
 from triportrait.serve.live.engine import Engine
 transport_ws.decode_jpeg = lambda data: threading.Event().wait()
 decoding.command = lambda: [sys.executable, "-c", "import time; time.sleep(1000)"]
-prepare = Engine.prepare
-Engine.prepare = lambda *given: prepare(*given) if not hasattr(Engine, "stuck") else threading.Event().wait()
 crop = Engine.crop_portrait
 def cropping(engine, image):
     found = crop(engine, image)

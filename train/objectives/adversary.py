@@ -83,14 +83,14 @@ def adversarial_loss(
 
 
 def generator_term(discriminator: Discriminator, fake_input: DiscriminatorInput) -> Tensor:
-    """softplus(-D(fake)) [B]: small where the discriminator takes a fake for real."""
+    """Return softplus(-D(fake)) [B]: small where the discriminator takes a fake for real."""
     return F.softplus(-discriminator(*fake_input.values()))[:, 0]
 
 
 def discriminator_terms(
     discriminator: Discriminator, true: DiscriminatorInput, false: DiscriminatorInput
 ) -> dict[str, Tensor]:
-    """softplus(D(fake)) and softplus(-D(real)), each a mean over B."""
+    """Return softplus(D(fake)) and softplus(-D(real)), each a mean over B."""
     return {
         "D fake": F.softplus(discriminator(*false.values())).mean(),
         "D real": F.softplus(-discriminator(*true.values())).mean(),

@@ -66,7 +66,7 @@ class Stamp:
             logger.info("no manifest is written: %s", self.unsigned)
 
     def for_source(self, source_sha256: str) -> Stamp:
-        """The same stamp for another portrait."""
+        """Return a stamp for another portrait that is like this one otherwise."""
         stamp = copy(self)
         message = None if self._watermark is None else message_of(source_sha256)
         stamp._watermark = None if message is None else Watermark(message)

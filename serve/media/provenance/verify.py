@@ -56,7 +56,7 @@ class Verified:
         ]
 
     def values(self) -> dict[str, Any]:
-        """The same as plain JSON values."""
+        """Return it as plain JSON values."""
         found, read = self.manifest, self.watermark
         return {
             "file": str(self.path),

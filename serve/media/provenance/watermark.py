@@ -90,7 +90,7 @@ class Watermark:
 
     @torch.no_grad()
     def mark(self, image: Image) -> Image:
-        """The same picture, marked.
+        """Return the picture, marked.
 
         Args:
             image: uint8 [H, W, 3] RGB, or as a tensor on any device also [N, H, W, 3].
