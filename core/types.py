@@ -30,7 +30,7 @@ class Camera:
 
     @property
     def axis_distance(self) -> Tensor:
-        """[B] distance from the camera to the world's origin along the camera's axis (the origin's depth)."""
+        """Return the distance [B] from the camera to the world's origin along the camera's axis: the origin's depth."""
         rotation, position = self.world_from_camera[:, :3, :3], self.world_from_camera[:, :3, 3]
         return (rotation[:, :, 2] * position).sum(-1).abs()
 

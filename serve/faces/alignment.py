@@ -157,7 +157,7 @@ def middle_square(image: np.ndarray) -> Alignment:
 
 
 def alignment_points(points: np.ndarray) -> np.ndarray:
-    """[5, 2] alignment points off 68 landmarks [68, 2 or 3].
+    """Return the alignment points [5, 2] of 68 landmarks [68, 2 or 3].
 
     An eye is the middle between its corners: lids and pupils, by which the published files align, move it.
     """

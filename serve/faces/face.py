@@ -39,7 +39,7 @@ class Face:
 
     @property
     def centre(self) -> np.ndarray:
-        """[2] the middle of its landmarks' box."""
+        """Return the middle [2] of its landmarks' box."""
         return (self.points[:, :2].min(0) + self.points[:, :2].max(0)) / 2
 
 

@@ -80,7 +80,7 @@ class PasteBack:
 
     @property
     def size_px(self) -> tuple[int, int]:
-        """(width, height) of what comes out."""
+        """Return width and height of what comes out."""
         return self.picture.shape[1], self.picture.shape[0]
 
     def __call__(self, result: np.ndarray) -> np.ndarray:

@@ -40,14 +40,14 @@ UPRIGHT_IN_FLAME = (0.1184, 0.0029, 0.0035)
 
 
 def turn_of(face: Face) -> np.ndarray:
-    """[3, 3] the head's rotation, the identity for an upright head that looks at the camera."""
+    """Return the head's rotation [3, 3]; an upright head that looks at the camera has the identity."""
     if face.turn is not None:
         return matrix_of(face.turn)
     return rotation_between(FRONTAL, face.points[list(RIGID)].astype(np.float64) * (1.0, -1.0, -1.0))
 
 
 def rotation_between(reference: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """[3, 3] the rotation of a similarity that brings points [N, 3] nearest to others.
+    """Return the rotation [3, 3] of a similarity that brings points [N, 3] nearest to others.
 
     Where the other points lie in a plane they are taken as seen from far away, and the rotation is read off how the
     points' depths shift them (weak perspective).
@@ -68,7 +68,7 @@ def matrix_of(vector: np.ndarray) -> np.ndarray:
 
 
 def vector_of(matrix: np.ndarray) -> np.ndarray:
-    """[3, 3] -> its rotation vector [3], radians, shorter than π."""
+    """Return the vector [3] of a rotation [3, 3], radians, shorter than π."""
     w, *axis = _quaternion(matrix)
     length = float(np.linalg.norm(axis))
     return np.zeros(3) if length < 1e-12 else np.array(axis) / length * 2 * np.arctan2(length, w)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def shrink(picture: Tensor, size: int) -> Tensor:
-    """[B, C, S, S] -> [B, C, size, size]: each pixel is the mean of what it covers, the truth of a raw picture."""
+    """Shrink [B, C, S, S] to [B, C, size, size]: each pixel is the mean of what it covers, as of a raw picture."""
     if picture.shape[-1] == size:
         return picture
     return F.interpolate(picture, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
