@@ -86,7 +86,7 @@ def read_micro(path: Path, batches: dict[str, Any], handed_on: Any) -> KeptMicro
             card = parsed_json(file.metadata()["card"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         batch = rebuilt(batches[card["stage"]], card["batch"], tensors, "batch")
-        key = "handed_on" if "handed_on" in card else "made"  # as 0.1.0 wrote it
+        key = "handed_on" if "handed_on" in card else "made"  # as it was called before
         left = rebuilt(dict[str, handed_on], card[key], tensors, key)
         numbers = (int(card["number"]), card["stage"], card["phase"], int(card["images_seen"]))
         return KeptMicroBatch(*numbers, batch, left, tensors[RANDOM])

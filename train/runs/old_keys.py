@@ -1,6 +1,6 @@
-"""What runs that were begun by 0.1.0 call by other names: the keys of their config, and the kinds of their tensors.
+"""Keys of configs and kinds of tensors that had other names before 0.2.0, and their names of today.
 
-Runs, checkpoints and weights cards of 0.1.0 are read through this map, so that a run goes on bit by bit.
+Runs, checkpoints and weights cards that have all of today's fields under older names are read through this map, so that a run goes on bit by bit.
 """
 
 from __future__ import annotations
