@@ -103,7 +103,7 @@ def _numbers(
 ) -> dict[str, Any]:
     return {
         "provenance": trained.provenance,
-        "sha256": {path.name: sha256(path) for path in sorted(trained.folder.glob("*.safetensors"))},
+        "sha256": {path.name: sha256(path) for path in sorted(trained.folder.glob("[!.]*.safetensors"))},
         "cast": dataclasses.asdict(trained.cast),
         "protocol": dataclasses.asdict(plan),
         "groups": [result.numbers() for result in results],

@@ -98,6 +98,6 @@ class Stamp:
 def _checksums(weights: str) -> dict[str, str]:
     """SHA-256 of the networks in a weights folder; of none for weights made by a rule."""
     try:
-        return {path.name: sha256(path) for path in sorted(weights_folder(weights).glob("*.safetensors"))}
+        return {path.name: sha256(path) for path in sorted(weights_folder(weights).glob("[!.]*.safetensors"))}
     except OSError:  # refused with a better sentence where it is loaded
         return {}
