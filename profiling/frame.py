@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from triportrait.core.config import PRESETS, ModelConfig
+from triportrait.core.psnr import psnr
 from triportrait.kernels.dispatch import INTERPRETED, Backend
 from triportrait.profiling.machine import failure, measure, numerics, peak_MB, percentiles
 from triportrait.profiling.parts import Frame, make_frame, part_hooks
@@ -154,12 +154,8 @@ def _computed(way: Way, name: str, device: str) -> Iterator[None]:
 
 
 def _psnr(image: Tensor, truth: Tensor) -> float:
-    """PSNR in dB, the peak being the truth's range; 99 where they are equal."""
-    spread = (truth.max() - truth.min()).item() or 1.0
-    error = (image.float() - truth.float()).square().mean().item()
-    if not math.isfinite(error):
-        return 0.0
-    return 99.0 if error == 0 else min(99.0, 10 * math.log10(spread**2 / error))
+    """Return the PSNR in dB, the peak being the truth's range; 99 where they are equal."""
+    return min(99.0, psnr(image, truth, (truth.max() - truth.min()).item() or 1.0))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from triportrait.core.errors import InputError
+from triportrait.core.psnr import psnr
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.serve.crop import to_size
 from triportrait.serve.faces.face import AlignedFace
@@ -63,14 +63,6 @@ def use_precision(reenactor: Reenactor, precision: Precision) -> None:
         "half precision shows other pictures with these weights (%s, %g are wanted): fp32 it is, several times slower",
         ", ".join(measured), GATE_DB,
     )  # fmt: skip
-
-
-def psnr(image: Tensor, reference: Tensor) -> float:
-    """The PSNR of a picture, dB, both in [-1, 1] and clamped; 0 where one is not finite."""
-    error = (image.float().clamp(-1, 1) - reference.float().clamp(-1, 1)).square().mean().item()
-    if not math.isfinite(error):
-        return 0.0
-    return math.inf if error == 0 else 10 * math.log10(4 / error)
 
 
 def sample_picture(size_px: int) -> np.ndarray:
