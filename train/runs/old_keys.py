@@ -1,6 +1,7 @@
-"""Keys of configs and kinds of tensors that had other names before 0.2.0, and their names of today.
+"""Keys of configs and kinds of tensors that once had other names, and their names of today.
 
-Runs, checkpoints and weights cards that have all of today's fields under older names are read through this map, so that a run goes on bit by bit.
+Runs, checkpoints and weights cards that have all of today's fields under older names are read through this map, so
+that a run goes on bit by bit.
 """
 
 from __future__ import annotations
