@@ -35,7 +35,7 @@ def run(tmp_path) -> Path:
 
 
 def test_an_old_run_goes_on_as_it_would_have(run, tmp_path, monkeypatch):
-    """Three of six steps are older than the names, with both networks, R1, a growing ray grid and lazy regularisation."""
+    """Three of six steps are older, with both networks, R1, a growing ray grid and lazy regularisation."""
     monkeypatch.setattr(loop, "LOG_EVERY", 1)
     expected = json.loads((STORED / "goes_on_0_1_0.json").read_text())
     config: TrainConfig = rebuilt(TrainConfig, read_config(run), {}, "config")
