@@ -125,7 +125,8 @@ def test_no_cycles():
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_the_links_lead_to_the_folders(folder):
     link = ROOT / "triportrait" / folder
-    assert link.is_symlink() and link.resolve() == ROOT / folder
+    assert link.is_symlink()
+    assert link.resolve() == ROOT / folder
 
 
 def test_the_readme_s_tree_is_the_disk():

@@ -77,7 +77,9 @@ def on_cuda(width: int = 256, dtype: torch.dtype = torch.float32) -> None:
         query = torch.empty(2, 4096, 4, width, device="cuda", dtype=dtype)
         key, value = torch.empty(2, 64, 2, 4, width, device="cuda", dtype=dtype).unbind(2)
         result = attend(query, key, value)
-        assert result.shape == (2, 4096, 4 * width) and result.device.type == "cuda" and result.dtype == dtype
+        assert result.shape == (2, 4096, 4 * width)
+        assert result.device.type == "cuda"
+        assert result.dtype == dtype
 
 
 @pytest.fixture
@@ -108,7 +110,8 @@ def test_a_library_without_operators_is_not_used(width, loaded, dtype, xformers)
             on_cuda(width, dtype)
     assert len(stub.calls) == (0 if loaded is False else 1), "asked once"
     lines = [str(one.message) for one in said if one.category is RuntimeWarning]
-    assert len(lines) == (loaded is False) and all("does not load" in one for one in lines)
+    assert len(lines) == (loaded is False)
+    assert all("does not load" in one for one in lines)
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,14 @@ def test_sampled_cameras_are_rotations_that_look_at_their_pivot_from_the_ranges(
     torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).expand(500, 3, 3), atol=1e-5, rtol=0)
     assert (rotation.det() > 0).all()
     ranges, radius = LookAtRange(), position.norm(dim=-1)
-    assert radius.min() >= ranges.radius[0] - 1e-5 and radius.max() <= ranges.radius[1] + 1e-5
+    assert radius.min() >= ranges.radius[0] - 1e-5
+    assert radius.max() <= ranges.radius[1] + 1e-5
     yaw = torch.atan2(-position[:, 0], position[:, 2])
-    assert -0.78 <= yaw.min() < -0.7 and 0.7 < yaw.max() <= 0.78
+    assert -0.78 <= yaw.min() < -0.7
+    assert 0.7 < yaw.max() <= 0.78
     elevation = position[:, 1] / position.norm(dim=-1) * math.pi / 2  # undoes asin(2 pitch / π)
-    assert -0.25 - 1e-5 <= elevation.min() < -0.22 and 0.6 < elevation.max() <= 0.65 + 1e-5
+    assert -0.25 - 1e-5 <= elevation.min() < -0.22
+    assert 0.6 < elevation.max() <= 0.65 + 1e-5
     # somewhere at a z of 0.06 to 0.12 the optical axis is within the pivot's box
     towards = -rotation[:, :, 2]
     distances = []
@@ -85,8 +88,11 @@ def test_rays_run_from_top_left_in_reading_order():
     origins, directions = camera_rays(fixed_camera(), 4)
     assert origins[0, 0].tolist() == pytest.approx([0, 0.01, 4.2])
     first, last = directions[0, 0], directions[0, -1]
-    assert first[0] < 0 < first[1] and last[0] > 0 > last[1] and first[2] < 0
-    assert directions[0, 1, 0] > directions[0, 0, 0] and directions[0, 4, 1] < directions[0, 0, 1]
+    assert first[0] < 0 < first[1]
+    assert last[0] > 0 > last[1]
+    assert first[2] < 0
+    assert directions[0, 1, 0] > directions[0, 0, 0]
+    assert directions[0, 4, 1] < directions[0, 0, 1]
     torch.testing.assert_close(directions.norm(dim=-1), torch.ones(1, 16))
     # the outermost rays are half a cell inside the field of view of 12 degrees
     assert math.degrees(math.atan(-(first[0] / first[2]).item())) == pytest.approx(

@@ -38,8 +38,10 @@ def test_what_was_saved_comes_back(folder, tiny_portrait, motion_encoder):
     portrait = load_portrait(folder, "tiny")
     for name, tensor in tiny_portrait.state_dict().items():
         assert torch.equal(portrait.state_dict()[name], tensor), name
-    assert portrait.config == tiny() and not portrait.training
-    assert portrait.neck is not None and len(portrait.neck.mesh["coarse_faces"]) == len(flame_tables()["faces"])
+    assert portrait.config == tiny()
+    assert not portrait.training
+    assert portrait.neck is not None
+    assert len(portrait.neck.mesh["coarse_faces"]) == len(flame_tables()["faces"])
     crop = torch.rand(1, 3, 224, 224)
     assert torch.equal(load_motion_encoder(folder)(crop), motion_encoder(crop))
     assert json.loads((folder / "portrait.json").read_text())["provenance"] == {"file": "x.pkl"}

@@ -106,7 +106,8 @@ def test_a_whole_published_snapshot(tmp_path, flame, full_portrait, no_grad):
     assert file.stat().st_size > 900e6
     conversion = convert(file, tmp_path / "weights")
     file.unlink()
-    assert [part.kind for part in conversion.parts] == ["portrait", "discriminator"] and not conversion.warnings
+    assert [part.kind for part in conversion.parts] == ["portrait", "discriminator"]
+    assert not conversion.warnings
     portrait = load_portrait(tmp_path / "weights", "portrait4d_v2")
     for name, tensor in full_portrait.state_dict().items():
         assert torch.equal(portrait.state_dict()[name], tensor), name
@@ -116,9 +117,11 @@ def test_a_whole_published_snapshot(tmp_path, flame, full_portrait, no_grad):
     a, b = (p.reconstructor.detail_encoder(image) for p in (portrait, full_portrait))
     assert torch.equal(a, b)
     card = json.loads((tmp_path / "weights" / "portrait.json").read_text())
-    assert card["provenance"]["file"] == file.name and len(card["provenance"]["sha256"]) == 64
+    assert card["provenance"]["file"] == file.name
+    assert len(card["provenance"]["sha256"]) == 64
     assert card["provenance"]["settings"] == {"img_resolution": 512, "mot_dims": 548}
-    assert "licence" in card["provenance"] and card["config"]["preset"] == "portrait4d_v2"
+    assert "licence" in card["provenance"]
+    assert card["config"]["preset"] == "portrait4d_v2"
     assert {p.name for p in (tmp_path / "weights").iterdir()} == {
         "portrait.safetensors", "portrait.json", "discriminator.safetensors", "discriminator.json",
     }  # fmt: skip
@@ -144,7 +147,8 @@ def test_the_motion_encoder(tmp_path, motion_file, motion_encoder, no_grad):
 def test_arcface(tmp_path):
     torch.save(published_tensors("arcface"), tmp_path / "backbone.pth")
     (part,) = convert(tmp_path / "backbone.pth", tmp_path / "w").parts
-    assert part.kind == "arcface" and set(load_file(part.path)) == set(manifest("arcface"))
+    assert part.kind == "arcface"
+    assert set(load_file(part.path)) == set(manifest("arcface"))
 
 
 def test_a_flame_file(tmp_path, tiny_portrait):
@@ -152,7 +156,8 @@ def test_a_flame_file(tmp_path, tiny_portrait):
     file.write_bytes(pickles.dump(pickles.flame(), 2, pickles.Python2Pickler))
     (part,) = convert(file, tmp_path / "w").parts
     tables = load_file(part.path)
-    assert part.kind == "flame" and tables["pose_directions"].shape == (36, 3 * 5023)
+    assert part.kind == "flame"
+    assert tables["pose_directions"].shape == (36, 3 * 5023)
     source = torch.as_tensor(pickles.flame()["posedirs"])  # [U, 3, 36]
     torch.testing.assert_close(tables["pose_directions"][7].view(-1, 3), source[..., 7].float())
     save_weights(tmp_path / "w", "portrait", tiny_portrait.state_dict(), tiny_portrait.config, {})
@@ -264,7 +269,8 @@ def snapshot(tmp_path, small):
 class TestSnapshot:
     def test_as_it_is(self, snapshot):
         conversion = snapshot.convert()
-        assert [part.kind for part in conversion.parts] == ["portrait", "discriminator"] and not conversion.warnings
+        assert [part.kind for part in conversion.parts] == ["portrait", "discriminator"]
+        assert not conversion.warnings
         assert torch.equal(snapshot.written()["superres.style"], snapshot.portrait["w_avg"])
         assert not {"style", "ignored"} & set(snapshot.provenance())
 

@@ -84,7 +84,9 @@ def test_landmarks_are_in_512_pixels_whatever_the_picture():
 def test_outside_the_picture_is_grey_and_the_range_is_kept():
     far = landmarks_at(((-400.0, 0.0), (-300.0, 0.0), (-350.0, 120.0)))
     crop = motion_crop(torch.ones(1, 3, 512, 512), far)
-    assert crop.shape == (1, 3, 224, 224) and crop.abs().max() <= 1 and (crop == 0).float().mean() > 0.5
+    assert crop.shape == (1, 3, 224, 224)
+    assert crop.abs().max() <= 1
+    assert (crop == 0).float().mean() > 0.5
 
 
 def test_the_crop_is_a_bilinear_lookup_in_pixel_coordinates():

@@ -30,7 +30,8 @@ def packed(tmp_path, monkeypatch) -> Path:
 
 
 def test_the_folder_is_in_the_package():
-    assert Path(home.__file__).parent / "demo" == home.DEMO_FOLDER and home.DEMO_FOLDER.parent.name == "weights"
+    assert Path(home.__file__).parent / "demo" == home.DEMO_FOLDER
+    assert home.DEMO_FOLDER.parent.name == "weights"
 
 
 def test_demo_is_the_package_s_own_and_all_else_a_path(packed):
@@ -41,10 +42,12 @@ def test_demo_is_the_package_s_own_and_all_else_a_path(packed):
 
 def test_each_command_finds_them(packed):
     portrait, encoder = load_weights("demo")
-    assert portrait.config == little.model() and isinstance(encoder, SmallMotionEncoder)
+    assert portrait.config == little.model()
+    assert isinstance(encoder, SmallMotionEncoder)
     assert load_pair(packed)[0].config == portrait.config
     row = {finding.name: finding for finding in doctor.examine("demo")}["weights"]
-    assert row.verdict == "ok" and row.detail == f"{packed}: motion, portrait"
+    assert row.verdict == "ok"
+    assert row.detail == f"{packed}: motion, portrait"
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -68,7 +71,8 @@ def test_where_there_are_none_every_command_says_so(packed, tmp_path, capsys):
         assert lines[-1].startswith("triportrait: weights demo: expected the package's own weights, "), lines
     assert list(tmp_path.iterdir()) == []
     row = {finding.name: finding for finding in doctor.examine("demo")}["weights"]
-    assert row.verdict == "broken" and row.detail == lines[-1].removeprefix("triportrait: ")
+    assert row.verdict == "broken"
+    assert row.detail == lines[-1].removeprefix("triportrait: ")
 
 
 def test_a_photo_is_strange_to_them_and_reenact_says_so(packed, tmp_path, capsys, monkeypatch):

@@ -61,7 +61,8 @@ def test_a_file_is_read_whole_and_within_its_bound(tmp_path):
     (tmp_path / "file").write_bytes(b"123456")
     (tmp_path / "link").symlink_to("file")
     with opened(tmp_path / "link") as file:
-        assert os.get_blocking(file.fileno()) and file.read() == b"123456"
+        assert os.get_blocking(file.fileno())
+        assert file.read() == b"123456"
     assert read_bytes(tmp_path / "file", 6) == b"123456"
     with pytest.raises(InputError, match="expected at most 5 bytes, got 6; name another file"):
         read_bytes(tmp_path / "file", 5)

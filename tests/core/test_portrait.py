@@ -98,7 +98,8 @@ def test_empty_rays_have_gradients_of_zero(tiny_portrait):
     planes = torch.randn(1, 3, 64, 64, 16, requires_grad=True)
     samples = volume(planes, fixed_camera())
     (samples.depth * (samples.opacity > 0)).sum().backward()
-    assert planes.grad is not None and planes.grad.abs().max() == 0
+    assert planes.grad is not None
+    assert planes.grad.abs().max() == 0
 
 
 @torch.no_grad()
@@ -125,7 +126,8 @@ def test_a_rendering_shows_head_and_background_apart(tiny_portrait):
     expected = torch.nn.functional.interpolate(head.background, size=(20, 20), mode="bilinear", align_corners=False)
     assert torch.equal(view.background, expected)
     whole = view.foreground + (1 - view.opacity) * view.background
-    assert torch.equal(view.feature, 2 * whole - 1) and 0.2 < view.opacity.mean() < 0.9
+    assert torch.equal(view.feature, 2 * whole - 1)
+    assert 0.2 < view.opacity.mean() < 0.9
 
 
 @torch.no_grad()
@@ -206,7 +208,8 @@ def test_any_ray_grid_is_resized_before_super_resolution(tiny_portrait):
     v_s, v_d = motions()
     source = tiny_portrait.prepare(pictures(), v_s)
     rendering = tiny_portrait.render(tiny_portrait.reenact(source, Driving(v_d)), fixed_camera(), size=21)
-    assert rendering.raw_image.shape == (1, 3, 21, 21) and rendering.image.shape == (1, 3, 128, 128)
+    assert rendering.raw_image.shape == (1, 3, 21, 21)
+    assert rendering.image.shape == (1, 3, 128, 128)
 
 
 def test_gradients_reach_every_part_that_training_moves():

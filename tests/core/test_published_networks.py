@@ -86,7 +86,8 @@ def test_a_checkpoint(tmp_path: Path, nesting: tuple[str, ...], prefix: str, zip
     torch.save(root, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
     networks = read_networks(tmp_path / "x.pth")
     check_equal(networks[""].tensors, tensors)
-    assert networks[""].parameters == frozenset() and networks[""].kind == ""
+    assert networks[""].parameters == frozenset()
+    assert networks[""].kind == ""
 
 
 def test_a_prefix_that_not_all_names_have_stays(tmp_path: Path) -> None:

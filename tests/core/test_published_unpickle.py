@@ -84,7 +84,9 @@ def check_tensors(result: dict[str, Any], given: dict[str, Tensor]) -> None:
             assert value.dtype == tensor.dtype
             value, tensor = value.view(torch.int16), tensor.view(torch.int16)
         assert same_bits(value, tensor.contiguous()), name
-        assert value.is_contiguous() and value.device.type == "cpu" and not value.requires_grad
+        assert value.is_contiguous()
+        assert value.device.type == "cpu"
+        assert not value.requires_grad
     pointers = [value.data_ptr() for value in result.values() if value.numel()]
     assert len(set(pointers)) == len(pointers), "two tensors share memory"
 
@@ -125,7 +127,8 @@ def test_a_tensor_to_be_conjugated_or_negated_is_refused(tmp_path: Path, stored:
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain_values(tmp_path: Path, name: str, protocol: int) -> None:
     value = read(tmp_path / "x.pkl", pickle.dumps([PLAIN[name]], protocol))[0]
-    assert value == PLAIN[name] and repr(value)[:3] != "Rec"
+    assert value == PLAIN[name]
+    assert repr(value)[:3] != "Rec"
     if name == "ordered":
         assert list(value) == ["b", "a"]
 
@@ -135,14 +138,16 @@ def test_plain_values(tmp_path: Path, name: str, protocol: int) -> None:
 def test_arrays(tmp_path: Path, name: str, protocol: int) -> None:
     given = ARRAYS[name]
     value = read(tmp_path / "x.pkl", pickle.dumps([given], protocol))[0]
-    assert type(value) is np.ndarray and value.dtype == given.dtype.newbyteorder("=")
+    assert type(value) is np.ndarray
+    assert value.dtype == given.dtype.newbyteorder("=")
     np.testing.assert_array_equal(value, given)
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_numpy_numbers_are_plain(tmp_path: Path, protocol: int) -> None:
     value = read(tmp_path / "x.pkl", pickle.dumps([np.float32(0.5), np.int64(-3), np.bool_(True)], protocol))
-    assert value == [0.5, -3, True] and [type(item) for item in value] == [float, int, bool]
+    assert value == [0.5, -3, True]
+    assert [type(item) for item in value] == [float, int, bool]
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -150,7 +155,8 @@ def test_values_that_contain_themselves(tmp_path: Path, protocol: int) -> None:
     loop: list[Any] = [1]
     loop.append(loop)
     value = read(tmp_path / "x.pkl", pickle.dumps(loop, protocol))
-    assert value[0] == 1 and value[1] is value
+    assert value[0] == 1
+    assert value[1] is value
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -158,16 +164,19 @@ def test_foreign_objects_are_records(tmp_path: Path, protocol: int) -> None:
     thing = pickles.named("models.FLAME", "Config")()
     thing.__dict__.update(scale=3, kind=pickles.named("models.FLAME", "Kind"))
     value = read(tmp_path / "x.pkl", pickles.dump([thing, torch.float16, nn.ReLU], protocol))
-    assert type(value[0]) is Record and value[0].kind == "models.FLAME.Config"
+    assert type(value[0]) is Record
+    assert value[0].kind == "models.FLAME.Config"
     assert value[0].state == {"scale": 3, "kind": Global("models.FLAME.Kind")}
-    assert value[1] is torch.float16 and value[2] == Global("torch.nn.modules.activation.ReLU")
+    assert value[1] is torch.float16
+    assert value[2] == Global("torch.nn.modules.activation.ReLU")
 
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_dicts_and_lists_of_foreign_classes(tmp_path: Path, protocol: int) -> None:
     items = pickles.named("models.FLAME", "Items", list)([1, 2])
     value = read(tmp_path / "x.pkl", pickles.dump([pickles.EasyDict(a=1), items], protocol))
-    assert value[0].entries == {"a": 1} and value[1].elements == [1, 2]
+    assert value[0].entries == {"a": 1}
+    assert value[1].elements == [1, 2]
 
 
 def test_python_2_text_is_latin_1(tmp_path: Path) -> None:
@@ -177,7 +186,8 @@ def test_python_2_text_is_latin_1(tmp_path: Path) -> None:
 def test_old_opcodes(tmp_path: Path) -> None:
     body = b"(" + pickles.integer(1) + b"0" + b"(NN1" + b"(" + pickles.name("models.a", "B") + b"K\x02o2t"
     value = read(tmp_path / "x.pkl", pickles.finish(body))
-    assert [(part.kind, part.args) for part in value] == [("models.a.B", (2,))] * 2 and value[0] is value[1]
+    assert [(part.kind, part.args) for part in value] == [("models.a.B", (2,))] * 2
+    assert value[0] is value[1]
     instance = read(tmp_path / "x.pkl", b"(K\x05imodels.a\nB\n.")
     assert (instance.kind, instance.args) == ("models.a.B", (5,))
 
@@ -199,7 +209,8 @@ def test_an_object_with_a_module_in_an_old_archive(tmp_path: Path) -> None:
     file = io.BytesIO()
     torch.save(nn.Linear(2, 3), file, _use_new_zipfile_serialization=False)
     value = read(tmp_path / "x.pth", file.getvalue())
-    assert value.kind == "torch.nn.modules.linear.Linear" and value.state["_parameters"]["weight"].shape == (3, 2)
+    assert value.kind == "torch.nn.modules.linear.Linear"
+    assert value.state["_parameters"]["weight"].shape == (3, 2)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

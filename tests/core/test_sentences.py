@@ -35,7 +35,9 @@ def test_what_is_not_printable_is_escaped(text, expected):
     assert shown(text) == expected
     assert str(InputError(f"a file: {text}; rename it")) == f"a file: {expected}; rename it"
     told = json_text({"name": text})
-    assert told.isascii() and told.isprintable() and json.loads(told) == {"name": text}
+    assert told.isascii()
+    assert told.isprintable()
+    assert json.loads(told) == {"name": text}
 
 
 def test_letters_of_all_people_stay():
@@ -47,7 +49,9 @@ def test_a_long_text_loses_its_middle_and_says_how_much(unit):
     began = time.perf_counter()
     told = shown(f"begin {unit * 30_000_000} end")
     assert time.perf_counter() - began < 1  # 120 MB of memory are made and copied
-    assert len(told) <= LONGEST_PIECE and told.startswith("begin ") and told.endswith(" end")
+    assert len(told) <= LONGEST_PIECE
+    assert told.startswith("begin ")
+    assert told.endswith(" end")
     left = int(told.split("…(")[1].split(" ")[0].replace(",", ""))
     assert left == 30_000_010 - _kept(told, unit)
     assert shown(told) == told
@@ -65,7 +69,8 @@ def test_a_sentence_keeps_its_beginning_and_its_advice():
     error = InputError(f"w/portrait.safetensors: 1 unknown ({'x' * 3_000_000}); convert the right file")
     assert len(str(error)) <= LONGEST_SENTENCE
     assert str(error).startswith("w/portrait.safetensors: 1 unknown (xx")
-    assert str(error).endswith("; convert the right file") and "characters left out" in str(error)
+    assert str(error).endswith("; convert the right file")
+    assert "characters left out" in str(error)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
@@ -87,7 +92,8 @@ def test_values_of_any_size_are_short(value, expected):
 
 
 def test_a_text_is_told_from_a_number():
-    assert literal("48") == "'48'" and len(literal("x" * 10_000)) <= LONGEST_PIECE
+    assert literal("48") == "'48'"
+    assert len(literal("x" * 10_000)) <= LONGEST_PIECE
 
 
 def test_a_value_of_a_manifest_is_bounded():
@@ -95,4 +101,6 @@ def test_a_value_of_a_manifest_is_bounded():
     for _ in range(50):
         deep = {"k" * 1000: [deep] * 3}
     told = json_text(bounded({"wide": list(range(10_000)), "deep": deep, "text": "\x1b" * 10_000, "n": 10**100}))
-    assert len(told) < 20_000 and told.isprintable() and "9,950 entries left out" in told
+    assert len(told) < 20_000
+    assert told.isprintable()
+    assert "9,950 entries left out" in told

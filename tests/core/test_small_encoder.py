@@ -60,7 +60,8 @@ def test_every_weight_is_learned():
 def test_a_smaller_crop_shows_the_same():
     image = torch.nn.functional.interpolate(crops(2, 16), scale_factor=8, mode="bilinear")
     whole, small = motion_crop(image), motion_crop(image, size=48)
-    assert whole.shape == (2, 3, 224, 224) and small.shape == (2, 3, 48, 48)
+    assert whole.shape == (2, 3, 224, 224)
+    assert small.shape == (2, 3, 48, 48)
     torch.testing.assert_close(
         torch.nn.functional.interpolate(whole, 48, mode="bilinear", antialias=True), small, atol=0.05, rtol=0
     )
@@ -69,9 +70,11 @@ def test_a_smaller_crop_shows_the_same():
 
 def test_what_was_saved_comes_back(folder):
     loaded, encoder, crop = load_motion_encoder(folder), little.encoder(), crops(2, 32)
-    assert isinstance(loaded, SmallMotionEncoder) and loaded.to_dict() == encoder.to_dict()
+    assert isinstance(loaded, SmallMotionEncoder)
+    assert loaded.to_dict() == encoder.to_dict()
     assert torch.equal(loaded(crop), encoder(crop))
-    assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
+    assert not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
 
 
 def test_half_precision_is_lifted(tmp_path):

@@ -34,21 +34,24 @@ def test_it_gives_what_was_fitted_and_a_batch_is_its_members():
         expected = cubic(rotation[None])
         torch.testing.assert_close(batch.fine[row, ..., :3], expected.fine[0, ..., :3], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(batch.coarse[row], expected.coarse[0], rtol=1e-4, atol=1e-5)
-    assert batch.near_squared_distance == CONFIG.near_squared_distance and batch.box_side == 1.3
+    assert batch.near_squared_distance == CONFIG.near_squared_distance
+    assert batch.box_side == 1.3
     assert (batch.fine[..., 3] >= 0).all(), "a squared distance"
 
 
 def test_a_neck_that_turns_too_far_stays_at_the_limit():
     neck = TurningNeck(CONFIG, 1.3, fit_turning(cubic))
     far, limit = (turned(neck, torch.tensor([r])) for r in ((0.0, 3.0, -9.0), (0.0, LIMITS[1], -LIMITS[2])))
-    assert torch.equal(far.fine, limit.fine) and torch.equal(far.coarse, limit.coarse)
+    assert torch.equal(far.fine, limit.fine)
+    assert torch.equal(far.coarse, limit.coarse)
 
 
 def test_the_package_s_head_turns_and_a_straight_neck_moves_nothing():
     neck = load_portrait(demo_weights()).neck
     assert isinstance(neck, TurningNeck)
     straight, aside = (turned(neck, torch.tensor([r])) for r in ((0.0, 0.0, 0.0), (0.0, 0.3, 0.0)))
-    assert straight.fine[..., :3].abs().max() < 1e-6 and straight.coarse.abs().max() < 1e-6
+    assert straight.fine[..., :3].abs().max() < 1e-6
+    assert straight.coarse.abs().max() < 1e-6
     # a point in front of the nose came from where the head's turn by 0.3 rad about y had taken it
     nose = torch.tensor([0.0, 0.0, 0.35])
     i, j, k = ((nose / 1.3 + 0.5) * 12).floor().long().tolist()

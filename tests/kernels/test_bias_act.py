@@ -33,7 +33,8 @@ def test_the_layout_of_the_input_is_kept():
     last = x.contiguous(memory_format=torch.channels_last)
     with use_backend("triton"):
         result, plain = bias_leaky_relu(last, bias), bias_leaky_relu(x, bias)
-    assert result.is_contiguous(memory_format=torch.channels_last) and plain.is_contiguous()
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    assert plain.is_contiguous()
     assert torch.equal(result, plain)
 
 

@@ -49,7 +49,8 @@ def test_the_midpoint_averages_raw_densities_before_the_activation():
 
 def test_nothing_met_is_infinitely_far():
     _, depth, opacity = composite(torch.full((1, 1, 4), -1e4), torch.zeros(1, 1, 4, 1), torch.arange(4.0)[None, None])
-    assert opacity.item() == 0 and depth.item() == math.inf
+    assert opacity.item() == 0
+    assert depth.item() == math.inf
 
 
 def test_opaque_and_coincident_samples_stay_finite():
@@ -57,7 +58,8 @@ def test_opaque_and_coincident_samples_stay_finite():
     depths[..., 3] = depths[..., 2]
     for scale in (1e4, -1e4):
         pixel, _, opacity = composite(raw.sign() * scale, feature, depths)
-        assert pixel.isfinite().all() and (opacity <= 1 + 1e-5).all()
+        assert pixel.isfinite().all()
+        assert (opacity <= 1 + 1e-5).all()
 
 
 def test_a_batch_is_its_members():

@@ -33,7 +33,8 @@ def test_density_may_be_negative_and_features_stay_in_range():
     weights = weights._replace(density_bias=torch.tensor([-1000.0]))
     raw_density, feature = decode_field(planes * 100, points, weights)
     assert raw_density.min() < 0
-    assert feature.min() >= -0.001 and feature.max() <= 1.001
+    assert feature.min() >= -0.001
+    assert feature.max() <= 1.001
 
 
 def test_density_is_float32_for_half_planes():

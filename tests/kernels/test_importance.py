@@ -69,7 +69,8 @@ def test_depths_stay_between_the_midpoints_whatever_the_weights(S, N, scale, see
     uniforms[..., 0] = 1.0
     fine = importance_depths(depths, weights, uniforms)
     middles = (depths[..., 1:] + depths[..., :-1]) / 2
-    assert (fine >= middles[..., :1] - 1e-5).all() and (fine <= middles[..., -1:] + 1e-5).all()
+    assert (fine >= middles[..., :1] - 1e-5).all()
+    assert (fine <= middles[..., -1:] + 1e-5).all()
 
 
 def test_merge_keeps_values_with_their_depths():

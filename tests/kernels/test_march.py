@@ -222,7 +222,8 @@ def test_an_infinite_density_hides_what_is_behind_it_and_is_a_number():
     planes, rays, depths, N, weights = slab(float("inf"))
     with use_backend("triton"):
         feature, _, opacity = march_rays(planes, rays, depths, N, torch.ones(1), weights)
-    assert torch.equal(opacity, torch.ones(1, 5)) and feature.isfinite().all()
+    assert torch.equal(opacity, torch.ones(1, 5))
+    assert feature.isfinite().all()
 
 
 def test_without_a_warp_gradients_agree_too():
@@ -253,8 +254,10 @@ def test_what_has_no_gradient_may_not_ask_for_one():
 def test_the_scale_of_gradients_is_a_power_of_two(largest):
     both = torch.tensor([[1.0, 0.1], [largest, -largest / 3]])
     scales = _power_of_two((both, torch.zeros(2, 5)))
-    assert scales.shape == (2,) and scales[0] == 32
+    assert scales.shape == (2,)
+    assert scales[0] == 32
     scale = scales[1]
     exponent = torch.log2(scale.double()).item()
-    assert exponent == int(exponent) and scale.dtype == torch.float32
+    assert exponent == int(exponent)
+    assert scale.dtype == torch.float32
     assert exponent == 0 if largest == 0 or not math.isfinite(largest) else 32 <= largest * scale <= 64

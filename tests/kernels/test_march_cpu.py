@@ -45,7 +45,8 @@ def test_it_agrees_with_the_definition(name, sizes, called):
     assert called
     most = cpu.SKIPPED
     for one, other, allowed in zip(result, expected, (most, 2e-4, 1e-4), strict=True):
-        assert one.dtype == torch.float32 and one.shape == other.shape
+        assert one.dtype == torch.float32
+        assert one.shape == other.shape
         torch.testing.assert_close(one.double(), other, rtol=2e-4, atol=allowed)
 
 
@@ -55,7 +56,9 @@ def test_no_pixel_misses_more_than_may_be_left_out(monkeypatch, most):
     expected = truth("march", inputs)
     monkeypatch.setattr(cpu, "SKIPPED", most)
     off = [(one - other).abs().max() for one, other in zip(plain("march", inputs), expected, strict=True)]
-    assert off[0] < most + 1e-5 and off[1] < 1e-4 and off[2] < 1e-5
+    assert off[0] < most + 1e-5
+    assert off[1] < 1e-4
+    assert off[2] < 1e-5
     assert most < 0.1 or off[0] > 0.01, "something was left out"
 
 
@@ -77,7 +80,9 @@ def test_it_runs_only_in_inference_mode_and_where_nothing_else_was_asked_for(cal
     CASES["march"].op(planes, *inputs[1:])[0].sum().backward()
     with torch.no_grad():  # a frozen network that another one learns from
         CASES["march"].op(*inputs)
-    assert not called and planes.grad is not None and planes.grad.abs().max() > 0
+    assert not called
+    assert planes.grad is not None
+    assert planes.grad.abs().max() > 0
     plain("march", [planes, *inputs[1:]])
     assert called
 

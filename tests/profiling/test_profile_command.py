@@ -25,15 +25,19 @@ def refused(arguments, capsys):
 def test_kernels_are_timed_and_the_times_are_said_to_be_none(capsys):
     assert cli.main(["profile", "kernels", "--op", "composite", "--dtype", "fp32"]) == 0
     said = capsys.readouterr().out
-    assert "no performance" in said and "torch: " in said and "command: triportrait profile" in said
+    assert "no performance" in said
+    assert "torch: " in said
+    assert "command: triportrait profile" in said
     rows = [line for line in said.splitlines() if line.startswith("| composite")]
-    assert len(rows) == 2 and all(re.search(r"\| \d+\.\d+ \| - \| - \| \d+\.\d+ \|", row) for row in rows)
+    assert len(rows) == 2
+    assert all(re.search(r"\| \d+\.\d+ \| - \| - \| \d+\.\d+ \|", row) for row in rows)
 
 
 def test_a_frame_is_timed(capsys):
     assert cli.main(["profile", "frame"]) == 0
     said = capsys.readouterr().out
-    assert "no performance" in said and re.search(r"\| eager fp32 \| \d+\.\d+ / ", said)
+    assert "no performance" in said
+    assert re.search(r"\| eager fp32 \| \d+\.\d+ / ", said)
     ours = next(line for line in said.splitlines() if line.startswith("| ours |"))
     assert float(ours.split("|")[-2]) > frame.LEAST_DB["ours"]
 
@@ -49,7 +53,9 @@ def test_a_preset_on_a_cpu_has_rows_for_what_is_cached(capsys):
         for name in ("frame, source cached", "frame, nothing cached", "new view of cached planes")
     ]
     cached, whole, view = (float(cell.split("/")[0]) for cell in rows["ours on a CPU"][:3])
-    assert view < whole and cached > 0 and float(rows["ours on a CPU"][-2]) > frame.LEAST_DB["ours on a CPU"]
+    assert view < whole
+    assert cached > 0
+    assert float(rows["ours on a CPU"][-2]) > frame.LEAST_DB["ours on a CPU"]
 
 
 def test_a_kernel_that_does_not_agree_has_no_figure(monkeypatch, capsys):
@@ -67,7 +73,8 @@ def test_a_kernel_that_does_not_agree_has_no_figure(monkeypatch, capsys):
 def test_a_way_that_shows_another_picture_has_no_figure(monkeypatch):
     monkeypatch.setattr(frame, "LEAST_DB", {"ours": 1000.0})
     rows = {row["way"]: row for row in frame.bench(everything.model_here("cpu"), "cpu")}
-    assert "1000.0 are wanted" in rows["ours"]["red"] and "parts" not in rows["ours"]
+    assert "1000.0 are wanted" in rows["ours"]["red"]
+    assert "parts" not in rows["ours"]
 
 
 def test_all_figures_go_into_one_file(tmp_path, capsys, monkeypatch):
@@ -76,7 +83,8 @@ def test_all_figures_go_into_one_file(tmp_path, capsys, monkeypatch):
     out = tmp_path / "figures.json"
     assert cli.main(["profile", "all", str(out)]) == 0
     found = json.loads(out.read_text())
-    assert found["machine"]["note"] and found["machine"]["command"] == "triportrait profile all figures.json"
+    assert found["machine"]["note"]
+    assert found["machine"]["command"] == "triportrait profile all figures.json"
     assert found["work"]["tri-plane decoder"]["GFLOP"] == pytest.approx(847.2, rel=0.01)
     assert {row["operator"] for row in found["kernels"]} == set(small)
     assert not any("red" in row for row in (*found["kernels"], *found["frame"]))

@@ -51,7 +51,8 @@ def test_every_launch_compiles_without_spills_for_both_chips(name):
     assert {program["chip"] for _, _, program, *_ in rows} == {80, 90}
     for launch, dtype, program, faults, flop in rows:
         assert faults == [], launch
-        assert 16 <= program["registers"] <= 255 and program["programs"] >= 1
+        assert 16 <= program["registers"] <= 255
+        assert program["programs"] >= 1
         assert not program["stack"] or (launch, program["chip"]) in {(name, chip) for name, _, chip in SPILLS}
         if launch in VECTORS and dtype != "fp32":
             assert program["counts"]["load 16"] > 0, f"{launch}: loads are not of 16 bytes"
@@ -82,8 +83,10 @@ def test_faults_are_seen(monkeypatch):
     assert "shared memory are more than the chip has" in row(shared=200 << 10).faults()[0]
     assert "not one program fits" in row(programs=0).faults()[0]
     monkeypatch.setitem(SPILLS, (row().launch.name, "fp16", 80), "because")
-    assert row(spills=3).faults() == [] and "because" in table([row(spills=3)])
-    assert "| 2.00 | 3.000 |" in table([row()]) and "| - | - |" in table([row(loop=Work(1, 1, 1))])
+    assert row(spills=3).faults() == []
+    assert "because" in table([row(spills=3)])
+    assert "| 2.00 | 3.000 |" in table([row()])
+    assert "| - | - |" in table([row(loop=Work(1, 1, 1))])
     monkeypatch.setattr("triportrait.profiling.programs.PRODUCTS", {row().launch.name})
     assert "not on tensor cores" in row().faults()[0]
     assert row(counts={"mma": 4}).faults() == row(counts={"wgmma": 4}).faults() == []
@@ -103,7 +106,8 @@ def test_work_is_read_off_the_code():
         /*0070*/                   BRA `(.L_x_1);
     """
     instructions, around = _code(listing)
-    assert around == (1, 6) and len(instructions) == 8
+    assert around == (1, 6)
+    assert len(instructions) == 8
     loop = _work(instructions[slice(*around)], 4)
     assert loop == Work(5, 4 * 2 * 16 * 8 * (16 + 8) + 2 * 64 * 32 * 16, 2 * 128)
     assert _work(instructions[:1], 4) == Work(1, 0, 16 * 128)

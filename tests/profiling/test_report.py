@@ -38,9 +38,12 @@ def files(tmp_path):
 def test_tables_stand_between_the_markers_and_nothing_else_changes(files):
     report(*files)
     text = files[1].read_text()
-    assert text.startswith(f"before\n{BEGIN}\n") and text.endswith(f"{END}\nafter\n") and "old" not in text
+    assert text.startswith(f"before\n{BEGIN}\n")
+    assert text.endswith(f"{END}\nafter\n")
+    assert "old" not in text
     assert "| march | fp16 | forward | 30.000 | - | - | 1.500 | 20.0 |" in text
-    assert "| ours | 1.50 / 1.70 / 2.00 |" in text and "commit abc" in text
+    assert "| ours | 1.50 / 1.70 / 2.00 |" in text
+    assert "commit abc" in text
     report(*files)
     assert files[1].read_text() == text
 
@@ -49,7 +52,8 @@ def test_the_chart_has_a_bar_for_each_part_and_way(files):
     report(*files)
     picture = np.asarray(Image.open(files[2]))
     blue = (picture == (72, 128, 200)).all(-1)
-    assert blue.any() and (picture == (200, 60, 50)).all(-1).any()
+    assert blue.any()
+    assert (picture == (200, 60, 50)).all(-1).any()
     rows = np.flatnonzero(blue[60:].any(1))
     assert len(np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)) == 2, "two parts"
 
@@ -77,11 +81,13 @@ def test_figures_that_are_none_are_not_written(damage, files):
     before = files[1].read_text()
     with pytest.raises(InputError, match=said):
         report(*files)
-    assert files[1].read_text() == before and not files[2].exists()
+    assert files[1].read_text() == before
+    assert not files[2].exists()
 
 
 def test_a_readme_without_markers_is_refused(files):
     files[1].write_text("nothing here")
     with pytest.raises(InputError, match=f"expected {BEGIN} and then {END}, each once"):
         report(*files)
-    assert files[1].read_text() == "nothing here" and not files[2].exists()
+    assert files[1].read_text() == "nothing here"
+    assert not files[2].exists()

@@ -79,7 +79,8 @@ def running(sessions: int = 4, host: str = "127.0.0.1", token: str | None = None
         try:
             until = time.monotonic() + 20
             while not uvicorn.started:
-                assert time.monotonic() < until and thread.is_alive()
+                assert time.monotonic() < until
+                assert thread.is_alive()
                 time.sleep(0.01)
             yield Running(server, bound.getsockname()[1])
         finally:

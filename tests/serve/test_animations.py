@@ -46,10 +46,13 @@ def _save(path: Path, images: list[Image.Image], kind: str, **options: object) -
 def test_an_animated_webp_gives_all_its_frames() -> None:
     clip = open_clip(FILES / "animation.webp")
     frames = list(clip.frames())
-    assert [f.time_s for f in frames] == [k / 8 for k in range(8)] and clip.end_s == 1
+    assert [f.time_s for f in frames] == [k / 8 for k in range(8)]
+    assert clip.end_s == 1
     assert (clip.frame_count, clip.fps, clip.size_px, clip.warnings) == (8, 8, (128, 128), [])
     assert all(np.abs(a.image.astype(int) - b.image).mean() > 0.1 for a, b in pairwise(frames))
-    assert list(clip.frames(3))[-1].time_s == 0.25 and clip.end_s is None and clip.cut_s == Fraction(3, 8)
+    assert list(clip.frames(3))[-1].time_s == 0.25
+    assert clip.end_s is None
+    assert clip.cut_s == Fraction(3, 8)
 
 
 def test_the_last_frame_keeps_its_own_time() -> None:
@@ -69,10 +72,11 @@ def test_every_container_of_animations_under_any_name(tmp_path: Path, kind: str)
     clip = open_clip(path)
     frames = list(clip.frames())
     starts = np.cumsum([0, *durations]) / 1000
-    assert [f.time_s for f in frames] == pytest.approx(starts[:-1]) and float(clip.end_s or 0) == pytest.approx(
-        starts[-1]
-    )
-    assert not clip.is_pictures and clip.frame_count == 5 and clip.warnings == []
+    assert [f.time_s for f in frames] == pytest.approx(starts[:-1])
+    assert float(clip.end_s or 0) == pytest.approx(starts[-1])
+    assert not clip.is_pictures
+    assert clip.frame_count == 5
+    assert clip.warnings == []
     for frame, image in zip(frames, wanted, strict=True):
         assert np.abs(frame.image - _on_white(image)).max() <= (3 if kind == "AVIF" else 0)
     words: list[str] = []
@@ -116,7 +120,8 @@ def test_frames_of_a_gif_are_what_libav_composes(tmp_path: Path, disposal: int) 
 def test_times_too_short_to_be_meant_are_those_of_browsers(tmp_path: Path) -> None:
     path = _save(tmp_path / "a.gif", _frames(4), "GIF", duration=[0, 10, 20, 30])
     clip = open_clip(path)
-    assert [f.time_s for f in clip.frames()] == pytest.approx([0, 0.1, 0.2, 0.22]) and clip.end_s == Fraction(1, 4)
+    assert [f.time_s for f in clip.frames()] == pytest.approx([0, 0.1, 0.2, 0.22])
+    assert clip.end_s == Fraction(1, 4)
 
 
 def test_damage_costs_frames_and_is_told(tmp_path: Path) -> None:
@@ -124,12 +129,14 @@ def test_damage_costs_frames_and_is_told(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.7)])
     clip = open_clip(path)
     count = len(list(clip.frames()))
-    assert 2 <= count < 6 and any("damaged" in sentence for sentence in clip.warnings)
+    assert 2 <= count < 6
+    assert any("damaged" in sentence for sentence in clip.warnings)
     whole = _save(tmp_path / "b.webp", _frames(6), "WEBP", duration=100).read_bytes()
     (tmp_path / "b.webp").write_bytes(whole[: len(whole) // 2])
     try:
         clip = open_clip(tmp_path / "b.webp")
-        assert len(list(clip.frames())) < 6 and clip.warnings
+        assert len(list(clip.frames())) < 6
+        assert clip.warnings
     except InputError as error:
         assert "\n" not in str(error)
 
@@ -161,11 +168,13 @@ def test_pages_and_views_are_no_animation(tmp_path: Path) -> None:
         path = _save(tmp_path / f"a.{kind.lower()}", _frames(count), kind)
         clip = open_clip(path)
         frames = list(clip.frames())
-        assert len(frames) == 1 and clip.warnings == [f"{path}: the first of its {count} pictures is used"]
+        assert len(frames) == 1
+        assert clip.warnings == [f"{path}: the first of its {count} pictures is used"]
         assert np.abs(frames[0].image - _on_white(_frames(1)[0])).mean() < 12
 
 
 def test_one_frame_is_a_still_picture(tmp_path: Path) -> None:
     for kind in ("GIF", "WEBP", "PNG"):
         path = _save(tmp_path / f"a.{kind.lower()}", _frames(1), kind)
-        assert open_clip(path).is_pictures and open_clip(path).frame_count == 1
+        assert open_clip(path).is_pictures
+        assert open_clip(path).frame_count == 1

@@ -37,7 +37,8 @@ def test_python_m_is_the_command():
 def test_each_job_has_help(job, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([job, "--help"])
-    assert stop.value.code == 0 and "usage: triportrait " + job in capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "usage: triportrait " + job in capsys.readouterr().out
 
 
 def test_an_unknown_job_and_an_unknown_option_end_with_2(capsys):
@@ -106,7 +107,8 @@ NAMED = {
 def test_what_has_a_place_may_be_named(line):
     parsed = parse("reenact", Reenact, line.split())
     assert [str(parsed.source), str(parsed.driving), str(parsed.out)] == ["a.png", "b.mp4", "c.mp4"]
-    assert parsed.frames == (3 if "--frames" in line else None) and parsed.orbit == ("--orbit" in line)
+    assert parsed.frames == (3 if "--frames" in line else None)
+    assert parsed.orbit == ("--orbit" in line)
 
 
 def test_named_places_of_a_kind_of_job():
@@ -142,7 +144,9 @@ def test_an_interrupted_verify_speaks_of_no_files(monkeypatch, capsys):
 def test_what_was_typed_is_shown_escaped_and_cut(arguments, capsys):
     assert cli.main(arguments) == 2
     said = capsys.readouterr().err
-    assert said.endswith("\n") and said[:-1].isprintable() and len(said) < 1100
+    assert said.endswith("\n")
+    assert said[:-1].isprintable()
+    assert len(said) < 1100
 
 
 def test_missing_arguments_are_named(capsys):
@@ -157,17 +161,21 @@ def test_help_names_things_as_the_sentences_do(capsys):
         with pytest.raises(SystemExit):
             cli.main([job, "--help"])
         said[job] = capsys.readouterr().out
-    assert "SOURCE DRIVING OUT\n" in said["reenact"] and "[-h] FILE FOLDER" in said["convert"]
+    assert "SOURCE DRIVING OUT\n" in said["reenact"]
+    assert "[-h] FILE FOLDER" in said["convert"]
     everything = "".join(said.values())
     assert set(re.findall(r"--no-[a-z-]+", everything)) == {"--no-neck", "--no-smooth", "--no-watermark"}
-    assert "None" not in everything and "driver" not in everything
+    assert "None" not in everything
+    assert "driver" not in everything
 
 
 def test_convert_says_what_it_wrote_and_refuses_in_one_sentence(tmp_path, capsys):
     (tmp_path / "x.pkl").write_bytes(b"\x89PNG")
     assert cli.main(["convert", str(tmp_path / "x.pkl"), str(tmp_path / "w")]) == 2
     said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and "x.pkl" in said[0] and not (tmp_path / "w").exists()
+    assert len(said) == 1
+    assert "x.pkl" in said[0]
+    assert not (tmp_path / "w").exists()
 
 
 def test_verbose_shows_where_an_error_came_from(tmp_path, capsys):
@@ -207,7 +215,8 @@ from triportrait.cli import main
 sys.exit(main(["reenact", "a", "b", "c.mp4"]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and done.stderr == (
+    assert done.returncode == 2
+    assert done.stderr == (
         "triportrait: av is installed but does not load (libav.so: cannot open shared object file); install it again; "
         "`triportrait doctor` shows more\n"
     )

@@ -34,19 +34,22 @@ def sync(source: Path, folder: Path, claps: int, out: str = "o.mp4") -> tuple[li
 
 def test_a_picture_that_stands_still_keeps_its_sound(tmp_path: Path) -> None:
     white, times, warnings = sync(FILES / "frozen70.mp4", tmp_path, 2)
-    assert white == pytest.approx([71, 72], abs=1e-3) and times[-1] == pytest.approx(72.96, abs=1e-3)
+    assert white == pytest.approx([71, 72], abs=1e-3)
+    assert times[-1] == pytest.approx(72.96, abs=1e-3)
     assert warnings == []
 
 
 def test_a_clean_film_stays_as_it_is(tmp_path: Path) -> None:
     white, times, warnings = sync(FILES / "clap.mp4", tmp_path, 2)
-    assert white == pytest.approx([1, 2], abs=1e-3) and times == pytest.approx([i / 25 for i in range(75)])
+    assert white == pytest.approx([1, 2], abs=1e-3)
+    assert times == pytest.approx([i / 25 for i in range(75)])
     assert warnings == []
 
 
 def test_a_joined_dump_keeps_all_of_its_sound(tmp_path: Path) -> None:
     white, times, warnings = sync(FILES / "joined.flv", tmp_path, 4)
-    assert white == pytest.approx([1, 2, 4, 5], abs=0.04) and len(times) == 150
+    assert white == pytest.approx([1, 2, 4, 5], abs=0.04)
+    assert len(times) == 150
     (told,) = warnings
     assert told.startswith("its clock breaks (starts anew, leaps or runs back) at 3.0")
 
@@ -69,7 +72,8 @@ def test_the_error_does_not_grow_with_the_joins(
 def test_two_joined_in_other_containers(tmp_path: Path, kind: str) -> None:
     part = clap(tmp_path / f"a.{kind}", kind, 2.0, 2.0)
     white, times, _ = sync(joined(tmp_path / f"b.{kind}", [part] * 2), tmp_path, 2)
-    assert len(times) == 100 and white == pytest.approx([1, 3], abs=0.1)
+    assert len(times) == 100
+    assert white == pytest.approx([1, 3], abs=0.1)
 
 
 @pytest.mark.parametrize("kind", ["flv", "ts", "mkv"])
@@ -78,7 +82,8 @@ def test_parts_that_overlap_or_lie_apart(tmp_path: Path, kind: str, shift_s: flo
     # The clock of the second runs on, but by too little (they overlap) or with a rest.
     parts = [clap(tmp_path / f"{at_s}.{kind}", kind, shift_s=at_s) for at_s in (0, shift_s)]
     white, times, warnings = sync(joined(tmp_path / f"b.{kind}", parts), tmp_path, 2)
-    assert len(times) == 100 and any("clock" in told for told in warnings) == (shift_s < 2)
+    assert len(times) == 100
+    assert any("clock" in told for told in warnings) == (shift_s < 2)
     assert white[1] == pytest.approx(1 + max(2, shift_s), abs=0.1)
 
 
@@ -87,7 +92,8 @@ def test_parts_that_overlap_or_lie_apart(tmp_path: Path, kind: str, shift_s: flo
 def test_a_transport_stream_whose_clock_leaps_or_turns_over(tmp_path: Path, shift_s: float, first: bool) -> None:
     parts = [clap(tmp_path / "a.ts", "ts"), clap(tmp_path / "b.ts", "ts", shift_s=round(shift_s * 25) / 25)]
     white, _, warnings = sync(joined(tmp_path / "c.ts", parts if first else parts[::-1]), tmp_path, 2)
-    assert white == pytest.approx([1, 3], abs=0.1) and sum("its clock breaks" in told for told in warnings) == 1
+    assert white == pytest.approx([1, 3], abs=0.1)
+    assert sum("its clock breaks" in told for told in warnings) == 1
 
 
 @pytest.mark.parametrize("kind", ["flv", "ts", "mkv", "webm", "mp4"])
@@ -101,14 +107,16 @@ def test_a_pause_of_the_picture_is_kept_in_any_container(tmp_path: Path, kind: s
     else:
         clip = open_clip(path)
         times, warnings = [frame.time_s for frame in clip.frames()], clip.warnings
-    assert times[-1] == pytest.approx(73.96, abs=2e-3) and warnings == []
+    assert times[-1] == pytest.approx(73.96, abs=2e-3)
+    assert warnings == []
 
 
 @pytest.mark.parametrize("kind", ["flv", "ts", "mkv", "mp4"])
 def test_a_silence_is_kept(tmp_path: Path, kind: str) -> None:
     path = clap(tmp_path / f"a.{kind}", kind, 16.0, 16.0, (1.0, 15.0), sound_holes=[(2.0, 14.0)])
     white, _, warnings = sync(path, tmp_path, 2)
-    assert white == pytest.approx([1, 15], abs=2e-3) and warnings == []
+    assert white == pytest.approx([1, 15], abs=2e-3)
+    assert warnings == []
 
 
 def test_a_recording_behind_the_first_that_cannot_be_read_is_told(tmp_path: Path) -> None:
@@ -127,7 +135,9 @@ def test_sound_that_begins_with_a_later_recording_stays_with_it(tmp_path: Path, 
     path = joined(tmp_path / f"b.{kind}", parts)
     clip = open_clip(path)
     if not clip.has_audio:  # libav looks for it where the file begins
-        assert kind == "flv" and silent == 2 and len(list(clip.frames())) == 150
+        assert kind == "flv"
+        assert silent == 2
+        assert len(list(clip.frames())) == 150
         assert any("its sound begins only at byte" in told for told in clip.warnings)
         return
     copy(clip, tmp_path / "o.mp4")
@@ -157,18 +167,22 @@ def test_three_joined_are_told_where_they_may_part(tmp_path: Path, kind: str) ->
 
 def test_the_warning_waits_for_the_place(tmp_path: Path) -> None:
     clip = open_clip(joined(tmp_path / "b.flv", [clap(tmp_path / "a.flv", "flv")] * 2))
-    assert len(list(clip.frames(20))) == 20 and clip.warnings == []
-    assert len(list(clip.frames(80))) == 80 and len(clip.warnings) == 1
+    assert len(list(clip.frames(20))) == 20
+    assert clip.warnings == []
+    assert len(list(clip.frames(80))) == 80
+    assert len(clip.warnings) == 1
 
 
 def test_a_few_frames_are_no_reason_to_read_it_all(tmp_path: Path) -> None:
     path = clap(tmp_path / "a.mkv", "mkv", 20.0, 20.0)
     clip: Any = open_clip(path)
-    assert len(list(clip.frames(3))) == 3 and "clock" not in vars(clip)
+    assert len(list(clip.frames(3))) == 3
+    assert "clock" not in vars(clip)
     # What leaps among them is settled by the whole file: here the sound says that it was a pause.
     path = clap(tmp_path / "b.mkv", "mkv", 40.0, 40.0, holes=[(0.4, 35.0)])
     clip = open_clip(path)
-    assert [frame.time_s for frame in clip.frames(12)][-1] == pytest.approx(35.04, abs=2e-3) and clip.warnings == []
+    assert [frame.time_s for frame in clip.frames(12)][-1] == pytest.approx(35.04, abs=2e-3)
+    assert clip.warnings == []
 
 
 def track(times_s: Sequence[float], places: Sequence[int], length_s: float = STEP) -> Track:
@@ -195,15 +209,19 @@ def test_one_broken_stamp_is_lost_and_no_break() -> None:
         given = steps(60)
         given[30] = broken_s
         (got,) = mended(given)
-        assert np.isnan(got[30]) and [*got[:30], *got[31:]] == given[:30] + given[31:]
+        assert np.isnan(got[30])
+        assert [*got[:30], *got[31:]] == given[:30] + given[31:]
         got, other = mended(given, steps(60))
-        assert np.isnan(got[30]) and other == steps(60)
+        assert np.isnan(got[30])
+        assert other == steps(60)
 
 
 def test_the_first_stamps_may_be_broken_too() -> None:
     given = [9000.0, 9000.04, *steps(58, 2 * STEP)]
     got, other = mended(given, steps(60))
-    assert np.isnan(got[:2]).all() and got[2:] == given[2:] and other == steps(60)
+    assert np.isnan(got[:2]).all()
+    assert got[2:] == given[2:]
+    assert other == steps(60)
 
 
 def test_who_leaps_alone() -> None:
@@ -212,14 +230,16 @@ def test_who_leaps_alone() -> None:
     got, _ = mended(leap, steps(2600))
     assert got == leap
     got, sound = mended(leap, steps(60))
-    assert got == pytest.approx(steps(60)) and sound == steps(60)
+    assert got == pytest.approx(steps(60))
+    assert sound == steps(60)
     # The file's own length says that the time has passed.
     got, _ = mended(leap, steps(60), declared_s=102)
     assert got == leap
     # Without sound the clock is believed, but not over hours that the file does not promise.
     assert mended(leap) == [leap]
     hours = steps(30) + steps(30, 95_443.0)
-    assert mended(hours)[0] == pytest.approx(steps(60)) and mended(hours, declared_s=95_446) == [hours]
+    assert mended(hours)[0] == pytest.approx(steps(60))
+    assert mended(hours, declared_s=95_446) == [hours]
 
 
 def test_all_leap() -> None:
@@ -236,10 +256,12 @@ def test_all_fall_by_one_time() -> None:
     # The sound of the first part is longer, that of the second begins later: both keep their places to the picture.
     pictures, sound = steps(50) + steps(50), steps(55) + steps(45, 0.2)
     got, heard = mended(pictures, sound)
-    assert got == pytest.approx(steps(50) + steps(50, 2.0)) and heard == pytest.approx(steps(55) + steps(45, 2.2))
+    assert got == pytest.approx(steps(50) + steps(50, 2.0))
+    assert heard == pytest.approx(steps(55) + steps(45, 2.2))
     # Sound that is only in the first and the third part.
     got, heard = mended(steps(50) * 3, steps(50) + [np.nan] * 50 + steps(50))
-    assert got == pytest.approx(steps(150)) and heard[100:] == pytest.approx(steps(50, 4.0))
+    assert got == pytest.approx(steps(150))
+    assert heard[100:] == pytest.approx(steps(50, 4.0))
 
 
 def test_pictures_out_of_turn_at_a_leap_stay_with_their_part() -> None:
@@ -264,4 +286,5 @@ def test_a_clock_of_chance_ends_in_time() -> None:
 def test_shifts_are_exact_when_the_clock_turns_over() -> None:
     given = [t % TURN_S for t in steps(60, TURN_S - 1)]
     moves, repairs = settle([track(given, range(60))])
-    assert moves[0].shifts_s == [0, Fraction(1 << 33, 90_000)] and repairs == []
+    assert moves[0].shifts_s == [0, Fraction(1 << 33, 90_000)]
+    assert repairs == []

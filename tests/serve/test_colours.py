@@ -124,7 +124,8 @@ def test_the_chunks_of_a_png_go_before_each_other_in_the_standard_s_order(tmp_pa
     srgb, p3 = chunk(b"sRGB", b"\0"), chunk(b"cICP", bytes((12, 13, 0, 1)))
     assert _error(read(linear, gamma)) <= 1.5
     assert _error(read(_coded(P3, 1.0), gamma, chroma)) <= 2
-    assert _error(read(wide, chroma)) <= 1.5 and _error(read(wide, usual, chroma)) <= 1.5
+    assert _error(read(wide, chroma)) <= 1.5
+    assert _error(read(wide, usual, chroma)) <= 1.5
     assert _error(read(wide, p3)) <= 1.5
     assert _error(read(_coded(P3, 1.0), chunk(b"cICP", bytes((12, 8, 0, 1))))) <= 2
     assert np.array_equal(read(PATTERN, usual), PATTERN), "what every editor writes means sRGB"
@@ -223,4 +224,6 @@ def test_greys_stay_grey_in_all_primaries(primaries: int, curve: int) -> None:
 def test_every_curve_gives_white_and_rises(curve: int) -> None:
     greys = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)
     seen = colours.follow_codes_of_pixels(np.repeat(greys, 16, 0), 1 if curve < 16 else 9, curve)[0].astype(int)
-    assert (np.diff(seen[:, 0]) >= -1).all() and seen[-1].min() >= 250 and seen[0].max() <= 2
+    assert (np.diff(seen[:, 0]) >= -1).all()
+    assert seen[-1].min() >= 250
+    assert seen[0].max() <= 2

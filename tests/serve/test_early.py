@@ -80,7 +80,8 @@ def test_a_damaged_file_in_the_middle(refused, portrait_file, clip_folder, tmp_p
 def test_too_few_files_for_a_video(refused, run, portrait_file, driving, clip_folder, tmp_path):
     arguments = (portrait_file, driving, tmp_path / "out.mp4", "--driving-params", clip_folder)
     sentence = f"{clip_folder}: holds files for 3 frames, {driving} has more; track the rest or pass --frames 3"
-    assert sentence in refused(*arguments) and sentence in refused(*arguments, "--frames", 4)
+    assert sentence in refused(*arguments)
+    assert sentence in refused(*arguments, "--frames", 4)
     assert run(*arguments, "--frames", 3)[0] == 0
     for file in clip_folder.glob("*/*.npy"):
         file.unlink()
@@ -131,7 +132,8 @@ def test_folders_of_pictures(refused, run, portrait_file, frames, tmp_path, monk
     out = tmp_path / "out.mp4"
     (frames / "5.png").write_bytes((frames / "5.png").read_bytes()[:3000])
     code, said = run(portrait_file, frames, out, "--frames", 7)
-    assert code == 0 and "1 of 12 pictures are damaged and were left out, the first is 5.png" in said
+    assert code == 0
+    assert "1 of 12 pictures are damaged and were left out, the first is 5.png" in said
     assert ": 6 frames in" in said
     (frames / "12.png").write_text("no picture")
     assert "12.png: this is not a picture" in refused(portrait_file, frames, tmp_path / "o.mp4")
@@ -168,7 +170,9 @@ def test_a_video_that_promises_one_frame_and_holds_more(run, portrait_file, driv
 
     monkeypatch.setattr(inputs, "open_clip", promising)
     code, said = run(portrait_file, driving, tmp_path / "out.png")
-    assert code == 0 and ": 1 frame in" in said and read_picture(tmp_path / "out.png").shape == (128, 128, 3)
+    assert code == 0
+    assert ": 1 frame in" in said
+    assert read_picture(tmp_path / "out.png").shape == (128, 128, 3)
 
 
 def test_a_folder_that_takes_no_files(refused, portrait_file, driving):
@@ -188,9 +192,12 @@ def test_an_output_that_appears_during_the_run_is_kept(run, portrait_file, drivi
     mark = Stamp.mark
     monkeypatch.setattr(Stamp, "mark", lambda self, image: out.write_bytes(b"mine") and mark(self, image))
     code, said = run(portrait_file, driving, out)
-    assert code == 2 and "appeared meanwhile" in said and out.read_bytes() == b"mine"
+    assert code == 2
+    assert "appeared meanwhile" in said
+    assert out.read_bytes() == b"mine"
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
-    assert run(portrait_file, driving, out, "--overwrite")[0] == 0 and out.stat().st_size > 4
+    assert run(portrait_file, driving, out, "--overwrite")[0] == 0
+    assert out.stat().st_size > 4
 
 
 def test_weights_of_the_static_synthesizer_are_shown_without_motion_alone(

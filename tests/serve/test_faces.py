@@ -99,8 +99,10 @@ class TestAlignment:
 
     def test_a_square_that_shows_a_patch_of_the_picture_or_none_of_it_fits_not(self):
         image = np.zeros((60, 90, 3), np.uint8)
-        assert Alignment(-100.0, -100.0, 300.0).fits(image) and not Alignment(-100.0, -100.0, 400.0).fits(image)
-        assert not Alignment(91.0, 0.0, 50.0).fits(image) and not Alignment(0.0, -51.0, 50.0).fits(image)
+        assert Alignment(-100.0, -100.0, 300.0).fits(image)
+        assert not Alignment(-100.0, -100.0, 400.0).fits(image)
+        assert not Alignment(91.0, 0.0, 50.0).fits(image)
+        assert not Alignment(0.0, -51.0, 50.0).fits(image)
 
     @pytest.mark.parametrize("points", [np.zeros((5, 2)), np.full((5, 2), np.nan), np.arange(10).reshape(5, 2) * 1e-9])
     def test_points_of_no_face_have_no_place(self, points):
@@ -146,7 +148,8 @@ class TestPose:
         assert views[0] @ turned == pytest.approx(views[1] @ point, abs=1e-6)
         assert parameters.neck[0].numpy() == pytest.approx((0.2, -0.4, 0.1), abs=1e-6)
         others = (parameters.shape, parameters.expression, parameters.jaw, parameters.eyes)
-        assert [p.shape[1] for p in others] == [300, 100, 3, 6] and not any(p.any() for p in others)
+        assert [p.shape[1] for p in others] == [300, 100, 3, 6]
+        assert not any(p.any() for p in others)
 
     def test_flame_rests_with_its_head_up(self):
         assert parameters_of(np.eye(3), flame=True).neck[0].numpy() == pytest.approx(UPRIGHT_IN_FLAME, abs=1e-6)
@@ -169,7 +172,8 @@ class TestSmoothing:
             for i in range(2 * fps):
                 value = smooth(np.array([float(i >= fps)]), i / fps)
             ends.append(value[0])
-        assert ends[0] == pytest.approx(ends[1], abs=0.03) and 0.5 < ends[0] < 1
+        assert ends[0] == pytest.approx(ends[1], abs=0.03)
+        assert 0.5 < ends[0] < 1
 
     def test_what_moves_together_shares_a_speed(self):
         """Noise of single points does not open the filter of a group, a common motion does."""
@@ -261,17 +265,23 @@ class TestFollowing:
         finder = Finder()
         tracker = FaceTracker(finder, 32)
         before = tracker.follow(picture(1, (360, 640)), 0.0)
-        assert not before.found and before.tracking.landmarks is None and before.placed == Alignment(140, 0, 360)
+        assert not before.found
+        assert before.tracking.landmarks is None
+        assert before.placed == Alignment(140, 0, 360)
         finder.faces = [face((200, 150), 80, (0, 0.3, 0))]
         seen = tracker.follow(picture(1, (360, 640)), 0.04)
-        assert seen.found and seen.tracking.parameters.neck[0, 1] == pytest.approx(0.3, abs=1e-3)
+        assert seen.found
+        assert seen.tracking.parameters.neck[0, 1] == pytest.approx(0.3, abs=1e-3)
         finder.faces = []
         for i in range(3):
             held = tracker.follow(picture(1, (360, 640)), 0.08 + 0.04 * i)
-            assert not held.found and held.tracking is seen.tracking and held.crop is seen.crop
+            assert not held.found
+            assert held.tracking is seen.tracking
+            assert held.crop is seen.crop
         finder.faces = [face((450, 200), 80)]
         again = tracker.follow(picture(1, (360, 640)), 0.3)
-        assert again.found and again.placed.middle == pytest.approx(align(finder.faces[0].alignment).middle)
+        assert again.found
+        assert again.placed.middle == pytest.approx(align(finder.faces[0].alignment).middle)
         assert (tracker.seen, tracker.lost) == (2, 4)
         assert finder.asked_near == [False, False, True, False, False, False]
 
@@ -284,7 +294,8 @@ class TestFollowing:
             tracker.follow(colourful(1), i / 25)
         finder.faces = [face((310, 185), 95, (0, -0.4, 0))]
         after = tracker.follow(colourful(2), 10 / 25)
-        assert tracker.cuts == 1 and finder.asked_near[-1] is False
+        assert tracker.cuts == 1
+        assert finder.asked_near[-1] is False
         assert after.placed.side == pytest.approx(align(finder.faces[0].alignment).side)
         assert after.tracking.parameters.neck[0, 1] == pytest.approx(-0.4, abs=1e-3)
 
@@ -292,7 +303,8 @@ class TestFollowing:
         tracker = FaceTracker(None, 32)
         tracker.follow(EMPTY, 0.0, [face((150, 180), 80)])
         after = tracker.follow(EMPTY, 0.04, [face((450, 180), 80)])
-        assert tracker.cuts == 1 and after.placed.middle == pytest.approx(align(face((450, 180), 80).alignment).middle)
+        assert tracker.cuts == 1
+        assert after.placed.middle == pytest.approx(align(face((450, 180), 80).alignment).middle)
 
     def test_the_same_one_of_several_is_followed(self):
         """The largest, though another grows larger; a number counts from the left."""
@@ -305,7 +317,8 @@ class TestFollowing:
             assert followed.placed.to_picture(anchors_of(followed.tracking.landmarks)[0].numpy())[:2, 0].mean() == (
                 pytest.approx(x, abs=2)
             )
-            assert tracker.most_faces == 3 and tracker.cuts == 0
+            assert tracker.most_faces == 3
+            assert tracker.cuts == 0
 
     def test_frames_of_one_picture_are_no_cut(self):
         tracker = FaceTracker(None, 32)
@@ -345,7 +358,8 @@ class TestSearching:
         assert not any(found)
         finder.faces = [face((300, 150), 20)]
         later = [tracker.follow(image, 0.04 * i).found for i in range(12, 40)]
-        assert later.index(True) <= 12 and all(later[later.index(True) :])
+        assert later.index(True) <= 12
+        assert all(later[later.index(True) :])
         finder.faces = []
         tracker.follow(colourful(2), 1.6)
         finder.faces = [face((250, 150), 20)]
@@ -374,12 +388,18 @@ class TestSearching:
 
         finder = Finder()
         looked = first_face(film(40, {7, 8}), finder)
-        assert looked.frame.index == 7 and looked.count == 8 and len(looked.faces) == 1
+        assert looked.frame.index == 7
+        assert looked.count == 8
+        assert len(looked.faces) == 1
         looked = first_face(film(40, {}), finder, gap_s=0.2)
-        assert looked.frame is None and looked.whole and looked.count == 40
+        assert looked.frame is None
+        assert looked.whole
+        assert looked.count == 40
         finder.asked_near.clear()
         looked = first_face(film(3000, {}), finder, gap_s=0.2)
-        assert looked.frame is None and not looked.whole and looked.count == 750
+        assert looked.frame is None
+        assert not looked.whole
+        assert looked.count == 750
         assert len(finder.asked_near) < 750 / 5 + 20
 
 
@@ -391,13 +411,15 @@ class TestPasteBack:
         assert back.size_px == (400, 300)
         result = back(placed.crop(image, 512))
         assert np.abs(result.astype(int) - image).max() <= 2
-        assert (result[:50] == image[:50]).all() and (result[:, :100] == image[:, :100]).all()
+        assert (result[:50] == image[:50]).all()
+        assert (result[:, :100] == image[:, :100]).all()
 
     def test_the_seam_is_soft(self):
         """A result 40 levels brighter: inside all of it, and no step of more than 6 levels on the way."""
         image = np.full((300, 400, 3), 100, np.uint8)
         result = PasteBack(image, Alignment(101.3, 52.8, 170.5))(np.full((128, 128, 3), 140, np.uint8)).astype(int)
-        assert result[138, 186, 0] == 140 and result[54, 104, 0] == 100
+        assert result[138, 186, 0] == 140
+        assert result[54, 104, 0] == 100
         assert max(np.abs(np.diff(result, axis=axis)).max() for axis in (0, 1)) <= 6
 
     def test_a_result_that_is_drawn_beside_is_put_right(self):
@@ -413,8 +435,11 @@ class TestPasteBack:
     def test_beyond_the_picture_and_in_large_ones(self):
         image = picture(6, (200, 300))
         result = PasteBack(image, Alignment(-40.0, -30.0, 200.0))(np.zeros((64, 64, 3), np.uint8))
-        assert result.shape == image.shape and result[70, 60].max() == 0 and (result[180:] == image[180:]).all()
+        assert result.shape == image.shape
+        assert result[70, 60].max() == 0
+        assert (result[180:] == image[180:]).all()
         back = PasteBack(np.zeros((2000, 4000, 3), np.uint8), Alignment(1000, 500, 800))
         assert back.size_px == (LARGEST_SIDE_PX, 960)
         shown = back(np.full((64, 64, 3), 200, np.uint8))
-        assert shown[432, 672, 0] == 200 and shown[432, 400, 0] == 0
+        assert shown[432, 672, 0] == 200
+        assert shown[432, 400, 0] == 0

@@ -53,7 +53,8 @@ def _film(path: Path, combed: bool, flagged: bool, fmt: str = "yuv420p", order: 
 def _errors(path: Path) -> list[float]:
     clip = open_clip(path)
     frames = list(clip.frames())
-    assert [f.time_s for f in frames] == [k / 25 for k in range(COUNT)] and clip.warnings == []
+    assert [f.time_s for f in frames] == [k / 25 for k in range(COUNT)]
+    assert clip.warnings == []
     inner = np.s_[8:-8, 8:-8]
     return [float(np.abs(f.image.astype(int) - _moment(2 * f.index))[inner].mean()) for f in frames]
 
@@ -75,7 +76,8 @@ def test_a_film_that_is_only_called_interlaced_stays_as_it_is(tmp_path: Path) ->
 def test_part_of_a_film_and_one_frame(tmp_path: Path) -> None:
     path = _film(tmp_path / "a.mp4", True, True)
     clip = open_clip(path)
-    assert [f.index for f in clip.frames(3)] == [0, 1, 2] and clip.cut_s == Fraction(3, 25)
+    assert [f.index for f in clip.frames(3)] == [0, 1, 2]
+    assert clip.cut_s == Fraction(3, 25)
     assert np.array_equal(next(iter(clip.frames(1))).image, next(iter(clip.frames())).image)
 
 

@@ -130,14 +130,18 @@ def test_it_is_right_or_it_is_said(tmp_path: Path, kind: str, name: str, caplog:
         assert count
         assert SAYS.get(kind, "") in caplog.text
     except InputError as error:
-        assert count == 0 and "; " in str(error) and "\n" not in str(error)
+        assert count == 0
+        assert "; " in str(error)
+        assert "\n" not in str(error)
     try:
         clip = open_clip(path)
         frames = list(clip.frames())
         assert len(frames) == count and _is_right(frames[0].image), clip.warnings
         assert (kind not in SAYS or count > 1) or any(SAYS[kind] in sentence for sentence in clip.warnings)
     except InputError as error:
-        assert count == 0 and "; " in str(error) and "\n" not in str(error)
+        assert count == 0
+        assert "; " in str(error)
+        assert "\n" not in str(error)
 
 
 def test_an_unfitting_profile_is_said(tmp_path: Path) -> None:

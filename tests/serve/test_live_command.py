@@ -91,7 +91,8 @@ def test_profile_refuses_what_cannot_be(options, sentence, capsys):
 def test_a_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
     file = tmp_path / "token"
     file.write_text("from-a-file-0123456789\n")
-    assert job.given_token(None, file) == "from-a-file-0123456789" and job.given_token(None, None) is None
+    assert job.given_token(None, file) == "from-a-file-0123456789"
+    assert job.given_token(None, None) is None
     monkeypatch.setenv("TRIPORTRAIT_TOKEN", "from-the-environment-1")
     assert job.given_token(None, None) == "from-the-environment-1"
     assert job.given_token(None, file) == "from-a-file-0123456789"
@@ -112,11 +113,13 @@ def test_a_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
 def test_addresses_that_are_printed_can_be_opened_from_elsewhere(monkeypatch):
     own = ["10.0.0.5", "192.168.1.7", "2001:db8::7"]
     monkeypatch.setattr(addresses, "own_addresses", lambda: own)
-    assert addresses.addresses_to_open("0.0.0.0") == own[:2] and addresses.addresses_to_open("::") == own
+    assert addresses.addresses_to_open("0.0.0.0") == own[:2]
+    assert addresses.addresses_to_open("::") == own
     for host in ("127.0.0.1", "localhost", "10.0.0.5", "::1", "example.org"):
         assert addresses.addresses_to_open(host) == [host]
     monkeypatch.setattr(addresses, "own_addresses", lambda: [])
-    assert addresses.addresses_to_open("0.0.0.0") == ["127.0.0.1"] and addresses.addresses_to_open("::") == ["::1"]
+    assert addresses.addresses_to_open("0.0.0.0") == ["127.0.0.1"]
+    assert addresses.addresses_to_open("::") == ["::1"]
     monkeypatch.undo()
     assert not any(addresses.is_loopback(one) or one == "0.0.0.0" for one in addresses.own_addresses())
 
@@ -131,7 +134,8 @@ def test_any_address_is_both_protocols():
 def test_it_serves_is_measured_and_stops(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("TRIPORTRAIT_WEIGHTS", raising=False)
     with live_server(["--host", "0.0.0.0", "--sessions", "2"]) as server:
-        assert "//0.0.0.0" not in server.address and "?token=" in server.address
+        assert "//0.0.0.0" not in server.address
+        assert "?token=" in server.address
         address = server.address
         bare = address.partition("?")[0]
         with pytest.raises(urllib.error.HTTPError) as refusal:
@@ -141,22 +145,30 @@ def test_it_serves_is_measured_and_stops(tmp_path, capsys, monkeypatch):
         options = ["--url", address, "--sessions", "2", "--seconds", "4", "--out", str(out)]
         assert cli.main(["profile", "live", *options]) == 0
         said = capsys.readouterr().out
-        assert "| end to end |" in said and "2 sessions for 4 s" in said and "token" not in said
+        assert "| end to end |" in said
+        assert "2 sessions for 4 s" in said
+        assert "token" not in said
         found = json.loads(out.read_text())
         total = found["latency_ms"]["total"]
-        assert 0 < total["p50"] <= total["p90"] <= total["p99"] and total["p50"] > found["latency_ms"]["compute"]["p50"]
-        assert len(found["sessions_seen"]) == 2 and all(s["fps"] > 0.5 for s in found["sessions_seen"])
-        assert (
-            found["server_MB"] > 100 and found["commit"] is not None and "triportrait profile live" in found["command"]
-        )
+        assert 0 < total["p50"] <= total["p90"] <= total["p99"]
+        assert total["p50"] > found["latency_ms"]["compute"]["p50"]
+        assert len(found["sessions_seen"]) == 2
+        assert all(s["fps"] > 0.5 for s in found["sessions_seen"])
+        assert found["server_MB"] > 100
+        assert found["commit"] is not None
+        assert "triportrait profile live" in found["command"]
         assert metrics(address)["triportrait_sessions_active"] == 0
-        assert stop(server.process) < 8 and server.process.returncode == 0
+        assert stop(server.process) < 8
+        assert server.process.returncode == 0
     lines = [json.loads(line) for line in server.lines]
     events = [line["message"] for line in lines]
-    assert events[-1] == "stopped" and events.count("session began") == 2
+    assert events[-1] == "stopped"
+    assert events.count("session began") == 2
     loaded = lines[events.index("loaded")]
-    assert loaded["weights"] == "demo" and loaded["watermark"] is True
-    assert not any("token" in line for line in server.lines) and "an end could not be told" not in events
+    assert loaded["weights"] == "demo"
+    assert loaded["watermark"] is True
+    assert not any("token" in line for line in server.lines)
+    assert "an end could not be told" not in events
 
 
 def test_two_minutes_of_driving_do_not_grow(tmp_path, capsys):
@@ -166,9 +178,11 @@ def test_two_minutes_of_driving_do_not_grow(tmp_path, capsys):
     said = capsys.readouterr().out
     print(said)
     found = json.loads(out.read_text())
-    assert [row["minute"] for row in found["over_time"]] == [1, 2] and "| 2 | " in said
+    assert [row["minute"] for row in found["over_time"]] == [1, 2]
+    assert "| 2 | " in said
     (session,) = found["sessions_seen"]
-    assert session["dropped"] > 0 and all(row["fps"] > 1 for row in found["over_time"])
+    assert session["dropped"] > 0
+    assert all(row["fps"] > 1 for row in found["over_time"])
     assert found["latency_ms"]["total"]["p50"] < 1000, "lag: 115 ms where nothing runs beside it"
     assert found["growth"]["memory"] < 1.05
 
@@ -181,11 +195,14 @@ def test_growth_is_that_of_the_last_fifth_over_the_first():
     assert _growth([(x.at_s, x.total) for x in samples]) == pytest.approx(370 / 130, abs=0.01)
     assert _growth([]) is None and _growth([(1.0, 0.0), (2.0, 0.0)]) is None, "a system that does not tell"
     rows = _over_time(samples, [(10.0, 500.0), (20.0, 700.0), (250.0, 600.0)])
-    assert [row["minute"] for row in rows] == [1, 2, 3, 4, 5] and all(row["fps"] == 10 for row in rows)
+    assert [row["minute"] for row in rows] == [1, 2, 3, 4, 5]
+    assert all(row["fps"] == 10 for row in rows)
     assert [row["minute"] for row in _over_time(samples[:1000], [])] == [1], "100 s hold one whole minute"
     assert rows[2]["server_MB"] is None
-    assert rows[0]["p50"] == pytest.approx(130, abs=1) and rows[4]["p99"] == pytest.approx(399, abs=1)
-    assert rows[0]["server_MB"] == 700 and rows[4]["server_MB"] == 600
+    assert rows[0]["p50"] == pytest.approx(130, abs=1)
+    assert rows[4]["p99"] == pytest.approx(399, abs=1)
+    assert rows[0]["server_MB"] == 700
+    assert rows[4]["server_MB"] == 600
 
 
 def test_a_server_that_does_not_start_says_why():

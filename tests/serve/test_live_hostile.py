@@ -72,7 +72,8 @@ def test_a_bomb_of_one_session_is_refused_at_once_and_another_s_results_go_on(li
                 assert "at most 100 scans is wanted" in one.hear("notice", about="frame")["sentence"]
                 began = time.monotonic()
                 status, told = live.post(where, data)
-                assert status == 422 and "at most 100 scans is wanted" in told["sentence"]
+                assert status == 422
+                assert "at most 100 scans is wanted" in told["sentence"]
                 assert time.monotonic() - began < 1.0, "0.001 s of it are the refusal, the rest is the way"
             one.socket.send(write_frame(2, 0.0, bombs.jpeg((640, 480), progressive=True)))
             assert "driving frame: a JPEG of one scan is wanted" in one.hear("notice", about="frame")["sentence"]
@@ -87,7 +88,8 @@ def test_a_strip_is_refused_at_the_door(live):
     with Visitor(live) as page:
         status, told = live.post(f"/portrait?session={page.hello['session']}", strip)
         wanted = "a picture at most 6 times as long as it is wide is wanted, 64 × 65000 px came; cut the face out of it"
-        assert status == 422 and wanted in told["sentence"]
+        assert status == 422
+        assert wanted in told["sentence"]
         page.socket.send(write_frame(1, 0.0, strip))
         assert wanted in page.hear("notice", about="frame")["sentence"]
 
@@ -104,9 +106,12 @@ def test_a_driving_frame_is_decoded_without_what_its_pixels_do_not_need(live):
     from triportrait.serve.live.engine import decode_jpeg
     from triportrait.serve.media.picture_bounds import bare_jpeg
 
-    assert len(bare_jpeg(marked)) < len(marked) - 60_000 and b"Exif" in bare_jpeg(marked)
+    assert len(bare_jpeg(marked)) < len(marked) - 60_000
+    assert b"Exif" in bare_jpeg(marked)
     turned = decode_jpeg(marked)
-    assert turned.shape == image.shape and turned[:30].mean() < 10 and turned[-30:].mean() > 180
+    assert turned.shape == image.shape
+    assert turned[:30].mean() < 10
+    assert turned[-30:].mean() > 180
 
 
 @pytest.fixture
@@ -231,7 +236,8 @@ def test_a_signal_ends_the_server_within_three_seconds_whatever_its_decoders_and
     words = [sys.executable, "-c", SERVER]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
-            assert process.stdout is not None and process.stderr is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
             address = process.stdout.readline().split()[-1]
             with connect(address.replace("http", "ws") + "session", max_size=None) as socket:
                 session = json.loads(socket.recv(timeout=30))["session"]
@@ -248,7 +254,8 @@ def test_a_signal_ends_the_server_within_three_seconds_whatever_its_decoders_and
                 time.sleep(1.0)
                 began = time.monotonic()
                 process.send_signal(signal.SIGTERM)
-                assert process.wait(10) == 0 and time.monotonic() - began < 3.0
+                assert process.wait(10) == 0
+                assert time.monotonic() - began < 3.0
         finally:
             process.kill()
         assert [json.loads(line)["message"] for line in process.stderr][-1] == "stopped"
@@ -274,9 +281,11 @@ with stops(), bind("127.0.0.1", 0) as bound:
 def test_a_signal_ends_the_process_without_python_clearing_up():  # of torch that takes seconds
     with subprocess.Popen([sys.executable, "-c", SMALL_SERVER], stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
             time.sleep(0.2)  # it says so before it hears signals
             process.send_signal(signal.SIGTERM)
-            assert process.wait(15) == 0 and process.stdout.read() == ""
+            assert process.wait(15) == 0
+            assert process.stdout.read() == ""
         finally:
             process.kill()

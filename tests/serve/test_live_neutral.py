@@ -53,7 +53,8 @@ def follow(page: Visitor, frames: int, first: int = 1) -> bytes:
 def test_the_page_is_told_what_the_weights_know_before_a_face_drives(live):
     with Visitor(live, example=None) as page:
         told = page.hello["weights"]
-        assert told["title"] == "Drawn heads only" and told["neutral"] is True
+        assert told["title"] == "Drawn heads only"
+        assert told["neutral"] is True
         for part in ("never seen a person", "photo as portrait", "without its likeness", "face that drives is misread"):
             assert part in told["sentence"]
         assert "trained on photographs" in told["remedy"]
@@ -82,7 +83,8 @@ def test_a_real_face_shuts_the_eyes_until_one_of_its_pictures_counts_as_neutral(
             follow(page, 1, number)
             number += 1
             assert number < 100
-        assert told[0]["on"] is True and told[0]["waits"] == ""
+        assert told[0]["on"] is True
+        assert told[0]["waits"] == ""
         assert np.abs(eyes(follow(page, 2, number)) - open_eyes).mean() < 0.5 * shut
         page.say(do="neutral", on=False)  # undone
         assert page.hear("neutral")["on"] is False

@@ -100,7 +100,8 @@ def test_everything_has_a_name_of_its_own_and_is_reached_and_used_by_keys(live, 
             reached.append(page.run(FOCUSED))
             if reached[-1] == -1:
                 break
-        assert reached[:-1] == stops and reached[-1] == -1  # each once, in order, and out again
+        assert reached[:-1] == stops  # each once, in order, and out again
+        assert reached[-1] == -1
 
         page.call("Page.setInterceptFileChooserDialog", enabled=True)
         for number, (button, key) in enumerate([("upload", "Enter"), ("film", " ")], 1):
@@ -245,7 +246,8 @@ def test_an_ended_session_is_said_and_goes_on_by_any_key(live, tmp_path):
         page.press("ArrowUp")
         page.wait("document.getElementById('state').innerText.startsWith('connected')")
         goes_on(page)
-        assert not page.run(CURTAIN) and page.run(USABLE) > 15
+        assert not page.run(CURTAIN)
+        assert page.run(USABLE) > 15
         assert not page.errors
 
 
@@ -258,7 +260,8 @@ def test_a_page_waits_for_its_place_and_begins_by_itself(tmp_path, monkeypatch):
             assert "the server is full" in page.run("document.getElementById('curtain').innerText").lower()
             assert page.run("document.getElementById('state').innerText") == "waiting for a place: you are next"
             assert page.run("document.title").startswith("Waiting for a place")
-            assert page.run(USABLE) == 0 and page.run(CURTAIN)
+            assert page.run(USABLE) == 0
+            assert page.run(CURTAIN)
             assert [name for role, name in page.named() if role == "button"] == ["What is this?"]
             monkeypatch.setattr(places, "MOST_WAITING", 1)
             second = browser.page()
@@ -269,7 +272,8 @@ def test_a_page_waits_for_its_place_and_begins_by_itself(tmp_path, monkeypatch):
         assert page.run("document.title").startswith("Your turn")  # the other tab is in front
         page.call("Page.bringToFront")
         goes_on(page)
-        assert not page.run(CURTAIN) and page.run(USABLE) > 15
+        assert not page.run(CURTAIN)
+        assert page.run(USABLE) > 15
         assert not page.errors
         second.run("document.getElementById('curtain-go').click()")
         second.wait("document.getElementById('curtain').innerText.includes('you are next')")

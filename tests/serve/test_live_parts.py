@@ -35,9 +35,13 @@ from triportrait.serve.parameters import Tracking
 
 def test_the_newest_wins_and_what_was_lost_is_counted():
     slot: Newest[int] = Newest()
-    assert slot.take() is None and not slot
+    assert slot.take() is None
+    assert not slot
     assert [slot.put(i) for i in range(5)] == [False, True, True, True, True]
-    assert slot and slot.take() == 4 and slot.take() is None and slot.dropped == 4
+    assert slot
+    assert slot.take() == 4
+    assert slot.take() is None
+    assert slot.dropped == 4
 
 
 def test_a_slot_loses_nothing_uncounted_between_threads():
@@ -56,7 +60,9 @@ def test_a_slot_loses_nothing_uncounted_between_threads():
         slot.put(i)
     over.set()
     thread.join()
-    assert len(taken) + slot.dropped == 20_000 and taken == sorted(taken) and taken[-1] == 19_999
+    assert len(taken) + slot.dropped == 20_000
+    assert taken == sorted(taken)
+    assert taken[-1] == 19_999
 
 
 def test_sessions_fit_while_their_frames_take_the_device_s_time_less_a_tenth():
@@ -65,14 +71,17 @@ def test_sessions_fit_while_their_frames_take_the_device_s_time_less_a_tenth():
     assert admission.capacity == 12
     assert [admission.enter() for _ in range(12)] == [None] * 12
     refusal = admission.enter()
-    assert refusal is not None and admission.active == 12
-    assert "12 sessions are running" in refusal.sentence and f"try again in {refusal.retry_s} s" in refusal.sentence
+    assert refusal is not None
+    assert admission.active == 12
+    assert "12 sessions are running" in refusal.sentence
+    assert f"try again in {refusal.retry_s} s" in refusal.sentence
     assert 5 <= refusal.retry_s <= 120
     assert "would slow them below" in refusal.sentence
     told = Admission(0.01, 10, 1)
     assert told.enter() is None
     refusal = told.enter()
-    assert refusal is not None and "1 session is running and it was told to take no more than 1" in refusal.sentence
+    assert refusal is not None
+    assert "1 session is running and it was told to take no more than 1" in refusal.sentence
     admission.leave(20.0)
     assert admission.enter() is None
 
@@ -101,7 +110,8 @@ def test_an_orbit_sways_around_the_chosen_view_and_comes_back():
     still, swaying = Settings(yaw_deg=10), Settings(yaw_deg=10, orbit=True)
     assert still.camera(1.3).world_from_camera.equal(still.camera(0.0).world_from_camera)
     poses = [swaying.camera(t).world_from_camera for t in (0.0, 1.5, 6.0)]
-    assert (poses[0] - poses[1]).abs().max() > 0.1 and (poses[0] - poses[2]).abs().max() < 1e-5
+    assert (poses[0] - poses[1]).abs().max() > 0.1
+    assert (poses[0] - poses[2]).abs().max() < 1e-5
 
 
 def test_a_result_reads_back_as_it_was_written():
@@ -215,7 +225,8 @@ def test_uploads_are_limited_before_and_while_they_are_read():
 
     with pytest.raises(uploads.Refused) as refused:
         asyncio.run(uploads.read_body(endless()))
-    assert refused.value.status == 413 and read == (uploads.LARGEST_BYTES >> 20) + 1
+    assert refused.value.status == 413
+    assert read == (uploads.LARGEST_BYTES >> 20) + 1
 
 
 def test_an_upload_that_stalls_is_given_up(monkeypatch):
@@ -298,9 +309,11 @@ def test_without_the_token_nothing_opens_but_the_health():
     assert asked("0.0.0.0", right, **host, authorization=f"Bearer {wrong}")[0] == 401
     assert asked("0.0.0.0", right, **host, authorization=f"Bearer {right}")[0] == 200
     status, headers = asked("0.0.0.0", right, query=f"token={right}", **host)
-    assert status == 303 and headers["location"] == "/"
+    assert status == 303
+    assert headers["location"] == "/"
     cookie = headers["set-cookie"]
-    assert "HttpOnly" in cookie and "SameSite=Strict" in cookie
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
     assert cookie.startswith(f"{COOKIE}_8000=") and right not in cookie, "another server of this host is sent it, too"
     assert asked("0.0.0.0", right, host="192.168.1.7:9000", cookie=cookie.split(";")[0])[0] == 401
     assert asked("0.0.0.0", right, "websocket", path="/session", **host, cookie=cookie.split(";")[0])[0] == 200
@@ -313,7 +326,8 @@ def test_every_answer_forbids_what_the_page_does_not_need():
     for status, headers in (asked("127.0.0.1", None, host=LOCAL), asked("127.0.0.1", None, host="evil.example")):
         assert "default-src 'none'" in headers["content-security-policy"], status
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
-        assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
 
 
 def test_which_addresses_are_this_machine():
@@ -338,12 +352,15 @@ def test_what_is_no_face_moves_nobody():
 
 def test_ranges_are_answered_as_the_standard_says():
     size = 684_648
-    assert asked_range("bytes=0-0", size) == (0, 0) and asked_range("bytes=5-", size) == (5, size - 1)
-    assert asked_range("bytes=-5", size) == (size - 5, size - 1) and asked_range("bytes=-999999999", size) == (
+    assert asked_range("bytes=0-0", size) == (0, 0)
+    assert asked_range("bytes=5-", size) == (5, size - 1)
+    assert asked_range("bytes=-5", size) == (size - 5, size - 1)
+    assert asked_range("bytes=-999999999", size) == (
         0,
         size - 1,
     )
-    assert asked_range(f"bytes=5-{10**40}", size) == (5, size - 1) and asked_range("Bytes= 1-2 ", size) == (1, 2)
+    assert asked_range(f"bytes=5-{10**40}", size) == (5, size - 1)
+    assert asked_range("Bytes= 1-2 ", size) == (1, 2)
     assert asked_range("bytes=" + "0" * 5000 + "1-2", size) == (1, 2)
     for ignored in ("", "bytes=5-2", "bytes=0-1,4-5", "bytes=x-y", "bytes=--5", "bytes=", "bytes=-", "items=0-1", "0-1",
                     "bytes=\u00b2-3", "bytes=1.5-2", "bytes=+1-2", "bytes=1-2-3"):  # fmt: skip
@@ -356,7 +373,8 @@ def test_ranges_are_answered_as_the_standard_says():
 def test_what_is_asked_for_too_often_has_to_wait():
     budget = Budget(10.0, 3.0)
     assert [budget.take() for _ in range(4)] == [True] * 3 + [False]
-    assert budget.spend() > 0 and budget.spend() > 0.1
+    assert budget.spend() > 0
+    assert budget.spend() > 0.1
     assert Budget(10.0, 3.0).spend() == 0
 
 
@@ -377,7 +395,9 @@ def test_recordings_of_one_session_do_not_push_another_s_out(tmp_path):
     for i in range(MOST_KEPT + 5):
         recordings.finish(Done(f"a{i}"), "a")
     assert [path.stem for path in sorted(tmp_path.iterdir()) if path.stem[0] == "b"] == ["b0", "b1", "b2"]
-    assert len(list(tmp_path.iterdir())) == MOST_KEPT and recordings.find("a20") and not recordings.find("a0")
+    assert len(list(tmp_path.iterdir())) == MOST_KEPT
+    assert recordings.find("a20")
+    assert not recordings.find("a0")
     recordings.close()
 
 
@@ -387,7 +407,8 @@ def test_one_address_does_not_take_all_connections():
             self.client = (host, 1)
 
     lines = [Line("10.0.0.1") for _ in range(serving.MOST_OF_ADDRESS)]
-    assert serving._has_room(("10.0.0.1", 2), lines) and serving._has_room(("10.0.0.2", 2), lines * 2)
+    assert serving._has_room(("10.0.0.1", 2), lines)
+    assert serving._has_room(("10.0.0.2", 2), lines * 2)
     assert not serving._has_room(("10.0.0.1", 2), lines * 2)
     assert serving._has_room(("127.0.0.1", 2), [Line("127.0.0.1")] * 300), "a proxy stands before all"
     assert serving._has_room(("::ffff:127.0.0.1", 2), [Line("::ffff:127.0.0.1")] * 300)
@@ -397,4 +418,5 @@ def test_half_a_character_in_a_log_is_written_as_its_escape():
     record = logging.makeLogRecord({"msg": "webrtc failed", "fields": {"reason": "\ud800 and ü"}})
     line = JsonLines().format(record)
     assert line.encode("utf-8")
-    assert json.loads(line)["reason"].endswith(" and ü") and "ü" in line
+    assert json.loads(line)["reason"].endswith(" and ü")
+    assert "ü" in line

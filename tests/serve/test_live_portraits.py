@@ -39,17 +39,22 @@ def test_a_recording_decodes_and_only_its_own_name_finds_it(live, tmp_path):
         page.say(do="record", on=False)
         recorded = page.hear("recorded")
         status, data, headers = live.get(recorded["address"])
-        assert status == 200 and headers["content-type"] == "video/mp4" and len(data) == recorded["bytes"]
+        assert status == 200
+        assert headers["content-type"] == "video/mp4"
+        assert len(data) == recorded["bytes"]
         assert 'attachment; filename="triportrait-' in headers["content-disposition"]
         with av.open(io.BytesIO(data)) as file:
             frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
-        assert len(frames) == recorded["frames"] >= 5 and frames[0].shape == (128, 128, 3)
+        assert len(frames) == recorded["frames"] >= 5
+        assert frames[0].shape == (128, 128, 3)
         # A result is recorded after it was sent: the last one may have come too late.
         assert min(np.abs(frames[-1].astype(int) - pixels(r.jpeg)).mean() for r in page.results[-2:]) < 6
         (tmp_path / "saved.mp4").write_bytes(data)
         if installed():
             manifest = read_manifest(tmp_path / "saved.mp4")
-            assert manifest is not None and not manifest.altered and manifest.generation is not None
+            assert manifest is not None
+            assert not manifest.altered
+            assert manifest.generation is not None
         for name in ("x", "..%2f..%2fetc%2fpasswd", recorded["address"].split("/")[-1] + ".mp4"):
             assert live.get(f"/recordings/{name}")[0] == 404
         page.say(do="record", on=True)
@@ -103,7 +108,8 @@ def test_the_portrait_that_was_asked_for_last_is_shown(live):
         page.hear("portrait")
         go.set()
         status, told = answer.result(30)
-        assert status == 422 and "another one was chosen meanwhile" in told["sentence"]
+        assert status == 422
+        assert "another one was chosen meanwhile" in told["sentence"]
         wanted = hashlib.sha256((EXAMPLES / "head-3.jpg").read_bytes()).hexdigest()
         assert session.portrait.stamp.claim.source_sha256 == wanted
 
@@ -116,7 +122,8 @@ def test_a_later_portrait_that_is_refused_outdates_none(live, slow_portraits):
         page.say(do="example", name="head-3")
         eventually(lambda: session.choice.asked == 2)
         status, told = live.post(f"/portrait?session={session.id}", b"no picture")
-        assert status == 422 and "not a picture that can be read" in told["sentence"]
+        assert status == 422
+        assert "not a picture that can be read" in told["sentence"]
         slow_portraits.set()
         page.hear("portrait")
         wanted = hashlib.sha256((EXAMPLES / "head-3.jpg").read_bytes()).hexdigest()

@@ -17,12 +17,15 @@ from tests.serve.rtc_visit import COUNTED, WANTED, Moving, aiortc, visit
 def test_pictures_go_both_ways_and_the_numbers_beside_them():
     with running() as live:
         pictures, numbers, states = asyncio.run(visit(live.port))
-        assert "connected" in states and len(pictures) == WANTED and pictures[0].shape == (128, 128, 3)
+        assert "connected" in states
+        assert len(pictures) == WANTED
+        assert pictures[0].shape == (128, 128, 3)
         changes = [np.abs(a.astype(int) - b).mean() for a, b in itertools.pairwise(pictures)]
         assert sum(change > 0.5 for change in changes) >= 3
         fresh = [n for n in numbers if not n.view]
         assert len(COUNTED) <= 3, COUNTED
-        assert len(fresh) >= 3 and all(n.parts.compute > 1 and n.jpeg == b"" for n in fresh)
+        assert len(fresh) >= 3
+        assert all(n.parts.compute > 1 and n.jpeg == b"" for n in fresh)
         assert [n.number for n in fresh] == sorted(n.number for n in fresh)
         threads = left(live)
         asyncio.run(visit(live.port))
@@ -72,7 +75,8 @@ def test_pictures_that_are_too_large_end_it_before_one_is_decoded(monkeypatch):
     with running() as live:
         told = asyncio.run(call(live.port))
         said = [one["sentence"] for one in told if one.get("about") == "transport"]
-        assert len(said) == 1 and "more than 4096 x 2160 pixels" in said[0]
+        assert len(said) == 1
+        assert "more than 4096 x 2160 pixels" in said[0]
         assert max(widths) <= 128, "only the server's own pictures are"
         left(live)
 

@@ -36,9 +36,13 @@ def live():
 
 def test_a_portrait_is_shown_at_rest_then_driven_and_every_result_is_marked(live):
     with Visitor(live) as page:
-        assert page.hello["side_px"] == 128 and page.hello["notes"] == ["a note"] and page.hello["can"]["watermark"]
+        assert page.hello["side_px"] == 128
+        assert page.hello["notes"] == ["a note"]
+        assert page.hello["can"]["watermark"]
         at_rest = pixels(page.results[0].jpeg)
-        assert at_rest.shape == (128, 128, 3) and page.results[0].view and page.results[0].number == 0
+        assert at_rest.shape == (128, 128, 3)
+        assert page.results[0].view
+        assert page.results[0].number == 0
         frames = []
         for number, name in enumerate(("head-2", "head-3", "head-4", "head-5"), 1):
             page.frame(number, driving(name))
@@ -46,7 +50,8 @@ def test_a_portrait_is_shown_at_rest_then_driven_and_every_result_is_marked(live
             frames.append(pixels(result.jpeg))
             assert (result.number, result.clock_ms, result.found) == (number, 1000.0 + number, True)
             parts = result.parts
-            assert min(parts.wait, parts.faces, parts.compute, parts.encode, parts.send) >= 0 and parts.compute > 1
+            assert min(parts.wait, parts.faces, parts.compute, parts.encode, parts.send) >= 0
+            assert parts.compute > 1
         assert all(np.abs(a - b).mean() > 0.5 for a, b in itertools.pairwise(frames))
         told = message_of(hashlib.sha256((EXAMPLES / "head-1.jpg").read_bytes()).hexdigest())
         assert read([frame.astype(np.uint8) for frame in (at_rest, *frames)]).message == told
@@ -59,7 +64,8 @@ def test_the_newest_frame_wins_and_the_rest_is_counted(live):
         numbers = []
         while not numbers or numbers[-1] < 30:
             numbers.append(page.result().number)
-        assert numbers == sorted(set(numbers)) and len(numbers) < 12
+        assert numbers == sorted(set(numbers))
+        assert len(numbers) < 12
         assert page.results[-1].dropped == 30 - len(numbers)
 
 
@@ -90,7 +96,9 @@ def test_a_face_that_holds_still_is_seen_from_new_sides(live):
         front = pixels(page.result().jpeg)
         page.say(do="settings", yaw_deg=40)
         turned = page.result(view=True)
-        assert turned.view and turned.number == 1 and np.abs(pixels(turned.jpeg) - front).mean() > 3
+        assert turned.view
+        assert turned.number == 1
+        assert np.abs(pixels(turned.jpeg) - front).mean() > 3
         page.say(do="settings", yaw_deg=0)
         assert np.abs(pixels(page.result(view=True).jpeg) - front).mean() < 1
         page.say(do="settings", orbit=True)
@@ -132,7 +140,8 @@ def test_one_more_than_may_wait_is_refused_with_a_time(monkeypatch):
     with running(sessions=1) as live:
         with Visitor(live, example=None):
             with Visitor(live) as late:
-                assert late.hello["is"] == "refused" and 5 <= late.hello["retry_s"] <= 120
+                assert late.hello["is"] == "refused"
+                assert 5 <= late.hello["retry_s"] <= 120
                 assert "try again in" in late.hello["sentence"]
                 with pytest.raises(ConnectionClosed) as closed:
                     late.socket.recv(timeout=10)
@@ -184,7 +193,8 @@ def test_a_portrait_is_uploaded_and_shown(live):
     with Visitor(live) as page:
         where = f"/portrait?session={page.hello['session']}"
         status, told = live.post(where, jpeg_of((300, 300)))
-        assert status == 200 and told["crop"].startswith("data:image/jpeg;base64,")
+        assert status == 200
+        assert told["crop"].startswith("data:image/jpeg;base64,")
         shown = pixels(page.result(view=True).jpeg)
         assert np.abs(shown - pixels(page.results[0].jpeg)).mean() > 5
         assert live.post(where, jpeg_of((5000, 4000)))[0] == 200  # 20 megapixels
@@ -209,7 +219,8 @@ def test_a_hundred_megabytes_are_refused_by_their_header(live):
             f"Content-Length: {100 << 20}\r\n\r\n".encode()
         )
         answer = line.makefile("rb").read()  # without a byte of the body, and then the line is closed
-        assert answer.startswith(b"HTTP/1.1 413") and b"at most 20 MB" in answer
+        assert answer.startswith(b"HTTP/1.1 413")
+        assert b"at most 20 MB" in answer
 
 
 @finds_faces
@@ -219,30 +230,40 @@ def test_what_is_said_about_faces(live):
         sky = np.zeros((200, 300, 3), np.uint8)
         sky[:] = np.linspace(60, 200, 300)[None, :, None]
         status, told = live.post(where, encode_jpeg(sky))
-        assert status == 200 and "no face was found" in told["sentence"]
+        assert status == 200
+        assert "no face was found" in told["sentence"]
         row = np.concatenate([example_picture(f"head-{i}") for i in range(1, 6)], axis=1)
         status, told = live.post(where, encode_jpeg(row))
-        assert status == 200 and "5 faces were found in this portrait: the largest is taken" in told["sentence"]
+        assert status == 200
+        assert "5 faces were found in this portrait: the largest is taken" in told["sentence"]
         page.frame(1)
         assert page.result().found
         page.frame(2, sky)
         held = page.result()
-        assert not held.found and held.number == 2
+        assert not held.found
+        assert held.number == 2
         page.frame(3)
         assert page.result().found
         said = [notice["sentence"] for notice in page.told if notice.get("about") == "face"]
-        assert len(said) == 2 and "the last pose is held" in said[0] and said[1] == ""
+        assert len(said) == 2
+        assert "the last pose is held" in said[0]
+        assert said[1] == ""
 
 
 def test_what_is_handed_out_is_the_page_and_nothing_else(live):
     status, page, headers = live.get("/")
-    assert status == 200 and b"<title>triportrait live</title>" in page and "text/html" in headers["content-type"]
+    assert status == 200
+    assert b"<title>triportrait live</title>" in page
+    assert "text/html" in headers["content-type"]
     for name, kind in (("/live.js", "text/javascript"), ("/live.css", "text/css"), ("/examples/head-1.jpg", "image/")):
         status, _, headers = live.get(name)
-        assert status == 200 and headers["content-type"].startswith(kind)
+        assert status == 200
+        assert headers["content-type"].startswith(kind)
     clip = (EXAMPLES / "driving.mp4").read_bytes()
     status, data, headers = live.get("/examples/driving.mp4", Range="bytes=100-199")
-    assert status == 206 and data == clip[100:200] and headers["content-range"] == f"bytes 100-199/{len(clip)}"
+    assert status == 206
+    assert data == clip[100:200]
+    assert headers["content-range"] == f"bytes 100-199/{len(clip)}"
     for asks, wanted in (("bytes=5-2", 200), ("bytes=-0", 416), ("bytes=99999999-", 416), ("bytes=-10", 206),
                          ("bytes=0-1,3-4", 200), ("bytes=\xb2-3", 200)):  # fmt: skip
         status, data, headers = live.get("/examples/driving.mp4", Range=asks)
@@ -263,7 +284,8 @@ def test_other_sites_and_names_are_turned_away_over_the_wire(live):
 
 def test_a_token_opens_a_server_for_everybody():
     with running(host="0.0.0.0", token="correct-horse") as live:
-        assert live.get("/metrics")[0] == 401 and live.get("/healthz")[0] == 200
+        assert live.get("/metrics")[0] == 401
+        assert live.get("/healthz")[0] == 200
         with pytest.raises(InvalidStatus):
             Visitor(live)
         with Visitor(live, None, additional_headers={"Authorization": "Bearer correct-horse"}) as page:
@@ -275,14 +297,17 @@ def test_health_and_metrics_say_what_goes_on(live):
         page.frame(1)
         page.result()
         told = json.loads(live.get("/healthz")[1])
-        assert told["ok"] and told["sessions"] >= 1 and told["capacity"] == 4
+        assert told["ok"]
+        assert told["sessions"] >= 1
+        assert told["capacity"] == 4
         found = live.figures()
         for part in ("wait", "faces", "compute", "encode", "send", "total"):
             assert found[f'triportrait_frame_seconds_count{{part="{part}"}}'] >= 1
         total = sum(found[f'triportrait_frame_seconds_sum{{part="{p}"}}'] for p in
                     ("wait", "faces", "compute", "encode", "send"))  # fmt: skip
         assert total == pytest.approx(found['triportrait_frame_seconds_sum{part="total"}'], rel=1e-6)
-        assert found["triportrait_sessions_active"] >= 1 and found["process_resident_memory_bytes"] > 1e8
+        assert found["triportrait_sessions_active"] >= 1
+        assert found["process_resident_memory_bytes"] > 1e8
 
 
 def test_a_fault_of_the_network_is_said_and_the_session_goes_on(live, monkeypatch):
@@ -339,7 +364,8 @@ def test_a_session_leaves_nothing_behind(live):
         return not any(reference() for reference in kept)
 
     eventually(gone)
-    assert live.server.admission.active == 0 and not live.server.worker._sessions
+    assert live.server.admission.active == 0
+    assert not live.server.worker._sessions
     eventually(lambda: sorted(files.iterdir()) == there)  # nothing of the recording that nobody stopped
     after = eventually(lambda: (f := live.figures())["triportrait_tasks"] <= before["triportrait_tasks"] and f)
     assert after["triportrait_threads"] <= before["triportrait_threads"] + 2
@@ -352,11 +378,13 @@ def test_a_stop_ends_open_sessions_within_seconds():
         page.frame(1)
         began = time.monotonic()
     assert time.monotonic() - began < 8
-    assert not live.server.worker.alive and not live.server.sessions
+    assert not live.server.worker.alive
+    assert not live.server.sessions
     with pytest.raises(ConnectionClosed) as closed:
         while True:
             page.socket.recv(timeout=5)
-    assert closed.value.rcvd is not None and closed.value.rcvd.code == 1012
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1012
 
 
 @pytest.mark.parametrize("asked", [False, True])

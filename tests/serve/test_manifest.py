@@ -67,11 +67,15 @@ def test_what_is_signed_is_read_back(tmp_path, ending):
     before = seen(path)
     os.chmod(path, 0o640)
     sign(path, CLAIM)
-    assert (seen(path) == before).all() and stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert (seen(path) == before).all()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
     found = read_manifest(path)
-    assert found is not None and not found.altered and not found.problems
+    assert found is not None
+    assert not found.altered
+    assert not found.problems
     assert found.signer == MADE_NAME
-    assert found.generator == "triportrait 0.1.0" and found.kind == GENERATED
+    assert found.generator == "triportrait 0.1.0"
+    assert found.kind == GENERATED
     assert found.generation == {
         "synthetic": True, "source_sha256": CLAIM.source_sha256, "weights": "demo",
         "weights_sha256": CLAIM.weights_sha256, "watermark": True, "watermark_message": "2b7e151",
@@ -83,8 +87,10 @@ def test_what_was_left_out_and_what_was_recorded_is_said(tmp_path):
     path = written(tmp_path, ".png")
     sign(path, Claim("0" * 64, "rule", {}, None, composite=True))
     found = read_manifest(path)
-    assert found is not None and found.generation is not None
-    assert found.kind == COMPOSITE and found.generation["watermark"] is False
+    assert found is not None
+    assert found.generation is not None
+    assert found.kind == COMPOSITE
+    assert found.generation["watermark"] is False
     assert found.generation["watermark_message"] is None
 
 
@@ -97,7 +103,9 @@ def test_a_changed_byte_is_found(tmp_path, ending):
     data[-plain // 3] ^= 1
     path.write_bytes(data)
     found = read_manifest(path)
-    assert found is not None and found.altered and any("ismatch" in one for one in found.problems)
+    assert found is not None
+    assert found.altered
+    assert any("ismatch" in one for one in found.problems)
 
 
 def test_a_changed_statement_is_found(tmp_path):
@@ -107,14 +115,16 @@ def test_a_changed_statement_is_found(tmp_path):
     assert data.count(CLAIM.source_sha256.encode()) == 1
     path.write_bytes(data.replace(CLAIM.source_sha256.encode(), b"1" * 64))
     found = read_manifest(path)
-    assert found is not None and found.altered
+    assert found is not None
+    assert found.altered
 
 
 def test_no_manifest_is_none(tmp_path):
     for ending in (*KINDS, ".mkv"):
         assert read_manifest(written(tmp_path, ending)) is None
     (tmp_path / "text.png").write_text("nothing")
-    assert media_type(tmp_path / "text.png") is None and read_manifest(tmp_path / "text.png") is None
+    assert media_type(tmp_path / "text.png") is None
+    assert read_manifest(tmp_path / "text.png") is None
     with pytest.raises(InputError, match=r"absent\.png: not readable"):
         read_manifest(tmp_path / "absent.png")
 
@@ -123,7 +133,8 @@ def test_the_kind_is_read_off_the_bytes(tmp_path):
     path = written(tmp_path, ".png").rename(tmp_path / "out.jpg")
     sign(path, CLAIM)
     found = read_manifest(path)
-    assert found is not None and not found.altered
+    assert found is not None
+    assert not found.altered
 
 
 def test_a_file_that_cannot_be_signed_stays(tmp_path, monkeypatch):
@@ -136,7 +147,8 @@ def test_a_file_that_cannot_be_signed_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(InputError, match=r"no manifest could be written \(no space left on device\)"):
         sign(video, CLAIM, find_identity())
-    assert path.read_bytes() == before and video.read_bytes() == plain
+    assert path.read_bytes() == before
+    assert video.read_bytes() == plain
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.mkv", "out.mp4", "settings"]
 
 
@@ -163,7 +175,8 @@ def test_without_the_package_only_the_watermark_is_written(tmp_path, monkeypatch
     path = written(tmp_path, ".png")
     before = path.read_bytes()
     stamp.sign(path)
-    assert path.read_bytes() == before and (stamp.mark(photograph(128, 1)[0]) != photograph(128, 1)[0]).any()
+    assert path.read_bytes() == before
+    assert (stamp.mark(photograph(128, 1)[0]) != photograph(128, 1)[0]).any()
     with pytest.raises(InputError, match=r"expected c2pa-python to sign with"):
         Stamp(CLAIM.source_sha256, "demo", certificate=tmp_path / "mine.pem")
     with pytest.raises(InputError, match="pip install -e '"):
@@ -175,14 +188,17 @@ def test_weights_are_named_by_their_checksums():
     assert {"motion.safetensors", "portrait.safetensors"} <= set(claim.weights_sha256)
     assert all(re.fullmatch("[0-9a-f]{64}", value) for value in claim.weights_sha256.values())
     bare = Stamp("0" * 64, "rule", watermark=False)
-    assert claim.message == 0x2B7E151 and bare.claim.message is None and not bare.claim.weights_sha256
+    assert claim.message == 0x2B7E151
+    assert bare.claim.message is None
+    assert not bare.claim.weights_sha256
 
 
 def test_a_stamp_for_another_source():
     for watermark in (True, False):
         stamp = Stamp("0" * 64, "demo", watermark=watermark)
         other = stamp.for_source(CLAIM.source_sha256)
-        assert other.claim.source_sha256 == CLAIM.source_sha256 and stamp.claim.source_sha256 == "0" * 64
+        assert other.claim.source_sha256 == CLAIM.source_sha256
+        assert stamp.claim.source_sha256 == "0" * 64
         assert read([other.mark(photograph(256, 1)[0])]).message == (0x2B7E151 if watermark else None)
         assert other.claim.message == (0x2B7E151 if watermark else None)
 
@@ -192,8 +208,10 @@ class TestCertificates:
         assert not settings.exists()
         first = find_identity()
         path = settings / "signing.pem"
-        assert config_folder() == settings and stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert find_identity() == first and [p.name for p in settings.iterdir()] == ["signing.pem"]
+        assert config_folder() == settings
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert find_identity() == first
+        assert [p.name for p in settings.iterdir()] == ["signing.pem"]
         check_identity(first)
 
     def test_of_two_that_are_made_at_once_one_is_kept(self, settings, monkeypatch):
@@ -205,11 +223,9 @@ class TestCertificates:
             link(part, path)
 
         monkeypatch.setattr(os, "link", late)
-        assert (
-            find_identity() == find_identity()
-            and os.link is link
-            and [p.name for p in settings.iterdir()] == ["signing.pem"]
-        )
+        assert find_identity() == find_identity()
+        assert os.link is link
+        assert [p.name for p in settings.iterdir()] == ["signing.pem"]
 
     def test_a_damaged_one_is_told(self, settings):
         find_identity()
@@ -233,14 +249,17 @@ class TestCertificates:
         path = written(tmp_path, ".png")
         sign(path, CLAIM, identity)
         found = read_manifest(path)
-        assert found is not None and found.signer == "Somebody" and not found.problems
+        assert found is not None
+        assert found.signer == "Somebody"
+        assert not found.problems
 
     def test_the_environment_names_it(self, tmp_path, monkeypatch):
         key, certificate = own(tmp_path, "p256")
         both = tmp_path / "both.pem"
         both.write_bytes(key.read_bytes() + certificate.read_bytes())
         monkeypatch.setenv("TRIPORTRAIT_CERTIFICATE", str(both))
-        assert find_identity() == find_identity(both) and find_identity().origin == str(both)
+        assert find_identity() == find_identity(both)
+        assert find_identity().origin == str(both)
 
     def test_what_is_of_no_use_is_refused(self, tmp_path):
         key, certificate = own(tmp_path, "p256")

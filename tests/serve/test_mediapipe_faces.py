@@ -109,10 +109,12 @@ def test_no_face_and_several(provider):
         part = Image.open(PHOTO).crop((120, 0, 330, 210)).resize((size, size), Image.Resampling.LANCZOS)
         three[100 : 100 + size, 20 + 330 * i : 20 + 330 * i + size] = np.asarray(part)
     sizes = [face.size_px for face in provider.find(three)]
-    assert len(sizes) == 3 and sizes == sorted(sizes, reverse=True)
+    assert len(sizes) == 3
+    assert sizes == sorted(sizes, reverse=True)
     # near one of them only that one is looked for
     others = provider.find(three, near=provider.find(three)[2])
-    assert len(others) == 1 and others[0].size_px == pytest.approx(sizes[2], rel=0.03)
+    assert len(others) == 1
+    assert others[0].size_px == pytest.approx(sizes[2], rel=0.03)
 
 
 def test_the_pose_of_procedural_heads(provider):
@@ -124,7 +126,8 @@ def test_the_pose_of_procedural_heads(provider):
             (face,) = provider.find(image)
             errors.append(np.degrees(np.linalg.norm(vector_of(turn_of(face) @ matrix_of(neck).T))))
             turns.append(np.degrees(np.linalg.norm(neck)))
-    assert np.mean(errors) < 5.5 < np.mean(turns) and max(errors) < 12
+    assert np.mean(errors) < 5.5 < np.mean(turns)
+    assert max(errors) < 12
 
 
 def test_a_raw_video_of_a_photograph_is_followed(provider):
@@ -140,7 +143,8 @@ def test_a_raw_video_of_a_photograph_is_followed(provider):
         tilts.append((tilt, np.degrees(followed.tracking.parameters.neck[0, 2].item())))
     assert tracker.lost == tracker.cuts == 0
     asked, read = np.array(tilts).T
-    assert np.corrcoef(asked, read)[0, 1] > 0.95 and np.polyfit(asked, read, 1)[0] == pytest.approx(1, abs=0.25)
+    assert np.corrcoef(asked, read)[0, 1] > 0.95
+    assert np.polyfit(asked, read, 1)[0] == pytest.approx(1, abs=0.25)
 
 
 @pytest.fixture(scope="module")
@@ -177,10 +181,12 @@ def test_a_raw_photograph_and_a_raw_video_need_no_other_file(demo, provider, raw
     assert frames.shape == (14, 128, 384, 3)
     with av.open(str(out)) as a, av.open(str(raw_video)) as b:
         sounds = [[bytes(p) for p in c.demux(c.streams.audio[0]) if p.size] for c in (a, b)]
-    assert sounds[0] and sounds[0] == sounds[1][: len(sounds[0])]
+    assert sounds[0]
+    assert sounds[0] == sounds[1][: len(sounds[0])]
     for panel in (frames[0, :, :128], frames[6, :, 128:256]):  # the same face, in the same place of both crops
         (face,) = provider.find(np.asarray(Image.fromarray(panel).resize((512, 512))))
-        assert np.abs(face.points[[36, 45], 1].mean() - 222) < 30 and np.abs(face.points[27:31, 0].mean() - 256) < 30
+        assert np.abs(face.points[[36, 45], 1].mean() - 222) < 30
+        assert np.abs(face.points[27:31, 0].mean() - 256) < 30
     held = frames[8:11, :, 128:256].astype(int)
     assert np.abs(held - held[0]).mean() < 1
     pytest.importorskip("c2pa")
@@ -200,7 +206,8 @@ def test_a_portrait_without_a_face(demo, raw_video, tmp_path, tiny_weights, caps
     assert not (tmp_path / "out.mp4").exists()
     # the demo weights know heads that need not look like one
     code, said = demo(tmp_path / "wall.png", raw_video, tmp_path / "out.mp4", "--frames", 1)
-    assert code == 0 and "wall.png: no face; its middle square is taken as aligned" in said
+    assert code == 0
+    assert "wall.png: no face; its middle square is taken as aligned" in said
 
 
 def test_five_faces(demo, raw_video, tmp_path):
@@ -211,19 +218,23 @@ def test_five_faces(demo, raw_video, tmp_path):
     Image.fromarray(five).save(tmp_path / "five.png")
     given = (tmp_path / "five.png", raw_video, tmp_path / "out.png", "--frames", 1, "--overwrite", "--side-by-side")
     code, said = demo(*given)
-    assert code == 0 and "five.png: 5 faces, the largest is taken; --face N takes another" in said
+    assert code == 0
+    assert "five.png: 5 faces, the largest is taken; --face N takes another" in said
     largest = read_picture(tmp_path / "out.png")[:, :128].astype(int)
     code, said = demo(*given, "--face", 1)
-    assert code == 0 and "5 faces" not in said
+    assert code == 0
+    assert "5 faces" not in said
     assert np.abs(read_picture(tmp_path / "out.png")[:, :128].astype(int) - largest).mean() > 1
     code, said = demo(*given, "--face", 6)
-    assert code == 2 and "--face: expected 1 to 5, counted from the left, got 6" in said
+    assert code == 2
+    assert "--face: expected 1 to 5, counted from the left, got 6" in said
 
 
 def test_a_video_without_a_face_leaves_the_portrait_as_it_is(demo, head_picture, tmp_path):
     wall = make(tmp_path / "wall.mp4", [picture(i, (120, 160)) for i in range(4)], pts=[0, 3600, 7200, 10800])
     code, said = demo(head_picture, wall, tmp_path / "out.mkv")
-    assert code == 0 and "none of 4 frames shows a face; the portrait keeps its own expression" in said
+    assert code == 0
+    assert "none of 4 frames shows a face; the portrait keeps its own expression" in said
     frames = frames_of(tmp_path / "out.mkv").astype(int)
     assert np.abs(frames - frames[0]).mean() < 0.5
     early, late = (
@@ -241,7 +252,8 @@ def test_a_video_without_a_face_is_refused_before_any_work(real_faces, head_pict
     said = capsys.readouterr().err
     last = said.strip().splitlines()[-1]
     assert "wall.mp4: expected a face that drives, found none in 4 frames; give another, or --faces none if" in last
-    assert "weights:" not in said and not (tmp_path / "out.mp4").exists()
+    assert "weights:" not in said
+    assert not (tmp_path / "out.mp4").exists()
     assert main(["reenact", *given, "--faces", "none", "--frames", "1"]) == 0
 
 
@@ -256,7 +268,9 @@ def test_a_small_face_in_a_large_film_is_followed(demo, provider, head_picture, 
     assert all([tracker.follow(image, i / 8).found for i, image in enumerate(frames)])
     assert (tracker.seen, tracker.lost) == (6, 0)
     code, said = demo(head_picture, SMALL_4K, tmp_path / "out.mp4")
-    assert code == 0 and "show no face" not in said and "none of" not in said
+    assert code == 0
+    assert "show no face" not in said
+    assert "none of" not in said
     assert said.strip().splitlines()[-1].endswith("; a face in 6 of 6 driving frames")
 
 
@@ -269,7 +283,8 @@ def test_a_far_face_before_a_camera_is_found_piece_by_piece(provider):
     (face,), tracker = provider.find(image), FaceTracker(provider, 64, spread=True)
     found = [tracker.follow(image, i / 10) for i in range(80)]
     first = [followed.found for followed in found].index(True)
-    assert all(followed.found for followed in found[first:]) and first < 75
+    assert all(followed.found for followed in found[first:])
+    assert first < 75
     points = found[-1].placed.to_picture(found[-1].tracking.landmarks[0].numpy())
     assert np.abs(points - face.points)[:, :2].max() < 5
 
@@ -279,14 +294,11 @@ def test_frames_before_the_first_face_are_told_from_frames_after_it(demo, head_p
     face = seen((430, 160), 1.4, 0.0)
     film = make(tmp_path / "late.mp4", [grey, grey, face, face, grey], pts=[3600 * i for i in range(5)])
     code, said = demo(head_picture, film, tmp_path / "out.mp4")
+    assert code == 0
     assert (
-        code == 0
-        and (
-            "late.mp4: 3 of 5 frames show no face; before the first face (the first 2) the portrait kept its own "
-            "expression, in the other 1 the last pose was held"
-        )
-        in said
-    )
+        "late.mp4: 3 of 5 frames show no face; before the first face (the first 2) the portrait kept its own "
+        "expression, in the other 1 the last pose was held"
+    ) in said
     assert "expected a face that drives" not in said, "each frame of a short film is looked at"
 
 
@@ -296,13 +308,18 @@ def test_the_first_frame_of_a_film_that_shows_a_face_is_the_portrait(demo, raw_v
         tmp_path / "fade.mp4", [*[grey] * 5, *[seen((430, 160), 1.4, 0.0)] * 2], pts=[3600 * i for i in range(7)]
     )
     code, said = demo(film, raw_video, tmp_path / "out.png", "--frames", 1)
-    assert code == 0 and "fade.mp4, at 0.20 s: the first that shows a face" in said and "source: frame 6 of" in said
+    assert code == 0
+    assert "fade.mp4, at 0.20 s: the first that shows a face" in said
+    assert "source: frame 6 of" in said
     assert "no face" not in said
     code, said = demo(film, raw_video, tmp_path / "b.png", "--frames", 1, "--face", 2)
-    assert code == 2 and "--face: expected 1 to 1, counted from the left, got 2" in said
+    assert code == 2
+    assert "--face: expected 1 to 1, counted from the left, got 2" in said
     wall = make(tmp_path / "wall.mp4", [grey] * 3, pts=[0, 3600, 7200])
     code, said = demo(wall, raw_video, tmp_path / "c.png", "--frames", 1)
-    assert code == 0 and "source: the first frame of" in said and "no face" in said
+    assert code == 0
+    assert "source: the first frame of" in said
+    assert "no face" in said
 
 
 def test_strips_are_searched_in_few_pieces(provider):
@@ -335,15 +352,18 @@ def test_large_and_small_portraits(demo, raw_video, tmp_path):
     large = Image.fromarray(photo()).resize((5200, 3900), Image.Resampling.BICUBIC)
     large.save(tmp_path / "large.jpg")
     code, said = demo(tmp_path / "large.jpg", raw_video, tmp_path / "a.png", "--frames", 1)
-    assert code == 0 and "soft" not in said
+    assert code == 0
+    assert "soft" not in said
     small = np.full((200, 200, 3), 110, np.uint8)
     small[60:120, 60:120] = np.asarray(Image.open(PHOTO).crop((120, 0, 330, 210)).resize((60, 60)))
     Image.fromarray(small).save(tmp_path / "small.png")
     code, said = demo(tmp_path / "small.png", raw_video, tmp_path / "b.png", "--frames", 1)
-    assert code == 0 and "the network takes 128; the result will be soft" in said
+    assert code == 0
+    assert "the network takes 128; the result will be soft" in said
     Image.fromarray(small[60:100, 60:100]).save(tmp_path / "tiny.png")
     code, said = demo(tmp_path / "tiny.png", raw_video, tmp_path / "c.png", "--frames", 1)
-    assert code == 2 and "tiny.png" in said
+    assert code == 2
+    assert "tiny.png" in said
 
 
 def test_sound_alone_cannot_drive(demo, head_picture, raw_video, tmp_path):
@@ -354,4 +374,6 @@ def test_sound_alone_cannot_drive(demo, head_picture, raw_video, tmp_path):
                 packet.stream = stream
                 only.mux(packet)
     code, said = demo(head_picture, tmp_path / "sound.m4a", tmp_path / "out.mp4")
-    assert code == 2 and "it holds only sound" in said and not (tmp_path / "out.mp4").exists()
+    assert code == 2
+    assert "it holds only sound" in said
+    assert not (tmp_path / "out.mp4").exists()

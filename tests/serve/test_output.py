@@ -37,10 +37,12 @@ def test_what_appears_meanwhile_is_kept(tmp_path, file_system):
     ):
         writer.write(moving(0), 0)
         out.write_bytes(b"somebody's")
-    assert out.read_bytes() == b"somebody's" and os.listdir(tmp_path) == ["out.mp4"]
+    assert out.read_bytes() == b"somebody's"
+    assert os.listdir(tmp_path) == ["out.mp4"]
     with VideoWriter(out, size_px=(W, H), fps=30, overwrite=True) as writer:
         writer.write(moving(0), 0)
-    assert len(list(open_clip(out).frames())) == 1 and os.listdir(tmp_path) == ["out.mp4"]
+    assert len(list(open_clip(out).frames())) == 1
+    assert os.listdir(tmp_path) == ["out.mp4"]
 
 
 def test_of_two_writers_of_one_output_the_first_wins(tmp_path, file_system):
@@ -53,7 +55,8 @@ def test_of_two_writers_of_one_output_the_first_wins(tmp_path, file_system):
                 third.write_bytes(b"third")
         assert out.read_bytes() == b"third"
         out.unlink()
-    assert out.read_bytes() == b"first" and os.listdir(tmp_path) == ["out.png"]
+    assert out.read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["out.png"]
 
 
 def test_a_picture_replaces_only_when_told(tmp_path, file_system):
@@ -63,7 +66,8 @@ def test_a_picture_replaces_only_when_told(tmp_path, file_system):
         write_picture(tmp_path / "a.png", scene()[::-1])
     assert (tmp_path / "a.png").read_bytes() == before
     write_picture(tmp_path / "a.png", scene()[::-1], overwrite=True)
-    assert (tmp_path / "a.png").read_bytes() != before and os.listdir(tmp_path) == ["a.png"]
+    assert (tmp_path / "a.png").read_bytes() != before
+    assert os.listdir(tmp_path) == ["a.png"]
 
 
 def test_a_reserved_name_is_given_back_when_the_file_cannot_come(tmp_path, monkeypatch):

@@ -185,10 +185,13 @@ def test_names_count_like_people_and_hidden_files_are_none(tmp_path):
 
 def test_files_are_found_beside_an_aligned_picture(clip_folder):
     folder = beside(clip_folder / "align_images" / "00001.png")
-    assert folder is not None and folder.names == ["00000", "00001", "00002"]
+    assert folder is not None
+    assert folder.names == ["00000", "00001", "00002"]
     tracking = folder.at("00001")
-    assert tracking.parameters is not None and tracking.parameters.neck[0, 1].item() == pytest.approx(0.25)
-    assert tracking.landmarks is not None and torch.equal(tracking.landmarks[0, 36], torch.tensor([204.0, 226.0]))
+    assert tracking.parameters is not None
+    assert tracking.parameters.neck[0, 1].item() == pytest.approx(0.25)
+    assert tracking.landmarks is not None
+    assert torch.equal(tracking.landmarks[0, 36], torch.tensor([204.0, 226.0]))
     assert beside(clip_folder / "elsewhere" / "x.png") is None
 
 

@@ -40,7 +40,9 @@ def _sentence(path: Path) -> str:
     with pytest.raises(InputError) as caught:
         read_picture(path)
     message = str(caught.value)
-    assert message.startswith(f"{path}: ") and "\n" not in message and ";" in message
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    assert ";" in message
     return message
 
 
@@ -61,7 +63,9 @@ def test_every_format_gives_its_pixels(tmp_path: Path, ending: str) -> None:
     options = {"lossless": True} if ending == "webp" else {"quality": 98} if ending == "jpg" else {}
     Image.fromarray(_scene()).save(path, **options)
     image = read_picture(path)
-    assert image.dtype == np.uint8 and image.shape == (H, W, 3) and image.flags.c_contiguous
+    assert image.dtype == np.uint8
+    assert image.shape == (H, W, 3)
+    assert image.flags.c_contiguous
     assert np.abs(np.subtract(_corners(image), _corners(_scene()))).max() <= (3 if ending in ("jpg", "gif") else 0)
 
 
@@ -97,7 +101,8 @@ def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
     image[H // 2 :, : W // 2, 3] = 128
     Image.fromarray(image).save(tmp_path / "a.png")
     seen = read_picture(tmp_path / "a.png")
-    assert tuple(seen[0, 0]) == (200, 0, 0) and tuple(seen[-1, -1]) == (255, 255, 255)
+    assert tuple(seen[0, 0]) == (200, 0, 0)
+    assert tuple(seen[-1, -1]) == (255, 255, 255)
     assert np.abs(seen[-1, 0].astype(int) - (227, 127, 127)).max() <= 1
 
     palette = Image.new("P", (W, H), 1)
@@ -198,7 +203,9 @@ def test_large_pictures_are_taken_without_a_word_of_pillow_s(tmp_path: Path) -> 
     limit = Image.MAX_IMAGE_PIXELS
     _png(tmp_path / "large.png", 9_900, 10_000, 8, 2, b"")
     assert check_picture(tmp_path / "large.png") == (9_900, 10_000)
-    assert limit == Image.MAX_IMAGE_PIXELS and limit is not None and limit < 99_000_000
+    assert limit == Image.MAX_IMAGE_PIXELS
+    assert limit is not None
+    assert limit < 99_000_000
 
 
 def test_still_pictures_in_a_video_container_are_told_by_their_brand(tmp_path: Path) -> None:
@@ -291,13 +298,15 @@ def test_failed_write_keeps_the_old_picture(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(InputError, match=r"no space left on device\); free some space"):
         write_picture(path, _scene()[::-1], overwrite=True)
-    assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.png"]
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.png"]
 
 
 def test_a_link_is_written_through(tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to(tmp_path / "real.png")
     write_picture(tmp_path / "link.png", _scene())
-    assert (tmp_path / "link.png").is_symlink() and read_picture(tmp_path / "real.png").shape == (H, W, 3)
+    assert (tmp_path / "link.png").is_symlink()
+    assert read_picture(tmp_path / "real.png").shape == (H, W, 3)
 
 
 def test_list_pictures_counts_like_people(tmp_path: Path) -> None:

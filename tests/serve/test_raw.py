@@ -88,7 +88,8 @@ def test_an_off_centre_face_drives_as_one_that_fills_the_frame(demo, head, portr
     code, said = demo(portrait, video, out, *given, "--side-by-side")
     assert code == 0 and "landmarks" not in said, said
     _, driving, result = np.split(frames_of(out).astype(int), 3, axis=2)
-    assert len(result) == FRAMES and sound_of(out)[:5] == sound_of(video)[:5] != []
+    assert len(result) == FRAMES
+    assert sound_of(out)[:5] == sound_of(video)[:5] != []
     assert np.abs(driving - crops).mean() < 12 < np.abs(driving - np.roll(crops, 24, axis=2)).mean() / 2
     assert np.abs(result[-1] - result[0]).mean() > 1
 
@@ -142,12 +143,14 @@ def test_damaged_numbers_beside_a_clip_are_refused(demo, clips, portrait, tmp_pa
         moved.with_suffix(".npz"), landmarks=np.zeros((6, 68, 2)), neck=np.zeros((6, 3)), world_from_camera=np.eye(4)
     )
     code, said = demo(portrait, moved, tmp_path / "out.mp4", "--source-params", tmp_path)
-    assert code == 2 and "clip.npz: expected the landmarks of a face, they lie in one place" in said
+    assert code == 2
+    assert "clip.npz: expected the landmarks of a face, they lie in one place" in said
     assert not (tmp_path / "out.mp4").exists()
 
 
 def test_a_video_without_numbers_beside_it_is_no_clip(tmp_path, clips):
-    assert known_beside(clips / "none.mp4") is None and known_beside(tmp_path / "a.png") is None
+    assert known_beside(clips / "none.mp4") is None
+    assert known_beside(tmp_path / "a.png") is None
     assert isinstance(known_beside(clips / "clip_000000.mp4"), HeadClip)
 
 
@@ -163,7 +166,8 @@ class TestLandmarkFiles:
         assert not folder.face("9").points[:, 2].any()
 
     def test_of_98_landmarks_68_are_taken(self, tmp_path):
-        assert len(OF_98) == 68 and len(set(OF_98)) == 68
+        assert len(OF_98) == 68
+        assert len(set(OF_98)) == 68
         ninety_eight = np.random.default_rng(0).uniform(0, 500, (98, 2))
         np.save(tmp_path / "a.npy", ninety_eight)
         taken = read_landmarks(tmp_path / "a.npy")[0].numpy()
@@ -184,12 +188,16 @@ class TestLandmarkFiles:
         for i in range(3):
             (few / f"{i}.npy").write_bytes((folder / "landmarks" / f"{i}.npy").read_bytes())
         code, said = demo(portrait, video, tmp_path / "out.mp4", "--driving-params", few.parent)
-        assert code == 2 and "holds files for 3 frames" in said and "pass --frames 3" in said
+        assert code == 2
+        assert "holds files for 3 frames" in said
+        assert "pass --frames 3" in said
         np.save(few / "1.npy", np.zeros((68, 2)))
         code, said = demo(portrait, video, tmp_path / "out.mp4", "--driving-params", few.parent, "--frames", 3)
-        assert code == 2 and "1.npy: expected the landmarks of a face" in said
+        assert code == 2
+        assert "1.npy: expected the landmarks of a face" in said
         code, said = demo(portrait, video, tmp_path / "out.mp4", "--source-params", few.parent)
-        assert code == 2 and "head.npy: no such file" in said
+        assert code == 2
+        assert "head.npy: no such file" in said
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +255,8 @@ def test_a_still_face_makes_a_still_result(reenactor, portrait, record_row):
                 pictures.append(reenactor.reenact(prepared, one, Controls(neck=False)))
         moved[smooth] = float(np.abs(np.diff(np.array(pictures, float), axis=0)).mean())
     record_row("a still face under landmark noise of 1 px", ("result, levels", *(f"{m:.3f}" for m in moved.values())))
-    assert moved[True] < 0.05 and 2 * moved[True] < moved[False]
+    assert moved[True] < 0.05
+    assert 2 * moved[True] < moved[False]
 
 
 def test_relative_motion_by_the_command(demo, head, portrait, tmp_path):
@@ -288,18 +297,22 @@ def test_pasted_back_into_the_portrait(demo, head, tmp_path):
     assert np.abs(inner - shown[0][y - 20 : y + 20, x - 20 : x + 20]).mean() < 40
     assert np.abs(inner[-1] - inner[0]).mean() > 1
     code, said = demo(*given, "--paste-back", "--orbit", "--overwrite")
-    assert code == 2 and "--paste-back: the portrait has one view" in said
+    assert code == 2
+    assert "--paste-back: the portrait has one view" in said
 
 
 def test_numbers_of_faces_start_at_one(demo, head, portrait, tmp_path):
     for option in ("--face", "--driving-face"):
         code, said = demo(portrait, head[0], tmp_path / "out.mp4", option, 0)
-        assert code == 2 and f"{option}: expected at least 1, the leftmost face, got 0" in said
+        assert code == 2
+        assert f"{option}: expected at least 1, the leftmost face, got 0" in said
 
 
 def test_a_missing_finder_is_said_in_one_sentence(demo, head, portrait, tmp_path, monkeypatch):
     code, said = demo(portrait, head[0], tmp_path / "out.png", "--frames", 1)
-    assert code == 0 and "(pip install -e '.[faces]'); its middle square is taken as aligned" in said
+    assert code == 0
+    assert "(pip install -e '.[faces]'); its middle square is taken as aligned" in said
     monkeypatch.setitem(sys.modules, "mediapipe", None)
     code, said = demo(portrait, head[0], tmp_path / "out.mp4", "--faces", "mediapipe")
-    assert code == 2 and said.strip().splitlines()[-1].endswith("pip install -e '.[faces]' or give landmarks")
+    assert code == 2
+    assert said.strip().splitlines()[-1].endswith("pip install -e '.[faces]' or give landmarks")

@@ -62,8 +62,10 @@ def test_the_two_commands_set_everything_up_themselves():
     commands = re.findall(r"```\n(python3 -m venv .*)\n```", README)
     assert len(commands) == 2
     for command in commands:
-        assert command.startswith("python3 -m venv .venv && .venv/bin/pip install ") and "\n" not in command
-    assert ".venv/bin/triportrait demo out.mp4 " in commands[0] and commands[1].endswith(".venv/bin/pytest -n 2")
+        assert command.startswith("python3 -m venv .venv && .venv/bin/pip install ")
+        assert "\n" not in command
+    assert ".venv/bin/triportrait demo out.mp4 " in commands[0]
+    assert commands[1].endswith(".venv/bin/pytest -n 2")
 
 
 def test_the_pictures_it_shows_are_there():
@@ -78,7 +80,8 @@ def test_the_scripts_that_pages_name_can_be_called_as_they_say():
     root = Path(__file__).parents[2]
     pages = [root / "README.md", *(root / "docs").rglob("*.md"), *(root / "tests").rglob("*.py")]
     called = {c for page in pages for c in re.findall(r"`python (-m (?:docs|tests)[\w.]+|\S+\.py)", page.read_text())}
-    assert "-m tests.serve.soak" in called and "tests/train/kills.py" in called
+    assert "-m tests.serve.soak" in called
+    assert "tests/train/kills.py" in called
     for one in called:
         path = root / (one.removeprefix("-m ").replace(".", "/") + ".py" if one.startswith("-m") else one)
         assert path.is_file(), one

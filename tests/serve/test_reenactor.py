@@ -71,7 +71,8 @@ def test_a_new_view_of_a_head_asks_no_transformer(engine, source, driving):
         for hook in hooks:
             hook.remove()
     assert set(ran) == {"volume rendering", "super-resolution"}
-    assert front.shape == aside.shape == (128, 128, 3) and front.dtype == np.uint8
+    assert front.shape == aside.shape == (128, 128, 3)
+    assert front.dtype == np.uint8
     for view, camera in ((front, FRONT), (aside, side)):
         assert np.array_equal(view, engine.reenact(source, aligned(driving), Controls(camera)))
     assert difference(front, aside) > 5
@@ -87,7 +88,9 @@ def test_what_is_cached_changes_nothing(engine, source):
             engine.portrait.render(engine.portrait.reenact(s, Driving(motion)), Camera.cat([FRONT, FRONT])).image
             for s in (plain, cached)
         )
-    assert cached.background.shape[-1] == 64 and cached.detail_partial is not None and cached.detail is None
+    assert cached.background.shape[-1] == 64
+    assert cached.detail_partial is not None
+    assert cached.detail is None
     torch.testing.assert_close(found, wanted, rtol=0, atol=2e-5)
 
 
@@ -99,7 +102,8 @@ def test_strength_goes_from_the_source_s_motion_through_the_driving_one_and_beyo
     for strength in (0.0, 0.5, 1.0, 1.5):
         engine.head(source, aligned(driving), Controls(motion_strength=strength))
     hook.remove()
-    assert own is not None and (own - read).abs().max() > 0.1
+    assert own is not None
+    assert (own - read).abs().max() > 0.1
     assert torch.equal(seen[2], read), "at 1 nothing is added"
     for strength, motion in zip((0.0, 0.5, 1.5), (seen[0], seen[1], seen[3]), strict=True):
         torch.testing.assert_close(motion, own + strength * (read - own), rtol=0, atol=1e-6)
@@ -123,12 +127,14 @@ def test_gaze_moves_the_eyes_and_nothing_else_much(engine, source, driving):
     moved = np.abs(left - ahead).mean(-1)
     eyes = np.zeros((128, 128), bool)
     eyes[45:70, 30:98] = True
-    assert moved[eyes].max() > 20 and moved[eyes].mean() > 4 * moved[~eyes].mean()
+    assert moved[eyes].max() > 20
+    assert moved[eyes].mean() > 4 * moved[~eyes].mean()
 
 
 def test_a_published_encoder_has_no_gaze_to_steer(tiny_weights, driving):
     engine = Reenactor(*load_weights(str(tiny_weights)))
-    assert not engine.can_steer_gaze and engine.can_turn_neck
+    assert not engine.can_steer_gaze
+    assert engine.can_turn_neck
     prepared = engine.prepare(aligned(sample_picture(128)))
     one, other = (engine.reenact(prepared, aligned(driving), Controls(gaze=gaze)) for gaze in ((0.0, 0.0), (0.9, 0.9)))
     assert np.array_equal(one, other)
@@ -141,7 +147,8 @@ def test_the_neck_of_the_demo_weights_turns(engine, source, driving):
         for tracking in (None, nodding(0, 0, 0), nodding(0, 0.35, 0), nodding(0, -0.35, 0))
     )
     assert difference(straight, zero) < 0.05
-    assert difference(left, straight) > 4 and difference(left, right) > 6
+    assert difference(left, straight) > 4
+    assert difference(left, right) > 6
     still = engine.reenact(source, aligned(driving, nodding(0, 0.35, 0)), Controls(neck=False))
     assert np.array_equal(still, straight)
     below = slice(118, 128)  # the torso stays
@@ -186,9 +193,13 @@ def test_a_static_source_has_its_planes_made_once(driving):
     batch, again = engine.reenact_many([(prepared, aligned(driving), Controls())] * 2)
     with torch.inference_mode():
         wanted = engine.portrait.reenact(engine.portrait.prepare(to_float(picture), None), Driving(None)).planes
-    assert prepared.planes is not None and calls.pop() and not calls
+    assert prepared.planes is not None
+    assert calls.pop()
+    assert not calls
     torch.testing.assert_close(prepared.planes, wanted, rtol=1e-3, atol=1e-3)
-    assert np.array_equal(one, other) and np.array_equal(batch, again) and not engine.can_steer_gaze
+    assert np.array_equal(one, other)
+    assert np.array_equal(batch, again)
+    assert not engine.can_steer_gaze
     assert np.abs(batch.astype(int) - one).max() <= 2
 
 
@@ -213,7 +224,8 @@ def test_half_precision_runs_where_its_frame_is_as_good(driving):
     prepared = engine.prepare(aligned(sample_picture(128)))
     head = engine.head(prepared, aligned(driving))
     found = engine.views(head, [FRONT])[0]
-    assert head.planes.dtype == torch.bfloat16 and prepared.source.tokens.dtype == torch.float32
+    assert head.planes.dtype == torch.bfloat16
+    assert prepared.source.tokens.dtype == torch.float32
     assert 0 < difference(found, wanted) < 0.5
     batch = engine.reenact_many([(prepared, aligned(driving), Controls())] * 2)
     assert difference(batch[1], found) < 0.5
@@ -265,7 +277,8 @@ def test_auto_takes_the_first_precision_whose_frame_is_as_good(found, first, cho
     assert engine.kept == (chosen is not None)
     line, *warnings = caplog.messages
     assert bool(warnings) == (chosen is None)
-    assert line.startswith(f"precision: {chosen or 'fp32'};") and f"{first} {found[first]:.1f} dB" in line
+    assert line.startswith(f"precision: {chosen or 'fp32'};")
+    assert f"{first} {found[first]:.1f} dB" in line
 
 
 class _Forbidden(TorchDispatchMode):
@@ -307,7 +320,8 @@ def test_a_frame_asks_nothing_of_the_host(weights, tiny_weights, monkeypatch):
         views = [engine._view(planes, empty(16, 64, 64), empty(4, 4), empty(3, 3), *more) for more in ((), grids)]
     assert planes.shape == (1, 3, 64, 64, c.render.plane_width)
     assert [[tuple(x.shape) for x in view] for view in views] == [[(1, 128, 128, 3), (1,)]] * 2
-    assert not seen.found and not listed
+    assert not seen.found
+    assert not listed
 
 
 @pytest.mark.gpu
@@ -344,4 +358,5 @@ def test_freed_memory_is_kept_and_returned():
     kept = resident()
     return_freed_memory()
     after = resident()
-    assert held - kept < 20e6 < 80e6 < held - after and len(last)
+    assert held - kept < 20e6 < 80e6 < held - after
+    assert len(last)

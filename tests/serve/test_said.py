@@ -24,7 +24,8 @@ def said_of(capsys) -> str:
     both = told.out + told.err
     for line in both.splitlines():
         assert line.isprintable() and len(line) <= 1000, line[:200]
-    assert both.count("\n") == len(both.splitlines()) and "\x1b" not in both
+    assert both.count("\n") == len(both.splitlines())
+    assert "\x1b" not in both
     return both
 
 
@@ -41,7 +42,8 @@ def test_names_of_files_and_folders(tmp_path, capsys):
     common = ["--weights", str(weights), "--faces", "none"]
     assert main(["reenact", str(frames), str(frames), str(tmp_path / f"{NAME}.mp4"), *common]) == 0
     said = said_of(capsys)
-    assert r"a\x1b[2J\n\u202eb" in said and "1 of 3 pictures are damaged" in said
+    assert r"a\x1b[2J\n\u202eb" in said
+    assert "1 of 3 pictures are damaged" in said
     assert main(["verify", str(tmp_path / f"{NAME}.mp4")]) == 0
     said_of(capsys)
     assert main(["doctor", "--weights", str(weights)]) == 0
@@ -77,10 +79,15 @@ def test_lines_of_the_live_log(text):
     record = logging.makeLogRecord({"msg": text, "fields": {"reason": text, "n": 3}})
     line = JsonLines().format(record)
     told = json.loads(line)
-    assert line.isprintable() and len(line) < 3000 and told["n"] == 3 and told["message"].isprintable()
+    assert line.isprintable()
+    assert len(line) < 3000
+    assert told["n"] == 3
+    assert told["message"].isprintable()
     try:
         raise ValueError(text)
     except ValueError as error:
         record.exc_info = (type(error), error, error.__traceback__)
     line = JsonLines().format(record)
-    assert line.isprintable() and len(line) < 30_000 and "traceback" in json.loads(line)
+    assert line.isprintable()
+    assert len(line) < 30_000
+    assert "traceback" in json.loads(line)

@@ -79,7 +79,8 @@ def test_transport_stream_sound_goes_into_mp4(tmp_path: Path) -> None:
     driving = open_clip(make(tmp_path / "a.ts", 30, sound="aac"))
     copy(driving, tmp_path / "o.mp4")
     (began_s, samples), (wanted_s, _) = heard(tmp_path / "o.mp4"), heard(driving.path)
-    assert began_s == pytest.approx(wanted_s, abs=0.012) and len(samples) > 40_000
+    assert began_s == pytest.approx(wanted_s, abs=0.012)
+    assert len(samples) > 40_000
 
 
 def test_sound_that_changes_its_kind_goes_on(tmp_path: Path) -> None:
@@ -90,7 +91,8 @@ def test_sound_that_changes_its_kind_goes_on(tmp_path: Path) -> None:
     driving = open_clip(tmp_path / "c.ts")
     assert len(copy(driving, tmp_path / "o.mp4")) == 60
     _, samples = heard(tmp_path / "o.mp4")
-    assert len(samples) == pytest.approx(2 * 48_000, abs=6000) and np.abs(samples[-20_000:-8_000]).max() > 0.2
+    assert len(samples) == pytest.approx(2 * 48_000, abs=6000)
+    assert np.abs(samples[-20_000:-8_000]).max() > 0.2
 
 
 def test_damaged_sound_of_a_transport_stream_costs_no_frame(tmp_path: Path) -> None:
@@ -154,7 +156,8 @@ def test_encoded_sound_before_the_first_frame_is_left_out(tmp_path: Path, out: s
     copy(driving, tmp_path / out)
     assert -0.03 < sound_of(tmp_path / out)[0][0] < 0.01
     began_s, samples = heard(tmp_path / out)
-    assert -0.01 < began_s < 0.03 and len(samples) == pytest.approx(0.6 * 48_000, abs=2500)
+    assert -0.01 < began_s < 0.03
+    assert len(samples) == pytest.approx(0.6 * 48_000, abs=2500)
 
 
 def test_sound_and_pictures_are_interleaved(tmp_path: Path) -> None:
@@ -163,7 +166,9 @@ def test_sound_and_pictures_are_interleaved(tmp_path: Path) -> None:
     # Longer than the ten seconds that the muxer holds back to sort by itself.
     with av.open(tmp_path / "o.mp4") as file:
         places = [p.pos / os.path.getsize(file.name.removeprefix("file:")) for p in file.demux(audio=0) if p.size]
-    assert places[0] < 0.1 and places[len(places) // 2] == pytest.approx(0.5, abs=0.25) and places[-1] > 0.7
+    assert places[0] < 0.1
+    assert places[len(places) // 2] == pytest.approx(0.5, abs=0.25)
+    assert places[-1] > 0.7
 
 
 def test_sound_that_cannot_be_taken_costs_only_the_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +178,8 @@ def test_sound_that_cannot_be_taken_costs_only_the_sound(tmp_path: Path, monkeyp
     driving = open_clip(make(tmp_path / "a.mp4", 12, sound="aac"))
     monkeypatch.setattr(video, "Sound", refuse)
     assert len(copy(driving, tmp_path / "o.mp4")) == 12
-    assert len(times_of(open_clip(tmp_path / "o.mp4"))) == 12 and not open_clip(tmp_path / "o.mp4").has_audio
+    assert len(times_of(open_clip(tmp_path / "o.mp4"))) == 12
+    assert not open_clip(tmp_path / "o.mp4").has_audio
     assert driving.warnings == [f"{driving.path}: its sound cannot be taken (Invalid argument); it is left out"]
 
 
@@ -215,7 +221,8 @@ def test_a_tone_loses_neither_its_first_nor_its_last_sample(
     driving = open_clip(path)
     copy(driving, tmp_path / out)
     (span,) = loud(tmp_path / out, quiet_s=0.005)
-    assert span == pytest.approx((begin_s, 1.2), abs=0.03) and driving.warnings == []
+    assert span == pytest.approx((begin_s, 1.2), abs=0.03)
+    assert driving.warnings == []
     if out in ("o.mp4", "o.mov"):
         with av.open(tmp_path / out) as file:
             codec = file.streams.audio[0].codec_context.codec.canonical_name

@@ -31,7 +31,8 @@ def test_short_answers_need_no_listener(arguments, code, streams):
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=BUFFERED)
     assert done.returncode == code, done.stderr
     for said in (done.stdout, done.stderr):
-        assert "Traceback" not in said and "Exception ignored" not in said
+        assert "Traceback" not in said
+        assert "Exception ignored" not in said
 
 
 @pytest.mark.parametrize("streams", ["<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
@@ -43,7 +44,8 @@ def test_a_video_is_made_though_nobody_listens(portrait_file, driving, tiny_weig
     shell = f"{COMMAND} {shlex.join(arguments)} -v {streams}"
     assert subprocess.run(["bash", "-c", shell], capture_output=True, env=BUFFERED).returncode == 0
     clip = open_clip(tmp_path / "out.mp4")
-    assert len(list(clip.frames())) == 4 and clip.warnings == []
+    assert len(list(clip.frames())) == 4
+    assert clip.warnings == []
 
 
 def test_a_stream_that_fails_in_the_middle(monkeypatch, capsys):
@@ -58,7 +60,8 @@ def test_a_stream_that_fails_in_the_middle(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", Broken())
     monkeypatch.setattr(doctor.Doctor, "run", lambda self: print("a row"))
     assert cli.main(["doctor"]) == 0
-    assert capsys.readouterr().err == "" and isinstance(sys.stdout, Broken)
+    assert capsys.readouterr().err == ""
+    assert isinstance(sys.stdout, Broken)
 
 
 def test_what_the_encoding_lacks_is_escaped(monkeypatch):
@@ -96,13 +99,15 @@ def test_impatience_does_not_interrupt_the_cleaning(portrait_file, driving, tiny
     process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert process.stdout is not None and process.stdout.readline() == "streaming\n"
+    assert process.stdout is not None
+    assert process.stdout.readline() == "streaming\n"
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "cleaning\n"
     process.send_signal(more)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in said
+    assert process.returncode == 130
+    assert "Traceback" not in said
     assert said.endswith("triportrait: interrupted; nothing half-written is left\n")
     assert sorted(tmp_path.iterdir()) == before
 
@@ -117,7 +122,8 @@ def test_what_was_ignored_stays_ignored(monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
         assert cli.main(["doctor"]) == 0
-        assert seen[signal.SIGHUP] is signal.SIG_IGN and callable(seen[signal.SIGTERM])
+        assert seen[signal.SIGHUP] is signal.SIG_IGN
+        assert callable(seen[signal.SIGTERM])
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)

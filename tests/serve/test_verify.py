@@ -73,8 +73,10 @@ def test_what_is_generated_passes(made, capsys, name):
     code, said = asked(made / name, capsys)
     source = sha256(SOURCE)
     assert code == 0, said
-    assert f"source: SHA-256 {source}" in said and f"message {source[:7]}, the first 28 bits" in said
-    assert "manifest: intact\n" in said and "an unknown issuer: its certificate proves no name" in said
+    assert f"source: SHA-256 {source}" in said
+    assert f"message {source[:7]}, the first 28 bits" in said
+    assert "manifest: intact\n" in said
+    assert "an unknown issuer: its certificate proves no name" in said
     assert "verified: whole, and its witnesses agree" in said
     kind = "recorded, with parts made by" if name == "beside.mov" else "says: made by"
     assert f"{kind} a trained network; by triportrait 0.1.0" in said
@@ -83,20 +85,27 @@ def test_what_is_generated_passes(made, capsys, name):
 def test_json_says_the_same(made, capsys):
     assert main(["verify", str(made / "video.mp4"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["intact"] and not found["missing"] and not found["manifest"]["altered"]
+    assert found["intact"]
+    assert not found["missing"]
+    assert not found["manifest"]["altered"]
     assert found["manifest"]["generation"]["synthetic"] is True
     assert found["manifest"]["generation"]["watermark_message"] == found["watermark"]["message"] == sha256(SOURCE)[:7]
-    assert found["watermark"]["pictures"] == 10 and found["watermark"]["false_alarm"] < 1e-7
+    assert found["watermark"]["pictures"] == 10
+    assert found["watermark"]["false_alarm"] < 1e-7
 
 
 def test_a_watermark_left_out_on_purpose_is_said(made, capsys):
     code, said = asked(made / "bare.mp4", capsys)
-    assert code == 0 and "watermark: left out" in said and "watermark: not found in 2 pictures" in said
+    assert code == 0
+    assert "watermark: left out" in said
+    assert "watermark: not found in 2 pictures" in said
 
 
 def test_matroska_carries_the_watermark_alone(made, capsys):
     code, said = asked(made / "video.mkv", capsys)
-    assert code == 1 and "manifest: none" in said and "watermark: found in 10 pictures" in said
+    assert code == 1
+    assert "manifest: none" in said
+    assert "watermark: found in 10 pictures" in said
     assert said.endswith("NOT VERIFIED: there is no manifest\n")
 
 
@@ -106,11 +115,14 @@ def test_an_edit_is_found_and_the_watermark_outlives_it(made, tmp_path, capsys):
     data[at] ^= 4
     (tmp_path / "edited.mp4").write_bytes(data)
     code, said = asked(tmp_path / "edited.mp4", capsys)
-    assert code == 1 and "manifest: ALTERED, the file is not what was signed" in said
+    assert code == 1
+    assert "manifest: ALTERED, the file is not what was signed" in said
     assert said.endswith("NOT VERIFIED: the file is not what was signed\n")
     frames = [frame.image for frame in open_clip(made / "video.mp4").frames()]
     code, said = asked(film(tmp_path / "again.mp4", frames), capsys)
-    assert code == 1 and "manifest: none" in said and f"message {sha256(SOURCE)[:7]}" in said
+    assert code == 1
+    assert "manifest: none" in said
+    assert f"message {sha256(SOURCE)[:7]}" in said
 
 
 def test_pictures_that_were_swapped_are_found(tmp_path, capsys):
@@ -123,7 +135,8 @@ def test_pictures_that_were_swapped_are_found(tmp_path, capsys):
         write_picture(tmp_path / name, image if message is None else Watermark(message).mark(image))
         sign(tmp_path / name, Claim("2b7e151f" + "0" * 56, "demo", {}, 0x2B7E151))
         code, said = asked(tmp_path / name, capsys)
-        assert code == 1 and said.endswith(f"NOT VERIFIED: {said_of_it}\n")
+        assert code == 1
+        assert said.endswith(f"NOT VERIFIED: {said_of_it}\n")
     write_picture(tmp_path / "marked.png", Watermark(5).mark(photograph(256, 1)[0]))
     sign(tmp_path / "marked.png", Claim("0" * 64, "demo", {}, None))
     assert asked(tmp_path / "marked.png", capsys)[0] == 1
@@ -143,12 +156,14 @@ def test_a_manifest_of_somebody_else_over_our_watermark_is_no_proof(tmp_path, ca
         patch.setattr(manifest, "_definition", definition)
         sign(path, Claim("2b7e151f" + "0" * 56, "demo", {}, 0x2B7E151))
     code, said = asked(path, capsys)
-    assert code == 1 and said.endswith("NOT VERIFIED: the manifest does not say how the file was generated\n")
+    assert code == 1
+    assert said.endswith("NOT VERIFIED: the manifest does not say how the file was generated\n")
     path = tmp_path / "other.png"
     write_picture(path, Watermark(0x2B7E151).mark(photograph(256, 1)[0]))
     sign(path, Claim("0" * 64, "demo", {}, 0x2B7E151))
     code, said = asked(path, capsys)
-    assert code == 1 and said.endswith("the manifest's message does not begin its source's SHA-256\n")
+    assert code == 1
+    assert said.endswith("the manifest's message does not begin its source's SHA-256\n")
 
 
 def test_what_a_file_says_cannot_forge_what_verify_says(tmp_path, capsys):
@@ -157,7 +172,9 @@ def test_what_a_file_says_cannot_forge_what_verify_says(tmp_path, capsys):
     forged = "demo\x1b[2J\nverified: whole, and its witnesses agree"
     sign(path, Claim("2b7e151f" + "0" * 56, forged, {forged: forged}, 0x2B7E151))
     code, said = asked(path, capsys)
-    assert code == 1 and "\x1b" not in said and not any(line.startswith("verified") for line in said.splitlines())
+    assert code == 1
+    assert "\x1b" not in said
+    assert not any(line.startswith("verified") for line in said.splitlines())
 
 
 def test_a_manifest_names_weights_and_not_where_they_lie(monkeypatch, tmp_path):
@@ -169,7 +186,8 @@ def test_a_manifest_names_weights_and_not_where_they_lie(monkeypatch, tmp_path):
 def test_recorded_files_have_neither(capsys):
     for path in (SOURCE, DRIVING):
         code, said = asked(path, capsys)
-        assert code == 1 and said.endswith("NOT VERIFIED: there is no manifest; there is no watermark\n")
+        assert code == 1
+        assert said.endswith("NOT VERIFIED: there is no manifest; there is no watermark\n")
 
 
 def test_bad_input_is_one_sentence(tmp_path, capsys, monkeypatch):
@@ -183,14 +201,17 @@ def test_bad_input_is_one_sentence(tmp_path, capsys, monkeypatch):
 def test_without_the_package_the_watermark_is_read_alone(made, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "c2pa", None)
     code, said = asked(made / "video.mp4", capsys)
-    assert code == 1 and "manifest: not looked for\n" in said and "watermark: found in" in said
+    assert code == 1
+    assert "manifest: not looked for\n" in said
+    assert "watermark: found in" in said
     assert "NOT VERIFIED: no manifest was looked for, c2pa-python is not installed; pip install" in said
 
 
 def test_an_unsigned_result_is_found_by_its_message_alone(tmp_path):
     frames = [Watermark(0xABCDEF0).mark(frame) for frame in talking(256, 4)]
     found = verify(film(tmp_path / "a.mp4", frames))
-    assert found.watermark.message == 0xABCDEF0 and found.missing == ("there is no manifest",)
+    assert found.watermark.message == 0xABCDEF0
+    assert found.missing == ("there is no manifest",)
 
 
 @pytest.mark.parametrize("name", ["video.mp4", "beside.mov", "picture.png", "picture.jpg", "picture.webp"])
@@ -227,7 +248,9 @@ def test_the_manifest_is_read_before_a_later_file_takes_its_name(made, tmp_path,
     command = ["reenact", str(image), str(SOURCE), str(out), "--weights", "demo", "--faces", "none", "--overwrite"]
     assert main(command) == 0
     found = read_manifest(out)
-    assert found is not None and found.generation is not None and found.generation["source_sha256"] == sha256(image)
+    assert found is not None
+    assert found.generation is not None
+    assert found.generation["source_sha256"] == sha256(image)
     assert asked(out, capsys)[0] == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.png", "source.png"]
 
@@ -242,21 +265,29 @@ def test_what_a_manifest_says_is_shown_escaped_and_cut(tmp_path, capsys):
     many = {f"{HOSTILE}{i}": "0" * 64 for i in range(2000)}
     sign(path, Claim(HOSTILE * 200, HOSTILE * 200, many, None))
     code, said = asked(path, capsys)
-    assert code == 0 and len(said) < 4000 and all(line.isprintable() for line in said.splitlines())
-    assert len(said.splitlines()) == 9 and said.endswith("\nverified: whole, and its witnesses agree\n")
-    assert r"weights: \x1b[2J\u202e\nverified" in said and "and 1,992 more" in said
+    assert code == 0
+    assert len(said) < 4000
+    assert all(line.isprintable() for line in said.splitlines())
+    assert len(said.splitlines()) == 9
+    assert said.endswith("\nverified: whole, and its witnesses agree\n")
+    assert r"weights: \x1b[2J\u202e\nverified" in said
+    assert "and 1,992 more" in said
     assert main(["verify", str(path), "--json"]) == 0
     said = capsys.readouterr().out
-    assert said.replace("\n", "").isprintable() and len(said) < 40_000
+    assert said.replace("\n", "").isprintable()
+    assert len(said) < 40_000
     told = json.loads(said)["manifest"]["generation"]
-    assert told["weights"].startswith(r"\x1b[2J\u202e\nverified") and len(told["weights_sha256"]) == 51
+    assert told["weights"].startswith(r"\x1b[2J\u202e\nverified")
+    assert len(told["weights_sha256"]) == 51
 
 
 def test_a_manifest_of_another_form_is_altered(made, monkeypatch):
     for found in ({"manifests": []}, {"manifests": {"a": {"assertions": [1]}}, "active_manifest": "a"}, [], 3):
         monkeypatch.setattr(manifest, "json", SimpleNamespace(loads=lambda _, found=found: found))
         read = read_manifest(made / "picture.png")
-        assert read is not None and read.altered and read.problems == ("it is of another form than manifests have",)
+        assert read is not None
+        assert read.altered
+        assert read.problems == ("it is of another form than manifests have",)
 
 
 def test_a_long_marked_film_is_not_read_whole(tmp_path, monkeypatch):
@@ -269,7 +300,8 @@ def test_a_long_marked_film_is_not_read_whole(tmp_path, monkeypatch):
     found = read_file(marked)
     assert (found.message, found.turned, found.pictures, len(counted)) == (0xABCDEF0, 0, 32, 32)
     counted.clear()
-    assert read_file(plain).message is None and len(counted) == 256
+    assert read_file(plain).message is None
+    assert len(counted) == 256
 
 
 def test_progress_is_shown_on_a_terminal_where_it_takes_long(made, monkeypatch):
@@ -281,7 +313,9 @@ def test_progress_is_shown_on_a_terminal_where_it_takes_long(made, monkeypatch):
     asked_for: dict[str, object] = {}
     monkeypatch.setattr(verify_module, "tqdm", lambda frames, **how: asked_for.update(how) or nullcontext(frames))
     verify(made / "video.mp4")
-    assert asked_for["total"] == 10 and asked_for["disable"] is None and asked_for["delay"] > 0
+    assert asked_for["total"] == 10
+    assert asked_for["disable"] is None
+    assert asked_for["delay"] > 0
     assert asked_for["file"] is sys.stderr
 
 

@@ -23,7 +23,8 @@ def test_output_times_equal_driving_times(tmp_path: Path, ending: str, within_s:
     back = open_clip(tmp_path / f"out{ending}")
     assert times == [at / CLOCK for at in UNEVEN]
     assert np.abs(np.subtract(times_of(back), times)).max() <= within_s
-    assert back.size_px == (W, H) and back.warnings == []
+    assert back.size_px == (W, H)
+    assert back.warnings == []
 
 
 @pytest.mark.parametrize("fps", [Fraction(24000, 1001), Fraction(30000, 1001), Fraction(25), Fraction(60)])
@@ -33,7 +34,8 @@ def test_film_rates_are_exact(tmp_path: Path, fps: Fraction) -> None:
             writer.write(moving(i), float(i / fps))
     with av.open(tmp_path / "a.mp4") as file:
         stream = file.streams.video[0]
-        assert stream.average_rate == fps and stream.duration * stream.time_base == 10 / fps
+        assert stream.average_rate == fps
+        assert stream.duration * stream.time_base == 10 / fps
         assert [f.pts * stream.time_base for f in file.decode(stream)] == [i / fps for i in range(10)]
 
 
@@ -56,7 +58,8 @@ def test_colours_survive_and_are_tagged(tmp_path: Path, ending: str) -> None:
         assert np.abs(frame.image[H // 2, W // 2].astype(int) - colour).max() <= 3
     with av.open(path) as file:
         context = file.streams.video[0].codec_context
-        assert context.name in ("h264", "vp9", "libvpx-vp9") and context.pix_fmt == "yuv420p"
+        assert context.name in ("h264", "vp9", "libvpx-vp9")
+        assert context.pix_fmt == "yuv420p"
         assert (context.colorspace, context.color_range, context.color_primaries, context.color_trc) == (1, 1, 1, 1)
         if ending == ".mp4":
             data = path.read_bytes()
@@ -115,7 +118,8 @@ def ends_s(path: Path) -> tuple[float, float, float]:
 def test_the_last_frame_lasts_as_long_as_it_did(tmp_path: Path, ending: str, limit: int | None, end_s: float) -> None:
     driving = open_clip(Path(__file__).parent.parent / "data" / "files" / "last.gif")
     assert copy(driving, tmp_path / f"o{ending}", limit) == pytest.approx([0, 0.1, 0.3, 0.6][:limit])
-    assert ends_s(tmp_path / f"o{ending}") == pytest.approx((end_s,) * 3, abs=2e-3) and driving.warnings == []
+    assert ends_s(tmp_path / f"o{ending}") == pytest.approx((end_s,) * 3, abs=2e-3)
+    assert driving.warnings == []
 
 
 @pytest.mark.parametrize("ending", [".mp4", ".mov"])
@@ -163,7 +167,8 @@ def test_a_video_that_was_cut_off_does_not_rest_at_its_end(tmp_path: Path) -> No
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         clip = open_clip(path)
         times = times_of(clip)
-        assert times[-1] < 1 and (clip.end_s is None or clip.end_s - times[-1] < 0.05)
+        assert times[-1] < 1
+        assert clip.end_s is None or clip.end_s - times[-1] < 0.05
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
@@ -179,10 +184,12 @@ def test_an_exception_leaves_the_old_output_and_nothing_else(tmp_path: Path, err
         for frame in driving.frames():
             writer.write(frame.image, frame.time_s)
             (hidden,) = [name for name in os.listdir(out.parent) if name != "o.mp4"]
-            assert hidden.startswith(".") and out.read_bytes() == b"precious"
+            assert hidden.startswith(".")
+            assert out.read_bytes() == b"precious"
             if frame.index == 8:
                 raise error
-    assert os.listdir(out.parent) == ["o.mp4"] and out.read_bytes() == b"precious"
+    assert os.listdir(out.parent) == ["o.mp4"]
+    assert out.read_bytes() == b"precious"
 
 
 def test_an_os_error_of_the_caller_stays_its_own(tmp_path: Path) -> None:
@@ -235,13 +242,15 @@ def test_check_output(tmp_path: Path) -> None:
     def refusal(path: Path, **options: Any) -> str:
         with pytest.raises(InputError) as caught:
             check_output(path, **options)
-        assert str(caught.value).startswith(f"{path}: ") and ";" in str(caught.value)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert ";" in str(caught.value)
         return str(caught.value)
 
     assert "--overwrite" in refusal(tmp_path / "old.mp4")
     check_output(tmp_path / "old.mp4", overwrite=True)
     assert (tmp_path / "old.mp4").read_bytes() == b"old"
-    assert ".mp4 .mov .mkv .webm" in refusal(tmp_path / "a.txt") and "no ending came" in refusal(tmp_path / "a")
+    assert ".mp4 .mov .mkv .webm" in refusal(tmp_path / "a.txt")
+    assert "no ending came" in refusal(tmp_path / "a")
     assert "does not exist" in refusal(tmp_path / "no" / "a.mp4")
     assert "is a file" in refusal(tmp_path / "old.mp4" / "a.mp4")
     assert "folder" in refusal(tmp_path / "folder.mp4", overwrite=True)

@@ -48,7 +48,8 @@ def picture(seed: int, side: int = 128) -> np.ndarray:
 
 def test_a_trained_folder_is_loaded_and_reenacts_a_frame(trained):
     portrait, encoder = load_weights(str(trained))
-    assert portrait.config == tiny() and isinstance(encoder, SmallMotionEncoder)
+    assert portrait.config == tiny()
+    assert isinstance(encoder, SmallMotionEncoder)
     assert encoder.motion_width == portrait.config.transformer.motion_width == 9
     reenactor = Reenactor(portrait, encoder)
     tracked = Tracking(landmarks=torch.from_numpy(landmarks(0.0))[None].float())
@@ -56,10 +57,12 @@ def test_a_trained_folder_is_loaded_and_reenacts_a_frame(trained):
     prepared = reenactor.prepare(source)
     cameras = [fixed_camera(), turned(fixed_camera(), 0.4, 0.0)]
     front, side = reenactor.views(reenactor.head(prepared, faces[0]), cameras)
-    assert front.shape == side.shape == (128, 128, 3) and front.dtype == np.uint8
+    assert front.shape == side.shape == (128, 128, 3)
+    assert front.dtype == np.uint8
     again, other = (reenactor.reenact(prepared, face) for face in faces)
     elsewhere = reenactor.reenact(prepared, AlignedFace.whole(picture(1), tracked))
-    assert np.array_equal(front, again) and not np.array_equal(front, side)
+    assert np.array_equal(front, again)
+    assert not np.array_equal(front, side)
     assert not np.array_equal(front, other), "another driving picture moves nothing"
     assert not np.array_equal(front, elsewhere), "landmarks say where the face is"
 

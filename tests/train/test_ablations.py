@@ -91,7 +91,8 @@ def test_a_row_trains_its_columns(row):
     assert found.model.transformer.motion_width == {"E_mot": 548, "3DMM": 109}[printed["motion"]]
     assert own.teacher == {"static synthesizer": "static", "Portrait4D": "dynamic"}[printed["teacher"]]
     assert own.clips == {10_000: 0}.get(printed["clips"], printed["clips"]), "10 K are all that there are"
-    assert own.images == printed["images"] and own.optimizer.motion_lr_factor == printed["motion_rate_factor"]
+    assert own.images == printed["images"]
+    assert own.optimizer.motion_lr_factor == printed["motion_rate_factor"]
     assert own.optimizer.lr * own.optimizer.motion_lr_factor == pytest.approx({1.0: 1e-4, 2.5: 2.5e-4}[
         printed["motion_rate_factor"]
     ])  # fmt: skip
@@ -156,7 +157,8 @@ def test_a_column_is_an_option_of_its_own(option, monkeypatch, capsys):
         "triportrait.train.jobs.train.shown_columns", lambda config, *_: seen.append(config) or "columns"
     )
     assert cli.main(["train", "stage2", "--preset", "paper", "--show-schedule", *given]) == 0
-    assert _changes(paper(), seen[0]) == wanted and capsys.readouterr().out.startswith("columns\nstage2: ")
+    assert _changes(paper(), seen[0]) == wanted
+    assert capsys.readouterr().out.startswith("columns\nstage2: ")
 
 
 def _changes(one: Any, other: Any) -> dict[str, Any]:
@@ -201,7 +203,8 @@ def test_numbers_beside_a_row_win_and_are_said(capsys):
         "options that won over the row: --images 480, --clips 3, --batch 16, --real-driving 0.3, --lr 0.002, "
         "--motion-lr-factor 2, --theta-p near-front\n" in said
     )
-    assert "70% of the motions are read off them" in said and "stage2: 480 images" in said
+    assert "70% of the motions are read off them" in said
+    assert "stage2: 480 images" in said
 
 
 def shown(row: str, capsys, *more: str) -> dict[str, str]:
@@ -235,7 +238,8 @@ def test_the_schedule_says_nothing_false_of_parameters(capsys):
     """Row F reads no pseudo view for its motion, whatever the coin's share is."""
     found = shown("F", capsys)
     assert found["pseudo views p"].endswith("none is read: see motion")
-    assert "90%" not in found["motion off pseudo views"] and "█" not in found["motion off pseudo views"]
+    assert "90%" not in found["motion off pseudo views"]
+    assert "█" not in found["motion off pseudo views"]
     assert "none is read: motion is the parameters of the data" in found["motion off pseudo views"]
     assert [line for line in found if line.startswith("θ_p")] == ["θ_p: not used"]
     assert found["motion"].endswith("109 numbers of the data")
@@ -292,13 +296,15 @@ def test_clips_are_the_first_ones(cast):
     drawn = [batch_of(cast, batch=64, clips=2), batch_of(cast, batch=64)]
     rows = cast.take(cast.pose(np.arange(2).repeat(2), np.tile(np.arange(2), 2)), torch.zeros(4, dtype=torch.long))
     inside = [(batch.source.motion[:, None] == rows.motion).all(-1).any(-1) for batch in drawn]
-    assert inside[0].all() and not inside[1].all()
+    assert inside[0].all()
+    assert not inside[1].all()
 
 
 def test_parameters_are_what_the_data_tells(cast):
     batch = batch_of(cast, real_driving=0.0, real_target=0.0)
     motion, targets = stage2.pseudo_views(batch, models(motion_encoder=None))
-    assert torch.equal(motion, batch.driving.motion) and len(targets) == len(motion)
+    assert torch.equal(motion, batch.driving.motion)
+    assert len(targets) == len(motion)
 
 
 def test_a_dynamic_teacher_reads_the_frame_s_own_motion(cast):
@@ -311,7 +317,8 @@ def test_a_dynamic_teacher_reads_the_frame_s_own_motion(cast):
             encoder.out.weight.mul_(motion_scale)
         asked = dataclasses.replace(still, motion_encoder=encoder)
         seen_again.append([stage2.pseudo_views(batch, dataclasses.replace(asked, dynamic=d))[1] for d in (True, False)])
-    assert torch.equal(seen, seen_again[0][0]) and not torch.equal(seen, seen_again[1][0])
+    assert torch.equal(seen, seen_again[0][0])
+    assert not torch.equal(seen, seen_again[1][0])
     assert torch.equal(seen_again[0][1], seen_again[1][1])  # a static one knows no motion
 
 
@@ -341,7 +348,8 @@ def test_a_portrait_begins_as_it_is_told(row, more, material, tmp_path, monkeypa
     at_random = row in ("A", "E", None)
     assert all(equal(portrait, static, motion=False)) != at_random
     fresh = little.portrait(7, motion=True)
-    assert all(equal(portrait, fresh, motion=True)) and all(equal(portrait, fresh, motion=False)) == at_random
+    assert all(equal(portrait, fresh, motion=True))
+    assert all(equal(portrait, fresh, motion=False)) == at_random
 
 
 def test_row_g_begins_as_the_static_synthesizer_while_the_dynamic_one_draws(material, tmp_path, monkeypatch):
@@ -356,7 +364,8 @@ def test_row_g_begins_as_the_static_synthesizer_while_the_dynamic_one_draws(mate
             for key, value in found.portrait.state_dict().items()
             if value.dim() > 1
         ), "and nothing is the teacher's"
-        assert all(equal(found.static, teacher, motion=True)) and all(equal(found.static, teacher, motion=False))
+        assert all(equal(found.static, teacher, motion=True))
+        assert all(equal(found.static, teacher, motion=False))
         assert found.dynamic
 
 

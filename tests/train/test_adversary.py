@@ -83,9 +83,12 @@ def test_the_generator_loses_where_the_discriminator_sees_a_fake():
     false, true = made[FAKE], made[REAL]
     assert all(not value.requires_grad for value in false.values())
     assert false.image[:, 0, 0, 0].tolist() == pytest.approx([0.2, 0.6])
-    assert true.image[:, 0, 0, 0].tolist() == pytest.approx([0.1, 0.5]) and true.raw.shape == (2, 3, 4, 4)
-    assert true.mask.unique().tolist() == [0.5] and false.mask.unique().tolist() == [-0.5]
-    assert true.label.shape == (2, 25) and torch.equal(true.positions, false.positions)
+    assert true.image[:, 0, 0, 0].tolist() == pytest.approx([0.1, 0.5])
+    assert true.raw.shape == (2, 3, 4, 4)
+    assert true.mask.unique().tolist() == [0.5]
+    assert false.mask.unique().tolist() == [-0.5]
+    assert true.label.shape == (2, 25)
+    assert torch.equal(true.positions, false.positions)
 
 
 def test_the_discriminator_learns_from_what_the_generator_left():

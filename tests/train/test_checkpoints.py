@@ -62,8 +62,11 @@ def test_a_checkpoint_brings_everything_back(tmp_path):
     pair = saved(tmp_path)
     other = Pair(seed=1).move(9)
     loaded = load_newest(tmp_path, "stage", other.engines, ONE)
-    assert loaded is not None and loaded.damaged == [] and loaded.loop == {"terms": {"l1": [1.5, 2.0]}}
-    assert other.same(pair) and other.engines["generator"].images_seen == 12
+    assert loaded is not None
+    assert loaded.damaged == []
+    assert loaded.loop == {"terms": {"l1": [1.5, 2.0]}}
+    assert other.same(pair)
+    assert other.engines["generator"].images_seen == 12
     assert other.move(3).same(pair.move(3)), "moments too"
 
 
@@ -105,10 +108,12 @@ def test_the_same_moment_twice_leaves_the_first_until_the_second_is_there(tmp_pa
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, "stage", pair.engines, {}, ONE)
     kept = tmp_path / "checkpoints" / ".stage_000000012.old"
-    assert (kept / "generator.safetensors").is_file() and (kept / CARD).is_file()
+    assert (kept / "generator.safetensors").is_file()
+    assert (kept / CARD).is_file()
     monkeypatch.undo()
     save_checkpoint(tmp_path, "stage", pair.engines, {}, ONE)
-    assert not kept.exists() and load_newest(tmp_path, "stage", Pair().engines, ONE).folder.name[-2:] == "12"
+    assert not kept.exists()
+    assert load_newest(tmp_path, "stage", Pair().engines, ONE).folder.name[-2:] == "12"
 
 
 def flip(path: Path) -> None:
@@ -148,8 +153,12 @@ def test_a_damaged_one_is_left_out_and_named(case, tmp_path):
     damage(checkpoints_of(tmp_path, "stage")[-1])
     other = Pair(seed=1)
     loaded = load_newest(tmp_path, "stage", other.engines, ONE)
-    assert loaded is not None and loaded.folder.name == "stage_000000008" and other.same(Pair().move(2))
-    assert len(loaded.damaged) == 1 and reason in loaded.damaged[0] and "stage_000000012" in loaded.damaged[0]
+    assert loaded is not None
+    assert loaded.folder.name == "stage_000000008"
+    assert other.same(Pair().move(2))
+    assert len(loaded.damaged) == 1
+    assert reason in loaded.damaged[0]
+    assert "stage_000000012" in loaded.damaged[0]
 
 
 def test_none_that_is_whole_is_one_sentence_and_nothing_moves(tmp_path):
@@ -161,7 +170,9 @@ def test_none_that_is_whole_is_one_sentence_and_nothing_moves(tmp_path):
         InputError, match=r"no checkpoint of stage is whole \(.*stage_000000012.*; remove them"
     ) as refused:
         load_newest(tmp_path, "stage", other.engines, ONE)
-    assert "\n" not in str(refused.value) and other.same(Pair(seed=1)) and len(checkpoints_of(tmp_path, "stage")) == 3
+    assert "\n" not in str(refused.value)
+    assert other.same(Pair(seed=1))
+    assert len(checkpoints_of(tmp_path, "stage")) == 3
 
 
 def test_another_network_is_refused(tmp_path):
@@ -210,7 +221,8 @@ def test_averaged_weights_are_read_alone(tmp_path):
     flip(folder / "discriminator.safetensors")  # nobody asks for it
     weights = ema_weights(folder, "generator")
     wanted = pair.engines["generator"].ema_state_dict()
-    assert weights.keys() == wanted.keys() and all(torch.equal(weights[name], wanted[name]) for name in wanted)
+    assert weights.keys() == wanted.keys()
+    assert all(torch.equal(weights[name], wanted[name]) for name in wanted)
     assert not torch.equal(weights["0.weight"], pair.engines["generator"].module.state_dict()["0.weight"])
     with pytest.raises(InputError, match=r"a whole checkpoint of discriminator, discriminator\.safetensors is not"):
         ema_weights(folder, "discriminator")

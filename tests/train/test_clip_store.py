@@ -61,7 +61,8 @@ def test_a_video_that_does_not_decode_spoils_no_other(kind, tmp_path):
     sound = [(found.path(i), [3, 12]) for i in range(2)]
     shown = decode_all([sound[0], *broken, (found.path(1), [0, 99]), sound[1]])
     assert [type(frames) for frames in shown] == [torch.Tensor, *[ValueError] * 4, torch.Tensor]
-    assert "text.mp4 does not decode" in str(shown[1]) and "no frame 99" in str(shown[4])
+    assert "text.mp4 does not decode" in str(shown[1])
+    assert "no frame 99" in str(shown[4])
     for again, decoded in zip(decode_all(sound), (shown[0], shown[-1]), strict=True):
         assert torch.equal(again, decoded), "what stands beside a broken one is the same"
 
@@ -132,7 +133,8 @@ def test_numbers_that_cannot_be_are_refused_in_words(case, tmp_path):
             frames(0),
             {name: np.float32(v) if v.dtype.kind == "f" else v for name, v in spoil(table(0)).items()},
         )
-    assert writer.clips == {} and [p.name for p in writer.folder.iterdir()] == [PROGRESS]
+    assert writer.clips == {}
+    assert [p.name for p in writer.folder.iterdir()] == [PROGRESS]
 
 
 def test_sizes_that_no_decoder_takes_or_that_differ_are_refused(tmp_path):
@@ -216,7 +218,8 @@ def lmdb_of(path: Path, messages: list[bytes], key: bytes = b"num_samples", subd
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_record_is_read_by_its_schema(channels):
     record = parse(message(1, channels) + varint(15 << 3 | 2) + varint(3) + b"new" + varint(16 << 3 | 5) + b"1234")
-    assert np.array_equal(record.images, frames(1)) and np.array_equal(record.masks, frames(1)[..., 1] > 90)
+    assert np.array_equal(record.images, frames(1))
+    assert np.array_equal(record.masks, frames(1)[..., 1] > 90)
     rows, found = labels(1), record.table()
     assert np.array_equal(
         np.concatenate([found[n] for n in ("camera", "shape", "expression", "pose", "eyes")], 1), rows
@@ -246,7 +249,8 @@ def test_an_lmdb_becomes_a_store(tmp_path):
     path = lmdb_of(tmp_path / "vfhq_64_3", [message(0), message(1, 3), message(2)])
     done: list[tuple[int, int]] = []
     result = import_lmdb(path, tmp_path / "out", progress=lambda *counts: done.append(counts))
-    assert (result.written, result.skipped) == (3, 0) and done == [(1, 3), (2, 3), (3, 3)]
+    assert (result.written, result.skipped) == (3, 0)
+    assert done == [(1, 3), (2, 3), (3, 3)]
     found = ClipStore(tmp_path / "out", contents=True)
     assert found.clips == ["clip_00000000", "clip_00000001", "clip_00000002"]
     for clip in range(3):
@@ -265,7 +269,8 @@ def test_what_cannot_be_used_is_skipped_counted_and_named(tmp_path):
     assert (result.written, result.skipped) == (1, 2)
     told = [json.loads(line) for line in (tmp_path / "out" / SKIPPED).read_text().splitlines()]
     assert [line["clip"] for line in told] == ["clip_00000001", "clip_00000002"]
-    assert "the camera of frame 5 is no rotation" in told[0]["reason"] and "cut off" in told[1]["reason"]
+    assert "the camera of frame 5 is no rotation" in told[0]["reason"]
+    assert "cut off" in told[1]["reason"]
     assert json.loads((tmp_path / "out" / INDEX).read_text())["skipped"] == 2
 
 
@@ -289,7 +294,8 @@ def test_an_lmdb_may_be_a_single_file(tmp_path):
     """As `subdir=False` writes it; the file inside of a folder is one, too."""
     single = lmdb_of(tmp_path / "clips.lmdb", [message(0)], subdir=False)
     folder = lmdb_of(tmp_path / "set", [message(0)])
-    assert single.is_file() and folder.is_dir()
+    assert single.is_file()
+    assert folder.is_dir()
     for number, path in enumerate((single, folder / "data.mdb", folder)):
         assert import_lmdb(path, tmp_path / str(number)).written == 1
 

@@ -94,7 +94,9 @@ def test_a_run_on_clips_from_the_command_line(material, little_clips, tmp_path, 
     assert "psnr jaw" in lines_of(run)[-1], "the same heads are probed"
     assert not threads()
     config = json.loads((run / "config.json").read_text())
-    assert config["run"]["decoder"] == "av" and config["cast"]["seed"] == 3 and config["cast"]["count"] == 5
+    assert config["run"]["decoder"] == "av"
+    assert config["cast"]["seed"] == 3
+    assert config["cast"]["count"] == 5
     assert cli.main(["train", "export", str(run), str(tmp_path / "weights")]) == 0
     load_portrait(tmp_path / "weights"), load_motion_encoder(tmp_path / "weights")
 
@@ -139,8 +141,10 @@ def test_batches_made_ahead_and_a_stop_change_nothing(material, damaged, whole, 
         start(material, run, damaged, most_skipped=0.3).train(StopsAt(1))
     assert not threads()
     start(material, run, damaged, prefetch=3, most_skipped=0.3).train()
-    assert losses_of(run) == losses_of(whole) and len(losses_of(run)) == 3
-    assert little.same(weights_of(run), weights_of(whole)) and not threads()
+    assert losses_of(run) == losses_of(whole)
+    assert len(losses_of(run)) == 3
+    assert little.same(weights_of(run), weights_of(whole))
+    assert not threads()
     said = caplog.text
     assert said.count("stage2: left out clip_2: clip_2.mp4 does not decode") == 1, "once, also over a stop"
     assert "stage2: 1 left out in all: clip_2" in said.splitlines()[-1]
@@ -150,7 +154,8 @@ def test_a_damaged_clip_is_named_in_the_log(whole):
     (line,) = [line for line in lines_of(whole) if "left out" in line]
     assert (line["left out"], line["reason"]) == ("clip_2", "clip_2.mp4 does not decode")
     assert [line["data_left_out"] for line in lines_of(whole) if "l1" in line][-1] == 1
-    assert (whole / "samples" / "stage2_0000012.png").is_file() and "psnr" in lines_of(whole)[-1]
+    assert (whole / "samples" / "stage2_0000012.png").is_file()
+    assert "psnr" in lines_of(whole)[-1]
 
 
 def test_too_many_damaged_clips_stop_the_run(material, damaged, tmp_path, capsys):
@@ -165,7 +170,8 @@ def test_a_discriminator_sees_tracked_faces_by_flame_s_mesh(material, tmp_path):
     more = ["--flame", material / "flame", "--adversarial-from", 0]
     assert cli.main(words(material, material / "tracked", run, *more)) == 0
     told = [line for line in lines_of(run) if "l1" in line]
-    assert told and all({"adversary", "D real", "D fake"} < line.keys() for line in told)
+    assert told
+    assert all({"adversary", "D real", "D fake"} < line.keys() for line in told)
 
 
 def test_an_error_of_the_thread_and_an_impatient_user_leave_no_thread(material, tmp_path, monkeypatch):
@@ -183,7 +189,8 @@ def test_an_error_of_the_thread_and_an_impatient_user_leave_no_thread(material, 
     with pytest.raises(RuntimeError, match="the decoder fell over"):
         run.train()
     monkeypatch.setattr(stage2, "draw", original)
-    assert makers == {"prefetch"} and not threads()
+    assert makers == {"prefetch"}
+    assert not threads()
 
     def interrupt(*given: Any) -> Any:
         raise KeyboardInterrupt
@@ -211,7 +218,8 @@ def test_stored_motion_drives_and_flame_carries_landmarks(material, tmp_path, mo
     motion, _ = stage2.pseudo_views(batch, stage2_models(run))
     ((image, landmarks),) = read
     pseudo = ~batch.real_driving
-    assert pseudo.any() and len(image) == pseudo.sum()
+    assert pseudo.any()
+    assert len(image) == pseudo.sum()
     wanted = stage2.move_landmarks(batch.driving, batch.camera_p)[pseudo]
     assert landmarks.equal(wanted)
     assert motion[~pseudo].equal(batch.driving.features[~pseudo])
@@ -241,14 +249,17 @@ def exported(whole, tmp_path_factory) -> Path:
 
 def test_weights_of_tracked_faces_know_no_cast(exported):
     provenance = json.loads((exported / "portrait.json").read_text())["provenance"]
-    assert provenance["cast"] is None and "FLAME's tables inside keep the FLAME licence" in provenance["licence"]
+    assert provenance["cast"] is None
+    assert "FLAME's tables inside keep the FLAME licence" in provenance["licence"]
 
 
 def test_weights_of_tracked_faces_carry_flame_and_its_coarse_mesh(material, exported):
     trained_on, portrait = load_portrait(material / "flame").neck, load_portrait(exported)
-    assert isinstance(portrait.neck, NeckField) and isinstance(trained_on, NeckField)
+    assert isinstance(portrait.neck, NeckField)
+    assert isinstance(trained_on, NeckField)
     assert little.same(portrait.neck.state_dict(), trained_on.state_dict())
-    assert "mesh.coarse_faces" in portrait.neck.state_dict() and "landmark70_faces" in portrait.neck.flame
+    assert "mesh.coarse_faces" in portrait.neck.state_dict()
+    assert "landmark70_faces" in portrait.neck.flame
     assert Reenactor(portrait, load_motion_encoder(exported)).can_turn_neck
 
 
@@ -281,7 +292,8 @@ def test_a_run_that_kept_no_tables_says_so_and_takes_them_by_name(material, whol
     assert "these weights turn no neck; export them again with --flame FOLDER" in capsys.readouterr().err
     assert load_portrait(tmp_path / "without").neck is None
     named = ["train", "export", str(run), str(tmp_path / "with"), "--flame", str(material / "flame")]
-    assert cli.main(named) == 0 and capsys.readouterr().err == ""
+    assert cli.main(named) == 0
+    assert capsys.readouterr().err == ""
     assert isinstance(load_portrait(tmp_path / "with").neck, NeckField)
 
 

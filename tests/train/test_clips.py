@@ -76,7 +76,8 @@ def frames_of(clips: ClipPictures, pictures: Pictures) -> list[tuple[int, int]]:
 def test_a_clip_is_one_head_and_its_table_is_the_truth(little_clips, studio):
     store = ClipStore(little_clips, contents=True)
     assert (len(store), store.frames_of, store.size) == (COUNT, [FRAMES] * COUNT, SIZE)
-    assert store.index["source"] == "heads" and store.index["seed"] == 3
+    assert store.index["source"] == "heads"
+    assert store.index["seed"] == 3
     who, light = population(3, COUNT)
     clip, row = 2, 3
     face, camera = motion(3, clip, FRAMES, 25).take([row]), filming_cameras(3, COUNT).take([clip])
@@ -87,7 +88,8 @@ def test_a_clip_is_one_head_and_its_table_is_the_truth(little_clips, studio):
     assert (table["camera"] == table["camera"][0]).all(), "the camera stands"
     seen = project(torch.from_numpy(table["points"]), told, SIZE)[0][row] + 0.5
     torch.testing.assert_close(seen, view.landmarks[0], atol=1e-3, rtol=0)
-    assert np.array_equal(table["expression"][row], face.vector[0]) and np.array_equal(table["neck"][row], face.neck[0])
+    assert np.array_equal(table["expression"][row], face.vector[0])
+    assert np.array_equal(table["neck"][row], face.neck[0])
     assert all(np.array_equal(table[f"identity.{n}"][row], value[clip]) for n, value in who.fields().items())
     assert np.array_equal(store.masks(clip, np.array([row]))[0], view.opacity[0, 0] >= 0.5)
     assert np.array_equal(table["positions"][row], to_positions(view.positions)[0])
@@ -137,7 +139,8 @@ def test_the_commands_make_what_training_reads(tmp_path, capsys):
     capsys.readouterr()
     for more, said in (("--frames=1", "frames: expected at least 2"), ("--size=33", "H.264 takes even sizes only")):
         assert cli.main(["prepare", "clips", str(tmp_path / "new"), more]) == 2
-        assert said in capsys.readouterr().err and not (tmp_path / "new").exists()
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "new").exists()
 
 
 # pairs
@@ -173,12 +176,14 @@ def test_pictures_hold_the_truth_of_their_frames(little_clips, studio):
         assert (driving.image[i] - truth.image[0]).abs().mean() < 0.04
         assert (driving.opacity[i] - truth.opacity[0]).abs().mean() < 0.02
         torch.testing.assert_close(driving.landmarks[i], truth.landmarks[0], atol=1e-3, rtol=0)
-        assert driving.neck is not None and truth.neck is not None
+        assert driving.neck is not None
+        assert truth.neck is not None
         torch.testing.assert_close(driving.neck.fine[i], truth.neck.fine[0], atol=1e-6, rtol=0)
         stored = to_positions(
             take_pictures(studio.renderer, who.take([clip]), face, light.take([clip]), camera, SIZE, 1).positions
         )
-        assert driving.positions is not None and torch.equal(driving.positions[i], from_positions(stored)[0])
+        assert driving.positions is not None
+        assert torch.equal(driving.positions[i], from_positions(stored)[0])
         assert driving.depth is None
 
 
@@ -187,7 +192,8 @@ def test_positions_of_a_smaller_side_cover_the_picture(little_clips, tmp_path):
     clips = heads(folder)
     _, driving = drawn(clips, 0)
     ((clip, row), *_) = frames_of(clips, driving)
-    assert driving.positions is not None and driving.positions.shape == (4, 3, SIZE, SIZE)
+    assert driving.positions is not None
+    assert driving.positions.shape == (4, 3, SIZE, SIZE)
     stored = from_positions(torch.from_numpy(clips.store.table(clip)["positions"][row])[None])[0]
     for shift in (0, 1):
         assert torch.equal(driving.positions[0][:, shift::2, shift::2], stored)
@@ -242,7 +248,8 @@ def test_a_draw_depends_on_nothing_that_was_drawn_before(little_clips):
     for place in (4, 20):
         assert same(drawn(used, place), drawn(heads(little_clips), place))
         assert not same(drawn(used, place), drawn(used, place, seed=1)), "the streams choose the frames"
-    assert used.log_numbers()["data_frames_cached"] > 0.3 and used.log_numbers()["data_necks_cached"] > 0.2
+    assert used.log_numbers()["data_frames_cached"] > 0.3
+    assert used.log_numbers()["data_necks_cached"] > 0.2
 
 
 def test_dali_and_pyav_make_the_same_batch(little_clips):
@@ -283,9 +290,12 @@ def test_a_clip_that_cannot_be_used_is_replaced_counted_and_named(kind, little_c
         pair = pairs[place] = drawn(clips, place)
         wanted = [clips.clip_at(place + i) for i in range(4)]
         names = [clip for clip, _ in frames_of(whole, pair[1])]
-        assert 1 not in names and all(a == b for a, b in zip(names, wanted, strict=True) if b != 1)
+        assert 1 not in names
+        assert all(a == b for a, b in zip(names, wanted, strict=True) if b != 1)
         used += wanted
-    assert 1 in used and list(clips.skipped) == ["clip_000001"] and SPOILT[kind] in clips.skipped["clip_000001"]
+    assert 1 in used
+    assert list(clips.skipped) == ["clip_000001"]
+    assert SPOILT[kind] in clips.skipped["clip_000001"]
     assert clips.log_numbers()["data_left_out"] == 1
     clips.check_skipped(clips.skipped)
     for place, pair in pairs.items():
@@ -390,7 +400,8 @@ def test_pictures_of_tracked_faces_hold_what_flame_makes_of_their_tables(tmp_pat
         neck = torch.from_numpy(rectified_necks(table["pose"][:, :3])).float()
         jaw = own["pose"][:, 3:]
         grid = field(own["shape"][[s]], own["expression"][[d]], neck[[d]], jaw[[d]], own["eyes"][[d]])
-        assert driving.neck is not None and torch.equal(driving.neck.fine[i], grid.fine[0])
+        assert driving.neck is not None
+        assert torch.equal(driving.neck.fine[i], grid.fine[0])
         betas = torch.cat([own["shape"], own["expression"]], 1)[[d]]
         vertices, joints = field.flame(betas, neck[[d]], jaw[[d]], own["eyes"][[d]])
         camera = rectified_camera(camera_from_label(torch.from_numpy(table["camera"][[d]])), neck[[d]], joints[:, 1])
@@ -425,7 +436,8 @@ def test_positions_of_a_tracked_face_are_flame_s_rest_under_the_camera():
     assert frontal.sum() > 8
     assert (found - expected).abs().amax() < 0.03
     beside = seen.abs().sum(0) == 0
-    assert 0.2 < beside.float().mean() < 0.95 and beside[0, 0]
+    assert 0.2 < beside.float().mean() < 0.95
+    assert beside[0, 0]
     assert forward.min() > 0
 
 

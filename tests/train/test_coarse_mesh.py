@@ -24,7 +24,8 @@ def rows_of(mesh, kind: Kind) -> torch.Tensor:
 def test_it_is_small_and_close_to_the_fine_surface(studio):
     who, face = studio.identity.take([0, 1, 2]), sample_expression(3, stream(9, 1)).replace(neck=NECKS)
     coarse = coarse_pose(who, face)
-    assert len(coarse.faces) <= LARGEST_FACES and coarse.target.shape == coarse.reference.shape
+    assert len(coarse.faces) <= LARGEST_FACES
+    assert coarse.target.shape == coarse.reference.shape
     mesh = studio.renderer.mesh
     fine = mesh.pose(who, face)
     for kind, bound in ((Kind.SKIN, 0.015), (Kind.NECK, 0.015), (Kind.TORSO, 0.03)):

@@ -51,9 +51,8 @@ def test_a_head_that_cannot_be_trained_on_is_named_with_its_array(case, little_f
     MultiviewSet(data, contents=True)
     with pytest.raises(InputError) as refused:
         PictureSet(data, little.model())
-    assert str(refused.value).startswith(f"{data / HEAD}: {said}") and str(refused.value).endswith(
-        "make the folder again"
-    )
+    assert str(refused.value).startswith(f"{data / HEAD}: {said}")
+    assert str(refused.value).endswith("make the folder again")
     assert cli.main(["prepare", "check", str(data)]) == 2
     assert f"1 of 2 heads cannot be used ({HEAD}: {said}" in capsys.readouterr().err
 
@@ -61,7 +60,8 @@ def test_a_head_that_cannot_be_trained_on_is_named_with_its_array(case, little_f
 def test_a_whole_set_is_said_to_be(little_folder, capsys):
     assert cli.main(["prepare", "check", str(little_folder)]) == 0
     told = capsys.readouterr()
-    assert told.out == "2 heads, 36 pictures of 64 px: whole\n" and "finite numbers and cameras" in told.err
+    assert told.out == "2 heads, 36 pictures of 64 px: whole\n"
+    assert "finite numbers and cameras" in told.err
 
 
 def test_neck_poses_that_were_kept_and_are_none_are_made_again(little_folder, tmp_path):
@@ -74,7 +74,8 @@ def test_neck_poses_that_were_kept_and_are_none_are_made_again(little_folder, tm
         tensors = load_file(cache)
         save_file(tensors | {"neck_fine": change(tensors["neck_fine"]).contiguous()}, cache, told)
         made = PictureSet(little_folder, little.model(), cache=cache)
-        assert bool(made.take(*[torch.tensor([0])] * 2).neck.fine.isfinite().all()) and cache.read_bytes() == good
+        assert bool(made.take(*[torch.tensor([0])] * 2).neck.fine.isfinite().all())
+        assert cache.read_bytes() == good
 
 
 def test_pictures_know_where_they_come_from(little_folder):
@@ -93,7 +94,9 @@ def test_a_store_is_whole_only_where_it_decodes_and_its_tables_can_be_used(kind,
     spoil(folder, kind, "clip_000002")
     assert cli.main(["prepare", "check", str(folder)]) == 2
     told = capsys.readouterr()
-    assert "1 of 5 clips cannot be used (clip_000002: " in told.err and said in told.err and not told.out
+    assert "1 of 5 clips cannot be used (clip_000002: " in told.err
+    assert said in told.err
+    assert not told.out
 
 
 def test_a_table_that_is_not_finite_is_not_whole(little_clips, tmp_path, capsys):
@@ -113,13 +116,12 @@ def test_a_frame_in_the_middle_is_found_by_deep(little_clips, tmp_path, capsys, 
     original = check.decode
     monkeypatch.setattr(check, "decode", lambda path, rows: asked.append(list(rows)) or original(path, rows))
     assert cli.main(["prepare", "check", str(little_clips)]) == 0
-    assert (
-        asked == [[0, 3]] * 5
-        and "the first and the last frame of each decoded, where --deep" in capsys.readouterr().err
-    )
+    assert asked == [[0, 3]] * 5
+    assert "the first and the last frame of each decoded, where --deep" in capsys.readouterr().err
     asked.clear()
     assert cli.main(["prepare", "check", str(little_clips), "--deep"]) == 0
-    assert asked == [[0, 1, 2, 3]] * 5 and "every frame decoded" in capsys.readouterr().err
+    assert asked == [[0, 1, 2, 3]] * 5
+    assert "every frame decoded" in capsys.readouterr().err
 
 
 TABLES = {

@@ -59,7 +59,8 @@ def near(picture: np.ndarray, wanted: np.ndarray) -> bool:
 
 
 def test_the_second_tile_is_another_head_that_moves(character, made):
-    assert made.shape == (8, 4, 128, 128, 3) and made.dtype == np.uint8
+    assert made.shape == (8, 4, 128, 128, 3)
+    assert made.dtype == np.uint8
     face, other = motion(driving_seed(3), 6, 8, 25), Sitter.of(driving_seed(3), 6)
     _, camera = unseen(driving_seed(3), 6)
     for frame in (0, 6):
@@ -102,8 +103,11 @@ def test_the_results_are_the_network_s(character, made, weights):
 
 def test_the_moving_view_goes_to_both_sides_and_comes_back(character):
     path = np.degrees([replace(character, frames=100).orbit(frame) for frame in range(100)])
-    assert path[0].tolist() == [0, 0] and path[25, 0] == pytest.approx(40) and path[75, 0] == pytest.approx(-40)
-    assert 5 < path[:, 1].max() < 15 and -15 < path[:, 1].min() < -5
+    assert path[0].tolist() == [0, 0]
+    assert path[25, 0] == pytest.approx(40)
+    assert path[75, 0] == pytest.approx(-40)
+    assert 5 < path[:, 1].max() < 15
+    assert -15 < path[:, 1].min() < -5
     assert np.abs(np.diff(path, axis=0)).max() < 3, "it jumps"
 
 
@@ -125,11 +129,14 @@ def of_cast(weights: Path, count: int) -> Trained:
 def test_who_is_shown(weights):
     known = of_cast(weights, 64)
     chosen = characters(known, 3, 4.0)
-    assert [one.head for one in chosen] == list(CAST_HEADS[:3]) and {one.frames for one in chosen} == {100}
-    assert len({one.other for one in chosen}) == 3 and {one.tile for one in chosen} == {256}
+    assert [one.head for one in chosen] == list(CAST_HEADS[:3])
+    assert {one.frames for one in chosen} == {100}
+    assert len({one.other for one in chosen}) == 3
+    assert {one.tile for one in chosen} == {256}
     assert [one.head for one in characters(known, 1, 0.04, (5, 9))] == [5, 9]
     every = characters(of_cast(weights, 30), 30, 1)
-    assert sorted(one.head for one in every) == list(range(30)) and every[0].head == CAST_HEADS[0]
+    assert sorted(one.head for one in every) == list(range(30))
+    assert every[0].head == CAST_HEADS[0]
     others = Trained(weights, little.model(), Cast(CAST_SEED + 1, 64), {})
     assert [one.head for one in characters(others, 3, 1)] == [0, 1, 2], "the chosen ones are the package's"
 
@@ -151,7 +158,8 @@ def test_who_cannot_be_shown(case, weights):
     numbers, said = BAD_NUMBERS[case]
     with pytest.raises(InputError) as found:
         characters(of_cast(weights, 64), *numbers)
-    assert str(found.value).startswith(said) and "\n" not in str(found.value)
+    assert str(found.value).startswith(said)
+    assert "\n" not in str(found.value)
 
 
 # the card around them
@@ -161,7 +169,8 @@ def test_the_tiles_stand_on_a_card_with_captions():
     four = np.stack([np.full((65, 65, 3), 50 * k, np.uint8) for k in range(4)])
     frame = captions.framed(four, "left", "right")
     height, width = frame.shape[:2]
-    assert height % 2 == width % 2 == 0 and frame.dtype == np.uint8
+    assert height % 2 == width % 2 == 0
+    assert frame.dtype == np.uint8
     tops = [np.argwhere((frame == 50 * k).all(-1) & (np.arange(width) // 73 == k)[None]).min(0) for k in (1, 2, 3)]
     for k, (top, left) in zip((1, 2, 3), tops, strict=True):
         assert (frame[top : top + 65, left : left + 65] == 50 * k).all()
@@ -185,7 +194,8 @@ def test_videos_are_written_frame_by_frame(tmp_path):
     write_video(tmp_path / "a.mp4", frames(), 25)
     with av.open(str(tmp_path / "a.mp4")) as container:
         found = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
-    assert [f.shape for f in found] == [(32, 48, 3)] * 3 and taken == [0, 1, 2]
+    assert [f.shape for f in found] == [(32, 48, 3)] * 3
+    assert taken == [0, 1, 2]
     assert [round(float(f.mean())) for f in found] == pytest.approx([0, 40, 80], abs=4)
     write_video(tmp_path / "b.mp4", np.stack([np.full((32, 48, 3), 40 * k, np.uint8) for k in range(3)]), 25)
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
@@ -202,20 +212,26 @@ def test_the_command_writes_a_video_and_a_picture(weights, tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["frame.png", "out.mp4"]
     with av.open(str(out)) as container:
         stream = container.streams.video[0]
-        assert stream.codec_context.name == "h264" and stream.average_rate == 25
+        assert stream.codec_context.name == "h264"
+        assert stream.average_rate == 25
         found = [f.to_ndarray(format="rgb24").astype(int) for f in container.decode(stream)]
-    assert len(found) == 4 and found[0].shape[1] > 4 * 256
+    assert len(found) == 4
+    assert found[0].shape[1] > 4 * 256
     picture = np.asarray(Image.open(png)).astype(int)
     first = Character(weights, 3, 1, 6, 2, 256)
     apart = [np.abs(picture - frame).mean() for frame in found]
-    assert int(np.argmin(apart)) == first.liveliest() and min(apart) < 2
+    assert int(np.argmin(apart)) == first.liveliest()
+    assert min(apart) < 2
     assert np.abs(found[1] - found[2]).mean() > 5, "the second head is the first"
-    assert cli.main(job) == 2 and "--overwrite" in capsys.readouterr().err
+    assert cli.main(job) == 2
+    assert "--overwrite" in capsys.readouterr().err
     for file, marked in ((out, found), (png, [picture])):
         manifest = read_manifest(file) if installed() else None
         message = None
         if installed():
-            assert manifest is not None and not manifest.altered and manifest.generation is not None
+            assert manifest is not None
+            assert not manifest.altered
+            assert manifest.generation is not None
             message = int(manifest.generation["watermark_message"], 16)
         read_off = read([frame.astype(np.uint8) for frame in marked]).message
         assert read_off is not None and message in (None, read_off), "the watermark is not found"
@@ -265,4 +281,5 @@ def test_nothing_is_left_when_it_ends_early(error, code, weights, tmp_path, monk
     monkeypatch.setattr("triportrait.train.jobs.demo.tiles", lambda shown: [None] * 100)
     job = ["demo", str(tmp_path / "out.mp4"), "--weights", str(weights), "--characters", "1"]
     assert cli.main([*job, "--frame", str(tmp_path / "a.png")]) == code
-    assert len(frames) == 90 and list(tmp_path.iterdir()) == []
+    assert len(frames) == 90
+    assert list(tmp_path.iterdir()) == []

@@ -117,7 +117,8 @@ def test_half_precision_keeps_what_the_generator_learns(size, weight):
 
     wanted, found = gradients(), gradients("cpu")
     for one, other in zip(found, wanted, strict=True):
-        assert not torch.equal(one, other) and off([one], [other]) < 0.2
+        assert not torch.equal(one, other)
+        assert off([one], [other]) < 0.2
         assert ((one == 0) & (other != 0)).float().mean() < 1e-3
 
 
@@ -131,15 +132,18 @@ def test_half_precision_keeps_r1_and_what_it_teaches(size):
         return value, torch.autograd.grad(value, weights)
 
     (wanted, by_weights), (found, taught) = penalty(), penalty("cpu")
-    assert found.item() == pytest.approx(wanted.item(), rel=0.1) and found != wanted
-    assert off(taught, by_weights) < 0.2 and all(one.any() for one in taught)
+    assert found.item() == pytest.approx(wanted.item(), rel=0.1)
+    assert found != wanted
+    assert off(taught, by_weights) < 0.2
+    assert all(one.any() for one in taught)
 
 
 def test_half_precision_is_for_devices_that_multiply_it(monkeypatch):
     network, cuda = Discriminator(LITTLE), torch.device("cuda")
     for native in (True, False):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, n=native: n)
-        assert network._runs_half(cuda) == native and not network._runs_half(torch.device("cpu"))
+        assert network._runs_half(cuda) == native
+        assert not network._runs_half(torch.device("cpu"))
 
 
 def test_a_group_sees_its_own_members_only():
@@ -147,7 +151,8 @@ def test_a_group_sees_its_own_members_only():
     before = network(*pictures)
     pictures[0][1] = 0  # the second of four; groups of two are first and third, second and fourth
     after = network(*pictures)
-    assert torch.equal(before[[0, 2]], after[[0, 2]]) and (before[[1, 3]] != after[[1, 3]]).all()
+    assert torch.equal(before[[0, 2]], after[[0, 2]])
+    assert (before[[1, 3]] != after[[1, 3]]).all()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7])
@@ -156,7 +161,8 @@ def test_the_spread_of_any_number_of_pictures_by_hand(count):
     x = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(count))
     groups = max(1, count // 2)
     found = _append_minibatch_std(x, 2)
-    assert found.shape == (count, 4, 4, 4) and torch.equal(found[:, :3], x)
+    assert found.shape == (count, 4, 4, 4)
+    assert torch.equal(found[:, :3], x)
     for i in range(count):
         members = x[[k for k in range(count) if k % groups == i % groups]]
         assert len(members) == {1: 1}.get(count, 3 if count % 2 and i % groups == 0 else 2)
@@ -170,5 +176,6 @@ def test_gradients_and_r1_of_a_number_that_makes_no_groups_are_finite(count):
     logits = network(*pictures)
     slopes = torch.autograd.grad(logits.sum(), pictures[:4], create_graph=True)
     sum(slope.square().sum() for slope in slopes).backward()
-    assert logits.shape == (count, 1) and all(slope.flatten(1).any(1).all() for slope in slopes)
+    assert logits.shape == (count, 1)
+    assert all(slope.flatten(1).any(1).all() for slope in slopes)
     assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in network.parameters())

@@ -54,8 +54,10 @@ def test_steps_are_those_of_adamw_and_each_group_has_its_factor():
         loss_of(other, step).backward()
         nn.utils.clip_grad_norm_(other.parameters(), 0.5)
         optimizer.step()
-    assert run(engine, 0, 6) == rates and len(set(rates)) == 6
-    assert same(module.state_dict(), other.state_dict()) and not same(module.state_dict(), network().state_dict())
+    assert run(engine, 0, 6) == rates
+    assert len(set(rates)) == 6
+    assert same(module.state_dict(), other.state_dict())
+    assert not same(module.state_dict(), network().state_dict())
     assert (engine.steps, engine.images_seen) == (6, 24)
 
 
@@ -129,9 +131,8 @@ def test_a_saved_engine_goes_on_bit_by_bit():
     other.load(torch.load(file, weights_only=True))
     assert (other.steps, other.images_seen) == (3, 12)
     assert run(other, 3, 7) == rates
-    assert same(other.module.state_dict(), engine.module.state_dict()) and same(
-        other.ema_state_dict(), engine.ema_state_dict()
-    )
+    assert same(other.module.state_dict(), engine.module.state_dict())
+    assert same(other.ema_state_dict(), engine.ema_state_dict())
 
 
 def test_a_state_does_not_follow_the_engine_that_loaded_it():
@@ -140,7 +141,8 @@ def test_a_state_does_not_follow_the_engine_that_loaded_it():
     wanted = copied(engine.module), {name: value.clone() for name, value in engine.ema_state_dict().items()}
     other.load(engine.save())
     run(other, 2, 4)
-    assert same(engine.module.state_dict(), wanted[0]) and same(engine.ema_state_dict(), wanted[1])
+    assert same(engine.module.state_dict(), wanted[0])
+    assert same(engine.ema_state_dict(), wanted[1])
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -151,10 +153,10 @@ def test_a_loss_that_is_not_finite_is_refused_and_nothing_moves(value):
     with pytest.raises(FloatingPointError, match="after 8 images"):
         engine.backward(loss_of(engine.module, 2) + value)
     assert (engine.steps, engine.images_seen) == (2, 8)
-    assert same(engine.module.state_dict(), other.module.state_dict()) and same(
-        engine.ema_state_dict(), other.ema_state_dict()
-    )
-    assert run(engine, 2, 4) == run(other, 2, 4) and same(engine.module.state_dict(), other.module.state_dict())
+    assert same(engine.module.state_dict(), other.module.state_dict())
+    assert same(engine.ema_state_dict(), other.ema_state_dict())
+    assert run(engine, 2, 4) == run(other, 2, 4)
+    assert same(engine.module.state_dict(), other.module.state_dict())
 
 
 def test_a_gradient_that_is_not_finite_is_refused_and_nothing_moves():
@@ -165,5 +167,6 @@ def test_a_gradient_that_is_not_finite_is_refused_and_nothing_moves():
     with pytest.raises(FloatingPointError):
         engine.backward((engine.module(torch.ones(1, 4)) * 0).sum().sqrt())
         engine.step(BATCH)
-    assert same(engine.module.state_dict(), module) and same(engine.ema_state_dict(), average)
+    assert same(engine.module.state_dict(), module)
+    assert same(engine.ema_state_dict(), average)
     assert (engine.steps, engine.images_seen) == (2, 8)

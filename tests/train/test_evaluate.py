@@ -62,9 +62,12 @@ def test_gates(found, met):
     lines = gates(found)
     assert [gate.met for gate in lines] == met
     for gate in lines:
-        assert gate.line().startswith("met: " if gate.met else "missed: ") and gate.to_dict()["met"] == gate.met
-        assert gate.value is not None and f" {gate.value:.2f}" in gate.line()
-    assert "not measured" in Gate("x", 1, None).line() and not Gate("x", 1, None).met
+        assert gate.line().startswith("met: " if gate.met else "missed: ")
+        assert gate.to_dict()["met"] == gate.met
+        assert gate.value is not None
+        assert f" {gate.value:.2f}" in gate.line()
+    assert "not measured" in Gate("x", 1, None).line()
+    assert not Gate("x", 1, None).met
 
 
 def test_a_baseline_that_is_missing_is_a_gate_that_is_not_passed():
@@ -72,7 +75,9 @@ def test_a_baseline_that_is_missing_is_a_gate_that_is_not_passed():
     found.pictures["copies"] = found.pictures.pop(STATIC)
     lines = {gate.name: gate for gate in gates(found)}
     gate = lines["PSNR inside the face, driven by another head, over 'static synthesizer'"]
-    assert gate.value is None and not gate.met and len(lines) == 11
+    assert gate.value is None
+    assert not gate.met
+    assert len(lines) == 11
     assert "not measured, wanted 3 dB or more" in gate.line()
 
 
@@ -81,7 +86,8 @@ def test_the_table_says_the_numbers():
     found.pictures["copies"] = found.pictures.pop(STATIC)
     found.pictures["copies"][SELF]["iou"] = None
     table = markdown([found], ["a note"])
-    assert "**cast**, 2 heads of seed 3" in table and table.endswith("a note\n")
+    assert "**cast**, 2 heads of seed 3" in table
+    assert table.endswith("a note\n")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
     assert ["", "", "PSNR", "PSNR face", "SSIM", "SSIM face", "sharpness face", "opacity IoU", "depth error"] in rows
     assert ["self", "ours", "25.13", "22.00", "0.123", "22.000", "22.000", "22.000", "12.3"] in rows
@@ -108,8 +114,10 @@ def done(weights, tmp_path_factory) -> Path:
 def test_the_command_writes_tables_and_sheets(done):
     assert sorted(p.name for p in done.iterdir()) == ["axes.png", "index.json", "metrics.json", "sheet.png", "table.md"]
     found = json.loads((done / "metrics.json").read_text())
-    assert found["provenance"] == {"made by": "a test", "cast": trained.CAST} and found["cast"] == trained.CAST
-    assert found["protocol"]["heads"] == 1 and [g["group"]["name"] for g in found["groups"]] == ["cast", "held out"]
+    assert found["provenance"] == {"made by": "a test", "cast": trained.CAST}
+    assert found["cast"] == trained.CAST
+    assert found["protocol"]["heads"] == 1
+    assert [g["group"]["name"] for g in found["groups"]] == ["cast", "held out"]
     assert found["sha256"].keys() == {"motion.safetensors", "portrait.safetensors"}
     table = (done / "table.md").read_text()
     for group in found["groups"]:
@@ -148,7 +156,8 @@ def test_the_same_again_gives_the_same(weights, done, tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.startswith((done / "table.md").read_text())
     gated = [line for line in said.splitlines() if line.startswith(("met: ", "missed: "))]
-    assert len(gated) == 12 and said.strip().endswith(gated[-1])
+    assert len(gated) == 12
+    assert said.strip().endswith(gated[-1])
 
 
 def test_an_evaluation_is_replaced_when_told_and_nothing_else_is(weights, tmp_path, capsys, monkeypatch):
@@ -156,9 +165,12 @@ def test_an_evaluation_is_replaced_when_told_and_nothing_else_is(weights, tmp_pa
     out = tmp_path / "evaluation"
     out.mkdir()
     (out / "thesis.txt").write_text("years")
-    assert run(weights, out) == 2 and "--overwrite" in capsys.readouterr().err
-    assert run(weights, out, "--overwrite") == 2 and "no index.json" in capsys.readouterr().err
-    assert [p.name for p in out.iterdir()] == ["thesis.txt"] and [p.name for p in tmp_path.iterdir()] == ["evaluation"]
+    assert run(weights, out) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert run(weights, out, "--overwrite") == 2
+    assert "no index.json" in capsys.readouterr().err
+    assert [p.name for p in out.iterdir()] == ["thesis.txt"]
+    assert [p.name for p in tmp_path.iterdir()] == ["evaluation"]
 
 
 def test_nothing_is_left_when_it_is_interrupted(weights, tmp_path, monkeypatch):
@@ -166,7 +178,8 @@ def test_nothing_is_left_when_it_is_interrupted(weights, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("triportrait.train.jobs.evaluate.measure", interrupted)
-    assert run(weights, tmp_path / "out") == 130 and list(tmp_path.iterdir()) == []
+    assert run(weights, tmp_path / "out") == 130
+    assert list(tmp_path.iterdir()) == []
 
 
 BAD = {
@@ -219,12 +232,14 @@ def test_a_card_that_names_no_cast_asks_for_it(noted, tmp_path, capsys):
     folder = trained.write(tmp_path / "w", noted)
     assert cli.main(["evaluate", str(folder), "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
-    assert "expected on its card the cast that it was trained on" in said and "--cast-seed and --cast-count" in said
+    assert "expected on its card the cast that it was trained on" in said
+    assert "--cast-seed and --cast-count" in said
     assert open_trained(str(folder), 5, 6).cast == Cast(5, 6)
 
 
 def test_what_is_asked_for_wins_over_the_card(weights):
-    assert open_trained(str(weights)).cast == KNOWN and open_trained(str(weights), cast_count=1).cast == Cast(3, 1)
+    assert open_trained(str(weights)).cast == KNOWN
+    assert open_trained(str(weights), cast_count=1).cast == Cast(3, 1)
     assert open_trained(str(weights)).provenance["made by"] == "a test"
 
 

@@ -91,7 +91,8 @@ def test_psnr_by_hand():
     half[1, :, :6] = 1  # 48 pixels, too few
     mixed = torch.where(half[0].bool(), grey, black + 2)
     inside = psnr(mixed, black, half)
-    assert inside[0].item() == pytest.approx(20.0, abs=1e-4) and math.isnan(inside[1].item())
+    assert inside[0].item() == pytest.approx(20.0, abs=1e-4)
+    assert math.isnan(inside[1].item())
     assert psnr(mixed, black)[0] < 10
 
 
@@ -105,7 +106,8 @@ def test_sharpness_by_hand():
     left = torch.zeros(1, 1, 16, 16)
     left[..., :8] = 1
     mixed = torch.cat([stairs[..., :9], stairs[..., 8:9].expand(1, 3, 16, 7)], -1)
-    assert sharpness(mixed, stairs, left).item() == pytest.approx(1) and sharpness(mixed, stairs).item() < 0.8
+    assert sharpness(mixed, stairs, left).item() == pytest.approx(1)
+    assert sharpness(mixed, stairs).item() < 0.8
     assert sharpness(stairs, torch.zeros(1, 3, 16, 16)).isfinite().all(), "a truth without detail"
 
 
@@ -157,7 +159,8 @@ def test_the_truth_is_the_source_s_head_with_what_drives(scene):
     neck = neck_grids(sitter.identity, face, little.model())
     for pictures in (driven, other.driving):
         assert pictures.neck is not None and torch.equal(pictures.neck.fine, neck.fine), "the neck of the source's head"
-    assert again.neck is not None and not torch.equal(again.neck.fine, neck.fine)
+    assert again.neck is not None
+    assert not torch.equal(again.neck.fine, neck.fine)
     for view, yaw in zip(views, (30, -30), strict=True):
         assert torch.equal(view.motion, face.vector)
         x, _, z = view.camera.world_from_camera[0, :3, 3].tolist()
@@ -175,7 +178,8 @@ def test_nothing_was_seen_in_training_but_the_faces_of_the_cast():
     seen = expressions(3, 64, 48).vector
     drawn = torch.cat([unseen(3, head, purpose)[0].vector for head in range(4) for purpose in range(3)])
     moving = drawn[drawn.abs().amax(-1) > 0]
-    assert len(moving) >= 8 and not (moving[:, None] == seen[None]).all(-1).any()
+    assert len(moving) >= 8
+    assert not (moving[:, None] == seen[None]).all(-1).any()
 
 
 def test_another_seed_is_another_protocol_and_the_same_heads():
@@ -185,11 +189,13 @@ def test_another_seed_is_another_protocol_and_the_same_heads():
 
 
 def test_another_head_drives_a_probe_before_the_same_camera(probe):
-    assert probe.driving is not None and tuple(probe.ends) == tuple(probe.driving) == AXES
+    assert probe.driving is not None
+    assert tuple(probe.ends) == tuple(probe.driving) == AXES
     for axis in AXES:
         for true, drives in zip(probe.ends[axis], probe.driving_pair(axis), strict=True):
             assert torch.equal(true.motion, drives.motion)
-            assert true.camera is drives.camera and true.neck is drives.neck
+            assert true.camera is drives.camera
+            assert true.neck is drives.neck
             assert not torch.equal(true.image, drives.image)
             grid = neck_grids(Sitter.of(3, 1).identity, Expression.neutral(1).replace(jaw=0.8), little.model())
             assert true.neck is not None
@@ -220,7 +226,8 @@ def test_the_network_and_its_baselines_are_what_they_say(weights, scene):
     for name, motion in ((OURS, other), (SOURCE_EXPRESSION, scene.source)):
         (shown,) = methods[name](scene.source, other, [other.camera])
         torch.testing.assert_close(shown.image, view_of(weights, scene.source, motion, other), atol=1e-4, rtol=1e-4)
-        assert shown.opacity is not None and shown.opacity.shape == other.opacity.shape
+        assert shown.opacity is not None
+        assert shown.opacity.shape == other.opacity.shape
     static = load_portrait(weights.with_name("static"))
     head = static.reenact(static.prepare(scene.source.image, None), Driving(None, other.neck))
     (shown,) = methods[STATIC](scene.source, other, [other.camera])
@@ -243,7 +250,8 @@ def test_a_prepared_source_is_not_taken_for_another(weights, scene):
     own = scene.shots[0].driving
     second = ours(own, other, [other.camera])[0].image
     torch.testing.assert_close(second, view_of(weights, own, other, other), atol=1e-4, rtol=1e-4)
-    assert torch.equal(first, ours(scene.source, other, [other.camera])[0].image) and not torch.equal(first, second)
+    assert torch.equal(first, ours(scene.source, other, [other.camera])[0].image)
+    assert not torch.equal(first, second)
 
 
 # what known methods get
@@ -273,9 +281,11 @@ def test_results_agree_where_they_do_not_depend_on_who_drives(scene):
         return [Prediction(0.9 * source.image + 0.1 * driving.image) for _ in cameras]
 
     agreed = measure_scene(scene, {"copy": copy_source, "blend": blend}).agreement
-    assert agreed["copy"] == 100 and 20 < agreed["blend"] < 60
+    assert agreed["copy"] == 100
+    assert 20 < agreed["blend"] < 60
     faces = [driving.motion for driving in scene.crowd]
-    assert len(faces) == CROWD and all(torch.equal(face, faces[0]) for face in faces)
+    assert len(faces) == CROWD
+    assert all(torch.equal(face, faces[0]) for face in faces)
     neck = scene.shots[1].driving.neck
     assert all(driving.neck is neck for driving in scene.crowd)
     assert len({driving.image.sum().item() for driving in scene.crowd}) == CROWD  # different heads
@@ -302,7 +312,8 @@ def test_copies_are_compared_with_the_truth_of_their_case(scene):
     assert all(math.isnan(v) for v in values["copy", CROSS, "iou"])
     views = scene.shots[1].truths[NEW_VIEWS]
     wanted = [psnr(scene.source.image, view.image).item() for view in views]
-    assert values["copy", NEW_VIEWS, "psnr"] == pytest.approx(wanted) and wanted[0] != wanted[1]
+    assert values["copy", NEW_VIEWS, "psnr"] == pytest.approx(wanted)
+    assert wanted[0] != wanted[1]
     assert values["copy", SELF, "psnr face"] != values["copy", SELF, "psnr"]
 
 
@@ -327,7 +338,8 @@ def test_answers_to_axes_by_what_is_shown(case, probe):
     }
 
     def method(source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Prediction]:
-        assert source is probe.source and cameras[0] is driving.camera
+        assert source is probe.source
+        assert cameras[0] is driving.camera
         return [Prediction(show(probe, driving, truths[id(driving)]), None)]
 
     found = measure_probe(probe, method, on_sheet=True)
@@ -336,7 +348,8 @@ def test_answers_to_axes_by_what_is_shown(case, probe):
         answered = response(product)
         assert answered.correlation == pytest.approx(correlation, abs=1e-4)
         assert answered.gain == pytest.approx(gain, abs=1e-4)
-    assert found.axes is not None and torch.equal(found.axes.truths[""], probe.ends["jaw"][0].image)
+    assert found.axes is not None
+    assert torch.equal(found.axes.truths[""], probe.ends["jaw"][0].image)
     assert torch.equal(found.axes.driving["blink"], probe.driving_pair("blink")[1].image)
     assert torch.equal(found.axes.results["blink"], show(probe, *(p["blink"][1] for p in (probe.driving, probe.ends))))
 
@@ -379,17 +392,20 @@ def test_means_are_over_heads_and_views():
     assert [type(task.spec) for task in work] == [ProbeSpec, ProbeSpec, SceneSpec, SceneSpec]
     told: list[int] = []
     (found,) = measure(work, lambda: told.append(1))
-    assert len(told) == 4 and found.group == GROUP
+    assert len(told) == 4
+    assert found.group == GROUP
     probes, scenes = ([run_task(task) for task in half] for half in (work[:2], work[2:]))
     for case in CASES:
         for metric in ("psnr", "ssim face"):
             values = [v for one in scenes for v in one.values["mirror", case, metric]]
             assert found.pictures["mirror"][case][metric] == pytest.approx(np.mean(values), abs=1e-4)
-    assert found.pictures["mirror"][CROSS]["iou"] is None and found.pictures["nowhere"][CROSS]["iou"] == 0
+    assert found.pictures["mirror"][CROSS]["iou"] is None
+    assert found.pictures["nowhere"][CROSS]["iou"] == 0
     for who in (SAME_HEAD, ANOTHER_HEAD):
         together = response(probes[0].products[who, "jaw"] + probes[1].products[who, "jaw"])
         assert found.response[who]["jaw"]["gain"] == pytest.approx(together.gain, abs=1e-4)
         assert found.response[who]["jaw"]["correlation"] == pytest.approx(together.correlation, abs=1e-4)
     each = [response(one.products[ANOTHER_HEAD, "jaw"]).gain for one in probes]
     assert abs(each[0] - each[1]) > 0.01, "these heads would not tell a sum from its last term"
-    assert len(found.rows) == 2 and len(found.axes) == 2
+    assert len(found.rows) == 2
+    assert len(found.axes) == 2

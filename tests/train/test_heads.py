@@ -55,8 +55,11 @@ def test_shapes_and_ranges(studio):
     }  # fmt: skip
     for name, shape in shapes.items():
         assert tuple(getattr(view, name).shape) == shape and getattr(view, name).isfinite().all(), name
-    assert view.image.min() >= -1 and view.image.max() <= 1 and view.image.std() > 0.1
-    assert view.opacity.min() == 0 and view.opacity.max() == 1
+    assert view.image.min() >= -1
+    assert view.image.max() <= 1
+    assert view.image.std() > 0.1
+    assert view.opacity.min() == 0
+    assert view.opacity.max() == 1
     assert view.parts.dtype == torch.int8
 
 
@@ -72,16 +75,19 @@ def test_depth_lies_on_the_mesh(studio):
         seen = (view.opacity[k].flatten() == 1).nonzero()[::29, 0]
         here = mesh.faces[posed_mesh.present[k, mesh.kind]]
         squared, _ = nearest_face(points[k : k + 1, seen], posed_mesh.vertices[k : k + 1], here, 0.0)
-        assert len(seen) > 40 and squared.max().sqrt() < 2e-4
+        assert len(seen) > 40
+        assert squared.max().sqrt() < 2e-4
 
 
 def test_opacity_is_one_inside_and_zero_outside_and_agrees_with_the_rest(studio):
     view = studio.shoot(Expression.neutral(2), [0, 5], 96, 2)
     covered = view.opacity[:, 0]
-    assert covered[:, 48, 48].eq(1).all() and covered[:, 2, 2].eq(0).all()
+    assert covered[:, 48, 48].eq(1).all()
+    assert covered[:, 2, 2].eq(0).all()
     fine = studio.shoot(Expression.neutral(2), [0, 5], 96, 1)
     assert torch.equal(fine.opacity[:, 0] > 0, fine.parts != Part.BACKGROUND)
-    assert torch.equal(fine.opacity > 0, fine.depth > 0) and fine.opacity.unique().tolist() == [0, 1]
+    assert torch.equal(fine.opacity > 0, fine.depth > 0)
+    assert fine.opacity.unique().tolist() == [0, 1]
     assert torch.equal((fine.positions != 0).any(1), fine.opacity[:, 0] > 0)
     # no holes: from any pixel of the head no background is enclosed by the face
     x, y = view.landmarks[:, :17].mean(1).long().unbind(-1)
@@ -89,7 +95,8 @@ def test_opacity_is_one_inside_and_zero_outside_and_agrees_with_the_rest(studio)
         assert covered[k, y[k] - 10 : y[k] + 10, x[k] - 10 : x[k] + 10].min() == 1
     # soft edges are the mean of samples
     fraction = covered[(covered > 0) & (covered < 1)]
-    assert len(fraction) > 50 and torch.equal(fraction * 4, (fraction * 4).round())
+    assert len(fraction) > 50
+    assert torch.equal(fraction * 4, (fraction * 4).round())
 
 
 def test_antialiasing_is_the_mean_of_a_larger_picture(studio):
@@ -185,7 +192,8 @@ def test_the_jaw_opens_the_mouth(studio):
 
 def test_a_blink_removes_the_eye(studio):
     both = shot(studio, blink_left=1.0, blink_right=1.0)
-    assert (area(shot(studio), Part.EYES) > 60).all() and (area(both, Part.EYES) == 0).all()
+    assert (area(shot(studio), Part.EYES) > 60).all()
+    assert (area(both, Part.EYES) == 0).all()
     half = shot(studio, blink_left=0.5, blink_right=0.5)
     assert (area(half, Part.EYES) < 0.8 * area(shot(studio), Part.EYES)).all()
     wink = shot(studio, blink_left=1.0)
@@ -213,7 +221,8 @@ def test_brows_smile_and_pucker_move_what_they_should(studio):
     assert (up.landmarks[:, BROWS, 1] < rest[:, BROWS, 1] - 1).all()
     assert (down.landmarks[:, BROWS, 1].mean(1) > rest[:, BROWS, 1].mean(1) + 1).all()
     one = shot(studio, brow_left=1.0).landmarks
-    assert torch.equal(one[:, 17:22], rest[:, 17:22]) and (one[:, 22:27, 1] < rest[:, 22:27, 1] - 1).all()
+    assert torch.equal(one[:, 17:22], rest[:, 17:22])
+    assert (one[:, 22:27, 1] < rest[:, 22:27, 1] - 1).all()
     for k in range(len(HEADS)):
         if studio.identity.hair_style[HEADS[k]] == HairStyle.BALD:
             assert centroid(up.parts[k] == Part.BROWS)[1] < centroid(down.parts[k] == Part.BROWS)[1] - 2
@@ -225,7 +234,8 @@ def test_brows_smile_and_pucker_move_what_they_should(studio):
     def width(marks):
         return marks[:, 54, 0] - marks[:, 48, 0]
 
-    assert (width(smile) > 1.1 * width(rest)).all() and (width(pucker) < 0.7 * width(rest)).all()
+    assert (width(smile) > 1.1 * width(rest)).all()
+    assert (width(pucker) < 0.7 * width(rest)).all()
 
 
 def test_landmarks_lie_on_their_parts(studio):
@@ -238,8 +248,10 @@ def test_landmarks_lie_on_their_parts(studio):
             mask[:, side] = eyes[:, side]
             rows, columns = mask.nonzero(as_tuple=True)
             low, high = marks[eye].amin(0), marks[eye].amax(0)
-            assert columns.min() + 1.5 > low[0] and columns.max() - 0.5 < high[0]
-            assert rows.min() + 1.5 > low[1] and rows.max() - 0.5 < high[1]
+            assert columns.min() + 1.5 > low[0]
+            assert columns.max() - 0.5 < high[0]
+            assert rows.min() + 1.5 > low[1]
+            assert rows.max() - 0.5 < high[1]
             assert (centroid(mask) - marks[eye].mean(0)).norm() < 2
         rows, columns = mouth.nonzero(as_tuple=True)
         low, high = marks[OUTER_LIPS].amin(0), marks[OUTER_LIPS].amax(0)
@@ -252,14 +264,20 @@ def test_landmarks_lie_on_their_parts(studio):
 
 def test_landmarks_run_in_the_usual_order(studio):
     marks = studio.shoot(Expression.neutral(1).replace(jaw=0.3), [2], 128).landmarks[0]
-    assert (marks[JAW, 0].diff() > 0).all() and marks[JAW, 1].argmax() == 8
-    assert (marks[BROWS, 0].diff() > 0).all() and (marks[27:31, 1].diff() > 0).all()
+    assert (marks[JAW, 0].diff() > 0).all()
+    assert marks[JAW, 1].argmax() == 8
+    assert (marks[BROWS, 0].diff() > 0).all()
+    assert (marks[27:31, 1].diff() > 0).all()
     assert (marks[31:36, 0].diff() > 0).all()
     for eye in (RIGHT_EYE, LEFT_EYE):
         x, y = marks[eye].unbind(-1)
-        assert x.argmin() == 0 and x.argmax() == 3 and y[1:3].max() < y[4:6].min()
+        assert x.argmin() == 0
+        assert x.argmax() == 3
+        assert y[1:3].max() < y[4:6].min()
     x, y = marks[OUTER_LIPS].unbind(-1)
-    assert x.argmin() == 0 and x.argmax() == 6 and y[1:6].max() < y[7:12].min()
+    assert x.argmin() == 0
+    assert x.argmax() == 6
+    assert y[1:6].max() < y[7:12].min()
     assert marks[INNER_LIPS, 1][1:4].max() < marks[INNER_LIPS, 1][5:8].min()
 
 
@@ -269,7 +287,8 @@ def test_every_part_and_haircut_occurs(studio):
         everyone, Expression.neutral(7), studio.light.take([0] * 7), around(torch.zeros(7), torch.zeros(7)), 96, 1
     )
     hair = area(view, Part.HAIR)
-    assert hair[HairStyle.BALD] == 0 and (hair[1:] > 50).all()
+    assert hair[HairStyle.BALD] == 0
+    assert (hair[1:] > 50).all()
     assert hair[HairStyle.LONG] > 1.5 * hair[HairStyle.SHORT]
     assert set(view.parts[HairStyle.SHORT].unique().tolist()) == {int(p) for p in Part}
 
@@ -330,7 +349,8 @@ def test_no_haircut_is_cut_by_the_picture(studio, style):
     )
     view = studio.renderer.render(full, Expression.neutral(1), studio.light.take([4]), fixed_camera(), 64, 1)
     assert (view.opacity[0, 0, 0] == 0).all()
-    assert (view.opacity[0, 0, :32, 0] == 0).all() and (view.opacity[0, 0, :32, -1] == 0).all()
+    assert (view.opacity[0, 0, :32, 0] == 0).all()
+    assert (view.opacity[0, 0, :32, -1] == 0).all()
 
 
 def test_the_ends_of_long_hair_stay_behind(studio):
@@ -342,7 +362,9 @@ def test_the_ends_of_long_hair_stay_behind(studio):
     for rows, low, high in ((sheet[height > -0.19], 1.0, 1.0), (sheet[height < -0.34], 0.4, 0.7)):
         moved, fully = (x[:, rows] - turned.straight[:, rows] for x in (turned.vertices, rigid))
         share = moved.norm(dim=-1) / fully.norm(dim=-1)
-        assert len(rows) > 20 and share.min() > low - 1e-3 and share.max() < high + 1e-3
+        assert len(rows) > 20
+        assert share.min() > low - 1e-3
+        assert share.max() < high + 1e-3
 
 
 def test_a_camera_close_by_sees_triangles_of_any_size(studio):
@@ -350,4 +372,5 @@ def test_a_camera_close_by_sees_triangles_of_any_size(studio):
     near = around(torch.zeros(1), torch.zeros(1))
     near.world_from_camera[:, 2, 3] = 0.6
     view = studio.shoot(Expression.neutral(1), [2], 512, 1, near)
-    assert view.opacity.min() == 1 and view.image.isfinite().all()
+    assert view.opacity.min() == 1
+    assert view.image.isfinite().all()

@@ -67,7 +67,8 @@ def test_it_is_refused_at_once_in_a_sentence_that_does_no_harm(ask, tmp_path):
     with pytest.raises(InputError) as caught:
         ask(tmp_path)
     assert time.perf_counter() - began < 2
-    assert str(caught.value).isprintable() and len(str(caught.value)) <= 1000
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) <= 1000
 
 
 @pytest.mark.parametrize("value", [True, 1.5, "1", [1], None, {}])
@@ -83,4 +84,7 @@ def test_what_changed_in_a_run_is_said_in_lines_that_do_no_harm(tmp_path, capsys
     write(tmp_path, {"seed": CODES * 100_000}, "config.json")
     check_config(tmp_path, {"seed": 1}, True)
     said = capsys.readouterr().err
-    assert len(said) < 1000 and said.count("\n") == 1 and said[:-1].isprintable() and "now it is 1" in said
+    assert len(said) < 1000
+    assert said.count("\n") == 1
+    assert said[:-1].isprintable()
+    assert "now it is 1" in said

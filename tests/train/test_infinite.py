@@ -73,13 +73,15 @@ class Line:
 def test_a_run_that_cleans_gradients_goes_on_and_says_so(tmp_path, caplog):
     line = Line(clean=True, bad={3, 7})
     told = line.run(tmp_path)
-    assert line.engine.images_seen == BATCH * STEPS and all(bool(p.isfinite().all()) for p in line.module.parameters())
+    assert line.engine.images_seen == BATCH * STEPS
+    assert all(bool(p.isfinite().all()) for p in line.module.parameters())
     assert [(t["step"], t["not finite"]) for t in told if "not finite" in t] == [
         (4, "error of main"),
         (8, "error of main"),
     ]
     numbers = [t for t in told if "error" in t]
-    assert len(numbers) == STEPS and all(np.isfinite(t["error"]) and np.isfinite(t["loss"]) for t in numbers)
+    assert len(numbers) == STEPS
+    assert all(np.isfinite(t["error"]) and np.isfinite(t["loss"]) for t in numbers)
     said = caplog.text
     assert "line: error of main is not finite after 8 images; what is not finite of its gradient counts as 0" in said
 
@@ -91,13 +93,17 @@ def test_a_bad_micro_batch_takes_nothing_from_the_others():
         for number in (0, 1) if line is one else (1,):
             line.engine.backward(sum(line.terms(streams[number], number).values()))  # type: ignore[arg-type]
     for a, b in zip(one.module.parameters(), other.module.parameters(), strict=True):
-        assert a.grad is not None and b.grad is not None and torch.equal(a.grad, b.grad) and bool(a.grad.any())
+        assert a.grad is not None
+        assert b.grad is not None
+        assert torch.equal(a.grad, b.grad)
+        assert bool(a.grad.any())
 
 
 def test_infinity_becomes_what_is_published():
     line = Line(True, set())
     (line.module.weight * torch.tensor([[torch.inf, -torch.inf, 1.0]])).sum().backward()
-    assert line.module.weight.grad is not None and line.module.weight.grad.tolist() == [[1e5, -1e5, 1.0]]
+    assert line.module.weight.grad is not None
+    assert line.module.weight.grad.tolist() == [[1e5, -1e5, 1.0]]
 
 
 def test_a_run_that_is_never_finite_ends(tmp_path, monkeypatch):
@@ -113,7 +119,8 @@ def test_without_cleaning_the_first_one_ends_a_run(tmp_path):
 
 def test_the_preset_of_the_paper_cleans_both_networks():
     for stage in (paper().stage1, paper().stage2):
-        assert stage.optimizer.zero_nan_grads and stage.discriminator.zero_nan_grads
+        assert stage.optimizer.zero_nan_grads
+        assert stage.discriminator.zero_nan_grads
 
 
 def test_pictures_that_are_not_finite_are_the_suspects(little_folder):
@@ -125,7 +132,8 @@ def test_pictures_that_are_not_finite_are_the_suspects(little_folder):
     assert neck is not None
     neck.fine[4, 0, 0, 0, 0] = torch.nan
     assert suspects(batch) == [batch.source.origin[4]]
-    assert suspects(np.random.default_rng(0)) == [] and shown([]) == ""
+    assert suspects(np.random.default_rng(0)) == []
+    assert shown([]) == ""
     assert shown(["a", "b", "a", "c", "d", "e"]) == ", its batch shows a, b, c, d and 1 more"
 
 
@@ -157,7 +165,8 @@ def test_a_divergence_names_the_heads_and_the_way_on(little_folder, tmp_path, mo
     for _ in range(2):
         assert cli.main(command(data, run)) == 2
         said.append(capsys.readouterr().err.strip().splitlines()[-1])
-    assert said[0] == said[1] and "l1, raw, perceptual, opacity, depth of main is not finite after 2 images" in said[0]
+    assert said[0] == said[1]
+    assert "l1, raw, perceptual, opacity, depth of main is not finite after 2 images" in said[0]
     assert f"its batch shows {drawn.source.origin[0]}" in said[0]
     assert (
         "go on without such gradients by --not-finite zero --allow-change, or begin again with another --seed"

@@ -95,13 +95,18 @@ def test_sigterm_to_torchrun_saves_on_all_ranks(stopped):
     run, code, said, lasted = stopped
     (checkpoint,) = checkpoints_of(run, "stage1")
     images = int(checkpoint.name.split("_")[-1])
-    assert 0 < images < IMAGES and f"{run}: stopped after {images} images; the same command goes on" in said
+    assert 0 < images < IMAGES
+    assert f"{run}: stopped after {images} images; the same command goes on" in said
     assert not [path for path in (run / FOLDER).iterdir() if path.name.startswith(".")], "nothing half-written"
-    assert lasted < GRACE_S and len(steps_of(run)) == images // BATCH
+    assert lasted < GRACE_S
+    assert len(steps_of(run)) == images // BATCH
     # torchrun, which was asked to end before its ranks had, raises; none of our processes does
-    assert code == 1 and said.count("Traceback") == 1 and said.strip().endswith("got signal: 15")
+    assert code == 1
+    assert said.count("Traceback") == 1
+    assert said.strip().endswith("got signal: 15")
     raised = [line for line in said[said.index("Traceback") :].splitlines() if 'File "' in line]
-    assert raised and not any(str(ROOT / "train") in line or "triportrait/train" in line for line in raised)
+    assert raised
+    assert not any(str(ROOT / "train") in line or "triportrait/train" in line for line in raised)
     assert "FutureWarning" not in said
 
 
@@ -132,13 +137,16 @@ def test_a_start_that_is_refused_is_said_by_one_of_the_ranks(data):
     run = data.with_name("refused")
     with started(TORCHRUN, data.with_name("nowhere"), run) as process:
         said, _ = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 1 and not run.exists()
+    assert process.returncode == 1
+    assert not run.exists()
     ours = [line for line in said.splitlines() if line.startswith("triportrait: ")]
-    assert len(ours) == 1 and "nowhere: a folder of heads is wanted, nothing is there" in ours[0]
+    assert len(ours) == 1
+    assert "nowhere: a folder of heads is wanted, nothing is there" in ours[0]
     assert said.count("a folder of heads is wanted, nothing is there") == 2, (
         "said by one rank, and told again by torchrun"
     )
-    assert "To enable traceback see" not in said and "triportrait/train" not in said
+    assert "To enable traceback see" not in said
+    assert "triportrait/train" not in said
 
 
 def test_ranks_whose_launcher_was_killed_save_and_end(data):

@@ -95,7 +95,8 @@ def test_a_run_to_its_end(tmp_path):
         LOG, "samples/toy_0000060.png", "samples/toy_0000120.png", f"{last}/toy.safetensors", f"{last}/checkpoint.json"
     }  # fmt: skip
     restored = Toy().restored(tmp_path)
-    assert same(restored.module.state_dict(), toy.module.state_dict()) and restored.engine.steps == 30
+    assert same(restored.module.state_dict(), toy.module.state_dict())
+    assert restored.engine.steps == 30
 
 
 def test_the_log_holds_means_rates_and_what_samples_say(tmp_path):
@@ -108,7 +109,8 @@ def test_the_log_holds_means_rates_and_what_samples_say(tmp_path):
         for name in ("error", "size"):
             wanted = np.mean([terms[name] for terms in toy.terms[10 * k : 10 * k + 10]])
             assert line[name] == pytest.approx(wanted, abs=6e-6)
-        assert line["images_per_s"] > 0 and 0 < line["lr"] <= 0.05
+        assert line["images_per_s"] > 0
+        assert 0 < line["lr"] <= 0.05
     samples = [line for line in whole if "weight" in line]
     assert [line["images_seen"] for line in samples] == [60, 120] == toy.sampled
     assert samples[1]["weight"] == pytest.approx(toy.engine.ema_state_dict()["weight"][0, 0].item(), abs=6e-5)
@@ -123,7 +125,8 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, save_every, b
             stopped.run(tmp_path / "run", save_every=save_every)
     assert stopped.terms[0] == whole.terms[behind], "it goes on behind its last saved state"
     last = Toy().run(tmp_path / "run", save_every=save_every)
-    assert 0 < len(last.terms) < 16 and last.terms == whole.terms[-len(last.terms) :]
+    assert 0 < len(last.terms) < 16
+    assert last.terms == whole.terms[-len(last.terms) :]
     assert same(last.module.state_dict(), whole.module.state_dict())
     assert same(last.engine.ema_state_dict(), whole.engine.ema_state_dict())
     ends = [(tmp_path / name / "samples" / "toy_0000120.png").read_bytes() for name in ("run", "whole")]
@@ -147,14 +150,17 @@ def test_a_run_that_is_complete_does_nothing_more(tmp_path):
     Toy().run(tmp_path)
     before = files_of(tmp_path)
     toy = Toy(stop_at=30).run(tmp_path)
-    assert toy.terms == [] and toy.sampled == [] and files_of(tmp_path) == before
+    assert toy.terms == []
+    assert toy.sampled == []
+    assert files_of(tmp_path) == before
     assert toy.engine.images_seen == 120
 
 
 def test_the_seed_and_the_stage_decide_the_losses(tmp_path):
     one, same_seed = Toy().run(tmp_path / "1"), Toy().run(tmp_path / "2")
     other_seed, other_stage = Toy().run(tmp_path / "3", seed=1), Toy(number=2).run(tmp_path / "4")
-    assert one.terms == same_seed.terms and same(one.module.state_dict(), same_seed.module.state_dict())
+    assert one.terms == same_seed.terms
+    assert same(one.module.state_dict(), same_seed.module.state_dict())
     for other in (other_seed, other_stage):
         assert all(a["error"] != b["error"] for a, b in zip(one.terms, other.terms, strict=True))
     assert all(len(set(numbers)) == 30 for numbers in zip(*one.drawn, strict=True)), "two steps see the same"
@@ -164,7 +170,8 @@ def test_two_stages_share_a_folder(tmp_path):
     Toy(name="first").run(tmp_path)
     before = files_of(checkpoints_of(tmp_path, "first")[0])
     Toy(name="second", number=2).run(tmp_path)
-    assert files_of(checkpoints_of(tmp_path, "first")[0]) == before and len(checkpoints_of(tmp_path, "second")) == 1
+    assert files_of(checkpoints_of(tmp_path, "first")[0]) == before
+    assert len(checkpoints_of(tmp_path, "second")) == 1
     assert [line["stage"] for line in log_of(tmp_path)] == ["first"] * 5 + ["second"] * 5
 
 
@@ -182,9 +189,11 @@ def test_a_loss_that_is_not_finite_stops_and_the_last_state_stays(tmp_path):
     ):
         toy.run(tmp_path)
     began = Toy().restored(tmp_path / "diverged")
-    assert began.engine.steps == 14 and same(began.module.state_dict(), toy.module.state_dict())
+    assert began.engine.steps == 14
+    assert same(began.module.state_dict(), toy.module.state_dict())
     restored = Toy().restored(tmp_path)
-    assert restored.engine.steps == 10 and all(bool(p.isfinite().all()) for p in restored.module.parameters())
+    assert restored.engine.steps == 10
+    assert all(bool(p.isfinite().all()) for p in restored.module.parameters())
 
 
 def test_a_failing_sample_leaves_the_own_weights(tmp_path):
@@ -198,7 +207,8 @@ def test_a_failing_sample_leaves_the_own_weights(tmp_path):
     toy.stage = single_network("toy", 1, toy.engine, IMAGES, BATCH, toy.losses, failing)
     with pytest.raises(OSError, match="No space"):
         toy.run(tmp_path)
-    assert same(seen, toy.engine.ema_state_dict()) and not same(toy.module.state_dict(), toy.engine.ema_state_dict())
+    assert same(seen, toy.engine.ema_state_dict())
+    assert not same(toy.module.state_dict(), toy.engine.ema_state_dict())
 
 
 CONFIG = {"preset": "test", "seed": 3, "stage1": {"images": 8, "betas": (0.9, 0.98)}, "strangers": None}
@@ -208,7 +218,8 @@ def test_a_run_keeps_its_config(tmp_path):
     check_config(tmp_path, CONFIG)
     before = files_of(tmp_path)
     check_config(tmp_path, CONFIG)
-    assert files_of(tmp_path) == before and json.loads(before["config.json"])["stage1"]["betas"] == [0.9, 0.98]
+    assert files_of(tmp_path) == before
+    assert json.loads(before["config.json"])["stage1"]["betas"] == [0.9, 0.98]
 
 
 @pytest.mark.parametrize(
@@ -238,7 +249,8 @@ def test_a_config_that_is_none_is_refused(case, tmp_path):
     (tmp_path / "config.json").write_text(NO_CONFIG[case])
     with pytest.raises(InputError, match=r"config\.json") as found:
         check_config(tmp_path, CONFIG)
-    assert "\n" not in str(found.value) and (tmp_path / "config.json").read_text() == NO_CONFIG[case]
+    assert "\n" not in str(found.value)
+    assert (tmp_path / "config.json").read_text() == NO_CONFIG[case]
 
 
 def test_a_grid_of_pictures_opens_and_shows_them(tmp_path):
@@ -260,11 +272,13 @@ def test_near_is_bright_and_beside_the_head_is_black():
     opacity = torch.tensor([[1.0, 0.9], [0.6, 0.1]])[None, None]
     torch.testing.assert_close(shown_depth(depth, opacity, 2)[0, 0], torch.tensor([[1.0, 0.2], [0.6, 0.0]]))
     empty = shown_depth(depth, torch.zeros_like(opacity), 4)
-    assert empty.shape == (1, 1, 4, 4) and not empty.any()
+    assert empty.shape == (1, 1, 4, 4)
+    assert not empty.any()
 
 
 def test_the_first_step_shows_its_loss(tmp_path, capsys, caplog):
     caplog.set_level(logging.INFO, "triportrait")
     Toy(stop_at=None).run(tmp_path)
     lines = [line for line in capsys.readouterr().err.split("\r") if "loss" in line]
-    assert lines[0].startswith("toy 3% 4/120 ") and " left, loss " in lines[0]
+    assert lines[0].startswith("toy 3% 4/120 ")
+    assert " left, loss " in lines[0]

@@ -56,7 +56,8 @@ def test_eyes_and_mouth_count_more_and_the_mean_is_one():
     assert torch.equal(weight[1, 0], weight[0, 0].T), "a picture's weight is its own"
     centre = weight[0, 0, 10, 8]
     torch.testing.assert_close(weight[0, 0, 10, 4] / centre, torch.tensor((1 + 5 * math.exp(-0.5)) / 6))
-    assert centre > 5.5 * weight[0, 0, 31, 0] and weight[0, 0, 24, 16] > 5.5 * weight[0, 0, 31, 0]
+    assert centre > 5.5 * weight[0, 0, 31, 0]
+    assert weight[0, 0, 24, 16] > 5.5 * weight[0, 0, 31, 0]
 
 
 def test_no_factor_weighs_everything_alike():
@@ -106,7 +107,8 @@ def test_depth_counts_only_where_the_truth_is_opaque():
     loss = depth_loss(depth, target, opacity)
     torch.testing.assert_close(loss, torch.tensor([0.75 / 3, 0.0]))
     loss.sum().backward()
-    assert depth.grad is not None and bool(depth.grad.isfinite().all())
+    assert depth.grad is not None
+    assert bool(depth.grad.isfinite().all())
     torch.testing.assert_close(depth.grad[0, 0], torch.tensor([[-1 / 3, -1 / 3], [0.0, 0.0]]))
     assert not depth.grad[1].any(), "a picture without a head has no depth to learn"
 
@@ -198,10 +200,13 @@ def test_a_teacher_is_compared_along_the_rays_that_are_left():
     away = points - origins
     depths = away.norm(dim=-1)
     aimed = ((away / depths[..., None]) @ directions.mT).argmax(-1)
-    assert aimed[0].unique().tolist() == [9, 20] and aimed[1].unique().tolist() == [35]
+    assert aimed[0].unique().tolist() == [9, 20]
+    assert aimed[1].unique().tolist() == [35]
     share = (depths - camera.axis_distance[:, None]) / 1.3 + 0.5
     for row in share:
-        assert 0 <= row.min() < 0.01 and 0.99 < row.max() <= 1 and abs(row.mean() - 0.5) < 4 * (1 / 12 / 4000) ** 0.5
+        assert 0 <= row.min() < 0.01
+        assert 0.99 < row.max() <= 1
+        assert abs(row.mean() - 0.5) < 4 * (1 / 12 / 4000) ** 0.5
     moved = torch.tensor([0.1, -0.2, 0.05, 0.0])
     neck = NeckGrid(moved.expand(2, 4, 4, 4, 4), moved[:3].expand(2, 3, 3, 3, 3), 4.0, 0.01)
     carried = teacher_points(camera, neck, rays, 1.3, torch.Generator().manual_seed(0)) * 0.65

@@ -57,7 +57,8 @@ def test_training_refuses_the_other_network(case, material, tmp_path, capsys):
     assert cli.main(["train", stage, *given, *options]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     got = WORDS["moving" if wanted == "static" else "static"]
-    assert f"expected {WORDS[wanted]}, got {got}; " in said and advice in said.partition("; ")[2]
+    assert f"expected {WORDS[wanted]}, got {got}; " in said
+    assert advice in said.partition("; ")[2]
     assert not (tmp_path / "run" / "config.json").exists(), "no run was begun"
 
 

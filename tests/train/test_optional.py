@@ -43,7 +43,8 @@ def test_auto_decodes_by_pyav_where_dali_does_not_load(broken, caplog):
     (warning,) = caplog.messages
     assert warning.startswith("DALI is installed but does not load (libcuda")
     assert "; PyAV decodes" in warning
-    assert frames.resolve_decoder("auto", CPU) == "av" and frames.resolve_decoder("dali", CUDA) == "dali"
+    assert frames.resolve_decoder("auto", CPU) == "av"
+    assert frames.resolve_decoder("dali", CUDA) == "dali"
     with pytest.raises(InputError, match=r"^dali: it is installed but does not load .*, or say --decoder av"):
         frames.DaliDecoder(CPU)
 

@@ -34,7 +34,8 @@ def test_one_thread_for_a_while():
 def test_few_parts_stay_here_and_are_done_by_one_thread():
     seen = [(os.getpid(), 1, k) for k in range(FEWEST_PARTS - 1)]
     assert list(in_order(lambda k: (os.getpid(), torch.get_num_threads(), k), range(FEWEST_PARTS - 1))) == seen
-    assert torch.get_num_threads() == 2 and cores() >= 1
+    assert torch.get_num_threads() == 2
+    assert cores() >= 1
 
 
 def test_parts_are_done_when_they_are_asked_for():
@@ -46,7 +47,8 @@ def test_parts_are_done_when_they_are_asked_for():
 
 def test_processes_give_the_same_in_the_same_order():
     first, *_, last = in_order(partial(cast, 5), [1, 3, 2], processes=2)
-    assert len(first) == 1 and len(last) == 2
+    assert len(first) == 1
+    assert len(last) == 2
     for one, other in zip((first, last), in_order(partial(cast, 5), [1, 2], processes=1), strict=True):
         assert all(torch.equal(value, other.fields()[name]) for name, value in one.fields().items())
 
@@ -68,11 +70,13 @@ def test_stopping_ends_the_processes_at_once():
     assert set(active_children()) - before
     since = time.perf_counter()
     answers.close()  # type: ignore[attr-defined]
-    assert time.perf_counter() - since < 30 and not set(active_children()) - before
+    assert time.perf_counter() - since < 30
+    assert not set(active_children()) - before
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="this system does not list open files")
 def test_what_travels_is_no_open_file():
     """Tensors left to themselves travel as one open file each, and some hundred are too many."""
     taken = list(in_order(Expression.neutral, [1] * 150, processes=2))
-    assert len(taken) == 150 and len(os.listdir("/proc/self/fd")) < 500
+    assert len(taken) == 150
+    assert len(os.listdir("/proc/self/fd")) < 500

@@ -86,9 +86,11 @@ def test_random_features_are_fixed_by_their_seed():
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_trained_but_the_picture(name):
     distance, picture = perceptual(name), pictures().requires_grad_()
-    assert isinstance(distance, nn.Module) and not any(p.requires_grad for p in distance.parameters())
+    assert isinstance(distance, nn.Module)
+    assert not any(p.requires_grad for p in distance.parameters())
     distance(picture, pictures()).sum().backward()
-    assert picture.grad is not None and (picture.grad != 0).float().mean() > 0.9
+    assert picture.grad is not None
+    assert (picture.grad != 0).float().mean() > 0.9
 
 
 def test_an_unknown_name_is_one_sentence():
@@ -108,4 +110,5 @@ def test_lpips_compares_ray_grids_of_any_side(side):
     found = distance(nearer, one, torch.full((1, 1, side, side), 2.0))
     assert 0 < found < 2 * distance(further, one)
     found.sum().backward()
-    assert nearer.grad is not None and (nearer.grad != 0).float().mean() > 0.9
+    assert nearer.grad is not None
+    assert (nearer.grad != 0).float().mean() > 0.9

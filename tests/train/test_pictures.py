@@ -60,20 +60,24 @@ def test_what_is_taken_is_what_would_be_photographed(little_cast):
         assert torch.equal(getattr(found, name), getattr(truth, name)), name
     assert torch.equal(found.camera.world_from_camera, truth.camera.world_from_camera)
     assert torch.equal(found.camera.intrinsics, truth.camera.intrinsics)
-    assert found.neck is not None and truth.neck is not None
+    assert found.neck is not None
+    assert truth.neck is not None
     for name in ("fine", "coarse"):
         torch.testing.assert_close(getattr(found.neck, name), getattr(truth.neck, name), atol=1e-4, rtol=1e-3)
     assert (found.neck.box_side, found.neck.near_squared_distance) == (1.3, NeckConfig().near_squared_distance)
     assert truth.neck.coarse.abs().max() > 0.02, "a neck is turned"
-    assert truth.parts is not None and truth.parts.shape == (4, 64, 64)
+    assert truth.parts is not None
+    assert truth.parts.shape == (4, 64, 64)
 
 
 def test_depth_on_the_ray_grid_is_of_the_head_alone(little_cast):
     """The rim of a head is as near as the head, not half way to nothing."""
     seen = little_cast.take(torch.arange(12), torch.zeros(12, dtype=torch.long))
     covered = seen.depth > 0
-    assert seen.depth[covered].min() > 3 and seen.depth.max() < 5
-    assert covered[seen.opacity > 0.05].all() and not covered[seen.opacity == 0].any()
+    assert seen.depth[covered].min() > 3
+    assert seen.depth.max() < 5
+    assert covered[seen.opacity > 0.05].all()
+    assert not covered[seen.opacity == 0].any()
     assert 0.1 < seen.opacity.mean() < 0.9
 
 
@@ -89,25 +93,31 @@ def test_joined_pictures_stand_one_behind_the_other(little_cast, little_stranger
         alone = chosen.take(pose, view)
         for name in ("image", "opacity", "depth", "landmarks", "motion"):
             assert torch.equal(getattr(both, name)[part], getattr(alone, name)[0]), name
-        assert both.neck is not None and alone.neck is not None
+        assert both.neck is not None
+        assert alone.neck is not None
         assert torch.equal(both.neck.fine[part], alone.neck.fine[0])
         assert torch.equal(both.neck.coarse[part], alone.neck.coarse[0])
         assert torch.equal(both.camera.world_from_camera[part], alone.camera.world_from_camera[0])
     straight = PictureSet(little_folder, little.model(), necks=False).take(zero, one)
-    assert straight.neck is None and join([little_cast.take(zero, one), straight]).neck is None
+    assert straight.neck is None
+    assert join([little_cast.take(zero, one), straight]).neck is None
 
 
 def test_a_set_is_drawn_once_and_then_read(tmp_path, monkeypatch):
     drawn, read = [], []
     one = open_set(tmp_path / "cast", SMALL, little.model(), drawing=drawn.append, reading=read.append)
-    assert drawn == [1, 2] and read == [1, 2]
+    assert drawn == [1, 2]
+    assert read == [1, 2]
     before = hashes(tmp_path)
     monkeypatch.setattr(pictures, "write_multiview", lambda *a, **k: pytest.fail("drawn again"))
     again = open_set(tmp_path / "cast", SMALL, little.model(), drawing=drawn.append, reading=read.append)
-    assert drawn == [1, 2] and read == [1, 2, 1, 2] and hashes(tmp_path) == before
+    assert drawn == [1, 2]
+    assert read == [1, 2, 1, 2]
+    assert hashes(tmp_path) == before
     poses, views = torch.arange(4), torch.zeros(4, dtype=torch.long)
     first, second = one.take(poses, views), again.take(poses, views)
-    assert torch.equal(first.image, second.image) and torch.equal(first.neck.fine, second.neck.fine)
+    assert torch.equal(first.image, second.image)
+    assert torch.equal(first.neck.fine, second.neck.fine)
 
 
 def test_neck_poses_are_kept_for_the_next_time_and_only_for_the_same_numbers(tmp_path, monkeypatch):
@@ -116,15 +126,19 @@ def test_neck_poses_are_kept_for_the_next_time_and_only_for_the_same_numbers(tmp
     wanted = open_set(folder, SMALL, model).take(poses, views).neck
     original, made = pictures.neck_grids, []
     monkeypatch.setattr(pictures, "neck_grids", lambda *a: made.append(1) or original(*a))
-    assert torch.equal(open_set(folder, SMALL, model).take(poses, views).neck.fine, wanted.fine) and made == []
+    assert torch.equal(open_set(folder, SMALL, model).take(poses, views).neck.fine, wanted.fine)
+    assert made == []
     other = dataclasses.replace(model, neck=dataclasses.replace(model.neck, fine_size=5))
-    assert open_set(folder, SMALL, other).take(poses, views).neck.fine.shape == (4, 5, 5, 5, 4) and made
+    assert open_set(folder, SMALL, other).take(poses, views).neck.fine.shape == (4, 5, 5, 5, 4)
+    assert made
     kept = next(p for p in tmp_path.iterdir() if p.is_file())
     for damage in (lambda: kept.write_bytes(kept.read_bytes()[:-50]), lambda: kept.write_text("x"), kept.unlink):
         damage()
         made.clear()
         found = open_set(folder, SMALL, model).take(poses, views).neck
-        assert made and torch.equal(found.fine, wanted.fine) and torch.equal(found.coarse, wanted.coarse)
+        assert made
+        assert torch.equal(found.fine, wanted.fine)
+        assert torch.equal(found.coarse, wanted.coarse)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +148,8 @@ def test_a_set_of_other_numbers_is_refused_by_the_name_of_the_number(name, value
     before = hashes(little_folder.parent)
     with pytest.raises(InputError, match=rf"cast: expected a set with {name} {value}, got .*; name another") as found:
         open_set(little_folder, dataclasses.replace(CAST, **{name: value}), little.model())
-    assert "\n" not in str(found.value) and hashes(little_folder.parent) == before
+    assert "\n" not in str(found.value)
+    assert hashes(little_folder.parent) == before
 
 
 def test_a_set_of_another_size_is_refused(little_folder):
@@ -178,7 +193,8 @@ def test_a_damaged_set_is_refused_in_one_sentence_and_kept(case, changed):
     before = hashes(changed.parent)
     with pytest.raises(InputError, match=said) as found:
         open_set(changed, CAST, little.model())
-    assert "\n" not in str(found.value) and hashes(changed.parent) == before
+    assert "\n" not in str(found.value)
+    assert hashes(changed.parent) == before
 
 
 def test_no_set_at_all_is_refused(tmp_path):

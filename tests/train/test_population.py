@@ -46,12 +46,15 @@ def test_numbers_fill_their_ranges():
             values, margin = getattr(rows, name), 0.02 * (high - low)
             assert low <= values.min() < low + margin and high - margin < values.max() <= high, name
     for axis, (low, high) in enumerate(NECK_RANGES):
-        assert low <= faces.neck[:, axis].min() < 0.9 * low and 0.9 * high < faces.neck[:, axis].max() <= high
+        assert low <= faces.neck[:, axis].min() < 0.9 * low
+        assert 0.9 * high < faces.neck[:, axis].max() <= high
     light = sample_light(1000, stream(0, 2))
     torch.testing.assert_close(light.direction.norm(dim=-1), torch.ones(1000))
     assert (light.direction[:, 1:] > 0).all(), "the key light comes from above and in front"
     for colours in (people.skin, people.hair, people.iris, people.cloth, people.frame, light.background_a):
-        assert colours.shape[1] == 3 and colours.min() >= 0 and colours.max() <= 1
+        assert colours.shape[1] == 3
+        assert colours.min() >= 0
+        assert colours.max() <= 1
 
 
 def test_kinds_come_in_their_shares():
@@ -76,25 +79,30 @@ def test_expressions_are_vectors_in_the_order_of_their_axes():
 def test_rows_are_frozen_and_are_taken_joined_and_changed(kind):
     rows = {Identity: cast(0, 4), Expression: sample_expression(4, stream(0, 1)), Light: sample_light(4, stream(0, 2))}
     rows = rows[kind]
-    assert len(rows) == 4 and equal(kind.cat([rows.take([0]), rows.take(slice(1, 4))]), rows)
+    assert len(rows) == 4
+    assert equal(kind.cat([rows.take([0]), rows.take(slice(1, 4))]), rows)
     name = next(iter(rows.fields()))
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(rows, name, None)
     changed = rows.replace(**{name: 0.5})
-    assert (getattr(changed, name) == 0.5).all() and not equal(changed, rows)
+    assert (getattr(changed, name) == 0.5).all()
+    assert not equal(changed, rows)
 
 
 def test_motion_is_smooth_repeats_and_blinks():
     face = motion(2, 1, 200, 25)
-    assert equal(face, motion(2, 1, 200, 25)) and not torch.equal(face.jaw, motion(2, 0, 200, 25).jaw)
+    assert equal(face, motion(2, 1, 200, 25))
+    assert not torch.equal(face.jaw, motion(2, 0, 200, 25).jaw)
     steps = face.vector.diff(dim=0).abs().amax(0)
     for name, step in zip(EXPRESSION_AXES, steps, strict=True):
         limit = 0.6 if name.startswith("blink") else 0.25
         assert step < limit, f"{name} jumps by {step:.2f} within a frame"
     assert face.neck.diff(dim=0).abs().max() < 0.1
-    assert face.blink_left.max() > 0.9 and face.jaw.max() > 0.3
+    assert face.blink_left.max() > 0.9
+    assert face.jaw.max() > 0.3
     for name, (low, high) in EXPRESSION_RANGES.items():
-        assert low <= getattr(face, name).min() and getattr(face, name).max() <= high
+        assert low <= getattr(face, name).min()
+        assert getattr(face, name).max() <= high
 
 
 @pytest.mark.parametrize(

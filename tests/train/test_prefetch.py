@@ -31,7 +31,9 @@ def test_items_come_in_order_and_so_many_are_made_ahead(depth):
             assert items.ready <= depth
         with pytest.raises((IndexError, StopIteration)):
             items.take()
-    assert made == list(range(4, 10)) and (makers == {here}) == (depth == 0) and not threads()
+    assert made == list(range(4, 10))
+    assert (makers == {here}) == (depth == 0)
+    assert not threads()
 
 
 def test_the_next_items_are_made_while_nobody_takes_any():
@@ -82,4 +84,5 @@ def test_a_stop_waits_for_the_item_in_work_and_for_no_other():
         assert began.wait(20)
         threading.Thread(target=release).start()
         raise KeyboardInterrupt
-    assert made == [0] and not threads()
+    assert made == [0]
+    assert not threads()

@@ -39,7 +39,8 @@ def stored(tmp_path_factory) -> Path:
 
 def test_a_multi_view_set_holds_what_was_rendered(stored, studio):
     data = MultiviewSet(stored, contents=True)
-    assert len(data) == 2 and data.index["seed"] == 4
+    assert len(data) == 2
+    assert data.index["seed"] == 4
     arrays = data.head(1)
     shapes = {"image": (2, 3, 32, 32, 3), "depth": (2, 3, 32, 32), "parts": (2, 3, 32, 32), "expression": (2, 9)}
     for name, shape in shapes.items():
@@ -118,18 +119,20 @@ def test_videos_are_h264_of_one_moving_head(tmp_path):
     for head in range(2):
         with av.open(str(out / f"clip_{head:06d}.mp4")) as container:
             stream = container.streams.video[0]
-            assert stream.codec_context.name == "h264" and stream.average_rate == 20
+            assert stream.codec_context.name == "h264"
+            assert stream.average_rate == 20
             assert (stream.width, stream.height) == (32, 32)
             frames = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(stream)])
         numbers = np.load(out / f"clip_{head:06d}.npz")
-        assert (
-            len(frames) == 11 and numbers["expression"].shape == (11, 9) and numbers["landmarks"].shape == (11, 68, 2)
-        )
+        assert len(frames) == 11
+        assert numbers["expression"].shape == (11, 9)
+        assert numbers["landmarks"].shape == (11, 68, 2)
         face = motion(0, head, 11, 20)
         assert np.array_equal(numbers["expression"], face.vector.numpy())
         change = np.abs(np.diff(frames.astype(int), axis=0)).mean()
         assert 0.05 < change < 12
-    assert numbers["neck"].shape == (11, 3) and numbers["opacity"].shape == (11, 32, 32)
+    assert numbers["neck"].shape == (11, 3)
+    assert numbers["opacity"].shape == (11, 32, 32)
     write_clips(tmp_path / "again", 0, 2, 11, 20, 32, 1)
     assert hashes(out) == hashes(tmp_path / "again")
 
@@ -193,7 +196,8 @@ def test_numbers_out_of_range_are_refused_before_any_work(job, said, tmp_path, c
     monkeypatch.setattr("triportrait.train.data.heads.render.HeadRenderer.__init__", lambda *a: pytest.fail("worked"))
     assert cli.main(["prepare", *job, "--out", str(tmp_path / "out")]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and said in lines[0]
+    assert len(lines) == 1
+    assert said in lines[0]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -202,9 +206,11 @@ def test_outputs_are_kept_unless_told_otherwise(kind, name, tmp_path, capsys):
     out = tmp_path / name
     job = ["prepare", kind, "--out", str(out), "--count", "1", "--size", "16", "--antialias", "1"]
     job += ["--frames", "1"] if kind == "videos" else ["--views", "1"] if kind == "heads" else []
-    assert cli.main(job) == 0 and out.exists()
+    assert cli.main(job) == 0
+    assert out.exists()
     assert capsys.readouterr().out == f"{out}\n", "what was made goes to stdout"
-    assert cli.main([*job, "--seed", "3"]) == 2 and "--overwrite" in capsys.readouterr().err
+    assert cli.main([*job, "--seed", "3"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
     assert cli.main(job) == (0 if kind == "heads" else 2), "the same set is there already"
     assert cli.main([*job, "--seed", "3", "--overwrite"]) == 0
     assert [p.name for p in tmp_path.iterdir()] == [name], "something was left behind"
@@ -214,9 +220,11 @@ def test_folders_above_a_new_one_are_made_and_above_a_picture_are_not(tmp_path, 
     few = ["--count", "1", "--size", "16", "--antialias", "1"]
     for kind, more in (("heads", ["--views", "1"]), ("videos", ["--frames", "1"])):
         out = tmp_path / kind / "data" / "out"
-        assert cli.main(["prepare", kind, str(out), *few, *more]) == 0 and (out / "index.json").is_file()
+        assert cli.main(["prepare", kind, str(out), *few, *more]) == 0
+        assert (out / "index.json").is_file()
     missing = ["prepare", "sheet", "--out", str(tmp_path / "none" / "out.png")]
-    assert cli.main(missing) == 2 and "does not exist" in capsys.readouterr().err
+    assert cli.main(missing) == 2
+    assert "does not exist" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert cli.main(["prepare", "videos", str(tmp_path / "file" / "in" / "out"), *few]) == 2
     assert "file is a file, and no folder can be made in it; name a new one" in capsys.readouterr().err
@@ -229,7 +237,8 @@ def test_folders_above_a_new_one_are_made_and_above_a_picture_are_not(tmp_path, 
 def test_a_place_is_named_once(tmp_path, capsys):
     for words, said in (([], "OUT is missing"), (["one", "--out", "two"], "expected one place, got one and two")):
         for made in ("heads", "clips", "videos", "sheet"):
-            assert cli.main(["prepare", made, *words]) == 2 and said in capsys.readouterr().err
+            assert cli.main(["prepare", made, *words]) == 2
+            assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
@@ -243,7 +252,8 @@ def test_a_picture_that_appears_meanwhile_is_kept(links, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"out\.png: it (appeared|exists)"), whole_file(out, False) as work:
         work.write_text("ours")
         out.write_text("theirs")
-    assert out.read_text() == "theirs" and [p.name for p in tmp_path.iterdir()] == ["out.png"]
+    assert out.read_text() == "theirs"
+    assert [p.name for p in tmp_path.iterdir()] == ["out.png"]
     with whole_file(out, True) as work:
         work.write_text("ours")
     assert out.read_text() == "ours"
@@ -284,7 +294,8 @@ def test_a_stranger_s_folder_is_never_replaced(tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     job = ["prepare", "heads", "--out", str(tmp_path / "mine"), "--overwrite", "--count", "1"]
-    assert cli.main(job) == 2 and "no index.json" in capsys.readouterr().err
+    assert cli.main(job) == 2
+    assert "no index.json" in capsys.readouterr().err
     write_clips(tmp_path / "clips", 0, 1, 1, 25, 16, 1)
     assert cli.main([*job[:3], str(tmp_path / "clips"), *job[4:]]) == 2
     assert "is not replaced" in capsys.readouterr().err

@@ -106,7 +106,8 @@ def test_they_end_with_the_same_weights_moments_and_averages(stage, work):
             for run in (f"zero{stage}", "plain")
         )
         moved = {name for name in plain if name.startswith("exp_avg/")}
-        assert moved <= set(ours) and {n for n in ours if n.startswith("exp_avg/")} == moved
+        assert moved <= set(ours)
+        assert {n for n in ours if n.startswith("exp_avg/")} == moved
         compared = 0
         for key, value in plain.items():
             assert ours[key].shape == value.shape, key
@@ -146,8 +147,10 @@ def test_ranks_go_on_over_a_micro_batch_that_is_not_finite_as_one_process_does(s
     """It takes nothing from the others of its step, on whichever rank they are, and nothing else is lost."""
     ours, plain = log_of(work / f"clean{stage}"), log_of(work / "cleanplain")
     passed = [line for line in ours if "not finite" in line]
-    assert [line["step"] for line in passed] == [2, 2] and passed == [line for line in plain if "not finite" in line]
-    assert passed[0]["batch"] and {Path(name).name for name in passed[0]["batch"]} <= {
+    assert [line["step"] for line in passed] == [2, 2]
+    assert passed == [line for line in plain if "not finite" in line]
+    assert passed[0]["batch"]
+    assert {Path(name).name for name in passed[0]["batch"]} <= {
         "head_000000.npz",
         "head_000001.npz",
     }

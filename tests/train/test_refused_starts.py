@@ -88,7 +88,8 @@ def test_pictures_of_another_size_are_told_of_by_options_that_there_are(material
     alone = ["--perceptual", "gradients", "--identity-weight", 0, "--distill-planes", 0, "--renderer-frozen-until", 0]
     said = refused(words(material, "stage1", tmp_path / "a" / "run", "--preset", "paper", *alone), capsys)
     assert "expected pictures of 512 px for preset paper, got 64; make them again by `triportrait prepare heads" in said
-    assert "heads --size 512`" in said and not (tmp_path / "a").exists()
+    assert "heads --size 512`" in said
+    assert not (tmp_path / "a").exists()
 
 
 def test_everything_that_is_missing_is_named_in_one_start(material, tmp_path, capsys):
@@ -174,7 +175,8 @@ def test_a_start_that_is_refused_leaves_nothing(there, material, tmp_path, capsy
         run.mkdir(parents=True)
     for stage, more in (("stage1", ["--data", bad]), ("stage2", ["--perceptual", "lpips", "--vgg", __file__])):
         refused(words(material, stage, run, *more), capsys)
-        assert run.exists() == there and (not there or not list(run.iterdir()))
+        assert run.exists() == there
+        assert not there or not list(run.iterdir())
         assert (tmp_path / "runs").exists() == there
 
 
@@ -195,7 +197,8 @@ def test_a_disk_without_room_for_a_checkpoint_is_said_before_the_first_step(mate
     assert cli.main(words(material, "stage1", tmp_path / "enough", "--adversarial", 0.1)) == 0
     line = next(line for line in capsys.readouterr().err.splitlines() if "a checkpoint takes" in line)
     told = re.fullmatch(r"stage1: a checkpoint takes (\d\.\d) MB; 3 are kept and one is being written", line)
-    assert told and float(told[1]) == pytest.approx(taken / 1e6, rel=0.04)
+    assert told
+    assert float(told[1]) == pytest.approx(taken / 1e6, rel=0.04)
     free = 3 * taken
     assert cli.main(words(material, "stage1", tmp_path / "little", "--adversarial", 0.1)) == 0
     assert f"MB more and {free / 1e6:.1f} MB are free: free some space, or the run" in capsys.readouterr().err
@@ -219,7 +222,8 @@ def test_who_trains_in_a_folder_is_named(material, tmp_path, capsys):
         stdout=subprocess.PIPE,
         text=True,
     ) as other:
-        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
         said = refused(words(material, "stage1", run), capsys)
         assert f"another process trains in this folder; wait for it (pid {other.pid} on {socket.gethostname()})" in said
         assert (run / LOCK).exists(), "the other's lock is not taken away"

@@ -86,9 +86,13 @@ def test_a_batch_goes_through_a_file_and_back(stage, little_cast, tmp_path):
     save_file(tensors, tmp_path / "batch.safetensors")
     again = rebuilt(type(batch), json.loads(json.dumps(plain)), load_file(tmp_path / "batch.safetensors"), "batch")
     plain_again, tensors_again = flattened(again, "batch")
-    assert plain_again == plain and little.same(tensors_again, tensors) and type(again) is type(batch)
-    assert "batch.source.camera.world_from_camera" in tensors and tensors["batch.source.image"].shape[0] == 2
-    assert again.source.neck.box_side == batch.source.neck.box_side and again.source.positions is None
+    assert plain_again == plain
+    assert little.same(tensors_again, tensors)
+    assert type(again) is type(batch)
+    assert "batch.source.camera.world_from_camera" in tensors
+    assert tensors["batch.source.image"].shape[0] == 2
+    assert again.source.neck.box_side == batch.source.neck.box_side
+    assert again.source.positions is None
     with pytest.raises((KeyError, TypeError)):
         rebuilt(type(batch), plain | {"source": {}}, tensors, "batch")
 
@@ -122,9 +126,12 @@ def test_a_weight_that_is_infinite_is_found_again(material, tmp_path, capsys):
         text = "\n".join(told)
         assert "generator reconstructor.plane_decoder.out.weight: 1 of 1728 numbers are not finite" in text
         first = "generator reconstructor.plane_decoder.out (Conv2d), from weights that are not"
-        assert f"  first output that is not finite: {first}" in told and f"first {first}" in said
+        assert f"  first output that is not finite: {first}" in told
+        assert f"first {first}" in said
         assert f"stage1, main, micro-batch 0 after 8 images, {'bf16' if asked else 'fp32'}" in told
-        assert "l1" in said and "not finite again" in said and any(line.split()[:1] == ["opacity"] for line in told)
+        assert "l1" in said
+        assert "not finite again" in said
+        assert any(line.split()[:1] == ["opacity"] for line in told)
 
 
 def test_a_picture_that_is_not_finite_is_found_in_its_batch(material, tmp_path, monkeypatch, capsys):
@@ -142,11 +149,13 @@ def test_a_picture_that_is_not_finite_is_found_in_its_batch(material, tmp_path, 
     monkeypatch.setattr(PictureSet, "take", spoiled)
     calls.extend([0, 0])
     _, said = refused(words(material, "stage2", run, "--allow-change"), capsys)
-    assert "is not finite after 4 images" in said and "micro_1.safetensors" in kept_of(run)
+    assert "is not finite after 4 images" in said
+    assert "micro_1.safetensors" in kept_of(run)
     monkeypatch.setattr(PictureSet, "take", lambda *given: pytest.fail("the batch is read"))
     told, said = refused(replayed(run), capsys)
     assert any(line.startswith("  batch.driving.image: 1 of ") for line in told)
-    assert any("from inputs that are not" in line for line in told) and "not finite again" in said
+    assert any("from inputs that are not" in line for line in told)
+    assert "not finite again" in said
     assert not any(line.startswith("  generator ") for line in told), "all weights are finite"
 
 
@@ -204,7 +213,8 @@ def test_a_gradient_that_is_not_finite_is_kept_and_named(material, tmp_path, mon
     assert "a gradient is nan after 0 images, what it began from is in" in said
     assert kept_of(run) == ["begin.json", "checkpoints", "micro_0.safetensors", "micro_1.safetensors"]
     told, said = refused(replayed(run), capsys)
-    assert "not finite again: the gradient of " in said and any("  gradient of " in line for line in told)
+    assert "not finite again: the gradient of " in said
+    assert any("  gradient of " in line for line in told)
     assert not any(line.endswith(("nan", "inf")) for line in told)
     monkeypatch.setattr(common, "opacity_loss", original)
     assert cli.main(replayed(run)) == 0

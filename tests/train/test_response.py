@@ -60,7 +60,8 @@ def test_noise_lowers_the_correlation_and_hardly_the_gain(probe):
         return driving.image + 0.3 * torch.randn(driving.image.shape, generator=generator)
 
     found = responses(probe, noisy)["jaw"]
-    assert 0.1 < found.correlation < 0.9 and found.gain == pytest.approx(1, abs=0.25)
+    assert 0.1 < found.correlation < 0.9
+    assert found.gain == pytest.approx(1, abs=0.25)
 
 
 def test_what_happens_beside_the_face_does_not_count(probe):
@@ -79,7 +80,8 @@ def test_what_happens_beside_the_face_does_not_count(probe):
 def test_the_source_is_what_is_reenacted(probe):
     asked = []
     responses(probe, lambda source, driving: asked.append(source) or driving.image)
-    assert asked and all(source is probe.source for source in asked)
+    assert asked
+    assert all(source is probe.source for source in asked)
 
 
 def test_a_probe_moves_along_one_axis_at_a_time(probe):
@@ -100,8 +102,10 @@ def test_a_probe_moves_along_one_axis_at_a_time(probe):
 
 def test_the_face_is_skin_eyes_brows_and_mouth(probe):
     parts, mask = probe.source.parts, face_mask(probe.source)
-    assert parts is not None and mask.shape == (2, 1, 64, 64)
+    assert parts is not None
+    assert mask.shape == (2, 1, 64, 64)
     inside = set(parts[mask[:, 0] == 1].tolist())
     outside = set(parts[mask[:, 0] == 0].tolist())
-    assert inside == {Part.SKIN, Part.EYES, Part.BROWS, Part.MOUTH} and not inside & outside
+    assert inside == {Part.SKIN, Part.EYES, Part.BROWS, Part.MOUTH}
+    assert not inside & outside
     assert 0.05 < mask.mean() < 0.6

@@ -22,12 +22,14 @@ def test_a_straight_warm_up_and_half_a_cosine(seen, rate):
 
 def test_without_a_warm_up_it_starts_at_the_rate():
     config = OptimizerConfig(lr=3.0, final_lr_ratio=0.0, warmup=0)
-    assert learning_rate(config, 0, 10) == 3.0 and learning_rate(config, 10, 10) == pytest.approx(0)
+    assert learning_rate(config, 0, 10) == 3.0
+    assert learning_rate(config, 10, 10) == pytest.approx(0)
 
 
 def test_a_training_that_is_all_warm_up_keeps_within_the_rate():
     rates = [learning_rate(CONFIG, seen, 5) for seen in range(12)]
-    assert rates[:9] == pytest.approx([0.2 * (seen + 1) for seen in range(9)]) and rates[10:] == [0.2, 0.2]
+    assert rates[:9] == pytest.approx([0.2 * (seen + 1) for seen in range(9)])
+    assert rates[10:] == [0.2, 0.2]
     assert max(rates) <= 2.0
 
 
@@ -41,7 +43,8 @@ def test_the_average_by_its_half_life():
     config = OptimizerConfig(ema_half_life=10_000.0, ema_rampup=0.05)
     assert ema_decay_at(config, 0, 10**6, 10_000) == pytest.approx(0.5)
     assert ema_decay_at(config, 0, 10**6, 32) ** (10_000 / 32) == pytest.approx(0.5)
-    assert ema_decay_at(config, 9, 40_000, 2_000) == pytest.approx(0.5) and ema_decay_at(config, 0, 0, 32) == 0
+    assert ema_decay_at(config, 9, 40_000, 2_000) == pytest.approx(0.5)
+    assert ema_decay_at(config, 0, 0, 32) == 0
     assert ema_decay_at(OptimizerConfig(ema_half_life=10_000.0), 0, 0, 10_000) == pytest.approx(0.5), (
         "no share, no ramp"
     )
@@ -50,7 +53,8 @@ def test_the_average_by_its_half_life():
 def test_lazy_regularisation_is_corrected_for():
     config = OptimizerConfig(lr=1e-4, betas=(0.9, 0.999), reg_interval=4)
     rate, betas = lazy_corrected(config)
-    assert rate == pytest.approx(0.8e-4) and betas == pytest.approx((0.9**0.8, 0.999**0.8))
+    assert rate == pytest.approx(0.8e-4)
+    assert betas == pytest.approx((0.9**0.8, 0.999**0.8))
     assert (round(betas[0], 3), round(betas[1], 4)) == (0.919, 0.9992), "the published numbers"
     assert lazy_corrected(OptimizerConfig(lr=1e-4)) == (1e-4, (0.9, 0.98))
     assert learning_rate(
@@ -89,8 +93,10 @@ def test_the_papers_numbers_and_where_the_published_code_differs():
     assert (paper.stage1.images, paper.stage2.images) == (10_000_000, 6_000_000)
     assert (published.stage1.images, published.stage2.images) == (15_000_000, 8_000_000)
     for one in (paper, published):
-        assert one.stage1.batch == one.stage2.batch == 32 and one.stage2.optimizer.motion_lr_factor == 2.5
-        assert one.stage2.real_driving == 0.1 and one.stage1.losses.adversarial == 0.01
+        assert one.stage1.batch == one.stage2.batch == 32
+        assert one.stage2.optimizer.motion_lr_factor == 2.5
+        assert one.stage2.real_driving == 0.1
+        assert one.stage1.losses.adversarial == 0.01
         for own in (one.stage1.losses, one.stage2.losses):
             pairs = (own.l1, own.raw, own.perceptual, own.raw_perceptual, own.foreground, own.background)
             assert pairs == (1.0,) * 6, "LPIPS and L1 of four pairs"

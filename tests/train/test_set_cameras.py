@@ -67,7 +67,8 @@ def fills(camera: Camera, wanted: LookAtRange) -> None:
     """Cameras reach to both ends of a range, never beyond, and their mean is its middle (4 standard errors)."""
     for value, (low, high) in zip(angles(camera), (wanted.yaw, wanted.pitch, wanted.radius), strict=True):
         span = high - low
-        assert low - 1e-4 <= value.min() < low + 0.03 * span and high - 0.03 * span < value.max() <= high + 1e-4
+        assert low - 1e-4 <= value.min() < low + 0.03 * span
+        assert high - 0.03 * span < value.max() <= high + 1e-4
         assert abs(value.mean() - (low + high) / 2) < 4 * span / (12 * len(value)) ** 0.5
 
 
@@ -154,7 +155,8 @@ def write(folder: Path, habit: str) -> Path:
 @pytest.mark.parametrize("habit", SET_CAMERAS)
 def test_a_set_says_from_where_it_was_seen(habit, tmp_path):
     stored = MultiviewSet(write(tmp_path / "set", habit))
-    assert stored.cameras == SET_CAMERAS[habit] and camera_preset_of(stored.cameras) == habit
+    assert stored.cameras == SET_CAMERAS[habit]
+    assert camera_preset_of(stored.cameras) == habit
     own = np.concatenate([stored.head(0)["world_from_camera"].reshape(-1, 4, 4)])
     assert np.array_equal(own, cameras(3, 1, 2, 3, stored.cameras).world_from_camera.numpy())
 
@@ -226,10 +228,12 @@ def test_stage_1_takes_sets_of_its_preset_s_cameras_or_of_those_that_are_named(l
     assert "stage1.front_sources: expected 0, as no view of the set is near the front" in capsys.readouterr().err
     assert train(made, tmp_path / "run", "--cameras", "paper") == 0
     told = json.loads((tmp_path / "run/config.json").read_text())
-    assert told["cast"]["cameras"]["first_filmed"] is False and told["stage1"]["front_sources"] == 0
+    assert told["cast"]["cameras"]["first_filmed"] is False
+    assert told["stage1"]["front_sources"] == 0
     assert told["cast"]["cameras"]["sampled"]["yaw"] == [-0.78, 0.78]
     again = train(made, tmp_path / "run", "--cameras", "paper", "--images", 8)
-    assert again == 2 and "begun with stage1.images 4, now it is 8" in capsys.readouterr().err
+    assert again == 2
+    assert "begun with stage1.images 4, now it is 8" in capsys.readouterr().err
 
 
 def test_ranges_are_compared_when_a_run_goes_on(little_preset, tmp_path, capsys, little_folder, monkeypatch):
@@ -241,7 +245,8 @@ def test_ranges_are_compared_when_a_run_goes_on(little_preset, tmp_path, capsys,
     words = ["train", "stage2", *map(str, [*given, "--motion", tmp_path / "moving", "--precision", "fp32"])]
     assert cli.main(words) == 0
     told = json.loads((tmp_path / "run/config.json").read_text())["stage2"]
-    assert told["camera_p"]["yaw"] == [-0.5, 0.5] and told["camera_q"]["yaw"] == [-0.78, 0.78]
+    assert told["camera_p"]["yaw"] == [-0.5, 0.5]
+    assert told["camera_q"]["yaw"] == [-0.78, 0.78]
     capsys.readouterr()
     assert cli.main([*words, "--theta-p", "paper"]) == 2
     assert "this run was begun with stage2.camera_p.pitch [-0.15, 0.35], now it is [-0.25, 0.65]" in (

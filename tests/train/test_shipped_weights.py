@@ -30,8 +30,10 @@ def test_the_card_says_by_which_command_and_from_which_commit(name):
     provenance = json.loads((DEMO_FOLDER / f"{name}.json").read_text())["provenance"]
     assert provenance["command"].startswith("triportrait train tiny --out ")
     assert re.fullmatch(r"[0-9a-f]{12}(, [0-9a-f]{12})*", provenance["commit"]), "of sources as they were committed"
-    assert provenance["seed"] == 0 and provenance["cast"] == {"seed": 0, "count": 32}
-    assert provenance["licence"] == "Apache-2.0" and set(provenance["images seen"]) == {"stage1", "motion", "stage2"}
+    assert provenance["seed"] == 0
+    assert provenance["cast"] == {"seed": 0, "count": 32}
+    assert provenance["licence"] == "Apache-2.0"
+    assert set(provenance["images seen"]) == {"stage1", "motion", "stage2"}
 
 
 def test_what_they_are_worth_stands_beside_them_and_in_the_docs():
@@ -47,7 +49,8 @@ def test_what_they_are_worth_stands_beside_them_and_in_the_docs():
     for gate in numbers["gates"]:
         assert f"{gate['name']} | {gate['found']:.2f}{gate['unit']} | {gate['wanted']:g}{gate['unit']}" in page, gate
     for picture in ("sheet.png", "axes.png"):
-        assert (DOCS / picture).is_file() and f"({picture})" in page
+        assert (DOCS / picture).is_file()
+        assert f"({picture})" in page
 
 
 def test_they_talk_and_blink_on_this_machine_too(tmp_path, record_row):

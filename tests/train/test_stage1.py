@@ -34,7 +34,8 @@ def sources_of(sets: list[PictureSet], config: StageConfig, draws: int = 60) -> 
 
 def test_a_batch_shows_the_same_moment_from_other_sides(little_cast):
     batch = stage1.draw([little_cast], CONFIG, np.random.default_rng(0))
-    assert batch.source.image.shape == (3, 3, 64, 64) and batch.target.image.shape == (6, 3, 64, 64)
+    assert batch.source.image.shape == (3, 3, 64, 64)
+    assert batch.target.image.shape == (6, 3, 64, 64)
     poses, _ = found_in(little_cast, batch.source)
     target_poses, target_views = found_in(little_cast, batch.target)
     assert torch.equal(target_poses, poses.repeat_interleave(2)), "the views of the first source come first"
@@ -49,7 +50,8 @@ def test_a_batch_is_drawn_by_the_generator_alone(little_cast):
         np.random.seed(noise)
         batches.append(stage1.draw([little_cast], CONFIG, np.random.default_rng(seed)))
     one, same, other = (torch.cat([b.source.image, b.target.image]) for b in batches)
-    assert torch.equal(one, same) and not torch.equal(one, other)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
 
 
 def test_all_poses_are_drawn_and_sources_come_from_the_front_in_their_share(little_cast):
@@ -98,7 +100,8 @@ def test_the_terms_by_hand(little_cast):
         "depth": 11 * 0.3,
     }
     assert {name: value.item() for name, value in terms.items()} == pytest.approx(wanted, rel=1e-4)
-    assert wanted["raw"] == pytest.approx(0.6, rel=0.05) and wanted["l1"] == pytest.approx(0.1, rel=0.2)
+    assert wanted["raw"] == pytest.approx(0.6, rel=0.05)
+    assert wanted["l1"] == pytest.approx(0.1, rel=0.2)
     assert wanted["l1"] != pytest.approx(0.1, rel=1e-3), "faces are not quite symmetric, or the weight would not show"
 
 
@@ -142,7 +145,8 @@ def test_the_layers_of_a_rendering_are_reached_by_their_own_terms(little_cast):
         sum(terms.values()).backward()  # type: ignore[union-attr]
         still = [p for n, p in portrait.named_parameters() if others in n and p.grad is not None and p.grad.any()]
         moved = [p for n, p in portrait.reconstructor.named_parameters() if p.grad is not None and p.grad.any()]
-        assert moved and not still
+        assert moved
+        assert not still
 
 
 def test_each_view_shows_its_own_head_and_necks_are_the_views(little_cast):
@@ -154,10 +158,13 @@ def test_each_view_shows_its_own_head_and_necks_are_the_views(little_cast):
     assert made["source"] is None and made["driving"] is None, "the static synthesizer knows no motion"
     assert torch.equal(seen["head"].planes, batch.source.image.repeat_interleave(2, 0))
     assert torch.equal(seen["head"].background, seen["head"].planes + 5)
-    assert seen["head"].neck is batch.target.neck and seen["camera"] is batch.target.camera
-    assert seen["jitter"].shape == (6, 6) and seen["uniforms"].shape == (6, 256, 6)
+    assert seen["head"].neck is batch.target.neck
+    assert seen["camera"] is batch.target.camera
+    assert seen["jitter"].shape == (6, 6)
+    assert seen["uniforms"].shape == (6, 256, 6)
     for name in ("jitter", "uniforms"):
-        assert 0 <= seen[name].min() < 0.1 and 0.9 < seen[name].max() < 1
+        assert 0 <= seen[name].min() < 0.1
+        assert 0.9 < seen[name].max() < 1
 
 
 def test_a_loss_is_finite_and_reaches_all_weights_but_those_that_read_motion(little_cast):
@@ -190,9 +197,11 @@ def distillation_loss(
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_it(little_cast):
     terms = distillation_loss(little_cast, little.portrait(), little.portrait())
-    assert terms["planes"] == terms["feature"] == 0 and terms["l1"] > 0
+    assert terms["planes"] == terms["feature"] == 0
+    assert terms["l1"] > 0
     other = distillation_loss(little_cast, little.portrait(seed=1), little.portrait())
-    assert other["planes"] > 0 and other["feature"] > 0
+    assert other["planes"] > 0
+    assert other["feature"] > 0
 
 
 def test_a_teacher_s_terms_reach_the_student_alone(little_cast):
@@ -205,8 +214,10 @@ def test_a_teacher_s_terms_reach_the_student_alone(little_cast):
         student.zero_grad(set_to_none=True)
         terms[name].backward(retain_graph=True)
         moved = {n for n, p in student.named_parameters() if p.grad is not None and p.grad.any()}
-        assert any(n.startswith(reached) for n in moved) and not any(n.startswith(not_reached) for n in moved)
-    assert all(p.grad is None for p in teacher.parameters()) and all(p.requires_grad for p in teacher.parameters())
+        assert any(n.startswith(reached) for n in moved)
+        assert not any(n.startswith(not_reached) for n in moved)
+    assert all(p.grad is None for p in teacher.parameters())
+    assert all(p.requires_grad for p in teacher.parameters())
 
 
 def test_the_teacher_s_terms_by_hand(little_cast):
@@ -216,7 +227,8 @@ def test_the_teacher_s_terms_by_hand(little_cast):
         student.reconstructor.plane_decoder.out.bias.add_(0.2)  # the planes alone are read by L_T
     terms = distillation_loss(little_cast, student, teacher)
     inside = terms["planes"].item() / (0.5 * 0.2)  # at the rim taps of zero enter the mean
-    assert 0.75 < inside < 1.0 and terms["feature"] > 0
+    assert 0.75 < inside < 1.0
+    assert terms["feature"] > 0
     student = little.portrait()
     with torch.no_grad():
         for network in (student, teacher):
@@ -226,7 +238,8 @@ def test_the_teacher_s_terms_by_hand(little_cast):
     off = 1.002 * (torch.sigmoid(torch.tensor(1.0)) - 0.5).item()
     terms = distillation_loss(little_cast, student, teacher)
     # the background is the same, and the head is off by so much of [0, 1] in every channel
-    assert terms["feature"].item() == pytest.approx(0.25 * 2 * off, rel=1e-3) and terms["planes"] == 0
+    assert terms["feature"].item() == pytest.approx(0.25 * 2 * off, rel=1e-3)
+    assert terms["planes"] == 0
 
 
 def test_a_teacher_is_not_asked_when_its_time_is_over_or_nothing_counts(little_cast):
@@ -273,7 +286,8 @@ def test_half_precision_changes_a_loss_little_and_its_terms_stay_float32(little_
         terms = stage1.losses(batch, models, LossConfig(), torch.Generator().manual_seed(1))
         assert {value.dtype for value in terms.values()} == {torch.float32}
         found[precision] = {name: value.item() for name, value in terms.items()}
-    assert found["bf16"] == pytest.approx(found["fp32"], rel=0.05) and found["bf16"] != found["fp32"]
+    assert found["bf16"] == pytest.approx(found["fp32"], rel=0.05)
+    assert found["bf16"] != found["fp32"]
 
 
 def test_a_few_steps_on_one_batch_lower_the_loss(little_cast):

@@ -91,7 +91,8 @@ def test_source_and_driving_picture_are_one_head_with_two_expressions(little_cas
         pairs |= set(zip(source.tolist(), driving.tolist(), strict=True))
         assert torch.equal(batch.source.motion, everything(little_cast)[0][source])
     assert len(pairs) == 2 * 6 * 5, "some pairs of expressions never meet"
-    assert set(driving_view.tolist()) == {0, 1, 2} and (source_view == 0).sum() > (driving_view == 0).sum()
+    assert set(driving_view.tolist()) == {0, 1, 2}
+    assert (source_view == 0).sum() > (driving_view == 0).sum()
 
 
 @pytest.mark.parametrize("preset, target", [("paper", 0.8), ("published", 1.0)])
@@ -162,7 +163,8 @@ def test_cameras_p_are_the_preset_s_and_cameras_q_the_paper_s(preset, yaw, pitch
         found = yaws[-1], y / position.norm(dim=-1) * torch.pi / 2
         for value, (low, high) in zip(found, wanted, strict=True):
             margin, middle = 0.02 * (high - low), (low + high) / 2
-            assert low - 1e-5 <= value.min() < low + margin and high - margin < value.max() <= high + 1e-5
+            assert low - 1e-5 <= value.min() < low + margin
+            assert high - margin < value.max() <= high + 1e-5
             assert abs(value.mean() - middle) < 4 * (high - low) / 12**0.5 / 800**0.5
     assert torch.corrcoef(torch.stack(yaws))[0, 1].abs() < 0.2
 
@@ -226,7 +228,10 @@ def test_landmarks_are_carried_to_other_cameras(seen_twice, record_row):
         "landmarks carried from one camera to another, pixels of 128",
         (f"median {error.median():.2f}", f"largest {error.max():.2f}", f"not carried: median {start.median():.2f}"),
     )
-    assert error.median() < 0.3 and error.quantile(0.9) < 1 and error.max() < 3 and start.median() > 5
+    assert error.median() < 0.3
+    assert error.quantile(0.9) < 1
+    assert error.max() < 3
+    assert start.median() > 5
     torch.testing.assert_close(move_landmarks(before, before.camera), before.landmarks, atol=1e-3, rtol=0)
 
 
@@ -253,7 +258,8 @@ def test_motion_is_read_off_the_pseudo_view_unless_the_real_picture_stands_in(li
     motion, targets = pseudo_views(batch, asked)
     made, seen = asked.static.asked  # type: ignore[union-attr]
     rows = torch.tensor([1, 2])
-    assert made["source"] is None and made["driving"] is None
+    assert made["source"] is None
+    assert made["driving"] is None
     assert torch.equal(made["neck"].fine, batch.driving.neck.fine[rows])
     assert torch.equal(seen["head"].planes, batch.driving.image[rows]), "I_d is what the static synthesizer sees"
     assert torch.equal(seen["head"].neck.fine, batch.driving.neck.fine[rows])
@@ -262,7 +268,8 @@ def test_motion_is_read_off_the_pseudo_view_unless_the_real_picture_stands_in(li
     view = (batch.driving.image / 2)[rows]
     wanted[rows] = read_motion(Greys(), view, move_landmarks(batch.driving, batch.camera_p)[rows])  # type: ignore[arg-type]
     torch.testing.assert_close(motion, wanted)
-    assert len(targets) == 0 and not motion.requires_grad
+    assert len(targets) == 0
+    assert not motion.requires_grad
 
 
 def _marked(head: Head) -> Rendering:
@@ -297,7 +304,8 @@ def test_the_static_synthesizer_makes_no_head_that_nobody_looks_at(little_cast):
     batch = drawn(little_cast, real_driving=True, real_target=True)
     asked = models(static=Painter(flat(0.5)))
     motion, targets = pseudo_views(batch, asked)
-    assert not asked.static.asked and len(targets) == 0  # type: ignore[union-attr]
+    assert not asked.static.asked  # type: ignore[union-attr]
+    assert len(targets) == 0
     torch.testing.assert_close(motion, read_motion(Greys(), batch.driving.image, batch.driving.landmarks))  # type: ignore[arg-type]
 
 
@@ -309,7 +317,8 @@ def test_the_portrait_is_asked_for_the_source_with_the_driving_motion(little_cas
     encoder: Any = Greys()
     torch.testing.assert_close(made["source"], read_motion(encoder, batch.source.image, batch.source.landmarks))
     torch.testing.assert_close(made["driving"], read_motion(encoder, batch.driving.image, batch.driving.landmarks))
-    assert made["neck"] is batch.driving.neck and torch.equal(seen["head"].planes, batch.source.image)
+    assert made["neck"] is batch.driving.neck
+    assert torch.equal(seen["head"].planes, batch.source.image)
     cameras = [batch.driving.camera, batch.camera_q] * 2
     wanted = torch.stack([c.world_from_camera[i] for i, c in enumerate(cameras)])
     assert torch.equal(seen["camera"].world_from_camera, wanted)
@@ -421,7 +430,8 @@ def test_half_precision_changes_a_loss_little(little_cast):
         terms = stage2.losses(batch, lowered, LossConfig(), torch.Generator().manual_seed(1))
         assert {value.dtype for value in terms.values()} == {torch.float32}
         found[precision] = {name: value.item() for name, value in terms.items()}
-    assert found["bf16"] == pytest.approx(found["fp32"], rel=0.05) and found["bf16"] != found["fp32"]
+    assert found["bf16"] == pytest.approx(found["fp32"], rel=0.05)
+    assert found["bf16"] != found["fp32"]
 
 
 def test_a_few_steps_on_one_batch_lower_the_loss(little_cast):
@@ -443,9 +453,12 @@ def test_rows_of_heads_and_cameras(little_cast):
     head = Head(batch.driving.image, batch.driving.image + 1, batch.driving.neck)
     rows = torch.tensor([2, 0])
     taken = head.take(rows)
-    assert torch.equal(taken.planes, head.planes[rows]) and torch.equal(taken.background, head.background[rows])
-    assert head.neck is not None and taken.neck is not None
-    assert torch.equal(taken.neck.fine, head.neck.fine[rows]) and torch.equal(taken.neck.coarse, head.neck.coarse[rows])
+    assert torch.equal(taken.planes, head.planes[rows])
+    assert torch.equal(taken.background, head.background[rows])
+    assert head.neck is not None
+    assert taken.neck is not None
+    assert torch.equal(taken.neck.fine, head.neck.fine[rows])
+    assert torch.equal(taken.neck.coarse, head.neck.coarse[rows])
     assert Head(head.planes, head.background).take(rows).neck is None
     camera = batch.camera_p.take(rows)
     assert torch.equal(camera.world_from_camera, batch.camera_p.world_from_camera[rows])

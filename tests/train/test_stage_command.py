@@ -185,7 +185,8 @@ def test_a_later_phase_that_is_not_finite_is_named_and_the_networks_are_kept(mat
     said = refused(words(material, "stage2", tmp_path / "run", "--adversarial-from", 8), capsys)
     assert "R1 image, R1 positions, R1 mask of R1 is not finite after 12 images, what it began from is in" in said
     (kept,) = checkpoints_of(tmp_path / "run" / "diverged", "stage2")
-    assert kept.name == "stage2_000000012" and len(list(kept.iterdir())) == 3
+    assert kept.name == "stage2_000000012"
+    assert len(list(kept.iterdir())) == 3
 
 
 def test_a_disk_that_fails_is_one_sentence(material, tmp_path, monkeypatch, capsys):
@@ -208,7 +209,8 @@ def test_a_published_pseudo_view_is_a_phase_of_its_own(material, tmp_path):
         assert cli.main(words(material, "stage2", tmp_path / "run")) == 0
     lines = [line for line in log_of(tmp_path / "run") if "l1" in line]
     assert ["pseudo view" in line for line in lines] == [True, False, True, False]
-    assert all(line["pseudo"] == 0 for line in lines) and lines[0]["pseudo view"] > 0
+    assert all(line["pseudo"] == 0 for line in lines)
+    assert lines[0]["pseudo view"] > 0
 
 
 def test_a_published_pseudo_view_is_driven_by_pseudo_views(material):
@@ -288,7 +290,8 @@ def test_weights_are_exported_and_can_be_begun_from(material, runs, tmp_path, ca
     assert encoder.motion_width == 9
     assert Reenactor(portrait, encoder).can_turn_neck, "heads know how they turn"
     provenance = json.loads((out / "portrait.json").read_text())["provenance"]
-    assert provenance["network"] == "reenactment" and provenance["cast"] == {"seed": 3, "count": 2}
+    assert provenance["network"] == "reenactment"
+    assert provenance["cast"] == {"seed": 3, "count": 2}
     assert "exists" in refused(["train", "export", str(runs["stage2"]), str(out)], capsys)
     assert str(material) not in (runs["stage2"] / "config.json").read_text() + (out / "portrait.json").read_text()
     static = tmp_path / "static"
@@ -296,7 +299,8 @@ def test_weights_are_exported_and_can_be_begun_from(material, runs, tmp_path, ca
     assert {t.dtype for t in load_file(static / "portrait.safetensors").values()} == {torch.float16}
     more = ["--static", static, "--weights", out, "--adversarial", 0]
     again = words(material, "stage2", tmp_path / "again", *more)
-    assert cli.main(again) == 0 and len(log_of(tmp_path / "again")) == 1
+    assert cli.main(again) == 0
+    assert len(log_of(tmp_path / "again")) == 1
     assert not list(checkpoints_of(tmp_path / "again", "stage2")[-1].glob("discriminator*")), (
         "no adversary, no discriminator"
     )
@@ -320,7 +324,8 @@ REFUSED = {
 def test_what_cannot_be_trained_is_one_sentence(case, material, tmp_path, capsys):
     options, wanted = REFUSED[case]
     said = refused(words(material, "stage2", tmp_path / "run", *options), capsys)
-    assert wanted in said and not checkpoints_of(tmp_path / "run", "stage2")
+    assert wanted in said
+    assert not checkpoints_of(tmp_path / "run", "stage2")
 
 
 def test_a_teacher_is_named_where_what_it_says_counts(material, tmp_path, monkeypatch, capsys):
@@ -333,11 +338,13 @@ def test_a_teacher_is_named_where_what_it_says_counts(material, tmp_path, monkey
     said = refused(words(material, "stage1", run, "--teacher", material / "static"), capsys)
     assert "teacher: expected none, as nothing it says counts" in said
     said = refused(words(material, "stage1", run, *weights, "--teacher", "nowhere"), capsys)
-    assert "nowhere" in said and not checkpoints_of(run, "stage1")
+    assert "nowhere" in said
+    assert not checkpoints_of(run, "stage1")
     # the teacher is what stage 1 begins from: it agrees at first, and no more after a step
     assert cli.main(words(material, "stage1", run, *weights, "--teacher", material / "static")) == 0
     first, *others = [line for line in log_of(run) if "l1" in line]
-    assert first["planes"] == first["feature"] == 0 and all(line["planes"] > 0 < line["feature"] for line in others)
+    assert first["planes"] == first["feature"] == 0
+    assert all(line["planes"] > 0 < line["feature"] for line in others)
 
 
 def test_what_has_no_run_in_it_is_refused(tmp_path, capsys):
@@ -361,7 +368,8 @@ def test_lpips_and_identity_with_random_weights(material, tmp_path):
         patch.setattr("triportrait.train.loop.LOG_EVERY", 1)
         assert cli.main(words(material, "stage2", tmp_path / "run", *more)) == 0
     (line,) = [line for line in log_of(tmp_path / "run") if "l1" in line]
-    assert line["perceptual"] > 0 and line["identity"] > 0
+    assert line["perceptual"] > 0
+    assert line["identity"] > 0
 
 
 def test_recomputing_changes_no_loss(material, tmp_path):
@@ -401,14 +409,17 @@ def test_sigterm_saves_and_the_run_ends_as_one_that_was_not_stopped(material, tm
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:
-        assert process.stdout is not None and process.stdout.readline() == "step\n"
+        assert process.stdout is not None
+        assert process.stdout.readline() == "step\n"
         process.send_signal(signal.SIGTERM)
         begun = time.monotonic()
         _, said = process.communicate(timeout=120)
-    assert process.returncode == 0 and time.monotonic() - begun < 60
+    assert process.returncode == 0
+    assert time.monotonic() - begun < 60
     (checkpoint,) = checkpoints_of(stopped, "stage2")
     images = int(checkpoint.name.split("_")[-1])
-    assert 4 <= images < 80 and f"stopped after {images} images; the same command goes on" in said
+    assert 4 <= images < 80
+    assert f"stopped after {images} images; the same command goes on" in said
     assert not [p for p in (stopped / FOLDER).iterdir() if p.name.startswith(".")]
     for run in (stopped, whole):
         assert cli.main(words(material, "stage2", run, *more)) == 0

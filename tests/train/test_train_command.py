@@ -67,7 +67,8 @@ def refused(arguments: list[object], capsys) -> str:
     said = capsys.readouterr()
     lines = said.err.strip().splitlines()
     assert [line.startswith("triportrait: ") for line in lines] == [False] * (len(lines) - 1) + [True], said
-    assert "Traceback" not in said.err and said.out == ""
+    assert "Traceback" not in said.err
+    assert said.out == ""
     return lines[-1]
 
 
@@ -91,8 +92,10 @@ def test_a_run_ends_with_weights_that_say_how_they_were_made(tmp_path, capsys, m
 def test_a_run_can_end_after_a_stage_and_go_on(tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     assert cli.main(["train", "overfit", "--out", str(run), "--until", "stage1"]) == 0
-    assert capsys.readouterr().out == "" and checkpoints_of(run, "stage1")
-    assert not checkpoints_of(run, "motion") and not (run / "weights").exists()
+    assert capsys.readouterr().out == ""
+    assert checkpoints_of(run, "stage1")
+    assert not checkpoints_of(run, "motion")
+    assert not (run / "weights").exists()
     monkeypatch.setattr(stage1, "losses", lambda *a: pytest.fail("stage 1 again"))
     assert cli.main(["train", "overfit", "--out", str(run)]) == 0
     assert load_portrait(run / "weights").config == little.model()
@@ -108,8 +111,10 @@ def test_an_interrupted_run_goes_on(tmp_path, capsys, monkeypatch):
         patch.setattr(stage2, "losses", interrupted)
         assert cli.main(["train", "overfit", "--out", str(run)]) == 130
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("triportrait: interrupted")
-    assert checkpoints_of(run, "motion") and not (run / "weights").exists()
-    assert cli.main(["train", "overfit", "--out", str(run)]) == 0 and (run / "weights").is_dir()
+    assert checkpoints_of(run, "motion")
+    assert not (run / "weights").exists()
+    assert cli.main(["train", "overfit", "--out", str(run)]) == 0
+    assert (run / "weights").is_dir()
 
 
 def test_a_complete_run_is_not_trained_again(copied, capsys, monkeypatch):
@@ -138,7 +143,8 @@ def test_two_processes_do_not_train_in_one_folder(copied, capsys):
     before = hashes(copied)
     words = [sys.executable, "-c", HOLD, str(copied / ".lock")]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
         said = refused(["overfit", "--out", copied], capsys)
         assert said.startswith(f"triportrait: {copied}: another process trains in this folder; ")
         assert other.stdin is not None
@@ -284,7 +290,8 @@ def test_a_damaged_state_is_refused_before_any_work_and_kept(stage, copied, caps
     file.write_bytes(os.urandom(1000))
     before = hashes(copied)
     said = refused(["overfit", "--out", copied], capsys)
-    assert f"no checkpoint of {stage} is whole" in said and f"{file.name} is not what its card says" in said
+    assert f"no checkpoint of {stage} is whole" in said
+    assert f"{file.name} is not what its card says" in said
     assert hashes(copied) == before
 
 
@@ -334,7 +341,8 @@ def test_the_card_names_the_command_and_each_commit(tmp_path, monkeypatch):
     for folder, network in (("weights", "reenactment"), ("static", "static synthesizer")):
         card = json.loads((run / folder / "portrait.json").read_text())["provenance"]
         assert card["command"] == "triportrait train overfit --out 'a run' --seed 4"
-        assert card["commit"] == "one, two" and card["network"] == network
+        assert card["commit"] == "one, two"
+        assert card["network"] == network
 
 
 @pytest.mark.parametrize(

@@ -111,8 +111,10 @@ def test_the_weights_folder_is_what_was_trained_in_half_precision(whole):
         assert {t.dtype for t in stored.values()} == {torch.float16}
         assert same(stored, {name: t.half() for name, t in network.state_dict().items()})
     portrait, encoder = load_portrait(folder), load_motion_encoder(folder)
-    assert portrait.config == little.model() and isinstance(portrait.neck, TurningNeck)
-    assert isinstance(encoder, SmallMotionEncoder) and encoder.to_dict() == whole.inputs.motion_encoder.to_dict()
+    assert portrait.config == little.model()
+    assert isinstance(portrait.neck, TurningNeck)
+    assert isinstance(encoder, SmallMotionEncoder)
+    assert encoder.to_dict() == whole.inputs.motion_encoder.to_dict()
     static = load_portrait(whole.folder / "static").state_dict()
     assert same(static, {name: t.half().float() for name, t in whole.inputs.static.state_dict().items()})
 
@@ -120,16 +122,19 @@ def test_the_weights_folder_is_what_was_trained_in_half_precision(whole):
 def test_the_weights_say_where_they_come_from(whole):
     for kind in ("portrait", "motion"):
         provenance = json.loads((whole.folder / "weights" / f"{kind}.json").read_text())["provenance"]
-        assert provenance["command"] == COMMAND and provenance["preset"] == "test"
+        assert provenance["command"] == COMMAND
+        assert provenance["preset"] == "test"
         assert (provenance["seed"], provenance["commit"]) == (0, commit())
-        assert provenance["licence"] == "Apache-2.0" and provenance["made by"].startswith("triportrait ")
+        assert provenance["licence"] == "Apache-2.0"
+        assert provenance["made by"].startswith("triportrait ")
         assert provenance["cast"] == {"seed": 3, "count": 1}
 
 
 def test_the_commit_is_that_of_the_sources():
     root = Path(__file__).parents[2]
     found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-    assert found.stdout.startswith(commit().removesuffix("+")) and bool(commit()) == (found.returncode == 0)
+    assert found.stdout.startswith(commit().removesuffix("+"))
+    assert bool(commit()) == (found.returncode == 0)
 
 
 def test_a_run_tells_how_it_went(whole):
@@ -142,11 +147,14 @@ def test_a_run_tells_how_it_went(whole):
     assert [s for s in dict.fromkeys(line["stage"] for line in lines)] == list(STAGES)
     means = {name: [line for line in lines if line["stage"] == name and "lr" in line] for name in STAGES}
     assert {name: len(found) for name, found in means.items()} == {"stage1": 4, "motion": 3, "stage2": 4}
-    assert {"l1", "raw", "perceptual", "opacity", "depth"} < set(means["stage1"][0]) and "pseudo" in means["stage2"][0]
+    assert {"l1", "raw", "perceptual", "opacity", "depth"} < set(means["stage1"][0])
+    assert "pseudo" in means["stage2"][0]
     last = {name: [line for line in lines if line["stage"] == name and "lr" not in line][-1] for name in STAGES}
-    assert 0 < last["stage1"]["psnr"] < 60 and -1 <= last["motion"]["jaw"] <= 1
+    assert 0 < last["stage1"]["psnr"] < 60
+    assert -1 <= last["motion"]["jaw"] <= 1
     for axis in ("jaw", "blink", "gaze x"):
-        assert -1 <= last["stage2"][f"correlation {axis}"] <= 1 and 0 < last["stage2"][f"psnr {axis}"] < 60
+        assert -1 <= last["stage2"][f"correlation {axis}"] <= 1
+        assert 0 < last["stage2"][f"psnr {axis}"] < 60
         assert f"gain {axis}" in last["stage2"]
     for name, columns in (("stage1_0000008.png", 5), ("stage2_0000008.png", 10)):
         width, _ = Image.open(whole.folder / "samples" / name).size
@@ -168,7 +176,8 @@ def test_each_stage_hands_on_its_averaged_weights(whole):
         assert any(not torch.equal(averages[key], states[name]["module"][key]) for key in averages)
     static, portrait = whole.inputs.static.state_dict(), whole.inputs.portrait.state_dict()
     moved = [name for name in static if not torch.equal(static[name], portrait[name])]
-    assert any(reads_motion(name) for name in moved) and any(not reads_motion(name) for name in moved)
+    assert any(reads_motion(name) for name in moved)
+    assert any(not reads_motion(name) for name in moved)
 
 
 def test_stage_2_asks_the_static_synthesizer_and_the_encoder_and_freezes_them(whole, tmp_path, monkeypatch):
@@ -181,10 +190,10 @@ def test_stage_2_asks_the_static_synthesizer_and_the_encoder_and_freezes_them(wh
     training.train()
     assert len(asked) == 4
     for models in asked:
-        assert models.portrait is training.inputs.portrait and models.static is training.inputs.static
-        assert (
-            models.motion_encoder is training.inputs.motion_encoder and models.perceptual is training.inputs.perceptual
-        )
+        assert models.portrait is training.inputs.portrait
+        assert models.static is training.inputs.static
+        assert models.motion_encoder is training.inputs.motion_encoder
+        assert models.perceptual is training.inputs.perceptual
     frozen = [*training.inputs.static.parameters(), *training.inputs.motion_encoder.parameters()]
     assert not any(p.requires_grad or p.grad is not None for p in frozen)
     assert equal(training, whole)
@@ -193,7 +202,9 @@ def test_stage_2_asks_the_static_synthesizer_and_the_encoder_and_freezes_them(wh
 def test_a_network_reenacts_and_answers_to_who_drives(whole):
     source, before, after = whole.inputs.probe.source, *whole.inputs.probe.ends["jaw"]
     one, again = whole.inputs.reenact(source, before), whole.inputs.reenact(source, before)
-    assert one.shape == (6, 3, 64, 64) and torch.equal(one, again) and not one.requires_grad
+    assert one.shape == (6, 3, 64, 64)
+    assert torch.equal(one, again)
+    assert not one.requires_grad
     cameras = whole.inputs.probe.source.camera.world_from_camera
     assert len(torch.unique(cameras, dim=0)) == 6, "few heads are seen from several sides"
     assert not torch.equal(one, whole.inputs.reenact(source, after))
@@ -205,15 +216,15 @@ def test_a_run_can_be_made_stage_by_stage(whole, run, caplog):
         torch.manual_seed(len(caplog.messages))  # whatever came before
         training = Run(little.config(), run, AllStages())
         training.train(until=name)
-        assert checkpoints_of(run, name) and not any(
-            checkpoints_of(run, later) for later in STAGES[STAGES.index(name) + 1 :]
-        )
+        assert checkpoints_of(run, name)
+        assert not any(checkpoints_of(run, later) for later in STAGES[STAGES.index(name) + 1 :])
     done = [line for line in caplog.messages if "done" in line]
     assert done[-3:] == ["stage1: done, 8 images", "motion: done, 12 images", "stage2: done, 8 images"]
     assert any(
         line.startswith("stage1: ") and line.endswith("22 are wanted before stage 2") for line in caplog.messages
     )
-    assert equal(training, whole) and log_of(run) == log_of(whole.folder)
+    assert equal(training, whole)
+    assert log_of(run) == log_of(whole.folder)
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -240,7 +251,8 @@ def test_a_complete_run_does_no_more_steps(whole, monkeypatch):
         interrupt(monkeypatch, module, 0)
     training = Run(little.config(), whole.folder, AllStages())
     training.train()
-    assert equal(training, whole) and hashes(whole.folder) == before
+    assert equal(training, whole)
+    assert hashes(whole.folder) == before
     training.train()
     assert equal(training, whole), "also twice"
 
@@ -296,7 +308,8 @@ def test_a_damaged_state_is_refused_and_kept(name, whole, tmp_path):
         InputError, match=rf"no checkpoint of {name} is whole .*cut or changed.*; remove them"
     ) as refused:
         Run(little.config(), tmp_path / "run", AllStages()).train()
-    assert "\n" not in str(refused.value) and hashes(tmp_path / "run") == before
+    assert "\n" not in str(refused.value)
+    assert hashes(tmp_path / "run") == before
 
 
 def test_a_damaged_set_is_refused_before_another_is_drawn(tmp_path, little_folder):
@@ -373,4 +386,5 @@ def test_numbers_at_their_edges_are_taken():
         motion=StageConfig(views=1, strangers=1.0),
         stage2=ReenactConfig(real_driving=0.0, real_target=1.0),
     )
-    assert taken.stage1.optimizer.ema_decay == 1.0 and taken.to_dict()["strangers"]["views"] == 1
+    assert taken.stage1.optimizer.ema_decay == 1.0
+    assert taken.to_dict()["strangers"]["views"] == 1
