@@ -304,7 +304,7 @@ class TestSnapshot:
             (lambda t: t.update(resample_filter=torch.ones(4, 4)), "D: resample_filter: expected the filter"),
         ],
     )
-    def test_a_discriminator_that_does_not_fit_is_left_out(self, snapshot, capsys, damage, words):
+    def test_a_discriminator_that_does_not_fit_is_left_out(self, snapshot, caplog, damage, words):
         damage(snapshot.judge)
         conversion = snapshot.convert()
         assert [part.kind for part in conversion.parts] == ["portrait"]
@@ -312,7 +312,7 @@ class TestSnapshot:
         assert re.search("^the discriminator is left out: .*" + words, warning)
         assert not (snapshot.folder / "discriminator.safetensors").exists()
         Convert(snapshot.file, snapshot.folder, overwrite=True).run()
-        assert capsys.readouterr().err == f"warning: {warning}\n"
+        assert (caplog.records[-1].levelname, caplog.messages[-1]) == ("WARNING", warning)
 
     def test_unknown_tensors_are_left_out_on_request(self, snapshot):
         snapshot.portrait |= {"deformer.renderer.uv": torch.zeros(2), "deformer.renderer.faces": torch.zeros(2)}
