@@ -195,16 +195,12 @@ def test_a_face_that_holds_still_makes_a_picture_that_does(server, still_head, t
         page.wait("document.getElementById('driving-tile').classList.contains('mirrored')")
         page.wait("document.getElementById('neutral').checked")  # it holds still, so that it counts as neutral
         goes_on(page, 20)
-        changes = []
-        for _ in range(3):  # noise of ours would be in each; a busy machine drops camera frames now and then
-            seen(page)
-            page.wait("window.seen.length >= 40", 60)
-            pictures = seen(page)
-            assert pictures.std() > 20, "a face is shown"
-            changes.append(np.abs(np.diff(pictures, axis=0)).max())
-            if changes[-1] <= STILL:
-                break
-        assert min(changes) <= STILL, changes
+        seen(page)
+        page.wait("window.seen.length >= 40", 60)
+        pictures = seen(page)
+        assert pictures.std() > 20, "a face is shown"
+        changes = np.abs(np.diff(pictures, axis=0)).max(1)  # noise of ours would be in most of them
+        assert np.quantile(changes, 0.8) <= STILL, changes  # a busy machine shows a few that jump
 
 
 def test_a_photograph_before_the_camera_over_a_websocket(server, moving_photo, shots, tmp_path):

@@ -96,15 +96,15 @@ def test_a_run_that_went_on_behind_damaged_ones_keeps_three_that_are_whole(tmp_p
 
 def test_the_same_moment_twice_leaves_the_first_until_the_second_is_there(tmp_path, monkeypatch):
     pair = saved(tmp_path)
-    replaced, original = [0], os.replace
+    renamed, original = [0], os.rename
 
     def killed(one, other):
-        replaced[0] += 1
-        if replaced[0] == 2:
+        renamed[0] += 1
+        if renamed[0] == 2:
             raise KeyboardInterrupt
         original(one, other)
 
-    monkeypatch.setattr(os, "replace", killed)
+    monkeypatch.setattr(os, "rename", killed)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, "stage", pair.engines, {}, ONE)
     kept = tmp_path / "checkpoints" / ".stage_000000012.old"

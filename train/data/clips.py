@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from triportrait.core.errors import InputError
-from triportrait.serve.media.video import write_video
 from triportrait.train.data.folders import whole_folder
 from triportrait.train.data.heads.population import EXPRESSION_AXES, check_seed_and_count
 from triportrait.train.data.heads.render import HeadRenderer, check_size
@@ -55,6 +54,8 @@ def write_clips(
 
     Raises: `InputError` before any work for numbers out of range or a folder that cannot be made.
     """
+    from triportrait.serve.media.video import write_video
+
     check_clips(seed, count, frames, fps, size, antialias)
     settings = {
         "seed": seed, "count": count, "frames": frames, "fps": fps, "size": size, "antialias": antialias,

@@ -55,7 +55,7 @@ class FaceIdentity(nn.Module):
             self.add_module(f"layer{i}", nn.Sequential(_Block(a, b, 2), _Block(b, b, 1)))
         self.bn2 = nn.BatchNorm2d(WIDTHS[-1], NORM_FLOOR)
         self.fc = nn.Linear(WIDTHS[-1] * (CROP // 16) ** 2, EMBEDDING)
-        self.eye_mouth_boost = nn.BatchNorm1d(EMBEDDING, NORM_FLOOR)
+        self.features = nn.BatchNorm1d(EMBEDDING, NORM_FLOOR)
         self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> FaceIdentity:
@@ -79,7 +79,7 @@ class FaceIdentity(nn.Module):
         x = self.prelu(self.bn1(self.conv1(crop)))
         for i in range(1, len(WIDTHS)):
             x = self.get_submodule(f"layer{i}")(x)
-        return self.eye_mouth_boost(self.fc(self.bn2(x).flatten(1)))  # type: ignore[no-any-return]
+        return self.features(self.fc(self.bn2(x).flatten(1)))  # type: ignore[no-any-return]
 
 
 def _counters(module: nn.Module) -> dict[str, Tensor]:

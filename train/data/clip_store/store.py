@@ -26,7 +26,6 @@ from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
 from triportrait.core.files import MOST_INDEX, read_bytes, read_json
 from triportrait.core.sentences import literal, shown
-from triportrait.serve.media.video import write_video
 from triportrait.train.data.arrays import check_finite, check_rotations, read_arrays
 
 KIND = "triportrait clip store"
@@ -92,6 +91,8 @@ class ClipWriter:
             ValueError: rows are missing, a camera is no rotation (`check_table`), or the size is not the others'.
             InputError: the disk refuses.
         """
+        from triportrait.serve.media.video import write_video
+
         check_table(table, len(frames))
         side = frames.shape[1]
         if side % 2 or frames.shape[2] != side:
