@@ -59,7 +59,7 @@ def opacity_iou(opacity: Tensor, truth: Tensor) -> Tensor:
     opaque, truly_opaque = opacity > 0.5, truth > 0.5
     intersection = (opaque & truly_opaque).sum((1, 2, 3))
     union = (opaque | truly_opaque).sum((1, 2, 3))
-    return torch.where(union > 0, intersection / union.clamp(min=1), torch.ones(len(union)))
+    return torch.where(union > 0, intersection / union.clamp(min=1), torch.ones(len(union), device=union.device))
 
 
 def depth_error(depth: Tensor, truth: Tensor, opacity: Tensor) -> Tensor:
