@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def commit() -> str:
-    """The commit of the sources, with a + where they were changed; empty where no repository keeps them."""
+    """Return the commit of the sources, with a + where they were changed; empty where no repository keeps them."""
     folder = Path(__file__).parent
     try:
         tracked = ["git", "ls-files", "--error-unmatch", Path(__file__).name]  # another repository knows no such file

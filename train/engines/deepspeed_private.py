@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_deepspeed() -> Any:
-    """DeepSpeed, quiet, and without the extension that it would build at its first start.
+    """Import DeepSpeed so that it stays quiet and builds no extension at its first start.
 
     Raises: `InputError` where it is missing or of another version, whose private members may be others.
     """
