@@ -1,7 +1,8 @@
 """Time what a CPU does for a frame beside the GPU: each part alone, on one core, for pictures of one size.
 
-A film is read, driven and written by three threads that work at the same time; a live frame passes through threads of
-its own. The slowest of them, or the GPU, sets the pace. Times are CPU time, so that it does not matter what else runs.
+Four threads work on a film at the same time: one reads, one follows the face, one drives, one writes; a live frame
+passes through threads of its own. The slowest of them, or the GPU, sets the pace. Times are CPU time, so that it does
+not matter what else runs.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ import torch
 from triportrait.core.motion.crop import ALIGNED_SIZE, crop_map
 from triportrait.profiling.roofline import CEILINGS, Work, sums
 from triportrait.serve.crop import to_size
-from triportrait.serve.faces.alignment import MEAN_FACE, PIXELS_PER_UNIT, middle_square
+from triportrait.serve.faces.alignment import MEAN_FACE, PIXELS_PER_UNIT, align, middle_square
 from triportrait.serve.faces.face import Face
 from triportrait.serve.faces.providers import face_provider
 from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.live.engine import EXAMPLES, decode_jpeg, encode_jpeg
+from triportrait.serve.media.encoders import Encoder, chosen_encoder
 from triportrait.serve.media.provenance.watermark import Watermark
-from triportrait.serve.media.video import VideoWriter, nvenc_opens, open_clip
+from triportrait.serve.media.video import VideoWriter, open_clip
 
 AIM_MS = 4.0  # at most, of any part, where the faces are known
 FRAMES = 90
@@ -63,9 +65,10 @@ def host_parts(side_px: int, frames: int = FRAMES) -> list[HostPart]:
     with _one_core(), tempfile.TemporaryDirectory() as folder:
         pictures = _pictures(side_px, frames)
         film = Path(folder) / "driving.mp4"
-        slow, fast = (_per_frame(lambda fast=fast: _write(film, pictures, fast), frames) for fast in (False, True))
+        encoder = chosen_encoder("auto", on_gpu=True)
+        fast = _per_frame(lambda: _write(film, pictures, encoder), frames)
+        slow = _per_frame(lambda: _write(film, pictures, "x264"), frames)
         reading = _per_frame(lambda: [frame.image for frame in open_clip(film).frames()], frames)
-        encoder = "NVENC" if nvenc_opens() else "x264 veryfast"
         tracker, times = FaceTracker(None, side_px), iter(range(1 << 30))
         known = _face(side_px)
         mark, jpegs = Watermark(1).mark, [encode_jpeg(picture) for picture in pictures]
@@ -74,15 +77,21 @@ def host_parts(side_px: int, frames: int = FRAMES) -> list[HostPart]:
         def follow(picture: np.ndarray) -> object:
             return tracker.follow(picture, next(times) / FPS, [known])
 
+        placed = align(known.alignment)
+        assert placed is not None
+        cutting = _each(lambda picture: placed.crop(picture, side_px), pictures)
+        following = _each(follow, pictures) - cutting
         parts = [
             HostPart("decode H.264, to RGB", "film: read", reading),
-            HostPart("follow a known face, cut it out", "film: read", _each(follow, pictures)),
+            HostPart("follow a known face", "film: face", following),
+            HostPart("cut the face out", "film: face", cutting),
             HostPart("the motion crop's place", "film: drive", _each(lambda _: crop_map(landmarks, side_px), pictures)),
             HostPart("watermark", "film: write", _each(mark, pictures), on_gpu=True),
             HostPart("to YUV, H.264 as beside a CPU (x264 medium)", "film: write, CPU", slow),
             HostPart(f"to YUV, H.264 as beside a GPU ({encoder})", "film: write", fast),
             HostPart("decode JPEG", "live: face", _each(decode_jpeg, jpegs)),
-            HostPart("follow a known face, cut it out", "live: face", _each(follow, pictures)),
+            HostPart("follow a known face", "live: face", following),
+            HostPart("cut the face out", "live: face", cutting),
             HostPart("watermark", "live: finish", _each(mark, pictures), on_gpu=True),
             HostPart("encode JPEG", "live: finish", _each(encode_jpeg, pictures)),
         ]
@@ -90,7 +99,7 @@ def host_parts(side_px: int, frames: int = FRAMES) -> list[HostPart]:
         if finding is not None:
             parts += [
                 HostPart("find the face (mediapipe)", thread, finding, finds_faces=True)
-                for thread in ("film: read", "live: face")
+                for thread in ("film: face", "live: face")
             ]
     return parts
 
@@ -110,22 +119,22 @@ def table(parts: Sequence[HostPart], work: dict[str, Work], side_px: int) -> str
         thread: sum(p.ms for p in parts if p.thread == thread and not p.on_gpu and not p.finds_faces)
         for thread in dict.fromkeys(p.thread for p in parts if not p.thread.endswith("CPU"))
     }
-    finding = next((p.ms for p in parts if p.finds_faces), 0.0)
     floors = {
         f"{c.name}: the network's floor, computed": 1e3
-        * sum(w.floor_s(c) for w in sums(work)["frame, source cached"].values())
+        * sum(part.floor_s(c) for part in sums(work)["frame, source cached"].values())
         for c in CEILINGS
     }
     lines += ["", "| beside a GPU, faces known | ms a frame | frames a second at most |", "| --- | --- | --- |"]
     lines += [f"| {name} | {ms:.2f} | {1e3 / ms:.0f} |" for name, ms in (threads | floors).items()]
+    lines += [""]
     for kind in ("film", "live"):
-        own = {name: ms for name, ms in threads.items() if name.startswith(kind)}
-        slowest = max(own | floors, key=(own | floors).__getitem__)
-        said = f"{kind}: the slowest is {slowest!r}"
-        if finding:
-            place = next(name for name in own if any(p.thread == name and p.finds_faces for p in parts))
-            said += f"; where faces are to be found it is {place!r} with {own[place] + finding:.1f} ms"
-        lines += ["", f"- {said}."]
+        all_ms = {name: ms for name, ms in threads.items() if name.startswith(kind)} | floors
+        sentence = f"- {kind}: the slowest is '{max(all_ms, key=all_ms.__getitem__)}'"
+        for part in parts:
+            if part.finds_faces and part.thread in all_ms:
+                ms = all_ms[part.thread] + part.ms
+                sentence += f"; where faces are to be found, '{part.thread}' takes {ms:.1f} ms"
+        lines.append(sentence + ".")
     legend = (
         "Core ms: CPU time of this machine, one core, each part alone. The GPU's lines are computed, not measured: the "
         "time that no GPU can beat, see above."
@@ -180,8 +189,8 @@ def _pictures(side_px: int, count: int) -> list[np.ndarray]:
     return pictures
 
 
-def _write(path: Path, pictures: Sequence[np.ndarray], fast: bool) -> None:
-    with VideoWriter(path, size_px=pictures[0].shape[1::-1], fps=FPS, fast=fast, overwrite=True) as video:
+def _write(path: Path, pictures: Sequence[np.ndarray], encoder: Encoder) -> None:
+    with VideoWriter(path, size_px=(len(pictures[0]),) * 2, fps=FPS, encoder=encoder, overwrite=True) as video:
         for i, picture in enumerate(pictures):
             video.write(picture, i / FPS)
 

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from fractions import Fraction
-from functools import cache
 from itertools import chain, pairwise
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +26,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from triportrait.core.atomic import replacing
 from triportrait.core.errors import InputError
 from triportrait.serve.media.clips import SCALING, Clip, Frame, open_clip
+from triportrait.serve.media.encoders import Encoder, encoder_of
 from triportrait.serve.media.pictures import ending_of, writing
 from triportrait.serve.media.sound import Sound
 
@@ -40,7 +40,6 @@ _KINDS = {
     ".webm": ("webm", "libvpx-vp9"),
 }
 VIDEO_ENDINGS = tuple(_KINDS)
-NVENC = "h264_nvenc"
 _CONTAINER_OPTIONS = {"fflags": "+bitexact", "movflags": "+faststart"}
 
 # x264 writes other bytes for another number of threads, so it must not follow the machine.
@@ -117,8 +116,7 @@ class VideoWriter:
             a whole clip where its `end_s` does.
         overwrite: replace an existing file.
         crf: quality on the scale of x264, 0 (lossless) to 51, 18 looks like the original.
-        fast: keep up with a GPU: H.264 is made by NVENC where it opens, which promises no same bytes, else by x264 with
-            its preset `veryfast`, which takes one core less than half the time of `medium`.
+        encoder: who makes H.264, see `chosen_encoder`; VP9 has one of its own.
         finish: called with the whole file, under another name, before it appears: what signs it.
 
     Raises: `InputError` when the output cannot be written (see `check_output`), also while writing (disk full).
@@ -133,7 +131,7 @@ class VideoWriter:
         audio_from: Clip | None = None,
         overwrite: bool = False,
         crf: int = 18,
-        fast: bool = False,
+        encoder: Encoder = "x264",
         finish: Callable[[Path], None] | None = None,
     ) -> None:
         self.path = Path(path)
@@ -141,7 +139,7 @@ class VideoWriter:
         self.fps = Fraction(fps).limit_denominator(1001)
         if self.fps <= 0 or min(size_px) < 1 or not 0 <= crf <= 51:
             raise ValueError(f"fps > 0, sizes ≥ 1 px and crf in 0…51 are wanted, got {fps}, {size_px}, {crf}")
-        self._crf, self._fast = crf, fast
+        self._crf, self._encoder = crf, encoder
         self._overwrite = overwrite
         self._finish = finish
         self._clip = audio_from
@@ -291,30 +289,9 @@ class VideoWriter:
         return container
 
     def _add_video(self) -> av.VideoStream:
-        encoder = _KINDS[self.path.suffix.lower()][1]
-        options = {"crf": str(self._crf), "preset": "veryfast" if self._fast else "medium"}
-        if encoder == "libx264" and self._fast and nvenc_opens():
-            # NVENC's constant quality counts like x264's; without a bit rate of 0 it would hold that instead.
-            encoder, options = NVENC, {"preset": "p4", "tune": "hq", "rc": "vbr", "cq": str(self._crf), "b": "0"}
-        if encoder == "libvpx-vp9":
-            # VP9 counts to 63; 4/3 keeps the two scales about level.
-            options = {"crf": str(min(63, round(self._crf * 4 / 3))), "b": "0", "cpu-used": "4", "row-mt": "1"}
+        encoder, options = encoder_of(_KINDS[self.path.suffix.lower()][1], self._encoder, self._crf)
         width, height = (side + side % 2 for side in self.size_px)
         return _add_stream(self._container, encoder, self.fps, options, (width, height), Fraction(1, self._clock))
-
-
-@cache
-def nvenc_opens() -> bool:
-    """Tell whether this libav has NVENC, and a GPU and a driver that encode H.264 with it."""
-    try:
-        context = av.CodecContext.create(NVENC, "w")
-        assert isinstance(context, av.VideoCodecContext)
-        context.width = context.height = 256
-        context.pix_fmt, context.time_base = "yuv420p", Fraction(1, 25)
-        context.open()
-    except (av.FFmpegError, ValueError):  # no driver; or a libav without it
-        return False
-    return True
 
 
 def write_video(
