@@ -93,8 +93,8 @@ class Reenact:
     """Precision of the networks; `auto` is bf16 (fp16 on older GPUs) on a GPU where a frame in it is as good, fp32
     elsewhere."""
     encoder: EncoderChoice = "auto"
-    """Who makes H.264: `x264`, by which the same pictures give the same bytes; `nvenc`, the GPU; or `auto`, that is x264
-    beside a network on a CPU, and on a GPU NVENC where it opens, else a faster preset of x264."""
+    """Who makes H.264: `x264`, by which the same pictures give the same bytes; `nvenc`, the GPU; or `auto`: x264 beside
+    a network on a CPU, and on a GPU NVENC where it opens, else a faster preset of x264."""
     overwrite: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Replace the output if it exists."""
 
