@@ -19,14 +19,14 @@ from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.faces.paste_back import PasteBack, registered
 from triportrait.serve.faces.providers import LazyProvider
-from triportrait.serve.faces.relative import Relative
+from triportrait.serve.faces.relative_motion import Relative
 from triportrait.serve.faces.tracker import FaceTracker
-from triportrait.serve.inputs import DrivingFrames, SourcePicture
 from triportrait.serve.media.clips import Frame
 from triportrait.serve.overlap import read_ahead
-from triportrait.serve.pixels import PictureStream
+from triportrait.serve.part_times import PartTimes
+from triportrait.serve.picture_inputs import PictureStream
 from triportrait.serve.reenactor import Controls, PreparedSource, Reenactor
-from triportrait.serve.timing import PartTimes
+from triportrait.serve.source_and_driving import DrivingFrames, SourcePicture
 
 ORBIT_PERIOD_S = 4.0
 LARGEST_YAW_DEG, LARGEST_PITCH_DEG = 180.0, 89.0

@@ -38,16 +38,16 @@ from triportrait.serve.animation import (
 from triportrait.serve.faces.face import AlignedFace, FaceProvider
 from triportrait.serve.faces.providers import FaceKind, LazyProvider
 from triportrait.serve.faces.tracker import FaceTracker
-from triportrait.serve.inputs import DrivingFrames, SourcePicture, find_face, find_source, known_of
 from triportrait.serve.media.encoders import EncoderChoice, chosen_encoder
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.video import VIDEO_ENDINGS, check_output
-from triportrait.serve.pixels import Picture, PictureStream, to_picture
+from triportrait.serve.part_times import PartTimes
+from triportrait.serve.picture_inputs import Picture, PictureStream, to_picture
 from triportrait.serve.precision import DTYPES, Precision, use_precision
 from triportrait.serve.reenactor import DEFAULT_CONTROLS, Controls, PreparedSource, Reenactor
 from triportrait.serve.saving import WRITTEN_PICTURES, first_of, write_frames
-from triportrait.serve.timing import PartTimes
-from triportrait.serve.weights import RULE, copy_weights, files_of, load_weights
+from triportrait.serve.source_and_driving import DrivingFrames, SourcePicture, find_face, find_source, known_of
+from triportrait.serve.weight_loading import RULE, copy_weights, files_of, load_weights
 
 Source = Picture | SourcePicture | PreparedSource
 Driving = Picture | Iterable[Picture] | DrivingFrames

@@ -13,8 +13,8 @@ from torch import Tensor
 from triportrait.core.errors import InputError
 from triportrait.core.psnr import psnr
 from triportrait.core.render.cameras import fixed_camera, turned
-from triportrait.serve.crop import to_size
 from triportrait.serve.faces.face import AlignedFace
+from triportrait.serve.image_tensors import to_size
 from triportrait.serve.media.pictures import read_picture
 from triportrait.serve.reenactor import Reenactor
 

@@ -20,12 +20,12 @@ from triportrait.core.motion.small_encoder import GAZE, SPREAD, SmallMotionEncod
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.types import Camera, Driving, Head, NeckGrid, Rendering, Source
-from triportrait.serve.crop import to_float, to_uint8
+from triportrait.serve.cuda_graph import Captured, Copies
 from triportrait.serve.faces.face import AlignedFace
-from triportrait.serve.graph import Captured, Copies
-from triportrait.serve.inputs import SourcePicture
-from triportrait.serve.memory import keep_freed_memory
-from triportrait.serve.parameters import HeadParameters, Tracking
+from triportrait.serve.freed_memory import keep_freed_memory
+from triportrait.serve.image_tensors import to_float, to_uint8
+from triportrait.serve.source_and_driving import SourcePicture
+from triportrait.serve.tracking_files import HeadParameters, Tracking
 
 
 @dataclass(frozen=True, eq=False)

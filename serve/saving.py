@@ -16,7 +16,7 @@ from triportrait.serve.media.pictures import write_picture
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.video import VIDEO_ENDINGS, VideoWriter
 from triportrait.serve.overlap import WriteBehind
-from triportrait.serve.timing import PartTimes
+from triportrait.serve.part_times import PartTimes
 
 WRITTEN_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 FPS = Fraction(25)  # of frames that come from no clip

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from triportrait.serve.pipeline import Pipeline as Pipeline
     from triportrait.serve.reenactor import Controls as Controls
 
-from triportrait.links import check_links
+from triportrait.checkout import check_checkout
 
-check_links()
+check_checkout()
 
 __version__ = "0.1.0"
 __all__ = ["Camera", "Controls", "InputError", "Pipeline", "Portrait4D", "__version__", "load_portrait"]

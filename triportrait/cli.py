@@ -12,7 +12,7 @@ from triportrait import __version__
 from triportrait.core.errors import InputError
 from triportrait.core.libraries import MISSING, fault, install
 from triportrait.core.sentences import literal
-from triportrait.logs import HELP, LogOptions, shown_logs
+from triportrait.log_options import HELP, LogOptions, shown_logs
 from triportrait.options import parse
 from triportrait.process import stops, streams
 

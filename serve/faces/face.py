@@ -11,7 +11,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from triportrait.serve.faces.alignment import Alignment, middle_square
-from triportrait.serve.parameters import Tracking
+from triportrait.serve.tracking_files import Tracking
 
 
 @dataclass(frozen=True, eq=False)

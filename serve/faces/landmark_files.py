@@ -18,8 +18,8 @@ from triportrait.core.errors import InputError
 from triportrait.core.files import check_regular
 from triportrait.serve.faces.alignment import align, alignment_points
 from triportrait.serve.faces.face import Face
-from triportrait.serve.faces.pose import matrix_of, vector_of
-from triportrait.serve.parameters import check_files, files_by_name, read_landmarks
+from triportrait.serve.faces.head_pose import matrix_of, vector_of
+from triportrait.serve.tracking_files import check_files, files_by_name, read_landmarks
 
 RAW_LANDMARKS = "landmarks"
 _CLIP_ARRAYS = {"landmarks": (68, 2), "neck": (3,)}

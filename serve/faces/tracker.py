@@ -13,10 +13,10 @@ import torch
 from triportrait.core.motion.crop import ALIGNED_SIZE
 from triportrait.serve.faces.alignment import Alignment, align
 from triportrait.serve.faces.face import AlignedFace, Face, FaceProvider
-from triportrait.serve.faces.pose import matrix_of, parameters_of, turn_of, vector_of
+from triportrait.serve.faces.head_pose import matrix_of, parameters_of, turn_of, vector_of
 from triportrait.serve.faces.searching import PieceByPiece, Searches, colours, is_cut
 from triportrait.serve.faces.smoothing import OneEuro
-from triportrait.serve.parameters import Tracking
+from triportrait.serve.tracking_files import Tracking
 
 # The published filters of the square's scale, over its first, and of its middle, in pixels of the aligned picture.
 SCALE_CUTOFF, SCALE_BETA = 1e-4, 5e-3

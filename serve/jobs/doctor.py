@@ -237,7 +237,7 @@ def _weights(weights: str | None, loads: bool) -> Finding:
     if not loads:
         return Finding("weights", "none", f"{named}: torch is needed first")
     try:
-        load = importlib.import_module("triportrait.serve.weights").load_weights
+        load = importlib.import_module("triportrait.serve.weight_loading").load_weights
         load(named)
     except InputError as error:
         return Finding("weights", "broken", str(error))

@@ -21,7 +21,6 @@ from triportrait.core.errors import InputError
 from triportrait.core.weights import DEMO, named_weights
 from triportrait.serve.animation import AnimatedFrame, Options, check_face_number
 from triportrait.serve.faces.providers import FaceKind, LazyProvider
-from triportrait.serve.inputs import DrivingFrames, Frames, SourcePicture, find_source
 from triportrait.serve.media.encoders import Encoder, EncoderChoice, chosen_encoder
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.video import VIDEO_ENDINGS, check_output
@@ -29,8 +28,9 @@ from triportrait.serve.pipeline import Pipeline
 from triportrait.serve.precision import Precision
 from triportrait.serve.reenactor import Controls
 from triportrait.serve.saving import WRITTEN_PICTURES, is_picture_name, write_frames
+from triportrait.serve.source_and_driving import DrivingFrames, Frames, SourcePicture, find_source
 from triportrait.serve.threads import share_cores
-from triportrait.serve.weights import RULE
+from triportrait.serve.weight_loading import RULE
 
 logger = logging.getLogger(__name__)
 

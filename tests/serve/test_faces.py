@@ -13,8 +13,7 @@ from triportrait.core.motion.crop import CENTRED_ANCHORS, anchors_of
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.serve.faces.alignment import MEAN_FACE, Alignment, align, alignment_points, middle_square
 from triportrait.serve.faces.face import Face
-from triportrait.serve.faces.paste_back import LARGEST_SIDE_PX, PasteBack, registered
-from triportrait.serve.faces.pose import (
+from triportrait.serve.faces.head_pose import (
     UPRIGHT_IN_FLAME,
     matrix_of,
     parameters_of,
@@ -22,6 +21,7 @@ from triportrait.serve.faces.pose import (
     turn_of,
     vector_of,
 )
+from triportrait.serve.faces.paste_back import LARGEST_SIDE_PX, PasteBack, registered
 from triportrait.serve.faces.searching import Searches, first_face
 from triportrait.serve.faces.smoothing import OneEuro
 from triportrait.serve.faces.tracker import FaceTracker

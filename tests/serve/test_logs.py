@@ -13,7 +13,7 @@ import pytest
 from triportrait.cli import JOBS, main
 from triportrait.core.errors import InputError
 from triportrait.core.log_lines import JsonLines, Lines
-from triportrait.logs import HELP
+from triportrait.log_options import HELP
 from triportrait.serve.jobs.doctor import Doctor
 
 logger = logging.getLogger("triportrait.core.somewhere")

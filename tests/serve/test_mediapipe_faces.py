@@ -14,7 +14,7 @@ from tests.serve.faces import picture
 from tests.serve.making import make
 from tests.serve.raw import EYE_MARKS, PHOTO, moving_head, photo, seen
 from triportrait.cli import main
-from triportrait.serve.faces.pose import matrix_of, turn_of, vector_of
+from triportrait.serve.faces.head_pose import matrix_of, turn_of, vector_of
 from triportrait.serve.faces.providers import face_provider
 from triportrait.serve.faces.searching import tiles
 from triportrait.serve.faces.tracker import FaceTracker

@@ -15,14 +15,14 @@ from tests.serve.raw import face, moving_head
 from triportrait.cli import main
 from triportrait.serve.faces.alignment import align, alignment_points
 from triportrait.serve.faces.face import AlignedFace, Face
+from triportrait.serve.faces.head_pose import matrix_of
 from triportrait.serve.faces.landmark_files import HeadClip, LandmarkFolder, known_beside
-from triportrait.serve.faces.pose import matrix_of
-from triportrait.serve.faces.relative import Relative
+from triportrait.serve.faces.relative_motion import Relative
 from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.media.pictures import read_picture
-from triportrait.serve.parameters import OF_98, TrackedFolder, read_landmarks
 from triportrait.serve.reenactor import Controls, Reenactor
-from triportrait.serve.weights import load_weights
+from triportrait.serve.tracking_files import OF_98, TrackedFolder, read_landmarks
+from triportrait.serve.weight_loading import load_weights
 from triportrait.train.data.clips import write_clips
 
 FRAMES = 8

@@ -12,7 +12,7 @@ from triportrait.core.motion.flame import rotation_matrices
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.types import Camera
 from triportrait.serve.faces.face import Face
-from triportrait.serve.parameters import LENGTHS, HeadParameters
+from triportrait.serve.tracking_files import LENGTHS, HeadParameters
 
 # Landmarks that no expression moves much: bridge and wings of the nose, corners of the eyes.
 RIGID = (27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 39, 42, 45)

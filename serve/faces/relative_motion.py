@@ -14,9 +14,9 @@ from torch import Tensor
 
 from triportrait.core.types import Camera
 from triportrait.serve.faces.face import AlignedFace
-from triportrait.serve.faces.pose import matrix_of, parameters_of
-from triportrait.serve.parameters import HeadParameters, Tracking
+from triportrait.serve.faces.head_pose import matrix_of, parameters_of
 from triportrait.serve.reenactor import Reenactor
+from triportrait.serve.tracking_files import HeadParameters, Tracking
 
 
 class Relative:

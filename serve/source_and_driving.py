@@ -26,7 +26,7 @@ from triportrait.serve.faces.tracker import FaceTracker, chosen, cut_out
 from triportrait.serve.media.clips import Clip, Frame, open_clip
 from triportrait.serve.media.contents import is_picture
 from triportrait.serve.media.pictures import left_out, read_picture, sorted_folder
-from triportrait.serve.parameters import PICTURES, TrackedFolder, Tracking, beside
+from triportrait.serve.tracking_files import PICTURES, TrackedFolder, Tracking, beside
 
 Known = TrackedFolder | KnownFaces
 

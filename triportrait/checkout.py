@@ -10,7 +10,7 @@ from pathlib import Path
 FOLDERS = ("core", "kernels", "profiling", "serve", "train")
 
 
-def check_links(package: Path = Path(__file__).parent) -> None:
+def check_checkout(package: Path = Path(__file__).parent) -> None:
     """See that the folders of the package are folders.
 
     Raises:
