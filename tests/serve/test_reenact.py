@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.log_json import log_objects
 from tests.serve.decoded import frames_of
 from tests.serve.faces import parameters, picture
 from tests.serve.making import make, packets_of
@@ -24,13 +25,14 @@ S = 128
 
 
 def test_a_photo_and_a_video_become_a_video_with_the_driving_sound(run, portrait_file, driving, tmp_path):
-    code, said = run(portrait_file, driving, tmp_path / "out.mp4")
-    assert code == 0, said
+    code, log = run(portrait_file, driving, tmp_path / "out.mp4", "--log-json")
+    assert code == 0, log
     assert frames_of(tmp_path / "out.mp4").shape == (4, S, S, 3)
     with av.open(str(tmp_path / "out.mp4")) as out, av.open(str(driving)) as original:
         sounds = [[bytes(p) for p in c.demux(c.streams.audio[0]) if p.size] for c in (out, original)]
     assert sounds[0]
     assert sounds[0] == sounds[1][: len(sounds[0])]
+    said = "\n".join(line["message"] for line in log_objects(log))
     assert "its middle square is taken as aligned" in said
     assert "the neck stays still" in said
     assert "4 frames" in said
