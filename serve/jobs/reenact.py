@@ -143,7 +143,7 @@ class Reenact:
         began = time.perf_counter()
         with animation, _bar(total=animation.frame_count, desc="reenact") as bar:
             count = write_frames(
-                _counted(animation, bar), self.out, stamp, sound=self.driving, overwrite=self.overwrite,
+                _counted(animation, bar), self.out, lambda first: stamp, sound=self.driving, overwrite=self.overwrite,
                 encoder=encoder, times=pipeline.times,
             )  # fmt: skip
         seconds = time.perf_counter() - began
