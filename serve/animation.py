@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """What `Pipeline.animate` and the command `reenact` can do with the frames; `Pipeline.animate` explains each."""
+    """Holds the options that `Pipeline.animate` and the command `reenact` share; `Pipeline.animate` explains each."""
 
     yaw_deg: float = 0.0
     pitch_deg: float = 0.0
@@ -99,7 +99,7 @@ def check_controls(controls: object, motion_width: int) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """Where an animated frame comes from, for the manifest and the sound of the video that it becomes part of.
+    """Tells where an animated frame comes from, for the manifest and the sound of the video that it becomes part of.
 
     Attributes:
         picture: the portrait.
@@ -114,7 +114,7 @@ class Origin:
 
 @dataclass(frozen=True, eq=False)
 class AnimatedFrame:
-    """One frame of the result.
+    """Holds one frame of the result.
 
     Attributes:
         image: uint8 [H, W, 3], RGB, without watermark; S x S unless it is pasted back or beside others.

@@ -1,4 +1,4 @@
-"""A frame on a GPU: launches replayed as a CUDA graph, and copies on streams of their own."""
+"""Replays the launches of a frame as a CUDA graph, and copies on streams of their own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WARM_UP = 3  # runs before the capture: kernels are compiled, libraries choose t
 
 
 class Captured:
-    """A function of tensors, captured once on buffers that stay where they are.
+    """Captures a function of tensors once, on buffers that stay where they are, and replays it.
 
     Args:
         function: tensors in, a tuple of tensors out; no wait for the device, nothing that comes from the host.
@@ -34,7 +34,7 @@ class Captured:
             self._outputs = function(*self._inputs)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """What the function gives, in memory of the caller: the next call writes over the buffers."""
+        """Replay the function and copy what it gives, since the next call writes over the buffers."""
         for buffer, tensor in zip(self._inputs, inputs, strict=True):
             buffer.copy_(tensor, non_blocking=True)
         self._graph.replay()
@@ -53,7 +53,7 @@ class Copies:
         self._device = device
 
     def upload(self, tensor: Tensor) -> Tensor:
-        """A tensor of the host on the device, ready for the current stream."""
+        """Copy a tensor of the host to the device, ready for the current stream."""
         with torch.cuda.stream(self._up):
             there = tensor.pin_memory().to(self._device, non_blocking=True)
         torch.cuda.current_stream().wait_stream(self._up)

@@ -1,4 +1,4 @@
-"""Reading and writing beside the network: one thread reads ahead, one writes behind, with bounded queues."""
+"""Reads ahead of the network and writes behind it, in threads, with bounded queues."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEPTH = 4  # items that may wait between two threads: enough to overlap, too few
 
 
 class _Closed(Exception):
-    """The other end has gone."""
+    """Is raised where the other end has gone."""
 
 
 class _Queue(Generic[Item]):

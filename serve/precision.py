@@ -1,4 +1,4 @@
-"""Half precision where it shows the same pictures: tried on one frame at load, refused where it does not."""
+"""Chooses half precision where it shows the same picture: it is tried on one frame at load."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def use_precision(reenactor: Reenactor, precision: Precision) -> None:
 
 
 def sample_picture(size_px: int) -> np.ndarray:
-    """The head on which precisions are compared, uint8 [size_px, size_px, 3]."""
+    """Read the head on which precisions are compared, uint8 [size_px, size_px, 3]."""
     return to_size(read_picture(SAMPLE), size_px)
 
 
 def _automatic(device: torch.device) -> str:
-    """What `auto` tries first."""
+    """Choose what `auto` tries first."""
     if device.type != "cuda":
         return "fp32"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
@@ -79,7 +79,7 @@ def _automatic(device: torch.device) -> str:
 
 @torch.inference_mode()
 def _frame(reenactor: Reenactor) -> Tensor:
-    """The sample, driven by its own mirror image, seen from the side: [1, 3, S, S]."""
+    """Render the sample, driven by its own mirror image, seen from the side: [1, 3, S, S]."""
     picture = sample_picture(reenactor.image_size)
     mirrored = AlignedFace.whole(np.ascontiguousarray(picture[:, ::-1]))
     head = reenactor.head(reenactor.prepare(AlignedFace.whole(picture)), mirrored)

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def is_picture_name(path: Path) -> bool:
-    """Whether a result of this name is a picture, which holds one frame."""
+    """Tell whether a result of this name is a picture, which holds one frame."""
     return path.suffix.lower() in WRITTEN_PICTURES
 
 

@@ -60,7 +60,7 @@ def known_of(picture: Path, folder: Path | None) -> Known | None:
 
 @dataclass(frozen=True, eq=False)
 class SourcePicture:
-    """The portrait and its face.
+    """Holds the portrait and its face.
 
     Attributes:
         name: its file, or "source" where it came as pixels.
@@ -116,7 +116,7 @@ def find_face(
 
 @dataclass(frozen=True)
 class SourceFile:
-    """The file of a portrait, and those that tell where its face is."""
+    """Names the file of a portrait, and those that tell where its face is."""
 
     path: Path
     known: Known | None
@@ -218,7 +218,7 @@ def find_source(path: Path, folder: Path | None) -> SourceFile:
 
 @dataclass(eq=False)
 class DrivingFrames:
-    """The driving clip and what is known of the faces in it.
+    """Holds the driving clip and what is known of the faces in it.
 
     Attributes:
         name: what sentences call it.

@@ -1,4 +1,4 @@
-"""Weights by the name that a user gives them: to networks that run, and copied into a folder."""
+"""Loads weights by the name that a user gives them, and copies them into a folder."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def load_weights(weights: str | None, static: bool = False) -> tuple[Portrait4D,
 
 
 def files_of(weights: str) -> FileStates:
-    """The files of weights, each with its size and its time, by which a later change is seen; none for `rule`."""
+    """List the files of weights with size and time, by which a later change is seen; none for `rule`."""
     if weights == RULE:
         return {}
     stats = {file: file.stat() for file in _weight_files(weights_folder(weights))}

@@ -1,4 +1,4 @@
-"""One portrait and a driving video become a talking 3D head (Portrait4D-v2 as an engine).
+"""Makes a talking 3D head of one portrait and a driving video, by Portrait4D-v2.
 
 `Pipeline` animates a portrait from Python; see docs/python.md. The names below are loaded when they are first used, so
 that importing the package needs no torch.

@@ -1,4 +1,4 @@
-"""A job's options, read from the command line: its dataclass says what there is, and a refusal is one sentence.
+"""Reads a job's options from the command line: its dataclass says what there is, and a refusal is one sentence.
 
 The help of the same dataclass is tyro's.
 """
@@ -20,7 +20,7 @@ _OF_EVERY_JOB = ("verbose", "quiet", "log-json", "help")
 
 
 class Job(Protocol):
-    """What a job is to the command: a dataclass of options with a verb."""
+    """Is a job to the command: a dataclass of options that can be run."""
 
     def run(self) -> int | None: ...
 
@@ -64,7 +64,7 @@ def _check_renamed(name: str, kind: Any, arguments: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Option:
-    """What the command line takes for one field of a job.
+    """Describes what the command line takes for one field of a job.
 
     Attributes:
         field: the name of the field.
@@ -88,7 +88,7 @@ class Option:
         return self.metavar if self.positional else f"--{self.name}"
 
     def value(self, texts: list[str], written: str, help_hint: str) -> Any:
-        """What the texts that came for it stand for.
+        """Convert the texts that came for it.
 
         Raises:
             InputError: one of them is no value of its type.
@@ -106,7 +106,7 @@ class Option:
 
 
 def options_of(kind: type[Any]) -> list[Option]:
-    """The options of a job's dataclass, in its order.
+    """List the options of a job's dataclass, in its order.
 
     Raises:
         TypeError: a field has a type that no command line gives.
@@ -234,7 +234,7 @@ class _Parser:
 
 
 def _is_flag(argument: str) -> bool:
-    """Whether an argument names an option: a dash with a word behind it, not a negative number, not `-` alone."""
+    """Tell whether an argument names an option: a dash with a word behind it, not a negative number, not `-` alone."""
     return len(argument) > 1 and argument[0] == "-" and not (argument[1].isdigit() or argument[1] == ".")
 
 

@@ -1,4 +1,4 @@
-"""What a job owes to the process it runs in: streams that may be closed, and stops that may come at any time."""
+"""Guards a job against closed standard streams, and against signals that stop it at any time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STOPS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C, a polite kill, a closed termi
 
 
 class _Forgiving:
-    """A text stream of ours that nobody need listen to: where writing fails, the rest goes nowhere."""
+    """Wraps a standard stream: where writing fails, the rest is dropped."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -49,7 +49,7 @@ class _Forgiving:
 
 @contextmanager
 def streams() -> Iterator[None]:
-    """Closed, full and broken standard streams cost what we print, never the job or its exit code."""
+    """Let closed, full and broken standard streams cost what is printed, never the job or its exit code."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -71,7 +71,7 @@ def streams() -> Iterator[None]:
 
 @contextmanager
 def stops() -> Iterator[None]:
-    """Ctrl-C, a polite kill and a closed terminal all end a job once, cleaning up; the cleaning is not interrupted."""
+    """Let Ctrl-C, SIGTERM and a closed terminal end a job once, and let its cleaning up finish."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""When a film is searched slowly, in pieces, for a face that a quick look misses; and whether it shows one at all.
+"""Decides when a video is searched slowly for a face that a quick look misses, and whether it shows one at all.
 
 A slow search of a large frame takes as long as ten quick looks. It is made where it may find something new: at the
 first frame, after a cut, when a face was lost, and then at growing distances, within an allowance that grows with time.
@@ -30,7 +30,7 @@ MOST_LOOKED_AT = 750  # frames that are decoded to see whether a film shows a fa
 
 
 class Searches:
-    """Tells when to search a film slowly; times are those of its frames and rise."""
+    """Tells when to search a video slowly; times are those of its frames and rise."""
 
     def __init__(self) -> None:
         self._start_s: float | None = None
@@ -38,11 +38,11 @@ class Searches:
         self.followed()
 
     def followed(self) -> None:
-        """A face is there, or the shot was cut: where none is followed next, search at once."""
+        """Search at once where no face is followed next: one was there, or the shot was cut."""
         self._gap_s, self._next_s = FIRST_GAP_S, -math.inf
 
     def due(self, time_s: float) -> bool:
-        """Whether to search now, when no face is followed; if so, that counts as done."""
+        """Tell whether to search now that no face is followed; if so, that counts as done."""
         if self._start_s is None:
             self._start_s = time_s
         if time_s < self._next_s or self._made >= AT_ONCE + PER_S * (time_s - self._start_s):
@@ -53,13 +53,13 @@ class Searches:
 
 
 class PieceByPiece:
-    """A slow search that is spread over frames, a piece in each, so that nobody waits for it."""
+    """Spreads a slow search over frames, a piece in each, so that no frame waits for it."""
 
     def __init__(self) -> None:
         self._number, self._next_s = 0, -math.inf
 
     def __call__(self, provider: FaceProvider, image: np.ndarray, time_s: float) -> list[Face]:
-        """The faces in the next piece of uint8 [H, W, 3], if it is time for one."""
+        """Find the faces in the next piece of uint8 [H, W, 3], if it is time for one."""
         if time_s < self._next_s:
             return []
         self._next_s = time_s + PIECE_GAP_S
@@ -77,7 +77,7 @@ def _moved(face: Face, x: int, y: int) -> Face:
 
 
 def tiles(image: np.ndarray, pieces: int) -> Iterator[tuple[np.ndarray, int, int]]:
-    """Squares of a `pieces`-th of the shorter side, each half over the next, with their places.
+    """Cut a picture into squares of a `pieces`-th of the shorter side, each half over the next; give their places too.
 
     Along a strip they become longer than wide, so that they stay few.
     """
@@ -89,7 +89,7 @@ def tiles(image: np.ndarray, pieces: int) -> Iterator[tuple[np.ndarray, int, int
 
 
 def _starts(length: int, side: int) -> list[tuple[int, int]]:
-    """Where the tiles along a side begin, and how long each is."""
+    """List where the tiles along a side begin, and how long each is."""
     side = max(side, math.ceil(2 * length / (MOST_TILES + 1)))
     count = max(1, math.ceil((length - side) / (side / 2)) + 1)
     return [(round(i * (length - side) / max(1, count - 1)), side) for i in range(count)]
@@ -97,7 +97,7 @@ def _starts(length: int, side: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, eq=False)
 class Looked:
-    """What a look through a film gave.
+    """Tells what a look through a video gave.
 
     Attributes:
         frame: the first that shows a face, None where none does. faces: in it.
@@ -143,12 +143,12 @@ def first_face(
 
 
 def _placed(faces: list[Face], image: np.ndarray) -> list[Face]:
-    """The faces that lie in the picture."""
+    """Keep the faces that lie in the picture."""
     return [face for face in faces if (at := align(face.alignment)) is not None and at.fits(image)]
 
 
 def colours(image: np.ndarray) -> np.ndarray:
-    """What share of a picture has which colour: [LEVELS³], from a grid of its pixels."""
+    """Compute the colour histogram [LEVELS³] of a picture, from a grid of its pixels; its sum is 1."""
     height, width = image.shape[:2]
     rows, columns = (np.linspace(0, n - 1, min(n, SAMPLED)).astype(int) for n in (height, width))
     r, g, b = np.moveaxis(image[rows[:, None], columns].astype(np.int64) * LEVELS // 256, -1, 0)
@@ -157,10 +157,10 @@ def colours(image: np.ndarray) -> np.ndarray:
 
 
 def colour_change(a: np.ndarray, b: np.ndarray) -> float:
-    """The share of a picture that has another colour, at least, 0 to 1."""
+    """Compute the least share of a picture, 0 to 1, that must have changed its colour between two histograms."""
     return float(np.abs(a - b).sum() / 2)
 
 
 def is_cut(before: np.ndarray, now: np.ndarray) -> bool:
-    """Whether `colours` of two frames are those of two shots."""
+    """Tell whether the histograms of two frames are those of two shots."""
     return colour_change(before, now) > CUT_SHARE

@@ -70,7 +70,7 @@ class FaceTracker:
         self._filters = _Filters()
 
     def follow(self, image: np.ndarray, time_s: float, faces: Sequence[Face] | None = None) -> AlignedFace:
-        """The next frame, uint8 [H, W, 3], at a time that rises; `faces` are those in it, where they are known."""
+        """Follow the face into the next frame, uint8 [H, W, 3], at a later time; `faces` are those in it, if known."""
         cut = self._is_cut(image)
         if cut:
             self._near = self._was = None
@@ -128,7 +128,7 @@ class FaceTracker:
 
 
 class _Filters:
-    """What is smoothed of a face: first where its points are, so that the square and all else rest on quiet ones."""
+    """Smooths a face: first its points, so that the square and all else rest on quiet ones."""
 
     def __init__(self) -> None:
         self.reset()
@@ -144,7 +144,7 @@ class _Filters:
     def __call__(
         self, face: Face, placed: Alignment, turn: np.ndarray, time_s: float
     ) -> tuple[Face, Alignment, np.ndarray]:
-        """The face, its square and the turn of its head without jitter."""
+        """Smooth the face, its square and the turn of its head."""
         if self._unit is None:
             self._unit = placed.scale
         unit = self._unit
@@ -164,14 +164,14 @@ class _Filters:
 def cut_out(
     image: np.ndarray, face: Face, placed: Alignment, size_px: int, turn: np.ndarray | None = None, flame: bool = False
 ) -> AlignedFace:
-    """One face of one picture, as it is."""
+    """Cut out one face of one picture, unsmoothed."""
     points = torch.from_numpy(placed.to_aligned(face.points)).float()[None]
     tracking = Tracking(parameters_of(turn_of(face) if turn is None else turn, flame), points)
     return AlignedFace(placed.crop(image, size_px), tracking, True, placed)
 
 
 def chosen(faces: Sequence[Face], number: int | None) -> Face | None:
-    """The face of that number counted from the left, the largest without one; None where there are fewer."""
+    """Choose the face of that number counted from the left, the largest without one; None where there are fewer."""
     if number is None:
         return max(faces, key=lambda face: face.size_px, default=None)
     return sorted(faces, key=lambda face: float(face.centre[0]))[number - 1] if number <= len(faces) else None

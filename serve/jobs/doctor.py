@@ -27,7 +27,7 @@ Verdict = Literal["ok", "other", "missing", "broken", "none"]
 
 
 class Finding(NamedTuple):
-    """One row: what, how it is, and what to do about it."""
+    """Says in one row what was looked at, how it is, and what to do about it."""
 
     name: str
     verdict: Verdict
@@ -35,7 +35,7 @@ class Finding(NamedTuple):
 
 
 class Library(NamedTuple):
-    """What is looked for.
+    """Names a library that is looked for.
 
     Attributes:
         packages: that may hold it. least, below: the versions it is written for.
@@ -88,7 +88,7 @@ class Doctor:
 
 
 def examine(weights: str | None) -> Iterator[Finding]:
-    """All rows. What is found is tried in a process of its own, so that none of it can end this one."""
+    """Give all rows. What is installed is tried in a process of its own, so that none of it can end this one."""
     packages = {library.name: _package(library) for library in LIBRARIES}
     found = [name for name, row in packages.items() if row.verdict != "missing"]
     sees = "torch" in found and _nvidia_smi() is not None
@@ -176,7 +176,7 @@ def _package(library: Library) -> Finding:
 
 
 def _with_trial(row: Finding, trial: Trial | None) -> Finding:
-    """A row of what was found, with how it did when it was tried."""
+    """Add to a library's row how it did when it was tried."""
     if trial is None:
         return row
     library = next(one for one in LIBRARIES if one.name == row.name)
@@ -230,7 +230,7 @@ def _codecs(trial: Trial) -> Finding:
 
 
 def _weights(weights: str | None, loads: bool) -> Finding:
-    """Whether the weights that a job would take are loaded, by what loads them there."""
+    """Tell whether the weights that a job would take can be loaded, by loading them."""
     named = named_weights(weights)
     if named == "rule":
         return Finding("weights", "ok", "rule: made from the tensors' names to check the installation; noise")
@@ -262,5 +262,5 @@ def _summary(rows: dict[str, Finding]) -> str:
 
 
 def can_run(rows: dict[str, Finding]) -> bool:
-    """Whether reenact runs with the weights that it would take."""
+    """Tell whether reenact runs with the weights that it would take."""
     return all(rows[name].verdict in ("ok", "other") for name in ("torch", "video", "weights"))

@@ -178,7 +178,7 @@ def _flag(name: str) -> str:
 
 
 def _bar(**options: Any) -> Any:
-    """A progress bar on a terminal, unless warnings alone are to be shown."""
+    """Make a progress bar on a terminal, unless warnings alone are to be shown."""
     disable = None if logger.isEnabledFor(logging.INFO) else True
     return tqdm(unit="frame", file=sys.stderr, disable=disable, **options)
 
@@ -194,7 +194,7 @@ def _counted(frames: Iterable[AnimatedFrame], bar: Any) -> Iterator[AnimatedFram
 
 
 def peak_memory(device: torch.device) -> str:
-    """The most memory that the process, and the GPU, held."""
+    """Word the most memory that the process, and the GPU, held."""
     try:
         import resource
     except ModuleNotFoundError:  # Windows has none
