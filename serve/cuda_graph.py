@@ -16,7 +16,7 @@ class Captured:
     """Captures a function of tensors once, on buffers that stay where they are, and replays it.
 
     Args:
-        function: tensors in, a tuple of tensors out; no wait for the device, nothing that comes from the host.
+        function: takes tensors and gives a tuple of tensors; it neither waits for the device nor reads from the host.
         inputs: an example; every later call has its shapes and dtypes.
         pool: memory to share with graphs that never run at the same time.
     """
@@ -44,8 +44,8 @@ class Captured:
 class Copies:
     """Arrays to the device and tensors back, beside what the device computes.
 
-    Pinned memory comes from torch's own cache, which lends a block again once its copy is done: as many copies are
-    under way as are asked for, and nothing is written over.
+    Pinned memory comes from torch's own cache, which reuses a block only once its copy is done: any number of copies
+    can be under way, and none overwrites another.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -55,23 +55,23 @@ class Copies:
     def upload(self, tensor: Tensor) -> Tensor:
         """Copy a tensor of the host to the device, ready for the current stream."""
         with torch.cuda.stream(self._up):
-            there = tensor.pin_memory().to(self._device, non_blocking=True)
+            uploaded = tensor.pin_memory().to(self._device, non_blocking=True)
         torch.cuda.current_stream().wait_stream(self._up)
-        there.record_stream(torch.cuda.current_stream())
-        return there
+        uploaded.record_stream(torch.cuda.current_stream())
+        return uploaded
 
     def download(self, tensor: Tensor) -> Callable[[], np.ndarray]:
         """Begin to copy a tensor to the host; the function that comes back waits for it."""
-        here = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         done = torch.cuda.Event()
         self._down.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._down):
-            here.copy_(tensor, non_blocking=True)
+            pinned.copy_(tensor, non_blocking=True)
             tensor.record_stream(self._down)
             done.record()
 
         def wait() -> np.ndarray:
             done.synchronize()
-            return here.numpy()
+            return pinned.numpy()
 
         return wait

@@ -24,17 +24,14 @@ GATE_DB = 50.0  # against the same frame in float32
 SAMPLE = Path(__file__).with_name("sample.jpg")  # a procedural head
 SAMPLE_YAW = 0.2  # radians
 
-
 logger = logging.getLogger(__name__)
 
 
 def use_precision(reenactor: Reenactor, precision: Precision) -> None:
     """Let the networks of a reenactor run in a precision, if its frame is as good.
 
-    `auto` is float32 on a CPU; on a GPU the first whose frame is as good: bfloat16, where the GPU has it, then float16,
-    as fast with three bits more, then float32.
-
-    A warning says where `auto` fell back to float32.
+    `auto` is float32 on a CPU. On a GPU it tries bfloat16, where the GPU has it, then float16, which is as fast and has
+    three bits more, then takes float32 with a warning.
 
     Raises:
         InputError: the frame of the named precision is below GATE_DB of PSNR against that in float32.

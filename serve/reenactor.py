@@ -38,7 +38,7 @@ class PreparedSource:
         shape: [1, 300] FLAME shape, zeros (the mean face) where it is unknown.
         motion: [1, M], v_s; None for a static source.
         planes: the planes of a static source, which no driving frame changes.
-        picture: the whole picture that the face was cut out of, where it is kept.
+        picture: the whole picture that the face was cut out of, where `Pipeline.prepare` read it.
     """
 
     source: Source
@@ -79,13 +79,13 @@ class Reenactor:
     """Runs Portrait4D and its motion encoder on one device.
 
     Attributes:
-        dtype: what the networks of a frame run in, by autocast: None is float32. `precision.use_precision` sets it.
+        dtype: what autocast runs the networks of a frame in; None is float32. `precision.use_precision` sets it.
 
     Args:
         portrait: the network; its super-resolution is folded in place.
-        motion_encoder: v.
+        motion_encoder: the network v.
         device: where to run.
-        static: show the source as it is: its expression stays, only cameras and the neck move.
+        static: switch the layers for motion off: the source keeps its expression, only cameras and the neck move.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Reenactor:
         self.to(device)
 
     def to(self, device: torch.device | str) -> None:
-        """Move the networks; what was captured is captured anew by `capture`, prepared sources are prepared anew."""
+        """Move the networks; captures are dropped, and sources must be prepared again."""
         self.device = torch.device(device)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -151,7 +151,7 @@ class Reenactor:
         return parts
 
     def keep_half(self) -> None:
-        """Round the weights that a frame multiplies to `dtype` for good, as autocast would in every frame again."""
+        """Round the weights that a frame multiplies to `dtype`, once and for all its frames."""
         parts = self.portrait.reconstructor
         for part in (self.motion_encoder, parts.transfer, parts.plane_decoder):
             for module in part.modules():
@@ -161,9 +161,9 @@ class Reenactor:
 
     @torch.inference_mode()
     def capture(self) -> None:
-        """Capture the launches of a frame as CUDA graphs, for single frames from now on; a CPU has none.
+        """Capture the launches of single frames as CUDA graphs; on a CPU do nothing.
 
-        Hooks of the parts are then no longer called, and `dtype` may not change any more.
+        From then on hooks of the parts are not called, and `dtype` must not change.
         """
         if self.device.type != "cuda":
             return
@@ -174,8 +174,8 @@ class Reenactor:
         sizes = ((c.fine_size,) * 3 + (4,), (c.coarse_size,) * 3 + (3,))
         fine, coarse = (torch.zeros(1, *size, device=self.device) for size in sizes)
         still = NeckGrid(fine, coarse, self.portrait.config.render.box_side, c.near_squared_distance)
-        for each in (head, replace(head, neck=still)) if self.can_turn_neck else (head,):
-            self.views(each, [fixed_camera()])
+        for pose in (head, replace(head, neck=still)) if self.can_turn_neck else (head,):
+            self.views(pose, [fixed_camera()])
 
     @torch.inference_mode()
     def prepare(self, face: AlignedFace) -> PreparedSource:
@@ -295,13 +295,13 @@ class Reenactor:
         camera = Camera(self._upload(camera.world_from_camera), self._upload(camera.intrinsics))
         inputs = head.planes, head.background, camera.world_from_camera, camera.intrinsics, *grids
         images, finite = self._run("view" if neck is None else "turned view", self._view, inputs)
-        # the numbers travel with the pictures: one wait for the device, and only then who is to blame
+        # The flags travel with the pictures, so that there is one wait for the device.
         downloads = [self._download(x) for x in (images, finite)]
 
         def wait() -> list[np.ndarray]:
             pictures, all_finite = (download() for download in downloads)
             if not all_finite.all():
-                self._blame(head, camera)
+                self._raise_not_finite(head, camera)
             return list(pictures)
 
         return wait
@@ -318,7 +318,7 @@ class Reenactor:
         return to_uint8(image), image.isfinite().all()[None]
 
     @torch.inference_mode()
-    def _blame(self, head: Head, camera: Camera) -> None:
+    def _raise_not_finite(self, head: Head, camera: Camera) -> None:
         rendering = self.render(head, camera)
         _check_finite("planes", head.planes)
         _check_finite("rendered feature", rendering.feature)
@@ -361,7 +361,7 @@ class Reenactor:
         if parameters is None or self.portrait.neck is None:
             return None
         pose = [parameters.expression, parameters.neck, parameters.jaw, parameters.eyes]
-        inputs = [source.shape, *pose]  # a held pose gives the same inputs again, and a mesh takes its time
+        inputs = [source.shape, *pose]  # a held pose has the same inputs again, and the mesh is slow
         if self._last_neck is None or not all(map(torch.equal, inputs, self._last_neck[0])):
             self._last_neck = inputs, self.portrait.neck(*(p.to(self.device) for p in inputs))
         return self._last_neck[1]

@@ -20,11 +20,6 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 @pytest.fixture
-def real_faces() -> None:
-    """What is installed may be used."""
-
-
-@pytest.fixture
 def files_named(tmp_path, monkeypatch) -> None:
     """Stand in a folder with the photograph and the video that the examples name."""
     photo = Path(__file__).parents[1] / "data" / "photo.jpg"
