@@ -23,7 +23,7 @@ from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Camera, Head
-from triportrait.core.weights import DEMO, log_weights, named_weights
+from triportrait.core.weights import log_weights, named_weights
 from triportrait.serve.animation import (
     AnimatedFrame,
     Animation,
@@ -47,7 +47,7 @@ from triportrait.serve.precision import DTYPES, Precision, use_precision
 from triportrait.serve.reenactor import DEFAULT_CONTROLS, Controls, PreparedSource, Reenactor
 from triportrait.serve.saving import WRITTEN_PICTURES, write_frames
 from triportrait.serve.source_and_driving import DrivingFrames, SourcePicture, find_face, find_source, known_of
-from triportrait.serve.weight_loading import RULE, copy_weights, files_of, load_weights
+from triportrait.serve.weight_loading import RULE, copy_weights, files_of, load_weights, need_faces
 
 Source = Picture | SourcePicture | PreparedSource
 Driving = Picture | Iterable[Picture] | DrivingFrames
@@ -271,7 +271,7 @@ class Pipeline:
         if clip is not driving and clip.known is None and isinstance(clip.name, Path):
             provider = self._finder()
             if provider is not None:
-                clip.look(provider, frames, self._must_show_faces)
+                clip.look(provider, frames, need_faces(self.weights))
         animation = Animation(self._network(), prepared, clip, controls_at, options, self._finder, self.times)
         self._animations.add(animation)
         return animation
@@ -393,10 +393,10 @@ class Pipeline:
     ) -> SourcePicture:  # fmt: skip
         if isinstance(source, str | os.PathLike):
             file = find_source(Path(source), _optional_path(params))
-            return file.read(self._finder, face, self._must_show_faces)
+            return file.read(self._finder, face, need_faces(self.weights))
         if params is not None:
             raise InputError("source_params: expected a path as the source beside it, got pixels; leave it out")
-        return find_face("source", to_picture(source, "source"), self._finder(), face, self._must_show_faces)
+        return find_face("source", to_picture(source, "source"), self._finder(), face, need_faces(self.weights))
 
     def _open_driving(
         self, driving: Picture | Iterable[Picture], params: str | os.PathLike[str] | None, frames: int | None,
@@ -438,10 +438,6 @@ class Pipeline:
     @property
     def _motion_width(self) -> int:
         return self.config.transformer.motion_width
-
-    @property
-    def _must_show_faces(self) -> bool:
-        return self.weights not in (DEMO, RULE)  # the demo weights know heads that need not look like faces
 
     @property
     def _reenactor(self) -> Reenactor:

@@ -14,8 +14,7 @@ from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.network_kind import REENACTMENT, check_network
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.rule import rule_motion_encoder, rule_portrait
-from triportrait.core.weights import VARIABLE as VARIABLE  # named where weights are
-from triportrait.core.weights import named_weights
+from triportrait.core.weights import DEMO, named_weights
 from triportrait.serve.media.pictures import replacing, writing
 
 RULE = "rule"
@@ -47,6 +46,11 @@ def load_weights(weights: str | None, static: bool = False) -> tuple[Portrait4D,
         portrait = load_portrait(folder)
         return portrait, SmallMotionEncoder(portrait.config.transformer.motion_width)
     return load_pair(folder)
+
+
+def need_faces(weights: str) -> bool:
+    """Tell whether pictures must show a face: the demo weights know heads that need not look like one."""
+    return weights not in (DEMO, RULE)
 
 
 def files_of(weights: str) -> FileStates:
