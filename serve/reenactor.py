@@ -1,4 +1,4 @@
-"""A source prepared once, then frame by frame: the network behind a few verbs, pictures in and pictures out."""
+"""Runs the network: a source is prepared once, then driven frame by frame, pictures in and pictures out."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from triportrait.core.motion.small_encoder import GAZE, SPREAD, SmallMotionEncod
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.types import Camera, Driving, Head, NeckGrid, Rendering, Source
-from triportrait.serve.crop import to_float, to_uint8
+from triportrait.serve.cuda_graph import Captured, Copies
 from triportrait.serve.faces.face import AlignedFace
-from triportrait.serve.graph import Captured, Copies
-from triportrait.serve.inputs import SourcePicture
-from triportrait.serve.memory import keep_freed_memory
-from triportrait.serve.parameters import HeadParameters, Tracking
+from triportrait.serve.freed_memory import keep_freed_memory
+from triportrait.serve.image_tensors import to_float, to_uint8
+from triportrait.serve.source_and_driving import SourcePicture
+from triportrait.serve.tracking_files import HeadParameters, Tracking
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedSource:
-    """A source picture that was read once and serves any number of frames.
+    """Holds what was computed of a source picture once and serves any number of frames.
 
     Attributes:
         source: the features of the network, cached.
@@ -38,7 +38,7 @@ class PreparedSource:
         shape: [1, 300] FLAME shape, zeros (the mean face) where it is unknown.
         motion: [1, M], v_s; None for a static source.
         planes: the planes of a static source, which no driving frame changes.
-        picture: the whole picture that the face was cut out of, where it is kept.
+        picture: the whole picture that the face was cut out of, where `Pipeline.prepare` read it.
     """
 
     source: Source
@@ -51,7 +51,7 @@ class PreparedSource:
 
 @dataclass(frozen=True, eq=False)
 class Controls:
-    """How a source follows a driving frame, and from where it is seen.
+    """Says how a source follows a driving frame, and from where it is seen.
 
     Attributes:
         camera: one camera; None is the fixed view in front of the face, with the intrinsics of the driving frame's
@@ -76,16 +76,16 @@ Request = tuple[PreparedSource, AlignedFace, Controls]
 
 
 class Reenactor:
-    """Portrait4D and its motion encoder on one device.
+    """Runs Portrait4D and its motion encoder on one device.
 
     Attributes:
-        dtype: what the networks of a frame run in, by autocast: None is float32. `precision.use_precision` sets it.
+        dtype: what autocast runs the networks of a frame in; None is float32. `precision.use_precision` sets it.
 
     Args:
         portrait: the network; its super-resolution is folded in place.
-        motion_encoder: v.
+        motion_encoder: the network v.
         device: where to run.
-        static: show the source as it is: its expression stays, only cameras and the neck move.
+        static: switch the layers for motion off: the source keeps its expression, only cameras and the neck move.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Reenactor:
         self.to(device)
 
     def to(self, device: torch.device | str) -> None:
-        """Move the networks; what was captured is captured anew by `capture`, prepared sources are prepared anew."""
+        """Move the networks; captures are dropped, and sources must be prepared again."""
         self.device = torch.device(device)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -114,26 +114,26 @@ class Reenactor:
 
     @property
     def image_size(self) -> int:
-        """Side of the pictures, in and out, pixels."""
+        """Return S, the side of the pictures, in and out, pixels."""
         return self.portrait.config.image_size
 
     @property
     def can_steer_gaze(self) -> bool:
-        """Whether the motion has numbers for the gaze; the published encoder's eyes are an embedding."""
+        """Tell whether the motion has numbers for the gaze; the published encoder's eyes are an embedding."""
         return not self.static and isinstance(self.motion_encoder, SmallMotionEncoder)
 
     @property
     def has_flame_neck(self) -> bool:
-        """Whether the neck of the weights is FLAME's, whose rest pose is not upright."""
+        """Tell whether the neck of the weights is FLAME's, whose rest pose is not upright."""
         return isinstance(self.portrait.neck, NeckField)
 
     @property
     def can_turn_neck(self) -> bool:
-        """Whether the weights know how a neck turns."""
+        """Tell whether the weights hold how a neck turns."""
         return self.portrait.neck is not None
 
     def parts(self) -> dict[str, nn.Module]:
-        """The parts of the network by the names that a table of times shows, in the order of the data."""
+        """Name the parts of the network as a table of times does, in the order of the data."""
         r = self.portrait.reconstructor
         parts: dict[str, nn.Module] = {
             "motion encoder": self.motion_encoder,
@@ -151,7 +151,7 @@ class Reenactor:
         return parts
 
     def keep_half(self) -> None:
-        """Round the weights that a frame multiplies to `dtype` for good, as autocast would in every frame again."""
+        """Round the weights that a frame multiplies to `dtype`, once and for all its frames."""
         parts = self.portrait.reconstructor
         for part in (self.motion_encoder, parts.transfer, parts.plane_decoder):
             for module in part.modules():
@@ -161,9 +161,9 @@ class Reenactor:
 
     @torch.inference_mode()
     def capture(self) -> None:
-        """Capture the launches of a frame as CUDA graphs, for single frames from now on; a CPU has none.
+        """Capture the launches of single frames as CUDA graphs; on a CPU do nothing.
 
-        Hooks of the parts are then no longer called, and `dtype` may not change any more.
+        From then on hooks of the parts are not called, and `dtype` must not change.
         """
         if self.device.type != "cuda":
             return
@@ -174,8 +174,8 @@ class Reenactor:
         sizes = ((c.fine_size,) * 3 + (4,), (c.coarse_size,) * 3 + (3,))
         fine, coarse = (torch.zeros(1, *size, device=self.device) for size in sizes)
         still = NeckGrid(fine, coarse, self.portrait.config.render.box_side, c.near_squared_distance)
-        for each in (head, replace(head, neck=still)) if self.can_turn_neck else (head,):
-            self.views(each, [fixed_camera()])
+        for pose in (head, replace(head, neck=still)) if self.can_turn_neck else (head,):
+            self.views(pose, [fixed_camera()])
 
     @torch.inference_mode()
     def prepare(self, face: AlignedFace) -> PreparedSource:
@@ -197,17 +197,17 @@ class Reenactor:
 
     @torch.inference_mode()
     def motion(self, face: AlignedFace) -> Tensor:
-        """The motion embedding v of a face: [1, M]."""
+        """Read the motion v [1, M] off a face."""
         with self._autocast():
             return self._encode_motion(self._upload(torch.tensor(face.crop)[None]), self._crop_map(face.tracking))
 
     def head(self, source: PreparedSource, face: AlignedFace, controls: Controls = DEFAULT_CONTROLS) -> Head:
-        """The source's head as it follows a driving face, ready for `views`; the camera of the controls is not read."""
+        """Make the source's head as it follows a driving face, ready for `views`; the controls' camera is not read."""
         return self._heads([(source, face, controls)])
 
     @torch.inference_mode()
     def views(self, head: Head, cameras: Sequence[Camera]) -> list[np.ndarray]:
-        """Pictures of a head, one uint8 [S, S, 3] per camera; the transformer does not run.
+        """Render a head as one uint8 [S, S, 3] per camera; the transformer does not run.
 
         Raises:
             InputError: the network made numbers that are not finite.
@@ -218,7 +218,7 @@ class Reenactor:
     def reenact(
         self, source: PreparedSource, face: AlignedFace, controls: Controls = DEFAULT_CONTROLS
     ) -> np.ndarray:  # fmt: skip
-        """One driving face as a picture of the source, uint8 [S, S, 3]: `head`, then one of `views`.
+        """Show the source as one driving face is, uint8 [S, S, 3]: `head`, then one of `views`.
 
         Raises:
             InputError: the network made numbers that are not finite.
@@ -227,7 +227,7 @@ class Reenactor:
 
     @torch.inference_mode()
     def reenact_many(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """Several driving faces, of one source or of several, in one pass.
+        """Show several driving faces, of one source or of several, in one pass.
 
         Returns:
             For each request the picture that `reenact` gives, in float32 within 2 of 255 levels: the sums of a batch
@@ -243,7 +243,7 @@ class Reenactor:
 
     @torch.inference_mode()
     def render(self, head: Head, camera: Camera) -> Rendering:
-        """B views of B heads as tensors, for whoever compares."""
+        """Render B views of B heads as tensors, for comparisons."""
         with self._autocast():
             return self.portrait.render(head, camera.to(self.device))
 
@@ -266,7 +266,7 @@ class Reenactor:
         self, images: Tensor, maps: Tensor, strength: Tensor, origin: Tensor, shift: Tensor, tokens: Tensor,
         detail_partial: Tensor,
     ) -> tuple[Tensor]:  # fmt: skip
-        """What a driving frame changes: pictures uint8 [B, S, S, 3] to planes; see `_steering`."""
+        """Compute the planes of driving pictures uint8 [B, S, S, 3]; `_steering` gives strength, origin and shift."""
         with self._autocast():
             motion = self._encode_motion(images, maps)
             motion = motion + (strength - 1) * (motion - origin) + shift  # at 1 not a bit is changed
@@ -278,7 +278,7 @@ class Reenactor:
         return self.motion_encoder(crops).float()
 
     def _steering(self, source: PreparedSource, controls: Controls) -> tuple[Tensor, Tensor, Tensor]:
-        """The strength [1, 1], and the origin and shift [1, M] of v = v_d + (strength - 1) (v_d - origin) + shift."""
+        """Compute strength [1, 1], origin and shift [1, M] of v = v_d + (strength - 1) (v_d - origin) + shift."""
         source_motion = source.motion
         assert source_motion is not None
         origin = source_motion if controls.neutral is None else controls.neutral.to(source_motion)
@@ -289,19 +289,19 @@ class Reenactor:
         return source_motion.new_full((1, 1), controls.motion_strength), origin, shift
 
     def _pictures(self, head: Head, camera: Camera) -> Callable[[], list[np.ndarray]]:
-        """Begin B views of B heads; what comes back waits for them."""
+        """Begin B views of B heads; the function that is returned waits for them."""
         neck = head.neck
         grids = () if neck is None else (neck.fine, neck.coarse)
         camera = Camera(self._upload(camera.world_from_camera), self._upload(camera.intrinsics))
         inputs = head.planes, head.background, camera.world_from_camera, camera.intrinsics, *grids
         images, finite = self._run("view" if neck is None else "turned view", self._view, inputs)
-        # the numbers travel with the pictures: one wait for the device, and only then who is to blame
+        # The flags travel with the pictures, so that there is one wait for the device.
         downloads = [self._download(x) for x in (images, finite)]
 
         def wait() -> list[np.ndarray]:
             pictures, all_finite = (download() for download in downloads)
             if not all_finite.all():
-                self._blame(head, camera)
+                self._raise_not_finite(head, camera)
             return list(pictures)
 
         return wait
@@ -309,7 +309,7 @@ class Reenactor:
     def _view(
         self, planes: Tensor, background: Tensor, pose: Tensor, intrinsics: Tensor, *grids: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """B views: pictures uint8 [B, S, S, 3], and whether all of their numbers are finite."""
+        """Render B views as uint8 [B, S, S, 3], and tell whether all of their numbers are finite."""
         config = self.portrait.config
         box_side, near = config.render.box_side, config.neck.near_squared_distance
         neck = NeckGrid(grids[0], grids[1], box_side, near) if grids else None
@@ -318,7 +318,7 @@ class Reenactor:
         return to_uint8(image), image.isfinite().all()[None]
 
     @torch.inference_mode()
-    def _blame(self, head: Head, camera: Camera) -> None:
+    def _raise_not_finite(self, head: Head, camera: Camera) -> None:
         rendering = self.render(head, camera)
         _check_finite("planes", head.planes)
         _check_finite("rendered feature", rendering.feature)
@@ -336,7 +336,7 @@ class Reenactor:
     def _run(
         self, name: str, function: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
-        """A function's result, replayed where it was captured; batches come in too many sizes for that."""
+        """Call a function, by its capture for one frame; batches come in too many sizes to be captured."""
         if self._graphs is None or len(inputs[0]) > 1:
             return function(*inputs)
         if name not in self._graphs:
@@ -361,7 +361,7 @@ class Reenactor:
         if parameters is None or self.portrait.neck is None:
             return None
         pose = [parameters.expression, parameters.neck, parameters.jaw, parameters.eyes]
-        inputs = [source.shape, *pose]  # a held pose gives the same inputs again, and a mesh takes its time
+        inputs = [source.shape, *pose]  # a held pose has the same inputs again, and the mesh is slow
         if self._last_neck is None or not all(map(torch.equal, inputs, self._last_neck[0])):
             self._last_neck = inputs, self.portrait.neck(*(p.to(self.device) for p in inputs))
         return self._last_neck[1]

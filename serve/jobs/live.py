@@ -36,7 +36,7 @@ from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.threads import share_cores
-from triportrait.serve.weights import load_weights
+from triportrait.serve.weight_loading import load_weights
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""A frame on a GPU: launches replayed as a CUDA graph, and copies on streams of their own."""
+"""Replays the launches of a frame as a CUDA graph, and copies on streams of their own."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ WARM_UP = 3  # runs before the capture: kernels are compiled, libraries choose t
 
 
 class Captured:
-    """A function of tensors, captured once on buffers that stay where they are.
+    """Captures a function of tensors once, on buffers that stay where they are, and replays it.
 
     Args:
-        function: tensors in, a tuple of tensors out; no wait for the device, nothing that comes from the host.
+        function: takes tensors and gives a tuple of tensors; it neither waits for the device nor reads from the host.
         inputs: an example; every later call has its shapes and dtypes.
         pool: memory to share with graphs that never run at the same time.
     """
@@ -34,7 +34,7 @@ class Captured:
             self._outputs = function(*self._inputs)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """What the function gives, in memory of the caller: the next call writes over the buffers."""
+        """Replay the function and copy what it gives, since the next call writes over the buffers."""
         for buffer, tensor in zip(self._inputs, inputs, strict=True):
             buffer.copy_(tensor, non_blocking=True)
         self._graph.replay()
@@ -44,8 +44,8 @@ class Captured:
 class Copies:
     """Arrays to the device and tensors back, beside what the device computes.
 
-    Pinned memory comes from torch's own cache, which lends a block again once its copy is done: as many copies are
-    under way as are asked for, and nothing is written over.
+    Pinned memory comes from torch's own cache, which reuses a block only once its copy is done: any number of copies
+    can be under way, and none overwrites another.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -53,25 +53,25 @@ class Copies:
         self._device = device
 
     def upload(self, tensor: Tensor) -> Tensor:
-        """A tensor of the host on the device, ready for the current stream."""
+        """Copy a tensor of the host to the device, ready for the current stream."""
         with torch.cuda.stream(self._up):
-            there = tensor.pin_memory().to(self._device, non_blocking=True)
+            uploaded = tensor.pin_memory().to(self._device, non_blocking=True)
         torch.cuda.current_stream().wait_stream(self._up)
-        there.record_stream(torch.cuda.current_stream())
-        return there
+        uploaded.record_stream(torch.cuda.current_stream())
+        return uploaded
 
     def download(self, tensor: Tensor) -> Callable[[], np.ndarray]:
         """Begin to copy a tensor to the host; the function that comes back waits for it."""
-        here = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         done = torch.cuda.Event()
         self._down.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._down):
-            here.copy_(tensor, non_blocking=True)
+            pinned.copy_(tensor, non_blocking=True)
             tensor.record_stream(self._down)
             done.record()
 
         def wait() -> np.ndarray:
             done.synchronize()
-            return here.numpy()
+            return pinned.numpy()
 
         return wait
