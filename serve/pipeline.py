@@ -307,6 +307,8 @@ class Pipeline:
         film = None if sound is None else Path(sound)
         check_output(target, overwrite, (*VIDEO_ENDINGS, *WRITTEN_PICTURES), sources=[] if film is None else [film])
         chosen = chosen_encoder(encoder, self.device.type == "cuda")
+        if isinstance(frames, Animation):
+            frames.marks = watermark
         iterator = iter(frames)
         first = first_of(iterator)
         stamp = Stamp(
