@@ -22,6 +22,7 @@ from triportrait.serve.faces.providers import LazyProvider
 from triportrait.serve.faces.relative_motion import Relative
 from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.media.clips import Frame
+from triportrait.serve.media.provenance.watermark import Watermark, message_of
 from triportrait.serve.overlap import read_ahead
 from triportrait.serve.part_times import PartTimes
 from triportrait.serve.picture_inputs import PictureStream
@@ -124,6 +125,8 @@ class AnimatedFrame:
         face_found: whether the driving frame shows the face. If not, the last pose is held, or the source's own
             expression kept before the first face.
         origin: where the frame comes from.
+        marked: `image` and the same with the portrait's watermark, where the network's device made it; if `image` is
+            another one now, it counts no more.
     """
 
     image: np.ndarray
@@ -132,6 +135,7 @@ class AnimatedFrame:
     camera: Camera
     face_found: bool
     origin: Origin
+    marked: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def base_camera(face: AlignedFace, controls: Controls) -> Camera:
@@ -163,6 +167,8 @@ class Animation:
         fps: nominal rate of the driving clip.
         frame_count: how many frames it gives; None where the clip does not tell.
         tracker: follows the driving face, and counts where it was seen.
+        marks: let a GPU put the watermark into its pictures, too, see `AnimatedFrame.marked`. Who saves the frames sets
+            it; on a CPU, and where pictures are put beside or into others, whoever writes them marks them.
     """
 
     def __init__(
@@ -180,6 +186,8 @@ class Animation:
             smooth=options.smooth and not clip.is_pictures, face=options.driving_face, flame=reenactor.has_flame_neck,
         )  # fmt: skip
         self._origin = Origin(source.picture, driving, options.paste_back or options.side_by_side)
+        self.marks = False
+        self._signs = Watermark(message_of(source.picture.sha256())).signs
         self._relative = Relative(reenactor, source.face.tracking) if options.relative else None
         self._log_what_is_missing()
         self._paste = self._paste_back() if options.paste_back else None
@@ -242,7 +250,11 @@ class Animation:
                 tracking = replace(driving_face.tracking, parameters=source_face.tracking.parameters)
                 driving_face = replace(driving_face, tracking=tracking)
             cameras = self._cameras(driving_face, controls, frame.time_s)
-            views = self._reenactor.views(self._reenactor.head(self._source, driving_face, controls), cameras)
+            head = self._reenactor.head(self._source, driving_face, controls)
+            if self.marks and self._reenactor.device.type == "cuda" and not self._origin.composite:
+                marked = self._reenactor.marked_views(head, cameras, self._signs)[0]
+                return AnimatedFrame(marked[0], frame.time_s, frame.index, cameras[0], face.found, self._origin, marked)
+            views = self._reenactor.views(head, cameras)
         if self._paste is not None:
             with self._times.part("paste back"):
                 image = self._paste(views[0])

@@ -315,6 +315,8 @@ class Pipeline:
                 certificate=_optional_path(certificate), key=_optional_path(key), composite=first.origin.composite,
             )  # fmt: skip
 
+        if isinstance(frames, Animation):
+            frames.marks = watermark
         write_frames(
             frames, target, stamp, sound=sound_video, overwrite=overwrite,
             encoder=chosen_encoder(encoder, self.device.type == "cuda"), times=self.times,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,10 +20,12 @@ from triportrait.core.motion.small_encoder import GAZE, SPREAD, SmallMotionEncod
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.types import Camera, Driving, Head, NeckGrid, Rendering, Source
-from triportrait.serve.cuda_graph import Captured, Copies
+from triportrait.kernels.dispatch import runs_triton
+from triportrait.serve.cuda_graph import BATCHES, Copies, Graphs
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.freed_memory import keep_freed_memory
 from triportrait.serve.image_tensors import to_float, to_uint8
+from triportrait.serve.media.provenance.watermark import BITS, mark
 from triportrait.serve.source_and_driving import SourcePicture
 from triportrait.serve.tracking_files import HeadParameters, Tracking
 
@@ -109,8 +111,7 @@ class Reenactor:
         self.motion_encoder = self.motion_encoder.to(self.device)
         self._last_neck: tuple[list[Tensor], NeckGrid] | None = None
         self._copies = Copies(self.device) if self.device.type == "cuda" else None
-        self._graphs: dict[str, Captured] | None = None
-        self._pool: Any = None
+        self._graphs: Graphs | None = None
 
     @property
     def image_size(self) -> int:
@@ -160,22 +161,32 @@ class Reenactor:
         self.portrait.superres.to(self.dtype)
 
     @torch.inference_mode()
-    def capture(self) -> None:
-        """Capture the launches of single frames as CUDA graphs; on a CPU do nothing.
+    def capture(self, most_batch: int = 1, marked: bool = False) -> None:
+        """Capture the launches of frames as CUDA graphs; on a CPU do nothing.
 
         From then on hooks of the parts are not called, and `dtype` must not change.
+
+        Args:
+            most_batch: capture batches of `cuda_graph.BATCHES` up to this size; others are captured when they come.
+            marked: capture views that get a watermark.
         """
         if self.device.type != "cuda":
             return
-        self._graphs, self._pool = {}, torch.cuda.graph_pool_handle()
-        side, c = self.image_size, self.portrait.config.neck
-        grey = AlignedFace.whole(np.full((side, side, 3), 128, np.uint8))
-        head = self.head(self.prepare(grey), grey)
-        sizes = ((c.fine_size,) * 3 + (4,), (c.coarse_size,) * 3 + (3,))
-        fine, coarse = (torch.zeros(1, *size, device=self.device) for size in sizes)
-        still = NeckGrid(fine, coarse, self.portrait.config.render.box_side, c.near_squared_distance)
-        for pose in (head, replace(head, neck=still)) if self.can_turn_neck else (head,):
-            self.views(pose, [fixed_camera()])
+        self._graphs = Graphs()
+        side = self.image_size
+        grey = np.full((side, side, 3), 128, np.uint8)
+        source, still = self.prepare(AlignedFace.whole(grey)), AlignedFace.whole(grey)
+        faces = [still]
+        if self.can_turn_neck:
+            neck = self.portrait.config.neck
+            pose = [torch.zeros(1, width) for width in (neck.num_shape, neck.num_expression, 3, 3, 6)]
+            faces.append(AlignedFace.whole(grey, Tracking(HeadParameters(fixed_camera(), *pose))))
+        for size in BATCHES:
+            if size <= most_batch:
+                for face in faces:
+                    self.reenact_many(
+                        [(source, face, DEFAULT_CONTROLS)] * size, torch.zeros(size, BITS) if marked else None
+                    )
 
     @torch.inference_mode()
     def prepare(self, face: AlignedFace) -> PreparedSource:
@@ -213,7 +224,19 @@ class Reenactor:
             InputError: the network made numbers that are not finite.
         """
         downloads = [self._pictures(head, camera) for camera in cameras]
-        return [picture for wait in downloads for picture in wait()]
+        return [picture for wait in downloads for picture in wait()[0]]
+
+    @torch.inference_mode()
+    def marked_views(self, head: Head, cameras: Sequence[Camera], signs: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Pictures as of `views`, each once as it is and once with a watermark.
+
+        Args:
+            head: one head.
+            cameras: from where it is seen.
+            signs: [64], the watermark's.
+        """
+        downloads = [self._pictures(head, camera, signs[None]) for camera in cameras]
+        return [(plain[0], marked[0]) for plain, marked in (wait() for wait in downloads)]
 
     def reenact(
         self, source: PreparedSource, face: AlignedFace, controls: Controls = DEFAULT_CONTROLS
@@ -226,8 +249,12 @@ class Reenactor:
         return self.views(self.head(source, face, controls), [controls.camera or fixed_camera()])[0]
 
     @torch.inference_mode()
-    def reenact_many(self, requests: Sequence[Request]) -> list[np.ndarray]:
+    def reenact_many(self, requests: Sequence[Request], signs: Tensor | None = None) -> list[np.ndarray]:
         """Show several driving faces, of one source or of several, in one pass.
+
+        Args:
+            requests: sources, driving faces and controls.
+            signs: [B, 64], the watermarks that the pictures get on the device; a row of zeros is none.
 
         Returns:
             For each request the picture that `reenact` gives, in float32 within 2 of 255 levels: the sums of a batch
@@ -239,7 +266,7 @@ class Reenactor:
         if not requests:
             return []
         cameras = Camera.cat([controls.camera or fixed_camera() for _, _, controls in requests])
-        return self._pictures(self._heads(requests), cameras)()
+        return self._pictures(self._heads(requests), cameras, signs, plain=signs is None)()[-1]
 
     @torch.inference_mode()
     def render(self, head: Head, camera: Camera) -> Rendering:
@@ -255,21 +282,35 @@ class Reenactor:
         if self.static:
             return Head(torch.cat([s.planes for s in sources if s.planes is not None]), source.background, neck)
         images = self._upload(torch.from_numpy(np.stack([face.crop for _, face, _ in requests])))
-        maps = torch.cat([self._crop_map(face.tracking) for _, face, _ in requests])
-        steering = [torch.cat(x) for x in zip(*(self._steering(s, c) for s, _, c in requests), strict=True)]
+        numbers = self._upload(torch.cat([self._numbers(face, controls) for _, face, controls in requests]))
+        motions = [each.motion for each in sources if each.motion is not None]
+        neutrals = [controls.neutral for _, _, controls in requests]
+        source_motion = origin = motions[0] if len(motions) == 1 else torch.cat(motions)
+        if any(neutral is not None for neutral in neutrals):
+            origin = torch.cat([m if n is None else n.to(m) for m, n in zip(motions, neutrals, strict=True)])
         assert source.detail_partial is not None
-        inputs = images, maps, *steering, source.tokens, source.detail_partial
+        inputs = images, numbers, source_motion, origin, source.tokens, source.detail_partial
         (planes,) = self._run("planes", self._planes, inputs)
         return Head(planes, source.background, neck)
 
     def _planes(
-        self, images: Tensor, maps: Tensor, strength: Tensor, origin: Tensor, shift: Tensor, tokens: Tensor,
+        self, images: Tensor, numbers: Tensor, source_motion: Tensor, origin: Tensor, tokens: Tensor,
         detail_partial: Tensor,
     ) -> tuple[Tensor]:  # fmt: skip
-        """Compute the planes of driving pictures uint8 [B, S, S, 3]; `_steering` gives strength, origin and shift."""
+        """Compute what a driving frame changes.
+
+        v = v_d + (s - 1) (v_d - origin) + shift, where the origin is v_s or the driving face's neutral motion.
+
+        Args:
+            images: uint8 [B, S, S, 3]. numbers: [B, 9], see `_numbers`. source_motion, origin: [B, M].
+            tokens, detail_partial: of the cached source.
+        """
         with self._autocast():
-            motion = self._encode_motion(images, maps)
-            motion = motion + (strength - 1) * (motion - origin) + shift  # at 1 not a bit is changed
+            motion = self._encode_motion(images, numbers[:, :6].unflatten(1, (2, 3)))
+            shift = source_motion - origin
+            if self.can_steer_gaze:
+                shift = shift + F.pad(numbers[:, 7:], (GAZE.start, shift.shape[1] - GAZE.stop))
+            motion = motion + (numbers[:, 6:7] - 1) * (motion - origin) + shift  # at s = 1 not a bit is changed
             side = self.portrait.config.image_size // 16
             return (self.portrait.planes(tokens, (side, side), motion, None, detail_partial),)
 
@@ -277,45 +318,62 @@ class Reenactor:
         crops = cut(to_float(images), maps, self.motion_encoder.crop_size)
         return self.motion_encoder(crops).float()
 
-    def _steering(self, source: PreparedSource, controls: Controls) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute strength [1, 1], origin and shift [1, M] of v = v_d + (strength - 1) (v_d - origin) + shift."""
-        source_motion = source.motion
-        assert source_motion is not None
-        origin = source_motion if controls.neutral is None else controls.neutral.to(source_motion)
-        shift = source_motion - origin
-        if controls.gaze != (0.0, 0.0) and self.can_steer_gaze:
-            units = torch.tensor(controls.gaze) / torch.tensor(SPREAD)[GAZE]
-            shift = shift + F.pad(units, (GAZE.start, source_motion.shape[1] - GAZE.stop)).to(source_motion)
-        return source_motion.new_full((1, 1), controls.motion_strength), origin, shift
+    def _numbers(self, face: AlignedFace, controls: Controls) -> Tensor:
+        """Return what a driving frame has of small numbers, [1, 9]: the crop's map, the strength s, the gaze."""
+        landmarks = None if face.tracking.landmarks is None else face.tracking.landmarks.cpu().float()
+        gaze = torch.tensor(controls.gaze) / torch.tensor(SPREAD)[GAZE]
+        return torch.cat(
+            [crop_map(landmarks, self.image_size).flatten(), torch.tensor([controls.motion_strength]), gaze]
+        )[None]
 
-    def _pictures(self, head: Head, camera: Camera) -> Callable[[], list[np.ndarray]]:
-        """Begin B views of B heads; the function that is returned waits for them."""
+    def _pictures(
+        self, head: Head, camera: Camera, signs: Tensor | None = None, plain: bool = True
+    ) -> Callable[[], list[list[np.ndarray]]]:
+        """Begin B views of B heads.
+
+        Args:
+            signs: [B, 64], their watermarks.
+            plain: give the pictures without watermark, too.
+
+        Returns:
+            A function that waits for the pictures, and gives those without a watermark, those with one, or both.
+        """
         neck = head.neck
         grids = () if neck is None else (neck.fine, neck.coarse)
-        camera = Camera(self._upload(camera.world_from_camera), self._upload(camera.intrinsics))
-        inputs = head.planes, head.background, camera.world_from_camera, camera.intrinsics, *grids
-        images, finite = self._run("view" if neck is None else "turned view", self._view, inputs)
-        # The flags travel with the pictures, so that there is one wait for the device.
-        downloads = [self._download(x) for x in (images, finite)]
+        parts = (camera.world_from_camera, camera.intrinsics, *(() if signs is None else (signs,)))
+        numbers = self._upload(torch.cat([part.flatten(1) for part in parts], 1))
+        name = ("view" if neck is None else "turned view") + ("" if signs is None else ", marked")
+        *images, finite = self._run(name, self._view, (head.planes, head.background, numbers, *grids))
+        # the numbers travel with the pictures: one wait for the device, and only then who is to blame
+        downloads = [self._download(x) for x in (*(images if plain else images[1:]), finite)]
 
-        def wait() -> list[np.ndarray]:
-            pictures, all_finite = (download() for download in downloads)
+        def wait() -> list[list[np.ndarray]]:
+            *pictures, all_finite = (download() for download in downloads)
             if not all_finite.all():
                 self._raise_not_finite(head, camera)
-            return list(pictures)
+            return [list(each) for each in pictures]
 
         return wait
 
-    def _view(
-        self, planes: Tensor, background: Tensor, pose: Tensor, intrinsics: Tensor, *grids: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Render B views as uint8 [B, S, S, 3], and tell whether all of their numbers are finite."""
+    def _view(self, planes: Tensor, background: Tensor, numbers: Tensor, *grids: Tensor) -> tuple[Tensor, ...]:
+        """Render B views.
+
+        Args:
+            numbers: [B, 25], pose and intrinsics of the cameras; [B, 89] with the signs of watermarks.
+            grids: of the necks, if they turn.
+
+        Returns:
+            Pictures uint8 [B, S, S, 3], where there are signs the marked pictures, too, and [B], whether all numbers of
+            a picture are finite.
+        """
         config = self.portrait.config
         box_side, near = config.render.box_side, config.neck.near_squared_distance
         neck = NeckGrid(grids[0], grids[1], box_side, near) if grids else None
+        camera = Camera(numbers[:, :16].unflatten(1, (4, 4)), numbers[:, 16:25].unflatten(1, (3, 3)))
         with self._autocast():
-            image = self.portrait.render(Head(planes, background, neck), Camera(pose, intrinsics)).image
-        return to_uint8(image), image.isfinite().all()[None]
+            image = self.portrait.render(Head(planes, background, neck), camera).image
+        pictures, finite = to_uint8(image), image.isfinite().flatten(1).all(1)
+        return (pictures, finite) if numbers.shape[1] == 25 else (pictures, mark(pictures, numbers[:, 25:]), finite)
 
     @torch.inference_mode()
     def _raise_not_finite(self, head: Head, camera: Camera) -> None:
@@ -336,12 +394,8 @@ class Reenactor:
     def _run(
         self, name: str, function: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
-        """Call a function, by its capture for one frame; batches come in too many sizes to be captured."""
-        if self._graphs is None or len(inputs[0]) > 1:
-            return function(*inputs)
-        if name not in self._graphs:
-            self._graphs[name] = Captured(function, inputs, self._pool)
-        return self._graphs[name](*inputs)
+        """Return a function's result, replayed where it was captured."""
+        return function(*inputs) if self._graphs is None else self._graphs(name, function, inputs)
 
     def _upload(self, tensor: Tensor) -> Tensor:
         return tensor if self._copies is None else self._copies.upload(tensor)
@@ -363,8 +417,21 @@ class Reenactor:
         pose = [parameters.expression, parameters.neck, parameters.jaw, parameters.eyes]
         inputs = [source.shape, *pose]  # a held pose has the same inputs again, and the mesh is slow
         if self._last_neck is None or not all(map(torch.equal, inputs, self._last_neck[0])):
-            self._last_neck = inputs, self.portrait.neck(*(p.to(self.device) for p in inputs))
+            numbers = self._upload(torch.cat(inputs, 1))
+            grids = partial(self._neck_grids, [p.shape[1] for p in inputs])
+            # without its kernel the search for the nearest triangles waits for the device, and cannot be captured
+            captured = runs_triton(numbers=numbers)
+            fine, coarse = self._run("neck", grids, (numbers,)) if captured else grids(numbers)
+            config = self.portrait.config
+            grid = NeckGrid(fine, coarse, config.render.box_side, config.neck.near_squared_distance)
+            self._last_neck = inputs, grid
         return self._last_neck[1]
+
+    def _neck_grids(self, widths: list[int], numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the grids of a pose: shape, expression, neck, jaw and eyes, [1, their widths together]."""
+        assert self.portrait.neck is not None
+        grid = self.portrait.neck(*numbers.split(widths, 1))
+        return grid.fine, grid.coarse
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:

@@ -8,6 +8,8 @@ from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+
 from triportrait.core.errors import InputError
 from triportrait.serve.animation import AnimatedFrame
 from triportrait.serve.media.clips import Clip, open_clip
@@ -72,7 +74,7 @@ def write_frames(
                     f"{path}: a picture holds one frame, more came; name a video ({' '.join(VIDEO_ENDINGS)})"
                 )
             with times.part("write a frame"):
-                write_picture(path, stamp.mark(first.image), overwrite=overwrite, finish=stamp.sign)
+                write_picture(path, _marked(first, stamp), overwrite=overwrite, finish=stamp.sign)
             return 1
         return _write_video(first, rest, path, stamp, sound, overwrite, encoder, times)
     finally:
@@ -96,7 +98,7 @@ def _write_video(
 
         def write(frame: AnimatedFrame) -> None:
             with times.part("write a frame"):
-                video.write(stamp.mark(frame.image), frame.time_s)
+                video.write(_marked(frame, stamp), frame.time_s)
 
         with WriteBehind(write) as writer:
             for frame in chain([first], rest):
@@ -113,6 +115,13 @@ def _write_video(
         for warning in driving.new_warnings():
             logger.warning("%s", warning)
     return count
+
+
+def _marked(frame: AnimatedFrame, stamp: Stamp) -> np.ndarray:
+    """The picture as it is written: marked here, unless the network's device has done it."""
+    if stamp.marks and frame.marked is not None and frame.marked[0] is frame.image:
+        return frame.marked[1]
+    return stamp.mark(frame.image)
 
 
 def _sound_clip(first: AnimatedFrame, sound: Path | None) -> Clip | None:

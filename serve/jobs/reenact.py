@@ -139,6 +139,7 @@ class Reenact:
         animation = pipeline.animate(
             prepared, driving, controls=Controls(neck=self.neck), **dataclasses.asdict(options)
         )  # fmt: skip
+        animation.marks = stamp.marks
         began = time.perf_counter()
         with animation, _bar(total=animation.frame_count, desc="reenact") as bar:
             count = write_frames(
