@@ -265,6 +265,11 @@ def settings_laughs() -> bytes:
     return rooted(module(members(settings=b"}" + text("x") + doubled(b"]", b"](##e") + b"s")))
 
 
+def deep_settings() -> bytes:
+    """A network whose options are lists one in the other."""
+    return rooted(module(members(settings=b"}" + text("x") + b"]" * 66 + b"a" * 65 + b"s")))
+
+
 def torch_zip(**changes: bytes) -> dict[str, bytes]:
     return {"a/data.pkl": zip_tree(), "a/byteorder": b"little", "a/data/0": bytes(16)} | {
         "a/" + name.replace("_", "/") if name != "data_pkl" else "a/data.pkl": data for name, data in changes.items()

@@ -249,6 +249,7 @@ CASES: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     "modules that double": (p.module_laughs, "inert"),
     "modules too deep": (p.deep_modules, "inert"),
     "settings that double": (p.settings_laughs, "inert"),
+    "settings too deep": (p.deep_settings, "inert"),
     "one long setting, many times": (lambda: p.repeated_setting(p.text("x" * (1 << 20)), 9_000), "inert"),
     "one long name of a setting, many times": (
         lambda: p.repeated_setting(b"}" + p.raw(bytes(1 << 20)) + b"Ns", 3_000),
@@ -362,6 +363,7 @@ def test_hostile_files(
         ("one module without tensors, many times", "expected at most 20000 entries"),
         ("modules too deep", "modules 64 deep at most"),
         ("settings that double", "at most 100000 letters of settings"),
+        ("settings too deep", "settings 64 deep at most, got more"),
         ("one long setting, many times", "at most 100000 letters of settings"),
         ("one long name of a setting, many times", "at most 100000 letters of settings"),
         ("lists that double", "expected a dictionary"),

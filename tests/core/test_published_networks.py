@@ -112,8 +112,12 @@ def test_files_without_networks(tmp_path: Path, root: Any, words: str) -> None:
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        (b"}", "expected the entry _parameters"),
-        (pickles.members(modules=b"}" + pickles.text("m" * 101) + b"Ns"), "expected the entry _modules"),
+        (b"}", "expected the entry _parameters of a network module, got none"),
+        (
+            pickles.members(modules=b"}" + pickles.text("m" * 101) + b"Ns"),
+            "_modules: expected names of up to 100 letters",
+        ),
+        (pickles.members(buffers=b"}K\x01Ns"), "_buffers: expected names of up to 100 letters, got 1;"),
         (pickles.members(parameters=b"}" + pickles.text("a\nb") + b"K\x01s"), r"expected one tensor a\\nb, got"),
         (pickles.members(parameters=b"}" + pickles.text("w") + b"K\x01s"), "expected one tensor w"),
         (pickles.members(modules=b"}" + pickles.text("m") + b"K\x01s"), "expected a network module"),
