@@ -29,8 +29,8 @@ from triportrait.core.files import check_tensor_file, read_json
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.flame import rescale_flame
 from triportrait.core.motion.neck import NeckField
+from triportrait.core.motion.polynomial_neck import PolynomialNeck
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
-from triportrait.core.motion.turning import TurningNeck
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.sentences import LONGEST_NAME, literal, shown
 from triportrait.core.weights import DEMO, DEMO_FOLDER
@@ -260,7 +260,7 @@ def build_portrait(config: ModelConfig, tensors: Mapping[str, Tensor], origin: s
 
 def _load_neck(
     folder: Path, config: ModelConfig, tables: Mapping[str, Tensor]
-) -> NeckField | TurningNeck | None:  # fmt: skip
+) -> NeckField | PolynomialNeck | None:  # fmt: skip
     flame = {name.removeprefix("neck.flame."): t for name, t in tables.items() if name.startswith("neck.flame.")}
     mesh = {name.removeprefix("neck.mesh."): t for name, t in tables.items() if name.startswith("neck.mesh.")}
     if not flame and os.path.lexists(folder / "flame.safetensors"):
@@ -272,7 +272,7 @@ def _load_neck(
         return None
     if (sizes := read_card(folder, "neck").get("config")) is not None:
         raise InputError(f"{folder / 'neck.json'}: config: expected null, got {literal(sizes)}; convert again")
-    return TurningNeck(config.neck, config.render.box_side, read_tensors(folder, "neck"))
+    return PolynomialNeck(config.neck, config.render.box_side, read_tensors(folder, "neck"))
 
 
 def load_pair(folder: str | Path) -> tuple[Portrait4D, MotionEncoder | SmallMotionEncoder]:

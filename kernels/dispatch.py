@@ -19,7 +19,7 @@ from torch import Tensor
 
 from triportrait.kernels.checks import check_choice
 from triportrait.kernels.language import HAVE_TRITON
-from triportrait.kernels.trial import launches
+from triportrait.kernels.trial_launch import can_launch
 
 Backend = Literal["auto", "triton", "reference"]
 VARIABLE = "TRIPORTRAIT_BACKEND"
@@ -75,7 +75,7 @@ def runs_triton(**tensors: Tensor | None) -> bool:
     if chosen == "reference":
         return False
     if chosen == "auto":
-        return device.type == "cuda" and HAVE_TRITON and _capability(device) >= OLDEST and launches(device)
+        return device.type == "cuda" and HAVE_TRITON and _capability(device) >= OLDEST and can_launch(device)
     if not HAVE_TRITON:
         raise BackendUnavailable(
             "backend triton: the package is not installed or does not load; install triton or use backend auto"

@@ -19,8 +19,8 @@ from torch import Tensor
 from triportrait.core.config import PRESETS, ModelConfig
 from triportrait.core.psnr import psnr
 from triportrait.kernels.dispatch import INTERPRETED, Backend
-from triportrait.profiling.machine import failure, measure, numerics, peak_MB, percentiles
-from triportrait.profiling.parts import Frame, make_frame, part_hooks
+from triportrait.profiling.frame_parts import Frame, make_frame, part_hooks
+from triportrait.profiling.measurement import failure, measure, numerics, peak_MB, percentiles
 
 
 class Way(NamedTuple):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from triportrait.core.motion.crop import ALIGNED_SIZE, crop_map
+from triportrait.core.motion.motion_crop import ALIGNED_SIZE, crop_map
 from triportrait.profiling.roofline import CEILINGS, Work, sums
 from triportrait.serve.crop import to_size
 from triportrait.serve.faces.alignment import MEAN_FACE, PIXELS_PER_UNIT, align, middle_square

@@ -17,7 +17,7 @@ from torch import Tensor
 from triportrait.kernels.dispatch import INTERPRETED, Backend, use_backend
 from triportrait.kernels.testing import assert_agrees
 from triportrait.profiling.cases import CASES, DTYPES, Case, Inputs, make_inputs, moved
-from triportrait.profiling.machine import failure, measure, peak_MB
+from triportrait.profiling.measurement import failure, measure, peak_MB
 
 GRAPHED = {"march"}  # operators of several launches: timed as a CUDA graph, too
 ROTATED_BYTES = 256 << 20  # what sets of inputs, used in turn, hold together: more than the L2 cache

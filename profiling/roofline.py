@@ -19,8 +19,8 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from triportrait.core.config import ModelConfig
 from triportrait.kernels.dispatch import use_backend
-from triportrait.profiling.machine import measure
-from triportrait.profiling.parts import PARTS, Frame, When, make_frame, part_hooks
+from triportrait.profiling.frame_parts import PARTS, Frame, When, make_frame, part_hooks
+from triportrait.profiling.measurement import measure
 
 HALF = 2  # bytes
 FLAME_VERTICES, POSE_DIRECTIONS = 5023, 36

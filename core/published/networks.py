@@ -19,7 +19,7 @@ from triportrait.core.sentences import literal, shown
 # the networks of a training snapshot, and the keys under which a checkpoint may hide its tensors
 SNAPSHOT_KEYS = ("G", "D", "G_ema")
 NESTED_KEYS = ("state_dict", "net", "model")
-PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
+PERSISTENT_CLASS = "torch_utils.persistence._reconstruct_persistent_obj"
 # entries count each time that they are looked at, empty ones too: a published network has about three thousand
 MAX_DEPTH, MAX_ENTRIES, MAX_NAME = 64, 20_000, 100
 # the most letters of all settings of a network and of one text in them; the letters that any value costs
@@ -91,7 +91,7 @@ def _checkpoint(root: dict[Any, Any], file: str) -> dict[str, Tensor]:
 
 def _parts(module: Any, where: str) -> tuple[str, dict[str, Any]]:
     """Return class name and state of a module, persistent or not."""
-    if type(module) is Record and module.kind == PERSISTENT and len(module.args) == 1:
+    if type(module) is Record and module.kind == PERSISTENT_CLASS and len(module.args) == 1:
         meta = _entries(module.args[0]) or {}
         kind, state = meta.get("class_name"), meta.get("state")
     else:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triportrait.core.published.machine import Machine, World
+from triportrait.core.published.pickle_machine import Machine, World
 from triportrait.core.published.reading import Reading, Source
 from triportrait.core.sentences import shown
 

@@ -9,7 +9,7 @@ from typing import IO, Any
 from triportrait.core.errors import InputError
 from triportrait.core.files import check_regular
 from triportrait.core.published import storages
-from triportrait.core.published.machine import Global, Record
+from triportrait.core.published.pickle_machine import Global, Record
 from triportrait.core.published.reading import Reading, Source
 from triportrait.core.published.vocabulary import Vocabulary
 

@@ -42,9 +42,9 @@ class Compile(_Operators):
             raise InputError("profile compile: expected Triton, it is not installed; `pip install triton`")
         if INTERPRETED:
             raise InputError("profile compile: expected a process that compiles, got TRITON_INTERPRET=1; unset it")
-        from triportrait.profiling.everything import chosen
-        from triportrait.profiling.machine import made_by
-        from triportrait.profiling.programs import compile_all, table
+        from triportrait.profiling.all_figures import chosen
+        from triportrait.profiling.compile_table import compile_all, table
+        from triportrait.profiling.measurement import made_by
 
         rows = compile_all(chosen(self.op), self._dtypes())
         print(f"{made_by('triportrait profile compile')}\n\n{table(rows)}", end="")
@@ -90,9 +90,9 @@ class Kernels(_Operators):
     def run(self) -> None:
         """Check that kernels and definitions agree, then take times."""
         _interpret_without_gpu()
-        from triportrait.profiling.everything import chosen
+        from triportrait.profiling.all_figures import chosen
         from triportrait.profiling.kernels import bench, table
-        from triportrait.profiling.machine import device_here
+        from triportrait.profiling.measurement import device_here
 
         rows = bench(chosen(self.op), self._dtypes(), device_here())
         _print_where("kernels", *(["--op", *self.op] if self.op else []), "--dtype", self.dtype)
@@ -111,9 +111,9 @@ class Frame:
         """Check that all ways show the same picture, then take times."""
         _interpret_without_gpu()
         from triportrait.core.config import PRESETS
-        from triportrait.profiling.everything import model_here
+        from triportrait.profiling.all_figures import model_here
         from triportrait.profiling.frame import bench, table
-        from triportrait.profiling.machine import device_here
+        from triportrait.profiling.measurement import device_here
 
         config = model_here(device_here()) if self.preset is None else PRESETS[self.preset]()
         rows = bench(config, device_here())
@@ -132,7 +132,7 @@ class All:
     def run(self) -> None:
         """Measure; one GPU takes about ten minutes."""
         _interpret_without_gpu()
-        from triportrait.profiling.everything import profile
+        from triportrait.profiling.all_figures import profile
 
         if self.out.suffix != ".json":
             raise InputError(f"out: expected a .json file, got {self.out}; name one")
@@ -173,7 +173,7 @@ def _interpret_without_gpu() -> None:
 
 
 def _print_where(*words: str) -> None:
-    from triportrait.profiling.machine import describe
+    from triportrait.profiling.measurement import describe
 
     for name, value in describe(shlex.join(["triportrait", "profile", *words])).items():
         if value:

@@ -34,8 +34,8 @@ class Step:
         """Check that all ways lose the same, then print their times."""
         import torch
 
-        from triportrait.profiling.everything import write
-        from triportrait.profiling.machine import describe, device_here
+        from triportrait.profiling.all_figures import write
+        from triportrait.profiling.measurement import describe, device_here
         from triportrait.profiling.step import timing
         from triportrait.profiling.step.inputs import with_batch
         from triportrait.train.presets import STAGE_PRESETS
@@ -75,7 +75,7 @@ class Communication:
 
     def run(self) -> None:
         """Count parameters and apply the formulas."""
-        from triportrait.profiling.machine import made_by
+        from triportrait.profiling.measurement import made_by
         from triportrait.profiling.step.communication import LEGEND, table, trained_networks
         from triportrait.train.presets import STAGE_PRESETS
 
@@ -103,8 +103,8 @@ class Data:
 
     def run(self) -> None:
         """Read at random, and say where."""
-        from triportrait.profiling.everything import write
-        from triportrait.profiling.machine import describe
+        from triportrait.profiling.all_figures import write
+        from triportrait.profiling.measurement import describe
         from triportrait.profiling.step import loader
 
         _check_file(self.json)

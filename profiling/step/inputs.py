@@ -20,7 +20,7 @@ from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import sample_look_at
 from triportrait.core.types import Camera
-from triportrait.profiling.parts import sphere_tables
+from triportrait.profiling.frame_parts import sphere_tables
 from triportrait.train.config import ReenactConfig, StageConfig, StageName, TrainConfig
 from triportrait.train.data.pictures import Pictures, PictureSet
 from triportrait.train.objectives.identity import FaceIdentity

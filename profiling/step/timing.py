@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from triportrait.core.errors import InputError
-from triportrait.profiling.machine import numerics
+from triportrait.profiling.measurement import numerics
 from triportrait.profiling.step.inputs import StepInputs, make_inputs
 from triportrait.train.config import StageName, TrainConfig
 from triportrait.train.engines.engine import Engine, Group

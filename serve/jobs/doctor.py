@@ -15,9 +15,8 @@ from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
-from triportrait.core import cards
-from triportrait.core.cards import why_unused
 from triportrait.core.errors import InputError
+from triportrait.core.gpus import first_gpu, why_unused
 from triportrait.core.libraries import install, line
 from triportrait.core.sentences import LONGEST_SENTENCE, shown
 from triportrait.core.weights import DEMO, DEMO_FOLDER, KNOWS, named_weights
@@ -155,7 +154,7 @@ def _cuda(loads: bool, trial: Trial | None) -> Finding:
 
 
 def _nvidia_smi() -> str | None:
-    return cards.card()
+    return first_gpu()
 
 
 def _package(library: Library) -> Finding:

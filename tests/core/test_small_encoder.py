@@ -12,7 +12,7 @@ import torch
 from tests.train import little
 from triportrait.core.checkpoint import load_motion_encoder, save_weights
 from triportrait.core.errors import InputError
-from triportrait.core.motion.crop import motion_crop
+from triportrait.core.motion.motion_crop import motion_crop
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 
 

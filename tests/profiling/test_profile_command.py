@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from triportrait import cli
-from triportrait.profiling import everything, frame, kernels
+from triportrait.profiling import all_figures, frame, kernels
 from triportrait.profiling.cases import CASES
 
 
@@ -72,14 +72,14 @@ def test_a_kernel_that_does_not_agree_has_no_figure(monkeypatch, capsys):
 
 def test_a_way_that_shows_another_picture_has_no_figure(monkeypatch):
     monkeypatch.setattr(frame, "LEAST_DB", {"ours": 1000.0})
-    rows = {row["way"]: row for row in frame.bench(everything.model_here("cpu"), "cpu")}
+    rows = {row["way"]: row for row in frame.bench(all_figures.model_here("cpu"), "cpu")}
     assert "1000.0 are wanted" in rows["ours"]["red"]
     assert "parts" not in rows["ours"]
 
 
 def test_all_figures_go_into_one_file(tmp_path, capsys, monkeypatch):
     small = {name: CASES[name] for name in ("composite", "importance")}
-    monkeypatch.setattr(everything, "CASES", small)
+    monkeypatch.setattr(all_figures, "CASES", small)
     out = tmp_path / "figures.json"
     assert cli.main(["profile", "all", str(out)]) == 0
     found = json.loads(out.read_text())
@@ -125,8 +125,8 @@ def test_the_bench_runs_where_the_command_s_packages_are_missing(tmp_path):
         "import sys\n"
         "absent = 'tyro', 'av', 'PIL', 'tqdm', 'torchmetrics', 'xformers', 'pytest'\n"
         "sys.modules.update(dict.fromkeys(absent))\n"
-        "import triportrait.profiling.everything as everything\n"
-        "everything.profile('x', everything.Path(sys.argv[1]), ['composite'], ['fp32'])\n"
+        "import triportrait.profiling.all_figures\n"
+        "all_figures.profile('x', all_figures.Path(sys.argv[1]), ['composite'], ['fp32'])\n"
     )
     out = tmp_path / "figures.json"
     subprocess.run([sys.executable, "-c", code, str(out)], check=True, timeout=300, env=os.environ)

@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import pytest
 
 from triportrait.profiling.cases import CASES
-from triportrait.profiling.compiled import Program, Work, _code, _work
+from triportrait.profiling.compile_table import SPILLS, Row, table
+from triportrait.profiling.cubin import Program, Work, _code, _work
 from triportrait.profiling.launches import Launch
-from triportrait.profiling.programs import SPILLS, Row, table
 
 COMPILE = """
 import dataclasses, json, sys
-from triportrait.profiling.programs import compile_all
+from triportrait.profiling.compile_table import compile_all
 rows = compile_all([sys.argv[1]], sys.argv[2:])
 print(json.dumps([[x.launch.name, x.dtype, dataclasses.asdict(x.program), x.faults(), x.work()[0]] for x in rows]))
 """
@@ -87,7 +87,7 @@ def test_faults_are_seen(monkeypatch):
     assert "because" in table([row(spills=3)])
     assert "| 2.00 | 3.000 |" in table([row()])
     assert "| - | - |" in table([row(loop=Work(1, 1, 1))])
-    monkeypatch.setattr("triportrait.profiling.programs.PRODUCTS", {row().launch.name})
+    monkeypatch.setattr("triportrait.profiling.compile_table.PRODUCTS", {row().launch.name})
     assert "not on tensor cores" in row().faults()[0]
     assert row(counts={"mma": 4}).faults() == row(counts={"wgmma": 4}).faults() == []
 
@@ -116,7 +116,7 @@ def test_work_is_read_off_the_code():
 def test_what_belongs_on_tensor_cores_is_launched():
     code = (
         "from triportrait.profiling.cases import CASES\n"
-        "from triportrait.profiling.programs import DTYPES, PRODUCTS, launches_of\n"
+        "from triportrait.profiling.compile_table import DTYPES, PRODUCTS, launches_of\n"
         f"vectors = {sorted(VECTORS)!r}\n"
         "names = {x.name for n in CASES for x in launches_of(n, CASES[n].odd[0], DTYPES['fp32'], True)}\n"
         "assert names >= PRODUCTS | set(vectors), (PRODUCTS | set(vectors)) - names\n"

@@ -27,7 +27,7 @@ def launch(device: torch.device) -> None:
 
 
 @cache
-def launches(device: torch.device) -> bool:
+def can_launch(device: torch.device) -> bool:
     """Try once for each CUDA device whether a kernel can be launched on it. Where none can, a warning says why."""
     try:
         launch(device)

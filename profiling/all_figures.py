@@ -17,7 +17,7 @@ from triportrait.core.config import PRESETS, ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.profiling import frame, kernels, roofline
 from triportrait.profiling.cases import CASES
-from triportrait.profiling.machine import describe, device_here
+from triportrait.profiling.measurement import describe, device_here
 
 DTYPES = ("fp32", "fp16")
 DTYPES_OF = {"attention": ("fp16", "bf16")}  # operators that are wanted fast in other dtypes

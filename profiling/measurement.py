@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from triportrait.core.commit import commit
+from triportrait.core.source_commit import source_commit
 from triportrait.kernels.dispatch import Backend, use_backend
 from triportrait.kernels.language import HAVE_TRITON
 
@@ -41,8 +41,8 @@ def device_here() -> str:
 def describe(command: str) -> dict[str, Any]:
     """Tell what stands beside every figure."""
     where: dict[str, Any] = {
-        "command": command, "commit": commit(), "date": _today(), "torch": torch.__version__, "triton": _triton(),
-        "python": platform.python_version(),
+        "command": command, "commit": source_commit(), "date": _today(), "torch": torch.__version__,
+        "triton": _triton(), "python": platform.python_version(),
     }  # fmt: skip
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
@@ -58,7 +58,7 @@ def describe(command: str) -> dict[str, Any]:
 def made_by(command: str) -> str:
     """A line for a table that depends on no machine: the command, the versions, the commit, the day."""
     triton = f"Triton {_triton()}, " if HAVE_TRITON else ""
-    return f"`{command}`: {triton}torch {torch.__version__}, commit {commit()}, {_today()}"
+    return f"`{command}`: {triton}torch {torch.__version__}, commit {source_commit()}, {_today()}"
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 
-def commit() -> str:
+def source_commit() -> str:
     """Return the commit of the sources, with a + where they were changed; empty where no repository keeps them."""
     folder = Path(__file__).parent
     try:

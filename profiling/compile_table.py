@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from triportrait.profiling.cases import CASES, DTYPES
-from triportrait.profiling.compiled import CHIPS, Program, compile_launch
+from triportrait.profiling.cubin import CHIPS, Program, compile_launch
 from triportrait.profiling.launches import Launch, launches_of
 
-MOST_ALONG = 65535  # programs along the second and third axis of a grid
+MAX_GRID_YZ = 65535  # programs along the second and third axis of a grid
 PRODUCTS = {  # launches whose products belong on tensor cores, in half precision
     "march_forward.propose", "march_forward.march", "march_backward.probe", "march_backward.mlp", "field.decode",
     "field.mlp_backward", "attention.probability", "attention.value", "attention.score_gradient",
@@ -36,7 +36,7 @@ SPILLS = {  # launch, dtype, chip -> why it may spill
     ("attention.probability", "fp16", 80): _PROBABILITY,
     ("attention.probability", "bf16", 80): _PROBABILITY,
 }
-TURNS: dict[str, Callable[[dict[str, int]], int]] = {  # launch -> how often a program goes around its loop
+LOOP_TRIPS: dict[str, Callable[[dict[str, int]], int]] = {  # launch -> how many trips a program makes around its loop
     "march_forward.propose": lambda n: -(-n["S"] // n["SEGMENTS"]),
     "march_forward.march": lambda n: -(-(n["L"] - 1) // n["SEGMENTS"]) + 1,
     "march_backward.probe": lambda n: n["SAMPLES"],
@@ -53,8 +53,8 @@ HEADER = (
 LEGEND = (
     "Programs: of the launch. Registers, spills (loads and stores of local memory in the code): of a thread. Per SM: "
     "programs that fit on a multiprocessor at once. mma / wgmma, loads, instructions: as they stand in the code. "
-    "Tensor GFLOP, and GB asked of the caches: of the launch, from the code and the turns of its loop, for all lanes; "
-    "- where the turns are not known."
+    "Tensor GFLOP, and GB asked of the caches: of the launch, from the code and the trips of its loop, for all lanes; "
+    "- where the trips are not known."
 )
 
 logger = logging.getLogger(__name__)
@@ -77,8 +77,8 @@ class Row:
             faults.append(f"{name}: {p.spills} spills, and no reason is given for them")
         if not p.fits:
             faults.append(f"{name}: {p.shared} bytes of shared memory are more than the chip has")
-        if max((0, *self.launch.grid[1:])) > MOST_ALONG:
-            faults.append(f"{name}: {self.launch.grid} programs; an axis but the first ends at {MOST_ALONG}")
+        if max((0, *self.launch.grid[1:])) > MAX_GRID_YZ:
+            faults.append(f"{name}: {self.launch.grid} programs; an axis but the first ends at {MAX_GRID_YZ}")
         if not p.programs:
             faults.append(f"{name}: not one program fits on a multiprocessor")
         if self.dtype != "fp32" and self.launch.name in PRODUCTS and not (p.counts.get("mma") or p.counts.get("wgmma")):
@@ -86,15 +86,15 @@ class Row:
         return faults
 
     def work(self) -> tuple[float | None, float | None]:
-        """FLOP of tensor cores and bytes asked of the caches by a launch; None where the turns of a loop are unknown.
+        """FLOP of tensor cores and bytes asked of the caches by a launch; None where the trips of a loop are unknown.
 
         They are counted from the code for all lanes: what is done twice counts twice, and masked lanes count, too.
         """
         p = self.program
-        if p.loop is not None and self.launch.name not in TURNS:
+        if p.loop is not None and self.launch.name not in LOOP_TRIPS:
             return None, None
-        turns = TURNS[self.launch.name](self.launch.integers) if p.loop else 0
-        pieces = [p.rest] + ([p.loop] * turns if p.loop else [])
+        trips = LOOP_TRIPS[self.launch.name](self.launch.integers) if p.loop else 0
+        pieces = [p.rest] + ([p.loop] * trips if p.loop else [])
         programs = math.prod(self.launch.grid)
         return programs * sum(w.flop for w in pieces), programs * sum(w.bytes for w in pieces)
 
