@@ -1,4 +1,4 @@
-"""Every size of the model on one page, and the two presets made of them.
+"""Every size of the model stands here, with the two presets made of them.
 
 Sizes in the names: `_size` is the side of a square picture or feature map in pixels, `_width` a number of channels.
 """

@@ -1,4 +1,4 @@
-"""NVIDIA cards as `nvidia-smi` sees them, and why torch may not use one: an old driver, or a build without CUDA."""
+"""Find NVIDIA GPUs by `nvidia-smi`, and explain why torch may not use one: an old driver, or a build without CUDA."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Portrait4D(nn.Module):
         self, tokens: Tensor, grid: tuple[int, int], motion: Tensor | None, detail: Tensor | None,
         detail_partial: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """The part of `reenact` that a driving frame changes, on bare tensors, which a CUDA graph can capture.
+        """Compute the part of `reenact` that a driving frame changes, on bare tensors, which a CUDA graph can capture.
 
         Args:
             tokens, grid, detail, detail_partial: as in `Source`; one of the last two is enough.

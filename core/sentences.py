@@ -1,4 +1,4 @@
-"""Texts of files, names and libraries, made fit for a sentence: on one line, without control characters, and short.
+"""Make texts of files and libraries fit for a sentence: on one line, without control characters, and short.
 
 `InputError` and the command's log pass everything through `shown`, so that no author of a sentence can forget it.
 Pieces that may be long, such as the names of tensors, are cut by themselves, so that the rest of the sentence stays.

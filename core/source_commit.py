@@ -1,4 +1,4 @@
-"""The commit of the sources, which stands beside every figure and every checkpoint."""
+"""The commit of the sources stands beside every figure and every checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which implementation of an operator runs: its Triton kernel, or its definition in plain PyTorch.
+"""Decide which implementation of an operator runs: its Triton kernel, or its definition in plain PyTorch.
 
 `auto` takes the kernel where every tensor is on a GPU that has one (compute capability 8.0 or more) and Triton launches
 there, which is tried once, and the definition elsewhere. A backend that is asked for by name is obeyed or refused;

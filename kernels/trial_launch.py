@@ -1,4 +1,4 @@
-"""One small launch on a device: Triton may be installed where nothing can be compiled or launched.
+"""Try one small launch on a device: Triton may be installed where nothing can be compiled or launched.
 
 It wants a C compiler and Python's headers at its first launch, and a GPU that takes what came of it.
 """

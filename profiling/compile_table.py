@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from triportrait.profiling.cases import CASES, DTYPES
 from triportrait.profiling.cubin import CHIPS, Program, compile_launch
 from triportrait.profiling.launches import Launch, launches_of
+from triportrait.profiling.markdown import markdown_table
 
 MAX_GRID_YZ = 65535  # programs along the second and third axis of a grid
 PRODUCTS = {  # launches whose products belong on tensor cores, in half precision
@@ -46,10 +47,10 @@ LOOP_TRIPS: dict[str, Callable[[dict[str, int]], int]] = {  # launch -> how many
     "attention.value": lambda n: -(-n["K"] // n["STEP_K"]),
     "attention.product": lambda n: -(-n["K"] // n["STEP_K"]),
 }
-HEADER = (
-    "| operator | launch | dtype | chip | programs | warps | registers | spills | shared KB | per SM | mma / wgmma | "
-    "loads of 16 B | instructions: loop, rest | tensor GFLOP | GB asked for |"
-)
+COLUMNS = (
+    "operator", "launch", "dtype", "chip", "programs", "warps", "registers", "spills", "shared KB", "per SM",
+    "mma / wgmma", "loads of 16 B", "instructions: loop, rest", "tensor GFLOP", "GB asked for",
+)  # fmt: skip
 LEGEND = (
     "Programs: of the launch. Registers, spills (loads and stores of local memory in the code): of a thread. Per SM: "
     "programs that fit on a multiprocessor at once. mma / wgmma, loads, instructions: as they stand in the code. "
@@ -70,7 +71,7 @@ class Row:
     program: Program
 
     def faults(self) -> list[str]:
-        """What is wrong with the program, in sentences."""
+        """Say what is wrong with the program, a sentence a fault."""
         p, name = self.program, f"{self.launch.name} {self.dtype} sm_{self.program.chip}"
         faults = []
         if p.spills and (self.launch.name, self.dtype, p.chip) not in SPILLS:
@@ -86,7 +87,7 @@ class Row:
         return faults
 
     def work(self) -> tuple[float | None, float | None]:
-        """FLOP of tensor cores and bytes asked of the caches by a launch; None where the trips of a loop are unknown.
+        """Count a launch's tensor-core FLOP and the bytes it asks of the caches; None where a loop's trips are unknown.
 
         They are counted from the code for all lanes: what is done twice counts twice, and masked lanes count, too.
         """
@@ -98,11 +99,11 @@ class Row:
         programs = math.prod(self.launch.grid)
         return programs * sum(w.flop for w in pieces), programs * sum(w.bytes for w in pieces)
 
-    def line(self) -> str:
-        """The row as a line of the table."""
+    def cells(self) -> list[object]:
+        """Return the cells of the row in the table."""
         p, c = self.program, self.program.counts
         flop, size = self.work()
-        cells = [
+        return [
             self.operator, self.launch.name, self.dtype, f"sm_{p.chip}",
             f"{math.prod(self.launch.grid):,}", p.warps, p.registers, p.spills,
             f"{p.shared / 1024:.1f}", p.programs, f"{c.get('mma', 0)} / {c.get('wgmma', 0)}",
@@ -110,7 +111,6 @@ class Row:
             f"{p.loop.instructions if p.loop else 0}, {p.rest.instructions}",
             "-" if flop is None else f"{flop / 1e9:.2f}", "-" if size is None else f"{size / 1e9:.3f}",
         ]  # fmt: skip
-        return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def compile_all(operators: Iterable[str], dtypes: Iterable[str]) -> list[Row]:
@@ -128,9 +128,8 @@ def compile_all(operators: Iterable[str], dtypes: Iterable[str]) -> list[Row]:
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as Markdown, with the reasons of spills below."""
-    lines = [HEADER, "|" + " --- |" * HEADER.count(" | ") + " --- |", *(row.line() for row in rows)]
+    """Tabulate the rows, with the reasons of spills below."""
     spilled = dict.fromkeys((r.launch.name, r.dtype, r.program.chip) for r in rows if r.program.spills)
     reasons = [f"- {x[0]}, {x[1]}, sm_{x[2]}: {SPILLS[x]}" for x in spilled if x in SPILLS]
-    lines += ["", LEGEND] + (["", "Spills and their reasons:", *reasons] if reasons else [])
-    return "\n".join(lines) + "\n"
+    notes = [LEGEND, *(["", "Spills and their reasons:", *reasons] if reasons else [])]
+    return "\n".join([markdown_table(COLUMNS, (row.cells() for row in rows)), *notes]) + "\n"

@@ -66,7 +66,7 @@ class Program:
 
     @property
     def fits(self) -> bool:
-        """Whether its shared memory is within the chip's limit."""
+        """Tell whether its shared memory is within the chip's limit."""
         return self.shared <= SHARED_PER_PROGRAM[self.chip]
 
 

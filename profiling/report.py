@@ -37,7 +37,7 @@ def report(figures: Path, readme: Path, chart: Path) -> None:
 
 
 def tables(figures: dict[str, Any]) -> str:
-    """The frame and the operators as Markdown, under a line that says where they are from."""
+    """Tabulate the frame and the operators under a line that says where they are from."""
     where = ", ".join(f"{name} {value}" for name, value in figures["machine"].items() if value)
     return f"{where}\n\n{frame.table(figures['frame'])}\n{kernels.table(figures['kernels'])}"
 

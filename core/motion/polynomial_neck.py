@@ -1,4 +1,4 @@
-"""The neck of a head that is known in advance: its grids as polynomials of the neck's rotation alone.
+"""Where a head is known in advance, the grids of its neck are polynomials of the neck's rotation alone.
 
 Where `neck.NeckField` asks a mesh for the nearest triangles in every frame, here that was done once, for some hundred
 rotations of one head, and each number of the grids was fitted: near the head an offset is off by 0.5 mm, in one of a

@@ -1,4 +1,4 @@
-"""The reader of FLAME's own model file, a pickle of Python 2, as plain arrays."""
+"""Read FLAME's own model file, a pickle of Python 2, as plain arrays."""
 
 from __future__ import annotations
 

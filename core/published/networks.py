@@ -1,4 +1,4 @@
-"""The networks in a published file: their tensors under dotted names, and the options they were made with."""
+"""Find the networks in a published file: their tensors under dotted names, and the options they were made with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Torch's storages and archives as plain tensors, inside of a pickle, in an old whole file or in a zip file."""
+"""Read torch's storages and archives as plain tensors: inside of a pickle, in an old whole file or in a zip file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reader of published pickles and torch checkpoints, which executes and imports nothing from them."""
+"""Read published pickles and torch checkpoints without executing or importing anything from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names that a weights file may use, and the stand-in for each of them."""
+"""List the names that a weights file may use, and the stand-in for each of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which attention runs, decided here and nowhere else, and the modules built on it.
+"""Decide, here and nowhere else, which attention runs, and build modules on it.
 
 Letters: B batch, N query tokens, K key tokens, D token width, H W the grid of the tokens.
 """

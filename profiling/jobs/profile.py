@@ -42,7 +42,7 @@ class Compile(_Operators):
             raise InputError("profile compile: expected Triton, it is not installed; `pip install triton`")
         if INTERPRETED:
             raise InputError("profile compile: expected a process that compiles, got TRITON_INTERPRET=1; unset it")
-        from triportrait.profiling.all_figures import chosen
+        from triportrait.profiling.cases import chosen
         from triportrait.profiling.compile_table import compile_all, table
         from triportrait.profiling.measurement import made_by
 
@@ -90,7 +90,7 @@ class Kernels(_Operators):
     def run(self) -> None:
         """Check that kernels and definitions agree, then take times."""
         _interpret_without_gpu()
-        from triportrait.profiling.all_figures import chosen
+        from triportrait.profiling.cases import chosen
         from triportrait.profiling.kernels import bench, table
         from triportrait.profiling.measurement import device_here
 
@@ -111,11 +111,10 @@ class Frame:
         """Check that all ways show the same picture, then take times."""
         _interpret_without_gpu()
         from triportrait.core.config import PRESETS
-        from triportrait.profiling.all_figures import model_here
-        from triportrait.profiling.frame import bench, table
+        from triportrait.profiling.frame import bench, config_for, table
         from triportrait.profiling.measurement import device_here
 
-        config = model_here(device_here()) if self.preset is None else PRESETS[self.preset]()
+        config = config_for(device_here()) if self.preset is None else PRESETS[self.preset]()
         rows = bench(config, device_here())
         _print_where("frame")
         print(table(rows), end="")

@@ -95,7 +95,7 @@ def test_gradients_by_finite_differences(name, monkeypatch):
 
 def shared(name: str, inputs: Inputs) -> list[bool]:
     """Which inputs all members of a batch have in common: weights, faces, numbers."""
-    own = {"field": 2, "density": 2, "bias_act": 1, "dwconv": 1, "nearest_face": 2}
+    own = {"field": 2, "bias_act": 1, "dwconv": 1, "nearest_face": 2}
     count = 7 if name.startswith("march") else own.get(name, len(inputs))
     return [i >= count and not (name == "march_train" and i == len(inputs) - 1) for i in range(len(inputs))]
 
