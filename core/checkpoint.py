@@ -15,12 +15,12 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from triportrait.core.atomic import replacing
 from triportrait.core.config import PRESETS, ModelConfig
@@ -41,6 +41,7 @@ _SMALL_SIZES = {"motion_width": 4096, "crop_size": 1024, "widths": 4096}  # the 
 LISTED = 5  # names shown per kind of disagreement
 STORED = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool,
           torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # fmt: skip
+Filled = TypeVar("Filled", bound=nn.Module)
 UNTRACKED = "num_batches_tracked"  # a counter of training that evaluation never reads
 
 
@@ -252,10 +253,7 @@ def build_portrait(config: ModelConfig, tensors: Mapping[str, Tensor], origin: s
     """
     with torch.device("meta"):
         portrait = Portrait4D(config)
-    expected = {name: tuple(t.shape) for name, t in portrait.state_dict().items()}
-    check_names(expected, tensors, origin, f"preset {shown(config.preset)}")
-    portrait.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
-    return portrait.eval().requires_grad_(False)
+    return _filled(portrait, tensors, origin, f"preset {shown(config.preset)}")
 
 
 def _load_neck(
@@ -303,11 +301,7 @@ def load_motion_encoder(folder: str | Path) -> MotionEncoder | SmallMotionEncode
     if sizes is None:
         return build_motion_encoder(read_tensors(folder, "motion"), origin)
     small = _small_encoder(sizes, f"{folder / 'motion.json'} config")
-    tensors = read_tensors(folder, "motion")
-    expected = {name: tuple(t.shape) for name, t in small.state_dict().items()}
-    check_names(expected, tensors, origin, "the small motion encoder")
-    small.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
-    return small.eval().requires_grad_(False)
+    return _filled(small, read_tensors(folder, "motion"), origin, "the small motion encoder")
 
 
 def _small_encoder(sizes: Any, name: str) -> SmallMotionEncoder:
@@ -343,11 +337,16 @@ def build_motion_encoder(tensors: Mapping[str, Tensor], origin: str) -> MotionEn
     Raises:
         InputError: names or shapes disagree; `origin` starts the sentence.
     """
-    encoder = MotionEncoder()
-    expected = {n: tuple(t.shape) for n, t in encoder.state_dict().items() if not n.endswith(UNTRACKED)}
-    check_names(expected, tensors, origin, "the motion encoder")
-    encoder.load_state_dict({name: t.float() for name, t in tensors.items()}, strict=False)
-    return encoder.requires_grad_(False)
+    return _filled(MotionEncoder(), tensors, origin, "the motion encoder")
+
+
+def _filled(network: Filled, tensors: Mapping[str, Tensor], origin: str, what: str) -> Filled:
+    """Put exactly these tensors into a network, in float32, and freeze it in evaluation mode."""
+    expected = {n: tuple(t.shape) for n, t in network.state_dict().items() if not n.endswith(UNTRACKED)}
+    check_names(expected, tensors, origin, what)
+    made_without_memory = next(network.parameters()).is_meta
+    network.load_state_dict({name: t.float() for name, t in tensors.items()}, strict=False, assign=made_without_memory)
+    return network.eval().requires_grad_(False)
 
 
 def check_names(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], origin: str, what: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from triportrait.core.errors import InputError
-from triportrait.core.published.unpickle import Global, Record, read_pickle
+from triportrait.core.published.unpickle import Global, Record
 from triportrait.core.sentences import literal, shown
 
 # the networks of a training snapshot, and the keys under which a checkpoint may hide its tensors
@@ -44,20 +43,15 @@ class Network:
     kind: str = ""
 
 
-def read_networks(path: str | Path) -> dict[str, Network]:
-    """Read a training snapshot or a checkpoint without running anything from it.
+def networks_of(content: Any, file: str) -> dict[str, Network]:
+    """List the networks in what `read_pickle` gave for a training snapshot or a checkpoint.
 
     A snapshot gives its 'G', 'D' and 'G_ema', as far as it has them. A checkpoint, that is a dict of tensors, perhaps
     under 'state_dict', 'net' or 'model' and with 'module.' before each name, gives one network with the name ''.
 
     Raises:
-        InputError: `read_pickle` refuses the file, it holds no networks, or one of them is not made of tensors.
+        InputError: the file holds no networks, or one of them is not made of tensors; `file` begins the sentence.
     """
-    return networks_of(read_pickle(path), str(path))
-
-
-def networks_of(content: Any, file: str) -> dict[str, Network]:
-    """List the networks, like `read_networks`, in the content that `read_pickle` gave for `file`."""
     root = _entries(content)
     if root is None:
         raise InputError(f"{file}: expected a dictionary of networks or of tensors, got none; fetch it again")

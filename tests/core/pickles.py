@@ -8,12 +8,17 @@ import struct
 import zipfile
 import zlib
 from functools import cache
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+
+from triportrait.core.published.flame_file import flame_of
+from triportrait.core.published.networks import Network, networks_of
+from triportrait.core.published.unpickle import read_pickle
 
 # what a published pickle carries as text; the reader must never look at it
 MODULE_SOURCE = "import os\nopen('marker', 'w').write('ran')\nos.system('touch marker')\n"
@@ -128,6 +133,16 @@ def network() -> Persistent:
 def snapshot(**networks: Any) -> dict[str, Any]:
     """The dict at the root of a published pickle."""
     return {"training_set_kwargs": EasyDict(path="data.zip"), "augment_pipe": None, "D_patch": None, **networks}
+
+
+def read_networks(path: Path) -> dict[str, Network]:
+    """The networks in a file."""
+    return networks_of(read_pickle(path), str(path))
+
+
+def read_flame(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a FLAME file."""
+    return flame_of(read_pickle(path), str(path))
 
 
 # --- opcodes by hand ---

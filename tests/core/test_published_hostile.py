@@ -21,8 +21,6 @@ from hypothesis import strategies as st
 
 from tests.core import pickles as p
 from triportrait.core.errors import InputError
-from triportrait.core.published.flame_file import read_flame
-from triportrait.core.published.networks import read_networks
 from triportrait.core.published.unpickle import Record, read_pickle
 
 TOUCH = p.text("touch marker")
@@ -64,7 +62,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> None:
 def answer(path: Path) -> str:
     """What each of the readers says; anything but a value or an InputError goes through."""
     said = []
-    for reader in (read_pickle, read_networks, read_flame):
+    for reader in (read_pickle, p.read_networks, p.read_flame):
         try:
             reader(path)
             said.append("read as inert records")
@@ -374,7 +372,7 @@ def test_walks_end(tmp_path: Path, case: str, words: str) -> None:
     made = CASES[case][0]
     (tmp_path / "x.pkl").write_bytes(made if isinstance(made, bytes) else made())
     with pytest.raises(InputError, match=words):
-        read_networks(tmp_path / "x.pkl")
+        p.read_networks(tmp_path / "x.pkl")
 
 
 def test_a_call_is_stored_and_not_made(tmp_path: Path) -> None:

@@ -26,13 +26,12 @@ from triportrait.core.published.contract import (
     manifest,
     numbers_of,
 )
-from triportrait.core.published.flame_file import read_flame
-from triportrait.core.published.networks import Network, read_networks
+from triportrait.core.published.networks import Network
 
 
 def read(path: Path, data: bytes) -> dict[str, Network]:
     path.write_bytes(data)
-    return read_networks(path)
+    return pickles.read_networks(path)
 
 
 def check_equal(result: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -84,7 +83,7 @@ def test_a_checkpoint(tmp_path: Path, nesting: tuple[str, ...], prefix: str, zip
     for key in reversed(nesting):
         root = {"epoch": 3, key: root}
     torch.save(root, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
-    networks = read_networks(tmp_path / "x.pth")
+    networks = pickles.read_networks(tmp_path / "x.pth")
     check_equal(networks[""].tensors, tensors)
     assert networks[""].parameters == frozenset()
     assert networks[""].kind == ""
@@ -92,7 +91,7 @@ def test_a_checkpoint(tmp_path: Path, nesting: tuple[str, ...], prefix: str, zip
 
 def test_a_prefix_that_not_all_names_have_stays(tmp_path: Path) -> None:
     torch.save({"module.a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "x.pth")
-    assert list(read_networks(tmp_path / "x.pth")[""].tensors) == ["module.a", "b"]
+    assert list(pickles.read_networks(tmp_path / "x.pth")[""].tensors) == ["module.a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -316,7 +315,7 @@ def write_flame(path: Path, protocol: int = 2, **changes: Any) -> Path:
 
 
 def test_flame(tmp_path: Path) -> None:
-    result, given = read_flame(write_flame(tmp_path / "x.pkl")), pickles.flame()
+    result, given = pickles.read_flame(write_flame(tmp_path / "x.pkl")), pickles.flame()
     np.testing.assert_array_equal(result["template"], given["v_template"])
     np.testing.assert_array_equal(result["shape_directions"], given["shapedirs"].x)
     np.testing.assert_array_equal(result["pose_directions"], given["posedirs"])
@@ -336,7 +335,7 @@ def test_flame(tmp_path: Path) -> None:
 
 
 def test_flame_in_the_text_protocol(tmp_path: Path) -> None:
-    result = read_flame(write_flame(tmp_path / "x.pkl", protocol=0))
+    result = pickles.read_flame(write_flame(tmp_path / "x.pkl", protocol=0))
     np.testing.assert_array_equal(result["template"], pickles.flame()["v_template"])
 
 
@@ -368,4 +367,4 @@ def sparse(**changes: Any) -> Any:
 )
 def test_flame_files_that_are_wrong(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        read_flame(write_flame(tmp_path / "x.pkl", **changes))
+        pickles.read_flame(write_flame(tmp_path / "x.pkl", **changes))
