@@ -10,12 +10,12 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from triportrait.kernels.language import MAX_GRID_YZ
 from triportrait.profiling.cases import CASES, DTYPES
 from triportrait.profiling.cubin import CHIPS, Program, compile_launch
 from triportrait.profiling.launches import Launch, launches_of
 from triportrait.profiling.markdown import markdown_table
 
-MAX_GRID_YZ = 65535  # programs along the second and third axis of a grid
 PRODUCTS = {  # launches whose products belong on tensor cores, in half precision
     "march_forward.propose", "march_forward.march", "march_backward.probe", "march_backward.mlp", "field.decode",
     "field.mlp_backward", "attention.probability", "attention.value", "attention.score_gradient",

@@ -143,10 +143,10 @@ def _engines(inputs: StepInputs) -> dict[str, Engine]:
 def _check_losses(losses: Losses, expected: Losses) -> None:
     for phase, terms in expected.items():
         for name, value in terms.items():
-            loss, wanted = float(losses[phase][name]), float(value)
-            if abs(loss - wanted) > MOST_DIFFERENCE * max(abs(wanted), 1e-3):
+            loss, eager_loss = float(losses[phase][name]), float(value)
+            if abs(loss - eager_loss) > MOST_DIFFERENCE * max(abs(eager_loss), 1e-3):
                 raise InputError(
-                    f"{phase}, {name}: expected the loss of {EAGER_FP32}, {wanted:.6g}, got {loss:.6g}; this is a "
+                    f"{phase}, {name}: expected the loss of {EAGER_FP32}, {eager_loss:.6g}, got {loss:.6g}; this is a "
                     "fault of the program"
                 )
 

@@ -200,6 +200,11 @@ def storage_archive(
     return b"".join(head) + finish(root or identity, 2) + pickle.dumps(list(keys), 2) + length + data
 
 
+def stored(size: tuple[int, ...] = (1,), **archive: Any) -> bytes:
+    """A pickle of a tensor over an archive of these arguments of `storage_archive`."""
+    return finish(tensor(size, (1,), 0, storage_archive(**archive)))
+
+
 def tensor(size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, archive: bytes | None = None) -> bytes:
     """Opcodes of a tensor over a storage, by default of four zeros."""
     storage = call("torch.storage", "_load_from_bytes", raw(storage_archive() if archive is None else archive))
@@ -258,31 +263,18 @@ def doubled(open_: bytes, pair: bytes, levels: int = 60) -> bytes:
     return open_ + b"".join(b"\x940" + pair.replace(b"#", b"h" + bytes([i])) for i in range(levels))
 
 
-def module_laughs() -> bytes:
-    """Modules that each hold the one below under two names."""
+def nested_modules(levels: int, *names: str) -> bytes:
+    """Modules that each hold the one below under these names."""
     body = module(members()) + b"\x940"
-    for i in range(40):
-        children = b"}(" + text("a") + b"h" + bytes([i]) + text("b") + b"h" + bytes([i]) + b"u"
+    for i in range(levels):
+        children = b"}(" + b"".join(text(name) + b"h" + bytes([i]) for name in names) + b"u"
         body += module(members(modules=children)) + b"\x940"
-    return finish(body + b"}" + text("G") + b"h" + bytes([40]) + b"s")
+    return finish(body + b"}" + text("G") + b"h" + bytes([levels]) + b"s")
 
 
-def deep_modules() -> bytes:
-    """Modules one in the other, deeper than any network."""
-    body = module(members()) + b"\x940"
-    for i in range(200):
-        body += module(members(modules=b"}" + text("a") + b"h" + bytes([i]) + b"s")) + b"\x940"
-    return finish(body + b"}" + text("G") + b"h" + bytes([200]) + b"s")
-
-
-def settings_laughs() -> bytes:
-    """A network whose options are endless to write out."""
-    return rooted(module(members(settings=b"}" + text("x") + doubled(b"]", b"](##e") + b"s")))
-
-
-def deep_settings() -> bytes:
-    """A network whose options are lists one in the other."""
-    return rooted(module(members(settings=b"}" + text("x") + b"]" * 66 + b"a" * 65 + b"s")))
+def with_setting(value: bytes) -> bytes:
+    """A network with one option."""
+    return rooted(module(members(settings=b"}" + text("x") + value + b"s")))
 
 
 def torch_zip(**changes: bytes) -> dict[str, bytes]:
@@ -308,12 +300,12 @@ def overlapping_zip(parts: int) -> bytes:
         data = entry.FileHeader() + data
         chain.append((entry, len(data)))
     kind = text("storage") + name("torch", "ByteStorage")
-    asked = [
+    requests = [
         b"(" + kind + text(entry.filename[7:]) + text("cpu") + integer(entry.file_size) + b"tQ" for entry, _ in chain
     ]
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("a/data.pkl", finish(b"(" + b"".join(asked) + b"l"))
+        archive.writestr("a/data.pkl", finish(b"(" + b"".join(requests) + b"l"))
         file.write(data)
         archive.start_dir = file.tell()  # type: ignore[attr-defined]
         for entry, length in chain:
@@ -329,10 +321,10 @@ def encrypted_zip() -> bytes:
     return bytes(data)
 
 
-def calls_again(opcode: bytes, times: int) -> bytes:
+def calls_again(times: int) -> bytes:
     """One value of many bytes from which as many copies are asked for."""
     load = name("_codecs", "encode") + b"\x940" + text("x" * (1 << 20)) + b"\x940" + text("latin1") + b"\x940"
-    return finish(load + b"(" + (b"h\x00(h\x01h\x02tR" * times) + b"l" + opcode)
+    return finish(load + b"(" + (b"h\x00(h\x01h\x02tR" * times) + b"l")
 
 
 def same_storage(times: int) -> bytes:
@@ -356,16 +348,9 @@ def numbered(count: int) -> bytes:
     return b"}(" + b"".join(b"J" + struct.pack("<i", i) + b"N" for i in range(count)) + b"u"
 
 
-def long_names() -> bytes:
-    """A long module and a name in it, put together again and again."""
-    return finish(text("torch." + "x" * (1 << 20)) + b"\x940" + text("y") + b"\x940(" + b"h\x00h\x01\x93" * 900 + b"l")
-
-
-def short_names(times: int) -> bytes:
-    """The same of a name that is as long as it may be."""
-    return finish(
-        text("torch." + "x" * 190) + b"\x940" + text("y" * 200) + b"\x940(" + b"h\x00h\x01\x93" * times + b"l"
-    )
+def repeated_name(module: str, name: str, times: int) -> bytes:
+    """A module and a name in it, put together again and again."""
+    return finish(text(module) + b"\x940" + text(name) + b"\x940(" + b"h\x00h\x01\x93" * times + b"l")
 
 
 def repeated_setting(value: bytes, times: int) -> bytes:

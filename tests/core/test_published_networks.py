@@ -195,9 +195,10 @@ def test_another_filter_is_refused(filter_: Tensor) -> None:
 
 def test_ignored_names() -> None:
     yes = "dataset_label_std superresolution.block0.conv1.noise_const resample_filter b8.conv1.resample_filter"
-    also = "model.bn1.num_batches_tracked mouth_embed.1.weight model.bl0.weight model.al2.bias"
+    also = "model.m0.b1_4.bn1.num_batches_tracked mouth_embed.1.weight model.bl0.weight model.al2.bias"
     flame = "deformer.flame_deform.flame_model.eye_pose deformer.flame_deform.flame_model.neck_pose"
     assert all(map(ignored, f"{yes} {also} {flame}".split()))
+    assert not any(ignored(name) for kind in ("portrait", "motion") for name in manifest(kind))  # type: ignore[arg-type]
     no = "backbone.synthesis.b8.conv1.noise_const model.bn1.weight to_mouth.0.weight w_avg model.fc.weight"
     assert not any(map(ignored, no.split()))
 
@@ -315,14 +316,14 @@ def write_flame(path: Path, protocol: int = 2, **changes: Any) -> Path:
 
 
 def test_flame(tmp_path: Path) -> None:
-    result, given = pickles.read_flame(write_flame(tmp_path / "x.pkl")), pickles.flame()
-    np.testing.assert_array_equal(result["template"], given["v_template"])
-    np.testing.assert_array_equal(result["shape_directions"], given["shapedirs"].x)
-    np.testing.assert_array_equal(result["pose_directions"], given["posedirs"])
-    np.testing.assert_array_equal(result["skinning_weights"], given["weights"])
-    np.testing.assert_array_equal(result["faces"], given["f"])
+    result, model = pickles.read_flame(write_flame(tmp_path / "x.pkl")), pickles.flame()
+    np.testing.assert_array_equal(result["template"], model["v_template"])
+    np.testing.assert_array_equal(result["shape_directions"], model["shapedirs"].x)
+    np.testing.assert_array_equal(result["pose_directions"], model["posedirs"])
+    np.testing.assert_array_equal(result["skinning_weights"], model["weights"])
+    np.testing.assert_array_equal(result["faces"], model["f"])
     assert result["parents"].tolist() == [-1, 0, 1, 1, 1]
-    sparse, dense = given["J_regressor"], np.zeros((5, 5023))
+    sparse, dense = model["J_regressor"], np.zeros((5, 5023))
     for column in range(5023):
         for place in range(sparse.indptr[column], sparse.indptr[column + 1]):
             dense[sparse.indices[place], column] += sparse.data[place]

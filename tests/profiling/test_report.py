@@ -58,28 +58,28 @@ def test_the_chart_has_a_bar_for_each_part_and_way(files):
     assert len(np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)) == 2, "two parts"
 
 
-def _red(found):
-    found["kernels"][0] = {"operator": "march", "dtype": "fp16", "pass": "forward", "red": "off by 3"}
+def _red(figures):
+    figures["kernels"][0] = {"operator": "march", "dtype": "fp16", "pass": "forward", "red": "off by 3"}
     return "1 rows have no figure, the first: off by 3"
 
 
-def _cpu(found):
-    found["machine"]["chip"] = ""
+def _cpu(figures):
+    figures["machine"]["chip"] = ""
     return "these are of a CPU and no performance"
 
 
-def _no_parts(found):
-    found["frame"] = []
+def _no_parts(figures):
+    figures["frame"] = []
     return "expected a frame in parts"
 
 
 @pytest.mark.parametrize("damage", [_red, _cpu, _no_parts])
 def test_figures_that_are_none_are_not_written(damage, files):
-    found = copy.deepcopy(FIGURES)
-    said = damage(found)
-    files[0].write_text(json.dumps(found))
+    figures = copy.deepcopy(FIGURES)
+    message = damage(figures)
+    files[0].write_text(json.dumps(figures))
     before = files[1].read_text()
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         report(*files)
     assert files[1].read_text() == before
     assert not files[2].exists()
