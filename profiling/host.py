@@ -114,7 +114,7 @@ def table(parts: Sequence[HostPart], work: dict[str, Work], side_px: int) -> str
         side_px: the side of the pictures, pixels.
     """
     columns = f"part of the host, {side_px} x {side_px}", "thread", "core ms a frame", f"at most {AIM_MS:g} ms"
-    first = markdown_table(columns, ((p.name, p.thread, f"{p.ms:.2f}", _verdict(p)) for p in parts))
+    parts_table = markdown_table(columns, ((p.name, p.thread, f"{p.ms:.2f}", _verdict(p)) for p in parts))
     threads = {
         thread: sum(p.ms for p in parts if p.thread == thread and not p.on_gpu and not p.finds_faces)
         for thread in dict.fromkeys(p.thread for p in parts if not p.thread.endswith("CPU"))
@@ -124,9 +124,9 @@ def table(parts: Sequence[HostPart], work: dict[str, Work], side_px: int) -> str
         * sum(part.floor_s(c) for part in sums(work)["frame, source cached"].values())
         for c in CEILINGS
     }
-    columns = "beside a GPU, faces known", "ms a frame", "frames a second at most"
+    pace_columns = "beside a GPU, faces known", "ms a frame", "frames a second at most"
     paces = ((name, f"{ms:.2f}", f"{1e3 / ms:.0f}") for name, ms in (threads | floors).items())
-    lines = [first, markdown_table(columns, paces)]
+    lines = [parts_table, markdown_table(pace_columns, paces)]
     for kind in ("film", "live"):
         all_ms = {name: ms for name, ms in threads.items() if name.startswith(kind)} | floors
         sentence = f"- {kind}: the slowest is '{max(all_ms, key=all_ms.__getitem__)}'"
