@@ -14,7 +14,7 @@ from triportrait.core.sentences import LONGEST_NAME, literal, shown
 
 LARGEST = 65536  # no size of a network is larger
 LISTED = 5  # fields named in a sentence
-MOST_SAMPLES = 1 << 23  # in one frame, five times those of the published network
+MAX_SAMPLES = 1 << 23  # in one frame, five times those of the published network
 
 
 def _from(least: float, most: float, default: Any, lengths: tuple[int, int] = (1, 8)) -> Any:
@@ -131,9 +131,9 @@ class ModelConfig:
         if r.num_coarse < 4:
             raise InputError(f"render.num_coarse: expected at least 4, got {r.num_coarse}")
         samples = r.neural_size**2 * (r.num_coarse + r.num_fine)
-        if samples > MOST_SAMPLES:
+        if samples > MAX_SAMPLES:
             raise InputError(
-                f"render: expected at most {MOST_SAMPLES:,} samples a frame, neural_size² x (num_coarse + num_fine), "
+                f"render: expected at most {MAX_SAMPLES:,} samples a frame, neural_size² x (num_coarse + num_fine), "
                 f"got {samples:,}"
             )
 

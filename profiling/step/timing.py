@@ -37,7 +37,7 @@ FORWARD, BACKWARD, TEACHER, CRITIC, DATA, OPTIMISER = PARTS = (
     "generator forward", "generator backward", "teacher", "discriminator", "data", "optimiser"
 )  # fmt: skip
 TEACHERS = {"static": ("prepare", "reenact", "render"), "motion_encoder": ("forward",)}  # networks of stage 2 -> calls
-MOST_DIFFERENCE = 0.1  # of a loss from that of `eager fp32`, relative; most of it is bfloat16's
+MAX_DIFFERENCE = 0.1  # of a loss from that of `eager fp32`, relative; most of it is bfloat16's
 WARM_UP, REPETITIONS = 2, 10
 WANTED, WANTED_IMAGES_PER_S = 3.0, 23.0  # times as fast as `eager fp32`; images a second and GPU
 
@@ -144,7 +144,7 @@ def _check_losses(losses: Losses, expected: Losses) -> None:
     for phase, terms in expected.items():
         for name, value in terms.items():
             loss, eager_loss = float(losses[phase][name]), float(value)
-            if abs(loss - eager_loss) > MOST_DIFFERENCE * max(abs(eager_loss), 1e-3):
+            if abs(loss - eager_loss) > MAX_DIFFERENCE * max(abs(eager_loss), 1e-3):
                 raise InputError(
                     f"{phase}, {name}: expected the loss of {EAGER_FP32}, {eager_loss:.6g}, got {loss:.6g}; this is a "
                     "fault of the program"
