@@ -12,7 +12,7 @@ import torch
 if __name__ == "__main__":
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernels are imported
-    from triportrait.profiling.all_figures import profile
+    from triportrait.profiling.figures import profile
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if len(sys.argv) != 2 or not sys.argv[1].endswith(".json"):

@@ -131,7 +131,7 @@ class All:
     def run(self) -> None:
         """Measure; one GPU takes about ten minutes."""
         _interpret_without_gpu()
-        from triportrait.profiling.all_figures import profile
+        from triportrait.profiling.figures import profile
 
         if self.out.suffix != ".json":
             raise InputError(f"out: expected a .json file, got {self.out}; name one")
@@ -152,7 +152,7 @@ class Report:
 
     def run(self) -> None:
         """Check the file and the markers, then write."""
-        from triportrait.profiling.report import report
+        from triportrait.profiling.figures import report
 
         report(self.figures, self.readme)
         print(self.readme)

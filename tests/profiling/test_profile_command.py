@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from triportrait import cli
-from triportrait.profiling import all_figures, frame, kernels
+from triportrait.profiling import figures, frame, kernels
 from triportrait.profiling.cases import CASES
 
 
@@ -79,15 +79,15 @@ def test_a_way_that_shows_another_picture_has_no_figure(monkeypatch):
 
 def test_all_figures_go_into_one_file(tmp_path, capsys, monkeypatch):
     small = {name: CASES[name] for name in ("composite", "importance")}
-    monkeypatch.setattr(all_figures, "CASES", small)
+    monkeypatch.setattr(figures, "CASES", small)
     out = tmp_path / "figures.json"
     assert cli.main(["profile", "all", str(out)]) == 0
-    figures = json.loads(out.read_text())
-    assert figures["machine"]["note"]
-    assert figures["machine"]["command"] == "triportrait profile all figures.json"
-    assert figures["work"]["tri-plane decoder"]["GFLOP"] == pytest.approx(847.2, rel=0.01)
-    assert {row["operator"] for row in figures["kernels"]} == set(small)
-    assert not any("red" in row for row in (*figures["kernels"], *figures["frame"]))
+    written = json.loads(out.read_text())
+    assert written["machine"]["note"]
+    assert written["machine"]["command"] == "triportrait profile all figures.json"
+    assert written["work"]["tri-plane decoder"]["GFLOP"] == pytest.approx(847.2, rel=0.01)
+    assert {row["operator"] for row in written["kernels"]} == set(small)
+    assert not any("red" in row for row in (*written["kernels"], *written["frame"]))
     assert [p.name for p in tmp_path.iterdir()] == ["figures.json"]
     message = refused(["report", out], capsys)
     assert "these are of a CPU and no performance" in message
@@ -125,9 +125,9 @@ def test_the_bench_runs_where_the_command_s_packages_are_missing(tmp_path):
         "import sys\n"
         "absent = 'tyro', 'av', 'PIL', 'tqdm', 'torchmetrics', 'xformers', 'pytest'\n"
         "sys.modules.update(dict.fromkeys(absent))\n"
-        "from triportrait.profiling import all_figures\n"
-        "all_figures.CASES = {'composite': all_figures.CASES['composite']}\n"
-        "all_figures.profile('x', all_figures.Path(sys.argv[1]))\n"
+        "from triportrait.profiling import figures\n"
+        "figures.CASES = {'composite': figures.CASES['composite']}\n"
+        "figures.profile('x', figures.Path(sys.argv[1]))\n"
     )
     out = tmp_path / "figures.json"
     subprocess.run([sys.executable, "-c", code, str(out)], check=True, timeout=300, env=os.environ)

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from triportrait.core.errors import InputError
-from triportrait.profiling.report import BEGIN, END, report
+from triportrait.profiling.figures import BEGIN, END, report
 
 TIMES = {"p20": 1.0, "p50": 1.5, "p80": 1.6, "p90": 1.7, "p99": 2.0, "repetitions": 20, "peak_MB": 10.0}
 FRAMES = ("frame, source cached", "frame, nothing cached", "new view of cached planes")
