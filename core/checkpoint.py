@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,7 +32,7 @@ from triportrait.core.motion.neck import NeckField
 from triportrait.core.motion.polynomial_neck import PolynomialNeck
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
-from triportrait.core.sentences import LONGEST_NAME, literal, shown
+from triportrait.core.sentences import LONGEST_NAME, listed, literal, shown
 from triportrait.core.weights import DEMO, DEMO_FOLDER
 
 FORMAT = 1
@@ -150,7 +150,7 @@ def read_card(folder: Path, kind: str) -> dict[str, Any]:
         if sentence := _training_folder(folder):
             raise InputError(sentence) from error
         files = sorted(p.name for p in folder.iterdir() if p.suffix in (".json", ".safetensors"))
-        holds = f"it holds {_some(files)}" if files else "it holds no weights"
+        holds = f"it holds {listed(files)}" if files else "it holds no weights"
         raise InputError(
             f"{path}: no such file in the weights folder, {holds}; convert the published file into it"
         ) from error
@@ -169,8 +169,8 @@ def read_card(folder: Path, kind: str) -> dict[str, Any]:
             f"{literal(card_kind, LONGEST_NAME)}; convert the weights again"
         )
     if unknown := card.keys() - _FIELDS:
-        raise InputError(f"{path}: expected {', '.join(sorted(_FIELDS))}, got {_some(unknown)} beside them; convert "
-                         "the weights again")  # fmt: skip
+        expected, got = ", ".join(sorted(_FIELDS)), listed(sorted(unknown))
+        raise InputError(f"{path}: expected {expected}, got {got} beside them; convert the weights again")
     if not isinstance(card.get("provenance", {}), dict):
         raise InputError(f"{path}: provenance: expected an object, got {literal(card['provenance'])}; convert again")
     return card
@@ -311,7 +311,7 @@ def _small_encoder(sizes: Any, name: str) -> SmallMotionEncoder:
         InputError: they are of other names or types, or out of range; `name` starts the sentence.
     """
     if not isinstance(sizes, dict) or sizes.keys() != _SMALL_SIZES.keys():
-        got = _some(sizes) if isinstance(sizes, dict) else shown(sizes)
+        got = listed(sorted(sizes)) if isinstance(sizes, dict) else shown(sizes)
         names = ", ".join(_SMALL_SIZES)
         raise InputError(f"{name}: expected the sizes of a small motion encoder ({names}), got {got}; train or "
                          "convert it again")  # fmt: skip
@@ -358,7 +358,7 @@ def check_names(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, T
     problems = []
     for label, names in (("missing", expected.keys() - tensors.keys()), ("unknown", tensors.keys() - expected.keys())):
         if names:
-            problems.append(f"{len(names)} {label} ({_some(names)})")
+            problems.append(f"{len(names)} {label} ({listed(sorted(names))})")
     misshapen = [n for n in expected.keys() & tensors.keys() if tuple(tensors[n].shape) != tuple(expected[n])]
     if misshapen:
         clauses = [
@@ -369,17 +369,10 @@ def check_names(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, T
     mistyped = [n for n in expected.keys() & tensors.keys() if not tensors[n].is_floating_point()]
     if mistyped:
         clauses = [f"{n} {str(tensors[n].dtype).removeprefix('torch.')}" for n in mistyped]
-        problems.append(f"{len(mistyped)} not of real numbers ({_some(clauses)})")
+        problems.append(f"{len(mistyped)} not of real numbers ({listed(sorted(clauses))})")
     if problems:
         raise InputError(f"{origin}: expected the weights of {what}: {', '.join(problems)}; convert the right file")
 
 
 def _sizes(shape: torch.Size) -> str:
     return shown(", ".join(map(str, shape[:LONGEST_NAME])), LONGEST_NAME).join("[]")
-
-
-def _some(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    return ", ".join(shown(name, LONGEST_NAME) for name in ordered[:LISTED]) + (
-        ", ..." if len(ordered) > LISTED else ""
-    )

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from triportrait.core.errors import InputError
-from triportrait.core.sentences import LONGEST_NAME, literal, shown
+from triportrait.core.sentences import LONGEST_NAME, listed, literal, shown
 
 LARGEST = 65536  # no size of a network is larger
-LISTED = 5  # fields named in a sentence
 MAX_SAMPLES = 1 << 23  # in one frame, five times those of the published network
 
 
@@ -178,8 +177,7 @@ def _build(cls: Any, values: Any, name: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(cls)}
     wrong = sorted(set(values) ^ set(fields))
     if wrong:
-        names = ", ".join(shown(key, LONGEST_NAME) for key in wrong[:LISTED]) + ", ..." * (len(wrong) > LISTED)
-        raise InputError(f"{name}: fields missing or unknown in {cls.__name__}: {names}; convert it again")
+        raise InputError(f"{name}: fields missing or unknown in {cls.__name__}: {listed(wrong)}; convert it again")
     defaults = cls()
     built = {}
     for key, value in values.items():
