@@ -16,7 +16,7 @@ from typing import Annotated, Literal, NamedTuple
 import tyro
 
 from triportrait.core.errors import InputError
-from triportrait.core.gpus import why_unused
+from triportrait.core.gpus import first_gpu, why_unused
 from triportrait.core.libraries import install, line
 from triportrait.core.sentences import LONGEST_SENTENCE, shown
 from triportrait.core.weights import DEMO, DEMO_FOLDER, KNOWS, named_weights
