@@ -1,8 +1,8 @@
-"""One training in one folder: one stage on data that a user names, or all stages on heads that the run draws.
+"""Run a training in a folder: one stage on data that a user names, or all stages on heads that the run draws.
 
 run/config.json    every number, compared when a run goes on        run/log.jsonl, run/samples, run/tensorboard
 run/checkpoints    of each stage, while it runs and of its end      run/.lock      one process trains in a folder
-What else lies there is told by `one_stage` and `all_stages`.
+`run_one_stage` and `run_all_stages` say what else lies there.
 """
 
 from __future__ import annotations

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.train import little
+from tests.train.runs import refused
 from triportrait import cli
 from triportrait.train.config import OptimizerConfig
 from triportrait.train.data.pictures import PictureSet
-from triportrait.train.engines.engine import Group, PlainEngine
+from triportrait.train.engines.training_engine import Group, PlainEngine
 from triportrait.train.loop import run_stage
 from triportrait.train.presets import STAGE_PRESETS, paper
 from triportrait.train.runs import nonfinite as infinite
@@ -163,8 +164,7 @@ def test_a_divergence_names_the_heads_and_the_way_on(little_folder, tmp_path, mo
     run = tmp_path / "run"
     said = []
     for _ in range(2):
-        assert cli.main(command(data, run)) == 2
-        said.append(capsys.readouterr().err.strip().splitlines()[-1])
+        said.append(refused(command(data, run), capsys))
     assert said[0] == said[1]
     assert "l1, raw, perceptual, opacity, depth of main is not finite after 2 images" in said[0]
     assert f"its batch shows {drawn.source.origin[0]}" in said[0]

@@ -5,7 +5,6 @@ PSNR hardly notices a face that does not move, so that nothing else here would s
 
 from __future__ import annotations
 
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -13,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.train.runs import lines_of
 from triportrait import cli
 from triportrait.core.types import Driving
-from triportrait.train.all_stages import AllStages
 from triportrait.train.evaluation.response import responses
 from triportrait.train.presets import PRESETS
 from triportrait.train.run import Run
+from triportrait.train.run_all_stages import AllStages
 from triportrait.train.runs.weights import load_trained
 from triportrait.train.stages.motion import read_motion
 
@@ -36,7 +36,7 @@ def overfit(tmp_path_factory) -> tuple[Path, float]:
 
 def last(run: Path, stage: str, number: str) -> dict[str, float]:
     """The last line of a run's log that tells a number of a stage."""
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    lines = lines_of(run)
     return [line for line in lines if line["stage"] == stage and number in line][-1]
 
 

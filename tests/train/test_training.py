@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import shutil
@@ -20,16 +19,17 @@ from torch import Tensor
 
 from tests.train import little
 from tests.train.little import same
+from tests.train.runs import hashes, unclocked
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
 from triportrait.core.commit import commit
 from triportrait.core.errors import InputError
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.motion.turning import TurningNeck
 from triportrait.train import loop
-from triportrait.train.all_stages import AllStages
 from triportrait.train.config import STAGES, LossConfig, OptimizerConfig, ReenactConfig, StageConfig
 from triportrait.train.data.set_config import SetConfig
 from triportrait.train.run import Run
+from triportrait.train.run_all_stages import AllStages
 from triportrait.train.runs.checkpoints import CARD, checkpoints_of
 from triportrait.train.stages import motion
 from triportrait.train.stages import reenact as stage2
@@ -67,11 +67,6 @@ def run(whole, tmp_path) -> Path:
     return folder
 
 
-def log_of(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in little.CLOCKED} for line in lines]
-
-
 def state_of(run: Path, stage: str) -> dict[str, dict[str, Tensor]]:
     """The tensors of a stage's last checkpoint, by kind and name."""
     state: dict[str, dict[str, Tensor]] = {}
@@ -79,11 +74,6 @@ def state_of(run: Path, stage: str) -> dict[str, dict[str, Tensor]]:
         kind, _, name = key.partition("/")
         state.setdefault(kind, {})[name] = value
     return state
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def equal(one: Run, other: Run) -> bool:
@@ -143,7 +133,7 @@ def test_a_run_tells_how_it_went(whole):
     assert [checkpoints_of(whole.folder, name)[0].name for name in STAGES] == [
         "stage1_000000008", "motion_000000012", "stage2_000000008"
     ]  # fmt: skip
-    lines = log_of(whole.folder)
+    lines = unclocked(whole.folder)
     assert [s for s in dict.fromkeys(line["stage"] for line in lines)] == list(STAGES)
     means = {name: [line for line in lines if line["stage"] == name and "lr" in line] for name in STAGES}
     assert {name: len(found) for name, found in means.items()} == {"stage1": 4, "motion": 3, "stage2": 4}
@@ -224,7 +214,7 @@ def test_a_run_can_be_made_stage_by_stage(whole, run, caplog):
         line.startswith("stage1: ") and line.endswith("22 are wanted before stage 2") for line in caplog.messages
     )
     assert equal(training, whole)
-    assert log_of(run) == log_of(whole.folder)
+    assert unclocked(run) == unclocked(whole.folder)
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -239,7 +229,7 @@ def test_a_run_that_was_stopped_in_a_stage_ends_as_one_that_was_not(name, whole,
     training = Run(little.config(), run, AllStages())
     training.train()
     assert equal(training, whole)
-    last = [{(line["stage"], line["step"], "lr" in line): line for line in log_of(f)} for f in (run, whole.folder)]
+    last = [{(line["stage"], line["step"], "lr" in line): line for line in unclocked(f)} for f in (run, whole.folder)]
     assert last[0] == last[1]
     samples = [hashes(folder / "samples") for folder in (run, whole.folder)]
     assert samples[0] == samples[1]
@@ -282,7 +272,7 @@ def test_with_strangers_half_precision_and_random_features(tmp_path):
     )
     training = Run(config, tmp_path / "run", AllStages())
     training.train()
-    lines = [line for line in log_of(tmp_path / "run") if "lr" in line]
+    lines = [line for line in unclocked(tmp_path / "run") if "lr" in line]
     assert [line["stage"] for line in lines] == [name for name in STAGES for _ in range(2)]
     assert {p.dtype for p in training.inputs.portrait.parameters()} == {torch.float32}
     assert all(bool(p.isfinite().all()) for p in training.inputs.portrait.parameters())

@@ -13,7 +13,6 @@ import tyro
 
 from triportrait.core.errors import InputError
 from triportrait.train.ablations import ablated, differences, with_motion
-from triportrait.train.all_stages import AllStages
 from triportrait.train.config import STAGES, StageConfig, StageName, TrainConfig
 from triportrait.train.data.cameras import SET_CAMERAS, CameraPreset
 from triportrait.train.engines.make import Engines
@@ -26,7 +25,7 @@ from triportrait.train.engines.ranks import (
     process_group,
 )
 from triportrait.train.engines.zero import ZeroConfig
-from triportrait.train.jobs.columns import (
+from triportrait.train.jobs.ablation_options import (
     ColumnOptions,
     OptionalFloat,
     OptionalFolder,
@@ -34,12 +33,13 @@ from triportrait.train.jobs.columns import (
     OptionalPath,
     OptionalStr,
 )
-from triportrait.train.jobs.runs import Export, Replay
+from triportrait.train.jobs.export_replay import Export, Replay
 from triportrait.train.jobs.show_schedule import shown_columns, shown_schedule, shown_views
 from triportrait.train.networks import InitFrom
-from triportrait.train.one_stage import Loading, OneStage
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
 from triportrait.train.run import Run
+from triportrait.train.run_all_stages import AllStages
+from triportrait.train.run_one_stage import Loading, OneStage
 from triportrait.train.runs.run_config import CONFIG
 from triportrait.train.runs.stopping import Stopped, stops_on_request
 
@@ -217,7 +217,7 @@ class _Single:
         return Loading(self.prefetch)
 
     def loss_weights(self) -> dict[str, float | None]:
-        """Weights of terms by their name; None: the preset's."""
+        """Return weights of terms by their name; None: the preset's."""
         return {
             "adversarial": self.adversarial,
             "identity": self.identity_weight,
@@ -363,7 +363,7 @@ class Stage1(_Single):
         return dataclasses.replace(super().init_from(), teacher=self.teacher)
 
     def loss_weights(self) -> dict[str, float | None]:
-        """Weights of terms by their name; None: the preset's."""
+        """Return weights of terms by their name; None: the preset's."""
         return super().loss_weights() | {"distill_planes": self.distill_planes, "distill_feature": self.distill_feature}
 
 

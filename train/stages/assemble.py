@@ -1,4 +1,4 @@
-"""Stages 1 and 2 put together: phases, engines and samples, for a run of both and for a run of one."""
+"""Assemble the stages from phases, engines and samples, for a run of all and for a run of one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from triportrait.core.portrait import Portrait4D
 from triportrait.train.config import GROUP, StageConfig, TrainConfig
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.pictures import PictureSet
-from triportrait.train.engines.engine import Engine, Group, PlainEngine
 from triportrait.train.engines.make import Engines
 from triportrait.train.engines.recompute import recompute
+from triportrait.train.engines.training_engine import Engine, Group, PlainEngine
 from triportrait.train.evaluation.response import Probe
 from triportrait.train.objectives.discriminator import Discriminator, DiscriminatorConfig
 from triportrait.train.stages import motion, reenact, static
@@ -53,7 +53,7 @@ def make_discriminator(config: TrainConfig) -> Discriminator:
 def static_stage(
     config: TrainConfig, sets: list[PictureSet], models: static.StaticModels, probe: Probe, engines: Engines
 ) -> Stage[static.StaticBatch]:
-    """Stage 1."""
+    """Return stage 1."""
     stage = config.stage1
     unused = [p for name, p in models.portrait.named_parameters() if reads_motion(name)]
     groups = _groups(models.portrait, stage, unused, None)
@@ -74,7 +74,7 @@ def reenact_stage(
     probe: Probe | None,
     engines: Engines,
 ) -> Stage[reenact.ReenactBatch]:
-    """Stage 2.
+    """Return stage 2.
 
     Args:
         probe: procedural heads whose motion is measured; None: samples show the first clips.
@@ -179,7 +179,7 @@ def _engines(
 def _groups(
     portrait: Portrait4D, config: StageConfig, left_out: list[nn.Parameter], motion_lr_factor: float | None
 ) -> list[Group]:
-    """Parameters by rate: those of the renderer, which may be frozen at first, those that read motion, the others."""
+    """Group parameters by learning rate: the renderer, which may be frozen at first, what reads motion, the others."""
     left_out_ids = {id(p) for p in left_out}
     parameters: dict[str, list[nn.Parameter]] = {"others": [], "renderer": [], "motion": []}
     frozen_until = config.schedule.renderer_frozen_until

@@ -1,4 +1,4 @@
-"""All stages on heads that a run draws itself: stage 1, the motion encoder, stage 2, and a weights folder at the end.
+"""Train all stages on heads that the run draws: stage 1, the motion encoder, stage 2, and a weights folder at the end.
 
 run/cast  run/strangers    the data, drawn if they are not there
 run/weights  run/static    the portrait and the motion encoder, and the static synthesizer, in half precision
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from triportrait import __version__
 from triportrait.core.checkpoint import save_weights
-from triportrait.core.files import MOST_INDEX, read_bytes
+from triportrait.core.commit import commit
+from triportrait.core.files import MOST_INDEX, read_bytes, read_json
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.network_kind import REENACTMENT, STATIC
 from triportrait.core.portrait import Portrait4D
@@ -36,8 +37,7 @@ from triportrait.train.engines.ranks import Ranks
 from triportrait.train.evaluation.probe import probe
 from triportrait.train.networks import InitFrom
 from triportrait.train.objectives.perceptual import Perceptual, perceptual
-from triportrait.train.runs.commit import note_commit
-from triportrait.train.runs.record import LOG
+from triportrait.train.runs.run_log import LOG
 from triportrait.train.runs.weights import save_neck
 from triportrait.train.stages.assemble import motion_stage, reenact_stage, static_stage
 from triportrait.train.stages.initialize import initialize, initialize_motion
@@ -46,13 +46,14 @@ from triportrait.train.stages.samples import reenacted
 from triportrait.train.stages.stage import Stage
 from triportrait.train.stages.static import StaticModels
 
+COMMITS = "commits.json"
 STRANGERS, HELD_OUT = 104_729, 64  # added to the cast's seed for heads that no set holds, and how many of them
 ENOUGH_DB, ENOUGH_CORRELATION = 22.0, 0.9  # of what a stage leaves to the next; less is warned of, not refused
 logger = logging.getLogger(__name__)
 
 
 class AllStages:
-    """A whole training. See `run.Inputs`.
+    """The inputs of a whole training. See `run.Inputs`.
 
     Args:
         distance: the perceptual distance, for instance LPIPS; by default the stand-in that the config names.
@@ -151,6 +152,20 @@ class AllStages:
     def reenact(self, source: Pictures, driving: Pictures) -> Tensor:
         """Return what the portrait makes of B sources and B driving pictures, seen by the driving pictures' cameras."""
         return reenacted(self.portrait, self.motion_encoder, source, driving)
+
+
+def note_commit(run: Path) -> list[str]:
+    """Note the current commit of the sources in a run; returns all that the run was made by, in order."""
+    path = run / COMMITS
+    try:
+        names = [str(name) for name in read_json(path)]
+    except (OSError, ValueError, TypeError):
+        names = []
+    now = commit()
+    if names[-1:] != [now]:
+        names.append(now)
+        path.write_text(json.dumps(names) + "\n")
+    return names
 
 
 def fresh_encoder(config: TrainConfig) -> SmallMotionEncoder:
