@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from triportrait.train.engines.make import Engines
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.evaluation.probe import probe
 from triportrait.train.networks import InitFrom, check_required_files, reenact_models, static_models
+from triportrait.train.run import Inputs
 from triportrait.train.runs.export import export
 from triportrait.train.runs.run_config import FLAME, MOTION_ENCODER, data_fingerprints
 from triportrait.train.runs.weights import flame_field, save_flame
@@ -58,7 +58,7 @@ class Loading:
             raise InputError(f"most-skipped: expected a share from 0 to 1, got {self.most_skipped}; choose one")
 
 
-class OneStage:
+class OneStage(Inputs):
     """The inputs of stage 1 or 2 on named data. See `run.Inputs`.
 
     Args:
@@ -74,7 +74,7 @@ class OneStage:
         self._init_from = init_from
         self.loading = loading or Loading()
         self.prefetch = self.loading.prefetch
-        self.stages: Sequence[StageName] = (name,)
+        self.stages = (name,)
 
     def checked(self, config: TrainConfig) -> TrainConfig:
         """See `Inputs`."""
@@ -165,9 +165,6 @@ class OneStage:
     def stage(self, name: StageName) -> Stage[Any]:
         """See `Inputs`."""
         return self._stage
-
-    def finish(self, stage: Stage[Any]) -> None:
-        """See `Inputs`."""
 
     def export(self, command: str) -> Path:
         """Write the EMA of the newest checkpoint into `run/weights`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.train import little
-from tests.train.runs import refused
+from tests.train.runs import lines_of, refused
 from triportrait import cli
 from triportrait.train.config import OptimizerConfig
 from triportrait.train.data.pictures import PictureSet
@@ -68,7 +67,7 @@ class Line:
             patch.setattr("triportrait.train.loop.LOG_EVERY", 1)
             folder.mkdir(exist_ok=True)
             run_stage(self.stage, folder, 0, 10**6, 10**6)
-        return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        return lines_of(folder)
 
 
 def test_a_run_that_cleans_gradients_goes_on_and_says_so(tmp_path, caplog):

@@ -14,13 +14,12 @@ import torch
 
 from tests.train.runs import lines_of
 from triportrait import cli
-from triportrait.core.types import Driving
 from triportrait.train.evaluation.response import responses
 from triportrait.train.presets import PRESETS
 from triportrait.train.run import Run
 from triportrait.train.run_all_stages import AllStages
 from triportrait.train.runs.weights import load_trained
-from triportrait.train.stages.motion import read_motion
+from triportrait.train.stages.samples import reenacted
 
 MOST_CPU_S = 25 * 60  # 20 minutes on idle cores; a thread that shares its core with another one counts for more
 
@@ -66,10 +65,3 @@ def test_the_weights_that_it_leaves_do_the_same(overfit):
         found = responses(inputs.probe, partial(reenacted, portrait, encoder))
     for axis in found:
         assert found[axis].gain == pytest.approx(moved[f"gain {axis}"], abs=0.03), axis
-
-
-def reenacted(portrait, encoder, source, driving):
-    """What the weights make of source and driving pictures, by the driving pictures' cameras."""
-    v_s, v_d = (read_motion(encoder, x.image, x.landmarks) for x in (source, driving))
-    head = portrait.reenact(portrait.prepare(source.image, v_s), Driving(v_d, driving.neck))
-    return portrait.render(head, driving.camera).image

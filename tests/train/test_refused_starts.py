@@ -24,7 +24,7 @@ from triportrait.train.data.pictures import open_set
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.runs import disk_space
 from triportrait.train.runs.checkpoints import FOLDER, checkpoints_of
-from triportrait.train.runs.claim import LOCK, claim
+from triportrait.train.runs.claim import LOCK
 from triportrait.train.stages import static as stage1
 
 ROOT = Path(__file__).parents[2]
@@ -213,9 +213,9 @@ def test_who_trains_in_a_folder_is_named(material, tmp_path, capsys):
         assert other.stdout.readline() == "held\n"
         said = refused(words(material, "stage1", run), capsys)
         assert f"another process trains in this folder; wait for it (pid {other.pid} on {socket.gethostname()})" in said
-        assert (run / LOCK).exists(), "the other's lock is not taken away"
+        assert [path.name for path in run.iterdir()] == [LOCK], "the other's lock is not taken away, nothing is made"
         other.communicate("")
-    claim(run).close()
+    assert cli.main(words(material, "stage1", run)) == 0, "the claim ends with the process"
 
 
 def test_an_older_checkpoint_is_told_where_it_is_taken(material, stage1_run, tmp_path, capsys):

@@ -137,14 +137,13 @@ def test_the_adversary_begins_when_it_should(material, tmp_path, monkeypatch):
     assert ["adversary" in terms for _, terms in seen] == [False, False, True, True]
 
 
-def test_the_discriminator_s_rate_follows_its_own_images(material, tmp_path):
+def test_the_discriminator_s_rate_follows_its_own_images(material, tmp_path, monkeypatch):
     discriminator = dataclasses.replace(little.adversarial().stage2.discriminator, lr=1.0, warmup=11, reg_interval=0)
     rare = dataclasses.replace(little.adversarial().stage2.schedule, r1_every=100)
     stage = dataclasses.replace(little.adversarial().stage2, discriminator=discriminator, schedule=rare)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(STAGE_PRESETS, "tiny", lambda: dataclasses.replace(little.adversarial(), stage2=stage))
-        patch.setattr("triportrait.train.loop.LOG_EVERY", 1)
-        assert cli.main(words(material, "stage2", tmp_path / "run", "--adversarial-from", 4)) == 0
+    monkeypatch.setitem(STAGE_PRESETS, "tiny", lambda: dataclasses.replace(little.adversarial(), stage2=stage))
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    assert cli.main(words(material, "stage2", tmp_path / "run", "--adversarial-from", 4)) == 0
     rates = [line.get("lr discriminator") for line in lines_of(tmp_path / "run") if "l1" in line]
     assert rates == [None, pytest.approx(1 / 12), pytest.approx(5 / 12), pytest.approx(9 / 12)]
 
@@ -171,15 +170,14 @@ def test_a_disk_that_fails_is_one_sentence(material, tmp_path, monkeypatch, caps
     assert "the run could not be written or read (no space left on device); free some space" in said
 
 
-def test_a_published_pseudo_view_is_a_phase_of_its_own(material, tmp_path):
+def test_a_published_pseudo_view_is_a_phase_of_its_own(material, tmp_path, monkeypatch):
     config = little.adversarial()
     own = dataclasses.replace(
         config.stage2, real_target=1.0, schedule=dataclasses.replace(config.stage2.schedule, pseudo_every=2)
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(STAGE_PRESETS, "tiny", lambda: dataclasses.replace(config, stage2=own))
-        patch.setattr("triportrait.train.loop.LOG_EVERY", 1)
-        assert cli.main(words(material, "stage2", tmp_path / "run")) == 0
+    monkeypatch.setitem(STAGE_PRESETS, "tiny", lambda: dataclasses.replace(config, stage2=own))
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    assert cli.main(words(material, "stage2", tmp_path / "run")) == 0
     lines = [line for line in lines_of(tmp_path / "run") if "l1" in line]
     assert ["pseudo view" in line for line in lines] == [True, False, True, False]
     assert all(line["pseudo"] == 0 for line in lines)
@@ -324,7 +322,7 @@ def test_what_has_no_run_in_it_is_refused(tmp_path, capsys):
     assert "it has no config.json of one" in refused(["train", "export", str(tmp_path), str(tmp_path / "out")], capsys)
 
 
-def test_lpips_and_identity_with_random_weights(material, tmp_path):
+def test_lpips_and_identity_with_random_weights(material, tmp_path, monkeypatch):
     """Real networks, random numbers: the files that nobody can download here have these names and shapes."""
     lpips = pytest.importorskip("lpips")
     from triportrait.train.objectives.torchvision_ops import declare
@@ -337,9 +335,8 @@ def test_lpips_and_identity_with_random_weights(material, tmp_path):
     save_file(identity, tmp_path / "arcface.safetensors")
     more = ["--perceptual", "lpips", "--vgg", tmp_path / "vgg16.pth", "--images", 4]
     more += ["--identity-weight", 1, "--identity", tmp_path / "arcface.safetensors"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("triportrait.train.loop.LOG_EVERY", 1)
-        assert cli.main(words(material, "stage2", tmp_path / "run", *more)) == 0
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    assert cli.main(words(material, "stage2", tmp_path / "run", *more)) == 0
     (line,) = [line for line in lines_of(tmp_path / "run") if "l1" in line]
     assert line["perceptual"] > 0
     assert line["identity"] > 0
@@ -349,7 +346,7 @@ def test_recomputing_changes_no_loss(material, tmp_path):
     logs = []
     for name, more in (("kept", []), ("recomputed", ["--recompute"])):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("triportrait.train.loop.LOG_EVERY", 1)
+            patch.setattr(loop, "LOG_EVERY", 1)
             assert cli.main(words(material, "stage2", tmp_path / name, *more)) == 0
         logs.append([{k: v for k, v in line.items() if k != "images_per_s" and not k.startswith("data_")}
                      for line in lines_of(tmp_path / name)])  # fmt: skip

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -113,30 +112,6 @@ def test_a_complete_run_is_not_trained_again(copied, capsys, monkeypatch):
     }, "only the command on the cards may differ"
 
 
-HOLD = """
-import fcntl, sys
-with open(sys.argv[1], "a") as lock:
-    fcntl.lockf(lock, fcntl.LOCK_EX)
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_two_processes_do_not_train_in_one_folder(copied, capsys):
-    pytest.importorskip("fcntl")
-    before = hashes(copied)
-    words = [sys.executable, "-c", HOLD, str(copied / ".lock")]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "held\n"
-        said = refused(["train", "overfit", "--out", copied], capsys)
-        assert said.startswith(f"{copied}: another process trains in this folder; ")
-        assert other.stdin is not None
-        other.stdin.close()
-    assert hashes(copied) == before
-    assert cli.main(["train", "overfit", "--out", str(copied)]) == 0, "the claim ends with the process"
-
-
 def test_a_training_that_diverges_is_one_sentence_and_keeps_its_states(copied, capsys, monkeypatch):
     for path in (*checkpoints_of(copied, "stage2"), copied / "weights", copied / "static"):
         shutil.rmtree(path)
@@ -221,12 +196,11 @@ def test_an_empty_folder_may_become_a_run(tmp_path, capsys):
         (["tiny"], r"this run was begun with .* name another folder"),
         (["overfit", "--seed", 3], "this run was begun with seed 0, now it is 3; name another folder"),
         (["overfit", "--stage1-images", 80], "this run was begun with stage1.images 8, now it is 80; name another"),
+        (["overfit", "--stage2-images", 16], "begun with stage2.images 8, now it is 16; name another folder"),
         (["overfit", "--perceptual", "random_features"], "begun with perceptual 'gradients', now it is 'random_feat"),
     ],
 )
 def test_a_run_of_other_numbers_is_refused_and_kept(options, said, copied, capsys, no_work):
-    import re
-
     before = hashes(copied)
     assert re.search(said, refused(["train", *options, "--out", copied], capsys))
     assert hashes(copied) == before

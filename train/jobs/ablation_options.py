@@ -20,6 +20,11 @@ OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_beh
 OptionalStr = Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
 
 
+def given_options(options: Any, *names: str) -> dict[str, Any]:
+    """Return those of the named options of a command that were given, that is, are not None."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
 @dataclass(frozen=True)
 class ColumnOptions:
     """The columns of Table 3 as options; by default they are the preset's or the row's."""
@@ -55,8 +60,7 @@ class ColumnOptions:
 
     def columns(self, stage: ReenactConfig) -> dict[str, Any]:
         """Return the fields of the stage that the options change, and their values."""
-        given = {name: getattr(self, name) for name in ("real_driving", "real_target", "clips")}
-        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        changes = given_options(self, "real_driving", "real_target", "clips")
         if self.motion_kind is not None:
             changes["motion"] = self.motion_kind
         if self.init is not None:
