@@ -22,7 +22,7 @@ from triportrait.serve.media.pictures import read_picture
 from triportrait.serve.reenactor import Controls, Reenactor
 from triportrait.serve.tracking_files import OF_98, TrackedFolder, read_landmarks
 from triportrait.serve.weight_loading import load_weights
-from triportrait.train.data.clips import write_clips
+from triportrait.train.data.head_videos import write_clips
 
 FRAMES = 8
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from tests.train.little import copied, same
 from triportrait.train.config import OptimizerConfig
-from triportrait.train.engines.engine import Group, PlainEngine
 from triportrait.train.engines.schedule import ema_decay_at, learning_rate
+from triportrait.train.engines.training_engine import Group, PlainEngine
 
 CONFIG = OptimizerConfig(lr=0.05, warmup=8, weight_decay=0.1, max_grad_norm=0.5, ema_decay=0.6, betas=(0.8, 0.95))
 IMAGES, BATCH = 40, 4

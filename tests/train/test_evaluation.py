@@ -18,6 +18,7 @@ from triportrait.core.types import Camera, Driving
 from triportrait.train.data.heads.population import Expression
 from triportrait.train.data.pictures import Pictures, neck_grids
 from triportrait.train.data.scenes import expressions
+from triportrait.train.evaluation.image_metrics import agreement, depth_error, opacity_iou, psnr, sharpness, ssim
 from triportrait.train.evaluation.measure import (
     ANOTHER_HEAD,
     SAME_HEAD,
@@ -36,7 +37,6 @@ from triportrait.train.evaluation.methods import (
     WeightsAndBaselines,
     copy_source,
 )
-from triportrait.train.evaluation.metrics import agreement, depth_error, opacity_iou, psnr, sharpness, ssim
 from triportrait.train.evaluation.protocol import (
     CASES,
     CROSS,
