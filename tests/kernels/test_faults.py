@@ -17,10 +17,11 @@ for fault in FAULTS:
 @pytest.mark.quick
 @pytest.mark.parametrize("fault", FAULTS, ids=[f"{i} {fault[0]}" for i, fault in enumerate(FAULTS)])
 def test_the_text_that_a_fault_replaces_stands_there_once(fault):
-    module, there, put, *_ = fault
+    module, there, put, tests, _ = fault
     text = (ROOT / "kernels" / f"{module}.py").read_text()
     assert text.count(there) == 1
     assert there != put
+    assert (ROOT / tests).exists()
 
 
 def test_one_fault_in_each_kernel_turns_its_operator_red():

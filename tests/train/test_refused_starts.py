@@ -258,7 +258,9 @@ def test_an_older_checkpoint_is_told_where_it_is_taken(material, tmp_path, capsy
 def test_the_log_s_loss_is_the_sum_of_its_terms(material):
     run = material / "stage1"
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    for line in (line for line in lines if "l1" in line):
+    steps = [line for line in lines if "l1" in line]
+    assert steps
+    for line in steps:
         terms = ("l1", "raw", "perceptual", "opacity", "depth", "adversary")
         assert line["loss"] == pytest.approx(sum(line[name] for name in terms), abs=1e-4)
 
