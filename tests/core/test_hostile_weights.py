@@ -39,7 +39,8 @@ def refusal(folder: Path) -> str:
         load_pair(folder)
     assert time.perf_counter() - began < SECONDS
     said = str(caught.value)
-    assert said.isprintable() and len(said) <= LONGEST, said
+    assert said.isprintable(), said
+    assert len(said) <= LONGEST, said
     return said
 
 

@@ -75,9 +75,12 @@ def test_everything_has_a_name_of_its_own_and_is_reached_and_used_by_keys(live, 
 
         named = page.named()
         names = [name for _, name in named]
-        assert all(names) and len(set(names)) == len(names), named
+        assert all(names), named
+        assert len(set(names)) == len(names), named
         roles = [role for role, _ in named]
-        assert roles.count("slider") == 5 and roles.count("checkbox") == 3 and "application" in roles, named
+        assert roles.count("slider") == 5, named
+        assert roles.count("checkbox") == 3, named
+        assert "application" in roles, named
         for name in (
             "Your photo",
             "Camera",

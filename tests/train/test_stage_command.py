@@ -126,7 +126,10 @@ def test_a_line_fits_a_terminal_and_begins_with_what_matters():
             total // 2, total, 400_000, ncols=80, unit="img", prefix=name, bar_format=loop.PROGRESS, rate=44.3,
             postfix=loop._progress_text(means, rates, 0.031, {"gpu_gb": 63.1}, 80 - loop.BEFORE_POSTFIX),
         )  # fmt: skip
-        assert len(line) <= 80 and "44.30img/s" in line and "loss 2.500" in line and " left" in line, line
+        assert len(line) <= 80, line
+        assert "44.30img/s" in line, line
+        assert "loss 2.500" in line, line
+        assert " left" in line, line
 
 
 def test_a_run_that_is_there_is_refused_where_none_is_wanted(material, runs, capsys):
