@@ -181,6 +181,15 @@ def test_tests_import_no_other_test_file():
             assert not re.match(r"tests\.(\w+\.)*test_", name), f"{path.relative_to(ROOT)} imports {name}"
 
 
+def test_the_quick_ring_runs_what_is_marked_quick():
+    """`.ci/quick` names the places, so that it need not collect all tests."""
+    places = re.findall(r"tests/\S+", (ROOT / ".ci" / "quick").read_text())
+    marked = {path for path in (ROOT / "tests").rglob("test_*.py") if "mark.quick" in path.read_text()}
+    assert len(marked) > 3
+    for path in marked:
+        assert any(path.is_relative_to(ROOT / place) for place in places), path
+
+
 def test_every_job_of_the_command_lies_in_a_folder_of_jobs():
     for place, _ in JOBS.values():
         module, _, name = place.partition(":")
