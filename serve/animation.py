@@ -198,21 +198,30 @@ class Animation:
         self._frames.close()
 
     def _animate(self) -> Generator[AnimatedFrame, None, None]:
-        # A program's own iterable is read in the program's own thread, when its next picture is needed.
+        # A program's own iterable is read in the program's own thread, when its next picture is needed. A clip has one
+        # thread that decodes and one that follows the face.
         own_loop = isinstance(self._driving.clip, PictureStream)
-        with closing(self._faces() if own_loop else read_ahead(self._faces)) as faces:
+        with closing(self._faces(self._read()) if own_loop else read_ahead(self._faces_beside)) as faces:
             for frame, face in faces:
                 yield self._animated(frame, face)
         for warning in (*self._driving.new_warnings(), *self._what_was_missing()):
             logger.warning("%s", warning)
 
-    def _faces(self) -> Generator[tuple[Frame, AlignedFace], None, None]:
+    def _read(self) -> Generator[Frame, None, None]:
         with closing(self._driving.clip.frames(self._options.frames)) as frames:
             while True:
                 with self._times.part("read a frame"):
                     frame = next(frames, None)
                 if frame is None:
                     return
+                yield frame
+
+    def _faces_beside(self) -> Generator[tuple[Frame, AlignedFace], None, None]:
+        return self._faces(read_ahead(self._read))
+
+    def _faces(self, frames: Generator[Frame, None, None]) -> Generator[tuple[Frame, AlignedFace], None, None]:
+        with closing(frames):
+            for frame in frames:
                 with self._times.part("find and crop the face"):
                     item = (frame, self._driving.face(frame, self.tracker))
                 yield item

@@ -39,6 +39,7 @@ from triportrait.serve.faces.face import AlignedFace, FaceProvider
 from triportrait.serve.faces.providers import FaceKind, LazyProvider
 from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.inputs import DrivingFrames, SourcePicture, find_face, find_source, known_of
+from triportrait.serve.media.encoders import EncoderChoice, chosen_encoder
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.video import VIDEO_ENDINGS, check_output
 from triportrait.serve.pixels import Picture, PictureStream, to_picture
@@ -283,6 +284,7 @@ class Pipeline:
         watermark: bool = True,
         certificate: str | os.PathLike[str] | None = None,
         key: str | os.PathLike[str] | None = None,
+        encoder: EncoderChoice = "auto",
     ) -> Path:
         """Write frames as a film (.mp4 .mov .mkv .webm), or one as a picture (.png .jpg .webp).
 
@@ -295,6 +297,8 @@ class Pipeline:
             overwrite: replace an existing file.
             watermark: mark the pictures; the manifest says where they are not.
             certificate, key: PEM files to sign with, by default $TRIPORTRAIT_CERTIFICATE, else one made at first use.
+            encoder: who makes H.264: "x264", "nvenc", or "auto", which is x264 where the network runs on a CPU, and on
+                a GPU NVENC or a faster preset of x264.
 
         Raises:
             InputError: there is no frame, or the output cannot be written.
@@ -302,6 +306,7 @@ class Pipeline:
         target = Path(path)
         film = None if sound is None else Path(sound)
         check_output(target, overwrite, (*VIDEO_ENDINGS, *WRITTEN_PICTURES), sources=[] if film is None else [film])
+        chosen = chosen_encoder(encoder, self.device.type == "cuda")
         iterator = iter(frames)
         first = first_of(iterator)
         stamp = Stamp(
@@ -309,7 +314,9 @@ class Pipeline:
             certificate=None if certificate is None else Path(certificate), key=None if key is None else Path(key),
             composite=first.origin.composite,
         )  # fmt: skip
-        write_frames(_put_back(first, iterator), target, stamp, sound=film, overwrite=overwrite, times=self.times)
+        write_frames(
+            _put_back(first, iterator), target, stamp, sound=film, overwrite=overwrite, encoder=chosen, times=self.times
+        )
         return target
 
     def tracker(self, *, smooth: bool = True, driving_face: int | None = None) -> FaceTracker:

@@ -11,6 +11,7 @@ from pathlib import Path
 from triportrait.core.errors import InputError
 from triportrait.serve.animation import AnimatedFrame
 from triportrait.serve.media.clips import Clip, open_clip
+from triportrait.serve.media.encoders import Encoder
 from triportrait.serve.media.pictures import write_picture
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.video import VIDEO_ENDINGS, VideoWriter
@@ -47,7 +48,7 @@ def first_of(frames: Iterator[AnimatedFrame]) -> AnimatedFrame:
 
 def write_frames(
     frames: Iterable[AnimatedFrame], path: Path, stamp: Stamp, *, sound: Path | None = None, overwrite: bool = False,
-    times: PartTimes,
+    encoder: Encoder = "x264", times: PartTimes,
 ) -> int:  # fmt: skip
     """Write frames as a film, or one as a picture; what is written appears only when it is whole.
 
@@ -57,6 +58,7 @@ def write_frames(
         stamp: marks the pictures and signs the file.
         sound: the film whose sound is taken, up to where the frames end.
         overwrite: replace an existing file.
+        encoder: who makes H.264, see `chosen_encoder`.
         times: measures the writing.
 
     Returns:
@@ -76,7 +78,7 @@ def write_frames(
             with times.part("write a frame"):
                 write_picture(path, stamp.mark(first.image), overwrite=overwrite, finish=stamp.sign)
             return 1
-        return _write_film(first, rest, path, stamp, sound, overwrite, times)
+        return _write_film(first, rest, path, stamp, sound, overwrite, encoder, times)
     finally:
         close = getattr(frames, "close", None)
         if close is not None:
@@ -85,7 +87,7 @@ def write_frames(
 
 def _write_film(
     first: AnimatedFrame, rest: Iterator[AnimatedFrame], path: Path, stamp: Stamp, sound: Path | None,
-    overwrite: bool, times: PartTimes,
+    overwrite: bool, encoder: Encoder, times: PartTimes,
 ) -> int:  # fmt: skip
     driving = first.origin.driving
     clip = _clip_of(first, sound)
@@ -93,7 +95,7 @@ def _write_film(
     count, last_s = 0, 0.0
     with VideoWriter(
         path, size_px=(width, height), fps=FPS if driving is None else driving.clip.fps, audio_from=clip,
-        overwrite=overwrite, finish=stamp.sign,
+        overwrite=overwrite, encoder=encoder, finish=stamp.sign,
     ) as video:  # fmt: skip
 
         def write(frame: AnimatedFrame) -> None:

@@ -59,6 +59,8 @@ class Roofline:
 
     preset: Literal["portrait4d_v2", "tiny"] = "portrait4d_v2"
     """Sizes of the network."""
+    pipeline: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """Time what a CPU core of this machine does for a frame, too, and name what sets the pace beside a GPU."""
 
     def run(self) -> None:
         """Count; on a GPU its own ceilings and the parts of a frame are measured, too."""
@@ -72,7 +74,13 @@ class Roofline:
         if torch.cuda.is_available():
             ceilings.append(measured_ceiling())
             measured_ms = times_of_parts(PRESETS[self.preset](), "ours bf16")
-        print(table(count(PRESETS[self.preset]()), ceilings, measured_ms), end="")
+        config = PRESETS[self.preset]()
+        work = count(config)
+        print(table(work, ceilings, measured_ms), end="")
+        if self.pipeline:
+            from triportrait.profiling import host
+
+            print(f"\n{host.table(host.host_parts(config.image_size), work, config.image_size)}", end="")
 
 
 @dataclass(frozen=True)

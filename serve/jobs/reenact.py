@@ -22,6 +22,7 @@ from triportrait.core.weights import DEMO, named_weights
 from triportrait.serve.animation import AnimatedFrame, Options, check_face_number
 from triportrait.serve.faces.providers import FaceKind, LazyProvider
 from triportrait.serve.inputs import DrivingFrames, Frames, SourcePicture, find_source
+from triportrait.serve.media.encoders import Encoder, EncoderChoice, chosen_encoder
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.video import VIDEO_ENDINGS, check_output
 from triportrait.serve.pipeline import Pipeline
@@ -91,6 +92,9 @@ class Reenact:
     precision: Precision = "auto"
     """Precision of the networks; `auto` is bf16 (fp16 on older GPUs) on a GPU where a frame in it is as good, fp32
     elsewhere."""
+    encoder: EncoderChoice = "auto"
+    """Who makes H.264: `x264`, by which the same pictures give the same bytes; `nvenc`, the GPU; or `auto`: x264 beside
+    a network on a CPU, and on a GPU NVENC where it opens, else a faster preset of x264."""
     overwrite: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Replace the output if it exists."""
 
@@ -99,6 +103,7 @@ class Reenact:
         options = self._options()
         device = chosen_device(self.device)
         share_cores(device)
+        encoder = chosen_encoder(self.encoder, device.type == "cuda")
         driving = DrivingFrames.open(self.driving, self.driving_params, self.frames)
         source_file = find_source(self.source, self.source_params)
         self._check_output(1 in (driving.clip.frame_count, self.frames), [*source_file.files, *driving.files])
@@ -120,10 +125,16 @@ class Reenact:
             )
             if logger.isEnabledFor(logging.DEBUG):
                 pipeline.time_parts()
-            self._write(pipeline, source, driving, options, stamp)
+            self._write(pipeline, source, driving, options, stamp, encoder)
 
     def _write(
-        self, pipeline: Pipeline, source: SourcePicture, driving: DrivingFrames, options: Options, stamp: Stamp
+        self,
+        pipeline: Pipeline,
+        source: SourcePicture,
+        driving: DrivingFrames,
+        options: Options,
+        stamp: Stamp,
+        encoder: Encoder,
     ) -> None:
         prepared = pipeline.prepare(source, face=self.face)
         animation = pipeline.animate(
@@ -133,7 +144,7 @@ class Reenact:
         with animation, _bar(total=animation.frame_count, desc="reenact") as bar:
             count = write_frames(
                 _counted(animation, bar), self.out, stamp, sound=self.driving, overwrite=self.overwrite,
-                times=pipeline.times,
+                encoder=encoder, times=pipeline.times,
             )  # fmt: skip
         seconds = time.perf_counter() - began
         tracker = animation.tracker

@@ -26,6 +26,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from triportrait.core.atomic import replacing
 from triportrait.core.errors import InputError
 from triportrait.serve.media.clips import SCALING, Clip, Frame, open_clip
+from triportrait.serve.media.encoders import Encoder, encoder_of
 from triportrait.serve.media.pictures import ending_of, writing
 from triportrait.serve.media.sound import Sound
 
@@ -115,6 +116,7 @@ class VideoWriter:
             a whole clip where its `end_s` does.
         overwrite: replace an existing file.
         crf: quality on the scale of x264, 0 (lossless) to 51, 18 looks like the original.
+        encoder: who makes H.264, see `chosen_encoder`; VP9 has one of its own.
         finish: called with the whole file, under another name, before it appears: what signs it.
 
     Raises: `InputError` when the output cannot be written (see `check_output`), also while writing (disk full).
@@ -129,6 +131,7 @@ class VideoWriter:
         audio_from: Clip | None = None,
         overwrite: bool = False,
         crf: int = 18,
+        encoder: Encoder = "x264",
         finish: Callable[[Path], None] | None = None,
     ) -> None:
         self.path = Path(path)
@@ -136,7 +139,7 @@ class VideoWriter:
         self.fps = Fraction(fps).limit_denominator(1001)
         if self.fps <= 0 or min(size_px) < 1 or not 0 <= crf <= 51:
             raise ValueError(f"fps > 0, sizes ≥ 1 px and crf in 0…51 are wanted, got {fps}, {size_px}, {crf}")
-        self._crf = crf
+        self._crf, self._encoder = crf, encoder
         self._overwrite = overwrite
         self._finish = finish
         self._clip = audio_from
@@ -286,11 +289,7 @@ class VideoWriter:
         return container
 
     def _add_video(self) -> av.VideoStream:
-        encoder = _KINDS[self.path.suffix.lower()][1]
-        options = {"crf": str(self._crf), "preset": "medium"}
-        if encoder == "libvpx-vp9":
-            # VP9 counts to 63; 4/3 keeps the two scales about level.
-            options = {"crf": str(min(63, round(self._crf * 4 / 3))), "b": "0", "cpu-used": "4", "row-mt": "1"}
+        encoder, options = encoder_of(_KINDS[self.path.suffix.lower()][1], self._encoder, self._crf)
         width, height = (side + side % 2 for side in self.size_px)
         return _add_stream(self._container, encoder, self.fps, options, (width, height), Fraction(1, self._clock))
 

@@ -168,7 +168,7 @@ def test_closing_early_ends_the_thread_and_closes_the_film(pipe, portrait_file, 
     before = threading.active_count()
     with pipe.animate(portrait_file, film) as frames:
         next(frames)
-        assert threading.active_count() == before + 1
+        assert threading.active_count() == before + 2  # one reads, one follows the face
     assert threading.active_count() == before
     with pytest.raises(StopIteration):
         next(frames)

@@ -1,0 +1,56 @@
+"""Who encodes a film: x264 beside a CPU, NVENC or a faster preset beside a GPU."""
+
+from __future__ import annotations
+
+import av
+import numpy as np
+import pytest
+
+from tests.serve.making import H, W, moving
+from triportrait.core.errors import InputError
+from triportrait.serve.media import encoders
+from triportrait.serve.media.encoders import chosen_encoder, encoder_of
+from triportrait.serve.media.video import VideoWriter, open_clip
+
+
+def test_it_follows_where_the_network_runs(monkeypatch):
+    monkeypatch.setattr(encoders, "nvenc_opens", lambda: False)
+    assert chosen_encoder("auto", on_gpu=False) == "x264"
+    assert chosen_encoder("auto", on_gpu=True) == "x264-veryfast"
+    with pytest.raises(InputError, match=r"expected NVENC, .* does not open it; take x264"):
+        chosen_encoder("nvenc", on_gpu=True)
+    monkeypatch.setattr(encoders, "nvenc_opens", lambda: True)
+    assert chosen_encoder("auto", on_gpu=True) == "nvenc"
+    assert chosen_encoder("auto", on_gpu=False) == "x264"
+    assert chosen_encoder("x264", on_gpu=True) == "x264"
+
+
+@pytest.mark.parametrize(
+    ("codec", "encoder"),
+    [("libx264", "x264"), ("libx264", "x264-veryfast"), ("libx264", "nvenc"), ("libvpx-vp9", "nvenc")],
+)
+def test_libav_knows_every_option_and_its_value(codec, encoder):
+    name, options = encoder_of(codec, encoder, 18)
+    supported = av.CodecContext.create(name, "w").supported_options
+    known = {option.name: option for option in (*supported.generic, *supported.private)}
+    for option, value in options.items():
+        choices = [choice.name for choice in known[option].choices]
+        assert not choices or value in choices or value.lstrip("-").isdigit(), (option, choices)
+
+
+def test_nvenc_is_tried_here():
+    assert isinstance(encoders.nvenc_opens(), bool)
+
+
+def test_the_faster_preset_shows_the_same_pictures_in_the_same_bytes_each_time(tmp_path):
+    frames = [moving(i) for i in range(12)]
+    for name, encoder in (("a", "x264"), ("b", "x264-veryfast"), ("c", "x264-veryfast")):
+        with VideoWriter(tmp_path / f"{name}.mp4", size_px=(W, H), fps=25, encoder=encoder) as writer:
+            for i, frame in enumerate(frames):
+                writer.write(frame, i / 25)
+    a, b, c = ((tmp_path / f"{name}.mp4").read_bytes() for name in "abc")
+    assert a != b
+    assert b == c
+    shown = [[frame.image.astype(int) for frame in open_clip(tmp_path / f"{name}.mp4").frames()] for name in "ab"]
+    assert len(shown[1]) == len(frames)
+    assert np.abs(np.subtract(*shown)).mean() < 4
