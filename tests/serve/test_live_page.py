@@ -28,12 +28,6 @@ FOCUSED = "document.activeElement === document.body ? -1 : Number(document.activ
 
 
 @pytest.fixture(scope="module")
-def live():
-    with running() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def portrait_camera(tmp_path_factory) -> Path:
     """A camera before which a person holds still."""
     path = tmp_path_factory.mktemp("camera") / "still.mjpeg"

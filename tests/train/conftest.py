@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train import little
+from tests.train import little, trained
 from triportrait.core.types import Camera
 from triportrait.train.data.clip_store.filming import film_heads
 from triportrait.train.data.heads.population import Expression, Identity, Light
@@ -54,6 +54,14 @@ def small_operations() -> Iterator[None]:
     """Networks this small gain nothing from a second thread, and lose everything where other work shares the cores."""
     with one_thread():
         yield
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """A folder of weights that count as trained, with those of a static synthesizer in `static` beside it."""
+    folder = trained.write(tmp_path_factory.mktemp("run") / "weights")
+    trained.write_static(folder.with_name("static"), seed=1)
+    return folder
 
 
 @pytest.fixture(scope="session")

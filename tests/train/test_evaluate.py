@@ -25,13 +25,6 @@ KNOWN = Cast(3, 2)
 GROUP = Group("cast", 3, 2)
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    folder = trained.write(tmp_path_factory.mktemp("run") / "weights")
-    trained.write_static(folder.with_name("static"), seed=1)
-    return folder
-
-
 # tables
 
 
