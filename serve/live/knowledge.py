@@ -11,7 +11,7 @@ from triportrait.serve.weight_loading import RULE
 
 _REMEDY = (
     "Real faces need weights trained on photographs. Bring the files published with Portrait4D-v2 and PD-FGC (they "
-    "keep their owners' licences), convert them, and start again with them: see “Real weights” in the README."
+    "keep their owners' licences), convert them, and start again with them: see “A real face” in the README."
 )
 _COMMANDS = (
     "triportrait convert portrait4d-v2-vfhq512.pkl weights/",

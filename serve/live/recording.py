@@ -79,7 +79,7 @@ class Recording:
         self._stamp.sign(self.path)
 
     def abandon(self) -> None:
-        """Leave nothing."""
+        """Stop and leave no file."""
         self._writer.abandon()
 
 
@@ -136,5 +136,5 @@ class Recordings:
             recorded.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Remove all."""
+        """Remove the folder with all recordings."""
         self._folder.cleanup()

@@ -79,7 +79,8 @@ def test_a_malformed_offer_is_one_sentence_and_no_traceback(sdp, caplog, monkeyp
         gc.collect()
     assert told.pop("a right one")["sdp"]
     answered = {name for name, answer in told.items() if answer["sdp"]}
-    assert answered <= {"no mid"} and len(told) == len(WRONG), answered
+    assert answered <= {"no mid"}, answered
+    assert len(told) == len(WRONG), answered
     assert all("over a WebSocket" in answer["sentence"] for name, answer in told.items() if name not in answered)
     said = [record.getMessage() for record in caplog.records if record.exc_info or record.levelno >= logging.ERROR]
     assert not said, said

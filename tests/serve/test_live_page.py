@@ -28,12 +28,6 @@ FOCUSED = "document.activeElement === document.body ? -1 : Number(document.activ
 
 
 @pytest.fixture(scope="module")
-def live():
-    with running() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def portrait_camera(tmp_path_factory) -> Path:
     """A camera before which a person holds still."""
     path = tmp_path_factory.mktemp("camera") / "still.mjpeg"
@@ -75,9 +69,12 @@ def test_everything_has_a_name_of_its_own_and_is_reached_and_used_by_keys(live, 
 
         named = page.named()
         names = [name for _, name in named]
-        assert all(names) and len(set(names)) == len(names), named
+        assert all(names), named
+        assert len(set(names)) == len(names), named
         roles = [role for role, _ in named]
-        assert roles.count("slider") == 5 and roles.count("checkbox") == 3 and "application" in roles, named
+        assert roles.count("slider") == 5, named
+        assert roles.count("checkbox") == 3, named
+        assert "application" in roles, named
         for name in (
             "Your photo",
             "Camera",

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.serve.bombs import chunk
 from triportrait.core.errors import InputError
 from triportrait.core.log_lines import JsonLines
 from triportrait.serve.faces.alignment import middle_square
@@ -169,10 +170,6 @@ def test_a_driving_frame_must_be_a_jpeg_of_a_sane_size():
 
 def png_bomb(side: int) -> bytes:
     """A PNG of side x side black pixels in few bytes."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")

@@ -57,6 +57,14 @@ def small_operations() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """A folder of weights that count as trained, with those of a static synthesizer in `static` beside it."""
+    folder = trained.write(tmp_path_factory.mktemp("run") / "weights")
+    trained.write_static(folder.with_name("static"), seed=1)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def studio() -> Studio:
     identity, light = population(SEED, 8)

@@ -267,7 +267,8 @@ def test_bad_input_is_one_sentence_before_any_work(case, weights, tmp_path, caps
     arguments, said = BAD[case]
     assert cli.main(["demo", "--weights", str(weights), *arguments]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and said in lines[0], lines
+    assert len(lines) == 1, lines
+    assert said in lines[0], lines
     assert list(tmp_path.iterdir()) == []
 
 

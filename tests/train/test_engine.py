@@ -100,7 +100,9 @@ def test_the_average_by_hand():
         run(engine, step, step + 1)
         old = ema_decay_at(CONFIG, step)
         average = {name: old * average[name] + (1 - old) * p.detach() for name, p in module.named_parameters()}
-    for name, value in engine.ema_state_dict().items():
+    averaged = engine.ema_state_dict()
+    assert averaged.keys() == average.keys()
+    for name, value in averaged.items():
         torch.testing.assert_close(value, average[name], rtol=1e-5, atol=1e-6)
         assert not torch.equal(value, module.state_dict()[name])
 

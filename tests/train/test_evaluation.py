@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.train import little, trained
+from tests.train import little
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
 from triportrait.core.types import Camera, Driving
 from triportrait.train.data.heads.population import Expression
@@ -60,13 +60,6 @@ from triportrait.train.stages.motion import read_motion
 KNOWN = Cast(3, 2)
 GROUP = Group("cast", 3, 2)
 AXES = ("jaw", "blink", "gaze x")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    folder = trained.write(tmp_path_factory.mktemp("run") / "weights")
-    trained.write_static(folder.with_name("static"), seed=1)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -63,5 +63,6 @@ def test_the_weights_that_it_leaves_do_the_same(overfit):
     Run(PRESETS["overfit"](), run, inputs)
     with torch.no_grad():
         found = responses(inputs.probe, partial(reenacted, portrait, encoder))
+    assert {"jaw", "blink", "gaze x"} <= found.keys()
     for axis in found:
         assert found[axis].gain == pytest.approx(moved[f"gain {axis}"], abs=0.03), axis

@@ -316,7 +316,8 @@ def test_unknown_kinds_and_options_are_one_sentence(tmp_path, capsys):
     ):
         assert cli.main(["prepare", *job, *(["--out", str(tmp_path / "out")] if job else [])]) == 2
         lines = capsys.readouterr().err.strip().splitlines()
-        assert len(lines) == 1 and said in lines[0], lines
+        assert len(lines) == 1, lines
+        assert said in lines[0], lines
 
 
 def test_a_call_of_heads_says_what_it_is_now(capsys):

@@ -243,7 +243,9 @@ def test_an_older_checkpoint_is_told_where_it_is_taken(material, stage1_run, tmp
 
 
 def test_the_log_s_loss_is_the_sum_of_its_terms(stage1_run):
-    for line in (line for line in lines_of(stage1_run) if "l1" in line):
+    steps = [line for line in lines_of(stage1_run) if "l1" in line]
+    assert steps
+    for line in steps:
         terms = ("l1", "raw", "perceptual", "opacity", "depth", "adversary")
         assert line["loss"] == pytest.approx(sum(line[name] for name in terms), abs=1e-4)
 

@@ -99,7 +99,10 @@ def test_a_line_fits_a_terminal_and_begins_with_what_matters():
             total // 2, total, 400_000, ncols=80, unit="img", prefix=name, bar_format=loop.PROGRESS, rate=44.3,
             postfix=loop._progress_text(means, rates, 0.031, {"gpu_gb": 63.1}, 80 - loop.BEFORE_POSTFIX),
         )  # fmt: skip
-        assert len(line) <= 80 and "44.30img/s" in line and "loss 2.500" in line and " left" in line, line
+        assert len(line) <= 80, line
+        assert "44.30img/s" in line, line
+        assert "loss 2.500" in line, line
+        assert " left" in line, line
 
 
 def test_a_run_that_is_there_is_refused_where_none_is_wanted(material, runs, capsys):
@@ -226,7 +229,9 @@ def test_a_frozen_renderer_comes_from_somewhere(material, tmp_path, monkeypatch,
     refused([*frozen, "--distill-planes", "0.1", "--teacher", str(material / "static")], capsys)
     taught = load_portrait(material / "static").state_dict()
     same = {name: torch.equal(seen[name], taught[name]) for name in taught if taught[name].dim() > 1}
-    assert all(value for name, value in same.items() if name.startswith(("volume.", "superres.")))
+    renderer = [value for name, value in same.items() if name.startswith(("volume.", "superres."))]
+    assert renderer
+    assert all(renderer)
     assert not all(same.values())
 
 
@@ -315,6 +320,7 @@ def test_a_teacher_is_named_where_what_it_says_counts(material, tmp_path, monkey
     assert cli.main(words(material, "stage1", run, *weights, "--teacher", material / "static")) == 0
     first, *others = [line for line in lines_of(run) if "l1" in line]
     assert first["planes"] == first["feature"] == 0
+    assert others
     assert all(line["planes"] > 0 < line["feature"] for line in others)
 
 

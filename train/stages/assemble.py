@@ -54,7 +54,7 @@ def make_discriminator(config: TrainConfig) -> Discriminator:
 def static_stage(
     config: TrainConfig, sets: list[PictureSet], models: static.StaticModels, probe: Probe, engines: Engines
 ) -> Stage[static.StaticBatch]:
-    """Return stage 1."""
+    """Assemble stage 1, the static synthesizer."""
     stage = config.stage1
     unused = [p for name, p in models.portrait.named_parameters() if reads_motion(name)]
     groups = _groups(models.portrait, stage, unused, None)
@@ -75,7 +75,7 @@ def reenact_stage(
     probe: Probe | None,
     engines: Engines,
 ) -> Stage[reenact.ReenactBatch]:
-    """Return stage 2.
+    """Assemble stage 2, the reenactment.
 
     Args:
         probe: procedural heads whose motion is measured; None: samples show the first clips.

@@ -23,7 +23,7 @@ LARGEST_COUNT = 1_000_000
 
 
 class HairStyle(IntEnum):
-    """The haircuts."""
+    """The haircuts of a head."""
 
     BALD = 0
     SHORT = 1
