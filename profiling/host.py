@@ -26,7 +26,7 @@ from triportrait.serve.faces.alignment import MEAN_FACE, PIXELS_PER_UNIT, align,
 from triportrait.serve.faces.face import Face
 from triportrait.serve.faces.providers import face_provider
 from triportrait.serve.faces.tracker import FaceTracker
-from triportrait.serve.live.engine import EXAMPLES, decode_jpeg, encode_jpeg
+from triportrait.serve.live.inference import EXAMPLES, decode_jpeg, encode_jpeg
 from triportrait.serve.media.encoders import Encoder, chosen_encoder
 from triportrait.serve.media.provenance.watermark import Watermark
 from triportrait.serve.media.video import VideoWriter, open_clip

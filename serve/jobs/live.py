@@ -24,13 +24,13 @@ from triportrait.serve.faces.face import FaceProvider
 from triportrait.serve.faces.providers import face_provider
 from triportrait.serve.live.addresses import addresses_to_open, is_loopback
 from triportrait.serve.live.admission import PACE_FPS, Admission
-from triportrait.serve.live.engine import Engine
-from triportrait.serve.live.knowledge import knowledge
-from triportrait.serve.live.logs import fields, json_logs
-from triportrait.serve.live.metrics import Metrics
+from triportrait.serve.live.inference import Engine
+from triportrait.serve.live.json_logs import fields, json_logs
+from triportrait.serve.live.prometheus import Metrics
 from triportrait.serve.live.recording import Recordings
+from triportrait.serve.live.run_uvicorn import bind, run
 from triportrait.serve.live.server import LiveServer
-from triportrait.serve.live.serving import bind, run
+from triportrait.serve.live.weights_notice import weights_notice
 from triportrait.serve.media.pictures import reason_of
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.precision import Precision, use_precision
@@ -133,7 +133,7 @@ class Live:
         logger.info("loaded", extra=loaded)
         metrics = Metrics(torch.cuda.memory_allocated if device.type == "cuda" else None)
         admission = Admission(frame_s, PACE_FPS[device.type], self.sessions)
-        return LiveServer(engine, admission, metrics, Recordings(), notes, knowledge(weights, reenactor))
+        return LiveServer(engine, admission, metrics, Recordings(), notes, weights_notice(weights, reenactor))
 
     def _finder(self) -> Callable[[], FaceProvider] | None:
         first = face_provider()

@@ -87,11 +87,11 @@ class Guard:
             return 403, "requests from other sites are refused; open the page of this server itself"
         if self._token is None or scope["path"] in OPEN_PATHS or self._enters(scope):
             return None
-        if not self._knows(headers):
+        if not self._is_authenticated(headers):
             return 401, "a token is wanted; open the address that the server printed when it started"
         return None
 
-    def _knows(self, headers: dict[str, str]) -> bool:
+    def _is_authenticated(self, headers: dict[str, str]) -> bool:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self._is_token(given):
             return True

@@ -15,8 +15,8 @@ import numpy as np
 
 from triportrait.core.errors import InputError
 from triportrait.serve.live import uploads
-from triportrait.serve.live.decoding import Decoders
-from triportrait.serve.live.engine import (
+from triportrait.serve.live.decoder_pool import DecoderPool
+from triportrait.serve.live.inference import (
     EXAMPLES,
     PORTRAIT_PX,
     Engine,
@@ -25,7 +25,7 @@ from triportrait.serve.live.engine import (
     example_picture,
     examples,
 )
-from triportrait.serve.live.logs import fields
+from triportrait.serve.live.json_logs import fields
 from triportrait.serve.live.sessions import Session
 from triportrait.serve.live.worker import Worker, ended
 
@@ -43,7 +43,7 @@ class Portraits:
     def __init__(self, engine: Engine, worker: Worker) -> None:
         self._engine, self._worker = engine, worker
         self._threads = ThreadPoolExecutor(1, "live-portraits")
-        self.decoders = Decoders()
+        self.decoders = DecoderPool()
 
     def start(self) -> list[Future[None]]:
         """Begin to work; gives what is ready when all can be asked."""

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 from triportrait.core.errors import InputError
 from triportrait.serve.live import transport_ws, uploads
 from triportrait.serve.live.admission import Admission
-from triportrait.serve.live.engine import EXAMPLES, Engine, examples
+from triportrait.serve.live.byte_ranges import UnsatisfiableError, requested_range
 from triportrait.serve.live.guard import App, Guard
-from triportrait.serve.live.knowledge import Knowledge
-from triportrait.serve.live.logs import fields
-from triportrait.serve.live.metrics import Metrics
+from triportrait.serve.live.inference import EXAMPLES, Engine, examples
+from triportrait.serve.live.json_logs import fields
 from triportrait.serve.live.neutral import FIRST, STILL, NeutralWish
-from triportrait.serve.live.places import Places
 from triportrait.serve.live.portraits import Portraits
-from triportrait.serve.live.ranges import UnsatisfiableError, asked_range
+from triportrait.serve.live.prometheus import Metrics
 from triportrait.serve.live.recording import Recordings
 from triportrait.serve.live.sessions import Session
 from triportrait.serve.live.settings import RANGES
+from triportrait.serve.live.waiting_line import WaitingLine
+from triportrait.serve.live.weights_notice import WeightsNotice
 from triportrait.serve.live.worker import Worker
 
 if TYPE_CHECKING:
@@ -52,19 +52,19 @@ class LiveServer:
         metrics: what is counted.
         recordings: where recordings go.
         notes: sentences for every page.
-        knows: what the page says of the weights, beside the picture; None where they know people.
+        weights_notice: what the page says of the weights, beside the picture; None where they know people.
     """
 
     def __init__(
         self, engine: Engine, admission: Admission, metrics: Metrics, recordings: Recordings, notes: list[str],
-        knows: Knowledge | None = None,
+        weights_notice: WeightsNotice | None = None,
     ) -> None:  # fmt: skip
         self.engine, self.admission, self.metrics, self.recordings = engine, admission, metrics, recordings
         self.worker = Worker(engine, admission, metrics)
         self.sessions: dict[str, transport_ws.Connection] = {}
-        self._notes, self._knows = notes, knows
+        self._notes, self._weights_notice = notes, weights_notice
         self.portraits = Portraits(engine, self.worker)
-        self.places = Places(admission)
+        self.waiting_line = WaitingLine(admission)
         # Read once: what the server hands out can be nothing else.
         files = [*PAGE.glob("*.*"), *EXAMPLES.glob("*.*")]
         self._files = {f"/{path.relative_to(PAGE)}": (path.read_bytes(), _KINDS[path.suffix]) for path in files}
@@ -141,7 +141,7 @@ class LiveServer:
             "examples": examples(),
             "most_bytes": uploads.LARGEST_BYTES,
             "notes": self._notes,
-            "weights": None if self._knows is None else asdict(self._knows),
+            "weights": None if self._weights_notice is None else asdict(self._weights_notice),
         }
 
     async def take_neutral(self, session: Session, on: bool, when: object = "") -> None:
@@ -230,7 +230,7 @@ class LiveServer:
             return PlainTextResponse("this recording is not kept any more; record again\n", 404)
         name = time.strftime("triportrait-%Y%m%d-%H%M%S.mp4")
         with suppress(UnsatisfiableError):  # which FileResponse says
-            if asked_range(request.headers.get("range", ""), recorded.path.stat().st_size) is None:
+            if requested_range(request.headers.get("range", ""), recorded.path.stat().st_size) is None:
                 request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
         return FileResponse(recorded.path, media_type="video/mp4", filename=name)
 
@@ -242,7 +242,7 @@ class LiveServer:
             "ok": alive,
             "sessions": self.admission.active,
             "capacity": self.admission.capacity,
-            "waiting": self.places.waiting,
+            "waiting": self.waiting_line.waiting,
         }
         return JSONResponse(health, 200 if alive else 503)
 
@@ -250,7 +250,7 @@ class LiveServer:
         from starlette.responses import Response
 
         self.metrics.active.set(self.admission.active)
-        self.metrics.waiting.set(self.places.waiting)
+        self.metrics.waiting.set(self.waiting_line.waiting)
         self.metrics.capacity.set(self.admission.capacity)
         self.metrics.tasks.set(len(asyncio.all_tasks()))
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
@@ -284,4 +284,4 @@ def _ranged(request: Request, data: bytes, kind: str) -> Response:
 def _wanted_range(request: Request, size: int) -> tuple[int, int] | None:
     if request.method != "GET" or "if-range" in request.headers:  # we name no version that it could match
         return None
-    return asked_range(request.headers.get("range", ""), size)
+    return requested_range(request.headers.get("range", ""), size)

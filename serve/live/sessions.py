@@ -15,10 +15,10 @@ import torch
 
 from triportrait.core.types import Head
 from triportrait.serve.faces.face import AlignedFace
-from triportrait.serve.live.engine import Follows, Portrait
+from triportrait.serve.live.inference import Follows, Portrait
+from triportrait.serve.live.latest_slot import LatestSlot
 from triportrait.serve.live.messages import Parts
 from triportrait.serve.live.neutral import NeutralWish
-from triportrait.serve.live.newest import Newest
 from triportrait.serve.live.recording import Recording
 from triportrait.serve.live.settings import Settings
 
@@ -75,10 +75,10 @@ class Slots:
     """A session's frames on their way, at most one in each place: a newer one replaces it. Any thread may use them."""
 
     def __init__(self) -> None:
-        self.incoming: Newest[Arrived] = Newest()
-        self.ready: Newest[Ready] = Newest()
-        self.computed: Newest[Computed] = Newest()
-        self.results: Newest[Result] = Newest()
+        self.incoming: LatestSlot[Arrived] = LatestSlot()
+        self.ready: LatestSlot[Ready] = LatestSlot()
+        self.computed: LatestSlot[Computed] = LatestSlot()
+        self.results: LatestSlot[Result] = LatestSlot()
 
     @property
     def dropped(self) -> int:

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import av
 import numpy as np
 
-from triportrait.serve.live.engine import LARGEST_DRIVING_PX
-from triportrait.serve.live.offers import checked_offer, vp8_size
+from triportrait.serve.live.inference import LARGEST_DRIVING_PX
+from triportrait.serve.live.rtc_offers import checked_offer, vp8_size
 from triportrait.serve.live.sessions import Result, Session
 
 _CLOCK = 90_000

@@ -13,17 +13,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from triportrait.core.errors import InputError
-from triportrait.serve.live import places
+from triportrait.serve.live import waiting_line
 from triportrait.serve.live.admission import Admission, Refusal
-from triportrait.serve.live.budget import Budget
-from triportrait.serve.live.engine import Engine, check_jpeg, decode_jpeg
-from triportrait.serve.live.logs import fields
+from triportrait.serve.live.inference import Engine, check_jpeg, decode_jpeg
+from triportrait.serve.live.json_logs import fields
 from triportrait.serve.live.messages import FrameIn, Shown, read_binary, read_text, result_header
-from triportrait.serve.live.metrics import Metrics
-from triportrait.serve.live.places import Places, wait_for_place
 from triportrait.serve.live.portraits import Portraits
+from triportrait.serve.live.prometheus import Metrics
+from triportrait.serve.live.rate_limit import TokenBucket
 from triportrait.serve.live.sessions import Arrived, Result, Session
 from triportrait.serve.live.transport_rtc import Peer
+from triportrait.serve.live.waiting_line import WaitingLine, wait_for_place
 from triportrait.serve.live.worker import Worker
 from triportrait.serve.memory import return_freed_memory
 
@@ -54,7 +54,7 @@ class Server(Protocol):
     worker: Worker
     admission: Admission
     metrics: Metrics
-    places: Places
+    waiting_line: WaitingLine
     portraits: Portraits
     sessions: dict[str, Connection]
 
@@ -88,7 +88,8 @@ class Connection:
         self._peer: Peer | None = None
         self._calling = asyncio.Lock()
         self._address = websocket.client.host if websocket.client is not None else ""
-        self._messages, self._offers = Budget(MESSAGES_PER_S, MESSAGES_AT_ONCE), Budget(OFFERS_PER_S, OFFERS_AT_ONCE)
+        self._messages = TokenBucket(MESSAGES_PER_S, MESSAGES_AT_ONCE)
+        self._offers = TokenBucket(OFFERS_PER_S, OFFERS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self.session = Session(server.engine.follower(), self._tell_from_anywhere, self._wake_from_anywhere)
 
@@ -256,9 +257,9 @@ class Connection:
                 raise _End(
                     "idle", "the session ended after five minutes without a driving picture; click anywhere to go on"
                 )
-            self._server.places.let_in()  # frames may cost less than before
+            self._server.waiting_line.let_in()  # frames may cost less than before
             idler = sum(other._frame_s < self._frame_s for other in self._server.sessions.values())
-            if silent_s > places.IDLE_S and self._server.places.waiting > idler:
+            if silent_s > waiting_line.IDLE_S and self._server.waiting_line.waiting > idler:
                 raise _End(
                     "idle", "the session ended after a minute without a driving picture, as others wait; click "
                     "anywhere to wait for a place"
@@ -269,15 +270,15 @@ class Connection:
         """While others wait nobody stays for ever: the oldest sessions are told, and end a while later."""
         session, server = self.session, self._server
         older = sum(other.session.began_s < session.began_s for other in server.sessions.values())
-        if now - session.began_s < places.TURN_S or server.places.waiting <= older:
+        if now - session.began_s < waiting_line.TURN_S or server.waiting_line.waiting <= older:
             if self._warned_s is not None:
                 self._warned_s = None
                 session.notice("place", "")
         elif self._warned_s is None:
             self._warned_s = now
-            session.notice("place", f"others wait for a place: this session ends in {places.WARNED_S:g} s; save what "
-                           "is being recorded")  # fmt: skip
-        elif now - self._warned_s >= places.WARNED_S:
+            ends = f"this session ends in {waiting_line.WARNED_S:g} s"
+            session.notice("place", f"others wait for a place: {ends}; save what is being recorded")
+        elif now - self._warned_s >= waiting_line.WARNED_S:
             raise _End("turn", "the session ended as others wait for a place; click anywhere to wait for one again")
 
     async def _text(self, message: dict[str, Any]) -> None:
@@ -365,18 +366,18 @@ async def serve(websocket: WebSocket, server: Server) -> None:
     await websocket.accept()
     refusal: Refusal | None = None
     address = websocket.client.host if websocket.client is not None else ""
-    ticket = server.places.ask(address)
+    ticket = server.waiting_line.ask(address)
     try:
         if isinstance(ticket, Refusal):
             refusal = ticket
         elif not ticket.in_:
-            logger.info("session waits", extra=fields(position=server.places.position(ticket)))
-            there = await wait_for_place(websocket, server.places, ticket)
+            logger.info("session waits", extra=fields(position=server.waiting_line.position(ticket)))
+            there = await wait_for_place(websocket, server.waiting_line, ticket)
             if ticket.refused:
-                refusal = server.places.refusal()
+                refusal = server.waiting_line.refusal()
             elif not there:
                 if ticket.in_:
-                    server.places.leave(0.0)
+                    server.waiting_line.leave(0.0)
                 return
     except InputError as error:
         await _close(websocket, {"is": "end", "sentence": f"the session ended: {error}"}, _ENDED)
@@ -391,7 +392,7 @@ async def serve(websocket: WebSocket, server: Server) -> None:
     try:
         await Connection(websocket, server).run()
     finally:
-        server.places.leave(time.monotonic() - began_s)
+        server.waiting_line.leave(time.monotonic() - began_s)
         await asyncio.to_thread(return_freed_memory)
 
 

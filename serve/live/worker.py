@@ -22,11 +22,11 @@ import torch
 from triportrait.core.errors import InputError
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.live.admission import Admission
-from triportrait.serve.live.engine import Engine, Portrait, encode_jpeg
-from triportrait.serve.live.logs import fields
+from triportrait.serve.live.inference import Engine, Portrait, encode_jpeg
+from triportrait.serve.live.json_logs import fields
 from triportrait.serve.live.messages import Parts
-from triportrait.serve.live.metrics import Metrics
 from triportrait.serve.live.neutral import NeutralWish
+from triportrait.serve.live.prometheus import Metrics
 from triportrait.serve.live.sessions import Arrived, Computed, LastShown, Ready, Result, Session
 
 logger = logging.getLogger(__name__)

@@ -21,13 +21,13 @@ from websockets.sync.client import ClientConnection, connect
 from triportrait.core.weights import DEMO
 from triportrait.serve.faces.mediapipe_faces import MediapipeFaces
 from triportrait.serve.live.admission import Admission
-from triportrait.serve.live.engine import EXAMPLES, Engine, encode_jpeg, example_picture
-from triportrait.serve.live.knowledge import knowledge
+from triportrait.serve.live.inference import EXAMPLES, Engine, encode_jpeg, example_picture
 from triportrait.serve.live.messages import ResultOut, read_result, write_frame, write_shown
-from triportrait.serve.live.metrics import Metrics
+from triportrait.serve.live.prometheus import Metrics
 from triportrait.serve.live.recording import Recordings
+from triportrait.serve.live.run_uvicorn import bind, make
 from triportrait.serve.live.server import LiveServer
-from triportrait.serve.live.serving import bind, make
+from triportrait.serve.live.weights_notice import weights_notice
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.video import open_clip
 from triportrait.serve.reenactor import Reenactor
@@ -70,7 +70,7 @@ class Running:
 @contextmanager
 def running(sessions: int = 4, host: str = "127.0.0.1", token: str | None = None) -> Iterator[Running]:
     engine = Engine(reenactor(), finder(), Stamp("0" * 64, "demo"))
-    known = knowledge(DEMO, reenactor())
+    known = weights_notice(DEMO, reenactor())
     server = LiveServer(engine, Admission(0.1, 10, sessions), Metrics(), Recordings(), ["a note"], known)
     with bind(host, 0) as bound:
         uvicorn = make(server.application(host, token))

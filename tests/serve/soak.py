@@ -36,7 +36,7 @@ from triportrait.core.errors import InputError
 from triportrait.profiling.live.client import Client, driving_frames, get, metrics, url_of
 from triportrait.profiling.live.server_process import live_server, stop
 from triportrait.profiling.machine import describe
-from triportrait.serve.live.engine import EXAMPLES, encode_jpeg
+from triportrait.serve.live.inference import EXAMPLES, encode_jpeg
 from triportrait.serve.live.messages import write_frame
 
 SHORT_S = 300  # a run below this shares its machine with other tests, and its fifths are too short for quiet medians

@@ -17,7 +17,7 @@ from tests.serve.chromium import BINARY, Chromium, Page
 from tests.serve.live_in_process import finder
 from tests.serve.making import make
 from triportrait.profiling.live.server_process import live_server
-from triportrait.serve.live.engine import EXAMPLES
+from triportrait.serve.live.inference import EXAMPLES
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="needs chromium")
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from triportrait.profiling.live.client import metrics
 from triportrait.profiling.live.server_process import live_server, stop
 from triportrait.serve.jobs import live as job
 from triportrait.serve.live import addresses
-from triportrait.serve.live.serving import bind
+from triportrait.serve.live.run_uvicorn import bind
 
 pytest.importorskip("fastapi")
 

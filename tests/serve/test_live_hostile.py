@@ -23,9 +23,9 @@ from websockets.sync.client import connect
 
 from tests.serve import bombs
 from tests.serve.live_in_process import Visitor, driving, eventually, running
-from triportrait.serve.live import decoding
-from triportrait.serve.live.decoding import Decoders
-from triportrait.serve.live.engine import encode_jpeg
+from triportrait.serve.live import decoder_pool
+from triportrait.serve.live.decoder_pool import DecoderPool
+from triportrait.serve.live.inference import encode_jpeg
 from triportrait.serve.live.messages import write_frame
 
 BOMB = bombs.scans(2000)
@@ -103,7 +103,7 @@ def test_a_driving_frame_is_decoded_without_what_its_pixels_do_not_need(live):
     out = encode_jpeg(image)
     marked = out[:2] + bombs.segment(0xE1, b"Exif\0\0" + exif.tobytes()[6:]) + out[2:]
     marked = marked[:2] + bombs.segment(0xE2, b"ICC_PROFILE\0\1\1" + b"x" * 60_000) + marked[2:]
-    from triportrait.serve.live.engine import decode_jpeg
+    from triportrait.serve.live.inference import decode_jpeg
     from triportrait.serve.media.picture_bounds import bare_jpeg
 
     assert len(bare_jpeg(marked)) < len(marked) - 60_000
@@ -115,8 +115,8 @@ def test_a_driving_frame_is_decoded_without_what_its_pixels_do_not_need(live):
 
 
 @pytest.fixture
-def decoders() -> Iterator[Decoders]:
-    made = Decoders(wall_s=0.5)
+def decoders() -> Iterator[DecoderPool]:
+    made = DecoderPool(wall_s=0.5)
     yield made
     made.stop()
 
@@ -126,7 +126,7 @@ def test_a_decoder_that_takes_too_long_is_ended_and_replaced(decoders, monkeypat
 
     async def both() -> np.ndarray:
         with monkeypatch.context() as patch:
-            patch.setattr(decoding, "command", lambda: FOR_EVER)
+            patch.setattr(decoder_pool, "command", lambda: FOR_EVER)
             for future in decoders.start():
                 await asyncio.wrap_future(future)
         stuck = set(decoders._all)
@@ -155,7 +155,7 @@ decode_process.CPU_S = -1.0
 decode_process.decode = lambda body: [0 for _ in iter(int, 1)]
 decode_process.main()
 """
-    monkeypatch.setattr(decoding, "command", lambda: [sys.executable, "-c", code])
+    monkeypatch.setattr(decoder_pool, "command", lambda: [sys.executable, "-c", code])
     decoders._wall_s = 30.0
     with pytest.raises(Exception, match="portrait: this picture takes more than 10 s to decode"):
         asyncio.run(decoders.decode(b"x", 1280))
@@ -211,10 +211,10 @@ def test_wishes_without_end_do_not_keep_frames_from_the_network(live):
 SERVER = """
 import sys, threading
 from triportrait import cli
-from triportrait.serve.live import decoding, transport_ws
-from triportrait.serve.live.engine import Engine
+from triportrait.serve.live import decoder_pool, transport_ws
+from triportrait.serve.live.inference import Engine
 transport_ws.decode_jpeg = lambda data: threading.Event().wait()
-decoding.command = lambda: [sys.executable, "-c", "import time; time.sleep(1000)"]
+decoder_pool.command = lambda: [sys.executable, "-c", "import time; time.sleep(1000)"]
 crop = Engine.crop_portrait
 def cropping(engine, image):
     found = crop(engine, image)
@@ -264,7 +264,7 @@ def test_a_signal_ends_the_server_within_three_seconds_whatever_its_decoders_and
 
 SMALL_SERVER = """
 import atexit
-from triportrait.serve.live.serving import bind, run
+from triportrait.serve.live.run_uvicorn import bind, run
 from triportrait.process import stops
 atexit.register(print, "clearing up", flush=True)
 async def app(scope, receive, send):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.serve.live_in_process import Visitor, driving, running
 from triportrait.serve.live import transport_ws
-from triportrait.serve.live.engine import encode_jpeg
+from triportrait.serve.live.inference import encode_jpeg
 from triportrait.serve.live.messages import write_frame
 
 

@@ -14,8 +14,8 @@ from tests.serve.live_in_process import Visitor, driving, finder, pixels, reenac
 from triportrait.core.weights import DEMO
 from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import AlignedFace
-from triportrait.serve.live.knowledge import knowledge
 from triportrait.serve.live.neutral import FIRST, SETTLED_S, STILL, STILL_S, NeutralWish
+from triportrait.serve.live.weights_notice import weights_notice
 from triportrait.serve.media.video import open_clip
 from triportrait.serve.parameters import Tracking
 from triportrait.serve.weights import RULE
@@ -59,14 +59,15 @@ def test_the_page_is_told_what_the_weights_know_before_a_face_drives(live):
             assert part in told["sentence"]
         assert "trained on photographs" in told["remedy"]
         assert [line.split()[1] for line in told["commands"]] == ["convert", "convert", "live"]
-    assert "noise" in knowledge(RULE, reenactor()).sentence
-    assert knowledge(DEMO, reenactor()).sentence.startswith("The demo weights")
-    assert knowledge("runs/mine", reenactor()).sentence.startswith("These weights")  # trained here, on drawn heads too
+    assert "noise" in weights_notice(RULE, reenactor()).sentence
+    assert weights_notice(DEMO, reenactor()).sentence.startswith("The demo weights")
+    trained_here = weights_notice("runs/mine", reenactor())  # on drawn heads, too
+    assert trained_here.sentence.startswith("These weights")
 
 
 def test_weights_that_read_real_faces_need_no_word(monkeypatch):
     monkeypatch.setattr(reenactor(), "motion_encoder", torch.nn.Identity())
-    assert knowledge("weights", reenactor()) is None
+    assert weights_notice("weights", reenactor()) is None
 
 
 @needs_faces

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.serve.chromium import BINARY, Chromium, Page
 from tests.serve.live_in_process import Visitor, finder, running
-from triportrait.serve.live import places
+from triportrait.serve.live import waiting_line
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="needs chromium")
 DEMO = Path(__file__).parents[2] / "docs" / "demo"
@@ -263,7 +263,7 @@ def test_a_page_waits_for_its_place_and_begins_by_itself(tmp_path, monkeypatch):
             assert page.run(USABLE) == 0
             assert page.run(CURTAIN)
             assert [name for role, name in page.named() if role == "button"] == ["What is this?"]
-            monkeypatch.setattr(places, "MOST_WAITING", 1)
+            monkeypatch.setattr(waiting_line, "MOST_WAITING", 1)
             second = browser.page()
             second.open(full.address)
             second.wait("document.getElementById('curtain').innerText.includes('Try again now')")  # too many wait

@@ -21,20 +21,20 @@ from triportrait.core.errors import InputError
 from triportrait.core.log_lines import JsonLines
 from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import AlignedFace
-from triportrait.serve.live import messages, serving, uploads
+from triportrait.serve.live import messages, run_uvicorn, uploads
 from triportrait.serve.live.admission import Admission
-from triportrait.serve.live.budget import Budget
-from triportrait.serve.live.engine import decode_jpeg, encode_jpeg, example_picture, examples
+from triportrait.serve.live.byte_ranges import UnsatisfiableError, requested_range
 from triportrait.serve.live.guard import COOKIE, Guard, is_loopback
-from triportrait.serve.live.newest import Newest
-from triportrait.serve.live.ranges import UnsatisfiableError, asked_range
+from triportrait.serve.live.inference import decode_jpeg, encode_jpeg, example_picture, examples
+from triportrait.serve.live.latest_slot import LatestSlot
+from triportrait.serve.live.rate_limit import TokenBucket
 from triportrait.serve.live.recording import MOST_KEPT, Recordings
 from triportrait.serve.live.settings import RANGES, Settings
 from triportrait.serve.parameters import Tracking
 
 
 def test_the_newest_wins_and_what_was_lost_is_counted():
-    slot: Newest[int] = Newest()
+    slot: LatestSlot[int] = LatestSlot()
     assert slot.take() is None
     assert not slot
     assert [slot.put(i) for i in range(5)] == [False, True, True, True, True]
@@ -45,7 +45,7 @@ def test_the_newest_wins_and_what_was_lost_is_counted():
 
 
 def test_a_slot_loses_nothing_uncounted_between_threads():
-    slot: Newest[int] = Newest()
+    slot: LatestSlot[int] = LatestSlot()
     taken: list[int] = []
     over = threading.Event()
 
@@ -352,30 +352,30 @@ def test_what_is_no_face_moves_nobody():
 
 def test_ranges_are_answered_as_the_standard_says():
     size = 684_648
-    assert asked_range("bytes=0-0", size) == (0, 0)
-    assert asked_range("bytes=5-", size) == (5, size - 1)
-    assert asked_range("bytes=-5", size) == (size - 5, size - 1)
-    assert asked_range("bytes=-999999999", size) == (
+    assert requested_range("bytes=0-0", size) == (0, 0)
+    assert requested_range("bytes=5-", size) == (5, size - 1)
+    assert requested_range("bytes=-5", size) == (size - 5, size - 1)
+    assert requested_range("bytes=-999999999", size) == (
         0,
         size - 1,
     )
-    assert asked_range(f"bytes=5-{10**40}", size) == (5, size - 1)
-    assert asked_range("Bytes= 1-2 ", size) == (1, 2)
-    assert asked_range("bytes=" + "0" * 5000 + "1-2", size) == (1, 2)
+    assert requested_range(f"bytes=5-{10**40}", size) == (5, size - 1)
+    assert requested_range("Bytes= 1-2 ", size) == (1, 2)
+    assert requested_range("bytes=" + "0" * 5000 + "1-2", size) == (1, 2)
     for ignored in ("", "bytes=5-2", "bytes=0-1,4-5", "bytes=x-y", "bytes=--5", "bytes=", "bytes=-", "items=0-1", "0-1",
                     "bytes=\u00b2-3", "bytes=1.5-2", "bytes=+1-2", "bytes=1-2-3"):  # fmt: skip
-        assert asked_range(ignored, size) is None, ignored
+        assert requested_range(ignored, size) is None, ignored
     for behind in (f"bytes={size}-", "bytes=-0", "bytes=" + "9" * 5000 + "-", f"bytes={size}-{size + 1}"):
         with pytest.raises(UnsatisfiableError):
-            asked_range(behind, size)
+            requested_range(behind, size)
 
 
 def test_what_is_asked_for_too_often_has_to_wait():
-    budget = Budget(10.0, 3.0)
+    budget = TokenBucket(10.0, 3.0)
     assert [budget.take() for _ in range(4)] == [True] * 3 + [False]
     assert budget.spend() > 0
     assert budget.spend() > 0.1
-    assert Budget(10.0, 3.0).spend() == 0
+    assert TokenBucket(10.0, 3.0).spend() == 0
 
 
 def test_recordings_of_one_session_do_not_push_another_s_out(tmp_path):
@@ -406,12 +406,12 @@ def test_one_address_does_not_take_all_connections():
         def __init__(self, host: str) -> None:
             self.client = (host, 1)
 
-    lines = [Line("10.0.0.1") for _ in range(serving.MOST_OF_ADDRESS)]
-    assert serving._has_room(("10.0.0.1", 2), lines)
-    assert serving._has_room(("10.0.0.2", 2), lines * 2)
-    assert not serving._has_room(("10.0.0.1", 2), lines * 2)
-    assert serving._has_room(("127.0.0.1", 2), [Line("127.0.0.1")] * 300), "a proxy stands before all"
-    assert serving._has_room(("::ffff:127.0.0.1", 2), [Line("::ffff:127.0.0.1")] * 300)
+    lines = [Line("10.0.0.1") for _ in range(run_uvicorn.MOST_OF_ADDRESS)]
+    assert run_uvicorn._has_room(("10.0.0.1", 2), lines)
+    assert run_uvicorn._has_room(("10.0.0.2", 2), lines * 2)
+    assert not run_uvicorn._has_room(("10.0.0.1", 2), lines * 2)
+    assert run_uvicorn._has_room(("127.0.0.1", 2), [Line("127.0.0.1")] * 300), "a proxy stands before all"
+    assert run_uvicorn._has_room(("::ffff:127.0.0.1", 2), [Line("::ffff:127.0.0.1")] * 300)
 
 
 def test_half_a_character_in_a_log_is_written_as_its_escape():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.serve.live_in_process import Visitor, driving, eventually, pixels, running
-from triportrait.serve.live.engine import EXAMPLES, encode_jpeg
+from triportrait.serve.live.inference import EXAMPLES, encode_jpeg
 from triportrait.serve.live.recording import Recording
 from triportrait.serve.media.provenance.manifest import installed, read_manifest
 from triportrait.serve.media.provenance.stamp import Stamp

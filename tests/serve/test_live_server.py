@@ -20,8 +20,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.serve.live_in_process import Visitor, driving, eventually, finder, pixels, running
 from triportrait.core.errors import InputError
-from triportrait.serve.live import places, transport_ws
-from triportrait.serve.live.engine import EXAMPLES, decode_jpeg, encode_jpeg, example_picture
+from triportrait.serve.live import run_uvicorn, transport_ws, waiting_line
+from triportrait.serve.live.inference import EXAMPLES, decode_jpeg, encode_jpeg, example_picture
 from triportrait.serve.live.messages import write_frame, write_shown
 from triportrait.serve.media.provenance.watermark import message_of, read
 
@@ -136,7 +136,7 @@ def test_a_face_is_taken_as_neutral_and_given_back(live):
 
 
 def test_one_more_than_may_wait_is_refused_with_a_time(monkeypatch):
-    monkeypatch.setattr(places, "MOST_WAITING", 0)
+    monkeypatch.setattr(waiting_line, "MOST_WAITING", 0)
     with running(sessions=1) as live:
         with Visitor(live, example=None):
             with Visitor(live) as late:
@@ -389,9 +389,7 @@ def test_a_stop_ends_open_sessions_within_seconds():
 
 @pytest.mark.parametrize("asked", [False, True])
 def test_a_connection_that_never_finishes_to_ask_is_closed(live, monkeypatch, asked):
-    from triportrait.serve.live import serving
-
-    monkeypatch.setattr(serving, "REQUEST_S", 0.3)
+    monkeypatch.setattr(run_uvicorn, "REQUEST_S", 0.3)
     with socket.create_connection(("127.0.0.1", live.port), 10) as silent:
         if asked:  # and was answered; the connection is kept
             for _ in range(2):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from triportrait.core.errors import InputError
 from triportrait.serve.live.addresses import is_loopback
 from triportrait.serve.live.guard import App
-from triportrait.serve.live.logs import fields
+from triportrait.serve.live.json_logs import fields
 from triportrait.serve.live.messages import LARGEST_FRAME_BYTES
 from triportrait.serve.media.pictures import reason_of
 

@@ -52,7 +52,7 @@ class _Job:
                 self._process.kill()
 
 
-class Decoders:
+class DecoderPool:
     """A few processes that decode; each that dies is replaced.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 
-class Newest(Generic[Item]):
+class LatestSlot(Generic[Item]):
     """Holds at most one item for whoever takes it; an item that was not taken is replaced, and counted.
 
     Attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 
-class Budget:
+class TokenBucket:
     """One of these is spent by each thing that is asked for, and comes back with time.
 
     Args:

@@ -37,7 +37,7 @@ class Ticket:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Places:
+class WaitingLine:
     """The queue before the admission. All of it is called from the event loop.
 
     Args:
@@ -109,7 +109,7 @@ class Places:
         return f"{full}; {where}: it begins by itself when a place is free"
 
 
-async def wait_for_place(websocket: WebSocket, places: Places, ticket: Ticket) -> bool:
+async def wait_for_place(websocket: WebSocket, waiting_line: WaitingLine, ticket: Ticket) -> bool:
     """Keep a page waiting that was accepted; gives whether it has come in, and is still there.
 
     Raises:
@@ -122,9 +122,9 @@ async def wait_for_place(websocket: WebSocket, places: Places, ticket: Ticket) -
     try:
         while not ticket.in_ and not ticket.refused:
             ticket.changed.clear()
-            if places.position(ticket) != position:
-                position = places.position(ticket)
-                message = {"is": "waiting", "position": position, "sentence": places.sentence(ticket)}
+            if waiting_line.position(ticket) != position:
+                position = waiting_line.position(ticket)
+                message = {"is": "waiting", "position": position, "sentence": waiting_line.sentence(ticket)}
                 async with asyncio.timeout(SILENT_S):
                     await websocket.send_text(json.dumps(message))
                 continue  # it may have changed meanwhile
@@ -142,7 +142,7 @@ async def wait_for_place(websocket: WebSocket, places: Places, ticket: Ticket) -
         receiving.cancel()
         await asyncio.wait({receiving})
         if not ticket.in_ and not ticket.refused:
-            places.leave_queue(ticket)
+            waiting_line.leave_queue(ticket)
     return ticket.in_ and websocket.client_state is WebSocketState.CONNECTED
 
 

@@ -12,7 +12,7 @@ class UnsatisfiableError(Exception):
     """Nothing of the file lies in the range: 416."""
 
 
-def asked_range(header: str, size: int) -> tuple[int, int] | None:
+def requested_range(header: str, size: int) -> tuple[int, int] | None:
     """The first and the last byte that a `Range` asks for.
 
     Args:

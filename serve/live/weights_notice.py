@@ -1,4 +1,4 @@
-"""What weights know of people, as the page says it beside the picture before anybody's face is used."""
+"""The notice that the page shows beside the picture for weights that were not trained on photographs of people."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _COMMANDS = (
 
 
 @dataclass(frozen=True)
-class Knowledge:
-    """What weights that do not know people make of them.
+class WeightsNotice:
+    """The notice about weights that were not trained on photographs of people.
 
     Attributes:
         title: the shortest way to say it.
@@ -39,7 +39,7 @@ class Knowledge:
     neutral: bool = False
 
 
-def knowledge(weights: str, reenactor: Reenactor) -> Knowledge | None:
+def weights_notice(weights: str, reenactor: Reenactor) -> WeightsNotice | None:
     """What a page should say of weights; None for those whose motion encoder reads real faces.
 
     Args:
@@ -47,13 +47,13 @@ def knowledge(weights: str, reenactor: Reenactor) -> Knowledge | None:
         reenactor: made of them.
     """
     if weights == RULE:
-        return Knowledge(
+        return WeightsNotice(
             "Weights made from names", "They check the installation: the picture is noise, whoever drives it."
         )
     if not isinstance(reenactor.motion_encoder, SmallMotionEncoder):
         return None
     whose = "The demo weights have" if weights == DEMO else "These weights have"
-    return Knowledge(
+    return WeightsNotice(
         "Drawn heads only",
         f"{whose} never seen a person. A photo as portrait becomes a drawn head without its likeness. A real face that "
         "drives is misread, with eyes that shut and smiles that are missed, until one relaxed second of it counts as "

@@ -13,8 +13,8 @@ from websockets.asyncio.client import connect
 
 from tests.serve.live_in_process import running
 from triportrait.core.errors import InputError
-from triportrait.serve.live import offers
-from triportrait.serve.live.offers import checked_offer, vp8_size
+from triportrait.serve.live import rtc_offers
+from triportrait.serve.live.rtc_offers import checked_offer, vp8_size
 
 aiortc = pytest.importorskip("aiortc")
 
@@ -108,7 +108,7 @@ def candidates(sdp: str) -> list[str]:
 
 
 def test_candidates_lie_at_the_page_itself_and_are_few(sdp, monkeypatch):
-    monkeypatch.setattr(offers, "own_addresses", lambda: ["192.168.1.7", "fd00::7"])
+    monkeypatch.setattr(rtc_offers, "own_addresses", lambda: ["192.168.1.7", "fd00::7"])
     bare = re.sub(r"a=candidate.*\r\n", "", sdp)
 
     def offered(*hosts: str) -> str:
@@ -121,7 +121,7 @@ def test_candidates_lie_at_the_page_itself_and_are_few(sdp, monkeypatch):
     for address in ("10.0.0.9", "::ffff:10.0.0.9"):
         far = checked_offer(offered(*others, "192.168.1.7", "127.0.0.1", "abc-1.local", "ABC.LOCAL"), address)
         assert candidates(far) == ["10.0.0.9"] * 3
-    assert len(candidates(checked_offer(offered(*["127.0.0.1"] * 300), "127.0.0.1"))) == offers.MOST_CANDIDATES
+    assert len(candidates(checked_offer(offered(*["127.0.0.1"] * 300), "127.0.0.1"))) == rtc_offers.MOST_CANDIDATES
     with pytest.raises(InputError, match="candidates as browsers write them"):
         checked_offer(bare + "a=candidate:1 1 udp 100 127.0.0.1 5000\r\n", "127.0.0.1")
 
