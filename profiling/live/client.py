@@ -184,21 +184,11 @@ class Client:
         if result.view or not result.number:
             return
         parts = result.parts
-        server = parts.wait + parts.faces + parts.compute + parts.encode + parts.send
         total, capture = 1e3 * now - result.clock_ms, self._captures.pop(result.number, 0.0)
         for number in [n for n in self._captures if n < result.number]:
             del self._captures[number]
-        self.record.samples.append(
-            Sample(
-                time.monotonic(),
-                total,
-                capture,
-                total - capture - server,
-                parts.wait + parts.send,
-                parts.faces + parts.compute,
-                parts.encode,
-            )
-        )
+        network, queue, compute = total - capture - parts.total, parts.wait + parts.send, parts.faces + parts.compute
+        self.record.samples.append(Sample(time.monotonic(), total, capture, network, queue, compute, parts.encode))
 
 
 def _encoded(image: np.ndarray) -> bytes:

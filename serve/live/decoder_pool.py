@@ -1,4 +1,4 @@
-"""Where portraits are decoded: in processes of their own, which are ended when they take too long or nobody waits."""
+"""A pool of processes that decode portraits: one that takes too long, or that nobody waits for, is killed."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import numpy as np
 from triportrait.core.errors import InputError
 from triportrait.serve.live.decode_process import ANSWER, CPU_S, REQUEST
 
-PROCESSES = 2  # one session decodes one picture at a time: it never holds all
-WALL_S = 30.0  # for a picture, however little of a processor it gets
+PROCESSES = 2  # a session decodes one picture at a time, so that it never holds all of them
+WALL_S = 30.0  # for a picture, however busy the processors are
 _SLOW = "portrait: this picture takes more than {:g} s to decode; save it as a plain JPEG or PNG"
 
 
 def command() -> list[str]:
-    """What starts a process: it finds its modules where this one does."""
+    """Return the command that starts a process, which imports modules from where this one does."""
     code = f"import sys; sys.path[:] = {sys.path!r}; from triportrait.serve.live.decode_process import main; main()"
     return [sys.executable, "-c", code]
 
 
 class _Job:
-    """A picture that somebody waits for, until nobody does."""
+    """The decoding of one picture, whose process is killed when nobody waits for it any more."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -53,7 +53,7 @@ class _Job:
 
 
 class DecoderPool:
-    """A few processes that decode; each that dies is replaced.
+    """Decode pictures in a few processes, each of which is replaced when it dies.
 
     Args:
         wall_s: seconds that a picture may take.
@@ -68,16 +68,16 @@ class DecoderPool:
         self._stopped = False
 
     def start(self) -> list[Future[None]]:
-        """Start the processes; gives what is done when they have been."""
+        """Start the processes; return futures that are done when they run."""
         return [self._threads.submit(self._add) for _ in range(PROCESSES)]
 
     async def decode(self, body: bytes, longest_px: int) -> np.ndarray:
-        """A portrait, uint8 [H, W, 3], made smaller where it is longer than `longest_px`.
+        """Decode a portrait to uint8 [H, W, 3], reduced where it is longer than `longest_px`.
 
-        Whoever cancels this ends the process that is at it.
+        Where this is cancelled, the process that decodes is killed.
 
         Raises:
-            InputError: what is wrong with it, or it takes too long.
+            InputError: the picture cannot be decoded, or takes too long.
         """
         job = _Job()
         loop = asyncio.get_running_loop()
@@ -88,7 +88,7 @@ class DecoderPool:
             raise
 
     def stop(self) -> None:
-        """End all processes, whatever they are at."""
+        """Kill all processes, whatever they work on."""
         with self._lock:
             self._stopped = True
             for process in self._all:
@@ -151,7 +151,7 @@ class DecoderPool:
             self._idle.put(self._begin())
 
     def _begin(self) -> subprocess.Popen[bytes]:
-        # A session of its own: Ctrl-C in the terminal is for the server, which ends it.
+        # A process group of its own: Ctrl-C in the terminal reaches the server alone, which kills the process.
         process = subprocess.Popen(
             command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         )

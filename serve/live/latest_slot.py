@@ -1,4 +1,4 @@
-"""A slot of one: the newest item wins, so that no queue can grow and no lag with it."""
+"""A queue of length one in which the newest item replaces an older one, so that no backlog and no lag can grow."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ Item = TypeVar("Item")
 
 
 class LatestSlot(Generic[Item]):
-    """Holds at most one item for whoever takes it; an item that was not taken is replaced, and counted.
+    """Hold at most one item until it is taken; a newer one replaces it, which is counted.
 
     Attributes:
-        dropped: items that were replaced before anybody took them.
+        dropped: how many items were replaced before anybody took them.
     """
 
     def __init__(self) -> None:
@@ -21,14 +21,14 @@ class LatestSlot(Generic[Item]):
         self.dropped = 0
 
     def put(self, item: Item) -> bool:
-        """Place an item; tells whether another was waiting and is lost."""
+        """Put an item in; return whether it replaced one that nobody had taken."""
         with self._lock:
-            lost, self._item = self._item is not None, item
-            self.dropped += lost
-            return lost
+            replaces, self._item = self._item is not None, item
+            self.dropped += replaces
+            return replaces
 
     def take(self) -> Item | None:
-        """The item, which leaves the slot; None where there is none."""
+        """Take the item out of the slot and return it; None where the slot is empty."""
         with self._lock:
             item, self._item = self._item, None
             return item

@@ -1,4 +1,4 @@
-"""How often a session may ask for something: so often a second, and a few more at a time."""
+"""Rate limits of a session, each a token bucket: a mean rate and a burst above it."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import time
 
 
 class TokenBucket:
-    """One of these is spent by each thing that is asked for, and comes back with time.
+    """Each request takes a token out of the bucket, which fills again at a constant rate.
 
     Args:
-        per_s: what comes back in a second.
-        at_once: the most that is there.
+        rate_per_s: tokens that come back in a second.
+        burst: the most tokens that the bucket holds; it begins full.
     """
 
-    def __init__(self, per_s: float, at_once: float) -> None:
-        self._per_s, self._at_once = per_s, at_once
-        self._left, self._at_s = at_once, time.monotonic()
+    def __init__(self, rate_per_s: float, burst: float) -> None:
+        self._rate_per_s, self._burst = rate_per_s, burst
+        self._tokens, self._refilled_s = burst, time.monotonic()
 
     def spend(self, cost: float = 1.0) -> float:
-        """Spend one, or more; gives the seconds after which the debt is paid, 0 where there is none."""
+        """Take tokens, into debt where too few are left; return the seconds to wait until the debt is paid."""
         self._refill()
-        self._left -= cost
-        return max(0.0, -self._left / self._per_s)
+        self._tokens -= cost
+        return max(0.0, -self._tokens / self._rate_per_s)
 
     def take(self) -> bool:
-        """Spend one, where there is one."""
+        """Take a token, and return whether there was one."""
         self._refill()
-        if self._left < 1.0:
+        if self._tokens < 1.0:
             return False
-        self._left -= 1.0
+        self._tokens -= 1.0
         return True
 
     def _refill(self) -> None:
         now = time.monotonic()
-        self._left = min(self._at_once, self._left + (now - self._at_s) * self._per_s)
-        self._at_s = now
+        self._tokens = min(self._burst, self._tokens + (now - self._refilled_s) * self._rate_per_s)
+        self._refilled_s = now

@@ -25,11 +25,11 @@ class WeightsNotice:
     """The notice about weights that were not trained on photographs of people.
 
     Attributes:
-        title: the shortest way to say it.
+        title: the notice in a few words.
         sentence: what becomes of a photo as portrait, and of a real face that drives.
-        remedy: which weights would do better.
-        commands: how to get and use them.
-        neutral: whether a real driving face does better when one of its pictures counts as neutral.
+        remedy: which weights do better.
+        commands: how to convert and use them.
+        neutral: whether the page lets a picture of a real driving face count as neutral.
     """
 
     title: str
@@ -40,11 +40,11 @@ class WeightsNotice:
 
 
 def weights_notice(weights: str, reenactor: Reenactor) -> WeightsNotice | None:
-    """What a page should say of weights; None for those whose motion encoder reads real faces.
+    """Build the notice about weights; None for those whose motion encoder reads real faces.
 
     Args:
-        weights: what the user calls them: a folder, `demo` or `rule`.
-        reenactor: made of them.
+        weights: a folder, `demo` or `rule`, as the user names them.
+        reenactor: the network with these weights.
     """
     if weights == RULE:
         return WeightsNotice(

@@ -183,7 +183,7 @@ def test_an_upload_takes_the_place_of_the_one_before_and_nobody_else_waits(live)
             answers = []
             for count in range(6):
                 answers.append(uploading.submit(send, session.id))
-                eventually(lambda count=count: session.choice.asked == 2 + count)
+                eventually(lambda count=count: session.choice.requested == 2 + count)
             assert live.post(f"/portrait?session={two.hello['session']}", jpeg)[0] == 200
         finally:
             go.set()

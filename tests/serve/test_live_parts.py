@@ -92,7 +92,7 @@ def test_one_session_always_fits_and_slower_frames_let_fewer_in():
     for _ in range(500):
         admission.measured(0.010)
     assert admission.capacity == 3
-    assert Admission(frame_s=3.0, pace_fps=30, most=4).capacity == 4
+    assert Admission(frame_s=3.0, pace_fps=30, max_sessions=4).capacity == 4
 
 
 def test_settings_are_taken_as_numbers_in_range_and_nothing_else():

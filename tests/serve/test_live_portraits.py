@@ -103,7 +103,7 @@ def test_the_portrait_that_was_asked_for_last_is_shown(live):
     with Visitor(live) as page, ThreadPoolExecutor(1) as uploading:
         session = live.server.sessions[page.hello["session"]].session
         answer = uploading.submit(live.post, f"/portrait?session={session.id}", slow())
-        eventually(lambda: session.choice.asked == 2)
+        eventually(lambda: session.choice.requested == 2)
         page.say(do="example", name="head-3")
         page.hear("portrait")
         go.set()
@@ -120,7 +120,7 @@ def test_a_later_portrait_that_is_refused_outdates_none(live, slow_portraits):
         session = live.server.sessions[page.hello["session"]].session
         slow_portraits.clear()
         page.say(do="example", name="head-3")
-        eventually(lambda: session.choice.asked == 2)
+        eventually(lambda: session.choice.requested == 2)
         status, told = live.post(f"/portrait?session={session.id}", b"no picture")
         assert status == 422
         assert "not a picture that can be read" in told["sentence"]

@@ -88,7 +88,7 @@ def test_a_warning_is_taken_back_when_nobody_waits_any_more(live, monkeypatch):
 def test_who_holds_the_whole_queue_cannot_keep_others_out():
     queue = WaitingLine(Admission(0.1, 10, 1))
     first = queue.ask("10.0.0.1")
-    assert first.in_
+    assert first.admitted
     tickets = [queue.ask("10.0.0.1") for _ in range(waiting_line.MOST_WAITING)]
     assert isinstance(queue.ask("10.0.0.1"), Refusal)
     other = queue.ask("10.0.0.2")
@@ -98,16 +98,16 @@ def test_who_holds_the_whole_queue_cannot_keep_others_out():
     assert queue.position(tickets[0]) == 1
     assert queue.position(other) == waiting_line.MOST_WAITING
     queue.leave(3.0)
-    assert tickets[0].in_
-    assert not tickets[1].in_
+    assert tickets[0].admitted
+    assert not tickets[1].admitted
 
 
 def test_a_place_more_lets_the_next_in():
     """Frames have come to cost less."""
     admission = Admission(0.05, 10)
     queue = WaitingLine(admission)
-    assert queue.ask("a").in_
-    assert not queue.ask("a").in_
+    assert queue.ask("a").admitted
+    assert not queue.ask("a").admitted
     for _ in range(500):
         admission.measured(0.01)
     queue.let_in()
