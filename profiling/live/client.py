@@ -77,17 +77,17 @@ def url_of(address: str, path: str, scheme: str = "http") -> str:
     return f"{scheme}://{urlsplit(address).netloc}{path}"
 
 
-def get(address: str, path: str) -> str:
-    """Fetch the text of a path of the server."""
+def get(address: str, path: str) -> bytes:
+    """Fetch a path of the server."""
     request = urllib.request.Request(url_of(address, path), headers=headers(address))
     with urllib.request.urlopen(request, timeout=10) as answer:
-        text: bytes = answer.read()
-    return text.decode()
+        body: bytes = answer.read()
+    return body
 
 
 def metrics(address: str) -> dict[str, float]:
     """Fetch the numbers of /metrics by name."""
-    rows = [line.rpartition(" ") for line in get(address, "/metrics").splitlines() if not line.startswith("#")]
+    rows = [line.rpartition(" ") for line in get(address, "/metrics").decode().splitlines() if not line.startswith("#")]
     return {name: float(value) for name, _, value in rows if name}
 
 

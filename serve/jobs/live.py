@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 import tyro
@@ -140,7 +140,7 @@ class Live:
         if first is None:
             return None
         first.close()
-        return _provider
+        return cast(Callable[[], FaceProvider], face_provider)
 
 
 def given_token(token: str | None, file: Path | None) -> str | None:
@@ -178,9 +178,3 @@ def _read_token(file: Path) -> str:
             return opened.read(4096).decode("ascii", "replace").strip()
     except OSError as error:
         raise InputError(f"--token-file {file}: it cannot be read ({reason_of(error)}); check the path") from error
-
-
-def _provider() -> FaceProvider:
-    provider = face_provider()
-    assert provider is not None
-    return provider

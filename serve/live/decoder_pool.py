@@ -7,6 +7,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import IO
@@ -102,13 +103,8 @@ class DecoderPool:
             process = self._take()
         except OSError as error:
             raise InputError("portrait: the server cannot start a decoder now; try again in a minute") from error
-        late = threading.Event()
-
-        def end() -> None:
-            late.set()
-            process.kill()
-
-        timer = threading.Timer(self._wall_s, end)
+        began_s = time.monotonic()
+        timer = threading.Timer(self._wall_s, process.kill)
         timer.daemon = True
         timer.start()
         job.begin(process)
@@ -122,8 +118,9 @@ class DecoderPool:
             raise
         except (OSError, EOFError) as error:
             process.kill()
-            slow = late.is_set() or process.wait() == -_xcpu()
-            limit_s = self._wall_s if late.is_set() else CPU_S
+            late = time.monotonic() - began_s >= self._wall_s
+            slow = late or process.wait() == -_xcpu()
+            limit_s = self._wall_s if late else CPU_S
             sentence = _SLOW.format(limit_s) if slow else "portrait: this picture cannot be decoded; save it anew"
             raise InputError(sentence) from error
         finally:

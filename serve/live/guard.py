@@ -22,14 +22,15 @@ _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(.*)", re.DOTALL)
 OPEN_PATHS = ("/healthz",)
 _HEADERS = (
     # blob: and data: are the user's own files and pictures that the page has drawn.
-    ("content-security-policy", "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-     "img-src 'self' blob: data:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
-    ("x-content-type-options", "nosniff"),
-    ("referrer-policy", "no-referrer"),
-    ("cross-origin-resource-policy", "same-origin"),
-    ("cross-origin-opener-policy", "same-origin"),
-    ("permissions-policy", "camera=(self), microphone=()"),
-    ("cache-control", "no-store"),
+    (b"content-security-policy", b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+     b"img-src 'self' blob: data:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; "
+     b"frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(self), microphone=()"),
+    (b"cache-control", b"no-store"),
 )  # fmt: skip
 
 
@@ -119,7 +120,7 @@ async def _refuse(scope: Scope, send: Send, status: int, sentence: str) -> None:
     kind = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
     if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
         return await send({"type": "websocket.close", "code": 1008, "reason": sentence})
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), *_encoded()]
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), *_HEADERS]
     await send({"type": f"{kind}.start", "status": status, "headers": headers})
     await send({"type": f"{kind}.body", "body": f"{sentence}\n".encode()})
 
@@ -133,19 +134,15 @@ def _cookie_name(headers: dict[str, str]) -> str:
 async def _redirect(send: Send, cookie: str) -> None:
     # The token should not stay in the address bar and in the history.
     cookie += "; Path=/; HttpOnly; SameSite=Strict"
-    headers = [(b"location", b"/"), (b"set-cookie", cookie.encode("latin-1")), *_encoded()]
+    headers = [(b"location", b"/"), (b"set-cookie", cookie.encode("latin-1")), *_HEADERS]
     await send({"type": "http.response.start", "status": 303, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
-
-
-def _encoded() -> list[tuple[bytes, bytes]]:
-    return [(name.encode(), value.encode()) for name, value in _HEADERS]
 
 
 def _with_headers(send: Send) -> Send:
     async def wrapped(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", []), *_encoded()]
+            message["headers"] = [*message.get("headers", []), *_HEADERS]
         await send(message)
 
     return wrapped

@@ -93,7 +93,8 @@ class Connection:
         self._messages = TokenBucket(MESSAGES_PER_S, MESSAGES_AT_ONCE)
         self._offers = TokenBucket(OFFERS_PER_S, OFFERS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
-        self.session = Session(server.engine.follower(), self._tell_from_anywhere, self._wake_from_anywhere)
+        tell, deliver = (partial(self._from_any_thread, call) for call in (self.tell, self._wake_both))
+        self.session = Session(server.engine.follower(), tell, deliver)
 
     async def run(self) -> None:
         """Serve until the page leaves or falls silent, or the server stops."""
@@ -142,20 +143,14 @@ class Connection:
         self._unsent[f"{message['is']} {message.get('about', '')}"] = message
         self._wake.set()
 
-    def _tell_from_anywhere(self, message: dict[str, Any]) -> None:
-        self._from_anywhere(partial(self.tell, message))
-
-    def _wake_from_anywhere(self) -> None:
-        self._from_anywhere(self._wake_both)
-
     def _wake_both(self) -> None:
         self._wake.set()
         if self._peer is not None:
             self._peer.wake()
 
-    def _from_anywhere(self, call: Callable[[], None]) -> None:
+    def _from_any_thread(self, call: Callable[..., None], *arguments: Any) -> None:
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(call)
+            self._loop.call_soon_threadsafe(call, *arguments)
 
     async def _say_goodbye(self, sentence: str) -> None:
         from starlette.websockets import WebSocketState

@@ -9,10 +9,12 @@ import shutil
 import subprocess
 import time
 import urllib.request
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from websockets.sync.client import ClientConnection, connect
 
 BINARY = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -21,6 +23,16 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--autoplay-policy=no-user-gesture-required",
     "--remote-debugging-port=0", "--remote-allow-origins=*",
 )  # fmt: skip
+
+
+def write_camera(path: Path, scenes: Iterable[tuple[Image.Image, tuple[int, int]]]) -> Path:
+    """Write what a fake camera plays: in each picture, 640 x 480, a head stands at a place."""
+    with path.open("wb") as out:
+        for head, place in scenes:
+            picture = Image.new("RGB", (640, 480), (60, 60, 66))
+            picture.paste(head, place)
+            picture.save(out, "JPEG", quality=88)
+    return path
 
 
 class Page:
@@ -70,6 +82,19 @@ class Page:
         return self.run(
             "document.getElementById('state').innerText + ' | ' + document.getElementById('notices').innerText"
         )
+
+    def click(self, name: str) -> None:
+        """Click on the element with this id."""
+        self.run(f"document.getElementById('{name}').click()")
+
+    def says(self, sentence: str, seconds: float = 30) -> None:
+        """Wait for a notice."""
+        self.wait(f"document.getElementById('notices').innerText.includes({sentence!r})", seconds)
+
+    def goes_on(self, count: int = 3) -> None:
+        """Wait for so many more pictures."""
+        shown = self.run("Number(document.body.dataset.results || 0)")
+        self.wait(f"Number(document.body.dataset.results) >= {shown + count}", 60)
 
     def open(self, address: str) -> None:
         self.call("Page.navigate", url=address)

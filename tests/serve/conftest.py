@@ -38,6 +38,15 @@ def tiny_weights(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def live():
+    """A live server in a thread, for all tests of a module."""
+    from tests.serve.live_in_process import running
+
+    with running() as server:
+        yield server
+
+
 @pytest.fixture(autouse=True)
 def made_up_pictures_count_as_aligned(request, monkeypatch) -> None:
     """Most pictures here show nothing: what is installed must not decide what a test sees. `real_faces` undoes it."""

@@ -19,6 +19,7 @@ from PIL import Image
 from websockets.sync.client import ClientConnection, connect
 
 from triportrait.core.weights import DEMO
+from triportrait.profiling.live.client import metrics
 from triportrait.serve.faces.mediapipe_faces import MediapipeFaces
 from triportrait.serve.live.admission import Admission
 from triportrait.serve.live.inference import EXAMPLES, Engine, encode_jpeg, example_picture
@@ -62,9 +63,7 @@ class Running:
             return error.code, error.read(), dict(error.headers)
 
     def figures(self) -> dict[str, float]:
-        lines = self.get("/metrics")[1].decode().splitlines()
-        rows = [line.rpartition(" ") for line in lines if not line.startswith("#")]
-        return {name: float(value) for name, _, value in rows}
+        return metrics(self.address)
 
 
 @contextmanager

@@ -283,7 +283,7 @@ class Soak:
                 if told.get("about") == "wish":
                     self.faults.append(f"records: {told['sentence']}")
                     return
-            data = await asyncio.to_thread(_fetch, url_of(self.address, told["address"]))
+            data = await asyncio.to_thread(get, self.address, told["address"])
             with av.open(io.BytesIO(data)) as file:
                 if sum(1 for _ in file.decode(video=0)) != told["frames"]:
                     self.faults.append("records: frames are missing")
@@ -371,7 +371,7 @@ class Soak:
         short = self.seconds < SHORT_S
         most_growth = MOST_GROWTH_SHORT if short else MOST_GROWTH
         slower, slower_alone = (MOST_SLOWER_SHORT,) * 2 if short else (MOST_SLOWER, MOST_SLOWER_ALONE)
-        seen = self.steady.record
+        seen, health = self.steady.record, json.loads(get(self.address, "/healthz"))
         return [
             (f"memory of the last fifth: {100 * growth:+.1f} % over the first, at most "
              f"{100 * most_growth:+.0f}", growth <= most_growth),
@@ -386,22 +386,13 @@ class Soak:
             (f"open files: {after.files}, before {self.before.files}", after.files <= self.before.files + 2),
             (f"the session that behaves: {len(seen.samples)} results of {seen.sent} frames, the others replaced by "
              "newer ones", len(seen.samples) > self.seconds / 2),
-            (f"healthy at the end: {get(self.address, '/healthz').strip()}",
-             json.loads(get(self.address, "/healthz"))["ok"]),
+            (f"healthy at the end: {health}", health["ok"]),
             (f"faults: {len(self.faults)}" + "".join(f"; {fault}" for fault in self.faults[:5]), not self.faults),
         ]  # fmt: skip
 
 
 class _Full(Exception):
     """The server had no place."""
-
-
-def _fetch(address: str) -> bytes:
-    import urllib.request
-
-    with urllib.request.urlopen(address, timeout=30) as answer:
-        data: bytes = answer.read()
-    return data
 
 
 def soak(minutes: float, sessions: int, tell: Callable[[str], None]) -> bool:

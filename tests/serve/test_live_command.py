@@ -206,7 +206,5 @@ def test_growth_is_that_of_the_last_fifth_over_the_first():
 
 
 def test_a_server_that_does_not_start_says_why():
-    from triportrait.core.errors import InputError
-
     with pytest.raises(InputError, match=r"did not start .*/nowhere"), live_server(["--weights", "/nowhere"]):
         pass

@@ -22,7 +22,7 @@ from PIL import Image
 from websockets.sync.client import connect
 
 from tests.serve import bombs
-from tests.serve.live_in_process import Visitor, driving, eventually, running
+from tests.serve.live_in_process import Visitor, driving, eventually
 from triportrait.serve.live import decoder_pool
 from triportrait.serve.live.decoder_pool import DecoderPool
 from triportrait.serve.live.inference import encode_jpeg
@@ -30,12 +30,6 @@ from triportrait.serve.live.messages import write_frame
 
 BOMB = bombs.scans(2000)
 FOR_EVER = [sys.executable, "-c", "import time; time.sleep(1000)"]
-
-
-@pytest.fixture(scope="module")
-def live():
-    with running() as server:
-        yield server
 
 
 def gaps(page: Visitor, seconds: float, first: int) -> list[float]:

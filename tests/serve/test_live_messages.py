@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import time
 
-import pytest
-
-from tests.serve.live_in_process import Visitor, driving, running
+from tests.serve.live_in_process import Visitor, driving
 from triportrait.serve.live import transport_ws
 from triportrait.serve.live.inference import encode_jpeg
 from triportrait.serve.live.messages import write_frame
-
-
-@pytest.fixture(scope="module")
-def live():
-    with running() as server:
-        yield server
-
 
 HUGE, DEEP, HALF = "9" * 4000, "[" * 900 + "]" * 900, '"\\ud800"'
 WRONG = [  # what is done, and with which JSON

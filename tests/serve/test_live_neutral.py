@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.serve.live_in_process import Visitor, driving, finder, pixels, reenactor, running
+from tests.serve.live_in_process import Visitor, driving, finder, pixels, reenactor
 from triportrait.core.weights import DEMO
 from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import AlignedFace
@@ -22,12 +22,6 @@ from triportrait.serve.weights import RULE
 
 REAL = Path(__file__).parents[2] / "docs" / "demo" / "driving.mp4"
 needs_faces = pytest.mark.skipif(finder() is None, reason="needs mediapipe")
-
-
-@pytest.fixture(scope="module")
-def live():
-    with running() as server:
-        yield server
 
 
 @lru_cache(maxsize=1)

@@ -12,17 +12,11 @@ import av
 import numpy as np
 import pytest
 
-from tests.serve.live_in_process import Visitor, driving, eventually, pixels, running
+from tests.serve.live_in_process import Visitor, driving, eventually, pixels
 from triportrait.serve.live.inference import EXAMPLES, encode_jpeg
 from triportrait.serve.live.recording import Recording
 from triportrait.serve.media.provenance.manifest import installed, read_manifest
 from triportrait.serve.media.provenance.stamp import Stamp
-
-
-@pytest.fixture(scope="module")
-def live():
-    with running() as server:
-        yield server
 
 
 def test_a_recording_decodes_and_only_its_own_name_finds_it(live, tmp_path):

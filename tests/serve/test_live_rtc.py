@@ -11,7 +11,7 @@ import numpy as np
 from websockets.asyncio.client import connect
 
 from tests.serve.live_in_process import running
-from tests.serve.rtc_visit import COUNTED, WANTED, Moving, aiortc, visit
+from tests.serve.rtc_visit import COUNTED, WANTED, Moving, aiortc, new_peer, visit
 
 
 def test_pictures_go_both_ways_and_the_numbers_beside_them():
@@ -49,7 +49,7 @@ def test_pictures_that_are_too_large_end_it_before_one_is_decoded(monkeypatch):
         told: list[dict] = []
         off = asyncio.Event()
         async with connect(f"ws://127.0.0.1:{port}/session", max_size=None) as socket:
-            peer = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
+            peer = new_peer()
 
             async def hear() -> None:
                 async for message in socket:

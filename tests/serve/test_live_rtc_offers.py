@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import logging
 import re
 
@@ -12,15 +11,14 @@ import pytest
 from websockets.asyncio.client import connect
 
 from tests.serve.live_in_process import running
+from tests.serve.rtc_visit import aiortc, answer_to, new_peer
 from triportrait.core.errors import InputError
 from triportrait.serve.live import rtc_offers
 from triportrait.serve.live.rtc_offers import checked_offer, vp8_size
 
-aiortc = pytest.importorskip("aiortc")
-
 
 async def offer() -> str:
-    peer = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
+    peer = new_peer()
     peer.createDataChannel("numbers")
     peer.addTransceiver("video")
     await peer.setLocalDescription(await peer.createOffer())
@@ -63,44 +61,30 @@ def test_a_malformed_offer_is_one_sentence_and_no_traceback(sdp, caplog, monkeyp
 
     monkeypatch.setattr(transport_ws, "OFFERS_AT_ONCE", 100.0)
 
-    async def call(port: int) -> dict[str, dict]:
-        told = {}
+    async def call(port: int) -> list[dict]:
         async with connect(f"ws://127.0.0.1:{port}/session", max_size=None) as socket:
-            for name, change in {**WRONG, "a right one": lambda s: s}.items():
-                await socket.send(json.dumps({"do": "offer", "sdp": change(sdp)}))
-                async for message in socket:
-                    if isinstance(message, str) and json.loads(message)["is"] == "answer":
-                        told[name] = json.loads(message)
-                        break
-        return told
+            return [await answer_to(socket, change(sdp)) for change in (*WRONG.values(), lambda s: s)]
 
     with caplog.at_level(logging.DEBUG), running() as live:
-        told = asyncio.run(call(live.port))
+        *answers, right = asyncio.run(call(live.port))
         gc.collect()
-    assert told.pop("a right one")["sdp"]
-    answered = {name for name, answer in told.items() if answer["sdp"]}
-    assert answered <= {"no mid"} and len(told) == len(WRONG), answered
-    assert all("over a WebSocket" in answer["sentence"] for name, answer in told.items() if name not in answered)
-    said = [record.getMessage() for record in caplog.records if record.exc_info or record.levelno >= logging.ERROR]
-    assert not said, said
+    assert right["sdp"]
+    for name, answer in zip(WRONG, answers, strict=True):
+        if not (name == "no mid" and answer["sdp"]):
+            assert answer["sdp"] == "" and "over a WebSocket" in answer["sentence"], name
+    logged = [record.getMessage() for record in caplog.records if record.exc_info or record.levelno >= logging.ERROR]
+    assert not logged, logged
 
 
 def test_offers_without_end_are_refused(sdp):
-    async def call(port: int) -> list[str]:
-        told = []
+    async def call(port: int) -> list[dict]:
         async with connect(f"ws://127.0.0.1:{port}/session", max_size=None) as socket:
-            for _ in range(8):
-                await socket.send(json.dumps({"do": "offer", "sdp": "v=0"}))
-                async for message in socket:
-                    if isinstance(message, str) and json.loads(message)["is"] == "answer":
-                        told.append(json.loads(message)["sentence"])
-                        break
-        return told
+            return [await answer_to(socket, "v=0") for _ in range(8)]
 
     with running() as live:
-        told = asyncio.run(call(live.port))
-    assert "offered too often" in told[-1]
-    assert "offered too often" not in told[0]
+        answers = asyncio.run(call(live.port))
+    assert "offered too often" in answers[-1]["sentence"]
+    assert "offered too often" not in answers[0]["sentence"]
 
 
 def candidates(sdp: str) -> list[str]:

@@ -28,12 +28,6 @@ from triportrait.serve.media.provenance.watermark import message_of, read
 finds_faces = pytest.mark.skipif(finder() is None, reason="needs mediapipe")
 
 
-@pytest.fixture(scope="module")
-def live():
-    with running() as server:
-        yield server
-
-
 def test_a_portrait_is_shown_at_rest_then_driven_and_every_result_is_marked(live):
     with Visitor(live) as page:
         assert page.hello["side_px"] == 128
