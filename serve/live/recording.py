@@ -123,16 +123,18 @@ class Recordings:
         """Remove recordings that are too old or too many."""
         with self._lock:
             late = time.monotonic() - KEPT_S
-            gone = [recorded for recorded in self._kept.values() if recorded.made_s < late]
-            kept = sorted((r for r in self._kept.values() if r.made_s >= late), key=lambda recorded: recorded.made_s)
-            while len(kept) > MOST_KEPT:
-                count = Counter(recorded.session for recorded in kept)
+            removed = [recorded for recorded in self._kept.values() if recorded.made_s < late]
+            remaining = sorted(
+                (r for r in self._kept.values() if r.made_s >= late), key=lambda recorded: recorded.made_s
+            )
+            while len(remaining) > MOST_KEPT:
+                count = Counter(recorded.session for recorded in remaining)
                 most = max(count.values())
-                gone.append(next(recorded for recorded in kept if count[recorded.session] == most))
-                kept.remove(gone[-1])
-            for recorded in gone:
+                removed.append(next(recorded for recorded in remaining if count[recorded.session] == most))
+                remaining.remove(removed[-1])
+            for recorded in removed:
                 del self._kept[recorded.name]
-        for recorded in gone:
+        for recorded in removed:
             recorded.path.unlink(missing_ok=True)
 
     def close(self) -> None:

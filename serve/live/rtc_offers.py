@@ -30,10 +30,10 @@ def checked_offer(sdp: object, address: str) -> str:
     """
     if not isinstance(sdp, str) or not sdp or len(sdp) > MOST_BYTES or not sdp.isascii():
         raise _refused("an offer of a browser")
-    own = own_addresses()
-    here = is_loopback(address) or plain(address) in own
-    allowed = {*own, "127.0.0.1", "::1"} if here else {plain(address)}
-    stand_in = own or ["127.0.0.1"] if here else [plain(address)]
+    local = own_addresses()
+    here = is_loopback(address) or plain(address) in local
+    allowed = {*local, "127.0.0.1", "::1"} if here else {plain(address)}
+    stand_in = local or ["127.0.0.1"] if here else [plain(address)]
     lines: list[str] = []
     count = 0
     for line in sdp.splitlines():

@@ -361,36 +361,34 @@ def _switch(message: dict[str, Any]) -> bool:
 async def serve(websocket: WebSocket, server: Server) -> None:
     """Serve a page that has connected: its session begins when there is room, or it is told when to try again."""
     await websocket.accept()
-    refusal: Refusal | None = None
-    address = websocket.client.host if websocket.client is not None else ""
-    ticket = server.waiting_line.ask(address)
-    try:
-        if isinstance(ticket, Refusal):
-            refusal = ticket
-        elif not ticket.admitted:
-            logger.info("session waits", extra=fields(position=server.waiting_line.position(ticket)))
+    ticket = server.waiting_line.ask(websocket.client.host if websocket.client is not None else "")
+    if isinstance(ticket, Refusal):
+        return await _refuse(websocket, server, ticket)
+    if not ticket.admitted:
+        logger.info("session waits", extra=fields(position=server.waiting_line.position(ticket)))
+        try:
             connected = await wait_for_place(websocket, server.waiting_line, ticket)
-            if ticket.refused:
-                refusal = server.admission.refusal()
-            elif not connected:
-                if ticket.admitted:
-                    server.waiting_line.leave(0.0)
-                return
-    except InputError as error:
-        await _close(websocket, {"is": "end", "sentence": f"the session ended: {error}"}, _ENDED)
-        return
-    if refusal is not None:
-        server.metrics.sessions.labels("refused").inc()
-        logger.info("session refused", extra=fields(active=server.admission.active, retry_s=refusal.retry_s))
-        message = {"is": "refused", "sentence": refusal.sentence, "retry_s": refusal.retry_s}
-        await _close(websocket, message, _TRY_LATER)
-        return
+        except InputError as error:
+            return await _close(websocket, {"is": "end", "sentence": f"the session ended: {error}"}, _ENDED)
+        if ticket.refused:
+            return await _refuse(websocket, server, server.admission.refusal())
+        if not connected:
+            if ticket.admitted:
+                server.waiting_line.leave(0.0)
+            return
     began_s = time.monotonic()
     try:
         await Connection(websocket, server).run()
     finally:
         server.waiting_line.leave(time.monotonic() - began_s)
         await asyncio.to_thread(return_freed_memory)
+
+
+async def _refuse(websocket: WebSocket, server: Server, refusal: Refusal) -> None:
+    server.metrics.sessions.labels("refused").inc()
+    logger.info("session refused", extra=fields(active=server.admission.active, retry_s=refusal.retry_s))
+    message = {"is": "refused", "sentence": refusal.sentence, "retry_s": refusal.retry_s}
+    await _close(websocket, message, _TRY_LATER)
 
 
 async def _close(websocket: WebSocket, message: dict[str, Any], code: int) -> None:

@@ -38,8 +38,8 @@ def check_head(headers: Mapping[str, str]) -> None:
     """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in (*KINDS, *_OTHER_NAMES):
-        known = ", ".join(name.partition("/")[2].upper() for name in KINDS)
-        raise Refused(415, f"{_NAME}: expected a picture ({known}), got {kind[:60] or 'no type'}; choose another file")
+        names = ", ".join(name.partition("/")[2].upper() for name in KINDS)
+        raise Refused(415, f"{_NAME}: expected a picture ({names}), got {kind[:60] or 'no type'}; choose another file")
     length = headers.get("content-length", "")
     if length.isdigit() and int(length) > LARGEST_BYTES:
         raise _too_large(int(length))

@@ -335,9 +335,9 @@ class Worker:
 
     def _finish_one(self, session: Session) -> None:
         try:
-            done = session.slots.computed.take()
-            if done is not None:
-                self._deliver(session, done)
+            computed = session.slots.computed.take()
+            if computed is not None:
+                self._deliver(session, computed)
         except Exception:
             logger.exception("a result failed", extra=fields(session=session.id[:6]))
         finally:
@@ -347,23 +347,23 @@ class Worker:
                     session.slots.results.take()
             self._finish_next(session)
 
-    def _deliver(self, session: Session, done: Computed) -> None:
+    def _deliver(self, session: Session, computed: Computed) -> None:
         began = time.perf_counter()
-        picture = done.portrait.stamp.mark(done.picture)
+        picture = computed.portrait.stamp.mark(computed.picture)
         jpeg = encode_jpeg(picture) if session.jpeg else b""
         now = time.perf_counter()
         parts = Parts(
-            1e3 * (done.wait_s + began - done.at_s), 1e3 * done.ready.faces_s, 1e3 * done.compute_s,
+            1e3 * (computed.wait_s + began - computed.at_s), 1e3 * computed.ready.faces_s, 1e3 * computed.compute_s,
             1e3 * (now - began), 0.0,
         )  # fmt: skip
-        frame = done.ready.frame
+        frame = computed.ready.frame
         number, clock_ms = (0, 0.0) if frame is None else (frame.number, frame.clock_ms)
-        result = Result(number, clock_ms, done.ready.face.found, done.view, picture, jpeg, parts, now)
-        session.frames += not done.view
+        result = Result(number, clock_ms, computed.ready.face.found, computed.view, picture, jpeg, parts, now)
+        session.frames += not computed.view
         if session.slots.results.put(result):
             self._metrics.dropped.labels("sending").inc()
         session.deliver()
-        self._record(session, done.portrait, picture, now)
+        self._record(session, computed.portrait, picture, now)
 
     def _record(self, session: Session, portrait: Portrait, picture: np.ndarray, now_s: float) -> None:
         with session.recording_lock:

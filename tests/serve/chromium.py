@@ -63,9 +63,9 @@ class Page:
 
     def run(self, code: str) -> Any:
         """The value of an expression on the page; promises are awaited."""
-        found = self.call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True, userGesture=True)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+        result = self.call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True, userGesture=True)
+        assert "exceptionDetails" not in result, result["exceptionDetails"]
+        return result["result"].get("value")
 
     def wait(self, code: str, seconds: float = 30) -> Any:
         """The value of an expression as soon as it is true."""
@@ -74,10 +74,10 @@ class Page:
             value = self.run(code)
             if value:
                 return value
-            assert time.monotonic() < until, f"never came: {code}; the page says {self.said()}"
+            assert time.monotonic() < until, f"never came: {code}; the page says {self.sentences()}"
             time.sleep(0.1)
 
-    def said(self) -> str:
+    def sentences(self) -> str:
         """All sentences on the page."""
         return self.run(
             "document.getElementById('state').innerText + ' | ' + document.getElementById('notices').innerText"
@@ -108,20 +108,20 @@ class Page:
 
     def press(self, key: str) -> None:
         """A key goes down and up: Tab, Enter, " ", ArrowLeft, ..."""
-        known = {"Tab": 9, "Enter": 13, " ": 32, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39}
+        codes = {"Tab": 9, "Enter": 13, " ": 32, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39}
         text = {"Enter": {"text": "\r"}, " ": {"text": " "}}.get(key, {})
-        code = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": known[key]}
+        code = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": codes[key]}
         self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **code, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", **code)
 
     def named(self) -> list[tuple[str, str]]:
         """Role and name of everything that takes the focus, as assistive technology is told."""
-        found = []
+        elements = []
         for node in self.call("Accessibility.getFullAXTree")["nodes"]:
             about = {entry["name"]: entry["value"].get("value") for entry in node.get("properties", [])}
             if not node["ignored"] and about.get("focusable") and node["role"]["value"] != "RootWebArea":
-                found.append((node["role"]["value"], node.get("name", {}).get("value", "")))
-        return found
+                elements.append((node["role"]["value"], node.get("name", {}).get("value", "")))
+        return elements
 
     def screenshot(self, path: Path, width: int = 1280, height: int = 800) -> None:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
@@ -158,12 +158,12 @@ class Chromium:
         self._sockets = ExitStack()
 
     def __enter__(self) -> Chromium:
-        told = self._folder / "DevToolsActivePort"
+        port_file = self._folder / "DevToolsActivePort"
         until = time.monotonic() + 60
-        while not (told.exists() and "\n" in told.read_text()):
+        while not (port_file.exists() and "\n" in port_file.read_text()):
             assert self._process.poll() is None and time.monotonic() < until, "chromium did not start"
             time.sleep(0.1)
-        self._port = int(told.read_text().split()[0])
+        self._port = int(port_file.read_text().split()[0])
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -69,8 +69,8 @@ class Running:
 @contextmanager
 def running(sessions: int = 4, host: str = "127.0.0.1", token: str | None = None) -> Iterator[Running]:
     engine = Engine(reenactor(), finder(), Stamp("0" * 64, "demo"))
-    known = weights_notice(DEMO, reenactor())
-    server = LiveServer(engine, Admission(0.1, 10, sessions), Metrics(), Recordings(), ["a note"], known)
+    notice = weights_notice(DEMO, reenactor())
+    server = LiveServer(engine, Admission(0.1, 10, sessions), Metrics(), Recordings(), ["a note"], notice)
     with bind(host, 0) as bound:
         uvicorn = make(server.application(host, token))
         thread = threading.Thread(target=uvicorn.run, kwargs={"sockets": [bound]})
@@ -102,7 +102,7 @@ class Visitor:
         self.socket: ClientConnection = self._opened.enter_context(
             connect(address, compression=None, max_size=None, **more)
         )
-        self.told: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
         self.results: list[ResultOut] = []
         self.hello = self.hear("hello", "refused", "waiting")
         if example is not None and self.hello["is"] == "hello":
@@ -127,10 +127,10 @@ class Visitor:
             if isinstance(message, bytes):
                 self.take(message)
                 continue
-            told = json.loads(message)
-            self.told.append(told)
-            if told["is"] in kinds and about in (None, told.get("about")):
-                return told
+            event = json.loads(message)
+            self.events.append(event)
+            if event["is"] in kinds and about in (None, event.get("about")):
+                return event
 
     def result(self, view: bool = False, shown: bool = True, seconds: float = 60) -> ResultOut:
         """The next result: of a frame, or any view."""
@@ -138,7 +138,7 @@ class Visitor:
         while True:
             message = self.socket.recv(timeout=max(0.01, until - time.monotonic()))
             if isinstance(message, str):
-                self.told.append(json.loads(message))
+                self.events.append(json.loads(message))
                 continue
             result = self.take(message, shown)
             if view or not result.view:

@@ -277,15 +277,15 @@ class Soak:
                 message = await line.recv()
                 if not isinstance(message, str):
                     continue
-                told = json.loads(message)
-                if told["is"] == "recorded":
+                event = json.loads(message)
+                if event["is"] == "recorded":
                     break
-                if told.get("about") == "wish":
-                    self.faults.append(f"records: {told['sentence']}")
+                if event.get("about") == "wish":
+                    self.faults.append(f"records: {event['sentence']}")
                     return
-            data = await asyncio.to_thread(get, self.address, told["address"])
+            data = await asyncio.to_thread(get, self.address, event["address"])
             with av.open(io.BytesIO(data)) as file:
-                if sum(1 for _ in file.decode(video=0)) != told["frames"]:
+                if sum(1 for _ in file.decode(video=0)) != event["frames"]:
                     self.faults.append("records: frames are missing")
 
     async def calls(self) -> None:
@@ -338,15 +338,15 @@ class Soak:
             )
 
     def _row(self, window_s: float = 5.0) -> Row:
-        found = metrics(self.address)
+        figures = metrics(self.address)
         now = time.monotonic()
         recent = [s.total for s in list(self.steady.record.samples) if now - s.at_s <= window_s]
         middle = statistics.median(recent) if recent else float("nan")
         worst = sorted(recent)[int(0.99 * (len(recent) - 1))] if recent else float("nan")
         return Row(
-            now - self.began, found["process_resident_memory_bytes"] / 1e6, int(found["process_open_fds"]),
-            int(found["triportrait_threads"]), int(found["triportrait_tasks"]),
-            int(found["triportrait_sessions_active"]),
+            now - self.began, figures["process_resident_memory_bytes"] / 1e6, int(figures["process_open_fds"]),
+            int(figures["triportrait_threads"]), int(figures["triportrait_tasks"]),
+            int(figures["triportrait_sessions_active"]),
             middle, worst, len(recent) / window_s,
         )  # fmt: skip
 
@@ -424,8 +424,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--sessions", type=int, default=4)
-    given = parser.parse_args()
-    return 0 if soak(given.minutes, given.sessions, lambda line: print(line, flush=True)) else 1
+    options = parser.parse_args()
+    return 0 if soak(options.minutes, options.sessions, lambda line: print(line, flush=True)) else 1
 
 
 if __name__ == "__main__":

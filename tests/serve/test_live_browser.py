@@ -235,7 +235,7 @@ def test_it_goes_on_after_a_lost_connection_and_hasty_clicks(server, moving_head
         page.click("record")
         page.wait("document.getElementById('record').classList.contains('on')")
         lose_connection(page)
-        assert "recording was lost" in page.said()
+        assert "recording was lost" in page.sentences()
         page.goes_on(60)
         page.wait("Number(document.body.dataset.fps) > 1", 2)  # of frames that were answered; views do not count
 

@@ -65,9 +65,9 @@ def test_a_bomb_of_one_session_is_refused_at_once_and_another_s_results_go_on(li
                 one.socket.send(write_frame(1, 0.0, data[: 2 << 20]))
                 assert "at most 100 scans is wanted" in one.hear("notice", about="frame")["sentence"]
                 began = time.monotonic()
-                status, told = live.post(where, data)
+                status, answer = live.post(where, data)
                 assert status == 422
-                assert "at most 100 scans is wanted" in told["sentence"]
+                assert "at most 100 scans is wanted" in answer["sentence"]
                 assert time.monotonic() - began < 1.0, "0.001 s of it are the refusal, the rest is the way"
             one.socket.send(write_frame(2, 0.0, bombs.jpeg((640, 480), progressive=True)))
             assert "driving frame: a JPEG of one scan is wanted" in one.hear("notice", about="frame")["sentence"]
@@ -80,12 +80,14 @@ def test_a_bomb_of_one_session_is_refused_at_once_and_another_s_results_go_on(li
 def test_a_strip_is_refused_at_the_door(live):
     strip = bombs.jpeg((64, 65_000))
     with Visitor(live) as page:
-        status, told = live.post(f"/portrait?session={page.hello['session']}", strip)
-        wanted = "a picture at most 6 times as long as it is wide is wanted, 64 × 65000 px came; cut the face out of it"
+        status, answer = live.post(f"/portrait?session={page.hello['session']}", strip)
+        sentence = (
+            "a picture at most 6 times as long as it is wide is wanted, 64 × 65000 px came; cut the face out of it"
+        )
         assert status == 422
-        assert wanted in told["sentence"]
+        assert sentence in answer["sentence"]
         page.socket.send(write_frame(1, 0.0, strip))
-        assert wanted in page.hear("notice", about="frame")["sentence"]
+        assert sentence in page.hear("notice", about="frame")["sentence"]
 
 
 def test_a_driving_frame_is_decoded_without_what_its_pixels_do_not_need(live):
@@ -110,9 +112,9 @@ def test_a_driving_frame_is_decoded_without_what_its_pixels_do_not_need(live):
 
 @pytest.fixture
 def decoders() -> Iterator[DecoderPool]:
-    made = DecoderPool(wall_s=0.5)
-    yield made
-    made.stop()
+    pool = DecoderPool(wall_s=0.5)
+    yield pool
+    pool.stop()
 
 
 def test_a_decoder_that_takes_too_long_is_ended_and_replaced(decoders, monkeypatch):

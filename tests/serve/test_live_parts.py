@@ -77,9 +77,9 @@ def test_sessions_fit_while_their_frames_take_the_device_s_time_less_a_tenth():
     assert f"try again in {refusal.retry_s} s" in refusal.sentence
     assert 5 <= refusal.retry_s <= 120
     assert "would slow them below" in refusal.sentence
-    told = Admission(0.01, 10, 1)
-    assert told.enter() is None
-    refusal = told.enter()
+    limited = Admission(0.01, 10, 1)
+    assert limited.enter() is None
+    refusal = limited.enter()
     assert refusal is not None
     assert "1 session is running and it was told to take no more than 1" in refusal.sentence
     admission.leave(20.0)
@@ -241,7 +241,7 @@ def test_an_upload_that_stalls_is_given_up(monkeypatch):
     assert refused.value.status == 408
 
 
-def asked(guard_host: str, token: str | None, kind: str = "http", method: str = "GET", path: str = "/", query: str = "",
+def visit(guard_host: str, token: str | None, kind: str = "http", method: str = "GET", path: str = "/", query: str = "",
           **headers: str) -> tuple[int, dict[str, str]]:  # fmt: skip
     """What the guard does with a request: the status (200: let in) and the headers of the answer."""
     sent: list[dict] = []
@@ -273,57 +273,57 @@ LOCAL = "127.0.0.1:8000"
 
 def test_only_names_of_this_machine_open_a_server_that_is_bound_to_it():
     for host in (LOCAL, "localhost:8000", "[::1]:8000", "127.8.9.1"):
-        assert asked("127.0.0.1", None, host=host)[0] == 200
+        assert visit("127.0.0.1", None, host=host)[0] == 200
     for host in ("evil.example:8000", "127.0.0.1.evil.example", "", "192.168.1.7:8000", "localhost.evil.example"):
-        assert asked("127.0.0.1", None, host=host)[0] == 421
+        assert visit("127.0.0.1", None, host=host)[0] == 421
     odd = ("evil.com@127.0.0.1", "127.0.0.1#x", "127.0.0.1/evil.com", "127.0.0.1?x", "a:b@localhost", "localhost:",
            "localhost:99999", "localhost:8000:1", "127.0.0.1\\x", "[::1", "::1", "localhost:8e")  # fmt: skip
     for host in odd:
-        assert asked("127.0.0.1", None, host=host)[0] == asked("0.0.0.0", None, host=host)[0] == 400, host
-        assert asked("127.0.0.1", None, host=LOCAL, origin=f"http://{host}")[0] in (400, 403), host
-    assert asked("127.0.0.1", None, host=LOCAL, origin=f"http://{LOCAL}/")[0] == 400
-    assert asked("0.0.0.0", None, host="")[0] == 400
-    assert asked("127.0.0.1", None, host="[")[0] == asked("127.0.0.1", None, host=LOCAL, origin="http://[")[0] == 400
+        assert visit("127.0.0.1", None, host=host)[0] == visit("0.0.0.0", None, host=host)[0] == 400, host
+        assert visit("127.0.0.1", None, host=LOCAL, origin=f"http://{host}")[0] in (400, 403), host
+    assert visit("127.0.0.1", None, host=LOCAL, origin=f"http://{LOCAL}/")[0] == 400
+    assert visit("0.0.0.0", None, host="")[0] == 400
+    assert visit("127.0.0.1", None, host="[")[0] == visit("127.0.0.1", None, host=LOCAL, origin="http://[")[0] == 400
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 def test_other_sites_are_refused(kind):
     ask = {"kind": kind, "method": "POST", "host": LOCAL}
-    assert asked("127.0.0.1", None, **ask, origin=f"http://{LOCAL}")[0] == 200
-    assert asked("127.0.0.1", None, **ask)[0] == 200  # no browser
+    assert visit("127.0.0.1", None, **ask, origin=f"http://{LOCAL}")[0] == 200
+    assert visit("127.0.0.1", None, **ask)[0] == 200  # no browser
     for origin in ("https://evil.example", "null", "http://127.0.0.1:9000", "http://localhost:8000"):
-        assert asked("127.0.0.1", None, **ask, origin=origin)[0] == 403
-    assert asked("127.0.0.1", None, **ask, sec_fetch_site="cross-site")[0] == 403
-    assert asked("127.0.0.1", None, **ask, sec_fetch_site="same-site")[0] == 403
+        assert visit("127.0.0.1", None, **ask, origin=origin)[0] == 403
+    assert visit("127.0.0.1", None, **ask, sec_fetch_site="cross-site")[0] == 403
+    assert visit("127.0.0.1", None, **ask, sec_fetch_site="same-site")[0] == 403
 
 
 def test_without_the_token_nothing_opens_but_the_health():
     host = {"host": "192.168.1.7:8000"}
     right, wrong = "correct-horse", "correct-hors"
     for path in ("/", "/live.js", "/metrics", "/portrait", "/recordings/x"):
-        assert asked("0.0.0.0", right, path=path, **host)[0] == 401
-    assert asked("0.0.0.0", right, "websocket", path="/session", **host)[0] == 401
-    assert asked("0.0.0.0", right, path="/healthz", **host)[0] == 200
-    assert asked("0.0.0.0", right, query=f"token={wrong}", **host)[0] == 401
-    assert asked("0.0.0.0", right, path="/metrics", query=f"token={right}", **host)[0] == 401
-    assert asked("0.0.0.0", right, **host, authorization=f"Bearer {wrong}")[0] == 401
-    assert asked("0.0.0.0", right, **host, authorization=f"Bearer {right}")[0] == 200
-    status, headers = asked("0.0.0.0", right, query=f"token={right}", **host)
+        assert visit("0.0.0.0", right, path=path, **host)[0] == 401
+    assert visit("0.0.0.0", right, "websocket", path="/session", **host)[0] == 401
+    assert visit("0.0.0.0", right, path="/healthz", **host)[0] == 200
+    assert visit("0.0.0.0", right, query=f"token={wrong}", **host)[0] == 401
+    assert visit("0.0.0.0", right, path="/metrics", query=f"token={right}", **host)[0] == 401
+    assert visit("0.0.0.0", right, **host, authorization=f"Bearer {wrong}")[0] == 401
+    assert visit("0.0.0.0", right, **host, authorization=f"Bearer {right}")[0] == 200
+    status, headers = visit("0.0.0.0", right, query=f"token={right}", **host)
     assert status == 303
     assert headers["location"] == "/"
     cookie = headers["set-cookie"]
     assert "HttpOnly" in cookie
     assert "SameSite=Strict" in cookie
     assert cookie.startswith(f"{COOKIE}_8000=") and right not in cookie, "another server of this host is sent it, too"
-    assert asked("0.0.0.0", right, host="192.168.1.7:9000", cookie=cookie.split(";")[0])[0] == 401
-    assert asked("0.0.0.0", right, "websocket", path="/session", **host, cookie=cookie.split(";")[0])[0] == 200
-    assert asked("0.0.0.0", right, **host, cookie=f"{COOKIE}_8000={wrong}")[0] == 401
-    assert asked("0.0.0.0", right, **host, cookie=f"{COOKIE}_8000=\xe9")[0] == 401
-    assert asked("0.0.0.0", right, **host, cookie='a="; x')[0] == 401
+    assert visit("0.0.0.0", right, host="192.168.1.7:9000", cookie=cookie.split(";")[0])[0] == 401
+    assert visit("0.0.0.0", right, "websocket", path="/session", **host, cookie=cookie.split(";")[0])[0] == 200
+    assert visit("0.0.0.0", right, **host, cookie=f"{COOKIE}_8000={wrong}")[0] == 401
+    assert visit("0.0.0.0", right, **host, cookie=f"{COOKIE}_8000=\xe9")[0] == 401
+    assert visit("0.0.0.0", right, **host, cookie='a="; x')[0] == 401
 
 
 def test_every_answer_forbids_what_the_page_does_not_need():
-    for status, headers in (asked("127.0.0.1", None, host=LOCAL), asked("127.0.0.1", None, host="evil.example")):
+    for status, headers in (visit("127.0.0.1", None, host=LOCAL), visit("127.0.0.1", None, host="evil.example")):
         assert "default-src 'none'" in headers["content-security-policy"], status
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"

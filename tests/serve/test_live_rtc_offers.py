@@ -118,12 +118,12 @@ def test_the_size_of_a_frame_is_known_before_it_is_decoded():
     from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 
     kind = RTCRtpCodecParameters(mimeType="video/VP8", clockRate=90_000, payloadType=97)
-    encoder, found = Vp8Encoder(), []
+    encoder, sizes = Vp8Encoder(), []
     for index in range(2):
         picture = av.VideoFrame.from_ndarray(np.full((240, 322, 3), 40 * index, np.uint8), "rgb24")
         picture.pts, picture.time_base = index * 3000, aiortc.mediastreams.VIDEO_TIME_BASE
         packets, _ = encoder.encode(picture)
-        found.append(vp8_size(b"".join(depayload(kind, packet) for packet in packets)))
-    assert found == [(322, 240), None]
+        sizes.append(vp8_size(b"".join(depayload(kind, packet) for packet in packets)))
+    assert sizes == [(322, 240), None]
     assert vp8_size(b"") is None
     assert vp8_size(bytes(20)) is None
