@@ -63,10 +63,9 @@ class Worker:
         self._stopping = False
         self._busy_since: float | None = None  # when the network began its batch, None while it has none
         self._compute_s = self._faces_s = 0.0  # running means of the time of a batch and of a face
-        threads = max(1, (os.cpu_count() or 2) // 4)
-        self._thread_count = threads
-        self._faces = ThreadPoolExecutor(threads, "live-faces")
-        self._finish = ThreadPoolExecutor(threads, "live-finish")
+        self._thread_count = max(1, (os.cpu_count() or 2) // 4)
+        self._faces = ThreadPoolExecutor(self._thread_count, "live-faces")
+        self._finish = ThreadPoolExecutor(self._thread_count, "live-finish")
         self._thread = threading.Thread(target=self._run, name="live-network", daemon=True)
 
     def start(self) -> list[Future[None]]:
@@ -107,7 +106,7 @@ class Worker:
             session.shown = LastShown()
 
     def add_frame(self, session: Session, frame: DrivingFrame) -> None:
-        """Queue a driving frame; called on the event loop, as it does no work there."""
+        """Queue a driving frame, on the event loop, which this does not block."""
         self._metrics.frames_in.inc()
         if session.portrait is None:
             return
@@ -280,7 +279,7 @@ class Worker:
         began = time.perf_counter()
         with self._changed:
             self._busy_since = began
-        self._follow_next()  # their faces are found while the network works
+        self._follow_next()  # the next faces are found while the network works
         try:
             pictures = self._pictures(batch)
         except Exception as error:
