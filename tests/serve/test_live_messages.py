@@ -6,7 +6,7 @@ import time
 
 from tests.serve.live_in_process import Visitor, driving
 from triportrait.serve.live import transport_ws
-from triportrait.serve.live.engine import encode_jpeg
+from triportrait.serve.live.inference import encode_jpeg
 from triportrait.serve.live.messages import write_frame
 
 HUGE, DEEP, HALF = "9" * 4000, "[" * 900 + "]" * 900, '"\\ud800"'
@@ -41,10 +41,8 @@ def test_numbers_and_values_of_any_kind_are_a_sentence_and_the_session_goes_on(l
 
 def test_messages_without_end_are_read_no_faster_than_a_page_sends_them(live, monkeypatch):
     with Visitor(live) as page:
-        session = live.server.sessions[page.hello["session"]].session
         changes = []
-        touch = live.server.worker.touch
-        monkeypatch.setattr(live.server.worker, "touch", lambda one: (changes.append(one is session), touch(one)))
+        monkeypatch.setattr(live.server.worker, "settings_changed", changes.append)
         page.say(do="settings", yaw_deg=0)
         for i in range(4000):
             page.say(do="settings", yaw_deg=i % 40)
