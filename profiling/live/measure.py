@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -57,6 +58,7 @@ def measure(address: str, driving: Path, sessions: int, seconds: float, fps: flo
         "sessions_seen": [_figures_of(record) for record in records],
         "latency_ms": _percentiles(warm),
         "server_MB": memory.host_MB, "gpu_MB": memory.gpu_MB,
+        "utilisation": _utilisation(metrics(address), sum(_figures_of(record)["fps"] for record in records)),
         "over_time": _over_time(warm, memory.samples),
         "growth": {"latency": _growth([(x.at_s, x.total) for x in warm]), "memory": _growth(memory.samples)},
     }  # fmt: skip
@@ -82,6 +84,17 @@ def _figures_of(record: SessionRecord) -> dict[str, Any]:
         "fps": round((len(warm) - 1) / span, 2), "results": len(record.samples), "sent": record.sent,
         "dropped": record.dropped,
     }  # fmt: skip
+
+
+def _utilisation(numbers: dict[str, float], fps: float) -> dict[str, float]:
+    """Compute the share of its time that each part of the server is busy with results at a rate, all sessions together.
+
+    The times of the host's parts are those that the server measured when it started.
+    """
+    pattern = re.compile(r'triportrait_part_seconds\{part="(\w+)"\}')
+    seconds = {found[1]: value for name, value in numbers.items() if (found := pattern.fullmatch(name))}
+    threads = {part: numbers[f'triportrait_part_threads{{part="{part}"}}'] for part in seconds}
+    return {part: round(fps * seconds[part] / threads[part], 3) for part in seconds}
 
 
 def _over_time(samples: Sequence[Sample], memory: Sequence[tuple[float, float]]) -> list[dict[str, float | None]]:
@@ -168,6 +181,9 @@ def table(figures: dict[str, Any]) -> str:
         f" second sent, {figures['picture_px']} px: {rate} frames per second come back, {dropped} of {sent} were"
         f" replaced by newer ones; the server holds {figures['server_MB']:g} MB{gpu}.",
     ]
+    if busy := figures["utilisation"]:
+        shares = ", ".join(f"{part} {100 * share:.0f} %" for part, share in busy.items())
+        lines += ["", f"Busy at this rate: {shares}; the bottleneck is {max(busy, key=busy.__getitem__)}."]
     if len(figures["over_time"]) > 1:
         lines += [
             "",

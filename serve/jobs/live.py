@@ -25,6 +25,7 @@ from triportrait.serve.faces.face import FaceProvider
 from triportrait.serve.faces.providers import face_provider
 from triportrait.serve.live.addresses import addresses_to_open, is_loopback
 from triportrait.serve.live.admission import PACE_FPS, Admission
+from triportrait.serve.live.host_costs import host_costs
 from triportrait.serve.live.inference import Engine
 from triportrait.serve.live.json_logs import fields, json_logs
 from triportrait.serve.live.prometheus import Metrics
@@ -32,6 +33,7 @@ from triportrait.serve.live.recording import Recordings
 from triportrait.serve.live.run_uvicorn import bind, run
 from triportrait.serve.live.server import LiveServer
 from triportrait.serve.live.weights_notice import weights_notice
+from triportrait.serve.live.worker import thread_count
 from triportrait.serve.media.pictures import reason_of
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.precision import Precision, use_precision
@@ -125,7 +127,7 @@ class Live:
         engine = Engine(reenactor, self._finder(), stamp)
         if not engine.finds_faces:
             notes.append(f"Nothing finds faces here (`{install('faces')}`): keep your face in the middle.")
-        frame_s = engine.measure()
+        frame_s, costs = engine.measure(), host_costs(engine, thread_count())
         loaded = fields(
             weights=weights, device=str(device), seconds=round(time.perf_counter() - began, 2),
             frame_ms=round(1e3 * frame_s, 2), batch=engine.most_batch, faces=engine.finds_faces,
@@ -133,7 +135,12 @@ class Live:
         )  # fmt: skip
         logger.info("loaded", extra=loaded)
         metrics = Metrics(torch.cuda.memory_allocated if device.type == "cuda" else None)
-        admission = Admission(frame_s, PACE_FPS[device.type], self.sessions)
+        admission = Admission(frame_s, PACE_FPS[device.type], self.sessions, costs)
+        capacity = fields(
+            sessions=admission.capacity, bottleneck=admission.bottleneck,
+            part_ms={name: round(1e3 * cost.seconds, 2) for name, cost in admission.costs().items()},
+        )  # fmt: skip
+        logger.info("capacity", extra=capacity)
         return LiveServer(engine, admission, metrics, Recordings(), notes, weights_notice(weights, reenactor))
 
     def _finder(self) -> Callable[[], FaceProvider] | None:

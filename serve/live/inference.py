@@ -140,7 +140,7 @@ class Engine:
         source = self.reenactor.prepare(face)
         requests = [(source, face, Settings(yaw_deg=i).controls(0.0, face)) for i in range(self.most_batch)]
         stamps = [self.stamp] * len(requests)
-        for size in BATCHES:  # captured before threads begin
+        for size in sorted({min(size, self.most_batch) for size in BATCHES}):  # captured before threads begin
             self.reenact_many(requests[:size], stamps[:size])
         seconds: list[float] = []
         while len(seconds) < _LEAST_TIMED or sum(seconds) < _TIMED_S:

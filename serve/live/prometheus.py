@@ -46,6 +46,8 @@ class Metrics:
         self.active = Gauge("sessions_active", "Sessions that run", **ours)
         self.waiting = Gauge("sessions_waiting", "Pages that wait for a place", **ours)
         self.capacity = Gauge("sessions_capacity", "Sessions that fit", **ours)
+        self.part_seconds = Gauge("part_seconds", "Time of a part for a frame, by one thread", ["part"], **ours)
+        self.part_threads = Gauge("part_threads", "Threads of a part", ["part"], **ours)
         Gauge("frames_per_second", "Results sent, mean of 5 s", **ours).set_function(self.fps)
         Gauge("threads", "Threads of the process", **ours).set_function(threading.active_count)
         self.tasks = Gauge("tasks", "Tasks of the event loop", **ours)

@@ -253,6 +253,9 @@ class LiveServer:
         self.metrics.active.set(self.admission.active)
         self.metrics.waiting.set(self.waiting_line.waiting)
         self.metrics.capacity.set(self.admission.capacity)
+        for part, cost in self.admission.costs().items():
+            self.metrics.part_seconds.labels(part).set(cost.seconds)
+            self.metrics.part_threads.labels(part).set(cost.threads)
         self.metrics.tasks.set(len(asyncio.all_tasks()))
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
 

@@ -46,6 +46,11 @@ _STALLED_S = 1.0
 _STILL_S = 0.25
 
 
+def thread_count() -> int:
+    """Count the threads that find faces; as many finish pictures."""
+    return max(1, (os.cpu_count() or 2) // 4)
+
+
 class Worker:
     """Turn the driving frames of all sessions into pictures.
 
@@ -63,15 +68,14 @@ class Worker:
         self._stopping = False
         self._busy_since: float | None = None  # when the network began its batch, None while it has none
         self._compute_s = self._faces_s = 0.0  # running means of the time of a batch and of a face
-        self._thread_count = max(1, (os.cpu_count() or 2) // 4)
-        self._faces = ThreadPoolExecutor(self._thread_count, "live-faces")
-        self._finish = ThreadPoolExecutor(self._thread_count, "live-finish")
+        self._faces = ThreadPoolExecutor(thread_count(), "live-faces")
+        self._finish = ThreadPoolExecutor(thread_count(), "live-finish")
         self._thread = threading.Thread(target=self._run, name="live-network", daemon=True)
 
     def start(self) -> list[Future[None]]:
         """Start the threads; return futures that are done when each thread has its face finder."""
         self._thread.start()
-        return [self._faces.submit(self._engine.open_finder) for _ in range(self._thread_count)]
+        return [self._faces.submit(self._engine.open_finder) for _ in range(thread_count())]
 
     def stop(self, within_s: float) -> bool:
         """Stop the threads, wait for them so many seconds, and return whether they have ended.

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+import os
 import struct
 import threading
 import zlib
@@ -23,14 +24,16 @@ from triportrait.core.log_lines import JsonLines
 from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.live import messages, run_uvicorn, uploads
-from triportrait.serve.live.admission import Admission
+from triportrait.serve.live.admission import Admission, HostCost
 from triportrait.serve.live.byte_ranges import UnsatisfiableError, requested_range
 from triportrait.serve.live.guard import COOKIE, Guard, is_loopback
+from triportrait.serve.live.host_costs import host_costs
 from triportrait.serve.live.inference import decode_jpeg, encode_jpeg, example_picture, examples
 from triportrait.serve.live.latest_slot import LatestSlot
 from triportrait.serve.live.rate_limit import TokenBucket
 from triportrait.serve.live.recording import MOST_KEPT, Recordings
 from triportrait.serve.live.settings import RANGES, Settings
+from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.tracking_files import Tracking
 
 
@@ -94,6 +97,41 @@ def test_one_session_always_fits_and_slower_frames_let_fewer_in():
         admission.measured(0.010)
     assert admission.capacity == 3
     assert Admission(frame_s=3.0, pace_fps=30, max_sessions=4).capacity == 4
+
+
+def test_the_slowest_part_of_the_machine_decides_how_many_sessions_fit():
+    """A device of 1 ms would take 30 sessions; four threads that find faces in 25 ms follow 4, as 0.9 * 4 / 0.025 / 30."""
+    faces = {"faces": HostCost(0.025, 4), "finishing": HostCost(0.004, 4)}
+    admission = Admission(frame_s=0.001, pace_fps=30, host=faces)
+    assert admission.capacity == 4
+    assert admission.bottleneck == "faces"
+    assert Admission(frame_s=0.001, pace_fps=30).capacity == 30
+    slow = Admission(frame_s=0.020, pace_fps=30, host=faces)
+    assert slow.capacity == 1
+    assert slow.bottleneck == "device"
+    assert admission.sessions_by_part()["finishing"] == pytest.approx(30)
+
+
+def test_the_parts_of_the_host_are_measured():
+    class Plain:
+        stamp, marks_on_device = Stamp("0" * 64, "rule"), False
+
+        def follower(self):
+            return self
+
+        def follow(self, image, time_s):
+            return AlignedFace.middle(image, 64)
+
+        def crop_portrait(self, image):
+            return AlignedFace.middle(image, 64), ""
+
+    costs = host_costs(Plain(), 3)
+    assert set(costs) == {"faces", "finishing", "encoding", "cores"}
+    assert costs["faces"].threads == costs["finishing"].threads == 3
+    assert costs["encoding"].threads == os.cpu_count()
+    parts = [costs[name].seconds for name in ("faces", "finishing", "encoding")]
+    assert min(parts) > 0
+    assert costs["cores"].seconds == pytest.approx(sum(parts))
 
 
 def test_settings_are_taken_as_numbers_in_range_and_nothing_else():

@@ -347,10 +347,10 @@ def test_a_fault_of_the_network_is_said_and_the_session_goes_on(live, monkeypatc
     )
     reenact_many = engine.reenact_many
 
-    def failing(requests):
+    def failing(requests, signs=None):
         for error in failures:
             raise error
-        return reenact_many(requests)
+        return reenact_many(requests, signs)
 
     with Visitor(live) as page:
         monkeypatch.setattr(engine, "reenact_many", failing)

@@ -1,0 +1,75 @@
+"""What a frame costs the host beside the network: measured once at the start, part by part, on one thread."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+
+from triportrait.serve.live.admission import HostCost
+from triportrait.serve.live.inference import Engine, decode_jpeg, encode_jpeg, example_picture
+
+REPETITIONS = 9
+_CLOCK = Fraction(1, 90_000)  # of RTP
+
+
+def host_costs(engine: Engine, threads: int) -> dict[str, HostCost]:
+    """Measure the parts of the host on a packaged portrait.
+
+    Args:
+        engine: finds faces and marks pictures.
+        threads: how many threads find faces, and how many finish pictures.
+
+    Returns:
+        Faces, finishing (watermark where no GPU makes it, JPEG), encoding (VP8, where WebRTC is installed), and all of
+        them together on the machine's cores.
+    """
+    cores = os.cpu_count() or 1
+    picture = example_picture()
+    jpeg, follower = encode_jpeg(picture), engine.follower()
+    result = np.ascontiguousarray(engine.crop_portrait(picture)[0].crop)
+    times = iter(range(1, 1 << 30))
+
+    def finish() -> None:
+        encode_jpeg(result if engine.marks_on_device else engine.stamp.mark(result))
+
+    costs = {
+        "faces": HostCost(_median_s(lambda: follower.follow(decode_jpeg(jpeg), next(times) / 30)), threads),
+        "finishing": HostCost(_median_s(finish), threads),
+    }
+    encode = _vp8(result)
+    if encode is not None:
+        costs["encoding"] = HostCost(_median_s(encode), cores)
+    return costs | {"cores": HostCost(sum(cost.seconds for cost in costs.values()), cores)}
+
+
+def _vp8(picture: np.ndarray) -> Callable[[], object] | None:
+    """Return what encodes a picture as WebRTC does; None where that is not installed."""
+    try:
+        import av
+        from aiortc.codecs.vpx import Vp8Encoder
+    except Exception:  # a missing or a broken library: pictures go over the WebSocket then
+        return None
+    encoder, times = Vp8Encoder(), iter(range(1 << 30))
+
+    def encode() -> object:
+        frame = av.VideoFrame.from_ndarray(picture, "rgb24").reformat(format="yuv420p")
+        frame.pts, frame.time_base = 3000 * next(times), _CLOCK
+        return encoder.encode(frame)
+
+    return encode
+
+
+def _median_s(part: Callable[[], object]) -> float:
+    """Time a part after one call that is not counted."""
+    part()
+    seconds = []
+    for _ in range(REPETITIONS):
+        began = time.perf_counter()
+        part()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
