@@ -22,7 +22,7 @@ from triportrait.serve.faces.providers import LazyProvider
 from triportrait.serve.faces.relative import Relative
 from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.inputs import DrivingFrames, SourcePicture
-from triportrait.serve.media.clips import Frame
+from triportrait.serve.media.video.clips import Frame
 from triportrait.serve.overlap import read_ahead
 from triportrait.serve.pixels import PictureStream
 from triportrait.serve.reenactor import Controls, PreparedSource, Reenactor

@@ -16,7 +16,7 @@ from triportrait.core.portrait import Portrait4D
 from triportrait.core.rule import rule_motion_encoder, rule_portrait
 from triportrait.core.weights import VARIABLE as VARIABLE  # named where weights are
 from triportrait.core.weights import named_weights
-from triportrait.serve.media.pictures import replacing, writing
+from triportrait.serve.media.pictures.picture_file import replacing, writing
 
 RULE = "rule"
 STEMS = ("portrait", "motion", "flame", "neck")

@@ -12,8 +12,8 @@ from typing import Any
 import av
 import numpy as np
 
-from triportrait.serve.media import clips
-from triportrait.serve.media.video import Clip, VideoWriter, open_clip
+from triportrait.serve.media.video import clips
+from triportrait.serve.media.video.writer import Clip, VideoWriter, open_clip
 
 W, H = 80, 64
 CLOCK = 90_000

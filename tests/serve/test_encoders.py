@@ -8,9 +8,9 @@ import pytest
 
 from tests.serve.making import H, W, moving
 from triportrait.core.errors import InputError
-from triportrait.serve.media import encoders
-from triportrait.serve.media.encoders import chosen_encoder, encoder_of
-from triportrait.serve.media.video import VideoWriter, open_clip
+from triportrait.serve.media.video import encoders
+from triportrait.serve.media.video.encoders import chosen_encoder, encoder_of
+from triportrait.serve.media.video.writer import VideoWriter, open_clip
 
 
 def test_it_follows_where_the_network_runs(monkeypatch):

@@ -18,8 +18,8 @@ from triportrait.serve.faces.pose import matrix_of, turn_of, vector_of
 from triportrait.serve.faces.providers import face_provider
 from triportrait.serve.faces.searching import tiles
 from triportrait.serve.faces.tracker import FaceTracker
-from triportrait.serve.media.clips import open_clip
-from triportrait.serve.media.pictures import read_picture
+from triportrait.serve.media.pictures.picture_file import read_picture
+from triportrait.serve.media.video.clips import open_clip
 
 pytest.importorskip("mediapipe", reason="needs the extra faces")
 MARKS = np.array(EYE_MARKS) - 0.5  # [2, 6, 2] pixels, the first one's middle at 0

@@ -19,7 +19,7 @@ from triportrait.serve.faces.landmark_files import HeadClip, LandmarkFolder, kno
 from triportrait.serve.faces.pose import matrix_of
 from triportrait.serve.faces.relative import Relative
 from triportrait.serve.faces.tracker import FaceTracker
-from triportrait.serve.media.pictures import read_picture
+from triportrait.serve.media.pictures.picture_file import read_picture
 from triportrait.serve.parameters import OF_98, TrackedFolder, read_landmarks
 from triportrait.serve.reenactor import Controls, Reenactor
 from triportrait.serve.weights import load_weights

@@ -24,11 +24,11 @@ from PIL import Image, features
 from triportrait.core.atomic import replacing
 from triportrait.core.errors import InputError
 from triportrait.core.files import opened
-from triportrait.serve.media.avif_trial import check_avif
-from triportrait.serve.media.colour_tags import Tags, colour_tags
-from triportrait.serve.media.colours import PROFILE_DAMAGE, follow_profile
-from triportrait.serve.media.contents import kind_of, kind_of_bytes
-from triportrait.serve.media.picture_bounds import check_file, check_ratio, check_work
+from triportrait.serve.media.pictures.avif_trial import check_avif
+from triportrait.serve.media.pictures.colour_spaces import PROFILE_DAMAGE, follow_profile
+from triportrait.serve.media.pictures.colour_tags import Tags, colour_tags
+from triportrait.serve.media.pictures.decoding_cost import check_file, check_ratio, check_work
+from triportrait.serve.media.pictures.file_type import kind_of, kind_of_bytes
 
 Say = Callable[[str], None]
 

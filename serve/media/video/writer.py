@@ -25,10 +25,10 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 
 from triportrait.core.atomic import replacing
 from triportrait.core.errors import InputError
-from triportrait.serve.media.clips import SCALING, Clip, Frame, open_clip
-from triportrait.serve.media.encoders import Encoder, encoder_of
-from triportrait.serve.media.pictures import ending_of, writing
-from triportrait.serve.media.sound import Sound
+from triportrait.serve.media.pictures.picture_file import ending_of, writing
+from triportrait.serve.media.video.clips import SCALING, Clip, Frame, open_clip
+from triportrait.serve.media.video.encoders import Encoder, encoder_of
+from triportrait.serve.media.video.sound import Sound
 
 __all__ = ["VIDEO_ENDINGS", "Clip", "Frame", "VideoWriter", "check_output", "open_clip", "write_video"]
 
