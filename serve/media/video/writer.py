@@ -27,7 +27,7 @@ from triportrait.core.atomic import replacing
 from triportrait.core.errors import InputError
 from triportrait.serve.media.pictures.picture_file import ending_of, writing
 from triportrait.serve.media.video.clips import SCALING, Clip, Frame, open_clip
-from triportrait.serve.media.video.encoders import Encoder, encoder_of
+from triportrait.serve.media.video.encoders import Encoder, encoder_of, x264_options
 from triportrait.serve.media.video.sound import Sound
 
 __all__ = ["VIDEO_ENDINGS", "Clip", "Frame", "VideoWriter", "check_output", "open_clip", "write_video"]
@@ -308,7 +308,7 @@ def write_video(
     """
     frames = iter(frames)
     first = next(frames)
-    options = {"crf": str(crf), "preset": "medium"}
+    options = x264_options(crf)
     if gop is not None:
         options |= {"g": str(gop), "keyint_min": str(gop), "sc_threshold": "0", "bf": "0"}
     with av.open(f"file:{path}", "w", format="mp4", container_options=_CONTAINER_OPTIONS) as container:
