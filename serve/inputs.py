@@ -24,7 +24,8 @@ from triportrait.serve.faces.landmark_files import RAW_LANDMARKS, KnownFaces, La
 from triportrait.serve.faces.searching import LOOK_GAP_S, MOST_LOOKED_AT, first_face
 from triportrait.serve.faces.tracker import FaceTracker, chosen, cut_out
 from triportrait.serve.media.pictures.file_type import is_picture
-from triportrait.serve.media.pictures.picture_file import left_out, read_picture, sorted_folder
+from triportrait.serve.media.pictures.picture_file import read_picture
+from triportrait.serve.media.pictures.picture_folder import left_out, sorted_folder
 from triportrait.serve.media.video.clips import Clip, Frame, open_clip
 from triportrait.serve.parameters import PICTURES, TrackedFolder, Tracking, beside
 

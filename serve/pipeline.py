@@ -39,9 +39,9 @@ from triportrait.serve.faces.face import AlignedFace, FaceProvider
 from triportrait.serve.faces.providers import FaceKind, LazyProvider
 from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.inputs import DrivingFrames, SourcePicture, find_face, find_source, known_of
+from triportrait.serve.media.output_file import VIDEO_ENDINGS, check_output
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.video.encoders import EncoderChoice, chosen_encoder
-from triportrait.serve.media.video.writer import VIDEO_ENDINGS, check_output
 from triportrait.serve.pixels import Picture, PictureStream, to_picture
 from triportrait.serve.precision import DTYPES, Precision, use_precision
 from triportrait.serve.reenactor import DEFAULT_CONTROLS, Controls, PreparedSource, Reenactor

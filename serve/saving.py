@@ -10,11 +10,12 @@ from pathlib import Path
 
 from triportrait.core.errors import InputError
 from triportrait.serve.animation import AnimatedFrame
+from triportrait.serve.media.output_file import VIDEO_ENDINGS
 from triportrait.serve.media.pictures.picture_file import write_picture
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.video.clips import Clip, open_clip
 from triportrait.serve.media.video.encoders import Encoder
-from triportrait.serve.media.video.writer import VIDEO_ENDINGS, VideoWriter
+from triportrait.serve.media.video.writer import VideoWriter
 from triportrait.serve.overlap import WriteBehind
 from triportrait.serve.timing import PartTimes
 

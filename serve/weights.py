@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from triportrait.core.atomic import replacing
 from triportrait.core.checkpoint import load_pair, load_portrait, save_motion_encoder, save_weights, weights_folder
 from triportrait.core.config import portrait4d_v2
 from triportrait.core.errors import InputError
@@ -16,7 +17,7 @@ from triportrait.core.portrait import Portrait4D
 from triportrait.core.rule import rule_motion_encoder, rule_portrait
 from triportrait.core.weights import VARIABLE as VARIABLE  # named where weights are
 from triportrait.core.weights import named_weights
-from triportrait.serve.media.pictures.picture_file import replacing, writing
+from triportrait.serve.media.output_file import writing
 
 RULE = "rule"
 STEMS = ("portrait", "motion", "flame", "neck")

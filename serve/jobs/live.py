@@ -31,7 +31,7 @@ from triportrait.serve.live.metrics import Metrics
 from triportrait.serve.live.recording import Recordings
 from triportrait.serve.live.server import LiveServer
 from triportrait.serve.live.serving import bind, run
-from triportrait.serve.media.pictures.picture_file import reason_of
+from triportrait.serve.media.output_file import reason_of
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Reenactor

@@ -29,7 +29,7 @@ from triportrait.serve.live.recording import Recordings
 from triportrait.serve.live.server import LiveServer
 from triportrait.serve.live.serving import bind, make
 from triportrait.serve.media.provenance.stamp import Stamp
-from triportrait.serve.media.video.writer import open_clip
+from triportrait.serve.media.video.clips import open_clip
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.weights import load_weights
 

@@ -17,8 +17,8 @@ from tests.serve.drawn import chunk, with_chunks
 from tests.serve.making import make, scene
 from triportrait.serve.media.pictures import colour_spaces
 from triportrait.serve.media.pictures.picture_file import read_picture
+from triportrait.serve.media.video.clips import open_clip
 from triportrait.serve.media.video.frame_to_rgb import SCALING
-from triportrait.serve.media.video.writer import open_clip
 
 FILES = Path(__file__).parents[1] / "data" / "files"
 PATTERN = np.asarray(Image.open(FILES / "pattern.png").convert("RGB"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from triportrait.serve.media.video import deinterlacing
-from triportrait.serve.media.video.writer import open_clip
+from triportrait.serve.media.video.clips import open_clip
 
 W, H, COUNT, SPEED = 160, 128, 8, 3
 _BLOCKS = np.kron(np.random.default_rng(0).integers(40, 216, (H // 8, W // 8 + 8, 1)), np.ones((8, 8, 3)))

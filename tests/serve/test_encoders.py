@@ -1,4 +1,4 @@
-"""Who encodes a film: x264 beside a CPU, NVENC or a faster preset beside a GPU; the same pictures give the same bytes."""
+"""Who encodes a film: x264 beside a CPU, NVENC or a faster preset beside a GPU; what makes its bytes repeatable."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pytest
 from tests.serve.making import H, W, moving
 from triportrait.core.errors import InputError
 from triportrait.serve.media.video import encoders
+from triportrait.serve.media.video.clips import open_clip
 from triportrait.serve.media.video.encoders import chosen_encoder, encoder_of
-from triportrait.serve.media.video.writer import VideoWriter, open_clip
+from triportrait.serve.media.video.writer import VideoWriter
 
 
 def test_it_follows_where_the_network_runs(monkeypatch):

@@ -16,7 +16,7 @@ from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.live.knowledge import knowledge
 from triportrait.serve.live.neutral import FIRST, SETTLED_S, STILL, STILL_S, NeutralWish
-from triportrait.serve.media.video.writer import open_clip
+from triportrait.serve.media.video.clips import open_clip
 from triportrait.serve.parameters import Tracking
 from triportrait.serve.weights import RULE
 

@@ -28,7 +28,8 @@ from triportrait.serve.media.provenance.manifest import (
 )
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.provenance.watermark import read
-from triportrait.serve.media.video.writer import VideoWriter, open_clip
+from triportrait.serve.media.video.clips import open_clip
+from triportrait.serve.media.video.writer import VideoWriter
 
 pytest.importorskip("c2pa")
 CLAIM = Claim("2b7e151f" + "0" * 56, "demo", {"portrait.safetensors": "ab" * 32}, 0x2B7E151)

@@ -15,8 +15,9 @@ import pytest
 from tests.serve.claps import clap, loud
 from tests.serve.making import copy, heard, make, noise, sound_of, times_of
 from triportrait.serve.media.video import writer
+from triportrait.serve.media.video.clips import open_clip
 from triportrait.serve.media.video.discontinuities import Moves
-from triportrait.serve.media.video.writer import VideoWriter, open_clip
+from triportrait.serve.media.video.writer import VideoWriter
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from triportrait import cli
 from triportrait.serve.jobs import doctor
-from triportrait.serve.media.video.writer import open_clip
+from triportrait.serve.media.video.clips import open_clip
 
 # What is printed waits in a buffer, as it does for users; some machines that test switch that off.
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

@@ -24,7 +24,8 @@ from triportrait.serve.media.provenance.manifest import LABEL, Claim, read_manif
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.provenance.verify import read_file, verify
 from triportrait.serve.media.provenance.watermark import Reader, Watermark
-from triportrait.serve.media.video.writer import VideoWriter, open_clip
+from triportrait.serve.media.video.clips import open_clip
+from triportrait.serve.media.video.writer import VideoWriter
 
 pytest.importorskip("c2pa")
 SOURCE, DRIVING = DOCS / "demo" / "portrait.jpg", DOCS / "demo" / "driving.mp4"
