@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import setup
 
 try:
-    runpy.run_path(str(Path(__file__).parent / "triportrait" / "links.py"))["check_links"]()
+    runpy.run_path(str(Path(__file__).parent / "triportrait" / "checkout.py"))["check_checkout"]()
 except ImportError as error:
     raise SystemExit(str(error)) from None
 setup()

@@ -21,11 +21,11 @@ import torch
 
 from triportrait.core.motion.crop import ALIGNED_SIZE, crop_map
 from triportrait.profiling.roofline import CEILINGS, Work, sums
-from triportrait.serve.crop import to_size
 from triportrait.serve.faces.alignment import MEAN_FACE, PIXELS_PER_UNIT, align, middle_square
 from triportrait.serve.faces.face import Face
 from triportrait.serve.faces.providers import face_provider
 from triportrait.serve.faces.tracker import FaceTracker
+from triportrait.serve.image_tensors import to_size
 from triportrait.serve.live.engine import EXAMPLES, decode_jpeg, encode_jpeg
 from triportrait.serve.media.provenance.watermark import Watermark
 from triportrait.serve.media.video.clips import open_clip

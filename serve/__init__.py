@@ -1,1 +1,1 @@
-"""How frames flow: pictures and videos in, the network, videos out; and the command line."""
+"""Turns pictures and videos into videos, from Python, from the command line and in a browser."""

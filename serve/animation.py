@@ -1,4 +1,4 @@
-"""One source driven by one clip, frame by frame: which face drives, from where it is seen, and what was missing."""
+"""Drives one source by one clip, frame by frame, and warns of what was missing."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.faces.paste_back import PasteBack, registered
 from triportrait.serve.faces.providers import LazyProvider
-from triportrait.serve.faces.relative import Relative
+from triportrait.serve.faces.relative_motion import Relative
 from triportrait.serve.faces.tracker import FaceTracker
-from triportrait.serve.inputs import DrivingFrames, SourcePicture
+from triportrait.serve.media.provenance.watermark import Watermark, message_of
 from triportrait.serve.media.video.clips import Frame
 from triportrait.serve.overlap import read_ahead
-from triportrait.serve.pixels import PictureStream
+from triportrait.serve.part_times import PartTimes
+from triportrait.serve.picture_inputs import PictureStream
 from triportrait.serve.reenactor import Controls, PreparedSource, Reenactor
-from triportrait.serve.timing import PartTimes
+from triportrait.serve.source_and_driving import DrivingFrames, SourcePicture
 
 ORBIT_PERIOD_S = 4.0
 LARGEST_YAW_DEG, LARGEST_PITCH_DEG = 180.0, 89.0
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """What `Pipeline.animate` and the command `reenact` can do with the frames; `Pipeline.animate` explains each."""
+    """Holds the options that `Pipeline.animate` and the command `reenact` share; `Pipeline.animate` explains each."""
 
     yaw_deg: float = 0.0
     pitch_deg: float = 0.0
@@ -55,7 +56,7 @@ class Options:
             spell: how a sentence writes an option's name.
 
         Raises:
-            InputError: they do not.
+            InputError: a number is out of its range, or options exclude each other.
         """
         if self.frames is not None and self.frames < 1:
             raise InputError(f"{spell('frames')}: expected at least 1, got {self.frames}")
@@ -74,7 +75,7 @@ class Options:
 
 
 def check_face_number(name: str, number: int | None) -> None:
-    """Raises: `InputError` for a number that counts no face."""
+    """Check the number of a face, which counts from 1. Raises: `InputError`."""
     if number is not None and number < 1:
         raise InputError(f"{name}: expected at least 1, the leftmost face, got {number}")
 
@@ -83,7 +84,7 @@ def check_controls(controls: object, motion_width: int) -> None:
     """Check controls that a program made.
 
     Raises:
-        InputError: they are of another type, or a number of them cannot be.
+        InputError: a type or a shape is another one, or a number is not finite.
     """
     if not isinstance(controls, Controls):
         raise InputError(f"controls: expected triportrait.Controls, got {type(controls).__name__}; make one")
@@ -99,12 +100,12 @@ def check_controls(controls: object, motion_width: int) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Origin:
-    """Where an animated frame comes from, for the manifest and the sound of the film that it becomes part of.
+    """Tells where an animated frame comes from, for the manifest and the sound of the video that it becomes part of.
 
     Attributes:
         picture: the portrait.
-        driving: the clip; None for a frame of a program's own loop.
-        composite: a generated picture was put into a recorded one.
+        driving: the clip; None for a frame of `Pipeline.frame`.
+        composite: whether a generated picture was put into a recorded one.
     """
 
     picture: SourcePicture
@@ -114,7 +115,7 @@ class Origin:
 
 @dataclass(frozen=True, eq=False)
 class AnimatedFrame:
-    """One frame of the result.
+    """Holds one frame of the result.
 
     Attributes:
         image: uint8 [H, W, 3], RGB, without watermark; S x S unless it is pasted back or beside others.
@@ -124,6 +125,8 @@ class AnimatedFrame:
         face_found: whether the driving frame shows the face. If not, the last pose is held, or the source's own
             expression kept before the first face.
         origin: where the frame comes from.
+        marked: `image` and the same with the portrait's watermark, where the network's device made it; if `image` is
+            another one now, it counts no more.
     """
 
     image: np.ndarray
@@ -132,10 +135,15 @@ class AnimatedFrame:
     camera: Camera
     face_found: bool
     origin: Origin
+    marked: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def base_camera(face: AlignedFace, controls: Controls) -> Camera:
-    """The camera before the view is turned: that of the controls, else the fixed one as the driving files adapt it."""
+    """Choose the camera that yaw and pitch then turn.
+
+    It is that of the controls, else the fixed one with the intrinsics of the driving frame's parameters, or with
+    their whole camera where the neck is kept still.
+    """
     if controls.camera is not None:
         return controls.camera
     camera = fixed_camera()
@@ -146,19 +154,21 @@ def base_camera(face: AlignedFace, controls: Controls) -> Camera:
 
 
 def until_seen(face: AlignedFace, controls: Controls) -> Controls:
-    """The controls of a driving frame; before the first face the source keeps its own expression."""
+    """Return the controls of a driving frame; before the first face the source keeps its own expression."""
     return controls if face.is_known else replace(controls, motion_strength=0.0)
 
 
 class Animation:
-    """The frames of a source that a clip drives, made one by one as they are asked for.
+    """Gives the frames of a source that a clip drives, made one by one as they are asked for.
 
-    Iterate over it once. Closing it early, or leaving its `with` block, ends its reading thread and closes the clip.
+    Iterate over it once. Closing it early, or leaving its `with` block, ends its reading threads and closes the clip.
 
     Attributes:
         fps: nominal rate of the driving clip.
-        frame_count: how many frames come, where the clip tells.
+        frame_count: how many frames it gives; None where the clip does not tell.
         tracker: follows the driving face, and counts where it was seen.
+        marks: let a GPU put the watermark into its pictures, too, see `AnimatedFrame.marked`. Who saves the frames sets
+            it; on a CPU, and where pictures are put beside or into others, whoever writes them marks them.
     """
 
     def __init__(
@@ -176,6 +186,8 @@ class Animation:
             smooth=options.smooth and not clip.is_pictures, face=options.driving_face, flame=reenactor.has_flame_neck,
         )  # fmt: skip
         self._origin = Origin(source.picture, driving, options.paste_back or options.side_by_side)
+        self.marks = False
+        self._signs = Watermark(message_of(source.picture.sha256())).signs
         self._relative = Relative(reenactor, source.face.tracking) if options.relative else None
         self._log_what_is_missing()
         self._paste = self._paste_back() if options.paste_back else None
@@ -194,14 +206,14 @@ class Animation:
         self.close()
 
     def close(self) -> None:
-        """End early: the reading thread ends and the clip is closed."""
+        """End the reading threads and close the clip."""
         self._frames.close()
 
     def _animate(self) -> Generator[AnimatedFrame, None, None]:
         # A program's own iterable is read in the program's own thread, when its next picture is needed. A clip has one
         # thread that decodes and one that follows the face.
-        own_loop = isinstance(self._driving.clip, PictureStream)
-        with closing(self._faces(self._read()) if own_loop else read_ahead(self._faces_beside)) as faces:
+        is_iterable = isinstance(self._driving.clip, PictureStream)
+        with closing(self._faces(self._read()) if is_iterable else read_ahead(self._faces_ahead)) as faces:
             for frame, face in faces:
                 yield self._animated(frame, face)
         for warning in (*self._driving.new_warnings(), *self._what_was_missing()):
@@ -216,7 +228,7 @@ class Animation:
                     return
                 yield frame
 
-    def _faces_beside(self) -> Generator[tuple[Frame, AlignedFace], None, None]:
+    def _faces_ahead(self) -> Generator[tuple[Frame, AlignedFace], None, None]:
         return self._faces(read_ahead(self._read))
 
     def _faces(self, frames: Generator[Frame, None, None]) -> Generator[tuple[Frame, AlignedFace], None, None]:
@@ -238,7 +250,11 @@ class Animation:
                 tracking = replace(driving_face.tracking, parameters=source_face.tracking.parameters)
                 driving_face = replace(driving_face, tracking=tracking)
             cameras = self._cameras(driving_face, controls, frame.time_s)
-            views = self._reenactor.views(self._reenactor.head(self._source, driving_face, controls), cameras)
+            head = self._reenactor.head(self._source, driving_face, controls)
+            if self.marks and self._reenactor.device.type == "cuda" and not self._origin.composite:
+                marked = self._reenactor.marked_views(head, cameras, self._signs)[0]
+                return AnimatedFrame(marked[0], frame.time_s, frame.index, cameras[0], face.found, self._origin, marked)
+            views = self._reenactor.views(head, cameras)
         if self._paste is not None:
             with self._times.part("paste back"):
                 image = self._paste(views[0])
@@ -264,22 +280,22 @@ class Animation:
         placed, landmarks = face.placed, face.tracking.landmarks
         if provider is not None and landmarks is not None:
             neck = self._controls(0.0).neck
-            itself = self._reenactor.reenact(self._source, face, Controls(neck=neck))
-            faces = provider.find(itself)
+            self_driven = self._reenactor.reenact(self._source, face, Controls(neck=neck))
+            faces = provider.find(self_driven)
             if faces:
-                shown = middle_square(itself).to_aligned(faces[0].points)
+                shown = middle_square(self_driven).to_aligned(faces[0].points)
                 placed = registered(placed, landmarks[0].numpy(), shown)
         return PasteBack(self._origin.picture.image, placed)
 
     def _log_what_is_missing(self) -> None:
         driving, tracked = self._driving, self._driving.tracked
-        finds = driving.known is not None or self.tracker.provider is not None
-        if not finds or (tracked is not None and tracked.landmarks is None):
+        has_faces = driving.known is not None or self.tracker.provider is not None
+        if not has_faces or (tracked is not None and tracked.landmarks is None):
             logger.info(
                 "%s: %s; middle squares are taken as aligned, motion crops as centred",
                 driving.name, why_no_landmarks(self._finder),
             )  # fmt: skip
-        if not finds or (tracked is not None and tracked.parameters is None):
+        if not has_faces or (tracked is not None and tracked.parameters is None):
             logger.info("%s: no head parameters; the neck stays still", driving.name)
         elif self._controls(0.0).neck and not self._reenactor.can_turn_neck:
             logger.info(
@@ -296,21 +312,21 @@ class Animation:
         if tracker.lost and not tracker.seen:
             yield f"{name}: none of {frames} frames shows a face; the portrait keeps its own expression"
         elif tracker.lost:
-            yield f"{name}: {tracker.lost} of {frames} frames show no face; {_there(tracker)}"
+            yield f"{name}: {tracker.lost} of {frames} frames show no face; {_shown_instead(tracker)}"
         if tracker.cuts:
             cuts = f"{tracker.cuts} cut{'s' * (tracker.cuts != 1)}"
             yield f"{name}: {cuts} between shots; there the face was found anew"
 
 
 def why_no_landmarks(finder: LazyProvider) -> str:
-    """Why nobody knows where a face is, as the middle of a sentence."""
+    """Word why nobody knows where a face is, as the middle of a sentence."""
     if finder.kind == "auto" and not providers.is_installed():
         return f"no landmarks, and faces are not found here ({install('faces')})"
     return "no landmarks"
 
 
-def _there(tracker: FaceTracker) -> str:
-    """What was done in frames without a face."""
+def _shown_instead(tracker: FaceTracker) -> str:
+    """Word what was shown in frames without a face."""
     held, before = tracker.lost - tracker.before, tracker.before
     if not before:
         return "there the last pose was held"

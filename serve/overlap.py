@@ -1,4 +1,4 @@
-"""Reading and writing beside the network: one thread reads ahead, one writes behind, with bounded queues."""
+"""Reads ahead of the network and writes behind it, in threads, with bounded queues."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ DEPTH = 4  # items that may wait between two threads: enough to overlap, too few
 
 
 class _Closed(Exception):
-    """The other end has gone."""
+    """Is raised where the other end has gone."""
 
 
 class _Queue(Generic[Item]):
-    """A bounded queue whose two ends can leave, so that nobody waits for a thread that has failed."""
+    """Bounds a queue whose two ends can leave, so that neither waits for a thread that has failed."""
 
     def __init__(self, depth: int) -> None:
         self._items: deque[Item] = deque()
@@ -55,14 +55,14 @@ class _Queue(Generic[Item]):
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Send away whoever waits, or comes."""
+        """Let both ends raise `_Closed`, now and later."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
 
 def read_ahead(read: Callable[[], Iterator[Item]], depth: int = DEPTH) -> Generator[Item, None, None]:
-    """Give the items of `read()` in order; a thread makes them, at most `depth` and one ahead of who takes them.
+    """Give the items of `read()` in order; a thread makes them, at most `depth` and one ahead of the consumer.
 
     An error of `read()` is raised after the items before it. When this generator ends or is closed, the iterator of
     `read()` has been closed and the thread has ended.

@@ -1,4 +1,4 @@
-"""The library: a photograph and frames become frames. The command `reenact` is a thin user; see docs/python.md."""
+"""`Pipeline`, the library: it turns a portrait and driving pictures into frames; docs/python.md shows how to use it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 from weakref import WeakSet
 
 import numpy as np
@@ -23,7 +23,7 @@ from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Camera, Head
-from triportrait.core.weights import DEMO, log_weights, named_weights
+from triportrait.core.weights import log_weights, named_weights
 from triportrait.serve.animation import (
     AnimatedFrame,
     Animation,
@@ -38,16 +38,16 @@ from triportrait.serve.animation import (
 from triportrait.serve.faces.face import AlignedFace, FaceProvider
 from triportrait.serve.faces.providers import FaceKind, LazyProvider
 from triportrait.serve.faces.tracker import FaceTracker
-from triportrait.serve.inputs import DrivingFrames, SourcePicture, find_face, find_source, known_of
 from triportrait.serve.media.output_file import VIDEO_ENDINGS, check_output
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.video.encoders import EncoderChoice, chosen_encoder
-from triportrait.serve.pixels import Picture, PictureStream, to_picture
+from triportrait.serve.part_times import PartTimes
+from triportrait.serve.picture_inputs import Picture, PictureStream, to_picture
 from triportrait.serve.precision import DTYPES, Precision, use_precision
 from triportrait.serve.reenactor import DEFAULT_CONTROLS, Controls, PreparedSource, Reenactor
-from triportrait.serve.saving import WRITTEN_PICTURES, first_of, write_frames
-from triportrait.serve.timing import PartTimes
-from triportrait.serve.weights import RULE, copy_weights, files_of, load_weights
+from triportrait.serve.saving import WRITTEN_PICTURES, write_frames
+from triportrait.serve.source_and_driving import DrivingFrames, SourcePicture, find_face, find_source, known_of
+from triportrait.serve.weight_loading import RULE, copy_weights, files_of, load_weights, need_faces
 
 Source = Picture | SourcePicture | PreparedSource
 Driving = Picture | Iterable[Picture] | DrivingFrames
@@ -56,13 +56,13 @@ logger = logging.getLogger(__name__)
 
 
 class Pipeline:
-    """A portrait and a driving film become frames; made by `from_pretrained`.
+    """Animates portraits; `from_pretrained` makes one.
 
     It serves one thread at a time. Several animations of one pipeline may be under way in that thread. Use it as a
-    context manager, or close it, to let the networks and the finder of faces go.
+    context manager, or close it, to release the networks and the face detector.
 
     Attributes:
-        weights: what its weights are called: `demo`, `rule` or a folder.
+        weights: `demo`, `rule` or the folder of its weights.
         times: how long each step took, see `time_parts`.
     """
 
@@ -92,12 +92,14 @@ class Pipeline:
             device: "auto" (CUDA where torch has it), "cpu", "cuda", or a device of torch.
             precision: "fp32", "bf16", "fp16", or "auto": half precision on a GPU where its frame has 50 dB PSNR
                 against that of float32.
-            faces: who finds faces: "auto" (mediapipe where it is installed), "mediapipe", "none" (pictures are
+            faces: what finds faces: "auto" (mediapipe where it is installed), "mediapipe", "none" (pictures are
                 aligned already), or a provider of your own.
-            static: show the source with its own expression; only cameras and the neck move.
+            static: switch the layers for motion off: the source keeps its own expression, only cameras and the neck
+                move.
 
         Raises:
-            InputError: weights or device are not there, or the frame of the named precision is not as good.
+            InputError: there are no such weights or no such device, or a frame in the named precision is too far from
+                float32's.
         """
         name = named_weights(None if weights is None else os.fspath(weights))
         log_weights(None if weights is None else os.fspath(weights))
@@ -124,7 +126,7 @@ class Pipeline:
         return f"Pipeline({self.weights!r}, device={str(self.device)!r}, precision={self.precision!r})"
 
     def close(self) -> None:
-        """End the animations that are under way and let the networks and the finder of faces go."""
+        """End the animations that are under way and release the networks and the face detector."""
         for animation in list(self._animations):
             animation.close()
         self._finder.close()
@@ -132,36 +134,36 @@ class Pipeline:
 
     @property
     def config(self) -> ModelConfig:
-        """The sizes of the network."""
+        """Return the sizes of the network."""
         return self._reenactor.portrait.config
 
     @property
     def device(self) -> torch.device:
-        """The device that the networks are on."""
+        """Return the device that the networks are on."""
         return self._reenactor.device
 
     @property
     def precision(self) -> str:
-        """The precision of the networks: fp32, bf16 or fp16."""
+        """Return the precision of the networks: fp32, bf16 or fp16."""
         return next((name for name, dtype in DTYPES.items() if dtype == self._reenactor.dtype), "fp32")
 
     @property
     def image_size(self) -> int:
-        """Side of the pictures, pixels."""
+        """Return S, the side of the pictures in pixels."""
         return self._reenactor.image_size
 
     def to(self, device: str | torch.device) -> Self:
-        """Move the networks to another device; the precision stays. Sources are to be prepared again.
+        """Move the networks to another device, in the same precision; sources must then be prepared again.
 
         Raises:
-            InputError: the device is not there.
+            InputError: there is no such device.
         """
         self._reenactor.to(_device(device))
         self._captured = False
         return self
 
     def time_parts(self) -> None:
-        """Measure each part of the network in `times`, too; frames on a GPU are slower then. Call it before any."""
+        """Measure each part of the network in `times`, too, which slows a GPU down; call it before the first frame."""
         self._timed = True
         self.times.hook(self._reenactor.parts())
 
@@ -171,7 +173,7 @@ class Pipeline:
         The files that were loaded are copied, in their stored precision; each appears whole or not at all.
 
         Raises:
-            InputError: the files have changed since, or the folder cannot be written or holds others.
+            InputError: the files have changed since, or the folder cannot be written or holds other weights.
         """
         copy_weights(self.weights, self._files, Path(folder))
         return Path(folder)
@@ -182,9 +184,9 @@ class Pipeline:
         """Read a portrait once, for any number of frames.
 
         Args:
-            source: a path (a picture, a folder whose first picture is taken, or a film), a PIL image, or an array
-                uint8 [H, W, 3]. What is prepared already is given back.
-            face: which face, counted from the left; the largest by default.
+            source: a path (a picture, a folder whose first picture is taken, or a video), a PIL image, or an array
+                uint8 [H, W, 3]. A prepared source is returned as it is.
+            face: which face, counted from the left, from 1; the largest by default.
             source_params: the folder with the published files of its face, or with `landmarks/`; for paths alone.
 
         Raises:
@@ -230,30 +232,30 @@ class Pipeline:
         driving_params: str | os.PathLike[str] | None = None,
         fps: float | Fraction | None = None,
     ) -> Animation:
-        """Let a portrait do what a driving film does.
+        """Let a portrait follow a driving video.
 
         Args:
-            source: see `prepare`, as `face` and `source_params`.
-            driving: a path (a film, a folder of pictures, a picture), one picture as a PIL image or an array, an array
-                uint8 [T, H, W, 3], or an iterable of pictures, which is read as frames are asked for.
-            controls: how the portrait follows, or a function that gives them for a time in seconds.
+            source, face, source_params: as in `prepare`.
+            driving: a path (a video, a folder of pictures, a picture), one picture as a PIL image or an array, an
+                array uint8 [T, H, W, 3], or an iterable of pictures, which is read as frames are asked for.
+            controls: how the portrait follows, or a function from a time in seconds to controls.
             yaw_deg, pitch_deg: turn the camera around the head.
             orbit: let the camera sway around that view.
             relative: take the first driving face as neutral: the portrait begins as it is.
             smooth: take the jitter out of where the driving face is found, at the price of a small lag.
             paste_back: put the result back into the whole portrait; the neck stays as it is there.
-            side_by_side: give source, driving face and result beside each other.
-            frames: use the first so many driving frames only.
-            driving_face: which face of the film, counted from the left where it is first seen; the largest by default.
-            driving_params: the folder with the files of the driving faces, see `source_params`.
-            fps: the rate of an iterable, 25 by default; films bring their own times.
+            side_by_side: show source, driving face and result beside each other.
+            frames: use the first N driving frames only.
+            driving_face: which face of the video, counted from the left where it is first seen, from 1; the largest by
+                default.
+            driving_params: the folder with the files of the driving faces, as `source_params`.
+            fps: the rate of an iterable, 25 by default; videos bring their own times.
 
         Returns:
             An iterator of `AnimatedFrame`; it holds a few frames at a time, and can be closed early.
 
         Raises:
-            InputError: something is wrong with what was given, said before the first frame; or, while iterating,
-                with a later frame.
+            InputError: an argument or the first frame cannot be used; while iterating, a later frame cannot.
         """
         options = Options(
             yaw_deg, pitch_deg, orbit, relative, smooth, paste_back, side_by_side, frames, driving_face
@@ -269,7 +271,7 @@ class Pipeline:
         if clip is not driving and clip.known is None and isinstance(clip.name, Path):
             provider = self._finder()
             if provider is not None:
-                clip.look(provider, frames, self._must_show_faces)
+                clip.look(provider, frames, need_faces(self.weights))
         animation = Animation(self._network(), prepared, clip, controls_at, options, self._finder, self.times)
         self._animations.add(animation)
         return animation
@@ -286,37 +288,39 @@ class Pipeline:
         key: str | os.PathLike[str] | None = None,
         encoder: EncoderChoice = "auto",
     ) -> Path:
-        """Write frames as a film (.mp4 .mov .mkv .webm), or one as a picture (.png .jpg .webp).
+        """Write frames as a video (.mp4 .mov .mkv .webm), or one as a picture (.png .jpg .webp).
 
-        It carries a watermark and a signed manifest that names the source and the weights, and appears only when it is
-        whole.
+        The file carries a watermark and a signed manifest that names the source and the weights, and appears only when
+        it is whole.
 
         Args:
-            frames: of `animate` or `frame`, read one by one; their pictures may be replaced.
-            sound: the film whose sound is taken.
+            frames: those of `animate` or `frame`, read one by one; their pictures may be replaced.
+            sound: the video whose sound is taken.
             overwrite: replace an existing file.
-            watermark: mark the pictures; the manifest says where they are not.
+            watermark: mark the pictures; the manifest says whether they are marked.
             certificate, key: PEM files to sign with, by default $TRIPORTRAIT_CERTIFICATE, else one made at first use.
-            encoder: who makes H.264: "x264", "nvenc", or "auto", which is x264 where the network runs on a CPU, and on
+            encoder: what makes H.264: "x264", "nvenc", or "auto", which is x264 where the network runs on a CPU, and on
                 a GPU NVENC or a faster preset of x264.
 
         Raises:
             InputError: there is no frame, or the output cannot be written.
         """
-        target = Path(path)
-        film = None if sound is None else Path(sound)
-        check_output(target, overwrite, (*VIDEO_ENDINGS, *WRITTEN_PICTURES), sources=[] if film is None else [film])
-        chosen = chosen_encoder(encoder, self.device.type == "cuda")
-        iterator = iter(frames)
-        first = first_of(iterator)
-        stamp = Stamp(
-            first.origin.picture.sha256(), self.weights, watermark=watermark,
-            certificate=None if certificate is None else Path(certificate), key=None if key is None else Path(key),
-            composite=first.origin.composite,
-        )  # fmt: skip
+        target, sound_video = Path(path), _optional_path(sound)
+        sources = [] if sound_video is None else [sound_video]
+        check_output(target, overwrite, (*VIDEO_ENDINGS, *WRITTEN_PICTURES), sources=sources)
+
+        def stamp(first: AnimatedFrame) -> Stamp:
+            return Stamp(
+                first.origin.picture.sha256(), self.weights, watermark=watermark,
+                certificate=_optional_path(certificate), key=_optional_path(key), composite=first.origin.composite,
+            )  # fmt: skip
+
+        if isinstance(frames, Animation):
+            frames.marks = watermark
         write_frames(
-            _put_back(first, iterator), target, stamp, sound=film, overwrite=overwrite, encoder=chosen, times=self.times
-        )
+            frames, target, stamp, sound=sound_video, overwrite=overwrite,
+            encoder=chosen_encoder(encoder, self.device.type == "cuda"), times=self.times,
+        )  # fmt: skip
         return target
 
     def tracker(self, *, smooth: bool = True, driving_face: int | None = None) -> FaceTracker:
@@ -331,14 +335,14 @@ class Pipeline:
         self, source: PreparedSource, picture: Picture | AlignedFace, controls: Controls = DEFAULT_CONTROLS, *,
         tracker: FaceTracker | None = None, time_s: float = 0.0,
     ) -> AnimatedFrame:  # fmt: skip
-        """One frame, for a loop of your own.
+        """Make one frame, for a loop of your own.
 
         Args:
             source: from `prepare`.
-            picture: the driving picture: a path, a PIL image, an array uint8 [H, W, 3], or a face cut out already.
+            picture: the driving picture: a path, a PIL image, an array uint8 [H, W, 3], or an aligned face.
             controls: how the portrait follows.
             tracker: from `tracker`, where pictures follow each other; without one each picture is looked at by itself.
-            time_s: when the picture was taken; times rise.
+            time_s: when the picture was taken, later than the one before.
 
         Raises:
             InputError: the picture cannot be read, or the network's numbers are not finite.
@@ -352,21 +356,21 @@ class Pipeline:
         self, source: PreparedSource, picture: Picture | AlignedFace, controls: Controls = DEFAULT_CONTROLS, *,
         tracker: FaceTracker | None = None, time_s: float = 0.0,
     ) -> Head:  # fmt: skip
-        """The head of one frame, to be seen from any side by `view`; arguments as in `frame`."""
+        """Make the head of one frame, which `view` shows from any side; arguments as in `frame`."""
         return self._follow(source, picture, controls, tracker, time_s)[0]
 
     def view(self, head: Head, camera: Camera | None = None) -> np.ndarray:
-        """A picture of a head, uint8 [S, S, 3], by default from the front; the transformer does not run again."""
+        """Render a head as uint8 [S, S, 3], by default from the front; the transformer does not run again."""
         check_controls(Controls(camera), self._motion_width)
         return self._network().views(head, [camera or fixed_camera()])[0]
 
     @staticmethod
     def camera(yaw_deg: float = 0.0, pitch_deg: float = 0.0) -> Camera:
-        """A camera around the head: positive yaw sees more of the head's right side, positive pitch is higher."""
+        """Make a camera around the head: positive yaw sees more of the head's right side, positive pitch is higher."""
         return turned(fixed_camera(), math.radians(yaw_deg), math.radians(pitch_deg))
 
     def motion(self, picture: Picture | AlignedFace) -> Tensor:
-        """The motion embedding of a face, [1, M], such as the `neutral` one of `Controls`."""
+        """Read the motion [1, M] off a face, such as the `neutral` one of `Controls`."""
         return self._network().motion(self._face(picture, None, 0.0))
 
     def _follow(
@@ -390,17 +394,17 @@ class Pipeline:
         self, source: Picture, face: int | None, params: str | os.PathLike[str] | None
     ) -> SourcePicture:  # fmt: skip
         if isinstance(source, str | os.PathLike):
-            file = find_source(Path(source), None if params is None else Path(params))
-            return file.read(self._finder, face, self._must_show_faces)
+            file = find_source(Path(source), _optional_path(params))
+            return file.read(self._finder, face, need_faces(self.weights))
         if params is not None:
             raise InputError("source_params: expected a path as the source beside it, got pixels; leave it out")
-        return find_face("source", to_picture(source, "source"), self._finder(), face, self._must_show_faces)
+        return find_face("source", to_picture(source, "source"), self._finder(), face, need_faces(self.weights))
 
     def _open_driving(
         self, driving: Picture | Iterable[Picture], params: str | os.PathLike[str] | None, frames: int | None,
         fps: float | Fraction | None,
     ) -> DrivingFrames:  # fmt: skip
-        folder = None if params is None else Path(params)
+        folder = _optional_path(params)
         if isinstance(driving, str | os.PathLike):
             if fps is not None:
                 raise InputError("fps: expected pictures beside it, got a path, whose frames have times; leave it out")
@@ -438,17 +442,13 @@ class Pipeline:
         return self.config.transformer.motion_width
 
     @property
-    def _must_show_faces(self) -> bool:
-        return self.weights not in (DEMO, RULE)  # the demo weights know heads that need not look like faces
-
-    @property
     def _reenactor(self) -> Reenactor:
         if self._open is None:
             raise InputError("the pipeline is closed; make another by Pipeline.from_pretrained")
         return self._open
 
     def _network(self) -> Reenactor:
-        """The networks, whose launches are captured before their first frame on a GPU."""
+        """Return the networks, after capturing their launches once on a GPU."""
         reenactor = self._reenactor
         if not self._captured and not self._timed:
             self._captured = True
@@ -456,14 +456,8 @@ class Pipeline:
         return reenactor
 
 
-def _put_back(first: AnimatedFrame, rest: Any) -> Iterable[AnimatedFrame]:
-    try:
-        yield first
-        yield from rest
-    finally:
-        close = getattr(rest, "close", None)
-        if close is not None:
-            close()
+def _optional_path(path: str | os.PathLike[str] | None) -> Path | None:
+    return None if path is None else Path(path)
 
 
 def _device(device: str | torch.device) -> torch.device:

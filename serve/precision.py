@@ -1,4 +1,4 @@
-"""Half precision where it shows the same pictures: tried on one frame at load, refused where it does not."""
+"""Chooses half precision where it shows the same picture: it is tried on one frame at load."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 from triportrait.core.errors import InputError
 from triportrait.core.psnr import psnr
 from triportrait.core.render.cameras import fixed_camera, turned
-from triportrait.serve.crop import to_size
 from triportrait.serve.faces.face import AlignedFace
+from triportrait.serve.image_tensors import to_size
 from triportrait.serve.media.pictures.picture_file import read_picture
 from triportrait.serve.reenactor import Reenactor
 
@@ -24,17 +24,14 @@ GATE_DB = 50.0  # against the same frame in float32
 SAMPLE = Path(__file__).with_name("sample.jpg")  # a procedural head
 SAMPLE_YAW = 0.2  # radians
 
-
 logger = logging.getLogger(__name__)
 
 
 def use_precision(reenactor: Reenactor, precision: Precision) -> None:
     """Let the networks of a reenactor run in a precision, if its frame is as good.
 
-    `auto` is float32 on a CPU; on a GPU the first whose frame is as good: bfloat16, where the GPU has it, then float16,
-    as fast with three bits more, then float32.
-
-    A warning says where `auto` fell back to float32.
+    `auto` is float32 on a CPU. On a GPU it tries bfloat16, where the GPU has it, then float16, which is as fast and has
+    three bits more, then takes float32 with a warning.
 
     Raises:
         InputError: the frame of the named precision is below GATE_DB of PSNR against that in float32.
@@ -66,12 +63,12 @@ def use_precision(reenactor: Reenactor, precision: Precision) -> None:
 
 
 def sample_picture(size_px: int) -> np.ndarray:
-    """The head on which precisions are compared, uint8 [size_px, size_px, 3]."""
+    """Read the head on which precisions are compared, uint8 [size_px, size_px, 3]."""
     return to_size(read_picture(SAMPLE), size_px)
 
 
 def _automatic(device: torch.device) -> str:
-    """What `auto` tries first."""
+    """Choose what `auto` tries first."""
     if device.type != "cuda":
         return "fp32"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
@@ -79,7 +76,7 @@ def _automatic(device: torch.device) -> str:
 
 @torch.inference_mode()
 def _frame(reenactor: Reenactor) -> Tensor:
-    """The sample, driven by its own mirror image, seen from the side: [1, 3, S, S]."""
+    """Render the sample, driven by its own mirror image, seen from the side: [1, 3, S, S]."""
     picture = sample_picture(reenactor.image_size)
     mirrored = AlignedFace.whole(np.ascontiguousarray(picture[:, ::-1]))
     head = reenactor.head(reenactor.prepare(AlignedFace.whole(picture)), mirrored)

@@ -1,11 +1,11 @@
-"""A source prepared once, then frame by frame: the network behind a few verbs, pictures in and pictures out."""
+"""Runs the network: a source is prepared once, then driven frame by frame, pictures in and pictures out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,17 +20,19 @@ from triportrait.core.motion.small_encoder import GAZE, SPREAD, SmallMotionEncod
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.types import Camera, Driving, Head, NeckGrid, Rendering, Source
-from triportrait.serve.crop import to_float, to_uint8
+from triportrait.kernels.dispatch import runs_triton
+from triportrait.serve.cuda_graph import BATCHES, Copies, Graphs
 from triportrait.serve.faces.face import AlignedFace
-from triportrait.serve.graph import Captured, Copies
-from triportrait.serve.inputs import SourcePicture
-from triportrait.serve.memory import keep_freed_memory
-from triportrait.serve.parameters import HeadParameters, Tracking
+from triportrait.serve.freed_memory import keep_freed_memory
+from triportrait.serve.image_tensors import to_float, to_uint8
+from triportrait.serve.media.provenance.watermark import BITS, mark
+from triportrait.serve.source_and_driving import SourcePicture
+from triportrait.serve.tracking_files import HeadParameters, Tracking
 
 
 @dataclass(frozen=True, eq=False)
 class PreparedSource:
-    """A source picture that was read once and serves any number of frames.
+    """Holds what was computed of a source picture once and serves any number of frames.
 
     Attributes:
         source: the features of the network, cached.
@@ -38,7 +40,7 @@ class PreparedSource:
         shape: [1, 300] FLAME shape, zeros (the mean face) where it is unknown.
         motion: [1, M], v_s; None for a static source.
         planes: the planes of a static source, which no driving frame changes.
-        picture: the whole picture that the face was cut out of, where it is kept.
+        picture: the whole picture that the face was cut out of, where `Pipeline.prepare` read it.
     """
 
     source: Source
@@ -51,7 +53,7 @@ class PreparedSource:
 
 @dataclass(frozen=True, eq=False)
 class Controls:
-    """How a source follows a driving frame, and from where it is seen.
+    """Says how a source follows a driving frame, and from where it is seen.
 
     Attributes:
         camera: one camera; None is the fixed view in front of the face, with the intrinsics of the driving frame's
@@ -76,16 +78,16 @@ Request = tuple[PreparedSource, AlignedFace, Controls]
 
 
 class Reenactor:
-    """Portrait4D and its motion encoder on one device.
+    """Runs Portrait4D and its motion encoder on one device.
 
     Attributes:
-        dtype: what the networks of a frame run in, by autocast: None is float32. `precision.use_precision` sets it.
+        dtype: what autocast runs the networks of a frame in; None is float32. `precision.use_precision` sets it.
 
     Args:
         portrait: the network; its super-resolution is folded in place.
-        motion_encoder: v.
+        motion_encoder: the network v.
         device: where to run.
-        static: show the source as it is: its expression stays, only cameras and the neck move.
+        static: switch the layers for motion off: the source keeps its expression, only cameras and the neck move.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class Reenactor:
         self.to(device)
 
     def to(self, device: torch.device | str) -> None:
-        """Move the networks; what was captured is captured anew by `capture`, prepared sources are prepared anew."""
+        """Move the networks; captures are dropped, and sources must be prepared again."""
         self.device = torch.device(device)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -109,31 +111,30 @@ class Reenactor:
         self.motion_encoder = self.motion_encoder.to(self.device)
         self._last_neck: tuple[list[Tensor], NeckGrid] | None = None
         self._copies = Copies(self.device) if self.device.type == "cuda" else None
-        self._graphs: dict[str, Captured] | None = None
-        self._pool: Any = None
+        self._graphs: Graphs | None = None
 
     @property
     def image_size(self) -> int:
-        """Side of the pictures, in and out, pixels."""
+        """Return S, the side of the pictures, in and out, pixels."""
         return self.portrait.config.image_size
 
     @property
     def can_steer_gaze(self) -> bool:
-        """Whether the motion has numbers for the gaze; the published encoder's eyes are an embedding."""
+        """Tell whether the motion has numbers for the gaze; the published encoder's eyes are an embedding."""
         return not self.static and isinstance(self.motion_encoder, SmallMotionEncoder)
 
     @property
     def has_flame_neck(self) -> bool:
-        """Whether the neck of the weights is FLAME's, whose rest pose is not upright."""
+        """Tell whether the neck of the weights is FLAME's, whose rest pose is not upright."""
         return isinstance(self.portrait.neck, NeckField)
 
     @property
     def can_turn_neck(self) -> bool:
-        """Whether the weights know how a neck turns."""
+        """Tell whether the weights hold how a neck turns."""
         return self.portrait.neck is not None
 
     def parts(self) -> dict[str, nn.Module]:
-        """The parts of the network by the names that a table of times shows, in the order of the data."""
+        """Name the parts of the network as a table of times does, in the order of the data."""
         r = self.portrait.reconstructor
         parts: dict[str, nn.Module] = {
             "motion encoder": self.motion_encoder,
@@ -151,7 +152,7 @@ class Reenactor:
         return parts
 
     def keep_half(self) -> None:
-        """Round the weights that a frame multiplies to `dtype` for good, as autocast would in every frame again."""
+        """Round the weights that a frame multiplies to `dtype`, once and for all its frames."""
         parts = self.portrait.reconstructor
         for part in (self.motion_encoder, parts.transfer, parts.plane_decoder):
             for module in part.modules():
@@ -160,22 +161,32 @@ class Reenactor:
         self.portrait.superres.to(self.dtype)
 
     @torch.inference_mode()
-    def capture(self) -> None:
-        """Capture the launches of a frame as CUDA graphs, for single frames from now on; a CPU has none.
+    def capture(self, most_batch: int = 1, marked: bool = False) -> None:
+        """Capture the launches of frames as CUDA graphs; on a CPU do nothing.
 
-        Hooks of the parts are then no longer called, and `dtype` may not change any more.
+        From then on hooks of the parts are not called, and `dtype` must not change.
+
+        Args:
+            most_batch: capture batches of `cuda_graph.BATCHES` up to this size; others are captured when they come.
+            marked: capture views that get a watermark.
         """
         if self.device.type != "cuda":
             return
-        self._graphs, self._pool = {}, torch.cuda.graph_pool_handle()
-        side, c = self.image_size, self.portrait.config.neck
-        grey = AlignedFace.whole(np.full((side, side, 3), 128, np.uint8))
-        head = self.head(self.prepare(grey), grey)
-        sizes = ((c.fine_size,) * 3 + (4,), (c.coarse_size,) * 3 + (3,))
-        fine, coarse = (torch.zeros(1, *size, device=self.device) for size in sizes)
-        still = NeckGrid(fine, coarse, self.portrait.config.render.box_side, c.near_squared_distance)
-        for each in (head, replace(head, neck=still)) if self.can_turn_neck else (head,):
-            self.views(each, [fixed_camera()])
+        self._graphs = Graphs()
+        side = self.image_size
+        grey = np.full((side, side, 3), 128, np.uint8)
+        source, still = self.prepare(AlignedFace.whole(grey)), AlignedFace.whole(grey)
+        faces = [still]
+        if self.can_turn_neck:
+            neck = self.portrait.config.neck
+            pose = [torch.zeros(1, width) for width in (neck.num_shape, neck.num_expression, 3, 3, 6)]
+            faces.append(AlignedFace.whole(grey, Tracking(HeadParameters(fixed_camera(), *pose))))
+        for size in BATCHES:
+            if size <= most_batch:
+                for face in faces:
+                    self.reenact_many(
+                        [(source, face, DEFAULT_CONTROLS)] * size, torch.zeros(size, BITS) if marked else None
+                    )
 
     @torch.inference_mode()
     def prepare(self, face: AlignedFace) -> PreparedSource:
@@ -197,28 +208,40 @@ class Reenactor:
 
     @torch.inference_mode()
     def motion(self, face: AlignedFace) -> Tensor:
-        """The motion embedding v of a face: [1, M]."""
+        """Read the motion v [1, M] off a face."""
         with self._autocast():
             return self._encode_motion(self._upload(torch.tensor(face.crop)[None]), self._crop_map(face.tracking))
 
     def head(self, source: PreparedSource, face: AlignedFace, controls: Controls = DEFAULT_CONTROLS) -> Head:
-        """The source's head as it follows a driving face, ready for `views`; the camera of the controls is not read."""
+        """Make the source's head as it follows a driving face, ready for `views`; the controls' camera is not read."""
         return self._heads([(source, face, controls)])
 
     @torch.inference_mode()
     def views(self, head: Head, cameras: Sequence[Camera]) -> list[np.ndarray]:
-        """Pictures of a head, one uint8 [S, S, 3] per camera; the transformer does not run.
+        """Render a head as one uint8 [S, S, 3] per camera; the transformer does not run.
 
         Raises:
             InputError: the network made numbers that are not finite.
         """
         downloads = [self._pictures(head, camera) for camera in cameras]
-        return [picture for wait in downloads for picture in wait()]
+        return [picture for wait in downloads for picture in wait()[0]]
+
+    @torch.inference_mode()
+    def marked_views(self, head: Head, cameras: Sequence[Camera], signs: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Pictures as of `views`, each once as it is and once with a watermark.
+
+        Args:
+            head: one head.
+            cameras: from where it is seen.
+            signs: [64], the watermark's.
+        """
+        downloads = [self._pictures(head, camera, signs[None]) for camera in cameras]
+        return [(plain[0], marked[0]) for plain, marked in (wait() for wait in downloads)]
 
     def reenact(
         self, source: PreparedSource, face: AlignedFace, controls: Controls = DEFAULT_CONTROLS
     ) -> np.ndarray:  # fmt: skip
-        """One driving face as a picture of the source, uint8 [S, S, 3]: `head`, then one of `views`.
+        """Show the source as one driving face is, uint8 [S, S, 3]: `head`, then one of `views`.
 
         Raises:
             InputError: the network made numbers that are not finite.
@@ -226,8 +249,12 @@ class Reenactor:
         return self.views(self.head(source, face, controls), [controls.camera or fixed_camera()])[0]
 
     @torch.inference_mode()
-    def reenact_many(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """Several driving faces, of one source or of several, in one pass.
+    def reenact_many(self, requests: Sequence[Request], signs: Tensor | None = None) -> list[np.ndarray]:
+        """Show several driving faces, of one source or of several, in one pass.
+
+        Args:
+            requests: sources, driving faces and controls.
+            signs: [B, 64], the watermarks that the pictures get on the device; a row of zeros is none.
 
         Returns:
             For each request the picture that `reenact` gives, in float32 within 2 of 255 levels: the sums of a batch
@@ -239,11 +266,11 @@ class Reenactor:
         if not requests:
             return []
         cameras = Camera.cat([controls.camera or fixed_camera() for _, _, controls in requests])
-        return self._pictures(self._heads(requests), cameras)()
+        return self._pictures(self._heads(requests), cameras, signs, plain=signs is None)()[-1]
 
     @torch.inference_mode()
     def render(self, head: Head, camera: Camera) -> Rendering:
-        """B views of B heads as tensors, for whoever compares."""
+        """Render B views of B heads as tensors, for comparisons."""
         with self._autocast():
             return self.portrait.render(head, camera.to(self.device))
 
@@ -255,21 +282,35 @@ class Reenactor:
         if self.static:
             return Head(torch.cat([s.planes for s in sources if s.planes is not None]), source.background, neck)
         images = self._upload(torch.from_numpy(np.stack([face.crop for _, face, _ in requests])))
-        maps = torch.cat([self._crop_map(face.tracking) for _, face, _ in requests])
-        steering = [torch.cat(x) for x in zip(*(self._steering(s, c) for s, _, c in requests), strict=True)]
+        numbers = self._upload(torch.cat([self._numbers(face, controls) for _, face, controls in requests]))
+        motions = [each.motion for each in sources if each.motion is not None]
+        neutrals = [controls.neutral for _, _, controls in requests]
+        source_motion = origin = motions[0] if len(motions) == 1 else torch.cat(motions)
+        if any(neutral is not None for neutral in neutrals):
+            origin = torch.cat([m if n is None else n.to(m) for m, n in zip(motions, neutrals, strict=True)])
         assert source.detail_partial is not None
-        inputs = images, maps, *steering, source.tokens, source.detail_partial
+        inputs = images, numbers, source_motion, origin, source.tokens, source.detail_partial
         (planes,) = self._run("planes", self._planes, inputs)
         return Head(planes, source.background, neck)
 
     def _planes(
-        self, images: Tensor, maps: Tensor, strength: Tensor, origin: Tensor, shift: Tensor, tokens: Tensor,
+        self, images: Tensor, numbers: Tensor, source_motion: Tensor, origin: Tensor, tokens: Tensor,
         detail_partial: Tensor,
     ) -> tuple[Tensor]:  # fmt: skip
-        """What a driving frame changes: pictures uint8 [B, S, S, 3] to planes; see `_steering`."""
+        """Compute what a driving frame changes.
+
+        v = v_d + (s - 1) (v_d - origin) + shift, where the origin is v_s or the driving face's neutral motion.
+
+        Args:
+            images: uint8 [B, S, S, 3]. numbers: [B, 9], see `_numbers`. source_motion, origin: [B, M].
+            tokens, detail_partial: of the cached source.
+        """
         with self._autocast():
-            motion = self._encode_motion(images, maps)
-            motion = motion + (strength - 1) * (motion - origin) + shift  # at 1 not a bit is changed
+            motion = self._encode_motion(images, numbers[:, :6].unflatten(1, (2, 3)))
+            shift = source_motion - origin
+            if self.can_steer_gaze:
+                shift = shift + F.pad(numbers[:, 7:], (GAZE.start, shift.shape[1] - GAZE.stop))
+            motion = motion + (numbers[:, 6:7] - 1) * (motion - origin) + shift  # at s = 1 not a bit is changed
             side = self.portrait.config.image_size // 16
             return (self.portrait.planes(tokens, (side, side), motion, None, detail_partial),)
 
@@ -277,48 +318,65 @@ class Reenactor:
         crops = cut(to_float(images), maps, self.motion_encoder.crop_size)
         return self.motion_encoder(crops).float()
 
-    def _steering(self, source: PreparedSource, controls: Controls) -> tuple[Tensor, Tensor, Tensor]:
-        """The strength [1, 1], and the origin and shift [1, M] of v = v_d + (strength - 1) (v_d - origin) + shift."""
-        source_motion = source.motion
-        assert source_motion is not None
-        origin = source_motion if controls.neutral is None else controls.neutral.to(source_motion)
-        shift = source_motion - origin
-        if controls.gaze != (0.0, 0.0) and self.can_steer_gaze:
-            units = torch.tensor(controls.gaze) / torch.tensor(SPREAD)[GAZE]
-            shift = shift + F.pad(units, (GAZE.start, source_motion.shape[1] - GAZE.stop)).to(source_motion)
-        return source_motion.new_full((1, 1), controls.motion_strength), origin, shift
+    def _numbers(self, face: AlignedFace, controls: Controls) -> Tensor:
+        """Return what a driving frame has of small numbers, [1, 9]: the crop's map, the strength s, the gaze."""
+        landmarks = None if face.tracking.landmarks is None else face.tracking.landmarks.cpu().float()
+        gaze = torch.tensor(controls.gaze) / torch.tensor(SPREAD)[GAZE]
+        return torch.cat(
+            [crop_map(landmarks, self.image_size).flatten(), torch.tensor([controls.motion_strength]), gaze]
+        )[None]
 
-    def _pictures(self, head: Head, camera: Camera) -> Callable[[], list[np.ndarray]]:
-        """Begin B views of B heads; what comes back waits for them."""
+    def _pictures(
+        self, head: Head, camera: Camera, signs: Tensor | None = None, plain: bool = True
+    ) -> Callable[[], list[list[np.ndarray]]]:
+        """Begin B views of B heads.
+
+        Args:
+            signs: [B, 64], their watermarks.
+            plain: give the pictures without watermark, too.
+
+        Returns:
+            A function that waits for the pictures, and gives those without a watermark, those with one, or both.
+        """
         neck = head.neck
         grids = () if neck is None else (neck.fine, neck.coarse)
-        camera = Camera(self._upload(camera.world_from_camera), self._upload(camera.intrinsics))
-        inputs = head.planes, head.background, camera.world_from_camera, camera.intrinsics, *grids
-        images, finite = self._run("view" if neck is None else "turned view", self._view, inputs)
+        parts = (camera.world_from_camera, camera.intrinsics, *(() if signs is None else (signs,)))
+        numbers = self._upload(torch.cat([part.flatten(1) for part in parts], 1))
+        name = ("view" if neck is None else "turned view") + ("" if signs is None else ", marked")
+        *images, finite = self._run(name, self._view, (head.planes, head.background, numbers, *grids))
         # the numbers travel with the pictures: one wait for the device, and only then who is to blame
-        downloads = [self._download(x) for x in (images, finite)]
+        downloads = [self._download(x) for x in (*(images if plain else images[1:]), finite)]
 
-        def wait() -> list[np.ndarray]:
-            pictures, all_finite = (download() for download in downloads)
+        def wait() -> list[list[np.ndarray]]:
+            *pictures, all_finite = (download() for download in downloads)
             if not all_finite.all():
-                self._blame(head, camera)
-            return list(pictures)
+                self._raise_not_finite(head, camera)
+            return [list(each) for each in pictures]
 
         return wait
 
-    def _view(
-        self, planes: Tensor, background: Tensor, pose: Tensor, intrinsics: Tensor, *grids: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """B views: pictures uint8 [B, S, S, 3], and whether all of their numbers are finite."""
+    def _view(self, planes: Tensor, background: Tensor, numbers: Tensor, *grids: Tensor) -> tuple[Tensor, ...]:
+        """Render B views.
+
+        Args:
+            numbers: [B, 25], pose and intrinsics of the cameras; [B, 89] with the signs of watermarks.
+            grids: of the necks, if they turn.
+
+        Returns:
+            Pictures uint8 [B, S, S, 3], where there are signs the marked pictures, too, and [B], whether all numbers of
+            a picture are finite.
+        """
         config = self.portrait.config
         box_side, near = config.render.box_side, config.neck.near_squared_distance
         neck = NeckGrid(grids[0], grids[1], box_side, near) if grids else None
+        camera = Camera(numbers[:, :16].unflatten(1, (4, 4)), numbers[:, 16:25].unflatten(1, (3, 3)))
         with self._autocast():
-            image = self.portrait.render(Head(planes, background, neck), Camera(pose, intrinsics)).image
-        return to_uint8(image), image.isfinite().all()[None]
+            image = self.portrait.render(Head(planes, background, neck), camera).image
+        pictures, finite = to_uint8(image), image.isfinite().flatten(1).all(1)
+        return (pictures, finite) if numbers.shape[1] == 25 else (pictures, mark(pictures, numbers[:, 25:]), finite)
 
     @torch.inference_mode()
-    def _blame(self, head: Head, camera: Camera) -> None:
+    def _raise_not_finite(self, head: Head, camera: Camera) -> None:
         rendering = self.render(head, camera)
         _check_finite("planes", head.planes)
         _check_finite("rendered feature", rendering.feature)
@@ -336,12 +394,8 @@ class Reenactor:
     def _run(
         self, name: str, function: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
-        """A function's result, replayed where it was captured; batches come in too many sizes for that."""
-        if self._graphs is None or len(inputs[0]) > 1:
-            return function(*inputs)
-        if name not in self._graphs:
-            self._graphs[name] = Captured(function, inputs, self._pool)
-        return self._graphs[name](*inputs)
+        """Return a function's result, replayed where it was captured."""
+        return function(*inputs) if self._graphs is None else self._graphs(name, function, inputs)
 
     def _upload(self, tensor: Tensor) -> Tensor:
         return tensor if self._copies is None else self._copies.upload(tensor)
@@ -361,10 +415,23 @@ class Reenactor:
         if parameters is None or self.portrait.neck is None:
             return None
         pose = [parameters.expression, parameters.neck, parameters.jaw, parameters.eyes]
-        inputs = [source.shape, *pose]  # a held pose gives the same inputs again, and a mesh takes its time
+        inputs = [source.shape, *pose]  # a held pose has the same inputs again, and the mesh is slow
         if self._last_neck is None or not all(map(torch.equal, inputs, self._last_neck[0])):
-            self._last_neck = inputs, self.portrait.neck(*(p.to(self.device) for p in inputs))
+            numbers = self._upload(torch.cat(inputs, 1))
+            grids = partial(self._neck_grids, [p.shape[1] for p in inputs])
+            # without its kernel the search for the nearest triangles waits for the device, and cannot be captured
+            captured = runs_triton(numbers=numbers)
+            fine, coarse = self._run("neck", grids, (numbers,)) if captured else grids(numbers)
+            config = self.portrait.config
+            grid = NeckGrid(fine, coarse, config.render.box_side, config.neck.near_squared_distance)
+            self._last_neck = inputs, grid
         return self._last_neck[1]
+
+    def _neck_grids(self, widths: list[int], numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the grids of a pose: shape, expression, neck, jaw and eyes, [1, their widths together]."""
+        assert self.portrait.neck is not None
+        grid = self.portrait.neck(*numbers.split(widths, 1))
+        return grid.fine, grid.coarse
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:

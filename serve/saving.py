@@ -1,12 +1,14 @@
-"""Animated frames become a film or a picture: marked, signed, with sound, whole or not at all."""
+"""Writes animated frames as a video or a picture: marked, signed, with sound, whole or not at all."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+
+import numpy as np
 
 from triportrait.core.errors import InputError
 from triportrait.serve.animation import AnimatedFrame
@@ -17,7 +19,7 @@ from triportrait.serve.media.video.clips import Clip, open_clip
 from triportrait.serve.media.video.encoders import Encoder
 from triportrait.serve.media.video.writer import VideoWriter
 from triportrait.serve.overlap import WriteBehind
-from triportrait.serve.timing import PartTimes
+from triportrait.serve.part_times import PartTimes
 
 WRITTEN_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 FPS = Fraction(25)  # of frames that come from no clip
@@ -26,16 +28,11 @@ logger = logging.getLogger(__name__)
 
 
 def is_picture_name(path: Path) -> bool:
-    """Whether a result of this name is a picture, which holds one frame."""
+    """Tell whether a result of this name is a picture, which holds one frame."""
     return path.suffix.lower() in WRITTEN_PICTURES
 
 
-def first_of(frames: Iterator[AnimatedFrame]) -> AnimatedFrame:
-    """The first frame.
-
-    Raises:
-        InputError: there is none, or it is no frame of an animation.
-    """
+def _first_of(frames: Iterator[AnimatedFrame]) -> AnimatedFrame:
     frame = next(frames, None)
     if frame is None:
         raise InputError("frames: expected at least one frame, got none; an animation gives its frames once")
@@ -48,18 +45,18 @@ def first_of(frames: Iterator[AnimatedFrame]) -> AnimatedFrame:
 
 
 def write_frames(
-    frames: Iterable[AnimatedFrame], path: Path, stamp: Stamp, *, sound: Path | None = None, overwrite: bool = False,
-    encoder: Encoder = "x264", times: PartTimes,
+    frames: Iterable[AnimatedFrame], path: Path, stamp_for: Callable[[AnimatedFrame], Stamp], *,
+    sound: Path | None, overwrite: bool, encoder: Encoder, times: PartTimes,
 ) -> int:  # fmt: skip
-    """Write frames as a film, or one as a picture; what is written appears only when it is whole.
+    """Write frames as a video, or one as a picture; the file appears only when it is whole.
 
     Args:
-        frames: read one by one; a thread marks and writes behind.
-        path: a film has one of `VIDEO_ENDINGS`, a picture one of `WRITTEN_PICTURES`.
-        stamp: marks the pictures and signs the file.
-        sound: the film whose sound is taken, up to where the frames end.
+        frames: read one by one, and closed at the end; a thread marks and writes them.
+        path: a video has one of `VIDEO_ENDINGS`, a picture one of `WRITTEN_PICTURES`.
+        stamp_for: gives, for the first frame, the stamp that marks the pictures and signs the file.
+        sound: the video whose sound is taken, up to where the frames end.
         overwrite: replace an existing file.
-        encoder: who makes H.264, see `chosen_encoder`.
+        encoder: what makes H.264, see `chosen_encoder`.
         times: measures the writing.
 
     Returns:
@@ -70,38 +67,39 @@ def write_frames(
     """
     rest = iter(frames)
     try:
-        first = first_of(rest)
+        first = _first_of(rest)
+        stamp = stamp_for(first)
         if is_picture_name(path):
             if next(rest, None) is not None:
                 raise InputError(
-                    f"{path}: a picture holds one frame, more came; name a film ({' '.join(VIDEO_ENDINGS)})"
+                    f"{path}: a picture holds one frame, more came; name a video ({' '.join(VIDEO_ENDINGS)})"
                 )
             with times.part("write a frame"):
-                write_picture(path, stamp.mark(first.image), overwrite=overwrite, finish=stamp.sign)
+                write_picture(path, _marked(first, stamp), overwrite=overwrite, finish=stamp.sign)
             return 1
-        return _write_film(first, rest, path, stamp, sound, overwrite, encoder, times)
+        return _write_video(first, rest, path, stamp, sound, overwrite, encoder, times)
     finally:
-        close = getattr(frames, "close", None)
+        close = getattr(rest, "close", None)
         if close is not None:
             close()
 
 
-def _write_film(
+def _write_video(
     first: AnimatedFrame, rest: Iterator[AnimatedFrame], path: Path, stamp: Stamp, sound: Path | None,
     overwrite: bool, encoder: Encoder, times: PartTimes,
 ) -> int:  # fmt: skip
     driving = first.origin.driving
-    clip = _clip_of(first, sound)
+    sound_clip = _sound_clip(first, sound)
     height, width = first.image.shape[:2]
     count, last_s = 0, 0.0
     with VideoWriter(
-        path, size_px=(width, height), fps=FPS if driving is None else driving.clip.fps, audio_from=clip,
+        path, size_px=(width, height), fps=FPS if driving is None else driving.clip.fps, audio_from=sound_clip,
         overwrite=overwrite, encoder=encoder, finish=stamp.sign,
     ) as video:  # fmt: skip
 
         def write(frame: AnimatedFrame) -> None:
             with times.part("write a frame"):
-                video.write(stamp.mark(frame.image), frame.time_s)
+                video.write(_marked(frame, stamp), frame.time_s)
 
         with WriteBehind(write) as writer:
             for frame in chain([first], rest):
@@ -112,16 +110,23 @@ def _write_film(
                     )
                 writer.put(frame)
                 count, last_s = count + 1, frame.time_s
-        if clip is not None and (driving is None or clip is not driving.clip):
-            clip.cut_s = Fraction(last_s) + 1 / video.fps  # the sound ends with the frames
+        if sound_clip is not None and (driving is None or sound_clip is not driving.clip):
+            sound_clip.cut_s = Fraction(last_s) + 1 / video.fps  # the sound ends with the frames
     if driving is not None:
         for warning in driving.new_warnings():
             logger.warning("%s", warning)
     return count
 
 
-def _clip_of(first: AnimatedFrame, sound: Path | None) -> Clip | None:
-    """The film whose sound is taken; the driving clip itself knows where its frames were cut."""
+def _marked(frame: AnimatedFrame, stamp: Stamp) -> np.ndarray:
+    """The picture as it is written: marked here, unless the network's device has done it."""
+    if stamp.marks and frame.marked is not None and frame.marked[0] is frame.image:
+        return frame.marked[1]
+    return stamp.mark(frame.image)
+
+
+def _sound_clip(first: AnimatedFrame, sound: Path | None) -> Clip | None:
+    """Open the video whose sound is taken; the driving clip is used as it is, for it knows where its frames end."""
     if sound is None:
         return None
     driving = first.origin.driving

@@ -1,4 +1,4 @@
-"""How many threads torch's operators on the CPU may take beside the other work of a job."""
+"""Limits how many threads torch's operators on the CPU take beside the other work of a job."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ SENTENCE = "expected the folder triportrait/core, got a text file, as this check
 def clone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clone") / "triportrait"
     git("-c", "core.symlinks=false", "clone", "-q", str(ROOT), str(folder))
-    for name in ("setup.py", "triportrait/__init__.py", "triportrait/links.py"):  # as they are, committed or not
+    for name in ("setup.py", "triportrait/__init__.py", "triportrait/checkout.py"):  # as they are, committed or not
         shutil.copy(ROOT / name, folder / name)
     return folder
 

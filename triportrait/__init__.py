@@ -1,4 +1,4 @@
-"""One portrait and a driving video become a talking 3D head (Portrait4D-v2 as an engine).
+"""Makes a talking 3D head of one portrait and a driving video, by Portrait4D-v2.
 
 `Pipeline` animates a portrait from Python; see docs/python.md. The names below are loaded when they are first used, so
 that importing the package needs no torch.
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from triportrait.serve.pipeline import Pipeline as Pipeline
     from triportrait.serve.reenactor import Controls as Controls
 
-from triportrait.links import check_links
+from triportrait.checkout import check_checkout
 
-check_links()
+check_checkout()
 
 __version__ = "0.1.0"
 __all__ = ["Camera", "Controls", "InputError", "Pipeline", "Portrait4D", "__version__", "load_portrait"]

@@ -1,4 +1,4 @@
-"""The one command, `triportrait JOB ...`: it finds the job by name and turns bad input into one sentence."""
+"""Runs the one command, `triportrait JOB ...`: it finds the job by name and turns bad input into one sentence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from triportrait import __version__
 from triportrait.core.errors import InputError
 from triportrait.core.libraries import MISSING, fault, install
 from triportrait.core.sentences import literal
-from triportrait.logs import HELP, LogOptions, shown_logs
+from triportrait.log_options import HELP, LogOptions, shown_logs
 from triportrait.options import parse
 from triportrait.process import stops, streams
 
@@ -111,7 +111,7 @@ def _run(arguments: Sequence[str], verbose: bool) -> int:
 
 
 def _missing(error: ModuleNotFoundError) -> str:
-    """Which library is not there. Raises: the error itself where it is none that a job needs."""
+    """Word which library is missing. Raises: the error itself where no job needs it."""
     if error.name not in (*LIBRARIES, "torchmetrics"):
         raise error
     return f"{error.name} {MISSING}; `{install('cpu')}` (with a GPU: `{install('gpu')}`)"

@@ -1,4 +1,4 @@
-"""A job's options, read from the command line: its dataclass says what there is, and a refusal is one sentence.
+"""Reads a job's options from the command line: its dataclass says what there is, and a refusal is one sentence.
 
 The help of the same dataclass is tyro's.
 """
@@ -20,7 +20,7 @@ _OF_EVERY_JOB = ("verbose", "quiet", "log-json", "help")
 
 
 class Job(Protocol):
-    """What a job is to the command: a dataclass of options with a verb."""
+    """Is a job to the command: a dataclass of options that can be run."""
 
     def run(self) -> int | None: ...
 
@@ -34,8 +34,8 @@ def parse(name: str, job: Any, arguments: Sequence[str]) -> Job:
         arguments: what follows the job's name.
 
     Raises:
-        InputError: an option that there is not, a value that is none, or something is missing.
-        SystemExit: the help was wanted and has been printed.
+        InputError: an option does not exist, a value is of another type, or something is missing.
+        SystemExit: the help was asked for and has been printed.
     """
     kinds = {kind.__name__.lower(): kind for kind in get_args(job)}
     options_end = arguments.index("--") if "--" in arguments else len(arguments)
@@ -44,8 +44,8 @@ def parse(name: str, job: Any, arguments: Sequence[str]) -> Job:
     if not kinds:
         return _Parser(name, job).parse(arguments)
     if not arguments or arguments[0] not in kinds:
-        came = f"got {literal(arguments[0])}" if arguments else "none came"
-        raise InputError(f"{name}: expected one of {', '.join(kinds)}, {came}; `triportrait {name} --help` lists them")
+        got = f"got {literal(arguments[0])}" if arguments else "none came"
+        raise InputError(f"{name}: expected one of {', '.join(kinds)}, {got}; `triportrait {name} --help` lists them")
     name, job = f"{name} {arguments[0]}", kinds[arguments[0]]
     _check_renamed(name, job, arguments[1:])
     return _Parser(name, job).parse(arguments[1:])
@@ -64,7 +64,7 @@ def _check_renamed(name: str, kind: Any, arguments: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Option:
-    """What the command line takes for one field of a job.
+    """Describes what the command line takes for one field of a job.
 
     Attributes:
         field: the name of the field.
@@ -88,7 +88,7 @@ class Option:
         return self.metavar if self.positional else f"--{self.name}"
 
     def value(self, texts: list[str], written: str, help_hint: str) -> Any:
-        """What the texts that came for it stand for.
+        """Convert the texts that came for it.
 
         Raises:
             InputError: one of them is no value of its type.
@@ -100,13 +100,13 @@ class Option:
             try:
                 values.append(self.type[self.type.index(text)] if isinstance(self.type, tuple) else self.type(text))
             except ValueError as error:
-                wanted = f"one of {', '.join(self.type)}" if isinstance(self.type, tuple) else _NUMBERS[self.type]
-                raise InputError(f"{written}: expected {wanted}, got {literal(text)}; {help_hint}") from error
+                expected = f"one of {', '.join(self.type)}" if isinstance(self.type, tuple) else _NUMBERS[self.type]
+                raise InputError(f"{written}: expected {expected}, got {literal(text)}; {help_hint}") from error
         return tuple(values) if self.several else values[-1]
 
 
 def options_of(kind: type[Any]) -> list[Option]:
-    """The options of a job's dataclass, in its order.
+    """List the options of a job's dataclass, in its order.
 
     Raises:
         TypeError: a field has a type that no command line gives.
@@ -177,15 +177,15 @@ class _Parser:
         """Sort the arguments: field -> what came for it, and field -> the flag that named it."""
         texts: dict[str, list[str]] = {}
         named: dict[str, str] = {}
-        placed: list[str] = []
+        unnamed: list[str] = []
         left = deque(arguments)
         while left:
             argument = left.popleft()
             if argument == "--":
-                placed.extend(left)
+                unnamed.extend(left)
                 break
             if not _is_flag(argument):
-                placed.append(argument)
+                unnamed.append(argument)
                 continue
             flag, equals, text = argument.partition("=")
             option = self._flags.get(flag.replace("_", "-"))
@@ -194,33 +194,33 @@ class _Parser:
             if option.positional and option.field in named:
                 raise InputError(f"{self._command}: {option} came twice; {self._usage}")
             named[option.field] = flag
-            came = [text] if equals else []
+            values = [text] if equals else []
             if option.type is bool:
                 if equals:
                     raise InputError(f"{flag}: no value is wanted, got {literal(text)}; {self._help}")
-                texts[option.field] = came
+                texts[option.field] = values
                 continue
-            while not equals and left and not _is_flag(left[0]) and (option.several or not came):
-                came.append(left.popleft())
-            if not came:
+            while not equals and left and not _is_flag(left[0]) and (option.several or not values):
+                values.append(left.popleft())
+            if not values:
                 explained = self._usage if option.positional else self._help
                 raise InputError(f"{flag}: a value is wanted, none came; {explained}")
-            texts.setdefault(option.field, []).extend(came)
-        self._place(placed, texts)
+            texts.setdefault(option.field, []).extend(values)
+        self._place(unnamed, texts)
         return texts, named
 
-    def _place(self, placed: list[str], texts: dict[str, list[str]]) -> None:
-        """Give what came without a name to what was not named, in order."""
+    def _place(self, unnamed: list[str], texts: dict[str, list[str]]) -> None:
+        """Give unnamed arguments to the positional options that were not named, in order."""
         named = ", ".join(str(option) for option in self._positional if option.field in texts)
         for option in self._positional:
-            if placed and option.field not in texts:
-                count = len(placed) if option.several else 1
-                texts[option.field], placed = placed[:count], placed[count:]
-        if placed and named:
-            raise InputError(f"{self._command}: {named} came by name and by place, or {literal(placed[0])} is one "
+            if unnamed and option.field not in texts:
+                count = len(unnamed) if option.several else 1
+                texts[option.field], unnamed = unnamed[:count], unnamed[count:]
+        if unnamed and named:
+            raise InputError(f"{self._command}: {named} came by name and by place, or {literal(unnamed[0])} is one "
                              f"argument too many; {self._usage}")  # fmt: skip
-        if placed:
-            raise InputError(f"{self._command}: {literal(placed[0])} is one argument too many; {self._help}")
+        if unnamed:
+            raise InputError(f"{self._command}: {literal(unnamed[0])} is one argument too many; {self._help}")
 
     def _refuse_unknown(self, flag: str) -> NoReturn:
         options = {option.name: option for option in self._options}
@@ -234,7 +234,7 @@ class _Parser:
 
 
 def _is_flag(argument: str) -> bool:
-    """Whether an argument names an option: a dash with a word behind it, not a negative number, not `-` alone."""
+    """Tell whether an argument names an option: a dash with a word behind it, not a negative number, not `-` alone."""
     return len(argument) > 1 and argument[0] == "-" and not (argument[1].isdigit() or argument[1] == ".")
 
 

@@ -1,4 +1,4 @@
-"""What a job owes to the process it runs in: streams that may be closed, and stops that may come at any time."""
+"""Guards a job against closed standard streams, and against signals that stop it at any time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-STOPS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C, a polite kill, a closed terminal; not every system has all
+STOPS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C, `kill`, a closed terminal; not every system has all
 
 
-class _Forgiving:
-    """A text stream of ours that nobody need listen to: where writing fails, the rest goes nowhere."""
+class _UnfailingStream:
+    """Wraps a standard stream: where writing fails, the rest is dropped."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -40,26 +40,26 @@ class _Forgiving:
             self._give_up()
 
     def _give_up(self) -> None:
-        # What is still buffered must have somewhere to go when the interpreter ends.
+        # What is still buffered is written when the interpreter ends, and must not fail then.
         with suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, self._stream.fileno())
+            os.close(devnull)
 
 
 @contextmanager
 def streams() -> Iterator[None]:
-    """Closed, full and broken standard streams cost what we print, never the job or its exit code."""
+    """Let closed, full and broken standard streams cost what is printed, never the job or its exit code."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # Takes the lowest free number, which is this one: else the next file opened, an output, would get it.
+            # This takes the lowest free number, which is the stream's: else the next opened file, an output, would.
             os.open(os.devnull, os.O_RDWR)
     before = sys.stdout, sys.stderr
     # A stream that was closed when Python started is None.
-    out = _Forgiving(sys.stdout or io.TextIOWrapper(io.FileIO(1, "w", closefd=False), "utf-8"))
-    err = _Forgiving(sys.stderr or io.TextIOWrapper(io.FileIO(2, "w", closefd=False), "utf-8"))
+    out = _UnfailingStream(sys.stdout or io.TextIOWrapper(io.FileIO(1, "w", closefd=False), "utf-8"))
+    err = _UnfailingStream(sys.stderr or io.TextIOWrapper(io.FileIO(2, "w", closefd=False), "utf-8"))
     sys.stdout, sys.stderr = out, err  # type: ignore[assignment]
     try:
         yield
@@ -71,24 +71,24 @@ def streams() -> Iterator[None]:
 
 @contextmanager
 def stops() -> Iterator[None]:
-    """Ctrl-C, a polite kill and a closed terminal all end a job once, cleaning up; the cleaning is not interrupted."""
+    """Let Ctrl-C, SIGTERM and a closed terminal end a job once, and let its cleaning up finish."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     # What is ignored already (nohup) stays so.
     ignored = (signal.SIG_IGN, None)
     known = [getattr(signal, name) for name in STOPS if hasattr(signal, name)]
-    heard = [s for s in known if signal.getsignal(s) not in ignored]
+    handled = [s for s in known if signal.getsignal(s) not in ignored]
     stopped = False
 
     def stop(number: int, frame: object) -> None:
         nonlocal stopped
         stopped = True
-        for s in heard:
+        for s in handled:
             signal.signal(s, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = {s: signal.signal(s, stop) for s in heard}
+    before = {s: signal.signal(s, stop) for s in handled}
     try:
         yield
     finally:

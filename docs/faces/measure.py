@@ -18,11 +18,11 @@ from triportrait.core.motion.crop import anchors_of
 from triportrait.core.types import NeckGrid
 from triportrait.serve.faces.alignment import align, alignment_points
 from triportrait.serve.faces.face import AlignedFace, Face
+from triportrait.serve.faces.head_pose import turn_of, vector_of
 from triportrait.serve.faces.mediapipe_faces import MediapipeFaces
-from triportrait.serve.faces.pose import turn_of, vector_of
 from triportrait.serve.faces.tracker import FaceTracker, cut_out
 from triportrait.serve.reenactor import Controls, Reenactor
-from triportrait.serve.weights import load_weights
+from triportrait.serve.weight_loading import load_weights
 from triportrait.train.data.heads.anatomy import mean_identity
 from triportrait.train.data.heads.mesh import head_neck_grid
 from triportrait.train.data.heads.population import Expression

@@ -1,1 +1,1 @@
-"""Faces in raw pictures: found, cut out as the network wants them, followed over time, put back."""
+"""Finds faces in raw pictures, cuts them out as the network wants them, follows them over time, puts them back."""

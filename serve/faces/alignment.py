@@ -1,4 +1,4 @@
-"""Where a face's square lies in a picture: the published alignment, as one map with both directions.
+"""Places the square of a face in a picture by the published alignment, as one map with both directions.
 
 Five points of the face are explained by a mean face seen from far away (weak perspective), u = s R P + t, by least
 squares; the square has t in its middle and 180 of its 512 pixels per unit of the mean face. It is never turned.
@@ -32,7 +32,7 @@ LANCZOS_REACH = 3
 
 @dataclass(frozen=True)
 class Alignment:
-    """The square that becomes the aligned picture, in the pixels of the raw one.
+    """Places the square that becomes the aligned picture, in the pixels of the raw one.
 
     Attributes:
         left, top: of its corner, counted from the picture's corner: the first pixel covers 0 to 1.
@@ -50,23 +50,23 @@ class Alignment:
 
     @property
     def middle(self) -> tuple[float, float]:
-        """The middle of the square, (x, y), counted as `left` and `top` are."""
+        """Return the middle of the square, (x, y), counted as `left` and `top` are."""
         return self.left + self.side / 2, self.top + self.side / 2
 
     @classmethod
     def around(cls, middle: tuple[float, float], scale: float) -> Alignment:
-        """The square by its middle and its scale."""
+        """Make a square from its middle and its scale."""
         side = ALIGNED_SIZE / scale
         return cls(middle[0] - side / 2, middle[1] - side / 2, side)
 
     def to_aligned(self, points: np.ndarray) -> np.ndarray:
-        """Points [..., 2 or 3] of the raw picture -> of the 512² aligned one; pixels' middles are whole numbers."""
+        """Map points [..., 2 or 3] of the raw picture to the 512² aligned one; pixels' middles are whole numbers."""
         moved = points.astype(np.float64) * self.scale
         moved[..., :2] += (0.5 - np.array([self.left, self.top])) * self.scale - 0.5
         return moved
 
     def to_picture(self, points: np.ndarray) -> np.ndarray:
-        """The inverse of `to_aligned`."""
+        """Map points of the aligned picture back; the inverse of `to_aligned`."""
         moved = points.astype(np.float64) / self.scale
         moved[..., :2] += 0.5 / self.scale - 0.5 + np.array([self.left, self.top])
         return moved
@@ -86,7 +86,7 @@ class Alignment:
         return np.pad(seen, (y.beyond, x.beyond, (0, 0)), "edge")
 
     def fits(self, image: np.ndarray) -> bool:
-        """Whether a picture [H, W, 3] shows something of the square, and that is more than a patch of skin."""
+        """Tell whether a picture [H, W, 3] shows some of the square, and more than a patch of skin."""
         height, width = image.shape[:2]
         touches = -self.side < self.left < width and -self.side < self.top < height
         return touches and self.side <= LARGEST_SHARE * max(height, width)
@@ -94,7 +94,7 @@ class Alignment:
 
 @dataclass(frozen=True)
 class _Axis:
-    """What a crop asks of rows, or of columns.
+    """Says which rows, or columns, a crop reads and writes.
 
     Attributes:
         begin, end: pixels that are read; those beyond the picture are its edge.
@@ -113,7 +113,7 @@ class _Axis:
 
     @classmethod
     def of(cls, start: float, side: float, size_px: int, most: int) -> _Axis:
-        """The square begins at `start`, the picture has `most` pixels."""
+        """Plan a crop to `size_px` pixels of a square that begins at `start`, in a picture of `most` pixels."""
         step = side / size_px
         reach = math.ceil(LANCZOS_REACH * max(1.0, step))
         # Pixels of the crop that see nothing but the edge are all alike: one of them is enough.
@@ -128,7 +128,7 @@ class _Axis:
 
 
 def align(points: np.ndarray) -> Alignment | None:
-    """The published alignment of a face.
+    """Compute the published alignment of a face.
 
     Args:
         points: [5, 2] as in `Face.alignment`, pixels, y down.
@@ -150,7 +150,7 @@ def align(points: np.ndarray) -> Alignment | None:
 
 
 def middle_square(image: np.ndarray) -> Alignment:
-    """The largest square around the middle of a picture [H, W, 3], where no face is known."""
+    """Return the largest square around the middle of a picture [H, W, 3], for want of a face."""
     height, width = image.shape[:2]
     side = min(height, width)
     return Alignment(float((width - side) // 2), float((height - side) // 2), float(side))

@@ -1,4 +1,4 @@
-"""What is known of one face in a raw picture, and who finds it.
+"""Describes one face in a raw picture, and the interface of what finds it.
 
 Landmarks are in pixels of that picture, x right, y down, the middle of the first pixel at 0.
 """
@@ -11,12 +11,12 @@ from typing import Protocol, Self
 import numpy as np
 
 from triportrait.serve.faces.alignment import Alignment, middle_square
-from triportrait.serve.parameters import Tracking
+from triportrait.serve.tracking_files import Tracking
 
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """One face in a raw picture.
+    """Describes one face in a raw picture.
 
     Attributes:
         points: float32 [68, 3], the 68 landmarks in the order of the published files; z in the scale of x and y,
@@ -33,7 +33,7 @@ class Face:
 
     @property
     def size_px(self) -> float:
-        """How large the face is: the root of the area of its landmarks' box."""
+        """Return how large the face is: the root of the area of its landmarks' box."""
         extent = np.ptp(self.points[:, :2], axis=0)
         return float(np.sqrt(extent[0] * extent[1]))
 
@@ -45,7 +45,7 @@ class Face:
 
 @dataclass(frozen=True, eq=False)
 class AlignedFace:
-    """One face as the network takes it, of a source picture or of a driving frame.
+    """Holds one face as the network takes it, of a source picture or of a driving frame.
 
     Attributes:
         crop: uint8 [S, S, 3], aligned.
@@ -63,17 +63,17 @@ class AlignedFace:
 
     @property
     def is_known(self) -> bool:
-        """Whether the face was seen, in this picture or in one before whose pose is held."""
+        """Tell whether the face was seen, in this picture or in one before whose pose is held."""
         return self.found or self.tracking.landmarks is not None
 
     @classmethod
     def whole(cls, image: np.ndarray, tracking: Tracking | None = None) -> Self:
-        """A picture uint8 [S, S, 3] that is aligned and has the network's size already."""
+        """Take a picture uint8 [S, S, 3] that is aligned and has the network's size already."""
         return cls(image, tracking or Tracking(), True, middle_square(image))
 
     @classmethod
     def middle(cls, image: np.ndarray, size_px: int, tracking: Tracking | None = None) -> Self:
-        """The middle square of uint8 [H, W, 3], which counts as aligned where nobody finds faces."""
+        """Cut out the middle square of uint8 [H, W, 3], which counts as aligned where nothing finds faces."""
         square = middle_square(image)
         return cls(square.crop(image, size_px), tracking or Tracking(), True, square)
 
@@ -82,7 +82,7 @@ class FaceProvider(Protocol):
     """Finds faces in pictures; each picture by itself, so that one provider may serve many videos in turn."""
 
     def find(self, image: np.ndarray, near: Face | None = None, quick: bool = False) -> list[Face]:
-        """The faces of uint8 [H, W, 3] RGB, the largest first.
+        """Find the faces of uint8 [H, W, 3] RGB, the largest first.
 
         Args:
             near: where a face was a moment ago. A provider may look there first, and if it is still there give that

@@ -1,4 +1,4 @@
-"""Faces whose landmarks lie in files: any tracker's, or those of a procedural head's clip, which knows its own.
+"""Reads faces whose landmarks lie in files: any tracker's, or those beside a procedural head's clip.
 
 FOLDER/landmarks/00001.npy    [68 or 98, 2 or 3] pixels of the raw picture or frame, y down; one file per frame
 clip_000003.npz               beside clip_000003.mp4, as `triportrait prepare videos` writes it
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -18,8 +18,8 @@ from triportrait.core.errors import InputError
 from triportrait.core.files import check_regular
 from triportrait.serve.faces.alignment import align, alignment_points
 from triportrait.serve.faces.face import Face
-from triportrait.serve.faces.pose import matrix_of, vector_of
-from triportrait.serve.parameters import check_files, files_by_name, read_landmarks
+from triportrait.serve.faces.head_pose import matrix_of, vector_of
+from triportrait.serve.tracking_files import check_files, files_by_name, read_landmarks
 
 RAW_LANDMARKS = "landmarks"
 _CLIP_ARRAYS = {"landmarks": (68, 2), "neck": (3,)}
@@ -37,34 +37,41 @@ _DAMAGE = (
 )
 
 
-class KnownFaces(Protocol):
-    """Faces that need not be found."""
+class KnownFaces(ABC):
+    """Gives faces that need not be found.
+
+    Attributes:
+        root: the file or the folder that they are read from.
+    """
+
+    root: Path
 
     @property
-    def root(self) -> Path:
-        """Where they are from."""
-        ...
-
-    @property
+    @abstractmethod
     def names(self) -> list[str]:
-        """The names of the faces, in the order of the frames."""
-        ...
+        """List the names of the faces, in the order of the frames."""
 
+    @abstractmethod
     def files(self, names: Sequence[str]) -> list[Path]:
-        """The files of these faces."""
-        ...
+        """List the files of these faces, whether they are there or not."""
+
+    @abstractmethod
+    def face(self, name: str) -> Face:
+        """Read the face of that name.
+
+        Raises:
+            InputError: its file is missing or damaged, or its points are those of no face.
+        """
 
     def check(self, names: Sequence[str]) -> None:
-        """Raises: `InputError` for the first file that is missing or damaged."""
-        ...
-
-    def face(self, name: str) -> Face:
-        """The face of that name."""
-        ...
+        """Read all these faces. Raises: `InputError` for the first file that is missing or damaged."""
+        check_files(self.files(names))
+        for name in names:
+            self.face(name)
 
 
-class LandmarkFolder:
-    """The folder of any tracker's landmarks of raw pictures.
+class LandmarkFolder(KnownFaces):
+    """Reads a folder of any tracker's landmarks of raw pictures.
 
     Raises:
         InputError: the folder is missing.
@@ -77,34 +84,21 @@ class LandmarkFolder:
 
     @property
     def names(self) -> list[str]:
-        """The names without ending that have files, in the order people number them."""
         return files_by_name(self.root / RAW_LANDMARKS)
 
     def files(self, names: Sequence[str]) -> list[Path]:
-        """The files of these pictures, whether they are there or not."""
         return [self.root / RAW_LANDMARKS / f"{name}.npy" for name in names]
 
-    def check(self, names: Sequence[str]) -> None:
-        """Raises: `InputError` for the first file that is missing or damaged."""
-        check_files(self.files(names))
-        for name in names:
-            self.face(name)
-
     def face(self, name: str) -> Face:
-        """The face in the picture of that name.
-
-        Raises:
-            InputError: its file is missing or damaged, or its points are those of no face.
-        """
-        path = self.root / RAW_LANDMARKS / f"{name}.npy"
+        (path,) = self.files([name])
         points = read_landmarks(path)[0].numpy()
         if points.shape[1] == 2:
             points = np.concatenate([points, np.zeros((68, 1), np.float32)], 1)
         return _checked(path, Face(points, alignment_points(points)))
 
 
-class HeadClip:
-    """The numbers beside a clip of a procedural head.
+class HeadClip(KnownFaces):
+    """Reads the numbers beside a clip of a procedural head.
 
     Raises:
         InputError: the file is damaged or of another kind.
@@ -128,29 +122,22 @@ class HeadClip:
 
     @property
     def names(self) -> list[str]:
-        """The numbers of the frames, as names."""
         return [str(i) for i in range(len(self._landmarks))]
 
     def files(self, names: Sequence[str]) -> list[Path]:
-        """The one file."""
         return [self.root]
 
-    def check(self, names: Sequence[str]) -> None:
-        """Raises: `InputError` for a frame without a face."""
-        for name in names:
-            self.face(name)
-
     def face(self, name: str) -> Face:
-        """The head in that frame: as the camera sees it, it is turned by its neck and by where the camera stands."""
         i = int(name)
         points = np.zeros((68, 3), np.float32)
         points[:, :2] = self._landmarks[i] - 0.5  # the generator counts from the picture's corner
+        # To the camera the head is turned by its neck and by where the camera stands.
         turn = vector_of(self._camera.T @ matrix_of(self._necks[i])).astype(np.float32)
         return _checked(self.root, Face(points, alignment_points(points), turn))
 
 
 def known_beside(path: Path) -> HeadClip | None:
-    """What a procedural head's clip knows of itself: the numbers beside a video; None where there are none of a head.
+    """Open the numbers beside a procedural head's clip; None where there are none of a head.
 
     Raises:
         InputError: they are damaged.

@@ -1,4 +1,4 @@
-"""Faces by mediapipe: detection on the picture, then a mesh of 478 points with irises on an upright, enlarged crop.
+"""Finds faces by mediapipe: detects them in the picture, then fits a mesh of 478 points to an upright, enlarged crop.
 
 The models are in mediapipe's wheel; nothing is downloaded. Each picture is looked at by itself.
 """
@@ -58,7 +58,7 @@ _STARTING = threading.Lock()
 
 
 class MediapipeFaces:
-    """A `FaceProvider` by mediapipe 0.10, on the CPU. May be shared by threads: they take turns.
+    """Finds faces by mediapipe 0.10, on the CPU, as a `FaceProvider`. Threads may share it: they take turns.
 
     Raises:
         InputError: mediapipe is not installed, does not load, or has no models.
@@ -83,7 +83,7 @@ class MediapipeFaces:
             self._points(blank, (32.0, 32.0), 64.0, 0.0)
 
     def find(self, image: np.ndarray, near: Face | None = None, quick: bool = False) -> list[Face]:
-        """The faces of uint8 [H, W, 3] RGB, the largest first; with `near` the one that is there, if it still is.
+        """Find the faces of uint8 [H, W, 3] RGB, the largest first; with `near` the one that is there, if it still is.
 
         Unless it is to be quick, the picture is searched in pieces too, so that small faces in large pictures and all
         faces of a wide one are found.
@@ -100,7 +100,7 @@ class MediapipeFaces:
             return faces if faces or quick else self._search(image, self._views_in_pieces(image, 3))
 
     def _views_in_pieces(self, image: np.ndarray, pieces: int) -> list[View]:
-        """What the detector of small faces sees in squares of a `pieces`-th of the shorter side."""
+        """Detect small faces in squares of a `pieces`-th of the shorter side."""
         if pieces > 1 and min(image.shape[:2]) / pieces < SMALLEST_TILE_PX:
             return []
         return [
@@ -110,12 +110,12 @@ class MediapipeFaces:
         ]
 
     def close(self) -> None:
-        """Let the graphs go."""
+        """Close the graphs."""
         for part in (*self._detectors, self._mesh):
             part.close()
 
     def _search(self, image: np.ndarray, views: list[View]) -> list[Face]:
-        """The faces in some detected boxes, each once, the largest first."""
+        """Find the faces in detected boxes, each once, the largest first."""
         faces: list[Face] = []
         for k, (centre, side, roll) in enumerate(views[:MOST_VIEWS]):
             if len(faces) == MOST_FACES:
@@ -137,7 +137,7 @@ class MediapipeFaces:
         return Face(points, alignment_points(points))
 
     def _points(self, image: np.ndarray, centre: tuple[float, float], side: float, roll: float) -> np.ndarray | None:
-        """[478, 3] the mesh in a square view turned by `roll`, or None: no face is there."""
+        """Fit the mesh [478, 3] in a square view turned by `roll`; None where no face is there."""
         from mediapipe.framework.formats import rect_pb2
 
         # The graph maps points back rightly from square pictures alone: it gets a square with room for any turn.
@@ -161,7 +161,7 @@ class MediapipeFaces:
 
 
 def _mesh() -> Any:
-    """The mesh model alone, as a graph that takes a picture and where the face is."""
+    """Make the mesh model alone, as a graph that takes a picture and where the face is."""
     from google.protobuf import text_format
     from mediapipe.framework import calculator_pb2
     from mediapipe.python.solution_base import PacketDataType, SolutionBase
@@ -177,7 +177,7 @@ def _mesh() -> Any:
 
 
 def _detections(detector: Any, image: np.ndarray) -> Iterator[View]:
-    """The faces that a detector sees."""
+    """Give the squares of the faces that a detector sees."""
     height, width = image.shape[:2]
     shrunk = min(1.0, DETECTED_PX / max(height, width))
     size = (max(1, round(width * shrunk)), max(1, round(height * shrunk)))
@@ -191,7 +191,7 @@ def _detections(detector: Any, image: np.ndarray) -> Iterator[View]:
 
 
 def _view_of(points: np.ndarray) -> View:
-    """The square in which the mesh sees a face with these landmarks best.
+    """Choose the square in which the mesh sees a face with these landmarks best.
 
     The model knows faces upright, forehead included, with some room: the landmarks end at the brows.
     """
@@ -209,7 +209,7 @@ def _view_of(points: np.ndarray) -> View:
 
 
 def _padded(image: np.ndarray, x0: int, y0: int, size: int) -> np.ndarray:
-    """The square from (x0, y0), black beyond the picture."""
+    """Cut out the square from (x0, y0), black beyond the picture."""
     height, width = image.shape[:2]
     out = np.zeros((size, size, 3), np.uint8)
     top, left, bottom, right = max(0, y0), max(0, x0), min(height, y0 + size), min(width, x0 + size)

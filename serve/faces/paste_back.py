@@ -1,4 +1,4 @@
-"""The result back in the picture that its source was cut out of, with a seam that nobody sees."""
+"""Puts a result back into the picture that its source was cut out of, without a visible seam."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LARGEST_SIDE_PX = 1920  # of the picture; larger ones are reduced, as a video of
 
 
 def registered(placed: Alignment, landmarks: np.ndarray, shown: np.ndarray) -> Alignment:
-    """Where a result must lie for its face to cover the portrait's: the network draws it a little beside.
+    """Find where a result must lie for its face to cover the portrait's: the network draws it a little beside.
 
     Args:
         placed: where the portrait's crop lies.
@@ -40,7 +40,7 @@ def registered(placed: Alignment, landmarks: np.ndarray, shown: np.ndarray) -> A
 
 
 class PasteBack:
-    """A picture with a hole for the result.
+    """Holds a picture into which results are put.
 
     Args:
         picture: uint8 [H, W, 3], the raw source.
@@ -84,7 +84,7 @@ class PasteBack:
         return self.picture.shape[1], self.picture.shape[0]
 
     def __call__(self, result: np.ndarray) -> np.ndarray:
-        """The picture with a result in it.
+        """Put a result into a copy of the picture.
 
         Args:
             result: uint8 [S, S, 3], seen from the fixed camera, the neck still.

@@ -1,4 +1,4 @@
-"""Who finds faces here, by name."""
+"""Makes what finds faces, by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def is_installed() -> bool:
-    """Whether mediapipe is installed; that it loads is seen when a provider is made."""
+    """Tell whether mediapipe is installed; whether it loads is seen when a provider is made."""
     return find_spec("mediapipe") is not None
 
 
@@ -39,7 +39,7 @@ def face_provider(kind: FaceKind = "auto") -> FaceProvider | None:
 
 
 class LazyProvider:
-    """A provider that is made when it is first asked for.
+    """Makes a provider when it is first asked for.
 
     Args:
         faces: the name of a provider, or a provider that somebody else made, and closes.

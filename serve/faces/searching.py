@@ -1,4 +1,4 @@
-"""When a film is searched slowly, in pieces, for a face that a quick look misses; and whether it shows one at all.
+"""Decides when a video is searched slowly for a face that a quick look misses, and whether it shows one at all.
 
 A slow search of a large frame takes as long as ten quick looks. It is made where it may find something new: at the
 first frame, after a cut, when a face was lost, and then at growing distances, within an allowance that grows with time.
@@ -30,44 +30,44 @@ MOST_LOOKED_AT = 750  # frames that are decoded to see whether a film shows a fa
 
 
 class Searches:
-    """Tells when to search a film slowly; times are those of its frames and rise."""
+    """Tells when to search a video slowly; times are those of its frames and rise."""
 
     def __init__(self) -> None:
         self._start_s: float | None = None
-        self._made = 0
-        self.followed()
+        self._count = 0
+        self.restart()
 
-    def followed(self) -> None:
-        """A face is there, or the shot was cut: where none is followed next, search at once."""
+    def restart(self) -> None:
+        """Search at once where no face is followed next: one was there, or the shot was cut."""
         self._gap_s, self._next_s = FIRST_GAP_S, -math.inf
 
     def due(self, time_s: float) -> bool:
-        """Whether to search now, when no face is followed; if so, that counts as done."""
+        """Tell whether to search now that no face is followed; if so, that counts as done."""
         if self._start_s is None:
             self._start_s = time_s
-        if time_s < self._next_s or self._made >= AT_ONCE + PER_S * (time_s - self._start_s):
+        if time_s < self._next_s or self._count >= AT_ONCE + PER_S * (time_s - self._start_s):
             return False
-        self._made += 1
+        self._count += 1
         self._next_s, self._gap_s = time_s + self._gap_s, min(GAP_GROWTH * self._gap_s, LONGEST_GAP_S)
         return True
 
 
 class PieceByPiece:
-    """A slow search that is spread over frames, a piece in each, so that nobody waits for it."""
+    """Spreads a slow search over frames, a piece in each, so that no frame waits for it."""
 
     def __init__(self) -> None:
         self._number, self._next_s = 0, -math.inf
 
     def __call__(self, provider: FaceProvider, image: np.ndarray, time_s: float) -> list[Face]:
-        """The faces in the next piece of uint8 [H, W, 3], if it is time for one."""
+        """Find the faces in the next piece of uint8 [H, W, 3], if it is time for one."""
         if time_s < self._next_s:
             return []
         self._next_s = time_s + PIECE_GAP_S
         levels = [pieces for pieces in (1, 2, 3) if pieces == 1 or min(image.shape[:2]) / pieces >= SMALLEST_TILE_PX]
-        every = [tile for pieces in levels for tile in tiles(image, pieces)]
-        piece, x, y = every[self._number % len(every)]
+        all_tiles = [tile for pieces in levels for tile in tiles(image, pieces)]
+        tile, x, y = all_tiles[self._number % len(all_tiles)]
         self._number += 1
-        return [_moved(face, x, y) for face in provider.find(np.ascontiguousarray(piece), quick=True)]
+        return [_moved(face, x, y) for face in provider.find(np.ascontiguousarray(tile), quick=True)]
 
 
 def _moved(face: Face, x: int, y: int) -> Face:
@@ -77,7 +77,7 @@ def _moved(face: Face, x: int, y: int) -> Face:
 
 
 def tiles(image: np.ndarray, pieces: int) -> Iterator[tuple[np.ndarray, int, int]]:
-    """Squares of a `pieces`-th of the shorter side, each half over the next, with their places.
+    """Cut a picture into squares of a `pieces`-th of the shorter side, each half over the next; give their places too.
 
     Along a strip they become longer than wide, so that they stay few.
     """
@@ -89,7 +89,7 @@ def tiles(image: np.ndarray, pieces: int) -> Iterator[tuple[np.ndarray, int, int
 
 
 def _starts(length: int, side: int) -> list[tuple[int, int]]:
-    """Where the tiles along a side begin, and how long each is."""
+    """List where the tiles along a side begin, and how long each is."""
     side = max(side, math.ceil(2 * length / (MOST_TILES + 1)))
     count = max(1, math.ceil((length - side) / (side / 2)) + 1)
     return [(round(i * (length - side) / max(1, count - 1)), side) for i in range(count)]
@@ -97,58 +97,55 @@ def _starts(length: int, side: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, eq=False)
 class Looked:
-    """What a look through a film gave.
+    """Tells what a look through a video gave.
 
     Attributes:
-        frame: the first that shows a face, None where none does. faces: in it.
-        count: frames that were decoded. whole: those were all.
+        frame: the first that shows a face, None where none does.
+        count: how many frames were decoded. whole: whether those were all.
     """
 
     frame: Frame | None
-    faces: list[Face]
     count: int
     whole: bool
 
 
 def first_face(
-    frames: Iterable[Frame],
-    provider: FaceProvider,
-    least_faces: int = 1,
-    gap_s: float = 0.0,
+    frames: Iterable[Frame], provider: FaceProvider, least_faces: int = 1, gap_s: float = 0.0,
     most: int = MOST_LOOKED_AT,
-) -> Looked:
+) -> Looked:  # fmt: skip
     """Look for the first frame with a face.
 
     Args:
-        least_faces: as many faces in one frame.
+        least_faces: how many faces the frame must show.
         gap_s: least time between frames that are looked at.
-        most: frames that are decoded.
+        most: how many frames are decoded at most.
     """
     searches, next_s, count = Searches(), -math.inf, 0
-    before: np.ndarray | None = None
+    histogram: np.ndarray | None = None
     for count, frame in enumerate(frames, start=1):
         if count > most:
-            return Looked(None, [], most, False)
+            return Looked(None, most, False)
         if frame.time_s < next_s:
             continue
-        next_s, last, before = frame.time_s + gap_s, before, colours(frame.image)
-        if last is not None and is_cut(last, before):
-            searches.followed()
+        next_s = frame.time_s + gap_s
+        previous, histogram = histogram, colour_histogram(frame.image)
+        if previous is not None and is_cut(previous, histogram):
+            searches.restart()
         faces = _placed(provider.find(frame.image, quick=True), frame.image)
         if len(faces) < least_faces and searches.due(frame.time_s):
             faces = _placed(provider.find(frame.image), frame.image)
         if len(faces) >= least_faces:
-            return Looked(frame, faces, count, False)
-    return Looked(None, [], count, True)
+            return Looked(frame, count, False)
+    return Looked(None, count, True)
 
 
 def _placed(faces: list[Face], image: np.ndarray) -> list[Face]:
-    """The faces that lie in the picture."""
+    """Keep the faces that lie in the picture."""
     return [face for face in faces if (at := align(face.alignment)) is not None and at.fits(image)]
 
 
-def colours(image: np.ndarray) -> np.ndarray:
-    """What share of a picture has which colour: [LEVELS³], from a grid of its pixels."""
+def colour_histogram(image: np.ndarray) -> np.ndarray:
+    """Compute the colour histogram [LEVELS³] of a picture, from a grid of its pixels; its sum is 1."""
     height, width = image.shape[:2]
     rows, columns = (np.linspace(0, n - 1, min(n, SAMPLED)).astype(int) for n in (height, width))
     r, g, b = np.moveaxis(image[rows[:, None], columns].astype(np.int64) * LEVELS // 256, -1, 0)
@@ -156,11 +153,7 @@ def colours(image: np.ndarray) -> np.ndarray:
     return counts / counts.sum()
 
 
-def colour_change(a: np.ndarray, b: np.ndarray) -> float:
-    """The share of a picture that has another colour, at least, 0 to 1."""
-    return float(np.abs(a - b).sum() / 2)
-
-
-def is_cut(before: np.ndarray, now: np.ndarray) -> bool:
-    """Whether `colours` of two frames are those of two shots."""
-    return colour_change(before, now) > CUT_SHARE
+def is_cut(before: np.ndarray, after: np.ndarray) -> bool:
+    """Tell whether the histograms of two frames are those of two shots."""
+    changed_share = np.abs(before - after).sum() / 2  # the least that must have another colour
+    return bool(changed_share > CUT_SHARE)

@@ -15,7 +15,7 @@ FRAMES_PER_S = 25.0  # the published parameters count frames
 
 
 class OneEuro:
-    """The filter for a signal of any shape [..., D]: the D numbers of a thing share one speed.
+    """Filters a signal of any shape [..., D], whose D numbers share one speed.
 
     Args:
         min_cutoff: f_min, cycles per frame of 1/25 s.
@@ -37,11 +37,11 @@ class OneEuro:
         self.value: np.ndarray | None = None
 
     def reset(self) -> None:
-        """Forget: the next value is taken as it is."""
+        """Take the next value as it is."""
         self.value = None
 
     def __call__(self, value: np.ndarray, time_s: float) -> np.ndarray:
-        """The smoothed signal at a time; times rise."""
+        """Return the smoothed signal at a time, later than the one before."""
         value = np.asarray(value, np.float64)
         if self.value is None or self.value.shape != value.shape:
             self.value, self.speed, self.time_s = value, np.zeros_like(value), time_s

@@ -1,6 +1,4 @@
-"""A face followed through a video: which one, where its square lies, how its head is turned; steady, and what happens
-when it leaves or the shot is cut.
-"""
+"""Follows a face through a video, across losses and cuts: where its square lies, how its head is turned."""
 
 from __future__ import annotations
 
@@ -13,10 +11,10 @@ import torch
 from triportrait.core.motion.crop import ALIGNED_SIZE
 from triportrait.serve.faces.alignment import Alignment, align
 from triportrait.serve.faces.face import AlignedFace, Face, FaceProvider
-from triportrait.serve.faces.pose import matrix_of, parameters_of, turn_of, vector_of
-from triportrait.serve.faces.searching import PieceByPiece, Searches, colours, is_cut
+from triportrait.serve.faces.head_pose import matrix_of, parameters_of, turn_of, vector_of
+from triportrait.serve.faces.searching import PieceByPiece, Searches, colour_histogram, is_cut
 from triportrait.serve.faces.smoothing import OneEuro
-from triportrait.serve.parameters import Tracking
+from triportrait.serve.tracking_files import Tracking
 
 # The published filters of the square's scale, over its first, and of its middle, in pixels of the aligned picture.
 SCALE_CUTOFF, SCALE_BETA = 1e-4, 5e-3
@@ -37,17 +35,18 @@ class FaceTracker:
     """Follows one face, frame by frame.
 
     Args:
-        provider: who finds faces; None where every frame brings its own.
+        provider: what finds faces; None where every frame brings its own.
         size_px: S, side of the crops.
         smooth: take jitter out. Still faces then stand still, at the price of a lag that fast motion shortens.
-        face: which, counted from the left, 1 the first; the largest by default.
-        flame: the neck of the weights is FLAME's.
-        spread: a slow search is spread over many frames, as others wait for each of them; else it is made at once.
+        face: which face is followed, counted from the left, from 1; the largest by default.
+        flame: whether the neck of the weights is FLAME's.
+        spread: spread a slow search over many frames, where each frame is waited for; else search at once.
 
     Attributes:
-        lost: frames without a face. before: those of them before the first face. seen: frames with one.
-        cuts: shots that ended.
-        most_faces: in one frame that was searched.
+        lost: how many frames showed no face. before: those of them before the first face.
+        seen: how many frames showed one.
+        cuts: how often the shot was cut.
+        most_faces: the most faces in one frame that was searched.
     """
 
     def __init__(
@@ -65,16 +64,16 @@ class FaceTracker:
         self._searches, self._pieces = Searches(), PieceByPiece() if spread else None
         self._last: AlignedFace | None = None
         self._near: Face | None = None  # None: search the whole frame
-        self._was: Face | None = None
-        self._colours: np.ndarray | None = None
+        self._previous: Face | None = None  # in this shot
+        self._histogram: np.ndarray | None = None
         self._filters = _Filters()
 
     def follow(self, image: np.ndarray, time_s: float, faces: Sequence[Face] | None = None) -> AlignedFace:
-        """The next frame, uint8 [H, W, 3], at a time that rises; `faces` are those in it, where they are known."""
+        """Follow the face into the next frame, uint8 [H, W, 3], at a later time; `faces` are those in it, if known."""
         cut = self._is_cut(image)
         if cut:
-            self._near = self._was = None
-            self._searches.followed()
+            self._near = self._previous = None
+            self._searches.restart()
         face = self._choose(image, time_s, faces)
         placed = None if face is None else align(face.alignment)
         if face is None or placed is None or not placed.fits(image):
@@ -82,21 +81,24 @@ class FaceTracker:
             self.before += not self.seen
             self.cuts += cut
             self._near = None
-            return self._held(image)
-        if self._was is not None and _jumped(self._was, face):
+            return replace(self._last or AlignedFace.middle(image, self.size_px), found=False)
+        if self._previous is not None and _jumped(self._previous, face):
             cut = True
         if cut:
             self._filters.reset()
         self.cuts += cut
         self.seen += 1
-        self._searches.followed()
-        self._near = self._was = face
-        self._last = self._cut_out(image, face, placed, time_s)
+        self._searches.restart()
+        self._near = self._previous = face
+        turn = turn_of(face)
+        if self.smooth:
+            face, placed, turn = self._filters(face, placed, turn, time_s)
+        self._last = cut_out(image, face, placed, self.size_px, turn, self.flame)
         return self._last
 
     def _is_cut(self, image: np.ndarray) -> bool:
-        before, self._colours = self._colours, colours(image)
-        return before is not None and is_cut(before, self._colours)
+        before, self._histogram = self._histogram, colour_histogram(image)
+        return before is not None and is_cut(before, self._histogram)
 
     def _choose(self, image: np.ndarray, time_s: float, faces: Sequence[Face] | None) -> Face | None:
         if faces is None:
@@ -117,18 +119,9 @@ class FaceTracker:
                 return nearest
         return chosen(faces, self.face) or faces[0]
 
-    def _held(self, image: np.ndarray) -> AlignedFace:
-        return replace(self._last or AlignedFace.middle(image, self.size_px), found=False)
-
-    def _cut_out(self, image: np.ndarray, face: Face, placed: Alignment, time_s: float) -> AlignedFace:
-        turn = turn_of(face)
-        if self.smooth:
-            face, placed, turn = self._filters(face, placed, turn, time_s)
-        return cut_out(image, face, placed, self.size_px, turn, self.flame)
-
 
 class _Filters:
-    """What is smoothed of a face: first where its points are, so that the square and all else rest on quiet ones."""
+    """Smooths a face: first its points, so that the square and all else rest on quiet ones."""
 
     def __init__(self) -> None:
         self.reset()
@@ -144,7 +137,7 @@ class _Filters:
     def __call__(
         self, face: Face, placed: Alignment, turn: np.ndarray, time_s: float
     ) -> tuple[Face, Alignment, np.ndarray]:
-        """The face, its square and the turn of its head without jitter."""
+        """Smooth the face, its square and the turn of its head."""
         if self._unit is None:
             self._unit = placed.scale
         unit = self._unit
@@ -164,14 +157,14 @@ class _Filters:
 def cut_out(
     image: np.ndarray, face: Face, placed: Alignment, size_px: int, turn: np.ndarray | None = None, flame: bool = False
 ) -> AlignedFace:
-    """One face of one picture, as it is."""
+    """Cut out one face of one picture, unsmoothed."""
     points = torch.from_numpy(placed.to_aligned(face.points)).float()[None]
     tracking = Tracking(parameters_of(turn_of(face) if turn is None else turn, flame), points)
     return AlignedFace(placed.crop(image, size_px), tracking, True, placed)
 
 
 def chosen(faces: Sequence[Face], number: int | None) -> Face | None:
-    """The face of that number counted from the left, the largest without one; None where there are fewer."""
+    """Choose the face of that number counted from the left, the largest without one; None where there are fewer."""
     if number is None:
         return max(faces, key=lambda face: face.size_px, default=None)
     return sorted(faces, key=lambda face: float(face.centre[0]))[number - 1] if number <= len(faces) else None

@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,8 +15,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
-from triportrait.core import cards
-from triportrait.core.cards import why_unused
+from triportrait.core.cards import card, why_unused
 from triportrait.core.errors import InputError
 from triportrait.core.libraries import install, line
 from triportrait.core.sentences import LONGEST_SENTENCE, shown
@@ -27,7 +26,7 @@ Verdict = Literal["ok", "other", "missing", "broken", "none"]
 
 
 class Finding(NamedTuple):
-    """One row: what, how it is, and what to do about it."""
+    """Says in one row what was looked at, how it is, and what to do about it."""
 
     name: str
     verdict: Verdict
@@ -35,12 +34,12 @@ class Finding(NamedTuple):
 
 
 class Library(NamedTuple):
-    """What is looked for.
+    """Names a library that is looked for.
 
     Attributes:
-        packages: that may hold it. least, below: the versions it is written for.
-        extra: of ours that installs it. use: what it is for, where it is missing.
-        mend: what to do where it does not run, or that nothing is to be done.
+        packages: those that may hold it. least, below: the versions that triportrait is written for.
+        extra: the extra of triportrait that installs it. use: what it is for, for the row of one that is missing.
+        mend: the end of the row of one that does not run: what to do, or why nothing is to be done.
     """
 
     name: str
@@ -88,11 +87,11 @@ class Doctor:
 
 
 def examine(weights: str | None) -> Iterator[Finding]:
-    """All rows. What is found is tried in a process of its own, so that none of it can end this one."""
+    """Give all rows. What is installed is tried in a process of its own, so that none of it can end this one."""
     packages = {library.name: _package(library) for library in LIBRARIES}
-    found = [name for name, row in packages.items() if row.verdict != "missing"]
-    sees = "torch" in found and _nvidia_smi() is not None
-    trials = tried(tuple([*found, "video", *(["CUDA"] if sees else [])]))
+    installed = [name for name, row in packages.items() if row.verdict != "missing"]
+    has_card = "torch" in installed and card() is not None
+    trials = tried(tuple([*installed, "video", *(["CUDA"] if has_card else [])]))
     rows = {name: _with_trial(row, trials.get(name)) for name, row in packages.items()}
     yield _python()
     yield Finding("machine", "ok", f"{platform.machine()}, {os.cpu_count()} cores, {_memory()}, {platform.system()}")
@@ -122,14 +121,14 @@ def _torch(row: Finding) -> Finding:
     try:
         torch = importlib.import_module("torch")
     except Exception as error:
-        return Finding("torch", "broken", f"{row.detail}, does not load ({line(error)}); install it again")
-    return Finding("torch", row.verdict, f"{row.detail}; {torch.get_num_threads()} threads")
+        return row._replace(verdict="broken", detail=f"{row.detail}, does not load ({line(error)}); install it again")
+    return row._replace(detail=f"{row.detail}; {torch.get_num_threads()} threads")
 
 
 def _cuda(loads: bool, trial: Trial | None) -> Finding:
-    card = _nvidia_smi()
+    name_and_driver = card()
     if not loads:
-        return Finding("CUDA", "none", f"{card or 'no NVIDIA driver'}; torch is needed first")
+        return Finding("CUDA", "none", f"{name_and_driver or 'no NVIDIA driver'}; torch is needed first")
     torch = importlib.import_module("torch")
     if torch.cuda.is_available():
         names = [
@@ -137,25 +136,21 @@ def _cuda(loads: bool, trial: Trial | None) -> Finding:
             f"{torch.cuda.get_device_properties(i).total_memory / 2**30:.0f} GiB)"
             for i in range(torch.cuda.device_count())
         ]
-        driver = f", driver {card.rpartition(',')[2].strip()}" if card else ""
-        said = f"{torch.version.cuda}{driver}: {', '.join(names)}"
+        driver = f", driver {name_and_driver.rpartition(',')[2].strip()}" if name_and_driver else ""
+        detail = f"{torch.version.cuda}{driver}: {', '.join(names)}"
         if trial is not None and trial.fault:
-            return Finding("CUDA", "broken", f"{said}; {trial.words}; take a torch that was built for this card")
-        return Finding("CUDA", "ok", said if trial is None else f"{said}; {trial.words}")
-    if card is None:
+            return Finding("CUDA", "broken", f"{detail}; {trial.words}; take a torch that was built for this card")
+        return Finding("CUDA", "ok", detail if trial is None else f"{detail}; {trial.words}")
+    if name_and_driver is None:
         return Finding("CUDA", "none", "no NVIDIA driver; the network runs on the CPU, seconds a frame")
-    said = ""
+    fault = ""
     if torch.version.cuda is not None:
         try:
             torch.cuda.init()
         except Exception as error:
-            said = line(error)
+            fault = line(error)
     verdict: Verdict = "missing" if torch.version.cuda is None else "broken"
-    return Finding("CUDA", verdict, f"{card}: {why_unused(card, torch.version.cuda, said)}")
-
-
-def _nvidia_smi() -> str | None:
-    return cards.card()
+    return Finding("CUDA", verdict, f"{name_and_driver}: {why_unused(name_and_driver, torch.version.cuda, fault)}")
 
 
 def _package(library: Library) -> Finding:
@@ -164,7 +159,7 @@ def _package(library: Library) -> Finding:
             version: str | None = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-        if not version:  # what an installation that was stopped leaves
+        if not version:  # an interrupted installation leaves this
             return Finding(library.name, "other", f"its metadata names no version{library.mend}")
         if _numbers(version) < _numbers(library.least) or (
             library.below and _numbers(version) >= _numbers(library.below)
@@ -176,17 +171,16 @@ def _package(library: Library) -> Finding:
 
 
 def _with_trial(row: Finding, trial: Trial | None) -> Finding:
-    """A row of what was found, with how it did when it was tried."""
+    """Add to a library's row how it did when it was tried."""
     if trial is None:
         return row
-    library = next(one for one in LIBRARIES if one.name == row.name)
     if not trial.fault:
-        return Finding(row.name, row.verdict, f"{row.detail}: {trial.words}")
+        return row._replace(detail=f"{row.detail}: {trial.words}")
+    library = next(library for library in LIBRARIES if library.name == row.name)
     if trial.missing:
-        return Finding(
-            row.name, "missing", f"{row.detail}, without {trial.missing}; {library.use}{install(library.extra)}"
-        )
-    return Finding(row.name, "broken", f"{row.detail}: {trial.words}{library.mend}")
+        advice = f"{library.use}{install(library.extra)}"
+        return row._replace(verdict="missing", detail=f"{row.detail}, without {trial.missing}; {advice}")
+    return row._replace(verdict="broken", detail=f"{row.detail}: {trial.words}{library.mend}")
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -204,14 +198,14 @@ CODECS = {
 
 
 def _codecs(trial: Trial) -> Finding:
-    why, av = trial.fault, None
-    if not why:
+    fault = trial.fault
+    if not fault:
         try:
             av = importlib.import_module("av")
         except Exception as error:
-            why = line(error)
-    if av is None:
-        return Finding("video", "missing", f"PyAV does not load ({why}); pip install 'av>=18,<19'")
+            fault = line(error)
+    if fault:
+        return Finding("video", "missing", f"PyAV does not load ({fault}); pip install 'av>=18,<19'")
 
     def has(codec: str | None, mode: str) -> bool:
         try:
@@ -221,24 +215,19 @@ def _codecs(trial: Trial) -> Finding:
 
     reads = [name for name, (decoder, _) in CODECS.items() if has(decoder, "r")]
     writes = [name for name, (_, encoder) in CODECS.items() if has(encoder, "w")]
-    good = {"H.264", "AAC"} <= set(reads) & set(writes)
-    return Finding(
-        "video",
-        "ok" if good else "broken",
-        f"PyAV {av.__version__}: reads {' '.join(reads)}; writes {' '.join(writes)}",
-    )
+    verdict: Verdict = "ok" if {"H.264", "AAC"} <= set(reads) & set(writes) else "broken"
+    return Finding("video", verdict, f"PyAV {av.__version__}: reads {' '.join(reads)}; writes {' '.join(writes)}")
 
 
 def _weights(weights: str | None, loads: bool) -> Finding:
-    """Whether the weights that a job would take are loaded, by what loads them there."""
+    """Tell whether the weights that a job would take can be loaded, by loading them."""
     named = named_weights(weights)
     if named == "rule":
         return Finding("weights", "ok", "rule: made from the tensors' names to check the installation; noise")
     if not loads:
         return Finding("weights", "none", f"{named}: torch is needed first")
     try:
-        load = importlib.import_module("triportrait.serve.weights").load_weights
-        load(named)
+        importlib.import_module("triportrait.serve.weight_loading").load_weights(named)
     except InputError as error:
         return Finding("weights", "broken", str(error))
     if named == DEMO and not weights:
@@ -249,11 +238,11 @@ def _weights(weights: str | None, loads: bool) -> Finding:
 
 
 def _summary(rows: dict[str, Finding]) -> str:
-    works: Callable[[str], bool] = lambda name: rows[name].verdict in ("ok", "other")  # noqa: E731
-    if not (works("torch") and works("video")):
+    working = _working(rows)
+    if not {"torch", "video"} <= working:
         return "reenact cannot run: see the rows torch and video."
-    where = "on the GPU" if works("CUDA") else "on the CPU"
-    if works("weights"):
+    where = "on the GPU" if "CUDA" in working else "on the CPU"
+    if "weights" in working:
         return f"reenact can run {where}."
     return (
         f"reenact can run {where}, but not with these weights; --weights demo takes the package's own, --weights rule "
@@ -262,5 +251,9 @@ def _summary(rows: dict[str, Finding]) -> str:
 
 
 def can_run(rows: dict[str, Finding]) -> bool:
-    """Whether reenact runs with the weights that it would take."""
-    return all(rows[name].verdict in ("ok", "other") for name in ("torch", "video", "weights"))
+    """Tell whether reenact runs with the weights that it would take."""
+    return {"torch", "video", "weights"} <= _working(rows)
+
+
+def _working(rows: dict[str, Finding]) -> set[str]:
+    return {name for name, row in rows.items() if row.verdict in ("ok", "other")}

@@ -20,6 +20,7 @@ from triportrait.core.cards import chosen_device
 from triportrait.core.errors import InputError
 from triportrait.core.libraries import fault, install
 from triportrait.core.weights import log_weights, named_weights
+from triportrait.serve.cuda_graph import BATCHES
 from triportrait.serve.faces.face import FaceProvider
 from triportrait.serve.faces.providers import face_provider
 from triportrait.serve.live.addresses import addresses_to_open, is_loopback
@@ -36,7 +37,7 @@ from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.threads import share_cores
-from triportrait.serve.weights import load_weights
+from triportrait.serve.weight_loading import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ class Live:
             notes.append(f"Recordings carry no manifest here: {stamp.unsigned}.")
         reenactor = Reenactor(*load_weights(weights), device)
         use_precision(reenactor, self.precision)
-        reenactor.capture()
+        reenactor.capture(BATCHES[-1], marked=self.watermark)
         engine = Engine(reenactor, self._finder(), stamp)
         if not engine.finds_faces:
             notes.append(f"Nothing finds faces here (`{install('faces')}`): keep your face in the middle.")

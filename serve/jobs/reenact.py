@@ -18,10 +18,9 @@ from tqdm import tqdm
 
 from triportrait.core.cards import chosen_device
 from triportrait.core.errors import InputError
-from triportrait.core.weights import DEMO, named_weights
+from triportrait.core.weights import named_weights
 from triportrait.serve.animation import AnimatedFrame, Options, check_face_number
 from triportrait.serve.faces.providers import FaceKind, LazyProvider
-from triportrait.serve.inputs import DrivingFrames, Frames, SourcePicture, find_source
 from triportrait.serve.media.output_file import VIDEO_ENDINGS, check_output
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.video.encoders import Encoder, EncoderChoice, chosen_encoder
@@ -29,8 +28,9 @@ from triportrait.serve.pipeline import Pipeline
 from triportrait.serve.precision import Precision
 from triportrait.serve.reenactor import Controls
 from triportrait.serve.saving import WRITTEN_PICTURES, is_picture_name, write_frames
+from triportrait.serve.source_and_driving import DrivingFrames, Frames, SourcePicture, find_source
 from triportrait.serve.threads import share_cores
-from triportrait.serve.weights import RULE
+from triportrait.serve.weight_loading import need_faces
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Reenact:
     driving_params: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Folder with such files of the driving frames; for a video the files count its frames in order."""
     faces: FaceKind = "auto"
-    """Who finds faces where no file knows: mediapipe where it is installed, or none: the pictures are aligned."""
+    """What finds faces where no file tells: mediapipe where it is installed, or none: the pictures are aligned."""
     face: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
     """Which face of the portrait, counted from the left; the largest by default."""
     driving_face: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
@@ -93,8 +93,8 @@ class Reenact:
     """Precision of the networks; `auto` is bf16 (fp16 on older GPUs) on a GPU where a frame in it is as good, fp32
     elsewhere."""
     encoder: EncoderChoice = "auto"
-    """Who makes H.264: `x264`, by which the same pictures give the same bytes; `nvenc`, the GPU; or `auto`: x264 beside
-    a network on a CPU, and on a GPU NVENC where it opens, else a faster preset of x264."""
+    """What makes H.264: `x264`, by which the same pictures give the same bytes; `nvenc`, the GPU; or `auto`: x264 for a
+    network on a CPU, and on a GPU NVENC where it opens, else a faster preset of x264."""
     overwrite: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Replace the output if it exists."""
 
@@ -108,12 +108,11 @@ class Reenact:
         source_file = find_source(self.source, self.source_params)
         self._check_output(1 in (driving.clip.frame_count, self.frames), [*source_file.files, *driving.files])
         weights = named_weights(self.weights)
-        must_show_faces = weights not in (DEMO, RULE)  # the demo weights know heads that need not look like faces
         with ExitStack() as stack:
             finder = stack.enter_context(closing(LazyProvider(self.faces)))
-            source = source_file.read(finder, self.face, must_show_faces)
+            source = source_file.read(finder, self.face, need_faces(weights))
             if driving.known is None and (provider := finder()) is not None:
-                driving.look(provider, options.frames, must_show_faces, _look_bar)
+                driving.look(provider, options.frames, need_faces(weights), _look_bar)
             stamp = Stamp(
                 source.sha256(), weights, watermark=self.watermark, certificate=self.certificate, key=self.key,
                 composite=self.paste_back or self.side_by_side,
@@ -140,10 +139,11 @@ class Reenact:
         animation = pipeline.animate(
             prepared, driving, controls=Controls(neck=self.neck), **dataclasses.asdict(options)
         )  # fmt: skip
+        animation.marks = stamp.marks
         began = time.perf_counter()
         with animation, _bar(total=animation.frame_count, desc="reenact") as bar:
             count = write_frames(
-                _counted(animation, bar), self.out, stamp, sound=self.driving, overwrite=self.overwrite,
+                _counted(animation, bar), self.out, lambda first: stamp, sound=self.driving, overwrite=self.overwrite,
                 encoder=encoder, times=pipeline.times,
             )  # fmt: skip
         seconds = time.perf_counter() - began
@@ -178,7 +178,7 @@ def _flag(name: str) -> str:
 
 
 def _bar(**options: Any) -> Any:
-    """A progress bar on a terminal, unless warnings alone are to be shown."""
+    """Make a progress bar on a terminal, unless warnings alone are to be shown."""
     disable = None if logger.isEnabledFor(logging.INFO) else True
     return tqdm(unit="frame", file=sys.stderr, disable=disable, **options)
 
@@ -194,7 +194,7 @@ def _counted(frames: Iterable[AnimatedFrame], bar: Any) -> Iterator[AnimatedFram
 
 
 def peak_memory(device: torch.device) -> str:
-    """The most memory that the process, and the GPU, held."""
+    """Word the most memory that the process, and the GPU, held."""
     try:
         import resource
     except ModuleNotFoundError:  # Windows has none

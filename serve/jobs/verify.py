@@ -26,7 +26,7 @@ class Verify:
     """Print JSON."""
 
     def run(self) -> int:
-        """Read, print, and tell by the exit code."""
-        found = verify(self.file)
-        print(json_text(found.values(), indent=1) if self.json else "\n".join(found.lines()))
-        return 1 if found.missing else 0
+        """Print what the file says, and return the exit code."""
+        report = verify(self.file)
+        print(json_text(report.values(), indent=1) if self.json else "\n".join(report.lines()))
+        return 1 if report.missing else 0

@@ -5,18 +5,20 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.types import Head
+from triportrait.serve.cuda_graph import BATCHES
 from triportrait.serve.faces.face import AlignedFace, Face, FaceProvider
 from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.live.decode_process import shrunk
@@ -75,7 +77,8 @@ class Engine:
         self._finder = None if find is None else _OnePerThread(find)
         self.stamp = stamp
         self._flame = reenactor.has_flame_neck
-        self.most_batch = 8 if reenactor.device.type == "cuda" else 1
+        self.marks_on_device = reenactor.device.type == "cuda" and stamp.marks
+        self.most_batch = BATCHES[-1] if reenactor.device.type == "cuda" else 1
         # A batch pays on a GPU: how long its first frame may wait for the others'.
         self.gather_s = 0.004 if reenactor.device.type == "cuda" else 0.0
 
@@ -118,23 +121,38 @@ class Engine:
         """The motion of a face, which counts as neutral from now on; on the thread of the network."""
         return self.reenactor.motion(face)
 
-    def view(self, request: Request, head: Head | None) -> tuple[np.ndarray, Head]:
-        """A picture of a face that holds still, and its head for the next view; `head` is that of the last view."""
+    def reenact_many(self, requests: Sequence[Request], stamps: Sequence[Stamp]) -> list[np.ndarray]:
+        """The pictures of several driving faces, with the watermarks of their stamps where the network is on a GPU."""
+        signs = torch.stack([stamp.watermark_signs for stamp in stamps]) if stamps and self.marks_on_device else None
+        return self.reenactor.reenact_many(requests, signs)
+
+    def view(self, request: Request, stamp: Stamp, head: Head | None) -> tuple[np.ndarray, Head]:
+        """A picture of a face that holds still, and its head for the next view.
+
+        Args:
+            request: the face, and from where it is seen.
+            stamp: the portrait's, for a watermark as of `reenact_many`.
+            head: that of the last view, if it is the same face.
+        """
         source, face, controls = request
         head = head or self.reenactor.head(source, face, controls)
-        return self.reenactor.views(head, [controls.camera or fixed_camera()])[0], head
+        cameras = [controls.camera or fixed_camera()]
+        if self.marks_on_device:
+            return self.reenactor.marked_views(head, cameras, stamp.watermark_signs)[0][1], head
+        return self.reenactor.views(head, cameras)[0], head
 
     def measure(self) -> float:
         """Seconds of the device per frame, in the largest batches that sessions make; warms up, too."""
         face, _ = self.crop_portrait(example_picture())
         source = self.reenactor.prepare(face)
         requests = [(source, face, Settings(yaw_deg=i).controls(0.0, face)) for i in range(self.most_batch)]
-        self.reenactor.reenact_many(requests[:1])
-        self.reenactor.reenact_many(requests)
+        stamps = [self.stamp] * len(requests)
+        for size in BATCHES:  # captured before threads begin
+            self.reenact_many(requests[:size], stamps[:size])
         seconds: list[float] = []
         while len(seconds) < _LEAST_TIMED or sum(seconds) < _TIMED_S:
             began = time.perf_counter()
-            self.reenactor.reenact_many(requests)
+            self.reenact_many(requests, stamps)
             seconds.append(time.perf_counter() - began)
         return float(np.median(seconds)) / len(requests)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.weights import DEMO
 from triportrait.serve.reenactor import Reenactor
-from triportrait.serve.weights import RULE
+from triportrait.serve.weight_loading import RULE
 
 _REMEDY = (
     "Real faces need weights trained on photographs. Bring the files published with Portrait4D-v2 and PD-FGC (they "

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from triportrait.core.errors import InputError
+from triportrait.serve.freed_memory import return_freed_memory
 from triportrait.serve.live import places
 from triportrait.serve.live.admission import Admission, Refusal
 from triportrait.serve.live.budget import Budget
@@ -25,7 +26,6 @@ from triportrait.serve.live.portraits import Portraits
 from triportrait.serve.live.sessions import Arrived, Result, Session
 from triportrait.serve.live.transport_rtc import Peer
 from triportrait.serve.live.worker import Worker
-from triportrait.serve.memory import return_freed_memory
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket

@@ -302,7 +302,8 @@ class Worker:
             for s, portrait, ready, _ in batch
         ]
         fresh = [request for request, (*_, view) in zip(requests, batch, strict=True) if not view]
-        computed = iter(self._engine.reenactor.reenact_many(fresh))
+        stamps = [portrait.stamp for _, portrait, _, view in batch if not view]
+        computed = iter(self._engine.reenact_many(fresh, stamps))
         pictures = []
         for request, (session, portrait, ready, view) in zip(requests, batch, strict=True):
             if not view:
@@ -313,7 +314,7 @@ class Worker:
             steering = controls.neck, controls.motion_strength, controls.gaze, id(controls.neutral)
             key = (id(ready), id(portrait.source), *steering)
             last_key, last_head = session.shown.head or (None, None)
-            picture, head = self._engine.view(request, last_head if last_key == key else None)
+            picture, head = self._engine.view(request, portrait.stamp, last_head if last_key == key else None)
             session.shown.head = (key, head)
             pictures.append(picture)
         return pictures
@@ -341,7 +342,7 @@ class Worker:
 
     def _deliver(self, session: Session, done: Computed) -> None:
         began = time.perf_counter()
-        picture = done.portrait.stamp.mark(done.picture)
+        picture = done.picture if self._engine.marks_on_device else done.portrait.stamp.mark(done.picture)
         jpeg = encode_jpeg(picture) if session.jpeg else b""
         now = time.perf_counter()
         parts = Parts(

@@ -15,7 +15,7 @@ from triportrait.core.checkpoint import demo_weights, load_pair, weights_folder
 from triportrait.core.errors import InputError
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.serve.jobs import doctor
-from triportrait.serve.weights import load_weights
+from triportrait.serve.weight_loading import load_weights
 
 FILES = ["motion.json", "motion.safetensors", "portrait.json", "portrait.safetensors"]
 

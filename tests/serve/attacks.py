@@ -142,7 +142,7 @@ def network(count: int) -> Frames:
     """What the package's own weights make of the demo's portrait and driving video, 128 px."""
     from triportrait.serve.faces.face import AlignedFace
     from triportrait.serve.reenactor import Reenactor
-    from triportrait.serve.weights import load_weights
+    from triportrait.serve.weight_loading import load_weights
 
     reenactor = Reenactor(*load_weights("demo"), torch.device("cpu"), False)
     source = reenactor.prepare(AlignedFace.whole(photograph(reenactor.image_size, 1)[0]))

@@ -38,6 +38,11 @@ def tiny_weights(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def real_faces() -> None:
+    """What is installed may be used."""
+
+
 @pytest.fixture(autouse=True)
 def made_up_pictures_count_as_aligned(request, monkeypatch) -> None:
     """Most pictures here show nothing: what is installed must not decide what a test sees. `real_faces` undoes it."""
@@ -85,11 +90,21 @@ def driving(tmp_path) -> Path:
 
 @pytest.fixture
 def run(tiny_weights, capsys) -> Callable[..., tuple[int, str]]:
-    """Run `triportrait reenact`; gives the exit code and what it said."""
+    """Run `triportrait reenact`; gives the exit code and the standard error."""
+    return _reenact(capsys, "--weights", str(tiny_weights))
+
+
+@pytest.fixture
+def demo(capsys) -> Callable[..., tuple[int, str]]:
+    """Run `triportrait reenact` with the package's weights; gives the exit code and the standard error."""
+    return _reenact(capsys, "--weights", "demo", "--device", "cpu")
+
+
+def _reenact(capsys: pytest.CaptureFixture[str], *options: str) -> Callable[..., tuple[int, str]]:
     from triportrait.cli import main
 
     def call(*arguments: object) -> tuple[int, str]:
-        code = main(["reenact", *map(str, arguments), "--weights", str(tiny_weights)])
+        code = main(["reenact", *map(str, arguments), *options])
         return code, capsys.readouterr().err
 
     return call

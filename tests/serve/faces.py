@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from triportrait.serve.parameters import LENGTHS
+from triportrait.serve.tracking_files import LENGTHS
 
 
 def picture(seed: int, size: tuple[int, int] = (128, 128)) -> np.ndarray:

@@ -31,7 +31,7 @@ from triportrait.serve.live.serving import bind, make
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.video.clips import open_clip
 from triportrait.serve.reenactor import Reenactor
-from triportrait.serve.weights import load_weights
+from triportrait.serve.weight_loading import load_weights
 
 
 @lru_cache(maxsize=1)

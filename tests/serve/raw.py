@@ -14,7 +14,7 @@ from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.types import Camera
 from triportrait.serve.faces.alignment import alignment_points
 from triportrait.serve.faces.face import Face
-from triportrait.serve.faces.pose import FRONTAL, RIGID
+from triportrait.serve.faces.head_pose import FRONTAL, RIGID
 from triportrait.train.data.heads.landmarks import landmarks
 from triportrait.train.data.heads.population import Expression
 from triportrait.train.data.heads.render import HeadRenderer

@@ -18,13 +18,13 @@ from PIL import Image, ImageCms
 from tests.serve.drawn import with_chunks
 from tests.serve.making import make, scene
 from triportrait.core.errors import InputError
-from triportrait.serve.inputs import find_source
 from triportrait.serve.media.pictures.file_type import is_picture, kind_of_bytes
 from triportrait.serve.media.pictures.picture_file import decode_picture, read_picture
 from triportrait.serve.media.pictures.picture_folder import sorted_folder
 from triportrait.serve.media.provenance.verify import read_file
 from triportrait.serve.media.video import side_data
 from triportrait.serve.media.video.clips import open_clip
+from triportrait.serve.source_and_driving import find_source
 
 FILES = Path(__file__).parents[1] / "data" / "files"
 NAMES = ["a.jpg", "a.jfif", "a.jpe", "a.jif", "a.pjpeg", "a.mpo", "a", "a.png", "a.mp4", "a.gif", "a.mjpeg", "a.heic"]

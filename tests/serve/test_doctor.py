@@ -139,41 +139,26 @@ class TestWeights:
         monkeypatch.setenv("TRIPORTRAIT_WEIGHTS", str(tmp_path / "none"))
         assert cli.main(["doctor"]) == 1
 
-    @pytest.mark.parametrize(
-        "damage",
-        ["none", "a file", "empty", "truncated", "no tensors", "no card", "half a card", "another kind", "a name",
-         "a shape", "not finite"],
-    )  # fmt: skip
+    @pytest.mark.parametrize("damage", ["none", "empty", "truncated", "no card", "half a card", "not finite"])
     def test_what_reenact_refuses(self, damage, untried, tmp_path, capsys, portrait_file):
         from safetensors.torch import load_file, save_file
 
         folder = tmp_path / "w"
-        if damage == "a file":
-            folder.touch()
-        elif damage == "empty":
+        file, card = folder / "motion.safetensors", folder / "motion.json"
+        if damage == "empty":
             folder.mkdir()
         elif damage != "none":
             shutil.copytree(DEMO_FOLDER, folder)
-            file, card = folder / "motion.safetensors", folder / "motion.json"
-            if damage == "truncated":
-                file.write_bytes(file.read_bytes()[:-1])
-            elif damage == "no tensors":
-                file.unlink()
-            elif damage == "no card":
-                card.unlink()
-            elif damage == "half a card":
-                card.write_text(card.read_text()[:30])
-            elif damage == "another kind":
-                card.write_text((folder / "portrait.json").read_text())
-            else:
-                tensors = load_file(file)
-                name = sorted(tensors)[0]
-                tensor = tensors.pop(name)
-                tensors |= {
-                    "a name": {f"{name}_": tensor}, "a shape": {name: tensor[..., None]},
-                    "not finite": {name: torch.full_like(tensor, float("nan"))},
-                }[damage]  # fmt: skip
-                save_file(tensors, file)
+        if damage == "truncated":
+            file.write_bytes(file.read_bytes()[:-1])
+        elif damage == "no card":
+            card.unlink()
+        elif damage == "half a card":
+            card.write_text(card.read_text()[:30])
+        elif damage == "not finite":
+            tensors = load_file(file)
+            name = sorted(tensors)[0]
+            save_file(tensors | {name: torch.full_like(tensors[name], float("nan"))}, file)
         job = ["reenact", str(portrait_file), str(portrait_file), str(tmp_path / "out.png"), "--faces", "none"]
         assert cli.main([*job, "--weights", str(folder)]) == 2
         sentence = capsys.readouterr().err.strip().splitlines()[-1].removeprefix("triportrait: ")

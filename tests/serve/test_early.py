@@ -16,8 +16,9 @@ from PIL import Image
 from tests.serve.faces import landmarks, parameters, picture
 from tests.serve.making import as_a_stranger, make
 from triportrait import cli
-from triportrait.serve import inputs, pipeline
+from triportrait.serve import pipeline
 from triportrait.serve import reenactor as reenactor_module
+from triportrait.serve import source_and_driving as inputs
 from triportrait.serve.media.pictures.picture_file import read_picture
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.reenactor import Reenactor

@@ -16,8 +16,8 @@ from PIL import Image, ImageCms
 
 from tests.serve.drawn import chunk, with_chunks
 from triportrait.core.errors import InputError
-from triportrait.serve.inputs import find_source
 from triportrait.serve.media.video.clips import open_clip
+from triportrait.serve.source_and_driving import find_source
 
 FILES = Path(__file__).parents[1] / "data" / "files"
 PATTERN = Image.open(FILES / "pattern.png").convert("RGB").resize((96, 72), Image.Resampling.NEAREST)

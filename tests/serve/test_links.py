@@ -10,7 +10,7 @@ import pytest
 from triportrait.core.errors import InputError
 from triportrait.core.weights import DEMO_FOLDER
 from triportrait.serve.media.output_file import check_output
-from triportrait.serve.weights import load_weights
+from triportrait.serve.weight_loading import load_weights
 
 
 def test_an_output_that_links_to_itself(tmp_path):

@@ -17,8 +17,8 @@ from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.live.knowledge import knowledge
 from triportrait.serve.live.neutral import FIRST, SETTLED_S, STILL, STILL_S, NeutralWish
 from triportrait.serve.media.video.clips import open_clip
-from triportrait.serve.parameters import Tracking
-from triportrait.serve.weights import RULE
+from triportrait.serve.tracking_files import Tracking
+from triportrait.serve.weight_loading import RULE
 
 REAL = Path(__file__).parents[2] / "docs" / "demo" / "driving.mp4"
 needs_faces = pytest.mark.skipif(finder() is None, reason="needs mediapipe")

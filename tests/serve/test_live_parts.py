@@ -30,7 +30,7 @@ from triportrait.serve.live.newest import Newest
 from triportrait.serve.live.ranges import UnsatisfiableError, asked_range
 from triportrait.serve.live.recording import MOST_KEPT, Recordings
 from triportrait.serve.live.settings import RANGES, Settings
-from triportrait.serve.parameters import Tracking
+from triportrait.serve.tracking_files import Tracking
 
 
 def test_the_newest_wins_and_what_was_lost_is_counted():

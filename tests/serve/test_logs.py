@@ -10,10 +10,11 @@ import warnings
 
 import pytest
 
+from tests.log_json import FIELDS, log_objects
 from triportrait.cli import JOBS, main
 from triportrait.core.errors import InputError
 from triportrait.core.log_lines import JsonLines, Lines
-from triportrait.logs import HELP
+from triportrait.log_options import HELP
 from triportrait.serve.jobs.doctor import Doctor
 
 logger = logging.getLogger("triportrait.core.somewhere")
@@ -27,10 +28,6 @@ def speaks(self: Doctor) -> int:
     logger.warning("a doubt")
     logging.getLogger("other_library").warning("from elsewhere")
     return 0
-
-
-def objects(lines: str) -> list[dict[str, str]]:
-    return [json.loads(line) for line in lines.splitlines()]
 
 
 @pytest.mark.parametrize("flag", FLAGS)
@@ -78,11 +75,11 @@ def test_json_lines_are_all_that_comes(capsys, monkeypatch):
 
     monkeypatch.setattr(Doctor, "run", warns)
     assert main(["--log-json", "doctor"]) == 0
-    lines = objects(capsys.readouterr().err)
+    lines = log_objects(capsys.readouterr().err)
     assert [line["level"] for line in lines] == ["warning", "info", "warning", "warning"]
     assert [line["logger"] for line in lines] == ["py.warnings", logger.name, logger.name, "other_library"]
     assert "a number" in lines[0]["message"]
-    assert all({"time", "level", "logger", "message"} == set(line) for line in lines)
+    assert all(set(line) == FIELDS for line in lines)
 
 
 @pytest.mark.parametrize(("error", "code"), [(RuntimeError("broken"), 1), (KeyboardInterrupt(), 130)])
@@ -92,7 +89,7 @@ def test_an_end_that_nobody_wanted_is_a_json_line_too(error, code, capsys, monke
 
     monkeypatch.setattr(Doctor, "run", ends)
     assert main(["doctor", "--log-json"]) == code
-    (line,) = objects(capsys.readouterr().err)
+    (line,) = log_objects(capsys.readouterr().err)
     assert line["level"] == ("critical" if code == 1 else "error")
     assert ("RuntimeError: broken" in line.get("traceback", "")) == (code == 1)
     if code == 1:
@@ -111,7 +108,7 @@ def test_a_command_leaves_logging_as_it_was(capsys):
 def test_a_process_of_its_own(tmp_path):
     command = [sys.executable, "-m", "triportrait", "convert", str(tmp_path / "none.pkl"), str(tmp_path / "w")]
     done = subprocess.run([*command, "--log-json", "-v"], capture_output=True, text=True, check=False)
-    (line,) = objects(done.stderr)
+    (line,) = log_objects(done.stderr)
     assert done.returncode == 2
     assert done.stdout == ""
     assert "none.pkl" in line["message"]

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.serve.decoded import frames_of, sound_packets
 from tests.serve.faces import picture
 from tests.serve.making import make
 from tests.serve.raw import EYE_MARKS, PHOTO, moving_head, photo, seen
 from triportrait.cli import main
-from triportrait.serve.faces.pose import matrix_of, turn_of, vector_of
+from triportrait.serve.faces.head_pose import matrix_of, turn_of, vector_of
 from triportrait.serve.faces.providers import face_provider
 from triportrait.serve.faces.searching import tiles
 from triportrait.serve.faces.tracker import FaceTracker
@@ -22,6 +23,7 @@ from triportrait.serve.media.pictures.picture_file import read_picture
 from triportrait.serve.media.video.clips import open_clip
 
 pytest.importorskip("mediapipe", reason="needs the extra faces")
+pytestmark = pytest.mark.usefixtures("real_faces")
 MARKS = np.array(EYE_MARKS) - 0.5  # [2, 6, 2] pixels, the first one's middle at 0
 
 
@@ -31,22 +33,6 @@ def provider():
     assert provider is not None
     yield provider
     provider.close()
-
-
-@pytest.fixture
-def real_faces() -> None:
-    """What is installed may be used."""
-
-
-@pytest.fixture
-def demo(real_faces, capsys):
-    """Run `triportrait reenact` with the package's weights and with faces found."""
-
-    def call(*arguments: object) -> tuple[int, str]:
-        code = main(["reenact", *map(str, arguments), "--weights", "demo", "--device", "cpu"])
-        return code, capsys.readouterr().err
-
-    return call
 
 
 def scaled(factor: float):
@@ -91,10 +77,15 @@ def test_the_eyes_are_where_a_hand_marked_them(provider, case, record_row):
     assert max(*off, *corners) < 0.03
 
 
+def photographed_face(side_px: int) -> np.ndarray:
+    """The face of the photograph and little else, uint8 [side_px, side_px, 3]."""
+    face = Image.open(PHOTO).crop((120, 0, 330, 210))
+    return np.asarray(face.resize((side_px, side_px), Image.Resampling.LANCZOS))
+
+
 def test_a_small_face_in_a_large_picture(provider):
-    small = np.asarray(Image.open(PHOTO).crop((120, 0, 330, 210)).resize((150, 150), Image.Resampling.LANCZOS))
     large = np.full((1500, 2400, 3), 110, np.uint8)
-    large[900:1050, 1700:1850] = small
+    large[900:1050, 1700:1850] = photographed_face(150)
     (face,) = provider.find(large)
     wanted = (MARKS.mean(1) + 0.5 - (120, 0)) * (150 / 210) - 0.5 + (1700, 900)
     apart = np.linalg.norm(wanted[0] - wanted[1])
@@ -106,8 +97,7 @@ def test_no_face_and_several(provider):
     assert provider.find(picture(1, (400, 400))) == []
     three = np.full((600, 1000, 3), 120, np.uint8)
     for i, size in enumerate((200, 330, 260)):
-        part = Image.open(PHOTO).crop((120, 0, 330, 210)).resize((size, size), Image.Resampling.LANCZOS)
-        three[100 : 100 + size, 20 + 330 * i : 20 + 330 * i + size] = np.asarray(part)
+        three[100 : 100 + size, 20 + 330 * i : 20 + 330 * i + size] = photographed_face(size)
     sizes = [face.size_px for face in provider.find(three)]
     assert len(sizes) == 3
     assert sizes == sorted(sizes, reverse=True)
@@ -164,11 +154,6 @@ def head_picture(tmp_path_factory) -> Path:
     return path
 
 
-def frames_of(path: Path) -> np.ndarray:
-    with av.open(str(path)) as container:
-        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
-
-
 def test_a_raw_photograph_and_a_raw_video_need_no_other_file(demo, provider, raw_video, tmp_path):
     """The whole way: right crops of both, sound kept, and at the end it is said what was missing."""
     Image.fromarray(seen((170, 260), 1.2, 6, size=(700, 480))).save(tmp_path / "photo.png")
@@ -179,10 +164,9 @@ def test_a_raw_photograph_and_a_raw_video_need_no_other_file(demo, provider, raw
     assert "cut between shots" in said or "cuts between shots" in said
     frames = frames_of(out)
     assert frames.shape == (14, 128, 384, 3)
-    with av.open(str(out)) as a, av.open(str(raw_video)) as b:
-        sounds = [[bytes(p) for p in c.demux(c.streams.audio[0]) if p.size] for c in (a, b)]
-    assert sounds[0]
-    assert sounds[0] == sounds[1][: len(sounds[0])]
+    sound = sound_packets(out)
+    assert sound
+    assert sound == sound_packets(raw_video)[: len(sound)]
     for panel in (frames[0, :, :128], frames[6, :, 128:256]):  # the same face, in the same place of both crops
         (face,) = provider.find(np.asarray(Image.fromarray(panel).resize((512, 512))))
         assert np.abs(face.points[[36, 45], 1].mean() - 222) < 30
@@ -213,8 +197,7 @@ def test_a_portrait_without_a_face(demo, raw_video, tmp_path, tiny_weights, caps
 def test_five_faces(demo, raw_video, tmp_path):
     five = np.full((300, 1200, 3), 120, np.uint8)
     for i, size in enumerate((160, 180, 230, 170, 150)):
-        part = Image.open(PHOTO).crop((120, 0, 330, 210)).resize((size, size), Image.Resampling.LANCZOS)
-        five[20 : 20 + size, 10 + 235 * i : 10 + 235 * i + size] = np.asarray(part)
+        five[20 : 20 + size, 10 + 235 * i : 10 + 235 * i + size] = photographed_face(size)
     Image.fromarray(five).save(tmp_path / "five.png")
     given = (tmp_path / "five.png", raw_video, tmp_path / "out.png", "--frames", 1, "--overwrite", "--side-by-side")
     code, said = demo(*given)
@@ -244,7 +227,7 @@ def test_a_video_without_a_face_leaves_the_portrait_as_it_is(demo, head_picture,
     assert early < late, "it is said before any work"
 
 
-def test_a_video_without_a_face_is_refused_before_any_work(real_faces, head_picture, tmp_path, tiny_weights, capsys):
+def test_a_video_without_a_face_is_refused_before_any_work(head_picture, tmp_path, tiny_weights, capsys):
     wall = make(tmp_path / "wall.mp4", [picture(i, (120, 160)) for i in range(4)], pts=[0, 3600, 7200, 10800])
     Image.fromarray(photo()).save(tmp_path / "photo.png")
     given = [str(tmp_path / "photo.png"), str(wall), str(tmp_path / "out.mp4"), "--weights", str(tiny_weights)]
@@ -277,8 +260,7 @@ def test_a_small_face_in_a_large_film_is_followed(demo, provider, head_picture, 
 def test_a_far_face_before_a_camera_is_found_piece_by_piece(provider):
     """In the live server: no frame takes long, and within seconds the face is followed."""
     image = np.full((1080, 1920, 3), 110, np.uint8)
-    part = Image.open(PHOTO).crop((120, 0, 330, 210)).resize((90, 90), Image.Resampling.LANCZOS)
-    image[540:630, 640:730] = np.asarray(part)
+    image[540:630, 640:730] = photographed_face(90)
     assert provider.find(image, quick=True) == []
     (face,), tracker = provider.find(image), FaceTracker(provider, 64, spread=True)
     found = [tracker.follow(image, i / 10) for i in range(80)]
@@ -338,13 +320,8 @@ def test_strips_are_searched_in_few_pieces(provider):
 
 
 def test_ordinary_pictures_are_searched_in_the_pieces_they_were():
-    for height, width, pieces, count in (
-        (1080, 1920, 1, 3),
-        (1080, 1920, 2, 21),
-        (1080, 1920, 3, 50),
-        (800, 600, 1, 2),
-    ):
-        assert len(list(tiles(np.zeros((height, width, 3), np.uint8), pieces))) == count
+    for size, pieces, count in (((1080, 1920), 1, 3), ((1080, 1920), 2, 21), ((1080, 1920), 3, 50), ((800, 600), 1, 2)):
+        assert len(list(tiles(np.zeros((*size, 3), np.uint8), pieces))) == count
 
 
 def test_large_and_small_portraits(demo, raw_video, tmp_path):
@@ -355,7 +332,7 @@ def test_large_and_small_portraits(demo, raw_video, tmp_path):
     assert code == 0
     assert "soft" not in said
     small = np.full((200, 200, 3), 110, np.uint8)
-    small[60:120, 60:120] = np.asarray(Image.open(PHOTO).crop((120, 0, 330, 210)).resize((60, 60)))
+    small[60:120, 60:120] = photographed_face(60)
     Image.fromarray(small).save(tmp_path / "small.png")
     code, said = demo(tmp_path / "small.png", raw_video, tmp_path / "b.png", "--frames", 1)
     assert code == 0

@@ -5,24 +5,23 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.serve.decoded import frames_of, sound_packets
 from tests.serve.making import make
 from tests.serve.raw import face, moving_head
-from triportrait.cli import main
 from triportrait.serve.faces.alignment import align, alignment_points
 from triportrait.serve.faces.face import AlignedFace, Face
+from triportrait.serve.faces.head_pose import matrix_of
 from triportrait.serve.faces.landmark_files import HeadClip, LandmarkFolder, known_beside
-from triportrait.serve.faces.pose import matrix_of
-from triportrait.serve.faces.relative import Relative
+from triportrait.serve.faces.relative_motion import Relative
 from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.media.pictures.picture_file import read_picture
-from triportrait.serve.parameters import OF_98, TrackedFolder, read_landmarks
 from triportrait.serve.reenactor import Controls, Reenactor
-from triportrait.serve.weights import load_weights
+from triportrait.serve.tracking_files import OF_98, TrackedFolder, read_landmarks
+from triportrait.serve.weight_loading import load_weights
 from triportrait.train.data.clips import write_clips
 
 FRAMES = 8
@@ -59,27 +58,6 @@ def portrait(tmp_path) -> Path:
     return tmp_path / "head.png"
 
 
-@pytest.fixture
-def demo(capsys):
-    """Run `triportrait reenact` with the package's weights."""
-
-    def call(*arguments: object) -> tuple[int, str]:
-        code = main(["reenact", *map(str, arguments), "--weights", "demo", "--device", "cpu"])
-        return code, capsys.readouterr().err
-
-    return call
-
-
-def frames_of(path: Path) -> np.ndarray:
-    with av.open(str(path)) as container:
-        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
-
-
-def sound_of(path: Path) -> list[bytes]:
-    with av.open(str(path)) as container:
-        return [bytes(p) for p in container.demux(container.streams.audio[0]) if p.size]
-
-
 def test_an_off_centre_face_drives_as_one_that_fills_the_frame(demo, head, portrait, tmp_path):
     """Right crop and right sound: the driving panel is the head alone, wherever it stood; the result follows."""
     video, folder, crops = head
@@ -89,7 +67,7 @@ def test_an_off_centre_face_drives_as_one_that_fills_the_frame(demo, head, portr
     assert code == 0 and "landmarks" not in said, said
     _, driving, result = np.split(frames_of(out).astype(int), 3, axis=2)
     assert len(result) == FRAMES
-    assert sound_of(out)[:5] == sound_of(video)[:5] != []
+    assert sound_packets(out)[:5] == sound_packets(video)[:5] != []
     assert np.abs(driving - crops).mean() < 12 < np.abs(driving - np.roll(crops, 24, axis=2)).mean() / 2
     assert np.abs(result[-1] - result[0]).mean() > 1
 
@@ -278,15 +256,8 @@ def test_pasted_back_into_the_portrait(demo, head, tmp_path):
     Image.fromarray(shown[0]).save(tmp_path / "large.png")
     (tmp_path / "landmarks").mkdir()
     np.save(tmp_path / "landmarks" / "large.npy", faces[0].points)
-    given = (
-        tmp_path / "large.png",
-        video,
-        tmp_path / "out.mkv",
-        "--source-params",
-        tmp_path,
-        "--driving-params",
-        folder,
-    )
+    params = ("--source-params", tmp_path, "--driving-params", folder)
+    given = (tmp_path / "large.png", video, tmp_path / "out.mkv", *params)
     code, said = demo(*given, "--paste-back")
     assert code == 0, said
     frames = frames_of(tmp_path / "out.mkv").astype(int)

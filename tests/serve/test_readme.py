@@ -12,6 +12,7 @@ import pytest
 
 from tests.serve.decoded import frames_of
 from tests.serve.making import make
+from triportrait import Pipeline
 from triportrait.cli import JOBS, main
 from triportrait.serve.media.pictures.picture_file import read_picture
 
@@ -19,24 +20,19 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 @pytest.fixture
-def real_faces() -> None:
-    """What is installed may be used."""
-
-
-def python_of(page: str) -> str:
-    (code,) = re.findall(r"<!-- python -->\n```python\n(.*?)```\n<!-- /python -->", page, re.S)
-    return code
-
-
-def test_the_python_example_finds_the_face(real_faces, tmp_path, monkeypatch, caplog):
-    """On a photograph and a film of it: where mediapipe is installed the faces are found."""
+def files_named(tmp_path, monkeypatch) -> None:
+    """Stand in a folder with the photograph and the video that the examples name."""
     photo = Path(__file__).parents[1] / "data" / "photo.jpg"
     shutil.copy(photo, tmp_path / "photo.jpg")
     make(tmp_path / "talk.mp4", [read_picture(photo)] * 3, sound="aac")
     monkeypatch.chdir(tmp_path)
-    caplog.set_level(logging.INFO)
     monkeypatch.setenv("TRIPORTRAIT_WEIGHTS", "")
-    code = python_of(README)
+
+
+def test_the_python_example_finds_the_face(real_faces, files_named, tmp_path, caplog):
+    """On a photograph and a video of it: where mediapipe is installed the faces are found."""
+    caplog.set_level(logging.INFO)
+    (code,) = re.findall(r"<!-- python -->\n```python\n(.*?)```\n<!-- /python -->", README, re.S)
     assert len(code.strip().splitlines()) == 5
     names: dict = {}
     exec(code, names)
@@ -45,6 +41,19 @@ def test_the_python_example_finds_the_face(real_faces, tmp_path, monkeypatch, ca
     if find_spec("mediapipe") is not None:
         assert names["frames"].tracker.seen == 3
         assert "middle square" not in caplog.text
+
+
+def test_the_examples_of_the_library_s_page_run(files_named):
+    page = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
+    first, *others = re.findall(r"```python\n(.*?)```", page, re.S)
+    exec(first, {})
+    with Pipeline.from_pretrained("demo", device="cpu") as pipe:
+        names = {"pipe": pipe, "pictures": [read_picture("photo.jpg")] * 2}
+        exec("".join(others), names)
+        assert names["front"].shape == names["near"].shape == (pipe.image_size, pipe.image_size, 3)
+        head = names["points"][names["on_the_head"]]
+        assert (head.abs().amax(0) < pipe.config.render.box_side / 2).all()
+        assert head[:, 2].max() > 0.25, "the face lies in front of the neck's joint"
 
 
 @pytest.mark.parametrize("job", JOBS)

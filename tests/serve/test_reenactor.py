@@ -20,13 +20,14 @@ from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Camera, Driving
 from triportrait.kernels.dispatch import use_backend
 from triportrait.serve import precision as precision_module
-from triportrait.serve.crop import to_float, to_size
 from triportrait.serve.faces.face import AlignedFace
-from triportrait.serve.memory import keep_freed_memory, return_freed_memory
-from triportrait.serve.parameters import HeadParameters, Tracking
+from triportrait.serve.freed_memory import keep_freed_memory, return_freed_memory
+from triportrait.serve.image_tensors import to_float, to_size
+from triportrait.serve.media.provenance.watermark import Watermark, mark
 from triportrait.serve.precision import sample_picture, use_precision
 from triportrait.serve.reenactor import Controls, PreparedSource, Reenactor
-from triportrait.serve.weights import load_weights
+from triportrait.serve.tracking_files import HeadParameters, Tracking
+from triportrait.serve.weight_loading import load_weights
 
 FRONT = fixed_camera()
 aligned = AlignedFace.whole
@@ -203,6 +204,24 @@ def test_a_static_source_has_its_planes_made_once(driving):
     assert np.abs(batch.astype(int) - one).max() <= 2
 
 
+def test_a_watermark_of_the_device_is_that_of_the_host(engine, source, driving):
+    """On a GPU the network's own pass marks pictures; here the same functions run on a CPU."""
+    head, cameras = engine.head(source, aligned(driving)), [FRONT, turned(FRONT, 0.3, 0.0)]
+    watermark = Watermark(0x1234567)
+    for (plain, marked), view in zip(
+        engine.marked_views(head, cameras, watermark.signs), engine.views(head, cameras), strict=True
+    ):
+        assert np.array_equal(plain, view)
+        assert np.array_equal(marked, watermark.mark(view))
+        assert not np.array_equal(marked, plain)
+    requests = [(source, aligned(driving), Controls()), (source, aligned(sample_picture(128)), Controls())]
+    plain = engine.reenact_many(requests)
+    signs = torch.stack([watermark.signs, torch.zeros(64)])
+    marked = engine.reenact_many(requests, signs)
+    assert np.array_equal(marked[0], watermark.mark(plain[0]))
+    assert np.array_equal(marked[1], plain[1]), "zeros leave a picture as it is"
+
+
 def test_numbers_that_are_not_finite_name_where_they_come_from(source, driving):
     engine = Reenactor(*load_weights("demo"))
     prepared = engine.prepare(aligned(sample_picture(128)))
@@ -312,14 +331,23 @@ def test_a_frame_asks_nothing_of_the_host(weights, tiny_weights, monkeypatch):
     picture = empty(128, 128, 3, dtype=torch.uint8)
     source = empty(64, 192), empty(48, 64, 64)
     grids = empty(12, 12, 12, 4), empty(6, 6, 6, 3)
+    pose = [300, c.neck.num_expression, 3, 3, 6]
+    mark(picture, empty(64))  # its tables are made once, in the runs before a capture
     # lists become tensors unseen by the dispatcher
     monkeypatch.setattr(torch, "tensor", lambda values, **k: listed.append(values) or torch.empty((), device="meta"))
     monkeypatch.setattr(torch.Tensor, "new_tensor", lambda own, values, **k: listed.append(values) or own.new_empty(()))
     with torch.inference_mode(), use_backend("reference"), _Forbidden() as seen:
-        (planes,) = engine._planes(picture, empty(2, 3), empty(1), empty(M), empty(M), *source)
-        views = [engine._view(planes, empty(16, 64, 64), empty(4, 4), empty(3, 3), *more) for more in ((), grids)]
+        (planes,) = engine._planes(picture, empty(9), empty(M), empty(M), *source)
+        necks = engine._neck_grids(pose, empty(sum(pose))) if weights == "demo" else grids  # FLAME's has a kernel
+        views = [
+            engine._view(planes, empty(16, 64, 64), empty(numbers), *more)
+            for numbers in (25, 89)
+            for more in ((), grids)
+        ]
     assert planes.shape == (1, 3, 64, 64, c.render.plane_width)
-    assert [[tuple(x.shape) for x in view] for view in views] == [[(1, 128, 128, 3), (1,)]] * 2
+    assert [grid.shape for grid in necks] == [grid.shape for grid in grids]
+    shapes = [[tuple(x.shape) for x in view] for view in views]
+    assert shapes == [[(1, 128, 128, 3), (1,)]] * 2 + [[(1, 128, 128, 3)] * 2 + [(1,)]] * 2
     assert not seen.found
     assert not listed
 

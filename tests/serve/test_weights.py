@@ -19,9 +19,9 @@ from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.weights import VARIABLE, log_weights, named_weights
 from triportrait.serve.faces.face import AlignedFace
-from triportrait.serve.parameters import Tracking
 from triportrait.serve.reenactor import Reenactor
-from triportrait.serve.weights import load_weights
+from triportrait.serve.tracking_files import Tracking
+from triportrait.serve.weight_loading import load_weights
 from triportrait.train.stages.initialize import initialize, initialize_motion
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from tests.log_json import log_objects
 from tests.serve.making import packets_of
 from tests.train import little, trained
 from triportrait import cli
@@ -207,8 +208,10 @@ def test_videos_are_written_frame_by_frame(tmp_path):
 def test_the_command_writes_a_video_and_a_picture(weights, tmp_path, capsys):
     out, png = tmp_path / "out.mp4", tmp_path / "frame.png"
     job = ["demo", str(out), "--weights", str(weights), "--seconds", "0.08", "--cast-heads", "1,0"]
-    assert cli.main([*job, "--frame", str(png)]) == 0
-    assert capsys.readouterr().out == f"{out}\n"
+    assert cli.main([*job, "--frame", str(png), "--log-json"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{out}\n"
+    log_objects(printed.err)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["frame.png", "out.mp4"]
     with av.open(str(out)) as container:
         stream = container.streams.video[0]
@@ -223,8 +226,9 @@ def test_the_command_writes_a_video_and_a_picture(weights, tmp_path, capsys):
     assert int(np.argmin(apart)) == first.liveliest()
     assert min(apart) < 2
     assert np.abs(found[1] - found[2]).mean() > 5, "the second head is the first"
-    assert cli.main(job) == 2
-    assert "--overwrite" in capsys.readouterr().err
+    assert cli.main([*job, "--log-json"]) == 2
+    (line,) = log_objects(capsys.readouterr().err)
+    assert "--overwrite" in line["message"]
     for file, marked in ((out, found), (png, [picture])):
         manifest = read_manifest(file) if installed() else None
         message = None

@@ -10,7 +10,7 @@ import pytest
 from tests.train import little, trained
 from triportrait import cli
 from triportrait.core.errors import InputError
-from triportrait.serve.weights import load_weights
+from triportrait.serve.weight_loading import load_weights
 from triportrait.train.data.pictures import open_set
 from triportrait.train.presets import STAGE_PRESETS
 

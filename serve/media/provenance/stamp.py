@@ -9,13 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from triportrait.core.checkpoint import weights_folder
 from triportrait.core.checksum import sha256
 from triportrait.core.errors import InputError
 from triportrait.serve.media.provenance.certificate import VARIABLE, find_identity
 from triportrait.serve.media.provenance.manifest import INSTALL, Claim, check_identity, installed, sign, why_not
-from triportrait.serve.media.provenance.watermark import Watermark, message_of
+from triportrait.serve.media.provenance.watermark import BITS, Watermark, message_of
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +79,16 @@ class Stamp:
     def signs(self) -> bool:
         """Whether there is somebody to sign."""
         return self._identity is not None
+
+    @property
+    def marks(self) -> bool:
+        """Whether pictures are marked."""
+        return self._watermark is not None
+
+    @property
+    def watermark_signs(self) -> Tensor:
+        """The watermark for `watermark.mark`, [64]; zeros, which leave a picture as it is, where there is none."""
+        return torch.zeros(BITS) if self._watermark is None else self._watermark.signs
 
     def mark(self, image: np.ndarray) -> np.ndarray:
         """A picture, uint8 [H, W, 3], with the watermark if there is to be one."""

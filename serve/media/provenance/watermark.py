@@ -76,6 +76,10 @@ class Read:
 class Watermark:
     """Marks pictures with a message.
 
+    Attributes:
+        message: 28 bits.
+        signs: [64], the word of the message as +1 and -1, on the CPU.
+
     Args:
         message: 28 bits, such as `message_of(sha256)`.
 
@@ -86,7 +90,7 @@ class Watermark:
         if not 0 <= message < 1 << MESSAGE_BITS:
             raise ValueError(f"message: expected 0 to 2**{MESSAGE_BITS} - 1, got {message}")
         self.message = message
-        self._signs = 2.0 * torch.tensor(codeword(message), dtype=torch.float32) - 1
+        self.signs = 2.0 * torch.tensor(codeword(message), dtype=torch.float32) - 1
 
     @torch.no_grad()
     def mark(self, image: Image) -> Image:
@@ -99,42 +103,52 @@ class Watermark:
         Raises: `ValueError` for another shape or type.
         """
         pictures = _pictures(image)
-        marked = self._mark(pictures).reshape(image.shape)
+        marked = mark(pictures, self.signs.to(pictures.device)).reshape(image.shape)
         return marked.numpy() if isinstance(image, np.ndarray) else marked
 
-    def _mark(self, pictures: Tensor) -> Tensor:
-        height, width = pictures.shape[1:3]
-        device = pictures.device
-        wanted = self._signs.to(device)
-        fine = _fineness(height, width)
-        across = _tiling(height, width, fine)
-        cells = _tables(device).cells.shape[1]
-        y = _tiles(pictures, across)  # [N, T, SIDE, SIDE]
-        measured, weight = _measure(y)
-        cover = (1 / weight - _FLOOR**2).clamp(min=0).sqrt() / _COVER
-        room = (_BARE + (1 - _BARE) * cover).clamp(max=1)
-        room = room * (y / _FROM_BLACK).clamp(max=1) * ((255 - y) / _FROM_WHITE).clamp(0, 1)
-        z = _sums(measured) * wanted
-        response = (weight * room).mean((2, 3)).sum(1, keepdim=True).clamp(min=1e-9) * cells
-        # The largest margin whose change stays inside the contrast.
-        spread = _spread(measured).clamp(min=_FLAT_SPREAD * math.sqrt(y.shape[1]))
-        allowed = (CONTRAST * y.shape[1] ** -SHARED / weight.mean((1, 2, 3)).sqrt()).clamp(WEAKEST, STRONGEST)
-        margins = torch.linspace(*_MARGINS, device=device)[:, None]
-        lacking = (margins * spread[:, None] - z[:, None]).clamp(min=0) / response[:, None]  # [N, margins, BITS]
-        rms = (lacking.square().sum(2) * cells).sqrt() / SIDE * room.square().mean((1, 2, 3)).sqrt()[:, None]
-        chosen = ((rms <= allowed[:, None]).sum(1, keepdim=True) - 1).clamp(min=0)
-        target = margins[chosen, 0] * spread
-        strength = (target - z).clamp(min=0) / response
-        change = room * _pattern(strength * wanted)[:, None]
-        # Where contrast varies bits speak into each other; a second look mends it.
-        z = z + _sums(_cells(weight * change)) * wanted
-        strength = strength + (target - z).clamp(min=0) / response
-        change = room * _pattern(strength * wanted)[:, None]
-        # A fixed pattern of thresholds instead of rounding: a change below half a level would be lost.
-        step = torch.floor(_whole(change, across, (height, width)) + _thresholds(height, width, device))
-        # Spread over the colours before the sum: a sum that repeats every three bytes is not vectorised.
-        colours = step.short()[..., None].expand(pictures.shape).contiguous()
-        return colours.add_(pictures).clamp_(0, 255).byte()
+
+@torch.no_grad()
+def mark(pictures: Tensor, signs: Tensor) -> Tensor:
+    """Mark pictures on their device, with nothing that waits for it or comes from the host: a graph can capture it.
+
+    Args:
+        pictures: uint8 [N, H, W, 3] RGB.
+        signs: [64] or [N, 64], the words of the messages as +1 and -1; a row of zeros leaves its picture as it is.
+
+    Returns:
+        uint8 [N, H, W, 3].
+    """
+    height, width = pictures.shape[1:3]
+    device = pictures.device
+    fine = _fineness(height, width)
+    across = _tiling(height, width, fine)
+    cells = _tables(device).cells.shape[1]
+    y = _tiles(pictures, across)  # [N, T, SIDE, SIDE]
+    measured, weight = _measure(y)
+    cover = (1 / weight - _FLOOR**2).clamp(min=0).sqrt() / _COVER
+    room = (_BARE + (1 - _BARE) * cover).clamp(max=1)
+    room = room * (y / _FROM_BLACK).clamp(max=1) * ((255 - y) / _FROM_WHITE).clamp(0, 1)
+    z = _sums(measured) * signs
+    response = (weight * room).mean((2, 3)).sum(1, keepdim=True).clamp(min=1e-9) * cells
+    # The largest margin whose change stays inside the contrast.
+    spread = _spread(measured).clamp(min=_FLAT_SPREAD * math.sqrt(y.shape[1]))
+    allowed = (CONTRAST * y.shape[1] ** -SHARED / weight.mean((1, 2, 3)).sqrt()).clamp(WEAKEST, STRONGEST)
+    margins = torch.linspace(*_MARGINS, device=device)[:, None]
+    lacking = (margins * spread[:, None] - z[:, None]).clamp(min=0) / response[:, None]  # [N, margins, BITS]
+    rms = (lacking.square().sum(2) * cells).sqrt() / SIDE * room.square().mean((1, 2, 3)).sqrt()[:, None]
+    chosen = ((rms <= allowed[:, None]).sum(1, keepdim=True) - 1).clamp(min=0)
+    target = margins[chosen, 0] * spread
+    strength = (target - z).clamp(min=0) / response
+    change = room * _pattern(strength * signs)[:, None]
+    # Where contrast varies bits speak into each other; a second look mends it.
+    z = z + _sums(_cells(weight * change)) * signs
+    strength = strength + (target - z).clamp(min=0) / response
+    change = room * _pattern(strength * signs)[:, None]
+    # A fixed pattern of thresholds instead of rounding: a change below half a level would be lost.
+    step = torch.floor(_whole(change, across, (height, width)) + _thresholds(height, width, device))
+    # Spread over the colours before the sum: a sum that repeats every three bytes is not vectorised.
+    colours = step.short()[..., None].expand(pictures.shape).contiguous()
+    return colours.add_(pictures).clamp_(0, 255).byte()
 
 
 class Reader:
@@ -248,7 +262,7 @@ def _tiles(pictures: Tensor, across: tuple[int, int]) -> Tensor:
         planes = planes if planes.device.type == "cpu" else planes.float()  # bytes are resized on the CPU alone
         planes = F.interpolate(planes, size=size, mode="bilinear", antialias=True, align_corners=False)
         pictures = planes.permute(0, 2, 3, 1)
-    luma = pictures.float() @ torch.tensor([0.299, 0.587, 0.114], device=pictures.device)
+    luma = pictures.float() @ _tables(pictures.device).luma
     return luma.view(-1, across[0], SIDE, across[1], SIDE).transpose(2, 3).reshape(len(luma), -1, SIDE, SIDE)
 
 
@@ -262,6 +276,7 @@ def _whole(tiles: Tensor, across: tuple[int, int], size: tuple[int, int]) -> Ten
 
 @dataclass(frozen=True)
 class _Tables:
+    luma: Tensor  # [3] the shares of red, green and blue
     basis: Tensor  # [C, SIDE] cosines, orthonormal
     band: Tensor  # [C, C]
     taps: Tensor  # [SIDE, SIDE] the blur
@@ -286,6 +301,7 @@ def _tables(device: torch.device) -> _Tables:
     rings = [inside[i : i + BITS] for i in range(0, len(inside) - BITS + 1, BITS)]
     rows = list(zip(*(sorted(ring, key=lambda cell: hashes[cell]) for ring in rings), strict=True))
     return _Tables(
+        torch.tensor([0.299, 0.587, 0.114], device=device),
         basis.float().to(device),
         band.float().to(device),
         (taps / taps.sum(1, keepdim=True)).float().to(device),

@@ -1,7 +1,7 @@
-"""The source picture and the driving frames, each with what is known of its face.
+"""Opens the source picture and the driving clip, each with what is known of its faces.
 
-Published per-picture files win, then landmarks in files; where neither is, faces are found. Without a finder the middle
-square of a picture counts as aligned.
+Published per-picture files are used first, then landmarks in files; where there are neither, faces are found. Without a
+face detector the middle square of a picture counts as aligned.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from triportrait.serve.media.pictures.file_type import is_picture
 from triportrait.serve.media.pictures.picture_file import read_picture
 from triportrait.serve.media.pictures.picture_folder import left_out, sorted_folder
 from triportrait.serve.media.video.clips import Clip, Frame, open_clip
-from triportrait.serve.parameters import PICTURES, TrackedFolder, Tracking, beside
+from triportrait.serve.tracking_files import PICTURES, TrackedFolder, Tracking, beside
 
 Known = TrackedFolder | KnownFaces
 
@@ -40,7 +40,7 @@ class Frames(Iterator[Frame], Protocol):
 
 Progress = Callable[[Frames, int], Frames]
 FEW_FRAMES = 100  # of a clip with no more, each is looked at
-MOST_SOURCE_FRAMES = 250  # of a film that is the portrait, in which a face is looked for
+MOST_SOURCE_FRAMES = 250  # of a video that is the portrait, in which a face is looked for
 
 logger = logging.getLogger(__name__)
 
@@ -61,13 +61,13 @@ def known_of(picture: Path, folder: Path | None) -> Known | None:
 
 @dataclass(frozen=True, eq=False)
 class SourcePicture:
-    """The portrait and its face.
+    """Holds the portrait and its face.
 
     Attributes:
         name: its file, or "source" where it came as pixels.
         image: uint8 [H, W, 3].
-        tracking: of the published files, for a picture that is aligned.
-        face: in a raw picture. Where neither is known the middle square is taken.
+        tracking: what the published files say of an aligned picture.
+        face: the face in a raw picture. Where there is neither, the middle square is taken.
         faces: how many were found; None where none was looked for.
     """
 
@@ -78,13 +78,13 @@ class SourcePicture:
     faces: int | None = None
 
     def sha256(self) -> str:
-        """The checksum by which a manifest names the portrait: of its file, or of its pixels where it has none."""
+        """Compute the SHA-256 by which a manifest names the portrait: of its file, or of its pixels without one."""
         if isinstance(self.name, Path):
             return checksum.sha256(self.name)
         return hashlib.sha256(np.ascontiguousarray(self.image).tobytes()).hexdigest()
 
     def aligned(self, size_px: int, flame: bool) -> AlignedFace:
-        """Cut out the face; `size_px` and `flame` as in `FaceTracker`."""
+        """Cut out the face; `size_px` and `flame` are those of `FaceTracker`."""
         if self.face is None:
             return AlignedFace.middle(self.image, size_px, self.tracking)
         placed = align(self.face.alignment)
@@ -93,15 +93,15 @@ class SourcePicture:
 
 
 def find_face(
-    name: Path | str, image: np.ndarray, provider: FaceProvider | None, number: int | None, must: bool
+    name: Path | str, image: np.ndarray, provider: FaceProvider | None, number: int | None, required: bool
 ) -> SourcePicture:  # fmt: skip
-    """A portrait whose face no file knows.
+    """Find the face of a portrait that no file tells.
 
     Args:
         name, image: as in `SourcePicture`.
-        provider: who finds faces; None takes the middle square.
+        provider: what finds faces; None takes the middle square.
         number: which face, counted from the left; the largest by default.
-        must: a picture without a face is refused.
+        required: refuse a picture without a face.
 
     Raises:
         InputError: the picture has no face, or not as many.
@@ -110,21 +110,21 @@ def find_face(
         return SourcePicture(name, image)
     faces = [face for face in provider.find(image) if _lies_in(face, image)]
     face = chosen(faces, number)
-    if face is None and (must or faces):
+    if face is None and (required or faces):
         raise InputError(_too_few_faces(name, len(faces), number))
     return SourcePicture(name, image, face=face, faces=len(faces))
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A portrait's file, and the files that know its face."""
+    """Names the file of a portrait, and those that tell where its face is."""
 
     path: Path
     known: Known | None
 
     @property
     def files(self) -> list[Path]:
-        """Every file that is read."""
+        """List every file that is read."""
         return [self.path, *([] if self.known is None else self.known.files(self._names()))]
 
     def _names(self) -> list[str]:
@@ -133,26 +133,26 @@ class SourceFile:
         return [] if self.known is None else self.known.names[:1]
 
     def read(
-        self, finder: Callable[[], FaceProvider | None], number: int | None = None, must: bool = False
+        self, finder: Callable[[], FaceProvider | None], number: int | None = None, required: bool = False
     ) -> SourcePicture:
-        """The picture and its face.
+        """Read the picture and find its face.
 
         Args:
-            finder: gives who finds faces; asked only where no file knows.
-            number, must: as in `find_face`.
+            finder: gives what finds faces; called only where no file tells.
+            number, required: as in `find_face`.
 
         Raises:
             InputError: the picture or its files are damaged; it has no face, or not as many.
         """
-        film = None
+        video = None
         if is_picture(self.path) or not self.path.exists():
             image = read_picture(self.path, lambda words: logger.info("source: %s: %s", self.path, words))
         else:
-            film = open_clip(self.path)
-            with closing(film.frames(1)) as frames:
+            video = open_clip(self.path)
+            with closing(video.frames(1)) as frames:
                 image = next(frames).image
-        if film is not None and self.known is not None:
-            logger.info("source: the first frame of %s", self.path)
+            if self.known is not None:
+                logger.info("source: the first frame of %s", self.path)
         if isinstance(self.known, TrackedFolder):
             return SourcePicture(self.path, image, self.known.at(self.path.stem))
         if self.known is not None:
@@ -163,17 +163,17 @@ class SourceFile:
                                  "track the face again")  # fmt: skip
             return SourcePicture(self.path, image, face=face)
         provider = finder()
-        if film is not None:
-            image = self._frame(film, image, provider, number)
-        return find_face(self.path, image, provider, number, must)
+        if video is not None:
+            image = self._frame(video, image, provider, number)
+        return find_face(self.path, image, provider, number, required)
 
     def _frame(
-        self, film: Clip, first: np.ndarray, provider: FaceProvider | None, number: int | None
+        self, video: Clip, first: np.ndarray, provider: FaceProvider | None, number: int | None
     ) -> np.ndarray:  # fmt: skip
-        """The frame of a film that is the portrait: the first with face `number`, else the first with any face."""
+        """Choose the frame of a video that is the portrait: the first with face `number`, else with any face."""
         for least_faces in () if provider is None else dict.fromkeys((number or 1, 1)):
             assert provider is not None
-            with closing(film.frames()) as frames:
+            with closing(video.frames()) as frames:
                 looked = first_face(frames, provider, least_faces, most=MOST_SOURCE_FRAMES)
             if looked.frame is not None and looked.frame.index:
                 shows = "a face" if least_faces == 1 else f"{least_faces} faces"
@@ -203,10 +203,10 @@ def find_source(path: Path, folder: Path | None) -> SourceFile:
     """Find the portrait: a picture, the first of a folder, or a video.
 
     Args:
-        folder: with the files of its face, see `known_of`.
+        folder: holds the files of its face, see `known_of`.
 
     Raises:
-        InputError: `known_of` finds none in the folder, or there is no picture.
+        InputError: the folder holds no such files, or there is no picture.
     """
     if path.is_dir():
         pictures, others = sorted_folder(path / PICTURES if (path / PICTURES).is_dir() else path)
@@ -219,19 +219,19 @@ def find_source(path: Path, folder: Path | None) -> SourceFile:
 
 @dataclass(eq=False)
 class DrivingFrames:
-    """The driving clip and what is known of the faces in it.
+    """Holds the driving clip and what is known of the faces in it.
 
     Attributes:
         name: what sentences call it.
         clip: its frames.
-        known, names: files that know its faces; those of frame i are called `names[i]`.
+        known, names: the files that tell where its faces are; those of frame i are called `names[i]`.
     """
 
     name: Path | str
     clip: Clip
     known: Known | None = None
     names: Sequence[str] = ()
-    _num_told: int = 0
+    _num_reported: int = 0
 
     @classmethod
     def open(cls, path: Path, folder: Path | None, limit: int | None) -> DrivingFrames:
@@ -239,7 +239,7 @@ class DrivingFrames:
 
         Args:
             folder: where those are; None looks beside the clip.
-            limit: only so many frames are asked for.
+            limit: how many frames are asked for; None: all.
 
         Raises:
             InputError: something is missing, damaged or too few.
@@ -249,7 +249,7 @@ class DrivingFrames:
 
     @classmethod
     def of(cls, name: Path | str, clip: Clip, known: Known | None, limit: int | None) -> DrivingFrames:
-        """A clip with the files of its faces.
+        """Join a clip and the files of its faces, which are checked.
 
         Raises:
             InputError: one is damaged, or they are too few for the frames that are asked for.
@@ -263,38 +263,39 @@ class DrivingFrames:
             least = max(1, clip.least_count)
             if len(names) < (least if limit is None else min(least, limit)):
                 raise _too_few(known, len(names), clip)
-        # Seconds at most, before minutes of work that one damaged file in the middle would lose.
+        # This takes seconds, and saves minutes of work where one file in the middle is damaged.
         known.check(names[:limit][: clip.frame_count])
         return cls(name, clip, known, names)
 
     @property
     def files(self) -> list[Path]:
-        """Every file that is read."""
+        """List every file that is read."""
         return [*self.clip.files, *([] if self.known is None else self.known.files(self.names))]
 
     @property
     def tracked(self) -> TrackedFolder | None:
-        """The published files, which count the frames as aligned."""
+        """Return the published files, beside which frames count as aligned; None where there are none."""
         return self.known if isinstance(self.known, TrackedFolder) else None
 
     def new_warnings(self) -> list[str]:
-        """What the clip had to warn of since this was last asked."""
-        warnings = self.clip.warnings[self._num_told :]
-        self._num_told = len(self.clip.warnings)
+        """Return the clip's warnings since the last call."""
+        warnings = self.clip.warnings[self._num_reported :]
+        self._num_reported = len(self.clip.warnings)
         return warnings
 
     def look(
-        self, provider: FaceProvider, limit: int | None, must: bool, progress: Progress = lambda frames, total: frames
-    ) -> None:
-        """See whether the clip shows a face, before any work; a long one is looked through in its beginning alone.
+        self, provider: FaceProvider, limit: int | None, required: bool,
+        progress: Progress = lambda frames, total: frames,
+    ) -> None:  # fmt: skip
+        """See whether the clip shows a face, before any work; of a long one only the beginning is looked through.
 
         Args:
-            limit: only so many frames are asked for.
-            must: a clip without a face is refused; else a warning says so.
+            limit: how many frames are asked for; None: all.
+            required: refuse a clip without a face; else a warning says so.
             progress: wraps the frames, whose number is at most `total`, in a bar.
 
         Raises:
-            InputError: no frame shows a face, or none that is short enough to be looked through shows one.
+            InputError: a face is required, the whole clip was looked through, and no frame shows one.
         """
         total = min(self.clip.frame_count or MOST_LOOKED_AT, limit or MOST_LOOKED_AT, MOST_LOOKED_AT)
         few = total <= FEW_FRAMES
@@ -308,7 +309,7 @@ class DrivingFrames:
                 "%s: none of its first %d frames shows a face; until one comes the portrait keeps its own expression",
                 name, looked.count,
             )  # fmt: skip
-        elif must:
+        elif required:
             raise InputError(
                 f"{name}: {none} in {_frames(looked.count)}; give another, or --faces none if it is aligned already"
             )
@@ -319,7 +320,7 @@ class DrivingFrames:
             )  # fmt: skip
 
     def face(self, frame: Frame, tracker: FaceTracker) -> AlignedFace:
-        """The face in a frame; the tracker is asked where no published file knows.
+        """Return the face in a frame; the tracker follows it where no published file tells.
 
         Raises:
             InputError: its files are missing or damaged.

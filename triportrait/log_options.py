@@ -1,4 +1,4 @@
-"""Where the sentences of a command go: every module logs to `logging.getLogger(__name__)`, and the command shows it.
+"""Shows what a command logs: every module logs to `logging.getLogger(__name__)`, and the command adds the handler.
 
 A host program that imports triportrait decides by itself: the library adds no handler and sets no level.
 """
@@ -21,7 +21,7 @@ HELP = """every job takes besides:
 
 @dataclass(frozen=True)
 class LogOptions:
-    """What a command shows of what is logged.
+    """Says what a command shows of its log.
 
     Attributes:
         level: records below it are not shown.
@@ -33,12 +33,12 @@ class LogOptions:
 
     @property
     def verbose(self) -> bool:
-        """Whether an error is shown with the place that it came from."""
+        """Tell whether an error is shown with the place that it came from."""
         return self.level <= logging.DEBUG
 
     @classmethod
     def taken_from(cls, arguments: Sequence[str]) -> tuple[LogOptions, list[str]]:
-        """The options that every job takes, and the arguments without them; what follows `--` is left alone."""
+        """Split the options that every job takes from the other arguments; what follows `--` is left alone."""
         level, as_json, rest = logging.INFO, False, list[str]()
         arguments = list(arguments)
         end = arguments.index("--") if "--" in arguments else len(arguments)
@@ -57,7 +57,7 @@ class LogOptions:
 
 @contextmanager
 def shown_logs(options: LogOptions) -> Iterator[None]:
-    """While a command runs, show what triportrait logs on the standard error.
+    """Show on the standard error what triportrait logs while a command runs.
 
     As JSON it shows the warnings of Python and of other libraries as well, so that every line is an object. Of the
     processes that a launcher started, the first one speaks, and the others of errors alone.

@@ -1,4 +1,4 @@
-"""The published per-picture files: camera, shape, expression and pose as 437 numbers, and 68 landmarks.
+"""Reads the published per-picture files: camera, shape, expression and pose as 437 numbers, and 68 landmarks.
 
 clip/align_images/00001.png              the aligned picture
 clip/3dldmks_align/00001.npy             [68, 2 or 3] landmarks, pixels of the aligned 512² picture, y down
@@ -48,7 +48,7 @@ SMALLEST_FACE_PX = 1.0  # between the farthest two of the three points that plac
 
 @dataclass(frozen=True)
 class HeadParameters:
-    """FLAME parameters and camera of one picture.
+    """Holds the FLAME parameters and the camera of one picture.
 
     Attributes:
         camera: one camera, the head's full pose in it.
@@ -65,14 +65,14 @@ class HeadParameters:
 
 @dataclass(frozen=True)
 class Tracking:
-    """What is known of the face in one picture: either may be missing."""
+    """Holds what is known of the face in one picture; either may be missing."""
 
     parameters: HeadParameters | None = None
     landmarks: Tensor | None = None  # [1, 68, 2 or 3]
 
 
 class TrackedFolder:
-    """The per-picture files beside a folder of aligned pictures, found by name or by order."""
+    """Reads the per-picture files beside a folder of aligned pictures, found by name or by order."""
 
     def __init__(self, root: Path) -> None:
         """Look at what is there.
@@ -90,13 +90,13 @@ class TrackedFolder:
 
     @property
     def names(self) -> list[str]:
-        """The names without ending that have files, in the order people number them; hidden files are left out."""
+        """List the names without ending that have files, in the order people number them; hidden files are left out."""
         folder = self.parameters or self.landmarks
         assert folder is not None
         return files_by_name(folder)
 
     def files(self, names: Sequence[str]) -> list[Path]:
-        """The files of these pictures, whether they are there or not."""
+        """List the files of these pictures, whether they are there or not."""
         folders = [folder for folder in (self.parameters, self.landmarks) if folder is not None]
         return [folder / f"{name}.npy" for name in names for folder in folders]
 
@@ -111,7 +111,7 @@ class TrackedFolder:
             self.at(name)
 
     def at(self, name: str) -> Tracking:
-        """The files of one picture.
+        """Read the files of one picture.
 
         Raises:
             InputError: a file is missing or damaged: a picture without its parameters would move differently unseen.
@@ -122,7 +122,7 @@ class TrackedFolder:
 
 
 def beside(picture: Path) -> TrackedFolder | None:
-    """The tracked folder of a picture that lies in a published clip folder, else None."""
+    """Open the tracked folder of a picture that lies in a published clip folder; None for any other picture."""
     if picture.parent.name != PICTURES:
         return None
     root = picture.parent.parent
@@ -131,13 +131,13 @@ def beside(picture: Path) -> TrackedFolder | None:
 
 
 def files_by_name(folder: Path) -> list[str]:
-    """The names without ending of a folder's .npy files, in the order people number them; hidden ones are left out."""
+    """List a folder's .npy files without ending, in the order people number them; hidden ones are left out."""
     files = [path for path in folder.glob("*.npy") if not path.name.startswith(".")]
     return [path.stem for path in sorted(files, key=as_people_count)]
 
 
 def check_files(files: Sequence[Path]) -> None:
-    """Raises: `InputError` for the first that is not there."""
+    """Check that files exist. Raises: `InputError` for the first that does not."""
     for path in files:
         if not path.exists():
             raise _missing(path)

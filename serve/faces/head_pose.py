@@ -1,4 +1,4 @@
-"""How a head is turned, off its landmarks: the rotation that brings a frontal mean face onto them.
+"""Reads off landmarks how a head is turned: by the rotation that brings a frontal mean face onto them.
 
 The axes are the neck's: x right, y up, z to the viewer, so that a nod is about x, positive downwards.
 """
@@ -12,7 +12,7 @@ from triportrait.core.motion.flame import rotation_matrices
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.types import Camera
 from triportrait.serve.faces.face import Face
-from triportrait.serve.parameters import LENGTHS, HeadParameters
+from triportrait.serve.tracking_files import LENGTHS, HeadParameters
 
 # Landmarks that no expression moves much: bridge and wings of the nose, corners of the eyes.
 RIGID = (27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 39, 42, 45)
@@ -63,7 +63,7 @@ def rotation_between(reference: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
 
 def matrix_of(vector: np.ndarray) -> np.ndarray:
-    """Rotation vector [3], radians -> [3, 3]."""
+    """Compute the rotation [3, 3] of a vector [3] in radians."""
     return rotation_matrices(torch.from_numpy(np.asarray(vector, np.float64))).numpy()
 
 
@@ -75,7 +75,7 @@ def vector_of(matrix: np.ndarray) -> np.ndarray:
 
 
 def _quaternion(matrix: np.ndarray) -> np.ndarray:
-    """[4] w, x, y, z with w ≥ 0: the eigenvector, so that no angle is a special case."""
+    """Compute [4] w, x, y, z with w ≥ 0, as an eigenvector, so that no angle is a special case."""
     (a, b, c), (d, e, f), (g, h, i) = matrix
     k = np.array(
         [
@@ -90,7 +90,7 @@ def _quaternion(matrix: np.ndarray) -> np.ndarray:
 
 
 def parameters_of(turn: np.ndarray, flame: bool = False) -> HeadParameters:
-    """FLAME parameters of a head that is turned: everything else is 0, the mean face at rest.
+    """Make FLAME parameters of a turned head: everything else is 0, the mean face at rest.
 
     Args:
         turn: [3, 3], from `turn_of`.

@@ -1,4 +1,4 @@
-"""Pictures of bytes become the numbers that the network reads, and back; `serve.faces` aligns raw pictures."""
+"""Converts uint8 pictures to tensors that the network reads, and back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def to_size(image: np.ndarray, size_px: int) -> np.ndarray:
-    """The middle square of uint8 [H, W, 3] at size_px x size_px (Lanczos)."""
+    """Resize the middle square of uint8 [H, W, 3] to size_px x size_px (Lanczos)."""
     height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

@@ -15,7 +15,7 @@ import torch
 from tests.serve.faces import landmarks, parameters
 from tests.serve.making import as_a_stranger
 from triportrait.core.errors import InputError
-from triportrait.serve.parameters import TrackedFolder, beside, read_landmarks, read_parameters
+from triportrait.serve.tracking_files import TrackedFolder, beside, read_landmarks, read_parameters
 
 
 def test_the_437_numbers_in_their_order(tmp_path):

@@ -1,4 +1,4 @@
-"""A checkout without symbolic links is refused in one sentence, when it is imported and when it is installed.
+"""Refuses a checkout without symbolic links in one sentence, when it is imported and when it is installed.
 
 A git that makes no links (on Windows, without Developer Mode) leaves small text files in their places.
 """
@@ -10,8 +10,8 @@ from pathlib import Path
 FOLDERS = ("core", "kernels", "profiling", "serve", "train")
 
 
-def check_links(package: Path = Path(__file__).parent) -> None:
-    """See that the folders of the package are folders.
+def check_checkout(package: Path = Path(__file__).parent) -> None:
+    """Check that the folders of the package are folders.
 
     Raises:
         ImportError: they are the text files of a checkout without symbolic links.

@@ -1,4 +1,4 @@
-"""Weights by the name that a user gives them: to networks that run, and copied into a folder."""
+"""Loads weights by the name that a user gives them, and copies them into a folder."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.network_kind import REENACTMENT, check_network
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.rule import rule_motion_encoder, rule_portrait
-from triportrait.core.weights import VARIABLE as VARIABLE  # named where weights are
-from triportrait.core.weights import named_weights
+from triportrait.core.weights import DEMO, named_weights
 from triportrait.serve.media.output_file import writing
 
 RULE = "rule"
@@ -50,8 +49,13 @@ def load_weights(weights: str | None, static: bool = False) -> tuple[Portrait4D,
     return load_pair(folder)
 
 
+def need_faces(weights: str) -> bool:
+    """Tell whether pictures must show a face: the demo weights know heads that need not look like one."""
+    return weights not in (DEMO, RULE)
+
+
 def files_of(weights: str) -> FileStates:
-    """The files of weights, each with its size and its time, by which a later change is seen; none for `rule`."""
+    """List the files of weights with size and time, by which a later change is seen; none for `rule`."""
     if weights == RULE:
         return {}
     stats = {file: file.stat() for file in _weight_files(weights_folder(weights))}

@@ -1,4 +1,4 @@
-"""Relative motion: the portrait starts as it is and changes as the driving face does since its first frame.
+"""Makes motion relative: the portrait starts as it is and changes as the driving face does since its first frame.
 
     v = v_s + (v_d - v_d0),   R = R_d R_d0ᵀ R_s
 
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from triportrait.core.types import Camera
 from triportrait.serve.faces.face import AlignedFace
-from triportrait.serve.faces.pose import matrix_of, parameters_of
-from triportrait.serve.parameters import HeadParameters, Tracking
+from triportrait.serve.faces.head_pose import matrix_of, parameters_of
 from triportrait.serve.reenactor import Reenactor
+from triportrait.serve.tracking_files import HeadParameters, Tracking
 
 
 class Relative:
@@ -35,7 +35,7 @@ class Relative:
         self._neutral: Tensor | None = None
 
     def __call__(self, face: AlignedFace) -> tuple[AlignedFace, Tensor | None]:
-        """The driving face with the turn of its neck made relative, and v_d0 (None for a static source)."""
+        """Return the driving face with the turn of its neck made relative, and v_d0 (None for a static source)."""
         if self._first is None:
             self._first = face
             self._neutral = None if self._reenactor.static else self._reenactor.motion(face)

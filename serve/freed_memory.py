@@ -1,4 +1,4 @@
-"""Freed memory: at hand while frames are made, which would ask for the same pages again and again, then returned."""
+"""Keeps freed memory while frames are made, which would ask for the same pages again and again; then returns it."""
 
 from __future__ import annotations
 

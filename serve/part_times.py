@@ -1,4 +1,4 @@
-"""How long each part of the network takes, measured from outside by hooks: the network itself knows no clock."""
+"""Measures by hooks how long each part of the network takes: the network itself knows no clock."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class PartTimes:
         self.calls[name] = self.calls.get(name, 0) + 1
 
     def table(self) -> str:
-        """One line a part: calls, milliseconds a call, seconds in all."""
+        """Print one line a part: calls, milliseconds a call, seconds in all."""
         width = max(map(len, self.seconds), default=4)
         lines = [f"{'part':{width}}  calls   ms/call   s in all"]
         for name, seconds in self.seconds.items():

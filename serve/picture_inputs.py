@@ -1,4 +1,4 @@
-"""What a Python program hands over: pictures as paths, PIL images or arrays, and films as iterables of these."""
+"""Reads what a Python program hands over: pictures as paths, PIL images or arrays, or iterables of these."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _check_size(name: str, width: int, height: int) -> None:
 
 
 class PictureStream(Clip):
-    """A clip of pictures that a program makes one by one; each is read when it is asked for and then let go.
+    """Reads pictures that a program makes one by one as a clip; each when its frame is asked for, and none is kept.
 
     Args:
         pictures: of any kind that `to_picture` takes.
