@@ -1,4 +1,4 @@
-"""Files and folders that appear under their names whole or not at all.
+"""Files and folders appear under their names whole or not at all.
 
 The package writes every result through this module. It lies in `core`, because weights are written there, and below
 `serve.media` and `train`, which both build on it.

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from triportrait.core.atomic import replacing
 from triportrait.core.config import PRESETS, ModelConfig
@@ -29,10 +29,10 @@ from triportrait.core.files import check_tensor_file, read_json
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.flame import rescale_flame
 from triportrait.core.motion.neck import NeckField
+from triportrait.core.motion.polynomial_neck import PolynomialNeck
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
-from triportrait.core.motion.turning import TurningNeck
 from triportrait.core.portrait import Portrait4D
-from triportrait.core.sentences import LONGEST_NAME, literal, shown
+from triportrait.core.sentences import LONGEST_NAME, listed, literal, shown
 from triportrait.core.weights import DEMO, DEMO_FOLDER
 
 FORMAT = 1
@@ -41,6 +41,7 @@ _SMALL_SIZES = {"motion_width": 4096, "crop_size": 1024, "widths": 4096}  # the 
 LISTED = 5  # names shown per kind of disagreement
 STORED = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool,
           torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # fmt: skip
+Filled = TypeVar("Filled", bound=nn.Module)
 UNTRACKED = "num_batches_tracked"  # a counter of training that evaluation never reads
 
 
@@ -149,7 +150,7 @@ def read_card(folder: Path, kind: str) -> dict[str, Any]:
         if sentence := _training_folder(folder):
             raise InputError(sentence) from error
         files = sorted(p.name for p in folder.iterdir() if p.suffix in (".json", ".safetensors"))
-        holds = f"it holds {_some(files)}" if files else "it holds no weights"
+        holds = f"it holds {listed(files)}" if files else "it holds no weights"
         raise InputError(
             f"{path}: no such file in the weights folder, {holds}; convert the published file into it"
         ) from error
@@ -168,8 +169,8 @@ def read_card(folder: Path, kind: str) -> dict[str, Any]:
             f"{literal(card_kind, LONGEST_NAME)}; convert the weights again"
         )
     if unknown := card.keys() - _FIELDS:
-        raise InputError(f"{path}: expected {', '.join(sorted(_FIELDS))}, got {_some(unknown)} beside them; convert "
-                         "the weights again")  # fmt: skip
+        expected, got = ", ".join(sorted(_FIELDS)), listed(sorted(unknown))
+        raise InputError(f"{path}: expected {expected}, got {got} beside them; convert the weights again")
     if not isinstance(card.get("provenance", {}), dict):
         raise InputError(f"{path}: provenance: expected an object, got {literal(card['provenance'])}; convert again")
     return card
@@ -252,15 +253,12 @@ def build_portrait(config: ModelConfig, tensors: Mapping[str, Tensor], origin: s
     """
     with torch.device("meta"):
         portrait = Portrait4D(config)
-    expected = {name: tuple(t.shape) for name, t in portrait.state_dict().items()}
-    check_names(expected, tensors, origin, f"preset {shown(config.preset)}")
-    portrait.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
-    return portrait.eval().requires_grad_(False)
+    return _filled(portrait, tensors, origin, f"preset {shown(config.preset)}")
 
 
 def _load_neck(
     folder: Path, config: ModelConfig, tables: Mapping[str, Tensor]
-) -> NeckField | TurningNeck | None:  # fmt: skip
+) -> NeckField | PolynomialNeck | None:  # fmt: skip
     flame = {name.removeprefix("neck.flame."): t for name, t in tables.items() if name.startswith("neck.flame.")}
     mesh = {name.removeprefix("neck.mesh."): t for name, t in tables.items() if name.startswith("neck.mesh.")}
     if not flame and os.path.lexists(folder / "flame.safetensors"):
@@ -272,7 +270,7 @@ def _load_neck(
         return None
     if (sizes := read_card(folder, "neck").get("config")) is not None:
         raise InputError(f"{folder / 'neck.json'}: config: expected null, got {literal(sizes)}; convert again")
-    return TurningNeck(config.neck, config.render.box_side, read_tensors(folder, "neck"))
+    return PolynomialNeck(config.neck, config.render.box_side, read_tensors(folder, "neck"))
 
 
 def load_pair(folder: str | Path) -> tuple[Portrait4D, MotionEncoder | SmallMotionEncoder]:
@@ -303,11 +301,7 @@ def load_motion_encoder(folder: str | Path) -> MotionEncoder | SmallMotionEncode
     if sizes is None:
         return build_motion_encoder(read_tensors(folder, "motion"), origin)
     small = _small_encoder(sizes, f"{folder / 'motion.json'} config")
-    tensors = read_tensors(folder, "motion")
-    expected = {name: tuple(t.shape) for name, t in small.state_dict().items()}
-    check_names(expected, tensors, origin, "the small motion encoder")
-    small.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
-    return small.eval().requires_grad_(False)
+    return _filled(small, read_tensors(folder, "motion"), origin, "the small motion encoder")
 
 
 def _small_encoder(sizes: Any, name: str) -> SmallMotionEncoder:
@@ -317,7 +311,7 @@ def _small_encoder(sizes: Any, name: str) -> SmallMotionEncoder:
         InputError: they are of other names or types, or out of range; `name` starts the sentence.
     """
     if not isinstance(sizes, dict) or sizes.keys() != _SMALL_SIZES.keys():
-        got = _some(sizes) if isinstance(sizes, dict) else shown(sizes)
+        got = listed(sorted(sizes)) if isinstance(sizes, dict) else shown(sizes)
         names = ", ".join(_SMALL_SIZES)
         raise InputError(f"{name}: expected the sizes of a small motion encoder ({names}), got {got}; train or "
                          "convert it again")  # fmt: skip
@@ -343,11 +337,16 @@ def build_motion_encoder(tensors: Mapping[str, Tensor], origin: str) -> MotionEn
     Raises:
         InputError: names or shapes disagree; `origin` starts the sentence.
     """
-    encoder = MotionEncoder()
-    expected = {n: tuple(t.shape) for n, t in encoder.state_dict().items() if not n.endswith(UNTRACKED)}
-    check_names(expected, tensors, origin, "the motion encoder")
-    encoder.load_state_dict({name: t.float() for name, t in tensors.items()}, strict=False)
-    return encoder.requires_grad_(False)
+    return _filled(MotionEncoder(), tensors, origin, "the motion encoder")
+
+
+def _filled(network: Filled, tensors: Mapping[str, Tensor], origin: str, what: str) -> Filled:
+    """Put exactly these tensors into a network, in float32, and freeze it in evaluation mode."""
+    expected = {n: tuple(t.shape) for n, t in network.state_dict().items() if not n.endswith(UNTRACKED)}
+    check_names(expected, tensors, origin, what)
+    made_without_memory = next(network.parameters()).is_meta
+    network.load_state_dict({name: t.float() for name, t in tensors.items()}, strict=False, assign=made_without_memory)
+    return network.eval().requires_grad_(False)
 
 
 def check_names(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], origin: str, what: str) -> None:
@@ -359,7 +358,7 @@ def check_names(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, T
     problems = []
     for label, names in (("missing", expected.keys() - tensors.keys()), ("unknown", tensors.keys() - expected.keys())):
         if names:
-            problems.append(f"{len(names)} {label} ({_some(names)})")
+            problems.append(f"{len(names)} {label} ({listed(sorted(names))})")
     misshapen = [n for n in expected.keys() & tensors.keys() if tuple(tensors[n].shape) != tuple(expected[n])]
     if misshapen:
         clauses = [
@@ -370,17 +369,10 @@ def check_names(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, T
     mistyped = [n for n in expected.keys() & tensors.keys() if not tensors[n].is_floating_point()]
     if mistyped:
         clauses = [f"{n} {str(tensors[n].dtype).removeprefix('torch.')}" for n in mistyped]
-        problems.append(f"{len(mistyped)} not of real numbers ({_some(clauses)})")
+        problems.append(f"{len(mistyped)} not of real numbers ({listed(sorted(clauses))})")
     if problems:
         raise InputError(f"{origin}: expected the weights of {what}: {', '.join(problems)}; convert the right file")
 
 
 def _sizes(shape: torch.Size) -> str:
     return shown(", ".join(map(str, shape[:LONGEST_NAME])), LONGEST_NAME).join("[]")
-
-
-def _some(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    return ", ".join(shown(name, LONGEST_NAME) for name in ordered[:LISTED]) + (
-        ", ..." if len(ordered) > LISTED else ""
-    )

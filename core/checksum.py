@@ -1,4 +1,4 @@
-"""The checksum of a file."""
+"""Files are told apart by size and SHA-256."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def sha256(path: Path) -> str:
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
-    """Size and SHA-256 of a file, as indices keep them.
+    """Return size and SHA-256 of a file, as indices keep them.
 
     Raises: `OSError` for what cannot be read.
     """

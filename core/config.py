@@ -1,4 +1,4 @@
-"""Every size of the model on one page, and the two presets made of them.
+"""Every size of the model stands here, with the two presets made of them.
 
 Sizes in the names: `_size` is the side of a square picture or feature map in pixels, `_width` a number of channels.
 """
@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from triportrait.core.errors import InputError
-from triportrait.core.sentences import LONGEST_NAME, literal, shown
+from triportrait.core.sentences import LONGEST_NAME, listed, literal, shown
 
 LARGEST = 65536  # no size of a network is larger
-LISTED = 5  # fields named in a sentence
-MOST_SAMPLES = 1 << 23  # in one frame, five times those of the published network
+MAX_SAMPLES = 1 << 23  # in one frame, five times those of the published network
 
 
 def _from(least: float, most: float, default: Any, lengths: tuple[int, int] = (1, 8)) -> Any:
@@ -131,9 +130,9 @@ class ModelConfig:
         if r.num_coarse < 4:
             raise InputError(f"render.num_coarse: expected at least 4, got {r.num_coarse}")
         samples = r.neural_size**2 * (r.num_coarse + r.num_fine)
-        if samples > MOST_SAMPLES:
+        if samples > MAX_SAMPLES:
             raise InputError(
-                f"render: expected at most {MOST_SAMPLES:,} samples a frame, neural_size² x (num_coarse + num_fine), "
+                f"render: expected at most {MAX_SAMPLES:,} samples a frame, neural_size² x (num_coarse + num_fine), "
                 f"got {samples:,}"
             )
 
@@ -178,8 +177,7 @@ def _build(cls: Any, values: Any, name: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(cls)}
     wrong = sorted(set(values) ^ set(fields))
     if wrong:
-        names = ", ".join(shown(key, LONGEST_NAME) for key in wrong[:LISTED]) + ", ..." * (len(wrong) > LISTED)
-        raise InputError(f"{name}: fields missing or unknown in {cls.__name__}: {names}; convert it again")
+        raise InputError(f"{name}: fields missing or unknown in {cls.__name__}: {listed(wrong)}; convert it again")
     defaults = cls()
     built = {}
     for key, value in values.items():

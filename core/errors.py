@@ -1,4 +1,4 @@
-"""The one kind of error that the caller can mend."""
+"""`InputError` is the one kind of error that the caller can mend."""
 
 from triportrait.core.sentences import LONGEST_SENTENCE, shown
 

@@ -1,4 +1,4 @@
-"""Every door through which a file comes in: what is opened is a regular file, and how much of it is read is bounded.
+"""Files are opened here: only regular ones, and how much of them is read is bounded.
 
 A pipe would be waited for without end and a device may never end, so that both, sockets and folders are refused before
 they are opened, also behind a link; `/dev/stdin` is taken where a file stands behind it. Libraries that open a path by
@@ -31,22 +31,22 @@ _KINDS = {
 
 
 def check_regular(path: str | os.PathLike[str]) -> os.stat_result:
-    """See that a path is a regular file, or a link to one, without opening it.
+    """Check that a path is a regular file, or a link to one, without opening it.
 
     Returns: what the system says of it.
     Raises: `InputError` for a pipe, a socket or a device; `OSError` for a folder, and for what is missing or out of
         reach.
     """
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except ValueError as error:  # a name that no system has
         raise FileNotFoundError(f"no such file ({error})") from error
-    _check_mode(path, found.st_mode)
-    return found
+    _check_mode(path, status.st_mode)
+    return status
 
 
 def opened(path: str | os.PathLike[str]) -> io.BufferedReader:
-    """A regular file, open for reading; what takes its place meanwhile is neither waited for nor read.
+    """Open a regular file for reading; what takes its place meanwhile is neither waited for nor read.
 
     Raises: as `check_regular`.
     """
@@ -73,7 +73,7 @@ def _check_mode(path: str | os.PathLike[str], mode: int) -> None:
 
 
 def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
-    """The contents of a regular file of at most `most` bytes.
+    """Read a regular file of at most `most` bytes.
 
     Raises: as `check_regular`; `InputError` for a larger file, of which no more than that is read.
     """
@@ -86,7 +86,7 @@ def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
 
 
 def read_json(path: str | os.PathLike[str], most: int = MOST_JSON, *, finite: bool = True) -> Any:
-    """The value in a JSON file.
+    """Read the value in a JSON file.
 
     Args:
         most: bytes of the file. finite: as of `parsed_json`.
@@ -97,7 +97,7 @@ def read_json(path: str | os.PathLike[str], most: int = MOST_JSON, *, finite: bo
 
 
 def parsed_json(data: str | bytes, *, finite: bool = True) -> Any:
-    """The value of a JSON text, stricter than Python's: a name stands once in an object, and numbers are finite.
+    """Parse a JSON text, stricter than Python's: a name stands once in an object, and numbers are finite.
 
     Args:
         finite: refuse infinities and what is no number, which Python writes and reads.
@@ -122,15 +122,15 @@ def parsed_json(data: str | bytes, *, finite: bool = True) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for name, value in pairs:
-        if name in found:
+        if name in entries:
             raise ValueError(f"{shown(name, LONGEST_NAME)} stands twice in one object")
         for number in value if isinstance(value, list) else (value,):
             if isinstance(number, int) and not -(2**63) <= number < 2**64:
                 raise ValueError(f"{shown(name, LONGEST_NAME)} is {shown(number)}")
-        found[name] = value
-    return found
+        entries[name] = value
+    return entries
 
 
 def _finite(text: str) -> float:
@@ -146,7 +146,7 @@ def _inside(value: Any) -> list[Any]:
 
 
 def check_tensor_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The header of a safetensors file, checked before the library, which takes up to 100 MB of it, reads the file.
+    """Check and return the header of a safetensors file, of which the library itself would take up to 100 MB.
 
     Returns: name -> {"dtype", "shape", "data_offsets"}, and "__metadata__" where there is one.
     Raises: `OSError` for what is missing or out of reach; `InputError` for what is no regular file; `ValueError`, in

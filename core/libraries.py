@@ -1,4 +1,4 @@
-"""Optional packages: whether an installed one also loads, and the command that installs it."""
+"""Tell whether an optional package loads, and which command installs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a record of `logging` becomes a line on the standard error: for a person, or as a JSON object for a program."""
+"""A record of `logging` becomes a line on the standard error: for a person, or as a JSON object for a program."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_LINES = (60, 40)  # of a traceback, from its start and to its end
 
 
 class Lines(logging.Formatter):
-    """A record as one line for the person at the terminal; what files say in it is escaped and cut.
+    """Write a record as one line for the person at the terminal; what files say in it is escaped and cut.
 
     Where an exception came from stands before it.
     """
@@ -25,7 +25,7 @@ class Lines(logging.Formatter):
         return f"{self.formatException(record.exc_info)}\n{line}" if record.exc_info else line
 
     def formatException(self, ei: Any) -> str:
-        """A traceback of bounded length, escaped line by line."""
+        """Write a traceback of bounded length, escaped line by line."""
         lines = "".join(traceback.format_exception(*ei)).splitlines()
         first, last = _MOST_LINES
         if len(lines) > first + last:
@@ -34,7 +34,7 @@ class Lines(logging.Formatter):
 
 
 class JsonLines(Lines):
-    """A record as a JSON object on one line: time, level, logger, message, its `fields`, and a traceback if it has one.
+    """Write a record as a JSON object on one line: time, level, logger, message, its `fields`, and a traceback if any.
 
     `fields` is what `extra={"fields": {...}}` gives a record.
     """

@@ -1,4 +1,4 @@
-"""The kind of network that a weights folder holds: both have the same tensors, and only the card tells them apart.
+"""Two kinds of networks have the same tensors; the card of a weights folder alone tells which one it holds.
 
 A static synthesizer has layers that read motion, too, but they were never trained (section 4.2): taken for a
 reenactment network it moves at random, and nothing else would say so.

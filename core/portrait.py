@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from triportrait.core.config import ModelConfig
 from triportrait.core.motion.neck import NeckField
-from triportrait.core.motion.turning import TurningNeck
+from triportrait.core.motion.polynomial_neck import PolynomialNeck
 from triportrait.core.reconstruct.decode import Reconstructor
 from triportrait.core.render.superres import FoldedSuperResolution, SuperResolution
 from triportrait.core.render.volume import VolumeRenderer, as_images, over_background, resize_background
@@ -31,9 +31,9 @@ class Portrait4D(nn.Module):
         neck: the neck field where the tables of FLAME or of a mean head are at hand, else None: the neck stays still.
     """
 
-    neck: NeckField | TurningNeck | None
+    neck: NeckField | PolynomialNeck | None
 
-    def __init__(self, config: ModelConfig, neck: NeckField | TurningNeck | None = None) -> None:
+    def __init__(self, config: ModelConfig, neck: NeckField | PolynomialNeck | None = None) -> None:
         super().__init__()
         self.config = config
         self.reconstructor = Reconstructor(config)
@@ -89,7 +89,7 @@ class Portrait4D(nn.Module):
         self, tokens: Tensor, grid: tuple[int, int], motion: Tensor | None, detail: Tensor | None,
         detail_partial: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """The part of `reenact` that a driving frame changes, on bare tensors, which a CUDA graph can capture.
+        """Compute the part of `reenact` that a driving frame changes, on bare tensors, which a CUDA graph can capture.
 
         Args:
             tokens, grid, detail, detail_partial: as in `Source`; one of the last two is enough.

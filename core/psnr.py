@@ -1,4 +1,4 @@
-"""The peak signal to noise ratio of two pictures as one number."""
+"""Compute the peak signal to noise ratio of two pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts of files, names and libraries, made fit for a sentence: on one line, without control characters, and short.
+"""Make texts of files and libraries fit for a sentence: on one line, without control characters, and short.
 
 `InputError` and the command's log pass everything through `shown`, so that no author of a sentence can forget it.
 Pieces that may be long, such as the names of tensors, are cut by themselves, so that the rest of the sentence stays.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import reprlib
+from collections.abc import Iterable
 from typing import Any
 
 LONGEST_SENTENCE = 1000  # characters
@@ -55,6 +56,12 @@ def shown(value: object, most: int = LONGEST_PIECE) -> str:
 def literal(value: object, most: int = LONGEST_PIECE) -> str:
     """Make a value harmless like `shown`, with texts in quotes, so that '48' differs from 48."""
     return f"'{shown(value, most - 2)}'" if isinstance(value, str) else shown(value, most)
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """Join the first names, each made harmless; dots stand for the others."""
+    ordered = list(names)
+    return ", ".join(shown(name, LONGEST_NAME) for name in ordered[:most]) + ", ..." * (len(ordered) > most)
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

@@ -1,4 +1,4 @@
-"""The nouns that travel between the parts of the network.
+"""These records travel between the parts of the network.
 
 Letters: B batch, N tokens, D their width, M width of the motion, H W of a plane, C channels, h w of the ray grid.
 """
@@ -35,16 +35,16 @@ class Camera:
         return (rotation[:, :, 2] * position).sum(-1).abs()
 
     def to(self, device: torch.device | str) -> Camera:
-        """The cameras on a device."""
+        """Move the cameras to a device."""
         return Camera(self.world_from_camera.to(device), self.intrinsics.to(device))
 
     def take(self, rows: Index) -> Camera:
-        """The cameras that `rows` names."""
+        """Select the cameras that `rows` names."""
         return Camera(self.world_from_camera[rows], self.intrinsics[rows])
 
     @classmethod
     def cat(cls, parts: Sequence[Camera]) -> Camera:
-        """Cameras one after the other."""
+        """Concatenate cameras."""
         return cls(torch.cat([p.world_from_camera for p in parts]), torch.cat([p.intrinsics for p in parts]))
 
 
@@ -66,16 +66,16 @@ class NeckGrid:
     near_squared_distance: float
 
     def to(self, device: torch.device | str) -> NeckGrid:
-        """The neck poses on a device."""
+        """Move the neck poses to a device."""
         return replace(self, fine=self.fine.to(device), coarse=self.coarse.to(device))
 
     def take(self, rows: Index) -> NeckGrid:
-        """The neck poses that `rows` names."""
+        """Select the neck poses that `rows` names."""
         return replace(self, fine=self.fine[rows], coarse=self.coarse[rows])
 
     @classmethod
     def cat(cls, parts: Sequence[NeckGrid]) -> NeckGrid:
-        """Poses of one network, one after the other."""
+        """Concatenate poses of one network."""
         return replace(parts[0], fine=torch.cat([p.fine for p in parts]), coarse=torch.cat([p.coarse for p in parts]))
 
 
@@ -102,7 +102,7 @@ class Source:
 
     @classmethod
     def cat(cls, parts: Sequence[Source]) -> Source:
-        """Sources of one network, one after the other; all cached or none."""
+        """Concatenate sources of one network; all are cached or none."""
         joined = {}
         for name in ("detail", "tokens", "background", "detail_partial"):
             tensors = [tensor for part in parts if (tensor := getattr(part, name)) is not None]
@@ -138,7 +138,7 @@ class Head:
     neck: NeckGrid | None = None
 
     def take(self, rows: Index) -> Head:
-        """The heads that `rows` names."""
+        """Select the heads that `rows` names."""
         neck = None if self.neck is None else self.neck.take(rows)
         return Head(self.planes[rows], self.background[rows], neck)
 

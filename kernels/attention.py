@@ -24,7 +24,7 @@ from triportrait.kernels.checks import shapes, wide_dtype
 from triportrait.kernels.dispatch import INTERPRETED, runs_triton, same_dtype
 from triportrait.kernels.language import device_of, tl, triton
 
-WIDEST = 512
+MAX_HEAD_WIDTH = 512
 SCRATCH = 64 << 20  # bytes of probabilities at a time, in the backward pass together with their gradients
 
 
@@ -45,9 +45,9 @@ def attend_wide(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """
     n = shapes(query=(query, "B N heads D"), key=(key, "B K heads D"), value=(value, "B K heads D"))
     same_dtype(query=query, key=key, value=value)
-    if not 0 < n["D"] <= WIDEST or n["D"] % 16:
+    if not 0 < n["D"] <= MAX_HEAD_WIDTH or n["D"] % 16:
         raise ValueError(
-            f"query: expected heads of a multiple of 16 up to {WIDEST}, got {n['D']}; split them otherwise"
+            f"query: expected heads of a multiple of 16 up to {MAX_HEAD_WIDTH}, got {n['D']}; split them otherwise"
         )
     if n["K"] == 0:
         raise ValueError("key: expected [B, K, heads, D] with K >= 1, got K=0; nothing can be attended to")

@@ -1,4 +1,4 @@
-"""Shape contracts, stated once at the door of an operator."""
+"""Check shape contracts, stated once at the door of an operator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Device functions that several kernels share: activations, taps of grids, and the dtype that sums are kept in."""
+"""Several kernels share these device functions: activations, taps of grids, the dtype that sums are kept in."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def larger(a, b):
 
 @triton.jit
 def sigmoid(x):
-    """1 / (1 + e^-x)."""
+    """Return 1 / (1 + e^-x)."""
     return 1 / (1 + tl.exp2(-x * LOG2E))
 
 

@@ -1,4 +1,4 @@
-"""Which implementation of an operator runs: its Triton kernel, or its definition in plain PyTorch.
+"""Decide which implementation of an operator runs: its Triton kernel, or its definition in plain PyTorch.
 
 `auto` takes the kernel where every tensor is on a GPU that has one (compute capability 8.0 or more) and Triton launches
 there, which is tried once, and the definition elsewhere. A backend that is asked for by name is obeyed or refused;
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from triportrait.kernels.checks import check_choice
 from triportrait.kernels.language import HAVE_TRITON
-from triportrait.kernels.trial import launches
+from triportrait.kernels.trial_launch import can_launch
 
 Backend = Literal["auto", "triton", "reference"]
 VARIABLE = "TRIPORTRAIT_BACKEND"
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"  # Triton reads it when a kernel is defined
-OLDEST = (8, 0)  # compute capability: mma on tf32 and bf16
+MIN_CAPABILITY = (8, 0)  # mma on tf32 and bf16
 
 _choice: Backend | None = None  # a plain global: torch.compile knows it and compiles again when it changes
 
@@ -75,7 +75,7 @@ def runs_triton(**tensors: Tensor | None) -> bool:
     if chosen == "reference":
         return False
     if chosen == "auto":
-        return device.type == "cuda" and HAVE_TRITON and _capability(device) >= OLDEST and launches(device)
+        return device.type == "cuda" and HAVE_TRITON and _capability(device) >= MIN_CAPABILITY and can_launch(device)
     if not HAVE_TRITON:
         raise BackendUnavailable(
             "backend triton: the package is not installed or does not load; install triton or use backend auto"
@@ -83,11 +83,12 @@ def runs_triton(**tensors: Tensor | None) -> bool:
     if device.type == "meta":
         return True  # tensors without memory: whoever records launches wants them
     if device.type == "cuda":
-        major, minor = _capability(device)
-        if (major, minor) < OLDEST:
+        capability = _capability(device)
+        if capability < MIN_CAPABILITY:
+            least, actual = (".".join(map(str, pair)) for pair in (MIN_CAPABILITY, capability))
             raise BackendUnavailable(
-                f"backend triton: expected compute capability {OLDEST[0]}.{OLDEST[1]} or more, {first} is on one of "
-                f"{major}.{minor}; use backend auto"
+                f"backend triton: expected compute capability {least} or more, {first} is on one of {actual}; use "
+                "backend auto"
             )
     elif not INTERPRETED:
         raise BackendUnavailable(

@@ -18,7 +18,7 @@ from triportrait.kernels.bias_act import layout, same_layout
 from triportrait.kernels.checks import shapes
 from triportrait.kernels.device import lift
 from triportrait.kernels.dispatch import runs_triton
-from triportrait.kernels.language import device_of, tl, triton
+from triportrait.kernels.language import MAX_GRID_YZ, device_of, tl, triton
 
 TAPS = (1 / 8, 3 / 8, 3 / 8, 1 / 8)
 
@@ -130,8 +130,8 @@ class _Filter(torch.autograd.Function):
         outer, inner = (B, C) if last else (B * C, 1)
         if out.numel():
             rows, to = (x.permute(0, 2, 3, 1) if last else x.flatten(0, 1) for x in (image, out))
-            for first in range(0, outer, MOST_ALONG):
-                count = min(MOST_ALONG, outer - first)
+            for first in range(0, outer, MAX_GRID_YZ):
+                count = min(MAX_GRID_YZ, outer - first)
                 _filter_kernel[triton.cdiv(size[0] * size[1] * inner, BLOCK), count](
                     rows[first:], to[first:], H, W, *size, inner, gain, up, down, pad, BLOCK, num_stages=1
                 )
@@ -145,7 +145,6 @@ class _Filter(torch.autograd.Function):
 
 
 BLOCK = 256  # values of a program; 512 fill half as many places of a multiprocessor, and spill
-MOST_ALONG = 65535  # programs along the second axis of a grid
 
 
 @triton.jit

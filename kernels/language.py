@@ -27,6 +27,9 @@ except Exception:  # a laptop, or a library that does not load: the definitions 
     triton, tl = _Absent(), _Absent()
 
 
+MAX_GRID_YZ = 65535  # programs along the second and third axis of a grid
+
+
 def device_of(tensor: torch.Tensor) -> AbstractContextManager[Any]:
     """Make a tensor's device the current one, on which Triton launches."""
     return torch.cuda.device_of(tensor)
@@ -37,4 +40,4 @@ def tile_side(size: int) -> int:
     return max(16, triton.next_power_of_2(size))
 
 
-__all__ = ["HAVE_TRITON", "device_of", "tile_side", "tl", "triton"]
+__all__ = ["HAVE_TRITON", "MAX_GRID_YZ", "device_of", "tile_side", "tl", "triton"]

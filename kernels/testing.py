@@ -1,4 +1,4 @@
-"""The rule by which an operator is judged: its tests use it, and the bench does before it times anything."""
+"""Judge an operator by one rule, in its tests and in the bench before anything is timed."""
 
 from __future__ import annotations
 

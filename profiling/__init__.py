@@ -1,1 +1,1 @@
-"""How long it takes: the measuring bench grows here, on top of every other folder."""
+"""Measure how long everything takes; this folder lies on top of every other one."""

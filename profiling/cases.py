@@ -1,15 +1,16 @@
-"""Every operator of `kernels` with inputs of any size: what tests compare and what the bench times."""
+"""Make inputs of any size for every operator of `kernels`: tests compare them and the bench times them."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from triportrait.core.errors import InputError
 from triportrait.kernels.attention import attend_wide
 from triportrait.kernels.bias_act import bias_leaky_relu
 from triportrait.kernels.composite import composite
@@ -61,7 +62,7 @@ class Case:
     bf16_floor: float | None = None
 
     def floor_in(self, dtype: torch.dtype) -> float:
-        """The error that `assert_agrees` allows in any case for planes, pictures or tokens of this dtype."""
+        """Return the error that `assert_agrees` allows in any case for planes, pictures or tokens of this dtype."""
         if dtype == torch.bfloat16 and self.bf16_floor is not None:
             return self.bf16_floor
         return self.half_floor if dtype in (torch.float16, torch.bfloat16) else self.floor
@@ -192,16 +193,17 @@ def _march(n: Sizes, dtype: torch.dtype, rng: Random) -> Inputs:
 
 
 def _march_rays(
-    planes: Tensor, origins: Tensor, directions: Tensor, depths: Tensor, half_side: Tensor, fine: Tensor,
-    coarse: Tensor, *rest: Tensor,
+    planes: Tensor, *others: Tensor, warps: bool = True, float32: MlpPrecision = "exact",
+    deterministic: bool | None = None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    *weights, num_fine, width = rest
-    fixed = (x.detach() for x in (origins, directions, depths, half_side, fine, coarse))
-    origins, directions, depths, half_side, fine, coarse = fixed
+    """March the inputs of `_march`, or of `_march_random`; gradients reach the planes and the weights alone."""
+    origins, directions, depths, half_side, fine, coarse = (x.detach() for x in others[:6])
+    *weights, num_fine, width = others[6:14]
+    precision = "exact" if planes.dtype == torch.float64 else _MLP_PRECISION.get(planes.dtype, float32)
     return march_rays(
         planes, Rays(origins, directions, int(width)), depths, int(num_fine), half_side, FieldWeights(*weights),
-        Warp(fine, coarse, WARP_SIDE, WARP_NEAR, WARP_RATE),
-        precision=_MLP_PRECISION.get(planes.dtype, "exact"),
+        Warp(fine, coarse, WARP_SIDE, WARP_NEAR, WARP_RATE) if warps else None,
+        others[14].detach() if len(others) > 14 else None, precision=precision, deterministic=deterministic,
     )  # fmt: skip
 
 
@@ -212,25 +214,12 @@ def _march_random(n: Sizes, dtype: torch.dtype, rng: Random) -> Inputs:
 
 def _march_training(planes: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """March as training does: with TF32 products."""
-    origins, directions, depths, half_side, fine, coarse, *weights, num_fine, width, uniforms = others
-    fixed = (x.detach() for x in (origins, directions, depths, half_side, fine, coarse, uniforms))
-    origins, directions, depths, half_side, fine, coarse, uniforms = fixed
-    return march_rays(
-        planes, Rays(origins, directions, int(width)), depths, int(num_fine), half_side, FieldWeights(*weights),
-        Warp(fine, coarse, WARP_SIDE, WARP_NEAR, WARP_RATE), uniforms,
-        precision="exact" if planes.dtype == torch.float64 else _MLP_PRECISION.get(planes.dtype, "tf32"),
-    )  # fmt: skip
+    return _march_rays(planes, *others, float32="tf32")
 
 
 def _march_deterministic(planes: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """March without a warp, with sums of integers."""
-    origins, directions, depths, half_side, _, _, *weights, num_fine, width = others
-    origins, directions, depths, half_side = (x.detach() for x in (origins, directions, depths, half_side))
-    return march_rays(
-        planes, Rays(origins, directions, int(width)), depths, int(num_fine), half_side, FieldWeights(*weights),
-        precision=_MLP_PRECISION.get(planes.dtype, "exact"),
-        deterministic=None if backend() == "reference" else True,
-    )  # fmt: skip
+    return _march_rays(planes, *others, warps=False, deterministic=None if backend() == "reference" else True)
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -343,6 +332,18 @@ CASES: dict[str, Case] = {
         dict(B=1, N=16384, K=4096, heads=2, D=512), rivals={"sdpa": _sdpa, "chunked": _chunked},
     ),
 }  # fmt: skip
+
+
+def chosen(operators: Sequence[str]) -> list[str]:
+    """Check the names of operators; no names mean all of them.
+
+    Raises:
+        InputError: there is no such operator.
+    """
+    for name in operators:
+        if name not in CASES:
+            raise InputError(f"op: expected some of {', '.join(CASES)}, got {name!r}; choose among them")
+    return list(operators) or list(CASES)
 
 
 def make_inputs(name: str, sizes: Sizes, dtype: torch.dtype, seed: int = 0) -> Inputs:

@@ -19,8 +19,9 @@ from torch import Tensor
 from triportrait.core.config import PRESETS, ModelConfig
 from triportrait.core.psnr import psnr
 from triportrait.kernels.dispatch import INTERPRETED, Backend
-from triportrait.profiling.machine import failure, measure, numerics, peak_MB, percentiles
-from triportrait.profiling.parts import Frame, make_frame, part_hooks
+from triportrait.profiling.frame_parts import Frame, make_frame, part_hooks
+from triportrait.profiling.markdown import markdown_table
+from triportrait.profiling.measurement import failure, numerics, percentiles, timed
 
 
 class Way(NamedTuple):
@@ -40,11 +41,21 @@ WAYS = {
     "ours bf16": Way("auto", bf16=True),
     "ours on a CPU": Way("auto", tf32=False),
 }
-LEAST_DB = {"ours": 60.0, "ours bf16": 50.0, "ours on a CPU": 70.0}  # against eager fp32, of the picture's range
+MIN_DB = {"ours": 60.0, "ours bf16": 50.0, "ours on a CPU": 70.0}  # against eager fp32, of the picture's range
 REPETITIONS = 20  # of a frame in parts
 REPETITIONS_ON_CPU = 3  # of a whole frame; an interpreted one takes seconds and runs once
 
 logger = logging.getLogger(__name__)
+
+
+def config_for(device: str) -> ModelConfig:
+    """Return the published network on a GPU, elsewhere one small enough to be interpreted: 64 px from 8 x 8 rays."""
+    if device == "cuda":
+        return PRESETS["portrait4d_v2"]()
+    tiny = PRESETS["tiny"]()
+    render = dataclasses.replace(tiny.render, plane_size=32, neural_size=8, superres_widths=(16, 16, 16))
+    neck = dataclasses.replace(tiny.neck, fine_size=4, coarse_size=3)
+    return dataclasses.replace(tiny, preset="bench", image_size=64, render=render, neck=neck)
 
 
 def bench(config: ModelConfig, device: str) -> list[dict[str, Any]]:
@@ -74,8 +85,8 @@ def bench(config: ModelConfig, device: str) -> list[dict[str, Any]]:
                 continue
             truth = image if truth is None else truth
             row["psnr_dB"] = round(_psnr(image, truth), 2)
-            if row["psnr_dB"] < LEAST_DB.get(name, 40.0):
-                row["red"] = f"{row['psnr_dB']} dB against eager fp32, {LEAST_DB.get(name, 40.0)} are wanted"
+            if row["psnr_dB"] < MIN_DB.get(name, 40.0):
+                row["red"] = f"{row['psnr_dB']} dB against eager fp32, {MIN_DB.get(name, 40.0)} are wanted"
                 continue
             try:
                 row |= _times(frame, device, way.compiled, interpreted and device == "cpu")
@@ -90,24 +101,19 @@ def _times(frame: Frame, device: str, compiled: bool, interpreted: bool) -> dict
     def cached() -> Tensor:
         return frame.render(frame.reenact(source))
 
-    if interpreted:
-        return {"frame, source cached": dataclasses.asdict(measure([cached], device, 0.0, 0, 1)) | {"peak_MB": None}}
-    head = frame.reenact(source)
-    calls: dict[str, Callable[[], object]] = {
-        "frame, nothing cached": _whole(frame), "frame, source cached": cached,
-        "new view of cached planes": lambda: frame.render(head),
-    }  # fmt: skip
-    if device == "cpu":
-        return {
-            name: dataclasses.asdict(measure([call], device, 0.0, 1, REPETITIONS_ON_CPU)) | {"peak_MB": None}
-            for name, call in calls.items()
+    calls: dict[str, Callable[[], object]] = {"frame, source cached": cached}
+    if not interpreted:
+        head = frame.reenact(source)
+        calls = {
+            "frame, nothing cached": _whole(frame),
+            **calls,
+            "new view of cached planes": lambda: frame.render(head),
         }
     if compiled:
         calls = {name: torch.compile(call, dynamic=False) for name, call in calls.items()}
-    figures: dict[str, Any] = {}
-    for name, call in calls.items():
-        figures[name] = dataclasses.asdict(measure([call], device)) | {"peak_MB": peak_MB(call, device)}
-    if not compiled:  # hooks would break its graphs
+    limits = () if device == "cuda" else (0.0, 0, 1) if interpreted else (0.0, 1, REPETITIONS_ON_CPU)
+    figures: dict[str, Any] = {name: timed([call], device, *limits) for name, call in calls.items()}
+    if device == "cuda" and not compiled:  # hooks would break its graphs
         figures["parts"] = _parts(frame)
     return figures
 
@@ -147,7 +153,7 @@ def _whole(frame: Frame) -> Callable[[], Tensor]:
 
 @contextlib.contextmanager
 def _computed(way: Way, name: str, device: str) -> Iterator[None]:
-    """Inside, a frame is computed in this way."""
+    """Compute frames in this way inside a `with` block."""
     backend: Backend = "triton" if name == "ours" and device == "cpu" else way.backend
     with numerics(backend, way.tf32), torch.autocast(device, torch.bfloat16, enabled=way.bf16):
         yield
@@ -159,29 +165,19 @@ def _psnr(image: Tensor, truth: Tensor) -> float:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown: medians and tails in milliseconds."""
+    """Tabulate the rows: medians and tails in milliseconds, then the parts of a frame."""
     names = "frame, source cached", "frame, nothing cached", "new view of cached planes"
-    lines = [
-        "| way | " + " | ".join(f"{name} p50 / p90 / p99 ms" for name in names) + " | peak MB | dB to eager fp32 |",
-        "|" + " --- |" * 6,
-    ]
+    columns = ["way", *(f"{name} p50 / p90 / p99 ms" for name in names), "peak MB", "dB to eager fp32"]
+    lines = []
     for row in rows:
         if "red" in row:
-            lines.append(f"| {row['way']} | no figure: {row['red']} | | | | {row.get('psnr_dB', '-')} |")
+            lines.append([row["way"], f"no figure: {row['red']}", "", "", "", row.get("psnr_dB", "-")])
             continue
         cells = [f"{row[n]['p50']:.2f} / {row[n]['p90']:.2f} / {row[n]['p99']:.2f}" if n in row else "-" for n in names]
         peak = row.get("frame, nothing cached", {}).get("peak_MB")
-        lines.append(
-            "| " + " | ".join([row["way"], *cells, "-" if peak is None else str(peak), str(row["psnr_dB"])]) + " |"
-        )
-    timed = [row for row in rows if row.get("parts")]
-    if timed:
-        lines += [
-            "",
-            "| part, p50 ms | " + " | ".join(row["way"] for row in timed) + " |",
-            "|" + " --- |" * (len(timed) + 1),
-        ]
-        for part in timed[0]["parts"]:
-            cells = [f"{row['parts'][part]['p50']:.3f}" for row in timed]
-            lines.append(f"| {part} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([row["way"], *cells, "-" if peak is None else peak, row["psnr_dB"]])
+    whole, split = markdown_table(columns, lines), [row for row in rows if row.get("parts")]
+    if not split:
+        return whole
+    parts = [[part, *(f"{row['parts'][part]['p50']:.3f}" for row in split)] for part in split[0]["parts"]]
+    return f"{whole}\n{markdown_table(['part, p50 ms', *(row['way'] for row in split)], parts)}"

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from triportrait.core.motion.crop import ALIGNED_SIZE, crop_map
+from triportrait.core.motion.motion_crop import ALIGNED_SIZE, crop_map
+from triportrait.profiling.markdown import markdown_table
 from triportrait.profiling.roofline import CEILINGS, Work, sums
 from triportrait.serve.faces.alignment import MEAN_FACE, PIXELS_PER_UNIT, align, middle_square
 from triportrait.serve.faces.face import Face
@@ -71,14 +72,14 @@ def host_parts(side_px: int, frames: int = FRAMES) -> list[HostPart]:
         slow = _per_frame(lambda: _write(film, pictures, "x264"), frames)
         reading = _per_frame(lambda: [frame.image for frame in open_clip(film).frames()], frames)
         tracker, times = FaceTracker(None, side_px), iter(range(1 << 30))
-        known = _face(side_px)
+        face = _face(side_px)
         mark, jpegs = Watermark(1).mark, [encode_jpeg(picture) for picture in pictures]
-        landmarks = torch.from_numpy(middle_square(pictures[0]).to_aligned(known.points))[None].float()
+        landmarks = torch.from_numpy(middle_square(pictures[0]).to_aligned(face.points))[None].float()
 
         def follow(picture: np.ndarray) -> object:
-            return tracker.follow(picture, next(times) / FPS, [known])
+            return tracker.follow(picture, next(times) / FPS, [face])
 
-        placed = align(known.alignment)
+        placed = align(face.alignment)
         assert placed is not None
         cutting = _each(lambda picture: placed.crop(picture, side_px), pictures)
         following = _each(follow, pictures) - cutting
@@ -113,9 +114,8 @@ def table(parts: Sequence[HostPart], work: dict[str, Work], side_px: int) -> str
         work: of `roofline.count`, for the floors of a frame whose source is cached.
         side_px: the side of the pictures, pixels.
     """
-    lines = [f"| part of the host, {side_px} x {side_px} | thread | core ms a frame | at most {AIM_MS:g} ms |",
-             "| --- | --- | --- | --- |"]  # fmt: skip
-    lines += [f"| {p.name} | {p.thread} | {p.ms:.2f} | {_verdict(p)} |" for p in parts]
+    columns = f"part of the host, {side_px} x {side_px}", "thread", "core ms a frame", f"at most {AIM_MS:g} ms"
+    parts_table = markdown_table(columns, ((p.name, p.thread, f"{p.ms:.2f}", _verdict(p)) for p in parts))
     threads = {
         thread: sum(p.ms for p in parts if p.thread == thread and not p.on_gpu and not p.finds_faces)
         for thread in dict.fromkeys(p.thread for p in parts if not p.thread.endswith("CPU"))
@@ -125,9 +125,9 @@ def table(parts: Sequence[HostPart], work: dict[str, Work], side_px: int) -> str
         * sum(part.floor_s(c) for part in sums(work)["frame, source cached"].values())
         for c in CEILINGS
     }
-    lines += ["", "| beside a GPU, faces known | ms a frame | frames a second at most |", "| --- | --- | --- |"]
-    lines += [f"| {name} | {ms:.2f} | {1e3 / ms:.0f} |" for name, ms in (threads | floors).items()]
-    lines += [""]
+    pace_columns = "beside a GPU, faces known", "ms a frame", "frames a second at most"
+    paces = ((name, f"{ms:.2f}", f"{1e3 / ms:.0f}") for name, ms in (threads | floors).items())
+    lines = [parts_table, markdown_table(pace_columns, paces)]
     for kind in ("film", "live"):
         all_ms = {name: ms for name, ms in threads.items() if name.startswith(kind)} | floors
         sentence = f"- {kind}: the slowest is '{max(all_ms, key=all_ms.__getitem__)}'"

@@ -5,7 +5,6 @@ A kernel that does not agree with its definition, at the sizes of the tests and 
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import logging
 from collections.abc import Callable, Iterable
@@ -17,12 +16,13 @@ from torch import Tensor
 from triportrait.kernels.dispatch import INTERPRETED, Backend, use_backend
 from triportrait.kernels.testing import assert_agrees
 from triportrait.profiling.cases import CASES, DTYPES, Case, Inputs, make_inputs, moved
-from triportrait.profiling.machine import failure, measure, peak_MB
+from triportrait.profiling.markdown import markdown_table
+from triportrait.profiling.measurement import failure, timed
 
 GRAPHED = {"march"}  # operators of several launches: timed as a CUDA graph, too
 ROTATED_BYTES = 256 << 20  # what sets of inputs, used in turn, hold together: more than the L2 cache
-MOST_SETS = 64  # of inputs
-LEAST_DB = 40.0  # against the definition in the same dtype, at the size timed: both are rounded
+MAX_SETS = 64  # of inputs
+MIN_DB = 40.0  # against the definition in the same dtype, at the size timed: both are rounded
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def bench(operators: Iterable[str], dtypes: Iterable[str], device: str) -> list[
 
 
 def disagreement(name: str, dtype: str, device: str) -> str:
-    """Why a kernel's time would mean nothing; empty if it agrees with its definition on this device."""
+    """Say why a kernel's time would mean nothing; empty if it agrees with its definition on this device."""
     if device == "cpu" and not INTERPRETED:
         return ""
     case = CASES[name]
@@ -68,7 +68,7 @@ def disagreement(name: str, dtype: str, device: str) -> str:
 
 
 def _disagreement_at_size(case: Case, inputs: Inputs, device: str) -> str:
-    """Why a kernel's time at these inputs would mean nothing; a GPU checks the forward pass, a CPU nothing."""
+    """Say why its time at these inputs would mean nothing; a GPU checks the forward pass, a CPU nothing."""
     if device == "cpu":
         return ""
     try:
@@ -88,8 +88,8 @@ def _disagreement_at_size(case: Case, inputs: Inputs, device: str) -> str:
             return f"output {i}: not finite elsewhere than it should be"
         power, noise = (x[finite].double().square().mean() for x in (definition, output.double() - definition))
         decibel = (10 * (power / noise.clamp(min=1e-30)).log10()).item()
-        if not decibel > LEAST_DB:
-            return f"output {i}: {decibel:.1f} dB against the definition, {LEAST_DB:g} are wanted"
+        if not decibel > MIN_DB:
+            return f"output {i}: {decibel:.1f} dB against the definition, {MIN_DB:g} are wanted"
     return ""
 
 
@@ -109,9 +109,7 @@ def _ways(name: str, sets: list[Inputs], device: str, backward: bool) -> dict[st
             calls = [_call(op, inputs, backward, backend) for inputs in sets]
             if way == "ours, graph":
                 calls = [_graph(call) for call in calls]
-            few = {"least_s": 0.0, "warm_up": 0, "least": 1} if device == "cpu" else {}
-            times = measure(calls, device, **few)  # type: ignore[arg-type]
-            figures[way] = dataclasses.asdict(times) | {"peak_MB": peak_MB(calls[0], device)}
+            figures[way] = timed(calls, device) if device == "cuda" else timed(calls, device, 0.0, 0, 1)
         except Exception as error:  # of a rival or of memory: the others still count
             figures[way] = {"error": failure(error)}
     return figures
@@ -123,7 +121,7 @@ def _sets(name: str, dtype: str, device: str) -> list[Inputs]:
         return [make_inputs(name, CASES[name].odd[0], DTYPES[dtype])]
     first = moved(make_inputs(name, CASES[name].paper, DTYPES[dtype]), device)
     size = sum(x.numel() * x.element_size() for x in first if x is not None)
-    count = max(1, min(MOST_SETS, ROTATED_BYTES // max(1, size)))
+    count = max(1, min(MAX_SETS, ROTATED_BYTES // max(1, size)))
     return [first, *(tuple(x if x is None or x.dim() == 0 else x.clone() for x in first) for _ in range(count - 1))]
 
 
@@ -154,31 +152,29 @@ def _graph(call: Callable[[], object]) -> Callable[[], object]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown: milliseconds, and ours against the fastest of the others."""
-    head = "| operator | dtype | pass | eager ms | compiled ms | rivals ms | ours ms | times eager | times the best |"
-    lines = [f"{head} MB eager | MB ours |", "|" + " --- |" * 11]
-    for row in rows:
-        name = [row["operator"], row["dtype"], row["pass"]]
-        if "red" in row:
-            lines.append("| " + " | ".join([*name, f"no figure: {row['red']}"]) + " |" + " |" * 7)
-            continue
-        columns = {"operator", "dtype", "pass", "sizes", "eager", "compiled", "ours"}
-        rival_ways = {way: row[way] for way in row if way not in columns and not way.startswith("ours")}
-        ours: dict[str, Any] = min(
-            (row[w] for w in row if w.startswith("ours") and "p50" in row[w]), key=lambda w: w["p50"], default={}
-        )
-        best = min(
-            (w["p50"] for w in (row["eager"], row.get("compiled", {}), *rival_ways.values()) if "p50" in w), default=0
-        )
-        rivals = ", ".join(f"{way} {_ms(times)}" for way, times in rival_ways.items()) or "-"
-        ratio = [f"{of / ours['p50']:.1f}" if ours and of else "-" for of in (row["eager"].get("p50"), best)]
-        memory = [
-            str(way.get("peak_MB") if way.get("peak_MB") is not None else "-")
-            for way in (row["eager"], row.get("ours", {}))
-        ]  # a graph replayed allocates nothing
-        cells = [*name, _ms(row["eager"]), _ms(row.get("compiled", {})), rivals, _ms(ours or row.get("ours", {}))]
-        lines.append("| " + " | ".join([*cells, *ratio, *memory]) + " |")
-    return "\n".join(lines) + "\n"
+    """Tabulate the rows: milliseconds, and ours against the fastest of the others."""
+    columns = (
+        "operator", "dtype", "pass", "eager ms", "compiled ms", "rivals ms", "ours ms", "times eager", "times the best",
+        "MB eager", "MB ours",
+    )  # fmt: skip
+    return markdown_table(columns, map(_cells, rows))
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    name = [row["operator"], row["dtype"], row["pass"]]
+    if "red" in row:
+        return [*name, f"no figure: {row['red']}"]
+    eager, compiled = row["eager"], row.get("compiled", {})
+    named = {"operator", "dtype", "pass", "sizes", "eager", "compiled"}
+    rivals = {way: figures for way, figures in row.items() if way not in named and not way.startswith("ours")}
+    timed = [row[way] for way in row if way.startswith("ours") and "p50" in row[way]]
+    ours: dict[str, Any] = min(timed, key=lambda figures: figures["p50"], default={})
+    best = min((way["p50"] for way in (eager, compiled, *rivals.values()) if "p50" in way), default=0)
+    rival_cell = ", ".join(f"{way} {_ms(figures)}" for way, figures in rivals.items()) or "-"
+    ratios = [f"{other / ours['p50']:.1f}" if ours and other else "-" for other in (eager.get("p50"), best)]
+    peaks = [way.get("peak_MB") for way in (eager, row.get("ours", {}))]  # a graph replayed allocates nothing
+    memory = ["-" if peak is None else str(peak) for peak in peaks]
+    return [*name, _ms(eager), _ms(compiled), rival_cell, _ms(ours or row.get("ours", {})), *ratios, *memory]
 
 
 def _ms(way: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Which kernels an operator launches, and with which arguments; none is run, as the operator gets meta tensors.
+"""Record which kernels an operator launches, and with which arguments; none runs, as it gets meta tensors.
 
 So what is compiled and counted is what is launched, with the real constants.
 """
@@ -49,19 +49,19 @@ class Launch:
 
     @property
     def name(self) -> str:
-        """The module and the function."""
+        """Join the names of the module and of the function."""
         module = self.kernel.fn.__module__.removeprefix("triportrait.kernels.").replace(".", "_")
         return f"{module}.{self.kernel.fn.__name__.strip('_').removesuffix('_kernel')}"
 
     def program(self) -> tuple[Any, ...]:
-        """A key that is equal for launches of one program, except for what Triton knows of their integers."""
+        """Return a key that is equal for launches of one program, except for what Triton knows of their integers."""
         constants = [p.name for p in self.kernel.params if p.is_constexpr]
         return self.name, tuple((k, str(self.constants[k])) for k in constants), tuple(self.options.items())
 
 
 @contextmanager
 def recorded() -> Iterator[list[Launch]]:
-    """Inside, launches are recorded instead of made."""
+    """Record launches inside a `with` block instead of making them."""
     from triton.runtime.jit import JITFunction
 
     launches: list[Launch] = []
@@ -78,7 +78,7 @@ def recorded() -> Iterator[list[Launch]]:
 
 
 def launches_of(name: str, sizes: Sizes, dtype: torch.dtype, backward: bool) -> list[Launch]:
-    """The launches of a case, forward, and backward if wanted and there is one; of equal programs the largest."""
+    """List the launches of a case, forward, and backward if asked for; of equal programs the largest."""
     case = CASES[name]
     with FakeTensorMode():  # a frame's inputs without their memory
         fakes = [None if x is None else x if x.dim() else int(x) for x in make_inputs(name, sizes, dtype)]

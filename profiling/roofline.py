@@ -19,8 +19,9 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from triportrait.core.config import ModelConfig
 from triportrait.kernels.dispatch import use_backend
-from triportrait.profiling.machine import measure
-from triportrait.profiling.parts import PARTS, Frame, When, make_frame, part_hooks
+from triportrait.profiling.frame_parts import PARTS, Frame, When, make_frame, part_hooks
+from triportrait.profiling.markdown import markdown_table
+from triportrait.profiling.measurement import measure
 
 HALF = 2  # bytes
 FLAME_VERTICES, POSE_DIRECTIONS = 5023, 36
@@ -72,17 +73,17 @@ class Work:
 
     @property
     def flop(self) -> float:
-        """The operations of all products; a multiplication and an addition are two."""
+        """Add the operations of all products; a multiplication and an addition are two."""
         return sum(flop for flop, _ in self.operations)
 
     def floor_s(self, ceiling: Ceiling) -> float:
-        """The seconds that a GPU needs at least."""
+        """Add the seconds that a GPU needs at least."""
         peak = ceiling.double_flops if self.double else ceiling.flops
         return sum(max(flop / peak, size / ceiling.bandwidth) for flop, size in self.operations)
 
 
 class _Counter(TorchDispatchMode):
-    """Appends what each product costs to a list."""
+    """Append what each product costs to a list."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,7 +144,7 @@ def _neck_field(config: ModelConfig) -> Work:
 
 
 def sums(parts: dict[str, Work]) -> dict[str, dict[str, Work]]:
-    """The parts that run, by what a user waits for."""
+    """Group the parts that run by what a user waits for."""
     return {
         "frame, source cached": {n: w for n, w in parts.items() if w.when != "source"},
         "frame, nothing cached": parts,
@@ -171,7 +172,7 @@ def measured_ceiling() -> Ceiling:
 def table(
     parts: dict[str, Work], ceilings: Sequence[Ceiling] = CEILINGS, measured_ms: dict[str, float] | None = None
 ) -> str:
-    """The parts as Markdown.
+    """Tabulate the parts.
 
     Args:
         parts: their work.
@@ -181,9 +182,8 @@ def table(
     measured_ms = measured_ms or {}
     head = ["part", "once per", "GFLOP", "fp16 weights MB", *(f"{c.name}: floor ms" for c in ceilings)]
     head += ["took ms", "times the floor"] if measured_ms else []
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
 
-    def line(name: str, when: str, works: list[Work]) -> str:
+    def cells_of(name: str, when: str, works: list[Work]) -> list[str]:
         floors = [1e3 * sum(w.floor_s(c) for w in works) for c in ceilings]
         cells = [
             name, when, f"{sum(w.flop for w in works) / 1e9:.1f}", f"{sum(w.weight_bytes for w in works) / 1e6:.1f}",
@@ -192,13 +192,13 @@ def table(
         if measured_ms:
             ms = measured_ms.get(name)
             cells += ["-", "-"] if ms is None else [f"{ms:.3f}", f"{ms / floors[-1]:.1f}"]
-        return "| " + " | ".join(cells) + " |"
+        return cells
 
-    lines += [line(name, work.when, [work]) for name, work in parts.items()]
-    lines += [line(f"**{name}**", "", list(works.values())) for name, works in sums(parts).items()]
+    rows = [cells_of(name, work.when, [work]) for name, work in parts.items()]
+    rows += [cells_of(f"**{name}**", "", list(works.values())) for name, works in sums(parts).items()]
     notes = [f"- {c.name}: {c.flops / 1e12:.0f} TFLOP/s, {c.bandwidth / 1e12:.2f} TB/s ({c.source})" for c in ceilings]
     legend = (
         "Floor: for each product or convolution the larger of its operations at the peak and its operands, once, in "
         "half precision at the bandwidth; all else is free. The render counts planes in and pixels out."
     )
-    return "\n".join([*lines, "", legend, *notes]) + "\n"
+    return "\n".join([markdown_table(head, rows), legend, *notes]) + "\n"

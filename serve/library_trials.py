@@ -39,7 +39,7 @@ import os
 os.environ.pop("TRITON_INTERPRET", None)
 import torch, triton
 from triportrait.kernels.language import HAVE_TRITON
-from triportrait.kernels.trial import launch
+from triportrait.kernels.trial_launch import launch
 assert HAVE_TRITON
 loads()
 if torch.cuda.is_available():

@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from triportrait.core.cards import chosen_device
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
+from triportrait.core.gpus import chosen_device
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Camera, Head
 from triportrait.core.weights import log_weights, named_weights

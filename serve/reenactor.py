@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triportrait.core.errors import InputError
-from triportrait.core.motion.crop import crop_map, cut
 from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.motion.motion_crop import crop_map, cut
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.motion.small_encoder import GAZE, SPREAD, SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D

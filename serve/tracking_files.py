@@ -21,7 +21,7 @@ from torch import Tensor
 
 from triportrait.core.errors import InputError
 from triportrait.core.files import opened
-from triportrait.core.motion.crop import anchors_of
+from triportrait.core.motion.motion_crop import anchors_of
 from triportrait.core.render.cameras import camera_from_label
 from triportrait.core.types import Camera
 from triportrait.serve.media.output_file import reason_of

@@ -14,7 +14,7 @@ from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.network_kind import REENACTMENT, check_network
 from triportrait.core.portrait import Portrait4D
-from triportrait.core.rule import rule_motion_encoder, rule_portrait
+from triportrait.core.seeded_weights import rule_motion_encoder, rule_portrait
 from triportrait.core.weights import DEMO, named_weights
 from triportrait.serve.media.output_file import writing
 

@@ -17,7 +17,7 @@ _HOURGLASS_DEPTH = 4
 
 
 class _ConvBlock(nn.Module):
-    """Three pre-activated convolutions whose outputs are joined, and a shortcut."""
+    """Three pre-activated convolutions whose concatenated outputs are added to a shortcut."""
 
     def __init__(self, in_width: int, out_width: int) -> None:
         super().__init__()
@@ -29,13 +29,13 @@ class _ConvBlock(nn.Module):
         self.shortcut = nn.Conv2d(in_width, out_width, 1, bias=False) if resized else None
 
     def forward(self, x: Tensor) -> Tensor:
-        parts, y = [], x
+        outputs, y = [], x
         for norm, conv in zip(self.norms, self.convs, strict=True):
             y = conv(F.relu(norm(y)))
-            parts.append(y)
+            outputs.append(y)
         if self.shortcut is not None and self.shortcut_norm is not None:
             x = self.shortcut(F.relu(self.shortcut_norm(x)))
-        return torch.cat(parts, dim=1) + x
+        return torch.cat(outputs, dim=1) + x
 
 
 class _Hourglass(nn.Module):
@@ -49,10 +49,11 @@ class _Hourglass(nn.Module):
         self.up = nn.ModuleList(_ConvBlock(width, width) for _ in range(depth))
 
     def forward(self, x: Tensor, level: int = 0) -> Tensor:
-        low = self.down[level](F.max_pool2d(x, 2))
-        low = self.bottom(low) if level + 1 == len(self.down) else self.forward(low, level + 1)
-        low = F.interpolate(self.up[level](low), size=x.shape[-2:], mode="bilinear", align_corners=False)
-        return self.across[level](x) + low
+        coarse = self.down[level](F.max_pool2d(x, 2))
+        coarse = self.bottom(coarse) if level + 1 == len(self.down) else self.forward(coarse, level + 1)
+        coarse = F.interpolate(self.up[level](coarse), size=x.shape[-2:], mode="bilinear", align_corners=False)
+        skip = self.across[level](x)
+        return skip + coarse
 
 
 class _FaceNetwork(nn.Module):
@@ -79,8 +80,8 @@ class _FaceNetwork(nn.Module):
         return self.fc(F.relu(x.flatten(1)))
 
 
-class _Head(nn.Module):
-    """A head: linear, ReLU, norm, linear, and where the published network has them, a ReLU and a last linear layer."""
+class _OutputLayers(nn.Module):
+    """Linear, ReLU, norm, linear; where the published network has them, another ReLU and a last linear layer."""
 
     def __init__(self, out_width: int | None) -> None:
         super().__init__()
@@ -101,7 +102,8 @@ class MotionEncoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.face = _FaceNetwork()
-        self.mouth, self.head_pose, self.eyes, self.emotion = _Head(None), _Head(6), _Head(6), _Head(30)
+        self.mouth, self.head_pose = _OutputLayers(None), _OutputLayers(6)
+        self.eyes, self.emotion = _OutputLayers(6), _OutputLayers(30)
         self.eval()
 
     def train(self, mode: bool = True) -> MotionEncoder:

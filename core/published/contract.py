@@ -1,4 +1,4 @@
-"""The contract of a published network: what it must hold, and with which options it must have been made."""
+"""Check what a published network must hold, and with which options it must have been made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The conversion of published weight files: read without running anything, renamed, checked, written to a folder."""
+"""Convert published weight files: read without running anything, rename, check, write to a folder."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""The reader of FLAME's own model file, a pickle of Python 2, as plain arrays."""
+"""Read FLAME's own model file, a pickle of Python 2, as plain arrays."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,25 +9,11 @@ import numpy as np
 from triportrait.core.config import NeckConfig
 from triportrait.core.errors import InputError
 from triportrait.core.motion.flame import NUM_JOINTS
-from triportrait.core.published.unpickle import Record, read_pickle
+from triportrait.core.published.unpickle import Record
 
 VERTICES, FACES = 5023, 9976
 DIRECTIONS, POSE_DIRECTIONS = NeckConfig.num_shape + NeckConfig.num_expression, 9 * (NUM_JOINTS - 1)
 MAX_WRAPPINGS = 4
-
-
-def read_flame(path: str | Path) -> dict[str, np.ndarray]:
-    """Read `generic_model.pkl` without chumpy or scipy, which it names, and without running anything from it.
-
-    Returns:
-        float64, in metres: template [5023, 3], shape_directions [5023, 3, 400] (300 of shape, then 100 of expression),
-        pose_directions [5023, 3, 36], joint_regressor [5, 5023], skinning_weights [5023, 5]; int64: parents [5] (-1 for
-        the root), faces [9976, 3].
-
-    Raises:
-        InputError: `read_pickle` refuses the file, or an entry is missing or has another shape.
-    """
-    return flame_of(read_pickle(path), str(path))
 
 
 def is_flame(content: Any) -> bool:
@@ -37,7 +22,16 @@ def is_flame(content: Any) -> bool:
 
 
 def flame_of(root: Any, file: str) -> dict[str, np.ndarray]:
-    """Read FLAME's arrays, like `read_flame`, from the content that `read_pickle` gave for `file`."""
+    """Read the arrays of `generic_model.pkl` from what `read_pickle` gave for it, without chumpy or scipy.
+
+    Returns:
+        float64, in metres: template [5023, 3], shape_directions [5023, 3, 400] (300 of shape, then 100 of expression),
+        pose_directions [5023, 3, 36], joint_regressor [5, 5023], skinning_weights [5023, 5]; int64: parents [5] (-1 for
+        the root), faces [9976, 3].
+
+    Raises:
+        InputError: an entry is missing or has another shape; `file` begins the sentence.
+    """
     if type(root) is not dict:
         raise InputError(f"{file}: expected FLAME's dictionary, got a {type(root).__name__}; fetch it again")
 

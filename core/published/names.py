@@ -1,4 +1,4 @@
-"""The renaming of published tensors to ours, one to one, by rules that apply from top to bottom."""
+"""Rename published tensors to ours, one to one, by rules that apply from top to bottom."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""The networks in a published file: their tensors under dotted names, and the options they were made with."""
+"""Find the networks in a published file: their tensors under dotted names, and the options they were made with."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,13 @@ import torch
 from torch import Tensor
 
 from triportrait.core.errors import InputError
-from triportrait.core.published.unpickle import Global, Record, read_pickle
-from triportrait.core.sentences import shown
+from triportrait.core.published.unpickle import Global, Record
+from triportrait.core.sentences import literal, shown
 
 # the networks of a training snapshot, and the keys under which a checkpoint may hide its tensors
 SNAPSHOT_KEYS = ("G", "D", "G_ema")
 NESTED_KEYS = ("state_dict", "net", "model")
-PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
+PERSISTENT_CLASS = "torch_utils.persistence._reconstruct_persistent_obj"
 # entries count each time that they are looked at, empty ones too: a published network has about three thousand
 MAX_DEPTH, MAX_ENTRIES, MAX_NAME = 64, 20_000, 100
 # the most letters of all settings of a network and of one text in them; the letters that any value costs
@@ -44,20 +43,15 @@ class Network:
     kind: str = ""
 
 
-def read_networks(path: str | Path) -> dict[str, Network]:
-    """Read a training snapshot or a checkpoint without running anything from it.
+def networks_of(content: Any, file: str) -> dict[str, Network]:
+    """List the networks in what `read_pickle` gave for a training snapshot or a checkpoint.
 
     A snapshot gives its 'G', 'D' and 'G_ema', as far as it has them. A checkpoint, that is a dict of tensors, perhaps
     under 'state_dict', 'net' or 'model' and with 'module.' before each name, gives one network with the name ''.
 
     Raises:
-        InputError: `read_pickle` refuses the file, it holds no networks, or one of them is not made of tensors.
+        InputError: the file holds no networks, or one of them is not made of tensors; `file` begins the sentence.
     """
-    return networks_of(read_pickle(path), str(path))
-
-
-def networks_of(content: Any, file: str) -> dict[str, Network]:
-    """List the networks, like `read_networks`, in the content that `read_pickle` gave for `file`."""
     root = _entries(content)
     if root is None:
         raise InputError(f"{file}: expected a dictionary of networks or of tensors, got none; fetch it again")
@@ -91,7 +85,7 @@ def _checkpoint(root: dict[Any, Any], file: str) -> dict[str, Tensor]:
 
 def _parts(module: Any, where: str) -> tuple[str, dict[str, Any]]:
     """Return class name and state of a module, persistent or not."""
-    if type(module) is Record and module.kind == PERSISTENT and len(module.args) == 1:
+    if type(module) is Record and module.kind == PERSISTENT_CLASS and len(module.args) == 1:
         meta = _entries(module.args[0]) or {}
         kind, state = meta.get("class_name"), meta.get("state")
     else:
@@ -103,18 +97,49 @@ def _parts(module: Any, where: str) -> tuple[str, dict[str, Any]]:
     return kind, state
 
 
-def _members(state: dict[str, Any], key: str, where: str, left: list[int]) -> dict[str, Any]:
-    """Return one dict of a module's state, without empty entries; `left` counts the entries that are allowed."""
-    members = state.get(key)
-    # modules may share one dict, which is then looked at again and again
-    left[0] -= len(members) if type(members) is dict else 0
-    if left[0] < 0:
-        raise InputError(
-            f"{where}: expected at most {MAX_ENTRIES} entries of modules, got more; the file is not to be trusted"
-        )
-    # the dotted names repeat those of the parents, so that long ones would multiply
-    if type(members) is not dict or not all(type(name) is str and len(name) <= MAX_NAME for name in members):
+@dataclass
+class _Budget:
+    """What one network may still cost.
+
+    Attributes:
+        where: file and network, which begin every refusal.
+        entries: entries of modules that may still be looked at; modules may share one dict, which counts each time.
+        letters: letters that its settings may still have; a setting that is met many times costs them each time.
+    """
+
+    where: str
+    entries: int = MAX_ENTRIES
+    letters: int = MAX_SETTINGS
+
+    def spend_entries(self, count: int) -> None:
+        self.entries -= count
+        if self.entries < 0:
+            raise self.refusal(f"expected at most {MAX_ENTRIES} entries of modules")
+
+    def spend_letters(self, count: int) -> None:
+        self.letters -= count
+        if self.letters < 0:
+            raise self.refusal(f"expected at most {MAX_SETTINGS} letters of settings")
+
+    def check_depth(self, nested: str, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise self.refusal(f"expected {nested} {MAX_DEPTH} deep at most")
+
+    def refusal(self, expected: str) -> InputError:
+        return InputError(f"{self.where}: {expected}, got more; the file is not to be trusted")
+
+
+def _members(state: dict[str, Any], key: str, budget: _Budget) -> dict[str, Any]:
+    """Return one dict of a module's state, without empty entries."""
+    members, where = state.get(key), budget.where
+    if type(members) is not dict:
         raise InputError(f"{where}: expected the entry {key} of a network module, got none; fetch it again")
+    budget.spend_entries(len(members))
+    for name in members:
+        # the dotted names repeat those of the parents, so that long ones would multiply
+        if type(name) is not str or len(name) > MAX_NAME:
+            got = literal(name)
+            raise InputError(f"{where}: {key}: expected names of up to {MAX_NAME} letters, got {got}; fetch it again")
     return {name: value for name, value in members.items() if value is not None}
 
 
@@ -122,11 +147,11 @@ def _network(module: Any, where: str) -> Network:
     kind, state = _parts(module, where)
     tensors: dict[str, Tensor] = {}
     parameters: set[str] = set()
-    left = [MAX_ENTRIES]
-    for prefix, part in _walk(module, where, left):
+    budget = _Budget(where)
+    for prefix, part in _walk(module, budget):
         hidden = part.get("_non_persistent_buffers_set")
         for key in ("_parameters", "_buffers"):
-            for name, value in _members(part, key, where, left).items():
+            for name, value in _members(part, key, budget).items():
                 if key == "_buffers" and type(hidden) is set and name in hidden:
                     continue
                 if not isinstance(value, Tensor) or prefix + name in tensors:
@@ -137,56 +162,43 @@ def _network(module: Any, where: str) -> Network:
                 if key == "_parameters":
                     parameters.add(prefix + name)
     settings = _entries(state.get("_init_kwargs")) or {}
-    return Network(tensors, frozenset(parameters), _plain(settings, where, [MAX_SETTINGS]), kind)
+    return Network(tensors, frozenset(parameters), _plain(settings, budget), kind)
 
 
-def _walk(
-    module: Any, where: str, left: list[int], prefix: str = "", depth: int = 0
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _walk(module: Any, budget: _Budget, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (prefix, state) of a module and of those in it, parents first; a module with two names comes twice."""
-    if depth > MAX_DEPTH:
-        raise InputError(f"{where}: expected modules {MAX_DEPTH} deep at most, got more; the file is not to be trusted")
-    _, state = _parts(module, where)
+    budget.check_depth("modules", depth)
+    _, state = _parts(module, budget.where)
     yield prefix, state
-    for name, child in _members(state, "_modules", where, left).items():
-        yield from _walk(child, where, left, f"{prefix}{name}.", depth + 1)
+    for name, child in _members(state, "_modules", budget).items():
+        yield from _walk(child, budget, f"{prefix}{name}.", depth + 1)
 
 
-def _plain(value: Any, where: str, left: list[int], depth: int = 0) -> Any:
-    """Turn a setting into JSON values: a class or an object becomes its name, sets and arrays become lists.
-
-    `left` counts the letters that are allowed; one value may be met many times, and costs them each time.
-    """
+def _plain(value: Any, budget: _Budget, depth: int = 0) -> Any:
+    """Turn a setting into JSON values: a class or an object becomes its name, sets and arrays become lists."""
+    budget.check_depth("settings", depth)
     entries = _entries(value)
     if entries is not None:
-        _charge(left, VALUE_LETTERS, where, depth)
-        return {_text(key, where, left): _plain(item, where, left, depth + 1) for key, item in entries.items()}
+        budget.spend_letters(VALUE_LETTERS)
+        return {_text(key, budget): _plain(item, budget, depth + 1) for key, item in entries.items()}
     if type(value) in (list, tuple, set, frozenset):
-        _charge(left, VALUE_LETTERS, where, depth)
-        return [_plain(item, where, left, depth + 1) for item in value]
+        budget.spend_letters(VALUE_LETTERS)
+        return [_plain(item, budget, depth + 1) for item in value]
     if isinstance(value, (np.ndarray, Tensor)):
         # an array without values may still be a list of many empty lists
         count = math.prod(max(size, 1) for size in value.shape)
-        fits = count * VALUE_LETTERS <= left[0]
-        return _plain(value.tolist() if fits else f"array {list(value.shape)}", where, left, depth + 1)
+        fits = count * VALUE_LETTERS <= budget.letters
+        return _plain(value.tolist() if fits else f"array {list(value.shape)}", budget, depth + 1)
     if value is None or type(value) in (bool, int, float):
-        _charge(left, VALUE_LETTERS, where, depth)
+        budget.spend_letters(VALUE_LETTERS)
         return value
     if isinstance(value, (Record, Global)):
         value = value.kind
-    return _text(value if type(value) in (str, torch.dtype) else type(value).__name__, where, left, depth)
+    return _text(value if type(value) in (str, torch.dtype) else type(value).__name__, budget)
 
 
-def _text(value: Any, where: str, left: list[int], depth: int = 0) -> str:
+def _text(value: Any, budget: _Budget) -> str:
     """Return the text of a setting or of its name, cut to a modest length."""
     text = str(value[:MAX_TEXT] if type(value) in (str, bytes) else value)
-    _charge(left, VALUE_LETTERS + len(text), where, depth)
+    budget.spend_letters(VALUE_LETTERS + len(text))
     return text
-
-
-def _charge(left: list[int], letters: int, where: str, depth: int) -> None:
-    left[0] -= letters
-    if left[0] < 0 or depth > MAX_DEPTH:
-        raise InputError(
-            f"{where}: expected at most {MAX_SETTINGS} letters of settings, got more; the file is not to be trusted"
-        )

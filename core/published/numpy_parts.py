@@ -1,4 +1,4 @@
-"""Stand-ins for numpy's pickling functions: they make plain arrays of numbers, never of objects."""
+"""Stand in for numpy's pickling functions: make plain arrays of numbers, never of objects."""
 
 from __future__ import annotations
 

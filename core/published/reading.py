@@ -1,4 +1,4 @@
-"""The reading of a weights file: how much of it may be read, and how its refusal is worded."""
+"""Bound how much of a weights file may be read, and word its refusal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Torch's storages and archives as plain tensors, inside of a pickle, in an old whole file or in a zip file."""
+"""Read torch's storages and archives as plain tensors: inside of a pickle, in an old whole file or in a zip file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triportrait.core.published.machine import Machine, World
+from triportrait.core.published.pickle_machine import Machine, World
 from triportrait.core.published.reading import Reading, Source
 from triportrait.core.sentences import shown
 

@@ -1,4 +1,4 @@
-"""The reader of published pickles and torch checkpoints, which executes and imports nothing from them."""
+"""Read published pickles and torch checkpoints without executing or importing anything from them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import IO, Any
 from triportrait.core.errors import InputError
 from triportrait.core.files import check_regular
 from triportrait.core.published import storages
-from triportrait.core.published.machine import Global, Record
+from triportrait.core.published.pickle_machine import Global, Record
 from triportrait.core.published.reading import Reading, Source
 from triportrait.core.published.vocabulary import Vocabulary
 

@@ -1,4 +1,4 @@
-"""The names that a weights file may use, and the stand-in for each of them."""
+"""List the names that a weights file may use, and the stand-in for each of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from triportrait.core.published import numpy_parts, storages
-from triportrait.core.published.machine import Global, Record, call, checked_key
+from triportrait.core.published.pickle_machine import Global, Record, call, checked_key
 from triportrait.core.published.reading import ENTRY_BYTES, ITEM_BYTES, Reading, Source
 from triportrait.core.sentences import shown
 

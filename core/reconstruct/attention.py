@@ -1,4 +1,4 @@
-"""Which attention runs, decided here and nowhere else, and the modules built on it.
+"""Decide, here and nowhere else, which attention runs, and build modules on it.
 
 Letters: B batch, N query tokens, K key tokens, D token width, H W the grid of the tokens.
 """
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from triportrait.core.libraries import MISSING, fault
-from triportrait.kernels.attention import WIDEST, attend_wide
+from triportrait.kernels.attention import MAX_HEAD_WIDTH, attend_wide
 from triportrait.kernels.dispatch import runs_triton
 from triportrait.kernels.dwconv import depthwise_gelu
 
@@ -54,7 +54,7 @@ def backend_for(device_type: str, head_width: int, dtype: torch.dtype) -> Litera
     if head_width <= XFORMERS_MAX_HEAD_WIDTH:
         return "xformers" if has_xformers() else "torch"
     half = dtype in (torch.float16, torch.bfloat16)
-    return "wide" if half and head_width <= WIDEST and head_width % 16 == 0 else "torch"
+    return "wide" if half and head_width <= MAX_HEAD_WIDTH and head_width % 16 == 0 else "torch"
 
 
 def xformers_runs(query: Tensor, key: Tensor, value: Tensor) -> bool:

@@ -39,13 +39,13 @@ class PlaneDecoder(nn.Module):
         self.out = nn.Conv2d(tail[-1], 3 * plane_width, 3, padding=1)
 
     def detail_partial(self, detail: Tensor) -> Tensor:
-        """The partial sum of the first convolution over the detail features [B, C2, H, W], its bias included."""
+        """Compute the first convolution's partial sum over the detail features [B, C2, H, W], its bias included."""
         first = self.head[0]
         assert isinstance(first, nn.Conv2d)
         return F.conv2d(detail, first.weight[:, -detail.shape[1] :], first.bias, padding=1)
 
     def forward(self, canonical: Tensor, detail: Tensor | None, detail_partial: Tensor | None = None) -> Tensor:
-        """Canonical [B, C1, H, W] and detail features [B, C2, H, W] -> planes [B, 3, H, W, C], channels last.
+        """Decode canonical [B, C1, H, W] and detail features [B, C2, H, W] to planes [B, 3, H, W, C], channels last.
 
         The planes are xy, yz, zx in the canonical frame; see `kernels.triplane.sample_triplane` for their axes. The
         result of `detail_partial` may stand in for the detail features, which are then not read.

@@ -42,7 +42,7 @@ def turned(camera: Camera, yaw: float, pitch: float) -> Camera:
 
 
 def orbit_deg(time: float, period: float, yaw_deg: float = 30.0, pitch_deg: float = 8.0) -> tuple[float, float]:
-    """Yaw and pitch, degrees, of a camera that sways around the head once in each period.
+    """Return yaw and pitch, degrees, of a camera that sways around the head once in each period.
 
     Args:
         time, period: in one unit, seconds or frames.

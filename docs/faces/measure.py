@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from tests.serve.raw import EYE_MARKS, PHOTO, face, moving_head, seen
-from triportrait.core.motion.crop import anchors_of
+from triportrait.core.motion.motion_crop import anchors_of
 from triportrait.core.types import NeckGrid
 from triportrait.serve.faces.alignment import align, alignment_points
 from triportrait.serve.faces.face import AlignedFace, Face

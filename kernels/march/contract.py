@@ -33,8 +33,8 @@ from triportrait.kernels.march.launch import (
     propose,
 )
 
-WIDEST = 128  # the largest C, K, E of the fused pass
-MOST_SAMPLES = 255  # the largest S, N
+MAX_WIDTH = 128  # the largest C, K, E of the fused pass
+MAX_SAMPLES = 255  # the largest S, N
 RAY_CHUNK = 4096  # rays of the whole batch at a time where nothing is fused; bounds the memory, changes no ray
 
 __all__ = ["MlpPrecision", "Rays", "Warp", "march_rays", "march_rays_reference", "warped"]
@@ -112,7 +112,7 @@ def march_rays(
         if deterministic:
             raise ValueError(
                 "deterministic: expected the fused kernels (a GPU, Triton, and C, K, E powers of two from 16 to "
-                f"{WIDEST}), got other sizes or another backend; the small operators add in no order"
+                f"{MAX_WIDTH}), got other sizes or another backend; the small operators add in no order"
             )
         return _march_in_chunks(planes, rays, depths, num_fine, half_side, weights, warp, uniforms, precision)
     if deterministic is None:
@@ -204,8 +204,8 @@ def _outermost(grid: Tensor, side: float) -> float:
 def fuses(weights: FieldWeights, num_coarse: int, num_fine: int) -> bool:
     """Tell whether the fused pass takes these sizes: tensor-core tiles, and searches of at most eight steps."""
     widths = (*weights.hidden_weight.shape, weights.feature_weight.shape[0])
-    tiles = all(16 <= width <= WIDEST and width & (width - 1) == 0 for width in widths)
-    return tiles and num_coarse <= MOST_SAMPLES and 1 <= num_fine <= MOST_SAMPLES
+    tiles = all(16 <= width <= MAX_WIDTH and width & (width - 1) == 0 for width in widths)
+    return tiles and num_coarse <= MAX_SAMPLES and 1 <= num_fine <= MAX_SAMPLES
 
 
 class _Options(NamedTuple):

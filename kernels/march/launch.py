@@ -1,4 +1,4 @@
-"""The launches of the march: tensors packed for the kernels, scratch, and the constants of each launch.
+"""Launch the march: pack tensors for the kernels, allocate scratch, choose the constants of each launch.
 
 Letters: B batch, R rays, S coarse and N fine samples, L = S + N, C plane channels, K hidden units, E feature channels.
 """

@@ -42,9 +42,9 @@ class Compile(_Operators):
             raise InputError("profile compile: expected Triton, it is not installed; `pip install triton`")
         if INTERPRETED:
             raise InputError("profile compile: expected a process that compiles, got TRITON_INTERPRET=1; unset it")
-        from triportrait.profiling.everything import chosen
-        from triportrait.profiling.machine import made_by
-        from triportrait.profiling.programs import compile_all, table
+        from triportrait.profiling.cases import chosen
+        from triportrait.profiling.compile_table import compile_all, table
+        from triportrait.profiling.measurement import made_by
 
         rows = compile_all(chosen(self.op), self._dtypes())
         print(f"{made_by('triportrait profile compile')}\n\n{table(rows)}", end="")
@@ -90,9 +90,9 @@ class Kernels(_Operators):
     def run(self) -> None:
         """Check that kernels and definitions agree, then take times."""
         _interpret_without_gpu()
-        from triportrait.profiling.everything import chosen
+        from triportrait.profiling.cases import chosen
         from triportrait.profiling.kernels import bench, table
-        from triportrait.profiling.machine import device_here
+        from triportrait.profiling.measurement import device_here
 
         rows = bench(chosen(self.op), self._dtypes(), device_here())
         _print_where("kernels", *(["--op", *self.op] if self.op else []), "--dtype", self.dtype)
@@ -111,11 +111,10 @@ class Frame:
         """Check that all ways show the same picture, then take times."""
         _interpret_without_gpu()
         from triportrait.core.config import PRESETS
-        from triportrait.profiling.everything import model_here
-        from triportrait.profiling.frame import bench, table
-        from triportrait.profiling.machine import device_here
+        from triportrait.profiling.frame import bench, config_for, table
+        from triportrait.profiling.measurement import device_here
 
-        config = model_here(device_here()) if self.preset is None else PRESETS[self.preset]()
+        config = config_for(device_here()) if self.preset is None else PRESETS[self.preset]()
         rows = bench(config, device_here())
         _print_where("frame")
         print(table(rows), end="")
@@ -132,7 +131,7 @@ class All:
     def run(self) -> None:
         """Measure; one GPU takes about ten minutes."""
         _interpret_without_gpu()
-        from triportrait.profiling.everything import profile
+        from triportrait.profiling.figures import profile
 
         if self.out.suffix != ".json":
             raise InputError(f"out: expected a .json file, got {self.out}; name one")
@@ -144,20 +143,18 @@ class All:
 
 @dataclass(frozen=True)
 class Report:
-    """Put the figures of a file of `profile all` into the README's tables, and draw them."""
+    """Put the figures of a file of `profile all` into the README's tables."""
 
     figures: tyro.conf.Positional[Path]
     """The file that `profile all` wrote on a GPU."""
     readme: Path = Path("README.md")
     """The file where the tables stand, between two markers."""
-    chart: Path = Path("docs/figures.png")
-    """The picture to write: each part beside its floor."""
 
     def run(self) -> None:
-        """Check the file and both places, then write."""
-        from triportrait.profiling.report import report
+        """Check the file and the markers, then write."""
+        from triportrait.profiling.figures import report
 
-        report(self.figures, self.readme, self.chart)
+        report(self.figures, self.readme)
         print(self.readme)
 
 
@@ -173,7 +170,7 @@ def _interpret_without_gpu() -> None:
 
 
 def _print_where(*words: str) -> None:
-    from triportrait.profiling.machine import describe
+    from triportrait.profiling.measurement import describe
 
     for name, value in describe(shlex.join(["triportrait", "profile", *words])).items():
         if value:

@@ -34,8 +34,7 @@ class Step:
         """Check that all ways lose the same, then print their times."""
         import torch
 
-        from triportrait.profiling.everything import write
-        from triportrait.profiling.machine import describe, device_here
+        from triportrait.profiling.measurement import describe, device_here, write_figures
         from triportrait.profiling.step import timing
         from triportrait.profiling.step.inputs import with_batch
         from triportrait.train.presets import STAGE_PRESETS
@@ -57,7 +56,7 @@ class Step:
             rows += (stage_rows := timing.bench(config, stage, torch.device(device)))
             print(f"\n## {preset}, {stage}, {self.batch} images\n\n{timing.table(stage_rows)}", end="")
         if self.json is not None:
-            write({"machine": where, "time": rows}, self.json)
+            write_figures({"machine": where, "time": rows}, self.json)
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Communication:
 
     def run(self) -> None:
         """Count parameters and apply the formulas."""
-        from triportrait.profiling.machine import made_by
+        from triportrait.profiling.measurement import made_by
         from triportrait.profiling.step.communication import LEGEND, table, trained_networks
         from triportrait.train.presets import STAGE_PRESETS
 
@@ -103,8 +102,7 @@ class Data:
 
     def run(self) -> None:
         """Read at random, and say where."""
-        from triportrait.profiling.everything import write
-        from triportrait.profiling.machine import describe
+        from triportrait.profiling.measurement import describe, write_figures
         from triportrait.profiling.step import loader
 
         _check_file(self.json)
@@ -113,7 +111,7 @@ class Data:
         lines = [f"{name}: {where[name]}" for name in ("command", "commit", "machine") if where[name]]
         print("\n".join([*lines, "", loader.table(rows)]), end="")
         if self.json is not None:
-            write({"machine": where, "data": rows}, self.json)
+            write_figures({"machine": where, "data": rows}, self.json)
 
 
 def _check_file(file: Path | None) -> None:

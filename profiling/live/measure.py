@@ -15,7 +15,7 @@ import numpy as np
 
 from triportrait.core.errors import InputError
 from triportrait.profiling.live.client import Client, Sample, SessionRecord, driving_frames, metrics
-from triportrait.profiling.machine import describe
+from triportrait.profiling.measurement import describe
 
 PARTS = ("total", "capture", "network", "queue", "compute", "encode")
 WARM_UP_S = 3.0

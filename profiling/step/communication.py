@@ -1,4 +1,4 @@
-"""What the ranks of a training send in a step, computed from the number of its parameters.
+"""Compute what the ranks of a training send in a step from the number of its parameters.
 
 All ranks of a ring send alike. Of a tensor of S bytes each of N ranks sends 2 S (N - 1) / N for an all-reduce, and
 S (N - 1) / N for an all-gather or a reduce-scatter. What is reduced and gathered, and when, follows DeepSpeed 0.19.8
@@ -15,6 +15,7 @@ import torch
 
 from triportrait.core.errors import InputError
 from triportrait.core.portrait import Portrait4D
+from triportrait.profiling.markdown import markdown_table
 from triportrait.train.config import ReenactConfig, StageConfig, StageName, TrainConfig
 from triportrait.train.stages.assemble import make_discriminator
 from triportrait.train.stages.initialize import reads_motion
@@ -50,7 +51,7 @@ class TrainedNetwork:
 
 
 def trained_networks(config: TrainConfig, stage: StageName) -> list[TrainedNetwork]:
-    """The generator and, where a stage has one, the discriminator; they are sized without their memory."""
+    """Size the generator and, where a stage has one, the discriminator, without their memory."""
     stage_config: StageConfig = getattr(config, stage)
     schedule, losses = stage_config.schedule, stage_config.losses
     with torch.device("meta"):
@@ -75,7 +76,7 @@ def trained_networks(config: TrainConfig, stage: StageName) -> list[TrainedNetwo
 def collective_bytes(
     networks: Sequence[TrainedNetwork], zero: int, ranks: int, micro_batches: int = 1
 ) -> dict[str, float]:
-    """Bytes of the whole tensors that a step reduces, gathers and scatters, by collective.
+    """Count the bytes of the whole tensors that a step reduces, gathers and scatters, by collective.
 
     Args:
         networks: what is trained.
@@ -102,7 +103,7 @@ def collective_bytes(
 
 
 def sent_bytes(collectives: dict[str, float], ranks: int) -> float:
-    """Bytes that each rank of a ring sends for its collectives."""
+    """Count the bytes that each rank of a ring sends for its collectives."""
     return sum(PASSES[name] * (ranks - 1) / ranks * size for name, size in collectives.items())
 
 
@@ -111,7 +112,7 @@ def _padded(elements: int, multiple: int) -> int:
 
 
 def table(networks: Sequence[TrainedNetwork], ranks: Sequence[int], micro_batches: int) -> str:
-    """What a step sends at every ZeRO stage, as Markdown.
+    """Tabulate what a step sends at every ZeRO stage.
 
     Raises:
         InputError: a number of ranks or of micro-batches below 1.
@@ -120,16 +121,16 @@ def table(networks: Sequence[TrainedNetwork], ranks: Sequence[int], micro_batche
         if value < 1:
             raise InputError(f"{name}: expected at least 1, got {value}; choose another number")
     columns = ["ZeRO", "ranks", *(f"{name} GB" for name in COLLECTIVES), "each rank sends GB"]
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    rows = []
     for zero in ZERO_STAGES:
         for count in ranks:
             total = collective_bytes(networks, zero, count, micro_batches)
             sizes = [*total.values(), sent_bytes(total, count)]
-            lines.append(f"| {zero} | {count} | " + " | ".join(f"{size / 1e9:.3f}" for size in sizes) + " |")
+            rows.append([zero, count, *(f"{size / 1e9:.3f}" for size in sizes)])
     legend = "; ".join(
         f"{network.name}: {sum(network.trained):,} trained weights, moved {network.moves:.4g} times a step"
         + (f", and {sum(network.fixed):,} fixed ones" if network.fixed else "")
         for network in networks
     )
     plural = "micro-batch" if micro_batches == 1 else "micro-batches"
-    return "\n".join([*lines, "", f"{legend}; {micro_batches} {plural} a rank and step."]) + "\n"
+    return f"{markdown_table(columns, rows)}\n{legend}; {micro_batches} {plural} a rank and step.\n"

@@ -1,4 +1,4 @@
-"""A training step of any size without data on the disk: networks with their first weights, and a random batch.
+"""Make a training step of any size without data on the disk: networks with first weights, and a random batch.
 
 What a step costs does not depend on what it has learned.
 """
@@ -20,7 +20,7 @@ from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import sample_look_at
 from triportrait.core.types import Camera
-from triportrait.profiling.parts import sphere_tables
+from triportrait.profiling.frame_parts import sphere_tables
 from triportrait.train.config import ReenactConfig, StageConfig, StageName, TrainConfig
 from triportrait.train.data.pictures import Pictures, PictureSet
 from triportrait.train.objectives.identity import FaceIdentity
@@ -91,7 +91,7 @@ class RandomSet:
         return self.heads * self.poses_each
 
     def pose(self, head: np.ndarray, expression: np.ndarray) -> Tensor:
-        """Numbers of poses, [B]."""
+        """Number poses, [B]."""
         return torch.from_numpy(head * self.poses_each + expression)
 
     def pairs(
@@ -122,7 +122,7 @@ class RandomSet:
 
 
 def with_batch(config: TrainConfig, stage: StageName, batch: int) -> TrainConfig:
-    """A training whose stage has a step of one micro-batch of this many images.
+    """Return a training whose stage has a step of one micro-batch of this many images.
 
     Raises:
         InputError: the discriminator cannot divide such a batch into its groups.
@@ -133,7 +133,7 @@ def with_batch(config: TrainConfig, stage: StageName, batch: int) -> TrainConfig
 
 
 def make_inputs(stage: StageName, config: TrainConfig, device: torch.device) -> StepInputs:
-    """A stage's networks and a batch of the size that its config asks for; the config's seed alone decides."""
+    """Make a stage's networks and a batch of the size that its config asks for; the config's seed alone decides."""
     stage_config: StageConfig = getattr(config, stage)
     with torch.device(device), torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

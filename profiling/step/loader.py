@@ -1,4 +1,4 @@
-"""How many frames a second this machine reads of the data, beside what one GPU is wanted to train on.
+"""Measure how many frames a second this machine reads of the data, beside what one GPU shall train on.
 
 An image of stage 2 is two frames: its source and its driving picture.
 """
@@ -17,6 +17,7 @@ import torch
 from triportrait.core.config import PRESETS, ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.files import MOST_INDEX, read_json
+from triportrait.profiling.markdown import markdown_table
 from triportrait.profiling.step.timing import WANTED_IMAGES_PER_S
 from triportrait.train.config import ReenactConfig
 from triportrait.train.data.clip_pictures import ClipPictures
@@ -135,16 +136,15 @@ def _row(way: str, side: int, frames_per_s: float) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown."""
-    lines = ["| way, one process | px | frames/s | of what one GPU wants | processes for one GPU |", "|" + " --- |" * 5]
+    """Tabulate the rows."""
+    columns = "way, one process", "px", "frames/s", "of what one GPU wants", "processes for one GPU"
+    lines = []
     for row in rows:
         processes = int(np.ceil(1 / row["of_wanted"])) if row["of_wanted"] else "-"
-        lines.append(
-            f"| {row['way']} | {row['size_px']} | {row['frames_per_s']:.1f} | {row['of_wanted']:.2f} | {processes} |"
-        )
+        lines.append([row["way"], row["size_px"], f"{row['frames_per_s']:.1f}", f"{row['of_wanted']:.2f}", processes])
     legend = (
         f"One GPU wants {WANTED_FRAMES_PER_S:.0f} frames/s: {WANTED_IMAGES_PER_S:.0f} images/s (an aim, not measured) "
         f"of {FRAMES_OF_IMAGE} frames each. Frames are read at random, as training draws them, and nothing else runs. "
         "The figures hold for this machine alone."
     )
-    return "\n".join([*lines, "", legend]) + "\n"
+    return f"{markdown_table(columns, lines)}\n{legend}\n"

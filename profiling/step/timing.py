@@ -1,4 +1,4 @@
-"""The time and the memory of a training step, part by part, in several ways.
+"""Measure the time and the memory of a training step, part by part, in several ways.
 
 Ways: `eager fp32`, plain PyTorch without TF32; `eager`, plain PyTorch in the training's precision with TF32; `ours`,
 the same with the kernels, as a stage trains; `ours, recompute`, that with activation checkpointing. All ways must lose
@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from triportrait.core.errors import InputError
-from triportrait.profiling.machine import numerics
+from triportrait.profiling.markdown import markdown_table
+from triportrait.profiling.measurement import numerics
 from triportrait.profiling.step.inputs import StepInputs, make_inputs
 from triportrait.train.config import StageName, TrainConfig
 from triportrait.train.engines.engine import Engine, Group
@@ -36,7 +37,7 @@ FORWARD, BACKWARD, TEACHER, CRITIC, DATA, OPTIMISER = PARTS = (
     "generator forward", "generator backward", "teacher", "discriminator", "data", "optimiser"
 )  # fmt: skip
 TEACHERS = {"static": ("prepare", "reenact", "render"), "motion_encoder": ("forward",)}  # networks of stage 2 -> calls
-MOST_DIFFERENCE = 0.1  # of a loss from that of `eager fp32`, relative; most of it is bfloat16's
+MAX_DIFFERENCE = 0.1  # of a loss from that of `eager fp32`, relative; most of it is bfloat16's
 WARM_UP, REPETITIONS = 2, 10
 WANTED, WANTED_IMAGES_PER_S = 3.0, 23.0  # times as fast as `eager fp32`; images a second and GPU
 
@@ -142,17 +143,17 @@ def _engines(inputs: StepInputs) -> dict[str, Engine]:
 def _check_losses(losses: Losses, expected: Losses) -> None:
     for phase, terms in expected.items():
         for name, value in terms.items():
-            loss, wanted = float(losses[phase][name]), float(value)
-            if abs(loss - wanted) > MOST_DIFFERENCE * max(abs(wanted), 1e-3):
+            loss, eager_loss = float(losses[phase][name]), float(value)
+            if abs(loss - eager_loss) > MAX_DIFFERENCE * max(abs(eager_loss), 1e-3):
                 raise InputError(
-                    f"{phase}, {name}: expected the loss of {EAGER_FP32}, {wanted:.6g}, got {loss:.6g}; this is a "
+                    f"{phase}, {name}: expected the loss of {EAGER_FP32}, {eager_loss:.6g}, got {loss:.6g}; this is a "
                     "fault of the program"
                 )
 
 
 @contextmanager
 def _teachers_timed(models: Any, clock: _Clock) -> Iterator[None]:
-    """Inside, what the frozen networks compute counts as the teacher's part, whichever phase asks for it."""
+    """Let what the frozen networks compute inside a `with` block count as the teacher's part."""
 
     def timed(network: nn.Module, call: str) -> Any:
         method = getattr(network, call)
@@ -186,7 +187,7 @@ class _Clock:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Inside, this part runs."""
+        """Count the time inside a `with` block as this part's."""
         self._running.append(name)
         self._mark(name)
         try:
@@ -219,18 +220,18 @@ class _Clock:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown."""
-    columns = [*(f"{part} ms" for part in PARTS), "step ms", "images/s", "peak GB", f"times {EAGER_FP32}"]
-    lines = ["| way | " + " | ".join(columns) + " |", "|" + " --- |" * (len(columns) + 1)]
+    """Tabulate the rows."""
+    columns = ["way", *(f"{part} ms" for part in PARTS), "step ms", "images/s", "peak GB", f"times {EAGER_FP32}"]
+    lines = []
     slowest = next((row["step_ms"] for row in rows if row["way"] == EAGER_FP32 and "red" not in row), None)
     for row in rows:
         if "red" in row:
-            lines.append(f"| {row['way']} | no figure: {row['red']} |" + " |" * (len(columns) - 1))
+            lines.append([row["way"], f"no figure: {row['red']}"])
             continue
-        cells = [f"{row['parts_ms'][part]:.1f}" for part in PARTS]
+        cells = [row["way"], *(f"{row['parts_ms'][part]:.1f}" for part in PARTS)]
         cells += [f"{row['step_ms']:.1f}", f"{row['images_per_s']:.1f}"]
         cells.append("-" if row["peak_GB"] is None else f"{row['peak_GB']:.1f}")
         cells.append("-" if slowest is None else f"{slowest / row['step_ms']:.2f}")
-        lines.append(f"| {row['way']} | " + " | ".join(cells) + " |")
+        lines.append(cells)
     aims = f"Wanted: {WANTED:.0f} times {EAGER_FP32}, {WANTED_IMAGES_PER_S:.0f} images/s."
-    return "\n".join([*lines, "", aims]) + "\n"
+    return f"{markdown_table(columns, lines)}\n{aims}\n"

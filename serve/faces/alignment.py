@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from triportrait.core.motion.crop import ALIGNED_SIZE
+from triportrait.core.motion.motion_crop import ALIGNED_SIZE
 
 # Of the published preprocessing, x right, y up, z to the viewer: eye, eye, tip of the nose, corners of the mouth.
 MEAN_FACE = np.array(

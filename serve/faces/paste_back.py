@@ -7,7 +7,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from triportrait.core.motion.crop import ALIGNED_SIZE
+from triportrait.core.motion.motion_crop import ALIGNED_SIZE
 from triportrait.serve.faces.alignment import Alignment
 
 # Over this part of the square's side at its rim the picture passes into the result: at its foot, where the neck and the

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from triportrait.core.motion.crop import ALIGNED_SIZE
+from triportrait.core.motion.motion_crop import ALIGNED_SIZE
 from triportrait.serve.faces.alignment import Alignment, align
 from triportrait.serve.faces.face import AlignedFace, Face, FaceProvider
 from triportrait.serve.faces.head_pose import matrix_of, parameters_of, turn_of, vector_of

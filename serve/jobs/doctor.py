@@ -15,8 +15,8 @@ from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
-from triportrait.core.cards import card, why_unused
 from triportrait.core.errors import InputError
+from triportrait.core.gpus import first_gpu, why_unused
 from triportrait.core.libraries import install, line
 from triportrait.core.sentences import LONGEST_SENTENCE, shown
 from triportrait.core.weights import DEMO, DEMO_FOLDER, KNOWS, named_weights
@@ -90,7 +90,7 @@ def examine(weights: str | None) -> Iterator[Finding]:
     """Give all rows. What is installed is tried in a process of its own, so that none of it can end this one."""
     packages = {library.name: _package(library) for library in LIBRARIES}
     installed = [name for name, row in packages.items() if row.verdict != "missing"]
-    has_card = "torch" in installed and card() is not None
+    has_card = "torch" in installed and first_gpu() is not None
     trials = tried(tuple([*installed, "video", *(["CUDA"] if has_card else [])]))
     rows = {name: _with_trial(row, trials.get(name)) for name, row in packages.items()}
     yield _python()
@@ -126,7 +126,7 @@ def _torch(row: Finding) -> Finding:
 
 
 def _cuda(loads: bool, trial: Trial | None) -> Finding:
-    name_and_driver = card()
+    name_and_driver = first_gpu()
     if not loads:
         return Finding("CUDA", "none", f"{name_and_driver or 'no NVIDIA driver'}; torch is needed first")
     torch = importlib.import_module("torch")

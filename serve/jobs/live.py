@@ -16,8 +16,8 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from triportrait.core.cards import chosen_device
 from triportrait.core.errors import InputError
+from triportrait.core.gpus import chosen_device
 from triportrait.core.libraries import fault, install
 from triportrait.core.weights import log_weights, named_weights
 from triportrait.serve.cuda_graph import BATCHES

@@ -16,8 +16,8 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from triportrait.core.cards import chosen_device
 from triportrait.core.errors import InputError
+from triportrait.core.gpus import chosen_device
 from triportrait.core.weights import named_weights
 from triportrait.serve.animation import AnimatedFrame, Options, check_face_number
 from triportrait.serve.faces.providers import FaceKind, LazyProvider

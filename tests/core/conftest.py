@@ -9,7 +9,7 @@ from tests.core.parity import Agrees
 from triportrait.core.config import portrait4d_v2, tiny
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.portrait import Portrait4D
-from triportrait.core.rule import rule_motion_encoder, rule_portrait
+from triportrait.core.seeded_weights import rule_motion_encoder, rule_portrait
 
 
 @pytest.fixture

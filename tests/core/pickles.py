@@ -8,12 +8,17 @@ import struct
 import zipfile
 import zlib
 from functools import cache
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+
+from triportrait.core.published.flame_file import flame_of
+from triportrait.core.published.networks import Network, networks_of
+from triportrait.core.published.unpickle import read_pickle
 
 # what a published pickle carries as text; the reader must never look at it
 MODULE_SOURCE = "import os\nopen('marker', 'w').write('ran')\nos.system('touch marker')\n"
@@ -130,6 +135,16 @@ def snapshot(**networks: Any) -> dict[str, Any]:
     return {"training_set_kwargs": EasyDict(path="data.zip"), "augment_pipe": None, "D_patch": None, **networks}
 
 
+def read_networks(path: Path) -> dict[str, Network]:
+    """The networks in a file."""
+    return networks_of(read_pickle(path), str(path))
+
+
+def read_flame(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a FLAME file."""
+    return flame_of(read_pickle(path), str(path))
+
+
 # --- opcodes by hand ---
 
 
@@ -183,6 +198,11 @@ def storage_archive(
     head = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
     length = struct.pack("<q", declared if written is None else written)
     return b"".join(head) + finish(root or identity, 2) + pickle.dumps(list(keys), 2) + length + data
+
+
+def stored(size: tuple[int, ...] = (1,), **archive: Any) -> bytes:
+    """A pickle of a tensor over an archive of these arguments of `storage_archive`."""
+    return finish(tensor(size, (1,), 0, storage_archive(**archive)))
 
 
 def tensor(size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, archive: bytes | None = None) -> bytes:
@@ -243,26 +263,18 @@ def doubled(open_: bytes, pair: bytes, levels: int = 60) -> bytes:
     return open_ + b"".join(b"\x940" + pair.replace(b"#", b"h" + bytes([i])) for i in range(levels))
 
 
-def module_laughs() -> bytes:
-    """Modules that each hold the one below under two names."""
+def nested_modules(levels: int, *names: str) -> bytes:
+    """Modules that each hold the one below under these names."""
     body = module(members()) + b"\x940"
-    for i in range(40):
-        children = b"}(" + text("a") + b"h" + bytes([i]) + text("b") + b"h" + bytes([i]) + b"u"
+    for i in range(levels):
+        children = b"}(" + b"".join(text(name) + b"h" + bytes([i]) for name in names) + b"u"
         body += module(members(modules=children)) + b"\x940"
-    return finish(body + b"}" + text("G") + b"h" + bytes([40]) + b"s")
+    return finish(body + b"}" + text("G") + b"h" + bytes([levels]) + b"s")
 
 
-def deep_modules() -> bytes:
-    """Modules one in the other, deeper than any network."""
-    body = module(members()) + b"\x940"
-    for i in range(200):
-        body += module(members(modules=b"}" + text("a") + b"h" + bytes([i]) + b"s")) + b"\x940"
-    return finish(body + b"}" + text("G") + b"h" + bytes([200]) + b"s")
-
-
-def settings_laughs() -> bytes:
-    """A network whose options are endless to write out."""
-    return rooted(module(members(settings=b"}" + text("x") + doubled(b"]", b"](##e") + b"s")))
+def with_setting(value: bytes) -> bytes:
+    """A network with one option."""
+    return rooted(module(members(settings=b"}" + text("x") + value + b"s")))
 
 
 def torch_zip(**changes: bytes) -> dict[str, bytes]:
@@ -288,12 +300,12 @@ def overlapping_zip(parts: int) -> bytes:
         data = entry.FileHeader() + data
         chain.append((entry, len(data)))
     kind = text("storage") + name("torch", "ByteStorage")
-    asked = [
+    requests = [
         b"(" + kind + text(entry.filename[7:]) + text("cpu") + integer(entry.file_size) + b"tQ" for entry, _ in chain
     ]
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("a/data.pkl", finish(b"(" + b"".join(asked) + b"l"))
+        archive.writestr("a/data.pkl", finish(b"(" + b"".join(requests) + b"l"))
         file.write(data)
         archive.start_dir = file.tell()  # type: ignore[attr-defined]
         for entry, length in chain:
@@ -309,10 +321,10 @@ def encrypted_zip() -> bytes:
     return bytes(data)
 
 
-def calls_again(opcode: bytes, times: int) -> bytes:
+def calls_again(times: int) -> bytes:
     """One value of many bytes from which as many copies are asked for."""
     load = name("_codecs", "encode") + b"\x940" + text("x" * (1 << 20)) + b"\x940" + text("latin1") + b"\x940"
-    return finish(load + b"(" + (b"h\x00(h\x01h\x02tR" * times) + b"l" + opcode)
+    return finish(load + b"(" + (b"h\x00(h\x01h\x02tR" * times) + b"l")
 
 
 def same_storage(times: int) -> bytes:
@@ -336,16 +348,9 @@ def numbered(count: int) -> bytes:
     return b"}(" + b"".join(b"J" + struct.pack("<i", i) + b"N" for i in range(count)) + b"u"
 
 
-def long_names() -> bytes:
-    """A long module and a name in it, put together again and again."""
-    return finish(text("torch." + "x" * (1 << 20)) + b"\x940" + text("y") + b"\x940(" + b"h\x00h\x01\x93" * 900 + b"l")
-
-
-def short_names(times: int) -> bytes:
-    """The same of a name that is as long as it may be."""
-    return finish(
-        text("torch." + "x" * 190) + b"\x940" + text("y" * 200) + b"\x940(" + b"h\x00h\x01\x93" * times + b"l"
-    )
+def repeated_name(module: str, name: str, times: int) -> bytes:
+    """A module and a name in it, put together again and again."""
+    return finish(text(module) + b"\x940" + text(name) + b"\x940(" + b"h\x00h\x01\x93" * times + b"l")
 
 
 def repeated_setting(value: bytes, times: int) -> bytes:

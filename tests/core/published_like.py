@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tests.core.pickles import Persistent
 from triportrait.core.published.contract import PARENTS, STORED, Kind, manifest, numbers_of
 from triportrait.core.published.names import our_name
-from triportrait.core.rule import rule_tensor
+from triportrait.core.seeded_weights import rule_tensor
 
 FREE = 7  # what stands for a size that the contract leaves open
 FILTER = torch.outer(torch.tensor([1.0, 3, 3, 1]), torch.tensor([1.0, 3, 3, 1])) / 64

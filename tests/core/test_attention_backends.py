@@ -55,15 +55,15 @@ def xformers(monkeypatch) -> Callable[..., Stub]:
     """Install a stub; `loaded` is the library's own flag, None where a version has none."""
 
     def install(refuses: Callable[..., bool] = lambda query: False, loaded: bool | None = True) -> Stub:
-        package, ops, own = (ModuleType(name) for name in ("xformers", "xformers.ops", "xformers._cpp_lib"))
+        package, ops, cpp_lib = (ModuleType(name) for name in ("xformers", "xformers.ops", "xformers._cpp_lib"))
         stub = Stub(refuses)
         package.__path__ = []  # type: ignore[attr-defined]
         package.ops, ops.memory_efficient_attention = ops, stub  # type: ignore[attr-defined]
         named = {"xformers": package, "xformers.ops": ops}
         if loaded is not None:
-            own._built_with_cuda = loaded  # type: ignore[attr-defined]
-            package._cpp_lib = own  # type: ignore[attr-defined]
-            named["xformers._cpp_lib"] = own
+            cpp_lib._built_with_cuda = loaded  # type: ignore[attr-defined]
+            package._cpp_lib = cpp_lib  # type: ignore[attr-defined]
+            named["xformers._cpp_lib"] = cpp_lib
         for name, module in named.items():
             monkeypatch.setitem(sys.modules, name, module)
         return stub
@@ -104,12 +104,12 @@ def computed(monkeypatch) -> Callable[[bool], None]:
 def test_a_library_without_operators_is_not_used(width, loaded, dtype, xformers):
     """The wheel of the index beside a torch of another CUDA: it imports, and every call refuses."""
     stub = xformers(lambda query: True, loaded)
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         for _ in range(2):
             on_cuda(width, dtype)
     assert len(stub.calls) == (0 if loaded is False else 1), "asked once"
-    lines = [str(one.message) for one in said if one.category is RuntimeWarning]
+    lines = [str(one.message) for one in warned if one.category is RuntimeWarning]
     assert len(lines) == (loaded is False)
     assert all("does not load" in one for one in lines)
 

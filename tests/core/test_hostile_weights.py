@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import time
@@ -11,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from tests.core.synthetic import flame_tables, mesh_tables
+from tests.core.weights_folders import change_card, change_tensors
 from triportrait.core.checkpoint import load_pair, save_weights
 from triportrait.core.config import ModelConfig, tiny
 from triportrait.core.errors import InputError
@@ -38,32 +37,19 @@ def refusal(folder: Path) -> str:
     with pytest.raises(InputError) as caught:
         load_pair(folder)
     assert time.perf_counter() - began < SECONDS
-    said = str(caught.value)
-    assert said.isprintable() and len(said) <= LONGEST, said
-    return said
-
-
-def change(folder, edit, kind="portrait"):
-    tensors = load_file(folder / f"{kind}.safetensors")
-    edit(tensors)
-    save_file(tensors, folder / f"{kind}.safetensors")
-
-
-def card(folder, edit, kind="portrait"):
-    path = folder / f"{kind}.json"
-    told = json.loads(path.read_text())
-    edit(told)
-    path.write_text(json.dumps(told))
+    message = str(caught.value)
+    assert message.isprintable() and len(message) <= LONGEST, message
+    return message
 
 
 @pytest.mark.parametrize("kind", ["portrait", "motion"])
 @pytest.mark.parametrize("name", ["\x1b[2J\x1b[1;31mok\ntriportrait: done", "\u202efdp", "x" * 3_000_000, "\x9b" * 500])
 def test_names_of_tensors_are_shown_escaped_and_cut(folder, kind, name):
-    change(folder, lambda t: t.update({name: torch.zeros(1)}), kind)
-    said = refusal(folder)
-    assert f"{kind}.safetensors: expected the weights of" in said
-    assert "1 unknown (" in said
-    assert said.endswith("); convert the right file")
+    change_tensors(folder, lambda t: t.update({name: torch.zeros(1)}), kind)
+    message = refusal(folder)
+    assert f"{kind}.safetensors: expected the weights of" in message
+    assert "1 unknown (" in message
+    assert message.endswith("); convert the right file")
 
 
 def test_a_name_of_90_mb_is_not_even_parsed(folder):
@@ -109,7 +95,7 @@ CARDS = {
 
 @pytest.mark.parametrize(("edit", "message"), CARDS.values(), ids=CARDS)
 def test_a_card_is_read_strictly(folder, edit, message):
-    card(folder, edit)
+    change_card(folder, edit)
     assert message in refusal(folder)
 
 
@@ -117,22 +103,6 @@ def test_a_name_that_stands_twice_in_a_card_is_refused(folder):
     path = folder / "portrait.json"
     path.write_text(path.read_text().replace('"kind": "portrait"', '"kind": "portrait", "kind": "motion"'))
     assert "kind stands twice in one object" in refusal(folder)
-
-
-MOTION = {
-    "a truth": ({"motion_width": True}, "motion_width as a whole number from 1 to 4096, got True"),
-    "a text": ({"crop_size": "64"}, "crop_size as a whole number from 1 to 1024, got '64'"),
-    "a huge crop": ({"crop_size": 65536}, "crop_size as a whole number from 1 to 1024, got 65536"),
-    "negative": ({"widths": [32, -64]}, "widths as 1 to 8 whole numbers from 1 to 4096, got [32, -64]"),
-    "many": ({"widths": [8] * 999}, "widths as 1 to 8 whole numbers"),
-    "another field": ({"\x1b": 1}, r"expected the sizes of a small motion encoder (motion_width, crop_size, widths)"),
-}
-
-
-@pytest.mark.parametrize(("sizes", "message"), MOTION.values(), ids=MOTION)
-def test_the_card_of_a_motion_encoder_is_read_as_strictly(folder, sizes, message):
-    card(folder, lambda c: c["config"].update(sizes), "motion")
-    assert message in refusal(folder)
 
 
 LIMITS = {
@@ -146,7 +116,9 @@ LIMITS = {
 
 @pytest.mark.parametrize(("part", "name"), [(part, name) for part, names in LIMITS.items() for name in names])
 def test_what_no_tensor_bounds_is_bounded_by_its_field(folder, part, name):
-    card(folder, lambda c: (c["config"].update(preset="custom"), c["config"][part].update({name: LIMITS[part][name]})))
+    change_card(
+        folder, lambda c: (c["config"].update(preset="custom"), c["config"][part].update({name: LIMITS[part][name]}))
+    )
     assert f"portrait.json config.{part}.{name}: expected" in refusal(folder)
 
 
@@ -163,17 +135,17 @@ def test_the_work_of_a_frame_is_bounded():
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex64])
 def test_tensors_of_a_kind_that_no_network_has_are_refused(folder, dtype):
-    change(folder, lambda t: t.update({"superres.style": t["superres.style"].to(dtype)}))
+    change_tensors(folder, lambda t: t.update({"superres.style": t["superres.style"].to(dtype)}))
     assert "superres.style: expected floating point of 16 to 64 bits or whole numbers, got" in refusal(folder)
 
 
 def test_whole_numbers_are_no_weights(folder):
-    change(folder, lambda t: t.update({"superres.style": t["superres.style"].to(torch.int64)}))
+    change_tensors(folder, lambda t: t.update({"superres.style": t["superres.style"].to(torch.int64)}))
     assert "1 not of real numbers (superres.style int64)" in refusal(folder)
 
 
 def test_numbers_that_are_finite_in_the_file_alone_are_refused(folder):
-    change(folder, lambda t: t.update({"superres.style": torch.full((64,), 1e300, dtype=torch.float64)}))
+    change_tensors(folder, lambda t: t.update({"superres.style": torch.full((64,), 1e300, dtype=torch.float64)}))
     assert "superres.style holds numbers that are not finite" in refusal(folder)
 
 
@@ -183,9 +155,9 @@ def test_what_is_no_file_is_refused_at_once(folder, file, kind):
     path = folder / file
     path.unlink()
     {"pipe": os.mkfifo, "link to a device": lambda p: p.symlink_to("/dev/zero"), "folder": os.mkdir}[kind](path)
-    said = "directory" if kind == "folder" else f"expected a file, this is a {kind.split()[-1]}"
-    assert f"{file}: " in (told := refusal(folder))
-    assert said in told
+    expected = "directory" if kind == "folder" else f"expected a file, this is a {kind.split()[-1]}"
+    assert f"{file}: " in (message := refusal(folder))
+    assert expected in message
 
 
 def test_a_neck_that_is_no_file_is_not_taken_for_none(folder):
@@ -217,7 +189,7 @@ def test_tables_of_another_kind_are_refused_before_they_are_used(name, change_of
 @pytest.mark.parametrize("name", ["a.b", "", "forward", "\x1b[2J"])
 def test_tables_of_odd_names_are_refused(folder, name):
     tables = {f"neck.flame.{key}": table for key, table in flame_tables().items()}
-    change(folder, lambda t: t.update(tables | {f"neck.flame.{name}": torch.zeros(1)}))
+    change_tensors(folder, lambda t: t.update(tables | {f"neck.flame.{name}": torch.zeros(1)}))
     assert "expected the name of a table, got another" in refusal(folder)
 
 

@@ -71,12 +71,12 @@ def test_a_card_says_what_moves_the_network(noted, motion):
 
 def test_what_moves_the_network_is_checked_where_it_shall_move(tmp_path):
     """Nine numbers of the data and nine of the small encoder fit the same layers, and mean something else."""
-    told = folder(tmp_path / "told", {"network": "reenactment", "motion": "parameters"})
-    check_network(told, REENACTMENT, "--weights", "name another", "parameters")
+    tracked = folder(tmp_path / "told", {"network": "reenactment", "motion": "parameters"})
+    check_network(tracked, REENACTMENT, "--weights", "name another", "parameters")
     expected = (
         r"expected one whose motion is read off pictures, got one whose motion is the parameters of tracked faces"
     )
     with pytest.raises(InputError, match=expected):
-        check_network(told, REENACTMENT, "--weights", "name another")
+        check_network(tracked, REENACTMENT, "--weights", "name another")
     with pytest.raises(InputError, match="expected one whose motion is the parameters of tracked faces"):
         check_network("demo", REENACTMENT, "--weights", "name another", "parameters")

@@ -12,7 +12,7 @@ from triportrait.core.motion.neck import carry_points, grid_points, neck_grid, w
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.render.rays import camera_rays
 from triportrait.core.render.volume import resize_background
-from triportrait.core.rule import rule_normal
+from triportrait.core.seeded_weights import rule_normal
 from triportrait.core.types import Driving, NeckGrid
 from triportrait.kernels.field import decode_field
 from triportrait.kernels.march import warped

@@ -26,6 +26,12 @@ def motions(batch=1):
     return torch.randn(batch, 9), torch.randn(batch, 9)
 
 
+def moved_head(portrait, image=None):
+    """A head of random pictures and motions."""
+    v_s, v_d = motions()
+    return portrait.reenact(portrait.prepare(pictures() if image is None else image, v_s), Driving(v_d))
+
+
 def several(camera, batch):
     return Camera(camera.world_from_camera.expand(batch, 4, 4), camera.intrinsics.expand(batch, 3, 3))
 
@@ -54,8 +60,8 @@ def test_the_driving_motion_changes_planes_and_the_source_stays(tiny_portrait):
 
 @torch.no_grad()
 def test_motion_changes_the_planes_and_none_is_the_static_synthesizer(tiny_portrait):
-    image, (v_s, v_d) = pictures(), motions()
-    moved = tiny_portrait.reenact(tiny_portrait.prepare(image, v_s), Driving(v_d)).planes
+    image = pictures()
+    moved = moved_head(tiny_portrait, image).planes
     static = tiny_portrait.reenact(tiny_portrait.prepare(image, None), Driving(None)).planes
     assert (static - moved).abs().max() > 1e-3
 
@@ -106,8 +112,8 @@ def test_empty_rays_have_gradients_of_zero(tiny_portrait):
 def test_the_background_is_resized_once_whatever_the_ray_grid(tiny_portrait):
     portrait = copy.deepcopy(tiny_portrait)
     portrait.volume.field.density.bias.fill_(-1e6)  # nothing but background
-    image, (v_s, v_d) = pictures(), motions()
-    head = portrait.reenact(portrait.prepare(image, v_s), Driving(v_d))
+    image = pictures()
+    head = moved_head(portrait, image)
     expected = portrait.reconstructor.background_encoder(image).sigmoid()
     expected = torch.nn.functional.interpolate(expected, size=(20, 20), mode="bilinear", align_corners=False)
     torch.testing.assert_close(portrait.render(head, fixed_camera(), size=20).feature, 2 * expected - 1)
@@ -118,8 +124,7 @@ def test_a_rendering_shows_head_and_background_apart(tiny_portrait):
     portrait = copy.deepcopy(tiny_portrait)
     portrait.volume.field.density.weight.zero_()
     portrait.volume.field.density.bias.fill_(0.5)  # half opaque
-    image, (v_s, v_d) = pictures(), motions()
-    head = portrait.reenact(portrait.prepare(image, v_s), Driving(v_d))
+    head = moved_head(portrait)
     view = portrait.render(head, fixed_camera(), size=20)
     samples = portrait.volume(head.planes, fixed_camera(), size=20)
     assert torch.equal(view.foreground[0, :, 3, 7], samples.feature[0, 3 * 20 + 7])
@@ -205,9 +210,7 @@ def test_a_smaller_box_shrinks_the_head(tiny_portrait):
 
 @torch.no_grad()
 def test_any_ray_grid_is_resized_before_super_resolution(tiny_portrait):
-    v_s, v_d = motions()
-    source = tiny_portrait.prepare(pictures(), v_s)
-    rendering = tiny_portrait.render(tiny_portrait.reenact(source, Driving(v_d)), fixed_camera(), size=21)
+    rendering = tiny_portrait.render(moved_head(tiny_portrait), fixed_camera(), size=21)
     assert rendering.raw_image.shape == (1, 3, 21, 21)
     assert rendering.image.shape == (1, 3, 128, 128)
 
@@ -216,9 +219,7 @@ def test_gradients_reach_every_part_that_training_moves():
     portrait = Portrait4D(tiny())
     portrait.reconstructor.initialize()
     torch.nn.init.normal_(portrait.volume.field.density.weight)
-    image, (v_s, v_d) = pictures(), motions()
-    source = portrait.prepare(image, v_s)
-    rendering = portrait.render(portrait.reenact(source, Driving(v_d)), fixed_camera())
+    rendering = portrait.render(moved_head(portrait), fixed_camera())
     (rendering.image.square().mean() + rendering.depth.mean() + rendering.opacity.mean()).backward()
     without = {n for n, p in portrait.named_parameters() if p.grad is None or not p.grad.isfinite().all()}
     assert without == {n for n, _ in portrait.named_parameters() if n.endswith("noise_strength")}

@@ -21,8 +21,6 @@ from hypothesis import strategies as st
 
 from tests.core import pickles as p
 from triportrait.core.errors import InputError
-from triportrait.core.published.flame_file import read_flame
-from triportrait.core.published.networks import read_networks
 from triportrait.core.published.unpickle import Record, read_pickle
 
 TOUCH = p.text("touch marker")
@@ -63,15 +61,15 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def answer(path: Path) -> str:
     """What each of the readers says; anything but a value or an InputError goes through."""
-    said = []
-    for reader in (read_pickle, read_networks, read_flame):
+    answers = []
+    for reader in (read_pickle, p.read_networks, p.read_flame):
         try:
             reader(path)
-            said.append("read as inert records")
+            answers.append("read as inert records")
         except InputError as refusal:
-            said.append(str(refusal).replace(str(path), path.name))
-    assert said[1] != "read as inert records" or said[0] == said[1], "networks from a file that cannot be read"
-    return said[0]
+            answers.append(str(refusal).replace(str(path), path.name))
+    assert answers[1] != "read as inert records" or answers[0] == answers[1], "networks from a file that cannot be read"
+    return answers[0]
 
 
 REFUSED_CALL = "which no weights file needs"
@@ -79,6 +77,7 @@ LOOKS_LIKE = p.name("torch.nn.modules.conv", "Conv2d") + b")\x81"
 EVIL_STORAGE = p.storage_archive(root=p.call("os", "system", TOUCH))
 OBJECT_DTYPE = p.call("numpy", "dtype", p.text("O8"), b"K\x00", b"K\x01")
 FLOAT_DTYPE = p.call("numpy", "dtype", p.text("f8"), b"K\x00", b"K\x01")
+ARRAY_END = FLOAT_DTYPE + b"\x89" + p.raw(bytes(8)) + b"tb"  # the dtype and one value, after a shape
 NEW_ARRAY = p.call("numpy.core.multiarray", "_reconstruct", p.name("numpy", "ndarray"), b"K\x00\x85", p.raw(b"b"))
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)
 
@@ -143,23 +142,17 @@ CASES: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     ),
     "one of ours called with too much": (p.finish(p.call("torch", "device", b"NNNN")), "makes no sense"),
     "os.system inside of _load_from_bytes": (p.finish(p.tensor((4,), (1,), 0, EVIL_STORAGE)), "os.system"),
-    "an archive inside of an archive": (
-        p.finish(p.tensor((4,), (1,), 0, p.storage_archive(root=p.tensor((4,), (1,))))),
-        "an archive within an archive",
-    ),
+    "an archive inside of an archive": (p.stored((4,), root=p.tensor((4,), (1,))), "an archive within an archive"),
     "an archive that is not a storage": (
         p.finish(p.tensor((4,), (1,), 0, pickle.dumps({}))),
         "an archive inside of it that is not a storage",
     ),
-    "storage of 2^60 values": (
-        p.finish(p.tensor((1,), (1,), 0, p.storage_archive(declared=2**60))),
-        "bytes after byte",
-    ),
-    "storage of -1 values": (p.finish(p.tensor((1,), (1,), 0, p.storage_archive(declared=-1))), "describes a storage"),
-    "storage with another length": (p.finish(p.tensor((1,), (1,), 0, p.storage_archive(written=3))), "3 values"),
-    "storage without its values": (p.finish(p.tensor((4,), (1,), 0, p.storage_archive(data=b""))), "bytes after byte"),
-    "storage that no list names": (p.finish(p.tensor((4,), (1,), 0, p.storage_archive(keys=()))), "lacks the values"),
-    "storage that nothing uses": (p.finish(p.tensor((4,), (1,), 0, p.storage_archive(keys=("1",)))), "nothing uses"),
+    "storage of 2^60 values": (p.stored(declared=2**60), "bytes after byte"),
+    "storage of -1 values": (p.stored(declared=-1), "describes a storage"),
+    "storage with another length": (p.stored(written=3), "3 values"),
+    "storage without its values": (p.stored((4,), data=b""), "bytes after byte"),
+    "storage that no list names": (p.stored((4,), keys=()), "lacks the values"),
+    "storage that nothing uses": (p.stored((4,), keys=("1",)), "nothing uses"),
     "storage of an unknown kind": (
         p.finish(p.tensor((4,), (1,), 0, p.storage_archive("QInt8Storage"))),
         "describes a sto",
@@ -187,12 +180,9 @@ CASES: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
         p.finish(p.call("torch._utils", "_rebuild_tensor_v2", b"NK\x00" + p.text("a") + p.text("b"))),
         "not a storage",
     ),
-    "truth values that are not": (
-        p.finish(p.tensor((4,), (1,), 0, p.storage_archive("BoolStorage", data=b"\x00\x01\x02\x03"))),
-        "neither 0 nor 1",
-    ),
+    "truth values that are not": (p.stored((4,), kind="BoolStorage", data=b"\x00\x01\x02\x03"), "neither 0 nor 1"),
     "many tensors of one storage": (p.same_storage(200), "times its own size"),
-    "many copies of one text": (p.calls_again(b"", 200), "times its own size"),
+    "many copies of one text": (p.calls_again(200), "times its own size"),
     "many copies of one list": (lambda: p.copies(b"](" + b"N" * 700_000 + b"e", p.RECORDS, 300), "times its own size"),
     "many copies of one dict": (lambda: p.copies(p.numbered(200_000), p.RECORDS, 100), "times its own size"),
     "many copies of one tuple": (
@@ -205,8 +195,11 @@ CASES: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
         ),
         "times its own size",
     ),
-    "many names of a long module": (p.long_names, "a global of more than 200 letters"),
-    "many names of a module": (lambda: p.short_names(250_000), "times its own size"),
+    "many names of a long module": (
+        lambda: p.repeated_name("torch." + "x" * (1 << 20), "y", 900),
+        "a global of more than 200 letters",
+    ),
+    "many names of a module": (lambda: p.repeated_name("torch." + "x" * 190, "y" * 200, 250_000), "times its own size"),
     "a PNG": (PNG, "begins with"),
     "an empty file": (b"", "got an empty one"),
     "a text": (b"hello world\n", "begins with b'hell'"),
@@ -246,9 +239,10 @@ CASES: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
         "key of type tuple",
     ),
     "whole numbers that collide as keys": (p.finish(b"}" + p.integer((1 << 61) - 1 << 61) + b"Ns"), "key of type int"),
-    "modules that double": (p.module_laughs, "inert"),
-    "modules too deep": (p.deep_modules, "inert"),
-    "settings that double": (p.settings_laughs, "inert"),
+    "modules that double": (lambda: p.nested_modules(40, "a", "b"), "inert"),
+    "modules too deep": (lambda: p.nested_modules(200, "a"), "inert"),
+    "settings that double": (p.with_setting(p.doubled(b"]", b"](##e")), "inert"),
+    "settings too deep": (p.with_setting(b"]" * 66 + b"a" * 65), "inert"),
     "one long setting, many times": (lambda: p.repeated_setting(p.text("x" * (1 << 20)), 9_000), "inert"),
     "one long name of a setting, many times": (
         lambda: p.repeated_setting(b"}" + p.raw(bytes(1 << 20)) + b"Ns", 3_000),
@@ -262,10 +256,7 @@ CASES: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     "100,000 open marks": (b"\x80\x04" + b"(" * 100_000 + b".", "makes no sense"),
     "two million opcodes": (b"\x80\x04" + b"N0" * 1_000_000 + b"N.", "more than 1500000 pickle opcodes"),
     "sets without end": (b"\x80\x04(" + b"\x8f" * 1_400_000 + b"l.", "times its own size"),
-    "records without end": (
-        b"\x80\x04" + p.name("torch", "X") + b"\x94(" + b"h\x00)\x81" * 400_000 + b"l.",
-        "inert",
-    ),
+    "records without end": (b"\x80\x04" + p.name("torch", "X") + b"\x94(" + b"h\x00)\x81" * 400_000 + b"l.", "inert"),
     "a memo index of 2^31": (p.finish(b"Nr" + struct.pack("<I", 2**31)), "numbers a value 2147483648"),
     "a negative memo index": (b"(lp-1\n.", "numbers a value -1"),
     "a memo value that is not there": (p.finish(b"h\x07"), "refers to value 7"),
@@ -305,11 +296,11 @@ CASES: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
         "other than numbers",
     ),
     "numpy array larger than its bytes": (
-        p.finish(NEW_ARRAY + b"(K\x01" + p.numbers((10**6, 10**6)) + FLOAT_DTYPE + b"\x89" + p.raw(bytes(8)) + b"tb"),
+        p.finish(NEW_ARRAY + b"(K\x01" + p.numbers((10**6, 10**6)) + ARRAY_END),
         "does not hold its 1 values",
     ),
     "numpy array of negative shape": (
-        p.finish(NEW_ARRAY + b"(K\x01" + p.numbers((-1, -1)) + FLOAT_DTYPE + b"\x89" + p.raw(bytes(8)) + b"tb"),
+        p.finish(NEW_ARRAY + b"(K\x01" + p.numbers((-1, -1)) + ARRAY_END),
         "does not hold its 1 values",
     ),
     "numpy number of objects": (p.finish(p.call("numpy.core.multiarray", "scalar", OBJECT_DTYPE, TOUCH)), "other than"),
@@ -329,14 +320,14 @@ def test_hostile_files(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, watch: Watch, record_row: Callable[..., None]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    made, words = CASES[case]
+    content, words = CASES[case]
     path = tmp_path / "x.pkl"
-    path.write_bytes(made if isinstance(made, bytes) else made())
+    path.write_bytes(content if isinstance(content, bytes) else content())
     modules, watch.events, watch.opened = set(sys.modules), [], []
     memory, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     watch.on = True
     try:
-        said = answer(path)
+        message = answer(path)
     finally:
         watch.on = False
     seconds = time.process_time() - start
@@ -344,14 +335,14 @@ def test_hostile_files(
     traces = [f"file {left.name}" for left in tmp_path.iterdir() if left != path]
     traces += [f"module {name}" for name in set(sys.modules) - modules] + watch.events
     traces += [f"opened {name} {mode}" for name, mode in watch.opened if name != str(path) or mode not in ("r", "rb")]
-    record_row("hostile pickles", (case, said[:140], ", ".join(traces) or "none"))
+    record_row("hostile pickles", (case, message[:140], ", ".join(traces) or "none"))
     assert not traces
     if words == "inert":
-        assert said == "read as inert records"
+        assert message == "read as inert records"
     else:
-        assert said.startswith("x.pkl: ")
-        assert "\n" not in said
-        assert re.search(words, said)
+        assert message.startswith("x.pkl: ")
+        assert "\n" not in message
+        assert re.search(words, message)
     assert seconds < MAX_SECONDS and grown < MAX_BYTES, f"{seconds:.1f} s, {grown >> 20} MiB"
 
 
@@ -362,6 +353,7 @@ def test_hostile_files(
         ("one module without tensors, many times", "expected at most 20000 entries"),
         ("modules too deep", "modules 64 deep at most"),
         ("settings that double", "at most 100000 letters of settings"),
+        ("settings too deep", "settings 64 deep at most, got more"),
         ("one long setting, many times", "at most 100000 letters of settings"),
         ("one long name of a setting, many times", "at most 100000 letters of settings"),
         ("lists that double", "expected a dictionary"),
@@ -369,10 +361,10 @@ def test_hostile_files(
     ],
 )
 def test_walks_end(tmp_path: Path, case: str, words: str) -> None:
-    made = CASES[case][0]
-    (tmp_path / "x.pkl").write_bytes(made if isinstance(made, bytes) else made())
+    content = CASES[case][0]
+    (tmp_path / "x.pkl").write_bytes(content if isinstance(content, bytes) else content())
     with pytest.raises(InputError, match=words):
-        read_networks(tmp_path / "x.pkl")
+        p.read_networks(tmp_path / "x.pkl")
 
 
 def test_a_call_is_stored_and_not_made(tmp_path: Path) -> None:
@@ -430,8 +422,8 @@ def test_an_altered_file_is_read_or_refused(tmp_path: Path, watch: Watch, name: 
     path.write_bytes(altered)
     watch.events, watch.on = [], True
     try:
-        said = answer(path)
+        message = answer(path)
     finally:
         watch.on = False
-    assert "\n" not in said
+    assert "\n" not in message
     assert not watch.events

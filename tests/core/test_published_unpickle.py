@@ -76,9 +76,9 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and a.numpy(force=True).tobytes() == b.numpy(force=True).tobytes()
 
 
-def check_tensors(result: dict[str, Any], given: dict[str, Tensor]) -> None:
-    assert list(result) == list(given)
-    for name, tensor in given.items():
+def check_tensors(result: dict[str, Any], expected: dict[str, Tensor]) -> None:
+    assert list(result) == list(expected)
+    for name, tensor in expected.items():
         value = result[name]
         if tensor.dtype == torch.bfloat16:  # numpy has no such numbers
             assert value.dtype == tensor.dtype
@@ -136,11 +136,11 @@ def test_plain_values(tmp_path: Path, name: str, protocol: int) -> None:
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("name", ARRAYS)
 def test_arrays(tmp_path: Path, name: str, protocol: int) -> None:
-    given = ARRAYS[name]
-    value = read(tmp_path / "x.pkl", pickle.dumps([given], protocol))[0]
+    array = ARRAYS[name]
+    value = read(tmp_path / "x.pkl", pickle.dumps([array], protocol))[0]
     assert type(value) is np.ndarray
-    assert value.dtype == given.dtype.newbyteorder("=")
-    np.testing.assert_array_equal(value, given)
+    assert value.dtype == array.dtype.newbyteorder("=")
+    np.testing.assert_array_equal(value, array)
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])

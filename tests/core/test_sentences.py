@@ -34,10 +34,10 @@ HOSTILE = {
 def test_what_is_not_printable_is_escaped(text, expected):
     assert shown(text) == expected
     assert str(InputError(f"a file: {text}; rename it")) == f"a file: {expected}; rename it"
-    told = json_text({"name": text})
-    assert told.isascii()
-    assert told.isprintable()
-    assert json.loads(told) == {"name": text}
+    result = json_text({"name": text})
+    assert result.isascii()
+    assert result.isprintable()
+    assert json.loads(result) == {"name": text}
 
 
 def test_letters_of_all_people_stay():
@@ -47,20 +47,20 @@ def test_letters_of_all_people_stay():
 @pytest.mark.parametrize("unit", ["a", "\x1b", "\U000e0001", "語"])
 def test_a_long_text_loses_its_middle_and_says_how_much(unit):
     began = time.perf_counter()
-    told = shown(f"begin {unit * 30_000_000} end")
+    result = shown(f"begin {unit * 30_000_000} end")
     assert time.perf_counter() - began < 1  # 120 MB of memory are made and copied
-    assert len(told) <= LONGEST_PIECE
-    assert told.startswith("begin ")
-    assert told.endswith(" end")
-    left = int(told.split("…(")[1].split(" ")[0].replace(",", ""))
-    assert left == 30_000_010 - _kept(told, unit)
-    assert shown(told) == told
+    assert len(result) <= LONGEST_PIECE
+    assert result.startswith("begin ")
+    assert result.endswith(" end")
+    left = int(result.split("…(")[1].split(" ")[0].replace(",", ""))
+    assert left == 30_000_010 - _kept(result, unit)
+    assert shown(result) == result
 
 
-def _kept(told: str, unit: str) -> int:
+def _kept(result: str, unit: str) -> int:
     """Characters of the text that are still there."""
     one = shown(unit)
-    head, _, rest = told.partition("…(")
+    head, _, rest = result.partition("…(")
     tail = rest.split(")…")[1]
     return len(head.replace(one, "u")) + len(tail.replace(one, "u"))
 
@@ -100,7 +100,7 @@ def test_a_value_of_a_manifest_is_bounded():
     deep = "x"
     for _ in range(50):
         deep = {"k" * 1000: [deep] * 3}
-    told = json_text(bounded({"wide": list(range(10_000)), "deep": deep, "text": "\x1b" * 10_000, "n": 10**100}))
-    assert len(told) < 20_000
-    assert told.isprintable()
-    assert "9,950 entries left out" in told
+    result = json_text(bounded({"wide": list(range(10_000)), "deep": deep, "text": "\x1b" * 10_000, "n": 10**100}))
+    assert len(result) < 20_000
+    assert result.isprintable()
+    assert "9,950 entries left out" in result

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests.core.weights_folders import change_card
 from tests.train import little
 from triportrait.core.checkpoint import load_motion_encoder, save_weights
 from triportrait.core.errors import InputError
-from triportrait.core.motion.crop import motion_crop
+from triportrait.core.motion.motion_crop import motion_crop
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 
 
@@ -47,8 +48,8 @@ def test_a_fresh_encoder_tells_crops_apart():
     with torch.no_grad():
         for seed in range(3):
             torch.manual_seed(seed)
-            said = SmallMotionEncoder()(crops(16, 64) + torch.randn(16, 3, 1, 1) / 3)
-            assert 0.16 < said.std(0).mean() < 1, "the usual scale of layers leaves half of it"
+            motions = SmallMotionEncoder()(crops(16, 64) + torch.randn(16, 3, 1, 1) / 3)
+            assert 0.16 < motions.std(0).mean() < 1, "the usual scale of layers leaves half of it"
 
 
 def test_every_weight_is_learned():
@@ -86,53 +87,49 @@ def test_half_precision_is_lifted(tmp_path):
     torch.testing.assert_close(loaded(crop), encoder(crop), atol=5e-3, rtol=5e-3)
 
 
-SIZES: dict[str, Any] = {
-    "an unknown name": {"depth": 3},
-    "a crop of another kind": {"crop_size": "64"},
-    "no whole number": {"crop_size": 32.5},
-    "no crop": {"crop_size": 0},
-    "a crop that cannot be halved": {"crop_size": 40},
-    "a huge crop": {"crop_size": 10**9},
-    "no motion": {"motion_width": 0},
-    "a negative width": {"motion_width": -3},
-    "widths that norms cannot share": {"widths": [8, 8, 8, 12]},
-    "no widths": {"widths": []},
-    "widths of text": {"widths": "abcd"},
-    "a number for widths": {"widths": 4},
+SIZES: dict[str, tuple[dict[str, Any], str]] = {
+    "an unknown name": ({"\x1b": 3}, r"\(motion_width, crop_size, widths\), got \\x1b, crop_size"),
+    "a crop of another kind": ({"crop_size": "64"}, "crop_size as a whole number from 1 to 1024, got '64'"),
+    "no whole number": ({"crop_size": 32.5}, "crop_size as a whole number from 1 to 1024, got 32.5"),
+    "no crop": ({"crop_size": 0}, "crop_size as a whole number from 1 to 1024, got 0"),
+    "a crop that cannot be halved": ({"crop_size": 40}, "got {"),
+    "a huge crop": ({"crop_size": 10**9}, "crop_size as a whole number from 1 to 1024, got 1000000000"),
+    "no motion": ({"motion_width": 0}, "motion_width as a whole number from 1 to 4096, got 0"),
+    "a truth": ({"motion_width": True}, "motion_width as a whole number from 1 to 4096, got True"),
+    "a negative width": ({"widths": [32, -64]}, r"widths as 1 to 8 whole numbers from 1 to 4096, got \[32, -64\]"),
+    "widths that norms cannot share": ({"widths": [8, 8, 8, 12]}, "got {"),
+    "no widths": ({"widths": []}, "widths as 1 to 8 whole numbers"),
+    "many widths": ({"widths": [8] * 999}, "widths as 1 to 8 whole numbers"),
+    "widths of text": ({"widths": "abcd"}, "widths as 1 to 8 whole numbers"),
+    "a number for widths": ({"widths": 4}, "got {"),
 }
 
 
-@pytest.mark.parametrize("case", SIZES)
-def test_sizes_that_make_no_encoder_are_refused(case, folder):
-    card = json.loads((folder / "motion.json").read_text())
-    card["config"] |= SIZES[case]
-    (folder / "motion.json").write_text(json.dumps(card))
-    with pytest.raises(
-        InputError, match=r"motion\.json config: expected the sizes of a small motion encoder"
-    ) as result:
+@pytest.mark.parametrize(("change", "message"), SIZES.values(), ids=SIZES)
+def test_sizes_that_make_no_encoder_are_refused(change, message, folder):
+    change_card(folder, lambda card: card["config"].update(change), "motion")
+    expected = rf"motion\.json config: expected the sizes of a small motion encoder.*{message}"
+    with pytest.raises(InputError, match=expected) as result:
         load_motion_encoder(folder)
-    assert "\n" not in str(result.value)
+    assert str(result.value).isprintable()
 
 
 @pytest.mark.parametrize("sizes", [[], "small", 3, False], ids=repr)
 def test_a_card_without_an_object_of_sizes_is_refused(sizes, folder):
-    card = json.loads((folder / "motion.json").read_text())
-    (folder / "motion.json").write_text(json.dumps(card | {"config": sizes}))
+    change_card(folder, lambda card: card.update(config=sizes), "motion")
     with pytest.raises(InputError):
         load_motion_encoder(folder)
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, message",
     [
         ({"motion_width": 7}, r"2 of another shape \(out.bias \[9\] instead of \[7\]"),
         ({"crop_size": 64}, r"1 of another shape \(hidden.weight"),
         ({"widths": [8, 8, 8]}, r"the small motion encoder: .* unknown"),
     ],
 )
-def test_weights_of_another_encoder_are_refused(change, said, folder):
-    card = json.loads((folder / "motion.json").read_text())
-    card["config"] |= change
-    (folder / "motion.json").write_text(json.dumps(card))
-    with pytest.raises(InputError, match=said):
+def test_weights_of_another_encoder_are_refused(change, message, folder):
+    change_card(folder, lambda card: card["config"].update(change), "motion")
+    with pytest.raises(InputError, match=message):
         load_motion_encoder(folder)

@@ -14,10 +14,10 @@ with torch.device("cpu"):  # PyTorch lists its constructors when it is first ask
 def unwritten_memory_is_nan(monkeypatch):
     """An element that a kernel forgets to write is seen."""
     for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
-        made = getattr(owner, name)
+        constructor = getattr(owner, name)
 
-        def filled(*args, made=made, **kwargs):
-            x = made(*args, **kwargs)
+        def filled(*args, constructor=constructor, **kwargs):
+            x = constructor(*args, **kwargs)
             return x.fill_(float("nan")) if x.is_floating_point() else x.fill_(-(2**31))
 
         monkeypatch.setattr(owner, name, filled)

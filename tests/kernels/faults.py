@@ -117,9 +117,9 @@ def main() -> int:
     for fault in FAULTS:
         if sys.argv[1:] and fault[0] not in sys.argv[1:]:
             continue
-        found = red(*fault)
-        missed += not found
-        print(f"{'red ' if found else 'MISSED'} {fault[0]}: {' '.join(fault[2].split())}", flush=True)
+        is_red = red(*fault)
+        missed += not is_red
+        print(f"{'red ' if is_red else 'MISSED'} {fault[0]}: {' '.join(fault[2].split())}", flush=True)
     return int(missed > 0)
 
 

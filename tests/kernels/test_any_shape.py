@@ -62,7 +62,7 @@ def test_any_march(rays, width, samples, fine, density, aside, coincide):
         result = CASES["march"].op(*inputs)
     with torch.no_grad(), use_backend("reference"):
         expected = CASES["march"].op(*inputs)
-    for own, true in zip(result, expected, strict=True):
-        assert torch.equal(own.isfinite(), true.isfinite())
-        finite = true.isfinite()
-        torch.testing.assert_close(own[finite], true[finite], rtol=1e-4, atol=1e-4)
+    for kernel, definition in zip(result, expected, strict=True):
+        assert torch.equal(kernel.isfinite(), definition.isfinite())
+        finite = definition.isfinite()
+        torch.testing.assert_close(kernel[finite], definition[finite], rtol=1e-4, atol=1e-4)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.kernels.faults import FAULTS, ROOT
-from triportrait.kernels import dispatch, trial
+from triportrait.kernels import dispatch, trial_launch
 from triportrait.kernels.dispatch import BackendUnavailable, backend, runs_triton, same_dtype, use_backend
 
 X = torch.zeros(2)
@@ -50,7 +50,7 @@ class OnGpu:
 def capability(monkeypatch):
     def set_to(major: int, minor: int) -> None:
         monkeypatch.setattr(dispatch, "_capability", lambda device: (major, minor))
-        monkeypatch.setattr(dispatch, "launches", lambda device: True)
+        monkeypatch.setattr(dispatch, "can_launch", lambda device: True)
 
     return set_to
 
@@ -72,27 +72,27 @@ def test_gpus_from_8_0_run_kernels(major, minor, runs, capability):
 def test_auto_asks_whether_a_kernel_launches(capability, monkeypatch):
     """Triton is found on many a machine that has no C compiler for its first launch."""
     capability(9, 0)
-    monkeypatch.setattr(dispatch, "launches", trial.launches)
-    trial.launches.cache_clear()
-    monkeypatch.setattr(trial.torch, "empty", lambda *_, **__: X)
+    monkeypatch.setattr(dispatch, "can_launch", trial_launch.can_launch)
+    trial_launch.can_launch.cache_clear()
+    monkeypatch.setattr(trial_launch.torch, "empty", lambda *_, **__: X)
 
     class Kernel:
         def __getitem__(self, grid):
             raise RuntimeError("\nFailed to find C compiler. Please specify via CC environment variable.\n")
 
-    monkeypatch.setattr(trial, "write_one", Kernel())
+    monkeypatch.setattr(trial_launch, "write_one", Kernel())
     with pytest.warns(RuntimeWarning, match="launches nothing on cuda:0 .Failed to find C compiler"):
         assert not runs_triton(x=OnGpu())  # type: ignore[arg-type]
     assert not runs_triton(x=OnGpu())  # type: ignore[arg-type]
     with use_backend("triton"):
         assert runs_triton(x=OnGpu())  # type: ignore[arg-type]
-    trial.launches.cache_clear()
+    trial_launch.can_launch.cache_clear()
 
 
 def test_the_launch_that_asks_is_a_kernel():
     """Interpreted here; on a GPU it is compiled."""
     out = torch.zeros(1)
-    trial.write_one[(1,)](out)
+    trial_launch.write_one[(1,)](out)
     assert out == 1
 
 

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from torch.autograd import gradcheck
 
 from triportrait.kernels.field import FieldWeights, decode_field
 from triportrait.kernels.testing import assert_agrees
@@ -44,16 +43,6 @@ def test_density_is_float32_for_half_planes():
     exact = FieldWeights(*(w.double() for w in weights))
     expected, _ = decode_field(planes.double(), points.double(), exact)
     torch.testing.assert_close(raw_density.double(), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_gradients_by_finite_differences():
-    planes, points, weights = make(torch.float64)
-    leaves = [x.requires_grad_() for x in (planes, points, *weights)]
-
-    def feature(planes, points, *weights):
-        return decode_field(planes, points, FieldWeights(*weights))[1]
-
-    assert gradcheck(feature, leaves)
 
 
 def test_refuses_weights_that_do_not_fit_the_planes():

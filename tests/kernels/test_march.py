@@ -30,12 +30,25 @@ def slab(raw_density: float, S: int = 6, N: int = 4, rays: int = 5):
     return planes, Rays(torch.tensor([[0.0, 0.0, 4.0]]), directions, rays), torch.linspace(3, 5, S)[None], N, weights
 
 
+def march_slab(backend: str, raw_density: float):
+    planes, rays, depths, N, weights = slab(raw_density)
+    with use_backend(backend):  # type: ignore[arg-type]
+        return march_rays(planes, rays, depths, N, torch.ones(1), weights)
+
+
+def by_backend(march, *arguments) -> list[tuple[torch.Tensor, ...]]:
+    """What the definition and the kernels make of the same inputs, without gradients."""
+    results = []
+    for backend in BACKENDS:
+        with torch.no_grad(), use_backend(backend):  # type: ignore[arg-type]
+            results.append(march(*arguments))
+    return results
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_slab_transmits_exp_minus_density_times_length(backend):
-    planes, rays, depths, N, weights = slab(0.3)
     density = torch.nn.functional.softplus(torch.tensor(0.3 - 1))
-    with use_backend(backend):
-        feature, depth, opacity = march_rays(planes, rays, depths, N, torch.ones(1), weights)
+    feature, depth, opacity = march_slab(backend, 0.3)
     torch.testing.assert_close(1 - opacity, torch.exp(-2 * density).expand(1, 5), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(feature, 0.5 * opacity[..., None].expand(-1, -1, 16), rtol=1e-5, atol=1e-6)
     assert (depth > 3).all() and (depth < 4).all(), "the front counts more"
@@ -43,9 +56,7 @@ def test_a_slab_transmits_exp_minus_density_times_length(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_an_empty_box_shows_nothing(backend):
-    planes, rays, depths, N, weights = slab(-1e4)
-    with use_backend(backend):
-        feature, depth, opacity = march_rays(planes, rays, depths, N, torch.ones(1), weights)
+    feature, depth, opacity = march_slab(backend, -1e4)
     assert (opacity == 0).all()
     assert (depth == torch.inf).all()
     assert (feature == 0).all()
@@ -53,9 +64,7 @@ def test_an_empty_box_shows_nothing(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_wall_is_opaque(backend):
-    planes, rays, depths, N, weights = slab(1e4)
-    with use_backend(backend):
-        feature, _depth, opacity = march_rays(planes, rays, depths, N, torch.ones(1), weights)
+    feature, _, opacity = march_slab(backend, 1e4)
     torch.testing.assert_close(opacity, torch.ones(1, 5), rtol=0, atol=1e-5)
     torch.testing.assert_close(feature, torch.full((1, 5, 16), 0.5), rtol=0, atol=1e-4)
 
@@ -102,18 +111,13 @@ def test_other_widths_take_the_small_operators(monkeypatch):
     monkeypatch.setattr("triportrait.kernels.march.contract.pack", lambda *a: pytest.fail("fused"))
     sizes = {**SIZES, "C": 20}
     inputs = make_inputs("march", sizes, torch.float32)
-    with use_backend("triton"):
-        kernels = CASES["march"].op(*inputs)
-    with use_backend("reference"):
-        expected = CASES["march"].op(*inputs)
-    for one, other in zip(kernels, expected, strict=True):
+    for one, other in zip(*by_backend(CASES["march"].op, *inputs), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_thin_matter_before_a_wall_keeps_its_share():
     """Pieces are joined by their optical depths, and one of them may be in the wall."""
-    planes, _, _, _, _ = slab(0.0)
-    C = planes.shape[-1]
+    C = 16
     planes = torch.zeros(1, 3, 8, 64, C)
     along = (torch.arange(64) + 0.5) / 32 - 1
     planes[0, 2, :, :, 0], planes[0, 2, :, :, 1] = (along > 0.5).float(), (along < 0.0).float()
@@ -124,11 +128,8 @@ def test_thin_matter_before_a_wall_keeps_its_share():
         w_h, torch.full((16,), -10.0), w_d, torch.tensor([-8.0]), torch.randn(16, 16), torch.zeros(16)
     )
     rays = Rays(torch.tensor([[0.0, 0.0, 4.0]]), torch.tensor([0.0, 0.0, -1.0]).expand(1, 4, 3), 2)
-    seen = []
-    for backend in BACKENDS:
-        with torch.no_grad(), use_backend(backend):  # type: ignore[arg-type]
-            seen.append(march_rays(planes, rays, torch.linspace(3, 5, 48)[None], 48, torch.ones(1), weights))
-    for one, other in zip(*seen, strict=True):
+    arguments = planes, rays, torch.linspace(3, 5, 48)[None], 48, torch.ones(1), weights
+    for one, other in zip(*by_backend(march_rays, *arguments), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=5e-6)
 
 
@@ -155,20 +156,23 @@ def test_refuses_bad_shapes_by_name(change, message):
         )  # fmt: skip
 
 
+def gradients(backend: str, inputs, scale: torch.Tensor, *places: int) -> list[torch.Tensor]:
+    """Of some of the inputs, where outputs are multiplied by `scale`; the definition computes in float32."""
+    typed = [x if backend == "triton" or not x.is_floating_point() else x.float() for x in inputs]
+    leaves = [x.clone().requires_grad_() if i in places else x for i, x in enumerate(typed)]
+    with use_backend(backend):  # type: ignore[arg-type]
+        feature, _, _ = CASES["march"].op(*leaves)
+    return [d.double() for d in torch.autograd.grad((scale * feature).sum(), [leaves[i] for i in places])]
+
+
 @pytest.mark.parametrize("size", [1e-5, 1e5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_gradients_of_a_mean_over_a_picture_do_not_vanish_nor_large_ones_overflow(dtype, size):
     """Those of a mean are 1e-8 of a pixel's, below what float16 tells from 0."""
-    inputs = make_inputs("march", SIZES, dtype)
-
-    def gradients(backend: str, scale: float) -> list[torch.Tensor]:
-        typed = [x if backend == "triton" or not x.is_floating_point() else x.float() for x in inputs]  # type: ignore[union-attr]
-        leaves = [x.clone().requires_grad_() if i in (0, 7, 11) else x for i, x in enumerate(typed)]
-        with use_backend(backend):  # type: ignore[arg-type]
-            feature, _, _ = CASES["march"].op(*leaves)
-        return [d.double() for d in torch.autograd.grad((scale * feature).sum(), [leaves[i] for i in (0, 7, 11)])]
-
-    for gradient, expected in zip(gradients("triton", size), gradients("reference", size), strict=True):
+    inputs, scale = make_inputs("march", SIZES, dtype), torch.tensor(size)
+    for gradient, expected in zip(
+        *(gradients(b, inputs, scale, 0, 7, 11) for b in ("triton", "reference")), strict=True
+    ):
         assert expected.abs().max() > 0
         last_place = 2**-24 if dtype == torch.float16 else 0  # in which the planes' gradient is stored
         allowed = 2e-2 * expected.abs().max() + 1.1 * last_place
@@ -178,50 +182,32 @@ def test_gradients_of_a_mean_over_a_picture_do_not_vanish_nor_large_ones_overflo
 
 def test_the_weights_gradients_of_unlike_images_are_added_at_one_scale():
     """In float16 each image has a power of two of its own."""
-    case, sizes = CASES["march"], {**SIZES, "B": 2}
-    inputs = make_inputs("march", sizes, torch.float16)
+    inputs = make_inputs("march", {**SIZES, "B": 2}, torch.float16)
     louder = torch.tensor([1.0, 1e-4]).view(2, 1, 1)
-    gradients = []
-    for backend in BACKENDS:
-        typed = [x if backend == "triton" or not x.is_floating_point() else x.float() for x in inputs]  # type: ignore[union-attr]
-        leaves = [x.clone().requires_grad_() if i in (7, 11) else x for i, x in enumerate(typed)]
-        with use_backend(backend):  # type: ignore[arg-type]
-            feature, _, _ = case.op(*leaves)
-        gradients.append(torch.autograd.grad((louder * feature).sum(), [leaves[7], leaves[11]]))
-    for expected, gradient in zip(*gradients, strict=True):
-        assert (gradient.float() - expected).abs().max() < 2e-2 * expected.abs().max()
+    for gradient, expected in zip(*(gradients(b, inputs, louder, 7, 11) for b in ("triton", "reference")), strict=True):
+        assert (gradient - expected).abs().max() < 2e-2 * expected.abs().max()
 
 
 def test_the_fast_activations_are_exact_to_float32(tf32_products_are_rounded):
     """TF32 products that nothing rounds: what is left is the polynomial."""
     tf32_products_are_rounded()
     inputs = make_inputs("march_train", CASES["march_train"].odd[0], torch.float32)
-    kernels, expected = [], []
-    for backend, out in (("triton", kernels), ("reference", expected)):
-        with torch.no_grad(), use_backend(backend):  # type: ignore[arg-type]
-            out += CASES["march_train"].op(*inputs)
-    for one, other in zip(kernels, expected, strict=True):
+    for one, other in zip(*by_backend(CASES["march_train"].op, *inputs), strict=True):
         torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("run", [3, 4, 6])
 def test_any_number_of_coarse_depths_may_coincide(run):
-    case, sizes = CASES["march"], {**SIZES, "S": 8, "N": 9}
+    sizes = {**SIZES, "S": 8, "N": 9}
     inputs = list(make_inputs("march", sizes, torch.float32))
     inputs[3] = torch.linspace(3, 5, 8).repeat(1, 1)
     inputs[3][:, 1 : 1 + run] = inputs[3][:, 1]
-    with torch.no_grad(), use_backend("triton"):
-        kernels = case.op(*inputs)
-    with torch.no_grad(), use_backend("reference"):
-        expected = case.op(*inputs)
-    for one, other in zip(kernels, expected, strict=True):
+    for one, other in zip(*by_backend(CASES["march"].op, *inputs), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_an_infinite_density_hides_what_is_behind_it_and_is_a_number():
-    planes, rays, depths, N, weights = slab(float("inf"))
-    with use_backend("triton"):
-        feature, _, opacity = march_rays(planes, rays, depths, N, torch.ones(1), weights)
+    feature, _, opacity = march_slab("triton", float("inf"))
     assert torch.equal(opacity, torch.ones(1, 5))
     assert feature.isfinite().all()
 

@@ -41,14 +41,15 @@ def test_a_whole_frame_agrees_with_the_definition(name):
         result = case.op(*inputs)
     with torch.no_grad(), use_backend("reference"):
         expected = case.op(*inputs)
-    for own, true in zip(*((x,) if isinstance(x, torch.Tensor) else x for x in (result, expected)), strict=True):
-        if not true.is_floating_point():
-            assert (own != true).float().mean() < 1e-3, "ties that rounding decides"
+    both = ((x,) if isinstance(x, torch.Tensor) else x for x in (result, expected))
+    for kernel, definition in zip(*both, strict=True):
+        if not definition.is_floating_point():
+            assert (kernel != definition).float().mean() < 1e-3, "ties that rounding decides"
             continue
-        assert torch.equal(own.isfinite(), true.isfinite())
-        finite = true.isfinite()
-        error = (own - true)[finite].double().square().mean().sqrt()
-        assert error < 1e-3 * true[finite].double().square().mean().sqrt().clamp(min=1e-9)
+        assert torch.equal(kernel.isfinite(), definition.isfinite())
+        finite = definition.isfinite()
+        error = (kernel - definition)[finite].double().square().mean().sqrt()
+        assert error < 1e-3 * definition[finite].double().square().mean().sqrt().clamp(min=1e-9)
 
 
 def marching(dtype=torch.float16):
@@ -121,10 +122,10 @@ def test_gradients_of_a_whole_frame_agree_with_the_definition(name):
         with use_backend(backend):
             out = case.op(*leaves)
         outputs = [y for y in ((out,) if isinstance(out, torch.Tensor) else out) if y.requires_grad]
-        own = [x for x in leaves if x is not None and x.requires_grad]
+        inputs_with_gradient = [x for x in leaves if x is not None and x.requires_grad]
         weights = [torch.randn(y.shape, generator=torch.Generator().manual_seed(0)).to(y) for y in outputs]
         weights = [torch.where(y.isfinite(), w, 0.0) for y, w in zip(outputs, weights, strict=True)]
-        result.append(torch.autograd.grad(outputs, own, weights, allow_unused=True))
+        result.append(torch.autograd.grad(outputs, inputs_with_gradient, weights, allow_unused=True))
     for one, other in zip(*result, strict=True):
         if one is not None and other is not None:
             error = (one - other).double().square().mean().sqrt()
@@ -145,5 +146,5 @@ def test_what_is_no_number_reaches_what_saw_it_and_nothing_else(name, value):
         with torch.no_grad(), use_backend(backend):
             out = case.op(*inputs)
         seen.append((out,) if isinstance(out, torch.Tensor) else out)
-    for own, true in zip(*seen, strict=True):
-        assert torch.equal(own.isfinite(), true.isfinite())
+    for kernel, definition in zip(*seen, strict=True):
+        assert torch.equal(kernel.isfinite(), definition.isfinite())

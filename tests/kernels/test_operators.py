@@ -76,9 +76,9 @@ def test_gradients_by_finite_differences(name, monkeypatch):
     out = outputs(case, leaves)
     weights = [torch.randn_like(y) for y in out]
     total = torch.stack([(y * w).sum() for y, w in zip(out, weights, strict=True)]).sum()
-    own = [i for i, x in enumerate(leaves) if x is not None and x.requires_grad]
-    found = dict(zip(own, torch.autograd.grad(total, [leaves[i] for i in own], allow_unused=True), strict=True))
-    used = {i: d for i, d in found.items() if d is not None}
+    places = [i for i, x in enumerate(leaves) if x is not None and x.requires_grad]
+    gradients_of_total = torch.autograd.grad(total, [leaves[i] for i in places], allow_unused=True)
+    used = {i: d for i, d in zip(places, gradients_of_total, strict=True) if d is not None}
     assert used
     towards = {i: torch.randn_like(d) for i, d in used.items()}
 
@@ -88,15 +88,15 @@ def test_gradients_by_finite_differences(name, monkeypatch):
 
     with torch.no_grad():
         slope = (moved(1) - moved(-1)) / (2 * step)
-    wanted = torch.stack([(d * towards[i]).sum() for i, d in used.items()]).sum()
-    torch.testing.assert_close(wanted, slope, rtol=1e-5, atol=1e-6)
+    slope_by_gradients = torch.stack([(d * towards[i]).sum() for i, d in used.items()]).sum()
+    torch.testing.assert_close(slope_by_gradients, slope, rtol=1e-5, atol=1e-6)
     assert bool(proposed) == name.startswith("march")
 
 
 def shared(name: str, inputs: Inputs) -> list[bool]:
     """Which inputs all members of a batch have in common: weights, faces, numbers."""
-    own = {"field": 2, "density": 2, "bias_act": 1, "dwconv": 1, "nearest_face": 2}
-    count = 7 if name.startswith("march") else own.get(name, len(inputs))
+    counts = {"field": 2, "bias_act": 1, "dwconv": 1, "nearest_face": 2}
+    count = 7 if name.startswith("march") else counts.get(name, len(inputs))
     return [i >= count and not (name == "march_train" and i == len(inputs) - 1) for i in range(len(inputs))]
 
 
@@ -210,8 +210,8 @@ def test_what_is_no_number_reaches_what_saw_it_and_nothing_else(name, value):
     broken = inputs[where].clone()  # type: ignore[union-attr]
     broken[(0, 0, *(size // 2 for size in broken.shape[2:]))] = value
     inputs = (*inputs[:where], broken, *inputs[where + 1 :])
-    found, wanted = outputs(case, inputs), outputs(case, inputs, "reference")
-    for own, true in zip(found, wanted, strict=True):
-        assert torch.equal(own.isfinite(), true.isfinite())
-    assert not all(true.isfinite().all() for true in wanted) or value == float("inf"), "somebody sees it"
-    assert any(true.isfinite().any() for true in wanted), "somebody does not"
+    results, definitions = outputs(case, inputs), outputs(case, inputs, "reference")
+    for kernel, definition in zip(results, definitions, strict=True):
+        assert torch.equal(kernel.isfinite(), definition.isfinite())
+    assert not all(x.isfinite().all() for x in definitions) or value == float("inf"), "somebody sees it"
+    assert any(x.isfinite().any() for x in definitions), "somebody does not"

@@ -38,12 +38,12 @@ def test_a_set_and_a_store_are_read_and_the_machine_is_said(multiview, tmp_path,
     store(tmp_path / "store")
     into = tmp_path / "data.json"
     assert cli.main(["profile", "data", str(multiview), "--seconds", "0.05"]) == 0
-    said = capsys.readouterr().out
-    assert "| multi-view set, in memory | 64 | " in said
-    assert "machine: " in said
-    assert "commit: " in said
-    assert "command: triportrait profile data set" in said
-    assert "The figures hold for this machine alone." in said
+    printed = capsys.readouterr().out
+    assert "| multi-view set, in memory | 64 | " in printed
+    assert "machine: " in printed
+    assert "commit: " in printed
+    assert "command: triportrait profile data set" in printed
+    assert "The figures hold for this machine alone." in printed
     assert cli.main(["profile", "data", str(tmp_path / "store"), "--seconds", "0.05", "--json", str(into)]) == 0
     rows = json.loads(into.read_text())["data"]
     assert rows[0]["way"] == "clip store, PyAV"
@@ -63,9 +63,9 @@ def test_what_is_no_data_is_refused(multiview, tmp_path, capsys):
         assert "expected a multi-view set or a clip store, it has no index.json" in capsys.readouterr().err
     assert cli.main(["profile", "data", str(multiview), "--seconds", "0"]) == 2
     assert "seconds: expected more than 0, got 0" in capsys.readouterr().err
-    found = store(tmp_path / "store")
-    path = found.path(0)
+    clips = store(tmp_path / "store")
+    path = clips.path(0)
     path.write_bytes(b"x" * path.stat().st_size)
-    found.path(1).write_bytes(b"x" * found.path(1).stat().st_size)
+    clips.path(1).write_bytes(b"x" * clips.path(1).stat().st_size)
     assert cli.main(["profile", "data", str(tmp_path / "store")]) == 2
     assert "does not decode; make the store again" in capsys.readouterr().err

@@ -11,42 +11,42 @@ import sys
 import pytest
 
 from triportrait import cli
-from triportrait.profiling import everything, frame, kernels
+from triportrait.profiling import figures, frame, kernels
 from triportrait.profiling.cases import CASES
 
 
 def refused(arguments, capsys):
     assert cli.main(["profile", *map(str, arguments)]) == 2
-    said = capsys.readouterr()
-    assert said.err.strip().splitlines()[-1].startswith("triportrait: ")
-    return said.err
+    captured = capsys.readouterr()
+    assert captured.err.strip().splitlines()[-1].startswith("triportrait: ")
+    return captured.err
 
 
 def test_kernels_are_timed_and_the_times_are_said_to_be_none(capsys):
     assert cli.main(["profile", "kernels", "--op", "composite", "--dtype", "fp32"]) == 0
-    said = capsys.readouterr().out
-    assert "no performance" in said
-    assert "torch: " in said
-    assert "command: triportrait profile" in said
-    rows = [line for line in said.splitlines() if line.startswith("| composite")]
+    printed = capsys.readouterr().out
+    assert "no performance" in printed
+    assert "torch: " in printed
+    assert "command: triportrait profile" in printed
+    rows = [line for line in printed.splitlines() if line.startswith("| composite")]
     assert len(rows) == 2
     assert all(re.search(r"\| \d+\.\d+ \| - \| - \| \d+\.\d+ \|", row) for row in rows)
 
 
 def test_a_frame_is_timed(capsys):
     assert cli.main(["profile", "frame"]) == 0
-    said = capsys.readouterr().out
-    assert "no performance" in said
-    assert re.search(r"\| eager fp32 \| \d+\.\d+ / ", said)
-    ours = next(line for line in said.splitlines() if line.startswith("| ours |"))
-    assert float(ours.split("|")[-2]) > frame.LEAST_DB["ours"]
+    printed = capsys.readouterr().out
+    assert "no performance" in printed
+    assert re.search(r"\| eager fp32 \| \d+\.\d+ / ", printed)
+    ours = next(line for line in printed.splitlines() if line.startswith("| ours |"))
+    assert float(ours.split("|")[-2]) > frame.MIN_DB["ours"]
 
 
 def test_a_preset_on_a_cpu_has_rows_for_what_is_cached(capsys):
     assert cli.main(["profile", "frame", "--preset", "tiny"]) == 0
-    said = capsys.readouterr().out
-    assert "no performance" in said
-    rows = {line.split("|")[1].strip(): line.split("|")[2:] for line in said.splitlines() if line.startswith("| ")}
+    printed = capsys.readouterr().out
+    assert "no performance" in printed
+    rows = {line.split("|")[1].strip(): line.split("|")[2:] for line in printed.splitlines() if line.startswith("| ")}
     assert {"eager fp32", "ours on a CPU"} <= rows.keys() and "ours" not in rows, "interpreted it would take minutes"
     assert [cell.strip() for cell in rows["way"][:3]] == [
         f"{name} p50 / p90 / p99 ms"
@@ -55,7 +55,7 @@ def test_a_preset_on_a_cpu_has_rows_for_what_is_cached(capsys):
     cached, whole, view = (float(cell.split("/")[0]) for cell in rows["ours on a CPU"][:3])
     assert view < whole
     assert cached > 0
-    assert float(rows["ours on a CPU"][-2]) > frame.LEAST_DB["ours on a CPU"]
+    assert float(rows["ours on a CPU"][-2]) > frame.MIN_DB["ours on a CPU"]
 
 
 def test_a_kernel_that_does_not_agree_has_no_figure(monkeypatch, capsys):
@@ -63,38 +63,38 @@ def test_a_kernel_that_does_not_agree_has_no_figure(monkeypatch, capsys):
         raise AssertionError("output 0: off by 1, allowed 0.1")
 
     monkeypatch.setattr(kernels, "assert_agrees", wrong)
-    said = refused(["kernels", "--op", "composite", "--dtype", "fp32"], capsys)
-    assert "output 0: off by 1" in said
+    message = refused(["kernels", "--op", "composite", "--dtype", "fp32"], capsys)
+    assert "output 0: off by 1" in message
     rows = kernels.bench(["composite"], ["fp32"], "cpu")
     assert all("red" in row and "ours" not in row and "eager" not in row for row in rows)
     assert "no figure" in kernels.table(rows)
 
 
 def test_a_way_that_shows_another_picture_has_no_figure(monkeypatch):
-    monkeypatch.setattr(frame, "LEAST_DB", {"ours": 1000.0})
-    rows = {row["way"]: row for row in frame.bench(everything.model_here("cpu"), "cpu")}
+    monkeypatch.setattr(frame, "MIN_DB", {"ours": 1000.0})
+    rows = {row["way"]: row for row in frame.bench(frame.config_for("cpu"), "cpu")}
     assert "1000.0 are wanted" in rows["ours"]["red"]
     assert "parts" not in rows["ours"]
 
 
 def test_all_figures_go_into_one_file(tmp_path, capsys, monkeypatch):
     small = {name: CASES[name] for name in ("composite", "importance")}
-    monkeypatch.setattr(everything, "CASES", small)
+    monkeypatch.setattr(figures, "CASES", small)
     out = tmp_path / "figures.json"
     assert cli.main(["profile", "all", str(out)]) == 0
-    found = json.loads(out.read_text())
-    assert found["machine"]["note"]
-    assert found["machine"]["command"] == "triportrait profile all figures.json"
-    assert found["work"]["tri-plane decoder"]["GFLOP"] == pytest.approx(847.2, rel=0.01)
-    assert {row["operator"] for row in found["kernels"]} == set(small)
-    assert not any("red" in row for row in (*found["kernels"], *found["frame"]))
+    written = json.loads(out.read_text())
+    assert written["machine"]["note"]
+    assert written["machine"]["command"] == "triportrait profile all figures.json"
+    assert written["work"]["tri-plane decoder"]["GFLOP"] == pytest.approx(847.2, rel=0.01)
+    assert {row["operator"] for row in written["kernels"]} == set(small)
+    assert not any("red" in row for row in (*written["kernels"], *written["frame"]))
     assert [p.name for p in tmp_path.iterdir()] == ["figures.json"]
-    said = refused(["report", out], capsys)
-    assert "these are of a CPU and no performance" in said
+    message = refused(["report", out], capsys)
+    assert "these are of a CPU and no performance" in message
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, message",
     [
         (["kernels", "--op", "composit"], "op: expected some of "),
         (["kernels", "--dtype", "fp8"], "--dtype: expected one of all, fp16, bf16, fp32, got 'fp8'"),
@@ -105,9 +105,9 @@ def test_all_figures_go_into_one_file(tmp_path, capsys, monkeypatch):
         (["speed"], "profile: expected one of compile, roofline, kernels, "),
     ],
 )
-def test_bad_options_are_one_sentence(arguments, said, capsys, tmp_path, monkeypatch):
+def test_bad_options_are_one_sentence(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert said in refused(arguments, capsys)
+    assert message in refused(arguments, capsys)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -125,8 +125,9 @@ def test_the_bench_runs_where_the_command_s_packages_are_missing(tmp_path):
         "import sys\n"
         "absent = 'tyro', 'av', 'PIL', 'tqdm', 'torchmetrics', 'xformers', 'pytest'\n"
         "sys.modules.update(dict.fromkeys(absent))\n"
-        "import triportrait.profiling.everything as everything\n"
-        "everything.profile('x', everything.Path(sys.argv[1]), ['composite'], ['fp32'])\n"
+        "from triportrait.profiling import figures\n"
+        "figures.CASES = {'composite': figures.CASES['composite']}\n"
+        "figures.profile('x', figures.Path(sys.argv[1]))\n"
     )
     out = tmp_path / "figures.json"
     subprocess.run([sys.executable, "-c", code, str(out)], check=True, timeout=300, env=os.environ)

@@ -65,9 +65,9 @@ def test_a_tiny_network_is_counted_too():
 
 
 def test_the_table_says_what_it_is(parts):
-    said = table(parts, CEILINGS, measured_ms={"render": 1.0})
-    assert "| tri-plane decoder | frame | 847" in said
-    assert "data sheet" in said
-    assert "Floor:" in said
-    row = next(line for line in said.splitlines() if line.startswith("| render"))
+    printed = table(parts, CEILINGS, measured_ms={"render": 1.0})
+    assert "| tri-plane decoder | frame | 847" in printed
+    assert "data sheet" in printed
+    assert "Floor:" in printed
+    row = next(line for line in printed.splitlines() if line.startswith("| render"))
     assert row.split("|")[-3].strip() == "1.000"

@@ -104,7 +104,7 @@ def test_a_gpu_is_timed_by_events_of_its_stream(monkeypatch):
 
 
 def test_a_way_that_loses_something_else_has_no_time(monkeypatch):
-    monkeypatch.setattr(timing, "MOST_DIFFERENCE", -1.0)
+    monkeypatch.setattr(timing, "MAX_DIFFERENCE", -1.0)
     monkeypatch.setattr(timing, "WAYS", (timing.EAGER_FP32, timing.OURS))
     rows = timing.bench(config(), "stage1", CPU)
     for row in rows:

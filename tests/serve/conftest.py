@@ -15,7 +15,7 @@ import pytest
 from tests.core.synthetic import flame_tables, mesh_tables
 from triportrait.core.checkpoint import save_weights
 from triportrait.core.config import ModelConfig, tiny
-from triportrait.core.rule import rule_motion_encoder, rule_portrait
+from triportrait.core.seeded_weights import rule_motion_encoder, rule_portrait
 
 
 def published_motion() -> ModelConfig:

@@ -35,7 +35,7 @@ from tests.serve.live_in_process import moving
 from triportrait.core.errors import InputError
 from triportrait.profiling.live.client import Client, driving_frames, get, metrics, url_of
 from triportrait.profiling.live.server_process import live_server, stop
-from triportrait.profiling.machine import describe
+from triportrait.profiling.measurement import describe
 from triportrait.serve.live.engine import EXAMPLES, encode_jpeg
 from triportrait.serve.live.messages import write_frame
 

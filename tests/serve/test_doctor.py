@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from triportrait import cli
-from triportrait.core import cards, libraries
+from triportrait.core import gpus, libraries
 from triportrait.core.weights import DEMO_FOLDER
 from triportrait.serve import library_trials
 from triportrait.serve.jobs import doctor
@@ -204,7 +204,7 @@ class TestCard:
         assert f"NVIDIA A100-SXM4-80GB, {driver}" in found.detail
         assert all(word in found.detail for word in words), found.detail
         assert ("cu126" in found.detail) == any("cu126" in word for word in words)
-        assert cards.chosen_device("auto").type == "cpu"
+        assert gpus.chosen_device("auto").type == "cpu"
         (message,) = caplog.messages
         assert message.startswith(f"NVIDIA A100-SXM4-80GB, {driver} is not used: ")
 
@@ -229,10 +229,10 @@ class TestCard:
 
     def test_a_hidden_card_and_a_tool_that_fails_are_no_warning(self, machine, monkeypatch, caplog):
         machine("", "13.0", "echo 'NVIDIA-SMI has failed'; exit 9")
-        cards.chosen_device("auto")
+        gpus.chosen_device("auto")
         machine("535.129.03", "13.0")
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-        cards.chosen_device("auto")
+        gpus.chosen_device("auto")
         assert not caplog.messages
 
 

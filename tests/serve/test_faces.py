@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.serve.faces import picture
 from tests.serve.raw import face
-from triportrait.core.motion.crop import CENTRED_ANCHORS, anchors_of
+from triportrait.core.motion.motion_crop import CENTRED_ANCHORS, anchors_of
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.serve.faces.alignment import MEAN_FACE, Alignment, align, alignment_points, middle_square
 from triportrait.serve.faces.face import Face

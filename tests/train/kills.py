@@ -132,7 +132,7 @@ def main() -> int:
         return 0
     sys.path.insert(0, str(ROOT))
     from tests.train import little, trained
-    from triportrait.core.commit import commit
+    from triportrait.core.source_commit import source_commit
     from triportrait.train.data.pictures import open_set
 
     chance = random.Random(given.seed)
@@ -143,7 +143,7 @@ def main() -> int:
         trained.write_static(folder / "static")
         begun = time.monotonic()
         launch(folder, "unbroken").wait()
-        print(f"commit {commit()}, python tests/train/kills.py --kills {given.kills} --seed {given.seed}")
+        print(f"commit {source_commit()}, python tests/train/kills.py --kills {given.kills} --seed {given.seed}")
         print(
             f"stage 2 on two gloo ranks, ZeRO 2, {IMAGES} images, a checkpoint every {SAVE_EACH}, adversary and R1 on"
         )

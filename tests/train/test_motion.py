@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tests.train import little
 from tests.train.painting import everything
-from triportrait.core.motion.crop import ANCHOR_TARGETS, INNER, anchors_of
+from triportrait.core.motion.motion_crop import ANCHOR_TARGETS, INNER, anchors_of
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.train.config import OptimizerConfig, StageConfig
 from triportrait.train.data.heads.population import EXPRESSION_AXES, sample_expression, stream

@@ -21,10 +21,10 @@ from torch import Tensor
 from tests.train import little
 from tests.train.little import same
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
-from triportrait.core.commit import commit
 from triportrait.core.errors import InputError
+from triportrait.core.motion.polynomial_neck import PolynomialNeck
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
-from triportrait.core.motion.turning import TurningNeck
+from triportrait.core.source_commit import source_commit
 from triportrait.train import loop
 from triportrait.train.all_stages import AllStages
 from triportrait.train.config import STAGES, LossConfig, OptimizerConfig, ReenactConfig, StageConfig
@@ -112,7 +112,7 @@ def test_the_weights_folder_is_what_was_trained_in_half_precision(whole):
         assert same(stored, {name: t.half() for name, t in network.state_dict().items()})
     portrait, encoder = load_portrait(folder), load_motion_encoder(folder)
     assert portrait.config == little.model()
-    assert isinstance(portrait.neck, TurningNeck)
+    assert isinstance(portrait.neck, PolynomialNeck)
     assert isinstance(encoder, SmallMotionEncoder)
     assert encoder.to_dict() == whole.inputs.motion_encoder.to_dict()
     static = load_portrait(whole.folder / "static").state_dict()
@@ -124,7 +124,7 @@ def test_the_weights_say_where_they_come_from(whole):
         provenance = json.loads((whole.folder / "weights" / f"{kind}.json").read_text())["provenance"]
         assert provenance["command"] == COMMAND
         assert provenance["preset"] == "test"
-        assert (provenance["seed"], provenance["commit"]) == (0, commit())
+        assert (provenance["seed"], provenance["commit"]) == (0, source_commit())
         assert provenance["licence"] == "Apache-2.0"
         assert provenance["made by"].startswith("triportrait ")
         assert provenance["cast"] == {"seed": 3, "count": 1}
@@ -133,8 +133,8 @@ def test_the_weights_say_where_they_come_from(whole):
 def test_the_commit_is_that_of_the_sources():
     root = Path(__file__).parents[2]
     found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-    assert found.stdout.startswith(commit().removesuffix("+"))
-    assert bool(commit()) == (found.returncode == 0)
+    assert found.stdout.startswith(source_commit().removesuffix("+"))
+    assert bool(source_commit()) == (found.returncode == 0)
 
 
 def test_a_run_tells_how_it_went(whole):

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from triportrait.core.cards import warn_of_unused_card
 from triportrait.core.errors import InputError
+from triportrait.core.gpus import warn_of_unused_card
 
 Item = TypeVar("Item")
 REFUSED = 2  # exit code of bad input

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from triportrait.core.commit import commit
 from triportrait.core.files import read_json
+from triportrait.core.source_commit import source_commit
 
 COMMITS = "commits.json"
 
@@ -18,7 +18,7 @@ def note_commit(run: Path) -> list[str]:
         names = [str(name) for name in read_json(path)]
     except (OSError, ValueError, TypeError):
         names = []
-    now = commit()
+    now = source_commit()
     if names[-1:] != [now]:
         names.append(now)
         path.write_text(json.dumps(names) + "\n")

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triportrait.core.motion.crop import motion_crop
 from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.motion.motion_crop import motion_crop
 from triportrait.core.motion.small_encoder import SPREAD as UNITS
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.train.config import StageConfig

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from triportrait.core.config import NeckConfig
 from triportrait.core.motion.neck import neck_grid
-from triportrait.core.motion.turning import fit_turning
+from triportrait.core.motion.polynomial_neck import fit_polynomial_neck
 from triportrait.core.types import NeckGrid
 from triportrait.train.data.heads import organs
 from triportrait.train.data.heads.anatomy import mean_identity, neck_share, skull_template
@@ -83,6 +83,6 @@ def head_neck_grid(identity: Identity, expression: Expression, config: NeckConfi
 
 @cache
 def mean_neck(config: NeckConfig, box_side: float) -> dict[str, Tensor]:
-    """Fit how the population's mean head turns, for heads without a mesh: the tables of a `TurningNeck`."""
+    """Fit how the population's mean head turns, for heads without a mesh: the tables of a `PolynomialNeck`."""
     who, rest = mean_identity(), Expression.neutral(1)
-    return fit_turning(lambda rotation: head_neck_grid(who, rest.replace(neck=rotation), config, box_side))
+    return fit_polynomial_neck(lambda rotation: head_neck_grid(who, rest.replace(neck=rotation), config, box_side))

@@ -8,7 +8,7 @@ import torch
 from triportrait.core.checkpoint import demo_weights, load_portrait, save_weights
 from triportrait.core.config import NeckConfig, tiny
 from triportrait.core.errors import InputError
-from triportrait.core.motion.turning import LIMITS, TurningNeck, fit_turning
+from triportrait.core.motion.polynomial_neck import LIMITS, PolynomialNeck, fit_polynomial_neck
 from triportrait.core.types import NeckGrid
 
 CONFIG = NeckConfig(fine_size=3, coarse_size=2)
@@ -22,12 +22,12 @@ def cubic(rotation: torch.Tensor) -> NeckGrid:
     return NeckGrid(values[:108].view(1, 3, 3, 3, 4), values[108:].view(1, 2, 2, 2, 3), 1.3, 3e-3)
 
 
-def turned(neck: TurningNeck, rotation: torch.Tensor) -> NeckGrid:
+def turned(neck: PolynomialNeck, rotation: torch.Tensor) -> NeckGrid:
     return neck(NOT_READ, NOT_READ, rotation, NOT_READ, NOT_READ)
 
 
 def test_it_gives_what_was_fitted_and_a_batch_is_its_members():
-    neck = TurningNeck(CONFIG, 1.3, fit_turning(cubic))
+    neck = PolynomialNeck(CONFIG, 1.3, fit_polynomial_neck(cubic))
     rotations = torch.tensor([[0.2, -0.5, 0.1], [-0.3, 0.3, 0.0], [0.0, 0.0, 0.0]])
     batch = turned(neck, rotations)
     for row, rotation in enumerate(rotations):
@@ -40,7 +40,7 @@ def test_it_gives_what_was_fitted_and_a_batch_is_its_members():
 
 
 def test_a_neck_that_turns_too_far_stays_at_the_limit():
-    neck = TurningNeck(CONFIG, 1.3, fit_turning(cubic))
+    neck = PolynomialNeck(CONFIG, 1.3, fit_polynomial_neck(cubic))
     far, limit = (turned(neck, torch.tensor([r])) for r in ((0.0, 3.0, -9.0), (0.0, LIMITS[1], -LIMITS[2])))
     assert torch.equal(far.fine, limit.fine)
     assert torch.equal(far.coarse, limit.coarse)
@@ -48,7 +48,7 @@ def test_a_neck_that_turns_too_far_stays_at_the_limit():
 
 def test_the_package_s_head_turns_and_a_straight_neck_moves_nothing():
     neck = load_portrait(demo_weights()).neck
-    assert isinstance(neck, TurningNeck)
+    assert isinstance(neck, PolynomialNeck)
     straight, aside = (turned(neck, torch.tensor([r])) for r in ((0.0, 0.0, 0.0), (0.0, 0.3, 0.0)))
     assert straight.fine[..., :3].abs().max() < 1e-6
     assert straight.coarse.abs().max() < 1e-6
@@ -63,7 +63,7 @@ def test_the_package_s_head_turns_and_a_straight_neck_moves_nothing():
 
 def test_tables_of_other_grids_are_refused_in_a_sentence(tmp_path):
     with pytest.raises(InputError, match=r"neck: expected the tables .* make them again"):
-        TurningNeck(CONFIG, 1.3, {"coefficients": torch.zeros(20, 7)})
+        PolynomialNeck(CONFIG, 1.3, {"coefficients": torch.zeros(20, 7)})
     portrait = load_portrait(demo_weights())
     save_weights(tmp_path, "portrait", portrait.state_dict(), tiny(), {})
     assert load_portrait(tmp_path).neck is None

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from triportrait.core.motion.crop import (
+from triportrait.core.motion.motion_crop import (
     ANCHOR_TARGETS,
     CENTRED_ANCHORS,
     anchors_of,

@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import pytest
 
 from triportrait.profiling.cases import CASES
-from triportrait.profiling.compiled import Program, Work, _code, _work
+from triportrait.profiling.compile_table import SPILLS, Row, table
+from triportrait.profiling.cubin import Program, Work, _code, _work
 from triportrait.profiling.launches import Launch
-from triportrait.profiling.programs import SPILLS, Row, table
 
 COMPILE = """
 import dataclasses, json, sys
-from triportrait.profiling.programs import compile_all
+from triportrait.profiling.compile_table import compile_all
 rows = compile_all([sys.argv[1]], sys.argv[2:])
 print(json.dumps([[x.launch.name, x.dtype, dataclasses.asdict(x.program), x.faults(), x.work()[0]] for x in rows]))
 """
@@ -29,7 +29,7 @@ VECTORS = {  # launches that read or write planes, tokens or pictures 16 bytes a
 HALF = ["fp16", "bf16"]
 DTYPES_OF = {"march": [*HALF, "fp32"], "march_deterministic": ["fp16"], "field": ["fp16", "fp32"]}  # the table has all
 MARCHED = 1024 * 64  # rows of all programs of a frame's march, 16 rays x 4 pieces each
-FLOP = {  # of a frame, or of attention's first piece: rows x turns x layers, tokens x tokens x width
+FLOP = {  # of a frame, or of attention's first piece: rows x trips x layers, tokens x tokens x width
     ("march", "march_forward.propose"): MARCHED * 12 * 2 * 32 * 64,
     ("march", "march_forward.march"): MARCHED * 25 * 2 * (32 * 64 + 64 * 32),
     ("attention", "attention.probability"): 2 * 2 * 4096 * 4096 * 512,
@@ -37,17 +37,18 @@ FLOP = {  # of a frame, or of attention's first piece: rows x turns x layers, to
 }
 
 
-def compiling() -> dict[str, str]:
-    """The environment of a process that compiles kernels."""
-    return {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+def compile_by(code: str, *arguments: str) -> str:
+    """Run code in a process that compiles kernels, and return the last line that it prints."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    ran = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    return ran.stdout.splitlines()[-1] if ran.stdout else ""
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_every_launch_compiles_without_spills_for_both_chips(name):
-    words = [sys.executable, "-c", COMPILE, name, *DTYPES_OF.get(name, ["fp32"] if CASES[name].wide_only else HALF)]
-    ran = subprocess.run(words, env=compiling(), capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    rows = json.loads(ran.stdout.splitlines()[-1])
+    dtypes = DTYPES_OF.get(name, ["fp32"] if CASES[name].wide_only else HALF)
+    rows = json.loads(compile_by(COMPILE, name, *dtypes))
     assert {program["chip"] for _, _, program, *_ in rows} == {80, 90}
     for launch, dtype, program, faults, flop in rows:
         assert faults == [], launch
@@ -87,7 +88,7 @@ def test_faults_are_seen(monkeypatch):
     assert "because" in table([row(spills=3)])
     assert "| 2.00 | 3.000 |" in table([row()])
     assert "| - | - |" in table([row(loop=Work(1, 1, 1))])
-    monkeypatch.setattr("triportrait.profiling.programs.PRODUCTS", {row().launch.name})
+    monkeypatch.setattr("triportrait.profiling.compile_table.PRODUCTS", {row().launch.name})
     assert "not on tensor cores" in row().faults()[0]
     assert row(counts={"mma": 4}).faults() == row(counts={"wgmma": 4}).faults() == []
 
@@ -116,13 +117,12 @@ def test_work_is_read_off_the_code():
 def test_what_belongs_on_tensor_cores_is_launched():
     code = (
         "from triportrait.profiling.cases import CASES\n"
-        "from triportrait.profiling.programs import DTYPES, PRODUCTS, launches_of\n"
+        "from triportrait.profiling.compile_table import DTYPES, PRODUCTS, launches_of\n"
         f"vectors = {sorted(VECTORS)!r}\n"
         "names = {x.name for n in CASES for x in launches_of(n, CASES[n].odd[0], DTYPES['fp32'], True)}\n"
         "assert names >= PRODUCTS | set(vectors), (PRODUCTS | set(vectors)) - names\n"
     )
-    ran = subprocess.run([sys.executable, "-c", code], env=compiling(), capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr[-2000:]
+    compile_by(code)
 
 
 def test_large_pictures_are_launched_within_a_grid_s_limits():
@@ -139,5 +139,4 @@ def test_large_pictures_are_launched_within_a_grid_s_limits():
         "        bias_leaky_relu(smooth_fir(image), torch.empty(256, device='meta'))\n"
         "assert len(launches) == 5 and all(max((0, *x.grid[1:])) < 65536 for x in launches), launches\n"
     )
-    ran = subprocess.run([sys.executable, "-c", code], env=compiling(), capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr[-2000:]
+    compile_by(code)

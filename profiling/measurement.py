@@ -1,20 +1,24 @@
-"""Where a figure is from: the machine, the versions, the commit, the command; and how time is taken there."""
+"""How time and memory are measured, and what stands beside a figure: machine, versions, commit and command."""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import itertools
+import json
 import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from triportrait.core.commit import commit
+from triportrait.core.atomic import write_text
+from triportrait.core.source_commit import source_commit
 from triportrait.kernels.dispatch import Backend, use_backend
 from triportrait.kernels.language import HAVE_TRITON
 
@@ -34,15 +38,15 @@ class Times:
 
 
 def device_here() -> str:
-    """The device that is measured: cuda, or cpu where PyTorch sees no GPU."""
+    """Name the device that is measured: cuda, or cpu where PyTorch sees no GPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def describe(command: str) -> dict[str, Any]:
-    """Tell what stands beside every figure."""
+    """Return what stands beside every figure: command, commit, date, versions, machine."""
     where: dict[str, Any] = {
-        "command": command, "commit": commit(), "date": _today(), "torch": torch.__version__, "triton": _triton(),
-        "python": platform.python_version(),
+        "command": command, "commit": source_commit(), "date": _today(), "torch": torch.__version__,
+        "triton": _triton(), "python": platform.python_version(),
     }  # fmt: skip
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
@@ -56,14 +60,14 @@ def describe(command: str) -> dict[str, Any]:
 
 
 def made_by(command: str) -> str:
-    """A line for a table that depends on no machine: the command, the versions, the commit, the day."""
+    """Write the line above a table that depends on no machine: the command, the versions, the commit, the day."""
     triton = f"Triton {_triton()}, " if HAVE_TRITON else ""
-    return f"`{command}`: {triton}torch {torch.__version__}, commit {commit()}, {_today()}"
+    return f"`{command}`: {triton}torch {torch.__version__}, commit {source_commit()}, {_today()}"
 
 
 @contextmanager
 def numerics(backend: Backend, tf32: bool) -> Iterator[None]:
-    """Inside, operators run on this backend, and float32 products of PyTorch's own are TF32 ones or exact."""
+    """Run operators on this backend, and PyTorch's own float32 products in TF32 or exactly, inside a `with` block."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     try:
@@ -122,7 +126,7 @@ def percentiles(milliseconds: Sequence[float]) -> Times:
 
 
 def peak_MB(function: Callable[[], object], device: str) -> float | None:
-    """The most memory, in MB, that a call holds beyond what was held before it; None without a GPU."""
+    """Measure the most memory, in MB, that a call holds beyond what was held before it; None without a GPU."""
     if device != "cuda":
         return None
     torch.cuda.synchronize()
@@ -135,8 +139,21 @@ def peak_MB(function: Callable[[], object], device: str) -> float | None:
     return round(peak, 3)
 
 
+def timed(
+    functions: Sequence[Callable[[], object]], device: str, least_s: float = 0.3, warm_up: int = 3, least: int = 100
+) -> dict[str, Any]:
+    """Return what `measure` takes, as JSON values, beside the peak of the memory of the first function."""
+    times = measure(functions, device, least_s, warm_up, least)
+    return dataclasses.asdict(times) | {"peak_MB": peak_MB(functions[0], device)}
+
+
+def write_figures(figures: dict[str, Any], out: Path) -> None:
+    """Write figures as JSON; the file appears whole."""
+    write_text(out, json.dumps(figures, indent=1) + "\n")
+
+
 def failure(error: Exception) -> str:
-    """What a row says in the place of a figure: the error's kind and the first line of its message."""
+    """Word an error for the place of a figure: its kind and the first line of its message."""
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 

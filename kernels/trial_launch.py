@@ -1,4 +1,4 @@
-"""One small launch on a device: Triton may be installed where nothing can be compiled or launched.
+"""Try one small launch on a device: Triton may be installed where nothing can be compiled or launched.
 
 It wants a C compiler and Python's headers at its first launch, and a GPU that takes what came of it.
 """
@@ -27,7 +27,7 @@ def launch(device: torch.device) -> None:
 
 
 @cache
-def launches(device: torch.device) -> bool:
+def can_launch(device: torch.device) -> bool:
     """Try once for each CUDA device whether a kernel can be launched on it. Where none can, a warning says why."""
     try:
         launch(device)

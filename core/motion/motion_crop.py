@@ -1,4 +1,4 @@
-"""The crop that the motion encoder reads, cut from an aligned picture in closed form (the published preprocessing).
+"""Cut the crop that the motion encoder reads from an aligned picture, in closed form (the published preprocessing).
 
 Letters: B batch, L landmarks.
 """

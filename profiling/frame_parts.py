@@ -1,4 +1,4 @@
-"""A frame of the network and its parts: what is counted, what is timed, and when each part runs.
+"""Make a frame of the network, and name its parts and when each of them runs; they are counted and timed.
 
 A part is a handful of modules; whatever runs inside their forward belongs to it.
 """
@@ -63,7 +63,7 @@ class Frame:
     camera: Camera
 
     def modules(self) -> dict[str, list[nn.Module]]:
-        """The modules of each part."""
+        """List the modules of each part."""
         reconstructor = self.portrait.reconstructor
         return {
             "global encoder": [reconstructor.global_encoder],
@@ -160,7 +160,7 @@ def sphere_tables(config: NeckConfig) -> tuple[dict[str, Tensor], dict[str, Tens
 
 @contextmanager
 def part_hooks(frame: Frame, enter: Callable[[str], None], leave: Callable[[str], None]) -> Iterator[None]:
-    """Inside, `enter` and `leave` are called with a part's name around each of its modules."""
+    """Call `enter` and `leave` with a part's name around each of its modules inside a `with` block."""
     hooks = []
     for name, modules in frame.modules().items():
         for module in modules:

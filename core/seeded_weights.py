@@ -1,6 +1,7 @@
-"""Weights made from the names of the tensors: they check an installation at full size, but their picture is noise.
+"""Make weights from the names of the tensors: they check an installation at full size, but their picture is noise.
 
-The stored parity numbers come from the same rule, so that no trained weight is needed to check the network:
+The command line calls them `--weights rule`. The stored parity numbers come from the same rule, so that no trained
+weight is needed to check the network:
 n = standard_normal(shape), seeded with the CRC of the published name, times a scale that the kind of tensor decides.
 """
 

@@ -1,4 +1,4 @@
-"""NVIDIA cards as `nvidia-smi` sees them, and why torch may not use one: an old driver, or a build without CUDA."""
+"""Find NVIDIA GPUs by `nvidia-smi`, and explain why torch may not use one: an old driver, or a build without CUDA."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TIMEOUT_S = 20
 logger = logging.getLogger(__name__)
 
 
-def card() -> str | None:
+def first_gpu() -> str | None:
     """Name the first card and its driver, as in `NVIDIA H200, 580.65.06`; None where nvidia-smi is missing or fails."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
@@ -38,7 +38,7 @@ def why_unused(name: str, cuda: str | None, error: str = "") -> str:
     """Explain why torch does not use a card, and what to do, as the end of a sentence that begins with the card.
 
     Args:
-        name: the card and its driver, as `card` gives them.
+        name: the card and its driver, as `first_gpu` gives them.
         cuda: the CUDA that torch was built for, None for a CPU build.
         error: what torch says when it is asked to start it.
     """
@@ -66,7 +66,7 @@ def chosen_device(choice: str) -> torch.device:
     if choice != "cpu" and torch.cuda.is_available():
         return torch.device("cuda")
     if choice == "cuda":
-        name = card()
+        name = first_gpu()
         why = "this machine offers no CUDA device to torch" if name is None else f"{name}: {_why(name)}"
         raise InputError(f"--device cuda: {why}; use --device cpu")
     if choice == "auto":
@@ -80,7 +80,7 @@ def warn_of_unused_card() -> None:
 
     if torch.cuda.is_available() or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return
-    name = card()
+    name = first_gpu()
     if name is not None:
         logger.warning("%s is not used: %s", name, _why(name))
 

@@ -1,4 +1,4 @@
-"""The commit of the sources, which stands beside every figure and every checkpoint."""
+"""The commit of the sources stands beside every figure and every checkpoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 
-def commit() -> str:
+def source_commit() -> str:
     """Return the commit of the sources, with a + where they were changed; empty where no repository keeps them."""
     folder = Path(__file__).parent
     try:

@@ -10,11 +10,12 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from triportrait.kernels.language import MAX_GRID_YZ
 from triportrait.profiling.cases import CASES, DTYPES
-from triportrait.profiling.compiled import CHIPS, Program, compile_launch
+from triportrait.profiling.cubin import CHIPS, Program, compile_launch
 from triportrait.profiling.launches import Launch, launches_of
+from triportrait.profiling.markdown import markdown_table
 
-MOST_ALONG = 65535  # programs along the second and third axis of a grid
 PRODUCTS = {  # launches whose products belong on tensor cores, in half precision
     "march_forward.propose", "march_forward.march", "march_backward.probe", "march_backward.mlp", "field.decode",
     "field.mlp_backward", "attention.probability", "attention.value", "attention.score_gradient",
@@ -36,7 +37,7 @@ SPILLS = {  # launch, dtype, chip -> why it may spill
     ("attention.probability", "fp16", 80): _PROBABILITY,
     ("attention.probability", "bf16", 80): _PROBABILITY,
 }
-TURNS: dict[str, Callable[[dict[str, int]], int]] = {  # launch -> how often a program goes around its loop
+LOOP_TRIPS: dict[str, Callable[[dict[str, int]], int]] = {  # launch -> how many trips a program makes around its loop
     "march_forward.propose": lambda n: -(-n["S"] // n["SEGMENTS"]),
     "march_forward.march": lambda n: -(-(n["L"] - 1) // n["SEGMENTS"]) + 1,
     "march_backward.probe": lambda n: n["SAMPLES"],
@@ -46,15 +47,15 @@ TURNS: dict[str, Callable[[dict[str, int]], int]] = {  # launch -> how often a p
     "attention.value": lambda n: -(-n["K"] // n["STEP_K"]),
     "attention.product": lambda n: -(-n["K"] // n["STEP_K"]),
 }
-HEADER = (
-    "| operator | launch | dtype | chip | programs | warps | registers | spills | shared KB | per SM | mma / wgmma | "
-    "loads of 16 B | instructions: loop, rest | tensor GFLOP | GB asked for |"
-)
+COLUMNS = (
+    "operator", "launch", "dtype", "chip", "programs", "warps", "registers", "spills", "shared KB", "per SM",
+    "mma / wgmma", "loads of 16 B", "instructions: loop, rest", "tensor GFLOP", "GB asked for",
+)  # fmt: skip
 LEGEND = (
     "Programs: of the launch. Registers, spills (loads and stores of local memory in the code): of a thread. Per SM: "
     "programs that fit on a multiprocessor at once. mma / wgmma, loads, instructions: as they stand in the code. "
-    "Tensor GFLOP, and GB asked of the caches: of the launch, from the code and the turns of its loop, for all lanes; "
-    "- where the turns are not known."
+    "Tensor GFLOP, and GB asked of the caches: of the launch, from the code and the trips of its loop, for all lanes; "
+    "- where the trips are not known."
 )
 
 logger = logging.getLogger(__name__)
@@ -70,15 +71,15 @@ class Row:
     program: Program
 
     def faults(self) -> list[str]:
-        """What is wrong with the program, in sentences."""
+        """Say what is wrong with the program, a sentence a fault."""
         p, name = self.program, f"{self.launch.name} {self.dtype} sm_{self.program.chip}"
         faults = []
         if p.spills and (self.launch.name, self.dtype, p.chip) not in SPILLS:
             faults.append(f"{name}: {p.spills} spills, and no reason is given for them")
         if not p.fits:
             faults.append(f"{name}: {p.shared} bytes of shared memory are more than the chip has")
-        if max((0, *self.launch.grid[1:])) > MOST_ALONG:
-            faults.append(f"{name}: {self.launch.grid} programs; an axis but the first ends at {MOST_ALONG}")
+        if max((0, *self.launch.grid[1:])) > MAX_GRID_YZ:
+            faults.append(f"{name}: {self.launch.grid} programs; an axis but the first ends at {MAX_GRID_YZ}")
         if not p.programs:
             faults.append(f"{name}: not one program fits on a multiprocessor")
         if self.dtype != "fp32" and self.launch.name in PRODUCTS and not (p.counts.get("mma") or p.counts.get("wgmma")):
@@ -86,23 +87,23 @@ class Row:
         return faults
 
     def work(self) -> tuple[float | None, float | None]:
-        """FLOP of tensor cores and bytes asked of the caches by a launch; None where the turns of a loop are unknown.
+        """Count a launch's tensor-core FLOP and the bytes it asks of the caches; None where a loop's trips are unknown.
 
         They are counted from the code for all lanes: what is done twice counts twice, and masked lanes count, too.
         """
         p = self.program
-        if p.loop is not None and self.launch.name not in TURNS:
+        if p.loop is not None and self.launch.name not in LOOP_TRIPS:
             return None, None
-        turns = TURNS[self.launch.name](self.launch.integers) if p.loop else 0
-        pieces = [p.rest] + ([p.loop] * turns if p.loop else [])
+        trips = LOOP_TRIPS[self.launch.name](self.launch.integers) if p.loop else 0
+        pieces = [p.rest] + ([p.loop] * trips if p.loop else [])
         programs = math.prod(self.launch.grid)
         return programs * sum(w.flop for w in pieces), programs * sum(w.bytes for w in pieces)
 
-    def line(self) -> str:
-        """The row as a line of the table."""
+    def cells(self) -> list[object]:
+        """Return the cells of the row in the table."""
         p, c = self.program, self.program.counts
         flop, size = self.work()
-        cells = [
+        return [
             self.operator, self.launch.name, self.dtype, f"sm_{p.chip}",
             f"{math.prod(self.launch.grid):,}", p.warps, p.registers, p.spills,
             f"{p.shared / 1024:.1f}", p.programs, f"{c.get('mma', 0)} / {c.get('wgmma', 0)}",
@@ -110,7 +111,6 @@ class Row:
             f"{p.loop.instructions if p.loop else 0}, {p.rest.instructions}",
             "-" if flop is None else f"{flop / 1e9:.2f}", "-" if size is None else f"{size / 1e9:.3f}",
         ]  # fmt: skip
-        return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def compile_all(operators: Iterable[str], dtypes: Iterable[str]) -> list[Row]:
@@ -128,9 +128,8 @@ def compile_all(operators: Iterable[str], dtypes: Iterable[str]) -> list[Row]:
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as Markdown, with the reasons of spills below."""
-    lines = [HEADER, "|" + " --- |" * HEADER.count(" | ") + " --- |", *(row.line() for row in rows)]
+    """Tabulate the rows, with the reasons of spills below."""
     spilled = dict.fromkeys((r.launch.name, r.dtype, r.program.chip) for r in rows if r.program.spills)
     reasons = [f"- {x[0]}, {x[1]}, sm_{x[2]}: {SPILLS[x]}" for x in spilled if x in SPILLS]
-    lines += ["", LEGEND] + (["", "Spills and their reasons:", *reasons] if reasons else [])
-    return "\n".join(lines) + "\n"
+    notes = [LEGEND, *(["", "Spills and their reasons:", *reasons] if reasons else [])]
+    return "\n".join([markdown_table(COLUMNS, (row.cells() for row in rows)), *notes]) + "\n"

@@ -1,4 +1,4 @@
-"""The neck of a head that is known in advance: its grids as polynomials of the neck's rotation alone.
+"""Where a head is known in advance, the grids of its neck are polynomials of the neck's rotation alone.
 
 Where `neck.NeckField` asks a mesh for the nearest triangles in every frame, here that was done once, for some hundred
 rotations of one head, and each number of the grids was fitted: near the head an offset is off by 0.5 mm, in one of a
@@ -26,13 +26,13 @@ LIMITS = (0.35, 0.6, 0.3)  # radians about x (nod), y (turn), z (tilt): further 
 ROTATIONS = 120  # to which the polynomials are fitted
 
 
-class TurningNeck(nn.Module):
+class PolynomialNeck(nn.Module):
     """The grids that undo a neck's rotation; it takes the place of `NeckField` where a mean head is enough.
 
     Args:
         config: grid sizes and thresholds.
         box_side: scene units.
-        tables: `coefficients` [T, L], as `fit_turning` makes them.
+        tables: `coefficients` [T, L], as `fit_polynomial_neck` makes them.
 
     Raises:
         InputError: the tables are of other grids.
@@ -73,8 +73,8 @@ class TurningNeck(nn.Module):
             return NeckGrid(near, far, self.box_side, c.near_squared_distance)
 
 
-def fit_turning(grids: Callable[[Tensor], NeckGrid]) -> dict[str, Tensor]:
-    """Fit the tables of a `TurningNeck` by least squares; a straight neck keeps its own grids exactly.
+def fit_polynomial_neck(grids: Callable[[Tensor], NeckGrid]) -> dict[str, Tensor]:
+    """Fit the tables of a `PolynomialNeck` by least squares; a straight neck keeps its own grids exactly.
 
     Args:
         grids: rotation vectors [B, 3] in radians -> the grids of B poses of one head.

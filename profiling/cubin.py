@@ -21,7 +21,7 @@ CHIPS = (80, 90)
 SHARED_PER_SM = {80: 164 << 10, 90: 228 << 10}
 SHARED_PER_PROGRAM = {80: 163 << 10, 90: 227 << 10}
 RESERVED = 1 << 10  # of shared memory, for each program
-REGISTERS, WARPS, MOST_PROGRAMS = 65536, 64, 32
+REGISTERS, WARPS, MAX_PROGRAMS = 65536, 64, 32
 _INSTRUCTION = re.compile(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)")
 _LABEL, _BRANCH = re.compile(r"(\.L_x_\d+):"), re.compile(r"\bBRA\b.*`\((\.L_x_\d+)\)")
 _MMA, _WGMMA = re.compile(r"\.168(4|8|16)\b"), re.compile(r"\.(\d+)x(\d+)x(\d+)")  # m16n8k..; m, n, k of four warps
@@ -66,7 +66,7 @@ class Program:
 
     @property
     def fits(self) -> bool:
-        """Whether its shared memory is within the chip's limit."""
+        """Tell whether its shared memory is within the chip's limit."""
         return self.shared <= SHARED_PER_PROGRAM[self.chip]
 
 
@@ -137,8 +137,8 @@ def _work(instructions: list[str], warps: int) -> Work:
 
 def _resident(registers: int, warps: int, shared: int, chip: int) -> int:
     """How many programs fit on a multiprocessor; registers are given to warps by the 256."""
-    by_registers = REGISTERS // (-(-registers * 32 // 256) * 256 * warps) if registers else MOST_PROGRAMS
-    return min(by_registers, SHARED_PER_SM[chip] // (shared + RESERVED), WARPS // warps, MOST_PROGRAMS)
+    by_registers = REGISTERS // (-(-registers * 32 // 256) * 256 * warps) if registers else MAX_PROGRAMS
+    return min(by_registers, SHARED_PER_SM[chip] // (shared + RESERVED), WARPS // warps, MAX_PROGRAMS)
 
 
 def _families(instructions: list[str]) -> dict[str, int]:
