@@ -27,7 +27,7 @@ from triportrait.serve.faces.face import Face
 from triportrait.serve.faces.providers import face_provider
 from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.image_tensors import to_size
-from triportrait.serve.live.engine import EXAMPLES, decode_jpeg, encode_jpeg
+from triportrait.serve.live.inference import EXAMPLES, decode_jpeg, encode_jpeg
 from triportrait.serve.media.provenance.watermark import Watermark
 from triportrait.serve.media.video.clips import open_clip
 from triportrait.serve.media.video.encoders import Encoder, chosen_encoder

@@ -55,27 +55,35 @@ def run(tmp_path):
 @pytest.mark.parametrize("words, addopts", [(("-n", "1", "-m", "gpu", ONE), ""), ((ONE,), "-m gpu")])
 def test_gpu_tests_are_compiled_where_they_are_asked_for(words, addopts, run):
     code, said = run(*words, addopts=addopts)
-    assert code == 0 and "interpreted" not in said and "1 skipped" in said and "'xformers'" in said, said
+    assert code == 0, said
+    assert "interpreted" not in said, said
+    assert "1 skipped" in said, said
+    assert "'xformers'" in said, said
 
 
 @pytest.mark.parametrize("words", [(NODE, f"{ONE}::test_who_computes_it"), ("-k", "xformers_agrees", ONE)])
 def test_what_was_asked_for_and_cannot_run_is_no_green(words, run):
     code, said = run(*words)
-    assert code == 1 and "kernels are interpreted in this run, say pytest -m gpu" in said, said
+    assert code == 1, said
+    assert "kernels are interpreted in this run, say pytest -m gpu" in said, said
 
 
 def test_little_is_needed_to_collect_the_tests_of_a_gpu(run):
     """torch, Triton, numpy, safetensors and pytest; folders named by themselves are read before all options are."""
     code, said = run("-m", "gpu", device=False, absent=ABSENT)
-    assert code == 0 and "error" not in said.lower() and "needs a CUDA device" in said, said[-3000:]
+    assert code == 0, said[-3000:]
+    assert "error" not in said.lower(), said[-3000:]
+    assert "needs a CUDA device" in said, said[-3000:]
     assert "could not import 'PIL'" in said
     code, said = run("-m", "gpu", "tests/serve", device=False, absent=ABSENT)
-    assert code in (0, 5) and "error" not in said.lower(), said[-3000:]
+    assert code in (0, 5), said[-3000:]
+    assert "error" not in said.lower(), said[-3000:]
 
 
 def test_what_is_missing_in_any_other_run_is_an_error(run):
     code, said = run("-m", "not gpu", "tests/train/test_loop.py", absent=ABSENT)
-    assert code == 2 and "No module named 'PIL'" in said, said
+    assert code == 2, said
+    assert "No module named 'PIL'" in said, said
 
 
 def test_which_expressions_ask_for_a_gpu():

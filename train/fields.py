@@ -1,4 +1,4 @@
-"""Which numbers a field of a config may hold: positive ones, unless its metadata say otherwise."""
+"""Check the numbers of a config: they are positive, unless the metadata of a field say otherwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of a training, equal for every stage: draw; phase by phase terms, backward, step; log, sample, save.
+"""Run any stage in one order: draw; phase by phase terms, backward, step; log, sample, save.
 
 A step's batch is made of micro-batches, numbered over all ranks, each with its own streams of random numbers: what is
 learned depends on the seed and the step, never on how many ranks share the micro-batches. A run can be stopped at any
@@ -25,10 +25,10 @@ from triportrait.train.engines.frozen import frozen
 from triportrait.train.engines.prefetch import Prefetch
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.runs.checkpoints import load_newest, save_checkpoint
+from triportrait.train.runs.disk_space import check_room
 from triportrait.train.runs.diverged import DIVERGED, KeptMicroBatch, keep_micro
 from triportrait.train.runs.nonfinite import Tolerated, shown, suspects
-from triportrait.train.runs.record import Record
-from triportrait.train.runs.room import check_room
+from triportrait.train.runs.run_log import Record
 from triportrait.train.runs.stopping import Stopped, Stopper
 from triportrait.train.stages.stage import Batch, MicroBatch, Phase, Stage
 

@@ -47,7 +47,7 @@ def tiny() -> TrainConfig:
 
 
 def overfit() -> TrainConfig:
-    """One head with eight expressions at 96²: whether motion is learned at all, in minutes."""
+    """Return one head with eight expressions at 96²: it shows whether motion is learned at all, in minutes."""
     return TrainConfig(
         preset="overfit",
         model=_smallest_model(),
@@ -84,7 +84,7 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {"tiny": tiny, "overfit": overfi
 
 
 def tiny_stages() -> TrainConfig:
-    """Both stages of `tiny` with the adversary on, one at a time."""
+    """Return both stages of `tiny` with the adversary on, one at a time."""
     whole = tiny()
     losses = dataclasses.replace(_EYES, adversarial=0.02, density=0.005)
     adam = OptimizerConfig(
@@ -104,7 +104,7 @@ def tiny_stages() -> TrainConfig:
 
 
 def paper(published: bool = False) -> TrainConfig:
-    """Both stages at the published sizes, with the paper's numbers (sections 4.2, 4.3, A).
+    """Return both stages at the published sizes, with the paper's numbers (sections 4.2, 4.3, A).
 
     Args:
         published: the numbers of the published code where they differ: 15 M and 8 M images, depth and teacher until

@@ -1,4 +1,4 @@
-"""A step that was not finite is run again: its terms one by one, and the first tensor that is not finite."""
+"""Run a step that was not finite again: its terms one by one, and the first tensor that is not finite."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from triportrait.train.networks import InitFrom, reenact_models, static_models
 from triportrait.train.objectives.adversary import DiscriminatorInput
 from triportrait.train.runs.checkpoints import checkpoints_of, module_weights
 from triportrait.train.runs.diverged import BEGIN, DIVERGED, KeptMicroBatch, kept_micros, read_micro
-from triportrait.train.runs.flat import flattened, rebuilt
+from triportrait.train.runs.flatten import flattened, rebuilt
 from triportrait.train.runs.run_config import CONFIG, read_config
 from triportrait.train.stages import reenact as stage2
 from triportrait.train.stages import static as stage1

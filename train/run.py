@@ -1,17 +1,18 @@
-"""One training in one folder: one stage on data that a user names, or all stages on heads that the run draws.
+"""Run a training in a folder: one stage on data that a user names, or all stages on heads that the run draws.
 
 run/config.json    every number, compared when a run goes on        run/log.jsonl, run/samples, run/tensorboard
 run/checkpoints    of each stage, while it runs and of its end      run/.lock      one process trains in a folder
-What else lies there is told by `one_stage` and `all_stages`.
+`run_one_stage` and `run_all_stages` say what else lies there.
 """
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from triportrait.train.config import StageName, TrainConfig
 from triportrait.train.engines.make import Engines
@@ -26,7 +27,7 @@ from triportrait.train.runs.stopping import Stopper
 from triportrait.train.stages.stage import Stage
 
 
-class Inputs(Protocol):
+class Inputs(ABC):
     """What a run learns from, and the stages that learn from it: `OneStage` or `AllStages`.
 
     Attributes:
@@ -36,40 +37,39 @@ class Inputs(Protocol):
     """
 
     stages: Sequence[StageName]
-    prefetch: int
-    init_from: InitFrom | None
+    prefetch: int = 0
+    init_from: InitFrom | None = None
 
     def checked(self, config: TrainConfig) -> TrainConfig:
         """Return the config with what the data say of themselves; nothing is written. Raises: `InputError`."""
-        ...
+        return config
 
     def config_entry(self, ranks: Ranks) -> dict[str, Any]:
         """Return what else has to be the same when the run goes on, as plain JSON values."""
-        ...
+        return {}
 
     def fingerprints(self) -> dict[str, Any] | None:
-        """Return the data file by file, so that other data can be told from them."""
-        ...
+        """Return the data file by file, so that other data can be told from them; None where the run draws them."""
+        return None
 
+    @abstractmethod
     def open_data(self, folder: Path, config: TrainConfig, engines: Engines) -> None:
         """Open the data, which may be drawn first. Raises: `InputError` where they are damaged."""
-        ...
 
+    @abstractmethod
     def make_networks(self, folder: Path) -> None:
         """Make or load the networks. Raises: `InputError` where one is missing or of another size."""
-        ...
 
+    @abstractmethod
     def stage(self, name: StageName) -> Stage[Any]:
         """Return a stage, ready to run."""
-        ...
 
-    def finish(self, stage: Stage[Any]) -> None:
-        """Hand the networks of a stage that is done on to the next one."""
-        ...
+    def finish(self, stage: Stage[Any]) -> None:  # noqa: B027
+        """Hand the networks of a stage that is done on to the next one, if there is one."""
 
+    @abstractmethod
     def export(self, command: str) -> Path:
         """Write weights into the run's folder; returns the weights folder."""
-        ...
 
 
 class Run:

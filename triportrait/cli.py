@@ -20,7 +20,7 @@ from triportrait.process import stops, streams
 JOBS = {
     "reenact": ("triportrait.serve.jobs.reenact:Reenact", "a portrait and a driving video become a talking video"),
     "live": ("triportrait.serve.jobs.live:Live", "a camera drives a portrait in a browser"),
-    "demo": ("triportrait.train.jobs.demo:Demo", "a video of what the package's own weights can do"),
+    "demo": ("triportrait.train.jobs.procedural_demo:Demo", "a video of what the package's own weights can do"),
     "train": ("triportrait.train.jobs.train:Train", "both stages on procedural heads, and a weights folder"),
     "prepare": (
         "triportrait.train.jobs.prepare:Prepare",

@@ -26,8 +26,8 @@ from triportrait.serve.weight_loading import load_weights
 from triportrait.train.data.heads.anatomy import mean_identity
 from triportrait.train.data.heads.mesh import head_neck_grid
 from triportrait.train.data.heads.population import Expression
+from triportrait.train.evaluation.image_metrics import psnr
 from triportrait.train.evaluation.methods import Reenactment
-from triportrait.train.evaluation.metrics import psnr
 from triportrait.train.evaluation.protocol import Sitter, unseen
 from triportrait.train.runs.weights import load_trained
 

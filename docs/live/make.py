@@ -13,7 +13,7 @@ from PIL import Image
 
 from triportrait.serve.media.video.writer import write_video
 from triportrait.train.data.scenes import motion, take_pictures, to_uint8
-from triportrait.train.demo import CAST_HEADS, CAST_SEED
+from triportrait.train.demo_tiles import CAST_HEADS, CAST_SEED
 from triportrait.train.evaluation.protocol import Sitter, driving_seed, renderer, unseen
 
 FOLDER = Path(__file__).parents[2] / "serve" / "live" / "page" / "examples"

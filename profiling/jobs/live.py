@@ -43,7 +43,7 @@ class Live:
         self._check()
         from triportrait.profiling.live.measure import measure, table
         from triportrait.profiling.live.server_process import live_server
-        from triportrait.serve.live.engine import EXAMPLES
+        from triportrait.serve.live.inference import EXAMPLES
 
         driving = self.driving or EXAMPLES / "driving.mp4"
         session = (driving, self.sessions, self.seconds, self.fps, shlex.join(self._words()))

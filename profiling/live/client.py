@@ -77,17 +77,17 @@ def url_of(address: str, path: str, scheme: str = "http") -> str:
     return f"{scheme}://{urlsplit(address).netloc}{path}"
 
 
-def get(address: str, path: str) -> str:
-    """Fetch the text of a path of the server."""
+def get(address: str, path: str) -> bytes:
+    """Fetch a path of the server."""
     request = urllib.request.Request(url_of(address, path), headers=headers(address))
     with urllib.request.urlopen(request, timeout=10) as answer:
-        text: bytes = answer.read()
-    return text.decode()
+        body: bytes = answer.read()
+    return body
 
 
 def metrics(address: str) -> dict[str, float]:
     """Fetch the numbers of /metrics by name."""
-    rows = [line.rpartition(" ") for line in get(address, "/metrics").splitlines() if not line.startswith("#")]
+    rows = [line.rpartition(" ") for line in get(address, "/metrics").decode().splitlines() if not line.startswith("#")]
     return {name: float(value) for name, _, value in rows if name}
 
 
@@ -184,21 +184,11 @@ class Client:
         if result.view or not result.number:
             return
         parts = result.parts
-        server = parts.wait + parts.faces + parts.compute + parts.encode + parts.send
         total, capture = 1e3 * now - result.clock_ms, self._captures.pop(result.number, 0.0)
         for number in [n for n in self._captures if n < result.number]:
             del self._captures[number]
-        self.record.samples.append(
-            Sample(
-                time.monotonic(),
-                total,
-                capture,
-                total - capture - server,
-                parts.wait + parts.send,
-                parts.faces + parts.compute,
-                parts.encode,
-            )
-        )
+        network, queue, compute = total - capture - parts.total, parts.wait + parts.send, parts.faces + parts.compute
+        self.record.samples.append(Sample(time.monotonic(), total, capture, network, queue, compute, parts.encode))
 
 
 def _encoded(image: np.ndarray) -> bytes:

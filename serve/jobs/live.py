@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 import tyro
@@ -25,13 +25,13 @@ from triportrait.serve.faces.face import FaceProvider
 from triportrait.serve.faces.providers import face_provider
 from triportrait.serve.live.addresses import addresses_to_open, is_loopback
 from triportrait.serve.live.admission import PACE_FPS, Admission
-from triportrait.serve.live.engine import Engine
-from triportrait.serve.live.knowledge import knowledge
-from triportrait.serve.live.logs import fields, json_logs
-from triportrait.serve.live.metrics import Metrics
+from triportrait.serve.live.inference import Engine
+from triportrait.serve.live.json_logs import fields, json_logs
+from triportrait.serve.live.prometheus import Metrics
 from triportrait.serve.live.recording import Recordings
+from triportrait.serve.live.run_uvicorn import bind, run
 from triportrait.serve.live.server import LiveServer
-from triportrait.serve.live.serving import bind, run
+from triportrait.serve.live.weights_notice import weights_notice
 from triportrait.serve.media.output_file import reason_of
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.precision import Precision, use_precision
@@ -134,14 +134,14 @@ class Live:
         logger.info("loaded", extra=loaded)
         metrics = Metrics(torch.cuda.memory_allocated if device.type == "cuda" else None)
         admission = Admission(frame_s, PACE_FPS[device.type], self.sessions)
-        return LiveServer(engine, admission, metrics, Recordings(), notes, knowledge(weights, reenactor))
+        return LiveServer(engine, admission, metrics, Recordings(), notes, weights_notice(weights, reenactor))
 
     def _finder(self) -> Callable[[], FaceProvider] | None:
         first = face_provider()
         if first is None:
             return None
         first.close()
-        return _provider
+        return cast(Callable[[], FaceProvider], face_provider)
 
 
 def given_token(token: str | None, file: Path | None) -> str | None:
@@ -179,9 +179,3 @@ def _read_token(file: Path) -> str:
             return opened.read(4096).decode("ascii", "replace").strip()
     except OSError as error:
         raise InputError(f"--token-file {file}: it cannot be read ({reason_of(error)}); check the path") from error
-
-
-def _provider() -> FaceProvider:
-    provider = face_provider()
-    assert provider is not None
-    return provider

@@ -1,4 +1,4 @@
-"""The addresses of this machine, and whether somebody else's is one of them."""
+"""The network addresses of this machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ipaddress
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address or name means this machine alone."""
+    """Return whether an address or name means this machine alone."""
     name = host.strip("[]").lower()
     if name == "localhost":
         return True
@@ -17,12 +17,12 @@ def is_loopback(host: str) -> bool:
 
 
 def plain(address: str) -> str:
-    """An address without what a socket for both protocols puts before it (`::ffff:`)."""
+    """Remove the prefix of an IPv4 address on an IPv6 socket (`::ffff:`)."""
     return address.removeprefix("::ffff:") if "." in address else address
 
 
 def own_addresses() -> list[str]:
-    """Where other machines of the network reach this one: no loopback, and none that needs the name of an interface."""
+    """List the addresses at which other machines reach this one: no loopback and no link-local ones."""
     import ifaddr
 
     addresses = set()
@@ -36,7 +36,7 @@ def own_addresses() -> list[str]:
 
 
 def addresses_to_open(host: str) -> list[str]:
-    """What a browser may be told for a server that is bound to `host`: all of this machine's where that is any."""
+    """List the addresses at which a browser reaches a server that is bound to `host`, which may mean all of them."""
     try:
         bound = ipaddress.ip_address(host.strip("[]"))
     except ValueError:

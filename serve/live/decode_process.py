@@ -1,4 +1,4 @@
-"""The process in which pictures of strangers are decoded: it can be ended, which a thread cannot.
+"""The process in which uploaded pictures are decoded: it can be killed, which a thread cannot.
 
 It reads requests from its input and writes answers to its output, one after the other, until its input ends. It has
 no network, no torch and no files of its own; its processor time and its memory are limited.
@@ -19,7 +19,9 @@ from triportrait.core.errors import InputError
 from triportrait.serve.live.uploads import decode
 
 REQUEST = struct.Struct("<QI")  # bytes of the file that follows; longest side that is wanted, pixels
-ANSWER = struct.Struct("<?II")  # whether pixels follow; their height and width, or the bytes of a sentence and 0
+ANSWER = struct.Struct(
+    "<?II"
+)  # whether pixels follow; then their height and width, else the length of a sentence and 0
 CPU_S = 10.0  # of the processor, for a picture
 _MEMORY = 4 << 30
 _NICE = 5
@@ -73,7 +75,7 @@ def _limit_memory() -> None:
 
 
 def _limit_time() -> None:
-    """End this process when its next picture takes longer than it may."""
+    """Let the system kill this process when its next picture takes longer than it may."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 

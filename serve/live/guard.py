@@ -1,4 +1,4 @@
-"""Who may talk to the server: nobody from another site, and away from this machine nobody without the token."""
+"""Access control of the server: requests from other sites are refused, and from other machines a token is needed."""
 
 from __future__ import annotations
 
@@ -16,35 +16,36 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-COOKIE = "triportrait_token"  # and the port: cookies do not know ports, and another server may run on another
+COOKIE = "triportrait_token"  # its name ends in the port, as cookies of one host are shared by all its ports
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(.*)", re.DOTALL)
 OPEN_PATHS = ("/healthz",)
 _HEADERS = (
-    # blob: and data: are the user's own files and what the page drew.
-    ("content-security-policy", "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-     "img-src 'self' blob: data:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
-    ("x-content-type-options", "nosniff"),
-    ("referrer-policy", "no-referrer"),
-    ("cross-origin-resource-policy", "same-origin"),
-    ("cross-origin-opener-policy", "same-origin"),
-    ("permissions-policy", "camera=(self), microphone=()"),
-    ("cache-control", "no-store"),
+    # blob: and data: are the user's own files and pictures that the page has drawn.
+    (b"content-security-policy", b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+     b"img-src 'self' blob: data:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; "
+     b"frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(self), microphone=()"),
+    (b"cache-control", b"no-store"),
 )  # fmt: skip
 
 
 class Guard:
-    """Stands before the application (ASGI) and turns away who may not come in.
+    """Refuse requests before they reach the application (ASGI).
 
-    - Bound to this machine: the Host header must mean this machine, so that a name of a stranger that leads here
-      (DNS rebinding) opens nothing.
-    - Requests that a browser says come from another site (Origin, Sec-Fetch-Site) are refused, WebSockets too.
-    - With a token: it must come as `Authorization: Bearer`, or as the cookie that the first visit with `?token=` sets.
+    - Where the server is bound to this machine alone, the Host header must name this machine, which stops DNS
+      rebinding.
+    - Requests from other sites, as browsers mark them (Origin, Sec-Fetch-Site), are refused, WebSockets too.
+    - A token must come as `Authorization: Bearer`, or as the cookie that the first visit with `?token=` sets.
 
     Args:
-        app: what is guarded.
-        host: where the server is bound.
-        token: the token, None where none is wanted.
+        app: the guarded application.
+        host: the address that the server is bound to.
+        token: the token that requests must carry; None where they need none.
     """
 
     def __init__(self, app: App, host: str, token: str | None) -> None:
@@ -59,7 +60,7 @@ class Guard:
         refusal = self._refusal(scope, headers)
         if refusal is not None:
             return await _refuse(scope, send, *refusal)
-        if self._enters(scope) and scope["type"] == "http":
+        if self._has_token_in_address(scope) and scope["type"] == "http":
             return await _redirect(send, f"{_cookie_name(headers)}={self._cookie_value()}")
         return await self._app(scope, receive, _with_headers(send) if scope["type"] == "http" else send)
 
@@ -85,15 +86,15 @@ class Guard:
         writes = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")
         if writes and headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return 403, "requests from other sites are refused; open the page of this server itself"
-        if self._token is None or scope["path"] in OPEN_PATHS or self._enters(scope):
+        if self._token is None or scope["path"] in OPEN_PATHS or self._has_token_in_address(scope):
             return None
-        if not self._knows(headers):
+        if not self._is_authenticated(headers):
             return 401, "a token is wanted; open the address that the server printed when it started"
         return None
 
-    def _knows(self, headers: dict[str, str]) -> bool:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self._is_token(given):
+    def _is_authenticated(self, headers: dict[str, str]) -> bool:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self._is_token(token):
             return True
         try:
             cookie = SimpleCookie(headers.get("cookie", "")).get(_cookie_name(headers))
@@ -102,51 +103,46 @@ class Guard:
         return cookie is not None and hmac.compare_digest(cookie.value.encode(), self._cookie_value().encode())
 
     def _cookie_value(self) -> str:
-        """What the cookie holds: other servers of this host are sent it too, and should not learn the token."""
+        """Compute the cookie's value from the token, which other servers of this host must not learn."""
         return hmac.new((self._token or "").encode(), b"triportrait cookie", "sha256").hexdigest()
 
-    def _enters(self, scope: Scope) -> bool:
-        """Whether a first visit brings the token in its address."""
+    def _has_token_in_address(self, scope: Scope) -> bool:
+        """Return whether a request for the page carries the token in its address, as the first visit does."""
         if self._token is None or scope["path"] != "/":
             return False
-        given = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [""])[0]
-        return self._is_token(given)
+        return self._is_token(parse_qs(scope.get("query_string", b"").decode("latin-1")).get("token", [""])[0])
 
-    def _is_token(self, given: str) -> bool:
-        return hmac.compare_digest(given.encode(), (self._token or "").encode())
+    def _is_token(self, text: str) -> bool:
+        return hmac.compare_digest(text.encode(), (self._token or "").encode())
 
 
 async def _refuse(scope: Scope, send: Send, status: int, sentence: str) -> None:
     kind = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
     if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
         return await send({"type": "websocket.close", "code": 1008, "reason": sentence})
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), *_encoded()]
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), *_HEADERS]
     await send({"type": f"{kind}.start", "status": status, "headers": headers})
     await send({"type": f"{kind}.body", "body": f"{sentence}\n".encode()})
 
 
 def _cookie_name(headers: dict[str, str]) -> str:
-    """By the port that the visitor sees, which is that of a proxy where there is one."""
+    """Name the cookie after the port that the browser sees, which is a proxy's where there is one."""
     match = _HOST.fullmatch(headers.get("host", ""))
     return COOKIE if match is None or match[2] is None else f"{COOKIE}_{int(match[2])}"
 
 
 async def _redirect(send: Send, cookie: str) -> None:
-    # So that the token does not stay in the address bar and in the history.
+    # The token should not stay in the address bar and in the history.
     cookie += "; Path=/; HttpOnly; SameSite=Strict"
-    headers = [(b"location", b"/"), (b"set-cookie", cookie.encode("latin-1")), *_encoded()]
+    headers = [(b"location", b"/"), (b"set-cookie", cookie.encode("latin-1")), *_HEADERS]
     await send({"type": "http.response.start", "status": 303, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
-
-
-def _encoded() -> list[tuple[bytes, bytes]]:
-    return [(name.encode(), value.encode()) for name, value in _HEADERS]
 
 
 def _with_headers(send: Send) -> Send:
     async def wrapped(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", []), *_encoded()]
+            message["headers"] = [*message.get("headers", []), *_HEADERS]
         await send(message)
 
     return wrapped

@@ -1,7 +1,7 @@
-"""What travels over a session's WebSocket: pictures behind a small header, and sentences as JSON.
+"""The messages of a session's WebSocket: pictures behind a binary header, all else as JSON (docs/live).
 
-Little-endian. To the server: a frame (16 bytes, then the JPEG) or an acknowledgement (16 bytes). From the server: a
-result (40 bytes, then the JPEG). Times are milliseconds. All else is JSON in text messages (docs/live).
+Headers are little-endian and times are milliseconds. A client sends frames (16 bytes, then the JPEG) and
+acknowledgements (16 bytes); the server sends results (40 bytes, then the JPEG).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 from triportrait.core.errors import InputError
 
 FRAME, SHOWN, RESULT = 1, 2, 3
-_TO_SERVER = struct.Struct("<BxxxId")  # kind, number of the frame, the client's clock
-_FROM_SERVER = struct.Struct("<BBxxIdfffffI")  # kind, flags, number, that clock again, five parts, drops
+_TO_SERVER = struct.Struct("<BxxxId")  # kind, number of the frame, the client's clock when it was captured
+_FROM_SERVER = struct.Struct("<BBxxIdfffffI")  # kind, flags, number, the same clock, five parts, drops
 _FOUND, _VIEW = 1, 2
 LARGEST_FRAME_BYTES = 2 << 20
 LARGEST_TEXT = 64 << 10
@@ -23,14 +23,14 @@ LARGEST_TEXT = 64 << 10
 
 @dataclass(frozen=True)
 class Parts:
-    """Where the time of a frame went on the server, milliseconds.
+    """The server's time for one frame, in parts, milliseconds.
 
     Attributes:
-        wait: in slots, until somebody took it.
-        faces: decoding, finding the face, cropping it.
-        compute: the network.
-        encode: watermark and JPEG.
-        send: until the connection took it.
+        wait: the frame waited in slots until a thread took it.
+        faces: it was decoded, its face was found and cropped.
+        compute: the network computed the picture.
+        encode: the picture got its watermark and became a JPEG.
+        send: the result waited until the connection took it.
     """
 
     wait: float
@@ -39,10 +39,15 @@ class Parts:
     encode: float
     send: float
 
+    @property
+    def total(self) -> float:
+        """Add the parts up."""
+        return self.wait + self.faces + self.compute + self.encode + self.send
+
 
 @dataclass(frozen=True)
 class FrameIn:
-    """A driving frame as it came: its number and clock are the client's and are sent back as they are."""
+    """A driving frame from a client, whose number and clock come back with its result."""
 
     number: int
     clock_ms: float
@@ -51,16 +56,16 @@ class FrameIn:
 
 @dataclass(frozen=True)
 class Shown:
-    """The client has shown the result of this frame."""
+    """A client's acknowledgement: it has shown the result of this frame."""
 
     number: int
 
 
 def read_binary(message: bytes) -> FrameIn | Shown:
-    """A message of a client.
+    """Read a binary message from a client.
 
     Raises:
-        InputError: it is none that we know.
+        InputError: its header is cut short, or its kind is unknown.
     """
     if len(message) < _TO_SERVER.size:
         raise InputError(f"message: expected a header of {_TO_SERVER.size} bytes, got {len(message)}; see docs/live")
@@ -73,23 +78,24 @@ def read_binary(message: bytes) -> FrameIn | Shown:
 
 
 def write_frame(number: int, clock_ms: float, jpeg: bytes) -> bytes:
-    """What a client sends for a driving frame."""
+    """Build a client's message with a driving frame."""
     return _TO_SERVER.pack(FRAME, number, clock_ms) + jpeg
 
 
 def write_shown(number: int) -> bytes:
-    """What a client sends when it has shown a result."""
+    """Build a client's acknowledgement of a result that it has shown."""
     return _TO_SERVER.pack(SHOWN, number, 0.0)
 
 
 def result_header(number: int, clock_ms: float, parts: Parts, dropped: int, found: bool, view: bool) -> bytes:
-    """What stands before the JPEG of a result, and alone on WebRTC's data channel.
+    """Build the header of a result: it precedes the JPEG, or travels alone over WebRTC's data channel.
 
     Args:
-        number, clock_ms: of the driving frame, as its client gave them.
-        dropped: frames and results of this session that a newer one replaced, so far.
-        found: a face was found in it, or nobody looks for faces.
-        view: a new view of the last frame, not a new frame.
+        number, clock_ms: the driving frame's, as its client sent them.
+        parts: where the time went.
+        dropped: how many frames and results of this session newer ones have replaced so far.
+        found: a face was found in the frame, or no face finder is installed.
+        view: the result is a new view of the last frame, not a new frame.
     """
     flags = _FOUND * found | _VIEW * view
     times = (parts.wait, parts.faces, parts.compute, parts.encode, parts.send)
@@ -98,7 +104,7 @@ def result_header(number: int, clock_ms: float, parts: Parts, dropped: int, foun
 
 @dataclass(frozen=True)
 class ResultOut:
-    """A result as a client reads it."""
+    """A result as a client receives it."""
 
     number: int
     clock_ms: float
@@ -110,7 +116,7 @@ class ResultOut:
 
 
 def read_result(message: bytes) -> ResultOut:
-    """What a client reads off a binary message of the server."""
+    """Read a result, as a client does."""
     kind, flags, number, clock_ms, *times, dropped = _FROM_SERVER.unpack_from(message)
     assert kind == RESULT
     jpeg = message[_FROM_SERVER.size :]
@@ -118,10 +124,10 @@ def read_result(message: bytes) -> ResultOut:
 
 
 def read_text(message: str) -> dict[str, Any]:
-    """The JSON object of a text message, which says in `do` what is wanted.
+    """Read a client's text message: a JSON object whose `do` names the command.
 
     Raises:
-        InputError: it is none.
+        InputError: the text is too long, no JSON, or no such object.
     """
     try:
         if len(message) > LARGEST_TEXT:

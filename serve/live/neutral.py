@@ -11,18 +11,18 @@ import numpy as np
 from triportrait.serve.faces.face import AlignedFace
 
 FIRST, STILL = "first", "still"
-SETTLED_S = 0.2  # faces that were on their way when the wish came are those of the driving video before
+SETTLED_S = 0.2  # faces that arrive sooner after the wish may be those of the driving video before
 STILL_S = 0.8
-FEWEST = 4  # faces that are compared
+FEWEST = 4  # faces that are compared with the first one, at least
 # How far a point of a still face moves at most, the root mean square distance of all from their middle being 1; lids
 # that blink and lips that part move by more.
 TOLERANCE = 0.06
-GREY_TOLERANCE = 12.0  # levels of one of 64 cells, where nobody finds points
+GREY_TOLERANCE = 12.0  # grey levels of one of 64 cells, where no face finder is installed
 _CELLS = 8
 
 
 class NeutralWish:
-    """Waits for the face that shall count as neutral. It is asked for each face once, in the order they came.
+    """Wait for the driving face that will count as neutral; `is_met_by` is called once for each face, in order.
 
     Args:
         when: `FIRST` takes the first face, `STILL` the first that has held still for a second.
@@ -37,7 +37,7 @@ class NeutralWish:
         self._met = False
 
     def is_met_by(self, face: AlignedFace, at_s: float) -> bool:
-        """Whether this is the face; true once."""
+        """Return whether this is the face; only once is it so."""
         if self._met or at_s < self._begin_s:
             return False
         if not face.found:
@@ -56,7 +56,7 @@ class NeutralWish:
 
 
 def shape_of(face: AlignedFace) -> np.ndarray:
-    """What is compared: complex [68] landmarks without place and size; [64] grey levels where nobody finds any."""
+    """Describe a face for comparison: complex [68] landmarks without place and size, else the picture's grey [64]."""
     points = face.tracking.landmarks
     if points is None:
         grey = face.crop.mean(-1)
@@ -70,7 +70,7 @@ def shape_of(face: AlignedFace) -> np.ndarray:
 
 
 def has_moved(before: np.ndarray, now: np.ndarray) -> bool:
-    """Whether a face has moved by more than a still one does; where it lies in the picture does not count."""
+    """Return whether a face has moved by more than a still one does; its place in the picture does not count."""
     if before.dtype != now.dtype:
         return True
     if not np.iscomplexobj(now):

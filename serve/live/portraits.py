@@ -1,4 +1,4 @@
-"""Portraits of sessions: sent or picked, decoded where they can be ended, cut out, read by the network, shown."""
+"""The way of a portrait into a session: it is uploaded or picked, decoded, cropped, read by the network and shown."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import numpy as np
 
 from triportrait.core.errors import InputError
 from triportrait.serve.live import uploads
-from triportrait.serve.live.decoding import Decoders
-from triportrait.serve.live.engine import (
+from triportrait.serve.live.decoder_pool import DecoderPool
+from triportrait.serve.live.inference import (
     EXAMPLES,
     PORTRAIT_PX,
     Engine,
@@ -25,53 +25,53 @@ from triportrait.serve.live.engine import (
     example_picture,
     examples,
 )
-from triportrait.serve.live.logs import fields
+from triportrait.serve.live.json_logs import fields
 from triportrait.serve.live.sessions import Session
-from triportrait.serve.live.worker import Worker, ended
+from triportrait.serve.live.worker import Worker, shut_down
 
 logger = logging.getLogger(__name__)
 
 
 class Portraits:
-    """One session has one upload, one decoder and one place before the face finder at a time, others have theirs.
+    """Prepare the portraits of all sessions; a session has one upload, one decoder and one face search at a time.
 
     Args:
-        engine: the network and what stands around it.
-        worker: who asks the network.
+        engine: crops faces and runs the network.
+        worker: runs jobs on the network's thread.
     """
 
     def __init__(self, engine: Engine, worker: Worker) -> None:
         self._engine, self._worker = engine, worker
         self._threads = ThreadPoolExecutor(1, "live-portraits")
-        self.decoders = Decoders()
+        self.decoders = DecoderPool()
 
     def start(self) -> list[Future[None]]:
-        """Begin to work; gives what is ready when all can be asked."""
+        """Start the decoders and the face finder; return futures that are done when they are ready."""
         return [*self.decoders.start(), self._threads.submit(self._engine.open_finder)]
 
     def stop(self) -> None:
-        """End: nobody waits for what is under way."""
+        """Stop, without waiting for work in progress."""
         self.decoders.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def join(self, within_s: float) -> bool:
-        """Whether all has ended, within seconds."""
-        return ended([self._threads], within_s)
+        """Return whether all threads have ended within so many seconds."""
+        return shut_down([self._threads], within_s)
 
     async def upload(
         self, session: Session, headers: Mapping[str, str], chunks: AsyncIterator[bytes]
     ) -> dict[str, Any]:
-        """A portrait that a page sends; it takes the place of one that the same page is still sending.
+        """Receive a portrait from a page and show it; an upload of the same page that still runs is cancelled.
 
         Returns:
-            What the page is told.
+            The message to the page.
 
         Raises:
             Refused: it is too large, of another kind, or another one was chosen meanwhile.
-            InputError: what is wrong with it.
+            InputError: the picture cannot be used; the sentence says why.
         """
         uploads.check_head(headers)
-        number = ask(session)
+        number = new_request(session)
         task = asyncio.create_task(self._take_upload(session, number, chunks))
         before, session.choice.upload = session.choice.upload, task
         if before is not None:
@@ -98,7 +98,7 @@ class Portraits:
         """Show a portrait of the package."""
         if not isinstance(name, str) or name not in examples():
             raise InputError(f"example: expected one of {', '.join(examples())}, got another; choose another")
-        number = ask(session)
+        number = new_request(session)
         data = (EXAMPLES / f"{name}.jpg").read_bytes()
         image = await asyncio.get_running_loop().run_in_executor(self._threads, example_picture, name)
         message = await self._take(session, number, image, hashlib.sha256(data).hexdigest())
@@ -106,26 +106,27 @@ class Portraits:
             session.tell({**message, "example": name})
 
     async def _take(self, session: Session, number: int, image: np.ndarray, sha256: str) -> dict[str, Any] | None:
-        """Let a session show another portrait.
+        """Crop a portrait, let the network read it, and show it.
 
         Args:
-            number: that `ask` gave.
+            session: the session that shows it.
+            number: the number of the request, see `new_request`.
             image: uint8 [H, W, 3].
             sha256: of its file.
 
         Returns:
-            What the page is told: a sentence, empty where all is well, and the crop that the network sees; None where
-            one that was asked for later is shown already.
+            The message to the page: a sentence, empty where all is well, and the crop that the network sees; None
+            where the portrait of a later request is shown already.
         """
         loop = asyncio.get_running_loop()
-        async with session.choice.lock:  # the others' portraits wait for one of this session at most
+        async with session.choice.lock:  # portraits of others wait for at most one of this session
             if number < session.choice.number or session.closed:
                 return None
             face, sentence = await loop.run_in_executor(self._threads, self._engine.crop_portrait, image)
             prepare = partial(self._engine.reenactor.prepare, face)
             source = await asyncio.wrap_future(self._worker.on_network(prepare))
-            portrait = Portrait(source, sentence, self._engine.stamp.for_source(sha256))
-            with session.recording_lock:  # so that none begins between the question and the change
+            portrait = Portrait(source, self._engine.stamp.for_source(sha256))
+            with session.recording_lock:  # so that no recording begins between the check and the change
                 check_not_recorded(session)
                 if number < session.choice.number:
                     return None
@@ -138,11 +139,11 @@ class Portraits:
         return {"is": "portrait", "sentence": sentence, "crop": f"data:image/jpeg;base64,{jpeg}"}
 
 
-def ask(session: Session) -> int:
-    """A portrait is wanted: its number."""
+def new_request(session: Session) -> int:
+    """Count a request for a portrait, and return its number."""
     check_not_recorded(session)
-    session.choice.asked += 1
-    return session.choice.asked
+    session.choice.requested += 1
+    return session.choice.requested
 
 
 def check_not_recorded(session: Session) -> None:

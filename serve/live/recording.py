@@ -1,4 +1,4 @@
-"""What a session records: an mp4 in a folder of the server's own, signed, offered for download for a while."""
+"""Recordings of sessions: signed mp4 files in a temporary folder, offered for download for a while."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.video.writer import VideoWriter
 
 LONGEST_S = 300.0
-MOST_KEPT = 16  # in all; whoever has most loses its oldest
+MOST_KEPT = 16  # in all; the session with most recordings loses its oldest
 KEPT_S = 900.0
 _NOMINAL_FPS = 25
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A finished recording: a name that nobody can guess, and what it is."""
+    """A finished recording, under a name that nobody can guess."""
 
     name: str
     path: Path
@@ -35,12 +35,12 @@ class Recorded:
 
 
 class Recording:
-    """One that runs. All of it is called from one thread at a time.
+    """Write the pictures of a session into a file. One thread at a time calls the methods.
 
     Args:
-        path: where it goes, ending in .mp4.
-        side_px: of the square pictures.
-        stamp: signs the file: of the portrait that was there when it began.
+        path: the file, ending in .mp4.
+        side_px: side of the square pictures.
+        stamp: signs the file; that of the portrait that is shown.
     """
 
     def __init__(self, path: Path, side_px: int, stamp: Stamp) -> None:
@@ -52,7 +52,7 @@ class Recording:
         self._writer = VideoWriter(path, size_px=(side_px, side_px), fps=_NOMINAL_FPS).open()
 
     def write(self, picture: np.ndarray, now_s: float) -> bool:
-        """Add a picture; tells whether there is time for more.
+        """Add a picture; return whether the longest time is not over.
 
         Raises:
             InputError: the disk is full.
@@ -79,12 +79,12 @@ class Recording:
         self._stamp.sign(self.path)
 
     def abandon(self) -> None:
-        """Leave nothing."""
+        """Stop writing, and remove the file."""
         self._writer.abandon()
 
 
 class Recordings:
-    """Where recordings lie: a folder of ours, under names of ours; the oldest make room."""
+    """Keep recordings in a temporary folder under random names; old ones are removed to make room."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="triportrait-live-", ignore_cleanup_errors=True)
@@ -92,15 +92,15 @@ class Recordings:
         self._lock = threading.Lock()
 
     def begin(self, side_px: int, stamp: Stamp) -> Recording:
-        """A new recording."""
+        """Begin a recording."""
         return Recording(Path(self._folder.name) / f"{secrets.token_urlsafe(16)}.mp4", side_px, stamp)
 
     def finish(self, recording: Recording, session: str = "") -> Recorded:
-        """Close and keep it.
+        """Close a recording and keep it.
 
         Args:
-            recording: one that ran.
-            session: whose it is.
+            recording: the recording that ran.
+            session: the id of its session.
 
         Raises:
             InputError: nothing was recorded, or it cannot be written.
@@ -115,26 +115,28 @@ class Recordings:
         return recorded
 
     def find(self, name: str) -> Recorded | None:
-        """A recording by its name, which is looked up and never becomes a path."""
+        """Look a recording up by its name, which never becomes a path."""
         with self._lock:
             return self._kept.get(name)
 
     def sweep(self) -> None:
-        """Remove what is too old or too many."""
+        """Remove recordings that are too old or too many."""
         with self._lock:
             late = time.monotonic() - KEPT_S
-            gone = [recorded for recorded in self._kept.values() if recorded.made_s < late]
-            kept = sorted((r for r in self._kept.values() if r.made_s >= late), key=lambda recorded: recorded.made_s)
-            while len(kept) > MOST_KEPT:
-                count = Counter(recorded.session for recorded in kept)
+            removed = [recorded for recorded in self._kept.values() if recorded.made_s < late]
+            remaining = sorted(
+                (r for r in self._kept.values() if r.made_s >= late), key=lambda recorded: recorded.made_s
+            )
+            while len(remaining) > MOST_KEPT:
+                count = Counter(recorded.session for recorded in remaining)
                 most = max(count.values())
-                gone.append(next(recorded for recorded in kept if count[recorded.session] == most))
-                kept.remove(gone[-1])
-            for recorded in gone:
+                removed.append(next(recorded for recorded in remaining if count[recorded.session] == most))
+                remaining.remove(removed[-1])
+            for recorded in removed:
                 del self._kept[recorded.name]
-        for recorded in gone:
+        for recorded in removed:
             recorded.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Remove all."""
+        """Remove the folder with all recordings."""
         self._folder.cleanup()

@@ -1,4 +1,4 @@
-"""The live server: its routes, and what a session may ask for besides frames."""
+"""The live server: its HTTP routes, and the commands of a session that concern more than its connection."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 from triportrait.core.errors import InputError
 from triportrait.serve.live import transport_ws, uploads
 from triportrait.serve.live.admission import Admission
-from triportrait.serve.live.engine import EXAMPLES, Engine, examples
+from triportrait.serve.live.byte_ranges import UnsatisfiableError, requested_range
 from triportrait.serve.live.guard import App, Guard
-from triportrait.serve.live.knowledge import Knowledge
-from triportrait.serve.live.logs import fields
-from triportrait.serve.live.metrics import Metrics
+from triportrait.serve.live.inference import EXAMPLES, Engine, examples
+from triportrait.serve.live.json_logs import fields
 from triportrait.serve.live.neutral import FIRST, STILL, NeutralWish
-from triportrait.serve.live.places import Places
 from triportrait.serve.live.portraits import Portraits
-from triportrait.serve.live.ranges import UnsatisfiableError, asked_range
+from triportrait.serve.live.prometheus import Metrics
 from triportrait.serve.live.recording import Recordings
 from triportrait.serve.live.sessions import Session
 from triportrait.serve.live.settings import RANGES
+from triportrait.serve.live.waiting_line import WaitingLine
+from triportrait.serve.live.weights_notice import WeightsNotice
 from triportrait.serve.live.worker import Worker
 
 if TYPE_CHECKING:
@@ -37,44 +37,44 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 PAGE = Path(__file__).parent / "page"
 _KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".jpg": "image/jpeg", ".mp4": "video/mp4"}
-MOST_FPS = 30  # what the page sends at most
+MOST_FPS = 30  # driving frames per second that the page sends at most
 _FILE_THREADS = 2
 _SWEEP_S = 30.0
-_STOP_S = 0.5  # for threads to end what they are at
+_STOP_S = 0.5  # time for threads to end their work when the server stops
 
 
 class LiveServer:
-    """Everything that runs between start and stop.
+    """Hold all that runs between start and stop of the server.
 
     Args:
-        engine: the network and what stands around it.
-        admission: how many sessions fit.
-        metrics: what is counted.
-        recordings: where recordings go.
-        notes: sentences for every page.
-        knows: what the page says of the weights, beside the picture; None where they know people.
+        engine: finds faces and runs the network.
+        admission: decides how many sessions fit.
+        metrics: the counters behind /metrics.
+        recordings: keeps recordings until they are fetched.
+        notes: sentences that every page shows.
+        weights_notice: shown beside the picture; None for weights that were trained on photographs of people.
     """
 
     def __init__(
         self, engine: Engine, admission: Admission, metrics: Metrics, recordings: Recordings, notes: list[str],
-        knows: Knowledge | None = None,
+        weights_notice: WeightsNotice | None = None,
     ) -> None:  # fmt: skip
         self.engine, self.admission, self.metrics, self.recordings = engine, admission, metrics, recordings
         self.worker = Worker(engine, admission, metrics)
         self.sessions: dict[str, transport_ws.Connection] = {}
-        self._notes, self._knows = notes, knows
+        self._notes, self._weights_notice = notes, weights_notice
         self.portraits = Portraits(engine, self.worker)
-        self.places = Places(admission)
-        # Read once: what the server hands out can be nothing else.
+        self.waiting_line = WaitingLine(admission)
+        # Files are read once, so that no request can name another one.
         files = [*PAGE.glob("*.*"), *EXAMPLES.glob("*.*")]
         self._files = {f"/{path.relative_to(PAGE)}": (path.read_bytes(), _KINDS[path.suffix]) for path in files}
 
     def application(self, host: str, token: str | None) -> App:
-        """The guarded application (ASGI).
+        """Build the ASGI application, with the guard before it.
 
         Args:
-            host: where it is bound.
-            token: what visitors must bring, None for nobody.
+            host: the address that the server is bound to.
+            token: the token that visitors must send; None where they need none.
         """
         from fastapi import FastAPI
         from starlette.routing import Route, WebSocketRoute
@@ -92,10 +92,11 @@ class LiveServer:
 
     @asynccontextmanager
     async def _lifespan(self, app: object) -> AsyncIterator[None]:
-        # Files and freed memory need no more threads of their own, however many sessions end at once.
+        # Two threads are enough for files and for freed memory, however many sessions end at once.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_FILE_THREADS, "live-files"))
         opening = [*self.worker.start(), *self.portraits.start()]
-        await asyncio.gather(*map(asyncio.wrap_future, opening))  # they turn off stderr, and nobody should wait for one
+        # Face finders silence stderr while they open, and no session should wait for one.
+        await asyncio.gather(*map(asyncio.wrap_future, opening))
         sweeping = asyncio.create_task(self._sweep())
         try:
             yield
@@ -108,11 +109,11 @@ class LiveServer:
     def _stop(self) -> None:
         self.portraits.stop()
         if self.worker.stop(_STOP_S) and self.portraits.join(_STOP_S):
-            self.engine.close()  # nobody is at it any more
+            self.engine.close()  # no thread uses it any more
         self.recordings.close()
 
     def abandon(self) -> None:
-        """Leave nothing behind in a process that ends now, whatever its threads are at."""
+        """Remove files and decoder processes; the process ends without waiting for its threads."""
         self.portraits.stop()
         self.recordings.close()
 
@@ -122,7 +123,7 @@ class LiveServer:
             await asyncio.to_thread(self.recordings.sweep)
 
     def hello(self, session: Session) -> dict[str, Any]:
-        """What a page needs to know first."""
+        """Build the first message to a page: its session, the limits, and what the weights can do."""
         reenactor = self.engine.reenactor
         return {
             "is": "hello",
@@ -141,22 +142,22 @@ class LiveServer:
             "examples": examples(),
             "most_bytes": uploads.LARGEST_BYTES,
             "notes": self._notes,
-            "weights": None if self._knows is None else asdict(self._knows),
+            "weights": None if self._weights_notice is None else asdict(self._weights_notice),
         }
 
     async def take_neutral(self, session: Session, on: bool, when: object = "") -> None:
-        """From now on the present driving face counts as neutral; or none does; or one that is still to come will.
+        """Let the present driving face count as neutral, or a later one, or none.
 
         Args:
-            session: whose.
-            on: whether a face is to count.
-            when: `FIRST` or `STILL` for a face that is still to come, see `NeutralWish`; until then none counts.
+            session: the session whose face it is.
+            on: whether a face counts as neutral.
+            when: empty for the present face; `FIRST` or `STILL` for a later one, see `NeutralWish`.
         """
         if when not in ("", FIRST, STILL):
             raise InputError(f"neutral face: expected {FIRST!r} or {STILL!r}, got something else; see docs/live")
         last = session.shown.ready
         if on and not when:
-            if last is None or last.arrived is None or not last.face.is_known:
+            if last is None or last.frame is None or not last.face.is_known:
                 raise InputError("neutral face: expected a driving face, none has come yet; start the camera first")
             face = last.face
             neutral = await asyncio.wrap_future(self.worker.on_network(lambda: self.engine.motion(face)))
@@ -167,7 +168,7 @@ class LiveServer:
         session.tell_neutral()
 
     async def record(self, session: Session, on: bool) -> None:
-        """Begin a recording, or end it and offer it."""
+        """Begin a recording, or end it and tell the page its address."""
         if on:
             await asyncio.to_thread(self._begin_recording, session)
             session.tell({"is": "recording", "on": True})
@@ -219,7 +220,7 @@ class LiveServer:
         except ClientDisconnect:
             status = 499
         self.metrics.uploads.labels(str(status)).inc()
-        # What is left of a body that was refused is not read.
+        # The rest of a refused body is not read.
         return JSONResponse(answer, status, {"connection": "close"} if status in (409, 413, 415) else None)
 
     async def _get_recording(self, request: Request) -> Response:
@@ -229,8 +230,8 @@ class LiveServer:
         if recorded is None:
             return PlainTextResponse("this recording is not kept any more; record again\n", 404)
         name = time.strftime("triportrait-%Y%m%d-%H%M%S.mp4")
-        with suppress(UnsatisfiableError):  # which FileResponse says
-            if asked_range(request.headers.get("range", ""), recorded.path.stat().st_size) is None:
+        with suppress(UnsatisfiableError):  # FileResponse answers that itself
+            if requested_range(request.headers.get("range", ""), recorded.path.stat().st_size) is None:
                 request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
         return FileResponse(recorded.path, media_type="video/mp4", filename=name)
 
@@ -242,7 +243,7 @@ class LiveServer:
             "ok": alive,
             "sessions": self.admission.active,
             "capacity": self.admission.capacity,
-            "waiting": self.places.waiting,
+            "waiting": self.waiting_line.waiting,
         }
         return JSONResponse(health, 200 if alive else 503)
 
@@ -250,7 +251,7 @@ class LiveServer:
         from starlette.responses import Response
 
         self.metrics.active.set(self.admission.active)
-        self.metrics.waiting.set(self.places.waiting)
+        self.metrics.waiting.set(self.waiting_line.waiting)
         self.metrics.capacity.set(self.admission.capacity)
         self.metrics.tasks.set(len(asyncio.all_tasks()))
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
@@ -266,12 +267,14 @@ class LiveServer:
 
 
 def _ranged(request: Request, data: bytes, kind: str) -> Response:
-    """All of it, or the range that a <video> asks for."""
+    """Answer with the whole file, or with the byte range that a <video> asks for."""
     from starlette.responses import Response
 
     headers = {"accept-ranges": "bytes"}
+    # If-Range names a version of the file, and the server names none that it could match.
+    takes_part = request.method == "GET" and "if-range" not in request.headers
     try:
-        part = _wanted_range(request, len(data))
+        part = requested_range(request.headers.get("range", "") if takes_part else "", len(data))
     except UnsatisfiableError:
         return Response(b"", 416, {**headers, "content-range": f"bytes */{len(data)}"}, media_type=kind)
     if part is None:
@@ -279,9 +282,3 @@ def _ranged(request: Request, data: bytes, kind: str) -> Response:
     first, last = part
     headers = {**headers, "content-range": f"bytes {first}-{last}/{len(data)}"}
     return Response(data[first : last + 1], 206, headers, media_type=kind)
-
-
-def _wanted_range(request: Request, size: int) -> tuple[int, int] | None:
-    if request.method != "GET" or "if-range" in request.headers:  # we name no version that it could match
-        return None
-    return asked_range(request.headers.get("range", ""), size)

@@ -1,4 +1,4 @@
-"""What a session is to the worker: a portrait, sliders, and slots of one for frames on their way."""
+"""The state of a session: its portrait, its settings, and a slot of one frame before each stage of the work."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import torch
 
 from triportrait.core.types import Head
 from triportrait.serve.faces.face import AlignedFace
-from triportrait.serve.live.engine import Follows, Portrait
+from triportrait.serve.live.inference import Follows, Portrait
+from triportrait.serve.live.latest_slot import LatestSlot
 from triportrait.serve.live.messages import Parts
 from triportrait.serve.live.neutral import NeutralWish
-from triportrait.serve.live.newest import Newest
 from triportrait.serve.live.recording import Recording
 from triportrait.serve.live.settings import Settings
 
 
 @dataclass(frozen=True, eq=False)
-class Arrived:
-    """A driving frame that has come: `decode` gives uint8 [H, W, 3]."""
+class DrivingFrame:
+    """A driving frame as it arrived at `at_s`; `decode` returns it as uint8 [H, W, 3]."""
 
     number: int
     clock_ms: float
@@ -34,10 +34,10 @@ class Arrived:
 
 
 @dataclass(frozen=True, eq=False)
-class Ready:
-    """The face of a driving frame, ready for the network; where none has `arrived` it is the portrait's own."""
+class ReadyFace:
+    """A face that is ready for the network: that of a driving frame, or the portrait's own where `frame` is None."""
 
-    arrived: Arrived | None
+    frame: DrivingFrame | None
     face: AlignedFace
     wait_s: float
     faces_s: float
@@ -46,10 +46,10 @@ class Ready:
 
 @dataclass(frozen=True, eq=False)
 class Computed:
-    """The network's picture of it."""
+    """The picture that the network has computed of a face."""
 
     portrait: Portrait
-    ready: Ready
+    ready: ReadyFace
     view: bool
     picture: np.ndarray
     wait_s: float
@@ -59,7 +59,7 @@ class Computed:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What goes out. `jpeg` is empty where the transport encodes pictures itself."""
+    """A marked picture, ready to be sent. `jpeg` is empty where the transport encodes pictures itself."""
 
     number: int
     clock_ms: float
@@ -72,37 +72,37 @@ class Result:
 
 
 class Slots:
-    """A session's frames on their way, at most one in each place: a newer one replaces it. Any thread may use them."""
+    """The frames of a session between the stages of the work, at most one in each slot. Any thread may use them."""
 
     def __init__(self) -> None:
-        self.incoming: Newest[Arrived] = Newest()
-        self.ready: Newest[Ready] = Newest()
-        self.computed: Newest[Computed] = Newest()
-        self.results: Newest[Result] = Newest()
+        self.incoming: LatestSlot[DrivingFrame] = LatestSlot()
+        self.ready: LatestSlot[ReadyFace] = LatestSlot()
+        self.computed: LatestSlot[Computed] = LatestSlot()
+        self.results: LatestSlot[Result] = LatestSlot()
 
     @property
     def dropped(self) -> int:
-        """Frames and results that a newer one replaced."""
+        """Count the frames and results that newer ones have replaced."""
         return sum(slot.dropped for slot in vars(self).values())
 
     def clear(self) -> None:
-        """Let go of all that is on its way."""
+        """Empty all slots."""
         for slot in vars(self).values():
             slot.take()
 
 
 @dataclass
 class PortraitChoice:
-    """Which portrait a session shows. The event loop alone uses it.
+    """Which portrait a session shows. Only the event loop uses it.
 
     Attributes:
-        asked: how many portraits were asked for.
-        number: which of them is shown: the last one that came.
-        lock: held while one of them is cut out and read.
-        upload: the one that is being sent and decoded.
+        requested: how many portraits the page has asked for.
+        number: the number of the request whose portrait is shown.
+        lock: held while a portrait is cropped and read by the network.
+        upload: the task that receives and decodes a portrait.
     """
 
-    asked: int = 0
+    requested: int = 0
     number: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     upload: asyncio.Task[dict[str, Any]] | None = None
@@ -110,33 +110,34 @@ class PortraitChoice:
 
 @dataclass
 class LastShown:
-    """What the network was last asked for. It changes under the worker's lock.
+    """The last request of a session to the network. It changes under the worker's lock.
 
     Attributes:
         ready: the driving face that is shown, None before there is a portrait.
-        at_s: when the network was asked.
-        stale: whether the picture no longer is what the sliders say.
-        head: the head of a face that holds still, and what it follows from; the network's thread alone uses it.
+        at_s: when the request was made.
+        stale: whether the settings have changed since.
+        head: the head of a face that holds still, kept for new views of it, behind a key of all that it depends on;
+            only the network's thread uses it.
     """
 
-    ready: Ready | None = None
+    ready: ReadyFace | None = None
     at_s: float = 0.0
     stale: bool = False
     head: tuple[object, Head] | None = None
 
 
 class Session:
-    """One page that is open.
+    """The session of one open page.
 
-    Each part is written in one place: `settings`, `jpeg`, `choice` and `taken_s` on the event loop; `portrait`,
-    `neutral`, `neutral_wish`, `shown`, `closed`, `following` and `finishing` under the worker's lock; `ready_s` and
-    `found` by the thread that finds its face, and `frames` by the one that finishes its picture, of which there is one
-    at a time; `recording` under a lock of its own. `slots` may be used from everywhere.
+    Each attribute is written in one place: `settings`, `jpeg`, `choice` and `delivered_s` on the event loop;
+    `portrait`, `neutral`, `neutral_wish`, `shown`, `closed`, `following` and `finishing` under the worker's lock;
+    `ready_s` and `found` by the one thread that works on its face, `frames` by the one that works on its picture;
+    `recording` under a lock of its own. Any thread may use `slots`.
 
     Args:
-        follower: its face tracker.
-        tell: sends a JSON message, the newest of each kind; from any thread.
-        deliver: says that a result is ready; from any thread.
+        follower: the session's face tracker.
+        tell: sends a JSON message, of each kind the newest; any thread may call it.
+        deliver: tells the transport that a result is ready; any thread may call it.
     """
 
     def __init__(self, follower: Follows, tell: Callable[[dict[str, Any]], None], deliver: Callable[[], None]) -> None:
@@ -149,30 +150,30 @@ class Session:
         self.settings = Settings()
         self.jpeg = True  # WebRTC encodes pictures itself
         self.choice = PortraitChoice()
-        self.taken_s = time.perf_counter()  # when a result last left
+        self.delivered_s = time.perf_counter()  # when the transport last took a result
         self.portrait: Portrait | None = None
-        self.neutral: torch.Tensor | None = None  # v of the face that counts as neutral
-        self.neutral_wish: NeutralWish | None = None  # for a face that has not come yet
+        self.neutral: torch.Tensor | None = None  # motion of the driving face that counts as neutral
+        self.neutral_wish: NeutralWish | None = None  # waits for the driving face that will count as neutral
         self.shown = LastShown()
         self.closed = False
-        self.following = self.finishing = False  # a thread is at its face, at its picture
-        self.ready_s = 0.0  # since when its frame waits for the network
+        self.following = self.finishing = False  # a thread works on its face, on its picture
+        self.ready_s = 0.0  # when its frame began to wait for the network
         self.found = True
         self.frames = 0
         self.recording: Recording | None = None
         self.recording_lock = threading.Lock()
 
     def notice(self, about: str, sentence: str) -> None:
-        """A sentence for the page; an empty one takes the last about this back."""
+        """Show a sentence on the page; an empty one removes the last one about the same thing."""
         self.tell({"is": "notice", "about": about, "sentence": sentence})
 
     def tell_neutral(self, by_itself: bool = False) -> None:
-        """Whether a face counts as neutral, or which is waited for."""
+        """Tell the page whether a face counts as neutral, or which face is waited for."""
         waits = "" if self.neutral_wish is None else self.neutral_wish.when
         self.tell({"is": "neutral", "on": self.neutral is not None, "waits": waits, "by_itself": by_itself})
 
-    def give_recording_up(self, sentence: str) -> None:
-        """Leave nothing of the recording that runs, and say why; its lock is held."""
+    def abandon_recording(self, sentence: str) -> None:
+        """Remove the recording that runs and tell the page why; the caller holds its lock."""
         if self.recording is not None:
             self.recording.abandon()
             self.recording = None

@@ -1,4 +1,4 @@
-"""The sliders of the page: from where the head is seen, and how it follows the driving face."""
+"""The settings of a session, which the page shows as sliders: the camera, and how the head follows the face."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.reenactor import Controls
 
 ORBIT_PERIOD_S = 6.0
-RANGES = {  # name -> least and most; the sliders of the page read them, too
+RANGES = {  # least and most of each setting; the page's sliders read them, too
     "yaw_deg": (-60.0, 60.0),
     "pitch_deg": (-30.0, 30.0),
     "motion_strength": (0.0, 1.5),
@@ -24,15 +24,15 @@ RANGES = {  # name -> least and most; the sliders of the page read them, too
     "gaze_y": (-1.0, 1.0),
 }
 _SWITCHES = ("orbit", "neck")
-_SPOKEN = 10**9
+_LONGEST_SHOWN = 10**9  # a larger number is not repeated in the refusal
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A session's sliders.
+    """The settings of a session.
 
     Attributes:
-        yaw_deg, pitch_deg: of the camera around the head.
+        yaw_deg, pitch_deg: angles of the camera around the head.
         orbit: let the camera sway around that view.
         neck: turn the neck as the driving face does.
         motion_strength: how much of the driving motion is taken, 1 as it is.
@@ -48,37 +48,37 @@ class Settings:
     gaze_y: float = 0.0
 
     def changed(self, values: Mapping[str, object]) -> Settings:
-        """Take the values of a client; unknown names are refused.
+        """Return settings with the values that a client sent.
 
         Raises:
-            InputError: a name or a value that cannot be.
+            InputError: a name is unknown, or a value is out of its range.
         """
-        taken: dict[str, float | bool] = {}
+        changes: dict[str, float | bool] = {}
         for name, value in values.items():
             if name in _SWITCHES and isinstance(value, bool):
-                taken[name] = value
+                changes[name] = value
             elif name in RANGES and isinstance(value, int | float) and not isinstance(value, bool):
                 least, most = RANGES[name]
                 if not least <= value <= most:  # compared before it is converted: an integer may be of any size
-                    came = f"{value:g}" if abs(value) < _SPOKEN else "a number far beyond"
-                    raise InputError(f"{name}: expected {least:g} to {most:g}, got {came}; move the slider back")
-                taken[name] = float(value)
+                    shown = f"{value:g}" if abs(value) < _LONGEST_SHOWN else "a number far beyond"
+                    raise InputError(f"{name}: expected {least:g} to {most:g}, got {shown}; move the slider back")
+                changes[name] = float(value)
             else:
                 raise InputError(f"settings: {str(name)[:40]!r} is no setting with this value; see docs/live")
-        return dataclasses.replace(self, **taken)  # type: ignore[arg-type]
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
 
     def camera(self, time_s: float) -> Camera:
-        """The view at a time of the session."""
+        """Return the camera at a time of the session."""
         sway_deg = orbit_deg(time_s, ORBIT_PERIOD_S) if self.orbit else (0.0, 0.0)
         yaw_deg, pitch_deg = self.yaw_deg + sway_deg[0], self.pitch_deg + sway_deg[1]
         return turned(fixed_camera(), math.radians(yaw_deg), math.radians(pitch_deg))
 
     def controls(self, time_s: float, face: AlignedFace, neutral: Tensor | None = None) -> Controls:
-        """The request of these sliders.
+        """Build the controls of a frame.
 
         Args:
-            time_s: of the session.
-            face: the driving face; before the first one the portrait keeps its own expression.
+            time_s: time since the session began.
+            face: the driving face; until the first one is found the portrait keeps its own expression.
             neutral: the motion of the driving face at rest, where one is known.
         """
         strength = self.motion_strength if face.is_known else 0.0

@@ -1,6 +1,6 @@
-"""Pictures over WebRTC: the page's video in, ours out, and a data channel for the numbers of each result.
+"""Pictures over WebRTC: the page's video comes in, the results go out, their headers over a data channel.
 
-No STUN or TURN server is asked: it works on one machine and in one network.
+No STUN or TURN server is used: it works on one machine and in one network.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import av
 import numpy as np
 
-from triportrait.serve.live.engine import LARGEST_DRIVING_PX
-from triportrait.serve.live.offers import checked_offer, vp8_size
+from triportrait.serve.live.inference import LARGEST_DRIVING_PX
+from triportrait.serve.live.rtc_offers import checked_offer, vp8_size
 from triportrait.serve.live.sessions import Result, Session
 
 _CLOCK = 90_000
@@ -52,20 +52,20 @@ class Peer:
         self._ready = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
         self._count = 0
-        self._over = False  # for what it sends
+        self._over = False  # it was ended for what the page sends
         self._peer.on("track", self._on_track)
         self._peer.on("datachannel", self._on_channel)
         self._peer.on("connectionstatechange", self._on_state)
 
     async def answer(self, sdp: object, address: str) -> str:
-        """Our answer to the page's offer, candidates included.
+        """Answer the page's offer; the candidates are part of the answer.
 
         Args:
             sdp: the offer.
-            address: where the page is.
+            address: the page's address.
 
         Raises:
-            InputError: the offer is none, or holds something else than one video.
+            InputError: it is no offer, or holds something else than one video.
         """
         from aiortc import RTCRtpReceiver, RTCSessionDescription
 
@@ -79,7 +79,7 @@ class Peer:
         return str(self._peer.localDescription.sdp)
 
     async def close(self) -> None:
-        """End it; nothing of it is left."""
+        """Close the connection and its tasks."""
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
@@ -87,11 +87,11 @@ class Peer:
         await self._peer.close()
 
     def wake(self) -> None:
-        """A result is ready."""
+        """Note that a result is ready."""
         self._ready.set()
 
     async def next_result(self) -> Result:
-        """The newest result, when there is one; its numbers leave over the data channel."""
+        """Wait for the newest result, and send its header over the data channel."""
         while True:
             result = self._connection.session.slots.results.take()
             if result is not None:
@@ -132,7 +132,7 @@ class Peer:
         waiting.put = checked_put
 
     def _end(self, sentence: str) -> None:
-        """Tell the page, and hang up."""
+        """End the connection, and tell the page why."""
         if not self._over:
             self._over = True
             self._connection.session.notice("transport", sentence)
@@ -149,7 +149,7 @@ class Peer:
         self._connection.tell({"is": "rtc", "state": state})
 
     async def _read(self, track: Any) -> None:
-        """Take every frame at once, so that none can queue; the newest is worked on."""
+        """Take every frame at once, so that none queues; the worker uses the newest."""
         from aiortc.mediastreams import MediaStreamError
 
         try:

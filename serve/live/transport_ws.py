@@ -1,4 +1,4 @@
-"""A session over a WebSocket: control as JSON, and pictures both ways where WebRTC does not come about."""
+"""A session over a WebSocket: commands as JSON, and pictures both ways where WebRTC cannot be used."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from triportrait.core.errors import InputError
 from triportrait.serve.freed_memory import return_freed_memory
-from triportrait.serve.live import places
+from triportrait.serve.live import waiting_line
 from triportrait.serve.live.admission import Admission, Refusal
-from triportrait.serve.live.budget import Budget
-from triportrait.serve.live.engine import Engine, check_jpeg, decode_jpeg
-from triportrait.serve.live.logs import fields
+from triportrait.serve.live.inference import Engine, check_jpeg, decode_jpeg
+from triportrait.serve.live.json_logs import fields
 from triportrait.serve.live.messages import FrameIn, Shown, read_binary, read_text, result_header
-from triportrait.serve.live.metrics import Metrics
-from triportrait.serve.live.places import Places, wait_for_place
 from triportrait.serve.live.portraits import Portraits
-from triportrait.serve.live.sessions import Arrived, Result, Session
+from triportrait.serve.live.prometheus import Metrics
+from triportrait.serve.live.rate_limit import TokenBucket
+from triportrait.serve.live.sessions import DrivingFrame, Result, Session
 from triportrait.serve.live.transport_rtc import Peer
+from triportrait.serve.live.waiting_line import WaitingLine, wait_for_place
 from triportrait.serve.live.worker import Worker
 
 if TYPE_CHECKING:
@@ -32,29 +32,26 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MOST_UNSHOWN = 4  # results on their way that the page has not said it has shown: more would be lag in the network
-SILENT_S = 30.0  # without any message: the other end has gone
-IDLE_S = 300.0  # without a frame: somebody else may want the place
-STALLED_S = 20.0  # a message that does not leave
+MOST_UNSHOWN = 4  # results on their way that the page has not acknowledged; more would be lag in the network
+SILENT_S = 30.0  # a page that sent no message for so long has gone
+IDLE_S = 300.0  # a session ends after so long without a frame
+STALLED_S = 20.0  # a session ends when a message cannot be sent for so long
 MESSAGES_PER_S, MESSAGES_AT_ONCE = 400.0, 800.0  # a page sends about a hundred a second
-MESSAGE_BYTES = 64 << 10  # more than so many count as several messages
+MESSAGE_BYTES = 64 << 10  # a longer message counts as several
 OFFERS_PER_S, OFFERS_AT_ONCE = 0.5, 5.0
-MOST_GARBAGE = 100  # messages that nobody can read, before the session ends
-_TRY_LATER, _ENDED = 1013, 1000
+MOST_GARBAGE = 100  # unreadable messages after which the session ends
+_MOST_TASKS = 4  # commands of a session that run beside its messages
+_TRY_LATER, _ENDED = 1013, 1000  # status codes of a WebSocket's close (RFC 6455)
 
 
 class Server(Protocol):
-    """What a connection needs of the server that it belongs to.
-
-    Attributes:
-        sessions: the connections that are open, by the id of their session.
-    """
+    """The parts of the server that a connection uses; `sessions` holds the open connections by session id."""
 
     engine: Engine
     worker: Worker
     admission: Admission
     metrics: Metrics
-    places: Places
+    waiting_line: WaitingLine
     portraits: Portraits
     sessions: dict[str, Connection]
 
@@ -66,7 +63,7 @@ class Server(Protocol):
 
 
 class _End(Exception):
-    """The session ends; says how, and what the page is told."""
+    """End the session; `how` is for metrics and the log, `sentence` for the page."""
 
     def __init__(self, how: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -74,11 +71,16 @@ class _End(Exception):
 
 
 class Connection:
-    """One WebSocket from its first message to its last."""
+    """Serve the WebSocket of one session.
+
+    Args:
+        websocket: the accepted connection.
+        server: the server that it belongs to.
+    """
 
     def __init__(self, websocket: WebSocket, server: Server) -> None:
         self._socket, self._server = websocket, server
-        self._warned_s: float | None = None  # since when it knows that others want its place
+        self._warned_s: float | None = None  # when the page was warned that others wait
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._unsent: dict[str, dict[str, Any]] = {}
@@ -86,14 +88,16 @@ class Connection:
         self._heard_s = self._frame_s = time.monotonic()
         self._garbage = 0
         self._peer: Peer | None = None
-        self._calling = asyncio.Lock()
+        self._answering = asyncio.Lock()
         self._address = websocket.client.host if websocket.client is not None else ""
-        self._messages, self._offers = Budget(MESSAGES_PER_S, MESSAGES_AT_ONCE), Budget(OFFERS_PER_S, OFFERS_AT_ONCE)
+        self._messages = TokenBucket(MESSAGES_PER_S, MESSAGES_AT_ONCE)
+        self._offers = TokenBucket(OFFERS_PER_S, OFFERS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
-        self.session = Session(server.engine.follower(), self._tell_from_anywhere, self._wake_from_anywhere)
+        tell, deliver = (partial(self._from_any_thread, call) for call in (self.tell, self._wake_both))
+        self.session = Session(server.engine.follower(), tell, deliver)
 
     async def run(self) -> None:
-        """Serve until the page leaves, falls silent, or the server stops."""
+        """Serve until the page leaves or falls silent, or the server stops."""
         from starlette.websockets import WebSocketDisconnect
 
         server, session = self._server, self.session
@@ -101,10 +105,10 @@ class Connection:
         server.sessions[session.id] = self
         logger.info("session began", extra=fields(session=session.id[:6], active=server.admission.active))
         self.tell(server.hello(session))
-        parts = [asyncio.create_task(part()) for part in (self._receive, self._send, self._watch)]
+        loops = [asyncio.create_task(loop()) for loop in (self._receive, self._send, self._watch)]
         how, sentence = "left", ""
         try:
-            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 error = task.exception()
                 if isinstance(error, _End):
@@ -113,9 +117,9 @@ class Connection:
                     how = "failed"
                     logger.error("a session failed", exc_info=error)
         finally:
-            for task in (*parts, *self._tasks):
+            for task in (*loops, *self._tasks):
                 task.cancel()
-            await asyncio.gather(*parts, *self._tasks, return_exceptions=True)
+            await asyncio.gather(*loops, *self._tasks, return_exceptions=True)
             server.sessions.pop(session.id, None)
             frames, dropped = session.frames, session.slots.dropped
             server.worker.leave(session)
@@ -131,40 +135,34 @@ class Connection:
             length_s = time.monotonic() - session.began_s
             server.metrics.sessions.labels(how).inc()
             seconds = round(length_s, 1)
-            ended = fields(session=session.id[:6], how=how, frames=frames, dropped=dropped, seconds=seconds)
-            logger.info("session ended", extra=ended)
+            about = fields(session=session.id[:6], how=how, frames=frames, dropped=dropped, seconds=seconds)
+            logger.info("session ended", extra=about)
 
     def tell(self, message: dict[str, Any]) -> None:
-        """Send a JSON message when the connection next can; of one kind only the newest."""
+        """Send a JSON message when the connection next can; of each kind only the newest is sent."""
         self._unsent[f"{message['is']} {message.get('about', '')}"] = message
         self._wake.set()
-
-    def _tell_from_anywhere(self, message: dict[str, Any]) -> None:
-        self._from_anywhere(partial(self.tell, message))
-
-    def _wake_from_anywhere(self) -> None:
-        self._from_anywhere(self._wake_both)
 
     def _wake_both(self) -> None:
         self._wake.set()
         if self._peer is not None:
             self._peer.wake()
 
-    def _from_anywhere(self, call: Callable[[], None]) -> None:
+    def _from_any_thread(self, call: Callable[..., None], *arguments: Any) -> None:
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(call)
+            self._loop.call_soon_threadsafe(call, *arguments)
 
     async def _say_goodbye(self, sentence: str) -> None:
         from starlette.websockets import WebSocketState
 
         if {self._socket.application_state, self._socket.client_state} != {WebSocketState.CONNECTED}:
-            return  # one of both has closed it
+            return  # one of the two ends has closed it
         try:
             async with asyncio.timeout(2.0):
                 if sentence:
                     await self._socket.send_text(json.dumps({"is": "end", "sentence": sentence}))
                 await self._socket.close(_ENDED)
-        except Exception as error:  # whatever the other end has done to the connection
+        except Exception as error:  # the other end can have done anything to the connection
             logger.info("an end could not be told", extra=fields(session=self.session.id[:6], reason=repr(error)[:200]))
 
     async def _receive(self) -> None:
@@ -181,7 +179,7 @@ class Connection:
                     await self._text(read_text(text))
             except InputError as error:
                 self._count_garbage(error)
-            # What is not read fast fills the sender's line, not our time.
+            # Messages that are not read wait at the sender, and take none of the server's time.
             if debt_s := self._messages.spend(1 + len(data or b"") / MESSAGE_BYTES):
                 await asyncio.sleep(debt_s)
 
@@ -195,12 +193,12 @@ class Connection:
     def _binary(self, data: bytes) -> None:
         message = read_binary(data)
         if isinstance(message, Shown):
-            if message.number in self._unshown:  # those before it were shown or overtaken
+            if message.number in self._unshown:  # earlier results were shown or overtaken
                 del self._unshown[: self._unshown.index(message.number) + 1]
             self._wake.set()
             return
         try:
-            check_jpeg(message.jpeg)  # at once, and not when the thread of the faces comes to it
+            check_jpeg(message.jpeg)  # now, before a face thread takes it up
         except InputError as error:
             self._server.metrics.unreadable.inc()
             self._frame_s = time.monotonic()
@@ -208,10 +206,10 @@ class Connection:
         self.take_frame(message.number, message.clock_ms, message)
 
     def take_frame(self, number: int, clock_ms: float, frame: FrameIn | Callable[[], Any]) -> None:
-        """A driving frame has come, over either transport."""
+        """Queue a driving frame, which either transport has received."""
         self._frame_s = time.monotonic()
         decode = partial(decode_jpeg, frame.jpeg) if isinstance(frame, FrameIn) else frame
-        self._server.worker.arrive(self.session, Arrived(number, clock_ms, decode, time.perf_counter()))
+        self._server.worker.add_frame(self.session, DrivingFrame(number, clock_ms, decode, time.perf_counter()))
 
     async def _send(self) -> None:
         while True:
@@ -228,8 +226,8 @@ class Connection:
                     self._wake.set()
 
     def header(self, result: Result) -> bytes:
-        """What stands before a result, counted as sent."""
-        self._server.worker.taken(self.session)
+        """Build the header of a result, and count the result as sent."""
+        self._server.worker.delivered(self.session)
         parts = dataclasses.replace(result.parts, send=1e3 * (time.perf_counter() - result.at_s))
         self._server.metrics.sent(parts, result.view)
         return result_header(
@@ -242,7 +240,7 @@ class Connection:
                 await sending
         except TimeoutError as error:
             raise _End("stalled", "") from error
-        except RuntimeError as error:  # uvicorn has closed it: no ping came back, or no message was one
+        except RuntimeError as error:  # uvicorn has closed it: a ping was not answered, or a message was malformed
             raise _End("silent", "") from error
 
     async def _watch(self) -> None:
@@ -256,9 +254,9 @@ class Connection:
                 raise _End(
                     "idle", "the session ended after five minutes without a driving picture; click anywhere to go on"
                 )
-            self._server.places.let_in()  # frames may cost less than before
-            idler = sum(other._frame_s < self._frame_s for other in self._server.sessions.values())
-            if silent_s > places.IDLE_S and self._server.places.waiting > idler:
+            self._server.waiting_line.let_in()  # frames may take less time than before, so that more sessions fit
+            idle_longer = sum(other._frame_s < self._frame_s for other in self._server.sessions.values())
+            if silent_s > waiting_line.IDLE_S and self._server.waiting_line.waiting > idle_longer:
                 raise _End(
                     "idle", "the session ended after a minute without a driving picture, as others wait; click "
                     "anywhere to wait for a place"
@@ -266,18 +264,18 @@ class Connection:
             self._watch_turn(now)
 
     def _watch_turn(self, now: float) -> None:
-        """While others wait nobody stays for ever: the oldest sessions are told, and end a while later."""
+        """Warn a session that has run for long while others wait, and end it a while later; the oldest go first."""
         session, server = self.session, self._server
         older = sum(other.session.began_s < session.began_s for other in server.sessions.values())
-        if now - session.began_s < places.TURN_S or server.places.waiting <= older:
+        if now - session.began_s < waiting_line.TURN_S or server.waiting_line.waiting <= older:
             if self._warned_s is not None:
                 self._warned_s = None
                 session.notice("place", "")
         elif self._warned_s is None:
             self._warned_s = now
-            session.notice("place", f"others wait for a place: this session ends in {places.WARNED_S:g} s; save what "
-                           "is being recorded")  # fmt: skip
-        elif now - self._warned_s >= places.WARNED_S:
+            ends = f"this session ends in {waiting_line.WARNED_S:g} s"
+            session.notice("place", f"others wait for a place: {ends}; save what is being recorded")
+        elif now - self._warned_s >= waiting_line.WARNED_S:
             raise _End("turn", "the session ended as others wait for a place; click anywhere to wait for one again")
 
     async def _text(self, message: dict[str, Any]) -> None:
@@ -285,7 +283,7 @@ class Connection:
         session, server = self.session, self._server
         if do == "settings":
             session.settings = session.settings.changed(message)
-            server.worker.touch(session)
+            server.worker.settings_changed(session)
         elif do == "example":
             self._start(server.portraits.take_example(session, message.get("name")))
         elif do == "neutral":
@@ -300,8 +298,8 @@ class Connection:
             raise InputError(f'message: expected a known "do", got {do[:40]!r}; see docs/live')
 
     def _start(self, work: Any) -> None:
-        """Do something that takes a while beside the messages; no more than a few at a time."""
-        if len(self._tasks) >= 4:
+        """Run a command that takes a while beside the messages; no more than a few run at a time."""
+        if len(self._tasks) >= _MOST_TASKS:
             work.close()
             raise InputError("message: the last wishes are still under way; wait a moment")
 
@@ -321,11 +319,11 @@ class Connection:
         task.add_done_callback(self._tasks.discard)
 
     def hang_up(self) -> None:
-        """End WebRTC: pictures go over the WebSocket from now on."""
+        """End WebRTC; from now on pictures go over the WebSocket."""
         self._keep(asyncio.create_task(self._hang_up()))
 
     async def _answer(self, sdp: object) -> None:
-        async with self._calling:  # one offer after the other
+        async with self._answering:  # one offer after the other
             if not self._offers.take():
                 sentence = "WebRTC was offered too often; pictures go over a WebSocket"
                 return self.tell({"is": "answer", "sdp": "", "sentence": sentence})
@@ -361,42 +359,40 @@ def _switch(message: dict[str, Any]) -> bool:
 
 
 async def serve(websocket: WebSocket, server: Server) -> None:
-    """A page has connected: its session begins when there is a place, or it is refused with a time to come again."""
+    """Serve a page that has connected: its session begins when there is room, or it is told when to try again."""
     await websocket.accept()
-    refusal: Refusal | None = None
-    address = websocket.client.host if websocket.client is not None else ""
-    ticket = server.places.ask(address)
-    try:
-        if isinstance(ticket, Refusal):
-            refusal = ticket
-        elif not ticket.in_:
-            logger.info("session waits", extra=fields(position=server.places.position(ticket)))
-            there = await wait_for_place(websocket, server.places, ticket)
-            if ticket.refused:
-                refusal = server.places.refusal()
-            elif not there:
-                if ticket.in_:
-                    server.places.leave(0.0)
-                return
-    except InputError as error:
-        await _close(websocket, {"is": "end", "sentence": f"the session ended: {error}"}, _ENDED)
-        return
-    if refusal is not None:
-        server.metrics.sessions.labels("refused").inc()
-        logger.info("session refused", extra=fields(active=server.admission.active, retry_s=refusal.retry_s))
-        message = {"is": "refused", "sentence": refusal.sentence, "retry_s": refusal.retry_s}
-        await _close(websocket, message, _TRY_LATER)
-        return
+    ticket = server.waiting_line.ask(websocket.client.host if websocket.client is not None else "")
+    if isinstance(ticket, Refusal):
+        return await _refuse(websocket, server, ticket)
+    if not ticket.admitted:
+        logger.info("session waits", extra=fields(position=server.waiting_line.position(ticket)))
+        try:
+            connected = await wait_for_place(websocket, server.waiting_line, ticket)
+        except InputError as error:
+            return await _close(websocket, {"is": "end", "sentence": f"the session ended: {error}"}, _ENDED)
+        if ticket.refused:
+            return await _refuse(websocket, server, server.admission.refusal())
+        if not connected:
+            if ticket.admitted:
+                server.waiting_line.leave(0.0)
+            return
     began_s = time.monotonic()
     try:
         await Connection(websocket, server).run()
     finally:
-        server.places.leave(time.monotonic() - began_s)
+        server.waiting_line.leave(time.monotonic() - began_s)
         await asyncio.to_thread(return_freed_memory)
 
 
+async def _refuse(websocket: WebSocket, server: Server, refusal: Refusal) -> None:
+    server.metrics.sessions.labels("refused").inc()
+    logger.info("session refused", extra=fields(active=server.admission.active, retry_s=refusal.retry_s))
+    message = {"is": "refused", "sentence": refusal.sentence, "retry_s": refusal.retry_s}
+    await _close(websocket, message, _TRY_LATER)
+
+
 async def _close(websocket: WebSocket, message: dict[str, Any], code: int) -> None:
-    with suppress(TimeoutError, RuntimeError):  # it has gone
+    with suppress(TimeoutError, RuntimeError):  # the page has gone
         async with asyncio.timeout(2.0):
             await websocket.send_text(json.dumps(message))
             await websocket.close(code)

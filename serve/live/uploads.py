@@ -1,4 +1,4 @@
-"""Portraits that a browser sends: limited in size and kind before they are read, decoded in memory."""
+"""Uploads of portraits: their type and size are checked before they are read, and they are decoded in memory."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from triportrait.core.errors import InputError
 from triportrait.serve.media.pictures.picture_file import decode_picture
 
 LARGEST_BYTES = 20 << 20
-LARGEST_PX = 50_000_000  # 150 MB decoded, a phone's largest; told from the header
-MOST_RATIO = 6.0  # of the sides: faces are looked for in tiles along the longer one
+LARGEST_PX = 50_000_000  # the largest of phones; 150 MB decoded; read from the picture's header
+MOST_RATIO = 6.0  # of the sides, as faces are searched in tiles along the longer one
 LONGEST_S = 60.0
 _DRAIN_S, _QUIET_S = 5.0, 0.5
 KINDS = ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/tiff", "image/gif", "image/avif")
-# Other names of these, and of files that a browser's system does not know: what a picture is, its content says.
+# Other names of these types, and that of unknown files: the content decides what a picture is.
 _OTHER_NAMES = ("image/jpg", "image/pjpeg", "image/x-ms-bmp", "image/apng", "application/octet-stream")
 _NAME = "portrait"
 
 
 class Refused(InputError):
-    """An upload that is turned away, with the HTTP status that says so."""
+    """An upload is refused, with this HTTP status."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -31,25 +31,25 @@ class Refused(InputError):
 
 
 def check_head(headers: Mapping[str, str]) -> None:
-    """What the header of a request says about its body, before a byte of it is read.
+    """Check an upload by the request's header, before a byte of its body is read.
 
     Raises:
-        Refused: another kind, or too large.
+        Refused: its type is no picture's, or it is too large.
     """
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in (*KINDS, *_OTHER_NAMES):
-        known = ", ".join(name.partition("/")[2].upper() for name in KINDS)
-        raise Refused(415, f"{_NAME}: expected a picture ({known}), got {kind[:60] or 'no type'}; choose another file")
+        names = ", ".join(name.partition("/")[2].upper() for name in KINDS)
+        raise Refused(415, f"{_NAME}: expected a picture ({names}), got {kind[:60] or 'no type'}; choose another file")
     length = headers.get("content-length", "")
     if length.isdigit() and int(length) > LARGEST_BYTES:
         raise _too_large(int(length))
 
 
 async def read_body(chunks: AsyncIterator[bytes]) -> bytes:
-    """The body of an upload, never more than the limit of it, never longer than a minute.
+    """Read the body of an upload.
 
     Raises:
-        Refused: it is too large, or stalls.
+        Refused: it is larger than the limit, or takes longer than a minute.
     """
     body = bytearray()
     try:
@@ -64,7 +64,7 @@ async def read_body(chunks: AsyncIterator[bytes]) -> bytes:
 
 
 async def drain(chunks: AsyncIterator[bytes]) -> None:
-    """Let go by what still comes of a body that was refused: who sends it hears the answer only then."""
+    """Read and drop the rest of a refused body, as some clients read the answer only after they have sent it."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_DRAIN_S):
             while True:
@@ -74,10 +74,10 @@ async def drain(chunks: AsyncIterator[bytes]) -> None:
 
 
 def decode(body: bytes) -> np.ndarray:
-    """Decode a portrait to uint8 [H, W, 3]; what would take long is refused by its structure.
+    """Decode a portrait to uint8 [H, W, 3]; one that would take long is refused by its structure.
 
     Raises:
-        InputError: what is wrong with it.
+        InputError: the picture cannot be used; the sentence says why.
     """
     return decode_picture(body, _NAME, LARGEST_PX, MOST_RATIO)
 

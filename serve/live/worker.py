@@ -1,7 +1,8 @@
-"""Who does the work, off the event loop: faces ahead of the network, the network in one thread, pictures behind it.
+"""The threads that turn driving frames into pictures: a pool finds faces, one thread runs the network, a second pool
+marks and encodes its pictures.
 
-A session has at most one frame in each of four places: waiting, ready, computed, to be sent. A newer one replaces it.
-Sessions whose frames are ready make one batch; the first waits for the others no longer than a few milliseconds.
+A session has at most one frame in each of four slots: incoming, ready, computed, to be sent. A newer one replaces it.
+Sessions whose frames are ready share a batch; the first waits for the others no longer than a few milliseconds.
 """
 
 from __future__ import annotations
@@ -22,31 +23,37 @@ import torch
 from triportrait.core.errors import InputError
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.live.admission import Admission
-from triportrait.serve.live.engine import Engine, Portrait, encode_jpeg
-from triportrait.serve.live.logs import fields
+from triportrait.serve.live.inference import Engine, Portrait, encode_jpeg
+from triportrait.serve.live.json_logs import fields
 from triportrait.serve.live.messages import Parts
-from triportrait.serve.live.metrics import Metrics
 from triportrait.serve.live.neutral import NeutralWish
-from triportrait.serve.live.sessions import Arrived, Computed, LastShown, Ready, Result, Session
+from triportrait.serve.live.prometheus import Metrics
+from triportrait.serve.live.sessions import Computed, DrivingFrame, LastShown, ReadyFace, Result, Session
 
 logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
 VIEW_S = 1 / 25  # between new views of a face that holds still
-_LEARN = 0.1  # how far one frame moves the running means
-# A face is begun so that it is ready at 0.9 of a batch, were it to take 1.3 of its time. Measured with sleeps for both
-# (network 67 ms, face 18 ms, each +-15 %, 30 frames per second in): 0 and 1.3 give 14.8 results per second, median age
-# 149 ms; 0.9 and 1.3 give 14.6 and 115 ms; 1.0 and 1.0 give 14.1 and 105 ms. Where the network is faster than the
-# frames come, all of them are alike.
+_LEARN = 0.1  # weight of one frame in the running means of times
+# Work on a face begins so late that it is ready at 0.9 of the network's batch if it takes 1.3 times its mean time: what
+# waits for the network gets old. Measured with sleeps in the place of both (network 67 ms, face 18 ms, each +-15 %,
+# 30 frames per second in): 0 and 1.3 give 14.8 results per second of a median age of 149 ms; 0.9 and 1.3 give 14.6 and
+# 115 ms; 1.0 and 1.0 give 14.1 and 105 ms. Where the network is faster than the frames come, it makes no difference.
 _EARLY, _SLACK = 0.9, 1.3
-# Two choices, not measured: a page that takes no result for so long gets a frame a second; a driving face counts as
-# still after some eight frames of a camera.
-_STUCK_S = 1.0
+# Chosen, not measured: a page that takes no result for _STALLED_S gets a frame a second; a driving face counts as still
+# after _STILL_S, some eight frames of a camera.
+_STALLED_S = 1.0
 _STILL_S = 0.25
 
 
 class Worker:
-    """The one place where frames become pictures."""
+    """Turn the driving frames of all sessions into pictures.
+
+    Args:
+        engine: finds faces and runs the network.
+        admission: is told how long frames take.
+        metrics: counts frames.
+    """
 
     def __init__(self, engine: Engine, admission: Admission, metrics: Metrics) -> None:
         self._engine, self._admission, self._metrics = engine, admission, metrics
@@ -54,44 +61,43 @@ class Worker:
         self._sessions: dict[str, Session] = {}
         self._jobs: deque[Callable[[], None]] = deque()
         self._stopping = False
-        self._busy_since: float | None = None  # the network, at a batch
-        self._compute_s = self._faces_s = 0.0  # running means of a batch, of a face
-        threads = max(1, (os.cpu_count() or 2) // 4)
-        self._face_threads = threads
-        self._faces = ThreadPoolExecutor(threads, "live-faces")
-        self._finish = ThreadPoolExecutor(threads, "live-finish")
+        self._busy_since: float | None = None  # when the network began its batch, None while it has none
+        self._compute_s = self._faces_s = 0.0  # running means of the time of a batch and of a face
+        self._thread_count = max(1, (os.cpu_count() or 2) // 4)
+        self._faces = ThreadPoolExecutor(self._thread_count, "live-faces")
+        self._finish = ThreadPoolExecutor(self._thread_count, "live-finish")
         self._thread = threading.Thread(target=self._run, name="live-network", daemon=True)
 
     def start(self) -> list[Future[None]]:
-        """Begin to work; gives what is ready when every thread has its finder of faces."""
+        """Start the threads; return futures that are done when each thread has its face finder."""
         self._thread.start()
-        return [self._faces.submit(self._engine.open_finder) for _ in range(self._face_threads)]
+        return [self._faces.submit(self._engine.open_finder) for _ in range(self._thread_count)]
 
     def stop(self, within_s: float) -> bool:
-        """End all threads: what is under way is waited for so many seconds. Tells whether they have ended.
+        """Stop the threads, wait for them so many seconds, and return whether they have ended.
 
         A thread cannot be ended from outside: one that decodes for ever stays, and the process ends without it.
         """
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        pools_ended = ended([self._faces, self._finish], within_s)
+        pools_ended = shut_down([self._faces, self._finish], within_s)
         if self._thread.is_alive():
             self._thread.join(within_s)
         return pools_ended and not self._thread.is_alive()
 
     @property
     def alive(self) -> bool:
-        """Whether the network's thread runs."""
+        """Return whether the network's thread runs."""
         return self._thread.is_alive()
 
     def join(self, session: Session) -> None:
-        """Take in a session that has begun."""
+        """Add a session that has begun."""
         with self._changed:
             self._sessions[session.id] = session
 
     def leave(self, session: Session) -> None:
-        """Let go of a session that has ended: nothing of it is kept."""
+        """Remove a session that has ended, and all that it holds."""
         with self._changed:
             session.closed = True
             self._sessions.pop(session.id, None)
@@ -99,8 +105,8 @@ class Worker:
             session.portrait = session.neutral = session.neutral_wish = None
             session.shown = LastShown()
 
-    def arrive(self, session: Session, frame: Arrived) -> None:
-        """Take a driving frame that has come; called on the event loop, it costs nothing."""
+    def add_frame(self, session: Session, frame: DrivingFrame) -> None:
+        """Queue a driving frame, on the event loop, which this does not block."""
         self._metrics.frames_in.inc()
         if session.portrait is None:
             return
@@ -108,26 +114,26 @@ class Worker:
             self._metrics.dropped.labels("waiting").inc()
         self._follow_next()
 
-    def taken(self, session: Session) -> None:
-        """Note that a result has left: there is room for the next."""
-        session.taken_s = time.perf_counter()
+    def delivered(self, session: Session) -> None:
+        """Note that the transport has taken a result, which makes room for the next."""
+        session.delivered_s = time.perf_counter()
         self._follow_next()
 
-    def touch(self, session: Session) -> None:
-        """Note that the sliders moved."""
+    def settings_changed(self, session: Session) -> None:
+        """Note that the last picture no longer is what the settings say."""
         with self._changed:
             session.shown.stale = True
             self._changed.notify_all()
 
     def on_network(self, work: Callable[[], Value]) -> Future[Value]:
-        """Let the network's thread do something before the next frame."""
+        """Run a function on the network's thread before its next batch."""
         future: Future[Value] = Future()
 
         def job() -> None:
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(work())
-                except BaseException as error:  # handed to who waits for it
+                except BaseException as error:  # raised again where the future is awaited
                     future.set_exception(error)
 
         with self._changed:
@@ -141,19 +147,19 @@ class Worker:
             if session.closed:
                 return
             session.portrait, session.neutral = portrait, None
-            at_rest = Ready(None, portrait.source.face, 0.0, 0.0, time.perf_counter())
+            at_rest = ReadyFace(None, portrait.source.face, 0.0, 0.0, time.perf_counter())
             session.shown = LastShown(at_rest, stale=True)
             self._changed.notify_all()
 
     def set_neutral(self, session: Session, neutral: torch.Tensor | None, wish: NeutralWish | None) -> None:
-        """Take another face as neutral, or none, or one that is still to come."""
+        """Set the motion that counts as neutral, or the wish for a face that is still to come, or neither."""
         with self._changed:
             if not session.closed:
                 session.neutral, session.neutral_wish, session.shown.stale = neutral, wish, True
                 self._changed.notify_all()
 
     def _follow_next(self) -> None:
-        """Find the faces that the network will want next, and no more: what waits undecoded can still be replaced."""
+        """Find the faces of the network's next batches and no more: a frame that is not decoded yet can be replaced."""
         with self._changed:
             if self._stopping:
                 return
@@ -163,7 +169,7 @@ class Worker:
             waiting = [
                 s
                 for s in self._sessions.values()
-                if s.slots.incoming and not s.following and not s.slots.ready and not _stuck(s)
+                if s.slots.incoming and not s.following and not s.slots.ready and not _is_stalled(s)
             ]
             waiting.sort(key=lambda s: s.shown.at_s)
             for session in waiting[: max(0, room)]:
@@ -172,7 +178,7 @@ class Worker:
 
     def _follow(self, session: Session) -> None:
         try:
-            self._hold_on()
+            self._wait_for_network()
             frame = session.slots.incoming.take()
             if frame is not None:
                 began = time.perf_counter()
@@ -180,9 +186,9 @@ class Worker:
                 now = time.perf_counter()
                 self._faces_s += _LEARN * (now - began - self._faces_s)
                 session.ready_s = now
-                session.slots.ready.put(Ready(frame, face, began - frame.at_s, now - began, now))
-                self._say_face(session, face.found)
-                self._mind_neutral(session, face, frame.at_s)
+                session.slots.ready.put(ReadyFace(frame, face, began - frame.at_s, now - began, now))
+                self._notify_face(session, face.found)
+                self._check_neutral_wish(session, face, frame.at_s)
         except InputError as error:
             self._metrics.unreadable.inc()
             session.notice("frame", str(error))
@@ -197,20 +203,20 @@ class Worker:
                 self._changed.notify_all()
             self._follow_next()
 
-    def _hold_on(self) -> None:
-        """Wait until the face will be ready just when the network is: what waits longer is older than it need be."""
+    def _wait_for_network(self) -> None:
+        """Wait so long that the face will be ready just when the network is, and the frame is as new as it can be."""
         with self._changed:
             if self._busy_since is not None:
                 spare_s = _EARLY * self._compute_s - _SLACK * self._faces_s - (time.perf_counter() - self._busy_since)
                 self._changed.wait_for(lambda: self._stopping or self._busy_since is None, max(0.0, spare_s))
 
-    def _say_face(self, session: Session, found: bool) -> None:
+    def _notify_face(self, session: Session, found: bool) -> None:
         if found != session.found:
             session.found = found
-            lost = "no face in the driving picture: the last pose is held; come back into the picture"
-            session.notice("face", "" if found else lost)
+            sentence = "no face in the driving picture: the last pose is held; come back into the picture"
+            session.notice("face", "" if found else sentence)
 
-    def _mind_neutral(self, session: Session, face: AlignedFace, at_s: float) -> None:
+    def _check_neutral_wish(self, session: Session, face: AlignedFace, at_s: float) -> None:
         wish = session.neutral_wish
         if wish is not None and wish.is_met_by(face, at_s):
             self.on_network(partial(self._take_neutral, session, wish, face))
@@ -218,13 +224,13 @@ class Worker:
     def _take_neutral(self, session: Session, wish: NeutralWish, face: AlignedFace) -> None:
         neutral = self._engine.motion(face)
         with self._changed:
-            if session.closed or session.neutral_wish is not wish:  # taken back meanwhile
+            if session.closed or session.neutral_wish is not wish:  # the user has taken it back meanwhile
                 return
             session.neutral_wish, session.neutral, session.shown.stale = None, neutral, True
         session.tell_neutral(by_itself=True)
 
     def _run(self) -> None:
-        frames_first = False  # after each wish: a session that wishes without end does not stop the others' frames
+        frames_first = False  # after each job, so that a session with endless jobs does not stop the others' frames
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopping or self._jobs or self._due(), VIEW_S)
@@ -240,7 +246,7 @@ class Worker:
                 self._compute(batch)
 
     def _due(self) -> list[tuple[float, Session]]:
-        """Sessions with something for the network, the one that waits longest first."""
+        """List the sessions with work for the network, the one that waits longest first."""
         now = time.perf_counter()
         ready = [(s.ready_s, s) for s in self._sessions.values() if s.slots.ready]
         # New views of faces that hold still come when nothing else does, or have waited long.
@@ -251,12 +257,12 @@ class Worker:
     def _wants_view(self, session: Session, shown_before_s: float) -> bool:
         if session.shown.ready is None or session.slots.ready or not (session.shown.stale or session.settings.orbit):
             return False
-        still = session.shown.ready.arrived is None or session.shown.ready.at_s < time.perf_counter() - _STILL_S
+        still = session.shown.ready.frame is None or session.shown.ready.at_s < time.perf_counter() - _STILL_S
         return still and not session.slots.results and session.shown.at_s <= shown_before_s
 
-    def _gather(self) -> list[tuple[Session, Portrait, Ready, bool]]:
+    def _gather(self) -> list[tuple[Session, Portrait, ReadyFace, bool]]:
         if len(self._due()) < self._engine.most_batch and self._engine.gather_s:
-            # Whose face is being found now will be ready within the deadline, perhaps.
+            # A face that is being found now may be ready in time for this batch.
             self._changed.wait_for(
                 lambda: self._stopping or not any(s.following for s in self._sessions.values()), self._engine.gather_s
             )
@@ -269,11 +275,11 @@ class Worker:
                 batch.append((session, session.portrait, ready, fresh is None))
         return batch
 
-    def _compute(self, batch: list[tuple[Session, Portrait, Ready, bool]]) -> None:
+    def _compute(self, batch: list[tuple[Session, Portrait, ReadyFace, bool]]) -> None:
         began = time.perf_counter()
         with self._changed:
             self._busy_since = began
-        self._follow_next()  # while the network works
+        self._follow_next()  # the next faces are found while the network works
         try:
             pictures = self._pictures(batch)
         except Exception as error:
@@ -288,7 +294,8 @@ class Worker:
                 self._changed.notify_all()
         now = time.perf_counter()
         self._compute_s += _LEARN * (now - began - self._compute_s)
-        if len(batch) == self._engine.most_batch and not any(view for *_, view in batch):  # what capacity is counted in
+        # Capacity is counted in full batches of frames.
+        if len(batch) == self._engine.most_batch and not any(view for *_, view in batch):
             self._admission.measured((now - began) / len(batch))
         for (session, portrait, ready, view), picture in zip(batch, pictures, strict=True):
             waited = 0.0 if view else ready.wait_s + began - ready.at_s
@@ -296,7 +303,7 @@ class Worker:
                 self._metrics.dropped.labels("computed").inc()
             self._finish_next(session)
 
-    def _pictures(self, batch: list[tuple[Session, Portrait, Ready, bool]]) -> list[np.ndarray]:
+    def _pictures(self, batch: list[tuple[Session, Portrait, ReadyFace, bool]]) -> list[np.ndarray]:
         requests = [
             (portrait.source, ready.face, s.settings.controls(time.monotonic() - s.began_s, ready.face, s.neutral))
             for s, portrait, ready, _ in batch
@@ -328,9 +335,9 @@ class Worker:
 
     def _finish_one(self, session: Session) -> None:
         try:
-            done = session.slots.computed.take()
-            if done is not None:
-                self._deliver(session, done)
+            computed = session.slots.computed.take()
+            if computed is not None:
+                self._deliver(session, computed)
         except Exception:
             logger.exception("a result failed", extra=fields(session=session.id[:6]))
         finally:
@@ -340,46 +347,47 @@ class Worker:
                     session.slots.results.take()
             self._finish_next(session)
 
-    def _deliver(self, session: Session, done: Computed) -> None:
+    def _deliver(self, session: Session, computed: Computed) -> None:
         began = time.perf_counter()
-        picture = done.picture if self._engine.marks_on_device else done.portrait.stamp.mark(done.picture)
+        marked = self._engine.marks_on_device
+        picture = computed.picture if marked else computed.portrait.stamp.mark(computed.picture)
         jpeg = encode_jpeg(picture) if session.jpeg else b""
         now = time.perf_counter()
         parts = Parts(
-            1e3 * (done.wait_s + began - done.at_s), 1e3 * done.ready.faces_s, 1e3 * done.compute_s,
+            1e3 * (computed.wait_s + began - computed.at_s), 1e3 * computed.ready.faces_s, 1e3 * computed.compute_s,
             1e3 * (now - began), 0.0,
         )  # fmt: skip
-        arrived = done.ready.arrived
-        number, clock_ms = (0, 0.0) if arrived is None else (arrived.number, arrived.clock_ms)
-        result = Result(number, clock_ms, done.ready.face.found, done.view, picture, jpeg, parts, now)
-        session.frames += not done.view
+        frame = computed.ready.frame
+        number, clock_ms = (0, 0.0) if frame is None else (frame.number, frame.clock_ms)
+        result = Result(number, clock_ms, computed.ready.face.found, computed.view, picture, jpeg, parts, now)
+        session.frames += not computed.view
         if session.slots.results.put(result):
             self._metrics.dropped.labels("sending").inc()
         session.deliver()
-        self._record(session, done.portrait, picture, now)
+        self._record(session, computed.portrait, picture, now)
 
     def _record(self, session: Session, portrait: Portrait, picture: np.ndarray, now_s: float) -> None:
         with session.recording_lock:
-            if session.recording is None or portrait is not session.portrait:  # one before was still under way
+            if session.recording is None or portrait is not session.portrait:  # the portrait has changed since
                 return
             try:
                 if not session.recording.write(picture, now_s):
                     session.notice("record", "five minutes are recorded, which is the most; press stop to keep them")
             except InputError as error:
-                session.give_recording_up(str(error))
-            except Exception:  # the pictures go on without it
+                session.abandon_recording(str(error))
+            except Exception:  # the session goes on without the recording
                 logger.exception("a recording failed", extra=fields(session=session.id[:6]))
-                session.give_recording_up("the recording failed; see the server's log")
+                session.abandon_recording("the recording failed; see the server's log")
 
 
-def _stuck(session: Session) -> bool:
-    """Whether nobody takes its results: then a frame a second will do."""
-    now = time.perf_counter()
-    return bool(session.slots.results) and now - session.taken_s > _STUCK_S and now - session.shown.at_s < _STUCK_S
+def _is_stalled(session: Session) -> bool:
+    """Return whether the page takes no results and was served within the last second: then its frames can wait."""
+    since_s = time.perf_counter() - _STALLED_S
+    return bool(session.slots.results) and session.delivered_s < since_s < session.shown.at_s
 
 
-def ended(pools: list[ThreadPoolExecutor], within_s: float) -> bool:
-    """Shut pools down; tells whether their threads have ended within seconds."""
+def shut_down(pools: list[ThreadPoolExecutor], within_s: float) -> bool:
+    """Shut thread pools down, and return whether their threads have ended within so many seconds."""
 
     def shut() -> None:
         for pool in pools:

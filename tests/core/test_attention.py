@@ -36,7 +36,7 @@ def test_who_computes_it(installed, monkeypatch):
 
 @pytest.mark.gpu
 def test_xformers_agrees_with_torch():
-    pytest.importorskip("xformers")
+    pytest.importorskip("xformers", reason="needs xFormers: no wheel of it loads beside the torch of CI")
     query = torch.randn(2, 100, 4, 256, device="cuda", dtype=torch.float16)
     key, value = torch.randn(2, 2, 64, 4, 256, device="cuda", dtype=torch.float16)
     expected = by_hand(query.double(), key.double(), value.double())

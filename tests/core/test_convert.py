@@ -323,7 +323,8 @@ class TestSnapshot:
         for name, tensor in originals.items():
             if not ignored(name):
                 stored = written[our_name(name, "portrait")]
-                assert stored.dtype == tensor.dtype and torch.equal(stored, tensor), name
+                assert stored.dtype == tensor.dtype, name
+                assert torch.equal(stored, tensor), name
 
     def test_faces_point_to_vertices(self, snapshot):
         snapshot.portrait["deformer.flame_deform.simplify_faces"] = torch.full((3, 3), 3)

@@ -38,7 +38,8 @@ def refusal(folder: Path) -> str:
         load_pair(folder)
     assert time.perf_counter() - began < SECONDS
     message = str(caught.value)
-    assert message.isprintable() and len(message) <= LONGEST, message
+    assert message.isprintable(), message
+    assert len(message) <= LONGEST, message
     return message
 
 

@@ -273,6 +273,7 @@ def test_fresh_weights_have_the_published_spread():
     detail = parts.detail_encoder.convs[1].weight
     assert spread(detail) == pytest.approx((2 / (9 * len(detail))) ** 0.5, rel=0.1)
     biases = [b for n, b in parts.plane_decoder.named_parameters() if n.endswith("bias")]
+    assert biases
     assert all(b.abs().max() == 0 for b in biases)
 
 

@@ -37,7 +37,8 @@ def read(path: Path, data: bytes) -> dict[str, Network]:
 def check_equal(result: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert list(result) == list(expected)
     for name, tensor in expected.items():
-        assert result[name].dtype == tensor.dtype and torch.equal(result[name], tensor), name
+        assert result[name].dtype == tensor.dtype, name
+        assert torch.equal(result[name], tensor), name
 
 
 @pytest.mark.parametrize("protocol", range(2, 6))

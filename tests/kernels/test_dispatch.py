@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.kernels.faults import FAULTS, ROOT
 from triportrait.kernels import dispatch, trial_launch
 from triportrait.kernels.dispatch import BackendUnavailable, backend, runs_triton, same_dtype, use_backend
 
@@ -108,10 +107,3 @@ def test_dtypes_are_compared_by_name():
     assert same_dtype(a=X, b=None, c=X) == torch.float32
     with pytest.raises(ValueError, match=r"^c: expected torch\.float32 as a has, got torch\.float16; convert it"):
         same_dtype(a=X, c=X.half())
-
-
-def test_every_deliberate_fault_still_has_its_place():
-    """`faults.py` puts faults into the kernels by their text."""
-    for module, there, put, tests, _ in FAULTS:
-        text = (ROOT / "kernels" / f"{module}.py").read_text()
-        assert text.count(there) >= 1 and there != put and (ROOT / tests).exists(), there

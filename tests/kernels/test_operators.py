@@ -160,7 +160,9 @@ def test_strided_gradients(name, dtype):
     def turned(y: Tensor) -> Tensor:
         return noise(y).movedim(1, -1).contiguous().movedim(-1, 1)
 
-    for d, other in zip(gradients(case, inputs, noise), gradients(case, inputs, turned), strict=True):
+    plain = gradients(case, inputs, noise)
+    assert any(d is not None for d in plain)
+    for d, other in zip(plain, gradients(case, inputs, turned), strict=True):
         assert (d is None) == (other is None)
         if d is not None:
             torch.testing.assert_close(d, other, rtol=0, atol=0)
@@ -190,12 +192,13 @@ def test_a_backend_asked_for_by_name_is_never_swapped(name, monkeypatch):
         outputs(case, inputs)
 
 
-@pytest.mark.parametrize("name", ALL)
+SEVERAL = [name for name in ALL if len(make_inputs(name, CASES[name].odd[0], torch.float32)) > 1]
+
+
+@pytest.mark.parametrize("name", SEVERAL)
 def test_tensors_on_several_devices_are_refused_by_name(name):
     case = CASES[name]
     inputs = make_inputs(name, case.odd[0], torch.float32)
-    if len(inputs) == 1:
-        return
     moved = (*inputs[:1], inputs[1].to("meta"), *inputs[2:])  # type: ignore[union-attr]
     with pytest.raises(ValueError, match=r"^\w+: expected on (cpu|meta) as \w+ is, got (meta|cpu); move it there"):
         case.op(*moved)

@@ -9,10 +9,12 @@ import shutil
 import subprocess
 import time
 import urllib.request
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from websockets.sync.client import ClientConnection, connect
 
 BINARY = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -21,6 +23,16 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--autoplay-policy=no-user-gesture-required",
     "--remote-debugging-port=0", "--remote-allow-origins=*",
 )  # fmt: skip
+
+
+def write_camera(path: Path, scenes: Iterable[tuple[Image.Image, tuple[int, int]]]) -> Path:
+    """Write what a fake camera plays: in each picture, 640 x 480, a head stands at a place."""
+    with path.open("wb") as out:
+        for head, place in scenes:
+            picture = Image.new("RGB", (640, 480), (60, 60, 66))
+            picture.paste(head, place)
+            picture.save(out, "JPEG", quality=88)
+    return path
 
 
 class Page:
@@ -51,9 +63,9 @@ class Page:
 
     def run(self, code: str) -> Any:
         """The value of an expression on the page; promises are awaited."""
-        found = self.call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True, userGesture=True)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+        result = self.call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True, userGesture=True)
+        assert "exceptionDetails" not in result, result["exceptionDetails"]
+        return result["result"].get("value")
 
     def wait(self, code: str, seconds: float = 30) -> Any:
         """The value of an expression as soon as it is true."""
@@ -62,14 +74,27 @@ class Page:
             value = self.run(code)
             if value:
                 return value
-            assert time.monotonic() < until, f"never came: {code}; the page says {self.said()}"
+            assert time.monotonic() < until, f"never came: {code}; the page says {self.sentences()}"
             time.sleep(0.1)
 
-    def said(self) -> str:
+    def sentences(self) -> str:
         """All sentences on the page."""
         return self.run(
             "document.getElementById('state').innerText + ' | ' + document.getElementById('notices').innerText"
         )
+
+    def click(self, name: str) -> None:
+        """Click on the element with this id."""
+        self.run(f"document.getElementById('{name}').click()")
+
+    def says(self, sentence: str, seconds: float = 30) -> None:
+        """Wait for a notice."""
+        self.wait(f"document.getElementById('notices').innerText.includes({sentence!r})", seconds)
+
+    def goes_on(self, count: int = 3) -> None:
+        """Wait for so many more pictures."""
+        shown = self.run("Number(document.body.dataset.results || 0)")
+        self.wait(f"Number(document.body.dataset.results) >= {shown + count}", 60)
 
     def open(self, address: str) -> None:
         self.call("Page.navigate", url=address)
@@ -83,20 +108,20 @@ class Page:
 
     def press(self, key: str) -> None:
         """A key goes down and up: Tab, Enter, " ", ArrowLeft, ..."""
-        known = {"Tab": 9, "Enter": 13, " ": 32, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39}
+        codes = {"Tab": 9, "Enter": 13, " ": 32, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39}
         text = {"Enter": {"text": "\r"}, " ": {"text": " "}}.get(key, {})
-        code = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": known[key]}
+        code = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": codes[key]}
         self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **code, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", **code)
 
     def named(self) -> list[tuple[str, str]]:
         """Role and name of everything that takes the focus, as assistive technology is told."""
-        found = []
+        elements = []
         for node in self.call("Accessibility.getFullAXTree")["nodes"]:
             about = {entry["name"]: entry["value"].get("value") for entry in node.get("properties", [])}
             if not node["ignored"] and about.get("focusable") and node["role"]["value"] != "RootWebArea":
-                found.append((node["role"]["value"], node.get("name", {}).get("value", "")))
-        return found
+                elements.append((node["role"]["value"], node.get("name", {}).get("value", "")))
+        return elements
 
     def screenshot(self, path: Path, width: int = 1280, height: int = 800) -> None:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
@@ -133,12 +158,12 @@ class Chromium:
         self._sockets = ExitStack()
 
     def __enter__(self) -> Chromium:
-        told = self._folder / "DevToolsActivePort"
+        port_file = self._folder / "DevToolsActivePort"
         until = time.monotonic() + 60
-        while not (told.exists() and "\n" in told.read_text()):
+        while not (port_file.exists() and "\n" in port_file.read_text()):
             assert self._process.poll() is None and time.monotonic() < until, "chromium did not start"
             time.sleep(0.1)
-        self._port = int(told.read_text().split()[0])
+        self._port = int(port_file.read_text().split()[0])
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -6,8 +6,9 @@ What more than torch is needed for is imported where it is used: beside a GPU li
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from tests.core.synthetic import flame_tables, mesh_tables
 from triportrait.core.checkpoint import save_weights
 from triportrait.core.config import ModelConfig, tiny
 from triportrait.core.seeded_weights import rule_motion_encoder, rule_portrait
+
+if TYPE_CHECKING:
+    from tests.serve.live_in_process import Running
 
 
 def published_motion() -> ModelConfig:
@@ -50,6 +54,15 @@ def made_up_pictures_count_as_aligned(request, monkeypatch) -> None:
         from triportrait.serve.faces import providers
 
         monkeypatch.setattr(providers, "is_installed", lambda: False)
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[Running]:
+    """One server for the tests of a file."""
+    from tests.serve.live_in_process import running
+
+    with running() as server:
+        yield server
 
 
 @pytest.fixture

@@ -8,16 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.serve.bombs import chunk
+
 SIDE = 72
 KEEP, BACKGROUND, PREVIOUS = 0, 1, 2
 SOURCE, OVER = 0, 1
 
 Piece = tuple[np.ndarray, int, int, int, int, tuple[int, int]]  # RGBA, x, y, disposal, blending, delay
-
-
-def chunk(name: bytes, data: bytes) -> bytes:
-    """A chunk of a PNG."""
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def with_chunks(png: bytes, *chunks: bytes) -> bytes:

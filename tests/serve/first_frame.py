@@ -24,7 +24,7 @@ PROJECT = Path(__file__).parents[2]
 SESSION = """
 import asyncio, sys
 from triportrait.profiling.live.client import Client, driving_frames
-from triportrait.serve.live.engine import EXAMPLES
+from triportrait.serve.live.inference import EXAMPLES
 client = Client(sys.argv[1], driving_frames(EXAMPLES / "driving.mp4"), 30.0)
 asyncio.run(client.run(5.0, lambda: print("frame", flush=True)))
 print(len(client.record.samples), len(client.record.last_jpeg), flush=True)

@@ -19,15 +19,16 @@ from PIL import Image
 from websockets.sync.client import ClientConnection, connect
 
 from triportrait.core.weights import DEMO
+from triportrait.profiling.live.client import metrics
 from triportrait.serve.faces.mediapipe_faces import MediapipeFaces
 from triportrait.serve.live.admission import Admission
-from triportrait.serve.live.engine import EXAMPLES, Engine, encode_jpeg, example_picture
-from triportrait.serve.live.knowledge import knowledge
+from triportrait.serve.live.inference import EXAMPLES, Engine, encode_jpeg, example_picture
 from triportrait.serve.live.messages import ResultOut, read_result, write_frame, write_shown
-from triportrait.serve.live.metrics import Metrics
+from triportrait.serve.live.prometheus import Metrics
 from triportrait.serve.live.recording import Recordings
+from triportrait.serve.live.run_uvicorn import bind, make
 from triportrait.serve.live.server import LiveServer
-from triportrait.serve.live.serving import bind, make
+from triportrait.serve.live.weights_notice import weights_notice
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.video.clips import open_clip
 from triportrait.serve.reenactor import Reenactor
@@ -62,16 +63,14 @@ class Running:
             return error.code, error.read(), dict(error.headers)
 
     def figures(self) -> dict[str, float]:
-        lines = self.get("/metrics")[1].decode().splitlines()
-        rows = [line.rpartition(" ") for line in lines if not line.startswith("#")]
-        return {name: float(value) for name, _, value in rows}
+        return metrics(self.address)
 
 
 @contextmanager
 def running(sessions: int = 4, host: str = "127.0.0.1", token: str | None = None) -> Iterator[Running]:
     engine = Engine(reenactor(), finder(), Stamp("0" * 64, "demo"))
-    known = knowledge(DEMO, reenactor())
-    server = LiveServer(engine, Admission(0.1, 10, sessions), Metrics(), Recordings(), ["a note"], known)
+    notice = weights_notice(DEMO, reenactor())
+    server = LiveServer(engine, Admission(0.1, 10, sessions), Metrics(), Recordings(), ["a note"], notice)
     with bind(host, 0) as bound:
         uvicorn = make(server.application(host, token))
         thread = threading.Thread(target=uvicorn.run, kwargs={"sockets": [bound]})
@@ -103,7 +102,7 @@ class Visitor:
         self.socket: ClientConnection = self._opened.enter_context(
             connect(address, compression=None, max_size=None, **more)
         )
-        self.told: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
         self.results: list[ResultOut] = []
         self.hello = self.hear("hello", "refused", "waiting")
         if example is not None and self.hello["is"] == "hello":
@@ -128,10 +127,10 @@ class Visitor:
             if isinstance(message, bytes):
                 self.take(message)
                 continue
-            told = json.loads(message)
-            self.told.append(told)
-            if told["is"] in kinds and about in (None, told.get("about")):
-                return told
+            event = json.loads(message)
+            self.events.append(event)
+            if event["is"] in kinds and about in (None, event.get("about")):
+                return event
 
     def result(self, view: bool = False, shown: bool = True, seconds: float = 60) -> ResultOut:
         """The next result: of a frame, or any view."""
@@ -139,7 +138,7 @@ class Visitor:
         while True:
             message = self.socket.recv(timeout=max(0.01, until - time.monotonic()))
             if isinstance(message, str):
-                self.told.append(json.loads(message))
+                self.events.append(json.loads(message))
                 continue
             result = self.take(message, shown)
             if view or not result.view:

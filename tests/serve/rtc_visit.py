@@ -18,8 +18,6 @@ aiortc = pytest.importorskip("aiortc")
 
 
 WANTED = 8
-
-
 COUNTED: list[int] = []  # results that came over the WebSocket all the same
 
 
@@ -50,36 +48,45 @@ async def count(socket) -> None:
             await socket.send(write_shown(COUNTED[-1]))
 
 
+def new_peer():
+    return aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
+
+
+async def hear(socket, kind: str) -> dict:
+    """The next message of a kind."""
+    async for message in socket:
+        if isinstance(message, str) and (event := json.loads(message))["is"] == kind:
+            return event
+    raise AssertionError(f"no {kind}")
+
+
+async def answer_to(socket, sdp: object) -> dict:
+    """The server's answer to an offer."""
+    await socket.send(json.dumps({"do": "offer", "sdp": sdp}))
+    return await hear(socket, "answer")
+
+
 async def visit(port: int) -> tuple[list[np.ndarray], list, list[str]]:
     """Call the server, take pictures and numbers, hang up."""
     pictures: list[np.ndarray] = []
     numbers: list = []
     states: list[str] = []
     async with connect(f"ws://127.0.0.1:{port}/session", max_size=None) as socket:
-
-        async def hear(kind: str) -> dict:
-            async for message in socket:
-                if isinstance(message, str) and (told := json.loads(message))["is"] == kind:
-                    return told
-            raise AssertionError(f"no {kind}")
-
-        await hear("hello")
+        await hear(socket, "hello")
         await socket.send(json.dumps({"do": "example", "name": "head-1"}))
-        await hear("portrait")
-        await socket.send(json.dumps({"do": "offer", "sdp": "v=0\r\n"}))
-        refused = await hear("answer")
+        await hear(socket, "portrait")
+        refused = await answer_to(socket, "v=0\r\n")
         assert refused["sdp"] == ""
         assert "over a WebSocket" in refused["sentence"]
 
-        two = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
+        two = new_peer()
         for _ in range(2):  # nobody would read the second
             two.addTrack(Moving())
         await two.setLocalDescription(await two.createOffer())
-        await socket.send(json.dumps({"do": "offer", "sdp": two.localDescription.sdp}))
-        assert (await hear("answer"))["sdp"] == ""
+        assert (await answer_to(socket, two.localDescription.sdp))["sdp"] == ""
         await two.close()
 
-        peer = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
+        peer = new_peer()
         channel = peer.createDataChannel("numbers", ordered=False, maxRetransmits=0)
         channel.on("message", lambda data: numbers.append(read_result(data)))
         enough = asyncio.Event()
@@ -94,8 +101,7 @@ async def visit(port: int) -> tuple[list[np.ndarray], list, list[str]]:
         peer.on("connectionstatechange", lambda: states.append(peer.connectionState))
         peer.addTrack(Moving())
         await peer.setLocalDescription(await peer.createOffer())
-        await socket.send(json.dumps({"do": "offer", "sdp": peer.localDescription.sdp}))
-        answer = await hear("answer")
+        answer = await answer_to(socket, peer.localDescription.sdp)
         await peer.setRemoteDescription(aiortc.RTCSessionDescription(answer["sdp"], "answer"))
         twice = asyncio.create_task(count(socket))
         await asyncio.wait_for(enough.wait(), 60)

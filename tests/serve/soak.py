@@ -36,7 +36,7 @@ from triportrait.core.errors import InputError
 from triportrait.profiling.live.client import Client, driving_frames, get, metrics, url_of
 from triportrait.profiling.live.server_process import live_server, stop
 from triportrait.profiling.measurement import describe
-from triportrait.serve.live.engine import EXAMPLES, encode_jpeg
+from triportrait.serve.live.inference import EXAMPLES, encode_jpeg
 from triportrait.serve.live.messages import write_frame
 
 SHORT_S = 300  # a run below this shares its machine with other tests, and its fifths are too short for quiet medians
@@ -277,15 +277,15 @@ class Soak:
                 message = await line.recv()
                 if not isinstance(message, str):
                     continue
-                told = json.loads(message)
-                if told["is"] == "recorded":
+                event = json.loads(message)
+                if event["is"] == "recorded":
                     break
-                if told.get("about") == "wish":
-                    self.faults.append(f"records: {told['sentence']}")
+                if event.get("about") == "wish":
+                    self.faults.append(f"records: {event['sentence']}")
                     return
-            data = await asyncio.to_thread(_fetch, url_of(self.address, told["address"]))
+            data = await asyncio.to_thread(get, self.address, event["address"])
             with av.open(io.BytesIO(data)) as file:
-                if sum(1 for _ in file.decode(video=0)) != told["frames"]:
+                if sum(1 for _ in file.decode(video=0)) != event["frames"]:
                     self.faults.append("records: frames are missing")
 
     async def calls(self) -> None:
@@ -338,15 +338,15 @@ class Soak:
             )
 
     def _row(self, window_s: float = 5.0) -> Row:
-        found = metrics(self.address)
+        figures = metrics(self.address)
         now = time.monotonic()
         recent = [s.total for s in list(self.steady.record.samples) if now - s.at_s <= window_s]
         middle = statistics.median(recent) if recent else float("nan")
         worst = sorted(recent)[int(0.99 * (len(recent) - 1))] if recent else float("nan")
         return Row(
-            now - self.began, found["process_resident_memory_bytes"] / 1e6, int(found["process_open_fds"]),
-            int(found["triportrait_threads"]), int(found["triportrait_tasks"]),
-            int(found["triportrait_sessions_active"]),
+            now - self.began, figures["process_resident_memory_bytes"] / 1e6, int(figures["process_open_fds"]),
+            int(figures["triportrait_threads"]), int(figures["triportrait_tasks"]),
+            int(figures["triportrait_sessions_active"]),
             middle, worst, len(recent) / window_s,
         )  # fmt: skip
 
@@ -371,7 +371,7 @@ class Soak:
         short = self.seconds < SHORT_S
         most_growth = MOST_GROWTH_SHORT if short else MOST_GROWTH
         slower, slower_alone = (MOST_SLOWER_SHORT,) * 2 if short else (MOST_SLOWER, MOST_SLOWER_ALONE)
-        seen = self.steady.record
+        seen, health = self.steady.record, json.loads(get(self.address, "/healthz"))
         return [
             (f"memory of the last fifth: {100 * growth:+.1f} % over the first, at most "
              f"{100 * most_growth:+.0f}", growth <= most_growth),
@@ -386,22 +386,13 @@ class Soak:
             (f"open files: {after.files}, before {self.before.files}", after.files <= self.before.files + 2),
             (f"the session that behaves: {len(seen.samples)} results of {seen.sent} frames, the others replaced by "
              "newer ones", len(seen.samples) > self.seconds / 2),
-            (f"healthy at the end: {get(self.address, '/healthz').strip()}",
-             json.loads(get(self.address, "/healthz"))["ok"]),
+            (f"healthy at the end: {health}", health["ok"]),
             (f"faults: {len(self.faults)}" + "".join(f"; {fault}" for fault in self.faults[:5]), not self.faults),
         ]  # fmt: skip
 
 
 class _Full(Exception):
     """The server had no place."""
-
-
-def _fetch(address: str) -> bytes:
-    import urllib.request
-
-    with urllib.request.urlopen(address, timeout=30) as answer:
-        data: bytes = answer.read()
-    return data
 
 
 def soak(minutes: float, sessions: int, tell: Callable[[str], None]) -> bool:
@@ -433,8 +424,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--sessions", type=int, default=4)
-    given = parser.parse_args()
-    return 0 if soak(given.minutes, given.sessions, lambda line: print(line, flush=True)) else 1
+    options = parser.parse_args()
+    return 0 if soak(options.minutes, options.sessions, lambda line: print(line, flush=True)) else 1
 
 
 if __name__ == "__main__":

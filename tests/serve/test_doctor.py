@@ -72,7 +72,9 @@ def test_a_library_that_is_found_and_does_not_load(case, monkeypatch, tmp_path):
     assert not trial.loads
     library = next(one for one in doctor.LIBRARIES if one.name == "DeepSpeed")
     finding = doctor._with_trial(doctor.Finding(library.name, "ok", "0.19.8"), trial)
-    assert finding.verdict == verdict and said in finding.detail and finding.detail.isprintable(), finding
+    assert finding.verdict == verdict, finding
+    assert said in finding.detail, finding
+    assert finding.detail.isprintable(), finding
 
 
 def test_what_is_missing_has_its_command(untried, monkeypatch):
@@ -85,7 +87,8 @@ def test_what_is_missing_has_its_command(untried, monkeypatch):
         ("torch", "cpu"), ("xFormers", "xformers"), ("DALI", "dali"), ("live", "serve"), ("faces", "faces"),
         ("provenance", "provenance"), ("lpips", "train"),
     ):  # fmt: skip
-        assert rows[name].verdict == "missing" and f"pip install -e '.[{extra}]'" in rows[name].detail, rows[name]
+        assert rows[name].verdict == "missing", rows[name]
+        assert f"pip install -e '.[{extra}]'" in rows[name].detail, rows[name]
     assert rows["weights"].verdict == "none"
     assert not doctor.can_run(rows)
 

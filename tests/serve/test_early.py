@@ -35,7 +35,9 @@ def refused(run, monkeypatch, tmp_path):
             with as_whom or nullcontext():
                 code, said = run(*arguments)
         lines = [line for line in said.splitlines() if not line.startswith("source: ")]
-        assert code == 2 and len(lines) == 1 and lines[0].startswith("triportrait: "), said
+        assert code == 2, said
+        assert len(lines) == 1, said
+        assert lines[0].startswith("triportrait: "), said
         assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
         return lines[0]
 
@@ -107,7 +109,8 @@ def test_twelve_files_without_leading_zeros_drive_in_their_order(run, portrait_f
     monkeypatch.setattr(Reenactor, "views", lambda self, head, cameras: [head.crop])
     video = make(tmp_path / "twelve.mp4", [picture(i) for i in range(12)])
     code, said = run(portrait_file, video, tmp_path / "out.mp4", "--driving-params", root)
-    assert code == 0 and seen == list(range(12)), said
+    assert code == 0, said
+    assert seen == list(range(12)), said
 
 
 def test_the_intrinsics_of_the_driving_parameters_are_used(run, portrait_file, clip_folder, tmp_path, monkeypatch):

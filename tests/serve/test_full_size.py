@@ -28,4 +28,5 @@ def test_a_photograph_and_an_mp4_at_full_size(tmp_path):
     assert [frame.shape for frame in frames] == [(512, 3 * 512, 3)] * 2
     assert "the picture is noise" in done.stderr
     peak = re.search(r"peak memory: ([\d.]+) GB", done.stderr)
-    assert peak and float(peak[1]) < 8, done.stderr
+    assert peak, done.stderr
+    assert float(peak[1]) < 8, done.stderr

@@ -16,7 +16,7 @@ from triportrait.profiling.live.client import metrics
 from triportrait.profiling.live.server_process import live_server, stop
 from triportrait.serve.jobs import live as job
 from triportrait.serve.live import addresses
-from triportrait.serve.live.serving import bind
+from triportrait.serve.live.run_uvicorn import bind
 
 pytest.importorskip("fastapi")
 
@@ -52,8 +52,8 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(capsys, monkeypa
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        said = refused(capsys, "live", "--port", str(taken.getsockname()[1]))
-    assert "cannot be listened on (address already in use)" in said
+        output = refused(capsys, "live", "--port", str(taken.getsockname()[1]))
+    assert "cannot be listened on (address already in use)" in output
 
 
 def test_what_is_not_installed_is_said_with_the_command(capsys, monkeypatch):
@@ -70,8 +70,8 @@ def test_what_is_installed_and_does_not_load_is_said_with_its_reason(capsys, mon
     for name in [name for name in sys.modules if name.partition(".")[0] == "aiortc"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
-    said = refused(capsys, "live", "--port", "0")
-    assert "live: aiortc is installed but does not load (libopus.so.0: cannot open shared object file); `pip" in said
+    output = refused(capsys, "live", "--port", "0")
+    assert "live: aiortc is installed but does not load (libopus.so.0: cannot open shared object file); `pip" in output
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,10 @@ def test_a_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
 
 
 def test_addresses_that_are_printed_can_be_opened_from_elsewhere(monkeypatch):
-    own = ["10.0.0.5", "192.168.1.7", "2001:db8::7"]
-    monkeypatch.setattr(addresses, "own_addresses", lambda: own)
-    assert addresses.addresses_to_open("0.0.0.0") == own[:2]
-    assert addresses.addresses_to_open("::") == own
+    local = ["10.0.0.5", "192.168.1.7", "2001:db8::7"]
+    monkeypatch.setattr(addresses, "own_addresses", lambda: local)
+    assert addresses.addresses_to_open("0.0.0.0") == local[:2]
+    assert addresses.addresses_to_open("::") == local
     for host in ("127.0.0.1", "localhost", "10.0.0.5", "::1", "example.org"):
         assert addresses.addresses_to_open(host) == [host]
     monkeypatch.setattr(addresses, "own_addresses", lambda: [])
@@ -144,19 +144,19 @@ def test_it_serves_is_measured_and_stops(tmp_path, capsys, monkeypatch):
         out = tmp_path / "figures.json"
         options = ["--url", address, "--sessions", "2", "--seconds", "4", "--out", str(out)]
         assert cli.main(["profile", "live", *options]) == 0
-        said = capsys.readouterr().out
-        assert "| end to end |" in said
-        assert "2 sessions for 4 s" in said
-        assert "token" not in said
-        found = json.loads(out.read_text())
-        total = found["latency_ms"]["total"]
+        output = capsys.readouterr().out
+        assert "| end to end |" in output
+        assert "2 sessions for 4 s" in output
+        assert "token" not in output
+        figures = json.loads(out.read_text())
+        total = figures["latency_ms"]["total"]
         assert 0 < total["p50"] <= total["p90"] <= total["p99"]
-        assert total["p50"] > found["latency_ms"]["compute"]["p50"]
-        assert len(found["sessions_seen"]) == 2
-        assert all(s["fps"] > 0.5 for s in found["sessions_seen"])
-        assert found["server_MB"] > 100
-        assert found["commit"] is not None
-        assert "triportrait profile live" in found["command"]
+        assert total["p50"] > figures["latency_ms"]["compute"]["p50"]
+        assert len(figures["sessions_seen"]) == 2
+        assert all(s["fps"] > 0.5 for s in figures["sessions_seen"])
+        assert figures["server_MB"] > 100
+        assert figures["commit"] is not None
+        assert "triportrait profile live" in figures["command"]
         assert metrics(address)["triportrait_sessions_active"] == 0
         assert stop(server.process) < 8
         assert server.process.returncode == 0
@@ -175,16 +175,16 @@ def test_two_minutes_of_driving_do_not_grow(tmp_path, capsys):
     """The short form of the long latency run; other tests run beside it, so that latency may waver."""
     out = tmp_path / "figures.json"
     assert cli.main(["profile", "live", "--seconds", "120", "--out", str(out)]) == 0
-    said = capsys.readouterr().out
-    print(said)
-    found = json.loads(out.read_text())
-    assert [row["minute"] for row in found["over_time"]] == [1, 2]
-    assert "| 2 | " in said
-    (session,) = found["sessions_seen"]
+    output = capsys.readouterr().out
+    print(output)
+    figures = json.loads(out.read_text())
+    assert [row["minute"] for row in figures["over_time"]] == [1, 2]
+    assert "| 2 | " in output
+    (session,) = figures["sessions_seen"]
     assert session["dropped"] > 0
-    assert all(row["fps"] > 1 for row in found["over_time"])
-    assert found["latency_ms"]["total"]["p50"] < 1000, "lag: 115 ms where nothing runs beside it"
-    assert found["growth"]["memory"] < 1.05
+    assert all(row["fps"] > 1 for row in figures["over_time"])
+    assert figures["latency_ms"]["total"]["p50"] < 1000, "lag: 115 ms where nothing runs beside it"
+    assert figures["growth"]["memory"] < 1.05
 
 
 def test_growth_is_that_of_the_last_fifth_over_the_first():
@@ -206,7 +206,5 @@ def test_growth_is_that_of_the_last_fifth_over_the_first():
 
 
 def test_a_server_that_does_not_start_says_why():
-    from triportrait.core.errors import InputError
-
     with pytest.raises(InputError, match=r"did not start .*/nowhere"), live_server(["--weights", "/nowhere"]):
         pass

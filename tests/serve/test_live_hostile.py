@@ -22,20 +22,14 @@ from PIL import Image
 from websockets.sync.client import connect
 
 from tests.serve import bombs
-from tests.serve.live_in_process import Visitor, driving, eventually, running
-from triportrait.serve.live import decoding
-from triportrait.serve.live.decoding import Decoders
-from triportrait.serve.live.engine import encode_jpeg
+from tests.serve.live_in_process import Visitor, driving, eventually
+from triportrait.serve.live import decoder_pool
+from triportrait.serve.live.decoder_pool import DecoderPool
+from triportrait.serve.live.inference import encode_jpeg
 from triportrait.serve.live.messages import write_frame
 
 BOMB = bombs.scans(2000)
 FOR_EVER = [sys.executable, "-c", "import time; time.sleep(1000)"]
-
-
-@pytest.fixture(scope="module")
-def live():
-    with running() as server:
-        yield server
 
 
 def gaps(page: Visitor, seconds: float, first: int) -> list[float]:
@@ -71,9 +65,9 @@ def test_a_bomb_of_one_session_is_refused_at_once_and_another_s_results_go_on(li
                 one.socket.send(write_frame(1, 0.0, data[: 2 << 20]))
                 assert "at most 100 scans is wanted" in one.hear("notice", about="frame")["sentence"]
                 began = time.monotonic()
-                status, told = live.post(where, data)
+                status, answer = live.post(where, data)
                 assert status == 422
-                assert "at most 100 scans is wanted" in told["sentence"]
+                assert "at most 100 scans is wanted" in answer["sentence"]
                 assert time.monotonic() - began < 1.0, "0.001 s of it are the refusal, the rest is the way"
             one.socket.send(write_frame(2, 0.0, bombs.jpeg((640, 480), progressive=True)))
             assert "driving frame: a JPEG of one scan is wanted" in one.hear("notice", about="frame")["sentence"]
@@ -86,12 +80,14 @@ def test_a_bomb_of_one_session_is_refused_at_once_and_another_s_results_go_on(li
 def test_a_strip_is_refused_at_the_door(live):
     strip = bombs.jpeg((64, 65_000))
     with Visitor(live) as page:
-        status, told = live.post(f"/portrait?session={page.hello['session']}", strip)
-        wanted = "a picture at most 6 times as long as it is wide is wanted, 64 × 65000 px came; cut the face out of it"
+        status, answer = live.post(f"/portrait?session={page.hello['session']}", strip)
+        sentence = (
+            "a picture at most 6 times as long as it is wide is wanted, 64 × 65000 px came; cut the face out of it"
+        )
         assert status == 422
-        assert wanted in told["sentence"]
+        assert sentence in answer["sentence"]
         page.socket.send(write_frame(1, 0.0, strip))
-        assert wanted in page.hear("notice", about="frame")["sentence"]
+        assert sentence in page.hear("notice", about="frame")["sentence"]
 
 
 def test_a_driving_frame_is_decoded_without_what_its_pixels_do_not_need(live):
@@ -103,7 +99,7 @@ def test_a_driving_frame_is_decoded_without_what_its_pixels_do_not_need(live):
     out = encode_jpeg(image)
     marked = out[:2] + bombs.segment(0xE1, b"Exif\0\0" + exif.tobytes()[6:]) + out[2:]
     marked = marked[:2] + bombs.segment(0xE2, b"ICC_PROFILE\0\1\1" + b"x" * 60_000) + marked[2:]
-    from triportrait.serve.live.engine import decode_jpeg
+    from triportrait.serve.live.inference import decode_jpeg
     from triportrait.serve.media.pictures.decoding_cost import bare_jpeg
 
     assert len(bare_jpeg(marked)) < len(marked) - 60_000
@@ -115,10 +111,10 @@ def test_a_driving_frame_is_decoded_without_what_its_pixels_do_not_need(live):
 
 
 @pytest.fixture
-def decoders() -> Iterator[Decoders]:
-    made = Decoders(wall_s=0.5)
-    yield made
-    made.stop()
+def decoders() -> Iterator[DecoderPool]:
+    pool = DecoderPool(wall_s=0.5)
+    yield pool
+    pool.stop()
 
 
 def test_a_decoder_that_takes_too_long_is_ended_and_replaced(decoders, monkeypatch):
@@ -126,7 +122,7 @@ def test_a_decoder_that_takes_too_long_is_ended_and_replaced(decoders, monkeypat
 
     async def both() -> np.ndarray:
         with monkeypatch.context() as patch:
-            patch.setattr(decoding, "command", lambda: FOR_EVER)
+            patch.setattr(decoder_pool, "command", lambda: FOR_EVER)
             for future in decoders.start():
                 await asyncio.wrap_future(future)
         stuck = set(decoders._all)
@@ -155,7 +151,7 @@ decode_process.CPU_S = -1.0
 decode_process.decode = lambda body: [0 for _ in iter(int, 1)]
 decode_process.main()
 """
-    monkeypatch.setattr(decoding, "command", lambda: [sys.executable, "-c", code])
+    monkeypatch.setattr(decoder_pool, "command", lambda: [sys.executable, "-c", code])
     decoders._wall_s = 30.0
     with pytest.raises(Exception, match="portrait: this picture takes more than 10 s to decode"):
         asyncio.run(decoders.decode(b"x", 1280))
@@ -183,7 +179,7 @@ def test_an_upload_takes_the_place_of_the_one_before_and_nobody_else_waits(live)
             answers = []
             for count in range(6):
                 answers.append(uploading.submit(send, session.id))
-                eventually(lambda count=count: session.choice.asked == 2 + count)
+                eventually(lambda count=count: session.choice.requested == 2 + count)
             assert live.post(f"/portrait?session={two.hello['session']}", jpeg)[0] == 200
         finally:
             go.set()
@@ -211,10 +207,10 @@ def test_wishes_without_end_do_not_keep_frames_from_the_network(live):
 SERVER = """
 import sys, threading
 from triportrait import cli
-from triportrait.serve.live import decoding, transport_ws
-from triportrait.serve.live.engine import Engine
+from triportrait.serve.live import decoder_pool, transport_ws
+from triportrait.serve.live.inference import Engine
 transport_ws.decode_jpeg = lambda data: threading.Event().wait()
-decoding.command = lambda: [sys.executable, "-c", "import time; time.sleep(1000)"]
+decoder_pool.command = lambda: [sys.executable, "-c", "import time; time.sleep(1000)"]
 crop = Engine.crop_portrait
 def cropping(engine, image):
     found = crop(engine, image)
@@ -264,7 +260,7 @@ def test_a_signal_ends_the_server_within_three_seconds_whatever_its_decoders_and
 
 SMALL_SERVER = """
 import atexit
-from triportrait.serve.live.serving import bind, run
+from triportrait.serve.live.run_uvicorn import bind, run
 from triportrait.process import stops
 atexit.register(print, "clearing up", flush=True)
 async def app(scope, receive, send):

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import time
 
-import pytest
-
-from tests.serve.live_in_process import Visitor, driving, running
+from tests.serve.live_in_process import Visitor, driving
 from triportrait.serve.live import transport_ws
-from triportrait.serve.live.engine import encode_jpeg
+from triportrait.serve.live.inference import encode_jpeg
 from triportrait.serve.live.messages import write_frame
-
-
-@pytest.fixture(scope="module")
-def live():
-    with running() as server:
-        yield server
-
 
 HUGE, DEEP, HALF = "9" * 4000, "[" * 900 + "]" * 900, '"\\ud800"'
 WRONG = [  # what is done, and with which JSON
@@ -37,7 +28,9 @@ def test_numbers_and_values_of_any_kind_are_a_sentence_and_the_session_goes_on(l
         for text in (*TEXTS, "[" * 60_000, "null", "9" * 5000, f'{{"do": {HUGE}}}'):
             page.socket.send(text)
             sentence = page.hear("notice", "answer", seconds=10)["sentence"]
-            assert sentence and len(sentence) < 250 and "\n" not in sentence, text[:60]
+            assert sentence, text[:60]
+            assert len(sentence) < 250, text[:60]
+            assert "\n" not in sentence, text[:60]
         for number, clock in ((2**32 - 1, float("nan")), (0, float("inf")), (5, -1e308)):
             page.socket.send(write_frame(number, clock, encode_jpeg(driving())))
             assert page.result().number == number
@@ -48,10 +41,8 @@ def test_numbers_and_values_of_any_kind_are_a_sentence_and_the_session_goes_on(l
 
 def test_messages_without_end_are_read_no_faster_than_a_page_sends_them(live, monkeypatch):
     with Visitor(live) as page:
-        session = live.server.sessions[page.hello["session"]].session
         changes = []
-        touch = live.server.worker.touch
-        monkeypatch.setattr(live.server.worker, "touch", lambda one: (changes.append(one is session), touch(one)))
+        monkeypatch.setattr(live.server.worker, "settings_changed", changes.append)
         page.say(do="settings", yaw_deg=0)
         for i in range(4000):
             page.say(do="settings", yaw_deg=i % 40)

@@ -10,24 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from tests.serve.live_in_process import Visitor, driving, finder, pixels, reenactor, running
+from tests.serve.live_in_process import Visitor, driving, finder, pixels, reenactor
 from triportrait.core.weights import DEMO
 from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import AlignedFace
-from triportrait.serve.live.knowledge import knowledge
 from triportrait.serve.live.neutral import FIRST, SETTLED_S, STILL, STILL_S, NeutralWish
+from triportrait.serve.live.weights_notice import weights_notice
 from triportrait.serve.media.video.clips import open_clip
 from triportrait.serve.tracking_files import Tracking
 from triportrait.serve.weight_loading import RULE
 
 REAL = Path(__file__).parents[2] / "docs" / "demo" / "driving.mp4"
 needs_faces = pytest.mark.skipif(finder() is None, reason="needs mediapipe")
-
-
-@pytest.fixture(scope="module")
-def live():
-    with running() as server:
-        yield server
 
 
 @lru_cache(maxsize=1)
@@ -52,21 +46,22 @@ def follow(page: Visitor, frames: int, first: int = 1) -> bytes:
 
 def test_the_page_is_told_what_the_weights_know_before_a_face_drives(live):
     with Visitor(live, example=None) as page:
-        told = page.hello["weights"]
-        assert told["title"] == "Drawn heads only"
-        assert told["neutral"] is True
+        notice = page.hello["weights"]
+        assert notice["title"] == "Drawn heads only"
+        assert notice["neutral"] is True
         for part in ("never seen a person", "photo as portrait", "without its likeness", "face that drives is misread"):
-            assert part in told["sentence"]
-        assert "trained on photographs" in told["remedy"]
-        assert [line.split()[1] for line in told["commands"]] == ["convert", "convert", "live"]
-    assert "noise" in knowledge(RULE, reenactor()).sentence
-    assert knowledge(DEMO, reenactor()).sentence.startswith("The demo weights")
-    assert knowledge("runs/mine", reenactor()).sentence.startswith("These weights")  # trained here, on drawn heads too
+            assert part in notice["sentence"]
+        assert "trained on photographs" in notice["remedy"]
+        assert [line.split()[1] for line in notice["commands"]] == ["convert", "convert", "live"]
+    assert "noise" in weights_notice(RULE, reenactor()).sentence
+    assert weights_notice(DEMO, reenactor()).sentence.startswith("The demo weights")
+    trained_here = weights_notice("runs/mine", reenactor())  # on drawn heads, too
+    assert trained_here.sentence.startswith("These weights")
 
 
 def test_weights_that_read_real_faces_need_no_word(monkeypatch):
     monkeypatch.setattr(reenactor(), "motion_encoder", torch.nn.Identity())
-    assert knowledge("weights", reenactor()) is None
+    assert weights_notice("weights", reenactor()) is None
 
 
 @needs_faces
@@ -79,12 +74,12 @@ def test_a_real_face_shuts_the_eyes_until_one_of_its_pictures_counts_as_neutral(
         page.say(do="neutral", on=True, when=FIRST)
         assert page.hear("neutral") == {"is": "neutral", "on": False, "waits": FIRST, "by_itself": False}
         number = 6
-        while not (told := [m for m in page.told if m["is"] == "neutral" and m["by_itself"]]):
+        while not (chosen := [m for m in page.events if m["is"] == "neutral" and m["by_itself"]]):
             follow(page, 1, number)
             number += 1
             assert number < 100
-        assert told[0]["on"] is True
-        assert told[0]["waits"] == ""
+        assert chosen[0]["on"] is True
+        assert chosen[0]["waits"] == ""
         assert np.abs(eyes(follow(page, 2, number)) - open_eyes).mean() < 0.5 * shut
         page.say(do="neutral", on=False)  # undone
         assert page.hear("neutral")["on"] is False
@@ -157,4 +152,4 @@ def test_driving_heads_that_talk_are_never_still(live):
         for number in range(1, 25):
             page.frame(number, driving(f"head-{number % 3 + 2}"))
             page.result()
-        assert not [m for m in page.told if m["is"] == "neutral" and m["on"]]
+        assert not [m for m in page.events if m["is"] == "neutral" and m["on"]]

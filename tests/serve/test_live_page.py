@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.serve.chromium import BINARY, Chromium, Page
+from tests.serve.chromium import BINARY, Chromium, Page, write_camera
 from tests.serve.live_in_process import Visitor, finder, running
-from triportrait.serve.live import places
+from triportrait.serve.live import waiting_line
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="needs chromium")
 DEMO = Path(__file__).parents[2] / "docs" / "demo"
@@ -28,20 +28,10 @@ FOCUSED = "document.activeElement === document.body ? -1 : Number(document.activ
 
 
 @pytest.fixture(scope="module")
-def live():
-    with running() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def portrait_camera(tmp_path_factory) -> Path:
     """A camera before which a person holds still."""
-    path = tmp_path_factory.mktemp("camera") / "still.mjpeg"
-    picture = Image.new("RGB", (640, 480), (60, 60, 66))
-    picture.paste(Image.open(DEMO / "portrait.jpg").resize((380, 380)), (130, 50))
-    picture.save(path, "JPEG", quality=90)
-    path.write_bytes(path.read_bytes() * 30)
-    return path
+    head = Image.open(DEMO / "portrait.jpg").resize((380, 380))
+    return write_camera(tmp_path_factory.mktemp("camera") / "still.mjpeg", [(head, (130, 50))] * 30)
 
 
 def opened(browser: Chromium, address: str) -> Page:
@@ -51,15 +41,6 @@ def opened(browser: Chromium, address: str) -> Page:
     page.wait("document.getElementById('state').innerText.startsWith('connected')")
     page.wait("Number(document.body.dataset.results) >= 2", 60)
     return page
-
-
-def says(page: Page, sentence: str) -> None:
-    page.wait(f"document.getElementById('notices').innerText.includes({sentence!r})")
-
-
-def goes_on(page: Page, count: int = 3) -> None:
-    shown = page.run("Number(document.body.dataset.results || 0)")
-    page.wait(f"Number(document.body.dataset.results) >= {shown + count}", 60)
 
 
 def pressed(page: Page) -> list[str]:
@@ -75,19 +56,15 @@ def test_everything_has_a_name_of_its_own_and_is_reached_and_used_by_keys(live, 
 
         named = page.named()
         names = [name for _, name in named]
-        assert all(names) and len(set(names)) == len(names), named
+        assert all(names), named
+        assert len(set(names)) == len(names), named
         roles = [role for role, _ in named]
-        assert roles.count("slider") == 5 and roles.count("checkbox") == 3 and "application" in roles, named
-        for name in (
-            "Your photo",
-            "Camera",
-            "Example",
-            "File",
-            "Turn left or right",
-            "Record",
-            "photo 1, portrait.jpg",
-        ):
-            assert name in names, named  # the upload keeps its name with a portrait beside it
+        assert roles.count("slider") == 5, named
+        assert roles.count("checkbox") == 3, named
+        assert "application" in roles, named
+        # The upload keeps its name with a portrait beside it.
+        shown = {"Your photo", "Camera", "Example", "File", "Turn left or right", "Record", "photo 1, portrait.jpg"}
+        assert shown <= set(names), named
         labels = "[...document.querySelectorAll('input:not([type=file])')].map(input => input.labels.length)"
         assert page.run(labels) == [1] * 9
         assert page.run("document.querySelectorAll('output, [aria-live], [role=status], [role=alert]').length") == 1
@@ -140,33 +117,33 @@ def test_what_is_refused_leaves_what_runs(live, portrait_camera, tmp_path):
         def unharmed() -> None:
             assert pressed(page) == ["head-1", "clip"]
             assert page.run("document.getElementById('crop').src") == crop
-            goes_on(page)
+            page.goes_on()
 
-        page.run("document.getElementById('camera').click()")
-        says(page, "The camera was refused")
+        page.click("camera")
+        page.says("The camera was refused")
         unharmed()
         page.choose("#driving-file", tmp_path / "text.mp4")
-        says(page, "cannot play that file")
+        page.says("cannot play that file")
         unharmed()
         page.choose("#portrait-file", tmp_path / "tiny.png")
-        says(page, "at least 64 px")
+        page.says("at least 64 px")
         unharmed()
         page.run("Element.prototype.requestFullscreen = () => Promise.reject(new TypeError())")
-        page.run("document.getElementById('full').click()")
-        says(page, "refuses the full screen")
+        page.click("full")
+        page.says("refuses the full screen")
 
-        page.run("document.getElementById('record').click()")
+        page.click("record")
         page.wait("document.getElementById('record').classList.contains('on')")
-        goes_on(page)
+        page.goes_on()
         page.run("document.querySelector('[data-name=head-2]').click()")
-        says(page, "a recording runs".capitalize().replace("A r", "a r"))
+        page.says("a recording runs".capitalize().replace("A r", "a r"))
         unharmed()
-        page.run("document.getElementById('record').click()")
+        page.click("record")
         page.wait("!document.getElementById('recorded').hidden", 60)
         live.server.recordings.begin, begin = lambda *_: 1 / 0, live.server.recordings.begin
         try:
-            page.run("document.getElementById('record').click()")
-            says(page, "failed on the server")
+            page.click("record")
+            page.says("failed on the server")
         finally:
             live.server.recordings.begin = begin
         assert page.run("document.getElementById('recorded').checkVisibility()")  # the last one is still on offer
@@ -186,16 +163,16 @@ def test_a_real_face_opens_its_eyes_once_it_counts_as_neutral(live, portrait_cam
         page = opened(browser, live.address)
 
         def seen() -> np.ndarray:
-            goes_on(page, 6)
+            page.goes_on(6)
             return np.array(page.run(eyes), float)
 
         def strength(value: float) -> None:
             page.run(f"(s => {{ s.value = {value}; s.oninput(); }})(document.getElementById('motion_strength'))")
 
-        page.run("document.getElementById('camera').click()")
-        says(page, "relax your face for a second")
+        page.click("camera")
+        page.says("relax your face for a second")
         page.wait(neutral)
-        says(page, "counts as neutral now")
+        page.says("counts as neutral now")
         opened_eyes = seen()
         strength(0)
         at_rest = seen()
@@ -204,7 +181,7 @@ def test_a_real_face_opens_its_eyes_once_it_counts_as_neutral(live, portrait_cam
         page.wait(f"!{neutral}")
         shut = np.abs(seen() - at_rest).mean()
         assert np.abs(opened_eyes - at_rest).mean() < 0.5 * shut
-        page.run("document.getElementById('neutral').click()")
+        page.click("neutral")
         page.wait(neutral)
         assert np.abs(seen() - at_rest).mean() < 0.5 * shut
         page.run("document.querySelector('[data-name=head-2]').click()")  # it is the same face still
@@ -216,17 +193,17 @@ def test_a_real_face_opens_its_eyes_once_it_counts_as_neutral(live, portrait_cam
         page.wait(f"!{neutral}")
         page.run("document.querySelector('[data-name=head-1]').click()")
         page.wait("document.querySelector('[data-name=head-1]').ariaPressed === 'true'")
-        goes_on(page, 10)
+        page.goes_on(10)
         assert page.run(neutral) is False
 
-        page.run("document.getElementById('camera').click()")
+        page.click("camera")
         page.wait(neutral)
         page.run("document.getElementById('driving').srcObject.getTracks()[0].dispatchEvent(new Event('ended'))")
-        says(page, "The camera has gone")
+        page.says("The camera has gone")
         page.wait(f"!{neutral}")  # what was neutral was another face's
         page.run("document.querySelector('#notices button').click()")  # use the example
         page.wait("document.getElementById('clip').ariaPressed === 'true'")
-        goes_on(page)
+        page.goes_on()
         assert not page.errors
 
 
@@ -245,7 +222,7 @@ def test_an_ended_session_is_said_and_goes_on_by_any_key(live, tmp_path):
         assert page.run(CURTAIN)
         page.press("ArrowUp")
         page.wait("document.getElementById('state').innerText.startsWith('connected')")
-        goes_on(page)
+        page.goes_on()
         assert not page.run(CURTAIN)
         assert page.run(USABLE) > 15
         assert not page.errors
@@ -263,7 +240,7 @@ def test_a_page_waits_for_its_place_and_begins_by_itself(tmp_path, monkeypatch):
             assert page.run(USABLE) == 0
             assert page.run(CURTAIN)
             assert [name for role, name in page.named() if role == "button"] == ["What is this?"]
-            monkeypatch.setattr(places, "MOST_WAITING", 1)
+            monkeypatch.setattr(waiting_line, "MOST_WAITING", 1)
             second = browser.page()
             second.open(full.address)
             second.wait("document.getElementById('curtain').innerText.includes('Try again now')")  # too many wait
@@ -271,9 +248,9 @@ def test_a_page_waits_for_its_place_and_begins_by_itself(tmp_path, monkeypatch):
         page.wait("document.getElementById('state').innerText.startsWith('connected')")  # the place is free
         assert page.run("document.title").startswith("Your turn")  # the other tab is in front
         page.call("Page.bringToFront")
-        goes_on(page)
+        page.goes_on()
         assert not page.run(CURTAIN)
         assert page.run(USABLE) > 15
         assert not page.errors
-        second.run("document.getElementById('curtain-go').click()")
+        second.click("curtain-go")
         second.wait("document.getElementById('curtain').innerText.includes('you are next')")

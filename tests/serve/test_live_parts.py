@@ -17,24 +17,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.serve.bombs import chunk
 from triportrait.core.errors import InputError
 from triportrait.core.log_lines import JsonLines
 from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import AlignedFace
-from triportrait.serve.live import messages, serving, uploads
+from triportrait.serve.live import messages, run_uvicorn, uploads
 from triportrait.serve.live.admission import Admission
-from triportrait.serve.live.budget import Budget
-from triportrait.serve.live.engine import decode_jpeg, encode_jpeg, example_picture, examples
+from triportrait.serve.live.byte_ranges import UnsatisfiableError, requested_range
 from triportrait.serve.live.guard import COOKIE, Guard, is_loopback
-from triportrait.serve.live.newest import Newest
-from triportrait.serve.live.ranges import UnsatisfiableError, asked_range
+from triportrait.serve.live.inference import decode_jpeg, encode_jpeg, example_picture, examples
+from triportrait.serve.live.latest_slot import LatestSlot
+from triportrait.serve.live.rate_limit import TokenBucket
 from triportrait.serve.live.recording import MOST_KEPT, Recordings
 from triportrait.serve.live.settings import RANGES, Settings
 from triportrait.serve.tracking_files import Tracking
 
 
 def test_the_newest_wins_and_what_was_lost_is_counted():
-    slot: Newest[int] = Newest()
+    slot: LatestSlot[int] = LatestSlot()
     assert slot.take() is None
     assert not slot
     assert [slot.put(i) for i in range(5)] == [False, True, True, True, True]
@@ -45,7 +46,7 @@ def test_the_newest_wins_and_what_was_lost_is_counted():
 
 
 def test_a_slot_loses_nothing_uncounted_between_threads():
-    slot: Newest[int] = Newest()
+    slot: LatestSlot[int] = LatestSlot()
     taken: list[int] = []
     over = threading.Event()
 
@@ -77,9 +78,9 @@ def test_sessions_fit_while_their_frames_take_the_device_s_time_less_a_tenth():
     assert f"try again in {refusal.retry_s} s" in refusal.sentence
     assert 5 <= refusal.retry_s <= 120
     assert "would slow them below" in refusal.sentence
-    told = Admission(0.01, 10, 1)
-    assert told.enter() is None
-    refusal = told.enter()
+    limited = Admission(0.01, 10, 1)
+    assert limited.enter() is None
+    refusal = limited.enter()
     assert refusal is not None
     assert "1 session is running and it was told to take no more than 1" in refusal.sentence
     admission.leave(20.0)
@@ -92,7 +93,7 @@ def test_one_session_always_fits_and_slower_frames_let_fewer_in():
     for _ in range(500):
         admission.measured(0.010)
     assert admission.capacity == 3
-    assert Admission(frame_s=3.0, pace_fps=30, most=4).capacity == 4
+    assert Admission(frame_s=3.0, pace_fps=30, max_sessions=4).capacity == 4
 
 
 def test_settings_are_taken_as_numbers_in_range_and_nothing_else():
@@ -169,10 +170,6 @@ def test_a_driving_frame_must_be_a_jpeg_of_a_sane_size():
 
 def png_bomb(side: int) -> bytes:
     """A PNG of side x side black pixels in few bytes."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
@@ -241,7 +238,7 @@ def test_an_upload_that_stalls_is_given_up(monkeypatch):
     assert refused.value.status == 408
 
 
-def asked(guard_host: str, token: str | None, kind: str = "http", method: str = "GET", path: str = "/", query: str = "",
+def visit(guard_host: str, token: str | None, kind: str = "http", method: str = "GET", path: str = "/", query: str = "",
           **headers: str) -> tuple[int, dict[str, str]]:  # fmt: skip
     """What the guard does with a request: the status (200: let in) and the headers of the answer."""
     sent: list[dict] = []
@@ -273,57 +270,57 @@ LOCAL = "127.0.0.1:8000"
 
 def test_only_names_of_this_machine_open_a_server_that_is_bound_to_it():
     for host in (LOCAL, "localhost:8000", "[::1]:8000", "127.8.9.1"):
-        assert asked("127.0.0.1", None, host=host)[0] == 200
+        assert visit("127.0.0.1", None, host=host)[0] == 200
     for host in ("evil.example:8000", "127.0.0.1.evil.example", "", "192.168.1.7:8000", "localhost.evil.example"):
-        assert asked("127.0.0.1", None, host=host)[0] == 421
+        assert visit("127.0.0.1", None, host=host)[0] == 421
     odd = ("evil.com@127.0.0.1", "127.0.0.1#x", "127.0.0.1/evil.com", "127.0.0.1?x", "a:b@localhost", "localhost:",
            "localhost:99999", "localhost:8000:1", "127.0.0.1\\x", "[::1", "::1", "localhost:8e")  # fmt: skip
     for host in odd:
-        assert asked("127.0.0.1", None, host=host)[0] == asked("0.0.0.0", None, host=host)[0] == 400, host
-        assert asked("127.0.0.1", None, host=LOCAL, origin=f"http://{host}")[0] in (400, 403), host
-    assert asked("127.0.0.1", None, host=LOCAL, origin=f"http://{LOCAL}/")[0] == 400
-    assert asked("0.0.0.0", None, host="")[0] == 400
-    assert asked("127.0.0.1", None, host="[")[0] == asked("127.0.0.1", None, host=LOCAL, origin="http://[")[0] == 400
+        assert visit("127.0.0.1", None, host=host)[0] == visit("0.0.0.0", None, host=host)[0] == 400, host
+        assert visit("127.0.0.1", None, host=LOCAL, origin=f"http://{host}")[0] in (400, 403), host
+    assert visit("127.0.0.1", None, host=LOCAL, origin=f"http://{LOCAL}/")[0] == 400
+    assert visit("0.0.0.0", None, host="")[0] == 400
+    assert visit("127.0.0.1", None, host="[")[0] == visit("127.0.0.1", None, host=LOCAL, origin="http://[")[0] == 400
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
 def test_other_sites_are_refused(kind):
     ask = {"kind": kind, "method": "POST", "host": LOCAL}
-    assert asked("127.0.0.1", None, **ask, origin=f"http://{LOCAL}")[0] == 200
-    assert asked("127.0.0.1", None, **ask)[0] == 200  # no browser
+    assert visit("127.0.0.1", None, **ask, origin=f"http://{LOCAL}")[0] == 200
+    assert visit("127.0.0.1", None, **ask)[0] == 200  # no browser
     for origin in ("https://evil.example", "null", "http://127.0.0.1:9000", "http://localhost:8000"):
-        assert asked("127.0.0.1", None, **ask, origin=origin)[0] == 403
-    assert asked("127.0.0.1", None, **ask, sec_fetch_site="cross-site")[0] == 403
-    assert asked("127.0.0.1", None, **ask, sec_fetch_site="same-site")[0] == 403
+        assert visit("127.0.0.1", None, **ask, origin=origin)[0] == 403
+    assert visit("127.0.0.1", None, **ask, sec_fetch_site="cross-site")[0] == 403
+    assert visit("127.0.0.1", None, **ask, sec_fetch_site="same-site")[0] == 403
 
 
 def test_without_the_token_nothing_opens_but_the_health():
     host = {"host": "192.168.1.7:8000"}
     right, wrong = "correct-horse", "correct-hors"
     for path in ("/", "/live.js", "/metrics", "/portrait", "/recordings/x"):
-        assert asked("0.0.0.0", right, path=path, **host)[0] == 401
-    assert asked("0.0.0.0", right, "websocket", path="/session", **host)[0] == 401
-    assert asked("0.0.0.0", right, path="/healthz", **host)[0] == 200
-    assert asked("0.0.0.0", right, query=f"token={wrong}", **host)[0] == 401
-    assert asked("0.0.0.0", right, path="/metrics", query=f"token={right}", **host)[0] == 401
-    assert asked("0.0.0.0", right, **host, authorization=f"Bearer {wrong}")[0] == 401
-    assert asked("0.0.0.0", right, **host, authorization=f"Bearer {right}")[0] == 200
-    status, headers = asked("0.0.0.0", right, query=f"token={right}", **host)
+        assert visit("0.0.0.0", right, path=path, **host)[0] == 401
+    assert visit("0.0.0.0", right, "websocket", path="/session", **host)[0] == 401
+    assert visit("0.0.0.0", right, path="/healthz", **host)[0] == 200
+    assert visit("0.0.0.0", right, query=f"token={wrong}", **host)[0] == 401
+    assert visit("0.0.0.0", right, path="/metrics", query=f"token={right}", **host)[0] == 401
+    assert visit("0.0.0.0", right, **host, authorization=f"Bearer {wrong}")[0] == 401
+    assert visit("0.0.0.0", right, **host, authorization=f"Bearer {right}")[0] == 200
+    status, headers = visit("0.0.0.0", right, query=f"token={right}", **host)
     assert status == 303
     assert headers["location"] == "/"
     cookie = headers["set-cookie"]
     assert "HttpOnly" in cookie
     assert "SameSite=Strict" in cookie
     assert cookie.startswith(f"{COOKIE}_8000=") and right not in cookie, "another server of this host is sent it, too"
-    assert asked("0.0.0.0", right, host="192.168.1.7:9000", cookie=cookie.split(";")[0])[0] == 401
-    assert asked("0.0.0.0", right, "websocket", path="/session", **host, cookie=cookie.split(";")[0])[0] == 200
-    assert asked("0.0.0.0", right, **host, cookie=f"{COOKIE}_8000={wrong}")[0] == 401
-    assert asked("0.0.0.0", right, **host, cookie=f"{COOKIE}_8000=\xe9")[0] == 401
-    assert asked("0.0.0.0", right, **host, cookie='a="; x')[0] == 401
+    assert visit("0.0.0.0", right, host="192.168.1.7:9000", cookie=cookie.split(";")[0])[0] == 401
+    assert visit("0.0.0.0", right, "websocket", path="/session", **host, cookie=cookie.split(";")[0])[0] == 200
+    assert visit("0.0.0.0", right, **host, cookie=f"{COOKIE}_8000={wrong}")[0] == 401
+    assert visit("0.0.0.0", right, **host, cookie=f"{COOKIE}_8000=\xe9")[0] == 401
+    assert visit("0.0.0.0", right, **host, cookie='a="; x')[0] == 401
 
 
 def test_every_answer_forbids_what_the_page_does_not_need():
-    for status, headers in (asked("127.0.0.1", None, host=LOCAL), asked("127.0.0.1", None, host="evil.example")):
+    for status, headers in (visit("127.0.0.1", None, host=LOCAL), visit("127.0.0.1", None, host="evil.example")):
         assert "default-src 'none'" in headers["content-security-policy"], status
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
@@ -352,30 +349,30 @@ def test_what_is_no_face_moves_nobody():
 
 def test_ranges_are_answered_as_the_standard_says():
     size = 684_648
-    assert asked_range("bytes=0-0", size) == (0, 0)
-    assert asked_range("bytes=5-", size) == (5, size - 1)
-    assert asked_range("bytes=-5", size) == (size - 5, size - 1)
-    assert asked_range("bytes=-999999999", size) == (
+    assert requested_range("bytes=0-0", size) == (0, 0)
+    assert requested_range("bytes=5-", size) == (5, size - 1)
+    assert requested_range("bytes=-5", size) == (size - 5, size - 1)
+    assert requested_range("bytes=-999999999", size) == (
         0,
         size - 1,
     )
-    assert asked_range(f"bytes=5-{10**40}", size) == (5, size - 1)
-    assert asked_range("Bytes= 1-2 ", size) == (1, 2)
-    assert asked_range("bytes=" + "0" * 5000 + "1-2", size) == (1, 2)
+    assert requested_range(f"bytes=5-{10**40}", size) == (5, size - 1)
+    assert requested_range("Bytes= 1-2 ", size) == (1, 2)
+    assert requested_range("bytes=" + "0" * 5000 + "1-2", size) == (1, 2)
     for ignored in ("", "bytes=5-2", "bytes=0-1,4-5", "bytes=x-y", "bytes=--5", "bytes=", "bytes=-", "items=0-1", "0-1",
                     "bytes=\u00b2-3", "bytes=1.5-2", "bytes=+1-2", "bytes=1-2-3"):  # fmt: skip
-        assert asked_range(ignored, size) is None, ignored
+        assert requested_range(ignored, size) is None, ignored
     for behind in (f"bytes={size}-", "bytes=-0", "bytes=" + "9" * 5000 + "-", f"bytes={size}-{size + 1}"):
         with pytest.raises(UnsatisfiableError):
-            asked_range(behind, size)
+            requested_range(behind, size)
 
 
 def test_what_is_asked_for_too_often_has_to_wait():
-    budget = Budget(10.0, 3.0)
+    budget = TokenBucket(10.0, 3.0)
     assert [budget.take() for _ in range(4)] == [True] * 3 + [False]
     assert budget.spend() > 0
     assert budget.spend() > 0.1
-    assert Budget(10.0, 3.0).spend() == 0
+    assert TokenBucket(10.0, 3.0).spend() == 0
 
 
 def test_recordings_of_one_session_do_not_push_another_s_out(tmp_path):
@@ -406,12 +403,12 @@ def test_one_address_does_not_take_all_connections():
         def __init__(self, host: str) -> None:
             self.client = (host, 1)
 
-    lines = [Line("10.0.0.1") for _ in range(serving.MOST_OF_ADDRESS)]
-    assert serving._has_room(("10.0.0.1", 2), lines)
-    assert serving._has_room(("10.0.0.2", 2), lines * 2)
-    assert not serving._has_room(("10.0.0.1", 2), lines * 2)
-    assert serving._has_room(("127.0.0.1", 2), [Line("127.0.0.1")] * 300), "a proxy stands before all"
-    assert serving._has_room(("::ffff:127.0.0.1", 2), [Line("::ffff:127.0.0.1")] * 300)
+    lines = [Line("10.0.0.1") for _ in range(run_uvicorn.MOST_OF_ADDRESS)]
+    assert run_uvicorn._has_room(("10.0.0.1", 2), lines)
+    assert run_uvicorn._has_room(("10.0.0.2", 2), lines * 2)
+    assert not run_uvicorn._has_room(("10.0.0.1", 2), lines * 2)
+    assert run_uvicorn._has_room(("127.0.0.1", 2), [Line("127.0.0.1")] * 300), "a proxy stands before all"
+    assert run_uvicorn._has_room(("::ffff:127.0.0.1", 2), [Line("::ffff:127.0.0.1")] * 300)
 
 
 def test_half_a_character_in_a_log_is_written_as_its_escape():

@@ -12,17 +12,11 @@ import av
 import numpy as np
 import pytest
 
-from tests.serve.live_in_process import Visitor, driving, eventually, pixels, running
-from triportrait.serve.live.engine import EXAMPLES, encode_jpeg
+from tests.serve.live_in_process import Visitor, driving, eventually, pixels
+from triportrait.serve.live.inference import EXAMPLES, encode_jpeg
 from triportrait.serve.live.recording import Recording
 from triportrait.serve.media.provenance.manifest import installed, read_manifest
 from triportrait.serve.media.provenance.stamp import Stamp
-
-
-@pytest.fixture(scope="module")
-def live():
-    with running() as server:
-        yield server
 
 
 def test_a_recording_decodes_and_only_its_own_name_finds_it(live, tmp_path):
@@ -103,15 +97,15 @@ def test_the_portrait_that_was_asked_for_last_is_shown(live):
     with Visitor(live) as page, ThreadPoolExecutor(1) as uploading:
         session = live.server.sessions[page.hello["session"]].session
         answer = uploading.submit(live.post, f"/portrait?session={session.id}", slow())
-        eventually(lambda: session.choice.asked == 2)
+        eventually(lambda: session.choice.requested == 2)
         page.say(do="example", name="head-3")
         page.hear("portrait")
         go.set()
-        status, told = answer.result(30)
+        status, body = answer.result(30)
         assert status == 422
-        assert "another one was chosen meanwhile" in told["sentence"]
-        wanted = hashlib.sha256((EXAMPLES / "head-3.jpg").read_bytes()).hexdigest()
-        assert session.portrait.stamp.claim.source_sha256 == wanted
+        assert "another one was chosen meanwhile" in body["sentence"]
+        sha256 = hashlib.sha256((EXAMPLES / "head-3.jpg").read_bytes()).hexdigest()
+        assert session.portrait.stamp.claim.source_sha256 == sha256
 
 
 def test_a_later_portrait_that_is_refused_outdates_none(live, slow_portraits):
@@ -120,14 +114,14 @@ def test_a_later_portrait_that_is_refused_outdates_none(live, slow_portraits):
         session = live.server.sessions[page.hello["session"]].session
         slow_portraits.clear()
         page.say(do="example", name="head-3")
-        eventually(lambda: session.choice.asked == 2)
-        status, told = live.post(f"/portrait?session={session.id}", b"no picture")
+        eventually(lambda: session.choice.requested == 2)
+        status, body = live.post(f"/portrait?session={session.id}", b"no picture")
         assert status == 422
-        assert "not a picture that can be read" in told["sentence"]
+        assert "not a picture that can be read" in body["sentence"]
         slow_portraits.set()
         page.hear("portrait")
-        wanted = hashlib.sha256((EXAMPLES / "head-3.jpg").read_bytes()).hexdigest()
-        assert session.portrait.stamp.claim.source_sha256 == wanted
+        sha256 = hashlib.sha256((EXAMPLES / "head-3.jpg").read_bytes()).hexdigest()
+        assert session.portrait.stamp.claim.source_sha256 == sha256
 
 
 def test_a_recording_holds_no_picture_of_the_portrait_before(live, monkeypatch):
@@ -165,7 +159,7 @@ def test_a_recording_holds_no_picture_of_the_portrait_before(live, monkeypatch):
 
 
 def test_a_recording_that_cannot_be_written_is_said_and_the_session_goes_on(live, monkeypatch):
-    def fails(*given):
+    def fails(*arguments):
         raise ValueError("times must not fall")
 
     with Visitor(live) as page:

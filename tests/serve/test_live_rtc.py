@@ -11,7 +11,7 @@ import numpy as np
 from websockets.asyncio.client import connect
 
 from tests.serve.live_in_process import running
-from tests.serve.rtc_visit import COUNTED, WANTED, Moving, aiortc, visit
+from tests.serve.rtc_visit import COUNTED, WANTED, Moving, aiortc, new_peer, visit
 
 
 def test_pictures_go_both_ways_and_the_numbers_beside_them():
@@ -46,19 +46,19 @@ def test_pictures_that_are_too_large_end_it_before_one_is_decoded(monkeypatch):
 
     async def call(port: int) -> list[dict]:
         """What is said until WebRTC is told off, and for two seconds more."""
-        told: list[dict] = []
+        events: list[dict] = []
         off = asyncio.Event()
         async with connect(f"ws://127.0.0.1:{port}/session", max_size=None) as socket:
-            peer = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
+            peer = new_peer()
 
             async def hear() -> None:
                 async for message in socket:
                     if isinstance(message, bytes):
                         continue
-                    told.append(json.loads(message))
-                    if told[-1]["is"] == "answer":
-                        await peer.setRemoteDescription(aiortc.RTCSessionDescription(told[-1]["sdp"], "answer"))
-                    if told[-1] == {"is": "rtc", "state": "failed"}:
+                    events.append(json.loads(message))
+                    if events[-1]["is"] == "answer":
+                        await peer.setRemoteDescription(aiortc.RTCSessionDescription(events[-1]["sdp"], "answer"))
+                    if events[-1] == {"is": "rtc", "state": "failed"}:
                         off.set()
 
             hearing = asyncio.create_task(hear())
@@ -70,13 +70,13 @@ def test_pictures_that_are_too_large_end_it_before_one_is_decoded(monkeypatch):
             hearing.cancel()
             await asyncio.gather(hearing, return_exceptions=True)
             await peer.close()
-            return told
+            return events
 
     with running() as live:
-        told = asyncio.run(call(live.port))
-        said = [one["sentence"] for one in told if one.get("about") == "transport"]
-        assert len(said) == 1
-        assert "more than 4096 x 2160 pixels" in said[0]
+        events = asyncio.run(call(live.port))
+        sentences = [one["sentence"] for one in events if one.get("about") == "transport"]
+        assert len(sentences) == 1
+        assert "more than 4096 x 2160 pixels" in sentences[0]
         assert max(widths) <= 128, "only the server's own pictures are"
         left(live)
 

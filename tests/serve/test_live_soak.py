@@ -6,7 +6,7 @@ from tests.serve.soak import soak
 
 
 def test_the_server_outlives_sessions_that_misbehave():
-    said: list[str] = []
-    held = soak(2.0, 4, said.append)
-    print("\n".join(said))
-    assert held, "\n".join(said)
+    lines: list[str] = []
+    held = soak(2.0, 4, lines.append)
+    print("\n".join(lines))
+    assert held, "\n".join(lines)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from tests.serve.bombs import chunk
 from tests.serve.making import as_a_stranger
 from triportrait.core.errors import InputError
 from triportrait.serve.media.pictures.file_type import kind_of
@@ -49,10 +50,6 @@ def _sentence(path: Path) -> str:
 
 def _png(path: Path, width: int, height: int, bits: int, colour: int, rows: bytes) -> None:
     """Write a PNG by hand: Pillow writes no 16-bit RGB."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)

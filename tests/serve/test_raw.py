@@ -22,7 +22,7 @@ from triportrait.serve.media.pictures.picture_file import read_picture
 from triportrait.serve.reenactor import Controls, Reenactor
 from triportrait.serve.tracking_files import OF_98, TrackedFolder, read_landmarks
 from triportrait.serve.weight_loading import load_weights
-from triportrait.train.data.clips import write_clips
+from triportrait.train.data.head_videos import write_clips
 
 FRAMES = 8
 
@@ -64,7 +64,8 @@ def test_an_off_centre_face_drives_as_one_that_fills_the_frame(demo, head, portr
     out = tmp_path / "out.mkv"
     given = ("--source-params", tmp_path, "--driving-params", folder)
     code, said = demo(portrait, video, out, *given, "--side-by-side")
-    assert code == 0 and "landmarks" not in said, said
+    assert code == 0, said
+    assert "landmarks" not in said, said
     _, driving, result = np.split(frames_of(out).astype(int), 3, axis=2)
     assert len(result) == FRAMES
     assert sound_packets(out)[:5] == sound_packets(video)[:5] != []
@@ -77,7 +78,8 @@ def test_a_clip_of_a_head_knows_its_own_landmarks(demo, clips, tmp_path, monkeyp
     follow = FaceTracker.follow
     monkeypatch.setattr(FaceTracker, "follow", lambda *given: seen.append(follow(*given)) or seen[-1])
     code, said = demo(clips / "clip_000000.mp4", clips / "clip_000001.mp4", tmp_path / "out.mkv", "--no-smooth")
-    assert code == 0 and "no landmarks" not in said, said
+    assert code == 0, said
+    assert "no landmarks" not in said, said
     with np.load(clips / "clip_000001.npz") as truth:
         marks, camera, neck = truth["landmarks"], truth["world_from_camera"][:3, :3], truth["neck"]
     assert len(seen) == len(marks)
@@ -96,7 +98,9 @@ def test_landmarks_of_another_picture_are_refused(demo, head, portrait, tmp_path
     for wrong in (points * 30, points + 3000):
         np.save(file, wrong)
         code, said = demo(portrait, video, tmp_path / "o.mkv", "--source-params", tmp_path, "--driving-params", folder)
-        assert code == 2 and "head.png: expected landmarks of this picture" in said and "128 x 128 px" in said, said
+        assert code == 2, said
+        assert "head.png: expected landmarks of this picture" in said, said
+        assert "128 x 128 px" in said, said
     assert not (tmp_path / "o.mkv").exists()
 
 
@@ -116,7 +120,8 @@ def test_damaged_numbers_beside_a_clip_are_refused(demo, clips, portrait, tmp_pa
     }.items():
         moved.with_suffix(".npz").write_bytes(damage)
         code, said = demo(portrait, moved, tmp_path / "out.mp4", "--source-params", tmp_path)
-        assert code == 2 and "clip.npz: expected the numbers of a procedural head's clip" in said, (name, said)
+        assert code == 2, (name, said)
+        assert "clip.npz: expected the numbers of a procedural head's clip" in said, (name, said)
     np.savez(
         moved.with_suffix(".npz"), landmarks=np.zeros((6, 68, 2)), neck=np.zeros((6, 3)), world_from_camera=np.eye(4)
     )

@@ -58,7 +58,9 @@ def test_the_examples_of_the_library_s_page_run(files_named):
 
 @pytest.mark.parametrize("job", JOBS)
 def test_the_options_it_names_exist(job, capsys):
-    for line in re.findall(rf"triportrait {job} .*", README):
+    lines = re.findall(rf"triportrait {job} .*", README)
+    assert lines
+    for line in lines:
         inner = re.findall(r"^\S+ \S+ ([a-z0-9]+)", line) if job in ("profile", "train", "prepare") else []
         with pytest.raises(SystemExit):
             main([job, *inner, "--help"])

@@ -230,7 +230,8 @@ class TestRefusals:
             code = main(["reenact", *map(str, arguments), *extra])
             said = capsys.readouterr().err.strip().splitlines()
             assert code == 2, case
-            assert message in said[-1] and said[-1].startswith("triportrait: "), (case, said)
+            assert message in said[-1], (case, said)
+            assert said[-1].startswith("triportrait: "), (case, said)
             assert not any("Traceback" in line for line in said), case
             after = {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()}
             assert after == before, case

@@ -23,7 +23,8 @@ def said_of(capsys) -> str:
     told = capsys.readouterr()
     both = told.out + told.err
     for line in both.splitlines():
-        assert line.isprintable() and len(line) <= 1000, line[:200]
+        assert line.isprintable(), line[:200]
+        assert len(line) <= 1000, line[:200]
     assert both.count("\n") == len(both.splitlines())
     assert "\x1b" not in both
     return both

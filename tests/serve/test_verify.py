@@ -196,7 +196,9 @@ def test_bad_input_is_one_sentence(tmp_path, capsys, monkeypatch):
     (tmp_path / "text.mp4").write_text("nothing")
     for name in ("absent.png", "absent.mp4", "text.png", "text.mp4", "."):
         code, said = asked(tmp_path / name, capsys)
-        assert code == 2 and said.startswith("triportrait: ") and said.count("\n") == 1, said
+        assert code == 2, said
+        assert said.startswith("triportrait: "), said
+        assert said.count("\n") == 1, said
 
 
 def test_without_the_package_the_watermark_is_read_alone(made, capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train import little
+from tests.train import little, trained
 from triportrait.core.types import Camera
 from triportrait.train.data.clip_store.filming import film_heads
 from triportrait.train.data.heads.population import Expression, Identity, Light
@@ -56,6 +57,14 @@ def small_operations() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """A folder of weights that count as trained, with those of a static synthesizer in `static` beside it."""
+    folder = trained.write(tmp_path_factory.mktemp("run") / "weights")
+    trained.write_static(folder.with_name("static"), seed=1)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def studio() -> Studio:
     identity, light = population(SEED, 8)
@@ -87,4 +96,14 @@ def little_clips(tmp_path_factory) -> Path:
     """A store of five clips of procedural heads, filmed once; copy it to change it."""
     folder = tmp_path_factory.mktemp("little") / "clips"
     film_heads(folder, **little.CLIPS)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def material(little_folder, tmp_path_factory) -> Path:
+    """A set `cast`, a static synthesizer `static` and a portrait with its motion encoder `trained`."""
+    folder = tmp_path_factory.mktemp("material")
+    shutil.copytree(little_folder, folder / "cast")
+    trained.write(folder / "trained")
+    trained.write_static(folder / "static")
     return folder

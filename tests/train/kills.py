@@ -36,8 +36,8 @@ def work(folder: Path, name: str) -> None:
     from triportrait.train.engines.ranks import process_group
     from triportrait.train.engines.zero import ZeroConfig
     from triportrait.train.networks import InitFrom
-    from triportrait.train.one_stage import OneStage
     from triportrait.train.run import Run
+    from triportrait.train.run_one_stage import OneStage
 
     loop.LOG_EVERY = 1
     config = little.adversarial()

@@ -129,12 +129,16 @@ def test_a_micro_batch_without_real_pictures_sends_noughts_for_every_weight():
     )
     assert term["adversary"].tolist() == [0, 0]
     micro = MicroBatch(None, torch.Generator(), 0, made)
-    for phase in discriminator_phases(discriminator, LOSSES, ScheduleConfig()):
+    phases = discriminator_phases(discriminator, LOSSES, ScheduleConfig())
+    assert phases
+    for phase in phases:
         terms = phase.terms(micro)
+        assert terms
         assert all(value.item() == 0 for value in terms.values())
         discriminator.weight.grad = None
         sum(terms.values()).backward()
-        assert discriminator.weight.grad is not None and not discriminator.weight.grad.any(), phase.name
+        assert discriminator.weight.grad is not None, phase.name
+        assert not discriminator.weight.grad.any(), phase.name
 
 
 def test_a_set_without_positions_is_no_material():

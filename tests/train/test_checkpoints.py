@@ -14,8 +14,8 @@ from torch import nn
 from tests.train.little import same
 from triportrait.core.errors import InputError
 from triportrait.train.config import OptimizerConfig
-from triportrait.train.engines.engine import Group, PlainEngine
 from triportrait.train.engines.ranks import Ranks
+from triportrait.train.engines.training_engine import Group, PlainEngine
 from triportrait.train.runs import checkpoints
 from triportrait.train.runs.checkpoints import CARD, checkpoints_of, ema_weights, load_newest, save_checkpoint
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from tests.serve.faces import landmarks, parameters, picture
 from tests.train import little, tracked, trained
 from tests.train.ranks_worker import StopsAt
+from tests.train.runs import lines_of, refused
 from tests.train.spoiling import changed, spoil
 from triportrait import cli
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait, save_motion_encoder
@@ -27,9 +28,9 @@ from triportrait.train import loop
 from triportrait.train.config import OptimizerConfig, ReenactConfig, TrainConfig
 from triportrait.train.data.clip_store.store import PROGRESS
 from triportrait.train.networks import InitFrom
-from triportrait.train.one_stage import Loading, OneStage
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.run import Run
+from triportrait.train.run_one_stage import Loading, OneStage
 from triportrait.train.runs.checkpoints import checkpoints_of
 from triportrait.train.runs.stopping import Stopped
 from triportrait.train.stages import reenact as stage2
@@ -61,10 +62,6 @@ def words(material: Path, data: Path, out: Path, *more: Any) -> list[str]:
     return ["train", "stage2", *map(str, [*options, "--precision", "fp32", *more])]
 
 
-def lines_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-
-
 def losses_of(run: Path) -> list[dict[str, Any]]:
     """Numbers of steps, without what depends on the clock."""
     lines = [line for line in lines_of(run) if "l1" in line]
@@ -73,14 +70,6 @@ def losses_of(run: Path) -> list[dict[str, Any]]:
 
 def threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("prefetch")]
-
-
-def refused(arguments: list[str], capsys) -> str:
-    capsys.readouterr()
-    assert cli.main(arguments) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len([line for line in said if line.startswith("triportrait: ")]) == 1
-    return said[-1]
 
 
 def test_a_run_on_clips_from_the_command_line(material, little_clips, tmp_path, capsys):

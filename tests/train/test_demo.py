@@ -24,10 +24,10 @@ from triportrait.core.types import Driving
 from triportrait.serve.media.provenance.manifest import installed, read_manifest
 from triportrait.serve.media.provenance.watermark import read
 from triportrait.serve.media.video.writer import write_video
-from triportrait.train import captions
+from triportrait.train import demo_tiles
 from triportrait.train.data.pictures import neck_grids
 from triportrait.train.data.scenes import motion, take_pictures
-from triportrait.train.demo import CAST_HEADS, CAST_SEED, Character, characters, tiles
+from triportrait.train.demo_tiles import CAST_HEADS, CAST_SEED, Character, characters, tiles
 from triportrait.train.evaluation.protocol import Sitter, driving_seed, renderer, unseen
 from triportrait.train.runs.weights import Cast, Trained
 from triportrait.train.stages.motion import read_motion
@@ -168,7 +168,7 @@ def test_who_cannot_be_shown(case, weights):
 
 def test_the_tiles_stand_on_a_card_with_captions():
     four = np.stack([np.full((65, 65, 3), 50 * k, np.uint8) for k in range(4)])
-    frame = captions.framed(four, "left", "right")
+    frame = demo_tiles.framed(four, "left", "right")
     height, width = frame.shape[:2]
     assert height % 2 == width % 2 == 0
     assert frame.dtype == np.uint8
@@ -179,7 +179,7 @@ def test_the_tiles_stand_on_a_card_with_captions():
     bottom = tops[0][0] + 65
     for half in (frame[bottom:, : width // 2], frame[bottom:, width // 2 :]):
         assert len(np.unique(half.reshape(-1, 3), axis=0)) > 3, "nothing is said below"
-    assert (captions.framed(four * 0, "left", "right")[:bottom] != frame[:bottom]).any(), (
+    assert (demo_tiles.framed(four * 0, "left", "right")[:bottom] != frame[:bottom]).any(), (
         "a frame keeps another's tiles"
     )
 
@@ -263,11 +263,12 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_sentence_before_any_work(case, weights, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("triportrait.train.jobs.demo.tiles", lambda *_: pytest.fail("worked"))
+    monkeypatch.setattr("triportrait.train.jobs.procedural_demo.tiles", lambda *_: pytest.fail("worked"))
     arguments, said = BAD[case]
     assert cli.main(["demo", "--weights", str(weights), *arguments]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and said in lines[0], lines
+    assert len(lines) == 1, lines
+    assert said in lines[0], lines
     assert list(tmp_path.iterdir()) == []
 
 
@@ -281,8 +282,8 @@ def test_nothing_is_left_when_it_ends_early(error, code, weights, tmp_path, monk
             raise error
         return np.full((32, 32, 3), len(frames), np.uint8)
 
-    monkeypatch.setattr("triportrait.train.jobs.demo.framed", late)
-    monkeypatch.setattr("triportrait.train.jobs.demo.tiles", lambda shown: [None] * 100)
+    monkeypatch.setattr("triportrait.train.jobs.procedural_demo.framed", late)
+    monkeypatch.setattr("triportrait.train.jobs.procedural_demo.tiles", lambda shown: [None] * 100)
     job = ["demo", str(tmp_path / "out.mp4"), "--weights", str(weights), "--characters", "1"]
     assert cli.main([*job, "--frame", str(tmp_path / "a.png")]) == code
     assert len(frames) == 90

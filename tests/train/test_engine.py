@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from tests.train.little import copied, same
 from triportrait.train.config import OptimizerConfig
-from triportrait.train.engines.engine import Group, PlainEngine
 from triportrait.train.engines.schedule import ema_decay_at, learning_rate
+from triportrait.train.engines.training_engine import Group, PlainEngine
 
 CONFIG = OptimizerConfig(lr=0.05, warmup=8, weight_decay=0.1, max_grad_norm=0.5, ema_decay=0.6, betas=(0.8, 0.95))
 IMAGES, BATCH = 40, 4
@@ -100,7 +100,9 @@ def test_the_average_by_hand():
         run(engine, step, step + 1)
         old = ema_decay_at(CONFIG, step)
         average = {name: old * average[name] + (1 - old) * p.detach() for name, p in module.named_parameters()}
-    for name, value in engine.ema_state_dict().items():
+    averaged = engine.ema_state_dict()
+    assert averaged.keys() == average.keys()
+    for name, value in averaged.items():
         torch.testing.assert_close(value, average[name], rtol=1e-5, atol=1e-6)
         assert not torch.equal(value, module.state_dict()[name])
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.train import little, trained
+from tests.train import little
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
 from triportrait.core.types import Camera, Driving
 from triportrait.train.data.heads.population import Expression
 from triportrait.train.data.pictures import Pictures, neck_grids
 from triportrait.train.data.scenes import expressions
+from triportrait.train.evaluation.image_metrics import agreement, depth_error, opacity_iou, psnr, sharpness, ssim
 from triportrait.train.evaluation.measure import (
     ANOTHER_HEAD,
     SAME_HEAD,
@@ -36,7 +37,6 @@ from triportrait.train.evaluation.methods import (
     WeightsAndBaselines,
     copy_source,
 )
-from triportrait.train.evaluation.metrics import agreement, depth_error, opacity_iou, psnr, sharpness, ssim
 from triportrait.train.evaluation.protocol import (
     CASES,
     CROSS,
@@ -60,13 +60,6 @@ from triportrait.train.stages.motion import read_motion
 KNOWN = Cast(3, 2)
 GROUP = Group("cast", 3, 2)
 AXES = ("jaw", "blink", "gaze x")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    folder = trained.write(tmp_path_factory.mktemp("run") / "weights")
-    trained.write_static(folder.with_name("static"), seed=1)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 from tests.train import little
+from tests.train.runs import lines_of
 from triportrait import cli
 from triportrait.serve.media.video.writer import write_video
 from triportrait.train.data.clip_store.frames import DaliDecoder, decode
@@ -49,7 +49,7 @@ def trained(cast: Path, run: Path, *more: str, ranks: int = 0, gpu: bool = True)
         timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    lines = lines_of(run)
     (told,) = [line for line in lines if "l1" in line]
     return told
 

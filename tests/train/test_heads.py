@@ -54,7 +54,8 @@ def test_shapes_and_ranges(studio):
         "positions": (2, 3, 48, 48), "landmarks": (2, 68, 2), "expression": (2, 9), "neck": (2, 3),
     }  # fmt: skip
     for name, shape in shapes.items():
-        assert tuple(getattr(view, name).shape) == shape and getattr(view, name).isfinite().all(), name
+        assert tuple(getattr(view, name).shape) == shape, name
+        assert getattr(view, name).isfinite().all(), name
     assert view.image.min() >= -1
     assert view.image.max() <= 1
     assert view.image.std() > 0.1

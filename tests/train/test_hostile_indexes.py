@@ -16,7 +16,7 @@ from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.presets import PRESETS
 from triportrait.train.replay import _config
 from triportrait.train.runs.checkpoints import ema_weights
-from triportrait.train.runs.flat import flattened
+from triportrait.train.runs.flatten import flattened
 from triportrait.train.runs.run_config import check_config
 
 CODES = "\x1b[2J\n\u202e"

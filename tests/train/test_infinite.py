@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.train import little
+from tests.train.runs import lines_of, refused
 from triportrait import cli
 from triportrait.train.config import OptimizerConfig
 from triportrait.train.data.pictures import PictureSet
-from triportrait.train.engines.engine import Group, PlainEngine
+from triportrait.train.engines.training_engine import Group, PlainEngine
 from triportrait.train.loop import run_stage
 from triportrait.train.presets import STAGE_PRESETS, paper
 from triportrait.train.runs import nonfinite as infinite
@@ -67,7 +67,7 @@ class Line:
             patch.setattr("triportrait.train.loop.LOG_EVERY", 1)
             folder.mkdir(exist_ok=True)
             run_stage(self.stage, folder, 0, 10**6, 10**6)
-        return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        return lines_of(folder)
 
 
 def test_a_run_that_cleans_gradients_goes_on_and_says_so(tmp_path, caplog):
@@ -163,8 +163,7 @@ def test_a_divergence_names_the_heads_and_the_way_on(little_folder, tmp_path, mo
     run = tmp_path / "run"
     said = []
     for _ in range(2):
-        assert cli.main(command(data, run)) == 2
-        said.append(capsys.readouterr().err.strip().splitlines()[-1])
+        said.append(refused(command(data, run), capsys))
     assert said[0] == said[1]
     assert "l1, raw, perceptual, opacity, depth of main is not finite after 2 images" in said[0]
     assert f"its batch shows {drawn.source.origin[0]}" in said[0]

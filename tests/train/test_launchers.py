@@ -33,21 +33,8 @@ IMAGES, BATCH, GRACE_S, PATIENCE_S = 32, 4, 110, 300
 
 
 def words(data: Path, run: Path) -> list[str]:
-    options = [
-        "--data",
-        data,
-        "--out",
-        run,
-        "--images",
-        IMAGES,
-        "--batch",
-        BATCH,
-        "--micro-batches",
-        2,
-        "--adversarial",
-        0,
-    ]
-    options += ["--save-every", 10**6, "--sample-every", 10**6, "--precision", "fp32"]
+    options = ["--data", data, "--out", run, "--images", IMAGES, "--batch", BATCH, "--micro-batches", 2]
+    options += ["--adversarial", 0, "--save-every", 10**6, "--sample-every", 10**6, "--precision", "fp32"]
     return ["train", "stage1", *map(str, options)]
 
 

@@ -14,15 +14,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tests.train.little import CLOCKED, copied, same
+from tests.train.little import copied, same
+from tests.train.runs import unclocked
 from triportrait.core.errors import InputError
 from triportrait.train.config import OptimizerConfig
-from triportrait.train.engines.engine import Group, PlainEngine
 from triportrait.train.engines.ranks import Ranks
+from triportrait.train.engines.training_engine import Group, PlainEngine
 from triportrait.train.loop import run_stage
 from triportrait.train.runs.checkpoints import checkpoints_of, load_newest
-from triportrait.train.runs.record import LOG
 from triportrait.train.runs.run_config import check_config
+from triportrait.train.runs.run_log import LOG
 from triportrait.train.runs.samples import GAP_PX, LABEL_PX, shown_depth, write_grid
 from triportrait.train.stages.stage import single_network
 
@@ -72,12 +73,6 @@ class Toy:
         folder.mkdir(exist_ok=True)
         run_stage(self.stage, folder, seed, save_every, sample_every)
         return self
-
-
-def log_of(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a log without what depends on the clock."""
-    lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in CLOCKED} for line in lines]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -140,7 +135,7 @@ def test_the_log_of_a_run_that_was_stopped_is_that_of_one_that_was_not(tmp_path,
             Toy(stop_at).run(tmp_path / "run", save_every=save_every)
     Toy().run(tmp_path / "run", save_every=save_every)
     Toy().run(tmp_path / "whole", save_every=save_every)
-    found, wanted = log_of(tmp_path / "run"), log_of(tmp_path / "whole")
+    found, wanted = unclocked(tmp_path / "run"), unclocked(tmp_path / "whole")
     by_step = [{(line["step"], "lr" in line): line for line in lines} for lines in (found, wanted)]
     assert by_step[0] == by_step[1], "the last line of each step says the same"
     assert found == wanted, "no step is told twice"
@@ -172,7 +167,7 @@ def test_two_stages_share_a_folder(tmp_path):
     Toy(name="second", number=2).run(tmp_path)
     assert files_of(checkpoints_of(tmp_path, "first")[0]) == before
     assert len(checkpoints_of(tmp_path, "second")) == 1
-    assert [line["stage"] for line in log_of(tmp_path)] == ["first"] * 5 + ["second"] * 5
+    assert [line["stage"] for line in unclocked(tmp_path)] == ["first"] * 5 + ["second"] * 5
 
 
 def test_a_loss_that_is_not_finite_stops_and_the_last_state_stays(tmp_path):

@@ -17,7 +17,7 @@ from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.train.config import OptimizerConfig, StageConfig
 from triportrait.train.data.heads.population import EXPRESSION_AXES, sample_expression, stream
 from triportrait.train.data.pictures import Pictures, PictureSet
-from triportrait.train.engines.engine import Group, PlainEngine
+from triportrait.train.engines.training_engine import Group, PlainEngine
 from triportrait.train.stages import motion
 
 SIZE = 48

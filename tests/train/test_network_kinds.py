@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.train import little, trained
+from tests.train.runs import refused
 from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.serve.weight_loading import load_weights
@@ -54,8 +55,7 @@ def test_training_refuses_the_other_network(case, material, tmp_path, capsys):
     stage, *options = [str(material / word) if word in WORDS else word for word in case.split()]
     given = ["--data", str(material / "cast"), "--out", str(tmp_path / "run"), "--images", "2"]
     given += ["--motion", str(material / "moving")] if stage == "stage2" else []
-    assert cli.main(["train", stage, *given, *options]) == 2
-    said = capsys.readouterr().err.strip().splitlines()[-1]
+    said = refused(["train", stage, *given, *options], capsys)
     got = WORDS["moving" if wanted == "static" else "static"]
     assert f"expected {WORDS[wanted]}, got {got}; " in said
     assert advice in said.partition("; ")[2]

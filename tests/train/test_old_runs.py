@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from tests.train.runs import lines_of
 from triportrait.core.errors import InputError
 from triportrait.train import loop
 from triportrait.train.config import TrainConfig
 from triportrait.train.data.pictures import open_set
 from triportrait.train.networks import InitFrom
-from triportrait.train.one_stage import OneStage
 from triportrait.train.presets import paper, tiny_stages
 from triportrait.train.run import Run
+from triportrait.train.run_one_stage import OneStage
 from triportrait.train.runs.checkpoints import checkpoints_of, ema_weights
-from triportrait.train.runs.flat import rebuilt
+from triportrait.train.runs.flatten import rebuilt
 from triportrait.train.runs.old_keys import KEYS, with_new_keys
 from triportrait.train.runs.run_config import check_config, read_config
 
@@ -43,7 +44,7 @@ def test_an_old_run_goes_on_as_it_would_have(run, tmp_path, monkeypatch):
     averages = ema_weights(checkpoints_of(run, "stage1")[-1], "generator")
     assert averages, "the EMA of an old checkpoint is found"
     Run(config, run, OneStage("stage1", tmp_path / "cast", InitFrom()), changes_allowed=True).train()
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    lines = lines_of(run)
     lines = [line for line in lines if line["step"] > 3]
     assert len(lines) == len(expected["log"])
     for line, old in zip(lines, expected["log"], strict=True):

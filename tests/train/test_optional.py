@@ -13,7 +13,7 @@ from triportrait.train.data.clip_store import frames
 from triportrait.train.data.clip_store.records import open_lmdb
 from triportrait.train.engines import deepspeed_private
 from triportrait.train.objectives.lpips_distance import Lpips
-from triportrait.train.runs import record
+from triportrait.train.runs import run_log
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -98,7 +98,7 @@ def test_a_board_that_does_not_load_is_none(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(torch.utils, "tensorboard", raising=False)
-    assert record._open_board(Path("nowhere"), 0) is None
+    assert run_log._open_board(Path("nowhere"), 0) is None
 
 
 def test_another_deepspeed_is_refused_as_its_private_members_may_be_others():

@@ -5,7 +5,6 @@ PSNR hardly notices a face that does not move, so that nothing else here would s
 
 from __future__ import annotations
 
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -13,14 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.train.runs import lines_of
 from triportrait import cli
-from triportrait.core.types import Driving
-from triportrait.train.all_stages import AllStages
 from triportrait.train.evaluation.response import responses
 from triportrait.train.presets import PRESETS
 from triportrait.train.run import Run
+from triportrait.train.run_all_stages import AllStages
 from triportrait.train.runs.weights import load_trained
-from triportrait.train.stages.motion import read_motion
+from triportrait.train.stages.samples import reenacted
 
 MOST_CPU_S = 25 * 60  # 20 minutes on idle cores; a thread that shares its core with another one counts for more
 
@@ -36,7 +35,7 @@ def overfit(tmp_path_factory) -> tuple[Path, float]:
 
 def last(run: Path, stage: str, number: str) -> dict[str, float]:
     """The last line of a run's log that tells a number of a stage."""
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    lines = lines_of(run)
     return [line for line in lines if line["stage"] == stage and number in line][-1]
 
 
@@ -64,12 +63,6 @@ def test_the_weights_that_it_leaves_do_the_same(overfit):
     Run(PRESETS["overfit"](), run, inputs)
     with torch.no_grad():
         found = responses(inputs.probe, partial(reenacted, portrait, encoder))
+    assert {"jaw", "blink", "gaze x"} <= found.keys()
     for axis in found:
         assert found[axis].gain == pytest.approx(moved[f"gain {axis}"], abs=0.03), axis
-
-
-def reenacted(portrait, encoder, source, driving):
-    """What the weights make of source and driving pictures, by the driving pictures' cameras."""
-    v_s, v_d = (read_motion(encoder, x.image, x.landmarks) for x in (source, driving))
-    head = portrait.reenact(portrait.prepare(source.image, v_s), Driving(v_d, driving.neck))
-    return portrait.render(head, driving.camera).image

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import torch
 
 from tests.train import little
+from tests.train.runs import hashes
 from triportrait.core.config import NeckConfig
 from triportrait.core.errors import InputError
 from triportrait.train.data import pictures
@@ -23,11 +23,6 @@ from triportrait.train.data.scenes import cameras, expressions, population
 CAST = little.CAST
 POSES, VIEWS = torch.tensor([7, 0, 11, 7]), torch.tensor([2, 0, 1, 1])
 SMALL = dataclasses.replace(CAST, count=2, expressions=2, views=1)
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 @pytest.fixture

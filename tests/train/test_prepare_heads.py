@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -12,22 +11,19 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.train.runs import hashes
 from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.core.types import Camera
 from triportrait.train.data import folders
-from triportrait.train.data.clips import write_clips
 from triportrait.train.data.folders import whole_file
+from triportrait.train.data.head_videos import write_clips
 from triportrait.train.data.heads.population import Expression, Identity, Light, cast
 from triportrait.train.data.multiview import MultiviewSet, file_name, write_multiview
 from triportrait.train.data.scenes import motion
 from triportrait.train.data.sheets import sheet
 
 SMALL = ["--size", "32", "--antialias", "1"]
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +316,8 @@ def test_unknown_kinds_and_options_are_one_sentence(tmp_path, capsys):
     ):
         assert cli.main(["prepare", *job, *(["--out", str(tmp_path / "out")] if job else [])]) == 2
         lines = capsys.readouterr().err.strip().splitlines()
-        assert len(lines) == 1 and said in lines[0], lines
+        assert len(lines) == 1, lines
+        assert said in lines[0], lines
 
 
 def test_a_call_of_heads_says_what_it_is_now(capsys):

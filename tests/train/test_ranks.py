@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from safetensors.torch import load_file
 
 from tests.train import little, ranks_worker, trained
 from tests.train.logs import agree
+from tests.train.runs import unclocked
 from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.train import loop
@@ -79,13 +79,8 @@ def work(tmp_path_factory) -> Path:
     return folder
 
 
-def log_of(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in little.CLOCKED} for line in lines]
-
-
 def test_the_losses_are_those_of_an_adversary(work):
-    lines = [line for line in log_of(work / "plain") if "l1" in line]
+    lines = [line for line in unclocked(work / "plain") if "l1" in line]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert all({"adversary", "D fake", "D real", "pseudo"} < set(line) for line in lines)
     assert ["R1 image" in line for line in lines] == [True, False] * 3
@@ -95,7 +90,7 @@ def test_the_losses_are_those_of_an_adversary(work):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_ranks_lose_what_one_process_loses(stage, work):
-    agree(log_of(work / f"zero{stage}"), log_of(work / "plain"))
+    agree(unclocked(work / f"zero{stage}"), unclocked(work / "plain"))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -123,7 +118,7 @@ def test_they_end_with_the_same_weights_moments_and_averages(stage, work):
 @pytest.mark.parametrize("stage", [0, 3])
 def test_two_ranks_in_bfloat16_lose_what_one_process_loses_in_it(stage, work):
     """Sums of gradients differ in their last float32 digits, and these turn some roundings to bfloat16 over."""
-    ours, plain, exact = (log_of(work / name)[:6] for name in (f"bf16zero{stage}", "bf16plain", "plain"))
+    ours, plain, exact = (unclocked(work / name)[:6] for name in (f"bf16zero{stage}", "bf16plain", "plain"))
     agree(ours[:1], plain[:1])  # the weights are still the same
     agree(ours, plain, rel=2e-3, abs=2e-4)
     agree(plain, exact, rel=0.03, abs=2e-3)
@@ -145,7 +140,7 @@ def test_each_rank_keeps_the_micro_batch_that_was_not_finite(name, work, capsys)
 @pytest.mark.parametrize("stage", [1, 3])
 def test_ranks_go_on_over_a_micro_batch_that_is_not_finite_as_one_process_does(stage, work):
     """It takes nothing from the others of its step, on whichever rank they are, and nothing else is lost."""
-    ours, plain = log_of(work / f"clean{stage}"), log_of(work / "cleanplain")
+    ours, plain = unclocked(work / f"clean{stage}"), unclocked(work / "cleanplain")
     passed = [line for line in ours if "not finite" in line]
     assert [line["step"] for line in passed] == [2, 2]
     assert passed == [line for line in plain if "not finite" in line]
@@ -156,22 +151,22 @@ def test_ranks_go_on_over_a_micro_batch_that_is_not_finite_as_one_process_does(s
     }
     agree(*([line for line in lines if "l1" in line] for lines in (ours, plain)))
     assert [line["step"] for line in ours if "l1" in line] == [1, 2, 3, 4, 5, 6]
-    assert log_of(work / "cleanplain")[0] == log_of(work / "plain")[0], "a step that is finite is not touched"
+    assert unclocked(work / "cleanplain")[0] == unclocked(work / "plain")[0], "a step that is finite is not touched"
 
 
 def test_a_run_that_was_stopped_goes_on_in_one_process_and_ends_as_one_that_was_not(work):
     for stage in (1, 2):
-        assert [line["step"] for line in log_of(work / f"half{stage}")] == [1, 2, 3]
+        assert [line["step"] for line in unclocked(work / f"half{stage}")] == [1, 2, 3]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop, "LOG_EVERY", 1)
             ranks_worker.main(work, [f"half{stage}:plain:0"])
-        agree(log_of(work / f"half{stage}"), log_of(work / "plain"))
+        agree(unclocked(work / f"half{stage}"), unclocked(work / "plain"))
 
 
 def test_a_run_that_was_stopped_goes_on_on_two_ranks_to_the_last_digit(work):
     launch(2, work, ["again2:2:3", "again2:2:0", "again3:3:3", "again3:3:0"])
     for stage in (2, 3):
-        assert log_of(work / f"again{stage}") == log_of(work / f"zero{stage}")
+        assert unclocked(work / f"again{stage}") == unclocked(work / f"zero{stage}")
         for network in ("generator", "discriminator"):
             one, other = (
                 load_file(checkpoints_of(work / run, "stage2")[-1] / f"{network}.safetensors")
@@ -183,14 +178,14 @@ def test_a_run_that_was_stopped_goes_on_on_two_ranks_to_the_last_digit(work):
 def test_a_run_that_was_stopped_goes_on_on_four_ranks_at_another_stage(work):
     launch(4, work, ["half0:3:0", "half3:1:0"])
     for stage in (0, 3):
-        agree(log_of(work / f"half{stage}"), log_of(work / "plain"))
+        agree(unclocked(work / f"half{stage}"), unclocked(work / "plain"))
         card = json.loads((checkpoints_of(work / f"half{stage}", "stage2")[-1] / CARD).read_text())
         assert card["engines"]["generator"]["steps"] == 6
 
 
 def test_deepspeed_runs_in_one_process_without_a_launcher(work):
     launch(1, work, ["alone:2:2"])
-    agree(log_of(work / "alone"), log_of(work / "plain")[:2])
+    agree(unclocked(work / "alone"), unclocked(work / "plain")[:2])
 
 
 def test_ranks_that_do_not_divide_the_micro_batches_are_refused():

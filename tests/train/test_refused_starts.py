@@ -16,14 +16,15 @@ from typing import Any
 
 import pytest
 
-from tests.train import little, trained
+from tests.train import little
+from tests.train.runs import lines_of, refused, stage_words
 from tests.train.spoiling import altered, spoilt
 from triportrait import cli
 from triportrait.train.data.pictures import open_set
 from triportrait.train.presets import STAGE_PRESETS
-from triportrait.train.runs import room
+from triportrait.train.runs import disk_space
 from triportrait.train.runs.checkpoints import FOLDER, checkpoints_of
-from triportrait.train.runs.claim import LOCK, claim
+from triportrait.train.runs.claim import LOCK
 from triportrait.train.stages import static as stage1
 
 ROOT = Path(__file__).parents[2]
@@ -40,36 +41,22 @@ def little_preset():
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory) -> Path:
-    """A set, a static synthesizer, a motion encoder, and `stage1`, a run with two checkpoints."""
-    folder = tmp_path_factory.mktemp("material")
-    open_set(folder / "cast", little.CAST, little.model())
-    trained.write(folder / "trained")
-    trained.write_static(folder / "static")
-    assert cli.main(words(folder, "stage1", folder / "stage1", "--adversarial", 0.1)) == 0
-    last = checkpoints_of(folder / "stage1", "stage1")[-1]
+def stage1_run(material, tmp_path_factory) -> Path:
+    """A run of stage 1 with two checkpoints."""
+    run = tmp_path_factory.mktemp("begun") / "stage1"
+    assert cli.main(words(material, "stage1", run, "--adversarial", 0.1)) == 0
+    last = checkpoints_of(run, "stage1")[-1]
     shutil.copytree(last, last.with_name("stage1_000000004"))
-    return folder
+    return run
 
 
 def words(material: Path, stage: str, out: Path, *more: Any) -> list[str]:
-    options = ["--data", material / "cast", "--out", out, "--batch", 4, "--micro-batches", 1, "--images", 8]
-    if stage == "stage2":
-        options += ["--static", material / "static", "--motion", material / "trained"]
-    options += ["--adversarial", 0, "--save-every", 4, "--sample-every", 8, "--precision", "fp32"]
-    return ["train", stage, *map(str, [*options, *more])]
+    quick = ["--images", 8, "--adversarial", 0, "--save-every", 4, "--sample-every", 8]
+    return stage_words(material, stage, out, *quick, *more)
 
 
-def refused(arguments: list[str], capsys) -> str:
-    capsys.readouterr()
-    assert cli.main(arguments) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len([line for line in said if line.startswith("triportrait: ")]) == 1
-    return said[-1].removeprefix("triportrait: ")
-
-
-def test_a_run_in_the_place_of_weights_is_told_how_to_become_some(material, tmp_path, capsys):
-    run = material / "stage1"
+def test_a_run_in_the_place_of_weights_is_told_how_to_become_some(material, stage1_run, tmp_path, capsys):
+    run = stage1_run
     wanted = (
         f"{run}: this is a run, not its weights; make them by `triportrait train export {run} FOLDER` and name that"
     )
@@ -115,8 +102,8 @@ def test_everything_that_is_missing_is_named_in_one_start(material, tmp_path, ca
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_of_another_stage_is_called_so(material, tmp_path, capsys):
-    run = material / "stage1"
+def test_a_run_of_another_stage_is_called_so(material, stage1_run, tmp_path, capsys):
+    run = stage1_run
     said = refused(words(material, "stage2", run), capsys)
     assert said == f"{run}: expected a stage-2 run, this is a stage-1 run; name another folder for the run"
     assert "begun with" not in said
@@ -190,10 +177,10 @@ def test_what_lay_in_a_folder_stays_when_a_start_is_refused(material, tmp_path, 
     assert {path.name: path.read_text() for path in run.iterdir()} == {"data.json": "mine", "letter.txt": "mine"}
 
 
-def test_a_disk_without_room_for_a_checkpoint_is_said_before_the_first_step(material, tmp_path, capsys, monkeypatch):
-    taken = sum(path.stat().st_size for path in checkpoints_of(material / "stage1", "stage1")[-1].glob("*.safetensors"))
+def test_a_disk_without_room_is_said_before_the_first_step(material, stage1_run, tmp_path, capsys, monkeypatch):
+    taken = sum(path.stat().st_size for path in checkpoints_of(stage1_run, "stage1")[-1].glob("*.safetensors"))
     free = 10**12
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: Usage(10**13, 0, free))
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda path: Usage(10**13, 0, free))
     assert cli.main(words(material, "stage1", tmp_path / "enough", "--adversarial", 0.1)) == 0
     line = next(line for line in capsys.readouterr().err.splitlines() if "a checkpoint takes" in line)
     told = re.fullmatch(r"stage1: a checkpoint takes (\d\.\d) MB; 3 are kept and one is being written", line)
@@ -226,14 +213,14 @@ def test_who_trains_in_a_folder_is_named(material, tmp_path, capsys):
         assert other.stdout.readline() == "held\n"
         said = refused(words(material, "stage1", run), capsys)
         assert f"another process trains in this folder; wait for it (pid {other.pid} on {socket.gethostname()})" in said
-        assert (run / LOCK).exists(), "the other's lock is not taken away"
+        assert [path.name for path in run.iterdir()] == [LOCK], "the other's lock is not taken away, nothing is made"
         other.communicate("")
-    claim(run).close()
+    assert cli.main(words(material, "stage1", run)) == 0, "the claim ends with the process"
 
 
-def test_an_older_checkpoint_is_told_where_it_is_taken(material, tmp_path, capsys):
+def test_an_older_checkpoint_is_told_where_it_is_taken(material, stage1_run, tmp_path, capsys):
     run = tmp_path / "run"
-    shutil.copytree(material / "stage1", run)
+    shutil.copytree(stage1_run, run)
     newest = run / FOLDER / "stage1_000000008"
     for name in ("generator", "discriminator"):
         with (newest / f"{name}.safetensors").open("r+b") as file:
@@ -251,14 +238,14 @@ def test_an_older_checkpoint_is_told_where_it_is_taken(material, tmp_path, capsy
     assert cli.main(words(material, "stage1", tmp_path / "next", *more)) == 0
     assert f"{newest}: expected a whole checkpoint of discriminator" in (said := capsys.readouterr().err)
     assert "left out, an older one is taken" in said
-    assert cli.main(["train", "export", str(material / "stage1"), str(tmp_path / "folders" / "above" / "quiet")]) == 0
+    assert cli.main(["train", "export", str(stage1_run), str(tmp_path / "folders" / "above" / "quiet")]) == 0
     assert capsys.readouterr().err == "", "nothing to say of a run that is whole"
 
 
-def test_the_log_s_loss_is_the_sum_of_its_terms(material):
-    run = material / "stage1"
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    for line in (line for line in lines if "l1" in line):
+def test_the_log_s_loss_is_the_sum_of_its_terms(stage1_run):
+    steps = [line for line in lines_of(stage1_run) if "l1" in line]
+    assert steps
+    for line in steps:
         terms = ("l1", "raw", "perceptual", "opacity", "depth", "adversary")
         assert line["loss"] == pytest.approx(sum(line[name] for name in terms), abs=1e-4)
 
@@ -269,6 +256,6 @@ def test_the_rate_of_the_layers_that_read_motion_is_logged(material, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(STAGE_PRESETS, "tiny", lambda: dataclasses.replace(little.adversarial(), stage2=quick))
         assert cli.main(words(material, "stage2", tmp_path / "run", "--renderer-frozen-until", 6)) == 0
-    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines() if '"l1"' in line]
+    lines = [line for line in lines_of(tmp_path / "run") if "l1" in line]
     assert all(line["lr motion"] == pytest.approx(2.5 * line["lr"], rel=1e-4) for line in lines)
     assert [line["lr renderer"] for line in lines] == [0, 0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.train import little, trained
+from tests.train import little
+from tests.train.runs import stage_words
 from triportrait import cli
-from triportrait.train import one_stage
+from triportrait.train import run_one_stage
 from triportrait.train.config import ReenactConfig, StageConfig, TrainConfig
 from triportrait.train.data.pictures import PictureSet
 from triportrait.train.evaluation.probe import probe
 from triportrait.train.evaluation.response import Probe
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
 from triportrait.train.runs.checkpoints import CARD, checkpoints_of
-from triportrait.train.runs.flat import flattened, rebuilt
+from triportrait.train.runs.flatten import flattened, rebuilt
 from triportrait.train.stages import adversarial, common
 from triportrait.train.stages import reenact as stage2
 from triportrait.train.stages import static as stage1
@@ -40,24 +40,12 @@ def asked() -> Probe:
 def little_preset(monkeypatch, asked):
     """`tiny` is the smallest training here."""
     monkeypatch.setitem(STAGE_PRESETS, "tiny", little.adversarial)
-    monkeypatch.setattr(one_stage, "probe", lambda config: asked)
-
-
-@pytest.fixture(scope="module")
-def material(little_folder, tmp_path_factory) -> Path:
-    """A set, a static synthesizer and a motion encoder."""
-    folder = tmp_path_factory.mktemp("material")
-    shutil.copytree(little_folder, folder / "cast")
-    trained.write(folder / "trained")
-    trained.write_static(folder / "static")
-    return folder
+    monkeypatch.setattr(run_one_stage, "probe", lambda config: asked)
 
 
 def words(material: Path, stage: str, out: Path, *more: Any) -> list[str]:
-    options = ["--data", material / "cast", "--out", out, "--batch", 4, "--micro-batches", 2, "--images", 8, *more]
-    if stage == "stage2":
-        options += ["--static", material / "static", "--motion", material / "trained"]
-    return ["train", stage, *map(str, [*options, "--save-every", 4, "--sample-every", 10**6, "--precision", "fp32"])]
+    quick = ["--micro-batches", 2, "--images", 8, "--save-every", 4, "--sample-every", 10**6]
+    return stage_words(material, stage, out, *quick, *more)
 
 
 def refused(arguments: list[str], capsys) -> tuple[list[str], str]:

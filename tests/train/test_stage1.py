@@ -178,7 +178,8 @@ def test_a_loss_is_finite_and_reaches_all_weights_but_those_that_read_motion(lit
         if reads_motion(name) or name.endswith("noise_strength"):  # the noise is never used
             assert parameter.grad is None, name
         else:
-            assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), name
+            assert parameter.grad is not None, name
+            assert bool(parameter.grad.isfinite().all()), name
             reached = bool((parameter.grad != 0).any())
             assert reached or name.endswith("affine.weight"), name  # it multiplies the style, which starts at nought
 

@@ -411,7 +411,8 @@ def test_a_loss_is_finite_and_reaches_all_weights_of_the_portrait_and_none_that_
         if name.endswith("noise_strength"):  # the noise is never used
             assert parameter.grad is None
             continue
-        assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), name
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.isfinite().all()), name
         reached = bool((parameter.grad != 0).any())
         assert reached or name.endswith("affine.weight"), name  # it multiplies the style, which starts at nought
     frozen = [*static.parameters(), *encoder.parameters()]

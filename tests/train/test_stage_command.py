@@ -19,13 +19,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.train import little, trained
+from tests.train import little
+from tests.train.runs import lines_of, refused, stage_words
 from triportrait import cli
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
 from triportrait.core.errors import InputError
 from triportrait.serve.reenactor import Reenactor
 from triportrait.train import loop
-from triportrait.train.data.pictures import PictureSet, open_set
+from triportrait.train.data.pictures import PictureSet
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.engines.recompute import recompute
 from triportrait.train.evaluation.probe import probe
@@ -50,25 +51,8 @@ def little_preset():
         yield
 
 
-@pytest.fixture(scope="module")
-def material(tmp_path_factory) -> Path:
-    """A set, a static synthesizer and a motion encoder."""
-    folder = tmp_path_factory.mktemp("material")
-    open_set(folder / "cast", little.CAST, little.model())
-    trained.write(folder / "trained")
-    trained.write_static(folder / "static")
-    return folder
-
-
 def words(material: Path, stage: str, out: Path, *more: Any) -> list[str]:
-    options = ["--data", material / "cast", "--out", out, "--batch", 4, "--micro-batches", 1, "--images", 16]
-    if stage == "stage2":
-        options += ["--static", material / "static", "--motion", material / "trained"]
-    return [
-        "train",
-        stage,
-        *map(str, [*options, "--save-every", 8, "--sample-every", 16, "--precision", "fp32", *more]),
-    ]
+    return stage_words(material, stage, out, "--images", 16, "--save-every", 8, "--sample-every", 16, *more)
 
 
 @pytest.fixture(scope="module")
@@ -78,17 +62,6 @@ def runs(material, tmp_path_factory) -> dict[str, Path]:
     for stage, run in made.items():
         assert cli.main(words(material, stage, run, "--adversarial-from", 8)) == 0
     return made
-
-
-def refused(arguments: list[str], capsys) -> str:
-    assert cli.main(arguments) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len([line for line in said if line.startswith("triportrait: ")]) == 1
-    return said[-1]
-
-
-def log_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
@@ -126,7 +99,10 @@ def test_a_line_fits_a_terminal_and_begins_with_what_matters():
             total // 2, total, 400_000, ncols=80, unit="img", prefix=name, bar_format=loop.PROGRESS, rate=44.3,
             postfix=loop._progress_text(means, rates, 0.031, {"gpu_gb": 63.1}, 80 - loop.BEFORE_POSTFIX),
         )  # fmt: skip
-        assert len(line) <= 80 and "44.30img/s" in line and "loss 2.500" in line and " left" in line, line
+        assert len(line) <= 80, line
+        assert "44.30img/s" in line, line
+        assert "loss 2.500" in line, line
+        assert " left" in line, line
 
 
 def test_a_run_that_is_there_is_refused_where_none_is_wanted(material, runs, capsys):
@@ -164,15 +140,14 @@ def test_the_adversary_begins_when_it_should(material, tmp_path, monkeypatch):
     assert ["adversary" in terms for _, terms in seen] == [False, False, True, True]
 
 
-def test_the_discriminator_s_rate_follows_its_own_images(material, tmp_path):
+def test_the_discriminator_s_rate_follows_its_own_images(material, tmp_path, monkeypatch):
     discriminator = dataclasses.replace(little.adversarial().stage2.discriminator, lr=1.0, warmup=11, reg_interval=0)
     rare = dataclasses.replace(little.adversarial().stage2.schedule, r1_every=100)
     stage = dataclasses.replace(little.adversarial().stage2, discriminator=discriminator, schedule=rare)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(STAGE_PRESETS, "tiny", lambda: dataclasses.replace(little.adversarial(), stage2=stage))
-        patch.setattr("triportrait.train.loop.LOG_EVERY", 1)
-        assert cli.main(words(material, "stage2", tmp_path / "run", "--adversarial-from", 4)) == 0
-    rates = [line.get("lr discriminator") for line in log_of(tmp_path / "run") if "l1" in line]
+    monkeypatch.setitem(STAGE_PRESETS, "tiny", lambda: dataclasses.replace(little.adversarial(), stage2=stage))
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    assert cli.main(words(material, "stage2", tmp_path / "run", "--adversarial-from", 4)) == 0
+    rates = [line.get("lr discriminator") for line in lines_of(tmp_path / "run") if "l1" in line]
     assert rates == [None, pytest.approx(1 / 12), pytest.approx(5 / 12), pytest.approx(9 / 12)]
 
 
@@ -198,16 +173,15 @@ def test_a_disk_that_fails_is_one_sentence(material, tmp_path, monkeypatch, caps
     assert "the run could not be written or read (no space left on device); free some space" in said
 
 
-def test_a_published_pseudo_view_is_a_phase_of_its_own(material, tmp_path):
+def test_a_published_pseudo_view_is_a_phase_of_its_own(material, tmp_path, monkeypatch):
     config = little.adversarial()
     own = dataclasses.replace(
         config.stage2, real_target=1.0, schedule=dataclasses.replace(config.stage2.schedule, pseudo_every=2)
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(STAGE_PRESETS, "tiny", lambda: dataclasses.replace(config, stage2=own))
-        patch.setattr("triportrait.train.loop.LOG_EVERY", 1)
-        assert cli.main(words(material, "stage2", tmp_path / "run")) == 0
-    lines = [line for line in log_of(tmp_path / "run") if "l1" in line]
+    monkeypatch.setitem(STAGE_PRESETS, "tiny", lambda: dataclasses.replace(config, stage2=own))
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    assert cli.main(words(material, "stage2", tmp_path / "run")) == 0
+    lines = [line for line in lines_of(tmp_path / "run") if "l1" in line]
     assert ["pseudo view" in line for line in lines] == [True, False, True, False]
     assert all(line["pseudo"] == 0 for line in lines)
     assert lines[0]["pseudo view"] > 0
@@ -234,7 +208,7 @@ def test_a_discriminator_can_be_begun_from(material, runs, tmp_path, monkeypatch
         seen.update(little.copied(models.discriminator))
         raise InputError("enough")
 
-    monkeypatch.setattr("triportrait.train.one_stage.reenact_stage", take)
+    monkeypatch.setattr("triportrait.train.run_one_stage.reenact_stage", take)
     refused(words(material, "stage2", tmp_path / "run", "--discriminator", runs["stage2"]), capsys)
     wanted = module_weights(checkpoints_of(runs["stage2"], "stage2")[-1], "discriminator")
     assert little.same(seen, wanted)
@@ -248,14 +222,16 @@ def test_a_frozen_renderer_comes_from_somewhere(material, tmp_path, monkeypatch,
         raise InputError("enough")
 
     seen: dict[str, torch.Tensor] = {}
-    monkeypatch.setattr("triportrait.train.one_stage.static_stage", take)
+    monkeypatch.setattr("triportrait.train.run_one_stage.static_stage", take)
     frozen = words(material, "stage1", tmp_path / "run", "--renderer-frozen-until", 8, "--seed", 5)
     said = refused(frozen, capsys)
     assert "renderer: expected a trained one, as it does not move for the first 8 images, got a fresh one" in said
     refused([*frozen, "--distill-planes", "0.1", "--teacher", str(material / "static")], capsys)
     taught = load_portrait(material / "static").state_dict()
     same = {name: torch.equal(seen[name], taught[name]) for name in taught if taught[name].dim() > 1}
-    assert all(value for name, value in same.items() if name.startswith(("volume.", "superres.")))
+    renderer = [value for name, value in same.items() if name.startswith(("volume.", "superres."))]
+    assert renderer
+    assert all(renderer)
     assert not all(same.values())
 
 
@@ -300,7 +276,7 @@ def test_weights_are_exported_and_can_be_begun_from(material, runs, tmp_path, ca
     more = ["--static", static, "--weights", out, "--adversarial", 0]
     again = words(material, "stage2", tmp_path / "again", *more)
     assert cli.main(again) == 0
-    assert len(log_of(tmp_path / "again")) == 1
+    assert len(lines_of(tmp_path / "again")) == 1
     assert not list(checkpoints_of(tmp_path / "again", "stage2")[-1].glob("discriminator*")), (
         "no adversary, no discriminator"
     )
@@ -329,7 +305,7 @@ def test_what_cannot_be_trained_is_one_sentence(case, material, tmp_path, capsys
 
 
 def test_a_teacher_is_named_where_what_it_says_counts(material, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("triportrait.train.loop.LOG_EVERY", 1)
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
     run, weights = tmp_path / "run", ["--distill-planes", 0.1, "--distill-feature", 1]
     said = refused(words(material, "stage1", run, *weights[:2]), capsys)
     assert (
@@ -342,8 +318,9 @@ def test_a_teacher_is_named_where_what_it_says_counts(material, tmp_path, monkey
     assert not checkpoints_of(run, "stage1")
     # the teacher is what stage 1 begins from: it agrees at first, and no more after a step
     assert cli.main(words(material, "stage1", run, *weights, "--teacher", material / "static")) == 0
-    first, *others = [line for line in log_of(run) if "l1" in line]
+    first, *others = [line for line in lines_of(run) if "l1" in line]
     assert first["planes"] == first["feature"] == 0
+    assert others
     assert all(line["planes"] > 0 < line["feature"] for line in others)
 
 
@@ -351,7 +328,7 @@ def test_what_has_no_run_in_it_is_refused(tmp_path, capsys):
     assert "it has no config.json of one" in refused(["train", "export", str(tmp_path), str(tmp_path / "out")], capsys)
 
 
-def test_lpips_and_identity_with_random_weights(material, tmp_path):
+def test_lpips_and_identity_with_random_weights(material, tmp_path, monkeypatch):
     """Real networks, random numbers: the files that nobody can download here have these names and shapes."""
     lpips = pytest.importorskip("lpips")
     from triportrait.train.objectives.torchvision_ops import declare
@@ -364,10 +341,9 @@ def test_lpips_and_identity_with_random_weights(material, tmp_path):
     save_file(identity, tmp_path / "arcface.safetensors")
     more = ["--perceptual", "lpips", "--vgg", tmp_path / "vgg16.pth", "--images", 4]
     more += ["--identity-weight", 1, "--identity", tmp_path / "arcface.safetensors"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("triportrait.train.loop.LOG_EVERY", 1)
-        assert cli.main(words(material, "stage2", tmp_path / "run", *more)) == 0
-    (line,) = [line for line in log_of(tmp_path / "run") if "l1" in line]
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    assert cli.main(words(material, "stage2", tmp_path / "run", *more)) == 0
+    (line,) = [line for line in lines_of(tmp_path / "run") if "l1" in line]
     assert line["perceptual"] > 0
     assert line["identity"] > 0
 
@@ -376,10 +352,10 @@ def test_recomputing_changes_no_loss(material, tmp_path):
     logs = []
     for name, more in (("kept", []), ("recomputed", ["--recompute"])):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("triportrait.train.loop.LOG_EVERY", 1)
+            patch.setattr(loop, "LOG_EVERY", 1)
             assert cli.main(words(material, "stage2", tmp_path / name, *more)) == 0
         logs.append([{k: v for k, v in line.items() if k != "images_per_s" and not k.startswith("data_")}
-                     for line in log_of(tmp_path / name)])  # fmt: skip
+                     for line in lines_of(tmp_path / name)])  # fmt: skip
     assert logs[0] == logs[1]
     assert recompute(little.portrait()) == 4, "two blocks of the transformer, one of the decoder, the renderer"
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.train import little
+from tests.train.runs import hashes, refused
 from triportrait import cli
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
-from triportrait.train.all_stages import shortcomings
 from triportrait.train.jobs import train as job
 from triportrait.train.presets import PRESETS
+from triportrait.train.run_all_stages import shortcomings
 from triportrait.train.runs.checkpoints import FOLDER, checkpoints_of
 from triportrait.train.stages import reenact as stage2
 from triportrait.train.stages import static as stage1
@@ -50,26 +50,9 @@ def copied(done, tmp_path) -> Path:
 @pytest.fixture
 def no_work(monkeypatch):
     """Whatever takes long fails."""
-    for name in ("run.run_stage", "all_stages.probe", "all_stages.Portrait4D"):
+    for name in ("run.run_stage", "run_all_stages.probe", "run_all_stages.Portrait4D"):
         monkeypatch.setattr(f"triportrait.train.{name}", lambda *a, **k: pytest.fail("worked"))
     monkeypatch.setattr("triportrait.train.data.heads.render.HeadRenderer.__init__", lambda *a: pytest.fail("drew"))
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    folders = {str(p.relative_to(folder)): "" for p in folder.rglob("*") if p.is_dir()}
-    files = [p for p in folder.rglob("*") if p.is_file()]
-    return folders | {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-
-
-def refused(arguments: list[object], capsys) -> str:
-    """The one sentence that a command ended with."""
-    assert cli.main(["train", *map(str, arguments)]) == 2
-    said = capsys.readouterr()
-    lines = said.err.strip().splitlines()
-    assert [line.startswith("triportrait: ") for line in lines] == [False] * (len(lines) - 1) + [True], said
-    assert "Traceback" not in said.err
-    assert said.out == ""
-    return lines[-1]
 
 
 def test_a_run_ends_with_weights_that_say_how_they_were_made(tmp_path, capsys, monkeypatch):
@@ -129,30 +112,6 @@ def test_a_complete_run_is_not_trained_again(copied, capsys, monkeypatch):
     }, "only the command on the cards may differ"
 
 
-HOLD = """
-import fcntl, sys
-with open(sys.argv[1], "a") as lock:
-    fcntl.lockf(lock, fcntl.LOCK_EX)
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_two_processes_do_not_train_in_one_folder(copied, capsys):
-    pytest.importorskip("fcntl")
-    before = hashes(copied)
-    words = [sys.executable, "-c", HOLD, str(copied / ".lock")]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "held\n"
-        said = refused(["overfit", "--out", copied], capsys)
-        assert said.startswith(f"triportrait: {copied}: another process trains in this folder; ")
-        assert other.stdin is not None
-        other.stdin.close()
-    assert hashes(copied) == before
-    assert cli.main(["train", "overfit", "--out", str(copied)]) == 0, "the claim ends with the process"
-
-
 def test_a_training_that_diverges_is_one_sentence_and_keeps_its_states(copied, capsys, monkeypatch):
     for path in (*checkpoints_of(copied, "stage2"), copied / "weights", copied / "static"):
         shutil.rmtree(path)
@@ -202,18 +161,18 @@ BAD = {
 def test_bad_options_are_refused_before_any_work(case, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(job, "Run", lambda *a: pytest.fail("worked"))
     options, said = BAD[case]
-    assert said in refused([*options, "--out", tmp_path / "run"], capsys)
+    assert said in refused(["train", *options, "--out", tmp_path / "run"], capsys)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_needs_a_folder(capsys):
-    assert "train overfit: --out is missing; " in refused(["overfit"], capsys)
+    assert "train overfit: --out is missing; " in refused(["train", "overfit"], capsys)
 
 
 @pytest.mark.parametrize("place", ["file", "file/run"])
 def test_a_file_is_no_folder_for_a_run(place, tmp_path, capsys, no_work):
     (tmp_path / "file").write_text("mine")
-    assert str(tmp_path / "file") in refused(["overfit", "--out", tmp_path / place], capsys)
+    assert str(tmp_path / "file") in refused(["train", "overfit", "--out", tmp_path / place], capsys)
     assert hashes(tmp_path) == {"file": hashlib.sha256(b"mine").hexdigest()}
 
 
@@ -222,7 +181,7 @@ def test_a_folder_with_something_else_in_it_is_no_run(tmp_path, capsys, no_work)
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "portrait.safetensors").write_bytes(b"converted")
     before = hashes(tmp_path)
-    refused(["overfit", "--out", tmp_path], capsys)
+    refused(["train", "overfit", "--out", tmp_path], capsys)
     assert hashes(tmp_path) == before
 
 
@@ -237,14 +196,13 @@ def test_an_empty_folder_may_become_a_run(tmp_path, capsys):
         (["tiny"], r"this run was begun with .* name another folder"),
         (["overfit", "--seed", 3], "this run was begun with seed 0, now it is 3; name another folder"),
         (["overfit", "--stage1-images", 80], "this run was begun with stage1.images 8, now it is 80; name another"),
+        (["overfit", "--stage2-images", 16], "begun with stage2.images 8, now it is 16; name another folder"),
         (["overfit", "--perceptual", "random_features"], "begun with perceptual 'gradients', now it is 'random_feat"),
     ],
 )
 def test_a_run_of_other_numbers_is_refused_and_kept(options, said, copied, capsys, no_work):
-    import re
-
     before = hashes(copied)
-    assert re.search(said, refused([*options, "--out", copied], capsys))
+    assert re.search(said, refused(["train", *options, "--out", copied], capsys))
     assert hashes(copied) == before
 
 
@@ -280,7 +238,7 @@ def _damage_config(run: Path) -> str:
 def test_a_damaged_run_is_refused_before_any_work_and_kept(damage, copied, capsys, no_work):
     said = damage(copied)
     before = hashes(copied)
-    assert said in refused(["overfit", "--out", copied], capsys)
+    assert said in refused(["train", "overfit", "--out", copied], capsys)
     assert hashes(copied) == before
 
 
@@ -289,7 +247,7 @@ def test_a_damaged_state_is_refused_before_any_work_and_kept(stage, copied, caps
     (file,) = checkpoints_of(copied, stage)[-1].glob("*.safetensors")
     file.write_bytes(os.urandom(1000))
     before = hashes(copied)
-    said = refused(["overfit", "--out", copied], capsys)
+    said = refused(["train", "overfit", "--out", copied], capsys)
     assert f"no checkpoint of {stage} is whole" in said
     assert f"{file.name} is not what its card says" in said
     assert hashes(copied) == before
@@ -299,7 +257,7 @@ def test_a_state_of_another_network_is_refused_and_kept(copied, capsys):
     shutil.rmtree(checkpoints_of(copied, "stage2")[-1])
     shutil.copytree(checkpoints_of(copied, "motion")[-1], copied / FOLDER / "stage2_000000012")
     before = hashes(copied)
-    said = refused(["overfit", "--out", copied], capsys)
+    said = refused(["train", "overfit", "--out", copied], capsys)
     assert "it is of another network (networks motion, wanted generator); name another folder" in said
     assert hashes(copied) == before
 
@@ -311,9 +269,9 @@ def test_a_full_disk_is_one_sentence(copied, capsys, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("triportrait.train.stages.samples.write_grid", full)
-    said = refused(["overfit", "--out", copied], capsys)
+    said = refused(["train", "overfit", "--out", copied], capsys)
     assert said == (
-        f"triportrait: {copied}: the run could not be written or read (no space left on device); free some space or "
+        f"{copied}: the run could not be written or read (no space left on device); free some space or "
         "give access, and the same command goes on"
     )
 
@@ -332,10 +290,10 @@ def test_what_a_stage_should_not_be_built_on_is_said(tmp_path):
 
 def test_the_card_names_the_command_and_each_commit(tmp_path, monkeypatch):
     run = tmp_path / "a run"
-    monkeypatch.setattr("triportrait.train.runs.commit.commit", lambda: "one")
+    monkeypatch.setattr("triportrait.train.run_all_stages.commit", lambda: "one")
     arguments = ["train", "overfit", "--out", str(run), "--seed", "4"]
     assert cli.main([*arguments, "--until", "stage1"]) == 0
-    monkeypatch.setattr("triportrait.train.runs.commit.commit", lambda: "two")
+    monkeypatch.setattr("triportrait.train.run_all_stages.commit", lambda: "two")
     for _ in range(2):
         assert cli.main([*arguments, "-v"]) == 0
     for folder, network in (("weights", "reenactment"), ("static", "static synthesizer")):
@@ -349,6 +307,6 @@ def test_the_card_names_the_command_and_each_commit(tmp_path, monkeypatch):
     "old, new", [("--rate", "--lr"), ("--micros=2", "--micro-batches"), ("--planes-weight", "--distill-planes")]
 )
 def test_an_option_that_was_renamed_leads_to_its_new_name(old, new, tmp_path, capsys):
-    said = refused(["stage1", "--out", tmp_path / "run", old, "1"], capsys)
+    said = refused(["train", "stage1", "--out", tmp_path / "run", old, "1"], capsys)
     assert f"{old.partition('=')[0]} is {new} now" in said
     assert list(tmp_path.iterdir()) == []

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from triportrait.train.config import OptimizerConfig
-from triportrait.train.engines.engine import Engine, Group, PlainEngine
 from triportrait.train.engines.ranks import Ranks, process_group
+from triportrait.train.engines.training_engine import Engine, Group, PlainEngine
 from triportrait.train.engines.zero import ZeroConfig, ZeroEngine
 
 IMAGES, BATCH, MICROS = 40, 8, 4

@@ -1,4 +1,4 @@
-"""NumPy archives are read and checked here before a network sees their arrays; any damage is a `ValueError`."""
+"""Read NumPy archives and check their arrays before a network sees them; any damage is a `ValueError`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ranges of the cameras that see heads in training have their one home here.
+"""This module defines the ranges of the cameras that see heads in training.
 
 Ranges are of yaw, pitch, roll (radians), distance and pivot (scene units). The paper's are `LookAtRange()`.
 """

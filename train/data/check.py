@@ -1,4 +1,4 @@
-"""Stored data are checked for training: every checksum, every table, and that the videos decode."""
+"""Check stored data before training: every checksum, every table, and that the videos decode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pairs of frames of stored clips, from which stage 2 learns (section 4.3).
+"""Draw the pairs of frames of stored clips from which stage 2 learns (section 4.3).
 
 Every clip comes once in an epoch, in an order that follows from the seed and the epoch. Images are numbered over the
 whole run and over all ranks, and an image's number is its place in the epochs, so that a draw does not depend on the

@@ -1,4 +1,4 @@
-"""Folders of data that appear whole or not at all, with an index that tells whether they are still whole.
+"""Write folders of data whole or not at all, with an index that tells whether they are still whole.
 
 `index.json` holds what the folder is, the numbers it was made from and, for each file, its size and SHA-256.
 """
@@ -85,7 +85,7 @@ def made_above(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _disk(path: Path) -> Iterator[None]:
-    """Tell an `OSError` of the block as an `InputError` about `path`."""
+    """Turn an `OSError` of the block into an `InputError` about `path`."""
     try:
         yield
     except OSError as error:
@@ -97,7 +97,7 @@ def _disk(path: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_folder(path: Path, overwrite: bool, kind: str, settings: dict[str, Any]) -> Iterator[Path]:
-    """A temporary folder that becomes `path`, with its index, when the block ends well, and vanishes when it does not.
+    """Yield a temporary folder that becomes `path`, with its index, when the block succeeds and vanishes when it fails.
 
     Args:
         kind: what the folder holds, for its index.
@@ -124,7 +124,7 @@ def whole_folder(path: Path, overwrite: bool, kind: str, settings: dict[str, Any
 
 @contextmanager
 def whole_file(path: Path, overwrite: bool) -> Iterator[Path]:
-    """A temporary file beside `path` that becomes `path` when the block ends well, and vanishes when it does not."""
+    """Yield a temporary file beside `path` that becomes `path` when the block succeeds and vanishes when it fails."""
     check_file(path, overwrite, path.suffix.lower())
     with _disk(path), replacing(path.absolute(), overwrite) as work:
         yield work
@@ -143,7 +143,7 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 
 def open_folder(path: Path, kind: str, contents: bool = False) -> dict[str, Any]:
-    """The index of a folder after a check that all files are there at their sizes (with `contents`: bit by bit).
+    """Return the index of a folder whose files are all there at their sizes (with `contents`: bit by bit).
 
     Raises: `InputError` that names what is missing or damaged.
     """

@@ -40,7 +40,7 @@ from triportrait.train.data.scenes import (
 )
 from triportrait.train.data.set_config import FaceKind
 from triportrait.train.fields import check_range
-from triportrait.train.runs.flat import rebuilt
+from triportrait.train.runs.flatten import rebuilt
 
 KIND = "triportrait multi-view heads"
 DEPTH_STEPS = 8192  # per scene unit

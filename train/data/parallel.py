@@ -1,4 +1,4 @@
-"""Equal parts of work run on all cores, in processes: threads of small operations in Python hardly run together."""
+"""Run equal parts of work in processes on all cores; Python threads of small operations hardly run at the same time."""
 
 from __future__ import annotations
 

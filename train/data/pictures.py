@@ -1,4 +1,4 @@
-"""Multi-view sets are held in memory at the sizes at which the losses compare, and pairs are drawn from them.
+"""Hold multi-view sets in memory at the sizes at which the losses compare, and draw pairs from them.
 
 Letters: N poses (one head with one expression), V views of a pose, S side of the pictures, h side of the ray grid.
 """

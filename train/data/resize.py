@@ -1,4 +1,4 @@
-"""Pictures at a smaller size."""
+"""Shrink pictures by averaging."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers of a multi-view set of procedural heads."""
+"""This module holds the numbers of a multi-view set of procedural heads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contact sheets of the population: many faces, one face doing everything, some faces from all sides."""
+"""Draw contact sheets of the population: many faces, one face doing everything, some faces from all sides."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PITCHES = (0.1, 0.1, 0.1, 0.1, 0.1, -0.25, 0.65, 0.5)
 
 
 def posed(changes: dict[str, float | tuple[float, float, float]]) -> Expression:
-    """One face at rest but for `changes`."""
+    """Return one face at rest but for `changes`."""
     values = {n: torch.tensor([v]) if isinstance(v, tuple) else v for n, v in changes.items()}
     return Expression.neutral(1).replace(**values)
 
@@ -49,7 +49,7 @@ def check_sheet(kind: SheetKind, seed: int, count: int, size: int, antialias: in
 
 
 def sheet(kind: SheetKind, seed: int, count: int, size: int, antialias: int = 2) -> np.ndarray:
-    """A contact sheet, uint8 [H, W, 3].
+    """Draw a contact sheet, uint8 [H, W, 3].
 
     Args:
         kind: `identities` shows `count` heads, each with an expression of its own; `expressions` shows each head doing
@@ -78,13 +78,13 @@ def sheet(kind: SheetKind, seed: int, count: int, size: int, antialias: int = 2)
 
 
 def around(yaw: Tensor, pitch: Tensor) -> Camera:
-    """Cameras that look at the face from yaw and pitch [B], radians, upright, at the middle distance."""
+    """Return cameras that look at the face from yaw and pitch [B], radians, upright, at the middle distance."""
     flat = torch.zeros_like(yaw)
     return look_at(yaw, pitch, flat, flat + 4.05, torch.stack([flat, flat, flat + 0.09], -1))
 
 
 def tiled(pictures: Tensor, columns: int) -> np.ndarray:
-    """Pictures uint8 [B, S, S, 3] beside and below each other; what is left over stays white."""
+    """Tile pictures uint8 [B, S, S, 3] beside and below each other; what is left over stays white."""
     count, size = len(pictures), pictures.shape[1]
     rows = math.ceil(count / columns)
     blank = pictures.new_full((rows * columns - count, size, size, 3), 255)

@@ -1,4 +1,4 @@
-"""Networks that take no gradient for a while."""
+"""Keep networks from taking gradients for a while."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def frozen(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Inside, these networks take no gradient; else the loss of another one would add to theirs."""
+    """Keep gradients from these networks inside the context; else the loss of another one would add to theirs."""
     parameters = [p for network in networks for p in network.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)

@@ -9,8 +9,8 @@ from torch import nn
 
 from triportrait.core.errors import InputError
 from triportrait.train.config import OptimizerConfig, StageConfig
-from triportrait.train.engines.engine import Engine, Group, PlainEngine
 from triportrait.train.engines.ranks import Ranks
+from triportrait.train.engines.training_engine import Engine, Group, PlainEngine
 from triportrait.train.engines.zero import ZeroConfig, ZeroEngine
 
 

@@ -1,4 +1,4 @@
-"""Batches made ahead of the step that takes them, by one thread beside the training.
+"""Make batches ahead of the step that takes them, in one thread beside the training.
 
 What a step draws follows from its number alone, so the next ones can be made before anybody asks.
 """
@@ -37,7 +37,7 @@ class Prefetch(Generic[Item]):
 
     @property
     def ready(self) -> int:
-        """How many items are made and not yet taken."""
+        """Return how many items are made and not yet taken."""
         return sum(item.done() for item in self._waiting)
 
     def take(self) -> Item:

@@ -47,7 +47,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this one writes."""
+        """Tell whether this process writes."""
         return self.rank == 0
 
     def mean(self, values: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class Ranks:
 
     @contextmanager
     def raise_on_all_ranks(self) -> Iterator[None]:
-        """Where the block fails on one rank, it fails on all.
+        """Fail on all ranks where the block fails on one.
 
         Raises: `InputError` on all ranks: on the first that failed its own, on the others `RaisedElsewhere`.
         """

@@ -1,4 +1,4 @@
-"""The engine of many processes: DeepSpeed's ZeRO 0 to 3 under the verbs of `engine.Engine`.
+"""The engine of many processes: DeepSpeed's ZeRO 0 to 3 under the verbs of `training_engine.Engine`.
 
 Weights, gradients and moments are float32 at every stage, and networks run in half precision by autocast: so all stages
 and `PlainEngine` make the same steps. States are whole tensors by name, gathered one by one: what 2 ranks at stage 3
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from triportrait.core.errors import InputError
 from triportrait.train.config import OptimizerConfig
 from triportrait.train.engines import deepspeed_private as private
-from triportrait.train.engines.engine import MOMENTS, Engine, Group, State, adam, swapped, zero_nan_grads
 from triportrait.train.engines.ranks import Ranks
+from triportrait.train.engines.training_engine import MOMENTS, Engine, Group, State, adam, swapped
 
 
 @dataclass(frozen=True)
@@ -65,23 +65,22 @@ class ZeroEngine(Engine):
         ranks: Ranks,
     ) -> None:
         self._deepspeed = private.load_deepspeed()
-        super().__init__(module, groups, config, images, micro_batches, batch)
         self.zero, self.ranks = zero, ranks
-        trained = [p for g in groups for p in g.parameters]
-        trained_ids = {id(p) for p in trained}
-        for parameter in module.parameters():
-            parameter.requires_grad_(id(parameter) in trained_ids)
-        with private.without_scalars(module):
-            self._engine, self._optimizer, *_ = self._deepspeed.initialize(
-                model=module, model_parameters=trained, optimizer=adam(groups, config), config=self._settings()
-            )
-        if zero.stage == 3:
-            private.remove_module_hooks(self._optimizer)
-        if config.zero_nan_grads:
-            zero_nan_grads(trained)
+        super().__init__(module, groups, config, images, micro_batches, batch)
         self._named = dict(module.named_parameters())
         self.ema = {name: self._part_of(self._named[name], value) for name, value in self.ema.items()}
-        self._added = 0
+
+    def _make_optimizer(self) -> None:
+        trained_ids = {id(p) for p in self._parameters}
+        for parameter in self.module.parameters():
+            parameter.requires_grad_(id(parameter) in trained_ids)
+        optimizer = adam(self.groups, self.config)
+        with private.without_scalars(self.module):
+            self._engine, self._optimizer, *_ = self._deepspeed.initialize(
+                model=self.module, model_parameters=self._parameters, optimizer=optimizer, config=self._settings()
+            )
+        if self.zero.stage == 3:
+            private.remove_module_hooks(self._optimizer)
 
     def _settings(self) -> dict[str, Any]:
         zero: dict[str, Any] = {
@@ -198,7 +197,7 @@ class ZeroEngine(Engine):
         return flat[self.ranks.rank * size : (self.ranks.rank + 1) * size].clone()
 
     def _state_of_module(self) -> dict[str, Tensor]:
-        """Whole tensors on the CPU, one weight at a time."""
+        """Return whole tensors on the CPU, one weight at a time."""
         state = {name: value.detach().cpu().clone() for name, value in self.module.named_buffers()}
         for name, parameter in self._named.items():
             with self._deepspeed.zero.GatheredParameters([parameter]) if self.zero.stage == 3 else nullcontext():
@@ -230,7 +229,7 @@ class ZeroEngine(Engine):
             put(parameter, value, *keys)
 
     def _first_moments(self) -> None:
-        """A step that moves nothing, after which there are moments to be set."""
+        """Make a step that moves nothing, after which there are moments to be set."""
         for group in self._optimizer.param_groups:
             group["lr"] = 0.0
         for _ in range(self.micro_batches):

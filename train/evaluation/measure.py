@@ -1,4 +1,4 @@
-"""The measurement renders scenes, lets every method answer to them, compares, and collects the numbers."""
+"""Render scenes, let every method answer to them, compare, and collect the numbers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 from triportrait.core.config import ModelConfig
 from triportrait.train.data.parallel import in_order
 from triportrait.train.data.pictures import Pictures
+from triportrait.train.evaluation.image_metrics import agreement, depth_error, opacity_iou, psnr, sharpness, ssim
 from triportrait.train.evaluation.methods import Method, Prediction
-from triportrait.train.evaluation.metrics import agreement, depth_error, opacity_iou, psnr, sharpness, ssim
 from triportrait.train.evaluation.protocol import CROSS, Group, Plan, ProbeSpec, Scene, SceneSpec
 from triportrait.train.evaluation.response import Probe, face_mask, products, response
 

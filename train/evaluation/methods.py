@@ -1,4 +1,4 @@
-"""The methods that are measured and the baselines beside them make pictures of a source that is driven.
+"""Make pictures of a driven source by each of the methods that are measured: ours and the baselines.
 
 Letters: B heads, S side of a picture, h side of the ray grid.
 """

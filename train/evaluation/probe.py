@@ -1,4 +1,4 @@
-"""A training is probed on its way with heads of its cast and expressions that its set does not hold."""
+"""Probe a training on its way with heads of its cast and expressions that its set does not hold."""
 
 from __future__ import annotations
 

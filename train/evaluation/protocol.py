@@ -1,4 +1,4 @@
-"""Weights are measured on sources, driving pictures and true results, which are rendered here.
+"""Render the sources, driving pictures and true results on which weights are measured.
 
 Training has seen nothing of it but the identities of the cast: all expressions, poses and cameras come from seeds of
 their own, and so do the held-out and the driving heads. Head k is the same however many are measured.

@@ -1,4 +1,4 @@
-"""Response measures whether a picture moves when the face does: correlation and gain of its change.
+"""Measure whether a picture moves when the face does: correlation and gain of its change.
 
 A face at rest P_0 and one that moved along one axis P_a give a change Δ = P_a - P_0, in truth and as predicted:
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from triportrait.train.ablations import INIT, MOTION, TEACHER
+from triportrait.train.ablations import INIT, MOTION, TABLE, TEACHER, RowName
 from triportrait.train.config import ReenactConfig, StageConfig, TrainConfig
 from triportrait.train.data.cameras import shown_cameras, shown_range
 from triportrait.train.engines.schedule import active_terms, lazy_corrected
-from triportrait.train.table3 import TABLE, RowName
 
 
 def shown_schedule(name: str, config: StageConfig, full_size: int, motion_lr_factor: float = 1.0) -> str:

@@ -13,7 +13,6 @@ import tyro
 
 from triportrait.core.errors import InputError
 from triportrait.train.ablations import ablated, differences, with_motion
-from triportrait.train.all_stages import AllStages
 from triportrait.train.config import STAGES, StageConfig, StageName, TrainConfig
 from triportrait.train.data.cameras import SET_CAMERAS, CameraPreset
 from triportrait.train.engines.make import Engines
@@ -26,20 +25,22 @@ from triportrait.train.engines.ranks import (
     process_group,
 )
 from triportrait.train.engines.zero import ZeroConfig
-from triportrait.train.jobs.columns import (
+from triportrait.train.jobs.ablation_options import (
     ColumnOptions,
     OptionalFloat,
     OptionalFolder,
     OptionalInt,
     OptionalPath,
     OptionalStr,
+    given_options,
 )
-from triportrait.train.jobs.runs import Export, Replay
+from triportrait.train.jobs.export_replay import Export, Replay
 from triportrait.train.jobs.show_schedule import shown_columns, shown_schedule, shown_views
 from triportrait.train.networks import InitFrom
-from triportrait.train.one_stage import Loading, OneStage
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
 from triportrait.train.run import Run
+from triportrait.train.run_all_stages import AllStages
+from triportrait.train.run_one_stage import Loading, OneStage
 from triportrait.train.runs.run_config import CONFIG
 from triportrait.train.runs.stopping import Stopped, stops_on_request
 
@@ -77,14 +78,11 @@ class _Whole:
         Raises: `InputError` for numbers out of range.
         """
         config = PRESETS[self.preset()]()
-        changes: dict[str, object] = {"seed": self.seed}
-        for name in ("stage1", "motion", "stage2"):
-            images = getattr(self, f"{name}_images")
-            if images is not None:
+        changes = given_options(self, "seed", "perceptual")
+        for name in STAGES:
+            if (images := getattr(self, f"{name}_images")) is not None:
                 changes[name] = dataclasses.replace(getattr(config, name), images=images)
-        if self.perceptual is not None:
-            changes["perceptual"] = self.perceptual
-        return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+        return dataclasses.replace(config, **changes)
 
     def run(self) -> None:
         """Check everything, then train."""
@@ -217,7 +215,7 @@ class _Single:
         return Loading(self.prefetch)
 
     def loss_weights(self) -> dict[str, float | None]:
-        """Weights of terms by their name; None: the preset's."""
+        """Return weights of terms by their name; None: the preset's."""
         return {
             "adversarial": self.adversarial,
             "identity": self.identity_weight,
@@ -244,27 +242,20 @@ class _Single:
         config = self.start_config()
         stage: StageConfig = getattr(config, self.stage())
         changes: dict[str, Any] = {
-            "micro_batches": max(stage.micro_batches, ranks.size) if self.micro_batches is None else self.micro_batches
+            "micro_batches": max(stage.micro_batches, ranks.size),
+            **given_options(self, "images", "batch", "micro_batches", "front_sources"),
         }
-        for name in ("images", "batch", "front_sources"):
-            if (value := getattr(self, name)) is not None:
-                changes[name] = value
         if self.lr is not None:
             changes["optimizer"] = dataclasses.replace(stage.optimizer, lr=self.lr)
         if self.not_finite is not None:
             for name in ("optimizer", "discriminator"):
                 moved = changes.get(name, getattr(stage, name))
                 changes[name] = dataclasses.replace(moved, zero_nan_grads=self.not_finite == "zero")
-        begins = {name: getattr(self, name) for name in ("adversarial_from", "renderer_frozen_until")}
-        changes["schedule"] = dataclasses.replace(
-            stage.schedule, **{name: value for name, value in begins.items() if value is not None}
-        )
+        begins = given_options(self, "adversarial_from", "renderer_frozen_until")
+        changes["schedule"] = dataclasses.replace(stage.schedule, **begins)
         weights = {name: value for name, value in self.loss_weights().items() if value is not None}
         changes["losses"] = dataclasses.replace(stage.losses, **weights)
-        given = {name: getattr(self, name) for name in ("seed", "precision", "save_every", "sample_every")}
-        whole: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        if self.perceptual is not None:
-            whole["perceptual"] = self.perceptual
+        whole = given_options(self, "seed", "precision", "save_every", "sample_every", "perceptual")
         whole[self.stage()] = dataclasses.replace(stage, **changes)
         return dataclasses.replace(config, **whole)
 
@@ -363,7 +354,7 @@ class Stage1(_Single):
         return dataclasses.replace(super().init_from(), teacher=self.teacher)
 
     def loss_weights(self) -> dict[str, float | None]:
-        """Weights of terms by their name; None: the preset's."""
+        """Return weights of terms by their name; None: the preset's."""
         return super().loss_weights() | {"distill_planes": self.distill_planes, "distill_feature": self.distill_feature}
 
 

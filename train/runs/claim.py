@@ -1,4 +1,4 @@
-"""A run's folder belongs to one training at a time, and a start that is refused leaves none behind."""
+"""Lock a run's folder for one training at a time, and leave nothing behind where a start is refused."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Start:
 
     @contextmanager
     def part(self) -> Iterator[None]:
-        """A part of the start."""
+        """Take away what the start made where this part of it fails."""
         try:
             yield
         except BaseException:

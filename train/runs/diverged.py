@@ -1,4 +1,4 @@
-"""What a step that was not finite began from, for `triportrait train replay`.
+"""Keep what a step that was not finite began from, for `triportrait train replay`.
 
 run/diverged/checkpoints/STAGE_IMAGES    the networks, a checkpoint as any other
 run/diverged/micro_N.safetensors         micro-batch N, where it was not finite: tensors by flat names, the rest as JSON
@@ -19,7 +19,7 @@ from torch import Tensor
 from triportrait.core.atomic import replacing
 from triportrait.core.errors import InputError
 from triportrait.core.files import check_tensor_file, parsed_json
-from triportrait.train.runs.flat import flattened, rebuilt
+from triportrait.train.runs.flatten import flattened, rebuilt
 
 DIVERGED = "diverged"
 BEGIN = "begin.json"

@@ -1,4 +1,4 @@
-"""From a checkpoint to a weights folder: the EMA of the weights, in the format that the other commands read."""
+"""Write the EMA of a checkpoint as a weights folder, in the format that the other commands read."""
 
 from __future__ import annotations
 

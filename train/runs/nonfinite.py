@@ -1,4 +1,4 @@
-"""A step whose loss is not finite: who was in its batch, and when a run that goes on without such steps has to end."""
+"""Name who was in a batch whose loss is not finite, and end a run that has passed over too many such steps."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from triportrait.train.engines.engine import Engine
-from triportrait.train.runs.record import Record
+from triportrait.train.engines.training_engine import Engine
+from triportrait.train.runs.run_log import Record
 
 MOST_IN_A_ROW = 100  # steps that were not finite before a run that cleans gradients ends, too
 MOST_NAMED = 4
@@ -49,15 +49,15 @@ class Tolerated:
 
     @property
     def patient(self) -> bool:
-        """Whether one more may be passed over."""
+        """Tell whether one more may be passed over."""
         return self.in_a_row + 1 < MOST_IN_A_ROW
 
     def note(self, phase: str, terms: Sequence[str], names: Iterable[str]) -> None:
-        """Terms of a phase were not finite, with pictures from these places in their micro-batches."""
+        """Note terms of a phase that were not finite, and the places of the pictures in their micro-batches."""
         self._wrong.setdefault(f"{', '.join(terms)} of {phase}", []).extend(names)
 
     def step(self, engine: Engine) -> None:
-        """A step has ended: say and log what was noted in it."""
+        """End a step: say and log what was noted in it."""
         self.in_a_row = self.in_a_row + 1 if self._wrong else 0
         for terms, names in self._wrong.items():
             names = list(dict.fromkeys(names))

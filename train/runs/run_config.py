@@ -1,4 +1,4 @@
-"""The config of a run: stored when it begins, compared when it goes on."""
+"""Store the config of a run when it begins, and compare it when it goes on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _OPTIONS = {  # where a number of a stage can be given as it was
 
 
 def check_folder(run: Path) -> None:
-    """Before anything is written into a folder: it is empty, or a run, or holds its data.
+    """Check before anything is written that a folder is empty, or a run, or holds its data.
 
     Raises:
         InputError: it holds something else.

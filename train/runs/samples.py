@@ -1,4 +1,4 @@
-"""Grids of pictures that show how far a training is: labelled columns, one head a row."""
+"""Draw grids of pictures that show how far a training is: labelled columns, one head a row."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _tiles(pictures: Tensor, scale: int) -> np.ndarray:
 
 
 def shown_depth(depth: Tensor, opacity: Tensor, size: int) -> Tensor:
-    """Depths [B, 1, h, h] as pictures [B, 1, size, size] in [0, 1]: near is bright, beside the head is black."""
+    """Show depths [B, 1, h, h] as pictures [B, 1, size, size] in [0, 1]: near is bright, beside the head is black."""
     inside = opacity > 0.5
     far = torch.where(inside, depth, depth.new_full((), -1e9)).amax((2, 3), keepdim=True)
     near = torch.where(inside, depth, depth.new_full((), 1e9)).amin((2, 3), keepdim=True)

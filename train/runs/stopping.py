@@ -1,5 +1,5 @@
-"""Ending on request: SIGTERM (a scheduler that takes the machine back), SIGINT and the death of the launcher let the
-step end, then save."""
+"""End on request: after SIGTERM (a scheduler takes the machine back), SIGINT or the death of the launcher, the step
+ends and a checkpoint is saved."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class Stopper:
 
     @property
     def orphaned(self) -> bool:
-        """Whether the launcher has died; the system then gives its ranks another parent."""
+        """Tell whether the launcher has died; the system then gives its ranks another parent."""
         return self.launcher is not None and os.getppid() != self.launcher
 
     @property
     def asked(self) -> bool:
-        """Whether the run shall stop."""
+        """Tell whether the run shall stop."""
         return self.signalled or self.orphaned
 
 
 @contextmanager
 def stops_on_request(launcher: int | None = None) -> Iterator[Stopper]:
-    """Signals ask, and the end of the launcher; a second SIGINT interrupts at once, as ever."""
+    """Let signals and the end of the launcher ask for a stop; a second SIGINT interrupts at once, as ever."""
     stopper = Stopper(launcher=launcher)
 
     def ask(number: int, frame: object) -> None:

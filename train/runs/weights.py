@@ -1,4 +1,4 @@
-"""Weights folders of trainings: what is written beside the networks, and the cast that they were trained on."""
+"""Read and write the weights folders of trainings: the networks, what lies beside them, and the cast that they know."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The phases of a step that move the discriminator: its two terms, and R1 now and then."""
+"""Make the phases of a step that move the discriminator: its two terms, and R1 now and then."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stages 1 and 2 put together: phases, engines and samples, for a run of both and for a run of one."""
+"""Assemble the stages from phases, engines and samples, for a run of all and for a run of one."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from triportrait.core.portrait import Portrait4D
 from triportrait.train.config import GROUP, StageConfig, TrainConfig
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.pictures import PictureSet
-from triportrait.train.engines.engine import Engine, Group, PlainEngine
 from triportrait.train.engines.make import Engines
 from triportrait.train.engines.recompute import recompute
+from triportrait.train.engines.training_engine import Engine, Group, PlainEngine
 from triportrait.train.evaluation.response import Probe
 from triportrait.train.objectives.discriminator import Discriminator, DiscriminatorConfig
 from triportrait.train.stages import motion, reenact, static
+from triportrait.train.stages.common import Models
 from triportrait.train.stages.initialize import reads_motion
 from triportrait.train.stages.samples import clip_sample, reenact_sample, static_sample
 from triportrait.train.stages.stage import Phase, SkippingData, Stage, single_network
@@ -53,7 +54,7 @@ def make_discriminator(config: TrainConfig) -> Discriminator:
 def static_stage(
     config: TrainConfig, sets: list[PictureSet], models: static.StaticModels, probe: Probe, engines: Engines
 ) -> Stage[static.StaticBatch]:
-    """Stage 1."""
+    """Assemble stage 1, the static synthesizer."""
     stage = config.stage1
     unused = [p for name, p in models.portrait.named_parameters() if reads_motion(name)]
     groups = _groups(models.portrait, stage, unused, None)
@@ -64,7 +65,7 @@ def static_stage(
 
     sample = static_sample(config, sets, models, probe, engines.ranks.device)
     phases = static.phases(models, stage)
-    return _stage("stage1", 1, stage, models.portrait, models.discriminator, groups, draw, phases, sample, engines)
+    return _stage("stage1", 1, stage, models, groups, draw, phases, sample, engines)
 
 
 def reenact_stage(
@@ -74,7 +75,7 @@ def reenact_stage(
     probe: Probe | None,
     engines: Engines,
 ) -> Stage[reenact.ReenactBatch]:
-    """Stage 2.
+    """Assemble stage 2, the reenactment.
 
     Args:
         probe: procedural heads whose motion is measured; None: samples show the first clips.
@@ -89,9 +90,7 @@ def reenact_stage(
     sample = clip_sample(config, data, models, device) if probe is None else reenact_sample(models, probe, device)
     phases = reenact.phases(models, stage)
     skipping = data if isinstance(data, ClipPictures) else None
-    return _stage(
-        "stage2", 3, stage, models.portrait, models.discriminator, groups, draw, phases, sample, engines, skipping
-    )
+    return _stage("stage2", 3, stage, models, groups, draw, phases, sample, engines, skipping)
 
 
 def motion_stage(
@@ -130,8 +129,7 @@ def _stage(
     name: str,
     number: int,
     config: StageConfig,
-    portrait: Portrait4D,
-    discriminator: Discriminator | None,
+    models: Models,
     groups: list[Group],
     draw: Callable[[np.random.Generator, int], MovableBatch],
     phases: Sequence[Phase[MovableBatch]],
@@ -139,47 +137,24 @@ def _stage(
     engines: Engines,
     data: SkippingData | None = None,
 ) -> Stage[MovableBatch]:
-    network_engines = _engines(portrait, groups, discriminator, config, engines)
+    if engines.recomputes:
+        recompute(models.portrait)
+    by_network: dict[str, Engine] = {"generator": engines.make(models.portrait, groups, config.optimizer, config)}
+    if models.discriminator is not None:
+        group = Group(list(models.discriminator.parameters()))
+        by_network["discriminator"] = engines.make(models.discriminator, [group], config.discriminator, config)
 
     def to_device(batch: MovableBatch) -> MovableBatch:
         return batch.to(engines.ranks.device)
 
-    return Stage(
-        name,
-        number,
-        network_engines,
-        config.images,
-        config.batch,
-        config.micro_batches,
-        draw,
-        phases,
-        sample,
-        to_device,
-        data,
-    )
-
-
-def _engines(
-    portrait: Portrait4D,
-    groups: list[Group],
-    discriminator: Discriminator | None,
-    config: StageConfig,
-    engines: Engines,
-) -> dict[str, Engine]:
-    if engines.recomputes:
-        recompute(portrait)
-    by_name: dict[str, Engine] = {"generator": engines.make(portrait, groups, config.optimizer, config)}
-    if discriminator is not None:
-        by_name["discriminator"] = engines.make(
-            discriminator, [Group(list(discriminator.parameters()))], config.discriminator, config
-        )
-    return by_name
+    lengths = config.images, config.batch, config.micro_batches
+    return Stage(name, number, by_network, *lengths, draw, phases, sample, to_device, data)
 
 
 def _groups(
     portrait: Portrait4D, config: StageConfig, left_out: list[nn.Parameter], motion_lr_factor: float | None
 ) -> list[Group]:
-    """Parameters by rate: those of the renderer, which may be frozen at first, those that read motion, the others."""
+    """Group parameters by learning rate: the renderer, which may be frozen at first, what reads motion, the others."""
     left_out_ids = {id(p) for p in left_out}
     parameters: dict[str, list[nn.Parameter]] = {"others": [], "renderer": [], "motion": []}
     frozen_until = config.schedule.renderer_frozen_until

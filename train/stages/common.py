@@ -1,4 +1,4 @@
-"""What the stages share: half precision, renderings as in training, and the terms that compare them with the truth."""
+"""This module holds what the stages share: autocast, renderings as in training, and the terms of their losses."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def autocast(precision: Precision, like: Tensor) -> torch.autocast:
 
 
 def repeated(head: Head, views: int, neck: NeckGrid | None) -> Head:
-    """Each head `views` times in a row, with the neck poses of the views."""
+    """Repeat each head `views` times in a row, with the neck poses of the views."""
     return Head(head.planes.repeat_interleave(views, 0), head.background.repeat_interleave(views, 0), neck)
 
 

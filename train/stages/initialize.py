@@ -1,4 +1,4 @@
-"""Fresh weights: scales at which signal and motion reach the end of a small network.
+"""Initialize fresh weights at scales at which signal and motion reach the end of a small network.
 
 PyTorch's default scale of convolutions lets the signal of a network without norms die, and linear layers of a small
 scale make the motion tokens all alike: then motion never starts. Both were seen on the tiny preset.

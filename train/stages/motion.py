@@ -1,4 +1,4 @@
-"""Between the stages: a motion encoder that reads the numbers of an expression off pictures and pseudo views.
+"""Train a motion encoder, between the stages, to read the numbers of an expression off pictures and pseudo views.
 
 It takes the place of the published PD-FGC, which knows nothing of procedural heads. Its truth is known, so it is
 learned by regression, by mean squares: most numbers of most faces are 0, and absolute errors would leave it there.
@@ -62,18 +62,18 @@ def draw(sets: list[PictureSet], config: StageConfig, crop_size: int, rng: np.ra
 
 
 def crops(image: Tensor, landmarks: Tensor, crop_size: int) -> Tensor:
-    """Face crops [B, 3, c, c] of pictures [B, 3, S, S] with landmarks [B, 68, 2] in pixels of the picture."""
+    """Crop faces [B, 3, c, c] from pictures [B, 3, S, S] with landmarks [B, 68, 2] in pixels of the picture."""
     return motion_crop(image, landmarks * (ALIGNED_SIZE / image.shape[-1]) - 0.5, crop_size)
 
 
 def read_motion(encoder: AnyMotionEncoder, image: Tensor, landmarks: Tensor) -> Tensor:
-    """v [B, M] of pictures [B, 3, S, S] with landmarks [B, 68, 2] in pixels of the picture; always in float32."""
+    """Read v [B, M] off pictures [B, 3, S, S] with landmarks [B, 68, 2] in pixels, always in float32."""
     with torch.autocast(image.device.type, enabled=False):
         return encoder(crops(image.float(), landmarks.float(), encoder.crop_size))
 
 
 def motion_of(pictures: Pictures, encoder: AnyMotionEncoder | None) -> Tensor:
-    """v [B, M] of real pictures: as a clip store keeps it, else read off them; without an encoder the parameters."""
+    """Return v [B, M] of real pictures: stored in the clips, else read off them; without an encoder the parameters."""
     if encoder is None:
         return pictures.motion
     return read_motion(encoder, pictures.image, pictures.landmarks) if pictures.features is None else pictures.features
@@ -85,7 +85,7 @@ def losses(batch: MotionBatch, encoder: SmallMotionEncoder) -> dict[str, Tensor]
 
 
 def correlations(predicted: Tensor, true: Tensor) -> dict[str, float]:
-    """Correlation of predicted with true motion [B, 9], number by number."""
+    """Return the correlation of predicted with true motion [B, 9], number by number."""
     p, t = predicted - predicted.mean(0), true - true.mean(0)
     value = (p * t).sum(0) / (p.square().sum(0) * t.square().sum(0)).sqrt().clamp(min=1e-9)
     return dict(zip(EXPRESSION_AXES, value.tolist(), strict=True))

@@ -89,7 +89,7 @@ class Pairs(Protocol):
     def pairs(
         self, count: int, front_sources: float, streams: np.random.Generator, place: int, first: int = 0
     ) -> tuple[Pictures, Pictures]:
-        """B sources and B driving pictures of the same heads; the arguments alone decide.
+        """Draw B sources and B driving pictures of the same heads; the arguments alone decide.
 
         Args:
             front_sources: share of sources that are taken from near the front, where there are several views.
@@ -116,8 +116,10 @@ def draw(data: Pairs, config: ReenactConfig, rng: np.random.Generator, place: in
 
 
 def substitutions(config: ReenactConfig, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Two coins for each of `count` samples, [count] bool, that know nothing of each other: whether the motion is read
-    off the real picture, and whether that is the target."""
+    """Toss two independent coins for each of `count` samples: [count] bool, twice.
+
+    They say whether the motion is read off the real picture, and whether that is the target.
+    """
     real_driving = rng.random(count) < config.real_driving
     return torch.from_numpy(real_driving), torch.from_numpy(rng.random(count) < config.real_target)
 
@@ -245,7 +247,7 @@ def _foreground(rendering: Rendering) -> Tensor:
 
 
 def _where(first: Tensor, one: Camera, other: Camera) -> Camera:
-    """[B] cameras: `one` where `first` is true, else `other`."""
+    """Choose [B] cameras: `one` where `first` is true, else `other`."""
     rows = first[:, None, None]
     return Camera(
         torch.where(rows, one.world_from_camera, other.world_from_camera),

@@ -1,4 +1,4 @@
-"""What the samples of a stage show: grids of pictures, and the numbers that stand beside them in the log."""
+"""Make the samples of a stage: grids of pictures, and the numbers that stand beside them in the log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Driving, Rendering
 from triportrait.train.config import TrainConfig
 from triportrait.train.data.pictures import Pictures, PictureSet
-from triportrait.train.evaluation.metrics import psnr
+from triportrait.train.evaluation.image_metrics import psnr
 from triportrait.train.evaluation.response import Probe, responses
 from triportrait.train.runs.samples import shown_depth, write_grid
 from triportrait.train.stages import reenact, static
@@ -31,7 +31,7 @@ Sample = Callable[[Path | None], dict[str, float]]
 def static_sample(
     config: TrainConfig, sets: list[PictureSet], models: static.StaticModels, probe: Probe, device: torch.device
 ) -> Sample:
-    """Samples of stage 1: some views of its set, and how well the probe's unseen expressions are rendered."""
+    """Return the sampler of stage 1: views of its set, and how well the probe's unseen expressions are rendered."""
     portrait = models.portrait
     few = dataclasses.replace(config.stage1, batch=min(config.stage1.batch, SHOWN))
     shown = static.draw(sets, few, np.random.default_rng([config.seed, 99]))
@@ -62,7 +62,7 @@ def static_sample(
 
 
 def reenact_sample(models: reenact.ReenactModels, probe: Probe, device: torch.device) -> Sample:
-    """Samples of stage 2 on procedural heads: each probed motion, and how far the result follows it."""
+    """Return the sampler of stage 2 on procedural heads: each probed motion, and how far the result follows it."""
     portrait = models.portrait
 
     def sample(path: Path | None) -> dict[str, float]:
@@ -90,7 +90,7 @@ def reenact_sample(models: reenact.ReenactModels, probe: Probe, device: torch.de
 def clip_sample(
     config: TrainConfig, data: reenact.Pairs, models: reenact.ReenactModels, device: torch.device
 ) -> Sample:
-    """Samples of stage 2 on clips: a frame of each of the first clips drives another."""
+    """Return the sampler of stage 2 on clips: a frame of each of the first clips drives another."""
     few = dataclasses.replace(config.stage2, batch=SHOWN)
     shown = reenact.draw(data, few, np.random.default_rng([config.seed, 99]))
 

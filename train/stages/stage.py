@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triportrait.train.engines.engine import Engine
+from triportrait.train.engines.training_engine import Engine
 from triportrait.train.objectives.adversary import DiscriminatorInput
 
 Batch = TypeVar("Batch")
@@ -74,7 +74,7 @@ class SkippingData(Protocol):
         ...
 
     def log_numbers(self) -> dict[str, float]:
-        """Numbers for the log; their names begin with data_."""
+        """Return numbers for the log; their names begin with data_."""
         ...
 
 
@@ -110,7 +110,7 @@ class Stage(Generic[Batch]):
 
     @property
     def engine(self) -> Engine:
-        """The engine of the network that is wanted in the end."""
+        """Return the engine of the network that is wanted in the end."""
         return next(iter(self.engines.values()))
 
 

@@ -124,7 +124,7 @@ def bare_jpeg(data: bytes) -> bytes:
 
 
 def check_ratio(name: str, width_px: int, height_px: int, most: float) -> None:
-    """Refuse strips.
+    """Refuse a picture that is a strip.
 
     Raises:
         InputError: it is more than `most` times as long as it is wide.

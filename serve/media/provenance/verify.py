@@ -47,7 +47,7 @@ class Verified:
     looked: bool = True
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Say what was found, line by line, for people."""
         return [
             shown(str(self.path), LONGEST_SENTENCE),
             *_of_manifest(self.manifest, self.looked),

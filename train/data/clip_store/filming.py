@@ -1,4 +1,4 @@
-"""Procedural heads are filmed into a clip store: each clip has one head, light and camera, and a smooth motion.
+"""Film procedural heads into a clip store: each clip has one head, light and camera, and a smooth motion.
 
 The table of a clip holds what a perfect tracker would measure, and where the visible points lie on the mean head.
 """
@@ -15,7 +15,7 @@ import torch
 from triportrait.core.errors import InputError
 from triportrait.train.data.clip_store.importing import Clip, Imported, fill_store, finished_store
 from triportrait.train.data.clip_store.store import FPS, ClipWriter, pack_masks
-from triportrait.train.data.clips import check_clips
+from triportrait.train.data.head_videos import check_clips
 from triportrait.train.data.heads.landmarks import landmarks
 from triportrait.train.data.heads.population import EXPRESSION_AXES
 from triportrait.train.data.heads.render import HeadRenderer

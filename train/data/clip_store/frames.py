@@ -1,4 +1,4 @@
-"""Frames of stored clips are decoded by PyAV anywhere, by DALI on a GPU (NVDEC) or, with DALI 2.1.0, on the CPU.
+"""Decode frames of stored clips: by PyAV anywhere, by DALI on a GPU (NVDEC) or, with DALI 2.1.0, on the CPU.
 
 The RGB values of both are within 2 of 255 levels of each other. Letters: N frames of a clip, S their side.
 """

@@ -1,4 +1,4 @@
-"""Clips of other formats are imported into a store; those that cannot be used are skipped, counted and named."""
+"""Import clips of other formats into a store; skip, count and name those that cannot be used."""
 
 from __future__ import annotations
 

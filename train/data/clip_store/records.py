@@ -1,4 +1,4 @@
-"""Records of the published LMDB of clips, which are protobuf messages, are read by their wire format.
+"""Read the records of the published LMDB of clips, which are protobuf messages, by their wire format.
 
 A record is a clip: 1 channels, 2 height, 3 width, 4 num (numbers), 5 images num x H x W x 3 RGB, 6 segs num x H x W
 (x 1 or 3), 7 labels num x 437 float32, 8 mots num x 548 or more float32 (bytes).

@@ -1,4 +1,4 @@
-"""The usual 68 landmarks are read off the curves from which eyes, mouth and brows are cut.
+"""Place the usual 68 landmarks on the curves that cut eyes, mouth and brows.
 
 Their order: 0-16 jaw from the head's right to its left, 17-21 and 22-26 brows, 27-30 bridge of the nose, 31-35
 nostrils, 36-41 right eye, 42-47 left eye, 48-59 outer and 60-67 inner rim of the lips. Hidden landmarks have a place,

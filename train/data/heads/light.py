@@ -1,4 +1,4 @@
-"""Painted points are lit here, with the head's soft shadow on neck and shoulders, before a background.
+"""Light painted points, with the head's soft shadow on neck and shoulders, and paint the background behind them.
 
 Letters: N fragments, B batch. Light comes as one row per fragment.
 """

@@ -1,4 +1,4 @@
-"""Each point of a head is painted from its paint coordinates, before light falls on it.
+"""Paint each point of a head from its paint coordinates, before light falls on it.
 
 Letters: N fragments. Colours are [N, 3] in [0, 1]. Identity and expression come as one row per fragment.
 """

@@ -1,4 +1,4 @@
-"""Identities, expressions and lights of procedural heads are rows of numbers, which this module defines and samples.
+"""Define and sample the identities, expressions and lights of procedural heads, which are rows of numbers.
 
 Each head has one row of uniform numbers, and each trait is an inverse distribution function of one column, so that
 head k of a seed is the same head however many are drawn beside it.
@@ -23,7 +23,7 @@ LARGEST_COUNT = 1_000_000
 
 
 class HairStyle(IntEnum):
-    """The haircuts."""
+    """The haircuts of a head."""
 
     BALD = 0
     SHORT = 1
@@ -202,7 +202,7 @@ class Expression(Rows):
 
     @property
     def vector(self) -> Tensor:
-        """The expression without the neck, [B, 9] in the order of EXPRESSION_AXES."""
+        """Return the expression without the neck, [B, 9] in the order of EXPRESSION_AXES."""
         return torch.stack([getattr(self, name) for name in EXPRESSION_AXES], -1)
 
     @classmethod

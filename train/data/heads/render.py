@@ -1,4 +1,4 @@
-"""Heads are rendered with all that is known about them: depth, opacity, parts, positions, landmarks, parameters.
+"""Render heads with all that is known about them: depth, opacity, parts, positions, landmarks, parameters.
 
 Letters: B batch, S side of the picture, N fragments.
 """

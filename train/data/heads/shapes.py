@@ -1,4 +1,4 @@
-"""Small pieces of geometry: smooth steps and bumps, grids of triangles, spheres, rotations.
+"""This module holds small pieces of geometry: smooth steps and bumps, grids of triangles, spheres, rotations.
 
 Letters: B batch, U vertices, F faces.
 """

@@ -1,4 +1,4 @@
-"""Nested dataclasses as plain JSON values and tensors by flat names, and back by the types of their fields.
+"""Flatten nested dataclasses to plain JSON values and tensors by name, and rebuild them by the types of their fields.
 
 A batch or a config is kept so without pickle: what is read can only become the types that the reader asks for.
 """

@@ -1,4 +1,4 @@
-"""Whether a disk has room for what a run keeps: told before the first step, not at the first checkpoint."""
+"""Check before the first step that a disk has room for a run's checkpoints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from triportrait.core.errors import InputError
-from triportrait.train.engines.engine import Engine
+from triportrait.train.engines.training_engine import Engine
 from triportrait.train.runs.checkpoints import KEPT, checkpoints_of
 
 NAME_BYTES = 110  # of a tensor in a file's header
@@ -51,7 +51,7 @@ def check_room(run: Path, stage: str, engines: Mapping[str, Engine]) -> None:
 
 
 def in_words(count: int) -> str:
-    """Bytes in GB, MB or kB."""
+    """Describe a number of bytes in GB, MB or kB."""
     for size, unit in ((10**9, "GB"), (10**6, "MB")):
         if count >= size:
             return f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:,.0f} {unit}"

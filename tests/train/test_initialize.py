@@ -18,7 +18,6 @@ from triportrait.train.stages.initialize import initialize, initialize_motion, m
 
 HEADS = 4
 MODELS = {"tiny": tiny, "test": little.model}
-Looks = dict[str, tuple[Tensor, Tensor]]
 
 
 def spread(values: Tensor) -> float:

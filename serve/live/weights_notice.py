@@ -1,4 +1,4 @@
-"""What weights know of people, as the page says it beside the picture before anybody's face is used."""
+"""The notice that the page shows beside the picture for weights that were not trained on photographs of people."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from triportrait.serve.weight_loading import RULE
 
 _REMEDY = (
     "Real faces need weights trained on photographs. Bring the files published with Portrait4D-v2 and PD-FGC (they "
-    "keep their owners' licences), convert them, and start again with them: see “Real weights” in the README."
+    "keep their owners' licences), convert them, and start again with them: see “A real face” in the README."
 )
 _COMMANDS = (
     "triportrait convert portrait4d-v2-vfhq512.pkl weights/",
@@ -21,15 +21,15 @@ _COMMANDS = (
 
 
 @dataclass(frozen=True)
-class Knowledge:
-    """What weights that do not know people make of them.
+class WeightsNotice:
+    """The notice about weights that were not trained on photographs of people.
 
     Attributes:
-        title: the shortest way to say it.
+        title: the notice in a few words.
         sentence: what becomes of a photo as portrait, and of a real face that drives.
-        remedy: which weights would do better.
-        commands: how to get and use them.
-        neutral: whether a real driving face does better when one of its pictures counts as neutral.
+        remedy: which weights do better.
+        commands: how to convert and use them.
+        neutral: whether the page lets a picture of a real driving face count as neutral.
     """
 
     title: str
@@ -39,21 +39,21 @@ class Knowledge:
     neutral: bool = False
 
 
-def knowledge(weights: str, reenactor: Reenactor) -> Knowledge | None:
-    """What a page should say of weights; None for those whose motion encoder reads real faces.
+def weights_notice(weights: str, reenactor: Reenactor) -> WeightsNotice | None:
+    """Build the notice about weights; None for those whose motion encoder reads real faces.
 
     Args:
-        weights: what the user calls them: a folder, `demo` or `rule`.
-        reenactor: made of them.
+        weights: a folder, `demo` or `rule`, as the user names them.
+        reenactor: the network with these weights.
     """
     if weights == RULE:
-        return Knowledge(
+        return WeightsNotice(
             "Weights made from names", "They check the installation: the picture is noise, whoever drives it."
         )
     if not isinstance(reenactor.motion_encoder, SmallMotionEncoder):
         return None
     whose = "The demo weights have" if weights == DEMO else "These weights have"
-    return Knowledge(
+    return WeightsNotice(
         "Drawn heads only",
         f"{whose} never seen a person. A photo as portrait becomes a drawn head without its likeness. A real face that "
         "drives is misread, with eyes that shut and smiles that are missed, until one relaxed second of it counts as "

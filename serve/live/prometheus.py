@@ -1,4 +1,4 @@
-"""What /metrics tells Prometheus: latencies by part, frames, drops, sessions, memory."""
+"""The metrics that Prometheus reads at /metrics: latencies by part, frames, drops, sessions, memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from triportrait.serve.live.messages import Parts
@@ -21,7 +22,7 @@ class Metrics:
     """Counters and histograms of one server, in a registry of its own.
 
     Args:
-        gpu_bytes: memory that the device holds, None without one.
+        gpu_bytes: returns the memory that tensors hold on the GPU; None without one.
     """
 
     def __init__(self, gpu_bytes: Callable[[], float] | None = None) -> None:
@@ -53,26 +54,21 @@ class Metrics:
         self._sent: deque[float] = deque(maxlen=10_000)
 
     def sent(self, parts: Parts, view: bool) -> None:
-        """A result has left."""
+        """Count a result that was sent, and its times."""
         self.frames_out.labels("view" if view else "frame").inc()
         self._sent.append(time.monotonic())
         if view:
             return
-        named = {
-            "wait": parts.wait, "faces": parts.faces, "compute": parts.compute, "encode": parts.encode,
-            "send": parts.send,
-        }  # fmt: skip
-        for name, milliseconds in named.items():
+        for name, milliseconds in {**asdict(parts), "total": parts.total}.items():
             self._seconds.labels(name).observe(milliseconds / 1e3)
-        self._seconds.labels("total").observe(sum(named.values()) / 1e3)
 
     def fps(self) -> float:
-        """Results sent per second over the last seconds, of all sessions together."""
+        """Return the results sent per second, of all sessions together, over the last seconds."""
         now = time.monotonic()
         return sum(now - moment <= _WINDOW_S for moment in list(self._sent)) / _WINDOW_S
 
     def text(self) -> bytes:
-        """The page that Prometheus reads."""
+        """Write the text that Prometheus reads."""
         from prometheus_client import generate_latest
 
         return generate_latest(self.registry)

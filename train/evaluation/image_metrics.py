@@ -1,4 +1,4 @@
-"""Metrics of how near a picture is to its truth. Letters: B pictures, S their side, h side of the ray grid."""
+"""Measure how near a picture is to its truth. Letters: B pictures, S their side, h side of the ray grid."""
 
 from __future__ import annotations
 

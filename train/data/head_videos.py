@@ -1,4 +1,4 @@
-"""Clips: real H.264 files with one moving head each, and beside each an .npz with its numbers.
+"""Write H.264 videos of one moving head each, and beside each an .npz with its numbers.
 
 Letters: T frames. The arrays of a clip: expression [T, 9], neck [T, 3], landmarks [T, 68, 2] pixels, opacity [T, S, S]
 uint8, world_from_camera [4, 4], intrinsics [3, 3], identity.* and light.*.
@@ -79,6 +79,6 @@ def write_clips(
                 "intrinsics": camera.intrinsics[0],
                 **numbers(who.take([head]), light.take([head])),
             }
-            found = {name: np.asarray(value) for name, value in arrays.items()}
-            np.savez_compressed(folder / f"clip_{head:06d}.npz", **found)  # type: ignore[arg-type]
+            numpy_arrays = {name: np.asarray(value) for name, value in arrays.items()}
+            np.savez_compressed(folder / f"clip_{head:06d}.npz", **numpy_arrays)  # type: ignore[arg-type]
             tell(head + 1)

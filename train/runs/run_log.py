@@ -1,4 +1,4 @@
-"""What a run records: log.jsonl, samples/, and TensorBoard's files in tensorboard/. Only the first rank writes."""
+"""Record a run: log.jsonl, samples/, and TensorBoard's files in tensorboard/. Only the first rank writes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from triportrait.core.atomic import write_text
 from triportrait.core.files import MOST_INDEX, read_bytes
-from triportrait.train.engines.engine import Engine
 from triportrait.train.engines.ranks import Ranks
+from triportrait.train.engines.training_engine import Engine
 
 LOG, SAMPLES, BOARD = "log.jsonl", "samples", "tensorboard"
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Record:
                 self._board.add_image("samples", np.asarray(Image.open(grid)), engine.images_seen, dataformats="HWC")
 
     def line(self, values: Mapping[str, Any], engine: Engine) -> None:
-        """A line of the log alone."""
+        """Write a line of the log alone."""
         if self.writes:
             line = {"stage": self.stage, "images_seen": engine.images_seen, "step": engine.steps, **values}
             self._log.write(json.dumps(line) + "\n")

@@ -1,4 +1,4 @@
-"""One stage on data that a user names: `triportrait train stage1` and `stage2`, on any number of processes.
+"""Train one stage on data that a user names: `triportrait train stage1` and `stage2`, on any number of processes.
 
 For stage 2 the run keeps run/motion_encoder, a copy of the encoder that it uses, and where faces are tracked run/flame,
 FLAME's tables. run/data.json says what the data were, file by file.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,8 @@ from triportrait.train.data.set_config import SetConfig
 from triportrait.train.engines.make import Engines
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.evaluation.probe import probe
-from triportrait.train.named import check_named
-from triportrait.train.networks import InitFrom, reenact_models, static_models
+from triportrait.train.networks import InitFrom, check_required_files, reenact_models, static_models
+from triportrait.train.run import Inputs
 from triportrait.train.runs.export import export
 from triportrait.train.runs.run_config import FLAME, MOTION_ENCODER, data_fingerprints
 from triportrait.train.runs.weights import flame_field, save_flame
@@ -59,8 +58,8 @@ class Loading:
             raise InputError(f"most-skipped: expected a share from 0 to 1, got {self.most_skipped}; choose one")
 
 
-class OneStage:
-    """Stage 1 or 2 on named data. See `run.Inputs`.
+class OneStage(Inputs):
+    """The inputs of stage 1 or 2 on named data. See `run.Inputs`.
 
     Args:
         name: of the stage.
@@ -75,12 +74,12 @@ class OneStage:
         self._init_from = init_from
         self.loading = loading or Loading()
         self.prefetch = self.loading.prefetch
-        self.stages: Sequence[StageName] = (name,)
+        self.stages = (name,)
 
     def checked(self, config: TrainConfig) -> TrainConfig:
         """See `Inputs`."""
         name, data = self.name, self.data_folder
-        check_named(name, config, self._init_from)
+        check_required_files(name, config, self._init_from)
         self._clips = ClipStore(data, whole=False) if is_clip_store(data) else None
         if self._clips is None:
             multiview = MultiviewSet(data)
@@ -166,9 +165,6 @@ class OneStage:
     def stage(self, name: StageName) -> Stage[Any]:
         """See `Inputs`."""
         return self._stage
-
-    def finish(self, stage: Stage[Any]) -> None:
-        """See `Inputs`."""
 
     def export(self, command: str) -> Path:
         """Write the EMA of the newest checkpoint into `run/weights`."""

@@ -1,4 +1,4 @@
-"""Who waits for a place, in order of arrival, and who has to give one up while others wait."""
+"""The waiting line of a full server: pages wait in order of arrival until a session ends."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
 MOST_WAITING = 16
-SILENT_S = 30.0  # without any message: the other end has gone
-IDLE_S = 60.0  # a session without a frame gives its place up while others wait
-TURN_S, WARNED_S = 600.0, 60.0  # a session may be so old while others wait, and is told so long before it ends
+SILENT_S = 30.0  # a page that sent no message for so long has gone
+# While others wait, a session ends after IDLE_S without a frame, and WARNED_S after a warning that comes at TURN_S.
+IDLE_S, TURN_S, WARNED_S = 60.0, 600.0, 60.0
 
 
 @dataclass(eq=False)
 class Ticket:
-    """A page that is in, or waits for it.
+    """The place of one page in the line.
 
     Attributes:
-        address: where it comes from.
-        in_: whether it has a place.
-        refused: it has lost its place in the queue to a page of somebody who waits less.
-        changed: something of this has changed.
+        address: the page's IP address.
+        admitted: whether its session may begin.
+        refused: whether it lost its place to a page of an address with fewer pages in the line.
+        changed: set when its position, `admitted` or `refused` has changed.
     """
 
     address: str
-    in_: bool = False
+    admitted: bool = False
     refused: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Places:
-    """The queue before the admission. All of it is called from the event loop.
+class WaitingLine:
+    """Pages that wait for the admission of their session. All methods are called on the event loop.
 
     Args:
-        admission: how many fit.
+        admission: decides whether one more session fits.
     """
 
     def __init__(self, admission: Admission) -> None:
@@ -50,14 +50,14 @@ class Places:
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """Count the pages that wait."""
         return len(self._waiting)
 
     def ask(self, address: str) -> Ticket | Refusal:
-        """A page wants in: it is let in, waits, or is refused."""
+        """Admit a page, let it wait, or refuse it where the line is full."""
         refusal = None if self._waiting else self._admission.enter()
         if not self._waiting and refusal is None:
-            return Ticket(address, in_=True)
+            return Ticket(address, admitted=True)
         if self.waiting >= MOST_WAITING and not self._make_room(address):
             return refusal or self._admission.refusal()
         self._waiting.append(ticket := Ticket(address))
@@ -65,69 +65,65 @@ class Places:
         return ticket
 
     def _make_room(self, address: str) -> bool:
-        """Whoever holds most of a full queue cannot keep somebody out who holds less: the last of them goes."""
-        held = Counter(ticket.address for ticket in self._waiting)
-        greedy = max(held, key=lambda name: held[name], default=address)
-        if held[greedy] < held[address] + 2:
+        """Refuse the last page of the address with most pages in the line, if it has two more than this one has."""
+        count = Counter(ticket.address for ticket in self._waiting)
+        largest = max(count, key=lambda name: count[name], default=address)
+        if count[largest] < count[address] + 2:
             return False
-        last = [ticket for ticket in self._waiting if ticket.address == greedy][-1]
+        last = [ticket for ticket in self._waiting if ticket.address == largest][-1]
         last.refused = True
         self.leave_queue(last)
         return True
 
     def position(self, ticket: Ticket) -> int:
-        """1 is next."""
+        """Return the position of a page in the line; 1 is next."""
         return 1 + self._waiting.index(ticket)
 
     def leave_queue(self, ticket: Ticket) -> None:
-        """It waits no more; those behind it move up."""
+        """Take a page out of the line; those behind it move up."""
         self._waiting.remove(ticket)
-        for other in (*self._waiting, ticket):
-            other.changed.set()
+        for affected in (*self._waiting, ticket):
+            affected.changed.set()
 
     def leave(self, length_s: float) -> None:
-        """A session has ended: whoever is next comes in."""
+        """Count a session as ended, and admit the next page."""
         self._admission.leave(length_s)
         self.let_in()
 
     def let_in(self) -> None:
-        """Let in whom there is room for."""
+        """Admit pages as long as there is room."""
         while self._waiting and self._admission.enter() is None:
             ticket = self._waiting[0]
-            ticket.in_ = True
+            ticket.admitted = True
             self.leave_queue(ticket)
 
-    def refusal(self) -> Refusal:
-        """What is said to who cannot come in."""
-        return self._admission.refusal()
-
     def sentence(self, ticket: Ticket) -> str:
-        """What is said to who waits."""
+        """Build the sentence that a waiting page shows."""
         position = self.position(ticket)
-        where = "this page is next" if position == 1 else f"{position - 1} before this page"
+        place = "this page is next" if position == 1 else f"{position - 1} before this page"
         full = self._admission.refusal().sentence.rpartition(";")[0]
-        return f"{full}; {where}: it begins by itself when a place is free"
+        return f"{full}; {place}: it begins by itself when a place is free"
 
 
-async def wait_for_place(websocket: WebSocket, places: Places, ticket: Ticket) -> bool:
-    """Keep a page waiting that was accepted; gives whether it has come in, and is still there.
+async def wait_for_place(websocket: WebSocket, waiting_line: WaitingLine, ticket: Ticket) -> bool:
+    """Tell a page its position until it is admitted, refused or gone; return whether it is admitted and still there.
 
     Raises:
-        InputError: it has fallen silent.
+        InputError: nothing was heard from the page for too long.
     """
     from starlette.websockets import WebSocketState
 
     receiving = asyncio.create_task(_receive(websocket))
     position = 0
     try:
-        while not ticket.in_ and not ticket.refused:
+        while not ticket.admitted and not ticket.refused:
             ticket.changed.clear()
-            if places.position(ticket) != position:
-                position = places.position(ticket)
-                message = {"is": "waiting", "position": position, "sentence": places.sentence(ticket)}
+            if waiting_line.position(ticket) != position:
+                position = waiting_line.position(ticket)
+                message = {"is": "waiting", "position": position, "sentence": waiting_line.sentence(ticket)}
                 async with asyncio.timeout(SILENT_S):
                     await websocket.send_text(json.dumps(message))
-                continue  # it may have changed meanwhile
+                continue  # the position may have changed while this was sent
             changed = asyncio.create_task(ticket.changed.wait())
             try:
                 await asyncio.wait({changed, receiving}, return_when=asyncio.FIRST_COMPLETED)
@@ -136,18 +132,18 @@ async def wait_for_place(websocket: WebSocket, places: Places, ticket: Ticket) -
             if receiving.done():
                 receiving.result()
                 break
-    except (TimeoutError, RuntimeError):  # it takes nothing, or has gone
+    except (TimeoutError, RuntimeError):  # the page reads nothing, or has gone
         return False
     finally:
         receiving.cancel()
         await asyncio.wait({receiving})
-        if not ticket.in_ and not ticket.refused:
-            places.leave_queue(ticket)
-    return ticket.in_ and websocket.client_state is WebSocketState.CONNECTED
+        if not ticket.admitted and not ticket.refused:
+            waiting_line.leave_queue(ticket)
+    return ticket.admitted and websocket.client_state is WebSocketState.CONNECTED
 
 
 async def _receive(websocket: WebSocket) -> None:
-    """Read until the page leaves; what it says is not asked for yet."""
+    """Read and ignore messages until the page leaves."""
     while True:
         try:
             async with asyncio.timeout(SILENT_S):

@@ -1,4 +1,4 @@
-"""The options of stage 2 that are columns of the paper's Table 3, and how a row and they come together."""
+"""The options of stage 2 that are columns of the paper's Table 3, and their check against a row of it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from triportrait.train.ablations import RANDOM, check_beside_row
+from triportrait.train.ablations import RANDOM, RowName, check_beside_row
 from triportrait.train.config import ReenactConfig
 from triportrait.train.data.cameras import THETA_P, ThetaP
-from triportrait.train.table3 import RowName
 
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
 OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
 OptionalStr = Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
+
+
+def given_options(options: Any, *names: str) -> dict[str, Any]:
+    """Return those of the named options of a command that were given, that is, are not None."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,8 @@ class ColumnOptions:
             check_beside_row(self.ablation, {name: getattr(self, name) for name in names} | {"weights": weights})
 
     def columns(self, stage: ReenactConfig) -> dict[str, Any]:
-        """Fields of the stage that the options change, and their values."""
-        given = {name: getattr(self, name) for name in ("real_driving", "real_target", "clips")}
-        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        """Return the fields of the stage that the options change, and their values."""
+        changes = given_options(self, "real_driving", "real_target", "clips")
         if self.motion_kind is not None:
             changes["motion"] = self.motion_kind
         if self.init is not None:
@@ -72,5 +75,5 @@ class ColumnOptions:
 
     @property
     def init_folder(self) -> str | None:
-        """The folder to begin as, where one is named."""
+        """Return the folder to begin as, where one is named."""
         return None if self.init == RANDOM else self.init

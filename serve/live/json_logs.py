@@ -35,5 +35,5 @@ def json_logs() -> Iterator[None]:
 
 
 def fields(**values: object) -> dict[str, Any]:
-    """What a record carries besides its message, as `logger.info("session began", extra=fields(active=3))`."""
+    """Add fields to a record of the log: `logger.info("session began", extra=fields(active=3))`."""
     return {"fields": values}

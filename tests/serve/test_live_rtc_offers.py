@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import logging
 import re
 
@@ -12,15 +11,14 @@ import pytest
 from websockets.asyncio.client import connect
 
 from tests.serve.live_in_process import running
+from tests.serve.rtc_visit import aiortc, answer_to, new_peer
 from triportrait.core.errors import InputError
-from triportrait.serve.live import offers
-from triportrait.serve.live.offers import checked_offer, vp8_size
-
-aiortc = pytest.importorskip("aiortc")
+from triportrait.serve.live import rtc_offers
+from triportrait.serve.live.rtc_offers import checked_offer, vp8_size
 
 
 async def offer() -> str:
-    peer = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
+    peer = new_peer()
     peer.createDataChannel("numbers")
     peer.addTransceiver("video")
     await peer.setLocalDescription(await peer.createOffer())
@@ -63,44 +61,31 @@ def test_a_malformed_offer_is_one_sentence_and_no_traceback(sdp, caplog, monkeyp
 
     monkeypatch.setattr(transport_ws, "OFFERS_AT_ONCE", 100.0)
 
-    async def call(port: int) -> dict[str, dict]:
-        told = {}
+    async def call(port: int) -> list[dict]:
         async with connect(f"ws://127.0.0.1:{port}/session", max_size=None) as socket:
-            for name, change in {**WRONG, "a right one": lambda s: s}.items():
-                await socket.send(json.dumps({"do": "offer", "sdp": change(sdp)}))
-                async for message in socket:
-                    if isinstance(message, str) and json.loads(message)["is"] == "answer":
-                        told[name] = json.loads(message)
-                        break
-        return told
+            return [await answer_to(socket, change(sdp)) for change in (*WRONG.values(), lambda s: s)]
 
     with caplog.at_level(logging.DEBUG), running() as live:
-        told = asyncio.run(call(live.port))
+        *answers, right = asyncio.run(call(live.port))
         gc.collect()
-    assert told.pop("a right one")["sdp"]
-    answered = {name for name, answer in told.items() if answer["sdp"]}
-    assert answered <= {"no mid"} and len(told) == len(WRONG), answered
-    assert all("over a WebSocket" in answer["sentence"] for name, answer in told.items() if name not in answered)
-    said = [record.getMessage() for record in caplog.records if record.exc_info or record.levelno >= logging.ERROR]
-    assert not said, said
+    assert right["sdp"]
+    for name, answer in zip(WRONG, answers, strict=True):
+        if not (name == "no mid" and answer["sdp"]):
+            assert answer["sdp"] == "", name
+            assert "over a WebSocket" in answer["sentence"], name
+    logged = [record.getMessage() for record in caplog.records if record.exc_info or record.levelno >= logging.ERROR]
+    assert not logged, logged
 
 
 def test_offers_without_end_are_refused(sdp):
-    async def call(port: int) -> list[str]:
-        told = []
+    async def call(port: int) -> list[dict]:
         async with connect(f"ws://127.0.0.1:{port}/session", max_size=None) as socket:
-            for _ in range(8):
-                await socket.send(json.dumps({"do": "offer", "sdp": "v=0"}))
-                async for message in socket:
-                    if isinstance(message, str) and json.loads(message)["is"] == "answer":
-                        told.append(json.loads(message)["sentence"])
-                        break
-        return told
+            return [await answer_to(socket, "v=0") for _ in range(8)]
 
     with running() as live:
-        told = asyncio.run(call(live.port))
-    assert "offered too often" in told[-1]
-    assert "offered too often" not in told[0]
+        answers = asyncio.run(call(live.port))
+    assert "offered too often" in answers[-1]["sentence"]
+    assert "offered too often" not in answers[0]["sentence"]
 
 
 def candidates(sdp: str) -> list[str]:
@@ -108,7 +93,7 @@ def candidates(sdp: str) -> list[str]:
 
 
 def test_candidates_lie_at_the_page_itself_and_are_few(sdp, monkeypatch):
-    monkeypatch.setattr(offers, "own_addresses", lambda: ["192.168.1.7", "fd00::7"])
+    monkeypatch.setattr(rtc_offers, "own_addresses", lambda: ["192.168.1.7", "fd00::7"])
     bare = re.sub(r"a=candidate.*\r\n", "", sdp)
 
     def offered(*hosts: str) -> str:
@@ -121,7 +106,7 @@ def test_candidates_lie_at_the_page_itself_and_are_few(sdp, monkeypatch):
     for address in ("10.0.0.9", "::ffff:10.0.0.9"):
         far = checked_offer(offered(*others, "192.168.1.7", "127.0.0.1", "abc-1.local", "ABC.LOCAL"), address)
         assert candidates(far) == ["10.0.0.9"] * 3
-    assert len(candidates(checked_offer(offered(*["127.0.0.1"] * 300), "127.0.0.1"))) == offers.MOST_CANDIDATES
+    assert len(candidates(checked_offer(offered(*["127.0.0.1"] * 300), "127.0.0.1"))) == rtc_offers.MOST_CANDIDATES
     with pytest.raises(InputError, match="candidates as browsers write them"):
         checked_offer(bare + "a=candidate:1 1 udp 100 127.0.0.1 5000\r\n", "127.0.0.1")
 
@@ -134,12 +119,12 @@ def test_the_size_of_a_frame_is_known_before_it_is_decoded():
     from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 
     kind = RTCRtpCodecParameters(mimeType="video/VP8", clockRate=90_000, payloadType=97)
-    encoder, found = Vp8Encoder(), []
+    encoder, sizes = Vp8Encoder(), []
     for index in range(2):
         picture = av.VideoFrame.from_ndarray(np.full((240, 322, 3), 40 * index, np.uint8), "rgb24")
         picture.pts, picture.time_base = index * 3000, aiortc.mediastreams.VIDEO_TIME_BASE
         packets, _ = encoder.encode(picture)
-        found.append(vp8_size(b"".join(depayload(kind, packet) for packet in packets)))
-    assert found == [(322, 240), None]
+        sizes.append(vp8_size(b"".join(depayload(kind, packet) for packet in packets)))
+    assert sizes == [(322, 240), None]
     assert vp8_size(b"") is None
     assert vp8_size(bytes(20)) is None

@@ -1,4 +1,4 @@
-"""All stages on heads that a run draws itself: stage 1, the motion encoder, stage 2, and a weights folder at the end.
+"""Train all stages on heads that the run draws: stage 1, the motion encoder, stage 2, and a weights folder at the end.
 
 run/cast  run/strangers    the data, drawn if they are not there
 run/weights  run/static    the portrait and the motion encoder, and the static synthesizer, in half precision
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -20,39 +20,38 @@ from torch import Tensor, nn
 
 from triportrait import __version__
 from triportrait.core.checkpoint import save_weights
-from triportrait.core.files import MOST_INDEX, read_bytes
+from triportrait.core.files import MOST_INDEX, read_bytes, read_json
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.network_kind import REENACTMENT, STATIC
 from triportrait.core.portrait import Portrait4D
+from triportrait.core.source_commit import source_commit
 from triportrait.train.config import STAGES, StageName, TrainConfig
 from triportrait.train.data.heads.population import EXPRESSION_AXES
 from triportrait.train.data.heads.render import HeadRenderer
 from triportrait.train.data.multiview import MultiviewSet
-from triportrait.train.data.pictures import Pictures, PictureSet, open_set, photograph
+from triportrait.train.data.pictures import PictureSet, open_set, photograph
 from triportrait.train.data.scenes import expressions, filming_cameras, population
 from triportrait.train.data.set_config import SetConfig
 from triportrait.train.engines.make import Engines
-from triportrait.train.engines.ranks import Ranks
 from triportrait.train.evaluation.probe import probe
-from triportrait.train.networks import InitFrom
 from triportrait.train.objectives.perceptual import Perceptual, perceptual
-from triportrait.train.runs.commit import note_commit
-from triportrait.train.runs.record import LOG
+from triportrait.train.run import Inputs
+from triportrait.train.runs.run_log import LOG
 from triportrait.train.runs.weights import save_neck
 from triportrait.train.stages.assemble import motion_stage, reenact_stage, static_stage
 from triportrait.train.stages.initialize import initialize, initialize_motion
 from triportrait.train.stages.reenact import ReenactModels
-from triportrait.train.stages.samples import reenacted
 from triportrait.train.stages.stage import Stage
 from triportrait.train.stages.static import StaticModels
 
+COMMITS = "commits.json"
 STRANGERS, HELD_OUT = 104_729, 64  # added to the cast's seed for heads that no set holds, and how many of them
 ENOUGH_DB, ENOUGH_CORRELATION = 22.0, 0.9  # of what a stage leaves to the next; less is warned of, not refused
 logger = logging.getLogger(__name__)
 
 
-class AllStages:
-    """A whole training. See `run.Inputs`.
+class AllStages(Inputs):
+    """The inputs of a whole training. See `run.Inputs`.
 
     Args:
         distance: the perceptual distance, for instance LPIPS; by default the stand-in that the config names.
@@ -65,22 +64,8 @@ class AllStages:
     """
 
     def __init__(self, distance: Perceptual | None = None) -> None:
-        self.stages: Sequence[StageName] = STAGES
-        self.prefetch = 0
-        self.init_from: InitFrom | None = None
+        self.stages = STAGES
         self._distance = distance
-
-    def checked(self, config: TrainConfig) -> TrainConfig:
-        """See `Inputs`."""
-        return config
-
-    def config_entry(self, ranks: Ranks) -> dict[str, Any]:
-        """See `Inputs`."""
-        return {}
-
-    def fingerprints(self) -> dict[str, Any] | None:
-        """See `Inputs`."""
-        return None
 
     def open_data(self, folder: Path, config: TrainConfig, engines: Engines) -> None:
         """See `Inputs`."""
@@ -148,9 +133,19 @@ class AllStages:
         save_weights(weights, "motion", _halves(self.motion_encoder), self.motion_encoder, provenance)
         return weights
 
-    def reenact(self, source: Pictures, driving: Pictures) -> Tensor:
-        """Return what the portrait makes of B sources and B driving pictures, seen by the driving pictures' cameras."""
-        return reenacted(self.portrait, self.motion_encoder, source, driving)
+
+def note_commit(run: Path) -> list[str]:
+    """Note the current commit of the sources in a run; returns all that the run was made by, in order."""
+    path = run / COMMITS
+    try:
+        names = [str(name) for name in read_json(path)]
+    except (OSError, ValueError, TypeError):
+        names = []
+    now = source_commit()
+    if names[-1:] != [now]:
+        names.append(now)
+        path.write_text(json.dumps(names) + "\n")
+    return names
 
 
 def fresh_encoder(config: TrainConfig) -> SmallMotionEncoder:

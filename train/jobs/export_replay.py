@@ -10,7 +10,7 @@ import tyro
 
 from triportrait.core.errors import InputError
 from triportrait.train.engines.ranks import process_group
-from triportrait.train.jobs.columns import OptionalStr
+from triportrait.train.jobs.ablation_options import OptionalStr
 from triportrait.train.replay import replay
 from triportrait.train.runs.export import export
 

@@ -8,9 +8,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.serve.live_in_process import Visitor, eventually, running
-from triportrait.serve.live import places
+from triportrait.serve.live import waiting_line
 from triportrait.serve.live.admission import Admission, Refusal
-from triportrait.serve.live.places import Places
+from triportrait.serve.live.waiting_line import WaitingLine
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_pages_wait_in_order_and_the_next_begins_when_a_place_is_free(live):
         two.__exit__()
         assert four.hear("hello", seconds=5)["session"]
         four.__exit__()
-    eventually(lambda: live.server.admission.active == 0 and not live.server.places.waiting)
+    eventually(lambda: live.server.admission.active == 0 and not live.server.waiting_line.waiting)
 
 
 def test_what_a_waiting_page_says_is_not_asked_for_and_its_silence_ends_it(live, monkeypatch):
@@ -50,12 +50,12 @@ def test_what_a_waiting_page_says_is_not_asked_for_and_its_silence_ends_it(live,
         two.say(do="here")
         two.socket.send("garbage")
         two.socket.send(b"\1" * 100)
-        monkeypatch.setattr(places, "SILENT_S", 0.3)
+        monkeypatch.setattr(waiting_line, "SILENT_S", 0.3)
         two.say(do="here")
         assert "nothing was heard from this page while it waited" in two.hear("end", seconds=5)["sentence"]
         with pytest.raises(ConnectionClosed):
             two.socket.recv(timeout=5)
-        assert not live.server.places.waiting
+        assert not live.server.waiting_line.waiting
         assert live.server.admission.active == 1
 
 
@@ -63,8 +63,8 @@ def test_what_a_waiting_page_says_is_not_asked_for_and_its_silence_ends_it(live,
     "name, how", [("IDLE_S", "without a driving picture, as others wait"), ("TURN_S", "others wait")]
 )
 def test_a_session_gives_its_place_up_while_others_wait(live, monkeypatch, name, how):
-    monkeypatch.setattr(places, name, 0.5)
-    monkeypatch.setattr(places, "WARNED_S", 1.0)
+    monkeypatch.setattr(waiting_line, name, 0.5)
+    monkeypatch.setattr(waiting_line, "WARNED_S", 1.0)
     with Visitor(live, example=None) as one:
         time.sleep(1.5)
         assert live.server.sessions, "nobody waits"
@@ -78,7 +78,7 @@ def test_a_session_gives_its_place_up_while_others_wait(live, monkeypatch, name,
 
 
 def test_a_warning_is_taken_back_when_nobody_waits_any_more(live, monkeypatch):
-    monkeypatch.setattr(places, "TURN_S", 0.2)
+    monkeypatch.setattr(waiting_line, "TURN_S", 0.2)
     with Visitor(live, example=None) as one:
         with Visitor(live, example=None):
             assert one.hear("notice", about="place", seconds=5)["sentence"]
@@ -86,28 +86,28 @@ def test_a_warning_is_taken_back_when_nobody_waits_any_more(live, monkeypatch):
 
 
 def test_who_holds_the_whole_queue_cannot_keep_others_out():
-    queue = Places(Admission(0.1, 10, 1))
+    queue = WaitingLine(Admission(0.1, 10, 1))
     first = queue.ask("10.0.0.1")
-    assert first.in_
-    tickets = [queue.ask("10.0.0.1") for _ in range(places.MOST_WAITING)]
+    assert first.admitted
+    tickets = [queue.ask("10.0.0.1") for _ in range(waiting_line.MOST_WAITING)]
     assert isinstance(queue.ask("10.0.0.1"), Refusal)
     other = queue.ask("10.0.0.2")
     assert not isinstance(other, Refusal)
     assert tickets[-1].refused
-    assert queue.waiting == places.MOST_WAITING
+    assert queue.waiting == waiting_line.MOST_WAITING
     assert queue.position(tickets[0]) == 1
-    assert queue.position(other) == places.MOST_WAITING
+    assert queue.position(other) == waiting_line.MOST_WAITING
     queue.leave(3.0)
-    assert tickets[0].in_
-    assert not tickets[1].in_
+    assert tickets[0].admitted
+    assert not tickets[1].admitted
 
 
 def test_a_place_more_lets_the_next_in():
     """Frames have come to cost less."""
     admission = Admission(0.05, 10)
-    queue = Places(admission)
-    assert queue.ask("a").in_
-    assert not queue.ask("a").in_
+    queue = WaitingLine(admission)
+    assert queue.ask("a").admitted
+    assert not queue.ask("a").admitted
     for _ in range(500):
         admission.measured(0.01)
     queue.let_in()

@@ -1,4 +1,4 @@
-"""The engine of one process, and what every engine does: backward, step, save, load.
+"""This module defines what every engine does (backward, step, save, load) and the engine of one process.
 
 `PlainEngine` is plain PyTorch and the truth in tests; `zero.ZeroEngine` does the same over many processes.
 """
@@ -73,9 +73,18 @@ class Engine(ABC):
         self.images_seen, self.steps, self.updates = 0, 0, 0
         self.group_lrs: dict[str, float] = {}
         self.ema = {name: p.detach().clone() for name, p in module.named_parameters()}
+        self._parameters = [p for g in groups for p in g.parameters]
+        self._added = 0  # micro-batches since the last step
+        self._make_optimizer()
+        if config.zero_nan_grads:
+            zero_nan_grads(self._parameters)
+
+    @abstractmethod
+    def _make_optimizer(self) -> None:
+        """Make the optimizer of the groups."""
 
     def full_params(self) -> AbstractContextManager[None]:
-        """The context of every use of the module in a phase, and of `backward`, but not of `step`."""
+        """Return the context that every use of the module in a phase needs, and `backward`, but not `step`."""
         return nullcontext()
 
     @abstractmethod
@@ -107,7 +116,7 @@ class Engine(ABC):
 
     @abstractmethod
     def save(self) -> State:
-        """All that a later `load` needs to go on as if nothing had happened; every rank calls it, the first has it."""
+        """Return all that a later `load` needs to go on exactly; every rank calls it, the first has it."""
 
     @abstractmethod
     def load(self, state: Mapping[str, Any]) -> None:
@@ -151,21 +160,8 @@ class Engine(ABC):
 class PlainEngine(Engine):
     """AdamW over one module on one process. See `Engine`."""
 
-    def __init__(
-        self,
-        module: nn.Module,
-        groups: Sequence[Group],
-        config: OptimizerConfig,
-        images: int,
-        micro_batches: int = 1,
-        batch: int = 1,
-    ) -> None:
-        super().__init__(module, groups, config, images, micro_batches, batch)
-        self._parameters = [p for g in groups for p in g.parameters]
-        self._optimizer = adam(groups, config)
-        self._added = 0
-        if config.zero_nan_grads:
-            zero_nan_grads(self._parameters)
+    def _make_optimizer(self) -> None:
+        self._optimizer = adam(self.groups, self.config)
 
     def backward(self, loss: Tensor) -> None:
         """See `Engine`."""
@@ -226,7 +222,7 @@ class PlainEngine(Engine):
 
 
 def adam(groups: Sequence[Group], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW (Adam where nothing decays) with the corrections of lazy regularisation."""
+    """Return AdamW (Adam where nothing decays) with the corrections of lazy regularisation."""
     lr, betas = lazy_corrected(config)
     return torch.optim.AdamW(
         [{"params": list(g.parameters)} for g in groups],
@@ -239,7 +235,7 @@ def adam(groups: Sequence[Group], config: OptimizerConfig) -> torch.optim.Optimi
 
 @contextmanager
 def swapped(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Iterator[None]:
-    """The values in the place of the weights, tensor by tensor, until the end of the context."""
+    """Put values in the place of the weights, tensor by tensor, until the end of the context."""
     saved = {name: weight.detach().clone() for name, weight in weights.items()}
     try:
         with torch.no_grad():
@@ -253,8 +249,10 @@ def swapped(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Iter
 
 
 def zero_nan_grads(parameters: Sequence[nn.Parameter]) -> None:
-    """Let gradients have 0 for NaN and 1e5 of its sign for infinity, in what each micro-batch adds and before it is
-    added: a bad micro-batch takes nothing from the others of its step."""
+    """Replace NaN by 0 and infinity by 1e5 of its sign in the gradients of each micro-batch, before they are added.
+
+    A bad micro-batch takes nothing from the others of its step.
+    """
     for parameter in parameters:
         if parameter.requires_grad:
             parameter.register_hook(_zero_nan)

@@ -1,4 +1,4 @@
-"""Run uvicorn as we want it: one socket, deadlines for silent connections, a stop within seconds."""
+"""Run the server with uvicorn on one socket, with deadlines for silent connections and a stop within seconds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from triportrait.core.errors import InputError
 from triportrait.serve.live.addresses import is_loopback
 from triportrait.serve.live.guard import App
-from triportrait.serve.live.logs import fields
+from triportrait.serve.live.json_logs import fields
 from triportrait.serve.live.messages import LARGEST_FRAME_BYTES
 from triportrait.serve.media.output_file import reason_of
 
@@ -34,7 +34,7 @@ MOST_OF_ADDRESS = 128  # of one address other than this machine's, behind which 
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that will listen there.
+    """Bind a socket to an address.
 
     Raises:
         InputError: the port is taken, or the address is none of this machine's.
@@ -56,17 +56,18 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def make(app: App, at_last: Callable[[], None] | None = None) -> uvicorn.Server:
-    """The server; `run(sockets=[bound])` serves until SIGINT, SIGTERM or its `should_exit`.
+    """Make the uvicorn server; its `run(sockets=[bound])` serves until SIGINT, SIGTERM or `should_exit`.
 
     Args:
-        app: what is served.
-        at_last: called where a signal has not ended the process in time, which then ends. None: it is waited for.
+        app: the application.
+        at_last: called when a signal has not ended the process in time, just before it is ended. Where it is None, the
+            process is not ended.
     """
     import uvicorn
 
     config = uvicorn.Config(
         app,
-        http=_patient(),
+        http=_deadline_protocol(),
         ws="websockets-sansio",
         ws_max_size=LARGEST_FRAME_BYTES + 1024,
         ws_ping_interval=10.0,
@@ -82,14 +83,14 @@ def make(app: App, at_last: Callable[[], None] | None = None) -> uvicorn.Server:
     )
     server = uvicorn.Server(config)
     if at_last is not None:
-        server.handle_exit = _with_an_end(server.handle_exit, at_last)  # type: ignore[method-assign]
+        server.handle_exit = _with_deadline(server.handle_exit, at_last)  # type: ignore[method-assign]
     return server
 
 
 def run(app: App, bound: socket.socket, at_last: Callable[[], None]) -> None:
-    """Serve until SIGINT, SIGTERM or SIGHUP; open sessions are told, and it ends within seconds.
+    """Serve until SIGINT, SIGTERM or SIGHUP; then close open sessions and end the process within seconds.
 
-    The process ends with it: a thread that decodes, encodes or computes for ever is not waited for.
+    Threads that decode, encode or compute for ever are not waited for.
 
     Args:
         at_last: as of `make`.
@@ -107,7 +108,7 @@ def run(app: App, bound: socket.socket, at_last: Callable[[], None]) -> None:
         os._exit(0)
 
 
-def _with_an_end(handle: Callable[..., None], at_last: Callable[[], None]) -> Callable[..., None]:
+def _with_deadline(handle: Callable[..., None], at_last: Callable[[], None]) -> Callable[..., None]:
     counting = threading.Event()
 
     def count() -> None:
@@ -129,19 +130,19 @@ def _with_an_end(handle: Callable[..., None], at_last: Callable[[], None]) -> Ca
 
 
 def _has_room(client: tuple[str, int] | None, connections: Iterable[Any]) -> bool:
-    """Whether one more connection of this address leaves others theirs."""
+    """Return whether an address has no more connections than one may have, so that others get theirs."""
     if client is None or is_loopback(client[0]):
         return True
     return sum(other.client is not None and other.client[0] == client[0] for other in connections) <= MOST_OF_ADDRESS
 
 
-def _patient() -> type[Any]:
+def _deadline_protocol() -> type[Any]:
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
-    class Patient(H11Protocol):
-        """Closes a connection on which a request's header never becomes whole; uvicorn would keep it for ever."""
+    class DeadlineProtocol(H11Protocol):
+        """Close a connection on which a request's header never becomes whole; uvicorn would keep it for ever."""
 
-        _waiting_after: Any = False  # the last request that a deadline was set behind; None is before the first
+        _deadline_after: Any = False  # the last request that a deadline was set behind; None is before the first
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -154,16 +155,16 @@ def _patient() -> type[Any]:
             self._set_deadline()
 
         def _set_deadline(self) -> None:
-            if self._is_asked() or self._waiting_after is self.cycle:
+            if self._has_request() or self._deadline_after is self.cycle:
                 return
-            self._waiting_after = self.cycle
+            self._deadline_after = self.cycle
             self.loop.call_later(REQUEST_S, self._close_if_silent, self.cycle)
 
-        def _is_asked(self) -> bool:
+        def _has_request(self) -> bool:
             return self.cycle is not None and not self.cycle.response_complete
 
         def _close_if_silent(self, last: Any) -> None:
-            if self.cycle is last and not self._is_asked() and self.transport.get_protocol() is self:
+            if self.cycle is last and not self._has_request() and self.transport.get_protocol() is self:
                 self.transport.abort()
 
-    return Patient
+    return DeadlineProtocol

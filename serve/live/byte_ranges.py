@@ -1,29 +1,29 @@
-"""The part of a file that a request asks for (RFC 9110, section 14)."""
+"""Byte ranges of HTTP: which part of a file a request asks for (RFC 9110, section 14)."""
 
 from __future__ import annotations
 
 import re
 
 _RANGE = re.compile(r"bytes=[ \t]*(?:([0-9]+)-([0-9]*)|-([0-9]+))[ \t]*", re.IGNORECASE)
-_DIGITS = 18  # beyond any file
+_MAX_DIGITS = 18  # a longer number is beyond any file
 
 
 class UnsatisfiableError(Exception):
-    """Nothing of the file lies in the range: 416."""
+    """No byte of the file lies in the range; the status is 416."""
 
 
-def asked_range(header: str, size: int) -> tuple[int, int] | None:
-    """The first and the last byte that a `Range` asks for.
+def requested_range(header: str, size: int) -> tuple[int, int] | None:
+    """Read the first and the last byte that a `Range` header asks for.
 
     Args:
-        header: its value, empty where there is none.
-        size: of the file, bytes.
+        header: the header's value, empty where there is none.
+        size: the length of the file, bytes.
 
     Returns:
         None where all is to be sent: no range, an invalid one, several, or another unit.
 
     Raises:
-        UnsatisfiableError: it lies behind the end.
+        UnsatisfiableError: the range begins behind the end of the file.
     """
     match = _RANGE.fullmatch(header)
     if match is None:
@@ -45,4 +45,4 @@ def _number(digits: str | None) -> int | None:
     if not digits:
         return None
     digits = digits.lstrip("0") or "0"
-    return int(digits) if len(digits) <= _DIGITS else 10**_DIGITS
+    return int(digits) if len(digits) <= _MAX_DIGITS else 10**_MAX_DIGITS

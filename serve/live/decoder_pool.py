@@ -1,4 +1,4 @@
-"""Where portraits are decoded: in processes of their own, which are ended when they take too long or nobody waits."""
+"""A pool of processes that decode portraits: one that takes too long, or that nobody waits for, is killed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import IO
@@ -16,19 +17,19 @@ import numpy as np
 from triportrait.core.errors import InputError
 from triportrait.serve.live.decode_process import ANSWER, CPU_S, REQUEST
 
-PROCESSES = 2  # one session decodes one picture at a time: it never holds all
-WALL_S = 30.0  # for a picture, however little of a processor it gets
+PROCESSES = 2  # a session decodes one picture at a time, so that it never holds all of them
+WALL_S = 30.0  # for a picture, however busy the processors are
 _SLOW = "portrait: this picture takes more than {:g} s to decode; save it as a plain JPEG or PNG"
 
 
 def command() -> list[str]:
-    """What starts a process: it finds its modules where this one does."""
+    """Return the command that starts a process, which imports modules from where this one does."""
     code = f"import sys; sys.path[:] = {sys.path!r}; from triportrait.serve.live.decode_process import main; main()"
     return [sys.executable, "-c", code]
 
 
 class _Job:
-    """A picture that somebody waits for, until nobody does."""
+    """The decoding of one picture, whose process is killed when nobody waits for it any more."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -52,8 +53,8 @@ class _Job:
                 self._process.kill()
 
 
-class Decoders:
-    """A few processes that decode; each that dies is replaced.
+class DecoderPool:
+    """Decode pictures in a few processes, each of which is replaced when it dies.
 
     Args:
         wall_s: seconds that a picture may take.
@@ -68,16 +69,16 @@ class Decoders:
         self._stopped = False
 
     def start(self) -> list[Future[None]]:
-        """Start the processes; gives what is done when they have been."""
+        """Start the processes; return futures that are done when they run."""
         return [self._threads.submit(self._add) for _ in range(PROCESSES)]
 
     async def decode(self, body: bytes, longest_px: int) -> np.ndarray:
-        """A portrait, uint8 [H, W, 3], made smaller where it is longer than `longest_px`.
+        """Decode a portrait to uint8 [H, W, 3], reduced where it is longer than `longest_px`.
 
-        Whoever cancels this ends the process that is at it.
+        Where this is cancelled, the process that decodes is killed.
 
         Raises:
-            InputError: what is wrong with it, or it takes too long.
+            InputError: the picture cannot be decoded, or takes too long.
         """
         job = _Job()
         loop = asyncio.get_running_loop()
@@ -88,7 +89,7 @@ class Decoders:
             raise
 
     def stop(self) -> None:
-        """End all processes, whatever they are at."""
+        """Kill all processes, whatever they work on."""
         with self._lock:
             self._stopped = True
             for process in self._all:
@@ -102,13 +103,8 @@ class Decoders:
             process = self._take()
         except OSError as error:
             raise InputError("portrait: the server cannot start a decoder now; try again in a minute") from error
-        late = threading.Event()
-
-        def end() -> None:
-            late.set()
-            process.kill()
-
-        timer = threading.Timer(self._wall_s, end)
+        began_s = time.monotonic()
+        timer = threading.Timer(self._wall_s, process.kill)
         timer.daemon = True
         timer.start()
         job.begin(process)
@@ -122,8 +118,9 @@ class Decoders:
             raise
         except (OSError, EOFError) as error:
             process.kill()
-            slow = late.is_set() or process.wait() == -_xcpu()
-            limit_s = self._wall_s if late.is_set() else CPU_S
+            late = time.monotonic() - began_s >= self._wall_s
+            slow = late or process.wait() == -_xcpu()
+            limit_s = self._wall_s if late else CPU_S
             sentence = _SLOW.format(limit_s) if slow else "portrait: this picture cannot be decoded; save it anew"
             raise InputError(sentence) from error
         finally:
@@ -151,7 +148,7 @@ class Decoders:
             self._idle.put(self._begin())
 
     def _begin(self) -> subprocess.Popen[bytes]:
-        # A session of its own: Ctrl-C in the terminal is for the server, which ends it.
+        # A process group of its own: Ctrl-C in the terminal reaches the server alone, which kills the process.
         process = subprocess.Popen(
             command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         )

@@ -39,6 +39,10 @@ CAST_HEADS = (3, 28, 9, 14, 30, 21)  # those of the package's cast that differ m
 DRIVING_HEADS = (6, 22, 15, 13, 8, 5)
 MOST_CHARACTERS, LONGEST_S = 32, 60.0
 FRAMES_AT_A_TIME = 5
+CAPTIONS = ("source", "driving: another head", "result", "result from any side")
+_PAPER, _INK, _FAINT = (22, 24, 29), (236, 238, 242), (142, 148, 158)
+_MARGIN, _GAP, _CAPTION, _LINE = 16, 8, 28, 30
+_CAPTION_PX, _LINE_PX = 15, 13
 _CALM = 0.3  # factor on a source's blinks and neck rotation
 
 
@@ -186,3 +190,39 @@ def _shrunk(image: Tensor, landmarks: Tensor, size: int) -> tuple[Tensor, Tensor
 
 def _enlarged(image: Tensor, size: int) -> Tensor:
     return F.interpolate(image, size=(size, size), mode="bicubic", align_corners=False).clamp(-1, 1)
+
+
+def framed(tiles: np.ndarray, left: str, right: str) -> np.ndarray:
+    """Put tiles beside each other on the card.
+
+    Args:
+        tiles: uint8 [4, S, S, 3].
+        left, right: texts at both ends of the line below.
+
+    Returns:
+        uint8 [H, W, 3], H and W even.
+    """
+    side = tiles.shape[1]
+    frame = _card(side, left, right).copy()
+    for number, tile in enumerate(tiles):
+        at = _MARGIN + number * (side + _GAP)
+        frame[_MARGIN + _CAPTION : _MARGIN + _CAPTION + side, at : at + side] = tile
+    return frame
+
+
+@lru_cache(maxsize=4)
+def _card(side: int, left: str, right: str) -> np.ndarray:
+    from PIL import Image, ImageDraw, ImageFont
+
+    width = 2 * _MARGIN + len(CAPTIONS) * (side + _GAP) - _GAP
+    height = _MARGIN + _CAPTION + side + _LINE
+    image = Image.new("RGB", (width + width % 2, height + height % 2), _PAPER)
+    draw = ImageDraw.Draw(image)
+    for number, caption in enumerate(CAPTIONS):
+        at = _MARGIN + number * (side + _GAP)
+        font = ImageFont.load_default(_CAPTION_PX)
+        draw.text((at, _MARGIN + _CAPTION // 2 - 4), caption, fill=_INK, font=font, anchor="lm")
+    middle, font = _MARGIN + _CAPTION + side + _LINE // 2 + 1, ImageFont.load_default(_LINE_PX)
+    draw.text((_MARGIN, middle), left, fill=_FAINT, font=font, anchor="lm")
+    draw.text((width - _MARGIN, middle), right, fill=_FAINT, font=font, anchor="rm")
+    return np.asarray(image)

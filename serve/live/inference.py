@@ -1,4 +1,4 @@
-"""All that turns a driving frame into a picture for the page: face, network, watermark, JPEG; measured at the start."""
+"""Inference for the live server: JPEG in, face, network, JPEG out; its speed is measured at the start."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _LEAST_TIMED, _TIMED_S = 5, 1.0
 
 
 class Follows(Protocol):
-    """Cuts the face out of frame after frame."""
+    """Crops the face out of frame after frame."""
 
     def follow(self, image: np.ndarray, time_s: float) -> AlignedFace: ...
 
@@ -48,33 +48,26 @@ class Portrait:
     """A portrait that a session shows.
 
     Attributes:
-        source: the portrait as the network has read it; before a frame drives it, its own face does.
-        sentence: what its user should know.
+        source: the portrait as the network has read it; until a frame drives it, its own face does.
         stamp: marks the pictures of this portrait.
     """
 
     source: PreparedSource
-    sentence: str
     stamp: Stamp
 
 
 class Engine:
-    """The network and what stands around it. One thread uses the network; any thread may call the other methods.
+    """Find faces and run the network. One thread uses the network; any thread may call the other methods.
 
     Args:
         reenactor: the network.
-        find: makes a finder of faces for one thread; None where nobody finds them: middle squares are then taken.
+        make_finder: makes a face finder for one thread; where it is None, the middle square of a picture is cropped.
         stamp: marks pictures and signs recordings.
     """
 
-    def __init__(
-        self,
-        reenactor: Reenactor,
-        find: Callable[[], FaceProvider] | None,
-        stamp: Stamp,
-    ) -> None:
+    def __init__(self, reenactor: Reenactor, make_finder: Callable[[], FaceProvider] | None, stamp: Stamp) -> None:
         self.reenactor = reenactor
-        self._finder = None if find is None else _OnePerThread(find)
+        self._finder = None if make_finder is None else _OnePerThread(make_finder)
         self.stamp = stamp
         self._flame = reenactor.has_flame_neck
         self.marks_on_device = reenactor.device.type == "cuda" and stamp.marks
@@ -84,21 +77,21 @@ class Engine:
 
     @property
     def side_px(self) -> int:
-        """Side of the pictures, pixels."""
+        """Return the side of the pictures, pixels."""
         return self.reenactor.image_size
 
     @property
     def finds_faces(self) -> bool:
-        """Whether anything finds faces here."""
+        """Return whether a face finder is installed."""
         return self._finder is not None
 
     def open_finder(self) -> None:
-        """Make the calling thread's finder of faces now, so that no session waits for it."""
+        """Make the calling thread's face finder now, so that no session waits for it."""
         if self._finder is not None:
             self._finder.open()
 
     def follower(self) -> Follows:
-        """A face tracker for one session."""
+        """Make a face tracker for one session."""
         return (
             _Middle(self.side_px)
             if self._finder is None
@@ -106,7 +99,7 @@ class Engine:
         )
 
     def crop_portrait(self, image: np.ndarray) -> tuple[AlignedFace, str]:
-        """The face of a portrait, uint8 [H, W, 3], and what to say about it."""
+        """Crop the face of a portrait, uint8 [H, W, 3]; return it with a sentence for the user, which may be empty."""
         if self._finder is None:
             return _Middle(self.side_px).follow(image, 0.0), "its middle square is taken, as nothing finds faces here"
         image = shrunk(image, PORTRAIT_PX)
@@ -118,16 +111,16 @@ class Engine:
         return face, "" if len(faces) == 1 else many
 
     def motion(self, face: AlignedFace) -> Tensor:
-        """The motion of a face, which counts as neutral from now on; on the thread of the network."""
+        """Compute the motion of a face that will count as neutral; called on the network's thread."""
         return self.reenactor.motion(face)
 
     def reenact_many(self, requests: Sequence[Request], stamps: Sequence[Stamp]) -> list[np.ndarray]:
-        """The pictures of several driving faces, with the watermarks of their stamps where the network is on a GPU."""
+        """Show several driving faces, with the watermarks of their stamps where the network is on a GPU."""
         signs = torch.stack([stamp.watermark_signs for stamp in stamps]) if stamps and self.marks_on_device else None
         return self.reenactor.reenact_many(requests, signs)
 
     def view(self, request: Request, stamp: Stamp, head: Head | None) -> tuple[np.ndarray, Head]:
-        """A picture of a face that holds still, and its head for the next view.
+        """Render a view of a face that holds still; return it with the head, which the next view takes as `head`.
 
         Args:
             request: the face, and from where it is seen.
@@ -142,7 +135,7 @@ class Engine:
         return self.reenactor.views(head, cameras)[0], head
 
     def measure(self) -> float:
-        """Seconds of the device per frame, in the largest batches that sessions make; warms up, too."""
+        """Warm the network up, and measure the device's time per frame in a full batch, seconds."""
         face, _ = self.crop_portrait(example_picture())
         source = self.reenactor.prepare(face)
         requests = [(source, face, Settings(yaw_deg=i).controls(0.0, face)) for i in range(self.most_batch)]
@@ -163,20 +156,20 @@ class Engine:
 
 
 def examples() -> list[str]:
-    """The names of the portraits in the package, without their ending."""
+    """List the names of the portraits in the package, without their suffix."""
     return sorted(path.stem for path in EXAMPLES.glob("*.jpg"))
 
 
 def example_picture(name: str | None = None) -> np.ndarray:
-    """A portrait of the package: one of `examples()`, the first by default."""
+    """Read a portrait of the package: one of `examples()`, the first by default."""
     return read_picture(EXAMPLES / f"{name or examples()[0]}.jpg")
 
 
 def check_jpeg(data: bytes) -> None:
-    """Walk a driving frame, of which nothing is decoded: only what browsers make is taken, whose pixels tell its cost.
+    """Refuse a driving frame that no browser makes, as only the size of those bounds the time to decode them.
 
     Raises:
-        InputError: for what is no JPEG of one scan, or of a scan for each channel.
+        InputError: it is no JPEG with one scan, or with one for each channel.
     """
     if data[:2] != b"\xff\xd8":
         raise InputError("driving frame: this is not a picture that can be read; send a JPEG")
@@ -189,9 +182,7 @@ def check_jpeg(data: bytes) -> None:
 
 
 def decode_jpeg(data: bytes) -> np.ndarray:
-    """A driving frame, uint8 [H, W, 3]; a colour profile in it is not followed.
-
-    It is decoded in a thread, which cannot be ended.
+    """Decode a driving frame to uint8 [H, W, 3], without its colour profile.
 
     Raises:
         InputError: `check_jpeg` refuses it, or it is damaged or too large.
@@ -208,7 +199,7 @@ def encode_jpeg(picture: np.ndarray) -> bytes:
 
 
 class _Middle:
-    """Takes the middle square of every picture."""
+    """Crop the middle square of every picture, where no face finder is installed."""
 
     def __init__(self, side_px: int) -> None:
         self._side_px = side_px
@@ -218,18 +209,18 @@ class _Middle:
 
 
 class _OnePerThread:
-    """A finder for each thread that asks: one lets its threads only take turns."""
+    """Keep a face finder for each thread, as threads that share one have to take turns."""
 
     def __init__(self, make: Callable[[], FaceProvider]) -> None:
         self._make = make
-        self._own = threading.local()
+        self._local = threading.local()
         self._all: list[FaceProvider] = []
 
     def open(self) -> FaceProvider:
-        """This thread's own."""
-        finder: FaceProvider | None = getattr(self._own, "finder", None)
+        """Return this thread's finder; make it at the first call."""
+        finder: FaceProvider | None = getattr(self._local, "finder", None)
         if finder is None:
-            finder = self._own.finder = self._make()
+            finder = self._local.finder = self._make()
             self._all.append(finder)
         return finder
 

@@ -1,4 +1,4 @@
-"""WebRTC offers of strangers: checked before a socket is opened for them, and kept from naming third machines."""
+"""WebRTC offers (SDP) are checked before a socket is opened for them, and cannot point the server at other machines."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ _CANDIDATE = re.compile(r"a=candidate:(\S{1,64} [0-9]{1,3} \S{1,8} [0-9]{1,10}) 
 
 
 def checked_offer(sdp: object, address: str) -> str:
-    """An offer with one video and no sound, whose candidates lie at the page itself.
+    """Check that an offer has one video and no sound, and keep only the candidates at the page's own address.
 
-    Candidates elsewhere are left out: the server would send packets to whatever a page names. Names that browsers hide
-    their addresses behind (`.local`) are not asked for in the network; they are the page's own address.
+    The server would send packets to whatever address a candidate names. The names that browsers hide their addresses
+    behind (`.local`) are not resolved; they stand for the page's address.
 
     Args:
-        sdp: what the page sent.
-        address: where its WebSocket comes from.
+        sdp: the offer that the page sent.
+        address: the address that the page's WebSocket comes from.
 
     Raises:
-        InputError: it is none, or holds something else.
+        InputError: it is no offer, or holds something else.
     """
     if not isinstance(sdp, str) or not sdp or len(sdp) > MOST_BYTES or not sdp.isascii():
         raise _refused("an offer of a browser")
-    own = own_addresses()
-    here = is_loopback(address) or plain(address) in own
-    allowed = {*own, "127.0.0.1", "::1"} if here else {plain(address)}
-    stand_in = own or ["127.0.0.1"] if here else [plain(address)]
+    local = own_addresses()
+    here = is_loopback(address) or plain(address) in local
+    allowed = {*local, "127.0.0.1", "::1"} if here else {plain(address)}
+    stand_in = local or ["127.0.0.1"] if here else [plain(address)]
     lines: list[str] = []
     count = 0
     for line in sdp.splitlines():
@@ -81,12 +81,12 @@ def _is_digest(fingerprint: Any) -> bool:
     )
 
 
-def _refused(wanted: str) -> InputError:
-    return InputError(f"offer: expected {wanted}, got something else; use the WebSocket")
+def _refused(expected: str) -> InputError:
+    return InputError(f"offer: expected {expected}, got something else; use the WebSocket")
 
 
 def vp8_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height, pixels, that a VP8 frame (RFC 6386, section 9.1) begins with; None for one without."""
+    """Read width and height, pixels, from the header of a VP8 key frame (RFC 6386, section 9.1); None for others."""
     if len(data) < 10 or data[0] & 1 or data[3:6] != b"\x9d\x01\x2a":
         return None
     return int.from_bytes(data[6:8], "little") & 0x3FFF, int.from_bytes(data[8:10], "little") & 0x3FFF
