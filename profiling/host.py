@@ -28,9 +28,10 @@ from triportrait.serve.faces.providers import face_provider
 from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.image_tensors import to_size
 from triportrait.serve.live.inference import EXAMPLES, decode_jpeg, encode_jpeg
-from triportrait.serve.media.encoders import Encoder, chosen_encoder
 from triportrait.serve.media.provenance.watermark import Watermark
-from triportrait.serve.media.video import VideoWriter, open_clip
+from triportrait.serve.media.video.clips import open_clip
+from triportrait.serve.media.video.encoders import Encoder, chosen_encoder
+from triportrait.serve.media.video.writer import VideoWriter
 
 AIM_MS = 4.0  # at most, of any part, where the faces are known
 FRAMES = 90

@@ -21,8 +21,8 @@ from triportrait.serve.faces.paste_back import PasteBack, registered
 from triportrait.serve.faces.providers import LazyProvider
 from triportrait.serve.faces.relative_motion import Relative
 from triportrait.serve.faces.tracker import FaceTracker
-from triportrait.serve.media.clips import Frame
 from triportrait.serve.media.provenance.watermark import Watermark, message_of
+from triportrait.serve.media.video.clips import Frame
 from triportrait.serve.overlap import read_ahead
 from triportrait.serve.part_times import PartTimes
 from triportrait.serve.picture_inputs import PictureStream

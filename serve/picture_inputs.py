@@ -13,8 +13,15 @@ import numpy as np
 from PIL import Image
 
 from triportrait.core.errors import InputError
-from triportrait.serve.media.clips import PICTURES_FPS, Clip
-from triportrait.serve.media.pictures import DAMAGE, LARGEST_PICTURE_PX, SMALLEST_SIDE_PX, read_picture, tags_of, to_rgb
+from triportrait.serve.media.pictures.picture_file import (
+    DAMAGE,
+    LARGEST_PICTURE_PX,
+    SMALLEST_SIDE_PX,
+    read_picture,
+    tags_of,
+    to_rgb,
+)
+from triportrait.serve.media.video.clips import PICTURES_FPS, Clip
 
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray
 

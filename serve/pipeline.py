@@ -38,9 +38,9 @@ from triportrait.serve.animation import (
 from triportrait.serve.faces.face import AlignedFace, FaceProvider
 from triportrait.serve.faces.providers import FaceKind, LazyProvider
 from triportrait.serve.faces.tracker import FaceTracker
-from triportrait.serve.media.encoders import EncoderChoice, chosen_encoder
+from triportrait.serve.media.output_file import VIDEO_ENDINGS, check_output
 from triportrait.serve.media.provenance.stamp import Stamp
-from triportrait.serve.media.video import VIDEO_ENDINGS, check_output
+from triportrait.serve.media.video.encoders import EncoderChoice, chosen_encoder
 from triportrait.serve.part_times import PartTimes
 from triportrait.serve.picture_inputs import Picture, PictureStream, to_picture
 from triportrait.serve.precision import DTYPES, Precision, use_precision

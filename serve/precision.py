@@ -15,7 +15,7 @@ from triportrait.core.psnr import psnr
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.image_tensors import to_size
-from triportrait.serve.media.pictures import read_picture
+from triportrait.serve.media.pictures.picture_file import read_picture
 from triportrait.serve.reenactor import Reenactor
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]

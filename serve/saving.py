@@ -12,11 +12,12 @@ import numpy as np
 
 from triportrait.core.errors import InputError
 from triportrait.serve.animation import AnimatedFrame
-from triportrait.serve.media.clips import Clip, open_clip
-from triportrait.serve.media.encoders import Encoder
-from triportrait.serve.media.pictures import write_picture
+from triportrait.serve.media.output_file import VIDEO_ENDINGS
+from triportrait.serve.media.pictures.picture_file import write_picture
 from triportrait.serve.media.provenance.stamp import Stamp
-from triportrait.serve.media.video import VIDEO_ENDINGS, VideoWriter
+from triportrait.serve.media.video.clips import Clip, open_clip
+from triportrait.serve.media.video.encoders import Encoder
+from triportrait.serve.media.video.writer import VideoWriter
 from triportrait.serve.overlap import WriteBehind
 from triportrait.serve.part_times import PartTimes
 

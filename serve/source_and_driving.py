@@ -23,9 +23,10 @@ from triportrait.serve.faces.face import AlignedFace, Face, FaceProvider
 from triportrait.serve.faces.landmark_files import RAW_LANDMARKS, KnownFaces, LandmarkFolder, known_beside
 from triportrait.serve.faces.searching import LOOK_GAP_S, MOST_LOOKED_AT, first_face
 from triportrait.serve.faces.tracker import FaceTracker, chosen, cut_out
-from triportrait.serve.media.clips import Clip, Frame, open_clip
-from triportrait.serve.media.contents import is_picture
-from triportrait.serve.media.pictures import left_out, read_picture, sorted_folder
+from triportrait.serve.media.pictures.file_type import is_picture
+from triportrait.serve.media.pictures.picture_file import read_picture
+from triportrait.serve.media.pictures.picture_folder import left_out, sorted_folder
+from triportrait.serve.media.video.clips import Clip, Frame, open_clip
 from triportrait.serve.tracking_files import PICTURES, TrackedFolder, Tracking, beside
 
 Known = TrackedFolder | KnownFaces

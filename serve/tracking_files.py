@@ -24,7 +24,8 @@ from triportrait.core.files import opened
 from triportrait.core.motion.motion_crop import anchors_of
 from triportrait.core.render.cameras import camera_from_label
 from triportrait.core.types import Camera
-from triportrait.serve.media.pictures import as_people_count, reason_of
+from triportrait.serve.media.output_file import reason_of
+from triportrait.serve.media.pictures.picture_folder import as_people_count
 
 PICTURES, LANDMARKS = "align_images", ("3dldmks_align", "2dldmks_align")
 PARAMETERS = ("flame_optim_params", "bfm2flame_params_simplified")

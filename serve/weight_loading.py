@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from triportrait.core.atomic import replacing
 from triportrait.core.checkpoint import load_pair, load_portrait, save_motion_encoder, save_weights, weights_folder
 from triportrait.core.config import portrait4d_v2
 from triportrait.core.errors import InputError
@@ -15,7 +16,7 @@ from triportrait.core.network_kind import REENACTMENT, check_network
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.seeded_weights import rule_motion_encoder, rule_portrait
 from triportrait.core.weights import DEMO, named_weights
-from triportrait.serve.media.pictures import replacing, writing
+from triportrait.serve.media.output_file import writing
 
 RULE = "rule"
 STEMS = ("portrait", "motion", "flame", "neck")

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from triportrait.serve.media.video import write_video
+from triportrait.serve.media.video.writer import write_video
 from triportrait.train.data.scenes import motion, take_pictures, to_uint8
 from triportrait.train.demo_tiles import CAST_HEADS, CAST_SEED
 from triportrait.train.evaluation.protocol import Sitter, driving_seed, renderer, unseen

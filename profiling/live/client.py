@@ -19,7 +19,7 @@ import numpy as np
 
 from triportrait.core.errors import InputError
 from triportrait.serve.live.messages import read_result, write_frame, write_shown
-from triportrait.serve.media.video import open_clip
+from triportrait.serve.media.video.clips import open_clip
 
 LONGEST_SIDE_PX, JPEG_QUALITY = 480, 85  # as the page has them
 MOST_FRAMES = 900

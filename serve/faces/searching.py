@@ -14,7 +14,7 @@ import numpy as np
 
 from triportrait.serve.faces.alignment import align
 from triportrait.serve.faces.face import Face, FaceProvider
-from triportrait.serve.media.clips import Frame
+from triportrait.serve.media.video.clips import Frame
 
 FIRST_GAP_S, LONGEST_GAP_S = 0.25, 4.0  # between searches that found nothing
 GAP_GROWTH = 1.3  # from one gap to the next: a short film is searched a few times

@@ -20,7 +20,7 @@ from triportrait.core.gpus import first_gpu, why_unused
 from triportrait.core.libraries import install, line
 from triportrait.core.sentences import LONGEST_SENTENCE, shown
 from triportrait.core.weights import DEMO, DEMO_FOLDER, KNOWS, named_weights
-from triportrait.serve.media.trials import Trial, tried
+from triportrait.serve.library_trials import Trial, tried
 
 Verdict = Literal["ok", "other", "missing", "broken", "none"]
 

@@ -34,7 +34,7 @@ from triportrait.serve.live.run_uvicorn import bind, run
 from triportrait.serve.live.server import LiveServer
 from triportrait.serve.live.weights_notice import weights_notice
 from triportrait.serve.live.worker import thread_count
-from triportrait.serve.media.pictures import reason_of
+from triportrait.serve.media.output_file import reason_of
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Reenactor

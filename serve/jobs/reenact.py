@@ -21,9 +21,9 @@ from triportrait.core.gpus import chosen_device
 from triportrait.core.weights import named_weights
 from triportrait.serve.animation import AnimatedFrame, Options, check_face_number
 from triportrait.serve.faces.providers import FaceKind, LazyProvider
-from triportrait.serve.media.encoders import Encoder, EncoderChoice, chosen_encoder
+from triportrait.serve.media.output_file import VIDEO_ENDINGS, check_output
 from triportrait.serve.media.provenance.stamp import Stamp
-from triportrait.serve.media.video import VIDEO_ENDINGS, check_output
+from triportrait.serve.media.video.encoders import Encoder, EncoderChoice, chosen_encoder
 from triportrait.serve.pipeline import Pipeline
 from triportrait.serve.precision import Precision
 from triportrait.serve.reenactor import Controls

@@ -24,8 +24,8 @@ from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.live.decode_process import shrunk
 from triportrait.serve.live.settings import Settings
 from triportrait.serve.live.uploads import MOST_RATIO
-from triportrait.serve.media.picture_bounds import bare_jpeg, jpeg_work
-from triportrait.serve.media.pictures import decode_picture, read_picture
+from triportrait.serve.media.pictures.decoding_cost import bare_jpeg, jpeg_work
+from triportrait.serve.media.pictures.picture_file import decode_picture, read_picture
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.reenactor import PreparedSource, Reenactor, Request
 

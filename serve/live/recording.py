@@ -14,7 +14,7 @@ import numpy as np
 
 from triportrait.core.errors import InputError
 from triportrait.serve.media.provenance.stamp import Stamp
-from triportrait.serve.media.video import VideoWriter
+from triportrait.serve.media.video.writer import VideoWriter
 
 LONGEST_S = 300.0
 MOST_KEPT = 16  # in all; the session with most recordings loses its oldest

@@ -18,7 +18,7 @@ from triportrait.serve.live.addresses import is_loopback
 from triportrait.serve.live.guard import App
 from triportrait.serve.live.json_logs import fields
 from triportrait.serve.live.messages import LARGEST_FRAME_BYTES
-from triportrait.serve.media.pictures import reason_of
+from triportrait.serve.media.output_file import reason_of
 
 if TYPE_CHECKING:
     import uvicorn

@@ -9,7 +9,7 @@ from contextlib import suppress
 import numpy as np
 
 from triportrait.core.errors import InputError
-from triportrait.serve.media.pictures import decode_picture
+from triportrait.serve.media.pictures.picture_file import decode_picture
 
 LARGEST_BYTES = 20 << 20
 LARGEST_PX = 50_000_000  # the largest of phones; 150 MB decoded; read from the picture's header

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from triportrait.serve.media.pictures import read_picture
-from triportrait.serve.media.video import VideoWriter, open_clip
+from triportrait.serve.media.pictures.picture_file import read_picture
+from triportrait.serve.media.video.clips import open_clip
+from triportrait.serve.media.video.writer import VideoWriter
 
 DOCS = Path(__file__).parents[2] / "docs"
 Frames = Sequence[np.ndarray]

@@ -30,7 +30,7 @@ from triportrait.serve.live.run_uvicorn import bind, make
 from triportrait.serve.live.server import LiveServer
 from triportrait.serve.live.weights_notice import weights_notice
 from triportrait.serve.media.provenance.stamp import Stamp
-from triportrait.serve.media.video import open_clip
+from triportrait.serve.media.video.clips import open_clip
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.weight_loading import load_weights
 

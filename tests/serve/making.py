@@ -12,8 +12,9 @@ from typing import Any
 import av
 import numpy as np
 
-from triportrait.serve.media import clips
-from triportrait.serve.media.video import Clip, VideoWriter, open_clip
+from triportrait.serve.media.video.clips import Clip, open_clip
+from triportrait.serve.media.video.frame_to_rgb import SCALING
+from triportrait.serve.media.video.writer import VideoWriter
 
 W, H = 80, 64
 CLOCK = 90_000
@@ -85,7 +86,7 @@ def make(
             audio.codec_context.layout = "stereo" if sound == "vorbis" else layout
         for image, at in zip(images, pts, strict=True):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24").reformat(
-                format=fmt, dst_colorspace=tag[0], dst_color_range=tag[1], interpolation=clips.SCALING
+                format=fmt, dst_colorspace=tag[0], dst_color_range=tag[1], interpolation=SCALING
             )
             if hdr:
                 frame.color_trc, frame.color_primaries = 18, 9

@@ -14,8 +14,8 @@ from PIL import Image
 
 from tests.serve.drawn import SIDE, composed, pieces, write_apng
 from triportrait.core.errors import InputError
-from triportrait.serve.media.pictures import read_picture
-from triportrait.serve.media.video import open_clip
+from triportrait.serve.media.pictures.picture_file import read_picture
+from triportrait.serve.media.video.clips import open_clip
 
 FILES = Path(__file__).parents[1] / "data" / "files"
 

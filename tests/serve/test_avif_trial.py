@@ -10,9 +10,9 @@ from PIL import Image
 
 from triportrait import cli
 from triportrait.core.errors import InputError
-from triportrait.serve.media import avif_trial
-from triportrait.serve.media.avif_trial import check_avif
-from triportrait.serve.media.pictures import read_picture
+from triportrait.serve.media.pictures import avif_trial
+from triportrait.serve.media.pictures.avif_trial import check_avif
+from triportrait.serve.media.pictures.picture_file import read_picture
 
 
 def avif(path, count=1, side=96):

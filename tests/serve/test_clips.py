@@ -14,10 +14,10 @@ from PIL import Image
 
 from tests.serve.making import CLOCK, UNEVEN, H, W, copy, corners, make, noise, scene, times_of
 from triportrait.core.errors import InputError
-from triportrait.serve.media import clips
-from triportrait.serve.media.decoding import Tally
-from triportrait.serve.media.decoding import timed as timed_frames
-from triportrait.serve.media.video import open_clip
+from triportrait.serve.media.video import clips
+from triportrait.serve.media.video.clips import open_clip
+from triportrait.serve.media.video.decoding import Tally
+from triportrait.serve.media.video.decoding import timed as timed_frames
 
 
 def _refusal(path: Path) -> str:

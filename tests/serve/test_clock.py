@@ -13,8 +13,8 @@ import pytest
 
 from tests.serve.claps import clap, flashes, joined, loud
 from tests.serve.making import copy
-from triportrait.serve.media.breaks import Track, settle
-from triportrait.serve.media.video import open_clip
+from triportrait.serve.media.video.clips import open_clip
+from triportrait.serve.media.video.discontinuities import Track, settle
 
 FILES = Path(__file__).parent.parent / "data" / "files"
 STEP = 1 / 25

@@ -15,10 +15,10 @@ from PIL import Image, ImageCms
 
 from tests.serve.drawn import chunk, with_chunks
 from tests.serve.making import make, scene
-from triportrait.serve.media import colours
-from triportrait.serve.media.pictures import read_picture
-from triportrait.serve.media.rgb import SCALING
-from triportrait.serve.media.video import open_clip
+from triportrait.serve.media.pictures import colour_spaces
+from triportrait.serve.media.pictures.picture_file import read_picture
+from triportrait.serve.media.video.clips import open_clip
+from triportrait.serve.media.video.frame_to_rgb import SCALING
 
 FILES = Path(__file__).parents[1] / "data" / "files"
 PATTERN = np.asarray(Image.open(FILES / "pattern.png").convert("RGB"))
@@ -78,7 +78,7 @@ def test_profiles_are_judged_by_what_they_do(tmp_path: Path) -> None:
     for name in ("Display P3", "liar", "sRGB"):
         path = _profiled(tmp_path / "a.png", noise, _renamed(SRGB, name))
         assert np.array_equal(read_picture(path), noise), "sRGB under any name is passed on as it is"
-    p3 = colours._profile(P3, colours._SRGB)
+    p3 = colour_spaces._profile(P3, colour_spaces._SRGB)
     for name in ("sRGB IEC", "anything"):
         path = _profiled(tmp_path / "a.png", _coded(P3, None), _renamed(p3, name))
         assert _error(read_picture(path)) <= 1.5
@@ -86,7 +86,10 @@ def test_profiles_are_judged_by_what_they_do(tmp_path: Path) -> None:
 
 
 def test_grey_profiles_are_followed(tmp_path: Path) -> None:
-    head, curve = bytearray(colours._profile(BT709, colours._parametric(1.0))), colours._parametric(1.0)
+    head, curve = (
+        bytearray(colour_spaces._profile(BT709, colour_spaces._parametric(1.0))),
+        colour_spaces._parametric(1.0),
+    )
     tags = [(b"desc", b"mluc\0\0\0\0" + struct.pack(">II4sII", 1, 12, b"enUS", 2, 28) + "x".encode("utf-16-be"))]
     tags += [(b"wtpt", b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)), (b"kTRC", curve)]
     index, body = struct.pack(">I", 3), b""
@@ -205,7 +208,7 @@ def test_curves_of_a_video_are_followed(tmp_path: Path, curve: int, power: float
 @pytest.mark.parametrize(("primaries", "curve"), [(2, 2), (1, 1), (1, 6), (1, 13), (2, 14), (1, 15), (0, 3), (99, 99)])
 def test_what_is_not_tagged_otherwise_stays_bit_by_bit(tmp_path: Path, primaries: int, curve: int) -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    assert colours.follow_codes_of_pixels(rgb, primaries, curve) is rgb
+    assert colour_spaces.follow_codes_of_pixels(rgb, primaries, curve) is rgb
     path = make(tmp_path / "a.mkv", [scene()] * 2, codec="ffv1")
     with av.open(path) as file:
         frame = next(file.decode(video=0))
@@ -217,13 +220,13 @@ def test_what_is_not_tagged_otherwise_stays_bit_by_bit(tmp_path: Path, primaries
 @pytest.mark.parametrize("curve", [1, 13])
 def test_greys_stay_grey_in_all_primaries(primaries: int, curve: int) -> None:
     greys = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)
-    assert np.abs(colours.follow_codes_of_pixels(greys, primaries, curve).astype(int) - greys).max() <= 1
+    assert np.abs(colour_spaces.follow_codes_of_pixels(greys, primaries, curve).astype(int) - greys).max() <= 1
 
 
 @pytest.mark.parametrize("curve", [4, 5, 8, 9, 10, 13, 16, 17, 18])
 def test_every_curve_gives_white_and_rises(curve: int) -> None:
     greys = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)
-    seen = colours.follow_codes_of_pixels(np.repeat(greys, 16, 0), 1 if curve < 16 else 9, curve)[0].astype(int)
+    seen = colour_spaces.follow_codes_of_pixels(np.repeat(greys, 16, 0), 1 if curve < 16 else 9, curve)[0].astype(int)
     assert (np.diff(seen[:, 0]) >= -1).all()
     assert seen[-1].min() >= 250
     assert seen[0].max() <= 2

@@ -18,11 +18,12 @@ from PIL import Image, ImageCms
 from tests.serve.drawn import with_chunks
 from tests.serve.making import make, scene
 from triportrait.core.errors import InputError
-from triportrait.serve.media import side_data
-from triportrait.serve.media.contents import is_picture, kind_of_bytes
-from triportrait.serve.media.pictures import decode_picture, read_picture, sorted_folder
+from triportrait.serve.media.pictures.file_type import is_picture, kind_of_bytes
+from triportrait.serve.media.pictures.picture_file import decode_picture, read_picture
+from triportrait.serve.media.pictures.picture_folder import sorted_folder
 from triportrait.serve.media.provenance.verify import read_file
-from triportrait.serve.media.video import open_clip
+from triportrait.serve.media.video import side_data
+from triportrait.serve.media.video.clips import open_clip
 from triportrait.serve.source_and_driving import find_source
 
 FILES = Path(__file__).parents[1] / "data" / "files"
@@ -179,7 +180,7 @@ def test_words_beside_a_profile_do_not_end_the_process() -> None:
     # PyAV frees them twice: a crash, here of another process.
     code = (
         "import av, gc\n"
-        "from triportrait.serve.media.side_data import side_data\n"
+        "from triportrait.serve.media.video.side_data import side_data\n"
         "for _ in range(40):\n"
         f"    with av.open({str(FILES / 'linear_srgb.png')!r}) as file:\n"
         "        frame = next(file.decode(video=0))\n"
@@ -217,7 +218,7 @@ def test_numbers_of_libav_that_nobody_knows_are_as_if_not_said(tmp_path: Path, n
         frame = next(file.decode(video=0))
     from av.video.reformatter import VideoReformatter
 
-    from triportrait.serve.media.rgb import ToRgb
+    from triportrait.serve.media.video.frame_to_rgb import ToRgb
 
     convert = ToRgb(frame, None, False)
     plain = convert(frame, VideoReformatter())

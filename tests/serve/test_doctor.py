@@ -13,9 +13,9 @@ import torch
 from triportrait import cli
 from triportrait.core import gpus, libraries
 from triportrait.core.weights import DEMO_FOLDER
+from triportrait.serve import library_trials
 from triportrait.serve.jobs import doctor
-from triportrait.serve.media import trials
-from triportrait.serve.media.trials import Trial, tried
+from triportrait.serve.library_trials import Trial, tried
 
 
 @pytest.fixture
@@ -64,8 +64,8 @@ def test_a_library_that_is_found_and_does_not_load(case, monkeypatch, tmp_path):
     (tmp_path / "deepspeed").mkdir()
     (tmp_path / "deepspeed" / "__init__.py").write_text(source)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(trials, "TIMEOUT_S", 1.5 if case == "hangs" else 40.0)
-    monkeypatch.setitem(trials.PROGRAMS, "DeepSpeed", "import deepspeed\nloads()")
+    monkeypatch.setattr(library_trials, "TIMEOUT_S", 1.5 if case == "hangs" else 40.0)
+    monkeypatch.setitem(library_trials.PROGRAMS, "DeepSpeed", "import deepspeed\nloads()")
     began = time.monotonic()
     trial = tried(("DeepSpeed",))["DeepSpeed"]
     assert time.monotonic() - began < 20

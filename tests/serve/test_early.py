@@ -19,7 +19,7 @@ from triportrait import cli
 from triportrait.serve import pipeline
 from triportrait.serve import reenactor as reenactor_module
 from triportrait.serve import source_and_driving as inputs
-from triportrait.serve.media.pictures import read_picture
+from triportrait.serve.media.pictures.picture_file import read_picture
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.reenactor import Reenactor
 

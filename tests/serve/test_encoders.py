@@ -1,6 +1,10 @@
-"""Who encodes a film: x264 beside a CPU, NVENC or a faster preset beside a GPU."""
+"""Who encodes a film: x264 beside a CPU, NVENC or a faster preset beside a GPU; what makes its bytes repeatable."""
 
 from __future__ import annotations
+
+import os
+import subprocess
+import sys
 
 import av
 import numpy as np
@@ -8,9 +12,10 @@ import pytest
 
 from tests.serve.making import H, W, moving
 from triportrait.core.errors import InputError
-from triportrait.serve.media import encoders
-from triportrait.serve.media.encoders import chosen_encoder, encoder_of
-from triportrait.serve.media.video import VideoWriter, open_clip
+from triportrait.serve.media.video import encoders
+from triportrait.serve.media.video.clips import open_clip
+from triportrait.serve.media.video.encoders import chosen_encoder, encoder_of
+from triportrait.serve.media.video.writer import VideoWriter
 
 
 def test_it_follows_where_the_network_runs(monkeypatch):
@@ -54,3 +59,34 @@ def test_the_faster_preset_shows_the_same_pictures_in_the_same_bytes_each_time(t
     shown = [[frame.image.astype(int) for frame in open_clip(tmp_path / f"{name}.mp4").frames()] for name in "ab"]
     assert len(shown[1]) == len(frames)
     assert np.abs(np.subtract(*shown)).mean() < 4
+
+
+WRITES_FILMS = """
+import sys
+from fractions import Fraction
+from pathlib import Path
+import numpy as np
+from triportrait.serve.media.video.writer import VideoWriter, write_video
+noise = np.random.default_rng(0).integers(0, 256, (200, 500, 3), np.uint8)
+smooth = sum(np.roll(noise.astype(int), (i, j), (0, 1)) for i in range(-2, 3) for j in range(-2, 3)) // 25
+frames = [np.roll(smooth.astype(np.uint8), 3 * i, 1)[:, :400] for i in range(8)]
+folder = Path(sys.argv[1])
+for name, encoder in (("medium.mp4", "x264"), ("veryfast.mp4", "x264-veryfast"), ("vp9.webm", "x264")):
+    with VideoWriter(folder / name, size_px=(400, 200), fps=25, encoder=encoder) as writer:
+        for i, frame in enumerate(frames):
+            writer.write(frame, i / 25)
+write_video(folder / "plain.mp4", frames, 25)
+"""
+
+
+def test_a_film_does_not_depend_on_what_was_in_memory_before(tmp_path):
+    """`MALLOC_PERTURB_` fills memory that is handed out, so that a reader of what was never written shows."""
+    films = []
+    for fill in ("0", "1", "85"):
+        (tmp_path / fill).mkdir()
+        words = [sys.executable, "-c", WRITES_FILMS, str(tmp_path / fill)]
+        subprocess.run(words, check=True, env=os.environ | {"MALLOC_PERTURB_": fill})
+        films.append({path.name: path.read_bytes() for path in sorted((tmp_path / fill).iterdir())})
+    assert len(films[0]) == 4
+    for others in films[1:]:
+        assert [name for name in others if others[name] != films[0][name]] == []

@@ -25,7 +25,7 @@ from triportrait.serve.faces.paste_back import LARGEST_SIDE_PX, PasteBack, regis
 from triportrait.serve.faces.searching import Searches, first_face
 from triportrait.serve.faces.smoothing import OneEuro
 from triportrait.serve.faces.tracker import FaceTracker
-from triportrait.serve.media.clips import Frame
+from triportrait.serve.media.video.clips import Frame
 
 EMPTY = np.zeros((360, 640, 3), np.uint8)
 

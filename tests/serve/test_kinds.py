@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 
 from tests.serve.drawn import chunk, with_chunks
 from triportrait.core.errors import InputError
-from triportrait.serve.media.video import open_clip
+from triportrait.serve.media.video.clips import open_clip
 from triportrait.serve.source_and_driving import find_source
 
 FILES = Path(__file__).parents[1] / "data" / "files"

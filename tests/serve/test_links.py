@@ -9,7 +9,7 @@ import pytest
 
 from triportrait.core.errors import InputError
 from triportrait.core.weights import DEMO_FOLDER
-from triportrait.serve.media.video import check_output
+from triportrait.serve.media.output_file import check_output
 from triportrait.serve.weight_loading import load_weights
 
 

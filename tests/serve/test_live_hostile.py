@@ -100,7 +100,7 @@ def test_a_driving_frame_is_decoded_without_what_its_pixels_do_not_need(live):
     marked = out[:2] + bombs.segment(0xE1, b"Exif\0\0" + exif.tobytes()[6:]) + out[2:]
     marked = marked[:2] + bombs.segment(0xE2, b"ICC_PROFILE\0\1\1" + b"x" * 60_000) + marked[2:]
     from triportrait.serve.live.inference import decode_jpeg
-    from triportrait.serve.media.picture_bounds import bare_jpeg
+    from triportrait.serve.media.pictures.decoding_cost import bare_jpeg
 
     assert len(bare_jpeg(marked)) < len(marked) - 60_000
     assert b"Exif" in bare_jpeg(marked)

@@ -16,7 +16,7 @@ from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.live.neutral import FIRST, SETTLED_S, STILL, STILL_S, NeutralWish
 from triportrait.serve.live.weights_notice import weights_notice
-from triportrait.serve.media.video import open_clip
+from triportrait.serve.media.video.clips import open_clip
 from triportrait.serve.tracking_files import Tracking
 from triportrait.serve.weight_loading import RULE
 

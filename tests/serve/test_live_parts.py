@@ -100,7 +100,7 @@ def test_one_session_always_fits_and_slower_frames_let_fewer_in():
 
 
 def test_the_slowest_part_of_the_machine_decides_how_many_sessions_fit():
-    """A device of 1 ms would take 30 sessions; four threads that find faces in 25 ms follow 4, as 0.9 * 4 / 0.025 / 30."""
+    """A device of 1 ms would take 30 sessions; four threads find faces in 25 ms each: 0.9 * 4 / 0.025 / 30 = 4.8."""
     faces = {"faces": HostCost(0.025, 4), "finishing": HostCost(0.004, 4)}
     admission = Admission(frame_s=0.001, pace_fps=30, host=faces)
     assert admission.capacity == 4

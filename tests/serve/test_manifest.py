@@ -15,7 +15,7 @@ import pytest
 
 from tests.serve.attacks import photograph
 from triportrait.core.errors import InputError
-from triportrait.serve.media.pictures import read_picture, write_picture
+from triportrait.serve.media.pictures.picture_file import read_picture, write_picture
 from triportrait.serve.media.provenance.certificate import MADE_NAME, config_folder, find_identity
 from triportrait.serve.media.provenance.manifest import (
     COMPOSITE,
@@ -28,7 +28,8 @@ from triportrait.serve.media.provenance.manifest import (
 )
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.provenance.watermark import read
-from triportrait.serve.media.video import VideoWriter, open_clip
+from triportrait.serve.media.video.clips import open_clip
+from triportrait.serve.media.video.writer import VideoWriter
 
 pytest.importorskip("c2pa")
 CLAIM = Claim("2b7e151f" + "0" * 56, "demo", {"portrait.safetensors": "ab" * 32}, 0x2B7E151)

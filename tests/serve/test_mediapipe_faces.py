@@ -19,8 +19,8 @@ from triportrait.serve.faces.head_pose import matrix_of, turn_of, vector_of
 from triportrait.serve.faces.providers import face_provider
 from triportrait.serve.faces.searching import tiles
 from triportrait.serve.faces.tracker import FaceTracker
-from triportrait.serve.media.clips import open_clip
-from triportrait.serve.media.pictures import read_picture
+from triportrait.serve.media.pictures.picture_file import read_picture
+from triportrait.serve.media.video.clips import open_clip
 
 pytest.importorskip("mediapipe", reason="needs the extra faces")
 pytestmark = pytest.mark.usefixtures("real_faces")

@@ -14,8 +14,10 @@ import pytest
 from tests.serve.making import H, W, as_a_stranger, make, moving, scene
 from triportrait.core.atomic import replacing
 from triportrait.core.errors import InputError
-from triportrait.serve.media.pictures import write_picture
-from triportrait.serve.media.video import VideoWriter, check_output, open_clip
+from triportrait.serve.media.output_file import check_output
+from triportrait.serve.media.pictures.picture_file import write_picture
+from triportrait.serve.media.video.clips import open_clip
+from triportrait.serve.media.video.writer import VideoWriter
 
 
 def no_links(*_: object, **__: object) -> None:

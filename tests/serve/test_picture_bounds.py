@@ -15,8 +15,8 @@ from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.serve.live import uploads
 from triportrait.serve.live.inference import decode_jpeg
-from triportrait.serve.media.picture_bounds import PASSES, check_work, jpeg_work
-from triportrait.serve.media.pictures import LARGEST_PICTURE_PX, decode_picture, read_picture
+from triportrait.serve.media.pictures.decoding_cost import PASSES, check_work, jpeg_work
+from triportrait.serve.media.pictures.picture_file import LARGEST_PICTURE_PX, decode_picture, read_picture
 
 MANY = bombs.scans(2000)
 ODD = {

@@ -17,8 +17,9 @@ from PIL import Image, ImageCms
 from tests.serve.bombs import chunk
 from tests.serve.making import as_a_stranger
 from triportrait.core.errors import InputError
-from triportrait.serve.media.contents import kind_of
-from triportrait.serve.media.pictures import check_picture, list_pictures, read_picture, write_picture
+from triportrait.serve.media.pictures.file_type import kind_of
+from triportrait.serve.media.pictures.picture_file import check_picture, read_picture, write_picture
+from triportrait.serve.media.pictures.picture_folder import list_pictures
 
 H, W = 70, 96
 

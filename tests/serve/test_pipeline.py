@@ -22,8 +22,8 @@ from triportrait import Camera, Controls, InputError, Pipeline
 from triportrait.cli import main
 from triportrait.serve.faces.alignment import alignment_points
 from triportrait.serve.faces.face import Face
-from triportrait.serve.media.pictures import read_picture
-from triportrait.serve.media.video import VideoWriter
+from triportrait.serve.media.pictures.picture_file import read_picture
+from triportrait.serve.media.video.writer import VideoWriter
 from triportrait.serve.saving import AnimatedFrame
 
 S = 128

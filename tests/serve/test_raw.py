@@ -18,7 +18,7 @@ from triportrait.serve.faces.head_pose import matrix_of
 from triportrait.serve.faces.landmark_files import HeadClip, LandmarkFolder, known_beside
 from triportrait.serve.faces.relative_motion import Relative
 from triportrait.serve.faces.tracker import FaceTracker
-from triportrait.serve.media.pictures import read_picture
+from triportrait.serve.media.pictures.picture_file import read_picture
 from triportrait.serve.reenactor import Controls, Reenactor
 from triportrait.serve.tracking_files import OF_98, TrackedFolder, read_landmarks
 from triportrait.serve.weight_loading import load_weights

@@ -14,7 +14,7 @@ from tests.serve.decoded import frames_of
 from tests.serve.making import make
 from triportrait import Pipeline
 from triportrait.cli import JOBS, main
-from triportrait.serve.media.pictures import read_picture
+from triportrait.serve.media.pictures.picture_file import read_picture
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 

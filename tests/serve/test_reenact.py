@@ -19,7 +19,7 @@ from tests.serve.faces import parameters, picture
 from tests.serve.making import make, packets_of
 from triportrait.cli import main
 from triportrait.serve import reenactor as reenactor_module
-from triportrait.serve.media.pictures import read_picture
+from triportrait.serve.media.pictures.picture_file import read_picture
 
 S = 128
 

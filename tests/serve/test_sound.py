@@ -14,9 +14,10 @@ import pytest
 
 from tests.serve.claps import clap, loud
 from tests.serve.making import copy, heard, make, noise, sound_of, times_of
-from triportrait.serve.media import video
-from triportrait.serve.media.breaks import Moves
-from triportrait.serve.media.video import VideoWriter, open_clip
+from triportrait.serve.media.video import writer
+from triportrait.serve.media.video.clips import open_clip
+from triportrait.serve.media.video.discontinuities import Moves
+from triportrait.serve.media.video.writer import VideoWriter
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def test_sound_that_cannot_be_taken_costs_only_the_sound(tmp_path: Path, monkeyp
         raise av.error.ArgumentError(22, "Invalid argument", "sound")
 
     driving = open_clip(make(tmp_path / "a.mp4", 12, sound="aac"))
-    monkeypatch.setattr(video, "Sound", refuse)
+    monkeypatch.setattr(writer, "Sound", refuse)
     assert len(copy(driving, tmp_path / "o.mp4")) == 12
     assert len(times_of(open_clip(tmp_path / "o.mp4"))) == 12
     assert not open_clip(tmp_path / "o.mp4").has_audio

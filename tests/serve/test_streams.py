@@ -13,7 +13,7 @@ import pytest
 
 from triportrait import cli
 from triportrait.serve.jobs import doctor
-from triportrait.serve.media.video import open_clip
+from triportrait.serve.media.video.clips import open_clip
 
 # What is printed waits in a buffer, as it does for users; some machines that test switch that off.
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -80,7 +80,7 @@ def test_impatience_does_not_interrupt_the_cleaning(portrait_file, driving, tiny
         "import signal, sys, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell in the background hands it on ignored
         "from triportrait.serve.media.provenance.stamp import Stamp\n"
-        "from triportrait.serve.media.video import VideoWriter\n"
+        "from triportrait.serve.media.video.writer import VideoWriter\n"
         "from triportrait.cli import main\n"
         "def slow(self, image):\n"
         "    print('streaming', flush=True)\n"

@@ -17,14 +17,15 @@ from tests.serve.attacks import DOCS, photograph, talking
 from triportrait.cli import main
 from triportrait.core.checksum import sha256
 from triportrait.core.errors import InputError
-from triportrait.serve.media.pictures import read_picture, write_picture
+from triportrait.serve.media.pictures.picture_file import read_picture, write_picture
 from triportrait.serve.media.provenance import manifest
 from triportrait.serve.media.provenance import verify as verify_module
 from triportrait.serve.media.provenance.manifest import LABEL, Claim, read_manifest, sign
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.provenance.verify import read_file, verify
 from triportrait.serve.media.provenance.watermark import Reader, Watermark
-from triportrait.serve.media.video import VideoWriter, open_clip
+from triportrait.serve.media.video.clips import open_clip
+from triportrait.serve.media.video.writer import VideoWriter
 
 pytest.importorskip("c2pa")
 SOURCE, DRIVING = DOCS / "demo" / "portrait.jpg", DOCS / "demo" / "driving.mp4"

@@ -13,7 +13,9 @@ import pytest
 
 from tests.serve.making import CLOCK, UNEVEN, H, W, copy, make, moving, noise, scene, times_of
 from triportrait.core.errors import InputError
-from triportrait.serve.media.video import VideoWriter, check_output, open_clip
+from triportrait.serve.media.output_file import check_output
+from triportrait.serve.media.video.clips import open_clip
+from triportrait.serve.media.video.writer import VideoWriter
 
 
 @pytest.mark.parametrize(("ending", "within_s"), [(".mp4", 0), (".mov", 0), (".mkv", 6e-4), (".webm", 6e-4)])

@@ -27,7 +27,7 @@ from tests.serve.attacks import (
     vp8,
 )
 from tests.serve.watermark_table import unmarked
-from triportrait.serve.media.pictures import read_picture
+from triportrait.serve.media.pictures.picture_file import read_picture
 from triportrait.serve.media.provenance import watermark as own
 from triportrait.serve.media.provenance.watermark import (
     BITS,

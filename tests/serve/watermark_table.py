@@ -34,7 +34,7 @@ from tests.serve.attacks import (
     talking,
     vp8,
 )  # fmt: skip
-from triportrait.serve.media.pictures import read_picture
+from triportrait.serve.media.pictures.picture_file import read_picture
 from triportrait.serve.media.provenance.watermark import (
     BITS,
     FALSE_ALARM,

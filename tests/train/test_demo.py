@@ -23,7 +23,7 @@ from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Driving
 from triportrait.serve.media.provenance.manifest import installed, read_manifest
 from triportrait.serve.media.provenance.watermark import read
-from triportrait.serve.media.video import write_video
+from triportrait.serve.media.video.writer import write_video
 from triportrait.train import demo_tiles
 from triportrait.train.data.pictures import neck_grids
 from triportrait.train.data.scenes import motion, take_pictures

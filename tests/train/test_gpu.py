@@ -15,7 +15,7 @@ import torch
 from tests.train import little
 from tests.train.runs import lines_of
 from triportrait import cli
-from triportrait.serve.media.video import write_video
+from triportrait.serve.media.video.writer import write_video
 from triportrait.train.data.clip_store.frames import DaliDecoder, decode
 
 pytestmark = pytest.mark.gpu

@@ -54,7 +54,7 @@ def write_clips(
 
     Raises: `InputError` before any work for numbers out of range or a folder that cannot be made.
     """
-    from triportrait.serve.media.video import write_video
+    from triportrait.serve.media.video.writer import write_video
 
     check_clips(seed, count, frames, fps, size, antialias)
     settings = {

@@ -18,7 +18,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.sentences import shown as printable
 from triportrait.core.weights import log_weights, named_weights
 from triportrait.serve.media.provenance.stamp import Stamp
-from triportrait.serve.media.video import write_video
+from triportrait.serve.media.video.writer import write_video
 from triportrait.train.data.folders import check_file, whole_file
 from triportrait.train.demo_tiles import FPS, Character, characters, framed, tiles
 from triportrait.train.runs.weights import Trained, open_trained

@@ -23,7 +23,7 @@ from triportrait.serve.media.provenance.manifest import (
     why_not,
 )
 from triportrait.serve.media.provenance.watermark import MESSAGE_BITS, Read, Reader
-from triportrait.serve.media.video import Frame, open_clip
+from triportrait.serve.media.video.clips import Frame, open_clip
 
 LISTED = 8  # networks, or problems, in a line
 LOOKED_AT = 256  # frames of a video, from its beginning

@@ -168,7 +168,7 @@ def dali_fault(device: torch.device) -> str | None:
 
     It may be installed and not decode: NVDEC needs a driver that is new enough, and a container that may use it.
     """
-    from triportrait.serve.media.video import write_video
+    from triportrait.serve.media.video.writer import write_video
 
     if (why := fault("nvidia.dali")) is not None:
         return why

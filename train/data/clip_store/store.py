@@ -91,7 +91,7 @@ class ClipWriter:
             ValueError: rows are missing, a camera is no rotation (`check_table`), or the size is not the others'.
             InputError: the disk refuses.
         """
-        from triportrait.serve.media.video import write_video
+        from triportrait.serve.media.video.writer import write_video
 
         check_table(table, len(frames))
         side = frames.shape[1]

@@ -48,7 +48,18 @@ def encoder_of(codec: str, encoder: Encoder, crf: int) -> tuple[str, dict[str, s
     if encoder == "nvenc":
         # Its constant quality counts like x264's; unless the bit rate is 0 it would hold that rate instead.
         return NVENC, {"preset": "p4", "tune": "hq", "rc": "vbr", "cq": str(crf), "b": "0"}
-    return codec, {"crf": str(crf), "preset": "veryfast" if encoder == "x264-veryfast" else "medium"}
+    return codec, x264_options(crf, "veryfast" if encoder == "x264-veryfast" else "medium")
+
+
+def x264_options(crf: int, preset: str = "medium") -> dict[str, str]:
+    """Give the options with which x264 writes the same bytes for the same pictures."""
+    import torch
+
+    options = {"crf": str(crf), "preset": preset}
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        # x264's macroblock tree reads memory that was never written in its AVX-512 code; in its AVX2 code it does not.
+        options["x264-params"] = "asm=AVX2"
+    return options
 
 
 @cache

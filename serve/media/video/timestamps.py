@@ -11,7 +11,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 
-from triportrait.serve.media.breaks import REORDER, Moves, Repair, Track, first_s, leaps, settle
+from triportrait.serve.media.video.discontinuities import REORDER, Moves, Repair, Track, first_s, leaps, settle
 
 # A longer time between two packets of sound that none of them fills is a gap.
 _GAP_S = 0.05

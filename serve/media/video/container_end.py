@@ -10,7 +10,7 @@ import av
 from av.container import InputContainer
 
 from triportrait.core.files import opened
-from triportrait.serve.media.decoding import Tally
+from triportrait.serve.media.video.decoding import Tally
 
 _CLUSTER = b"\x1f\x43\xb6\x75"  # holds the packets of a Matroska file
 _TRAILING = 64  # bytes that may follow the last packet in it

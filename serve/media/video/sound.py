@@ -12,7 +12,7 @@ import av
 import numpy as np
 from av.container import OutputContainer
 
-from triportrait.serve.media.clips import Clip, opened, sound_stream
+from triportrait.serve.media.video.clips import Clip, opened, sound_stream
 
 _COMMON = {"aac", "mp3", "alac"}
 _PCM = {"pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_u8"}

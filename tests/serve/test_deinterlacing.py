@@ -10,8 +10,8 @@ import av
 import numpy as np
 import pytest
 
-from triportrait.serve.media import interlacing
-from triportrait.serve.media.video import open_clip
+from triportrait.serve.media.video import deinterlacing
+from triportrait.serve.media.video.clips import open_clip
 
 W, H, COUNT, SPEED = 160, 128, 8, 3
 _BLOCKS = np.kron(np.random.default_rng(0).integers(40, 216, (H // 8, W // 8 + 8, 1)), np.ones((8, 8, 3)))
@@ -66,7 +66,7 @@ def test_combs_are_taken_out_where_the_stream_says_so(tmp_path: Path, order: str
     assert combed > 10, "not called interlaced: combs stay"
     assert max(_errors(_film(tmp_path / "b.mp4", True, True, fmt, order))) < 0.6 * combed
     for frame in open_clip(tmp_path / "b.mp4").frames():
-        assert not interlacing.combs(frame.image[..., 1])
+        assert not deinterlacing.combs(frame.image[..., 1])
 
 
 def test_a_film_that_is_only_called_interlaced_stays_as_it_is(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_part_of_a_film_and_one_frame(tmp_path: Path) -> None:
 
 
 def test_combs_that_stay_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interlacing, "FILTER", "no filter of libav")
+    monkeypatch.setattr(deinterlacing, "FILTER", "no filter of libav")
     path = _film(tmp_path / "a.mp4", True, True)
     clip = open_clip(path)
     assert len(list(clip.frames())) == COUNT
@@ -94,7 +94,7 @@ def test_combs_that_stay_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_stripes_of_the_picture_are_no_combs() -> None:
     stripes = np.zeros((64, 64), np.uint8)
     stripes[::4] = stripes[1::4] = 200
-    assert not interlacing.combs(stripes)
+    assert not deinterlacing.combs(stripes)
     thin = np.full((64, 64), 90, np.uint8)
     thin[::16] = 250
-    assert not interlacing.combs(thin)
+    assert not deinterlacing.combs(thin)

@@ -6,15 +6,13 @@ Every picture is a uint8 array `[H, W, 3]` in sRGB, upright. What a picture cann
 
 from __future__ import annotations
 
-import errno
 import io
 import math
 import os
-import re
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,19 +22,15 @@ from PIL import Image, features
 from triportrait.core.atomic import replacing
 from triportrait.core.errors import InputError
 from triportrait.core.files import opened
-from triportrait.serve.media.avif_trial import check_avif
-from triportrait.serve.media.colour_tags import Tags, colour_tags
-from triportrait.serve.media.colours import PROFILE_DAMAGE, follow_profile
-from triportrait.serve.media.contents import kind_of, kind_of_bytes
-from triportrait.serve.media.picture_bounds import check_file, check_ratio, check_work
+from triportrait.serve.media.output_file import ending_of, reason_of, writing
+from triportrait.serve.media.pictures.avif_trial import check_avif
+from triportrait.serve.media.pictures.colour_spaces import PROFILE_DAMAGE, follow_profile
+from triportrait.serve.media.pictures.colour_tags import Tags, colour_tags
+from triportrait.serve.media.pictures.decoding_cost import check_file, check_ratio, check_work
+from triportrait.serve.media.pictures.file_type import kind_of, kind_of_bytes
 
 Say = Callable[[str], None]
 
-# Files of these endings are meant as pictures; what a file is, its content says.
-PICTURE_ENDINGS = (
-    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".mpo", ".webp", ".bmp", ".tif", ".tiff", ".gif",
-    ".avif",
-)  # fmt: skip
 SMALLEST_SIDE_PX = 64
 LARGEST_PICTURE_PX = 100_000_000
 
@@ -44,15 +38,11 @@ LARGEST_PICTURE_PX = 100_000_000
 _AVIF = "avif" in features.modules and bool(features.check("avif"))
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", *(("AVIF",) if _AVIF else ()))
 _WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-# Made by systems, not by people: left out of a folder without a word, as hidden files are.
-_SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
-_MOST_NAMED = 5
 _ADVICE = {
     "HEIC": "(an iPhone takes JPEG by itself: Settings, Camera, Formats, Most Compatible)",
     "AVIF": "(or install Pillow 11.3 or newer, which reads it)",
 }
 _PILLOW_LIMIT = threading.Lock()
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # Everything that Pillow's readers are known to raise on damaged bytes.
 DAMAGE = (
@@ -206,86 +196,6 @@ def write_picture(
         Image.fromarray(np.ascontiguousarray(image)).save(temporary, format=kind, quality=95, subsampling=0)
         if finish is not None:
             finish(temporary)
-
-
-def list_pictures(folder: str | os.PathLike[str]) -> list[Path]:
-    """List the pictures of a folder in the order people number them; what and what not, `sorted_folder` says."""
-    return sorted_folder(folder)[0]
-
-
-def sorted_folder(folder: str | os.PathLike[str]) -> tuple[list[Path], list[Path]]:
-    """Sort the files of a folder into pictures and others, in the order people number them: frame2 before frame10.
-
-    A picture is what has the content of one, or an ending that promises it. Hidden files and those of the system are
-    neither, sub-folders are not entered.
-
-    Raises: `InputError` when `folder` is no readable folder, holds no picture, or a link in it leads nowhere.
-    """
-    folder = Path(folder)
-    try:
-        found = [p for p in folder.iterdir() if not p.name.startswith(".") and p.name.lower() not in _SYSTEM_FILES]
-    except OSError as error:
-        raise InputError(f"{folder}: a folder of pictures is wanted ({reason_of(error)}); check the path") from error
-    pictures: list[Path] = []
-    others: list[Path] = []
-    for path in sorted(found, key=as_people_count):
-        promised = path.suffix.lower() in PICTURE_ENDINGS
-        if promised and path.is_symlink() and not path.exists():
-            # Left out silently, it would shift every later frame.
-            raise InputError(f"{path}: this link leads nowhere; bring back what it points to or remove it")
-        if not path.is_dir():
-            is_one = path.is_file() and (promised or kind_of(path) not in (None, "HEIC"))
-            (pictures if is_one else others).append(path)
-    if not pictures:
-        instead = f", only {_names(others)}" if others else ""
-        raise InputError(f"{folder}: no picture in this folder{instead}; put PNG, JPEG, WebP or TIFF files into it")
-    return pictures, others
-
-
-def left_out(folder: Path, others: Sequence[Path]) -> str:
-    """The sentence that names the files of a folder that are no pictures."""
-    one = len(others) == 1
-    return f"{folder}: {_names(others)} {'is no picture' if one else 'are no pictures'} that can be read; left out"
-
-
-def _names(files: Sequence[Path]) -> str:
-    shown = ["".join(c if c.isprintable() else "?" for c in path.name) for path in files[:_MOST_NAMED]]
-    names = ", ".join(shown)
-    if len(files) <= _MOST_NAMED:
-        return names if len(files) == 1 else f"{len(files)} files ({names})"
-    return f"{len(files)} files ({names} …)"
-
-
-def as_people_count(path: Path) -> tuple[list[str | int], str]:
-    """The sorting key of names with numbers in them: 2 before 10."""
-    parts = re.split(r"([0-9]+)", path.name.casefold())
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Tell an `OSError` of the block (disk full, no permission) as an `InputError` about `path`."""
-    try:
-        yield
-    except OSError as error:
-        folder = Path(os.path.realpath(path)).parent
-        reason, advice = reason_of(error), "choose another folder"
-        if error.errno in _NO_ROOM:
-            advice = "free some space or choose another folder"
-        elif error.errno == errno.ENOENT:
-            reason = f"its folder {folder} {'takes no new files' if folder.is_dir() else 'is gone'}"
-        raise InputError(f"{path}: it could not be written ({reason}); {advice}") from error
-
-
-def ending_of(path: Path) -> str:
-    """Say which ending a name has, for a sentence about a wrong one."""
-    return repr(path.suffix) if path.suffix else "no ending"
-
-
-def reason_of(error: OSError) -> str:
-    """Say in the system's words, in lower case, why a file operation failed: `no such file or directory`."""
-    said = error.strerror or str(error) or type(error).__name__
-    return said[:1].lower() + said[1:]
 
 
 @contextmanager

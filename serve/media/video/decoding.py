@@ -13,7 +13,7 @@ from typing import Any
 import av
 from av.container import InputContainer
 
-from triportrait.serve.media.clock import Clock
+from triportrait.serve.media.video.timestamps import Clock
 
 
 @dataclass

@@ -1,15 +1,11 @@
-"""Videos in and out: driving frames with their true times, and an H.264 or VP9 file with the driving sound.
-
-Frames are uint8 `[H, W, 3]` RGB with square, upright pixels and are streamed one by one. Times are seconds from the
-first frame. What a video cannot be used for is said in one sentence (`InputError`), never with a traceback.
-"""
+"""Films are written as H.264 or VP9, frame by frame at their true times, with the driving sound beside them."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from fractions import Fraction
 from itertools import chain, pairwise
@@ -24,13 +20,11 @@ from av.video.frame import PictureType
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
 from triportrait.core.atomic import replacing
-from triportrait.core.errors import InputError
-from triportrait.serve.media.clips import SCALING, Clip, Frame, open_clip
-from triportrait.serve.media.encoders import Encoder, encoder_of
-from triportrait.serve.media.pictures import ending_of, writing
-from triportrait.serve.media.sound import Sound
-
-__all__ = ["VIDEO_ENDINGS", "Clip", "Frame", "VideoWriter", "check_output", "open_clip", "write_video"]
+from triportrait.serve.media.output_file import check_output, writing
+from triportrait.serve.media.video.clips import Clip
+from triportrait.serve.media.video.encoders import Encoder, encoder_of, x264_options
+from triportrait.serve.media.video.frame_to_rgb import SCALING
+from triportrait.serve.media.video.sound import Sound
 
 # Ending → (container, video encoder).
 _KINDS = {
@@ -39,7 +33,6 @@ _KINDS = {
     ".mkv": ("matroska", "libx264"),
     ".webm": ("webm", "libvpx-vp9"),
 }
-VIDEO_ENDINGS = tuple(_KINDS)
 _CONTAINER_OPTIONS = {"fflags": "+bitexact", "movflags": "+faststart"}
 
 # x264 writes other bytes for another number of threads, so it must not follow the machine.
@@ -52,52 +45,8 @@ _REORDERED = 8
 _ROUNDED_S = 0.002
 
 
-def check_output(
-    path: str | os.PathLike[str],
-    overwrite: bool = False,
-    kinds: Sequence[str] = VIDEO_ENDINGS,
-    sources: Iterable[str | os.PathLike[str]] = (),
-) -> None:
-    """Check before any work that `path` can be written: a known ending, a folder that takes files, nothing lost.
-
-    `kinds` are the allowed endings, `sources` the input files that must not be overwritten, whatever `overwrite` says:
-    each by itself, since a folder among them stands for no file in it.
-
-    Raises: `InputError` that says what to do.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in kinds:
-        raise InputError(
-            f"{path}: an ending out of {' '.join(kinds)} is wanted, {ending_of(path)} came; rename the output"
-        )
-    parent = Path(os.path.realpath(path)).parent
-    if not parent.is_dir():
-        what = "is a file" if parent.exists() else "does not exist"
-        raise InputError(f"{path}: its folder {parent} {what}; make the folder or choose another")
-    if os.path.lexists(path):
-        for source in sources:
-            with suppress(OSError):
-                if os.path.samefile(path, source):
-                    raise InputError(f"{path}: this is the input {source}; choose another output")
-    if os.path.lexists(path):
-        try:
-            path.stat()
-        except FileNotFoundError:
-            pass
-        except OSError as error:  # links that lead to each other
-            raise InputError(f"{path}: a file is wanted ({error.strerror}); choose another output") from error
-    if path.exists():
-        if not path.is_file():
-            raise InputError(f"{path}: a file is wanted, this is a folder or a device; choose another output")
-        if not overwrite:
-            raise InputError(f"{path}: it exists already; pass --overwrite to replace it")
-    # Only really making a file tells: permission bits do not bind root, and a disk can be mounted read-only.
-    with writing(path), suppress(_Unused), replacing(path, overwrite):
-        raise _Unused
-
-
-class _Unused(Exception):
-    """Ends the trial in `check_output` without touching the output."""
+class _Abandoned(Exception):
+    """Makes what was written so far disappear."""
 
 
 class VideoWriter:
@@ -108,7 +57,7 @@ class VideoWriter:
     the same bytes. .mp4, .mov and .mkv are H.264, .webm is VP9; both 8-bit 4:2:0, tagged BT.709.
 
     Args:
-        path: output file, ending one of `VIDEO_ENDINGS`.
+        path: output file, its ending one of `VIDEO_ENDINGS`.
         size_px: (width, height) of the images; odd sizes gain one repeated column or row, since 4:2:0 needs even ones.
         fps: nominal rate; gives the fineness of the clock, and the length of the last frame where nothing else does.
         audio_from: clip that the frames come from. Its sound is taken: copied where players expect it in the container,
@@ -215,8 +164,8 @@ class VideoWriter:
 
     def abandon(self) -> None:
         """Leave nothing of what was written."""
-        with suppress(_Unused), self._stack:
-            raise _Unused
+        with suppress(_Abandoned), self._stack:
+            raise _Abandoned
 
     def close(self) -> None:
         """Write what the encoder still holds, finish the sound and let the file appear under its name.
@@ -308,7 +257,7 @@ def write_video(
     """
     frames = iter(frames)
     first = next(frames)
-    options = {"crf": str(crf), "preset": "medium"}
+    options = x264_options(crf)
     if gop is not None:
         options |= {"g": str(gop), "keyint_min": str(gop), "sc_threshold": "0", "bf": "0"}
     with av.open(f"file:{path}", "w", format="mp4", container_options=_CONTAINER_OPTIONS) as container:

@@ -25,22 +25,16 @@ from av.video.reformatter import VideoReformatter
 
 from triportrait.core import files
 from triportrait.core.errors import InputError
-from triportrait.serve.media.animations import Animation, is_animation
-from triportrait.serve.media.clock import Clock, demuxed, read_clock
-from triportrait.serve.media.contents import is_motion_jpeg, is_picture, kind_of
-from triportrait.serve.media.decoding import Tally, decoded, stamp_of, timed
-from triportrait.serve.media.endings import duration_s, end_of_pictures_s, is_cut_off, unread
-from triportrait.serve.media.interlacing import deinterlaced
-from triportrait.serve.media.pictures import (
-    PICTURE_ENDINGS,
-    check_picture,
-    left_out,
-    read_picture,
-    reason_of,
-    sorted_folder,
-)
-from triportrait.serve.media.rgb import SCALING as SCALING
-from triportrait.serve.media.rgb import ToRgb
+from triportrait.serve.media.output_file import reason_of
+from triportrait.serve.media.pictures.animations import Animation, is_animation
+from triportrait.serve.media.pictures.file_type import is_motion_jpeg, is_picture, kind_of
+from triportrait.serve.media.pictures.picture_file import check_picture, read_picture
+from triportrait.serve.media.pictures.picture_folder import PICTURE_ENDINGS, left_out, sorted_folder
+from triportrait.serve.media.video.container_end import duration_s, end_of_pictures_s, is_cut_off, unread
+from triportrait.serve.media.video.decoding import Tally, decoded, stamp_of, timed
+from triportrait.serve.media.video.deinterlacing import deinterlaced
+from triportrait.serve.media.video.frame_to_rgb import ToRgb
+from triportrait.serve.media.video.timestamps import Clock, demuxed, read_clock
 
 PICTURES_FPS = Fraction(25)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from triportrait.core.errors import InputError
 from triportrait.core.files import opened
-from triportrait.serve.media.tiff_directory import TiffDirectory
+from triportrait.serve.media.pictures.tiff_directory import TiffDirectory
 
 LARGEST_FILE = 1 << 30
 MOST_SCANS = 100  # of a still; cameras and editors write 20 at most

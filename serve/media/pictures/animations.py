@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from triportrait.core.errors import InputError
-from triportrait.serve.media.contents import kind_of
-from triportrait.serve.media.pictures import DAMAGE, Say, opened_picture, pictures_inside, tags_of, to_rgb
+from triportrait.serve.media.pictures.file_type import kind_of
+from triportrait.serve.media.pictures.picture_file import DAMAGE, Say, opened_picture, pictures_inside, tags_of, to_rgb
 
 _KINDS = ("GIF", "PNG", "WEBP", "AVIF")
 # Browsers show a frame that asks for no time, or for less than they can keep, for a tenth of a second.

@@ -40,7 +40,7 @@ def check_avif(path: Path, cpu_s: int = CPU_S) -> None:
 
 @lru_cache(1024)
 def _tried(path: str, size: int, changed_ns: int, cpu_s: int) -> str | None:
-    code = f"import sys; sys.path[:] = {sys.path!r}; from triportrait.serve.media.avif_trial import main; main()"
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
     words = [sys.executable, "-c", code, path, str(cpu_s)]
     nothing = subprocess.DEVNULL
     try:

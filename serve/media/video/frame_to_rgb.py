@@ -9,8 +9,8 @@ import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
-from triportrait.serve.media.colours import HDR_CURVES, follow_codes_of_pixels, follow_profile_of_pixels
-from triportrait.serve.media.side_data import side_data
+from triportrait.serve.media.pictures.colour_spaces import HDR_CURVES, follow_codes_of_pixels, follow_profile_of_pixels
+from triportrait.serve.media.video.side_data import side_data
 
 SCALING = (
     Interpolation.BICUBIC

@@ -9,7 +9,13 @@ from typing import IO
 
 from PIL import Image
 
-from triportrait.serve.media.colours import Primaries, follow_adobe_rgb, follow_codes, follow_gamma, known_codes
+from triportrait.serve.media.pictures.colour_spaces import (
+    Primaries,
+    follow_adobe_rgb,
+    follow_codes,
+    follow_gamma,
+    known_codes,
+)
 
 _EXIF, _INTEROPERABILITY, _COLOUR_SPACE = 0x8769, 0xA005, 0xA001
 _ADOBE_RGB, _UNCALIBRATED = 2, 0xFFFF
