@@ -14,6 +14,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.files import read_json
 from triportrait.profiling import frame, kernels, roofline
 from triportrait.profiling.cases import CASES
+from triportrait.profiling.chart import draw
 from triportrait.profiling.measurement import describe, device_here, write_figures
 
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"  # of the README's tables
@@ -52,8 +53,8 @@ def profile(command: str, out: Path) -> None:
     write_figures(figures, out)
 
 
-def report(figures: Path, readme: Path) -> None:
-    """Put the figures of a file into tables between the two markers of the README.
+def report(figures: Path, readme: Path, chart: Path) -> None:
+    """Put the figures of a file into tables between the two markers of the README, and draw its chart.
 
     Raises:
         InputError: the file is none of `profile all`, was made without a GPU, or has a row without a figure; or the
@@ -67,6 +68,7 @@ def report(figures: Path, readme: Path) -> None:
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise InputError(f"{readme}: expected {BEGIN} and then {END}, each once; write them where the tables belong")
     before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
+    draw(measured, chart)
     readme.write_text(f"{before}\n{tables(measured)}{after}")
 
 

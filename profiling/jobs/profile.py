@@ -143,18 +143,20 @@ class All:
 
 @dataclass(frozen=True)
 class Report:
-    """Put the figures of a file of `profile all` into the README's tables."""
+    """Put the figures of a file of `profile all` into the README's tables, and draw them."""
 
     figures: tyro.conf.Positional[Path]
     """The file that `profile all` wrote on a GPU."""
     readme: Path = Path("README.md")
     """The file where the tables stand, between two markers."""
+    chart: Path = Path("docs/figures.png")
+    """The picture to write: each part beside its floor."""
 
     def run(self) -> None:
         """Check the file and the markers, then write."""
         from triportrait.profiling.figures import report
 
-        report(self.figures, self.readme)
+        report(self.figures, self.readme, self.chart)
         print(self.readme)
 
 

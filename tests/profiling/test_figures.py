@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from triportrait.core.errors import InputError
 from triportrait.profiling.figures import BEGIN, END, report
@@ -30,7 +32,7 @@ FIGURES = {
 def files(tmp_path):
     (tmp_path / "README.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     (tmp_path / "figures.json").write_text(json.dumps(FIGURES))
-    return tmp_path / "figures.json", tmp_path / "README.md"
+    return tmp_path / "figures.json", tmp_path / "README.md", tmp_path / "chart.png"
 
 
 def test_tables_stand_between_the_markers_and_nothing_else_changes(files):
@@ -44,6 +46,16 @@ def test_tables_stand_between_the_markers_and_nothing_else_changes(files):
     assert "commit abc" in text
     report(*files)
     assert files[1].read_text() == text
+
+
+def test_the_chart_has_a_bar_for_each_part_and_way(files):
+    report(*files)
+    picture = np.asarray(Image.open(files[2]))
+    blue = (picture == (72, 128, 200)).all(-1)
+    assert blue.any()
+    assert (picture == (200, 60, 50)).all(-1).any()
+    rows = np.flatnonzero(blue[60:].any(1))
+    assert len(np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)) == 2, "two parts"
 
 
 def _red(figures):
