@@ -1,4 +1,4 @@
-"""A record of `logging` becomes a line on the standard error: for a person, or as a JSON object for a program."""
+"""Formatters and a handler of `logging` for the standard error: lines for people, JSON objects for programs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any
 
 from triportrait.core.sentences import LONGEST_SENTENCE, bounded, json_text, shown
 
+# a command that fails says its own name, as other commands do
 _PREFIXES = {logging.WARNING: "warning: ", logging.ERROR: "triportrait: "}
-_MOST_LINES = (60, 40)  # of a traceback, from its start and to its end
+_TRACEBACK_HEAD, _TRACEBACK_TAIL = 60, 40  # lines of a traceback that are kept
 
 
-class Lines(logging.Formatter):
-    """Write a record as one line for the person at the terminal; what files say in it is escaped and cut.
+class TerminalFormatter(logging.Formatter):
+    """Format a message as one line for the person at the terminal; text quoted from files is escaped and truncated.
 
-    Where an exception came from stands before it.
+    A traceback, if there is one, stands on the lines before it.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -27,16 +28,16 @@ class Lines(logging.Formatter):
     def formatException(self, ei: Any) -> str:
         """Write a traceback of bounded length, escaped line by line."""
         lines = "".join(traceback.format_exception(*ei)).splitlines()
-        first, last = _MOST_LINES
-        if len(lines) > first + last:
-            lines[first:-last] = [f"  ... {len(lines) - first - last:,} lines ..."]
+        left_out = len(lines) - _TRACEBACK_HEAD - _TRACEBACK_TAIL
+        if left_out > 0:
+            lines[_TRACEBACK_HEAD:-_TRACEBACK_TAIL] = [f"  ... {left_out:,} lines ..."]
         return "\n".join(shown(line, LONGEST_SENTENCE) for line in lines)
 
 
-class JsonLines(Lines):
-    """Write a record as a JSON object on one line: time, level, logger, message, its `fields`, and a traceback if any.
+class JsonFormatter(TerminalFormatter):
+    """Format a record as a JSON object on one line: time, level, logger, message, its fields, and a traceback if any.
 
-    `fields` is what `extra={"fields": {...}}` gives a record.
+    Its fields are the entries of `extra={"fields": {...}}`, each with a key of its own beside the others.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -52,8 +53,8 @@ class JsonLines(Lines):
         return json_text(line)
 
 
-class StandardError(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to the standard error as it is at the moment of writing, which a command or a test may have replaced."""
+class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to `sys.stderr`, looked up for each record, because a command or a test may have replaced it."""
 
     def __init__(self, formatter: logging.Formatter) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from triportrait.core.log_lines import JsonLines, Lines, StandardError
+from triportrait.core.log_lines import JsonFormatter, StderrHandler, TerminalFormatter
 
 HELP = """every job takes besides:
   -v, --verbose   more detail, and where an error came from
@@ -64,7 +64,7 @@ def shown_logs(options: LogOptions) -> Iterator[None]:
     """
     ours = logging.getLogger("triportrait")
     shows = logging.getLogger() if options.as_json else ours
-    handler = StandardError(JsonLines() if options.as_json else Lines())
+    handler = StderrHandler(JsonFormatter() if options.as_json else TerminalFormatter())
     level_before = ours.level
     is_first = os.environ.get("RANK", "0") == "0"
     ours.setLevel(options.level if is_first else max(options.level, logging.ERROR))

@@ -32,11 +32,12 @@ INNER_LIPS = (78, 82, 13, 312, 308, 317, 14, 87)
 LANDMARKS = [*JAW, *BROWS, *NOSE, *EYES, *LIPS, *INNER_LIPS]
 
 LEAST_CONFIDENCE = 0.5
-DETECTED_PX = 384  # longer side of what the detectors see, which look at 128 and 192 px
-PATCH_PX = 256  # what the mesh sees is enlarged or reduced to it; the model takes 192
-DETECTION_MARGIN, MESH_MARGIN = 1.5, 1.4  # side of the mesh's view over the detected box, over the landmarks' box
-MOST_VIEWS, MOST_FACES = 400, 100  # that are looked at closely in one picture; the largest come first
-SAME_FACE = 0.5  # two finds nearer than this part of their size are one face
+DETECTOR_PX = 384  # the longer side is reduced to it; the detectors themselves reduce that to 128 and 192
+ROI_PX = 256  # the square on a face is resized to it; mediapipe itself reduces that to 192
+DETECTION_MARGIN = 1.5  # side of the mesh's square over the detected box
+MESH_MARGIN = 1.4  # over the box of the landmarks and the forehead
+MAX_DETECTIONS, MAX_FACES = 400, 100  # of one picture, in the order of detection
+SAME_FACE = 0.5  # centres that are nearer than this part of a face's size are those of one face
 
 View = tuple[tuple[float, float], float, float]  # centre, side and roll of a square on a face, pixels and radians
 
@@ -54,7 +55,7 @@ node {
 }
 """
 
-_STARTING = threading.Lock()
+_STDERR_LOCK = threading.Lock()
 
 
 class MediapipeFaces:
@@ -71,33 +72,33 @@ class MediapipeFaces:
                 import mediapipe
 
                 detection = mediapipe.solutions.face_detection.FaceDetection  # newer ones have neither it nor models
-                # One sees faces within two metres, the other small ones.
+                # Model 0 sees faces within two metres, model 1 small ones too.
                 self._detectors = [detection(LEAST_CONFIDENCE, model_selection=kind) for kind in (0, 1)]
-                self._mesh = _mesh()
+                self._mesh_graph = _build_mesh_graph()
             except Exception as error:
                 why = reason(error, "mediapipe")
                 raise InputError(f"faces: mediapipe {why}; {install('faces')} or give landmarks") from error
-            # The first picture makes the last log lines.
+            # mediapipe logs until it has seen its first picture, so it sees one while the log is off.
             blank = np.zeros((64, 64, 3), np.uint8)
             self.find(blank)
-            self._points(blank, (32.0, 32.0), 64.0, 0.0)
+            self._fit_mesh(blank, (32.0, 32.0), 64.0, 0.0)
 
     def find(self, image: np.ndarray, near: Face | None = None, quick: bool = False) -> list[Face]:
         """Find the faces of uint8 [H, W, 3] RGB, the largest first; with `near` the one that is there, if it still is.
 
         Unless it is to be quick, the picture is searched in pieces too, so that small faces in large pictures and all
-        faces of a wide one are found.
+        faces of a wide one are found; in smaller pieces where these show none.
         """
         with self._lock:
             if near is not None:
-                face = self._face(image, *_view_of(near.points))
+                face = self._fit_face(image, *_view_of(near.points))
                 if face is not None:
                     return [face]
             views = [view for detector in self._detectors for view in _detections(detector, image)]
             if not quick:
                 views += self._views_in_pieces(image, 1) + self._views_in_pieces(image, 2)
-            faces = self._search(image, views)
-            return faces if faces or quick else self._search(image, self._views_in_pieces(image, 3))
+            faces = self._fit_detections(image, views)
+            return faces if faces or quick else self._fit_detections(image, self._views_in_pieces(image, 3))
 
     def _views_in_pieces(self, image: np.ndarray, pieces: int) -> list[View]:
         """Detect small faces in squares of a `pieces`-th of the shorter side."""
@@ -111,56 +112,58 @@ class MediapipeFaces:
 
     def close(self) -> None:
         """Close the graphs."""
-        for part in (*self._detectors, self._mesh):
+        for part in (*self._detectors, self._mesh_graph):
             part.close()
 
-    def _search(self, image: np.ndarray, views: list[View]) -> list[Face]:
+    def _fit_detections(self, image: np.ndarray, views: list[View]) -> list[Face]:
         """Find the faces in detected boxes, each once, the largest first."""
         faces: list[Face] = []
-        for k, (centre, side, roll) in enumerate(views[:MOST_VIEWS]):
-            if len(faces) == MOST_FACES:
+        for k, (centre, side, roll) in enumerate(views[:MAX_DETECTIONS]):
+            if len(faces) == MAX_FACES:
                 break
             if any(math.dist(centre, other) < SAME_FACE * max(side, size) for other, size, _ in views[:k]):
                 continue
-            rough = self._face(image, centre, DETECTION_MARGIN * side, roll)
-            # Seen from where it really is, the mesh no longer depends on the detector's box.
-            face = None if rough is None else self._face(image, *_view_of(rough.points))
+            rough = self._fit_face(image, centre, DETECTION_MARGIN * side, roll)
+            # It is fitted again around its own landmarks, so that it does not depend on the detector's box.
+            face = None if rough is None else self._fit_face(image, *_view_of(rough.points))
             if face is not None and all(math.dist(face.centre, f.centre) > SAME_FACE * f.size_px for f in faces):
                 faces.append(face)
         return sorted(faces, key=lambda face: -face.size_px)
 
-    def _face(self, image: np.ndarray, centre: tuple[float, float], side: float, roll: float) -> Face | None:
-        mesh = self._points(image, centre, side, roll)
+    def _fit_face(self, image: np.ndarray, centre: tuple[float, float], side: float, roll: float) -> Face | None:
+        mesh = self._fit_mesh(image, centre, side, roll)
         if mesh is None:
             return None
         points = mesh[LANDMARKS].astype(np.float32)
         return Face(points, alignment_points(points))
 
-    def _points(self, image: np.ndarray, centre: tuple[float, float], side: float, roll: float) -> np.ndarray | None:
+    def _fit_mesh(self, image: np.ndarray, centre: tuple[float, float], side: float, roll: float) -> np.ndarray | None:
         """Fit the mesh [478, 3] in a square view turned by `roll`; None where no face is there."""
         from mediapipe.framework.formats import rect_pb2
 
-        # The graph maps points back rightly from square pictures alone: it gets a square with room for any turn.
+        # The graph maps points back rightly from square pictures alone: it gets one that holds the turned square.
         reach = math.ceil(side * math.sqrt(0.5)) + 1
         if not 2 <= reach <= 4 * max(image.shape):
             return None
         x0, y0 = math.floor(centre[0]) - reach, math.floor(centre[1]) - reach
         size = 2 * reach
         patch = _padded(image, x0, y0, size)
-        shown = round(PATCH_PX * size / side)
-        view = np.asarray(Image.fromarray(patch).resize((shown, shown), Image.Resampling.BILINEAR, reducing_gap=2.0))
+        resized_px = round(ROI_PX * size / side)
+        view = np.asarray(
+            Image.fromarray(patch).resize((resized_px, resized_px), Image.Resampling.BILINEAR, reducing_gap=2.0)
+        )
         at = [(c + 0.5 - start) / size for c, start in zip(centre, (x0, y0), strict=True)]
         roi = rect_pb2.NormalizedRect(
             x_center=at[0], y_center=at[1], width=side / size, height=side / size, rotation=roll
         )
-        landmarks = self._mesh.process({"image": np.ascontiguousarray(view), "roi": roi}).landmarks
+        landmarks = self._mesh_graph.process({"image": np.ascontiguousarray(view), "roi": roi}).landmarks
         if landmarks is None:
             return None
         mesh = np.array([(p.x, p.y, p.z) for p in landmarks.landmark], np.float64) * size
         return mesh + np.array([x0 - 0.5, y0 - 0.5, 0.0])
 
 
-def _mesh() -> Any:
+def _build_mesh_graph() -> Any:
     """Make the mesh model alone, as a graph that takes a picture and where the face is."""
     from google.protobuf import text_format
     from mediapipe.framework import calculator_pb2
@@ -179,7 +182,7 @@ def _mesh() -> Any:
 def _detections(detector: Any, image: np.ndarray) -> Iterator[View]:
     """Give the squares of the faces that a detector sees."""
     height, width = image.shape[:2]
-    shrunk = min(1.0, DETECTED_PX / max(height, width))
+    shrunk = min(1.0, DETECTOR_PX / max(height, width))
     size = (max(1, round(width * shrunk)), max(1, round(height * shrunk)))
     small = Image.fromarray(np.ascontiguousarray(image)).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     for detection in detector.process(np.asarray(small)).detections or []:
@@ -193,7 +196,7 @@ def _detections(detector: Any, image: np.ndarray) -> Iterator[View]:
 def _view_of(points: np.ndarray) -> View:
     """Choose the square in which the mesh sees a face with these landmarks best.
 
-    The model knows faces upright, forehead included, with some room: the landmarks end at the brows.
+    The model knows faces upright, with the forehead and some room; the 68 landmarks end at the brows.
     """
     flat = points[:, :2].astype(np.float64)
     along = flat[42:48].mean(0) - flat[36:42].mean(0)
@@ -222,7 +225,7 @@ def _padded(image: np.ndarray, x0: int, y0: int, size: int) -> np.ndarray:
 def _quiet() -> Iterator[None]:
     """Keep what mediapipe's C++ side logs while it starts off the terminal."""
     os.environ.setdefault("GLOG_minloglevel", "3")
-    with _STARTING:  # a second thread would take the first one's nowhere for the terminal
+    with _STDERR_LOCK:  # else a second thread would take the first one's /dev/null for the terminal
         sys.stderr.flush()
         stderr_copy = os.dup(2)
         try:

@@ -43,11 +43,11 @@ from triportrait.serve.weight_loading import load_weights
 
 logger = logging.getLogger(__name__)
 
-NEEDED = ("fastapi", "uvicorn", "websockets", "aiortc", "prometheus_client")
+REQUIRED_PACKAGES = ("fastapi", "uvicorn", "websockets", "aiortc", "prometheus_client")
 MOST_SESSIONS = 64
 TOKEN_VARIABLE = "TRIPORTRAIT_TOKEN"
-_LEAST_DIFFERENT = 6
-NOBODY = "0" * 64  # until a session has a portrait
+_MIN_DISTINCT_CHARACTERS = 6
+NO_SOURCE_SHA256 = "0" * 64  # stands in until a session has a portrait
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,15 @@ class Live:
     weights: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Weights folder, or `demo`. Default: $TRIPORTRAIT_WEIGHTS, else `demo`."""
     host: str = "127.0.0.1"
-    """Where to listen; anywhere but on this machine a token is wanted from visitors."""
+    """The address to listen on; unless it is a loopback address, visitors need a token."""
     port: int = 8000
     """Port to listen on; 0 takes a free one."""
     token: Annotated[str | None, tyro.conf.arg(help_behavior_hint="")] = None
-    """What visitors must bring; others of this machine see it in the list of processes. Default: as below."""
+    """The token of visitors; other users of this machine see it in the list of processes. Default: see --token-file."""
     token_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
-    """A file with the token. Default: $TRIPORTRAIT_TOKEN; made up where one is wanted and none is given."""
+    """A file with the token. Default: $TRIPORTRAIT_TOKEN, else a random one where visitors need one."""
     sessions: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
-    """At most N sessions at a time. Default: as many as the device was measured to carry."""
+    """At most N sessions at a time. Default: as many as this machine was measured to keep up with."""
     watermark: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
     """Put the invisible watermark into every picture; --no-watermark leaves it out, and manifests say so."""
     certificate: Annotated[Path | None, tyro.conf.arg(metavar="PEM", help_behavior_hint="")] = None
@@ -75,7 +75,7 @@ class Live:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run."""
     precision: Precision = "auto"
-    """The networks' numbers; `auto` is bf16 (fp16 on older GPUs) where a frame in it is as good, fp32 elsewhere."""
+    """Floating-point precision; `auto` is bf16 or fp16 on a GPU where a test frame is as good in it, fp32 elsewhere."""
 
     def run(self) -> None:
         """Check, listen, load, measure, serve; Ctrl-C ends it."""
@@ -86,10 +86,10 @@ class Live:
         with bind(self.host, self.port) as bound, json_logs():
             if self.token is not None:
                 logger.warning(
-                    "--token: others of this machine see it in the list of processes; use --token-file or "
+                    "--token: other users of this machine see it in the list of processes; use --token-file or "
                     "$TRIPORTRAIT_TOKEN"
                 )
-            server = self._server()
+            server = self._load_and_measure()
             hosts = [f"[{host}]" if ":" in host else host for host in addresses_to_open(self.host)]
             addresses = [f"http://{host}:{bound.getsockname()[1]}/" for host in hosts]
             logger.info("serving", extra=fields(address=addresses[0], capacity=server.admission.capacity))
@@ -105,26 +105,26 @@ class Live:
             raise InputError(f"--sessions: expected 1 to {MOST_SESSIONS}, got {self.sessions}; choose another")
         if self.device == "cuda":
             chosen_device(self.device)  # refused before anything listens
-        for name in NEEDED:
+        for name in REQUIRED_PACKAGES:
             if (why := fault(name)) is not None:
                 raise InputError(f"live: {name} {why}; `{install('serve')}`")
 
-    def _server(self) -> LiveServer:
+    def _load_and_measure(self) -> LiveServer:
         weights = named_weights(self.weights)
         log_weights(self.weights)
         began = time.perf_counter()
         device = chosen_device(self.device)
-        share_cores(device, others=1)  # the faces of the next frames want a core
+        share_cores(device, others=1)  # finding the faces of the next frames needs a core
         notes = []
         stamp = Stamp(
-            NOBODY, weights, watermark=self.watermark, certificate=self.certificate, key=self.key,
+            NO_SOURCE_SHA256, weights, watermark=self.watermark, certificate=self.certificate, key=self.key,
         )  # fmt: skip
         if not stamp.signs:
             notes.append(f"Recordings carry no manifest here: {stamp.unsigned}.")
         reenactor = Reenactor(*load_weights(weights), device)
         use_precision(reenactor, self.precision)
         reenactor.capture(BATCHES[-1], marked=self.watermark)
-        engine = Engine(reenactor, self._finder(), stamp)
+        engine = Engine(reenactor, self._face_provider_factory(), stamp)
         if not engine.finds_faces:
             notes.append(f"Nothing finds faces here (`{install('faces')}`): keep your face in the middle.")
         frame_s, costs = engine.measure(), host_costs(engine, thread_count())
@@ -143,8 +143,8 @@ class Live:
         logger.info("capacity", extra=capacity)
         return LiveServer(engine, admission, metrics, Recordings(), notes, weights_notice(weights, reenactor))
 
-    def _finder(self) -> Callable[[], FaceProvider] | None:
-        first = face_provider()
+    def _face_provider_factory(self) -> Callable[[], FaceProvider] | None:
+        first = face_provider()  # tells whether there is one; each thread makes its own later
         if first is None:
             return None
         first.close()
@@ -158,7 +158,7 @@ def given_token(token: str | None, file: Path | None) -> str | None:
         InputError: it can be guessed, its file cannot be read, or two are given.
     """
     if token is not None and file is not None:
-        raise InputError("--token, --token-file: one of them is wanted, both came; leave one out")
+        raise InputError("--token, --token-file: expected only one of them, got both; leave one out")
     name = "--token"
     if file is not None:
         name, token = f"--token-file {file}", _read_token(file)
@@ -168,11 +168,12 @@ def given_token(token: str | None, file: Path | None) -> str | None:
         return None
     if not re.fullmatch(r"[A-Za-z0-9_-]{16,200}", token):
         raise InputError(
-            f"{name}: expected 16 to 200 letters, digits, - and _, got others; `openssl rand -hex 16` makes one"
+            f"{name}: expected 16 to 200 letters, digits, - and _, got {len(token)} characters, or others than these; "
+            "`openssl rand -hex 16` makes one"
         )
-    if len(set(token)) < _LEAST_DIFFERENT:
+    if len(set(token)) < _MIN_DISTINCT_CHARACTERS:
         raise InputError(
-            f"{name}: expected {_LEAST_DIFFERENT} different characters at least, got {len(set(token))}; "
+            f"{name}: expected {_MIN_DISTINCT_CHARACTERS} different characters at least, got {len(set(token))}; "
             "`openssl rand -hex 16` makes one"
         )
     return token
@@ -181,7 +182,9 @@ def given_token(token: str | None, file: Path | None) -> str | None:
 def _read_token(file: Path) -> str:
     try:
         if not stat.S_ISREG(file.stat().st_mode):
-            raise InputError(f"--token-file {file}: a file with one line is wanted, this is none; name another")
+            raise InputError(
+                f"--token-file {file}: expected a regular file with the token, got something else; name another"
+            )
         with file.open("rb") as opened:
             return opened.read(4096).decode("ascii", "replace").strip()
     except OSError as error:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from triportrait.core.log_lines import JsonLines, StandardError
+from triportrait.core.log_lines import JsonFormatter, StderrHandler
 
 _NOISY = ("aioice", "aiortc", "uvicorn.error")  # they log every connection that a browser drops
 
@@ -21,7 +21,7 @@ def json_logs() -> Iterator[None]:
     root, ours = logging.getLogger(), logging.getLogger("triportrait")
     noisy = [logging.getLogger(name) for name in _NOISY]
     before = root.handlers, root.level, ours.handlers, [logger.level for logger in noisy]
-    root.handlers, ours.handlers = [StandardError(JsonLines())], []
+    root.handlers, ours.handlers = [StderrHandler(JsonFormatter())], []
     root.setLevel(logging.WARNING)
     for logger in noisy:
         logger.setLevel(logging.ERROR)

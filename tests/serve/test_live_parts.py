@@ -20,7 +20,7 @@ from PIL import Image
 
 from tests.serve.bombs import chunk
 from triportrait.core.errors import InputError
-from triportrait.core.log_lines import JsonLines
+from triportrait.core.log_lines import JsonFormatter
 from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.live import messages, run_uvicorn, uploads
@@ -451,7 +451,7 @@ def test_one_address_does_not_take_all_connections():
 
 def test_half_a_character_in_a_log_is_written_as_its_escape():
     record = logging.makeLogRecord({"msg": "webrtc failed", "fields": {"reason": "\ud800 and ü"}})
-    line = JsonLines().format(record)
+    line = JsonFormatter().format(record)
     assert line.encode("utf-8")
     assert json.loads(line)["reason"].endswith(" and ü")
     assert "ü" in line

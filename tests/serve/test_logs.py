@@ -13,7 +13,7 @@ import pytest
 from tests.log_json import FIELDS, log_objects
 from triportrait.cli import JOBS, main
 from triportrait.core.errors import InputError
-from triportrait.core.log_lines import JsonLines, Lines
+from triportrait.core.log_lines import JsonFormatter, TerminalFormatter
 from triportrait.log_options import HELP
 from triportrait.serve.jobs.doctor import Doctor
 
@@ -148,9 +148,9 @@ def test_a_traceback_shows_no_codes_either():
             raise InputError("a sentence") from error
     except InputError:
         record = logging.LogRecord("a", logging.ERROR, "", 0, "a sentence", (), sys.exc_info())
-    told = Lines().format(record)
+    told = TerminalFormatter().format(record)
     assert "\x1b" not in told
     assert "test_logs.py" in told
     assert told.endswith("\ntriportrait: a sentence")
     assert len(told.splitlines()) <= 102
-    assert JsonLines().format(record).isprintable()
+    assert JsonFormatter().format(record).isprintable()

@@ -14,7 +14,7 @@ from tests.serve.attacks import DOCS
 from tests.serve.faces import picture
 from tests.serve.making import make
 from triportrait.cli import main
-from triportrait.core.log_lines import JsonLines
+from triportrait.core.log_lines import JsonFormatter
 
 NAME = "a\x1b[2J\n\u202eb"
 
@@ -78,7 +78,7 @@ def test_metadata_of_a_film(tmp_path, capsys):
 @pytest.mark.parametrize("text", [NAME, "\x9b2J\x7f", "x" * 3_000_000])
 def test_lines_of_the_live_log(text):
     record = logging.makeLogRecord({"msg": text, "fields": {"reason": text, "n": 3}})
-    line = JsonLines().format(record)
+    line = JsonFormatter().format(record)
     told = json.loads(line)
     assert line.isprintable()
     assert len(line) < 3000
@@ -88,7 +88,7 @@ def test_lines_of_the_live_log(text):
         raise ValueError(text)
     except ValueError as error:
         record.exc_info = (type(error), error, error.__traceback__)
-    line = JsonLines().format(record)
+    line = JsonFormatter().format(record)
     assert line.isprintable()
     assert len(line) < 30_000
     assert "traceback" in json.loads(line)

@@ -39,7 +39,7 @@ def test_beside_a_gpu_torch_has_one_thread(omp, monkeypatch, portrait_file, tmp_
     for module in (live, pipeline):
         monkeypatch.setattr(module, "Reenactor", stops)
     with pytest.raises(Reached, match=r"^1$"):
-        live.Live()._server()
+        live.Live()._load_and_measure()
     torch.set_num_threads(5)
     picture = str(portrait_file)
     with pytest.raises(Reached, match=r"^1$"):

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from triportrait.core.errors import InputError
-from triportrait.core.log_lines import Lines
+from triportrait.core.log_lines import TerminalFormatter
 from triportrait.train.data.clip_store.store import KIND as CLIPS
 from triportrait.train.data.clip_store.store import ClipStore
 from triportrait.train.data.multiview import KIND as SET
@@ -86,7 +86,7 @@ def test_what_changed_in_a_run_is_said_in_lines_that_do_no_harm(tmp_path, caplog
     caplog.set_level("INFO")
     check_config(tmp_path, {"seed": 1}, True)
     (record,) = caplog.records
-    said = Lines().format(record)
+    said = TerminalFormatter().format(record)
     assert len(said) < 1100
     assert said.isprintable()
     assert "now it is 1" in said

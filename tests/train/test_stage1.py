@@ -188,7 +188,7 @@ TAUGHT = LossConfig(distill_planes=0.5, distill_feature=0.25)
 
 
 def distillation_loss(
-    cast: PictureSet, student: Any, teacher: Any, at: ActiveTerms = common.ALL_TERMS, seed: int = 4
+    cast: PictureSet, student: Any, teacher: Any, at: ActiveTerms = common.RECONSTRUCTION_TERMS, seed: int = 4
 ) -> dict[str, Tensor]:
     """The terms of a student that a teacher watches."""
     batch = stage1.draw([cast], CONFIG, np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""This module holds what the stages share: autocast, renderings as in training, and the terms of their losses."""
+"""The parts that the stages share: autocast, renderings with jittered rays, and the terms of their losses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from triportrait.train.objectives.perceptual import Perceptual
 from triportrait.train.stages.adversarial import discriminator_phases
 from triportrait.train.stages.stage import Batch, MicroBatch, Phase
 
-ALL_TERMS = ActiveTerms()
+RECONSTRUCTION_TERMS = ActiveTerms()  # neither identity nor the discriminator
 
 
 class Models(Protocol):
@@ -45,22 +45,22 @@ def stage_phases(
     models: ModelsOfStage,
     config: StageConfig,
     losses: Losses[Batch, ModelsOfStage],
-    more: Sequence[Phase[Batch]],
+    extra_phases: Sequence[Phase[Batch]],
 ) -> list[Phase[Batch]]:
-    """Return what a step of a stage does: the generator by its losses, `more`, the discriminator, R1."""
+    """Return the phases of a step in their order: the generator, `extra_phases`, the discriminator, the R1 penalty."""
     full_size = models.portrait.config.render.neural_size
 
     def main(micro: MicroBatch[Batch]) -> dict[str, Tensor]:
         active = active_terms(config.schedule, config.losses, micro.images_seen, full_size)
         return losses(micro.batch, models, config.losses, micro.rng, active, micro.handed_on)
 
-    phases = [Phase("main", "generator", main, counts=True), *more]
+    phases = [Phase("main", "generator", main, counts=True), *extra_phases]
     if models.discriminator is not None:
         phases += discriminator_phases(models.discriminator, config.losses, config.schedule)
     return phases
 
 
-def real_target_terms(
+def identity_and_adversarial_terms(
     models: Models,
     rendering: Rendering,
     target: Pictures,
@@ -69,11 +69,13 @@ def real_target_terms(
     active: ActiveTerms,
     handed_on: HandedOn | None,
 ) -> dict[str, Tensor]:
-    """Return the terms [B] of identity and of the discriminator, as far as they are on; 0 where the target is not real.
+    """Return the identity and the generator's adversarial loss [B], those that are switched on.
+
+    Both are 0 where the target is a pseudo view.
 
     Args:
         is_real: [B] bool, which targets are real pictures; only these are shown to the discriminator.
-        handed_on: takes the real and the fake pictures for the discriminator.
+        handed_on: is filled with real and fake pictures for the discriminator's phase; None where there is none.
     """
     terms = {}
     if active.identity and models.identity is not None:

@@ -28,11 +28,11 @@ from triportrait.train.objectives.identity import FaceIdentity
 from triportrait.train.objectives.losses import closed_eye_scale, over_black
 from triportrait.train.objectives.perceptual import Perceptual
 from triportrait.train.stages.common import (
-    ALL_TERMS,
+    RECONSTRUCTION_TERMS,
     HandedOn,
     autocast,
     compare,
-    real_target_terms,
+    identity_and_adversarial_terms,
     render,
     stage_phases,
 )
@@ -181,7 +181,7 @@ def losses(
     models: ReenactModels,
     config: LossConfig,
     rng: torch.Generator,
-    active: ActiveTerms = ALL_TERMS,
+    active: ActiveTerms = RECONSTRUCTION_TERMS,
     handed_on: HandedOn | None = None,
 ) -> dict[str, Tensor]:
     """Return the weighted terms of Eq. 5: all of stage 1 but depth for real targets, one for pseudo views.
@@ -203,7 +203,7 @@ def losses(
     if len(targets):
         pseudo[~is_real] = config.perceptual * models.perceptual(_foreground(rendering)[~is_real], targets)
     terms["pseudo"] = pseudo
-    terms |= real_target_terms(models, rendering, driving, is_real, config, active, handed_on)
+    terms |= identity_and_adversarial_terms(models, rendering, driving, is_real, config, active, handed_on)
     return {name: value.mean() for name, value in terms.items()}
 
 

@@ -31,11 +31,11 @@ from triportrait.train.objectives.losses import (
 )
 from triportrait.train.objectives.perceptual import Perceptual
 from triportrait.train.stages.common import (
-    ALL_TERMS,
+    RECONSTRUCTION_TERMS,
     HandedOn,
     autocast,
     compare,
-    real_target_terms,
+    identity_and_adversarial_terms,
     repeated,
     sampling_noise,
     stage_phases,
@@ -100,7 +100,7 @@ def losses(
     models: StaticModels,
     config: LossConfig,
     rng: torch.Generator,
-    active: ActiveTerms = ALL_TERMS,
+    active: ActiveTerms = RECONSTRUCTION_TERMS,
     handed_on: HandedOn | None = None,
 ) -> dict[str, Tensor]:
     """Return the weighted terms of Eq. 2; their sum is the loss.
@@ -123,7 +123,7 @@ def losses(
         terms["depth"] = config.depth * depth_loss(rendering.depth, depth, opacity)
         terms |= distillation_loss(batch, models, config, head, rendering, noise, rng)
     is_real = torch.ones(len(target.image), dtype=torch.bool, device=target.image.device)
-    terms |= real_target_terms(models, rendering, target, is_real, config, active, handed_on)
+    terms |= identity_and_adversarial_terms(models, rendering, target, is_real, config, active, handed_on)
     return {name: value.mean() for name, value in terms.items()}
 
 

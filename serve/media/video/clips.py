@@ -30,7 +30,7 @@ from triportrait.serve.media.pictures.animations import Animation, is_animation
 from triportrait.serve.media.pictures.file_type import is_motion_jpeg, is_picture, kind_of
 from triportrait.serve.media.pictures.picture_file import check_picture, read_picture
 from triportrait.serve.media.pictures.picture_folder import PICTURE_ENDINGS, left_out, sorted_folder
-from triportrait.serve.media.video.container_end import duration_s, end_of_pictures_s, is_cut_off, unread
+from triportrait.serve.media.video.container_end import appended_recording, duration_s, end_of_pictures_s, is_cut_off
 from triportrait.serve.media.video.decoding import Tally, decoded, stamp_of, timed
 from triportrait.serve.media.video.deinterlacing import deinterlaced
 from triportrait.serve.media.video.frame_to_rgb import ToRgb
@@ -246,7 +246,7 @@ class _Video(Clip):
                     yield time_s, partial(self._rgb, frame, reformatter)
                 whole = tally.packets >= self._indexed and not tally.errors
                 end_s = end_of_pictures_s(self.path, container, stream, tally) if whole else None
-                missed = unread(self.path, container, clock.read_to)
+                missed = appended_recording(self.path, container, clock.read_to)
             if missed is not None:
                 self.warnings.append(f"{self.path}: {missed}")
             if end_s is not None and end_s - self.start_s > time_s:

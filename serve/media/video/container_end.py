@@ -1,4 +1,4 @@
-"""What a container says of its end: when its last picture does, whether it was cut off, what lies behind it."""
+"""The end of a container: when its last picture ends, whether the file is truncated, and what follows it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from av.container import InputContainer
 from triportrait.core.files import opened
 from triportrait.serve.media.video.decoding import Tally
 
+_SEGMENT = b"\x18\x53\x80\x67"  # holds all of a Matroska file but its head
 _CLUSTER = b"\x1f\x43\xb6\x75"  # holds the packets of a Matroska file
 _TRAILING = 64  # bytes that may follow the last packet in it
 
@@ -29,7 +30,7 @@ def end_of_pictures_s(path: Path, container: InputContainer, stream: av.VideoStr
     base = stream.time_base or Fraction(1)
     stated_s = None if stream.duration is None else ((stream.start_time or 0) + stream.duration) * base
     if "mp4" in name:
-        # There a sample's length is that of decoding: pictures that are decoded out of turn have another's.
+        # Its lengths are in the order of decoding: the picture that is shown last may carry another one's.
         return stated_s if stated_s is not None and tally.last_packet != tally.packets else end_s
     if ("matroska" in name or name == "avi") and not is_cut_off(path):
         if stated_s is None and "DURATION" in stream.metadata:
@@ -42,52 +43,61 @@ def end_of_pictures_s(path: Path, container: InputContainer, stream: av.VideoStr
 
 
 def is_cut_off(path: Path) -> bool:
-    """Tell whether an AVI or Matroska file is shorter than it says."""
+    """Tell whether a file is shorter than its head says; True, too, where it has no head of AVI or Matroska."""
     with opened(path) as file:
         head = file.read(4096)
     size = path.stat().st_size
     if head[:4] == b"RIFF":
         return int.from_bytes(head[4:8], "little") + 8 > size
-    # The segment's size is written in as many bytes as its first byte has zeros before the first one, plus one.
-    at = head.find(b"\x18\x53\x80\x67") + 4
+    at = head.find(_SEGMENT) + 4
     if at < 4 or not head[at : at + 1] or not head[at]:
         return True
-    width = 9 - head[at].bit_length()
-    stated = int.from_bytes(head[at : at + width], "big") & ((1 << 7 * width) - 1)
-    return stated != (1 << 7 * width) - 1 and at + width + stated > size
+    begin, stated = _ebml_size(head, at)
+    return stated is not None and begin + stated > size
 
 
-def unread(path: Path, container: InputContainer, read_to: int) -> str | None:
-    """Say what libav does not read of a file, or not as it was; None where there is no such thing.
+def _ebml_size(data: bytes | mmap.mmap, at: int) -> tuple[int, int | None]:
+    """Read a size of variable length: it has as many bytes as zero bits before the first one bit, plus one.
 
-    Files that were joined byte by byte end, for some containers, with the first of them, or go on in part. `read_to` is
-    the end of the last packet that was read.
+    Returns: (where what has that size begins, the size; None where it is unknown, all bits being ones).
+    """
+    width = 9 - data[at].bit_length()
+    unknown = (1 << 7 * width) - 1
+    size = int.from_bytes(data[at : at + width], "big") & unknown
+    return at + width, None if size == unknown else size
+
+
+def appended_recording(path: Path, container: InputContainer, read_to: int) -> str | None:
+    """Describe the part of a file that libav skips or mistimes, a second recording behind the first; None without one.
+
+    Where files were joined byte by byte, libav stops in some containers behind the first, or reads the rest in part.
+    `read_to` is the end of the last packet that was read.
     """
     name, size = container.format.name, path.stat().st_size
-    at, all_of_it = None, True
+    at, nothing_read_after = None, True
     if "mp4" in name:
-        at, all_of_it = _second_film(path, size)
+        at, nothing_read_after = _second_mp4(path, size)
     elif name == "avi":
         at = _second_avi(path, size)
         if at is not None:
             return (
-                f"another recording begins in it at byte {at}, where sound and picture may part or end, as AVI keeps "
-                "no times; split the file there, or convert it"
+                f"another recording begins in it at byte {at}, from where sound and picture may drift apart or "
+                "stop, as AVI stores no times; split the file there, or convert it"
             )
     elif name in ("flv", "ogg") or "matroska" in name:
         with opened(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             at = _next_head(data, name, read_to) if 0 < read_to < size else None
-            if at is None and "matroska" in name and _last_block(data) > read_to + _TRAILING:
-                at, all_of_it = _next_head(data, name, 1), False
+            if at is None and "matroska" in name and _end_of_last_cluster(data) > read_to + _TRAILING:
+                at, nothing_read_after = _next_head(data, name, 1), False
             elif name == "ogg":
-                at, all_of_it = _second_ogg(data), False
+                at, nothing_read_after = _second_ogg(data), False
             elif at is None and name == "flv" and not container.streams.audio:
                 at = _first_sound(data)
                 if at is not None:
                     return f"its sound begins only at byte {at} and is not read; split the file there, or convert it"
     if at is None:
         return None
-    what = "which cannot be read on to" if all_of_it else "which may not be read to its end"
+    what = "which is not read" if nothing_read_after else "which may be read only in part"
     return f"another recording begins in it at byte {at}, {what}; split the file there, or convert it"
 
 
@@ -103,18 +113,17 @@ def _next_head(data: mmap.mmap, name: str, begin: int) -> int | None:
     return None
 
 
-def _last_block(data: mmap.mmap) -> int:
-    """Give where the last packets of a Matroska file end; 0 where there are none."""
+def _end_of_last_cluster(data: mmap.mmap) -> int:
+    """Find where the last cluster of a Matroska file ends; 0 where it has none."""
     at = data.rfind(_CLUSTER) + 4
     if at < 4 or at + 8 > len(data) or not data[at]:
         return 0
-    width = 9 - data[at].bit_length()
-    length = int.from_bytes(data[at : at + width], "big") & ((1 << 7 * width) - 1)
-    return min(len(data), at + width + length)
+    begin, length = _ebml_size(data, at)
+    return len(data) if length is None else min(len(data), begin + length)
 
 
 def _second_ogg(data: mmap.mmap) -> int | None:
-    """Find a first page of a stream behind the pages that all streams of a recording begin with."""
+    """Find a first page of a stream behind the first pages that begin the file: recordings that were chained."""
     at = 0
     while data[at : at + 4] == b"OggS" and data[at + 5] & 2:
         lengths = data[at + 27 : at + 27 + data[at + 26]]
@@ -128,7 +137,7 @@ def _second_ogg(data: mmap.mmap) -> int | None:
 
 
 def _second_avi(path: Path, size: int) -> int | None:
-    """Walk the chunks of an AVI for a head behind the first; large files go on in others, of another kind."""
+    """Walk the chunks of an AVI for a second head; large files go on in chunks `RIFF AVIX`, which are none."""
     at = 0
     with opened(path) as file:
         while at + 12 <= size:
@@ -153,12 +162,12 @@ def _first_sound(data: mmap.mmap) -> int | None:
     return None
 
 
-def _second_film(path: Path, size: int) -> tuple[int | None, bool]:
-    """Walk the boxes of an mp4 for a head behind the index.
+def _second_mp4(path: Path, size: int) -> tuple[int | None, bool]:
+    """Walk the boxes of an mp4 for a second `ftyp`, behind a `moov`.
 
-    Returns: (where it is, whether libav reads nothing from there on: of fragments it reads some).
+    Returns: (where it is, whether libav reads nothing from there on: where there are fragments it reads some).
     """
-    at, films, second, whole = 0, 0, None, True
+    at, moov_count, second, nothing_read_after = 0, 0, None, True
     with opened(path) as file:
         while at + 8 <= size:
             file.seek(at)
@@ -166,11 +175,11 @@ def _second_film(path: Path, size: int) -> tuple[int | None, bool]:
             length, kind = int.from_bytes(head[:4], "big"), head[4:8]
             if length == 1:
                 length = int.from_bytes(head[8:16], "big")
-            if kind == b"ftyp" and films and second is None:
+            if kind == b"ftyp" and moov_count and second is None:
                 second = at
-            films += kind == b"moov"
-            whole &= kind != b"moof"
+            moov_count += kind == b"moov"
+            nothing_read_after &= kind != b"moof"
             if length < 8:
                 break
             at += length
-    return (second if films > 1 else None), whole
+    return (second if moov_count > 1 else None), nothing_read_after
