@@ -1,0 +1,36 @@
+"""Run everything on a fake GPU: python -m tests.fake_gpu OUT.json [--compile none|sample|all] [RUN ...]"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from tests.fake_gpu.device import start_again_with_library
+
+
+def main() -> None:
+    """Run what is named, everything by default, and write counts, launches and what was compiled into a file."""
+    from tests.fake_gpu.launches import Programs
+    from tests.fake_gpu.runs import RUNS, running
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("runs", nargs="*", default=list(RUNS))
+    options = parser.parse_args()
+    programs: Programs = {}
+    report = {}
+    for name in options.runs:
+        start = time.perf_counter()
+        with running(name, programs) as run:
+            RUNS[name](run)
+        attention = [[*key, count] for key, count in run.attention.items()]
+        report[name] = {"rows": run.rows, "attention": attention}
+        print(f"{name}: {time.perf_counter() - start:.1f} s, {len(programs)} programs so far", flush=True)
+    options.out.write_text(json.dumps({"runs": report}, indent=1))
+
+
+if __name__ == "__main__":
+    start_again_with_library()
+    main()

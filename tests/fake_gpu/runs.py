@@ -1,0 +1,162 @@
+"""What the product does on a GPU, at its published sizes, on a GPU that is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from tests.fake_gpu.device import CUDA, Counts, FakeGpu
+from tests.fake_gpu.launches import Programs, programs_recorded
+from tests.fake_gpu.libraries import Xformers, attention_libraries
+from triportrait.core.config import portrait4d_v2
+from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.motion.neck import NeckField
+from triportrait.core.portrait import Portrait4D
+from triportrait.core.reconstruct import attention
+from triportrait.core.render.cameras import fixed_camera
+from triportrait.profiling.parts import sphere_tables
+from triportrait.profiling.step.inputs import make_inputs, with_batch
+from triportrait.serve.faces.face import AlignedFace
+from triportrait.serve.parameters import HeadParameters, Tracking
+from triportrait.serve.precision import Precision, use_precision
+from triportrait.serve.reenactor import Controls, Reenactor
+from triportrait.train import presets
+from triportrait.train.config import StageName
+from triportrait.train.engines.engine import Group
+from triportrait.train.engines.frozen import frozen
+from triportrait.train.engines.make import Engines
+from triportrait.train.engines.ranks import Ranks
+
+BATCHES = range(1, 9)  # of live serving
+Rows = dict[str, dict[str, Any]]  # what was done -> its counts
+
+
+@dataclass
+class Run:
+    """A run on a fake GPU.
+
+    Attributes:
+        name: of the run.
+        gpu: where it runs.
+        attention: which attention was called, with which dtype and bytes of scores -> how often.
+        rows: counts by what was done.
+    """
+
+    name: str
+    gpu: FakeGpu
+    attention: Mapping[Any, int]
+    rows: Rows
+
+    def count(self, done: str) -> Counts:
+        """Note the counts since the last look under a name."""
+        counts = self.gpu.take()
+        self.rows[done] = counts.summary()
+        return counts
+
+
+@contextmanager
+def running(name: str, programs: Programs, xformers: Xformers = "absent") -> Iterator[Run]:
+    """Inside, there is a fake GPU; launches are added to the programs."""
+    attention.has_xformers.cache_clear()
+    attention._runs.clear()
+    with FakeGpu() as gpu, attention_libraries(gpu, xformers) as calls, programs_recorded(gpu, programs, name):
+        yield Run(name, gpu, calls, {})
+
+
+def face(side: int, turn: float = 0.0) -> AlignedFace:
+    """A grey picture with all that a tracker may know of a face."""
+    landmarks = torch.rand(1, 68, 3, generator=torch.Generator().manual_seed(0)) * 200 + 150
+    zeros = torch.zeros(1, 300)
+    parameters = HeadParameters(
+        fixed_camera(), zeros, zeros[:, :100], torch.full((1, 3), turn), zeros[:, :3], zeros[:, :6]
+    )
+    return AlignedFace.whole(np.full((side, side, 3), 128, np.uint8), Tracking(parameters, landmarks))
+
+
+def published_reenactor(static: bool = False) -> Reenactor:
+    """The published network with FLAME's neck, made on the GPU."""
+    config = portrait4d_v2()
+    with torch.device(CUDA):
+        portrait, encoder = Portrait4D(config), MotionEncoder()
+    portrait.neck = NeckField(config.neck, config.render.box_side, *sphere_tables(config.neck))
+    portrait.requires_grad_(False)
+    return Reenactor(portrait, encoder.eval().requires_grad_(False), CUDA, static=static)
+
+
+def serve(run: Run, precision: Precision) -> None:
+    """Prepare a source, then reenact and render: one by one, from graphs, and in batches of live serving."""
+    engine = published_reenactor()
+    use_precision(engine, precision)
+    side = engine.image_size
+    run.count("load")
+    source = engine.prepare(face(side))
+    run.count("prepare")
+    still = Controls(neck=False)
+    turns = iter(0.01 * np.arange(1, 1000))
+    for controls, name in ((still, "frame"), (Controls(), "frame, neck turned")):
+        head = engine.head(source, face(side, next(turns)), controls)
+        run.count(f"{name}: reenact")
+        engine.views(head, [fixed_camera()])
+        run.count(f"{name}: render")
+    engine.capture()
+    run.count("capture")
+    for controls, name in ((still, "captured frame"), (Controls(), "captured frame, neck turned")):
+        engine.reenact(source, face(side, next(turns)), controls)
+        run.count(name)
+    for batch in BATCHES:
+        requests = [(source, face(side, next(turns)), Controls() if i % 2 else still) for i in range(batch)]
+        pictures = engine.reenact_many(requests)
+        assert [picture.shape for picture in pictures] == [(side, side, 3)] * batch
+        run.count(f"live batch of {batch}")
+
+
+def serve_static(run: Run, precision: Precision) -> None:
+    """A static source: its planes are made once."""
+    engine = published_reenactor(static=True)
+    use_precision(engine, precision)
+    engine.capture()
+    side = engine.image_size
+    source = engine.prepare(face(side))
+    run.count("prepare")
+    engine.reenact(source, face(side, 0.1))
+    run.count("captured frame, neck turned")
+
+
+def train(run: Run, stage: StageName, precision: str) -> None:
+    """One step of a stage of the paper with every phase that it ever has: the adversary on, R1 and the others due."""
+    config = with_batch(replace(presets.paper(published=True), precision=precision, perceptual="gradients"), stage, 4)
+    inputs = make_inputs(stage, config, CUDA)
+    engines = Engines(Ranks(device=CUDA))
+    networks = {"generator": inputs.models.portrait, "discriminator": inputs.models.discriminator}
+    moved = {
+        name: engines.make(
+            network, [Group([p for p in network.parameters() if p.dim()])], inputs.stage_config.optimizer, inputs.stage_config
+        )
+        for name, network in networks.items()
+    }
+    run.count("load")
+    micro_batch = inputs.micro_batch()
+    run.count("batch to the device")
+    for phase in inputs.phases:
+        engine = moved[phase.engine]
+        with frozen([other.module for name, other in moved.items() if name != phase.engine]):
+            terms = dict(phase.terms(micro_batch))
+            engine.backward(torch.stack([value.float() for value in terms.values()]).sum() * phase.every)
+        engine.step(inputs.stage_config.batch if phase.counts else 0)
+        run.count(phase.name)
+
+
+RUNS: dict[str, Callable[[Run], None]] = {
+    **{f"serve {p}": lambda run, p=p: serve(run, p) for p in ("fp32", "bf16", "fp16")},
+    **{f"static {p}": lambda run, p=p: serve_static(run, p) for p in ("fp32", "bf16", "fp16")},
+    **{
+        f"{stage} {p}": lambda run, stage=stage, p=p: train(run, stage, p)
+        for stage in ("stage1", "stage2")
+        for p in ("fp32", "bf16")
+    },
+}
