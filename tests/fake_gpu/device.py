@@ -15,6 +15,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,7 +32,16 @@ aten = torch.ops.aten
 COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 CUDA = torch.device("cuda", 0)
 LIBRARY = "TRIPORTRAIT_FAKE_GPU"  # set in a process that has the library below
-UNCOUNTED = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "lift_fresh", "_unsafe_view"}
+UNCOUNTED = {
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty",
+    "new_empty_strided",
+    "detach",
+    "lift_fresh",
+    "_unsafe_view",
+}
 SHOWS_ROWS = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive"}  # as many as there are
 
 
@@ -48,20 +58,29 @@ class Counts:
         replays: of graphs.
         copies: by direction, "host to device" and so on: the bytes of each, with whether the host waits for it.
         waits: what made the host wait for the device -> how often.
+        dtypes: of the real numbers that were computed.
     """
 
     launches: Counter[str] = field(default_factory=Counter)
     replays: int = 0
     copies: dict[str, list[tuple[int, bool]]] = field(default_factory=dict)
     waits: Counter[str] = field(default_factory=Counter)
+    dtypes: set[str] = field(default_factory=set)
 
     def summary(self) -> dict[str, Any]:
         """The counts as plain numbers."""
         copies = {
-            way: {"count": len(each), "bytes": sum(size for size, _ in each), "waiting": sum(waits for _, waits in each)}
+            way: {
+                "count": len(each),
+                "bytes": sum(size for size, _ in each),
+                "waiting": sum(waits for _, waits in each),
+            }
             for way, each in self.copies.items()
         }
-        return {"launches": self.launches.total(), "replays": self.replays, "copies": copies, "waits": dict(self.waits)}
+        return {
+            "launches": self.launches.total(), "replays": self.replays, "copies": copies, "waits": dict(self.waits),
+            "dtypes": sorted(self.dtypes),
+        }  # fmt: skip
 
 
 def environment() -> dict[str, str]:
@@ -167,6 +186,11 @@ class FakeGpu(TorchDispatchMode):
             result = func(*args, **kwargs)
         if name not in UNCOUNTED and not _is_view(func):
             self.launched(name)
+            self.counts.dtypes |= {
+                str(x.dtype).removeprefix("torch.")
+                for x in tree_leaves(result)
+                if isinstance(x, Tensor) and x.is_floating_point()
+            }
         return result
 
     def _copied(self, func: Any, name: str, args: Any, kwargs: Any) -> Tensor | None:
@@ -189,7 +213,9 @@ class FakeGpu(TorchDispatchMode):
         if waits:
             self.wait(way)
         if there.type == "cpu":
-            result = args[0] if name == "copy_" else torch.empty(source.shape, dtype=kwargs.get("dtype") or source.dtype)
+            result = (
+                args[0] if name == "copy_" else torch.empty(source.shape, dtype=kwargs.get("dtype") or source.dtype)
+            )
             return result.fill_(source.dtype == torch.bool)  # flags are true, numbers are 0
         with self.fake:
             if name == "copy_":
@@ -361,6 +387,8 @@ def _cuda(gpu: FakeGpu) -> Iterator[tuple[Any, str, Any]]:
     yield torch.cuda, "graph", graph
     yield torch.Tensor, "record_stream", record_stream
     yield torch.nn.Module, "_apply", _apply
+    optimizer = import_module("torch.optim.optimizer")
+    yield optimizer, "_foreach_supported_types", [*optimizer._foreach_supported_types, FakeTensor]
     yield fake_tensor, "init_gpu_context", lambda device: None
 
 

@@ -38,6 +38,16 @@ class Program:
     count: int = 0
     runs: set[str] = field(default_factory=set)
 
+    def row(self) -> dict[str, Any]:
+        """The program as plain data."""
+        launch = self.launch
+        return {
+            "launch": launch.name, "grid": launch.grid, "tensors": self.tensors,
+            "constants": {name: str(value) for name, value in launch.constants.items()},
+            "divisible by 16": launch.divisible, "options": launch.options, "count": self.count,
+            "runs": sorted(self.runs),
+        }  # fmt: skip
+
 
 Programs = dict[tuple[Any, ...], Program]
 

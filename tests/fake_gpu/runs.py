@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,9 +13,10 @@ import torch
 from tests.fake_gpu.device import CUDA, Counts, FakeGpu
 from tests.fake_gpu.launches import Programs, programs_recorded
 from tests.fake_gpu.libraries import Xformers, attention_libraries
-from triportrait.core.config import portrait4d_v2
+from triportrait.core.config import ModelConfig, portrait4d_v2
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.neck import NeckField
+from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.reconstruct import attention
 from triportrait.core.render.cameras import fixed_camera
@@ -26,7 +27,7 @@ from triportrait.serve.parameters import HeadParameters, Tracking
 from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Controls, Reenactor
 from triportrait.train import presets
-from triportrait.train.config import StageName
+from triportrait.train.config import StageName, TrainConfig
 from triportrait.train.engines.engine import Group
 from triportrait.train.engines.frozen import frozen
 from triportrait.train.engines.make import Engines
@@ -78,19 +79,20 @@ def face(side: int, turn: float = 0.0) -> AlignedFace:
     return AlignedFace.whole(np.full((side, side, 3), 128, np.uint8), Tracking(parameters, landmarks))
 
 
-def published_reenactor(static: bool = False) -> Reenactor:
-    """The published network with FLAME's neck, made on the GPU."""
-    config = portrait4d_v2()
+def reenactor(config: ModelConfig, static: bool = False) -> Reenactor:
+    """A network of any sizes with FLAME's neck, made on the GPU."""
+    width = config.transformer.motion_width
     with torch.device(CUDA):
-        portrait, encoder = Portrait4D(config), MotionEncoder()
+        portrait = Portrait4D(config)
+        encoder = MotionEncoder() if width == MotionEncoder.motion_width else SmallMotionEncoder(width)
     portrait.neck = NeckField(config.neck, config.render.box_side, *sphere_tables(config.neck))
     portrait.requires_grad_(False)
     return Reenactor(portrait, encoder.eval().requires_grad_(False), CUDA, static=static)
 
 
-def serve(run: Run, precision: Precision) -> None:
+def serve(run: Run, precision: Precision, config: ModelConfig | None = None, batches: Sequence[int] = BATCHES) -> None:
     """Prepare a source, then reenact and render: one by one, from graphs, and in batches of live serving."""
-    engine = published_reenactor()
+    engine = reenactor(config or portrait4d_v2())
     use_precision(engine, precision)
     side = engine.image_size
     run.count("load")
@@ -108,7 +110,7 @@ def serve(run: Run, precision: Precision) -> None:
     for controls, name in ((still, "captured frame"), (Controls(), "captured frame, neck turned")):
         engine.reenact(source, face(side, next(turns)), controls)
         run.count(name)
-    for batch in BATCHES:
+    for batch in batches:
         requests = [(source, face(side, next(turns)), Controls() if i % 2 else still) for i in range(batch)]
         pictures = engine.reenact_many(requests)
         assert [picture.shape for picture in pictures] == [(side, side, 3)] * batch
@@ -117,7 +119,7 @@ def serve(run: Run, precision: Precision) -> None:
 
 def serve_static(run: Run, precision: Precision) -> None:
     """A static source: its planes are made once."""
-    engine = published_reenactor(static=True)
+    engine = reenactor(portrait4d_v2(), static=True)
     use_precision(engine, precision)
     engine.capture()
     side = engine.image_size
@@ -127,17 +129,16 @@ def serve_static(run: Run, precision: Precision) -> None:
     run.count("captured frame, neck turned")
 
 
-def train(run: Run, stage: StageName, precision: str) -> None:
-    """One step of a stage of the paper with every phase that it ever has: the adversary on, R1 and the others due."""
-    config = with_batch(replace(presets.paper(published=True), precision=precision, perceptual="gradients"), stage, 4)
-    inputs = make_inputs(stage, config, CUDA)
-    engines = Engines(Ranks(device=CUDA))
-    networks = {"generator": inputs.models.portrait, "discriminator": inputs.models.discriminator}
+def train(run: Run, stage: StageName, config: TrainConfig, batch: int = 4) -> None:
+    """One step of a stage with every phase that it ever has: the adversary on, R1 and the others due."""
+    inputs = make_inputs(stage, with_batch(config, stage, batch), CUDA)
+    settings, engines = inputs.stage_config, Engines(Ranks(device=CUDA))
     moved = {
-        name: engines.make(
-            network, [Group([p for p in network.parameters() if p.dim()])], inputs.stage_config.optimizer, inputs.stage_config
+        name: engines.make(network, [Group([p for p in network.parameters() if p.dim()])], optimizer, settings)
+        for name, network, optimizer in (
+            ("generator", inputs.models.portrait, settings.optimizer),
+            ("discriminator", inputs.models.discriminator, settings.discriminator),
         )
-        for name, network in networks.items()
     }
     run.count("load")
     micro_batch = inputs.micro_batch()
@@ -147,15 +148,21 @@ def train(run: Run, stage: StageName, precision: str) -> None:
         with frozen([other.module for name, other in moved.items() if name != phase.engine]):
             terms = dict(phase.terms(micro_batch))
             engine.backward(torch.stack([value.float() for value in terms.values()]).sum() * phase.every)
-        engine.step(inputs.stage_config.batch if phase.counts else 0)
-        run.count(phase.name)
+        engine.step(settings.batch if phase.counts else 0)
+        if "float16" in run.count(phase.name).dtypes:
+            raise FloatingPointError(f"{phase.name}: float16, in which gradients of a mean over a picture are zeros")
+
+
+def published_training(precision: str) -> TrainConfig:
+    """The published training, whose perceptual distance needs no file."""
+    return replace(presets.paper(published=True), precision=precision, perceptual="gradients")
 
 
 RUNS: dict[str, Callable[[Run], None]] = {
     **{f"serve {p}": lambda run, p=p: serve(run, p) for p in ("fp32", "bf16", "fp16")},
     **{f"static {p}": lambda run, p=p: serve_static(run, p) for p in ("fp32", "bf16", "fp16")},
     **{
-        f"{stage} {p}": lambda run, stage=stage, p=p: train(run, stage, p)
+        f"{stage} {p}": lambda run, stage=stage, p=p: train(run, stage, published_training(p))
         for stage in ("stage1", "stage2")
         for p in ("fp32", "bf16")
     },
