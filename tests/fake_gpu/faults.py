@@ -85,7 +85,8 @@ FAULTS: dict[str, Fault] = {
         (_inside_graph(lambda planes: planes.cpu()),), serve_little, ("NotCapturable", "device to host")
     ),
     "a graph takes numbers from the host": Fault(
-        (_inside_graph(lambda planes: planes.new_tensor([1.0, 2.0])),), serve_little, ("NotCapturable", "host to device")
+        (_inside_graph(lambda planes: planes.new_tensor([1.0, 2.0])),), serve_little,
+        ("NotCapturable", "host to device"),
     ),
     "a graph has as many rows as numbers are not 0": Fault(
         (_inside_graph(lambda planes: planes.nonzero()),), serve_little, ("NotCapturable", "nonzero")
