@@ -24,8 +24,9 @@ def main() -> None:
     report = {}
     for name in options.runs:
         start = time.perf_counter()
-        with running(name, programs) as run:
-            RUNS[name](run)
+        work, xformers = RUNS[name]
+        with running(name, programs, xformers) as run:
+            work(run)
         attention = [[*key, count] for key, count in run.attention.items()]
         report[name] = {"rows": run.rows, "attention": attention}
         print(f"{name}: {time.perf_counter() - start:.1f} s, {len(programs)} programs so far", flush=True)
@@ -34,7 +35,11 @@ def main() -> None:
     if options.compile:
         start = time.perf_counter()
         compiled = compile_programs(list(programs.values())[:: options.compile])
-        print(f"{len(compiled)} compiled in {time.perf_counter() - start:.1f} s", flush=True)
+        faults = [row for row in compiled if row["fault"]]
+        print(*faults, sep="\n")
+        print(
+            f"{len(compiled)} compiled, {len(faults)} with a fault, in {time.perf_counter() - start:.1f} s", flush=True
+        )
     options.out.write_text(json.dumps({"runs": report, "launches": launches, "compiled": compiled}, indent=1))
 
 

@@ -42,7 +42,6 @@ UNCOUNTED = {
     "lift_fresh",
     "_unsafe_view",
 }
-SHOWS_ROWS = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive"}  # as many as there are
 
 
 class NotCapturable(RuntimeError):
@@ -79,7 +78,7 @@ class Counts:
         }
         return {
             "launches": self.launches.total(), "replays": self.replays, "copies": copies, "waits": dict(self.waits),
-            "dtypes": sorted(self.dtypes),
+            "dtypes": sorted(self.dtypes), "launched": dict(self.launches.most_common()),
         }  # fmt: skip
 
 
@@ -121,7 +120,7 @@ class FakeGpu(TorchDispatchMode):
         super().__init__()
         self.fake, self.capability = FakeTensorMode(allow_non_fake_inputs=True), capability
         self.counts, self.capturing = Counts(), False
-        self._pinned: set[int] = set()
+        self._pinned: dict[int, Any] = {}  # by address, kept, so that no other memory is taken for them
         self._patches = contextlib.ExitStack()
 
     def take(self) -> Counts:
@@ -175,8 +174,11 @@ class FakeGpu(TorchDispatchMode):
             self.wait(name)
             dtype = torch.bool if name == "equal" else args[0].dtype
             return True if dtype == torch.bool else 0.0 if dtype.is_floating_point else 0
-        if name in SHOWS_ROWS:
-            return self._all_rows(name, args)
+        if name == "nonzero":  # as many rows as there can be
+            self.wait(name)
+            self.launched(name)
+            with self.fake:
+                return torch.empty(args[0].numel(), args[0].dim(), dtype=torch.int64, device=CUDA)
         if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
             args = (args[0], [self._whole_index(x) for x in args[1]], *args[2:])
         if name in ("lift_fresh", "lift_fresh_copy") and not has_fakes:
@@ -225,21 +227,9 @@ class FakeGpu(TorchDispatchMode):
     def _pin(self, tensor: Tensor) -> Tensor:
         if self.capturing:
             raise NotCapturable(f"pinned memory of {list(tensor.shape)} is allocated")
-        self._pinned.add(tensor.untyped_storage()._cdata)
+        storage = tensor.untyped_storage()
+        self._pinned[storage._cdata] = storage
         return tensor
-
-    def _all_rows(self, name: str, args: Any) -> Any:
-        """Results that have as many rows as the values ask for: here as many as there can be."""
-        self.wait(name)
-        self.launched(name)
-        tensor = args[0]
-        rows = tensor.numel()
-        with self.fake:
-            if name == "nonzero":
-                return torch.empty(rows, tensor.dim(), dtype=torch.int64, device=tensor.device)
-            if name == "masked_select":
-                return torch.empty(rows, dtype=tensor.dtype, device=tensor.device)
-        raise NotImplementedError(name)
 
     def _whole_index(self, index: Any) -> Any:
         """Indices as they are; a mask waits for the device, and is true everywhere."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -158,12 +159,14 @@ def published_training(precision: str) -> TrainConfig:
     return replace(presets.paper(published=True), precision=precision, perceptual="gradients")
 
 
-RUNS: dict[str, Callable[[Run], None]] = {
-    **{f"serve {p}": lambda run, p=p: serve(run, p) for p in ("fp32", "bf16", "fp16")},
-    **{f"static {p}": lambda run, p=p: serve_static(run, p) for p in ("fp32", "bf16", "fp16")},
+RUNS: dict[str, tuple[Callable[[Run], None], Xformers]] = {
+    **{f"serve {p}": (partial(serve, precision=p), "absent") for p in ("fp32", "bf16", "fp16")},
+    **{f"static {p}": (partial(serve_static, precision=p), "absent") for p in ("fp32", "bf16", "fp16")},
     **{
-        f"{stage} {p}": lambda run, stage=stage, p=p: train(run, stage, published_training(p))
+        f"{stage} {p}": (partial(train, stage=stage, config=published_training(p)), "absent")
         for stage in ("stage1", "stage2")
         for p in ("fp32", "bf16")
     },
+    "serve bf16, xFormers": (partial(serve, precision="bf16", batches=(1, 2)), "whole"),
+    "stage2 bf16, xFormers": (partial(train, stage="stage2", config=published_training("bf16")), "whole"),
 }
