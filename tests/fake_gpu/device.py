@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -27,9 +28,11 @@ from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 
 aten = torch.ops.aten
 COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+BLOCK = 512  # bytes, what PyTorch's allocator gives at least
 CUDA = torch.device("cuda", 0)
 LIBRARY = "TRIPORTRAIT_FAKE_GPU"  # set in a process that has the library below
 UNCOUNTED = {
@@ -58,6 +61,7 @@ class Counts:
         copies: by direction, "host to device" and so on: the bytes of each, with whether the host waits for it.
         waits: what made the host wait for the device -> how often.
         dtypes: of the real numbers that were computed.
+        peak_bytes: the most memory of the device that tensors held at once; libraries' own workspaces are not in it.
     """
 
     launches: Counter[str] = field(default_factory=Counter)
@@ -65,6 +69,7 @@ class Counts:
     copies: dict[str, list[tuple[int, bool]]] = field(default_factory=dict)
     waits: Counter[str] = field(default_factory=Counter)
     dtypes: set[str] = field(default_factory=set)
+    peak_bytes: int = 0
 
     def summary(self) -> dict[str, Any]:
         """The counts as plain numbers."""
@@ -78,7 +83,7 @@ class Counts:
         }
         return {
             "launches": self.launches.total(), "replays": self.replays, "copies": copies, "waits": dict(self.waits),
-            "dtypes": sorted(self.dtypes), "launched": dict(self.launches.most_common()),
+            "dtypes": sorted(self.dtypes), "peak_GB": round(self.peak_bytes / 1e9, 3), "launched": dict(self.launches.most_common()),
         }  # fmt: skip
 
 
@@ -121,11 +126,12 @@ class FakeGpu(TorchDispatchMode):
         self.fake, self.capability = FakeTensorMode(allow_non_fake_inputs=True), capability
         self.counts, self.capturing = Counts(), False
         self._pinned: dict[int, Any] = {}  # by address, kept, so that no other memory is taken for them
+        self._storages, self._bytes = WeakIdKeyDictionary(), 0
         self._patches = contextlib.ExitStack()
 
     def take(self) -> Counts:
         """Return the counts, and begin anew."""
-        counts, self.counts = self.counts, Counts()
+        counts, self.counts = self.counts, Counts(peak_bytes=self._bytes)
         return counts
 
     def launched(self, name: str) -> None:
@@ -186,6 +192,7 @@ class FakeGpu(TorchDispatchMode):
         self._refuse_host_tensors(name, leaves)
         with self.fake:
             result = func(*args, **kwargs)
+        self._hold(result)
         if name not in UNCOUNTED and not _is_view(func):
             self.launched(name)
             self.counts.dtypes |= {
@@ -219,10 +226,27 @@ class FakeGpu(TorchDispatchMode):
                 args[0] if name == "copy_" else torch.empty(source.shape, dtype=kwargs.get("dtype") or source.dtype)
             )
             return result.fill_(source.dtype == torch.bool)  # flags are true, numbers are 0
+        if name == "copy_":
+            return args[0]
         with self.fake:
-            if name == "copy_":
-                return args[0]
-            return func(torch.empty_like(source, device="cpu"), **kwargs)
+            result = func(torch.empty_like(source, device="cpu"), **kwargs)
+        self._hold(result)
+        return result
+
+    def _hold(self, result: Any) -> None:
+        """Count the memory of new tensors for as long as it is held."""
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, FakeTensor) and tensor.device.type == "cuda":
+                storage = tensor.untyped_storage()
+                if storage not in self._storages:
+                    size = -(-storage.nbytes() // BLOCK) * BLOCK
+                    self._storages[storage] = size
+                    weakref.finalize(storage, self._free, size)
+                    self._bytes += size
+        self.counts.peak_bytes = max(self.counts.peak_bytes, self._bytes)
+
+    def _free(self, size: int) -> None:
+        self._bytes -= size
 
     def _pin(self, tensor: Tensor) -> Tensor:
         if self.capturing:

@@ -29,13 +29,14 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, gpu: FakeGpu, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         gpu.launched("attention")
         ctx.gpu = gpu
-        ctx.save_for_backward(query, key, value)
-        return torch.empty_like(query)
+        out = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, out)
+        return out
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         ctx.gpu.launched("attention")
-        return None, *(torch.empty_like(x) for x in ctx.saved_tensors)
+        return None, *(torch.empty_like(x) for x in ctx.saved_tensors[:3])
 
 
 def refusals_of_xformers(query: Tensor, key: Tensor, value: Tensor) -> list[str]:

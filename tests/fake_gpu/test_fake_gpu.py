@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 EVERY = 6  # of the programs one in so many is compiled here, all by `python -m tests.fake_gpu OUT.json --compile 1`
 SERVED, STAGES = ("fp32", "bf16", "fp16"), ("stage1", "stage2")
 FRAME_LAUNCHES, TURNED_LAUNCHES = 20, 264  # outside of graphs, of a captured frame
+LARGEST_STEP_GB = 20.0  # of 4 images, every phase of a stage; libraries' own workspaces come on top
 FAULTS = 8
 
 
@@ -78,6 +79,14 @@ def test_a_captured_frame_waits_for_its_pictures_alone(rows):
         assert turned["copies"]["host to device"]["waiting"] <= 5, "FLAME's numbers"
 
 
+def test_a_step_of_four_images_has_room_in_40_GB(rows):
+    peaks = {
+        run: max(each["peak_GB"] for each in done.values()) for run, done in rows.items() if run.startswith("stage")
+    }
+    assert len(peaks) == 5
+    assert 0 < min(peaks.values()) and max(peaks.values()) < LARGEST_STEP_GB, peaks
+
+
 def test_no_attention_writes_its_scores_down(report):
     backends = {run: {backend for backend, *_ in x["attention"]} for run, x in report["runs"].items()}
     assert all(backends.values())
@@ -122,4 +131,5 @@ def test_counts_go_into_a_table(rows, record_row):
             up, down = (counts["copies"].get(way, {}) for way in ("host to device", "device to host"))
             copies = [f"{x.get('count', 0)} of {x.get('bytes', 0) / 1e6:.2f} MB" for x in (up, down)]
             waits = sum(counts["waits"].values())
-            record_row("on a fake GPU", (run, name, f"{counts['launches']} launches", *copies, f"{waits} waits"))
+            cells = f"{counts['launches']} launches", *copies, f"{waits} waits", f"{counts['peak_GB']:.2f} GB"
+            record_row("on a fake GPU: launches outside of graphs, copies up and down", (run, name, *cells))
