@@ -1,4 +1,4 @@
-"""A GPU that is not there: CUDA tensors have shapes, strides and dtypes and no memory, and the host's are real.
+"""This GPU does not exist: CUDA tensors have shapes, strides and dtypes and no memory; the host's tensors are real.
 
 Inside `FakeGpu` PyTorch makes and moves tensors on `cuda` as on a GPU, autocast and backward included, and every
 operation on them is counted: launches, copies between host and device, waits for the device. What CUDA refuses inside
@@ -48,12 +48,12 @@ UNCOUNTED = {
 
 
 class NotCapturable(RuntimeError):
-    """What CUDA refuses, or would not repeat, inside a graph that is being captured."""
+    """This is raised for what CUDA refuses, or would not repeat, inside a graph that is being captured."""
 
 
 @dataclass
 class Counts:
-    """What happened on the device since the last look.
+    """The counts tell what happened on the device since the last look.
 
     Attributes:
         launches: outside of graphs, by name: a kernel of Triton's, or an operator of PyTorch's, which may need several.
@@ -72,7 +72,7 @@ class Counts:
     peak_bytes: int = 0
 
     def summary(self) -> dict[str, Any]:
-        """The counts as plain numbers."""
+        """Return the counts as plain numbers."""
         copies = {
             way: {
                 "count": len(each),
@@ -83,12 +83,13 @@ class Counts:
         }
         return {
             "launches": self.launches.total(), "replays": self.replays, "copies": copies, "waits": dict(self.waits),
-            "dtypes": sorted(self.dtypes), "peak_GB": round(self.peak_bytes / 1e9, 3), "launched": dict(self.launches.most_common()),
+            "dtypes": sorted(self.dtypes), "peak_GB": round(self.peak_bytes / 1e9, 3),
+            "launched": dict(self.launches.most_common()),
         }  # fmt: skip
 
 
 def environment() -> dict[str, str]:
-    """The environment of a process that can have a fake GPU: kernels are not interpreted, and gradients find a device.
+    """Return variables of a process that can have a fake GPU: kernels are compiled, and gradients find a device.
 
     PyTorch's engine asks for a device guard before it follows a gradient, which a build for CPUs has not: one that does
     nothing is compiled, in a second, and loaded before PyTorch.
@@ -111,7 +112,7 @@ def start_again_with_library() -> None:
 
 
 class FakeGpu(TorchDispatchMode):
-    """The mode in which CUDA tensors are fake.
+    """This mode makes CUDA tensors fake, and counts what is done with them.
 
     Args:
         capability: of the device.
@@ -203,7 +204,7 @@ class FakeGpu(TorchDispatchMode):
         return result
 
     def _copied(self, func: Any, name: str, args: Any, kwargs: Any) -> Tensor | None:
-        """A copy between the host and the device; None for one on the device, which is an operation like others."""
+        """Copy between the host and the device; return None for a copy on the device, an operation like others."""
         if name == "_to_copy":
             source, there = args[0], torch.device(kwargs.get("device") or args[0].device)
             waits_not = kwargs.get("non_blocking", False)
@@ -256,7 +257,7 @@ class FakeGpu(TorchDispatchMode):
         return tensor
 
     def _whole_index(self, index: Any) -> Any:
-        """Indices as they are; a mask waits for the device, and is true everywhere."""
+        """Return indices as they are; a mask waits for the device, and is true everywhere."""
         if not isinstance(index, Tensor) or index.dtype != torch.bool:
             return index
         self.wait("index by a mask")
@@ -274,7 +275,7 @@ class FakeGpu(TorchDispatchMode):
 
 @contextlib.contextmanager
 def _mode(gpu: FakeGpu) -> Iterator[None]:
-    """The mode alone, within an operator of its own."""
+    """Enter the mode alone, within an operator of its own."""
     TorchDispatchMode.__enter__(gpu)
     try:
         yield
@@ -283,13 +284,13 @@ def _mode(gpu: FakeGpu) -> Iterator[None]:
 
 
 def _is_view(func: Any) -> bool:
-    """Whether an operator only looks at memory of its inputs."""
+    """Tell whether an operator only looks at memory of its inputs."""
     returned = [value.alias_info for value in func._schema.returns]
     return any(alias is not None and not alias.is_write for alias in returned)
 
 
 class _Stream:
-    """A stream; as nothing runs, all that can be asked of it is done."""
+    """A stream on which nothing runs: all that can be asked of it is done."""
 
     device = CUDA
 
@@ -354,7 +355,7 @@ def _apply(module: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool 
 
 
 def _cuda(gpu: FakeGpu) -> Iterator[tuple[Any, str, Any]]:
-    """What takes the place of torch.cuda's functions, as far as the product and PyTorch call them."""
+    """Yield what takes the place of torch.cuda's functions, as far as the product and PyTorch call them."""
     now: list[_Stream] = [_Stream(gpu=gpu)]
 
     @contextlib.contextmanager

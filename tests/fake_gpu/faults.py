@@ -1,4 +1,4 @@
-"""Faults that only a GPU would show, put into the product by hand: each has to turn a run on a fake GPU red.
+"""These faults, which only a GPU would show, are put into the product by hand: each has to turn a run red.
 
 `python -m tests.fake_gpu.faults OUT.json` runs a small network without each fault and with it.
 """
@@ -30,7 +30,7 @@ from triportrait.train.objectives import discriminator
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault.
+    """A fault is planted by replacing attributes.
 
     Attributes:
         planted: what takes the place of what: owner, name, value.
@@ -46,17 +46,17 @@ class Fault:
 
 
 def serve_little(run: Run) -> None:
-    """Frames of a small network, from graphs."""
+    """Serve frames of a small network, from graphs."""
     serve(run, "fp16", tiny(), (1, 2))
 
 
 def train_little(run: Run) -> None:
-    """A step of a small network's first stage, whose discriminator is on."""
+    """Run a step of a small network's first stage, whose discriminator is on."""
     train(run, "stage1", presets.tiny_stages())
 
 
 def _inside_graph(does: Callable[[Tensor], object]) -> tuple[Any, str, Any]:
-    """A view that does something more, with the planes."""
+    """Return a view that does something more, with the planes."""
     original = Reenactor._view
 
     def view(self: Reenactor, planes: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +98,7 @@ FAULTS: dict[str, Fault] = {
 
 
 def outcome(fault: Fault, planted: bool) -> str | None:
-    """How the fault's run ends: None, or its error."""
+    """Return how the fault's run ends: None, or its error."""
     patches = [mock.patch.object(*replaced) for replaced in fault.planted if planted]
     try:
         for patch in patches:

@@ -1,4 +1,4 @@
-"""Launches of Triton kernels on fake tensors: refused as Triton refuses, recorded, and compiled afterwards."""
+"""Launches of Triton kernels on fake tensors are refused as Triton refuses, recorded, and compiled afterwards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_ALONG = (2**31 - 1, 65535, 65535)  # programs along the axes of a grid
 
 @dataclass
 class Program:
-    """One compiled program, as Triton would keep it in its cache, and the launches of it.
+    """A program stands for all launches that Triton would compile once.
 
     Attributes:
         launch: the one with the most programs in its grid.
@@ -39,7 +39,7 @@ class Program:
     runs: set[str] = field(default_factory=set)
 
     def row(self) -> dict[str, Any]:
-        """The program as plain data."""
+        """Return the program as plain data."""
         launch = self.launch
         return {
             "launch": launch.name, "grid": launch.grid, "tensors": self.tensors,
@@ -54,7 +54,7 @@ Programs = dict[tuple[Any, ...], Program]
 
 @contextlib.contextmanager
 def programs_recorded(gpu: FakeGpu, programs: Programs, run: str) -> Iterator[None]:
-    """Inside, launches are counted on the GPU and their programs are added to the others."""
+    """Count launches on the GPU, and add their programs to the others."""
     from triton.runtime.jit import JITFunction
 
     with recorded() as launches:
@@ -91,7 +91,7 @@ def _check(launch: Launch, tensors: dict[str, Tensor]) -> None:
 
 
 def _key(launch: Launch) -> tuple[Any, ...]:
-    """What Triton compiles anew for."""
+    """Return what Triton compiles anew for."""
     kinds = tuple(sorted(launch.signature.items()))
     constants = tuple(sorted((name, str(value)) for name, value in launch.constants.items()))
     return launch.name, kinds, constants, launch.divisible, tuple(sorted(launch.options.items()))
@@ -108,7 +108,7 @@ def compile_programs(programs: Sequence[Program], chips: Sequence[int] = CHIPS) 
 
 
 def _portable(launch: Launch) -> dict[str, Any]:
-    """A launch without its kernel, which another process finds by name."""
+    """Return a launch without its kernel, which another process finds by name."""
     function = launch.kernel.fn
     return vars(launch) | {"kernel": (function.__module__, function.__name__)}
 

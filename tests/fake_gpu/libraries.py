@@ -1,4 +1,4 @@
-"""Attention libraries that compute nothing and refuse what the real ones refuse, by their documented rules."""
+"""Stub attention libraries compute nothing and refuse what the real ones refuse, by their documented rules."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Calls = Counter[tuple[str, str, int]]  # backend, dtype, bytes of a score matrix
 
 
 class _Attention(torch.autograd.Function):
-    """Attention [B, heads, N, width] that is one launch forward and one backward."""
+    """Attention [B, heads, N, width] is one launch forward and one backward here."""
 
     @staticmethod
     def forward(ctx: Any, gpu: FakeGpu, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class _Attention(torch.autograd.Function):
 
 
 def refusals_of_xformers(query: Tensor, key: Tensor, value: Tensor) -> list[str]:
-    """Why none of xFormers' operators takes tensors [B, N, heads, width]; flash or CUTLASS is enough."""
+    """List why none of xFormers' operators takes tensors [B, N, heads, width]; flash or CUTLASS is enough."""
     inputs = query, key, value
     if any(x.dim() != 4 for x in inputs):
         return ["expected BMHK tensors"]
@@ -64,7 +64,7 @@ def refusals_of_xformers(query: Tensor, key: Tensor, value: Tensor) -> list[str]
 
 
 def backend_of_torch(query: Tensor, key: Tensor, value: Tensor, capability: tuple[int, int]) -> str:
-    """The first of PyTorch's fused kernels that takes tensors [B, heads, N, width], else "math"."""
+    """Name the first of PyTorch's fused kernels that takes tensors [B, heads, N, width], else "math"."""
     inputs = query, key, value
     width, dense = query.shape[-1], all(x.stride(-1) == 1 and x.shape[2] > 0 for x in inputs)
     if len({x.shape[-1] for x in inputs}) > 1 or not dense:
@@ -79,7 +79,7 @@ def backend_of_torch(query: Tensor, key: Tensor, value: Tensor, capability: tupl
 
 @contextlib.contextmanager
 def attention_libraries(gpu: FakeGpu, xformers: Xformers = "absent") -> Iterator[Calls]:
-    """Inside, PyTorch's attention on CUDA tensors and xFormers are stubs, and their calls are counted.
+    """Put stubs in the place of PyTorch's attention on CUDA tensors and of xFormers, and count their calls.
 
     Args:
         xformers: not installed; whole; built for another CUDA, so that it imports, knows that its compiled part did

@@ -1,4 +1,4 @@
-"""What the product does on a GPU, at its published sizes, on a GPU that is not there."""
+"""These runs do what the product does on a GPU, at its published sizes, on a fake one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Rows = dict[str, dict[str, Any]]  # what was done -> its counts
 
 @dataclass
 class Run:
-    """A run on a fake GPU.
+    """A run happens on one fake GPU.
 
     Attributes:
         name: of the run.
@@ -63,7 +63,7 @@ class Run:
 
 @contextmanager
 def running(name: str, programs: Programs, xformers: Xformers = "absent") -> Iterator[Run]:
-    """Inside, there is a fake GPU; launches are added to the programs."""
+    """Provide a fake GPU; launches are added to the programs."""
     attention.has_xformers.cache_clear()
     attention._runs.clear()
     with FakeGpu() as gpu, attention_libraries(gpu, xformers) as calls, programs_recorded(gpu, programs, name):
@@ -71,7 +71,7 @@ def running(name: str, programs: Programs, xformers: Xformers = "absent") -> Ite
 
 
 def face(side: int, turn: float = 0.0) -> AlignedFace:
-    """A grey picture with all that a tracker may know of a face."""
+    """Make a grey picture with all that a tracker may know of a face."""
     landmarks = torch.rand(1, 68, 3, generator=torch.Generator().manual_seed(0)) * 200 + 150
     zeros = torch.zeros(1, 300)
     parameters = HeadParameters(
@@ -81,7 +81,7 @@ def face(side: int, turn: float = 0.0) -> AlignedFace:
 
 
 def reenactor(config: ModelConfig, static: bool = False) -> Reenactor:
-    """A network of any sizes with FLAME's neck, made on the GPU."""
+    """Make a network of any sizes with FLAME's neck on the GPU."""
     width = config.transformer.motion_width
     with torch.device(CUDA):
         portrait = Portrait4D(config)
@@ -119,7 +119,7 @@ def serve(run: Run, precision: Precision, config: ModelConfig | None = None, bat
 
 
 def serve_static(run: Run, precision: Precision) -> None:
-    """A static source: its planes are made once."""
+    """Serve a static source, whose planes are made once."""
     engine = reenactor(portrait4d_v2(), static=True)
     use_precision(engine, precision)
     engine.capture()
@@ -131,7 +131,7 @@ def serve_static(run: Run, precision: Precision) -> None:
 
 
 def train(run: Run, stage: StageName, config: TrainConfig, batch: int = 4) -> None:
-    """One step of a stage with every phase that it ever has: the adversary on, R1 and the others due."""
+    """Run one step of a stage with every phase that it ever has: the adversary on, R1 and the others due."""
     inputs = make_inputs(stage, with_batch(config, stage, batch), CUDA)
     settings, engines = inputs.stage_config, Engines(Ranks(device=CUDA))
     moved = {
@@ -155,7 +155,7 @@ def train(run: Run, stage: StageName, config: TrainConfig, batch: int = 4) -> No
 
 
 def published_training(precision: str) -> TrainConfig:
-    """The published training, whose perceptual distance needs no file."""
+    """Return the published training, but for a perceptual distance that needs no file."""
     return replace(presets.paper(published=True), precision=precision, perceptual="gradients")
 
 

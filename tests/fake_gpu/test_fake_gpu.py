@@ -1,6 +1,6 @@
-"""The product on a GPU that is not there, at its published sizes: what no GPU would run is red here.
+"""The product runs on a fake GPU, at its published sizes: what no GPU would run is red here.
 
-The fake GPU wants processes of its own: `python -m tests.fake_gpu` and `python -m tests.fake_gpu.faults`.
+The fake GPU wants processes of its own: `python -m tests.fake_gpu.report` and `python -m tests.fake_gpu.faults`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ pytestmark = [
     pytest.mark.skipif(not HAVE_TRITON, reason="needs Triton"),
 ]
 ROOT = Path(__file__).parents[2]
-EVERY = 6  # of the programs one in so many is compiled here, all by `python -m tests.fake_gpu OUT.json --compile 1`
+EVERY = 6  # one program in so many is compiled here, all by `python -m tests.fake_gpu.report OUT.json --compile 1`
 SERVED, STAGES = ("fp32", "bf16", "fp16"), ("stage1", "stage2")
 FRAME_LAUNCHES, TURNED_LAUNCHES = 20, 264  # outside of graphs, of a captured frame
-LARGEST_STEP_GB = 20.0  # of 4 images, every phase of a stage; libraries' own workspaces come on top
+LARGEST_STEP_GB = 22.0  # of 4 images, every phase of a stage; libraries' own workspaces come on top
 FAULTS = 8
 
 
@@ -52,7 +52,7 @@ def ran(tmp_path_factory) -> Callable[..., Any]:
 @pytest.fixture(scope="module")
 def report(ran) -> dict[str, Any]:
     """All runs, one after the other."""
-    return ran("tests.fake_gpu", "--compile", str(EVERY))
+    return ran("tests.fake_gpu.report", "--compile", str(EVERY))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_a_step_of_four_images_has_room_in_40_GB(rows):
         run: max(each["peak_GB"] for each in done.values()) for run, done in rows.items() if run.startswith("stage")
     }
     assert len(peaks) == 5
-    assert 0 < min(peaks.values()) and max(peaks.values()) < LARGEST_STEP_GB, peaks
+    assert min(peaks.values()) > 0 and max(peaks.values()) < LARGEST_STEP_GB, peaks
 
 
 def test_no_attention_writes_its_scores_down(report):

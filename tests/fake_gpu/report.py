@@ -1,4 +1,4 @@
-"""Run everything on a fake GPU: python -m tests.fake_gpu OUT.json [--compile N] [RUN ...]"""
+"""Run everything on a fake GPU: python -m tests.fake_gpu.report OUT.json [--compile N] [RUN ...]"""
 
 from __future__ import annotations
 
