@@ -16,7 +16,7 @@ from unittest import mock
 from torch import Tensor
 
 from tests.fake_gpu.device import FakeGpu
-from triportrait.profiling.compiled import CHIPS, compile_launch
+from triportrait.profiling.cubin import CHIPS, compile_launch
 from triportrait.profiling.launches import Launch, recorded
 
 MOST_ALONG = (2**31 - 1, 65535, 65535)  # programs along the axes of a grid

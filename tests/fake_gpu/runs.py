@@ -21,18 +21,18 @@ from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.reconstruct import attention
 from triportrait.core.render.cameras import fixed_camera
-from triportrait.profiling.parts import sphere_tables
+from triportrait.profiling.frame_parts import sphere_tables
 from triportrait.profiling.step.inputs import make_inputs, with_batch
 from triportrait.serve.faces.face import AlignedFace
-from triportrait.serve.parameters import HeadParameters, Tracking
 from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Controls, Reenactor
+from triportrait.serve.tracking_files import HeadParameters, Tracking
 from triportrait.train import presets
 from triportrait.train.config import StageName, TrainConfig
-from triportrait.train.engines.engine import Group
 from triportrait.train.engines.frozen import frozen
 from triportrait.train.engines.make import Engines
 from triportrait.train.engines.ranks import Ranks
+from triportrait.train.engines.training_engine import Group
 
 BATCHES = range(1, 9)  # of live serving
 Rows = dict[str, dict[str, Any]]  # what was done -> its counts
