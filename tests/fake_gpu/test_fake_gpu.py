@@ -27,7 +27,7 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 EVERY = 6  # one program in so many is compiled here, all by `python -m tests.fake_gpu.report OUT.json --compile 1`
 SERVED, STAGES = ("fp32", "bf16", "fp16"), ("stage1", "stage2")
-FRAME_LAUNCHES, TURNED_LAUNCHES = 20, 264  # outside of graphs, of a captured frame
+FRAME_LAUNCHES, TURNED_LAUNCHES = 12, 15  # outside of graphs, of a captured frame
 LARGEST_STEP_GB = 22.0  # of 4 images, every phase of a stage; libraries' own workspaces come on top
 FAULTS = 8
 
@@ -71,12 +71,11 @@ def test_everything_runs_at_the_published_sizes(rows):
 
 def test_a_captured_frame_waits_for_its_pictures_alone(rows):
     for precision in SERVED:
-        frame, turned = (rows[f"serve {precision}"][f"captured frame{neck}"] for neck in ("", ", neck turned"))
-        assert frame["waits"] == {"event": 2}, "the picture, and whether it is finite"
-        assert frame["replays"] == turned["replays"] == 2
-        assert frame["launches"] <= FRAME_LAUNCHES and turned["launches"] <= TURNED_LAUNCHES
-        assert all(not copies["waiting"] for copies in frame["copies"].values())
-        assert turned["copies"]["host to device"]["waiting"] <= 5, "FLAME's numbers"
+        for neck, launches, replays in (("", FRAME_LAUNCHES, 2), (", neck turned", TURNED_LAUNCHES, 3)):
+            frame = rows[f"serve {precision}"][f"captured frame{neck}"]
+            assert frame["waits"] == {"event": 2}, "the picture, and whether it is finite"
+            assert frame["replays"] == replays and frame["launches"] <= launches
+            assert all(not copies["waiting"] for copies in frame["copies"].values())
 
 
 def test_a_step_of_four_images_has_room_in_40_GB(rows):
