@@ -112,7 +112,8 @@ def _launch(kernel: Any, grid: Any, arguments: tuple[Any, ...], options: dict[st
             signature[parameter.name], constants[parameter.name] = "constexpr", value
         elif isinstance(value, Tensor):
             signature[parameter.name] = "*" + _TYPES[value.dtype]
-            divisible.append(parameter.name)  # the allocator aligns by more
+            if value.storage_offset() * value.element_size() % DIVISOR == 0:  # the allocator aligns by more
+                divisible.append(parameter.name)
         elif isinstance(value, bool):
             signature[parameter.name] = "i1"
         elif isinstance(value, int):

@@ -140,3 +140,18 @@ def test_large_pictures_are_launched_within_a_grid_s_limits():
         "assert len(launches) == 5 and all(max((0, *x.grid[1:])) < 65536 for x in launches), launches\n"
     )
     compile_by(code)
+
+
+def test_a_pointer_into_the_middle_of_memory_is_compiled_as_such():
+    code = (
+        "import torch\n"
+        "from triportrait.kernels.bias_act import bias_leaky_relu\n"
+        "from triportrait.kernels.dispatch import use_backend\n"
+        "from triportrait.profiling.launches import recorded\n"
+        "with recorded() as launches, use_backend('triton'):\n"
+        "    for first in (0, 1, 4):\n"
+        "        bias_leaky_relu(torch.empty(1, 8, 4, 4, device='meta'), torch.empty(12, device='meta')[first:][:8])\n"
+        "aligned = [sum(x.signature[name] == '*fp32' for name in x.divisible) for x in launches]\n"
+        "assert aligned == [3, 2, 3], aligned\n"
+    )
+    compile_by(code)

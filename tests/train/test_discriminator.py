@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -105,21 +106,31 @@ def off(found, wanted):
     return ((found - wanted).norm() / wanted.norm()).item()
 
 
+def learnt_by_generator(size, weight, *on):
+    """The gradients of the adversary's term, of two micro-batches, by each of the pictures."""
+    network, pictures, label = in_half(size, on)
+    loss = weight * torch.nn.functional.softplus(-network(*pictures, label)).mean() / 2
+    return torch.autograd.grad(loss, pictures)
+
+
 @pytest.mark.parametrize("weight", [0.01, 0.02])
 @pytest.mark.parametrize("size", [64, 128, 256])
 def test_half_precision_keeps_what_the_generator_learns(size, weight):
-    """Of a mean over pixels little is left for each: float16 has zeros there (all of them at 256 px)."""
-
-    def gradients(*on):
-        network, pictures, label = in_half(size, on)
-        loss = weight * torch.nn.functional.softplus(-network(*pictures, label)).mean() / 2  # of two micro-batches
-        return torch.autograd.grad(loss, pictures)
-
-    wanted, found = gradients(), gradients("cpu")
-    for one, other in zip(found, wanted, strict=True):
+    expected, found = learnt_by_generator(size, weight), learnt_by_generator(size, weight, "cpu")
+    for one, other in zip(found, expected, strict=True):
         assert not torch.equal(one, other)
         assert off([one], [other]) < 0.2
         assert ((one == 0) & (other != 0)).float().mean() < 1e-3
+
+
+def test_the_generator_would_learn_nothing_in_float16(monkeypatch):
+    """Of a mean over pixels little is left for each, and float16 has zeros there: with it the test above is red."""
+    expected = learnt_by_generator(256, 0.01)
+    float16_instead = SimpleNamespace(**vars(torch) | {"bfloat16": torch.float16})
+    monkeypatch.setattr("triportrait.train.objectives.discriminator.torch", float16_instead)
+    for one, other in zip(learnt_by_generator(256, 0.01, "cpu"), expected, strict=True):
+        assert off([one], [other]) > 0.5
+        assert ((one == 0) & (other != 0)).float().mean() > 0.5
 
 
 @pytest.mark.parametrize("size", [64, 128])

@@ -1,0 +1,410 @@
+"""This GPU does not exist: CUDA tensors have shapes, strides and dtypes and no memory; the host's tensors are real.
+
+Inside `FakeGpu` PyTorch makes and moves tensors on `cuda` as on a GPU, autocast and backward included, and every
+operation on them is counted: launches, copies between host and device, waits for the device. What CUDA refuses inside
+a captured graph is refused here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+aten = torch.ops.aten
+COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+BLOCK = 512  # bytes, what PyTorch's allocator gives at least
+CUDA = torch.device("cuda", 0)
+LIBRARY = "TRIPORTRAIT_FAKE_GPU"  # set in a process that has the library below
+UNCOUNTED = {
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty",
+    "new_empty_strided",
+    "detach",
+    "lift_fresh",
+    "_unsafe_view",
+}
+
+
+class NotCapturable(RuntimeError):
+    """This is raised for what CUDA refuses, or would not repeat, inside a graph that is being captured."""
+
+
+@dataclass
+class Counts:
+    """The counts tell what happened on the device since the last look.
+
+    Attributes:
+        launches: outside of graphs, by name: a kernel of Triton's, or an operator of PyTorch's, which may need several.
+        replays: of graphs.
+        copies: by direction, "host to device" and so on: the bytes of each, with whether the host waits for it.
+        waits: what made the host wait for the device -> how often.
+        dtypes: of the real numbers that were computed.
+        peak_bytes: the most memory of the device that tensors held at once; libraries' own workspaces are not in it.
+    """
+
+    launches: Counter[str] = field(default_factory=Counter)
+    replays: int = 0
+    copies: dict[str, list[tuple[int, bool]]] = field(default_factory=dict)
+    waits: Counter[str] = field(default_factory=Counter)
+    dtypes: set[str] = field(default_factory=set)
+    peak_bytes: int = 0
+
+    def summary(self) -> dict[str, Any]:
+        """Return the counts as plain numbers."""
+        copies = {
+            way: {
+                "count": len(each),
+                "bytes": sum(size for size, _ in each),
+                "waiting": sum(waits for _, waits in each),
+            }
+            for way, each in self.copies.items()
+        }
+        return {
+            "launches": self.launches.total(), "replays": self.replays, "copies": copies, "waits": dict(self.waits),
+            "dtypes": sorted(self.dtypes), "peak_GB": round(self.peak_bytes / 1e9, 3),
+            "launched": dict(self.launches.most_common()),
+        }  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    """Return variables of a process that can have a fake GPU: kernels are compiled, and gradients find a device.
+
+    PyTorch's engine asks for a device guard before it follows a gradient, which a build for CPUs has not: one that does
+    nothing is compiled, in a second, and loaded before PyTorch.
+
+    Raises: `subprocess.CalledProcessError` with what the compiler says.
+    """
+    folder = Path(torch.__file__).parent
+    built = Path(tempfile.mkdtemp(prefix="fake-gpu-")) / "device.so"
+    words = ["-std=c++20", "-shared", "-fPIC", f"-I{folder}/include", str(Path(__file__).with_name("device.cpp"))]
+    links = [f"-L{folder}/lib", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{folder}/lib"]
+    subprocess.run(["c++", *words, "-o", str(built), *links], check=True, capture_output=True, text=True)
+    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    return kept | {"LD_PRELOAD": str(built), LIBRARY: "1"}
+
+
+def start_again_with_library() -> None:
+    """Run the program's command anew in `environment`, unless this process is in it."""
+    if LIBRARY not in os.environ:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment())
+
+
+class FakeGpu(TorchDispatchMode):
+    """This mode makes CUDA tensors fake, and counts what is done with them.
+
+    Args:
+        capability: of the device.
+
+    Attributes:
+        counts: since the last `take`.
+        capturing: whether a graph is being captured.
+    """
+
+    def __init__(self, capability: tuple[int, int] = (9, 0)) -> None:
+        super().__init__()
+        self.fake, self.capability = FakeTensorMode(allow_non_fake_inputs=True), capability
+        self.counts, self.capturing = Counts(), False
+        self._pinned: dict[int, Any] = {}  # by address, kept, so that no other memory is taken for them
+        self._storages, self._bytes = WeakIdKeyDictionary(), 0
+        self._patches = contextlib.ExitStack()
+
+    def take(self) -> Counts:
+        """Return the counts, and begin anew."""
+        counts, self.counts = self.counts, Counts(peak_bytes=self._bytes)
+        return counts
+
+    def launched(self, name: str) -> None:
+        """Count a launch; those of a graph are its own."""
+        if not self.capturing:
+            self.counts.launches[name] += 1
+
+    def wait(self, reason: str) -> None:
+        """Count that the host waits for the device. Raises: `NotCapturable` inside a graph."""
+        if self.capturing:
+            raise NotCapturable(f"{reason}: the host waits for the device")
+        self.counts.waits[reason] += 1
+
+    def __enter__(self) -> FakeGpu:
+        for target, name, value in _cuda(self):
+            self._patches.enter_context(mock.patch.object(target, name, value))
+        self._patches.callback(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())
+        torch._C._set_only_lift_cpu_tensors(True)  # `torch.tensor` fills memory of the host, and moves it under a mode
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._patches.close()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func.namespace == "prim":
+            return func(*args, **kwargs)
+        name = func.overloadpacket.__name__
+        if kwargs.pop("pin_memory", False) or name in ("pin_memory", "_pin_memory"):
+            return self._pin(func(*args, **kwargs) if "pin" not in name else args[0].clone())
+        if name == "is_pinned":
+            return args[0].untyped_storage()._cdata in self._pinned
+        leaves = tree_leaves((args, kwargs))
+        has_fakes = any(isinstance(x, FakeTensor) for x in leaves)
+        goes_up = any(isinstance(x, torch.device) and x.type == "cuda" for x in leaves)
+        if not has_fakes and not goes_up:
+            return func(*args, **kwargs)
+        if func.has_kernel_for_dispatch_key(COMPOSITE):  # in inference mode an operator comes before it is taken apart
+            with _mode(self):
+                return func.decompose(*args, **kwargs)
+        if name in ("_to_copy", "copy_") and (result := self._copied(func, name, args, kwargs)) is not None:
+            return result
+        if name in ("_local_scalar_dense", "equal"):
+            self.wait(name)
+            dtype = torch.bool if name == "equal" else args[0].dtype
+            return True if dtype == torch.bool else 0.0 if dtype.is_floating_point else 0
+        if name == "nonzero":  # as many rows as there can be
+            self.wait(name)
+            self.launched(name)
+            with self.fake:
+                return torch.empty(args[0].numel(), args[0].dim(), dtype=torch.int64, device=CUDA)
+        if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
+            args = (args[0], [self._whole_index(x) for x in args[1]], *args[2:])
+        if name in ("lift_fresh", "lift_fresh_copy") and not has_fakes:
+            return func(*args, **kwargs)
+        self._refuse_host_tensors(name, leaves)
+        with self.fake:
+            result = func(*args, **kwargs)
+        self._hold(result)
+        if name not in UNCOUNTED and not _is_view(func):
+            self.launched(name)
+            self.counts.dtypes |= {
+                str(x.dtype).removeprefix("torch.")
+                for x in tree_leaves(result)
+                if isinstance(x, Tensor) and x.is_floating_point()
+            }
+        return result
+
+    def _copied(self, func: Any, name: str, args: Any, kwargs: Any) -> Tensor | None:
+        """Copy between the host and the device; return None for a copy on the device, an operation like others."""
+        if name == "_to_copy":
+            source, there = args[0], torch.device(kwargs.get("device") or args[0].device)
+            waits_not = kwargs.get("non_blocking", False)
+        else:
+            source, there = args[1], args[0].device
+            waits_not = kwargs.get("non_blocking", args[2] if len(args) > 2 else False)
+        if source.device.type == there.type:
+            return None
+        host = source if source.device.type == "cpu" else args[0] if name == "copy_" else None
+        pinned = host is not None and host.untyped_storage()._cdata in self._pinned
+        waits = not (waits_not and pinned)
+        way = "host to device" if there.type == "cuda" else "device to host"
+        if self.capturing:
+            raise NotCapturable(f"{name}: {way}, {list(source.shape)}")
+        self.counts.copies.setdefault(way, []).append((source.numel() * source.element_size(), waits))
+        if waits:
+            self.wait(way)
+        if there.type == "cpu":
+            result = (
+                args[0] if name == "copy_" else torch.empty(source.shape, dtype=kwargs.get("dtype") or source.dtype)
+            )
+            return result.fill_(source.dtype == torch.bool)  # flags are true, numbers are 0
+        if name == "copy_":
+            return args[0]
+        with self.fake:
+            result = func(torch.empty_like(source, device="cpu"), **kwargs)
+        self._hold(result)
+        return result
+
+    def _hold(self, result: Any) -> None:
+        """Count the memory of new tensors for as long as it is held."""
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, FakeTensor) and tensor.device.type == "cuda":
+                storage = tensor.untyped_storage()
+                if storage not in self._storages:
+                    size = -(-storage.nbytes() // BLOCK) * BLOCK
+                    self._storages[storage] = size
+                    weakref.finalize(storage, self._free, size)
+                    self._bytes += size
+        self.counts.peak_bytes = max(self.counts.peak_bytes, self._bytes)
+
+    def _free(self, size: int) -> None:
+        self._bytes -= size
+
+    def _pin(self, tensor: Tensor) -> Tensor:
+        if self.capturing:
+            raise NotCapturable(f"pinned memory of {list(tensor.shape)} is allocated")
+        storage = tensor.untyped_storage()
+        self._pinned[storage._cdata] = storage
+        return tensor
+
+    def _whole_index(self, index: Any) -> Any:
+        """Return indices as they are; a mask waits for the device, and is true everywhere."""
+        if not isinstance(index, Tensor) or index.dtype != torch.bool:
+            return index
+        self.wait("index by a mask")
+        if index.dim() != 1:
+            raise NotImplementedError(f"a mask of {index.dim()} dimensions")
+        with self.fake:
+            return torch.empty(len(index), dtype=torch.int64, device=index.device)
+
+    def _refuse_host_tensors(self, name: str, leaves: list[Any]) -> None:
+        if self.capturing:
+            for x in leaves:
+                if isinstance(x, Tensor) and x.device.type == "cpu" and x.dim():
+                    raise NotCapturable(f"{name}: reads a tensor of the host, {list(x.shape)}")
+
+
+@contextlib.contextmanager
+def _mode(gpu: FakeGpu) -> Iterator[None]:
+    """Enter the mode alone, within an operator of its own."""
+    TorchDispatchMode.__enter__(gpu)
+    try:
+        yield
+    finally:
+        TorchDispatchMode.__exit__(gpu, None, None, None)
+
+
+def _is_view(func: Any) -> bool:
+    """Tell whether an operator only looks at memory of its inputs."""
+    returned = [value.alias_info for value in func._schema.returns]
+    return any(alias is not None and not alias.is_write for alias in returned)
+
+
+class _Stream:
+    """A stream on which nothing runs: all that can be asked of it is done."""
+
+    device = CUDA
+
+    def __init__(self, *arguments: Any, gpu: FakeGpu, **options: Any) -> None:
+        self._gpu = gpu
+
+    def wait_stream(self, stream: _Stream) -> None:
+        assert isinstance(stream, _Stream)
+
+    def wait_event(self, event: _Event) -> None:
+        assert isinstance(event, _Event)
+
+    def synchronize(self) -> None:
+        self._gpu.wait("stream")
+
+
+class _Event:
+    """A mark on a stream."""
+
+    def __init__(self, *arguments: Any, gpu: FakeGpu, **options: Any) -> None:
+        self._gpu, self._recorded = gpu, False
+
+    def record(self, stream: _Stream | None = None) -> None:
+        self._recorded = True
+
+    def wait(self, stream: _Stream | None = None) -> None:
+        assert self._recorded
+
+    def query(self) -> bool:
+        return self._recorded
+
+    def synchronize(self) -> None:
+        assert self._recorded, "nobody will ever reach it"
+        self._gpu.wait("event")
+
+    def elapsed_time(self, end: _Event) -> float:
+        return 1.0
+
+
+class _Graph:
+    """A CUDA graph: what is captured is run once, and counted as one launch whenever it is replayed."""
+
+    def __init__(self, gpu: FakeGpu) -> None:
+        self._gpu, self.captured = gpu, False
+
+    def replay(self) -> None:
+        assert self.captured, "nothing was captured"
+        self._gpu.counts.replays += 1
+
+
+def _apply(module: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    """`nn.Module._apply` with new parameters: PyTorch's own swaps fake ones in place, which weak references forbid."""
+    for child in module.children() if recurse else ():
+        child._apply(change)
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            with torch.no_grad():
+                module._parameters[name] = nn.Parameter(change(parameter), parameter.requires_grad)
+    for name, buffer in module._buffers.items():
+        module._buffers[name] = None if buffer is None else change(buffer)
+    return module
+
+
+def _cuda(gpu: FakeGpu) -> Iterator[tuple[Any, str, Any]]:
+    """Yield what takes the place of torch.cuda's functions, as far as the product and PyTorch call them."""
+    now: list[_Stream] = [_Stream(gpu=gpu)]
+
+    @contextlib.contextmanager
+    def stream(chosen: _Stream | None) -> Iterator[None]:
+        now.append(now[-1] if chosen is None else chosen)
+        try:
+            yield
+        finally:
+            now.pop()
+
+    @contextlib.contextmanager
+    def graph(captured: _Graph, pool: Any = None, **options: Any) -> Iterator[None]:
+        assert not gpu.capturing, "one graph at a time"
+        gpu.wait("capture")  # as torch does before it begins
+        gpu.capturing = True
+        try:
+            yield
+            captured.captured = True
+        finally:
+            gpu.capturing = False
+
+    def record_stream(tensor: Tensor, used_by: _Stream) -> None:
+        assert isinstance(used_by, _Stream) and tensor.device.type == "cuda"
+
+    properties = SimpleNamespace(
+        name="fake", major=gpu.capability[0], minor=gpu.capability[1], multi_processor_count=132, total_memory=80 << 30
+    )
+    returns: dict[str, Any] = {
+        "is_available": True, "is_initialized": True, "current_device": 0, "device_count": 1, "_lazy_init": None,
+        "_exchange_device": 0, "_maybe_exchange_device": 0, "set_device": None, "get_device_name": "fake",
+        "get_device_capability": gpu.capability, "get_device_properties": properties, "is_bf16_supported": True,
+        "empty_cache": None, "max_memory_allocated": 0, "memory_allocated": 0, "reset_peak_memory_stats": None,
+        "graph_pool_handle": (0, 1),
+    }  # fmt: skip
+    for name, value in returns.items():
+        yield torch.cuda, name, lambda *arguments, _value=value, **options: _value
+    yield torch.cuda, "is_current_stream_capturing", lambda: gpu.capturing
+    yield torch.cuda, "synchronize", lambda device=None: gpu.wait("device")
+    yield torch.cuda, "Stream", lambda *arguments, **options: _Stream(gpu=gpu)
+    yield torch.cuda, "Event", lambda *arguments, **options: _Event(gpu=gpu)
+    yield torch.cuda, "CUDAGraph", lambda *arguments, **options: _Graph(gpu)
+    yield torch.cuda, "current_stream", lambda device=None: now[-1]
+    yield torch.cuda, "stream", stream
+    yield torch.cuda, "graph", graph
+    yield torch.Tensor, "record_stream", record_stream
+    yield torch.nn.Module, "_apply", _apply
+    optimizer = import_module("torch.optim.optimizer")
+    yield optimizer, "_foreach_supported_types", [*optimizer._foreach_supported_types, FakeTensor]
+    yield fake_tensor, "init_gpu_context", lambda device: None
+
+
+__all__ = ["CUDA", "Counts", "FakeGpu", "NotCapturable", "environment", "start_again_with_library"]

@@ -1,0 +1,134 @@
+"""The product runs on a fake GPU, at its published sizes: what no GPU would run is red here.
+
+The fake GPU wants processes of its own: `python -m tests.fake_gpu.report` and `python -m tests.fake_gpu.faults`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.fake_gpu.device import environment
+from triportrait.kernels.language import HAVE_TRITON
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler"),
+    pytest.mark.skipif(torch.version.cuda is not None, reason="a build of PyTorch for CUDA has a device of its own"),
+    pytest.mark.skipif(not HAVE_TRITON, reason="needs Triton"),
+]
+ROOT = Path(__file__).parents[2]
+EVERY = 6  # one program in so many is compiled here, all by `python -m tests.fake_gpu.report OUT.json --compile 1`
+SERVED, STAGES = ("fp32", "bf16", "fp16"), ("stage1", "stage2")
+FRAME_LAUNCHES, TURNED_LAUNCHES = 12, 15  # outside of graphs, of a captured frame
+LARGEST_STEP_GB = 22.0  # of 4 images, every phase of a stage; libraries' own workspaces come on top
+FAULTS = 8
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory) -> Callable[..., Any]:
+    """What a module writes into its file."""
+    folder, variables = tmp_path_factory.mktemp("fake_gpu"), environment()
+
+    def run(module: str, *words: str) -> Any:
+        out = folder / f"{module}.json"
+        done = subprocess.run(
+            [sys.executable, "-m", module, str(out), *words], cwd=ROOT, env=variables | {"PYTHONPATH": str(ROOT)},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(out.read_text())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def report(ran) -> dict[str, Any]:
+    """All runs, one after the other."""
+    return ran("tests.fake_gpu.report", "--compile", str(EVERY))
+
+
+@pytest.fixture(scope="module")
+def rows(report) -> dict[str, dict[str, Any]]:
+    """Counts by run and by what was done."""
+    return {run: each["rows"] for run, each in report["runs"].items()}
+
+
+def test_everything_runs_at_the_published_sizes(rows):
+    for precision in SERVED:
+        assert {"prepare", "captured frame", "live batch of 1", "live batch of 8"} <= rows[f"serve {precision}"].keys()
+    for stage in STAGES:
+        for precision in ("fp32", "bf16"):
+            assert {"main", "discriminator", "R1"} <= rows[f"{stage} {precision}"].keys()
+
+
+def test_a_captured_frame_waits_for_its_pictures_alone(rows):
+    for precision in SERVED:
+        for neck, launches, replays in (("", FRAME_LAUNCHES, 2), (", neck turned", TURNED_LAUNCHES, 3)):
+            frame = rows[f"serve {precision}"][f"captured frame{neck}"]
+            assert frame["waits"] == {"event": 2}, "the picture, and whether it is finite"
+            assert frame["replays"] == replays and frame["launches"] <= launches
+            assert all(not copies["waiting"] for copies in frame["copies"].values())
+
+
+def test_a_step_of_four_images_has_room_in_40_GB(rows):
+    peaks = {
+        run: max(each["peak_GB"] for each in done.values()) for run, done in rows.items() if run.startswith("stage")
+    }
+    assert len(peaks) == 5
+    assert min(peaks.values()) > 0 and max(peaks.values()) < LARGEST_STEP_GB, peaks
+
+
+def test_no_attention_writes_its_scores_down(report):
+    backends = {run: {backend for backend, *_ in x["attention"]} for run, x in report["runs"].items()}
+    assert all(backends.values())
+    assert "torch math" not in set.union(*backends.values())
+
+
+def test_wide_heads_in_half_precision_have_our_kernels(report):
+    runs = {run for row in report["launches"] if row["launch"].startswith("attention.") for run in row["runs"]}
+    assert runs == {f"{kind} {p}" for kind in ("serve", "static") for p in ("bf16", "fp16")} | {
+        "stage1 bf16", "stage2 bf16", "serve bf16, xFormers", "stage2 bf16, xFormers",
+    }  # fmt: skip
+
+
+def test_a_whole_library_is_used_for_narrow_heads(report):
+    for run in ("serve bf16, xFormers", "stage2 bf16, xFormers"):
+        backends = {backend for backend, dtype, *_ in report["runs"][run]["attention"] if dtype == "bfloat16"}
+        assert backends == {"xformers"}
+
+
+def test_what_was_launched_compiles(report):
+    assert len(report["launches"]) > 50
+    assert {row["chip"] for row in report["compiled"]} == {80, 90}
+    assert not [row for row in report["compiled"] if row["fault"]]
+
+
+@pytest.fixture(scope="module")
+def ended(ran) -> dict[str, list[str | None]]:
+    """How each fault's run ended, without it and with it."""
+    return ran("tests.fake_gpu.faults")
+
+
+def test_every_fault_that_is_planted_is_seen(ended):
+    assert len(ended) == FAULTS
+    for name, (without, planted, (kind, words)) in ended.items():
+        assert without is None, (name, without)
+        assert planted is not None and planted.startswith(f"{kind}: ") and words in planted, (name, planted)
+
+
+def test_counts_go_into_a_table(rows, record_row):
+    for run, done in rows.items():
+        for name, counts in done.items():
+            up, down = (counts["copies"].get(way, {}) for way in ("host to device", "device to host"))
+            copies = [f"{x.get('count', 0)} of {x.get('bytes', 0) / 1e6:.2f} MB" for x in (up, down)]
+            waits = sum(counts["waits"].values())
+            cells = f"{counts['launches']} launches", *copies, f"{waits} waits", f"{counts['peak_GB']:.2f} GB"
+            record_row("on a fake GPU: launches outside of graphs, copies up and down", (run, name, *cells))
