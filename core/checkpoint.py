@@ -32,7 +32,7 @@ from triportrait.core.motion.neck import NeckField
 from triportrait.core.motion.polynomial_neck import PolynomialNeck
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
-from triportrait.core.sentences import LONGEST_NAME, listed, literal, shown
+from triportrait.core.safe_text import LONGEST_NAME, listed, literal, shown
 from triportrait.core.weights import DEMO, DEMO_FOLDER
 
 FORMAT = 1

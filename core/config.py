@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from triportrait.core.errors import InputError
-from triportrait.core.sentences import LONGEST_NAME, listed, literal, shown
+from triportrait.core.safe_text import LONGEST_NAME, listed, literal, shown
 
 LARGEST = 65536  # no size of a network is larger
 MAX_SAMPLES = 1 << 23  # in one frame, five times those of the published network

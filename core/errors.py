@@ -1,6 +1,6 @@
 """`InputError` is the one kind of error that the caller can mend."""
 
-from triportrait.core.sentences import LONGEST_SENTENCE, shown
+from triportrait.core.safe_text import LONGEST_SENTENCE, shown
 
 
 class InputError(ValueError):

@@ -15,7 +15,7 @@ import stat
 from typing import Any
 
 from triportrait.core.errors import InputError
-from triportrait.core.sentences import LONGEST_NAME, shown
+from triportrait.core.safe_text import LONGEST_NAME, shown
 
 MOST_JSON = 4 << 20  # bytes; the largest card of ours has 0.2 MB
 MOST_HEADER = 8 << 20  # bytes of a safetensors header; the largest of ours, a checkpoint's, has 0.5 MB

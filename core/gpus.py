@@ -10,7 +10,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from triportrait.core.errors import InputError
-from triportrait.core.libraries import install, line
+from triportrait.core.optional_packages import install, line
 
 if TYPE_CHECKING:
     import torch

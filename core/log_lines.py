@@ -8,7 +8,7 @@ import sys
 import traceback
 from typing import Any
 
-from triportrait.core.sentences import LONGEST_SENTENCE, bounded, json_text, shown
+from triportrait.core.safe_text import LONGEST_SENTENCE, bounded, json_text, shown
 
 # a command that fails says its own name, as other commands do
 _PREFIXES = {logging.WARNING: "warning: ", logging.ERROR: "triportrait: "}

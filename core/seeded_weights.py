@@ -18,8 +18,8 @@ from triportrait.core.checkpoint import build_motion_encoder, build_portrait
 from triportrait.core.config import ModelConfig, portrait4d_v2
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.portrait import Portrait4D
-from triportrait.core.published.contract import manifest
 from triportrait.core.published.names import our_name
+from triportrait.core.published.network_contract import manifest
 
 _UNIT_SCALE = ("superres.", "volume.field.")  # these networks store weights at unit scale
 _SPREAD = 0.1  # for biases, norms and other small numbers

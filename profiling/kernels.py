@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from triportrait.kernels.dispatch import INTERPRETED, Backend, use_backend
-from triportrait.kernels.testing import assert_agrees
+from triportrait.kernels.tolerance import assert_agrees
 from triportrait.profiling.cases import CASES, DTYPES, Case, Inputs, make_inputs, moved
 from triportrait.profiling.markdown import markdown_table
 from triportrait.profiling.measurement import failure, timed

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from triportrait.core.errors import InputError
-from triportrait.core.libraries import install
+from triportrait.core.optional_packages import install
 from triportrait.core.render.cameras import fixed_camera, orbit_deg, turned
 from triportrait.core.types import Camera
 from triportrait.serve.faces import providers

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import NamedTuple
 
-from triportrait.core.libraries import line
+from triportrait.core.optional_packages import line
 
 TIMEOUT_S = 40.0  # of one library, beside others on a busy machine
 _MARK = "triportrait trial: "

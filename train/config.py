@@ -12,9 +12,9 @@ from typing import Any, Literal, get_args
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import LookAtRange
+from triportrait.train.config_checks import check_fields, nonnegative, share
 from triportrait.train.data.cameras import PAPER
 from triportrait.train.data.set_config import SetConfig
-from triportrait.train.fields import check_fields, nonnegative, share
 
 Precision = Literal["fp32", "bf16"]
 StageName = Literal["stage1", "motion", "stage2"]

@@ -26,7 +26,7 @@ from triportrait.core.types import Driving, Source
 from triportrait.train.data.heads.population import Expression
 from triportrait.train.data.parallel import in_order
 from triportrait.train.data.pictures import neck_grids
-from triportrait.train.data.scenes import motion, take_pictures, to_uint8
+from triportrait.train.data.scene_sampling import motion, take_pictures, to_uint8
 from triportrait.train.evaluation.protocol import Sitter, driving_seed, renderer, unseen
 from triportrait.train.runs.weights import Trained, load_trained
 from triportrait.train.stages.motion import read_motion

@@ -30,12 +30,12 @@ from triportrait.train.data.heads.population import EXPRESSION_AXES
 from triportrait.train.data.heads.render import HeadRenderer
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import PictureSet, open_set, photograph
-from triportrait.train.data.scenes import expressions, filming_cameras, population
+from triportrait.train.data.scene_sampling import expressions, filming_cameras, population
 from triportrait.train.data.set_config import SetConfig
-from triportrait.train.engines.make import Engines
+from triportrait.train.engines.build_engines import Engines
 from triportrait.train.evaluation.probe import probe
 from triportrait.train.objectives.perceptual import Perceptual, perceptual
-from triportrait.train.run import Inputs
+from triportrait.train.run_folder import Inputs
 from triportrait.train.runs.run_log import LOG
 from triportrait.train.runs.weights import save_neck
 from triportrait.train.stages.assemble import motion_stage, reenact_stage, static_stage

@@ -25,11 +25,11 @@ from triportrait.train.data.clip_store.tracks import FlameTracks, HeadTracks, Tr
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import PictureSet
 from triportrait.train.data.set_config import SetConfig
-from triportrait.train.engines.make import Engines
+from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.evaluation.probe import probe
 from triportrait.train.networks import InitFrom, check_required_files, reenact_models, static_models
-from triportrait.train.run import Inputs
+from triportrait.train.run_folder import Inputs
 from triportrait.train.runs.export import export
 from triportrait.train.runs.run_config import FLAME, MOTION_ENCODER, data_fingerprints
 from triportrait.train.runs.weights import flame_field, save_flame

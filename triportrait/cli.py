@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from triportrait import __version__
 from triportrait.core.errors import InputError
-from triportrait.core.libraries import MISSING, fault, install
-from triportrait.core.sentences import literal
+from triportrait.core.optional_packages import MISSING, fault, install
+from triportrait.core.safe_text import literal
 from triportrait.log_options import HELP, LogOptions, shown_logs
 from triportrait.options import parse
 from triportrait.process import stops, streams

@@ -13,7 +13,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal, NoReturn, Protocol, Union, get_args, get_origin, get_type_hints
 
 from triportrait.core.errors import InputError
-from triportrait.core.sentences import LONGEST_NAME, literal, shown
+from triportrait.core.safe_text import LONGEST_NAME, literal, shown
 
 _NUMBERS: dict[Any, str] = {int: "a whole number", float: "a number"}
 _OF_EVERY_JOB = ("verbose", "quiet", "log-json", "help")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from triportrait.core.errors import InputError
-from triportrait.core.sentences import shown
+from triportrait.core.safe_text import shown
 
 SCENE_UNITS_PER_METRE = 3.0
 CANONICAL_JAW = (0.3, 0.0, 0.0)  # radians; the canonical face has its mouth slightly open

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from triportrait.core.config import NeckConfig
 from triportrait.core.errors import InputError
-from triportrait.core.sentences import shown
+from triportrait.core.safe_text import shown
 from triportrait.core.types import NeckGrid
 
 DEGREE = 3

@@ -16,7 +16,9 @@ from triportrait.core.checkpoint import save_weights
 from triportrait.core.checksum import fingerprint
 from triportrait.core.config import ModelConfig, portrait4d_v2
 from triportrait.core.errors import InputError
-from triportrait.core.published.contract import (
+from triportrait.core.published.flame_file import flame_of, is_flame
+from triportrait.core.published.names import rename
+from triportrait.core.published.network_contract import (
     STORED,
     Kind,
     check_contract,
@@ -25,11 +27,9 @@ from triportrait.core.published.contract import (
     left_out,
     numbers_of,
 )
-from triportrait.core.published.flame_file import flame_of, is_flame
-from triportrait.core.published.names import rename
 from triportrait.core.published.networks import Network, networks_of
 from triportrait.core.published.unpickle import read_pickle
-from triportrait.core.sentences import shown
+from triportrait.core.safe_text import shown
 
 LICENCES = {
     "portrait": "the weights keep the licence of their authors; FLAME's tables inside keep the FLAME licence",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from triportrait.core.errors import InputError
 from triportrait.core.published.unpickle import Global, Record
-from triportrait.core.sentences import literal, shown
+from triportrait.core.safe_text import literal, shown
 
 # the networks of a training snapshot, and the keys under which a checkpoint may hide its tensors
 SNAPSHOT_KEYS = ("G", "D", "G_ema")

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from triportrait.core.errors import InputError
 from triportrait.core.published.reading import ITEM_BYTES, MAX_OPCODES, Reading, Source
-from triportrait.core.sentences import shown
+from triportrait.core.safe_text import shown
 
 MAX_INTEGER_BITS = 512
 PROTOCOLS = range(6)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from triportrait.core.published.pickle_machine import Machine, World
 from triportrait.core.published.reading import Reading, Source
-from triportrait.core.sentences import shown
+from triportrait.core.safe_text import shown
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 MAX_DIMENSIONS = 16

@@ -12,7 +12,7 @@ import torch
 from triportrait.core.published import numpy_parts, storages
 from triportrait.core.published.pickle_machine import Global, Record, call, checked_key
 from triportrait.core.published.reading import ENTRY_BYTES, ITEM_BYTES, Reading, Source
-from triportrait.core.sentences import shown
+from triportrait.core.safe_text import shown
 
 # Everything of these packages is stored as an inert record. That is safe for any name; the list is short so that a file
 # which was made to attack other readers is refused, and not half read.

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from triportrait.core.libraries import MISSING, fault
+from triportrait.core.optional_packages import MISSING, fault
 from triportrait.kernels.attention import MAX_HEAD_WIDTH, attend_wide
 from triportrait.kernels.dispatch import runs_triton
 from triportrait.kernels.dwconv import depthwise_gelu

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from triportrait.serve.media.video.writer import write_video
-from triportrait.train.data.scenes import motion, take_pictures, to_uint8
+from triportrait.train.data.scene_sampling import motion, take_pictures, to_uint8
 from triportrait.train.demo_tiles import CAST_HEADS, CAST_SEED
 from triportrait.train.evaluation.protocol import Sitter, driving_seed, renderer, unseen
 

@@ -4,6 +4,6 @@
 of `forward`, `backward` and `device`, `cpu` is the pass that a CPU takes in inference mode.
 """
 
-from triportrait.kernels.march.contract import MlpPrecision, Rays, Warp, march_rays, warped
+from triportrait.kernels.march.operator import MlpPrecision, Rays, Warp, march_rays, warped
 
 __all__ = ["MlpPrecision", "Rays", "Warp", "march_rays", "warped"]

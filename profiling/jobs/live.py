@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from triportrait.core.errors import InputError
-from triportrait.core.libraries import install, reason
+from triportrait.core.optional_packages import install, reason
 
 OptionalText = Annotated[str | None, tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="")]
 OptionalFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]

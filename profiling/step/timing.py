@@ -24,8 +24,8 @@ from triportrait.profiling.markdown import markdown_table
 from triportrait.profiling.measurement import numerics
 from triportrait.profiling.step.inputs import StepInputs, make_inputs
 from triportrait.train.config import StageName, TrainConfig
+from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.frozen import frozen
-from triportrait.train.engines.make import Engines
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.engines.recompute import recompute
 from triportrait.train.engines.training_engine import Engine, Group

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from triportrait.core.errors import InputError
-from triportrait.core.libraries import install, reason
+from triportrait.core.optional_packages import install, reason
 from triportrait.serve.faces.alignment import alignment_points
 from triportrait.serve.faces.face import Face
 from triportrait.serve.faces.searching import SMALLEST_TILE_PX, tiles

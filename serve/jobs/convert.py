@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from triportrait.core.published.convert import LICENCES, convert
-from triportrait.core.sentences import LONGEST_SENTENCE, shown
+from triportrait.core.safe_text import LONGEST_SENTENCE, shown
 
 logger = logging.getLogger(__name__)
 

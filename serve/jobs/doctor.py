@@ -17,8 +17,8 @@ import tyro
 
 from triportrait.core.errors import InputError
 from triportrait.core.gpus import first_gpu, why_unused
-from triportrait.core.libraries import install, line
-from triportrait.core.sentences import LONGEST_SENTENCE, shown
+from triportrait.core.optional_packages import install, line
+from triportrait.core.safe_text import LONGEST_SENTENCE, shown
 from triportrait.core.weights import DEMO, DEMO_FOLDER, KNOWS, named_weights
 from triportrait.serve.library_trials import Trial, tried
 

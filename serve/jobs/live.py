@@ -18,7 +18,7 @@ import tyro
 
 from triportrait.core.errors import InputError
 from triportrait.core.gpus import chosen_device
-from triportrait.core.libraries import fault, install
+from triportrait.core.optional_packages import fault, install
 from triportrait.core.weights import log_weights, named_weights
 from triportrait.serve.cuda_graph import BATCHES
 from triportrait.serve.faces.face import FaceProvider

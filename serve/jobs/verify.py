@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from triportrait.core.sentences import json_text
+from triportrait.core.safe_text import json_text
 from triportrait.serve.media.provenance.verify import verify
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.core.pickles import Persistent
-from triportrait.core.published.contract import PARENTS, STORED, Kind, manifest, numbers_of
 from triportrait.core.published.names import our_name
+from triportrait.core.published.network_contract import PARENTS, STORED, Kind, manifest, numbers_of
 from triportrait.core.seeded_weights import rule_tensor
 
 FREE = 7  # what stands for a size that the contract leaves open

@@ -18,10 +18,9 @@ from triportrait.core.config import portrait4d_v2
 from triportrait.core.errors import InputError
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.portrait import Portrait4D
-from triportrait.core.published import contract
-from triportrait.core.published.contract import ignored, manifest
 from triportrait.core.published.convert import convert
 from triportrait.core.published.names import our_name, rename
+from triportrait.core.published.network_contract import ignored, manifest
 from triportrait.serve.jobs.convert import Convert
 
 
@@ -216,7 +215,7 @@ def small(monkeypatch):
             for name, shape in manifest(kind).items()
         }
 
-    monkeypatch.setattr(contract, "manifest", shrunk)
+    monkeypatch.setattr(network_contract, "manifest", shrunk)
     monkeypatch.setattr(published_like, "manifest", shrunk)
 
 

@@ -176,7 +176,7 @@ def test_a_network_in_half_precision_draws_the_same_picture(tiny_portrait, dtype
 def test_chunks_of_rays_change_no_ray(tiny_portrait, monkeypatch):
     planes, uniforms = torch.randn(2, 3, 64, 64, 16), torch.rand(2, 64 * 64, 8)
     whole = tiny_portrait.volume(planes, several(fixed_camera(), 2), uniforms=uniforms)
-    monkeypatch.setattr("triportrait.kernels.march.contract.RAY_CHUNK", 300)
+    monkeypatch.setattr("triportrait.kernels.march.operator.RAY_CHUNK", 300)
     parts = tiny_portrait.volume(planes, several(fixed_camera(), 2), uniforms=uniforms)
     for name in ("feature", "depth", "opacity"):
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), atol=1e-5, rtol=1e-5)

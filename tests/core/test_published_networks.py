@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.core import pickles, published_like
 from triportrait.core.errors import InputError
-from triportrait.core.published.contract import (
+from triportrait.core.published.network_contract import (
     INDICES,
     PARENTS,
     STORED,

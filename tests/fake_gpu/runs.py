@@ -29,8 +29,8 @@ from triportrait.serve.reenactor import Controls, Reenactor
 from triportrait.serve.tracking_files import HeadParameters, Tracking
 from triportrait.train import presets
 from triportrait.train.config import StageName, TrainConfig
+from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.frozen import frozen
-from triportrait.train.engines.make import Engines
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.engines.training_engine import Group
 

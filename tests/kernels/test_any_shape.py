@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from triportrait.kernels.dispatch import use_backend
-from triportrait.kernels.testing import assert_agrees
+from triportrait.kernels.tolerance import assert_agrees
 from triportrait.profiling.cases import CASES, make_inputs
 
 RANGES = {  # operator -> size -> smallest and largest; what depends on others is drawn below

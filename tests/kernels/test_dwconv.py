@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from triportrait.kernels.dispatch import use_backend
 from triportrait.kernels.dwconv import depthwise_gelu
-from triportrait.kernels.testing import assert_agrees
+from triportrait.kernels.tolerance import assert_agrees
 from triportrait.profiling.cases import CASES, make_inputs
 
 BACKENDS = ["reference", "triton"]

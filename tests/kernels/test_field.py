@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from triportrait.kernels.field import FieldWeights, decode_field
-from triportrait.kernels.testing import assert_agrees
+from triportrait.kernels.tolerance import assert_agrees
 from triportrait.profiling.cases import CASES, make_inputs
 
 

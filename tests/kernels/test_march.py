@@ -11,8 +11,8 @@ from triportrait.kernels.dispatch import use_backend
 from triportrait.kernels.field import FieldWeights
 from triportrait.kernels.march import launch as march_launch
 from triportrait.kernels.march import march_rays
-from triportrait.kernels.march.contract import _power_of_two
 from triportrait.kernels.march.launch import Rays
+from triportrait.kernels.march.operator import _power_of_two
 from triportrait.profiling.cases import CASES, make_inputs
 
 BACKENDS = ["reference", "triton"]
@@ -108,7 +108,7 @@ def test_pieces_of_the_image_change_no_gradient(monkeypatch):
 
 def test_other_widths_take_the_small_operators(monkeypatch):
     """A fused tile needs powers of two; other networks still run on kernels."""
-    monkeypatch.setattr("triportrait.kernels.march.contract.pack", lambda *a: pytest.fail("fused"))
+    monkeypatch.setattr("triportrait.kernels.march.operator.pack", lambda *a: pytest.fail("fused"))
     sizes = {**SIZES, "C": 20}
     inputs = make_inputs("march", sizes, torch.float32)
     for one, other in zip(*by_backend(CASES["march"].op, *inputs), strict=True):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from triportrait.kernels.dispatch import use_backend
-from triportrait.kernels.testing import assert_agrees
+from triportrait.kernels.tolerance import assert_agrees
 from triportrait.profiling.cases import CASES, make_inputs, moved
 
 pytestmark = pytest.mark.gpu

@@ -16,7 +16,7 @@ from triportrait.kernels import dispatch
 from triportrait.kernels.dispatch import BackendUnavailable, use_backend
 from triportrait.kernels.march import contract as march
 from triportrait.kernels.march.launch import propose
-from triportrait.kernels.testing import assert_agrees
+from triportrait.kernels.tolerance import assert_agrees
 from triportrait.profiling.cases import CASES, Case, Inputs, make_inputs
 
 ALL = sorted(CASES)

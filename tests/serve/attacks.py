@@ -121,7 +121,7 @@ def noise(size: int, count: int) -> Frames:
 @torch.no_grad()
 def heads(size: int, count: int) -> Frames:
     """A procedural head that talks."""
-    from triportrait.train.data.scenes import motion, take_pictures, to_uint8
+    from triportrait.train.data.scene_sampling import motion, take_pictures, to_uint8
     from triportrait.train.evaluation.protocol import Sitter, renderer, unseen
 
     sitter, (_, camera) = Sitter.of(0, 3), unseen(0, 3)

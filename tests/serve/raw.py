@@ -18,7 +18,7 @@ from triportrait.serve.faces.head_pose import FRONTAL, RIGID
 from triportrait.train.data.heads.landmarks import landmarks
 from triportrait.train.data.heads.population import Expression
 from triportrait.train.data.heads.render import HeadRenderer
-from triportrait.train.data.scenes import motion, population, take_pictures, to_uint8
+from triportrait.train.data.scene_sampling import motion, population, take_pictures, to_uint8
 
 PHOTO = Path(__file__).parents[1] / "data" / "photo.jpg"
 # Marked by hand on the photograph enlarged 40 times, pixels from its corner, in the order of the 68 landmarks: around

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from triportrait import cli
-from triportrait.core import gpus, libraries
+from triportrait.core import gpus, optional_packages
 from triportrait.core.weights import DEMO_FOLDER
 from triportrait.serve import library_trials
 from triportrait.serve.jobs import doctor
@@ -241,13 +241,13 @@ class TestCard:
 
 def test_a_wheel_names_the_packages_of_an_extra(tmp_path, monkeypatch):
     """No index has the wheel's own name; a stranger could take it."""
-    monkeypatch.setattr(libraries, "_ROOT", tmp_path)
+    monkeypatch.setattr(optional_packages, "_ROOT", tmp_path)
     told = ["numpy>=1", 'fastapi>=0.163; extra == "serve"', 'aiortc==1; extra == "serve"', 'x; extra == "mesh"']
     told.append('y==2; platform_system == "Plan 9" and extra == "serve"')
-    monkeypatch.setattr(libraries.metadata, "requires", lambda name: told)
-    assert libraries.install("serve") == "pip install 'fastapi>=0.163' 'aiortc==1'"
+    monkeypatch.setattr(optional_packages.metadata, "requires", lambda name: told)
+    assert optional_packages.install("serve") == "pip install 'fastapi>=0.163' 'aiortc==1'"
     (tmp_path / "pyproject.toml").touch()
-    assert libraries.install("serve") == "pip install -e '.[serve]'"
+    assert optional_packages.install("serve") == "pip install -e '.[serve]'"
 
 
 def test_hints_name_no_package_of_the_index():

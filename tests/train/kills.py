@@ -32,11 +32,11 @@ def work(folder: Path, name: str) -> None:
     from tests.train import little
     from triportrait.train import loop
     from triportrait.train.data.parallel import one_thread
-    from triportrait.train.engines.make import Engines
+    from triportrait.train.engines.build_engines import Engines
     from triportrait.train.engines.ranks import process_group
     from triportrait.train.engines.zero import ZeroConfig
     from triportrait.train.networks import InitFrom
-    from triportrait.train.run import Run
+    from triportrait.train.run_folder import Run
     from triportrait.train.run_one_stage import OneStage
 
     loop.LOG_EVERY = 1

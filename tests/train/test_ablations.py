@@ -21,8 +21,8 @@ from triportrait.train import ablations
 from triportrait.train.ablations import TABLE, Columns, RowName, ablated, with_columns
 from triportrait.train.config import TrainConfig
 from triportrait.train.data.pictures import PictureSet, open_set
+from triportrait.train.evaluation.motion_response import Probe
 from triportrait.train.evaluation.probe import probe
-from triportrait.train.evaluation.response import Probe
 from triportrait.train.presets import STAGE_PRESETS, paper, tiny_stages
 from triportrait.train.stages import reenact as stage2
 from triportrait.train.stages.initialize import reads_motion

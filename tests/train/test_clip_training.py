@@ -29,7 +29,7 @@ from triportrait.train.config import OptimizerConfig, ReenactConfig, TrainConfig
 from triportrait.train.data.clip_store.store import PROGRESS
 from triportrait.train.networks import InitFrom
 from triportrait.train.presets import STAGE_PRESETS
-from triportrait.train.run import Run
+from triportrait.train.run_folder import Run
 from triportrait.train.run_one_stage import Loading, OneStage
 from triportrait.train.runs.checkpoints import checkpoints_of
 from triportrait.train.runs.stopping import Stopped

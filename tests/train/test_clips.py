@@ -28,7 +28,7 @@ from triportrait.train.data.heads.rasterize import project
 from triportrait.train.data.multiview import from_positions, to_positions
 from triportrait.train.data.pictures import Pictures, photograph
 from triportrait.train.data.resize import shrink
-from triportrait.train.data.scenes import filming_cameras, motion, population, take_pictures
+from triportrait.train.data.scene_sampling import filming_cameras, motion, population, take_pictures
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.stages import reenact as stage2
 from triportrait.train.stages.motion import motion_of

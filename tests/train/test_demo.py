@@ -26,7 +26,7 @@ from triportrait.serve.media.provenance.watermark import read
 from triportrait.serve.media.video.writer import write_video
 from triportrait.train import demo_tiles
 from triportrait.train.data.pictures import neck_grids
-from triportrait.train.data.scenes import motion, take_pictures
+from triportrait.train.data.scene_sampling import motion, take_pictures
 from triportrait.train.demo_tiles import CAST_HEADS, CAST_SEED, Character, characters, tiles
 from triportrait.train.evaluation.protocol import Sitter, driving_seed, renderer, unseen
 from triportrait.train.runs.weights import Cast, Trained

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.core.parity import Agrees, seeded
-from triportrait.core.published.contract import manifest
+from triportrait.core.published.network_contract import manifest
 from triportrait.core.seeded_weights import rule_normal
 from triportrait.core.types import Camera
 from triportrait.train.objectives.discriminator import (

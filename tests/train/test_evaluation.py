@@ -17,7 +17,7 @@ from triportrait.core.checkpoint import load_motion_encoder, load_portrait
 from triportrait.core.types import Camera, Driving
 from triportrait.train.data.heads.population import Expression
 from triportrait.train.data.pictures import Pictures, neck_grids
-from triportrait.train.data.scenes import expressions
+from triportrait.train.data.scene_sampling import expressions
 from triportrait.train.evaluation.image_metrics import agreement, depth_error, opacity_iou, psnr, sharpness, ssim
 from triportrait.train.evaluation.measure import (
     ANOTHER_HEAD,
@@ -37,6 +37,7 @@ from triportrait.train.evaluation.methods import (
     WeightsAndBaselines,
     copy_source,
 )
+from triportrait.train.evaluation.motion_response import Probe, products, response, responses
 from triportrait.train.evaluation.protocol import (
     CASES,
     CROSS,
@@ -53,7 +54,6 @@ from triportrait.train.evaluation.protocol import (
     groups,
     unseen,
 )
-from triportrait.train.evaluation.response import Probe, products, response, responses
 from triportrait.train.runs.weights import Cast
 from triportrait.train.stages.motion import read_motion
 

@@ -9,13 +9,13 @@ from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.render.rays import camera_rays
 from triportrait.kernels.nearest_face import nearest_face
+from triportrait.train.data.contact_sheets import around, posed
 from triportrait.train.data.heads.anatomy import Kind
 from triportrait.train.data.heads.paint import Part
 from triportrait.train.data.heads.population import Expression, HairStyle, sample_expression, stream
 from triportrait.train.data.heads.rasterize import project
 from triportrait.train.data.heads.shapes import rotate, rotation_matrix
-from triportrait.train.data.scenes import cameras
-from triportrait.train.data.sheets import around, posed
+from triportrait.train.data.scene_sampling import cameras
 
 JAW, BROWS, NOSE, RIGHT_EYE, LEFT_EYE = slice(0, 17), slice(17, 27), slice(27, 36), slice(36, 42), slice(42, 48)
 OUTER_LIPS, INNER_LIPS = slice(48, 60), slice(60, 68)

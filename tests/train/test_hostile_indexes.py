@@ -13,8 +13,8 @@ from triportrait.train.data.clip_store.store import KIND as CLIPS
 from triportrait.train.data.clip_store.store import ClipStore
 from triportrait.train.data.multiview import KIND as SET
 from triportrait.train.data.multiview import MultiviewSet
+from triportrait.train.nonfinite_replay import _config
 from triportrait.train.presets import PRESETS
-from triportrait.train.replay import _config
 from triportrait.train.runs.checkpoints import ema_weights
 from triportrait.train.runs.flatten import flattened
 from triportrait.train.runs.run_config import check_config

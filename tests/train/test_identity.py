@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from triportrait.core.errors import InputError
-from triportrait.core.published.contract import manifest
+from triportrait.core.published.network_contract import manifest
 from triportrait.train.objectives.identity import TEMPLATE, FaceIdentity, aligned_crop, identity_loss
 
 

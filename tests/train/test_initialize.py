@@ -13,7 +13,7 @@ from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.types import Camera, Driving
 from triportrait.train.data.heads.population import sample_expression, stream
-from triportrait.train.data.scenes import filming_cameras, population
+from triportrait.train.data.scene_sampling import filming_cameras, population
 from triportrait.train.stages.initialize import initialize, initialize_motion, motion_parameters, reads_motion
 
 HEADS = 4

@@ -22,9 +22,9 @@ from triportrait.train.engines.ranks import Ranks
 from triportrait.train.engines.training_engine import Group, PlainEngine
 from triportrait.train.loop import run_stage
 from triportrait.train.runs.checkpoints import checkpoints_of, load_newest
+from triportrait.train.runs.draw_grids import GAP_PX, LABEL_PX, shown_depth, write_grid
 from triportrait.train.runs.run_config import check_config
 from triportrait.train.runs.run_log import LOG
-from triportrait.train.runs.samples import GAP_PX, LABEL_PX, shown_depth, write_grid
 from triportrait.train.stages.stage import single_network
 
 IMAGES, BATCH = 120, 4  # 30 steps

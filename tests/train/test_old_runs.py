@@ -18,7 +18,7 @@ from triportrait.train.config import TrainConfig
 from triportrait.train.data.pictures import open_set
 from triportrait.train.networks import InitFrom
 from triportrait.train.presets import paper, tiny_stages
-from triportrait.train.run import Run
+from triportrait.train.run_folder import Run
 from triportrait.train.run_one_stage import OneStage
 from triportrait.train.runs.checkpoints import checkpoints_of, ema_weights
 from triportrait.train.runs.flatten import rebuilt

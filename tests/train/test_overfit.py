@@ -14,12 +14,12 @@ import torch
 
 from tests.train.runs import lines_of
 from triportrait import cli
-from triportrait.train.evaluation.response import responses
+from triportrait.train.evaluation.motion_response import responses
 from triportrait.train.presets import PRESETS
-from triportrait.train.run import Run
 from triportrait.train.run_all_stages import AllStages
+from triportrait.train.run_folder import Run
 from triportrait.train.runs.weights import load_trained
-from triportrait.train.stages.samples import reenacted
+from triportrait.train.stages.preview_grids import reenacted
 
 MOST_CPU_S = 25 * 60  # 20 minutes on idle cores; a thread that shares its core with another one counts for more
 

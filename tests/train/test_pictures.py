@@ -18,7 +18,7 @@ from triportrait.core.errors import InputError
 from triportrait.train.data import pictures
 from triportrait.train.data.heads.render import HeadRenderer
 from triportrait.train.data.pictures import PictureSet, join, open_set, photograph
-from triportrait.train.data.scenes import cameras, expressions, population
+from triportrait.train.data.scene_sampling import cameras, expressions, population
 
 CAST = little.CAST
 POSES, VIEWS = torch.tensor([7, 0, 11, 7]), torch.tensor([2, 0, 1, 1])

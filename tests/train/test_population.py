@@ -22,7 +22,7 @@ from triportrait.train.data.heads.population import (
     sample_light,
     stream,
 )
-from triportrait.train.data.scenes import cameras, expressions, motion
+from triportrait.train.data.scene_sampling import cameras, expressions, motion
 
 
 def equal(a, b) -> bool:

@@ -16,12 +16,12 @@ from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.core.types import Camera
 from triportrait.train.data import folders
+from triportrait.train.data.contact_sheets import sheet
 from triportrait.train.data.folders import whole_file
 from triportrait.train.data.head_videos import write_clips
 from triportrait.train.data.heads.population import Expression, Identity, Light, cast
 from triportrait.train.data.multiview import MultiviewSet, file_name, write_multiview
-from triportrait.train.data.scenes import motion
-from triportrait.train.data.sheets import sheet
+from triportrait.train.data.scene_sampling import motion
 
 SMALL = ["--size", "32", "--antialias", "1"]
 

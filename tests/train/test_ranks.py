@@ -25,7 +25,7 @@ from triportrait.core.errors import InputError
 from triportrait.train import loop
 from triportrait.train.config import ReenactConfig
 from triportrait.train.data.pictures import open_set
-from triportrait.train.engines.make import Engines
+from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.ranks import Ranks, launched_ranks
 from triportrait.train.engines.zero import ZeroConfig
 from triportrait.train.runs.checkpoints import CARD, checkpoints_of

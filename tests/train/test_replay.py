@@ -20,8 +20,8 @@ from triportrait import cli
 from triportrait.train import run_one_stage
 from triportrait.train.config import ReenactConfig, StageConfig, TrainConfig
 from triportrait.train.data.pictures import PictureSet
+from triportrait.train.evaluation.motion_response import Probe
 from triportrait.train.evaluation.probe import probe
-from triportrait.train.evaluation.response import Probe
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
 from triportrait.train.runs.checkpoints import CARD, checkpoints_of
 from triportrait.train.runs.flatten import flattened, rebuilt

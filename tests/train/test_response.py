@@ -12,8 +12,8 @@ from tests.train import little
 from triportrait.train.data.heads.paint import Part
 from triportrait.train.data.heads.population import EXPRESSION_AXES, Expression
 from triportrait.train.data.pictures import Pictures
-from triportrait.train.data.scenes import expressions, filming_cameras, population
-from triportrait.train.evaluation.response import AXES, Probe, Response, face_mask, responses, take_probe
+from triportrait.train.data.scene_sampling import expressions, filming_cameras, population
+from triportrait.train.evaluation.motion_response import AXES, Probe, Response, face_mask, responses, take_probe
 
 PROBED = ("jaw", "blink right", "blink", "gaze x")
 

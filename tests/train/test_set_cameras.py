@@ -22,7 +22,7 @@ from triportrait.core.types import Camera
 from triportrait.train.data.cameras import FILMED, NEAR_FRONT, PAPER, SET_CAMERAS, SetCameras, camera_preset_of
 from triportrait.train.data.multiview import MultiviewSet, write_multiview
 from triportrait.train.data.pictures import PictureSet, open_set
-from triportrait.train.data.scenes import cameras, filming_cameras
+from triportrait.train.data.scene_sampling import cameras, filming_cameras
 from triportrait.train.data.set_config import SetConfig
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
 from triportrait.train.stages import reenact as stage2

@@ -15,11 +15,11 @@ from tests.train.painting import Painter, everything, found_in
 from triportrait.core.render.cameras import LookAtRange, sample_look_at
 from triportrait.core.types import Camera, Driving, Head, Rendering
 from triportrait.train.config import LossConfig, ReenactConfig
+from triportrait.train.data.contact_sheets import around
 from triportrait.train.data.heads.population import Expression
 from triportrait.train.data.pictures import Pictures, PictureSet, photograph
 from triportrait.train.data.resize import shrink
-from triportrait.train.data.scenes import population
-from triportrait.train.data.sheets import around
+from triportrait.train.data.scene_sampling import population
 from triportrait.train.engines.schedule import ActiveTerms
 from triportrait.train.jobs.show_schedule import shown_schedule
 from triportrait.train.objectives.losses import feature_weight

@@ -36,7 +36,7 @@ from triportrait.train.objectives.perceptual import Gradients
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.runs.checkpoints import FOLDER, checkpoints_of, module_weights
 from triportrait.train.runs.claim import claim
-from triportrait.train.runs.samples import GAP_PX, LABEL_PX
+from triportrait.train.runs.draw_grids import GAP_PX, LABEL_PX
 from triportrait.train.stages import adversarial
 from triportrait.train.stages import reenact as stage2
 
@@ -168,7 +168,7 @@ def test_a_disk_that_fails_is_one_sentence(material, tmp_path, monkeypatch, caps
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("triportrait.train.stages.samples.write_grid", full)
+    monkeypatch.setattr("triportrait.train.stages.preview_grids.write_grid", full)
     said = refused(words(material, "stage2", tmp_path / "run"), capsys)
     assert "the run could not be written or read (no space left on device); free some space" in said
 

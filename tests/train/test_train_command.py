@@ -268,7 +268,7 @@ def test_a_full_disk_is_one_sentence(copied, capsys, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("triportrait.train.stages.samples.write_grid", full)
+    monkeypatch.setattr("triportrait.train.stages.preview_grids.write_grid", full)
     said = refused(["train", "overfit", "--out", copied], capsys)
     assert said == (
         f"{copied}: the run could not be written or read (no space left on device); free some space or "

@@ -28,14 +28,14 @@ from triportrait.core.source_commit import source_commit
 from triportrait.train import loop
 from triportrait.train.config import STAGES, LossConfig, OptimizerConfig, ReenactConfig, StageConfig
 from triportrait.train.data.set_config import SetConfig
-from triportrait.train.run import Run
 from triportrait.train.run_all_stages import AllStages
+from triportrait.train.run_folder import Run
 from triportrait.train.runs.checkpoints import CARD, checkpoints_of
 from triportrait.train.stages import motion
 from triportrait.train.stages import reenact as stage2
 from triportrait.train.stages import static as stage1
 from triportrait.train.stages.initialize import reads_motion
-from triportrait.train.stages.samples import reenacted
+from triportrait.train.stages.preview_grids import reenacted
 
 MODULES = {"stage1": stage1, "motion": motion, "stage2": stage2}
 NETWORK = {"stage1": "generator", "motion": "motion", "stage2": "generator"}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from triportrait.core.render.cameras import LookAtRange
-from triportrait.train.fields import share
+from triportrait.train.config_checks import share
 
 PAPER = LookAtRange()
 NEAR_FRONT = LookAtRange(yaw=(-0.5, 0.5), pitch=(-0.15, 0.35))  # where a small motion encoder still sees the face

@@ -18,7 +18,7 @@ from triportrait.core.atomic import put_folder, replacing
 from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
 from triportrait.core.files import MOST_INDEX, read_json
-from triportrait.core.sentences import literal
+from triportrait.core.safe_text import literal
 
 INDEX = "index.json"
 _NEW_FOLDER = "name a new one"

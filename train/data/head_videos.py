@@ -17,7 +17,7 @@ from triportrait.train.data.folders import whole_folder
 from triportrait.train.data.heads.population import EXPRESSION_AXES, check_seed_and_count
 from triportrait.train.data.heads.render import HeadRenderer, check_size
 from triportrait.train.data.multiview import check_pixels, numbers
-from triportrait.train.data.scenes import filming_cameras, motion, population, take_pictures, to_uint8
+from triportrait.train.data.scene_sampling import filming_cameras, motion, population, take_pictures, to_uint8
 
 KIND = "triportrait head clips"
 MOST_FRAMES, LARGEST_FPS = 10_000, 120

@@ -24,13 +24,14 @@ import torch
 from torch import Tensor
 
 from triportrait.core.errors import InputError
-from triportrait.core.sentences import literal
+from triportrait.core.safe_text import literal
+from triportrait.train.config_checks import check_range
 from triportrait.train.data.arrays import check_finite, check_rotations, check_shapes, read_arrays
 from triportrait.train.data.cameras import SET_CAMERAS, SetCameras
 from triportrait.train.data.folders import open_folder, whole_folder
 from triportrait.train.data.heads.population import EXPRESSION_AXES, Identity, Light, check_seed_and_count
 from triportrait.train.data.heads.render import HeadRenderer, check_size
-from triportrait.train.data.scenes import (
+from triportrait.train.data.scene_sampling import (
     EIGHT,
     cameras,
     faces,
@@ -39,7 +40,6 @@ from triportrait.train.data.scenes import (
     to_uint8,
 )
 from triportrait.train.data.set_config import FaceKind
-from triportrait.train.fields import check_range
 from triportrait.train.runs.flatten import rebuilt
 
 KIND = "triportrait multi-view heads"

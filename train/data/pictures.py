@@ -30,7 +30,7 @@ from triportrait.train.data.heads.population import Expression, Identity, Light
 from triportrait.train.data.heads.render import HeadRenderer
 from triportrait.train.data.multiview import MultiviewSet, from_positions, write_multiview
 from triportrait.train.data.resize import shrink
-from triportrait.train.data.scenes import take_pictures
+from triportrait.train.data.scene_sampling import take_pictures
 from triportrait.train.data.set_config import SetConfig
 
 POSES_AT_A_TIME = 16

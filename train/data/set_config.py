@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from triportrait.train.config_checks import nonnegative
 from triportrait.train.data.cameras import SET_CAMERAS, SetCameras
-from triportrait.train.fields import nonnegative
 
 FaceKind = Literal["random", "eight"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from triportrait.core.errors import InputError
-from triportrait.core.libraries import install, reason
+from triportrait.core.optional_packages import install, reason
 
 VERSION = "0.19.8"  # whose private members these are
 logger = logging.getLogger(__name__)

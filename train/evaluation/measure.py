@@ -16,8 +16,8 @@ from triportrait.train.data.parallel import in_order
 from triportrait.train.data.pictures import Pictures
 from triportrait.train.evaluation.image_metrics import agreement, depth_error, opacity_iou, psnr, sharpness, ssim
 from triportrait.train.evaluation.methods import Method, Prediction
+from triportrait.train.evaluation.motion_response import Probe, face_mask, products, response
 from triportrait.train.evaluation.protocol import CROSS, Group, Plan, ProbeSpec, Scene, SceneSpec
-from triportrait.train.evaluation.response import Probe, face_mask, products, response
 
 SAME_HEAD, ANOTHER_HEAD = "same head", "another head"
 SHEET_HEADS = 4  # of each group, on the sheet of pictures

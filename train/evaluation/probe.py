@@ -6,8 +6,8 @@ import torch
 
 from triportrait.train.config import TrainConfig
 from triportrait.train.data.heads.render import HeadRenderer
-from triportrait.train.data.scenes import expressions, filming_cameras, population
-from triportrait.train.evaluation.response import Probe, take_probe
+from triportrait.train.data.scene_sampling import expressions, filming_cameras, population
+from triportrait.train.evaluation.motion_response import Probe, take_probe
 
 PROBED = ("jaw", "blink", "gaze x")
 ROWS = 6  # in a grid of samples: heads, or views of fewer

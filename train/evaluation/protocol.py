@@ -19,8 +19,8 @@ from triportrait.core.types import Camera
 from triportrait.train.data.heads.population import LARGEST_SEED, Expression, Identity, Light
 from triportrait.train.data.heads.render import HeadRenderer
 from triportrait.train.data.pictures import Pictures, photograph
-from triportrait.train.data.scenes import expressions, filming_cameras, population
-from triportrait.train.evaluation.response import AXES, Probe, take_probe
+from triportrait.train.data.scene_sampling import expressions, filming_cameras, population
+from triportrait.train.evaluation.motion_response import AXES, Probe, take_probe
 from triportrait.train.runs.weights import Cast
 
 SELF, CROSS, NEW_VIEWS = "self", "cross", "new views"

@@ -15,10 +15,10 @@ import tyro
 
 from triportrait.core.checksum import sha256
 from triportrait.train.data.folders import whole_folder
+from triportrait.train.evaluation.contact_sheets import write_axes_sheet, write_pictures_sheet
 from triportrait.train.evaluation.measure import GroupResult, measure, tasks
 from triportrait.train.evaluation.methods import COPY, SOURCE_EXPRESSION, STATIC, WeightsAndBaselines
 from triportrait.train.evaluation.protocol import Plan, groups
-from triportrait.train.evaluation.sheets import write_axes_sheet, write_pictures_sheet
 from triportrait.train.evaluation.table import Gate, gates, markdown
 from triportrait.train.runs.weights import Trained, open_trained
 

@@ -11,7 +11,7 @@ import tyro
 from triportrait.core.errors import InputError
 from triportrait.train.engines.ranks import process_group
 from triportrait.train.jobs.ablation_options import OptionalStr
-from triportrait.train.replay import replay
+from triportrait.train.nonfinite_replay import replay
 from triportrait.train.runs.export import export
 
 

@@ -17,9 +17,9 @@ from triportrait.train.data.cameras import SET_CAMERAS, CameraPreset, shown_came
 from triportrait.train.data.check import check_data
 from triportrait.train.data.clip_store.filming import film_heads
 from triportrait.train.data.clip_store.importing import SKIPPED, Imported, import_lmdb
+from triportrait.train.data.contact_sheets import SheetKind, write_sheet
 from triportrait.train.data.head_videos import check_clips, write_clips
 from triportrait.train.data.multiview import check_multiview, holds_multiview, write_multiview
-from triportrait.train.data.sheets import SheetKind, write_sheet
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 
 from triportrait.core.errors import InputError
-from triportrait.core.sentences import shown as printable
+from triportrait.core.safe_text import shown as printable
 from triportrait.core.weights import log_weights, named_weights
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.video.writer import write_video

@@ -15,7 +15,7 @@ from triportrait.core.errors import InputError
 from triportrait.train.ablations import ablated, differences, with_motion
 from triportrait.train.config import STAGES, StageConfig, StageName, TrainConfig
 from triportrait.train.data.cameras import SET_CAMERAS, CameraPreset
-from triportrait.train.engines.make import Engines
+from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.ranks import (
     RaisedElsewhere,
     Ranks,
@@ -38,8 +38,8 @@ from triportrait.train.jobs.export_replay import Export, Replay
 from triportrait.train.jobs.show_schedule import shown_columns, shown_schedule, shown_views
 from triportrait.train.networks import InitFrom
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
-from triportrait.train.run import Run
 from triportrait.train.run_all_stages import AllStages
+from triportrait.train.run_folder import Run
 from triportrait.train.run_one_stage import Loading, OneStage
 from triportrait.train.runs.run_config import CONFIG
 from triportrait.train.runs.stopping import Stopped, stops_on_request

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from triportrait.core.errors import InputError
 from triportrait.core.files import check_tensor_file
-from triportrait.core.libraries import install, reason
+from triportrait.core.optional_packages import install, reason
 from triportrait.train.objectives.torchvision_ops import declare
 
 EXPECTED = "expected torchvision's VGG-16 (.pth or .safetensors, tensors features.0.weight ... features.28.bias)"

@@ -26,7 +26,7 @@ from triportrait.core.atomic import put_folder, sync
 from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
 from triportrait.core.files import MOST_INDEX, check_tensor_file, read_json
-from triportrait.core.sentences import shown
+from triportrait.core.safe_text import shown
 from triportrait.train.engines.ranks import RaisedElsewhere, Ranks
 from triportrait.train.engines.training_engine import Engine, State
 from triportrait.train.runs.old_keys import TENSOR_KINDS

@@ -12,7 +12,7 @@ from typing import Any
 from triportrait.core.atomic import write_text
 from triportrait.core.errors import InputError
 from triportrait.core.files import read_json
-from triportrait.core.sentences import literal, shown
+from triportrait.core.safe_text import literal, shown
 from triportrait.train.runs.old_keys import with_new_keys
 
 CONFIG = "config.json"

@@ -16,15 +16,15 @@ from triportrait.core.portrait import Portrait4D
 from triportrait.train.config import GROUP, StageConfig, TrainConfig
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.pictures import PictureSet
-from triportrait.train.engines.make import Engines
+from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.recompute import recompute
 from triportrait.train.engines.training_engine import Engine, Group, PlainEngine
-from triportrait.train.evaluation.response import Probe
+from triportrait.train.evaluation.motion_response import Probe
 from triportrait.train.objectives.discriminator import Discriminator, DiscriminatorConfig
 from triportrait.train.stages import motion, reenact, static
 from triportrait.train.stages.common import Models
 from triportrait.train.stages.initialize import reads_motion
-from triportrait.train.stages.samples import clip_sample, reenact_sample, static_sample
+from triportrait.train.stages.preview_grids import clip_sample, reenact_sample, static_sample
 from triportrait.train.stages.stage import Phase, SkippingData, Stage, single_network
 
 RENDERER = ("volume.", "superres.")  # how the names of its weights begin

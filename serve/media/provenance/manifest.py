@@ -15,8 +15,8 @@ from typing import Any
 from triportrait.core.atomic import replacing
 from triportrait.core.errors import InputError
 from triportrait.core.files import opened
-from triportrait.core.libraries import fault, install
-from triportrait.core.sentences import shown
+from triportrait.core.optional_packages import fault, install
+from triportrait.core.safe_text import shown
 from triportrait.serve.media.provenance.certificate import Identity, find_identity
 
 NAME = "triportrait"

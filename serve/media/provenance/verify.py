@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from triportrait.core.errors import InputError
-from triportrait.core.sentences import LONGEST_NAME, LONGEST_SENTENCE, bounded, shown
+from triportrait.core.safe_text import LONGEST_NAME, LONGEST_SENTENCE, bounded, shown
 from triportrait.serve.media.provenance.manifest import (
     COMPOSITE,
     GENERATED,

@@ -30,11 +30,16 @@ from triportrait.serve.media.pictures.animations import Animation, is_animation
 from triportrait.serve.media.pictures.file_type import is_motion_jpeg, is_picture, kind_of
 from triportrait.serve.media.pictures.picture_file import check_picture, read_picture
 from triportrait.serve.media.pictures.picture_folder import PICTURE_ENDINGS, left_out, sorted_folder
-from triportrait.serve.media.video.container_end import appended_recording, duration_s, end_of_pictures_s, is_cut_off
 from triportrait.serve.media.video.decoding import Tally, decoded, stamp_of, timed
 from triportrait.serve.media.video.deinterlacing import deinterlaced
 from triportrait.serve.media.video.frame_to_rgb import ToRgb
 from triportrait.serve.media.video.timestamps import Clock, demuxed, read_clock
+from triportrait.serve.media.video.truncated_or_joined import (
+    appended_recording,
+    duration_s,
+    end_of_pictures_s,
+    is_cut_off,
+)
 
 PICTURES_FPS = Fraction(25)
 

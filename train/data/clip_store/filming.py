@@ -22,7 +22,7 @@ from triportrait.train.data.heads.render import HeadRenderer
 from triportrait.train.data.heads.shapes import rotate, rotation_matrix
 from triportrait.train.data.multiview import to_positions
 from triportrait.train.data.parallel import in_order
-from triportrait.train.data.scenes import filming_cameras, motion, population, take_pictures, to_uint8
+from triportrait.train.data.scene_sampling import filming_cameras, motion, population, take_pictures, to_uint8
 
 HEADS = "heads"  # the `source` in the index of such a store
 MOST_POSITIONS = 128  # side of stored positions, px

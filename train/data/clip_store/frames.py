@@ -20,7 +20,7 @@ from torch import Tensor
 
 from triportrait.core.errors import InputError
 from triportrait.core.files import check_regular
-from triportrait.core.libraries import MISSING, fault, install, line, reason
+from triportrait.core.optional_packages import MISSING, fault, install, line, reason
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from triportrait.core.errors import InputError
 from triportrait.core.files import check_regular
-from triportrait.core.libraries import install, reason
+from triportrait.core.optional_packages import install, reason
 
 LABEL_WIDTH, MOTION_WIDTH = 437, 548
 COLUMNS = {"camera": (0, 25), "shape": (25, 325), "expression": (325, 425), "pose": (425, 431), "eyes": (431, 437)}

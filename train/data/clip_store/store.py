@@ -25,7 +25,7 @@ from triportrait.core.atomic import replacing, write_text
 from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
 from triportrait.core.files import MOST_INDEX, read_bytes, read_json
-from triportrait.core.sentences import literal, shown
+from triportrait.core.safe_text import literal, shown
 from triportrait.train.data.arrays import check_finite, check_rotations, read_arrays
 
 KIND = "triportrait clip store"

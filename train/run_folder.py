@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from triportrait.train.config import StageName, TrainConfig
-from triportrait.train.engines.make import Engines
+from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.loop import run_stage
 from triportrait.train.networks import InitFrom

@@ -17,7 +17,7 @@ from triportrait.train.data.folders import check_file, whole_file
 from triportrait.train.data.heads.population import Expression, check_seed_and_count, sample_expression, stream
 from triportrait.train.data.heads.render import HeadRenderer, check_size
 from triportrait.train.data.multiview import check_pixels
-from triportrait.train.data.scenes import filming_cameras, population, take_pictures, to_uint8
+from triportrait.train.data.scene_sampling import filming_cameras, population, take_pictures, to_uint8
 
 SheetKind = Literal["identities", "expressions", "views"]
 MOST_ON_A_SHEET = 400

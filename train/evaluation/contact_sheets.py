@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from triportrait.train.data.scenes import to_uint8
+from triportrait.train.data.scene_sampling import to_uint8
 from triportrait.train.evaluation.measure import AxesRow, GroupResult
 from triportrait.train.evaluation.protocol import VIEW_YAWS_DEG
 

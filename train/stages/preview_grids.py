@@ -17,8 +17,8 @@ from triportrait.core.types import Driving, Rendering
 from triportrait.train.config import TrainConfig
 from triportrait.train.data.pictures import Pictures, PictureSet
 from triportrait.train.evaluation.image_metrics import psnr
-from triportrait.train.evaluation.response import Probe, responses
-from triportrait.train.runs.samples import shown_depth, write_grid
+from triportrait.train.evaluation.motion_response import Probe, responses
+from triportrait.train.runs.draw_grids import shown_depth, write_grid
 from triportrait.train.stages import reenact, static
 from triportrait.train.stages.common import repeated
 from triportrait.train.stages.motion import AnyMotionEncoder, motion_of

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from triportrait.core.atomic import replacing
-from triportrait.train.data.scenes import to_uint8
+from triportrait.train.data.scene_sampling import to_uint8
 
 LABEL_PX, GAP_PX = 14, 2
 _PAPER, _INK = 250, (40, 40, 40)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from triportrait.core.errors import InputError
-from triportrait.core.sentences import (
+from triportrait.core.safe_text import (
     LONGEST_PIECE,
     LONGEST_SENTENCE,
     bounded,

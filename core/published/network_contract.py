@@ -16,7 +16,7 @@ from torch import Tensor
 from triportrait.core.config import portrait4d_v2
 from triportrait.core.errors import InputError
 from triportrait.core.published import manifests
-from triportrait.core.sentences import shown
+from triportrait.core.safe_text import shown
 from triportrait.kernels.fir import TAPS
 
 Kind = Literal["portrait", "motion", "genhead", "discriminator", "arcface"]
