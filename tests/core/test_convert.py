@@ -18,6 +18,7 @@ from triportrait.core.config import portrait4d_v2
 from triportrait.core.errors import InputError
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.portrait import Portrait4D
+from triportrait.core.published import network_contract
 from triportrait.core.published.convert import convert
 from triportrait.core.published.names import our_name, rename
 from triportrait.core.published.network_contract import ignored, manifest

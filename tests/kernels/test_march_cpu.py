@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from triportrait.kernels.dispatch import use_backend
-from triportrait.kernels.march import contract as march
 from triportrait.kernels.march import cpu
+from triportrait.kernels.march import operator as march
 from triportrait.profiling.cases import CASES, make_inputs
 
 SIZES = [

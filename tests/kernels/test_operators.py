@@ -14,7 +14,7 @@ from torch import Tensor
 
 from triportrait.kernels import dispatch
 from triportrait.kernels.dispatch import BackendUnavailable, use_backend
-from triportrait.kernels.march import contract as march
+from triportrait.kernels.march import operator as march
 from triportrait.kernels.march.launch import propose
 from triportrait.kernels.tolerance import assert_agrees
 from triportrait.profiling.cases import CASES, Case, Inputs, make_inputs
