@@ -5,6 +5,7 @@ A kernel that does not agree with its definition, at the sizes of the tests and 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 from collections.abc import Callable, Iterable
@@ -51,6 +52,18 @@ def bench(operators: Iterable[str], dtypes: Iterable[str], device: str) -> list[
             del sets
             gc.collect()
     return rows
+
+
+def run_once(name: str, dtype: str, device: str) -> None:
+    """Run a kernel forward and backward at the size that is timed, and at those at which it is compared.
+
+    An error is that of the comparison, which comes later and says so.
+    """
+    case = CASES[name]
+    for sizes in (case.paper, *case.odd) if device == "cuda" else case.odd[:1]:
+        inputs = moved(make_inputs(name, sizes, DTYPES[dtype]), device)
+        with contextlib.suppress(Exception):
+            _call(case.op, inputs, case.differentiable, "triton")()
 
 
 def disagreement(name: str, dtype: str, device: str) -> str:

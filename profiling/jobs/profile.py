@@ -127,9 +127,13 @@ class All:
 
     out: tyro.conf.Positional[Path]
     """The file to write, .json."""
+    part: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")] = ()
+    """Measure these parts only, `frame` or operators, and leave the rest of the file as it is; all by default."""
+    resume: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """Keep what the file has, and measure the rest."""
 
     def run(self) -> None:
-        """Measure; one GPU takes about ten minutes."""
+        """Compile, then measure part by part; one GPU takes about ten minutes."""
         _interpret_without_gpu()
         from triportrait.profiling.figures import profile
 
@@ -137,7 +141,8 @@ class All:
             raise InputError(f"out: expected a .json file, got {self.out}; name one")
         if not self.out.absolute().parent.is_dir():
             raise InputError(f"out: expected a file in a folder that exists, got {self.out}; make the folder")
-        profile(shlex.join(["triportrait", "profile", "all", self.out.name]), self.out)
+        words = [self.out.name, *(["--part", *self.part] if self.part else [])]
+        profile(shlex.join(["triportrait", "profile", "all", *words]), self.out, self.part, self.resume)
         print(self.out)
 
 

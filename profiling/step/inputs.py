@@ -23,6 +23,7 @@ from triportrait.core.types import Camera
 from triportrait.profiling.frame_parts import sphere_tables
 from triportrait.train.config import ReenactConfig, StageConfig, StageName, TrainConfig
 from triportrait.train.data.pictures import Pictures, PictureSet
+from triportrait.train.data.upload import upload
 from triportrait.train.objectives.identity import FaceIdentity
 from triportrait.train.objectives.lpips_distance import Lpips
 from triportrait.train.objectives.perceptual import perceptual
@@ -68,12 +69,8 @@ class StepInputs:
 
     def micro_batch(self) -> MicroBatch:
         """Copy the batch to the device and compute its necks; the step is the stage's last, when every term is on."""
-        if self.stage == "stage1":
-            driven, batch = "target", self.host_batch
-            batch = stage1.StaticBatch(batch.source.to(self.device), batch.target.to(self.device))
-        else:
-            driven, batch = "driving", self.host_batch.to(self.device)
-        neck = self.neck_field(*(numbers.to(self.device) for numbers in self.neck_numbers))
+        driven, batch = "target" if self.stage == "stage1" else "driving", self.host_batch.to(self.device)
+        neck = self.neck_field(*(upload(numbers, self.device) for numbers in self.neck_numbers))
         pictures = dataclasses.replace(getattr(batch, driven), neck=neck)
         batch = dataclasses.replace(batch, **{driven: pictures})
         return MicroBatch(batch, torch.Generator().manual_seed(0), self.stage_config.images - 1)

@@ -29,6 +29,7 @@ EVERY = 6  # one program in so many is compiled here, all by `python -m tests.fa
 SERVED, STAGES = ("fp32", "bf16", "fp16"), ("stage1", "stage2")
 FRAME_LAUNCHES, TURNED_LAUNCHES = 12, 15  # outside of graphs, of a captured frame
 LARGEST_STEP_GB = 22.0  # of 4 images, every phase of a stage; libraries' own workspaces come on top
+SMALL_CONSTANTS = 6  # of a stage's losses, some hundred bytes, copied while the host waits
 FAULTS = 8
 
 
@@ -76,6 +77,16 @@ def test_a_captured_frame_waits_for_its_pictures_alone(rows):
             assert frame["waits"] == {"event": 2}, "the picture, and whether it is finite"
             assert frame["replays"] == replays and frame["launches"] <= launches
             assert all(not copies["waiting"] for copies in frame["copies"].values())
+
+
+def test_a_step_of_training_waits_for_no_copy_of_its_batch(rows):
+    for run in (run for run in rows if run.startswith("stage")):
+        copies = rows[run]["batch to the device"]["copies"]["host to device"]
+        assert copies["bytes"] > 1e6
+        assert copies["waiting"] == 0, (run, copies)
+        random_numbers = rows[run]["main"]["copies"]["host to device"]
+        assert random_numbers["bytes"] > 12e6
+        assert random_numbers["waiting"] <= SMALL_CONSTANTS, (run, random_numbers)
 
 
 def test_a_step_of_four_images_has_room_in_40_GB(rows):

@@ -13,6 +13,7 @@ import pytest
 from triportrait import cli
 from triportrait.profiling import figures, frame, kernels
 from triportrait.profiling.cases import CASES
+from triportrait.profiling.warm_up import compile_beforehand
 
 
 def refused(arguments, capsys):
@@ -91,6 +92,43 @@ def test_all_figures_go_into_one_file(tmp_path, capsys, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["figures.json"]
     message = refused(["report", out], capsys)
     assert "these are of a CPU and no performance" in message
+
+
+def test_figures_are_measured_in_parts_and_gone_on_with(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(figures, "CASES", {name: CASES[name] for name in ("composite", "importance")})
+    measured: list[str] = []
+
+    def row(name: str) -> dict[str, str]:
+        measured.append(name)
+        return {"operator": name, "way": name, "number": str(len(measured))}
+
+    monkeypatch.setattr(figures.kernels, "bench", lambda names, dtypes, device: [row(name) for name in names])
+    monkeypatch.setattr(figures.frame, "bench", lambda config, device: [row("frame")])
+    out = tmp_path / "figures.json"
+    assert cli.main(["profile", "all", str(out), "--part", "importance"]) == 0
+    assert measured == ["importance"]
+    assert cli.main(["profile", "all", str(out), "--resume"]) == 0
+    assert measured == ["importance", "frame", "composite"]
+    assert cli.main(["profile", "all", str(out), "--part", "composite"]) == 0
+    written = json.loads(out.read_text())
+    assert {row["operator"]: row["number"] for row in written["kernels"]} == {"importance": "1", "composite": "4"}
+    assert written["frame"][0]["number"] == "2"
+    assert written["work"]
+    assert "part: expected some of frame, composite, importance, got 'speed'" in refused(
+        ["all", out, "--part", "speed"], capsys
+    )
+    written["machine"]["commit"] = "another"
+    out.write_text(json.dumps(written))
+    assert "these are of another; name another file" in refused(["all", out, "--resume"], capsys)
+    assert json.loads(out.read_text()) == written
+
+
+def test_what_is_measured_is_compiled_beforehand_in_processes():
+    """On a CPU the same processes interpret, and count their CPU seconds."""
+    beforehand = compile_beforehand([("composite", "fp32"), ("importance", "fp32")], "cpu")
+    assert beforehand["operators"] == 2
+    assert 0 < beforehand["cpu_seconds"] < 100
+    assert beforehand["seconds on 16 cores"] <= beforehand["cpu_seconds"]
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,8 @@ def main(out: Path) -> None:
             for stage, offload in CASES
             for clip in (0.0, 0.5)
         }
+        for stage in range(1, 4):
+            found[f"{stage} overlap"] = compare(ranks, ZeroConfig(stage, bucket=1000, overlap=True), 0.5)
         if ranks.first:
             out.write_text(json.dumps(found, indent=1))
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +31,7 @@ from triportrait.train.data.multiview import MultiviewSet, from_positions, write
 from triportrait.train.data.resize import shrink
 from triportrait.train.data.scene_sampling import take_pictures
 from triportrait.train.data.set_config import SetConfig
+from triportrait.train.data.upload import upload
 
 POSES_AT_A_TIME = 16
 
@@ -70,9 +70,7 @@ class Pictures:
 
     def to(self, device: torch.device | str) -> Pictures:
         """Return the pictures on a device."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        moved: dict[str, Any] = {n: value.to(device) if hasattr(value, "to") else value for n, value in fields.items()}
-        return Pictures(**moved)
+        return upload(self, device)
 
 
 class PictureSet:

@@ -36,7 +36,8 @@ def load_deepspeed() -> Any:
             f"{install('train')}"
         ) from error
     check_version(deepspeed.__version__)
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if os.environ["DS_ACCELERATOR"] == "cpu":  # on a GPU, to ask makes every rank probe all builders
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", verbose=False)
     return deepspeed

@@ -13,6 +13,7 @@ from triportrait.core.types import Head, NeckGrid, Rendering
 from triportrait.train.config import LossConfig, Precision, StageConfig
 from triportrait.train.data.pictures import Pictures
 from triportrait.train.data.resize import shrink
+from triportrait.train.data.upload import upload
 from triportrait.train.engines.schedule import ActiveTerms, active_terms
 from triportrait.train.objectives.adversary import DiscriminatorInput, adversarial_loss
 from triportrait.train.objectives.discriminator import Discriminator
@@ -118,7 +119,7 @@ def sampling_noise(
     jitter = torch.rand(batch, config.num_coarse, generator=rng)
     uniforms = torch.rand(batch, rays, config.num_fine, generator=rng)
     device = head.planes.device
-    return jitter.to(device), uniforms.to(device)
+    return upload(jitter, device), upload(uniforms, device)
 
 
 def compare(rendering: Rendering, target: Pictures, perceptual: Perceptual, config: LossConfig) -> dict[str, Tensor]:

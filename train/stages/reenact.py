@@ -9,7 +9,7 @@ Letters: B sources.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +22,7 @@ from triportrait.core.types import Camera, Driving, Rendering
 from triportrait.train.config import LossConfig, Precision, ReenactConfig
 from triportrait.train.data.heads.rasterize import project
 from triportrait.train.data.pictures import Pictures
+from triportrait.train.data.upload import upload
 from triportrait.train.engines.schedule import ActiveTerms
 from triportrait.train.objectives.discriminator import Discriminator
 from triportrait.train.objectives.identity import FaceIdentity
@@ -59,7 +60,7 @@ class ReenactBatch:
 
     def to(self, device: torch.device | str) -> ReenactBatch:
         """Return the batch on a device."""
-        return ReenactBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return upload(self, device)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from triportrait.core.types import Driving, Head, Rendering
 from triportrait.train.config import LossConfig, Precision, StageConfig
 from triportrait.train.data.pictures import Pictures, PictureSet, join
 from triportrait.train.data.resize import shrink
+from triportrait.train.data.upload import upload
 from triportrait.train.engines.schedule import ActiveTerms
 from triportrait.train.objectives.discriminator import Discriminator
 from triportrait.train.objectives.identity import FaceIdentity
@@ -57,7 +58,7 @@ class StaticBatch:
 
     def to(self, device: torch.device | str) -> StaticBatch:
         """Return the batch on a device."""
-        return StaticBatch(self.source.to(device), self.target.to(device))
+        return upload(self, device)
 
 
 @dataclass(frozen=True)

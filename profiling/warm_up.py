@@ -1,0 +1,51 @@
+"""Compile what is going to be measured, beside each other: Triton keeps programs in its cache on the disk, by process.
+
+Measuring compiles one program after the other; on a GPU with sixteen cores most of a first run would be waiting for it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+MOST_PROCESSES = 16  # each has the CUDA context of its own, some hundred MB of the GPU
+
+
+def compile_beforehand(work: Sequence[tuple[str, str]], device: str) -> dict[str, Any]:
+    """Run operators once in processes of their own, at the sizes that are measured and tested.
+
+    Args:
+        work: (operator, dtype), each once.
+        device: cuda; a CPU has nothing to compile, it interprets.
+
+    Returns:
+        How many operators, processes, seconds and CPU seconds it took; CPU seconds by sixteen are what it takes there.
+    """
+    began, processes = time.perf_counter(), max(1, min(MOST_PROCESSES, os.cpu_count() or 1, len(work)))
+    spawned = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
+    with ProcessPoolExecutor(processes, spawned) as pool:
+        cpu_s = sum(pool.map(_run_once, work, [device] * len(work)))
+    return {
+        "operators": len(work), "processes": processes, "seconds": round(time.perf_counter() - began, 1),
+        "cpu_seconds": round(cpu_s, 1), "seconds on 16 cores": round(cpu_s / 16, 1),
+    }  # fmt: skip
+
+
+def _run_once(work: tuple[str, str], device: str) -> float:
+    """Run an operator forward and backward at all of its sizes; return the CPU seconds of the process for it."""
+    from triportrait.profiling.kernels import run_once
+
+    before = _cpu_s()
+    run_once(*work, device)
+    return _cpu_s() - before
+
+
+def _cpu_s() -> float:
+    """The CPU seconds of this process and of those that it has ended: Triton runs ptxas in one."""
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in usage)
