@@ -50,7 +50,7 @@ def copied(done, tmp_path) -> Path:
 @pytest.fixture
 def no_work(monkeypatch):
     """Whatever takes long fails."""
-    for name in ("run.run_stage", "run_all_stages.probe", "run_all_stages.Portrait4D"):
+    for name in ("run_folder.run_stage", "run_all_stages.probe", "run_all_stages.Portrait4D"):
         monkeypatch.setattr(f"triportrait.train.{name}", lambda *a, **k: pytest.fail("worked"))
     monkeypatch.setattr("triportrait.train.data.heads.render.HeadRenderer.__init__", lambda *a: pytest.fail("drew"))
 
@@ -290,10 +290,10 @@ def test_what_a_stage_should_not_be_built_on_is_said(tmp_path):
 
 def test_the_card_names_the_command_and_each_commit(tmp_path, monkeypatch):
     run = tmp_path / "a run"
-    monkeypatch.setattr("triportrait.train.run_all_stages.commit", lambda: "one")
+    monkeypatch.setattr("triportrait.train.run_all_stages.source_commit", lambda: "one")
     arguments = ["train", "overfit", "--out", str(run), "--seed", "4"]
     assert cli.main([*arguments, "--until", "stage1"]) == 0
-    monkeypatch.setattr("triportrait.train.run_all_stages.commit", lambda: "two")
+    monkeypatch.setattr("triportrait.train.run_all_stages.source_commit", lambda: "two")
     for _ in range(2):
         assert cli.main([*arguments, "-v"]) == 0
     for folder, network in (("weights", "reenactment"), ("static", "static synthesizer")):
