@@ -49,7 +49,7 @@ def profile(command: str, out: Path, parts: Sequence[str] = (), resume: bool = F
     if device == "cuda":
         work = [(name, dtype) for name in operators for dtype in _dtypes_of(name)]
         logger.info("compile: %d operators and dtypes", len(work))
-        figures["compiled beforehand"] = compile_beforehand(work, device)
+        figures.setdefault("compiled beforehand", []).append(compile_beforehand(work, device))
         write_figures(figures, out)
     if "frame" in wanted:
         figures["frame"] = frame.bench(frame.config_for(device), device)
@@ -57,6 +57,7 @@ def profile(command: str, out: Path, parts: Sequence[str] = (), resume: bool = F
     for name in operators:
         figures["kernels"] = [row for row in figures["kernels"] if row["operator"] != name]
         figures["kernels"] += kernels.bench([name], _dtypes_of(name), device)
+        figures["kernels"].sort(key=lambda row: list(CASES).index(row["operator"]))
         write_figures(figures, out)
 
 
@@ -140,6 +141,10 @@ def _read_complete(path: Path) -> dict[str, Any]:
     machine, red = figures["machine"], [row for row in (*figures["frame"], *figures["kernels"]) if "red" in row]
     if not machine.get("chip"):
         raise InputError(f"{path}: expected figures of a GPU, these are of a CPU and no performance; run it on a GPU")
+    measured = {row["operator"] for row in figures["kernels"]} | ({"frame"} if figures["frame"] else set())
+    missing = [part for part in part_names() if part not in measured]
+    if missing:
+        raise InputError(f"{path}: {', '.join(missing)} not measured yet; go on by `triportrait profile all --resume`")
     if red:
         raise InputError(f"{path}: {len(red)} rows have no figure, the first: {red[0]['red']}; mend that first")
     return figures

@@ -30,7 +30,7 @@ from triportrait.serve.image_tensors import to_size
 from triportrait.serve.live.inference import EXAMPLES, decode_jpeg, encode_jpeg
 from triportrait.serve.media.provenance.watermark import Watermark
 from triportrait.serve.media.video.clips import open_clip
-from triportrait.serve.media.video.encoders import Encoder, chosen_encoder
+from triportrait.serve.media.video.encoders import Encoder, chosen_encoder, nvenc_opens
 from triportrait.serve.media.video.writer import VideoWriter
 
 AIM_MS = 4.0  # at most, of any part, where the faces are known
@@ -67,7 +67,10 @@ def host_parts(side_px: int, frames: int = FRAMES) -> list[HostPart]:
     with _one_core(), tempfile.TemporaryDirectory() as folder:
         pictures = _pictures(side_px, frames)
         film = Path(folder) / "driving.mp4"
-        encoder = chosen_encoder("auto", on_gpu=True)
+        encoder, encoder_name = (
+            chosen_encoder("auto", on_gpu=True),
+            "NVENC" if nvenc_opens(side_px, side_px) else "x264 veryfast",
+        )
         fast = _per_frame(lambda: _write(film, pictures, encoder), frames)
         slow = _per_frame(lambda: _write(film, pictures, "x264"), frames)
         reading = _per_frame(lambda: [frame.image for frame in open_clip(film).frames()], frames)
@@ -90,7 +93,7 @@ def host_parts(side_px: int, frames: int = FRAMES) -> list[HostPart]:
             HostPart("the motion crop's place", "film: drive", _each(lambda _: crop_map(landmarks, side_px), pictures)),
             HostPart("watermark", "film: write", _each(mark, pictures), on_gpu=True),
             HostPart("to YUV, H.264 as beside a CPU (x264 medium)", "film: write, CPU", slow),
-            HostPart(f"to YUV, H.264 as beside a GPU ({encoder})", "film: write", fast),
+            HostPart(f"to YUV, H.264 as beside a GPU ({encoder_name})", "film: write", fast),
             HostPart("decode JPEG", "live: face", _each(decode_jpeg, jpegs)),
             HostPart("follow a known face", "live: face", following),
             HostPart("cut the face out", "live: face", cutting),

@@ -5,7 +5,6 @@ A kernel that does not agree with its definition, at the sizes of the tests and 
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 from collections.abc import Callable, Iterable
@@ -54,16 +53,21 @@ def bench(operators: Iterable[str], dtypes: Iterable[str], device: str) -> list[
     return rows
 
 
-def run_once(name: str, dtype: str, device: str) -> None:
+def run_once(name: str, dtype: str, device: str) -> int:
     """Run a kernel forward and backward at the size that is timed, and at those at which it is compared.
 
-    An error is that of the comparison, which comes later and says so.
+    Returns:
+        How many sizes failed; the comparison, which comes later, says why.
     """
-    case = CASES[name]
+    case, failed = CASES[name], 0
     for sizes in (case.paper, *case.odd) if device == "cuda" else case.odd[:1]:
-        inputs = moved(make_inputs(name, sizes, DTYPES[dtype]), device)
-        with contextlib.suppress(Exception):
-            _call(case.op, inputs, case.differentiable, "triton")()
+        try:
+            _call(case.op, moved(make_inputs(name, sizes, DTYPES[dtype]), device), case.differentiable, "triton")()
+        except Exception:
+            failed += 1
+        if device == "cuda":
+            torch.cuda.empty_cache()  # other processes want it
+    return failed
 
 
 def disagreement(name: str, dtype: str, device: str) -> str:

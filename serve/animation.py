@@ -253,7 +253,9 @@ class Animation:
             head = self._reenactor.head(self._source, driving_face, controls)
             if self.marks and self._reenactor.device.type == "cuda" and not self._origin.composite:
                 marked = self._reenactor.marked_views(head, cameras, self._signs)[0]
-                return AnimatedFrame(marked[0], frame.time_s, frame.index, cameras[0], face.found, self._origin, marked)
+                return AnimatedFrame(
+                    marked[0].copy(), frame.time_s, frame.index, cameras[0], face.found, self._origin, marked
+                )
             views = self._reenactor.views(head, cameras)
         if self._paste is not None:
             with self._times.part("paste back"):

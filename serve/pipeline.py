@@ -469,8 +469,10 @@ def _device(device: str | torch.device) -> torch.device:
         raise InputError(f"device: expected auto, cpu or cuda, got {device!r}; name one of them") from error
     if chosen.type == "cuda":
         chosen_device("cuda")
-        if chosen.index is not None and chosen.index >= torch.cuda.device_count():
-            raise InputError(f"device: expected one of {torch.cuda.device_count()} CUDA devices, got {chosen}")
+        if chosen.index not in (None, torch.cuda.current_device()):
+            raise InputError(
+                f"device: expected cuda, this process's current card, got {chosen}; choose it by CUDA_VISIBLE_DEVICES"
+            )
     elif chosen.type != "cpu":
         raise InputError(f"device: expected auto, cpu or cuda, got {chosen.type}; name one of them")
     return chosen

@@ -120,7 +120,7 @@ def _write_video(
 
 def _marked(frame: AnimatedFrame, stamp: Stamp) -> np.ndarray:
     """The picture as it is written: marked here, unless the network's device has done it."""
-    if stamp.marks and frame.marked is not None and frame.marked[0] is frame.image:
+    if stamp.marks and frame.marked is not None and np.array_equal(frame.marked[0], frame.image):
         return frame.marked[1]
     return stamp.mark(frame.image)
 

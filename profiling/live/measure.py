@@ -87,12 +87,14 @@ def _figures_of(record: SessionRecord) -> dict[str, Any]:
 
 
 def _utilisation(numbers: dict[str, float], fps: float) -> dict[str, float]:
-    """Compute the share of its time that each part of the server is busy with results at a rate, all sessions together.
+    """Estimate the share of its time that each part of the server is busy at a rate of results, all sessions together.
 
-    The times of the host's parts are those that the server measured when it started.
+    The times of parts are those that the server measured when it started, the device's in full batches. The parts that
+    are for WebRTC, which this client does not use, are left out.
     """
     pattern = re.compile(r'triportrait_part_seconds\{part="(\w+)"\}')
     seconds = {found[1]: value for name, value in numbers.items() if (found := pattern.fullmatch(name))}
+    seconds = {part: seconds[part] for part in ("device", "faces", "finishing") if part in seconds}
     threads = {part: numbers[f'triportrait_part_threads{{part="{part}"}}'] for part in seconds}
     return {part: round(fps * seconds[part] / threads[part], 3) for part in seconds}
 
@@ -183,7 +185,7 @@ def table(figures: dict[str, Any]) -> str:
     ]
     if busy := figures["utilisation"]:
         shares = ", ".join(f"{part} {100 * share:.0f} %" for part, share in busy.items())
-        lines += ["", f"Busy at this rate: {shares}; the bottleneck is {max(busy, key=busy.__getitem__)}."]
+        lines += ["", f"Busy at this rate, estimated: {shares}; the bottleneck is {max(busy, key=busy.__getitem__)}."]
     if len(figures["over_time"]) > 1:
         lines += [
             "",

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from triportrait.core.errors import InputError
+from triportrait.profiling import figures
+from triportrait.profiling.cases import CASES
 from triportrait.profiling.figures import BEGIN, END, report
 
 TIMES = {"p20": 1.0, "p50": 1.5, "p80": 1.6, "p90": 1.7, "p99": 2.0, "repetitions": 20, "peak_MB": 10.0}
@@ -29,7 +31,8 @@ FIGURES = {
 
 
 @pytest.fixture
-def files(tmp_path):
+def files(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "CASES", {"march": CASES["march"]})
     (tmp_path / "README.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     (tmp_path / "figures.json").write_text(json.dumps(FIGURES))
     return tmp_path / "figures.json", tmp_path / "README.md", tmp_path / "chart.png"
@@ -63,16 +66,21 @@ def _red(figures):
     return "1 rows have no figure, the first: off by 3"
 
 
+def _no_frame(figures):
+    figures["frame"] = []
+    return "frame not measured yet; go on by `triportrait profile all --resume`"
+
+
 def _cpu(figures):
     figures["machine"]["chip"] = ""
     return "these are of a CPU and no performance"
 
 
-@pytest.mark.parametrize("damage", [_red, _cpu])
+@pytest.mark.parametrize("damage", [_red, _cpu, _no_frame])
 def test_figures_that_are_none_are_not_written(damage, files):
-    figures = copy.deepcopy(FIGURES)
-    message = damage(figures)
-    files[0].write_text(json.dumps(figures))
+    damaged = copy.deepcopy(FIGURES)
+    message = damage(damaged)
+    files[0].write_text(json.dumps(damaged))
     before = files[1].read_text()
     with pytest.raises(InputError, match=message):
         report(*files)

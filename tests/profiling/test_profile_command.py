@@ -127,6 +127,7 @@ def test_what_is_measured_is_compiled_beforehand_in_processes():
     """On a CPU the same processes interpret, and count their CPU seconds."""
     beforehand = compile_beforehand([("composite", "fp32"), ("importance", "fp32")], "cpu")
     assert beforehand["operators"] == 2
+    assert beforehand["failed"] == 0
     assert 0 < beforehand["cpu_seconds"] < 100
     assert beforehand["seconds on 16 cores"] <= beforehand["cpu_seconds"]
 

@@ -131,7 +131,8 @@ def test_the_parts_of_the_host_are_measured():
     assert costs["encoding"].threads == os.cpu_count()
     parts = [costs[name].seconds for name in ("faces", "finishing", "encoding")]
     assert min(parts) > 0
-    assert costs["cores"].seconds == pytest.approx(sum(parts))
+    assert costs["cores"].seconds < sum(parts), "a session gets JPEG or VP8, not both"
+    assert costs["cores"].seconds >= costs["faces"].seconds + costs["encoding"].seconds
 
 
 def test_settings_are_taken_as_numbers_in_range_and_nothing_else():

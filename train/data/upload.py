@@ -14,7 +14,7 @@ Value = TypeVar("Value")
 def upload(value: Value, device: torch.device | str) -> Value:
     """Move a tensor, or all tensors of a dataclass, to a device; other values stay as they are.
 
-    The copy to a GPU runs beside the host: what the tensor held when it was given is what arrives.
+    The copy to a GPU runs beside the host, from memory that nobody else has.
     """
     if isinstance(value, Tensor):
         if torch.device(device).type == "cuda" and value.device.type == "cpu":

@@ -31,7 +31,7 @@ class ZeroConfig:
         offload: moments and their step on the CPU.
         bucket: elements that are reduced or gathered together.
         overlap: communicate beside the backward pass, on streams of its own. Off until a GPU has shown that it changes
-            nothing; on one node it gains little.
+            nothing.
     """
 
     stage: int = 1

@@ -23,7 +23,7 @@ import math
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import combinations
 from typing import TypeVar
 
@@ -310,14 +310,22 @@ def _tables(device: torch.device) -> _Tables:
     )
 
 
-@lru_cache(maxsize=8)
 def _thresholds(height: int, width: int, device: torch.device) -> Tensor:
+    """See `_thresholds_of`. A graph reads those of a GPU where they lie: they are kept for good."""
+    return (_host_thresholds if device.type == "cpu" else _device_thresholds)(height, width, device)
+
+
+def _thresholds_of(height: int, width: int, device: torch.device) -> Tensor:
     """[H, W] in 0 to 1, evenly spread over small squares (the bits of x ^ y and y interleaved, reversed)."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     level = torch.zeros(height, width)
     for bit in range(3):
         level += ((x ^ y) >> bit & 1) * 2.0 ** -(2 * bit + 1) + (y >> bit & 1) * 2.0 ** -(2 * bit + 2)
     return (level + 2.0**-7).to(device)
+
+
+_host_thresholds = lru_cache(maxsize=8)(_thresholds_of)
+_device_thresholds = cache(_thresholds_of)
 
 
 def _measure(y: Tensor) -> tuple[Tensor, Tensor]:

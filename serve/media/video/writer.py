@@ -54,7 +54,7 @@ class VideoWriter:
 
     Use as a context manager, or by `open`, then `close` or `abandon`. On any exception the partial file is removed and
     an existing output stays as it was, as one does that appears while writing, unless `overwrite`. The same input gives
-    the same bytes. .mp4, .mov and .mkv are H.264, .webm is VP9; both 8-bit 4:2:0, tagged BT.709.
+    the same bytes, unless NVENC encodes. .mp4, .mov and .mkv are H.264, .webm is VP9; both 8-bit 4:2:0, tagged BT.709.
 
     Args:
         path: output file, its ending one of `VIDEO_ENDINGS`.
@@ -238,8 +238,8 @@ class VideoWriter:
         return container
 
     def _add_video(self) -> av.VideoStream:
-        encoder, options = encoder_of(_KINDS[self.path.suffix.lower()][1], self._encoder, self._crf)
         width, height = (side + side % 2 for side in self.size_px)
+        encoder, options = encoder_of(_KINDS[self.path.suffix.lower()][1], self._encoder, self._crf, (width, height))
         return _add_stream(self._container, encoder, self.fps, options, (width, height), Fraction(1, self._clock))
 
 
