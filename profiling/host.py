@@ -10,8 +10,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from triportrait.serve.media.provenance.watermark import Watermark
 from triportrait.serve.media.video.clips import open_clip
 from triportrait.serve.media.video.encoders import Encoder, chosen_encoder, nvenc_opens
 from triportrait.serve.media.video.writer import VideoWriter
+from triportrait.train.data.parallel import one_thread
 
 AIM_MS = 4.0  # at most, of any part, where the faces are known
 FRAMES = 90
@@ -64,7 +64,7 @@ def host_parts(side_px: int, frames: int = FRAMES) -> list[HostPart]:
         side_px: side of the pictures, pixels: as the network's are, and those that drive it.
         frames: how many pictures are taken.
     """
-    with _one_core(), tempfile.TemporaryDirectory() as folder:
+    with one_thread(), tempfile.TemporaryDirectory() as folder:
         pictures = _pictures(side_px, frames)
         film = Path(folder) / "driving.mp4"
         encoder, encoder_name = (
@@ -152,16 +152,6 @@ def _verdict(part: HostPart) -> str:
     if part.finds_faces:
         return "only where faces are to be found"
     return "yes" if part.ms <= AIM_MS else "**no**" if not part.thread.endswith("CPU") else "not beside a GPU"
-
-
-@contextmanager
-def _one_core() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _each(part: Callable[[Any], object], items: Sequence[Any]) -> float:

@@ -251,7 +251,7 @@ class Animation:
                 driving_face = replace(driving_face, tracking=tracking)
             cameras = self._cameras(driving_face, controls, frame.time_s)
             head = self._reenactor.head(self._source, driving_face, controls)
-            if self.marks and self._reenactor.device.type == "cuda" and not self._origin.composite:
+            if self.marks and self._reenactor.marks_on_device and not self._origin.composite:
                 marked = self._reenactor.marked_views(head, cameras, self._signs)[0]
                 return AnimatedFrame(
                     marked[0].copy(), frame.time_s, frame.index, cameras[0], face.found, self._origin, marked

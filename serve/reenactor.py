@@ -119,6 +119,11 @@ class Reenactor:
         return self.portrait.config.image_size
 
     @property
+    def marks_on_device(self) -> bool:
+        """Whether watermarks are put in by the pass that renders, and not by threads of the host: on a GPU."""
+        return self.device.type == "cuda"
+
+    @property
     def can_steer_gaze(self) -> bool:
         """Tell whether the motion has numbers for the gaze; the published encoder's eyes are an embedding."""
         return not self.static and isinstance(self.motion_encoder, SmallMotionEncoder)

@@ -26,8 +26,8 @@ def host_costs(engine: Engine, threads: int) -> dict[str, HostCost]:
         threads: how many threads find faces, and how many finish pictures.
 
     Returns:
-        Faces, finishing (watermark where no GPU makes it, JPEG), encoding (VP8, where WebRTC is installed), and what a
-        session takes of the machine's cores: it gets JPEG or VP8, not both.
+        Faces, finishing (watermark where no GPU makes it, JPEG), encoding (VP8), and what a session takes of the
+        machine's cores: it gets JPEG or VP8, not both.
     """
     cores = os.cpu_count() or 1
     picture = example_picture()
@@ -40,23 +40,20 @@ def host_costs(engine: Engine, threads: int) -> dict[str, HostCost]:
     try:
         faces_s = _median_s(lambda: follower.follow(decode_jpeg(jpeg), next(times) / 30))
         mark_s = 0.0 if engine.marks_on_device else _median_s(lambda: engine.stamp.mark(result))
-        jpeg_s, encode = _median_s(lambda: encode_jpeg(result)), _vp8(result)
-        vp8_s = 0.0 if encode is None else _median_s(encode)
+        jpeg_s, vp8_s = _median_s(lambda: encode_jpeg(result)), _median_s(_vp8(result))
     finally:
         torch.set_num_threads(before)
-    costs = {"faces": HostCost(faces_s, threads), "finishing": HostCost(mark_s + jpeg_s, threads)}
-    if encode is not None:
-        costs["encoding"] = HostCost(vp8_s, cores)
-    return costs | {"cores": HostCost(faces_s + mark_s + max(jpeg_s, vp8_s), cores)}
+    return {
+        "faces": HostCost(faces_s, threads), "finishing": HostCost(mark_s + jpeg_s, threads),
+        "encoding": HostCost(vp8_s, cores), "cores": HostCost(faces_s + mark_s + max(jpeg_s, vp8_s), cores),
+    }  # fmt: skip
 
 
-def _vp8(picture: np.ndarray) -> Callable[[], object] | None:
-    """Return what encodes a picture as WebRTC does; None where that is not installed."""
-    try:
-        import av
-        from aiortc.codecs.vpx import Vp8Encoder
-    except Exception:  # a missing or a broken library: pictures go over the WebSocket then
-        return None
+def _vp8(picture: np.ndarray) -> Callable[[], object]:
+    """Return what encodes a picture as WebRTC does."""
+    import av
+    from aiortc.codecs.vpx import Vp8Encoder
+
     encoder, times = Vp8Encoder(), iter(range(1 << 30))
 
     def encode() -> object:

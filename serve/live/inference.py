@@ -70,7 +70,7 @@ class Engine:
         self._finder = None if make_finder is None else _OnePerThread(make_finder)
         self.stamp = stamp
         self._flame = reenactor.has_flame_neck
-        self.marks_on_device = reenactor.device.type == "cuda" and stamp.marks
+        self.marks_on_device = reenactor.marks_on_device and stamp.marks
         self.most_batch = BATCHES[-1] if reenactor.device.type == "cuda" else 1
         # A batch pays on a GPU: how long its first frame may wait for the others'.
         self.gather_s = 0.004 if reenactor.device.type == "cuda" else 0.0

@@ -23,7 +23,10 @@ from triportrait.cli import main
 from triportrait.serve.faces.alignment import alignment_points
 from triportrait.serve.faces.face import Face
 from triportrait.serve.media.pictures.picture_file import read_picture
+from triportrait.serve.media.provenance.stamp import Stamp
+from triportrait.serve.media.video.clips import open_clip
 from triportrait.serve.media.video.writer import VideoWriter
+from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.saving import AnimatedFrame
 
 S = 128
@@ -124,6 +127,31 @@ def test_a_pil_image_is_read_as_its_file(pipe, tmp_path, kind):
     prepared = pipe.prepare(Image.open(path))
     assert prepared.picture is not None
     assert np.array_equal(prepared.picture.image, read_picture(path))
+
+
+def test_a_video_that_the_device_marked_is_the_one_that_the_host_marks(
+    pipe, portrait_file, pictures, tmp_path, monkeypatch
+):
+    """On a GPU the pass that renders puts the watermark in; here the same pass runs on a CPU."""
+    host = pipe.save(pipe.animate(portrait_file, pictures), tmp_path / "host.mkv", encoder="x264")
+    monkeypatch.setattr(Reenactor, "marks_on_device", True)
+    animation = pipe.animate(portrait_file, pictures)
+    with monkeypatch.context() as patch:
+        patch.setattr(Stamp, "mark", lambda *_: pytest.fail("marked again"))
+        device = pipe.save(animation, tmp_path / "device.mkv", encoder="x264")
+    assert device.read_bytes() == host.read_bytes()
+    animation = pipe.animate(portrait_file, pictures)
+    animation.marks = True
+    (frame, *_) = frames = list(animation)
+    assert frame.marked is not None
+    assert np.array_equal(frame.marked[0], frame.image)
+    assert not np.array_equal(frame.marked[1], frame.image)
+    for each in frames:
+        each.image[...] = 255 - each.image
+    changed = pipe.save(frames, tmp_path / "changed.mkv", encoder="x264")
+    shown = [frame.image for frame in open_clip(changed).frames()]
+    assert np.abs(shown[0].astype(int) - frame.image).mean() < 8, "a picture that was changed is marked anew"
+    assert not any(frame.marked for frame in pipe.animate(portrait_file, pictures))
 
 
 def test_ten_thousand_frames_are_read_one_by_one(pipe, portrait_file, monkeypatch):
