@@ -469,7 +469,7 @@ def _device(device: str | torch.device) -> torch.device:
         raise InputError(f"device: expected auto, cpu or cuda, got {device!r}; name one of them") from error
     if chosen.type == "cuda":
         chosen_device("cuda")
-        if chosen.index not in (None, torch.cuda.current_device()):
+        if chosen.index is not None and chosen.index != torch.cuda.current_device():
             raise InputError(
                 f"device: expected cuda, this process's current card, got {chosen}; choose it by CUDA_VISIBLE_DEVICES"
             )
