@@ -291,12 +291,12 @@ def _is_view(func: Any) -> bool:
     return any(alias is not None and not alias.is_write for alias in returned)
 
 
-class _Generator(torch.Generator):
+class Generator(torch.Generator):
     """A stream of random numbers, of the host or of the device, where its state is the seed and how many were drawn."""
 
     _device: torch.device
 
-    def __new__(cls, device: torch.device | str = "cpu") -> _Generator:
+    def __new__(cls, device: torch.device | str = "cpu") -> Generator:
         made = super().__new__(cls)
         made._device = CUDA if torch.device(device).type == "cuda" else torch.device("cpu")
         return made
@@ -324,7 +324,7 @@ class _GeneratorsChecked(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         generator = (kwargs or {}).get("generator")
-        if isinstance(generator, _Generator) and generator.device.type != result.device.type:
+        if isinstance(generator, Generator) and generator.device.type != result.device.type:
             raise RuntimeError(f"a generator of {generator.device} was given for numbers on {result.device}")
         return result
 
@@ -432,7 +432,7 @@ def _cuda(gpu: FakeGpu) -> Iterator[tuple[Any, str, Any]]:
     }  # fmt: skip
     for name, value in returns.items():
         yield torch.cuda, name, lambda *arguments, _value=value, **options: _value
-    yield torch, "Generator", _Generator
+    yield torch, "Generator", Generator
     yield torch.cuda, "is_current_stream_capturing", lambda: gpu.capturing
     yield torch.cuda, "synchronize", lambda device=None: gpu.wait("device")
     yield torch.cuda, "Stream", lambda *arguments, **options: _Stream(gpu=gpu)
@@ -448,4 +448,4 @@ def _cuda(gpu: FakeGpu) -> Iterator[tuple[Any, str, Any]]:
     yield fake_tensor, "init_gpu_context", lambda device: None
 
 
-__all__ = ["CUDA", "Counts", "FakeGpu", "NotCapturable", "environment", "start_again_with_library"]
+__all__ = ["CUDA", "Counts", "FakeGpu", "Generator", "NotCapturable", "environment", "start_again_with_library"]

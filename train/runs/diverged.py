@@ -54,7 +54,9 @@ def keep_micro(run: Path, micro: KeptMicroBatch) -> None:
         InputError: the disk refuses.
     """
     tensors = {RANDOM: micro.rng}
-    card: dict[str, Any] = {name: getattr(micro, name) for name in ("number", "stage", "phase", "images_seen", "drawn_on")}
+    card: dict[str, Any] = {
+        name: getattr(micro, name) for name in ("number", "stage", "phase", "images_seen", "drawn_on")
+    }
     for name in ("batch", "handed_on"):
         card[name], flat = flattened(getattr(micro, name), name)
         tensors |= flat
