@@ -25,10 +25,14 @@ IMAGES = 40  # ten steps, one line of the log
 
 @pytest.fixture(scope="module")
 def cast(tmp_path_factory) -> Path:
-    """Two heads of the demo's size."""
+    """Two heads of the demo's size; beside them `static`, a synthesizer that a step of stage 1 has moved."""
     folder = tmp_path_factory.mktemp("gpu") / "cast"
     sizes = ["--count", "2", "--expressions", "3", "--views", "2", "--size", "128"]
     assert cli.main(["prepare", "heads", "--out", str(folder), *sizes]) == 0
+    run, static = folder.parent / "stage1", folder.parent / "static"
+    numbers = ["--images", "4", "--batch", "4", "--adversarial", "0"]
+    assert cli.main(["train", "stage1", "--data", str(folder), "--out", str(run), *numbers]) == 0
+    assert cli.main(["train", "export", str(run), str(static)]) == 0
     return folder
 
 
@@ -47,19 +51,10 @@ def trained(
     start = [sys.executable, "-m"]
     if ranks:
         start += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "-m"]
-    numbers = ["--images", IMAGES, "--batch", 4, "--micro-batches", 2, "--adversarial-from", 0, "--static", "demo"]
-    words = [
-        *start,
-        "tests.train.host_draws_command" if host_draws else "triportrait",
-        "train",
-        "stage2",
-        "--data",
-        cast,
-        "--out",
-        run,
-        *numbers,
-        *more,
-    ]
+    command = "tests.train.host_draws_command" if host_draws else "triportrait"
+    numbers = ["--images", IMAGES, "--batch", 4, "--micro-batches", 2, "--adversarial-from", 0]
+    given = ["--data", cast, "--static", cast.parent / "static", "--out", run]
+    words = [*start, command, "train", "stage2", *given, *numbers, *more]
     done = subprocess.run(
         [str(word) for word in words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
         timeout=900,
