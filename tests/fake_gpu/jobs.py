@@ -6,6 +6,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,6 +18,7 @@ def main() -> None:
     """Train all stages of a little network, measure the package's weights and film them, and write the counts."""
     from tests.fake_gpu.runs import running
     from tests.train import little
+    from triportrait.train.config import STAGES
     from triportrait.train.jobs.evaluate import Evaluate
     from triportrait.train.jobs.procedural_demo import Demo
     from triportrait.train.jobs.train import Tiny
@@ -26,10 +28,11 @@ def main() -> None:
     jobs: dict[str, Callable[[], Any]] = {
         "train tiny": Tiny(folder / "run", device="cuda").run,
         "evaluate": Evaluate("demo", folder / "evaluation", heads=1, axes_heads=1, device="cuda").run,
-        "demo": Demo(folder / "demo.mp4", characters=1, seconds=0.08, device="cuda").run,
+        "demo": Demo(folder / "demo.mp4", characters=1, seconds=0.04, device="cuda").run,
     }
     rows = {}
-    with mock.patch.dict(PRESETS, tiny=little.config):
+    short = {name: replace(getattr(little.config(), name), images=4) for name in STAGES}
+    with mock.patch.dict(PRESETS, tiny=lambda: little.config(**short)):
         for name, job in jobs.items():
             with running(name, {}) as run:
                 run.gpu.number = 1  # a mean of flags is 1, too
