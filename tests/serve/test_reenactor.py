@@ -194,10 +194,10 @@ def test_a_static_source_has_its_planes_made_once(driving):
     batch, again = engine.reenact_many([(prepared, aligned(driving), Controls())] * 2)
     with torch.inference_mode():
         wanted = engine.portrait.reenact(engine.portrait.prepare(to_float(picture), None), Driving(None)).planes
-    assert prepared.planes is not None
+    assert prepared.head is not None
     assert calls.pop()
     assert not calls
-    torch.testing.assert_close(prepared.planes, wanted, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(prepared.head.planes, wanted, rtol=1e-3, atol=1e-3)
     assert np.array_equal(one, other)
     assert np.array_equal(batch, again)
     assert not engine.can_steer_gaze
