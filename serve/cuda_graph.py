@@ -87,7 +87,7 @@ class Graphs:
         if self._sealed and (name, size) not in self._captured:
             if (name, size) not in self._named:
                 self._named.add((name, size))
-                logger.warning("no graph holds the %s of a batch of %d: it runs launch by launch, slower", name, size)
+                logger.warning("no graph holds '%s' for a batch of %d: it runs launch by launch, slower", name, size)
             return function(*inputs)
         if size != count:
             inputs = tuple(torch.cat([x, x[-1:].expand(size - count, *x.shape[1:])]) for x in inputs)

@@ -78,5 +78,5 @@ def test_what_was_not_captured_runs_launch_by_launch_and_is_named_once(seen):
     done = seen["batch without graph"]
     assert (done["captures"], done["replays"]) == (0, 0)
     assert done["said"] == [
-        f"no graph holds the {name} of a batch of 4: it runs launch by launch, slower" for name in ("planes", "view")
+        f"no graph holds '{name}' for a batch of 4: it runs launch by launch, slower" for name in ("planes", "view")
     ]

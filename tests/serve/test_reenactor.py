@@ -286,7 +286,7 @@ def test_auto_takes_the_first_precision_whose_frame_is_as_good(found, first, cho
             self.kept = True
 
     engine = Engine()
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.INFO)
     names = {dtype: name for name, dtype in precision_module.DTYPES.items()}
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: first == "bf16")
     monkeypatch.setattr(precision_module, "_frame", lambda reenactor: names.get(reenactor.dtype))
