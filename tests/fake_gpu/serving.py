@@ -15,6 +15,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from torch._prims_common import suggest_memory_format
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -28,6 +29,7 @@ from triportrait.serve.faces import providers
 from triportrait.serve.jobs.live import Live
 from triportrait.serve.live.inference import EXAMPLES, Engine
 from triportrait.serve.live.settings import Settings
+from triportrait.serve.precision import DTYPES
 from triportrait.serve.reenactor import Controls
 
 STILL = Controls(neck=False)  # a neck that turns has tensors of five dimensions, too
@@ -47,6 +49,44 @@ class _PlanesMade(TorchDispatchMode):
             if made.untyped_storage()._cdata not in given or func.overloadpacket.__name__ == "copy_":
                 self.names.append(func.overloadpacket.__name__)
         return result
+
+
+class _Convolutions(TorchDispatchMode):
+    """Names the pictures that cuDNN copies because they lie otherwise than it computes.
+
+    It computes with channels last where the picture or the weight has them last, and so lies its result; a build of
+    PyTorch for CPUs does not know.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count, self.copied = 0, []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__ not in ("conv2d", "conv_transpose2d") or result.device.type != "cuda":
+            return result
+        self.count += 1
+        picture, weight = args[:2]
+        wanted = [suggest_memory_format(x) for x in (picture, weight)]
+        last = torch.channels_last if torch.channels_last in wanted else torch.contiguous_format
+        if not picture.is_contiguous(memory_format=last):
+            self.copied.append(list(picture.shape))
+        return torch.empty_like(result, memory_format=last)
+
+
+def pictures_copied(precision: str) -> tuple[int, list[list[int]]]:
+    """Return how many convolutions a frame has on a small network, and which pictures are copied for them."""
+    engine = reenactor(tiny())
+    engine.dtype = DTYPES.get(precision)
+    if engine.dtype is not None:
+        engine.keep_half()
+    driving = face(engine.image_size)
+    with _Convolutions() as made:
+        source = engine.prepare(driving)
+        made.count, made.copied = 0, []
+        engine.reenact(source, driving, STILL)
+    return made.count, made.copied
 
 
 def planes_made(work: Callable[[], Any]) -> tuple[Any, list[str]]:
@@ -164,6 +204,7 @@ def main() -> None:
     with mock.patch.object(providers, "is_installed", lambda: False), running("serving", {}) as run:
         seen = {
             "planes made": {way: views_of_a_head(way == "graphs") for way in ("launches", "graphs")},
+            "pictures copied": {precision: pictures_copied(precision) for precision in ("fp32", "bf16")},
             "batch without graph": batch_without_graph(run),
             "reenact": starts_of_reenact(folder),
             "live": live_serving(run, folder),

@@ -51,6 +51,13 @@ def test_planes_are_padded_once_for_all_views_of_a_head(seen):
     assert all(made == [] for made in replayed.values()), replayed
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_no_picture_is_copied_to_have_its_channels_last(seen, precision):
+    count, copied = seen["pictures copied"][precision]
+    assert count > 20
+    assert copied == []
+
+
 def test_a_first_start_tells_once_that_kernels_are_compiled_and_what_it_took(seen, folder):
     starts = {f"reenact, {name}": said for name, said in seen["reenact"].items()}
     starts |= {f"live, {name}": seen["live"][name] for name in ("first", "second")}
