@@ -31,7 +31,7 @@ def test_it_is_differentiable_twice_as_r1_needs(backend):
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_more_values_than_32_bits_count_have_the_same_bits(layout, monkeypatch):
-    x, bias = torch.randn(2, 6, 5, 7).contiguous(memory_format=layout), torch.randn(6)
+    x, bias = torch.randn(2, 6, 15, 17).contiguous(memory_format=layout), torch.randn(6)  # three programs
     with use_backend("triton"):
         wanted = bias_leaky_relu(x, bias)
         monkeypatch.setattr(bias_act, "NARROW", 0)  # as if they were
