@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Generator
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ INTERPRETED = "kernels are interpreted in this run, say pytest -m gpu (and no ot
 _TABLES: dict[str, list[tuple[str, ...]]] = {}
 _ABSENT = re.compile(r"^E +ModuleNotFoundError: No module named '((?!triportrait|tests)[^']+)'", re.M)
 _COMPILED = pytest.StashKey[bool]()
+_FOLDERS = pytest.StashKey[dict[Path, pytest.Collector]]()
 
 
 def wants_gpu(expression: str) -> bool:
@@ -73,6 +75,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
     config.option.loadscopereorder = False
     return LoadFileScheduling(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_directory(
+    path: Path, parent: pytest.Collector
+) -> Generator[None, pytest.Collector, pytest.Collector]:
+    """Keep one node of each folder, however its files are named.
+
+    `A/x B/y A/z` makes two nodes of A, and pytest 9.1 ties the fixtures of its conftest to the first alone.
+    """
+    folder = yield
+    return parent.session.stash.setdefault(_FOLDERS, {}).setdefault(path, folder)
 
 
 @pytest.hookimpl(wrapper=True)

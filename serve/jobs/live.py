@@ -23,6 +23,7 @@ from triportrait.core.weights import log_weights, named_weights
 from triportrait.serve.cuda_graph import BATCHES
 from triportrait.serve.faces.face import FaceProvider
 from triportrait.serve.faces.providers import face_provider
+from triportrait.serve.first_start import FirstStart
 from triportrait.serve.live.addresses import addresses_to_open, is_loopback
 from triportrait.serve.live.admission import PACE_FPS, Admission
 from triportrait.serve.live.host_costs import host_costs
@@ -122,8 +123,11 @@ class Live:
         if not stamp.signs:
             notes.append(f"Recordings carry no manifest here: {stamp.unsigned}.")
         reenactor = Reenactor(*load_weights(weights), device)
-        use_precision(reenactor, self.precision)
-        reenactor.capture(BATCHES[-1], marked=self.watermark)
+        first_start = FirstStart(reenactor, self.precision, BATCHES[-1])
+        with first_start.part():
+            use_precision(reenactor, self.precision)
+        with first_start.part(last=True):
+            reenactor.capture(BATCHES[-1], marked=[self.watermark])
         engine = Engine(reenactor, self._face_provider_factory(), stamp)
         if not engine.finds_faces:
             notes.append(f"Nothing finds faces here (`{install('faces')}`): keep your face in the middle.")

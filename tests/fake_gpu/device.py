@@ -121,12 +121,13 @@ class FakeGpu(TorchDispatchMode):
     Attributes:
         counts: since the last `take`.
         capturing: whether a graph is being captured.
+        number: what the host reads of any number; flags are true.
     """
 
     def __init__(self, capability: tuple[int, int] = (9, 0)) -> None:
         super().__init__()
         self.fake, self.capability = FakeTensorMode(allow_non_fake_inputs=True), capability
-        self.counts, self.capturing = Counts(), False
+        self.counts, self.capturing, self.number = Counts(), False, 0
         self._pinned: dict[int, Any] = {}  # by address, kept, so that no other memory is taken for them
         self._storages, self._bytes = WeakIdKeyDictionary(), 0
         self._patches = contextlib.ExitStack()
@@ -182,7 +183,7 @@ class FakeGpu(TorchDispatchMode):
         if name in ("_local_scalar_dense", "equal"):
             self.wait(name)
             dtype = torch.bool if name == "equal" else args[0].dtype
-            return True if dtype == torch.bool else 0.0 if dtype.is_floating_point else 0
+            return True if dtype == torch.bool else float(self.number) if dtype.is_floating_point else self.number
         if name == "nonzero":  # as many rows as there can be
             self.wait(name)
             self.launched(name)
@@ -228,7 +229,7 @@ class FakeGpu(TorchDispatchMode):
             result = (
                 args[0] if name == "copy_" else torch.empty(source.shape, dtype=kwargs.get("dtype") or source.dtype)
             )
-            return result.fill_(source.dtype == torch.bool)  # flags are true, numbers are 0
+            return result.fill_(True if source.dtype == torch.bool else self.number)
         if name == "copy_":
             return args[0]
         with self.fake:

@@ -108,7 +108,7 @@ def serve(run: Run, precision: Precision, config: ModelConfig | None = None, bat
         run.count(f"{name}: reenact")
         engine.views(head, [fixed_camera()])
         run.count(f"{name}: render")
-    engine.capture()
+    engine.capture(max(batches), marked=[False])
     run.count("capture")
     for controls, name in ((still, "captured frame"), (Controls(), "captured frame, neck turned")):
         engine.reenact(source, face(side, next(turns)), controls)
