@@ -36,6 +36,7 @@ from triportrait.serve.live.weights_notice import weights_notice
 from triportrait.serve.live.worker import thread_count
 from triportrait.serve.media.output_file import reason_of
 from triportrait.serve.media.provenance.stamp import Stamp
+from triportrait.serve.media.video.encoders import chosen_encoder
 from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.threads import share_cores
@@ -141,7 +142,8 @@ class Live:
             part_ms={name: round(1e3 * cost.seconds, 2) for name, cost in admission.costs().items()},
         )  # fmt: skip
         logger.info("capacity", extra=capacity)
-        return LiveServer(engine, admission, metrics, Recordings(), notes, weights_notice(weights, reenactor))
+        recordings = Recordings(chosen_encoder("auto", device.type == "cuda"))
+        return LiveServer(engine, admission, metrics, recordings, notes, weights_notice(weights, reenactor))
 
     def _face_provider_factory(self) -> Callable[[], FaceProvider] | None:
         first = face_provider()  # tells whether there is one; each thread makes its own later
