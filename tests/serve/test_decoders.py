@@ -18,11 +18,13 @@ import torch
 
 from tests.serve.making import UNEVEN, H, W, make, noise, scene
 from tests.serve.test_deinterlacing import _film as interlaced
-from triportrait.serve.media.video import clips, dali_film, nvdec
+from triportrait.core.optional_packages import fault
+from triportrait.serve.media.video import clips, dali_film, nvdec, nvdec_trial
 from triportrait.serve.media.video.clips import Clip, open_clip
 from triportrait.serve.media.video.decoders import Decoding
+from triportrait.serve.media.video.nvdec_trial import nvdec_fault
 
-dali = pytest.importorskip("nvidia.dali", exc_type=ImportError)
+needs_dali = pytest.mark.skipif(fault("nvidia.dali") is not None, reason="DALI is not installed")
 NVDEC, DALI = Decoding("nvdec", 0), Decoding("dali")
 SHIFTED = [np.roll(scene(), 2 * i, 1) for i in range(40)]
 
@@ -85,7 +87,7 @@ class CardContainer:
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> Card:
-    card, reading = Card(), clips._reading
+    card, reading = Card(), clips.reading
     asked = nvdec.accelerator(0)
 
     @contextmanager
@@ -96,7 +98,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Card:
             card.count = 0
             yield (container, stream) if hardware is None else (CardContainer(container), CardStream(stream, card))
 
-    monkeypatch.setattr(clips, "_reading", reads)
+    monkeypatch.setattr(clips, "reading", reads)
     monkeypatch.setattr(nvdec, "accelerator", lambda gpu: asked)
     return card
 
@@ -117,7 +119,7 @@ FILMS: dict[str, dict[str, Any]] = {
     "order.avi": dict(images=SHIFTED, options={"bf": "0"}),
     "odd.webm": dict(images=[np.roll(scene(67, 71), i, 1) for i in range(12)], codec="libvpx-vp9"),
     "untagged.mp4": dict(images=SHIFTED, tag=(2, 0)),
-    "untagged_hd.mp4": dict(images=[np.roll(scene(1280, 720), i, 1) for i in range(4)], tag=(2, 0)),
+    "untagged_hd.mp4": dict(images=[np.roll(scene(1280, 720), i, 1) for i in range(2)], tag=(2, 0)),
     "vp8.webm": dict(images=SHIFTED, codec="libvpx"),
 }
 
@@ -179,6 +181,13 @@ def test_a_machine_without_a_gpu_says_so_and_decodes(tmp_path, caplog, monkeypat
     assert Decoding.on("auto", torch.device("cuda", 1)).wanted == "nvdec"
 
 
+def test_doctor_s_trial_decodes_a_film_of_its_own(monkeypatch: pytest.MonkeyPatch, card: Card) -> None:
+    monkeypatch.setattr(nvdec_trial, "reading", clips.reading)
+    assert nvdec_fault() is None
+    card.size = False
+    assert nvdec_fault() == "has 256 x 256 px in h264, which NVDEC does not decode here"
+
+
 def _damaged(path: Path, name: str) -> Path:
     """Zero some bytes in the middle of a film's packets."""
     with av.open(path) as file:
@@ -230,6 +239,7 @@ def _close(a: Clip, b: Clip) -> None:
         assert np.abs(np.frombuffer(one, np.uint8).astype(int) - np.frombuffer(other, np.uint8)).mean() < 2.5
 
 
+@needs_dali
 @pytest.mark.parametrize("count", [31, 32, 33])
 @pytest.mark.parametrize("film", [{}, dict(turn=(90, False, True)), dict(stretch=Fraction(4, 3)), dict(sound="aac")])
 def test_dali_shows_films_nearly_as_the_cpu_does(tmp_path: Path, count: int, film: dict[str, Any]) -> None:
@@ -260,13 +270,14 @@ def test_what_dali_would_show_otherwise_the_cpu_decodes(tmp_path, caplog, name, 
 
 def test_interlaced_and_damaged_films_are_not_dali_s(tmp_path, caplog):
     path = interlaced(tmp_path / "a.mp4", True, True)
-    first = next(dali_film.decoded_first(lambda hardware: clips._reading(path)))
+    first = next(dali_film.decoded_first(lambda hardware: clips.reading(path)))
     first.colorspace = 5
     assert dali_film._why_unlike(first, "h264", False) == "is interlaced, which DALI does not tell"
     path = _damaged(make(tmp_path / "b.mp4", noise(40), tag=(5, 1)), "c.mp4")
     assert shown(open_clip(path, DALI)) == shown(open_clip(path))
 
 
+@needs_dali
 def test_dali_that_is_missing_or_fails_loses_no_picture(tmp_path, caplog, monkeypatch):
     path = make(tmp_path / "a.mp4", SHIFTED, tag=(5, 1))
     clip, images = open_clip(path, DALI), dali_film._images

@@ -228,7 +228,7 @@ class _Video(Clip):
         self._indexed = indexed
         self.least_count = there
         self._gpu = decoding.gpu
-        self._reads = partial(_reading, path)
+        self._reads = partial(reading, path)
         self._decoder = film_decoder(str(path), self._reads, decoding, cut_off, self._by_dts)
 
     @cached_property
@@ -321,7 +321,8 @@ def open_clip(path: str | os.PathLike[str], decoding: Decoding = CPU_DECODES) ->
 
 
 @contextmanager
-def _reading(path: Path, hardware: HWAccel | None = None) -> Iterator[tuple[InputContainer, av.VideoStream]]:
+def reading(path: Path, hardware: HWAccel | None = None) -> Iterator[tuple[InputContainer, av.VideoStream]]:
+    """Open a video file for reading, with the stream that is the video proper; `hardware` decodes what it can."""
     with opened(path, hardware) as container:
         yield container, _video_stream(path, container)
 
