@@ -112,7 +112,7 @@ class DaliJpeg:
 
 
 def _is_usual(data: bytes) -> bool:
-    """Tell whether the header is of an upright RGB picture within the limits; the sentences about others are Pillow's."""
+    """Tell whether the header is of an upright RGB picture within the limits; Pillow words the others."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
             width, height = picture.size
@@ -139,7 +139,7 @@ def _built(gpu: int | None) -> Any:
     def pipe() -> Any:
         jpeg = dali.fn.external_source(name="jpeg", dtype=dali.types.UINT8, ndim=1)
         device = "cpu" if gpu is None else "mixed"
-        return dali.fn.decoders.image(jpeg, device=device, output_type=dali.types.RGB, adjust_orientation=False)
+        return dali.fn.decoders.image(jpeg, device=device, output_type=dali.types.RGB)
 
     pipeline = pipe()
     pipeline.build()

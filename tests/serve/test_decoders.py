@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.serve.interlaced import interlaced_film
 from tests.serve.making import UNEVEN, H, W, make, noise, scene
-from tests.serve.test_deinterlacing import _film as interlaced
 from triportrait.core.optional_packages import fault
 from triportrait.serve.media.video import clips, dali_film, nvdec, nvdec_trial
 from triportrait.serve.media.video.clips import Clip, open_clip
@@ -135,7 +135,7 @@ def test_nvdec_shows_each_film_as_the_cpu_does(tmp_path: Path, card: Card, name:
 
 
 def test_interlaced_films_are_made_whole_behind_nvdec(tmp_path: Path, card: Card) -> None:
-    path = interlaced(tmp_path / "a.mp4", True, True)
+    path = interlaced_film(tmp_path / "a.mp4", True, True)
     clip = open_clip(path, NVDEC)
     assert clip._decoder == "nvdec"
     assert shown(clip) == shown(open_clip(path))
@@ -269,7 +269,7 @@ def test_what_dali_would_show_otherwise_the_cpu_decodes(tmp_path, caplog, name, 
 
 
 def test_interlaced_and_damaged_films_are_not_dali_s(tmp_path, caplog):
-    path = interlaced(tmp_path / "a.mp4", True, True)
+    path = interlaced_film(tmp_path / "a.mp4", True, True)
     first = next(dali_film.decoded_first(lambda hardware: clips.reading(path)))
     first.colorspace = 5
     assert dali_film._why_unlike(first, "h264", False) == "is interlaced, which DALI does not tell"

@@ -97,7 +97,7 @@ def test_where_it_does_not_run_one_sentence_says_so(caplog: Any, monkeypatch: An
 
     fn = SimpleNamespace(
         external_source=lambda **words: None,
-        decoders=SimpleNamespace(image=lambda jpeg, device, **words: asked.append(device)),
+        decoders=SimpleNamespace(image=lambda jpeg, device, output_type: asked.append(device)),
     )
     types = SimpleNamespace(UINT8=1, RGB=2)
     stub = SimpleNamespace(fn=fn, types=types, pipeline_def=pipeline_def)
