@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from itertools import islice, zip_longest
+from typing import Any
 
 import av
 import numpy as np
@@ -102,7 +103,7 @@ def _same(a: av.VideoFrame, b: av.VideoFrame) -> bool:
     return all(np.array_equal(_shown(p, a), _shown(q, b)) for p, q in zip(a.planes, b.planes, strict=True))
 
 
-def _shown(plane: av.video.plane.VideoPlane, frame: av.VideoFrame) -> np.ndarray:
+def _shown(plane: Any, frame: av.VideoFrame) -> np.ndarray:
     """Return the samples of a plane without what pads its lines, as bytes [H, W]."""
     width = plane.width * (2 if frame.format.name.endswith("10le") else 1)
     return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, :width]
