@@ -132,6 +132,7 @@ def test_nvdec_shows_each_film_as_the_cpu_does(tmp_path: Path, card: Card, name:
     assert shown(clip) == shown(open_clip(path))
     assert shown(clip, 5) == shown(open_clip(path), 5)
     assert card.count
+    assert clip._decoder == "nvdec"
 
 
 def test_interlaced_films_are_made_whole_behind_nvdec(tmp_path: Path, card: Card) -> None:
@@ -249,6 +250,7 @@ def test_dali_shows_films_nearly_as_the_cpu_does(tmp_path: Path, count: int, fil
     clip = open_clip(path, DALI)
     assert clip._decoder == "dali"
     _close(clip, open_clip(path))
+    assert clip._decoder == "dali"
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ def test_hostile_frames_get_pillow_s_sentences_and_cost_a_few_pipelines_at_most(
         with pytest.raises(InputError, match="the picture is damaged"):
             decoder(whole[: len(whole) // 2 + i])
         assert np.array_equal(decoder(whole), decode_jpeg(whole))
+        assert decoder._broken == min(i + 1, MOST_BROKEN), "a pipeline broke on a whole picture"
     assert len(built) <= MOST_BROKEN + 1
     assert f"{MOST_BROKEN} pictures broke DALI's pipelines; the CPU decodes from here on" in caplog.text
 
