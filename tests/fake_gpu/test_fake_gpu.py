@@ -122,6 +122,12 @@ def test_what_was_launched_compiles(report):
     assert not [row for row in report["compiled"] if row["fault"]]
 
 
+def test_what_was_launched_stands_in_the_compile_table(report):
+    """As it was launched: dtype of every pointer, constants, alignment. Only the trial of a device has no case."""
+    missing = {row["launch"]: row for row in report["launches"] if row["case"] is None}
+    assert missing.keys() == {"trial_launch.write_one"}, missing
+
+
 @pytest.fixture(scope="module")
 def ended(ran) -> dict[str, list[str | None]]:
     """How each fault's run ended, without it and with it."""
