@@ -29,8 +29,6 @@ _MLP = "7 numbers, put away before the loop and fetched after it, never in it"
 _NEWEST = "under Triton 3.9 alone, none under 3.7"
 _EXACT = f"{_NEWEST}: there exact float32 products fill all 255 registers; training multiplies in bfloat16"
 SPILLS = {  # launch, dtype, chip -> why it may spill
-    ("dwconv.filter", "bf16", 90): "one number, put away once and fetched once: a seventh program fits for it",
-    ("dwconv.filter", "fp16", 90): f"{_NEWEST}: four instructions",
     ("march_backward.mlp", "fp32", 80): _EXACT,
     ("march_backward.mlp", "fp32", 90): _EXACT,
     ("march_backward.mlp", "fp16", 80): _MLP,

@@ -7,6 +7,7 @@ import datetime
 import itertools
 import json
 import platform
+import resource
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -115,6 +116,12 @@ def measure(
                 function()
                 milliseconds.append((time.perf_counter() - start) * 1e3)
     return percentiles(milliseconds)
+
+
+def cpu_seconds() -> float:
+    """Return the CPU seconds of this process and of those that it has ended: Triton runs ptxas in one."""
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in usage)
 
 
 def percentiles(milliseconds: Sequence[float]) -> Times:

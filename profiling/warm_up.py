@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
+
+from triportrait.profiling.measurement import cpu_seconds
 
 MOST_PROCESSES = 16  # each has a CUDA context of its own, some hundred MB, and the tensors of one operator
 
@@ -49,12 +50,6 @@ def _run_once(work: tuple[str, str], device: str) -> tuple[float, int]:
     """Run an operator forward and backward at all of its sizes; return CPU seconds, and how many sizes failed."""
     from triportrait.profiling.kernels import run_once
 
-    before = _cpu_s()
+    before = cpu_seconds()
     failed = run_once(*work, device)
-    return _cpu_s() - before, failed
-
-
-def _cpu_s() -> float:
-    """The CPU seconds of this process and of those that it has ended: Triton runs ptxas in one."""
-    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(each.ru_utime + each.ru_stime for each in usage)
+    return cpu_seconds() - before, failed

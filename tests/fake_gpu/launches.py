@@ -116,4 +116,7 @@ def _compile(work: tuple[dict[str, Any], int]) -> dict[str, Any]:
     except Exception as error:
         return row | {"fault": f"{type(error).__name__}: {str(error)[:300]}"}
     fault = None if program.fits and program.programs else f"{program.shared} bytes of shared memory do not fit"
-    return row | {"fault": fault, "registers": program.registers, "spills": program.spills, "shared": program.shared}
+    return row | {
+        "fault": fault, "registers": program.registers, "spills": program.spills, "shared": program.shared,
+        "cpu_seconds": round(program.cpu_seconds, 2),
+    }  # fmt: skip
