@@ -30,7 +30,7 @@ SERVED, STAGES = ("fp32", "bf16", "fp16"), ("stage1", "stage2")
 FRAME_LAUNCHES, TURNED_LAUNCHES = 12, 15  # outside of graphs, of a captured frame
 LARGEST_STEP_GB = 22.0  # of 4 images, every phase of a stage; libraries' own workspaces come on top
 SMALL_CONSTANTS = 6  # of a stage's losses, some hundred bytes, copied while the host waits
-FAULTS = 8
+FAULTS = 9
 
 
 @pytest.fixture(scope="module")
