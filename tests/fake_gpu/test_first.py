@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.fake_gpu.test_fake_gpu import ROOT, pytestmark, ran
+from tests.fake_gpu.conditions import NEEDS, ROOT
 from tests.first import FORWARD, MARCHES
 from triportrait.profiling.cases import CASES
 
-__all__ = ["pytestmark", "ran"]  # the fake GPU's own conditions, and its processes
+pytestmark = NEEDS
 FILES = {"tests/test_first_on_gpu.py", "tests/serve/test_first_on_gpu.py"}
 TESTS = 13
 MOST_PROGRAMS = 80  # a second each for sm_90, one after the other: the rest of two minutes is for the work itself
