@@ -9,10 +9,11 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from triportrait.core.config import ModelConfig, portrait4d_v2
@@ -30,6 +31,7 @@ from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.frozen import frozen
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.engines.training_engine import Group
+from triportrait.train.objectives.adversary import FAKE
 
 if TYPE_CHECKING:
     from triportrait.serve.faces.face import AlignedFace
@@ -73,11 +75,19 @@ def frame(precision: torch.dtype | None, device: str, config: ModelConfig | None
 
 @dataclass(frozen=True)
 class Phase:
-    """A phase of a training's step: its losses, the gradients by its network, those of the adversary's term alone."""
+    """A phase of a training's step: losses, gradients by its network's weights, the adversary's by the pictures."""
 
     losses: dict[str, float]
     gradients: list[Tensor]
     adversary: list[Tensor]
+
+
+def _adversary(discriminator: Any, micro_batch: Any, weight: float) -> list[Tensor]:
+    """The gradient of the generator's adversarial term by the pictures that it made: what the generator learns from."""
+    shown = micro_batch.handed_on[FAKE]
+    leaf = shown.image.detach().requires_grad_()
+    term = weight * F.softplus(-discriminator(leaf, *shown.values()[1:])).mean()
+    return list(torch.autograd.grad(term, leaf))
 
 
 def train_step(stage: StageName, device: str) -> dict[str, Phase]:
@@ -98,14 +108,11 @@ def train_step(stage: StageName, device: str) -> dict[str, Phase]:
         weights = [p for p in engine.module.parameters() if p.dim()]
         with frozen([other.module for other in moving.values() if other is not engine]):
             terms = dict(phase.terms(micro_batch))
-            adversary: tuple[Tensor | None, ...] = ()
-            if "adversary" in terms:
-                adversary = torch.autograd.grad(terms["adversary"], weights, retain_graph=True, allow_unused=True)
             engine.backward(torch.stack([value.float() for value in terms.values()]).sum() * phase.every)
         phases[phase.name] = Phase(
             {name: float(value.detach()) for name, value in terms.items()},
             [p.grad.clone() for p in weights if p.grad is not None],
-            [grad for grad in adversary if grad is not None],
+            _adversary(inputs.models.discriminator, micro_batch, settings.losses.adversarial) if phase.counts else [],
         )
         engine.step(settings.batch if phase.counts else 0)
     return phases

@@ -22,7 +22,8 @@ from triportrait.serve.media.provenance.watermark import Watermark, read
 
 pytestmark = [pytest.mark.gpu, pytest.mark.first]
 DEVICE = "cuda"
-LEARNED = 0.5  # at least so much of all gradients is not zero
+LEARNED = 0.5  # at least so much of all gradients by weights is not zero,
+ADVERSARY = 0.9  # and so much by pixels: float16 leaves 0.4 to 0.6 of the adversary's
 
 
 def test_triton_launches_on_this_card():
@@ -72,7 +73,7 @@ def test_a_step_of_training_moves_both_networks(stage):
     for name, phase in phases.items():
         assert all(math.isfinite(loss) for loss in phase.losses.values()), (name, phase.losses)
         assert learned(phase.gradients) > LEARNED, name
-    assert learned(phases["main"].adversary) > LEARNED, "the discriminator's gradient does not reach the generator"
+    assert learned(phases["main"].adversary) > ADVERSARY, "the discriminator's gradient does not reach the generator"
 
 
 def learned(gradients: list[torch.Tensor]) -> float:
