@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
@@ -148,6 +149,7 @@ class FakeGpu(TorchDispatchMode):
         self.counts.waits[reason] += 1
 
     def __enter__(self) -> FakeGpu:
+        self._patches.enter_context(_GeneratorsChecked())
         for target, name, value in _cuda(self):
             self._patches.enter_context(mock.patch.object(target, name, value))
         self._patches.callback(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())
@@ -295,6 +297,44 @@ def _is_view(func: Any) -> bool:
     return any(alias is not None and not alias.is_write for alias in returned)
 
 
+class Generator(torch.Generator):
+    """A stream of random numbers, of the host or of the device, where its state is the seed and how many were drawn."""
+
+    _device: torch.device
+
+    def __new__(cls, device: torch.device | str = "cpu") -> Generator:
+        made = super().__new__(cls)
+        made._device = CUDA if torch.device(device).type == "cuda" else torch.device("cpu")
+        return made
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return self._device
+
+    def get_state(self) -> Tensor:
+        if self._device == CUDA:
+            return torch.tensor([self.initial_seed(), 0]).view(torch.uint8)
+        return super().get_state()
+
+    def set_state(self, state: Tensor) -> torch.Generator:
+        if self._device != CUDA:
+            return super().set_state(state)
+        if len(state) != 16:
+            raise RuntimeError(f"a state of {len(state)} bytes is none of a device's")
+        return self.manual_seed(int(state.view(torch.int64)[0]))
+
+
+class _GeneratorsChecked(TorchFunctionMode):
+    """Random numbers are drawn by a generator of their device; PyTorch's dispatcher hands on another object for it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        generator = (kwargs or {}).get("generator")
+        if isinstance(generator, Generator) and generator.device.type != result.device.type:
+            raise RuntimeError(f"a generator of {generator.device} was given for numbers on {result.device}")
+        return result
+
+
 class _Stream:
     """A stream on which nothing runs: all that can be asked of it is done."""
 
@@ -398,6 +438,7 @@ def _cuda(gpu: FakeGpu) -> Iterator[tuple[Any, str, Any]]:
     }  # fmt: skip
     for name, value in returns.items():
         yield torch.cuda, name, lambda *arguments, _value=value, **options: _value
+    yield torch, "Generator", Generator
     yield torch.cuda, "is_current_stream_capturing", lambda: gpu.capturing
     yield torch.cuda, "synchronize", lambda device=None: gpu.wait("device")
     yield torch.cuda, "Stream", lambda *arguments, **options: _Stream(gpu=gpu)
@@ -413,4 +454,4 @@ def _cuda(gpu: FakeGpu) -> Iterator[tuple[Any, str, Any]]:
     yield fake_tensor, "init_gpu_context", lambda device: None
 
 
-__all__ = ["CUDA", "Counts", "FakeGpu", "NotCapturable", "environment", "start_again_with_library"]
+__all__ = ["CUDA", "Counts", "FakeGpu", "Generator", "NotCapturable", "environment", "start_again_with_library"]
