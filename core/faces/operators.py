@@ -243,7 +243,7 @@ def _landmarks_to_matrix(inputs: Shapes, options: Options) -> tuple[Shape, int]:
     ends = [_int(options, name, 0, count - 1) for name in ("left_rotation_idx", "right_rotation_idx")]
     if dimensions < 2 or not subset or min(subset) < 0 or max(subset) >= count or ends[0] == ends[1]:
         raise ValueError(f"names landmarks that are not among {count}")
-    for name, least, most in (("scale_x", 0.01, 100), ("scale_y", 0.01, 100), ("target_rotation_radians", -7, 7)):
+    for name, least, most in (("scale_x", 0.01, 100), ("scale_y", 0.01, 100), ("target_rotation_radians", 0, 0)):
         number = options[name]
         assert isinstance(number, float)
         if not least <= number <= most:
