@@ -235,7 +235,9 @@ class CropImage(nn.Module):
         theta = torch.cat([linear * half, linear @ half[:, None] + shift], 2) * to_grid
         theta = theta - F.pad(torch.ones_like(shift), (2, 0))
         grid = F.affine_grid(theta, [image.shape[0], 1, rows, columns], align_corners=False)
-        return F.grid_sample(image, grid.to(image.dtype), align_corners=False, padding_mode="zeros")
+        # float32: on a CPU grid_sample in half gives wrong numbers (torch 2.13)
+        cropped = F.grid_sample(image.float(), grid, align_corners=False, padding_mode="zeros")
+        return cropped.to(image.dtype)
 
 
 class TransformLandmarks(nn.Module):
