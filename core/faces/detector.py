@@ -63,16 +63,15 @@ class FaceDetector(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor, most: int = MOST_FACES) -> Detections:
-        """Detect the faces in pictures [B, 3, H, W] in [-1, 1]; at most `most` in each."""
+        """Detect the faces in pictures [B, 3, H, W], uint8 or in [-1, 1]; at most `most` in each."""
         high, wide = images.shape[2:]
         side = self.network.input_size[0]
         longer = float(max(high, wide))
         like = {"device": images.device, "dtype": torch.float32}
         zeros = torch.zeros(len(images), **like)
         centre = torch.stack([zeros + wide / 2, zeros + high / 2], 1)
-        # black around the picture is -1 for the network
-        letterboxed = crop(images + 1, Regions(centre, zeros + longer, zeros), (side, side), "zeros") - 1
-        results = self.network(letterboxed)
+        letterboxed = crop(images, Regions(centre, zeros + longer, zeros), (side, side), "zeros")
+        results = self.network(letterboxed / 127.5 - 1)
         boxes, keypoints = decoded(results[self.regressors], self.anchors, side)
         scores = results[self.scores][..., 0].float().clamp(-MOST_LOGIT, MOST_LOGIT).sigmoid()
         scores = torch.where(scores >= self.least_score, scores, torch.zeros_like(scores))

@@ -67,12 +67,12 @@ class FaceMesh(nn.Module):
         """Fit the mesh in squares of pictures.
 
         Args:
-            images: [B, 3, H, W] in [-1, 1].
+            images: [B, 3, H, W], uint8 or in [-1, 1].
             regions: N squares, from `regions_of_boxes` or `regions_of_points`.
             pictures, oversampling: as of `crop`.
         """
         cut = crop(images, regions, self.network.input_size, "border", pictures, oversampling)
-        points, presence = self.in_crops((cut + 1) / 2)
+        points, presence = self.in_crops(cut / 255)
         return Mesh(regions.to_picture(points), presence)
 
     @torch.no_grad()

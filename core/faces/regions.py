@@ -75,26 +75,23 @@ def crop(
     pictures: Tensor | None = None,
     oversampling: int = 1,
 ) -> Tensor:
-    """Cut squares out of pictures, upright, by bilinear interpolation.
+    """Cut squares out of pictures, upright, by bilinear interpolation, as OpenCV does it for mediapipe.
 
-    As in mediapipe, pixel k of n in the result is taken from k / n of the square, and numbers of the picture's pixels
-    are places: half a pixel off what an area of pixels would be.
+    Pixel k of n in the result is taken from k / n of the square, numbers of the picture's pixels are places (half a
+    pixel off what areas of pixels would be), places are rounded to 1/32 pixel and colours to levels.
 
     Args:
-        images: [B, C, H, W].
+        images: [B, 3, H, W], uint8 or in [-1, 1].
         regions: N squares.
         size: rows and columns of the result; a square that is stretched where they differ.
-        border: beyond the picture, "border" repeats its edge and "zeros" is 0.
+        border: beyond the picture, "border" repeats its edge and "zeros" is black.
         pictures: [N] which of B each square lies in; None where N is B and each lies in its own.
         oversampling: samples for each pixel and axis, of which the mean is taken; 1 is as mediapipe.
 
     Returns:
-        [N, C, *size], in memory with the channels last.
+        [N, 3, *size] whole numbers 0 to 255 in float32, in memory with the channels last.
     """
-    high, wide = images.shape[2:]
     rows, columns = size[0] * oversampling, size[1] * oversampling
-    if pictures is not None:
-        images = images[pictures]
     like = {"device": images.device, "dtype": torch.float32}
     shift = (oversampling - 1) / (2 * oversampling)
     across = (torch.arange(columns, **like) / oversampling - shift) / size[1] - 0.5
@@ -103,8 +100,38 @@ def crop(
     sin = (regions.side * torch.sin(regions.roll))[:, None, None]
     x = regions.centre[:, 0, None, None] + cos * across - sin * down[:, None]
     y = regions.centre[:, 1, None, None] + sin * across + cos * down[:, None]
+    levels = sampled(images if pictures is None else images[pictures], x, y, border)
+    return F.avg_pool2d(levels, oversampling) if oversampling > 1 else levels
+
+
+def sampled(images: Tensor, x: Tensor, y: Tensor, border: str) -> Tensor:
+    """Sample pictures [N, 3, H, W] at the places x and y, [N, rows, columns], as `crop` says; levels 0 to 255."""
+    x, y = (x * 32).round() / 32, (y * 32).round() / 32
+    if images.device.type == "cpu":
+        images, x, y = _narrowed(images, x, y, border)
+    high, wide = images.shape[2:]
     grid = torch.stack([(2 * x + 1) / wide - 1, (2 * y + 1) / high - 1], -1)
-    cut = F.grid_sample(images.float(), grid, align_corners=False, padding_mode=border)
-    if oversampling > 1:
-        cut = F.avg_pool2d(cut, oversampling)
-    return cut.contiguous(memory_format=torch.channels_last)
+    levels = F.grid_sample(images.float(), grid, align_corners=False, padding_mode=border)
+    if images.dtype != torch.uint8:
+        inside = 1.0 if border == "border" else (_inside(x, wide) * _inside(y, high))[:, None]
+        levels = (levels + inside) * 127.5
+    # Halves are rounded up; levels between pixels are whole numbers of 1/1024, half of one makes up for grid_sample's
+    # own rounding.
+    return (levels + (0.5 + 1 / 2048)).floor().contiguous(memory_format=torch.channels_last)
+
+
+def _inside(at: Tensor, count: int) -> Tensor:
+    """Tell how much of a sample between pixels comes from the picture and not from beyond it."""
+    return (at + 1).clamp(0, 1) * (count - at).clamp(0, 1)
+
+
+def _narrowed(images: Tensor, x: Tensor, y: Tensor, border: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Leave out what is not sampled, so that a CPU need not convert the whole of large pictures."""
+    bounds = []
+    for at, count in ((x, images.shape[3]), (y, images.shape[2])):
+        low, high = at.aminmax()
+        first = min(max(0, int(low) - 2), count - 1)
+        last = max(min(count, int(high) + 3), first + 1)
+        bounds.append((first, last))
+    (left, right), (top, bottom) = bounds
+    return images[:, :, top:bottom, left:right], x - left, y - top

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from triportrait.core.faces.graph import Graph
 from triportrait.core.faces.network import GraphNetwork
+from triportrait.core.faces.regions import sampled
 
 
 class PersonSegmentation(nn.Module):
@@ -29,14 +30,13 @@ class PersonSegmentation(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Segment pictures [B, 3, H, W] in [-1, 1]: [B, 1, H, W] in [0, 1], 1 where a person is."""
+        """Segment pictures [B, 3, H, W], uint8 or in [-1, 1]: [B, 1, H, W] in [0, 1], 1 where a person is."""
         high, wide = images.shape[2:]
         rows, columns = self.network.input_size
-        # As mediapipe: pixel k of n is taken from k / n of the picture, without smoothing before it shrinks.
         like = {"device": images.device, "dtype": torch.float32}
-        x = (2 * torch.arange(columns, **like) * (wide / columns) + 1) / wide - 1
-        y = (2 * torch.arange(rows, **like) * (high / rows) + 1) / high - 1
-        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).expand(len(images), -1, -1, -1)
-        small = F.grid_sample(images.float(), grid, align_corners=False, padding_mode="border")
-        (mask,) = self.network((small + 1) / 2).values()
+        x = torch.arange(columns, **like) * (wide / columns)
+        y = torch.arange(rows, **like) * (high / rows)
+        x, y = torch.meshgrid(x, y, indexing="xy")
+        small = sampled(images, x.expand(len(images), -1, -1), y.expand(len(images), -1, -1), "zeros")
+        (mask,) = self.network(small / 255).values()
         return F.interpolate(mask.float().permute(0, 3, 1, 2), (high, wide), mode="bilinear", align_corners=False)
