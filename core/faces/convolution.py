@@ -50,14 +50,16 @@ class Convolution(nn.Module):
     ) -> None:
         super().__init__()
         top, bottom, left, right = padding
-        # A kernel with zeros above and on the left makes the padding even, so that the picture need not be copied.
         self.padding, self.before = (0, 0), None
-        if bottom - top in (0, 1) and right - left in (0, 1) and top + bottom + left + right:
-            kernel = F.pad(kernel, (right - left, 0, bottom - top, 0))
+        uneven = bottom - top, right - left
+        # Zeros above and on the left of a depthwise kernel make the padding even, so that the picture is not copied.
+        if uneven == (0, 0) or (kernel.shape[1] == 1 and min(uneven) >= 0 and max(uneven) <= 1):
+            kernel = F.pad(kernel, (uneven[1], 0, uneven[0], 0))
             self.padding = (bottom, right)
-        elif any(padding):
+        else:
             self.before = (left, right, top, bottom)
         self.stride, self.groups, self.activation, self.parts = stride, groups, activation, parts
+        self.depthwise = kernel.shape[1] == 1 and groups > 1
         self.kernel = nn.Parameter(kernel.contiguous(memory_format=torch.channels_last), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.slopes = None if slopes is None else nn.Parameter(slopes.reshape(-1), requires_grad=False)
@@ -69,7 +71,9 @@ class Convolution(nn.Module):
             image = image.to(self.kernel.dtype)
         if self.before is not None:
             image = F.pad(image, self.before)
-        if image.device.type == "cpu" and image.dtype == torch.float32 and packing_works():
+        if self.parts == 1 and image.shape[2:] == self.kernel.shape[2:] and self.padding == (0, 0) and not self.depthwise:
+            result = self._summed_whole(image)
+        elif image.device.type == "cpu" and image.dtype == torch.float32 and packing_works():
             result = self._convolved_packed(image)
         else:
             result = F.conv2d(image, self.kernel, self.bias, self.stride, self.padding, groups=self.groups)
@@ -82,6 +86,11 @@ class Convolution(nn.Module):
         if self.slopes is not None:
             return torch.prelu(result, self.slopes)
         return activate(result, self.activation)
+
+    def _summed_whole(self, image: Tensor) -> Tensor:
+        """Convolve with a kernel that is as large as the picture: a product of matrices."""
+        kernel = self.kernel.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(image.permute(0, 2, 3, 1).flatten(1), kernel, self.bias)[:, :, None, None]
 
     def _convolved_packed(self, image: Tensor) -> Tensor:
         """Convolve on a CPU with a kernel that was put in order for it once, and not for each picture."""
