@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from triportrait.core.faces.convolution import Sides, activate
 from triportrait.core.faces.operators import Options, Shape
 
+
 class Activation(nn.Module):
     """An activation that follows no convolution."""
 
@@ -60,7 +61,6 @@ class Pool(nn.Module):
                 image = F.pad(image, self.before, value=-torch.inf)
             result = _halved(image) if self._halves(image) else F.max_pool2d(image, self.window, self.stride)
         return activate(result, self.activation)
-
 
     def _halves(self, image: Tensor) -> bool:
         """Tell whether four slices are compared faster than windows: on a CPU, of few channels and many pixels."""
@@ -136,7 +136,7 @@ class CropMatrix(nn.Module):
 
     def forward(self, landmarks: Tensor) -> Tensor:
         """Make the matrices [B, crops, 4, 4] from landmarks [B, N, 2 or 3], both float32; [B, 4, 4] of one crop."""
-        chosen = landmarks.index_select(1, self.indices)[..., :2].unflatten(1, (self.count, -1))  # [B, S, K, 2]
+        chosen = landmarks.float().index_select(1, self.indices)[..., :2].unflatten(1, (self.count, -1))  # [B, S, K, 2]
         along = F.normalize(chosen[:, :, 1] - chosen[:, :, 0], dim=2)
         axes = torch.stack([along, along.flip(2) * self.quarter_turn], 3)  # [B, S, 2, 2], columns along and across
         low, high = (chosen[:, :, 2:] @ axes).aminmax(dim=2, keepdim=True)  # [B, S, 1, 2]
@@ -169,7 +169,7 @@ class CropImage(nn.Module):
 
     def forward(self, image: Tensor, matrix: Tensor) -> Tensor:
         """Crop [B, C, H, W] by [B, crops, 4, 4], or [B, 4, 4], to [B, crops * C, *size]."""
-        batch, channels, high, wide = image.shape
+        batch, _, high, wide = image.shape
         matrix = matrix.reshape(batch, self.count, 4, 4)
         # grid_sample counts from -1 to 1 over the picture
         rows = torch.cat([matrix[..., :2, :2], matrix[..., :2, 3:]], 3).float()  # [B, S, 2, 3]
@@ -187,7 +187,7 @@ class TransformLandmarks(nn.Module):
     def forward(self, landmarks: Tensor, matrix: Tensor) -> Tensor:
         """Move [B, N, 2 or 3] by [B, 4, 4]."""
         size = landmarks.shape[2]
-        return landmarks @ matrix[:, :size, :size].mT + matrix[:, None, :size, 3]
+        return landmarks.float() @ matrix[:, :size, :size].mT + matrix[:, None, :size, 3]
 
 
 class Rearrange(nn.Module):

@@ -92,10 +92,9 @@ def crop(
         [N, 3, *size] whole numbers 0 to 255 in float32, in memory with the channels last.
     """
     rows, columns = size[0] * oversampling, size[1] * oversampling
-    like = {"device": images.device, "dtype": torch.float32}
     shift = (oversampling - 1) / (2 * oversampling)
-    across = (torch.arange(columns, **like) / oversampling - shift) / size[1] - 0.5
-    down = (torch.arange(rows, **like) / oversampling - shift) / size[0] - 0.5
+    across = (torch.arange(columns, device=images.device) / oversampling - shift) / size[1] - 0.5
+    down = (torch.arange(rows, device=images.device) / oversampling - shift) / size[0] - 0.5
     cos = (regions.side * torch.cos(regions.roll))[:, None, None]
     sin = (regions.side * torch.sin(regions.roll))[:, None, None]
     x = regions.centre[:, 0, None, None] + cos * across - sin * down[:, None]
