@@ -259,3 +259,12 @@ def test_suppression_is_weighted(most):
             np.testing.assert_allclose(found.boxes[b, k].numpy(), box, atol=1e-5)
             assert float(found.scores[b, k]) == pytest.approx(score)
             np.testing.assert_allclose(found.keypoints[b, k, 3].numpy(), (box[:2] + box[2:]) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("place", [float("nan"), float("inf"), -1e30, 1e30])
+def test_squares_that_are_nowhere(place):
+    """A face that was lost may leave any numbers; a crop there has its size, and nothing is raised."""
+    region = Regions(torch.tensor([[place, place]]), torch.tensor([32.0]), torch.zeros(1))
+    picture = torch.zeros(1, 3, 40, 50, dtype=torch.uint8)
+    for border in ("border", "zeros"):
+        assert crop(picture, region, (8, 8), border).shape == (1, 3, 8, 8)
