@@ -101,7 +101,7 @@ class Convolution(nn.Module):
         return F.conv2d(image, self.kernel, self.bias, self.stride, self.padding, groups=self.groups)
 
     def _summed_products(self, image: Tensor) -> Tensor:
-        """Convolve each channel of few pixels: the sum over all of them, each times its weight for each of the result."""
+        """Convolve each channel of few pixels: the sum over all, each times its weight for a pixel of the result."""
         batch, channels, high, wide = image.shape
         key = torch.Size((high, wide))
         weights = self._packed.get(key)

@@ -130,7 +130,7 @@ def _narrowed(images: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Ten
     """Leave out what is not sampled, so that a CPU need not convert the whole of large pictures."""
     bounds = []
     for at, count in ((x, images.shape[3]), (y, images.shape[2])):
-        low, high = (float(end.nan_to_num()) for end in at.aminmax())
+        low, high = (float(end) for end in at.aminmax())
         first = int(min(max(0, low - 2), count - 1))
         last = int(max(min(count, high + 3), first + 1))
         bounds.append((first, last))

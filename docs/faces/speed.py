@@ -26,7 +26,8 @@ GRAPH = """
 input_stream: "image"
 output_stream: "numbers"
 node {{ calculator: "ImageToTensorCalculator" input_stream: "IMAGE:image" output_stream: "TENSORS:input"
-  options {{ [mediapipe.ImageToTensorCalculatorOptions.ext] {{ output_tensor_width: {width} output_tensor_height: {height}
+  options {{ [mediapipe.ImageToTensorCalculatorOptions.ext] {{
+    output_tensor_width: {width} output_tensor_height: {height}
     output_tensor_float_range {{ min: 0 max: 1 }} }} }} }}
 node {{ calculator: "TfLiteCustomOpResolverCalculator" output_side_packet: "OP_RESOLVER:operators" }}
 node {{ calculator: "InferenceCalculator" input_side_packet: "OP_RESOLVER:operators"

@@ -14,7 +14,16 @@ import torch
 from safetensors.torch import save_file
 
 from tests.core.faces.networks import wheel_file
-from tests.core.faces.tflite_files import Scalar, Vector, Writer, branches, flatbuffer, flexbuffer, one_operator
+from tests.core.faces.tflite_files import (
+    Scalar,
+    Vector,
+    Writer,
+    branches,
+    flatbuffer,
+    flexbuffer,
+    one_operator,
+    sparse_convolution,
+)
 from triportrait.core.errors import InputError
 from triportrait.core.faces.flatbuffer import Bytes
 from triportrait.core.faces.flexbuffer import read_map
@@ -308,6 +317,23 @@ def test_damaged_options_of_custom_operators():
         except InputError:
             refused += 1
     assert refused > 50
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda last: last.update({5: {0: Vector("B", [200] * len(last[5][0].values))}}), "outside of their tensor"),
+        (lambda last: last.update({5: {0: Vector("B", [0])}}), "outside of their tensor"),
+        (lambda last: last.update({3: {0: Vector("H", [0, 9, 1, 2])}}), "outside of their tensor"),
+        (lambda last: last.update({4: Scalar("B", 9)}), "without their places"),
+        (lambda last: last.update({0: Scalar("b", 0)}), "in a layout that no face network needs"),
+    ],
+)
+def test_sparse_numbers_outside_of_their_tensor(change, said):
+    file, _, _ = sparse_convolution()
+    change(file.tensors["sparse"][6][2][-1])
+    with pytest.raises(InputError, match=said):
+        parse_tflite(file.file(), "net.tflite")
 
 
 def test_a_large_file_is_not_read(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.core.faces.tflite_files import Scalar, Vector, Writer, branches, numbers, one_operator
+from tests.core.faces.tflite_files import Writer, branches, numbers, one_operator, sparse_convolution
 from triportrait.core.faces.network import GraphNetwork
 from triportrait.core.faces.store import load_graph, read_origin, save_graph
 from triportrait.core.faces.tflite import parse_tflite, read_tflite
@@ -194,31 +194,8 @@ def test_concatenation():
 
 
 def test_sparse_constants():
-    image, bias = numbers(1, 4, 4, 6), numbers(3)
-    kernel = (numbers(3, 1, 1, 6) * (np.random.default_rng(3).random((3, 1, 1, 6)) < 0.5)).astype(np.float16)
-    rows = kernel.reshape(3, 6)
-    starts = np.concatenate([[0], np.cumsum((rows != 0).sum(1))])
-    columns = np.concatenate([np.flatnonzero(row) for row in rows])
-    file = Writer(inputs=["image"], outputs=["result"])
-    file.value("image", image.shape)
-    file.value("sparse", kernel.shape, "float16", rows[rows != 0].tobytes())
-    dense = [{0: Scalar("b", 0), 1: Scalar("i", size)} for size in (3, 1, 1)]
-    listed = {
-        0: Scalar("b", 1),
-        2: Scalar("B", 2),
-        3: {0: Vector("H", starts)},
-        4: Scalar("B", 3),
-        5: {0: Vector("B", columns)},
-    }
-    file.tensors["sparse"][6] = {0: Vector("i", [0, 1, 2, 3]), 2: [*dense, listed]}
-    for name in ("dense", "kernel"):
-        file.value(name, kernel.shape)
-    file.constant("bias", bias)
-    file.value("result", (1, 4, 4, 3))
-    file.operator("DENSIFY", ["sparse"], "dense")
-    file.operator("DEQUANTIZE", ["dense"], "kernel")
-    options = {"padding": "VALID", "stride_h": 1, "stride_w": 1}
-    file.operator("CONV_2D", ["image", "kernel", "bias"], "result", options)
+    image = numbers(1, 4, 4, 6)
+    file, rows, bias = sparse_convolution()
     (found,) = run(file.file(), image)
     np.testing.assert_allclose(found, image @ rows.T.astype(np.float32) + bias, atol=1e-5)
 

@@ -275,3 +275,33 @@ def branches(tails: int = 3) -> Writer:
         if k == tails - 1:
             file.outputs.append(block(file, two, "other", 8, 6, 9))
     return file
+
+
+def sparse_convolution() -> tuple[Writer, np.ndarray, np.ndarray]:
+    """A convolution with a sparse kernel of half precision, its kernel [3, 6] and its bias."""
+    bias = numbers(3)
+    kernel = (numbers(3, 1, 1, 6) * (RNG.random((3, 1, 1, 6)) < 0.5)).astype(np.float16)
+    rows = kernel.reshape(3, 6)
+    starts = np.concatenate([[0], np.cumsum((rows != 0).sum(1))])
+    columns = np.concatenate([np.flatnonzero(row) for row in rows])
+    file = Writer(inputs=["image"], outputs=["result"])
+    file.value("image", (1, 4, 4, 6))
+    file.value("sparse", kernel.shape, "float16", rows[rows != 0].tobytes())
+    dense = [{0: Scalar("b", 0), 1: Scalar("i", size)} for size in (3, 1, 1)]
+    listed = {
+        0: Scalar("b", 1),
+        2: Scalar("B", 2),
+        3: {0: Vector("H", starts)},
+        4: Scalar("B", 3),
+        5: {0: Vector("B", columns)},
+    }
+    file.tensors["sparse"][6] = {0: Vector("i", [0, 1, 2, 3]), 2: [*dense, listed]}
+    for name in ("dense", "kernel"):
+        file.value(name, kernel.shape)
+    file.constant("bias", bias)
+    file.value("result", (1, 4, 4, 3))
+    file.operator("DENSIFY", ["sparse"], "dense")
+    file.operator("DEQUANTIZE", ["dense"], "kernel")
+    options = {"padding": "VALID", "stride_h": 1, "stride_w": 1}
+    file.operator("CONV_2D", ["image", "kernel", "bias"], "result", options)
+    return file, rows, bias
