@@ -8,83 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from triportrait.core.faces.convolution import Sides, activate
 from triportrait.core.faces.operators import Options, Shape
-
-Sides = tuple[int, int, int, int]  # above, below, left, right
-
-
-def same_padding(size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]) -> Sides:
-    """Find how much TensorFlow's padding SAME adds on each side; the odd pixel goes below and to the right."""
-    sides: list[int] = []
-    for pixels, reach, step in zip(size, window, stride, strict=True):
-        total = max(0, (-(-pixels // step) - 1) * step + reach - pixels)
-        sides += [total // 2, total - total // 2]
-    return sides[0], sides[1], sides[2], sides[3]
-
-
-class Convolution(nn.Module):
-    """A convolution, what is added to its result, and an activation.
-
-    Args:
-        kernel: [out, in, H, W]; of a depthwise one [C, 1, H, W].
-        bias: [out] or None.
-        groups: 1, or C for a depthwise one.
-        stride: of rows and of columns.
-        padding: zeros on each side.
-        activation: NONE, RELU, RELU6, PRELU, HARD_SWISH or LOGISTIC.
-        slopes: [out] of a PRELU.
-    """
-
-    def __init__(
-        self,
-        kernel: Tensor,
-        bias: Tensor | None,
-        groups: int,
-        stride: tuple[int, int],
-        padding: Sides,
-        activation: str,
-        slopes: Tensor | None,
-    ) -> None:
-        super().__init__()
-        top, bottom, left, right = padding
-        # A kernel with zeros above and on the left makes the padding even, so that the picture need not be copied.
-        if bottom - top in (0, 1) and right - left in (0, 1) and top + bottom + left + right:
-            kernel = F.pad(kernel, (right - left, 0, bottom - top, 0))
-            self.padding, self.before = (bottom, right), None
-        else:
-            self.padding = (0, 0)
-            self.before = (left, right, top, bottom) if any(padding) else None
-        self.stride, self.groups, self.activation = stride, groups, activation
-        self.kernel = nn.Parameter(kernel.contiguous(memory_format=torch.channels_last), requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        self.slopes = None if slopes is None else nn.Parameter(slopes.reshape(-1), requires_grad=False)
-
-    def forward(self, image: Tensor, added: Tensor | None = None) -> Tensor:
-        """Convolve [B, C, H, W], add [B, at most out, H', W'] to the first channels, and apply the activation."""
-        image = image.to(self.kernel.dtype)
-        if self.before is not None:
-            image = F.pad(image, self.before)
-        result = F.conv2d(image, self.kernel, self.bias, self.stride, self.padding, groups=self.groups)
-        if added is not None:
-            result[:, : added.shape[1]].add_(added)
-        if self.slopes is not None:
-            return F.prelu(result, self.slopes)
-        return activate(result, self.activation)
-
-
-def activate(values: Tensor, activation: str) -> Tensor:
-    """Apply an activation without slopes, in place."""
-    match activation:
-        case "RELU":
-            return values.relu_()
-        case "RELU6":
-            return values.clamp_(0, 6)
-        case "HARD_SWISH":
-            return F.hardswish(values, inplace=True)
-        case "LOGISTIC":
-            return values.sigmoid_()
-    return values
-
 
 class Activation(nn.Module):
     """An activation that follows no convolution."""
@@ -133,8 +58,20 @@ class Pool(nn.Module):
         else:
             if self.before is not None:
                 image = F.pad(image, self.before, value=-torch.inf)
-            result = F.max_pool2d(image, self.window, self.stride)
+            result = _halved(image) if self._halves(image) else F.max_pool2d(image, self.window, self.stride)
         return activate(result, self.activation)
+
+
+    def _halves(self, image: Tensor) -> bool:
+        """Tell whether four slices are compared faster than windows: on a CPU, of few channels and many pixels."""
+        even = image.shape[2] % 2 == 0 == image.shape[3] % 2 and self.window == self.stride == (2, 2)
+        return even and image.device.type == "cpu" and image.shape[1] <= 32
+
+
+def _halved(image: Tensor) -> Tensor:
+    """Take the largest of each 2 x 2 pixels of [B, C, H, W]."""
+    rows = torch.maximum(image[:, :, ::2], image[:, :, 1::2])
+    return torch.maximum(rows[..., ::2], rows[..., 1::2])
 
 
 class Resize(nn.Module):
@@ -162,80 +99,86 @@ class Resize(nn.Module):
         return image
 
 
-class TransposedConvolution(nn.Module):
-    """A transposed convolution whose kernel is as large as its stride: each pixel becomes a tile of pixels.
+class CropMatrix(nn.Module):
+    """Matrices that take pixels of upright crops to where they are in the picture, from landmarks (Attention Mesh).
+
+    A crop is the box of a subset of landmarks, in the frame of the line from one landmark to another, enlarged.
 
     Args:
-        kernel: [in, out, H, W].
-        bias: [out] or None.
-    """
-
-    def __init__(self, kernel: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.kernel = nn.Parameter(kernel, requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Enlarge [B, in, H, W]."""
-        stride = self.kernel.shape[2], self.kernel.shape[3]
-        return F.conv_transpose2d(image.to(self.kernel.dtype), self.kernel, self.bias, stride)
-
-
-class CropMatrix(nn.Module):
-    """The matrix that takes pixels of an upright crop to where they are in the picture, from landmarks (Attention Mesh).
-
-    The crop is the box of a subset of landmarks, in the frame of the line from one landmark to another, enlarged.
+        crops: the options of each crop; only the landmarks differ.
     """
 
     indices: Tensor
+    factors: Tensor
+    middle: Tensor
+    identity: Tensor
+    quarter_turn: Tensor
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, crops: Sequence[Options]) -> None:
         super().__init__()
-        subset, left, right = (options[k] for k in ("subset_idxs", "left_rotation_idx", "right_rotation_idx"))
-        assert isinstance(subset, tuple) and isinstance(left, int) and isinstance(right, int)
-        self.register_buffer("indices", torch.tensor([left, right, *subset]), persistent=False)
+        rows: list[list[int]] = []
+        for options in crops:
+            subset, left, right = (options[k] for k in ("subset_idxs", "left_rotation_idx", "right_rotation_idx"))
+            assert isinstance(subset, tuple) and isinstance(left, int) and isinstance(right, int)
+            rows.append([left, right, *subset])
+        longest = max(map(len, rows))
+        padded = [row + row[2:3] * (longest - len(row)) for row in rows]  # a repeated landmark changes no box
+        self.count = len(rows)
         height, width, scale_x, scale_y = (
-            float(options[k])  # type: ignore[arg-type]
+            float(crops[0][k])  # type: ignore[arg-type]
             for k in ("output_height", "output_width", "scale_x", "scale_y")
         )
-        self.factors = scale_x / width, scale_y / height
-        self.middle = width / 2, height / 2
+        self.register_buffer("indices", torch.tensor(padded).reshape(-1), persistent=False)
+        self.register_buffer("factors", torch.tensor([scale_x / width, scale_y / height]), persistent=False)
+        self.register_buffer("middle", torch.tensor([width / 2, height / 2]), persistent=False)
+        self.register_buffer("identity", torch.eye(4), persistent=False)
+        self.register_buffer("quarter_turn", torch.tensor([-1.0, 1.0]), persistent=False)
 
     def forward(self, landmarks: Tensor) -> Tensor:
-        """Make the matrices [B, 4, 4] from landmarks [B, N, 2 or 3], both in float32."""
-        flat = landmarks.float()[:, self.indices, :2]
-        along = F.normalize(flat[:, 1] - flat[:, 0], dim=1)  # [B, 2]
-        across = torch.stack([-along[:, 1], along[:, 0]], 1)
-        axes = torch.stack([along, across], 2)  # [B, 2, 2], columns
-        turned = flat[:, 2:] @ axes
-        low, high = turned.amin(1), turned.amax(1)  # [B, 2]
-        scaled = axes * ((high - low) * _row(self.factors, flat))[:, None]
-        centre = (axes @ ((low + high) / 2)[:, :, None]) - scaled @ _row(self.middle, flat)[:, None]
-        matrix = F.pad(torch.cat([scaled, torch.zeros_like(centre), centre], 2), (0, 0, 0, 2))
-        matrix[:, 2, 2] = 1
-        matrix[:, 3, 3] = 1
-        return matrix
+        """Make the matrices [B, crops, 4, 4] from landmarks [B, N, 2 or 3], both float32; [B, 4, 4] of one crop."""
+        chosen = landmarks.index_select(1, self.indices)[..., :2].unflatten(1, (self.count, -1))  # [B, S, K, 2]
+        along = F.normalize(chosen[:, :, 1] - chosen[:, :, 0], dim=2)
+        axes = torch.stack([along, along.flip(2) * self.quarter_turn], 3)  # [B, S, 2, 2], columns along and across
+        low, high = (chosen[:, :, 2:] @ axes).aminmax(dim=2, keepdim=True)  # [B, S, 1, 2]
+        size = (high - low) * self.factors
+        scaled = axes * size
+        corner = (axes * ((low + high) / 2 - size * self.middle)).sum(3)  # the crop's pixel (0, 0), [B, S, 2]
+        matrix = self.identity.repeat(len(chosen), self.count, 1, 1)
+        matrix[..., :2, :2] = scaled
+        matrix[..., :2, 3] = corner
+        return matrix if self.count > 1 else matrix[:, 0]
 
 
 class CropImage(nn.Module):
-    """A crop of features where a matrix says, interpolated bilinearly (Attention Mesh)."""
+    """Crops of features where matrices say, interpolated bilinearly (Attention Mesh).
 
-    def __init__(self, size: tuple[int, int]) -> None:
+    Args:
+        size: rows and columns of a crop.
+        count: of crops.
+    """
+
+    pixels: Tensor
+
+    def __init__(self, size: tuple[int, int], count: int) -> None:
         super().__init__()
-        self.size = size
+        self.size, self.count = size, count
+        rows, columns = size
+        y, x = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(columns) + 0.5, indexing="ij")
+        ones = torch.ones(rows * columns)
+        self.register_buffer("pixels", torch.stack([x.flatten(), y.flatten(), ones], 1), persistent=False)
 
     def forward(self, image: Tensor, matrix: Tensor) -> Tensor:
-        """Crop [B, C, H, W] by [B, 4, 4] to [B, C, *size]."""
-        high, wide = image.shape[2:]
-        rows, columns = self.size
-        # grid_sample counts from -1 to 1 over the picture's edges, in the result and in the picture
-        linear, shift = matrix[:, :2, :2], matrix[:, :2, 3:]
-        half = _row((columns / 2, rows / 2), matrix)
-        to_grid = _row((2 / wide, 2 / high), matrix)[:, None]
-        theta = torch.cat([linear * half, linear @ half[:, None] + shift], 2) * to_grid
-        theta = theta - F.pad(torch.ones_like(shift), (2, 0))
-        grid = F.affine_grid(theta, [image.shape[0], 1, rows, columns], align_corners=False)
-        return F.grid_sample(image, grid.to(image.dtype), align_corners=False, padding_mode="zeros")
+        """Crop [B, C, H, W] by [B, crops, 4, 4], or [B, 4, 4], to [B, crops * C, *size]."""
+        batch, channels, high, wide = image.shape
+        matrix = matrix.reshape(batch, self.count, 4, 4)
+        # grid_sample counts from -1 to 1 over the picture
+        rows = torch.cat([matrix[..., :2, :2], matrix[..., :2, 3:]], 3).float()  # [B, S, 2, 3]
+        scaled = torch.stack([rows[..., 0, :] * (2 / wide), rows[..., 1, :] * (2 / high)], 3)
+        grid = (self.pixels.float() @ scaled - 1).reshape(batch, -1, self.size[1], 2)
+        # float32: on a CPU grid_sample in half gives wrong numbers (torch 2.13)
+        cropped = F.grid_sample(image.float(), grid, align_corners=False, padding_mode="zeros").to(image.dtype)
+        cropped = cropped.unflatten(2, (self.count, -1)).transpose(1, 2).flatten(1, 2)
+        return cropped.contiguous(memory_format=torch.channels_last)
 
 
 class TransformLandmarks(nn.Module):
@@ -245,11 +188,6 @@ class TransformLandmarks(nn.Module):
         """Move [B, N, 2 or 3] by [B, 4, 4]."""
         size = landmarks.shape[2]
         return landmarks @ matrix[:, :size, :size].mT + matrix[:, None, :size, 3]
-
-
-def _row(numbers: Sequence[float], like: Tensor) -> Tensor:
-    """Make a vector without reading host memory later, so that a CUDA graph can hold it."""
-    return torch.stack([torch.full((), number, dtype=like.dtype, device=like.device) for number in numbers])
 
 
 class Rearrange(nn.Module):
@@ -303,3 +241,31 @@ def _outside(value: Tensor) -> Tensor:
 def _inside(value: Tensor) -> Tensor:
     """Give rank 4 in PyTorch's order [B, C, H, W]."""
     return value.permute(0, 3, 1, 2) if value.ndim == 4 else value
+
+
+class Select(nn.Module):
+    """Values taken out of others that hold several side by side, and put side by side.
+
+    Args:
+        picks: which input, which of its parts, and how many it has. Images have them as groups of channels,
+            matrices [B, parts, 4, 4] on an axis of their own.
+    """
+
+    def __init__(self, picks: Sequence[tuple[int, int, int]]) -> None:
+        super().__init__()
+        self.picks = picks
+
+    def forward(self, *values: Tensor) -> Tensor:
+        """Take them out of [B, parts * C, H, W] or [B, parts, 4, 4]."""
+        found = []
+        for place, part, count in self.picks:
+            value = values[place]
+            if count > 1 and value.shape[1] == count and value.shape[2:] == (4, 4):
+                value = value[:, part]
+            elif count > 1:
+                size = value.shape[1] // count
+                value = value[:, part * size : (part + 1) * size]
+            found.append(value)
+        if len(found) == 1:
+            return found[0]
+        return torch.cat(found, 1).contiguous(memory_format=torch.channels_last)

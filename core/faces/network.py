@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
-from triportrait.core.faces.fusion import CONVOLUTIONS, Step, fused
+from triportrait.core.faces.bundles import Selection, bundled, without_repeats
+from triportrait.core.faces.fusion import Step, fused
 from triportrait.core.faces.graph import Graph
-from triportrait.core.faces.layers import (
-    Activation,
-    Convolution,
-    CropImage,
-    CropMatrix,
-    Elementwise,
-    Pool,
-    Rearrange,
-    Resize,
-    TransformLandmarks,
-    TransposedConvolution,
-    same_padding,
-)
+from triportrait.core.faces.layer_making import layer_of
+from triportrait.core.faces.layers import Select
+
+LARGEST_KEPT = 31 << 20  # bytes; glibc's limit is 32 MiB
 
 # Operators after the last convolution that move points or turn them into others: they stay in float32.
 _POINTS = (
@@ -50,22 +43,24 @@ class GraphNetwork(nn.Module):
         self.input_size = shape[1], shape[2]
         self.output_names = graph.outputs
         self.dtype = dtype
-        steps = fused(graph)
+        _keep_freed_memory()
+        steps = without_repeats(fused(graph), graph)
         wide = _wide_steps(steps, graph)
+        points = wide - {step.output for step in steps if step.operator.kind == "Landmarks2TransformMatrix"}
+        plan = bundled(steps, graph, points)
         self.layers = nn.ModuleList()
-        self._inputs: list[tuple[str, ...]] = []
-        self._outputs: list[str] = []
-        for step in steps:
-            layer = _layer(step, graph)
-            self.layers.append(layer if step.output in wide else layer.to(dtype))
-            self._inputs.append(step.inputs)
-            self._outputs.append(step.output)
-        last = {name: place for place, names in enumerate(self._inputs) for name in names}
-        kept = set(graph.outputs)
-        self._unused: list[tuple[str, ...]] = [
-            tuple({name for name in names if last[name] == place and name not in kept})
-            for place, names in enumerate(self._inputs)
-        ]
+        last = {name: place for place, part in enumerate(plan) for name in part.inputs}
+        self._plan: list[tuple[nn.Module, tuple[str, ...], str, tuple[str, ...]]] = []
+        for place, part in enumerate(plan):
+            if isinstance(part, Selection):
+                layer: nn.Module = Select(part.picks)
+            else:
+                layer = layer_of(part.members, graph)
+                if part.members[0].output not in wide:
+                    layer = layer.to(dtype)
+            self.layers.append(layer)
+            done = tuple({name for name in part.inputs if last[name] == place and name not in graph.outputs})
+            self._plan.append((layer, part.inputs, part.output, done))
         self.eval()
 
     @torch.no_grad()
@@ -80,9 +75,9 @@ class GraphNetwork(nn.Module):
         """
         first = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
         values = {self.input_name: first}
-        for layer, inputs, output, unused in zip(self.layers, self._inputs, self._outputs, self._unused, strict=True):
+        for layer, inputs, output, done in self._plan:
             values[output] = layer(*[values[name] for name in inputs])
-            for name in unused:
+            for name in done:
                 del values[name]
         results = ((name, values[name]) for name in self.output_names)
         return {name: value.permute(0, 2, 3, 1) if value.ndim == 4 else value for name, value in results}
@@ -99,52 +94,10 @@ def _wide_steps(steps: list[Step], graph: Graph) -> set[str]:
     return wide
 
 
-def _constant(graph: Graph, name: str | None) -> Tensor | None:
-    return graph.constants[name].float() if name else None
+@cache
+def _keep_freed_memory() -> None:
+    """Make glibc keep freed blocks for the next picture: it returns blocks that are larger than any freed before.
 
-
-def _layer(step: Step, graph: Graph) -> nn.Module:
-    """Make the module of one step."""
-    operator, options = step.operator, step.operator.options
-    size = graph.shapes[step.inputs[0]][1:3]
-    constants = [name for name in operator.inputs if name in graph.constants]
-    stride: tuple[int, int] = (int(options.get("stride_h", 1)), int(options.get("stride_w", 1)))  # type: ignore[arg-type]
-    match operator.kind:
-        case kind if kind in CONVOLUTIONS:
-            stored = graph.constants[constants[0]].float()
-            padding = step.padding
-            if options["padding"] == "SAME":
-                padding = same_padding((size[0], size[1]), (stored.shape[1], stored.shape[2]), stride)
-            depthwise = kind == "DEPTHWISE_CONV_2D"
-            kernel = stored.permute(3, 0, 1, 2) if depthwise else stored.permute(0, 3, 1, 2)
-            bias = _constant(graph, constants[1] if len(constants) > 1 else None)
-            slopes = _constant(graph, step.slopes)
-            groups = kernel.shape[0] if depthwise else 1
-            return Convolution(kernel, bias, groups, stride, padding, step.activation, slopes)
-        case "Convolution2DTransposeBias":
-            kernel = graph.constants[constants[0]].float().permute(3, 0, 1, 2)
-            return TransposedConvolution(kernel, _constant(graph, constants[1] if len(constants) > 1 else None))
-        case "MAX_POOL_2D" | "AVERAGE_POOL_2D":
-            window = (int(options["window_h"]), int(options["window_w"]))  # type: ignore[arg-type]
-            padding = (0, 0, 0, 0)
-            if options["padding"] == "SAME":
-                padding = same_padding((size[0], size[1]), window, stride)
-            return Pool(operator.kind, window, stride, padding, str(options["activation"]))
-        case "ADD" | "MUL":
-            constant = _constant(graph, constants[0] if constants else None)
-            if constant is not None and constant.ndim == 4:
-                constant = constant.permute(0, 3, 1, 2)
-            return Elementwise(operator.kind, str(options["activation"]), constant)
-        case "RELU" | "PRELU" | "HARD_SWISH" | "LOGISTIC":
-            return Activation(operator.kind, _constant(graph, constants[0] if constants else None))
-        case "RESIZE_BILINEAR":
-            rows, columns = options["size"]  # type: ignore[misc]
-            return Resize((rows, columns), bool(options["align_corners"]), bool(options["half_pixel_centers"]))
-        case "Landmarks2TransformMatrix":
-            return CropMatrix(options)
-        case "TransformTensorBilinear":
-            return CropImage((int(options["output_height"]), int(options["output_width"])))  # type: ignore[arg-type]
-        case "TransformLandmarks":
-            return TransformLandmarks()
-        case kind:
-            return Rearrange(kind, options, graph.shapes[step.output])
+    Without it a batch of 8 takes twice as long on a CPU, because each result is made of fresh pages.
+    """
+    torch.empty(LARGEST_KEPT, dtype=torch.uint8)
