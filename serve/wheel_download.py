@@ -36,8 +36,8 @@ def download_wheel(work: Path) -> Path:
         work: an empty folder; pip's temporary files lie there too.
 
     Raises:
-        InputError: pip is missing, reaches no index, finds no such wheel or gets another file; the sentence says what to
-            bring.
+        InputError: pip is missing, reaches no index, finds no such wheel or gets another file; the sentence says what
+            to bring.
         OSError: the disk refuses.
     """
     if not sys.executable:

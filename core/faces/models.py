@@ -121,9 +121,9 @@ class State(NamedTuple):
 
 
 def models_folder() -> Path:
-    """Return where the networks are kept: `face-models` in $TRIPORTRAIT_CACHE, else in `triportrait` of the user's cache.
+    """Return where the networks are kept: `face-models` in $TRIPORTRAIT_CACHE, else in the user's cache.
 
-    That cache is $XDG_CACHE_HOME, or ~/.cache. A link is followed, so that what it points to is replaced.
+    That is $XDG_CACHE_HOME/triportrait, or ~/.cache/triportrait. A link is followed, so that what it points to is replaced.
 
     Raises:
         InputError: the user has no home folder.
@@ -158,7 +158,7 @@ def models_state() -> State:
 
 
 def why_unusable() -> str | None:
-    """Say in a sentence why no face can be found with the networks in the cache, and what to do; None where they are whole.
+    """Say in a sentence why the networks in the cache find no face, and what to do; None where they are whole.
 
     Who is asked to find faces in raw pictures says it; nothing is downloaded unasked.
 

@@ -22,18 +22,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Fetch:
-    """Fetch the networks that find and follow faces, which mediapipe's authors publish under Apache-2.0, into the cache.
+    """Fetch the networks that find and follow faces into the cache. They are mediapipe's, under Apache-2.0.
 
-    pip downloads one wheel of mediapipe, 36 MB, from the package index that it is configured for; nothing in it is run or
-    installed, and each file is checked by its SHA-256. $TRIPORTRAIT_CACHE names another cache. Networks that are there
-    already are left as they are; damaged ones are fetched again.
+    pip downloads one wheel of mediapipe, 36 MB, from the package index that it is configured for; nothing in it is run
+    or installed, and each file is checked by its SHA-256. $TRIPORTRAIT_CACHE names another cache. Networks that are
+    there already are left as they are; damaged ones are fetched again.
     """
 
     what: tyro.conf.Positional[Literal["faces"]]
     """What to fetch: `faces`."""
     source: Annotated[Path | None, tyro.conf.arg(name="from", metavar="WHEEL|FOLDER", help_behavior_hint="")] = None
-    """Take them out of this wheel of mediapipe 0.10.21, or out of a folder with its .tflite files or with what was in it,
-    unpacked or installed; nothing is downloaded."""
+    """Take them out of this wheel of mediapipe 0.10.21, or out of a folder with its .tflite files or with what was in
+    it, unpacked or installed; nothing is downloaded."""
     overwrite: bool = False
     """Fetch them again, even if they are there and whole."""
 

@@ -35,7 +35,7 @@ def test_a_row_for_everything(capsys, monkeypatch):
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
     for name in (
         "Python", "torch", "CUDA", "Triton", "xFormers", "DALI", "DeepSpeed", "lpips", "live", "faces", "provenance",
-        "video", "weights",
+        "face", "video", "weights",
     ):  # fmt: skip
         assert name in lines, name
         assert lines[name].split()[1] in ("ok", "missing", "none", "broken"), lines[name]
