@@ -71,12 +71,7 @@ class Convolution(nn.Module):
             image = image.to(self.kernel.dtype)
         if self.before is not None:
             image = F.pad(image, self.before)
-        if (
-            self.parts == 1
-            and image.shape[2:] == self.kernel.shape[2:]
-            and self.padding == (0, 0)
-            and not self.depthwise
-        ):
+        if self.parts == 1 and image.shape[2:] == self.kernel.shape[2:] and self.padding == (0, 0) and not self.depthwise:
             result = self._summed_whole(image)
         elif image.device.type == "cpu" and image.dtype == torch.float32 and packing_works():
             result = self._convolved_packed(image)
@@ -164,3 +159,5 @@ class TransposedConvolution(nn.Module):
         """Enlarge [B, in, H, W]."""
         stride = self.kernel.shape[2], self.kernel.shape[3]
         return F.conv_transpose2d(image.to(self.kernel.dtype), self.kernel, self.bias, stride)
+
+

@@ -144,7 +144,5 @@ def suppressed(boxes: Tensor, keypoints: Tensor, scores: Tensor, most: int) -> D
     padding = (0, 0, 0, most - merged.shape[1])
     merged = nn.functional.pad(merged, padding)
     return Detections(
-        merged[..., :4],
-        merged[..., 4:].unflatten(-1, (6, 2)),
-        nn.functional.pad(torch.cat(best_scores, 1), padding[2:]),
+        merged[..., :4], merged[..., 4:].unflatten(-1, (6, 2)), nn.functional.pad(torch.cat(best_scores, 1), padding[2:])
     )

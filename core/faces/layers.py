@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from triportrait.core.faces.convolution import Sides, activate
 from triportrait.core.faces.operators import Options, Shape
 
-
 class Activation(nn.Module):
     """An activation that follows no convolution."""
 
@@ -61,6 +60,7 @@ class Pool(nn.Module):
                 image = F.pad(image, self.before, value=-torch.inf)
             result = _halved(image) if self._halves(image) else F.max_pool2d(image, self.window, self.stride)
         return activate(result, self.activation)
+
 
     def _halves(self, image: Tensor) -> bool:
         """Tell whether four slices are compared faster than windows: on a CPU, of few channels and many pixels."""

@@ -123,7 +123,8 @@ class State(NamedTuple):
 def models_folder() -> Path:
     """Return where the networks are kept: `face-models` in $TRIPORTRAIT_CACHE, else in the user's cache.
 
-    That is $XDG_CACHE_HOME/triportrait, or ~/.cache/triportrait. A link is followed, so that what it points to is replaced.
+    That is $XDG_CACHE_HOME/triportrait, or ~/.cache/triportrait. A link is followed, so that what it points
+    to is replaced.
 
     Raises:
         InputError: the user has no home folder.
