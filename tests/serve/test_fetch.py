@@ -268,7 +268,7 @@ BROUGHT = {
     "huge": "got a file of 314,572,800 bytes",
     "other content": "got one without mediapipe/modules/face_detection/face_detection_short_range.tflite",
     "another network": "face_landmark_with_attention.tflite: expected SHA-256",
-    "a network of another size": "face_landmark_with_attention.tflite: expected ",
+    "a network of another size": " bytes, that of mediapipe 0.10.21, got ",
     "a bit": "iris_landmark.tflite: expected SHA-256",
     "damaged inside": "face_landmark_with_attention.tflite: expected a whole file, that of mediapipe 0.10.21, got a da",
     "encrypted": "face_detection_short_range.tflite: expected a whole file, that of mediapipe 0.10.21, got a damaged",
