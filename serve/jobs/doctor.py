@@ -16,6 +16,7 @@ from typing import Annotated, Literal, NamedTuple
 import tyro
 
 from triportrait.core.errors import InputError
+from triportrait.core.faces.models import COMMAND, MODELS, load_model, models_state
 from triportrait.core.gpus import first_gpu, why_unused
 from triportrait.core.optional_packages import install, line
 from triportrait.core.safe_text import LONGEST_SENTENCE, shown
@@ -99,6 +100,7 @@ def examine(weights: str | None) -> Iterator[Finding]:
     loads = torch.verdict in ("ok", "other")
     yield _cuda(loads, trials.get("CUDA"))
     yield from rows.values()
+    yield _face_models(loads)
     yield _codecs(trials["video"])
     yield _weights(weights, loads)
 
@@ -181,6 +183,22 @@ def _with_trial(row: Finding, trial: Trial | None) -> Finding:
         advice = f"{library.use}{install(library.extra)}"
         return row._replace(verdict="missing", detail=f"{row.detail}, without {trial.missing}; {advice}")
     return row._replace(verdict="broken", detail=f"{row.detail}: {trial.words}{library.mend}")
+
+
+def _face_models(loads: bool) -> Finding:
+    """Tell whether the networks that find faces are in the cache, and load them if torch does."""
+    try:
+        state = models_state()
+        if state.verdict == "missing":
+            return Finding("face models", "missing", f"none in {state.folder}; {COMMAND}")
+        if state.verdict == "damaged":
+            return Finding("face models", "broken", f"{state.folder}: {state.detail}; {COMMAND}")
+        if loads:
+            for name in MODELS:
+                load_model(name)
+    except InputError as error:
+        return Finding("face models", "broken", str(error))
+    return Finding("face models", "ok", f"{len(MODELS)} networks in {state.folder}")
 
 
 def _numbers(version: str) -> tuple[int, ...]:
