@@ -41,6 +41,7 @@ from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.first_start import FirstStart
 from triportrait.serve.media.output_file import VIDEO_ENDINGS, check_output
 from triportrait.serve.media.provenance.stamp import Stamp
+from triportrait.serve.media.video.decoders import Decoding
 from triportrait.serve.media.video.encoders import EncoderChoice, chosen_encoder
 from triportrait.serve.part_times import PartTimes
 from triportrait.serve.picture_inputs import Picture, PictureStream, to_picture
@@ -417,7 +418,7 @@ class Pipeline:
         if isinstance(driving, str | os.PathLike):
             if fps is not None:
                 raise InputError("fps: expected pictures beside it, got a path, whose frames have times; leave it out")
-            return DrivingFrames.open(Path(driving), folder, frames)
+            return DrivingFrames.open(Path(driving), folder, frames, Decoding.on("auto", self.device))
         if isinstance(driving, Image.Image) or (isinstance(driving, np.ndarray) and driving.ndim == 3):
             driving = [driving]
         if not isinstance(driving, Iterable) or isinstance(driving, bytes | bytearray | dict):

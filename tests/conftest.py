@@ -25,7 +25,7 @@ _FOLDERS = pytest.StashKey[dict[Path, pytest.Collector]]()
 
 
 def wants_gpu(expression: str) -> bool:
-    """Whether a mark expression (`-m`) takes tests of a GPU and no others."""
+    """Whether a mark expression (`-m`) takes tests of a GPU and no others; `first` are some of them."""
     if not expression:
         return False
     chosen = Expression.compile(expression)
@@ -33,7 +33,7 @@ def wants_gpu(expression: str) -> bool:
     def takes(*marks: str) -> bool:
         return chosen.evaluate(lambda name, **_: name in marks)
 
-    return (takes("gpu") or takes("gpu", "full")) and not (takes() or takes("full"))
+    return any(takes("gpu", *more) for more in ((), ("full",), ("first",))) and not (takes() or takes("full"))
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:

@@ -125,7 +125,8 @@ def options_of(kind: type[Any]) -> list[Option]:
         value_type = get_args(hint) if get_origin(hint) is Literal else hint
         if not isinstance(value_type, type | tuple):
             raise TypeError(f"{kind.__name__}.{field.name}: no command line gives a {hint}")
-        name = field.name.replace("_", "-")
+        named = next((extra.name for extra in extras if getattr(extra, "name", None)), field.name)
+        name = named.replace("_", "-")
         metavar = next((extra.metavar for extra in extras if getattr(extra, "metavar", None)), name.upper())
         switched_off = value_type is bool and field.default is True
         options.append(

@@ -16,6 +16,7 @@ from typing import Annotated, Literal, NamedTuple
 import tyro
 
 from triportrait.core.errors import InputError
+from triportrait.core.faces.models import COMMAND, MODELS, load_model, models_state
 from triportrait.core.gpus import first_gpu, why_unused
 from triportrait.core.optional_packages import install, line
 from triportrait.core.safe_text import LONGEST_SENTENCE, shown
@@ -58,7 +59,7 @@ LIBRARIES = (
     Library("xFormers", ("xformers",), "0.0.35", None, "xformers", "only with a GPU, where PyTorch's does as well: ",
             "; PyTorch's attention runs, nothing is lost"),
     Library("DALI", ("nvidia-dali-cuda130", "nvidia-dali-cuda120"), "2.1.0", None, "dali",
-            "only for training on clips: ", "; PyAV decodes instead"),
+            "only for training on clips and --decoder dali: ", "; PyAV decodes instead"),
     Library("DeepSpeed", ("deepspeed",), "0.19.8", None, "train", "only for training: "),
     Library("lpips", ("lpips",), "0.1.4", None, "train", "only for training: "),
     Library("live", ("fastapi",), "0.163", None, "serve", "only for `triportrait live`: "),
@@ -99,6 +100,7 @@ def examine(weights: str | None) -> Iterator[Finding]:
     loads = torch.verdict in ("ok", "other")
     yield _cuda(loads, trials.get("CUDA"))
     yield from rows.values()
+    yield _face_models(loads)
     yield _codecs(trials["video"])
     yield _weights(weights, loads)
 
@@ -183,6 +185,22 @@ def _with_trial(row: Finding, trial: Trial | None) -> Finding:
     return row._replace(verdict="broken", detail=f"{row.detail}: {trial.words}{library.mend}")
 
 
+def _face_models(loads: bool) -> Finding:
+    """Tell whether the networks that find faces are in the cache, and load them if torch does."""
+    try:
+        state = models_state()
+        if state.verdict == "missing":
+            return Finding("face models", "missing", f"none in {state.folder}; {COMMAND}")
+        if state.verdict == "damaged":
+            return Finding("face models", "broken", f"{state.folder}: {state.detail}; {COMMAND}")
+        if loads:
+            for name in MODELS:
+                load_model(name)
+    except InputError as error:
+        return Finding("face models", "broken", str(error))
+    return Finding("face models", "ok", f"{len(MODELS)} networks in {state.folder}")
+
+
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(n) for n in re.findall(r"\d+", version.split("+")[0])[:3])
 
@@ -215,8 +233,11 @@ def _codecs(trial: Trial) -> Finding:
 
     reads = [name for name, (decoder, _) in CODECS.items() if has(decoder, "r")]
     writes = [name for name, (_, encoder) in CODECS.items() if has(encoder, "w")]
+    hardware = f"; {trial.runs}" if trial.runs else ""
     verdict: Verdict = "ok" if {"H.264", "AAC"} <= set(reads) & set(writes) else "broken"
-    return Finding("video", verdict, f"PyAV {av.__version__}: reads {' '.join(reads)}; writes {' '.join(writes)}")
+    return Finding(
+        "video", verdict, f"PyAV {av.__version__}: reads {' '.join(reads)}; writes {' '.join(writes)}{hardware}"
+    )
 
 
 def _weights(weights: str | None, loads: bool) -> Finding:

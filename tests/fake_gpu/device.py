@@ -167,7 +167,7 @@ class FakeGpu(TorchDispatchMode):
             return func(*args, **kwargs)
         name = func.overloadpacket.__name__
         if kwargs.pop("pin_memory", False) or name in ("pin_memory", "_pin_memory"):
-            return self._pin(func(*args, **kwargs) if "pin" not in name else args[0].clone())
+            return self._pin(func(*args, **kwargs) if "pin" not in name else _copied_as_it_lies(args[0]))
         if name == "is_pinned":
             return args[0].untyped_storage()._cdata in self._pinned
         leaves = tree_leaves((args, kwargs))
@@ -284,6 +284,11 @@ def _mode(gpu: FakeGpu) -> Iterator[None]:
         yield
     finally:
         TorchDispatchMode.__exit__(gpu, None, None, None)
+
+
+def _copied_as_it_lies(tensor: Tensor) -> Tensor:
+    """Copy with the same strides, as pinning does: it refuses what has several elements in one place, as expanded."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(tensor)
 
 
 def _is_view(func: Any) -> bool:

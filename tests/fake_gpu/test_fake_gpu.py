@@ -5,50 +5,20 @@ The fake GPU wants processes of its own: `python -m tests.fake_gpu.report` and `
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from tests.fake_gpu.device import environment
-from triportrait.kernels.language import HAVE_TRITON
+from tests.fake_gpu.conditions import NEEDS
 
-pytestmark = [
-    pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler"),
-    pytest.mark.skipif(torch.version.cuda is not None, reason="a build of PyTorch for CUDA has a device of its own"),
-    pytest.mark.skipif(not HAVE_TRITON, reason="needs Triton"),
-]
-ROOT = Path(__file__).parents[2]
+pytestmark = NEEDS
 EVERY = 6  # one program in so many is compiled here, all by `python -m tests.fake_gpu.report OUT.json --compile 1`
 SERVED, STAGES = ("fp32", "bf16", "fp16"), ("stage1", "stage2")
 FRAME_LAUNCHES, TURNED_LAUNCHES = 12, 13  # outside of graphs, of a captured frame
 LARGEST_STEP_GB = 22.0  # of 4 images, every phase of a stage; libraries' own workspaces come on top
 SMALL_CONSTANTS = 3  # the face's place in a motion crop, once per crop, copied while the host waits
 MOST_UPLOADED = 200  # bytes of a phase: constants of its losses, no random numbers
-FAULTS = 8
-
-
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory) -> Callable[..., Any]:
-    """What a module writes into its file."""
-    folder, variables = tmp_path_factory.mktemp("fake_gpu"), environment()
-
-    def run(module: str, *words: str) -> Any:
-        out = folder / f"{module}.json"
-        done = subprocess.run(
-            [sys.executable, "-m", module, str(out), *words], cwd=ROOT, env=variables | {"PYTHONPATH": str(ROOT)},
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(out.read_text())
-
-    return run
+FAULTS = 9
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +101,12 @@ def test_what_was_launched_compiles(report):
     assert len(report["launches"]) > 50
     assert {row["chip"] for row in report["compiled"]} == {80, 90}
     assert not [row for row in report["compiled"] if row["fault"]]
+
+
+def test_what_was_launched_stands_in_the_compile_table(report):
+    """As it was launched: dtype of every pointer, constants, alignment. Only the trial of a device has no case."""
+    missing = {row["launch"]: row for row in report["launches"] if row["case"] is None}
+    assert missing.keys() == {"trial_launch.write_one"}, missing
 
 
 @pytest.fixture(scope="module")

@@ -39,8 +39,10 @@ def test_a_row_for_everything(capsys, monkeypatch):
     ):  # fmt: skip
         assert name in lines, name
         assert lines[name].split()[1] in ("ok", "missing", "none", "broken"), lines[name]
+    assert lines["face"].split()[:3] in (["face", "models", verdict] for verdict in ("ok", "missing", "broken"))
     assert "loads, runs (on the CPU)" in lines["torch"]
     assert "H.264" in lines["video"]
+    assert "; NVDEC " in lines["video"]
     assert "procedural heads alone" in lines["weights"]
     assert "reenact can run" in lines["reenact"]
     for name in ("Triton", "DeepSpeed", "lpips", "live", "faces", "provenance"):
@@ -167,7 +169,7 @@ class TestWeights:
         sentence = capsys.readouterr().err.strip().splitlines()[-1].removeprefix("triportrait: ")
         assert cli.main(["doctor", "--weights", str(folder)]) == 1
         said = capsys.readouterr().out
-        assert f"weights     broken   {sentence}\n" in said
+        assert f"weights      broken   {sentence}\n" in said
         assert "--weights demo takes the package's own" in said
 
 

@@ -11,6 +11,7 @@ import torch
 
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.jobs import live
+from triportrait.serve.live.inference import decode_jpeg
 
 FACES_S, DEVICE_S, THREADS = 0.025, 0.001, 4
 
@@ -18,8 +19,9 @@ FACES_S, DEVICE_S, THREADS = 0.025, 0.001, 4
 class Engine:
     """A GPU that takes a millisecond for a frame, beside a face finder that takes 25."""
 
-    def __init__(self, reenactor, make_finder, stamp) -> None:
+    def __init__(self, reenactor, make_finder, stamp, decode) -> None:
         self.reenactor, self.stamp, self.marks_on_device = reenactor, stamp, True
+        self.decode = decode or decode_jpeg
         self.most_batch, self.gather_s, self.finds_faces, self.side_px = 8, 0.0, True, 64
 
     def measure(self) -> float:

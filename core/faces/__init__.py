@@ -1,0 +1,1 @@
+"""Face detection, face mesh and segmentation networks, read from TFLite files and run in PyTorch."""
