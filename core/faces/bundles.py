@@ -107,8 +107,9 @@ def bundled(steps: list[Step], graph: Graph, apart: Iterable[str]) -> list[Bundl
     for _, group in sorted(alike.items(), key=lambda item: item[0][0]):  # type: ignore[arg-type, return-value]
         members = tuple(group)
         slots = list(zip(*(step.inputs for step in members), strict=True))
+        inputs: tuple[str, ...]
         if members[0].operator.kind == "TransformTensorBilinear" and len(members) > 1:
-            inputs = (together(slots[0][:1]), together(slots[1]))
+            inputs = together(slots[0][:1]), together(slots[1])
         elif members[0].operator.kind == "Landmarks2TransformMatrix":
             inputs = (together(slots[0][:1]),)
         else:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 MOST_PACKED = 4  # shapes of pictures for which a packed kernel is kept
+FEW_PIXELS = 48  # up to so many a product of matrices is faster than a convolution, on a CPU
+FEW_PRODUCTS = 12_000  # of a depthwise convolution, up to which a sum of them all is faster
 
 Sides = tuple[int, int, int, int]  # above, below, left, right
 
@@ -71,12 +73,7 @@ class Convolution(nn.Module):
             image = image.to(self.kernel.dtype)
         if self.before is not None:
             image = F.pad(image, self.before)
-        if self.parts == 1 and image.shape[2:] == self.kernel.shape[2:] and self.padding == (0, 0) and not self.depthwise:
-            result = self._summed_whole(image)
-        elif image.device.type == "cpu" and image.dtype == torch.float32 and packing_works():
-            result = self._convolved_packed(image)
-        else:
-            result = F.conv2d(image, self.kernel, self.bias, self.stride, self.padding, groups=self.groups)
+        result = self._convolved(image)
         if added is not None:
             if added.shape[1] == result.shape[1]:
                 result.add_(added)
@@ -86,6 +83,38 @@ class Convolution(nn.Module):
         if self.slopes is not None:
             return torch.prelu(result, self.slopes)
         return activate(result, self.activation)
+
+    def _convolved(self, image: Tensor) -> Tensor:
+        """Convolve by what is fastest."""
+        batch, channels, high, wide = image.shape
+        if self.parts == 1 and not self.depthwise:
+            if (high, wide) == self.kernel.shape[2:] and self.padding == (0, 0):
+                return self._summed_whole(image)
+            few = batch * high * wide <= FEW_PIXELS and image.device.type == "cpu"
+            if few and self.kernel.shape[2:] == self.stride == (1, 1):
+                pixels = image.permute(0, 2, 3, 1)
+                return F.linear(pixels, self.kernel[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
+        if image.device.type == "cpu" and image.dtype == torch.float32 and packing_works():
+            if self.depthwise and self.stride == (1, 1) and batch * (high * wide) ** 2 * channels <= FEW_PRODUCTS:
+                return self._summed_products(image)
+            return self._convolved_packed(image)
+        return F.conv2d(image, self.kernel, self.bias, self.stride, self.padding, groups=self.groups)
+
+    def _summed_products(self, image: Tensor) -> Tensor:
+        """Convolve each channel of few pixels: the sum over all, each times its weight for a pixel of the result."""
+        batch, channels, high, wide = image.shape
+        key = torch.Size((high, wide))
+        weights = self._packed.get(key)
+        if weights is None:
+            pixels = torch.eye(high * wide).reshape(-1, 1, high, wide).expand(-1, channels, -1, -1)
+            seen = F.conv2d(pixels, self.kernel, None, self.stride, self.padding, groups=self.groups)
+            weights = self._packed[key] = seen.permute(0, 2, 3, 1).flatten(1, 2).contiguous()  # [pixels, result, C]
+        products = image.permute(0, 2, 3, 1).reshape(batch, high * wide, 1, channels) * weights
+        result = products.sum(1)
+        if self.bias is not None:
+            result += self.bias
+        columns = wide + 2 * self.padding[1] - self.kernel.shape[3] + 1
+        return result.unflatten(1, (-1, columns)).permute(0, 3, 1, 2)
 
     def _summed_whole(self, image: Tensor) -> Tensor:
         """Convolve with a kernel that is as large as the picture: a product of matrices."""
@@ -106,6 +135,9 @@ class Convolution(nn.Module):
         return torch.ops.mkldnn._convolution_pointwise(
             image, packed, self.bias, self.padding, self.stride, (1, 1), self.groups, "none", [], ""
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_packed": {}}  # packed kernels cannot be copied
 
     def _apply(self, *args: Any, **keywords: Any) -> Convolution:
         self._packed.clear()
@@ -159,5 +191,3 @@ class TransposedConvolution(nn.Module):
         """Enlarge [B, in, H, W]."""
         stride = self.kernel.shape[2], self.kernel.shape[3]
         return F.conv_transpose2d(image.to(self.kernel.dtype), self.kernel, self.bias, stride)
-
-

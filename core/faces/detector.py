@@ -67,8 +67,7 @@ class FaceDetector(nn.Module):
         high, wide = images.shape[2:]
         side = self.network.input_size[0]
         longer = float(max(high, wide))
-        like = {"device": images.device, "dtype": torch.float32}
-        zeros = torch.zeros(len(images), **like)
+        zeros = torch.zeros(len(images), device=images.device)
         centre = torch.stack([zeros + wide / 2, zeros + high / 2], 1)
         letterboxed = crop(images, Regions(centre, zeros + longer, zeros), (side, side), "zeros")
         results = self.network(letterboxed / 127.5 - 1)
@@ -124,7 +123,9 @@ def suppressed(boxes: Tensor, keypoints: Tensor, scores: Tensor, most: int) -> D
     """
     values = torch.cat([boxes, keypoints.flatten(2)], 2)  # [B, A, 16]
     areas = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
-    left, found, best_scores = scores, [], []
+    left = scores
+    found: list[Tensor] = []
+    best_scores: list[Tensor] = []
     for _ in range(most):
         best_score, best = left.max(1, keepdim=True)
         # On a CPU nothing is gained by going on; on a GPU asking would wait for it.
@@ -144,5 +145,7 @@ def suppressed(boxes: Tensor, keypoints: Tensor, scores: Tensor, most: int) -> D
     padding = (0, 0, 0, most - merged.shape[1])
     merged = nn.functional.pad(merged, padding)
     return Detections(
-        merged[..., :4], merged[..., 4:].unflatten(-1, (6, 2)), nn.functional.pad(torch.cat(best_scores, 1), padding[2:])
+        merged[..., :4],
+        merged[..., 4:].unflatten(-1, (6, 2)),
+        nn.functional.pad(torch.cat(best_scores, 1), padding[2:]),
     )

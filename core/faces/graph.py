@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import prod
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from triportrait.core.safe_text import LONGEST_NAME, shown
 MOST_OPERATORS = 2048
 MOST_CONSTANTS = 1 << 24  # numbers, all constants together; the largest of the six files has 1.4 million
 MOST_VALUES = 1 << 24  # numbers of one intermediate result
+MOST_VALUES_TOGETHER = 1 << 27  # numbers of all intermediate results; segmentation, the largest, has 6 million
 MOST_WORK = 1 << 34  # multiplications of one picture; the largest of the six networks needs 0.5 billion
 
 
@@ -84,7 +86,7 @@ def check_graph(graph: Graph, refuse: Refusal) -> Graph:
         if name in shapes:
             raise refuse(f"has two values named {_short(name)}")
         shapes[name] = _bounded(name, shape, refuse)
-    work = 0
+    work = together = 0
     for operator in graph.operators:
         wanted = KINDS.get(operator.kind)
         if wanted is None:
@@ -98,13 +100,24 @@ def check_graph(graph: Graph, refuse: Refusal) -> Graph:
             )
         except ValueError as error:
             raise refuse(f"has a {operator.kind} that {error}") from error
-        for place in wanted.constant_inputs:
-            if place < len(operator.inputs) and operator.inputs[place] not in {"", *graph.constants}:
-                raise refuse(f"has a {operator.kind} whose input {place + 1} is no constant")
+        ranks = {len(shapes[name]) for name in operator.inputs if name and name not in graph.constants}
+        if not ranks or (len(ranks) > 1 and operator.kind in ("ADD", "MUL", "CONCATENATION")):
+            raise refuse(f"has a {operator.kind} of constants alone, or of values of different ranks")
+        if operator.kind in ("ADD", "MUL") and {len(found)} != ranks:
+            raise refuse(f"has a {operator.kind} with a constant of more dimensions than the value")
+        for place, name in enumerate(operator.inputs):
+            if place in wanted.constant_inputs:
+                if name and name not in graph.constants:
+                    raise refuse(f"has a {operator.kind} whose input {place + 1} is no constant")
+            elif name in graph.constants and operator.kind not in ("ADD", "MUL"):
+                raise refuse(f"has a {operator.kind} whose input {place + 1} is a constant")
         if len(operator.outputs) != 1 or operator.outputs[0] in shapes:
             raise refuse(f"has a {operator.kind} whose result has no name of its own")
         shapes[operator.outputs[0]] = _bounded(operator.outputs[0], found, refuse)
         work += effort
+        together += prod(found)
+        if together > MOST_VALUES_TOGETHER:
+            raise refuse(f"has intermediate results of more than {MOST_VALUES_TOGETHER:,} numbers")
         if work > MOST_WORK:
             raise refuse(f"needs more than {MOST_WORK:,} multiplications for a picture")
     for name in graph.outputs:

@@ -20,7 +20,7 @@ from triportrait.core.faces.layers import (
     Resize,
     TransformLandmarks,
 )
-from triportrait.core.faces.operators import OptionValue
+from triportrait.core.faces.operators import Options
 
 
 def layer_of(members: Sequence[Step], graph: Graph) -> nn.Module:
@@ -42,14 +42,17 @@ def layer_of(members: Sequence[Step], graph: Graph) -> nn.Module:
             return Pool(operator.kind, window, stride, padding, str(options["activation"]))
         case "ADD" | "MUL":
             constant = _constant(graph, constants)
-            if constant is not None and constant.ndim == 4:
-                constant = constant.permute(0, 3, 1, 2)
+            if constant is not None and len(graph.shapes[step.inputs[0]]) == 4:
+                constant = constant.reshape((1,) * (4 - constant.ndim) + constant.shape).permute(0, 3, 1, 2)
             return Elementwise(operator.kind, str(options["activation"]), constant)
         case "RELU" | "PRELU" | "HARD_SWISH" | "LOGISTIC":
             return Activation(operator.kind, _constant(graph, constants))
         case "RESIZE_BILINEAR":
-            rows, columns = options["size"]  # type: ignore[misc]
-            return Resize((rows, columns), bool(options["align_corners"]), bool(options["half_pixel_centers"]))
+            size_after = options["size"]
+            assert isinstance(size_after, tuple)
+            return Resize(
+                (size_after[0], size_after[1]), bool(options["align_corners"]), bool(options["half_pixel_centers"])
+            )
         case "Landmarks2TransformMatrix":
             return CropMatrix([member.operator.options for member in members])
         case "TransformTensorBilinear":
@@ -88,9 +91,10 @@ def _convolution(members: Sequence[Step], graph: Graph) -> Convolution:
     )
 
 
-def _pair(options: dict[str, OptionValue] | object, rows: str, columns: str) -> tuple[int, int]:
-    assert hasattr(options, "__getitem__")
-    return int(options[rows]), int(options[columns])
+def _pair(options: Options, rows: str, columns: str) -> tuple[int, int]:
+    high, wide = options[rows], options[columns]
+    assert isinstance(high, int) and isinstance(wide, int)
+    return high, wide
 
 
 def _constant(graph: Graph, names: Sequence[str]) -> Tensor | None:

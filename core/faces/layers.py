@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from triportrait.core.faces.convolution import Sides, activate
 from triportrait.core.faces.operators import Options, Shape
 
+
 class Activation(nn.Module):
     """An activation that follows no convolution."""
 
@@ -61,7 +62,6 @@ class Pool(nn.Module):
             result = _halved(image) if self._halves(image) else F.max_pool2d(image, self.window, self.stride)
         return activate(result, self.activation)
 
-
     def _halves(self, image: Tensor) -> bool:
         """Tell whether four slices are compared faster than windows: on a CPU, of few channels and many pixels."""
         even = image.shape[2] % 2 == 0 == image.shape[3] % 2 and self.window == self.stride == (2, 2)
@@ -110,9 +110,9 @@ class CropMatrix(nn.Module):
 
     indices: Tensor
     factors: Tensor
-    middle: Tensor
+    corner: Tensor
+    turn: Tensor
     identity: Tensor
-    quarter_turn: Tensor
 
     def __init__(self, crops: Sequence[Options]) -> None:
         super().__init__()
@@ -130,22 +130,22 @@ class CropMatrix(nn.Module):
         )
         self.register_buffer("indices", torch.tensor(padded).reshape(-1), persistent=False)
         self.register_buffer("factors", torch.tensor([scale_x / width, scale_y / height]), persistent=False)
-        self.register_buffer("middle", torch.tensor([width / 2, height / 2]), persistent=False)
+        # the crop's pixel (0, 0), as a share of the way from the low to the high end of the box
+        self.register_buffer("corner", torch.tensor([0.5 - scale_x / 2, 0.5 - scale_y / 2]), persistent=False)
+        self.register_buffer("turn", torch.tensor([[1.0, 0, 0, 1], [0, -1, 1, 0]]), persistent=False)
         self.register_buffer("identity", torch.eye(4), persistent=False)
-        self.register_buffer("quarter_turn", torch.tensor([-1.0, 1.0]), persistent=False)
 
     def forward(self, landmarks: Tensor) -> Tensor:
         """Make the matrices [B, crops, 4, 4] from landmarks [B, N, 2 or 3], both float32; [B, 4, 4] of one crop."""
-        chosen = landmarks.index_select(1, self.indices)[..., :2].unflatten(1, (self.count, -1))  # [B, S, K, 2]
-        along = F.normalize(chosen[:, :, 1] - chosen[:, :, 0], dim=2)
-        axes = torch.stack([along, along.flip(2) * self.quarter_turn], 3)  # [B, S, 2, 2], columns along and across
+        batch = len(landmarks)
+        chosen = landmarks[..., :2].float().index_select(1, self.indices).view(batch, self.count, -1, 2)
+        along = chosen[:, :, 1] - chosen[:, :, 0]
+        along = along / along.square().sum(2, keepdim=True).sqrt().clamp(min=1e-12)
+        axes = (along @ self.turn).view(batch, self.count, 2, 2)  # columns along the line and across it
         low, high = (chosen[:, :, 2:] @ axes).aminmax(dim=2, keepdim=True)  # [B, S, 1, 2]
-        size = (high - low) * self.factors
-        scaled = axes * size
-        corner = (axes * ((low + high) / 2 - size * self.middle)).sum(3)  # the crop's pixel (0, 0), [B, S, 2]
-        matrix = self.identity.repeat(len(chosen), self.count, 1, 1)
-        matrix[..., :2, :2] = scaled
-        matrix[..., :2, 3] = corner
+        matrix = self.identity.repeat(batch, self.count, 1, 1)
+        matrix[..., :2, :2] = axes * ((high - low) * self.factors)
+        matrix[..., :2, 3] = (axes * torch.lerp(low, high, self.corner)).sum(3)
         return matrix if self.count > 1 else matrix[:, 0]
 
 
@@ -169,7 +169,7 @@ class CropImage(nn.Module):
 
     def forward(self, image: Tensor, matrix: Tensor) -> Tensor:
         """Crop [B, C, H, W] by [B, crops, 4, 4], or [B, 4, 4], to [B, crops * C, *size]."""
-        batch, channels, high, wide = image.shape
+        batch, _, high, wide = image.shape
         matrix = matrix.reshape(batch, self.count, 4, 4)
         # grid_sample counts from -1 to 1 over the picture
         rows = torch.cat([matrix[..., :2, :2], matrix[..., :2, 3:]], 3).float()  # [B, S, 2, 3]
@@ -187,7 +187,7 @@ class TransformLandmarks(nn.Module):
     def forward(self, landmarks: Tensor, matrix: Tensor) -> Tensor:
         """Move [B, N, 2 or 3] by [B, 4, 4]."""
         size = landmarks.shape[2]
-        return landmarks @ matrix[:, :size, :size].mT + matrix[:, None, :size, 3]
+        return landmarks.float() @ matrix[:, :size, :size].mT + matrix[:, None, :size, 3]
 
 
 class Rearrange(nn.Module):

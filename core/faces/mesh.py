@@ -61,9 +61,7 @@ class FaceMesh(nn.Module):
         self.register_buffer("lids", torch.stack([left[:LID_POINTS], right[:LID_POINTS]]), persistent=False)
 
     @torch.no_grad()
-    def forward(
-        self, images: Tensor, regions: Regions, pictures: Tensor | None = None, oversampling: int = 1
-    ) -> Mesh:
+    def forward(self, images: Tensor, regions: Regions, pictures: Tensor | None = None, oversampling: int = 1) -> Mesh:
         """Fit the mesh in squares of pictures.
 
         Args:

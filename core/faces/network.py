@@ -76,7 +76,7 @@ class GraphNetwork(nn.Module):
         first = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
         values = {self.input_name: first}
         for layer, inputs, output, done in self._plan:
-            values[output] = layer(*[values[name] for name in inputs])
+            values[output] = layer.forward(*[values[name] for name in inputs])
             for name in done:
                 del values[name]
         results = ((name, values[name]) for name in self.output_names)

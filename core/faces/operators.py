@@ -203,7 +203,7 @@ def _concatenation(inputs: Shapes, options: Options) -> tuple[Shape, int]:
             a != b for k, (a, b) in enumerate(zip(shape, first, strict=True)) if k != axis
         ):
             raise ValueError(f"has inputs of shapes {list(first)} and {list(shape)}")
-    return first[:axis] + (sum(shape[axis] for shape in inputs),) + first[axis + 1 :], 0
+    return (*first[:axis], sum(shape[axis] for shape in inputs), *first[axis + 1 :]), 0
 
 
 def _resize(inputs: Shapes, options: Options) -> tuple[Shape, int]:

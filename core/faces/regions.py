@@ -92,23 +92,24 @@ def crop(
         [N, 3, *size] whole numbers 0 to 255 in float32, in memory with the channels last.
     """
     rows, columns = size[0] * oversampling, size[1] * oversampling
-    like = {"device": images.device, "dtype": torch.float32}
     shift = (oversampling - 1) / (2 * oversampling)
-    across = (torch.arange(columns, **like) / oversampling - shift) / size[1] - 0.5
-    down = (torch.arange(rows, **like) / oversampling - shift) / size[0] - 0.5
+    across = (torch.arange(columns, device=images.device) / oversampling - shift) / size[1] - 0.5
+    down = (torch.arange(rows, device=images.device) / oversampling - shift) / size[0] - 0.5
     cos = (regions.side * torch.cos(regions.roll))[:, None, None]
     sin = (regions.side * torch.sin(regions.roll))[:, None, None]
     x = regions.centre[:, 0, None, None] + cos * across - sin * down[:, None]
     y = regions.centre[:, 1, None, None] + sin * across + cos * down[:, None]
-    levels = sampled(images if pictures is None else images[pictures], x, y, border)
+    levels = sampled(images, x, y, border, pictures)
     return F.avg_pool2d(levels, oversampling) if oversampling > 1 else levels
 
 
-def sampled(images: Tensor, x: Tensor, y: Tensor, border: str) -> Tensor:
-    """Sample pictures [N, 3, H, W] at the places x and y, [N, rows, columns], as `crop` says; levels 0 to 255."""
+def sampled(images: Tensor, x: Tensor, y: Tensor, border: str, pictures: Tensor | None = None) -> Tensor:
+    """Sample pictures [B, 3, H, W] at the places x and y, [N, rows, columns], as `crop` says; levels 0 to 255."""
     x, y = (x * 32).round() / 32, (y * 32).round() / 32
     if images.device.type == "cpu":
-        images, x, y = _narrowed(images, x, y, border)
+        images, x, y = _narrowed(images, x, y)
+    if pictures is not None:
+        images = images[pictures]
     high, wide = images.shape[2:]
     grid = torch.stack([(2 * x + 1) / wide - 1, (2 * y + 1) / high - 1], -1)
     levels = F.grid_sample(images.float(), grid, align_corners=False, padding_mode=border)
@@ -125,13 +126,13 @@ def _inside(at: Tensor, count: int) -> Tensor:
     return (at + 1).clamp(0, 1) * (count - at).clamp(0, 1)
 
 
-def _narrowed(images: Tensor, x: Tensor, y: Tensor, border: str) -> tuple[Tensor, Tensor, Tensor]:
+def _narrowed(images: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Leave out what is not sampled, so that a CPU need not convert the whole of large pictures."""
     bounds = []
     for at, count in ((x, images.shape[3]), (y, images.shape[2])):
-        low, high = at.aminmax()
-        first = min(max(0, int(low) - 2), count - 1)
-        last = max(min(count, int(high) + 3), first + 1)
+        low, high = (float(end) for end in at.aminmax())
+        first = int(min(max(0, low - 2), count - 1))
+        last = int(max(min(count, high + 3), first + 1))
         bounds.append((first, last))
     (left, right), (top, bottom) = bounds
     return images[:, :, top:bottom, left:right], x - left, y - top

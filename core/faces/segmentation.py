@@ -33,9 +33,8 @@ class PersonSegmentation(nn.Module):
         """Segment pictures [B, 3, H, W], uint8 or in [-1, 1]: [B, 1, H, W] in [0, 1], 1 where a person is."""
         high, wide = images.shape[2:]
         rows, columns = self.network.input_size
-        like = {"device": images.device, "dtype": torch.float32}
-        x = torch.arange(columns, **like) * (wide / columns)
-        y = torch.arange(rows, **like) * (high / rows)
+        x = torch.arange(columns, device=images.device) * (wide / columns)
+        y = torch.arange(rows, device=images.device) * (high / rows)
         x, y = torch.meshgrid(x, y, indexing="xy")
         small = sampled(images, x.expand(len(images), -1, -1), y.expand(len(images), -1, -1), "zeros")
         (mask,) = self.network(small / 255).values()

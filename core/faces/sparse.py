@@ -1,8 +1,9 @@
-"""Unpack the sparse constants of a TFLite file: all dimensions dense but the last, which lists where its numbers are."""
+"""Unpack the sparse constants of a TFLite file, whose last dimension lists where its numbers are."""
 
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from triportrait.core.faces.flatbuffer import Bytes, Table
 from triportrait.core.faces.operators import Shape
 
 MOST_INDICES = 1 << 24
-_INDEX_TYPES = {1: np.dtype("<i4"), 2: np.dtype("<u2"), 3: np.dtype("u1")}
+_INDEX_TYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<i4"), 2: np.dtype("<u2"), 3: np.dtype("u1")}
 
 
 def dense(numbers: np.ndarray, shape: Shape, sparsity: Table, source: Bytes) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Keep the network of a TFLite file as safetensors: its constants, and in the header its operators, origin and licence."""
+"""Keep the network of a TFLite file as safetensors; the header holds its operators, its origin and its licence."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ BUILTINS = {
 }  # fmt: skip
 CUSTOM = 32
 OLD_CODES = 127  # larger numbers do not fit the older of the two fields
-TYPES = {0: np.dtype("<f4"), 1: np.dtype("<f2"), 2: np.dtype("<i4")}
+TYPES: dict[int, np.dtype[Any]] = {0: np.dtype("<f4"), 1: np.dtype("<f2"), 2: np.dtype("<i4")}
 TYPE_NAMES = (
     "float32", "float16", "int32", "uint8", "int64", "string", "bool", "int16", "complex64", "int8", "float64",
     "complex128", "uint64", "resource", "variant", "uint32", "uint16", "int4", "bfloat16",
@@ -67,7 +68,7 @@ def read_tflite(path: str | os.PathLike[str]) -> Graph:
 
 
 def parse_tflite(data: bytes, name: str) -> Graph:
-    """Read the network in the bytes of a TFLite file; `name` begins the sentences. Raises InputError as `read_tflite`."""
+    """Read the network in the bytes of a TFLite file, like `read_tflite`; `name` begins the sentences."""
     source = Bytes(memoryview(data), name)
     model = root(source, b"TFL3")
     version = model.whole(0, "I")

@@ -47,7 +47,8 @@ _FIELDS["AVERAGE_POOL_2D"] = _FIELDS["MAX_POOL_2D"]
 _CHOICES = {"padding": PADDINGS, "activation": ACTIVATIONS}
 _CODES = {"padding": {0: "SAME", 1: "VALID"}, "activation": {0: "NONE", 1: "RELU", 3: "RELU6"}}
 _MUST_BE = {
-    "dilation_w": 1, "dilation_h": 1, "depth_multiplier": 1, "ellipsis_mask": 0, "new_axis_mask": 0, "shrink_axis_mask": 0,
+    "dilation_w": 1, "dilation_h": 1, "depth_multiplier": 1,
+    "ellipsis_mask": 0, "new_axis_mask": 0, "shrink_axis_mask": 0,
 }  # fmt: skip
 
 
