@@ -119,7 +119,9 @@ class Portrait4D(nn.Module):
             jitter, uniforms: the randomness of training, see `VolumeRenderer.forward`; none by default.
             box_scale: [B], factor on the side of the box, 1 by default.
         """
-        samples = self.volume(head.planes, camera, head.neck, size, box_scale, jitter, uniforms)
+        samples = self.volume(
+            head.planes, camera, head.neck, size, box_scale, jitter, uniforms, head.ringed_planes
+        )  # fmt: skip
         foreground, depth, opacity, background = as_images(samples, head.background)
         feature = over_background(foreground, opacity, background)
         raw_image = feature[:, :3]

@@ -131,16 +131,19 @@ class Head:
         planes: [B, 3, H, W, C], channels last.
         background: [B, C, S, S] in [0, 1], what is behind the head, independent of the camera.
         neck: the neck pose; None is a still neck.
+        ringed_planes: [B, 3, H + 4, W + 4, C], the planes within zeros, where many views read them so.
     """
 
     planes: Tensor
     background: Tensor
     neck: NeckGrid | None = None
+    ringed_planes: Tensor | None = None
 
     def take(self, rows: Index) -> Head:
         """Select the heads that `rows` names."""
         neck = None if self.neck is None else self.neck.take(rows)
-        return Head(self.planes[rows], self.background[rows], neck)
+        ringed_planes = None if self.ringed_planes is None else self.ringed_planes[rows]
+        return Head(self.planes[rows], self.background[rows], neck, ringed_planes)
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,7 @@ class _Slope(torch.autograd.Function):
 
 
 BLOCK = 1024  # values of a program
+NARROW = 2**31 - BLOCK  # values whose places, and those beside them in a program, are numbers of 32 bits
 
 
 def layout(x: Tensor) -> torch.memory_format:
@@ -112,23 +113,23 @@ def inner_size(x: Tensor) -> int:
 def _launch(kernel: Any, a: Tensor, b: Tensor, out: Tensor, leak: float, gain: float) -> None:
     if out.numel():
         kernel[triton.cdiv(out.numel(), BLOCK),](
-            a, b, out, out.numel(), out.shape[1], inner_size(out), leak, gain, BLOCK, num_stages=1
+            a, b, out, out.numel(), out.shape[1], inner_size(out), leak, gain, BLOCK, out.numel() > NARROW, num_stages=1
         )
 
 
 @triton.jit
-def _forward_kernel(x_ptr, bias_ptr, out_ptr, N, C, INNER, leak, gain, BLOCK: tl.constexpr):
-    """Add the bias and activate."""
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+def _forward_kernel(x_ptr, bias_ptr, out_ptr, N, C, INNER, leak, gain, BLOCK: tl.constexpr, WIDE: tl.constexpr):
+    """Add the bias and activate. Places are numbers of 64 bits where WIDE: dividing those takes twice the program."""
+    i = tl.program_id(0).to(tl.int64 if WIDE else tl.int32) * BLOCK + tl.arange(0, BLOCK)
     mask = i < N
     x = lift(tl.load(x_ptr + i, mask=mask, other=0.0)) + lift(tl.load(bias_ptr + i // INNER % C, mask=mask, other=0.0))
     tl.store(out_ptr + i, tl.where(x > 0, x, x * leak) * gain, mask=mask)
 
 
 @triton.jit
-def _slope_kernel(d_out_ptr, out_ptr, d_x_ptr, N, C, INNER, leak, gain, BLOCK: tl.constexpr):
+def _slope_kernel(d_out_ptr, out_ptr, d_x_ptr, N, C, INNER, leak, gain, BLOCK: tl.constexpr, WIDE: tl.constexpr):
     """Multiply a gradient by the slope that the sign of the result tells."""
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    i = tl.program_id(0).to(tl.int64 if WIDE else tl.int32) * BLOCK + tl.arange(0, BLOCK)
     mask = i < N
     d = lift(tl.load(d_out_ptr + i, mask=mask, other=0.0)) * gain
     tl.store(d_x_ptr + i, tl.where(lift(tl.load(out_ptr + i, mask=mask, other=0.0)) > 0, d, d * leak), mask=mask)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,8 +42,10 @@ class Case:
         make: sizes, dtype and random numbers -> inputs; what stays wide in half precision is float32 or float64.
         odd: sizes for tests; the first is the smallest that shows everything, and one has an empty batch.
         paper: the sizes of a frame of the published network.
+        also: other sizes of a frame or of a training's step, for which Triton compiles other programs.
         differentiable: whether the operator has a backward pass.
         wide_only: the inputs are positions and depths, which stay wide, so that there is no half precision.
+        dtypes: names of the dtypes in which it is launched; the others are another case's.
         rivals: other implementations of the operator, by name.
         floor: the error that `assert_agrees` allows in any case, in float32.
         half_floor: the same in half precision.
@@ -54,8 +56,10 @@ class Case:
     make: Callable[[Sizes, torch.dtype, Random], Inputs]
     odd: tuple[Sizes, ...]
     paper: Sizes
+    also: tuple[Sizes, ...] = ()
     differentiable: bool = True
     wide_only: bool = False
+    dtypes: tuple[str, ...] = tuple(DTYPES)
     rivals: dict[str, Callable[..., Any]] = field(default_factory=dict)
     floor: float = 2e-6
     half_floor: float = 2e-6
@@ -153,6 +157,16 @@ def _dwconv(n: Sizes, dtype: torch.dtype, rng: Random) -> Inputs:
     return x, _normal(rng, dtype, C, 1, 3, 3) / 3, _normal(rng, dtype, C)
 
 
+def _dwconv_autocast(n: Sizes, dtype: torch.dtype, rng: Random) -> Inputs:
+    x, weight, bias = _dwconv(n, _wide(dtype), rng)
+    assert x is not None
+    return x.to(dtype), weight, bias
+
+
+def _bias_act_half(n: Sizes, dtype: torch.dtype, rng: Random) -> Inputs:
+    return *_image(n, dtype, rng), _normal(rng, dtype, n["C"])
+
+
 def _mesh(n: Sizes, dtype: torch.dtype, rng: Random) -> Inputs:
     """Draw random triangles, no two of them alike."""
     wide, B, U = _wide(dtype), n["B"], n["U"]
@@ -215,6 +229,11 @@ def _march_random(n: Sizes, dtype: torch.dtype, rng: Random) -> Inputs:
 def _march_training(planes: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     """March as training does: with TF32 products."""
     return _march_rays(planes, *others, float32="tf32")
+
+
+def _march_still(planes: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """March without a warp at random depths, as the canonical head of a training is seen."""
+    return _march_rays(planes, *others, warps=False)
 
 
 def _march_deterministic(planes: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
@@ -289,9 +308,14 @@ CASES: dict[str, Case] = {
         dict(B=1, P=16384 * 96, X=24, Y=24, Z=24, C=4),
     ),
     "bias_act": Case(bias_leaky_relu, _bias_act, _FILTERED, dict(B=1, C=128, H=512, W=512)),
-    "fir_smooth": Case(smooth_fir, _image, _FILTERED, dict(B=1, C=128, H=513, W=513)),
+    "fir_smooth": Case(
+        smooth_fir, _image, _FILTERED, dict(B=1, C=128, H=513, W=513), (dict(B=4, C=64, H=514, W=514),)
+    ),
     "fir_up": Case(upsample_fir, _image, _FILTERED, dict(B=1, C=3, H=256, W=256)),
-    "fir_down": Case(downsample_fir, _image, _EVEN, dict(B=1, C=64, H=512, W=512)),
+    "fir_down": Case(
+        downsample_fir, _image, _EVEN, dict(B=1, C=64, H=512, W=512),
+        tuple(dict(B=4, C=512, H=side, W=side) for side in (16, 8)),
+    ),
     "dwconv": Case(
         depthwise_gelu, _dwconv,
         (dict(B=1, H=3, W=2, C=3), dict(B=2, H=5, W=7, C=70), dict(B=0, H=3, W=3, C=4), dict(B=1, H=1, W=1, C=1)),
@@ -333,22 +357,39 @@ CASES: dict[str, Case] = {
     ),
 }  # fmt: skip
 
+LAUNCHED: dict[str, Case] = {  # what a frame or a step launches besides: compiled and compared, not timed
+    "dwconv_autocast": Case(
+        depthwise_gelu, _dwconv_autocast, (dict(B=2, H=5, W=7, C=70),), CASES["dwconv"].paper, dtypes=("fp16", "bf16")
+    ),
+    "bias_act_half": Case(
+        bias_leaky_relu, _bias_act_half, _FILTERED[:2], CASES["bias_act"].paper, dtypes=("fp16", "bf16")
+    ),
+    "march_random": Case(
+        _march_rays, _march_random, CASES["march_train"].odd[:1], CASES["march_train"].paper, dtypes=("fp32",),
+        floor=2e-5,
+    ),
+    "march_still": Case(
+        _march_still, _march_random, CASES["march_train"].odd[:1], CASES["march_train"].paper, dtypes=("bf16", "fp32"),
+        floor=2e-5, bf16_floor=1e-2,
+    ),
+}  # fmt: skip
 
-def chosen(operators: Sequence[str]) -> list[str]:
+
+def chosen(operators: Sequence[str], cases: Mapping[str, Case] = CASES) -> list[str]:
     """Check the names of operators; no names mean all of them.
 
     Raises:
         InputError: there is no such operator.
     """
     for name in operators:
-        if name not in CASES:
-            raise InputError(f"op: expected some of {', '.join(CASES)}, got {name!r}; choose among them")
-    return list(operators) or list(CASES)
+        if name not in cases:
+            raise InputError(f"op: expected some of {', '.join(cases)}, got {name!r}; choose among them")
+    return list(operators) or list(cases)
 
 
 def make_inputs(name: str, sizes: Sizes, dtype: torch.dtype, seed: int = 0) -> Inputs:
     """Make the inputs of a case on the CPU; the seed alone decides."""
-    return CASES[name].make(sizes, dtype, torch.Generator().manual_seed(seed))
+    return (CASES | LAUNCHED)[name].make(sizes, dtype, torch.Generator().manual_seed(seed))
 
 
 def moved(inputs: Inputs, device: str) -> Inputs:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from triportrait.kernels.language import MAX_GRID_YZ
-from triportrait.profiling.cases import CASES, DTYPES
+from triportrait.profiling.cases import CASES, DTYPES, LAUNCHED
 from triportrait.profiling.cubin import CHIPS, Program, compile_launch
 from triportrait.profiling.launches import Launch, launches_of
 from triportrait.profiling.markdown import markdown_table
@@ -28,8 +29,6 @@ _MLP = "7 numbers, put away before the loop and fetched after it, never in it"
 _NEWEST = "under Triton 3.9 alone, none under 3.7"
 _EXACT = f"{_NEWEST}: there exact float32 products fill all 255 registers; training multiplies in bfloat16"
 SPILLS = {  # launch, dtype, chip -> why it may spill
-    ("dwconv.filter", "bf16", 90): "one number, put away once and fetched once: a seventh program fits for it",
-    ("dwconv.filter", "fp16", 90): f"{_NEWEST}: four instructions",
     ("march_backward.mlp", "fp32", 80): _EXACT,
     ("march_backward.mlp", "fp32", 90): _EXACT,
     ("march_backward.mlp", "fp16", 80): _MLP,
@@ -113,17 +112,35 @@ class Row:
         ]  # fmt: skip
 
 
-def compile_all(operators: Iterable[str], dtypes: Iterable[str]) -> list[Row]:
-    """Compile every launch of some operators at the size of a frame, forward and backward."""
-    rows = []
+def launches(operators: Iterable[str], dtypes: Iterable[str]) -> Iterator[tuple[str, str, Launch]]:
+    """Yield every launch of some operators, forward and backward, at the sizes of a frame and of a training's step.
+
+    Args:
+        operators: names of `CASES` and `LAUNCHED`.
+        dtypes: names of dtypes; those that an operator is not launched in are left out.
+
+    Yields:
+        operator, dtype and launch, each program of an operator and dtype once.
+    """
     for operator in operators:
+        case = (CASES | LAUNCHED)[operator]
         for dtype in dtypes:
-            if dtype != "fp32" and CASES[operator].wide_only:
+            if dtype not in case.dtypes or (dtype != "fp32" and case.wide_only):
                 continue
-            for launch in launches_of(operator, CASES[operator].paper, DTYPES[dtype], True):
-                for chip in CHIPS:
-                    logger.info("compile: %s, %s, sm_%d", launch.name, dtype, chip)
-                    rows.append(Row(operator, dtype, launch, compile_launch(launch, chip)))
+            found: dict[Any, Launch] = {}
+            for sizes in (case.paper, *case.also):
+                for launch in launches_of(operator, sizes, DTYPES[dtype], True):
+                    found.setdefault(launch.binary(), launch)
+            yield from ((operator, dtype, launch) for launch in found.values())
+
+
+def compile_all(operators: Iterable[str], dtypes: Iterable[str]) -> list[Row]:
+    """Compile every launch of some operators for every chip."""
+    rows = []
+    for operator, dtype, launch in launches(operators, dtypes):
+        for chip in CHIPS:
+            logger.info("compile: %s, %s, sm_%d", launch.name, dtype, chip)
+            rows.append(Row(operator, dtype, launch, compile_launch(launch, chip)))
     return rows
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from triportrait.profiling.launches import Launch
+from triportrait.profiling.measurement import cpu_seconds
 
 CHIPS = (80, 90)
 SHARED_PER_SM = {80: 164 << 10, 90: 228 << 10}
@@ -51,6 +52,7 @@ class Program:
         counts: instructions by family: mma, wgmma, load, load 16 (of 16 bytes), local.
         loop: the longest loop, once around; None where there is none.
         rest: the code outside of that loop.
+        cpu_seconds: what compiling it took; little where Triton had it in its cache.
     """
 
     chip: int
@@ -63,6 +65,7 @@ class Program:
     counts: dict[str, int]
     loop: Work | None
     rest: Work
+    cpu_seconds: float = 0.0
 
     @property
     def fits(self) -> bool:
@@ -86,8 +89,10 @@ def compile_launch(launch: Launch, chip: int) -> Program:
         constexprs={(names.index(name),): value for name, value in launch.constants.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in launch.divisible},
     )
+    began = cpu_seconds()
     with contextlib.redirect_stdout(io.StringIO()):  # on an error Triton prints the whole program
         compiled = triton.compile(source, target=GPUTarget("cuda", chip, 32), options=dict(launch.options))
+    took = cpu_seconds() - began
     binary = compiled.asm["cubin"]
     usage = {
         key: int(value)
@@ -100,7 +105,7 @@ def compile_launch(launch: Launch, chip: int) -> Program:
         chip, registers, usage.get("STACK", 0), counts.get("local", 0), shared,
         _resident(registers, warps, shared, chip), warps, counts,
         _work(instructions[slice(*around)], warps) if around else None,
-        _work(instructions[: around[0]] + instructions[around[1] :] if around else instructions, warps),
+        _work(instructions[: around[0]] + instructions[around[1] :] if around else instructions, warps), took,
     )  # fmt: skip
 
 

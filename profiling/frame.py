@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from triportrait.core.config import PRESETS, ModelConfig
 from triportrait.core.psnr import psnr
 from triportrait.kernels.dispatch import INTERPRETED, Backend
-from triportrait.profiling.frame_parts import Frame, make_frame, part_hooks
+from triportrait.profiling.frame_parts import PARTS, Frame, make_frame, part_hooks
 from triportrait.profiling.markdown import markdown_table
 from triportrait.profiling.measurement import failure, numerics, percentiles, timed
 
@@ -43,7 +44,8 @@ WAYS = {
 }
 MIN_DB = {"ours": 60.0, "ours bf16": 50.0, "ours on a CPU": 70.0}  # against eager fp32, of the picture's range
 REPETITIONS = 20  # of a frame in parts
-REPETITIONS_ON_CPU = 3  # of a whole frame; an interpreted one takes seconds and runs once
+REPETITIONS_ON_CPU = 3  # of a whole frame, and of one in parts; an interpreted one takes seconds and runs once
+BETWEEN = "between parts"
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +104,7 @@ def _times(frame: Frame, device: str, compiled: bool, interpreted: bool) -> dict
         return frame.render(frame.reenact(source))
 
     calls: dict[str, Callable[[], object]] = {"frame, source cached": cached}
-    if not interpreted:
+    if not interpreted and not compiled:  # PyTorch's compiler takes minutes for each
         head = frame.reenact(source)
         calls = {
             "frame, nothing cached": _whole(frame),
@@ -110,40 +112,80 @@ def _times(frame: Frame, device: str, compiled: bool, interpreted: bool) -> dict
             "new view of cached planes": lambda: frame.render(head),
         }
     if compiled:
-        calls = {name: torch.compile(call, dynamic=False) for name, call in calls.items()}
+        calls = dict.fromkeys(calls, _compiled(frame))
     limits = () if device == "cuda" else (0.0, 0, 1) if interpreted else (0.0, 1, REPETITIONS_ON_CPU)
     figures: dict[str, Any] = {name: timed([call], device, *limits) for name, call in calls.items()}
-    if device == "cuda" and not compiled:  # hooks would break its graphs
-        figures["parts"] = _parts(frame)
+    if not compiled and not interpreted:  # hooks would break the graphs of one, and the other takes seconds
+        figures["parts"] = _parts(frame, device)
+        medians = {name: times["p50"] for name, times in figures["parts"].items()}
+        figures["utilisation"] = utilisation(medians, figures["frame, source cached"]["p50"])
     return figures
+
+
+def utilisation(parts_ms: dict[str, float], frame_ms: float) -> dict[str, float]:
+    """Divide the time of a frame whose source is cached among its parts.
+
+    Args:
+        parts_ms: of each part; those that run once per source are left out.
+        frame_ms: of the whole frame.
+
+    Returns:
+        The share of each part, largest first, and under `BETWEEN` what no part takes: the host's launches, and what
+        lies between modules. Together they are 1, unless the parts took longer alone than the frame did.
+    """
+    shares = {name: ms / frame_ms for name, ms in parts_ms.items() if PARTS.get(name) != "source"}
+    shares[BETWEEN] = max(0.0, 1 - sum(shares.values()))
+    return {name: round(share, 4) for name, share in sorted(shares.items(), key=lambda each: -each[1])}
+
+
+def compile_once(config: ModelConfig, device: str) -> int:
+    """Let PyTorch compile the frame that is timed; its cache keeps what it makes. Return 1 if it failed, else 0."""
+    frame = make_frame(config, device)
+    try:
+        with _computed(WAYS["compiled"], "compiled", device), torch.inference_mode():
+            _compiled(frame)()
+    except Exception:  # its row says why
+        return 1
+    return 0
+
+
+def _compiled(frame: Frame) -> Callable[[], Tensor]:
+    source = frame.portrait.cache(frame.prepare())
+    return torch.compile(lambda: frame.render(frame.reenact(source)), dynamic=False)
 
 
 def times_of_parts(config: ModelConfig, way: str) -> dict[str, float]:
     """Measure the median milliseconds of each part on this GPU in one of the ways."""
     frame = make_frame(config, "cuda")
     with _computed(WAYS[way], way, "cuda"), torch.inference_mode():
-        return {name: times["p50"] for name, times in _parts(frame).items()}
+        return {name: times["p50"] for name, times in _parts(frame, "cuda").items()}
 
 
-def _parts(frame: Frame) -> dict[str, dict[str, float]]:
+def _parts(frame: Frame, device: str) -> dict[str, dict[str, float]]:
     """Measure the milliseconds of each part of a frame of which nothing is cached."""
     milliseconds: dict[str, list[float]] = {}
-    for repetition in range(REPETITIONS + 2):
-        marks: dict[str, list[torch.cuda.Event]] = {}
+    gpu = device == "cuda"
+    repetitions, warm_up = (REPETITIONS, 2) if gpu else (REPETITIONS_ON_CPU, 1)
+    for repetition in range(repetitions + warm_up):
+        marks: dict[str, list[Any]] = {}
 
-        def mark(name: str, marks: dict[str, list[torch.cuda.Event]] = marks) -> None:
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            marks.setdefault(name, []).append(event)
+        def mark(name: str, marks: dict[str, list[Any]] = marks) -> None:
+            now: Any = torch.cuda.Event(enable_timing=True) if gpu else time.perf_counter()
+            if gpu:
+                now.record()
+            marks.setdefault(name, []).append(now)
 
         with part_hooks(frame, mark, mark):
             _whole(frame)()
-        torch.cuda.synchronize()
-        if repetition < 2:
-            continue  # warm-up
-        for name, events in marks.items():
-            pairs = zip(events[::2], events[1::2], strict=True)
-            milliseconds.setdefault(name, []).append(sum(a.elapsed_time(b) for a, b in pairs))
+        if gpu:
+            torch.cuda.synchronize()
+        if repetition < warm_up:
+            continue
+        for name, at in marks.items():
+            pairs = zip(at[::2], at[1::2], strict=True)
+            milliseconds.setdefault(name, []).append(
+                sum(start.elapsed_time(end) if gpu else 1e3 * (end - start) for start, end in pairs)
+            )
     return {name: dataclasses.asdict(percentiles(each)) for name, each in milliseconds.items()}
 
 
@@ -180,4 +222,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     if not split:
         return whole
     parts = [[part, *(f"{row['parts'][part]['p50']:.3f}" for row in split)] for part in split[0]["parts"]]
-    return f"{whole}\n{markdown_table(['part, p50 ms', *(row['way'] for row in split)], parts)}"
+    tables = f"{whole}\n{markdown_table(['part, p50 ms', *(row['way'] for row in split)], parts)}"
+    busy = "".join(f"- {row['way']}: {_shares(row['utilisation'])}\n" for row in split if "utilisation" in row)
+    return f"{tables}\nShares of a frame whose source is cached:\n\n{busy}" if busy else tables
+
+
+def _shares(shares: dict[str, float]) -> str:
+    """Word the shares of a frame from 1 % on, and name the largest."""
+    listed = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items() if share >= 0.01)
+    return f"{listed}; the bottleneck is {max(shares, key=shares.__getitem__)}."

@@ -70,6 +70,25 @@ def run_once(name: str, dtype: str, device: str) -> int:
     return failed
 
 
+def compile_once(name: str, dtype: str, device: str) -> int:
+    """Let PyTorch compile a definition forward and backward, at the size that is timed; its cache keeps what it makes.
+
+    Returns:
+        How many passes failed; a row that lacks a time says why. Without a GPU nothing is compiled.
+    """
+    if device != "cuda":
+        return 0
+    case, failed = CASES[name], 0
+    for backward in (False, True) if case.differentiable else (False,):
+        try:
+            inputs = moved(make_inputs(name, case.paper, DTYPES[dtype]), device)
+            _call(torch.compile(case.op, dynamic=False), inputs, backward, "reference")()
+        except Exception:
+            failed += 1
+        torch.cuda.empty_cache()
+    return failed
+
+
 def disagreement(name: str, dtype: str, device: str) -> str:
     """Say why a kernel's time would mean nothing; empty if it agrees with its definition on this device."""
     if device == "cpu" and not INTERPRETED:

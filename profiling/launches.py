@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from triportrait.kernels.dispatch import use_backend
-from triportrait.profiling.cases import CASES, Sizes, make_inputs
+from triportrait.profiling.cases import CASES, LAUNCHED, Sizes, make_inputs
 
 _TYPES = {
     torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int64: "i64",
@@ -58,6 +58,12 @@ class Launch:
         constants = [p.name for p in self.kernel.params if p.is_constexpr]
         return self.name, tuple((k, str(self.constants[k])) for k in constants), tuple(self.options.items())
 
+    def binary(self) -> tuple[Any, ...]:
+        """Return a key that is equal for launches that Triton compiles once."""
+        kinds = tuple(sorted(self.signature.items()))
+        constants = tuple(sorted((name, str(value)) for name, value in self.constants.items()))
+        return self.name, kinds, constants, tuple(sorted(self.divisible)), tuple(sorted(self.options.items()))
+
 
 @contextmanager
 def recorded() -> Iterator[list[Launch]]:
@@ -79,7 +85,7 @@ def recorded() -> Iterator[list[Launch]]:
 
 def launches_of(name: str, sizes: Sizes, dtype: torch.dtype, backward: bool) -> list[Launch]:
     """List the launches of a case, forward, and backward if asked for; of equal programs the largest."""
-    case = CASES[name]
+    case = (CASES | LAUNCHED)[name]
     with FakeTensorMode():  # a frame's inputs without their memory
         fakes = [None if x is None else x if x.dim() else int(x) for x in make_inputs(name, sizes, dtype)]
     inputs = [torch.empty(x.shape, dtype=x.dtype, device="meta") if isinstance(x, Tensor) else x for x in fakes]

@@ -7,6 +7,7 @@ import datetime
 import itertools
 import json
 import platform
+import resource
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -78,8 +79,9 @@ def numerics(backend: Backend, tf32: bool) -> Iterator[None]:
 
 
 def measure(
-    functions: Sequence[Callable[[], object]], device: str, least_s: float = 0.3, warm_up: int = 3, least: int = 100
-) -> Times:
+    functions: Sequence[Callable[[], object]], device: str, least_s: float = 0.3, warm_up: int = 3, least: int = 100,
+    most_s: float = 3.0,
+) -> Times:  # fmt: skip
     """Time one call, the functions in turn: give several with inputs of their own, so that no cache flatters.
 
     On a GPU time is taken by events in its stream; it includes what the host needs to launch where that takes longer,
@@ -90,7 +92,8 @@ def measure(
         device: cuda or cpu.
         least_s: measure for at least so many seconds.
         warm_up: rounds that are not measured.
-        least: measure at least so many calls.
+        least: measure at least so many calls,
+        most_s: but begin no round after so many seconds: a definition may take one of them a call.
     """
     for _ in range(warm_up):
         for function in functions:
@@ -100,7 +103,9 @@ def measure(
         torch.cuda.synchronize()
     milliseconds: list[float] = []
     started = time.perf_counter()
-    while len(milliseconds) < least or time.perf_counter() - started < least_s:
+    while not milliseconds or (
+        (passed := time.perf_counter() - started) < most_s and (len(milliseconds) < least or passed < least_s)
+    ):
         if gpu:
             marks = [torch.cuda.Event(enable_timing=True) for _ in range(len(functions) + 1)]
             marks[0].record()
@@ -115,6 +120,12 @@ def measure(
                 function()
                 milliseconds.append((time.perf_counter() - start) * 1e3)
     return percentiles(milliseconds)
+
+
+def cpu_seconds() -> float:
+    """Return the CPU seconds of this process and of those that it has ended: Triton runs ptxas in one."""
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in usage)
 
 
 def percentiles(milliseconds: Sequence[float]) -> Times:

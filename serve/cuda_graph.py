@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 WARM_UP = 3  # runs before the capture: kernels are compiled, libraries choose theirs
 BATCHES = (1, 2, 4, 8)  # sizes that are captured; a batch of another size is padded to the next one
@@ -49,16 +52,28 @@ class Captured:
 
 
 class Graphs:
-    """The graphs of a few functions, one for each size of a batch; they are captured when they are first called."""
+    """The graphs of a few functions, one for each size of a batch; they are captured when they are first called.
+
+    After `seal` nothing is captured any more: a capture holds every other frame up, and work of other threads on the
+    device may spoil it. What was not captured then runs launch by launch, several times slower.
+    """
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
         self._captured: dict[tuple[str, int], Captured] = {}
+        self._sealed = False
+        self._named: set[tuple[str, int]] = set()  # what the log has named
+
+    def seal(self) -> None:
+        """Capture nothing from now on."""
+        self._sealed = True
 
     def __call__(
         self, name: str, function: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
-        """Call a function of batches, by a graph; batches beyond the largest of BATCHES run launch by launch.
+        """Call a function of batches, by a graph; what has none runs launch by launch.
+
+        Batches beyond the largest of BATCHES have none.
 
         Args:
             name: of the function, and of all that it closes over.
@@ -68,6 +83,11 @@ class Graphs:
         count = len(inputs[0])
         size = next((size for size in BATCHES if size >= count), None)
         if size is None:
+            return function(*inputs)
+        if self._sealed and (name, size) not in self._captured:
+            if (name, size) not in self._named:
+                self._named.add((name, size))
+                logger.warning("no graph holds '%s' for a batch of %d: it runs launch by launch, slower", name, size)
             return function(*inputs)
         if size != count:
             inputs = tuple(torch.cat([x, x[-1:].expand(size - count, *x.shape[1:])]) for x in inputs)

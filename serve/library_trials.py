@@ -106,6 +106,9 @@ c2pa.sdk_version()
     "video": """
 import av
 loads()
+from triportrait.serve.media.video.nvdec_trial import nvdec_fault
+why = nvdec_fault()
+runs("NVDEC decodes films" if why is None else f"NVDEC does not open: a film {why}")
 """,
 }
 _FRAME = """

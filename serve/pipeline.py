@@ -38,8 +38,10 @@ from triportrait.serve.animation import (
 from triportrait.serve.faces.face import AlignedFace, FaceProvider
 from triportrait.serve.faces.providers import FaceKind, LazyProvider
 from triportrait.serve.faces.tracker import FaceTracker
+from triportrait.serve.first_start import FirstStart
 from triportrait.serve.media.output_file import VIDEO_ENDINGS, check_output
 from triportrait.serve.media.provenance.stamp import Stamp
+from triportrait.serve.media.video.decoders import Decoding
 from triportrait.serve.media.video.encoders import EncoderChoice, chosen_encoder
 from triportrait.serve.part_times import PartTimes
 from triportrait.serve.picture_inputs import Picture, PictureStream, to_picture
@@ -66,8 +68,11 @@ class Pipeline:
         times: how long each step took, see `time_parts`.
     """
 
-    def __init__(self, reenactor: Reenactor, weights: str, faces: LazyProvider) -> None:
+    def __init__(
+        self, reenactor: Reenactor, weights: str, faces: LazyProvider, first_start: FirstStart | None = None
+    ) -> None:  # fmt: skip
         self.weights, self.times = weights, PartTimes()
+        self._first_start = first_start or FirstStart(reenactor, "fp32")
         self._open: Reenactor | None = reenactor
         self._files = files_of(weights)
         self._finder = faces
@@ -106,13 +111,16 @@ class Pipeline:
         chosen = _device(device)
         began = time.perf_counter()
         reenactor = Reenactor(*load_weights(name, static), chosen, static)
-        use_precision(reenactor, precision)
+        first_start = FirstStart(reenactor, precision)
+        with first_start.part():
+            use_precision(reenactor, precision)
         logger.info("weights: %s, %.1f s to load, on %s", name, time.perf_counter() - began, chosen)
         if name == RULE:
             logger.info(
                 "these weights are made from the tensors' names: they check the installation, the picture is noise"
             )
-        return cls(reenactor, name, faces if isinstance(faces, LazyProvider) else LazyProvider(faces))
+        finder = faces if isinstance(faces, LazyProvider) else LazyProvider(faces)
+        return cls(reenactor, name, finder, first_start)
 
     def __enter__(self) -> Self:
         return self
@@ -159,12 +167,14 @@ class Pipeline:
             InputError: there is no such device.
         """
         self._reenactor.to(_device(device))
-        self._captured = False
+        self._captured, self._first_start = False, FirstStart(self._reenactor, self.precision)
         return self
 
     def time_parts(self) -> None:
         """Measure each part of the network in `times`, too, which slows a GPU down; call it before the first frame."""
         self._timed = True
+        with self._first_start.part(last=True):
+            self._reenactor.warm_up()  # nothing is compiled while parts are measured
         self.times.hook(self._reenactor.parts())
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
@@ -408,7 +418,7 @@ class Pipeline:
         if isinstance(driving, str | os.PathLike):
             if fps is not None:
                 raise InputError("fps: expected pictures beside it, got a path, whose frames have times; leave it out")
-            return DrivingFrames.open(Path(driving), folder, frames)
+            return DrivingFrames.open(Path(driving), folder, frames, Decoding.on("auto", self.device))
         if isinstance(driving, Image.Image) or (isinstance(driving, np.ndarray) and driving.ndim == 3):
             driving = [driving]
         if not isinstance(driving, Iterable) or isinstance(driving, bytes | bytearray | dict):
@@ -452,7 +462,8 @@ class Pipeline:
         reenactor = self._reenactor
         if not self._captured and not self._timed:
             self._captured = True
-            reenactor.capture()
+            with self._first_start.part(last=True):
+                reenactor.capture()
         return reenactor
 
 

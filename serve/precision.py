@@ -31,7 +31,7 @@ def use_precision(reenactor: Reenactor, precision: Precision) -> None:
     """Let the networks of a reenactor run in a precision, if its frame is as good.
 
     `auto` is float32 on a CPU. On a GPU it tries bfloat16, where the GPU has it, then float16, which is as fast and has
-    three bits more, then takes float32 with a warning.
+    three bits more, then takes float32 with a warning. The log says which it is, and how good each was that was tried.
 
     Raises:
         InputError: the frame of the named precision is below GATE_DB of PSNR against that in float32.
@@ -46,7 +46,7 @@ def use_precision(reenactor: Reenactor, precision: Precision) -> None:
         reenactor.dtype = None
         measured.append(f"{name} {psnr_db:.1f} dB")
         if psnr_db >= GATE_DB:
-            logger.debug("precision: %s; against float32's frame %s; %g are wanted", name, ", ".join(measured), GATE_DB)
+            logger.info("precision: %s; against float32's frame %s; %g are wanted", name, ", ".join(measured), GATE_DB)
             reenactor.dtype = DTYPES[name]
             reenactor.keep_half()
             return
@@ -55,7 +55,7 @@ def use_precision(reenactor: Reenactor, precision: Precision) -> None:
             f"--precision {first}: expected a frame within {GATE_DB:g} dB of float32's, these weights give "
             f"{psnr_db:.1f} dB; use --precision fp32"
         )
-    logger.debug("precision: fp32; against its frame %s; %g are wanted", ", ".join(measured), GATE_DB)
+    logger.info("precision: fp32; against its frame %s; %g are wanted", ", ".join(measured), GATE_DB)
     logger.warning(
         "half precision shows other pictures with these weights (%s, %g are wanted): fp32 it is, several times slower",
         ", ".join(measured), GATE_DB,

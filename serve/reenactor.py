@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.types import Camera, Driving, Head, NeckGrid, Rendering, Source
 from triportrait.kernels.dispatch import runs_triton
+from triportrait.kernels.march import inside_ring, ringed
 from triportrait.serve.cuda_graph import BATCHES, Copies, Graphs
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.freed_memory import keep_freed_memory
@@ -39,7 +41,7 @@ class PreparedSource:
         face: the source's own face, aligned.
         shape: [1, 300] FLAME shape, zeros (the mean face) where it is unknown.
         motion: [1, M], v_s; None for a static source.
-        planes: the planes of a static source, which no driving frame changes.
+        head: the head of a static source, its neck still; no driving frame changes its planes.
         picture: the whole picture that the face was cut out of, where `Pipeline.prepare` read it.
     """
 
@@ -47,7 +49,7 @@ class PreparedSource:
     face: AlignedFace
     shape: Tensor
     motion: Tensor | None
-    planes: Tensor | None = None
+    head: Head | None = None
     picture: SourcePicture | None = None
 
 
@@ -166,18 +168,26 @@ class Reenactor:
         self.portrait.superres.to(self.dtype)
 
     @torch.inference_mode()
-    def capture(self, most_batch: int = 1, marked: bool = False) -> None:
+    def capture(self, most_batch: int = 1, marked: Sequence[bool] = (False, True)) -> None:
         """Capture the launches of frames as CUDA graphs; on a CPU do nothing.
 
-        From then on hooks of the parts are not called, and `dtype` must not change.
+        Do it before other threads use the device. From then on hooks of the parts are not called, and `dtype` must not
+        change. Nothing is captured later: what is not asked for here runs launch by launch, slower.
 
         Args:
-            most_batch: capture batches of `cuda_graph.BATCHES` up to this size; others are captured when they come.
-            marked: capture views that get a watermark.
+            most_batch: capture the batches of `cuda_graph.BATCHES` that hold as many heads, and those below.
+            marked: whether views get a watermark: capture those without, those with one, or both.
         """
+        if self.device.type == "cuda":
+            self._graphs = Graphs()
+            self.warm_up(most_batch, marked)
+            self._graphs.seal()
+
+    @torch.inference_mode()
+    def warm_up(self, most_batch: int = 1, marked: Sequence[bool] = (False, True)) -> None:
+        """Make a frame of each kind that `capture` captures, by which kernels are compiled; on a CPU do nothing."""
         if self.device.type != "cuda":
             return
-        self._graphs = Graphs()
         side = self.image_size
         grey = np.full((side, side, 3), 128, np.uint8)
         source, still = self.prepare(AlignedFace.whole(grey)), AlignedFace.whole(grey)
@@ -186,12 +196,10 @@ class Reenactor:
             neck = self.portrait.config.neck
             pose = [torch.zeros(1, width) for width in (neck.num_shape, neck.num_expression, 3, 3, 6)]
             faces.append(AlignedFace.whole(grey, Tracking(HeadParameters(fixed_camera(), *pose))))
-        for size in BATCHES:
-            if size <= most_batch:
-                for face in faces:
-                    self.reenact_many(
-                        [(source, face, DEFAULT_CONTROLS)] * size, torch.zeros(size, BITS) if marked else None
-                    )
+        sizes = [size for size, below in zip(BATCHES, (0, *BATCHES), strict=False) if below < most_batch]
+        for size, face, gets_mark in product(sizes, faces, marked):
+            signs = torch.zeros(size, BITS) if gets_mark else None
+            self.reenact_many([(source, face, DEFAULT_CONTROLS)] * size, signs)
 
     @torch.inference_mode()
     def prepare(self, face: AlignedFace) -> PreparedSource:
@@ -208,8 +216,10 @@ class Reenactor:
         shape = torch.zeros(1, self.portrait.config.neck.num_shape) if parameters is None else parameters.shape
         with self._autocast():
             source = self.portrait.cache(source)
-            planes = self.portrait.reenact(source, Driving(None)).planes if self.static else None
-        return PreparedSource(source, face, shape, motion, planes)
+            head = self.portrait.reenact(source, Driving(None)) if self.static else None
+        if head is not None:
+            head = self._head(self._as_read(head), source.background, None)
+        return PreparedSource(source, face, shape, motion, head)
 
     @torch.inference_mode()
     def motion(self, face: AlignedFace) -> Tensor:
@@ -285,7 +295,8 @@ class Reenactor:
         source = sources[0].source if len(requests) == 1 else Source.cat([each.source for each in sources])
         neck = self._necks(requests)
         if self.static:
-            return Head(torch.cat([s.planes for s in sources if s.planes is not None]), source.background, neck)
+            made = [self._as_read(each.head) for each in sources if each.head is not None]
+            return self._head(made[0] if len(made) == 1 else torch.cat(made), source.background, neck)
         images = self._upload(torch.from_numpy(np.stack([face.crop for _, face, _ in requests])))
         numbers = self._upload(torch.cat([self._numbers(face, controls) for _, face, controls in requests]))
         motions = [each.motion for each in sources if each.motion is not None]
@@ -296,7 +307,19 @@ class Reenactor:
         assert source.detail_partial is not None
         inputs = images, numbers, source_motion, origin, source.tokens, source.detail_partial
         (planes,) = self._run("planes", self._planes, inputs)
-        return Head(planes, source.background, neck)
+        return self._head(planes, source.background, neck)
+
+    def _as_read(self, head: Head) -> Tensor:
+        """Return the planes as views read them: within a ring of zeros where the march has its kernels."""
+        if not self.portrait.volume.reads_ring:
+            return head.planes
+        return ringed(head.planes) if head.ringed_planes is None else head.ringed_planes
+
+    def _head(self, planes: Tensor, background: Tensor, neck: NeckGrid | None) -> Head:
+        """Make the head of planes that are as `_as_read` returns them."""
+        if not self.portrait.volume.reads_ring:
+            return Head(planes, background, neck)
+        return Head(inside_ring(planes), background, neck, planes)
 
     def _planes(
         self, images: Tensor, numbers: Tensor, source_motion: Tensor, origin: Tensor, tokens: Tensor,
@@ -309,6 +332,9 @@ class Reenactor:
         Args:
             images: uint8 [B, S, S, 3]. numbers: [B, 9], see `_numbers`. source_motion, origin: [B, M].
             tokens, detail_partial: of the cached source.
+
+        Returns:
+            The planes as views read them.
         """
         with self._autocast():
             motion = self._encode_motion(images, numbers[:, :6].unflatten(1, (2, 3)))
@@ -317,7 +343,8 @@ class Reenactor:
                 shift = shift + F.pad(numbers[:, 7:], (GAZE.start, shift.shape[1] - GAZE.stop))
             motion = motion + (numbers[:, 6:7] - 1) * (motion - origin) + shift  # at s = 1 not a bit is changed
             side = self.portrait.config.image_size // 16
-            return (self.portrait.planes(tokens, (side, side), motion, None, detail_partial),)
+            planes = self.portrait.planes(tokens, (side, side), motion, None, detail_partial)
+            return (ringed(planes) if self.portrait.volume.reads_ring else planes,)
 
     def _encode_motion(self, images: Tensor, maps: Tensor) -> Tensor:
         crops = cut(to_float(images), maps, self.motion_encoder.crop_size)
@@ -348,7 +375,7 @@ class Reenactor:
         parts = (camera.world_from_camera, camera.intrinsics, *(() if signs is None else (signs,)))
         numbers = self._upload(torch.cat([part.flatten(1) for part in parts], 1))
         name = ("view" if neck is None else "turned view") + ("" if signs is None else ", marked")
-        *images, finite = self._run(name, self._view, (head.planes, head.background, numbers, *grids))
+        *images, finite = self._run(name, self._view, (self._as_read(head), head.background, numbers, *grids))
         # the numbers travel with the pictures: one wait for the device, and only then who is to blame
         downloads = [self._download(x) for x in (*(images if plain else images[1:]), finite)]
 
@@ -364,6 +391,8 @@ class Reenactor:
         """Render B views.
 
         Args:
+            planes: as `_as_read` returns them.
+            background: as in `Head`.
             numbers: [B, 25], pose and intrinsics of the cameras; [B, 89] with the signs of watermarks.
             grids: of the necks, if they turn.
 
@@ -376,7 +405,7 @@ class Reenactor:
         neck = NeckGrid(grids[0], grids[1], box_side, near) if grids else None
         camera = Camera(numbers[:, :16].unflatten(1, (4, 4)), numbers[:, 16:25].unflatten(1, (3, 3)))
         with self._autocast():
-            image = self.portrait.render(Head(planes, background, neck), camera).image
+            image = self.portrait.render(self._head(planes, background, neck), camera).image
         pictures, finite = to_uint8(image), image.isfinite().flatten(1).all(1)
         return (pictures, finite) if numbers.shape[1] == 25 else (pictures, mark(pictures, numbers[:, 25:]), finite)
 
@@ -413,8 +442,10 @@ class Reenactor:
         moving = [grid for grid in grids if grid is not None]
         if not moving:
             return None
+        if len(grids) == 1:
+            return moving[0]
         still = replace(moving[0], fine=torch.zeros_like(moving[0].fine), coarse=torch.zeros_like(moving[0].coarse))
-        return moving[0] if len(grids) == 1 else NeckGrid.cat([still if grid is None else grid for grid in grids])
+        return NeckGrid.cat([still if grid is None else grid for grid in grids])
 
     def _neck_grid(self, source: PreparedSource, parameters: HeadParameters | None) -> NeckGrid | None:
         if parameters is None or self.portrait.neck is None:

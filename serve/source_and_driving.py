@@ -27,6 +27,7 @@ from triportrait.serve.media.pictures.file_type import is_picture
 from triportrait.serve.media.pictures.picture_file import read_picture
 from triportrait.serve.media.pictures.picture_folder import left_out, sorted_folder
 from triportrait.serve.media.video.clips import Clip, Frame, open_clip
+from triportrait.serve.media.video.decoders import CPU_DECODES, Decoding
 from triportrait.serve.tracking_files import PICTURES, TrackedFolder, Tracking, beside
 
 Known = TrackedFolder | KnownFaces
@@ -234,17 +235,20 @@ class DrivingFrames:
     _num_reported: int = 0
 
     @classmethod
-    def open(cls, path: Path, folder: Path | None, limit: int | None) -> DrivingFrames:
+    def open(
+        cls, path: Path, folder: Path | None, limit: int | None, decoding: Decoding = CPU_DECODES
+    ) -> DrivingFrames:
         """Open a video, a folder of pictures or a picture, and read the files of its faces.
 
         Args:
             folder: where those are; None looks beside the clip.
             limit: how many frames are asked for; None: all.
+            decoding: what decodes a video.
 
         Raises:
             InputError: something is missing, damaged or too few.
         """
-        clip = open_clip(path / PICTURES if (path / PICTURES).is_dir() else path)
+        clip = open_clip(path / PICTURES if (path / PICTURES).is_dir() else path, decoding)
         return cls.of(path, clip, known_of(clip.files[0], folder), limit)
 
     @classmethod

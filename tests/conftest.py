@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Generator
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,10 +21,11 @@ INTERPRETED = "kernels are interpreted in this run, say pytest -m gpu (and no ot
 _TABLES: dict[str, list[tuple[str, ...]]] = {}
 _ABSENT = re.compile(r"^E +ModuleNotFoundError: No module named '((?!triportrait|tests)[^']+)'", re.M)
 _COMPILED = pytest.StashKey[bool]()
+_FOLDERS = pytest.StashKey[dict[Path, pytest.Collector]]()
 
 
 def wants_gpu(expression: str) -> bool:
-    """Whether a mark expression (`-m`) takes tests of a GPU and no others."""
+    """Whether a mark expression (`-m`) takes tests of a GPU and no others; `first` are some of them."""
     if not expression:
         return False
     chosen = Expression.compile(expression)
@@ -31,7 +33,7 @@ def wants_gpu(expression: str) -> bool:
     def takes(*marks: str) -> bool:
         return chosen.evaluate(lambda name, **_: name in marks)
 
-    return (takes("gpu") or takes("gpu", "full")) and not (takes() or takes("full"))
+    return any(takes("gpu", *more) for more in ((), ("full",), ("first",))) and not (takes() or takes("full"))
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
@@ -73,6 +75,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
     config.option.loadscopereorder = False
     return LoadFileScheduling(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_directory(
+    path: Path, parent: pytest.Collector
+) -> Generator[None, pytest.Collector, pytest.Collector]:
+    """Keep one node of each folder, however its files are named.
+
+    `A/x B/y A/z` makes two nodes of A, and pytest 9.1 ties the fixtures of its conftest to the first alone.
+    """
+    folder = yield
+    return parent.session.stash.setdefault(_FOLDERS, {}).setdefault(path, folder)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -52,6 +52,14 @@ def run(tmp_path):
     return call
 
 
+def test_the_first_tests_are_compiled_in_workers_too(run):
+    """There is no GPU here: they end at the first thing that they ask of one, and none says that it is interpreted."""
+    code, said = run("-n", "1", "-m", "first", "tests/test_first_on_gpu.py")
+    assert code == 1, said
+    assert "interpreted" not in said, said
+    assert "9 failed" in said, said
+
+
 @pytest.mark.parametrize("words, addopts", [(("-n", "1", "-m", "gpu", ONE), ""), ((ONE,), "-m gpu")])
 def test_gpu_tests_are_compiled_where_they_are_asked_for(words, addopts, run):
     code, said = run(*words, addopts=addopts)
@@ -87,7 +95,7 @@ def test_what_is_missing_in_any_other_run_is_an_error(run):
 
 
 def test_which_expressions_ask_for_a_gpu():
-    for expression in ("gpu", "gpu and not full", "gpu and full", "(gpu)", "not (not gpu)"):
+    for expression in ("first", "gpu and first", "gpu", "gpu and not full", "gpu and full", "(gpu)", "not (not gpu)"):
         assert wants_gpu(expression), expression
     for expression in ("", "not gpu", "full", "gpu or full", "full and not gpu", "not full"):
         assert not wants_gpu(expression), expression

@@ -55,6 +55,7 @@ class Character:
         seed, head: of the source. other: the driving head.
         frames: T.
         tile: S.
+        device: where the networks run, cpu or cuda.
     """
 
     weights: Path
@@ -63,6 +64,7 @@ class Character:
     other: int
     frames: int
     tile: int
+    device: str = "cpu"
 
     def face(self) -> Expression:
         """Return the expressions [T] of the driving head."""
@@ -82,7 +84,7 @@ class Character:
 
 
 def characters(
-    trained: Trained, count: int, seconds: float, cast_heads: Sequence[int] | None = None
+    trained: Trained, count: int, seconds: float, cast_heads: Sequence[int] | None = None, device: str = "cpu"
 ) -> list[Character]:
     """Choose the characters of a demo.
 
@@ -90,6 +92,7 @@ def characters(
         count: how many, where `cast_heads` does not name them.
         seconds: the length of each clip.
         cast_heads: heads of the cast, in order.
+        device: where the networks run, cpu or cuda.
 
     Raises:
         InputError: numbers out of range.
@@ -116,7 +119,7 @@ def characters(
         raise InputError(f"--cast-heads: expected 1 to {MOST_CHARACTERS}, got {len(cast_heads)}; choose others")
     frames, tile = max(1, round(seconds * FPS)), max(TILE_PX, trained.model.image_size)
     return [
-        Character(trained.folder, trained.cast.seed, head, DRIVING_HEADS[i % len(DRIVING_HEADS)], frames, tile)
+        Character(trained.folder, trained.cast.seed, head, DRIVING_HEADS[i % len(DRIVING_HEADS)], frames, tile, device)
         for i, head in enumerate(cast_heads)
     ]
 
@@ -124,7 +127,7 @@ def characters(
 def tiles(shown: Sequence[Character]) -> Iterator[np.ndarray]:
     """Yield frames uint8 [4, S, S, 3]: source, driving picture, result from the driving and from the moving camera."""
     work = [_Frames(character, start) for character in shown for start in range(0, character.frames, FRAMES_AT_A_TIME)]
-    for frames in in_order(_render_frames, work):
+    for frames in in_order(_render_frames, work, gpu=any(character.device == "cuda" for character in shown)):
         yield from frames
 
 
@@ -148,13 +151,13 @@ class _Prepared:
 @lru_cache(maxsize=1)
 @torch.no_grad()
 def _prepared(character: Character) -> _Prepared:
-    portrait, encoder = load_trained(character.weights)
+    portrait, encoder = load_trained(character.weights, character.device)
     sitter = Sitter.of(character.seed, character.head)
     face, camera = unseen(character.seed, character.head)
     calm = {name: _CALM * getattr(face, name) for name in ("blink_left", "blink_right", "neck")}
     face = face.replace(**calm)
     view = take_pictures(renderer(), sitter.identity, face, sitter.light, camera, character.tile)
-    image, landmarks = _shrunk(view.image, view.landmarks, portrait.config.image_size)
+    image, landmarks = _shrunk(view.image, view.landmarks, portrait.config.image_size, character.device)
     source = portrait.prepare(image, read_motion(encoder, image, landmarks))
     return _Prepared(portrait, encoder, source, sitter, to_uint8(view.image)[0].numpy())
 
@@ -170,22 +173,23 @@ def _render_frames(work: _Frames) -> np.ndarray:
     other = Sitter.of(driving_seed(character.seed), character.other)
     _, camera = unseen(driving_seed(character.seed), character.other)
     view = take_pictures(renderer(), other.identity.take(first), face, other.light.take(first), camera.take(first), S)
-    image, landmarks = _shrunk(view.image, view.landmarks, config.image_size)
+    image, landmarks = _shrunk(view.image, view.landmarks, config.image_size, character.device)
     motions = read_motion(prepared.motion_encoder, image, landmarks)
-    necks = neck_grids(prepared.sitter.identity.take(first), face, config)
+    necks = neck_grids(prepared.sitter.identity.take(first), face, config).to(character.device)
     frames = []
     for i, number in enumerate(numbers):
         head = prepared.portrait.reenact(prepared.source, Driving(motions[i : i + 1], necks.take([i])))
         views = [camera, turned(fixed_camera(), *character.orbit(number))]
-        results = torch.cat([prepared.portrait.render(head, v).image for v in views])
+        results = torch.cat([prepared.portrait.render(head, v.to(character.device)).image.cpu() for v in views])
         shown = torch.cat([view.image[i : i + 1], _enlarged(results, S)])
         frames.append(np.concatenate([prepared.tile[None], to_uint8(shown).numpy()]))
     return np.stack(frames)
 
 
-def _shrunk(image: Tensor, landmarks: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def _shrunk(image: Tensor, landmarks: Tensor, size: int, device: str) -> tuple[Tensor, Tensor]:
     """Shrink pictures, by means over the area of each pixel, and landmarks to the network's size [B, 3, size, size]."""
-    return F.interpolate(image, size=(size, size), mode="area"), landmarks * (size / image.shape[-1])
+    small = F.interpolate(image, size=(size, size), mode="area")
+    return small.to(device), (landmarks * (size / image.shape[-1])).to(device)
 
 
 def _enlarged(image: Tensor, size: int) -> Tensor:

@@ -93,12 +93,15 @@ def run_stage(
     stopper: Stopper | None = None,
     begun: Callable[[], None] = lambda: None,
     prefetch: int = 0,
+    draws_on: torch.device | None = None,
 ) -> None:
     """Run a stage to its end, from its last whole checkpoint if there is one.
 
     Args:
         begun: is called when that has been read, before the first step.
         prefetch: steps whose micro-batches are made ahead, by a thread.
+        draws_on: where the random numbers of the losses are drawn; None: where the rank computes. A GPU's numbers are
+            not a CPU's, so that a comparison of both draws on the CPU.
 
     Raises:
         InputError: no checkpoint is whole, or it is of another network; or too much of the data cannot be used.
@@ -110,6 +113,7 @@ def run_stage(
 
     ranks, stopper = ranks or Ranks(), stopper or Stopper()
     engine, means, clock = stage.engine, _Means(), _Clock()
+    draws_on = draws_on or ranks.device
     loaded = load_newest(run, stage.name, stage.engines, ranks)
     if loaded is not None:
         means.sums = {name: list(total) for name, total in loaded.loop["terms"].items()}
@@ -134,7 +138,7 @@ def run_stage(
 
     def drawn(step: int) -> list[MicroBatch[Batch]]:
         seen = first_seen + (step - first_step) * stage.batch
-        return [_micro(stage, seed, step, number, seen) for number in ranks.shard(stage.micro_batches)]
+        return [_micro(stage, seed, step, number, seen, draws_on) for number in ranks.shard(stage.micro_batches)]
 
     steps = range(first_step, first_step + math.ceil((stage.images - first_seen) / stage.batch))
     bar = tqdm(
@@ -213,9 +217,11 @@ class _Skipped(Generic[Batch]):
         self.stage.data.check_skipped(self.known)
 
 
-def _micro(stage: Stage[Batch], seed: int, step: int, number: int, images_seen: int) -> MicroBatch[Batch]:
+def _micro(
+    stage: Stage[Batch], seed: int, step: int, number: int, images_seen: int, draws_on: torch.device
+) -> MicroBatch[Batch]:
     streams = np.random.default_rng([seed, stage.number, step, number])
-    rng = torch.Generator().manual_seed(int(streams.integers(2**62)))
+    rng = torch.Generator(draws_on).manual_seed(int(streams.integers(2**62)))
     place = images_seen + number * (stage.batch // stage.micro_batches)
     return MicroBatch(stage.draw(streams, place), rng, images_seen, number=number)
 
@@ -311,7 +317,10 @@ def _kept(stage: Stage[Batch], phase: Phase[Batch], micro: MicroBatch[Batch]) ->
     """Return what a phase begins from; nothing is copied but the state of the random numbers."""
     rng = micro.rng.get_state()
     handed_on = dict(micro.handed_on)
-    return KeptMicroBatch(micro.number, stage.name, phase.name, micro.images_seen, micro.batch, handed_on, rng)
+    drawn_on = micro.rng.device.type
+    return KeptMicroBatch(
+        micro.number, stage.name, phase.name, micro.images_seen, micro.batch, handed_on, rng, drawn_on
+    )
 
 
 def _sample(stage: Stage[Batch], record: Record, ranks: Ranks) -> None:

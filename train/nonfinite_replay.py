@@ -103,8 +103,7 @@ def _run_again(
     """Run one micro-batch again, and add to the outcome what is not finite."""
     for name, value in flattened(micro.batch, "batch")[1].items():
         replayed.is_finite(name, value)
-    rng = torch.Generator()
-    rng.set_state(micro.rng)
+    rng = _random_numbers(micro, device, replayed)
     handed_on = {
         name: DiscriminatorInput(*(x.to(device) for x in tensors.values())) for name, tensors in micro.handed_on.items()
     }
@@ -126,6 +125,16 @@ def _run_again(
         named = [(f"gradient of {name}", p.grad) for name, p in gradients_of if p.grad is not None]
         nonfinite = [name for name, gradient in named if not replayed.is_finite(name, gradient)]
         replayed.nonfinite.extend(f"the {name}" for name in nonfinite[:1])
+
+
+def _random_numbers(micro: KeptMicroBatch, device: torch.device, replayed: Replayed) -> torch.Generator:
+    """Return the random numbers of then; a CPU cannot draw a GPU's, which a line says."""
+    if micro.drawn_on != "cpu" and device.type == "cpu":
+        replayed.lines.append("  random numbers: not those of then, which a GPU drew; replay it on one for these")
+        return torch.Generator()
+    rng = torch.Generator(device if micro.drawn_on == "cuda" else "cpu")
+    rng.set_state(micro.rng)
+    return rng
 
 
 class _Watch:

@@ -81,23 +81,27 @@ class AllStages(Inputs):
     def make_networks(self, folder: Path) -> None:
         """See `Inputs`."""
         config = self.config
-        self.perceptual = perceptual(config.perceptual) if self._distance is None else self._distance
+        device = self.engines.ranks.device
+        distance = perceptual(config.perceptual) if self._distance is None else self._distance
+        self.perceptual = distance.to(device)
         self.static = Portrait4D(config.model)
-        initialize(self.static, config.seed)
+        initialize(self.static, config.seed)  # on the CPU, whose random numbers do not depend on the card
+        self.static.to(device)
         self.portrait = Portrait4D(config.model)
-        self.motion_encoder = fresh_encoder(config)
+        self.motion_encoder = fresh_encoder(config).to(device)
         self.probe = probe(config)
 
     def stage(self, name: StageName) -> Stage[Any]:
         """See `Inputs`."""
         config = self.config
         if name == "motion":
-            return motion_stage(config, self.sets, self.motion_encoder, lambda: _unseen_heads(config))
+            return motion_stage(config, self.sets, self.motion_encoder, lambda: _unseen_heads(config), self.engines)
         if name == "stage1":
             static_models = StaticModels(self.static, self.perceptual, config.precision)
             return static_stage(config, self.sets, static_models, self.probe, self.engines)
-        self.portrait.load_state_dict(self.static.state_dict())
+        self.portrait.cpu().load_state_dict(self.static.state_dict())
         initialize_motion(self.portrait, config.seed)
+        self.portrait.to(self.engines.ranks.device)
         models = ReenactModels(self.portrait, self.static, self.motion_encoder, self.perceptual, config.precision)
         return reenact_stage(config, self.sets[0], models, self.probe, self.engines)
 
@@ -118,7 +122,8 @@ class AllStages(Inputs):
         config = self.config
         provenance = {
             "made by": f"triportrait {__version__}", "command": command, "commit": ", ".join(self.commits),
-            "preset": config.preset, "seed": config.seed, "licence": "Apache-2.0",
+            "preset": config.preset, "seed": config.seed, "device": self.engines.ranks.device.type,
+            "licence": "Apache-2.0",
             "cast": {"seed": config.cast.seed, "count": config.cast.count},
             "images seen": {name: getattr(config, name).images for name in STAGES},
         }  # fmt: skip
@@ -204,4 +209,4 @@ def _bar(total: int, label: str) -> Iterator[Callable[[int], None]]:
 
 
 def _halves(module: nn.Module) -> dict[str, Tensor]:
-    return {name: t.half() if t.is_floating_point() else t for name, t in module.state_dict().items()}
+    return {name: (t.half() if t.is_floating_point() else t).cpu() for name, t in module.state_dict().items()}

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triportrait.core.config import EncoderConfig, TransformerConfig
+from triportrait.core.pixel_shuffle import pixel_shuffle
 from triportrait.core.reconstruct.attention import CrossBlock, PatchEmbed
 from triportrait.core.reconstruct.encoders import LEAK
 
@@ -76,7 +77,7 @@ class MotionTransfer(nn.Module):
 
     def grow(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Turn tokens [B, H*W, D] into canonical features [B, C, 8H, 8W]."""
-        x = F.pixel_shuffle(tokens.mT.unflatten(2, grid), 2)
+        x = pixel_shuffle(tokens.mT.unflatten(2, grid))
         x = F.relu(self.tail[0](_double(x)))
         x = F.relu(self.tail[1](_double(x)))
         return self.tail[2](x)

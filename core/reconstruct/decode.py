@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triportrait.core.config import DecoderConfig, ModelConfig
+from triportrait.core.pixel_shuffle import pixel_shuffle
 from triportrait.core.reconstruct.attention import PatchEmbed, SelfBlock, initialize_transformer
 from triportrait.core.reconstruct.canonicalize import MotionTransfer, Neutralizer
 from triportrait.core.reconstruct.encoders import (
@@ -63,7 +64,7 @@ class PlaneDecoder(nn.Module):
         tokens, grid = self.patch_embed(x)
         for block in self.blocks:
             tokens = block(tokens, grid)
-        x = torch.cat([F.pixel_shuffle(tokens.mT.unflatten(2, grid), 2), canonical], dim=1)
+        x = torch.cat([pixel_shuffle(tokens.mT.unflatten(2, grid)), canonical], dim=1)
         for conv in self.tail:
             x = F.leaky_relu(conv(x), LEAK)
         return self.out(x).unflatten(1, (3, -1)).permute(0, 1, 3, 4, 2).contiguous()

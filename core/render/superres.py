@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triportrait.core.config import RenderConfig
+from triportrait.core.pixel_shuffle import pixel_shuffle
 from triportrait.kernels.bias_act import GAIN, LEAK, bias_leaky_relu
 from triportrait.kernels.fir import TAPS, smooth_fir, upsample_fir
 
@@ -189,7 +190,7 @@ class FoldedSuperResolution(nn.Module):
             if len(weight) == len(bias):
                 x = _convolve(x, weight, bias, doubles=True)
             else:
-                x = bias_leaky_relu(F.pixel_shuffle(F.conv2d(x, weight, padding=1), 2), bias, LEAK, GAIN)
+                x = bias_leaky_relu(pixel_shuffle(F.conv2d(x, weight, padding=1)), bias, LEAK, GAIN)
             x = _convolve(x, weight1, bias1, doubles=False)
             image = upsample_fir(image) + F.conv2d(x, *to_rgb).to(image.dtype)
         return image

@@ -12,9 +12,10 @@ from triportrait.core.config import RenderConfig
 from triportrait.core.motion.neck import warp_of
 from triportrait.core.render.rays import camera_rays
 from triportrait.core.types import Camera, NeckGrid
+from triportrait.kernels.dispatch import runs_triton
 from triportrait.kernels.field import FieldWeights
 from triportrait.kernels.importance import stratified_depths
-from triportrait.kernels.march import MlpPrecision, Rays, march_rays
+from triportrait.kernels.march import MlpPrecision, Rays, fuses, march_rays
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class VolumeRenderer(nn.Module):
         box_scale: Tensor | None = None,
         jitter: Tensor | None = None,
         uniforms: Tensor | None = None,
+        ringed_planes: Tensor | None = None,
     ) -> VolumeSamples:
         """Render B heads from B cameras.
 
@@ -93,16 +95,26 @@ class VolumeRenderer(nn.Module):
             jitter: [B, S] in [0, 1), shared by all rays of an image; None means 0.
             uniforms: [B, R, N] in [0, 1] for the fine samples; None means evenly spread, the same for every ray. With
                 both None the result depends on the inputs alone.
+            ringed_planes: [B, 3, H + 4, W + 4, C], the planes within zeros, kept for many views where `reads_ring`.
 
         Returns:
             The ray grid. Depths are clamped to each image's own first and last sample.
         """
         with torch.autocast(planes.device.type, enabled=False):  # depths, densities and sums stay float32
-            return self._render(planes, camera, neck, size or self.config.neural_size, box_scale, jitter, uniforms)
+            return self._render(
+                planes, camera, neck, size or self.config.neural_size, box_scale, jitter, uniforms, ringed_planes
+            )
+
+    @property
+    def reads_ring(self) -> bool:
+        """Tell whether planes are read within a ring of zeros where the weights are: `ringed` makes it once."""
+        weight = self.field.hidden.weight
+        widths = (*weight.shape, self.field.feature.weight.shape[0])
+        return runs_triton(weight=weight) and fuses(widths, self.config.num_coarse, self.config.num_fine)
 
     def _render(
         self, planes: Tensor, camera: Camera, neck: NeckGrid | None, size: int, box_scale: Tensor | None,
-        jitter: Tensor | None, uniforms: Tensor | None,
+        jitter: Tensor | None, uniforms: Tensor | None, ringed_planes: Tensor | None,
     ) -> VolumeSamples:  # fmt: skip
         config = self.config
         origins, directions = camera_rays(camera, size)  # [B, 1, 3], [B, R, 3]
@@ -113,8 +125,9 @@ class VolumeRenderer(nn.Module):
         )  # [B, S]
         rays, weights = Rays(origins[:, 0], directions, size), self.field.weights()
         feature, depth, opacity = march_rays(
-            planes, rays, depths, config.num_fine, half, weights, warp_of(neck), uniforms, _precision(planes)
-        )
+            planes, rays, depths, config.num_fine, half, weights, warp_of(neck), uniforms, _precision(planes),
+            ringed_planes=ringed_planes,
+        )  # fmt: skip
         depth = torch.minimum(torch.maximum(depth, depths[:, :1]), depths[:, -1:])
         return VolumeSamples(feature, depth, opacity)
 

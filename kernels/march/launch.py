@@ -102,9 +102,20 @@ class Arguments(NamedTuple):
     options: dict[str, Any]
 
 
+def ringed(planes: Tensor) -> Tensor:
+    """Copy planes [B, 3, H, W, C] into a ring of zeros, as the kernels read them: [B, 3, H + 4, W + 4, C]."""
+    return F.pad(planes.detach(), (0, 0, RING, RING, RING, RING)).contiguous()
+
+
+def inside_ring(planes: Tensor) -> Tensor:
+    """View what `ringed` was given, [B, 3, H, W, C], in its result."""
+    return planes[:, :, RING:-RING, RING:-RING]
+
+
 def pack(
-    planes: Tensor, rays: Rays, half_side: Tensor, weights: FieldWeights, warp: Warp | None, precision: MlpPrecision
-) -> Arguments:
+    planes: Tensor, rays: Rays, half_side: Tensor, weights: FieldWeights, warp: Warp | None, precision: MlpPrecision,
+    ringed_planes: Tensor | None = None,
+) -> Arguments:  # fmt: skip
     """Bring the arguments of `march_rays` to the dtypes and layouts of the kernels."""
     wide = wide_dtype(planes)
     narrow = {"exact": wide, "tf32": wide, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
@@ -113,7 +124,7 @@ def pack(
     w = FieldWeights(*(weight.detach().to(wide) for weight in weights))
     ray = torch.cat([rays.origins.to(wide), 1 / half_side.to(wide)[:, None]], 1).contiguous()
     tensors = Packed(
-        planes=F.pad(planes.detach(), (0, 0, RING, RING, RING, RING)).contiguous(),
+        planes=ringed(planes) if ringed_planes is None else ringed_planes,
         ray=ray,
         directions=rays.directions.to(wide).contiguous(),
         fine=ray if warp is None else warp.fine.to(wide).contiguous(),

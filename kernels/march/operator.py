@@ -27,17 +27,21 @@ from triportrait.kernels.march.launch import (
     MlpPrecision,
     Rays,
     Warp,
+    inside_ring,
     march,
     march_backward,
     pack,
     propose,
+    ringed,
 )
 
 MAX_WIDTH = 128  # the largest C, K, E of the fused pass
 MAX_SAMPLES = 255  # the largest S, N
 RAY_CHUNK = 4096  # rays of the whole batch at a time where nothing is fused; bounds the memory, changes no ray
 
-__all__ = ["MlpPrecision", "Rays", "Warp", "march_rays", "march_rays_reference", "warped"]
+__all__ = [
+    "MlpPrecision", "Rays", "Warp", "inside_ring", "march_rays", "march_rays_reference", "ringed", "warped",
+]  # fmt: skip
 
 
 def march_rays(
@@ -51,6 +55,7 @@ def march_rays(
     uniforms: Tensor | None = None,
     precision: MlpPrecision = "exact",
     deterministic: bool | None = None,
+    ringed_planes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Render rays through the planes.
 
@@ -66,6 +71,8 @@ def march_rays(
         precision: how the kernel multiplies in the MLP: exact float32, TF32, float16 or bfloat16 on tensor cores.
         deterministic: make the gradients of the planes equal from run to run to the last bit, at the price of integer
             sums; None asks `torch.are_deterministic_algorithms_enabled()`. Those of the weights always are.
+        ringed_planes: [B, 3, H + 4, W + 4, C], what `ringed` gives for these planes, kept for many marches: the fused
+            pass reads it, and copies nothing. None makes it for this march.
 
     Returns:
         feature [B, R, E] float32, without background; depth [B, R] float32, the expected depth, +inf where a ray
@@ -93,6 +100,8 @@ def march_rays(
         raise ValueError(f"depths: expected [B, S] with S >= 4, got {list(depths.shape)}")
     if warp is not None:
         shapes(planes=(planes, "B 3 H W C"), fine=(warp.fine, "B G G G 4"), coarse=(warp.coarse, "B g g g 3"))
+    if ringed_planes is not None:
+        _check_ringed(planes, ringed_planes)
     if uniforms is not None and uniforms.shape != (*rays.directions.shape[:2], num_fine):
         expected = [*rays.directions.shape[:2], num_fine]
         raise ValueError(f"uniforms: expected [B, R, N] = {expected}, got {list(uniforms.shape)}")
@@ -105,9 +114,9 @@ def march_rays(
             )
         if torch.is_grad_enabled() and tensor.requires_grad:
             raise ValueError(f"{name}: expected a tensor without a gradient, as none is given; detach it")
-    fused = runs_triton(planes=planes, uniforms=uniforms, **fixed, **weights._asdict()) and fuses(
-        weights, n["S"], num_fine
-    )
+    tensors = {"planes": planes, "ringed_planes": ringed_planes, "uniforms": uniforms, **fixed, **weights._asdict()}
+    widths = (*weights.hidden_weight.shape, weights.feature_weight.shape[0])
+    fused = runs_triton(**tensors) and fuses(widths, n["S"], num_fine)
     if not fused:
         if deterministic:
             raise ValueError(
@@ -119,11 +128,21 @@ def march_rays(
         deterministic = torch.are_deterministic_algorithms_enabled()
     with device_of(planes):
         with torch.no_grad():
-            arguments = pack(planes, rays, half_side, weights, warp, precision)
+            arguments = pack(planes, rays, half_side, weights, warp, precision, ringed_planes)
             samples = propose(arguments, depths, num_fine, uniforms)
         warp_numbers = None if warp is None else (warp.side, warp.near, warp.rate)
         options = _Options(rays.width, precision, deterministic, warp_numbers)
         return _March.apply(arguments, options, samples, planes, *weights, *_fixed(rays, half_side, warp))  # type: ignore[no-any-return]
+
+
+def _check_ringed(planes: Tensor, ringed_planes: Tensor) -> None:
+    """Raises: `ValueError` where the planes within a ring cannot be those of `ringed`."""
+    expected = inside_ring(ringed_planes).shape == planes.shape
+    if not (expected and ringed_planes.dtype == planes.dtype and ringed_planes.is_contiguous()):
+        raise ValueError(
+            f"ringed_planes: expected what `ringed` gives for planes {list(planes.shape)} of {planes.dtype}, got "
+            f"{list(ringed_planes.shape)} of {ringed_planes.dtype}; make them anew"
+        )
 
 
 def _march_in_chunks(
@@ -201,9 +220,13 @@ def _outermost(grid: Tensor, side: float) -> float:
     return side / 2 * (1 - 1 / grid.shape[1])
 
 
-def fuses(weights: FieldWeights, num_coarse: int, num_fine: int) -> bool:
-    """Tell whether the fused pass takes these sizes: tensor-core tiles, and searches of at most eight steps."""
-    widths = (*weights.hidden_weight.shape, weights.feature_weight.shape[0])
+def fuses(widths: Sequence[int], num_coarse: int, num_fine: int) -> bool:
+    """Tell whether the fused pass takes these sizes: tensor-core tiles, and searches of at most eight steps.
+
+    Args:
+        widths: K, C and E.
+        num_coarse, num_fine: S and N.
+    """
     tiles = all(16 <= width <= MAX_WIDTH and width & (width - 1) == 0 for width in widths)
     return tiles and num_coarse <= MAX_SAMPLES and 1 <= num_fine <= MAX_SAMPLES
 

@@ -42,11 +42,11 @@ class Compile(_Operators):
             raise InputError("profile compile: expected Triton, it is not installed; `pip install triton`")
         if INTERPRETED:
             raise InputError("profile compile: expected a process that compiles, got TRITON_INTERPRET=1; unset it")
-        from triportrait.profiling.cases import chosen
+        from triportrait.profiling.cases import CASES, LAUNCHED, chosen
         from triportrait.profiling.compile_table import compile_all, table
         from triportrait.profiling.measurement import made_by
 
-        rows = compile_all(chosen(self.op), self._dtypes())
+        rows = compile_all(chosen(self.op, CASES | LAUNCHED), self._dtypes())
         print(f"{made_by('triportrait profile compile')}\n\n{table(rows)}", end="")
         faults = [fault for row in rows for fault in row.faults()]
         if faults:

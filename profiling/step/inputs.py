@@ -73,7 +73,7 @@ class StepInputs:
         neck = self.neck_field(*(upload(numbers, self.device) for numbers in self.neck_numbers))
         pictures = dataclasses.replace(getattr(batch, driven), neck=neck)
         batch = dataclasses.replace(batch, **{driven: pictures})
-        return MicroBatch(batch, torch.Generator().manual_seed(0), self.stage_config.images - 1)
+        return MicroBatch(batch, torch.Generator(self.device).manual_seed(0), self.stage_config.images - 1)
 
 
 class RandomSet:

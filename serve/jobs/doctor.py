@@ -59,7 +59,7 @@ LIBRARIES = (
     Library("xFormers", ("xformers",), "0.0.35", None, "xformers", "only with a GPU, where PyTorch's does as well: ",
             "; PyTorch's attention runs, nothing is lost"),
     Library("DALI", ("nvidia-dali-cuda130", "nvidia-dali-cuda120"), "2.1.0", None, "dali",
-            "only for training on clips: ", "; PyAV decodes instead"),
+            "only for training on clips and --decoder dali: ", "; PyAV decodes instead"),
     Library("DeepSpeed", ("deepspeed",), "0.19.8", None, "train", "only for training: "),
     Library("lpips", ("lpips",), "0.1.4", None, "train", "only for training: "),
     Library("live", ("fastapi",), "0.163", None, "serve", "only for `triportrait live`: "),
@@ -233,8 +233,11 @@ def _codecs(trial: Trial) -> Finding:
 
     reads = [name for name, (decoder, _) in CODECS.items() if has(decoder, "r")]
     writes = [name for name, (_, encoder) in CODECS.items() if has(encoder, "w")]
+    hardware = f"; {trial.runs}" if trial.runs else ""
     verdict: Verdict = "ok" if {"H.264", "AAC"} <= set(reads) & set(writes) else "broken"
-    return Finding("video", verdict, f"PyAV {av.__version__}: reads {' '.join(reads)}; writes {' '.join(writes)}")
+    return Finding(
+        "video", verdict, f"PyAV {av.__version__}: reads {' '.join(reads)}; writes {' '.join(writes)}{hardware}"
+    )
 
 
 def _weights(weights: str | None, loads: bool) -> Finding:

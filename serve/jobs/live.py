@@ -23,8 +23,10 @@ from triportrait.core.weights import log_weights, named_weights
 from triportrait.serve.cuda_graph import BATCHES
 from triportrait.serve.faces.face import FaceProvider
 from triportrait.serve.faces.providers import face_provider
+from triportrait.serve.first_start import FirstStart
 from triportrait.serve.live.addresses import addresses_to_open, is_loopback
 from triportrait.serve.live.admission import PACE_FPS, Admission
+from triportrait.serve.live.dali_jpeg import chosen_jpeg_decoder
 from triportrait.serve.live.host_costs import host_costs
 from triportrait.serve.live.inference import Engine
 from triportrait.serve.live.json_logs import fields, json_logs
@@ -36,6 +38,8 @@ from triportrait.serve.live.weights_notice import weights_notice
 from triportrait.serve.live.worker import thread_count
 from triportrait.serve.media.output_file import reason_of
 from triportrait.serve.media.provenance.stamp import Stamp
+from triportrait.serve.media.video.decoders import DecoderChoice
+from triportrait.serve.media.video.encoders import chosen_encoder
 from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.threads import share_cores
@@ -76,6 +80,10 @@ class Live:
     """Where to run."""
     precision: Precision = "auto"
     """Floating-point precision; `auto` is bf16 or fp16 on a GPU where a test frame is as good in it, fp32 elsewhere."""
+
+    decoder: DecoderChoice = "auto"
+    """What decodes driving frames that come as JPEG: `av` and `auto`, the CPU; or `dali`, nvJPEG beside a network on a
+    GPU. What does not run here, and what comes over WebRTC, the CPU decodes, and the log says why."""
 
     def run(self) -> None:
         """Check, listen, load, measure, serve; Ctrl-C ends it."""
@@ -122,9 +130,12 @@ class Live:
         if not stamp.signs:
             notes.append(f"Recordings carry no manifest here: {stamp.unsigned}.")
         reenactor = Reenactor(*load_weights(weights), device)
-        use_precision(reenactor, self.precision)
-        reenactor.capture(BATCHES[-1], marked=self.watermark)
-        engine = Engine(reenactor, self._face_provider_factory(), stamp)
+        first_start = FirstStart(reenactor, self.precision, BATCHES[-1])
+        with first_start.part():
+            use_precision(reenactor, self.precision)
+        with first_start.part(last=True):
+            reenactor.capture(BATCHES[-1], marked=[self.watermark])
+        engine = Engine(reenactor, self._face_provider_factory(), stamp, chosen_jpeg_decoder(self.decoder, device))
         if not engine.finds_faces:
             notes.append(f"Nothing finds faces here (`{install('faces')}`): keep your face in the middle.")
         frame_s, costs = engine.measure(), host_costs(engine, thread_count())
@@ -141,7 +152,8 @@ class Live:
             part_ms={name: round(1e3 * cost.seconds, 2) for name, cost in admission.costs().items()},
         )  # fmt: skip
         logger.info("capacity", extra=capacity)
-        return LiveServer(engine, admission, metrics, Recordings(), notes, weights_notice(weights, reenactor))
+        recordings = Recordings(chosen_encoder("auto", device.type == "cuda"))
+        return LiveServer(engine, admission, metrics, recordings, notes, weights_notice(weights, reenactor))
 
     def _face_provider_factory(self) -> Callable[[], FaceProvider] | None:
         first = face_provider()  # tells whether there is one; each thread makes its own later

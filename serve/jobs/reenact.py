@@ -23,6 +23,7 @@ from triportrait.serve.animation import AnimatedFrame, Options, check_face_numbe
 from triportrait.serve.faces.providers import FaceKind, LazyProvider
 from triportrait.serve.media.output_file import VIDEO_ENDINGS, check_output
 from triportrait.serve.media.provenance.stamp import Stamp
+from triportrait.serve.media.video.decoders import DecoderChoice, Decoding
 from triportrait.serve.media.video.encoders import Encoder, EncoderChoice, chosen_encoder
 from triportrait.serve.pipeline import Pipeline
 from triportrait.serve.precision import Precision
@@ -95,6 +96,10 @@ class Reenact:
     encoder: EncoderChoice = "auto"
     """What makes H.264: `x264`, by which the same pictures give the same bytes; `nvenc`, the GPU; or `auto`: x264 for a
     network on a CPU, and on a GPU NVENC where it opens, else a faster preset of x264."""
+    decoder: DecoderChoice = "auto"
+    """What decodes the driving video: `av`, libav on the CPU; `nvdec`, the GPU through libav; `dali`, which takes fewer
+    films; or `auto`: av for a network on a CPU, and NVDEC on a GPU. What hardware does not decode as the CPU does, the
+    CPU decodes, and the log says why."""
     overwrite: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Replace the output if it exists."""
 
@@ -104,7 +109,7 @@ class Reenact:
         device = chosen_device(self.device)
         share_cores(device)
         encoder = chosen_encoder(self.encoder, device.type == "cuda")
-        driving = DrivingFrames.open(self.driving, self.driving_params, self.frames)
+        driving = DrivingFrames.open(self.driving, self.driving_params, self.frames, Decoding.on(self.decoder, device))
         source_file = find_source(self.source, self.source_params)
         self._check_output(1 in (driving.clip.frame_count, self.frames), [*source_file.files, *driving.files])
         weights = named_weights(self.weights)

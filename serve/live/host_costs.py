@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from triportrait.serve.live.admission import HostCost
-from triportrait.serve.live.inference import Engine, decode_jpeg, encode_jpeg, example_picture
+from triportrait.serve.live.inference import Engine, encode_jpeg, example_picture
 
 REPETITIONS = 9
 _CLOCK = Fraction(1, 90_000)  # of RTP
@@ -38,7 +38,7 @@ def host_costs(engine: Engine, threads: int) -> dict[str, HostCost]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        faces_s = _median_s(lambda: follower.follow(decode_jpeg(jpeg), next(times) / 30))
+        faces_s = _median_s(lambda: follower.follow(engine.decode(jpeg), next(times) / 30))
         mark_s = 0.0 if engine.marks_on_device else _median_s(lambda: engine.stamp.mark(result))
         jpeg_s, vp8_s = _median_s(lambda: encode_jpeg(result)), _median_s(_vp8(result))
     finally:

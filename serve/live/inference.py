@@ -63,9 +63,17 @@ class Engine:
         reenactor: the network.
         make_finder: makes a face finder for one thread; where it is None, the middle square of a picture is cropped.
         stamp: marks pictures and signs recordings.
+        decode: decodes driving frames; by default `decode_jpeg`.
     """
 
-    def __init__(self, reenactor: Reenactor, make_finder: Callable[[], FaceProvider] | None, stamp: Stamp) -> None:
+    def __init__(
+        self,
+        reenactor: Reenactor,
+        make_finder: Callable[[], FaceProvider] | None,
+        stamp: Stamp,
+        decode: Callable[[bytes], np.ndarray] | None = None,
+    ) -> None:
+        self._decode = decode
         self.reenactor = reenactor
         self._finder = None if make_finder is None else _OnePerThread(make_finder)
         self.stamp = stamp
@@ -84,6 +92,10 @@ class Engine:
     def finds_faces(self) -> bool:
         """Return whether a face finder is installed."""
         return self._finder is not None
+
+    def decode(self, jpeg: bytes) -> np.ndarray:
+        """Decode a driving frame to uint8 [H, W, 3]. Raises: `InputError` as `decode_jpeg`."""
+        return (self._decode or decode_jpeg)(jpeg)
 
     def open_finder(self) -> None:
         """Make the calling thread's face finder now, so that no session waits for it."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from triportrait.core.errors import InputError
 from triportrait.serve.media.provenance.stamp import Stamp
+from triportrait.serve.media.video.encoders import Encoder
 from triportrait.serve.media.video.writer import VideoWriter
 
 LONGEST_S = 300.0
@@ -41,15 +42,16 @@ class Recording:
         path: the file, ending in .mp4.
         side_px: side of the square pictures.
         stamp: signs the file; that of the portrait that is shown.
+        encoder: who makes H.264, see `chosen_encoder`.
     """
 
-    def __init__(self, path: Path, side_px: int, stamp: Stamp) -> None:
+    def __init__(self, path: Path, side_px: int, stamp: Stamp, encoder: Encoder) -> None:
         self.path = path
         self._stamp = stamp
         self.frames = 0
         self.seconds = 0.0
         self._began_s: float | None = None
-        self._writer = VideoWriter(path, size_px=(side_px, side_px), fps=_NOMINAL_FPS).open()
+        self._writer = VideoWriter(path, size_px=(side_px, side_px), fps=_NOMINAL_FPS, encoder=encoder).open()
 
     def write(self, picture: np.ndarray, now_s: float) -> bool:
         """Add a picture; return whether the longest time is not over.
@@ -84,16 +86,21 @@ class Recording:
 
 
 class Recordings:
-    """Keep recordings in a temporary folder under random names; old ones are removed to make room."""
+    """Keep recordings in a temporary folder under random names; old ones are removed to make room.
 
-    def __init__(self) -> None:
+    Args:
+        encoder: who makes H.264, see `chosen_encoder`.
+    """
+
+    def __init__(self, encoder: Encoder = "x264") -> None:
+        self._encoder = encoder
         self._folder = tempfile.TemporaryDirectory(prefix="triportrait-live-", ignore_cleanup_errors=True)
         self._kept: dict[str, Recorded] = {}
         self._lock = threading.Lock()
 
     def begin(self, side_px: int, stamp: Stamp) -> Recording:
         """Begin a recording."""
-        return Recording(Path(self._folder.name) / f"{secrets.token_urlsafe(16)}.mp4", side_px, stamp)
+        return Recording(Path(self._folder.name) / f"{secrets.token_urlsafe(16)}.mp4", side_px, stamp, self._encoder)
 
     def finish(self, recording: Recording, session: str = "") -> Recorded:
         """Close a recording and keep it.

@@ -16,7 +16,7 @@ from triportrait.core.errors import InputError
 from triportrait.serve.freed_memory import return_freed_memory
 from triportrait.serve.live import waiting_line
 from triportrait.serve.live.admission import Admission, Refusal
-from triportrait.serve.live.inference import Engine, check_jpeg, decode_jpeg
+from triportrait.serve.live.inference import Engine, check_jpeg
 from triportrait.serve.live.json_logs import fields
 from triportrait.serve.live.messages import FrameIn, Shown, read_binary, read_text, result_header
 from triportrait.serve.live.portraits import Portraits
@@ -208,7 +208,7 @@ class Connection:
     def take_frame(self, number: int, clock_ms: float, frame: FrameIn | Callable[[], Any]) -> None:
         """Queue a driving frame, which either transport has received."""
         self._frame_s = time.monotonic()
-        decode = partial(decode_jpeg, frame.jpeg) if isinstance(frame, FrameIn) else frame
+        decode = partial(self._server.engine.decode, frame.jpeg) if isinstance(frame, FrameIn) else frame
         self._server.worker.add_frame(self.session, DrivingFrame(number, clock_ms, decode, time.perf_counter()))
 
     async def _send(self) -> None:

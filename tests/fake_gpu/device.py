@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
@@ -120,12 +121,13 @@ class FakeGpu(TorchDispatchMode):
     Attributes:
         counts: since the last `take`.
         capturing: whether a graph is being captured.
+        number: what the host reads of any number; flags are true.
     """
 
     def __init__(self, capability: tuple[int, int] = (9, 0)) -> None:
         super().__init__()
         self.fake, self.capability = FakeTensorMode(allow_non_fake_inputs=True), capability
-        self.counts, self.capturing = Counts(), False
+        self.counts, self.capturing, self.number = Counts(), False, 0
         self._pinned: dict[int, Any] = {}  # by address, kept, so that no other memory is taken for them
         self._storages, self._bytes = WeakIdKeyDictionary(), 0
         self._patches = contextlib.ExitStack()
@@ -147,6 +149,7 @@ class FakeGpu(TorchDispatchMode):
         self.counts.waits[reason] += 1
 
     def __enter__(self) -> FakeGpu:
+        self._patches.enter_context(_GeneratorsChecked())
         for target, name, value in _cuda(self):
             self._patches.enter_context(mock.patch.object(target, name, value))
         self._patches.callback(torch._C._set_only_lift_cpu_tensors, torch._C._only_lift_cpu_tensors())
@@ -164,7 +167,7 @@ class FakeGpu(TorchDispatchMode):
             return func(*args, **kwargs)
         name = func.overloadpacket.__name__
         if kwargs.pop("pin_memory", False) or name in ("pin_memory", "_pin_memory"):
-            return self._pin(func(*args, **kwargs) if "pin" not in name else args[0].clone())
+            return self._pin(func(*args, **kwargs) if "pin" not in name else _copied_as_it_lies(args[0]))
         if name == "is_pinned":
             return args[0].untyped_storage()._cdata in self._pinned
         leaves = tree_leaves((args, kwargs))
@@ -180,7 +183,7 @@ class FakeGpu(TorchDispatchMode):
         if name in ("_local_scalar_dense", "equal"):
             self.wait(name)
             dtype = torch.bool if name == "equal" else args[0].dtype
-            return True if dtype == torch.bool else 0.0 if dtype.is_floating_point else 0
+            return True if dtype == torch.bool else float(self.number) if dtype.is_floating_point else self.number
         if name == "nonzero":  # as many rows as there can be
             self.wait(name)
             self.launched(name)
@@ -226,7 +229,7 @@ class FakeGpu(TorchDispatchMode):
             result = (
                 args[0] if name == "copy_" else torch.empty(source.shape, dtype=kwargs.get("dtype") or source.dtype)
             )
-            return result.fill_(source.dtype == torch.bool)  # flags are true, numbers are 0
+            return result.fill_(True if source.dtype == torch.bool else self.number)
         if name == "copy_":
             return args[0]
         with self.fake:
@@ -283,10 +286,53 @@ def _mode(gpu: FakeGpu) -> Iterator[None]:
         TorchDispatchMode.__exit__(gpu, None, None, None)
 
 
+def _copied_as_it_lies(tensor: Tensor) -> Tensor:
+    """Copy with the same strides, as pinning does: it refuses what has several elements in one place, as expanded."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(tensor)
+
+
 def _is_view(func: Any) -> bool:
     """Tell whether an operator only looks at memory of its inputs."""
     returned = [value.alias_info for value in func._schema.returns]
     return any(alias is not None and not alias.is_write for alias in returned)
+
+
+class Generator(torch.Generator):
+    """A stream of random numbers, of the host or of the device, where its state is the seed and how many were drawn."""
+
+    _device: torch.device
+
+    def __new__(cls, device: torch.device | str = "cpu") -> Generator:
+        made = super().__new__(cls)
+        made._device = CUDA if torch.device(device).type == "cuda" else torch.device("cpu")
+        return made
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return self._device
+
+    def get_state(self) -> Tensor:
+        if self._device == CUDA:
+            return torch.tensor([self.initial_seed(), 0]).view(torch.uint8)
+        return super().get_state()
+
+    def set_state(self, state: Tensor) -> torch.Generator:
+        if self._device != CUDA:
+            return super().set_state(state)
+        if len(state) != 16:
+            raise RuntimeError(f"a state of {len(state)} bytes is none of a device's")
+        return self.manual_seed(int(state.view(torch.int64)[0]))
+
+
+class _GeneratorsChecked(TorchFunctionMode):
+    """Random numbers are drawn by a generator of their device; PyTorch's dispatcher hands on another object for it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        generator = (kwargs or {}).get("generator")
+        if isinstance(generator, Generator) and generator.device.type != result.device.type:
+            raise RuntimeError(f"a generator of {generator.device} was given for numbers on {result.device}")
+        return result
 
 
 class _Stream:
@@ -392,6 +438,7 @@ def _cuda(gpu: FakeGpu) -> Iterator[tuple[Any, str, Any]]:
     }  # fmt: skip
     for name, value in returns.items():
         yield torch.cuda, name, lambda *arguments, _value=value, **options: _value
+    yield torch, "Generator", Generator
     yield torch.cuda, "is_current_stream_capturing", lambda: gpu.capturing
     yield torch.cuda, "synchronize", lambda device=None: gpu.wait("device")
     yield torch.cuda, "Stream", lambda *arguments, **options: _Stream(gpu=gpu)
@@ -407,4 +454,4 @@ def _cuda(gpu: FakeGpu) -> Iterator[tuple[Any, str, Any]]:
     yield fake_tensor, "init_gpu_context", lambda device: None
 
 
-__all__ = ["CUDA", "Counts", "FakeGpu", "NotCapturable", "environment", "start_again_with_library"]
+__all__ = ["CUDA", "Counts", "FakeGpu", "Generator", "NotCapturable", "environment", "start_again_with_library"]

@@ -66,6 +66,17 @@ def _inside_graph(does: Callable[[Tensor], object]) -> tuple[Any, str, Any]:
     return Reenactor, "_view", view
 
 
+def _pins_expanded() -> tuple[Any, str, Any]:
+    """Return an upload that pins a number once for each of several places."""
+    original = Reenactor._upload
+
+    def upload(self: Reenactor, tensor: Tensor) -> Tensor:
+        torch.zeros(1).expand(4).pin_memory()
+        return original(self, tensor)
+
+    return Reenactor, "_upload", upload
+
+
 _ASKED = (attention, "has_xformers", cache(lambda: True)), (attention, "xformers_runs", lambda query, key, value: True)
 _HALF = SimpleNamespace(**{**vars(torch), "bfloat16": torch.float16})
 FAULTS: dict[str, Fault] = {
@@ -93,6 +104,9 @@ FAULTS: dict[str, Fault] = {
     ),
     "a graph allocates memory of the host": Fault(
         (_inside_graph(lambda planes: torch.empty(4, pin_memory=True)),), serve_little, ("NotCapturable", "pinned")
+    ),
+    "a frame pins numbers that lie in one place": Fault(
+        (_pins_expanded(),), serve_little, ("RuntimeError", "more than one element of the written-to tensor")
     ),
 }  # fmt: skip
 

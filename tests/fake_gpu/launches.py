@@ -70,7 +70,7 @@ def programs_recorded(gpu: FakeGpu, programs: Programs, run: str) -> Iterator[No
             if math.prod(made.grid):
                 gpu.launched(made.name)
                 shapes = {k: (list(x.shape), list(x.stride()), str(x.dtype)) for k, x in tensors.items()}
-                program = programs.setdefault(_key(made), Program(made, shapes))
+                program = programs.setdefault(made.binary(), Program(made, shapes))
                 if math.prod(made.grid) > math.prod(program.launch.grid):
                     program.launch, program.tensors = made, shapes
                 program.count += 1
@@ -88,13 +88,6 @@ def _check(launch: Launch, tensors: dict[str, Tensor]) -> None:
     for programs, most in zip(launch.grid, MOST_ALONG, strict=False):
         if programs > most:
             raise ValueError(f"{launch.name}: a grid of {launch.grid}, at most {MOST_ALONG}")
-
-
-def _key(launch: Launch) -> tuple[Any, ...]:
-    """Return what Triton compiles anew for."""
-    kinds = tuple(sorted(launch.signature.items()))
-    constants = tuple(sorted((name, str(value)) for name, value in launch.constants.items()))
-    return launch.name, kinds, constants, launch.divisible, tuple(sorted(launch.options.items()))
 
 
 def compile_programs(programs: Sequence[Program], chips: Sequence[int] = CHIPS) -> list[dict[str, Any]]:
@@ -123,4 +116,7 @@ def _compile(work: tuple[dict[str, Any], int]) -> dict[str, Any]:
     except Exception as error:
         return row | {"fault": f"{type(error).__name__}: {str(error)[:300]}"}
     fault = None if program.fits and program.programs else f"{program.shared} bytes of shared memory do not fit"
-    return row | {"fault": fault, "registers": program.registers, "spills": program.spills, "shared": program.shared}
+    return row | {
+        "fault": fault, "registers": program.registers, "spills": program.spills, "shared": program.shared,
+        "cpu_seconds": round(program.cpu_seconds, 2),
+    }  # fmt: skip

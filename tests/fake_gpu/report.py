@@ -14,6 +14,8 @@ def main() -> None:
     """Run what is named, everything by default, and write counts, launches and what was compiled into a file."""
     from tests.fake_gpu.launches import Programs, compile_programs
     from tests.fake_gpu.runs import RUNS, running
+    from triportrait.profiling.cases import CASES, DTYPES, LAUNCHED
+    from triportrait.profiling.compile_table import launches as tabled
 
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
@@ -30,7 +32,8 @@ def main() -> None:
         attention = [[*key, count] for key, count in run.attention.items()]
         report[name] = {"rows": run.rows, "attention": attention}
         print(f"{name}: {time.perf_counter() - start:.1f} s, {len(programs)} programs so far", flush=True)
-    launches = [program.row() for program in programs.values()]
+    cases = {launch.binary(): f"{name}, {dtype}" for name, dtype, launch in tabled([*CASES, *LAUNCHED], DTYPES)}
+    launches = [program.row() | {"case": cases.get(key)} for key, program in programs.items()]
     compiled = []
     if options.compile:
         start = time.perf_counter()

@@ -22,17 +22,19 @@ from triportrait.core.portrait import Portrait4D
 from triportrait.core.reconstruct import attention
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.profiling.frame_parts import sphere_tables
-from triportrait.profiling.step.inputs import make_inputs, with_batch
+from triportrait.profiling.step.inputs import RandomSet, make_inputs, with_batch
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Controls, Reenactor
 from triportrait.serve.tracking_files import HeadParameters, Tracking
 from triportrait.train import presets
 from triportrait.train.config import StageName, TrainConfig
+from triportrait.train.data.upload import upload
 from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.frozen import frozen
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.engines.training_engine import Group
+from triportrait.train.stages import motion
 
 BATCHES = range(1, 9)  # of live serving
 Rows = dict[str, dict[str, Any]]  # what was done -> its counts
@@ -106,7 +108,7 @@ def serve(run: Run, precision: Precision, config: ModelConfig | None = None, bat
         run.count(f"{name}: reenact")
         engine.views(head, [fixed_camera()])
         run.count(f"{name}: render")
-    engine.capture()
+    engine.capture(max(batches), marked=[False])
     run.count("capture")
     for controls, name in ((still, "captured frame"), (Controls(), "captured frame, neck turned")):
         engine.reenact(source, face(side, next(turns)), controls)
@@ -154,6 +156,22 @@ def train(run: Run, stage: StageName, config: TrainConfig, batch: int = 4) -> No
             raise FloatingPointError(f"{phase.name}: float16, in which gradients of a mean over a picture are zeros")
 
 
+def train_motion(run: Run, config: TrainConfig) -> None:
+    """Run one step of the motion encoder's stage, which knows float32 alone."""
+    with torch.device(CUDA):
+        encoder = SmallMotionEncoder(config.model.transformer.motion_width)
+    engine = Engines(Ranks(device=CUDA)).make(
+        encoder, [Group(list(encoder.parameters()))], config.motion.optimizer, config.motion
+    )
+    run.count("load")
+    pictures: Any = RandomSet(config, seed=0)
+    batch = upload(motion.draw([pictures], config.motion, encoder.crop_size, np.random.default_rng(0)), CUDA)
+    run.count("batch to the device")
+    engine.backward(motion.losses(batch, encoder)["motion"])
+    engine.step(config.motion.batch)
+    run.count("main")
+
+
 def published_training(precision: str) -> TrainConfig:
     """Return the published training, but for a perceptual distance that needs no file."""
     return replace(presets.paper(published=True), precision=precision, perceptual="gradients")
@@ -167,6 +185,7 @@ RUNS: dict[str, tuple[Callable[[Run], None], Xformers]] = {
         for stage in ("stage1", "stage2")
         for p in ("fp32", "bf16")
     },
+    "motion fp32": (partial(train_motion, config=presets.tiny()), "absent"),
     "serve bf16, xFormers": (partial(serve, precision="bf16", batches=(1, 2)), "whole"),
     "stage2 bf16, xFormers": (partial(train, stage="stage2", config=published_training("bf16")), "whole"),
 }

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.autograd import gradgradcheck
 
+from triportrait.kernels import bias_act
 from triportrait.kernels.bias_act import GAIN, LEAK, bias_leaky_relu
 from triportrait.kernels.dispatch import use_backend
 
@@ -26,6 +27,16 @@ def test_it_is_differentiable_twice_as_r1_needs(backend):
     bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
     with use_backend(backend):
         assert gradgradcheck(bias_leaky_relu, (x, bias), fast_mode=True)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_more_values_than_32_bits_count_have_the_same_bits(layout, monkeypatch):
+    x, bias = torch.randn(2, 6, 15, 17).contiguous(memory_format=layout), torch.randn(6)  # three programs
+    with use_backend("triton"):
+        wanted = bias_leaky_relu(x, bias)
+        monkeypatch.setattr(bias_act, "NARROW", 0)  # as if they were
+        assert torch.equal(bias_leaky_relu(x, bias), wanted)
+    assert torch.equal(wanted, bias_leaky_relu(x, bias))
 
 
 def test_the_layout_of_the_input_is_kept():

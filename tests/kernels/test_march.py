@@ -9,8 +9,8 @@ import torch
 
 from triportrait.kernels.dispatch import use_backend
 from triportrait.kernels.field import FieldWeights
+from triportrait.kernels.march import inside_ring, march_rays, ringed
 from triportrait.kernels.march import launch as march_launch
-from triportrait.kernels.march import march_rays
 from triportrait.kernels.march.launch import Rays
 from triportrait.kernels.march.operator import _power_of_two
 from triportrait.profiling.cases import CASES, make_inputs
@@ -154,6 +154,35 @@ def test_refuses_bad_shapes_by_name(change, message):
             planes, rays, arguments["depths"], arguments["num_fine"], arguments["half_side"], weights, None,
             arguments["uniforms"], arguments["precision"],
         )  # fmt: skip
+
+
+def test_planes_that_keep_their_ring_are_marched_to_the_same_bits(monkeypatch):
+    generator = torch.Generator().manual_seed(3)
+    _, rays, depths, N, weights = slab(0.3)
+    planes = torch.randn(1, 3, 6, 4, 16, generator=generator)
+    weights = FieldWeights(*(torch.randn(w.shape, generator=generator) for w in weights))
+    plain, kept = planes.clone().requires_grad_(), planes.clone().requires_grad_()
+    with use_backend("triton"):
+        wanted = march_rays(plain, rays, depths, N, torch.ones(1), weights)
+        ring = ringed(planes)
+        assert ring.shape == (1, 3, 10, 8, 16) and torch.equal(inside_ring(ring), planes)
+        assert ring.count_nonzero() == planes.count_nonzero(), "zeros around them"
+        with monkeypatch.context() as patched:
+            patched.setattr(march_launch, "ringed", None)  # nothing makes a ring
+            found = march_rays(kept, rays, depths, N, torch.ones(1), weights, ringed_planes=ring)
+        for one, other in zip(found, wanted, strict=True):
+            assert torch.equal(one, other)
+        for result in (wanted, found):
+            result[0].square().sum().backward()
+    assert torch.equal(kept.grad, plain.grad)
+    assert plain.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("other", [torch.zeros(1, 3, 8, 9, 16), torch.zeros(1, 3, 8, 8, 16, dtype=torch.float16)])
+def test_a_ring_of_other_planes_is_refused(other):
+    planes, rays, depths, N, weights = slab(0.0)
+    with pytest.raises(ValueError, match=r"^ringed_planes: expected what `ringed` gives for planes \[1, 3, 4, 4, 16\]"):
+        march_rays(planes, rays, depths, N, torch.ones(1), weights, ringed_planes=other)
 
 
 def gradients(backend: str, inputs, scale: torch.Tensor, *places: int) -> list[torch.Tensor]:

@@ -11,7 +11,8 @@ import torch
 
 from triportrait.kernels.dispatch import use_backend
 from triportrait.kernels.tolerance import assert_agrees
-from triportrait.profiling.cases import CASES, make_inputs, moved
+from triportrait.profiling.cases import CASES, LAUNCHED, make_inputs, moved
+from triportrait.profiling.cases import DTYPES as NAMED
 
 pytestmark = pytest.mark.gpu
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -32,6 +33,13 @@ def test_agrees_with_the_definition(name, size, dtype):
     case = CASES[name]
     floor = case.floor_in(dtype)
     assert_agrees(case.op, on_gpu(name, case.odd[size], dtype), floor=floor)
+
+
+@pytest.mark.parametrize("name, dtype", [(name, dtype) for name, case in LAUNCHED.items() for dtype in case.dtypes])
+def test_what_is_launched_besides_agrees_with_the_definition(name, dtype):
+    case = LAUNCHED[name]
+    for sizes in case.odd:
+        assert_agrees(case.op, on_gpu(name, sizes, NAMED[dtype]), floor=case.floor_in(NAMED[dtype]))
 
 
 @pytest.mark.parametrize("name", sorted(CASES))

@@ -17,7 +17,8 @@ from triportrait.kernels.dispatch import BackendUnavailable, use_backend
 from triportrait.kernels.march import operator as march
 from triportrait.kernels.march.launch import propose
 from triportrait.kernels.tolerance import assert_agrees
-from triportrait.profiling.cases import CASES, Case, Inputs, make_inputs
+from triportrait.profiling.cases import CASES, LAUNCHED, Case, Inputs, make_inputs
+from triportrait.profiling.cases import DTYPES as NAMED
 
 ALL = sorted(CASES)
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -43,6 +44,14 @@ def test_agrees_with_the_definition(name, size, dtype):
     case = CASES[name]
     floor = case.floor_in(dtype)
     assert_agrees(case.op, make_inputs(name, case.odd[size], dtype), floor=floor)
+
+
+@pytest.mark.parametrize("name, dtype", [(name, dtype) for name, case in LAUNCHED.items() for dtype in case.dtypes])
+def test_what_is_launched_besides_agrees_with_the_definition(name, dtype):
+    """In the mixed dtypes of autocast, and in those of a training without a warp."""
+    case = LAUNCHED[name]
+    for sizes in case.odd:
+        assert_agrees(case.op, make_inputs(name, sizes, NAMED[dtype]), floor=case.floor_in(NAMED[dtype]))
 
 
 @pytest.mark.quick

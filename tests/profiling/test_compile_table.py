@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from triportrait.profiling.cases import CASES
+from triportrait.profiling.cases import CASES, LAUNCHED
 from triportrait.profiling.compile_table import SPILLS, Row, table
 from triportrait.profiling.cubin import Program, Work, _code, _work
 from triportrait.profiling.launches import Launch
@@ -27,7 +27,10 @@ VECTORS = {  # launches that read or write planes, tokens or pictures 16 bytes a
 }  # fmt: skip
 
 HALF = ["fp16", "bf16"]
-DTYPES_OF = {"march": [*HALF, "fp32"], "march_deterministic": ["fp16"], "field": ["fp16", "fp32"]}  # the table has all
+DTYPES_OF = {  # the table has all
+    "march": [*HALF, "fp32"], "march_deterministic": ["fp16"], "field": ["fp16", "fp32"], "march_random": ["fp32"],
+    "march_still": ["bf16"],
+}  # fmt: skip
 MARCHED = 1024 * 64  # rows of all programs of a frame's march, 16 rays x 4 pieces each
 FLOP = {  # of a frame, or of attention's first piece: rows x trips x layers, tokens x tokens x width
     ("march", "march_forward.propose"): MARCHED * 12 * 2 * 32 * 64,
@@ -45,9 +48,9 @@ def compile_by(code: str, *arguments: str) -> str:
     return ran.stdout.splitlines()[-1] if ran.stdout else ""
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize("name", sorted(CASES | LAUNCHED))
 def test_every_launch_compiles_without_spills_for_both_chips(name):
-    dtypes = DTYPES_OF.get(name, ["fp32"] if CASES[name].wide_only else HALF)
+    dtypes = DTYPES_OF.get(name, ["fp32"] if (CASES | LAUNCHED)[name].wide_only else HALF)
     rows = json.loads(compile_by(COMPILE, name, *dtypes))
     assert {program["chip"] for _, _, program, *_ in rows} == {80, 90}
     for launch, dtype, program, faults, flop in rows:

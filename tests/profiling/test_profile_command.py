@@ -7,12 +7,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 
 from triportrait import cli
 from triportrait.profiling import figures, frame, kernels
 from triportrait.profiling.cases import CASES
+from triportrait.profiling.measurement import measure
 from triportrait.profiling.warm_up import compile_beforehand
 
 
@@ -57,6 +59,27 @@ def test_a_preset_on_a_cpu_has_rows_for_what_is_cached(capsys):
     assert view < whole
     assert cached > 0
     assert float(rows["ours on a CPU"][-2]) > frame.MIN_DB["ours on a CPU"]
+    assert {name for name, when in frame.PARTS.items() if name != "motion encoder"} <= rows.keys(), "the parts"
+    (busy,) = (line for line in printed.splitlines() if line.startswith("- ours on a CPU: "))
+    shares = {name.strip(): float(share) for name, share in re.findall(r"([a-z][a-zA-Z -]+) (\d+) %", busy)}
+    largest = max(shares, key=shares.__getitem__)
+    assert busy.endswith(f"; the bottleneck is {largest}.")
+    assert sum(shares.values()) > 90
+
+
+def test_a_frame_is_divided_among_its_parts():
+    shares = frame.utilisation({"global encoder": 9.0, "tri-plane decoder": 5.0, "render": 1.0}, 8.0)
+    assert shares == {"tri-plane decoder": 0.625, frame.BETWEEN: 0.25, "render": 0.125}
+    assert frame.utilisation({"render": 9.0}, 8.0)[frame.BETWEEN] == 0
+    row = {"way": "ours", "psnr_dB": 99.0, "parts": {"render": {"p50": 1.0}}, "utilisation": shares}
+    said = "- ours: tri-plane decoder 62 %, between parts 25 %, render 12 %; the bottleneck is tri-plane decoder."
+    assert said in frame.table([row]).splitlines()
+
+
+def test_a_slow_call_is_not_measured_a_hundred_times():
+    times = measure([lambda: time.sleep(0.02)], "cpu", warm_up=0, most_s=0.1)
+    assert 1 <= times.repetitions <= 5
+    assert measure([lambda: None], "cpu", 0.0, 0).repetitions == 100
 
 
 def test_a_kernel_that_does_not_agree_has_no_figure(monkeypatch, capsys):
@@ -125,8 +148,9 @@ def test_figures_are_measured_in_parts_and_gone_on_with(tmp_path, capsys, monkey
 
 def test_what_is_measured_is_compiled_beforehand_in_processes():
     """On a CPU the same processes interpret, and count their CPU seconds."""
-    beforehand = compile_beforehand([("composite", "fp32"), ("importance", "fp32")], "cpu")
-    assert beforehand["operators"] == 2
+    work = [("composite", "fp32", "kernel"), ("importance", "fp32", "kernel"), ("composite", "fp32", "compiled")]
+    beforehand = compile_beforehand(work, "cpu")
+    assert beforehand["pieces of work"] == 3
     assert beforehand["failed"] == 0
     assert 0 < beforehand["cpu_seconds"] < 100
     assert beforehand["seconds on 16 cores"] <= beforehand["cpu_seconds"]

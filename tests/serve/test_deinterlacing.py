@@ -4,50 +4,13 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
-import av
 import numpy as np
 import pytest
 
+from tests.serve.interlaced import COUNT, interlaced_film, moment
 from triportrait.serve.media.video import deinterlacing
 from triportrait.serve.media.video.clips import open_clip
-
-W, H, COUNT, SPEED = 160, 128, 8, 3
-_BLOCKS = np.kron(np.random.default_rng(0).integers(40, 216, (H // 8, W // 8 + 8, 1)), np.ones((8, 8, 3)))
-
-
-def _moment(field: int) -> np.ndarray:
-    """What the camera sees at a field's time: a pattern that moves 3 px a field; uint8 [H, W, 3]."""
-    return np.ascontiguousarray(_BLOCKS[:, SPEED * field : SPEED * field + W].astype(np.uint8))
-
-
-def _film(path: Path, combed: bool, flagged: bool, fmt: str = "yuv420p", order: str = "tff") -> Path:
-    """A video whose frames hold two moments (the first in the field that `order` shows first) or one."""
-    flags = {"flags": "+ildct+ilme"} if flagged else {}
-    with av.open(path, "w") as file:
-        stream: Any = file.add_stream("libx264", rate=25, options={"crf": "8", "bf": "0", **flags})
-        stream.width, stream.height, stream.pix_fmt = W, H, fmt
-        stream.codec_context.colorspace, stream.codec_context.color_range = 1, 1
-        graph = av.filter.Graph()
-        source = graph.add_buffer(width=W, height=H, format=av.VideoFormat(fmt), time_base=Fraction(1, 25))
-        field, sink = graph.add("setfield", order if flagged else "prog"), graph.add("buffersink")
-        source.link_to(field)
-        field.link_to(sink)
-        graph.configure()
-        first = 0 if order == "tff" else 1
-        for k in range(COUNT):
-            image = _moment(2 * k).copy()
-            if combed:
-                image[1 - first :: 2] = _moment(2 * k + 1)[1 - first :: 2]
-            frame = av.VideoFrame.from_ndarray(image, "rgb24").reformat(format=fmt, dst_colorspace=1, dst_color_range=1)
-            frame.pts, frame.time_base = k, Fraction(1, 25)
-            graph.push(frame)
-            made: Any = graph.pull()
-            made.pts, made.time_base = k, Fraction(1, 25)
-            file.mux(stream.encode(made))
-        file.mux(stream.encode(None))
-    return path
 
 
 def _errors(path: Path) -> list[float]:
@@ -56,25 +19,25 @@ def _errors(path: Path) -> list[float]:
     assert [f.time_s for f in frames] == [k / 25 for k in range(COUNT)]
     assert clip.warnings == []
     inner = np.s_[8:-8, 8:-8]
-    return [float(np.abs(f.image.astype(int) - _moment(2 * f.index))[inner].mean()) for f in frames]
+    return [float(np.abs(f.image.astype(int) - moment(2 * f.index))[inner].mean()) for f in frames]
 
 
 @pytest.mark.parametrize("order", ["tff", "bff"])
 @pytest.mark.parametrize("fmt", ["yuv420p", "yuv422p10le"])
 def test_combs_are_taken_out_where_the_stream_says_so(tmp_path: Path, order: str, fmt: str) -> None:
-    combed = max(_errors(_film(tmp_path / "a.mp4", True, False, fmt, order)))
+    combed = max(_errors(interlaced_film(tmp_path / "a.mp4", True, False, fmt, order)))
     assert combed > 10, "not called interlaced: combs stay"
-    assert max(_errors(_film(tmp_path / "b.mp4", True, True, fmt, order))) < 0.6 * combed
+    assert max(_errors(interlaced_film(tmp_path / "b.mp4", True, True, fmt, order))) < 0.6 * combed
     for frame in open_clip(tmp_path / "b.mp4").frames():
         assert not deinterlacing.combs(frame.image[..., 1])
 
 
 def test_a_film_that_is_only_called_interlaced_stays_as_it_is(tmp_path: Path) -> None:
-    assert max(_errors(_film(tmp_path / "a.mp4", False, True))) < 1.5
+    assert max(_errors(interlaced_film(tmp_path / "a.mp4", False, True))) < 1.5
 
 
 def test_part_of_a_film_and_one_frame(tmp_path: Path) -> None:
-    path = _film(tmp_path / "a.mp4", True, True)
+    path = interlaced_film(tmp_path / "a.mp4", True, True)
     clip = open_clip(path)
     assert [f.index for f in clip.frames(3)] == [0, 1, 2]
     assert clip.cut_s == Fraction(3, 25)
@@ -83,7 +46,7 @@ def test_part_of_a_film_and_one_frame(tmp_path: Path) -> None:
 
 def test_combs_that_stay_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deinterlacing, "FILTER", "no filter of libav")
-    path = _film(tmp_path / "a.mp4", True, True)
+    path = interlaced_film(tmp_path / "a.mp4", True, True)
     clip = open_clip(path)
     assert len(list(clip.frames())) == COUNT
     assert clip.warnings == [

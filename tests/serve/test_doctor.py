@@ -42,6 +42,7 @@ def test_a_row_for_everything(capsys, monkeypatch):
     assert lines["face"].split()[:3] in (["face", "models", verdict] for verdict in ("ok", "missing", "broken"))
     assert "loads, runs (on the CPU)" in lines["torch"]
     assert "H.264" in lines["video"]
+    assert "; NVDEC " in lines["video"]
     assert "procedural heads alone" in lines["weights"]
     assert "reenact can run" in lines["reenact"]
     for name in ("Triton", "DeepSpeed", "lpips", "live", "faces", "provenance"):

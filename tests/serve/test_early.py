@@ -167,8 +167,8 @@ def test_a_picture_holds_one_frame(refused, run, portrait_file, driving, frames,
 def test_a_video_that_promises_one_frame_and_holds_more(run, portrait_file, driving, tmp_path, monkeypatch):
     opened = inputs.open_clip
 
-    def promising(path):
-        clip = opened(path)
+    def promising(path, *words):
+        clip = opened(path, *words)
         clip.frame_count = 1
         return clip
 

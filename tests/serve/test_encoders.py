@@ -13,7 +13,8 @@ import pytest
 
 from tests.serve.making import H, W, moving
 from triportrait.core.errors import InputError
-from triportrait.serve.media.video import encoders
+from triportrait.serve.live.recording import Recordings
+from triportrait.serve.media.video import encoders, writer
 from triportrait.serve.media.video.clips import open_clip
 from triportrait.serve.media.video.encoders import chosen_encoder, encoder_of
 from triportrait.serve.media.video.writer import VideoWriter
@@ -86,6 +87,22 @@ def test_the_faster_preset_shows_the_same_pictures_in_the_same_bytes_each_time(t
     shown = [[frame.image.astype(int) for frame in open_clip(tmp_path / f"{name}.mp4").frames()] for name in "ab"]
     assert len(shown[1]) == len(frames)
     assert np.abs(np.subtract(*shown)).mean() < 4
+
+
+def test_a_recording_is_encoded_as_it_was_chosen(monkeypatch):
+    """Beside a GPU x264 takes its faster preset, or NVENC makes it."""
+    asked = []
+    given = writer.encoder_of
+    monkeypatch.setattr(writer, "encoder_of", lambda *words: asked.append(words[1]) or given(*words))
+    monkeypatch.setattr(encoders, "nvenc_opens", lambda *size: False)
+    for encoder in ("x264", "fast"):
+        recordings = Recordings(encoder)
+        recording = recordings.begin(64, SimpleNamespace(sign=lambda path: None))
+        for i in range(3):
+            recording.write(moving(i)[:64, :64], i / 25)
+        assert len(list(open_clip(recordings.finish(recording).path).frames())) == 3
+        recordings.close()
+    assert asked == ["x264", "fast"]
 
 
 WRITES_FILMS = """

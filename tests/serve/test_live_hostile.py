@@ -207,9 +207,13 @@ def test_wishes_without_end_do_not_keep_frames_from_the_network(live):
 SERVER = """
 import sys, threading
 from triportrait import cli
-from triportrait.serve.live import decoder_pool, transport_ws
+from triportrait.serve.live import decoder_pool
 from triportrait.serve.live.inference import Engine
-transport_ws.decode_jpeg = lambda data: threading.Event().wait()
+decode = Engine.decode
+def decoding(engine, jpeg):
+    starts = threading.current_thread() is threading.main_thread()
+    return decode(engine, jpeg) if starts else threading.Event().wait()
+Engine.decode = decoding
 decoder_pool.command = lambda: [sys.executable, "-c", "import time; time.sleep(1000)"]
 crop = Engine.crop_portrait
 def cropping(engine, image):

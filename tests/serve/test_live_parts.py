@@ -125,6 +125,9 @@ def test_the_parts_of_the_host_are_measured():
         def crop_portrait(self, image):
             return AlignedFace.middle(image, 64), ""
 
+        def decode(self, jpeg):
+            return decode_jpeg(jpeg)
+
     costs = host_costs(Plain(), 3)
     assert set(costs) == {"faces", "finishing", "encoding", "cores"}
     assert costs["faces"].threads == costs["finishing"].threads == 3

@@ -194,10 +194,10 @@ def test_a_static_source_has_its_planes_made_once(driving):
     batch, again = engine.reenact_many([(prepared, aligned(driving), Controls())] * 2)
     with torch.inference_mode():
         wanted = engine.portrait.reenact(engine.portrait.prepare(to_float(picture), None), Driving(None)).planes
-    assert prepared.planes is not None
+    assert prepared.head is not None
     assert calls.pop()
     assert not calls
-    torch.testing.assert_close(prepared.planes, wanted, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(prepared.head.planes, wanted, rtol=1e-3, atol=1e-3)
     assert np.array_equal(one, other)
     assert np.array_equal(batch, again)
     assert not engine.can_steer_gaze
@@ -286,7 +286,7 @@ def test_auto_takes_the_first_precision_whose_frame_is_as_good(found, first, cho
             self.kept = True
 
     engine = Engine()
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.INFO)
     names = {dtype: name for name, dtype in precision_module.DTYPES.items()}
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: first == "bf16")
     monkeypatch.setattr(precision_module, "_frame", lambda reenactor: names.get(reenactor.dtype))

@@ -167,7 +167,7 @@ def test_an_evaluation_is_replaced_when_told_and_nothing_else_is(weights, tmp_pa
 
 
 def test_nothing_is_left_when_it_is_interrupted(weights, tmp_path, monkeypatch):
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("triportrait.train.jobs.evaluate.measure", interrupted)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tests.train.little import copied, same
 from tests.train.runs import unclocked
 from triportrait.core.errors import InputError
+from triportrait.train import loop
 from triportrait.train.config import OptimizerConfig
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.engines.training_engine import Group, PlainEngine
@@ -277,3 +278,28 @@ def test_the_first_step_shows_its_loss(tmp_path, capsys, caplog):
     lines = [line for line in capsys.readouterr().err.split("\r") if "loss" in line]
     assert lines[0].startswith("toy 3% 4/120 ")
     assert " left, loss " in lines[0]
+
+
+def test_random_numbers_are_drawn_where_the_rank_computes_by_the_same_seeds(tmp_path, monkeypatch):
+    drawn_on, seeds = [], []
+
+    class Recorded(torch.Generator):
+        def __new__(cls, device: torch.device) -> Recorded:
+            drawn_on.append(device)
+            return super().__new__(cls)
+
+        def manual_seed(self, seed: int) -> torch.Generator:
+            seeds.append(seed)
+            return super().manual_seed(seed)
+
+    monkeypatch.setattr(loop, "_memory", lambda ranks: {})
+    monkeypatch.setattr(torch, "Generator", Recorded)
+    card, host = torch.device("cuda", 1), torch.device("cpu")
+    for chosen in (None, host):
+        folder = tmp_path / str(chosen)
+        folder.mkdir()
+        run_stage(Toy().stage, folder, 0, 400, 400, Ranks(device=card), draws_on=chosen)
+    steps = IMAGES // BATCH
+    assert drawn_on == steps * [card] + steps * [host]
+    assert seeds[:steps] == seeds[steps:]
+    assert len(set(seeds)) == steps

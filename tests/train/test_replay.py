@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.fake_gpu.device import Generator
 from tests.train import little
 from tests.train.runs import stage_words
 from triportrait import cli
@@ -22,8 +23,11 @@ from triportrait.train.config import ReenactConfig, StageConfig, TrainConfig
 from triportrait.train.data.pictures import PictureSet
 from triportrait.train.evaluation.motion_response import Probe
 from triportrait.train.evaluation.probe import probe
+from triportrait.train.nonfinite_replay import BATCHES, Replayed, _random_numbers
+from triportrait.train.objectives.adversary import DiscriminatorInput
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
 from triportrait.train.runs.checkpoints import CARD, checkpoints_of
+from triportrait.train.runs.diverged import KeptMicroBatch, keep_micro, read_micro
 from triportrait.train.runs.flatten import flattened, rebuilt
 from triportrait.train.stages import adversarial, common
 from triportrait.train.stages import reenact as stage2
@@ -187,6 +191,34 @@ def test_the_random_numbers_of_a_phase_are_those_of_then(material, tmp_path, mon
     assert cli.main(replayed(run)) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  density")]
     assert np.float32(line.split()[1]) == np.float32(seen[0])
+
+
+def test_a_gpu_draws_its_random_numbers_again_and_a_cpu_says_that_it_cannot(monkeypatch):
+    monkeypatch.setattr(torch, "Generator", Generator)
+    then = torch.Generator("cuda").manual_seed(7)
+    micro, replayed = KeptMicroBatch(0, "stage1", "main", 0, None, {}, then.get_state(), "cuda"), Replayed()
+    again = _random_numbers(micro, torch.device("cuda"), replayed)
+    assert (again.device.type, again.initial_seed(), replayed.lines) == ("cuda", 7, [])
+    assert _random_numbers(micro, torch.device("cpu"), replayed).device.type == "cpu"
+    assert replayed.lines == ["  random numbers: not those of then, which a GPU drew; replay it on one for these"]
+    of_host = torch.Generator().manual_seed(7)
+    micro = KeptMicroBatch(0, "stage1", "main", 0, None, {}, of_host.get_state())
+    again = _random_numbers(micro, torch.device("cuda"), Replayed())
+    assert torch.equal(torch.rand(3, generator=again), torch.rand(3, generator=of_host)), "as runs of 0.1 kept them"
+
+
+def test_where_random_numbers_were_drawn_is_kept(material, tmp_path, monkeypatch, capsys):
+    run, original = tmp_path / "run", common.opacity_loss
+    monkeypatch.setattr(common, "opacity_loss", lambda *given: original(*given) * torch.nan)
+    refused(words(material, "stage1", run, "--adversarial", 0), capsys)
+    path = run / "diverged" / "micro_0.safetensors"
+    micro = read_micro(path, BATCHES, DiscriminatorInput)
+    assert micro.drawn_on == "cpu"
+    keep_micro(run, dataclasses.replace(micro, drawn_on="cuda", rng=torch.zeros(16, dtype=torch.uint8)))
+    told, _ = refused(replayed(run), capsys)
+    assert "  random numbers: not those of then, which a GPU drew; replay it on one for these" in told
+    keep_micro(run, dataclasses.replace(micro, drawn_on="moon"))
+    assert "expected a micro-batch that a run kept, it is damaged" in refused(replayed(run), capsys)[1]
 
 
 def test_a_gradient_that_is_not_finite_is_kept_and_named(material, tmp_path, monkeypatch, capsys):

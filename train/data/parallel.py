@@ -19,6 +19,7 @@ import torch
 from triportrait.core.errors import InputError
 
 MOST_PROCESSES = 8
+MOST_GPU_PROCESSES = 4  # each has the networks and half a GB of CUDA's own on the card
 FEWEST_PARTS = 8  # below them a second process is not worth its start, seconds
 
 Part = TypeVar("Part")
@@ -41,18 +42,22 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(work: Callable[[Part], Result], parts: Sequence[Part], processes: int | None = None) -> Iterator[Result]:
+def in_order(
+    work: Callable[[Part], Result], parts: Sequence[Part], processes: int | None = None, gpu: bool = False
+) -> Iterator[Result]:
     """Yield the results of `work` on each part, in order; they do not depend on the number of processes.
 
     Args:
         work: a function of a module; it, the parts and the results travel between processes.
         processes: None takes one per core, and none beside this one for few parts.
+        gpu: the work runs networks on a GPU, whose memory few processes share.
 
     Raises:
         InputError: a process was ended from outside.
     """
     if processes is None:
-        processes = 1 if len(parts) < FEWEST_PARTS else min(cores(), MOST_PROCESSES)
+        most = MOST_GPU_PROCESSES if gpu else MOST_PROCESSES
+        processes = 1 if len(parts) < FEWEST_PARTS else min(cores(), most)
     if processes == 1:
         for part in parts:
             with one_thread():

@@ -121,15 +121,16 @@ def tasks(groups: tuple[Group, ...], candidates: Candidates, plan: Plan, model: 
     return [*probes, *scenes]
 
 
-def measure(work: Sequence[Task], progress: Callable[[], None] = lambda: None) -> list[GroupResult]:
+def measure(work: Sequence[Task], progress: Callable[[], None] = lambda: None, gpu: bool = False) -> list[GroupResult]:
     """Run the tasks and collect their results group by group.
 
     Args:
         work: the tasks that `tasks` lists.
         progress: is called after each task.
+        gpu: the methods run on a GPU.
     """
     by_group: dict[Group, list[TaskResult]] = {}
-    for task, result in zip(work, in_order(run_task, work), strict=True):
+    for task, result in zip(work, in_order(run_task, work, gpu=gpu), strict=True):
         by_group.setdefault(task.spec.group, []).append(result)
         progress()
     return [_collect(group, results) for group, results in by_group.items()]

@@ -67,15 +67,18 @@ class Reenactment:
         expression: Literal["driving", "source"] = "driving",
     ) -> None:
         self.portrait, self.motion_encoder, self.expression = portrait, motion_encoder, expression
+        self.device = device_of(portrait)
         self._prepared: tuple[Pictures, Source, Tensor] | None = None
 
     @torch.no_grad()
     def __call__(self, source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Prediction]:
         """See `Method`."""
         if self._prepared is None or self._prepared[0] is not source:
-            motion = read_motion(self.motion_encoder, source.image, source.landmarks)
-            self._prepared = source, self.portrait.prepare(source.image, motion), motion
+            pictures = source.to(self.device)
+            motion = read_motion(self.motion_encoder, pictures.image, pictures.landmarks)
+            self._prepared = source, self.portrait.prepare(pictures.image, motion), motion
         _, prepared, motion = self._prepared
+        driving = driving.to(self.device)
         if self.expression == "driving":
             motion = read_motion(self.motion_encoder, driving.image, driving.landmarks)
         return _views(self.portrait, self.portrait.reenact(prepared, Driving(motion, driving.neck)), cameras)
@@ -85,13 +88,14 @@ class StaticSynthesizer:
     """The network of stage 1, which knows no motion: the source keeps its expression, and only the neck follows."""
 
     def __init__(self, portrait: Portrait4D) -> None:
-        self.portrait = portrait
+        self.portrait, self.device = portrait, device_of(portrait)
 
     @torch.no_grad()
     def __call__(self, source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Prediction]:
         """See `Method`."""
-        prepared = self.portrait.prepare(source.image, None)
-        return _views(self.portrait, self.portrait.reenact(prepared, Driving(None, driving.neck)), cameras)
+        prepared = self.portrait.prepare(source.image.to(self.device), None)
+        neck = driving.to(self.device).neck
+        return _views(self.portrait, self.portrait.reenact(prepared, Driving(None, neck)), cameras)
 
 
 def copy_source(source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Prediction]:
@@ -99,9 +103,15 @@ def copy_source(source: Pictures, driving: Pictures, cameras: Sequence[Camera]) 
     return [Prediction(source.image) for _ in cameras]
 
 
+def device_of(portrait: Portrait4D) -> torch.device:
+    """Return where a portrait's weights lie."""
+    return next(portrait.parameters()).device
+
+
 def _views(portrait: Portrait4D, head: Head, cameras: Sequence[Camera]) -> list[Prediction]:
-    renderings = [portrait.render(head, camera) for camera in cameras]
-    return [Prediction(r.image, r.opacity, r.depth) for r in renderings]
+    device = device_of(portrait)
+    renderings = [portrait.render(head, camera.to(device)) for camera in cameras]
+    return [Prediction(r.image.cpu(), r.opacity.cpu(), r.depth.cpu()) for r in renderings]
 
 
 @dataclass(frozen=True)
@@ -111,17 +121,19 @@ class WeightsAndBaselines:
     Attributes:
         weights: a weights folder.
         static: weights of the static synthesizer, for a row of their own.
+        device: where the networks run, cpu or cuda; pictures come and go on the CPU.
     """
 
     weights: Path
     static: Path | None = None
+    device: str = "cpu"
 
     def methods(self) -> dict[str, Method]:
         """Load the methods, ours first.
 
         Raises: `InputError` for weights that cannot be loaded, or two that are not of one size.
         """
-        portrait, motion_encoder = load_trained(self.weights)
+        portrait, motion_encoder = load_trained(self.weights, self.device)
         methods: dict[str, Method] = {
             OURS: Reenactment(portrait, motion_encoder),
             COPY: copy_source,
@@ -135,5 +147,5 @@ class WeightsAndBaselines:
                     f"--static {self.static}: expected a network of the sizes of {self.weights}, got another; name the "
                     "two of one training"
                 )
-            methods[STATIC] = StaticSynthesizer(static.fold())
+            methods[STATIC] = StaticSynthesizer(static.fold().to(self.device))
         return methods

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from triportrait.core.checksum import sha256
+from triportrait.core.gpus import chosen_device
 from triportrait.train.data.folders import whole_folder
 from triportrait.train.evaluation.contact_sheets import write_axes_sheet, write_pictures_sheet
 from triportrait.train.evaluation.measure import GroupResult, measure, tasks
@@ -54,6 +55,8 @@ class Evaluate:
     """How many of them have their response to each axis measured (jaw, smile, blink, ...)."""
     seed: int = 0
     """Decides expressions, poses and cameras."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the networks run; auto takes a GPU where there is one. Heads are drawn and compared on the CPU."""
     cast_seed: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """The seed of the heads that the weights were trained on, where their card does not hold it."""
     cast_count: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
@@ -64,8 +67,9 @@ class Evaluate:
     def run(self) -> None:
         """Check everything, measure, write, print."""
         plan = Plan(self.heads, self.axes_heads, self.seed)
+        device = chosen_device(self.device)
         trained = open_trained(self.weights, self.cast_seed, self.cast_count)
-        candidates = WeightsAndBaselines(trained.folder, self.static)
+        candidates = WeightsAndBaselines(trained.folder, self.static, device.type)
         candidates.methods()  # whether they load, before any work
         settings = {
             "weights": self.weights,
@@ -79,7 +83,7 @@ class Evaluate:
             gates_of_cast = gates(results[0])
             table = markdown(results, NOTES if self.static is None else (NOTES[0], STATIC_NOTE, NOTES[1]))
             (folder / "table.md").write_text(table, encoding="utf-8")
-            numbers = _numbers(trained, plan, results, gates_of_cast)
+            numbers = _numbers(trained, candidates, plan, results, gates_of_cast)
             (folder / "metrics.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
             write_pictures_sheet(folder / "sheet.png", results)
             write_axes_sheet(folder / "axes.png", results)
@@ -95,17 +99,22 @@ def _measured(trained: Trained, candidates: WeightsAndBaselines, plan: Plan) -> 
     work = tasks(groups(trained.cast, plan), candidates, plan, trained.model)
     hidden = None if logger.isEnabledFor(logging.INFO) else True  # None hides it where stderr is no terminal
     with tqdm(total=len(work), unit="part", desc="evaluate", file=sys.stderr, disable=hidden) as bar:
-        return measure(work, bar.update)
+        return measure(work, bar.update, gpu=candidates.device == "cuda")
 
 
 def _numbers(
-    trained: Trained, plan: Plan, results: Sequence[GroupResult], cast_gates: Sequence[Gate]
+    trained: Trained,
+    candidates: WeightsAndBaselines,
+    plan: Plan,
+    results: Sequence[GroupResult],
+    cast_gates: Sequence[Gate],
 ) -> dict[str, Any]:
     return {
         "provenance": trained.provenance,
         "sha256": {path.name: sha256(path) for path in sorted(trained.folder.glob("[!.]*.safetensors"))},
         "cast": dataclasses.asdict(trained.cast),
         "protocol": dataclasses.asdict(plan),
+        "device": candidates.device,
         "groups": [result.numbers() for result in results],
         "gates": [gate.to_dict() for gate in cast_gates],
     }

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
 
 from triportrait.core.errors import InputError
+from triportrait.core.gpus import chosen_device
 from triportrait.core.safe_text import shown as printable
 from triportrait.core.weights import log_weights, named_weights
 from triportrait.serve.media.provenance.stamp import Stamp
@@ -51,6 +52,8 @@ class Demo:
     """The seed of the heads that the weights were trained on, where their card does not say."""
     cast_count: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
     """The number of these heads."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the networks run; auto takes a GPU where there is one."""
     frame: Annotated[Path | None, tyro.conf.arg(metavar="PNG", help_behavior_hint="")] = None
     """Write the liveliest frame of the first head as a picture, too."""
     overwrite: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
@@ -61,6 +64,7 @@ class Demo:
         check_file(self.out, self.overwrite, ".mp4")
         if self.frame is not None:
             check_file(self.frame, self.overwrite, ".png")
+        device = chosen_device(self.device)
         weights = named_weights(self.weights)
         log_weights(self.weights)
         trained = open_trained(weights, self.cast_seed, self.cast_count)
@@ -69,7 +73,7 @@ class Demo:
                 "--characters: expected nothing beside --cast-heads, which names them; give one of the two"
             )
         count = min(3, trained.cast.count) if self.characters is None else self.characters
-        shown = characters(trained, count, self.seconds, self._cast_heads())
+        shown = characters(trained, count, self.seconds, self._cast_heads(), device.type)
         stamp = Stamp(_sources_sha256(shown), weights)
         with ExitStack() as stack:
             picture = None if self.frame is None else stack.enter_context(whole_file(self.frame, self.overwrite))

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 
 from triportrait.core.errors import InputError
+from triportrait.core.gpus import chosen_device
 from triportrait.train.ablations import ablated, differences, with_motion
 from triportrait.train.config import STAGES, StageConfig, StageName, TrainConfig
 from triportrait.train.data.cameras import SET_CAMERAS, CameraPreset
@@ -67,6 +68,8 @@ class _Whole:
     """The stand-in for LPIPS: gradients or random_features; the preset's by default."""
     until: Literal["stage1", "motion", "stage2"] = "stage2"
     """Stop after this stage."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where networks are trained; auto takes a GPU where there is one, whose weights differ in their last digits."""
 
     def preset(self) -> str:
         """Return the preset's name on the command line."""
@@ -89,10 +92,11 @@ class _Whole:
         config = self.config()
         if self.out.exists() and not self.out.is_dir():
             raise InputError(f"{self.out}: expected a folder for the run, this is a file; name a folder")
+        engines = Engines(Ranks(device=chosen_device(self.device)))
         for line in _summary(config).splitlines():
             logger.info(line)
         try:
-            run = Run(config, self.out, AllStages())
+            run = Run(config, self.out, AllStages(), engines)
             run.train(until=self.until)
             if self.until == "stage2":
                 print(run.export(self.command()))

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triportrait.core.errors import InputError
+from triportrait.train.data.upload import upload
 
 CROP = 112  # pixels
 TEMPLATE = (  # of the eyes, the nose and the corners of the mouth in the crop, pixels
@@ -98,7 +99,7 @@ def aligned_crop(image: Tensor, points: Tensor) -> Tensor:
         [B, 3, 112, 112] in [-1, 1]; black (0) beyond the picture. Differentiable in the image.
     """
     points = points.detach()
-    template = points.new_tensor(TEMPLATE)
+    template = upload(torch.tensor(TEMPLATE, dtype=points.dtype), points.device)
     # from the crop to the picture, by least squares in complex numbers: turn * crop + shift
     crop, seen = torch.view_as_complex(template), torch.view_as_complex(points.contiguous())
     return _warp(image, *_similarity(seen, crop.expand_as(seen)))

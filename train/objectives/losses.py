@@ -14,6 +14,7 @@ from triportrait.core.types import Camera, NeckGrid
 from triportrait.kernels.field import FieldWeights, decode_field
 from triportrait.kernels.march import warped
 from triportrait.kernels.triplane import sample_triplane
+from triportrait.train.data.upload import upload
 
 EYES_AND_MOUTH = ((36, 42), (42, 48), (48, 68))  # of the 68 landmarks
 SPREAD = 0.75  # radius of what counts more, in extents of the eye or mouth
@@ -103,9 +104,9 @@ def density_smoothness(planes: Tensor, weights: FieldWeights, rng: torch.Generat
         weights: of the field behind them.
     """
     batch = len(planes)
-    points = torch.rand(batch, DENSITY_POINTS, 3, generator=rng) * 2 - 1  # plane units
-    beside = points + DENSITY_STEP * torch.randn(batch, DENSITY_POINTS, 3, generator=rng)
-    density, _ = decode_field(planes.float(), torch.cat([points, beside], 1).to(planes.device), weights)
+    points = torch.rand(batch, DENSITY_POINTS, 3, generator=rng, device=rng.device) * 2 - 1  # plane units
+    beside = points + DENSITY_STEP * torch.randn(batch, DENSITY_POINTS, 3, generator=rng, device=rng.device)
+    density, _ = decode_field(planes.float(), upload(torch.cat([points, beside], 1), planes.device), weights)
     density = density.flatten(1)
     return (density[:, :DENSITY_POINTS] - density[:, DENSITY_POINTS:]).abs().mean(1)
 
@@ -144,10 +145,10 @@ def teacher_points(
         [B, 4000, 3] plane units, in the pose in which planes are made.
     """
     batch, count = rays.shape
-    chosen = torch.multinomial(rays.float().cpu(), TEACHER_POINTS, replacement=True, generator=rng)
-    share = torch.rand(batch, TEACHER_POINTS, 1, generator=rng).to(rays.device)
+    chosen = torch.multinomial(rays.float().to(rng.device), TEACHER_POINTS, replacement=True, generator=rng)
+    share = upload(torch.rand(batch, TEACHER_POINTS, 1, generator=rng, device=rng.device), rays.device)
     origins, directions = camera_rays(camera, round(count**0.5))
-    directions = directions.gather(1, chosen.to(rays.device)[..., None].expand(-1, -1, 3))
+    directions = directions.gather(1, upload(chosen, rays.device)[..., None].expand(-1, -1, 3))
     depths = camera.axis_distance[:, None, None] + box_side * (share - 0.5)
     return warped(origins + depths * directions, warp_of(neck)) * (2 / box_side)
 

@@ -34,7 +34,7 @@ class KeptMicroBatch:
         number: over all ranks. stage, phase: by name.
         images_seen: before the step.
         batch: as the stage draws it. handed_on: what earlier phases of the step left.
-        rng: state of its random numbers.
+        rng: state of its random numbers. drawn_on: the kind of device that draws them, cpu or cuda.
     """
 
     number: int
@@ -44,6 +44,7 @@ class KeptMicroBatch:
     batch: Any
     handed_on: dict[str, Any]
     rng: Tensor
+    drawn_on: str = "cpu"
 
 
 def keep_micro(run: Path, micro: KeptMicroBatch) -> None:
@@ -53,7 +54,9 @@ def keep_micro(run: Path, micro: KeptMicroBatch) -> None:
         InputError: the disk refuses.
     """
     tensors = {RANDOM: micro.rng}
-    card: dict[str, Any] = {name: getattr(micro, name) for name in ("number", "stage", "phase", "images_seen")}
+    card: dict[str, Any] = {
+        name: getattr(micro, name) for name in ("number", "stage", "phase", "images_seen", "drawn_on")
+    }
     for name in ("batch", "handed_on"):
         card[name], flat = flattened(getattr(micro, name), name)
         tensors |= flat
@@ -89,6 +92,9 @@ def read_micro(path: Path, batches: dict[str, Any], handed_on: Any) -> KeptMicro
         key = "handed_on" if "handed_on" in card else "made"  # as it was called before
         left = rebuilt(dict[str, handed_on], card[key], tensors, key)
         numbers = (int(card["number"]), card["stage"], card["phase"], int(card["images_seen"]))
-        return KeptMicroBatch(*numbers, batch, left, tensors[RANDOM])
+        drawn_on = card.get("drawn_on", "cpu")  # runs of version 0.1 drew on the CPU alone
+        if drawn_on not in ("cpu", "cuda"):
+            raise ValueError(drawn_on)
+        return KeptMicroBatch(*numbers, batch, left, tensors[RANDOM], drawn_on)
     except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected a micro-batch that a run kept, it is damaged; run it again") from error

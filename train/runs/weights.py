@@ -130,8 +130,8 @@ def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             raise InputError(f"{path}: {name} holds numbers that are not finite; name another file")
 
 
-def load_trained(folder: Path) -> tuple[Portrait4D, SmallMotionEncoder]:
-    """Return the networks of a weights folder, ready to run.
+def load_trained(folder: Path, device: str = "cpu") -> tuple[Portrait4D, SmallMotionEncoder]:
+    """Return the networks of a weights folder, ready to run on a device.
 
     Raises:
         InputError: weights missing, damaged, of the static synthesizer, or not of procedural heads.
@@ -143,7 +143,7 @@ def load_trained(folder: Path) -> tuple[Portrait4D, SmallMotionEncoder]:
             f"{folder}: expected weights that `triportrait train` made, got a motion encoder for photographs, which "
             "knows no procedural heads; name another folder"
         )
-    return portrait.fold(), motion_encoder
+    return portrait.fold().to(device), motion_encoder.to(device)
 
 
 def _cast(name: str, provenance: dict[str, Any], seed: int | None, count: int | None) -> Cast:

@@ -16,6 +16,7 @@ from triportrait.core.portrait import Portrait4D
 from triportrait.train.config import GROUP, StageConfig, TrainConfig
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.pictures import PictureSet
+from triportrait.train.data.upload import upload
 from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.recompute import recompute
 from triportrait.train.engines.training_engine import Engine, Group, PlainEngine
@@ -98,19 +99,20 @@ def motion_stage(
     sets: list[PictureSet],
     encoder: SmallMotionEncoder,
     unseen: Callable[[], tuple[Tensor, Tensor, Tensor]],
+    engines: Engines,
 ) -> Stage[np.random.Generator]:
     """Return the stage of the small motion encoder.
 
     Args:
         unseen: gives pictures that it is not trained on, their landmarks and true motion.
     """
-    stage = config.motion
+    stage, device = config.motion, engines.ranks.device
 
     def losses(streams: np.random.Generator, rng: torch.Generator) -> dict[str, Tensor]:
-        return motion.losses(motion.draw(sets, stage, encoder.crop_size, streams), encoder)
+        return motion.losses(upload(motion.draw(sets, stage, encoder.crop_size, streams), device), encoder)
 
     def sample(path: Path | None) -> dict[str, float]:
-        image, landmarks, true_motion = unseen()
+        image, landmarks, true_motion = (value.to(device) for value in unseen())
         return motion.correlations(motion.read_motion(encoder, image, landmarks), true_motion)
 
     engine = PlainEngine(encoder, [Group(list(encoder.parameters()))], stage.optimizer, stage.images)

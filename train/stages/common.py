@@ -113,11 +113,14 @@ def render(
 def sampling_noise(
     portrait: Portrait4D, head: Head, target: Pictures, rng: torch.Generator, size: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the random numbers of stratified and importance sampling along the rays, see `VolumeRenderer.forward`."""
+    """Return the random numbers of stratified and importance sampling along the rays, see `VolumeRenderer.forward`.
+
+    They are drawn where `rng` is: on a GPU nothing goes up, and the numbers are not those of a CPU.
+    """
     config = portrait.config.render
     batch, rays = len(target.image), (size or config.neural_size) ** 2
-    jitter = torch.rand(batch, config.num_coarse, generator=rng)
-    uniforms = torch.rand(batch, rays, config.num_fine, generator=rng)
+    jitter = torch.rand(batch, config.num_coarse, generator=rng, device=rng.device)
+    uniforms = torch.rand(batch, rays, config.num_fine, generator=rng, device=rng.device)
     device = head.planes.device
     return upload(jitter, device), upload(uniforms, device)
 

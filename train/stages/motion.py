@@ -20,6 +20,7 @@ from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.train.config import StageConfig
 from triportrait.train.data.heads.population import EXPRESSION_AXES
 from triportrait.train.data.pictures import Pictures, PictureSet, join
+from triportrait.train.data.upload import upload
 
 AnyMotionEncoder = MotionEncoder | SmallMotionEncoder
 ALIGNED_SIZE = 512
@@ -81,7 +82,8 @@ def motion_of(pictures: Pictures, encoder: AnyMotionEncoder | None) -> Tensor:
 
 def losses(batch: MotionBatch, encoder: SmallMotionEncoder) -> dict[str, Tensor]:
     """Return the mean squared error in units of each number's own spread, so that all of them count alike."""
-    return {"motion": (encoder(batch.crop) - batch.motion / SPREAD.to(batch.motion)).square().mean()}
+    spread = upload(SPREAD.to(batch.motion.dtype), batch.motion.device)
+    return {"motion": (encoder(batch.crop) - batch.motion / spread).square().mean()}
 
 
 def correlations(predicted: Tensor, true: Tensor) -> dict[str, float]:

@@ -146,7 +146,8 @@ def move_landmarks(pictures: Pictures, camera: Camera) -> Tensor:
         world = ray @ from_camera[:, :3, :3].mT + from_camera[:, None, :3, 3]
         seen = (world - camera.world_from_camera[:, None, :3, 3]) @ camera.world_from_camera[:, :3, :3]  # [B, 68, 3]
         f = camera.intrinsics[:, 0, 0, None, None]
-        flat = f * seen[..., :2] / -seen[..., 2:] * seen.new_tensor([1.0, -1.0]) + 0.5
+        upright = upload(torch.tensor([1.0, -1.0], dtype=seen.dtype), seen.device)
+        flat = f * seen[..., :2] / -seen[..., 2:] * upright + 0.5
         return flat * side
 
 

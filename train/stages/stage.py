@@ -23,7 +23,7 @@ class MicroBatch(Generic[Batch]):
 
     Attributes:
         batch: as the stage draws it.
-        rng: what is random in its losses.
+        rng: what is random in its losses, and where it is drawn.
         images_seen: before this step.
         handed_on: real and fake pictures that the generator's phase leaves to the discriminator's, by name.
         number: over all ranks.

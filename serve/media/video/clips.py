@@ -6,6 +6,7 @@ first frame. Damage costs the frames it hits, not the video; it is told in `Clip
 
 from __future__ import annotations
 
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -19,6 +20,7 @@ from typing import Any
 import av
 import numpy as np
 from av.codec.context import ThreadType
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
@@ -30,6 +32,7 @@ from triportrait.serve.media.pictures.animations import Animation, is_animation
 from triportrait.serve.media.pictures.file_type import is_motion_jpeg, is_picture, kind_of
 from triportrait.serve.media.pictures.picture_file import check_picture, read_picture
 from triportrait.serve.media.pictures.picture_folder import PICTURE_ENDINGS, left_out, sorted_folder
+from triportrait.serve.media.video.decoders import CPU_DECODES, Decoding, decoded_by, film_decoder
 from triportrait.serve.media.video.decoding import Tally, decoded, stamp_of, timed
 from triportrait.serve.media.video.deinterlacing import deinterlaced
 from triportrait.serve.media.video.frame_to_rgb import ToRgb
@@ -40,6 +43,8 @@ from triportrait.serve.media.video.truncated_or_joined import (
     end_of_pictures_s,
     is_cut_off,
 )
+
+logger = logging.getLogger(__name__)
 
 PICTURES_FPS = Fraction(25)
 
@@ -182,7 +187,7 @@ class _Animation(Clip):
 
 
 class _Video(Clip):
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, decoding: Decoding) -> None:
         with opened(path) as container:
             stream = _video_stream(path, container)
             tally = Tally()
@@ -199,12 +204,15 @@ class _Video(Clip):
             # Only mp4 and its kin hold an index of every frame before anything is read.
             entries = list(stream.index_entries) if "mp4" in container.format.name and stream.frames else []
             indexed, bytes_here = len(entries), path.stat().st_size
+            cut_off = any(e.pos + e.size > bytes_here for e in entries)
             there = sum(not e.is_discard and e.pos + e.size <= bytes_here for e in entries)
             if stream.codec_context.codec.canonical_name == "vp8":
                 there = 0  # it has packets that are never shown
             declares = "matroska" in container.format.name or container.format.name == "flv"
             self._declared_s = declared_s if declares else None
-            if container.format.name == "avi" and rate and is_cut_off(path):
+            if container.format.name == "avi" or "matroska" in container.format.name:
+                cut_off = is_cut_off(path)
+            if container.format.name == "avi" and rate and cut_off:
                 self._declared_s = stream.frames / Fraction(rate)  # as its head says
             # AVI knows only the order of decoding: what libav offers as presentation times there is a guess.
             self._by_dts = container.format.name == "avi"
@@ -219,6 +227,9 @@ class _Video(Clip):
         self.start_s = start * self._time_base if start is not None else Fraction(0)
         self._indexed = indexed
         self.least_count = there
+        self._gpu = decoding.gpu
+        self._reads = partial(reading, path)
+        self._decoder = film_decoder(str(path), self._reads, decoding, cut_off, self._by_dts)
 
     @cached_property
     def clock(self) -> Clock:
@@ -245,7 +256,12 @@ class _Video(Clip):
         try:
             with opened(self.path) as container:
                 stream = _video_stream(self.path, container)
-                frames = decoded(container, stream, tally, clock, self._by_dts)
+                if self._decoder == "av":
+                    frames = decoded(container, stream, tally, clock, self._by_dts)
+                else:
+                    frames = decoded_by(
+                        self._decoder, self._reads, self._gpu, tally, clock, self._by_dts, self._give_up_hardware
+                    )
                 shown = timed(frames, self._time_base, 1 / self.fps, self._by_dts)
                 for time_s, frame in deinterlaced(shown, lambda words: self.warnings.append(f"{self.path}: {words}")):
                     yield time_s, partial(self._rgb, frame, reformatter)
@@ -260,6 +276,10 @@ class _Video(Clip):
         finally:
             self.warnings.extend(f"{self.path}: {sentence}" for sentence in clock.sentences(float(time_s)))
 
+    def _give_up_hardware(self, words: str) -> None:
+        logger.info("%s: %s", self.path, words)
+        self._decoder = "av"  # also in the next pass
+
     def _damage(self, tally: Tally) -> Iterator[str]:
         expected = max(tally.packets, self._indexed) - tally.hidden
         about = ""
@@ -273,8 +293,10 @@ class _Video(Clip):
             yield f"{self.path}: {broken} of {tally.frames} frames are damaged and were used as they decoded"
 
 
-def open_clip(path: str | os.PathLike[str]) -> Clip:
+def open_clip(path: str | os.PathLike[str], decoding: Decoding = CPU_DECODES) -> Clip:
     """Open a driving source: a video of any kind libav decodes, an animation, a folder of pictures (25 fps), or one.
+
+    Videos are decoded as `decoding` says, as far as they come out as libav's decoders on the CPU show them.
 
     What a file is, its content says, whatever its name.
 
@@ -291,7 +313,7 @@ def open_clip(path: str | os.PathLike[str]) -> Clip:
     if is_picture(path):
         return _Pictures(path, [path])
     try:
-        return _Video(path)
+        return _Video(path, decoding)
     except InputError:
         if path.suffix.lower() in PICTURE_ENDINGS:
             check_picture(path)  # its sentence is about a picture
@@ -299,8 +321,15 @@ def open_clip(path: str | os.PathLike[str]) -> Clip:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[InputContainer]:
-    """Open a video file for reading and close it whatever happens.
+def reading(path: Path, hardware: HWAccel | None = None) -> Iterator[tuple[InputContainer, av.VideoStream]]:
+    """Open a video file for reading, with the stream that is the video proper; `hardware` decodes what it can."""
+    with opened(path, hardware) as container:
+        yield container, _video_stream(path, container)
+
+
+@contextmanager
+def opened(path: Path, hardware: HWAccel | None = None) -> Iterator[InputContainer]:
+    """Open a video file for reading and close it whatever happens; `hardware` decodes what it can.
 
     Raises: `InputError` when the path is missing, unreadable, empty, or libav makes nothing of it, with its reason.
     """
@@ -312,8 +341,10 @@ def opened(path: Path) -> Iterator[InputContainer]:
     if empty:
         raise InputError(f"{path}: a video is wanted, this file is empty; copy it again")
     try:
-        container = _open(path)
+        container = _open(path, hardware)
     except av.FFmpegError as error:
+        if hardware is not None:
+            raise
         raise InputError(
             f"{path}: no video stream ({_libav_reason(path, error)}); convert it or copy it again"
         ) from error
@@ -321,12 +352,14 @@ def opened(path: Path) -> Iterator[InputContainer]:
         yield container
 
 
-def _open(path: Path) -> InputContainer:
+def _open(path: Path, hardware: HWAccel | None = None) -> InputContainer:
     # "file:" keeps a colon in the name from being a protocol, the whitelist a playlist from reaching the network.
     options = {"protocol_whitelist": "file"}
     # libav goes by the name where JPEGs follow each other, and would take the first for a picture.
     kind = "mjpeg" if kind_of(path) == "JPEG" and is_motion_jpeg(path) else None
-    return av.open(f"file:{path}", "r", format=kind, container_options=options, metadata_errors="replace")
+    return av.open(
+        f"file:{path}", "r", format=kind, container_options=options, metadata_errors="replace", hwaccel=hardware
+    )
 
 
 def _libav_reason(path: Path, error: av.FFmpegError) -> str:

@@ -6,7 +6,7 @@ Damage costs the pictures it hits, not the video; a `Tally` counts it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any
 
@@ -36,6 +36,36 @@ class Tally:
     last_end_s: Fraction | None = None
     last_packet: int = 0
 
+    @property
+    def is_damaged(self) -> bool:
+        """Whether a packet or a frame was broken, or did not decode."""
+        return bool(self.errors or self.broken_packets or self.broken_frames)
+
+    def reset(self) -> None:
+        """Forget all, for another pass."""
+        for field in fields(self):
+            setattr(self, field.name, field.default)
+
+    def read(self, packet: Any, stream: av.VideoStream, by_dts: bool) -> bool:
+        """Count a packet of any stream; return whether it holds a picture of `stream`."""
+        moment = packet.pts if packet.pts is not None and not by_dts else packet.dts
+        if moment is not None:
+            begin_s = moment * Fraction(packet.time_base)
+            end_s = begin_s + (packet.duration or 0) * packet.time_base
+            if packet.size:
+                self.end_s = max(self.end_s, end_s)
+            shown = packet.stream.index == stream.index and not packet.is_discard
+            if shown and (self.last_s is None or begin_s >= self.last_s):
+                self.last_s, self.last_packet = begin_s, self.packets + 1
+                self.last_end_s = end_s if packet.duration else None
+        if not packet.size or packet.stream.index != stream.index:
+            # To the decoder an empty packet means the end; AVI has them in the middle for repeated frames.
+            return False
+        self.packets += 1
+        self.hidden += packet.is_discard
+        self.broken_packets += packet.is_corrupt
+        return True
+
 
 def decoded(
     container: InputContainer, stream: av.VideoStream, tally: Tally, clock: Clock, by_dts: bool = False
@@ -47,25 +77,8 @@ def decoded(
             packet: Any = next(packets, None)
         except av.FFmpegError as error:
             tally.errors, tally.reason, packet = tally.errors + 1, str(error.strerror), None
-        if packet is not None:
-            moment = packet.pts if packet.pts is not None and not by_dts else packet.dts
-            if moment is not None:
-                begin_s = moment * Fraction(packet.time_base)
-                end_s = begin_s + (packet.duration or 0) * packet.time_base
-                if packet.size:
-                    tally.end_s = max(tally.end_s, end_s)
-                shown = packet.stream.index == stream.index and not packet.is_discard
-                if shown and (tally.last_s is None or begin_s >= tally.last_s):
-                    tally.last_s, tally.last_packet = begin_s, tally.packets + 1
-                    tally.last_end_s = end_s if packet.duration else None
-            if not packet.size:
-                # To the decoder an empty packet means the end; AVI has them in the middle for repeated frames.
-                continue
-            if packet.stream.index != stream.index:
-                continue
-            tally.packets += 1
-            tally.hidden += packet.is_discard
-            tally.broken_packets += packet.is_corrupt
+        if packet is not None and not tally.read(packet, stream, by_dts):
+            continue
         try:
             frames = stream.decode(packet)
         except av.FFmpegError as error:
