@@ -246,7 +246,8 @@ def _said(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
+        said = error.strerror or type(error).__name__
+        reason = said[:1].lower() + said[1:]
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         advice = "free some space" if full else "mend its permissions"
         raise InputError(
