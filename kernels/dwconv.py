@@ -88,10 +88,8 @@ class _DepthwiseGelu(torch.autograd.Function):
 
 
 BLOCK_P, BLOCK_C = 16, 64  # pixels and channels of a program
-FILTER_P, FILTER_WARPS = (
-    32,
-    8,
-)  # of one that filters: with 16 pixels in 4 warps registers spill under Triton 3.7 and 3.9
+# Of a program that filters: with 16 pixels in 4 warps registers spill under Triton 3.7 and 3.9.
+FILTER_P, FILTER_WARPS = 32, 8
 PARTIALS = 128  # programs over the pixels that sum gradients: partial sums are added in order, so runs are equal
 
 

@@ -34,7 +34,7 @@ class FirstStart:
         if weight.device.type == "cuda" and not INTERPRETED and runs_triton(weight=weight):
             sizes = json.dumps(reenactor.portrait.config.to_dict(), sort_keys=True)
             kinds = [type(part).__name__ for part in (reenactor.motion_encoder, reenactor.portrait.neck)]
-            note = CompilationNote(f"{sizes} {kinds} {precision} {most_batch}", weight.device)
+            note = CompilationNote(f"{sizes} {kinds} {reenactor.static} {precision} {most_batch}", weight.device)
             self._note = None if note.stands else note
 
     @contextmanager

@@ -179,7 +179,7 @@ class Reenactor:
             marked: whether views get a watermark: capture those without, those with one, or both.
         """
         if self.device.type == "cuda":
-            self._graphs = Graphs()
+            self._graphs, self._last_neck = Graphs(), None  # a neck that is remembered would not be captured
             self.warm_up(most_batch, marked)
             self._graphs.seal()
 

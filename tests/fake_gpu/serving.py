@@ -112,6 +112,16 @@ def views_of_a_head(captured: bool) -> dict[str, list[str]]:
     return made
 
 
+def captured_twice(run: Run) -> list[int]:
+    """Capture, twice, what a frame with a neck replays; returns how many graphs each time."""
+    engine, counts = reenactor(tiny()), []
+    for _ in range(2):
+        run.gpu.take()
+        engine.capture(marked=[False])
+        counts.append(run.gpu.take().waits["capture"])
+    return counts
+
+
 def batch_without_graph(run: Run) -> dict[str, Any]:
     """Ask for a batch, twice, that is larger than what was captured."""
     engine = reenactor(tiny())
@@ -206,6 +216,7 @@ def main() -> None:
             "planes made": {way: views_of_a_head(way == "graphs") for way in ("launches", "graphs")},
             "pictures copied": {precision: pictures_copied(precision) for precision in ("fp32", "bf16")},
             "batch without graph": batch_without_graph(run),
+            "captured twice": captured_twice(run),
             "reenact": starts_of_reenact(folder),
             "live": live_serving(run, folder),
         }

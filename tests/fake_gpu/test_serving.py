@@ -81,6 +81,11 @@ def test_all_is_captured_before_anybody_is_served(seen):
     assert not [line for said in seen["reenact"].values() for line in said if line.startswith("no graph holds")]
 
 
+def test_a_second_capture_has_the_neck_too(seen):
+    first, second = seen["captured twice"]
+    assert first == second >= 3, "planes, view, neck"
+
+
 def test_what_was_not_captured_runs_launch_by_launch_and_is_named_once(seen):
     done = seen["batch without graph"]
     assert (done["captures"], done["replays"]) == (0, 0)

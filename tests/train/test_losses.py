@@ -188,6 +188,14 @@ def test_rays_that_meet_eyes_or_mouth_are_left_out():
     np.testing.assert_array_equal(found[1].reshape(16, 16).numpy(), wanted.T)
 
 
+def test_a_picture_whose_rays_all_meet_eyes_or_mouth_is_compared_along_all_of_them():
+    nought = torch.zeros(1)
+    camera = look_at(nought, nought, nought, nought + 9, torch.zeros(1, 3))
+    rays = torch.zeros(1, 64, dtype=torch.bool)
+    points = [teacher_points(camera, None, some, 1.3, torch.Generator().manual_seed(0)) for some in (rays, ~rays)]
+    torch.testing.assert_close(*points, rtol=0, atol=0)
+
+
 def test_a_teacher_is_compared_along_the_rays_that_are_left():
     """Points of two views: on their rays alone, evenly between the ends of the box, carried back by the neck."""
     yaw, nought = torch.tensor([0.3, -0.5]), torch.zeros(2)

@@ -70,7 +70,7 @@ class Evaluate:
         device = chosen_device(self.device)
         trained = open_trained(self.weights, self.cast_seed, self.cast_count)
         candidates = WeightsAndBaselines(trained.folder, self.static, device.type)
-        candidates.methods()  # whether they load, before any work
+        dataclasses.replace(candidates, device="cpu").methods()  # whether they load, before any work
         settings = {
             "weights": self.weights,
             "static": str(self.static or ""),

@@ -138,13 +138,14 @@ def teacher_points(
 
     Args:
         camera: B cameras. neck: what undoes the neck's rotation in these views.
-        rays: [B, side²] bool, which rays of the grid may be taken, at least one of each picture.
+        rays: [B, side²] bool, which rays of the grid may be taken; all of a picture where none is.
         box_side: scene units.
 
     Returns:
         [B, 4000, 3] plane units, in the pose in which planes are made.
     """
     batch, count = rays.shape
+    rays = rays | ~rays.any(1, keepdim=True)  # without any, a GPU would end the process
     chosen = torch.multinomial(rays.float().to(rng.device), TEACHER_POINTS, replacement=True, generator=rng)
     share = upload(torch.rand(batch, TEACHER_POINTS, 1, generator=rng, device=rng.device), rays.device)
     origins, directions = camera_rays(camera, round(count**0.5))
