@@ -48,15 +48,17 @@ def spoiled(on: bool) -> Iterator[None]:
     """One pixel of one micro-batch is no number."""
     original = loop._micro
 
-    def made(stage: Stage, seed: int, step: int, number: int, images_seen: int) -> MicroBatch:
-        micro = original(stage, seed, step, number, images_seen)
+    def made(stage: Stage, seed: int, step: int, number: int, images_seen: int, draws_on: torch.device) -> MicroBatch:
+        micro = original(stage, seed, step, number, images_seen, draws_on)
         if on and number == stage.micro_batches - 1 and step == 1:
             micro.batch.source.image[0, 0, 0, 0] = torch.nan
         return micro
 
     loop._micro = made
-    yield
-    loop._micro = original
+    try:
+        yield
+    finally:
+        loop._micro = original
 
 
 def main(work: Path, cases: list[str]) -> None:

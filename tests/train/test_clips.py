@@ -235,7 +235,7 @@ def test_ranks_share_an_epoch(size, little_clips):
         places.append([])
         for step in range(5):
             for number in Ranks(rank, size).shard(4):
-                loop._micro(stage, 0, step, number, 8 * step)
+                loop._micro(stage, 0, step, number, 8 * step, torch.device("cpu"))
     assert sorted(place for own in places for place in own) == list(range(40))
     seen = [clips.clip_at(place) for own in places for place in own]
     assert {seen.count(clip) for clip in range(COUNT)} == {8}
