@@ -54,8 +54,8 @@ def chosen_jpeg_decoder(choice: DecoderChoice, device: torch.device) -> DecodeJp
         return decode_jpeg
     decoder = DaliJpeg(device)
     try:
-        picture = example_picture()
-        made, expected = decoder.run(encode_jpeg(picture)), decode_jpeg(encode_jpeg(picture))
+        example = encode_jpeg(example_picture())
+        made, expected = decoder.run(example), decode_jpeg(example)
         if made.shape != expected.shape or np.abs(made.astype(int) - expected).mean() > _MEAN_LEVELS:
             raise RuntimeError("it decodes other pictures")
     except Exception as error:  # a build of another CUDA raises its own kinds
@@ -93,8 +93,9 @@ class DaliJpeg:
             return decode_jpeg(data)
         try:
             return self.run(bare)
-        except Exception:
+        except Exception as error:  # DALI's own kinds, on a picture that Pillow may decode
             self._local.pipeline = None
+            logger.debug("DALI does not decode a driving frame: %s", line(error))
             with self._lock:
                 self._broken += 1
                 if self._broken == MOST_BROKEN:

@@ -272,7 +272,7 @@ def test_what_dali_would_show_otherwise_the_cpu_decodes(tmp_path, caplog, name, 
 
 def test_interlaced_and_damaged_films_are_not_dali_s(tmp_path, caplog):
     path = interlaced_film(tmp_path / "a.mp4", True, True)
-    first = next(dali_film.decoded_first(lambda hardware: clips.reading(path)))
+    first = dali_film.first_frame(lambda hardware: clips.reading(path))
     first.colorspace = 5
     assert dali_film._why_unlike(first, "h264", False) == "is interlaced, which DALI does not tell"
     path = _damaged(make(tmp_path / "b.mp4", noise(40), tag=(5, 1)), "c.mp4")

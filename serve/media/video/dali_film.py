@@ -8,20 +8,19 @@ be theirs.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, closing
+from collections.abc import Generator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
-from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.video.reformatter import Colorspace, ColorTrc
 
 from triportrait.core.optional_packages import line, reason
-from triportrait.serve.media.video.decoding import Tally, decoded
+from triportrait.serve.media.video.decoding import Reads, Tally, decoded
 from triportrait.serve.media.video.frame_to_rgb import SCALING
 from triportrait.serve.media.video.timestamps import Clock
 
@@ -32,8 +31,6 @@ _LARGEST_BYTES = 1 << 30  # DALI takes the whole file into memory
 _CHUNK = 16  # pictures at a time
 _COMPARED = 8  # pictures
 _MEAN_LEVELS = 2.5  # of 255, on average; chroma is interpolated differently, another matrix changes more
-
-Reads = Callable[[HWAccel | None], AbstractContextManager[tuple[InputContainer, av.VideoStream]]]
 
 
 class DaliFault(Exception):
@@ -101,7 +98,7 @@ def decoded_by_dali(reads: Reads, gpu: int | None, tally: Tally, clock: Clock) -
             for packet in clock.packets(container, stream, *container.streams.audio)
             if tally.read(packet, stream, False)
         ]
-        first = next(frame for frame in decoded_first(reads))
+        first = first_frame(reads)
         time_base = stream.time_base
         stamps = [packet.pts for packet in packets]
     if tally.is_damaged or tally.hidden or time_base is None:
@@ -123,10 +120,10 @@ def decoded_by_dali(reads: Reads, gpu: int | None, tally: Tally, clock: Clock) -
             raise DaliFault("it gives more pictures than the file has")
 
 
-def decoded_first(reads: Reads) -> Generator[av.VideoFrame, None, None]:
+def first_frame(reads: Reads) -> av.VideoFrame:
     """Decode the first picture by the CPU, for what the file says of all."""
     with reads(None) as (container, stream):
-        yield from islice(decoded(container, stream, Tally(), Clock()), 1)
+        return next(decoded(container, stream, Tally(), Clock()))
 
 
 def _path(container: InputContainer) -> Path:

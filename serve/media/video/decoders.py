@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 import av
-from av.codec.hwaccel import HWAccel
-from av.container import InputContainer
 
 from triportrait.core.optional_packages import line
 from triportrait.serve.media.video.dali_film import DaliFault, decoded_by_dali, why_not_dali
-from triportrait.serve.media.video.decoding import Tally, decoded
+from triportrait.serve.media.video.decoding import Reads, Tally, decoded
 from triportrait.serve.media.video.nvdec import decoded_by_nvdec, why_not_nvdec
 from triportrait.serve.media.video.timestamps import Clock
 
@@ -31,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 DecoderChoice = Literal["auto", "av", "dali", "nvdec"]
 FilmDecoder = Literal["av", "dali", "nvdec"]
-Reads = Callable[[HWAccel | None], AbstractContextManager[tuple[InputContainer, av.VideoStream]]]
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,20 @@ Damage costs the pictures it hits, not the video; a `Tally` counts it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any
 
 import av
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 
 from triportrait.serve.media.video.timestamps import Clock
+
+# Opens a video anew, with or without hardware.
+Reads = Callable[[HWAccel | None], AbstractContextManager[tuple[InputContainer, av.VideoStream]]]
 
 
 @dataclass

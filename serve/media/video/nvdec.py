@@ -7,18 +7,16 @@ both give the same ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager
+from collections.abc import Generator
 from itertools import islice, zip_longest
 from typing import Any
 
 import av
 import numpy as np
 from av.codec.hwaccel import HWAccel
-from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
-from triportrait.serve.media.video.decoding import Tally, decoded
+from triportrait.serve.media.video.decoding import Reads, Tally, decoded
 from triportrait.serve.media.video.side_data import side_data
 from triportrait.serve.media.video.timestamps import Clock
 
@@ -26,8 +24,6 @@ CODECS = ("h264", "hevc", "vp8", "vp9")
 # The layout of the CPU's pictures -> that of the GPU's.
 LAYOUTS = {"yuv420p": "nv12", "yuvj420p": "nv12", "yuv420p10le": "p010le"}
 _COMPARED = 8  # pictures, so that some are predicted from others
-
-Reads = Callable[[HWAccel | None], AbstractContextManager[tuple[InputContainer, av.VideoStream]]]
 
 
 def accelerator(gpu: int) -> HWAccel:
