@@ -13,10 +13,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from tests.core.faces.networks import FILES, face_graph, wheel_file
+from tests.core.faces.networks import NAMES, face_graph, wheel_file
 from tests.core.faces.pictures import pictures
 from triportrait.core.faces.detector import FaceDetector
 from triportrait.core.faces.mesh import FaceMesh
+from triportrait.core.faces.models import MODELS
 from triportrait.core.faces.network import GraphNetwork
 from triportrait.core.faces.regions import regions_of_boxes, regions_of_points
 
@@ -52,7 +53,7 @@ def mediapipe_network(name: str, size: tuple[int, int]) -> Callable[[], object]:
     path = wheel_file(name)
     assert path is not None
     # mediapipe looks for models in its own package
-    config = GRAPH.format(path=f"mediapipe/modules/{FILES[name][0]}", height=size[0], width=size[1])
+    config = GRAPH.format(path=MODELS[NAMES[name]].path, height=size[0], width=size[1])
     graph = SolutionBase(
         graph_config=text_format.Parse(config, calculator_pb2.CalculatorGraphConfig()),
         outputs=["numbers"],
@@ -81,14 +82,14 @@ def main() -> None:
 
     torch.set_num_threads(1)
     print(f"| one core, ms a picture | mediapipe | ours | ours in batches of {BATCH} |\n" + "| --- " * 4 + "|")
-    for name in FILES:
+    for name in NAMES:
         network = GraphNetwork(face_graph(name))
         one = torch.rand(1, 3, *network.input_size)
         many = torch.rand(BATCH, 3, *network.input_size)
         theirs, ours, batch = milliseconds(
             mediapipe_network(name, network.input_size), lambda n=network, x=one: n(x), lambda n=network, x=many: n(x)
         )
-        row(FILES[name][0].split("/")[1].removesuffix(".tflite"), theirs, ours, batch / BATCH)
+        row(MODELS[NAMES[name]].file.removesuffix(".tflite"), theirs, ours, batch / BATCH)
     picture = pictures()["wide frame"]
     image = torch.from_numpy(picture).permute(2, 0, 1)[None]
     images = image.expand(BATCH, -1, -1, -1)
