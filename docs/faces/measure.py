@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from tests.serve.raw import EYE_MARKS, PHOTO, face, moving_head, seen
+from tests.serve.raw import eyes_off, face, moving_head, photographs, seen
 from triportrait.core.motion.motion_crop import anchors_of
 from triportrait.core.types import NeckGrid
 from triportrait.serve.faces.alignment import align, alignment_points
@@ -37,27 +37,11 @@ MM = 1000 / 3  # per scene unit
 
 def eyes(provider: NetworkFaces) -> None:
     """How far the eyes of the photograph are from where a hand marked them, in % of their distance."""
-    marks = np.array(EYE_MARKS) - 0.5
-    whole = Image.open(PHOTO).convert("RGB")
-    cases = {}
-    for name, factor in (("as it is", 1.0), ("half size", 0.5), ("double size", 2.0)):
-        size = round(512 * factor)
-        cases[name] = whole.resize((size, size), Image.Resampling.LANCZOS), (marks + 0.5) * factor - 0.5
-    cases["grey"] = whole.convert("L").convert("RGB"), marks
-    for degrees in (-45, -15, 15, 45):
-        c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-        x, y = np.moveaxis(marks + 0.5 - 256, -1, 0)
-        turned = np.stack([c * x + s * y, -s * x + c * y], -1) + 255.5
-        cases[f"turned by {degrees} degrees"] = whole.rotate(degrees, Image.Resampling.BICUBIC), turned
     print("\n| photograph | middles of the eyes | middles of their corners |\n| --- | --- | --- |")
-    for name, (image, wanted) in cases.items():
-        (found,) = provider.find(np.asarray(image))
-        middles = wanted.mean(1)
-        apart = np.linalg.norm(middles[0] - middles[1]) / 100
-        six = np.stack([found.points[36:42, :2].mean(0), found.points[42:48, :2].mean(0)])
-        off = np.linalg.norm(six - middles, axis=1) / apart
-        corners = np.linalg.norm(found.alignment[:2] - wanted[:, [0, 3]].mean(1), axis=1) / apart
-        print(f"| {name} | {off[0]:.1f}, {off[1]:.1f} % | {corners[0]:.1f}, {corners[1]:.1f} % |")
+    for name, (image, marks) in photographs().items():
+        (found,) = provider.find(image)
+        off = [f"{100 * part:.1f}" for part in eyes_off(found, marks)]
+        print(f"| {name} | {off[0]}, {off[1]} % | {off[2]}, {off[3]} % |")
 
 
 def pose(provider: NetworkFaces) -> None:

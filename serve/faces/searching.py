@@ -1,7 +1,8 @@
 """Decides when a video is searched slowly for a face that a quick look misses, and whether it shows one at all.
 
-A slow search of a large frame takes as long as ten quick looks. It is made where it may find something new: at the
-first frame, after a cut, when a face was lost, and then at growing distances, within an allowance that grows with time.
+A slow search of a large frame takes as long as twenty quick looks. It is made where it may find something new: at the
+first frame, after a cut, when a face was lost, and then at growing distances up to a second, within an allowance that
+grows with time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from triportrait.serve.faces.alignment import align
 from triportrait.serve.faces.face import Face, FaceProvider
 from triportrait.serve.media.video.clips import Frame
 
-FIRST_GAP_S, LONGEST_GAP_S = 0.25, 4.0  # between searches that found nothing
+FIRST_GAP_S, LONGEST_GAP_S = 0.25, 1.0  # between searches that found nothing
 GAP_GROWTH = 1.3  # from one gap to the next: a short film is searched a few times
 AT_ONCE, PER_S = 8, 1.0  # searches that a film may begin with, and how many each of its seconds adds
 PIECE_GAP_S = 0.1  # between pieces of a search that is spread over frames

@@ -35,6 +35,34 @@ def photo() -> np.ndarray:
     return np.asarray(Image.open(PHOTO).convert("RGB"))
 
 
+def photographs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The photograph in other sizes, turned, grey, dark and noisy: uint8 [H, W, 3] and the marks of its eyes [2, 6, 2],
+    pixels, the middle of the first one at 0."""
+    marks, whole = np.array(EYE_MARKS), Image.open(PHOTO).convert("RGB")
+    light = np.asarray(whole)
+    noise = np.random.default_rng(0).normal(0, 20, light.shape)
+    cases = {"as it is": (light, marks), "grey": (np.asarray(whole.convert("L").convert("RGB")), marks)}
+    cases["a tenth of the light"] = (light * 0.1).astype(np.uint8), marks
+    cases["noise of 20 levels"] = np.clip(light + noise, 0, 255).astype(np.uint8), marks
+    for name, factor in (("a quarter of the size", 0.25), ("half size", 0.5), ("double size", 2.0)):
+        side = round(512 * factor)
+        cases[name] = np.asarray(whole.resize((side, side), Image.Resampling.LANCZOS)), marks * factor
+    for degrees in (-90, -45, -15, 15, 45, 90):
+        c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        x, y = np.moveaxis(marks - 256, -1, 0)
+        turned = np.asarray(whole.rotate(degrees, Image.Resampling.BICUBIC))
+        cases[f"turned by {degrees} degrees"] = turned, np.stack([c * x + s * y, -s * x + c * y], -1) + 256
+    return {name: (image, at - 0.5) for name, (image, at) in cases.items()}
+
+
+def eyes_off(face: Face, marks: np.ndarray) -> np.ndarray:
+    """How far the middles of both eyes [2] and of their corners [2] are from the marks, parts of the eyes' distance."""
+    middles, corners = marks.mean(1), marks[:, [0, 3]].mean(1)
+    found = np.stack([face.points[36:42, :2].mean(0), face.points[42:48, :2].mean(0)])
+    off = np.concatenate([found - middles, face.alignment[:2] - corners])
+    return np.linalg.norm(off, axis=1) / np.linalg.norm(middles[0] - middles[1])
+
+
 def seen(
     at: tuple[float, float], scale: float = 1.0, turn_deg: float = 0.0, size: tuple[int, int] = (640, 360)
 ) -> np.ndarray:
