@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from triportrait.core.motion.motion_crop import ALIGNED_SIZE, crop_map
+from triportrait.core.torch_threads import one_thread
 from triportrait.profiling.markdown import markdown_table
 from triportrait.profiling.roofline import CEILINGS, Work, sums
 from triportrait.serve.faces.alignment import MEAN_FACE, PIXELS_PER_UNIT, align, middle_square
@@ -31,7 +32,6 @@ from triportrait.serve.media.provenance.watermark import Watermark
 from triportrait.serve.media.video.clips import open_clip
 from triportrait.serve.media.video.encoders import Encoder, chosen_encoder, nvenc_opens
 from triportrait.serve.media.video.writer import VideoWriter
-from triportrait.train.data.parallel import one_thread
 
 AIM_MS = 4.0  # at most, of any part, where the faces are known
 FRAMES = 90
@@ -103,8 +103,7 @@ def host_parts(side_px: int, frames: int = FRAMES) -> list[HostPart]:
         finding = _finding(pictures)
         if finding is not None:
             parts += [
-                HostPart("find the face (mediapipe)", thread, finding, finds_faces=True)
-                for thread in ("film: face", "live: face")
+                HostPart("find the face", thread, finding, finds_faces=True) for thread in ("film: face", "live: face")
             ]
     return parts
 
@@ -199,7 +198,7 @@ def _face(side_px: int) -> Face:
 
 
 def _finding(pictures: Sequence[np.ndarray]) -> float | None:
-    """The CPU time of mediapipe for a face that is followed, in ms; None where it is not installed or does not load."""
+    """The CPU time of the networks for a face that is followed, in ms; None where they were not fetched."""
     provider = face_provider("auto")
     if provider is None:
         return None

@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from triportrait.core.errors import InputError
-from triportrait.core.optional_packages import install
+from triportrait.core.faces.models import COMMAND
 from triportrait.core.render.cameras import fixed_camera, orbit_deg, turned
 from triportrait.core.types import Camera
-from triportrait.serve.faces import providers
 from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.faces.paste_back import PasteBack, registered
@@ -322,8 +321,8 @@ class Animation:
 
 def why_no_landmarks(finder: LazyProvider) -> str:
     """Word why nobody knows where a face is, as the middle of a sentence."""
-    if finder.kind == "auto" and not providers.is_installed():
-        return f"no landmarks, and faces are not found here ({install('faces')})"
+    if finder.missing:
+        return f"no landmarks, and nothing finds faces here (`{COMMAND}`)"
     return "no landmarks"
 
 

@@ -91,13 +91,6 @@ runs("a comparison")
 import fastapi, uvicorn, websockets, aiortc, prometheus_client
 loads()
 """,
-    "faces": """
-from triportrait.serve.faces.mediapipe_faces import MediapipeFaces
-import mediapipe
-loads()
-MediapipeFaces().close()
-runs("its models found no face in a blank picture")
-""",
     "provenance": """
 import cryptography, c2pa
 loads()

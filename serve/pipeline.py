@@ -97,8 +97,8 @@ class Pipeline:
             device: "auto" (CUDA where torch has it), "cpu", "cuda", or a device of torch.
             precision: "fp32", "bf16", "fp16", or "auto": half precision on a GPU where its frame has 50 dB PSNR
                 against that of float32.
-            faces: what finds faces: "auto" (mediapipe where it is installed), "mediapipe", "none" (pictures are
-                aligned already), or a provider of your own.
+            faces: what finds faces: "networks" (that `triportrait fetch faces` brought), "auto" (those where they
+                are), "none" (pictures are aligned already), or a provider of your own.
             static: switch the layers for motion off: the source keeps its own expression, only cameras and the neck
                 move.
 

@@ -11,7 +11,7 @@ def share_cores(device: torch.device, others: int = 0) -> None:
     """Leave cores to what runs beside the network.
 
     On a GPU the network needs none: what torch does on the CPU then (the watermark, crops) are small operators, which a
-    team of threads only slows down, beside mediapipe and the video encoder: 969 ms instead of 17 ms a mark were seen.
+    team of threads only slows down beside face finder and video encoder: 969 ms instead of 17 ms a mark were seen.
 
     Args:
         device: of the network.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -25,6 +27,12 @@ class Regions:
     centre: Tensor
     side: Tensor
     roll: Tensor
+
+    @classmethod
+    def of(cls, squares: Sequence[tuple[float, float, float, float]]) -> Self:
+        """Make regions of squares, each x and y of its middle, its side, and its roll."""
+        numbers = torch.tensor(squares, dtype=torch.float32).reshape(-1, 4)
+        return cls(numbers[:, :2], numbers[:, 2], numbers[:, 3])
 
     def to_picture(self, points: Tensor) -> Tensor:
         """Take points from the square to the picture.

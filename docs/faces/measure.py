@@ -1,4 +1,4 @@
-"""Measure what docs/faces/README.md says, and draw its picture: `python -m docs.faces.measure` (needs the extra faces).
+"""Measure what docs/faces/README.md says, and draw its picture: `python -m docs.faces.measure`; needs the networks.
 
 Run in the repository's folder; the same seeds give the same figures.
 """
@@ -19,7 +19,7 @@ from triportrait.core.types import NeckGrid
 from triportrait.serve.faces.alignment import align, alignment_points
 from triportrait.serve.faces.face import AlignedFace, Face
 from triportrait.serve.faces.head_pose import turn_of, vector_of
-from triportrait.serve.faces.mediapipe_faces import MediapipeFaces
+from triportrait.serve.faces.network_faces import NetworkFaces
 from triportrait.serve.faces.tracker import FaceTracker, cut_out
 from triportrait.serve.reenactor import Controls, Reenactor
 from triportrait.serve.weight_loading import load_weights
@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 MM = 1000 / 3  # per scene unit
 
 
-def eyes(provider: MediapipeFaces) -> None:
+def eyes(provider: NetworkFaces) -> None:
     """How far the eyes of the photograph are from where a hand marked them, in % of their distance."""
     marks = np.array(EYE_MARKS) - 0.5
     whole = Image.open(PHOTO).convert("RGB")
@@ -60,7 +60,7 @@ def eyes(provider: MediapipeFaces) -> None:
         print(f"| {name} | {off[0]:.1f}, {off[1]:.1f} % | {corners[0]:.1f}, {corners[1]:.1f} % |")
 
 
-def pose(provider: MediapipeFaces) -> None:
+def pose(provider: NetworkFaces) -> None:
     """The turn of procedural heads against the generator's necks, about each axis, degrees."""
     found, true = [], []
     for head in range(12):
@@ -79,7 +79,7 @@ def pose(provider: MediapipeFaces) -> None:
         print(f"| {name} | {asked[:, axis].std():.1f} | {error.mean():+.1f} | {error.std():.1f} | {together:.2f} |")
 
 
-def jitter(provider: MediapipeFaces) -> None:
+def jitter(provider: NetworkFaces) -> None:
     """A still face: how far things move from frame to frame, with and without smoothing."""
     reenactor = Reenactor(*load_weights("demo"))
     shown, faces, _ = moving_head(0, 1, 256)
@@ -166,7 +166,7 @@ def neck() -> None:
         print(f"| {name} | {every.mean():.1f}, {every.quantile(0.99):.1f} mm | {np.mean(decibels[name]):.2f} dB |")
 
 
-def picture(provider: MediapipeFaces) -> None:
+def picture(provider: NetworkFaces) -> None:
     """faces.jpg: raw frames with what is found in them, the aligned crops, and what the demo weights make of them."""
     reenactor = Reenactor(*load_weights("demo"))
     shown, _, _ = moving_head(0, 1, 256)
@@ -210,7 +210,7 @@ def beside(crop: np.ndarray, result: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     """All of it, or what the arguments name."""
-    provider = MediapipeFaces()
+    provider = NetworkFaces()
     parts = {"eyes": eyes, "pose": pose, "jitter": jitter, "neck": lambda _: neck(), "picture": picture}
     for name in sys.argv[1:] or parts:
         parts[name](provider)

@@ -11,6 +11,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from triportrait.serve.faces.alignment import Alignment, middle_square
+from triportrait.serve.faces.views import View
 from triportrait.serve.tracking_files import Tracking
 
 
@@ -25,11 +26,13 @@ class Face:
             first), the tip of the nose, the corners of the mouth.
         turn: float32 [3], the head's rotation vector in the axes of the neck (x right, y up, z to the viewer;
             radians), where it is known and need not be read off the points.
+        view: the square in which a mesh was fitted to it, where one was.
     """
 
     points: np.ndarray
     alignment: np.ndarray
     turn: np.ndarray | None = None
+    view: View | None = None
 
     @property
     def size_px(self) -> float:

@@ -16,7 +16,7 @@ from triportrait.serve.tracking_files import LENGTHS, HeadParameters
 
 # Landmarks that no expression moves much: bridge and wings of the nose, corners of the eyes.
 RIGID = (27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 39, 42, 45)
-# The mean of 24 upright procedural heads as mediapipe sees them, made symmetric; unit: between the eyes' outer corners.
+# The mean of 24 upright procedural heads as the mesh sees them, made symmetric; unit: between the eyes' outer corners.
 FRONTAL = np.array(
     [
         [0.000, 0.301, 0.002],

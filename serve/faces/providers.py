@@ -3,39 +3,34 @@
 from __future__ import annotations
 
 import logging
-from importlib.util import find_spec
 from typing import Literal
 
 from triportrait.core.errors import InputError
+from triportrait.core.faces.models import why_unusable
 from triportrait.serve.faces.face import FaceProvider
 
-FaceKind = Literal["auto", "mediapipe", "none"]
+FaceKind = Literal["auto", "networks", "none"]
 
 logger = logging.getLogger(__name__)
 
 
-def is_installed() -> bool:
-    """Tell whether mediapipe is installed; whether it loads is seen when a provider is made."""
-    return find_spec("mediapipe") is not None
-
-
 def face_provider(kind: FaceKind = "auto") -> FaceProvider | None:
-    """Make the provider of that name; "auto" is mediapipe where it is installed and loads, else None.
+    """Make the provider of that name; "auto" is the networks where they were fetched, else None.
 
     Raises:
-        InputError: mediapipe is named and is not installed, or does not load.
+        InputError: the networks are named, and are missing or damaged; the sentence says how they are fetched.
     """
-    if kind == "none" or (kind == "auto" and not is_installed()):
+    if kind == "none":
         return None
-    from triportrait.serve.faces.mediapipe_faces import MediapipeFaces
+    why = why_unusable()
+    if why is None:
+        from triportrait.serve.faces.network_faces import NetworkFaces
 
-    try:
-        return MediapipeFaces()
-    except InputError as error:
-        if kind != "auto":
-            raise
-        logger.warning("no faces are looked for: %s", error)
-        return None
+        return NetworkFaces()
+    if kind == "networks":
+        raise InputError(why)
+    logger.info("%s", why)
+    return None
 
 
 class LazyProvider:
@@ -56,6 +51,11 @@ class LazyProvider:
             assert self.kind is not None
             self._provider, self._made = face_provider(self.kind), True
         return self._provider
+
+    @property
+    def missing(self) -> bool:
+        """Tell whether faces were to be found, and nothing finds them."""
+        return self._made and self._provider is None and self.kind == "auto"
 
     def close(self) -> None:
         """Close the provider, if it was made here; the next call makes another."""

@@ -63,7 +63,6 @@ LIBRARIES = (
     Library("DeepSpeed", ("deepspeed",), "0.19.8", None, "train", "only for training: "),
     Library("lpips", ("lpips",), "0.1.4", None, "train", "only for training: "),
     Library("live", ("fastapi",), "0.163", None, "serve", "only for `triportrait live`: "),
-    Library("faces", ("mediapipe",), "0.10.21", "0.10.22", "faces", "to find faces in raw pictures and videos: "),
     Library("provenance", ("c2pa-python",), "0.38.1", "0.39", "provenance", "only for manifests: "),
 )  # fmt: skip
 

@@ -8,20 +8,19 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 import torch
 import tyro
 
 from triportrait.core.errors import InputError
+from triportrait.core.faces.models import COMMAND
 from triportrait.core.gpus import chosen_device
 from triportrait.core.optional_packages import fault, install
 from triportrait.core.weights import log_weights, named_weights
 from triportrait.serve.cuda_graph import BATCHES
-from triportrait.serve.faces.face import FaceProvider
 from triportrait.serve.faces.providers import face_provider
 from triportrait.serve.first_start import FirstStart
 from triportrait.serve.live.addresses import addresses_to_open, is_loopback
@@ -135,9 +134,9 @@ class Live:
             use_precision(reenactor, self.precision)
         with first_start.part(last=True):
             reenactor.capture(BATCHES[-1], marked=[self.watermark])
-        engine = Engine(reenactor, self._face_provider_factory(), stamp, chosen_jpeg_decoder(self.decoder, device))
+        engine = Engine(reenactor, face_provider(), stamp, chosen_jpeg_decoder(self.decoder, device))
         if not engine.finds_faces:
-            notes.append(f"Nothing finds faces here (`{install('faces')}`): keep your face in the middle.")
+            notes.append(f"Nothing finds faces here (run `{COMMAND}` and start anew): keep your face in the middle.")
         frame_s, costs = engine.measure(), host_costs(engine, thread_count())
         loaded = fields(
             weights=weights, device=str(device), seconds=round(time.perf_counter() - began, 2),
@@ -154,13 +153,6 @@ class Live:
         logger.info("capacity", extra=capacity)
         recordings = Recordings(chosen_encoder("auto", device.type == "cuda"))
         return LiveServer(engine, admission, metrics, recordings, notes, weights_notice(weights, reenactor))
-
-    def _face_provider_factory(self) -> Callable[[], FaceProvider] | None:
-        first = face_provider()  # tells whether there is one; each thread makes its own later
-        if first is None:
-            return None
-        first.close()
-        return cast(Callable[[], FaceProvider], face_provider)
 
 
 def given_token(token: str | None, file: Path | None) -> str | None:

@@ -55,7 +55,8 @@ class Reenact:
     driving_params: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Folder with such files of the driving frames; for a video the files count its frames in order."""
     faces: FaceKind = "auto"
-    """What finds faces where no file tells: mediapipe where it is installed, or none: the pictures are aligned."""
+    """What finds faces where no file tells: the networks that `triportrait fetch faces` brought (auto: where they
+    are), or none: the pictures are aligned."""
     face: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
     """Which face of the portrait, counted from the left; the largest by default."""
     driving_face: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.types import Head
 from triportrait.serve.cuda_graph import BATCHES
-from triportrait.serve.faces.face import AlignedFace, Face, FaceProvider
+from triportrait.serve.faces.face import AlignedFace, FaceProvider
 from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.live.decode_process import shrunk
 from triportrait.serve.live.settings import Settings
@@ -61,7 +60,7 @@ class Engine:
 
     Args:
         reenactor: the network.
-        make_finder: makes a face finder for one thread; where it is None, the middle square of a picture is cropped.
+        finder: finds faces, in any number of threads; where it is None, the middle square of a picture is cropped.
         stamp: marks pictures and signs recordings.
         decode: decodes driving frames; by default `decode_jpeg`.
     """
@@ -69,13 +68,13 @@ class Engine:
     def __init__(
         self,
         reenactor: Reenactor,
-        make_finder: Callable[[], FaceProvider] | None,
+        finder: FaceProvider | None,
         stamp: Stamp,
         decode: Callable[[bytes], np.ndarray] | None = None,
     ) -> None:
         self._decode = decode
         self.reenactor = reenactor
-        self._finder = None if make_finder is None else _OnePerThread(make_finder)
+        self._finder = finder
         self.stamp = stamp
         self._flame = reenactor.has_flame_neck
         self.marks_on_device = reenactor.marks_on_device and stamp.marks
@@ -90,17 +89,12 @@ class Engine:
 
     @property
     def finds_faces(self) -> bool:
-        """Return whether a face finder is installed."""
+        """Return whether anything finds faces."""
         return self._finder is not None
 
     def decode(self, jpeg: bytes) -> np.ndarray:
         """Decode a driving frame to uint8 [H, W, 3]. Raises: `InputError` as `decode_jpeg`."""
         return (self._decode or decode_jpeg)(jpeg)
-
-    def open_finder(self) -> None:
-        """Make the calling thread's face finder now, so that no session waits for it."""
-        if self._finder is not None:
-            self._finder.open()
 
     def follower(self) -> Follows:
         """Make a face tracker for one session."""
@@ -162,7 +156,7 @@ class Engine:
         return float(np.median(seconds)) / len(requests)
 
     def close(self) -> None:
-        """Close the finders of all threads."""
+        """Close the face finder."""
         if self._finder is not None:
             self._finder.close()
 
@@ -211,34 +205,10 @@ def encode_jpeg(picture: np.ndarray) -> bytes:
 
 
 class _Middle:
-    """Crop the middle square of every picture, where no face finder is installed."""
+    """Crop the middle square of every picture, where nothing finds faces."""
 
     def __init__(self, side_px: int) -> None:
         self._side_px = side_px
 
     def follow(self, image: np.ndarray, time_s: float) -> AlignedFace:
         return AlignedFace.middle(image, self._side_px)
-
-
-class _OnePerThread:
-    """Keep a face finder for each thread, as threads that share one have to take turns."""
-
-    def __init__(self, make: Callable[[], FaceProvider]) -> None:
-        self._make = make
-        self._local = threading.local()
-        self._all: list[FaceProvider] = []
-
-    def open(self) -> FaceProvider:
-        """Return this thread's finder; make it at the first call."""
-        finder: FaceProvider | None = getattr(self._local, "finder", None)
-        if finder is None:
-            finder = self._local.finder = self._make()
-            self._all.append(finder)
-        return finder
-
-    def find(self, image: np.ndarray, near: Face | None = None, quick: bool = False) -> list[Face]:
-        return self.open().find(image, near, quick)
-
-    def close(self) -> None:
-        for finder in self._all:
-            finder.close()

@@ -46,8 +46,8 @@ class Portraits:
         self.decoders = DecoderPool()
 
     def start(self) -> list[Future[None]]:
-        """Start the decoders and the face finder; return futures that are done when they are ready."""
-        return [*self.decoders.start(), self._threads.submit(self._engine.open_finder)]
+        """Start the decoders; return futures that are done when they are ready."""
+        return self.decoders.start()
 
     def stop(self) -> None:
         """Stop, without waiting for work in progress."""

@@ -94,9 +94,8 @@ class LiveServer:
     async def _lifespan(self, app: object) -> AsyncIterator[None]:
         # Two threads are enough for files and for freed memory, however many sessions end at once.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_FILE_THREADS, "live-files"))
-        opening = [*self.worker.start(), *self.portraits.start()]
-        # Face finders silence stderr while they open, and no session should wait for one.
-        await asyncio.gather(*map(asyncio.wrap_future, opening))
+        self.worker.start()
+        await asyncio.gather(*map(asyncio.wrap_future, self.portraits.start()))  # no session should wait for a decoder
         sweeping = asyncio.create_task(self._sweep())
         try:
             yield

@@ -68,14 +68,14 @@ class Worker:
         self._stopping = False
         self._busy_since: float | None = None  # when the network began its batch, None while it has none
         self._compute_s = self._faces_s = 0.0  # running means of the time of a batch and of a face
+        self._torch_threads = torch.get_num_threads()
         self._faces = ThreadPoolExecutor(thread_count(), "live-faces")
         self._finish = ThreadPoolExecutor(thread_count(), "live-finish")
         self._thread = threading.Thread(target=self._run, name="live-network", daemon=True)
 
-    def start(self) -> list[Future[None]]:
-        """Start the threads; return futures that are done when each thread has its face finder."""
+    def start(self) -> None:
+        """Start the network's thread."""
         self._thread.start()
-        return [self._faces.submit(self._engine.open_finder) for _ in range(thread_count())]
 
     def stop(self, within_s: float) -> bool:
         """Stop the threads, wait for them so many seconds, and return whether they have ended.
@@ -234,6 +234,7 @@ class Worker:
         session.tell_neutral(by_itself=True)
 
     def _run(self) -> None:
+        torch.set_num_threads(self._torch_threads)  # else it has one, should faces be found at the same time
         frames_first = False  # after each job, so that a session with endless jobs does not stop the others' frames
         while True:
             with self._changed:

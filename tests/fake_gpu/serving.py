@@ -211,7 +211,7 @@ def main() -> None:
     """Write what was seen."""
     out, folder = map(Path, sys.argv[1:])
     os.environ["XDG_CONFIG_HOME"] = str(folder / "settings")
-    with mock.patch.object(providers, "is_installed", lambda: False), running("serving", {}) as run:
+    with mock.patch.object(providers, "why_unusable", lambda: "none here"), running("serving", {}) as run:
         seen = {
             "planes made": {way: views_of_a_head(way == "graphs") for way in ("launches", "graphs")},
             "pictures copied": {precision: pictures_copied(precision) for precision in ("fp32", "bf16")},

@@ -11,11 +11,11 @@ import torch
 
 from tests.train import little
 from triportrait import cli
+from triportrait.core.torch_threads import one_thread
 from triportrait.profiling.step import timing
 from triportrait.profiling.step.inputs import make_inputs, with_batch
 from triportrait.train import presets
 from triportrait.train.config import LossConfig, ReenactConfig, ScheduleConfig, StageConfig, TrainConfig
-from triportrait.train.data.parallel import one_thread
 
 B = 4
 CPU = torch.device("cpu")

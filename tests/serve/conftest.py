@@ -44,16 +44,16 @@ def tiny_weights(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def real_faces() -> None:
-    """What is installed may be used."""
+    """The networks in the cache may be used."""
 
 
 @pytest.fixture(autouse=True)
 def made_up_pictures_count_as_aligned(request, monkeypatch) -> None:
-    """Most pictures here show nothing: what is installed must not decide what a test sees. `real_faces` undoes it."""
+    """Most pictures here show nothing: the cache must not decide what a test sees. `real_faces` undoes it."""
     if "real_faces" not in request.fixturenames:
         from triportrait.serve.faces import providers
 
-        monkeypatch.setattr(providers, "is_installed", lambda: False)
+        monkeypatch.setattr(providers, "why_unusable", lambda: "face models: none in this test")
 
 
 @pytest.fixture(scope="module")

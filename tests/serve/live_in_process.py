@@ -11,16 +11,16 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import lru_cache
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from websockets.sync.client import ClientConnection, connect
 
+from tests.face_models import why_missing
 from triportrait.core.weights import DEMO
 from triportrait.profiling.live.client import metrics
-from triportrait.serve.faces.mediapipe_faces import MediapipeFaces
+from triportrait.serve.faces.network_faces import NetworkFaces
 from triportrait.serve.live.admission import Admission
 from triportrait.serve.live.inference import EXAMPLES, Engine, encode_jpeg, example_picture
 from triportrait.serve.live.messages import ResultOut, read_result, write_frame, write_shown
@@ -88,9 +88,9 @@ def running(sessions: int = 4, host: str = "127.0.0.1", token: str | None = None
             assert not thread.is_alive()
 
 
-def finder() -> type[MediapipeFaces] | None:
-    """Who finds faces where anybody does, whatever a fixture says."""
-    return MediapipeFaces if find_spec("mediapipe") is not None else None
+def finder() -> NetworkFaces | None:
+    """Make what finds faces, where the networks are, whatever a fixture says."""
+    return NetworkFaces() if why_missing is None else None
 
 
 class Visitor:

@@ -34,7 +34,7 @@ def test_a_row_for_everything(capsys, monkeypatch):
     assert cli.main(["doctor"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
     for name in (
-        "Python", "torch", "CUDA", "Triton", "xFormers", "DALI", "DeepSpeed", "lpips", "live", "faces", "provenance",
+        "Python", "torch", "CUDA", "Triton", "xFormers", "DALI", "DeepSpeed", "lpips", "live", "provenance",
         "video", "weights",
     ):  # fmt: skip
         assert name in lines, name
@@ -45,7 +45,7 @@ def test_a_row_for_everything(capsys, monkeypatch):
     assert "; NVDEC " in lines["video"]
     assert "procedural heads alone" in lines["weights"]
     assert "reenact can run" in lines["reenact"]
-    for name in ("Triton", "DeepSpeed", "lpips", "live", "faces", "provenance"):
+    for name in ("Triton", "DeepSpeed", "lpips", "live", "provenance"):
         assert lines[name].split()[1] == "missing" or ": loads" in lines[name], lines[name]
 
 
@@ -86,7 +86,7 @@ def test_what_is_missing_has_its_command(untried, monkeypatch):
     monkeypatch.setattr(doctor.metadata, "version", absent)
     rows = {row.name: row for row in doctor.examine(None)}
     for name, extra in (
-        ("torch", "cpu"), ("xFormers", "xformers"), ("DALI", "dali"), ("live", "serve"), ("faces", "faces"),
+        ("torch", "cpu"), ("xFormers", "xformers"), ("DALI", "dali"), ("live", "serve"),
         ("provenance", "provenance"), ("lpips", "train"),
     ):  # fmt: skip
         assert rows[name].verdict == "missing", rows[name]

@@ -7,10 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
-from tests.serve.live_in_process import Visitor, driving, finder, pixels, reenactor
+from tests.face_models import needs_face_models
+from tests.serve.live_in_process import Visitor, driving, pixels, reenactor
 from triportrait.core.weights import DEMO
 from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import AlignedFace
@@ -21,7 +21,6 @@ from triportrait.serve.tracking_files import Tracking
 from triportrait.serve.weight_loading import RULE
 
 REAL = Path(__file__).parents[2] / "docs" / "demo" / "driving.mp4"
-needs_faces = pytest.mark.skipif(finder() is None, reason="needs mediapipe")
 
 
 @lru_cache(maxsize=1)
@@ -64,7 +63,7 @@ def test_weights_that_read_real_faces_need_no_word(monkeypatch):
     assert weights_notice("weights", reenactor()) is None
 
 
-@needs_faces
+@needs_face_models
 def test_a_real_face_shuts_the_eyes_until_one_of_its_pictures_counts_as_neutral(live):
     with Visitor(live) as page:
         page.say(do="settings", motion_strength=0)
@@ -86,7 +85,7 @@ def test_a_real_face_shuts_the_eyes_until_one_of_its_pictures_counts_as_neutral(
         assert np.abs(eyes(follow(page, 2, number + 2)) - open_eyes).mean() > 0.9 * shut
 
 
-@needs_faces
+@needs_face_models
 def test_a_wish_for_a_neutral_face_outlives_a_portrait_and_not_its_undoing(live):
     with Visitor(live) as page:
         page.say(do="neutral", on=True, when=STILL)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.face_models import needs_face_models
 from tests.serve.chromium import BINARY, Chromium, Page, write_camera
-from tests.serve.live_in_process import Visitor, finder, running
+from tests.serve.live_in_process import Visitor, running
 from triportrait.serve.live import waiting_line
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="needs chromium")
@@ -151,7 +152,7 @@ def test_what_is_refused_leaves_what_runs(live, portrait_camera, tmp_path):
         assert not [error for error in page.errors if "status of 422" not in error]
 
 
-@pytest.mark.skipif(finder() is None, reason="needs mediapipe")
+@needs_face_models
 def test_a_real_face_opens_its_eyes_once_it_counts_as_neutral(live, portrait_camera, tmp_path):
     eyes = """(() => {
       const canvas = document.getElementById('result'), side = canvas.width;

@@ -18,14 +18,13 @@ import pytest
 from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.serve.live_in_process import Visitor, driving, eventually, finder, pixels, running
+from tests.face_models import needs_face_models
+from tests.serve.live_in_process import Visitor, driving, eventually, pixels, running
 from triportrait.core.errors import InputError
 from triportrait.serve.live import run_uvicorn, transport_ws, waiting_line
 from triportrait.serve.live.inference import EXAMPLES, decode_jpeg, encode_jpeg, example_picture
 from triportrait.serve.live.messages import write_frame, write_shown
 from triportrait.serve.media.provenance.watermark import message_of, read
-
-finds_faces = pytest.mark.skipif(finder() is None, reason="needs mediapipe")
 
 
 def test_a_portrait_is_shown_at_rest_then_driven_and_every_result_is_marked(live):
@@ -111,7 +110,7 @@ class SteadyClock:
         return self.follower.follow(image, self.count / 15)
 
 
-@finds_faces
+@needs_face_models
 def test_a_face_that_holds_still_makes_a_picture_that_does(live):
     """The points of a still face wander by a pixel, as each search begins where the last one ended.
 
@@ -252,7 +251,7 @@ def test_a_hundred_megabytes_are_refused_by_their_header(live):
         assert b"at most 20 MB" in answer
 
 
-@finds_faces
+@needs_face_models
 def test_what_is_said_about_faces(live):
     with Visitor(live) as page:
         where = f"/portrait?session={page.hello['session']}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -284,11 +283,13 @@ def test_numbers_of_faces_start_at_one(demo, head, portrait, tmp_path):
         assert f"{option}: expected at least 1, the leftmost face, got 0" in said
 
 
-def test_a_missing_finder_is_said_in_one_sentence(demo, head, portrait, tmp_path, monkeypatch):
+def test_missing_networks_are_said_in_one_sentence(real_faces, demo, head, portrait, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRIPORTRAIT_CACHE", str(tmp_path / "empty"))
     code, said = demo(portrait, head[0], tmp_path / "out.png", "--frames", 1)
     assert code == 0
-    assert "(pip install -e '.[faces]'); its middle square is taken as aligned" in said
-    monkeypatch.setitem(sys.modules, "mediapipe", None)
-    code, said = demo(portrait, head[0], tmp_path / "out.mp4", "--faces", "mediapipe")
+    assert "are missing; run `triportrait fetch faces` once (36 MB), or give landmarks" in said
+    assert "nothing finds faces here (`triportrait fetch faces`); its middle square is taken as aligned" in said
+    code, said = demo(portrait, head[0], tmp_path / "out.mp4", "--faces", "networks")
     assert code == 2
-    assert said.strip().splitlines()[-1].endswith("pip install -e '.[faces]' or give landmarks")
+    assert said.strip().splitlines()[-1].endswith("run `triportrait fetch faces` once (36 MB), or give landmarks")
+    assert not (tmp_path / "out.mp4").exists()

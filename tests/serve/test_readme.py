@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from tests.face_models import why_missing
 from tests.serve.decoded import frames_of
 from tests.serve.making import make
 from triportrait import Pipeline
@@ -30,7 +30,7 @@ def files_named(tmp_path, monkeypatch) -> None:
 
 
 def test_the_python_example_finds_the_face(real_faces, files_named, tmp_path, caplog):
-    """On a photograph and a video of it: where mediapipe is installed the faces are found."""
+    """On a photograph and a video of it: where the networks are the faces are found."""
     caplog.set_level(logging.INFO)
     (code,) = re.findall(r"<!-- python -->\n```python\n(.*?)```\n<!-- /python -->", README, re.S)
     assert len(code.strip().splitlines()) == 5
@@ -38,7 +38,7 @@ def test_the_python_example_finds_the_face(real_faces, files_named, tmp_path, ca
     exec(code, names)
     names["pipe"].close()
     assert len(frames_of(tmp_path / "out.mp4")) == 3
-    if find_spec("mediapipe") is not None:
+    if why_missing is None:
         assert names["frames"].tracker.seen == 3
         assert "middle square" not in caplog.text
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from tests.train import little, trained
+from triportrait.core.torch_threads import one_thread
 from triportrait.core.types import Camera
 from triportrait.train.data.clip_store.filming import film_heads
 from triportrait.train.data.contact_sheets import around
 from triportrait.train.data.heads.population import Expression, Identity, Light
 from triportrait.train.data.heads.render import HeadRenderer, HeadView
-from triportrait.train.data.parallel import one_thread
 from triportrait.train.data.pictures import PictureSet, open_set
 from triportrait.train.data.scene_sampling import population
 

@@ -9,8 +9,8 @@ import sys
 
 from tests.train import little
 from triportrait import cli
+from triportrait.core.torch_threads import one_thread
 from triportrait.train import loop
-from triportrait.train.data.parallel import one_thread
 from triportrait.train.evaluation import probe
 from triportrait.train.presets import STAGE_PRESETS
 

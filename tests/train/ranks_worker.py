@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from tests.train import little
+from triportrait.core.torch_threads import one_thread
 from triportrait.train import loop
-from triportrait.train.data.parallel import one_thread
 from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.ranks import process_group
 from triportrait.train.engines.zero import ZeroConfig

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from triportrait.core.errors import InputError
+from triportrait.core.torch_threads import one_thread
 from triportrait.train.data.heads.population import Expression, cast
-from triportrait.train.data.parallel import FEWEST_PARTS, cores, in_order, one_thread
+from triportrait.train.data.parallel import FEWEST_PARTS, cores, in_order
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
 from threading import Thread
 from typing import TypeVar
@@ -17,6 +16,7 @@ from typing import TypeVar
 import torch
 
 from triportrait.core.errors import InputError
+from triportrait.core.torch_threads import one_thread
 
 MOST_PROCESSES = 8
 MOST_GPU_PROCESSES = 4  # each has the networks and half a GB of CUDA's own on the card
@@ -24,17 +24,6 @@ FEWEST_PARTS = 8  # below them a second process is not worth its start, seconds
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread; beside other work a second one makes small operations up to 30 times slower."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def cores() -> int:

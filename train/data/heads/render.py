@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from triportrait.core.errors import InputError
+from triportrait.core.torch_threads import one_thread
 from triportrait.core.types import Camera
 from triportrait.train.data.heads import features
 from triportrait.train.data.heads.anatomy import INNER_KINDS, OPEN_KINDS, HeadMesh, Kind, Posed
@@ -22,7 +23,6 @@ from triportrait.train.data.heads.paint import Part, paint
 from triportrait.train.data.heads.population import Expression, Identity, Light
 from triportrait.train.data.heads.rasterize import project, rasterize
 from triportrait.train.data.heads.shapes import dot, rotate, unit
-from triportrait.train.data.parallel import one_thread
 
 SMALLEST_SIZE, LARGEST_SIZE = 16, 1024
 LARGEST_ANTIALIAS = 4

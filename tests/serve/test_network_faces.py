@@ -1,4 +1,4 @@
-"""Faces as mediapipe finds them, on a real photograph and on procedural heads; skipped where it is not installed."""
+"""Faces as the networks find them, on a real photograph and on procedural heads; skipped where they are not."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.face_models import needs_face_models
 from tests.serve.decoded import frames_of, sound_packets
 from tests.serve.faces import picture
 from tests.serve.making import make
@@ -22,8 +23,7 @@ from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.media.pictures.picture_file import read_picture
 from triportrait.serve.media.video.clips import open_clip
 
-pytest.importorskip("mediapipe", reason="needs the extra faces")
-pytestmark = pytest.mark.usefixtures("real_faces")
+pytestmark = [needs_face_models, pytest.mark.usefixtures("real_faces")]
 MARKS = np.array(EYE_MARKS) - 0.5  # [2, 6, 2] pixels, the first one's middle at 0
 
 
