@@ -20,7 +20,7 @@ def install(extra: str) -> str:
     have the name: there the packages of the extra are named.
 
     Args:
-        extra: as in pyproject.toml, several with commas: "cpu", "serve,faces".
+        extra: as in pyproject.toml, several with commas: "cpu", "serve,provenance".
     """
     if not (_ROOT / "pyproject.toml").is_file():
         packages = [package for name in extra.split(",") for package in _packages(name)]

@@ -65,3 +65,24 @@ def test_a_package_of_the_tests_is_used_by_them(requirement):
     place, word = TOOLS[name]
     path = ROOT / place
     assert any(word in file.read_text() for file in ([path] if path.is_file() else path.rglob("*.py")))
+
+
+def test_no_python_and_no_numpy_is_shut_out_from_above():
+    assert PROJECT["requires-python"] == ">=3.11"
+    wanted = [*PROJECT["dependencies"], *(one for ones in PROJECT["optional-dependencies"].values() for one in ones)]
+    assert [one for one in wanted if named(one) == "mediapipe" or (named(one) == "numpy" and "<" in one)] == []
+
+
+def test_the_extra_that_brought_mediapipe_stays_as_a_name():
+    """`pip install -e '.[faces]'` goes on, without a warning; no command of ours names it."""
+    assert PROJECT["optional-dependencies"]["faces"] == []
+
+
+@pytest.mark.parametrize("place", ["README.md", "CONTRIBUTING.md", ".ci", "docs", *CODE])
+def test_commands_name_extras_that_install_something(place):
+    path = ROOT / place
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.suffix in ("", ".md", ".py")]
+    for file in (file for file in files if file.is_file()):
+        for extras in re.findall(r"pip.{0,40} '?\.\[([a-z,]+)\]", file.read_text()):
+            for extra in extras.split(","):
+                assert PROJECT["optional-dependencies"].get(extra), f"{file}: .[{extra}]"

@@ -69,8 +69,8 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class Doctor:
-    """Say what this machine can run: Python, torch, the GPU, which libraries are found, load and run, video codecs,
-    weights."""
+    """Say what this machine can run: Python, torch, the GPU, which libraries are found, load and run, the networks that
+    find faces, video codecs, weights."""
 
     weights: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Weights folder to load, `demo` or `rule`. Default: $TRIPORTRAIT_WEIGHTS, else `demo`."""
@@ -95,6 +95,7 @@ def examine(weights: str | None) -> Iterator[Finding]:
     rows = {name: _with_trial(row, trials.get(name)) for name, row in packages.items()}
     yield _python()
     yield Finding("machine", "ok", f"{platform.machine()}, {os.cpu_count()} cores, {_memory()}, {platform.system()}")
+    yield _numpy()
     yield (torch := _torch(rows.pop("torch")))
     loads = torch.verdict in ("ok", "other")
     yield _cuda(loads, trials.get("CUDA"))
@@ -105,15 +106,24 @@ def examine(weights: str | None) -> Iterator[Finding]:
 
 
 def _python() -> Finding:
-    version = platform.python_version()
-    good = (3, 11) <= sys.version_info[:2] < (3, 13)
-    return Finding("Python", "ok" if good else "other", version if good else f"{version}; wanted 3.11 or 3.12")
+    version, least, newest = platform.python_version(), (3, 11), (3, 14)
+    good = least <= sys.version_info[:2] <= newest
+    tried_ones = f"tried with {'.'.join(map(str, least))} to {'.'.join(map(str, newest))}"
+    return Finding("Python", "ok" if good else "other", version if good else f"{version}, {tried_ones}")
 
 
 def _memory() -> str:
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return "memory unknown"
     return f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB"
+
+
+def _numpy() -> Finding:
+    try:
+        numpy = importlib.import_module("numpy")
+    except Exception as error:
+        return Finding("numpy", "broken", f"does not load ({line(error)}); pip install 'numpy>=1.26'")
+    return Finding("numpy", "ok", numpy.__version__)
 
 
 def _torch(row: Finding) -> Finding:
@@ -160,6 +170,8 @@ def _package(library: Library) -> Finding:
             version: str | None = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
+        except KeyError:  # importlib.metadata is to raise it where it gives None today
+            version = None
         if not version:  # an interrupted installation leaves this
             return Finding(library.name, "other", f"its metadata names no version{library.mend}")
         if _numbers(version) < _numbers(library.least) or (
@@ -189,7 +201,9 @@ def _face_models(loads: bool) -> Finding:
     try:
         state = models_state()
         if state.verdict == "missing":
-            return Finding("face models", "missing", f"none in {state.folder}; {COMMAND}")
+            return Finding(
+                "face models", "missing", f"none in {state.folder}; to find faces in raw pictures and videos: {COMMAND}"
+            )
         if state.verdict == "damaged":
             return Finding("face models", "broken", f"{state.folder}: {state.detail}; {COMMAND}")
         if loads:

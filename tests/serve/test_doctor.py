@@ -7,6 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -34,7 +35,7 @@ def test_a_row_for_everything(capsys, monkeypatch):
     assert cli.main(["doctor"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
     for name in (
-        "Python", "torch", "CUDA", "Triton", "xFormers", "DALI", "DeepSpeed", "lpips", "live", "provenance",
+        "Python", "numpy", "torch", "CUDA", "Triton", "xFormers", "DALI", "DeepSpeed", "lpips", "live", "provenance",
         "video", "weights",
     ):  # fmt: skip
         assert name in lines, name
@@ -93,6 +94,34 @@ def test_what_is_missing_has_its_command(untried, monkeypatch):
         assert f"pip install -e '.[{extra}]'" in rows[name].detail, rows[name]
     assert rows["weights"].verdict == "none"
     assert not doctor.can_run(rows)
+
+
+@pytest.mark.parametrize(
+    ("version", "verdict"), [((3, 10), "other"), ((3, 11), "ok"), ((3, 14), "ok"), ((3, 15), "other")]
+)
+def test_the_pythons_that_were_tried(version, verdict, monkeypatch):
+    monkeypatch.setattr(doctor.sys, "version_info", (*version, 0))
+    monkeypatch.setattr(doctor.platform, "python_version", lambda: f"{version[0]}.{version[1]}.0")
+    found = doctor._python()
+    assert found.verdict == verdict
+    assert found.detail.startswith(f"{version[0]}.{version[1]}.0")
+    assert found.detail.endswith(", tried with 3.11 to 3.14") is (verdict == "other")
+
+
+def test_numpy_that_does_not_load(untried, monkeypatch):
+    original = doctor.importlib.import_module
+
+    def broken(name):
+        if name == "numpy":
+            raise ImportError("libscipy_openblas64_.so: cannot open shared object file")
+        return original(name)
+
+    monkeypatch.setattr(doctor.importlib, "import_module", broken)
+    found = row("numpy")
+    assert found.verdict == "broken"
+    assert "does not load (libscipy_openblas64_.so" in found.detail
+    monkeypatch.undo()
+    assert doctor._numpy() == ("numpy", "ok", np.__version__)
 
 
 def test_a_version_outside_the_range_is_said(untried, monkeypatch):
