@@ -1,12 +1,17 @@
-"""Measure expressions by the geometry of the face mesh: how far mouth and lids are open, where corners and brows stand.
+"""Read expressions off the face mesh: by its geometry, or as mediapipe's blendshapes where the user brought them.
 
-These are distances between points, not activations of muscles and not mediapipe's blendshapes.
+The geometric measures are distances between points: how far mouth and lids are open, where corners and brows stand.
+They are no activations of muscles and no blendshapes.
 """
 
 from __future__ import annotations
 
+from typing import Literal, NamedTuple
+
 import torch
 from torch import Tensor
+
+from triportrait.core.faces.blendshapes import NAMES
 
 # Points of the mesh; left and right are the face's own, the right eye is on the left of an unmirrored picture.
 EYE_CORNERS = {"left": (362, 263), "right": (133, 33)}
@@ -61,3 +66,46 @@ def geometric_measures(points: Tensor) -> Tensor:
         *(height(BROWS[side], eyes[side]) for side in ("left", "right")),
     ]
     return torch.stack(measures, 1) / distance
+
+
+class Expression(NamedTuple):
+    """What was read off N faces, and how.
+
+    Attributes:
+        kind: "geometry", measures of distances between points; or "blendshapes", mediapipe's, from 0 to 1.
+        names: of the K numbers: `MEASURES`, or `blendshapes.NAMES`.
+        values: [N, K] float32.
+    """
+
+    kind: Literal["geometry", "blendshapes"]
+    names: tuple[str, ...]
+    values: Tensor
+
+    def of(self, name: str) -> Tensor:
+        """Give the numbers [N] of one name."""
+        return self.values[:, self.names.index(name)]
+
+
+class Expressions:
+    """Reads expressions off meshes: mediapipe's blendshapes where `triportrait fetch faces --task` put them into the
+    cache, else by geometry. What it gives says which of the two it is.
+
+    Args:
+        device: where the points are.
+
+    Raises:
+        InputError: the network in the cache is damaged.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        from triportrait.core.faces.task_file import load_blendshapes
+
+        network = load_blendshapes()
+        self._network = None if network is None else network.to(device)
+        self.kind: Literal["geometry", "blendshapes"] = "geometry" if network is None else "blendshapes"
+        self.names = MEASURES if network is None else NAMES
+
+    def __call__(self, points: Tensor) -> Expression:
+        """Read the expressions of N faces off their points, [N, 478, 2 or 3] of `FaceMesh`, in pixels."""
+        values = geometric_measures(points) if self._network is None else self._network(points)
+        return Expression(self.kind, self.names, values)
