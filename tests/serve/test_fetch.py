@@ -17,6 +17,7 @@ from triportrait.core.faces import model_files
 from triportrait.core.faces.models import MODELS, WHEEL, load_model, models_folder, models_state, why_unusable
 from triportrait.core.faces.store import read_origin
 from triportrait.serve import wheel_download
+from triportrait.serve.jobs import doctor
 
 BRING = f"bring {WHEEL.name} here and run `triportrait fetch faces --from {WHEEL.name}`"
 
@@ -191,6 +192,11 @@ def test_a_task_is_kept_beside_them(wheel, tmp_path, capsys):
     assert capsys.readouterr().out.endswith(said)
     assert names_in(folder.parent) == {"face-models", "face-blendshapes"}
     assert models_state().verdict == "whole"
+    assert doctor._face_models(True).detail.endswith("face-models; and that of blendshapes")
+    (folder / "index.json").unlink()
+    row = doctor._face_models(True)
+    assert row.verdict == "broken"
+    assert "face blendshapes: those in " in row.detail
 
 
 def test_a_task_that_is_none_and_one_beside_a_wheel(wheel, tmp_path, capsys):
