@@ -12,6 +12,10 @@ import io
 import json
 import os
 import stat
+import struct
+import tokenize
+import zipfile
+import zlib
 from typing import Any
 
 from triportrait.core.errors import InputError
@@ -21,6 +25,11 @@ MOST_JSON = 4 << 20  # bytes; the largest card of ours has 0.2 MB
 MOST_HEADER = 8 << 20  # bytes of a safetensors header; the largest of ours, a checkpoint's, has 0.5 MB
 MOST_INDEX = 256 << 20  # bytes of an index of a data set, a log of a run or a picture beside it
 MOST_DEPTH = 64  # of lists and objects in each other
+# What numpy.load ends with for a damaged file; `OSError` is told apart where a file is missing or out of reach.
+ARRAY_DAMAGE = (
+    ValueError, EOFError, KeyError, TypeError, MemoryError, OverflowError, RuntimeError, SyntaxError, struct.error,
+    tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 _KINDS = {
     stat.S_IFIFO: "a pipe",

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from triportrait.core.errors import InputError
-from triportrait.core.files import opened
+from triportrait.core.files import ARRAY_DAMAGE, opened
 from triportrait.core.motion.motion_crop import anchors_of
 from triportrait.core.render.cameras import camera_from_label
 from triportrait.core.types import Camera
@@ -246,7 +246,7 @@ def _read_array(path: Path) -> np.ndarray:
         raise _missing(path) from error
     except OSError as error:
         raise InputError(f"{path}: it cannot be read ({reason_of(error)}); check the path and its rights") from error
-    except (ValueError, EOFError, MemoryError, OverflowError, TypeError, SyntaxError, KeyError) as error:
+    except ARRAY_DAMAGE as error:
         # What numpy says of a damaged header is advice that would run the file.
         raise _damaged(path) from error
     if not isinstance(values, np.ndarray):

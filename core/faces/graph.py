@@ -56,6 +56,7 @@ class Graph:
 
 
 Refusal = Callable[[str], InputError]
+Check = Callable[[Graph, Refusal], Graph]
 
 
 def check_graph(graph: Graph, refuse: Refusal) -> Graph:

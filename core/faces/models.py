@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from triportrait.core.faces.graph import Graph
 
 VARIABLE = "TRIPORTRAIT_CACHE"
-FOLDER = "face-models"  # in the cache
+FOLDER, BLENDSHAPES_FOLDER = "face-models", "face-blendshapes"  # in the cache
 INDEX, NOTICE = "index.json", "LICENCE.txt"
 LICENCE = "Apache-2.0"
 COMMAND = "triportrait fetch faces"
@@ -120,8 +120,8 @@ class State(NamedTuple):
     detail: str = ""
 
 
-def models_folder() -> Path:
-    """Return where the networks are kept: `face-models` in $TRIPORTRAIT_CACHE, else in the user's cache.
+def models_folder(name: str = FOLDER) -> Path:
+    """Return where networks are kept: the folder of that name in $TRIPORTRAIT_CACHE, else in the user's cache.
 
     That is $XDG_CACHE_HOME/triportrait, or ~/.cache/triportrait. A link is followed, so that what it points
     to is replaced.
@@ -137,7 +137,7 @@ def models_folder() -> Path:
             cache = (Path(caches) if os.path.isabs(caches) else Path.home() / ".cache") / "triportrait"
     except RuntimeError as error:  # a user without a home
         raise InputError(f"face models: expected a home folder, this user has none; set {VARIABLE}") from error
-    return Path(os.path.realpath(cache / FOLDER))
+    return Path(os.path.realpath(cache / name))
 
 
 def models_state() -> State:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from triportrait.core.atomic import replacing
 from triportrait.core.errors import InputError
-from triportrait.core.faces.graph import Graph, Operator, check_graph
+from triportrait.core.faces.graph import Check, Graph, Operator, check_graph
 from triportrait.core.faces.operators import OptionValue, Shape
 from triportrait.core.files import check_tensor_file, parsed_json
 from triportrait.core.safe_text import shown
@@ -58,8 +58,11 @@ def save_graph(graph: Graph, path: str | os.PathLike[str], origin: str, licence:
     return path
 
 
-def load_graph(path: str | os.PathLike[str]) -> Graph:
+def load_graph(path: str | os.PathLike[str], check: Check = check_graph) -> Graph:
     """Read a network that `save_graph` wrote, as strictly as a TFLite file.
+
+    Args:
+        check: what may be in it, `check_graph` for networks of pictures.
 
     Raises:
         InputError: the file is missing, damaged, of another kind, or describes a network that cannot be run.
@@ -86,7 +89,7 @@ def load_graph(path: str | os.PathLike[str]) -> Graph:
         graph = _graph(description)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise refuse("has a damaged description") from error
-    return check_graph(Graph(graph.inputs, graph.outputs, tensors, graph.operators), refuse)
+    return check(Graph(graph.inputs, graph.outputs, tensors, graph.operators), refuse)
 
 
 def _metadata(path: Path) -> dict[str, str]:

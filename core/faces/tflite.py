@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from triportrait.core.faces.flatbuffer import Bytes, Table, root
-from triportrait.core.faces.graph import MOST_CONSTANTS, MOST_OPERATORS, Graph, Operator, check_graph
+from triportrait.core.faces.graph import MOST_CONSTANTS, MOST_OPERATORS, Check, Graph, Operator, check_graph
 from triportrait.core.faces.operators import OptionValue, Shape
 from triportrait.core.faces.sparse import dense
 from triportrait.core.faces.tflite_options import CONSTANT_OPTIONS, CUSTOM_OPTIONS, read_options
@@ -30,7 +30,12 @@ BUILTINS = {
     0: "ADD", 1: "AVERAGE_POOL_2D", 2: "CONCATENATION", 3: "CONV_2D", 4: "DEPTHWISE_CONV_2D", 5: "DEPTH_TO_SPACE",
     6: "DEQUANTIZE", 14: "LOGISTIC", 17: "MAX_POOL_2D", 18: "MUL", 19: "RELU", 22: "RESHAPE", 23: "RESIZE_BILINEAR",
     34: "PAD", 40: "MEAN", 45: "STRIDED_SLICE", 54: "PRELU", 117: "HARD_SWISH", 124: "DENSIFY",
+    # of networks that take points
+    9: "FULLY_CONNECTED", 28: "TANH", 39: "TRANSPOSE", 41: "SUB", 42: "DIV", 43: "SQUEEZE", 55: "MAXIMUM",
+    57: "MINIMUM", 59: "NEG", 70: "EXPAND_DIMS", 74: "SUM", 75: "SQRT", 76: "RSQRT", 92: "SQUARE",
+    99: "SQUARED_DIFFERENCE",
 }  # fmt: skip
+RESHAPES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")  # each gives the numbers another shape, which is the result's
 CUSTOM = 32
 OLD_CODES = 127  # larger numbers do not fit the older of the two fields
 TYPES: dict[int, np.dtype[Any]] = {0: np.dtype("<f4"), 1: np.dtype("<f2"), 2: np.dtype("<i4")}
@@ -67,8 +72,12 @@ def read_tflite(path: str | os.PathLike[str]) -> Graph:
     return parse_tflite(read_bytes(path, MOST_BYTES), Path(path).name)
 
 
-def parse_tflite(data: bytes, name: str) -> Graph:
-    """Read the network in the bytes of a TFLite file, like `read_tflite`; `name` begins the sentences."""
+def parse_tflite(data: bytes, name: str, check: Check = check_graph) -> Graph:
+    """Read the network in the bytes of a TFLite file, like `read_tflite`; `name` begins the sentences.
+
+    Args:
+        check: what may be in it, `check_graph` for networks of pictures.
+    """
     source = Bytes(memoryview(data), name)
     model = root(source, b"TFL3")
     version = model.whole(0, "I")
@@ -98,7 +107,7 @@ def parse_tflite(data: bytes, name: str) -> Graph:
             operators.append(operator)
     used = {name for operator in operators for name in operator.inputs}
     constants = {n: _tensor(array) for n, array in file.constants.items() if n in used and array.dtype.kind == "f"}
-    graph = check_graph(Graph(inputs, outputs, constants, tuple(operators)), source.error)
+    graph = check(Graph(inputs, outputs, constants, tuple(operators)), source.error)
     for value, shape in graph.shapes.items():
         if declared[value] != shape:
             raise source.error(
@@ -154,7 +163,8 @@ def _operator(file: _File, table: Table, codes: list[str]) -> Operator | None:
         file.constants[file.names[outs[0]]] = value
         return None
     options = read_options(kind, table, source)
-    if kind == "RESHAPE":
+    if kind in RESHAPES:
+        kind = "RESHAPE"
         # The shape is an option, a constant or both, and may have a -1 in it; that of the result has none.
         data = ins[:1]
         options["shape"] = file.shapes[outs[0]] if outs else ()

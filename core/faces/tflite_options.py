@@ -13,6 +13,7 @@ MOST_CUSTOM = 64 << 10  # bytes of a custom operator's options
 # The options that TFLite stores as further inputs, constants of whole numbers, in their order.
 CONSTANT_OPTIONS: dict[str, tuple[str, ...]] = {
     "PAD": ("paddings",), "RESIZE_BILINEAR": ("size",), "MEAN": ("axes",), "STRIDED_SLICE": ("begin", "end", "strides"),
+    "SUM": ("axes",), "TRANSPOSE": ("perm",),
 }  # fmt: skip
 CUSTOM_OPTIONS = (
     "Landmarks2TransformMatrix", "TransformTensorBilinear", "TransformLandmarks", "Convolution2DTransposeBias",
@@ -42,12 +43,18 @@ _FIELDS: dict[str, tuple[int, dict[str, tuple[int, str, int]]]] = {
         "shrink_axis_mask": (4, "i", 0),
     }),
     "DEPTH_TO_SPACE": (94, {"block_size": (0, "i", 0)}),
+    "FULLY_CONNECTED": (8, {
+        "activation": (0, "b", 0), "weights_format": (1, "b", 0), "keep_num_dims": (2, "B", 0),
+    }),
+    "SUM": (27, {"keep_dims": (0, "B", 0)}),
+    "SUB": (28, {"activation": (0, "b", 0)}),
+    "DIV": (29, {"activation": (0, "b", 0)}),
 }  # fmt: skip
 _FIELDS["AVERAGE_POOL_2D"] = _FIELDS["MAX_POOL_2D"]
 _CHOICES = {"padding": PADDINGS, "activation": ACTIVATIONS}
 _CODES = {"padding": {0: "SAME", 1: "VALID"}, "activation": {0: "NONE", 1: "RELU", 3: "RELU6"}}
 _MUST_BE = {
-    "dilation_w": 1, "dilation_h": 1, "depth_multiplier": 1,
+    "dilation_w": 1, "dilation_h": 1, "depth_multiplier": 1, "weights_format": 0,
     "ellipsis_mask": 0, "new_axis_mask": 0, "shrink_axis_mask": 0,
 }  # fmt: skip
 

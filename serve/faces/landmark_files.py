@@ -7,7 +7,6 @@ clip_000003.npz               beside clip_000003.mp4, as `triportrait prepare vi
 from __future__ import annotations
 
 import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from triportrait.core.errors import InputError
-from triportrait.core.files import check_regular
+from triportrait.core.files import ARRAY_DAMAGE, check_regular
 from triportrait.serve.faces.alignment import align, alignment_points
 from triportrait.serve.faces.face import Face
 from triportrait.serve.faces.head_pose import matrix_of, vector_of
@@ -24,17 +23,7 @@ from triportrait.serve.tracking_files import check_files, files_by_name, read_la
 RAW_LANDMARKS = "landmarks"
 _CLIP_ARRAYS = {"landmarks": (68, 2), "neck": (3,)}
 _LARGEST_CLIP = 100_000  # frames
-_DAMAGE = (
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    MemoryError,
-    RuntimeError,
-    SyntaxError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_DAMAGE = (OSError, *ARRAY_DAMAGE)
 
 
 class KnownFaces(ABC):

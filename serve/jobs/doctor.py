@@ -16,7 +16,7 @@ from typing import Annotated, Literal, NamedTuple
 import tyro
 
 from triportrait.core.errors import InputError
-from triportrait.core.faces.models import COMMAND, MODELS, load_model, models_state
+from triportrait.core.faces.models import BLENDSHAPES_FOLDER, COMMAND, MODELS, load_model, models_folder, models_state
 from triportrait.core.gpus import first_gpu, why_unused
 from triportrait.core.optional_packages import install, line
 from triportrait.core.safe_text import LONGEST_SENTENCE, shown
@@ -209,9 +209,11 @@ def _face_models(loads: bool) -> Finding:
         if loads:
             for name in MODELS:
                 load_model(name)
+            importlib.import_module("triportrait.core.faces.task_file").load_blendshapes()
     except InputError as error:
         return Finding("face models", "broken", str(error))
-    return Finding("face models", "ok", f"{len(MODELS)} networks in {state.folder}")
+    blendshapes = "; and that of blendshapes" if models_folder(BLENDSHAPES_FOLDER).exists() else ""
+    return Finding("face models", "ok", f"{len(MODELS)} networks in {state.folder}{blendshapes}")
 
 
 def _numbers(version: str) -> tuple[int, ...]:

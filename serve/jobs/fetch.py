@@ -12,6 +12,7 @@ import tyro
 from triportrait.core.errors import InputError
 from triportrait.core.faces.model_files import keep_models, making, read_models
 from triportrait.core.faces.models import LICENCE, MODELS, WHEEL, State, load_model, models_state
+from triportrait.core.faces.task_file import keep_blendshapes
 from triportrait.core.safe_text import LONGEST_SENTENCE, shown
 from triportrait.serve.wheel_download import MOST_BYTES, download_wheel
 
@@ -34,11 +35,20 @@ class Fetch:
     source: Annotated[Path | None, tyro.conf.arg(name="from", metavar="WHEEL|FOLDER", help_behavior_hint="")] = None
     """Take them out of this wheel of mediapipe 0.10.21, or out of a folder with its .tflite files or with what was in
     it, unpacked or installed; nothing is downloaded."""
+    task: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """Keep the network of blendshapes in this face_landmarker.task of mediapipe instead; nothing is downloaded. With
+    it expressions are read off faces as mediapipe's 52 blendshapes, without it by geometry."""
     overwrite: bool = False
     """Fetch them again, even if they are there and whole."""
 
     def run(self) -> None:
         """Fetch them, if they are not there, and say where they are."""
+        if self.task is not None:
+            if self.source is not None:
+                raise InputError("fetch faces: expected --from or --task, got both; take one after the other")
+            kept = keep_blendshapes(self.task)
+            _say(f"face blendshapes: the network of {self.task} ({LICENCE}) is in {kept} now")
+            return
         state = _loaded(models_state())
         if state.verdict == "whole" and not self.overwrite:
             _say(f"face models: {len(MODELS)} networks are in {state.folder}, checked; nothing was fetched")

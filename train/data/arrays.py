@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import struct
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from triportrait.core.files import check_regular
+from triportrait.core.files import ARRAY_DAMAGE, check_regular
 
 NOT_A_ROTATION = 1e-3  # largest entry of R R' - 1
-_DAMAGE = (
-    OSError, ValueError, EOFError, KeyError, MemoryError, RuntimeError, SyntaxError, struct.error, tokenize.TokenError,
-    zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -29,7 +21,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         check_regular(path)
         with np.load(path) as file:
             return dict(file)
-    except _DAMAGE as error:
+    except (OSError, *ARRAY_DAMAGE) as error:
         raise ValueError(f"{path}: it cannot be read (damaged)") from error
 
 

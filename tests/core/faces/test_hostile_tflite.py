@@ -71,8 +71,8 @@ FAULTS = {
     "two networks": (lambda: model(lambda m, n: put(m, 2, [n, n])), "has 2 networks"),
     "no network": (lambda: model(lambda m, n: put(m, 2, [])), "has 0 networks"),
     "an unknown operator": (
-        lambda: model(lambda m, n: put(m, 1, 0, {0: Scalar("b", 9), 3: Scalar("i", 9)})),
-        "needs TFLite's operator number 9; known are ADD",
+        lambda: model(lambda m, n: put(m, 1, 0, {0: Scalar("b", 10), 3: Scalar("i", 10)})),
+        "needs TFLite's operator number 10; known are ADD",
     ),
     "an unknown custom operator": (
         lambda: model(lambda m, n: put(m, 1, 0, {0: Scalar("b", 32), 3: Scalar("i", 32), 1: "FlexEvil\x1b[2J"})),
