@@ -1,0 +1,201 @@
+"""Faces are followed on the device as the tracker follows them on the host."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+
+from tests.core.faces.networks import face_graph
+from tests.serve.raw import face, moving_head, photo
+from triportrait.core.faces.mesh import LEAST_PRESENCE, FaceMesh
+from triportrait.core.faces.regions import crop
+from triportrait.serve.faces import device_rotation, head_pose, tracker
+from triportrait.serve.faces.alignment import Alignment, alignment_points
+from triportrait.serve.faces.device_crop import cut_squares
+from triportrait.serve.faces.face import AlignedFace, Face
+from triportrait.serve.faces.following import FOLLOW, HOLD, TAKE, Followed, Following, _jumped, region_around
+from triportrait.serve.faces.tracker import FaceTracker
+
+SIDE = 256
+CANVAS = (384, 512)
+SIZES = [(360, 480), (384, 380)]  # rows and columns of two films
+FRAMES = 20
+WITHIN_PX, WITHIN_DEGREES = 0.01, 0.01  # of one step from the same face
+MOST_OFF = 0.01  # of the numbers of a crop, at most, are other levels, by two at most: the square is not quite the same
+OFF_BY_ONE = 0.001  # of those of the same square, by one
+# After twenty steps by itself: the mesh's crop rounds places, and is where the mesh was before.
+DRIFT_PX, DRIFT_DEGREES = 0.5, 0.25
+
+
+@cache
+def mesh() -> FaceMesh:
+    return FaceMesh(face_graph("mesh"))
+
+
+class MeshNear:
+    """Finds the face near another, by the same mesh."""
+
+    def find(self, image: np.ndarray, near: Face | None = None, quick: bool = False) -> list[Face]:
+        assert near is not None
+        regions = region_around(torch.from_numpy(near.points)[None])
+        factor = next((factor for factor in (4, 2) if float(regions.side) / 192 > factor / 1.5), 1)
+        fitted = mesh()(torch.from_numpy(image.copy()).permute(2, 0, 1)[None], regions, oversampling=factor)
+        if fitted.presence[0] < LEAST_PRESENCE:
+            return []
+        points = fitted.points[0, following(SIDE).landmark_indices].numpy()
+        return [Face(points, alignment_points(points))]
+
+    def close(self) -> None: ...
+
+
+@cache
+def following(side: int = SIDE, smooth: bool = True, flame: bool = False) -> Following:
+    return Following(mesh(), side, smooth, flame)
+
+
+@cache
+def films() -> list[tuple[list[np.ndarray], Face]]:
+    """Films of a moving head and of its mirror image, in frames of two sizes, and the mesh of the first frame of each.
+
+    The first frame's true landmarks are flat; the mesh beside them is not.
+    """
+    (height, width), (high, wide) = SIZES
+    frames, faces, _ = moving_head(0, FRAMES, 240, (width, height))
+    first = MeshNear().find(frames[0], faces[0])[0]
+    mirrored = [np.zeros((high, wide, 3), np.uint8) for _ in frames]
+    for frame, image in zip(frames, mirrored, strict=True):
+        image[:height] = frame[:, ::-1][:, :wide]
+    flat = faces[0].points * (-1.0, 1.0, 1.0) + (width - 1.0, 0.0, 0.0)
+    order = [*range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), 45, 44, 43, 42, 47, 46]
+    order += [39, 38, 37, 36, 41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65]
+    near = flat[order].astype(np.float32)
+    return [(frames, first), (mirrored, MeshNear().find(mirrored[0], Face(near, alignment_points(near)))[0])]
+
+
+def canvas(images: list[np.ndarray]) -> torch.Tensor:
+    """Pictures in the corners of larger ones; what is beyond them must not be seen."""
+    return torch.stack(
+        [
+            torch.nn.functional.pad(torch.from_numpy(x), (0, 0, 0, CANVAS[1] - x.shape[1], 0, CANVAS[0] - x.shape[0]))
+            for x in images
+        ]
+    )
+
+
+def step(
+    follows: Following, images: list[np.ndarray], time_s: float, does: int, given: list[Face], state: Followed,
+    anew: bool = False,
+) -> tuple[Followed, torch.Tensor]:  # fmt: skip
+    """Follow faces into one frame each."""
+    count = len(images)
+    with torch.inference_mode():
+        return follows(
+            canvas(images), torch.tensor([image.shape[:2] for image in images]),
+            torch.full((count,), time_s, dtype=torch.float64), torch.full((count,), does),
+            torch.full((count,), anew), torch.from_numpy(np.stack([face.points for face in given])), state,
+        )  # fmt: skip
+
+
+def turn_apart_deg(neck: torch.Tensor, tracked: AlignedFace) -> float:
+    """The angle between two turns of a neck, degrees."""
+    assert tracked.tracking.parameters is not None
+    ours, theirs = (head_pose.matrix_of(x.double().numpy()) for x in (neck, tracked.tracking.parameters.neck[0]))
+    return float(np.degrees(np.linalg.norm(head_pose.vector_of(ours @ theirs.T))))
+
+
+@pytest.mark.parametrize("smooth, flame", [(True, False), (False, True)])
+def test_each_step_is_the_tracker_s(smooth, flame):
+    follows, firsts = following(SIDE, smooth, flame), [first for _, first in films()]
+    trackers = [FaceTracker(MeshNear(), SIDE, smooth=smooth, flame=flame) for _ in firsts]
+    state, count = follows.begin(len(firsts), "cpu"), 12 if smooth else 4
+    for i in range(count):
+        images, time_s = [frames[i] for frames, _ in films()], 0.04 * i + 0.01 * (i % 3)
+        if i:
+            state = state._replace(points=torch.from_numpy(np.stack([t._near.points for t in trackers])))
+        given = [[first] if i == 0 else None for first in firsts]
+        tracked = [t.follow(image, time_s, face) for t, image, face in zip(trackers, images, given, strict=True)]
+        state, found = step(follows, images, time_s, FOLLOW if i else TAKE, firsts, state)
+        for k, (t, wanted) in enumerate(zip(trackers, tracked, strict=True)):
+            assert found[k] and wanted.found and t.cuts == 0
+            assert np.abs(state.points[k].numpy() - t._near.points).max() < WITHIN_PX
+            assert (state.landmarks[k] - wanted.tracking.landmarks[0]).abs().max() < WITHIN_PX
+            off = np.abs(state.crop[k].numpy().astype(int) - wanted.crop)
+            assert off.max() <= 2 and (off > 0).mean() < MOST_OFF
+            assert turn_apart_deg(state.neck[k], wanted) < WITHIN_DEGREES
+
+
+def test_it_follows_a_film_by_itself():
+    frames, first = films()[0]
+    follows, track = following(), FaceTracker(MeshNear(), SIDE)
+    state = follows.begin(1, "cpu")
+    for i, image in enumerate(frames):
+        wanted = track.follow(image, 0.04 * i, None if i else [first])
+        state, found = step(follows, [image], 0.04 * i, FOLLOW if i else TAKE, [first], state)
+        assert found.all()
+        assert (state.landmarks - wanted.tracking.landmarks).abs().max() < DRIFT_PX
+        assert turn_apart_deg(state.neck[0], wanted) < DRIFT_DEGREES
+
+
+def test_without_a_face_all_is_held_and_a_face_that_the_host_finds_is_taken():
+    (frames, first), follows = films()[0], following()
+    grey = np.full_like(frames[0], 60)
+    state, _ = step(follows, frames[:1], 0.0, TAKE, [first], follows.begin(1, "cpu"))
+    state, _ = step(follows, frames[1:2], 0.04, FOLLOW, [first], state)
+    nowhere = Face(np.full((68, 3), np.nan, np.float32), np.zeros((5, 2), np.float32))
+    for image, does, given in ((grey, FOLLOW, first), (frames[2], HOLD, first), (frames[2], TAKE, nowhere)):
+        held, found = step(follows, [image], 0.08, does, [given], state)
+        assert not found.any()
+        assert all(map(torch.equal, held, state))
+    on, found = step(follows, frames[5:6], 0.2, TAKE, [first], state)
+    assert found.all() and not torch.equal(on.values, state.values)
+    anew, _ = step(follows, frames[5:6], 0.2, TAKE, [first], state, anew=True)
+    assert anew.speeds.count_nonzero() == 0 < on.speeds.count_nonzero()
+
+
+def test_a_face_that_jumps_is_not_followed():
+    """Where the mesh lands on another face, the host decides whether the shot was cut."""
+    one = face((200.0, 180.0), 90.0)
+    others = [face((200.0 + x, 180.0), 90.0 * scale) for x in (0, 40, 120, 250) for scale in (0.4, 0.65, 1.0, 2.0)]
+    jumped = [tracker._jumped(one, other) for other in others]
+    assert 3 < sum(jumped) < len(jumped) - 3
+    points = torch.from_numpy(np.stack([other.points for other in others]))
+    assert _jumped(torch.from_numpy(one.points).expand_as(points), points).tolist() == jumped
+
+
+SQUARES = [  # left, top, side of squares, within the picture, beyond it, enlarged, reduced, and one that holds it all
+    (100.3, 50.7, 200.1), (-50.0, -20.0, 700.0), (30.2, 10.9, 90.5), (0.0, 0.0, 300.0), (350.0, 250.0, 400.0),
+    (-700.0, -500.0, 1500.0), (-250.0, 20.0, 260.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("square", SQUARES)
+def test_a_crop_is_pillow_s(square):
+    image = photo()[:300, :400].copy()
+    wanted = Alignment(*square).crop(image, SIDE).astype(int)
+    placed = (torch.tensor([number], dtype=torch.float64) for number in square)
+    levels = canvas([image]).permute(0, 3, 1, 2).float() + 40 * (torch.arange(CANVAS[1]) >= 400)  # noise beyond it
+    off = np.abs(cut_squares(levels, torch.tensor([[300, 400]]), *placed, SIDE)[0].numpy() - wanted)
+    assert off.max() <= 1 and (off > 0).mean() < OFF_BY_ONE
+
+
+def test_a_square_of_a_picture_in_a_larger_one_sees_the_picture_alone():
+    image = photo()[:300, :400].copy()
+    regions = region_around(torch.from_numpy(face((380.0, 30.0), 120.0).points)[None])
+    alone = crop(torch.from_numpy(image).permute(2, 0, 1)[None], regions, (64, 64))
+    framed = crop(canvas([image]).permute(0, 3, 1, 2), regions, (64, 64), sizes=torch.tensor([[300, 400]]))
+    assert torch.equal(alone, framed)
+    assert not torch.equal(alone, crop(canvas([image]).permute(0, 3, 1, 2), regions, (64, 64)))
+
+
+def test_turns_are_those_of_the_host():
+    draw, seen = np.random.default_rng(0), []
+    for _ in range(50):
+        axis = draw.normal(size=3)
+        turn = head_pose.matrix_of(axis / np.linalg.norm(axis) * draw.uniform(0, 2.8))
+        seen.append(head_pose.FRONTAL @ turn.T * 100 + draw.normal(size=head_pose.FRONTAL.shape) * 3)
+    found = device_rotation.quaternion_between(torch.from_numpy(head_pose.FRONTAL), torch.from_numpy(np.stack(seen)))
+    wanted = [head_pose.vector_of(head_pose.rotation_between(head_pose.FRONTAL, each)) for each in seen]
+    assert np.abs(device_rotation.vector_of(found).numpy() - np.stack(wanted)).max() < 1e-6
