@@ -32,6 +32,11 @@ OVERSAMPLING = (1, 2, 4)  # of the mesh's crop: the square's pixels per pixel of
 SHORTEST_STEP = 1e-3  # of 1/25 s
 SIGNALS = {"points": (NUM_POINTS + ALIGNING, 3), "scale": (1, 1), "middle": (1, 2), "turn": (1, 3)}  # filtered
 NUM_FILTERED = sum(rows * width for rows, width in SIGNALS.values())
+Packed = tuple[Tensor, Tensor]  # a state as [B, numbers], float64, and the crops
+_STATE = (
+    ("points", 3 * NUM_POINTS), ("time_s", 1), ("unit", 1), ("values", NUM_FILTERED), ("speeds", NUM_FILTERED),
+    ("begun", 1), ("landmarks", 3 * NUM_POINTS), ("neck", 3),
+)  # fmt: skip
 
 
 class Followed(NamedTuple):
@@ -57,6 +62,27 @@ class Followed(NamedTuple):
     crop: Tensor
     landmarks: Tensor
     neck: Tensor
+
+    def packed(self) -> Packed:
+        """Put all numbers side by side, as graphs pass them on."""
+        parts = [
+            getattr(self, name).flatten(1) if width > 1 else getattr(self, name)[:, None] for name, width in _STATE
+        ]
+        return torch.cat([part.double() for part in parts], 1), self.crop
+
+    @classmethod
+    def unpacked(cls, packed: Packed) -> Followed:
+        """Take the numbers apart again."""
+        numbers, crop = packed
+        parts = dict(zip(dict(_STATE), numbers.split([width for _, width in _STATE], 1), strict=True))
+        return cls(
+            _points(parts["points"]), parts["time_s"][:, 0], parts["unit"][:, 0], parts["values"], parts["speeds"],
+            parts["begun"][:, 0] > 0, crop, _points(parts["landmarks"]), parts["neck"].float(),
+        )  # fmt: skip
+
+
+def _points(numbers: Tensor) -> Tensor:
+    return numbers.float().unflatten(1, (NUM_POINTS, 3))
 
 
 class _Placed(NamedTuple):

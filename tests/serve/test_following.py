@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.core.faces.networks import face_graph
-from tests.serve.raw import face, moving_head, photo
-from triportrait.core.faces.mesh import LEAST_PRESENCE, FaceMesh
+from tests.serve.following import MeshNear, films, mesh
+from tests.serve.raw import face, photo
 from triportrait.core.faces.regions import crop
 from triportrait.serve.faces import device_rotation, head_pose, tracker
-from triportrait.serve.faces.alignment import Alignment, alignment_points
+from triportrait.serve.faces.alignment import Alignment
 from triportrait.serve.faces.device_crop import cut_squares
 from triportrait.serve.faces.face import AlignedFace, Face
 from triportrait.serve.faces.following import FOLLOW, HOLD, TAKE, Followed, Following, _jumped, region_around
@@ -21,8 +20,6 @@ from triportrait.serve.faces.tracker import FaceTracker
 
 SIDE = 256
 CANVAS = (384, 512)
-SIZES = [(360, 480), (384, 380)]  # rows and columns of two films
-FRAMES = 20
 WITHIN_PX, WITHIN_DEGREES = 0.01, 0.01  # of one step from the same face
 MOST_OFF = 0.01  # of the numbers of a crop, at most, are other levels, by two at most: the square is not quite the same
 OFF_BY_ONE = 0.001  # of those of the same square, by one
@@ -31,48 +28,8 @@ DRIFT_PX, DRIFT_DEGREES = 0.5, 0.25
 
 
 @cache
-def mesh() -> FaceMesh:
-    return FaceMesh(face_graph("mesh"))
-
-
-class MeshNear:
-    """Finds the face near another, by the same mesh."""
-
-    def find(self, image: np.ndarray, near: Face | None = None, quick: bool = False) -> list[Face]:
-        assert near is not None
-        regions = region_around(torch.from_numpy(near.points)[None])
-        factor = next((factor for factor in (4, 2) if float(regions.side) / 192 > factor / 1.5), 1)
-        fitted = mesh()(torch.from_numpy(image.copy()).permute(2, 0, 1)[None], regions, oversampling=factor)
-        if fitted.presence[0] < LEAST_PRESENCE:
-            return []
-        points = fitted.points[0, following(SIDE).landmark_indices].numpy()
-        return [Face(points, alignment_points(points))]
-
-    def close(self) -> None: ...
-
-
-@cache
 def following(side: int = SIDE, smooth: bool = True, flame: bool = False) -> Following:
     return Following(mesh(), side, smooth, flame)
-
-
-@cache
-def films() -> list[tuple[list[np.ndarray], Face]]:
-    """Films of a moving head and of its mirror image, in frames of two sizes, and the mesh of the first frame of each.
-
-    The first frame's true landmarks are flat; the mesh beside them is not.
-    """
-    (height, width), (high, wide) = SIZES
-    frames, faces, _ = moving_head(0, FRAMES, 240, (width, height))
-    first = MeshNear().find(frames[0], faces[0])[0]
-    mirrored = [np.zeros((high, wide, 3), np.uint8) for _ in frames]
-    for frame, image in zip(frames, mirrored, strict=True):
-        image[:height] = frame[:, ::-1][:, :wide]
-    flat = faces[0].points * (-1.0, 1.0, 1.0) + (width - 1.0, 0.0, 0.0)
-    order = [*range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), 45, 44, 43, 42, 47, 46]
-    order += [39, 38, 37, 36, 41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65]
-    near = flat[order].astype(np.float32)
-    return [(frames, first), (mirrored, MeshNear().find(mirrored[0], Face(near, alignment_points(near)))[0])]
 
 
 def canvas(images: list[np.ndarray]) -> torch.Tensor:
@@ -114,13 +71,13 @@ def test_each_step_is_the_tracker_s(smooth, flame):
     for i in range(count):
         images, time_s = [frames[i] for frames, _ in films()], 0.04 * i + 0.01 * (i % 3)
         if i:
-            state = state._replace(points=torch.from_numpy(np.stack([t._near.points for t in trackers])))
+            state = state._replace(points=torch.from_numpy(np.stack([t.near.points for t in trackers])))
         given = [[first] if i == 0 else None for first in firsts]
         tracked = [t.follow(image, time_s, face) for t, image, face in zip(trackers, images, given, strict=True)]
         state, found = step(follows, images, time_s, FOLLOW if i else TAKE, firsts, state)
         for k, (t, wanted) in enumerate(zip(trackers, tracked, strict=True)):
             assert found[k] and wanted.found and t.cuts == 0
-            assert np.abs(state.points[k].numpy() - t._near.points).max() < WITHIN_PX
+            assert np.abs(state.points[k].numpy() - t.near.points).max() < WITHIN_PX
             assert (state.landmarks[k] - wanted.tracking.landmarks[0]).abs().max() < WITHIN_PX
             off = np.abs(state.crop[k].numpy().astype(int) - wanted.crop)
             assert off.max() <= 2 and (off > 0).mean() < MOST_OFF
