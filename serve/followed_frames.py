@@ -7,6 +7,7 @@ Letters: B frames, H, W rows and columns of a canvas, S side of the pictures.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,8 @@ from triportrait.core.types import Camera
 from triportrait.kernels.dispatch import runs_triton
 from triportrait.serve.faces.alignment import alignment_points
 from triportrait.serve.faces.face import Face
-from triportrait.serve.faces.following import NUM_POINTS, TAKE, Followed, Following, Packed
+from triportrait.serve.faces.following import NUM_POINTS, TAKE, Followed, Following, Given, Packed
+from triportrait.serve.faces.views import View
 from triportrait.serve.reenactor import Controls, PreparedSource, Reenactor
 from triportrait.serve.tracking_files import LENGTHS
 
@@ -36,9 +38,9 @@ CANVASES = (
 # Of a frame, float64: its size, what its face does, the controls, and where it is seen from.
 NUMBERS = {
     "size": 2, "time_s": 1, "does": 1, "anew": 1, "neck": 1, "motion_strength": 1, "gaze": 2, "of_head": 1, "turn": 16,
-    "world_from_camera": 16, "intrinsics": 9, "given": 3 * NUM_POINTS,
+    "world_from_camera": 16, "intrinsics": 9, "points": 3 * NUM_POINTS, "view": 4,
 }  # fmt: skip
-REPORT = {"finite": 1, "found": 1, "world_from_camera": 16, "points": 3 * NUM_POINTS}  # comes back, float32
+REPORT = {"finite": 1, "found": 1, "world_from_camera": 16, "points": 3 * NUM_POINTS, "view": 4}  # back, float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,18 +183,19 @@ class FollowedFrames:
         *pictures, report = arrays
         shown, ends = [], np.cumsum([*REPORT.values()])[:-1]
         for i, frame in enumerate(frames):
-            finite, found, world, points = np.split(report[i], ends)
+            finite, found, world, points, view = np.split(report[i], ends)
             if not finite[0]:
                 raise InputError(
                     "picture: expected finite numbers, the network made others; check the weights with --weights rule"
                 )
-            landmarks = points.reshape(NUM_POINTS, 3)
+            landmarks = points.reshape(NUM_POINTS, 3).astype(np.float32)
+            square = View(*view.tolist()) if np.isfinite(view).all() else None
             base = frame.controls.camera or fixed_camera()
             shown.append(
                 ShownFrame(
                     pictures[0][i] if plain else None, pictures[-1][i] if marked else None, bool(found[0]),
-                    Face(landmarks, alignment_points(landmarks)),
-                    Camera(torch.from_numpy(world.reshape(1, 4, 4)), base.intrinsics),
+                    Face(landmarks, alignment_points(landmarks), view=square),
+                    Camera(torch.from_numpy(world.reshape(1, 4, 4)).float(), base.intrinsics),
                     (state[0][i : i + 1], state[1][i : i + 1]),
                 )
             )  # fmt: skip
@@ -224,9 +227,10 @@ class FollowedFrames:
         widths = [*NUMBERS.values(), network.portrait.config.neck.num_shape]
         *parts, shape, signs = numbers.split([*widths, numbers.shape[1] - sum(widths)], 1)
         of = dict(zip(NUMBERS, parts, strict=True))
+        given = Given(of["points"].float().unflatten(1, (NUM_POINTS, 3)), of["view"])
         state, found = self._following(
-            canvas, of["size"].long(), of["time_s"][:, 0], of["does"][:, 0].long(), of["anew"][:, 0] > 0,
-            of["given"].float().unflatten(1, (NUM_POINTS, 3)), Followed.unpacked((last[0], last[1])),
+            canvas, of["size"].long(), of["time_s"][:, 0], of["does"][:, 0].long(), of["anew"][:, 0] > 0, given,
+            Followed.unpacked((last[0], last[1])),
         )  # fmt: skip
         maps = crop_map(state.landmarks, network.image_size, self._targets).flatten(1)
         small = torch.cat([maps, of["motion_strength"].float(), of["gaze"].float()], 1)
@@ -235,7 +239,8 @@ class FollowedFrames:
         grids = self._necks(shape.float(), state.neck, of["neck"].float()) if turns else ()
         view = torch.cat([world, of["intrinsics"].float(), signs.float()], 1)
         *images, finite = network.frame_view(planes, background, view, *grids)
-        report = torch.cat([finite[:, None].float(), found[:, None].float(), world, state.points.flatten(1)], 1)
+        told = finite[:, None], found[:, None], world, state.points.flatten(1), state.view
+        report = torch.cat([part.double() for part in told], 1)
         return *images, report, *state.packed()
 
     def _cameras(self, of: dict[str, Tensor], neck: Tensor) -> Tensor:
@@ -258,15 +263,17 @@ def _numbers(frame: RawFrame) -> Tensor:
     """Return the numbers of a frame, float64 [N], in the order of NUMBERS."""
     controls, camera = frame.controls, frame.controls.camera or fixed_camera()
     gaze = torch.tensor(controls.gaze) / torch.tensor(SPREAD)[GAZE]
-    given = torch.zeros(NUM_POINTS, 3) if frame.face is None else torch.from_numpy(frame.face.points)
-    assert (frame.face is None) == (frame.does != TAKE)
+    face = frame.face
+    points = torch.zeros(NUM_POINTS, 3) if face is None else torch.from_numpy(face.points)
+    view = [math.nan] * 4 if face is None or face.view is None else [*face.view]
+    assert (face is None) == (frame.does != TAKE)
     few = [
         *frame.image.shape[:2], frame.time_s, frame.does, frame.anew, controls.neck, controls.motion_strength,
     ]  # fmt: skip
     of_head = controls.camera is None and not controls.neck
     parts = (
         torch.tensor(few, dtype=torch.float64), gaze, torch.tensor([float(of_head)]), frame.turn,
-        camera.world_from_camera, camera.intrinsics, given,
+        camera.world_from_camera, camera.intrinsics, points, torch.tensor(view, dtype=torch.float64),
     )  # fmt: skip
     return torch.cat([part.double().flatten() for part in parts])
 

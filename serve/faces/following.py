@@ -14,28 +14,30 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from triportrait.core.faces.landmarks import LANDMARKS
 from triportrait.core.faces.mesh import LEAST_PRESENCE, FaceMesh
-from triportrait.core.faces.regions import Regions, crop
+from triportrait.core.faces.regions import Regions
 from triportrait.core.motion.motion_crop import ALIGNED_SIZE
 from triportrait.serve.faces import tracker
 from triportrait.serve.faces.alignment import LARGEST_SHARE, MEAN_FACE, PIXELS_PER_UNIT, SMALLEST_SIDE_PX
 from triportrait.serve.faces.device_crop import cut_squares
 from triportrait.serve.faces.device_rotation import product, quaternion_between, quaternion_of, vector_of
+from triportrait.serve.faces.device_views import cut_out, kept, views_around
 from triportrait.serve.faces.head_pose import FRONTAL, RIGID, UPRIGHT_IN_FLAME
-from triportrait.serve.faces.mediapipe_faces import LANDMARKS, MESH_MARGIN
+from triportrait.serve.faces.network_faces import LARGEST_SIDE
 from triportrait.serve.faces.smoothing import FRAMES_PER_S
 
 FOLLOW, TAKE, HOLD = 0, 1, 2  # what a face does in a picture: is followed, is where the host found it, is not there
 NUM_POINTS = 68
 ALIGNING = 5  # points beside the landmarks
-OVERSAMPLING = (1, 2, 4)  # of the mesh's crop: the square's pixels per pixel of it, at most so many are averaged
+SMALLEST_VIEW_PX = 2
 SHORTEST_STEP = 1e-3  # of 1/25 s
 SIGNALS = {"points": (NUM_POINTS + ALIGNING, 3), "scale": (1, 1), "middle": (1, 2), "turn": (1, 3)}  # filtered
 NUM_FILTERED = sum(rows * width for rows, width in SIGNALS.values())
 Packed = tuple[Tensor, Tensor]  # a state as [B, numbers], float64, and the crops
 _STATE = (
-    ("points", 3 * NUM_POINTS), ("time_s", 1), ("unit", 1), ("values", NUM_FILTERED), ("speeds", NUM_FILTERED),
-    ("begun", 1), ("landmarks", 3 * NUM_POINTS), ("neck", 3),
+    ("points", 3 * NUM_POINTS), ("view", 4), ("time_s", 1), ("unit", 1), ("values", NUM_FILTERED),
+    ("speeds", NUM_FILTERED), ("begun", 1), ("landmarks", 3 * NUM_POINTS), ("neck", 3),
 )  # fmt: skip
 
 
@@ -44,6 +46,7 @@ class Followed(NamedTuple):
 
     Attributes:
         points: float32 [B, 68, 3], landmarks in the last picture that showed the face, unsmoothed, in its pixels.
+        view: float64 [B, 4], the square in which the mesh was fitted there, NaN where none was.
         time_s: float64 [B], of that picture.
         unit: float64 [B], pixels of the aligned picture per pixel of the picture, when the filters began.
         values, speeds: float64 [B, NUM_FILTERED], of the filters, side by side as SIGNALS says.
@@ -54,6 +57,7 @@ class Followed(NamedTuple):
     """
 
     points: Tensor
+    view: Tensor
     time_s: Tensor
     unit: Tensor
     values: Tensor
@@ -76,13 +80,20 @@ class Followed(NamedTuple):
         numbers, crop = packed
         parts = dict(zip(dict(_STATE), numbers.split([width for _, width in _STATE], 1), strict=True))
         return cls(
-            _points(parts["points"]), parts["time_s"][:, 0], parts["unit"][:, 0], parts["values"], parts["speeds"],
-            parts["begun"][:, 0] > 0, crop, _points(parts["landmarks"]), parts["neck"].float(),
+            _points(parts["points"]), parts["view"], parts["time_s"][:, 0], parts["unit"][:, 0], parts["values"],
+            parts["speeds"], parts["begun"][:, 0] > 0, crop, _points(parts["landmarks"]), parts["neck"].float(),
         )  # fmt: skip
 
 
 def _points(numbers: Tensor) -> Tensor:
     return numbers.float().unflatten(1, (NUM_POINTS, 3))
+
+
+class Given(NamedTuple):
+    """Faces that the host found: `points` and `view` are as of `Followed`."""
+
+    points: Tensor
+    view: Tensor
 
 
 class _Placed(NamedTuple):
@@ -113,6 +124,7 @@ class Following(nn.Module):
     def __init__(self, mesh: FaceMesh, size_px: int, smooth: bool = True, flame: bool = False) -> None:
         super().__init__()
         self.mesh, self.size_px, self.smooth, self.flame = mesh, size_px, smooth, flame
+        self.mesh_size = mesh.network.input_size
         mean_face = np.concatenate([MEAN_FACE, np.ones((ALIGNING, 1))], 1)
         together = torch.zeros(NUM_POINTS + ALIGNING, NUM_POINTS + ALIGNING, dtype=torch.float64)
         for group in tracker.GROUPS:
@@ -135,12 +147,12 @@ class Following(nn.Module):
         crops = torch.zeros(count, self.size_px, self.size_px, 3, dtype=torch.uint8, device=device)
         points, values = torch.zeros(count, NUM_POINTS, 3, device=device), times[:, None].expand(-1, NUM_FILTERED)
         return Followed(
-            points, times, torch.ones_like(times), values.clone(), values.clone(), times > 0, crops,
-            torch.zeros_like(points), torch.zeros_like(points[:, 0]),
+            points, torch.full_like(values[:, :4], torch.nan), times, torch.ones_like(times), values.clone(),
+            values.clone(), times > 0, crops, torch.zeros_like(points), torch.zeros_like(points[:, 0]),
         )  # fmt: skip
 
     def forward(
-        self, canvas: Tensor, sizes: Tensor, time_s: Tensor, does: Tensor, anew: Tensor, given: Tensor, last: Followed
+        self, canvas: Tensor, sizes: Tensor, time_s: Tensor, does: Tensor, anew: Tensor, given: Given, last: Followed
     ) -> tuple[Followed, Tensor]:
         """Follow each face into its next picture.
 
@@ -150,7 +162,7 @@ class Following(nn.Module):
             time_s: float64 [B], later than the last that showed the face.
             does: int64 [B], FOLLOW, TAKE or HOLD.
             anew: bool [B], begin the filters anew: another shot.
-            given: float32 [B, 68, 3], landmarks of those that TAKE them.
+            given: those that are taken.
             last: the state.
 
         Returns:
@@ -158,10 +170,10 @@ class Following(nn.Module):
             everything is held.
         """
         with torch.autocast(canvas.device.type, enabled=False):
-            pictures = canvas.permute(0, 3, 1, 2)
-            fitted, present = self._fitted(pictures, sizes, last.points)
-            taken = (does == TAKE)[:, None, None]
-            points = torch.where(taken, given, fitted)
+            fitted, view, present = self._fitted(canvas, sizes, last)
+            taken = (does == TAKE)[:, None]
+            points = torch.where(taken[..., None], given.points, fitted)
+            view = torch.where(taken, given.view, view)
             placed, is_face = self._aligned(_alignment_points(points))
             longest = sizes.amax(1)
             touches = (placed.left > -placed.side) & (placed.left < sizes[:, 1])
@@ -171,25 +183,24 @@ class Following(nn.Module):
             # what is not found is computed on the last face, so that no number is NaN, and thrown away
             points = torch.where(found[:, None, None], points, last.points)
             placed = _Placed(*(torch.where(found, now, 1.0) for now in placed))
-            new = self._placed(pictures, sizes, time_s, points, placed, anew, last)
+            new = self._placed(canvas, sizes, time_s, points, view, placed, anew, last)
             held = (
                 torch.where(found.reshape(-1, *[1] * (now.ndim - 1)), now, before)
                 for now, before in zip(new, last, strict=True)
             )
             return Followed(*held), found
 
-    def _fitted(self, pictures: Tensor, sizes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Fit the mesh around last points: landmarks [B, 68, 3] and whether a face is there [B]."""
-        regions = region_around(points)
-        input_size = self.mesh.network.input_size
-        share = regions.side / input_size[1]
-        cut = crop(pictures, regions, input_size, "border", sizes=sizes)
-        for factor in OVERSAMPLING[1:]:
-            finer = crop(pictures, regions, input_size, "border", oversampling=factor, sizes=sizes)
-            cut = torch.where((share > factor / 1.5)[:, None, None, None], finer, cut)
-        fitted, presence = self.mesh.in_crops(cut / 255)
-        mesh = regions.to_picture(fitted)
-        return mesh.index_select(1, self.landmark_indices), presence >= LEAST_PRESENCE
+    def _fitted(self, canvas: Tensor, sizes: Tensor, last: Followed) -> tuple[Tensor, Tensor, Tensor]:
+        """Fit the mesh around last points: landmarks [B, 68, 3], the squares [B, 4], whether a face is there [B]."""
+        view = kept(last.view, views_around(last.points))
+        limit = (LARGEST_SIDE * sizes.amax(1)).double()
+        is_usable = (view[:, 2] >= SMALLEST_VIEW_PX) & (view[:, 2] <= limit)
+        side = torch.minimum(view[:, 2].clamp(min=SMALLEST_VIEW_PX), limit)
+        crops = cut_out(canvas, sizes, torch.cat([view[:, :2], side[:, None], view[:, 3:]], 1), self.mesh_size)
+        fitted, presence = self.mesh.in_crops(crops / 255)
+        regions = Regions(view[:, :2].float(), view[:, 2].float(), view[:, 3].float())
+        points = regions.to_picture(fitted.index_select(1, self.landmark_indices))
+        return points, view, is_usable & (presence >= LEAST_PRESENCE)
 
     def _aligned(self, five: Tensor) -> tuple[_Placed, Tensor]:
         """Align by points [B, 5, 2]: the squares, and whether the points are a face's [B]."""
@@ -203,8 +214,8 @@ class Following(nn.Module):
         return _around(x, y, side), is_face
 
     def _placed(
-        self, pictures: Tensor, sizes: Tensor, time_s: Tensor, points: Tensor, placed: _Placed, anew: Tensor,
-        last: Followed,
+        self, canvas: Tensor, sizes: Tensor, time_s: Tensor, points: Tensor, view: Tensor, placed: _Placed,
+        anew: Tensor, last: Followed,
     ) -> Followed:  # fmt: skip
         """Smooth faces with these points and cut them out."""
         turn = quaternion_between(self.frontal, points.index_select(1, self.rigid).double() * self.axes)
@@ -215,12 +226,13 @@ class Following(nn.Module):
         corner = torch.stack([placed.left, placed.top, torch.zeros_like(placed.top)], 1)[:, None]
         half = torch.stack([torch.full_like(placed.top, 0.5)] * 2 + [torch.zeros_like(placed.top)], 1)[:, None]
         landmarks = face.double() * scale + (half - corner) * scale - half
-        crops = cut_squares(pictures.float(), sizes, placed.left, placed.top, placed.side, self.size_px)
+        levels = canvas.permute(0, 3, 1, 2).float()
+        crops = cut_squares(levels, sizes, placed.left, placed.top, placed.side, self.size_px)
         if self.flame:
             turn = product(turn, self.upright)
         begun = torch.ones_like(last.begun)
         return Followed(
-            points, time_s, unit, values, speeds, begun, crops, landmarks.float(), vector_of(turn).float()
+            points, view, time_s, unit, values, speeds, begun, crops, landmarks.float(), vector_of(turn).float()
         )  # fmt: skip
 
     def _smoothed(
@@ -305,22 +317,6 @@ class _Filters:
 
     def speeds(self) -> Tensor:
         return torch.cat([speed.flatten(1) for speed in self._speeds.values()], 1)
-
-
-def region_around(points: Tensor) -> Regions:
-    """Choose the squares in which the mesh sees faces with these landmarks [B, 68, 2 or 3] best."""
-    flat = points[..., :2].double()
-    along = flat[:, 42:48].mean(1) - flat[:, 36:42].mean(1)
-    roll = torch.atan2(along[:, 1], along[:, 0])
-    right = torch.stack([roll.cos(), roll.sin()], 1)
-    down = torch.stack([-right[:, 1], right[:, 0]], 1)
-    across, high = (flat @ axis[..., None] for axis in (right, down))  # [B, 68, 1]
-    brows, chin = high[:, 17:27].amin(1), high[:, :17].amax(1)  # [B, 1]
-    top = brows - 0.35 * (chin - brows)
-    low, far = across.amin(1), across.amax(1)
-    side = MESH_MARGIN * torch.maximum(far - low, chin - top)[:, 0]
-    centre = (low + far) / 2 * right + (top + chin) / 2 * down
-    return Regions(centre.float(), side.float(), roll.float())
 
 
 def _alignment_points(points: Tensor) -> Tensor:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.core.faces.networks import face_graph
 from tests.fake_gpu.device import start_again_with_library
 from tests.fake_gpu.runs import Run, face, reenactor, running
 from triportrait.core.config import tiny
 from triportrait.core.faces.mesh import FaceMesh
+from triportrait.core.faces.models import load_model
 from triportrait.serve.faces.face import Face
 from triportrait.serve.faces.following import FOLLOW, TAKE, Packed
 from triportrait.serve.followed_frames import FollowedFrames, RawFrame, can_follow
@@ -31,7 +31,7 @@ def frames_followed(run: Run) -> dict[str, Any]:
     assert can_follow(engine)
     engine.capture(1, marked=[False])
     source = engine.prepare(face(engine.image_size))
-    follows = FollowedFrames(engine, FaceMesh(face_graph("mesh")))
+    follows = FollowedFrames(engine, FaceMesh(load_model("mesh")))
     image = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
     points = np.random.default_rng(0).random((68, 3), np.float32) * 100 + 200
     first = Face(points, points[:5, :2])

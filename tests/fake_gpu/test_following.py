@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from tests.core.faces.networks import face_graph
+from tests.face_models import needs_face_models
 from tests.fake_gpu.conditions import NEEDS
 from tests.fake_gpu.following import HEIGHT, WIDTH
 
-pytestmark = NEEDS
+pytestmark = [*NEEDS, needs_face_models]
 RAW = HEIGHT * WIDTH * 3  # bytes
 NUMBERS = 7_000  # bytes, at most, beside each raw frame, and as many beside each picture
 LAUNCHES = 12  # outside of the graph: what changed goes into its memory, what it gives is copied out of it
@@ -20,7 +20,6 @@ PICTURE = 128 * 128 * 3
 @pytest.fixture(scope="module")
 def rows(ran) -> dict[str, Any]:
     """Counts by what was done."""
-    face_graph("mesh")  # skips without it
     return ran("tests.fake_gpu.following")
 
 

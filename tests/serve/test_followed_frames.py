@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.serve.following import MeshNear, films, mesh
+from tests.face_models import needs_face_models
+from tests.serve.following import films, finder, mesh
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Camera
 from triportrait.serve.animation import base_camera, until_seen
@@ -22,6 +23,7 @@ from triportrait.serve.precision import sample_picture
 from triportrait.serve.reenactor import Controls, PreparedSource, Reenactor
 from triportrait.serve.weight_loading import load_weights
 
+pytestmark = needs_face_models
 MEAN_LEVELS, MOST_LEVELS = 0.1, 6  # of a picture's numbers, apart; the face's place is not quite the same
 YAW, PITCH = 0.3, -0.1
 TURN = turned(Camera(torch.eye(4)[None], torch.eye(3)[None]), YAW, PITCH).world_from_camera[0]
@@ -42,18 +44,17 @@ def follows(engine) -> FollowedFrames:
     return FollowedFrames(engine, mesh())
 
 
-class Found(MeshNear):
+class Found:
     """Finds a face by search, too, unless it is away."""
 
-    def __init__(self, face: Face) -> None:
-        self.face, self.away, self.searched = face, False, 0
+    def __init__(self) -> None:
+        self.away, self.searched = False, 0
 
     def find(self, image: np.ndarray, near: Face | None = None, quick: bool = False) -> list[Face]:
-        found = [] if near is None else super().find(image, near)
-        if found:
-            return found
         self.searched += 1
-        return [] if self.away else super().find(image, self.face)
+        return [] if self.away else finder().find(image, near, quick)
+
+    def close(self) -> None: ...
 
 
 def by_the_host(
@@ -86,7 +87,7 @@ def test_what_controls_ask_for_is_shown(engine, source, follows):
         Controls(camera=turned(fixed_camera(), 0.2, 0.1), neck=False),
     ):  # fmt: skip
         (frames, first), _ = films()
-        track, state = FaceTracker(MeshNear(), engine.image_size), follows.begin()
+        track, state = FaceTracker(finder(), engine.image_size), follows.begin()
         for i in range(3):
             wanted = track.follow(frames[i], 0.04 * i, None if i else [first])
             does, given = (FOLLOW, None) if i else (TAKE, first)
@@ -119,16 +120,15 @@ def test_several_faces_share_a_batch_and_have_their_own_watermarks(engine, sourc
 
 def test_a_clip_is_searched_where_the_face_is_lost_and_after_cuts(engine, source, follows):
     """Frame by frame as `FaceTracker` does it, counts included: before the face, cuts, losses, another size."""
-    (frames, first), (mirrored, second) = films()
+    (frames, _), (mirrored, _) = films()
     nothing, away = np.full_like(frames[0], 60), np.full_like(frames[0], 200)
     film = [nothing, frames[0], frames[1], away, away, frames[3], frames[4], mirrored[5], mirrored[6]]
-    faces = [first] * 7 + [second] * 2
-    providers = Found(first), Found(first)
+    providers = Found(), Found()
     tracker, host = (FaceTracker(provider, engine.image_size) for provider in providers)
     clip = FollowedClip(follows, tracker, source)
     for i, image in enumerate(film):
         for provider in providers:
-            provider.face, provider.away = faces[i], i in (0, 3, 4)
+            provider.away = i in (0, 3, 4)
         wanted = host.follow(image, 0.5 * i)
         shown = clip.show(clip.stage(image), 0.5 * i, Controls(), TURN)
         assert shown.found == wanted.found == (i not in (0, 3, 4)), i
@@ -139,15 +139,16 @@ def test_a_clip_is_searched_where_the_face_is_lost_and_after_cuts(engine, source
             check_shown(shown, by_the_host(engine, source, wanted, Controls()))
         counts = [(t.seen, t.lost, t.before, t.cuts, t.most_faces) for t in (tracker, host)]
         assert counts[0] == counts[1], i
-    assert providers[0].searched == providers[1].searched
+    assert providers[0].searched == 6 < providers[1].searched == len(film), "of a face that is followed none"
     assert tracker.cuts >= 2 and tracker.lost == 3
 
 
 def test_a_frame_that_no_canvas_holds_is_the_host_s(engine, source, follows):
-    frames, first = films()[0]
-    clip = FollowedClip(follows, FaceTracker(Found(first), engine.image_size), source)
+    frames, _ = films()[0]
+    clip = FollowedClip(follows, FaceTracker(Found(), engine.image_size), source)
     assert isinstance(clip.show(clip.stage(frames[0]), 0.0, Controls(), TURN), ShownFrame)
-    wide = np.pad(frames[1], ((0, 0), (0, CANVASES[-2][1] + 1), (0, 0)))
+    wide = np.full((frames[1].shape[0], CANVASES[-2][1] + 1, 3), frames[1][0, 0])  # its background
+    wide[:, : frames[1].shape[1]] = frames[1]
     followed = clip.show(clip.stage(wide), 0.04, Controls(), TURN)
     assert isinstance(followed, AlignedFace) and followed.found
     assert isinstance(clip.show(clip.stage(frames[2]), 0.08, Controls(), TURN), ShownFrame)

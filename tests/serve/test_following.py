@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from tests.serve.following import MeshNear, films, mesh
+from tests.face_models import needs_face_models
+from tests.serve.following import films, finder, mesh
 from tests.serve.raw import face, photo
-from triportrait.core.faces.regions import crop
-from triportrait.serve.faces import device_rotation, head_pose, tracker
+from triportrait.core.faces.regions import Regions, crop
+from triportrait.serve.faces import device_rotation, head_pose, network_faces, tracker, views
 from triportrait.serve.faces.alignment import Alignment
 from triportrait.serve.faces.device_crop import cut_squares
+from triportrait.serve.faces.device_views import cut_out, kept, views_around
 from triportrait.serve.faces.face import AlignedFace, Face
-from triportrait.serve.faces.following import FOLLOW, HOLD, TAKE, Followed, Following, _jumped, region_around
+from triportrait.serve.faces.following import FOLLOW, HOLD, TAKE, Followed, Following, Given, _jumped
 from triportrait.serve.faces.tracker import FaceTracker
 
+pytestmark = needs_face_models
 SIDE = 256
 CANVAS = (384, 512)
 WITHIN_PX, WITHIN_DEGREES = 0.01, 0.01  # of one step from the same face
@@ -42,6 +45,12 @@ def canvas(images: list[np.ndarray]) -> torch.Tensor:
     )
 
 
+def found_by_host(faces: list[Face]) -> Given:
+    views = [(np.nan,) * 4 if face.view is None else face.view for face in faces]
+    points = np.stack([face.points for face in faces])
+    return Given(torch.from_numpy(points), torch.tensor(views, dtype=torch.float64))
+
+
 def step(
     follows: Following, images: list[np.ndarray], time_s: float, does: int, given: list[Face], state: Followed,
     anew: bool = False,
@@ -52,7 +61,7 @@ def step(
         return follows(
             canvas(images), torch.tensor([image.shape[:2] for image in images]),
             torch.full((count,), time_s, dtype=torch.float64), torch.full((count,), does),
-            torch.full((count,), anew), torch.from_numpy(np.stack([face.points for face in given])), state,
+            torch.full((count,), anew), found_by_host(given), state,
         )  # fmt: skip
 
 
@@ -66,12 +75,13 @@ def turn_apart_deg(neck: torch.Tensor, tracked: AlignedFace) -> float:
 @pytest.mark.parametrize("smooth, flame", [(True, False), (False, True)])
 def test_each_step_is_the_tracker_s(smooth, flame):
     follows, firsts = following(SIDE, smooth, flame), [first for _, first in films()]
-    trackers = [FaceTracker(MeshNear(), SIDE, smooth=smooth, flame=flame) for _ in firsts]
+    trackers = [FaceTracker(finder(), SIDE, smooth=smooth, flame=flame) for _ in firsts]
     state, count = follows.begin(len(firsts), "cpu"), 12 if smooth else 4
     for i in range(count):
         images, time_s = [frames[i] for frames, _ in films()], 0.04 * i + 0.01 * (i % 3)
         if i:
-            state = state._replace(points=torch.from_numpy(np.stack([t.near.points for t in trackers])))
+            near = found_by_host([t.near for t in trackers])
+            state = state._replace(points=near.points, view=near.view)
         given = [[first] if i == 0 else None for first in firsts]
         tracked = [t.follow(image, time_s, face) for t, image, face in zip(trackers, images, given, strict=True)]
         state, found = step(follows, images, time_s, FOLLOW if i else TAKE, firsts, state)
@@ -86,7 +96,7 @@ def test_each_step_is_the_tracker_s(smooth, flame):
 
 def test_it_follows_a_film_by_itself():
     frames, first = films()[0]
-    follows, track = following(), FaceTracker(MeshNear(), SIDE)
+    follows, track = following(), FaceTracker(finder(), SIDE)
     state = follows.begin(1, "cpu")
     for i, image in enumerate(frames):
         wanted = track.follow(image, 0.04 * i, None if i else [first])
@@ -140,7 +150,7 @@ def test_a_crop_is_pillow_s(square):
 
 def test_a_square_of_a_picture_in_a_larger_one_sees_the_picture_alone():
     image = photo()[:300, :400].copy()
-    regions = region_around(torch.from_numpy(face((380.0, 30.0), 120.0).points)[None])
+    regions = Regions.of([(380.0, 30.0, 200.0, 0.2)])
     alone = crop(torch.from_numpy(image).permute(2, 0, 1)[None], regions, (64, 64))
     framed = crop(canvas([image]).permute(0, 3, 1, 2), regions, (64, 64), sizes=torch.tensor([[300, 400]]))
     assert torch.equal(alone, framed)
@@ -156,3 +166,30 @@ def test_turns_are_those_of_the_host():
     found = device_rotation.quaternion_between(torch.from_numpy(head_pose.FRONTAL), torch.from_numpy(np.stack(seen)))
     wanted = [head_pose.vector_of(head_pose.rotation_between(head_pose.FRONTAL, each)) for each in seen]
     assert np.abs(device_rotation.vector_of(found).numpy() - np.stack(wanted)).max() < 1e-6
+
+
+def test_squares_are_those_of_the_host_and_stand_still_as_long():
+    faces = [face((200.0 + i, 150.0), 80.0 + 0.5 * i, (0.1, 0.2, 0.01 * i)) for i in range(12)]
+    wanted = [views.view_of(one.points) for one in faces]
+    device = views_around(torch.from_numpy(np.stack([one.points for one in faces])))
+    assert np.abs(device.numpy() - np.array(wanted)).max() < 1e-6
+    still = [views.kept(wanted[0], other) for other in wanted]
+    assert 2 < sum(one == wanted[0] for one in still) < 10
+    assert np.allclose(kept(device[:1].expand(12, -1), device).numpy(), np.array(still), atol=1e-6)
+    assert torch.equal(kept(torch.full_like(device, torch.nan), device), device)
+    around = device.new_tensor([[0.0, 0.0, 100.0, 3.13]]), device.new_tensor([[0.0, 0.0, 100.0, -3.13]])
+    assert torch.equal(kept(*around), around[0]), "the two rolls are 1.3 degrees apart"
+
+
+VIEWS = [(200.3, 150.2, 120.0, 0.1), (210.0, 90.0, 430.7, -0.4), (20.0, 290.0, 800.0, 0.0), (399.0, 5.0, 191.9, 3.0)]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_crop_for_the_mesh_is_the_host_s(view):
+    image, size = photo()[:300, :400].copy(), (192, 192)
+    wanted = network_faces._cut_out(image, views.View(*view), size)
+    framed = canvas([image])
+    framed[:, 300:], framed[:, :, 400:] = 90, 40
+    ours = cut_out(framed, torch.tensor([[300, 400]]), torch.tensor([view], dtype=torch.float64), size)
+    off = (ours - wanted).abs()
+    assert off.max() <= 1 and (off > 0).float().mean() < OFF_BY_ONE
