@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from triportrait.core.errors import InputError
 from triportrait.core.faces.mesh import FaceMesh
+from triportrait.core.faces.models import load_model
 from triportrait.core.motion.flame import rotation_matrices
 from triportrait.core.motion.motion_crop import ANCHOR_TARGETS, crop_map
 from triportrait.core.motion.small_encoder import GAZE, SPREAD
@@ -94,6 +95,20 @@ def can_follow(reenactor: Reenactor) -> bool:
     if reenactor.device.type != "cuda" or reenactor.static:
         return False
     return not reenactor.can_turn_neck or runs_triton(numbers=torch.empty(1, device=reenactor.device))
+
+
+def followed_frames(reenactor: Reenactor, smooth: bool) -> FollowedFrames:
+    """Give what shows faces in raw frames by a network, made once for its captures.
+
+    Raises:
+        InputError: the face networks are missing or damaged.
+    """
+    key = f"followed frames, {'smooth' if smooth else 'as they are'}"
+    if key not in reenactor.beside:
+        reenactor.beside[key] = FollowedFrames(reenactor, FaceMesh(load_model("mesh")), smooth)
+    kept = reenactor.beside[key]
+    assert isinstance(kept, FollowedFrames)
+    return kept
 
 
 def canvas_of(height: int, width: int) -> tuple[int, int] | None:

@@ -84,6 +84,7 @@ class Reenactor:
 
     Attributes:
         dtype: what autocast runs the networks of a frame in; None is float32. `precision.use_precision` sets it.
+        beside: what others keep for this device and these captures, by name; it is forgotten with them.
 
     Args:
         portrait: the network; its super-resolution is folded in place.
@@ -114,6 +115,7 @@ class Reenactor:
         self._last_neck: tuple[list[Tensor], NeckGrid] | None = None
         self._copies = Copies(self.device) if self.device.type == "cuda" else None
         self._graphs: Graphs | None = None
+        self.beside: dict[str, object] = {}
 
     @property
     def image_size(self) -> int:
@@ -179,6 +181,7 @@ class Reenactor:
             marked: whether views get a watermark: capture those without, those with one, or both.
         """
         if self.device.type == "cuda":
+            self.beside.clear()
             self._graphs, self._last_neck = Graphs(), None  # a neck that is remembered would not be captured
             self.warm_up(most_batch, marked)
             self._graphs.seal()

@@ -12,6 +12,7 @@ from tests.face_models import needs_face_models
 from tests.serve.following import films, finder, mesh
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Camera
+from triportrait.serve import animation
 from triportrait.serve.animation import base_camera, until_seen
 from triportrait.serve.faces.face import AlignedFace, Face
 from triportrait.serve.faces.following import FOLLOW, TAKE
@@ -19,6 +20,7 @@ from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.followed_clip import FollowedClip
 from triportrait.serve.followed_frames import CANVASES, FollowedFrames, RawFrame, ShownFrame, can_follow, canvas_of
 from triportrait.serve.media.provenance.watermark import Watermark, message_of
+from triportrait.serve.pipeline import Pipeline
 from triportrait.serve.precision import sample_picture
 from triportrait.serve.reenactor import Controls, PreparedSource, Reenactor
 from triportrait.serve.weight_loading import load_weights
@@ -152,6 +154,26 @@ def test_a_frame_that_no_canvas_holds_is_the_host_s(engine, source, follows):
     followed = clip.show(clip.stage(wide), 0.04, Controls(), TURN)
     assert isinstance(followed, AlignedFace) and followed.found
     assert isinstance(clip.show(clip.stage(frames[2]), 0.08, Controls(), TURN), ShownFrame)
+
+
+@pytest.mark.parametrize("options", [{}, {"orbit": True, "yaw_deg": 10.0, "smooth": False}])
+def test_a_film_is_animated_alike_on_the_host_and_on_the_device(options, monkeypatch):
+    (frames, _), (mirrored, _) = films()
+    film = [np.full_like(frames[0], 60), *frames[:4], np.full_like(frames[0], 200), *frames[5:7], *mirrored[8:10]]
+    with Pipeline.from_pretrained("demo", device="cpu", faces=finder()) as pipeline:
+        source = sample_picture(pipeline.image_size)
+        on_host = list(pipeline.animate(source, iter(film), **options))
+        monkeypatch.setattr(animation, "can_follow", lambda reenactor: True)
+        made = pipeline.animate(source, iter(film), **options)
+        on_device = list(made)
+        assert len(on_device) == len(on_host) == len(film) and made.tracker.lost == 2
+        for i, (ours, wanted) in enumerate(zip(on_device, on_host, strict=True)):
+            assert apart(ours.image, wanted.image)[0] < MEAN_LEVELS, i
+            assert (ours.camera.world_from_camera - wanted.camera.world_from_camera).abs().max() < 1e-3
+            assert (ours.face_found, ours.time_s, ours.index) == (wanted.face_found, wanted.time_s, wanted.index)
+        asked = pipeline.animate(source, iter(film), side_by_side=True)
+        assert asked._followed is None, "crops are shown, too"
+        asked.close()
 
 
 def test_canvases_hold_frames_with_little_to_spare():
