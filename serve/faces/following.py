@@ -8,6 +8,8 @@ Letters: B faces, each in its own picture, H, W the canvas of the pictures, S si
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -197,7 +199,8 @@ class Following(nn.Module):
         is_usable = (view[:, 2] >= SMALLEST_VIEW_PX) & (view[:, 2] <= limit)
         side = torch.minimum(view[:, 2].clamp(min=SMALLEST_VIEW_PX), limit)
         crops = cut_out(canvas, sizes, torch.cat([view[:, :2], side[:, None], view[:, 3:]], 1), self.mesh_size)
-        fitted, presence = self.mesh.in_crops(crops / 255)
+        with _exact_convolutions():
+            fitted, presence = self.mesh.in_crops(crops / 255)
         regions = Regions(view[:, :2].float(), view[:, 2].float(), view[:, 3].float())
         points = regions.to_picture(fitted.index_select(1, self.landmark_indices))
         return points, view, is_usable & (presence >= LEAST_PRESENCE)
@@ -259,6 +262,14 @@ class Following(nn.Module):
         vector = vector_of(turn)[:, None] * tracker.PIXELS_PER_RADIAN
         turn = quaternion_of(filters("turn", vector, _TURN)[:, 0] / tracker.PIXELS_PER_RADIAN)
         return face, _around(x, y, ALIGNED_SIZE / quiet_scale), turn, unit, filters.values(), filters.speeds()
+
+
+@contextmanager
+def _exact_convolutions() -> Iterator[None]:
+    """Let cuDNN multiply in float32: by default it rounds to TF32, which moves points as half precision does."""
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(cudnn.enabled, cudnn.benchmark, cudnn.benchmark_limit, cudnn.deterministic, allow_tf32=False):
+        yield
 
 
 class _Tuning(NamedTuple):
