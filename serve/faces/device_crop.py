@@ -30,8 +30,9 @@ def cut_squares(canvas: Tensor, sizes: Tensor, left: Tensor, top: Tensor, side: 
     B, _, H, W = canvas.shape
     most_step = LARGEST_SHARE * max(H, W) / size_px
     with torch.autocast(canvas.device.type, enabled=False):
-        across = _weights(left, side, sizes[:, 1], size_px, W, most_step)  # [B, S, W]
-        down = _weights(top, side, sizes[:, 0], size_px, H, most_step)  # [B, S, H]
+        starts, counts = torch.cat([left, top]), torch.cat([sizes[:, 1], sizes[:, 0]])
+        both = _weights(starts, side.repeat(2), counts, size_px, max(H, W), most_step)
+        across, down = both[:B, :, :W], both[B:, :, :H]  # [B, S, W] and [B, S, H]
         # Pillow filters rows first, and rounds what comes between to whole levels.
         rows = _levels(canvas.reshape(B, 3 * H, W) @ across.mT).reshape(B, 3, H, size_px)
         crops = _levels(down[:, None] @ rows)

@@ -354,4 +354,5 @@ def _around(x: Tensor, y: Tensor, side: Tensor) -> _Placed:
 
 
 def _alpha(cutoff: Tensor | float, step: Tensor) -> Tensor:
-    return 1 / (1 + 1 / (2 * math.pi * cutoff * step))
+    turns = cutoff * step * (2 * math.pi)
+    return turns / (turns + 1)

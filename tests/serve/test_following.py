@@ -130,6 +130,14 @@ def test_a_face_that_jumps_is_not_followed():
     assert 3 < sum(jumped) < len(jumped) - 3
     points = torch.from_numpy(np.stack([other.points for other in others]))
     assert _jumped(torch.from_numpy(one.points).expand_as(points), points).tolist() == jumped
+    (frames, first), follows = films()[0], following()
+    state, _ = step(follows, frames[:1], 0.0, TAKE, [first], follows.begin(1, "cpu"))
+    middle = state.points.mean(1, keepdim=True)
+    for larger, goes_on in ((1.3, True), (1.9, False)):
+        before = state._replace(points=middle + larger * (state.points - middle))
+        after, found = step(follows, frames[1:2], 0.04, FOLLOW, [first], before)
+        assert found.all() == goes_on
+        assert torch.equal(after.points, before.points) != goes_on
 
 
 SQUARES = [  # left, top, side of squares, within the picture, beyond it, enlarged, reduced, and one that holds it all
