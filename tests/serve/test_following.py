@@ -122,7 +122,7 @@ def test_without_a_face_all_is_held_and_a_face_that_the_host_finds_is_taken():
     assert anew.speeds.count_nonzero() == 0 < on.speeds.count_nonzero()
 
 
-def test_a_face_that_jumps_is_not_followed():
+def test_a_face_that_jumps_is_not_followed(monkeypatch):
     """Where the mesh lands on another face, the host decides whether the shot was cut."""
     one = face((200.0, 180.0), 90.0)
     others = [face((200.0 + x, 180.0), 90.0 * scale) for x in (0, 40, 120, 250) for scale in (0.4, 0.65, 1.0, 2.0)]
@@ -132,12 +132,11 @@ def test_a_face_that_jumps_is_not_followed():
     assert _jumped(torch.from_numpy(one.points).expand_as(points), points).tolist() == jumped
     (frames, first), follows = films()[0], following()
     state, _ = step(follows, frames[:1], 0.0, TAKE, [first], follows.begin(1, "cpu"))
-    middle = state.points.mean(1, keepdim=True)
-    for larger, goes_on in ((1.3, True), (1.9, False)):
-        before = state._replace(points=middle + larger * (state.points - middle))
-        after, found = step(follows, frames[1:2], 0.04, FOLLOW, [first], before)
+    for most, goes_on in ((tracker.JUMP, True), (1e-4, False)):
+        monkeypatch.setattr(tracker, "JUMP", most)
+        after, found = step(follows, frames[1:2], 0.04, FOLLOW, [first], state)
         assert found.all() == goes_on
-        assert torch.equal(after.points, before.points) != goes_on
+        assert torch.equal(after.points, state.points) != goes_on
 
 
 SQUARES = [  # left, top, side of squares, within the picture, beyond it, enlarged, reduced, and one that holds it all
