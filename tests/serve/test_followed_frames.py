@@ -147,13 +147,17 @@ def test_a_clip_is_searched_where_the_face_is_lost_and_after_cuts(engine, source
 
 def test_a_frame_that_no_canvas_holds_is_the_host_s(engine, source, follows):
     frames, _ = films()[0]
-    clip = FollowedClip(follows, FaceTracker(Found(), engine.image_size), source)
+    provider = Found()
+    clip = FollowedClip(follows, FaceTracker(provider, engine.image_size), source)
     assert isinstance(clip.show(clip.stage(frames[0]), 0.0, Controls(), TURN), ShownFrame)
     wide = np.full((frames[1].shape[0], CANVASES[-2][1] + 1, 3), frames[1][0, 0])  # its background
     wide[:, : frames[1].shape[1]] = frames[1]
     followed = clip.show(clip.stage(wide), 0.04, Controls(), TURN)
     assert isinstance(followed, AlignedFace) and followed.found
     assert isinstance(clip.show(clip.stage(frames[2]), 0.08, Controls(), TURN), ShownFrame)
+    assert provider.searched == 3, "from the host's face on it is followed anew"
+    assert isinstance(clip.show(clip.stage(frames[3]), 0.12, Controls(), TURN), ShownFrame)
+    assert provider.searched == 3
 
 
 @pytest.mark.parametrize("options", [{}, {"orbit": True, "yaw_deg": 10.0, "smooth": False}])
