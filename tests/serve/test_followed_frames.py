@@ -180,6 +180,24 @@ def test_a_film_is_animated_alike_on_the_host_and_on_the_device(options, monkeyp
         asked.close()
 
 
+@pytest.mark.gpu
+def test_graphs_of_a_gpu_show_what_its_host_shows(monkeypatch):
+    """Step for step on a card, by captured graphs, with watermarks; the host's face is the networks' on the CPU."""
+    (frames, _), _ = films()
+    with Pipeline.from_pretrained("demo", device="cuda", precision="fp32", faces=finder()) as pipeline:
+        source = sample_picture(pipeline.image_size)
+        made = pipeline.animate(source, iter(frames))
+        assert made._followed is not None
+        made.marks = True
+        on_device = list(made)
+        monkeypatch.setattr(animation, "can_follow", lambda reenactor: False)
+        on_host = list(pipeline.animate(source, iter(frames)))
+    for i, (ours, wanted) in enumerate(zip(on_device, on_host, strict=True)):
+        assert ours.face_found and ours.marked is not None
+        assert apart(ours.image, wanted.image)[0] < 0.5, i
+        assert np.array_equal(ours.image, ours.marked[0]) and apart(*ours.marked)[0] > 0.3
+
+
 def test_canvases_hold_frames_with_little_to_spare():
     assert canvas_of(480, 640) == (480, 640) and canvas_of(481, 640) == (720, 1280)
     assert canvas_of(1920, 1080) == (1920, 1080) and canvas_of(2161, 3840) is None
