@@ -9,6 +9,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from triportrait.core.errors import InputError
 from triportrait.core.faces.models import COMMAND
@@ -16,10 +18,13 @@ from triportrait.core.render.cameras import fixed_camera, orbit_deg, turned
 from triportrait.core.types import Camera
 from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import AlignedFace
+from triportrait.serve.faces.network_faces import NetworkFaces
 from triportrait.serve.faces.paste_back import PasteBack, registered
 from triportrait.serve.faces.providers import LazyProvider
 from triportrait.serve.faces.relative_motion import Relative
 from triportrait.serve.faces.tracker import FaceTracker
+from triportrait.serve.followed_clip import FollowedClip
+from triportrait.serve.followed_frames import can_follow, followed_frames
 from triportrait.serve.media.provenance.watermark import Watermark, message_of
 from triportrait.serve.media.video.clips import Frame
 from triportrait.serve.overlap import read_ahead
@@ -190,7 +195,8 @@ class Animation:
         self._relative = Relative(reenactor, source.face.tracking) if options.relative else None
         self._log_what_is_missing()
         self._paste = self._paste_back() if options.paste_back else None
-        self._frames = self._animate()
+        self._followed = self._followed_on_device()
+        self._frames = self._animate() if self._followed is None else self._animate_on_device(self._followed)
 
     def __iter__(self) -> Iterator[AnimatedFrame]:
         return self
@@ -215,8 +221,34 @@ class Animation:
         with closing(self._faces(self._read()) if is_iterable else read_ahead(self._faces_ahead)) as faces:
             for frame, face in faces:
                 yield self._animated(frame, face)
+        self._warn()
+
+    def _animate_on_device(self, followed: FollowedClip) -> Generator[AnimatedFrame, None, None]:
+        """Follow and show in one graph; a thread decodes, and copies frames to where they are uploaded from."""
+
+        def staged() -> Generator[tuple[Frame, Tensor], None, None]:
+            with closing(self._read()) as frames:
+                for frame in frames:
+                    yield frame, followed.stage(frame.image)
+
+        is_iterable = isinstance(self._driving.clip, PictureStream)
+        with closing(staged() if is_iterable else read_ahead(staged)) as frames:
+            for frame, picture in frames:
+                yield self._animated_on_device(followed, frame, picture)
+        self._warn()
+
+    def _warn(self) -> None:
         for warning in (*self._driving.new_warnings(), *self._what_was_missing()):
             logger.warning("%s", warning)
+
+    def _followed_on_device(self) -> FollowedClip | None:
+        """Make what follows a film's face on a GPU; None where the host follows it, or nothing is followed."""
+        options, tracker = self._options, self.tracker
+        is_shown_alone = not (options.relative or options.paste_back or options.side_by_side)
+        is_film = isinstance(tracker.provider, NetworkFaces) and not self._driving.clip.is_pictures
+        if not (is_film and is_shown_alone and can_follow(self._reenactor)):
+            return None
+        return FollowedClip(followed_frames(self._reenactor, tracker.smooth), tracker, self._source)
 
     def _read(self) -> Generator[Frame, None, None]:
         with closing(self._driving.clip.frames(self._options.frames)) as frames:
@@ -263,17 +295,34 @@ class Animation:
             image = np.concatenate([source_face.crop, face.crop, *views] if options.side_by_side else views, axis=1)
         return AnimatedFrame(image, frame.time_s, frame.index, cameras[-1], face.found, self._origin)
 
+    def _animated_on_device(self, followed: FollowedClip, frame: Frame, picture: Tensor) -> AnimatedFrame:
+        yaw, pitch = self._angles(frame.time_s) if self._options.orbit else self._angles()
+        turn = turned(Camera(torch.eye(4)[None], torch.eye(3)[None]), yaw, pitch).world_from_camera[0]
+        signs = self._signs[None] if self.marks and self._reenactor.marks_on_device else None
+        with self._times.part("follow the face and reenact a frame"):
+            shown = followed.show(picture, frame.time_s, self._controls(frame.time_s), turn, signs)
+        if isinstance(shown, AlignedFace):
+            return self._animated(frame, shown)
+        assert shown.plain is not None
+        marked = None if shown.marked is None else (shown.plain, shown.marked)
+        return AnimatedFrame(
+            shown.plain.copy(), frame.time_s, frame.index, shown.camera, shown.found, self._origin, marked
+        )
+
+    def _angles(self, time_s: float | None = None) -> tuple[float, float]:
+        """Return yaw and pitch that the options ask for, radians; with a time those of the orbit."""
+        yaw_deg, pitch_deg = (0.0, 0.0) if time_s is None else orbit_deg(time_s, ORBIT_PERIOD_S)
+        return math.radians(self._options.yaw_deg + yaw_deg), math.radians(self._options.pitch_deg + pitch_deg)
+
     def _cameras(self, face: AlignedFace, controls: Controls, time_s: float) -> list[Camera]:
         options = self._options
         if options.paste_back:
             return [fixed_camera()]
         camera = base_camera(face, controls)
-        view = turned(camera, math.radians(options.yaw_deg), math.radians(options.pitch_deg))
+        view = turned(camera, *self._angles())
         if not options.orbit:
             return [view]
-        yaw_deg, pitch_deg = orbit_deg(time_s, ORBIT_PERIOD_S)
-        yaw, pitch = math.radians(options.yaw_deg + yaw_deg), math.radians(options.pitch_deg + pitch_deg)
-        orbit = turned(camera, yaw, pitch)
+        orbit = turned(camera, *self._angles(time_s))
         return [view, orbit] if options.side_by_side else [orbit]
 
     def _paste_back(self) -> PasteBack:

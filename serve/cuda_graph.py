@@ -56,10 +56,13 @@ class Graphs:
 
     After `seal` nothing is captured any more: a capture holds every other frame up, and work of other threads on the
     device may spoil it. What was not captured then runs launch by launch, several times slower.
+
+    Args:
+        beside: others that never run at the same time, whose memory these share.
     """
 
-    def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
+    def __init__(self, beside: Graphs | None = None) -> None:
+        self._pool: Any = torch.cuda.graph_pool_handle() if beside is None else beside._pool
         self._captured: dict[tuple[str, int], Captured] = {}
         self._sealed = False
         self._named: set[tuple[str, int]] = set()  # what the log has named
@@ -114,6 +117,12 @@ class Copies:
         torch.cuda.current_stream().wait_stream(self._up)
         uploaded.record_stream(torch.cuda.current_stream())
         return uploaded
+
+    def stage(self, array: np.ndarray) -> Tensor:
+        """Copy an array to pinned memory; `upload` then copies nothing more on the host."""
+        pinned = torch.empty(array.shape, dtype=torch.from_numpy(array[:0].copy()).dtype, pin_memory=True)
+        np.copyto(pinned.numpy(), array)
+        return pinned
 
     def download(self, tensor: Tensor) -> Callable[[], np.ndarray]:
         """Begin to copy a tensor to the host; the function that comes back waits for it."""

@@ -84,6 +84,7 @@ class Reenactor:
 
     Attributes:
         dtype: what autocast runs the networks of a frame in; None is float32. `precision.use_precision` sets it.
+        beside: what others keep for this device and these captures, by name; it is forgotten with them.
 
     Args:
         portrait: the network; its super-resolution is folded in place.
@@ -114,6 +115,7 @@ class Reenactor:
         self._last_neck: tuple[list[Tensor], NeckGrid] | None = None
         self._copies = Copies(self.device) if self.device.type == "cuda" else None
         self._graphs: Graphs | None = None
+        self.beside: dict[str, object] = {}
 
     @property
     def image_size(self) -> int:
@@ -179,6 +181,7 @@ class Reenactor:
             marked: whether views get a watermark: capture those without, those with one, or both.
         """
         if self.device.type == "cuda":
+            self.beside.clear()
             self._graphs, self._last_neck = Graphs(), None  # a neck that is remembered would not be captured
             self.warm_up(most_batch, marked)
             self._graphs.seal()
@@ -209,7 +212,7 @@ class Reenactor:
             InputError: the network made numbers that are not finite.
         """
         motion = None if self.static else self.motion(face)
-        picture = to_float(self._upload(torch.tensor(face.crop)[None]))
+        picture = to_float(self.upload(torch.tensor(face.crop)[None]))
         source = self.portrait.prepare(picture, motion)  # once: in float32
         _check_finite("neutral features of the source", source.tokens)
         parameters = face.tracking.parameters
@@ -225,7 +228,7 @@ class Reenactor:
     def motion(self, face: AlignedFace) -> Tensor:
         """Read the motion v [1, M] off a face."""
         with self._autocast():
-            return self._encode_motion(self._upload(torch.tensor(face.crop)[None]), self._crop_map(face.tracking))
+            return self._encode_motion(self.upload(torch.tensor(face.crop)[None]), self._crop_map(face.tracking))
 
     def head(self, source: PreparedSource, face: AlignedFace, controls: Controls = DEFAULT_CONTROLS) -> Head:
         """Make the source's head as it follows a driving face, ready for `views`; the controls' camera is not read."""
@@ -297,8 +300,8 @@ class Reenactor:
         if self.static:
             made = [self._as_read(each.head) for each in sources if each.head is not None]
             return self._head(made[0] if len(made) == 1 else torch.cat(made), source.background, neck)
-        images = self._upload(torch.from_numpy(np.stack([face.crop for _, face, _ in requests])))
-        numbers = self._upload(torch.cat([self._numbers(face, controls) for _, face, controls in requests]))
+        images = self.upload(torch.from_numpy(np.stack([face.crop for _, face, _ in requests])))
+        numbers = self.upload(torch.cat([self._numbers(face, controls) for _, face, controls in requests]))
         motions = [each.motion for each in sources if each.motion is not None]
         neutrals = [controls.neutral for _, _, controls in requests]
         source_motion = origin = motions[0] if len(motions) == 1 else torch.cat(motions)
@@ -306,7 +309,7 @@ class Reenactor:
             origin = torch.cat([m if n is None else n.to(m) for m, n in zip(motions, neutrals, strict=True)])
         assert source.detail_partial is not None
         inputs = images, numbers, source_motion, origin, source.tokens, source.detail_partial
-        (planes,) = self._run("planes", self._planes, inputs)
+        (planes,) = self._run("planes", self.frame_planes, inputs)
         return self._head(planes, source.background, neck)
 
     def _as_read(self, head: Head) -> Tensor:
@@ -321,7 +324,7 @@ class Reenactor:
             return Head(planes, background, neck)
         return Head(inside_ring(planes), background, neck, planes)
 
-    def _planes(
+    def frame_planes(
         self, images: Tensor, numbers: Tensor, source_motion: Tensor, origin: Tensor, tokens: Tensor,
         detail_partial: Tensor,
     ) -> tuple[Tensor]:  # fmt: skip
@@ -373,11 +376,11 @@ class Reenactor:
         neck = head.neck
         grids = () if neck is None else (neck.fine, neck.coarse)
         parts = (camera.world_from_camera, camera.intrinsics, *(() if signs is None else (signs,)))
-        numbers = self._upload(torch.cat([part.flatten(1) for part in parts], 1))
+        numbers = self.upload(torch.cat([part.flatten(1) for part in parts], 1))
         name = ("view" if neck is None else "turned view") + ("" if signs is None else ", marked")
-        *images, finite = self._run(name, self._view, (self._as_read(head), head.background, numbers, *grids))
+        *images, finite = self._run(name, self.frame_view, (self._as_read(head), head.background, numbers, *grids))
         # the numbers travel with the pictures: one wait for the device, and only then who is to blame
-        downloads = [self._download(x) for x in (*(images if plain else images[1:]), finite)]
+        downloads = [self.download(x) for x in (*(images if plain else images[1:]), finite)]
 
         def wait() -> list[list[np.ndarray]]:
             *pictures, all_finite = (download() for download in downloads)
@@ -387,7 +390,7 @@ class Reenactor:
 
         return wait
 
-    def _view(self, planes: Tensor, background: Tensor, numbers: Tensor, *grids: Tensor) -> tuple[Tensor, ...]:
+    def frame_view(self, planes: Tensor, background: Tensor, numbers: Tensor, *grids: Tensor) -> tuple[Tensor, ...]:
         """Render B views.
 
         Args:
@@ -418,7 +421,7 @@ class Reenactor:
 
     def _crop_map(self, tracking: Tracking) -> Tensor:
         landmarks = None if tracking.landmarks is None else tracking.landmarks.cpu().float()
-        return self._upload(crop_map(landmarks, self.image_size))
+        return self.upload(crop_map(landmarks, self.image_size))
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.dtype is None:
@@ -431,10 +434,20 @@ class Reenactor:
         """Return a function's result, replayed where it was captured."""
         return function(*inputs) if self._graphs is None else self._graphs(name, function, inputs)
 
-    def _upload(self, tensor: Tensor) -> Tensor:
+    def more_graphs(self) -> Graphs | None:
+        """Return room for graphs that share memory with those of `capture`; None where nothing is captured."""
+        return None if self._graphs is None else Graphs(self._graphs)
+
+    def stage(self, picture: np.ndarray) -> Tensor:
+        """Copy an array to memory that `upload` can read without the host's waiting; any thread may."""
+        return torch.tensor(picture) if self._copies is None else self._copies.stage(picture)
+
+    def upload(self, tensor: Tensor) -> Tensor:
+        """Copy a tensor of the host to the device, ready for what is computed next."""
         return tensor if self._copies is None else self._copies.upload(tensor)
 
-    def _download(self, tensor: Tensor) -> Callable[[], np.ndarray]:
+    def download(self, tensor: Tensor) -> Callable[[], np.ndarray]:
+        """Begin to copy a tensor to the host; the function that comes back waits for it."""
         return tensor.numpy if self._copies is None else self._copies.download(tensor)
 
     def _necks(self, requests: Sequence[Request]) -> NeckGrid | None:
@@ -453,8 +466,8 @@ class Reenactor:
         pose = [parameters.expression, parameters.neck, parameters.jaw, parameters.eyes]
         inputs = [source.shape, *pose]  # a held pose has the same inputs again, and the mesh is slow
         if self._last_neck is None or not all(map(torch.equal, inputs, self._last_neck[0])):
-            numbers = self._upload(torch.cat(inputs, 1))
-            grids = partial(self._neck_grids, [p.shape[1] for p in inputs])
+            numbers = self.upload(torch.cat(inputs, 1))
+            grids = partial(self.frame_necks, [p.shape[1] for p in inputs])
             # without its kernel the search for the nearest triangles waits for the device, and cannot be captured
             captured = runs_triton(numbers=numbers)
             fine, coarse = self._run("neck", grids, (numbers,)) if captured else grids(numbers)
@@ -463,7 +476,7 @@ class Reenactor:
             self._last_neck = inputs, grid
         return self._last_neck[1]
 
-    def _neck_grids(self, widths: list[int], numbers: Tensor) -> tuple[Tensor, Tensor]:
+    def frame_necks(self, widths: list[int], numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the grids of a pose: shape, expression, neck, jaw and eyes, [1, their widths together]."""
         assert self.portrait.neck is not None
         grid = self.portrait.neck(*numbers.split(widths, 1))

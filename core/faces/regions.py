@@ -82,6 +82,7 @@ def crop(
     border: str = "border",
     pictures: Tensor | None = None,
     oversampling: int = 1,
+    sizes: Tensor | None = None,
 ) -> Tensor:
     """Cut squares out of pictures, upright, by bilinear interpolation, as OpenCV does it for mediapipe.
 
@@ -95,6 +96,8 @@ def crop(
         border: beyond the picture, "border" repeats its edge and "zeros" is black.
         pictures: [N] which of B each square lies in; None where N is B and each lies in its own.
         oversampling: samples for each pixel and axis, of which the mean is taken; 1 is as mediapipe.
+        sizes: [N, 2] rows and columns of what counts of each square's picture, from its first pixel on; its edge is
+            repeated beyond. None where all of it counts.
 
     Returns:
         [N, 3, *size] whole numbers 0 to 255 in float32, in memory with the channels last.
@@ -107,6 +110,9 @@ def crop(
     sin = (regions.side * torch.sin(regions.roll))[:, None, None]
     x = regions.centre[:, 0, None, None] + cos * across - sin * down[:, None]
     y = regions.centre[:, 1, None, None] + sin * across + cos * down[:, None]
+    if sizes is not None:
+        rest = (sizes - 1).to(x.dtype)[:, :, None, None]
+        x, y = torch.minimum(x.clamp(min=0), rest[:, 1]), torch.minimum(y.clamp(min=0), rest[:, 0])
     levels = sampled(images, x, y, border, pictures)
     return F.avg_pool2d(levels, oversampling) if oversampling > 1 else levels
 

@@ -88,16 +88,22 @@ def motion_crop(image: Tensor, landmarks: Tensor | None = None, size: int = CROP
     return cut(image, crop_map(None if landmarks is None else landmarks.to(image), S).to(image).expand(B, 2, 3), size)
 
 
-def crop_map(landmarks: Tensor | None, side: int) -> Tensor:
+def crop_map(landmarks: Tensor | None, side: int, targets: Tensor | None = None) -> Tensor:
     """Map pixels of the crop's 224² frame to those of a picture of `side` pixels: [B, 2, 3], or one without landmarks.
 
     The few numbers are computed in closed form, on the device of the landmarks.
+
+    Args:
+        landmarks: as of `motion_crop`.
+        side: pixels.
+        targets: ANCHOR_TARGETS on that device, so that they need not be copied there.
     """
     anchors = torch.tensor(CENTRED_ANCHORS)[None] if landmarks is None else anchors_of(landmarks)
     if side != ALIGNED_SIZE:
         anchors = (anchors + 0.5) * (side / ALIGNED_SIZE) - 0.5
     with torch.autocast(anchors.device.type, enabled=False):  # half precision would be half a pixel off
-        return inverse_similarity(similarity(anchors, anchors.new_tensor(ANCHOR_TARGETS)))
+        targets = anchors.new_tensor(ANCHOR_TARGETS) if targets is None else targets
+        return inverse_similarity(similarity(anchors, targets))
 
 
 def cut(image: Tensor, image_from_crop: Tensor, size: int = CROP_SIZE) -> Tensor:

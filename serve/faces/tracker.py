@@ -47,6 +47,7 @@ class FaceTracker:
         seen: how many frames showed one.
         cuts: how often the shot was cut.
         most_faces: the most faces in one frame that was searched.
+        near: the face where it was last; None where the whole frame is searched next.
     """
 
     def __init__(
@@ -63,57 +64,76 @@ class FaceTracker:
         self.lost = self.before = self.seen = self.cuts = self.most_faces = 0
         self._searches, self._pieces = Searches(), PieceByPiece() if spread else None
         self._last: AlignedFace | None = None
-        self._near: Face | None = None  # None: search the whole frame
+        self.near: Face | None = None
         self._previous: Face | None = None  # in this shot
         self._histogram: np.ndarray | None = None
         self._filters = _Filters()
 
     def follow(self, image: np.ndarray, time_s: float, faces: Sequence[Face] | None = None) -> AlignedFace:
         """Follow the face into the next frame, uint8 [H, W, 3], at a later time; `faces` are those in it, if known."""
-        cut = self._is_cut(image)
-        if cut:
-            self._near = self._previous = None
-            self._searches.restart()
-        face = self._choose(image, time_s, faces)
-        placed = None if face is None else align(face.alignment)
-        if face is None or placed is None or not placed.fits(image):
-            self.lost += 1
-            self.before += not self.seen
-            self.cuts += cut
-            self._near = None
+        seen = self.seek(image, time_s, self.notice_cut(image), faces)
+        if seen is None:
             return replace(self._last or AlignedFace.middle(image, self.size_px), found=False)
-        if self._previous is not None and _jumped(self._previous, face):
-            cut = True
-        if cut:
+        face, placed, is_anew = seen
+        if is_anew:
             self._filters.reset()
-        self.cuts += cut
-        self.seen += 1
-        self._searches.restart()
-        self._near = self._previous = face
         turn = turn_of(face)
         if self.smooth:
             face, placed, turn = self._filters(face, placed, turn, time_s)
         self._last = cut_out(image, face, placed, self.size_px, turn, self.flame)
         return self._last
 
-    def _is_cut(self, image: np.ndarray) -> bool:
+    def notice_cut(self, image: np.ndarray) -> bool:
+        """Look whether the next frame begins another shot; then no face is followed into it."""
         before, self._histogram = self._histogram, colour_histogram(image)
-        return before is not None and is_cut(before, self._histogram)
+        cut = before is not None and is_cut(before, self._histogram)
+        if cut:
+            self.near = self._previous = None
+            self._searches.restart()
+        return cut
+
+    def seek(
+        self, image: np.ndarray, time_s: float, cut: bool, faces: Sequence[Face] | None = None
+    ) -> tuple[Face, Alignment, bool] | None:
+        """Find the face in a frame at which `notice_cut` has looked, unsmoothed; arguments are those of `follow`.
+
+        Returns:
+            The face, its square, and whether what is known of its motion no longer counts; None where no face is.
+        """
+        face = self._choose(image, time_s, faces)
+        placed = None if face is None else align(face.alignment)
+        if face is None or placed is None or not placed.fits(image):
+            self.lost += 1
+            self.before += not self.seen
+            self.cuts += cut
+            self.near = None
+            return None
+        if self._previous is not None and _jumped(self._previous, face):
+            cut = True
+        self.cuts += cut
+        self.saw(face)
+        return face, placed, cut
+
+    def saw(self, face: Face) -> None:
+        """Note that a frame shows the face here, unsmoothed: it is followed from there."""
+        self.seen += 1
+        self._searches.restart()
+        self.near = self._previous = face
 
     def _choose(self, image: np.ndarray, time_s: float, faces: Sequence[Face] | None) -> Face | None:
         if faces is None:
             assert self.provider is not None, "no provider and no faces"
-            if self._near is None and self._pieces is None and self._searches.due(time_s):
+            if self.near is None and self._pieces is None and self._searches.due(time_s):
                 faces = self.provider.find(image)
             else:
-                faces = self.provider.find(image, self._near, quick=True)
+                faces = self.provider.find(image, self.near, quick=True)
                 if not faces and self._pieces is not None:
                     faces = self._pieces(self.provider, image, time_s)
-            if self._near is None:
+            if self.near is None:
                 self.most_faces = max(self.most_faces, len(faces))
         if not faces:
             return None
-        if (near := self._near) is not None:
+        if (near := self.near) is not None:
             nearest = min(faces, key=lambda face: float(np.linalg.norm(face.centre - near.centre)))
             if not _jumped(near, nearest):
                 return nearest

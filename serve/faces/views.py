@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 MARGIN = 1.4  # of the square over the box of the landmarks and the forehead
+BROW_SHARE = 0.35  # of the height from the chin to the brows, that the forehead adds
 # A square is kept while that of the last landmarks lies within this part of its side, and this many radians.
 KEPT_SHARE, KEPT_RADIANS = 0.06, math.radians(4)
 
@@ -39,7 +40,7 @@ def view_of(points: np.ndarray) -> View:
     down = np.array([-right[1], right[0]])
     across, high = flat @ right, flat @ down
     brows, chin = high[17:27].min(), high[:17].max()
-    top = brows - 0.35 * (chin - brows)
+    top = brows - BROW_SHARE * (chin - brows)
     side = MARGIN * max(np.ptp(across), chin - top)
     x, y = (across.min() + across.max()) / 2 * right + (top + chin) / 2 * down
     return View(float(x), float(y), float(side), roll)

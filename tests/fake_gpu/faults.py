@@ -57,24 +57,24 @@ def train_little(run: Run) -> None:
 
 def _inside_graph(does: Callable[[Tensor], object]) -> tuple[Any, str, Any]:
     """Return a view that does something more, with the planes."""
-    original = Reenactor._view
+    original = Reenactor.frame_view
 
     def view(self: Reenactor, planes: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
         does(planes)
         return original(self, planes, *others)
 
-    return Reenactor, "_view", view
+    return Reenactor, "frame_view", view
 
 
 def _pins_expanded() -> tuple[Any, str, Any]:
     """Return an upload that pins a number once for each of several places."""
-    original = Reenactor._upload
+    original = Reenactor.upload
 
     def upload(self: Reenactor, tensor: Tensor) -> Tensor:
         torch.zeros(1).expand(4).pin_memory()
         return original(self, tensor)
 
-    return Reenactor, "_upload", upload
+    return Reenactor, "upload", upload
 
 
 _ASKED = (attention, "has_xformers", cache(lambda: True)), (attention, "xformers_runs", lambda query, key, value: True)

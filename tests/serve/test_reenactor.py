@@ -337,10 +337,10 @@ def test_a_frame_asks_nothing_of_the_host(weights, tiny_weights, monkeypatch):
     monkeypatch.setattr(torch, "tensor", lambda values, **k: listed.append(values) or torch.empty((), device="meta"))
     monkeypatch.setattr(torch.Tensor, "new_tensor", lambda own, values, **k: listed.append(values) or own.new_empty(()))
     with torch.inference_mode(), use_backend("reference"), _Forbidden() as seen:
-        (planes,) = engine._planes(picture, empty(9), empty(M), empty(M), *source)
-        necks = engine._neck_grids(pose, empty(sum(pose))) if weights == "demo" else grids  # FLAME's has a kernel
+        (planes,) = engine.frame_planes(picture, empty(9), empty(M), empty(M), *source)
+        necks = engine.frame_necks(pose, empty(sum(pose))) if weights == "demo" else grids  # FLAME's has a kernel
         views = [
-            engine._view(planes, empty(16, 64, 64), empty(numbers), *more)
+            engine.frame_view(planes, empty(16, 64, 64), empty(numbers), *more)
             for numbers in (25, 89)
             for more in ((), grids)
         ]
