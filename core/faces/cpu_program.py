@@ -7,7 +7,7 @@ wheel that needs no compiler, turns the loops of `cpu_code` into machine code; w
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from math import prod
@@ -80,8 +80,16 @@ def machine() -> Machine | None:
 
 
 @lru_cache(maxsize=64)
-def _compiled(text: str) -> tuple[Any, Any]:
-    """Compile LLVM's text; the engine must live as long as the function."""
+def compiled(text: str, arguments: tuple[Any, ...], vectorize: bool = False) -> Callable[..., None]:
+    """Compile LLVM's text.
+
+    Args:
+        arguments: ctypes' kinds of what its function `run` takes.
+        vectorize: let LLVM turn loops over single numbers into loops over vectors.
+
+    Returns:
+        The function, which runs without Python's lock.
+    """
     llvm = _llvm()
     assert llvm is not None
     target = llvm.Target.from_default_triple().create_target_machine(
@@ -89,11 +97,16 @@ def _compiled(text: str) -> tuple[Any, Any]:
     )
     module = llvm.parse_assembly(text)
     module.verify()
+    if vectorize:
+        tuning = llvm.create_pipeline_tuning_options(speed_level=3)
+        tuning.loop_vectorization = True
+        builder = llvm.create_pass_builder(target, tuning)
+        builder.getModulePassManager().run(module, builder)
     engine = llvm.create_mcjit_compiler(module, target)
     engine.finalize_object()
-    address = ctypes.c_void_p
-    function = ctypes.CFUNCTYPE(None, address, address, address, address, ctypes.c_int64)
-    return function(engine.get_function_address("run")), engine
+    function = ctypes.CFUNCTYPE(None, *arguments)(engine.get_function_address("run"))
+    function.engine = engine  # type: ignore[attr-defined] # the machine code lives as long as it does
+    return function
 
 
 class Program:
@@ -123,7 +136,7 @@ class Program:
         for number, part in enumerate(parts):
             self._write(number, part)
         self.constants = torch.cat([one.flatten() for one in self._constants]) if self._constants else torch.zeros(1)
-        self._function, self._engine = _compiled(self._text(turn, len(parts)))
+        self._function = compiled(self._text(turn, len(parts)), (ctypes.c_void_p,) * 4 + (ctypes.c_int64,))
 
     def run(self, *images: Tensor) -> Sequence[Tensor]:
         """Run it on the inputs [B, C, H, W], float32: the outputs, as views [B, C, H, W] with the channels last."""

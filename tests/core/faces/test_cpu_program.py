@@ -1,4 +1,4 @@
-"""Layers compiled for a CPU give what PyTorch gives, for each width of vectors, and are refused where they do not fit."""
+"""Layers compiled for a CPU give what PyTorch gives, for each width of vectors, unless they do not fit."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from tests.core.faces.networks import NAMES, face_graph
 from tests.core.faces.tflite_files import branches
-from triportrait.core.faces import cpu_program
+from triportrait.core.faces import cpu_program, cpu_sampling
 from triportrait.core.faces.convolution import Convolution
 from triportrait.core.faces.cpu_code import Machine
 from triportrait.core.faces.cpu_layers import MOST_SIDE, Part, compilable
 from triportrait.core.faces.cpu_program import Program, machine, with_programs
 from triportrait.core.faces.layers import Elementwise, Pool, Rearrange, Select
 from triportrait.core.faces.network import GraphNetwork
+from triportrait.core.faces.regions import sampled
 from triportrait.core.faces.tflite import parse_tflite
 
 pytest.importorskip("llvmlite")
@@ -178,6 +179,23 @@ def test_small_channels_beside_compiled_ones(monkeypatch):
     monkeypatch.setattr(cpu_program, "machine", lambda: None)
     for key, wanted in GraphNetwork(graph)(images).items():
         close(found[key], wanted)
+
+
+@pytest.mark.parametrize("border", ["border", "zeros"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_samples_are_pytorch_s(monkeypatch, border, layout):
+    """Within one level on the few places where PyTorch's own rounding differs; also far outside of the picture."""
+    torch.manual_seed(0)
+    stored = torch.randint(0, 256, (2, 3, 40, 50), dtype=torch.uint8).contiguous(memory_format=layout)
+    images = stored[:, :, 3:, 5:]
+    x, y = (torch.rand(2, 3, 31, 17) * 80 - 15).unbind(0)
+    pictures = torch.tensor([1, 0, -1])
+    found = sampled(images, x, y, border, pictures)
+    monkeypatch.setattr(cpu_sampling, "machine", lambda: None)
+    wanted = sampled(images, x, y, border, pictures)
+    assert found.stride() == wanted.stride()
+    assert (found - wanted).abs().max() <= 1
+    assert (found != wanted).float().mean() < 0.01
 
 
 def test_threads_share_a_network():
