@@ -188,7 +188,7 @@ class TransposedConvolution(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Enlarge [B, in, H, W]: a product of matrices gives each pixel's tile, and the tiles are put in their places."""
+        """Enlarge [B, in, H, W]: a product of matrices gives each pixel a tile, and the tiles are put in order."""
         weights = self.kernel.flatten(1).mT  # [out * tile, in]
         tiles = F.linear(image.to(self.kernel.dtype).permute(0, 2, 3, 1), weights)
         placed = tiles.unflatten(3, self.kernel.shape[1:]).permute(0, 3, 1, 4, 2, 5)  # [B, out, H, rows, W, columns]

@@ -76,6 +76,9 @@ def _convolvable(layer: Convolution, images: Sequence[Size], result: Size) -> bo
         return False  # PyTorch is as fast
     if depthwise and max(side_pair(kernel)) > MOST_SIDE:
         return False
+    high, wide = images[0][0] + sides[0] + sides[1], images[0][1] + sides[2] + sides[3]
+    if high * wide * padded(images[0][2]) > MOST_NUMBERS:
+        return False
     channels = len(kernel) if depthwise else kernel.shape[1] * parts
     fits = images[0][2] == channels and result[2] == len(kernel)
     fits = fits and result[:2] == _counts(images[0], side_pair(kernel), layer.stride, sides)
