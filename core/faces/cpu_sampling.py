@@ -131,7 +131,7 @@ def sampled_bytes(images: Tensor, x: Tensor, y: Tensor, border: str, pictures: T
     function = _function(border)
     x, y = x.float().contiguous(), y.float().contiguous()
     count, rows, columns = x.shape
-    which = range(count) if pictures is None else [range(len(images))[k] for k in pictures.tolist()]
+    which = range(count) if pictures is None else pictures.tolist()
     levels = torch.empty(count, rows, columns, 3)
     channel, line, pixel = images.stride()[1:]
     for k, picture in enumerate(which):

@@ -199,17 +199,23 @@ def test_samples_are_pytorch_s(monkeypatch, border, layout):
     assert (found != wanted).float().mean() < 0.01
 
 
-def test_threads_share_a_network():
-    """Each thread gets what it gets alone, also while the network is compiled."""
-    graph = parse_tflite(branches().file(), "net.tflite")
-    images = [torch.randn(k % 3 + 1, 4, 16, 16) for k in range(24)]
-    alone = GraphNetwork(graph)
-    wanted = [[value.clone() for value in alone(image).values()] for image in images]
-    network = GraphNetwork(graph)
+def test_threads_share_a_program():
+    """Each of four threads gets what it gets alone."""
+    parts, values = layers()
+    program = Program(parts, sizes_of(values), ["points"], MACHINES[2])
+    images = [values["image"].roll(k, 3).contiguous(memory_format=torch.channels_last) for k in range(4)] * 25
+    wanted = [program.run(image)[0] for image in images[:4]] * 25
     with ThreadPoolExecutor(4) as pool:
-        for one, other in zip(pool.map(lambda image: list(network(image).values()), images), wanted, strict=True):
-            for value, known in zip(one, other, strict=True):
-                torch.testing.assert_close(value, known, atol=0, rtol=0)
+        for one, known in zip(pool.map(lambda image: program.run(image)[0], images), wanted, strict=True):
+            assert torch.equal(one, known)
+
+
+def test_threads_begin_together():
+    """A network is compiled once, whichever thread comes first."""
+    network = GraphNetwork(parse_tflite(branches().file(), "net.tflite"))
+    with ThreadPoolExecutor(4) as pool:
+        first, *others = pool.map(lambda _: network._on_a_cpu(), range(4))
+    assert all(other is first for other in others)
 
 
 def test_a_network_that_ran_can_be_copied_and_moved(monkeypatch):
