@@ -22,6 +22,7 @@ from triportrait.core.faces.cpu_code import Code, Machine, Place
 from triportrait.core.faces.cpu_layers import Part, Size, compilable, padded, side_pair, trimmed
 from triportrait.core.faces.cpu_loops import Dense, Ending, Windowed, combined, copied, dense, mean, windowed
 from triportrait.core.faces.layers import Elementwise, Pool, Select
+from triportrait.core.faces.object_cache import object_code
 
 ALIGNED = 16  # numbers
 MOST_LAYERS = 256  # of a program; each takes about 15 ms to compile
@@ -92,17 +93,23 @@ def compiled(text: str, arguments: tuple[Any, ...], vectorize: bool = False) -> 
     """
     llvm = _llvm()
     assert llvm is not None
-    target = llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3, jit=True
-    )
-    module = llvm.parse_assembly(text)
-    module.verify()
-    if vectorize:
-        tuning = llvm.create_pipeline_tuning_options(speed_level=3)
-        tuning.loop_vectorization = True
-        builder = llvm.create_pass_builder(target, tuning)
-        builder.getModulePassManager().run(module, builder)
-    engine = llvm.create_mcjit_compiler(module, target)
+    cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    target = llvm.Target.from_default_triple().create_target_machine(cpu=cpu, features=features, opt=3, jit=True)
+
+    def make() -> bytes:
+        module = llvm.parse_assembly(text)
+        module.verify()
+        if vectorize:
+            tuning = llvm.create_pipeline_tuning_options(speed_level=3)
+            tuning.loop_vectorization = True
+            builder = llvm.create_pass_builder(target, tuning)
+            builder.getModulePassManager().run(module, builder)
+        return bytes(target.emit_object(module))
+
+    parts = (llvm.llvm_version_info, target.triple, cpu, features, vectorize, text)
+    code = object_code("\n".join(map(str, parts)), make)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     function = ctypes.CFUNCTYPE(None, *arguments)(engine.get_function_address("run"))
     function.engine = engine  # type: ignore[attr-defined] # the machine code lives as long as it does
