@@ -91,6 +91,17 @@ runs("a comparison")
 import fastapi, uvicorn, websockets, aiortc, prometheus_client
 loads()
 """,
+    "llvmlite": """
+import llvmlite
+loads()
+import torch
+from triportrait.core.faces.cpu_sampling import sampled_bytes
+level = torch.full((1, 3, 4, 4), 7, dtype=torch.uint8)
+levels = sampled_bytes(level, torch.ones(1, 2, 2), torch.ones(1, 2, 2), "border", None)
+assert levels is not None, "it compiles nothing for this CPU"
+assert (levels == 7).all()
+runs("a compiled function")
+""",
     "provenance": """
 import cryptography, c2pa
 loads()

@@ -73,11 +73,6 @@ def test_no_python_and_no_numpy_is_shut_out_from_above():
     assert [one for one in wanted if named(one) == "mediapipe" or (named(one) == "numpy" and "<" in one)] == []
 
 
-def test_the_extra_that_brought_mediapipe_stays_as_a_name():
-    """`pip install -e '.[faces]'` goes on, without a warning; no command of ours names it."""
-    assert PROJECT["optional-dependencies"]["faces"] == []
-
-
 @pytest.mark.parametrize("place", ["README.md", "CONTRIBUTING.md", ".ci", "docs", *CODE])
 def test_commands_name_extras_that_install_something(place):
     path = ROOT / place

@@ -141,3 +141,8 @@ def _likeness(step: Step, graph: Graph, alone: set[str]) -> tuple[object, ...]:
 
 def _bundle_name(names: tuple[str, ...]) -> str:
     return "\n".join(names)
+
+
+def members_of(name: str) -> list[str]:
+    """List the values that lie side by side in one of the plan."""
+    return name.split("\n")

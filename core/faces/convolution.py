@@ -188,6 +188,9 @@ class TransposedConvolution(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Enlarge [B, in, H, W]."""
-        stride = self.kernel.shape[2], self.kernel.shape[3]
-        return F.conv_transpose2d(image.to(self.kernel.dtype), self.kernel, self.bias, stride)
+        """Enlarge [B, in, H, W]: a product of matrices gives each pixel a tile, and the tiles are put in order."""
+        weights = self.kernel.flatten(1).mT  # [out * tile, in]
+        tiles = F.linear(image.to(self.kernel.dtype).permute(0, 2, 3, 1), weights)
+        placed = tiles.unflatten(3, self.kernel.shape[1:]).permute(0, 3, 1, 4, 2, 5)  # [B, out, H, rows, W, columns]
+        result = placed.flatten(4).flatten(2, 3)
+        return result if self.bias is None else result.add_(self.bias[:, None, None])

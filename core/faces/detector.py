@@ -71,9 +71,14 @@ class FaceDetector(nn.Module):
         centre = torch.stack([zeros + wide / 2, zeros + high / 2], 1)
         letterboxed = crop(images, Regions(centre, zeros + longer, zeros), (side, side), "zeros")
         results = self.network(letterboxed / 127.5 - 1)
-        boxes, keypoints = decoded(results[self.regressors], self.anchors, side)
         scores = results[self.scores][..., 0].float().clamp(-MOST_LOGIT, MOST_LOGIT).sigmoid()
         scores = torch.where(scores >= self.least_score, scores, torch.zeros_like(scores))
+        regressors, anchors = results[self.regressors], self.anchors
+        if scores.device.type == "cpu" and len(scores):  # a GPU would wait to be asked where faces are
+            seen = scores.amax(0).nonzero()[:, 0]
+            seen = seen if len(seen) else seen.new_zeros(1)
+            regressors, anchors, scores = regressors[:, seen], anchors[seen], scores[:, seen]
+        boxes, keypoints = decoded(regressors, anchors, side)
         found = suppressed(boxes, keypoints, scores, most)
         offset = centre - longer / 2
         return Detections(

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from threading import Lock
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from triportrait.core.faces.bundles import Selection, bundled, without_repeats
+from triportrait.core.faces.bundles import Selection, bundled, members_of, without_repeats
+from triportrait.core.faces.cpu_layers import Part, Size
+from triportrait.core.faces.cpu_program import Program, with_programs
 from triportrait.core.faces.fusion import Step, fused
 from triportrait.core.faces.graph import Graph
 from triportrait.core.faces.layer_making import layer_of
 from triportrait.core.faces.layers import Select
 
+_COMPILING = Lock()
 LARGEST_KEPT = 31 << 20  # bytes; glibc's limit is 32 MiB
 
 # Operators after the last convolution that move points or turn them into others: they stay in float32.
@@ -49,9 +54,8 @@ class GraphNetwork(nn.Module):
         points = wide - {step.output for step in steps if step.operator.kind == "Landmarks2TransformMatrix"}
         plan = bundled(steps, graph, points)
         self.layers = nn.ModuleList()
-        last = {name: place for place, part in enumerate(plan) for name in part.inputs}
-        self._plan: list[tuple[nn.Module, tuple[str, ...], str, tuple[str, ...]]] = []
-        for place, part in enumerate(plan):
+        self._parts: list[Part] = []
+        for part in plan:
             if isinstance(part, Selection):
                 layer: nn.Module = Select(part.picks)
             else:
@@ -59,8 +63,9 @@ class GraphNetwork(nn.Module):
                 if part.members[0].output not in wide:
                     layer = layer.to(dtype)
             self.layers.append(layer)
-            done = tuple({name for name in part.inputs if last[name] == place and name not in graph.outputs})
-            self._plan.append((layer, part.inputs, part.output, done))
+            self._parts.append(Part(layer, part.inputs, part.output))
+        self._sizes = _image_sizes(graph, [name for part in plan for name in (*part.inputs, part.output)])
+        self._compiled: list[Part | Program] | None = None
         self.eval()
 
     @torch.no_grad()
@@ -74,13 +79,40 @@ class GraphNetwork(nn.Module):
             Name of each result -> [B, ...] in TFLite's layout, images [B, H, W, C].
         """
         first = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        parts: Sequence[Part | Program] = self._parts
+        if first.device.type == "cpu" and self.dtype == torch.float32:
+            parts = self._on_a_cpu()
         values = {self.input_name: first}
-        for layer, inputs, output, done in self._plan:
-            values[output] = layer.forward(*[values[name] for name in inputs])
-            for name in done:
-                del values[name]
+        for part in parts:
+            found = part.run(*[values[name] for name in part.inputs])
+            values.update(zip(part.outputs, found, strict=True))
         results = ((name, values[name]) for name in self.output_names)
         return {name: value.permute(0, 2, 3, 1) if value.ndim == 4 else value for name, value in results}
+
+    def _on_a_cpu(self) -> list[Part | Program]:
+        """Give the parts, those compiled that can be; threads that begin at the same time wait for one of them."""
+        with _COMPILING:
+            if self._compiled is None:
+                self._compiled = with_programs(self._parts, self._sizes, self.output_names)
+            return self._compiled
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_compiled": None}  # machine code cannot be copied
+
+    def _apply(self, *args: Any, **keywords: Any) -> GraphNetwork:
+        self._compiled = None
+        super()._apply(*args, **keywords)
+        return self
+
+
+def _image_sizes(graph: Graph, names: Iterable[str]) -> dict[str, Size]:
+    """Find rows, columns and channels of all values that are images; a bundle's name is made of its members'."""
+    sizes = {}
+    for name in names:
+        shapes = [graph.shapes.get(member, ()) for member in members_of(name)]
+        if all(len(shape) == 4 for shape in shapes):
+            sizes[name] = shapes[0][1], shapes[0][2], sum(shape[3] for shape in shapes)
+    return sizes
 
 
 def _wide_steps(steps: list[Step], graph: Graph) -> set[str]:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from triportrait.core.faces.cpu_sampling import sampled_bytes
+
 ENLARGED = 1.5  # side of the mesh's square over the longer side of a detected box, or of the box of the last points
 EYE_CORNERS = (33, 263)  # of the mesh; the line between them is level in the square
 
@@ -119,6 +121,10 @@ def crop(
 
 def sampled(images: Tensor, x: Tensor, y: Tensor, border: str, pictures: Tensor | None = None) -> Tensor:
     """Sample pictures [B, 3, H, W] at the places x and y, [N, rows, columns], as `crop` says; levels 0 to 255."""
+    if images.device.type == "cpu" and images.dtype == torch.uint8:
+        levels = sampled_bytes(images, x, y, border, pictures)
+        if levels is not None:
+            return levels
     x, y = (x * 32).round() / 32, (y * 32).round() / 32
     if images.device.type == "cpu":
         images, x, y = _narrowed(images, x, y)

@@ -1,7 +1,7 @@
 """Measure what the face networks cost on one core beside mediapipe's own run: `python -m docs.faces.speed`.
 
 Needs mediapipe 0.10.21. Both run in turns in one process, so that what else the machine does meets both; the least CPU
-time counts, of all threads.
+time counts, of all threads. With llvmlite installed the networks are compiled for the CPU, else PyTorch runs them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import torch
 
 from tests.core.faces.networks import NAMES, face_graph, wheel_file
 from tests.core.faces.pictures import pictures
+from triportrait.core.faces.cpu_program import machine
 from triportrait.core.faces.detector import FaceDetector
+from triportrait.core.faces.graph import Graph
 from triportrait.core.faces.mesh import FaceMesh
 from triportrait.core.faces.models import MODELS
 from triportrait.core.faces.network import GraphNetwork
+from triportrait.core.faces.operators import shape_and_work
 from triportrait.core.faces.regions import regions_of_boxes, regions_of_points
 
 ROUNDS, TIMES = 60, 5
@@ -75,13 +78,29 @@ def milliseconds(*runs: Callable[[], object]) -> list[float]:
     return least
 
 
+def arithmetic(graph: Graph, rate: float) -> float:
+    """Count the milliseconds that the multiplications and additions of a network's convolutions take at a rate."""
+    work = 0
+    for operator in graph.operators:
+        if "CONV" in operator.kind.upper():
+            shapes = [graph.shapes.get(name) or tuple(graph.constants[name].shape) for name in operator.inputs]
+            work += shape_and_work(operator.kind, shapes, operator.options)[1]
+    return 2 * work / rate
+
+
 def main() -> None:
     """Print the table."""
     os.environ.setdefault("GLOG_minloglevel", "3")
     import mediapipe
 
     torch.set_num_threads(1)
-    print(f"| one core, ms a picture | mediapipe | ours | ours in batches of {BATCH} |\n" + "| --- " * 4 + "|")
+    dense = torch.nn.Conv2d(256, 256, 3, padding=1).to(memory_format=torch.channels_last).requires_grad_(False)
+    square = torch.rand(1, 256, 32, 32).contiguous(memory_format=torch.channels_last)
+    (least,) = milliseconds(lambda: dense(square))
+    rate = 2 * dense.weight.numel() * 32 * 32 / least
+    print(f"oneDNN's convolution of 256 channels: {rate / 1e6:.0f} GFLOP/s; llvmlite: {machine() is not None}\n")
+    columns = f"one core, ms a picture | arithmetic alone | mediapipe | ours | ours in batches of {BATCH}"
+    print(f"| {columns} |\n" + "| --- " * 5 + "|")
     for name in NAMES:
         network = GraphNetwork(face_graph(name))
         one = torch.rand(1, 3, *network.input_size)
@@ -89,7 +108,8 @@ def main() -> None:
         theirs, ours, batch = milliseconds(
             mediapipe_network(name, network.input_size), lambda n=network, x=one: n(x), lambda n=network, x=many: n(x)
         )
-        row(MODELS[NAMES[name]].file.removesuffix(".tflite"), theirs, ours, batch / BATCH)
+        alone = f"{arithmetic(face_graph(name), rate):.2f}"
+        row(MODELS[NAMES[name]].file.removesuffix(".tflite"), theirs, ours, batch / BATCH, alone)
     picture = pictures()["wide frame"]
     image = torch.from_numpy(picture).permute(2, 0, 1)[None]
     images = image.expand(BATCH, -1, -1, -1)
@@ -109,9 +129,9 @@ def main() -> None:
     row("faces detected in 640 x 360", theirs, ours, batch / BATCH)
 
 
-def row(what: str, theirs: float, ours: float, batch: float) -> None:
+def row(what: str, theirs: float, ours: float, batch: float, alone: str = "") -> None:
     """Print one row."""
-    cells = f"{theirs:.2f} | {ours:.2f} ({theirs / ours:.2f}) | {batch:.2f} ({theirs / batch:.2f})"
+    cells = f"{alone} | {theirs:.2f} | {ours:.2f} ({theirs / ours:.2f}) | {batch:.2f} ({theirs / batch:.2f})"
     print(f"| {what} | {cells} |", flush=True)
 
 

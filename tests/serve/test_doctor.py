@@ -35,8 +35,8 @@ def test_a_row_for_everything(capsys, monkeypatch):
     assert cli.main(["doctor"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
     for name in (
-        "Python", "numpy", "torch", "CUDA", "Triton", "xFormers", "DALI", "DeepSpeed", "lpips", "live", "provenance",
-        "video", "weights",
+        "Python", "numpy", "torch", "CUDA", "Triton", "xFormers", "DALI", "DeepSpeed", "lpips", "live", "llvmlite",
+        "provenance", "video", "weights",
     ):  # fmt: skip
         assert name in lines, name
         assert lines[name].split()[1] in ("ok", "missing", "none", "broken"), lines[name]
@@ -46,7 +46,7 @@ def test_a_row_for_everything(capsys, monkeypatch):
     assert "; NVDEC " in lines["video"]
     assert "procedural heads alone" in lines["weights"]
     assert "reenact can run" in lines["reenact"]
-    for name in ("Triton", "DeepSpeed", "lpips", "live", "provenance"):
+    for name in ("Triton", "DeepSpeed", "lpips", "live", "llvmlite", "provenance"):
         assert lines[name].split()[1] == "missing" or ": loads" in lines[name], lines[name]
 
 
@@ -87,7 +87,7 @@ def test_what_is_missing_has_its_command(untried, monkeypatch):
     monkeypatch.setattr(doctor.metadata, "version", absent)
     rows = {row.name: row for row in doctor.examine(None)}
     for name, extra in (
-        ("torch", "cpu"), ("xFormers", "xformers"), ("DALI", "dali"), ("live", "serve"),
+        ("torch", "cpu"), ("xFormers", "xformers"), ("DALI", "dali"), ("live", "serve"), ("llvmlite", "faces"),
         ("provenance", "provenance"), ("lpips", "train"),
     ):  # fmt: skip
         assert rows[name].verdict == "missing", rows[name]
