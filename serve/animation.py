@@ -31,7 +31,7 @@ from triportrait.serve.overlap import read_ahead
 from triportrait.serve.part_times import PartTimes
 from triportrait.serve.picture_inputs import PictureStream
 from triportrait.serve.reenactor import Controls, PreparedSource, Reenactor
-from triportrait.serve.source_and_driving import DrivingFrames, SourcePicture
+from triportrait.serve.source_and_driving import DrivingFrames, SourcePicture, check_finds_faces
 
 ORBIT_PERIOD_S = 4.0
 LARGEST_YAW_DEG, LARGEST_PITCH_DEG = 180.0, 89.0
@@ -189,6 +189,8 @@ class Animation:
             finder() if driving.known is None else None, reenactor.image_size,
             smooth=options.smooth and not clip.is_pictures, face=options.driving_face, flame=reenactor.has_flame_neck,
         )  # fmt: skip
+        if driving.known is None and self.tracker.provider is None:
+            check_finds_faces(driving.name, "--driving-face", options.driving_face)
         self._origin = Origin(source.picture, driving, options.paste_back or options.side_by_side)
         self.marks = False
         self._signs = Watermark(message_of(source.picture.sha256())).signs

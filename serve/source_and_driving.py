@@ -18,6 +18,7 @@ import numpy as np
 
 from triportrait.core import checksum
 from triportrait.core.errors import InputError
+from triportrait.core.faces.models import COMMAND
 from triportrait.serve.faces.alignment import align
 from triportrait.serve.faces.face import AlignedFace, Face, FaceProvider
 from triportrait.serve.faces.landmark_files import RAW_LANDMARKS, KnownFaces, LandmarkFolder, known_beside
@@ -93,6 +94,15 @@ class SourcePicture:
         return cut_out(self.image, self.face, placed, size_px, flame=flame)
 
 
+def check_finds_faces(name: Path | str, option: str, number: int | None) -> None:
+    """Refuse the number of a face where nothing finds faces. Raises: `InputError`."""
+    if number is not None:
+        raise InputError(
+            f"{name}: expected a number of a face only where faces are found, got {option} {number} and nothing that "
+            f"finds them; run `{COMMAND}` once, or leave {option} out"
+        )
+
+
 def find_face(
     name: Path | str, image: np.ndarray, provider: FaceProvider | None, number: int | None, required: bool
 ) -> SourcePicture:  # fmt: skip
@@ -105,9 +115,10 @@ def find_face(
         required: refuse a picture without a face.
 
     Raises:
-        InputError: the picture has no face, or not as many.
+        InputError: the picture has no face, or not as many; or a number is given and nothing finds faces.
     """
     if provider is None:
+        check_finds_faces(name, "--face", number)
         return SourcePicture(name, image)
     faces = [face for face in provider.find(image) if _lies_in(face, image)]
     face = chosen(faces, number)

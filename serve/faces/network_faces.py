@@ -56,7 +56,12 @@ class NetworkFaces:
 
         Unless it is to be quick, the picture is searched in pieces too, so that small faces in large pictures and all
         faces of a wide one are found; in smaller pieces where these show none.
+
+        Raises:
+            ValueError: the picture has another shape or kind.
         """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(f"expected a picture uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
         with one_thread():
             if near is not None:
                 wanted = view_of(near.points)

@@ -6,7 +6,7 @@ import logging
 from typing import Literal
 
 from triportrait.core.errors import InputError
-from triportrait.core.faces.models import why_unusable
+from triportrait.core.faces.models import models_state, why_unusable
 from triportrait.serve.faces.face import FaceProvider
 
 FaceKind = Literal["auto", "networks", "none"]
@@ -29,7 +29,8 @@ def face_provider(kind: FaceKind = "auto") -> FaceProvider | None:
         return NetworkFaces()
     if kind == "networks":
         raise InputError(why)
-    logger.info("%s", why)
+    is_damaged = models_state().verdict == "damaged"
+    logger.log(logging.WARNING if is_damaged else logging.INFO, "%s", why)
     return None
 
 

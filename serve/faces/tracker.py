@@ -67,6 +67,7 @@ class FaceTracker:
         self.near: Face | None = None
         self._previous: Face | None = None  # in this shot
         self._histogram: np.ndarray | None = None
+        self._was_cut = False  # since the face was last seen
         self._filters = _Filters()
 
     def follow(self, image: np.ndarray, time_s: float, faces: Sequence[Face] | None = None) -> AlignedFace:
@@ -88,6 +89,7 @@ class FaceTracker:
         before, self._histogram = self._histogram, colour_histogram(image)
         cut = before is not None and is_cut(before, self._histogram)
         if cut:
+            self._was_cut = True
             self.near = self._previous = None
             self._searches.restart()
         return cut
@@ -108,15 +110,16 @@ class FaceTracker:
             self.cuts += cut
             self.near = None
             return None
-        if self._previous is not None and _jumped(self._previous, face):
-            cut = True
-        self.cuts += cut
+        jumped = self._previous is not None and _jumped(self._previous, face)
+        self.cuts += cut or jumped
+        is_anew = self._was_cut or jumped
         self.saw(face)
-        return face, placed, cut
+        return face, placed, is_anew
 
     def saw(self, face: Face) -> None:
         """Note that a frame shows the face here, unsmoothed: it is followed from there."""
         self.seen += 1
+        self._was_cut = False
         self._searches.restart()
         self.near = self._previous = face
 

@@ -29,7 +29,7 @@ from triportrait.serve.pipeline import Pipeline
 from triportrait.serve.precision import Precision
 from triportrait.serve.reenactor import Controls
 from triportrait.serve.saving import WRITTEN_PICTURES, is_picture_name, write_frames
-from triportrait.serve.source_and_driving import DrivingFrames, Frames, SourcePicture, find_source
+from triportrait.serve.source_and_driving import DrivingFrames, Frames, SourcePicture, check_finds_faces, find_source
 from triportrait.serve.threads import share_cores
 from triportrait.serve.weight_loading import need_faces
 
@@ -117,8 +117,11 @@ class Reenact:
         with ExitStack() as stack:
             finder = stack.enter_context(closing(LazyProvider(self.faces)))
             source = source_file.read(finder, self.face, need_faces(weights))
-            if driving.known is None and (provider := finder()) is not None:
-                driving.look(provider, options.frames, need_faces(weights), _look_bar)
+            if driving.known is None:
+                if (provider := finder()) is None:
+                    check_finds_faces(self.driving, "--driving-face", self.driving_face)
+                else:
+                    driving.look(provider, options.frames, need_faces(weights), _look_bar)
             stamp = Stamp(
                 source.sha256(), weights, watermark=self.watermark, certificate=self.certificate, key=self.key,
                 composite=self.paste_back or self.side_by_side,

@@ -300,6 +300,23 @@ class TestFollowing:
         assert after.placed.side == pytest.approx(align(finder.faces[0].alignment).side)
         assert after.tracking.parameters.neck[0, 1] == pytest.approx(-0.4, abs=1e-3)
 
+    @pytest.mark.parametrize("missed", [1, 3])
+    def test_a_cut_starts_anew_where_the_face_is_found_later(self, missed):
+        """As above, but the new shot's first frames show no face."""
+        finder = Finder()
+        tracker = FaceTracker(finder, 32)
+        finder.faces = [face((300, 180), 80, (0, 0.4, 0))]
+        for i in range(10):
+            tracker.follow(colourful(1), i / 25)
+        finder.faces = []
+        for i in range(missed):
+            assert not tracker.follow(colourful(2), (10 + i) / 25).found
+        finder.faces = [face((310, 185), 95, (0, -0.4, 0))]
+        after = tracker.follow(colourful(2), (10 + missed) / 25)
+        assert tracker.cuts == 1
+        assert after.placed.side == pytest.approx(align(finder.faces[0].alignment).side)
+        assert after.tracking.parameters.neck[0, 1] == pytest.approx(-0.4, abs=1e-3)
+
     def test_a_jump_is_a_cut_too(self):
         tracker = FaceTracker(None, 32)
         tracker.follow(EMPTY, 0.0, [face((150, 180), 80)])

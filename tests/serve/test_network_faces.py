@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.face_models import needs_face_models
@@ -62,6 +63,23 @@ def test_a_small_face_in_a_large_picture(provider):
     apart = np.linalg.norm(wanted[0] - wanted[1])
     found = np.stack([face.points[36:42, :2].mean(0), face.points[42:48, :2].mean(0)])
     assert np.linalg.norm(found - wanted, axis=1).max() < 0.05 * apart
+
+
+def test_a_quick_look_sees_far_faces_by_the_full_range(provider):
+    image = seen((320, 180), 0.5)
+    rows = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
+    assert not provider._detectors[0](rows).scores.any(), "the detector of short range misses it"
+    assert len(provider.find(image, quick=True)) == 1
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 4), np.uint8), np.zeros((9, 9, 3)), np.zeros((0, 9, 3), np.uint8)],
+    ids=["grey", "RGBA", "float", "empty"],
+)
+def test_other_arrays_are_refused_in_words(provider, image):
+    with pytest.raises(ValueError, match=r"^expected a picture uint8 \[H, W, 3\], got "):
+        provider.find(image)
 
 
 def test_no_face_and_several(provider):

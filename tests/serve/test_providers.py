@@ -24,6 +24,7 @@ def test_networks_that_cannot_be_used(real_faces, how, monkeypatch, tmp_path, ca
     assert finder.missing
     (record,) = caplog.records
     assert f"are {how}" in record.getMessage()
+    assert record.levelname == ("WARNING" if how == "damaged" else "INFO")
     assert "run `triportrait fetch faces` once" in record.getMessage()
     with pytest.raises(InputError, match=rf"^face models: .* are {how}.* run `triportrait fetch faces` once"):
         providers.face_provider("networks")

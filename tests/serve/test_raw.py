@@ -301,6 +301,10 @@ def test_missing_networks_are_said_in_one_sentence(real_faces, demo, head, portr
     assert code == 0
     assert "are missing; run `triportrait fetch faces` once (36 MB), or give landmarks" in said
     assert "nothing finds faces here (`triportrait fetch faces`); its middle square is taken as aligned" in said
+    for option in ("--face", "--driving-face"):
+        code, said = demo(portrait, head[0], tmp_path / "out.mp4", option, 2)
+        assert code == 2
+        assert f"got {option} 2 and nothing that finds them; run `triportrait fetch faces` once" in said
     code, said = demo(portrait, head[0], tmp_path / "out.mp4", "--faces", "networks")
     assert code == 2
     assert said.strip().splitlines()[-1].endswith("run `triportrait fetch faces` once (36 MB), or give landmarks")

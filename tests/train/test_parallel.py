@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from triportrait.core.errors import InputError
-from triportrait.core.torch_threads import one_thread
 from triportrait.train.data.heads.population import Expression, cast
 from triportrait.train.data.parallel import FEWEST_PARTS, cores, in_order
 
@@ -23,13 +22,6 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
-
-
-def test_one_thread_for_a_while():
-    with pytest.raises(KeyError), one_thread():
-        assert torch.get_num_threads() == 1
-        raise KeyError
-    assert torch.get_num_threads() == 2
 
 
 def test_few_parts_stay_here_and_are_done_by_one_thread():
