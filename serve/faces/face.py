@@ -27,12 +27,14 @@ class Face:
         turn: float32 [3], the head's rotation vector in the axes of the neck (x right, y up, z to the viewer;
             radians), where it is known and need not be read off the points.
         view: the square in which a mesh was fitted to it, where one was.
+        mesh: float32 [478, 3], that mesh, in pixels as `points`; expressions are read off it.
     """
 
     points: np.ndarray
     alignment: np.ndarray
     turn: np.ndarray | None = None
     view: View | None = None
+    mesh: np.ndarray | None = None
 
     @property
     def size_px(self) -> float:

@@ -108,10 +108,11 @@ class NetworkFaces:
             return faces
         crops = torch.cat([_cut_out(image, views[k], self._mesh.network.input_size) for k in usable])
         points, presence = self._mesh.in_crops(crops / 255)
-        found = Regions.of([views[k] for k in usable]).to_picture(points[:, LANDMARKS])
-        for k, landmarks, is_there in zip(usable, found.numpy(), (presence >= LEAST_PRESENCE).tolist(), strict=True):
+        found = Regions.of([views[k] for k in usable]).to_picture(points)
+        for k, mesh, is_there in zip(usable, found.numpy(), (presence >= LEAST_PRESENCE).tolist(), strict=True):
             if is_there:
-                faces[k] = Face(landmarks, alignment_points(landmarks), view=views[k])
+                landmarks = mesh[[*LANDMARKS]]
+                faces[k] = Face(landmarks, alignment_points(landmarks), view=views[k], mesh=mesh)
         return faces
 
 

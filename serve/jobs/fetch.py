@@ -37,7 +37,7 @@ class Fetch:
     it, unpacked or installed; nothing is downloaded."""
     task: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """Keep the network of blendshapes in this face_landmarker.task of mediapipe instead; nothing is downloaded. With
-    it expressions are read off faces as mediapipe's 52 blendshapes, without it by geometry."""
+    it Python programs read expressions off faces as mediapipe's 52 blendshapes, without it by geometry."""
     overwrite: bool = False
     """Fetch them again, even if they are there and whole."""
 

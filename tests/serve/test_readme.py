@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.face_models import why_missing
+from tests.face_models import needs_face_models, why_missing
 from tests.serve.decoded import frames_of
 from tests.serve.making import make
 from triportrait import Pipeline
@@ -41,6 +41,16 @@ def test_the_python_example_finds_the_face(real_faces, files_named, tmp_path, ca
     if why_missing is None:
         assert names["frames"].tracker.seen == 3
         assert "middle square" not in caplog.text
+
+
+@needs_face_models
+def test_the_example_of_expressions_runs(files_named):
+    page = (Path(__file__).parents[2] / "docs" / "faces" / "expressions.md").read_text()
+    names: dict = {}
+    exec(re.findall(r"```python\n(.*?)```", page, re.S)[0], names)
+    found = names["found"]
+    assert found.values.shape == (1, len(found.names))
+    assert found.values.isfinite().all()
 
 
 def test_the_examples_of_the_library_s_page_run(files_named):
