@@ -1,4 +1,4 @@
-"""SyncNet's crop: a square about the speaker, 2.8 times as wide as half the face's box, with the face in its upper middle.
+"""SyncNet's crop is a square about the speaker, 2.8 times half the face's box, with the face in its upper middle.
 
 The published pipeline compresses the crops on the way, which changes scores slightly; this one does not.
 Letters: T frames.
@@ -49,8 +49,10 @@ def sync_crop(image: np.ndarray, x: float, y: float, half: float) -> np.ndarray:
     """
     height, width = image.shape[:2]
     if not (1 <= half <= LARGEST * max(height, width) and np.isfinite((x, y)).all()):
-        raise InputError(f"face: expected a box in a picture of {width} x {height}, got half a side of {half:.3g} pixels "
-                         "about the centre; leave this clip out")  # fmt: skip
+        raise InputError(
+            f"face: expected a box in a picture of {width} x {height}, got half a side of {half:.3g} pixels about "
+            f"({x:.4g}, {y:.4g}); leave this clip out"
+        )
     tall, wide = half * (1 + 2 * MARGIN), half * (1 + MARGIN)
     top, bottom = int(np.floor(y - half)), int(np.floor(y + tall))
     left, right = int(np.floor(x - wide)), int(np.floor(x + wide))

@@ -31,8 +31,8 @@ class SyncNet(nn.Module):
         self.netcnnlip = nn.Sequential(
             *_step3d(3, 96, (5, 7, 7), 2), nn.MaxPool3d((1, 3, 3), (1, 2, 2)),
             *_step3d(96, 256, (1, 5, 5), 2, 1), nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
-            *_step3d(256, 256, (1, 3, 3), 1, 1), *_step3d(256, 256, (1, 3, 3), 1, 1), *_step3d(256, 256, (1, 3, 3), 1, 1),
-            nn.MaxPool3d((1, 3, 3), (1, 2, 2)),
+            *_step3d(256, 256, (1, 3, 3), 1, 1), *_step3d(256, 256, (1, 3, 3), 1, 1),
+            *_step3d(256, 256, (1, 3, 3), 1, 1), nn.MaxPool3d((1, 3, 3), (1, 2, 2)),
             *_step3d(256, 512, (1, 6, 6), 1),
         )  # fmt: skip
         self.netfclip = _head()

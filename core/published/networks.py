@@ -47,7 +47,8 @@ def networks_of(content: Any, file: str) -> dict[str, Network]:
     """List the networks in what `read_pickle` gave for a training snapshot or a checkpoint.
 
     A snapshot gives its 'G', 'D' and 'G_ema', as far as it has them. A checkpoint, that is a dict of tensors, perhaps
-    under 'state_dict', 'net', 'model' or 'net_recon' and with 'module.' before each name, gives one network with the name ''.
+    under 'state_dict', 'net', 'model' or 'net_recon' and with 'module.' before each name, gives one network with the
+    name ''.
 
     Raises:
         InputError: the file holds no networks, or one of them is not made of tensors; `file` begins the sentence.
