@@ -39,7 +39,7 @@ def test_eyes_in_the_wrong_order_are_another_face():
 @pytest.mark.parametrize("points", [np.full((5, 2), 7.0), np.full((5, 2), np.nan), np.zeros((4, 2)),
                                     head_points(0.01, (110, 90), 200)])  # fmt: skip
 def test_points_that_are_no_face(points):
-    with pytest.raises(InputError, match="^points: expected"):
+    with pytest.raises(InputError, match=r"^points: expected"):
         align(IMAGE, points)
 
 
@@ -61,7 +61,7 @@ def test_arcface_sees_the_picture_s_own_pixels_where_points_lie_on_the_template(
     torch.testing.assert_close(
         crop, torch.from_numpy(IMAGE[:112, :112]).permute(2, 0, 1)[None] / 127.5 - 1, atol=2e-3, rtol=0
     )
-    moved = arcface_crop(IMAGE, np.array(TEMPLATE) + (130, 90))  # one corner lies beyond a picture that is not square
+    moved = arcface_crop(IMAGE, np.add(TEMPLATE, (130, 90)))  # one corner lies beyond a picture that is not square
     torch.testing.assert_close(
         moved[0, :, :100, :100],
         torch.from_numpy(IMAGE[90:190, 130:230]).permute(2, 0, 1) / 127.5 - 1,

@@ -172,7 +172,7 @@ def test_arcface_is_loaded_like_the_others_and_moves_no_seed(tmp_path):
     assert not any(p.requires_grad for p in network.parameters())
     assert torch.equal(network.fc.weight, tensors["fc.weight"])
     change_tensors(tmp_path, lambda t: t["fc.bias"].fill_(torch.nan), "arcface")
-    with pytest.raises(InputError, match="fc.bias holds numbers that are not finite"):
+    with pytest.raises(InputError, match=r"fc.bias holds numbers that are not finite"):
         load("arcface", tmp_path)
 
 
