@@ -1,4 +1,4 @@
-"""Reduce frames to one number: the mean over frames, and correlation and gain of a movement, in memory that stays flat."""
+"""Reduce frames to one number, in memory that stays flat: means over frames, correlation and gain of a movement."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ class Movement:
 
     With Δ the deviation of a series from its mean over the clip, summed over frames and over the K series:
 
-        gain = Σ Δ_result Δ_driving / Σ Δ_driving²        correlation = Σ Δ_result Δ_driving / √(Σ Δ_result² Σ Δ_driving²)
+        gain = Σ Δ_result Δ_driving / Σ Δ_driving²
+        correlation = Σ Δ_result Δ_driving / √(Σ Δ_result² Σ Δ_driving²)
 
     Args:
         reads: the inputs of the result and of the driver.
@@ -93,3 +94,50 @@ class Movement:
         if result <= STILL:
             return Score(0.0, self.frames, self.missing, f"the result's {self.subject} do not move")
         return Score(float(across / math.sqrt(result * driving)), self.frames, self.missing)
+
+
+class Successive:
+    """Averages over runs of successive frames what a function gives for each; a frame that was not found ends a run.
+
+    Args:
+        reads: the names of the inputs.
+        measure: the inputs, `length` rows each -> a number, or None where the run does not count.
+        length: how many successive frames the function looks at.
+        root: the score is the root of the mean, for squares.
+        nothing: the note where no run counted.
+    """
+
+    def __init__(
+        self,
+        reads: tuple[str, ...],
+        measure: Callable[..., float | None],
+        length: int,
+        root: bool = False,
+        nothing: str = NO_FRAME,
+    ) -> None:
+        self.reads, self.measure, self.length, self.root, self.nothing = reads, measure, length, root, nothing
+        self.run: list[tuple[np.ndarray, ...]] = []
+        self.total, self.runs, self.missing = 0.0, 0, 0
+
+    def add(self, *inputs: np.ndarray, found: np.ndarray | None = None) -> None:
+        """See `Reduction`."""
+        rows = zip(*checked_all(self.reads, inputs, found), strict=True)
+        for seen in [True] * len(inputs[0]) if found is None else found:
+            if not seen:
+                self.run.clear()
+                self.missing += 1
+                continue
+            self.run = [*self.run[1 - self.length :], tuple(array.copy() for array in next(rows))]
+            if len(self.run) == self.length:
+                value = self.measure(*(np.stack(series) for series in zip(*self.run, strict=True)))
+                if value is not None:
+                    assert math.isfinite(value), self.reads
+                    self.total += value
+                    self.runs += 1
+
+    def score(self) -> Score:
+        """See `Reduction`; its frames are the runs that counted."""
+        if not self.runs:
+            return Score(None, 0, self.missing, self.nothing)
+        mean = self.total / self.runs
+        return Score(math.sqrt(mean) if self.root else mean, self.runs, self.missing)
