@@ -119,7 +119,11 @@ def test_empty_and_misshapen_inputs_are_refused(definition):
         score(definition, {name: array[:0] for name, array in good.items()})
     for name, array in good.items():
         role = name.partition(".")[0]
-        for bad in (array[..., None], array.astype("U8"), *([array[:-1]] if len(good) > 1 and role != "source" else [])):
+        for bad in (
+            array[..., None],
+            array.astype("U8"),
+            *([array[:-1]] if len(good) > 1 and role != "source" else []),
+        ):
             with pytest.raises(InputError, match=r": expected"):
                 score(definition, {**good, name: bad})
 

