@@ -29,7 +29,7 @@ def test_aed_where_each_coefficient_is_off_by_a_fifth(norm, value):
 ])  # fmt: skip
 def test_apd_where_one_angle_is_off(norm, value):
     """The four definitions of one error lie between 0.02 and 1.2, so they must not share a name."""
-    assert of(f"apd_{norm}", ANGLES + (0, -0.06, 0), ANGLES) == pytest.approx(value)
+    assert of(f"apd_{norm}", ANGLES + np.array([0, -0.06, 0]), ANGLES) == pytest.approx(value)
 
 
 def test_the_root_is_taken_of_each_frame():

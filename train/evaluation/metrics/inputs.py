@@ -102,8 +102,8 @@ def checked_found(found: np.ndarray | None, count: int) -> np.ndarray:
         return np.ones(count, bool)
     if found.dtype != bool or found.shape != (count,):
         raise InputError(
-            f"found: expected bool [{count}], a value for each frame, got {found.dtype} {list(found.shape)}; say of each"
-            " frame whether its faces were found"
+            f"found: expected bool [{count}], a value for each frame, got {found.dtype} {list(found.shape)}; say of"
+            " each frame whether its faces were found"
         )
     return found
 

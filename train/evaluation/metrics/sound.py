@@ -95,7 +95,9 @@ class ShiftSearch:
             "distance": means.min(),
             "offset": REACH - means.argmin(),
         }
-        short = f"SyncNet's own pipeline leaves out clips under 100 frames, {frames} windows came: the sound beyond them is 0"
+        short = (
+            f"SyncNet's own pipeline leaves out clips under 100 frames; {frames} windows came, and zeros beyond them"
+        )
         return Score(float(values[self.of]), frames, self.missing, short if frames < FEWEST else "")
 
 
