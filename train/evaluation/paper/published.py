@@ -1,7 +1,8 @@
 """Reads every number of the paper's Tables 1 to 3 from `published.json`, their one home.
 
 The paper measured them by scripts that it did not publish. They may stand beside measured rows under the name of their
-protocol, "published, own protocol"; they are never ranked with them. What the rows of Table 3 are trained with stands in `train.ablations`.
+protocol, "published, own protocol"; they are never ranked with them. What the rows of Table 3 are trained with stands
+in `train.ablations`.
 """
 
 from __future__ import annotations
