@@ -47,17 +47,22 @@ def resized(image: np.ndarray, size_px: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((size_px, size_px), Image.Resampling.LANCZOS))
 
 
-def raw_frames(path: Path, first: int, count: int) -> Generator[np.ndarray, None, None]:
+def raw_frames(path: Path, first: int, count: int, whole: bool = False) -> Generator[np.ndarray, None, None]:
     """Decode frames `first` to `first + count` of a clip, uint8 [H, W, 3] each.
 
+    Args:
+        whole: the clip must end there.
+
     Raises:
-        InputError: it cannot be decoded, has fewer frames, or one of them is damaged.
+        InputError: it cannot be decoded, has fewer frames, or more where it must end, or one of them is damaged.
     """
     number = 0
-    with closing(open_clip(path).frames(first + count)) as frames:
+    with closing(open_clip(path).frames(first + count + whole)) as frames:
         for frame in frames:
             if frame.index != number:
                 break
+            if number == first + count:
+                raise InputError(f"{path}: expected {first + count} frames, got more; give one for each driving frame")
             if number >= first:
                 yield frame.image
             number += 1
