@@ -1,8 +1,8 @@
 """Draws what the paper's figures 3 and 7 show, on procedural heads, whose truth is known, by the user's own weights.
 
-`self` lays the static synthesizer beside the reenactment network: each head drives itself, and is seen by its own camera
-and from both sides. `views` shows one face that two other heads make, seen from different sides: from the front the
-results should be the same picture, whoever drives and from wherever the driver is seen.
+`self` lays the static synthesizer beside the reenactment network: each head drives itself, and is seen by its own
+camera and from both sides. `views` shows one face that two other heads make, seen from different sides: from the front
+the results should be the same picture, whoever drives and from wherever the driver is seen.
 """
 
 from __future__ import annotations
