@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from triportrait.core.weights import DEMO
 from triportrait.core.errors import InputError
 from triportrait.core.gpus import chosen_device
+from triportrait.core.weights import DEMO
 from triportrait.train.data.folders import check_file, whole_file
 from triportrait.train.evaluation.methods import OURS, STATIC, WeightsAndBaselines
 from triportrait.train.evaluation.paper.figures import Block, check_heads, self_block, views_block, write_figure
@@ -70,8 +70,8 @@ class Figure:
     def _check_static(self) -> None:
         if self.kind == "self" and self.static is None:
             raise InputError(
-                "--static: expected the weights of a static synthesizer, which the figure self lays beside the network, "
-                "got none; name RUN/static of the training"
+                "--static: expected the weights of a static synthesizer, which the figure self lays beside the "
+                "network, got none; name RUN/static of the training"
             )
         if self.kind == "views" and self.static is not None:
             raise InputError("--static: expected nothing for the figure views, which no static synthesizer is in; "
