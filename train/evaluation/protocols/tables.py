@@ -175,7 +175,7 @@ def markdown(scores: Sequence[Scores], first: Sequence[str] = ()) -> str:
         parts.append(_grid(head, rows))
         parts += ["\n".join(notes)] if notes else []
         for table, columns in published_of(kind):
-            cells = [[_plain(name), *(number(row[c.name]) for c, _ in columns)] for name, row in table.rows.items()]
+            cells = [[_plain(name), *(f"{row[c.name]:g}" for c, _ in columns)] for name, row in table.rows.items()]
             title = f"Table {table.name} of the paper: **{table.protocol}**, not to be ranked with the rows above"
             parts.append(f"{title}\n\n{_grid(['method', *(c.title for c, _ in columns)], cells)}")
     return "\n\n".join(parts) + "\n"
@@ -187,11 +187,12 @@ def _plain(text: str) -> str:
 
 def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(3, *(len(row[i]) for row in [head, *rows])) for i in range(len(head))]
-    lines = [
-        "| " + " | ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        + " |"
-        for row in [head, *rows]
-    ]  # fmt: skip
+
+    def line(row: Sequence[str]) -> str:
+        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        return f"| {' | '.join(cells)} |"
+
+    lines = [line(row) for row in [head, *rows]]
     rule = "| " + " | ".join("-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)) + " |"
     return "\n".join([lines[0], rule, *lines[1:]])
 
@@ -208,8 +209,9 @@ def csv_text(scores: Sequence[Scores]) -> str:
         for cell in cells_of(one):
             d = METRICS[cell.metric]
             writer.writerow(
-                ["measured", one["protocol"], cell.kind, cell.metric, d.title, d.unit, d.better or "", _safe(one["method"]),
-                 _exact(cell.value), _exact(cell.low), _exact(cell.high), cell.clips, cell.frames, cell.missing, cell.note]
+                ["measured", one["protocol"], cell.kind, cell.metric, d.title, d.unit, d.better or "",
+                 _safe(one["method"]), _exact(cell.value), _exact(cell.low), _exact(cell.high), cell.clips, cell.frames,
+                 cell.missing, cell.note]
             )  # fmt: skip
     for kind in kinds_of(scores):
         for table, columns in published_of(kind):
