@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,10 @@ from triportrait.train.evaluation.protocols.tables import (
     interval,
     kinds_of,
     measured,
+    notes_of,
     number,
+    printed,
     published_of,
-    without_faces,
 )
 
 MOST_PAIRS = 12  # of a kind that are shown
@@ -72,7 +73,10 @@ def page(scores: Sequence[Scores], folders: Sequence[Path], protocol: Protocol |
 
 def _section(scores: Sequence[Scores], folders: Sequence[Path], kind: Kind) -> str:
     counts = "".join(f"<li><b>{escape(one['method'])}</b> {escape(counted(one, kind))}</li>" for one in scores)
-    notes = "".join(f"<li>{note}</li>" for note in _notes(scores, kind))
+    notes = "".join(
+        f"<li><b>{escape(', '.join(titles))}</b> of {escape(', '.join(methods))}: {escape(note)}</li>"
+        for titles, methods, note in notes_of(scores, kind)
+    )
     return (
         f"<section id='{kind}'><h2>{TITLES[kind]}</h2><ul class='counts'>{counts}</ul>"
         f"{_measured(scores, kind)}{f'<ul class=notes>{notes}</ul>' if notes else ''}"
@@ -110,19 +114,6 @@ def _row(scores: Sequence[Scores], kind: Kind, definition: Definition) -> str:
     return f"<tr><th><a href='#d-{definition.name}'>{title}</a></th>{''.join(cells)}</tr>"
 
 
-def _notes(scores: Sequence[Scores], kind: Kind) -> Iterator[str]:
-    """Give what a reader must know of the numbers; the same sentence once for all its metrics."""
-    said: dict[tuple[str, str], list[str]] = {}
-    for one in scores:
-        for definition in measured(scores, kind):
-            cell = cell_of(one, kind, definition.name)
-            for note in (cell.note, without_faces(cell)) if cell else ():
-                if note:
-                    said.setdefault((one["method"], note), []).append(definition.title)
-    for (method, note), titles in said.items():
-        yield f"<b>{escape(method)}</b>, {escape(', '.join(titles))}: {escape(note)}"
-
-
 def _published(scores: Sequence[Scores], kind: Kind) -> str:
     """Lay the measured columns that have a published counterpart above the published rows, never ranked together."""
     tables = []
@@ -134,10 +125,15 @@ def _published(scores: Sequence[Scores], kind: Kind) -> str:
             row = "".join(f"<td>{number(cell.value if cell else None)}</td>" for cell in cells)
             ours.append(f"<tr><th>{escape(one['method'])}</th>{row}</tr>")
         rows = "".join(
-            f"<tr><th>{escape(name)}</th>{''.join(f'<td>{row[c.name]:g}</td>' for c, _ in columns)}</tr>"
+            f"<tr><th>{escape(name)}</th>"
+            + "".join(f"<td>{printed(table, c, row[c.name])}</td>" for c, _ in columns)
+            + "</tr>"
             for name, row in table.rows.items()
         )
         span = len(columns) + 1
+        if all(cell_of(one, kind, d.name) is None for one in scores for _, d in columns):
+            why = "their networks were not given, see <a href=#empty>what is not measured</a>"
+            ours = [f"<tr class=none><td colspan={span}>not measured: {why}</td></tr>"]
         tables.append(
             f"<div class='scroll'><table class='beside'><thead><tr><th>Table {table.name} of the paper</th>{head}</tr>"
             f"</thead><tbody><tr class='group'><th colspan={span}>measured by this protocol</th></tr>{''.join(ours)}"

@@ -17,12 +17,13 @@ h3 small,th small{font-weight:400;color:var(--soft)}
 .lead{color:var(--soft);margin:.2rem 0 1rem}
 code{font:.85em ui-monospace,Consolas,monospace;background:var(--wash);padding:.1em .35em;border-radius:4px}
 nav{display:flex;flex-wrap:wrap;gap:.5rem}
-nav a{padding:.3rem .8rem;border:1px solid var(--line);border-radius:2rem;color:inherit;text-decoration:none;font-size:.9rem}
+nav a{padding:.3rem .8rem;border:1px solid var(--line);border-radius:2rem;color:inherit;text-decoration:none;
+font-size:.9rem}
 nav a:hover{border-color:var(--mark);color:var(--mark)}
 .counts{display:flex;flex-wrap:wrap;gap:.2rem 1.5rem;list-style:none;margin:0 0 .8rem;padding:0;color:var(--soft)}
 .scroll{overflow-x:auto;border:1px solid var(--line);border-radius:10px;margin:.6rem 0}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:.45rem .9rem;text-align:right;white-space:nowrap;border-top:1px solid var(--line)}
+th,td{padding:.4rem .7rem;text-align:right;white-space:nowrap;border-top:1px solid var(--line)}
 thead th{border-top:0;background:var(--wash);font-size:.9rem}
 th:first-child{text-align:left;font-weight:500;position:sticky;left:0;background:var(--paper)}
 thead th:first-child{background:var(--wash);font-weight:600}
@@ -34,7 +35,8 @@ td span{display:block;font-weight:500}
 td small{display:block;color:var(--soft);font-size:.75rem}
 td.best{background:var(--tint)}
 td.best span{color:var(--mark);font-weight:700}
-td.none{color:var(--soft)}
+td.none,tr.none td{color:var(--soft)}
+tr.none td{text-align:left;white-space:normal}
 .published td,.published tr:not(.group) th{color:var(--soft);font-weight:400}
 .published tr.group th{background:var(--amber-tint);color:var(--amber)}
 details{margin-top:1.2rem}
@@ -43,8 +45,8 @@ summary{cursor:pointer;font-weight:600}
 .notes li{margin:.25rem 0}
 .pair{margin:.9rem 0}
 .pair p{margin:0 0 .3rem;color:var(--soft);font:.8rem ui-monospace,Consolas,monospace}
-.strip{display:flex;flex-wrap:wrap;gap:.6rem}
-figure{margin:0;width:144px}
+.strip{display:flex;gap:.6rem;overflow-x:auto}
+figure{margin:0;width:144px;flex:none}
 figure:nth-child(2){margin-right:.8rem}
 .window{width:144px;height:144px;overflow:hidden;border-radius:8px;background:var(--wash)}
 .window img{display:block;height:144px;max-width:none}

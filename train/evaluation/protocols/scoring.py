@@ -149,7 +149,7 @@ class PairScorer:
             shown, start = self.pair.frames // 2, 0
             for result, driving in self._side_by_side():
                 stop = start + len(result)
-                pictures = {RESULT: result, DRIVING: driving, SOURCE: source[None]}
+                pictures = {RESULT: result, DRIVING: driving, SOURCE: np.stack([source])}
                 readers[RESULT].add(result)
                 faces = readers[DRIVING].add(driving)
                 compared = self._compared(result, driving, faces)
