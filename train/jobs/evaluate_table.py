@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from triportrait.core.errors import InputError
 from triportrait.train.data.folders import check_target, whole_folder
+from triportrait.train.evaluation.paper.ablation_table import ablation_csv, ablation_markdown
 from triportrait.train.evaluation.protocols.page import page
 from triportrait.train.evaluation.protocols.records import read_protocol
 from triportrait.train.evaluation.protocols.summary import read_scores
@@ -30,6 +31,9 @@ class Table:
     """Folders of results that `score` measured, all by one protocol."""
     protocol: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """The protocol file, whose choices the page then explains."""
+    paper: Annotated[Literal["3"] | None, tyro.conf.arg(metavar="3", help_behavior_hint="")] = None
+    """3: lay own ablation runs, whose methods are named by their rows (`score --method K`), below the rows of the
+    paper's Table 3; ablations.md and ablations.csv are made, too."""
     out: Path = Path("comparison")
     """The folder to make: table.md, table.csv, table.html."""
     overwrite: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
@@ -51,10 +55,14 @@ class Table:
             )
         check_target(self.out, self.overwrite, KIND)
         text = markdown(scores)
+        ablations = None if self.paper is None else ablation_markdown(scores, self.results)
         settings = {"protocol": scores[0]["protocol"], "methods": [one["method"] for one in scores]}
         with whole_folder(self.out, self.overwrite, KIND, settings) as folder:
             (folder / "table.md").write_text(text, encoding="utf-8")
             (folder / "table.csv").write_text(csv_text(scores), encoding="utf-8", newline="")
             (folder / "table.html").write_text(page(scores, self.results, protocol), encoding="utf-8")
-        print(text)
+            if ablations is not None:
+                (folder / "ablations.md").write_text(ablations, encoding="utf-8")
+                (folder / "ablations.csv").write_text(ablation_csv(scores, self.results), encoding="utf-8", newline="")
+        print(text if ablations is None else ablations)
         logger.info("%s: table.md, table.csv, table.html", self.out)

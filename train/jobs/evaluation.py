@@ -1,13 +1,15 @@
-"""`triportrait evaluate protocol|run|score|table` compares methods by protocols that are files; `evaluate WEIGHTS`
-measures trained weights where the truth is known."""
+"""`triportrait evaluate protocol|run|score|table` compares methods by protocols that are files; `figure` and `votes` are
+the paper's; `evaluate WEIGHTS` measures trained weights where the truth is known."""
 
 from __future__ import annotations
 
 from triportrait.train.jobs.evaluate import Evaluate
+from triportrait.train.jobs.evaluate_figure import Figure
 from triportrait.train.jobs.evaluate_protocol import Protocol
 from triportrait.train.jobs.evaluate_run import Run
 from triportrait.train.jobs.evaluate_score import Score
 from triportrait.train.jobs.evaluate_table import Table
+from triportrait.train.jobs.evaluate_votes import Votes
 
 
 class Weights(Evaluate):
@@ -19,4 +21,4 @@ class Weights(Evaluate):
     takes_calls_without_kind = True
 
 
-Evaluation = Protocol | Run | Score | Table | Weights
+Evaluation = Protocol | Run | Score | Table | Figure | Votes | Weights
