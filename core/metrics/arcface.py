@@ -88,6 +88,12 @@ def _counters(module: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in module.state_dict().items() if name.endswith("num_batches_tracked")}
 
 
+def arcface_points(landmarks: np.ndarray) -> np.ndarray:
+    """Return the five points [5, 2] of 68 landmarks [68, 2 or 3]: eyes by their outlines, nose, corners of the mouth."""
+    points = landmarks[:, :2]
+    return np.stack([points[36:42].mean(0), points[42:48].mean(0), points[30], points[48], points[54]])
+
+
 def arcface_crop(image: np.ndarray, points: np.ndarray) -> Tensor:
     """Crop one face so that its five points lie on the template as nearly as a similarity allows.
 

@@ -84,15 +84,14 @@ class Run:
             with pipeline, tqdm(total=total, unit="frame", desc="evaluate run", file=sys.stderr, disable=hidden) as bar:
                 failed = run_protocol(self.out, protocol, renderer, card, ranks, self.overwrite, bar.update)
             if ranks.first:
+                total_pairs = len(protocol.pairs)
                 for pair, sentence in failed.items():
                     logger.warning("%s: %s", pair, sentence)
-                if len(failed) == len(protocol.pairs):
+                if len(failed) == total_pairs:
                     raise InputError(
                         f"{self.out}: none of {len(failed)} pairs could be rendered; mend what is named above"
                     )
-                print(
-                    f"{self.out}: {len(protocol.pairs) - len(failed)} of {len(protocol.pairs)} pairs of {protocol.head.name}"
-                )
+                print(f"{self.out}: {total_pairs - len(failed)} of {total_pairs} pairs of {protocol.head.name}")
 
     def _card(self, weights: str, pipeline: Pipeline, faces: bool) -> dict[str, Any]:
         """Return what results.json says of the method."""
@@ -105,7 +104,7 @@ class Run:
 
 
 class PipelineRenderer:
-    """Renders by the library, each driving frame by itself: its picture is aligned already, and its face is found in it.
+    """Renders by the library, each driving frame by itself: its picture is aligned, and its face is found in it.
 
     Args:
         finder: gives what finds faces. size_px: S of the protocol's pictures.

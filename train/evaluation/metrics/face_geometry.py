@@ -29,7 +29,8 @@ def eye_distance(landmarks: np.ndarray) -> np.ndarray:
     Raises:
         InputError: it is 0, the points are no face.
     """
-    distance = np.linalg.norm(_eyes(landmarks)[:, 1] - _eyes(landmarks)[:, 0], axis=1)
+    right, left = (landmarks[:, eye, :2].mean(1) for eye in (RIGHT_EYE, LEFT_EYE))
+    distance = np.linalg.norm(left - right, axis=1)
     if not (distance > 0).all():
         raise InputError(
             "landmarks: expected a distance between the eyes, got both at one place; mark such frames as not found"
@@ -52,8 +53,9 @@ def head_pose_distance(result: np.ndarray, driving: np.ndarray) -> np.ndarray:
         product = turn @ np.swapaxes(turn, 1, 2)
         if np.abs(product - np.eye(3)).max() > ROTATION_ERROR or (np.linalg.det(turn) < 0).any():
             raise InputError(f"{name}: expected rotations [N, 3, 3], got another matrix; take them from head_pose")
-    chord = np.linalg.norm(result - driving, axis=(1, 2)) / np.sqrt(8)
-    return np.degrees(2 * np.arcsin(np.minimum(chord, 1)))
+    between = result @ np.swapaxes(driving, 1, 2)
+    sine = np.linalg.norm(between - np.swapaxes(between, 1, 2), axis=(1, 2)) / np.sqrt(8)
+    return np.degrees(np.arctan2(sine, (np.trace(between, axis1=1, axis2=2) - 1) / 2))
 
 
 def mouth_opening(landmarks: np.ndarray) -> np.ndarray:
@@ -71,8 +73,9 @@ def brow_heights(landmarks: np.ndarray) -> np.ndarray:
 
     Above means across the line between the eyes; the height is over the eye distance.
     """
-    eyes, distance = _eyes(landmarks), eye_distance(landmarks)[:, None]
-    along = (eyes[:, 1] - eyes[:, 0]) / distance
+    right, left = (landmarks[:, eye, :2].mean(1) for eye in (RIGHT_EYE, LEFT_EYE))
+    distance = eye_distance(landmarks)[:, None]
+    along = (left - right) / distance
     up = np.stack([along[:, 1], -along[:, 0]], 1)  # rows count downwards
     heights = [
         ((landmarks[:, brow, :2].mean(1) - landmarks[:, corners, :2].mean(1)) * up).sum(1)
@@ -103,11 +106,6 @@ def jitter_of_still_driver(result: np.ndarray, driving: np.ndarray) -> float | N
 
 def _step(pair: np.ndarray) -> np.ndarray:
     return np.linalg.norm(pair[1, :, :2] - pair[0, :, :2], axis=1)
-
-
-def _eyes(landmarks: np.ndarray) -> np.ndarray:
-    """Return the middles [N, 2, 2] of the right and the left eye."""
-    return np.stack([landmarks[:, eye, :2].mean(1) for eye in (RIGHT_EYE, LEFT_EYE)], 1)
 
 
 def _gaps(landmarks: np.ndarray, pairs: tuple[tuple[int, int], ...]) -> np.ndarray:

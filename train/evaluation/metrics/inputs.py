@@ -92,6 +92,22 @@ def checked(name: str, array: np.ndarray) -> np.ndarray:
     return array.astype(np.float64, copy=False)
 
 
+def checked_found(found: np.ndarray | None, count: int) -> np.ndarray:
+    """Return what was found of `count` frames, bool [count]; None stands for all of them.
+
+    Raises:
+        InputError: it has another length, or is not boolean.
+    """
+    if found is None:
+        return np.ones(count, bool)
+    if found.dtype != bool or found.shape != (count,):
+        raise InputError(
+            f"found: expected bool [{count}], a value for each frame, got {found.dtype} {list(found.shape)}; say of"
+            " each frame whether its faces were found"
+        )
+    return found
+
+
 def checked_all(names: Sequence[str], arrays: Sequence[np.ndarray], found: np.ndarray | None) -> list[np.ndarray]:
     """Check the inputs of one call together, and keep the frames that were found.
 
@@ -105,11 +121,7 @@ def checked_all(names: Sequence[str], arrays: Sequence[np.ndarray], found: np.nd
     assert len(names) == len(arrays), names
     arrays = [np.asarray(array) for array in arrays]
     count = max((len(array) if array.ndim else 0) for array in arrays)
-    if found is not None and (found.dtype != bool or found.shape != (count,)):
-        raise InputError(
-            f"found: expected bool [{count}], a value for each frame of {names[0]}, got {found.dtype}"
-            f" {list(found.shape)}; say of each frame whether its faces were found"
-        )
+    found = None if found is None else checked_found(found, count)
     rows = []
     for name, array in zip(names, arrays, strict=True):
         if array.ndim and len(array) == 1 < count and name.startswith("source."):

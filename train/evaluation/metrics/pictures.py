@@ -17,7 +17,7 @@ from triportrait.train.evaluation.metrics.reductions import FrameMean, Successiv
 from triportrait.train.objectives.torchvision_ops import declare
 
 SMALLEST_SSIM = 11  # pixels, the side of its window
-SMALLEST_MS_SSIM = 161  # pixels, so that the window fits into the smallest of five scales
+SMALLEST_MS_SSIM = 176  # pixels, so that the smallest of five scales is 11 wide
 
 
 def psnr(result: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -31,7 +31,7 @@ def psnr(result: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def ssim(result: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Return the structural similarity of frames uint8 [N, H, W, 3], [N], 1 at best.
 
-    The window is Gaussian, 11 pixels wide with σ 1.5, and lies inside the picture; colours are averaged.
+    The window is Gaussian, 11 pixels wide with σ 1.5; beyond its border the picture is mirrored; colours are averaged.
     """
     _sized(result, SMALLEST_SSIM, "SSIM")
     return image_metrics.ssim(*_pair(result, truth)).double().numpy()
@@ -40,7 +40,8 @@ def ssim(result: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def ms_ssim(result: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Return the multi-scale structural similarity of frames uint8 [N, H, W, 3], [N], 1 at best, at five scales.
 
-    Weights 0.0448, 0.2856, 0.3001, 0.2363, 0.1333; negative similarities count as 0.
+    Weights 0.0448, 0.2856, 0.3001, 0.2363, 0.1333; negative similarities count as 0. Windows of the first four scales
+    lie inside the picture; at the smallest it is mirrored as in `ssim`.
     """
     _sized(result, SMALLEST_MS_SSIM, "MS-SSIM")
     declare()
@@ -105,7 +106,7 @@ def _pair(result: np.ndarray, truth: np.ndarray) -> tuple[Tensor, Tensor]:
             f"result.frames: expected the size of the frames they are compared with, {list(truth.shape[1:3])} pixels,"
             f" got {list(result.shape[1:3])}; scale neither, make the results in the protocol's size"
         )
-    one, other = (torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2).float() for x in (result, truth))
+    one, other = (torch.from_numpy(np.array(x, np.float32)).permute(0, 3, 1, 2) for x in (result, truth))
     return one / 127.5 - 1, other / 127.5 - 1
 
 
@@ -130,7 +131,7 @@ DEFINITIONS = (
     Definition(
         "ssim", "SSIM",
         "Mean over frames of the structural similarity to the truth, RGB, Gaussian window of 11 pixels with σ 1.5,"
-        " constants 0.01 and 0.03 (torchmetrics).",
+        " borders mirrored, constants 0.01 and 0.03 (torchmetrics).",
         "default", "", "higher", ("self",), ("truth",), _TRUTH, lambda: FrameMean(_TRUTH, ssim),
     ),
     Definition(

@@ -12,10 +12,11 @@ import numpy as np
 
 from triportrait.core.errors import InputError
 from triportrait.train.evaluation.metrics.definition import Definition, Need, Score
-from triportrait.train.evaluation.metrics.inputs import checked
+from triportrait.train.evaluation.metrics.inputs import checked, checked_found
 from triportrait.train.evaluation.metrics.reductions import NO_FRAME
 
 REACH = 15  # frames to either side
+FEWEST = 96  # windows of 100 frames; the published pipeline takes no shorter clips
 SMALL = 1e-6  # PyTorch's pairwise_distance adds it to each difference
 READS = ("result.lip_embedding", "driving.sound_embedding")
 
@@ -42,11 +43,11 @@ class ShiftSearch:
         """See `Reduction`: a row for each window; the sound of windows without a face is heard all the same."""
         lips, sound = (np.asarray(array) for array in inputs)
         sound = checked(READS[1], sound)
-        seen = np.ones(len(sound), bool) if found is None else found
-        if len(lips) != len(sound) or seen.shape != (len(sound),):
+        seen = checked_found(found, len(sound))
+        if lips.ndim == 0 or len(lips) != len(sound):
             raise InputError(
-                f"{READS[0]}: expected {len(sound)} windows, as many as of the sound, got {list(lips.shape)} and"
-                f" {list(seen.shape)} that say what was found; give the same windows of each"
+                f"{READS[0]}: expected {len(sound)} windows, as many as of the sound, got {list(lips.shape)}; give the"
+                " same windows of each"
             )
         rows = iter(checked(READS[0], lips[seen]) if seen.any() else ())
         if lips.ndim != 2 or lips.shape[1] != sound.shape[1] or self._width not in (0, sound.shape[1]):
@@ -94,7 +95,10 @@ class ShiftSearch:
             "distance": means.min(),
             "offset": REACH - means.argmin(),
         }
-        return Score(float(values[self.of]), frames, self.missing)
+        short = (
+            f"SyncNet's own pipeline leaves out clips under 100 frames; {frames} windows came, and zeros beyond them"
+        )
+        return Score(float(values[self.of]), frames, self.missing, short if frames < FEWEST else "")
 
 
 _NEEDS: tuple[Need, ...] = ("faces", "sound", "weights:syncnet")

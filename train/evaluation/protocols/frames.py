@@ -44,7 +44,7 @@ def resized(image: np.ndarray, size_px: int) -> np.ndarray:
     """Resize a square uint8 [S, S, 3] by Lanczos, which leaves one of the right size as it is."""
     if image.shape[:2] == (size_px, size_px):
         return image
-    return np.asarray(Image.fromarray(image).resize((size_px, size_px), Image.Resampling.LANCZOS))
+    return np.array(Image.fromarray(image).resize((size_px, size_px), Image.Resampling.LANCZOS))
 
 
 def raw_frames(path: Path, first: int, count: int, whole: bool = False) -> Generator[np.ndarray, None, None]:

@@ -1,4 +1,4 @@
-"""Makes what scores are measured with: the finder of faces, the metric networks that the user has brought, the cache."""
+"""Makes what scores are measured with: the finder of faces, the metric networks that the user brought, the cache."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from triportrait.core.faces.models import models_folder, why_unusable
 from triportrait.serve.faces.face import FaceProvider
 from triportrait.train.evaluation.protocols.face_features import FaceExtractor
 from triportrait.train.evaluation.protocols.features import Extractor, FeatureCache
+from triportrait.train.evaluation.protocols.network_features import LpipsComparison
 from triportrait.train.evaluation.protocols.scoring import Instruments
 
 logger = logging.getLogger(__name__)
@@ -25,14 +26,18 @@ def feature_cache(folder: Path | None) -> FeatureCache:
 
 
 def make_instruments(
-    provider: FaceProvider | None, faces_identity: str | None, extractors: tuple[Extractor, ...], cache: FeatureCache
+    provider: FaceProvider | None,
+    extractors: tuple[Extractor, ...],
+    comparisons: tuple[LpipsComparison, ...],
+    cache: FeatureCache,
+    faces_identity: str | None = None,
 ) -> tuple[Instruments, dict[str, str]]:
     """Put instruments together.
 
     Args:
         provider: what finds faces; without it nothing of a face is measured.
+        extractors, comparisons: of metric networks.
         faces_identity: names another provider than the fetched networks.
-        extractors: of metric networks.
 
     Returns:
         The instruments, and need -> why nothing stands for it.
@@ -43,8 +48,8 @@ def make_instruments(
         dropped = [extractor.need for extractor in extractors]
         empty |= {need: f"it needs faces: {empty['faces']}" for need in dropped if need != "weights:inception"}
         extractors = tuple(extractor for extractor in extractors if extractor.need == "weights:inception")
-        return Instruments(extractors, cache), empty
-    return Instruments((FaceExtractor(provider, faces_identity), *extractors), cache), empty
+        return Instruments(extractors, cache, comparisons), empty
+    return Instruments((FaceExtractor(provider, faces_identity), *extractors), cache, comparisons), empty
 
 
 def check_networks(instruments: Instruments, pinned: Mapping[str, str]) -> None:
@@ -58,6 +63,6 @@ def check_networks(instruments: Instruments, pinned: Mapping[str, str]) -> None:
         got = have.get(name)
         if got is not None and wanted not in got:
             raise InputError(
-                f"{name}: expected the network {wanted[:12]} that the protocol names, got {got[:24]}; give the file that"
-                " it was made with, or make another protocol"
+                f"{name}: expected the network {wanted[:12]} that the protocol names, got {got[:24]}; give the file"
+                " that it was made with, or make another protocol"
             )

@@ -30,6 +30,7 @@ from triportrait.train.evaluation.protocols.features import (
     key_of,
 )
 from triportrait.train.evaluation.protocols.frames import PORTION, clip_frames, portions, raw_frames
+from triportrait.train.evaluation.protocols.network_features import LpipsComparison, head_masks
 from triportrait.train.evaluation.protocols.records import Pair, Protocol
 from triportrait.train.evaluation.protocols.results import seconds_of
 
@@ -44,14 +45,16 @@ class Instruments:
     Attributes:
         extractors: those of faces first, as others need them.
         cache: where what they read is kept.
+        comparisons: what compares two pictures.
     """
 
     extractors: tuple[Extractor, ...]
     cache: FeatureCache
+    comparisons: tuple[LpipsComparison, ...] = ()
 
     def networks(self) -> dict[str, str]:
         """Return what a score depends on: need -> identity of what stands for it."""
-        return {extractor.need: extractor.identity for extractor in self.extractors}
+        return {each.need: each.identity for each in (*self.extractors, *self.comparisons)}
 
     def fields_of(self, field: str) -> Extractor:
         """Return which extractor gives a field."""
@@ -146,11 +149,15 @@ class PairScorer:
             shown, start = self.pair.frames // 2, 0
             for result, driving in self._side_by_side():
                 stop = start + len(result)
-                pictures = {RESULT: result, DRIVING: driving, SOURCE: source[None]}
+                pictures = {RESULT: result, DRIVING: driving, SOURCE: np.stack([source])}
                 readers[RESULT].add(result)
-                readers[DRIVING].add(driving)
+                faces = readers[DRIVING].add(driving)
+                compared = self._compared(result, driving, faces)
                 for run in runs:
-                    run.add(*self._inputs(run.definition, start, stop, pictures))
+                    if run.definition.reads[0].startswith("pair."):
+                        run.add(*_compared_inputs(run.definition, compared))
+                    else:
+                        run.add(*self._inputs(run.definition, start, stop, pictures))
                 if start <= shown < stop:
                     _write_strip(strip, (source, driving[shown - start], result[shown - start]))
                 start = stop
@@ -164,13 +171,27 @@ class PairScorer:
         results = portions(_sized(self.result, pair.frames, size))
         yield from zip(results, driving, strict=True)
 
+    def _compared(self, result: np.ndarray, truth: np.ndarray, faces: Rows | None) -> Rows:
+        """Compare results and truths by networks that look at both."""
+        wanted = {name.partition(".")[2] for d in self.definitions for name in d.reads if name.startswith("pair.")}
+        rows: Rows = {}
+        if wanted and faces is not None:
+            rows["head_mask"] = head_masks(faces, self.protocol.head.size_px)
+            rows[FOUND] = rows["head_mask"].any((1, 2))
+        for comparison in self.instruments.comparisons:
+            if wanted & {*comparison.fields}:
+                rows |= comparison.compare(result, truth, wanted, rows.get("head_mask"))
+        return rows
+
     def _wanted(self, role: str) -> list[Extractor]:
         """Return what has to be read off the frames of a role, for any metric of this kind of pair."""
         fields = {
             field for d in self.definitions for r, field in (role_of(name, self.pair) for name in d.reads) if r == role
-        } - {"frames", "seconds"}
+        } - {"frames", "seconds", "head_mask"}
         wanted = {id(self.instruments.fields_of(field)) for field in fields}
-        needs_faces = any(e.need != "faces" for e in self.instruments.extractors if id(e) in wanted)
+        needs_faces = any(e.need not in ("faces", "weights:inception") for e in self.instruments.extractors
+                          if id(e) in wanted)  # fmt: skip
+        needs_faces |= role == DRIVING and any("truth.head_mask" in d.reads for d in self.definitions)
         return [e for e in self.instruments.extractors if id(e) in wanted or (needs_faces and e.need == "faces")]
 
     def _inputs(
@@ -195,7 +216,7 @@ class PairScorer:
 def definitions_of(pair: Pair, instruments: Instruments, timed: bool) -> list[Definition]:
     """Return what can be measured of a pair."""
     available: list[Need] = ["truth"] if pair.kind == "self" else []
-    available += [extractor.need for extractor in instruments.extractors]  # type: ignore[misc]
+    available += instruments.networks()  # type: ignore[arg-type]
     if timed:
         available.append("seconds")
     if "weights:syncnet" in available:
@@ -234,7 +255,8 @@ class _Reader:
             for e, key, kept in zip(wanted, self.keys, self.kept, strict=True)
         ]
 
-    def add(self, frames: np.ndarray) -> None:
+    def add(self, frames: np.ndarray) -> Rows | None:
+        """Read the next frames; return what was read off their faces, where that is wanted."""
         faces: Rows | None = None
         stop = self.count + len(frames)
         for extractor, kept, walk in zip(self.wanted, self.kept, self.walks, strict=True):
@@ -249,6 +271,7 @@ class _Reader:
             if extractor.need == "faces":
                 faces = rows
         self.count = stop
+        return faces
 
     def done(self) -> dict[str, Kept]:
         """Keep what was read; return each field's rows."""
@@ -271,7 +294,12 @@ class _Reader:
 
 
 def _reads_frames(definition: Definition) -> bool:
-    return any(name.endswith(".frames") for name in definition.reads)
+    return any(name.endswith(".frames") or name.startswith("pair.") for name in definition.reads)
+
+
+def _compared_inputs(definition: Definition, compared: Rows) -> tuple[list[np.ndarray], np.ndarray | None]:
+    arrays = [compared[name.partition(".")[2]] for name in definition.reads]
+    return arrays, compared[FOUND] if "faces" in definition.needs else None
 
 
 def _sized(path: Path, count: int, size_px: int) -> Iterator[np.ndarray]:

@@ -106,16 +106,20 @@ def published_of(kind: Kind) -> list[tuple[PublishedTable, list[tuple[Column, De
     return found
 
 
-def number(value: float | None) -> str:
-    """Write a number with four significant digits."""
+def number(value: float | None, digits: int = 4) -> str:
+    """Write a number with so many significant digits."""
     if value is None:
         return NOTHING
-    return f"{value:.1f}" if abs(value) >= 1000 else f"{value:#.4g}".rstrip(".")
+    if abs(value) < 1e-9:
+        return "0"
+    return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:#.{digits}g}".rstrip(".")
 
 
 def interval(cell: Cell) -> str:
-    """Write the interval of a cell; nothing where there is none."""
-    return "" if cell.low is None or cell.high is None else f"{number(cell.low)} to {number(cell.high)}"
+    """Write the interval of a cell; nothing where there is none, or all clips have one value."""
+    if cell.low is None or cell.high is None or cell.low == cell.high:
+        return ""
+    return f"{number(cell.low, 3)} to {number(cell.high, 3)}"
 
 
 def arrow(definition: Definition) -> str:
@@ -147,6 +151,27 @@ def without_faces(cell: Cell) -> str:
     return f"{100 * cell.missing / looked:.1f} % of {looked:,} frames without a face" if cell.missing else ""
 
 
+def notes_of(scores: Sequence[Scores], kind: Kind) -> list[tuple[list[str], list[str], str]]:
+    """Return what a reader must know of the numbers: titles of metrics, methods, and a sentence that they share."""
+    of_sentence: dict[str, dict[str, list[str]]] = {}
+    for definition in measured(scores, kind):
+        for one in scores:
+            cell = cell_of(one, kind, definition.name)
+            for note in (cell.note, without_faces(cell)) if cell else ():
+                if note:
+                    of_sentence.setdefault(note, {}).setdefault(definition.title, []).append(one["method"])
+    shared: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for note, of_title in of_sentence.items():
+        for title, methods in of_title.items():
+            shared.setdefault((note, tuple(methods)), []).append(title)
+    return [(titles, list(methods), note) for (note, methods), titles in shared.items()]
+
+
+def printed(table: PublishedTable, column: Column, value: float) -> str:
+    """Write a published number with the decimals that its column is printed with."""
+    return f"{value:.{max(len(repr(row[column.name]).partition('.')[2].rstrip('0')) for row in table.rows.values())}f}"
+
+
 def markdown(scores: Sequence[Scores], first: Sequence[str] = ()) -> str:
     """Write the tables of all kinds: a row for each metric, a column for each method, and the published rows apart.
 
@@ -161,21 +186,24 @@ def markdown(scores: Sequence[Scores], first: Sequence[str] = ()) -> str:
         counts = "; ".join(f"{_plain(one['method'])}: {counted(one, kind)}" for one in scores)
         parts.append(f"## {TITLES[kind]}\n\n{counts}")
         head = ["metric", *(cell for one in scores for cell in (_plain(one["method"]), "95 %"))]
-        rows, notes = [], []
+        rows = []
         for definition in definitions:
             best, row = best_of(scores, kind, definition), [heading(definition)]
             for one in scores:
                 cell = cell_of(one, kind, definition.name)
                 text = number(cell.value) if cell else NOTHING
                 row += [f"**{text}**" if one["method"] in best else text, interval(cell) if cell else ""]
-                for note in (cell.note, without_faces(cell)) if cell else ():
-                    if note:
-                        notes.append(f"- {definition.title}, {_plain(one['method'])}: {note}")
             rows.append(row)
         parts.append(_grid(head, rows))
+        notes = [
+            f"- {', '.join(titles)} of {', '.join(methods)}: {note}" for titles, methods, note in notes_of(scores, kind)
+        ]
         parts += ["\n".join(notes)] if notes else []
         for table, columns in published_of(kind):
-            cells = [[_plain(name), *(number(row[c.name]) for c, _ in columns)] for name, row in table.rows.items()]
+            cells = [
+                [_plain(name), *(printed(table, c, row[c.name]) for c, _ in columns)]
+                for name, row in table.rows.items()
+            ]
             title = f"Table {table.name} of the paper: **{table.protocol}**, not to be ranked with the rows above"
             parts.append(f"{title}\n\n{_grid(['method', *(c.title for c, _ in columns)], cells)}")
     return "\n\n".join(parts) + "\n"
@@ -187,11 +215,12 @@ def _plain(text: str) -> str:
 
 def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(3, *(len(row[i]) for row in [head, *rows])) for i in range(len(head))]
-    lines = [
-        "| " + " | ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        + " |"
-        for row in [head, *rows]
-    ]  # fmt: skip
+
+    def line(row: Sequence[str]) -> str:
+        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        return f"| {' | '.join(cells)} |"
+
+    lines = [line(row) for row in [head, *rows]]
     rule = "| " + " | ".join("-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)) + " |"
     return "\n".join([lines[0], rule, *lines[1:]])
 
@@ -208,8 +237,9 @@ def csv_text(scores: Sequence[Scores]) -> str:
         for cell in cells_of(one):
             d = METRICS[cell.metric]
             writer.writerow(
-                ["measured", one["protocol"], cell.kind, cell.metric, d.title, d.unit, d.better or "", _safe(one["method"]),
-                 _exact(cell.value), _exact(cell.low), _exact(cell.high), cell.clips, cell.frames, cell.missing, cell.note]
+                ["measured", one["protocol"], cell.kind, cell.metric, d.title, d.unit, d.better or "",
+                 _safe(one["method"]), _exact(cell.value), _exact(cell.low), _exact(cell.high), cell.clips, cell.frames,
+                 cell.missing, cell.note]
             )  # fmt: skip
     for kind in kinds_of(scores):
         for table, columns in published_of(kind):
