@@ -43,6 +43,9 @@ def parse(name: str, job: Any, arguments: Sequence[str]) -> Job:
         _print_help(name, job, [kind for kind in arguments[:1] if kind in kinds])
     if not kinds:
         return _Parser(name, job).parse(arguments)
+    without_kind = [kind for kind in kinds.values() if getattr(kind, "takes_calls_without_kind", False)]
+    if without_kind and arguments and arguments[0] not in kinds:  # the job had no kinds before
+        return _Parser(name, without_kind[0]).parse(arguments)
     if not arguments or arguments[0] not in kinds:
         got = f"got {literal(arguments[0])}" if arguments else "none came"
         raise InputError(f"{name}: expected one of {', '.join(kinds)}, {got}; `triportrait {name} --help` lists them")
