@@ -49,7 +49,9 @@ class Agrees:
             mean, deviation, absmax, length = arrays[f"{name}__stats"].tolist()
             full = tensor.double()
             facts = {"shape": list(tensor.shape), "strides": strides, "absmax": absmax}
-            assert abs(full.mean().item() - mean) <= TOLERANCE * absmax, f"{stage}/{name}: mean {full.mean()}, not {mean}"
+            assert abs(full.mean().item() - mean) <= TOLERANCE * absmax, (
+                f"{stage}/{name}: mean {full.mean()}, not {mean}"
+            )
             assert abs(full.std(correction=0).item() - deviation) <= 2e-3 * deviation, f"{stage}/{name}: other spread"
             assert abs(full.norm().item() - length) <= 2e-3 * length, f"{stage}/{name}: another length than {length}"
         assert list(tensor.shape) == facts["shape"], f"{stage}/{name}: {list(tensor.shape)} instead of {facts['shape']}"

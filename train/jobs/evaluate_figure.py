@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from triportrait.core.weights import DEMO
 from triportrait.core.errors import InputError
 from triportrait.core.gpus import chosen_device
+from triportrait.core.weights import DEMO
 from triportrait.train.data.folders import check_file, whole_file
 from triportrait.train.evaluation.methods import OURS, STATIC, WeightsAndBaselines
 from triportrait.train.evaluation.paper.figures import Block, check_heads, self_block, views_block, write_figure

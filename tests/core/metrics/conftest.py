@@ -44,7 +44,9 @@ def published_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
     def write(kind: Any) -> Path:
         if kind not in made:
             made[kind] = folder / {"recon3d": "epoch_20.pth", "syncnet": "syncnet_v2.model"}.get(kind, f"{kind}.pth")
-            tensors = published_tensors(kind) | {"netcnnlip.1.num_batches_tracked": torch.tensor(7)} * (kind == "syncnet")
+            tensors = published_tensors(kind) | {"netcnnlip.1.num_batches_tracked": torch.tensor(7)} * (
+                kind == "syncnet"
+            )
             torch.save({"net_recon": tensors} if kind == "recon3d" else tensors, made[kind])
         return made[kind]
 
