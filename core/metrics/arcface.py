@@ -89,7 +89,7 @@ def _counters(module: nn.Module) -> dict[str, Tensor]:
 
 
 def arcface_points(landmarks: np.ndarray) -> np.ndarray:
-    """Return the five points [5, 2] of 68 landmarks [68, 2 or 3]: eyes by their outlines, nose, corners of the mouth."""
+    """Return the five points [5, 2] of 68 landmarks [68, 2 or 3]: eyes by their outlines, nose, mouth's corners."""
     points = landmarks[:, :2]
     return np.stack([points[36:42].mean(0), points[42:48].mean(0), points[30], points[48], points[54]])
 

@@ -21,7 +21,7 @@ _LIGHTNING = (
     "pytorch_lightning lightning lightning_fabric omegaconf"  # what a checkpoint of Lightning notes beside tensors
 )
 INERT_PACKAGES = frozenset(f"{_PACKAGES} {_LIGHTNING} einops numpy scipy chumpy easydict yacs collections".split())
-_BUILTINS = "object type int float bool str list dict tuple slice range NoneType"
+_BUILTINS = "object type int long float bool str list dict tuple slice range NoneType"
 _PATHS = "pathlib.Path pathlib.PosixPath pathlib.PurePosixPath"
 INERT_NAMES = frozenset(
     [f"builtins.{name}" for name in _BUILTINS.split()]

@@ -1,4 +1,4 @@
-"""The metric networks, their alignment and SyncNet's sound and score agree with the stored outputs of published ones."""
+"""Metric networks, their alignment and SyncNet's sound and score agree with stored outputs of the published ones."""
 
 from __future__ import annotations
 
