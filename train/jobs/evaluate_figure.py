@@ -70,8 +70,8 @@ class Figure:
     def _check_static(self) -> None:
         if self.kind == "self" and self.static is None:
             raise InputError(
-                "--static: expected the weights of a static synthesizer, which the figure self lays beside the network, "
-                "got none; name RUN/static of the training"
+                "--static: expected the weights of a static synthesizer, which the figure self lays beside the "
+                "network, got none; name RUN/static of the training"
             )
         if self.kind == "views" and self.static is not None:
             raise InputError("--static: expected nothing for the figure views, which no static synthesizer is in; "

@@ -121,8 +121,8 @@ def views_block(title: str, group: Group, model: ModelConfig, dynamic: Method, d
             results.append(dynamic(source, replace(seen, neck=truth.neck), [front])[0].image)
             pictures += [seen.image, results[-1]]
             values.setdefault("to the truth", []).append(psnr(results[-1], truth.image, face_mask(truth)))
-        values.setdefault("between the two results", []).append(psnr(*results, face_mask(truth)))
-        rows.append(("", [*pictures, _difference(*results), truth.image]))
+        values.setdefault("between the two results", []).append(psnr(results[0], results[1], face_mask(truth)))
+        rows.append(("", [*pictures, _difference(results[0], results[1]), truth.image]))
         drawn()
     return Block(title, rows, _means(values))
 
