@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,7 +103,8 @@ class LpipsComparison:
 
     def __init__(self, loaded: Loaded) -> None:
         self.need, self.identity = f"weights:{loaded.kind}", f"{VERSION} {loaded.sha256}"
-        self.network, self.kind = loaded.network, loaded.kind
+        self.network: Any = loaded.network
+        self.kind: str = loaded.kind
         of_heads = ("lpips_alex_map", "lpips_alex_of_heads") if loaded.kind == "lpips_alex" else ()
         self.fields: tuple[str, ...] = (loaded.kind, *of_heads)
 
@@ -114,7 +116,8 @@ class LpipsComparison:
             wanted: names of fields. masks: bool [N, S, S], the truth's heads, for the fields about them.
         """
         ours, theirs = self._unit(result), self._unit(truth)
-        network, rows = self.network, {}
+        network = self.network
+        rows: dict[str, Tensor] = {}
         if self.kind in wanted:
             rows[self.kind] = network(ours, theirs)
         if "lpips_alex_map" in wanted:

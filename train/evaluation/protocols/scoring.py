@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from triportrait.core.atomic import replacing
 from triportrait.core.errors import InputError
@@ -236,7 +235,7 @@ class PairScorer:
                 kept = self.kept[role, field]
                 rows = slice(0, 1) if role == SOURCE else slice(start, stop)
                 arrays.append(np.array(kept.rows[field][rows]))
-                found = found & kept.rows[FOUND][rows]
+                found = np.asarray(found & kept.rows[FOUND][rows])
         return arrays, found if "faces" in definition.needs else None
 
 
@@ -306,7 +305,7 @@ class _Reader:
             if walk is not None:
                 walk[1].done()
         self.walks = [None] * len(self.wanted)
-        kept = {}
+        kept: dict[str, Kept] = {}
         for extractor, key in zip(self.wanted, self.keys, strict=True):
             found = self.cache.find(key)
             if found is None:
@@ -342,6 +341,8 @@ def _sized(path: Path, count: int, size_px: int) -> Iterator[np.ndarray]:
 
 
 def _write_strip(path: Path, pictures: Sequence[np.ndarray]) -> None:
+    from PIL import Image
+
     small = [
         np.asarray(Image.fromarray(picture).resize((STRIP_PX, STRIP_PX), Image.Resampling.LANCZOS))
         for picture in pictures

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 
 from triportrait.core.errors import InputError
@@ -64,7 +63,7 @@ class LipSync:
         track = face_track(_boxes(landmarks, found)[numbers])
         lips = embed_face_windows(self.network, _crops(frames, numbers, track)).numpy()
         count = min(windows, len(heard), len(lips))
-        seen = np.lib.stride_tricks.sliding_window_view(found[numbers], FRAMES).all(1)
+        seen = np.asarray(np.lib.stride_tricks.sliding_window_view(found[numbers], FRAMES).all(axis=1))
         return lips[:count], heard[:count], seen[:count]
 
 
@@ -83,6 +82,8 @@ def sound_of(path: Path, first_s: float, length_s: float) -> np.ndarray:
     Raises:
         InputError: the clip has no sound, or it does not decode.
     """
+    import av
+
     start = round((float(open_clip(path).start_s) + first_s) * RATE)
     wanted = round(min(length_s, LONGEST_S) * RATE)
     samples = np.zeros(wanted, np.int16)
