@@ -50,7 +50,7 @@ class LpipsDistance(nn.Module):
 
     def __init__(self, trunk: Trunk, weights: Path | None) -> None:
         super().__init__()
-        self.network = lpips_network(trunk, weights)
+        self.network: Any = lpips_network(trunk, weights)
 
     def forward(self, picture: Tensor, target: Tensor) -> Tensor:
         """Return the distances [B] of pictures [B, 3, H, W] in [-1, 1]: the mean over each layer, then the sum."""

@@ -43,8 +43,8 @@ class Coefficients:
     @classmethod
     def of(cls, values: Tensor) -> Coefficients:
         """Split what the network gives, [B, 257]."""
-        *parts, across_and_up, towards = values.split(SIZES, dim=1)
-        return cls(*parts, torch.cat((across_and_up, towards), 1))
+        identity, expression, texture, angles, lighting, *translation = values.split(SIZES, dim=1)
+        return cls(identity, expression, texture, angles, lighting, torch.cat(translation, 1))
 
 
 class FaceReconstructor(nn.Module):

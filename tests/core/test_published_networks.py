@@ -144,9 +144,11 @@ def filled(kind: Kind) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(
     ("kind", "count"),
-    [("portrait", 413), ("motion", 325), ("genhead", 281), ("discriminator", 61), ("arcface", 156)]
-    + [("recon3d", 279), ("syncnet", 88), ("emotion", 267)],
-)
+    [
+        ("portrait", 413), ("motion", 325), ("genhead", 281), ("discriminator", 61), ("arcface", 156),
+        ("recon3d", 279), ("syncnet", 88), ("emotion", 267),
+    ],
+)  # fmt: skip
 def test_a_complete_network_passes(kind: Kind, count: int) -> None:
     tensors = filled(kind)
     assert len(tensors) == count
