@@ -202,7 +202,7 @@ class PairScorer:
         rows: Rows = {}
         if wanted and faces is not None:
             rows["head_mask"] = head_masks(faces, self.protocol.head.size_px)
-            rows[FOUND] = rows["head_mask"].any((1, 2))
+            rows[FOUND] = np.asarray(rows["head_mask"].any(axis=(1, 2)))
         for comparison in self.instruments.comparisons:
             if wanted & {*comparison.fields}:
                 rows |= comparison.compare(result, truth, wanted, rows.get("head_mask"))
@@ -223,7 +223,8 @@ class PairScorer:
     def _inputs(
         self, definition: Definition, start: int, stop: int, pictures: Mapping[str, np.ndarray]
     ) -> tuple[list[np.ndarray], np.ndarray | None]:
-        arrays, found = [], np.ones(stop - start, bool)
+        arrays: list[np.ndarray] = []
+        found: np.ndarray = np.ones(stop - start, bool)
         for name in definition.reads:
             role, field = role_of(name, self.pair)
             if field == "frames":
