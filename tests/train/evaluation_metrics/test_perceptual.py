@@ -18,7 +18,7 @@ RANDOM = np.random.default_rng(0)
 def test_lpips_is_the_package_s_mean_over_frames():
     """With random weights: what is averaged is its number for each frame, of the whole picture and of the heads."""
     declare()
-    import lpips
+    lpips = pytest.importorskip("lpips")
 
     torch.manual_seed(0)
     network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()

@@ -81,6 +81,7 @@ def test_more_noise_is_worse_and_a_mirrored_pair_is_the_same(measure):
     truth = smooth()
     values = [measure(noisy(truth, sigma), truth)[0] for sigma in (0, 2, 8, 32)]
     assert values == sorted(values, reverse=True)
+    assert values[0] == pytest.approx(100 if measure is psnr else 1, abs=1e-5)
     result = noisy(truth, 8)
     assert measure(result[:, :, ::-1], truth[:, :, ::-1]) == pytest.approx(measure(result, truth), abs=1e-4)
     assert measure(truth, result) == pytest.approx(measure(result, truth), abs=1e-4)
