@@ -56,9 +56,9 @@ class Score:
                 protocol.check_files()
                 results = open_results(self.results, protocol, self.method)
                 device = chosen_device(self.device) if ranks.size == 1 or self.device == "cpu" else ranks.device
-                extractors, comparisons, empty = network_extractors(self.networks, device)
+                extractors, comparisons, lip_sync, empty = network_extractors(self.networks, device)
                 instruments, without_faces = make_instruments(
-                    finder(), extractors, comparisons, feature_cache(self.cache)
+                    finder(), extractors, comparisons, lip_sync, feature_cache(self.cache)
                 )
                 check_networks(instruments, protocol.head.networks)
             hidden = None if ranks.first and logger.isEnabledFor(logging.INFO) else True

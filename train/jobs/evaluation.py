@@ -1,5 +1,7 @@
-"""`triportrait evaluate protocol|run|score|table` compares methods by protocols that are files; `figure` and `votes`
-are the paper's; `evaluate WEIGHTS` measures trained weights where the truth is known."""
+"""`triportrait evaluate protocol|run|score|table` compares methods by protocols that are files.
+
+`figure` and `votes` are the paper's; `evaluate WEIGHTS` measures trained weights where the truth is known.
+"""
 
 from __future__ import annotations
 

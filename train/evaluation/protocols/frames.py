@@ -8,7 +8,6 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from triportrait.core.errors import InputError
 from triportrait.core.files import opened
@@ -44,6 +43,8 @@ def resized(image: np.ndarray, size_px: int) -> np.ndarray:
     """Resize a square uint8 [S, S, 3] by Lanczos, which leaves one of the right size as it is."""
     if image.shape[:2] == (size_px, size_px):
         return image
+    from PIL import Image
+
     return np.array(Image.fromarray(image).resize((size_px, size_px), Image.Resampling.LANCZOS))
 
 

@@ -13,6 +13,7 @@ from triportrait.train.evaluation.protocols.face_features import FaceExtractor
 from triportrait.train.evaluation.protocols.features import Extractor, FeatureCache
 from triportrait.train.evaluation.protocols.network_features import LpipsComparison
 from triportrait.train.evaluation.protocols.scoring import Instruments
+from triportrait.train.evaluation.protocols.sync_features import LipSync
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ def make_instruments(
     provider: FaceProvider | None,
     extractors: tuple[Extractor, ...],
     comparisons: tuple[LpipsComparison, ...],
+    lip_sync: LipSync | None,
     cache: FeatureCache,
     faces_identity: str | None = None,
 ) -> tuple[Instruments, dict[str, str]]:
@@ -36,7 +38,7 @@ def make_instruments(
 
     Args:
         provider: what finds faces; without it nothing of a face is measured.
-        extractors, comparisons: of metric networks.
+        extractors, comparisons, lip_sync: of metric networks.
         faces_identity: names another provider than the fetched networks.
 
     Returns:
@@ -49,7 +51,7 @@ def make_instruments(
         empty |= {need: f"it needs faces: {empty['faces']}" for need in dropped if need != "weights:inception"}
         extractors = tuple(extractor for extractor in extractors if extractor.need == "weights:inception")
         return Instruments(extractors, cache, comparisons), empty
-    return Instruments((FaceExtractor(provider, faces_identity), *extractors), cache, comparisons), empty
+    return Instruments((FaceExtractor(provider, faces_identity), *extractors), cache, comparisons, lip_sync), empty
 
 
 def check_networks(instruments: Instruments, pinned: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from triportrait.core.metrics.resnet50 import WIDTH
 from triportrait.serve.faces.alignment import alignment_points
 from triportrait.train.evaluation.metrics.perceptual import black_beyond, head_mask
 from triportrait.train.evaluation.protocols.features import FOUND, Extractor, Rows
+from triportrait.train.evaluation.protocols.sync_features import LipSync
 
 VERSION = "1"  # of what is done here
 RESIZES = ("legacy_pytorch", "legacy_tensorflow", "clean")
@@ -101,7 +103,8 @@ class LpipsComparison:
 
     def __init__(self, loaded: Loaded) -> None:
         self.need, self.identity = f"weights:{loaded.kind}", f"{VERSION} {loaded.sha256}"
-        self.network, self.kind = loaded.network, loaded.kind
+        self.network: Any = loaded.network
+        self.kind: str = loaded.kind
         of_heads = ("lpips_alex_map", "lpips_alex_of_heads") if loaded.kind == "lpips_alex" else ()
         self.fields: tuple[str, ...] = (loaded.kind, *of_heads)
 
@@ -113,7 +116,8 @@ class LpipsComparison:
             wanted: names of fields. masks: bool [N, S, S], the truth's heads, for the fields about them.
         """
         ours, theirs = self._unit(result), self._unit(truth)
-        network, rows = self.network, {}
+        network = self.network
+        rows: dict[str, Tensor] = {}
         if self.kind in wanted:
             rows[self.kind] = network(ours, theirs)
         if "lpips_alex_map" in wanted:
@@ -142,17 +146,19 @@ def head_masks(faces: Rows, size_px: int) -> np.ndarray:
 
 def network_extractors(
     folder: Path | None, device: torch.device
-) -> tuple[tuple[Extractor, ...], tuple[LpipsComparison, ...], dict[str, str]]:
+) -> tuple[tuple[Extractor, ...], tuple[LpipsComparison, ...], LipSync | None, dict[str, str]]:
     """Load the networks that lie in a folder.
 
     Returns:
-        Their extractors, those that compare two pictures, and need -> the sentence that says which file is missing.
+        Their extractors, those that compare two pictures, SyncNet, and need -> the sentence that says which file is
+        missing.
 
     Raises:
         InputError: a file is damaged or of another network, or a package is missing.
     """
     extractors: list[Extractor] = []
     comparisons: list[LpipsComparison] = []
+    lip_sync: LipSync | None = None
     empty: dict[str, str] = {}
     for kind, origin in ORIGINS.items():
         if folder is None:
@@ -166,11 +172,13 @@ def network_extractors(
             continue
         if kind in ("lpips_alex", "lpips_vgg"):
             comparisons.append(LpipsComparison(loaded))
+        elif kind == "syncnet":
+            lip_sync = LipSync(loaded)
         elif kind == "inception":
             extractors.append(InceptionExtractor(loaded))
-        elif kind in _OF_FACES:
+        else:
             extractors.append(_OF_FACES[kind](loaded))
-    return tuple(extractors), tuple(comparisons), empty
+    return tuple(extractors), tuple(comparisons), lip_sync, empty
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -201,8 +209,8 @@ def _arcface(loaded: Loaded) -> Extractor:
 
 def _recon3d(loaded: Loaded) -> Extractor:
     def crop(image: np.ndarray, points: np.ndarray) -> Tensor:
-        face = align(image, alignment_points(points)).face
-        return torch.from_numpy(np.ascontiguousarray(face)).permute(2, 0, 1)[None].float() / 255
+        face = np.array(align(image, alignment_points(points)).face)
+        return torch.from_numpy(face).permute(2, 0, 1)[None].float() / 255
 
     def split(given: Tensor) -> tuple[Tensor, ...]:
         values = Coefficients.of(given)

@@ -72,7 +72,9 @@ def page(scores: Sequence[Scores], folders: Sequence[Path], protocol: Protocol |
 
 
 def _section(scores: Sequence[Scores], folders: Sequence[Path], kind: Kind) -> str:
-    counts = "".join(f"<li><b>{escape(one['method'])}</b> {escape(counted(one, kind))}</li>" for one in scores)
+    counts = "".join(
+        f"<li><b>{escape(one['method'])}</b> {escape(counted(one, kind))}{_made_by(one)}</li>" for one in scores
+    )
     notes = "".join(
         f"<li><b>{escape(', '.join(titles))}</b> of {escape(', '.join(methods))}: {escape(note)}</li>"
         for titles, methods, note in notes_of(scores, kind)
@@ -82,6 +84,15 @@ def _section(scores: Sequence[Scores], folders: Sequence[Path], kind: Kind) -> s
         f"{_measured(scores, kind)}{f'<ul class=notes>{notes}</ul>' if notes else ''}"
         f"{_published(scores, kind)}{_pictures(scores, folders, kind)}</section>"
     )
+
+
+def _made_by(scores: Scores) -> str:
+    """Say what the results' card says of the program and the weights that made them."""
+    card = scores["card"]
+    words = [str(card[key]) for key in ("program", "precision", "device") if key in card]
+    if "weights" in card:
+        words.insert(1, f"weights {card['weights']}{' (made by rule, noise)' * (card['weights'] == 'rule')}")
+    return f" <small>{escape(', '.join(words))}</small>" if words else ""
 
 
 def _measured(scores: Sequence[Scores], kind: Kind) -> str:
@@ -205,10 +216,16 @@ def _definitions(scores: Sequence[Scores], kinds: Sequence[Kind]) -> str:
         f"<div id='d-{d.name}'><dt>{escape(d.title)} <code>{d.name}</code></dt><dd>{escape(d.sentence)}</dd></div>"
         for d in used.values()
     )
+    read_by = {need: identity for one in scores for need, identity in one["networks"].items()}
+    networks = ", ".join(
+        f"{escape(need.removeprefix('weights:'))} <code title='{escape(str(identity), quote=True)}'>"
+        f"{escape(str(identity).partition(' ')[2][:12])}</code>"
+        for need, identity in sorted(read_by.items())
+    )
     return (
         "<section id='definitions'><h2>Definitions</h2><p>A value is the mean over clips of what is measured in each;"
         " small below it stand the ends of the 95 % interval of the bootstrap over clips. ↑ higher is better, ↓ lower"
-        f" is better.</p><dl>{items}</dl></section>"
+        f" is better.</p>{f'<p>Measured with {networks}.</p>' if networks else ''}<dl>{items}</dl></section>"
     )
 
 

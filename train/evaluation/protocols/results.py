@@ -101,7 +101,7 @@ def seconds_of(folder: Path, pair: Pair) -> float | None:
     except (OSError, ValueError) as error:
         raise InputError(f"{folder / pair.name}.json: it cannot be read ({error}); remove it") from error
     seconds = said.get("seconds") if isinstance(said, dict) else None
-    if type(seconds) not in (int, float) or not 0 < seconds < 1e9:
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds < 1e9:
         raise InputError(
             f"{folder / pair.name}.json: seconds: expected a number above 0, got {literal(seconds)}; remove it"
         )

@@ -100,6 +100,9 @@ def run_protocol(
             _run_pair(folder, protocol, pair, renderer, prepared[1], tell)
         except InputError as error:
             failed[pair.name] = str(error)
+        except OSError as error:
+            reason = (error.strerror or type(error).__name__).lower()
+            failed[pair.name] = f"{folder / pair.name}: it could not be written ({reason}); free some space"
     merged: dict[str, str] = {}
     for some in ranks.all_gather(failed):
         merged |= some

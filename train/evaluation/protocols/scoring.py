@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from triportrait.core.atomic import replacing
 from triportrait.core.errors import InputError
@@ -33,6 +32,7 @@ from triportrait.train.evaluation.protocols.frames import PORTION, clip_frames, 
 from triportrait.train.evaluation.protocols.network_features import LpipsComparison, head_masks
 from triportrait.train.evaluation.protocols.records import Pair, Protocol
 from triportrait.train.evaluation.protocols.results import seconds_of
+from triportrait.train.evaluation.protocols.sync_features import LipSync, sound_of
 
 STRIP_PX = 192  # side of each picture of a strip
 RESULT, DRIVING, SOURCE = "result", "driving", "source"
@@ -45,16 +45,18 @@ class Instruments:
     Attributes:
         extractors: those of faces first, as others need them.
         cache: where what they read is kept.
-        comparisons: what compares two pictures.
+        comparisons: what compares two pictures. lip_sync: what compares lips and sound.
     """
 
     extractors: tuple[Extractor, ...]
     cache: FeatureCache
     comparisons: tuple[LpipsComparison, ...] = ()
+    lip_sync: LipSync | None = None
 
     def networks(self) -> dict[str, str]:
         """Return what a score depends on: need -> identity of what stands for it."""
-        return {each.need: each.identity for each in (*self.extractors, *self.comparisons)}
+        lip_sync = () if self.lip_sync is None else (self.lip_sync,)
+        return {each.need: each.identity for each in (*self.extractors, *self.comparisons, *lip_sync)}
 
     def fields_of(self, field: str) -> Extractor:
         """Return which extractor gives a field."""
@@ -119,13 +121,36 @@ class PairScorer:
             InputError: pictures are missing, damaged or of another size or count.
         """
         self._walk(strip)
-        runs = {d.name: _Run(d) for d in self.definitions if d.level == "clip" and not _reads_frames(d)}
+        runs = {
+            d.name: _Run(d)
+            for d in self.definitions
+            if d.level == "clip" and not _reads_frames(d) and "sound" not in d.needs
+        }
         for start in range(0, self.pair.frames, PORTION):
             stop = min(start + PORTION, self.pair.frames)
             for run in runs.values():
                 run.add(*self._inputs(run.definition, start, stop, {}))
-        scores = self.scores | {name: run.score() for name, run in runs.items()}
+        scores = self.scores | {name: run.score() for name, run in runs.items()} | self._lip_sync()
         return {d.name: scores[d.name] for d in self.definitions if d.level == "clip"}
+
+    def _lip_sync(self) -> dict[str, Score]:
+        """Measure lips against the driver's sound, for which the result is decoded once more."""
+        runs = [_Run(d) for d in self.definitions if "sound" in d.needs]
+        if not runs or self.instruments.lip_sync is None:
+            return {}
+        pair, clip = self.pair, self.protocol.clips[self.pair.driving]
+        landmarks = self.kept[RESULT, "landmarks"]
+        try:
+            sound = sound_of(self.protocol.path_of(clip.name), pair.first / clip.fps, pair.frames / clip.fps)
+            lips, heard, seen = self.instruments.lip_sync.embed(
+                _sized(self.result, pair.frames, self.protocol.head.size_px), np.array(landmarks.rows["landmarks"]),
+                np.array(landmarks.rows[FOUND]), clip.fps, sound,
+            )  # fmt: skip
+        except InputError as error:
+            return {run.definition.name: Score(None, 0, 0, str(error)) for run in runs}
+        for run in runs:
+            run.add([lips, heard], seen)
+        return {run.definition.name: run.score() for run in runs}
 
     def features_kept(self) -> bool:
         """Tell whether everything that networks read for this pair is still kept."""
@@ -177,7 +202,7 @@ class PairScorer:
         rows: Rows = {}
         if wanted and faces is not None:
             rows["head_mask"] = head_masks(faces, self.protocol.head.size_px)
-            rows[FOUND] = rows["head_mask"].any((1, 2))
+            rows[FOUND] = np.asarray(rows["head_mask"].any(axis=(1, 2)))
         for comparison in self.instruments.comparisons:
             if wanted & {*comparison.fields}:
                 rows |= comparison.compare(result, truth, wanted, rows.get("head_mask"))
@@ -187,17 +212,19 @@ class PairScorer:
         """Return what has to be read off the frames of a role, for any metric of this kind of pair."""
         fields = {
             field for d in self.definitions for r, field in (role_of(name, self.pair) for name in d.reads) if r == role
-        } - {"frames", "seconds", "head_mask"}
+        } - {"frames", "seconds", "head_mask", *LipSync.fields}
         wanted = {id(self.instruments.fields_of(field)) for field in fields}
         needs_faces = any(e.need not in ("faces", "weights:inception") for e in self.instruments.extractors
                           if id(e) in wanted)  # fmt: skip
+        needs_faces |= role == RESULT and any("sound" in d.needs for d in self.definitions)
         needs_faces |= role == DRIVING and any("truth.head_mask" in d.reads for d in self.definitions)
         return [e for e in self.instruments.extractors if id(e) in wanted or (needs_faces and e.need == "faces")]
 
     def _inputs(
         self, definition: Definition, start: int, stop: int, pictures: Mapping[str, np.ndarray]
     ) -> tuple[list[np.ndarray], np.ndarray | None]:
-        arrays, found = [], np.ones(stop - start, bool)
+        arrays: list[np.ndarray] = []
+        found: np.ndarray = np.ones(stop - start, bool)
         for name in definition.reads:
             role, field = role_of(name, self.pair)
             if field == "frames":
@@ -209,7 +236,7 @@ class PairScorer:
                 kept = self.kept[role, field]
                 rows = slice(0, 1) if role == SOURCE else slice(start, stop)
                 arrays.append(np.array(kept.rows[field][rows]))
-                found = found & kept.rows[FOUND][rows]
+                found = np.asarray(found & kept.rows[FOUND][rows])
         return arrays, found if "faces" in definition.needs else None
 
 
@@ -279,7 +306,7 @@ class _Reader:
             if walk is not None:
                 walk[1].done()
         self.walks = [None] * len(self.wanted)
-        kept = {}
+        kept: dict[str, Kept] = {}
         for extractor, key in zip(self.wanted, self.keys, strict=True):
             found = self.cache.find(key)
             if found is None:
@@ -315,6 +342,8 @@ def _sized(path: Path, count: int, size_px: int) -> Iterator[np.ndarray]:
 
 
 def _write_strip(path: Path, pictures: Sequence[np.ndarray]) -> None:
+    from PIL import Image
+
     small = [
         np.asarray(Image.fromarray(picture).resize((STRIP_PX, STRIP_PX), Image.Resampling.LANCZOS))
         for picture in pictures

@@ -21,7 +21,7 @@ from triportrait.train.evaluation.metrics.catalogue import METRICS
 from triportrait.train.evaluation.metrics.definition import EVERY_KIND, Definition, Kind
 from triportrait.train.evaluation.protocols.features import FOUND, key_of
 from triportrait.train.evaluation.protocols.frames import content_hash
-from triportrait.train.evaluation.protocols.records import Pair, Protocol
+from triportrait.train.evaluation.protocols.records import NAME, Pair, Protocol
 from triportrait.train.evaluation.protocols.results import Results
 from triportrait.train.evaluation.protocols.scoring import (
     DRIVING,
@@ -93,6 +93,9 @@ def score_results(
                 _score_pair(folder, results.folder, path, protocol, pair, instruments)
             except InputError as error:
                 failed[pair.name] = str(error)
+            except OSError as error:
+                reason = (error.strerror or type(error).__name__).lower()
+                failed[pair.name] = f"{error.filename or folder}: it could not be read or written ({reason})"
         tell(1)
     all_failed: dict[str, str] = {}
     for some in ranks.all_gather(failed):
@@ -246,7 +249,12 @@ def read_scores(folder: Path) -> dict[str, Any]:
         assert isinstance(scores["missing"], list)
         assert all(isinstance(scores[key], str) for key in ("method", "protocol", "name"))
         assert all(cell.metric in METRICS and cell.kind in EVERY_KIND for cell in scores["cells"])
-        assert all(_is_number(v) for cell in scores["cells"] for v in (cell.value, cell.low, cell.high))
+        numbers = [v for cell in scores["cells"] for v in (cell.value, cell.low, cell.high)]
+        assert all(map(_is_number, numbers)) and all(isinstance(cell.note, str) for cell in scores["cells"])
+        assert all(type(v) is int for cell in scores["cells"] for v in (cell.clips, cell.frames, cell.missing))
+        assert all(NAME.fullmatch(name) for name in [*scores["scores"], *scores["failed"], *scores["missing"]])
+        assert all(_is_number(s["value"]) for pair in scores["scores"].values() for s in pair.values())
+        assert isinstance(scores["card"], dict) and all(type(count) is int for count in scores["pairs"].values())
     except (KeyError, TypeError, AssertionError) as error:
         raise InputError(
             f"{path}: expected scores of version {VERSION}, entries differ; score the results again"

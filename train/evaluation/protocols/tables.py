@@ -86,7 +86,7 @@ def best_of(scores: Sequence[Scores], kind: Kind, definition: Definition) -> set
     """Return the methods whose value is best, where a direction is better and two methods at least have a value."""
     values = {one["method"]: cell.value for one in scores if (cell := cell_of(one, kind, definition.name))}
     numbers = {name: value for name, value in values.items() if value is not None}
-    if definition.better is None or len(numbers) < 2:
+    if definition.better is None or not numbers:
         return set()
     best = (max if definition.better == "higher" else min)(numbers.values())
     return {name for name, value in numbers.items() if value == best} if len(set(numbers.values())) > 1 else set()
