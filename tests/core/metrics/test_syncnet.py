@@ -105,8 +105,7 @@ def test_the_crop_is_2_8_times_half_the_box_with_the_face_above():
     assert crop[-1, -1].tolist() == image[239, 269].tolist()
     edge = sync_crop(image, 10, 10, 50)
     assert (edge[0, 0] == GREY).all()
-    assert (edge[-1, -1] == sync_crop(image, 10, 10, 50)[-1, -1]).all()
-    assert edge[-1, -1, 2] == 0
+    assert edge[-1, -1].tolist() == image[99, 79].tolist()
     assert (sync_crop(image, -5000, 10, 50) == GREY).all()
     with pytest.raises(InputError, match="expected a box in a picture of 400 x 300"):
         sync_crop(image, 10, 10, 1e9)
