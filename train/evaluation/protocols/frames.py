@@ -50,8 +50,8 @@ def check_clips(protocol: Protocol) -> None:
         path = protocol.path_of(name)
         if content_hash(path) != clip.sha256:
             raise InputError(
-                f"{path}: expected the clip that the protocol was made of, got other bytes; bring that one back, or make"
-                " the protocol anew"
+                f"{path}: expected the clip that the protocol was made of, got other bytes; bring that one back, or"
+                " make the protocol anew"
             )
 
 
