@@ -27,7 +27,7 @@ from triportrait.serve.reenactor import Controls, PreparedSource
 from triportrait.serve.source_and_driving import SourcePicture
 from triportrait.serve.weight_loading import files_of, need_faces
 from triportrait.train.engines.ranks import one_error_message, process_group
-from triportrait.train.evaluation.protocols.frames import resized
+from triportrait.train.evaluation.protocols.frames import check_clips, resized
 from triportrait.train.evaluation.protocols.records import CameraName, read_protocol
 from triportrait.train.evaluation.protocols.running import check_run, run_protocol
 
@@ -65,7 +65,7 @@ class Run:
         with one_error_message(), process_group() as ranks, closing(LazyProvider(self.faces)) as finder:
             with ranks.raise_on_all_ranks():
                 protocol = read_protocol(self.protocol)
-                protocol.check_files()
+                check_clips(protocol)
                 name = named_weights(self.weights)
                 check_run(self.out, protocol, {}, True)  # a bad folder is told before the networks are loaded
             pipeline = Pipeline.from_pretrained(

@@ -14,6 +14,7 @@ import tyro
 from triportrait.core.gpus import chosen_device
 from triportrait.serve.faces.providers import FaceKind, LazyProvider
 from triportrait.train.engines.ranks import one_error_message, process_group
+from triportrait.train.evaluation.protocols.frames import check_clips
 from triportrait.train.evaluation.protocols.instruments import check_networks, feature_cache, make_instruments
 from triportrait.train.evaluation.protocols.network_features import network_extractors
 from triportrait.train.evaluation.protocols.records import read_protocol
@@ -53,7 +54,7 @@ class Score:
         with one_error_message(), process_group() as ranks, closing(LazyProvider(self.faces)) as finder:
             with ranks.raise_on_all_ranks():
                 protocol = read_protocol(self.protocol)
-                protocol.check_files()
+                check_clips(protocol)
                 results = open_results(self.results, protocol, self.method)
                 device = chosen_device(self.device) if ranks.size == 1 or self.device == "cpu" else ranks.device
                 extractors, comparisons, lip_sync, empty = network_extractors(self.networks, device)

@@ -88,6 +88,19 @@ def test_a_video_of_another_length_fails_by_name(results, clips, capsys):
     assert "1 failed (self-0000)" in capsys.readouterr().out
 
 
+def test_a_clip_that_was_changed_is_refused_by_score_and_run(results, clips, tmp_path, caplog):
+    other = shutil.copytree(clips, tmp_path / "other")
+    frame = other / "person1" / "000002.png"
+    Image.open(frame).rotate(90).save(frame)
+    assert scored(results, other) == 2
+    assert "got other bytes" in caplog.text
+    assert not (results / "scores").exists()
+    words = ["evaluate", "run", str(other / "p4d-table1.jsonl"), "--weights", "demo", "--out", str(tmp_path / "ours")]
+    assert cli.main(words) == 2
+    assert caplog.text.count("got other bytes") == 2
+    assert not (tmp_path / "ours").exists()
+
+
 def test_protocols_are_never_mixed(results, clips, tmp_path, caplog):
     other = shutil.copytree(clips, tmp_path / "other", ignore=shutil.ignore_patterns("*.jsonl"))
     assert cli.main(["evaluate", "protocol", str(other), "--size", "64", "--seed", "5"]) == 0

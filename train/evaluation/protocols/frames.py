@@ -39,6 +39,22 @@ def content_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
+def check_clips(protocol: Protocol) -> None:
+    """Check before any work that every clip is there, inside the protocol's folder, and has the bytes that it had.
+
+    Raises:
+        InputError: a clip is missing, lies outside, or is another one.
+    """
+    protocol.check_files()
+    for name, clip in protocol.clips.items():
+        path = protocol.path_of(name)
+        if content_hash(path) != clip.sha256:
+            raise InputError(
+                f"{path}: expected the clip that the protocol was made of, got other bytes; bring that one back, or"
+                " make the protocol anew"
+            )
+
+
 def resized(image: np.ndarray, size_px: int) -> np.ndarray:
     """Resize a square uint8 [S, S, 3] by Lanczos, which leaves one of the right size as it is."""
     if image.shape[:2] == (size_px, size_px):
