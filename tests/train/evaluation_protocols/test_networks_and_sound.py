@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.train.evaluation_protocols.conftest import SIZE_PX, picture, write_results
+from tests.train.evaluation_protocols.moving_clips import SIZE_PX, picture, write_results
 from tests.train.evaluation_protocols.stand_ins import Faces, cell
 from triportrait import cli
 from triportrait.core.errors import InputError

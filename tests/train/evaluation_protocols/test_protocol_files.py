@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from tests.train.evaluation_protocols.conftest import FRAMES, SIZE_PX, write_clip
+from tests.train.evaluation_protocols.moving_clips import FRAMES, SIZE_PX, write_clip
 from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.train.evaluation.metrics.catalogue import METRICS

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from tests.train.evaluation_protocols.conftest import write_results
+from tests.train.evaluation_protocols.moving_clips import write_results
 from triportrait import cli
 
 FACES = ("--faces", "none")

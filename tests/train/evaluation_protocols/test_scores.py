@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.face_models import needs_face_models
-from tests.train.evaluation_protocols.conftest import write_clip, write_results
+from tests.train.evaluation_protocols.moving_clips import write_clip, write_results
 from tests.train.evaluation_protocols.stand_ins import Faces, cell
 from triportrait import cli
 from triportrait.train.engines.ranks import Ranks
