@@ -132,10 +132,11 @@ def test_convolutions_of_small_sizes(layout):
         close(found, wanted)
 
 
-def test_networks(monkeypatch):
-    """In PyTorch and compiled, one to three pictures; and again, on memory that holds other numbers."""
+def test_networks(monkeypatch, tmp_path):
+    """In PyTorch and compiled, one to three pictures, twice."""
+    monkeypatch.setenv("TRIPORTRAIT_CACHE", str(tmp_path))  # no code of the real networks makes room for these
     compiled = 0
-    for seed in range(60):
+    for seed in range(180, 250):  # PyTorch left results of 183, 205 and 247 unwritten
         graph = random_graph(seed)
         ((_, high, wide, channels),) = graph.inputs.values()
         images = torch.randn(seed % 3 + 1, channels, high, wide)
