@@ -269,6 +269,7 @@ class Program:
             spec = Windowed(size, image.size[:2], side_pair(kernel), layer.stride, sides, result.stride)
             at = code.at("%constants", offset=self._constant(ordered))
             windowed(code, spec, self._at(code, image), at, replace(ending, added_channels=0), self._at(code, result))
+            self._empty_channels(code, layer, result)
             return
         place = self._at(code, image)
         channels = image.size[2] // parts
@@ -287,6 +288,14 @@ class Program:
                     ordered_parts.append(part[:, first : first + width].flatten())
         at = code.at("%constants", offset=self._constant(torch.cat(ordered_parts)))
         dense(code, spec_, place, at, ending, self._at(code, result))
+        self._empty_channels(code, layer, result)
+
+    def _empty_channels(self, code: Code, layer: Convolution, result: Value) -> None:
+        """Write zeros behind the channels of a gate, which is one pixel: the LOGISTIC of zero is a half."""
+        beyond = result.stride - result.size[2]
+        if layer.activation == "LOGISTIC" and beyond:
+            behind = self._at(code, replace(result, first=result.first + result.size[2])).pointer
+            code.do(f"call void @llvm.memset.p0.i64(ptr {behind}, i8 0, i64 {4 * beyond}, i1 false)")
 
     def _bordered(self, code: Code, image: Value, place: Place, sides: Sides) -> Place:
         """Write the copying of a picture into zeros."""
