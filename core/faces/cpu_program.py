@@ -52,16 +52,28 @@ class Value:
         return self.size[0] * self.size[1] * self.stride
 
 
+# What older releases of llvmlite, which import, do not read.
+_TRIAL = """
+define void @run(ptr %to) {
+  store <4 x float> splat (float 1.0), ptr %to, align 4
+  ret void
+}
+"""
+
+
 @cache
 def _llvm() -> Any | None:
-    """Load llvmlite for this CPU; None where it is missing or does not know it."""
+    """Load llvmlite for this CPU; None where it is missing, too old, or does not know it."""
     try:
         import llvmlite.binding as llvm
 
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         llvm.Target.from_default_triple()
-    except (ImportError, OSError, RuntimeError):
+        llvm.get_host_cpu_features()
+        llvm.parse_assembly(_TRIAL).verify()
+        _ = llvm.create_pass_builder, llvm.create_pipeline_tuning_options, llvm.ObjectFileRef.from_data
+    except (ImportError, OSError, RuntimeError, AttributeError):
         return None
     return llvm
 

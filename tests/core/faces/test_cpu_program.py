@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
+from types import ModuleType
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -317,3 +319,38 @@ def test_places_and_pictures_that_do_not_fit_are_refused():
     ):
         with pytest.raises(ValueError, match=wrong):
             sampled(images, x, y, "border", pictures)
+
+
+class OldLlvm:
+    """An llvmlite that imports, and cannot do one thing."""
+
+    def __init__(self, whole: ModuleType, broken: str) -> None:
+        self.whole, self.broken = whole, broken
+
+    def __getattr__(self, name: str):
+        if name != self.broken:
+            return getattr(self.whole, name)
+        if name.startswith("create"):
+            raise AttributeError(name)
+
+        def refuse(*arguments):
+            raise RuntimeError("LLVM IR parsing error")
+
+        return refuse
+
+
+@pytest.mark.parametrize("broken", ["parse_assembly", "get_host_cpu_features", "create_pass_builder"])
+def test_an_older_llvmlite_leaves_the_networks_to_pytorch(broken, monkeypatch):
+    import llvmlite.binding
+
+    old = OldLlvm(llvmlite.binding, broken)
+    monkeypatch.setitem(sys.modules, "llvmlite.binding", old)
+    monkeypatch.setattr(llvmlite, "binding", old)
+    for function in (cpu_program._llvm, cpu_program.machine):
+        function.cache_clear()
+    try:
+        assert machine() is None
+    finally:
+        monkeypatch.undo()
+        for function in (cpu_program._llvm, cpu_program.machine):
+            function.cache_clear()
