@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import pickle
 import sys
-from types import ModuleType
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 
 import pytest
 import torch
