@@ -81,7 +81,8 @@ def save_weights(
 
     Args:
         folder: made when it is missing.
-        kind: portrait, motion, flame, neck, genhead, discriminator or arcface; the stem of both files.
+        kind: portrait, motion, flame, neck, genhead, discriminator, arcface, recon3d, syncnet or emotion; the stem of
+            both files.
         tensors: name -> tensor, any float or integer type.
         config: the sizes, for a portrait; the network itself for a small motion encoder.
         provenance: plain JSON values: where the weights come from and under which licence.
@@ -253,7 +254,7 @@ def build_portrait(config: ModelConfig, tensors: Mapping[str, Tensor], origin: s
     """
     with torch.device("meta"):
         portrait = Portrait4D(config)
-    return _filled(portrait, tensors, origin, f"preset {shown(config.preset)}")
+    return filled(portrait, tensors, origin, f"preset {shown(config.preset)}")
 
 
 def _load_neck(
@@ -301,7 +302,7 @@ def load_motion_encoder(folder: str | Path) -> MotionEncoder | SmallMotionEncode
     if sizes is None:
         return build_motion_encoder(read_tensors(folder, "motion"), origin)
     small = _small_encoder(sizes, f"{folder / 'motion.json'} config")
-    return _filled(small, read_tensors(folder, "motion"), origin, "the small motion encoder")
+    return filled(small, read_tensors(folder, "motion"), origin, "the small motion encoder")
 
 
 def _small_encoder(sizes: Any, name: str) -> SmallMotionEncoder:
@@ -337,11 +338,15 @@ def build_motion_encoder(tensors: Mapping[str, Tensor], origin: str) -> MotionEn
     Raises:
         InputError: names or shapes disagree; `origin` starts the sentence.
     """
-    return _filled(MotionEncoder(), tensors, origin, "the motion encoder")
+    return filled(MotionEncoder(), tensors, origin, "the motion encoder")
 
 
-def _filled(network: Filled, tensors: Mapping[str, Tensor], origin: str, what: str) -> Filled:
-    """Put exactly these tensors into a network, in float32, and freeze it in evaluation mode."""
+def filled(network: Filled, tensors: Mapping[str, Tensor], origin: str, what: str) -> Filled:
+    """Put exactly these tensors into a network, in float32, and freeze it in evaluation mode.
+
+    Raises:
+        InputError: names, shapes or kinds of number disagree; `origin` starts the sentence, `what` names the network.
+    """
     expected = {n: tuple(t.shape) for n, t in network.state_dict().items() if not n.endswith(UNTRACKED)}
     check_names(expected, tensors, origin, what)
     made_without_memory = next(network.parameters()).is_meta

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -25,12 +26,14 @@ from triportrait.core.motion.small_encoder import GAZE, SPREAD
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.types import Camera
 from triportrait.kernels.dispatch import runs_triton
-from triportrait.serve.faces.alignment import alignment_points
-from triportrait.serve.faces.face import Face
+from triportrait.serve.faces.alignment import align, alignment_points, middle_square
+from triportrait.serve.faces.face import AlignedFace, Face
 from triportrait.serve.faces.following import NUM_POINTS, TAKE, Followed, Following, Given, Packed
+from triportrait.serve.faces.head_pose import neck_parameters
 from triportrait.serve.faces.views import View
+from triportrait.serve.media.provenance.watermark import BITS
 from triportrait.serve.reenactor import Controls, PreparedSource, Reenactor
-from triportrait.serve.tracking_files import LENGTHS
+from triportrait.serve.tracking_files import LENGTHS, Tracking
 
 # Rows and columns, the smallest first; films and cameras have these sizes. A larger frame is followed on the host.
 CANVASES = (
@@ -119,8 +122,9 @@ def canvas_of(height: int, width: int) -> tuple[int, int] | None:
 class FollowedFrames:
     """Follows faces and shows portraits by them, each batch of frames by one graph.
 
-    Graphs are captured when a canvas, with or without necks that turn and with or without watermarks, is first used:
-    at most four for each of CANVASES and each size of a batch. Nobody else may use the device meanwhile.
+    Graphs are captured when a canvas, with or without necks that turn and with or without watermarks, is first used,
+    or by `capture`: at most four for each of CANVASES and each size of a batch. Nobody else may use the device
+    meanwhile.
 
     Args:
         reenactor: the network, for which `can_follow` is true, captured already.
@@ -139,6 +143,31 @@ class FollowedFrames:
     def begin(self) -> Packed:
         """Make the state of a face that was never seen, which the first frame has to TAKE."""
         return self._following.begin(1, self._reenactor.device).packed()
+
+    def capture(self, frame: RawFrame, sizes: Sequence[int], marked: bool) -> None:
+        """Capture batches of these sizes on a frame's canvas, with necks that turn and without; nothing more later.
+
+        Args:
+            frame: shows a face, which is taken.
+            sizes: of batches.
+            marked: whether pictures get watermarks.
+        """
+        necks = (False, True) if self._reenactor.can_turn_neck else (False,)
+        for size, neck in product(sizes, necks):
+            frames = [replace(frame, controls=replace(frame.controls, neck=neck))] * size
+            self.show(frames, torch.zeros(size, BITS) if marked else None, plain=not marked)()
+        if self._graphs is not None:
+            self._graphs.seal()
+
+    @torch.inference_mode()
+    def aligned(self, shown: ShownFrame) -> AlignedFace:
+        """Fetch a face that was shown as `FaceTracker` gives it, but for `placed`, which is not smoothed."""
+        downloads = [self._reenactor.download(part) for part in shown.state]
+        numbers, crop = (torch.from_numpy(download().copy()) for download in downloads)
+        followed = Followed.unpacked((numbers, crop))
+        tracking = Tracking(neck_parameters(followed.neck), followed.landmarks)
+        picture = crop[0].numpy()
+        return AlignedFace(picture, tracking, shown.found, align(shown.face.alignment) or middle_square(picture))
 
     def stage(self, image: np.ndarray) -> Tensor:
         """Copy a frame, uint8 [h, w, 3], to pinned memory; any thread may."""

@@ -26,7 +26,10 @@ JOBS = {
         "triportrait.train.jobs.prepare:Prepare",
         "the data of training: made of procedural heads, imported, checked",
     ),
-    "evaluate": ("triportrait.train.jobs.evaluate:Evaluate", "measure trained weights where the truth is known"),
+    "evaluate": (
+        "triportrait.train.jobs.evaluation:Evaluation",
+        "compare methods by a paper's protocol, or measure weights where the truth is known",
+    ),
     "verify": ("triportrait.serve.jobs.verify:Verify", "where a file comes from: its manifest and its watermark"),
     "convert": ("triportrait.serve.jobs.convert:Convert", "a published weight file becomes a weights folder"),
     "fetch": ("triportrait.serve.jobs.fetch:Fetch", "the networks that find faces, into the cache"),

@@ -40,9 +40,15 @@ def parse(name: str, job: Any, arguments: Sequence[str]) -> Job:
     kinds = {kind.__name__.lower(): kind for kind in get_args(job)}
     options_end = arguments.index("--") if "--" in arguments else len(arguments)
     if {"-h", "--help"} & set(arguments[:options_end]):
-        _print_help(name, job, [kind for kind in arguments[:1] if kind in kinds])
+        named = [kind for kind in arguments[:1] if kind in kinds]
+        if not named and not _is_flag(arguments[0]):
+            named = [kind for kind in kinds if getattr(kinds[kind], "takes_calls_without_kind", False)]
+        _print_help(name, job, named)
     if not kinds:
         return _Parser(name, job).parse(arguments)
+    without_kind = [kind for kind in kinds.values() if getattr(kind, "takes_calls_without_kind", False)]
+    if without_kind and arguments and arguments[0] not in kinds:  # the job had no kinds before
+        return _Parser(name, without_kind[0]).parse(arguments)
     if not arguments or arguments[0] not in kinds:
         got = f"got {literal(arguments[0])}" if arguments else "none came"
         raise InputError(f"{name}: expected one of {', '.join(kinds)}, {got}; `triportrait {name} --help` lists them")

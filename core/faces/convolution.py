@@ -87,6 +87,8 @@ class Convolution(nn.Module):
     def _convolved(self, image: Tensor) -> Tensor:
         """Convolve by what is fastest."""
         batch, channels, high, wide = image.shape
+        if channels == 1 and image.device.type == "cpu":
+            return self._convolved_channel(image)
         if self.parts == 1 and not self.depthwise:
             if (high, wide) == self.kernel.shape[2:] and self.padding == (0, 0):
                 return self._summed_whole(image)
@@ -120,6 +122,16 @@ class Convolution(nn.Module):
         """Convolve with a kernel that is as large as the picture: a product of matrices."""
         kernel = self.kernel.permute(0, 2, 3, 1).flatten(1)
         return F.linear(image.permute(0, 2, 3, 1).flatten(1), kernel, self.bias)[:, :, None, None]
+
+    def _convolved_channel(self, image: Tensor) -> Tensor:
+        """Convolve pictures of one channel on a CPU, both tensors with the strides of [B, C, H, W].
+
+        The strides of one channel can also mean that the channels are last. PyTorch 2.13 takes them so and then may,
+        where the result has one column, leave the result unwritten, with packed kernels and without.
+        """
+        image, kernel = (value.reshape(-1).view(value.shape) for value in (image, self.kernel))
+        result = F.conv2d(image, kernel, self.bias, self.stride, self.padding, groups=self.groups)
+        return result.contiguous(memory_format=torch.channels_last)
 
     def _convolved_packed(self, image: Tensor) -> Tensor:
         """Convolve on a CPU with a kernel that was put in order for it once, and not for each picture."""

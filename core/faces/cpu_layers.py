@@ -85,7 +85,7 @@ def _convolvable(layer: Convolution, images: Sequence[Size], result: Size) -> bo
     if len(images) == 2:
         fits = fits and images[1][:2] == result[:2] and images[1][2] <= result[2]
         fits = fits and (images[1][2] == result[2] or not depthwise)
-    return fits and (parts == 1 or all(size[2] // parts % CHANNELS == 0 for size in (*images, result)))
+    return fits and (parts == 1 or all(size[2] % (parts * CHANNELS) == 0 for size in (*images, result)))
 
 
 def _counts(image: Size, window: tuple[int, int], stride: tuple[int, int], sides: Sides) -> tuple[int, int]:

@@ -52,16 +52,28 @@ class Value:
         return self.size[0] * self.size[1] * self.stride
 
 
+# What older releases of llvmlite, which import, do not read.
+_TRIAL = """
+define void @run(ptr %to) {
+  store <4 x float> splat (float 1.0), ptr %to, align 4
+  ret void
+}
+"""
+
+
 @cache
 def _llvm() -> Any | None:
-    """Load llvmlite for this CPU; None where it is missing or does not know it."""
+    """Load llvmlite for this CPU; None where it is missing, too old, or does not know it."""
     try:
         import llvmlite.binding as llvm
 
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         llvm.Target.from_default_triple()
-    except (ImportError, OSError, RuntimeError):
+        llvm.get_host_cpu_features()
+        llvm.parse_assembly(_TRIAL).verify()
+        _ = llvm.create_pass_builder, llvm.create_pipeline_tuning_options, llvm.ObjectFileRef.from_data
+    except (ImportError, OSError, RuntimeError, AttributeError):
         return None
     return llvm
 
@@ -269,6 +281,7 @@ class Program:
             spec = Windowed(size, image.size[:2], side_pair(kernel), layer.stride, sides, result.stride)
             at = code.at("%constants", offset=self._constant(ordered))
             windowed(code, spec, self._at(code, image), at, replace(ending, added_channels=0), self._at(code, result))
+            self._empty_channels(code, layer, result)
             return
         place = self._at(code, image)
         channels = image.size[2] // parts
@@ -287,6 +300,14 @@ class Program:
                     ordered_parts.append(part[:, first : first + width].flatten())
         at = code.at("%constants", offset=self._constant(torch.cat(ordered_parts)))
         dense(code, spec_, place, at, ending, self._at(code, result))
+        self._empty_channels(code, layer, result)
+
+    def _empty_channels(self, code: Code, layer: Convolution, result: Value) -> None:
+        """Write zeros behind the channels of a gate, which is one pixel: the LOGISTIC of zero is a half."""
+        beyond = result.stride - result.size[2]
+        if layer.activation == "LOGISTIC" and beyond:
+            behind = self._at(code, replace(result, first=result.first + result.size[2])).pointer
+            code.do(f"call void @llvm.memset.p0.i64(ptr {behind}, i8 0, i64 {4 * beyond}, i1 false)")
 
     def _bordered(self, code: Code, image: Value, place: Place, sides: Sides) -> Place:
         """Write the copying of a picture into zeros."""

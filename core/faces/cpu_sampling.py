@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -125,13 +126,21 @@ def sampled_bytes(images: Tensor, x: Tensor, y: Tensor, border: str, pictures: T
 
     Returns:
         Levels [N, 3, rows, columns], float32, in memory with the channels last.
+
+    Raises:
+        ValueError: x and y are not of one shape or not on the CPU, or there is not one picture of B for each of N.
     """
+    if x.ndim != 3 or x.shape != y.shape or not x.device == y.device == images.device:
+        raise ValueError(
+            f"expected x and y [N, rows, columns] on {images.device}, got {list(x.shape)} on {x.device} and "
+            f"{list(y.shape)} on {y.device}"
+        )
+    which = _pictures_of(len(x), len(images), pictures)
     if machine() is None or images.shape[1] != 3 or min(images.shape[2:]) < 1:
         return None
     function = _function(border)
     x, y = x.float().contiguous(), y.float().contiguous()
     count, rows, columns = x.shape
-    which = range(count) if pictures is None else pictures.tolist()
     levels = torch.empty(count, rows, columns, 3)
     channel, line, pixel = images.stride()[1:]
     for k, picture in enumerate(which):
@@ -141,3 +150,23 @@ def sampled_bytes(images: Tensor, x: Tensor, y: Tensor, border: str, pictures: T
                 x[k].data_ptr(), y[k].data_ptr(), levels[k].data_ptr(), rows * columns,
             )  # fmt: skip
     return levels.permute(0, 3, 1, 2)
+
+
+def _pictures_of(places: int, count: int, pictures: Tensor | None) -> Sequence[int]:
+    """Find which of so many pictures each of the N fields of places is sampled from.
+
+    Raises:
+        ValueError: it is not one for each, or one that is not there.
+    """
+    if pictures is None:
+        if places != count:
+            raise ValueError(f"expected places in each of {count} pictures, got {places}: say which by `pictures`")
+        return range(count)
+    if pictures.shape != (places,) or pictures.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"expected the whole numbers of {places} pictures, got {list(pictures.shape)} of {pictures.dtype}"
+        )
+    which: list[int] = pictures.tolist()
+    if wrong := [number for number in which if not -count <= number < count]:
+        raise ValueError(f"expected numbers of {count} pictures, got {wrong[0]}")
+    return which

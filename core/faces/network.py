@@ -78,14 +78,14 @@ class GraphNetwork(nn.Module):
         Returns:
             Name of each result -> [B, ...] in TFLite's layout, images [B, H, W, C].
         """
-        first = images.to(self.dtype).contiguous(memory_format=torch.channels_last)
         parts: Sequence[Part | Program] = self._parts
-        if first.device.type == "cpu" and self.dtype == torch.float32:
+        if images.device.type == "cpu" and self.dtype == torch.float32:
             parts = self._on_a_cpu()
-        values = {self.input_name: first}
-        for part in parts:
-            found = part.run(*[values[name] for name in part.inputs])
-            values.update(zip(part.outputs, found, strict=True))
+        values = {self.input_name: images.to(self.dtype).contiguous(memory_format=torch.channels_last)}
+        for part, done in zip(parts, _done_after(parts, self.output_names), strict=True):
+            values.update(zip(part.outputs, part.run(*[values[name] for name in part.inputs]), strict=True))
+            for name in done:
+                del values[name]
         results = ((name, values[name]) for name in self.output_names)
         return {name: value.permute(0, 2, 3, 1) if value.ndim == 4 else value for name, value in results}
 
@@ -103,6 +103,16 @@ class GraphNetwork(nn.Module):
         self._compiled = None
         super()._apply(*args, **keywords)
         return self
+
+
+def _done_after(parts: Sequence[Part | Program], results: Sequence[str]) -> list[list[str]]:
+    """List for each part the values that nothing reads after it, so that their memory is free for the next."""
+    last = {name: k for k, part in enumerate(parts) for name in (*part.inputs, *part.outputs)}
+    done: list[list[str]] = [[] for _ in parts]
+    for name, k in last.items():
+        if name not in results:
+            done[k].append(name)
+    return done
 
 
 def _image_sizes(graph: Graph, names: Iterable[str]) -> dict[str, Size]:

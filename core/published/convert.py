@@ -38,10 +38,21 @@ LICENCES = {
     "genhead_discriminator": "the weights keep the licence of their authors",
     "motion": "the weights keep the licence of PD-FGC's authors",
     "arcface": "the weights keep the licence of InsightFace (non-commercial research)",
+    "recon3d": "the weights keep the licence of Deep3DFaceRecon's authors (MIT) and of the Basel Face Model "
+    "(non-commercial research)",
+    "syncnet": "the weights keep the licence of SyncNet's authors (MIT)",
+    "emotion": "the weights keep the licence of EMOCA's authors, the Max Planck Society (non-commercial research)",
     "flame": "the tables keep the FLAME licence of the Max Planck Society",
 }
 _RECONSTRUCTOR_MARK, _GENERATOR_MARK = "encoder_canonical.proj_y.weight", "backbone.mapping.embed.weight"
-_MOTION_MARK, _ARCFACE_MARK = "to_mouth.0.weight", "layer1.0.prelu.weight"
+# a tensor that tells which network a plain list of tensors is of
+_PLAIN_MARKS: dict[str, Kind] = {
+    "to_mouth.0.weight": "motion",
+    "layer1.0.prelu.weight": "arcface",
+    "final_layers.0.weight": "recon3d",
+    "netcnnlip.0.weight": "syncnet",
+    "linear.weight": "emotion",
+}
 _STYLE = "w_avg"  # published name of the style of super-resolution
 
 
@@ -80,7 +91,8 @@ def convert(file: Path, folder: Path, overwrite: bool = False, ignore: Sequence[
 
     Args:
         file: a Portrait4D pickle (v2, v1 or static: the weights of G_ema, and D beside them), a GenHead pickle,
-            PD-FGC's motion_model.pth, ArcFace's backbone.pth, or FLAME's generic_model.pkl.
+            PD-FGC's motion_model.pth, ArcFace's backbone.pth, Deep3DFaceRecon's epoch_20.pth, SyncNet's
+            syncnet_v2.model, the checkpoint of EMOCA's emotion network, or FLAME's generic_model.pkl.
         folder: made when it is missing.
         overwrite: replace weights of the same kind that are there already.
         ignore: patterns (`*`, `?`, `[ab]`) of unknown tensors that may be left out. They do not excuse a tensor that
@@ -119,11 +131,13 @@ def _networks(content: Any, file: Path, ignore: Sequence[str], warnings: list[st
     networks = networks_of(content, str(file))
     if "" in networks:
         plain = networks[""]
-        if _MOTION_MARK in plain.tensors:
-            return {"motion": _part(plain, "motion", str(file), ignore)}
-        if _ARCFACE_MARK in plain.tensors:
-            return {"arcface": _part(plain, "arcface", str(file), ignore)}
-        raise InputError(f"{file}: expected PD-FGC's or ArcFace's tensors, got others; give one of the published files")
+        for mark, kind in _PLAIN_MARKS.items():
+            if mark in plain.tensors:
+                return {kind: _part(plain, kind, str(file), ignore)}
+        raise InputError(
+            f"{file}: expected PD-FGC's, ArcFace's, Deep3DFaceRecon's, SyncNet's or the emotion network's tensors, got "
+            "others; give one of the published files"
+        )
     main = networks.get("G_ema")
     if main is None:
         raise InputError(f"{file}: expected the network G_ema, got {', '.join(networks)}; fetch it again")

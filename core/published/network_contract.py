@@ -19,7 +19,7 @@ from triportrait.core.published import manifests
 from triportrait.core.safe_text import shown
 from triportrait.kernels.fir import TAPS
 
-Kind = Literal["portrait", "motion", "genhead", "discriminator", "arcface"]
+Kind = Literal["portrait", "motion", "genhead", "discriminator", "arcface", "recon3d", "syncnet", "emotion"]
 
 # Tensors that a published file may hold and that we knowingly do not use.
 IGNORED = tuple(
@@ -32,6 +32,7 @@ IGNORED = tuple(
         r"mouth_embed\..*",  # PD-FGC: a head whose output nothing reads
         r"model\.(bl|al)\d+\..*",  # PD-FGC: what the face alignment network has for more than one hourglass
         r"deformer\.flame_deform\.flame_model\.(eye|neck)_pose",  # FLAME: nine numbers, always zero
+        r"backbone\.fc\.(weight|bias)",  # emotion: the classes of faces that it was first trained to tell
     )
 )
 SHOWN = 3

@@ -17,7 +17,7 @@ from triportrait.core.safe_text import literal, shown
 
 # the networks of a training snapshot, and the keys under which a checkpoint may hide its tensors
 SNAPSHOT_KEYS = ("G", "D", "G_ema")
-NESTED_KEYS = ("state_dict", "net", "model")
+NESTED_KEYS = ("state_dict", "net", "model", "net_recon")
 PERSISTENT_CLASS = "torch_utils.persistence._reconstruct_persistent_obj"
 # entries count each time that they are looked at, empty ones too: a published network has about three thousand
 MAX_DEPTH, MAX_ENTRIES, MAX_NAME = 64, 20_000, 100
@@ -47,7 +47,8 @@ def networks_of(content: Any, file: str) -> dict[str, Network]:
     """List the networks in what `read_pickle` gave for a training snapshot or a checkpoint.
 
     A snapshot gives its 'G', 'D' and 'G_ema', as far as it has them. A checkpoint, that is a dict of tensors, perhaps
-    under 'state_dict', 'net' or 'model' and with 'module.' before each name, gives one network with the name ''.
+    under 'state_dict', 'net', 'model' or 'net_recon' and with 'module.' before each name, gives one network with the
+    name ''.
 
     Raises:
         InputError: the file holds no networks, or one of them is not made of tensors; `file` begins the sentence.

@@ -17,11 +17,15 @@ from triportrait.core.safe_text import shown
 # Everything of these packages is stored as an inert record. That is safe for any name; the list is short so that a file
 # which was made to attack other readers is refused, and not half read.
 _PACKAGES = "torch torchvision torch_utils training models dnnlib segmentation_models_pytorch pytorch3d timm kornia"
-INERT_PACKAGES = frozenset(f"{_PACKAGES} einops numpy scipy chumpy easydict yacs collections".split())
-_BUILTINS = "object type int float bool str list dict tuple slice range NoneType"
+_LIGHTNING = (
+    "pytorch_lightning lightning lightning_fabric omegaconf"  # what a checkpoint of Lightning notes beside tensors
+)
+INERT_PACKAGES = frozenset(f"{_PACKAGES} {_LIGHTNING} einops numpy scipy chumpy easydict yacs collections".split())
+_BUILTINS = "object type int long float bool str list dict tuple slice range NoneType"
 _PATHS = "pathlib.Path pathlib.PosixPath pathlib.PurePosixPath"
 INERT_NAMES = frozenset(
-    [f"builtins.{name}" for name in _BUILTINS.split()] + f"functools.partial argparse.Namespace {_PATHS}".split()
+    [f"builtins.{name}" for name in _BUILTINS.split()]
+    + f"functools.partial argparse.Namespace typing.Any {_PATHS}".split()
 )
 MAX_NAME = 200  # letters of a module, and of a name in it
 # names that Python 2, or another numpy, had for the same module

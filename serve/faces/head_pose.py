@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from triportrait.core.motion.flame import rotation_matrices
 from triportrait.core.render.cameras import fixed_camera
@@ -102,8 +103,14 @@ def parameters_of(turn: np.ndarray, flame: bool = False) -> HeadParameters:
     """
     if flame:
         turn = turn @ matrix_of(np.array(UPRIGHT_IN_FLAME))
+    return neck_parameters(torch.from_numpy(vector_of(turn)).float()[None], turn)
+
+
+def neck_parameters(neck: Tensor, turn: np.ndarray | None = None) -> HeadParameters:
+    """Make the parameters of `parameters_of` of a neck's rotation vector, [1, 3]; `turn` is its matrix, if known."""
     zeros = {name: torch.zeros(1, length) for name, length in LENGTHS.items() if name != "camera"}
-    zeros["neck"] = torch.from_numpy(vector_of(turn)).float()[None]
+    zeros["neck"] = neck
+    turn = matrix_of(neck[0].double().numpy()) if turn is None else turn
     fixed = fixed_camera()
     inverse = torch.eye(4)
     inverse[:3, :3] = torch.from_numpy(turn.T.copy()).float()

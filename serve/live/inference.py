@@ -21,12 +21,13 @@ from triportrait.serve.cuda_graph import BATCHES
 from triportrait.serve.faces.face import AlignedFace, FaceProvider
 from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.live.decode_process import shrunk
+from triportrait.serve.live.raw_faces import LiveRequest, RawFace, device_faces
 from triportrait.serve.live.settings import Settings
 from triportrait.serve.live.uploads import MOST_RATIO
 from triportrait.serve.media.pictures.decoding_cost import bare_jpeg, jpeg_work
 from triportrait.serve.media.pictures.picture_file import decode_picture, read_picture
 from triportrait.serve.media.provenance.stamp import Stamp
-from triportrait.serve.reenactor import PreparedSource, Reenactor, Request
+from triportrait.serve.reenactor import PreparedSource, Reenactor
 
 EXAMPLES = Path(__file__).parent / "page" / "examples"
 JPEG_QUALITY = 90
@@ -37,9 +38,9 @@ _LEAST_TIMED, _TIMED_S = 5, 1.0
 
 
 class Follows(Protocol):
-    """Crops the face out of frame after frame."""
+    """Crops the face out of frame after frame, or leaves that to the GPU."""
 
-    def follow(self, image: np.ndarray, time_s: float) -> AlignedFace: ...
+    def follow(self, image: np.ndarray, time_s: float) -> AlignedFace | RawFace: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +78,7 @@ class Engine:
         self._finder = finder
         self.stamp = stamp
         self._flame = reenactor.has_flame_neck
+        self._device_faces = device_faces(reenactor, finder)
         self.marks_on_device = reenactor.marks_on_device and stamp.marks
         self.most_batch = BATCHES[-1] if reenactor.device.type == "cuda" else 1
         # A batch pays on a GPU: how long its first frame may wait for the others'.
@@ -98,6 +100,8 @@ class Engine:
 
     def follower(self) -> Follows:
         """Make a face tracker for one session."""
+        if self._device_faces is not None:
+            return self._device_faces.follower()
         return (
             _Middle(self.side_px)
             if self._finder is None
@@ -116,16 +120,39 @@ class Engine:
         many = f"{len(faces)} faces were found in this portrait: the largest is taken"
         return face, "" if len(faces) == 1 else many
 
-    def motion(self, face: AlignedFace) -> Tensor:
-        """Compute the motion of a face that will count as neutral; called on the network's thread."""
-        return self.reenactor.motion(face)
+    def motion(self, face: AlignedFace | RawFace) -> Tensor:
+        """Compute the motion of a face that will count as neutral; called on the network's thread.
 
-    def reenact_many(self, requests: Sequence[Request], stamps: Sequence[Stamp]) -> list[np.ndarray]:
-        """Show several driving faces, with the watermarks of their stamps where the network is on a GPU."""
+        Raises:
+            InputError: the face's frame could not be shown.
+        """
+        return self.reenactor.motion(on_host(face))
+
+    def reenact_many(self, requests: Sequence[LiveRequest], stamps: Sequence[Stamp]) -> list[np.ndarray]:
+        """Show several driving faces, with the watermarks of their stamps where the network is on a GPU.
+
+        Those that are followed when they are shown make a batch, the others another one.
+        """
         signs = torch.stack([stamp.watermark_signs for stamp in stamps]) if stamps and self.marks_on_device else None
-        return self.reenactor.reenact_many(requests, signs)
+        faces, raws = [], []
+        for i, (source, face, controls) in enumerate(requests):
+            if isinstance(face, RawFace):
+                raws.append((i, (source, face, controls)))
+            else:
+                faces.append((i, (source, face, controls)))
+        done: list[tuple[int, np.ndarray]] = []
+        if faces:
+            places, asked = zip(*faces, strict=True)
+            pictures = self.reenactor.reenact_many(asked, None if signs is None else signs[list(places)])
+            done += zip(places, pictures, strict=True)
+        if raws:
+            assert self._device_faces is not None
+            places, asked_raw = zip(*raws, strict=True)
+            pictures = self._device_faces.show(asked_raw, None if signs is None else signs[list(places)])
+            done += zip(places, pictures, strict=True)
+        return [picture for _, picture in sorted(done, key=lambda each: each[0])]
 
-    def view(self, request: Request, stamp: Stamp, head: Head | None) -> tuple[np.ndarray, Head]:
+    def view(self, request: LiveRequest, stamp: Stamp, head: Head | None) -> tuple[np.ndarray, Head]:
         """Render a view of a face that holds still; return it with the head, which the next view takes as `head`.
 
         Args:
@@ -134,7 +161,7 @@ class Engine:
             head: that of the last view, if it is the same face.
         """
         source, face, controls = request
-        head = head or self.reenactor.head(source, face, controls)
+        head = head or self.reenactor.head(source, on_host(face), controls)
         cameras = [controls.camera or fixed_camera()]
         if self.marks_on_device:
             return self.reenactor.marked_views(head, cameras, stamp.watermark_signs)[0][1], head
@@ -142,12 +169,25 @@ class Engine:
 
     def measure(self) -> float:
         """Warm the network up, and measure the device's time per frame in a full batch, seconds."""
-        face, _ = self.crop_portrait(example_picture())
+        picture = example_picture()
+        face, _ = self.crop_portrait(picture)
         source = self.reenactor.prepare(face)
-        requests = [(source, face, Settings(yaw_deg=i).controls(0.0, face)) for i in range(self.most_batch)]
+        requests: list[LiveRequest] = [
+            (source, face, Settings(yaw_deg=i).controls(0.0, face)) for i in range(self.most_batch)
+        ]
         stamps = [self.stamp] * len(requests)
-        for size in sorted({min(size, self.most_batch) for size in BATCHES}):  # captured before threads begin
+        sizes = sorted({min(size, self.most_batch) for size in BATCHES})
+        for size in sizes:  # captured before threads begin
             self.reenact_many(requests[:size], stamps[:size])
+        if self._device_faces is not None:
+            self._device_faces.capture(source, picture, sizes, self.marks_on_device)
+            followers = [self._device_faces.follower() for _ in requests]
+            for time_s in (0.0, 0.04):  # the face is taken, then followed
+                requests = [
+                    (source, follower.follow(picture, time_s), controls)
+                    for follower, (_, _, controls) in zip(followers, requests, strict=True)
+                ]
+                self.reenact_many(requests, stamps)
         seconds: list[float] = []
         while len(seconds) < _LEAST_TIMED or sum(seconds) < _TIMED_S:
             began = time.perf_counter()
@@ -159,6 +199,11 @@ class Engine:
         """Close the face finder."""
         if self._finder is not None:
             self._finder.close()
+
+
+def on_host(face: AlignedFace | RawFace) -> AlignedFace:
+    """Return a face with its crop, which is fetched from the device if it is there."""
+    return face.aligned() if isinstance(face, RawFace) else face
 
 
 def examples() -> list[str]:

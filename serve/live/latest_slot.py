@@ -27,6 +27,14 @@ class LatestSlot(Generic[Item]):
             self.dropped += replaces
             return replaces
 
+    def put_back(self, item: Item) -> bool:
+        """Put an item in again that was taken; return whether a newer one had replaced it, which stays."""
+        with self._lock:
+            is_replaced = self._item is not None
+            self._item = self._item if is_replaced else item
+            self.dropped += is_replaced
+            return is_replaced
+
     def take(self) -> Item | None:
         """Take the item out of the slot and return it; None where the slot is empty."""
         with self._lock:

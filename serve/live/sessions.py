@@ -19,6 +19,7 @@ from triportrait.serve.live.inference import Follows, Portrait
 from triportrait.serve.live.latest_slot import LatestSlot
 from triportrait.serve.live.messages import Parts
 from triportrait.serve.live.neutral import NeutralWish
+from triportrait.serve.live.raw_faces import RawFace
 from triportrait.serve.live.recording import Recording
 from triportrait.serve.live.settings import Settings
 
@@ -38,7 +39,7 @@ class ReadyFace:
     """A face that is ready for the network: that of a driving frame, or the portrait's own where `frame` is None."""
 
     frame: DrivingFrame | None
-    face: AlignedFace
+    face: AlignedFace | RawFace
     wait_s: float
     faces_s: float
     at_s: float
@@ -131,7 +132,8 @@ class Session:
 
     Each attribute is written in one place: `settings`, `jpeg`, `choice` and `delivered_s` on the event loop;
     `portrait`, `neutral`, `neutral_wish`, `shown`, `closed`, `following` and `finishing` under the worker's lock;
-    `ready_s` and `found` by the one thread that works on its face, `frames` by the one that works on its picture;
+    `ready_s` and `found` by the one thread that works on its face (`found` of a face that a GPU follows by the
+    network's), `frames` by the one that works on its picture;
     `recording` under a lock of its own. Any thread may use `slots`.
 
     Args:

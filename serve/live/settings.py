@@ -6,13 +6,13 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import fixed_camera, orbit_deg, turned
 from triportrait.core.types import Camera
-from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.reenactor import Controls
 
 ORBIT_PERIOD_S = 6.0
@@ -25,6 +25,15 @@ RANGES = {  # least and most of each setting; the page's sliders read them, too
 }
 _SWITCHES = ("orbit", "neck")
 _LONGEST_SHOWN = 10**9  # a larger number is not repeated in the refusal
+
+
+class Driving(Protocol):
+    """A driving face."""
+
+    @property
+    def is_known(self) -> bool:
+        """Tell whether the face was seen, in this frame or in one before."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ class Settings:
         yaw_deg, pitch_deg = self.yaw_deg + sway_deg[0], self.pitch_deg + sway_deg[1]
         return turned(fixed_camera(), math.radians(yaw_deg), math.radians(pitch_deg))
 
-    def controls(self, time_s: float, face: AlignedFace, neutral: Tensor | None = None) -> Controls:
+    def controls(self, time_s: float, face: Driving, neutral: Tensor | None = None) -> Controls:
         """Build the controls of a frame.
 
         Args:

@@ -1,5 +1,5 @@
 """The threads that turn driving frames into pictures: a pool finds faces, one thread runs the network, a second pool
-marks and encodes its pictures.
+marks and encodes its pictures. On a GPU the network follows faces, too, and the pool searches where none is followed.
 
 A session has at most one frame in each of four slots: incoming, ready, computed, to be sent. A newer one replaces it.
 Sessions whose frames are ready share a batch; the first waits for the others no longer than a few milliseconds.
@@ -23,11 +23,12 @@ import torch
 from triportrait.core.errors import InputError
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.live.admission import Admission
-from triportrait.serve.live.inference import Engine, Portrait, encode_jpeg
+from triportrait.serve.live.inference import Engine, Portrait, encode_jpeg, on_host
 from triportrait.serve.live.json_logs import fields
 from triportrait.serve.live.messages import Parts
 from triportrait.serve.live.neutral import NeutralWish
 from triportrait.serve.live.prometheus import Metrics
+from triportrait.serve.live.raw_faces import RawFace
 from triportrait.serve.live.sessions import Computed, DrivingFrame, LastShown, ReadyFace, Result, Session
 
 logger = logging.getLogger(__name__)
@@ -191,8 +192,8 @@ class Worker:
                 self._faces_s += _LEARN * (now - began - self._faces_s)
                 session.ready_s = now
                 session.slots.ready.put(ReadyFace(frame, face, began - frame.at_s, now - began, now))
-                self._notify_face(session, face.found)
-                self._check_neutral_wish(session, face, frame.at_s)
+                if isinstance(face, AlignedFace):  # of others it is not known yet
+                    self._note_face(session, face, frame.at_s)
         except InputError as error:
             self._metrics.unreadable.inc()
             session.notice("frame", str(error))
@@ -214,18 +215,17 @@ class Worker:
                 spare_s = _EARLY * self._compute_s - _SLACK * self._faces_s - (time.perf_counter() - self._busy_since)
                 self._changed.wait_for(lambda: self._stopping or self._busy_since is None, max(0.0, spare_s))
 
-    def _notify_face(self, session: Session, found: bool) -> None:
-        if found != session.found:
-            session.found = found
+    def _note_face(self, session: Session, face: AlignedFace | RawFace, at_s: float) -> None:
+        """Tell the page whether the face is there, and see whether it is the one that will count as neutral."""
+        if face.found != session.found:
+            session.found = face.found
             sentence = "no face in the driving picture: the last pose is held; come back into the picture"
-            session.notice("face", "" if found else sentence)
-
-    def _check_neutral_wish(self, session: Session, face: AlignedFace, at_s: float) -> None:
+            session.notice("face", "" if face.found else sentence)
         wish = session.neutral_wish
-        if wish is not None and wish.is_met_by(face, at_s):
+        if wish is not None and wish.is_met_by(on_host(face), at_s):
             self.on_network(partial(self._take_neutral, session, wish, face))
 
-    def _take_neutral(self, session: Session, wish: NeutralWish, face: AlignedFace) -> None:
+    def _take_neutral(self, session: Session, wish: NeutralWish, face: AlignedFace | RawFace) -> None:
         neutral = self._engine.motion(face)
         with self._changed:
             if session.closed or session.neutral_wish is not wish:  # the user has taken it back meanwhile
@@ -274,11 +274,24 @@ class Worker:
         batch = []
         for _, session in self._due():
             fresh = session.slots.ready.take()
+            if fresh is not None and self._must_be_searched(session, fresh):
+                continue
             ready = fresh or session.shown.ready
             if ready is not None and session.portrait is not None:
                 session.shown.ready, session.shown.stale, session.shown.at_s = ready, False, time.perf_counter()
                 batch.append((session, session.portrait, ready, fresh is None))
+        if len(batch) == 0:
+            self._follow_next()  # of frames that went back
         return batch
+
+    def _must_be_searched(self, session: Session, ready: ReadyFace) -> bool:
+        """Give a frame back whose face was lost in the frame before, so that it is searched, or a newer one is."""
+        face = ready.face
+        if not isinstance(face, RawFace) or face.of.takes(face):
+            return False
+        if ready.frame is not None and session.slots.incoming.put_back(ready.frame):
+            self._metrics.dropped.labels("waiting").inc()
+        return True
 
     def _compute(self, batch: list[tuple[Session, Portrait, ReadyFace, bool]]) -> None:
         began = time.perf_counter()
@@ -287,11 +300,17 @@ class Worker:
         self._follow_next()  # the next faces are found while the network works
         try:
             pictures = self._pictures(batch)
+            for session, _, ready, view in batch:
+                if isinstance(ready.face, RawFace) and ready.frame is not None and not view:
+                    self._note_face(session, ready.face, ready.frame.at_s)
         except Exception as error:
             logger.exception("the network failed", extra=fields(sessions=[s.id[:6] for s, *_ in batch]))
             sentence = str(error) if isinstance(error, InputError) else "the network failed on a frame; see the log"
-            for session, *_ in batch:
+            for session, _, ready, _ in batch:
                 session.notice("network", sentence)
+                with self._changed:
+                    if session.shown.ready is ready and isinstance(ready.face, RawFace) and ready.face.shown is None:
+                        session.shown.ready = None  # there is no face of which a view could be made
             return
         finally:
             with self._changed:

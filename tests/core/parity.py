@@ -35,15 +35,30 @@ class Agrees:
     def __init__(self, record_row: Callable[[str, tuple[str, ...]], None]) -> None:
         self.record_row = record_row
 
-    def __call__(self, stage: str, name: str, tensor: Tensor, note: str = "") -> None:
-        want = stored(stage)[name]
+    def __call__(
+        self, stage: str, name: str, tensor: Tensor, note: str = "", strides: tuple[int, ...] | None = None
+    ) -> None:
+        """`strides` are of a tensor whose file holds its facts as `NAME__stats` (mean, std, absmax, l2)."""
+        arrays = stored(stage)
+        want = arrays[name]
         # without facts the file holds the whole tensor
         facts = STATS.get(
             f"{stage}/{name}", {"shape": list(want.shape), "strides": None, "absmax": want.abs().max().item()}
         )
+        if f"{name}__stats" in arrays:
+            mean, deviation, absmax, length = arrays[f"{name}__stats"].tolist()
+            full = tensor.double()
+            facts = {"shape": list(tensor.shape), "strides": strides, "absmax": absmax}
+            assert abs(full.mean().item() - mean) <= TOLERANCE * absmax, (
+                f"{stage}/{name}: mean {full.mean()}, not {mean}"
+            )
+            assert abs(full.std(correction=0).item() - deviation) <= 2e-3 * deviation, f"{stage}/{name}: other spread"
+            assert abs(full.norm().item() - length) <= 2e-3 * length, f"{stage}/{name}: another length than {length}"
         assert list(tensor.shape) == facts["shape"], f"{stage}/{name}: {list(tensor.shape)} instead of {facts['shape']}"
-        strides = facts["strides"] or [1] * tensor.dim()
-        error = (tensor[tuple(slice(None, None, s) for s in strides)] - want).abs().max().item()
+        strides = facts["strides"] or (1,) * tensor.dim()
+        part = tensor[tuple(slice(None, None, s) for s in strides)]
+        assert part.shape == want.shape, f"{stage}/{name}: {list(part.shape)} instead of {list(want.shape)}"
+        error = (part - want).abs().max().item()
         self.judge(stage, f"{name} {note}".rstrip(), error / facts["absmax"])
 
     def judge(self, stage: str, name: str, relative: float) -> None:

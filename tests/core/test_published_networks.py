@@ -143,8 +143,12 @@ def filled(kind: Kind) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "count"), [("portrait", 413), ("motion", 325), ("genhead", 281), ("discriminator", 61), ("arcface", 156)]
-)
+    ("kind", "count"),
+    [
+        ("portrait", 413), ("motion", 325), ("genhead", 281), ("discriminator", 61), ("arcface", 156),
+        ("recon3d", 279), ("syncnet", 88), ("emotion", 267),
+    ],
+)  # fmt: skip
 def test_a_complete_network_passes(kind: Kind, count: int) -> None:
     tensors = filled(kind)
     assert len(tensors) == count
@@ -199,7 +203,8 @@ def test_ignored_names() -> None:
     also = "model.m0.b1_4.bn1.num_batches_tracked mouth_embed.1.weight model.bl0.weight model.al2.bias"
     flame = "deformer.flame_deform.flame_model.eye_pose deformer.flame_deform.flame_model.neck_pose"
     assert all(map(ignored, f"{yes} {also} {flame}".split()))
-    assert not any(ignored(name) for kind in ("portrait", "motion") for name in manifest(kind))  # type: ignore[arg-type]
+    kinds = ("portrait", "motion", "recon3d", "syncnet", "emotion")
+    assert not any(ignored(name) for kind in kinds for name in manifest(kind))  # type: ignore[arg-type]
     no = "backbone.synthesis.b8.conv1.noise_const model.bn1.weight to_mouth.0.weight w_avg model.fc.weight"
     assert not any(map(ignored, no.split()))
 

@@ -15,6 +15,7 @@ from PIL import Image
 from tests.serve.faces import landmarks, parameters, picture
 from triportrait import cli
 from triportrait.core.checksum import sha256
+from triportrait.core.metrics.lpips_network import trunk_tensors
 from triportrait.core.published.convert import convert
 from triportrait.core.published.unpickle import read_pickle
 from triportrait.core.weights import DEMO_FOLDER
@@ -25,7 +26,6 @@ from triportrait.train.data.clip_store.frames import decode
 from triportrait.train.data.clip_store.records import open_lmdb
 from triportrait.train.data.clip_store.store import ClipStore, ClipWriter, is_clip_store
 from triportrait.train.data.folders import open_folder
-from triportrait.train.objectives.lpips_distance import _tensors
 from triportrait.train.runs.checkpoints import ema_weights
 from triportrait.train.runs.claim import claim
 from triportrait.train.runs.diverged import read_micro
@@ -164,8 +164,8 @@ READERS = {
     "set": lambda put, at: open_folder(folder_of(put, at / "index.json"), "x"),
     "clip store": lambda put, at: ClipStore(folder_of(put, at / "index.json")),
     "clip store that was begun": lambda put, at: ClipWriter(folder_of(put, at / ".progress.jsonl"), {}),
-    "perceptual weights": lambda put, at: _tensors(put(at / "x.safetensors")),
-    "other perceptual weights": lambda put, at: _tensors(put(at / "x.pth")),
+    "perceptual weights": lambda put, at: trunk_tensors(put(at / "x.safetensors")),
+    "other perceptual weights": lambda put, at: trunk_tensors(put(at / "x.pth")),
     "checkpoint": lambda put, at: ema_weights(folder_of(put, at / "checkpoint.json"), "generator"),
     "lock of a run": lambda put, at: claim(folder_of(put, at / ".lock")),
     "kept batch": lambda put, at: read_micro(put(at / "x.safetensors"), {}, None),

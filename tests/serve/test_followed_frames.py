@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from tests.face_models import needs_face_models
-from tests.serve.following import films, finder, mesh
+from tests.serve.following import MEAN_LEVELS, MOST_LEVELS, Found, apart, films, finder, mesh
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Camera
 from triportrait.serve import animation
 from triportrait.serve.animation import base_camera, until_seen
-from triportrait.serve.faces.face import AlignedFace, Face
+from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.faces.following import FOLLOW, TAKE
 from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.followed_clip import FollowedClip
@@ -26,7 +26,6 @@ from triportrait.serve.reenactor import Controls, PreparedSource, Reenactor
 from triportrait.serve.weight_loading import load_weights
 
 pytestmark = needs_face_models
-MEAN_LEVELS, MOST_LEVELS = 0.1, 6  # of a picture's numbers, apart; the face's place is not quite the same
 YAW, PITCH = 0.3, -0.1
 TURN = turned(Camera(torch.eye(4)[None], torch.eye(3)[None]), YAW, PITCH).world_from_camera[0]
 
@@ -46,19 +45,6 @@ def follows(engine) -> FollowedFrames:
     return FollowedFrames(engine, mesh())
 
 
-class Found:
-    """Finds a face by search, too, unless it is away."""
-
-    def __init__(self) -> None:
-        self.away, self.searched = False, 0
-
-    def find(self, image: np.ndarray, near: Face | None = None, quick: bool = False) -> list[Face]:
-        self.searched += 1
-        return [] if self.away else finder().find(image, near, quick)
-
-    def close(self) -> None: ...
-
-
 def by_the_host(
     engine: Reenactor, source: PreparedSource, face: AlignedFace, controls: Controls
 ) -> tuple[np.ndarray, Camera]:
@@ -66,11 +52,6 @@ def by_the_host(
     controls = until_seen(face, controls)
     camera = turned(base_camera(face, controls), YAW, PITCH)
     return engine.reenact(source, face, replace(controls, camera=camera)), camera
-
-
-def apart(one: np.ndarray, other: np.ndarray) -> tuple[float, int]:
-    away = np.abs(one.astype(int) - other)
-    return float(away.mean()), int(away.max())
 
 
 def check_shown(shown: ShownFrame, wanted: tuple[np.ndarray, Camera]) -> None:

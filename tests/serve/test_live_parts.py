@@ -48,6 +48,13 @@ def test_the_newest_wins_and_what_was_lost_is_counted():
     assert slot.dropped == 4
 
 
+def test_what_is_put_back_does_not_replace_what_is_newer():
+    slot: LatestSlot[int] = LatestSlot()
+    assert not slot.put_back(1) and slot.take() == 1 and slot.dropped == 0
+    slot.put(2)
+    assert slot.put_back(1) and slot.take() == 2 and slot.dropped == 1
+
+
 def test_a_slot_loses_nothing_uncounted_between_threads():
     slot: LatestSlot[int] = LatestSlot()
     taken: list[int] = []

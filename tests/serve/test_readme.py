@@ -71,7 +71,7 @@ def test_the_options_it_names_exist(job, capsys):
     lines = re.findall(rf"triportrait {job} .*", README)
     assert lines
     for line in lines:
-        inner = re.findall(r"^\S+ \S+ ([a-z0-9]+)", line) if job in ("profile", "train", "prepare") else []
+        inner = re.findall(r"^\S+ \S+ ([a-z0-9]+)", line) if job in ("profile", "train", "prepare", "evaluate") else []
         with pytest.raises(SystemExit):
             main([job, *inner, "--help"])
         known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))

@@ -27,7 +27,8 @@ from triportrait.train.presets import STAGE_PRESETS, paper, tiny_stages
 from triportrait.train.stages import reenact as stage2
 from triportrait.train.stages.initialize import reads_motion
 
-PRINTED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parents[1] / "data/paper/table3.json").read_text())
+COPY = Path(__file__).parents[1] / "data/paper/tables.json"  # the paper's tables as they were transcribed
+PRINTED: dict[str, dict[str, Any]] = json.loads(COPY.read_text())["table3_ablation"]
 ROWS = get_args(RowName)
 
 
@@ -70,13 +71,12 @@ def words(material: Path, row: str | None, out: Path, *more: Any) -> list[str]:
 
 
 def test_the_table_is_the_paper_s():
-    """Every column and every figure of every row, as it was transcribed from the paper."""
+    """Every column that says how a row is trained, as it was transcribed; the figures have a home of their own."""
     assert list(TABLE) == list(PRINTED) == list(ROWS)
     for row, columns in TABLE.items():
         kept = dataclasses.asdict(columns)
-        figures = kept.pop("figures")
-        assert kept | figures == PRINTED[row], row
-        assert len(figures) == 9, row
+        assert kept.items() <= PRINTED[row].items(), row
+        assert len(kept) == 8 and len(PRINTED[row]) == 8 + 9, row
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -33,7 +33,7 @@ def write_pictures_sheet(path: Path, results: Sequence[GroupResult]) -> None:
             pairs = [p for pair in zip(row.results, row.truths, strict=True) for p in pair]
             rows.append(("", [row.source, row.driving, *pairs]))
         blocks.append((_title(result), rows))
-    _write(path, columns, blocks, 0)
+    write_sheet(path, columns, blocks)
 
 
 def write_axes_sheet(path: Path, results: Sequence[GroupResult]) -> None:
@@ -43,7 +43,7 @@ def write_axes_sheet(path: Path, results: Sequence[GroupResult]) -> None:
     for result in results:
         for number, row in enumerate(result.axes):
             blocks.append((_title(result) if number == 0 else "", _axes_rows(row, axes)))
-    _write(path, ["source", "at rest", *axes], blocks, _ROW_LABEL_PX)
+    write_sheet(path, ["source", "at rest", *axes], blocks, _ROW_LABEL_PX)
 
 
 def _axes_rows(row: AxesRow, axes: Sequence[str]) -> list[Row]:
@@ -60,7 +60,14 @@ def _title(result: GroupResult) -> str:
     return names.get(result.group.name, result.group.name)
 
 
-def _write(path: Path, columns: list[str], blocks: Sequence[tuple[str, list[Row]]], left_px: int) -> None:
+def write_sheet(path: Path, columns: list[str], blocks: Sequence[tuple[str, list[Row]]], left_px: int = 0) -> None:
+    """Write rows of pictures, all of one size, as PNG.
+
+    Args:
+        columns: what stands above each column.
+        blocks: rows under a title, which may be empty.
+        left_px: the room for the rows' labels.
+    """
     from PIL import Image, ImageDraw, ImageFont
 
     side = next(p.shape[-1] for _, rows in blocks for _, pictures in rows for p in pictures if p is not None)

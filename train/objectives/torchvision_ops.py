@@ -1,31 +1,5 @@
-"""Lets torchvision be imported beside a torch without CUDA, as LPIPS and torchmetrics need it.
+"""Lets torchvision be imported beside a torch without CUDA, see `core.metrics.torchvision_ops`."""
 
-PyPI's torchvision is built for CUDA. Where its compiled part does not load, its import ends at operators that nobody
-declared; nothing here calls them.
-"""
+from triportrait.core.metrics.torchvision_ops import declare
 
-from __future__ import annotations
-
-import importlib
-import importlib.util
-import sys
-
-import torch
-
-_OPERATORS = ("nms", "qnms")
-_kept: list[torch.library.Library] = []  # a declaration lives as long as its object
-
-
-def declare() -> None:
-    """Declare the operators that torchvision's import misses; call it before anything that imports torchvision."""
-    if _kept or torch.version.cuda is not None or importlib.util.find_spec("torchvision") is None:
-        return
-    try:
-        importlib.import_module("torchvision")  # a build for CPUs brings its own
-    except RuntimeError:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in _OPERATORS:
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _kept.append(library)
+__all__ = ["declare"]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 
 import pytest
 import torch
@@ -98,6 +101,30 @@ def test_the_order_of_pictures_changes_nothing(monkeypatch, turn):
     close(many, values["many"])
 
 
+@pytest.mark.parametrize("kind", MACHINES, ids=str)
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_behind_the_channels_of_a_gate_are_zeros(kind, depthwise):
+    """The half that is the LOGISTIC of nothing does not reach a wider result that the gate is added to."""
+    torch.manual_seed(0)
+    one, none = (1, 1), (0, 0, 0, 0)
+    gate = convolution(24, 24, one, one, none, "LOGISTIC", depthwise=depthwise)
+    both = Elementwise("ADD", "NONE", None)
+    parts = [
+        Part(gate, ("image",), "gate"),
+        Part(both, ("gate", "gate"), "twice"),
+        Part(convolution(48, 24, one, one, none, "NONE"), ("image", "gate"), "wide"),
+        Part(convolution(48, 24, one, one, none, "NONE"), ("image", "twice"), "wider"),
+    ]
+    values = {"image": torch.randn(2, 24, 1, 1)}
+    for part in parts:
+        (values[part.output],) = part.run(*(values[name] for name in part.inputs))
+    sizes = sizes_of(values)
+    assert all(compilable(part, sizes) for part in parts)
+    names = ["gate", "wide", "wider"]
+    for name, found in zip(names, Program(parts, sizes, names, kind).run(values["image"]), strict=True):
+        close(found, values[name])
+
+
 def test_no_picture():
     parts, values = layers()
     sizes = sizes_of(values)
@@ -121,6 +148,7 @@ def unfit() -> dict[str, tuple[nn.Module, list[tuple[int, int, int]], tuple[int,
     deep = convolution(20, 1, (3, 3), one, none, "NONE", depthwise=True)
     large = convolution(20, 1, (wide, wide), one, none, "NONE", depthwise=True)
     parts = convolution(40, 20, one, one, none, "NONE", parts=2)
+    pair = convolution(64, 16, one, one, none, "NONE", parts=2)
     return {
         "other channels": (point, [(8, 8, 24)], (8, 8, 20)),
         "more results": (point, [(8, 8, 20)], (8, 8, 24)),
@@ -133,6 +161,8 @@ def unfit() -> dict[str, tuple[nn.Module, list[tuple[int, int, int]], tuple[int,
         "a large picture": (point, [(4096, 1024, 20)], (4096, 1024, 20)),
         "a large border": (convolution(8, 8, one, (999, 999), (999, 0, 0, 999), "NONE"), [(8, 8, 8)], (2, 2, 8)),
         "parts of no whole vectors": (parts, [(8, 8, 40)], (8, 8, 40)),
+        "one channel is added to two parts": (pair, [(8, 8, 32), (8, 8, 1)], (8, 8, 64)),
+        "an odd channel is added to two parts": (pair, [(8, 8, 32), (8, 8, 33)], (8, 8, 64)),
         "a large pool": (Pool("MAX_POOL_2D", (wide, 1), one, none, "NONE"), [(wide, 1, 8)], (1, 1, 8)),
         "a padded pool": (Pool("MAX_POOL_2D", (2, 2), (2, 2), (0, 1, 0, 1), "NONE"), [(3, 3, 8)], (2, 2, 8)),
         "a mean of parts": (Pool("AVERAGE_POOL_2D", (2, 2), (2, 2), none, "NONE"), [(4, 4, 8)], (2, 2, 8)),
@@ -235,3 +265,92 @@ def test_a_network_that_ran_can_be_copied_and_moved(monkeypatch):
     for key, value in copy.deepcopy(network)(images).items():
         assert not torch.equal(value, wanted[key])
         close(moved[key], value)
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+def test_values_are_freed_after_their_last_use(monkeypatch, compiles):
+    """While a layer runs, there is only the memory of its inputs, of what is read later, and of results."""
+    if not compiles:
+        monkeypatch.setattr(cpu_program, "machine", lambda: None)
+    network = GraphNetwork(parse_tflite(branches().file(), "net.tflite"))
+    plan = network._on_a_cpu()
+    alive: dict[str, weakref.ref[Tensor]] = {}
+    turns = iter(range(len(plan)))
+
+    def needless(wanted):
+        values = {name: value for name, reference in alive.items() if (value := reference()) is not None}
+        used = {value.untyped_storage().data_ptr() for name, value in values.items() if name in wanted}
+        return [name for name, value in values.items() if value.untyped_storage().data_ptr() not in used]
+
+    def run_of(kind):
+        original = kind.run
+
+        def run(part, *images):
+            k = next(turns)
+            assert not needless({*network.output_names}.union(*(later.inputs for later in plan[k:])))
+            found = original(part, *images)
+            alive.update({name: weakref.ref(value) for name, value in zip(part.outputs, found, strict=True)})
+            return found
+
+        return run
+
+    for kind in (Part, Program):
+        monkeypatch.setattr(kind, "run", run_of(kind))
+    found = network(torch.randn(2, 4, 16, 16))
+    assert set(found) == set(network.output_names) and next(turns, None) is None
+    assert len(alive) > len(network.output_names) and not needless({*network.output_names})
+
+
+def test_places_and_pictures_that_do_not_fit_are_refused():
+    """On a CPU as `grid_sample` refuses them; nothing is read beyond the pictures, nothing is given unwritten."""
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    three, two, one = (torch.ones(count, 4, 4) for count in (3, 2, 1))
+    for x, y, pictures, wrong in (
+        (one, one, None, "places in each of 2 pictures, got 1"),
+        (three, three, None, "places in each of 2 pictures, got 3"),
+        (three, three, torch.tensor([0, 1]), r"numbers of 3 pictures, got \[2\]"),
+        (one, one, torch.tensor([0, 1]), r"numbers of 1 pictures, got \[2\]"),
+        (one, one, torch.tensor([[0]]), r"got \[1, 1\]"),
+        (two, two, torch.tensor([True, False]), "got .* of torch.bool"),
+        (one, one, torch.tensor([2]), "numbers of 2 pictures, got 2"),
+        (two, two, torch.tensor([0, -3]), "numbers of 2 pictures, got -3"),
+        (two, two[:, :3], None, r"x and y \[N, rows, columns\]"),
+        (two, two.to("meta"), None, "on cpu, got"),
+    ):
+        with pytest.raises(ValueError, match=wrong):
+            sampled(images, x, y, "border", pictures)
+
+
+class OldLlvm:
+    """An llvmlite that imports, and cannot do one thing."""
+
+    def __init__(self, whole: ModuleType, broken: str) -> None:
+        self.whole, self.broken = whole, broken
+
+    def __getattr__(self, name: str):
+        if name != self.broken:
+            return getattr(self.whole, name)
+        if name.startswith("create"):
+            raise AttributeError(name)
+
+        def refuse(*arguments):
+            raise RuntimeError("LLVM IR parsing error")
+
+        return refuse
+
+
+@pytest.mark.parametrize("broken", ["parse_assembly", "get_host_cpu_features", "create_pass_builder"])
+def test_an_older_llvmlite_leaves_the_networks_to_pytorch(broken, monkeypatch):
+    import llvmlite.binding
+
+    old = OldLlvm(llvmlite.binding, broken)
+    monkeypatch.setitem(sys.modules, "llvmlite.binding", old)
+    monkeypatch.setattr(llvmlite, "binding", old)
+    for function in (cpu_program._llvm, cpu_program.machine):
+        function.cache_clear()
+    try:
+        assert machine() is None
+    finally:
+        monkeypatch.undo()
+        for function in (cpu_program._llvm, cpu_program.machine):
+            function.cache_clear()

@@ -1,0 +1,1 @@
+"""Networks that metrics are taken with, each from a file that the user brings; `networks.load` makes one."""

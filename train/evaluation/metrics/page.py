@@ -1,0 +1,50 @@
+"""Writes the page of all definitions, docs/evaluation/definitions.md, from the catalogue."""
+
+from __future__ import annotations
+
+from triportrait.train.evaluation.metrics.catalogue import METRICS
+from triportrait.train.evaluation.metrics.definition import Definition, Whose
+
+_HEAD = """# What each column of a table is
+
+A name stands for one definition and never for another. Values are averaged over clips, with the percentile interval of
+the bootstrap over clips (fixed seed); FID and KID are of all frames together, Cons. of all results of one source.
+Frames in which a face is missing are left out, and their share is stated.
+`python -m triportrait.train.evaluation.metrics.page` writes this page from the code.
+"""
+_SECTIONS: dict[Whose, tuple[str, str]] = {
+    "default": (
+        "Ours, without any weights brought",
+        "They are measured on pictures, and on the landmarks that `triportrait fetch faces` makes possible. None of"
+        " them is a column of Portrait4D-v2's tables.",
+    ),
+    "paper": (
+        "Columns of Portrait4D-v2's tables, in a stated reading",
+        "The paper publishes no script, so that each of these is a reading. Compare own measurements with each other;"
+        " the published figures come from the paper's own protocol.",
+    ),
+    "field": (
+        "Definitions that other papers and scripts use",
+        "They carry similar names there and give other numbers.",
+    ),
+}
+
+
+def page() -> str:
+    """Return the page as Markdown."""
+    parts = [_HEAD]
+    for whose, (title, text) in _SECTIONS.items():
+        rows = [_row(each) for each in METRICS.values() if each.whose == whose]
+        head = ["| name | what is computed | unit | better | pairs | needs |", "| --- | --- | --- | --- | --- | --- |"]
+        parts.append("\n".join([f"## {title}", "", text, "", *head, *rows, ""]))
+    return "\n".join(parts)
+
+
+def _row(each: Definition) -> str:
+    needs = ", ".join(need.removeprefix("weights:") for need in each.needs) or "nothing"
+    cells = f"`{each.name}`", each.sentence, each.unit or "1", each.better or "neither", ", ".join(each.kinds), needs
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+if __name__ == "__main__":
+    print(page(), end="")

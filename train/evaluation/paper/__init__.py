@@ -1,0 +1,1 @@
+"""What the paper prints, as data, and what is laid beside it: its tables, its votes, its figures."""

@@ -1,0 +1,1 @@
+"""Holds the protocols by which methods are compared: files that say what is measured, and what runs and scores them."""
