@@ -1,1 +1,1 @@
-"""How we know; a package, so that no other of this name in an environment (torch-fidelity installs one) takes its place."""
+"""How we know. A package, so that no other of its name takes its place: torch-fidelity installs one."""
