@@ -78,7 +78,7 @@ import deepspeed
 loads()
 """,
     "lpips": """
-from triportrait.train.objectives.torchvision_ops import declare
+from triportrait.core.metrics.torchvision_ops import declare
 declare()
 import lpips
 loads()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -152,3 +152,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.line(
                 "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
             )
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Give torch two threads, whatever the workers share."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

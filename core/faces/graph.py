@@ -56,7 +56,41 @@ class Graph:
 
 
 Refusal = Callable[[str], InputError]
+Bound = Callable[[str, Shape, Refusal], Shape]  # a value's name and shape -> that shape, if it is small enough
 Check = Callable[[Graph, Refusal], Graph]
+
+
+def given_shapes(graph: Graph, refuse: Refusal, bounded: Bound) -> dict[str, Shape]:
+    """Check what a graph has before its first operator, and give the shapes of its constants and inputs.
+
+    Args:
+        bounded: checks the shape of an input.
+    """
+    if not graph.inputs or not graph.outputs or not graph.operators:
+        raise refuse("has no inputs, no outputs or no operators")
+    if len(graph.operators) > MOST_OPERATORS:
+        raise refuse(f"has {len(graph.operators):,} operators, {MOST_OPERATORS:,} at most make sense")
+    if sum(tensor.numel() for tensor in graph.constants.values()) > MOST_CONSTANTS:
+        raise refuse(f"has more than {MOST_CONSTANTS:,} constant numbers")
+    shapes: dict[str, Shape] = {}
+    for name, tensor in graph.constants.items():
+        if tensor.dtype not in (torch.float32, torch.float16) or not bool(tensor.isfinite().all()):
+            raise refuse(f"has a constant {short(name)} that is not of finite floating point numbers")
+        shapes[name] = tuple(tensor.shape)
+    for name, shape in graph.inputs.items():
+        if name in shapes:
+            raise refuse(f"has two values named {short(name)}")
+        shapes[name] = bounded(name, shape, refuse)
+    return shapes
+
+
+def check_outputs(graph: Graph, shapes: Mapping[str, Shape], refuse: Refusal) -> None:
+    """Check that a graph computes each of its outputs, and names it once."""
+    for name in graph.outputs:
+        if name not in shapes or name in graph.constants or name in graph.inputs:
+            raise refuse(f"does not compute its output {short(name)}")
+    if len(set(graph.outputs)) < len(graph.outputs):
+        raise refuse("names an output twice")
 
 
 def check_graph(graph: Graph, refuse: Refusal) -> Graph:
@@ -72,29 +106,15 @@ def check_graph(graph: Graph, refuse: Refusal) -> Graph:
         InputError: `refuse`'s, for an unknown operator, an option that is missing, shapes that do not fit, constants
             that are not finite, a value that is used before it is made, or sizes beyond the bounds above.
     """
-    if not graph.inputs or not graph.outputs or not graph.operators:
-        raise refuse("has no inputs, no outputs or no operators")
-    if len(graph.operators) > MOST_OPERATORS:
-        raise refuse(f"has {len(graph.operators):,} operators, {MOST_OPERATORS:,} at most make sense")
-    if sum(tensor.numel() for tensor in graph.constants.values()) > MOST_CONSTANTS:
-        raise refuse(f"has more than {MOST_CONSTANTS:,} constant numbers")
-    shapes: dict[str, Shape] = {}
-    for name, tensor in graph.constants.items():
-        if tensor.dtype not in (torch.float32, torch.float16) or not bool(tensor.isfinite().all()):
-            raise refuse(f"has a constant {_short(name)} that is not of finite floating point numbers")
-        shapes[name] = tuple(tensor.shape)
-    for name, shape in graph.inputs.items():
-        if name in shapes:
-            raise refuse(f"has two values named {_short(name)}")
-        shapes[name] = _bounded(name, shape, refuse)
+    shapes = given_shapes(graph, refuse, _bounded)
     work = together = 0
     for operator in graph.operators:
         wanted = KINDS.get(operator.kind)
         if wanted is None:
-            raise refuse(f"needs the operator {_short(operator.kind)}, which is not among {', '.join(KINDS)}")
+            raise refuse(f"needs the operator {short(operator.kind)}, which is not among {', '.join(KINDS)}")
         for name in operator.inputs:
             if name and name not in shapes:
-                raise refuse(f"uses {_short(name)} in {operator.kind} before it is made")
+                raise refuse(f"uses {short(name)} in {operator.kind} before it is made")
         try:
             found, effort = shape_and_work(
                 operator.kind, [shapes[name] if name else None for name in operator.inputs], operator.options
@@ -121,11 +141,7 @@ def check_graph(graph: Graph, refuse: Refusal) -> Graph:
             raise refuse(f"has intermediate results of more than {MOST_VALUES_TOGETHER:,} numbers")
         if work > MOST_WORK:
             raise refuse(f"needs more than {MOST_WORK:,} multiplications for a picture")
-    for name in graph.outputs:
-        if name not in shapes or name in graph.constants or name in graph.inputs:
-            raise refuse(f"does not compute its output {_short(name)}")
-    if len(set(graph.outputs)) < len(graph.outputs):
-        raise refuse("names an output twice")
+    check_outputs(graph, shapes, refuse)
     values = {name: shape for name, shape in shapes.items() if name not in graph.constants}
     return Graph(graph.inputs, graph.outputs, graph.constants, graph.operators, values)
 
@@ -136,11 +152,11 @@ def _bounded(name: str, shape: Shape, refuse: Refusal) -> Shape:
     for size in shape:
         count *= size
         if size < 1 or count > MOST_VALUES:
-            raise refuse(f"has a value {_short(name)} of {' x '.join(map(str, shape))} numbers")
+            raise refuse(f"has a value {short(name)} of {' x '.join(map(str, shape))} numbers")
     if not shape or shape[0] != 1 or len(shape) > 4:
-        raise refuse(f"has a value {_short(name)} of shape {shown(list(shape))}, which is not that of one picture")
+        raise refuse(f"has a value {short(name)} of shape {shown(list(shape))}, which is not that of one picture")
     return shape
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
     return shown(name, LONGEST_NAME)

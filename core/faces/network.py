@@ -19,6 +19,7 @@ from triportrait.core.faces.layer_making import layer_of
 from triportrait.core.faces.layers import Select
 
 _COMPILING = Lock()
+Plan = list[tuple[Part | Program, list[str]]]  # parts, and the values that nothing reads after each
 LARGEST_KEPT = 31 << 20  # bytes; glibc's limit is 32 MiB
 
 # Operators after the last convolution that move points or turn them into others: they stay in float32.
@@ -65,7 +66,8 @@ class GraphNetwork(nn.Module):
             self.layers.append(layer)
             self._parts.append(Part(layer, part.inputs, part.output))
         self._sizes = _image_sizes(graph, [name for part in plan for name in (*part.inputs, part.output)])
-        self._compiled: list[Part | Program] | None = None
+        self._as_made = _with_done(self._parts, self.output_names)
+        self._compiled: Plan | None = None
         self.eval()
 
     @torch.no_grad()
@@ -78,23 +80,25 @@ class GraphNetwork(nn.Module):
         Returns:
             Name of each result -> [B, ...] in TFLite's layout, images [B, H, W, C].
         """
-        parts: Sequence[Part | Program] = self._parts
-        if images.device.type == "cpu" and self.dtype == torch.float32:
-            parts = self._on_a_cpu()
+        plan = self._on_a_cpu() if images.device.type == "cpu" and self.dtype == torch.float32 else self._as_made
         values = {self.input_name: images.to(self.dtype).contiguous(memory_format=torch.channels_last)}
-        for part, done in zip(parts, _done_after(parts, self.output_names), strict=True):
+        for part, done in plan:
             values.update(zip(part.outputs, part.run(*[values[name] for name in part.inputs]), strict=True))
             for name in done:
                 del values[name]
         results = ((name, values[name]) for name in self.output_names)
         return {name: value.permute(0, 2, 3, 1) if value.ndim == 4 else value for name, value in results}
 
-    def _on_a_cpu(self) -> list[Part | Program]:
+    def _on_a_cpu(self) -> Plan:
         """Give the parts, those compiled that can be; threads that begin at the same time wait for one of them."""
-        with _COMPILING:
-            if self._compiled is None:
-                self._compiled = with_programs(self._parts, self._sizes, self.output_names)
-            return self._compiled
+        plan = self._compiled
+        if plan is None:
+            with _COMPILING:
+                plan = self._compiled
+                if plan is None:
+                    parts = with_programs(self._parts, self._sizes, self.output_names)
+                    plan = self._compiled = _with_done(parts, self.output_names)
+        return plan
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_compiled": None}  # machine code cannot be copied
@@ -105,14 +109,14 @@ class GraphNetwork(nn.Module):
         return self
 
 
-def _done_after(parts: Sequence[Part | Program], results: Sequence[str]) -> list[list[str]]:
-    """List for each part the values that nothing reads after it, so that their memory is free for the next."""
+def _with_done(parts: Sequence[Part | Program], results: Sequence[str]) -> Plan:
+    """Put to each part the values that nothing reads after it, so that their memory is free for the next."""
     last = {name: k for k, part in enumerate(parts) for name in (*part.inputs, *part.outputs)}
     done: list[list[str]] = [[] for _ in parts]
     for name, k in last.items():
         if name not in results:
             done[k].append(name)
-    return done
+    return list(zip(parts, done, strict=True))
 
 
 def _image_sizes(graph: Graph, names: Iterable[str]) -> dict[str, Size]:

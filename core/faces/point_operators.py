@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from triportrait.core.errors import InputError
-from triportrait.core.faces.graph import MOST_CONSTANTS, MOST_OPERATORS, Graph, Refusal
+from triportrait.core.faces.graph import Graph, Refusal, check_outputs, given_shapes, short
 from triportrait.core.faces.operators import OptionValue, Shape
-from triportrait.core.safe_text import LONGEST_NAME, shown
+from triportrait.core.safe_text import shown
 
 MOST_VALUES = 1 << 20  # numbers of one intermediate result
 MOST_WORK = 1 << 28  # multiplications for one face
@@ -117,28 +117,16 @@ def check_point_graph(graph: Graph, refuse: Refusal) -> Graph:
     Raises:
         InputError: `refuse`'s.
     """
-    if not graph.inputs or not graph.outputs or not 0 < len(graph.operators) <= MOST_OPERATORS:
-        raise refuse("has no inputs, no outputs, no operators or too many")
-    if sum(tensor.numel() for tensor in graph.constants.values()) > MOST_CONSTANTS:
-        raise refuse(f"has more than {MOST_CONSTANTS:,} constant numbers")
-    shapes: dict[str, Shape] = {}
-    for name, tensor in graph.constants.items():
-        if tensor.dtype not in (torch.float32, torch.float16) or not bool(tensor.isfinite().all()):
-            raise refuse(f"has a constant {_short(name)} that is not of finite floating point numbers")
-        shapes[name] = tuple(tensor.shape)
-    for name, shape in graph.inputs.items():
-        if name in shapes:
-            raise refuse(f"has two values named {_short(name)}")
-        shapes[name] = _bounded(name, shape, refuse)
+    shapes = given_shapes(graph, refuse, _bounded)
     work = 0
     for operator in graph.operators:
         kind = operator.kind
         if kind not in KINDS:
-            raise refuse(f"needs the operator {_short(kind)}, which is not among {', '.join(KINDS)}")
+            raise refuse(f"needs the operator {short(kind)}, which is not among {', '.join(KINDS)}")
         names = [name for name in operator.inputs if name]
         for name in names:
             if name not in shapes:
-                raise refuse(f"uses {_short(name)} in {kind} before it is made")
+                raise refuse(f"uses {short(name)} in {kind} before it is made")
         if len(names) < len(operator.inputs) and (kind not in LAYERS or "" in operator.inputs[:2]):
             raise refuse(f"has a {kind} without an input that it needs")
         if all(name in graph.constants for name in names):
@@ -155,9 +143,7 @@ def check_point_graph(graph: Graph, refuse: Refusal) -> Graph:
         work += max(effort, prod(found))
         if work > MOST_WORK:
             raise refuse(f"needs more than {MOST_WORK:,} multiplications for a face")
-    for name in graph.outputs:
-        if name not in shapes or name in graph.constants or name in graph.inputs:
-            raise refuse(f"does not compute its output {_short(name)}")
+    check_outputs(graph, shapes, refuse)
     values = {name: shape for name, shape in shapes.items() if name not in graph.constants}
     return replace(graph, shapes=values)
 
@@ -226,9 +212,5 @@ def _activated(value: Tensor, options: Options) -> Tensor:
 
 def _bounded(name: str, shape: Shape, refuse: Callable[[str], InputError]) -> Shape:
     if len(shape) > MOST_RANK or any(size < 1 for size in shape) or prod(shape) > MOST_VALUES:
-        raise refuse(f"has a value {_short(name)} of shape {shown(list(shape))}")
+        raise refuse(f"has a value {short(name)} of shape {shown(list(shape))}")
     return shape
-
-
-def _short(name: str) -> str:
-    return shown(name, LONGEST_NAME)

@@ -7,8 +7,9 @@ resized to it, which changes FID by percents: never compare sets that were resiz
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,8 +18,7 @@ from torch import Tensor, nn
 
 from triportrait.core.checkpoint import filled
 from triportrait.core.errors import InputError
-from triportrait.core.metrics.torchvision_ops import declare
-from triportrait.core.optional_packages import install, reason
+from triportrait.core.metrics.torchvision_ops import beside_torchvision
 from triportrait.core.published.networks import networks_of
 from triportrait.core.published.unpickle import read_pickle
 
@@ -79,14 +79,20 @@ def resized(pictures: Tensor, rule: Resize) -> Tensor:
         ]
         small = torch.from_numpy(np.stack(channels)).to(pictures.device).unflatten(0, pictures.shape[:2])
     else:
-        module = _package("torch_fidelity.interpolate_compat_tensorflow")
-        small = module.interpolate_bilinear_2d_like_tensorflow1x(pictures.float(), (SIDE, SIDE), align_corners=False)
+        with _torch_fidelity():
+            from torch_fidelity import interpolate_compat_tensorflow
+
+        small = interpolate_compat_tensorflow.interpolate_bilinear_2d_like_tensorflow1x(
+            pictures.float(), (SIDE, SIDE), align_corners=False
+        )
     return (small - 128) / 128
 
 
 def _layers() -> OrderedDict[str, nn.Module]:
     """Return the package's blocks in their order, under the names of the file."""
-    blocks = _package("torch_fidelity.feature_extractor_inceptionv3")
+    with _torch_fidelity():
+        from torch_fidelity import feature_extractor_inceptionv3 as blocks
+
     conv = blocks.BasicConv2d
     return OrderedDict(
         Conv2d_1a_3x3=conv(3, 32, kernel_size=3, stride=2), Conv2d_2a_3x3=conv(32, 32, kernel_size=3),
@@ -102,14 +108,5 @@ def _layers() -> OrderedDict[str, nn.Module]:
     )  # fmt: skip
 
 
-def _package(module: str) -> Any:
-    try:
-        declare()
-        import importlib
-
-        import torch_fidelity  # noqa: F401, its parts are loaded by name below
-
-        return importlib.import_module(module)
-    except Exception as error:  # torchvision beside a torch it was not built for raises RuntimeError
-        why = reason(error, "torch_fidelity")
-        raise InputError(f"torch-fidelity: it {why}; {install('train')}, or leave FID and KID out") from error
+def _torch_fidelity() -> AbstractContextManager[None]:
+    return beside_torchvision("torch-fidelity", "leave FID and KID out")

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from triportrait.core.errors import InputError
 from triportrait.core.files import check_tensor_file
-from triportrait.core.metrics.torchvision_ops import declare
-from triportrait.core.optional_packages import install, reason
+from triportrait.core.metrics.torchvision_ops import beside_torchvision
 
 Trunk = Literal["alex", "vgg"]
 _LAYERS: dict[Trunk, str] = {"alex": "AlexNet", "vgg": "VGG-16"}
@@ -31,12 +30,8 @@ def lpips_network(trunk: Trunk, weights: Path | None) -> nn.Module:
     Raises:
         InputError: the package is missing, or the file is not of the trunk.
     """
-    try:
-        declare()
+    with beside_torchvision("lpips", "choose a stand-in"):
         import lpips
-    except Exception as error:  # torchvision beside a torch it was not built for raises RuntimeError
-        why = reason(error, "lpips")
-        raise InputError(f"lpips: it {why}; {install('train')}, or choose a stand-in") from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = lpips.LPIPS(net=trunk, pnet_rand=True, spatial=True, verbose=False)

@@ -9,8 +9,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+
+from triportrait.core.errors import InputError
+from triportrait.core.optional_packages import install, reason
 
 _OPERATORS = ("nms", "qnms")
 _kept: list[torch.library.Library] = []  # a declaration lives as long as its object
@@ -29,3 +34,22 @@ def declare() -> None:
         for name in _OPERATORS:
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _kept.append(library)
+
+
+@contextmanager
+def beside_torchvision(package: str, otherwise: str) -> Iterator[None]:
+    """Let the block import a package that imports torchvision.
+
+    Args:
+        package: as pip names it.
+        otherwise: what a user can do without it.
+
+    Raises:
+        InputError: it is missing or does not load.
+    """
+    try:
+        declare()
+        yield
+    except Exception as error:  # torchvision beside a torch it was not built for raises kinds of its own
+        why = reason(error, package.replace("-", "_"))
+        raise InputError(f"{package}: it {why}; {install('train')}, or {otherwise}") from error

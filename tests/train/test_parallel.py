@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from functools import partial
 from multiprocessing import active_children
 
@@ -15,13 +14,7 @@ from triportrait.core.errors import InputError
 from triportrait.train.data.heads.population import Expression, cast
 from triportrait.train.data.parallel import FEWEST_PARTS, cores, in_order
 
-
-@pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 def test_few_parts_stay_here_and_are_done_by_one_thread():

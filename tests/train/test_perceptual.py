@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from triportrait.core.errors import InputError
+from triportrait.core.metrics.torchvision_ops import declare
 from triportrait.train.objectives.lpips_distance import Lpips
 from triportrait.train.objectives.perceptual import Gradients, RandomFeatures, perceptual
-from triportrait.train.objectives.torchvision_ops import declare
 
 NAMES = ("gradients", "random_features")
 

@@ -331,7 +331,7 @@ def test_what_has_no_run_in_it_is_refused(tmp_path, capsys):
 def test_lpips_and_identity_with_random_weights(material, tmp_path, monkeypatch):
     """Real networks, random numbers: the files that nobody can download here have these names and shapes."""
     lpips = pytest.importorskip("lpips")
-    from triportrait.train.objectives.torchvision_ops import declare
+    from triportrait.core.metrics.torchvision_ops import declare
 
     declare()
     vgg = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).net

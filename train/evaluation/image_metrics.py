@@ -8,7 +8,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from triportrait.train.objectives.torchvision_ops import declare
+from triportrait.core.metrics.torchvision_ops import declare
 
 FEWEST_PX = 50  # a face of fewer pixels is left out
 LEAST_ERROR = 1e-10  # pictures that agree get 100 dB

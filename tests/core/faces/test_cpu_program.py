@@ -195,7 +195,7 @@ def test_networks_are_those_of_pytorch(name, monkeypatch):
     compiled, plain = (GraphNetwork(face_graph(name)) for _ in range(2))
     images = torch.rand(2, 3, *compiled.input_size)
     found = compiled(images)
-    left = [part for part in compiled._on_a_cpu() if isinstance(part, Part) and isinstance(part.layer, Convolution)]
+    left = [part for part, _ in compiled._on_a_cpu() if isinstance(part, Part) and isinstance(part.layer, Convolution)]
     assert machine() is None or not left
     monkeypatch.setattr(cpu_program, "machine", lambda: None)
     for key, wanted in plain(images).items():
@@ -273,7 +273,7 @@ def test_values_are_freed_after_their_last_use(monkeypatch, compiles):
     if not compiles:
         monkeypatch.setattr(cpu_program, "machine", lambda: None)
     network = GraphNetwork(parse_tflite(branches().file(), "net.tflite"))
-    plan = network._on_a_cpu()
+    plan = [part for part, _ in network._on_a_cpu()]
     alive: dict[str, weakref.ref[Tensor]] = {}
     turns = iter(range(len(plan)))
 

@@ -147,7 +147,7 @@ def test_networks(monkeypatch, tmp_path):
         for _ in range(2):
             for name, found in network(images).items():
                 close(found, wanted[name])
-        compiled += any(isinstance(part, Program) for part in network._on_a_cpu())
+        compiled += any(isinstance(part, Program) for part, _ in network._on_a_cpu())
         with monkeypatch.context() as patch:
             patch.setattr(cpu_program, "machine", lambda: None)
             for name, found in GraphNetwork(graph)(images).items():

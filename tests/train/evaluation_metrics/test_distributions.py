@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from triportrait.core.errors import InputError
+from triportrait.core.metrics.torchvision_ops import declare
 from triportrait.train.evaluation.metrics.catalogue import METRICS
 from triportrait.train.evaluation.metrics.definition import Score
 from triportrait.train.evaluation.metrics.distributions import (
@@ -17,7 +18,6 @@ from triportrait.train.evaluation.metrics.distributions import (
     frechet_distance,
     kernel_distance,
 )
-from triportrait.train.objectives.torchvision_ops import declare
 
 D = 32
 

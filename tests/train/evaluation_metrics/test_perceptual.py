@@ -8,9 +8,9 @@ import torch
 
 from tests.train.evaluation_metrics.drawn import face, moved, real_face
 from triportrait.core.errors import InputError
+from triportrait.core.metrics.torchvision_ops import declare
 from triportrait.train.evaluation.metrics.catalogue import METRICS
 from triportrait.train.evaluation.metrics.perceptual import MASK_RULE, black_beyond, head_mask, mean_within
-from triportrait.train.objectives.torchvision_ops import declare
 
 RANDOM = np.random.default_rng(0)
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from triportrait.core.errors import InputError
+from triportrait.core.metrics.torchvision_ops import declare
 from triportrait.train.evaluation import image_metrics
 from triportrait.train.evaluation.metrics.definition import DRIVEN, EVERY_KIND, Definition, Score
 from triportrait.train.evaluation.metrics.inputs import checked_all
 from triportrait.train.evaluation.metrics.reductions import FrameMean, Successive
-from triportrait.train.objectives.torchvision_ops import declare
 
 SMALLEST_SSIM = 11  # pixels, the side of its window
 SMALLEST_MS_SSIM = 176  # pixels, so that the smallest of five scales is 11 wide

@@ -88,11 +88,11 @@ class Movement:
             return Score(None, 0, self.missing, NO_FRAME)
         across, result, driving = self.products / self.frames
         if driving <= STILL:
-            return Score(None, self.frames, self.missing, f"the driver's {self.subject} do not move")
+            return Score(None, self.frames, self.missing, f"no motion in the driver's {self.subject}")
         if self.of == "gain":
             return Score(float(across / driving), self.frames, self.missing)
         if result <= STILL:
-            return Score(0.0, self.frames, self.missing, f"the result's {self.subject} do not move")
+            return Score(0.0, self.frames, self.missing, f"no motion in the result's {self.subject}")
         return Score(float(across / math.sqrt(result * driving)), self.frames, self.missing)
 
 
