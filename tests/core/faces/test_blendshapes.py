@@ -135,6 +135,14 @@ def test_what_no_such_network_has_is_refused_in_a_sentence(case):
     assert said in str(refusal.value)
 
 
+def test_an_output_that_is_named_twice_is_refused_as_in_networks_of_pictures():
+    file = Writer(inputs=["x"], outputs=["y", "y"])
+    file.value("x", (3, 4))
+    file.operator("NEG", ["x"], file.value("y", (3, 4)), {})
+    with pytest.raises(InputError, match="names an output twice"):
+        parse_tflite(file.file(), "net", check_point_graph)
+
+
 def test_networks_of_pictures_still_need_their_operators():
     with pytest.raises(InputError, match="needs the operator SUB, which is not among"):
         parse_tflite(with_a_difference(), "net")
