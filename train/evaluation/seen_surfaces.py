@@ -1,0 +1,86 @@
+"""Cut surfaces down to what views see, so that a reconstruction and the truth are compared where both can be known.
+
+A closed surface and the mesh of a procedural head differ in what nobody sees: skin under hair, the inside of a mouth,
+the back of the head. A triangle counts where at least one pixel of one of the views shows it. Letters: U vertices,
+F triangles, V views.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from triportrait.core.geometry.surface import Surface, compacted
+from triportrait.core.render.cameras import fixed_camera, turned
+from triportrait.core.types import Camera
+from triportrait.train.data.heads.anatomy import NECK_BENDS
+from triportrait.train.data.heads.population import Expression, Identity
+from triportrait.train.data.heads.rasterize import Fragments, project, rasterize
+from triportrait.train.data.heads.render import HeadRenderer
+from triportrait.train.data.heads.shapes import dot
+from triportrait.train.evaluation.metrics.geometry import POINTS, SurfaceSamples, sample_surface
+from triportrait.train.evaluation.metrics.measures import MM
+
+SEEN_FROM_DEG = ((0, 0), (-25, 15), (25, 15), (-45, 0), (45, 0), (0, -10))  # yaw, pitch
+SEEN_SIDE_PX = 256
+LOWEST = NECK_BENDS[0]  # scene units: below it the torso begins
+
+
+def seen_from() -> Camera:
+    """Return the views that decide what counts: the range in which training looks at heads."""
+    views = [turned(fixed_camera(), math.radians(yaw), math.radians(pitch)) for yaw, pitch in SEEN_FROM_DEG]
+    return Camera.cat(views)
+
+
+def seen_head(renderer: HeadRenderer, identity: Identity, expression: Expression, cameras: Camera) -> Surface:
+    """Return what views see of the true surface of one head, its neck straight."""
+    straight = expression.replace(neck=torch.zeros_like(expression.neck))
+    views = len(cameras.intrinsics)
+    posed = renderer.mesh.pose(identity, straight)
+    one_for_each = torch.zeros(views, dtype=torch.long)
+    posed = replace(
+        posed, vertices=posed.vertices[one_for_each], straight=posed.straight[one_for_each],
+        present=posed.present[one_for_each], rotation=posed.rotation[one_for_each],
+    )  # fmt: skip
+    fragments = renderer.fragments(
+        identity.take(one_for_each), straight.take(one_for_each), cameras, posed, SEEN_SIDE_PX
+    )
+    return _seen(Surface(posed.vertices[0], renderer.mesh.faces), fragments, cameras)
+
+
+def seen(surface: Surface, cameras: Camera) -> Surface:
+    """Return what views see of a surface."""
+    fragments = surface_fragments(surface, cameras, SEEN_SIDE_PX)
+    return _seen(surface, fragments, cameras)
+
+
+def surface_fragments(surface: Surface, cameras: Camera, size: int) -> Fragments:
+    """Find the triangle of a closed surface that each pixel of V views sees."""
+    views, faces = len(cameras.intrinsics), len(surface.faces)
+    pixels, forward = project(surface.vertices.expand(views, -1, -1), cameras, size)
+    visible, no = torch.ones(views, faces, dtype=torch.bool), torch.zeros(faces)
+    return rasterize(
+        pixels, forward, surface.faces, visible, no.bool(), no, size, lambda member, face, weights: torch.zeros(len(face))
+    )
+
+
+def samples(surface: Surface, box_side: float, seed: int, count: int = POINTS) -> SurfaceSamples:
+    """Draw points on a surface in scene units; those inside the render box and above the torso count."""
+    drawn = sample_surface(surface.vertices.numpy() * MM, surface.faces.numpy(), count, seed)
+    inside = (abs(drawn.points) < box_side / 2 * MM).all(1) & (drawn.points[:, 1] > LOWEST * MM)
+    return replace(drawn, counted=inside)
+
+
+def _seen(surface: Surface, fragments: Fragments, cameras: Camera) -> Surface:
+    """Keep the triangles of fragments, turned towards those that see them."""
+    a, b, c = surface.vertices[surface.faces[fragments.face]].unbind(1)
+    towards = cameras.world_from_camera[fragments.member, :3, 3] - a
+    facing = dot(torch.linalg.cross(b - a, c - a), towards).sign()
+    votes: Tensor = torch.zeros(len(surface.faces)).index_add_(0, fragments.face, facing)
+    kept = torch.zeros(len(surface.faces), dtype=torch.bool)
+    kept[fragments.face] = True
+    faces = torch.where((votes < 0)[:, None], surface.faces.flip(1), surface.faces)
+    return compacted(Surface(surface.vertices, faces[kept]))
