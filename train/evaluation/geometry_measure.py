@@ -12,7 +12,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.geometry.surface import Surface
 from triportrait.train.data.pictures import Pictures
 from triportrait.train.evaluation.geometry_scene import PAIRS, TRUTH, GeometryScene, as_predicted
-from triportrait.train.evaluation.image_metrics import depth_error, opacity_iou
+from triportrait.train.evaluation.image_metrics import OPAQUE, depth_error, opacity_iou
 from triportrait.train.evaluation.methods import Method, Prediction, Reconstruction
 from triportrait.train.evaluation.metrics import geometry, reprojection
 from triportrait.train.evaluation.metrics.geometry import SurfaceSamples, compare_surfaces
@@ -23,8 +23,8 @@ from triportrait.train.evaluation.seen_surfaces import samples, seen, seen_from
 DEPTH_MEASURES = (
     Measure(
         "depth_error_mm", "depth",
-        "Mean difference between the rendered depth along the ray and the true one, over rays that the true head"
-        " covers by more than 0.9.",
+        "Mean difference between the rendered depth along the ray and the true one, over rays of which the true head"
+        f" covers more than {OPAQUE:g} and the result at least a half; what is missing is in the silhouette.",
         "mm", "lower",
     ),
     Measure(
@@ -119,7 +119,8 @@ def _against_truth(
 def _depth(view: Prediction, truth: Pictures) -> tuple[float, float]:
     """Return the error of the depth, mm, and the intersection over union of the silhouettes."""
     assert view.depth is not None and view.opacity is not None and truth.depth is not None
-    error = depth_error(view.depth, truth.depth, truth.opacity).item()
+    both = truth.opacity * (view.opacity >= 0.5)
+    error = depth_error(view.depth, truth.depth, both).item()
     return MM * error, opacity_iou(view.opacity, truth.opacity).item()
 
 

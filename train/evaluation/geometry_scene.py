@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from triportrait.train.data.heads.anatomy import SKULL_GRID, mean_identity, skul
 from triportrait.train.data.heads.population import Expression
 from triportrait.train.data.heads.skull import to_world
 from triportrait.train.data.pictures import Pictures, at_rays
+from triportrait.train.data.scene_sampling import population
 from triportrait.train.evaluation.methods import Prediction
 from triportrait.train.evaluation.metrics.reprojection import projected, sampled
 from triportrait.train.evaluation.protocol import Group, Sitter, driving_seed, faces_of_scene, renderer
@@ -86,14 +88,10 @@ class GeometrySpec:
         other = Sitter.of(driving_seed(self.group.seed), self.head)
         (source_face, source_camera), _, (face, camera) = faces_of_scene(self.group, self.head, self.seed)
         face = face.replace(neck=torch.zeros_like(face.neck))
-        cameras = tuple(turned(fixed_camera(), math.radians(yaw), 0.0) for yaw in VIEWS_DEG)
+        cameras = views()
         source = sitter.photograph(source_face, source_camera, model, necks=False)
-        mean = Sitter(mean_identity(), sitter.light)
-        rivals = {
-            name: Rival(_views(who, look, cameras, model), False, seen_head(renderer(), who.identity, look, seen_from()))
-            for name, who, look in ((MEAN_HEAD, mean, Expression.neutral(1)), (DRIVING_HEAD, other, face))
-        }
-        rivals[ELLIPSOID] = _ellipsoid(cameras, model)
+        rivals = dict(_population_rivals(model))
+        rivals[DRIVING_HEAD] = _head(other, face, model)
         rivals[FACING] = Rival(tuple(facing_picture(source, camera) for camera in cameras), True)
         rivals[STANDING] = Rival(tuple(standing_picture(source, camera) for camera in cameras), True)
         return GeometryScene(
@@ -101,6 +99,11 @@ class GeometrySpec:
             tuple(sitter.photograph(face, camera, model, necks=False) for camera in cameras),
             seen_head(renderer(), sitter.identity, face, seen_from()), rivals, model.render.box_side,
         )  # fmt: skip
+
+
+def views() -> tuple[Camera, ...]:
+    """Return the cameras of VIEWS_DEG."""
+    return tuple(turned(fixed_camera(), math.radians(yaw), 0.0) for yaw in VIEWS_DEG)
 
 
 def as_predicted(truth: Pictures) -> Prediction:
@@ -132,21 +135,30 @@ def standing_picture(source: Pictures, camera: Camera) -> Prediction:
     return Prediction(image, opacity, depth.view_as(opacity))
 
 
-def _views(sitter: Sitter, face: Expression, cameras: tuple[Camera, ...], model: ModelConfig) -> tuple[Prediction, ...]:
-    return tuple(as_predicted(sitter.photograph(face, camera, model, necks=False)) for camera in cameras)
-
-
-def _ellipsoid(cameras: tuple[Camera, ...], model: ModelConfig) -> Rival:
-    """Make the ellipsoid that the skulls are deformed from."""
+@lru_cache(maxsize=1)
+def _population_rivals(model: ModelConfig) -> dict[str, Rival]:
+    """Make the rivals that are the same for every head: the mean head, and the ellipsoid that skulls are made of."""
+    identity, light = mean_identity(), population(0, 1)[1]
     points, faces = skull_template(*SKULL_GRID)
-    surface, size = Surface(to_world(points), faces), model.image_size
-    views = []
-    for camera in cameras:
-        fragments = surface_fragments(surface, camera, size)
-        position = fragments.gather(surface.vertices[None], faces)
-        depth = torch.zeros(size * size)
-        depth[fragments.pixel] = (position - camera.world_from_camera[0, :3, 3]).norm(dim=-1)
-        depth = depth.view(1, 1, size, size)
-        opacity, depth = at_rays((depth > 0).float(), depth, model.render.neural_size)
-        views.append(Prediction(torch.zeros(1, 3, size, size), opacity, depth))
-    return Rival(tuple(views), False, seen(surface, seen_from()))
+    surface = Surface(to_world(points), faces)
+    pictures = tuple(_ellipsoid_picture(surface, camera, model) for camera in views())
+    return {
+        MEAN_HEAD: _head(Sitter(identity, light), Expression.neutral(1), model),
+        ELLIPSOID: Rival(pictures, False, seen(surface, seen_from())),
+    }
+
+
+def _head(sitter: Sitter, face: Expression, model: ModelConfig) -> Rival:
+    pictures = tuple(as_predicted(sitter.photograph(face, camera, model, necks=False)) for camera in views())
+    return Rival(pictures, False, seen_head(renderer(), sitter.identity, face, seen_from()))
+
+
+def _ellipsoid_picture(surface: Surface, camera: Camera, model: ModelConfig) -> Prediction:
+    size = model.image_size
+    fragments = surface_fragments(surface, camera, size)
+    position = fragments.gather(surface.vertices[None], surface.faces)
+    depth = torch.zeros(size * size)
+    depth[fragments.pixel] = (position - camera.world_from_camera[0, :3, 3]).norm(dim=-1)
+    depth = depth.view(1, 1, size, size)
+    opacity, depth = at_rays((depth > 0).float(), depth, model.render.neural_size)
+    return Prediction(torch.zeros(1, 3, size, size), opacity, depth)
