@@ -18,6 +18,7 @@ from triportrait.core.geometry.surface import Surface
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.render.rays import camera_rays
 from triportrait.core.types import Camera
+from triportrait.kernels.rasterize import interpolate
 from triportrait.train.data.heads.anatomy import SKULL_GRID, mean_identity, skull_template
 from triportrait.train.data.heads.population import Expression
 from triportrait.train.data.heads.skull import to_world
@@ -26,7 +27,7 @@ from triportrait.train.data.scene_sampling import population
 from triportrait.train.evaluation.methods import Prediction
 from triportrait.train.evaluation.metrics.reprojection import projected, sampled
 from triportrait.train.evaluation.protocol import Group, Sitter, driving_seed, faces_of_scene, renderer
-from triportrait.train.evaluation.seen_surfaces import seen, seen_from, seen_head, surface_fragments
+from triportrait.train.evaluation.seen_surfaces import pixels_of, seen, seen_from, seen_head
 
 MEAN_HEAD, DRIVING_HEAD, ELLIPSOID = "the mean head at rest", "the head that drives", "an ellipsoid"
 FACING, STANDING = "flat source picture, facing each camera", "flat source picture, standing still"
@@ -155,10 +156,9 @@ def _head(sitter: Sitter, face: Expression, model: ModelConfig) -> Rival:
 
 def _ellipsoid_picture(surface: Surface, camera: Camera, model: ModelConfig) -> Prediction:
     size = model.image_size
-    fragments = surface_fragments(surface, camera, size)
-    position = fragments.gather(surface.vertices[None], surface.faces)
-    depth = torch.zeros(size * size)
-    depth[fragments.pixel] = (position - camera.world_from_camera[0, :3, 3]).norm(dim=-1)
-    depth = depth.view(1, 1, size, size)
-    opacity, depth = at_rays((depth > 0).float(), depth, model.render.neural_size)
+    raster = pixels_of(surface, camera, size)
+    position = interpolate(surface.vertices[None], surface.faces, raster)  # [1, S, S, 3]
+    hit = (raster.face >= 0)[:, None]
+    depth = (position - camera.world_from_camera[0, :3, 3]).norm(dim=-1)[:, None] * hit
+    opacity, depth = at_rays(hit.float(), depth, model.render.neural_size)
     return Prediction(torch.zeros(1, 3, size, size), opacity, depth)

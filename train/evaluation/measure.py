@@ -97,6 +97,7 @@ class GroupResult:
         response: who drives -> axis -> correlation and gain.
         rows, axes: pictures for the sheets.
         geometry: method or rival -> measure -> the mean over heads; None where it is not defined.
+        geometry_heads: how many heads that mean is over.
         surfaces: for the sheet of geometry.
     """
 
@@ -107,6 +108,7 @@ class GroupResult:
     rows: list[SheetRow]
     axes: list[AxesRow]
     geometry: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    geometry_heads: int = 0
     surfaces: list[GeometryRow] = field(default_factory=list)
 
     def numbers(self) -> dict[str, Any]:
@@ -224,7 +226,7 @@ def _collect(group: Group, results: Sequence[TaskResult]) -> GroupResult:
     axes = [result.axes for result in results if result.axes is not None]
     shapes = [result.geometry for result in results if result.geometry is not None]
     surfaces = [shape.row for shape in shapes if shape.row is not None]
-    return GroupResult(group, pictures, agreements, response_of, rows, axes, _means(shapes), surfaces)
+    return GroupResult(group, pictures, agreements, response_of, rows, axes, _means(shapes), len(shapes), surfaces)
 
 
 def _means(shapes: Sequence[GeometryResult]) -> dict[str, dict[str, float | None]]:

@@ -11,14 +11,14 @@ import math
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from triportrait.core.geometry.surface import Surface, compacted
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Camera
+from triportrait.kernels.rasterize import Raster, rasterize
 from triportrait.train.data.heads.anatomy import NECK_BENDS
 from triportrait.train.data.heads.population import Expression, Identity
-from triportrait.train.data.heads.rasterize import Fragments, project, rasterize
+from triportrait.train.data.heads.rasterize import project
 from triportrait.train.data.heads.render import HeadRenderer
 from triportrait.train.data.heads.shapes import dot
 from triportrait.train.evaluation.metrics.geometry import POINTS, SurfaceSamples, sample_surface
@@ -36,7 +36,7 @@ def seen_from() -> Camera:
 
 
 def seen_head(renderer: HeadRenderer, identity: Identity, expression: Expression, cameras: Camera) -> Surface:
-    """Return what views see of the true surface of one head, its neck straight."""
+    """Return what views see of the true surface of one head, its neck straight; triangles face those that see them."""
     straight = expression.replace(neck=torch.zeros_like(expression.neck))
     views = len(cameras.intrinsics)
     posed = renderer.mesh.pose(identity, straight)
@@ -48,23 +48,27 @@ def seen_head(renderer: HeadRenderer, identity: Identity, expression: Expression
     fragments = renderer.fragments(
         identity.take(one_for_each), straight.take(one_for_each), cameras, posed, SEEN_SIDE_PX
     )
-    return _seen(Surface(posed.vertices[0], renderer.mesh.faces), fragments, cameras)
+    vertices, faces = posed.vertices[0], renderer.mesh.faces
+    a, b, c = vertices[faces[fragments.face]].unbind(1)
+    towards = cameras.world_from_camera[fragments.member, :3, 3] - a
+    facing = dot(torch.linalg.cross(b - a, c - a), towards).sign()
+    votes = torch.zeros(len(faces)).index_add_(0, fragments.face, facing)
+    faces = torch.where((votes < 0)[:, None], faces.flip(1), faces)  # sheets of hair are seen from either side
+    return compacted(Surface(vertices, faces[torch.unique(fragments.face)]))
 
 
 def seen(surface: Surface, cameras: Camera) -> Surface:
-    """Return what views see of a surface."""
-    fragments = surface_fragments(surface, cameras, SEEN_SIDE_PX)
-    return _seen(surface, fragments, cameras)
+    """Return what views see of a closed surface."""
+    face = pixels_of(surface, cameras, SEEN_SIDE_PX).face
+    return compacted(Surface(surface.vertices, surface.faces[torch.unique(face[face >= 0])]))
 
 
-def surface_fragments(surface: Surface, cameras: Camera, size: int) -> Fragments:
-    """Find the triangle of a closed surface that each pixel of V views sees."""
-    views, faces = len(cameras.intrinsics), len(surface.faces)
-    pixels, forward = project(surface.vertices.expand(views, -1, -1), cameras, size)
-    visible, no = torch.ones(views, faces, dtype=torch.bool), torch.zeros(faces)
-    return rasterize(
-        pixels, forward, surface.faces, visible, no.bool(), no, size, lambda member, face, weights: torch.zeros(len(face))
-    )
+def pixels_of(surface: Surface, cameras: Camera, size: int) -> Raster:
+    """Find what V views of size² pixels see of a closed surface."""
+    vertices = surface.vertices.expand(len(cameras.intrinsics), -1, -1)
+    pixels, forward = project(vertices, cameras, size)
+    points = torch.cat([pixels + 0.5, forward[..., None]], -1)
+    return rasterize(points, surface.faces, size, size, cull="back")
 
 
 def samples(surface: Surface, box_side: float, seed: int, count: int = POINTS) -> SurfaceSamples:
@@ -74,13 +78,3 @@ def samples(surface: Surface, box_side: float, seed: int, count: int = POINTS) -
     return replace(drawn, counted=inside)
 
 
-def _seen(surface: Surface, fragments: Fragments, cameras: Camera) -> Surface:
-    """Keep the triangles of fragments, turned towards those that see them."""
-    a, b, c = surface.vertices[surface.faces[fragments.face]].unbind(1)
-    towards = cameras.world_from_camera[fragments.member, :3, 3] - a
-    facing = dot(torch.linalg.cross(b - a, c - a), towards).sign()
-    votes: Tensor = torch.zeros(len(surface.faces)).index_add_(0, fragments.face, facing)
-    kept = torch.zeros(len(surface.faces), dtype=torch.bool)
-    kept[fragments.face] = True
-    faces = torch.where((votes < 0)[:, None], surface.faces.flip(1), surface.faces)
-    return compacted(Surface(surface.vertices, faces[kept]))
