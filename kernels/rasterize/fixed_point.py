@@ -1,8 +1,9 @@
-"""The arithmetic of the rasteriser: whole numbers decide what is covered, so that all implementations agree to the bit.
+"""The arithmetic of the rasteriser: whole numbers decide what is covered, so all implementations agree to the bit.
 
-Vertices are rounded to 1/256 of a pixel. For the edge opposite to corner i, the edge function E_i(p) is twice the signed
-area of the triangle that the edge makes with p, a pixel's centre, in units of 1/65536 of a square pixel; 64 bits hold it
-exactly (Pineda 1988). With w_i = 1 / z_i the depth is Σ E_i / Σ E_i w_i, and barycentrics are E_i w_i / Σ E_j w_j.
+Vertices are rounded to 1/256 of a pixel. For the edge opposite to corner i, the edge function E_i(p) is twice the
+signed area of the triangle that the edge makes with p, a pixel's centre, in units of 1/65536 of a square pixel; 64 bits
+hold it exactly (Pineda 1988). With w_i = 1 / z_i the depth is Σ E_i / Σ E_i w_i, and the barycentrics are
+E_i w_i / Σ E_j w_j.
 Letters: B batch, U vertices, F faces, N faces or fragments in a flat list.
 """
 

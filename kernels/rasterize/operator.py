@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from triportrait.kernels.checks import check_choice, shapes, wide_dtype
@@ -49,8 +50,8 @@ def rasterize(points: Tensor, faces: Tensor, height: int, width: int, cull: Cull
     """Find the face that each pixel sees, the place on it, and its depth.
 
     Args:
-        points: [B, U, 3] float32 or float64, vertices in the picture: x to the right and y down in pixels, the centre
-            of the first pixel at 0.5; z is the depth along the camera's axis, positive in front of the camera.
+        points: [B, U, 3] float32 or float64, vertices in the picture: x to the right and y down in pixels, with the
+            first pixel's centre at 0.5; z along the camera's axis, positive in front of the camera.
         faces: [F, 3] int64, indices into the vertices, the same for the whole batch.
         height, width: of the picture, at most 16,384 pixels.
         cull: "back" leaves out faces that run clockwise in the picture; "none" draws both sides.
@@ -59,15 +60,15 @@ def rasterize(points: Tensor, faces: Tensor, height: int, width: int, cull: Cull
         what each pixel sees. Barycentrics and depth have the dtype of the points.
 
     Raises:
-        ValueError: a shape, a dtype or a name is wrong, a side is too large, or, on a CPU, a face names a vertex that is
-            not there.
+        ValueError: a shape, a dtype or a name is wrong, a side is too large, or, on a CPU, a face names a vertex that
+            is not there.
 
     x and y are rounded to 1/256 of a pixel first. Of two faces that are equally deep, to float32, the one that stands
-    first in `faces` is seen. A face is left out, not clipped, where one of its vertices is at the camera or behind it (z
-    below 1e-30), deeper than 1e30, not finite, more than 2^21 pixels from the picture's first corner or, for the kernel,
-    not there. A face without an area draws nothing. Every backend returns the same faces, to the bit. Nothing is
-    differentiable here; `interpolate` is, in the attributes. The kernel never waits for the device, and a CUDA graph
-    can hold it.
+    first in `faces` is seen. A face is left out, not clipped, where one of its vertices is at the camera or behind it
+    (z below 1e-30), deeper than 1e30, not finite, more than 2^21 pixels from the picture's first corner or, for the
+    kernel, not there. A face without an area draws nothing. Every backend returns the same faces, to the bit.
+    Nothing is differentiable here; `interpolate` is, in the attributes. The kernels never wait for the device, and a
+    CUDA graph can hold them.
     """
     shapes(points=(points, "B U 3"), faces=(faces, "F 3"))
     check_choice("cull", cull, Cull)
@@ -112,10 +113,9 @@ def interpolate(attributes: Tensor, faces: Tensor, raster: Raster) -> Tensor:
         return attributes.new_zeros(*raster.face.shape, n["C"]) + attributes[:, :0].sum()
     images = torch.arange(n["B"], device=faces.device).view(-1, 1, 1, 1)
     vertices = faces[raster.face.clamp(min=0)] + images * n["U"]  # [B, H, W, 3]
-    flat, total = attributes.flatten(0, 1), attributes.new_zeros(())
-    for i in range(3):
-        total = total + raster.barycentrics[..., i, None].to(attributes.dtype) * flat[vertices[..., i]]
-    return torch.where(seen, total, 0.0)
+    weights = raster.barycentrics.to(attributes.dtype).flatten(0, 2)
+    sums = F.embedding_bag(vertices.flatten(0, 2), attributes.flatten(0, 1), per_sample_weights=weights, mode="sum")
+    return torch.where(seen, sums.view(*raster.face.shape, n["C"]), 0.0)
 
 
 def nearest_keys_reference(vertices: Vertices, faces: Tensor, height: int, width: int, cull: bool) -> Tensor:
