@@ -45,7 +45,7 @@ class GeometryRow:
     Attributes:
         source, driving: pictures [1, 3, S, S].
         results, truths: pictures [1, 3, S, S] from each of VIEWS_DEG.
-        surface, true_surface: what the views see.
+        surface: all of the reconstructed surface; true_surface: what views see of the true one.
     """
 
     source: Tensor
@@ -78,8 +78,9 @@ def measure_geometry(scene: GeometryScene, methods: Mapping[str, Method], on_she
         if not isinstance(method, Reconstruction):
             continue
         views = method(scene.source, scene.driving, scene.cameras)
-        surface = _seen_surface(method, scene)
-        values[name] = _against_truth(views, surface, scene, truth) | _agreement(views, scene)
+        surface = _surface(method, scene)
+        shown = None if surface is None else seen(surface, seen_from())
+        values[name] = _against_truth(views, shown, scene, truth) | _agreement(views, scene)
         if on_sheet and row is None and surface is not None:
             images, true_images = (tuple(one.image for one in pictures) for pictures in (views, scene.truths))
             row = GeometryRow(
@@ -94,21 +95,19 @@ def measure_geometry(scene: GeometryScene, methods: Mapping[str, Method], on_she
     return GeometryResult(values, row)
 
 
-def _seen_surface(method: Reconstruction, scene: GeometryScene) -> Surface | None:
-    """Return what views see of the surface that a method makes; None where it makes none."""
+def _surface(method: Reconstruction, scene: GeometryScene) -> Surface | None:
+    """Return the surface that a method makes; None where it makes none."""
     try:
-        surface = method.surface(scene.source, scene.driving)
+        return method.surface(scene.source, scene.driving)
     except InputError:  # the network is transparent
         return None
-    surface = seen(surface, seen_from())
-    return surface if len(surface.faces) else None
 
 
 def _against_truth(
     views: Sequence[Prediction], surface: Surface | None, scene: GeometryScene, truth: SurfaceSamples
 ) -> dict[str, float]:
     values = {measure.name: math.nan for measure in geometry.MEASURES}
-    if surface is not None:
+    if surface is not None and len(surface.faces):
         drawn = samples(surface, scene.box_side, RESULT_SEED)
         if drawn.counted.any():
             values |= compare_surfaces(drawn, truth)

@@ -1,8 +1,8 @@
 """Cut surfaces down to what views see, so that a reconstruction and the truth are compared where both can be known.
 
 A closed surface and the mesh of a procedural head differ in what nobody sees: skin under hair, the inside of a mouth,
-the back of the head. A triangle counts where at least one pixel of one of the views shows it. Letters: U vertices,
-F triangles, V views.
+the back of the head. A triangle counts where a pixel of one of the views shows it, or triangles at all its corners.
+Letters: U vertices, F triangles, V views, N pixels.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ import math
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from triportrait.core.geometry.surface import Surface, compacted
 from triportrait.core.render.cameras import fixed_camera, turned
+from triportrait.core.render.mesh_pictures import picture_points
 from triportrait.core.types import Camera
 from triportrait.kernels.rasterize import Raster, rasterize
 from triportrait.train.data.heads.anatomy import NECK_BENDS
 from triportrait.train.data.heads.population import Expression, Identity
-from triportrait.train.data.heads.rasterize import project
 from triportrait.train.data.heads.render import HeadRenderer
 from triportrait.train.data.heads.shapes import dot
 from triportrait.train.evaluation.metrics.geometry import POINTS, SurfaceSamples, sample_surface
 from triportrait.train.evaluation.metrics.measures import MM
 
-SEEN_FROM_DEG = ((0, 0), (-25, 15), (25, 15), (-45, 0), (45, 0), (0, -10))  # yaw, pitch
+SEEN_FROM_DEG = ((0, 0), (-30, 0), (30, 0), (-45, 0), (45, 0), (-20, 20), (20, 20), (0, -10))  # yaw, pitch
 SEEN_SIDE_PX = 256
 LOWEST = NECK_BENDS[0]  # scene units: below it the torso begins
 
@@ -54,21 +55,31 @@ def seen_head(renderer: HeadRenderer, identity: Identity, expression: Expression
     facing = dot(torch.linalg.cross(b - a, c - a), towards).sign()
     votes = torch.zeros(len(faces)).index_add_(0, fragments.face, facing)
     faces = torch.where((votes < 0)[:, None], faces.flip(1), faces)  # sheets of hair are seen from either side
-    return compacted(Surface(vertices, faces[torch.unique(fragments.face)]))
+    return _shown(Surface(vertices, faces), fragments.face, ~renderer.opened(identity, straight))
 
 
 def seen(surface: Surface, cameras: Camera) -> Surface:
     """Return what views see of a closed surface."""
     face = pixels_of(surface, cameras, SEEN_SIDE_PX).face
-    return compacted(Surface(surface.vertices, surface.faces[torch.unique(face[face >= 0])]))
+    return _shown(surface, face[face >= 0], torch.ones(len(surface.faces), dtype=torch.bool))
+
+
+def _shown(surface: Surface, face: Tensor, there: Tensor) -> Surface:
+    """Keep the triangles that pixels show, and small ones between them.
+
+    Args:
+        face: [N], the triangles of pixels.
+        there: bool [F], the triangles that may be kept.
+    """
+    corner_shown = torch.zeros(len(surface.vertices), dtype=torch.bool)
+    corner_shown[surface.faces[face[there[face]]].flatten()] = True
+    return compacted(Surface(surface.vertices, surface.faces[corner_shown[surface.faces].all(1) & there]))
 
 
 def pixels_of(surface: Surface, cameras: Camera, size: int) -> Raster:
     """Find what V views of size² pixels see of a closed surface."""
     vertices = surface.vertices.expand(len(cameras.intrinsics), -1, -1)
-    pixels, forward = project(vertices, cameras, size)
-    points = torch.cat([pixels + 0.5, forward[..., None]], -1)
-    return rasterize(points, surface.faces, size, size, cull="back")
+    return rasterize(picture_points(vertices, cameras, size), surface.faces, size, size, cull="back")
 
 
 def samples(surface: Surface, box_side: float, seed: int, count: int = POINTS) -> SurfaceSamples:

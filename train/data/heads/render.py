@@ -199,6 +199,14 @@ class HeadRenderer:
 
         return rasterize(pixels, forward, mesh.faces, visible, self._two_sided, self._pushed_back, size, cut)
 
+    def opened(self, identity: Identity, expression: Expression) -> Tensor:
+        """Tell which triangles of one head's skin lie in an open eye slit or between open lips, where no skin is: [F]."""
+        tested = self._may_be_slit.nonzero()[:, 0]
+        middle = torch.full((len(tested), 3), 1 / 3, device=self.device)
+        opened = torch.zeros_like(self._may_be_slit)
+        opened[tested] = self._slit(torch.zeros_like(tested), tested, middle, identity, expression)
+        return opened
+
     def _visible(self, identity: Identity, posed: Posed) -> tuple[Tensor, Tensor]:
         """[B, F] which triangles are there at all, and which of them the hairline cuts."""
         mesh = self.mesh

@@ -114,8 +114,7 @@ def compare_surfaces(result: SurfaceSamples, truth: SurfaceSamples) -> dict[str,
 
 
 def _distances(result: SurfaceSamples, truth: SurfaceSamples) -> dict[str, float]:
-    there, there_deg = closest(result, truth)
-    back, back_deg = closest(truth, result)
+    (there, there_deg), (back, back_deg) = _one_way(result, truth), _one_way(truth, result)
     within = [float((distance <= F_SCORE_MM).mean()) for distance in (there, back)]
     return {
         "accuracy_mm": float(there.mean()),
@@ -126,19 +125,27 @@ def _distances(result: SurfaceSamples, truth: SurfaceSamples) -> dict[str, float
     }
 
 
-def closest(start: SurfaceSamples, onto: SurfaceSamples) -> tuple[np.ndarray, np.ndarray]:
-    """Measure from the points of one surface that count to the nearest place on another.
+def _one_way(start: SurfaceSamples, onto: SurfaceSamples) -> tuple[np.ndarray, np.ndarray]:
+    """Measure from the points that count: distances [n] mm, angles [n] between the normals, degrees."""
+    rows = _counted(start)
+    distance, onto_normal = closest(start.points[rows], onto)
+    cosine = (_normals(start, rows, start.points[rows]) * onto_normal).sum(1).clip(-1, 1)
+    return distance, np.degrees(np.arccos(cosine))
+
+
+def closest(points: np.ndarray, onto: SurfaceSamples) -> tuple[np.ndarray, np.ndarray]:
+    """Find the nearest place on a surface.
+
+    Args:
+        points: [n, 3] mm.
+        onto: the surface.
 
     Returns:
-        distances [n] mm, and the angles [n] between the normals, degrees.
-
-    Raises:
-        InputError: no point counts.
+        distances [n] mm, and the normals [n, 3] of the surface there.
     """
-    from trimesh.triangles import closest_point, points_to_barycentric
+    from trimesh.triangles import closest_point
 
-    rows = _counted(start)
-    points, neighbours = start.points[rows], min(NEIGHBOURS, len(onto.points))
+    neighbours = min(NEIGHBOURS, len(onto.points))
     _, near = _tree(onto).query(points, k=neighbours)
     near = near.reshape(len(points), neighbours)
     places = closest_point(onto.triangles[near].reshape(-1, 3, 3), points.repeat(neighbours, 0))
@@ -146,11 +153,7 @@ def closest(start: SurfaceSamples, onto: SurfaceSamples) -> tuple[np.ndarray, np
     distance = np.linalg.norm(places - points[:, None], axis=2)
     best = distance.argmin(1)
     every = np.arange(len(points))
-    row, place = near[every, best], places[every, best]
-    onto_normal = _normals(onto, row, points_to_barycentric(onto.triangles[row], place))
-    own_normal = _normals(start, rows, points_to_barycentric(start.triangles[rows], points))
-    cosine = (own_normal * onto_normal).sum(1).clip(-1, 1)
-    return distance[every, best], np.degrees(np.arccos(cosine))
+    return distance[every, best], _normals(onto, near[every, best], places[every, best])
 
 
 def alignment(result: SurfaceSamples, truth: SurfaceSamples) -> tuple[np.ndarray, np.ndarray]:
@@ -192,7 +195,10 @@ def _tree(side: SurfaceSamples) -> cKDTree:
     return cKDTree(side.points)
 
 
-def _normals(side: SurfaceSamples, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Interpolate normals [n, 3] on the triangles of `rows` at barycentric weights [n, 3]."""
+def _normals(side: SurfaceSamples, rows: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Interpolate normals [n, 3] at places [n, 3] on the triangles of `rows`."""
+    from trimesh.triangles import points_to_barycentric
+
+    weights = points_to_barycentric(side.triangles[rows], places)
     normal = (side.corner_normals[rows] * weights[..., None]).sum(1)
     return normal / np.linalg.norm(normal, axis=1, keepdims=True).clip(1e-12)
