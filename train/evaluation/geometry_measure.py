@@ -111,7 +111,9 @@ def _against_truth(
         drawn = samples(surface, scene.box_side, RESULT_SEED)
         if drawn.counted.any():
             values |= compare_surfaces(drawn, truth)
-    depths, silhouettes = zip(*(_depth(view, true) for view, true in zip(views, scene.truths, strict=True)), strict=True)
+    depths, silhouettes = zip(
+        *(_depth(view, true) for view, true in zip(views, scene.truths, strict=True)), strict=True
+    )
     return values | {"depth_error_mm": _mean(depths), "silhouette_iou": _mean(silhouettes)}
 
 

@@ -87,5 +87,3 @@ def samples(surface: Surface, box_side: float, seed: int, count: int = POINTS) -
     drawn = sample_surface(surface.vertices.numpy() * MM, surface.faces.numpy(), count, seed)
     inside = (abs(drawn.points) < box_side / 2 * MM).all(1) & (drawn.points[:, 1] > LOWEST * MM)
     return replace(drawn, counted=inside)
-
-

@@ -126,7 +126,10 @@ def _responses(results: Sequence[GroupResult]) -> str:
 def _geometry(result: GroupResult) -> str:
     group = f"**{result.group.name}**, {result.geometry_heads} head{'s' * (result.geometry_heads != 1)}"
     tables = []
-    for title, measures in (("the surface against the truth", TRUTH_MEASURES), ("views against each other", VIEW_MEASURES)):
+    for title, measures in (
+        ("the surface against the truth", TRUTH_MEASURES),
+        ("views against each other", VIEW_MEASURES),
+    ):
         head = ["", *(f"{each.title}, {each.unit}" if each.unit else each.title for each in measures)]
         rows = [
             [name, *(_measured(values.get(each.name), each) for each in measures)]

@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from triportrait.core.errors import InputError
 from triportrait.train.evaluation.metrics.measures import Measure
 
-if TYPE_CHECKING:
-    from scipy.spatial import cKDTree
-
 POINTS, STARTS = 20_000, 10_000  # on each surface, and how many of them distances start from
-NEIGHBOURS = 5  # nearest points whose triangles a distance is measured to
+NEIGHBOURS = 8  # nearest points whose triangles a distance is measured to
 F_SCORE_MM = 5.0
 ALIGNMENT_POINTS, ALIGNMENT_ROUNDS = 2_000, 30
 LEAST_DISTANCE_MM = 1.0  # nearer points pull no harder
@@ -58,18 +54,20 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class SurfaceSamples:
-    """Points on a surface.
+    """A surface, and points on it.
 
     Attributes:
+        triangles: [F, 3, 3] mm, all of the surface.
+        corner_normals: [F, 3, 3], the unit normals at their corners.
         points: [N, 3] mm.
-        triangles: [N, 3, 3] mm, the triangle that each point lies on.
-        corner_normals: [N, 3, 3], the unit normals at its corners.
+        face: [N], the triangle that each point lies on.
         counted: bool [N], the points whose own distance counts; others are only near what is measured.
     """
 
-    points: np.ndarray
     triangles: np.ndarray
     corner_normals: np.ndarray
+    points: np.ndarray
+    face: np.ndarray
     counted: np.ndarray
 
     def moved(self, rotation: np.ndarray, shift: np.ndarray) -> SurfaceSamples:
@@ -93,13 +91,12 @@ def sample_surface(vertices: np.ndarray, faces: np.ndarray, count: int = POINTS,
     import trimesh
 
     mesh = trimesh.Trimesh(np.asarray(vertices, np.float64), faces, process=False)
-    if not len(faces) or not mesh.area > 0:
+    mesh.update_faces(mesh.area_faces > 0)
+    if not len(mesh.faces):
         raise InputError("surface: expected triangles with an area, got none; give a surface that is not empty")
     points, face = trimesh.sample.sample_surface(mesh, count, seed=seed)
-    points = np.asarray(points)
-    return SurfaceSamples(
-        points, mesh.triangles[face], mesh.vertex_normals[mesh.faces[face]], np.ones(len(points), bool)
-    )
+    normals = mesh.vertex_normals[mesh.faces]
+    return SurfaceSamples(np.asarray(mesh.triangles), normals, np.asarray(points), face, np.ones(len(points), bool))
 
 
 def compare_surfaces(result: SurfaceSamples, truth: SurfaceSamples) -> dict[str, float]:
@@ -129,7 +126,7 @@ def _one_way(start: SurfaceSamples, onto: SurfaceSamples) -> tuple[np.ndarray, n
     """Measure from the points that count: distances [n] mm, angles [n] between the normals, degrees."""
     rows = _counted(start)
     distance, onto_normal = closest(start.points[rows], onto)
-    cosine = (_normals(start, rows, start.points[rows]) * onto_normal).sum(1).clip(-1, 1)
+    cosine = (_normals(start, start.face[rows], start.points[rows]) * onto_normal).sum(1).clip(-1, 1)
     return distance, np.degrees(np.arccos(cosine))
 
 
@@ -143,11 +140,15 @@ def closest(points: np.ndarray, onto: SurfaceSamples) -> tuple[np.ndarray, np.nd
     Returns:
         distances [n] mm, and the normals [n, 3] of the surface there.
     """
+    from scipy.spatial import cKDTree
     from trimesh.triangles import closest_point
 
-    neighbours = min(NEIGHBOURS, len(onto.points))
-    _, near = _tree(onto).query(points, k=neighbours)
-    near = near.reshape(len(points), neighbours)
+    # points stand for large triangles, middles for small ones
+    near_points = np.concatenate([onto.points, onto.triangles.mean(1)])
+    of_face = np.concatenate([onto.face, np.arange(len(onto.triangles))])
+    neighbours = min(NEIGHBOURS, len(near_points))
+    _, near = cKDTree(near_points).query(points, k=neighbours)
+    near = of_face[near].reshape(len(points), neighbours)
     places = closest_point(onto.triangles[near].reshape(-1, 3, 3), points.repeat(neighbours, 0))
     places = places.reshape(len(points), neighbours, 3)
     distance = np.linalg.norm(places - points[:, None], axis=2)
@@ -162,11 +163,12 @@ def alignment(result: SurfaceSamples, truth: SurfaceSamples) -> tuple[np.ndarray
     Raises:
         InputError: no point of one of the surfaces counts.
     """
+    from scipy.spatial import cKDTree
     from scipy.spatial.transform import Rotation
 
     own, true = (side.points[_counted(side)] for side in (result, truth))
     own, true = (points[:: max(1, len(points) // ALIGNMENT_POINTS)] for points in (own, true))
-    result_tree, truth_tree = _tree(result), _tree(truth)
+    result_tree, truth_tree = cKDTree(result.points), cKDTree(truth.points)
     rotation, shift = np.eye(3), np.zeros(3)
     for _ in range(ALIGNMENT_ROUNDS):
         there, onto_truth = truth_tree.query(own @ rotation.T + shift)
@@ -189,16 +191,10 @@ def _counted(side: SurfaceSamples) -> np.ndarray:
     return rows[:: math.ceil(len(rows) / STARTS)]
 
 
-def _tree(side: SurfaceSamples) -> cKDTree:
-    from scipy.spatial import cKDTree
-
-    return cKDTree(side.points)
-
-
-def _normals(side: SurfaceSamples, rows: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Interpolate normals [n, 3] at places [n, 3] on the triangles of `rows`."""
+def _normals(side: SurfaceSamples, face: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Interpolate normals [n, 3] at places [n, 3] on triangles [n]."""
     from trimesh.triangles import points_to_barycentric
 
-    weights = points_to_barycentric(side.triangles[rows], places)
-    normal = (side.corner_normals[rows] * weights[..., None]).sum(1)
+    weights = points_to_barycentric(side.triangles[face], places)
+    normal = (side.corner_normals[face] * weights[..., None]).sum(1)
     return normal / np.linalg.norm(normal, axis=1, keepdims=True).clip(1e-12)

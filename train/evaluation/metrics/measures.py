@@ -7,6 +7,7 @@ from typing import Literal
 
 MM = 1000 / 3  # in a scene unit
 
+
 @dataclass(frozen=True)
 class Measure:
     """Defines one column of the tables of geometry.
