@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,6 +17,9 @@ from tests.train import little, trained
 from triportrait import cli
 from triportrait.core.checkpoint import load_portrait
 from triportrait.core.errors import InputError
+from triportrait.train.evaluation import methods
+from triportrait.train.evaluation.geometry_measure import TRUTH_MEASURES, VIEW_MEASURES
+from triportrait.train.evaluation.geometry_scene import MEAN_HEAD, STANDING, TRUTH, GeometrySpec
 from triportrait.train.evaluation.measure import ANOTHER_HEAD, SAME_HEAD, GroupResult
 from triportrait.train.evaluation.methods import OURS, SOURCE_EXPRESSION, STATIC
 from triportrait.train.evaluation.protocol import CASES, CROSS, NEW_VIEWS, SELF, Group, Plan, SceneSpec, groups
@@ -94,7 +99,15 @@ def test_the_table_says_the_numbers():
 
 
 def run(weights: Path, out: Path, *options: str) -> int:
-    return cli.main(["evaluate", str(weights), "--out", str(out), "--heads", "1", "--axes-heads", "1", *options])
+    heads = ("--heads", "1", "--axes-heads", "1", "--geometry-heads", "1")
+    return cli.main(["evaluate", str(weights), "--out", str(out), *heads, *options])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coarse_surfaces() -> Iterator[None]:
+    """Marching cubes on few nodes, which takes a hundredth of the time."""
+    with mock.patch.object(methods, "GRID_NODES", 24):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +118,8 @@ def done(weights, tmp_path_factory) -> Path:
 
 
 def test_the_command_writes_tables_and_sheets(done):
-    assert sorted(p.name for p in done.iterdir()) == ["axes.png", "index.json", "metrics.json", "sheet.png", "table.md"]
+    made = {"axes.png", "geometry.png", "index.json", "metrics.json", "sheet.png", "table.md"}
+    assert {p.name for p in done.iterdir()} == made
     found = json.loads((done / "metrics.json").read_text())
     assert found["provenance"] == {"made by": "a test", "cast": trained.CAST}
     assert found["cast"] == trained.CAST
@@ -121,6 +135,42 @@ def test_the_command_writes_tables_and_sheets(done):
     assert len(found["gates"]) == 1 + 3 + 8
     sheet, axes = (np.asarray(Image.open(done / name)) for name in ("sheet.png", "axes.png"))
     assert sheet.shape[1] > 8 * 128 and axes.shape[1] > 8 * 128, "64 px are shown at twice their size"
+
+
+def test_geometry_stands_in_tables_and_numbers(done):
+    found = json.loads((done / "metrics.json").read_text())
+    table = (done / "table.md").read_text()
+    assert found["protocol"]["geometry_heads"] == 1
+    for group in found["groups"]:
+        shapes = group["geometry"]
+        assert list(shapes)[:3] == [OURS, SOURCE_EXPRESSION, STATIC], "what copies a picture has no surface"
+        assert MEAN_HEAD in shapes
+        for measure in TRUTH_MEASURES:
+            for name in (OURS, MEAN_HEAD, TRUTH):
+                assert shapes[name][measure.name] is not None, (name, measure.name)
+        assert all(shapes[STANDING][measure.name] is not None for measure in VIEW_MEASURES)
+        assert shapes[TRUTH]["chamfer_mm"] < 0.05 < shapes[MEAN_HEAD]["chamfer_mm"]
+        title = f"**{group['group']['name']}**, 1 head: the surface against the truth"
+        rows = table[table.index(title) :].splitlines()[2:]
+        cells = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:-1]] for row in rows[2:10]}
+        assert len(rows[0].split("|")) == 2 + 1 + len(TRUTH_MEASURES)
+        assert cells[MEAN_HEAD][2] == f"{shapes[MEAN_HEAD]['chamfer_mm']:.2f}"
+        assert cells[STANDING][2] == "–"
+    assert "**held out**, 1 head: views against each other" in table
+
+
+def test_geometry_can_be_left_out_and_asks_for_its_packages(weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("triportrait.train.jobs.evaluate.fault", lambda name: "is not installed")
+    assert run(weights, tmp_path / "out") == 2
+    assert "surfaces need the package scipy, it is not installed; `pip install" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    measure_nothing = mock.Mock(return_value=[numbers(25, 21, (0.7, 0.6))] * 2)
+    for name in ("measure", "write_pictures_sheet", "write_axes_sheet"):
+        monkeypatch.setattr(f"triportrait.train.jobs.evaluate.{name}", measure_nothing)
+    assert run(weights, tmp_path / "out", "--geometry-heads", "0") == 0
+    assert not [task for task in measure_nothing.call_args_list[0].args[0] if isinstance(task.spec, GeometrySpec)]
+    assert "surface against the truth" not in (tmp_path / "out" / "table.md").read_text()
+    assert not (tmp_path / "out" / "geometry.png").exists()
 
 
 def test_the_sheet_shows_the_pictures_of_each_group_pixel_by_pixel(done):
@@ -144,7 +194,7 @@ def test_the_same_again_gives_the_same(weights, done, tmp_path, capsys):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-    for name in ("metrics.json", "table.md", "sheet.png", "axes.png"):
+    for name in ("metrics.json", "table.md", "sheet.png", "axes.png", "geometry.png"):
         assert (tmp_path / "again" / name).read_bytes() == (done / name).read_bytes(), name
     said = capsys.readouterr().out
     assert said.startswith((done / "table.md").read_text())
@@ -178,6 +228,7 @@ def test_nothing_is_left_when_it_is_interrupted(weights, tmp_path, monkeypatch):
 BAD = {
     "no heads": (["--heads", "0"], "--heads: expected a whole number from 1 to 1000, got 0"),
     "no axes": (["--axes-heads", "0"], "--axes-heads: expected a whole number from 1 to 1000, got 0"),
+    "no geometry": (["--geometry-heads", "-1"], "--geometry-heads: expected a whole number from 0 to 1000, got -1"),
     "seed": (["--seed", "-1"], "--seed: expected a whole number from 0 to 9999, got -1"),
     "cast": (["--cast-count", "0"], "count: expected 1 to"),
     "no static": (["--static", "nowhere"], "nowhere: no such weights folder"),

@@ -1,4 +1,4 @@
-"""Measure the geometry of one head: surfaces, depths and silhouettes against the truth, and views against each other."""
+"""Measure the geometry of one head: surfaces, depths, silhouettes against the truth, and views against each other."""
 
 from __future__ import annotations
 

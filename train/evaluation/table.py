@@ -125,19 +125,18 @@ def _responses(results: Sequence[GroupResult]) -> str:
 
 def _geometry(result: GroupResult) -> str:
     group = f"**{result.group.name}**, {result.geometry_heads} head{'s' * (result.geometry_heads != 1)}"
-    tables = []
-    for title, measures in (
-        ("the surface against the truth", TRUTH_MEASURES),
-        ("views against each other", VIEW_MEASURES),
-    ):
-        head = ["", *(f"{each.title}, {each.unit}" if each.unit else each.title for each in measures)]
-        rows = [
-            [name, *(_measured(values.get(each.name), each) for each in measures)]
-            for name, values in result.geometry.items()
-            if any(each.name in values for each in measures)
-        ]
-        tables.append(f"{group}: {title}\n\n{_grid(head, rows, 1)}")
-    return "\n\n".join(tables)
+    parts = {"the surface against the truth": TRUTH_MEASURES, "views against each other": VIEW_MEASURES}
+    return "\n\n".join(f"{group}: {title}\n\n{_measures(result, measures)}" for title, measures in parts.items())
+
+
+def _measures(result: GroupResult, measures: Sequence[Measure]) -> str:
+    head = ["", *(f"{each.title}, {each.unit}" if each.unit else each.title for each in measures)]
+    rows = [
+        [name, *(_measured(values.get(each.name), each) for each in measures)]
+        for name, values in result.geometry.items()
+        if any(each.name in values for each in measures)
+    ]
+    return _grid(head, rows, 1)
 
 
 def _measured(value: float | None, measure: Measure) -> str:

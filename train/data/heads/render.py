@@ -200,7 +200,7 @@ class HeadRenderer:
         return rasterize(pixels, forward, mesh.faces, visible, self._two_sided, self._pushed_back, size, cut)
 
     def opened(self, identity: Identity, expression: Expression) -> Tensor:
-        """Tell which triangles of one head's skin lie in an open eye slit or between open lips, where no skin is: [F]."""
+        """Tell which triangles of one head lie in an open eye slit or between open lips, where no skin is: bool [F]."""
         tested = self._may_be_slit.nonzero()[:, 0]
         middle = torch.full((len(tested), 3), 1 / 3, device=self.device)
         opened = torch.zeros_like(self._may_be_slit)

@@ -23,7 +23,8 @@ LEAST_DISTANCE_MM = 1.0  # nearer points pull no harder
 
 MEASURES = (
     Measure(
-        "accuracy_mm", "accuracy", "Mean distance from points of the reconstructed surface to the true one.", "mm", "lower"
+        "accuracy_mm", "accuracy", "Mean distance from points of the reconstructed surface to the true one.",
+        "mm", "lower",
     ),
     Measure(
         "completeness_mm", "completeness", "Mean distance from points of the true surface to the reconstructed one.",

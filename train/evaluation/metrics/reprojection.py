@@ -150,7 +150,7 @@ def _lifted(view: View) -> tuple[Tensor, Tensor]:
 
 
 def projected(points: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
-    """Project points [n, 3]: places [n, 2] in [-1, 1] of the picture, x right, y down; distances [n] from the camera."""
+    """Project points [n, 3] to places [n, 2] in [-1, 1], x right and y down, and their distances [n] from it."""
     pose, intrinsics = camera.world_from_camera[0], camera.intrinsics[0]
     towards = points - pose[:3, 3]
     in_camera = towards @ pose[:3, :3]
