@@ -158,7 +158,7 @@ def test_views_tell_a_head_from_flat_pictures_and_from_pictures_that_do_not_belo
     assert 1.5 * truth["depth_disagreement_mm"] < mixed["depth_disagreement_mm"], "though heads are much alike"
     assert facing["reprojection_seen"] < truth["reprojection_seen"] - 0.2
     assert facing["reprojection_contradicted"] > 0.2 > 0.05 > truth["reprojection_contradicted"]
-    assert standing["relief_mm"] < 0.1 < 10 < truth["relief_mm"]
+    assert standing["relief_mm"] < 0.5 < 10 < truth["relief_mm"]
 
 
 def test_a_shift_is_measured_and_aligned_away(scene):

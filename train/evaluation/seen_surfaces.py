@@ -82,8 +82,8 @@ def pixels_of(surface: Surface, cameras: Camera, size: int) -> Raster:
     return rasterize(picture_points(vertices, cameras, size), surface.faces, size, size, cull="back")
 
 
-def samples(surface: Surface, box_side: float, seed: int, count: int = POINTS) -> SurfaceSamples:
+def samples(surface: Surface, box_side: float, seed: int) -> SurfaceSamples:
     """Draw points on a surface in scene units; those inside the render box and above the torso count."""
-    drawn = sample_surface(surface.vertices.numpy() * MM, surface.faces.numpy(), count, seed)
+    drawn = sample_surface(surface.vertices.numpy() * MM, surface.faces.numpy(), POINTS, seed)
     inside = (abs(drawn.points) < box_side / 2 * MM).all(1) & (drawn.points[:, 1] > LOWEST * MM)
     return replace(drawn, counted=inside)
