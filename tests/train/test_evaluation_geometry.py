@@ -143,6 +143,7 @@ def test_the_truth_gets_full_marks_and_others_do_not(scene):
         assert 2 < values[name]["depth_error_mm"] < 60, name
         assert not any(each.name in values[name] for each in VIEW_MEASURES), "its pictures say nothing"
     assert all(math.isnan(values[FACING][each.name]) for each in TRUTH_MEASURES[:6])
+    assert values[FACING]["depth_bias_mm"] == pytest.approx(values[FACING]["depth_error_mm"], rel=0.05), "all behind"
 
 
 def test_views_tell_a_head_from_flat_pictures_and_from_pictures_that_do_not_belong_together(scene):

@@ -28,6 +28,10 @@ DEPTH_MEASURES = (
         "mm", "lower",
     ),
     Measure(
+        "depth_bias_mm", "depth, signed", "The same with its sign: positive where the result lies behind the truth.",
+        "mm", None,
+    ),
+    Measure(
         "silhouette_iou", "silhouette IoU",
         "Intersection over union of where the head is more than half opaque and where the true one is.",
         "", "higher",
@@ -111,18 +115,20 @@ def _against_truth(
         drawn = samples(surface, scene.box_side, RESULT_SEED)
         if drawn.counted.any():
             values |= compare_surfaces(drawn, truth)
-    depths, silhouettes = zip(
-        *(_depth(view, true) for view, true in zip(views, scene.truths, strict=True)), strict=True
-    )
-    return values | {"depth_error_mm": _mean(depths), "silhouette_iou": _mean(silhouettes)}
+    by_view = [_depth(view, true) for view, true in zip(views, scene.truths, strict=True)]
+    return values | {each.name: _mean([found[each.name] for found in by_view]) for each in DEPTH_MEASURES}
 
 
-def _depth(view: Prediction, truth: Pictures) -> tuple[float, float]:
-    """Return the error of the depth, mm, and the intersection over union of the silhouettes."""
+def _depth(view: Prediction, truth: Pictures) -> dict[str, float]:
+    """Return every measure of DEPTH_MEASURES of one view."""
     assert view.depth is not None and view.opacity is not None and truth.depth is not None
     both = truth.opacity * (view.opacity >= 0.5)
-    error = depth_error(view.depth, truth.depth, both).item()
-    return MM * error, opacity_iou(view.opacity, truth.opacity).item()
+    behind = (view.depth - truth.depth)[both > OPAQUE]
+    return {
+        "depth_error_mm": MM * depth_error(view.depth, truth.depth, both).item(),
+        "depth_bias_mm": MM * behind.mean().item(),
+        "silhouette_iou": opacity_iou(view.opacity, truth.opacity).item(),
+    }
 
 
 def _agreement(views: Sequence[Prediction], scene: GeometryScene) -> dict[str, float]:
