@@ -15,28 +15,11 @@ from triportrait.train.evaluation.geometry_scene import PAIRS, TRUTH, GeometrySc
 from triportrait.train.evaluation.image_metrics import OPAQUE, depth_error, opacity_iou
 from triportrait.train.evaluation.methods import Method, Prediction, Reconstruction
 from triportrait.train.evaluation.metrics import geometry, reprojection
-from triportrait.train.evaluation.metrics.geometry import SurfaceSamples, compare_surfaces
-from triportrait.train.evaluation.metrics.measures import MM, Measure
+from triportrait.train.evaluation.metrics.geometry import DEPTH_MEASURES, SurfaceSamples, compare_surfaces
+from triportrait.train.evaluation.metrics.measures import MM
 from triportrait.train.evaluation.metrics.reprojection import View, compare_views
 from triportrait.train.evaluation.seen_surfaces import samples, seen, seen_from
 
-DEPTH_MEASURES = (
-    Measure(
-        "depth_error_mm", "depth",
-        "Mean difference between the rendered depth along the ray and the true one, over rays of which the true head"
-        f" covers more than {OPAQUE:g} and the result at least a half; what is missing is in the silhouette.",
-        "mm", "lower",
-    ),
-    Measure(
-        "depth_bias_mm", "depth, signed", "The same with its sign: positive where the result lies behind the truth.",
-        "mm", None,
-    ),
-    Measure(
-        "silhouette_iou", "silhouette IoU",
-        "Intersection over union of where the head is more than half opaque and where the true one is.",
-        "", "higher",
-    ),
-)  # fmt: skip
 TRUTH_MEASURES = (*geometry.MEASURES, *DEPTH_MEASURES)
 VIEW_MEASURES = reprojection.MEASURES
 RESULT_SEED, TRUTH_SEED = 0, 1  # of the points on the surfaces

@@ -144,6 +144,18 @@ def test_distances_are_those_of_another_implementation():
     assert (found >= wanted - 1e-9).all()
 
 
+def test_slivers_have_a_normal():
+    side = sheet()
+    sliver = np.array([[0, 0, 0], [1, 1e-160, 0], [2, 0, 0]])
+    with_slivers = replace(
+        side,
+        triangles=np.concatenate([side.triangles, np.stack([sliver + [x, 0, 2.0] for x in range(-40, 40)])]),
+        corner_normals=np.concatenate([side.corner_normals, np.tile([0.0, 0, 1], (80, 3, 1))]),
+    )
+    found = compare_surfaces(sheet(seed=1).moved(np.eye(3), np.array([0, 0, 1.5])), with_slivers)
+    assert found["normal_error_deg"] == pytest.approx(0, abs=1e-3)
+
+
 def test_what_cannot_be_compared_is_refused():
     with pytest.raises(InputError, match="surface: expected triangles with an area, got none"):
         sample_surface(np.zeros((3, 3)), np.zeros((0, 3), np.int64))

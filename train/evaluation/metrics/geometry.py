@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from triportrait.core.errors import InputError
+from triportrait.train.evaluation.image_metrics import OPAQUE
 from triportrait.train.evaluation.metrics.measures import Measure
 
 POINTS, STARTS = 20_000, 10_000  # on each surface, and how many of them distances start from
@@ -49,6 +50,24 @@ MEASURES = (
         " nearest to the true one (iterated closest points). Cameras are known, so that the figure without it is the"
         " error; this one says how much of it is shape.",
         "mm", "lower",
+    ),
+)  # fmt: skip
+
+DEPTH_MEASURES = (
+    Measure(
+        "depth_error_mm", "depth",
+        "Mean difference between the rendered depth along the ray and the true one, over rays of which the true head"
+        f" covers more than {OPAQUE:g} and the result at least a half; what is missing is in the silhouette.",
+        "mm", "lower",
+    ),
+    Measure(
+        "depth_bias_mm", "depth, signed", "The same with its sign: positive where the result lies behind the truth.",
+        "mm", None,
+    ),
+    Measure(
+        "silhouette_iou", "silhouette IoU",
+        "Intersection over union of where the head is more than half opaque and where the true one is.",
+        "", "higher",
     ),
 )  # fmt: skip
 
@@ -196,6 +215,8 @@ def _normals(side: SurfaceSamples, face: np.ndarray, places: np.ndarray) -> np.n
     """Interpolate normals [n, 3] at places [n, 3] on triangles [n]."""
     from trimesh.triangles import points_to_barycentric
 
-    weights = points_to_barycentric(side.triangles[face], places)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weights = points_to_barycentric(side.triangles[face], places)
+    weights = np.where(np.isfinite(weights).all(1, keepdims=True), weights, 1 / 3)  # of slivers, which have no inside
     normal = (side.corner_normals[face] * weights[..., None]).sum(1)
     return normal / np.linalg.norm(normal, axis=1, keepdims=True).clip(1e-12)
