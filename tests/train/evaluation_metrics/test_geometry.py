@@ -149,7 +149,7 @@ def test_slivers_have_a_normal():
     sliver = np.array([[0, 0, 0], [1, 1e-160, 0], [2, 0, 0]])
     with_slivers = replace(
         side,
-        triangles=np.concatenate([side.triangles, np.stack([sliver + [x, 0, 2.0] for x in range(-40, 40)])]),
+        triangles=np.concatenate([side.triangles, sliver + np.array([[x, 0, 2.0] for x in range(-40, 40)])[:, None]]),
         corner_normals=np.concatenate([side.corner_normals, np.tile([0.0, 0, 1], (80, 3, 1))]),
     )
     found = compare_surfaces(sheet(seed=1).moved(np.eye(3), np.array([0, 0, 1.5])), with_slivers)

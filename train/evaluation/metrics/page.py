@@ -32,7 +32,7 @@ _SECTIONS: dict[Whose, tuple[str, str]] = {
 }
 _GEOMETRY = """## Geometry
 
-`triportrait evaluate` measures it on procedural heads, whose surface is known. The last of them compare views of one head
+`triportrait evaluate` measures it on procedural heads, whose surface is known. The last ones compare views of one head
 with each other and need no truth, but depth: no protocol has them, as results of other methods come as pictures alone.
 """
 
