@@ -63,7 +63,7 @@ class Reconstruction(Protocol):
     def surface(self, source: Pictures, driving: Pictures) -> Surface:
         """Extract the surface of one source's head with a driving picture's expression and neck pose.
 
-        It lies where a viewer sees it: at the median density at the rendered depth.
+        It lies where a viewer sees it, at `visible_level`.
 
         Raises:
             InputError: there is none.
