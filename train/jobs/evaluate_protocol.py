@@ -47,7 +47,7 @@ class Protocol:
     """At most so many frames of each clip, from the first; by default as many as the paper takes, 200."""
     seed: int = 0
     """Decides which clips are taken and who drives whom."""
-    networks: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
+    networks: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Metric networks (see `score`) whose hashes are written down, so that scores of other files are refused."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """The file to write, in DIR; by default DIR/KIND.jsonl."""
@@ -102,8 +102,8 @@ class Protocol:
                 raise InputError(f"--{name}: expected a whole number from {low} to {high}, got {value}; choose another")
 
 
-def _pinned(folder: Path | None) -> dict[str, str]:
-    """Return name -> SHA-256 of the metric networks in a folder."""
+def _pinned(networks: str | None) -> dict[str, str]:
+    """Return name -> SHA-256 of the metric networks that are named."""
     from triportrait.train.evaluation.protocols.network_features import hashes
 
-    return {} if folder is None else hashes(folder)
+    return {} if networks is None else hashes(networks)

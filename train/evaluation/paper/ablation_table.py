@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from triportrait.core.errors import InputError
+from triportrait.core.metrics.rule_weights import BY_RULE
 from triportrait.core.safe_text import LONGEST_NAME, literal, shown
 from triportrait.train.ablations import TABLE, RowName
 from triportrait.train.evaluation.metrics.catalogue import METRICS
@@ -30,7 +31,8 @@ READINGS: dict[str, tuple[Kind, str]] = {  # column of Table 3 -> kind of pairs 
 }  # fmt: skip
 _METHOD = re.compile(r"(?:(?:row|ablation) )?([A-L])(?:[ ,:].*)?")
 _NOTHING = "–"
-_HEAD = ("origin", "protocol", "row", "method", "column", "unit", "better", "metric", "value", "low", "high")
+_HEAD = ("origin", "protocol", "row", "method", "column", "unit", "better", "metric", "value", "low", "high",
+         "by_rule")  # fmt: skip
 Scores = Mapping[str, Any]
 
 
@@ -97,7 +99,7 @@ def ablation_csv(scores: Sequence[Scores], folders: Sequence[Path]) -> str:
     for figure in table.figures():
         c = figure.column
         writer.writerow(
-            ["published", figure.protocol, figure.row, "", c.name, c.unit, c.better, "", figure.value, "", ""]
+            ["published", figure.protocol, figure.row, "", c.name, c.unit, c.better, "", figure.value, *[""] * 3]
         )
     for row, one in own:
         for c in table.columns:
@@ -105,9 +107,9 @@ def ablation_csv(scores: Sequence[Scores], folders: Sequence[Path]) -> str:
             if cell is not None and cell.value is not None:
                 method = f"'{one['method']}" if one["method"][:1] in "=+-@" else one["method"]
                 ends = ["" if end is None else end for end in (cell.low, cell.high)]
-                writer.writerow(
-                    ["measured", one["protocol"], row, method, c.name, c.unit, c.better, cell.metric, cell.value, *ends]
-                )
+                mark = BY_RULE if cell.by_rule else ""
+                of_column = (c.name, c.unit, c.better, cell.metric, cell.value, *ends, mark)
+                writer.writerow(["measured", one["protocol"], row, method, *of_column])
     return file.getvalue()
 
 
@@ -142,7 +144,9 @@ def _changes(own: Sequence[tuple[RowName, Scores]]) -> list[str]:
         for column in table.columns:
             cell, before = _cell(one, column), _cell(reference, column)
             known = cell is not None and before is not None and cell.value is not None and before.value is not None
-            here.append(_signed(cell.value - before.value) if known else _NOTHING)  # type: ignore[union-attr, operator]
+            mark = f" ({BY_RULE})" * (known and cell.by_rule)  # type: ignore[union-attr]
+            change = _signed(cell.value - before.value) if known else _NOTHING  # type: ignore[union-attr, operator]
+            here.append(change + mark)
         lines.append(_line([f"**{_plain(shown(one['method'], LONGEST_NAME))}**", "measured", *here]))
     return lines
 
@@ -175,7 +179,7 @@ def _measured(cell: Cell | None) -> str:
     if cell is None or cell.value is None:
         return _NOTHING
     ends = "" if cell.low is None or cell.high is None else f" [{_printed(cell.low)}, {_printed(cell.high)}]"
-    return f"{_printed(cell.value)}{ends}"
+    return f"{_printed(cell.value)}{ends}{f' ({BY_RULE})' * cell.by_rule}"
 
 
 def _printed(value: float) -> str:

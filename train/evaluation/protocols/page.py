@@ -6,15 +6,16 @@ import base64
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from triportrait.core.files import opened
+from triportrait.core.metrics.full_precision import PRECISION
+from triportrait.core.metrics.rule_weights import BY_RULE, NOTE, RULE
 from triportrait.train.evaluation.metrics.catalogue import METRICS
 from triportrait.train.evaluation.metrics.definition import Definition, Kind
 from triportrait.train.evaluation.protocols.page_style import STYLE
 from triportrait.train.evaluation.protocols.records import Protocol
 from triportrait.train.evaluation.protocols.scoring import STRIP_PX
-from triportrait.train.evaluation.protocols.summary import FOLDER
+from triportrait.train.evaluation.protocols.summary import FOLDER, Cell
 from triportrait.train.evaluation.protocols.tables import (
     NOTHING,
     TITLES,
@@ -22,6 +23,7 @@ from triportrait.train.evaluation.protocols.tables import (
     arrow,
     best_of,
     cell_of,
+    cells_of,
     counted,
     interval,
     kinds_of,
@@ -57,7 +59,7 @@ def page(scores: Sequence[Scores], folders: Sequence[Path], protocol: Protocol |
     parts = [
         f"<header><p class='eyebrow'>triportrait evaluation</p><h1>{methods}</h1>"
         f"<p class='lead'>Protocol <b>{name}</b> <code title='{digest}'>{digest[:12]}</code>. Every measured number on"
-        " this page follows this one file.</p>"
+        f" this page follows this one file.</p>{_warning(scores)}"
         f"<nav>{''.join(f'<a href=#{kind}>{TITLES[kind]}</a>' for kind in kinds)}"
         "<a href=#definitions>Definitions</a></nav></header>"
     ]
@@ -68,6 +70,17 @@ def page(scores: Sequence[Scores], folders: Sequence[Path], protocol: Protocol |
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{methods} · {name}</title><style>{STYLE}</style></head>\n<body><main>{body}</main></body></html>\n"
+    )
+
+
+def _warning(scores: Sequence[Scores]) -> str:
+    """Say above all that some columns come from networks made by rule."""
+    titles = dict.fromkeys(METRICS[cell.metric].title for one in scores for cell in cells_of(one) if cell.by_rule)
+    if not titles:
+        return ""
+    return (
+        f"<p class='warning'><b>{len(titles)} metrics on this page are {NOTE}.</b> Their numbers carry the mark"
+        f" <i class='rule'>{BY_RULE}</i> and are not ranked: {escape(', '.join(titles))}.</p>"
     )
 
 
@@ -119,10 +132,16 @@ def _row(scores: Sequence[Scores], kind: Kind, definition: Definition) -> str:
             cells.append(f"<td class='none' title='{why}'>{NOTHING}</td>")
             continue
         mark = " class='best'" if one["method"] in best else ""
-        cells.append(f"<td{mark}><span>{number(cell.value)}</span><small>{interval(cell) or '&nbsp;'}</small></td>")
+        cells.append(f"<td{mark}><span>{_value(cell)}</span><small>{interval(cell) or '&nbsp;'}</small></td>")
     unit = f" <small>{escape(definition.unit)}</small>" if definition.unit else ""
     title = f"{escape(definition.title)}{unit}<i>{arrow(definition)}</i>"
     return f"<tr><th><a href='#d-{definition.name}'>{title}</a></th>{''.join(cells)}</tr>"
+
+
+def _value(cell: Cell | None) -> str:
+    """Write a value, with a mark where a network made by rule measured it."""
+    mark = f"<i class='rule' title='{escape(NOTE, quote=True)}'>{BY_RULE}</i> " if cell and cell.by_rule else ""
+    return mark + number(cell.value if cell else None)
 
 
 def _published(scores: Sequence[Scores], kind: Kind) -> str:
@@ -133,7 +152,7 @@ def _published(scores: Sequence[Scores], kind: Kind) -> str:
         ours = []
         for one in scores:
             cells = [cell_of(one, kind, d.name) for _, d in columns]
-            row = "".join(f"<td>{number(cell.value if cell else None)}</td>" for cell in cells)
+            row = "".join(f"<td>{_value(cell)}</td>" for cell in cells)
             ours.append(f"<tr><th>{escape(one['method'])}</th>{row}</tr>")
         rows = "".join(
             f"<tr><th>{escape(name)}</th>"
@@ -168,7 +187,7 @@ def _pictures(scores: Sequence[Scores], folders: Sequence[Path], kind: Kind) -> 
             continue
         figures = [_figure(first, 0, "source", ""), _figure(first, 1, "driving", "")]
         for one, strip in zip(scores, strips, strict=True):
-            caption = _caption(one["scores"].get(name, {}), kind)
+            caption = _caption(one, name, kind)
             figures.append(_figure(strip, 2, escape(one["method"]), caption))
         rows.append(f"<div class='pair'><p>{escape(name)}</p><div class='strip'>{''.join(figures)}</div></div>")
     if not rows:
@@ -200,10 +219,10 @@ def _figure(strip: str | None, place: int, title: str, caption: str) -> str:
     return f"<figure>{picture}<figcaption><b>{title}</b>{caption}</figcaption></figure>"
 
 
-def _caption(scores: dict[str, Any], kind: Kind) -> str:
+def _caption(scores: Scores, pair: str, kind: Kind) -> str:
     for metric in _CAPTIONS[kind]:
-        value = scores.get(metric, {}).get("value")
-        if value is not None:
+        cell, value = cell_of(scores, kind, metric), scores["scores"].get(pair, {}).get(metric, {}).get("value")
+        if value is not None and cell is not None and not cell.by_rule:
             definition = METRICS[metric]
             unit = f" {escape(definition.unit)}" if definition.unit else ""
             return f"<span>{escape(definition.title)} {number(value)}{unit}</span>"
@@ -219,13 +238,16 @@ def _definitions(scores: Sequence[Scores], kinds: Sequence[Kind]) -> str:
     read_by = {need: identity for one in scores for need, identity in one["networks"].items()}
     networks = ", ".join(
         f"{escape(need.removeprefix('weights:'))} <code title='{escape(str(identity), quote=True)}'>"
-        f"{escape(str(identity).partition(' ')[2][:12])}</code>"
+        f"{escape(str(identity).split()[-1][:12])}</code>{f' ({BY_RULE})' * (RULE in str(identity).split())}"
         for need, identity in sorted(read_by.items())
     )
     return (
         "<section id='definitions'><h2>Definitions</h2><p>A value is the mean over clips of what is measured in each;"
-        " small below it stand the ends of the 95 % interval of the bootstrap over clips. ↑ higher is better, ↓ lower"
-        f" is better.</p>{f'<p>Measured with {networks}.</p>' if networks else ''}<dl>{items}</dl></section>"
+        " small below it stand the ends of the 95 % interval of the bootstrap over clips. FID and KID compare whole"
+        " sets and have no such interval, as a clip that is drawn twice would make the sets differ. The ± of KID is the"
+        " standard deviation over its subsets. ↑ higher is better, ↓ lower is better.</p>"
+        f"{f'<p>Measured with {networks}; networks compute in {PRECISION}.</p>' if networks else ''}"
+        f"<dl>{items}</dl></section>"
     )
 
 

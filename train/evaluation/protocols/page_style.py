@@ -20,6 +20,11 @@ nav{display:flex;flex-wrap:wrap;gap:.5rem}
 nav a{padding:.3rem .8rem;border:1px solid var(--line);border-radius:2rem;color:inherit;text-decoration:none;
 font-size:.9rem}
 nav a:hover{border-color:var(--mark);color:var(--mark)}
+.warning{border:1px solid var(--amber);background:var(--amber-tint);border-radius:10px;padding:.7rem 1rem;
+font-size:.92rem}
+.warning b{color:var(--amber)}
+i.rule{font-style:normal;font-weight:600;font-size:.68rem;color:var(--amber);background:var(--amber-tint);
+border:1px solid var(--amber);border-radius:4px;padding:0 .3em;white-space:nowrap}
 .counts{display:flex;flex-wrap:wrap;gap:.2rem 1.5rem;list-style:none;margin:0 0 .8rem;padding:0;color:var(--soft)}
 .scroll{overflow-x:auto;border:1px solid var(--line);border-radius:10px;margin:.6rem 0}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}

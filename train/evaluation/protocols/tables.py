@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from triportrait.core.errors import InputError
+from triportrait.core.metrics.rule_weights import BY_RULE, NOTE
 from triportrait.core.safe_text import shown
 from triportrait.train.evaluation.metrics.catalogue import METRICS
 from triportrait.train.evaluation.metrics.definition import EVERY_KIND, Definition, Kind
@@ -83,8 +84,12 @@ def _order(definition: Definition) -> tuple[int, int]:
 
 
 def best_of(scores: Sequence[Scores], kind: Kind, definition: Definition) -> set[str]:
-    """Return the methods whose value is best, where a direction is better and two methods at least have a value."""
-    values = {one["method"]: cell.value for one in scores if (cell := cell_of(one, kind, definition.name))}
+    """Return the methods whose value is best, where a direction is better and two methods at least have a value.
+
+    What networks made by rule measured is never ranked.
+    """
+    cells = {one["method"]: cell_of(one, kind, definition.name) for one in scores}
+    values = {method: cell.value for method, cell in cells.items() if cell and not cell.by_rule}
     numbers = {name: value for name, value in values.items() if value is not None}
     if definition.better is None or not numbers:
         return set()
@@ -115,8 +120,17 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:#.{digits}g}".rstrip(".")
 
 
+def value_of(cell: Cell | None) -> str:
+    """Write the value of a cell, with its mark where a network made by rule measured it."""
+    if cell is None or cell.value is None:
+        return NOTHING
+    return f"{number(cell.value)} ({BY_RULE})" if cell.by_rule else number(cell.value)
+
+
 def interval(cell: Cell) -> str:
-    """Write the interval of a cell; nothing where there is none, or all clips have one value."""
+    """Write the interval of a cell, or KID's deviation; nothing where there is none, or all clips have one value."""
+    if cell.spread is not None:
+        return f"± {number(cell.spread, 3)}"
     if cell.low is None or cell.high is None or cell.low == cell.high:
         return ""
     return f"{number(cell.low, 3)} to {number(cell.high, 3)}"
@@ -157,7 +171,7 @@ def notes_of(scores: Sequence[Scores], kind: Kind) -> list[tuple[list[str], list
     for definition in measured(scores, kind):
         for one in scores:
             cell = cell_of(one, kind, definition.name)
-            for note in (cell.note, without_faces(cell)) if cell else ():
+            for note in (NOTE * cell.by_rule, cell.note, without_faces(cell)) if cell else ():
                 if note:
                     of_sentence.setdefault(note, {}).setdefault(definition.title, []).append(one["method"])
     shared: dict[tuple[str, tuple[str, ...]], list[str]] = {}
@@ -191,7 +205,7 @@ def markdown(scores: Sequence[Scores], first: Sequence[str] = ()) -> str:
             best, row = best_of(scores, kind, definition), [heading(definition)]
             for one in scores:
                 cell = cell_of(one, kind, definition.name)
-                text = number(cell.value) if cell else NOTHING
+                text = value_of(cell)
                 row += [f"**{text}**" if one["method"] in best else text, interval(cell) if cell else ""]
             rows.append(row)
         parts.append(_grid(head, rows))
@@ -230,16 +244,16 @@ def csv_text(scores: Sequence[Scores]) -> str:
     file = io.StringIO()
     writer = csv.writer(file)
     writer.writerow(
-        ["origin", "protocol", "kind", "metric", "title", "unit", "better", "method", "value", "low", "high", "clips",
-         "frames", "frames_without_face", "note"]
+        ["origin", "protocol", "kind", "metric", "title", "unit", "better", "method", "value", "low", "high",
+         "spread", "clips", "frames", "frames_without_face", "by_rule", "note"]
     )  # fmt: skip
     for one in scores:
         for cell in cells_of(one):
             d = METRICS[cell.metric]
             writer.writerow(
                 ["measured", one["protocol"], cell.kind, cell.metric, d.title, d.unit, d.better or "",
-                 _safe(one["method"]), _exact(cell.value), _exact(cell.low), _exact(cell.high), cell.clips, cell.frames,
-                 cell.missing, cell.note]
+                 _safe(one["method"]), _exact(cell.value), _exact(cell.low), _exact(cell.high), _exact(cell.spread),
+                 cell.clips, cell.frames, cell.missing, BY_RULE if cell.by_rule else "", cell.note]
             )  # fmt: skip
     for kind in kinds_of(scores):
         for table, columns in published_of(kind):
@@ -247,7 +261,7 @@ def csv_text(scores: Sequence[Scores]) -> str:
                 for column, d in columns:
                     writer.writerow(
                         [PUBLISHED, f"Table {table.name}", kind, d.name, column.title, column.unit, column.better, name,
-                         _exact(row[column.name]), "", "", "", "", "", ""]
+                         _exact(row[column.name]), *[""] * 8]
                     )  # fmt: skip
     return file.getvalue()
 
