@@ -33,7 +33,7 @@ class Table:
     protocol: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """The protocol file, whose choices the page then explains."""
     paper: Annotated[Literal["3"] | None, tyro.conf.arg(metavar="3", help_behavior_hint="")] = None
-    """3: lay own ablation runs, whose methods are named by their rows (`run --method K`) and scored by a protocol of the
+    """3: lay own ablation runs, whose methods are named by their rows (`run --method K`) and follow a protocol of the
     kind p4d-table3, below the rows of the paper's Table 3; ablations.md and ablations.csv are made, too."""
     out: Path = Path("comparison")
     """The folder to make: table.md, table.csv, table.html."""

@@ -37,7 +37,8 @@ def scored(
     folder.mkdir()
     summary = {
         "kind": SCORES_KIND, "version": VERSION, "method": method, "protocol": HASH, "name": "p4d-table3",
-        "networks": {}, "card": {}, "pairs": {"self": 3, "cross": 3, "consistency": 6, "sound": 0}, "missing": [], "failed": {}, "empty": empty or {},
+        "networks": {}, "card": {}, "pairs": {"self": 3, "cross": 3, "consistency": 6, "sound": 0}, "missing": [],
+        "failed": {}, "empty": empty or {},
         "cells": [asdict(cell) for cell in cells], "scores": {}, **more,
     }  # fmt: skip
     (folder / SCORES).write_text(json.dumps(summary))

@@ -46,9 +46,9 @@ def ablation_html(scores: Sequence[Scores], folders: Sequence[Path]) -> str:
             rows.append(f"<tr class='own'><th>{_method(one)} <small>{escape(own_words(one))}</small></th>{cells}</tr>")
     return (
         f"<section id='{SECTION}'><h2>Table 3 of the paper: {escape(table.title.lower())}</h2>"
-        f"<p class='lead'>Grey rows: {escape(table.protocol)}, by other clips and scripts. Green rows: measured here, by"
-        " the protocol above, with the 95 % interval of the bootstrap over clips. They are not to be ranked with each"
-        f" other.</p>{_grid(table, rows)}{_changes(table, own)}</section>"
+        f"<p class='lead'>Grey rows: {escape(table.protocol)}, by other clips and scripts. Green rows: measured here by"
+        " the protocol above, with the 95 % interval of the bootstrap over clips. They are not to be ranked with one"
+        f" another.</p>{_grid(table, rows)}{_changes(table, own)}</section>"
     )
 
 

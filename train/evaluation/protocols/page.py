@@ -57,13 +57,15 @@ def page(
         ablations: the section of Table 3, which stands first.
     """
     kinds = kinds_of(scores)
+    links = "<a href=#ablations>Table 3</a>" * bool(ablations)
+    links += "".join(f"<a href=#{kind}>{TITLES[kind]}</a>" for kind in kinds)
     name, digest = escape(scores[0]["name"]), scores[0]["protocol"]
     methods = ", ".join(escape(one["method"]) for one in scores)
     parts = [
         f"<header><p class='eyebrow'>triportrait evaluation</p><h1>{methods}</h1>"
         f"<p class='lead'>Protocol <b>{name}</b> <code title='{digest}'>{digest[:12]}</code>. Every measured number on"
         f" this page follows this one file.</p>{_warning(scores)}"
-        f"<nav>{'<a href=#ablations>Table 3</a>' * bool(ablations)}{''.join(f'<a href=#{kind}>{TITLES[kind]}</a>' for kind in kinds)}"
+        f"<nav>{links}"
         "<a href=#definitions>Definitions</a></nav></header>"
     ]
     parts += [ablations, *(_section(scores, folders, kind) for kind in kinds)]

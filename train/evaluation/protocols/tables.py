@@ -248,8 +248,8 @@ def csv_text(scores: Sequence[Scores]) -> str:
             for name, row in table.rows.items():
                 for column, d in columns:
                     writer.writerow(
-                        [table.protocol, f"Table {table.name}", kind, d.name, column.title, column.unit, column.better, name,
-                         _exact(row[column.name]), *[""] * 8]
+                        [table.protocol, f"Table {table.name}", kind, d.name, column.title, column.unit, column.better,
+                         name, _exact(row[column.name]), *[""] * 8]
                     )  # fmt: skip
     return file.getvalue()
 
