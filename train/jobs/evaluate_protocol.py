@@ -36,7 +36,8 @@ class Protocol:
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
     """The folder of clips: videos, or folders of pictures. The protocol is written into it."""
     kind: PresetName = "p4d-table1"
-    """Whose protocol: of Portrait4D-v2's Table 1 (self and cross) or 2 (cross, sound, consistency), or of GAGAvatar."""
+    """Whose protocol: of Portrait4D-v2's Table 1 (self, cross), 2 (cross, sound) or 3 (self, cross, consistency), or of
+    GAGAvatar."""
     crop: Crop = "whole"
     """How frames are cut: `whole` squares, which are aligned already, or `aligned`: by the face in each frame."""
     size: int = 512

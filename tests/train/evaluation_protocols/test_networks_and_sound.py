@@ -94,9 +94,9 @@ def test_consistency_is_measured_over_the_drivers_of_each_source(clips, tmp_path
     import shutil
 
     shutil.copytree(clips, tmp_path / "clips", ignore=shutil.ignore_patterns("*.jsonl"))
-    words = ["evaluate", "protocol", str(tmp_path / "clips"), "--kind", "p4d-table2", "--size", str(SIZE_PX)]
+    words = ["evaluate", "protocol", str(tmp_path / "clips"), "--kind", "p4d-table3", "--size", str(SIZE_PX)]
     assert cli.main(words) == 0
-    protocol = read_protocol(tmp_path / "clips" / "p4d-table2.jsonl")
+    protocol = read_protocol(tmp_path / "clips" / "p4d-table3.jsonl")
     found = {}
     for name in ("copy", "truth"):
         folder = write_results(tmp_path / name, protocol, name)

@@ -46,24 +46,29 @@ _CAPTIONS = {
 }
 
 
-def page(scores: Sequence[Scores], folders: Sequence[Path], protocol: Protocol | None = None) -> str:
+def page(
+    scores: Sequence[Scores], folders: Sequence[Path], protocol: Protocol | None = None, ablations: str = ""
+) -> str:
     """Write the page.
 
     Args:
         scores: those of each method, by one protocol. folders: where each lies, with strips of pictures.
         protocol: whose choices are explained.
+        ablations: the section of Table 3, which stands first.
     """
     kinds = kinds_of(scores)
+    links = "<a href=#ablations>Table 3</a>" * bool(ablations)
+    links += "".join(f"<a href=#{kind}>{TITLES[kind]}</a>" for kind in kinds)
     name, digest = escape(scores[0]["name"]), scores[0]["protocol"]
     methods = ", ".join(escape(one["method"]) for one in scores)
     parts = [
         f"<header><p class='eyebrow'>triportrait evaluation</p><h1>{methods}</h1>"
         f"<p class='lead'>Protocol <b>{name}</b> <code title='{digest}'>{digest[:12]}</code>. Every measured number on"
         f" this page follows this one file.</p>{_warning(scores)}"
-        f"<nav>{''.join(f'<a href=#{kind}>{TITLES[kind]}</a>' for kind in kinds)}"
+        f"<nav>{links}"
         "<a href=#definitions>Definitions</a></nav></header>"
     ]
-    parts += [_section(scores, folders, kind) for kind in kinds]
+    parts += [ablations, *(_section(scores, folders, kind) for kind in kinds)]
     parts += [_definitions(scores, kinds), _choices(protocol), _empty(scores)]
     body = "\n".join(part for part in parts if part)
     return (
@@ -139,9 +144,12 @@ def _row(scores: Sequence[Scores], kind: Kind, definition: Definition) -> str:
 
 
 def _value(cell: Cell | None) -> str:
-    """Write a value, with a mark where a network made by rule measured it."""
-    mark = f"<i class='rule' title='{escape(NOTE, quote=True)}'>{BY_RULE}</i> " if cell and cell.by_rule else ""
-    return mark + number(cell.value if cell else None)
+    return value_html(number(cell.value if cell else None), cell is not None and cell.by_rule)
+
+
+def value_html(text: str, by_rule: bool) -> str:
+    """Write a number, with a mark where a network made by rule measured it."""
+    return f"<i class='rule' title='{escape(NOTE, quote=True)}'>{BY_RULE}</i> " * by_rule + text
 
 
 def _published(scores: Sequence[Scores], kind: Kind) -> str:

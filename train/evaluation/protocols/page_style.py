@@ -44,6 +44,14 @@ td.none,tr.none td{color:var(--soft)}
 tr.none td{text-align:left;white-space:normal}
 .published td,.published tr:not(.group) th{color:var(--soft);font-weight:400}
 .published tr.group th{background:var(--amber-tint);color:var(--amber)}
+table.ablations{font-size:.86rem}
+table.ablations th,table.ablations td{padding:.3rem .5rem}
+table.ablations thead th:not(:first-child){text-align:right}
+tr.cases th:not(:first-child){border-bottom:1px solid var(--line);color:var(--soft);font-weight:500}
+table.ablations tbody th{white-space:normal;min-width:13rem}
+table.ablations th small{display:block}
+tr.printed td,tr.printed th{color:var(--soft)}
+tr.own td,tr.own th:first-child{background:var(--tint)}
 details{margin-top:1.2rem}
 summary{cursor:pointer;font-weight:600}
 .notes{color:var(--soft);font-size:.88rem;padding-left:1.1rem;overflow-wrap:anywhere}

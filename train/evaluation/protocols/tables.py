@@ -14,23 +14,15 @@ from triportrait.core.safe_text import shown
 from triportrait.train.evaluation.metrics.catalogue import METRICS
 from triportrait.train.evaluation.metrics.definition import EVERY_KIND, Definition, Kind
 from triportrait.train.evaluation.paper.published import Column, PublishedTable, TableName, published
+from triportrait.train.evaluation.paper.readings import READINGS
 from triportrait.train.evaluation.protocols.summary import Cell
 
 NOTHING = "–"
-PUBLISHED = "published, own protocol"
 TITLES: dict[Kind, str] = {
     "self": "Self-reenactment", "cross": "Cross-reenactment", "consistency": "Consistency over drivers",
     "sound": "Driven by a talking clip",
 }  # fmt: skip
-# table and column of the paper -> where the same reading stands in ours
-_READINGS: dict[tuple[TableName, str], tuple[Kind, str]] = {
-    ("1", "self_lpips_h"): ("self", "lpips_h_alex_within_mask"), ("1", "self_lpips"): ("self", "lpips_alex"),
-    ("1", "self_fid"): ("self", "fid_legacy_pytorch"), ("1", "self_id"): ("self", "id"),
-    ("1", "self_aed"): ("self", "aed_mean_square"), ("1", "self_apd"): ("self", "apd_mean_square"),
-    ("1", "cross_fid"): ("cross", "fid_legacy_pytorch"), ("1", "cross_id"): ("cross", "id"),
-    ("1", "cross_aed"): ("cross", "aed_mean_square"), ("1", "cross_apd"): ("cross", "apd_mean_square"),
-    ("2a", "aed_f"): ("cross", "aed_f_mean_absolute"), ("2a", "syncnet"): ("sound", "syncnet_confidence"),
-}  # fmt: skip
+METHOD_TABLES: tuple[TableName, ...] = ("1", "2a")  # whose rows are methods; those of Table 3 are ablations
 Scores = Mapping[str, Any]
 
 
@@ -98,16 +90,12 @@ def best_of(scores: Sequence[Scores], kind: Kind, definition: Definition) -> set
 
 
 def published_of(kind: Kind) -> list[tuple[PublishedTable, list[tuple[Column, Definition]]]]:
-    """Return the published tables with columns of a kind, and in which definition each is read here."""
+    """Return the published tables of methods with columns of a kind, and in which definition each is read here."""
     found = []
-    for name in dict.fromkeys(table for (table, _), (at, _) in _READINGS.items() if at == kind):
-        table = published(name)
-        columns = [
-            (column, METRICS[_READINGS[name, column.name][1]])
-            for column in table.columns
-            if _READINGS.get((name, column.name), ("", ""))[0] == kind
-        ]
-        found.append((table, columns))
+    for name in METHOD_TABLES:
+        table, readings = published(name), READINGS[name]
+        columns = [(c, METRICS[readings[c.name][1]]) for c in table.columns if readings[c.name][0] == kind]
+        found += [(table, columns)] if columns else []
     return found
 
 
@@ -260,8 +248,8 @@ def csv_text(scores: Sequence[Scores]) -> str:
             for name, row in table.rows.items():
                 for column, d in columns:
                     writer.writerow(
-                        [PUBLISHED, f"Table {table.name}", kind, d.name, column.title, column.unit, column.better, name,
-                         _exact(row[column.name]), *[""] * 8]
+                        [table.protocol, f"Table {table.name}", kind, d.name, column.title, column.unit, column.better,
+                         name, _exact(row[column.name]), *[""] * 8]
                     )  # fmt: skip
     return file.getvalue()
 
