@@ -93,10 +93,19 @@ def frechet_distance(
     √(C1 C2) has the trace of √(√C1 C2 √C1), which is symmetric: its eigenvalues are real, whatever the ranks.
     """
     values, vectors = np.linalg.eigh(covariance)
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    shared = np.sqrt(np.linalg.eigvalsh(root @ other_covariance @ root).clip(min=0)).sum()
+    root = (vectors * _roots(values)) @ vectors.T
+    shared = _roots(np.linalg.eigvalsh(root @ other_covariance @ root)).sum()
     difference = mean - other_mean
     return float(difference @ difference + covariance.trace() + other_covariance.trace() - 2 * shared)
+
+
+def _roots(eigenvalues: np.ndarray) -> np.ndarray:
+    """Return the roots of a matrix's ascending eigenvalues [D]; those that are rounding errors of 0 are 0.
+
+    Fewer frames than D leave most of them 0, and the roots of their errors would add up.
+    """
+    floor = eigenvalues[-1] * len(eigenvalues) * np.finfo(np.float64).eps
+    return np.sqrt(np.where(eigenvalues > max(floor, 0), eigenvalues, 0))
 
 
 def kernel_distance(

@@ -84,8 +84,9 @@ def _warning(scores: Sequence[Scores]) -> str:
     if not titles:
         return ""
     return (
-        f"<p class='warning'><b>{len(titles)} metrics on this page are {NOTE}.</b> Their numbers carry the mark"
-        f" <i class='rule'>{BY_RULE}</i> and are not ranked: {escape(', '.join(titles))}.</p>"
+        f"<p class='warning'><b>{len(titles)} metrics on this page were measured by networks made by rule.</b> Their"
+        " weights are random numbers, which check the pipeline and say nothing about pictures. The numbers carry the"
+        f" mark <i class='rule'>{BY_RULE}</i> and are not ranked: {escape(', '.join(titles))}.</p>"
     )
 
 
@@ -96,6 +97,7 @@ def _section(scores: Sequence[Scores], folders: Sequence[Path], kind: Kind) -> s
     notes = "".join(
         f"<li><b>{escape(', '.join(titles))}</b> of {escape(', '.join(methods))}: {escape(note)}</li>"
         for titles, methods, note in notes_of(scores, kind)
+        if note != NOTE  # it stands above all
     )
     return (
         f"<section id='{kind}'><h2>{TITLES[kind]}</h2><ul class='counts'>{counts}</ul>"
