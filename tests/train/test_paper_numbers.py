@@ -135,7 +135,7 @@ def test_numbers_that_the_paper_prints_twice_are_kept_once():
     """Row L of Table 3 is stage 2 itself; shares of real frames are those of every row that has pseudo views."""
     row = TABLE[WHOLE]
     assert (TWO.images, TWO.optimizer.motion_lr_factor) == (row.images, row.motion_rate_factor)
-    assert (TWO.real_driving, TWO.real_target) == (REAL_DRIVING, REAL_TARGET)
+    assert (REAL_DRIVING, REAL_TARGET) == (TWO.real_driving, TWO.real_target)
     assert TWO.camera_p == TWO.camera_q == SET_CAMERAS["paper"].sampled == PAPER
     assert {(preset.clips, preset.frames) for preset in PRESETS.values()} == {(100, 200)}
 

@@ -152,7 +152,9 @@ class SetDistance(Generic[Side]):
     def __init__(
         self, title: str, reads: tuple[str, str], sides: tuple[Side, Side], measure: Callable[[Side, Side], Score]
     ) -> None:
-        self.title, self.reads, self.sides, self.measure = title, reads, sides, measure
+        self.title, self.reads = title, reads
+        self.sides: tuple[Side, Side] = sides
+        self.measure: Callable[[Side, Side], Score] = measure
 
     def add(self, *inputs: np.ndarray, found: np.ndarray | None = None) -> None:
         """See `Reduction`."""
