@@ -1,8 +1,8 @@
 """Every number of the paper's sections 3 to 5 and supplement A that training or evaluation takes: its value and home.
 
 A name begins with the section; `code` marks what the published code says where the paper does not. Where the preset
-paper is otherwise, docs/train/deviations.md says so. Tables 1 to 3 are compared in `evaluation_paper/test_published.py`,
-the rows of Table 3 as trainings in `test_ablations.py`.
+paper is otherwise, docs/train/deviations.md says so. Tables 1 to 3 are compared in
+`evaluation_paper/test_published.py`, the rows of Table 3 as trainings in `test_ablations.py`.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def test_numbers_that_the_paper_prints_twice_are_kept_once():
     """Row L of Table 3 is stage 2 itself; shares of real frames are those of every row that has pseudo views."""
     row = TABLE[WHOLE]
     assert (TWO.images, TWO.optimizer.motion_lr_factor) == (row.images, row.motion_rate_factor)
-    assert (REAL_DRIVING, REAL_TARGET) == (TWO.real_driving, TWO.real_target)
+    assert (TWO.real_driving, TWO.real_target) == (REAL_DRIVING, REAL_TARGET)
     assert TWO.camera_p == TWO.camera_q == SET_CAMERAS["paper"].sampled == PAPER
     assert {(preset.clips, preset.frames) for preset in PRESETS.values()} == {(100, 200)}
 
