@@ -88,7 +88,7 @@ def test_a_clip_of_a_held_out_person_is_never_drawn(clips):
 
 def test_a_held_out_head_is_not_even_in_memory(heads):
     split, _ = split_data(heads, between(0, 2))
-    trained, held_out = split.sides()
+    trained, _ = split.sides()
     cast = PictureSet(heads, little.model(), chosen=trained)
     assert (cast.heads, len(cast)) == (1, 6)
     stage = dataclasses.replace(little.config().stage1, batch=16)
