@@ -15,7 +15,7 @@ import torch
 from tests.train import little, tracked
 from tests.train.ranks_worker import StopsAt
 from tests.train.runs import lines_of, refused, stage_words
-from tests.train.test_split import between
+from tests.train.splits import between
 from triportrait import cli
 from triportrait.train import loop
 from triportrait.train.data.clip_store.store import ClipStore
@@ -33,6 +33,7 @@ from triportrait.train.run_one_stage import Loading, OneStage
 from triportrait.train.runs import evaluating
 from triportrait.train.runs.checkpoints import checkpoints_of
 from triportrait.train.runs.draw_curves import write_curves
+from triportrait.train.runs.run_log import _forget
 from triportrait.train.runs.stopping import Stopped
 
 
@@ -109,9 +110,15 @@ def test_a_run_that_was_stopped_measures_neither_twice_nor_too_little(split_mate
     assert [line["images_seen"] for line in evaluations(tmp_path / "run")] == [0, 2, 4, 6, 8]
     curves = [(tmp_path / name / "held_out_stage2.svg").read_text() for name in ("run", "whole")]
     assert curves[0] == curves[1]
-    shutil.rmtree(tmp_path / "run" / "checkpoints")  # as if killed before the first: begun anew, and measured once
-    start(tmp_path / "run").train()
-    assert evaluations(tmp_path / "run") == evaluations(tmp_path / "whole")
+
+
+def test_a_run_killed_before_its_first_checkpoint_is_measured_once_at_its_start(tmp_path):
+    """It begins anew: no line of it is left, of another stage all are."""
+    log = tmp_path / "log.jsonl"
+    lines = [{"stage": stage, "images_seen": 0, "step": 0, "held_out self psnr": 1.0} for stage in ("stage1", "stage2")]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert _forget(log, "stage2", 0) == []
+    assert lines_of(tmp_path) == lines[:1]
 
 
 def test_a_truth_is_what_the_set_shows(split_material):

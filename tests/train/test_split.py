@@ -12,6 +12,7 @@ import pytest
 
 from tests.train import little, tracked
 from tests.train.runs import hashes, refused
+from tests.train.splits import SEED, between
 from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.train.data.clip_pictures import ClipPictures
@@ -31,8 +32,6 @@ from triportrait.train.data.split import (
 )
 from triportrait.train.stages import static
 
-SEED = little.CLIPS["seed"]
-
 
 @pytest.fixture
 def clips(little_clips, tmp_path) -> Path:
@@ -42,12 +41,6 @@ def clips(little_clips, tmp_path) -> Path:
 @pytest.fixture
 def heads(little_folder, tmp_path) -> Path:
     return Path(shutil.copytree(little_folder, tmp_path / "heads"))
-
-
-def between(seed: int, count: int, identity_seed: int = SEED) -> float:
-    """A share that leaves some of the first heads of a seed on either side."""
-    places = sorted(place(head_identity(identity_seed, head), seed) for head in range(count))
-    return (places[0] + places[1]) / 2
 
 
 def test_a_hash_decides_and_nobody_moves_when_others_come():
