@@ -137,6 +137,7 @@ class TrainConfig:
     stage2: ReenactConfig = field(default_factory=ReenactConfig)
     save_every: int = 2_000  # images between two saved states
     sample_every: int = 2_000  # images between two grids of pictures
+    evaluate_every: int = nonnegative(0)  # images between two measurements on held-out people; 0: never
 
     def __post_init__(self) -> None:
         check_fields(self)

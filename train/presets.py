@@ -97,6 +97,7 @@ def tiny_stages() -> TrainConfig:
         whole,
         preset="tiny_stages",
         strangers=None,
+        evaluate_every=2_000,
         stage1=dataclasses.replace(whole.stage1, losses=losses, discriminator=adam, schedule=schedule, strangers=0.0),
         motion=dataclasses.replace(whole.motion, strangers=0.0),
         stage2=dataclasses.replace(
@@ -155,6 +156,7 @@ def paper(published: bool = False) -> TrainConfig:
         ),
         save_every=100_000,
         sample_every=50_000,
+        evaluate_every=50_000,
     )  # fmt: skip
 
 
