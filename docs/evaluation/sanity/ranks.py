@@ -1,8 +1,8 @@
 """Check that scored methods rank as they must: `python -m docs.evaluation.sanity.ranks R1 R2 ...`.
 
-What must hold stands in the tables of README.md beside this file, with the reason. A cell holds orders of values, such as
-`truth > warp > copy`, separated by semicolons; beside methods there may be numbers, and `≈` means equal within 0.05. Methods
-that are not given are left out of their orders.
+What must hold stands in the tables of README.md beside this file, with the reason. A cell holds orders of values, such
+as `truth > warp > copy`, separated by semicolons; beside methods there may be numbers, and `≈` means equal within 0.05.
+Methods that are not given are left out of their orders.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def checked(values: Values, methods: set[str], without: Collection[str] = ()) ->
         if order in without:
             continue
         here = values.get((kind, metric))
-        if here is None:
+        if here is None or all(value is None for value in here.values()):
             unmeasured.append(f"{kind} {metric}: {order}")
             continue
         words = order.split()

@@ -90,7 +90,7 @@ def score_results(
             folder.mkdir(exist_ok=True)
         except OSError as error:
             raise InputError(
-                f"{folder}: expected a folder for scores, it cannot be made ({reason_of(error)}); take away what is there"
+                f"{folder}: expected a folder for scores, it cannot be made ({reason_of(error)}); move it away"
             ) from error
     failed: dict[str, str] = {}
     for pair in protocol.pairs[ranks.rank :: ranks.size]:
