@@ -17,6 +17,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.files import MOST_INDEX, read_json
 from triportrait.core.metrics.full_precision import PRECISION
 from triportrait.core.metrics.rule_weights import RULE
+from triportrait.serve.media.output_file import check_output, reason_of
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.evaluation.metrics.bootstrap import mean_over_clips
 from triportrait.train.evaluation.metrics.catalogue import METRICS
@@ -91,7 +92,13 @@ def score_results(
     """
     folder = results.folder / FOLDER
     with ranks.raise_on_all_ranks():
-        folder.mkdir(exist_ok=True)
+        check_output(results.folder / SCORES, overwrite=True, kinds=(".json",))
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{folder}: expected a folder for scores, it cannot be made ({reason_of(error)}); move it away"
+            ) from error
     failed: dict[str, str] = {}
     for pair in protocol.pairs[ranks.rank :: ranks.size]:
         path = results.present.get(pair.name)
@@ -127,7 +134,7 @@ def _score_pair(
     scorer = PairScorer(protocol, pair, results, path, sha256, instruments)
     made_from = {
         "protocol": protocol.sha256, "result": sha256, "networks": instruments.networks(),
-        "metrics": [d.name for d in scorer.definitions], "seconds": scorer.seconds,
+        "metrics": {d.name: d.sentence for d in scorer.definitions}, "seconds": scorer.seconds,
     }  # fmt: skip
     record, strip = folder / f"{pair.name}.json", folder / f"{pair.name}.jpg"
     if strip.is_file() and _record(record).get("made_from") == made_from and scorer.features_kept():
