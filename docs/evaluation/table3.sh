@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains rows B, C and K of the paper's Table 3 at the preset tiny, for a few hundred images each, measures them by the
 # protocol p4d-table3 on clips of heads that no training saw, and lays them below the published rows.
-# Some 15 minutes on two CPU cores; whatever is there already is not made again.
+# Some 15 minutes of one CPU core; whatever is there already is not made again.
 #
 #   bash table3.sh FOLDER [NETWORKS]
 #

@@ -47,7 +47,10 @@ tr.none td{text-align:left;white-space:normal}
 table.ablations{font-size:.86rem}
 table.ablations th,table.ablations td{padding:.3rem .5rem}
 table.ablations thead th:not(:first-child){text-align:right}
-tr.cases th:not(:first-child){border-bottom:1px solid var(--line);color:var(--soft);font-weight:500}
+table.ablations i.rule{display:block;width:max-content;margin-left:auto}
+table.ablations thead tr.cases th:not(:first-child){text-align:center;color:var(--soft);
+border-bottom:1px solid var(--line);font-weight:500}
+table.ablations td small{white-space:normal}
 table.ablations tbody th{white-space:normal;min-width:13rem}
 table.ablations th small{display:block}
 tr.printed td,tr.printed th{color:var(--soft)}
