@@ -20,8 +20,9 @@ from torch import Tensor
 
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
-from triportrait.core.gpus import chosen_device
+from triportrait.core.gpus import named_device
 from triportrait.core.render.cameras import fixed_camera, turned
+from triportrait.core.render.geometry_pictures import Shown
 from triportrait.core.types import Camera, Head
 from triportrait.core.weights import log_weights, named_weights
 from triportrait.serve.animation import (
@@ -35,6 +36,7 @@ from triportrait.serve.animation import (
     until_seen,
     why_no_landmarks,
 )
+from triportrait.serve.controls import DEFAULT_CONTROLS, Controls
 from triportrait.serve.faces.face import AlignedFace, FaceProvider
 from triportrait.serve.faces.providers import FaceKind, LazyProvider
 from triportrait.serve.faces.tracker import FaceTracker
@@ -46,8 +48,9 @@ from triportrait.serve.media.video.encoders import EncoderChoice, chosen_encoder
 from triportrait.serve.part_times import PartTimes
 from triportrait.serve.picture_inputs import Picture, PictureStream, to_picture
 from triportrait.serve.precision import DTYPES, Precision, use_precision
-from triportrait.serve.reenactor import DEFAULT_CONTROLS, Controls, PreparedSource, Reenactor
+from triportrait.serve.reenactor import PreparedSource, Reenactor
 from triportrait.serve.saving import WRITTEN_PICTURES, write_frames
+from triportrait.serve.shown_geometry import check_show
 from triportrait.serve.source_and_driving import DrivingFrames, SourcePicture, find_face, find_source, known_of
 from triportrait.serve.weight_loading import RULE, copy_weights, files_of, load_weights, need_faces
 
@@ -108,7 +111,7 @@ class Pipeline:
         """
         name = named_weights(None if weights is None else os.fspath(weights))
         log_weights(None if weights is None else os.fspath(weights))
-        chosen = _device(device)
+        chosen = named_device(device)
         began = time.perf_counter()
         reenactor = Reenactor(*load_weights(name, static), chosen, static)
         first_start = FirstStart(reenactor, precision)
@@ -166,7 +169,7 @@ class Pipeline:
         Raises:
             InputError: there is no such device.
         """
-        self._reenactor.to(_device(device))
+        self._reenactor.to(named_device(device))
         self._captured, self._first_start = False, FirstStart(self._reenactor, self.precision)
         return self
 
@@ -271,7 +274,7 @@ class Pipeline:
             yaw_deg, pitch_deg, orbit, relative, smooth, paste_back, side_by_side, frames, driving_face
         )  # fmt: skip
         options.check()
-        controls_at = self._controls_at(controls)
+        controls_at = self._controls_at(controls, paste_back)
         if relative and controls_at(0.0).neutral is not None:
             raise InputError("relative: expected no neutral motion in the controls beside it, got one; leave one out")
         clip = (
@@ -358,7 +361,7 @@ class Pipeline:
             InputError: the picture cannot be read, or the network's numbers are not finite.
         """
         head, face, camera = self._follow(source, picture, controls, tracker, time_s)
-        image = self._network().views(head, [camera])[0]
+        image = self._network().views(head, [camera], [controls.show])[0]
         assert source.picture is not None
         return AnimatedFrame(image, time_s, 0, camera, face.found, Origin(source.picture, None, False))
 
@@ -369,10 +372,10 @@ class Pipeline:
         """Make the head of one frame, which `view` shows from any side; arguments as in `frame`."""
         return self._follow(source, picture, controls, tracker, time_s)[0]
 
-    def view(self, head: Head, camera: Camera | None = None) -> np.ndarray:
+    def view(self, head: Head, camera: Camera | None = None, show: Shown = "picture") -> np.ndarray:
         """Render a head as uint8 [S, S, 3], by default from the front; the transformer does not run again."""
-        check_controls(Controls(camera), self._motion_width)
-        return self._network().views(head, [camera or fixed_camera()])[0]
+        check_controls(Controls(camera, show=show), self._motion_width)
+        return self._network().views(head, [camera or fixed_camera()], [show])[0]
 
     @staticmethod
     def camera(yaw_deg: float = 0.0, pitch_deg: float = 0.0) -> Camera:
@@ -428,16 +431,17 @@ class Pipeline:
         known = None if folder is None else known_of(folder, folder)
         return DrivingFrames.of("driving", PictureStream(driving, fps), known, frames)
 
-    def _controls_at(self, controls: Controls | Callable[[float], Controls]) -> Callable[[float], Controls]:
-        if not callable(controls):
-            check_controls(controls, self._motion_width)
-            return lambda time_s: controls
-
+    def _controls_at(
+        self, controls: Controls | Callable[[float], Controls], paste_back: bool
+    ) -> Callable[[float], Controls]:
         def checked(time_s: float) -> Controls:
-            at_time = controls(time_s)
+            at_time = controls(time_s) if callable(controls) else controls
             check_controls(at_time, self._motion_width)
+            check_show(at_time.show, paste_back)
             return at_time
 
+        if not callable(controls):
+            checked(0.0)
         return checked
 
     def _check_prepared(self, source: PreparedSource) -> None:
@@ -469,21 +473,3 @@ class Pipeline:
 
 def _optional_path(path: str | os.PathLike[str] | None) -> Path | None:
     return None if path is None else Path(path)
-
-
-def _device(device: str | torch.device) -> torch.device:
-    if device in ("auto", "cpu", "cuda"):
-        return chosen_device(str(device))
-    try:
-        chosen = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise InputError(f"device: expected auto, cpu or cuda, got {device!r}; name one of them") from error
-    if chosen.type == "cuda":
-        chosen_device("cuda")
-        if chosen.index is not None and chosen.index != torch.cuda.current_device():
-            raise InputError(
-                f"device: expected cuda, this process's current card, got {chosen}; choose it by CUDA_VISIBLE_DEVICES"
-            )
-    elif chosen.type != "cpu":
-        raise InputError(f"device: expected auto, cpu or cuda, got {chosen.type}; name one of them")
-    return chosen

@@ -18,8 +18,10 @@ from tqdm import tqdm
 
 from triportrait.core.errors import InputError
 from triportrait.core.gpus import chosen_device
+from triportrait.core.render.geometry_pictures import Shown
 from triportrait.core.weights import named_weights
 from triportrait.serve.animation import AnimatedFrame, Options, check_face_number
+from triportrait.serve.controls import Controls
 from triportrait.serve.faces.providers import FaceKind, LazyProvider
 from triportrait.serve.media.output_file import VIDEO_ENDINGS, check_output
 from triportrait.serve.media.provenance.stamp import Stamp
@@ -27,8 +29,8 @@ from triportrait.serve.media.video.decoders import DecoderChoice, Decoding
 from triportrait.serve.media.video.encoders import Encoder, EncoderChoice, chosen_encoder
 from triportrait.serve.pipeline import Pipeline
 from triportrait.serve.precision import Precision
-from triportrait.serve.reenactor import Controls
 from triportrait.serve.saving import WRITTEN_PICTURES, is_picture_name, write_frames
+from triportrait.serve.shown_geometry import check_show
 from triportrait.serve.source_and_driving import DrivingFrames, Frames, SourcePicture, check_finds_faces, find_source
 from triportrait.serve.threads import share_cores
 from triportrait.serve.weight_loading import need_faces
@@ -76,6 +78,9 @@ class Reenact:
     """Turn the camera around the head, degrees; positive sees more of the head's right side."""
     pitch_deg: float = 0.0
     """Raise the camera, degrees."""
+    show: Shown = "picture"
+    """What the result shows: the head's picture, or its depth (yellow is near), its normals (red faces right, green up,
+    blue the camera), or a shaded mesh. With --side-by-side it is one more picture, beside the result."""
     neck: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
     """Turn the neck as the driving head does; `--no-neck` moves the camera as the driving file says instead, so that
     torso and background move with the head."""
@@ -146,7 +151,7 @@ class Reenact:
     ) -> None:
         prepared = pipeline.prepare(source, face=self.face)
         animation = pipeline.animate(
-            prepared, driving, controls=Controls(neck=self.neck), **dataclasses.asdict(options)
+            prepared, driving, controls=Controls(neck=self.neck, show=self.show), **dataclasses.asdict(options)
         )  # fmt: skip
         animation.marks = stamp.marks
         began = time.perf_counter()
@@ -169,6 +174,7 @@ class Reenact:
         frames = 1 if self.frames is None and is_picture_name(self.out) else self.frames
         options = Options(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Options)})
         options.check(_flag)
+        check_show(self.show, self.paste_back, _flag)
         check_face_number("--face", self.face)
         return dataclasses.replace(options, frames=frames)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from triportrait.core.errors import InputError
+from triportrait.serve.controls import Controls
 from triportrait.serve.faces.face import AlignedFace, Face, FaceProvider
 from triportrait.serve.faces.following import FOLLOW, HOLD, TAKE, Packed
 from triportrait.serve.faces.network_faces import NetworkFaces
@@ -28,7 +29,7 @@ from triportrait.serve.followed_frames import (
     can_follow,
     followed_frames,
 )
-from triportrait.serve.reenactor import Controls, PreparedSource, Reenactor
+from triportrait.serve.reenactor import PreparedSource, Reenactor
 
 CANVAS = CANVASES[0]  # rows and columns; it holds what the page sends, whose longer side is 480 px
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import fixed_camera, orbit_deg, turned
 from triportrait.core.types import Camera
-from triportrait.serve.reenactor import Controls
+from triportrait.serve.controls import Controls
 
 ORBIT_PERIOD_S = 6.0
 RANGES = {  # least and most of each setting; the page's sliders read them, too
