@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from triportrait.core.errors import InputError
+from triportrait.core.geometry.surface import Surface
 from triportrait.core.motion.motion_crop import crop_map, cut
 from triportrait.core.motion.small_encoder import GAZE, SPREAD
 from triportrait.core.render.cameras import fixed_camera
@@ -26,7 +27,7 @@ from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.image_tensors import to_float, to_uint8
 from triportrait.serve.media.provenance.watermark import BITS, mark
 from triportrait.serve.network_on_device import NetworkOnDevice
-from triportrait.serve.shown_geometry import RENDERED, places_of, shown_images
+from triportrait.serve.shown_geometry import RENDERED, places_of, shown_images, surface_of, surface_picture
 from triportrait.serve.source_and_driving import SourcePicture
 from triportrait.serve.tracking_files import HeadParameters, Tracking
 
@@ -63,6 +64,7 @@ class Reenactor(NetworkOnDevice):
         super().to(device)
         self._geometry = GeometryPictures().to(self.device)
         self._last_neck: tuple[list[Tensor], NeckGrid] | None = None
+        self._last_surface: tuple[Head, Surface] | None = None
 
     @torch.inference_mode()
     def capture(
@@ -285,6 +287,8 @@ class Reenactor(NetworkOnDevice):
         Returns:
             A function that waits for the pictures, and gives those without a watermark, those with one, or both.
         """
+        if "mesh" in shows:
+            return self._with_meshes(head, camera, shows, signs, plain)
         neck = head.neck
         grids = () if neck is None else (neck.fine, neck.coarse)
         geometry = set(shows) != {"picture"}
@@ -307,6 +311,41 @@ class Reenactor(NetworkOnDevice):
             return [list(each) for each in pictures]
 
         return wait
+
+    def _with_meshes(
+        self, head: Head, camera: Camera, shows: Sequence[Shown], signs: Tensor | None, plain: bool
+    ) -> Callable[[], list[list[np.ndarray]]]:
+        """Make `_pictures` of which some show meshes: these now, and one by one."""
+        others = [i for i, show in enumerate(shows) if show != "mesh"]
+        rest = None
+        if others:
+            signs_of_others = None if signs is None else signs[others]
+            shown = [shows[i] for i in others]
+            rest = self._pictures(head.take(others), camera.take(others), shown, signs_of_others, plain)
+        meshes = {}
+        for i in sorted({*range(len(shows))} - {*others}):
+            one = head if len(shows) == 1 else head.take([i])
+            picture = surface_picture(self.surface(one), camera.take([i]), self.image_size, self.device)
+            marked = [] if signs is None else [mark(torch.tensor(picture)[None], signs[i : i + 1].cpu())[0].numpy()]
+            meshes[i] = [picture, *marked] if plain else marked
+
+        def wait() -> list[list[np.ndarray]]:
+            made = dict(zip(others, zip(*rest(), strict=True), strict=True)) if rest is not None else {}
+            pictures = made | meshes
+            return [list(each) for each in zip(*(pictures[i] for i in range(len(shows))), strict=True)]
+
+        return wait
+
+    def surface(self, head: Head) -> Surface:
+        """Extract the surface of one head; that of the last one is kept, for other views of it.
+
+        Raises:
+            InputError: it has none, the network made numbers that are not finite, or a package is missing.
+        """
+        if self._last_surface is None or self._last_surface[0] is not head:
+            _check_finite("planes", head.planes)
+            self._last_surface = head, surface_of(self.portrait, head)
+        return self._last_surface[1]
 
     def frame_view(self, planes: Tensor, background: Tensor, numbers: Tensor, *grids: Tensor) -> tuple[Tensor, ...]:
         """Render B views.

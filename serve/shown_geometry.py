@@ -1,19 +1,24 @@
-"""Shows heads as pictures, depths or normals: of each batch every head as it was asked for."""
+"""Shows heads as pictures, depths or normals, of each batch every head as it was asked for, or as shaded meshes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from typing import get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from triportrait.core.errors import InputError
+from triportrait.core.geometry.density import density_grid, visible_level
+from triportrait.core.geometry.surface import Surface, check_packages, extract
 from triportrait.core.portrait import Portrait4D
-from triportrait.core.render.geometry_pictures import GeometryPictures, Shown
+from triportrait.core.render.geometry_pictures import BACKGROUND, GeometryPictures, Shown
+from triportrait.core.render.mesh_pictures import mesh_picture
 from triportrait.core.render.volume import as_images
 from triportrait.core.types import Camera, Head
 
+MOST_NODES = 128  # along an edge of the grid that a mesh is made of
 RENDERED: tuple[Shown, ...] = ("picture", "depth", "normals")  # what comes of the rays of a view
 
 
@@ -26,11 +31,13 @@ def check_show(show: object, paste_back: bool = False, spell: Callable[[str], st
         spell: how a sentence writes an option's name.
 
     Raises:
-        InputError: nothing of this name can be shown, or it cannot be pasted back.
+        InputError: nothing of this name can be shown, a package that makes it is missing, or it cannot be pasted back.
     """
     kinds = get_args(Shown)
     if show not in kinds:
         raise InputError(f"{spell('show')}: expected one of {', '.join(kinds)}, got {show!r}; choose one of them")
+    if show == "mesh":
+        check_packages()
     if paste_back and show != "picture":
         raise InputError(
             f"{spell('paste_back')}: expected a picture, which fits into the portrait, got {show}; leave "
@@ -76,3 +83,23 @@ def shown_images(
         images = torch.where(places[:, None, None, None] == RENDERED.index(kind), other, images)
     finite = torch.cat([part.flatten(1).isfinite() for part in (images, depth, opacity)], 1).all(1)
     return images, finite
+
+
+def surface_of(portrait: Portrait4D, head: Head) -> Surface:
+    """Extract the surface of one head, in the pose that it is seen in.
+
+    The grid has three nodes for two texels of the planes, MOST_NODES at most; on a CPU its densities take most of the
+    time, on a GPU the marching cubes, which the host does.
+
+    Raises:
+        InputError: the head has no surface, or a package of the extra `mesh` is missing.
+    """
+    grid = density_grid(portrait.volume, head, min(MOST_NODES, 3 * portrait.config.render.plane_size // 2))
+    return extract(grid, visible_level(portrait.volume, head))
+
+
+def surface_picture(surface: Surface, camera: Camera, side: int, device: torch.device) -> np.ndarray:
+    """Draw a surface as one camera sees it, uint8 [side, side, 3], on a device."""
+    grey = round((BACKGROUND + 1) * 127.5)
+    vertices, faces = surface.vertices.to(device), surface.faces.to(device)
+    return mesh_picture(vertices[None], faces, camera.to(device), side, background=(grey,) * 3)[0].cpu().numpy()
