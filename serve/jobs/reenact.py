@@ -155,9 +155,9 @@ class Reenact:
         )  # fmt: skip
         animation.marks = stamp.marks
         began = time.perf_counter()
-        with animation, _bar(total=animation.frame_count, desc="reenact") as bar:
+        with animation, progress_bar(total=animation.frame_count, desc="reenact") as bar:
             count = write_frames(
-                _counted(animation, bar), self.out, lambda first: stamp, sound=self.driving, overwrite=self.overwrite,
+                counted(animation, bar), self.out, lambda first: stamp, sound=self.driving, overwrite=self.overwrite,
                 encoder=encoder, times=pipeline.times,
             )  # fmt: skip
         seconds = time.perf_counter() - began
@@ -173,8 +173,8 @@ class Reenact:
     def _options(self) -> Options:
         frames = 1 if self.frames is None and is_picture_name(self.out) else self.frames
         options = Options(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Options)})
-        options.check(_flag)
-        check_show(self.show, self.paste_back, _flag)
+        options.check(flag)
+        check_show(self.show, self.paste_back, flag)
         check_face_number("--face", self.face)
         return dataclasses.replace(options, frames=frames)
 
@@ -188,21 +188,23 @@ class Reenact:
         check_output(self.out, self.overwrite, kinds, sources=[self.source, self.driving, *sources])
 
 
-def _flag(name: str) -> str:
+def flag(name: str) -> str:
+    """Write an option's name as it stands on the command line."""
     return "--" + name.replace("_", "-")
 
 
-def _bar(**options: Any) -> Any:
+def progress_bar(**options: Any) -> Any:
     """Make a progress bar on a terminal, unless warnings alone are to be shown."""
     disable = None if logger.isEnabledFor(logging.INFO) else True
     return tqdm(unit="frame", file=sys.stderr, disable=disable, **options)
 
 
 def _look_bar(frames: Frames, total: int) -> Any:
-    return _bar(iterable=frames, total=total, desc="look for a face", delay=2.0, leave=False)
+    return progress_bar(iterable=frames, total=total, desc="look for a face", delay=2.0, leave=False)
 
 
-def _counted(frames: Iterable[AnimatedFrame], bar: Any) -> Iterator[AnimatedFrame]:
+def counted(frames: Iterable[AnimatedFrame], bar: Any) -> Iterator[AnimatedFrame]:
+    """Move a progress bar on with each frame."""
     for frame in frames:
         yield frame
         bar.update()
