@@ -197,7 +197,9 @@ class DeviceFaces:
         tracker = FaceTracker(self._finder, reenactor.image_size, flame=reenactor.has_flame_neck, spread=True)
         return SessionFace(self._frames, tracker)
 
-    def capture(self, source: PreparedSource, image: np.ndarray, sizes: Sequence[int], marked: bool) -> None:
+    def capture(
+        self, source: PreparedSource, image: np.ndarray, sizes: Sequence[int], marked: bool, geometry: bool = False
+    ) -> None:
         """Capture the graphs of CANVAS for batches of these sizes; nothing is captured later.
 
         Args:
@@ -205,10 +207,11 @@ class DeviceFaces:
             image: uint8 [H, W, 3] with a face.
             sizes: of `cuda_graph.BATCHES`.
             marked: whether the pictures get watermarks.
+            geometry: capture batches that show depth or normals, too.
         """
         raw = self.follower().follow(image, 0.0)
         assert isinstance(raw, RawFace), "it shows a face"
-        self._frames.capture(raw.of.frame(raw, source, Controls()), sizes, marked)
+        self._frames.capture(raw.of.frame(raw, source, Controls()), sizes, marked, geometry)
 
     def show(
         self, requests: Sequence[tuple[PreparedSource, RawFace, Controls]], signs: Tensor | None
