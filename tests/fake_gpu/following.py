@@ -19,6 +19,7 @@ from triportrait.core.faces.mesh import FaceMesh
 from triportrait.core.faces.models import load_model
 from triportrait.core.motion.motion_crop import crop_map
 from triportrait.serve import followed_frames
+from triportrait.serve.controls import Controls
 from triportrait.serve.faces import following
 from triportrait.serve.faces.device_views import kept, views_around
 from triportrait.serve.faces.face import Face
@@ -27,7 +28,6 @@ from triportrait.serve.faces.network_faces import NetworkFaces
 from triportrait.serve.followed_frames import FollowedFrames, RawFrame, can_follow
 from triportrait.serve.media.provenance.watermark import BITS
 from triportrait.serve.pipeline import Pipeline
-from triportrait.serve.reenactor import Controls
 
 HEIGHT, WIDTH = 700, 1200  # of the film
 

@@ -24,13 +24,13 @@ from tests.fake_gpu.runs import Run, face, reenactor, running
 from triportrait import cli
 from triportrait.core.config import tiny
 from triportrait.core.render.cameras import fixed_camera, turned
+from triportrait.serve.controls import Controls
 from triportrait.serve.cuda_graph import BATCHES
 from triportrait.serve.faces import providers
 from triportrait.serve.jobs.live import Live
 from triportrait.serve.live.inference import EXAMPLES, Engine
 from triportrait.serve.live.settings import Settings
 from triportrait.serve.precision import DTYPES
-from triportrait.serve.reenactor import Controls
 
 STILL = Controls(neck=False)  # a neck that turns has tensors of five dimensions, too
 

@@ -18,13 +18,14 @@ from triportrait.core.checksum import sha256
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.weights import named_weights
+from triportrait.serve.controls import Controls
 from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.faces.providers import FaceKind, LazyProvider
 from triportrait.serve.faces.tracker import cut_out
 from triportrait.serve.pipeline import Pipeline
 from triportrait.serve.precision import Precision
-from triportrait.serve.reenactor import Controls, PreparedSource
+from triportrait.serve.reenactor import PreparedSource
 from triportrait.serve.source_and_driving import SourcePicture
 from triportrait.serve.weight_loading import RULE, files_of, need_faces
 from triportrait.train.engines.ranks import one_error_message, process_group
