@@ -23,6 +23,7 @@ from triportrait.kernels.importance import importance_depths, merge_samples
 from triportrait.kernels.march import march_rays
 from triportrait.kernels.march.launch import MlpPrecision, Rays, Warp
 from triportrait.kernels.nearest_face import Edges, nearest_face
+from triportrait.kernels.rasterize import rasterize
 from triportrait.kernels.triplane import sample_triplane
 
 Sizes = dict[str, int]
@@ -187,6 +188,29 @@ def _nearest_face(points: Tensor, vertices: Tensor, faces: Tensor, *edges: Tenso
     return nearest_face(points.detach(), vertices.detach(), faces, 0.5, Edges(*edges))
 
 
+def _globe(n: Sizes, dtype: torch.dtype, rng: Random) -> Inputs:
+    """Draw a globe of rings and sectors, uneven, that stands out of the picture; its last two faces repeat others."""
+    rings, sectors, side = n["rings"], n["sectors"], max(n["H"], n["W"])
+    down, around = torch.meshgrid(
+        torch.linspace(0, torch.pi, rings + 1, dtype=torch.float64),
+        torch.arange(sectors, dtype=torch.float64) * (2 * torch.pi / sectors), indexing="ij",
+    )  # fmt: skip
+    globe = torch.stack([down.sin() * around.cos(), down.cos(), down.sin() * around.sin()], -1).flatten(0, 1)
+    x, y, z = (globe * _uniform(rng, torch.float64, 0.9, 1.1, n["B"], len(globe), 1)).unbind(-1)
+    points = torch.stack([n["W"] / 2 + 2.5 * side * x / (4 - z), n["H"] / 2 - 1.7 * side * y / (4 - z), 4 - z], -1)
+    row, column = torch.arange(rings)[:, None] * sectors, torch.arange(sectors)
+    following = (column + 1) % sectors
+    corners = (row + column, row + following, row + sectors + column, row + sectors + following)
+    a, b, c, d = (corner.flatten() for corner in corners)
+    faces = torch.stack([torch.stack([a, c, b], -1), torch.stack([b, c, d], -1)], 1).flatten(0, 1)
+    faces = torch.cat([faces, faces[-3:-1]])
+    return points.to(_wide(dtype)), faces, torch.tensor(n["H"]), torch.tensor(n["W"])
+
+
+def _rasterize(points: Tensor, faces: Tensor, height: Tensor, width: Tensor) -> tuple[Tensor, ...]:
+    return rasterize(points.detach(), faces, int(height), int(width))
+
+
 def _march(n: Sizes, dtype: torch.dtype, rng: Random) -> Inputs:
     """Cast rays from a pinhole camera into a box of side 2 that is half full: neighbours see nearly the same."""
     wide, B, R, width = _wide(dtype), n["B"], n["R"], n["width"]
@@ -325,6 +349,12 @@ CASES: dict[str, Case] = {
         _nearest_face, _mesh,
         (dict(B=1, P=5, U=5, F=3), dict(B=2, P=70, U=9, F=20), dict(B=0, P=4, U=5, F=3), dict(B=1, P=3, U=12, F=90)),
         dict(B=1, P=13824, U=699, F=697), differentiable=False, wide_only=True,
+    ),
+    "rasterize": Case(
+        _rasterize, _globe,
+        (dict(B=1, rings=3, sectors=4, H=9, W=12), dict(B=2, rings=3, sectors=5, H=17, W=9),
+         dict(B=0, rings=3, sectors=4, H=9, W=12), dict(B=1, rings=2, sectors=3, H=1, W=1)),
+        dict(B=1, rings=26, sectors=27, H=512, W=512), differentiable=False, wide_only=True,
     ),
     "march": Case(
         _march_rays, _march,

@@ -5,10 +5,12 @@ Letters: N nodes along an edge of the grid, P points, R rays.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from triportrait.core.errors import InputError
@@ -22,8 +24,10 @@ from triportrait.kernels.march import warped
 
 PUBLISHED_LEVEL = 25.0  # raw density at which the published script extracts its mesh, on 128³ nodes
 CHUNK = 1 << 18  # points at a time; bounds the memory, changes no density
-OPAQUE = 0.95  # a ray that stops at least this share of the light has met a surface
-FEWEST_OPAQUE = 16  # rays
+SEEN = 0.2  # of a ray's light lost: there depths agree best with the true surfaces of procedural heads, see docs/mesh
+OPAQUE = 0.95  # of a ray's light lost: it has met a head
+LEVEL_RAYS, LEVEL_SAMPLES = 48, 256  # along a side of a view, and on each ray
+FEWEST_RAYS = 16
 
 Progress = Callable[[int, int], None]
 
@@ -101,31 +105,40 @@ def density_grid(
 def visible_level(volume: VolumeRenderer, head: Head, cameras: Camera | None = None) -> float:
     """Compute the raw density at which a viewer sees the surface of a head.
 
-    It is the median, over the rays that the head stops, of the raw density at the depth that volume rendering gives.
+    It is the median, over the rays that the head stops, of the raw density where a ray has lost `SEEN` of its light.
 
     Args:
-        volume: the renderer.
+        volume: the renderer, which holds the field.
         head: one head.
         cameras: the views; by default three, from the front and from 30 degrees on either side.
 
     Raises:
-        InputError: hardly a ray meets the head.
+        InputError: hardly a ray is stopped.
     """
     if cameras is None:
-        cameras = Camera.cat([turned(fixed_camera(), yaw, 0.0) for yaw in (-0.52, 0.0, 0.52)])
+        cameras = Camera.cat([turned(fixed_camera(), yaw, 0.0) for yaw in (-math.pi / 6, 0.0, math.pi / 6)])
     cameras = cameras.to(head.planes.device)
-    densities = []
+    half = volume.config.box_side / 2 * math.sqrt(3)  # of the box's diagonal
+    stopped = []
     for view in range(len(cameras.intrinsics)):
         camera = cameras.take([view])
-        samples = volume(head.planes, camera, head.neck, ringed_planes=head.ringed_planes)
-        origins, directions = camera_rays(camera, volume.config.neural_size)
-        seen = samples.opacity[0] >= OPAQUE
-        points = origins[0] + samples.depth[0, :, None] * directions[0]
-        densities.append(field_at(volume, head, points[seen])[0])
-    stopped = torch.cat(densities)
-    if len(stopped) < FEWEST_OPAQUE:
+        origins, directions = camera_rays(camera, LEVEL_RAYS)
+        middle = float(camera.axis_distance)
+        depths = torch.linspace(middle - half, middle + half, LEVEL_SAMPLES, device=directions.device)
+        points = origins[0, :, None] + depths[:, None] * directions[0, :, None]  # [R, S, 3]
+        raw = torch.cat([field_at(volume, head, part)[0] for part in points.flatten(0, 1).split(CHUNK)])
+        raw = raw.view(-1, LEVEL_SAMPLES)
+        density = F.softplus((raw[:, 1:] + raw[:, :-1]) / 2 - 1)
+        optical_depth = F.pad((density * depths.diff()).cumsum(1), (1, 0))  # [R, S], up to each sample
+        raw, optical_depth = (x[optical_depth[:, -1] >= -math.log(1 - OPAQUE)] for x in (raw, optical_depth))
+        wanted = optical_depth.new_full((len(raw), 1), -math.log(1 - SEEN))
+        after = torch.searchsorted(optical_depth, wanted)
+        (low, high), (dim, dense) = ((x.gather(1, after - 1), x.gather(1, after)) for x in (optical_depth, raw))
+        stopped.append(torch.lerp(dim, dense, (wanted - low) / (high - low))[:, 0])
+    levels = torch.cat(stopped)
+    if len(levels) < FEWEST_RAYS:
         raise InputError(
-            f"level: expected a head that stops the light, {len(stopped)} rays of {len(cameras.intrinsics)} views meet "
-            "one; name a level by --level, or give other weights"
+            f"level: expected a head that stops light, {len(levels)} rays of {len(cameras.intrinsics)} views are "
+            "stopped; name a raw density instead of auto, or give other weights"
         )
-    return float(stopped.median())
+    return float(levels.median())

@@ -77,6 +77,10 @@ class NeckField(nn.Module):
     def coarse_mesh(self, betas: Tensor, neck: Tensor, jaw: Tensor, eyes: Tensor) -> Tensor:
         """Compute the vertices [B, U, 3] of the coarse mesh from the arguments of `Flame.forward`."""
         vertices, _ = self.flame(betas, neck, jaw, eyes)
+        return self.coarse_vertices(vertices)
+
+    def coarse_vertices(self, vertices: Tensor) -> Tensor:
+        """Place the vertices of the coarse mesh on those of FLAME, [B, U, 3] both."""
         corners = vertices[:, self.mesh["coarse_vertices"]]  # [B, U, 3 corners, 3]
         return (corners * self.mesh["coarse_barycentrics"][..., None]).sum(2)
 

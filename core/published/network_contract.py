@@ -50,6 +50,9 @@ INDICES = {
     f"{_FLAME}full_lmk_faces_idx": f"{_FLAME}faces_tensor",
     f"{_MESH}simplify_idxs": f"{_FLAME}v_template",
     f"{_MESH}simplify_faces": f"{_MESH}simplify_idxs",
+    f"{_MESH}eye_idxs": f"{_FLAME}v_template",
+    f"{_MESH}face_idxs": f"{_FLAME}v_template",
+    f"{_MESH}noinmouth_idxs": f"{_FLAME}v_template",
 }
 
 

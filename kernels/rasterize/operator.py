@@ -74,9 +74,11 @@ def rasterize(points: Tensor, faces: Tensor, height: int, width: int, cull: Cull
     check_choice("cull", cull, Cull)
     if points.dtype != wide_dtype(points):
         raise ValueError(f"points: expected float32 or float64, got {points.dtype}; convert them")
+    if faces.dtype != torch.int64:
+        raise ValueError(f"faces: expected int64, got {faces.dtype}; convert them")
     for name, side in (("height", height), ("width", width)):
         if not 1 <= side <= LARGEST:
-            raise ValueError(f"{name}: expected 1 to {LARGEST} pixels, got {side}")
+            raise ValueError(f"{name}: expected 1 to {LARGEST} pixels, got {side}; draw it in pieces")
     triton = runs_triton(points=points, faces=faces)
     if points.device.type == "cpu":
         _check_faces(faces, points.shape[1])
@@ -124,10 +126,11 @@ def nearest_keys_reference(vertices: Vertices, faces: Tensor, height: int, width
     x = torch.arange(width, device=device) * SUBPIXELS + HALF
     y = (torch.arange(height, device=device) * SUBPIXELS + HALF)[:, None]
     best = torch.full((B, height, width), EMPTY, device=device)
-    numbers = torch.arange(len(faces), device=device)
     pairs = CPU_CHUNK if device.type == "cpu" else CHUNK
-    for chunk in numbers.split(max(1, pairs // max(1, B * height * width))):
-        corners = corners_of(*(part[:, faces[chunk]][:, :, None, None] for part in vertices))
+    step = max(1, pairs // max(1, B * height * width))
+    for start in range(0, len(faces), step):
+        chunk = faces[start : start + step]
+        corners = corners_of(*(part[:, chunk][:, :, None, None] for part in vertices))
         steps = edge_steps(corners)
         functions = edge_functions(corners, steps, x, y)  # three of [B, f, H, W]
         covered = drawable(corners, cull)
@@ -136,7 +139,8 @@ def nearest_keys_reference(vertices: Vertices, faces: Tensor, height: int, width
         weighted = [e.double() * w for e, w in zip(functions, corners.inverse_depth, strict=True)]
         total = torch.where(covered, sum_from_first_to_last(torch.stack(weighted, -1)), 1.0)
         area = (functions[0] + functions[1] + functions[2]).double()
-        key = torch.where(covered, keys(area, total, chunk[:, None, None]), EMPTY)
+        numbers = torch.arange(start, start + len(chunk), device=device)
+        key = torch.where(covered, keys(area, total, numbers[:, None, None]), EMPTY)
         best = torch.minimum(best, key.amin(1))
     return best
 
@@ -162,5 +166,6 @@ def _check_faces(faces: Tensor, num_vertices: int) -> None:
     """Raises: `ValueError` where a face names a vertex that is not there."""
     if len(faces) and not 0 <= int(faces.min()) <= int(faces.max()) < num_vertices:
         raise ValueError(
-            f"faces: expected indices from 0 to {num_vertices - 1}, got {int(faces.min())} to {int(faces.max())}"
+            f"faces: expected indices from 0 to {num_vertices - 1}, got {int(faces.min())} to {int(faces.max())}; give "
+            "those of these points"
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 OPERATORS, MARCH = "tests/kernels/test_operators.py", "tests/kernels/test_march.py"
+RASTERIZE = "tests/kernels/test_rasterize.py"
 SINGLE = "agrees_with_the_definition and (0-float32 or 1-float32 or 2-float32)"
 FAULTS: list[tuple[str, str, str, str, str]] = [  # module, what is there, what is put there, tests, which of them
     ("triplane", "weight_x * weight_y, 0.0)[:, None] * lift(texel)", "weight_x, 0.0)[:, None] * lift(texel)", OPERATORS,
@@ -44,6 +45,19 @@ FAULTS: list[tuple[str, str, str, str, str]] = [  # module, what is there, what 
     ("nearest_face", "(twice * 0.5 >= min_area) & ", "", "tests/kernels/test_nearest_face.py", "minimum_area"),
     ("nearest_face", "tl.minimum(tl.maximum(t, 0.0), 1.0)", "tl.maximum(t, 0.0)", OPERATORS,
      f"nearest_face and {SINGLE}"),
+    ("rasterize/gpu", "tl.where((dy < 0) | ((dy == 0) & (dx > 0)), 0, 1)", "dx * 0", RASTERIZE, "cover and triton"),
+    ("rasterize/gpu", "tl.atomic_min(pixel, key, mask=covered, sem=\"relaxed\")", "tl.store(pixel, key, mask=covered)",
+     OPERATORS, f"rasterize and {SINGLE}"),
+    ("rasterize/gpu", "tl.where(seen, b0 / total, 0.0)", "tl.where(seen, b1 / total, 0.0)", OPERATORS,
+     f"rasterize and {SINGLE}"),
+    ("rasterize/gpu", "(tile < tiles)[:, None] & (px < W)", "(tile < tiles)[:, None]", OPERATORS,
+     f"rasterize and {SINGLE}"),
+    ("rasterize/gpu", "num_warps=1, enable_fp_fusion=False", "num_warps=1", RASTERIZE, "rounds_every_product"),
+    ("rasterize/gpu", "(w2 > 0) & ((twice < 0)", "((twice < 0)", RASTERIZE, "left_out and triton"),
+    ("rasterize/spans", "torch.minimum(right, bound)", "torch.minimum(right, bound - 1)", RASTERIZE, "to_the_bit"),
+    ("rasterize/fixed_point", "weighted[..., 0] + weighted[..., 1] + weighted[..., 2]",
+     "weighted[..., 0] + (weighted[..., 1] + weighted[..., 2])", RASTERIZE, "to_the_bit"),
+    ("rasterize/operator", "torch.where(seen, sums", "torch.where(seen | ~seen, sums", RASTERIZE, "no_number"),
     ("march/forward", "depth = tl.sum(tl.reshape(depth, [SEGMENTS, BLOCK_R]) * before, 0)",
      "depth = tl.sum(tl.reshape(depth, [SEGMENTS, BLOCK_R]), 0)", OPERATORS, f"march and {SINGLE}"),
     ("march/forward", "tl.store(opacity_ptr + ray, opacity, mask=exists)",

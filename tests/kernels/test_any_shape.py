@@ -24,6 +24,7 @@ RANGES = {  # operator -> size -> smallest and largest; what depends on others i
     "fir_smooth": {"B": (0, 2), "C": (1, 9), "H": (2, 9), "W": (2, 9)},
     "fir_up": {"B": (0, 2), "C": (1, 9), "H": (1, 9), "W": (1, 9)},
     "dwconv": {"B": (0, 2), "H": (1, 6), "W": (1, 6), "C": (1, 40)},
+    "rasterize": {"B": (0, 2), "rings": (2, 4), "sectors": (3, 6), "H": (1, 14), "W": (1, 14)},
     "attention": {"B": (0, 2), "N": (1, 20), "K": (1, 20), "heads": (1, 2), "D": (1, 4)},
 }
 

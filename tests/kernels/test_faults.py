@@ -53,5 +53,6 @@ def test_one_fault_in_each_kernel_file_turns_an_operator_red(planted):
 
 def test_the_short_form_knows_the_kernel_files():
     files = {fault[0] for fault in FAULTS}
-    assert files - FIRST.keys() == {"march/operator"}, "its faults show in other tests than those of the definition"
+    others = {"march/operator", "rasterize/fixed_point", "rasterize/operator", "rasterize/spans"}
+    assert files - FIRST.keys() == others, "their faults show in other tests than those of the definition"
     assert sum(map(len, ROUNDS)) == len(FIRST)

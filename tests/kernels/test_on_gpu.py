@@ -91,6 +91,33 @@ def test_a_march_never_waits_for_the_device_and_a_graph_holds_it():
         assert torch.equal(one, other)
 
 
+def test_a_raster_of_60000_faces_is_the_cpu_s_to_the_bit_and_a_graph_holds_it():
+    sizes = dict(B=2, rings=173, sectors=173, H=512, W=512)
+    inputs = make_inputs("rasterize", sizes, torch.float32)
+    expected = CASES["rasterize"].op(*inputs)
+    device_inputs = moved(inputs, "cuda")
+
+    def run():
+        with use_backend("triton"):
+            return CASES["rasterize"].op(*device_inputs)
+
+    run()
+    torch.cuda.synchronize()
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        first = run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        replayed = run()
+    graph.replay()
+    torch.cuda.synchronize()
+    for results in zip(expected, first, replayed, strict=True):
+        assert torch.equal(results[1].cpu(), results[0])
+        assert torch.equal(results[2].cpu(), results[0])
+
+
 def test_a_march_holds_less_than_20_MB():
     run = marching()
     run()

@@ -104,7 +104,7 @@ def test_gradients_by_finite_differences(name, monkeypatch):
 
 def shared(name: str, inputs: Inputs) -> list[bool]:
     """Which inputs all members of a batch have in common: weights, faces, numbers."""
-    counts = {"field": 2, "bias_act": 1, "dwconv": 1, "nearest_face": 2}
+    counts = {"field": 2, "bias_act": 1, "dwconv": 1, "nearest_face": 2, "rasterize": 1}
     count = 7 if name.startswith("march") else counts.get(name, len(inputs))
     return [i >= count and not (name == "march_train" and i == len(inputs) - 1) for i in range(len(inputs))]
 

@@ -15,18 +15,17 @@ import torch
 from torch import Tensor
 
 from triportrait.core.config import ModelConfig
-from triportrait.core.motion.flame import CANONICAL_JAW, check_indices, rotation_matrices
+from triportrait.core.motion.flame import rotation_matrices
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.render.cameras import camera_from_label
+from triportrait.core.render.face_maps import FaceMaps
 from triportrait.core.types import Camera, NeckGrid
 from triportrait.train.data.heads.mesh import head_neck_grid
 from triportrait.train.data.heads.population import Expression, Identity
-from triportrait.train.data.heads.rasterize import project, rasterize
 from triportrait.train.data.multiview import from_positions
 
 Table = Mapping[str, np.ndarray]
 LANDMARKS = 68
-EYEBALLS_BACK, POSITIONS_SPAN = 0.5, 0.6  # scene units
 FLAME_PARAMETERS = 109  # of an expression: 100, jaw 3, eyes 6
 
 
@@ -130,7 +129,7 @@ class FlameTracks:
 
     def __init__(self, field: NeckField, motion_width: int | None) -> None:
         self._field = field.eval().requires_grad_(False)
-        self._rest = self._at_rest()
+        self._maps = FaceMaps(self._field)
         self._stream = _side_stream(self._device)
         self.columns: dict[str, int | None] = {"camera": 25, "shape": 300, "expression": 100, "pose": 6, "eyes": 6}
         if motion_width is not None:
@@ -148,16 +147,7 @@ class FlameTracks:
         """See `Tracks`; the head at rest is FLAME's mesh with its mouth slightly open, as in the published code."""
         with torch.cuda.stream(self._stream):
             camera, vertices = self._heads(table, rows)
-            faces = self._field.flame["faces"]
-            pixels, forward = project(vertices, camera.to(vertices.device), size)
-            zeros = vertices.new_zeros(len(faces))
-            visible = torch.ones(len(rows), len(faces), dtype=torch.bool, device=vertices.device)
-            seen = rasterize(
-                pixels, forward, faces, visible, zeros > 0, zeros, size, lambda member, face, weights: zeros[face]
-            )
-            flat = vertices.new_zeros(len(rows) * size * size, 3)
-            flat[seen.pixel] = seen.gather(self._rest, faces)
-            return flat.unflatten(0, (len(rows), size, size)).permute(0, 3, 1, 2).contiguous().cpu()
+            return self._maps.positions(vertices, camera.to(vertices.device), size).cpu()
 
     def _heads(self, table: Table, rows: Sequence[int]) -> tuple[Camera, Tensor]:
         """Return N cameras on the CPU, and vertices [N, U, 3] in the world."""
@@ -189,17 +179,6 @@ class FlameTracks:
     def features(self, table: Table, rows: Sequence[int]) -> Tensor | None:
         """See `Tracks`."""
         return _rows(table, "motion", rows)
-
-    @torch.no_grad()
-    def _at_rest(self) -> Tensor:
-        """Return the canonical face [U, 3], its eyeballs pushed back so that none is taken for a lid."""
-        flame, eyes = self._field.flame, torch.zeros(1, 6, device=self._device)
-        betas = eyes.new_zeros(1, flame["shape_directions"].shape[-1])
-        rest, _ = flame(betas, eyes[:, :3], eyes.new_tensor([CANONICAL_JAW]), eyes)
-        if "eye_idxs" in self._field.mesh:
-            check_indices("eye_idxs", self._field.mesh["eye_idxs"], rest.shape[1])
-            rest[0, self._field.mesh["eye_idxs"], 2] -= EYEBALLS_BACK
-        return rest[0] / POSITIONS_SPAN
 
     def _pose(self, table: Table, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         neck = torch.from_numpy(rectified_necks(table["pose"][:, :3])[list(rows)]).float()
