@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -121,8 +120,7 @@ def test_the_command_writes_marked_and_signed_films_of_geometry(portrait_file, d
     command = ["reenact", str(portrait_file), str(driving), str(out), "--weights", "demo", "--device", "cpu"]
     assert main([*command, "--faces", "none", "--show", show, "--frames", "2"]) == 0, capsys.readouterr().err
     assert frames_of(out).shape == (2, S, S, 3)
-    report = verify(out)
-    assert report.watermark is not None
+    assert verify(out).watermark.message is not None
     frames = pipe.animate(portrait_file, driving, controls=Controls(show=show), frames=2)
     library = pipe.save(frames, tmp_path / "library.mkv", sound=driving)
     assert library.read_bytes() == out.read_bytes()
@@ -131,7 +129,10 @@ def test_the_command_writes_marked_and_signed_films_of_geometry(portrait_file, d
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--show", "depth", "--paste-back"), "--paste-back: expected a picture, which fits into the portrait, got depth"),
+        (
+            ("--show", "depth", "--paste-back"),
+            "--paste-back: expected a picture, which fits into the portrait, got depth",
+        ),
         (("--show", "bones"), "--show: expected"),
     ],
 )
@@ -192,6 +193,6 @@ def test_the_turntable_s_command_writes_a_marked_film(portrait_file, tmp_path, c
     assert main([*words, "--faces", "none"]) == 0, capsys.readouterr().err
     frames = frames_of(out)
     assert frames.shape == (5, S, 2 * S, 3)
-    assert verify(out).watermark is not None
+    assert verify(out).watermark.message is not None
     assert main([*words, "--faces", "none"]) == 2, "it is there"
     assert main(["turntable", str(portrait_file), str(tmp_path / "a.png")]) == 2
