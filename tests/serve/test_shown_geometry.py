@@ -17,11 +17,13 @@ from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.render.geometry_pictures import BACKGROUND
 from triportrait.serve import reenactor as reenactor_module
 from triportrait.serve.faces.face import AlignedFace
+from triportrait.serve.live.inference import EXAMPLES
 from triportrait.serve.media.provenance.verify import verify
 from triportrait.serve.precision import sample_picture
 from triportrait.serve.reenactor import PreparedSource
 
 S = 128
+PORTRAIT = EXAMPLES / "head-1.jpg"
 GREY = round((BACKGROUND + 1) * 127.5)
 needs_mesh = pytest.mark.skipif(fault("skimage") is not None, reason="needs the extra mesh")
 
@@ -115,13 +117,13 @@ def test_side_by_side_keeps_its_pictures_and_adds_one_of_geometry(pipe, source):
 
 
 @pytest.mark.parametrize("show", ["depth", pytest.param("mesh", marks=needs_mesh)])
-def test_the_command_writes_marked_and_signed_films_of_geometry(portrait_file, driving, tmp_path, capsys, show, pipe):
+def test_the_command_writes_marked_and_signed_films_of_geometry(driving, tmp_path, capsys, show, pipe):
     out = tmp_path / "out.mkv"
-    command = ["reenact", str(portrait_file), str(driving), str(out), "--weights", "demo", "--device", "cpu"]
+    command = ["reenact", str(PORTRAIT), str(driving), str(out), "--weights", "demo", "--device", "cpu"]
     assert main([*command, "--faces", "none", "--show", show, "--frames", "2"]) == 0, capsys.readouterr().err
     assert frames_of(out).shape == (2, S, S, 3)
     assert verify(out).watermark.message is not None
-    frames = pipe.animate(portrait_file, driving, controls=Controls(show=show), frames=2)
+    frames = pipe.animate(PORTRAIT, driving, controls=Controls(show=show), frames=2)
     library = pipe.save(frames, tmp_path / "library.mkv", sound=driving)
     assert library.read_bytes() == out.read_bytes()
 
@@ -187,12 +189,12 @@ def test_a_turntable_begins_in_front_and_shows_picture_beside_geometry(pipe, sou
 
 
 @needs_mesh
-def test_the_turntable_s_command_writes_a_marked_film(portrait_file, tmp_path, capsys):
+def test_the_turntable_s_command_writes_a_marked_film(tmp_path, capsys):
     out = tmp_path / "turn.mp4"
-    words = ["turntable", str(portrait_file), str(out), "--seconds", "0.2", "--weights", "demo", "--device", "cpu"]
+    words = ["turntable", str(PORTRAIT), str(out), "--seconds", "0.2", "--weights", "demo", "--device", "cpu"]
     assert main([*words, "--faces", "none"]) == 0, capsys.readouterr().err
     frames = frames_of(out)
     assert frames.shape == (5, S, 2 * S, 3)
     assert verify(out).watermark.message is not None
     assert main([*words, "--faces", "none"]) == 2, "it is there"
-    assert main(["turntable", str(portrait_file), str(tmp_path / "a.png")]) == 2
+    assert main(["turntable", str(PORTRAIT), str(tmp_path / "a.png")]) == 2
