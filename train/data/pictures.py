@@ -124,7 +124,7 @@ class PictureSet:
 
     def _read(self, arrays: dict[str, np.ndarray], make_necks: bool) -> dict[str, Tensor]:
         poses, h = len(arrays["image"]), self.model.render.neural_size
-        opacity, depth = _at_rays(
+        opacity, depth = at_rays(
             torch.from_numpy(arrays["opacity"]).flatten(0, 1)[:, None],  # [E*V, 1, S, S]
             torch.from_numpy(arrays["depth"]).flatten(0, 1)[:, None],
             h,
@@ -246,7 +246,7 @@ def photograph(
 ) -> Pictures:
     """Render B pictures of B heads, with their parts and, with `necks`, their neck poses."""
     view = take_pictures(renderer, identity, expression, light, camera, model.image_size, antialias)
-    opacity, depth = _at_rays(view.opacity, view.depth, model.render.neural_size)
+    opacity, depth = at_rays(view.opacity, view.depth, model.render.neural_size)
     return Pictures(
         image=view.image,
         opacity=opacity,
@@ -268,7 +268,7 @@ def neck_grids(identity: Identity, expression: Expression, model: ModelConfig) -
     return join_necks(grids)
 
 
-def _at_rays(opacity: Tensor, depth: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def at_rays(opacity: Tensor, depth: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Shrink opacity and depth [B, 1, S, S] to the ray grid; depth is the mean over what the head covers."""
     inside = (depth > 0).float()
     return shrink(opacity, size), shrink(depth * inside, size) / shrink(inside, size).clamp(min=1e-3)

@@ -34,7 +34,7 @@ def write_pictures_sheet(path: Path, results: Sequence[GroupResult]) -> None:
         for row in result.rows:
             pairs = [p for pair in zip(row.results, row.truths, strict=True) for p in pair]
             rows.append(("", [row.source, row.driving, *pairs]))
-        blocks.append((_title(result), rows))
+        blocks.append((group_title(result), rows))
     write_sheet(path, columns, blocks)
 
 
@@ -44,7 +44,7 @@ def write_axes_sheet(path: Path, results: Sequence[GroupResult]) -> None:
     blocks = []
     for result in results:
         for number, row in enumerate(result.axes):
-            blocks.append((_title(result) if number == 0 else "", _axes_rows(row, axes)))
+            blocks.append((group_title(result) if number == 0 else "", _axes_rows(row, axes)))
     write_sheet(path, ["source", "at rest", *axes], blocks, _ROW_LABEL_PX)
 
 
@@ -57,7 +57,8 @@ def _axes_rows(row: AxesRow, axes: Sequence[str]) -> list[Row]:
     ]
 
 
-def _title(result: GroupResult) -> str:
+def group_title(result: GroupResult) -> str:
+    """Return what stands above the rows of a group."""
     names = {"cast": "the cast: heads that training saw", "held out": "held out: heads that training never saw"}
     return names.get(result.group.name, result.group.name)
 
