@@ -74,6 +74,31 @@ def chosen_device(choice: str) -> torch.device:
     return torch.device("cpu")
 
 
+def named_device(device: str | torch.device) -> torch.device:
+    """Choose the device that a program names: as `chosen_device`, or a device of torch on this process's card.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    import torch
+
+    if device in ("auto", "cpu", "cuda"):
+        return chosen_device(str(device))
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device: expected auto, cpu or cuda, got {device!r}; name one of them") from error
+    if chosen.type == "cuda":
+        chosen_device("cuda")
+        if chosen.index is not None and chosen.index != torch.cuda.current_device():
+            raise InputError(
+                f"device: expected cuda, this process's current card, got {chosen}; choose it by CUDA_VISIBLE_DEVICES"
+            )
+    elif chosen.type != "cpu":
+        raise InputError(f"device: expected auto, cpu or cuda, got {chosen.type}; name one of them")
+    return chosen
+
+
 def warn_of_unused_card() -> None:
     """Warn of a card that torch cannot use, where there is one that nobody hid."""
     import torch

@@ -15,7 +15,9 @@ from torch import Tensor
 from triportrait.core.errors import InputError
 from triportrait.core.faces.models import COMMAND
 from triportrait.core.render.cameras import fixed_camera, orbit_deg, turned
+from triportrait.core.render.geometry_pictures import Shown
 from triportrait.core.types import Camera
+from triportrait.serve.controls import Controls
 from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.faces.network_faces import NetworkFaces
@@ -30,7 +32,8 @@ from triportrait.serve.media.video.clips import Frame
 from triportrait.serve.overlap import read_ahead
 from triportrait.serve.part_times import PartTimes
 from triportrait.serve.picture_inputs import PictureStream
-from triportrait.serve.reenactor import Controls, PreparedSource, Reenactor
+from triportrait.serve.reenactor import PreparedSource, Reenactor
+from triportrait.serve.shown_geometry import check_show
 from triportrait.serve.source_and_driving import DrivingFrames, SourcePicture, check_finds_faces
 
 ORBIT_PERIOD_S = 4.0
@@ -93,6 +96,7 @@ def check_controls(controls: object, motion_width: int) -> None:
     if not isinstance(controls, Controls):
         raise InputError(f"controls: expected triportrait.Controls, got {type(controls).__name__}; make one")
     camera, neutral = controls.camera, controls.neutral
+    check_show(controls.show, spell=lambda name: f"controls.{name}")
     if camera is not None and (not isinstance(camera, Camera) or camera.world_from_camera.shape != (1, 4, 4)):
         raise InputError("controls.camera: expected one Camera, got another number or type; see Pipeline.camera")
     if not math.isfinite(controls.motion_strength) or not all(map(math.isfinite, controls.gaze)):
@@ -283,13 +287,16 @@ class Animation:
                 tracking = replace(driving_face.tracking, parameters=source_face.tracking.parameters)
                 driving_face = replace(driving_face, tracking=tracking)
             cameras = self._cameras(driving_face, controls, frame.time_s)
+            shows: list[Shown] = ["picture" if options.side_by_side else controls.show] * len(cameras)
+            if options.side_by_side and controls.show != "picture":
+                cameras, shows = [*cameras, cameras[-1]], [*shows, controls.show]
             head = self._reenactor.head(self._source, driving_face, controls)
             if self.marks and self._reenactor.marks_on_device and not self._origin.composite:
-                marked = self._reenactor.marked_views(head, cameras, self._signs)[0]
+                marked = self._reenactor.marked_views(head, cameras, self._signs, shows)[0]
                 return AnimatedFrame(
                     marked[0].copy(), frame.time_s, frame.index, cameras[0], face.found, self._origin, marked
                 )
-            views = self._reenactor.views(head, cameras)
+            views = self._reenactor.views(head, cameras, shows)
         if self._paste is not None:
             with self._times.part("paste back"):
                 image = self._paste(views[0])
@@ -301,10 +308,13 @@ class Animation:
         yaw, pitch = self._angles(frame.time_s) if self._options.orbit else self._angles()
         turn = turned(Camera(torch.eye(4)[None], torch.eye(3)[None]), yaw, pitch).world_from_camera[0]
         signs = self._signs[None] if self.marks and self._reenactor.marks_on_device else None
+        controls = self._controls(frame.time_s)
         with self._times.part("follow the face and reenact a frame"):
-            shown = followed.show(picture, frame.time_s, self._controls(frame.time_s), turn, signs)
+            shown = followed.show(picture, frame.time_s, controls, turn, signs)
         if isinstance(shown, AlignedFace):
             return self._animated(frame, shown)
+        if controls.show == "mesh":  # of the face that was followed; no graph holds it
+            return self._animated(frame, followed.aligned(shown))
         assert shown.plain is not None
         marked = None if shown.marked is None else (shown.plain, shown.marked)
         return AnimatedFrame(

@@ -11,11 +11,12 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
+from triportrait.serve.controls import Controls
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.faces.following import FOLLOW, HOLD, TAKE, Packed
 from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.followed_frames import FollowedFrames, RawFrame, ShownFrame, canvas_of
-from triportrait.serve.reenactor import Controls, PreparedSource
+from triportrait.serve.reenactor import PreparedSource
 
 
 class FollowedClip:
@@ -34,6 +35,10 @@ class FollowedClip:
     def stage(self, image: np.ndarray) -> Tensor:
         """Copy a frame, uint8 [h, w, 3], to where it is uploaded from; any thread may."""
         return self._frames.stage(image)
+
+    def aligned(self, shown: ShownFrame) -> AlignedFace:
+        """Fetch a face that was shown, as of `FollowedFrames.aligned`."""
+        return self._frames.aligned(shown)
 
     def show(
         self, staged: Tensor, time_s: float, controls: Controls, turn: Tensor, signs: Tensor | None = None

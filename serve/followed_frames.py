@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -24,15 +25,18 @@ from triportrait.core.motion.flame import rotation_matrices
 from triportrait.core.motion.motion_crop import ANCHOR_TARGETS, crop_map
 from triportrait.core.motion.small_encoder import GAZE, SPREAD
 from triportrait.core.render.cameras import fixed_camera
+from triportrait.core.render.geometry_pictures import Shown
 from triportrait.core.types import Camera
 from triportrait.kernels.dispatch import runs_triton
+from triportrait.serve.controls import Controls
 from triportrait.serve.faces.alignment import align, alignment_points, middle_square
 from triportrait.serve.faces.face import AlignedFace, Face
 from triportrait.serve.faces.following import NUM_POINTS, TAKE, Followed, Following, Given, Packed
 from triportrait.serve.faces.head_pose import neck_parameters
 from triportrait.serve.faces.views import View
 from triportrait.serve.media.provenance.watermark import BITS
-from triportrait.serve.reenactor import Controls, PreparedSource, Reenactor
+from triportrait.serve.reenactor import PreparedSource, Reenactor
+from triportrait.serve.shown_geometry import RENDERED, places_of
 from triportrait.serve.tracking_files import LENGTHS, Tracking
 
 # Rows and columns, the smallest first; films and cameras have these sizes. A larger frame is followed on the host.
@@ -122,8 +126,8 @@ def canvas_of(height: int, width: int) -> tuple[int, int] | None:
 class FollowedFrames:
     """Follows faces and shows portraits by them, each batch of frames by one graph.
 
-    Graphs are captured when a canvas, with or without necks that turn and with or without watermarks, is first used,
-    or by `capture`: at most four for each of CANVASES and each size of a batch. Nobody else may use the device
+    Graphs are captured when a canvas, with or without necks that turn, watermarks and pictures of geometry, is first
+    used, or by `capture`: at most eight for each of CANVASES and each size of a batch. Nobody else may use the device
     meanwhile.
 
     Args:
@@ -144,17 +148,19 @@ class FollowedFrames:
         """Make the state of a face that was never seen, which the first frame has to TAKE."""
         return self._following.begin(1, self._reenactor.device).packed()
 
-    def capture(self, frame: RawFrame, sizes: Sequence[int], marked: bool) -> None:
+    def capture(self, frame: RawFrame, sizes: Sequence[int], marked: bool, geometry: bool = False) -> None:
         """Capture batches of these sizes on a frame's canvas, with necks that turn and without; nothing more later.
 
         Args:
             frame: shows a face, which is taken.
             sizes: of batches.
             marked: whether pictures get watermarks.
+            geometry: capture batches that show depth or normals, too.
         """
         necks = (False, True) if self._reenactor.can_turn_neck else (False,)
-        for size, neck in product(sizes, necks):
-            frames = [replace(frame, controls=replace(frame.controls, neck=neck))] * size
+        shows: tuple[Shown, ...] = ("picture", *(("normals",) if geometry else ()))
+        for size, neck, show in product(sizes, necks, shows):
+            frames = [replace(frame, controls=replace(frame.controls, neck=neck, show=show))] * size
             self.show(frames, torch.zeros(size, BITS) if marked else None, plain=not marked)()
         if self._graphs is not None:
             self._graphs.seal()
@@ -197,7 +203,10 @@ class FollowedFrames:
         )
         turns = network.can_turn_neck and any(frame.controls.neck for frame in frames)
         rows = torch.cat([torch.stack([_numbers(frame) for frame in frames]), torch.cat([x.shape for x in sources])], 1)
-        numbers = network.upload(rows if signs is None else torch.cat([rows, signs], 1))
+        shows = [_rendered(frame) for frame in frames]
+        geometry = set(shows) != {"picture"}
+        parts = (rows, *(() if signs is None else (signs,)), *((places_of(shows),) if geometry else ()))
+        numbers = network.upload(torch.cat(parts, 1))
         motions = [source.motion for source in sources]
         origins = [
             motion if frame.controls.neutral is None or motion is None else frame.controls.neutral.to(motion)
@@ -214,7 +223,8 @@ class FollowedFrames:
         states = [_cat([frame.state[i] for frame in frames]) for i in range(2)]
         inputs = pictures, numbers, *joined, *states
         name = f"followed frame, {canvas[0]} x {canvas[1]}" + ", neck turned" * turns + ", marked" * (signs is not None)
-        function = self._turned if turns else self._still
+        name += ", geometry" * geometry
+        function = partial(self._frame, turns, geometry)
         results = function(*inputs) if self._graphs is None else self._graphs(name, function, inputs)
         count = 1 if signs is None else 2
         images, (report, *state) = list(results[:count]), results[count:]
@@ -245,22 +255,18 @@ class FollowedFrames:
             )  # fmt: skip
         return shown
 
-    def _still(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return self._frame(False, *inputs)
-
-    def _turned(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return self._frame(True, *inputs)
-
     def _frame(
-        self, turns: bool, canvas: Tensor, numbers: Tensor, source_motion: Tensor, origin: Tensor, tokens: Tensor,
-        detail_partial: Tensor, background: Tensor, *last: Tensor,
+        self, turns: bool, geometry: bool, canvas: Tensor, numbers: Tensor, source_motion: Tensor, origin: Tensor,
+        tokens: Tensor, detail_partial: Tensor, background: Tensor, *last: Tensor,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         """Follow, drive and render B frames.
 
         Args:
             turns: necks turn, at least one of them.
+            geometry: not all frames show pictures.
             canvas: uint8 [B, H, W, 3].
-            numbers: float64 [B, N], as NUMBERS says, then the shape, then the signs of watermarks, if any.
+            numbers: float64 [B, N], as NUMBERS says, then the shape, then the signs of watermarks, if any, then what
+                each shows where `geometry` says so.
             source_motion, origin, tokens, detail_partial, background: as of `Reenactor.frame_planes` and `frame_view`.
             last: the state.
 
@@ -270,6 +276,7 @@ class FollowedFrames:
         network = self._reenactor
         widths = [*NUMBERS.values(), network.portrait.config.neck.num_shape]
         *parts, shape, signs = numbers.split([*widths, numbers.shape[1] - sum(widths)], 1)
+        signs, places = signs.split([signs.shape[1] - geometry, int(geometry)], 1)
         of = dict(zip(NUMBERS, parts, strict=True))
         given = Given(of["points"].float().unflatten(1, (NUM_POINTS, 3)), of["view"])
         state, found = self._following(
@@ -282,7 +289,11 @@ class FollowedFrames:
         world = self._cameras(of, state.neck)
         grids = self._necks(shape.float(), state.neck, of["neck"].float()) if turns else ()
         view = torch.cat([world, of["intrinsics"].float(), signs.float()], 1)
-        *images, finite = network.frame_view(planes, background, view, *grids)
+        if geometry:
+            view = torch.cat([places.float(), view], 1)
+            *images, finite = network.frame_geometry(RENDERED, planes, background, view, *grids)
+        else:
+            *images, finite = network.frame_view(planes, background, view, *grids)
         told = finite[:, None], found[:, None], world, state.points.flatten(1), state.view
         report = torch.cat([part.double() for part in told], 1)
         return *images, report, *state.packed()
@@ -320,6 +331,11 @@ def _numbers(frame: RawFrame) -> Tensor:
         camera.world_from_camera, camera.intrinsics, points, torch.tensor(view, dtype=torch.float64),
     )  # fmt: skip
     return torch.cat([part.double().flatten() for part in parts])
+
+
+def _rendered(frame: RawFrame) -> Shown:
+    """Return what a frame shows of its rays; a mesh is made of its face later, by who asks for one."""
+    return "picture" if frame.controls.show == "mesh" else frame.controls.show
 
 
 def _tensor(image: np.ndarray | Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -15,13 +15,13 @@ from weakref import WeakSet
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
-from triportrait.core.gpus import chosen_device
+from triportrait.core.gpus import named_device
 from triportrait.core.render.cameras import fixed_camera, turned
+from triportrait.core.render.geometry_pictures import Shown
 from triportrait.core.types import Camera, Head
 from triportrait.core.weights import log_weights, named_weights
 from triportrait.serve.animation import (
@@ -35,24 +35,24 @@ from triportrait.serve.animation import (
     until_seen,
     why_no_landmarks,
 )
+from triportrait.serve.controls import DEFAULT_CONTROLS, Controls
 from triportrait.serve.faces.face import AlignedFace, FaceProvider
 from triportrait.serve.faces.providers import FaceKind, LazyProvider
 from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.first_start import FirstStart
 from triportrait.serve.media.output_file import VIDEO_ENDINGS, check_output
 from triportrait.serve.media.provenance.stamp import Stamp
-from triportrait.serve.media.video.decoders import Decoding
 from triportrait.serve.media.video.encoders import EncoderChoice, chosen_encoder
 from triportrait.serve.part_times import PartTimes
-from triportrait.serve.picture_inputs import Picture, PictureStream, to_picture
+from triportrait.serve.picture_inputs import Picture, to_picture
+from triportrait.serve.pipeline_inputs import Driving, Source, open_driving, optional_path, read_source
 from triportrait.serve.precision import DTYPES, Precision, use_precision
-from triportrait.serve.reenactor import DEFAULT_CONTROLS, Controls, PreparedSource, Reenactor
+from triportrait.serve.reenactor import PreparedSource, Reenactor
 from triportrait.serve.saving import WRITTEN_PICTURES, write_frames
-from triportrait.serve.source_and_driving import DrivingFrames, SourcePicture, find_face, find_source, known_of
+from triportrait.serve.shown_geometry import check_show
+from triportrait.serve.source_and_driving import DrivingFrames, SourcePicture
+from triportrait.serve.turntable import SWAY_DEG, TURN_S, check_turntable, turntable_frames
 from triportrait.serve.weight_loading import RULE, copy_weights, files_of, load_weights, need_faces
-
-Source = Picture | SourcePicture | PreparedSource
-Driving = Picture | Iterable[Picture] | DrivingFrames
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Pipeline:
         """
         name = named_weights(None if weights is None else os.fspath(weights))
         log_weights(None if weights is None else os.fspath(weights))
-        chosen = _device(device)
+        chosen = named_device(device)
         began = time.perf_counter()
         reenactor = Reenactor(*load_weights(name, static), chosen, static)
         first_start = FirstStart(reenactor, precision)
@@ -166,7 +166,7 @@ class Pipeline:
         Raises:
             InputError: there is no such device.
         """
-        self._reenactor.to(_device(device))
+        self._reenactor.to(named_device(device))
         self._captured, self._first_start = False, FirstStart(self._reenactor, self.precision)
         return self
 
@@ -189,7 +189,11 @@ class Pipeline:
         return Path(folder)
 
     def prepare(
-        self, source: Source, *, face: int | None = None, source_params: str | os.PathLike[str] | None = None
+        self,
+        source: Source,
+        *,
+        face: int | None = None,
+        source_params: str | os.PathLike[str] | None = None,
     ) -> PreparedSource:
         """Read a portrait once, for any number of frames.
 
@@ -206,7 +210,11 @@ class Pipeline:
             self._check_prepared(source)
             return source
         check_face_number("face", face)
-        picture = source if isinstance(source, SourcePicture) else self._read_source(source, face, source_params)
+        picture = (
+            source
+            if isinstance(source, SourcePicture)
+            else read_source(source, face, source_params, self._finder, need_faces(self.weights))
+        )
         reenactor = self._network()
         aligned = picture.aligned(reenactor.image_size, reenactor.has_flame_neck)
         if (picture.faces or 0) > 1 and face is None:
@@ -271,11 +279,13 @@ class Pipeline:
             yaw_deg, pitch_deg, orbit, relative, smooth, paste_back, side_by_side, frames, driving_face
         )  # fmt: skip
         options.check()
-        controls_at = self._controls_at(controls)
+        controls_at = self._controls_at(controls, paste_back)
         if relative and controls_at(0.0).neutral is not None:
             raise InputError("relative: expected no neutral motion in the controls beside it, got one; leave one out")
         clip = (
-            driving if isinstance(driving, DrivingFrames) else self._open_driving(driving, driving_params, frames, fps)
+            driving
+            if isinstance(driving, DrivingFrames)
+            else open_driving(driving, driving_params, frames, fps, self.device)
         )
         prepared = self.prepare(source, face=face, source_params=source_params)
         if clip is not driving and clip.known is None and isinstance(clip.name, Path):
@@ -315,14 +325,14 @@ class Pipeline:
         Raises:
             InputError: there is no frame, or the output cannot be written.
         """
-        target, sound_video = Path(path), _optional_path(sound)
+        target, sound_video = Path(path), optional_path(sound)
         sources = [] if sound_video is None else [sound_video]
         check_output(target, overwrite, (*VIDEO_ENDINGS, *WRITTEN_PICTURES), sources=sources)
 
         def stamp(first: AnimatedFrame) -> Stamp:
             return Stamp(
                 first.origin.picture.sha256(), self.weights, watermark=watermark,
-                certificate=_optional_path(certificate), key=_optional_path(key), composite=first.origin.composite,
+                certificate=optional_path(certificate), key=optional_path(key), composite=first.origin.composite,
             )  # fmt: skip
 
         if isinstance(frames, Animation):
@@ -358,7 +368,7 @@ class Pipeline:
             InputError: the picture cannot be read, or the network's numbers are not finite.
         """
         head, face, camera = self._follow(source, picture, controls, tracker, time_s)
-        image = self._network().views(head, [camera])[0]
+        image = self._network().views(head, [camera], [controls.show])[0]
         assert source.picture is not None
         return AnimatedFrame(image, time_s, 0, camera, face.found, Origin(source.picture, None, False))
 
@@ -369,10 +379,35 @@ class Pipeline:
         """Make the head of one frame, which `view` shows from any side; arguments as in `frame`."""
         return self._follow(source, picture, controls, tracker, time_s)[0]
 
-    def view(self, head: Head, camera: Camera | None = None) -> np.ndarray:
+    def view(self, head: Head, camera: Camera | None = None, show: Shown = "picture") -> np.ndarray:
         """Render a head as uint8 [S, S, 3], by default from the front; the transformer does not run again."""
-        check_controls(Controls(camera), self._motion_width)
-        return self._network().views(head, [camera or fixed_camera()])[0]
+        check_controls(Controls(camera, show=show), self._motion_width)
+        return self._network().views(head, [camera or fixed_camera()], [show])[0]
+
+    def turntable(
+        self, source: Source, *, show: Shown = "mesh", driving: Picture | None = None,
+        arc_deg: float = SWAY_DEG, seconds: float = TURN_S, face: int | None = None,
+        source_params: str | os.PathLike[str] | None = None,
+    ) -> Iterator[AnimatedFrame]:  # fmt: skip
+        """Let a camera go around a head that holds still, its picture beside its geometry, for `save`.
+
+        Args:
+            source, face, source_params: as in `prepare`.
+            show: what is beside the picture; "picture" is nothing.
+            driving: a picture whose expression the head has; None is its own.
+            arc_deg: from the one side to the other and back, up to 180 on either; 360 goes once around instead.
+            seconds: how long that takes, 25 frames each.
+
+        Returns:
+            An iterator of frames, uint8 [S, 2 S, 3]; they are made as they are asked for.
+
+        Raises:
+            InputError: an argument cannot be used.
+        """
+        check_turntable(show, arc_deg, seconds)
+        prepared = self.prepare(source, face=face, source_params=source_params)
+        head = self.head(prepared, prepared.face if driving is None else driving)
+        return turntable_frames(self._network(), head, prepared, show, arc_deg, seconds)
 
     @staticmethod
     def camera(yaw_deg: float = 0.0, pitch_deg: float = 0.0) -> Camera:
@@ -400,44 +435,17 @@ class Pipeline:
         image = to_picture(picture, "driving picture")
         return tracker.follow(image, time_s) if tracker.provider else AlignedFace.middle(image, tracker.size_px)
 
-    def _read_source(
-        self, source: Picture, face: int | None, params: str | os.PathLike[str] | None
-    ) -> SourcePicture:  # fmt: skip
-        if isinstance(source, str | os.PathLike):
-            file = find_source(Path(source), _optional_path(params))
-            return file.read(self._finder, face, need_faces(self.weights))
-        if params is not None:
-            raise InputError("source_params: expected a path as the source beside it, got pixels; leave it out")
-        return find_face("source", to_picture(source, "source"), self._finder(), face, need_faces(self.weights))
-
-    def _open_driving(
-        self, driving: Picture | Iterable[Picture], params: str | os.PathLike[str] | None, frames: int | None,
-        fps: float | Fraction | None,
-    ) -> DrivingFrames:  # fmt: skip
-        folder = _optional_path(params)
-        if isinstance(driving, str | os.PathLike):
-            if fps is not None:
-                raise InputError("fps: expected pictures beside it, got a path, whose frames have times; leave it out")
-            return DrivingFrames.open(Path(driving), folder, frames, Decoding.on("auto", self.device))
-        if isinstance(driving, Image.Image) or (isinstance(driving, np.ndarray) and driving.ndim == 3):
-            driving = [driving]
-        if not isinstance(driving, Iterable) or isinstance(driving, bytes | bytearray | dict):
-            raise InputError(
-                f"driving: expected a path, a picture or an iterable of them, got {type(driving).__name__}; convert it"
-            )
-        known = None if folder is None else known_of(folder, folder)
-        return DrivingFrames.of("driving", PictureStream(driving, fps), known, frames)
-
-    def _controls_at(self, controls: Controls | Callable[[float], Controls]) -> Callable[[float], Controls]:
-        if not callable(controls):
-            check_controls(controls, self._motion_width)
-            return lambda time_s: controls
-
+    def _controls_at(
+        self, controls: Controls | Callable[[float], Controls], paste_back: bool
+    ) -> Callable[[float], Controls]:
         def checked(time_s: float) -> Controls:
-            at_time = controls(time_s)
+            at_time = controls(time_s) if callable(controls) else controls
             check_controls(at_time, self._motion_width)
+            check_show(at_time.show, paste_back)
             return at_time
 
+        if not callable(controls):
+            checked(0.0)
         return checked
 
     def _check_prepared(self, source: PreparedSource) -> None:
@@ -465,25 +473,3 @@ class Pipeline:
             with self._first_start.part(last=True):
                 reenactor.capture()
         return reenactor
-
-
-def _optional_path(path: str | os.PathLike[str] | None) -> Path | None:
-    return None if path is None else Path(path)
-
-
-def _device(device: str | torch.device) -> torch.device:
-    if device in ("auto", "cpu", "cuda"):
-        return chosen_device(str(device))
-    try:
-        chosen = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise InputError(f"device: expected auto, cpu or cuda, got {device!r}; name one of them") from error
-    if chosen.type == "cuda":
-        chosen_device("cuda")
-        if chosen.index is not None and chosen.index != torch.cuda.current_device():
-            raise InputError(
-                f"device: expected cuda, this process's current card, got {chosen}; choose it by CUDA_VISIBLE_DEVICES"
-            )
-    elif chosen.type != "cpu":
-        raise InputError(f"device: expected auto, cpu or cuda, got {chosen.type}; name one of them")
-    return chosen

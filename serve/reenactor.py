@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -11,23 +10,24 @@ from itertools import product
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from triportrait.core.errors import InputError
-from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.geometry.surface import Surface
 from triportrait.core.motion.motion_crop import crop_map, cut
-from triportrait.core.motion.neck import NeckField
-from triportrait.core.motion.small_encoder import GAZE, SPREAD, SmallMotionEncoder
-from triportrait.core.portrait import Portrait4D
+from triportrait.core.motion.small_encoder import GAZE, SPREAD
 from triportrait.core.render.cameras import fixed_camera
+from triportrait.core.render.geometry_pictures import GeometryPictures, Shown
 from triportrait.core.types import Camera, Driving, Head, NeckGrid, Rendering, Source
 from triportrait.kernels.dispatch import runs_triton
 from triportrait.kernels.march import inside_ring, ringed
-from triportrait.serve.cuda_graph import BATCHES, Copies, Graphs
+from triportrait.serve.controls import DEFAULT_CONTROLS, Controls
+from triportrait.serve.cuda_graph import BATCHES, Graphs
 from triportrait.serve.faces.face import AlignedFace
-from triportrait.serve.freed_memory import keep_freed_memory
 from triportrait.serve.image_tensors import to_float, to_uint8
 from triportrait.serve.media.provenance.watermark import BITS, mark
+from triportrait.serve.network_on_device import NetworkOnDevice
+from triportrait.serve.shown_geometry import RENDERED, places_of, shown_images, surface_of, surface_picture
 from triportrait.serve.source_and_driving import SourcePicture
 from triportrait.serve.tracking_files import HeadParameters, Tracking
 
@@ -53,124 +53,23 @@ class PreparedSource:
     picture: SourcePicture | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Controls:
-    """Says how a source follows a driving frame, and from where it is seen.
-
-    Attributes:
-        camera: one camera; None is the fixed view in front of the face, with the intrinsics of the driving frame's
-            published parameters where it has some.
-        neck: turn the neck as the driving frame does, where its pose is known; else the neck is still.
-        motion_strength: s in v = v_s + s (v_d - v_s): 0 keeps the source's expression, 1 takes the driving one.
-        gaze: added to where the eyes look, to the head's left and up; 1 is from the middle to the rim of the eye. It
-            has no effect where `can_steer_gaze` is False.
-        neutral: [1, M], the motion of the driving face at rest. Then v = v_s + s (v_d - neutral), so that the shape
-            of the driving face stays behind.
-    """
-
-    camera: Camera | None = None
-    neck: bool = True
-    motion_strength: float = 1.0
-    gaze: tuple[float, float] = (0.0, 0.0)
-    neutral: Tensor | None = None
-
-
-DEFAULT_CONTROLS = Controls()
 Request = tuple[PreparedSource, AlignedFace, Controls]
 
 
-class Reenactor:
-    """Runs Portrait4D and its motion encoder on one device.
-
-    Attributes:
-        dtype: what autocast runs the networks of a frame in; None is float32. `precision.use_precision` sets it.
-        beside: what others keep for this device and these captures, by name; it is forgotten with them.
-
-    Args:
-        portrait: the network; its super-resolution is folded in place.
-        motion_encoder: the network v.
-        device: where to run.
-        static: switch the layers for motion off: the source keeps its expression, only cameras and the neck move.
-    """
-
-    def __init__(
-        self,
-        portrait: Portrait4D,
-        motion_encoder: MotionEncoder | SmallMotionEncoder,
-        device: torch.device | str = "cpu",
-        static: bool = False,
-    ) -> None:
-        self.portrait, self.motion_encoder = portrait.fold().eval(), motion_encoder
-        self.static = static
-        self.dtype: torch.dtype | None = None
-        self.to(device)
+class Reenactor(NetworkOnDevice):
+    """Runs the networks: prepares sources, drives them, and shows heads; see `NetworkOnDevice` for its arguments."""
 
     def to(self, device: torch.device | str) -> None:
         """Move the networks; captures are dropped, and sources must be prepared again."""
-        self.device = torch.device(device)
-        if self.device.type == "cpu":
-            keep_freed_memory()
-        self.portrait = self.portrait.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.motion_encoder = self.motion_encoder.to(self.device)
+        super().to(device)
+        self._geometry = GeometryPictures().to(self.device)
         self._last_neck: tuple[list[Tensor], NeckGrid] | None = None
-        self._copies = Copies(self.device) if self.device.type == "cuda" else None
-        self._graphs: Graphs | None = None
-        self.beside: dict[str, object] = {}
-
-    @property
-    def image_size(self) -> int:
-        """Return S, the side of the pictures, in and out, pixels."""
-        return self.portrait.config.image_size
-
-    @property
-    def marks_on_device(self) -> bool:
-        """Whether watermarks are put in by the pass that renders, and not by threads of the host: on a GPU."""
-        return self.device.type == "cuda"
-
-    @property
-    def can_steer_gaze(self) -> bool:
-        """Tell whether the motion has numbers for the gaze; the published encoder's eyes are an embedding."""
-        return not self.static and isinstance(self.motion_encoder, SmallMotionEncoder)
-
-    @property
-    def has_flame_neck(self) -> bool:
-        """Tell whether the neck of the weights is FLAME's, whose rest pose is not upright."""
-        return isinstance(self.portrait.neck, NeckField)
-
-    @property
-    def can_turn_neck(self) -> bool:
-        """Tell whether the weights hold how a neck turns."""
-        return self.portrait.neck is not None
-
-    def parts(self) -> dict[str, nn.Module]:
-        """Name the parts of the network as a table of times does, in the order of the data."""
-        r = self.portrait.reconstructor
-        parts: dict[str, nn.Module] = {
-            "motion encoder": self.motion_encoder,
-            "global encoder": r.global_encoder,
-            "neutral blocks": r.neutralizer,
-            "background": r.background_encoder,
-            "detail encoder": r.detail_encoder,
-            "motion blocks": r.transfer,
-            "plane decoder": r.plane_decoder,
-            "volume rendering": self.portrait.volume,
-            "super-resolution": self.portrait.superres,
-        }
-        if self.portrait.neck is not None:
-            parts["neck field"] = self.portrait.neck
-        return parts
-
-    def keep_half(self) -> None:
-        """Round the weights that a frame multiplies to `dtype`, once and for all its frames."""
-        parts = self.portrait.reconstructor
-        for part in (self.motion_encoder, parts.transfer, parts.plane_decoder):
-            for module in part.modules():
-                if isinstance(module, nn.Linear | nn.Conv2d):
-                    module.to(self.dtype)
-        self.portrait.superres.to(self.dtype)
+        self._last_surface: tuple[Head, Surface] | None = None
 
     @torch.inference_mode()
-    def capture(self, most_batch: int = 1, marked: Sequence[bool] = (False, True)) -> None:
+    def capture(
+        self, most_batch: int = 1, marked: Sequence[bool] = (False, True), geometry: bool | None = None
+    ) -> None:
         """Capture the launches of frames as CUDA graphs; on a CPU do nothing.
 
         Do it before other threads use the device. From then on hooks of the parts are not called, and `dtype` must not
@@ -179,15 +78,22 @@ class Reenactor:
         Args:
             most_batch: capture the batches of `cuda_graph.BATCHES` that hold as many heads, and those below.
             marked: whether views get a watermark: capture those without, those with one, or both.
+            geometry: capture views of depth and normals, too; None captures those later, when they are first asked for:
+                nobody else may use the device then.
         """
         if self.device.type == "cuda":
             self.beside.clear()
             self._graphs, self._last_neck = Graphs(), None  # a neck that is remembered would not be captured
-            self.warm_up(most_batch, marked)
+            self._geometry_graphs = Graphs(self._graphs)
+            self.warm_up(most_batch, marked, geometry or False)
             self._graphs.seal()
+            if geometry is not None:
+                self._geometry_graphs.seal()
 
     @torch.inference_mode()
-    def warm_up(self, most_batch: int = 1, marked: Sequence[bool] = (False, True)) -> None:
+    def warm_up(
+        self, most_batch: int = 1, marked: Sequence[bool] = (False, True), geometry: bool = False
+    ) -> None:  # fmt: skip
         """Make a frame of each kind that `capture` captures, by which kernels are compiled; on a CPU do nothing."""
         if self.device.type != "cuda":
             return
@@ -200,9 +106,10 @@ class Reenactor:
             pose = [torch.zeros(1, width) for width in (neck.num_shape, neck.num_expression, 3, 3, 6)]
             faces.append(AlignedFace.whole(grey, Tracking(HeadParameters(fixed_camera(), *pose))))
         sizes = [size for size, below in zip(BATCHES, (0, *BATCHES), strict=False) if below < most_batch]
-        for size, face, gets_mark in product(sizes, faces, marked):
+        shown = (DEFAULT_CONTROLS, *([replace(DEFAULT_CONTROLS, show="normals")] * geometry))
+        for size, face, gets_mark, controls in product(sizes, faces, marked, shown):
             signs = torch.zeros(size, BITS) if gets_mark else None
-            self.reenact_many([(source, face, DEFAULT_CONTROLS)] * size, signs)
+            self.reenact_many([(source, face, controls)] * size, signs)
 
     @torch.inference_mode()
     def prepare(self, face: AlignedFace) -> PreparedSource:
@@ -235,25 +142,30 @@ class Reenactor:
         return self._heads([(source, face, controls)])
 
     @torch.inference_mode()
-    def views(self, head: Head, cameras: Sequence[Camera]) -> list[np.ndarray]:
+    def views(self, head: Head, cameras: Sequence[Camera], shows: Sequence[Shown] = ()) -> list[np.ndarray]:
         """Render a head as one uint8 [S, S, 3] per camera; the transformer does not run.
-
-        Raises:
-            InputError: the network made numbers that are not finite.
-        """
-        downloads = [self._pictures(head, camera) for camera in cameras]
-        return [picture for wait in downloads for picture in wait()[0]]
-
-    @torch.inference_mode()
-    def marked_views(self, head: Head, cameras: Sequence[Camera], signs: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Pictures as of `views`, each once as it is and once with a watermark.
 
         Args:
             head: one head.
             cameras: from where it is seen.
-            signs: [64], the watermark's.
+            shows: what each camera shows; pictures if it is not given.
+
+        Raises:
+            InputError: the network made numbers that are not finite.
         """
-        downloads = [self._pictures(head, camera, signs[None]) for camera in cameras]
+        shows = shows or ["picture"] * len(cameras)
+        downloads = [self._pictures(head, camera, [show]) for camera, show in zip(cameras, shows, strict=True)]
+        return [picture for wait in downloads for picture in wait()[0]]
+
+    @torch.inference_mode()
+    def marked_views(
+        self, head: Head, cameras: Sequence[Camera], signs: Tensor, shows: Sequence[Shown] = ()
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Pictures as of `views`, each once as it is and once with the watermark `signs`, [64]."""
+        shows = shows or ["picture"] * len(cameras)
+        downloads = [
+            self._pictures(head, camera, [show], signs[None]) for camera, show in zip(cameras, shows, strict=True)
+        ]
         return [(plain[0], marked[0]) for plain, marked in (wait() for wait in downloads)]
 
     def reenact(
@@ -264,7 +176,7 @@ class Reenactor:
         Raises:
             InputError: the network made numbers that are not finite.
         """
-        return self.views(self.head(source, face, controls), [controls.camera or fixed_camera()])[0]
+        return self.views(self.head(source, face, controls), [controls.camera or fixed_camera()], [controls.show])[0]
 
     @torch.inference_mode()
     def reenact_many(self, requests: Sequence[Request], signs: Tensor | None = None) -> list[np.ndarray]:
@@ -284,7 +196,8 @@ class Reenactor:
         if not requests:
             return []
         cameras = Camera.cat([controls.camera or fixed_camera() for _, _, controls in requests])
-        return self._pictures(self._heads(requests), cameras, signs, plain=signs is None)()[-1]
+        shows = [controls.show for _, _, controls in requests]
+        return self._pictures(self._heads(requests), cameras, shows, signs, plain=signs is None)()[-1]
 
     @torch.inference_mode()
     def render(self, head: Head, camera: Camera) -> Rendering:
@@ -362,23 +275,32 @@ class Reenactor:
         )[None]
 
     def _pictures(
-        self, head: Head, camera: Camera, signs: Tensor | None = None, plain: bool = True
+        self, head: Head, camera: Camera, shows: Sequence[Shown], signs: Tensor | None = None, plain: bool = True
     ) -> Callable[[], list[list[np.ndarray]]]:
         """Begin B views of B heads.
 
         Args:
+            shows: what each of them shows.
             signs: [B, 64], their watermarks.
             plain: give the pictures without watermark, too.
 
         Returns:
             A function that waits for the pictures, and gives those without a watermark, those with one, or both.
         """
+        if "mesh" in shows:
+            return self._with_meshes(head, camera, shows, signs, plain)
         neck = head.neck
         grids = () if neck is None else (neck.fine, neck.coarse)
-        parts = (camera.world_from_camera, camera.intrinsics, *(() if signs is None else (signs,)))
+        geometry = set(shows) != {"picture"}
+        places = (places_of(shows),) if geometry else ()
+        parts = (*places, camera.world_from_camera, camera.intrinsics, *(() if signs is None else (signs,)))
         numbers = self.upload(torch.cat([part.flatten(1) for part in parts], 1))
         name = ("view" if neck is None else "turned view") + ("" if signs is None else ", marked")
-        *images, finite = self._run(name, self.frame_view, (self._as_read(head), head.background, numbers, *grids))
+        inputs = self._as_read(head), head.background, numbers, *grids
+        if geometry:
+            *images, finite = self._run_geometry(name, set(shows), inputs)
+        else:
+            *images, finite = self._run(name, self.frame_view, inputs)
         # the numbers travel with the pictures: one wait for the device, and only then who is to blame
         downloads = [self.download(x) for x in (*(images if plain else images[1:]), finite)]
 
@@ -389,6 +311,41 @@ class Reenactor:
             return [list(each) for each in pictures]
 
         return wait
+
+    def _with_meshes(
+        self, head: Head, camera: Camera, shows: Sequence[Shown], signs: Tensor | None, plain: bool
+    ) -> Callable[[], list[list[np.ndarray]]]:
+        """Make `_pictures` of which some show meshes: these now, and one by one."""
+        others = [i for i, show in enumerate(shows) if show != "mesh"]
+        rest = None
+        if others:
+            signs_of_others = None if signs is None else signs[others]
+            shown = [shows[i] for i in others]
+            rest = self._pictures(head.take(others), camera.take(others), shown, signs_of_others, plain)
+        meshes = {}
+        for i in sorted({*range(len(shows))} - {*others}):
+            one = head if len(shows) == 1 else head.take([i])
+            picture = surface_picture(self.surface(one), camera.take([i]), self.image_size, self.device)
+            marked = [] if signs is None else [mark(torch.tensor(picture)[None], signs[i : i + 1].cpu())[0].numpy()]
+            meshes[i] = [picture, *marked] if plain else marked
+
+        def wait() -> list[list[np.ndarray]]:
+            made = dict(zip(others, zip(*rest(), strict=True), strict=True)) if rest is not None else {}
+            pictures = made | meshes
+            return [list(each) for each in zip(*(pictures[i] for i in range(len(shows))), strict=True)]
+
+        return wait
+
+    def surface(self, head: Head) -> Surface:
+        """Extract the surface of one head; that of the last one is kept, for other views of it.
+
+        Raises:
+            InputError: it has none, the network made numbers that are not finite, or a package is missing.
+        """
+        if self._last_surface is None or self._last_surface[0] is not head:
+            _check_finite("planes", head.planes)
+            self._last_surface = head, surface_of(self.portrait, head)
+        return self._last_surface[1]
 
     def frame_view(self, planes: Tensor, background: Tensor, numbers: Tensor, *grids: Tensor) -> tuple[Tensor, ...]:
         """Render B views.
@@ -403,14 +360,41 @@ class Reenactor:
             Pictures uint8 [B, S, S, 3], where there are signs the marked pictures, too, and [B], whether all numbers of
             a picture are finite.
         """
+        head, camera = self._seen(planes, background, numbers, grids)
+        with self._autocast():
+            image = self.portrait.render(head, camera).image
+        return _finished(image, image.isfinite().flatten(1).all(1), numbers[:, 25:])
+
+    def frame_geometry(
+        self, kinds: Collection[Shown], planes: Tensor, background: Tensor, numbers: Tensor, *grids: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Render B views like `frame_view`, each of what it shows.
+
+        Args:
+            kinds: what is made, at least what is asked for.
+            planes, background, grids: as of `frame_view`.
+            numbers: [B, 26 or 90]: what each view shows, as `places_of` has it, then the numbers of `frame_view`.
+        """
+        places, numbers = numbers[:, 0], numbers[:, 1:]
+        head, camera = self._seen(planes, background, numbers, grids)
+        with self._autocast():
+            image, finite = shown_images(self.portrait, self._geometry, head, camera, places, kinds)
+        return _finished(image, finite, numbers[:, 25:])
+
+    def _run_geometry(self, name: str, kinds: set[Shown], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self._geometry_graphs is None:
+            return self.frame_geometry(kinds, *inputs)
+        # one graph for whatever the heads of a batch show
+        return self._geometry_graphs(f"{name}, geometry", partial(self.frame_geometry, RENDERED), inputs)
+
+    def _seen(
+        self, planes: Tensor, background: Tensor, numbers: Tensor, grids: tuple[Tensor, ...]
+    ) -> tuple[Head, Camera]:  # fmt: skip
         config = self.portrait.config
         box_side, near = config.render.box_side, config.neck.near_squared_distance
         neck = NeckGrid(grids[0], grids[1], box_side, near) if grids else None
         camera = Camera(numbers[:, :16].unflatten(1, (4, 4)), numbers[:, 16:25].unflatten(1, (3, 3)))
-        with self._autocast():
-            image = self.portrait.render(self._head(planes, background, neck), camera).image
-        pictures, finite = to_uint8(image), image.isfinite().flatten(1).all(1)
-        return (pictures, finite) if numbers.shape[1] == 25 else (pictures, mark(pictures, numbers[:, 25:]), finite)
+        return self._head(planes, background, neck), camera
 
     @torch.inference_mode()
     def _raise_not_finite(self, head: Head, camera: Camera) -> None:
@@ -422,33 +406,6 @@ class Reenactor:
     def _crop_map(self, tracking: Tracking) -> Tensor:
         landmarks = None if tracking.landmarks is None else tracking.landmarks.cpu().float()
         return self.upload(crop_map(landmarks, self.image_size))
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        if self.dtype is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.dtype, cache_enabled=False)  # a cache would outlive a capture
-
-    def _run(
-        self, name: str, function: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
-        """Return a function's result, replayed where it was captured."""
-        return function(*inputs) if self._graphs is None else self._graphs(name, function, inputs)
-
-    def more_graphs(self) -> Graphs | None:
-        """Return room for graphs that share memory with those of `capture`; None where nothing is captured."""
-        return None if self._graphs is None else Graphs(self._graphs)
-
-    def stage(self, picture: np.ndarray) -> Tensor:
-        """Copy an array to memory that `upload` can read without the host's waiting; any thread may."""
-        return torch.tensor(picture) if self._copies is None else self._copies.stage(picture)
-
-    def upload(self, tensor: Tensor) -> Tensor:
-        """Copy a tensor of the host to the device, ready for what is computed next."""
-        return tensor if self._copies is None else self._copies.upload(tensor)
-
-    def download(self, tensor: Tensor) -> Callable[[], np.ndarray]:
-        """Begin to copy a tensor to the host; the function that comes back waits for it."""
-        return tensor.numpy if self._copies is None else self._copies.download(tensor)
 
     def _necks(self, requests: Sequence[Request]) -> NeckGrid | None:
         grids = [self._neck_grid(s, face.tracking.parameters) if c.neck else None for s, face, c in requests]
@@ -481,6 +438,12 @@ class Reenactor:
         assert self.portrait.neck is not None
         grid = self.portrait.neck(*numbers.split(widths, 1))
         return grid.fine, grid.coarse
+
+
+def _finished(image: Tensor, finite: Tensor, signs: Tensor) -> tuple[Tensor, ...]:
+    """Convert images to pictures, give them watermarks where there are signs, and add whether they are finite."""
+    pictures = to_uint8(image)
+    return (pictures, finite) if signs.shape[1] == 0 else (pictures, mark(pictures, signs), finite)
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:

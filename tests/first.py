@@ -173,7 +173,7 @@ def captured_frames(engine: Reenactor) -> tuple[list[np.ndarray], list[np.ndarra
 
 def live_batch(engine: Reenactor) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Show three requests of a live server one by one, and in one batch from a graph, which is filled up to four."""
-    from triportrait.serve.reenactor import Controls
+    from triportrait.serve.controls import Controls
 
     portrait, *driving = faces()
     source = engine.prepare(portrait)

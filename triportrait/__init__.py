@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from triportrait.core.errors import InputError as InputError
     from triportrait.core.portrait import Portrait4D as Portrait4D
     from triportrait.core.types import Camera as Camera
+    from triportrait.serve.controls import Controls as Controls
     from triportrait.serve.pipeline import Pipeline as Pipeline
-    from triportrait.serve.reenactor import Controls as Controls
 
 from triportrait.checkout import check_checkout
 
@@ -26,7 +26,7 @@ __all__ = ["Camera", "Controls", "InputError", "Pipeline", "Portrait4D", "__vers
 
 _HOMES = {
     "Camera": "core.types",
-    "Controls": "serve.reenactor",
+    "Controls": "serve.controls",
     "InputError": "core.errors",
     "Pipeline": "serve.pipeline",
     "Portrait4D": "core.portrait",

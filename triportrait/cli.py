@@ -19,6 +19,10 @@ from triportrait.process import stops, streams
 # job -> where it lives and what it does; a job is loaded when it is called, so that help needs no torch
 JOBS = {
     "reenact": ("triportrait.serve.jobs.reenact:Reenact", "a portrait and a driving video become a talking video"),
+    "turntable": (
+        "triportrait.serve.jobs.turntable:Turntable",
+        "a camera goes around a portrait's head, its picture beside its geometry",
+    ),
     "live": ("triportrait.serve.jobs.live:Live", "a camera drives a portrait in a browser"),
     "demo": ("triportrait.train.jobs.procedural_demo:Demo", "a video of what the package's own weights can do"),
     "train": ("triportrait.train.jobs.train:Train", "both stages on procedural heads, and a weights folder"),
@@ -40,7 +44,7 @@ MOVED = {  # jobs of earlier versions, and what they are now
     "heads": "`heads multiview` is `prepare heads` now, `heads clips` is `prepare videos`, `heads sheet` is "
     "`prepare sheet`",
 }
-SERVING = ("reenact", "live")  # jobs with other threads at work beside those of torch
+SERVING = ("reenact", "turntable", "live")  # jobs with other threads at work beside those of torch
 LIBRARIES = ("numpy", "torch", "av", "PIL", "safetensors", "tqdm", "tyro")  # that every job needs
 FAULT, BAD_INPUT, INTERRUPTED = 1, 2, 130
 

@@ -16,12 +16,13 @@ from PIL import Image, ImageDraw
 from tests.serve.raw import eyes_off, face, moving_head, photographs, seen
 from triportrait.core.motion.motion_crop import anchors_of
 from triportrait.core.types import NeckGrid
+from triportrait.serve.controls import Controls
 from triportrait.serve.faces.alignment import align, alignment_points
 from triportrait.serve.faces.face import AlignedFace, Face
 from triportrait.serve.faces.head_pose import turn_of, vector_of
 from triportrait.serve.faces.network_faces import NetworkFaces
 from triportrait.serve.faces.tracker import FaceTracker, cut_out
-from triportrait.serve.reenactor import Controls, Reenactor
+from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.weight_loading import load_weights
 from triportrait.train.data.heads.anatomy import mean_identity
 from triportrait.train.data.heads.mesh import head_neck_grid

@@ -69,6 +69,9 @@ class Live:
     """A file with the token. Default: $TRIPORTRAIT_TOKEN, else a random one where visitors need one."""
     sessions: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
     """At most N sessions at a time. Default: as many as this machine was measured to keep up with."""
+    geometry: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
+    """Show depth and normals to pages that ask for them. On a GPU their graphs are captured at the start; --no-geometry
+    leaves them out."""
     watermark: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
     """Put the invisible watermark into every picture; --no-watermark leaves it out, and manifests say so."""
     certificate: Annotated[Path | None, tyro.conf.arg(metavar="PEM", help_behavior_hint="")] = None
@@ -133,8 +136,10 @@ class Live:
         with first_start.part():
             use_precision(reenactor, self.precision)
         with first_start.part(last=True):
-            reenactor.capture(BATCHES[-1], marked=[self.watermark])
-        engine = Engine(reenactor, face_provider(), stamp, chosen_jpeg_decoder(self.decoder, device))
+            reenactor.capture(BATCHES[-1], marked=[self.watermark], geometry=self.geometry)
+        engine = Engine(
+            reenactor, face_provider(), stamp, chosen_jpeg_decoder(self.decoder, device), self.geometry
+        )  # fmt: skip
         if not engine.finds_faces:
             notes.append(f"Nothing finds faces here (run `{COMMAND}` and start anew): keep your face in the middle.")
         frame_s, costs = engine.measure(), host_costs(engine, thread_count())

@@ -18,8 +18,10 @@ from tqdm import tqdm
 
 from triportrait.core.errors import InputError
 from triportrait.core.gpus import chosen_device
+from triportrait.core.render.geometry_pictures import Shown
 from triportrait.core.weights import named_weights
 from triportrait.serve.animation import AnimatedFrame, Options, check_face_number
+from triportrait.serve.controls import Controls
 from triportrait.serve.faces.providers import FaceKind, LazyProvider
 from triportrait.serve.media.output_file import VIDEO_ENDINGS, check_output
 from triportrait.serve.media.provenance.stamp import Stamp
@@ -27,8 +29,8 @@ from triportrait.serve.media.video.decoders import DecoderChoice, Decoding
 from triportrait.serve.media.video.encoders import Encoder, EncoderChoice, chosen_encoder
 from triportrait.serve.pipeline import Pipeline
 from triportrait.serve.precision import Precision
-from triportrait.serve.reenactor import Controls
 from triportrait.serve.saving import WRITTEN_PICTURES, is_picture_name, write_frames
+from triportrait.serve.shown_geometry import check_show
 from triportrait.serve.source_and_driving import DrivingFrames, Frames, SourcePicture, check_finds_faces, find_source
 from triportrait.serve.threads import share_cores
 from triportrait.serve.weight_loading import need_faces
@@ -76,6 +78,9 @@ class Reenact:
     """Turn the camera around the head, degrees; positive sees more of the head's right side."""
     pitch_deg: float = 0.0
     """Raise the camera, degrees."""
+    show: Shown = "picture"
+    """What the result shows: the head's picture, or its depth (yellow is near), its normals (red faces right, green up,
+    blue the camera), or a shaded mesh. With --side-by-side it is one more picture, beside the result."""
     neck: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
     """Turn the neck as the driving head does; `--no-neck` moves the camera as the driving file says instead, so that
     torso and background move with the head."""
@@ -146,13 +151,13 @@ class Reenact:
     ) -> None:
         prepared = pipeline.prepare(source, face=self.face)
         animation = pipeline.animate(
-            prepared, driving, controls=Controls(neck=self.neck), **dataclasses.asdict(options)
+            prepared, driving, controls=Controls(neck=self.neck, show=self.show), **dataclasses.asdict(options)
         )  # fmt: skip
         animation.marks = stamp.marks
         began = time.perf_counter()
-        with animation, _bar(total=animation.frame_count, desc="reenact") as bar:
+        with animation, progress_bar(total=animation.frame_count, desc="reenact") as bar:
             count = write_frames(
-                _counted(animation, bar), self.out, lambda first: stamp, sound=self.driving, overwrite=self.overwrite,
+                counted(animation, bar), self.out, lambda first: stamp, sound=self.driving, overwrite=self.overwrite,
                 encoder=encoder, times=pipeline.times,
             )  # fmt: skip
         seconds = time.perf_counter() - began
@@ -168,7 +173,8 @@ class Reenact:
     def _options(self) -> Options:
         frames = 1 if self.frames is None and is_picture_name(self.out) else self.frames
         options = Options(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Options)})
-        options.check(_flag)
+        options.check(flag)
+        check_show(self.show, self.paste_back, flag)
         check_face_number("--face", self.face)
         return dataclasses.replace(options, frames=frames)
 
@@ -182,21 +188,23 @@ class Reenact:
         check_output(self.out, self.overwrite, kinds, sources=[self.source, self.driving, *sources])
 
 
-def _flag(name: str) -> str:
+def flag(name: str) -> str:
+    """Write an option's name as it stands on the command line."""
     return "--" + name.replace("_", "-")
 
 
-def _bar(**options: Any) -> Any:
+def progress_bar(**options: Any) -> Any:
     """Make a progress bar on a terminal, unless warnings alone are to be shown."""
     disable = None if logger.isEnabledFor(logging.INFO) else True
     return tqdm(unit="frame", file=sys.stderr, disable=disable, **options)
 
 
 def _look_bar(frames: Frames, total: int) -> Any:
-    return _bar(iterable=frames, total=total, desc="look for a face", delay=2.0, leave=False)
+    return progress_bar(iterable=frames, total=total, desc="look for a face", delay=2.0, leave=False)
 
 
-def _counted(frames: Iterable[AnimatedFrame], bar: Any) -> Iterator[AnimatedFrame]:
+def counted(frames: Iterable[AnimatedFrame], bar: Any) -> Iterator[AnimatedFrame]:
+    """Move a progress bar on with each frame."""
     for frame in frames:
         yield frame
         bar.update()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, get_args
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import fixed_camera
+from triportrait.core.render.geometry_pictures import Shown
 from triportrait.core.types import Head
 from triportrait.serve.cuda_graph import BATCHES
 from triportrait.serve.faces.face import AlignedFace, FaceProvider
@@ -29,6 +30,8 @@ from triportrait.serve.media.pictures.picture_file import decode_picture, read_p
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.reenactor import PreparedSource, Reenactor
 
+NO_GEOMETRY = "this server was started with --no-geometry, which leaves pictures of geometry out"
+NO_MESH = "a mesh takes about half a second, and all pages would wait; `triportrait turntable` makes a film of it"
 EXAMPLES = Path(__file__).parent / "page" / "examples"
 JPEG_QUALITY = 90
 LARGEST_DRIVING_PX = 4096 * 2160
@@ -64,6 +67,7 @@ class Engine:
         finder: finds faces, in any number of threads; where it is None, the middle square of a picture is cropped.
         stamp: marks pictures and signs recordings.
         decode: decodes driving frames; by default `decode_jpeg`.
+        geometry: show depth and normals, too, where a session asks for them.
     """
 
     def __init__(
@@ -72,11 +76,13 @@ class Engine:
         finder: FaceProvider | None,
         stamp: Stamp,
         decode: Callable[[bytes], np.ndarray] | None = None,
+        geometry: bool = True,
     ) -> None:
         self._decode = decode
         self.reenactor = reenactor
         self._finder = finder
         self.stamp = stamp
+        self._geometry = geometry
         self._flame = reenactor.has_flame_neck
         self._device_faces = device_faces(reenactor, finder)
         self.marks_on_device = reenactor.marks_on_device and stamp.marks
@@ -88,6 +94,16 @@ class Engine:
     def side_px(self) -> int:
         """Return the side of the pictures, pixels."""
         return self.reenactor.image_size
+
+    @property
+    def not_shown(self) -> dict[Shown, str]:
+        """Tell what cannot be shown of a head, and why."""
+        return {"mesh": NO_MESH} if self._geometry else {k: NO_GEOMETRY for k in get_args(Shown) if k != "picture"}
+
+    def check_show(self, show: Shown) -> None:
+        """Check what a session wants to be shown. Raises: `InputError` where that is `not_shown`."""
+        if show in self.not_shown:
+            raise InputError(f"show: expected what this server shows, got {show}: {self.not_shown[show]}")
 
     @property
     def finds_faces(self) -> bool:
@@ -164,8 +180,8 @@ class Engine:
         head = head or self.reenactor.head(source, on_host(face), controls)
         cameras = [controls.camera or fixed_camera()]
         if self.marks_on_device:
-            return self.reenactor.marked_views(head, cameras, stamp.watermark_signs)[0][1], head
-        return self.reenactor.views(head, cameras)[0], head
+            return self.reenactor.marked_views(head, cameras, stamp.watermark_signs, [controls.show])[0][1], head
+        return self.reenactor.views(head, cameras, [controls.show])[0], head
 
     def measure(self) -> float:
         """Warm the network up, and measure the device's time per frame in a full batch, seconds."""
@@ -180,7 +196,7 @@ class Engine:
         for size in sizes:  # captured before threads begin
             self.reenact_many(requests[:size], stamps[:size])
         if self._device_faces is not None:
-            self._device_faces.capture(source, picture, sizes, self.marks_on_device)
+            self._device_faces.capture(source, picture, sizes, self.marks_on_device, self._geometry)
             followers = [self._device_faces.follower() for _ in requests]
             for time_s in (0.0, 0.04):  # the face is taken, then followed
                 requests = [

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from triportrait.core.errors import InputError
+from triportrait.serve.controls import Controls
 from triportrait.serve.faces.face import AlignedFace, Face, FaceProvider
 from triportrait.serve.faces.following import FOLLOW, HOLD, TAKE, Packed
 from triportrait.serve.faces.network_faces import NetworkFaces
@@ -28,7 +29,7 @@ from triportrait.serve.followed_frames import (
     can_follow,
     followed_frames,
 )
-from triportrait.serve.reenactor import Controls, PreparedSource, Reenactor
+from triportrait.serve.reenactor import PreparedSource, Reenactor
 
 CANVAS = CANVASES[0]  # rows and columns; it holds what the page sends, whose longer side is 480 px
 
@@ -196,7 +197,9 @@ class DeviceFaces:
         tracker = FaceTracker(self._finder, reenactor.image_size, flame=reenactor.has_flame_neck, spread=True)
         return SessionFace(self._frames, tracker)
 
-    def capture(self, source: PreparedSource, image: np.ndarray, sizes: Sequence[int], marked: bool) -> None:
+    def capture(
+        self, source: PreparedSource, image: np.ndarray, sizes: Sequence[int], marked: bool, geometry: bool = False
+    ) -> None:
         """Capture the graphs of CANVAS for batches of these sizes; nothing is captured later.
 
         Args:
@@ -204,10 +207,11 @@ class DeviceFaces:
             image: uint8 [H, W, 3] with a face.
             sizes: of `cuda_graph.BATCHES`.
             marked: whether the pictures get watermarks.
+            geometry: capture batches that show depth or normals, too.
         """
         raw = self.follower().follow(image, 0.0)
         assert isinstance(raw, RawFace), "it shows a face"
-        self._frames.capture(raw.of.frame(raw, source, Controls()), sizes, marked)
+        self._frames.capture(raw.of.frame(raw, source, Controls()), sizes, marked, geometry)
 
     def show(
         self, requests: Sequence[tuple[PreparedSource, RawFace, Controls]], signs: Tensor | None

@@ -131,6 +131,7 @@ class LiveServer:
             "most_fps": MOST_FPS,
             "settings": asdict(session.settings),
             "ranges": RANGES,
+            "not_shown": self.engine.not_shown,
             "can": {
                 "neck": reenactor.can_turn_neck,
                 "gaze": reenactor.can_steer_gaze,

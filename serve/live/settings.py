@@ -6,14 +6,15 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, get_args
 
 from torch import Tensor
 
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import fixed_camera, orbit_deg, turned
+from triportrait.core.render.geometry_pictures import Shown
 from triportrait.core.types import Camera
-from triportrait.serve.reenactor import Controls
+from triportrait.serve.controls import Controls
 
 ORBIT_PERIOD_S = 6.0
 RANGES = {  # least and most of each setting; the page's sliders read them, too
@@ -46,6 +47,7 @@ class Settings:
         neck: turn the neck as the driving face does.
         motion_strength: how much of the driving motion is taken, 1 as it is.
         gaze_x, gaze_y: added to the driving gaze, to the picture's right and up.
+        show: what is shown of the head; not every server shows all, see `Engine.not_shown`.
     """
 
     yaw_deg: float = 0.0
@@ -55,6 +57,7 @@ class Settings:
     motion_strength: float = 1.0
     gaze_x: float = 0.0
     gaze_y: float = 0.0
+    show: Shown = "picture"
 
     def changed(self, values: Mapping[str, object]) -> Settings:
         """Return settings with the values that a client sent.
@@ -62,9 +65,10 @@ class Settings:
         Raises:
             InputError: a name is unknown, or a value is out of its range.
         """
-        changes: dict[str, float | bool] = {}
+        changes: dict[str, object] = {}
         for name, value in values.items():
-            if name in _SWITCHES and isinstance(value, bool):
+            is_kind = name == "show" and isinstance(value, str) and value in get_args(Shown)
+            if is_kind or (name in _SWITCHES and isinstance(value, bool)):
                 changes[name] = value
             elif name in RANGES and isinstance(value, int | float) and not isinstance(value, bool):
                 least, most = RANGES[name]
@@ -91,4 +95,4 @@ class Settings:
             neutral: the motion of the driving face at rest, where one is known.
         """
         strength = self.motion_strength if face.is_known else 0.0
-        return Controls(self.camera(time_s), self.neck, strength, (self.gaze_x, self.gaze_y), neutral)
+        return Controls(self.camera(time_s), self.neck, strength, (self.gaze_x, self.gaze_y), neutral, self.show)

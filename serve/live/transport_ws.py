@@ -282,7 +282,9 @@ class Connection:
         do = message.pop("do")
         session, server = self.session, self._server
         if do == "settings":
-            session.settings = session.settings.changed(message)
+            settings = session.settings.changed(message)
+            server.engine.check_show(settings.show)
+            session.settings = settings
             server.worker.settings_changed(session)
         elif do == "example":
             self._start(server.portraits.take_example(session, message.get("name")))

@@ -19,6 +19,7 @@ from triportrait.core.faces.mesh import FaceMesh
 from triportrait.core.faces.models import load_model
 from triportrait.core.motion.motion_crop import crop_map
 from triportrait.serve import followed_frames
+from triportrait.serve.controls import Controls
 from triportrait.serve.faces import following
 from triportrait.serve.faces.device_views import kept, views_around
 from triportrait.serve.faces.face import Face
@@ -27,7 +28,6 @@ from triportrait.serve.faces.network_faces import NetworkFaces
 from triportrait.serve.followed_frames import FollowedFrames, RawFrame, can_follow
 from triportrait.serve.media.provenance.watermark import BITS
 from triportrait.serve.pipeline import Pipeline
-from triportrait.serve.reenactor import Controls
 
 HEIGHT, WIDTH = 700, 1200  # of the film
 
@@ -59,7 +59,10 @@ def frames_followed(run: Run) -> dict[str, Any]:
             assert each.found and each.face.points.shape == (68, 3) and each.camera.world_from_camera.shape == (1, 4, 4)
         return [each.state for each in done]
 
-    for name, controls, marked in (("still", Controls(neck=False), False), ("turned, marked", Controls(), True)):
+    for name, controls, marked in (
+        ("still", Controls(neck=False), False), ("turned, marked", Controls(), True),
+        ("normals", Controls(neck=False, show="normals"), False),
+    ):  # fmt: skip
         states = shown([follows.begin()], TAKE, controls, marked)
         run.count(f"{name}: first")
         states = shown(states, FOLLOW, controls, marked)

@@ -23,9 +23,10 @@ from triportrait.core.reconstruct import attention
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.profiling.frame_parts import sphere_tables
 from triportrait.profiling.step.inputs import RandomSet, make_inputs, with_batch
+from triportrait.serve.controls import Controls
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.precision import Precision, use_precision
-from triportrait.serve.reenactor import Controls, Reenactor
+from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.tracking_files import HeadParameters, Tracking
 from triportrait.train import presets
 from triportrait.train.config import StageName, TrainConfig

@@ -14,6 +14,7 @@ from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Camera
 from triportrait.serve import animation
 from triportrait.serve.animation import base_camera, until_seen
+from triportrait.serve.controls import Controls
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.faces.following import FOLLOW, TAKE
 from triportrait.serve.faces.tracker import FaceTracker
@@ -22,7 +23,7 @@ from triportrait.serve.followed_frames import CANVASES, FollowedFrames, RawFrame
 from triportrait.serve.media.provenance.watermark import Watermark, message_of
 from triportrait.serve.pipeline import Pipeline
 from triportrait.serve.precision import sample_picture
-from triportrait.serve.reenactor import Controls, PreparedSource, Reenactor
+from triportrait.serve.reenactor import PreparedSource, Reenactor
 from triportrait.serve.weight_loading import load_weights
 
 pytestmark = needs_face_models

@@ -157,7 +157,7 @@ def test_a_video_that_the_device_marked_is_the_one_that_the_host_marks(
 def test_ten_thousand_frames_are_read_one_by_one(pipe, portrait_file, monkeypatch):
     """Each picture is made when its frame is asked for, and let go."""
     monkeypatch.setattr(pipe._reenactor, "head", lambda source, face, controls: face)
-    monkeypatch.setattr(pipe._reenactor, "views", lambda head, cameras: [head.crop])
+    monkeypatch.setattr(pipe._reenactor, "views", lambda head, cameras, shows: [head.crop])
     alive: list[weakref.ref] = []
     read = 0
 

@@ -13,6 +13,7 @@ from PIL import Image
 from tests.serve.decoded import frames_of, sound_packets
 from tests.serve.making import make
 from tests.serve.raw import face, moving_head
+from triportrait.serve.controls import Controls
 from triportrait.serve.faces.alignment import align, alignment_points
 from triportrait.serve.faces.face import AlignedFace, Face
 from triportrait.serve.faces.head_pose import matrix_of
@@ -20,7 +21,7 @@ from triportrait.serve.faces.landmark_files import HeadClip, LandmarkFolder, kno
 from triportrait.serve.faces.relative_motion import Relative
 from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.media.pictures.picture_file import read_picture
-from triportrait.serve.reenactor import Controls, Reenactor
+from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.tracking_files import OF_98, TrackedFolder, read_landmarks
 from triportrait.serve.weight_loading import load_weights
 from triportrait.train.data.head_videos import write_clips

@@ -20,12 +20,13 @@ from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Camera, Driving
 from triportrait.kernels.dispatch import use_backend
 from triportrait.serve import precision as precision_module
+from triportrait.serve.controls import Controls
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.freed_memory import keep_freed_memory, return_freed_memory
 from triportrait.serve.image_tensors import to_float, to_size
 from triportrait.serve.media.provenance.watermark import Watermark, mark
 from triportrait.serve.precision import sample_picture, use_precision
-from triportrait.serve.reenactor import Controls, PreparedSource, Reenactor
+from triportrait.serve.reenactor import PreparedSource, Reenactor
 from triportrait.serve.tracking_files import HeadParameters, Tracking
 from triportrait.serve.weight_loading import load_weights
 

@@ -157,12 +157,12 @@ class WeightsAndBaselines:
 
     Attributes:
         weights: a weights folder.
-        static: weights of the static synthesizer, for a row of their own.
+        static: weights folder of the static synthesizer, for a row of its own.
         device: where the networks run, cpu or cuda; pictures come and go on the CPU.
     """
 
     weights: Path
-    static: Path | None = None
+    static: str | Path | None = None
     device: str = "cpu"
 
     def methods(self) -> dict[str, Method]:

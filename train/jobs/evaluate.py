@@ -60,7 +60,7 @@ class Evaluate:
     """`demo`, or a weights folder that `triportrait train` made."""
     out: Path = Path("evaluation")
     """The folder to make: table.md, metrics.json, sheet.png, axes.png, geometry.png."""
-    static: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
+    static: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Weights of the static synthesizer (RUN/static of a training), which is measured as a baseline."""
     heads: int = 24
     """How many heads of the cast are measured, and how many that no training saw."""

@@ -8,8 +8,13 @@ const DEGREES = {yaw_deg: ['left', 'right'], pitch_deg: ['below', 'above']};
 const FAR = {yaw_deg: 40, pitch_deg: 22}; // degrees; beyond them heads of the package's weights begin to fray
 const STEP_DEG = 5;                       // of an arrow key
 const KEYS = {ArrowLeft: ['yaw_deg', -1], ArrowRight: ['yaw_deg', 1], ArrowUp: ['pitch_deg', -1], ArrowDown: ['pitch_deg', 1]};
+const HINTS = {
+  depth: 'Yellow is near, violet is far: from 13 cm before the joint of the neck to 8 cm behind it.',
+  normals: 'Where the surface faces: red to the right, green up, blue to you.',
+};
 const $ = id => document.getElementById(id);
 const inputs = [...document.querySelectorAll('#controls [name]')];
+const kinds = [...document.querySelectorAll('#shows button')];
 const canvas = $('result');
 
 let settings = {}, changed = {}, sending = 0;
@@ -20,6 +25,11 @@ listen('hello', hello => {
   const usable = Object.entries(hello.settings).filter(([name, value]) => fits(name, wishes[name], value));
   settings = {...hello.settings, ...Object.fromEntries(usable.map(([name]) => [name, wishes[name]]))};
   if (usable.length) say({do: 'settings', ...settings});
+  for (const kind of kinds) {
+    kind.setAttribute('aria-disabled', kind.value in hello.not_shown);
+    kind.title = hello.not_shown[kind.value] ?? '';
+  }
+  showKind();
   for (const input of inputs) {
     if (input.type === 'range') [input.min, input.max] = hello.ranges[input.name];
     show(input);
@@ -28,7 +38,8 @@ listen('hello', hello => {
 
 // Whether a value that was kept can still be sent: of the type of the server's own, and in its range.
 function fits(name, value, example) {
-  const [least, most] = session.hello.ranges[name] ?? [-Infinity, Infinity];
+  const {ranges, not_shown} = session.hello, [least, most] = ranges[name] ?? [-Infinity, Infinity];
+  if (name === 'show' && (value in not_shown || !kinds.some(kind => kind.value === value))) return false;
   return typeof value === typeof example && (typeof value !== 'number' || (least <= value && value <= most));
 }
 
@@ -47,8 +58,22 @@ function show(input) {
   $('far').hidden = !Object.entries(FAR).some(([far, degrees]) => Math.abs(settings[far]) > degrees);
 }
 
+function showKind(why = '') {
+  for (const kind of kinds) kind.setAttribute('aria-pressed', kind.value === settings.show);
+  const hint = why || (HINTS[settings.show] ?? '');
+  $('show-hint').textContent = hint;
+  $('show-hint').hidden = !hint;
+}
+for (const kind of kinds)
+  kind.onclick = () => {
+    const why = session.hello.not_shown[kind.value] ?? '';
+    if (why) { showKind(`Not shown here: ${why}.`); speak($('show-hint').textContent); }
+    else change('show', kind.value);
+  };
+
 function change(name, value) {
   settings[name] = changed[name] = value;
+  if (name === 'show') showKind();
   inputs.filter(input => input.name === name).forEach(show);
   sending ||= setTimeout(() => {
     say({do: 'settings', ...changed});

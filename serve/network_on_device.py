@@ -1,0 +1,135 @@
+"""Holds the networks of a portrait on one device, with the copies to it, the graphs on it and the precision there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.motion.neck import NeckField
+from triportrait.core.motion.small_encoder import SmallMotionEncoder
+from triportrait.core.portrait import Portrait4D
+from triportrait.serve.cuda_graph import Copies, Graphs
+from triportrait.serve.freed_memory import keep_freed_memory
+
+
+class NetworkOnDevice:
+    """Holds Portrait4D and its motion encoder on one device.
+
+    Attributes:
+        dtype: what autocast runs the networks of a frame in; None is float32. `precision.use_precision` sets it.
+        beside: what others keep for this device and these captures, by name; it is forgotten with them.
+
+    Args:
+        portrait: the network; its super-resolution is folded in place.
+        motion_encoder: the network v.
+        device: where to run.
+        static: switch the layers for motion off: the source keeps its expression, only cameras and the neck move.
+    """
+
+    def __init__(
+        self,
+        portrait: Portrait4D,
+        motion_encoder: MotionEncoder | SmallMotionEncoder,
+        device: torch.device | str = "cpu",
+        static: bool = False,
+    ) -> None:
+        self.portrait, self.motion_encoder = portrait.fold().eval(), motion_encoder
+        self.static = static
+        self.dtype: torch.dtype | None = None
+        self.to(device)
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the networks; captures are dropped, and sources must be prepared again."""
+        self.device = torch.device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.portrait = self.portrait.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.motion_encoder = self.motion_encoder.to(self.device)
+        self._copies = Copies(self.device) if self.device.type == "cuda" else None
+        self._graphs: Graphs | None = None
+        self._geometry_graphs: Graphs | None = None
+        self.beside: dict[str, object] = {}
+
+    @property
+    def image_size(self) -> int:
+        """Return S, the side of the pictures, in and out, pixels."""
+        return self.portrait.config.image_size
+
+    @property
+    def marks_on_device(self) -> bool:
+        """Whether watermarks are put in by the pass that renders, and not by threads of the host: on a GPU."""
+        return self.device.type == "cuda"
+
+    @property
+    def can_steer_gaze(self) -> bool:
+        """Tell whether the motion has numbers for the gaze; the published encoder's eyes are an embedding."""
+        return not self.static and isinstance(self.motion_encoder, SmallMotionEncoder)
+
+    @property
+    def has_flame_neck(self) -> bool:
+        """Tell whether the neck of the weights is FLAME's, whose rest pose is not upright."""
+        return isinstance(self.portrait.neck, NeckField)
+
+    @property
+    def can_turn_neck(self) -> bool:
+        """Tell whether the weights hold how a neck turns."""
+        return self.portrait.neck is not None
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Name the parts of the network as a table of times does, in the order of the data."""
+        r = self.portrait.reconstructor
+        parts: dict[str, nn.Module] = {
+            "motion encoder": self.motion_encoder,
+            "global encoder": r.global_encoder,
+            "neutral blocks": r.neutralizer,
+            "background": r.background_encoder,
+            "detail encoder": r.detail_encoder,
+            "motion blocks": r.transfer,
+            "plane decoder": r.plane_decoder,
+            "volume rendering": self.portrait.volume,
+            "super-resolution": self.portrait.superres,
+        }
+        if self.portrait.neck is not None:
+            parts["neck field"] = self.portrait.neck
+        return parts
+
+    def keep_half(self) -> None:
+        """Round the weights that a frame multiplies to `dtype`, once and for all its frames."""
+        parts = self.portrait.reconstructor
+        for part in (self.motion_encoder, parts.transfer, parts.plane_decoder):
+            for module in part.modules():
+                if isinstance(module, nn.Linear | nn.Conv2d):
+                    module.to(self.dtype)
+        self.portrait.superres.to(self.dtype)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype, cache_enabled=False)  # a cache would outlive a capture
+
+    def _run(
+        self, name: str, function: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """Return a function's result, replayed where it was captured."""
+        return function(*inputs) if self._graphs is None else self._graphs(name, function, inputs)
+
+    def more_graphs(self) -> Graphs | None:
+        """Return room for graphs that share memory with those of `capture`; None where nothing is captured."""
+        return None if self._graphs is None else Graphs(self._graphs)
+
+    def stage(self, picture: np.ndarray) -> Tensor:
+        """Copy an array to memory that `upload` can read without the host's waiting; any thread may."""
+        return torch.tensor(picture) if self._copies is None else self._copies.stage(picture)
+
+    def upload(self, tensor: Tensor) -> Tensor:
+        """Copy a tensor of the host to the device, ready for what is computed next."""
+        return tensor if self._copies is None else self._copies.upload(tensor)
+
+    def download(self, tensor: Tensor) -> Callable[[], np.ndarray]:
+        """Begin to copy a tensor to the host; the function that comes back waits for it."""
+        return tensor.numpy if self._copies is None else self._copies.download(tensor)
