@@ -44,10 +44,10 @@ GEOMETRY_NOTE = (
     "Geometry: driven by another head's picture, the neck straight; cameras are known, and nothing is aligned unless "
     f"the column says so. A network's surface is that of marching cubes on {GRID_NODES} nodes along the box, at the "
     "density where rays have lost a fifth of their light, its largest component; the true one is the generator's "
-    "triangles. They are compared where one of eight views within 45° sees them, inside the box and above the torso. Views that are "
-    "compared with each other are 30° apart. `the truth`: its own surface, drawn from other points, and its own "
-    "pictures and depths, which is the best that can be had. The flat pictures show what each column cannot see: one "
-    "that stands still agrees with itself and has no relief."
+    "triangles. They are compared where one of eight views within 45° sees them, inside the box and above the torso. "
+    "Views that are compared with each other are 30° apart. `the truth`: its own surface, drawn from other points, and "
+    "its own pictures and depths, which is the best that can be had. The flat pictures show what each column cannot "
+    "see: one that stands still agrees with itself and has no relief."
 )
 STATIC_NOTE = f"`{STATIC}`: the network of stage 1, which knows no motion; only the neck follows."
 
