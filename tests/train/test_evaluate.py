@@ -17,6 +17,7 @@ from tests.train import little, trained
 from triportrait import cli
 from triportrait.core.checkpoint import load_portrait
 from triportrait.core.errors import InputError
+from triportrait.core.geometry import density
 from triportrait.train.evaluation import methods, seen_surfaces
 from triportrait.train.evaluation.geometry_measure import TRUTH_MEASURES, VIEW_MEASURES
 from triportrait.train.evaluation.geometry_scene import MEAN_HEAD, STANDING, TRUTH, GeometrySpec
@@ -143,6 +144,7 @@ def only_geometry(monkeypatch: pytest.MonkeyPatch) -> None:
         ]
 
     monkeypatch.setattr(methods, "GRID_NODES", 24)
+    monkeypatch.setattr(density, "LEVEL_RAYS", 16)
     monkeypatch.setattr(seen_surfaces, "POINTS", 2_000)
     monkeypatch.setattr(evaluate, "measure", measured)
     for name in ("write_pictures_sheet", "write_axes_sheet"):

@@ -76,7 +76,7 @@ def test_they_talk_and_blink_on_this_machine_too(tmp_path, record_row):
         assert answers[axis]["gain"] > 0.45, axis
         assert answers[axis]["correlation"] > 0.6, axis
     shape = cast["geometry"]["ours"]
-    assert shape["chamfer_mm"] < 7
+    assert shape["chamfer_mm"] < 4.5
     assert shape["depth_error_mm"] < 12
-    assert shape["normal_error_deg"] < 25
+    assert shape["normal_error_deg"] < 18
     assert shape["depth_disagreement_mm"] < 4
