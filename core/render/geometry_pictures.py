@@ -127,9 +127,9 @@ def depth_colours() -> Tensor:
     look equal; so the picture reads the same in grey.
     """
     share = torch.linspace(0, 1, _COLOURS, dtype=torch.float64)
-    lightness = 0.25 + 0.67 * share
+    lightness = 0.27 + 0.65 * share
     hue = torch.deg2rad(300 - 195 * share)
-    chroma = 0.09 + 0.05 * (2 * share - 1) ** 2  # as much as a screen shows of each hue
+    chroma = 0.09 + 0.04 * (2 * share - 1) ** 2  # as much as a screen shows of each hue
     lab = torch.stack([lightness, chroma * hue.cos(), chroma * hue.sin()], 1)
     cones = lab @ torch.tensor(_CONES_FROM_OKLAB, dtype=torch.float64).T
     linear = cones**3 @ torch.tensor(_LINEAR_FROM_CONES, dtype=torch.float64).T

@@ -59,7 +59,10 @@ def frames_followed(run: Run) -> dict[str, Any]:
             assert each.found and each.face.points.shape == (68, 3) and each.camera.world_from_camera.shape == (1, 4, 4)
         return [each.state for each in done]
 
-    for name, controls, marked in (("still", Controls(neck=False), False), ("turned, marked", Controls(), True)):
+    for name, controls, marked in (
+        ("still", Controls(neck=False), False), ("turned, marked", Controls(), True),
+        ("normals", Controls(neck=False, show="normals"), False),
+    ):  # fmt: skip
         states = shown([follows.begin()], TAKE, controls, marked)
         run.count(f"{name}: first")
         states = shown(states, FOLLOW, controls, marked)

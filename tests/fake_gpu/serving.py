@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,20 @@ def batch_without_graph(run: Run) -> dict[str, Any]:
     return {"said": said, "captures": counts.waits["capture"], "replays": counts.replays}
 
 
+def geometry_when_it_is_asked_for(run: Run) -> list[list[int]]:
+    """Show pictures, then geometry, through graphs; returns captures and replays of each frame."""
+    engine = reenactor(tiny())
+    engine.capture(marked=[False])
+    source, driving = engine.prepare(face(engine.image_size)), face(engine.image_size)
+    counted = []
+    for show in ("picture", "depth", "normals", "picture"):
+        run.gpu.take()
+        engine.reenact(source, driving, replace(STILL, show=show))
+        counts = run.gpu.take()
+        counted.append([counts.waits["capture"], counts.replays])
+    return counted
+
+
 class _Lines(logging.Handler):
     """Keeps what is logged."""
 
@@ -178,11 +193,13 @@ def live_serving(run: Run, folder: Path) -> dict[str, Any]:
     """Start what `triportrait live` starts before it listens, twice, and serve batches of every size and kind."""
     os.environ["TRITON_CACHE_DIR"] = str(folder / "live")
     seen: dict[str, Any] = {}
-    for name in ("first", "second"):
+    captures = {}
+    for name, geometry in (("first", False), ("second", True)):
         run.gpu.take()
         with logged() as said:
-            server = Live(device="cuda")._load_and_measure()
-        seen[name], seen["captures before it listens"] = said, run.gpu.take().waits["capture"]
+            server = Live(device="cuda", geometry=geometry)._load_and_measure()
+        seen[name], captures["with" if geometry else "without"] = said, run.gpu.take().waits["capture"]
+    seen["captures before it listens"] = captures
     with logged() as said:
         _serve_sessions(server.engine)
     return seen | {"captures while it serves": run.gpu.take().waits["capture"], "said while it serves": said}
@@ -197,12 +214,15 @@ def _serve_sessions(engine: Engine) -> None:
             requests = []
             for i in range(count):
                 driving = face(side, next(turns))
-                settings = Settings(neck=necks[i % len(necks)], motion_strength=0.5 * (i % 3), orbit=bool(i % 2))
+                settings = Settings(
+                    neck=necks[i % len(necks)], motion_strength=0.5 * (i % 3), orbit=bool(i % 2),
+                    show=("picture", "depth", "normals")[i % 3 * (count % 2)],
+                )  # fmt: skip
                 requests.append((source, driving, settings.controls(0.1 * i, driving, neutral if i % 2 else None)))
             engine.reenact_many(requests, [engine.stamp] * count)
-        for neck in (True, False):
+        for neck, show in product((True, False), ("picture", "depth")):
             driving = face(side, next(turns))
-            request = source, driving, Settings(neck=neck).controls(0.0, driving)
+            request = source, driving, Settings(neck=neck, show=show).controls(0.0, driving)
             _, head = engine.view(request, engine.stamp, None)
             engine.view(request, engine.stamp, head)
 
@@ -217,6 +237,7 @@ def main() -> None:
             "pictures copied": {precision: pictures_copied(precision) for precision in ("fp32", "bf16")},
             "batch without graph": batch_without_graph(run),
             "captured twice": captured_twice(run),
+            "geometry when it is asked for": geometry_when_it_is_asked_for(run),
             "reenact": starts_of_reenact(folder),
             "live": live_serving(run, folder),
         }

@@ -29,7 +29,7 @@ def rows(seen) -> dict[str, Any]:
     return seen["rows"]
 
 
-@pytest.mark.parametrize("kind", ["still", "turned, marked"])
+@pytest.mark.parametrize("kind", ["still", "turned, marked", "normals"])
 def test_a_followed_frame_uploads_itself_and_waits_for_its_picture_alone(rows, kind):
     frame = rows[kind]
     up, down = frame["copies"]["host to device"], frame["copies"]["device to host"]
@@ -40,13 +40,13 @@ def test_a_followed_frame_uploads_itself_and_waits_for_its_picture_alone(rows, k
     assert PICTURE <= down["bytes"] <= PICTURE + NUMBERS
 
 
-@pytest.mark.parametrize("kind", ["still", "turned, marked"])
+@pytest.mark.parametrize("kind", ["still", "turned, marked", "normals"])
 def test_it_is_captured_when_its_canvas_is_first_used(rows, kind):
     assert rows[f"{kind}: first"]["waits"]["capture"] == 1
     assert "capture" not in rows[kind]["waits"]
 
 
-@pytest.mark.parametrize("kind", ["still", "turned, marked"])
+@pytest.mark.parametrize("kind", ["still", "turned, marked", "normals"])
 def test_two_faces_share_a_graph(rows, kind):
     both = rows[f"{kind}: two"]
     assert both["replays"] == 1 and both["waits"] == {"event": 2}

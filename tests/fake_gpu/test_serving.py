@@ -23,6 +23,7 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 BEFORE, AFTER = "first start on this GPU: Triton compiles up to 20 programs", "Triton has compiled its programs: "
 GRAPHS = 13  # planes, a view, a turned view of 1, 2, 4, 8 heads; a neck
+OF_GEOMETRY = 8  # a view, a turned view of 1, 2, 4, 8 heads
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_a_first_start_tells_once_that_kernels_are_compiled_and_what_it_took(see
 
 def test_all_is_captured_before_anybody_is_served(seen):
     live = seen["live"]
-    assert live["captures before it listens"] == GRAPHS
+    assert live["captures before it listens"] == {"without": GRAPHS, "with": GRAPHS + OF_GEOMETRY}
     assert live["captures while it serves"] == 0
     assert live["said while it serves"] == []
     assert not [line for said in seen["reenact"].values() for line in said if line.startswith("no graph holds")]
@@ -84,6 +85,11 @@ def test_all_is_captured_before_anybody_is_served(seen):
 def test_a_second_capture_has_the_neck_too(seen):
     first, second = seen["captured twice"]
     assert first == second >= 3, "planes, view, neck"
+
+
+def test_geometry_is_captured_when_it_is_first_asked_for_and_pictures_are_as_before(seen):
+    """One graph shows depth and normals: planes and a view are replayed, for whatever is shown."""
+    assert seen["geometry when it is asked for"] == [[0, 2], [1, 2], [0, 2], [0, 2]]
 
 
 def test_what_was_not_captured_runs_launch_by_launch_and_is_named_once(seen):
