@@ -162,9 +162,7 @@ def test_another_ending_is_refused(tmp_path, caplog):
 
 def test_too_little_memory_and_missing_packages_are_said_before_any_work(monkeypatch):
     monkeypatch.setattr(head_meshes, "free_memory", lambda: 2 * 10**9)
-    with pytest.raises(
-        InputError, match=r"expected at most 471 with 2\.0 GB of memory free, got 1024, which takes 15"
-    ):
+    with pytest.raises(InputError, match=r"expected at most 471 with 2\.0 GB of memory free, got 1024, which takes 15"):
         MeshOptions(resolution=1024).check()
     MeshOptions(resolution=256).check()
     from triportrait.core.geometry import surface
