@@ -191,3 +191,16 @@ def test_a_texture_holds_the_colour_of_each_place():
     found = texture[texels[:, 1], texels[:, 0]].float() / 255
     assert (found - (middle + 0.5)).abs().max() < 0.06
     assert (texture.flatten(0, 1).sum(1) > 0).all(), "no black gaps between the charts"
+
+
+def test_a_view_does_not_colour_what_something_hides():
+    ball_mesh = extract(grid_of(ball(0.3)), 0.0)
+    small = Surface(ball_mesh.vertices / 3 + torch.tensor([0, 0, 0.55]), ball_mesh.faces + len(ball_mesh.vertices))
+    both = Surface(torch.cat([ball_mesh.vertices, small.vertices]), torch.cat([ball_mesh.faces, small.faces]))
+    camera, trust = view_cameras()[0]
+    colour = point_colours(
+        [view_of(both, torch.ones(3, 64, 64), camera, trust)], lambda points, n: torch.zeros(len(points), 3)
+    )  # fmt: skip
+    forwards = torch.tensor([[0.0, 0.0, 1.0]])
+    assert colour(torch.tensor([[0.0, 0.0, 0.65]]), forwards).min() > 0.9
+    assert colour(torch.tensor([[0.0, 0.0, 0.3]]), forwards).max() == 0
