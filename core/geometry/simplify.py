@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from triportrait.core.geometry.surface import Surface, largest_component
+from triportrait.core.geometry.surface import Surface, largest_component, separated
 
 
 def decimated(surface: Surface, most_faces: int) -> Surface:
@@ -26,7 +26,7 @@ def decimated(surface: Surface, most_faces: int) -> Surface:
         surface.vertices.numpy(), surface.faces.numpy().astype(np.int32), target_count=most_faces
     )
     merged = Surface(torch.from_numpy(vertices.astype(np.float32)), torch.from_numpy(faces.astype(np.int64)))
-    return largest_component(merged)
+    return largest_component(separated(merged))  # merging may let sheets touch
 
 
 def smoothed(surface: Surface, iterations: int) -> Surface:
