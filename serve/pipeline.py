@@ -19,6 +19,7 @@ from torch import Tensor
 
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
+from triportrait.core.geometry.density import Progress
 from triportrait.core.gpus import named_device
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.render.geometry_pictures import Shown
@@ -40,6 +41,8 @@ from triportrait.serve.faces.face import AlignedFace, FaceProvider
 from triportrait.serve.faces.providers import FaceKind, LazyProvider
 from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.first_start import FirstStart
+from triportrait.serve.head_meshes import DEFAULT_MESH, MeshOptions, make_mesh, source_stamp
+from triportrait.serve.media.meshes.mesh_file import HeadMesh
 from triportrait.serve.media.output_file import VIDEO_ENDINGS, check_output
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.video.encoders import EncoderChoice, chosen_encoder
@@ -408,6 +411,26 @@ class Pipeline:
         prepared = self.prepare(source, face=face, source_params=source_params)
         head = self.head(prepared, prepared.face if driving is None else driving)
         return turntable_frames(self._network(), head, prepared, show, arc_deg, seconds)
+
+    def mesh(
+        self, source: Source, driving: Picture | AlignedFace | None = None, options: MeshOptions = DEFAULT_MESH, *,
+        neck: bool = True, face: int | None = None, watermark: bool = True, progress: Progress | None = None,
+    ) -> HeadMesh:  # fmt: skip
+        """Make a mesh of a head, whose `save` writes .glb, .ply or .obj; docs/mesh tells more.
+
+        Args:
+            source, face: as in `prepare`.
+            driving: whose expression and neck pose the head has, as in `frame`; None is its own.
+            neck: turn the neck as that face does, where its pose is known.
+            watermark: mark the texture.
+            progress: called with the nodes of the grid that are done and their number.
+
+        Raises: `InputError` where an argument cannot be used, or no surface is found.
+        """
+        options.check()
+        prepared = self.prepare(source, face=face)
+        head = self.head(prepared, prepared.face if driving is None else driving, Controls(neck=neck))
+        return make_mesh(self._network(), head, options, source_stamp(prepared, self.weights, watermark), progress)
 
     @staticmethod
     def camera(yaw_deg: float = 0.0, pitch_deg: float = 0.0) -> Camera:

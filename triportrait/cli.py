@@ -23,6 +23,7 @@ JOBS = {
         "triportrait.serve.jobs.turntable:Turntable",
         "a camera goes around a portrait's head, its picture beside its geometry",
     ),
+    "mesh": ("triportrait.serve.jobs.mesh:Mesh", "a portrait's head as GLB, PLY or OBJ"),
     "live": ("triportrait.serve.jobs.live:Live", "a camera drives a portrait in a browser"),
     "demo": ("triportrait.train.jobs.procedural_demo:Demo", "a video of what the package's own weights can do"),
     "train": ("triportrait.train.jobs.train:Train", "both stages on procedural heads, and a weights folder"),

@@ -100,3 +100,30 @@ def compacted(surface: Surface) -> Surface:
     """Leave out the vertices that no face uses."""
     used, faces = torch.unique(surface.faces, return_inverse=True)
     return Surface(surface.vertices[used], faces)
+
+
+def separated(surface: Surface) -> Surface:
+    """Give sheets of a closed surface that touch along an edge, or in a vertex, vertices of their own."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    faces = surface.faces
+    starts = torch.cat([faces[:, i] for i in range(3)])
+    ends = torch.cat([faces[:, (i + 1) % 3] for i in range(3)])
+    low, high = torch.minimum(starts, ends), torch.maximum(starts, ends)
+    _, edge, count = torch.unique(low * len(surface.vertices) + high, return_inverse=True, return_counts=True)
+    corner = torch.arange(3 * len(faces)).view(3, -1)  # corner i of face f
+    first, second = corner.flatten(), torch.cat([corner[1], corner[2], corner[0]])  # of an edge: where it starts, ends
+    plain = count[edge] == 2
+    pairs = edge[plain].argsort(stable=True).view(-1, 2)  # the two sides of each edge
+    first, second, starts = first[plain][pairs], second[plain][pairs], starts[plain][pairs]
+    same = starts[:, 0] == starts[:, 1]  # neighbours run along their edge in opposite directions, if all is well
+    other = torch.where(same[:, None], torch.stack([first[:, 1], second[:, 1]], 1),
+                        torch.stack([second[:, 1], first[:, 1]], 1))  # fmt: skip
+    links = torch.stack([first[:, 0], second[:, 0]], 1).flatten().numpy(), other.flatten().numpy()
+    joined = coo_matrix((np.ones(len(links[0]), bool), links), shape=(corner.numel(),) * 2)
+    number, label = connected_components(joined, directed=False)
+    labels = torch.from_numpy(label.astype(np.int64))
+    vertices = surface.vertices.new_empty(number, 3)
+    vertices[labels] = surface.vertices[torch.cat([faces[:, i] for i in range(3)])]
+    return Surface(vertices, labels.view(3, -1).T.contiguous())

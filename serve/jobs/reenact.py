@@ -193,10 +193,10 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def progress_bar(**options: Any) -> Any:
+def progress_bar(unit: str = "frame", **options: Any) -> Any:
     """Make a progress bar on a terminal, unless warnings alone are to be shown."""
     disable = None if logger.isEnabledFor(logging.INFO) else True
-    return tqdm(unit="frame", file=sys.stderr, disable=disable, **options)
+    return tqdm(unit=unit, file=sys.stderr, disable=disable, **options)
 
 
 def _look_bar(frames: Frames, total: int) -> Any:
