@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = {  # package -> what code imports of it, where the names differ
     "pillow": "PIL", "nvidia-dali-cuda130": "nvidia.dali", "prometheus-client": "prometheus_client",
-    "c2pa-python": "c2pa", "torch-fidelity": "torch_fidelity", "tensorboard": "torch.utils.tensorboard",
+    "scikit-image": "skimage", "fast-simplification": "fast_simplification", "c2pa-python": "c2pa",
+    "torch-fidelity": "torch_fidelity", "tensorboard": "torch.utils.tensorboard",
 }  # fmt: skip
 TOOLS = {  # of tests: package -> where it is used, and the word there
     "pytest-xdist": ("README.md", "pytest -n"), "pytest-benchmark": ("tests/benchmarks", "benchmark"),

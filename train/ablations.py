@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from triportrait.core.errors import InputError
-from triportrait.train.config import Init, MotionKind, ReenactConfig, Teacher, TrainConfig
+from triportrait.train.config import REAL_DRIVING, REAL_TARGET, Init, MotionKind, ReenactConfig, Teacher, TrainConfig
 from triportrait.train.data.cameras import THETA_P
 from triportrait.train.data.clip_store.tracks import FLAME_PARAMETERS
 from triportrait.train.data.heads.population import EXPRESSION_AXES
@@ -64,7 +64,6 @@ TABLE: dict[RowName, Columns] = {
     "K": Columns("static synthesizer", True, True, "E_mot", "static synthesizer", 10_000, 5_000_000, 1.0),
     "L": Columns("static synthesizer", True, True, "E_mot", "static synthesizer", 10_000, 6_000_000, 2.5),
 }  # fmt: skip
-REAL_DRIVING, REAL_TARGET = 0.1, 0.8  # shares of real frames where pseudo views are on (section 4.3)
 INIT: dict[str, Init] = {"static synthesizer": "static", "random": "random"}
 MOTION: dict[str, MotionKind] = {"E_mot": "pictures", "3DMM": "parameters"}
 TEACHER: dict[str, Teacher] = {"static synthesizer": "static", "Portrait4D": "dynamic"}

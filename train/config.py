@@ -19,6 +19,7 @@ from triportrait.train.data.set_config import SetConfig
 Precision = Literal["fp32", "bf16"]
 StageName = Literal["stage1", "motion", "stage2"]
 STAGES: tuple[StageName, ...] = ("stage1", "motion", "stage2")
+REAL_DRIVING, REAL_TARGET = 0.1, 0.8  # shares of real frames beside pseudo views (section 4.3)
 GROUP = 2  # pictures whose spread the discriminator sees
 Init = Literal["static", "random"]
 MotionKind = Literal["pictures", "parameters"]
@@ -107,8 +108,8 @@ class ReenactConfig(StageConfig):
     """Stage 2 and its substitutions (section 4.3)."""
 
     views: int = 1
-    real_driving: float = share(0.1)  # driving motions that are read off the real frame, not off a pseudo view
-    real_target: float = share(0.8)  # targets that are the real frame
+    real_driving: float = share(REAL_DRIVING)  # driving motions that are read off the real frame, not off a pseudo view
+    real_target: float = share(REAL_TARGET)  # targets that are the real frame
     camera_p: LookAtRange = PAPER  # θ_p, whose pseudo views the driving motion is read off
     camera_q: LookAtRange = PAPER  # θ_q, whose pseudo views are targets
     init: Init = "static"  # stage 2 begins as a static synthesizer, or fresh
@@ -136,6 +137,7 @@ class TrainConfig:
     stage2: ReenactConfig = field(default_factory=ReenactConfig)
     save_every: int = 2_000  # images between two saved states
     sample_every: int = 2_000  # images between two grids of pictures
+    evaluate_every: int = nonnegative(0)  # images between two measurements on held-out people; 0: never
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -27,6 +27,7 @@ from triportrait.train.engines.ranks import Ranks
 from triportrait.train.runs.checkpoints import load_newest, save_checkpoint
 from triportrait.train.runs.disk_space import check_room
 from triportrait.train.runs.diverged import DIVERGED, KeptMicroBatch, keep_micro
+from triportrait.train.runs.evaluating import Evaluating
 from triportrait.train.runs.nonfinite import Tolerated, shown, suspects
 from triportrait.train.runs.run_log import Record
 from triportrait.train.runs.stopping import Stopped, Stopper
@@ -94,6 +95,7 @@ def run_stage(
     begun: Callable[[], None] = lambda: None,
     prefetch: int = 0,
     draws_on: torch.device | None = None,
+    evaluate_every: int = 0,
 ) -> None:
     """Run a stage to its end, from its last whole checkpoint if there is one.
 
@@ -102,6 +104,7 @@ def run_stage(
         prefetch: steps whose micro-batches are made ahead, by a thread.
         draws_on: where the random numbers of the losses are drawn; None: where the rank computes. A GPU's numbers are
             not a CPU's, so that a comparison of both draws on the CPU.
+        evaluate_every: images between two measurements on held-out people, where the stage has such; 0: never.
 
     Raises:
         InputError: no checkpoint is whole, or it is of another network; or too much of the data cannot be used.
@@ -145,7 +148,10 @@ def run_stage(
         total=stage.images, initial=engine.images_seen, unit="img", desc=stage.name, file=sys.stderr, mininterval=1.0,
         disable=not ranks.first or not logger.isEnabledFor(logging.INFO), bar_format=PROGRESS,
     )  # fmt: skip
+    evaluation = Evaluating(stage, record, ranks, evaluate_every)
     with skipped, bar, record, Prefetch(drawn, steps, prefetch) as batches:
+        if loaded is None:
+            evaluation.run()
         clock.restart()
         saved = engine.images_seen if loaded is not None else -1
         while engine.images_seen < stage.images:
@@ -178,6 +184,7 @@ def run_stage(
                 clock.restart()
             last = engine.images_seen >= stage.images
             pause_began = time.perf_counter()
+            evaluation.after_step(before, last)
             if last or before // sample_every != engine.images_seen // sample_every:
                 _sample(stage, record, ranks)
             if last:

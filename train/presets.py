@@ -8,7 +8,9 @@ from functools import partial
 
 from triportrait.core.config import ModelConfig, portrait4d_v2
 from triportrait.core.config import tiny as tiny_model
+from triportrait.train.ablations import TABLE, WHOLE
 from triportrait.train.config import (
+    REAL_TARGET,
     LossConfig,
     OptimizerConfig,
     ReenactConfig,
@@ -95,6 +97,7 @@ def tiny_stages() -> TrainConfig:
         whole,
         preset="tiny_stages",
         strangers=None,
+        evaluate_every=2_000,
         stage1=dataclasses.replace(whole.stage1, losses=losses, discriminator=adam, schedule=schedule, strangers=0.0),
         motion=dataclasses.replace(whole.motion, strangers=0.0),
         stage2=dataclasses.replace(
@@ -142,16 +145,18 @@ def paper(published: bool = False) -> TrainConfig:
             schedule=static,
         ),
         stage2=ReenactConfig(
-            images=8_000_000 if published else 6_000_000, batch=32, discriminator=adam,
+            images=8_000_000 if published else TABLE[WHOLE].images, batch=32, discriminator=adam,
             optimizer=dataclasses.replace(
-                adam, reg_interval=4 if published else 0, motion_lr_factor=2.5, ema_rampup=0.0
+                adam, reg_interval=4 if published else 0, motion_lr_factor=TABLE[WHOLE].motion_rate_factor,
+                ema_rampup=0.0,
             ),
             losses=dataclasses.replace(terms, depth=0.0, density=0.0),
             schedule=moved,
-            real_target=1.0 if published else 0.8,
+            real_target=1.0 if published else REAL_TARGET,
         ),
         save_every=100_000,
         sample_every=50_000,
+        evaluate_every=50_000,
     )  # fmt: skip
 
 

@@ -144,6 +144,7 @@ class Run:
                         stopper,
                         self._store_config,
                         self.inputs.prefetch,
+                        evaluate_every=config.evaluate_every,
                     )
             except FloatingPointError:
                 diverged = self.folder / DIVERGED

@@ -9,12 +9,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from triportrait.core.checkpoint import save_motion_encoder
 from triportrait.core.errors import InputError
+from triportrait.serve.faces.providers import face_provider
 from triportrait.train.config import STAGES, StageConfig, StageName, TrainConfig
 from triportrait.train.data.cameras import FILMED, NO_PRESET, SetCameras, camera_preset_of, shown_cameras
 from triportrait.train.data.clip_pictures import ClipPictures
@@ -25,16 +28,24 @@ from triportrait.train.data.clip_store.tracks import FlameTracks, HeadTracks, Tr
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import PictureSet
 from triportrait.train.data.set_config import SetConfig
+from triportrait.train.data.split import read_split
 from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.ranks import Ranks
+from triportrait.train.evaluation.held_out import Evaluation, reenact_pairs, static_pairs, tracked_pairs
 from triportrait.train.evaluation.probe import probe
+from triportrait.train.evaluation.protocols.face_features import FaceExtractor
 from triportrait.train.networks import InitFrom, check_required_files, reenact_models, static_models
 from triportrait.train.run_folder import Inputs
 from triportrait.train.runs.export import export
 from triportrait.train.runs.run_config import FLAME, MOTION_ENCODER, data_fingerprints
 from triportrait.train.runs.weights import flame_field, save_flame
 from triportrait.train.stages.assemble import reenact_stage, static_stage
+from triportrait.train.stages.preview_grids import reenacted, static_view
+from triportrait.train.stages.reenact import ReenactModels
 from triportrait.train.stages.stage import Stage
+from triportrait.train.stages.static import StaticModels
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,11 +56,13 @@ class Loading:
         prefetch: steps whose batches are made ahead.
         decoder: of stored clips: av, dali, or auto.
         most_skipped: share of the clips that may be left out as damaged.
+        evaluates: held-out people were asked for, so that data without a split are refused.
     """
 
     prefetch: int = 2
     decoder: str = "auto"
     most_skipped: float = 0.05
+    evaluates: bool = False
 
     def __post_init__(self) -> None:
         if self.prefetch < 0:
@@ -91,6 +104,16 @@ class OneStage(Inputs):
                     f"{data}: expected a multi-view set for stage 1, this is a clip store; make a set by `triportrait "
                     "prepare heads`"
                 )
+        self._split = read_split(data)
+        self._trained: list[int] | None = None
+        self._held_out: list[int] = []
+        if self._split is not None:
+            self._trained, self._held_out = self._split.sides()
+        if self._split is None and self.loading.evaluates:
+            raise InputError(
+                f"{data}: expected data that hold somebody out for --evaluate-every, nobody is; hold a tenth out by "
+                f"`triportrait prepare split {data} --share 0.1`"
+            )
         tracked = self._clips is not None and self._clips.source != HEADS
         weights = self._init_from.flame or self._init_from.static or self._init_from.init
         self._flame = flame_field(weights) if tracked else None
@@ -131,6 +154,9 @@ class OneStage(Inputs):
         entry = {"stage": self.name, "data": checksum, "init_from": self._init_from.names()}
         if self._clips is not None:
             entry |= {"source": self._clips.source, "decoder": resolve_decoder(self.loading.decoder, ranks.device)}
+        if self._split is not None:
+            held_out = json.dumps(self._split.held_out)
+            entry["held_out"] = hashlib.sha256(held_out.encode()).hexdigest()[:12]
         return {"run": entry}
 
     def fingerprints(self) -> dict[str, Any] | None:
@@ -148,7 +174,9 @@ class OneStage(Inputs):
         model, positions, data = config.model, stage.losses.adversarial > 0, self.data_folder
         self.set: PictureSet | ClipPictures
         if self._clips is None:
-            self.set = PictureSet(data, model, True, data.with_name(f"{data.name}.necks"), positions=positions)
+            necks = data.with_name(f"{data.name}.necks")
+            self.set = PictureSet(data, model, True, necks, positions=positions, chosen=self._trained)
+            self._tell_split(engines)
             return
         device, loading = engines.ranks.device, self.loading
         tracks: Tracks = HeadTracks(model, device)
@@ -156,11 +184,39 @@ class OneStage(Inputs):
             width = model.transformer.motion_width if config.stage2.motion == "pictures" else None
             tracks = FlameTracks(self._flame.to(device), width)
         decode = DaliDecoder(device) if resolve_decoder(loading.decoder, device) == "dali" else AvDecoder()
-        self.set = ClipPictures(self._clips, model, tracks, config.seed, decode, loading.most_skipped, positions)
+        numbers = config.seed, decode, loading.most_skipped
+        self.set = ClipPictures(self._clips, model, tracks, *numbers, positions, self._trained)
+        self._unseen = ClipPictures(self._clips, model, tracks, *numbers, chosen=self._held_out)
+        self._tell_split(engines)
+
+    def _tell_split(self, engines: Engines) -> None:
+        if engines.ranks.first and self._split is not None:
+            logger.info("%s: %s, never trained on", self.data_folder, self._split.sentence())
+        elif engines.ranks.first and self.config.evaluate_every:
+            logger.info("%s: nobody is held out (`prepare split`), so nobody is measured", self.data_folder)
 
     def make_networks(self, folder: Path) -> None:
         """See `Inputs`."""
-        self._stage = self._static() if self.name == "stage1" else self._reenact(folder)
+        stage = self._static() if self.name == "stage1" else self._reenact(folder)
+        self._stage = dataclasses.replace(stage, evaluate=self._evaluation)
+
+    def _evaluate_by(self, models: StaticModels | ReenactModels) -> Evaluation | None:
+        """Return what measures the models on held-out people; None where nobody is held out, or it is switched off."""
+        config, held_out = self.config, self._held_out
+        if not held_out or not config.evaluate_every:
+            return None
+        if isinstance(models, StaticModels):
+            pairs = static_pairs(MultiviewSet(self.data_folder), held_out, config.model)
+            render = partial(static_view, models.portrait)
+        else:
+            data = MultiviewSet(self.data_folder) if self._clips is None else self._clips
+            tracked = self._flame is not None
+            pairs = tracked_pairs(self._unseen) if tracked else reenact_pairs(data, held_out, config.model)
+            render = partial(reenacted, models.portrait, models.motion_encoder)
+        provider = face_provider()
+        faces = None if provider is None else FaceExtractor(provider)
+        lpips = models.perceptual if config.perceptual == "lpips" else None
+        return Evaluation(pairs, render, self.engines.ranks.device, lpips, faces)
 
     def stage(self, name: StageName) -> Stage[Any]:
         """See `Inputs`."""
@@ -172,6 +228,7 @@ class OneStage(Inputs):
 
     def _static(self) -> Stage[Any]:
         models = static_models(self.config, self._init_from, self.engines.ranks.device)
+        self._evaluation = self._evaluate_by(models)
         assert isinstance(self.set, PictureSet)
         return static_stage(self.config, [self.set], models, probe(self.config), self.engines)
 
@@ -189,6 +246,7 @@ class OneStage(Inputs):
             )
         ranks = self.engines.ranks
         models = reenact_models(config, self._init_from, ranks.device)
+        self._evaluation = self._evaluate_by(models)
         encoder = models.motion_encoder
         if ranks.first and encoder is not None:
             save_motion_encoder(folder / MOTION_ENCODER, encoder.state_dict(), encoder, {})

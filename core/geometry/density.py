@@ -118,7 +118,7 @@ def visible_level(volume: VolumeRenderer, head: Head, cameras: Camera | None = N
     if cameras is None:
         cameras = Camera.cat([turned(fixed_camera(), yaw, 0.0) for yaw in (-math.pi / 6, 0.0, math.pi / 6)])
     cameras = cameras.to(head.planes.device)
-    half = volume.config.box_side / 2 * math.sqrt(3)  # of the box's diagonal
+    half = volume.config.box_side / 2  # what the renderer samples
     stopped = []
     for view in range(len(cameras.intrinsics)):
         camera = cameras.take([view])

@@ -70,6 +70,11 @@ def baked(cut: Unwrapped, normals: Tensor, colour: Colour, size: int) -> Tensor:
     points, towards = places[filled].split(3, dim=1)
     texture = torch.zeros(size, size, 3)
     texture[filled] = colour(points, F.normalize(towards, dim=-1))
+    # charts thinner than a texel cover the centre of none: their vertices are texels of their own
+    columns, rows = (cut.uv * size).long().clamp(0, size - 1).unbind(1)
+    thin = ~filled[rows, columns]
+    texture[rows[thin], columns[thin]] = colour(cut.surface.vertices[thin], normals[thin])
+    filled[rows[thin], columns[thin]] = True
     return (spread(texture, filled) * 255).round().to(torch.uint8)
 
 

@@ -1,4 +1,7 @@
-"""Load the networks that metrics are taken with, or say which file is missing, its licence and where it is from."""
+"""Load the networks that metrics are taken with, or say which file is missing, its licence and where it is from.
+
+Networks that were filled by rule, to check an installation, are told from trained ones by their tensors.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from triportrait.core.metrics.emotion import EmotionNetwork
 from triportrait.core.metrics.inception import Inception
 from triportrait.core.metrics.lpips_network import LpipsDistance
 from triportrait.core.metrics.recon3d import FaceReconstructor
+from triportrait.core.metrics.rule_weights import RULE, fill_by_rule, is_made_by_rule
 from triportrait.core.metrics.syncnet import SyncNet
 
 Kind = Literal["arcface", "recon3d", "syncnet", "emotion", "inception", "lpips_alex", "lpips_vgg"]
@@ -94,16 +98,22 @@ class Loaded:
     Attributes:
         kind: which one.
         network: on the device, in evaluation mode, frozen.
-        file: what it was read from.
-        sha256: of that file, so that a table can say which weights it was measured with.
+        sha256: of the file that it was read from, so that a table can say which weights it was measured with; of its
+            tensors where there is no file.
         published_sha256: of the published file that it was converted from, where the card notes it.
+        by_rule: whether its weights are the rule's, which say nothing about pictures.
     """
 
     kind: Kind
     network: nn.Module
-    file: Path
     sha256: str
     published_sha256: str | None = None
+    by_rule: bool = False
+
+    @property
+    def identity(self) -> str:
+        """Return what changes when the network does, and begins with `rule` where the rule made it."""
+        return f"{RULE} {self.sha256}" if self.by_rule else self.sha256
 
 
 def file_of(kind: Kind, weights: Path) -> Path:
@@ -148,18 +158,34 @@ def load(kind: Kind, weights: Path, device: torch.device | str = "cpu") -> Loade
     """
     path = file_of(kind, weights)
     published = None
-    network: nn.Module
     with torch.random.fork_rng(devices=[]):  # what draws first weights shall move no seed of the caller's
-        if kind == "inception":
-            network = Inception(path)
-        elif kind == "lpips_alex" or kind == "lpips_vgg":
-            network = LpipsDistance("alex" if kind == "lpips_alex" else "vgg", path)
-        else:
+        if kind in _CONVERTED:
             note = read_card(weights, kind).get("provenance", {}).get("sha256")
             published = note if isinstance(note, str) else None
             network = filled(_CONVERTED[kind](), read_tensors(weights, kind), str(path), ORIGINS[kind].network)
+        else:
+            network = _published(kind, path)
     try:
         digest = sha256(path)
     except OSError as error:
         raise InputError(f"{path}: not readable ({error.strerror}); make the file readable") from error
-    return Loaded(kind, network.to(device), path, digest, published)
+    return Loaded(kind, network.to(device), digest, published, is_made_by_rule(network))
+
+
+def make_by_rule(kind: Kind, device: torch.device | str = "cpu") -> Loaded:
+    """Make a network of rule-made weights, frozen, in evaluation mode, without any file.
+
+    Raises:
+        InputError: a package that runs it is missing.
+    """
+    with torch.random.fork_rng(devices=[]):
+        network = _CONVERTED[kind]() if kind in _CONVERTED else _published(kind, None)
+    digest = fill_by_rule(network.eval().requires_grad_(False))
+    return Loaded(kind, network.to(device), digest, by_rule=True)
+
+
+def _published(kind: Kind, path: Path | None) -> nn.Module:
+    """Make a network whose file is read as it was published; None: with random weights."""
+    if kind == "inception":
+        return Inception(path)
+    return LpipsDistance("alex" if kind == "lpips_alex" else "vgg", path)

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 
 from triportrait.core.errors import InputError
-from triportrait.core.metrics.sync_score import median_filter
 from triportrait.core.metrics.syncnet import CROP
 
 MARGIN = 0.4
@@ -68,3 +67,9 @@ def _overlap(low: int, high: int, size: int) -> slice:
     """Return which of the pixels low to high - 1 a side of `size` has, an empty slice inside the crop if none."""
     start = min(max(low, 0), high)
     return slice(start, max(min(high, size), start))
+
+
+def median_filter(values: np.ndarray, width: int) -> np.ndarray:
+    """Return the running median of values [N] over an odd width, with zeros beyond the ends."""
+    padded = np.pad(values, width // 2)
+    return np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=1)

@@ -1,18 +1,15 @@
-"""SyncNet's score: how well, and at which shift, a face's windows fit those of the sound. Letters: N windows."""
+"""SyncNet's score: how well, and at which shift, a face's windows fit those of the sound. Letters: D width, J = 31."""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
-
-from triportrait.core.errors import InputError
 
 REACH = 15  # windows, of 40 ms, by which the sound is shifted to either side
+SHIFTS = 2 * REACH + 1
 EPSILON = 1e-6  # added to every difference
-SMOOTHED = 9  # frames of the curve's median filter
 
 
 @dataclass(frozen=True)
@@ -20,56 +17,65 @@ class SyncScore:
     """What the search over shifts found.
 
     Attributes:
-        confidence: the median of the 31 mean distances less the smallest (Sync-C, LSE-C): higher is better.
+        confidence: the median of the J mean distances less the smallest (Sync-C, LSE-C): higher is better.
         distance: the smallest mean distance (Sync-D, LSE-D): lower is better.
         offset: frames of 40 ms by which the sound comes early.
-        mean_distances: [31], by shift.
-        framewise: [N], confidence at each window, smoothed.
+        mean_distances: [J], by shift.
     """
 
     confidence: float
     distance: float
     offset: int
     mean_distances: np.ndarray
-    framewise: np.ndarray
 
 
-def sync_score(faces: Tensor, sound: Tensor) -> SyncScore:
-    """Score the embeddings of a clip.
+def shifted_distances(face: np.ndarray, sounds: np.ndarray) -> np.ndarray:
+    """Return the distances [J] of the embedding [D] of a face's window to those [J, D] of the sound around it."""
+    return np.asarray(np.linalg.norm(face - sounds + EPSILON, axis=1))
+
+
+class ShiftSearch:
+    """Averages over windows the distances to the sound at each shift, in one walk; beyond the clip the sound is 0.
 
     Args:
-        faces: [N, 1024], as `embed_face_windows` gives them.
-        sound: [M, 1024], as `embed_sound_windows` gives them; the longer of the two is cut at its end.
+        width: D of the embeddings.
 
-    Raises:
-        InputError: there are none, or they have different widths.
+    Attributes:
+        missing: how many windows had no face.
     """
-    count = min(len(faces), len(sound))
-    if not count or faces.shape[1:] != sound.shape[1:]:
-        raise InputError(
-            f"SyncNet: expected embeddings [N, 1024] of faces and of sound, got {list(faces.shape)} and "
-            f"{list(sound.shape)}; leave this clip out"
-        )
-    distances = shifted_distances(faces[:count], sound[:count])
-    means = distances.mean(0)
-    best, median = int(means.argmin()), float(means.median())
-    curve = median - distances[:, best].numpy()
-    nearest = float(means[best])
-    return SyncScore(median - nearest, nearest, REACH - best, means.numpy(), median_filter(curve, SMOOTHED))
 
+    def __init__(self, width: int) -> None:
+        self.missing = 0
+        self._total, self._counted = np.zeros(SHIFTS), 0
+        self._silence = np.zeros(width)
+        self._faces: deque[np.ndarray | None] = deque()  # those whose later sound has not come
+        self._sounds: deque[np.ndarray] = deque([self._silence] * REACH)  # around the first of them
 
-def shifted_distances(faces: Tensor, sound: Tensor) -> Tensor:
-    """Return the distances [N, 31] of embeddings [N, D] of faces to those of sound, shifted by -15 to 15 windows.
+    @property
+    def windows(self) -> int:
+        """Return how many windows with a face came."""
+        return self._counted + sum(face is not None for face in self._faces)
 
-    Beyond the clip the sound's embedding is 0.
-    """
-    count = len(sound)
-    padded = torch.nn.functional.pad(sound, (0, 0, REACH, REACH))
-    shifts = [padded[j : j + count] for j in range(2 * REACH + 1)]
-    return torch.stack([(faces - shifted + EPSILON).norm(dim=1) for shifted in shifts], 1)
+    def add(self, face: np.ndarray | None, sound: np.ndarray) -> None:
+        """Take in the embeddings [D] of the next window; without a face the sound is heard all the same."""
+        self._faces.append(face)
+        self._sounds.append(sound)
+        self.missing += face is None
+        if len(self._sounds) == SHIFTS:
+            first = self._faces.popleft()
+            if first is not None:
+                self._total = self._total + shifted_distances(first, np.stack(self._sounds))
+                self._counted += 1
+            self._sounds.popleft()
 
-
-def median_filter(values: np.ndarray, width: int) -> np.ndarray:
-    """Return the running median of values [N] over an odd width, with zeros beyond the ends."""
-    padded = np.pad(values, width // 2)
-    return np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=1)
+    def score(self) -> SyncScore:
+        """Score everything so far, one window with a face at least, as if the clip ended here."""
+        total, sounds = self._total, self._sounds.copy()
+        for face in self._faces:
+            sounds.extend([self._silence] * (SHIFTS - len(sounds)))
+            if face is not None:
+                total = total + shifted_distances(face, np.stack(sounds))
+            sounds.popleft()
+        means = total / self.windows
+        nearest = float(means.min())
+        return SyncScore(float(np.median(means)) - nearest, nearest, REACH - int(means.argmin()), means)

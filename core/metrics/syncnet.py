@@ -1,6 +1,6 @@
 """SyncNet (Chung 2016): two towers that embed 0.2 s of a speaker's face and of sound; the published names are kept.
 
-`sync_score` compares the embeddings. Letters: B batch, T frames of a clip, N windows.
+`sync_score.ShiftSearch` compares the embeddings. Letters: B batch, T frames of a clip, N windows.
 """
 
 from __future__ import annotations

@@ -15,10 +15,10 @@ from triportrait.kernels.rasterize import interpolate, rasterize
 
 SAMPLES = 3  # along each side of a pixel: nine points of it are looked at
 CLAY = (0.78, 0.76, 0.74)
-LIGHTS = (
+LIGHTS = (  # where a light stands, in camera axes, and how bright it is
     ((-0.45, 0.55, 0.70), 0.75),
     ((0.80, 0.10, 0.45), 0.22),
-)  # where a light stands, camera axes; how bright it is
+)
 AMBIENT = 0.16
 GAMMA = 2.2
 

@@ -1,8 +1,8 @@
 """Check a mesh as strangers' programs see it: `python docs/mesh/check.py head.glb NODE_MODULES [picture.png]`.
 
 NODE_MODULES is the folder of that name after `npm install gltf-validator three`. The file must pass the validator of
-the glTF project without an error or a warning, trimesh must read what was written, and three.js must draw it in Chromium,
-whose picture from four sides is kept. A .ply or .obj is read by trimesh alone.
+the glTF project without an error or a warning, trimesh must read what was written, and three.js must draw it in
+Chromium, whose picture from four sides is kept. A .ply or .obj is read by trimesh alone.
 """
 
 from __future__ import annotations

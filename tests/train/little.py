@@ -32,7 +32,15 @@ from triportrait.train.stages.initialize import initialize, initialize_motion
 CAST = SetConfig(seed=3, count=2, expressions=6, views=3, size=64, antialias=1)
 FRONT = 0.7  # sources and cameras are as the preset tiny's
 STRANGERS = SetConfig(seed=8, count=3, expressions=1, views=2, size=64, antialias=1)
-CLOCKED = {"images_per_s", "data_share", "data_wait_s", "data_ready", "gpu_gb"}  # numbers of a log
+CLOCKED = {
+    "images_per_s",
+    "data_share",
+    "data_wait_s",
+    "data_ready",
+    "gpu_gb",
+    "evaluate_s",
+    "evaluate_share",
+}  # numbers of a log
 CLIPS: dict[str, Any] = {"seed": 3, "count": 5, "frames": 4, "size": 64, "antialias": 1}
 
 

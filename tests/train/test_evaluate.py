@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,14 @@ from tests.train import little, trained
 from triportrait import cli
 from triportrait.core.checkpoint import load_portrait
 from triportrait.core.errors import InputError
-from triportrait.train.evaluation.measure import ANOTHER_HEAD, SAME_HEAD, GroupResult
+from triportrait.train.evaluation import methods, seen_surfaces
+from triportrait.train.evaluation.geometry_measure import TRUTH_MEASURES, VIEW_MEASURES
+from triportrait.train.evaluation.geometry_scene import MEAN_HEAD, STANDING, TRUTH, GeometrySpec
+from triportrait.train.evaluation.measure import ANOTHER_HEAD, SAME_HEAD, GroupResult, Task, measure
 from triportrait.train.evaluation.methods import OURS, SOURCE_EXPRESSION, STATIC
 from triportrait.train.evaluation.protocol import CASES, CROSS, NEW_VIEWS, SELF, Group, Plan, SceneSpec, groups
 from triportrait.train.evaluation.table import HEADINGS, Gate, gates, markdown
+from triportrait.train.jobs import evaluate
 from triportrait.train.runs.weights import Cast, open_trained
 
 KNOWN = Cast(3, 2)
@@ -94,7 +100,8 @@ def test_the_table_says_the_numbers():
 
 
 def run(weights: Path, out: Path, *options: str) -> int:
-    return cli.main(["evaluate", str(weights), "--out", str(out), "--heads", "1", "--axes-heads", "1", *options])
+    heads = ("--heads", "1", "--axes-heads", "1", "--geometry-heads", "0")
+    return cli.main(["evaluate", str(weights), "--out", str(out), *heads, *options])
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +128,68 @@ def test_the_command_writes_tables_and_sheets(done):
     assert len(found["gates"]) == 1 + 3 + 8
     sheet, axes = (np.asarray(Image.open(done / name)) for name in ("sheet.png", "axes.png"))
     assert sheet.shape[1] > 8 * 128 and axes.shape[1] > 8 * 128, "64 px are shown at twice their size"
+
+
+def only_geometry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure surfaces alone, on few nodes and points; the other figures are made up."""
+
+    def measured(work: Sequence[Task], *_: Any, **__: Any) -> list[GroupResult]:
+        shapes = measure([task for task in work if isinstance(task.spec, GeometrySpec)])
+        made_up = numbers(25, 21, (0.7, 0.6))
+        known = [replace(made_up, group=g, geometry_heads=0) for g in groups(KNOWN, Plan(heads=1))]
+        return [
+            replace(one, geometry=s.geometry, geometry_heads=s.geometry_heads, surfaces=s.surfaces)
+            for one, s in zip(known, shapes or known, strict=True)
+        ]
+
+    monkeypatch.setattr(methods, "GRID_NODES", 24)
+    monkeypatch.setattr(seen_surfaces, "POINTS", 2_000)
+    monkeypatch.setattr(evaluate, "measure", measured)
+    for name in ("write_pictures_sheet", "write_axes_sheet"):
+        monkeypatch.setattr(evaluate, name, lambda *_: None)
+
+
+def test_geometry_stands_in_tables_and_numbers(weights, tmp_path, monkeypatch):
+    only_geometry(monkeypatch)
+    out = tmp_path / "out"
+    assert run(weights, out, "--geometry-heads", "1", "--static", str(weights.with_name("static"))) == 0
+    found, table = json.loads((out / "metrics.json").read_text()), (out / "table.md").read_text()
+    assert found["protocol"]["geometry_heads"] == 1
+    for group in found["groups"]:
+        shapes = group["geometry"]
+        assert list(shapes)[:3] == [OURS, SOURCE_EXPRESSION, STATIC], "what copies a picture has no surface"
+        for measure_of in TRUTH_MEASURES:
+            for name in (OURS, MEAN_HEAD, TRUTH):
+                assert shapes[name][measure_of.name] is not None, (name, measure_of.name)
+        assert all(shapes[STANDING][each.name] is not None for each in VIEW_MEASURES)
+        assert shapes[TRUTH]["chamfer_mm"] < 0.1 < 1 < shapes[MEAN_HEAD]["chamfer_mm"]
+        title = f"**{group['group']['name']}**, 1 head: the surface against the truth"
+        rows = [line.strip("|").split("|") for line in table[table.index(title) :].splitlines()[2:]]
+        assert len(rows[0]) == 1 + len(TRUTH_MEASURES)
+        cells = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows[2:10] if len(row) > 1}
+        assert cells[MEAN_HEAD][2] == f"{shapes[MEAN_HEAD]['chamfer_mm']:.2f}"
+        assert cells[STANDING][2] == "–"
+    assert "**held out**, 1 head: views against each other" in table
+    sheet = np.asarray(Image.open(out / "geometry.png"))
+    assert sheet.shape[1] > 11 * 128
+    assert len(np.unique(sheet[50:, -140:].reshape(-1, 3), axis=0)) > 100, "distances are in colours"
+
+
+def test_geometry_can_be_left_out(weights, tmp_path, monkeypatch):
+    only_geometry(monkeypatch)
+    assert run(weights, tmp_path / "out") == 0
+    assert "surface against the truth" not in (tmp_path / "out" / "table.md").read_text()
+    assert not (tmp_path / "out" / "geometry.png").exists()
+
+
+def test_geometry_asks_for_its_packages_before_any_work(weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "fault", lambda name: "is not installed")
+    monkeypatch.setattr(evaluate, "measure", lambda *_: pytest.fail("measured"))
+    assert run(weights, tmp_path / "out", "--geometry-heads", "1") == 2
+    said = capsys.readouterr().err.strip()
+    assert "surfaces need the package scipy, it is not installed; `pip install" in said
+    assert said.endswith("or leave them out by --geometry-heads 0")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_sheet_shows_the_pictures_of_each_group_pixel_by_pixel(done):
@@ -178,6 +247,7 @@ def test_nothing_is_left_when_it_is_interrupted(weights, tmp_path, monkeypatch):
 BAD = {
     "no heads": (["--heads", "0"], "--heads: expected a whole number from 1 to 1000, got 0"),
     "no axes": (["--axes-heads", "0"], "--axes-heads: expected a whole number from 1 to 1000, got 0"),
+    "no geometry": (["--geometry-heads", "-1"], "--geometry-heads: expected a whole number from 0 to 1000, got -1"),
     "seed": (["--seed", "-1"], "--seed: expected a whole number from 0 to 9999, got -1"),
     "cast": (["--cast-count", "0"], "count: expected 1 to"),
     "no static": (["--static", "nowhere"], "nowhere: no such weights folder"),

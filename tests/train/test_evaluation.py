@@ -381,7 +381,7 @@ class Copies:
 
 
 def test_means_are_over_heads_and_views():
-    work = tasks((GROUP,), Copies(), Plan(heads=2, axes_heads=2, axes=("jaw",)), little.model())
+    work = tasks((GROUP,), Copies(), Plan(heads=2, axes_heads=2, geometry_heads=0, axes=("jaw",)), little.model())
     assert [type(task.spec) for task in work] == [ProbeSpec, ProbeSpec, SceneSpec, SceneSpec]
     told: list[int] = []
     (found,) = measure(work, lambda: told.append(1))

@@ -62,7 +62,8 @@ def test_what_they_are_worth_stands_beside_them_and_in_the_docs():
 def test_they_talk_and_blink_on_this_machine_too(tmp_path, record_row):
     """A few heads only: a change of the network that the weights no longer fit is seen at once."""
     out = tmp_path / "evaluation"
-    assert cli.main(["evaluate", "demo", "--out", str(out), "--heads", "3", "--axes-heads", "3"]) == 0
+    few = ("--heads", "3", "--axes-heads", "3", "--geometry-heads", "1")
+    assert cli.main(["evaluate", "demo", "--out", str(out), *few]) == 0
     cast = json.loads((out / "metrics.json").read_text())["groups"][0]
     ours = next(iter(cast["pictures"].values()))
     answers = cast["response"]["same head"]
@@ -74,3 +75,8 @@ def test_they_talk_and_blink_on_this_machine_too(tmp_path, record_row):
     for axis in ("jaw", "blink"):
         assert answers[axis]["gain"] > 0.45, axis
         assert answers[axis]["correlation"] > 0.6, axis
+    shape = cast["geometry"]["ours"]
+    assert shape["chamfer_mm"] < 7
+    assert shape["depth_error_mm"] < 12
+    assert shape["normal_error_deg"] < 25
+    assert shape["depth_disagreement_mm"] < 4

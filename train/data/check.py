@@ -10,6 +10,7 @@ from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.data.clip_store.frames import decode
 from triportrait.train.data.clip_store.store import ClipStore, is_clip_store
 from triportrait.train.data.multiview import MultiviewSet
+from triportrait.train.data.split import read_split
 
 NAMED = 3  # unusable heads or clips that a sentence names
 AT_A_TIME = 64  # frames decoded together
@@ -30,7 +31,9 @@ def check_data(
 
     Raises: `InputError` that names what cannot be trained on, and why.
     """
-    return _check_store(folder, deep, progress) if is_clip_store(folder) else _check_set(folder, progress)
+    line, checks = _check_store(folder, deep, progress) if is_clip_store(folder) else _check_set(folder, progress)
+    split = read_split(folder)
+    return (line, checks) if split is None else (f"{line}; {split.sentence()}", f"{checks}; who is held out")
 
 
 def _check_set(folder: Path, progress: Callable[[int, int], None]) -> tuple[str, str]:

@@ -72,6 +72,7 @@ class ClipPictures:
         decode: reads the videos.
         most_skipped: share of the clips that may be left out before training stops.
         positions: whether the pictures carry positions, which a discriminator sees.
+        chosen: the numbers of the clips that are drawn from, as the others are held out; None: all are.
 
     Attributes:
         skipped: clips that could not be used, and why; others came in their place.
@@ -88,12 +89,14 @@ class ClipPictures:
         decode: Decoder,
         most_skipped: float = 0.05,
         positions: bool = False,
+        chosen: Sequence[int] | None = None,
     ) -> None:
         if store.size != model.image_size:
             raise InputError(
                 f"{store.folder}: expected pictures of {model.image_size} px, got {store.size}; make the store again"
             )
         self.store, self.model, self.tracks = store, model, tracks
+        self.chosen = list(range(len(store)) if chosen is None else chosen)
         self.skipped: dict[str, str] = {}
         self._seed, self._decode, self._most_skipped, self._positions = seed, decode, most_skipped, positions
         self._columns = {"mask": -(-(store.size**2) // 8), **tracks.columns} | dict.fromkeys(
@@ -136,28 +139,45 @@ class ClipPictures:
                     reason = self._skip(clips[i], frames)
             decoded = [frames for frames in drawn if frames is not None]
             if len(decoded) == count:
-                images = torch.stack(decoded)  # [B, 2, S, S, 3]
-                source, driving = ([pair[k] for pair in rows] for k in (0, 1))
-                tables = [self.store.table(clip) for clip in clips]
-                necks = [self._neck(*key) for key in zip(clips, tables, source, driving, strict=True)]
-                origin = tuple(str(self.store.path(clip)) for clip in clips)
-                return (
-                    self._pictures(tables, source, images[:, 0], None, origin),
-                    self._pictures(tables, driving, images[:, 1], join_necks(necks), origin),
-                )
+                return self._pairs_of(clips, rows, torch.stack(decoded))
             for i in (i for i in range(count) if drawn[i] is None):
-                clips[i] = int(generators[i].integers(first or len(self.store)))
+                clips[i] = self.chosen[int(generators[i].integers(first or self.heads))]
         raise InputError(f"{self.store.folder}: none of {TRIES} clips can be used ({reason}); make the store again")
+
+    def pair(self, clip: int, source: int, driving: int) -> tuple[Pictures, Pictures]:
+        """Return two frames of a clip of the store as one source and one driving picture.
+
+        Raises: `ValueError`, in words, where the clip cannot be used.
+        """
+        if (flaw := self._flaw(clip)) is not None:
+            raise ValueError(flaw)
+        (frames,) = self._read([(clip, (source, driving))])
+        if not isinstance(frames, Tensor):
+            raise frames
+        return self._pairs_of([clip], [(source, driving)], frames[None])
+
+    def _pairs_of(
+        self, clips: Sequence[int], rows: Sequence[tuple[int, int]], images: Tensor
+    ) -> tuple[Pictures, Pictures]:
+        """Put B sources and B driving pictures together from their frames [B, 2, S, S, 3]."""
+        source, driving = ([pair[k] for pair in rows] for k in (0, 1))
+        tables = [self.store.table(clip) for clip in clips]
+        necks = [self._neck(*key) for key in zip(clips, tables, source, driving, strict=True)]
+        origin = tuple(str(self.store.path(clip)) for clip in clips)
+        return (
+            self._pictures(tables, source, images[:, 0], None, origin),
+            self._pictures(tables, driving, images[:, 1], join_necks(necks), origin),
+        )
 
     def clip_at(self, place: int, first: int = 0) -> int:
         """Return the clip of an image: each of the first ones, or of all, comes once in an epoch."""
-        epoch, within = divmod(place, first or len(self.store))
-        return int(self._order(epoch, first or len(self.store))[within])
+        epoch, within = divmod(place, first or self.heads)
+        return self.chosen[int(self._order(epoch, first or self.heads)[within])]
 
     @property
     def heads(self) -> int:
-        """The number of clips."""
-        return len(self.store)
+        """The number of clips that are drawn from."""
+        return len(self.chosen)
 
     @property
     def motion_width(self) -> int:
@@ -166,10 +186,10 @@ class ClipPictures:
 
     def check_skipped(self, skipped: Mapping[str, str]) -> None:
         """Check how many clips were left out. Raises: `InputError` where there are more than `most_skipped`."""
-        if len(skipped) > self._most_skipped * len(self.store):
+        if len(skipped) > self._most_skipped * self.heads:
             name, reason = next(iter(skipped.items()))
             raise InputError(
-                f"{self.store.folder}: {len(skipped)} of {len(self.store)} clips cannot be used, more than "
+                f"{self.store.folder}: {len(skipped)} of {self.heads} clips cannot be used, more than "
                 f"{self._most_skipped:.0%} ({name}: {reason}); make the store again or allow more by --most-skipped"
             )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +83,7 @@ class PictureSet:
         cache: a file for the neck poses, which saves making them again.
         progress: is called with the number of heads read.
         positions: keep the positions, which a discriminator sees.
+        chosen: the numbers of the heads that are read, as the others are held out; None: all are.
 
     Raises: `InputError` for a folder that is missing, damaged or of other sizes.
     """
@@ -95,6 +96,7 @@ class PictureSet:
         cache: Path | None = None,
         progress: Callable[[int], None] = lambda done: None,
         positions: bool = False,
+        chosen: Sequence[int] | None = None,
     ) -> None:
         files = MultiviewSet(folder)
         if files.index["size"] != model.image_size:
@@ -102,25 +104,27 @@ class PictureSet:
                 f"{folder}: expected pictures of {model.image_size} px, got {files.index['size']}; make the set again"
             )
         self.model, self._necks, self._positions = model, necks, positions
-        key = json.dumps([files.index["files"], dataclasses.asdict(model.neck), model.render.box_side])
-        poses = len(files) * files.index["expressions"]
+        numbers = range(len(files)) if chosen is None else chosen
+        listed = {name: files.index["files"][name] for name in (files.names[number] for number in numbers)}
+        key = json.dumps([listed, dataclasses.asdict(model.neck), model.render.box_side])
+        poses = len(numbers) * files.index["expressions"]
         cached = _read_cache(cache, key, poses, model) if necks and cache else None
-        self._names = [str(folder / name) for name in files.names]
-        self.heads, self.poses_each, self.views = len(files), files.index["expressions"], files.index["views"]
+        self._names = [str(folder / name) for name in listed]
+        self.heads, self.poses_each, self.views = len(numbers), files.index["expressions"], files.index["views"]
         parts: dict[str, list[Tensor]] = {}
-        for number in range(self.heads):
+        for done, number in enumerate(numbers):
             for name, value in self._read(files.head(number), necks and cached is None).items():
                 if value.is_floating_point() and not bool(value.isfinite().all()):
-                    raise InputError(f"{self._names[number]}: its {name} is not finite; make the folder again")
+                    raise InputError(f"{self._names[done]}: its {name} is not finite; make the folder again")
                 parts.setdefault(name, []).append(value)
-            progress(number + 1)
+            progress(done + 1)
         self._rows = {name: torch.cat(values) for name, values in parts.items()} | (cached or {})
         if necks and cached is None and cache is not None:
             _write_cache(cache, key, {name: self._rows[name] for name in ("neck_fine", "neck_coarse")})
 
     def _read(self, arrays: dict[str, np.ndarray], make_necks: bool) -> dict[str, Tensor]:
         poses, h = len(arrays["image"]), self.model.render.neural_size
-        opacity, depth = _at_rays(
+        opacity, depth = at_rays(
             torch.from_numpy(arrays["opacity"]).flatten(0, 1)[:, None],  # [E*V, 1, S, S]
             torch.from_numpy(arrays["depth"]).flatten(0, 1)[:, None],
             h,
@@ -242,7 +246,7 @@ def photograph(
 ) -> Pictures:
     """Render B pictures of B heads, with their parts and, with `necks`, their neck poses."""
     view = take_pictures(renderer, identity, expression, light, camera, model.image_size, antialias)
-    opacity, depth = _at_rays(view.opacity, view.depth, model.render.neural_size)
+    opacity, depth = at_rays(view.opacity, view.depth, model.render.neural_size)
     return Pictures(
         image=view.image,
         opacity=opacity,
@@ -264,7 +268,7 @@ def neck_grids(identity: Identity, expression: Expression, model: ModelConfig) -
     return join_necks(grids)
 
 
-def _at_rays(opacity: Tensor, depth: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def at_rays(opacity: Tensor, depth: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Shrink opacity and depth [B, 1, S, S] to the ray grid; depth is the mean over what the head covers."""
     inside = (depth > 0).float()
     return shrink(opacity, size), shrink(depth * inside, size) / shrink(inside, size).clamp(min=1e-3)

@@ -14,6 +14,8 @@ from torch import Tensor
 from triportrait.core.config import ModelConfig
 from triportrait.train.data.parallel import in_order
 from triportrait.train.data.pictures import Pictures
+from triportrait.train.evaluation.geometry_measure import GeometryResult, GeometryRow, measure_geometry
+from triportrait.train.evaluation.geometry_scene import GeometrySpec
 from triportrait.train.evaluation.image_metrics import agreement, depth_error, opacity_iou, psnr, sharpness, ssim
 from triportrait.train.evaluation.methods import Method, Prediction
 from triportrait.train.evaluation.motion_response import Probe, face_mask, products, response
@@ -22,6 +24,7 @@ from triportrait.train.evaluation.protocol import CROSS, Group, Plan, ProbeSpec,
 SAME_HEAD, ANOTHER_HEAD = "same head", "another head"
 SHEET_HEADS = 4  # of each group, on the sheet of pictures
 AXES_SHEET_HEADS = 2  # of each group, on the sheet of axes
+GEOMETRY_SHEET_HEADS = 3  # of each group, on the sheet of geometry
 _DIGITS = 4
 
 
@@ -57,9 +60,9 @@ class Candidates(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """A part of the measurement: one scene or probe of a head."""
+    """A part of the measurement: one scene, probe or surface of a head."""
 
-    spec: SceneSpec | ProbeSpec
+    spec: SceneSpec | ProbeSpec | GeometrySpec
     candidates: Candidates
     on_sheet: bool  # whether its pictures are returned for a sheet
 
@@ -73,6 +76,7 @@ class TaskResult:
         agreement: method -> one number.
         products: who drives, axis -> `response.products`.
         row, axes: pictures for a sheet.
+        geometry: what is known of its surface.
     """
 
     values: dict[tuple[str, str, str], list[float]]
@@ -80,6 +84,7 @@ class TaskResult:
     agreement: dict[str, float] = field(default_factory=dict)
     row: SheetRow | None = None
     axes: AxesRow | None = None
+    geometry: GeometryResult | None = None
 
 
 @dataclass
@@ -91,6 +96,9 @@ class GroupResult:
         agreement: method -> dB, between results that different heads drive with the same expression.
         response: who drives -> axis -> correlation and gain.
         rows, axes: pictures for the sheets.
+        geometry: method or rival -> measure -> the mean over heads; None where it is not defined.
+        geometry_heads: how many heads that mean is over.
+        surfaces: for the sheet of geometry.
     """
 
     group: Group
@@ -99,11 +107,14 @@ class GroupResult:
     response: dict[str, dict[str, dict[str, float]]]
     rows: list[SheetRow]
     axes: list[AxesRow]
+    geometry: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    geometry_heads: int = 0
+    surfaces: list[GeometryRow] = field(default_factory=list)
 
     def numbers(self) -> dict[str, Any]:
         """Return all but pictures as JSON values."""
         numbers = {"pictures": self.pictures, "agreement": self.agreement, "response": self.response}
-        return {"group": dataclasses.asdict(self.group), **numbers}
+        return {"group": dataclasses.asdict(self.group), **numbers, "geometry": self.geometry}
 
 
 def tasks(groups: tuple[Group, ...], candidates: Candidates, plan: Plan, model: ModelConfig) -> list[Task]:
@@ -118,7 +129,12 @@ def tasks(groups: tuple[Group, ...], candidates: Candidates, plan: Plan, model: 
         for group in groups
         for head in range(group.count)
     ]
-    return [*probes, *scenes]
+    surfaces = [
+        Task(GeometrySpec(group, head, plan.seed, model), candidates, head < GEOMETRY_SHEET_HEADS)
+        for group in groups
+        for head in range(min(plan.geometry_heads, group.count))
+    ]
+    return [*surfaces, *probes, *scenes]
 
 
 def measure(work: Sequence[Task], progress: Callable[[], None] = lambda: None, gpu: bool = False) -> list[GroupResult]:
@@ -141,6 +157,8 @@ def run_task(task: Task) -> TaskResult:
     methods = _methods(task.candidates)
     if isinstance(task.spec, SceneSpec):
         return measure_scene(task.spec.render(), methods, task.on_sheet)
+    if isinstance(task.spec, GeometrySpec):
+        return TaskResult({}, {}, geometry=measure_geometry(task.spec.render(), methods, task.on_sheet))
     return measure_probe(task.spec.render(), next(iter(methods.values())), task.on_sheet)
 
 
@@ -206,7 +224,19 @@ def _collect(group: Group, results: Sequence[TaskResult]) -> GroupResult:
         response_of.setdefault(driver, {})[axis] = numbers_of_axis
     rows = [result.row for result in results if result.row is not None]
     axes = [result.axes for result in results if result.axes is not None]
-    return GroupResult(group, pictures, agreements, response_of, rows, axes)
+    shapes = [result.geometry for result in results if result.geometry is not None]
+    surfaces = [shape.row for shape in shapes if shape.row is not None]
+    return GroupResult(group, pictures, agreements, response_of, rows, axes, _means(shapes), len(shapes), surfaces)
+
+
+def _means(shapes: Sequence[GeometryResult]) -> dict[str, dict[str, float | None]]:
+    """Return the mean over heads: method or rival -> measure -> its value."""
+    of_name: dict[str, dict[str, list[float]]] = {}
+    for shape in shapes:
+        for name, measures in shape.values.items():
+            for measure, value in measures.items():
+                of_name.setdefault(name, {}).setdefault(measure, []).append(value)
+    return {name: {m: _mean(found) for m, found in measures.items()} for name, measures in of_name.items()}
 
 
 def compare(prediction: Prediction, truth: Pictures) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from torch import Tensor
 from triportrait.core import network_kind
 from triportrait.core.checkpoint import load_portrait
 from triportrait.core.errors import InputError
+from triportrait.core.geometry.density import density_grid, visible_level
+from triportrait.core.geometry.surface import Surface, extract
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.types import Camera, Driving, Head, Source
@@ -25,6 +27,7 @@ from triportrait.train.stages.motion import read_motion
 
 OURS, COPY, STATIC = "ours", "copies the source", "static synthesizer"
 SOURCE_EXPRESSION = "keeps the source's expression"
+GRID_NODES = 128  # along an edge of the box, 3.4 mm apart in one of 1.3 scene units
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,21 @@ class Method(Protocol):
         ...
 
 
+@runtime_checkable
+class Reconstruction(Protocol):
+    """A method that knows the surface of the head it shows."""
+
+    def surface(self, source: Pictures, driving: Pictures) -> Surface:
+        """Extract the surface of one source's head with a driving picture's expression and neck pose.
+
+        It lies where a viewer sees it: at the median density at the rendered depth.
+
+        Raises:
+            InputError: there is none.
+        """
+        ...
+
+
 class Reenactment:
     """Our network, with motion that the motion encoder reads off pictures.
 
@@ -70,9 +88,16 @@ class Reenactment:
         self.device = device_of(portrait)
         self._prepared: tuple[Pictures, Source, Tensor] | None = None
 
-    @torch.no_grad()
     def __call__(self, source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Prediction]:
         """See `Method`."""
+        return _views(self.portrait, self._head(source, driving), cameras)
+
+    def surface(self, source: Pictures, driving: Pictures) -> Surface:
+        """See `Reconstruction`."""
+        return _surface(self.portrait, self._head(source, driving))
+
+    @torch.no_grad()
+    def _head(self, source: Pictures, driving: Pictures) -> Head:
         if self._prepared is None or self._prepared[0] is not source:
             pictures = source.to(self.device)
             motion = read_motion(self.motion_encoder, pictures.image, pictures.landmarks)
@@ -81,7 +106,7 @@ class Reenactment:
         driving = driving.to(self.device)
         if self.expression == "driving":
             motion = read_motion(self.motion_encoder, driving.image, driving.landmarks)
-        return _views(self.portrait, self.portrait.reenact(prepared, Driving(motion, driving.neck)), cameras)
+        return self.portrait.reenact(prepared, Driving(motion, driving.neck))
 
 
 class StaticSynthesizer:
@@ -90,12 +115,18 @@ class StaticSynthesizer:
     def __init__(self, portrait: Portrait4D) -> None:
         self.portrait, self.device = portrait, device_of(portrait)
 
-    @torch.no_grad()
     def __call__(self, source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Prediction]:
         """See `Method`."""
+        return _views(self.portrait, self._head(source, driving), cameras)
+
+    def surface(self, source: Pictures, driving: Pictures) -> Surface:
+        """See `Reconstruction`."""
+        return _surface(self.portrait, self._head(source, driving))
+
+    @torch.no_grad()
+    def _head(self, source: Pictures, driving: Pictures) -> Head:
         prepared = self.portrait.prepare(source.image.to(self.device), None)
-        neck = driving.to(self.device).neck
-        return _views(self.portrait, self.portrait.reenact(prepared, Driving(None, neck)), cameras)
+        return self.portrait.reenact(prepared, Driving(None, driving.to(self.device).neck))
 
 
 def copy_source(source: Pictures, driving: Pictures, cameras: Sequence[Camera]) -> list[Prediction]:
@@ -108,10 +139,16 @@ def device_of(portrait: Portrait4D) -> torch.device:
     return next(portrait.parameters()).device
 
 
+@torch.no_grad()
 def _views(portrait: Portrait4D, head: Head, cameras: Sequence[Camera]) -> list[Prediction]:
     device = device_of(portrait)
     renderings = [portrait.render(head, camera.to(device)) for camera in cameras]
     return [Prediction(r.image.cpu(), r.opacity.cpu(), r.depth.cpu()) for r in renderings]
+
+
+def _surface(portrait: Portrait4D, head: Head) -> Surface:
+    level = visible_level(portrait.volume, head)
+    return extract(density_grid(portrait.volume, head, GRID_NODES), level)
 
 
 @dataclass(frozen=True)
@@ -120,12 +157,12 @@ class WeightsAndBaselines:
 
     Attributes:
         weights: a weights folder.
-        static: weights of the static synthesizer, for a row of their own.
+        static: weights folder of the static synthesizer, for a row of its own.
         device: where the networks run, cpu or cuda; pictures come and go on the CPU.
     """
 
     weights: Path
-    static: Path | None = None
+    static: str | Path | None = None
     device: str = "cpu"
 
     def methods(self) -> dict[str, Method]:

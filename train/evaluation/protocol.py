@@ -41,12 +41,14 @@ class Plan:
     Attributes:
         heads: how many heads of the cast are measured, and how many held-out ones.
         axes_heads: how many of them have their response to each axis measured.
+        geometry_heads: how many of them have their surface measured; 0 leaves geometry out.
         seed: decides expressions, poses and cameras.
         axes: names in `response.AXES`.
     """
 
     heads: int = 24
     axes_heads: int = 8
+    geometry_heads: int = 4
     seed: int = 0
     axes: tuple[str, ...] = tuple(AXES)
 
@@ -54,6 +56,7 @@ class Plan:
         for name, low, high in (
             ("heads", 1, MOST_HEADS),
             ("axes_heads", 1, MOST_HEADS),
+            ("geometry_heads", 0, MOST_HEADS),
             ("seed", 0, LARGEST_PLAN_SEED),
         ):
             value = getattr(self, name)
@@ -118,9 +121,8 @@ class SceneSpec:
         """Render the head, and those that drive it."""
         sitter, model = Sitter.of(self.group.seed, self.head), self.model
         others = [Sitter.of(driving_seed(self.group.seed), self.head + number) for number in range(CROWD)]
-        (source, source_camera), (self_face, self_camera), (face, camera) = (
-            unseen(self.group.seed, self.head, _PURPOSES * self.seed + purpose) for purpose in (_SOURCE, _SELF, _CROSS)
-        )
+        drawn = faces_of_scene(self.group, self.head, self.seed)
+        (source, source_camera), (self_face, self_camera), (face, camera) = drawn
         itself = sitter.photograph(self_face, self_camera, model)
         driven = sitter.photograph(face, camera, model)
         crowd = tuple(replace(o.photograph(face, camera, model, necks=False), neck=driven.neck) for o in others)
@@ -187,6 +189,11 @@ def unseen(seed: int, head: int, purpose: int = 0) -> tuple[Expression, Camera]:
     """Return an expression and a camera near the front that no training saw, for head `head` of a population."""
     seed, row = _seed(seed + _UNSEEN + purpose), torch.tensor([head])
     return expressions(seed, head + 1, 1).take(row), filming_cameras(seed, head + 1).take(row)
+
+
+def faces_of_scene(group: Group, head: int, seed: int) -> tuple[tuple[Expression, Camera], ...]:
+    """Return what head `head` does and where it is seen from: in the source, driven by itself, driven by another."""
+    return tuple(unseen(group.seed, head, _PURPOSES * seed + purpose) for purpose in (_SOURCE, _SELF, _CROSS))
 
 
 def _seed(number: int) -> int:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import Any
 
+from triportrait.train.evaluation.geometry_measure import TRUTH_MEASURES, VIEW_MEASURES
 from triportrait.train.evaluation.measure import ANOTHER_HEAD, SAME_HEAD, GroupResult
 from triportrait.train.evaluation.methods import STATIC
+from triportrait.train.evaluation.metrics.measures import Measure
 from triportrait.train.evaluation.protocol import CASES, CROSS, CROWD, SELF
 
 LEAST_SELF_DB = 24.0
@@ -75,7 +77,9 @@ def who_drives(who: str) -> str:
 
 def markdown(results: Sequence[GroupResult], notes: Sequence[str]) -> str:
     """Write all tables and notes as Markdown."""
-    parts = [_pictures(result) for result in results] + [_responses(results), *(fill(note, _WIDTH) for note in notes)]
+    parts = [_pictures(result) for result in results] + [_responses(results)]
+    parts += [_geometry(result) for result in results if result.geometry]
+    parts += [fill(note, _WIDTH) for note in notes]
     return "\n\n".join(parts) + "\n"
 
 
@@ -117,6 +121,26 @@ def _responses(results: Sequence[GroupResult]) -> str:
         rows.append([axis, *(f"{_two_digits(a['correlation'])} / {_two_digits(a['gain'])}" for a in answers)])
     title = "**Answer to each axis**, correlation / gain inside the face, by who drives"
     return f"{title}\n\n{_grid(head, rows, 1)}"
+
+
+def _geometry(result: GroupResult) -> str:
+    group = f"**{result.group.name}**, {result.geometry_heads} head{'s' * (result.geometry_heads != 1)}"
+    parts = {"the surface against the truth": TRUTH_MEASURES, "views against each other": VIEW_MEASURES}
+    return "\n\n".join(f"{group}: {title}\n\n{_measures(result, measures)}" for title, measures in parts.items())
+
+
+def _measures(result: GroupResult, measures: Sequence[Measure]) -> str:
+    head = ["", *(f"{each.title}, {each.unit}" if each.unit else each.title for each in measures)]
+    rows = [
+        [name, *(_measured(values.get(each.name), each) for each in measures)]
+        for name, values in result.geometry.items()
+        if any(each.name in values for each in measures)
+    ]
+    return _grid(head, rows, 1)
+
+
+def _measured(value: float | None, measure: Measure) -> str:
+    return _NOTHING if value is None else f"{value:.{2 if measure.unit == 'mm' else 1 if measure.unit else 3}f}"
 
 
 def _grid(head: list[str], rows: list[list[str]], words: int) -> str:

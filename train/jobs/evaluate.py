@@ -14,11 +14,14 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from triportrait.core.checksum import sha256
+from triportrait.core.errors import InputError
 from triportrait.core.gpus import chosen_device
+from triportrait.core.optional_packages import fault, install
 from triportrait.train.data.folders import whole_folder
 from triportrait.train.evaluation.contact_sheets import write_axes_sheet, write_pictures_sheet
+from triportrait.train.evaluation.geometry_sheet import write_geometry_sheet
 from triportrait.train.evaluation.measure import GroupResult, measure, tasks
-from triportrait.train.evaluation.methods import COPY, SOURCE_EXPRESSION, STATIC, WeightsAndBaselines
+from triportrait.train.evaluation.methods import COPY, GRID_NODES, SOURCE_EXPRESSION, STATIC, WeightsAndBaselines
 from triportrait.train.evaluation.protocol import Plan, groups
 from triportrait.train.evaluation.table import Gate, gates, markdown
 from triportrait.train.runs.weights import Trained, open_trained
@@ -26,6 +29,7 @@ from triportrait.train.runs.weights import Trained, open_trained
 logger = logging.getLogger(__name__)
 
 KIND = "triportrait evaluation"
+SURFACE_PACKAGES = ("scipy", "skimage", "trimesh")
 NOTES = (
     f"`{COPY}`: the source picture, whatever drives. `{SOURCE_EXPRESSION}`: the same network with the motion of the "
     "source, so that only the neck follows.",
@@ -35,6 +39,15 @@ NOTES = (
     "mean slope of the brightness over that of the truth. Depth error: thousandths of a scene unit, where the truth is "
     "opaque; the box of a head has 1,300 a side. Agreement: PSNR inside the face between the results themselves, which "
     "should not depend on who drives.",
+)
+GEOMETRY_NOTE = (
+    "Geometry: driven by another head's picture, the neck straight; cameras are known, and nothing is aligned unless "
+    f"the column says so. A network's surface is that of marching cubes on {GRID_NODES} nodes along the box, at the "
+    "median density at the rendered depth, its largest component; the true one is the generator's triangles. They are "
+    "compared where one of eight views within 45° sees them, inside the box and above the torso. Views that are "
+    "compared with each other are 30° apart. `the truth`: its own surface, drawn from other points, and its own "
+    "pictures and depths, which is the best that can be had. The flat pictures show what each column cannot see: one "
+    "that stands still agrees with itself and has no relief."
 )
 STATIC_NOTE = f"`{STATIC}`: the network of stage 1, which knows no motion; only the neck follows."
 
@@ -46,13 +59,15 @@ class Evaluate:
     weights: tyro.conf.Positional[str]
     """`demo`, or a weights folder that `triportrait train` made."""
     out: Path = Path("evaluation")
-    """The folder to make: table.md, metrics.json, sheet.png, axes.png."""
-    static: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """The folder to make: table.md, metrics.json, sheet.png, axes.png, geometry.png."""
+    static: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Weights of the static synthesizer (RUN/static of a training), which is measured as a baseline."""
     heads: int = 24
     """How many heads of the cast are measured, and how many that no training saw."""
     axes_heads: int = 8
     """How many of them have their response to each axis measured (jaw, smile, blink, ...)."""
+    geometry_heads: int = 4
+    """How many of them have their surface measured, 10 s each on one core; 0 leaves geometry out."""
     seed: int = 0
     """Decides expressions, poses and cameras."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -66,7 +81,9 @@ class Evaluate:
 
     def run(self) -> None:
         """Check everything, measure, write, print."""
-        plan = Plan(self.heads, self.axes_heads, self.seed)
+        plan = Plan(self.heads, self.axes_heads, self.geometry_heads, self.seed)
+        if plan.geometry_heads:
+            _check_packages()
         device = chosen_device(self.device)
         trained = open_trained(self.weights, self.cast_seed, self.cast_count)
         candidates = WeightsAndBaselines(trained.folder, self.static, device.type)
@@ -77,20 +94,35 @@ class Evaluate:
             "seed": self.seed,
             "heads": self.heads,
             "axes_heads": self.axes_heads,
+            "geometry_heads": self.geometry_heads,
         }
         with whole_folder(self.out, self.overwrite, KIND, settings) as folder:
             results = _measured(trained, candidates, plan)
             gates_of_cast = gates(results[0])
-            table = markdown(results, NOTES if self.static is None else (NOTES[0], STATIC_NOTE, NOTES[1]))
+            notes = NOTES if self.static is None else (NOTES[0], STATIC_NOTE, NOTES[1])
+            table = markdown(results, (*notes, GEOMETRY_NOTE) if plan.geometry_heads else notes)
             (folder / "table.md").write_text(table, encoding="utf-8")
             numbers = _numbers(trained, candidates, plan, results, gates_of_cast)
             (folder / "metrics.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
             write_pictures_sheet(folder / "sheet.png", results)
             write_axes_sheet(folder / "axes.png", results)
+            if any(result.surfaces for result in results):
+                write_geometry_sheet(folder / "geometry.png", results)
         print(table)
         for gate in gates_of_cast:
             print(gate.line())
-        logger.info("%s: table.md, metrics.json, sheet.png, axes.png", self.out)
+        made = ", ".join(sorted(path.name for path in self.out.iterdir() if path.name != "index.json"))
+        logger.info("%s: %s", self.out, made)
+
+
+def _check_packages() -> None:
+    """Check that what measures surfaces is installed. Raises: `InputError` says what to do."""
+    for name in SURFACE_PACKAGES:
+        if (why := fault(name)) is not None:
+            raise InputError(
+                f"evaluate: surfaces need the package {name}, it {why}; `{install('mesh')}`, or leave them out by "
+                "--geometry-heads 0"
+            )
 
 
 def _measured(trained: Trained, candidates: WeightsAndBaselines, plan: Plan) -> list[GroupResult]:

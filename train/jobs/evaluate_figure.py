@@ -39,7 +39,7 @@ class Figure:
     """`demo`, or weights folders that `triportrait train` made; each has rows of its own, to compare ablations."""
     out: Path = Path("figure.png")
     """The picture to make, .png."""
-    static: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
+    static: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Weights of the static synthesizer, RUN/static of a training, which self draws."""
     heads: int = 4
     """How many heads of the cast, and how many that no training saw."""
@@ -103,7 +103,8 @@ class Figure:
                 for group, who in zip(both, ("heads that training saw", "heads that training never saw"), strict=True):
                     title = f"{name}, {who}"
                     if self.kind == "self":
-                        drawn = self_block(title, group, trained.model, methods[STATIC], methods[OURS], bar.update)
+                        beside = f"{name} beside static {self.static}, {who}"
+                        drawn = self_block(beside, group, trained.model, methods[STATIC], methods[OURS], bar.update)
                     else:
                         drawn = views_block(title, group, trained.model, methods[OURS], bar.update)
                     blocks.append(drawn)

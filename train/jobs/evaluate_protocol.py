@@ -36,7 +36,8 @@ class Protocol:
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
     """The folder of clips: videos, or folders of pictures. The protocol is written into it."""
     kind: PresetName = "p4d-table1"
-    """Whose protocol: of Portrait4D-v2's Table 1 (self and cross) or 2 (cross, sound, consistency), or of GAGAvatar."""
+    """Whose protocol: of Portrait4D-v2's Table 1 (self, cross), 2 (cross, sound) or 3 (self, cross, consistency), or of
+    GAGAvatar."""
     crop: Crop = "whole"
     """How frames are cut: `whole` squares, which are aligned already, or `aligned`: by the face in each frame."""
     size: int = 512
@@ -47,7 +48,7 @@ class Protocol:
     """At most so many frames of each clip, from the first; by default as many as the paper takes, 200."""
     seed: int = 0
     """Decides which clips are taken and who drives whom."""
-    networks: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
+    networks: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Metric networks (see `score`) whose hashes are written down, so that scores of other files are refused."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """The file to write, in DIR; by default DIR/KIND.jsonl."""
@@ -102,8 +103,8 @@ class Protocol:
                 raise InputError(f"--{name}: expected a whole number from {low} to {high}, got {value}; choose another")
 
 
-def _pinned(folder: Path | None) -> dict[str, str]:
-    """Return name -> SHA-256 of the metric networks in a folder."""
+def _pinned(networks: str | None) -> dict[str, str]:
+    """Return name -> SHA-256 of the metric networks that are named."""
     from triportrait.train.evaluation.protocols.network_features import hashes
 
-    return {} if folder is None else hashes(folder)
+    return {} if networks is None else hashes(networks)

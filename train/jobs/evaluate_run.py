@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 
 from triportrait import __version__
+from triportrait.core.checkpoint import read_card, weights_folder
 from triportrait.core.checksum import sha256
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import fixed_camera
@@ -26,7 +27,7 @@ from triportrait.serve.pipeline import Pipeline
 from triportrait.serve.precision import Precision
 from triportrait.serve.reenactor import PreparedSource
 from triportrait.serve.source_and_driving import SourcePicture
-from triportrait.serve.weight_loading import files_of, need_faces
+from triportrait.serve.weight_loading import RULE, files_of, need_faces
 from triportrait.train.engines.ranks import one_error_message, process_group
 from triportrait.train.evaluation.protocols.frames import check_clips, resized
 from triportrait.train.evaluation.protocols.records import CameraName, read_protocol
@@ -96,12 +97,19 @@ class Run:
 
     def _card(self, weights: str, pipeline: Pipeline, faces: bool) -> dict[str, Any]:
         """Return what results.json says of the method."""
-        files = {Path(file).name: sha256(Path(file)) for file in files_of(weights)} if weights != "rule" else {}
+        files = {Path(file).name: sha256(Path(file)) for file in files_of(weights)} if weights != RULE else {}
         return {
             "method": self.method, "program": f"triportrait {__version__}", "weights": weights, "sha256": files,
             "static": self.static, "precision": pipeline.precision, "device": pipeline.device.type,
-            "made_px": pipeline.image_size, "faces": faces, "watermark": False,
+            "made_px": pipeline.image_size, "faces": faces, "watermark": False, "trained": _trained(weights),
         }  # fmt: skip
+
+
+def _trained(weights: str) -> dict[str, Any]:
+    """Return preset and images of the training that made weights, as far as their card tells."""
+    provenance = {} if weights == RULE else read_card(weights_folder(weights), "portrait").get("provenance")
+    told = provenance if isinstance(provenance, dict) else {}
+    return {key: told[key] for key in ("preset", "images seen") if key in told}
 
 
 class PipelineRenderer:

@@ -34,9 +34,11 @@ class Score:
     there."""
     protocol: Path
     """The protocol file that the results follow."""
-    networks: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
+    networks: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """The metric networks that you brought (`triportrait convert` writes them; Inception's, AlexNet's and VGG's files
-    lie there as they are). Without a network its columns are empty, and the scores say which file is missing."""
+    lie there as they are), or `rule`: all of them with weights made by rule, whose numbers check an installation, are
+    marked and say nothing about pictures. Without a network its columns are empty, and the scores say which file is
+    missing."""
     method: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
     """The method's name in tables; by default that of R/results.json, or the folder's."""
     faces: FaceKind = "auto"

@@ -11,6 +11,7 @@ import tyro
 
 from triportrait.core.errors import InputError
 from triportrait.train.data.folders import check_target, whole_folder
+from triportrait.train.evaluation.paper.ablation_page import ablation_html
 from triportrait.train.evaluation.paper.ablation_table import ablation_csv, ablation_markdown
 from triportrait.train.evaluation.protocols.page import page
 from triportrait.train.evaluation.protocols.records import read_protocol
@@ -32,8 +33,8 @@ class Table:
     protocol: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """The protocol file, whose choices the page then explains."""
     paper: Annotated[Literal["3"] | None, tyro.conf.arg(metavar="3", help_behavior_hint="")] = None
-    """3: lay own ablation runs, whose methods are named by their rows (`score --method K`), below the rows of the
-    paper's Table 3; ablations.md and ablations.csv are made, too."""
+    """3: lay own ablation runs, whose methods are named by their rows (`run --method K`) and follow a protocol of the
+    kind p4d-table3, below the rows of the paper's Table 3; ablations.md and ablations.csv are made, too."""
     out: Path = Path("comparison")
     """The folder to make: table.md, table.csv, table.html."""
     overwrite: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
@@ -56,13 +57,15 @@ class Table:
         check_target(self.out, self.overwrite, KIND)
         text = markdown(scores)
         ablations = None if self.paper is None else ablation_markdown(scores, self.results)
+        section = "" if self.paper is None else ablation_html(scores, self.results)
         settings = {"protocol": scores[0]["protocol"], "methods": [one["method"] for one in scores]}
         with whole_folder(self.out, self.overwrite, KIND, settings) as folder:
             (folder / "table.md").write_text(text, encoding="utf-8")
             (folder / "table.csv").write_text(csv_text(scores), encoding="utf-8", newline="")
-            (folder / "table.html").write_text(page(scores, self.results, protocol), encoding="utf-8")
+            (folder / "table.html").write_text(page(scores, self.results, protocol, section), encoding="utf-8")
             if ablations is not None:
                 (folder / "ablations.md").write_text(ablations, encoding="utf-8")
                 (folder / "ablations.csv").write_text(ablation_csv(scores, self.results), encoding="utf-8", newline="")
         print(text if ablations is None else ablations)
-        logger.info("%s: table.md, table.csv, table.html", self.out)
+        made = ["table.md", "table.csv", "table.html", *(["ablations.md", "ablations.csv"] if self.paper else [])]
+        logger.info("%s: %s", self.out, ", ".join(made))

@@ -1,10 +1,10 @@
-"""`triportrait prepare heads|clips|videos|sheet|lmdb|check` makes the data of training, and checks them."""
+"""`triportrait prepare heads|clips|videos|sheet|lmdb|split|check` makes the data of training, and checks them."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,10 @@ from triportrait.train.data.clip_store.filming import film_heads
 from triportrait.train.data.clip_store.importing import SKIPPED, Imported, import_lmdb
 from triportrait.train.data.contact_sheets import SheetKind, write_sheet
 from triportrait.train.data.head_videos import check_clips, write_clips
+from triportrait.train.data.heads.population import check_seed_and_count
 from triportrait.train.data.multiview import check_multiview, holds_multiview, write_multiview
+from triportrait.train.data.split import check_identities, check_share, head_identity, read_identities, split_data
+from triportrait.train.jobs.ablation_options import OptionalFloat, OptionalPath
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +64,16 @@ class _Drawn(_Output):
 
 
 @dataclass(frozen=True)
-class Heads(_Drawn):
+class _Held(_Output):
+    """A job that makes a set of identities, some of which may be held out."""
+
+    split: OptionalFloat = None
+    """Share of the identities that are held out of training and measured while it runs; a hash of each decides. By
+    default none is; `prepare split` does it later."""
+
+
+@dataclass(frozen=True)
+class Heads(_Held, _Drawn):
     """Write a multi-view set for stage 1: several expressions of each head, each seen from several sides, with depth,
     parts and landmarks. Where the same set is there already, nothing is done."""
 
@@ -80,20 +92,23 @@ class Heads(_Drawn):
     def run(self) -> None:
         """Check everything, then write head by head."""
         out, cameras = self.target(), SET_CAMERAS[self.cameras]
+        _check_heads(self.split, self.seed, self.count, out)
         settings = {n: getattr(self, n) for n in ("seed", "count", "expressions", "views", "size", "antialias")}
         if not self.overwrite and holds_multiview(out, settings | {"faces": "random"}, cameras):
-            _report(out, f"{out}: these {self.count} heads are there already, nothing was done")
+            held = _split(out, self.split)
+            _report(out, f"{out}: these {self.count} heads are there already, nothing was done{held}")
             return
         numbers = (self.seed, self.count, self.expressions, self.views, self.size, self.antialias)
         check_multiview(*numbers)
         with _progress("head", self.count) as progress:
             write_multiview(out, *numbers, self.overwrite, progress, seen_from=cameras)
         pictures = self.count * self.expressions * self.views
-        _report(out, f"{self.count} heads, {pictures} pictures of {self.size} px; {shown_cameras(cameras)}")
+        held = _split(out, self.split)
+        _report(out, f"{self.count} heads, {pictures} pictures of {self.size} px; {shown_cameras(cameras)}{held}")
 
 
 @dataclass(frozen=True)
-class Clips(_Drawn):
+class Clips(_Held, _Drawn):
     """Write a clip store for stage 2: one moving head in each clip, at 25 frames a second. A command that was stopped
     goes on."""
 
@@ -105,9 +120,12 @@ class Clips(_Drawn):
     def run(self) -> None:
         """Check everything, then film clip by clip."""
         out = self.target()
+        _check_heads(self.split, self.seed, self.count, out)
         with _progress("clip", self.count) as progress:
             clips = film_heads(out, self.seed, self.count, self.frames, self.size, self.antialias, progress)
-        _report(out, _already_there(out, clips) or f"{self.count} clips of {self.frames} frames, {self.size} px")
+        held = _split(out, self.split)
+        line = _already_there(out, clips) or f"{self.count} clips of {self.frames} frames, {self.size} px"
+        _report(out, f"{line}{held}")
 
 
 @dataclass(frozen=True)
@@ -160,21 +178,56 @@ class _Lmdb:
 
 
 @dataclass(frozen=True)
-class Lmdb(_Output, _Lmdb):
+class Lmdb(_Held, _Lmdb):
     """Write a clip store for stage 2 from the published LMDB. An import that was stopped goes on."""
 
     most_skipped: float = 0.05
     """Share of clips that may be damaged before the import stops."""
+    identities: OptionalPath = None
+    """A text file with a line for each record, in order, that says whose it is: any name, or a clip's in VFHQ
+    (Clip+VIDEO+P0+C0+F1-200), of which the video is taken. An LMDB holds no names: without it --split takes each clip
+    for a person."""
 
     def run(self) -> None:
         """Check everything, then import clip by clip."""
         out = self.target()
         if not 0 <= self.most_skipped <= 1:
             raise InputError(f"most-skipped: expected a share from 0 to 1, got {self.most_skipped}; choose one")
+        if self.split is None and self.identities is not None:
+            raise InputError("identities: expected --split beside it, which it is for; name a share or leave it out")
+        lines = None if self.identities is None else read_identities(self.identities)
+
+        def check(names: Sequence[str]) -> None:
+            if lines is not None and self.identities is not None:
+                check_identities(lines, len(names), self.identities)
+            if self.split is not None:
+                check_share(self.split, 0, lines or names, str(self.lmdb))
+
         with _progress("clip") as progress:
-            clips = import_lmdb(self.lmdb, out, self.most_skipped, progress)
+            clips = import_lmdb(self.lmdb, out, self.most_skipped, progress, check)
         skipped = f", {clips.skipped} skipped, which {out / SKIPPED} names" if clips.skipped else ""
-        _report(out, _already_there(out, clips) or f"{clips.written} clips{skipped}")
+        held = _split(out, self.split, self.identities)
+        _report(out, (_already_there(out, clips) or f"{clips.written} clips{skipped}") + held)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Hold identities out of a set or a store that is there, for what training measures while it runs. Only split.json
+    is written, in its folder; a set that is split already stays as it is."""
+
+    store: tyro.conf.Positional[Path]
+    """The multi-view set or the clip store."""
+    share: float = 0.1
+    """Share of the identities that are held out; a hash of each decides, so that clips which come later move nobody."""
+    seed: int = 0
+    """Chooses who they are. Sets that train two stages of one network take the same seed and share."""
+    identities: OptionalPath = None
+    """As of `prepare lmdb`: whose each record of an LMDB is."""
+
+    def run(self) -> None:
+        """Check everything, then write the file."""
+        split, already = split_data(self.store, self.share, self.seed, self.identities)
+        _report(self.store, f"{split.sentence()}{', as they were already' if already else ''}")
 
 
 @dataclass(frozen=True)
@@ -194,7 +247,7 @@ class Check:
         logger.info("looked at: %s", checks)
 
 
-Prepare = Heads | Clips | Videos | Sheet | Lmdb | Check
+Prepare = Heads | Clips | Videos | Sheet | Lmdb | Split | Check
 
 
 @contextmanager
@@ -216,6 +269,18 @@ def _report(out: Path, line: str) -> None:
     """Log what was made, and print its path on stdout, where a script may read it."""
     logger.info("%s", line)
     print(out)
+
+
+def _check_heads(share: float | None, seed: int, count: int, out: Path) -> None:
+    """Check before heads are drawn that a share of them leaves some on either side. Raises: `InputError`."""
+    if share is not None:
+        check_seed_and_count(seed, count)
+        check_share(share, 0, [head_identity(seed, head) for head in range(count)], str(out))
+
+
+def _split(out: Path, share: float | None, identities: Path | None = None) -> str:
+    """Hold a share of a set out, where one is asked for; returns the end of a sentence that says so."""
+    return "" if share is None else f"; {split_data(out, share, identities=identities)[0].sentence()}"
 
 
 def _already_there(out: Path, clips: Imported) -> str:

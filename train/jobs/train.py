@@ -203,6 +203,9 @@ class _Single:
     """Images between two checkpoints; the preset's by default."""
     sample_every: OptionalInt = None
     """Images between two grids of pictures."""
+    evaluate_every: OptionalInt = None
+    """Images between two measurements on the people that the data hold out (`prepare ... --split`); 0: never; the
+    preset's by default."""
     show_schedule: bool = False
     """Print what is on when, and train nothing."""
     resume: Literal["auto", "never"] = "auto"
@@ -216,7 +219,7 @@ class _Single:
 
     def loading(self) -> Loading:
         """Return how data is read. Raises: `InputError` for numbers out of range."""
-        return Loading(self.prefetch)
+        return Loading(self.prefetch, evaluates=bool(self.evaluate_every))
 
     def loss_weights(self) -> dict[str, float | None]:
         """Return weights of terms by their name; None: the preset's."""
@@ -259,7 +262,7 @@ class _Single:
         changes["schedule"] = dataclasses.replace(stage.schedule, **begins)
         weights = {name: value for name, value in self.loss_weights().items() if value is not None}
         changes["losses"] = dataclasses.replace(stage.losses, **weights)
-        whole = given_options(self, "seed", "precision", "save_every", "sample_every", "perceptual")
+        whole = given_options(self, "seed", "precision", "save_every", "sample_every", "evaluate_every", "perceptual")
         whole[self.stage()] = dataclasses.replace(stage, **changes)
         return dataclasses.replace(config, **whole)
 
@@ -386,7 +389,7 @@ class Stage2(ColumnOptions, _Single):
 
     def loading(self) -> Loading:
         """Return how data is read. Raises: `InputError` for numbers out of range."""
-        return Loading(self.prefetch, self.decoder, self.most_skipped)
+        return Loading(self.prefetch, self.decoder, self.most_skipped, bool(self.evaluate_every))
 
     def start_config(self) -> TrainConfig:
         """Return the preset or the row of the ablations, and the columns that are given one by one.

@@ -56,4 +56,6 @@ def with_new_keys(config: dict[str, Any]) -> dict[str, Any]:
             section = section.get(name) if isinstance(section, dict) else None
         if isinstance(section, dict) and old_key in section:
             section[new.rpartition(".")[2]] = section.pop(old_key)
+    if "save_every" in config:  # a run's, not a card's
+        config.setdefault("evaluate_every", 0)  # which older runs do not have
     return config

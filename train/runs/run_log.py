@@ -14,6 +14,7 @@ from triportrait.train.engines.ranks import Ranks
 from triportrait.train.engines.training_engine import Engine
 
 LOG, SAMPLES, BOARD = "log.jsonl", "samples", "tensorboard"
+HELD_OUT = "held_out "  # how the names of an evaluation's numbers begin
 logger = logging.getLogger(__name__)
 
 
@@ -28,14 +29,18 @@ class Record:
 
     Attributes:
         writes: whether this rank is that one.
+        measured: the numbers of the stage's evaluations so far, by images seen.
     """
 
     def __init__(self, run: Path, stage: str, engine: Engine, ranks: Ranks) -> None:
         self.run, self.stage, self.writes = run, stage, ranks.first
         self._log: Any = None
         self._board: Any = None
+        self.measured: dict[int, dict[str, float]] = {}
         if self.writes:
-            _forget(run / LOG, stage, engine.steps)
+            for line in _forget(run / LOG, stage, engine.steps):
+                if values := {name: value for name, value in line.items() if name.startswith(HELD_OUT)}:
+                    self.measured[line["images_seen"]] = values
             (run / SAMPLES).mkdir(exist_ok=True)
             self._log = (run / LOG).open("a")
             self._board = _open_board(run / BOARD / stage, engine.images_seen)
@@ -90,17 +95,20 @@ def _open_board(folder: Path, images_seen: int) -> Any:
     return SummaryWriter(str(folder), purge_step=images_seen + 1 if images_seen else None)
 
 
-def _forget(log: Path, stage: str, steps: int) -> None:
-    """Take the lines of steps that were lost, as nobody saved them, out of a log."""
+def _forget(log: Path, stage: str, steps: int) -> list[dict[str, Any]]:
+    """Take the lines of steps that were lost, as nobody saved them, out of a log; returns the stage's others."""
     if not log.exists():
-        return
-    remaining = []
+        return []
+    remaining: list[str] = []
+    entries: list[dict[str, Any]] = []
     for line in read_bytes(log, MOST_INDEX).decode().splitlines(keepends=True):
         try:
             entry = json.loads(line)
-            lost = entry["stage"] == stage and entry["step"] > steps
+            lost = entry["stage"] == stage and (entry["step"] > steps or not steps)
         except (ValueError, KeyError, TypeError):
             lost = True  # cut off
         if not lost:
             remaining.append(line)
+            entries += [entry] if entry["stage"] == stage else []
     write_text(log, "".join(remaining))
+    return entries

@@ -122,6 +122,13 @@ def _from_the_side(models: reenact.ReenactModels, source: Pictures, driving: Pic
     }
 
 
+@torch.no_grad()
+def static_view(portrait: Portrait4D, source: Pictures, target: Pictures) -> Tensor:
+    """Return what a static portrait makes of B sources, with the neck poses of B targets and seen by their cameras."""
+    head = portrait.reenact(portrait.prepare(source.image, None), Driving(None, target.neck))
+    return portrait.render(head, target.camera).image
+
+
 def reenacted(portrait: Portrait4D, encoder: AnyMotionEncoder | None, source: Pictures, driving: Pictures) -> Tensor:
     """Return what a portrait makes of B sources and B driving pictures, seen by the driving pictures' cameras."""
     return _rendered(portrait, encoder, source, driving).image

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from triportrait.train.engines.ranks import Ranks
 from triportrait.train.engines.training_engine import Engine
 from triportrait.train.objectives.adversary import DiscriminatorInput
 
@@ -94,6 +95,7 @@ class Stage(Generic[Batch]):
             the weights is in place.
         to_device: moves a micro-batch to where the networks are.
         data: the data, where it may be damaged.
+        evaluate: measures the network on held-out people, on all ranks together; the EMA of the weights is in place.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Stage(Generic[Batch]):
     sample: Callable[[Path | None], dict[str, float]]
     to_device: Callable[[Batch], Batch] = lambda batch: batch
     data: SkippingData | None = None
+    evaluate: Callable[[Ranks], dict[str, float]] | None = None
 
     @property
     def engine(self) -> Engine:

@@ -8,20 +8,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from tests.core.metrics.published_files import write_inception
 from triportrait.core.errors import InputError
-from triportrait.core.metrics.inception import RESIZES, Inception
+from triportrait.core.metrics.inception import RESIZES
 from triportrait.core.metrics.networks import load
 from triportrait.core.metrics.torchvision_ops import declare
-from triportrait.core.seeded_weights import rule_tensor
 
 declare()
 PICTURES = torch.randint(0, 256, (2, 3, 150, 170), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-def rule_filled(shapes):
-    """The rule's tensors, with weights of twice the power, so that ReLUs do not quench the picture in 48 layers."""
-    tensors = {name: rule_tensor(name, name, tuple(shape)) for name, shape in shapes.items() if shape}
-    return {name: t * 2**0.5 if name.endswith("conv.weight") else t for name, t in tensors.items()}
 
 
 def check_equal(got, wanted):
@@ -42,11 +36,7 @@ def blocks():
 @pytest.fixture(scope="module")
 def file(blocks, tmp_path_factory):
     """Every tensor of the published file, the classifier's included, made by the rule."""
-    shapes = {name: t.shape for name, t in Inception(None).layers.state_dict().items()}
-    tensors = rule_filled(shapes | {"fc.weight": (1008, 2048), "fc.bias": (1008,)})
-    path = tmp_path_factory.mktemp("inception") / "weights-inception-2015-12-05-6726825d.pth"
-    torch.save(tensors, path)
-    return path
+    return write_inception(tmp_path_factory.mktemp("inception"))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 import types
@@ -20,8 +21,10 @@ from triportrait.core.checkpoint import save_weights
 from triportrait.core.checksum import sha256
 from triportrait.core.errors import InputError
 from triportrait.core.metrics.emotion import EmotionNetwork
-from triportrait.core.metrics.networks import ORIGINS, MissingWeights, file_of, load
+from triportrait.core.metrics.networks import ORIGINS, MissingWeights, file_of, load, make_by_rule
 from triportrait.core.metrics.recon3d import FaceReconstructor
+from triportrait.core.metrics.rule_weights import is_made_by_rule
+from triportrait.core.metrics.rule_weights import published_tensors as published_tensors_of
 from triportrait.core.metrics.syncnet import SyncNet
 from triportrait.core.published.convert import convert
 from triportrait.core.published.network_contract import manifest
@@ -181,3 +184,30 @@ def test_a_folder_or_the_file_itself(tmp_path):
         (tmp_path / name).touch()
     assert file_of("inception", tmp_path).name == "pt_inception-2015-12-05-6726825d.pth"
     assert file_of("lpips_alex", tmp_path / "alexnet-owt-7be5be79.pth") == tmp_path / "alexnet-owt-7be5be79.pth"
+
+
+@pytest.mark.parametrize("kind", ORIGINS)
+def test_a_network_made_by_rule_is_known_by_its_tensors(kind):
+    package = {"inception": "torch_fidelity", "lpips_alex": "lpips", "lpips_vgg": "lpips"}.get(kind, "torch")
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"needs {package}")
+    made = make_by_rule(kind)
+    assert made.by_rule and made.identity.startswith("rule ")
+    assert not made.network.training and not any(p.requires_grad for p in made.network.parameters())
+    assert is_made_by_rule(made.network)
+    trained = next(iter(published_tensors_of(made.network).values()))
+    with torch.no_grad():
+        trained.copy_(trained.flatten().roll(1).view_as(trained))
+    assert not is_made_by_rule(made.network), "one tensor of another order is enough"
+
+
+def test_a_file_made_by_rule_is_known_whatever_its_card_says(tmp_path):
+    """It was rounded to half precision, published and converted: the tensors tell."""
+    torch.save(
+        {name: tensor.half() for name, tensor in published_tensors("arcface").items()}, tmp_path / "backbone.pth"
+    )
+    convert(tmp_path / "backbone.pth", tmp_path)
+    assert load("arcface", tmp_path).by_rule
+    change_tensors(tmp_path, lambda t: t["conv1.weight"].mul_(1.5), "arcface")
+    other = load("arcface", tmp_path)
+    assert not other.by_rule and other.identity == other.sha256

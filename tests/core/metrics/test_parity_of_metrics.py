@@ -12,7 +12,8 @@ from tests.core.parity import seeded, stored
 from triportrait.core.metrics.mfcc import mfcc
 from triportrait.core.metrics.recon3d import flame_head_rotation, head_rotation, project
 from triportrait.core.metrics.recon3d_alignment import align
-from triportrait.core.metrics.sync_score import shifted_distances, sync_score
+from triportrait.core.metrics.sync_crop import median_filter
+from triportrait.core.metrics.sync_score import REACH, SHIFTS, ShiftSearch, shifted_distances
 from triportrait.core.metrics.syncnet import embed_sound_windows
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -102,12 +103,18 @@ def test_17_sound(syncnet, agrees):
 
 
 def test_17_search_and_score(agrees):
-    faces, sound_ = seeded("syncnet_fv", (60, 1024)), seeded("syncnet_fa", (60, 1024)) * 0.7
+    faces, sound_ = seeded("syncnet_fv", (60, 1024)).numpy(), seeded("syncnet_fa", (60, 1024)).numpy() * 0.7
     sound_[:57] += faces[3:]
-    score = sync_score(faces, sound_)
-    agrees(SYNC, "dists", shifted_distances(faces, sound_), strides=(4, 1))
+    search = ShiftSearch(1024)
+    for face, heard in zip(faces, sound_, strict=True):
+        search.add(face, heard)
+    score = search.score()
+    padded = np.pad(sound_, ((REACH, REACH), (0, 0)))
+    distances = np.stack([shifted_distances(face, padded[i : i + SHIFTS]) for i, face in enumerate(faces)])
+    agrees(SYNC, "dists", torch.from_numpy(distances), strides=(4, 1))
     agrees(SYNC, "mean_dist", torch.from_numpy(score.mean_distances))
-    agrees(SYNC, "framewise_conf", torch.from_numpy(score.framewise))
+    curve = np.median(score.mean_distances) - distances[:, score.mean_distances.argmin()]
+    agrees(SYNC, "framewise_conf", torch.from_numpy(median_filter(curve, 9)))
     facts = (score.offset, score.distance, score.confidence + score.distance, score.confidence)
     agrees(SYNC, "score", torch.tensor(facts), "(offset, least, median, confidence)")
     assert score.offset == 3

@@ -8,20 +8,27 @@ import torch
 
 from triportrait.core.errors import InputError
 from triportrait.core.metrics.mfcc import mfcc
-from triportrait.core.metrics.sync_crop import GREY, face_track, sync_crop
-from triportrait.core.metrics.sync_score import REACH, median_filter, sync_score
+from triportrait.core.metrics.sync_crop import GREY, face_track, median_filter, sync_crop
+from triportrait.core.metrics.sync_score import REACH, ShiftSearch, SyncScore
 from triportrait.core.metrics.syncnet import embed_face_windows, embed_sound_windows, num_windows
 
 
 def walks(count, seed=0):
-    return torch.randn(count, 64, generator=torch.Generator().manual_seed(seed))
+    return np.random.default_rng(seed).normal(size=(count, 64))
+
+
+def sync_score(lips: np.ndarray, sound: np.ndarray) -> SyncScore:
+    search = ShiftSearch(lips.shape[1])
+    for face, heard in zip(lips, sound, strict=True):
+        search.add(face, heard)
+    return search.score()
 
 
 @pytest.mark.parametrize("early", [-15, -4, 0, 1, 7, 15])
 def test_the_search_finds_a_shift(early):
     """Sound that comes `early` frames before its lips."""
     lips = walks(120)
-    sound = torch.roll(lips, -early, 0)
+    sound = np.roll(lips, -early, 0)
     score = sync_score(lips, sound)
     assert score.offset == early
     assert score.mean_distances.argmin() == REACH - early
@@ -30,23 +37,17 @@ def test_the_search_finds_a_shift(early):
 
 
 def test_distances_on_a_made_pair_are_those_of_the_definition():
-    lips, sound = walks(20), walks(23, seed=1)  # the longer one is cut
+    lips, sound = walks(20), walks(20, seed=1)
     score = sync_score(lips, sound)
     for j in range(31):
-        ends = [sound[i + j - 15] if 0 <= i + j - 15 < 20 else torch.zeros(64) for i in range(20)]
-        mean = torch.stack([(v - a + 1e-6).norm() for v, a in zip(lips, ends, strict=True)]).mean()
-        assert score.mean_distances[j] == pytest.approx(mean.item(), rel=1e-6)
+        ends = [sound[i + j - 15] if 0 <= i + j - 15 < 20 else np.zeros(64) for i in range(20)]
+        mean = np.mean([np.sqrt(((v - a + 1e-6) ** 2).sum()) for v, a in zip(lips, ends, strict=True)])
+        assert score.mean_distances[j] == pytest.approx(mean)
 
 
 def test_sound_of_another_clip_is_less_sure():
     lips = walks(200)
     assert sync_score(lips, lips + 0.5 * walks(200, 1)).confidence > 10 * sync_score(lips, walks(200, 2)).confidence
-
-
-@pytest.mark.parametrize("lips, sound", [((0, 8), (4, 8)), ((4, 8), (4, 7))])
-def test_embeddings_that_cannot_be_compared(lips, sound):
-    with pytest.raises(InputError, match=r"expected embeddings \[N, 1024\] of faces and of sound"):
-        sync_score(torch.zeros(lips), torch.zeros(sound))
 
 
 def test_a_median_has_zeros_beyond_the_ends():

@@ -15,7 +15,7 @@ from triportrait.core.render.cameras import fixed_camera
 from triportrait.train.evaluation.image_metrics import psnr
 from triportrait.train.evaluation.methods import Prediction
 from triportrait.train.evaluation.motion_response import face_mask
-from triportrait.train.evaluation.paper.figures import COLUMNS, self_block, views_block
+from triportrait.train.evaluation.paper.figures import COLUMNS, GROUPS, self_block, views_block
 from triportrait.train.evaluation.protocol import Group, Sitter, unseen
 
 GROUP = Group("cast", 3, 2)
@@ -57,8 +57,12 @@ def test_self_drives_each_head_by_itself_and_measures_both_networks():
             values[name].append(psnr(torch.full_like(truth.image, method.grey), truth.image, face_mask(truth)))
     for name in values:
         assert block.means[name] == pytest.approx(torch.cat(values[name]).mean().item(), abs=1e-4)
+    assert block.of_columns[0] is block.of_columns[3] is block.of_columns[6] is None, "the truth has no error"
+    sides = block.of_columns[4], block.of_columns[7]
+    assert sum(sides) / 2 == pytest.approx(block.means["static from the sides"], abs=1e-4)
+    assert block.of_columns[2] == pytest.approx(block.means["dynamic"])
     pictures = block.rows[0][1]
-    assert len(pictures) == len(COLUMNS["self"]) == 9
+    assert len(pictures) == len(COLUMNS["self"]) == sum(count for _, count in GROUPS["self"]) == 9
     greys = [None if p.std() > 0.01 else round(p.mean().item(), 2) for p in pictures]
     assert greys == [None, 0.5, -0.5] * 3, "truth, static, dynamic, as the columns say"
     assert len({p.sum().item() for p in pictures[0::3]}) == 3, "three views of the truth"
@@ -76,7 +80,9 @@ def test_views_shows_one_face_made_by_two_heads_from_the_front():
     assert one.neck is other.neck is not None and not torch.equal(one.image, other.image)
     assert block.means["between the two results"] == pytest.approx(100.0), "the same grey"
     pictures = block.rows[0][1]
-    assert len(pictures) == len(COLUMNS["views"]) == 7
+    assert len(pictures) == len(COLUMNS["views"]) == sum(count for _, count in GROUPS["views"]) == 7
+    assert [value is None for value in block.of_columns] == [True, True, False, True, False, False, True]
+    assert block.of_columns[5] == pytest.approx(100.0)
     assert pictures[5].eq(-1).all(), "no difference is black"
 
 
@@ -97,8 +103,9 @@ def test_the_command_draws_both(weights, tmp_path, capsys):
     assert run("self", weights, "--static", weights.with_name("static"), "--heads", 1, "--out", tmp_path / "s.png") == 0
     assert run("views", weights, weights, "--heads", 1, "--out", tmp_path / "v.png") == 0
     lines = capsys.readouterr().out.splitlines()
+    names = [f"{weights} beside static {weights.with_name('static')}", weights, weights]
     assert [line.partition(" · ")[0] for line in lines] == [
-        f"{weights}, heads that training {word}" for word in ("saw", "never saw") * 3
+        f"{name}, heads that training {word}" for name in names for word in ("saw", "never saw")
     ]
     one, two = (Image.open(tmp_path / name).size for name in ("s.png", "v.png"))
     assert one[0] > 9 * 128 and two[0] > 7 * 128, "64 px are shown at twice their size"
@@ -116,6 +123,25 @@ BAD = {
     "many weights": (["views", *["demo"] * 9], "WEIGHTS: expected 1 to 8 folders, got 9"),
     "other sizes": (["views", "demo", "WEIGHTS"], "expected a network of 128 px as demo, got 64 px"),
 }
+
+
+def test_the_network_of_the_other_stage_is_refused(weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    noted = {"network": "static synthesizer", "cast": trained.CAST}
+    static = trained.write_static(tmp_path / "of_stage_1", noted=noted)
+    dynamic = trained.write(tmp_path / "of_stage_2", {"network": "reenactment", "cast": trained.CAST})
+    shown = "expected a reenactment network (stage 2), got a static synthesizer (stage 1); name what stage 2 made"
+    wanted = "expected a static synthesizer (stage 1), got a reenactment network (stage 2); name RUN/static"
+    for words, said in (
+        (["self", static, "--static", static], shown),
+        (["views", static], shown),
+        (["self", dynamic, "--static", dynamic], wanted),
+        (["self", "demo", "--static", "demo"], f"--static demo: {wanted}"),
+    ):
+        assert run(*words, "--out", "x.png") == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1 and said in lines[0], lines
+    assert not (tmp_path / "x.png").exists()
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -15,6 +14,7 @@ from tests.train.evaluation_protocols.moving_clips import SIZE_PX, picture, writ
 from tests.train.evaluation_protocols.stand_ins import Faces, cell
 from triportrait import cli
 from triportrait.core.errors import InputError
+from triportrait.core.metrics.networks import Loaded
 from triportrait.core.metrics.syncnet import SyncNet
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.evaluation.protocols import network_features, sync_features
@@ -54,9 +54,7 @@ class Distance(nn.Module):
 
 def extractors():
     made = {"arcface": 512, "recon3d": 257, "emotion": 2048}
-    loaded = {
-        kind: SimpleNamespace(kind=kind, network=Means(count), sha256=kind[0] * 64) for kind, count in made.items()
-    }
+    loaded = {kind: Loaded(kind, Means(count), kind[0] * 64) for kind, count in made.items()}
     return tuple(network_features._OF_FACES[kind](loaded[kind]) for kind in made)
 
 
@@ -64,7 +62,7 @@ def extractors():
 def scored(clips, tmp_path_factory):
     path, folder = clips / "p4d-table1.jsonl", tmp_path_factory.mktemp("networks")
     protocol, found = read_protocol(path), {}
-    lpips = network_features.LpipsComparison(SimpleNamespace(kind="lpips_alex", network=Distance(), sha256="l" * 64))
+    lpips = network_features.LpipsComparison(Loaded("lpips_alex", Distance(), "l" * 64))
     for name in ("copy", "truth"):
         write_results(folder / name, protocol, name)
         instruments, _ = make_instruments(Faces(), extractors(), (lpips,), None, FeatureCache(folder / "c"), "test")
@@ -94,9 +92,9 @@ def test_consistency_is_measured_over_the_drivers_of_each_source(clips, tmp_path
     import shutil
 
     shutil.copytree(clips, tmp_path / "clips", ignore=shutil.ignore_patterns("*.jsonl"))
-    words = ["evaluate", "protocol", str(tmp_path / "clips"), "--kind", "p4d-table2", "--size", str(SIZE_PX)]
+    words = ["evaluate", "protocol", str(tmp_path / "clips"), "--kind", "p4d-table3", "--size", str(SIZE_PX)]
     assert cli.main(words) == 0
-    protocol = read_protocol(tmp_path / "clips" / "p4d-table2.jsonl")
+    protocol = read_protocol(tmp_path / "clips" / "p4d-table3.jsonl")
     found = {}
     for name in ("copy", "truth"):
         folder = write_results(tmp_path / name, protocol, name)
@@ -131,9 +129,7 @@ def write_talking_clip(path: Path, person: int, frames: int, fps: int, loud: flo
 @pytest.fixture(scope="module")
 def syncnet():
     torch.manual_seed(0)
-    return sync_features.LipSync(
-        SimpleNamespace(kind="syncnet", network=SyncNet().eval().requires_grad_(False), sha256="s" * 64)
-    )
+    return sync_features.LipSync(Loaded("syncnet", SyncNet().eval().requires_grad_(False), "s" * 64))
 
 
 def test_lips_are_measured_against_the_driver_s_sound(syncnet, tmp_path, caplog):

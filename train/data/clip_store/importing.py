@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,21 +44,27 @@ class Imported:
 
 
 def import_lmdb(
-    path: Path, out: Path, most_skipped: float = 0.05, progress: Callable[[int, int], None] = lambda done, count: None
+    path: Path,
+    out: Path,
+    most_skipped: float = 0.05,
+    progress: Callable[[int, int], None] = lambda done, count: None,
+    check: Callable[[Sequence[str]], None] = lambda names: None,
 ) -> Imported:
     """Import the published LMDB into a store.
 
     Args:
         most_skipped: share of clips that may be skipped.
         progress: is called with the number of clips done and that of all.
+        check: is called with the names of all clips before any is read, and may refuse them.
 
     Raises: `InputError` for what is no such LMDB, and when too many clips cannot be used.
     """
     count, records = open_lmdb(path)
+    check([clip_name(number) for number in range(count)])
 
     def clips() -> Iterator[tuple[str, Callable[[], Clip]]]:
         for number, read in records:
-            yield f"clip_{number:08d}", lambda read=read: _clip_of(read())  # type: ignore[misc]
+            yield clip_name(number), lambda read=read: _clip_of(read())  # type: ignore[misc]
 
     return fill_store(
         out,
@@ -67,6 +73,11 @@ def import_lmdb(
         most_skipped,
         lambda done: progress(done, count),
     )
+
+
+def clip_name(record: int) -> str:
+    """Return the name of the clip that a record of an LMDB becomes."""
+    return f"clip_{record:08d}"
 
 
 def _clip_of(message: bytes) -> Clip:

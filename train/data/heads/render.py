@@ -21,7 +21,7 @@ from triportrait.train.data.heads.landmarks import landmarks
 from triportrait.train.data.heads.light import background, shade
 from triportrait.train.data.heads.paint import Part, paint
 from triportrait.train.data.heads.population import Expression, Identity, Light
-from triportrait.train.data.heads.rasterize import project, rasterize
+from triportrait.train.data.heads.rasterize import Fragments, project, rasterize
 from triportrait.train.data.heads.shapes import dot, rotate, unit
 
 SMALLEST_SIZE, LARGEST_SIZE = 16, 1024
@@ -148,23 +148,7 @@ class HeadRenderer:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return samples: image [B, S, S, 3] in [0, 1], opacity, depth, parts [B, S, S], positions [B, S, S, 3]."""
         mesh, batch = self.mesh, len(identity)
-        pixels, forward = project(posed.vertices, camera, size)
-        visible, cut_hair = self._visible(identity, posed)
-
-        def cut(member: Tensor, face: Tensor, weights: Tensor) -> Tensor:
-            push = torch.zeros_like(weights[:, 0])
-            tested = self._may_be_slit[face].nonzero()[:, 0]
-            if len(tested):
-                slit = self._slit(member[tested], face[tested], weights[tested], identity, expression)
-                push[tested] = SLIT_PUSH * slit
-            tested = cut_hair[member, face].nonzero()[:, 0]
-            if len(tested):
-                point = self._paint_point(face[tested], weights[tested])
-                over = over_hairline(point, identity.take(member[tested]))
-                push[tested] = torch.where(over > 0, 0.0, torch.inf)
-            return push
-
-        fragments = rasterize(pixels, forward, mesh.faces, visible, self._two_sided, self._pushed_back, size, cut)
+        fragments = self.fragments(identity, expression, camera, posed, size)
         position = fragments.gather(posed.vertices, mesh.faces)
         kind = mesh.kind[fragments.face]
         towards = camera.world_from_camera[fragments.member, :3, 3] - position
@@ -186,6 +170,42 @@ class HeadRenderer:
         square = (batch, size, size)
         image, flat = image.reshape(*square, 3), flat.reshape(*square, 5)
         return image, flat[..., 0], flat[..., 1], parts.reshape(square), flat[..., 2:]
+
+    def fragments(
+        self, identity: Identity, expression: Expression, camera: Camera, posed: Posed, size: int
+    ) -> Fragments:
+        """Find what each pixel sees of the mesh, hairline and slits cut, one sample a pixel.
+
+        Args:
+            identity, expression, camera, posed: B of each.
+            size: side of the pictures.
+        """
+        mesh = self.mesh
+        pixels, forward = project(posed.vertices, camera, size)
+        visible, cut_hair = self._visible(identity, posed)
+
+        def cut(member: Tensor, face: Tensor, weights: Tensor) -> Tensor:
+            push = torch.zeros_like(weights[:, 0])
+            tested = self._may_be_slit[face].nonzero()[:, 0]
+            if len(tested):
+                slit = self._slit(member[tested], face[tested], weights[tested], identity, expression)
+                push[tested] = SLIT_PUSH * slit
+            tested = cut_hair[member, face].nonzero()[:, 0]
+            if len(tested):
+                point = self._paint_point(face[tested], weights[tested])
+                over = over_hairline(point, identity.take(member[tested]))
+                push[tested] = torch.where(over > 0, 0.0, torch.inf)
+            return push
+
+        return rasterize(pixels, forward, mesh.faces, visible, self._two_sided, self._pushed_back, size, cut)
+
+    def opened(self, identity: Identity, expression: Expression) -> Tensor:
+        """Tell which triangles of one head lie in an open eye slit or between open lips, where no skin is: bool [F]."""
+        tested = self._may_be_slit.nonzero()[:, 0]
+        middle = torch.full((len(tested), 3), 1 / 3, device=self.device)
+        opened = torch.zeros_like(self._may_be_slit)
+        opened[tested] = self._slit(torch.zeros_like(tested), tested, middle, identity, expression)
+        return opened
 
     def _visible(self, identity: Identity, posed: Posed) -> tuple[Tensor, Tensor]:
         """[B, F] which triangles are there at all, and which of them the hairline cuts."""

@@ -124,21 +124,23 @@ def _movements() -> tuple[Definition, ...]:
         ("lids", "lids", lid_openings, "the openings of both eyes (two pairs of points of the lids each)"),
         ("brows", "brows", brow_heights, "the heights of both brows above the eyes"),
     )
+    still = f"none where the driver's vary by less than {STILL_DRIVER:g} (root mean square), as landmarks do at rest"
     definitions = []
     for name, subject, measure, what in parts:
         definitions += [
             Definition(
                 f"{name}_correlation", f"{name} correlation",
-                f"Correlation over a clip's frames, between result and driver, of {what}, in eye distances.",
+                f"Correlation over a clip's frames, between result and driver, of {what}, in eye distances;"
+                f" {still}.",
                 "default", "", "higher", DRIVEN, ("faces",), _DRIVING,
-                partial(Movement, _DRIVING, measure, "correlation", subject),
+                partial(Movement, _DRIVING, measure, "correlation", subject, STILL_DRIVER),
             ),
             Definition(
                 f"{name}_gain", f"{name} gain",
                 f"Slope of the least-squares line, over a clip's frames, from the driver to the result, of {what}, in"
-                " eye distances: 1 is the full movement, 0 none.",
+                f" eye distances: 1 is the full movement, 0 none; {still}.",
                 "default", "", None, DRIVEN, ("faces",), _DRIVING,
-                partial(Movement, _DRIVING, measure, "gain", subject),
+                partial(Movement, _DRIVING, measure, "gain", subject, STILL_DRIVER),
             ),
         ]  # fmt: skip
     return tuple(definitions)
@@ -175,7 +177,8 @@ DEFINITIONS = (
     Definition(
         "jitter_of_still_driver", "jitter of a still driver",
         "Root of the mean square of the 68 points' move between successive frames of the result, in eye distances,"
-        f" where the driver's points move by {STILL_DRIVER:g} of its eye distance or less on average.",
+        f" where the driver's points move by {STILL_DRIVER:g} of its eye distance or less on average; a result that"
+        " never moves has none.",
         "default", "eye distances", "lower", DRIVEN, ("faces",), _DRIVING,
         lambda: Successive(
             _DRIVING, jitter_of_still_driver, 2, root=True, nothing="the driver stands still between no two frames"

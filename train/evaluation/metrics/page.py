@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from triportrait.train.evaluation.metrics import geometry, reprojection
 from triportrait.train.evaluation.metrics.catalogue import METRICS
 from triportrait.train.evaluation.metrics.definition import Definition, Whose
+from triportrait.train.evaluation.metrics.measures import Measure
 
 _HEAD = """# What each column of a table is
 
@@ -28,6 +30,11 @@ _SECTIONS: dict[Whose, tuple[str, str]] = {
         "They carry similar names there and give other numbers.",
     ),
 }
+_GEOMETRY = """## Geometry
+
+`triportrait evaluate` measures it on procedural heads, whose surface is known. The last of them compare views of one head
+with each other and need no truth, but depth: no protocol has them, as results of other methods come as pictures alone.
+"""
 
 
 def page() -> str:
@@ -37,7 +44,15 @@ def page() -> str:
         rows = [_row(each) for each in METRICS.values() if each.whose == whose]
         head = ["| name | what is computed | unit | better | pairs | needs |", "| --- | --- | --- | --- | --- | --- |"]
         parts.append("\n".join([f"## {title}", "", text, "", *head, *rows, ""]))
+    measures = (*geometry.MEASURES, *geometry.DEPTH_MEASURES, *reprojection.MEASURES)
+    head = ["| name | what is computed | unit | better | needs |", "| --- | --- | --- | --- | --- |"]
+    parts.append("\n".join([_GEOMETRY, *head, *(_geometry_row(each) for each in measures), ""]))
     return "\n".join(parts)
+
+
+def _geometry_row(each: Measure) -> str:
+    needs = "the true surface" if each.needs_truth else "depth"
+    return f"| `{each.name}` | {each.sentence} | {each.unit or '1'} | {each.better or 'neither'} | {needs} |"
 
 
 def _row(each: Definition) -> str:

@@ -131,7 +131,8 @@ DEFINITIONS = (
     Definition(
         "ssim", "SSIM",
         "Mean over frames of the structural similarity to the truth, RGB, Gaussian window of 11 pixels with σ 1.5,"
-        " borders mirrored, constants 0.01 and 0.03 (torchmetrics).",
+        " borders mirrored, constants 0.01 and 0.03 (torchmetrics); in smooth pictures faint noise costs more than a"
+        " face in the wrong place.",
         "default", "", "higher", ("self",), ("truth",), _TRUTH, lambda: FrameMean(_TRUTH, ssim),
     ),
     Definition(
@@ -143,7 +144,7 @@ DEFINITIONS = (
     Definition(
         "sharpness", "sharpness",
         "Mean over frames of the mean length of the brightness' gradient, divided by that of the truth: 1 is as sharp,"
-        " less is softer, more is noisier.",
+        " less is softer, more is noisier; it does not look at movement.",
         "default", "", None, ("self",), ("truth",), _TRUTH, lambda: FrameMean(_TRUTH, sharpness),
     ),
     Definition(
@@ -154,7 +155,8 @@ DEFINITIONS = (
     Definition(
         "flicker", "flicker",
         "Mean over every three successive frames a, b, c and over pixels of |a - 2b + c| / 4 of the brightness: a"
-        " picture whose pixels alternate by ±f has f; steady change has none, fast movement has some.",
+        " picture whose pixels alternate by ±f has f; steady change has none, fast movement has some, a result that"
+        " never moves has none.",
         "default", "grey levels", "lower", DRIVEN, (), ("result.frames",),
         lambda: Successive(("result.frames",), flicker, 3, nothing="flicker needs three successive frames"),
     ),

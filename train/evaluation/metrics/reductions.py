@@ -58,13 +58,16 @@ class Movement:
         measure: an input [N, ...] -> [N, K].
         of: which of the two is the score.
         subject: what moves, for the note of a driver that is still.
+        least: the root mean square deviation of the driver's series below which nothing is measured: what landmarks
+            vary by without any movement has no correlation with anything.
     """
 
     def __init__(
-        self, reads: tuple[str, str], measure: Callable[[np.ndarray], np.ndarray], of: str, subject: str
-    ) -> None:
+        self, reads: tuple[str, str], measure: Callable[[np.ndarray], np.ndarray], of: str, subject: str,
+        least: float,
+    ) -> None:  # fmt: skip
         assert of in ("correlation", "gain"), of
-        self.reads, self.measure, self.of, self.subject = reads, measure, of, subject
+        self.reads, self.measure, self.of, self.subject, self.least = reads, measure, of, subject, least
         self.frames, self.missing = 0, 0
         self.mean: np.ndarray | float = 0.0  # [2, K]
         self.products = np.zeros(3)  # of result and driving, of the result's own, of the driver's own
@@ -87,7 +90,7 @@ class Movement:
         if not self.frames:
             return Score(None, 0, self.missing, NO_FRAME)
         across, result, driving = self.products / self.frames
-        if driving <= STILL:
+        if math.sqrt(driving / np.size(self.mean, -1)) < self.least:
             return Score(None, self.frames, self.missing, f"no motion in the driver's {self.subject}")
         if self.of == "gain":
             return Score(float(across / driving), self.frames, self.missing)

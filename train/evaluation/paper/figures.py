@@ -30,14 +30,16 @@ DRIVER_YAWS_DEG = (20.0, -20.0)
 MOST_HEADS = 12  # of each group
 ENLARGED = 4.0  # factor on the difference of two results
 _CALM = 0.3  # factor on a source's blinks
-COLUMNS: dict[FigureKind, list[str]] = {
-    "self": [
-        "source, drives", "static", "dynamic",
-        *(f"{what} {yaw:+.0f}°" for yaw in VIEW_YAWS_DEG for what in ("truth", "static", "dynamic")),
-    ],
+GROUPS: dict[FigureKind, list[tuple[str, int]]] = {  # what stands above neighbouring columns, and how many
+    "self": [("the source's own camera", 3), *((f"a camera at {yaw:+.0f}°", 3) for yaw in VIEW_YAWS_DEG)],
     "views": [
-        "source", "driver 1", "result", "driver 2", "result", f"{ENLARGED:.0f} x difference", "truth",
+        ("", 1), *((f"driver {k}, seen from {yaw:+.0f}°", 2) for k, yaw in enumerate(DRIVER_YAWS_DEG, 1)),
+        ("from the front", 2),
     ],
+}  # fmt: skip
+COLUMNS: dict[FigureKind, list[str]] = {
+    "self": ["source, drives", "static", "dynamic", *("truth", "static", "dynamic") * len(VIEW_YAWS_DEG)],
+    "views": ["source", *("drives", "result") * len(DRIVER_YAWS_DEG), f"{ENLARGED:.0f} x difference", "truth"],
 }  # fmt: skip
 
 
@@ -49,11 +51,13 @@ class Block:
         title: whose weights, and which heads.
         rows: pictures [1, 3, S, S] in [-1, 1], a row for each head.
         means: what was measured inside the face -> dB, the mean over the heads.
+        of_columns: what was measured in each column of the figure; None where nothing was.
     """
 
     title: str
     rows: list[Row]
     means: dict[str, float]
+    of_columns: list[float | None]
 
     def headline(self) -> str:
         """Return title and means in one line."""
@@ -76,6 +80,7 @@ def self_block(
     """
     rows: list[Row] = []
     values: dict[str, list[Tensor]] = {}
+    of_columns: dict[int, list[Tensor]] = {}
     for head in range(group.count):
         sitter = Sitter.of(group.seed, head)
         face, camera = unseen(group.seed, head)
@@ -89,12 +94,13 @@ def self_block(
             where = "" if number == 0 else " from the sides"
             pictures.append(truth.image)
             for name, predictions in results.items():
-                pictures.append(predictions[number].image)
                 error = psnr(predictions[number].image, truth.image, face_mask(truth))
                 values.setdefault(f"{name}{where}", []).append(error)
+                of_columns.setdefault(len(pictures), []).append(error)
+                pictures.append(predictions[number].image)
         rows.append(("", pictures))
         drawn()
-    return Block(title, rows, _means(values))
+    return Block(title, rows, _means(values), _in_columns("self", of_columns))
 
 
 def views_block(title: str, group: Group, model: ModelConfig, dynamic: Method, drawn: Callable[[], None]) -> Block:
@@ -105,6 +111,7 @@ def views_block(title: str, group: Group, model: ModelConfig, dynamic: Method, d
     """
     rows: list[Row] = []
     values: dict[str, list[Tensor]] = {}
+    of_columns: dict[int, list[Tensor]] = {}
     front = fixed_camera()
     for head in range(group.count):
         sitter = Sitter.of(group.seed, head)
@@ -120,21 +127,37 @@ def views_block(title: str, group: Group, model: ModelConfig, dynamic: Method, d
             seen = other.photograph(face, turned(front, math.radians(yaw), 0.0), model, necks=False)
             results.append(dynamic(source, replace(seen, neck=truth.neck), [front])[0].image)
             pictures += [seen.image, results[-1]]
-            values.setdefault("to the truth", []).append(psnr(results[-1], truth.image, face_mask(truth)))
-        values.setdefault("between the two results", []).append(psnr(results[0], results[1], face_mask(truth)))
+            error = psnr(results[-1], truth.image, face_mask(truth))
+            values.setdefault("to the truth", []).append(error)
+            of_columns.setdefault(len(pictures) - 1, []).append(error)
+        agreement = psnr(results[0], results[1], face_mask(truth))
+        values.setdefault("between the two results", []).append(agreement)
+        of_columns.setdefault(len(pictures), []).append(agreement)
         rows.append(("", [*pictures, _difference(results[0], results[1]), truth.image]))
         drawn()
-    return Block(title, rows, _means(values))
+    return Block(title, rows, _means(values), _in_columns("views", of_columns))
 
 
 def write_figure(path: Path, kind: FigureKind, blocks: Sequence[Block]) -> None:
-    """Write the blocks of a figure as PNG."""
-    write_sheet(path, COLUMNS[kind], [(block.headline(), block.rows) for block in blocks])
+    """Write the blocks of a figure as PNG: below a column of results stands the mean PSNR inside the face to the truth,
+    and below a column of differences that between both results."""
+    shown: list[tuple[str, list[Row]]] = []
+    for block in blocks:
+        words = [None if value is None else f"{value:.1f} dB" for value in block.of_columns]
+        shown.append((f"{block.title} · below: mean PSNR inside the face", [*block.rows, ("", words)]))
+    write_sheet(path, COLUMNS[kind], shown, groups=GROUPS[kind])
 
 
 def _difference(one: Tensor, other: Tensor) -> Tensor:
     """Return the absolute difference of two pictures in [-1, 1], enlarged: black where they agree."""
     return (ENLARGED * (one.clamp(-1, 1) - other.clamp(-1, 1)).abs()).clamp(max=2.0) - 1.0
+
+
+def _in_columns(kind: FigureKind, values: dict[int, list[Tensor]]) -> list[float | None]:
+    of_columns: list[float | None] = [None] * len(COLUMNS[kind])
+    for column, of_heads in values.items():
+        of_columns[column] = torch.cat(of_heads).nanmean().item()
+    return of_columns
 
 
 def _means(values: dict[str, list[Tensor]]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Reads every number of the paper's Tables 1 to 3 from `published.json`, their one home.
+"""Reads every number of the paper's Tables 1 to 3, and its speed, from `published.json`, their one home.
 
 The paper measured them by scripts that it did not publish. They may stand beside measured rows under the name of their
 protocol, "published, own protocol"; they are never ranked with them. What the rows of Table 3 are trained with stands
@@ -110,6 +110,25 @@ class UserStudy:
     votes: int
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Holds what the paper states of speed and of training.
+
+    Attributes:
+        gpu: on which one frame after another is made, by plain PyTorch.
+        frames_per_second, frames_per_second_source_kept: as it is, and where what depends on the source alone is kept.
+        training_gpus, training_gpu: how many train, and which.
+        training_days_of_a_stage: days that each of both stages takes on them.
+    """
+
+    gpu: str
+    frames_per_second: float
+    frames_per_second_source_kept: float
+    training_gpus: int
+    training_gpu: str
+    training_days_of_a_stage: float
+
+
 @lru_cache(maxsize=1)
 def _data() -> dict[str, Any]:
     return json.loads(_FILE.read_text(encoding="utf-8"))
@@ -133,3 +152,8 @@ def user_study() -> UserStudy:
     """Return whom the numbers in the paper's files of votes stand for, and how many votes there are."""
     kept = _data()["votes"]
     return UserStudy(tuple(kept["methods"]), kept["votes_of_each_question"])
+
+
+def cost() -> Cost:
+    """Return what the paper states of speed and of training."""
+    return Cost(**_data()["cost"])

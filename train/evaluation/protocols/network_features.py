@@ -17,10 +17,12 @@ from triportrait.core.checksum import sha256
 from triportrait.core.errors import InputError
 from triportrait.core.metrics.arcface import EMBEDDING, arcface_crop
 from triportrait.core.metrics.emotion import emotion_crop
-from triportrait.core.metrics.networks import ORIGINS, Kind, Loaded, MissingWeights, file_of, load
+from triportrait.core.metrics.full_precision import full_precision
+from triportrait.core.metrics.networks import ORIGINS, Kind, Loaded, MissingWeights, file_of, load, make_by_rule
 from triportrait.core.metrics.recon3d import Coefficients
 from triportrait.core.metrics.recon3d_alignment import align
 from triportrait.core.metrics.resnet50 import WIDTH
+from triportrait.core.metrics.rule_weights import RULE
 from triportrait.serve.faces.alignment import alignment_points
 from triportrait.train.evaluation.metrics.perceptual import black_beyond, head_mask
 from triportrait.train.evaluation.protocols.features import FOUND, Extractor, Rows
@@ -45,7 +47,7 @@ class FaceNetworkExtractor:
         self, loaded: Loaded, fields: dict[str, int], crop: Callable[[np.ndarray, np.ndarray], Tensor],
         split: Callable[[Tensor], tuple[Tensor, ...]],
     ) -> None:  # fmt: skip
-        self.need, self.identity = f"weights:{loaded.kind}", f"{VERSION} {loaded.sha256}"
+        self.need, self.identity = f"weights:{loaded.kind}", f"{VERSION} {loaded.identity}"
         self.sizes, self.fields = fields, tuple(fields)
         self.network, self.crop, self.split = loaded.network, crop, split
 
@@ -54,6 +56,7 @@ class FaceNetworkExtractor:
         return self
 
     @torch.inference_mode()
+    @full_precision()
     def add(self, frames: np.ndarray, faces: Rows | None) -> Rows:
         """See `Walk`."""
         assert faces is not None
@@ -79,7 +82,7 @@ class InceptionExtractor:
     fields = tuple(f"inception_{resize}" for resize in RESIZES)
 
     def __init__(self, loaded: Loaded) -> None:
-        self.need, self.identity = "weights:inception", f"{VERSION} {loaded.sha256}"
+        self.need, self.identity = "weights:inception", f"{VERSION} {loaded.identity}"
         self.network = loaded.network
 
     def start(self) -> InceptionExtractor:
@@ -87,6 +90,7 @@ class InceptionExtractor:
         return self
 
     @torch.inference_mode()
+    @full_precision()
     def add(self, frames: np.ndarray, faces: Rows | None) -> Rows:
         """See `Walk`."""
         pictures = torch.from_numpy(frames).permute(0, 3, 1, 2).to(next(self.network.parameters()).device)
@@ -102,13 +106,14 @@ class LpipsComparison:
     """
 
     def __init__(self, loaded: Loaded) -> None:
-        self.need, self.identity = f"weights:{loaded.kind}", f"{VERSION} {loaded.sha256}"
+        self.need, self.identity = f"weights:{loaded.kind}", f"{VERSION} {loaded.identity}"
         self.network: Any = loaded.network
         self.kind: str = loaded.kind
         of_heads = ("lpips_alex_map", "lpips_alex_of_heads") if loaded.kind == "lpips_alex" else ()
         self.fields: tuple[str, ...] = (loaded.kind, *of_heads)
 
     @torch.inference_mode()
+    @full_precision()
     def compare(self, result: np.ndarray, truth: np.ndarray, wanted: set[str], masks: np.ndarray | None) -> Rows:
         """Compare frames uint8 [N, S, S, 3].
 
@@ -145,9 +150,12 @@ def head_masks(faces: Rows, size_px: int) -> np.ndarray:
 
 
 def network_extractors(
-    folder: Path | None, device: torch.device
+    networks: str | None, device: torch.device
 ) -> tuple[tuple[Extractor, ...], tuple[LpipsComparison, ...], LipSync | None, dict[str, str]]:
     """Load the networks that lie in a folder.
+
+    Args:
+        networks: the folder, `rule` for networks whose weights are made by rule, or None for no network.
 
     Returns:
         Their extractors, those that compare two pictures, SyncNet, and need -> the sentence that says which file is
@@ -161,12 +169,12 @@ def network_extractors(
     lip_sync: LipSync | None = None
     empty: dict[str, str] = {}
     for kind, origin in ORIGINS.items():
-        if folder is None:
+        if networks is None:
             file = f"{' or '.join(origin.files)}, from {origin.source}; licence: {origin.licence}"
             empty[f"weights:{kind}"] = f"{origin.metrics}: {_NO_FOLDER}{origin.network} ({file})"
             continue
         try:
-            loaded = load(kind, folder, device)
+            loaded = make_by_rule(kind, device) if networks == RULE else load(kind, Path(networks), device)
         except MissingWeights as error:
             empty[f"weights:{kind}"] = str(error)
             continue
@@ -181,22 +189,24 @@ def network_extractors(
     return tuple(extractors), tuple(comparisons), lip_sync, empty
 
 
-def hashes(folder: Path) -> dict[str, str]:
-    """Return name -> SHA-256 of the networks' files that lie in a folder.
+def hashes(networks: str) -> dict[str, str]:
+    """Return name -> SHA-256 of the networks that lie in a folder, or of those that are made by `rule`.
 
     Raises:
         InputError: there is none, or one cannot be read.
     """
+    if networks == RULE:
+        return {kind: make_by_rule(kind).sha256 for kind in ORIGINS}
     found: dict[str, str] = {}
     for kind in ORIGINS:
         try:
-            found[kind] = sha256(file_of(kind, folder))
+            found[kind] = sha256(file_of(kind, Path(networks)))
         except MissingWeights:
             continue
         except OSError as error:
-            raise InputError(f"{folder}: {kind} cannot be read ({error.strerror}); make the file readable") from error
+            raise InputError(f"{networks}: {kind} cannot be read ({error.strerror}); make the file readable") from error
     if not found:
-        raise InputError(f"{folder}: expected metric networks, found none; write them there by `triportrait convert`")
+        raise InputError(f"{networks}: expected metric networks, found none; write them there by `triportrait convert`")
     return found
 
 

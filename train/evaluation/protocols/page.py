@@ -6,15 +6,16 @@ import base64
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from triportrait.core.files import opened
+from triportrait.core.metrics.full_precision import PRECISION
+from triportrait.core.metrics.rule_weights import BY_RULE, NOTE, RULE
 from triportrait.train.evaluation.metrics.catalogue import METRICS
 from triportrait.train.evaluation.metrics.definition import Definition, Kind
 from triportrait.train.evaluation.protocols.page_style import STYLE
 from triportrait.train.evaluation.protocols.records import Protocol
 from triportrait.train.evaluation.protocols.scoring import STRIP_PX
-from triportrait.train.evaluation.protocols.summary import FOLDER
+from triportrait.train.evaluation.protocols.summary import FOLDER, Cell
 from triportrait.train.evaluation.protocols.tables import (
     NOTHING,
     TITLES,
@@ -22,6 +23,7 @@ from triportrait.train.evaluation.protocols.tables import (
     arrow,
     best_of,
     cell_of,
+    cells_of,
     counted,
     interval,
     kinds_of,
@@ -44,30 +46,47 @@ _CAPTIONS = {
 }
 
 
-def page(scores: Sequence[Scores], folders: Sequence[Path], protocol: Protocol | None = None) -> str:
+def page(
+    scores: Sequence[Scores], folders: Sequence[Path], protocol: Protocol | None = None, ablations: str = ""
+) -> str:
     """Write the page.
 
     Args:
         scores: those of each method, by one protocol. folders: where each lies, with strips of pictures.
         protocol: whose choices are explained.
+        ablations: the section of Table 3, which stands first.
     """
     kinds = kinds_of(scores)
+    links = "<a href=#ablations>Table 3</a>" * bool(ablations)
+    links += "".join(f"<a href=#{kind}>{TITLES[kind]}</a>" for kind in kinds)
     name, digest = escape(scores[0]["name"]), scores[0]["protocol"]
     methods = ", ".join(escape(one["method"]) for one in scores)
     parts = [
         f"<header><p class='eyebrow'>triportrait evaluation</p><h1>{methods}</h1>"
         f"<p class='lead'>Protocol <b>{name}</b> <code title='{digest}'>{digest[:12]}</code>. Every measured number on"
-        " this page follows this one file.</p>"
-        f"<nav>{''.join(f'<a href=#{kind}>{TITLES[kind]}</a>' for kind in kinds)}"
+        f" this page follows this one file.</p>{_warning(scores)}"
+        f"<nav>{links}"
         "<a href=#definitions>Definitions</a></nav></header>"
     ]
-    parts += [_section(scores, folders, kind) for kind in kinds]
+    parts += [ablations, *(_section(scores, folders, kind) for kind in kinds)]
     parts += [_definitions(scores, kinds), _choices(protocol), _empty(scores)]
     body = "\n".join(part for part in parts if part)
     return (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{methods} · {name}</title><style>{STYLE}</style></head>\n<body><main>{body}</main></body></html>\n"
+    )
+
+
+def _warning(scores: Sequence[Scores]) -> str:
+    """Say above all that some columns come from networks made by rule."""
+    titles = dict.fromkeys(METRICS[cell.metric].title for one in scores for cell in cells_of(one) if cell.by_rule)
+    if not titles:
+        return ""
+    return (
+        f"<p class='warning'><b>{len(titles)} metrics on this page were measured by networks made by rule.</b> Their"
+        " weights are random numbers, which check the pipeline and say nothing about pictures. The numbers carry the"
+        f" mark <i class='rule'>{BY_RULE}</i> and are not ranked: {escape(', '.join(titles))}.</p>"
     )
 
 
@@ -78,6 +97,7 @@ def _section(scores: Sequence[Scores], folders: Sequence[Path], kind: Kind) -> s
     notes = "".join(
         f"<li><b>{escape(', '.join(titles))}</b> of {escape(', '.join(methods))}: {escape(note)}</li>"
         for titles, methods, note in notes_of(scores, kind)
+        if note != NOTE  # it stands above all
     )
     return (
         f"<section id='{kind}'><h2>{TITLES[kind]}</h2><ul class='counts'>{counts}</ul>"
@@ -119,10 +139,19 @@ def _row(scores: Sequence[Scores], kind: Kind, definition: Definition) -> str:
             cells.append(f"<td class='none' title='{why}'>{NOTHING}</td>")
             continue
         mark = " class='best'" if one["method"] in best else ""
-        cells.append(f"<td{mark}><span>{number(cell.value)}</span><small>{interval(cell) or '&nbsp;'}</small></td>")
+        cells.append(f"<td{mark}><span>{_value(cell)}</span><small>{interval(cell) or '&nbsp;'}</small></td>")
     unit = f" <small>{escape(definition.unit)}</small>" if definition.unit else ""
     title = f"{escape(definition.title)}{unit}<i>{arrow(definition)}</i>"
     return f"<tr><th><a href='#d-{definition.name}'>{title}</a></th>{''.join(cells)}</tr>"
+
+
+def _value(cell: Cell | None) -> str:
+    return value_html(number(cell.value if cell else None), cell is not None and cell.by_rule)
+
+
+def value_html(text: str, by_rule: bool) -> str:
+    """Write a number, with a mark where a network made by rule measured it."""
+    return f"<i class='rule' title='{escape(NOTE, quote=True)}'>{BY_RULE}</i> " * by_rule + text
 
 
 def _published(scores: Sequence[Scores], kind: Kind) -> str:
@@ -133,7 +162,7 @@ def _published(scores: Sequence[Scores], kind: Kind) -> str:
         ours = []
         for one in scores:
             cells = [cell_of(one, kind, d.name) for _, d in columns]
-            row = "".join(f"<td>{number(cell.value if cell else None)}</td>" for cell in cells)
+            row = "".join(f"<td>{_value(cell)}</td>" for cell in cells)
             ours.append(f"<tr><th>{escape(one['method'])}</th>{row}</tr>")
         rows = "".join(
             f"<tr><th>{escape(name)}</th>"
@@ -168,7 +197,7 @@ def _pictures(scores: Sequence[Scores], folders: Sequence[Path], kind: Kind) -> 
             continue
         figures = [_figure(first, 0, "source", ""), _figure(first, 1, "driving", "")]
         for one, strip in zip(scores, strips, strict=True):
-            caption = _caption(one["scores"].get(name, {}), kind)
+            caption = _caption(one, name, kind)
             figures.append(_figure(strip, 2, escape(one["method"]), caption))
         rows.append(f"<div class='pair'><p>{escape(name)}</p><div class='strip'>{''.join(figures)}</div></div>")
     if not rows:
@@ -200,10 +229,10 @@ def _figure(strip: str | None, place: int, title: str, caption: str) -> str:
     return f"<figure>{picture}<figcaption><b>{title}</b>{caption}</figcaption></figure>"
 
 
-def _caption(scores: dict[str, Any], kind: Kind) -> str:
+def _caption(scores: Scores, pair: str, kind: Kind) -> str:
     for metric in _CAPTIONS[kind]:
-        value = scores.get(metric, {}).get("value")
-        if value is not None:
+        cell, value = cell_of(scores, kind, metric), scores["scores"].get(pair, {}).get(metric, {}).get("value")
+        if value is not None and cell is not None and not cell.by_rule:
             definition = METRICS[metric]
             unit = f" {escape(definition.unit)}" if definition.unit else ""
             return f"<span>{escape(definition.title)} {number(value)}{unit}</span>"
@@ -219,13 +248,16 @@ def _definitions(scores: Sequence[Scores], kinds: Sequence[Kind]) -> str:
     read_by = {need: identity for one in scores for need, identity in one["networks"].items()}
     networks = ", ".join(
         f"{escape(need.removeprefix('weights:'))} <code title='{escape(str(identity), quote=True)}'>"
-        f"{escape(str(identity).partition(' ')[2][:12])}</code>"
+        f"{escape(str(identity).split()[-1][:12])}</code>{f' ({BY_RULE})' * (RULE in str(identity).split())}"
         for need, identity in sorted(read_by.items())
     )
     return (
         "<section id='definitions'><h2>Definitions</h2><p>A value is the mean over clips of what is measured in each;"
-        " small below it stand the ends of the 95 % interval of the bootstrap over clips. ↑ higher is better, ↓ lower"
-        f" is better.</p>{f'<p>Measured with {networks}.</p>' if networks else ''}<dl>{items}</dl></section>"
+        " small below it stand the ends of the 95 % interval of the bootstrap over clips. FID and KID compare whole"
+        " sets and have no such interval, as a clip that is drawn twice would make the sets differ. The ± of KID is the"
+        " standard deviation over its subsets. ↑ higher is better, ↓ lower is better.</p>"
+        f"{f'<p>Measured with {networks}; networks compute in {PRECISION}.</p>' if networks else ''}"
+        f"<dl>{items}</dl></section>"
     )
 
 

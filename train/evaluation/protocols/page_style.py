@@ -20,6 +20,11 @@ nav{display:flex;flex-wrap:wrap;gap:.5rem}
 nav a{padding:.3rem .8rem;border:1px solid var(--line);border-radius:2rem;color:inherit;text-decoration:none;
 font-size:.9rem}
 nav a:hover{border-color:var(--mark);color:var(--mark)}
+.warning{border:1px solid var(--amber);background:var(--amber-tint);border-radius:10px;padding:.7rem 1rem;
+font-size:.92rem}
+.warning b{color:var(--amber)}
+i.rule{font-style:normal;font-weight:600;font-size:.68rem;color:var(--amber);background:var(--amber-tint);
+border:1px solid var(--amber);border-radius:4px;padding:0 .3em;white-space:nowrap}
 .counts{display:flex;flex-wrap:wrap;gap:.2rem 1.5rem;list-style:none;margin:0 0 .8rem;padding:0;color:var(--soft)}
 .scroll{overflow-x:auto;border:1px solid var(--line);border-radius:10px;margin:.6rem 0}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
@@ -39,6 +44,17 @@ td.none,tr.none td{color:var(--soft)}
 tr.none td{text-align:left;white-space:normal}
 .published td,.published tr:not(.group) th{color:var(--soft);font-weight:400}
 .published tr.group th{background:var(--amber-tint);color:var(--amber)}
+table.ablations{font-size:.86rem}
+table.ablations th,table.ablations td{padding:.3rem .5rem}
+table.ablations thead th:not(:first-child){text-align:right}
+table.ablations i.rule{display:block;width:max-content;margin-left:auto}
+table.ablations thead tr.cases th:not(:first-child){text-align:center;color:var(--soft);
+border-bottom:1px solid var(--line);font-weight:500}
+table.ablations td small{white-space:normal}
+table.ablations tbody th{white-space:normal;min-width:13rem}
+table.ablations th small{display:block}
+tr.printed td,tr.printed th{color:var(--soft)}
+tr.own td,tr.own th:first-child{background:var(--tint)}
 details{margin-top:1.2rem}
 summary{cursor:pointer;font-weight:600}
 .notes{color:var(--soft);font-size:.88rem;padding-left:1.1rem;overflow-wrap:anywhere}

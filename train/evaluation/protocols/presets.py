@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from triportrait.train.evaluation.metrics.definition import Kind
+from triportrait.train.evaluation.paper.readings import kinds_of_table, metrics_of_table
 from triportrait.train.evaluation.protocols.records import Choice
 
-PresetName = Literal["p4d-table1", "p4d-table2", "gagavatar-vfhq"]
+PresetName = Literal["p4d-table1", "p4d-table2", "p4d-table3", "gagavatar-vfhq"]
+CLIPS, FRAMES = 100, 200  # of the paper's test set, and about how many of each clip
 DRIVERS = 50  # of one source in consistency
 
 
@@ -63,32 +65,35 @@ _FACES = Choice(
 _COMMON = {
     "source_frame": _SOURCE, "driving_frames": _ALL, "clips": _CLIPS, "identities": _PEOPLE, "faces": _FACES,
 }  # fmt: skip
-_SELF_AND_CROSS: tuple[Kind, ...] = ("self", "cross")
+_AED_F = Choice("mean absolute", "the paper names EMOCA only; other norms have columns of their own")
+_CONSISTENCY = Choice(
+    f"{DRIVERS} drivers",
+    f"each source is driven by one frame of up to {DRIVERS} other clips, drawn by the seed, and seen from the front;"
+    " the paper states the number and not the pairing",
+)
 
 PRESETS: dict[PresetName, Preset] = {
     "p4d-table1": Preset(
-        _SELF_AND_CROSS, 100, 200,
-        ("lpips_h_alex_within_mask", "lpips_alex", "fid_legacy_pytorch", "id", "aed_mean_square", "apd_mean_square"),
+        kinds_of_table("1"), CLIPS, FRAMES, metrics_of_table("1"),
         {**_COMMON, "cross": _CROSS, "lpips": _LPIPS, "lpips_h": _MASK, "aed": _AED, "fid": _FID},
     ),
     "p4d-table2": Preset(
-        ("cross", "sound", "consistency"), 100, 200,
-        ("aed_f_mean_absolute", "syncnet_confidence", "cons_pairwise"),
+        kinds_of_table("2a"), CLIPS, FRAMES, metrics_of_table("2a"),
         {
-            **_COMMON, "cross": _CROSS,
-            "aed_f": Choice("mean absolute", "the paper names EMOCA only; other norms have columns of their own"),
+            **_COMMON, "cross": _CROSS, "aed_f": _AED_F,
             "sound": Choice(
                 "cross", "clips with sound drive the source of the next clip; lips are judged by the driver's sound"
             ),
-            "consistency": Choice(
-                f"{DRIVERS} drivers",
-                f"each source is driven by one frame of up to {DRIVERS} other clips, drawn by the seed, and seen from"
-                " the front; the paper states the number and not the pairing",
-            ),
+        },
+    ),
+    "p4d-table3": Preset(
+        kinds_of_table("3"), CLIPS, FRAMES, metrics_of_table("3"),
+        {
+            **_COMMON, "cross": _CROSS, "lpips": _LPIPS, "aed": _AED, "aed_f": _AED_F, "consistency": _CONSISTENCY,
         },
     ),
     "gagavatar-vfhq": Preset(
-        _SELF_AND_CROSS, 100, 200,
+        ("self", "cross"), CLIPS, FRAMES,
         ("psnr", "ssim", "lpips_alex", "id_to_truth", "id", "aed_mean_absolute", "apd_mean_absolute"),
         {
             **_COMMON, "cross": _CROSS, "lpips": _LPIPS,

@@ -6,7 +6,10 @@ picture, `R/PAIR.png`. `R/results.json` may say which method made them; `R/PAIR.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +67,8 @@ def open_results(folder: Path, protocol: Protocol, method: str | None = None) ->
         raise InputError(
             f"method: expected a name of up to {_LONGEST_METHOD} printable characters, got {shown(name)}; pass --method"
         )
-    present = {pair.name: path for pair in protocol.pairs if (path := _place(folder, pair)) is not None}
+    places = _places(folder)
+    present = {pair.name: path for pair in protocol.pairs if (path := _place(places, folder, pair)) is not None}
     if not present:
         raise InputError(
             f"{folder}: expected results named by the protocol's pairs, such as {protocol.pairs[0].name}/000000.png or"
@@ -108,23 +112,48 @@ def seconds_of(folder: Path, pair: Pair) -> float | None:
     return float(seconds)
 
 
-def _place(folder: Path, pair: Pair) -> Path | None:
-    if (folder / pair.name).is_dir():
-        return folder / pair.name
+def _places(folder: Path) -> dict[str, list[Path]]:
+    """Return name of a pair -> what lies in a folder of results under it, folders first."""
+    places: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir(), key=lambda path: (not path.is_dir(), path.name)):
+        if path.is_dir():
+            places.setdefault(path.name, []).append(path)
+        elif path.suffix.lower() in VIDEO_ENDINGS + PICTURE_ENDINGS and path.is_file():
+            places.setdefault(path.stem, []).append(path)
+    return places
+
+
+def _place(places: Mapping[str, list[Path]], folder: Path, pair: Pair) -> Path | None:
+    """Return where a pair's result lies. Raises: `InputError` where there are two."""
     endings = VIDEO_ENDINGS + (PICTURE_ENDINGS if pair.frames == 1 else ())
-    return next((path for ending in endings if (path := folder / f"{pair.name}{ending}").is_file()), None)
+    found = [path for path in places.get(pair.name, []) if path.is_dir() or path.suffix.lower() in endings]
+    if len(found) > 1:
+        raise InputError(
+            f"{folder}: expected one result of {pair.name}, got {' and '.join(path.name for path in found)}; take all"
+            " but one away"
+        )
+    return found[0] if found else None
 
 
 def _wrong(path: Path | None, pair: Pair, protocol: Protocol) -> str | None:
     """Say what is wrong with the pictures of a pair, as far as that is told without decoding."""
-    if path is None or path.suffix in VIDEO_ENDINGS:
+    if path is None or (path.is_file() and path.suffix.lower() in VIDEO_ENDINGS):
         return None
     files = list_pictures(path) if path.is_dir() else [path]
     if len(files) != pair.frames:
         return f"{path}: expected {pair.frames} frames, got {len(files)}"
+    for before, file in pairwise(files):
+        if _number(file) != _number(before) + 1:
+            return f"{path}: expected frames numbered one after the other, got {file.name} after {before.name}"
     size = protocol.head.size_px
     for file in files:
         width, height = check_picture(file)
         if (width, height) != (size, size):
             return f"{file}: expected {size} x {size} px, got {width} x {height}"
     return None
+
+
+def _number(file: Path) -> int:
+    """Return the last number in a file's name without its ending; -2, which follows nothing, where there is none."""
+    numbers = re.findall(r"[0-9]+", file.stem)
+    return int(numbers[-1]) if numbers else -2

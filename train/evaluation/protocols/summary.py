@@ -7,7 +7,7 @@ process, in the order of the protocol, so that any number of processes gives the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ import numpy as np
 
 from triportrait.core.errors import InputError
 from triportrait.core.files import MOST_INDEX, read_json
+from triportrait.core.metrics.full_precision import PRECISION
+from triportrait.core.metrics.rule_weights import RULE
+from triportrait.serve.media.output_file import check_output, reason_of
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.evaluation.metrics.bootstrap import mean_over_clips
 from triportrait.train.evaluation.metrics.catalogue import METRICS
@@ -52,6 +55,9 @@ class Cell:
         clips: how many went in.
         frames, missing: how many frames were measured, and left out for want of a face.
         note: a sentence for the reader.
+        spread: the standard deviation over KID's subsets of one set; None for other metrics.
+        by_rule: whether a network that it was measured with has weights made by rule, so that it says nothing about
+            pictures.
     """
 
     kind: Kind
@@ -63,6 +69,8 @@ class Cell:
     frames: int
     missing: int
     note: str = ""
+    spread: float | None = None
+    by_rule: bool = False
 
 
 def score_results(
@@ -84,7 +92,13 @@ def score_results(
     """
     folder = results.folder / FOLDER
     with ranks.raise_on_all_ranks():
-        folder.mkdir(exist_ok=True)
+        check_output(results.folder / SCORES, overwrite=True, kinds=(".json",))
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{folder}: expected a folder for scores, it cannot be made ({reason_of(error)}); move it away"
+            ) from error
     failed: dict[str, str] = {}
     for pair in protocol.pairs[ranks.rank :: ranks.size]:
         path = results.present.get(pair.name)
@@ -120,7 +134,7 @@ def _score_pair(
     scorer = PairScorer(protocol, pair, results, path, sha256, instruments)
     made_from = {
         "protocol": protocol.sha256, "result": sha256, "networks": instruments.networks(),
-        "metrics": [d.name for d in scorer.definitions], "seconds": scorer.seconds,
+        "metrics": {d.name: d.sentence for d in scorer.definitions}, "seconds": scorer.seconds,
     }  # fmt: skip
     record, strip = folder / f"{pair.name}.json", folder / f"{pair.name}.jpg"
     if strip.is_file() and _record(record).get("made_from") == made_from and scorer.features_kept():
@@ -156,7 +170,7 @@ def _summed(
     have = set(instruments.networks())
     return {
         "kind": SCORES_KIND, "version": VERSION, "method": results.method, "protocol": protocol.sha256,
-        "name": protocol.head.name, "networks": instruments.networks(), "card": results.card,
+        "name": protocol.head.name, "networks": instruments.networks(), "precision": PRECISION, "card": results.card,
         "pairs": {kind: sum(pair.kind == kind for pair in protocol.pairs) for kind in EVERY_KIND},
         "missing": [pair.name for pair in protocol.pairs if pair.name not in results.present],
         "failed": dict(failed), "empty": {need: empty.get(need, "") for need in sorted(wanted - have)},
@@ -169,10 +183,11 @@ def _cells(
     kind: Kind, pairs: Sequence[Pair], records: Mapping[str, Record], protocol: Protocol, instruments: Instruments
 ) -> Iterator[Cell]:
     timed = any("frame_rate" in records[pair.name]["scores"] for pair in pairs)
+    by_rule = {need for need, identity in instruments.networks().items() if RULE in identity.split()}
     for definition in definitions_of(pairs[0], instruments, timed):
         if definition.level == "clip":
             scores = [records[pair.name]["scores"].get(definition.name) for pair in pairs]
-            yield _mean(kind, definition, [score for score in scores if score])
+            cell = _mean(kind, definition, [score for score in scores if score])
         else:
             groups: dict[str, list[Pair]] = {}
             for pair in pairs:
@@ -181,11 +196,15 @@ def _cells(
                 scores_to_json({"": _reduced(definition, group, records, protocol, instruments)})[""]
                 for group in groups.values()
             ]
-            yield _mean(kind, definition, reduced, clips=len(pairs) if definition.level == "set" else None)
+            cell = _mean(kind, definition, reduced)
+            if definition.level == "set":
+                clips = 0 if cell.value is None else len(pairs)
+                cell = replace(cell, clips=clips, spread=reduced[0]["spread"])
+        yield replace(cell, by_rule=not by_rule.isdisjoint(definition.needs))
 
 
-def _mean(kind: Kind, definition: Definition, scores: Sequence[Record], clips: int | None = None) -> Cell:
-    """Average the scores of clips or groups; a set has one score, whose interval is not known."""
+def _mean(kind: Kind, definition: Definition, scores: Sequence[Record]) -> Cell:
+    """Average the scores of clips or groups; the one score of a set has no interval."""
     values = [score["value"] for score in scores if score["value"] is not None]
     frames, missing = (sum(score[key] for score in scores) for key in ("frames", "missing"))
     notes = [score["note"] for score in scores if score["note"]]
@@ -195,7 +214,7 @@ def _mean(kind: Kind, definition: Definition, scores: Sequence[Record], clips: i
     if not values:
         return Cell(kind, definition.name, None, None, None, 0, frames, missing, note)
     mean = mean_over_clips(values)
-    return Cell(kind, definition.name, mean.mean, mean.low, mean.high, clips or mean.clips, frames, missing, note)
+    return Cell(kind, definition.name, mean.mean, mean.low, mean.high, mean.clips, frames, missing, note)
 
 
 def _reduced(
@@ -249,8 +268,9 @@ def read_scores(folder: Path) -> dict[str, Any]:
         assert isinstance(scores["missing"], list)
         assert all(isinstance(scores[key], str) for key in ("method", "protocol", "name"))
         assert all(cell.metric in METRICS and cell.kind in EVERY_KIND for cell in scores["cells"])
-        numbers = [v for cell in scores["cells"] for v in (cell.value, cell.low, cell.high)]
+        numbers = [v for cell in scores["cells"] for v in (cell.value, cell.low, cell.high, cell.spread)]
         assert all(map(_is_number, numbers)) and all(isinstance(cell.note, str) for cell in scores["cells"])
+        assert all(type(cell.by_rule) is bool for cell in scores["cells"])
         assert all(type(v) is int for cell in scores["cells"] for v in (cell.clips, cell.frames, cell.missing))
         assert all(NAME.fullmatch(name) for name in [*scores["scores"], *scores["failed"], *scores["missing"]])
         assert all(_is_number(s["value"]) for pair in scores["scores"].values() for s in pair.values())

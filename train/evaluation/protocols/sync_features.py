@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from triportrait.core.errors import InputError
+from triportrait.core.metrics.full_precision import full_precision
 from triportrait.core.metrics.mfcc import RATE
 from triportrait.core.metrics.networks import Loaded
 from triportrait.core.metrics.sync_crop import face_track, sync_crop
@@ -35,10 +36,11 @@ class LipSync:
     fields = ("lip_embedding", "sound_embedding")
 
     def __init__(self, loaded: Loaded) -> None:
-        self.identity = f"{VERSION} {loaded.sha256}"
+        self.identity = f"{VERSION} {loaded.identity}"
         assert isinstance(loaded.network, SyncNet)
         self.network = loaded.network
 
+    @full_precision()
     def embed(
         self, frames: Iterable[np.ndarray], landmarks: np.ndarray, found: np.ndarray, fps: float, sound: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,27 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from triportrait.core.errors import InputError
+from triportrait.core.metrics.rule_weights import BY_RULE, NOTE
 from triportrait.core.safe_text import shown
 from triportrait.train.evaluation.metrics.catalogue import METRICS
 from triportrait.train.evaluation.metrics.definition import EVERY_KIND, Definition, Kind
 from triportrait.train.evaluation.paper.published import Column, PublishedTable, TableName, published
+from triportrait.train.evaluation.paper.readings import READINGS
 from triportrait.train.evaluation.protocols.summary import Cell
 
 NOTHING = "–"
-PUBLISHED = "published, own protocol"
 TITLES: dict[Kind, str] = {
     "self": "Self-reenactment", "cross": "Cross-reenactment", "consistency": "Consistency over drivers",
     "sound": "Driven by a talking clip",
 }  # fmt: skip
-# table and column of the paper -> where the same reading stands in ours
-_READINGS: dict[tuple[TableName, str], tuple[Kind, str]] = {
-    ("1", "self_lpips_h"): ("self", "lpips_h_alex_within_mask"), ("1", "self_lpips"): ("self", "lpips_alex"),
-    ("1", "self_fid"): ("self", "fid_legacy_pytorch"), ("1", "self_id"): ("self", "id"),
-    ("1", "self_aed"): ("self", "aed_mean_square"), ("1", "self_apd"): ("self", "apd_mean_square"),
-    ("1", "cross_fid"): ("cross", "fid_legacy_pytorch"), ("1", "cross_id"): ("cross", "id"),
-    ("1", "cross_aed"): ("cross", "aed_mean_square"), ("1", "cross_apd"): ("cross", "apd_mean_square"),
-    ("2a", "aed_f"): ("cross", "aed_f_mean_absolute"), ("2a", "syncnet"): ("sound", "syncnet_confidence"),
-}  # fmt: skip
+METHOD_TABLES: tuple[TableName, ...] = ("1", "2a")  # whose rows are methods; those of Table 3 are ablations
 Scores = Mapping[str, Any]
 
 
@@ -83,8 +76,12 @@ def _order(definition: Definition) -> tuple[int, int]:
 
 
 def best_of(scores: Sequence[Scores], kind: Kind, definition: Definition) -> set[str]:
-    """Return the methods whose value is best, where a direction is better and two methods at least have a value."""
-    values = {one["method"]: cell.value for one in scores if (cell := cell_of(one, kind, definition.name))}
+    """Return the methods whose value is best, where a direction is better and two methods at least have a value.
+
+    What networks made by rule measured is never ranked.
+    """
+    cells = {one["method"]: cell_of(one, kind, definition.name) for one in scores}
+    values = {method: cell.value for method, cell in cells.items() if cell and not cell.by_rule}
     numbers = {name: value for name, value in values.items() if value is not None}
     if definition.better is None or not numbers:
         return set()
@@ -93,16 +90,12 @@ def best_of(scores: Sequence[Scores], kind: Kind, definition: Definition) -> set
 
 
 def published_of(kind: Kind) -> list[tuple[PublishedTable, list[tuple[Column, Definition]]]]:
-    """Return the published tables with columns of a kind, and in which definition each is read here."""
+    """Return the published tables of methods with columns of a kind, and in which definition each is read here."""
     found = []
-    for name in dict.fromkeys(table for (table, _), (at, _) in _READINGS.items() if at == kind):
-        table = published(name)
-        columns = [
-            (column, METRICS[_READINGS[name, column.name][1]])
-            for column in table.columns
-            if _READINGS.get((name, column.name), ("", ""))[0] == kind
-        ]
-        found.append((table, columns))
+    for name in METHOD_TABLES:
+        table, readings = published(name), READINGS[name]
+        columns = [(c, METRICS[readings[c.name][1]]) for c in table.columns if readings[c.name][0] == kind]
+        found += [(table, columns)] if columns else []
     return found
 
 
@@ -115,8 +108,17 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:#.{digits}g}".rstrip(".")
 
 
+def value_of(cell: Cell | None) -> str:
+    """Write the value of a cell, with its mark where a network made by rule measured it."""
+    if cell is None or cell.value is None:
+        return NOTHING
+    return f"{number(cell.value)} ({BY_RULE})" if cell.by_rule else number(cell.value)
+
+
 def interval(cell: Cell) -> str:
-    """Write the interval of a cell; nothing where there is none, or all clips have one value."""
+    """Write the interval of a cell, or KID's deviation; nothing where there is none, or all clips have one value."""
+    if cell.spread is not None:
+        return f"± {number(cell.spread, 3)}"
     if cell.low is None or cell.high is None or cell.low == cell.high:
         return ""
     return f"{number(cell.low, 3)} to {number(cell.high, 3)}"
@@ -157,7 +159,7 @@ def notes_of(scores: Sequence[Scores], kind: Kind) -> list[tuple[list[str], list
     for definition in measured(scores, kind):
         for one in scores:
             cell = cell_of(one, kind, definition.name)
-            for note in (cell.note, without_faces(cell)) if cell else ():
+            for note in (NOTE * cell.by_rule, cell.note, without_faces(cell)) if cell else ():
                 if note:
                     of_sentence.setdefault(note, {}).setdefault(definition.title, []).append(one["method"])
     shared: dict[tuple[str, tuple[str, ...]], list[str]] = {}
@@ -191,7 +193,7 @@ def markdown(scores: Sequence[Scores], first: Sequence[str] = ()) -> str:
             best, row = best_of(scores, kind, definition), [heading(definition)]
             for one in scores:
                 cell = cell_of(one, kind, definition.name)
-                text = number(cell.value) if cell else NOTHING
+                text = value_of(cell)
                 row += [f"**{text}**" if one["method"] in best else text, interval(cell) if cell else ""]
             rows.append(row)
         parts.append(_grid(head, rows))
@@ -230,24 +232,24 @@ def csv_text(scores: Sequence[Scores]) -> str:
     file = io.StringIO()
     writer = csv.writer(file)
     writer.writerow(
-        ["origin", "protocol", "kind", "metric", "title", "unit", "better", "method", "value", "low", "high", "clips",
-         "frames", "frames_without_face", "note"]
+        ["origin", "protocol", "kind", "metric", "title", "unit", "better", "method", "value", "low", "high",
+         "spread", "clips", "frames", "frames_without_face", "by_rule", "note"]
     )  # fmt: skip
     for one in scores:
         for cell in cells_of(one):
             d = METRICS[cell.metric]
             writer.writerow(
                 ["measured", one["protocol"], cell.kind, cell.metric, d.title, d.unit, d.better or "",
-                 _safe(one["method"]), _exact(cell.value), _exact(cell.low), _exact(cell.high), cell.clips, cell.frames,
-                 cell.missing, cell.note]
+                 _safe(one["method"]), _exact(cell.value), _exact(cell.low), _exact(cell.high), _exact(cell.spread),
+                 cell.clips, cell.frames, cell.missing, BY_RULE if cell.by_rule else "", cell.note]
             )  # fmt: skip
     for kind in kinds_of(scores):
         for table, columns in published_of(kind):
             for name, row in table.rows.items():
                 for column, d in columns:
                     writer.writerow(
-                        [PUBLISHED, f"Table {table.name}", kind, d.name, column.title, column.unit, column.better, name,
-                         _exact(row[column.name]), "", "", "", "", "", ""]
+                        [table.protocol, f"Table {table.name}", kind, d.name, column.title, column.unit, column.better,
+                         name, _exact(row[column.name]), *[""] * 8]
                     )  # fmt: skip
     return file.getvalue()
 
