@@ -110,8 +110,17 @@ def test_edges_have_no_halo(seen):
         assert int(row.sum()) == pytest.approx(int(ball_seen(camera)[0][0, SIDE // 2].sum()), abs=6), (
             "on each side half a cell, and the edge itself"
         )
-    blends = torch.cdist(pictures[0][SIDE // 2], torch.cat([depth_colours(), torch.full((1, 3), BACKGROUND)]))
-    assert int((blends.amin(1) > 0.02).sum()) <= 10, "colours of neither the ball nor what is behind it"
+
+
+def test_an_edge_is_as_wide_as_a_pixel_and_not_as_a_cell_of_the_grid():
+    """A wall that fills the left half of the rays and is nearer there than the depth that rays beside it report."""
+    left = torch.arange(64).expand(1, 1, 64, 64) < 32
+    depth, opacity = torch.where(left, 4.0, 4.9), left.float()
+    row = GeometryPictures().depth(depth, opacity, fixed_camera(), SIDE)[0, :, SIDE // 2].T
+    wall = (row[:, None] - depth_colours()).abs().amax(2).amin(1) < 1e-6
+    background = (row - BACKGROUND).abs().amax(1) < 1e-6
+    assert wall[: SIDE // 2 - 1].all() and background[SIDE // 2 + 1 :].all()
+    assert torch.cdist(row[wall], row[:1]).max() < 0.1, "nothing of the depth beside it gets in"
 
 
 def test_colours_of_depth_rise_evenly_in_lightness_and_are_all_on_a_screen():
