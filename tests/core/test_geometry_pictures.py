@@ -120,7 +120,7 @@ def test_an_edge_is_as_wide_as_a_pixel_and_not_as_a_cell_of_the_grid():
     wall = (row[:, None] - depth_colours()).abs().amax(2).amin(1) < 1e-6
     background = (row - BACKGROUND).abs().amax(1) < 1e-6
     assert wall[: SIDE // 2 - 1].all() and background[SIDE // 2 + 1 :].all()
-    assert torch.cdist(row[wall], row[:1]).max() < 0.1, "nothing of the depth beside it gets in"
+    assert torch.cdist(row[wall], row[:1]).max() < 0.2, "nothing of the depth beside it gets in"
 
 
 def test_colours_of_depth_rise_evenly_in_lightness_and_are_all_on_a_screen():
