@@ -363,7 +363,7 @@ class Reenactor(NetworkOnDevice):
         head, camera = self._seen(planes, background, numbers, grids)
         with self._autocast():
             image = self.portrait.render(head, camera).image
-        return _finished(image, image.isfinite().flatten(1).all(1), numbers[:, 25:])
+        return _finished(image, numbers[:, 25:])
 
     def frame_geometry(
         self, kinds: Collection[Shown], planes: Tensor, background: Tensor, numbers: Tensor, *grids: Tensor
@@ -378,8 +378,8 @@ class Reenactor(NetworkOnDevice):
         places, numbers = numbers[:, 0], numbers[:, 1:]
         head, camera = self._seen(planes, background, numbers, grids)
         with self._autocast():
-            image, finite = shown_images(self.portrait, self._geometry, head, camera, places, kinds)
-        return _finished(image, finite, numbers[:, 25:])
+            image = shown_images(self.portrait, self._geometry, head, camera, places, kinds)
+        return _finished(image, numbers[:, 25:])
 
     def _run_geometry(self, name: str, kinds: set[Shown], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if self._geometry_graphs is None:
@@ -440,9 +440,9 @@ class Reenactor(NetworkOnDevice):
         return grid.fine, grid.coarse
 
 
-def _finished(image: Tensor, finite: Tensor, signs: Tensor) -> tuple[Tensor, ...]:
+def _finished(image: Tensor, signs: Tensor) -> tuple[Tensor, ...]:
     """Convert images to pictures, give them watermarks where there are signs, and add whether they are finite."""
-    pictures = to_uint8(image)
+    pictures, finite = to_uint8(image), image.isfinite().flatten(1).all(1)
     return (pictures, finite) if signs.shape[1] == 0 else (pictures, mark(pictures, signs), finite)
 
 

@@ -53,7 +53,7 @@ def places_of(shows: Sequence[Shown]) -> Tensor:
 def shown_images(
     portrait: Portrait4D, geometry: GeometryPictures, head: Head, camera: Camera, places: Tensor,
     kinds: Collection[Shown] = RENDERED,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> Tensor:  # fmt: skip
     """Render B heads, each as it was asked for, from one march of their rays.
 
     Args:
@@ -64,7 +64,7 @@ def shown_images(
         kinds: what is made; at least what is asked for. Where a graph is captured, all of it.
 
     Returns:
-        images [B, 3, S, S] in about [-1, 1], and [B], whether the numbers behind them are finite.
+        [B, 3, S, S] in about [-1, 1]; not finite where the numbers behind them are not.
     """
     made: dict[Shown, Tensor] = {}
     if "picture" in kinds:
@@ -81,8 +81,7 @@ def shown_images(
     (_, images), *others = made.items()
     for kind, other in others:
         images = torch.where(places[:, None, None, None] == RENDERED.index(kind), other, images)
-    finite = torch.cat([part.flatten(1).isfinite() for part in (images, depth, opacity)], 1).all(1)
-    return images, finite
+    return images
 
 
 def surface_of(portrait: Portrait4D, head: Head) -> Surface:

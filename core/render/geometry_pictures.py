@@ -108,11 +108,12 @@ def _enlarged(values: Tensor, opacity: Tensor, side: int) -> tuple[Tensor, Tenso
     The values are blended by their opacities, so that nothing from beside the head gets in; the edge, which a ray grid
     draws as wide as its cells, is drawn as wide as a pixel.
     """
+    pixels = side / opacity.shape[-1]  # along a cell of the ray grid
     blended = F.interpolate(
         torch.cat([values * opacity, opacity], 1), size=(side, side), mode="bilinear", align_corners=False
     )
     values, opacity = blended[:, :-1], blended[:, -1:]
-    cover = ((opacity - SURFACE) * (side / opacity.shape[-1]) + 0.5).clamp(0, 1)
+    cover = ((opacity - SURFACE) * pixels + 0.5).clamp(0, 1)
     return values / opacity.clamp(min=1e-6), cover
 
 

@@ -31,7 +31,7 @@ from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.reenactor import PreparedSource, Reenactor
 
 NO_GEOMETRY = "this server was started with --no-geometry, which leaves pictures of geometry out"
-NO_MESH = "a mesh takes about half a second, and all pages would wait; `triportrait turntable` makes a film of it"
+NO_MESH = "a mesh takes as long as twenty pictures, and all would wait; `triportrait turntable` makes a film of it"
 EXAMPLES = Path(__file__).parent / "page" / "examples"
 JPEG_QUALITY = 90
 LARGEST_DRIVING_PX = 4096 * 2160

@@ -17,6 +17,7 @@ import numpy as np
 from tests.fake_gpu.device import NotCapturable, start_again_with_library
 from tests.fake_gpu.runs import Run, running
 from tests.fake_gpu.serving import logged
+from triportrait.core.render.geometry_pictures import Shown
 from triportrait.serve import followed_frames
 from triportrait.serve.faces.network_faces import NetworkFaces
 from triportrait.serve.followed_frames import FollowedFrames
@@ -24,6 +25,7 @@ from triportrait.serve.jobs import live
 from triportrait.serve.live.inference import Engine, Portrait, example_picture
 from triportrait.serve.live.raw_faces import DeviceFaces, RawFace, SessionFace
 from triportrait.serve.live.settings import Settings
+from triportrait.serve.shown_geometry import RENDERED
 
 COUNTS = 1, 2, 3, 8  # sessions in a batch
 
@@ -45,12 +47,14 @@ class Sessions:
         self.raws = [face for face in faces if isinstance(face, RawFace)]
         return [("follow", "take", "hold")[f.does] if isinstance(f, RawFace) else "host" for f in faces]
 
-    def show(self, necks: tuple[bool, ...] = (True,), neutral: Any = None) -> None:
+    def show(
+        self, necks: tuple[bool, ...] = (True,), neutral: Any = None, shows: tuple[Shown, ...] = ("picture",)
+    ) -> None:
         """Do what the network's thread does."""
         requests = []
         for i, raw in enumerate(self.raws):
             assert isinstance(raw.of, SessionFace) and raw.of.takes(raw)
-            settings = Settings(neck=necks[i % len(necks)], orbit=bool(i % 2))
+            settings = Settings(neck=necks[i % len(necks)], orbit=bool(i % 2), show=shows[i % len(shows)])
             requests.append((self.portraits[i % 2].source, raw, settings.controls(self.time_s, raw, neutral)))
         pictures = self.engine.reenact_many(requests, [self.engine.stamp] * len(requests))
         assert [picture.shape[2] for picture in pictures] == [3] * len(requests)
@@ -98,9 +102,9 @@ def everything_served(run: Run, engine: Engine) -> dict[str, Any]:
     with logged() as said:
         for count, necks in product(COUNTS, ((True, False), (False,))):
             sessions = Sessions(engine, run, count)
-            for _ in range(2):
+            for shows in (("picture",), RENDERED[::-1]):
                 sessions.stage()
-                sessions.show(necks)
+                sessions.show(necks, shows=shows)
     return {"captures": run.gpu.take().waits["capture"], "said": said}
 
 

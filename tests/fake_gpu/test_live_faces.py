@@ -11,8 +11,9 @@ from tests.fake_gpu.conditions import NEEDS
 
 pytestmark = [*NEEDS, needs_face_models]
 NUMBERS = 7_000  # bytes, at most, beside each raw frame
-SHOWING = 13  # graphs of faces that the host follows: planes, a view, a turned view of 1, 2, 4, 8 heads; a neck
-FOLLOWING = 8  # graphs: of 1, 2, 4, 8 sessions, with necks that turn and without
+# Graphs of faces that the host follows: planes, a view, a turned view of 1, 2, 4, 8 heads; a neck; views of geometry.
+SHOWING = 13 + 8
+FOLLOWING = 8 + 8  # graphs: of 1, 2, 4, 8 sessions, with necks that turn and without; the same of geometry
 LAUNCHES = 24  # outside of the graph: those of one frame, and what joins two sessions' portraits and states
 
 

@@ -138,7 +138,9 @@ def test_help_names_things_as_the_sentences_do(capsys):
     assert "SOURCE DRIVING OUT\n" in said["reenact"]
     assert "[-h] FILE FOLDER" in said["convert"]
     everything = "".join(said.values())
-    assert set(re.findall(r"--no-[a-z-]+", everything)) == {"--no-neck", "--no-smooth", "--no-watermark"}
+    assert set(re.findall(r"--no-[a-z-]+", everything)) == {
+        "--no-geometry", "--no-neck", "--no-smooth", "--no-watermark",
+    }  # fmt: skip
     assert "None" not in everything
     assert "driver" not in everything
 

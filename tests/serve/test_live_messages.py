@@ -12,6 +12,7 @@ from triportrait.serve.live.messages import write_frame
 HUGE, DEEP, HALF = "9" * 4000, "[" * 900 + "]" * 900, '"\\ud800"'
 WRONG = [  # what is done, and with which JSON
     *(("settings", f'"yaw_deg": {value}') for value in (HUGE, "-" + HUGE, HUGE * 2, "1e999", "NaN", "true", DEEP)),
+    *(("settings", f'"show": {value}') for value in ("1", HUGE, "null", "[]", HALF, '"bones"', '"mesh"')),
     *(("settings", f'"neck": {value}') for value in ("1", HUGE, "null", '"on"')),
     *(("example", f'"name": {value}') for value in (HUGE, DEEP, HALF, "null", '"head-99"')),
     *(("offer", f'"sdp": {value}') for value in (HUGE, DEEP, HALF, '{"a": 1}')),

@@ -68,9 +68,10 @@ def test_each_request_of_a_batch_is_shown_as_it_asks_and_pictures_stay_bit_equal
 @needs_mesh
 def test_a_mesh_of_a_batch_gets_its_own_head_and_its_watermark(pipe, source):
     engine, face = pipe._reenactor, AlignedFace.whole(sample_picture(S))
+    other = pipe.prepare(PORTRAIT)
     requests = [
-        (source, face, Controls(turned(fixed_camera(), yaw, 0.0), show=show))
-        for yaw, show in ((0.5, "mesh"), (0.0, "depth"))
+        (who, face, Controls(turned(fixed_camera(), yaw, 0.0), show=show))
+        for who, yaw, show in ((source, 0.0, "depth"), (other, 0.5, "mesh"))
     ]
     plain = engine.reenact_many(requests)
     marked = engine.reenact_many(requests, torch.ones(2, 64))
