@@ -26,11 +26,11 @@ SEED = 28  # heads without a fringe or glasses, which hide brows and lids
 KEYS = ((0.50, 1.30, 0.90, 0.70), (0.65, 1.05, 0.70, 0.90), (0.40, 1.55, 1.10, 0.55))
 
 
-def performance(person: int, frames: int, fps: float = FPS) -> Expression:
-    """Return the face [T] of a person's set piece."""
+def performance(person: int, frames: int, fps: float = FPS, still_s: float = STILL_S) -> Expression:
+    """Return the face [T] of a person's set piece, which begins after `still_s` seconds."""
     turn_hz, mouth_hz, lids_hz, brows_hz = KEYS[person % len(KEYS)]
     side = 1 if person % 2 == 0 else -1
-    seconds = (torch.arange(frames) / fps - STILL_S).clamp(min=0)
+    seconds = (torch.arange(frames) / fps - still_s).clamp(min=0)
     begun = (seconds / 0.2).clamp(0, 1)
 
     def wave(hz: float, sharp: float = 1.0) -> torch.Tensor:
@@ -55,14 +55,14 @@ def main() -> None:
     write(given.folder, given.people, given.frames, given.size)
 
 
-def write(folder: Path, people: int, frames: int, size: int) -> None:
-    """Write the clips."""
+def write(folder: Path, people: int, frames: int, size: int, pace: float = 1.0, still_s: float = STILL_S) -> None:
+    """Write the clips; people act `pace` times as fast, so that few frames show all of the set piece."""
     folder.mkdir(parents=True, exist_ok=True)
     renderer, who, light = HeadRenderer(), cast(SEED, people), sample_light(people, stream(SEED, 1))
     filmed = filming_cameras(SEED, people)
     for person in range(people):
         rows = torch.full((frames,), person)
-        face, camera = performance(person, frames), filmed.take(rows)
+        face, camera = performance(person, frames, FPS / pace, still_s), filmed.take(rows)
         view = take_pictures(renderer, who.take(rows), face, light.take(rows), camera, size)
         write_video(folder / f"person{person}.mp4", to_uint8(view.image).numpy(), FPS)
         arrays = {

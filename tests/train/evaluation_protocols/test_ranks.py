@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.face_models import needs_face_models
 from triportrait import cli
 
-METHODS = ("truth", "copy", "shuffled")
-FRAMES, SIZE_PX = 24, 64
-# of 32 frames: by chance a little correlation is left in another order of them
-SHORT = {"0.3 > shuffled > -0.3"}
+METHODS = ("truth", "noise", "warp", "copy", "shuffled")
+FRAMES, SIZE_PX, PACE, STILL_S = 24, 96, 2.0, 0.04  # one still frame: equal frames count as 100 dB
+# By chance a little correlation is left in another order of so few frames; a warp of so few pixels moves brows as well.
+SHORT = {"0.3 > shuffled > -0.3", "driver = 1; truth > warp > shuffled; copy = 0", "truth > warp > shuffled"}
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def made(tmp_path_factory) -> Path:
     from docs.evaluation.sanity import clips, other_methods
 
     folder = tmp_path_factory.mktemp("ranks")
-    clips.write(folder / "clips", 2, FRAMES, SIZE_PX)
+    clips.write(folder / "clips", 2, FRAMES, SIZE_PX, PACE, STILL_S)
     assert cli.main(["evaluate", "protocol", str(folder / "clips"), "--size", str(SIZE_PX)]) == 0
     other_methods.make(folder / "clips" / "p4d-table1.jsonl", folder / "methods", METHODS)
     return folder
@@ -46,7 +47,15 @@ def checked(made: Path, folder: Path, *more: str) -> tuple[list[str], list[str],
 def test_pictures_rank(made, tmp_path):
     held, broken, _ = checked(made, tmp_path / "m", "--faces", "none")
     assert not broken, broken
-    assert len(held) >= 8, held
+    assert len(held) >= 20, held
+    assert any("self psnr" in line and "noise 30" in line and "> warp" in line for line in held), held
+
+
+@needs_face_models
+def test_faces_rank(made, tmp_path):
+    held, broken, _ = checked(made, tmp_path / "m")
+    assert not broken, broken
+    assert len(held) >= 75, held
 
 
 def next_frame(frames, count):
@@ -73,4 +82,5 @@ def test_a_fault_in_the_scorer_breaks_an_order(fault, made, tmp_path, monkeypatc
 
     monkeypatch.setattr(scoring, "clip_frames", wrong)
     _, broken, _ = checked(made, tmp_path / "m", "--faces", "none")
-    assert any("psnr" in line for line in broken), broken
+    assert any("self psnr" in line for line in broken), broken
+    assert any("self ssim" in line for line in broken), broken
