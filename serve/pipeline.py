@@ -192,11 +192,7 @@ class Pipeline:
         return Path(folder)
 
     def prepare(
-        self,
-        source: Source,
-        *,
-        face: int | None = None,
-        source_params: str | os.PathLike[str] | None = None,
+        self, source: Source, *, face: int | None = None, source_params: str | os.PathLike[str] | None = None
     ) -> PreparedSource:
         """Read a portrait once, for any number of frames.
 
@@ -213,11 +209,9 @@ class Pipeline:
             self._check_prepared(source)
             return source
         check_face_number("face", face)
-        picture = (
-            source
-            if isinstance(source, SourcePicture)
-            else read_source(source, face, source_params, self._finder, need_faces(self.weights))
-        )
+        picture = source
+        if not isinstance(picture, SourcePicture):
+            picture = read_source(picture, face, source_params, self._finder, need_faces(self.weights))
         reenactor = self._network()
         aligned = picture.aligned(reenactor.image_size, reenactor.has_flame_neck)
         if (picture.faces or 0) > 1 and face is None:
@@ -404,13 +398,11 @@ class Pipeline:
         Returns:
             An iterator of frames, uint8 [S, 2 S, 3]; they are made as they are asked for.
 
-        Raises:
-            InputError: an argument cannot be used.
+        Raises: `InputError` where an argument cannot be used, or `driving` shows no face.
         """
         check_turntable(show, arc_deg, seconds)
         prepared = self.prepare(source, face=face, source_params=source_params)
-        head = self.head(prepared, prepared.face if driving is None else driving)
-        return turntable_frames(self._network(), head, prepared, show, arc_deg, seconds)
+        return turntable_frames(self._network(), self._still(prepared, driving), prepared, show, arc_deg, seconds)
 
     def mesh(
         self, source: Source, driving: Picture | AlignedFace | None = None, options: MeshOptions = DEFAULT_MESH, *,
@@ -425,11 +417,11 @@ class Pipeline:
             watermark: mark the texture.
             progress: called with the nodes of the grid that are done and their number.
 
-        Raises: `InputError` where an argument cannot be used, or no surface is found.
+        Raises: `InputError` where an argument cannot be used, `driving` shows no face, or no surface is found.
         """
         options.check()
         prepared = self.prepare(source, face=face)
-        head = self.head(prepared, prepared.face if driving is None else driving, Controls(neck=neck))
+        head = self._still(prepared, driving, Controls(neck=neck))
         return make_mesh(self._network(), head, options, source_stamp(prepared, self.weights, watermark), progress)
 
     @staticmethod
@@ -450,6 +442,16 @@ class Pipeline:
         face = self._face(picture, tracker, time_s)
         head = self._network().head(source, face, until_seen(face, controls))
         return head, face, turned(base_camera(face, controls), 0.0, 0.0)
+
+    def _still(
+        self, source: PreparedSource, driving: Picture | AlignedFace | None, controls: Controls = DEFAULT_CONTROLS
+    ) -> Head:  # fmt: skip
+        """Make one head; without a driving face it has its own expression."""
+        if driving is not None and not isinstance(driving, AlignedFace):
+            driving = self._face(driving, None, 0.0)
+            if not driving.is_known:
+                raise InputError("driving: expected a picture with a face, none was found; give another picture")
+        return self.head(source, driving or source.face, controls)
 
     def _face(self, picture: Picture | AlignedFace, tracker: FaceTracker | None, time_s: float) -> AlignedFace:
         if isinstance(picture, AlignedFace):

@@ -14,9 +14,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from triportrait.core.atomic import write_text
 from triportrait.core.errors import InputError
-from triportrait.core.files import read_json
 from triportrait.core.gpus import chosen_device
 from triportrait.core.safe_text import literal
 from triportrait.core.weights import named_weights
@@ -26,16 +24,13 @@ from triportrait.serve.faces.providers import FaceKind, LazyProvider
 from triportrait.serve.head_meshes import MeshOptions
 from triportrait.serve.jobs.reenact import progress_bar
 from triportrait.serve.media.meshes.mesh_file import HeadMesh, check_mesh_output
-from triportrait.serve.media.output_file import writing
+from triportrait.serve.media.meshes.sequence import MOST_FRAMES, MeshSequence
 from triportrait.serve.pipeline import Pipeline
 from triportrait.serve.precision import Precision
 from triportrait.serve.reenactor import PreparedSource
 from triportrait.serve.source_and_driving import DrivingFrames, find_source
 from triportrait.serve.threads import share_cores
 from triportrait.serve.weight_loading import need_faces
-
-SEQUENCE = "sequence.json"  # in the folder of a sequence: what made it
-MOST_FRAMES = 1_000_000
 
 logger = logging.getLogger(__name__)
 
@@ -110,8 +105,8 @@ class Mesh:
         source = find_source(self.source, self.source_params)
         driving = None if self.driving is None else DrivingFrames.open(self.driving, self.driving_params, self.frames)
         inputs = (self.source, *source.files, *([] if driving is None else [*driving.files]))
-        first = self._sequence_folder(driving, inputs) if self.sequence else 0
-        if not self.sequence:
+        sequence = self._sequence(driving, inputs) if self.sequence else None
+        if sequence is None:
             if self.frames is not None:
                 raise InputError("--frames: expected --sequence beside it, got none; add it, or name one by --frame")
             check_mesh_output(self.out, self.overwrite, inputs)
@@ -124,13 +119,15 @@ class Mesh:
                 )
             )
             prepared = pipeline.prepare(picture, face=self.face)
-            if not self.sequence:
-                self._write(pipeline, prepared, self._driving_face(pipeline, driving), options, self.out)
+            if sequence is None:
+                face = self._driving_face(pipeline, driving)
+                self._write(pipeline, prepared, face, options, self.out, self.overwrite)
                 return
             assert driving is not None
+            first = sequence.begin(self.overwrite)
             for index, face in self._faces(pipeline, driving):
-                if index >= first:
-                    self._write(pipeline, prepared, face, options, self.out / f"{index:06d}.{self.format}")
+                if index >= first:  # what a stop left half of, an OBJ without its text, is made anew
+                    self._write(pipeline, prepared, face, options, sequence.file(index), overwrite=True)
 
     def _options(self) -> MeshOptions:
         try:
@@ -149,49 +146,34 @@ class Mesh:
             raise InputError(f"--frame: expected 1 to {MOST_FRAMES}, got {self.frame}; choose another")
         return options
 
-    def _sequence_folder(self, driving: DrivingFrames | None, inputs: tuple[Path, ...]) -> int:
-        """Make the folder of a sequence, or find how far it has come: the number of the first frame to make."""
+    def _sequence(self, driving: DrivingFrames | None, inputs: tuple[Path, ...]) -> MeshSequence:
         if driving is None or driving.clip.frame_count == 1:
             what = "none" if driving is None else f"{self.driving}, one picture"
             raise InputError(f"--sequence: expected a driving video, got {what}; name one, or leave --sequence out")
-        if self.out.suffix:
-            raise InputError(f"{self.out}: expected a folder, got a name that ends in {self.out.suffix}; leave it out")
-        if self.out.exists() and not self.out.is_dir():
-            raise InputError(f"{self.out}: expected a folder, this is a file; choose another")
         made = {**asdict(self), "files": [[str(p), p.stat().st_size] for p in inputs if p.is_file()]}
         for name in ("out", "overwrite", "frames", "device", "weights"):
             made.pop(name)
         made["weights"] = named_weights(self.weights)
         made_by = hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()
-        with writing(self.out / SEQUENCE):
-            self.out.mkdir(exist_ok=True)
-            record = self.out / SEQUENCE
-            files = sorted(self.out.glob("[0-9]" * 6 + ".*"))
-            if record.is_file() and not self.overwrite and read_json(record).get("made_by") == made_by:
-                first = next(i for i in range(MOST_FRAMES) if not (self.out / f"{i:06d}.{self.format}").exists())
-                if first:
-                    logger.info("%s: %d meshes are there; it goes on with the next", self.out, first)
-                return first
-            if files and not self.overwrite:
-                raise InputError(
-                    f"{self.out}: it holds meshes that were made otherwise; pass --overwrite, or choose another folder"
-                )
-            for file in files:
-                file.unlink()
-            write_text(record, json.dumps({"made_by": made_by}) + "\n")
-        return 0
+        sequence = MeshSequence(self.out, self.format, made_by)
+        sequence.check(self.overwrite, inputs)
+        return sequence
 
     def _driving_face(self, pipeline: Pipeline, driving: DrivingFrames | None) -> AlignedFace | None:
         if driving is None:
             return None
         for index, face in self._faces(pipeline, driving, self.frame - 1):
             if index == self.frame - 1:
+                if not face.is_known:
+                    raise InputError(
+                        f"{self.driving}: expected a face in frame {self.frame}, none was found; choose another"
+                    )
                 return face
         raise InputError(f"--frame: expected one of the frames of {self.driving}, got {self.frame}; it has fewer")
 
     def _faces(
         self, pipeline: Pipeline, driving: DrivingFrames, only: int | None = None
-    ) -> Iterator[tuple[int, AlignedFace | None]]:
+    ) -> Iterator[tuple[int, AlignedFace]]:
         """Follow the driving face; frames other than `only` are not looked at if it is given."""
         tracker = pipeline.tracker(smooth=self.sequence, driving_face=self.driving_face)
         with closing(driving.clip.frames(self.frames)) as frames:
@@ -200,7 +182,8 @@ class Mesh:
                     yield frame.index, driving.face(frame, tracker)
 
     def _write(
-        self, pipeline: Pipeline, prepared: PreparedSource, face: AlignedFace | None, options: MeshOptions, out: Path
+        self, pipeline: Pipeline, prepared: PreparedSource, face: AlignedFace | None, options: MeshOptions, out: Path,
+        overwrite: bool,
     ) -> None:  # fmt: skip
         began = time.perf_counter()
         with progress_bar("node", total=options.resolution**3, unit_scale=True, desc="densities") as bar:
@@ -208,7 +191,7 @@ class Mesh:
                 prepared, face, options, neck=self.neck, watermark=self.watermark,
                 progress=lambda done, total: bar.update(done - bar.n),
             )  # fmt: skip
-        mesh.save(out, overwrite=self.overwrite)
+        mesh.save(out, overwrite)
         logger.info(
             "%s: %d triangles at raw density %.1f in %.1f s",
             out, len(mesh.triangles.faces), mesh.level, time.perf_counter() - began,

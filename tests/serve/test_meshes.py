@@ -14,10 +14,15 @@ from PIL import Image
 from triportrait import InputError, Pipeline
 from triportrait.cli import main
 from triportrait.serve import head_meshes
+from triportrait.serve.faces.providers import LazyProvider
 from triportrait.serve.head_meshes import MeshOptions
+from triportrait.serve.jobs import mesh as mesh_job
+from triportrait.serve.media.meshes import mesh_file
 from triportrait.serve.media.meshes.glb import linear
 from triportrait.serve.media.meshes.mesh_file import HeadMesh
+from triportrait.serve.media.meshes.sequence import MeshSequence
 from triportrait.serve.media.provenance.watermark import Watermark, message_of
+from triportrait.serve.source_and_driving import DrivingFrames
 
 SMALL = MeshOptions(resolution=40, triangles=1500, texture_size=256)
 FEW = ["--resolution", "24", "--triangles", "300", "--texture-size", "64", "--faces", "none", "--weights", "demo"]
@@ -70,6 +75,32 @@ def test_the_face_looks_along_z_and_the_head_is_up(mesh):
     assert nose[:, 2].max() > 0.05 and abs(vertices[:, 0].mean()) < 0.02
     widths = [np.ptp(vertices[part, 0]) for part in (vertices[:, 1] < -0.15, vertices[:, 1] > 0)]
     assert widths[0] > 1.3 * widths[1], "shoulders below"
+
+
+def test_a_glb_tells_where_its_numbers_lie(mesh, tmp_path):
+    document, binary = glb_parts(mesh.save(tmp_path / "a.glb").read_bytes())
+    assert document["buffers"][0]["byteLength"] <= len(binary) < document["buffers"][0]["byteLength"] + 4
+    assert all(view["byteOffset"] % 4 == 0 for view in document["bufferViews"])
+    widths, read = {"VEC3": 3, "VEC2": 2, "SCALAR": 1}, []
+    for accessor in document["accessors"]:
+        view = document["bufferViews"][accessor["bufferView"]]
+        width, kind = widths[accessor["type"]], {5126: "<f4", 5125: "<u4"}[accessor["componentType"]]
+        assert view["byteLength"] == 4 * width * accessor["count"]
+        read.append(np.frombuffer(binary, kind, width * accessor["count"], view["byteOffset"]).reshape(-1, width))
+    (primitive,) = document["meshes"][0]["primitives"]
+    place = primitive["attributes"]["POSITION"]
+    assert document["accessors"][place]["min"] == read[place].min(0).tolist()
+    assert document["accessors"][place]["max"] == read[place].max(0).tolist()
+    assert np.array_equal(read[place], mesh.triangles.vertices[mesh.texture.places])
+    assert np.abs(np.linalg.norm(read[primitive["attributes"]["NORMAL"]], axis=1) - 1).max() < 1e-4
+    assert np.array_equal(read[primitive["indices"]].reshape(-1, 3), mesh.texture.faces)
+
+
+@pytest.mark.parametrize("kind", ["glb", "obj"])
+def test_corners_of_triangles_find_their_texels_as_others_read_them(mesh, tmp_path, kind):
+    read = trimesh.load(mesh.save(tmp_path / f"a.{kind}"), force="mesh", process=False)
+    ours, theirs = mesh.texture.uv[mesh.texture.faces], read.visual.uv[read.faces]  # theirs run up
+    assert np.abs(theirs - np.stack([ours[..., 0], 1 - ours[..., 1]], -1)).max() < 1e-5
 
 
 def test_a_glb_is_unlit_and_its_texture_is_srgb(mesh, tmp_path):
@@ -187,6 +218,93 @@ def test_a_sequence_goes_on_where_it_stopped(tmp_path, caplog):
     assert "it holds meshes that were made otherwise; pass --overwrite" in caplog.text
     assert main([*call, "--frames", "1", "--smooth", "1", "--overwrite"]) == 0
     assert [path.name for path in sorted(out.glob("*.glb"))] == ["000000.glb"]
+
+
+SEQUENCE = ["--sequence", "--driving", "docs/demo/driving.mp4", "--frames", "2"]
+
+
+def test_a_sequence_that_stopped_within_an_obj_goes_on(tmp_path):
+    out = tmp_path / "heads"
+    call = ["mesh", "docs/demo/portrait.jpg", str(out), *FEW, *SEQUENCE, "--format", "obj"]
+    assert main(call) == 0
+    (out / "000001.obj").unlink()
+    (out / "000000.obj").unlink()
+    assert main(call) == 0, "pictures and materials of the stop are made anew, and what lies behind a gap, too"
+    assert len(list(out.glob("0*"))) == 6
+
+
+@pytest.mark.parametrize("record", [None, "[]", "{", '{"made_by": "x"}'])
+def test_a_sequence_takes_nothing_that_is_not_its_own(tmp_path, caplog, record):
+    out = tmp_path / "pictures"
+    out.mkdir()
+    for number in range(2):
+        Image.new("RGB", (64, 64)).save(out / f"{number:06d}.png")
+    if record is not None:
+        (out / "sequence.json").write_text(record)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    for more in ([], ["--overwrite"]):
+        call = ["mesh", "docs/demo/portrait.jpg", str(out), *FEW, "--sequence", "--driving", str(out), *more]
+        assert main(call) == 2
+        assert "pictures: it holds 000000.png, no mesh of a sequence; choose another folder" in caplog.text
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_refused_sequence_leaves_the_folder_and_its_meshes_alone(tmp_path, caplog):
+    out = tmp_path / "heads"
+    sequence = MeshSequence(out, "obj", "before")
+    assert sequence.begin(False) == 0
+    for ending in (".obj", ".mtl", ".png"):
+        (out / f"000000{ending}").write_text("an old one")
+    (out / "notes.txt").write_text("mine")
+    call = ["mesh", "docs/demo/portrait.jpg", str(out), *FEW, *SEQUENCE, "--overwrite"]
+    assert main([*call, "--weights", str(tmp_path / "none")]) == 2
+    assert len(list(out.iterdir())) == 5, "weights are looked for before meshes go"
+    with pytest.raises(InputError, match=r"000000\.png: this is an input; choose another folder"):
+        MeshSequence(out, "obj", "after").check(True, [out / "000000.png"])
+    assert main(["mesh", "docs/demo/portrait.jpg", str(tmp_path / "new"), *FEW, *SEQUENCE, "--weights", "none"]) == 2
+    assert not (tmp_path / "new").exists()
+    assert main(call) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["000000.glb", "000001.glb", "notes.txt", "sequence.json"]
+
+
+def test_an_obj_that_cannot_be_finished_leaves_no_picture(mesh, tmp_path, monkeypatch):
+    original = mesh_file.replacing
+
+    def failing(path, overwrite):
+        if path.suffix == ".obj":
+            raise OSError(28, "No space left on device")
+        return original(path, overwrite)
+
+    monkeypatch.setattr(mesh_file, "check_mesh_output", lambda *_: None)
+    monkeypatch.setattr(mesh_file, "replacing", failing)
+    with pytest.raises(InputError, match=r"a\.obj: it could not be written \(no space left on device\)"):
+        mesh.save(tmp_path / "a.obj")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Blind:
+    """Finds no face."""
+
+    def find(self, image, near=None, quick=False):
+        return []
+
+    def close(self):
+        pass
+
+
+def test_a_driving_picture_without_a_face_is_refused(tmp_path, monkeypatch, caplog):
+    grey = np.full((128, 128, 3), 128, np.uint8)
+    with Pipeline.from_pretrained("demo", device="cpu", faces=Blind()) as seeing:
+        source = seeing.prepare("docs/demo/portrait.jpg")
+        for make in (seeing.turntable, lambda source, driving: seeing.mesh(source, driving, SMALL)):
+            with pytest.raises(InputError, match="driving: expected a picture with a face, none was found"):
+                make(source, driving=grey)
+    monkeypatch.setattr(mesh_job, "LazyProvider", lambda kind: LazyProvider(Blind()))
+    call = ["mesh", "docs/demo/portrait.jpg", str(tmp_path / "a.glb"), *FEW, "--driving", "docs/demo/driving.mp4"]
+    monkeypatch.setattr(DrivingFrames, "face", lambda self, frame, tracker: tracker.follow(frame.image, frame.time_s))
+    assert main([*call, "--frame", "2"]) == 2
+    assert "driving.mp4: expected a face in frame 2, none was found; choose another" in caplog.text
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_static_network_and_a_driving_frame_make_meshes(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,9 @@ class HeadMesh:
             content = glb_bytes(self.triangles, self.texture, self._picture(), about)
         else:
             content, material = obj_files(target, self.triangles, self.texture, about)
-            for companion, part in zip(companions(target), (material, self._picture()), strict=True):
-                _write(companion, part, overwrite)
-        _write(target, content, overwrite)
+            _write_all(zip((*companions(target), target), (material, self._picture(), content), strict=True), overwrite)
+            return target
+        _write_all([(target, content)], overwrite)
         return target
 
     def _picture(self) -> bytes:
@@ -89,9 +90,20 @@ def check_mesh_output(path: Path, overwrite: bool, sources: tuple[Path, ...] = (
             check_output(companion, overwrite, (companion.suffix,), sources)
 
 
-def _write(path: Path, content: bytes, overwrite: bool) -> None:
-    with writing(path), replacing(path, overwrite) as temporary:
-        temporary.write_bytes(content)
+def _write_all(files: Iterable[tuple[Path, bytes]], overwrite: bool) -> None:
+    """Write files one after the other; where one fails, those that were not there before go again."""
+    new: list[Path] = []
+    try:
+        for path, content in files:
+            was_there = os.path.lexists(path)
+            with writing(path), replacing(path, overwrite) as temporary:
+                temporary.write_bytes(content)
+            if not was_there:
+                new.append(path)
+    except BaseException:
+        for path in new:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _about(stamp: Stamp) -> dict[str, Any]:
