@@ -16,13 +16,13 @@ from triportrait.core.geometry.density import Progress, density_grid, field_at, 
 from triportrait.core.geometry.simplify import decimated, smoothed
 from triportrait.core.geometry.surface import Surface, check_packages, extract
 from triportrait.core.geometry.texture import baked, outward_normals, unwrapped
+from triportrait.core.motion.flame import SCENE_UNITS_PER_METRE
 from triportrait.core.types import Head
 from triportrait.serve.media.meshes.mesh_file import HeadMesh
 from triportrait.serve.media.meshes.triangles import Texture, Triangles
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.reenactor import PreparedSource, Reenactor
 
-METRES = 1 / 3  # in a scene unit
 BYTES_PER_NODE, OTHER_BYTES = 14, 1 << 29  # measured, see docs/mesh: the grid, its closed copy, marching cubes
 RANGES = {"resolution": (16, 1024), "triangles": (100, 2_000_000), "smooth": (0, 100), "texture_size": (64, 8192)}
 Colour = Literal["texture", "vertices"]
@@ -130,7 +130,7 @@ def make_mesh(
         cut = unwrapped(surface, size)
         image = baked(cut, normals[cut.places], colour, size)
         texture = Texture(cut.places.numpy(), cut.surface.faces.numpy(), cut.uv.numpy(), image.numpy())
-    vertices = (surface.vertices * METRES).numpy()
+    vertices = (surface.vertices / SCENE_UNITS_PER_METRE).numpy()
     triangles = Triangles(vertices, normals.numpy(), colours.numpy(), surface.faces.numpy())
     return HeadMesh(triangles, texture, level, stamp)
 

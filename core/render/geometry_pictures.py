@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from triportrait.core.motion.flame import SCENE_UNITS_PER_METRE
 from triportrait.core.motion.neck import warp_of
 from triportrait.core.render.rays import camera_rays
 from triportrait.core.render.volume import VolumeRenderer
@@ -20,7 +21,6 @@ from triportrait.kernels.march import warped
 
 Shown = Literal["picture", "depth", "normals", "mesh"]  # what a frame can show of a head
 
-UNITS_PER_M = 3.0
 # Depths have these colours whatever is seen, so that no colour changes from frame to frame: from so far before the
 # joint of the neck, which is the world's origin, to so far behind it. A nose is 0.11 m before it.
 NEAR_M, FAR_M = 0.13, 0.08
@@ -61,7 +61,7 @@ class GeometryPictures(nn.Module):
         _, directions = camera_rays(camera, depth.shape[-1])
         backward = camera.world_from_camera[:, :3, 2:3]  # [B, 3, 1], the camera looks along the opposite
         along_axis = -(directions @ backward).mT.unflatten(2, depth.shape[2:]) * depth
-        before_m = (camera.axis_distance[:, None, None, None] - along_axis) / UNITS_PER_M
+        before_m = (camera.axis_distance[:, None, None, None] - along_axis) / SCENE_UNITS_PER_METRE
         nearness, cover = _enlarged((before_m + FAR_M) / (NEAR_M + FAR_M), opacity, side)
         place = (nearness.nan_to_num().clamp(0, 1) * (_COLOURS - 1)).round().long()[:, 0]
         return _over_background(self.colours[place].movedim(-1, 1), cover)

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from triportrait.core.config import tiny
+from triportrait.core.motion.flame import SCENE_UNITS_PER_METRE
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.render.geometry_pictures import (
     BACKGROUND,
     FAR_M,
     NEAR_M,
-    UNITS_PER_M,
     GeometryPictures,
     depth_colours,
 )
@@ -52,7 +52,7 @@ def ball_seen(camera: Camera) -> tuple[Tensor, Tensor, Tensor]:
     half = (RADIUS**2 - missing).clamp(min=0).sqrt()
     points = origins + (along - half)[..., None] * directions
     axes = camera.world_from_camera[:, :3, :3]
-    before_m = (points @ axes)[..., 2] / UNITS_PER_M
+    before_m = (points @ axes)[..., 2] / SCENE_UNITS_PER_METRE
     images = (x.unflatten(1, (SIDE, SIDE)) for x in (missing < RADIUS**2, before_m, points @ axes / RADIUS))
     return tuple(images)  # type: ignore[return-value]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-MM = 1000 / 3  # in a scene unit
+from triportrait.core.motion.flame import SCENE_UNITS_PER_METRE
+
+MM = 1000 / SCENE_UNITS_PER_METRE  # in a scene unit
 
 
 @dataclass(frozen=True)
