@@ -23,7 +23,8 @@ from triportrait.serve.media.meshes.triangles import Texture, Triangles
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.reenactor import PreparedSource, Reenactor
 
-BYTES_PER_NODE, OTHER_BYTES = 14, 1 << 29  # measured, see docs/mesh: the grid, its closed copy, marching cubes
+# measured, see docs/mesh: the grid, its closed copy, marching cubes; what a texture is baked of
+BYTES_PER_NODE, BYTES_PER_TEXEL, OTHER_BYTES = 14, 190, 1 << 29
 RANGES = {"resolution": (16, 1024), "triangles": (100, 2_000_000), "smooth": (0, 100), "texture_size": (64, 8192)}
 Colour = Literal["texture", "vertices"]
 
@@ -65,13 +66,16 @@ class MeshOptions:
         if self.colour not in ("texture", "vertices"):
             raise InputError(f"colour: expected texture or vertices, got {self.colour!r}; choose one")
         check_packages()
-        needed, free = BYTES_PER_NODE * self.resolution**3 + OTHER_BYTES, free_memory()
-        if free is not None and needed > free:
-            fits = int(max(free - OTHER_BYTES, 0) / BYTES_PER_NODE) ** (1 / 3)
-            raise InputError(
-                f"resolution: expected at most {int(fits)} with {free / 1e9:.1f} GB of memory free, got "
-                f"{self.resolution}, which takes {needed / 1e9:.1f} GB; choose less"
-            )
+        free = free_memory()
+        for name, each, power in (("resolution", BYTES_PER_NODE, 3), ("texture_size", BYTES_PER_TEXEL, 2)):
+            value = getattr(self, name)
+            needed = 0 if value is None else each * value**power + OTHER_BYTES
+            if free is not None and needed > free:
+                fits = int((max(free - OTHER_BYTES, 0) / each) ** (1 / power))
+                raise InputError(
+                    f"{name}: expected at most {fits} with {free / 1e9:.1f} GB of memory free, got {value}, which "
+                    f"takes {needed / 1e9:.1f} GB; choose less"
+                )
 
 
 DEFAULT_MESH = MeshOptions()

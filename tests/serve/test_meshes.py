@@ -195,7 +195,9 @@ def test_too_little_memory_and_missing_packages_are_said_before_any_work(monkeyp
     monkeypatch.setattr(head_meshes, "free_memory", lambda: 2 * 10**9)
     with pytest.raises(InputError, match=r"expected at most 471 with 2\.0 GB of memory free, got 1024, which takes 15"):
         MeshOptions(resolution=1024).check()
-    MeshOptions(resolution=256).check()
+    with pytest.raises(InputError, match=r"texture_size: expected at most 2775 with 2\.0 GB of memory free, got 8192"):
+        MeshOptions(texture_size=8192).check()
+    MeshOptions(resolution=256, texture_size=2048).check()
     from triportrait.core.geometry import surface
 
     monkeypatch.setattr(surface, "fault", lambda name: "is not installed" if name == "xatlas" else None)
