@@ -139,6 +139,6 @@ def visible_level(volume: VolumeRenderer, head: Head, cameras: Camera | None = N
     if len(levels) < FEWEST_RAYS:
         raise InputError(
             f"level: expected a head that stops light, {len(levels)} rays of {len(cameras.intrinsics)} views are "
-            "stopped; name a raw density instead of auto, or give other weights"
+            "stopped; give other weights, or name a raw density where one can be named"
         )
     return float(levels.median())

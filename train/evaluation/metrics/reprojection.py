@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from triportrait.core.render.mesh_pictures import picture_points
 from triportrait.core.render.rays import camera_rays
 from triportrait.core.types import Camera
 from triportrait.train.evaluation.image_metrics import LEAST_ERROR, OPAQUE
@@ -151,12 +152,8 @@ def _lifted(view: View) -> tuple[Tensor, Tensor]:
 
 def projected(points: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
     """Project points [n, 3] to places [n, 2] in [-1, 1], x right and y down, and their distances [n] from it."""
-    pose, intrinsics = camera.world_from_camera[0], camera.intrinsics[0]
-    towards = points - pose[:3, 3]
-    in_camera = towards @ pose[:3, :3]
-    flat = in_camera[:, :2] / -in_camera[:, 2:]
-    place = torch.stack([flat[:, 0], -flat[:, 1], torch.ones_like(flat[:, 0])], -1) @ intrinsics.mT
-    return 2 * place[:, :2] - 1, towards.norm(dim=-1)
+    distance = (points - camera.world_from_camera[0, :3, 3]).norm(dim=-1)
+    return picture_points(points[None], camera, 2)[0, :, :2] - 1, distance
 
 
 def _depth_at(view: View, where: Tensor) -> tuple[Tensor, Tensor]:
