@@ -31,7 +31,8 @@ def face_track(boxes: np.ndarray) -> np.ndarray:
     fewest = SMOOTHED // 2 + 1
     if len(boxes) < fewest:
         raise InputError(
-            f"SyncNet: expected a clip of {fewest} frames and more at 25 a second, got {len(boxes)}; leave this clip out"
+            f"SyncNet: expected a clip of {fewest} frames and more at 25 a second, got {len(boxes)}; leave this clip "
+            "out"
         )
     left, top, right, bottom = boxes.T.astype(np.float64)
     half = np.maximum(right - left, bottom - top) / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+
 import pytest
 
 from tests.train.evaluation_protocols.moving_clips import write_results
