@@ -199,10 +199,18 @@ def test_tracked_clips_are_measured_inside_the_head(split_material, tmp_path):
     data = tmp_path / "tracked"
     tracked.write_store(data)
     tracked.write_static(tmp_path / "flame")
-    split_data(data, 0.6)
+    split, _ = split_data(data, 0.6)
     config = little.config(evaluate_every=100)
     inputs = OneStage("stage2", data, InitFrom(static=str(tmp_path / "flame"), motion=str(split_material / "trained")))
     Run(config, tmp_path / "run", inputs, changes_allowed=False).train()
+    unseen = [str(data / f"{list(split.identities)[clip]}.mp4") for clip in split.sides()[1]]
+    assert inputs._evaluation is not None
+    pairs = inputs._evaluation.pairs
+    assert [pair.source.origin for pair in pairs] == [(unseen[i % len(unseen)],) for i in range(2)]
+    for pair in pairs:
+        assert pair.driving.origin == pair.source.origin
+        assert not pair.driving.image.equal(pair.source.image), "another frame"
+        assert 0 < pair.mask.mean() < 1
     measured = evaluations(tmp_path / "run")
     assert [line["images_seen"] for line in measured] == [0, 8]
     assert {"held_out self psnr", "held_out self psnr head", "held_out self ssim head"} <= measured[0].keys()
