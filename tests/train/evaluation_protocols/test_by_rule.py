@@ -8,8 +8,7 @@ import re
 import pytest
 
 from tests.train.evaluation_protocols.moving_clips import write_results
-from tests.train.evaluation_protocols.stand_ins import Faces
-from tests.train.evaluation_protocols.test_networks_and_sound import Distance, Means
+from tests.train.evaluation_protocols.stand_ins import Distance, Faces, Means
 from triportrait import cli
 from triportrait.core.metrics.networks import Loaded
 from triportrait.core.metrics.rule_weights import BY_RULE, NOTE

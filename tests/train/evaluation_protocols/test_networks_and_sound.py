@@ -8,10 +8,9 @@ import av
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from tests.train.evaluation_protocols.moving_clips import SIZE_PX, picture, write_results
-from tests.train.evaluation_protocols.stand_ins import Faces, cell, upright_face
+from tests.train.evaluation_protocols.stand_ins import Distance, Faces, Means, cell, upright_face
 from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.core.metrics.networks import Loaded
@@ -23,33 +22,6 @@ from triportrait.train.evaluation.protocols.instruments import make_instruments
 from triportrait.train.evaluation.protocols.records import read_protocol
 from triportrait.train.evaluation.protocols.results import open_results
 from triportrait.train.evaluation.protocols.summary import score_results
-
-
-class Means(nn.Module):
-    """Stands for a network: the mean colour of each of 4 x 4 parts of a crop, spread over its outputs."""
-
-    def __init__(self, outputs: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-        self.outputs = outputs
-
-    def forward(self, crop: torch.Tensor) -> torch.Tensor:
-        means = torch.nn.functional.adaptive_avg_pool2d(crop, 4).flatten(1) + 2
-        return means.repeat(1, self.outputs // means.shape[1] + 1)[:, : self.outputs]
-
-
-class Distance(nn.Module):
-    """Stands for LPIPS: the mean absolute difference."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-
-    def forward(self, one, other):
-        return (one - other).abs().mean((1, 2, 3))
-
-    def at_pixels(self, one, other):
-        return (one - other).abs().mean(1)
 
 
 def extractors():
