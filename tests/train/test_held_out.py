@@ -223,9 +223,10 @@ def test_data_without_a_split_and_another_split_are_refused(split_material, mate
     assert not (tmp_path / "run").exists()
     run = tmp_path / "begun"
     assert cli.main(words(material, "stage1", run, "--images", 2)) == 0
-    said = refused(words(split_material, "stage1", run, "--images", 4, "--allow-change", "--resume", "never"), capsys)
     said = refused(words(split_material, "stage1", run, "--images", 2), capsys)
     assert "this run was begun with run.held_out None" in said
+    assert cli.main(words(split_material, "stage1", run, "--images", 4, "--allow-change")) == 0
+    assert "run.held_out was None, now it is" in capsys.readouterr().err
 
 
 def test_a_sentence_says_where_evaluation_takes_too_long(split_material, tmp_path, monkeypatch, capsys):
