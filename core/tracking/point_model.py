@@ -83,7 +83,9 @@ class PointModel:
             world.append(world[parent] @ turns[:, joint])
             places.append(places[parent] + world[parent] @ (joints[:, joint] - joints[:, parent]))
         rotations = torch.stack(world, 1)  # [B, J, 3, 3]
-        offsets = torch.stack([place - turn @ joints[:, j] for j, (turn, place) in enumerate(zip(world, places, strict=True))], 1)
+        offsets = torch.stack(
+            [place - turn @ joints[:, j] for j, (turn, place) in enumerate(zip(world, places, strict=True))], 1
+        )
         return torch.einsum("bjac,bpjcn->bpan", rotations, points.expand(len(turns), *points.shape[1:])) + torch.einsum(
             "pj,bjan->bpan", self._share, offsets
         )

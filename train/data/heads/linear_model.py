@@ -16,7 +16,7 @@ from triportrait.train.data.heads import organs
 from triportrait.train.data.heads.anatomy import mean_identity, neck_share, skull_template
 from triportrait.train.data.heads.landmarks import landmark_template, landmarks
 from triportrait.train.data.heads.population import Expression, Identity, sample_expression, sample_identity, stream
-from triportrait.train.data.heads.skull import EYEBALL_RADIUS, HEAD_SCALE, anchors, face_points, jaw_share, to_world
+from triportrait.train.data.heads.skull import EYEBALL_RADIUS, anchors, face_points, jaw_share, to_world
 
 SEED = 1 << 20  # heads of this seed alone make the model: whoever measures a fit takes heads of others
 SAMPLES = 3000
