@@ -207,7 +207,7 @@ class _Solve:
 
     def step(self, state: _State, tolerance: float, damping: Tensor) -> _State:
         """Move all unknowns by one damped step of Gauss and Newton."""
-        N, T = self.pixels.shape[:2]
+        T = self.pixels.shape[1]
         turned, placed = self._placed(state)
         off = self._off(placed)
         weight = self.weights / (1 + off.square().sum(-1) / tolerance**2) ** 2  # [N, T, P]

@@ -1,7 +1,7 @@
 """Where a camera sees points of a head, and a first guess of where a head is.
 
-The head moves before a fixed camera with OpenGL axes (x right, y up, it looks along -z); pixels count from the middle of
-the first one, x right and y down.
+The head moves before a fixed camera with OpenGL axes (x right, y up, it looks along -z); pixels count from the middle
+of the first one, x right and y down.
 Letters: B frames, P points.
 """
 

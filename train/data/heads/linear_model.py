@@ -27,7 +27,7 @@ SKULL, BALL, NECK = (56, 48), (16, 12), (16, 6)  # columns, rows
 _IDENTITY, _EXPRESSION = 0, 1
 
 
-class _Parts:
+class LinearHead:
     """The vertices of the model in their order: skull, two eyeballs, neck, landmarks, pupils."""
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ def linear_head_model(samples: int = SAMPLES) -> dict[str, Tensor]:
         units (12 of shape, 10 of expression, each times its standard deviation), landmark70_faces [1, 70] and
         landmark70_barycentrics [1, 70, 3] among them.
     """
-    parts = _Parts()
+    parts = LinearHead()
     people = sample_identity(samples, stream(SEED, _IDENTITY))
     faces = sample_expression(samples, stream(SEED, _EXPRESSION), neutral_share=0)
     rest = parts.place(people, Expression.neutral(samples)).double()
