@@ -23,16 +23,16 @@ OUTLIER = 0.25  # a landmark whose weight falls below this counts as one
 
 
 @dataclass(frozen=True)
-class Steps:
-    """How far neighbouring frames of a film lie apart, as standard deviations at 25 frames a second.
+class Bends:
+    """How far a frame of a film lies from where its neighbours' movement leads, as standard deviations at 25 frames/s.
 
     Attributes:
         rotation: radians. translation: scene units. angles: radians of jaw and eyes. expression: deviations of betas.
     """
 
-    rotation: float = 0.02
-    translation: float = 0.01
-    angles: float = 0.08
+    rotation: float = 0.01
+    translation: float = 0.006
+    angles: float = 0.06
     expression: float = 0.4
 
 
@@ -44,17 +44,20 @@ class Priors:
         noise_px: standard deviation of a landmark's coordinate, pixels.
         tolerance: so many deviations off, a landmark has a quarter of its weight.
         shape, expression: standard deviations of the betas; those of FLAME are scaled to 1.
+        independent: how many frames of a clip count as independent witnesses of the shape. What the model cannot say is
+            the same in all of them, so that more frames average noise away and not that.
         jaw, eye: standard deviations of rotation vectors, radians, by axis.
-        steps: how neighbouring frames resemble each other; None for pictures that are no film.
+        bends: how evenly faces move; None for pictures that are no film.
     """
 
     noise_px: float = 1.0
     tolerance: float = 4.0
     shape: float = 1.0
     expression: float = 1.0
+    independent: float = 1.0
     jaw: tuple[float, float, float] = (0.3, 0.03, 0.03)
     eye: tuple[float, float, float] = (0.3, 0.3, 0.01)
-    steps: Steps | None = None
+    bends: Bends | None = None
 
 
 @dataclass(frozen=True)
@@ -150,12 +153,19 @@ class _Solve:
         self.model, self.pixels, self.weights, self.camera = model, pixels, weights, camera
         self.priors, self.free_shape = priors, free_shape
         E = model.num_expression
+        seen = (weights > 0).any(-1).sum(1)  # frames of each clip
+        self.loose = (seen / priors.independent).clamp(min=1.0).to(pixels)[:, None] / priors.shape**2  # [N, 1]
         tight = [1 / sigma**2 for sigma in (*priors.jaw, *priors.eye, *priors.eye)]
         self.prior = pixels.new_tensor([0.0] * POSE + tight + [1 / priors.expression**2] * E)
-        steps = priors.steps
-        tied = [] if steps is None else [steps.rotation] * 3 + [steps.translation] * 3 + [steps.angles] * JOINT_ANGLES
-        ties = [1 / sigma**2 for sigma in [*tied, *([] if steps is None else [steps.expression] * E)]]
-        self.tie = pixels.new_tensor(ties) if ties else torch.zeros_like(self.prior)
+        bends, frames = priors.bends, pixels.shape[1]
+        self.stiff = torch.zeros_like(self.prior)
+        if bends is not None:
+            bent = (
+                [bends.rotation] * 3 + [bends.translation] * 3 + [bends.angles] * JOINT_ANGLES + [bends.expression] * E
+            )
+            self.stiff = 1 / pixels.new_tensor(bent).square()
+        line = torch.eye(frames, dtype=pixels.dtype, device=pixels.device)
+        self.second = line[:-2] - 2 * line[1:-1] + line[2:]  # [T - 2, T] second differences
 
     def start(self, shape: Tensor | None) -> _State:
         """Begin with the mean face at rest where landmarks say that it is."""
@@ -189,8 +199,8 @@ class _Solve:
         squared = self._off(placed).square().sum(-1)
         cost = (self.weights * squared / (1 + squared / tolerance**2)).sum((1, 2))
         cost = cost + (self.prior * self._unknowns(state).square()).sum((1, 2))
-        cost = cost + state.shape.square().sum(1) / self.priors.shape**2 * self.free_shape
-        cost = cost + (self.tie * self._changes(state).square()).sum((1, 2))
+        cost = cost + (self.loose * state.shape.square()).sum(1) * self.free_shape
+        cost = cost + (self.stiff * self._bends(state).square()).sum((1, 2))
         behind = (placed[..., 2] > -1e-3).any(-1).any(-1)
         return torch.where(behind | ~cost.isfinite(), torch.full_like(cost, torch.inf), cost)
 
@@ -199,15 +209,14 @@ class _Solve:
         pose = torch.zeros_like(state.expression[..., :1]).expand(-1, -1, POSE)
         return torch.cat([pose, state.angles, state.expression], -1)
 
-    def _changes(self, state: _State) -> Tensor:
-        """Return by how much each frame differs from the one before, [N, T - 1, D]."""
-        turn = state.rotation[:, 1:] @ state.rotation[:, :-1].transpose(-1, -2)
+    def _bends(self, state: _State) -> Tensor:
+        """Return how far each frame lies off the even movement of its neighbours, [N, T - 2, D]."""
+        turns = rotation_vectors(state.rotation[:, 1:] @ state.rotation[:, :-1].mT)
         rest = torch.cat([state.translation, state.angles, state.expression], -1)
-        return torch.cat([rotation_vectors(turn), rest[:, 1:] - rest[:, :-1]], -1)
+        return torch.cat([turns[:, 1:] - turns[:, :-1], self.second @ rest], -1)
 
     def step(self, state: _State, tolerance: float, damping: Tensor) -> _State:
         """Move all unknowns by one damped step of Gauss and Newton."""
-        T = self.pixels.shape[1]
         turned, placed = self._placed(state)
         off = self._off(placed)
         weight = self.weights / (1 + off.square().sum(-1) / tolerance**2) ** 2  # [N, T, P]
@@ -217,21 +226,19 @@ class _Solve:
         by_shape = (weight.sqrt()[..., None, None] * by_shape).flatten(2, 3)
         blocks = by_frame.transpose(-1, -2) @ by_frame
         frames = -(by_frame.transpose(-1, -2) @ rows[..., None])[..., 0] - self.prior * self._unknowns(state)
-        pull = self.tie * self._changes(state)  # [N, T - 1, D]
-        frames[:, :-1] += pull
-        frames[:, 1:] -= pull
-        neighbours = self.pixels.new_tensor([float(t > 0) + float(t < T - 1) for t in range(T)])
-        diagonal = self.prior + neighbours[:, None] * self.tie  # [T, D]
+        frames = frames - self.second.T @ (self.stiff * self._bends(state))
+        stiffness = self.second.T @ self.second  # [T, T]
+        diagonal = self.prior + stiffness.diagonal()[:, None] * self.stiff  # [T, D]
         damped = damping[:, None, None] * (blocks.diagonal(dim1=-2, dim2=-1) + diagonal + 1e-6)
         blocks = blocks + torch.diag_embed(diagonal + damped)
         mixed = by_frame.transpose(-1, -2) @ by_shape
         shared = torch.einsum("ntrs,ntrq->nsq", by_shape, by_shape)
-        loose = self.pixels.new_full((self.model.num_shape,), 1 / self.priors.shape**2)
-        shape = -torch.einsum("ntrs,ntr->ns", by_shape, rows) - loose * state.shape
-        shared = shared + torch.diag_embed(damping[:, None] * shared.diagonal(dim1=-2, dim2=-1) + loose)
+        shape = -torch.einsum("ntrs,ntr->ns", by_shape, rows) - self.loose * state.shape
+        shared = shared + torch.diag_embed(damping[:, None] * shared.diagonal(dim1=-2, dim2=-1) + self.loose)
         if not self.free_shape:
             mixed, shape = torch.zeros_like(mixed), torch.zeros_like(shape)
-        moves, shape = solve_clip(blocks, self.tie, mixed, shared, frames, shape)
+        moves, shape = solve_clip(*self._paired(blocks, stiffness, mixed), shared, _paired_rows(frames), shape)
+        moves = moves.unflatten(-1, (2, -1)).flatten(1, 2)[:, : self.pixels.shape[1]]
         turn, move, angles, expression = moves.split([3, 3, JOINT_ANGLES, self.model.num_expression], -1)
         return _State(
             state.shape + shape,
@@ -240,6 +247,27 @@ class _Solve:
             rotation_matrices(turn) @ state.rotation,
             state.translation + move,
         )
+
+    def _paired(self, blocks: Tensor, stiffness: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Take two frames as one block, as bends tie each frame to the next two; an odd last frame gets an empty twin.
+
+        Returns: blocks [N, ceil(T / 2), 2D, 2D], the ties between them and the border.
+        """
+        N, T, D, _ = blocks.shape
+        pairs = (T + 1) // 2
+        whole = blocks.new_zeros(N, pairs, 2, D, 2, D)
+        frame = torch.arange(T, device=blocks.device)
+        whole[:, frame // 2, frame % 2, :, frame % 2] = blocks.transpose(0, 1)
+        if T % 2:
+            whole[:, -1, 1, :, 1] = torch.eye(D, dtype=blocks.dtype, device=blocks.device)
+        tied = torch.nn.functional.pad(stiffness, (0, 2 * pairs - T, 0, 2 * pairs - T)).unflatten(0, (-1, 2))
+        tied = tied.unflatten(2, (-1, 2)).transpose(1, 2)  # [pairs, pairs, 2, 2]
+        number = torch.arange(pairs, device=blocks.device)
+        inside = tied[number, number] * (1 - torch.eye(2, dtype=blocks.dtype, device=blocks.device))
+        stiff = torch.diag(self.stiff)
+        whole = whole + torch.einsum("nab,de->nadbe", inside, stiff)
+        between = torch.einsum("nab,de->nadbe", tied[number[:-1], number[1:]], stiff)
+        return whole.flatten(4, 5).flatten(2, 3), between.flatten(3, 4).flatten(1, 2), _paired_rows(mixed)
 
     def _derivatives(self, state: _State, turned: Tensor, placed: Tensor) -> tuple[Tensor, Tensor]:
         """Return the derivatives of `_off` by the unknowns of the frames, and by the shape."""
@@ -279,3 +307,9 @@ def _nearest_known(known: Tensor) -> Tensor:
     number = torch.arange(known.shape[1], device=known.device)
     apart = (number[:, None] - number).abs()[None] + torch.where(known, 0, known.shape[1])[:, None]
     return apart.argmin(-1)
+
+
+def _paired_rows(rows: Tensor) -> Tensor:
+    """Take the rows [N, T, D, ...] of two frames as one, [N, ceil(T / 2), 2D, ...]; an odd last frame gets zeros."""
+    odd = rows.new_zeros(len(rows), rows.shape[1] % 2, *rows.shape[2:])
+    return torch.cat([rows, odd], 1).unflatten(1, (-1, 2)).flatten(2, 3)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from triportrait.core.motion.flame import Flame, rotation_matrices
-from triportrait.core.tracking.fit import Fitted, Priors, Steps, fit_landmarks, rotation_vectors
+from triportrait.core.tracking.fit import Bends, Fitted, Priors, fit_landmarks, rotation_vectors
 from triportrait.core.tracking.pinhole import Pinhole
 from triportrait.core.tracking.point_model import PointModel
 from triportrait.core.tracking.published_fit import published_fit
@@ -118,9 +118,7 @@ def main() -> None:
     parts, tables = LinearHead(), linear_head_model()
     model = Flame(tables).double()
     points = PointModel(model, NUM_SHAPE)
-    print(
-        "| fit | landmarks px | pose ° | distance mm | mesh mm | mesh mm, scaled | landmarks mm | jitter mm | a second |"
-    )
+    print("| fit | landmarks px | pose ° | distance mm | mesh mm | mesh mm, scaled | landmarks mm | jitter mm | a s |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     frames = min(50, options.count)
     for kind, count, each in (("stills", options.count, 1), ("films", max(1, options.count // frames), frames)):
@@ -130,7 +128,7 @@ def main() -> None:
         known = torch.ones(pixels.shape[:3], dtype=torch.float64)
         choices = {"one shape": Priors()} if each > 1 else {"joint solve": Priors()}
         if each > 1:
-            choices["one shape, smooth in time"] = Priors(steps=Steps())
+            choices["one shape, smooth in time"] = Priors(bends=Bends())
         for name, priors in choices.items():
             began = time.perf_counter()
             fitted = fit_landmarks(points, pixels, known, CAMERA, priors)
