@@ -24,7 +24,8 @@ def solve_clip(
         the unknowns of the blocks [N, T, D] and of the shape [N, S].
     """
     right = torch.cat([frames[..., None], mixed], -1)  # [N, T, D, 1 + S]
-    factors, swept = [], []
+    factors: list[Tensor] = []
+    swept: list[Tensor] = []
     for t in range(blocks.shape[1]):
         block, side = blocks[:, t], right[:, t]
         if t:
