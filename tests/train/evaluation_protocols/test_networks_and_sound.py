@@ -120,6 +120,20 @@ def test_lips_are_measured_against_the_driver_s_sound(syncnet, tmp_path, caplog)
     assert "got silence" in distance["note"], "the silent clip is named, and the other one measured"
 
 
+def test_where_all_sound_is_silent_the_column_is_empty_and_says_why(syncnet, tmp_path):
+    (tmp_path / "clips").mkdir()
+    for name, seed in (("one", 1), ("two", 2)):
+        write_talking_clip(tmp_path / "clips" / f"{name}.mp4", seed, 8, 25, 0.0)
+    words = ["evaluate", "protocol", str(tmp_path / "clips"), "--kind", "p4d-table2", "--size", str(SIZE_PX)]
+    assert cli.main(words) == 0
+    protocol = read_protocol(tmp_path / "clips" / "p4d-table2.jsonl")
+    folder = write_results(tmp_path / "r", protocol, "truth")
+    instruments, _ = make_instruments(Faces(), (), (), syncnet, FeatureCache(tmp_path / "c"), "test")
+    scores = score_results(open_results(folder, protocol), protocol, instruments, Ranks(), {})
+    cells = [c for c in scores["cells"] if c["metric"] in ("syncnet_distance", "syncnet_confidence")]
+    assert len(cells) == 2 and all(c["value"] is None and "got silence" in c["note"] for c in cells)
+
+
 def test_of_a_clip_too_short_for_syncnet_its_length_is_said(syncnet):
     frames, landmarks = np.zeros((6, SIZE_PX, SIZE_PX, 3), np.uint8), np.tile(upright_face() + 40, (6, 1, 1))
     sound = np.full(16000, 999, np.int16)
