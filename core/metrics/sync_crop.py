@@ -24,7 +24,16 @@ def face_track(boxes: np.ndarray) -> np.ndarray:
 
     Returns:
         Centre x, centre y and half the longer side of each, [T, 3] pixels, median filtered over 13 frames.
+
+    Raises:
+        InputError: there are too few, so that the filter's zeros beyond the ends would be the median.
     """
+    fewest = SMOOTHED // 2 + 1
+    if len(boxes) < fewest:
+        raise InputError(
+            f"SyncNet: expected a clip of {fewest} frames and more at 25 a second, got {len(boxes)}; leave this clip "
+            "out"
+        )
     left, top, right, bottom = boxes.T.astype(np.float64)
     half = np.maximum(right - left, bottom - top) / 2
     track = ((left + right) / 2, (top + bottom) / 2, half)

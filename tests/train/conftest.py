@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +13,15 @@ import torch
 from tests.train import little, trained
 from triportrait.core.torch_threads import one_thread
 from triportrait.core.types import Camera
+from triportrait.train.config import TrainConfig
 from triportrait.train.data.clip_store.filming import film_heads
 from triportrait.train.data.contact_sheets import around
 from triportrait.train.data.heads.population import Expression, Identity, Light
 from triportrait.train.data.heads.render import HeadRenderer, HeadView
 from triportrait.train.data.pictures import PictureSet, open_set
 from triportrait.train.data.scene_sampling import population
+from triportrait.train.evaluation.motion_response import Probe
+from triportrait.train.evaluation.probe import probe
 
 SEED = 1
 
@@ -48,6 +51,20 @@ class Studio:
             size,
             antialias,
         )
+
+
+@pytest.fixture(scope="session")
+def probed() -> Callable[[TrainConfig], Probe]:
+    """The probe of a config, photographed once for each cast and network: pictures that no training changes."""
+    found: dict[str, Probe] = {}
+
+    def once(config: TrainConfig) -> Probe:
+        key = repr((config.cast, config.model))
+        if key not in found:
+            found[key] = probe(config)
+        return found[key]
+
+    return once
 
 
 @pytest.fixture(autouse=True, scope="module")

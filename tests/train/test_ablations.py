@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,8 +20,6 @@ from triportrait.train import ablations
 from triportrait.train.ablations import TABLE, Columns, RowName, ablated, with_columns
 from triportrait.train.config import TrainConfig
 from triportrait.train.data.pictures import PictureSet, open_set
-from triportrait.train.evaluation.motion_response import Probe
-from triportrait.train.evaluation.probe import probe
 from triportrait.train.presets import STAGE_PRESETS, paper, tiny_stages
 from triportrait.train.stages import reenact as stage2
 from triportrait.train.stages.initialize import reads_motion
@@ -47,19 +44,6 @@ def material(tmp_path_factory) -> Path:
     trained.write(folder / "trained", {"network": "reenactment"})
     trained.write_static(folder / "static", noted={"network": "static synthesizer"})
     return folder
-
-
-@pytest.fixture(scope="module")
-def probed() -> Callable[[TrainConfig], Probe]:
-    """The probe of a cast, photographed once: of all rows it is the same."""
-    found: list[Probe] = []
-
-    def once(config: TrainConfig) -> Probe:
-        if not found:
-            found.append(probe(config))
-        return found[0]
-
-    return once
 
 
 def words(material: Path, row: str | None, out: Path, *more: Any) -> list[str]:

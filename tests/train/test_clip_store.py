@@ -16,6 +16,7 @@ from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, dec
 from triportrait.train.data.clip_store.importing import SKIPPED, import_lmdb
 from triportrait.train.data.clip_store.records import MOTION_WIDTH, parse
 from triportrait.train.data.clip_store.store import INDEX, PROGRESS, ClipStore, ClipWriter
+from triportrait.train.data.split import place, read_split
 
 
 def test_what_is_written_comes_back(tmp_path):
@@ -332,3 +333,33 @@ def test_the_command_imports_and_checks(tmp_path, capsys):
     assert "this store is finished, with name 'set', now it is 'other'; name another" in capsys.readouterr().err
     assert cli.main(["prepare", "lmdb", str(path), str(tmp_path / "b"), "--most-skipped", "2"]) == 2
     assert "most-skipped: expected a share from 0 to 1, got 2.0" in capsys.readouterr().err
+
+
+def test_the_command_splits_an_lmdb_by_whose_its_records_are(tmp_path, capsys):
+    """Also where a damaged record is skipped: the line of each record stays its own."""
+    path = lmdb_of(tmp_path / "set", [message(0), message(1)[:-9], message(2), message(3)])
+    out, whose = tmp_path / "out", tmp_path / "whose.txt"
+    words = ["prepare", "lmdb", str(path), str(out), "--most-skipped", "0.5", "--identities", str(whose)]
+    whose.write_text("".join(f"a/Clip+{video}+P0+C{i}+F1-9.mp4\n" for i, video in enumerate("abac")))
+    places = {who: place(who, 0) for who in "abc"}
+    share = (places["a"] + min(at for at in places.values() if at > places["a"])) / 2  # "a" is held out
+    assert cli.main([*words[:-2], "--split", "0.000001"]) == 2
+    assert "holds out none of the 4 identities" in capsys.readouterr().err
+    assert cli.main(words) == 2
+    assert "identities: expected --split beside it" in capsys.readouterr().err
+    whose.write_text(whose.read_text() + "d\n")
+    assert cli.main([*words, "--split", str(share)]) == 2
+    assert f"{whose}: expected 4 lines, one for each record, got 5; mend it" in capsys.readouterr().err
+    assert not out.exists(), "all is checked before a clip is written"
+    whose.write_text("\n".join(whose.read_text().splitlines()[:4]))
+    assert cli.main([*words, "--split", str(share)]) == 0
+    split = read_split(out)
+    assert split is not None and split.known_by == "file"
+    assert split.identities == {"clip_00000000": "a", "clip_00000002": "a", "clip_00000003": "c"}
+    assert split.sides() == ([2], [0, 1]), "both clips of a"
+    before = (out / "split.json").read_bytes()
+    assert cli.main([*words, "--split", str(share)]) == 0
+    assert (out / "split.json").read_bytes() == before
+    capsys.readouterr()
+    assert cli.main(["prepare", "check", str(out)]) == 0
+    assert "1 of 2 identities held out" in capsys.readouterr().out

@@ -66,11 +66,10 @@ def checked(values: Values, methods: set[str], without: Collection[str] = ()) ->
             f"{sign} {term}" + ("" if _is_number(term) else f" {'none' if value is None else f'{value:.4g}'}")
             for (term, sign), value in zip(known, numbers, strict=True)
         )
-        holds = all(
-            a is not None and b is not None and _SIGNS[sign](a, b)
-            for (a, b), (_, sign) in zip(pairwise(numbers), known[1:], strict=True)
-        )
-        if len(known) > 1:
+        if None in numbers:  # a method has no such pairs
+            unmeasured.append(text)
+        elif len(known) > 1:
+            holds = all(_SIGNS[sign](a, b) for (a, b), (_, sign) in zip(pairwise(numbers), known[1:], strict=True))
             (held if holds else broken).append(text)
     return held, broken, unmeasured
 

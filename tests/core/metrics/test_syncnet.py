@@ -117,3 +117,6 @@ def test_a_track_is_smoothed_by_its_median():
     boxes[20] += 300  # found elsewhere in one frame
     track = face_track(boxes)
     assert track[6:34].tolist() == [[150, 120, 50]] * 28
+    assert face_track(boxes[:7]).tolist() == [[150, 120, 50]] * 7
+    with pytest.raises(InputError, match="expected a clip of 7 frames and more at 25 a second, got 6; leave"):
+        face_track(boxes[:6])

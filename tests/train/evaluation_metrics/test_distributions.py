@@ -8,6 +8,7 @@ import torch
 
 from triportrait.core.errors import InputError
 from triportrait.core.metrics.torchvision_ops import declare
+from triportrait.train.evaluation.metrics import distributions
 from triportrait.train.evaluation.metrics.catalogue import METRICS
 from triportrait.train.evaluation.metrics.definition import Score
 from triportrait.train.evaluation.metrics.distributions import (
@@ -110,6 +111,14 @@ def test_kid_is_that_of_torchmetrics_with_its_subsets(size):
     value, deviation = kernel_distance(real.numpy(), fake.numpy(), 20, size, seed=5)
     assert (value, deviation or 0) == pytest.approx((mean.item(), spread.item()), rel=1e-6, abs=1e-12)
     assert (deviation is None) == (size == 200), "one subset holds all"
+
+
+def test_kid_s_tiles_add_up(monkeypatch):
+    """Tiles that cut the rows unevenly, of sets of two sizes, give what one tile gives."""
+    one, other = features(75, 1), features(64, 2)
+    whole = kernel_distance(one, other, 20, 30)
+    monkeypatch.setattr(distributions, "TILE", 16)
+    assert kernel_distance(one, other, 20, 30) == pytest.approx(whole, rel=1e-12)
 
 
 def test_kid_by_sums_written_out():

@@ -1,4 +1,4 @@
-"""What finds the faces of painted discs, and what reads a number off scores."""
+"""What finds the faces of painted discs, stands for metric networks, and reads a number off scores."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import nn
 
 from triportrait.serve.faces.alignment import alignment_points
 from triportrait.serve.faces.face import Face
@@ -49,3 +51,30 @@ class Faces:
 
     def close(self):
         pass
+
+
+class Means(nn.Module):
+    """Stands for a network: the mean colour of each of 4 x 4 parts of a crop, spread over its outputs."""
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.outputs = outputs
+
+    def forward(self, crop: torch.Tensor) -> torch.Tensor:
+        means = torch.nn.functional.adaptive_avg_pool2d(crop, 4).flatten(1) + 2
+        return means.repeat(1, self.outputs // means.shape[1] + 1)[:, : self.outputs]
+
+
+class Distance(nn.Module):
+    """Stands for LPIPS: the mean absolute difference."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, one, other):
+        return (one - other).abs().mean((1, 2, 3))
+
+    def at_pixels(self, one, other):
+        return (one - other).abs().mean(1)

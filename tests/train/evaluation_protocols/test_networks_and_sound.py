@@ -8,48 +8,20 @@ import av
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from tests.train.evaluation_protocols.moving_clips import SIZE_PX, picture, write_results
-from tests.train.evaluation_protocols.stand_ins import Faces, cell
+from tests.train.evaluation_protocols.stand_ins import Distance, Faces, Means, cell, upright_face
 from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.core.metrics.networks import Loaded
 from triportrait.core.metrics.syncnet import SyncNet
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.evaluation.protocols import network_features, sync_features
-from triportrait.train.evaluation.protocols.features import FeatureCache
+from triportrait.train.evaluation.protocols.features import FOUND, FeatureCache
 from triportrait.train.evaluation.protocols.instruments import make_instruments
 from triportrait.train.evaluation.protocols.records import read_protocol
 from triportrait.train.evaluation.protocols.results import open_results
 from triportrait.train.evaluation.protocols.summary import score_results
-
-
-class Means(nn.Module):
-    """Stands for a network: the mean colour of each of 4 x 4 parts of a crop, spread over its outputs."""
-
-    def __init__(self, outputs: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-        self.outputs = outputs
-
-    def forward(self, crop: torch.Tensor) -> torch.Tensor:
-        means = torch.nn.functional.adaptive_avg_pool2d(crop, 4).flatten(1) + 2
-        return means.repeat(1, self.outputs // means.shape[1] + 1)[:, : self.outputs]
-
-
-class Distance(nn.Module):
-    """Stands for LPIPS: the mean absolute difference."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-
-    def forward(self, one, other):
-        return (one - other).abs().mean((1, 2, 3))
-
-    def at_pixels(self, one, other):
-        return (one - other).abs().mean(1)
 
 
 def extractors():
@@ -146,6 +118,74 @@ def test_lips_are_measured_against_the_driver_s_sound(syncnet, tmp_path, caplog)
     (distance,) = (c for c in scores["cells"] if c["metric"] == "syncnet_distance")
     assert distance["clips"] == 1 and distance["frames"] == 12 - 5 and distance["value"] > 0
     assert "got silence" in distance["note"], "the silent clip is named, and the other one measured"
+
+
+def test_where_all_sound_is_silent_the_column_is_empty_and_says_why(syncnet, tmp_path):
+    (tmp_path / "clips").mkdir()
+    for name, seed in (("one", 1), ("two", 2)):
+        write_talking_clip(tmp_path / "clips" / f"{name}.mp4", seed, 8, 25, 0.0)
+    words = ["evaluate", "protocol", str(tmp_path / "clips"), "--kind", "p4d-table2", "--size", str(SIZE_PX)]
+    assert cli.main(words) == 0
+    protocol = read_protocol(tmp_path / "clips" / "p4d-table2.jsonl")
+    folder = write_results(tmp_path / "r", protocol, "truth")
+    instruments, _ = make_instruments(Faces(), (), (), syncnet, FeatureCache(tmp_path / "c"), "test")
+    scores = score_results(open_results(folder, protocol), protocol, instruments, Ranks(), {})
+    cells = [c for c in scores["cells"] if c["metric"] in ("syncnet_distance", "syncnet_confidence")]
+    assert len(cells) == 2 and all(c["value"] is None and "got silence" in c["note"] for c in cells)
+
+
+def test_of_a_clip_too_short_for_syncnet_its_length_is_said(syncnet):
+    frames, landmarks = np.zeros((6, SIZE_PX, SIZE_PX, 3), np.uint8), np.tile(upright_face() + 40, (6, 1, 1))
+    sound = np.full(16000, 999, np.int16)
+    for count in (6, 3):
+        with pytest.raises(InputError, match=f"SyncNet: expected a clip of 7 frames and more .* got {count}; leave"):
+            syncnet.embed(frames[:count], landmarks[:count], np.ones(count, bool), 25, sound)
+
+
+class TellsPrecision(SyncNet):
+    """Stands for every network: remembers what float32 products may be computed in."""
+
+    def __init__(self):
+        super().__init__()
+        self.told: list[tuple[str, bool]] = []
+
+    def tell(self, *inputs):
+        self.told.append((torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")))
+        return torch.zeros(len(inputs[0]), 1024)
+
+    forward = embed_sound = tell
+
+
+def test_every_network_computes_in_full_precision():
+    network = TellsPrecision()
+    frames = np.zeros((7, SIZE_PX, SIZE_PX, 3), np.uint8)
+    landmarks, found = np.tile(upright_face() + SIZE_PX / 2, (7, 1, 1)).astype(np.float32), np.ones(7, bool)
+    face = network_features.FaceNetworkExtractor(
+        Loaded("arcface", network, "a" * 64), {"identity": 1024}, lambda image, points: torch.zeros(1, 3, 8, 8),
+        lambda given: (given,),
+    )  # fmt: skip
+    calls = {
+        "face": lambda: face.add(frames, {"landmarks": landmarks, FOUND: found}),
+        "inception": lambda: network_features.InceptionExtractor(Loaded("inception", network, "i" * 64)).add(
+            frames, None
+        ),
+        "lpips": lambda: network_features.LpipsComparison(Loaded("lpips_vgg", network, "v" * 64)).compare(
+            frames, frames, {"lpips_vgg"}, None
+        ),
+        "syncnet": lambda: sync_features.LipSync(Loaded("syncnet", network, "s" * 64)).embed(
+            frames, landmarks, found, 25, np.full(16000, 999, np.int16)
+        ),
+    }
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        for name, call in calls.items():
+            network.told.clear()
+            with torch.autocast("cpu", torch.bfloat16):
+                call()
+            assert set(network.told) == {("highest", False)}, name
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_sound_is_read_from_the_first_frame_on(tmp_path):

@@ -13,8 +13,8 @@ from triportrait import cli
 
 METHODS = ("truth", "noise", "warp", "copy", "shuffled")
 FRAMES, SIZE_PX, PACE, STILL_S = 24, 96, 2.0, 0.04  # one still frame: equal frames count as 100 dB
-# By chance a little correlation is left in another order of so few frames; a warp of so few pixels moves brows as well.
-SHORT = {"0.3 > shuffled > -0.3", "driver = 1; truth > warp > shuffled; copy = 0", "truth > warp > shuffled"}
+# by chance a little correlation is left in another order of so few frames; so few pixels show a warp's lids badly
+SHORT = {"0.3 > shuffled > -0.3", "truth > warp > shuffled"}
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.face_models import needs_face_models
 from tests.train.evaluation_protocols.moving_clips import write_clip, write_results
@@ -22,6 +23,7 @@ from triportrait.train.evaluation.protocols.features import FeatureCache
 from triportrait.train.evaluation.protocols.instruments import make_instruments
 from triportrait.train.evaluation.protocols.records import read_protocol
 from triportrait.train.evaluation.protocols.results import open_results
+from triportrait.train.evaluation.protocols.tables import markdown
 
 METHODS = ("copy", "warp", "shuffled", "truth")
 
@@ -105,15 +107,23 @@ def test_each_picture_is_looked_at_once_whoever_made_results(clips, protocol, tm
 def test_frames_without_a_face_are_counted_and_left_out(clips, protocol, tmp_path):
     write_results(tmp_path / "some", protocol, "truth")
     blank = np.full((64, 64, 3), 200, np.uint8)
-    from PIL import Image
-
     Image.fromarray(blank).save(tmp_path / "some" / "self-0000" / "000002.png")
     found = scored_by(Faces(), tmp_path / "some", clips / "p4d-table1.jsonl", tmp_path / "cache")
     (distance,) = (c for c in found["cells"] if (c["kind"], c["metric"]) == ("self", "landmark_distance"))
     assert (distance["frames"], distance["missing"], distance["value"]) == (17, 1, 0)
-    from triportrait.train.evaluation.protocols.tables import markdown
-
     assert "5.6 % of 18 frames without a face" in markdown([found])
+
+
+def test_of_results_without_any_face_no_number_of_faces_is_made(clips, protocol, tmp_path):
+    folder = write_results(tmp_path / "none", protocol, "truth")
+    for path in folder.glob("*/*.png"):
+        Image.fromarray(np.full((64, 64, 3), 200, np.uint8)).save(path)
+    found = scored_by(Faces(), folder, clips / "p4d-table1.jsonl", tmp_path / "cache")
+    cells = {(c["kind"], c["metric"]): c for c in found["cells"]}
+    distance = cells["self", "landmark_distance"]
+    assert (distance["value"], distance["frames"], distance["missing"]) == (None, 0, 18)
+    assert cells["self", "psnr"]["value"] < 30, "pictures are measured all the same"
+    assert "100.0 % of 18 frames without a face" in markdown([found])
 
 
 @needs_face_models

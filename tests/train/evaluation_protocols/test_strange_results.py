@@ -66,6 +66,26 @@ def test_pictures_of_other_kinds_are_the_same_pictures(change, results, clips):
     assert cell(results, "self", "psnr") == 100
 
 
+def test_pictures_without_colours_are_grey_pictures(results, clips):
+    for path in results.glob("*/*.png"):
+        Image.open(path).convert("L").save(path)
+    assert scored(results, clips) == 0
+    assert 10 < cell(results, "self", "psnr") < 40
+
+
+def test_behind_transparent_pictures_it_is_white(results, clips):
+    for path in results.glob("self-0001/*.png"):
+        picture = Image.open(path).convert("RGBA")
+        picture.putalpha(0)
+        picture.save(path)
+    assert scored(results, clips) == 0
+    seen = cell(results, "self", "psnr")
+    for path in results.glob("self-0001/*.png"):
+        Image.new("RGB", Image.open(path).size, "white").save(path)
+    assert scored(results, clips) == 0
+    assert cell(results, "self", "psnr") == seen < 100
+
+
 def test_frames_may_be_numbered_from_one(results, clips):
     for folder in results.iterdir():
         moved_up(folder)

@@ -19,12 +19,16 @@ from triportrait.train.data.heads.skull import RADII, face_points, lift
 
 def landmarks(identity: Identity, expression: Expression) -> Tensor:
     """Place the landmarks on the skin of B heads: [B, 68, 3] in the world with the neck straight, scene units."""
+    return face_points(landmark_template(identity, expression), identity.columns(), expression.columns())
+
+
+def landmark_template(identity: Identity, expression: Expression) -> Tensor:
+    """Return where the landmarks of B heads lie on the template before any deformation, [B, 68, 3] template units."""
     who, face = identity.columns(), expression.columns()
     curves = [_brow(who, face, -1.0), _brow(who, face, 1.0), *_nose(who), *_eyes(who, face), *_lips(who, face)]
     pairs = [torch.stack(torch.broadcast_tensors(x, y), -1) for x, y in curves]
     flat = torch.cat([pair.expand(len(identity), -1, -1) for pair in pairs], 1)  # [B, 51, 2]
-    template = torch.cat([_jaw().to(flat).expand(len(flat), -1, -1), lift(flat[..., 0], flat[..., 1])], 1)
-    return face_points(template, who, face)
+    return torch.cat([_jaw().to(flat).expand(len(flat), -1, -1), lift(flat[..., 0], flat[..., 1])], 1)
 
 
 def _jaw() -> Tensor:

@@ -114,8 +114,13 @@ class _Face:
 
     def jaw(self) -> Offsets:
         """Drop what is below the mouth's line, and move it back."""
-        hinge = smoothstep(MOUTH_Y + 0.012, MOUTH_Y - 0.055, self.y) * smoothstep(-0.16, 0.06, self.z)
+        hinge = jaw_share(self.y, self.z)
         return 0.0, -0.085 * self.expression.jaw * hinge, -0.035 * self.expression.jaw * hinge
+
+
+def jaw_share(y: Tensor, z: Tensor) -> Tensor:
+    """Return how much of the jaw's way a point of the template goes, 0 to 1."""
+    return smoothstep(MOUTH_Y + 0.012, MOUTH_Y - 0.055, y) * smoothstep(-0.16, 0.06, z)
 
 
 def anchors(identity: Identity) -> dict[str, Tensor]:

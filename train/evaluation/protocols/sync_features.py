@@ -60,9 +60,9 @@ class LipSync:
         if not found.any():
             raise InputError("SyncNet: expected a face in the result, found none; leave this clip out")
         numbers = at_25_fps(len(found), fps)
+        track = face_track(_boxes(landmarks, found)[numbers])
         windows = num_windows(len(numbers))
         heard = embed_sound_windows(self.network, sound).numpy()
-        track = face_track(_boxes(landmarks, found)[numbers])
         lips = embed_face_windows(self.network, _crops(frames, numbers, track)).numpy()
         count = min(windows, len(heard), len(lips))
         seen = np.asarray(np.lib.stride_tricks.sliding_window_view(found[numbers], FRAMES).all(axis=1))

@@ -1,0 +1,315 @@
+"""Fit a head model to landmarks: all frames of a clip at once, with one shape, smooth in time, outliers set aside.
+
+A Levenberg-Marquardt solve of the most probable parameters: landmarks are known but for noise, betas are normal, joints
+turn little, and neighbouring frames resemble each other. The derivatives are exact.
+Letters: N clips, T frames, P points, K directions, S of them shape, E expression, D unknowns of a frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from triportrait.core.errors import InputError
+from triportrait.core.motion.flame import rotation_matrices
+from triportrait.core.tracking.pinhole import Pinhole
+from triportrait.core.tracking.point_model import JOINT_ANGLES, PointModel
+from triportrait.core.tracking.tridiagonal import solve_clip
+
+POSE = 6  # unknowns: rotation, translation
+OUTLIER = 0.25  # a landmark whose weight falls below this counts as one
+
+
+@dataclass(frozen=True)
+class Bends:
+    """How far a frame of a film lies from where its neighbours' movement leads, as standard deviations at 25 frames/s.
+
+    Attributes:
+        rotation: radians. translation: scene units. angles: radians of jaw and eyes. expression: deviations of betas.
+    """
+
+    rotation: float = 0.01
+    translation: float = 0.006
+    angles: float = 0.06
+    expression: float = 0.4
+
+
+@dataclass(frozen=True)
+class Priors:
+    """What is known before the landmarks are.
+
+    Attributes:
+        noise_px: standard deviation of a landmark's coordinate, pixels.
+        tolerance: so many deviations off, a landmark has a quarter of its weight.
+        shape, expression: standard deviations of the betas; those of FLAME are scaled to 1.
+        independent: how many frames of a clip count as independent witnesses of the shape. What the model cannot say is
+            the same in all of them, so that more frames average noise away and not that.
+        jaw, eye: standard deviations of rotation vectors, radians, by axis.
+        bends: how evenly faces move; None for pictures that are no film.
+    """
+
+    noise_px: float = 1.0
+    tolerance: float = 4.0
+    shape: float = 1.0
+    expression: float = 1.0
+    independent: float = 1.0
+    jaw: tuple[float, float, float] = (0.3, 0.03, 0.03)
+    eye: tuple[float, float, float] = (0.3, 0.3, 0.01)
+    bends: Bends | None = None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The parameters of N clips of T frames.
+
+    Attributes:
+        shape: [N, S]; expression: [N, T, E]; angles: [N, T, 9], rotation vectors of jaw, left eye, right eye, radians.
+        rotation: [N, T, 3, 3] and translation: [N, T, 3] camera from head, scene units.
+        weights: [N, T, P], 1 for a landmark that fits, towards 0 for one that does not, 0 for one that was not given.
+        error_px: [N, T], root of the weighted mean squared distance of landmarks, pixels.
+    """
+
+    shape: Tensor
+    expression: Tensor
+    angles: Tensor
+    rotation: Tensor
+    translation: Tensor
+    weights: Tensor
+    error_px: Tensor
+
+
+def fit_landmarks(
+    model: PointModel,
+    pixels: Tensor,
+    weights: Tensor,
+    camera: Pinhole,
+    priors: Priors | None = None,
+    shape: Tensor | None = None,
+    iterations: int = 12,
+) -> Fitted:
+    """Read parameters off landmarks.
+
+    Args:
+        model: the head model's landmarks.
+        pixels: [N, T, P, 2] float64, finite; P is 70: 68 landmarks and the pupils, right before left.
+        weights: [N, T, P], 0 where a landmark is unknown, else up to 1.
+        camera: the camera of all frames.
+        priors: None takes those of stills.
+        shape: [N, S] where the person is known; it stays.
+        iterations: steps of the solve, rejected ones included.
+
+    Returns:
+        the parameters; frames with fewer than six landmarks hold what their neighbours and the priors say.
+
+    Raises:
+        InputError: a landmark that counts is not finite, or no frame of a clip has six of them.
+    """
+    priors = priors or Priors()
+    known = (weights > 0).sum(-1)
+    if not torch.isfinite(pixels[weights > 0]).all():
+        raise InputError("landmarks: expected finite pixels, got others; give them the weight 0")
+    if (known.amax(1) < 6).any():
+        raise InputError("landmarks: expected six or more in a frame of each clip, got fewer; leave the clip out")
+    pixels = torch.where(weights[..., None] > 0, pixels, torch.zeros_like(pixels))
+    solve = _Solve(model, pixels, weights, camera, priors, shape is None)
+    state = solve.start(shape)
+    damping = pixels.new_full((len(pixels),), 1e-3)
+    for iteration in range(iterations):
+        tolerance = priors.tolerance * max(1.0, 2.0 ** (3 - iteration))  # outliers fade out slowly
+        before = solve.cost(state, tolerance)
+        moved = solve.step(state, tolerance, damping)
+        better = solve.cost(moved, tolerance) < before
+        state = _chosen(better, moved, state)
+        damping = torch.where(better, damping / 5, damping * 8).clamp(1e-9, 1e6)
+    return solve.fitted(state)
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is solved for; the fields are as of `Fitted`."""
+
+    shape: Tensor
+    expression: Tensor
+    angles: Tensor
+    rotation: Tensor
+    translation: Tensor
+
+
+def _chosen(better: Tensor, moved: _State, state: _State) -> _State:
+    def one(new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return _State(*(one(new, old) for new, old in zip(vars(moved).values(), vars(state).values(), strict=True)))
+
+
+class _Solve:
+    """The cost of parameters, and the step that lowers it."""
+
+    def __init__(
+        self, model: PointModel, pixels: Tensor, weights: Tensor, camera: Pinhole, priors: Priors, free_shape: bool
+    ) -> None:
+        self.model, self.pixels, self.weights, self.camera = model, pixels, weights, camera
+        self.priors, self.free_shape = priors, free_shape
+        E = model.num_expression
+        seen = (weights > 0).any(-1).sum(1)  # frames of each clip
+        self.loose = (seen / priors.independent).clamp(min=1.0).to(pixels)[:, None] / priors.shape**2  # [N, 1]
+        tight = [1 / sigma**2 for sigma in (*priors.jaw, *priors.eye, *priors.eye)]
+        self.prior = pixels.new_tensor([0.0] * POSE + tight + [1 / priors.expression**2] * E)
+        bends, frames = priors.bends, pixels.shape[1]
+        self.stiff = torch.zeros_like(self.prior)
+        if bends is not None:
+            bent = (
+                [bends.rotation] * 3 + [bends.translation] * 3 + [bends.angles] * JOINT_ANGLES + [bends.expression] * E
+            )
+            self.stiff = 1 / pixels.new_tensor(bent).square()
+        line = torch.eye(frames, dtype=pixels.dtype, device=pixels.device)
+        self.second = line[:-2] - 2 * line[1:-1] + line[2:]  # [T - 2, T] second differences
+
+    def start(self, shape: Tensor | None) -> _State:
+        """Begin with the mean face at rest where landmarks say that it is."""
+        N, T = self.pixels.shape[:2]
+        shape = self.pixels.new_zeros(N, self.model.num_shape) if shape is None else shape
+        expression = self.pixels.new_zeros(N, T, self.model.num_expression)
+        angles = self.pixels.new_zeros(N, T, JOINT_ANGLES)
+        betas = torch.cat([shape[:, None].expand(-1, T, -1), expression], -1).flatten(0, 1)
+        points = self.model.points(betas, angles.flatten(0, 1))
+        pose = self.camera.first_pose(points, self.pixels.flatten(0, 1), self.weights.flatten(0, 1))
+        rotation, translation = (part.unflatten(0, (N, T)) for part in pose)
+        filled = _nearest_known((self.weights > 0).sum(-1) >= 6)
+        rows = torch.arange(N, device=filled.device)[:, None]
+        return _State(shape, expression, angles, rotation[rows, filled], translation[rows, filled])
+
+    def _placed(self, state: _State) -> tuple[Tensor, Tensor]:
+        """Return the points [N, T, P, 3] turned but not moved, and in the camera's axes."""
+        N, T = self.pixels.shape[:2]
+        betas = torch.cat([state.shape[:, None].expand(-1, T, -1), state.expression], -1).flatten(0, 1)
+        points = self.model.points(betas, state.angles.flatten(0, 1)).unflatten(0, (N, T))
+        turned = points @ state.rotation.transpose(-1, -2)
+        return turned, turned + state.translation[:, :, None]
+
+    def _off(self, placed: Tensor) -> Tensor:
+        """Return how far the model's points are off, [N, T, P, 2] in deviations of the noise."""
+        return (self.camera.project(placed) - self.pixels) / self.priors.noise_px
+
+    def cost(self, state: _State, tolerance: float) -> Tensor:
+        """Return the cost of each clip, [N]; infinite where a point is behind the camera."""
+        _, placed = self._placed(state)
+        squared = self._off(placed).square().sum(-1)
+        cost = (self.weights * squared / (1 + squared / tolerance**2)).sum((1, 2))
+        cost = cost + (self.prior * self._unknowns(state).square()).sum((1, 2))
+        cost = cost + (self.loose * state.shape.square()).sum(1) * self.free_shape
+        cost = cost + (self.stiff * self._bends(state).square()).sum((1, 2))
+        behind = (placed[..., 2] > -1e-3).any(-1).any(-1)
+        return torch.where(behind | ~cost.isfinite(), torch.full_like(cost, torch.inf), cost)
+
+    def _unknowns(self, state: _State) -> Tensor:
+        """Return the unknowns that have a prior, [N, T, D]; those of the pose are 0."""
+        pose = torch.zeros_like(state.expression[..., :1]).expand(-1, -1, POSE)
+        return torch.cat([pose, state.angles, state.expression], -1)
+
+    def _bends(self, state: _State) -> Tensor:
+        """Return how far each frame lies off the even movement of its neighbours, [N, T - 2, D]."""
+        turns = rotation_vectors(state.rotation[:, 1:] @ state.rotation[:, :-1].mT)
+        rest = torch.cat([state.translation, state.angles, state.expression], -1)
+        return torch.cat([turns[:, 1:] - turns[:, :-1], self.second @ rest], -1)
+
+    def step(self, state: _State, tolerance: float, damping: Tensor) -> _State:
+        """Move all unknowns by one damped step of Gauss and Newton."""
+        turned, placed = self._placed(state)
+        off = self._off(placed)
+        weight = self.weights / (1 + off.square().sum(-1) / tolerance**2) ** 2  # [N, T, P]
+        by_frame, by_shape = self._derivatives(state, turned, placed)  # [N, T, P, 2, D], [N, T, P, 2, S]
+        rows = (weight.sqrt()[..., None] * off).flatten(2)  # [N, T, 2P]
+        by_frame = (weight.sqrt()[..., None, None] * by_frame).flatten(2, 3)
+        by_shape = (weight.sqrt()[..., None, None] * by_shape).flatten(2, 3)
+        blocks = by_frame.transpose(-1, -2) @ by_frame
+        frames = -(by_frame.transpose(-1, -2) @ rows[..., None])[..., 0] - self.prior * self._unknowns(state)
+        frames = frames - self.second.T @ (self.stiff * self._bends(state))
+        stiffness = self.second.T @ self.second  # [T, T]
+        diagonal = self.prior + stiffness.diagonal()[:, None] * self.stiff  # [T, D]
+        damped = damping[:, None, None] * (blocks.diagonal(dim1=-2, dim2=-1) + diagonal + 1e-6)
+        blocks = blocks + torch.diag_embed(diagonal + damped)
+        mixed = by_frame.transpose(-1, -2) @ by_shape
+        shared = torch.einsum("ntrs,ntrq->nsq", by_shape, by_shape)
+        shape = -torch.einsum("ntrs,ntr->ns", by_shape, rows) - self.loose * state.shape
+        shared = shared + torch.diag_embed(damping[:, None] * shared.diagonal(dim1=-2, dim2=-1) + self.loose)
+        if not self.free_shape:
+            mixed, shape = torch.zeros_like(mixed), torch.zeros_like(shape)
+        moves, shape = solve_clip(*self._paired(blocks, stiffness, mixed), shared, _paired_rows(frames), shape)
+        moves = moves.unflatten(-1, (2, -1)).flatten(1, 2)[:, : self.pixels.shape[1]]
+        turn, move, angles, expression = moves.split([3, 3, JOINT_ANGLES, self.model.num_expression], -1)
+        return _State(
+            state.shape + shape,
+            state.expression + expression,
+            state.angles + angles,
+            rotation_matrices(turn) @ state.rotation,
+            state.translation + move,
+        )
+
+    def _paired(self, blocks: Tensor, stiffness: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Take two frames as one block, as bends tie each frame to the next two; an odd last frame gets an empty twin.
+
+        Returns: blocks [N, ceil(T / 2), 2D, 2D], the ties between them and the border.
+        """
+        N, T, D, _ = blocks.shape
+        pairs = (T + 1) // 2
+        whole = blocks.new_zeros(N, pairs, 2, D, 2, D)
+        frame = torch.arange(T, device=blocks.device)
+        whole[:, frame // 2, frame % 2, :, frame % 2] = blocks.transpose(0, 1)
+        if T % 2:
+            whole[:, -1, 1, :, 1] = torch.eye(D, dtype=blocks.dtype, device=blocks.device)
+        tied = torch.nn.functional.pad(stiffness, (0, 2 * pairs - T, 0, 2 * pairs - T)).unflatten(0, (-1, 2))
+        tied = tied.unflatten(2, (-1, 2)).transpose(1, 2)  # [pairs, pairs, 2, 2]
+        number = torch.arange(pairs, device=blocks.device)
+        inside = tied[number, number] * (1 - torch.eye(2, dtype=blocks.dtype, device=blocks.device))
+        stiff = torch.diag(self.stiff)
+        whole = whole + torch.einsum("nab,de->nadbe", inside, stiff)
+        between = torch.einsum("nab,de->nadbe", tied[number[:-1], number[1:]], stiff)
+        return whole.flatten(4, 5).flatten(2, 3), between.flatten(3, 4).flatten(1, 2), _paired_rows(mixed)
+
+    def _derivatives(self, state: _State, turned: Tensor, placed: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the derivatives of `_off` by the unknowns of the frames, and by the shape."""
+        N, T = self.pixels.shape[:2]
+        angles = state.angles.flatten(0, 1)
+        betas = torch.cat([state.shape[:, None].expand(-1, T, -1), state.expression], -1).flatten(0, 1)
+        by_betas = self.model.beta_part(angles).unflatten(0, (N, T))  # [N, T, P, 3, K]
+        by_angles = self.model.angle_part(betas, angles).unflatten(0, (N, T))
+        seen = self.camera.derivative(placed) / self.priors.noise_px  # [N, T, P, 2, 3]
+        x, y, z = turned.unbind(-1)
+        zero = torch.zeros_like(x)
+        # a small turn d moves a point p by d x p
+        by_turn = torch.stack([zero, z, -y, -z, zero, x, y, -x, zero], -1).unflatten(-1, (3, 3))
+        in_head = seen @ state.rotation[:, :, None]
+        parts = [seen @ by_turn, seen, in_head @ by_angles, in_head @ by_betas[..., self.model.num_shape :]]
+        return torch.cat(parts, -1), in_head @ by_betas[..., : self.model.num_shape]
+
+    def fitted(self, state: _State) -> Fitted:
+        """Say what was found and how well it fits."""
+        off = self._off(self._placed(state)[1]).square().sum(-1)
+        weights = self.weights / (1 + off / self.priors.tolerance**2) ** 2
+        mean = (weights * off).sum(-1) / weights.sum(-1).clamp(min=1e-12)
+        return Fitted(**vars(state), weights=weights, error_px=mean.sqrt() * self.priors.noise_px)
+
+
+def rotation_vectors(rotations: Tensor) -> Tensor:
+    """Turn rotations [..., 3, 3] by less than half a turn into rotation vectors [..., 3], radians."""
+    x, y = rotations[..., 2, 1] - rotations[..., 1, 2], rotations[..., 0, 2] - rotations[..., 2, 0]
+    axis = torch.stack([x, y, rotations[..., 1, 0] - rotations[..., 0, 1]], -1) / 2  # times the sine
+    sine = axis.norm(dim=-1).clamp(min=1e-12)
+    cosine = (rotations.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
+    return axis * (torch.atan2(sine, cosine) / sine)[..., None]
+
+
+def _nearest_known(known: Tensor) -> Tensor:
+    """Return for each frame [N, T] the number of the nearest frame that is known."""
+    number = torch.arange(known.shape[1], device=known.device)
+    apart = (number[:, None] - number).abs()[None] + torch.where(known, 0, known.shape[1])[:, None]
+    return apart.argmin(-1)
+
+
+def _paired_rows(rows: Tensor) -> Tensor:
+    """Take the rows [N, T, D, ...] of two frames as one, [N, ceil(T / 2), 2D, ...]; an odd last frame gets zeros."""
+    odd = rows.new_zeros(len(rows), rows.shape[1] % 2, *rows.shape[2:])
+    return torch.cat([rows, odd], 1).unflatten(1, (-1, 2)).flatten(2, 3)
