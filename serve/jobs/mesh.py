@@ -144,6 +144,12 @@ class Mesh:
             raise InputError("--colour: expected texture, which an OBJ has, got vertices; leave it out, or write a PLY")
         if not 1 <= self.frame <= MOST_FRAMES:
             raise InputError(f"--frame: expected 1 to {MOST_FRAMES}, got {self.frame}; choose another")
+        if self.sequence and self.frame != 1:
+            raise InputError(
+                f"--frame: expected none beside --sequence, got {self.frame}; use --frames for the first ones"
+            )
+        if self.frames is not None and not 1 <= self.frames <= MOST_FRAMES:
+            raise InputError(f"--frames: expected 1 to {MOST_FRAMES}, got {self.frames}; choose another")
         return options
 
     def _sequence(self, driving: DrivingFrames | None, inputs: tuple[Path, ...]) -> MeshSequence:

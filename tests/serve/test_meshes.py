@@ -176,6 +176,11 @@ def test_the_texture_carries_the_watermark(pipe, tmp_path):
         (["--driving", "docs/demo/driving.mp4", "--frame", "99"], "--frame: expected one of the frames of"),
         (["--frames", "2"], "--frames: expected --sequence beside it"),
         (["--frame", "0"], "--frame: expected 1 to"),
+        (
+            ["--sequence", "--driving", "docs/demo/driving.mp4", "--frame", "2"],
+            "--frame: expected none beside --sequence",
+        ),
+        (["--sequence", "--driving", "docs/demo/driving.mp4", "--frames", "0"], "--frames: expected 1 to"),
     ],
 )
 def test_what_is_refused_leaves_nothing(tmp_path, caplog, options, sentence):
