@@ -16,8 +16,8 @@ from PIL import Image
 from tests.serve.faces import landmarks, parameters, picture
 from tests.serve.making import as_a_stranger, make
 from triportrait import cli
+from triportrait.core.portrait import Portrait4D
 from triportrait.serve import pipeline
-from triportrait.serve import reenactor as reenactor_module
 from triportrait.serve import source_and_driving as inputs
 from triportrait.serve.media.pictures.picture_file import read_picture
 from triportrait.serve.media.provenance.stamp import Stamp
@@ -106,7 +106,7 @@ def test_twelve_files_without_leading_zeros_drive_in_their_order(run, portrait_f
         return face
 
     monkeypatch.setattr(Reenactor, "head", spy)
-    monkeypatch.setattr(Reenactor, "views", lambda self, head, cameras: [head.crop])
+    monkeypatch.setattr(Reenactor, "views", lambda self, head, cameras, shows: [head.crop])
     video = make(tmp_path / "twelve.mp4", [picture(i) for i in range(12)])
     code, said = run(portrait_file, video, tmp_path / "out.mp4", "--driving-params", root)
     assert code == 0, said
@@ -118,13 +118,13 @@ def test_the_intrinsics_of_the_driving_parameters_are_used(run, portrait_file, c
     longer[[16, 20]] = 6.5, 6.25
     np.save(clip_folder / "flame_optim_params" / "00001.npy", longer)
     seen = []
-    render = reenactor_module.Portrait4D.render
+    render = Portrait4D.render
 
     def spy(self, head, camera):
         seen.append((camera.intrinsics[0, 0, 0].item(), camera.intrinsics[0, 1, 1].item()))
         return render(self, head, camera)
 
-    monkeypatch.setattr(reenactor_module.Portrait4D, "render", spy)
+    monkeypatch.setattr(Portrait4D, "render", spy)
     assert run(portrait_file, clip_folder, tmp_path / "out.mkv")[0] == 0
     usual = pytest.approx((4.757182, 4.757182))
     assert seen == [usual, pytest.approx((6.5, 6.25)), usual]
@@ -132,7 +132,7 @@ def test_the_intrinsics_of_the_driving_parameters_are_used(run, portrait_file, c
 
 def test_folders_of_pictures(refused, run, portrait_file, frames, tmp_path, monkeypatch):
     monkeypatch.setattr(Reenactor, "head", lambda self, source, face, controls: face)
-    monkeypatch.setattr(Reenactor, "views", lambda self, head, cameras: [head.crop])
+    monkeypatch.setattr(Reenactor, "views", lambda self, head, cameras, shows: [head.crop])
     out = tmp_path / "out.mp4"
     (frames / "5.png").write_bytes((frames / "5.png").read_bytes()[:3000])
     code, said = run(portrait_file, frames, out, "--frames", 7)

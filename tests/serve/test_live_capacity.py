@@ -19,7 +19,7 @@ FACES_S, DEVICE_S, THREADS = 0.025, 0.001, 4
 class Engine:
     """A GPU that takes a millisecond for a frame, beside a face finder that takes 25."""
 
-    def __init__(self, reenactor, make_finder, stamp, decode) -> None:
+    def __init__(self, reenactor, make_finder, stamp, decode, geometry) -> None:
         self.reenactor, self.stamp, self.marks_on_device = reenactor, stamp, True
         self.decode = decode or decode_jpeg
         self.most_batch, self.gather_s, self.finds_faces, self.side_px = 8, 0.0, True, 64

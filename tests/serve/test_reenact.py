@@ -18,6 +18,7 @@ from tests.serve.decoded import frames_of, sound_packets
 from tests.serve.faces import parameters, picture
 from tests.serve.making import make, packets_of
 from triportrait.cli import main
+from triportrait.core.portrait import Portrait4D
 from triportrait.serve import reenactor as reenactor_module
 from triportrait.serve.media.pictures.picture_file import read_picture
 
@@ -96,9 +97,9 @@ def test_yaw_and_pitch_move_the_camera(run, portrait_file, tmp_path):
 class TestPublishedFolders:
     def test_parameters_turn_the_neck_and_landmarks_place_the_crop(self, run, clip_folder, tmp_path, monkeypatch):
         grids, crops = [], []
-        render = reenactor_module.Portrait4D.render
+        render = Portrait4D.render
         monkeypatch.setattr(
-            reenactor_module.Portrait4D,
+            Portrait4D,
             "render",
             lambda self, head, camera: grids.append(head.neck) or render(self, head, camera),
         )
@@ -115,13 +116,13 @@ class TestPublishedFolders:
 
     def test_no_neck_moves_the_camera_instead(self, run, clip_folder, tmp_path, monkeypatch):
         seen = []
-        render = reenactor_module.Portrait4D.render
+        render = Portrait4D.render
 
         def spy(self, head, camera):
             seen.append((head.neck, camera.world_from_camera[0, 0, 3].item()))
             return render(self, head, camera)
 
-        monkeypatch.setattr(reenactor_module.Portrait4D, "render", spy)
+        monkeypatch.setattr(Portrait4D, "render", spy)
         moved = parameters()
         moved[3] = 0.4  # the camera's x
         np.save(clip_folder / "flame_optim_params" / "00001.npy", moved)
@@ -294,10 +295,8 @@ class TestRefusals:
         assert sorted(tmp_path.iterdir()) == before
 
     def test_a_frame_that_is_not_finite_stops_with_its_name(self, tmp_path, portrait_file, driving, run, monkeypatch):
-        original = reenactor_module.Portrait4D.planes
-        monkeypatch.setattr(
-            reenactor_module.Portrait4D, "planes", lambda self, *given: original(self, *given) * float("nan")
-        )
+        original = Portrait4D.planes
+        monkeypatch.setattr(Portrait4D, "planes", lambda self, *given: original(self, *given) * float("nan"))
         code, said = run(portrait_file, driving, tmp_path / "out.mp4")
         assert code == 2
         assert "planes: expected finite numbers" in said
