@@ -98,8 +98,12 @@ def subjects() -> dict[str, Frames]:
 
 
 def unmarked(count: int) -> list[np.ndarray]:
-    """Crops of all pictures of the documentation, of photographs, heads and noise, at sizes of their own."""
-    whole = [read_picture(p) for p in sorted(DOCS.rglob("*.png")) if p.parent.name != "provenance"]
+    """Crops of pictures of the documentation, of photographs, heads and noise, at sizes of their own.
+
+    Pictures of surfaces are left out: their ground is of one grey, in which no sign is a coin of its own.
+    """
+    left_out = ("provenance", "geometry")
+    whole = [read_picture(p) for p in sorted(DOCS.rglob("*.png")) if not {p.parent.name, p.stem} & {*left_out}]
     whole += [photograph(512, 1)[0], talking(512, 9)[8], heads(512, 1)[0], noise(512, 1)[0]]
     rng = np.random.default_rng(11)
     crops = []
