@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from triportrait.core.metrics.resnet50 import WIDTH, ResNet50
+from triportrait.core.motion.flame import rotation_vectors
 
 CROP = 224  # pixels
 SIZES = (80, 64, 80, 3, 27, 2, 1)  # identity, expression, texture, angles, lighting, shift across and up, towards
@@ -85,16 +86,7 @@ def project(points: Tensor, angles: Tensor, translation: Tensor) -> Tensor:
 def flame_head_rotation(angles: Tensor) -> Tensor:
     """Return the rotation vectors [B, 3], in radians, that turn FLAME's canonical head as the angles [B, 3] say."""
     offset = torch.tensor([FLAME_OFFSET], dtype=angles.dtype, device=angles.device)
-    return rotation_vector(head_rotation(offset) @ head_rotation(angles))
-
-
-def rotation_vector(rotation: Tensor) -> Tensor:
-    """Return the rotation vectors [B, 3], in radians, of rotations [B, 3, 3] by less than half a turn."""
-    skew = (rotation - rotation.mT) / 2
-    sine_axis = torch.stack((skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]), 1)
-    sine = sine_axis.norm(dim=1, keepdim=True)
-    cosine = (rotation.diagonal(dim1=1, dim2=2).sum(1, keepdim=True) - 1) / 2
-    return sine_axis * torch.where(sine > 1e-8, torch.atan2(sine, cosine) / sine.clamp(min=1e-8), 1.0)
+    return rotation_vectors(head_rotation(offset) @ head_rotation(angles))
 
 
 def _about(axis: int, angle: Tensor) -> Tensor:

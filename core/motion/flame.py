@@ -155,6 +155,15 @@ def rotation_matrices(vectors: Tensor) -> Tensor:
     return identity + angle.sin() * cross + (1 - angle.cos()) * cross @ cross
 
 
+def rotation_vectors(rotations: Tensor) -> Tensor:
+    """Turn rotations [..., 3, 3] by less than half a turn into vectors [..., 3] in radians."""
+    skew = (rotations - rotations.mT) / 2
+    sine_axis = torch.stack((skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]), -1)
+    sine = sine_axis.norm(dim=-1, keepdim=True)
+    cosine = (rotations.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) - 1) / 2
+    return sine_axis * torch.where(sine > 1e-8, torch.atan2(sine, cosine) / sine.clamp(min=1e-8), 1.0)
+
+
 def rescale_flame(tables: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Bring the tables of a FLAME file (metres) to scene units, with the canonical neck joint at the origin.
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from triportrait.core.errors import InputError
-from triportrait.core.motion.flame import rotation_matrices
+from triportrait.core.motion.flame import rotation_matrices, rotation_vectors
 from triportrait.core.tracking.pinhole import Pinhole
 from triportrait.core.tracking.point_model import JOINT_ANGLES, PointModel
 from triportrait.core.tracking.tridiagonal import solve_clip
@@ -291,15 +291,6 @@ class _Solve:
         weights = self.weights / (1 + off / self.priors.tolerance**2) ** 2
         mean = (weights * off).sum(-1) / weights.sum(-1).clamp(min=1e-12)
         return Fitted(**vars(state), weights=weights, error_px=mean.sqrt() * self.priors.noise_px)
-
-
-def rotation_vectors(rotations: Tensor) -> Tensor:
-    """Turn rotations [..., 3, 3] by less than half a turn into rotation vectors [..., 3], radians."""
-    x, y = rotations[..., 2, 1] - rotations[..., 1, 2], rotations[..., 0, 2] - rotations[..., 2, 0]
-    axis = torch.stack([x, y, rotations[..., 1, 0] - rotations[..., 0, 1]], -1) / 2  # times the sine
-    sine = axis.norm(dim=-1).clamp(min=1e-12)
-    cosine = (rotations.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
-    return axis * (torch.atan2(sine, cosine) / sine)[..., None]
 
 
 def _nearest_known(known: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from triportrait.core.motion.flame import Flame, rotation_matrices
-from triportrait.core.tracking.fit import Bends, Fitted, Priors, fit_landmarks, rotation_vectors
+from triportrait.core.motion.flame import Flame, rotation_matrices, rotation_vectors
+from triportrait.core.tracking.fit import Bends, Fitted, Priors, fit_landmarks
 from triportrait.core.tracking.pinhole import Pinhole
 from triportrait.core.tracking.point_model import PointModel
 from triportrait.core.tracking.published_fit import published_fit

@@ -11,8 +11,8 @@ import triportrait.core.tracking.fit as fit
 import triportrait.core.tracking.published_fit as published
 from docs.tracking.accuracy import CAMERA, after_alignment, heads
 from triportrait.core.errors import InputError
-from triportrait.core.motion.flame import Flame, rotation_matrices
-from triportrait.core.tracking.fit import Bends, Priors, fit_landmarks, rotation_vectors
+from triportrait.core.motion.flame import Flame, rotation_matrices, rotation_vectors
+from triportrait.core.tracking.fit import Bends, Priors, fit_landmarks
 from triportrait.core.tracking.point_model import PointModel
 from triportrait.core.tracking.published_fit import published_fit
 from triportrait.core.tracking.tridiagonal import solve_clip
@@ -153,8 +153,26 @@ def test_films_of_any_length_are_fitted(parts, model, frames):
     assert fitted.error_px.max() < 4 and fitted.expression.shape[:2] == (2, frames)
 
 
-def test_a_joint_step_is_that_of_the_dense_system(parts, model):
-    """The step that the blocks of two frames give solves the whole system of a film, bends included."""
+@pytest.mark.parametrize("frames", [2, 3, 6, 7])
+def test_pairs_of_frames_hold_every_tie_between_frames(frames, parts, model):
+    pixels = heads(parts, 1, frames).pixels
+    solve = fit._Solve(model, pixels, known(pixels), CAMERA, Priors(bends=Bends()), True)
+    D, stiffness = len(solve.stiff), solve.second.mT @ solve.second
+    half = torch.randn(1, frames, D, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    own, mixed = half @ half.mT, torch.zeros(1, frames, D, 2).double()
+    blocks, ties, _ = solve._paired(own, stiffness, mixed)
+    whole = torch.block_diag(*blocks[0])
+    for t, tie in enumerate(ties):
+        here, after = slice(2 * D * t, 2 * D * (t + 1)), slice(2 * D * (t + 1), 2 * D * (t + 2))
+        whole[here, after], whole[after, here] = tie, tie.mT
+    between = stiffness - torch.diag(stiffness.diagonal())
+    expected = torch.block_diag(*own[0]) + torch.kron(between, torch.diag(solve.stiff))
+    torch.testing.assert_close(whole[: frames * D, : frames * D], expected)
+    assert (whole[frames * D :, : frames * D] == 0).all()
+
+
+def test_steps_of_a_film_lead_to_a_minimum_of_its_cost(parts, model):
+    """Blocks of two frames, bends and the shape that all share add up to the slope of one cost."""
     pixels = heads(parts, 1, 7).pixels
     solve = fit._Solve(model, pixels, known(pixels), CAMERA, Priors(bends=Bends()), True)
     state = solve.start(None)
