@@ -1,4 +1,7 @@
-"""The weights that travel inside the package: `demo/`, the tiny network trained on procedural heads."""
+"""The weights that travel inside the package.
+
+`demo/` holds the tiny network trained on procedural heads, `open_head/` the open stand-in for FLAME.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 DEMO = "demo"  # its name where weights are named
 DEMO_FOLDER = Path(__file__).parent / DEMO
+OPEN_HEAD = "open-head"  # its name where head models are named
+OPEN_HEAD_FOLDER = Path(__file__).parent / "open_head"
 VARIABLE = "TRIPORTRAIT_WEIGHTS"
 KNOWS = (
     "weights demo: the package's own, trained on procedural heads alone: a photograph gets no likeness; bring others "
