@@ -27,8 +27,8 @@ from docs.tracking.films.scenes import Scene, Stage
 
 CLOCK = 90_000
 Expected = int | tuple[str, ...]
-# What `prepare videos` has to find: how many clips it keeps, or one of these reasons why there are none. A person's films
-# lie in a folder of that name; two people have two films each.
+# What `prepare videos` has to find: how many clips it keeps, or one of these reasons why there are none. Films of a
+# person lie in a folder of that name; some people have several.
 FILMS: dict[str, tuple[Callable[[Stage], Scene], Expected]] = {
     "anna/plain": (lambda stage: stage.person("anna"), 1),
     "anna/again": (lambda stage: stage.person("anna", 1), 1),
@@ -62,6 +62,7 @@ NO_FILMS: dict[str, tuple[str, ...]] = {
     "truncated.mp4": ("unreadable", "too short"),
     "corrupt.mp4": ("unreadable",),
     "still.png": ("no film",),
+    "picture.mp4": ("unreadable", "too short"),
     "sound_only.m4a": ("no film",),
     "sound_only.mp4": ("unreadable",),
     "notes.txt": ("no film",),
@@ -144,8 +145,8 @@ def spoil(path: Path, whole: bytes) -> None:
         path.write_bytes(whole[:start] + noise.tobytes())
     elif path.stem == "sound_only":
         _write_tone(path)
-    elif path.suffix == ".png":
-        Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(path)
+    elif path.stem in ("still", "picture"):
+        Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(path, "PNG")
     else:
         path.write_bytes(b"" if path.stem == "empty" else b"This is no film.\n" * 100)
 
