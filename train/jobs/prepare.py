@@ -16,6 +16,7 @@ from triportrait.train.data.split import check_identities, check_share, read_ide
 from triportrait.train.jobs.ablation_options import OptionalPath
 from triportrait.train.jobs.prepare_heads import Clips, Heads, HeadVideos, Sheet
 from triportrait.train.jobs.prepare_shared import Held, already_there, progress_bar, report, split_off
+from triportrait.train.jobs.prepare_videos import Videos
 
 logger = logging.getLogger(__name__)
 
@@ -97,4 +98,4 @@ class Check:
         logger.info("looked at: %s", checks)
 
 
-Prepare = Heads | Clips | HeadVideos | Sheet | Lmdb | Split | Check
+Prepare = Heads | Clips | HeadVideos | Videos | Sheet | Lmdb | Split | Check
