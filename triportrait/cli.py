@@ -46,7 +46,7 @@ JOBS = {
     "doctor": ("triportrait.serve.jobs.doctor:Doctor", "what this machine can run, and what to install"),
 }
 MOVED = {  # jobs of earlier versions, and what they are now
-    "heads": "`heads multiview` is `prepare heads` now, `heads clips` is `prepare videos`, `heads sheet` is "
+    "heads": "`heads multiview` is `prepare heads` now, `heads clips` is `prepare head-videos`, `heads sheet` is "
     "`prepare sheet`",
 }
 SERVING = ("reenact", "turntable", "live")  # jobs with other threads at work beside those of torch

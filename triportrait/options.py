@@ -6,6 +6,7 @@ The help of the same dataclass is tyro's.
 from __future__ import annotations
 
 import difflib
+import re
 import types
 from collections import deque
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ def parse(name: str, job: Any, arguments: Sequence[str]) -> Job:
         InputError: an option does not exist, a value is of another type, or something is missing.
         SystemExit: the help was asked for and has been printed.
     """
-    kinds = {kind.__name__.lower(): kind for kind in get_args(job)}
+    kinds = {_kind_name(kind): kind for kind in get_args(job)}
     options_end = arguments.index("--") if "--" in arguments else len(arguments)
     if {"-h", "--help"} & set(arguments[:options_end]):
         named = [kind for kind in arguments[:1] if kind in kinds]
@@ -55,6 +56,11 @@ def parse(name: str, job: Any, arguments: Sequence[str]) -> Job:
     name, job = f"{name} {arguments[0]}", kinds[arguments[0]]
     _check_renamed(name, job, arguments[1:])
     return _Parser(name, job).parse(arguments[1:])
+
+
+def _kind_name(kind: type) -> str:
+    """Return how a kind of a job is written: `head-videos` of the class HeadVideos."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", kind.__name__).lower()
 
 
 def _check_renamed(name: str, kind: Any, arguments: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """Reads faces whose landmarks lie in files: any tracker's, or those beside a procedural head's clip.
 
 FOLDER/landmarks/00001.npy    [68 or 98, 2 or 3] pixels of the raw picture or frame, y down; one file per frame
-clip_000003.npz               beside clip_000003.mp4, as `triportrait prepare videos` writes it
+clip_000003.npz               beside clip_000003.mp4, as `triportrait prepare head-videos` writes it
 """
 
 from __future__ import annotations

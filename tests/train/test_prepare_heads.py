@@ -111,7 +111,7 @@ def test_damage_is_found_before_anything_is_read(tmp_path):
 
 def test_videos_are_h264_of_one_moving_head(tmp_path):
     out = tmp_path / "clips"
-    assert cli.main(["prepare", "videos", str(out), "--count", "2", "--frames", "11", "--fps", "20", *SMALL]) == 0
+    assert cli.main(["prepare", "head-videos", str(out), "--count", "2", "--frames", "11", "--fps", "20", *SMALL]) == 0
     for head in range(2):
         with av.open(str(out / f"clip_{head:06d}.mp4")) as container:
             stream = container.streams.video[0]
@@ -173,12 +173,12 @@ def test_sheets(kind, columns, rows, tmp_path):
         (["heads", "--antialias", "9"], "antialias: expected 1 to 4, got 9"),
         (["heads", "--views", "0"], "views: expected 1 to 1024, got 0"),
         (["heads", "--expressions", "0"], "expressions: expected 1 to 1024, got 0"),
-        (["videos", "--frames", "0"], "frames: expected 1 to"),
-        (["videos", "--fps", "1000"], "fps: expected 1 to 120, got 1000"),
-        (["videos", "--size", "33"], "size: H.264 takes even sizes only, got 33"),
+        (["head-videos", "--frames", "0"], "frames: expected 1 to"),
+        (["head-videos", "--fps", "1000"], "fps: expected 1 to 120, got 1000"),
+        (["head-videos", "--size", "33"], "size: H.264 takes even sizes only, got 33"),
         (["sheet", "--count", "401"], "count: expected at most 400"),
-        (["videos", "--frames", "9000"], "frames: expected up to 8,192 pictures of 128 px at a time, got 9,000"),
-        (["videos", "--size", "1024", "--frames", "129"], "frames: expected up to 128 pictures of 1024 px"),
+        (["head-videos", "--frames", "9000"], "frames: expected up to 8,192 pictures of 128 px at a time, got 9,000"),
+        (["head-videos", "--size", "1024", "--frames", "129"], "frames: expected up to 128 pictures of 1024 px"),
         (["heads", "--views", "1024", "--expressions", "9"], "expressions x views: expected up to 8,192 pictures"),
         (
             ["heads", "--count", "1000000", "--expressions", "11", "--views", "1"],
@@ -197,11 +197,11 @@ def test_numbers_out_of_range_are_refused_before_any_work(job, said, tmp_path, c
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind, name", [("heads", "out"), ("videos", "out"), ("sheet", "out.png")])
+@pytest.mark.parametrize("kind, name", [("heads", "out"), ("head-videos", "out"), ("sheet", "out.png")])
 def test_outputs_are_kept_unless_told_otherwise(kind, name, tmp_path, capsys):
     out = tmp_path / name
     job = ["prepare", kind, "--out", str(out), "--count", "1", "--size", "16", "--antialias", "1"]
-    job += ["--frames", "1"] if kind == "videos" else ["--views", "1"] if kind == "heads" else []
+    job += ["--frames", "1"] if kind == "head-videos" else ["--views", "1"] if kind == "heads" else []
     assert cli.main(job) == 0
     assert out.exists()
     assert capsys.readouterr().out == f"{out}\n", "what was made goes to stdout"
@@ -214,7 +214,7 @@ def test_outputs_are_kept_unless_told_otherwise(kind, name, tmp_path, capsys):
 
 def test_folders_above_a_new_one_are_made_and_above_a_picture_are_not(tmp_path, capsys):
     few = ["--count", "1", "--size", "16", "--antialias", "1"]
-    for kind, more in (("heads", ["--views", "1"]), ("videos", ["--frames", "1"])):
+    for kind, more in (("heads", ["--views", "1"]), ("head-videos", ["--frames", "1"])):
         out = tmp_path / kind / "data" / "out"
         assert cli.main(["prepare", kind, str(out), *few, *more]) == 0
         assert (out / "index.json").is_file()
@@ -222,7 +222,7 @@ def test_folders_above_a_new_one_are_made_and_above_a_picture_are_not(tmp_path, 
     assert cli.main(missing) == 2
     assert "does not exist" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
-    assert cli.main(["prepare", "videos", str(tmp_path / "file" / "in" / "out"), *few]) == 2
+    assert cli.main(["prepare", "head-videos", str(tmp_path / "file" / "in" / "out"), *few]) == 2
     assert "file is a file, and no folder can be made in it; name a new one" in capsys.readouterr().err
     deep = tmp_path / "deep" / "er" / "out"
     with pytest.raises(InputError, match="free some space"), folders.whole_folder(deep, False, "test", {}):
@@ -232,7 +232,7 @@ def test_folders_above_a_new_one_are_made_and_above_a_picture_are_not(tmp_path, 
 
 def test_a_place_is_named_once(tmp_path, capsys):
     for words, said in (([], "OUT is missing"), (["one", "--out", "two"], "expected one place, got one and two")):
-        for made in ("heads", "clips", "videos", "sheet"):
+        for made in ("heads", "clips", "head-videos", "sheet"):
             assert cli.main(["prepare", made, *words]) == 2
             assert said in capsys.readouterr().err
 
@@ -311,7 +311,7 @@ def test_unknown_kinds_and_options_are_one_sentence(tmp_path, capsys):
     for job, said in (
         ([], "prepare: expected one of "),
         (["films"], "prepare: expected one of "),
-        (["videos", "--frame", "3"], "there is no option --frame, perhaps --frames"),
+        (["head-videos", "--frame", "3"], "there is no option --frame, perhaps --frames"),
         (["heads", "--count", "x"], "--count: expected a whole number, got 'x'"),
     ):
         assert cli.main(["prepare", *job, *(["--out", str(tmp_path / "out")] if job else [])]) == 2

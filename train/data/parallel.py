@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from multiprocessing import active_children, get_context, parent_process
 from threading import Thread
 from typing import TypeVar
@@ -32,7 +33,11 @@ def cores() -> int:
 
 
 def in_order(
-    work: Callable[[Part], Result], parts: Sequence[Part], processes: int | None = None, gpu: bool = False
+    work: Callable[[Part], Result],
+    parts: Sequence[Part],
+    processes: int | None = None,
+    gpu: bool = False,
+    ahead: int | None = None,
 ) -> Iterator[Result]:
     """Yield the results of `work` on each part, in order; they do not depend on the number of processes.
 
@@ -40,6 +45,8 @@ def in_order(
         work: a function of a module; it, the parts and the results travel between processes.
         processes: None takes one per core, and none beside this one for few parts.
         gpu: the work runs networks on a GPU, whose memory few processes share.
+        ahead: how many parts, beside the one that is waited for, may be done or under way, so that large results do
+            not pile up where whoever takes them is slow; None: all.
 
     Raises:
         InputError: a process was ended from outside.
@@ -56,9 +63,14 @@ def in_order(
     other_children = set(active_children())
     pool = ProcessPoolExecutor(processes, get_context("spawn"), _initialize_helper)
     try:
-        waiting = deque(pool.submit(_pickled_result, work, part) for part in parts)
+        remaining = iter(parts)
+        waiting = deque(
+            pool.submit(_pickled_result, work, part) for part in islice(remaining, None if ahead is None else ahead + 1)
+        )
         while waiting:
-            yield pickle.loads(waiting.popleft().result())
+            result = pickle.loads(waiting.popleft().result())
+            waiting += (pool.submit(_pickled_result, work, part) for part in islice(remaining, 1))
+            yield result
     except BrokenProcessPool as error:
         raise InputError("a helper process was ended, perhaps for want of memory; free some and start again") from error
     except BaseException:  # nobody needs what the helpers are doing

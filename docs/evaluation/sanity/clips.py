@@ -2,7 +2,7 @@
 
 Each clip begins at rest and stands still, then the head turns, nods and tilts while mouth, lids and brows move at rates
 of their own. The people perform in different keys: none is in step with another. Beside each video lies an .npz of its
-truth, as `triportrait prepare videos` writes it.
+truth, as `triportrait prepare head-videos` writes it.
 """
 
 from __future__ import annotations
