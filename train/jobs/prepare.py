@@ -15,6 +15,7 @@ from triportrait.train.data.clip_store.importing import SKIPPED, import_lmdb
 from triportrait.train.data.split import check_identities, check_share, read_identities, split_data
 from triportrait.train.jobs.ablation_options import OptionalPath
 from triportrait.train.jobs.prepare_heads import Clips, Heads, HeadVideos, Sheet
+from triportrait.train.jobs.prepare_pictures import Pictures
 from triportrait.train.jobs.prepare_shared import Held, already_there, progress_bar, report, split_off
 
 logger = logging.getLogger(__name__)
@@ -97,4 +98,4 @@ class Check:
         logger.info("looked at: %s", checks)
 
 
-Prepare = Heads | Clips | HeadVideos | Sheet | Lmdb | Split | Check
+Prepare = Heads | Clips | HeadVideos | Pictures | Sheet | Lmdb | Split | Check
