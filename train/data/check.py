@@ -95,7 +95,9 @@ def _check_pictures(folder: Path, deep: bool, progress: Callable[[int, int], Non
 
     _refuse(folder, list(flaws()), len(store.shards), "shards")
     line = f"{len(store):,} pictures of {store.size} px in {len(store.shards):,} shards: whole"
-    pictures = "every picture decoded" if deep else "the first and the last of each shard decoded, where --deep decodes all"
+    pictures = (
+        "every picture decoded" if deep else "the first and the last of each shard decoded, where --deep decodes all"
+    )
     return line, f"checksums, every table, {pictures}"
 
 

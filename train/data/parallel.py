@@ -65,8 +65,7 @@ def in_order(
     try:
         remaining = iter(parts)
         waiting = deque(
-            pool.submit(_pickled_result, work, part)
-            for part in islice(remaining, None if ahead is None else ahead + 1)
+            pool.submit(_pickled_result, work, part) for part in islice(remaining, None if ahead is None else ahead + 1)
         )
         while waiting:
             result = pickle.loads(waiting.popleft().result())

@@ -140,7 +140,7 @@ def check_identities(identities: Sequence[str], records: int, path: Path) -> Non
 
 
 def split_data(folder: Path, share: float, seed: int = 0, identities: Path | None = None) -> tuple[Split, bool]:
-    """Hold identities out of a finished multi-view set, clip store or picture store; nothing but `split.json` is written.
+    """Hold identities out of a finished multi-view set or store; nothing but `split.json` is written.
 
     Args:
         identities: a file for `read_identities`, for clips of an LMDB, which holds no names, and for pictures: a line

@@ -117,7 +117,9 @@ def read_dropped(out: Path) -> Iterator[Dropped]:
                 entry = json.loads(line)
                 yield Dropped(str(entry["picture"]), str(entry["reason"]), str(entry["detail"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: expected what was dropped, it is missing or damaged; make the store again") from error
+        raise InputError(
+            f"{path}: expected what was dropped, it is missing or damaged; make the store again"
+        ) from error
 
 
 def _batches(root: Path, names: Sequence[str], shard: int, per_shard: int, wanted: Wanted) -> Iterator[Batch]:

@@ -41,7 +41,8 @@ AT_A_TIME = 16  # pictures that are fitted together
 ALIGNED_LANDMARKS = "3dldmks_align"  # beside `ALIGNED`: pixels of the 512² picture
 SMALLEST_SIZE, LARGEST_SIZE = 64, 2048
 UNREADABLE, NO_FACE, TOO_SMALL, OTHERS = "unreadable", "no face", "too small", "two people"
-BLURRED, TURNED, MISFIT = "blurred", "turned away", "does not fit"
+CUT_OFF, BLURRED, TURNED, MISFIT = "cut off", "blurred", "turned away", "bad fit"
+MOST_OUTSIDE = 0.15  # share of the landmarks that may lie beyond the picture
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Wanted:
         motion: folder of the motion encoder; None: no motion is stored.
         least_side: px of the raw picture that the aligned square must have.
         largest_other: another face in the square may have this share of the size of the face that is taken.
-        most_blur: of `blur`, 0 to 1. most_turn_deg: angle between face and camera. most_error_px: of the fit, px at 512.
+        most_blur: of `blur`, 0 to 1. most_turn_deg: angle between face and camera.
+        most_error_px: of the fit, px at 512.
     """
 
     size: int = 512
@@ -146,6 +148,8 @@ def _look(batch: Batch, k: int) -> _Seen | Dropped:
         return Dropped(source, NO_FACE, "its points are those of no face")
     if placed.side < wanted.least_side:
         return Dropped(source, TOO_SMALL, f"the aligned square has {placed.side:.0f} px of {wanted.least_side}")
+    if (outside := _share_outside(face, image)) > MOST_OUTSIDE:
+        return Dropped(source, CUT_OFF, f"{outside:.0%} of the face lies beyond the picture")
     largest = max((other.size_px for other in others if _inside(placed, other)), default=0.0) / face.size_px
     if largest > wanted.largest_other:
         return Dropped(source, OTHERS, f"another face has {largest:.0%} of its size")
@@ -184,6 +188,12 @@ def _known(path: Path, image: np.ndarray) -> Face | None:
 def _inside(placed: Alignment, face: Face) -> bool:
     x, y = face.centre
     return bool(0 <= x - placed.left <= placed.side and 0 <= y - placed.top <= placed.side)
+
+
+def _share_outside(face: Face, image: np.ndarray) -> float:
+    x, y = face.points[:, :2].T
+    inside = (x >= -0.5) & (y >= -0.5) & (x <= image.shape[1] - 0.5) & (y <= image.shape[0] - 0.5)
+    return 1 - float(inside.mean())
 
 
 @torch.inference_mode()

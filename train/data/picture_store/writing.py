@@ -187,6 +187,10 @@ class PictureWriter:
         for shard in range(shards):
             yield from (Dropped(*map(str, one)) for one in self._entry(shard)["dropped"])
 
+    def dropped_in(self, shard: int) -> int:
+        """Return how many pictures of a written shard were dropped."""
+        return len(self._entry(shard)["dropped"])
+
     def finish(self, shards: int, size: int, **more: Any) -> None:
         """Write the index, where all shards are done.
 
