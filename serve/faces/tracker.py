@@ -70,9 +70,16 @@ class FaceTracker:
         self._was_cut = False  # since the face was last seen
         self._filters = _Filters()
 
-    def follow(self, image: np.ndarray, time_s: float, faces: Sequence[Face] | None = None) -> AlignedFace:
-        """Follow the face into the next frame, uint8 [H, W, 3], at a later time; `faces` are those in it, if known."""
-        seen = self.seek(image, time_s, self.notice_cut(image), faces)
+    def follow(
+        self, image: np.ndarray, time_s: float, faces: Sequence[Face] | None = None, cut: bool | None = None
+    ) -> AlignedFace:
+        """Follow the face into the next frame, uint8 [H, W, 3], at a later time.
+
+        Args:
+            faces: those in it, if known.
+            cut: what `notice_cut` said of the frame, where it was asked before.
+        """
+        seen = self.seek(image, time_s, self.notice_cut(image) if cut is None else cut, faces)
         if seen is None:
             return replace(self._last or AlignedFace.middle(image, self.size_px), found=False)
         face, placed, is_anew = seen

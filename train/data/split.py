@@ -24,13 +24,16 @@ from triportrait.core.files import MOST_INDEX, read_bytes, read_json
 from triportrait.core.safe_text import literal
 from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.data.clip_store.store import ClipStore, is_clip_store
+from triportrait.train.data.films.people import check_people, read_people
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.picture_store.layout import KIND as PICTURES
 from triportrait.train.data.picture_store.layout import is_picture_store
 from triportrait.train.data.picture_store.store import PictureStore
 
 SPLIT, KIND = "split.json", "triportrait split"
-KnownBy = Literal["heads", "file", "clips", "pictures"]  # how identities are known; by the last two each counts as one
+# How identities are known: by `films` a film's name or folder tells, by `clips` and `pictures` each counts as a person.
+KnownBy = Literal["heads", "file", "clips", "films", "pictures"]
+FILMS = "films"  # source of stores that `prepare videos` makes
 LARGEST_SEED = 2**31 - 1
 _VFHQ = re.compile(r"Clip\+([A-Za-z0-9_-]+)\+P\d+\+C\d+\+F\d+-\d+")  # video, person in it, clip, frames
 
@@ -128,9 +131,14 @@ def read_identities(path: Path) -> list[str]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             raise InputError(f"{path}: line {number} is empty, expected whose that record is; fill it in")
-        clip = _VFHQ.match(line.strip().rpartition("/")[2])
-        names.append(clip[1] if clip else line.strip())
+        names.append(video_of(line.strip().rpartition("/")[2]) or line.strip())
     return names
+
+
+def video_of(name: str) -> str | None:
+    """Return the video that a clip's name in VFHQ (`Clip+VIDEO+P0+C0+F1-200`) names; None for another name."""
+    clip = _VFHQ.match(name)
+    return clip[1] if clip else None
 
 
 def check_identities(identities: Sequence[str], records: int, path: Path) -> None:
@@ -221,12 +229,28 @@ def _identities(
         if path is not None:
             raise InputError(f"{path}: expected no file for procedural heads, who is who is known; leave it out")
         return "heads", {name: head_identity(index["seed"], _number(folder, name)) for name in names}
+    if index.get("source") == FILMS:
+        return _identities_of_films(folder, index, path)
     pictures = index["kind"] == PICTURES
     if path is None:
         return "pictures" if pictures else "clips", {name: name for name in names}
     lines = read_identities(path)
     check_identities(lines, int(index.get("listed" if pictures else "records", len(names))), path)
     return "file", {name: lines[_number(folder, name)] for name in names}
+
+
+def _identities_of_films(folder: Path, index: Mapping[str, Any], path: Path | None) -> tuple[KnownBy, dict[str, str]]:
+    """Return whose the clips of films are: as the index has it, or a file says now."""
+    try:
+        whose = {str(clip["name"]): str(clip["identity"]) for clip in index["clips"]}
+        film_of = {str(clip["name"]): str(clip["film"]) for clip in index["clips"]}
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder}: expected of each clip its film and whose it is; make the store again") from error
+    if path is None:
+        return "films", whose
+    named = read_people(path)
+    check_people(named, sorted(set(film_of.values())), path)
+    return "file", {name: named[film] for name, film in film_of.items()}
 
 
 def _number(folder: Path, name: str) -> int:

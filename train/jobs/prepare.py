@@ -19,6 +19,7 @@ from triportrait.train.jobs.prepare_heads import Clips, Heads, HeadVideos, Sheet
 from triportrait.train.jobs.prepare_pictures import Pictures
 from triportrait.train.jobs.prepare_shared import Held, already_there, progress_bar, report, split_off
 from triportrait.train.jobs.prepare_tables import Export, Parameters
+from triportrait.train.jobs.prepare_videos import Videos
 
 logger = logging.getLogger(__name__)
 
@@ -104,4 +105,4 @@ class Check:
         logger.info("looked at: %s", checks)
 
 
-Prepare = Heads | Clips | HeadVideos | Pictures | Sheet | Lmdb | Parameters | Export | Split | Check
+Prepare = Heads | Clips | HeadVideos | Videos | Pictures | Sheet | Lmdb | Parameters | Export | Split | Check

@@ -91,27 +91,39 @@ class ClipWriter:
             ValueError: rows are missing, a camera is no rotation (`check_table`), or the size is not the others'.
             InputError: the disk refuses.
         """
-        from triportrait.serve.media.video.writer import write_video
-
-        check_table(table, len(frames))
-        side = frames.shape[1]
-        if side % 2 or frames.shape[2] != side:
-            raise ValueError(f"its frames are {frames.shape[2]} x {side}, expected an even square")
-        if self.clips and side != (size := next(iter(self.clips.values()))["size"]):
-            raise ValueError(f"its frames have {side} px, the others {size}")
-        entry: dict[str, Any] = {"name": name, "frames": len(frames), "size": frames.shape[1], "files": {}}
         try:
-            for ending, write in (
-                (".mp4", lambda path: write_video(path, frames, FPS, GOP, tagged=False)),
-                (".npz", lambda path: _write_table(path, table)),
-            ):
-                with replacing(self.folder / f"{name}{ending}", only_writer=True) as part:
-                    write(part)
-                    entry["files"][f"{name}{ending}"] = fingerprint(part)
+            self._check_size({"size": frames.shape[1]})
+            entry = write_clip(self.folder, name, frames, table)
             self._append_progress(entry)
         except OSError as error:
             raise _disk(self.folder, error) from error
         self.clips[name] = entry
+
+    def take(self, entry: Mapping[str, Any], folder: Path) -> None:
+        """Take over the files of a clip that `write_clip` wrote into another folder of the same disk.
+
+        What a killed process had moved already stays as it is.
+
+        Args:
+            entry: as `write_clip` returned it; more keys come into the index.
+
+        Raises: `InputError` where the files are neither there nor here, or the disk refuses.
+        """
+        self._check_size(entry)
+        try:
+            for name, expected in entry["files"].items():
+                if (folder / name).exists():
+                    os.replace(folder / name, self.folder / name)
+                if fingerprint(self.folder / name) != expected:
+                    raise InputError(f"{self.folder / name}: it was changed while the store was made; make it again")
+            self._append_progress(dict(entry))
+        except OSError as error:
+            raise _disk(self.folder, error) from error
+        self.clips[entry["name"]] = dict(entry)
+
+    def _check_size(self, entry: Mapping[str, Any]) -> None:
+        if self.clips and entry["size"] != (size := next(iter(self.clips.values()))["size"]):
+            raise ValueError(f"its frames have {entry['size']} px, the others {size}")
 
     def finish(self, **more: Any) -> None:
         """Write the index; no clip can be added after that.
@@ -140,6 +152,29 @@ class ClipWriter:
             return all(fingerprint(self.folder / name) == expected for name, expected in entry["files"].items())
         except (OSError, KeyError, AttributeError):
             return False
+
+
+def write_clip(folder: Path, name: str, frames: np.ndarray, table: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Write the video and the table of a clip; arguments are those of `ClipWriter.add`.
+
+    Returns: the clip's entry in the index.
+    Raises: `ValueError` as `ClipWriter.add`; `OSError` where the disk refuses.
+    """
+    from triportrait.serve.media.video.writer import write_video
+
+    check_table(table, len(frames))
+    side = frames.shape[1]
+    if side % 2 or frames.shape[2] != side:
+        raise ValueError(f"its frames are {frames.shape[2]} x {side}, expected an even square")
+    entry: dict[str, Any] = {"name": name, "frames": len(frames), "size": side, "files": {}}
+    for ending, write in (
+        (".mp4", lambda path: write_video(path, frames, FPS, GOP, tagged=False)),
+        (".npz", lambda path: _write_table(path, table)),
+    ):
+        with replacing(folder / f"{name}{ending}", only_writer=True) as part:
+            write(part)
+            entry["files"][f"{name}{ending}"] = fingerprint(part)
+    return entry
 
 
 class ClipStore:

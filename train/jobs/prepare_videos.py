@@ -1,0 +1,154 @@
+"""`triportrait prepare videos DIR STORE` makes a clip store for stage 2 of a folder of films."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import torch
+import tyro
+
+from triportrait.core.errors import InputError
+from triportrait.core.files import MOST_INDEX, read_json
+from triportrait.core.weights import OPEN_HEAD
+from triportrait.train.data.clip_store.store import ClipStore
+from triportrait.train.data.films.listing import Who, identities_of, list_films
+from triportrait.train.data.films.many import Place, make_store
+from triportrait.train.data.films.options import FilmOptions
+from triportrait.train.data.films.report import PAGE, REPORT, line_of
+from triportrait.train.data.parallel import MOST_GPU_PROCESSES, MOST_PROCESSES, cores
+from triportrait.train.data.split import check_share
+from triportrait.train.engines.ranks import launched_ranks
+from triportrait.train.jobs.ablation_options import OptionalFloat, OptionalInt, OptionalPath, OptionalStr
+from triportrait.train.jobs.prepare_shared import progress_bar, report, split_off
+
+OF_HEADS = "an option of `prepare head-videos`, which films procedural heads and was `prepare videos`,"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Videos:
+    """Write a clip store for stage 2 from a folder of films: faces are followed shot by shot, judged, fitted by a head
+    model, cut out and segmented. A command that was stopped goes on; processes of `torchrun` share the films."""
+
+    renamed: ClassVar[dict[str, str]] = dict.fromkeys(("--count", "--fps", "--antialias", "--overwrite"), OF_HEADS)
+
+    places: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DIR STORE")] = ()
+    """The folder of films, and the folder to make."""
+    size: int = 512
+    """Side of the aligned pictures in px, an even number from 64 on."""
+    frames: int = 50
+    """Frames of a clip, drawn from the frames of its window that have no flaw."""
+    fewest: OptionalInt = None
+    """Frames that a clip may have where fewer are without a flaw; by default --frames."""
+    window: int = 200
+    """Consecutive frames of a shot, its first ones with a face, that are looked at, at the film's own rate."""
+    seed: int = 0
+    """Chooses the frames of the clips."""
+    minutes: float = 60.0
+    """How much of each film is read, from its start."""
+    head_model: str = OPEN_HEAD
+    """The head model that is fitted: `open-head`, the package's own, or FLAME's file or folder."""
+    motion: OptionalStr = None
+    """Weights folder of the motion encoder whose features are stored; by default none are, and training reads them off
+    the pictures."""
+    most_enlarged: float = 2.0
+    """How much larger than in its film a face may come out; others are too small."""
+    most_outside: float = 0.25
+    """Share of the aligned square that may lie beyond the film's picture; others are cut off."""
+    most_blur: float = 0.8
+    """Blur of an aligned picture, from 0, sharp, to 1 (Crete et al. 2007)."""
+    most_turned_deg: float = 60.0
+    """Angle between where the head looks and where the camera is."""
+    most_outliers: int = 20
+    """Landmarks of 70 that may miss the fitted head; more are an occluded face."""
+    most_error_px: float = 10.0
+    """Distance of the landmarks from the fitted head, root mean square, in pixels of 512."""
+    other_face: float = 0.5
+    """Size of another face, over that of the followed one, from which on a shot shows two people."""
+    most_flawed: float = 0.5
+    """Share of a window's frames that may have a flaw; these frames are left out."""
+    who: Who = "folder"
+    """Whose a film is: `folder`, films in one folder below DIR are one person's and those right in it are each of
+    another; `film`, each film is of another person. VFHQ's names say it themselves."""
+    identities: OptionalPath = None
+    """A text file that says it instead, with a line FILM<tab>PERSON for each film, FILM as below DIR."""
+    split: OptionalFloat = None
+    """Share of the identities that are held out of training; a hash of each decides. By default none is."""
+    workers: OptionalInt = None
+    """Processes that work on films; by default one per core, up to 8, or up to 4 with a GPU."""
+    device: str = "auto"
+    """Where fits, segmentation and motion are computed: auto, cpu or cuda. Faces are found on the CPU."""
+
+    def run(self) -> None:
+        """Check everything, then read film by film."""
+        source, out = self._named()
+        rank, size, local = launched_ranks()
+        options = FilmOptions(
+            size=self.size, frames=self.frames, fewest=self.frames if self.fewest is None else self.fewest,
+            window=self.window, seed=self.seed, minutes=self.minutes, head_model=self.head_model, motion=self.motion,
+            most_enlarged=self.most_enlarged, most_outside=self.most_outside, most_blur=self.most_blur,
+            most_turned_deg=self.most_turned_deg, most_outliers=self.most_outliers, most_error_px=self.most_error_px,
+            other_face=self.other_face, most_flawed=self.most_flawed,
+        )  # fmt: skip
+        device = _device(self.device, local)
+        workers = self._workers(device)
+        films = list_films(source)
+        identities = identities_of(films, self.who, self.identities)
+        if self.split is not None:
+            check_share(self.split, 0, identities.values(), str(source))
+        if rank == 0:
+            if films.others:
+                logger.info("%s: %d other files are left out, the first is %s", source, len(films.others),
+                            films.others[0])  # fmt: skip
+            if self.motion is None:
+                logger.info("no --motion: no motion is stored, training reads it off the pictures")
+        with progress_bar("film", len(films.names)) as progress:
+            made = make_store(films, identities, out, options, device, workers, Place(rank, size), progress)
+        if made is None:
+            return
+        held = split_off(out, self.split, self.identities)
+        if made.already_there:
+            report(out, f"{out}: its {made.written} clips are there already, nothing was done{held}")
+            return
+        counts = read_json(out / REPORT, MOST_INDEX)
+        frames = sum(ClipStore(out).frames_of)
+        report(out, f"{line_of(counts)}; {frames:,} frames of {self.size} px{held}; {out / PAGE} shows them")
+
+    def _named(self) -> tuple[Path, Path]:
+        """Return DIR and STORE. Raises: `InputError` where they are not two, or one lies in the other."""
+        if len(self.places) != 2:
+            got = " ".join(map(str, self.places)) or "nothing"
+            raise InputError(
+                f"DIR STORE: expected a folder of films and the store to make, got {got}; videos of procedural heads "
+                "are made by `prepare head-videos OUT` now"
+            )
+        source, out = self.places
+        inside = source.resolve() in (out.resolve(), *out.resolve().parents)
+        if inside:
+            raise InputError(f"{out}: expected a store outside {source}, whose films are read; name another folder")
+        return source, out
+
+    def _workers(self, device: str) -> int:
+        """Return how many processes work. Raises: `InputError`."""
+        if self.workers is not None and not 1 <= self.workers <= 256:
+            raise InputError(f"workers: expected 1 to 256, got {self.workers}; choose another")
+        if self.workers is not None:
+            return self.workers
+        beside = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1))
+        return max(1, min(cores() // beside, MOST_PROCESSES if device == "cpu" else MOST_GPU_PROCESSES))
+
+
+def _device(name: str, local: int) -> str:
+    """Return the device of that name for a rank of this machine. Raises: `InputError`."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device: expected auto, cpu or cuda, got {name}; choose one")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: cuda was asked for, torch finds no GPU; say --device cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{local % torch.cuda.device_count()}"
