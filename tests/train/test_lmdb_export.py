@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.train import written_pictures
-from tests.train.written_clips import S, frames, labels
+from tests.train.written_clips import frames, labels
 from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.train.data.clip_store import lmdb_writing
@@ -195,7 +195,7 @@ def test_no_store_a_taken_name_and_a_small_disk_are_refused(tmp_path, monkeypatc
         export_lmdb(tmp_path / "store", tmp_path / "vfhq_64_3")
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(lmdb_writing.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(InputError, match="GB for the LMDB, 0.0 GB are free"):
+    with pytest.raises(InputError, match=r"GB for the LMDB, 0\.0 GB are free"):
         export_lmdb(tmp_path / "store", tmp_path / "new_64_3")
 
 

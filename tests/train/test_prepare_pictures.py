@@ -48,7 +48,7 @@ def folder(tmp_path_factory) -> Path:
     Image.new("RGB", (200, 200), (90, 120, 30)).save(root / "sub" / "deep" / "wall.png")
     wide = Image.new("RGB", (480, 256), (128, 128, 128))
     wide.paste(face, (0, 0))
-    wide.paste(face.resize((200, 200)), (200, 28))
+    wide.paste(face.resize((150, 150)), (170, 50))
     wide.save(root / "sub" / "deep" / "pair.png")
     (root / "sub" / "deep" / "cut.jpg").write_bytes(PORTRAIT.read_bytes()[:4000])
     (root / "sub" / "deep" / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))

@@ -11,6 +11,7 @@ from typing import Literal
 import tyro
 
 from triportrait.train.data.parallel import cores
+from triportrait.train.data.picture_store.page import PAGE
 from triportrait.train.data.picture_store.preparing import DROPPED, PER_SHARD, Prepared, prepare_pictures
 from triportrait.train.data.picture_store.taking import Wanted
 from triportrait.train.engines.ranks import launched_ranks
@@ -83,4 +84,4 @@ def _sentence(out: Path, done: Prepared) -> str:
     why = ", ".join(f"{reason} {count:,}" for reason, count in sorted(done.dropped.items()))
     dropped = f", {sum(done.dropped.values()):,} dropped ({why}), which {out / DROPPED} names" if why else ""
     others = f"; {done.others:,} files are no pictures" if done.others else ""
-    return f"{done.kept:,} of {done.listed:,} pictures kept{dropped}{others}"
+    return f"{done.kept:,} of {done.listed:,} pictures kept{dropped}{others}; {out / PAGE} shows them"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +27,11 @@ _FORMATS = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp"}
 
 def holds_stills(path: Path) -> bool:
     """Tell an LMDB of stills from one of clips by its first record. Raises: `InputError` for what is no LMDB."""
-    _, records = open_lmdb(path)
+    _, message = _first_record(path)
     try:
-        return is_still(next(records)[1]())
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
+        return is_still(message)
+    except ValueError:
         return False  # the import of clips says what is wrong with it
-    finally:
-        records.close()  # type: ignore[attr-defined]
 
 
 def import_stills(
@@ -55,7 +52,7 @@ def import_stills(
 
     Raises: `InputError` for what is no such LMDB, and when too many records cannot be used.
     """
-    count, records = open_lmdb(path)
+    count, first = _first_record(path)
     check([f"picture_{number:08d}" for number in range(count)])
     head_model = read_head_model(path)
     settings = {
@@ -65,7 +62,8 @@ def import_stills(
     if (out / INDEX).exists():
         return _finished(out, settings)
     writer = PictureWriter(out, settings)
-    size = _size(path, records_of_first(path))
+    size = _size(path, first)
+    _, records = open_lmdb(path)
     shards, skipped = -(-count // PER_SHARD), 0
     for shard in range(shards):
         numbered = [next(records) for _ in range(min(PER_SHARD, count - shard * PER_SHARD))]
@@ -88,12 +86,11 @@ def import_stills(
     return Imported(len(PictureStore(out)), skipped)
 
 
-def records_of_first(path: Path) -> bytes:
-    """Return the bytes of the first record of an LMDB."""
-    _, records = open_lmdb(path)
-    message = next(records)[1]()
-    records.close()  # type: ignore[attr-defined]
-    return message
+def _first_record(path: Path) -> tuple[int, bytes]:
+    """Return how many records an LMDB has, and the first; it is closed again."""
+    count, records = open_lmdb(path)
+    with closing(records):  # type: ignore[type-var]
+        return count, next(records)[1]()
 
 
 def _size(path: Path, message: bytes) -> int:

@@ -19,6 +19,7 @@ from triportrait.core.faces.models import why_unusable
 from triportrait.train.data.parallel import in_order
 from triportrait.train.data.picture_store.layout import INDEX, MOST_IN_SHARD, disk_error
 from triportrait.train.data.picture_store.listing import listed_pictures, listing_digest
+from triportrait.train.data.picture_store.page import PAGE, write_page
 from triportrait.train.data.picture_store.store import PictureStore
 from triportrait.train.data.picture_store.taking import AT_A_TIME, Batch, Wanted, take
 from triportrait.train.data.picture_store.writing import Dropped, PictureWriter, spread
@@ -84,6 +85,8 @@ def prepare_pictures(
         "per_shard": per_shard, **wanted.settings(),
     }  # fmt: skip
     if (finished := _finished(out, settings, len(others))) is not None:
+        if not (out / PAGE).exists():  # a kill came just before
+            write_page(PictureStore(out), root, read_dropped(out), len(others))
         return finished
     writer = PictureWriter(out, settings)
     shards = -(-len(pictures) // per_shard)
@@ -105,6 +108,7 @@ def prepare_pictures(
     _write_dropped(out / DROPPED, writer.dropped(shards))
     writer.finish(shards, wanted.size)
     store = PictureStore(out)
+    write_page(store, root, read_dropped(out), len(others))
     return Prepared(len(pictures), len(store), store.index["dropped"], len(others))
 
 

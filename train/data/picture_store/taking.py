@@ -22,7 +22,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.faces.models import load_model
 from triportrait.core.faces.segmentation import PersonSegmentation
 from triportrait.core.motion.flame import rotation_matrices
-from triportrait.core.motion.motion_crop import motion_crop
+from triportrait.core.motion.motion_crop import ALIGNED_SIZE, motion_crop
 from triportrait.core.tracking.clip_fit import fit_clip
 from triportrait.core.tracking.head_model import HeadModel, load_head_model
 from triportrait.core.tracking.records import columns_of
@@ -57,7 +57,7 @@ class Wanted:
         motion: folder of the motion encoder; None: no motion is stored.
         least_side: px of the raw picture that the aligned square must have.
         largest_other: another face in the square may have this share of the size of the face that is taken.
-        most_blur: of `blur`, 0 to 1. most_turn_deg: angle between face and camera.
+        most_blur: of `blur`, 0 to 1, of the square at 512 px whatever `size` is. most_turn_deg: angle between face and camera.
         most_error_px: of the fit, px at 512.
     """
 
@@ -154,7 +154,8 @@ def _look(batch: Batch, k: int) -> _Seen | Dropped:
     if largest > wanted.largest_other:
         return Dropped(source, OTHERS, f"another face has {largest:.0%} of its size")
     crop = placed.crop(image, wanted.size)
-    if (blurred := blur(crop)) > wanted.most_blur:
+    at_512 = crop if wanted.size == ALIGNED_SIZE else placed.crop(image, ALIGNED_SIZE)
+    if (blurred := blur(at_512)) > wanted.most_blur:
         return Dropped(source, BLURRED, f"{blurred:.2f} of {wanted.most_blur:g}")
     return _Seen(batch.first + k, source, crop, *fit_points(face, placed))
 
