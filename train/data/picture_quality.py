@@ -25,7 +25,7 @@ def blur(image: np.ndarray) -> float:
     """
     if min(image.shape[:2]) < 64:
         raise InputError(f"picture: expected at least 64 px, got {image.shape[1]} x {image.shape[0]}; use a larger one")
-    grey = image.astype(np.float32) @ np.float32(_LUMA)
+    grey = image.astype(np.float32) @ np.array(_LUMA, np.float32)
     return max(_along(grey), _along(grey.T))
 
 

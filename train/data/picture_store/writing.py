@@ -187,22 +187,31 @@ class PictureWriter:
         for shard in range(shards):
             yield from (Dropped(*map(str, one)) for one in self._entry(shard)["dropped"])
 
-    def finish(self, shards: int, size: int, **more: Any) -> int:
-        """Write the index, where all shards are done, and return how many pictures the store has.
+    def dropped_in(self, shard: int) -> int:
+        """Return how many pictures of a written shard were dropped."""
+        return len(self._entry(shard)["dropped"])
+
+    def finish(self, shards: int, size: int, **more: Any) -> None:
+        """Write the index, where all shards are done.
 
         Several processes may do it at once, as they write the same.
 
         Raises: `InputError` for a store without a picture, or a disk that refuses.
         """
         entries, counts, total = [], dict[str, int](), 0
-        for number in range(shards):
-            entry = self._entry(number)
-            if entry["pictures"]:
-                said = {"name": shard_name(number), "pictures": entry["pictures"], "files": entry["files"]}
-                entries.append(said)
-                total += entry["pictures"]
-        for one in self.dropped(shards):
-            counts[one.reason] = counts.get(one.reason, 0) + 1
+        try:
+            for number in range(shards):
+                entry = self._entry(number)
+                if entry["pictures"]:
+                    said = {"name": shard_name(number), "pictures": entry["pictures"], "files": entry["files"]}
+                    entries.append(said)
+                    total += entry["pictures"]
+            for one in self.dropped(shards):
+                counts[one.reason] = counts.get(one.reason, 0) + 1
+        except FileNotFoundError:
+            if (self.folder / INDEX).exists():  # another process finished meanwhile
+                return
+            raise
         if not entries:
             why = ", ".join(f"{shown(reason)} {count}" for reason, count in sorted(counts.items()))
             raise InputError(
@@ -221,7 +230,6 @@ class PictureWriter:
             (self.folder / BEGUN).unlink(missing_ok=True)
         except OSError as error:
             raise disk_error(self.folder, error) from error
-        return total
 
     def _done_path(self, shard: int) -> Path:
         return self.folder / f".{shard_name(shard)}.json"
