@@ -12,6 +12,7 @@ import torch
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.gpus import named_device
+from triportrait.core.tracking.head_model import HeadModel
 from triportrait.serve.animation import Animation
 from triportrait.serve.faces.providers import LazyProvider
 from triportrait.serve.first_start import FirstStart
@@ -44,6 +45,7 @@ class OpenNetworks:
         self._files = files_of(weights)
         self._finder = faces
         self._captured = self._timed = False
+        self._head_model: HeadModel | None = None
         self._animations: WeakSet[Animation] = WeakSet()
 
     def __enter__(self) -> Self:

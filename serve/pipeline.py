@@ -21,6 +21,7 @@ from triportrait.core.geometry.density import Progress
 from triportrait.core.gpus import named_device
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.render.geometry_pictures import Shown
+from triportrait.core.tracking.head_model import HeadModel
 from triportrait.core.types import Camera, Head
 from triportrait.core.weights import log_weights, named_weights
 from triportrait.serve.animation import (
@@ -52,6 +53,15 @@ from triportrait.serve.reenactor import PreparedSource, Reenactor
 from triportrait.serve.saving import WRITTEN_PICTURES, write_frames
 from triportrait.serve.shown_geometry import check_show
 from triportrait.serve.source_and_driving import DrivingFrames, SourcePicture
+from triportrait.serve.source_and_driving import Progress as LookProgress
+from triportrait.serve.tracked.fitted_inputs import (
+    TrackKind,
+    check_fit,
+    first_tracker,
+    fit_driving,
+    fitted_source,
+    head_model_of,
+)
 from triportrait.serve.turntable import SWAY_DEG, TURN_S, check_turntable, turntable_frames
 from triportrait.serve.weight_loading import RULE, load_weights, need_faces
 
@@ -113,8 +123,9 @@ class Pipeline(OpenNetworks):
         return cls(reenactor, name, finder, first_start)
 
     def prepare(
-        self, source: Source, *, face: int | None = None, source_params: str | os.PathLike[str] | None = None
-    ) -> PreparedSource:
+        self, source: Source, *, face: int | None = None, source_params: str | os.PathLike[str] | None = None,
+        track: TrackKind = "quick",
+    ) -> PreparedSource:  # fmt: skip
         """Read a portrait once, for any number of frames.
 
         Args:
@@ -122,6 +133,8 @@ class Pipeline(OpenNetworks):
                 uint8 [H, W, 3]. A prepared source is returned as it is.
             face: which face, counted from the left, from 1; the largest by default.
             source_params: the folder with the published files of its face, or with `landmarks/`; for paths alone.
+            track: "quick" reads the turn of the head off landmarks; "fit" fits the head model of the weights to them,
+                which gives the shape of the face, too.
 
         Raises:
             InputError: the picture cannot be read or shows no such face, or the network's numbers are not finite.
@@ -130,11 +143,14 @@ class Pipeline(OpenNetworks):
             self._check_prepared(source)
             return source
         check_face_number("face", face)
+        check_fit(track)
         picture = source
         if not isinstance(picture, SourcePicture):
             picture = read_source(picture, face, source_params, self._finder, need_faces(self.weights))
         reenactor = self._network()
         aligned = picture.aligned(reenactor.image_size, reenactor.has_flame_neck)
+        if track == "fit":
+            aligned = fitted_source(picture, aligned, self.head_model)
         if (picture.faces or 0) > 1 and face is None:
             logger.info("%s: %d faces, the largest is taken; --face N takes another", picture.name, picture.faces)
         if aligned.tracking.landmarks is None:
@@ -167,6 +183,7 @@ class Pipeline(OpenNetworks):
         source_params: str | os.PathLike[str] | None = None,
         driving_params: str | os.PathLike[str] | None = None,
         fps: float | Fraction | None = None,
+        track: TrackKind = "quick",
     ) -> Animation:
         """Let a portrait follow a driving video.
 
@@ -186,6 +203,8 @@ class Pipeline(OpenNetworks):
                 default.
             driving_params: the folder with the files of the driving faces, as `source_params`.
             fps: the rate of an iterable, 25 by default; videos bring their own times.
+            track: "quick" reads the turn of the head off each frame; "fit" reads the frames twice, and fits a head
+                model to all of them first: jaw, eyes and expression then reach the neck field.
 
         Returns:
             An iterator of `AnimatedFrame`; it holds a few frames at a time, and can be closed early.
@@ -205,8 +224,10 @@ class Pipeline(OpenNetworks):
             if isinstance(driving, DrivingFrames)
             else open_driving(driving, driving_params, frames, fps, self.device)
         )
-        prepared = self.prepare(source, face=face, source_params=source_params)
-        if clip is not driving and clip.known is None and isinstance(clip.name, Path):
+        prepared = self.prepare(source, face=face, source_params=source_params, track=track)
+        if track == "fit" and clip.fitted is None:
+            self.fit(clip, smooth=smooth, frames=frames, driving_face=driving_face)
+        if clip is not driving and clip.needs_finder and isinstance(clip.name, Path):
             provider = self._finder()
             if provider is not None:
                 clip.look(provider, frames, need_faces(self.weights))
@@ -260,6 +281,20 @@ class Pipeline(OpenNetworks):
             encoder=chosen_encoder(encoder, self.device.type == "cuda"), times=self.times,
         )  # fmt: skip
         return target
+
+    def head_model(self) -> HeadModel:
+        """Load the head model whose parameters the weights take; the package's open head where they bring none."""
+        if self._head_model is None:
+            self._head_model = head_model_of(self._reenactor, self.weights)
+        return self._head_model
+
+    def fit(
+        self, driving: DrivingFrames, *, smooth: bool = True, frames: int | None = None,
+        driving_face: int | None = None, progress: LookProgress = lambda frames, total: frames,
+    ) -> None:  # fmt: skip
+        """Follow the face of driving frames and fit its parameters, as `animate` does where `track` is "fit"."""
+        tracker = first_tracker(driving, self._finder, smooth, driving_face)
+        fit_driving(driving, self.head_model, tracker, frames, self._reenactor, progress)
 
     def tracker(self, *, smooth: bool = True, driving_face: int | None = None) -> FaceTracker:
         """Follow a face from picture to picture in a loop of your own, as `animate` does."""

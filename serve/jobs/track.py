@@ -56,7 +56,7 @@ class Track:
     film: tyro.conf.Positional[Path]
     """A video, a folder of pictures or a picture."""
     out: tyro.conf.Positional[Path]
-    """The folder that is made, in the published layout; `reenact` and `prepare` read it. It appears when it is whole."""
+    """The folder that is made, in the published layout, which `reenact` reads; it appears when it is whole."""
     head_model: Annotated[str, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")] = OPEN_HEAD
     """The head model: `open-head`, the package's own, or FLAME: a file, or a weights folder that holds it."""
     params: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None

@@ -70,19 +70,19 @@ def _draw(pen: ImageDraw.ImageDraw, top: int, title: str, lines: Panel, fitted: 
         font = ImageFont.load_default(size * FINER)
         pen.text((x * FINER, y * FINER), words, fill=colour, anchor=anchor, font=font)
 
-    pen.line([(LEFT * FINER, (top + TOP) * FINER), (LEFT * FINER, (top + base) * FINER), (right * FINER, (top + base) * FINER)], FAINT, FINER)  # fmt: skip
+    axes = ((LEFT, top + TOP), (LEFT, top + base), (right, top + base))
+    pen.line([(x * FINER, y * FINER) for x, y in axes], FAINT, FINER)
     if low < 0 < high:
         pen.line([tuple(p) for p in at(np.array([0.0, end_s]), np.zeros(2)).tolist()], FAINT, FINER)
     text(LEFT, top + 15, title, "lm", size=13)
     text(LEFT - 6, top + base, f"{low:.3g}", "rm")
     text(LEFT - 6, top + TOP, f"{high:.3g}", "rm")
     text(right, top + base + 13, f"{end_s:.1f} s", "rm")
-    for place, (name, line) in enumerate(reversed(lines.items())):
+    for place, name in enumerate(reversed(list(lines))):
         text(right - 105 * place, top + 15, name, "rm", COLOURS[len(lines) - 1 - place])
-    step = -(-len(line) // LONGEST_LINE)
-    pieces = np.split(
-        np.arange(len(line)), np.flatnonzero((np.diff(faces.numbers) > 1) | (np.diff(faces.shots) != 0)) + 1
-    )
+    step = -(-len(faces) // LONGEST_LINE)
+    breaks = (np.diff(faces.numbers) > 1) | (np.diff(faces.shots) != 0)
+    pieces = np.split(np.arange(len(faces)), np.flatnonzero(breaks) + 1)
     for (_, line), colour in zip(lines.items(), COLOURS, strict=False):
         for rows in pieces:
             kept = rows[::step]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -101,11 +102,11 @@ def _pieces(numbers: np.ndarray) -> Iterator[_Piece]:
     """Cut a shot, of which these frames show the face, where it is away for long and where it is long."""
     ends = [0, *(np.flatnonzero(np.diff(numbers) > LONGEST_GAP + 1) + 1), len(numbers)]
     half = OVERLAP // 2
-    for start, stop in zip(ends[:-1], ends[1:], strict=True):
+    for start, stop in pairwise(ends):
         first, last = numbers[start], numbers[stop - 1]
         count = max(1, -(-(last + 1 - first - OVERLAP) // (LONGEST_PIECE - OVERLAP)))
         bounds = np.searchsorted(numbers, np.linspace(first, last + 1, count + 1).round())
-        for a, b in zip(bounds[:-1], bounds[1:], strict=True):
+        for a, b in pairwise(bounds):
             if a < b:
                 yield _Piece(slice(max(a - half, start), min(b + half, stop)), slice(a, b))
 

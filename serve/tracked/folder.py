@@ -18,7 +18,6 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ OVERLAY, CURVES = "overlay.mp4", "curves.png"
 PARTS = frozenset({PICTURES, LANDMARKS[0], PARAMETERS[0], SEGMENTS, HEAD_MODEL, QUALITY, SUMMARY, OVERLAY, CURVES})
 POOR_FIT_PX = 20.0  # of the 512² aligned picture: a mesh that is this far off sits beside the face
 BYTES_PER_PIXEL, BYTES_PER_FRAME = 1.5, 16_384  # of a PNG of a photograph; and what lies beside it
-QUICK_PNG = MappingProxyType({"compress_level": 3})  # half a second a frame would go into the last percents
+COMPRESS_LEVEL = 3  # of PNGs; the last percents would take most of the time
 
 Segment = Callable[[np.ndarray], np.ndarray]
 
@@ -78,8 +77,8 @@ def check_room(out: Path, frames: int | None, size_px: int) -> None:
     free = shutil.disk_usage(out.resolve().parent).free
     if wanted > free:
         raise InputError(
-            f"{out}: expected about {wanted / 1e9:.1f} GB for {frames:,} frames, the disk has {free / 1e9:.1f} GB; pass "
-            "--frames or a smaller --size, or choose another disk"
+            f"{out}: expected about {wanted / 1e9:.1f} GB for {frames:,} frames, the disk has {free / 1e9:.1f} GB; "
+            "pass --frames or a smaller --size, or choose another disk"
         )
 
 
@@ -112,7 +111,7 @@ class TrackFolder:
 
     def add_picture(self, number: int, picture: np.ndarray, segment: Segment | None = None) -> None:
         """Write the aligned picture of a frame, uint8 [S, S, 3], and where the person is in it."""
-        Image.fromarray(picture).save(self._file(PICTURES, number, "png"), **QUICK_PNG)
+        Image.fromarray(picture).save(self._file(PICTURES, number, "png"), compress_level=COMPRESS_LEVEL)
         if segment is not None:
             (self.root / SEGMENTS).mkdir(exist_ok=True)
             Image.fromarray(segment(picture)).save(self._file(SEGMENTS, number, "png"))
@@ -125,7 +124,7 @@ class TrackFolder:
         _write_json(self.root / HEAD_MODEL, fitted.model.to_dict())
 
     def add_quality(self, fitted: FittedFrames) -> None:
-        """Write a row for each frame that was read: whether the face was found, how well the model fits, and why not."""
+        """Write a row for each frame that was read: whether the face was found, how well the model fits, or why not."""
         with (self.root / QUALITY).open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["frame", "time_s", "found", "shot", "error_px", "outliers", "reason"])
