@@ -57,7 +57,8 @@ class Wanted:
         motion: folder of the motion encoder; None: no motion is stored.
         least_side: px of the raw picture that the aligned square must have.
         largest_other: another face in the square may have this share of the size of the face that is taken.
-        most_blur: of `blur`, 0 to 1, of the square at 512 px whatever `size` is. most_turn_deg: angle between face and camera.
+        most_blur: of `blur`, 0 to 1, of the square at 512 px whatever `size` is.
+        most_turn_deg: angle between face and camera.
         most_error_px: of the fit, px at 512.
     """
 
