@@ -211,7 +211,8 @@ class _Film:
         """Say why the film is dropped: None where a clip is kept, else what most of its shots suffer from."""
         if any(shot.clip is not None for shot in self.shots):
             return None
-        if stopped is not None:
+        damaged = self.clip is not None and bool(self.clip.warnings) and self.frames < self.options.fewest
+        if stopped is not None or damaged:
             return "unreadable"
         reasons = [shot.reason for shot in self.shots if shot.reason is not None]
         return Counter(reasons).most_common(1)[0][0] if reasons else "no face"
