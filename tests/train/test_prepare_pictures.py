@@ -82,7 +82,7 @@ def test_what_a_blur_takes_is_measured():
     with Image.open(PORTRAIT) as face:
         sharp = face.convert("RGB").resize((512, 512))
     values = [blur(np.asarray(sharp.filter(ImageFilter.GaussianBlur(sigma)))) for sigma in (0, 2, 4, 8)]
-    assert values == sorted(values) and values[0] < 0.6 and 0.65 < values[1] < 0.75 and values[3] > 0.85
+    assert values == sorted(values) and values[0] < 0.5 and 0.6 < values[2] < 0.8 and values[3] > 0.8
     assert blur(np.zeros((64, 64, 3), np.uint8)) == 1
     rng = np.random.default_rng(0)
     assert blur(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)) < 0.2
