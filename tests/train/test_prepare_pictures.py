@@ -98,7 +98,7 @@ def test_stills_become_a_store_and_others_are_dropped_for_a_reason(folder, tmp_p
     }  # fmt: skip
     assert (done.listed, done.kept, sum(done.dropped.values()), done.others) == (11, 4, 7, 1)
     store = PictureStore(tmp_path / "store", contents=True)
-    assert store.head_model == load_head_model().identity.to_dict()
+    assert store.head_model == load_head_model().identity
     rows = {str(store.row(k)["source"]): k for k in range(4)}
     upright, mirrored, turned, grey = (rows[n] for n in ("a2.png", "a10.webp", "sub/turned.jpg", "sub/grey.bmp"))
     assert np.abs(store.picture(turned).astype(int) - store.picture(upright)).mean() < 6, "the orientation is followed"

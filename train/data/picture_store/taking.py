@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triportrait.core.checkpoint import load_motion_encoder
-from triportrait.core.checksum import sha256
+from triportrait.core.checkpoint import load_motion_encoder, weights_folder
 from triportrait.core.errors import InputError
 from triportrait.core.faces.models import load_model
 from triportrait.core.faces.segmentation import PersonSegmentation
 from triportrait.core.motion.flame import rotation_matrices
 from triportrait.core.motion.motion_crop import ALIGNED_SIZE, motion_crop
-from triportrait.core.tracking.clip_fit import fit_clip
+from triportrait.core.tracking.clip_fit import fit_stills
 from triportrait.core.tracking.head_model import HeadModel, load_head_model
 from triportrait.core.tracking.records import columns_of
 from triportrait.serve.faces.alignment import Alignment, align
@@ -32,6 +31,7 @@ from triportrait.serve.faces.fit_points import fit_points
 from triportrait.serve.faces.landmark_files import RAW_LANDMARKS, LandmarkFolder, aligned_face
 from triportrait.serve.faces.network_faces import NetworkFaces
 from triportrait.serve.media.pictures.picture_file import read_picture
+from triportrait.train.data.films.clip_making import encoder_fingerprint
 from triportrait.train.data.picture_quality import blur
 from triportrait.train.data.picture_store.layout import ENDINGS
 from triportrait.train.data.picture_store.listing import ALIGNED
@@ -69,7 +69,7 @@ class Wanted:
     motion: str | None = None
     least_side: int = 256
     largest_other: float = 0.5
-    most_blur: float = 0.8
+    most_blur: float = 0.6
     most_turn_deg: float = 75.0
     most_error_px: float = 8.0
 
@@ -94,10 +94,13 @@ class Wanted:
         Raises: `InputError` where the head model or the motion encoder cannot be loaded.
         """
         names = ("size", "format", "face", "least_side", "largest_other", "most_blur", "most_turn_deg", "most_error_px")
-        return {name: getattr(self, name) for name in names} | {
-            "head_model": _head_model(self.head_model).identity.to_dict(),
-            "motion": None if self.motion is None else _motion_identity(self.motion),
-        }
+        said = {name: getattr(self, name) for name in names}
+        said |= {"head_model": _head_model(self.head_model).identity.to_dict(), "motion_encoder": None}
+        if self.motion is not None:
+            encoder = _encoder(self.motion)
+            said["motion_encoder"] = getattr(encoder, "name", type(encoder).__name__)
+            said["motion"] = {"width": int(encoder.motion_width), "fingerprint": encoder_fingerprint(encoder)}
+        return said
 
 
 @dataclass(frozen=True)
@@ -244,13 +247,9 @@ def _judged(numbers: Mapping[str, np.ndarray], turn_deg: float, wanted: Wanted) 
 
 
 def _fit(model: HeadModel, points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit pictures of N people: records [N, 437], and the landmarks' error [N], px; NaN where the solve fails."""
-    records, errors = [], []
-    for one, counts in zip(points, weights, strict=True):
-        fit = fit_clip(model, one[None], counts[None], film=False)
-        records.append(fit.records[0])
-        errors.append(fit.error_px[0])
-    return torch.stack(records), torch.stack(errors)
+    """Fit pictures of N people: records [N, 437], and the landmarks' error [N], px."""
+    fit = fit_stills(model, points, weights)
+    return fit.records, fit.error_px
 
 
 @lru_cache(maxsize=1)
@@ -270,9 +269,10 @@ def _head_model(name: str) -> HeadModel:
 
 @lru_cache(maxsize=1)
 def _encoder(folder: str) -> Any:
-    return load_motion_encoder(folder)
-
-
-def _motion_identity(folder: str) -> dict[str, Any]:
-    width = int(_encoder(folder).motion_width)
-    return {"width": width, "sha256": sha256(Path(folder) / "motion.safetensors")[:16]}
+    encoder = load_motion_encoder(weights_folder(folder))
+    if encoder.crop_size is None:
+        raise InputError(
+            f"{folder}: expected a motion encoder that reads pictures, this one reads parameters, which are stored in "
+            "any case; leave --motion out"
+        )
+    return encoder
