@@ -95,7 +95,7 @@ def test_a_clip_is_solved_as_one_dense_system():
             whole[:, t * D - D : t * D, here], whole[:, here, t * D - D : t * D] = ties[t - 1], ties[t - 1].T
     whole[:, -S:, -S:] = shared
     expected = torch.linalg.solve(whole, torch.cat([frames.flatten(1), shape], 1))
-    found, found_shape = solve_clip(blocks, ties, mixed, shared, frames, shape)
+    found, found_shape, _ = solve_clip(blocks, ties[None], mixed, shared, frames, shape)
     torch.testing.assert_close(torch.cat([found.flatten(1), found_shape], 1), expected)
 
 
