@@ -24,7 +24,8 @@ from triportrait.core.motion.flame import rotation_matrices
 from triportrait.core.motion.motion_crop import ALIGNED_SIZE, motion_crop
 from triportrait.core.tracking.clip_fit import fit_stills
 from triportrait.core.tracking.head_model import HeadModel, load_head_model
-from triportrait.core.tracking.records import columns_of
+from triportrait.core.tracking.network_landmarks import for_networks
+from triportrait.core.tracking.records import RECORD_WIDTH, columns_of
 from triportrait.serve.faces.alignment import Alignment, align
 from triportrait.serve.faces.face import Face
 from triportrait.serve.faces.fit_points import fit_points
@@ -127,6 +128,7 @@ class _Seen:
     crop: np.ndarray
     points: np.ndarray
     weights: np.ndarray
+    by_networks: bool
 
 
 def take(batch: Batch) -> list[StoredPicture | Dropped]:
@@ -161,7 +163,7 @@ def _look(batch: Batch, k: int) -> _Seen | Dropped:
     at_512 = crop if wanted.size == ALIGNED_SIZE else placed.crop(image, ALIGNED_SIZE)
     if (blurred := blur(at_512)) > wanted.most_blur:
         return Dropped(source, BLURRED, f"{blurred:.2f} of {wanted.most_blur:g}")
-    return _Seen(batch.first + k, source, crop, *fit_points(face, placed))
+    return _Seen(batch.first + k, source, crop, *fit_points(face, placed), by_networks=face.mesh is not None)
 
 
 def _face(path: Path, image: np.ndarray, wanted: Wanted) -> tuple[Face | str, list[Face]]:
@@ -204,8 +206,7 @@ def _share_outside(face: Face, image: np.ndarray) -> float:
 @torch.inference_mode()
 def _fitted(seen: Sequence[_Seen], wanted: Wanted) -> list[StoredPicture | Dropped]:
     points = torch.from_numpy(np.stack([one.points for one in seen]))
-    weights = torch.from_numpy(np.stack([one.weights for one in seen]))
-    records, errors = _fit(_head_model(wanted.head_model), points, weights)  # [N, 437], [N]
+    records, errors = _fit(_head_model(wanted.head_model), seen)  # [N, 437], [N]
     parts = columns_of(records)
     turns = rotation_matrices(parts["neck"].double())[:, 2, 2].clamp(-1, 1).acos().rad2deg()
     images = torch.from_numpy(np.stack([one.crop for one in seen])).permute(0, 3, 1, 2)  # [N, 3, S, S]
@@ -246,10 +247,21 @@ def _judged(numbers: Mapping[str, np.ndarray], turn_deg: float, wanted: Wanted) 
     return None
 
 
-def _fit(model: HeadModel, points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit pictures of N people: records [N, 437], and the landmarks' error [N], px."""
-    fit = fit_stills(model, points, weights)
-    return fit.records, fit.error_px
+def _fit(model: HeadModel, seen: Sequence[_Seen]) -> tuple[Tensor, Tensor]:
+    """Fit pictures of N people: records [N, 437], and the landmarks' error [N], px.
+
+    The networks put some landmarks elsewhere than other trackers; the head model knows where.
+    """
+    records, errors = torch.empty(len(seen), RECORD_WIDTH), torch.empty(len(seen), dtype=torch.float64)
+    for by_networks in (True, False):
+        rows = [k for k, one in enumerate(seen) if one.by_networks is by_networks]
+        if rows:
+            points, weights = (
+                torch.from_numpy(np.stack([getattr(seen[k], name) for k in rows])) for name in ("points", "weights")
+            )
+            fit = fit_stills(for_networks(model) if by_networks else model, points, weights)
+            records[rows], errors[rows] = fit.records, fit.error_px
+    return records, errors
 
 
 @lru_cache(maxsize=1)
