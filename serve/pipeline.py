@@ -150,7 +150,7 @@ class Pipeline(OpenNetworks):
         reenactor = self._network()
         aligned = picture.aligned(reenactor.image_size, reenactor.has_flame_neck)
         if track == "fit":
-            aligned = fitted_source(picture, aligned, self.head_model)
+            aligned = fitted_source(picture, aligned, self.head_model, self._finder)
         if (picture.faces or 0) > 1 and face is None:
             logger.info("%s: %d faces, the largest is taken; --face N takes another", picture.name, picture.faces)
         if aligned.tracking.landmarks is None:

@@ -107,10 +107,10 @@ class FittedFrames:
     def tracking(self, row: int) -> Tracking:
         """Return what the published files of one of the N frames say."""
         landmarks = torch.from_numpy(self.faces.landmarks[row])[None]
-        return Tracking(parameters_of_record(self.records[row]), landmarks)
+        return Tracking(parameters_of_record(self.records[row], self.model), landmarks)
 
 
-def parameters_of_record(record: Tensor) -> HeadParameters:
-    """Split the 437 numbers of one frame, [437]."""
+def parameters_of_record(record: Tensor, model: ModelIdentity) -> HeadParameters:
+    """Split the 437 numbers of one frame, [437], which are parameters of `model`."""
     parts = columns_of(record[None])
     return HeadParameters(camera_from_label(parts.pop("camera")), **parts)

@@ -19,7 +19,7 @@ from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.picture_inputs import PictureStream
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.source_and_driving import DrivingFrames, Progress, SourcePicture
-from triportrait.serve.tracked.film_fit import fit_film, fit_picture
+from triportrait.serve.tracked.film_fit import fit_film, fit_picture, model_for
 from triportrait.serve.tracked.following_pass import check_can_follow, follow_faces
 from triportrait.serve.tracking_files import TrackedFolder
 
@@ -104,7 +104,8 @@ def fit_driving(
         logger.info("%s: its parameter files are taken as they are", driving.name)
         return
     faces = follow_faces(driving, tracker, frames, progress=progress)
-    fitted = fit_film(faces, model(), film=not driving.clip.is_pictures, device=network.device)
+    seen_by = model_for(model(), tracker.provider)
+    fitted = fit_film(faces, seen_by, film=not driving.clip.is_pictures, device=network.device)
     driving.fitted = fitted
     logger.info(
         "%s: %s fitted to %d frames, its landmarks are %.1f px of 512 off in the worst",
@@ -112,12 +113,15 @@ def fit_driving(
     )  # fmt: skip
 
 
-def fitted_source(picture: SourcePicture, aligned: AlignedFace, model: Callable[[], HeadModel]) -> AlignedFace:
+def fitted_source(
+    picture: SourcePicture, aligned: AlignedFace, model: Callable[[], HeadModel], finder: LazyProvider
+) -> AlignedFace:
     """Return the face of a portrait with fitted parameters, its shape among them; those of files stay.
 
     Args:
         picture: the portrait. aligned: its face.
         model: gives the head model.
+        finder: found the face, unless a file told where it is.
     """
     if picture.tracking is not None and picture.tracking.parameters is not None:
         return aligned
@@ -125,5 +129,6 @@ def fitted_source(picture: SourcePicture, aligned: AlignedFace, model: Callable[
         name = picture.name.name if isinstance(picture.name, Path) else picture.name
         logger.info("%s: no landmarks that could be fitted; its shape is that of a mean face", name)
         return aligned
-    parameters = fit_picture(picture.face, aligned.placed, model())
+    provider = None if picture.faces is None else finder()
+    parameters = fit_picture(picture.face, aligned.placed, model_for(model(), provider))
     return replace(aligned, tracking=replace(aligned.tracking, parameters=parameters))

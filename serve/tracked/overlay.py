@@ -47,7 +47,7 @@ class Overlay:
     size: tuple[int, int]
 
     def draw(self, image: np.ndarray, number: int) -> np.ndarray:
-        """Return frame `number`, uint8 [H, W, 3], in the film's size with mesh and landmarks; without a face it says so."""
+        """Return frame `number`, uint8 [H, W, 3], with mesh and landmarks, or with the reason why it has none."""
         height, width = image.shape[:2]
         shown = Image.fromarray(np.ascontiguousarray(image)).resize(self.size, Image.Resampling.BILINEAR)
         faces = self.fitted.faces
@@ -88,10 +88,9 @@ class Overlay:
         (a, b, c) = np.moveaxis(corners, 1, 0)
         towards = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
         focal = float(columns_of(self.fitted.records[row : row + 1])["camera"][0, 16])
-        camera_xy = (
-            (points[:, :2] - (placed.left + placed.side / 2, placed.top + placed.side / 2)) / placed.side / focal
-        )
-        solid = np.column_stack([camera_xy * points[:, 2:], points[:, 2]])  # x right, y down, z away
+        middle = (placed.left + placed.side / 2, placed.top + placed.side / 2)
+        across = (points[:, :2] - middle) / (placed.side * focal)
+        solid = np.column_stack([across * points[:, 2:], points[:, 2]])  # camera axes: x right, y down, z away
         p, q, r = np.moveaxis(solid[self._triangles], 1, 0)
         normals = np.cross(q - p, r - p)
         facing = np.abs(normals[:, 2]) / np.linalg.norm(normals, axis=1).clip(1e-12)

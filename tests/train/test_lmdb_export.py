@@ -116,7 +116,11 @@ def test_pictures_become_the_published_records_and_come_back(tmp_path, capsys):
         assert np.array_equal(found.motion, store.row(place)["motion"])
     assert cli.main(["prepare", "lmdb", str(out), str(tmp_path / "back")]) == 0
     back = PictureStore(tmp_path / "back", contents=True)
-    assert back.head_model == MODEL and list(back.names()) == [f"picture_{k:08d}" for k in range(4)]
+    assert (
+        back.head_model is not None
+        and back.head_model.to_dict() == MODEL
+        and list(back.names()) == [f"picture_{k:08d}" for k in range(4)]
+    )
     for place in range(4):
         assert back.encoded(place) == store.encoded(place)
         for name in (*COLUMNS, "motion"):

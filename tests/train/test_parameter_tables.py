@@ -13,6 +13,7 @@ from tests.train.test_lmdb_export import clips
 from tests.train.written_clips import labels, store
 from triportrait import cli
 from triportrait.core.errors import InputError
+from triportrait.core.motion.head_identity import PUBLISHED_MODEL, ModelIdentity
 from triportrait.train.data import folders
 from triportrait.train.data.parameter_tables import read_tables, write_tables
 
@@ -55,7 +56,7 @@ def test_stills_and_clips_become_the_published_tables(tmp_path, capsys):
         "vfhq_all_motion_params.npy": ((2, 7, 112), np.float32),
     }
     found = read_tables(out)
-    assert found.head_model == MODEL
+    assert found.head_model.to_dict() == MODEL
     for table, expected in zip((found.camera_shape, found.motion), halves(stills), strict=True):
         assert np.array_equal(table, expected)
     mapped = np.concatenate([stills[:, 25:425], stills[:, 428:431]], 1)
@@ -70,9 +71,9 @@ def test_stills_and_clips_become_the_published_tables(tmp_path, capsys):
 def test_a_folder_of_published_folders_has_clips_in_the_order_of_people(tmp_path):
     for k in (10, 2):
         per_frame(tmp_path / "set" / f"clip{k}", k, 11)
-    write_tables([tmp_path / "set"], tmp_path / "tables", head_model=OTHER)
+    write_tables([tmp_path / "set"], tmp_path / "tables", head_model=ModelIdentity(**OTHER))
     found = read_tables(tmp_path / "tables", "clips")
-    assert found.head_model == OTHER
+    assert found.head_model.to_dict() == OTHER
     assert np.array_equal(found.motion, np.stack([labels(2, 11), labels(10, 11)])[..., 325:]), "2 before 10, twice"
 
 
@@ -82,12 +83,12 @@ def test_head_models_are_never_mixed(tmp_path, capsys):
     per_frame(tmp_path / "silent", 2, 3)
     out = str(tmp_path / "tables")
     assert cli.main(["prepare", "parameters", str(tmp_path / "pictures"), str(tmp_path / "other"), out]) == 2
-    assert "expected parameters of open head as" in capsys.readouterr().err
+    assert "expected parameters of open head (0123456789abcdef), the head model of" in capsys.readouterr().err
     assert cli.main(["prepare", "parameters", str(tmp_path / "pictures"), str(tmp_path / "silent"), out]) == 2
-    assert "got those of" in capsys.readouterr().err
+    assert "got those of FLAME 2020 (no fingerprint)" in capsys.readouterr().err
     per_frame(tmp_path / "set" / "a", 1, 3, OTHER)
     per_frame(tmp_path / "set" / "b", 1, 3, MODEL)
-    with pytest.raises(InputError, match="which mean other faces"):
+    with pytest.raises(InputError, match="got those of open head"):
         write_tables([tmp_path / "set"], tmp_path / "tables")
     assert not (tmp_path / "tables").exists()
 
@@ -147,7 +148,7 @@ def test_tables_are_checked_where_they_are_read(tmp_path):
     np.save(tmp_path / "ffhq_all_shape_n_c_params.npy", rows[:, :325].reshape(2, 3, 325))
     np.save(tmp_path / "ffhq_all_motion_params.npy", rows[:, 325:].reshape(2, 3, 112))
     found = read_tables(tmp_path)
-    assert found.head_model is None, "published tables do not say it"
+    assert found.head_model == PUBLISHED_MODEL, "published tables do not say it"
     assert (found.camera_shape.shape, found.motion.shape) == ((6, 325), (6, 112))
     assert isinstance(found.motion.base if found.motion.base is not None else found.motion, np.memmap)
     for change, said in (

@@ -32,7 +32,7 @@ def test_what_is_written_comes_back(tmp_path):
             assert row[name].dtype == np.float32 and np.array_equal(row[name], value)
         assert (row["number"], row["source"]) == (number, f"a/{number}.jpg")
     assert list(found.names()) == [f"picture_{number:08d}" for number in (0, 2, 3, 8)]
-    assert found.head_model == written_pictures.MODEL
+    assert found.head_model is not None and found.head_model.to_dict() == written_pictures.MODEL
     assert found.index["dropped"] == {"no face": 3}
     with pytest.raises(IndexError):
         found.picture(4)

@@ -82,7 +82,7 @@ def test_what_a_blur_takes_is_measured():
     with Image.open(PORTRAIT) as face:
         sharp = face.convert("RGB").resize((512, 512))
     values = [blur(np.asarray(sharp.filter(ImageFilter.GaussianBlur(sigma)))) for sigma in (0, 2, 4, 8)]
-    assert values == sorted(values) and values[0] < 0.6 and 0.65 < values[1] < 0.75 and values[3] > 0.85
+    assert values == sorted(values) and values[0] < 0.5 and 0.6 < values[2] < 0.8 and values[3] > 0.8
     assert blur(np.zeros((64, 64, 3), np.uint8)) == 1
     rng = np.random.default_rng(0)
     assert blur(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)) < 0.2
@@ -98,7 +98,7 @@ def test_stills_become_a_store_and_others_are_dropped_for_a_reason(folder, tmp_p
     }  # fmt: skip
     assert (done.listed, done.kept, sum(done.dropped.values()), done.others) == (11, 4, 7, 1)
     store = PictureStore(tmp_path / "store", contents=True)
-    assert store.head_model == load_head_model().identity.to_dict()
+    assert store.head_model == load_head_model().identity
     rows = {str(store.row(k)["source"]): k for k in range(4)}
     upright, mirrored, turned, grey = (rows[n] for n in ("a2.png", "a10.webp", "sub/turned.jpg", "sub/grey.bmp"))
     assert np.abs(store.picture(turned).astype(int) - store.picture(upright)).mean() < 6, "the orientation is followed"

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from triportrait.core.errors import InputError
 from triportrait.core.files import ARRAY_DAMAGE, check_regular
-from triportrait.core.safe_text import shown
+from triportrait.core.motion.head_identity import PUBLISHED_MODEL, ModelIdentity, check_same_model
 from triportrait.serve.media.pictures.picture_folder import as_people_count
 from triportrait.train.data.clip_store.records import COLUMNS, LABEL_WIDTH
 from triportrait.train.data.clip_store.store import ClipStore, check_table, is_clip_store
-from triportrait.train.data.head_model_file import read_head_model
+from triportrait.train.data.head_model_file import identity_in, read_head_model
 from triportrait.train.data.picture_store.layout import is_picture_store
 from triportrait.train.data.picture_store.store import PictureStore
 
@@ -39,7 +38,7 @@ class ParameterSource:
     clips: bool
     lengths: list[int]
     read: Callable[[int], Rows]
-    head_model: dict[str, Any] | None
+    head_model: ModelIdentity | None
 
 
 def open_source(path: Path) -> ParameterSource:
@@ -62,33 +61,24 @@ def open_source(path: Path) -> ParameterSource:
     if folders == [path]:
         return _of_stills(path)
     identities = [read_head_model(folder) for folder in folders]
-    if other := next((k for k, said in enumerate(identities) if said != identities[0]), None):
-        raise _mixed(folders[0], identities[0], folders[other], identities[other])
+    for folder, said in zip(folders, identities, strict=True):
+        check_same_model(identities[0] or PUBLISHED_MODEL, said or PUBLISHED_MODEL, str(folder), str(folders[0]))
     files = [_files(folder) for folder in folders]
     return ParameterSource(path, True, [len(some) for some in files], lambda k: _read(files[k]), identities[0])
 
 
-def check_one_model(sources: Sequence[ParameterSource], said: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Check that all parameters are of one head model, and return which it is; None where nobody said.
+def check_one_model(sources: Sequence[ParameterSource], said: ModelIdentity | None) -> ModelIdentity:
+    """Check that all parameters are of one head model, and return which it is.
 
     Args:
-        said: of those that do not say it themselves.
+        said: of those that do not say it themselves; None: they are the published model's.
 
     Raises: `InputError` for two models.
     """
-    models = [said if source.head_model is None else source.head_model for source in sources]
+    models = [source.head_model or said or PUBLISHED_MODEL for source in sources]
     for source, model in zip(sources, models, strict=True):
-        if model != models[0]:
-            raise _mixed(sources[0].path, models[0], source.path, model)
-    return models[0]
-
-
-def _mixed(path: Path, model: Any, other_path: Path, other: Any) -> InputError:
-    names = [shown(m.get("name")) if m is not None else "a model that is not named" for m in (model, other)]
-    return InputError(
-        f"{other_path}: expected parameters of {names[0]} as {path} has, got those of {names[1]}, which mean other "
-        "faces; make a table of each"
-    )
+        check_same_model(models[0], model, str(source.path), str(sources[0].path))
+    return max(models, key=lambda model: bool(model.fingerprint))
 
 
 def _of_clips(path: Path, store: ClipStore) -> ParameterSource:
@@ -106,7 +96,7 @@ def _of_clips(path: Path, store: ClipStore) -> ParameterSource:
         return rows
 
     read(0)
-    return ParameterSource(path, True, store.frames_of, read, store.index.get("head_model"))
+    return ParameterSource(path, True, store.frames_of, read, identity_in(store.index, f"{path}: head_model"))
 
 
 def _of_stills(path: Path) -> ParameterSource:

@@ -16,15 +16,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 
 from triportrait.core.errors import InputError
 from triportrait.core.files import ARRAY_DAMAGE, check_regular
+from triportrait.core.motion.head_identity import PUBLISHED_MODEL, ModelIdentity
 from triportrait.train.data.arrays import check_finite, check_rotations
 from triportrait.train.data.clip_store.store import LARGEST
 from triportrait.train.data.folders import open_folder, whole_folder
+from triportrait.train.data.head_model_file import identity_in
 from triportrait.train.data.parameter_sources import ParameterSource, check_one_model, open_source
 
 KIND = "triportrait parameter tables"
@@ -56,7 +58,7 @@ def write_tables(
     frames: int | None = None,
     mapper: bool = False,
     overwrite: bool = False,
-    head_model: dict[str, str] | None = None,
+    head_model: ModelIdentity | None = None,
     progress: Callable[[int, int], None] = lambda done, count: None,
 ) -> Written:
     """Write the tables of picture stores, clip stores and folders of per-frame files; the folder appears whole.
@@ -65,7 +67,7 @@ def write_tables(
         frames: M, the first frames of each clip; clips with fewer are left out. None: all, and clips of other lengths
             are refused.
         mapper: write the table of what BFM is mapped to, too.
-        head_model: whose parameters those are that do not say it, as `ModelIdentity.to_dict` writes it.
+        head_model: whose parameters those are that do not say it; None: the published model's.
         progress: is called with the number of rows written and that of all.
 
     Raises:
@@ -82,7 +84,7 @@ def write_tables(
     if not count:
         raise InputError(f"{out}: expected parameters, got none: no clip has {frames} frames; say less by --frames")
     settings = {
-        "head_model": identity, "sources": [str(source.path) for source in opened], "stills": still_rows,
+        "head_model": identity.to_dict(), "sources": [str(source.path) for source in opened], "stills": still_rows,
         "clips": clips, "frames": M,
     }  # fmt: skip
     done = 0
@@ -153,13 +155,12 @@ class ParameterTables:
 
     Attributes:
         camera_shape: float32 [N, 325]. motion: float32 [N, 112] of stills, [clips, M, 112] of clips.
-        head_model: whose parameters these are, as `ModelIdentity.to_dict` writes it; None for published tables, which
-            do not say it.
+        head_model: whose parameters these are; published tables do not say it, and are the published model's.
     """
 
     camera_shape: np.ndarray
     motion: np.ndarray
-    head_model: dict[str, str] | None
+    head_model: ModelIdentity
 
 
 def read_tables(folder: Path, of: Of = "stills", whole: bool = True) -> ParameterTables:
@@ -171,9 +172,9 @@ def read_tables(folder: Path, of: Of = "stills", whole: bool = True) -> Paramete
     Raises:
         InputError: a table is missing, damaged, of another shape, or holds what is of no face.
     """
-    identity: dict[str, Any] | None = None
+    identity = PUBLISHED_MODEL
     if (folder / "index.json").exists():
-        identity = open_folder(folder, KIND).get("head_model")
+        identity = identity_in(open_folder(folder, KIND), f"{folder / 'index.json'}: head_model") or identity
     camera_shape = _opened(folder / f"{PREFIX[of]}_{CAMERA_SHAPE}.npy", WIDTHS[CAMERA_SHAPE])
     motion = _opened(folder / f"{PREFIX[of]}_{MOTION}.npy", WIDTHS[MOTION])
     camera_shape = camera_shape.reshape(-1, WIDTHS[CAMERA_SHAPE])

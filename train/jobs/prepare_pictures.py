@@ -48,7 +48,7 @@ class Pictures(Held, _Folder):
     """Drop pictures whose aligned square has fewer px in the raw picture: they would be magnified."""
     largest_other: float = 0.5
     """Drop pictures that show another face in the square of more than this share of the size of the first."""
-    most_blur: float = 0.8
+    most_blur: float = 0.6
     """Drop pictures that are more blurred, from 0, sharp, to 1."""
     most_turn_deg: float = 75.0
     """Drop faces that are turned further away from the camera, degrees."""

@@ -42,7 +42,7 @@ class Parameters:
                 f"STORE, OUT: expected a store or more and the folder to make, got {len(self.places)} names"
             )
         *stores, out = self.places
-        said = None if self.head_model is None else load_head_model(self.head_model).identity.to_dict()
+        said = None if self.head_model is None else load_head_model(self.head_model).identity
         with progress_bar("row") as progress:
             done = write_tables(stores, out, self.frames, self.mapper, self.overwrite, said, progress)
         parts = [f"{done.stills:,} stills"] if done.stills else []

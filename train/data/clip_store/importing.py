@@ -70,7 +70,12 @@ def import_lmdb(
 
     return fill_store(
         out,
-        {"source": "lmdb", "name": path.name, "records": count, **({} if model is None else {"head_model": model})},
+        {
+            "source": "lmdb",
+            "name": path.name,
+            "records": count,
+            **({} if model is None else {"head_model": model.to_dict()}),
+        },
         clips(),
         most_skipped,
         lambda done: progress(done, count),

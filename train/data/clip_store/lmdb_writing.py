@@ -23,11 +23,12 @@ from triportrait.core.atomic import put_folder, write_text
 from triportrait.core.checksum import sha256
 from triportrait.core.errors import InputError
 from triportrait.core.files import read_json
+from triportrait.core.motion.head_identity import ModelIdentity
 from triportrait.core.optional_packages import install, reason
 from triportrait.train.data.clip_store.frames import decode
 from triportrait.train.data.clip_store.records import BLOBS, COLUMNS, MOTION_WIDTH, NUMBERS, STILL_BLOBS, STILL_NUMBERS
 from triportrait.train.data.clip_store.store import INDEX, ClipStore, is_clip_store
-from triportrait.train.data.head_model_file import HEAD_MODEL
+from triportrait.train.data.head_model_file import HEAD_MODEL, identity_in
 from triportrait.train.data.picture_store.layout import is_picture_store
 from triportrait.train.data.picture_store.store import PictureStore
 from triportrait.train.data.picture_store.writing import encoded_picture
@@ -72,7 +73,7 @@ def export_lmdb(folder: Path, out: Path, progress: Callable[[int, int], None] = 
         for name in (_FROM, "lock.mdb"):
             (part / name).unlink(missing_ok=True)
         if source.head_model is not None:
-            write_text(part / HEAD_MODEL, json.dumps(source.head_model) + "\n")
+            write_text(part / HEAD_MODEL, json.dumps(source.head_model.to_dict()) + "\n")
         put_folder(part, out.absolute(), part.with_name(part.name + ".old"))
     except OSError as error:
         raise _disk(out, error) from error
@@ -108,7 +109,7 @@ class _Source:
     size: int
     count: int
     unit: str
-    head_model: dict[str, str] | None
+    head_model: ModelIdentity | None
 
     def record(self, number: int) -> bytes:
         """Return a record. Raises: `InputError` where what it is made of is damaged or missing."""
@@ -129,7 +130,7 @@ class _Clips(_Source):
     def __init__(self, folder: Path) -> None:
         self._store = ClipStore(folder)
         self.size, self.count = self._store.size, len(self._store)
-        self.head_model = self._store.index.get("head_model")
+        self.head_model = identity_in(self._store.index, f"{folder / INDEX}: head_model")
 
     def check(self, number: int) -> None:
         _check_columns(self._store.folder / f"{self._store.clips[number]}.npz", self._store.table(number))

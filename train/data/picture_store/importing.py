@@ -15,7 +15,7 @@ from triportrait.serve.media.pictures.file_type import kind_of_bytes
 from triportrait.serve.media.pictures.picture_file import decode_picture
 from triportrait.train.data.clip_store.importing import FEWEST_TO_JUDGE, SKIPPED, Imported
 from triportrait.train.data.clip_store.records import is_still, open_lmdb, parse_still
-from triportrait.train.data.head_model_file import read_head_model
+from triportrait.train.data.head_model_file import read_head_model, same_settings
 from triportrait.train.data.picture_store.layout import INDEX, disk_error
 from triportrait.train.data.picture_store.store import MOST_SIDE, PictureStore
 from triportrait.train.data.picture_store.writing import Dropped, PictureWriter, StoredPicture, encoded_picture
@@ -57,7 +57,7 @@ def import_stills(
     head_model = read_head_model(path)
     settings = {
         "source": "lmdb", "name": path.name, "records": count, "listed": count, "per_shard": PER_SHARD,
-        "head_model": head_model,
+        "head_model": None if head_model is None else head_model.to_dict(),
     }  # fmt: skip
     if (out / INDEX).exists():
         return _finished(out, settings)
@@ -129,11 +129,9 @@ def _picture(number: int, message: bytes, size: int) -> StoredPicture | Dropped:
 
 def _finished(out: Path, settings: dict[str, object]) -> Imported:
     store = PictureStore(out)
-    for name, value in settings.items():
-        if (stored := store.index.get(name)) != value:
-            raise InputError(
-                f"{out}: this store is finished, with {name} {stored!r}, now it is {value!r}; name another folder"
-            )
+    before = {name: store.index.get(name) for name in settings}
+    if (difference := same_settings(before, settings)) is not None:
+        raise InputError(f"{out}: this store is finished, {difference}; name another folder")
     return Imported(len(store), int(store.index.get("skipped", 0)), True)
 
 

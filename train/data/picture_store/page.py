@@ -31,7 +31,7 @@ def write_page(store: PictureStore, root: Path, dropped: Iterator[Dropped], othe
     """
     listed, counts = int(store.index["listed"]), dict(store.index["dropped"])
     lead = f"{len(store):,} of {listed:,} pictures were kept" + (f"; {others:,} other files" if others else "")
-    name = dict(store.head_model or {}).get("name", "a head model")
+    name = "a head model" if store.head_model is None else store.head_model.name
     lead += f". Fitted: {name}. What is not the person is shown darker; the mask says so."
     try:
         write_kept_and_dropped(

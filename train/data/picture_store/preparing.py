@@ -16,6 +16,7 @@ from typing import Any
 from triportrait.core.atomic import replacing
 from triportrait.core.errors import InputError
 from triportrait.core.faces.models import why_unusable
+from triportrait.train.data.head_model_file import same_settings
 from triportrait.train.data.parallel import in_order
 from triportrait.train.data.picture_store.layout import INDEX, MOST_IN_SHARD, disk_error
 from triportrait.train.data.picture_store.listing import listed_pictures, listing_digest
@@ -137,11 +138,9 @@ def _finished(out: Path, settings: Mapping[str, Any], others: int) -> Prepared |
     if not (out / INDEX).exists():
         return None
     store = PictureStore(out)
-    for name, value in settings.items():
-        if (stored := store.index.get(name)) != value:
-            raise InputError(
-                f"{out}: this store is finished, with {name} {stored!r}, now it is {value!r}; name another folder"
-            )
+    before = {name: store.index.get(name) for name in settings}
+    if (difference := same_settings(before, settings)) is not None:
+        raise InputError(f"{out}: this store is finished, {difference}; name another folder")
     return Prepared(settings["listed"], len(store), store.index["dropped"], others, already_there=True)
 
 

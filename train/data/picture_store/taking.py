@@ -16,22 +16,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triportrait.core.checkpoint import load_motion_encoder
-from triportrait.core.checksum import sha256
+from triportrait.core.checkpoint import load_motion_encoder, weights_folder
 from triportrait.core.errors import InputError
 from triportrait.core.faces.models import load_model
 from triportrait.core.faces.segmentation import PersonSegmentation
 from triportrait.core.motion.flame import rotation_matrices
 from triportrait.core.motion.motion_crop import ALIGNED_SIZE, motion_crop
-from triportrait.core.tracking.clip_fit import fit_clip
+from triportrait.core.tracking.clip_fit import fit_stills
 from triportrait.core.tracking.head_model import HeadModel, load_head_model
-from triportrait.core.tracking.records import columns_of
+from triportrait.core.tracking.network_landmarks import for_networks
+from triportrait.core.tracking.records import RECORD_WIDTH, columns_of
 from triportrait.serve.faces.alignment import Alignment, align
 from triportrait.serve.faces.face import Face
 from triportrait.serve.faces.fit_points import fit_points
 from triportrait.serve.faces.landmark_files import RAW_LANDMARKS, LandmarkFolder, aligned_face
 from triportrait.serve.faces.network_faces import NetworkFaces
 from triportrait.serve.media.pictures.picture_file import read_picture
+from triportrait.train.data.films.clip_making import encoder_fingerprint
 from triportrait.train.data.picture_quality import blur
 from triportrait.train.data.picture_store.layout import ENDINGS
 from triportrait.train.data.picture_store.listing import ALIGNED
@@ -57,7 +58,8 @@ class Wanted:
         motion: folder of the motion encoder; None: no motion is stored.
         least_side: px of the raw picture that the aligned square must have.
         largest_other: another face in the square may have this share of the size of the face that is taken.
-        most_blur: of `blur`, 0 to 1, of the square at 512 px whatever `size` is. most_turn_deg: angle between face and camera.
+        most_blur: of `blur`, 0 to 1, of the square at 512 px whatever `size` is.
+        most_turn_deg: angle between face and camera.
         most_error_px: of the fit, px at 512.
     """
 
@@ -68,7 +70,7 @@ class Wanted:
     motion: str | None = None
     least_side: int = 256
     largest_other: float = 0.5
-    most_blur: float = 0.8
+    most_blur: float = 0.6
     most_turn_deg: float = 75.0
     most_error_px: float = 8.0
 
@@ -93,10 +95,13 @@ class Wanted:
         Raises: `InputError` where the head model or the motion encoder cannot be loaded.
         """
         names = ("size", "format", "face", "least_side", "largest_other", "most_blur", "most_turn_deg", "most_error_px")
-        return {name: getattr(self, name) for name in names} | {
-            "head_model": _head_model(self.head_model).identity.to_dict(),
-            "motion": None if self.motion is None else _motion_identity(self.motion),
-        }
+        said = {name: getattr(self, name) for name in names}
+        said |= {"head_model": _head_model(self.head_model).identity.to_dict(), "motion_encoder": None}
+        if self.motion is not None:
+            encoder = _encoder(self.motion)
+            said["motion_encoder"] = getattr(encoder, "name", type(encoder).__name__)
+            said["motion"] = {"width": int(encoder.motion_width), "fingerprint": encoder_fingerprint(encoder)}
+        return said
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,7 @@ class _Seen:
     crop: np.ndarray
     points: np.ndarray
     weights: np.ndarray
+    by_networks: bool
 
 
 def take(batch: Batch) -> list[StoredPicture | Dropped]:
@@ -157,7 +163,7 @@ def _look(batch: Batch, k: int) -> _Seen | Dropped:
     at_512 = crop if wanted.size == ALIGNED_SIZE else placed.crop(image, ALIGNED_SIZE)
     if (blurred := blur(at_512)) > wanted.most_blur:
         return Dropped(source, BLURRED, f"{blurred:.2f} of {wanted.most_blur:g}")
-    return _Seen(batch.first + k, source, crop, *fit_points(face, placed))
+    return _Seen(batch.first + k, source, crop, *fit_points(face, placed), by_networks=face.mesh is not None)
 
 
 def _face(path: Path, image: np.ndarray, wanted: Wanted) -> tuple[Face | str, list[Face]]:
@@ -200,8 +206,7 @@ def _share_outside(face: Face, image: np.ndarray) -> float:
 @torch.inference_mode()
 def _fitted(seen: Sequence[_Seen], wanted: Wanted) -> list[StoredPicture | Dropped]:
     points = torch.from_numpy(np.stack([one.points for one in seen]))
-    weights = torch.from_numpy(np.stack([one.weights for one in seen]))
-    records, errors = _fit(_head_model(wanted.head_model), points, weights)  # [N, 437], [N]
+    records, errors = _fit(_head_model(wanted.head_model), seen)  # [N, 437], [N]
     parts = columns_of(records)
     turns = rotation_matrices(parts["neck"].double())[:, 2, 2].clamp(-1, 1).acos().rad2deg()
     images = torch.from_numpy(np.stack([one.crop for one in seen])).permute(0, 3, 1, 2)  # [N, 3, S, S]
@@ -242,14 +247,21 @@ def _judged(numbers: Mapping[str, np.ndarray], turn_deg: float, wanted: Wanted) 
     return None
 
 
-def _fit(model: HeadModel, points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit pictures of N people: records [N, 437], and the landmarks' error [N], px; NaN where the solve fails."""
-    records, errors = [], []
-    for one, counts in zip(points, weights, strict=True):
-        fit = fit_clip(model, one[None], counts[None], film=False)
-        records.append(fit.records[0])
-        errors.append(fit.error_px[0])
-    return torch.stack(records), torch.stack(errors)
+def _fit(model: HeadModel, seen: Sequence[_Seen]) -> tuple[Tensor, Tensor]:
+    """Fit pictures of N people: records [N, 437], and the landmarks' error [N], px.
+
+    The networks put some landmarks elsewhere than other trackers; the head model knows where.
+    """
+    records, errors = torch.empty(len(seen), RECORD_WIDTH), torch.empty(len(seen), dtype=torch.float64)
+    for by_networks in (True, False):
+        rows = [k for k, one in enumerate(seen) if one.by_networks is by_networks]
+        if rows:
+            points, weights = (
+                torch.from_numpy(np.stack([getattr(seen[k], name) for k in rows])) for name in ("points", "weights")
+            )
+            fit = fit_stills(for_networks(model) if by_networks else model, points, weights)
+            records[rows], errors[rows] = fit.records, fit.error_px
+    return records, errors
 
 
 @lru_cache(maxsize=1)
@@ -269,9 +281,10 @@ def _head_model(name: str) -> HeadModel:
 
 @lru_cache(maxsize=1)
 def _encoder(folder: str) -> Any:
-    return load_motion_encoder(folder)
-
-
-def _motion_identity(folder: str) -> dict[str, Any]:
-    width = int(_encoder(folder).motion_width)
-    return {"width": width, "sha256": sha256(Path(folder) / "motion.safetensors")[:16]}
+    encoder = load_motion_encoder(weights_folder(folder))
+    if encoder.crop_size is None:
+        raise InputError(
+            f"{folder}: expected a motion encoder that reads pictures, this one reads parameters, which are stored in "
+            "any case; leave --motion out"
+        )
+    return encoder

@@ -18,6 +18,7 @@ from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
 from triportrait.core.files import MOST_INDEX, read_json
 from triportrait.core.safe_text import shown
+from triportrait.train.data.head_model_file import same_settings
 from triportrait.train.data.picture_store.layout import (
     BEGUN,
     ENDINGS,
@@ -128,8 +129,9 @@ class PictureWriter:
             raise
         except ValueError as error:
             raise InputError(f"{folder}: expected a store that was begun, its {BEGUN} is damaged; remove it") from error
-        if said != self.settings:
-            raise InputError(f"{folder}: {_difference(said, self.settings)}; say the same or name another folder")
+        if (difference := same_settings(said, self.settings)) is not None:
+            raise InputError(f"{folder}: this store was begun {difference}; say the same or name another folder")
+        self.settings = said
 
     def _begin(self, begun: Path) -> None:
         try:
@@ -254,12 +256,3 @@ def encoded_picture(image: np.ndarray, kind: str) -> bytes:
 def spread(shards: int, rank: int, ranks: int) -> Sequence[int]:
     """Return the shards that one of several processes writes."""
     return range(rank, shards, ranks)
-
-
-def _difference(before: Any, now: Mapping[str, Any]) -> str:
-    if isinstance(before, dict):
-        for name in [*now, *before]:
-            if before.get(name) != now.get(name):
-                was, is_ = shown(before.get(name)), shown(now.get(name))
-                return f"this store was begun with {shown(name)} {was}, now it is {is_}"
-    return "this store was begun from something else"
