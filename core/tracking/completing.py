@@ -68,8 +68,8 @@ def completed(
         name, tables, coarse = lender
         if not torch.equal(tables["faces"], flame["faces"]):
             raise InputError(
-                f"{name}: expected a head model of the same topology to lend tables, got one of another; name another by "
-                "--tables-from"
+                f"{name}: expected a head model of the same topology to lend tables, got one of another; name "
+                "another by --tables-from"
             )
         landmarks = {f"{table}_{kind}" for table in LANDMARK_TABLES for kind in ("faces", "barycentrics")}
         lent = {key: table for key, table in tables.items() if key in {*landmarks, EYELIDS}}
@@ -153,8 +153,8 @@ def registered_landmarks(
         counts = distance < FARTHEST
         if int(counts.sum()) < FEWEST or not bool(betas.isfinite().all()):
             raise InputError(
-                "landmarks: expected a template over which the open head can be laid, to derive its landmarks, got none; "
-                "bring landmark_embedding.npy by --assets, or name by --tables-from a model that has them"
+                "landmarks: expected a template over which the open head can be laid, to derive its landmarks, got "
+                "none; bring landmark_embedding.npy by --assets, or name by --tables-from a model that has them"
             )
         goal, moved = target[nearest[counts]], skin[counts]
         scale, turn, offset = _similarity(head[moved], goal)

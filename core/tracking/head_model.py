@@ -38,6 +38,7 @@ from triportrait.core.weights import OPEN_HEAD, OPEN_HEAD_FOLDER
 
 __all__ = [
     "FLAME_LICENCE",
+    "OPEN_HEAD_MODEL",
     "OPEN_LICENCE",
     "PUBLISHED_MODEL",
     "HeadModel",
