@@ -38,7 +38,7 @@ def compare(truth: dict[str, Any], store: Path) -> tuple[list[tuple[Any, ...]], 
     """Compare a store with the truth; returns rows for the table, and a sentence for each error."""
     said = {line["film"]: line for line in map(json.loads, (store / "films.jsonl").read_text().splitlines())}
     report = json.loads((store / "report.json").read_text())
-    others, rows, wrong = set(report["other_files"]), [], []
+    others, rows, wrong = set(report["other_files"]["names"]), [], []
     for name, facts in truth.items():
         expected = facts["expected"]
         kept, reason, mistakes = 0, "", []

@@ -2,7 +2,7 @@
 
     OUT/films/      what a stranger's folder may hold: two dozen films, four files that are none, and a picture
     OUT/truth.json  what is true of each, and what `prepare videos` has to say of it
-    OUT/marks/      NAME.npz with landmarks [T, 68, 2], pixels of the film, for films of one person
+    OUT/marks/      NAME.npz with landmarks [T, 68, 2], pixels of the film, and neck [T, 3], radians, for plain films
 
 The same arguments give the same pixels. Most of it shows procedural heads, one film is the photograph of
 `docs/faces/moved_photograph.py`. None has numbers beside it: faces are found as those of any film.
@@ -62,7 +62,7 @@ NO_FILMS: dict[str, tuple[str, ...]] = {
     "truncated.mp4": ("unreadable", "too short"),
     "corrupt.mp4": ("unreadable",),
     "still.png": ("no film",),
-    "picture.mp4": ("unreadable", "too short"),
+    "picture.mp4": ("unreadable", "too short", "no face"),
     "sound_only.m4a": ("no film",),
     "sound_only.mp4": ("unreadable",),
     "notes.txt": ("no film",),
@@ -102,7 +102,8 @@ def make(out: Path, size: int, frames: int, only: list[str] | None = None, broke
         if not path.exists():
             write(path, scene)
         if scene.landmarks:
-            np.savez_compressed(marks, landmarks=np.stack(scene.landmarks).astype(np.float32))
+            places = np.stack(scene.landmarks).astype(np.float32)
+            np.savez_compressed(marks, landmarks=places, neck=np.asarray(scene.neck, np.float32))
         says = {"kept": expected} if isinstance(expected, int) else {"kept": 0, "reasons": expected}
         truth[f"{name}.mp4"] = {**scene.truth, "expected": says}
     if broken:

@@ -31,10 +31,12 @@ class Footage:
     Attributes:
         rgba: uint8 [T, S, S, 4]; the matte is the share of a pixel that the head covers.
         landmarks: float32 [T, 68, 2] pixels, the middle of the first pixel at 0; hidden ones, too.
+        neck: float32 [T, 3] rotation vectors, radians: how the head is turned before a camera that stands still.
     """
 
     rgba: np.ndarray
     landmarks: np.ndarray
+    neck: np.ndarray
 
     def __len__(self) -> int:
         return len(self.rgba)
@@ -57,7 +59,7 @@ def footage(person: int, take: int, frames: int, size: int, yaw_deg: tuple[float
     seen = take_pictures(HeadRenderer(), who.take(one), does, light.take(one), cameras, size, antialias=1)
     matte = (seen.opacity[:, 0] * 255).round().byte().numpy()
     rgba = np.concatenate([to_uint8(seen.image).numpy(), matte[..., None]], -1)
-    return Footage(rgba, seen.landmarks.numpy() - 0.5)
+    return Footage(rgba, seen.landmarks.numpy() - 0.5, seen.neck.numpy())
 
 
 def ground(number: int, size_px: tuple[int, int]) -> np.ndarray:

@@ -29,7 +29,7 @@ class Scene:
         truth: what is true of it, plain JSON values.
         times: of each frame in 1/90000 s, where they are uneven.
         turn_deg: what a player has to turn the frames by, to the left, as phones write it.
-        landmarks: float32 [T, 68, 2], where one person is seen throughout.
+        landmarks: float32 [T, 68, 2], and neck: [T, 3] rotation vectors, where one person is seen throughout.
         fps, quick: frames a second; whether to encode for speed, not for size.
     """
 
@@ -38,6 +38,7 @@ class Scene:
     times: list[int] | None = None
     turn_deg: int = 0
     landmarks: list[np.ndarray] = field(default_factory=list)
+    neck: np.ndarray | None = None
     fps: int = FPS
     quick: bool = False
 
@@ -60,7 +61,7 @@ class Stage:
         for number in range(len(film)):
             marks.append(film.landmarks[number] + self._place(number))
         frames = (placed(wall, film.rgba[k], self._place(k))[0] for k in range(len(film)))
-        return Scene(frames, self._truth([name]), landmarks=marks)
+        return Scene(frames, self._truth([name]), landmarks=marks, neck=film.neck)
 
     def two_cuts(self) -> Scene:
         """Three shots of two people."""
