@@ -96,8 +96,9 @@ class Tools:
         points, weights = (torch.from_numpy(np.stack(part)).to(self.device) for part in (run.points, run.weights))
         return fit_clip(self.head_model, points, weights)
 
-    def table(self, run: Run, fit: ClipFit, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Make the table of a clip of these N frames of a run; `frame` holds their numbers in the film."""
+    def table(self, run: Run, fit: ClipFit, rows: np.ndarray, masks: np.ndarray) -> dict[str, np.ndarray]:
+        """Make the table of a clip of these N frames of a run, with masks bool [N, S, S]; `frame` holds their numbers
+        in the film."""
         parts = {name: part[rows].cpu() for name, part in columns_of(fit.records).items()}
         frames = pictures_of(run, rows)
         table = {
@@ -107,13 +108,16 @@ class Tools:
         if self.motion is not None:
             table["motion"] = self._motion_of(frames, np.stack([run.landmarks[row] for row in rows]))
         columns = {name: np.ascontiguousarray(value.float().numpy()) for name, value in table.items()}
-        return columns | {"mask": pack_masks(self._masks_of(frames)), "frame": np.array(run.frames, np.int64)[rows]}
+        return columns | {"mask": pack_masks(masks), "frame": np.array(run.frames, np.int64)[rows]}
 
     @torch.no_grad()
-    def _masks_of(self, frames: np.ndarray) -> np.ndarray:
-        """Segment pictures uint8 [N, S, S, 3]: bool [N, S, S], true on the person."""
-        parts = [self.segmentation(self._image(frames[k : k + AT_A_TIME])) for k in range(0, len(frames), AT_A_TIME)]
-        return (torch.cat(parts)[:, 0] > PERSON).cpu().numpy()
+    def masks_of(self, run: Run, rows: np.ndarray) -> np.ndarray:
+        """Segment N frames of a run, all of which show the face: bool [N, S, S], true on the person."""
+        parts = [
+            (self.segmentation(self._image(pictures_of(run, rows[k : k + AT_A_TIME])))[:, 0] > PERSON).cpu()
+            for k in range(0, len(rows), AT_A_TIME)
+        ]
+        return torch.cat(parts).numpy()
 
     @torch.no_grad()
     def _motion_of(self, frames: np.ndarray, landmarks: np.ndarray) -> Tensor:

@@ -28,7 +28,7 @@ from triportrait.serve.faces.landmark_files import RAW_LANDMARKS, KnownFaces, La
 from triportrait.serve.media.video.clips import Clip, Frame, open_clip
 from triportrait.train.data.clip_store.store import write_clip
 from triportrait.train.data.films.clip_making import Tools, pictures_of, seed_of
-from triportrait.train.data.films.judging import drawn, flaws_fitted, flaws_seen, verdict
+from triportrait.train.data.films.judging import drawn, flaws_fitted, flaws_seen, flaws_segmented, verdict
 from triportrait.train.data.films.options import FilmOptions, Reason
 from triportrait.train.data.films.runs import Run, runs_of
 from triportrait.train.data.films.thumbnails import jpeg, small, strip_of
@@ -185,10 +185,20 @@ class _Film:
             flaws = flaws_fitted(flaws, fit, options)
             reason = verdict(run, flaws, options)
         if reason is None and fit is not None:
+            good = np.flatnonzero([flaw is None for flaw in flaws])
+            masks = tools.masks_of(run, good)
+            flaws = flaws_segmented(flaws, run, good.tolist(), masks, options)
+            reason = verdict(run, flaws, options)
+        if reason is None and fit is not None:
             rows = drawn(flaws, options, seed_of(options.seed, self.name, run.first))
             name = f"clip_{self.number:06d}_{number:03d}"
             try:
-                entry = write_clip(self.folder, name, pictures_of(run, rows), tools.table(run, fit, rows))
+                entry = write_clip(
+                    self.folder,
+                    name,
+                    pictures_of(run, rows),
+                    tools.table(run, fit, rows, masks[np.searchsorted(good, rows)]),
+                )
                 entry["film"] = self.name
             except ValueError as error:  # numbers that no head has
                 reason = "bad fit"
