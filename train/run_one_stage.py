@@ -38,7 +38,7 @@ from triportrait.train.networks import InitFrom, check_required_files, reenact_m
 from triportrait.train.run_folder import Inputs
 from triportrait.train.runs.export import export
 from triportrait.train.runs.run_config import FLAME, MOTION_ENCODER, data_fingerprints
-from triportrait.train.runs.weights import flame_field, save_flame
+from triportrait.train.runs.weights import check_store_model, flame_field, flame_model, save_flame
 from triportrait.train.stages.assemble import reenact_stage, static_stage
 from triportrait.train.stages.preview_grids import reenacted, static_view
 from triportrait.train.stages.reenact import ReenactModels
@@ -116,7 +116,9 @@ class OneStage(Inputs):
             )
         tracked = self._clips is not None and self._clips.source != HEADS
         weights = self._init_from.flame or self._init_from.static or self._init_from.init
-        self._flame = flame_field(weights) if tracked else None
+        self._flame = flame_model(weights) if tracked else None
+        if self._flame is not None:
+            check_store_model(data, self._index, self._flame)
         cast = _cast(self._index, config)
         self._check_fits(cast, config)
         if self._clips is not None:  # a clip has one view of each moment
@@ -182,7 +184,7 @@ class OneStage(Inputs):
         tracks: Tracks = HeadTracks(model, device)
         if self._flame is not None:
             width = model.transformer.motion_width if config.stage2.motion == "pictures" else None
-            tracks = FlameTracks(self._flame.to(device), width)
+            tracks = FlameTracks(flame_field(self._flame, model).to(device), width)
         decode = DaliDecoder(device) if resolve_decoder(loading.decoder, device) == "dali" else AvDecoder()
         numbers = config.seed, decode, loading.most_skipped
         self.set = ClipPictures(self._clips, model, tracks, *numbers, positions, self._trained)

@@ -23,6 +23,7 @@ EYE_JOINTS = (3, 4)  # left, right
 LANDMARK_TABLES = ("landmark70", "landmark53", "contour")
 ROUNDS = 30  # of the registration
 FARTHEST = 0.12  # scene units: what is farther from the template has no counterpart on it
+FEWEST = 200  # vertices with a counterpart
 _TRUST = 0.02  # scene units: how well the open head's shapes describe a template
 
 
@@ -150,6 +151,11 @@ def registered_landmarks(
         placed = scale * head[skin] @ turn.T + offset
         distance, nearest = torch.cdist(placed, target).min(1)
         counts = distance < FARTHEST
+        if int(counts.sum()) < FEWEST or not bool(betas.isfinite().all()):
+            raise InputError(
+                "landmarks: expected a template over which the open head can be laid, to derive its landmarks, got none; "
+                "bring landmark_embedding.npy by --assets, or name by --tables-from a model that has them"
+            )
         goal, moved = target[nearest[counts]], skin[counts]
         scale, turn, offset = _similarity(head[moved], goal)
         wanted = (goal - offset) @ turn / scale - mean[moved]  # in the open head's frame

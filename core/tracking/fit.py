@@ -80,7 +80,8 @@ class Fitted:
         shape: [N, S]; expression: [N, T, E]; angles: [N, T, 9], rotation vectors of jaw, left eye, right eye, radians.
         rotation: [N, T, 3, 3] and translation: [N, T, 3] camera from head, scene units.
         weights: [N, T, P], 1 for a landmark that fits, towards 0 for one that does not, 0 for one that was not given.
-        error_px: [N, T], root of the weighted mean squared distance of landmarks, pixels.
+        error_px: [N, T], root of the mean squared distance of landmarks in proportion to the weights that they came with,
+            outliers too; pixels.
     """
 
     shape: Tensor
@@ -382,7 +383,7 @@ class _Solve:
         """Say what was found and how well it fits."""
         off = self._off(self._placed(state)[1]).square().sum(-1)
         weights = self.weights / (1 + off / self.priors.tolerance**2) ** 2
-        mean = (weights * off).sum(-1) / weights.sum(-1).clamp(min=1e-12)
+        mean = (self.weights * off).sum(-1) / self.weights.sum(-1).clamp(min=1e-12)
         return Fitted(**vars(state), weights=weights, error_px=mean.sqrt() * self.noise[..., 0])
 
 

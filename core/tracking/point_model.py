@@ -63,6 +63,20 @@ class PointModel:
         joints = self._joints + torch.einsum("jck,bk->bjc", self._joint_directions, betas)
         return self._posed(turns, shaped[..., None], joints[..., None])[..., 0]
 
+    def to(self, device: torch.device | str) -> PointModel:
+        """Return the same on another device."""
+        moved = copy(self)
+        vars(moved).pop("condensed", None)
+        for name, value in vars(moved).items():
+            if isinstance(value, Tensor):
+                setattr(moved, name, value.to(device))
+        return moved
+
+    def at_rest(self) -> Tensor:
+        """Return the points of the mean face at rest, [1, 70, 3]."""
+        zeros = self._template.new_zeros
+        return self.points(zeros(1, self.num_shape + self.num_expression), zeros(1, JOINT_ANGLES))
+
     def beta_part(self, angles: Tensor) -> Tensor:
         """Return the derivative of `points` by the betas, [B, 70, 3, K]: it depends on the angles alone."""
         return self._posed(self._turns(angles), self._directions, self._joint_directions)
