@@ -15,6 +15,7 @@ import numpy as np
 
 from triportrait.core.errors import InputError
 from triportrait.core.files import ARRAY_DAMAGE, check_regular
+from triportrait.core.motion.motion_crop import ALIGNED_SIZE
 from triportrait.serve.faces.alignment import align, alignment_points
 from triportrait.serve.faces.face import Face
 from triportrait.serve.faces.head_pose import matrix_of, vector_of
@@ -123,6 +124,21 @@ class HeadClip(KnownFaces):
         # To the camera the head is turned by its neck and by where the camera stands.
         turn = vector_of(self._camera.T @ matrix_of(self._necks[i])).astype(np.float32)
         return _checked(self.root, Face(points, alignment_points(points), turn))
+
+
+def aligned_face(path: Path, side_px: int) -> Face:
+    """Read the landmarks of an aligned picture, which are in pixels of its 512² version, as a face in it.
+
+    Args:
+        side_px: of the picture as it is.
+
+    Raises:
+        InputError: the file is missing or damaged, or its points are those of no face.
+    """
+    flat = read_landmarks(path)[0, :, :2].numpy().astype(np.float64)
+    scale = side_px / ALIGNED_SIZE
+    points = np.concatenate([(flat + 0.5) * scale - 0.5, np.zeros((68, 1))], 1).astype(np.float32)
+    return _checked(path, Face(points, alignment_points(points)))
 
 
 def known_beside(path: Path) -> HeadClip | None:

@@ -39,6 +39,21 @@ def test_processes_give_the_same_in_the_same_order():
         assert all(torch.equal(value, other.fields()[name]) for name, value in one.fields().items())
 
 
+def test_results_that_nobody_takes_are_few():
+    asked: list[int] = []
+
+    class Parts(list[int]):
+        def __iter__(self):
+            for part in range(len(self)):
+                asked.append(part)
+                yield self[part]
+
+    answers = in_order(abs, Parts(range(9)), processes=2, ahead=2)
+    assert next(answers) == 0
+    assert asked == [0, 1, 2, 3], "the first, two ahead of it, and one in its place"
+    assert list(answers) == list(range(1, 9))
+
+
 def test_errors_come_back_as_they_are():
     with pytest.raises(InputError, match=r"seed: expected a whole number from 0 .* got -1; choose another"):
         list(in_order(partial(cast, count=1), [-1], processes=2))

@@ -1,4 +1,4 @@
-"""Check stored data before training: every checksum, every table, and that the videos decode."""
+"""Check stored data before training: every checksum, every table, and that videos and pictures decode."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.data.clip_store.frames import decode
 from triportrait.train.data.clip_store.store import ClipStore, is_clip_store
 from triportrait.train.data.multiview import MultiviewSet
+from triportrait.train.data.picture_store.layout import is_picture_store
+from triportrait.train.data.picture_store.store import PictureStore
 from triportrait.train.data.split import read_split
 
 NAMED = 3  # unusable heads or clips that a sentence names
@@ -20,18 +22,23 @@ _COLUMNS = {True: ("points", "expression", "neck"), False: ("shape", "expression
 def check_data(
     folder: Path, deep: bool = False, progress: Callable[[int, int], None] = lambda done, count: None
 ) -> tuple[str, str]:
-    """Check all of a multi-view set or a clip store.
+    """Check all of a multi-view set, a clip store or a picture store.
 
     Args:
-        deep: decode every frame of a clip; by default its first and its last.
-        progress: is called with the number of heads or clips done and that of all.
+        deep: decode every frame of a clip, every picture of a shard; by default the first and the last.
+        progress: is called with the number of heads, clips or shards done and that of all.
 
     Returns:
         A line that says what is whole, and a list of the checks in words.
 
     Raises: `InputError` that names what cannot be trained on, and why.
     """
-    line, checks = _check_store(folder, deep, progress) if is_clip_store(folder) else _check_set(folder, progress)
+    if is_picture_store(folder):
+        line, checks = _check_pictures(folder, deep, progress)
+    elif is_clip_store(folder):
+        line, checks = _check_store(folder, deep, progress)
+    else:
+        line, checks = _check_set(folder, progress)
     split = read_split(folder)
     return (line, checks) if split is None else (f"{line}; {split.sentence()}", f"{checks}; who is held out")
 
@@ -73,6 +80,25 @@ def _check_store(folder: Path, deep: bool, progress: Callable[[int, int], None])
     line = f"{len(store)} clips of {store.size} px, {sum(store.frames_of):,} frames: whole"
     frames = "every frame decoded" if deep else "the first and the last frame of each decoded, where --deep decodes all"
     return line, f"checksums, every table, {frames}"
+
+
+def _check_pictures(folder: Path, deep: bool, progress: Callable[[int, int], None]) -> tuple[str, str]:
+    store = PictureStore(folder)
+
+    def flaws() -> Iterator[str]:
+        for shard, entry in enumerate(store.shards):
+            try:
+                store.verify(shard, deep)
+            except ValueError as error:
+                yield f"{entry.name}: {str(error).removeprefix(f'{folder}/')}"
+            progress(shard + 1, len(store.shards))
+
+    _refuse(folder, list(flaws()), len(store.shards), "shards")
+    line = f"{len(store):,} pictures of {store.size} px in {len(store.shards):,} shards: whole"
+    pictures = (
+        "every picture decoded" if deep else "the first and the last of each shard decoded, where --deep decodes all"
+    )
+    return line, f"checksums, every table, {pictures}"
 
 
 def _decode(store: ClipStore, clip: int, rows: Sequence[int]) -> None:

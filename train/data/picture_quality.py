@@ -6,6 +6,7 @@ import numpy as np
 
 from triportrait.core.errors import InputError
 
+MEASURED_PX = 256
 REACH = 11  # pixels that are averaged: as in the measure's common implementation
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -14,18 +15,23 @@ def blur(image: np.ndarray) -> float:
     """Measure how blurred a picture is, from 0, sharp, to 1: what a second blur would no longer change.
 
     A picture is averaged over 11 pixels along one axis; where differences of neighbours stay as large as they were, it
-    was blurred before (Crete et al. 2007, "The blur effect"). The larger of both axes counts. At 512 px faces of a good
-    camera have 0.4 to 0.6, after a Gaussian of 2 px 0.7, of 4 px 0.8 to 0.85.
+    was blurred before (Crete et al. 2007, "The blur effect"). The larger of both axes counts. Sharp photographs and
+    procedural heads have 0.27 to 0.47, after a Gaussian of 4 px of 512 0.6 to 0.72, of 8 px 0.77 to 0.86.
 
     Args:
-        image: uint8 [S, S, 3].
+        image: uint8 [S, S, 3]; reduced to 256 px where it is larger, so that the measure does not depend on S.
 
     Returns: 1 for a picture of one colour.
     Raises: `InputError` for a picture smaller than 64 px.
     """
     if min(image.shape[:2]) < 64:
         raise InputError(f"picture: expected at least 64 px, got {image.shape[1]} x {image.shape[0]}; use a larger one")
-    grey = image.astype(np.float32) @ np.float32(_LUMA)
+    if max(image.shape[:2]) > MEASURED_PX:
+        from PIL import Image
+
+        picture = Image.fromarray(np.ascontiguousarray(image))
+        image = np.asarray(picture.resize((MEASURED_PX, MEASURED_PX), Image.Resampling.BOX))
+    grey = image.astype(np.float32) @ np.array(_LUMA, np.float32)
     return max(_along(grey), _along(grey.T))
 
 

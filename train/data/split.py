@@ -26,10 +26,13 @@ from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.data.clip_store.store import ClipStore, is_clip_store
 from triportrait.train.data.films.people import check_people, read_people
 from triportrait.train.data.multiview import MultiviewSet
+from triportrait.train.data.picture_store.layout import KIND as PICTURES
+from triportrait.train.data.picture_store.layout import is_picture_store
+from triportrait.train.data.picture_store.store import PictureStore
 
 SPLIT, KIND = "split.json", "triportrait split"
-# How identities are known: by `films` a film's name or folder tells, by `clips` each clip counts as a person.
-KnownBy = Literal["heads", "file", "clips", "films"]
+# How identities are known: by `films` a film's name or folder tells, by `clips` and `pictures` each counts as a person.
+KnownBy = Literal["heads", "file", "clips", "films", "pictures"]
 FILMS = "films"  # source of stores that `prepare videos` makes
 LARGEST_SEED = 2**31 - 1
 _VFHQ = re.compile(r"Clip\+([A-Za-z0-9_-]+)\+P\d+\+C\d+\+F\d+-\d+")  # video, person in it, clip, frames
@@ -64,8 +67,9 @@ class Split:
 
     def sentence(self) -> str:
         """Return who is held out, in words."""
-        clips = "clips, each of which counts as a person" if self.known_by == "clips" else "identities"
-        return f"{len(self.held_out)} of {len(set(self.identities.values()))} {clips} held out"
+        alone = self.known_by in ("clips", "pictures")
+        people = f"{self.known_by}, each of which counts as a person" if alone else "identities"
+        return f"{len(self.held_out)} of {len(set(self.identities.values()))} {people} held out"
 
     def plain(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -144,10 +148,11 @@ def check_identities(identities: Sequence[str], records: int, path: Path) -> Non
 
 
 def split_data(folder: Path, share: float, seed: int = 0, identities: Path | None = None) -> tuple[Split, bool]:
-    """Hold identities out of a finished multi-view set or clip store; nothing but `split.json` is written.
+    """Hold identities out of a finished multi-view set or store; nothing but `split.json` is written.
 
     Args:
-        identities: a file for `read_identities`, for clips of an LMDB, which holds no names.
+        identities: a file for `read_identities`, for clips of an LMDB, which holds no names, and for pictures: a line
+            for each that was listed.
 
     Returns:
         The split, and whether it was there already.
@@ -206,7 +211,10 @@ def read_split(folder: Path) -> Split | None:
 
 
 def _contents(folder: Path) -> tuple[list[str], dict[str, Any]]:
-    """Return the names of the heads or clips of a set in order, and its index."""
+    """Return the names of the heads, clips or pictures of a set in order, and its index."""
+    if is_picture_store(folder):
+        pictures = PictureStore(folder)
+        return list(pictures.names()), pictures.index
     if is_clip_store(folder):
         store = ClipStore(folder, whole=False)
         return store.clips, store.index
@@ -223,10 +231,11 @@ def _identities(
         return "heads", {name: head_identity(index["seed"], _number(folder, name)) for name in names}
     if index.get("source") == FILMS:
         return _identities_of_films(folder, index, path)
+    pictures = index["kind"] == PICTURES
     if path is None:
-        return "clips", {name: name for name in names}
+        return "pictures" if pictures else "clips", {name: name for name in names}
     lines = read_identities(path)
-    check_identities(lines, int(index.get("records", len(names))), path)
+    check_identities(lines, int(index.get("listed" if pictures else "records", len(names))), path)
     return "file", {name: lines[_number(folder, name)] for name in names}
 
 
@@ -246,7 +255,7 @@ def _identities_of_films(folder: Path, index: Mapping[str, Any], path: Path | No
 
 def _number(folder: Path, name: str) -> int:
     """Return the number in the name of a head's file or of a clip."""
-    digits = re.fullmatch(r"(?:head|clip)_(\d+)(?:\.npz)?", name)
+    digits = re.fullmatch(r"(?:head|clip|picture)_(\d+)(?:\.npz)?", name)
     if digits is None:
         raise InputError(f"{folder}: expected a name with a number, got {literal(name)}; make the set again")
     return int(digits[1])

@@ -12,10 +12,13 @@ import tyro
 from triportrait.core.errors import InputError
 from triportrait.train.data.check import check_data
 from triportrait.train.data.clip_store.importing import SKIPPED, import_lmdb
+from triportrait.train.data.picture_store.importing import holds_stills, import_stills
 from triportrait.train.data.split import check_identities, check_share, read_identities, split_data
 from triportrait.train.jobs.ablation_options import OptionalPath
 from triportrait.train.jobs.prepare_heads import Clips, Heads, HeadVideos, Sheet
+from triportrait.train.jobs.prepare_pictures import Pictures
 from triportrait.train.jobs.prepare_shared import Held, already_there, progress_bar, report, split_off
+from triportrait.train.jobs.prepare_tables import Export, Parameters
 from triportrait.train.jobs.prepare_videos import Videos
 
 logger = logging.getLogger(__name__)
@@ -30,7 +33,8 @@ class _Lmdb:
 
 @dataclass(frozen=True)
 class Lmdb(Held, _Lmdb):
-    """Write a clip store for stage 2 from the published LMDB. An import that was stopped goes on."""
+    """Write a clip store for stage 2 from the published LMDB of clips, or a picture store from that of stills. An
+    import that was stopped goes on."""
 
     most_skipped: float = 0.05
     """Share of clips that may be damaged before the import stops."""
@@ -54,11 +58,14 @@ class Lmdb(Held, _Lmdb):
             if self.split is not None:
                 check_share(self.split, 0, lines or names, str(self.lmdb))
 
-        with progress_bar("clip") as progress:
-            clips = import_lmdb(self.lmdb, out, self.most_skipped, progress, check)
+        stills = holds_stills(self.lmdb)
+        with progress_bar("picture" if stills else "clip") as progress:
+            clips = (import_stills if stills else import_lmdb)(self.lmdb, out, self.most_skipped, progress, check)
         skipped = f", {clips.skipped} skipped, which {out / SKIPPED} names" if clips.skipped else ""
         held = split_off(out, self.split, self.identities)
-        report(out, (already_there(out, clips) or f"{clips.written} clips{skipped}") + held)
+        report(
+            out, (already_there(out, clips) or f"{clips.written} {'pictures' if stills else 'clips'}{skipped}") + held
+        )
 
 
 @dataclass(frozen=True)
@@ -98,4 +105,4 @@ class Check:
         logger.info("looked at: %s", checks)
 
 
-Prepare = Heads | Clips | HeadVideos | Videos | Sheet | Lmdb | Split | Check
+Prepare = Heads | Clips | HeadVideos | Videos | Pictures | Sheet | Lmdb | Parameters | Export | Split | Check

@@ -13,6 +13,7 @@ import numpy as np
 from triportrait.core.errors import InputError
 from triportrait.train.data.clip_store.records import open_lmdb, parse
 from triportrait.train.data.clip_store.store import INDEX, ClipStore, ClipWriter, pack_masks
+from triportrait.train.data.head_model_file import read_head_model
 
 SKIPPED = "skipped.jsonl"
 FEWEST_TO_JUDGE = 20  # clips before the share of skipped ones stops an import
@@ -61,6 +62,7 @@ def import_lmdb(
     """
     count, records = open_lmdb(path)
     check([clip_name(number) for number in range(count)])
+    model = read_head_model(path) if path.is_dir() else None  # that of an export of ours; published ones do not say it
 
     def clips() -> Iterator[tuple[str, Callable[[], Clip]]]:
         for number, read in records:
@@ -68,7 +70,12 @@ def import_lmdb(
 
     return fill_store(
         out,
-        {"source": "lmdb", "name": path.name, "records": count},
+        {
+            "source": "lmdb",
+            "name": path.name,
+            "records": count,
+            **({} if model is None else {"head_model": model.to_dict()}),
+        },
         clips(),
         most_skipped,
         lambda done: progress(done, count),

@@ -1,7 +1,8 @@
-"""Read the records of the published LMDB of clips, which are protobuf messages, by their wire format.
+"""Read the records of the published LMDBs, which are protobuf messages, by their wire format.
 
-A record is a clip: 1 channels, 2 height, 3 width, 4 num (numbers), 5 images num x H x W x 3 RGB, 6 segs num x H x W
-(x 1 or 3), 7 labels num x 437 float32, 8 mots num x 548 or more float32 (bytes).
+A record of clips: 1 channels, 2 height, 3 width, 4 num (numbers), 5 images num x H x W x 3 RGB, 6 segs num x H x W
+(x 1 or 3), 7 labels num x 437 float32, 8 mots num x 548 or more float32 (bytes). A record of stills: 1 channels,
+2 height, 3 width (numbers), 4 image, 5 seg (bytes of a PNG or JPEG file), 6 labels 437 float32, 7 mots 548 float32.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from triportrait.core.optional_packages import install, reason
 LABEL_WIDTH, MOTION_WIDTH = 437, 548
 COLUMNS = {"camera": (0, 25), "shape": (25, 325), "expression": (325, 425), "pose": (425, 431), "eyes": (431, 437)}
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_NUMBERS = {1: "channels", 2: "height", 3: "width", 4: "num"}
-_BLOBS = {5: "images", 6: "segs", 7: "labels", 8: "mots"}
+NUMBERS = {1: "channels", 2: "height", 3: "width", 4: "num"}
+BLOBS = {5: "images", 6: "segs", 7: "labels", 8: "mots"}
+STILL_NUMBERS = {1: "channels", 2: "height", 3: "width"}
+STILL_BLOBS = {4: "image", 5: "seg", 6: "labels", 7: "mots"}
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,54 @@ class Record:
         return {name: self.labels[:, a:b] for name, (a, b) in COLUMNS.items()} | {"motion": self.motion}
 
 
+@dataclass(frozen=True)
+class StillRecord:
+    """A still as the published LMDB of stills holds it.
+
+    Attributes:
+        height, width: px, as stated. image, mask: bytes of picture files. labels: float32 [437]. motion: float32 [548].
+    """
+
+    height: int
+    width: int
+    image: bytes
+    mask: bytes
+    labels: np.ndarray
+    motion: np.ndarray
+
+    def numbers(self) -> dict[str, np.ndarray]:
+        """Return the numbers by name."""
+        return {name: self.labels[a:b] for name, (a, b) in COLUMNS.items()} | {"motion": self.motion}
+
+
+def is_still(message: bytes) -> bool:
+    """Tell the record of a still from that of a clip. Raises: `ValueError` for what is no such message."""
+    return "image" in dict(_fields(memoryview(message), STILL_NUMBERS, STILL_BLOBS))
+
+
+def parse_still(message: bytes) -> StillRecord:
+    """Read the record of a still from its bytes; the picture files in it are not decoded.
+
+    Raises: `ValueError`, in words: it is no such message, or its parts do not have the sizes that they should.
+    """
+    fields = dict(_fields(memoryview(message), STILL_NUMBERS, STILL_BLOBS))
+    if missing := [name for name in (*STILL_NUMBERS.values(), *STILL_BLOBS.values()) if name not in fields]:
+        raise ValueError(f"it has no {missing[0]}")
+    labels = _array(fields, "labels", np.float32, 1, LABEL_WIDTH)[0]
+    mots = _array(fields, "mots", np.float32, 1, None)[0]
+    if len(mots) < MOTION_WIDTH:
+        raise ValueError(f"mots has {len(mots)} numbers, expected {MOTION_WIDTH} or more")
+    image, mask = bytes(fields["image"]), bytes(fields["seg"])
+    return StillRecord(fields["height"], fields["width"], image, mask, labels, mots[:MOTION_WIDTH])
+
+
 def parse(message: bytes) -> Record:
     """Read a record from its bytes.
 
     Raises: `ValueError`, in words: it is no such message, or its parts do not have the sizes that it states.
     """
-    fields = dict(_fields(memoryview(message)))
-    if missing := [name for name in (*_NUMBERS.values(), *_BLOBS.values()) if name not in fields]:
+    fields = dict(_fields(memoryview(message), NUMBERS, BLOBS))
+    if missing := [name for name in (*NUMBERS.values(), *BLOBS.values()) if name not in fields]:
         raise ValueError(f"it has no {missing[0]}")
     num, height, width = (fields[name] for name in ("num", "height", "width"))
     if not (0 < num < 100_000 and 0 < height == width < 16_384):
@@ -125,7 +169,7 @@ def _array(fields: dict[str, Any], name: str, kind: Any, num: int, width: int | 
     return np.frombuffer(data, kind).reshape(num, each)
 
 
-def _fields(message: memoryview) -> Iterator[tuple[str, Any]]:
+def _fields(message: memoryview, numbers: dict[int, str], blobs: dict[int, str]) -> Iterator[tuple[str, Any]]:
     """Yield the names and values of a message; unknown field numbers are skipped, as protobuf does."""
     at = 0
     while at < len(message):
@@ -143,10 +187,10 @@ def _fields(message: memoryview) -> Iterator[tuple[str, Any]]:
             raise ValueError("it is no protobuf message")
         if at > len(message):
             raise ValueError("it is cut off")
-        if kind == _VARINT and number in _NUMBERS:
-            yield _NUMBERS[number], value
-        if kind == _BYTES and number in _BLOBS:
-            yield _BLOBS[number], value
+        if kind == _VARINT and number in numbers:
+            yield numbers[number], value
+        if kind == _BYTES and number in blobs:
+            yield blobs[number], value
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:

@@ -3,7 +3,8 @@
     index.json          what the store is, whose the parameters are, and each shard's pictures, sizes and checksums
     shard_000000.tar    00000012.png (or .jpg, .webp), the aligned picture, and 00000012.mask.png, white on the person
     shard_000000.npz    a row for each picture: float32 camera [N, 25], shape [N, 300], expression [N, 100],
-                        pose [N, 6], eyes [N, 6], error_px [N], and motion [N, M] where an encoder was named;
+                        pose [N, 6], eyes [N, 6], error_px [N] (NaN where nobody measured it), and
+                        motion [N, M] where an encoder was named;
                         int64 number [N] of the picture in the list that the store was made from, place [N, 4],
                         offset and length of picture and mask in the tar; str source [N], its path in the source
 
@@ -67,7 +68,7 @@ def check_rows(table: Mapping[str, np.ndarray], pictures: int, tar_bytes: int) -
     for name, value, shape in (("place", place, (pictures, 4)), ("number", number, (pictures,))):
         if value.shape != shape or value.dtype != np.int64:
             raise ValueError(f"{name} holds {value.dtype} of shape {list(value.shape)}, expected int64 {list(shape)}")
-    if error.shape != (pictures,) or not (np.nan_to_num(error, nan=-1.0) >= 0).all() or error.max() > LARGEST_ERROR_PX:
+    if error.shape != (pictures,) or (error < 0).any() or (error > LARGEST_ERROR_PX).any():  # NaN: nobody measured it
         raise ValueError("error_px is no distance of landmarks")
     if (place < 0).any() or (place[:, (0, 2)] + place[:, (1, 3)] > tar_bytes).any() or (place[:, 1] == 0).any():
         raise ValueError("place reaches beyond the tar")

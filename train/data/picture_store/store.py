@@ -18,6 +18,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.files import MOST_INDEX, opened, read_json
 from triportrait.core.safe_text import literal
 from triportrait.train.data.arrays import read_arrays
+from triportrait.train.data.head_model_file import identity_in
 from triportrait.train.data.picture_store.layout import BEGUN, INDEX, KIND, LARGEST_TAR, MOST_IN_SHARD, check_rows
 
 WINDOW = 8  # shards whose pictures are shuffled together
@@ -45,7 +46,7 @@ class PictureStore:
 
     Attributes:
         size: S, side of the pictures in px.
-        head_model: whose parameters these are, as `ModelIdentity.to_dict` writes it; None where nobody said.
+        head_model: whose parameters these are; None where nobody said, as in published sets.
         shards: in order.
 
     Raises: `InputError` for what is no store, is not finished, or is damaged.
@@ -59,7 +60,7 @@ class PictureStore:
                 raise ValueError(self.index["kind"])
             self.shards = [_shard(entry) for entry in self.index["shards"]]
             self.size = _count(self.index["size"], MOST_SIDE)
-            self.head_model: dict[str, str] | None = self.index.get("head_model")
+            self.head_model = identity_in(self.index, f"{folder / INDEX}: head_model")
             if not self.shards:
                 raise ValueError("no shards")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -18,6 +18,7 @@ from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
 from triportrait.core.files import MOST_INDEX, read_json
 from triportrait.core.safe_text import shown
+from triportrait.train.data.head_model_file import same_settings
 from triportrait.train.data.picture_store.layout import (
     BEGUN,
     ENDINGS,
@@ -128,8 +129,9 @@ class PictureWriter:
             raise
         except ValueError as error:
             raise InputError(f"{folder}: expected a store that was begun, its {BEGUN} is damaged; remove it") from error
-        if said != self.settings:
-            raise InputError(f"{folder}: {_difference(said, self.settings)}; say the same or name another folder")
+        if (difference := same_settings(said, self.settings)) is not None:
+            raise InputError(f"{folder}: this store was begun {difference}; say the same or name another folder")
+        self.settings = said
 
     def _begin(self, begun: Path) -> None:
         try:
@@ -187,22 +189,31 @@ class PictureWriter:
         for shard in range(shards):
             yield from (Dropped(*map(str, one)) for one in self._entry(shard)["dropped"])
 
-    def finish(self, shards: int, size: int, **more: Any) -> int:
-        """Write the index, where all shards are done, and return how many pictures the store has.
+    def dropped_in(self, shard: int) -> int:
+        """Return how many pictures of a written shard were dropped."""
+        return len(self._entry(shard)["dropped"])
+
+    def finish(self, shards: int, size: int, **more: Any) -> None:
+        """Write the index, where all shards are done.
 
         Several processes may do it at once, as they write the same.
 
         Raises: `InputError` for a store without a picture, or a disk that refuses.
         """
         entries, counts, total = [], dict[str, int](), 0
-        for number in range(shards):
-            entry = self._entry(number)
-            if entry["pictures"]:
-                said = {"name": shard_name(number), "pictures": entry["pictures"], "files": entry["files"]}
-                entries.append(said)
-                total += entry["pictures"]
-        for one in self.dropped(shards):
-            counts[one.reason] = counts.get(one.reason, 0) + 1
+        try:
+            for number in range(shards):
+                entry = self._entry(number)
+                if entry["pictures"]:
+                    said = {"name": shard_name(number), "pictures": entry["pictures"], "files": entry["files"]}
+                    entries.append(said)
+                    total += entry["pictures"]
+            for one in self.dropped(shards):
+                counts[one.reason] = counts.get(one.reason, 0) + 1
+        except FileNotFoundError:
+            if (self.folder / INDEX).exists():  # another process finished meanwhile
+                return
+            raise
         if not entries:
             why = ", ".join(f"{shown(reason)} {count}" for reason, count in sorted(counts.items()))
             raise InputError(
@@ -221,7 +232,6 @@ class PictureWriter:
             (self.folder / BEGUN).unlink(missing_ok=True)
         except OSError as error:
             raise disk_error(self.folder, error) from error
-        return total
 
     def _done_path(self, shard: int) -> Path:
         return self.folder / f".{shard_name(shard)}.json"
@@ -246,12 +256,3 @@ def encoded_picture(image: np.ndarray, kind: str) -> bytes:
 def spread(shards: int, rank: int, ranks: int) -> Sequence[int]:
     """Return the shards that one of several processes writes."""
     return range(rank, shards, ranks)
-
-
-def _difference(before: Any, now: Mapping[str, Any]) -> str:
-    if isinstance(before, dict):
-        for name in [*now, *before]:
-            if before.get(name) != now.get(name):
-                was, is_ = shown(before.get(name)), shown(now.get(name))
-                return f"this store was begun with {shown(name)} {was}, now it is {is_}"
-    return "this store was begun from something else"

@@ -1,0 +1,55 @@
+"""Whose parameters a folder or a store says that it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from triportrait.core.errors import InputError
+from triportrait.core.files import read_json
+from triportrait.core.motion.head_identity import ModelIdentity
+from triportrait.core.safe_text import shown
+
+HEAD_MODEL = "head_model.json"
+
+
+def read_head_model(folder: Path) -> ModelIdentity | None:
+    """Read whose parameters a folder holds; None where it does not say.
+
+    Raises: `InputError` for a damaged file.
+    """
+    path = folder / HEAD_MODEL
+    if not path.exists():
+        return None
+    try:
+        said = read_json(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected whose parameters these are, it is damaged; make it again") from error
+    return ModelIdentity.from_dict(said, str(path))
+
+
+def identity_in(index: Mapping[str, Any], where: str) -> ModelIdentity | None:
+    """Read whose parameters a store holds off its index; None where it does not say, as nothing published does.
+
+    Raises: `InputError` for a damaged entry; `where` begins the sentence.
+    """
+    said = index.get("head_model")
+    return None if said is None else ModelIdentity.from_dict(said, where)
+
+
+def same_settings(before: Any, now: Mapping[str, Any]) -> str | None:
+    """Compare what a store was begun from with what it is to be made from now, head models by `is_same`.
+
+    Returns: None where they are the same, else the first that differs, in words.
+    """
+    if not isinstance(before, dict):
+        return "from something else"
+    for name in [*now, *before]:
+        was, is_ = before.get(name), now.get(name)
+        if name == "head_model" and was is not None and is_ is not None:
+            if not ModelIdentity.from_dict(was, name).is_same(ModelIdentity.from_dict(is_, name)):
+                return f"with the head model {shown(str(was.get('name')))}, now it is {shown(str(is_.get('name')))}"
+        elif was != is_:
+            return f"with {shown(name)} {shown(was)}, now it is {shown(is_)}"
+    return None
