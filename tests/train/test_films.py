@@ -149,7 +149,8 @@ def test_stage_two_draws_pairs_from_it(whole):
 @pytest.mark.parametrize(
     "change, reason",
     [({"most_turned_deg": 1.0}, "turned away"), ({"most_error_px": 0.1}, "bad fit"),
-     ({"most_enlarged": 0.5}, "too small"), ({"most_blur": 0.1}, "blurred"), ({"most_hidden": 0.0}, "occluded"), ({"window": 16, "frames": 16, "fewest": 16, "most_flawed": 0.0}, None)],
+     ({"most_enlarged": 0.5}, "too small"), ({"most_blur": 0.1}, "blurred"), ({"most_hidden": 0.0}, "occluded"),
+     ({"window": 16, "frames": 16, "fewest": 16, "most_flawed": 0.0}, None)],
 )  # fmt: skip
 def test_limits_are_the_options(films, change, reason, tmp_path):
     folder = made_films.copy(films, ["plain"], tmp_path / "films")

@@ -62,7 +62,7 @@ class Videos:
     """How much larger than in its film a face may come out; others are too small."""
     most_outside: float = 0.25
     """Share of the aligned square that may lie beyond the film's picture; others are cut off."""
-    most_blur: float = 0.55
+    most_blur: float = 0.6
     """Blur of an aligned picture at 256 px, from 0, sharp, to 1 (Crete et al. 2007)."""
     most_turned_deg: float = 60.0
     """Angle between where the head looks and where the camera is."""
@@ -96,8 +96,9 @@ class Videos:
             size=self.size, frames=self.frames, fewest=self.frames if self.fewest is None else self.fewest,
             window=self.window, seed=self.seed, minutes=self.minutes, head_model=self.head_model, motion=self.motion,
             most_enlarged=self.most_enlarged, most_outside=self.most_outside, most_blur=self.most_blur,
-            most_turned_deg=self.most_turned_deg, most_hidden=self.most_hidden, most_outliers=self.most_outliers, most_error_px=self.most_error_px,
-            other_face=self.other_face, most_flawed=self.most_flawed,
+            most_turned_deg=self.most_turned_deg,
+            most_hidden=self.most_hidden, most_outliers=self.most_outliers,
+            most_error_px=self.most_error_px, other_face=self.other_face, most_flawed=self.most_flawed,
         )  # fmt: skip
         device = _device(self.device, local)
         workers = self._workers(device)

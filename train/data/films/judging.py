@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from triportrait.core.motion.motion_crop import ALIGNED_SIZE
 from triportrait.core.tracking.clip_fit import ClipFit
@@ -19,7 +18,6 @@ from triportrait.train.data.films.runs import LANDMARKS, Run
 from triportrait.train.data.picture_quality import blur
 
 Flaws = list[Reason | None]
-BLUR_PX = 256
 
 
 def flaws_seen(run: Run, options: FilmOptions) -> Flaws:
@@ -67,6 +65,8 @@ def face_of(points: np.ndarray, side: int) -> np.ndarray:
     Args:
         points: [68, 2], pixels of the 512² aligned picture.
     """
+    from PIL import Image, ImageDraw
+
     outline = (np.concatenate([points[:17], points[17:27][::-1]]) + 0.5) * (side / ALIGNED_SIZE) - 0.5
     picture = Image.new("1", (side, side))
     ImageDraw.Draw(picture).polygon([(float(x), float(y)) for x, y in outline], fill=1)
@@ -100,11 +100,4 @@ def _flaw_of(crop: np.ndarray | None, enlarged: float, outside: float, options: 
         return "too small"
     if outside > options.most_outside:
         return "cut off"
-    return "blurred" if blur(_at_most(crop, BLUR_PX)) > options.most_blur else None
-
-
-def _at_most(image: np.ndarray, side: int) -> np.ndarray:
-    """Reduce a picture uint8 [S, S, 3] to `side` px, where it is larger: blur then means the same at any S."""
-    if len(image) <= side:
-        return image
-    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS))
+    return "blurred" if blur(crop) > options.most_blur else None

@@ -17,8 +17,9 @@ SMALLEST_SIZE, LARGEST_SIZE = 64, 1024  # px
 LARGEST_WINDOW, LARGEST_SEED = 1000, 2**31 - 1
 _RANGES: dict[str, tuple[float, float]] = {
     "frames": (2, LARGEST_WINDOW), "window": (2, LARGEST_WINDOW), "seed": (0, LARGEST_SEED), "minutes": (0.01, 1e5),
-    "most_enlarged": (0.1, 100), "most_outside": (0, 1), "most_blur": (0, 1), "most_turned_deg": (1, 180), "most_hidden": (0, 1),
-    "most_outliers": (0, 70), "most_error_px": (0.1, 512), "other_face": (0.1, 10), "most_flawed": (0, 1),
+    "most_enlarged": (0.1, 100), "most_outside": (0, 1), "most_blur": (0, 1), "most_turned_deg": (1, 180),
+    "most_hidden": (0, 1), "most_outliers": (0, 70), "most_error_px": (0.1, 512), "other_face": (0.1, 10),
+    "most_flawed": (0, 1),
 }  # fmt: skip
 
 
@@ -56,7 +57,7 @@ class FilmOptions:
     motion: str | None = None
     most_enlarged: float = 2.0
     most_outside: float = 0.25
-    most_blur: float = 0.55
+    most_blur: float = 0.6
     most_turned_deg: float = 60.0
     most_hidden: float = 0.2
     most_outliers: int = 30
