@@ -68,7 +68,7 @@ def main() -> int:
     if what == "pose":
         off = pose_error_deg(one, others[0])
         print(
-            f"{others[0]}: {len(off)} frames, the head's turn is off by {off.mean():.1f} degrees, {off.max():.1f} at most"
+            f"{others[0]}: {len(off)} frames, turned wrongly by {off.mean():.1f} degrees, {off.max():.1f} at most"
         )
         return int(off.mean() > MOST_TURNED_DEG)
     if what == "frames":
