@@ -18,6 +18,7 @@ from tests.train.runs import lines_of
 from triportrait import cli
 from triportrait.train import loop
 from triportrait.train.data.clip_store.store import ClipStore
+from triportrait.train.data.films import many
 from triportrait.train.presets import STAGE_PRESETS
 
 pytestmark = needs_face_models
@@ -61,29 +62,30 @@ def test_films_are_kept_and_dropped_as_they_are(trial):
 
 
 def test_a_stopped_preparation_goes_on_with_equal_results(trial, tmp_path, monkeypatch):
-    """It ends in the middle, as by a kill, and two workers finish it: bytes are those of the store of one."""
-    from triportrait.train.data.clip_store.store import ClipWriter
+    """It ends in the middle of the films, as by a kill, and the same command goes on: the stores are equal."""
 
     class Killed(BaseException):
         pass
 
-    add, done = ClipWriter.add, []
+    process, names = many.process_film, []
 
-    def killed(self, *arguments, **options):
-        if done:
+    def counted(*arguments, **options):
+        names.append(arguments)
+        if len(names) == 3:
             raise Killed
-        done.append(add(self, *arguments, **options))
+        return process(*arguments, **options)
 
     words = ["prepare", "videos", trial / "films", tmp_path / "store", *SHORT, "--motion", trial / "motion"]
-    with monkeypatch.context() as patch:
-        patch.setattr(ClipWriter, "add", killed)
-        with pytest.raises(Killed):
-            cli.main([*map(str, words), "--workers", "1", "--quiet"])
+    words += ["--workers", 1, "--split", 0.4]
+    monkeypatch.setattr(many, "process_film", counted)
+    with pytest.raises(Killed):
+        job(*words)
     assert not (tmp_path / "store" / "index.json").exists()
-    job(*words, "--workers", 2)
-    one, other = (json.loads((folder / "store" / "index.json").read_text()) for folder in (trial, tmp_path))
-    assert one == other
-    assert (trial / "store" / "films.jsonl").read_bytes() == (tmp_path / "store" / "films.jsonl").read_bytes()
+    job(*words)
+    films = len((trial / "store" / "films.jsonl").read_text().splitlines())
+    assert len(names) == films + 1  # the two that were done are not done again
+    for file in ("index.json", "films.jsonl", "split.json", "report.json"):
+        assert (trial / "store" / file).read_bytes() == (tmp_path / "store" / file).read_bytes(), file
 
 
 def test_stage_2_trains_from_the_store_and_measures_the_held_out_person(trial, tmp_path):
