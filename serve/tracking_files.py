@@ -21,6 +21,7 @@ from torch import Tensor
 
 from triportrait.core.errors import InputError
 from triportrait.core.files import ARRAY_DAMAGE, opened
+from triportrait.core.motion.head_identity import ModelIdentity
 from triportrait.core.motion.motion_crop import anchors_of
 from triportrait.core.render.cameras import camera_from_label
 from triportrait.core.types import Camera
@@ -53,6 +54,8 @@ class HeadParameters:
     Attributes:
         camera: one camera, the head's full pose in it.
         shape: [1, 300]. expression: [1, 100]. neck, jaw: [1, 3] rotation vectors, radians. eyes: [1, 6].
+        head_model: whose parameters they are; None: the published ones', FLAME 2020.
+        neck_only: only the turn of the head was found; the face is at rest for want of its expression.
     """
 
     camera: Camera
@@ -61,6 +64,8 @@ class HeadParameters:
     neck: Tensor
     jaw: Tensor
     eyes: Tensor
+    head_model: ModelIdentity | None = None
+    neck_only: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from triportrait.core.checkpoint import save_weights
 from triportrait.core.checksum import fingerprint
 from triportrait.core.config import ModelConfig, portrait4d_v2
 from triportrait.core.errors import InputError
+from triportrait.core.motion.pdfgc import PDFGC
 from triportrait.core.published.flame_file import flame_of, is_flame
 from triportrait.core.published.names import rename
 from triportrait.core.published.network_contract import (
@@ -122,9 +123,15 @@ def convert(file: Path, folder: Path, overwrite: bool = False, ignore: Sequence[
     written = []
     for kind, part in networks.items():
         details = {**origin, **part.details, "licence": LICENCES[kind], "converted_by": f"triportrait {__version__}"}
-        path = save_weights(folder, kind, part.tensors, part.config, details)
+        path = save_weights(folder, kind, part.tensors, _pdfgc() if kind == "motion" else part.config, details)
         written.append(Converted(kind, path, len(part.tensors), sum(t.numel() for t in part.tensors.values())))
     return Conversion(written, warnings)
+
+
+def _pdfgc() -> PDFGC:
+    """Return what the card of the published motion encoder is written from; no memory is taken for weights."""
+    with torch.device("meta"):
+        return PDFGC()
 
 
 def _networks(content: Any, file: Path, ignore: Sequence[str], warnings: list[str]) -> dict[str, _Part]:

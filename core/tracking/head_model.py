@@ -18,25 +18,11 @@ from torch import Tensor
 from triportrait.core.checkpoint import read_card, read_tensors
 from triportrait.core.errors import InputError
 from triportrait.core.motion.flame import Flame
+from triportrait.core.motion.head_identity import ModelIdentity
 from triportrait.core.tracking.point_model import PointModel
 from triportrait.core.weights import OPEN_HEAD, OPEN_HEAD_FOLDER
 
-
-@dataclass(frozen=True)
-class ModelIdentity:
-    """What parameters say of the model that they belong to.
-
-    Attributes:
-        name: in words, as `FLAME 2020` or `open head`.
-        fingerprint: of its tables; equal models have equal ones.
-    """
-
-    name: str
-    fingerprint: str
-
-    def to_dict(self) -> dict[str, str]:
-        """Return plain JSON values."""
-        return {"name": self.name, "fingerprint": self.fingerprint}
+__all__ = ["HeadModel", "ModelIdentity", "fingerprint", "load_head_model"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from triportrait.core.motion.pdfgc import PDFGC
 from triportrait.core.published.convert import LICENCES, convert
 from triportrait.core.safe_text import LONGEST_SENTENCE, shown
 
@@ -35,7 +36,8 @@ class Convert:
         """Convert, and say what was written and what was not."""
         conversion = convert(self.file, self.folder, self.overwrite, self.ignore)
         for part in conversion.parts:
-            line = f"{part.path}: {part.kind}, {part.num_tensors} tensors, {part.num_values:,} numbers"
+            kind = f"motion ({PDFGC.name})" if part.kind == "motion" else part.kind
+            line = f"{part.path}: {kind}, {part.num_tensors} tensors, {part.num_values:,} numbers"
             print(shown(line, LONGEST_SENTENCE))
             print(f"  {LICENCES[part.kind]}")
         for warning in conversion.warnings:

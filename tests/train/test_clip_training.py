@@ -21,8 +21,8 @@ from tests.train.spoiling import changed, spoil
 from triportrait import cli
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait, save_motion_encoder
 from triportrait.core.errors import InputError
-from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.neck import NeckField
+from triportrait.core.motion.pdfgc import PDFGC
 from triportrait.serve.reenactor import Reenactor
 from triportrait.train import loop
 from triportrait.train.config import OptimizerConfig, ReenactConfig, TrainConfig
@@ -221,10 +221,10 @@ def stage2_models(run: Run) -> Any:
 
 
 def test_the_published_motion_encoder_travels_with_a_run(tmp_path):
-    encoder = MotionEncoder()
+    encoder = PDFGC()
     save_motion_encoder(tmp_path, encoder.state_dict(), encoder, {})
     again = load_motion_encoder(tmp_path)
-    assert isinstance(again, MotionEncoder)
+    assert isinstance(again, PDFGC)
     assert all(p.equal(q) for p, q in zip(encoder.parameters(), again.parameters(), strict=True))
 
 

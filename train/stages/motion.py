@@ -1,8 +1,9 @@
-"""Train a motion encoder, between the stages, to read the numbers of an expression off pictures and pseudo views.
+"""Train a motion encoder to read the numbers of an expression off pictures and pseudo views.
 
-It takes the place of the published PD-FGC, which knows nothing of procedural heads. Its truth is known, so it is
-learned by regression, by mean squares: most numbers of most faces are 0, and absolute errors would leave it there.
-Letters: B pictures.
+It takes the place of the published PD-FGC, which knows nothing of procedural heads. Its truth is known (a procedural
+head's nine numbers, or the parameters of tracked faces), so it is learned by regression, by mean squares: most numbers
+of most faces are 0, and absolute errors would leave it there.
+Letters: B pictures, M numbers of the motion.
 """
 
 from __future__ import annotations
@@ -16,13 +17,11 @@ from torch import Tensor
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.motion_crop import motion_crop
 from triportrait.core.motion.small_encoder import SPREAD as UNITS
-from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.train.config import StageConfig
 from triportrait.train.data.heads.population import EXPRESSION_AXES
 from triportrait.train.data.pictures import Pictures, PictureSet, join
 from triportrait.train.data.upload import upload
 
-AnyMotionEncoder = MotionEncoder | SmallMotionEncoder
 ALIGNED_SIZE = 512
 SPREAD = torch.tensor(UNITS)  # of `sample_expression`, rounded
 BRIGHTNESS, CONTRAST, TINT, LANDMARK_PX = 0.15, 0.15, 0.05, 1.0
@@ -33,11 +32,15 @@ class MotionBatch:
     """B face crops and the true motion.
 
     Attributes:
-        crop: [B, 3, c, c] in about [-1, 1]. motion: [B, 9].
+        crop: [B, 3, c, c] in about [-1, 1]. motion: [B, M], each number in its own unit.
     """
 
     crop: Tensor
     motion: Tensor
+
+    def to(self, device: torch.device | str) -> MotionBatch:
+        """Return the batch on a device."""
+        return upload(self, device)
 
 
 def draw(sets: list[PictureSet], config: StageConfig, crop_size: int, rng: np.random.Generator) -> MotionBatch:
@@ -51,7 +54,11 @@ def draw(sets: list[PictureSet], config: StageConfig, crop_size: int, rng: np.ra
             front = rng.random(count) < config.front_sources
             view = torch.from_numpy(np.where(front, 0, rng.integers(chosen.views, size=count)))
             parts.append(chosen.take(pose, view))
-    pictures = join(parts)
+    return varied(join(parts), crop_size, rng)
+
+
+def varied(pictures: Pictures, crop_size: int, rng: np.random.Generator) -> MotionBatch:
+    """Crop faces a little off, brighter or darker; the generator alone decides."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     count = len(pictures.image)
     shift = LANDMARK_PX * torch.randn(count, 68, 2, generator=generator)
@@ -67,27 +74,39 @@ def crops(image: Tensor, landmarks: Tensor, crop_size: int) -> Tensor:
     return motion_crop(image, landmarks * (ALIGNED_SIZE / image.shape[-1]) - 0.5, crop_size)
 
 
-def read_motion(encoder: AnyMotionEncoder, image: Tensor, landmarks: Tensor) -> Tensor:
+def read_motion(encoder: MotionEncoder, image: Tensor, landmarks: Tensor) -> Tensor:
     """Read v [B, M] off pictures [B, 3, S, S] with landmarks [B, 68, 2] in pixels, always in float32."""
+    assert encoder.crop_size is not None, "parameters are read off no picture"
     with torch.autocast(image.device.type, enabled=False):
-        return encoder(crops(image.float(), landmarks.float(), encoder.crop_size))
+        motion: Tensor = encoder(crops(image.float(), landmarks.float(), encoder.crop_size))
+        return motion
 
 
-def motion_of(pictures: Pictures, encoder: AnyMotionEncoder | None) -> Tensor:
-    """Return v [B, M] of real pictures: stored in the clips, else read off them; without an encoder the parameters."""
+def motion_of(pictures: Pictures, encoder: MotionEncoder | None) -> Tensor:
+    """Return v [B, M] of real pictures: stored in the clips, else read off them; the parameters in their units where
+    those are the motion, as they are without an encoder."""
     if encoder is None:
         return pictures.motion
+    if encoder.crop_size is None:
+        motion: Tensor = encoder(pictures.motion)
+        return motion
     return read_motion(encoder, pictures.image, pictures.landmarks) if pictures.features is None else pictures.features
 
 
-def losses(batch: MotionBatch, encoder: SmallMotionEncoder) -> dict[str, Tensor]:
+def losses(batch: MotionBatch, encoder: MotionEncoder) -> dict[str, Tensor]:
     """Return the mean squared error in units of each number's own spread, so that all of them count alike."""
-    spread = upload(SPREAD.to(batch.motion.dtype), batch.motion.device)
+    units = SPREAD if encoder.columns is None else torch.tensor(encoder.columns.scale)
+    spread = upload(units.to(batch.motion.dtype), batch.motion.device)
     return {"motion": (encoder(batch.crop) - batch.motion / spread).square().mean()}
 
 
 def correlations(predicted: Tensor, true: Tensor) -> dict[str, float]:
     """Return the correlation of predicted with true motion [B, 9], number by number."""
+    return dict(zip(EXPRESSION_AXES, correlation(predicted, true).tolist(), strict=True))
+
+
+def correlation(predicted: Tensor, true: Tensor) -> Tensor:
+    """Return the correlation of predicted with true motion [B, M], number by number: [M]; 0 where one is constant."""
     p, t = predicted - predicted.mean(0), true - true.mean(0)
-    value = (p * t).sum(0) / (p.square().sum(0) * t.square().sum(0)).sqrt().clamp(min=1e-9)
-    return dict(zip(EXPRESSION_AXES, value.tolist(), strict=True))
+    value: Tensor = (p * t).sum(0) / (p.square().sum(0) * t.square().sum(0)).sqrt().clamp(min=1e-9)
+    return value
