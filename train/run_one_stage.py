@@ -29,12 +29,13 @@ from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import PictureSet
 from triportrait.train.data.set_config import SetConfig
 from triportrait.train.data.split import read_split
+from triportrait.train.data.stored_motion import parameters_of, stored_motion_width
 from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.evaluation.held_out import Evaluation, reenact_pairs, static_pairs, tracked_pairs
 from triportrait.train.evaluation.probe import probe
 from triportrait.train.evaluation.protocols.face_features import FaceExtractor
-from triportrait.train.networks import InitFrom, check_required_files, reenact_models, static_models
+from triportrait.train.networks import InitFrom, check_required_files, reenact_models, static_models, told_encoder
 from triportrait.train.run_folder import Inputs
 from triportrait.train.runs.export import export
 from triportrait.train.runs.run_config import FLAME, MOTION_ENCODER, data_fingerprints
@@ -181,7 +182,9 @@ class OneStage(Inputs):
         device, loading = engines.ranks.device, self.loading
         tracks: Tracks = HeadTracks(model, device)
         if self._flame is not None:
-            width = model.transformer.motion_width if config.stage2.motion == "pictures" else None
+            width = None
+            if config.stage2.motion == "pictures":
+                width = stored_motion_width(self._clips, told_encoder(self._init_from.motion), engines.ranks.first)
             tracks = FlameTracks(self._flame.to(device), width)
         decode = DaliDecoder(device) if resolve_decoder(loading.decoder, device) == "dali" else AvDecoder()
         numbers = config.seed, decode, loading.most_skipped
@@ -245,7 +248,8 @@ class OneStage(Inputs):
                 "parameters"
             )
         ranks = self.engines.ranks
-        models = reenact_models(config, self._init_from, ranks.device)
+        columns = parameters_of(self._clips) if stage.motion == "parameters" else None
+        models = reenact_models(config, self._init_from, ranks.device, columns)
         self._evaluation = self._evaluate_by(models)
         encoder = models.motion_encoder
         if ranks.first and encoder is not None:

@@ -99,6 +99,11 @@ def _small(config: Any, origin: str, columns: MotionColumns | None, name: str) -
                 f"{origin}: expected the sizes of a small motion encoder, {key} as {what} from 1 to {most}, got "
                 f"{literal(config[key])}; {_ADVICE}"
             )
+    if columns is not None and columns.width != config["motion_width"]:
+        raise InputError(
+            f"{origin}: motion_width: expected {columns.width:,}, as its columns have, got {config['motion_width']:,}; "
+            f"{_ADVICE}"
+        )
     try:
         with torch.device("meta"):
             sizes = config["motion_width"], config["crop_size"], tuple(config["widths"])

@@ -25,6 +25,7 @@ class ParameterEncoder(MotionEncoder):
     """
 
     architecture, crop_size = "parameters", None
+    columns: MotionColumns
 
     def __init__(self, columns: MotionColumns, name: str = "") -> None:
         super().__init__()

@@ -8,13 +8,14 @@ Letters: B pictures, M numbers of the motion.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.motion.encoder import MotionColumns, MotionEncoder
 from triportrait.core.motion.motion_crop import motion_crop
 from triportrait.core.motion.small_encoder import SPREAD as UNITS
 from triportrait.train.config import StageConfig
@@ -24,7 +25,33 @@ from triportrait.train.data.upload import upload
 
 ALIGNED_SIZE = 512
 SPREAD = torch.tensor(UNITS)  # of `sample_expression`, rounded
+MOVES, _DIGITS = 1e-3, 4  # of a unit, at least, if a number moves; of what is logged
 BRIGHTNESS, CONTRAST, TINT, LANDMARK_PX = 0.15, 0.15, 0.05, 1.0
+
+
+@dataclass(frozen=True)
+class Faces:
+    """B pictures of faces, and their true motion.
+
+    Attributes:
+        image: [B, 3, S, S]. landmarks: [B, 68, 2], pixels of the picture. motion: [B, M], each number in its own unit.
+        origin: the file of each.
+    """
+
+    image: Tensor
+    landmarks: Tensor
+    motion: Tensor
+    origin: tuple[str, ...] = ()
+
+    def take(self, count: int) -> Faces:
+        """Return the first ones."""
+        return Faces(self.image[:count], self.landmarks[:count], self.motion[:count], self.origin[:count])
+
+    @staticmethod
+    def cat(parts: Sequence[Faces]) -> Faces:
+        """Join them, in order."""
+        image, landmarks, motion = (torch.cat([getattr(p, n) for p in parts]) for n in ("image", "landmarks", "motion"))
+        return Faces(image, landmarks, motion, tuple(name for p in parts for name in p.origin))
 
 
 @dataclass(frozen=True)
@@ -33,10 +60,12 @@ class MotionBatch:
 
     Attributes:
         crop: [B, 3, c, c] in about [-1, 1]. motion: [B, M], each number in its own unit.
+        origin: the file of each of the B, so that a bad one can be found.
     """
 
     crop: Tensor
     motion: Tensor
+    origin: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> MotionBatch:
         """Return the batch on a device."""
@@ -54,10 +83,11 @@ def draw(sets: list[PictureSet], config: StageConfig, crop_size: int, rng: np.ra
             front = rng.random(count) < config.front_sources
             view = torch.from_numpy(np.where(front, 0, rng.integers(chosen.views, size=count)))
             parts.append(chosen.take(pose, view))
-    return varied(join(parts), crop_size, rng)
+    pictures = join(parts)
+    return varied(Faces(pictures.image, pictures.landmarks, pictures.motion, pictures.origin), crop_size, rng)
 
 
-def varied(pictures: Pictures, crop_size: int, rng: np.random.Generator) -> MotionBatch:
+def varied(pictures: Faces, crop_size: int, rng: np.random.Generator) -> MotionBatch:
     """Crop faces a little off, brighter or darker; the generator alone decides."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     count = len(pictures.image)
@@ -66,7 +96,7 @@ def varied(pictures: Pictures, crop_size: int, rng: np.random.Generator) -> Moti
     crop = crops(pictures.image, pictures.landmarks + shift, crop_size)
     draws = torch.rand(count, 5, 1, 1, generator=generator) * 2 - 1
     crop = crop * (1 + CONTRAST * draws[:, :1]) + BRIGHTNESS * draws[:, 1:2] + TINT * draws[:, 2:]
-    return MotionBatch(crop, pictures.motion)
+    return MotionBatch(crop, pictures.motion, pictures.origin)
 
 
 def crops(image: Tensor, landmarks: Tensor, crop_size: int) -> Tensor:
@@ -110,3 +140,24 @@ def correlation(predicted: Tensor, true: Tensor) -> Tensor:
     p, t = predicted - predicted.mean(0), true - true.mean(0)
     value: Tensor = (p * t).sum(0) / (p.square().sum(0) * t.square().sum(0)).sqrt().clamp(min=1e-9)
     return value
+
+
+def agreement(said: Tensor, true: Tensor, columns: MotionColumns, prefix: str) -> dict[str, float]:
+    """Return how well an encoder reads faces that it is measured on.
+
+    Args:
+        said: [B, M], in units of `columns`. true: [B, M], without units.
+        prefix: how the names of the numbers begin.
+
+    Returns:
+        For each parameter the mean correlation of those of its numbers that move in these faces, and `all error`, the
+        mean squared error in units (1 where the mean is said).
+    """
+    units = true / torch.tensor(columns.scale)
+    moves, each = units.std(0) > MOVES, correlation(said, units)
+    found = {
+        f"{prefix}{name} correlation": round(float(each[place][moves[place]].mean()), _DIGITS)
+        for name, place in columns.slices().items()
+        if bool(moves[place].any())
+    }
+    return found | {f"{prefix}all error": round(float((said - units).square().mean()), _DIGITS)}
