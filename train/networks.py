@@ -291,8 +291,8 @@ def _motion_encoder(name: str, config: TrainConfig) -> MotionEncoder:
     encoder, width = load_motion_encoder(weights_folder(name)), config.model.transformer.motion_width
     if not encoder.reads_pictures:
         raise InputError(
-            f"{name}: expected a motion encoder that reads pictures, got {shown(encoder.name)}, which takes parameters; "
-            "say --motion-kind parameters, or name another folder"
+            f"{name}: expected a motion encoder that reads pictures, got {shown(encoder.name)}, which takes "
+            "parameters; say --motion-kind parameters, or name another folder"
         )
     if encoder.motion_width != width:
         raise InputError(

@@ -15,16 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from triportrait.core.checkpoint import save_motion_encoder
+from triportrait.core.checkpoint import read_card, save_motion_encoder, weights_folder
 from triportrait.core.errors import InputError
 from triportrait.serve.faces.providers import face_provider
+from triportrait.train.ablations import with_motion_width
 from triportrait.train.config import STAGES, StageConfig, StageName, TrainConfig
 from triportrait.train.data.cameras import FILMED, NO_PRESET, SetCameras, camera_preset_of, shown_cameras
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, resolve_decoder
 from triportrait.train.data.clip_store.store import ClipStore, is_clip_store
-from triportrait.train.data.clip_store.tracks import FlameTracks, HeadTracks, Tracks
+from triportrait.train.data.clip_store.tracks import FLAME_PARAMETERS, FlameTracks, HeadTracks, Tracks
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import PictureSet
 from triportrait.train.data.set_config import SetConfig
@@ -118,6 +119,8 @@ class OneStage(Inputs):
         tracked = self._clips is not None and self._clips.source != HEADS
         weights = self._init_from.flame or self._init_from.static or self._init_from.init
         self._flame = flame_field(weights) if tracked else None
+        if tracked and config.stage2.motion == "parameters":
+            config = with_motion_width(config, FLAME_PARAMETERS)
         cast = _cast(self._index, config)
         self._check_fits(cast, config)
         if self._clips is not None:  # a clip has one view of each moment
@@ -225,6 +228,13 @@ class OneStage(Inputs):
         """See `Inputs`."""
         return self._stage
 
+    def _origin(self) -> dict[str, Any]:
+        """Return where the motion encoder comes from, as its card says."""
+        if self.config.stage2.motion == "parameters":
+            return {}
+        origin: dict[str, Any] = read_card(weights_folder(self._init_from.motion), "motion").get("provenance", {})
+        return origin
+
     def export(self, command: str) -> Path:
         """Write the EMA of the newest checkpoint into `run/weights`."""
         return export(self.folder, self.folder / "weights", overwrite=True)
@@ -253,7 +263,8 @@ class OneStage(Inputs):
         self._evaluation = self._evaluate_by(models)
         encoder = models.motion_encoder
         if ranks.first and encoder is not None:
-            save_motion_encoder(folder / MOTION_ENCODER, encoder.state_dict(), encoder, {})
+            logger.info("motion: %d numbers by %s", encoder.motion_width, encoder.name)
+            save_motion_encoder(folder / MOTION_ENCODER, encoder.state_dict(), encoder, self._origin())
         if ranks.first and self._flame is not None:
             save_flame(folder / FLAME, self._flame)
         return reenact_stage(config, self.set, models, None if self._flame is not None else probe(config), self.engines)

@@ -13,7 +13,8 @@ import tyro
 
 from triportrait.core.errors import InputError
 from triportrait.core.gpus import chosen_device
-from triportrait.train.ablations import ablated, differences, with_motion
+from triportrait.core.weights import DEMO
+from triportrait.train.ablations import ablated, differences, with_motion, with_motion_width
 from triportrait.train.config import STAGES, StageConfig, StageName, TrainConfig
 from triportrait.train.data.cameras import SET_CAMERAS, CameraPreset
 from triportrait.train.engines.build_engines import Engines
@@ -32,7 +33,7 @@ from triportrait.train.jobs.export_replay import Export, Replay
 from triportrait.train.jobs.run_on_ranks import checked_start, disk_error, run_on_ranks
 from triportrait.train.jobs.show_schedule import shown_columns, shown_schedule, shown_views
 from triportrait.train.jobs.train_motion import Motion
-from triportrait.train.networks import InitFrom
+from triportrait.train.networks import InitFrom, told_encoder
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
 from triportrait.train.run_all_stages import AllStages
 from triportrait.train.run_folder import Run
@@ -331,7 +332,7 @@ class Stage2(ColumnOptions, _Single):
     static: OptionalStr = None
     """Weights folder of the static synthesizer that draws pseudo views, and that stage 2 begins as."""
     motion: str = "demo"
-    """Weights folder of the motion encoder."""
+    """Weights folder of the motion encoder, of any kind; the network takes as many numbers as it gives."""
     flame: OptionalStr = None
     """Weights folder with FLAME's tables, for clips of tracked faces; that of --static by default."""
     decoder: Literal["auto", "av", "dali"] = "auto"
@@ -362,6 +363,8 @@ class Stage2(ColumnOptions, _Single):
         self.check_row(self.weights)
         config = self._row(super().start_config())
         config = with_motion(config, self.motion_kind or config.stage2.motion)
+        if config.stage2.motion == "pictures" and self.motion != DEMO and (Path(self.motion) / "motion.json").exists():
+            config = with_motion_width(config, told_encoder(self.motion).motion_width)
         return dataclasses.replace(config, stage2=dataclasses.replace(config.stage2, **self.columns(config.stage2)))
 
     def _row(self, config: TrainConfig) -> TrainConfig:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from triportrait import __version__
-from triportrait.core.checkpoint import load_motion_encoder, save_motion_encoder, save_weights
+from triportrait.core.checkpoint import load_motion_encoder, read_card, save_motion_encoder, save_weights
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.motion.encoder import FRAME
@@ -82,10 +82,11 @@ def export(
     save_weights(out, "portrait", tensors, model, card)
     if of_heads:
         save_neck(out, model, card)
-    if entry["stage"] == "stage2" and config["stage2"]["motion"] == "pictures":
-        encoder = load_motion_encoder(run / MOTION_ENCODER)
+    kept = run / MOTION_ENCODER  # runs by parameters kept none before
+    if entry["stage"] == "stage2" and (config["stage2"]["motion"] == "pictures" or kept.is_dir()):
+        encoder, origin = load_motion_encoder(kept), read_card(kept, "motion").get("provenance")
         state = {k: v.half() if half and v.is_floating_point() else v for k, v in encoder.state_dict().items()}
-        save_motion_encoder(out, state, encoder, card)
+        save_motion_encoder(out, state, encoder, card | ({"encoder from": origin} if origin else {}))
     return out
 
 
