@@ -2,7 +2,7 @@
 
     weights/portrait.safetensors  portrait.json     Ψ, R and FLAME's tables
     weights/motion.safetensors    motion.json       v
-    weights/flame.safetensors     flame.json        only where a FLAME file was converted by itself
+    weights/flame.safetensors     flame.json        only where a FLAME file was converted by itself: a head model
     weights/neck.safetensors      neck.json         only beside weights of procedural heads: how their mean head turns
 
 The JSON holds the format, the kind, the preset and every size, and the provenance. The package itself has one such
@@ -14,21 +14,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from triportrait.core.atomic import replacing
-from triportrait.core.config import PRESETS, ModelConfig
+from triportrait.core.config import PRESETS, ModelConfig, NeckConfig
 from triportrait.core.errors import InputError
 from triportrait.core.files import check_tensor_file, read_json
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.encoder_card import encoder_of_card
-from triportrait.core.motion.flame import rescale_flame
+from triportrait.core.motion.flame import padded_directions, rescale_flame
+from triportrait.core.motion.head_identity import ModelIdentity
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.motion.pdfgc import PDFGC
 from triportrait.core.motion.polynomial_neck import PolynomialNeck
@@ -192,8 +194,11 @@ def _training_folder(folder: Path) -> str:
     return f"{folder}: this is a run, not its weights; make them by {command} and name that"
 
 
-def read_tensors(folder: Path, kind: str) -> dict[str, Tensor]:
+def read_tensors(folder: Path, kind: str, start: str = "") -> dict[str, Tensor]:
     """Read the tensors of one network to the CPU.
+
+    Args:
+        start: with which the names of those begin that are read.
 
     Raises:
         InputError: the file is missing, damaged, or holds a number that is not finite.
@@ -201,7 +206,8 @@ def read_tensors(folder: Path, kind: str) -> dict[str, Tensor]:
     path = folder / f"{kind}.safetensors"
     try:
         check_tensor_file(path)  # first, because the library calls every file that it cannot open missing
-        tensors = load_file(path)
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith(start)}  # noqa: SIM118
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; convert the published weights again") from error
     except PermissionError as error:
@@ -265,18 +271,72 @@ def build_portrait(config: ModelConfig, tensors: Mapping[str, Tensor], origin: s
 def _load_neck(
     folder: Path, config: ModelConfig, tables: Mapping[str, Tensor]
 ) -> NeckField | PolynomialNeck | None:  # fmt: skip
-    flame = {name.removeprefix("neck.flame."): t for name, t in tables.items() if name.startswith("neck.flame.")}
-    mesh = {name.removeprefix("neck.mesh."): t for name, t in tables.items() if name.startswith("neck.mesh.")}
-    if not flame and os.path.lexists(folder / "flame.safetensors"):
-        read_card(folder, "flame")
-        flame = rescale_flame(read_tensors(folder, "flame"))
-    if flame:
-        return NeckField(config.neck, config.render.box_side, flame, mesh)
+    if (head := head_tables(folder, tables)) is not None:
+        widths, directions = config.neck, head.flame.get("shape_directions")
+        if head.num_shape is not None and directions is not None and directions.ndim == 3:
+            head.flame["shape_directions"] = padded_directions(
+                directions, head.num_shape, widths.num_shape, widths.num_expression
+            )
+        return NeckField(config.neck, config.render.box_side, head.flame, head.mesh, head.identity)
     if not os.path.lexists(folder / "neck.safetensors"):  # a broken link is refused where it is read
         return None
     if (sizes := read_card(folder, "neck").get("config")) is not None:
         raise InputError(f"{folder / 'neck.json'}: config: expected null, got {literal(sizes)}; convert again")
     return PolynomialNeck(config.neck, config.render.box_side, read_tensors(folder, "neck"))
+
+
+@dataclass(frozen=True)
+class HeadTables:
+    """The tables of a head model as a weights folder has them.
+
+    Attributes:
+        flame: of `Flame`, scene units. mesh: of the coarse mesh and the regions.
+        provenance: of the card beside them.
+        identity: what the card says of the model; None for published checkpoints and old conversions.
+        num_shape: how many directions are shape; None where the network's sizes tell.
+    """
+
+    flame: dict[str, Tensor]
+    mesh: dict[str, Tensor]
+    provenance: dict[str, Any]
+    identity: ModelIdentity | None
+    num_shape: int | None = None
+
+
+def head_tables(folder: Path, tables: Mapping[str, Tensor] | None = None) -> HeadTables | None:
+    """Read the tables of a head model: those in the portrait, else those of a FLAME file converted beside it.
+
+    Args:
+        tables: the portrait's tensors that begin with "neck.", where they are at hand.
+
+    Returns: None where the folder has none.
+    Raises: `InputError` where they are damaged.
+    """
+    if tables is None:
+        tables = read_tensors(folder, "portrait", "neck.") if os.path.lexists(folder / "portrait.safetensors") else {}
+    kind = "portrait"
+    if not tables and os.path.lexists(folder / "flame.safetensors"):
+        kind, tables = "flame", read_tensors(folder, "flame")
+    if not tables:
+        return None
+    noted = read_card(folder, kind).get("provenance", {})
+    where = f"{folder / kind}.json: head_model"
+    identity = ModelIdentity.from_dict(noted["head_model"], where) if "head_model" in noted else None
+    num_shape = noted.get("num_shape")
+    if num_shape is not None and (type(num_shape) is not int or not 0 <= num_shape <= NeckConfig.num_shape):
+        most = NeckConfig.num_shape
+        raise InputError(
+            f"{folder / kind}.json: num_shape: expected 0 to {most}, got {literal(num_shape)}; convert again"
+        )
+    parts = {
+        part: {name.removeprefix(start): table for name, table in tables.items() if name.startswith(start)}
+        for part, start in (("flame", "neck.flame."), ("mesh", "neck.mesh."))
+    }
+    if kind == "flame" and not parts["flame"]:  # as converted: FLAME's own tables in metres, the mesh's under a prefix
+        flame = {name: table for name, table in tables.items() if not name.startswith("mesh.")}
+        mesh = {name.removeprefix("mesh."): table for name, table in tables.items() if name.startswith("mesh.")}
+        return HeadTables(rescale_flame(flame), mesh, noted, identity, num_shape)
+    return HeadTables(parts["flame"], parts["mesh"], noted, identity, num_shape if kind == "flame" else None)
 
 
 def load_pair(folder: str | Path) -> tuple[Portrait4D, MotionEncoder]:

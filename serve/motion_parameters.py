@@ -27,13 +27,13 @@ def parameters_for(columns: MotionColumns, parameters: HeadParameters | None) ->
     Raises:
         InputError: the face is not tracked, another head model tracked it, or no tracker gives such parameters.
     """
-    if parameters is None or parameters.neck_only:
+    if parameters is None or parameters.head_model is None:
         raise InputError(
             "motion: expected the parameters of a tracked face, as these weights read no pictures, got a face without; "
             "track it by --track fit, or name its files by --source-params and --driving-params"
         )
     if columns.head_model is not None:
-        check_same_model(columns.head_model, parameters.head_model or PUBLISHED_MODEL, "motion")
+        check_same_model(columns.head_model, parameters.head_model, "motion")
     taken = [getattr(parameters, name) if name in _KNOWN else None for name in columns.widths]
     if any(t is None or t.shape[1] != width for t, width in zip(taken, columns.widths.values(), strict=True)):
         raise InputError(
@@ -46,5 +46,5 @@ def parameters_for(columns: MotionColumns, parameters: HeadParameters | None) ->
 def still_parameters(num_shape: int, num_expression: int, columns: MotionColumns | None) -> HeadParameters:
     """Return those of a mean face at rest, for captures; of the head model of the columns."""
     shape, expression, neck, jaw, eyes = (torch.zeros(1, width) for width in (num_shape, num_expression, 3, 3, 6))
-    head_model = None if columns is None else columns.head_model
+    head_model = None if columns is None else columns.head_model or PUBLISHED_MODEL
     return HeadParameters(fixed_camera(), shape, expression, neck, jaw, eyes, head_model)

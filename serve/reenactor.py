@@ -101,7 +101,7 @@ class Reenactor(NetworkOnDevice):
         side = self.image_size
         grey = np.full((side, side, 3), 128, np.uint8)
         neck = self.portrait.config.neck
-        columns = self.motion_encoder.columns if self.reads_parameters else None
+        columns = self.motion_encoder.columns if self.reads_parameters else None  # a turned neck is of no head model
         parameters = still_parameters(neck.num_shape, neck.num_expression, columns)
         faces = [AlignedFace.whole(grey)]
         if self.reads_parameters:  # every face has them
@@ -127,6 +127,8 @@ class Reenactor(NetworkOnDevice):
         source = self.portrait.prepare(picture, motion)  # once: in float32
         _check_finite("neutral features of the source", source.tokens)
         parameters = face.tracking.parameters
+        if parameters is not None:
+            self.check_head_model(parameters.head_model, "source")
         shape = torch.zeros(1, self.portrait.config.neck.num_shape) if parameters is None else parameters.shape
         with self._autocast():
             source = self.portrait.cache(source)
@@ -443,6 +445,7 @@ class Reenactor(NetworkOnDevice):
     def _neck_grid(self, source: PreparedSource, parameters: HeadParameters | None) -> NeckGrid | None:
         if parameters is None or self.portrait.neck is None:
             return None
+        self.check_head_model(parameters.head_model, "driving")
         pose = [parameters.expression, parameters.neck, parameters.jaw, parameters.eyes]
         inputs = [source.shape, *pose]  # a held pose has the same inputs again, and the mesh is slow
         if self._last_neck is None or not all(map(torch.equal, inputs, self._last_neck[0])):

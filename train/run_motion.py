@@ -25,13 +25,15 @@ from triportrait.core.motion.declared_encoder import MOST_VALUES, MOST_WEIGHTS
 from triportrait.core.motion.parameter_encoder import FLAME_WIDTHS
 from triportrait.core.motion.small_encoder import GROUPS, HEAD_COLUMNS, SmallMotionEncoder
 from triportrait.core.safe_text import LONGEST_NAME, shown
+from triportrait.core.tracking.head_model import OPEN_HEAD_MODEL, HeadModel, check_same_model
+from triportrait.core.weights import OPEN_HEAD
 from triportrait.train.config import StageName, TrainConfig
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, resolve_decoder
 from triportrait.train.data.clip_store.store import ClipStore, is_clip_store
 from triportrait.train.data.clip_store.tracks import FlameTracks, HeadTracks, Tracks
-from triportrait.train.data.motion_targets import HEAD_TARGETS, MotionTargets, targets_of
+from triportrait.train.data.motion_targets import HEAD_TARGETS, MotionTargets, head_model_of, targets_of
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import Pictures, PictureSet
 from triportrait.train.data.set_config import SetConfig
@@ -43,7 +45,7 @@ from triportrait.train.run_folder import Inputs
 from triportrait.train.run_one_stage import Loading
 from triportrait.train.runs.export import export
 from triportrait.train.runs.run_config import data_fingerprints
-from triportrait.train.runs.weights import flame_field
+from triportrait.train.runs.weights import flame_field, flame_model
 from triportrait.train.stages import motion
 from triportrait.train.stages.assemble import motion_clip_stage
 from triportrait.train.stages.motion import Faces, MotionBatch
@@ -128,7 +130,7 @@ class MotionTraining(Inputs):
                 f"`triportrait prepare split {data} --share 0.1`"
             )
         tracked = self._clips is not None and self._clips.source != HEADS
-        self._field = flame_field(self._flame_name) if tracked else None
+        self._model = self._head_model() if tracked else None
         targets = HEAD_TARGETS
         if self._clips is not None:
             targets = targets_of(self._clips, self._trained, self.sizes.targets, self.sizes.motion_width)
@@ -142,6 +144,18 @@ class MotionTraining(Inputs):
         stage = config.motion if self._clips is None else dataclasses.replace(config.motion, front_sources=0.0)
         self.config = dataclasses.replace(config, model=motion_model(side), cast=SetConfig(size=side), motion=stage)
         return self.config
+
+    def _head_model(self) -> HeadModel:
+        """Return the head model that the parameters of the clips are of.
+
+        Raises: `InputError` where it is not named, or is another than theirs.
+        """
+        assert self._clips is not None
+        said = head_model_of(self._clips)
+        named = self._flame_name or (OPEN_HEAD if said.name == OPEN_HEAD_MODEL else None)
+        model = flame_model(named)
+        check_same_model(model.identity, said, str(self.data_folder), named or "--flame")
+        return model
 
     @property
     def name(self) -> str:
@@ -187,8 +201,8 @@ class MotionTraining(Inputs):
             return
         device = engines.ranks.device
         tracks: Tracks = HeadTracks(model, device)
-        if self._field is not None:
-            tracks = FlameTracks(self._field.to(device), None)
+        if self._model is not None:
+            tracks = FlameTracks(flame_field(self._model, model).to(device), None)
         dali = resolve_decoder(self.loading.decoder, device) == "dali"
         numbers = config.seed, DaliDecoder(device) if dali else AvDecoder(), self.loading.most_skipped
         self.set = ClipPictures(self._clips, model, tracks, *numbers, chosen=self._trained)

@@ -100,8 +100,8 @@ def fingerprint(tables: Mapping[str, Tensor], num_shape: int) -> str:
     """Compute what tells models apart: four weighted sums of a model's tables, each as a whole number of 16 bits.
 
     The same model read from a file of float64, from one of float32 and from a checkpoint's buffers has the same
-    numbers, but for one step where a sum lies between two: a hash of rounded tables would be another. Directions
-    beyond the first fifty of each kind do not count, nor do those that move nothing.
+    numbers, but for one step where a sum lies between two: a hash of rounded tables would be another. Directions beyond
+    the first fifty of each kind do not count, nor do those that move nothing.
 
     Args:
         tables: `template` [U, 3], `shape_directions` [U, 3, K] and `joint_regressor` [J, U], scene units.

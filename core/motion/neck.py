@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from triportrait.core.config import NeckConfig
 from triportrait.core.errors import InputError
 from triportrait.core.motion.flame import Flame, Tables, check_indices, kind_of
+from triportrait.core.motion.head_identity import ModelIdentity
 from triportrait.core.types import NeckGrid
 from triportrait.kernels.march import Warp
 from triportrait.kernels.nearest_face import Edges, mesh_edges, nearest_face
@@ -39,15 +40,22 @@ class NeckField(nn.Module):
         flame: the tables of `Flame`.
         mesh: the published index tables. `coarse_vertices` [U, 3] int64, `coarse_barycentrics` [U, 3] and
             `coarse_faces` [F, 3] int64 describe the coarse mesh; without them the FLAME mesh is clustered.
+        identity: the head model that the tables are of; None where nobody said, as in published checkpoints.
     """
 
     edge_ends: Tensor
     edge_faces: Tensor
 
     def __init__(
-        self, config: NeckConfig, box_side: float, flame: Mapping[str, Tensor], mesh: Mapping[str, Tensor]
+        self,
+        config: NeckConfig,
+        box_side: float,
+        flame: Mapping[str, Tensor],
+        mesh: Mapping[str, Tensor],
+        identity: ModelIdentity | None = None,
     ) -> None:
         super().__init__()
+        self.identity = identity
         self.config, self.box_side = config, box_side
         self.flame = Flame(flame)
         directions = self.flame["shape_directions"].shape[-1]
@@ -188,8 +196,14 @@ def cluster_mesh(template: Tensor, faces: Tensor, side: float) -> dict[str, Tens
 
     Returns:
         coarse_vertices, coarse_barycentrics, coarse_faces as `NeckField` takes them: each coarse vertex is the vertex
-        nearest to its cluster's mean; faces that collapse or repeat are gone.
+        nearest to its cluster's mean; faces that collapse or repeat are gone. Vertices that belong to no face with an
+        area, as landmarks of their own, are not asked.
     """
+    solid = faces[_area(template, faces) > 1e-12]
+    used, places = torch.unique(solid, return_inverse=True)
+    if len(used) < len(template):
+        coarse = cluster_mesh(template[used], places, side)
+        return coarse | {"coarse_vertices": used[coarse["coarse_vertices"]]}
     _, cluster = torch.unique((template / side).floor().long(), dim=0, return_inverse=True)
     count = int(cluster.max()) + 1
     mean = (
@@ -202,8 +216,7 @@ def cluster_mesh(template: Tensor, faces: Tensor, side: float) -> dict[str, Tens
     starts = torch.bincount(cluster, minlength=count).cumsum(0)
     chosen = by_cluster[torch.cat([starts.new_zeros(1), starts[:-1]])]
     corners = cluster[faces]
-    a, b, c = template[chosen][corners].unbind(1)
-    corners = corners[torch.linalg.cross(b - a, c - a).norm(dim=-1) > 1e-9]  # what collapsed has no area
+    corners = corners[_area(template[chosen], corners) > 1e-9]  # what collapsed has none
     turn = corners.argmin(1)
     corners = torch.stack([corners.gather(1, ((turn + i) % 3)[:, None])[:, 0] for i in range(3)], 1)  # smallest first
     barycentrics = torch.zeros(count, 3).to(template)
@@ -213,3 +226,9 @@ def cluster_mesh(template: Tensor, faces: Tensor, side: float) -> dict[str, Tens
         "coarse_barycentrics": barycentrics,
         "coarse_faces": torch.unique(corners, dim=0),
     }
+
+
+def _area(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Return twice the areas [F] of faces."""
+    a, b, c = vertices[faces].unbind(1)
+    return torch.linalg.cross(b - a, c - a).norm(dim=-1)

@@ -16,8 +16,9 @@ from triportrait.core.checkpoint import save_weights
 from triportrait.core.checksum import fingerprint
 from triportrait.core.config import ModelConfig, portrait4d_v2
 from triportrait.core.errors import InputError
+from triportrait.core.motion.flame import EYELIDS, SCENE_UNITS_PER_METRE, rescale_flame
 from triportrait.core.motion.pdfgc import PDFGC
-from triportrait.core.published.flame_file import flame_of, is_flame
+from triportrait.core.published.flame_file import VERSIONS, is_flame, read_flame_content
 from triportrait.core.published.names import rename
 from triportrait.core.published.network_contract import (
     STORED,
@@ -29,8 +30,8 @@ from triportrait.core.published.network_contract import (
     numbers_of,
 )
 from triportrait.core.published.networks import Network, networks_of
-from triportrait.core.published.unpickle import read_pickle
 from triportrait.core.safe_text import shown
+from triportrait.core.tracking.head_model import complete_flame, flame_file_tables, identity_of
 
 LICENCES = {
     "portrait": "the weights keep the licence of their authors; FLAME's tables inside keep the FLAME licence",
@@ -69,10 +70,17 @@ class Converted:
 
 @dataclass(frozen=True)
 class Conversion:
-    """The networks written from a file, and a sentence for each thing that was left out or had no effect."""
+    """The networks written from a file, and sentences.
+
+    Attributes:
+        parts: what was written.
+        warnings: one for each thing that was left out or had no effect.
+        notes: one that says what a FLAME file lacked, and where it came from.
+    """
 
     parts: list[Converted]
     warnings: list[str]
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,23 @@ class _Part:
     ignored: list[str] = field(default_factory=list)
 
 
-def convert(file: Path, folder: Path, overwrite: bool = False, ignore: Sequence[str] = ()) -> Conversion:
+@dataclass(frozen=True)
+class FlameOptions:
+    """What a FLAME file does not say of itself; the fields are the arguments of `load_head_model`."""
+
+    version: str | None = None
+    directions: tuple[int, int] | None = None
+    assets: tuple[Path, ...] = ()
+    tables_from: str | None = None
+
+
+def convert(
+    file: Path,
+    folder: Path,
+    overwrite: bool = False,
+    ignore: Sequence[str] = (),
+    flame: FlameOptions | None = None,
+) -> Conversion:
     """Write the networks of a published file into a weights folder: float32, int64 and truth values.
 
     A discriminator that is not the published one is left out, with a warning; any other network must be whole.
@@ -93,11 +117,12 @@ def convert(file: Path, folder: Path, overwrite: bool = False, ignore: Sequence[
     Args:
         file: a Portrait4D pickle (v2, v1 or static: the weights of G_ema, and D beside them), a GenHead pickle,
             PD-FGC's motion_model.pth, ArcFace's backbone.pth, Deep3DFaceRecon's epoch_20.pth, SyncNet's
-            syncnet_v2.model, the checkpoint of EMOCA's emotion network, or FLAME's generic_model.pkl.
+            syncnet_v2.model, the checkpoint of EMOCA's emotion network, or a FLAME file, pickle or `.npz`.
         folder: made when it is missing.
         overwrite: replace weights of the same kind that are there already.
         ignore: patterns (`*`, `?`, `[ab]`) of unknown tensors that may be left out. They do not excuse a tensor that
             is missing or wrong.
+        flame: what a FLAME file does not say of itself.
 
     Raises:
         InputError: the file is missing, damaged, hostile or none of these; a tensor is missing, unknown, misshapen, of
@@ -108,9 +133,18 @@ def convert(file: Path, folder: Path, overwrite: bool = False, ignore: Sequence[
         raise InputError(f"{file}: no such file; give a published weight file")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder for the weights, this is a file; choose another name")
-    content = read_pickle(file)
+    content = read_flame_content(file)
     warnings: list[str] = []
-    networks = _flame(content, file) if is_flame(content) else _networks(content, file, ignore, warnings)
+    notes: list[str] = []
+    if is_flame(content):
+        networks = _flame(file, content, flame or FlameOptions(), notes)
+    elif flame is not None and flame != FlameOptions():
+        raise InputError(
+            f"{file}: expected a FLAME file for the options that begin with --flame, --assets and --tables-from, "
+            "got another; leave them out"
+        )
+    else:
+        networks = _networks(content, file, ignore, warnings)
     if not overwrite:
         for kind in networks:
             if (folder / f"{kind}.safetensors").exists():
@@ -125,7 +159,7 @@ def convert(file: Path, folder: Path, overwrite: bool = False, ignore: Sequence[
         details = {**origin, **part.details, "licence": LICENCES[kind], "converted_by": f"triportrait {__version__}"}
         path = save_weights(folder, kind, part.tensors, _pdfgc() if kind == "motion" else part.config, details)
         written.append(Converted(kind, path, len(part.tensors), sum(t.numel() for t in part.tensors.values())))
-    return Conversion(written, warnings)
+    return Conversion(written, warnings, notes)
 
 
 def _pdfgc() -> PDFGC:
@@ -187,12 +221,28 @@ def _part(network: Network, kind: Kind, where: str, ignore: Sequence[str], confi
     return _Part(tensors, config, details, dropped)
 
 
-def _flame(content: Any, file: Path) -> dict[str, _Part]:
-    tables = {name: torch.from_numpy(array) for name, array in flame_of(content, str(file)).items()}
-    tables["pose_directions"] = tables["pose_directions"].flatten(0, 1).T.contiguous()
-    tensors = {name: t.float() if t.is_floating_point() else t for name, t in tables.items()}
+def _flame(file: Path, content: Any, options: FlameOptions, notes: list[str]) -> dict[str, _Part]:
+    """Make the head model of a FLAME file: its tables in metres, and what it lacks."""
+    tables, num_shape, version = flame_file_tables(file, options.version, options.directions, content)
+    scaled = rescale_flame(tables)
+    whole = complete_flame(scaled, num_shape, options.assets, options.tables_from)
+    for name, table in whole.flame.items():
+        if name not in tables:
+            tables[name] = table / SCENE_UNITS_PER_METRE if name == EYELIDS else table
+    tensors = tables | {f"mesh.{name}": table for name, table in whole.mesh.items()}
     _check_finite(tensors, str(file))
-    return {"flame": _Part(tensors, None, {"units": "metres, as published"})}
+    if whole.derived:
+        notes.append(f"{file}: " + "; ".join(f"{table}: {origin}" for table, origin in whole.derived.items()))
+    details = {
+        "units": "metres, as published",
+        "head_model": identity_of(scaled, num_shape, VERSIONS[version]).to_dict(),
+        "version": version,
+        "num_shape": num_shape,
+        "num_expression": tables["shape_directions"].shape[-1] - num_shape,
+        "num_eyelids": 2 if EYELIDS in tables else 0,
+        "derived": whole.derived,
+    }
+    return {"flame": _Part(tensors, None, details)}
 
 
 def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:

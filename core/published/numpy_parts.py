@@ -1,4 +1,4 @@
-"""Stand in for numpy's pickling functions: make plain arrays of numbers, never of objects."""
+"""Stand in for numpy's pickling functions: make plain arrays of numbers, of objects only where asked."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from triportrait.core.published.reading import Reading
 
 NUMBER = re.compile(r"[biufc]\d{1,2}|\?|bool")
+OBJECTS = ("O", "O4", "O8")
 MAX_DIMENSIONS = 16
 
 
@@ -30,6 +31,8 @@ class DType:
 
 def dtype(reading: Reading, name: Any, *_: Any) -> DType:
     """Stand in for `numpy.dtype`. Raises InputError unless the dtype is of numbers or truth values."""
+    if reading.objects and name in OBJECTS:
+        return DType("O")
     if type(name) is not str or not NUMBER.fullmatch(name):
         raise reading.error("has a numpy array of something other than numbers")
     return DType(name)
@@ -45,7 +48,7 @@ def set_dtype_state(reading: Reading, target: DType, state: Any) -> None:
 
 def _values(reading: Reading, data: Any, kind: Any) -> np.ndarray:
     """Make a new flat array, in this machine's byte order, of the values in the file."""
-    if type(kind) is not DType:
+    if type(kind) is not DType or kind.name == "O":
         raise reading.error("has a numpy array without a number format")
     if type(data) is str:  # Python 2 kept bytes in its texts
         data = data.encode("latin-1")
@@ -74,11 +77,22 @@ def set_array_state(reading: Reading, target: np.ndarray, state: Any) -> None:
     if type(state) is not tuple or len(state) != 5 or target.shape != (0,):
         raise reading.error("sets the state of a numpy array wrongly")
     _, shape, kind, column_major, data = state
+    if reading.objects and type(kind) is DType and kind.name == "O":
+        return _set_objects(reading, target, shape, data)
     values = _values(reading, data, kind)
     if type(column_major) not in (bool, int):
         raise reading.error("sets the state of a numpy array wrongly")
     # numpy's own way to fill an array in place, which checks the bytes against the shape as well
     filled: Any = (1, _shape(reading, shape, values.size), values.dtype, bool(column_major), values.tobytes())
+    target.__setstate__(filled)
+
+
+def _set_objects(reading: Reading, target: np.ndarray, shape: Any, data: Any) -> None:
+    """Fill an array, in place, with the objects of a list; in the order of the file, whichever that is."""
+    if type(data) is not list:
+        raise reading.error("has an array of objects that is not made of a list")
+    reading.spend(8 * len(data))
+    filled: Any = (1, _shape(reading, shape, len(data)), np.dtype(object), False, list(data))
     target.__setstate__(filled)
 
 

@@ -24,11 +24,13 @@ class Reading:
         file: name of the file, which begins every message.
         memory: bytes that may still be made from it.
         opcodes: pickle opcodes that it may still run, archives inside it included.
+        objects: arrays of objects are read; no weights file has them.
     """
 
     file: str
     memory: int
     opcodes: int = MAX_OPCODES
+    objects: bool = False
 
     @classmethod
     def of(cls, file: str, size: int) -> Reading:

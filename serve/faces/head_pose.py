@@ -114,4 +114,4 @@ def neck_parameters(neck: Tensor, turn: np.ndarray | None = None) -> HeadParamet
     inverse = torch.eye(4)
     inverse[:3, :3] = torch.from_numpy(turn.T.copy()).float()
     camera = Camera(inverse @ fixed.world_from_camera, fixed.intrinsics)
-    return HeadParameters(camera, shape, expression, neck, jaw, eyes, neck_only=True)
+    return HeadParameters(camera, shape, expression, neck, jaw, eyes)

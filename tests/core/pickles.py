@@ -142,7 +142,7 @@ def read_networks(path: Path) -> dict[str, Network]:
 
 def read_flame(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a FLAME file."""
-    return flame_of(read_pickle(path), str(path))
+    return flame_of(read_pickle(path), str(path)).arrays
 
 
 # --- opcodes by hand ---

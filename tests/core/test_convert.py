@@ -19,9 +19,10 @@ from triportrait.core.errors import InputError
 from triportrait.core.motion.pdfgc import PDFGC
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.published import network_contract
-from triportrait.core.published.convert import convert
+from triportrait.core.published.convert import FlameOptions, convert
 from triportrait.core.published.names import our_name, rename
 from triportrait.core.published.network_contract import ignored, manifest
+from triportrait.core.tracking.head_model import load_head_model
 from triportrait.serve.jobs.convert import Convert
 
 
@@ -141,14 +142,16 @@ def test_arcface(tmp_path):
 def test_a_flame_file(tmp_path, tiny_portrait):
     file = tmp_path / "generic_model.pkl"
     file.write_bytes(pickles.dump(pickles.flame(), 2, pickles.Python2Pickler))
-    (part,) = convert(file, tmp_path / "w").parts
+    (part,) = convert(file, tmp_path / "w", flame=FlameOptions("2020")).parts
     tables = load_file(part.path)
     assert part.kind == "flame"
     assert tables["pose_directions"].shape == (36, 3 * 5023)
     source = torch.as_tensor(pickles.flame()["posedirs"])  # [U, 3, 36]
     torch.testing.assert_close(tables["pose_directions"][7].view(-1, 3), source[..., 7].float())
     save_weights(tmp_path / "w", "portrait", tiny_portrait.state_dict(), tiny_portrait.config, {})
-    assert load_portrait(tmp_path / "w").neck is not None
+    neck = load_portrait(tmp_path / "w").neck
+    assert neck.identity.name == "FLAME 2020"
+    assert load_head_model(tmp_path / "w").identity.is_same(neck.identity)
 
 
 def test_weights_that_are_there_are_kept_unless_asked(tmp_path, motion_file):

@@ -52,7 +52,7 @@ def engine(portrait) -> Reenactor:
     return Reenactor(portrait, flame_parameters(PUBLISHED_MODEL))
 
 
-def tracked(seed: int, size: float = 1.0, grey: int = 128, model: ModelIdentity | None = None) -> AlignedFace:
+def tracked(seed: int, size: float = 1.0, grey: int = 128, model: ModelIdentity = PUBLISHED_MODEL) -> AlignedFace:
     """A grey picture of a face whose parameters are known."""
     rng = torch.Generator().manual_seed(seed)
     shape, expression, neck, jaw, eyes = (size * torch.randn(1, n, generator=rng) for n in (300, 100, 3, 3, 6))
@@ -97,7 +97,7 @@ def test_parameters_of_another_head_model_are_refused(portrait):
     mine, other = ModelIdentity("open head", "0" * 16), ModelIdentity("FLAME 2023", "8" * 16)
     engine = Reenactor(portrait, flame_parameters(mine))
     engine.prepare(tracked(0, model=mine))
-    for model, name in ((other, "FLAME 2023"), (None, "FLAME 2020")):
+    for model, name in ((other, "FLAME 2023"), (PUBLISHED_MODEL, "FLAME 2020")):
         with pytest.raises(InputError, match=rf"expected parameters of open head .* got those of {name}"):
             engine.prepare(tracked(0, model=model))
 

@@ -18,7 +18,7 @@ from triportrait import cli
 from triportrait.core.checkpoint import load_motion_encoder, load_pair, read_card, save_motion_encoder
 from triportrait.core.errors import InputError
 from triportrait.core.motion.declared_encoder import DeclaredEncoder
-from triportrait.core.motion.head_identity import ModelIdentity
+from triportrait.core.motion.head_identity import PUBLISHED_MODEL, ModelIdentity
 from triportrait.core.motion.motion_crop import motion_crop
 from triportrait.core.motion.parameter_encoder import FLAME_WIDTHS, flame_parameters
 from triportrait.core.motion.small_encoder import HEAD_COLUMNS
@@ -29,7 +29,6 @@ from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.runs.checkpoints import checkpoints_of
 from triportrait.train.runs.stopping import Stopper
 
-OPEN = ModelIdentity("open head", "0123456789abcdef")
 LAYERS: list[Any] = [
     {"op": "conv", "out": 4, "kernel": 3, "stride": 4},
     {"op": "activation", "kind": "relu"},
@@ -48,7 +47,7 @@ def material(tmp_path_factory) -> Path:
     tracked.write_store(folder / "clips", clips=5)
     changed(folder / "clips", folder / "clips", lambda t: {n: v for n, v in t.items() if n != "motion"})
     index = json.loads((folder / "clips/index.json").read_text())
-    (folder / "clips/index.json").write_text(json.dumps(index | {"head_model": OPEN.to_dict()}))
+    (folder / "clips/index.json").write_text(json.dumps(index | {"head_model": PUBLISHED_MODEL.to_dict()}))
     split_data(folder / "clips", 0.3)
     return folder
 
@@ -86,10 +85,10 @@ def test_an_encoder_of_tracked_faces_says_what_it_reads(read, material):
     card = read_card(read / "weights", "motion")
     entry = card["encoder"]
     assert entry["architecture"] == "small"
-    assert entry["name"] == "small, open head"
+    assert entry["name"] == "small, FLAME 2020"
     assert entry["crop"] == {"frame": "published 224", "size": 24}
     assert entry["columns"]["widths"] == dict(FLAME_WIDTHS)
-    assert entry["columns"]["head_model"] == OPEN.to_dict()
+    assert entry["columns"]["head_model"] == PUBLISHED_MODEL.to_dict()
     assert card["provenance"]["images seen"] == {"motion": 24}
     encoder = load_motion_encoder(read / "weights")
     assert (encoder.motion_width, encoder.crop_size, encoder.to_dict()["widths"]) == (109, 24, (8, 16))  # type: ignore[index]
@@ -230,9 +229,9 @@ def test_stage_2_reads_pictures_with_each_kind(kind, width, read, material, tmp_
 def test_parameters_move_stage_2_as_they_are_or_in_units(material, tmp_path, capsys, little_preset):
     assert cli.main(stage2(material, tmp_path / "plain", "--motion-kind", "parameters")) == 0
     encoder = load_motion_encoder(tmp_path / "plain/motion_encoder")
-    assert encoder.card() == flame_parameters(OPEN).card()
-    unit = flame_parameters(OPEN, (1.0,) * 109)
-    halved = flame_parameters(OPEN, (0.5,) * 109)
+    assert encoder.card() == flame_parameters(PUBLISHED_MODEL).card()
+    unit = flame_parameters(PUBLISHED_MODEL, (1.0,) * 109)
+    halved = flame_parameters(PUBLISHED_MODEL, (0.5,) * 109)
     losses = {"plain": terms(tmp_path / "plain")}
     for name, other in (("unit", unit), ("halved", halved)):
         save_motion_encoder(tmp_path / f"{name} encoder", {}, other, {})
@@ -257,7 +256,7 @@ def test_parameters_of_another_head_model_are_refused(material, tmp_path, capsys
     assert "which takes parameters; say --motion-kind parameters" in refused(arguments, capsys)
     said = refused([*arguments, "--motion-kind", "parameters"], capsys)
     assert "FLAME 2023" in said
-    assert "open head" in said
+    assert "FLAME 2020" in said
 
 
 def test_motion_that_another_encoder_read_is_not_taken(material, tmp_path, capsys, little_preset):

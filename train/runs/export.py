@@ -6,8 +6,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from triportrait import __version__
 from triportrait.core.checkpoint import load_motion_encoder, read_card, save_motion_encoder, save_weights
 from triportrait.core.config import ModelConfig
@@ -16,10 +14,11 @@ from triportrait.core.motion.encoder import FRAME
 from triportrait.core.motion.encoder_card import encoder_of_card
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.network_kind import REENACTMENT, STATIC
+from triportrait.core.tracking.head_model import FLAME_LICENCE
 from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.runs.checkpoints import FOLDER, checkpoints_of, ema_weights
 from triportrait.train.runs.run_config import CONFIG, FLAME, MOTION_ENCODER, read_config
-from triportrait.train.runs.weights import FLAME_LICENCE, flame_field, kept_flame, save_neck
+from triportrait.train.runs.weights import kept_flame, named_flame, save_neck
 
 logger = logging.getLogger(__name__)
 
@@ -71,14 +70,15 @@ def export(
     if network == REENACTMENT:
         card["motion"] = config["stage2"]["motion"]
     if not of_heads:
-        tables = kept_flame(run / FLAME) if flame is None else _flame(flame)
-        if tables is None:
+        kept = kept_flame(run / FLAME) if flame is None else named_flame(flame)
+        if kept is None:
             logger.warning(
                 f"{run}: it kept none of FLAME's tables, so that these weights turn no neck; export them again with "
                 "--flame FOLDER, a converted published checkpoint"
             )
         else:
-            tensors, card = tensors | tables, card | {"licence": f"Apache-2.0; {FLAME_LICENCE}"}
+            tensors, card = tensors | kept[0], card | kept[1]
+            card["licence"] = f"Apache-2.0; {kept[1].get('licence', FLAME_LICENCE)}"
     save_weights(out, "portrait", tensors, model, card)
     if of_heads:
         save_neck(out, model, card)
@@ -124,7 +124,3 @@ def _newest(run: Path, stage: str, network: str = "generator") -> tuple[Path, di
             logger.warning("%s: left out, %s is taken", reason.rpartition(";")[0] or reason, folder.name)
         return folder, weights
     raise InputError(reasons[0] if reasons else f"{run / FOLDER}: expected a checkpoint of {stage}, there is none yet")
-
-
-def _flame(name: str) -> dict[str, Tensor]:
-    return {f"neck.{key}": value for key, value in flame_field(name).state_dict().items()}

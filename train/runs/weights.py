@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from triportrait.core.checkpoint import load_pair, load_portrait, read_card, read_tensors, save_weights, weights_folder
+from triportrait.core.checkpoint import load_pair, read_card, read_tensors, save_weights, weights_folder
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.files import check_tensor_file
@@ -19,10 +19,15 @@ from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.network_kind import REENACTMENT, check_network
 from triportrait.core.portrait import Portrait4D
+from triportrait.core.tracking.head_model import (
+    PUBLISHED_MODEL,
+    HeadModel,
+    ModelIdentity,
+    load_head_model,
+)
+from triportrait.core.weights import OPEN_HEAD
 from triportrait.train.data.heads.mesh import mean_neck
 from triportrait.train.data.heads.population import check_seed_and_count
-
-FLAME_LICENCE = "FLAME's tables inside keep the FLAME licence of the Max Planck Society"
 
 
 @dataclass(frozen=True)
@@ -78,35 +83,76 @@ def save_neck(folder: Path, model: ModelConfig, provenance: Mapping[str, Any]) -
     save_weights(folder, "neck", {name: table.half() for name, table in tables.items()}, None, provenance)
 
 
-def save_flame(folder: Path, field: NeckField) -> None:
-    """Keep FLAME's tables and the coarse mesh of tracked faces in a folder of their own, as a portrait carries them.
+def save_flame(folder: Path, model: HeadModel) -> None:
+    """Keep the head model of tracked faces in a folder of its own, its tables as a portrait carries them.
 
     Raises: `InputError` where they cannot be written.
     """
-    tables = {f"neck.{name}": value for name, value in field.state_dict().items()}
-    save_weights(folder, "flame", tables, None, {"licence": FLAME_LICENCE})
+    save_weights(folder, "flame", _tables_of(model), None, _entries_of(model))
 
 
-def kept_flame(folder: Path) -> dict[str, Tensor] | None:
-    """Return what `save_flame` kept; None where nothing is.
+def kept_flame(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return what `save_flame` kept, tensors by their names in a portrait and entries of its card; None for nothing.
 
     Raises: `InputError` where it is damaged.
     """
-    return read_tensors(folder, "flame") if (folder / "flame.safetensors").is_file() else None
+    if not (folder / "flame.safetensors").is_file():
+        return None
+    noted = read_card(folder, "flame").get("provenance", {})
+    return read_tensors(folder, "flame"), {key: noted[key] for key in ("head_model", "licence") if key in noted}
 
 
-def flame_field(name: str | None) -> NeckField:
-    """Return the neck field with FLAME's tables of a weights folder, the published landmarks among them.
+def named_flame(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the same of a head model that is named, as `kept_flame` does.
 
-    Raises: `InputError` where they are not there.
+    Raises: `InputError` where there is none.
     """
-    field = None if name is None else load_portrait(weights_folder(name)).neck
-    if not isinstance(field, NeckField) or "landmark70_faces" not in field.flame:
+    model = flame_model(name)
+    return _tables_of(model), _entries_of(model)
+
+
+def flame_model(name: str | None) -> HeadModel:
+    """Return the head model of clips of tracked faces.
+
+    Args:
+        name: a weights folder with FLAME's tables, a converted FLAME file, or `open-head`.
+
+    Raises: `InputError` where it is not there.
+    """
+    try:
+        if name is None:
+            raise InputError("flame: expected a head model, as clips of tracked faces need, got none")
+        return load_head_model(name)
+    except InputError as error:
         raise InputError(
-            f"{name or 'flame'}: expected FLAME's tables with its landmarks, as clips of tracked faces need, got none; "
-            "name by --flame the folder of a converted published checkpoint"
-        )
-    return field
+            f"{str(error).rpartition(';')[0] or error}; name by --flame the head model of these clips: the folder of a "
+            f"converted published checkpoint or FLAME file, or {OPEN_HEAD}"
+        ) from error
+
+
+def flame_field(model: HeadModel, config: ModelConfig) -> NeckField:
+    """Return the neck field of a head model for a network of these sizes; parameters have the published widths."""
+    return model.neck_field(config.neck, config.render.box_side)
+
+
+def store_model(store: Path, index: Mapping[str, Any]) -> ModelIdentity:
+    """Return the head model that the parameters of a clip store are of; a store that says nothing has FLAME 2020's.
+
+    Args:
+        index: of the clip store, whose entry `head_model` counts.
+
+    Raises: `InputError` where the entry is damaged.
+    """
+    said = index.get("head_model")
+    return PUBLISHED_MODEL if said is None else ModelIdentity.from_dict(said, f"{store / 'index.json'}: head_model")
+
+
+def _tables_of(model: HeadModel) -> dict[str, Tensor]:
+    return {f"neck.{name}": value for name, value in model.neck_field().state_dict().items()}
+
+
+def _entries_of(model: HeadModel) -> dict[str, Any]:
+    return {"head_model": model.identity.to_dict(), "licence": model.licence}
 
 
 def read_tensor_file(path: Path) -> dict[str, Tensor]:
