@@ -192,10 +192,10 @@ class Animation:
         self.fps = clip.fps
         self.frame_count = clip.frame_count if limit is None else min(limit, clip.frame_count or limit)
         self.tracker = FaceTracker(
-            finder() if driving.known is None else None, reenactor.image_size,
+            finder() if driving.needs_finder else None, reenactor.image_size,
             smooth=options.smooth and not clip.is_pictures, face=options.driving_face, flame=reenactor.has_flame_neck,
         )  # fmt: skip
-        if driving.known is None and self.tracker.provider is None:
+        if driving.needs_finder and self.tracker.provider is None:
             check_finds_faces(driving.name, "--driving-face", options.driving_face)
         self._origin = Origin(source.picture, driving, options.paste_back or options.side_by_side)
         self.marks = False
@@ -353,7 +353,7 @@ class Animation:
 
     def _log_what_is_missing(self) -> None:
         driving, tracked = self._driving, self._driving.tracked
-        has_faces = driving.known is not None or self.tracker.provider is not None
+        has_faces = not driving.needs_finder or self.tracker.provider is not None
         if not has_faces or (tracked is not None and tracked.landmarks is None):
             logger.info(
                 "%s: %s; middle squares are taken as aligned, motion crops as centred",

@@ -11,18 +11,17 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Self
-from weakref import WeakSet
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.geometry.density import Progress
 from triportrait.core.gpus import named_device
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.render.geometry_pictures import Shown
+from triportrait.core.tracking.head_model import HeadModel
 from triportrait.core.types import Camera, Head
 from triportrait.core.weights import log_weights, named_weights
 from triportrait.serve.animation import (
@@ -46,21 +45,30 @@ from triportrait.serve.media.meshes.mesh_file import HeadMesh
 from triportrait.serve.media.output_file import VIDEO_ENDINGS, check_output
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.video.encoders import EncoderChoice, chosen_encoder
-from triportrait.serve.part_times import PartTimes
+from triportrait.serve.open_networks import OpenNetworks
 from triportrait.serve.picture_inputs import Picture, to_picture
 from triportrait.serve.pipeline_inputs import Driving, Source, open_driving, optional_path, read_source
-from triportrait.serve.precision import DTYPES, Precision, use_precision
+from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import PreparedSource, Reenactor
 from triportrait.serve.saving import WRITTEN_PICTURES, write_frames
 from triportrait.serve.shown_geometry import check_show
 from triportrait.serve.source_and_driving import DrivingFrames, SourcePicture
+from triportrait.serve.source_and_driving import Progress as LookProgress
+from triportrait.serve.tracked.fitted_inputs import (
+    TrackKind,
+    check_fit,
+    first_tracker,
+    fit_driving,
+    fitted_source,
+    head_model_of,
+)
 from triportrait.serve.turntable import SWAY_DEG, TURN_S, check_turntable, turntable_frames
-from triportrait.serve.weight_loading import RULE, copy_weights, files_of, load_weights, need_faces
+from triportrait.serve.weight_loading import RULE, load_weights, need_faces
 
 logger = logging.getLogger(__name__)
 
 
-class Pipeline:
+class Pipeline(OpenNetworks):
     """Animates portraits; `from_pretrained` makes one.
 
     It serves one thread at a time. Several animations of one pipeline may be under way in that thread. Use it as a
@@ -70,17 +78,6 @@ class Pipeline:
         weights: `demo`, `rule` or the folder of its weights.
         times: how long each step took, see `time_parts`.
     """
-
-    def __init__(
-        self, reenactor: Reenactor, weights: str, faces: LazyProvider, first_start: FirstStart | None = None
-    ) -> None:  # fmt: skip
-        self.weights, self.times = weights, PartTimes()
-        self._first_start = first_start or FirstStart(reenactor, "fp32")
-        self._open: Reenactor | None = reenactor
-        self._files = files_of(weights)
-        self._finder = faces
-        self._captured = self._timed = False
-        self._animations: WeakSet[Animation] = WeakSet()
 
     @classmethod
     def from_pretrained(
@@ -125,75 +122,10 @@ class Pipeline:
         finder = faces if isinstance(faces, LazyProvider) else LazyProvider(faces)
         return cls(reenactor, name, finder, first_start)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        if self._open is None:
-            return f"Pipeline({self.weights!r}, closed)"
-        return f"Pipeline({self.weights!r}, device={str(self.device)!r}, precision={self.precision!r})"
-
-    def close(self) -> None:
-        """End the animations that are under way and release the networks and the face detector."""
-        for animation in list(self._animations):
-            animation.close()
-        self._finder.close()
-        self._open = None
-
-    @property
-    def config(self) -> ModelConfig:
-        """Return the sizes of the network."""
-        return self._reenactor.portrait.config
-
-    @property
-    def device(self) -> torch.device:
-        """Return the device that the networks are on."""
-        return self._reenactor.device
-
-    @property
-    def precision(self) -> str:
-        """Return the precision of the networks: fp32, bf16 or fp16."""
-        return next((name for name, dtype in DTYPES.items() if dtype == self._reenactor.dtype), "fp32")
-
-    @property
-    def image_size(self) -> int:
-        """Return S, the side of the pictures in pixels."""
-        return self._reenactor.image_size
-
-    def to(self, device: str | torch.device) -> Self:
-        """Move the networks to another device, in the same precision; sources must then be prepared again.
-
-        Raises:
-            InputError: there is no such device.
-        """
-        self._reenactor.to(named_device(device))
-        self._captured, self._first_start = False, FirstStart(self._reenactor, self.precision)
-        return self
-
-    def time_parts(self) -> None:
-        """Measure each part of the network in `times`, too, which slows a GPU down; call it before the first frame."""
-        self._timed = True
-        with self._first_start.part(last=True):
-            self._reenactor.warm_up()  # nothing is compiled while parts are measured
-        self.times.hook(self._reenactor.parts())
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the weights into a folder that `from_pretrained` loads, bit for bit the same.
-
-        The files that were loaded are copied, in their stored precision; each appears whole or not at all.
-
-        Raises:
-            InputError: the files have changed since, or the folder cannot be written or holds other weights.
-        """
-        copy_weights(self.weights, self._files, Path(folder))
-        return Path(folder)
-
     def prepare(
-        self, source: Source, *, face: int | None = None, source_params: str | os.PathLike[str] | None = None
-    ) -> PreparedSource:
+        self, source: Source, *, face: int | None = None, source_params: str | os.PathLike[str] | None = None,
+        track: TrackKind = "quick",
+    ) -> PreparedSource:  # fmt: skip
         """Read a portrait once, for any number of frames.
 
         Args:
@@ -201,6 +133,8 @@ class Pipeline:
                 uint8 [H, W, 3]. A prepared source is returned as it is.
             face: which face, counted from the left, from 1; the largest by default.
             source_params: the folder with the published files of its face, or with `landmarks/`; for paths alone.
+            track: "quick" reads the turn of the head off landmarks; "fit" fits the head model of the weights to them,
+                which gives the shape of the face, too.
 
         Raises:
             InputError: the picture cannot be read or shows no such face, or the network's numbers are not finite.
@@ -209,11 +143,14 @@ class Pipeline:
             self._check_prepared(source)
             return source
         check_face_number("face", face)
+        check_fit(track)
         picture = source
         if not isinstance(picture, SourcePicture):
             picture = read_source(picture, face, source_params, self._finder, need_faces(self.weights))
         reenactor = self._network()
         aligned = picture.aligned(reenactor.image_size, reenactor.has_flame_neck)
+        if track == "fit":
+            aligned = fitted_source(picture, aligned, self.head_model, self._finder)
         if (picture.faces or 0) > 1 and face is None:
             logger.info("%s: %d faces, the largest is taken; --face N takes another", picture.name, picture.faces)
         if aligned.tracking.landmarks is None:
@@ -246,6 +183,7 @@ class Pipeline:
         source_params: str | os.PathLike[str] | None = None,
         driving_params: str | os.PathLike[str] | None = None,
         fps: float | Fraction | None = None,
+        track: TrackKind = "quick",
     ) -> Animation:
         """Let a portrait follow a driving video.
 
@@ -265,6 +203,8 @@ class Pipeline:
                 default.
             driving_params: the folder with the files of the driving faces, as `source_params`.
             fps: the rate of an iterable, 25 by default; videos bring their own times.
+            track: "quick" reads the turn of the head off each frame; "fit" reads the frames twice, and fits a head
+                model to all of them first: jaw, eyes and expression then reach the neck field.
 
         Returns:
             An iterator of `AnimatedFrame`; it holds a few frames at a time, and can be closed early.
@@ -284,8 +224,10 @@ class Pipeline:
             if isinstance(driving, DrivingFrames)
             else open_driving(driving, driving_params, frames, fps, self.device)
         )
-        prepared = self.prepare(source, face=face, source_params=source_params)
-        if clip is not driving and clip.known is None and isinstance(clip.name, Path):
+        prepared = self.prepare(source, face=face, source_params=source_params, track=track)
+        if track == "fit" and clip.fitted is None:
+            self.fit(clip, smooth=smooth, frames=frames, driving_face=driving_face)
+        if clip is not driving and clip.needs_finder and isinstance(clip.name, Path):
             provider = self._finder()
             if provider is not None:
                 clip.look(provider, frames, need_faces(self.weights))
@@ -339,6 +281,20 @@ class Pipeline:
             encoder=chosen_encoder(encoder, self.device.type == "cuda"), times=self.times,
         )  # fmt: skip
         return target
+
+    def head_model(self) -> HeadModel:
+        """Load the head model whose parameters the weights take; the package's open head where they bring none."""
+        if self._head_model is None:
+            self._head_model = head_model_of(self._reenactor, self.weights)
+        return self._head_model
+
+    def fit(
+        self, driving: DrivingFrames, *, smooth: bool = True, frames: int | None = None,
+        driving_face: int | None = None, progress: LookProgress = lambda frames, total: frames,
+    ) -> None:  # fmt: skip
+        """Follow the face of driving frames and fit its parameters, as `animate` does where `track` is "fit"."""
+        tracker = first_tracker(driving, self._finder, smooth, driving_face)
+        fit_driving(driving, self.head_model, tracker, frames, self._reenactor, progress)
 
     def tracker(self, *, smooth: bool = True, driving_face: int | None = None) -> FaceTracker:
         """Follow a face from picture to picture in a loop of your own, as `animate` does."""
@@ -472,29 +428,3 @@ class Pipeline:
         if not callable(controls):
             checked(0.0)
         return checked
-
-    def _check_prepared(self, source: PreparedSource) -> None:
-        if not isinstance(source, PreparedSource):
-            raise InputError(f"source: expected one from Pipeline.prepare, got {type(source).__name__}; prepare it")
-        device = next(self._reenactor.portrait.parameters()).device
-        if source.source.tokens.device != device or (source.motion is None) != self._reenactor.static:
-            raise InputError("source: it was prepared on another device or by another pipeline; prepare it again")
-
-    @property
-    def _motion_width(self) -> int:
-        return self.config.transformer.motion_width
-
-    @property
-    def _reenactor(self) -> Reenactor:
-        if self._open is None:
-            raise InputError("the pipeline is closed; make another by Pipeline.from_pretrained")
-        return self._open
-
-    def _network(self) -> Reenactor:
-        """Return the networks, after capturing their launches once on a GPU."""
-        reenactor = self._reenactor
-        if not self._captured and not self._timed:
-            self._captured = True
-            with self._first_start.part(last=True):
-                reenactor.capture()
-        return reenactor

@@ -29,6 +29,7 @@ from triportrait.serve.media.pictures.picture_file import read_picture
 from triportrait.serve.media.pictures.picture_folder import left_out, sorted_folder
 from triportrait.serve.media.video.clips import Clip, Frame, open_clip
 from triportrait.serve.media.video.decoders import CPU_DECODES, Decoding
+from triportrait.serve.tracked.fitted_frames import FittedFrames
 from triportrait.serve.tracking_files import PICTURES, TrackedFolder, Tracking, beside
 
 Known = TrackedFolder | KnownFaces
@@ -237,12 +238,14 @@ class DrivingFrames:
         name: what sentences call it.
         clip: its frames.
         known, names: the files that tell where its faces are; those of frame i are called `names[i]`.
+        fitted: what following the face through the clip told, where that was done; it comes before the files.
     """
 
     name: Path | str
     clip: Clip
     known: Known | None = None
     names: Sequence[str] = ()
+    fitted: FittedFrames | None = None
     _num_reported: int = 0
 
     @classmethod
@@ -286,6 +289,11 @@ class DrivingFrames:
     def files(self) -> list[Path]:
         """List every file that is read."""
         return [*self.clip.files, *([] if self.known is None else self.known.files(self.names))]
+
+    @property
+    def needs_finder(self) -> bool:
+        """Tell whether faces have to be found, as nothing says where they are."""
+        return self.known is None and self.fitted is None
 
     @property
     def tracked(self) -> TrackedFolder | None:
@@ -340,6 +348,8 @@ class DrivingFrames:
         Raises:
             InputError: its files are missing or damaged.
         """
+        if self.fitted is not None:
+            return self.fitted.face(frame, tracker)
         if self.known is not None and frame.index >= len(self.names):
             raise _too_few(self.known, len(self.names), self.clip)
         if isinstance(self.known, TrackedFolder):

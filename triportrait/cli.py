@@ -24,6 +24,10 @@ JOBS = {
         "a camera goes around a portrait's head, its picture beside its geometry",
     ),
     "mesh": ("triportrait.serve.jobs.mesh:Mesh", "a portrait's head as GLB, PLY or OBJ"),
+    "track": (
+        "triportrait.serve.jobs.track:Track",
+        "the face of a film as parameters of a head model, with an overlay film",
+    ),
     "live": ("triportrait.serve.jobs.live:Live", "a camera drives a portrait in a browser"),
     "demo": ("triportrait.train.jobs.procedural_demo:Demo", "a video of what the package's own weights can do"),
     "train": ("triportrait.train.jobs.train:Train", "both stages on procedural heads, and a weights folder"),

@@ -67,3 +67,22 @@ class Pinhole:
         axis = (seen[:, 0] - seen.new_tensor(self.middle_px)) * seen.new_tensor([1.0, -1.0]) / self.focal_px
         at = torch.cat([axis * distance[:, None], -distance[:, None]], -1)
         return rotation, at - (rotation @ middle[:, 0, :, None])[..., 0]
+
+    def first_place(self, turned: Tensor, pixels: Tensor, weights: Tensor) -> Tensor:
+        """Find where a head is whose rotation is known, in closed form: least squares of rays.
+
+        Args:
+            turned: [B, P, 3] on the turned head. pixels: [B, P, 2]. weights: [B, P], 0 where a pixel is unknown.
+
+        Returns:
+            translation [B, 3], camera from head.
+        """
+        middle = pixels.new_tensor(self.middle_px)
+        slope = (pixels - middle) * pixels.new_tensor([1.0, -1.0]) / self.focal_px  # of the rays, [B, P, 2]
+        # x + tx = -slope (z + tz), and so for y
+        identity = torch.eye(2, dtype=slope.dtype, device=slope.device).expand(*slope.shape[:2], 2, 2)
+        rows = torch.cat([identity, slope[..., None]], -1) * weights[..., None, None]  # [B, P, 2, 3]
+        sides = -(turned[..., :2] + slope * turned[..., 2:]) * weights[..., None]
+        rows, sides = rows.flatten(1, 2), sides.flatten(1)[..., None]
+        gram = rows.mT @ rows + 1e-12 * torch.eye(3, dtype=rows.dtype, device=rows.device)
+        return torch.linalg.solve_ex(gram, rows.mT @ sides).result[..., 0]

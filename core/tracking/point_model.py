@@ -7,12 +7,16 @@ Letters: B frames, P points, J joints, K directions (shape, then expression).
 
 from __future__ import annotations
 
+from copy import copy
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 from triportrait.core.motion.flame import Flame, rotation_matrices
 
 POINTS = 70  # 68 landmarks and two eye centres
+UNSEEN = 1e-4  # scene units, over all landmarks and joints together; a landmark's pixel is about 2e-3
 JOINT_ANGLES = 9  # rotation vectors of jaw, left eye and right eye; the neck stays straight
 
 
@@ -59,9 +63,45 @@ class PointModel:
         joints = self._joints + torch.einsum("jck,bk->bjc", self._joint_directions, betas)
         return self._posed(turns, shaped[..., None], joints[..., None])[..., 0]
 
+    def to(self, device: torch.device | str) -> PointModel:
+        """Return the same on another device."""
+        moved = copy(self)
+        vars(moved).pop("condensed", None)
+        for name, value in vars(moved).items():
+            if isinstance(value, Tensor):
+                setattr(moved, name, value.to(device))
+        return moved
+
+    def at_rest(self) -> Tensor:
+        """Return the points of the mean face at rest, [1, 70, 3]."""
+        zeros = self._template.new_zeros
+        return self.points(zeros(1, self.num_shape + self.num_expression), zeros(1, JOINT_ANGLES))
+
     def beta_part(self, angles: Tensor) -> Tensor:
         """Return the derivative of `points` by the betas, [B, 70, 3, K]: it depends on the angles alone."""
-        return self._posed(self._turns(angles), self._directions[None], self._joint_directions[None])
+        return self._posed(self._turns(angles), self._directions, self._joint_directions)
+
+    @cached_property
+    def condensed(self) -> tuple[PointModel, Tensor, Tensor]:
+        """The same landmarks from fewer directions, where the model has some that landmarks do not see.
+
+        The directions of each kind are turned among themselves, which a normal prior does not notice, so that those
+        come first that move landmarks most; what moves all landmarks and joints together by less than `UNSEEN` falls
+        away. FLAME has 400 directions, and 70 landmarks and five joints 225 coordinates.
+
+        Returns:
+            the model, and the turns [S, s] and [E, e]: betas are turn @ the model's betas. Of a model with nothing to
+            leave out: itself and identities.
+        """
+        kinds = slice(0, self.num_shape), slice(self.num_shape, None)
+        turns = [_seen_turn(self._directions[..., k], self._joint_directions[..., k]) for k in kinds]
+        if all(turn.shape[0] == turn.shape[1] for turn in turns):
+            return self, *(torch.eye(len(turn), dtype=turn.dtype, device=turn.device) for turn in turns)
+        smaller = copy(self)
+        whole = torch.block_diag(*turns)
+        smaller.num_shape, smaller.num_expression = turns[0].shape[1], turns[1].shape[1]
+        smaller._directions, smaller._joint_directions = self._directions @ whole, self._joint_directions @ whole
+        return smaller, turns[0], turns[1]
 
     def angle_part(self, betas: Tensor, angles: Tensor) -> Tensor:
         """Return the derivative of `points` by the angles, [B, 70, 3, 9]."""
@@ -77,7 +117,9 @@ class PointModel:
         return rotation_matrices(torch.cat([straight, angles], -1).unflatten(-1, (-1, 3)))
 
     def _posed(self, turns: Tensor, points: Tensor, joints: Tensor) -> Tensor:
-        """Blend points [B, P, J, 3, N] over joints [B, J, 3, N]: [B, P, 3, N]."""
+        """Blend points [B, P, J, 3, N] over joints [B, J, 3, N]: [B, P, 3, N]; both may lack B where all are alike."""
+        shared = points.ndim == 4
+        joints = joints[None] if shared else joints
         world, places = [turns[:, 0]], [joints[:, 0]]
         for joint, parent in enumerate(self._parents[1:], start=1):
             world.append(world[parent] @ turns[:, joint])
@@ -86,6 +128,13 @@ class PointModel:
         offsets = torch.stack(
             [place - turn @ joints[:, j] for j, (turn, place) in enumerate(zip(world, places, strict=True))], 1
         )
-        return torch.einsum("bjac,bpjcn->bpan", rotations, points.expand(len(turns), *points.shape[1:])) + torch.einsum(
-            "pj,bjan->bpan", self._share, offsets
-        )
+        turned = torch.einsum("bjac,pjcn->bpan" if shared else "bjac,bpjcn->bpan", rotations, points)
+        return turned + torch.einsum("pj,bjan->bpan", self._share, offsets)
+
+
+def _seen_turn(directions: Tensor, joint_directions: Tensor) -> Tensor:
+    """Return the turn [K, k] that takes the most visible of directions [P, J, 3, K] and [J, 3, K] first."""
+    moved = torch.cat([directions.flatten(0, 2), joint_directions.flatten(0, 1)])
+    _, lengths, axes = torch.linalg.svd(moved, full_matrices=False)
+    turn = axes[lengths > UNSEEN].mT
+    return turn * turn.gather(0, turn.abs().argmax(0, keepdim=True)).sign()

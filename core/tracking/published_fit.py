@@ -22,6 +22,14 @@ EYE_CORNERS, MOUTH = (36, 39, 42, 45), slice(48, 68)
 UPPER_LIDS, LOWER_LIDS = (37, 38, 43, 44), (41, 40, 47, 46)  # the lower lid below each of the upper
 SHUT_PX = 8.0  # lids closer than this count as shut
 HELD = 1e6
+# The published list of vertices that stand for the landmarks of the lids on FLAME's mesh. Some landmarks are the middle
+# of two vertices; of what then is a list of 15, these 12 are kept, and eight of those are landmarks.
+FLAME_VERTICES, EYELIDS = 5023, "eyelids_idxs"
+LID_VERTICES = (2422, 2422, 2452, 2454, 2471, 3638, 2276, 2360, 3835, 1292, 1217, 1146, 1146, 999, 827)
+MIDDLES = ((0, 0, 1), (2, 2, 3), (11, 11, 12))  # entry, and the two whose middle it becomes
+KEPT = (0, 2, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14)
+LID_LANDMARKS = (37, 38, 40, 41, 43, 44, 46, 47)
+OF_KEPT = (1, 2, 4, 5, 7, 8, 10, 11)  # the entry of the 12 that each of those landmarks takes
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ def published_fit(
         rotation: [B, 3, 3] and translation: [B, 3], camera from head; the rotation stays.
         jaw: [B, 3] rotation vectors, which stay; None leaves mouths to the expression.
         start: [B, K] betas of a 3DMM reconstructor; None begins at the mean face.
-        lid_vertices: [N] int64, which vertices `start` does not hold; needed with it.
+        lid_vertices: [N] int64, which vertices `start` does not hold; None holds all.
         steps: of the translation alone, and of all.
     """
     B, zero = len(pixels), pixels.new_zeros
@@ -76,7 +84,7 @@ def published_fit(
         return flame(betas, zero(B, 3), jaw, torch.cat([eyes, eyes], -1))[0]
 
     def seen(vertices: Tensor, place: Tensor) -> Tensor:
-        return camera.project(flame.landmarks(vertices) @ rotation.transpose(1, 2) + place[:, None])
+        return camera.project(with_lids(flame, vertices) @ rotation.transpose(1, 2) + place[:, None])
 
     first = mesh(begun, zero(B, 3)).detach()
     place = translation.clone().requires_grad_()
@@ -95,7 +103,41 @@ def published_fit(
 
     best = _descend([betas, eyes, place], steps[1], loss)
     betas, eyes, place = best.values
-    return PublishedFit(betas[:, :num_shape], betas[:, num_shape:], eyes, place, best.loss)
+    return PublishedFit(betas[:, :num_shape], betas[:, num_shape:], _wrapped(eyes), place, best.loss)
+
+
+def with_lids(flame: Flame, vertices: Tensor) -> Tensor:
+    """Place the landmarks [B, 70, 3] on vertices [B, U, 3]: on FLAME's mesh those of the lids by the published list."""
+    points = flame.landmarks(vertices)
+    if vertices.shape[1] != FLAME_VERTICES:
+        return points
+    listed = list(vertices[:, LID_VERTICES].unbind(1))
+    for entry, one, other in MIDDLES:
+        listed[entry] = (vertices[:, LID_VERTICES[one]] + vertices[:, LID_VERTICES[other]]) / 2
+    kept = [listed[entry] for entry in KEPT]
+    rows = list(points.unbind(1))
+    for landmark, entry in zip(LID_LANDMARKS, OF_KEPT, strict=True):
+        rows[landmark] = kept[entry]
+    return torch.stack(rows, 1)
+
+
+def lid_table(flame: Flame) -> Tensor:
+    """Return the vertices that a start does not hold, [N] int64: the lids.
+
+    A published checkpoint lists them (`eyelids_idxs`). Of other models they are those on which the landmarks of the
+    lids lie, with all vertices that share a face with one of them.
+    """
+    if EYELIDS in flame:
+        return flame[EYELIDS].flatten().long()
+    corners = flame["faces"][flame["landmark70_faces"][0, list(LID_LANDMARKS)]]  # [8, 3]
+    near = torch.isin(flame["faces"], corners).any(-1)
+    return flame["faces"][near].unique()
+
+
+def _wrapped(eyes: Tensor) -> Tensor:
+    """Bring eye rotations [B, 3] beyond a quarter turn back, entry by entry: p - pi, as published."""
+    beyond = eyes.norm(dim=-1, keepdim=True) > torch.pi / 2
+    return torch.where(beyond, eyes - torch.pi, eyes)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from triportrait.serve.saving import WRITTEN_PICTURES, is_picture_name, write_fr
 from triportrait.serve.shown_geometry import check_show
 from triportrait.serve.source_and_driving import DrivingFrames, Frames, SourcePicture, check_finds_faces, find_source
 from triportrait.serve.threads import share_cores
+from triportrait.serve.tracked.fitted_inputs import TrackKind, check_can_fit, first_tracker
 from triportrait.serve.weight_loading import need_faces
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,10 @@ class Reenact:
     """Which face of the portrait, counted from the left; the largest by default."""
     driving_face: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
     """Which face of the driving video, counted from the left where it is first seen; the largest by default."""
+    track: TrackKind = "quick"
+    """What is read off faces without parameter files: `quick`, how the head is turned, frame by frame; or `fit`, a head
+    model (FLAME where the weights bring it) fitted to the whole film first: jaw, eyes and expression, and the shape of
+    the portrait, then reach the neck."""
     smooth: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
     """Smooth where the driving face is found, against jitter, at the price of a small lag; `--no-smooth` takes each
     frame's face as it was found."""
@@ -122,7 +127,9 @@ class Reenact:
         with ExitStack() as stack:
             finder = stack.enter_context(closing(LazyProvider(self.faces)))
             source = source_file.read(finder, self.face, need_faces(weights))
-            if driving.known is None:
+            if self.track == "fit":
+                check_can_fit(driving, first_tracker(driving, finder, self.smooth, self.driving_face), options.frames)
+            if driving.needs_finder:
                 if (provider := finder()) is None:
                     check_finds_faces(self.driving, "--driving-face", self.driving_face)
                 else:
@@ -149,7 +156,11 @@ class Reenact:
         stamp: Stamp,
         encoder: Encoder,
     ) -> None:
-        prepared = pipeline.prepare(source, face=self.face)
+        prepared = pipeline.prepare(source, face=self.face, track=self.track)
+        if self.track == "fit":
+            pipeline.fit(
+                driving, smooth=self.smooth, frames=options.frames, driving_face=self.driving_face, progress=_follow_bar
+            )
         animation = pipeline.animate(
             prepared, driving, controls=Controls(neck=self.neck, show=self.show), **dataclasses.asdict(options)
         )  # fmt: skip
@@ -201,6 +212,10 @@ def progress_bar(unit: str = "frame", **options: Any) -> Any:
 
 def _look_bar(frames: Frames, total: int) -> Any:
     return progress_bar(iterable=frames, total=total, desc="look for a face", delay=2.0, leave=False)
+
+
+def _follow_bar(frames: Frames, total: int) -> Any:
+    return progress_bar(iterable=frames, total=total or None, desc="follow the face")
 
 
 def counted(frames: Iterable[AnimatedFrame], bar: Any) -> Iterator[AnimatedFrame]:

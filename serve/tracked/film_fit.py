@@ -1,0 +1,105 @@
+"""Fits a head model to the face that was followed through a film, shot by shot.
+
+A shot has one shape, and moves evenly where it was filmed fast enough. Letters: N frames that show the face.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from triportrait.core.tracking.clip_fit import ClipFit, fit_clip
+from triportrait.core.tracking.head_model import HeadModel
+from triportrait.core.tracking.network_landmarks import for_networks
+from triportrait.core.tracking.records import RECORD_WIDTH
+from triportrait.serve.faces.alignment import Alignment
+from triportrait.serve.faces.face import Face, FaceProvider
+from triportrait.serve.faces.fit_points import fit_points
+from triportrait.serve.faces.network_faces import NetworkFaces
+from triportrait.serve.tracked.fitted_frames import FittedFrames, FollowedFaces, parameters_of_record
+from triportrait.serve.tracking_files import HeadParameters
+
+WITNESSES = 100  # frames that tell the shape of a person who is seen in several shots
+SLOWEST_FILM_S = 1 / 12  # between frames; slower ones are fitted as stills
+
+Progress = Callable[[int, int], None]
+
+
+def model_for(model: HeadModel, provider: FaceProvider | None) -> HeadModel:
+    """Return the head model with the landmarks of what finds faces; None: they come from files."""
+    return for_networks(model) if isinstance(provider, NetworkFaces) else model
+
+
+def fit_film(
+    faces: FollowedFaces,
+    model: HeadModel,
+    *,
+    film: bool = True,
+    one_person: bool = False,
+    device: torch.device | str = "cpu",
+    progress: Progress = lambda done, total: None,
+) -> FittedFrames:
+    """Fit a head model to a film.
+
+    Args:
+        faces: what was seen in it.
+        model: the head model, with the landmarks of what found the faces.
+        film: its frames follow each other; False for pictures that need not.
+        one_person: all shots have one shape; else each has its own.
+        device: where to solve.
+        progress: is told how many of the N frames are done.
+
+    Raises:
+        InputError: landmarks that count are not finite.
+    """
+    shots = [np.flatnonzero(faces.shots == shot) for shot in np.unique(faces.shots)]
+    shape = _shape_of(faces, model, device) if one_person and len(shots) > 1 else None
+    records = torch.zeros(len(faces), RECORD_WIDTH)
+    error_px, outliers = np.zeros(len(faces)), np.zeros(len(faces), np.int64)
+    done = 0
+    for rows in shots:
+        times = faces.times_s[rows]
+        moves = film and len(rows) > 1 and float(np.median(np.diff(times))) <= SLOWEST_FILM_S
+        at = faces.numbers[rows] - faces.numbers[rows[0]] if moves else np.arange(len(rows))
+        fit = _fit(faces, rows, model, at, moves, shape, device)
+        records[rows] = fit.records[at]
+        error_px[rows], outliers[rows] = fit.error_px.numpy()[at], fit.outliers.numpy()[at]
+        done += len(rows)
+        progress(done, len(faces))
+    return FittedFrames(faces, records, error_px, outliers, model.identity)
+
+
+def fit_picture(face: Face, placed: Alignment, model: HeadModel) -> HeadParameters:
+    """Fit the face of one picture.
+
+    Args:
+        face: in the raw picture.
+        placed: where the aligned picture lies in it.
+        model: the head model, with the landmarks of what found the face.
+    """
+    points, weights = fit_points(face, placed)
+    fit = fit_clip(model, torch.from_numpy(points)[None], torch.from_numpy(weights)[None], film=False)
+    return parameters_of_record(fit.records[0], fit.model)
+
+
+def _shape_of(faces: FollowedFaces, model: HeadModel, device: torch.device | str) -> Tensor:
+    """Fit the shape [S] to frames from all over the film."""
+    rows = np.unique(np.linspace(0, len(faces) - 1, min(WITNESSES, len(faces))).round().astype(int))
+    return _fit(faces, rows, model, np.arange(len(rows)), False, None, device).fitted.shape[0]
+
+
+def _fit(
+    faces: FollowedFaces, rows: np.ndarray, model: HeadModel, at: np.ndarray, film: bool, shape: Tensor | None,
+    device: torch.device | str,
+) -> ClipFit:  # fmt: skip
+    """Fit frames at their places `at` in a clip; between them are those without the face, which have no points."""
+    count = int(at[-1]) + 1
+    points, weights = np.zeros((count, 70, 2)), np.zeros((count, 70))
+    points[at], weights[at] = faces.points[rows], faces.weights[rows]
+    times = torch.from_numpy(np.interp(np.arange(count), at, faces.times_s[rows])) if film else None
+    return fit_clip(
+        model, torch.from_numpy(points), torch.from_numpy(weights), film=film, shape=shape, times=times, device=device
+    )
