@@ -286,8 +286,11 @@ class Reenactor(NetworkOnDevice):
         landmarks = None if face.tracking.landmarks is None else face.tracking.landmarks.cpu().float()
         gaze = torch.tensor(controls.gaze) / self.gaze_units
         small = [crop_map(landmarks, self.image_size).flatten(), torch.tensor([controls.motion_strength]), gaze]
-        parameters = [self._parameters(face.tracking)[0]] if self.reads_parameters else []
-        return torch.cat([*small, *parameters])[None]
+        if not self.reads_parameters:
+            return torch.cat(small)[None]
+        if face.tracking.parameters is None and controls.motion_strength == 0:  # nobody is seen yet, and v_s is taken
+            return torch.cat([*small, torch.zeros(self.motion_encoder.motion_width)])[None]
+        return torch.cat([*small, self._parameters(face.tracking)[0]])[None]
 
     def _parameters(self, tracking: Tracking) -> Tensor:
         """Return the parameters of a tracked face that the motion encoder takes, [1, M].

@@ -77,6 +77,12 @@ def test_motion_is_the_parameters_and_no_picture_is_read(engine):
     assert not can_follow(engine)
 
 
+def test_before_the_first_face_the_source_keeps_its_own(engine):
+    source, nobody = engine.prepare(tracked(0)), AlignedFace.whole(np.full((SIDE, SIDE, 3), 128, np.uint8))
+    kept = engine.reenact(source, nobody, Controls(motion_strength=0.0))
+    assert np.array_equal(kept, engine.reenact(source, tracked(0), Controls(neck=False)))
+
+
 def test_parameters_are_taken_in_their_units(portrait):
     halved = Reenactor(portrait, flame_parameters(PUBLISHED_MODEL, (0.5,) * 109))
     plain = Reenactor(portrait, flame_parameters(PUBLISHED_MODEL))

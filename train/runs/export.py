@@ -82,9 +82,9 @@ def export(
     save_weights(out, "portrait", tensors, model, card)
     if of_heads:
         save_neck(out, model, card)
-    kept = run / MOTION_ENCODER  # runs by parameters kept none before
-    if entry["stage"] == "stage2" and (config["stage2"]["motion"] == "pictures" or kept.is_dir()):
-        encoder, origin = load_motion_encoder(kept), read_card(kept, "motion").get("provenance")
+    asked = run / MOTION_ENCODER  # runs by parameters kept none before
+    if entry["stage"] == "stage2" and (config["stage2"]["motion"] == "pictures" or asked.is_dir()):
+        encoder, origin = load_motion_encoder(asked), read_card(asked, "motion").get("provenance")
         state = {k: v.half() if half and v.is_floating_point() else v for k, v in encoder.state_dict().items()}
         save_motion_encoder(out, state, encoder, card | ({"encoder from": origin} if origin else {}))
     return out
