@@ -289,7 +289,7 @@ class Animation:
                 kept, moving = source_face.tracking.parameters, driving_face.tracking.parameters
                 if (
                     self._reenactor.reads_parameters and kept is not None and moving is not None
-                ):  # the neck alone is kept
+                ):  # the neck alone stays
                     kept = replace(kept, expression=moving.expression, jaw=moving.jaw, eyes=moving.eyes)
                 tracking = replace(driving_face.tracking, parameters=kept)
                 driving_face = replace(driving_face, tracking=tracking)

@@ -111,6 +111,8 @@ class Reenactor(NetworkOnDevice):
         source = self.prepare(faces[0])
         sizes = [size for size, below in zip(BATCHES, (0, *BATCHES), strict=False) if below < most_batch]
         shown = (DEFAULT_CONTROLS, *([replace(DEFAULT_CONTROLS, show="normals")] * geometry))
+        if self.reads_parameters and self.can_turn_neck:  # a still neck has graphs of its own
+            shown = (*shown, *(replace(controls, neck=False) for controls in shown))
         for size, face, gets_mark, controls in product(sizes, faces, marked, shown):
             signs = torch.zeros(size, BITS) if gets_mark else None
             self.reenact_many([(source, face, controls)] * size, signs)
