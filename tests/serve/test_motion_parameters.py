@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.face_models import needs_face_models
+from tests.serve.raw import photo
+from tests.serve.tracked import FRAMES, write_film
 from tests.train import little
 from triportrait.core.checkpoint import save_motion_encoder, save_weights
 from triportrait.core.errors import InputError
@@ -16,10 +19,12 @@ from triportrait.core.motion.parameter_encoder import ParameterEncoder, flame_pa
 from triportrait.core.motion.small_encoder import HEAD_COLUMNS
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import fixed_camera
+from triportrait.core.tracking.head_model import load_head_model
 from triportrait.serve.controls import Controls
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.faces.head_pose import neck_parameters
 from triportrait.serve.followed_frames import can_follow
+from triportrait.serve.pipeline import Pipeline
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.tracking_files import HeadParameters, Tracking
 from triportrait.serve.weight_loading import load_weights
@@ -123,3 +128,23 @@ def test_a_folder_of_row_f_is_served_and_one_without_its_encoder_is_refused(tmp_
     save_motion_encoder(tmp_path, {}, flame_parameters(PUBLISHED_MODEL), {})
     _, encoder = load_weights(str(tmp_path))
     assert encoder.card() == flame_parameters(PUBLISHED_MODEL).card()
+
+
+@needs_face_models
+def test_the_front_door_fits_a_film_and_moves_weights_by_its_parameters(tmp_path):
+    """Row F end to end: the head model that is fitted is the encoder's, and the expression alone moves the picture."""
+    portrait, identity = made_portrait(), load_head_model("open-head").identity
+    card = {"network": "reenactment", "motion": "parameters"}
+    save_weights(tmp_path / "weights", "portrait", portrait.state_dict(), portrait.config, card)
+    save_motion_encoder(tmp_path / "weights", {}, flame_parameters(identity), {})
+    film = write_film(tmp_path / "film.mp4")
+    with Pipeline.from_pretrained(str(tmp_path / "weights"), device="cpu") as pipeline:
+        with pytest.raises(InputError, match="expected the parameters of a tracked face"):
+            pipeline.prepare(photo())
+        source = pipeline.prepare(photo(), track="fit")
+        frames = [frame.image for frame in pipeline.animate(source, film, track="fit")]
+        still = Controls(motion_strength=0.0)
+        kept = [frame.image for frame in pipeline.animate(source, film, controls=still, track="fit")]
+    assert len(frames) == FRAMES
+    assert all(not np.array_equal(a, b) for a, b in zip(frames, kept, strict=True))
+    assert any(not np.array_equal(a, frames[0]) for a in frames[1:])
