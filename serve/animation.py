@@ -287,9 +287,7 @@ class Animation:
                 controls = replace(controls, neutral=neutral)
             if self._paste is not None:
                 kept, moving = source_face.tracking.parameters, driving_face.tracking.parameters
-                if (
-                    self._reenactor.reads_parameters and kept is not None and moving is not None
-                ):  # the neck alone stays
+                if self._reenactor.reads_parameters and kept is not None and moving is not None:  # the neck alone stays
                     kept = replace(kept, expression=moving.expression, jaw=moving.jaw, eyes=moving.eyes)
                 tracking = replace(driving_face.tracking, parameters=kept)
                 driving_face = replace(driving_face, tracking=tracking)
