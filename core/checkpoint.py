@@ -28,18 +28,18 @@ from triportrait.core.config import PRESETS, ModelConfig, NeckConfig
 from triportrait.core.errors import InputError
 from triportrait.core.files import check_tensor_file, read_json
 from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.motion.encoder_card import encoder_of_card
 from triportrait.core.motion.flame import padded_directions, rescale_flame
 from triportrait.core.motion.head_identity import ModelIdentity
 from triportrait.core.motion.neck import NeckField
+from triportrait.core.motion.pdfgc import PDFGC
 from triportrait.core.motion.polynomial_neck import PolynomialNeck
-from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.safe_text import LONGEST_NAME, listed, literal, shown
 from triportrait.core.weights import DEMO, DEMO_FOLDER
 
 FORMAT = 1
 _FIELDS = {"format", "kind", "config", "provenance"}
-_SMALL_SIZES = {"motion_width": 4096, "crop_size": 1024, "widths": 4096}  # the largest that the card may name
 LISTED = 5  # names shown per kind of disagreement
 STORED = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool,
           torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)  # fmt: skip
@@ -76,7 +76,7 @@ def save_weights(
     folder: Path,
     kind: str,
     tensors: Mapping[str, Tensor],
-    config: ModelConfig | SmallMotionEncoder | None,
+    config: ModelConfig | MotionEncoder | None,
     provenance: Mapping[str, Any],
 ) -> Path:
     """Write one network; both files appear whole or not at all, the JSON last.
@@ -86,7 +86,7 @@ def save_weights(
         kind: portrait, motion, flame, neck, genhead, discriminator, arcface, recon3d, syncnet or emotion; the stem of
             both files.
         tensors: name -> tensor, any float or integer type.
-        config: the sizes, for a portrait; the network itself for a small motion encoder.
+        config: the sizes, for a portrait; the network itself, for a motion encoder.
         provenance: plain JSON values: where the weights come from and under which licence.
 
     Returns:
@@ -99,6 +99,7 @@ def save_weights(
         "format": FORMAT,
         "kind": kind,
         "config": None if config is None else config.to_dict(),
+        **({"encoder": config.card()} if isinstance(config, MotionEncoder) else {}),
         "provenance": dict(provenance),
     }
     path, card_path = folder / f"{kind}.safetensors", folder / f"{kind}.json"
@@ -114,16 +115,19 @@ def save_weights(
 
 
 def save_motion_encoder(
-    folder: Path,
-    tensors: Mapping[str, Tensor],
-    encoder: MotionEncoder | SmallMotionEncoder,
-    provenance: Mapping[str, Any],
+    folder: Path, tensors: Mapping[str, Tensor], encoder: MotionEncoder, provenance: Mapping[str, Any]
 ) -> Path:
-    """Write a motion encoder, published or small, like `save_weights`; the encoder itself tells its sizes."""
+    """Write a motion encoder of any kind, like `save_weights`; the encoder itself tells what stands on the card.
+
+    Args:
+        tensors: its weights, which may be in half precision; those of a declared encoder lie nowhere else.
+
+    Raises:
+        InputError: the tensors are not those of the encoder, or the folder cannot be made or written.
+    """
     tensors = {name: t for name, t in tensors.items() if not name.endswith(UNTRACKED)}
-    return save_weights(
-        folder, "motion", tensors, encoder if isinstance(encoder, SmallMotionEncoder) else None, provenance
-    )
+    check_names(_expected(encoder), tensors, "tensors", encoder.name)
+    return save_weights(folder, "motion", tensors, encoder, provenance)
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -171,8 +175,9 @@ def read_card(folder: Path, kind: str) -> dict[str, Any]:
             f"{path}: expected format {FORMAT} and kind {kind}, got {literal(card_format, LONGEST_NAME)} and "
             f"{literal(card_kind, LONGEST_NAME)}; convert the weights again"
         )
-    if unknown := card.keys() - _FIELDS:
-        expected, got = ", ".join(sorted(_FIELDS)), listed(sorted(unknown))
+    fields = _FIELDS | {"encoder"} if kind == "motion" else _FIELDS
+    if unknown := card.keys() - fields:
+        expected, got = ", ".join(sorted(fields)), listed(sorted(unknown))
         raise InputError(f"{path}: expected {expected}, got {got} beside them; convert the weights again")
     if not isinstance(card.get("provenance", {}), dict):
         raise InputError(f"{path}: provenance: expected an object, got {literal(card['provenance'])}; convert again")
@@ -334,7 +339,7 @@ def head_tables(folder: Path, tables: Mapping[str, Tensor] | None = None) -> Hea
     return HeadTables(parts["flame"], parts["mesh"], noted, identity, num_shape if kind == "flame" else None)
 
 
-def load_pair(folder: str | Path) -> tuple[Portrait4D, MotionEncoder | SmallMotionEncoder]:
+def load_pair(folder: str | Path) -> tuple[Portrait4D, MotionEncoder]:
     """Load the portrait and the motion encoder of a weights folder.
 
     Raises:
@@ -350,55 +355,40 @@ def load_pair(folder: str | Path) -> tuple[Portrait4D, MotionEncoder | SmallMoti
     return portrait, motion_encoder
 
 
-def load_motion_encoder(folder: str | Path) -> MotionEncoder | SmallMotionEncoder:
-    """Load the motion encoder of a weights folder on the CPU, in evaluation mode.
+def load_motion_encoder(folder: str | Path) -> MotionEncoder:
+    """Load the motion encoder of a weights folder on the CPU, in evaluation mode; its card says of which kind it is.
 
     Raises:
-        InputError: weights missing, damaged, not finite, or with other names or shapes.
+        InputError: the card or the weights are missing, damaged, not finite, or have other names or shapes.
     """
     folder = Path(folder)
-    sizes = read_card(folder, "motion").get("config")
-    origin = str(folder / "motion.safetensors")
-    if sizes is None:
-        return build_motion_encoder(read_tensors(folder, "motion"), origin)
-    small = _small_encoder(sizes, f"{folder / 'motion.json'} config")
-    return filled(small, read_tensors(folder, "motion"), origin, "the small motion encoder")
+    encoder = motion_encoder_of_card(folder)
+    return filled(encoder, read_tensors(folder, "motion"), str(folder / "motion.safetensors"), _named(encoder))
 
 
-def _small_encoder(sizes: Any, name: str) -> SmallMotionEncoder:
-    """Build a small motion encoder of these sizes, without memory for its weights.
+def motion_encoder_of_card(folder: str | Path) -> MotionEncoder:
+    """Return the motion encoder that a card tells of, without its weights: its name, width and crop are known.
 
     Raises:
-        InputError: they are of other names or types, or out of range; `name` starts the sentence.
+        InputError: there is no such card, or it tells of no encoder.
     """
-    if not isinstance(sizes, dict) or sizes.keys() != _SMALL_SIZES.keys():
-        got = listed(sorted(sizes)) if isinstance(sizes, dict) else shown(sizes)
-        names = ", ".join(_SMALL_SIZES)
-        raise InputError(f"{name}: expected the sizes of a small motion encoder ({names}), got {got}; train or "
-                         "convert it again")  # fmt: skip
-    for key, most in _SMALL_SIZES.items():
-        numbers = sizes[key] if key == "widths" and isinstance(sizes[key], list | tuple) else [sizes[key]]
-        if not 1 <= len(numbers) <= 8 or not all(type(n) is int and 1 <= n <= most for n in numbers):
-            what = "1 to 8 whole numbers" if key == "widths" else "a whole number"
-            raise InputError(
-                f"{name}: expected the sizes of a small motion encoder, {key} as {what} from 1 to {most}, got "
-                f"{literal(sizes[key])}; train or convert it again"
-            )
-    try:
-        with torch.device("meta"):
-            return SmallMotionEncoder(sizes["motion_width"], sizes["crop_size"], tuple(sizes["widths"]))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name}: expected the sizes of a small motion encoder, got {shown(sizes)}; "
-                         "train or convert it again") from error  # fmt: skip
+    path = Path(folder) / "motion.json"
+    card = read_card(Path(folder), "motion")
+    return encoder_of_card(card.get("config"), card.get("encoder"), str(path))
 
 
-def build_motion_encoder(tensors: Mapping[str, Tensor], origin: str) -> MotionEncoder:
-    """Build a motion encoder of exactly these tensors.
+def _named(encoder: MotionEncoder) -> str:
+    kinds = {"PD-FGC": "the motion encoder", "small": "the small motion encoder"}
+    return kinds.get(encoder.architecture, f"the motion encoder {shown(encoder.name, LONGEST_NAME)}")
+
+
+def build_motion_encoder(tensors: Mapping[str, Tensor], origin: str) -> PDFGC:
+    """Build the published motion encoder of exactly these tensors.
 
     Raises:
         InputError: names or shapes disagree; `origin` starts the sentence.
     """
-    return filled(MotionEncoder(), tensors, origin, "the motion encoder")
+    return filled(PDFGC(), tensors, origin, "the motion encoder")
 
 
 def filled(network: Filled, tensors: Mapping[str, Tensor], origin: str, what: str) -> Filled:
@@ -407,11 +397,14 @@ def filled(network: Filled, tensors: Mapping[str, Tensor], origin: str, what: st
     Raises:
         InputError: names, shapes or kinds of number disagree; `origin` starts the sentence, `what` names the network.
     """
-    expected = {n: tuple(t.shape) for n, t in network.state_dict().items() if not n.endswith(UNTRACKED)}
-    check_names(expected, tensors, origin, what)
-    made_without_memory = next(network.parameters()).is_meta
+    check_names(_expected(network), tensors, origin, what)
+    made_without_memory = any(parameter.is_meta for parameter in network.parameters())
     network.load_state_dict({name: t.float() for name, t in tensors.items()}, strict=False, assign=made_without_memory)
     return network.eval().requires_grad_(False)
+
+
+def _expected(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {n: tuple(t.shape) for n, t in network.state_dict().items() if not n.endswith(UNTRACKED)}
 
 
 def check_names(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], origin: str, what: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from triportrait.core.checkpoint import build_motion_encoder, build_portrait
 from triportrait.core.config import ModelConfig, portrait4d_v2
-from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.motion.pdfgc import PDFGC
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.published.names import our_name
 from triportrait.core.published.network_contract import manifest
@@ -73,8 +73,8 @@ def rule_portrait(config: ModelConfig) -> Portrait4D:
     return build_portrait(config, tensors, "rule")
 
 
-def rule_motion_encoder() -> MotionEncoder:
+def rule_motion_encoder() -> PDFGC:
     """Build a motion encoder of rule-made weights, seeded by the published names."""
     names = {our_name(n, "motion"): n for n in manifest("motion")}
-    shapes = {name: tuple(t.shape) for name, t in MotionEncoder().state_dict().items() if name in names}
+    shapes = {name: tuple(t.shape) for name, t in PDFGC().state_dict().items() if name in names}
     return build_motion_encoder({name: rule_tensor(names[name], name, shape) for name, shape in shapes.items()}, "rule")

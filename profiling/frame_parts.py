@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from triportrait.core.config import ModelConfig, NeckConfig
-from triportrait.core.motion.encoder import CROP_SIZE, MotionEncoder
 from triportrait.core.motion.neck import NeckField
+from triportrait.core.motion.pdfgc import CROP_SIZE, PDFGC
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.types import Camera, Driving, Head, NeckGrid, Source
@@ -54,7 +54,7 @@ class Frame:
     """
 
     portrait: Portrait4D
-    encoder: MotionEncoder | None
+    encoder: PDFGC | None
     field: NeckField | None
     image: Tensor
     crop: Tensor
@@ -115,7 +115,7 @@ def make_frame(config: ModelConfig, device: torch.device | str = "cpu", served: 
         nn.init.normal_(portrait.volume.field.density.weight, std=4.0)  # it starts at 0: all densities would be alike
         if served:
             portrait.fold()
-        encoder = MotionEncoder().eval().requires_grad_(False) if MotionEncoder.motion_width == width else None
+        encoder = PDFGC().eval().requires_grad_(False) if PDFGC.motion_width == width else None
 
     def random(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=rng).to(device)

@@ -286,7 +286,10 @@ class Animation:
                 driving_face, neutral = self._relative(face)
                 controls = replace(controls, neutral=neutral)
             if self._paste is not None:
-                tracking = replace(driving_face.tracking, parameters=source_face.tracking.parameters)
+                kept, moving = source_face.tracking.parameters, driving_face.tracking.parameters
+                if self._reenactor.reads_parameters and kept is not None and moving is not None:  # the neck alone stays
+                    kept = replace(kept, expression=moving.expression, jaw=moving.jaw, eyes=moving.eyes)
+                tracking = replace(driving_face.tracking, parameters=kept)
                 driving_face = replace(driving_face, tracking=tracking)
             cameras = self._cameras(driving_face, controls, frame.time_s)
             shows: list[Shown] = ["picture" if options.side_by_side else controls.show] * len(cameras)

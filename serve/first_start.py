@@ -33,7 +33,8 @@ class FirstStart:
         weight = next(reenactor.portrait.parameters())
         if weight.device.type == "cuda" and not INTERPRETED and runs_triton(weight=weight):
             sizes = json.dumps(reenactor.portrait.config.to_dict(), sort_keys=True)
-            kinds = [type(part).__name__ for part in (reenactor.motion_encoder, reenactor.portrait.neck)]
+            encoder, neck = reenactor.motion_encoder, reenactor.portrait.neck
+            kinds = [json.dumps([encoder.architecture, encoder.to_dict()]), type(neck).__name__]
             note = CompilationNote(f"{sizes} {kinds} {reenactor.static} {precision} {most_batch}", weight.device)
             self._note = None if note.stands else note
 

@@ -23,7 +23,6 @@ from triportrait.core.faces.mesh import FaceMesh
 from triportrait.core.faces.models import load_model
 from triportrait.core.motion.flame import rotation_matrices
 from triportrait.core.motion.motion_crop import ANCHOR_TARGETS, crop_map
-from triportrait.core.motion.small_encoder import GAZE, SPREAD
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.render.geometry_pictures import Shown
 from triportrait.core.types import Camera
@@ -99,7 +98,7 @@ class ShownFrame:
 
 def can_follow(reenactor: Reenactor) -> bool:
     """Tell whether all that a frame needs can be captured: on a GPU, of motion, and with the neck's kernel."""
-    if reenactor.device.type != "cuda" or reenactor.static:
+    if reenactor.device.type != "cuda" or reenactor.static or reenactor.reads_parameters:
         return False
     return not reenactor.can_turn_neck or runs_triton(numbers=torch.empty(1, device=reenactor.device))
 
@@ -202,7 +201,13 @@ class FollowedFrames:
             [F.pad(x, (0, 0, 0, canvas[1] - x.shape[1], 0, canvas[0] - x.shape[0])) for x in uploads]
         )
         turns = network.can_turn_neck and any(frame.controls.neck for frame in frames)
-        rows = torch.cat([torch.stack([_numbers(frame) for frame in frames]), torch.cat([x.shape for x in sources])], 1)
+        rows = torch.cat(
+            [
+                torch.stack([_numbers(frame, network.gaze_units) for frame in frames]),
+                torch.cat([x.shape for x in sources]),
+            ],
+            1,
+        )
         shows = [_rendered(frame) for frame in frames]
         geometry = set(shows) != {"picture"}
         parts = (rows, *(() if signs is None else (signs,)), *((places_of(shows),) if geometry else ()))
@@ -314,10 +319,10 @@ class FollowedFrames:
         return fine * moves[:, :, None, None, None], coarse * moves[:, :, None, None, None]
 
 
-def _numbers(frame: RawFrame) -> Tensor:
+def _numbers(frame: RawFrame, gaze_units: Tensor) -> Tensor:
     """Return the numbers of a frame, float64 [N], in the order of NUMBERS."""
     controls, camera = frame.controls, frame.controls.camera or fixed_camera()
-    gaze = torch.tensor(controls.gaze) / torch.tensor(SPREAD)[GAZE]
+    gaze = torch.tensor(controls.gaze) / gaze_units
     face = frame.face
     points = torch.zeros(NUM_POINTS, 3) if face is None else torch.from_numpy(face.points)
     view = [math.nan] * 4 if face is None or face.view is None else [*face.view]

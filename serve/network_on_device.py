@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.head_identity import OPEN_HEAD_MODEL, PUBLISHED_MODEL, ModelIdentity, check_same_model
 from triportrait.core.motion.neck import NeckField
-from triportrait.core.motion.small_encoder import SmallMotionEncoder
+from triportrait.core.motion.small_encoder import GAZE, SPREAD
 from triportrait.core.portrait import Portrait4D
 from triportrait.serve.cuda_graph import Copies, Graphs
 from triportrait.serve.freed_memory import keep_freed_memory
@@ -35,7 +35,7 @@ class NetworkOnDevice:
     def __init__(
         self,
         portrait: Portrait4D,
-        motion_encoder: MotionEncoder | SmallMotionEncoder,
+        motion_encoder: MotionEncoder,
         device: torch.device | str = "cpu",
         static: bool = False,
     ) -> None:
@@ -69,7 +69,18 @@ class NetworkOnDevice:
     @property
     def can_steer_gaze(self) -> bool:
         """Tell whether the motion has numbers for the gaze; the published encoder's eyes are an embedding."""
-        return not self.static and isinstance(self.motion_encoder, SmallMotionEncoder)
+        return not self.static and self.motion_encoder.gaze is not None
+
+    @property
+    def gaze_units(self) -> Tensor:
+        """Return the units of the gaze's two numbers, where the motion has them."""
+        columns, gaze = self.motion_encoder.columns, self.motion_encoder.gaze
+        return torch.tensor(SPREAD)[GAZE] if columns is None or gaze is None else torch.tensor(columns.scale)[gaze]
+
+    @property
+    def reads_parameters(self) -> bool:
+        """Tell whether the motion is the parameters of tracked faces, and no picture is read."""
+        return not self.static and not self.motion_encoder.reads_pictures
 
     @property
     def has_flame_neck(self) -> bool:

@@ -117,7 +117,7 @@ class OpenNetworks:
     def _check_prepared(self, source: PreparedSource) -> None:
         if not isinstance(source, PreparedSource):
             raise InputError(f"source: expected one from Pipeline.prepare, got {type(source).__name__}; prepare it")
-        device = next(self._reenactor.motion_encoder.parameters()).device
+        device = next(self._reenactor.portrait.parameters()).device
         if source.source.tokens.device != device or (source.motion is None) != self._reenactor.static:
             raise InputError("source: it was prepared on another device or by another pipeline; prepare it again")
 

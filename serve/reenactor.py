@@ -15,7 +15,6 @@ from torch import Tensor
 from triportrait.core.errors import InputError
 from triportrait.core.geometry.surface import Surface
 from triportrait.core.motion.motion_crop import crop_map, cut
-from triportrait.core.motion.small_encoder import GAZE, SPREAD
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.render.geometry_pictures import GeometryPictures, Shown
 from triportrait.core.types import Camera, Driving, Head, NeckGrid, Rendering, Source
@@ -26,6 +25,7 @@ from triportrait.serve.cuda_graph import BATCHES, Graphs
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.image_tensors import to_float, to_uint8
 from triportrait.serve.media.provenance.watermark import BITS, mark
+from triportrait.serve.motion_parameters import parameters_for, still_parameters
 from triportrait.serve.network_on_device import NetworkOnDevice
 from triportrait.serve.shown_geometry import RENDERED, places_of, shown_images, surface_of, surface_picture
 from triportrait.serve.source_and_driving import SourcePicture
@@ -53,6 +53,7 @@ class PreparedSource:
     picture: SourcePicture | None = None
 
 
+_SMALL_NUMBERS = 9  # of a driving frame, see `Reenactor._numbers`
 Request = tuple[PreparedSource, AlignedFace, Controls]
 
 
@@ -99,15 +100,19 @@ class Reenactor(NetworkOnDevice):
             return
         side = self.image_size
         grey = np.full((side, side, 3), 128, np.uint8)
-        source = self.prepare(AlignedFace.whole(grey))
+        neck = self.portrait.config.neck
+        columns = self.motion_encoder.columns if self.reads_parameters else None  # a turned neck is of no head model
+        parameters = still_parameters(neck.num_shape, neck.num_expression, columns)
         faces = [AlignedFace.whole(grey)]
-        if self.can_turn_neck:
-            neck = self.portrait.config.neck
-            shape, expression = torch.zeros(1, neck.num_shape), torch.zeros(1, neck.num_expression)
-            still = HeadParameters(fixed_camera(), shape, expression, *torch.zeros(1, 12).split((3, 3, 6), 1))
-            faces.append(AlignedFace.whole(grey, Tracking(still)))
+        if self.reads_parameters:  # every face has them
+            faces = [AlignedFace.whole(grey, Tracking(parameters))]
+        elif self.can_turn_neck:
+            faces.append(AlignedFace.whole(grey, Tracking(parameters)))
+        source = self.prepare(faces[0])
         sizes = [size for size, below in zip(BATCHES, (0, *BATCHES), strict=False) if below < most_batch]
         shown = (DEFAULT_CONTROLS, *([replace(DEFAULT_CONTROLS, show="normals")] * geometry))
+        if self.reads_parameters and self.can_turn_neck:  # a still neck has graphs of its own
+            shown = (*shown, *(replace(controls, neck=False) for controls in shown))
         for size, face, gets_mark, controls in product(sizes, faces, marked, shown):
             signs = torch.zeros(size, BITS) if gets_mark else None
             self.reenact_many([(source, face, controls)] * size, signs)
@@ -138,6 +143,8 @@ class Reenactor(NetworkOnDevice):
     def motion(self, face: AlignedFace) -> Tensor:
         """Read the motion v [1, M] off a face."""
         with self._autocast():
+            if self.reads_parameters:
+                return self.motion_encoder(self.upload(self._parameters(face.tracking))).float()
             return self._encode_motion(self.upload(torch.tensor(face.crop)[None]), self._crop_map(face.tracking))
 
     def head(self, source: PreparedSource, face: AlignedFace, controls: Controls = DEFAULT_CONTROLS) -> Head:
@@ -249,33 +256,53 @@ class Reenactor(NetworkOnDevice):
         v = v_d + (s - 1) (v_d - origin) + shift, where the origin is v_s or the driving face's neutral motion.
 
         Args:
-            images: uint8 [B, S, S, 3]. numbers: [B, 9], see `_numbers`. source_motion, origin: [B, M].
+            images: uint8 [B, S, S, 3]. numbers: [B, 9 or 9 + M], see `_numbers`. source_motion, origin: [B, M].
             tokens, detail_partial: of the cached source.
 
         Returns:
             The planes as views read them.
         """
         with self._autocast():
-            motion = self._encode_motion(images, numbers[:, :6].unflatten(1, (2, 3)))
+            if self.reads_parameters:
+                motion = self.motion_encoder(numbers[:, _SMALL_NUMBERS:]).float()
+            else:
+                motion = self._encode_motion(images, numbers[:, :6].unflatten(1, (2, 3)))
             shift = source_motion - origin
-            if self.can_steer_gaze:
-                shift = shift + F.pad(numbers[:, 7:], (GAZE.start, shift.shape[1] - GAZE.stop))
+            if not self.static and (gaze := self.motion_encoder.gaze) is not None:
+                shift = shift + F.pad(numbers[:, 7:_SMALL_NUMBERS], (gaze.start, shift.shape[1] - gaze.stop))
             motion = motion + (numbers[:, 6:7] - 1) * (motion - origin) + shift  # at s = 1 not a bit is changed
             side = self.portrait.config.image_size // 16
             planes = self.portrait.planes(tokens, (side, side), motion, None, detail_partial)
             return (ringed(planes) if self.portrait.volume.reads_ring else planes,)
 
     def _encode_motion(self, images: Tensor, maps: Tensor) -> Tensor:
+        assert self.motion_encoder.crop_size is not None
         crops = cut(to_float(images), maps, self.motion_encoder.crop_size)
         return self.motion_encoder(crops).float()
 
     def _numbers(self, face: AlignedFace, controls: Controls) -> Tensor:
-        """Return what a driving frame has of small numbers, [1, 9]: the crop's map, the strength s, the gaze."""
+        """Return what a driving frame has of small numbers, [1, 9]: the crop's map, the strength s, the gaze.
+
+        Where parameters are the motion they follow, [1, 9 + M].
+        """
         landmarks = None if face.tracking.landmarks is None else face.tracking.landmarks.cpu().float()
-        gaze = torch.tensor(controls.gaze) / torch.tensor(SPREAD)[GAZE]
-        return torch.cat(
-            [crop_map(landmarks, self.image_size).flatten(), torch.tensor([controls.motion_strength]), gaze]
-        )[None]
+        gaze = torch.tensor(controls.gaze) / self.gaze_units
+        small = [crop_map(landmarks, self.image_size).flatten(), torch.tensor([controls.motion_strength]), gaze]
+        if not self.reads_parameters:
+            return torch.cat(small)[None]
+        if face.tracking.parameters is None and controls.motion_strength == 0:  # nobody is seen yet, and v_s is taken
+            return torch.cat([*small, torch.zeros(self.motion_encoder.motion_width)])[None]
+        return torch.cat([*small, self._parameters(face.tracking)[0]])[None]
+
+    def _parameters(self, tracking: Tracking) -> Tensor:
+        """Return the parameters of a tracked face that the motion encoder takes, [1, M].
+
+        Raises:
+            InputError: the face is not tracked, or by another head model.
+        """
+        columns = self.motion_encoder.columns
+        assert columns is not None
+        return parameters_for(columns, tracking.parameters)
 
     def _pictures(
         self, head: Head, camera: Camera, shows: Sequence[Shown], signs: Tensor | None = None, plain: bool = True

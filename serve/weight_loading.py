@@ -7,12 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from triportrait.core.atomic import replacing
-from triportrait.core.checkpoint import load_pair, load_portrait, save_motion_encoder, save_weights, weights_folder
+from triportrait.core.checkpoint import (
+    load_pair,
+    load_portrait,
+    read_card,
+    save_motion_encoder,
+    save_weights,
+    weights_folder,
+)
 from triportrait.core.config import portrait4d_v2
 from triportrait.core.errors import InputError
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
-from triportrait.core.network_kind import REENACTMENT, check_network
+from triportrait.core.network_kind import REENACTMENT, Motion, check_network, motion_of_card
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.seeded_weights import rule_motion_encoder, rule_portrait
 from triportrait.core.weights import DEMO, named_weights
@@ -24,7 +31,7 @@ STEMS = ("portrait", "motion", "flame", "neck")
 FileStates = Mapping[Path, tuple[int, int]]
 
 
-def load_weights(weights: str | None, static: bool = False) -> tuple[Portrait4D, MotionEncoder | SmallMotionEncoder]:
+def load_weights(weights: str | None, static: bool = False) -> tuple[Portrait4D, MotionEncoder]:
     """Load the networks of a weights folder, the package's own, or the rule-made ones.
 
     Args:
@@ -39,10 +46,12 @@ def load_weights(weights: str | None, static: bool = False) -> tuple[Portrait4D,
     weights = named_weights(weights)
     if weights == RULE:
         return rule_portrait(portrait4d_v2()), rule_motion_encoder()
+    folder = weights_folder(weights)
     if not static:
         advice = "name weights that move, or let `triportrait reenact --static` show these without motion"
-        check_network(weights, REENACTMENT, "weights", advice)
-    folder = weights_folder(weights)
+        by_parameters = (folder / "motion.json").exists() and motion_of_card(read_card(folder, "portrait"))
+        motion: Motion = "parameters" if by_parameters == "parameters" else "pictures"
+        check_network(weights, REENACTMENT, "weights", advice, motion)  # a run of earlier versions left no encoder
     if static and not (folder / "motion.json").exists():  # stage 1 leaves none, and nothing will ask it
         portrait = load_portrait(folder)
         return portrait, SmallMotionEncoder(portrait.config.transformer.motion_width)

@@ -121,6 +121,16 @@ def with_motion(config: TrainConfig, kind: MotionKind) -> TrainConfig:
     return dataclasses.replace(config, model=model)
 
 
+def with_motion_width(config: TrainConfig, width: int) -> TrainConfig:
+    """Return a training of a network for so many numbers of motion; its sizes have another name than the preset's."""
+    model = config.model
+    if model.transformer.motion_width == width:
+        return config
+    transformer = dataclasses.replace(model.transformer, motion_width=width)
+    name = f"{model.preset}_motion_{width}"
+    return dataclasses.replace(config, model=dataclasses.replace(model, preset=name, transformer=transformer))
+
+
 def check_beside_row(row: RowName, given: Mapping[str, Any]) -> None:
     """Check options against a row that was asked for, too: what a row is cannot be contradicted, its numbers can.
 

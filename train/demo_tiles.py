@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from triportrait.core.errors import InputError
-from triportrait.core.motion.small_encoder import SmallMotionEncoder
+from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import fixed_camera, orbit_deg, turned
 from triportrait.core.types import Driving, Source
@@ -142,7 +142,7 @@ class _Prepared:
     """The networks and the prepared source of a character."""
 
     portrait: Portrait4D
-    motion_encoder: SmallMotionEncoder
+    motion_encoder: MotionEncoder
     source: Source
     sitter: Sitter
     tile: np.ndarray  # uint8 [S, S, 3] the source picture

@@ -11,11 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from triportrait.core.checkpoint import load_motion_encoder, load_portrait, weights_folder
+from triportrait.core.checkpoint import load_motion_encoder, load_portrait, motion_encoder_of_card, weights_folder
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
+from triportrait.core.motion.encoder import MotionColumns, MotionEncoder
+from triportrait.core.motion.head_identity import check_same_model
+from triportrait.core.motion.parameter_encoder import ParameterEncoder
 from triportrait.core.network_kind import REENACTMENT, STATIC, Network, check_network
 from triportrait.core.portrait import Portrait4D
+from triportrait.core.safe_text import shown
 from triportrait.core.weights import DEMO, OPEN_HEAD
 from triportrait.train.config import LossConfig, MotionKind, StageConfig, StageName, TrainConfig
 from triportrait.train.objectives.discriminator import Discriminator
@@ -25,7 +29,6 @@ from triportrait.train.runs.checkpoints import checkpoints_of, module_weights
 from triportrait.train.runs.weights import check_tensors, read_tensor_file
 from triportrait.train.stages.assemble import RENDERER, make_discriminator
 from triportrait.train.stages.initialize import initialize, initialize_motion, reads_motion
-from triportrait.train.stages.motion import AnyMotionEncoder
 from triportrait.train.stages.reenact import ReenactModels
 from triportrait.train.stages.static import StaticModels
 
@@ -171,8 +174,13 @@ def static_models(config: TrainConfig, init_from: InitFrom, device: torch.device
     )
 
 
-def reenact_models(config: TrainConfig, init_from: InitFrom, device: torch.device) -> ReenactModels:
+def reenact_models(
+    config: TrainConfig, init_from: InitFrom, device: torch.device, parameters: MotionColumns | None = None
+) -> ReenactModels:
     """Return the networks of stage 2 as it begins.
+
+    Args:
+        parameters: what the data's parameters are, where those are the motion.
 
     Raises: `InputError` where one is missing, of another size or another network than is needed.
     """
@@ -182,9 +190,11 @@ def reenact_models(config: TrainConfig, init_from: InitFrom, device: torch.devic
             init_from, config, init_from.init or init_from.static, "--init" if init_from.init else "--static"
         )
     synthesizer = _view_synthesizer(init_from, config, initial)
-    encoder = None
+    encoder: MotionEncoder | None = None
     if stage.motion == "pictures":
         encoder = _motion_encoder(init_from.motion, config).to(device).eval().requires_grad_(False)
+    elif parameters is not None:
+        encoder = _parameter_encoder(init_from.motion, parameters).to(device)
     portrait = Portrait4D(config.model)
     initialize(portrait, config.seed)
     initialize_motion(portrait, config.seed)
@@ -271,13 +281,54 @@ def _newest_discriminator(folder: Path) -> dict[str, Tensor]:
     return module_weights(folder, "discriminator")
 
 
-def _motion_encoder(name: str, config: TrainConfig) -> AnyMotionEncoder:
+def told_encoder(name: str) -> MotionEncoder:
+    """Return the motion encoder that a weights folder, or demo, tells of, without its weights.
+
+    Raises: `InputError` where there is none.
+    """
+    return motion_encoder_of_card(weights_folder(name))
+
+
+def _motion_encoder(name: str, config: TrainConfig) -> MotionEncoder:
     encoder, width = load_motion_encoder(weights_folder(name)), config.model.transformer.motion_width
+    if not encoder.reads_pictures:
+        raise InputError(
+            f"{name}: expected a motion encoder that reads pictures, got {shown(encoder.name)}, which takes "
+            "parameters; say --motion-kind parameters, or name another folder"
+        )
     if encoder.motion_width != width:
         raise InputError(
             f"{name}: expected a motion encoder of {width} numbers, got {encoder.motion_width}; name another folder"
         )
     return encoder
+
+
+def _parameter_encoder(name: str, parameters: MotionColumns) -> ParameterEncoder:
+    """Return the parameters of the data as motion: as they are, or in the units of a folder that holds such an encoder.
+
+    A folder with another kind of encoder is not asked, as nothing reads pictures.
+    """
+    own = ParameterEncoder(parameters)
+    folder = weights_folder(name)
+    if name == DEMO or not (folder / "motion.json").exists():
+        return own
+    encoder = load_motion_encoder(folder)
+    if not isinstance(encoder, ParameterEncoder):
+        logger.info("motion: the parameters of the data as they are; --motion %s reads pictures and is not asked", name)
+        return own
+    told = encoder.columns
+    if dict(told.widths) != dict(parameters.widths):
+        raise InputError(
+            f"{name}: expected an encoder of the data's parameters ({_words(parameters)}), got one of {_words(told)}; "
+            "name another folder"
+        )
+    if told.head_model is not None and parameters.head_model is not None:
+        check_same_model(told.head_model, parameters.head_model, "data", f"--motion {name}")
+    return encoder
+
+
+def _words(columns: MotionColumns) -> str:
+    return ", ".join(f"{name} {width}" for name, width in columns.widths.items())
 
 
 def _teacher(config: TrainConfig, init_from: InitFrom, device: torch.device) -> Portrait4D | None:

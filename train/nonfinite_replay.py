@@ -11,15 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from triportrait.core.checkpoint import motion_encoder_of_card
 from triportrait.core.errors import InputError
 from triportrait.core.files import read_json
+from triportrait.core.motion.encoder import MotionColumns
 from triportrait.train.config import Precision, StageConfig, TrainConfig
 from triportrait.train.networks import InitFrom, reenact_models, static_models
 from triportrait.train.objectives.adversary import DiscriminatorInput
 from triportrait.train.runs.checkpoints import checkpoints_of, module_weights
 from triportrait.train.runs.diverged import BEGIN, DIVERGED, KeptMicroBatch, kept_micros, read_micro
 from triportrait.train.runs.flatten import flattened, rebuilt
-from triportrait.train.runs.run_config import CONFIG, read_config
+from triportrait.train.runs.run_config import CONFIG, MOTION_ENCODER, read_config
 from triportrait.train.stages import reenact as stage2
 from triportrait.train.stages import static as stage1
 from triportrait.train.stages.stage import MicroBatch, Phase
@@ -69,7 +71,10 @@ def replay(run: Path, precision: Precision | None, device: torch.device) -> Repl
     config = config if precision is None else dataclasses.replace(config, precision=precision)
     name = micro_batches[0].stage
     stage: StageConfig = getattr(config, name)
-    models: Any = (static_models if name == "stage1" else reenact_models)(config, begin, device)
+    if name == "stage1":
+        models: Any = static_models(config, begin, device)
+    else:
+        models = reenact_models(config, begin, device, _parameters(run, config))
     phases = (stage1.phases if name == "stage1" else stage2.phases)(models, stage)  # type: ignore[arg-type]
     models.portrait.load_state_dict(module_weights(checkpoints[-1], "generator"))
     if models.discriminator is not None:
@@ -199,6 +204,14 @@ def _config(run: Path) -> TrainConfig:
         return rebuilt(TrainConfig, plain, {}, "config")  # type: ignore[no-any-return]
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{run / CONFIG}: it is no config of a run of one stage; name another run") from error
+
+
+def _parameters(run: Path, config: TrainConfig) -> MotionColumns | None:
+    """Return what the parameters are that move a run; None where pictures do, or an earlier version noted nothing."""
+    folder = run / MOTION_ENCODER
+    if config.stage2.motion == "pictures" or not folder.is_dir():
+        return None
+    return motion_encoder_of_card(folder).columns
 
 
 def _begin(run: Path) -> InitFrom:

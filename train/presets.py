@@ -160,6 +160,26 @@ def paper(published: bool = False) -> TrainConfig:
     )  # fmt: skip
 
 
+def motion_training() -> TrainConfig:
+    """Return the training of a small motion encoder on data that a user names; the data say how large pictures are."""
+    whole = tiny()
+    return dataclasses.replace(
+        whole, preset="motion", strangers=None, evaluate_every=8_000, save_every=8_000, sample_every=8_000,
+        precision="fp32", motion=dataclasses.replace(whole.motion, strangers=0.0),
+        stage1=dataclasses.replace(whole.stage1, strangers=0.0),
+    )  # fmt: skip
+
+
+def motion_model(side: int) -> ModelConfig:
+    """Return sizes for pictures of `side` px: a motion encoder asks for no others, as no portrait is trained.
+
+    Raises: `InputError` for a side that no network has.
+    """
+    model = tiny_model()
+    render = dataclasses.replace(model.render, plane_size=side // 2, neural_size=side // 2)
+    return dataclasses.replace(model, preset=f"pictures of {side} px", image_size=side, render=render)
+
+
 STAGE_PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "tiny": tiny_stages,
     "paper": paper,

@@ -15,28 +15,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from triportrait.core.checkpoint import save_motion_encoder
+from triportrait.core.checkpoint import read_card, save_motion_encoder, weights_folder
 from triportrait.core.errors import InputError
 from triportrait.core.tracking.head_model import OPEN_HEAD_MODEL, HeadModel, check_same_model
 from triportrait.core.weights import OPEN_HEAD
 from triportrait.serve.faces.providers import face_provider
+from triportrait.train.ablations import with_motion_width
 from triportrait.train.config import STAGES, StageConfig, StageName, TrainConfig
 from triportrait.train.data.cameras import FILMED, NO_PRESET, SetCameras, camera_preset_of, shown_cameras
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, resolve_decoder
 from triportrait.train.data.clip_store.store import ClipStore, is_clip_store
-from triportrait.train.data.clip_store.tracks import FlameTracks, HeadTracks, Tracks
+from triportrait.train.data.clip_store.tracks import FLAME_PARAMETERS, FlameTracks, HeadTracks, Tracks
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import PictureSet
 from triportrait.train.data.set_config import SetConfig
 from triportrait.train.data.split import read_split
+from triportrait.train.data.stored_motion import parameters_of, stored_motion_width
 from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.evaluation.held_out import Evaluation, reenact_pairs, static_pairs, tracked_pairs
 from triportrait.train.evaluation.probe import probe
 from triportrait.train.evaluation.protocols.face_features import FaceExtractor
-from triportrait.train.networks import InitFrom, check_required_files, reenact_models, static_models
+from triportrait.train.networks import InitFrom, check_required_files, reenact_models, static_models, told_encoder
 from triportrait.train.run_folder import Inputs
 from triportrait.train.runs.export import export
 from triportrait.train.runs.run_config import FLAME, MOTION_ENCODER, data_fingerprints
@@ -118,6 +120,8 @@ class OneStage(Inputs):
             )
         tracked = self._clips is not None and self._clips.source != HEADS
         self._flame = self._head_model() if tracked else None
+        if tracked and config.stage2.motion == "parameters":
+            config = with_motion_width(config, FLAME_PARAMETERS)
         cast = _cast(self._index, config)
         self._check_fits(cast, config)
         if self._clips is not None:  # a clip has one view of each moment
@@ -193,7 +197,9 @@ class OneStage(Inputs):
         device, loading = engines.ranks.device, self.loading
         tracks: Tracks = HeadTracks(model, device)
         if self._flame is not None:
-            width = model.transformer.motion_width if config.stage2.motion == "pictures" else None
+            width = None
+            if config.stage2.motion == "pictures":
+                width = stored_motion_width(self._clips, told_encoder(self._init_from.motion), engines.ranks.first)
             tracks = FlameTracks(flame_field(self._flame, model).to(device), width)
         decode = DaliDecoder(device) if resolve_decoder(loading.decoder, device) == "dali" else AvDecoder()
         numbers = config.seed, decode, loading.most_skipped
@@ -234,6 +240,13 @@ class OneStage(Inputs):
         """See `Inputs`."""
         return self._stage
 
+    def _origin(self) -> dict[str, Any]:
+        """Return where the motion encoder comes from, as its card says."""
+        if self.config.stage2.motion == "parameters":
+            return {}
+        origin: dict[str, Any] = read_card(weights_folder(self._init_from.motion), "motion").get("provenance", {})
+        return origin
+
     def export(self, command: str) -> Path:
         """Write the EMA of the newest checkpoint into `run/weights`."""
         return export(self.folder, self.folder / "weights", overwrite=True)
@@ -257,11 +270,13 @@ class OneStage(Inputs):
                 "parameters"
             )
         ranks = self.engines.ranks
-        models = reenact_models(config, self._init_from, ranks.device)
+        columns = parameters_of(self._clips) if stage.motion == "parameters" else None
+        models = reenact_models(config, self._init_from, ranks.device, columns)
         self._evaluation = self._evaluate_by(models)
         encoder = models.motion_encoder
         if ranks.first and encoder is not None:
-            save_motion_encoder(folder / MOTION_ENCODER, encoder.state_dict(), encoder, {})
+            logger.info("motion: %d numbers by %s", encoder.motion_width, encoder.name)
+            save_motion_encoder(folder / MOTION_ENCODER, encoder.state_dict(), encoder, self._origin())
         if ranks.first and self._flame is not None:
             save_flame(folder / FLAME, self._flame)
         return reenact_stage(config, self.set, models, None if self._flame is not None else probe(config), self.engines)

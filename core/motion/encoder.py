@@ -1,123 +1,117 @@
-"""PD-FGC: a face crop becomes a motion vector, the expression without identity or pose (Wang et al. 2023).
+"""What every motion encoder is: a name, a width, what it reads, and, where they are known, what its numbers mean.
 
-Letters: B batch, M width of the motion vector: eyes 6, emotion 30, mouth 512.
+Letters: B batch, M width of the motion vector, c side of the crop.
 """
 
 from __future__ import annotations
 
-import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-CROP_SIZE = 224
-_FEATURE_WIDTH = 512
-_HOURGLASS_DEPTH = 4
+from triportrait.core.motion.head_identity import ModelIdentity
+
+FRAME = "published 224"  # where a crop lies on the face: `motion_crop`'s frame, of which an encoder has its own side
 
 
-class _ConvBlock(nn.Module):
-    """Three pre-activated convolutions whose concatenated outputs are added to a shortcut."""
+@dataclass(frozen=True)
+class MotionColumns:
+    """What the numbers of a motion mean, where that is known.
 
-    def __init__(self, in_width: int, out_width: int) -> None:
-        super().__init__()
-        widths = (in_width, out_width // 2, out_width // 4, out_width // 4)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(w) for w in widths[:-1])
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in itertools.pairwise(widths))
-        resized = in_width != out_width
-        self.shortcut_norm = nn.BatchNorm2d(in_width) if resized else None
-        self.shortcut = nn.Conv2d(in_width, out_width, 1, bias=False) if resized else None
+    Attributes:
+        widths: how many numbers each parameter has, in order, such as expression 100, jaw 3, eyes 6.
+        scale: the unit of each number; the motion is the parameters divided by it.
+        head_model: whose parameters they are; None: a procedural head's, or nobody noted it.
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        outputs, y = [], x
-        for norm, conv in zip(self.norms, self.convs, strict=True):
-            y = conv(F.relu(norm(y)))
-            outputs.append(y)
-        if self.shortcut is not None and self.shortcut_norm is not None:
-            x = self.shortcut(F.relu(self.shortcut_norm(x)))
-        return torch.cat(outputs, dim=1) + x
+    widths: Mapping[str, int]
+    scale: tuple[float, ...]
+    head_model: ModelIdentity | None = None
 
+    def __post_init__(self) -> None:
+        assert len(self.scale) == self.width, "a unit for each number"
 
-class _Hourglass(nn.Module):
-    """Four levels down and up; level 0 is the largest."""
+    @property
+    def width(self) -> int:
+        """Return how many numbers there are in all."""
+        return sum(self.widths.values())
 
-    def __init__(self, width: int, depth: int) -> None:
-        super().__init__()
-        self.across = nn.ModuleList(_ConvBlock(width, width) for _ in range(depth))
-        self.down = nn.ModuleList(_ConvBlock(width, width) for _ in range(depth))
-        self.bottom = _ConvBlock(width, width)
-        self.up = nn.ModuleList(_ConvBlock(width, width) for _ in range(depth))
+    def slices(self) -> dict[str, slice]:
+        """Return where the numbers of each parameter stand."""
+        found, start = {}, 0
+        for name, width in self.widths.items():
+            found[name] = slice(start, start + width)
+            start += width
+        return found
 
-    def forward(self, x: Tensor, level: int = 0) -> Tensor:
-        coarse = self.down[level](F.max_pool2d(x, 2))
-        coarse = self.bottom(coarse) if level + 1 == len(self.down) else self.forward(coarse, level + 1)
-        coarse = F.interpolate(self.up[level](coarse), size=x.shape[-2:], mode="bilinear", align_corners=False)
-        skip = self.across[level](x)
-        return skip + coarse
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, for a card."""
+        model = None if self.head_model is None else self.head_model.to_dict()
+        return {"widths": dict(self.widths), "scale": list(self.scale), "head_model": model}
 
 
-class _FaceNetwork(nn.Module):
-    """A face alignment network with one hourglass that ends in a feature."""
+class MotionEncoder(nn.Module, ABC):
+    """The motion encoder v: a face crop, or the parameters of a tracked face, become M numbers of its expression.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 64, 7, stride=2, padding=3)
-        self.stem_norm = nn.BatchNorm2d(64)
-        self.block1, self.block2, self.block3 = _ConvBlock(64, 128), _ConvBlock(128, 128), _ConvBlock(128, 256)
-        self.hourglass = _Hourglass(256, _HOURGLASS_DEPTH)
-        self.top = _ConvBlock(256, 256)
-        self.last, self.last_norm = nn.Conv2d(256, 256, 1), nn.BatchNorm2d(256)
-        self.heatmaps, self.heatmap_norm = nn.Conv2d(256, 68, 1), nn.BatchNorm2d(68)
-        self.shrink = nn.Conv2d(68, 1, 3, stride=2, padding=1)
-        self.fc = nn.Linear((CROP_SIZE // 8) ** 2, _FEATURE_WIDTH)
+    Whoever has one asks for these alone, so that each kind can take another's place: PD-FGC (`pdfgc`), the small one
+    that `triportrait train motion` trains (`small_encoder`), the parameters themselves (`parameter_encoder`), and one
+    that a user declares layer by layer (`declared_encoder`).
 
-    def forward(self, crop: Tensor) -> Tensor:
-        x = self.block1(F.relu(self.stem_norm(self.stem(crop))))
-        x = self.block3(self.block2(F.max_pool2d(x, 2)))
-        x = self.top(self.hourglass(x))
-        x = self.heatmaps(F.relu(self.last_norm(self.last(x))))
-        x = self.shrink(F.relu(self.heatmap_norm(x)))
-        return self.fc(F.relu(x.flatten(1)))
+    Attributes:
+        name: in words; it stands on the card beside the weights.
+        architecture: which kind it is, on the card.
+        motion_width: M.
+        crop_size: c, the side of the crop that it reads, from `motion_crop`; None: it reads parameters.
+        columns: what its numbers mean; None where they are an embedding.
+    """
 
+    name: str
+    architecture: str
+    motion_width: int
+    crop_size: int | None
+    columns: MotionColumns | None = None
 
-class _OutputLayers(nn.Module):
-    """Linear, ReLU, norm, linear; where the published network has them, another ReLU and a last linear layer."""
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any] | None:
+        """Return what makes this network again, for the card beside its weights; None where nothing is left open."""
 
-    def __init__(self, out_width: int | None) -> None:
-        super().__init__()
-        self.fc1, self.norm = nn.Linear(_FEATURE_WIDTH, _FEATURE_WIDTH), nn.BatchNorm1d(_FEATURE_WIDTH)
-        self.fc2 = nn.Linear(_FEATURE_WIDTH, _FEATURE_WIDTH)
-        self.embed = None if out_width is None else nn.Linear(_FEATURE_WIDTH, out_width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.fc2(self.norm(F.relu(self.fc1(x))))
-        return x if self.embed is None else self.embed(F.relu(x))
-
-
-class MotionEncoder(nn.Module):
-    """The motion encoder v, from a 224 x 224 face crop to eyes, emotion and mouth; it is always in evaluation mode."""
-
-    crop_size, motion_width = CROP_SIZE, 548
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.face = _FaceNetwork()
-        self.mouth, self.head_pose = _OutputLayers(None), _OutputLayers(6)
-        self.eyes, self.emotion = _OutputLayers(6), _OutputLayers(30)
-        self.eval()
-
-    def train(self, mode: bool = True) -> MotionEncoder:
-        """Stay in evaluation mode: the norms' statistics belong to the published weights."""
-        return super().train(False)
-
-    def forward(self, crop: Tensor) -> Tensor:
-        """Compute the motion vector.
+    @abstractmethod
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Compute the motion.
 
         Args:
-            crop: [B, 3, 224, 224] in [-1, 1], from `motion_crop`.
+            inputs: [B, 3, c, c] in [-1, 1], from `motion_crop`; or, without a crop, parameters [B, M].
 
         Returns:
-            [B, 548]: eyes 6, emotion 30, mouth 512. The head pose is left out: motion carries no pose.
+            [B, M].
         """
-        feature = self.face(crop)
-        return torch.cat([self.eyes(feature), self.emotion(feature), self.mouth(feature)], dim=1)
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Tell whether it reads crops of pictures, and no parameters."""
+        return self.crop_size is not None
+
+    @property
+    def of_drawn_heads(self) -> bool:
+        """Tell whether it knows procedural heads alone, and no person."""
+        return False
+
+    @property
+    def gaze(self) -> slice | None:
+        """Return where the two numbers of the gaze stand, to the head's left and up; None where there are none."""
+        if self.columns is None or not self.of_drawn_heads:
+            return None
+        places = self.columns.slices()
+        if not {"gaze_x", "gaze_y"} <= places.keys():
+            return None
+        return slice(places["gaze_x"].start, places["gaze_y"].stop)
+
+    def card(self) -> dict[str, Any]:
+        """Return what the card beside the weights says of it."""
+        crop = None if self.crop_size is None else {"frame": FRAME, "size": self.crop_size}
+        columns = None if self.columns is None else self.columns.to_dict()
+        entry = {"name": self.name, "architecture": self.architecture, "motion_width": self.motion_width}
+        return entry | {"crop": crop, "columns": columns}

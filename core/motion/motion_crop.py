@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from triportrait.core.motion.encoder import CROP_SIZE
+from triportrait.core.motion.pdfgc import CROP_SIZE
 from triportrait.kernels.checks import shapes
 
 ALIGNED_SIZE = 512  # pixels; the landmarks' frame

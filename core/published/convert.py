@@ -17,6 +17,7 @@ from triportrait.core.checksum import fingerprint
 from triportrait.core.config import ModelConfig, portrait4d_v2
 from triportrait.core.errors import InputError
 from triportrait.core.motion.flame import EYELIDS, SCENE_UNITS_PER_METRE, rescale_flame
+from triportrait.core.motion.pdfgc import PDFGC
 from triportrait.core.published.flame_file import VERSIONS, is_flame, read_flame_content
 from triportrait.core.published.names import rename
 from triportrait.core.published.network_contract import (
@@ -156,9 +157,15 @@ def convert(
     written = []
     for kind, part in networks.items():
         details = {**origin, **part.details, "licence": LICENCES[kind], "converted_by": f"triportrait {__version__}"}
-        path = save_weights(folder, kind, part.tensors, part.config, details)
+        path = save_weights(folder, kind, part.tensors, _pdfgc() if kind == "motion" else part.config, details)
         written.append(Converted(kind, path, len(part.tensors), sum(t.numel() for t in part.tensors.values())))
     return Conversion(written, warnings, notes)
+
+
+def _pdfgc() -> PDFGC:
+    """Return what the card of the published motion encoder is written from; no memory is taken for weights."""
+    with torch.device("meta"):
+        return PDFGC()
 
 
 def _networks(content: Any, file: Path, ignore: Sequence[str], warnings: list[str]) -> dict[str, _Part]:

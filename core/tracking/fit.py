@@ -308,9 +308,7 @@ class _Solve:
         if self.given is None:
             shape = shape - self.loose * (state.shape - self.shape_mean)
             shared = shared + torch.diag_embed(damping[:, None] * shared.diagonal(dim1=-2, dim2=-1) + self.loose)
-        moves, shape, left = solve_clip(
-            *self._paired(blocks, stiffness, mixed), shared, _paired_rows(frames), shape
-        )
+        moves, shape, left = solve_clip(*self._paired(blocks, stiffness, mixed), shared, _paired_rows(frames), shape)
         if count:
             self.outward = self._free_lengths(data, own, left)
         moves = moves.unflatten(-1, (2, -1)).flatten(1, 2)[:, : self.pixels.shape[1]]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.neck import NeckField
+from triportrait.core.motion.pdfgc import PDFGC
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import sample_look_at
@@ -167,7 +168,7 @@ def _models(stage: StageName, config: TrainConfig, stage_config: StageConfig) ->
     static = _frozen_copy(portrait)
     initialize_motion(portrait, config.seed)
     width = config.model.transformer.motion_width
-    encoder: Any = MotionEncoder() if width == MotionEncoder.motion_width else SmallMotionEncoder(width)
+    encoder: MotionEncoder = PDFGC() if width == PDFGC.motion_width else SmallMotionEncoder(width)
     encoder.eval().requires_grad_(False)
     return stage2.ReenactModels(portrait, static, encoder, distance, config.precision, discriminator, identity)
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from triportrait.core.errors import InputError
+from triportrait.core.motion.pdfgc import PDFGC
 from triportrait.core.published.convert import LICENCES, FlameOptions, convert
 from triportrait.core.safe_text import LONGEST_SENTENCE, shown
 
@@ -49,7 +50,8 @@ class Convert:
         options = FlameOptions(self.flame_version, _directions(self.flame_directions), self.assets, self.tables_from)
         conversion = convert(self.file, self.folder, self.overwrite, self.ignore, options)
         for part in conversion.parts:
-            line = f"{part.path}: {part.kind}, {part.num_tensors} tensors, {part.num_values:,} numbers"
+            kind = f"motion ({PDFGC.name})" if part.kind == "motion" else part.kind
+            line = f"{part.path}: {kind}, {part.num_tensors} tensors, {part.num_values:,} numbers"
             print(shown(line, LONGEST_SENTENCE))
             print(f"  {LICENCES[part.kind]}")
         for note in conversion.notes:

@@ -265,14 +265,16 @@ def _weights(weights: str | None, loads: bool) -> Finding:
     if not loads:
         return Finding("weights", "none", f"{named}: torch is needed first")
     try:
-        importlib.import_module("triportrait.serve.weight_loading").load_weights(named)
+        _, encoder = importlib.import_module("triportrait.serve.weight_loading").load_weights(named)
     except InputError as error:
         return Finding("weights", "broken", str(error))
     if named == DEMO and not weights:
         return Finding("weights", "ok", KNOWS.removeprefix("weights "))
     folder = DEMO_FOLDER if named == DEMO else Path(named)
     kinds = sorted(path.stem for path in folder.glob("[!.]*.safetensors"))
-    return Finding("weights", "ok", f"{folder}: {', '.join(kinds)}")
+    reads = "parameters" if encoder.crop_size is None else f"crops of {encoder.crop_size} px"
+    motion = f"{encoder.motion_width} numbers of {reads} by the motion encoder {encoder.name}"
+    return Finding("weights", "ok", f"{folder}: {', '.join(kinds)}; {motion}")
 
 
 def _summary(rows: dict[str, Finding]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.weights import DEMO
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.weight_loading import RULE
@@ -50,7 +49,7 @@ def weights_notice(weights: str, reenactor: Reenactor) -> WeightsNotice | None:
         return WeightsNotice(
             "Weights made from names", "They check the installation: the picture is noise, whoever drives it."
         )
-    if not isinstance(reenactor.motion_encoder, SmallMotionEncoder):
+    if not reenactor.motion_encoder.of_drawn_heads:
         return None
     whose = "The demo weights have" if weights == DEMO else "These weights have"
     return WeightsNotice(

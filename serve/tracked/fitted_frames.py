@@ -113,4 +113,6 @@ class FittedFrames:
 def parameters_of_record(record: Tensor, model: ModelIdentity) -> HeadParameters:
     """Split the 437 numbers of one frame, [437], which are parameters of `model`."""
     parts = columns_of(record[None])
-    return HeadParameters(camera_from_label(parts.pop("camera")), **parts)
+    camera = camera_from_label(parts["camera"])
+    shape, expression, neck, jaw, eyes = (parts[name] for name in ("shape", "expression", "neck", "jaw", "eyes"))
+    return HeadParameters(camera, shape, expression, neck, jaw, eyes, model)

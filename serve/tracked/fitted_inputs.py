@@ -38,10 +38,8 @@ def head_model_of(network: Reenactor, weights: str) -> HeadModel:
     if network.has_flame_neck:
         return load_head_model(weights)
     model = load_head_model()
-    logger.info(
-        "%s: the weights bring no head model: the %s is fitted, and of its parameters the turn of the head is used",
-        weights, model.identity.name,
-    )  # fmt: skip
+    used = "its parameters move them" if network.reads_parameters else "of its parameters the turn of the head is used"
+    logger.info("%s: the weights bring no head model: the %s is fitted; %s", weights, model.identity.name, used)
     return model
 
 

@@ -7,7 +7,7 @@ import torch
 
 from tests.core.parity import Agrees
 from triportrait.core.config import portrait4d_v2, tiny
-from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.motion.pdfgc import PDFGC
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.seeded_weights import rule_motion_encoder, rule_portrait
 
@@ -28,7 +28,7 @@ def tiny_portrait() -> Portrait4D:
 
 
 @pytest.fixture(scope="session")
-def motion_encoder() -> MotionEncoder:
+def motion_encoder() -> PDFGC:
     return rule_motion_encoder()
 
 

@@ -16,7 +16,7 @@ from tests.core.synthetic import flame_tables, sphere
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait, save_weights
 from triportrait.core.config import portrait4d_v2
 from triportrait.core.errors import InputError
-from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.motion.pdfgc import PDFGC
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.published import network_contract
 from triportrait.core.published.convert import FlameOptions, convert
@@ -30,7 +30,7 @@ class TestNames:
     @pytest.mark.parametrize("kind, count", [("portrait", 413), ("motion", 325)])
     def test_every_published_tensor_has_one_place_of_its_shape(self, kind, count):
         with torch.device("meta"):
-            module = Portrait4D(portrait4d_v2()) if kind == "portrait" else MotionEncoder()
+            module = Portrait4D(portrait4d_v2()) if kind == "portrait" else PDFGC()
         ours = {n: tuple(t.shape) for n, t in module.state_dict().items() if not n.endswith("num_batches_tracked")}
         published = manifest(kind)
         assert len(published) == count

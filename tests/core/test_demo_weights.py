@@ -47,7 +47,8 @@ def test_each_command_finds_them(packed):
     assert load_pair(packed)[0].config == portrait.config
     row = {finding.name: finding for finding in doctor.examine("demo")}["weights"]
     assert row.verdict == "ok"
-    assert row.detail == f"{packed}: motion, portrait"
+    numbers = "9 numbers of crops of 32 px by the motion encoder small"
+    assert row.detail == f"{packed}: motion, portrait; {numbers}"
 
 
 @pytest.mark.parametrize("name", FILES)

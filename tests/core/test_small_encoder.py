@@ -19,8 +19,10 @@ from triportrait.core.motion.small_encoder import SmallMotionEncoder
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
+    """As earlier versions wrote it: its card names no encoder."""
     encoder = little.encoder()
     save_weights(tmp_path / "w", "motion", encoder.state_dict(), encoder, {})
+    change_card(tmp_path / "w", lambda card: card.pop("encoder"), "motion")
     return tmp_path / "w"
 
 

@@ -15,8 +15,8 @@ from tests.fake_gpu.device import CUDA, Counts, FakeGpu
 from tests.fake_gpu.launches import Programs, programs_recorded
 from tests.fake_gpu.libraries import Xformers, attention_libraries
 from triportrait.core.config import ModelConfig, portrait4d_v2
-from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.neck import NeckField
+from triportrait.core.motion.pdfgc import PDFGC
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.reconstruct import attention
@@ -88,7 +88,7 @@ def reenactor(config: ModelConfig, static: bool = False) -> Reenactor:
     width = config.transformer.motion_width
     with torch.device(CUDA):
         portrait = Portrait4D(config)
-        encoder = MotionEncoder() if width == MotionEncoder.motion_width else SmallMotionEncoder(width)
+        encoder = PDFGC() if width == PDFGC.motion_width else SmallMotionEncoder(width)
     portrait.neck = NeckField(config.neck, config.render.box_side, *sphere_tables(config.neck))
     portrait.requires_grad_(False)
     return Reenactor(portrait, encoder.eval().requires_grad_(False), CUDA, static=static)

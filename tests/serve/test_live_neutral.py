@@ -11,6 +11,7 @@ import torch
 
 from tests.face_models import needs_face_models
 from tests.serve.live_in_process import Visitor, driving, pixels, reenactor
+from triportrait.core.motion.pdfgc import PDFGC
 from triportrait.core.weights import DEMO
 from triportrait.serve.faces.alignment import middle_square
 from triportrait.serve.faces.face import AlignedFace
@@ -59,7 +60,8 @@ def test_the_page_is_told_what_the_weights_know_before_a_face_drives(live):
 
 
 def test_weights_that_read_real_faces_need_no_word(monkeypatch):
-    monkeypatch.setattr(reenactor(), "motion_encoder", torch.nn.Identity())
+    with torch.device("meta"):
+        monkeypatch.setattr(reenactor(), "motion_encoder", PDFGC())
     assert weights_notice("weights", reenactor()) is None
 
 

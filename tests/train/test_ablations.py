@@ -250,7 +250,9 @@ def test_every_row_takes_five_steps_and_shows_itself(row, material, tmp_path, ca
     moved, before = load_file(tmp_path / "out/portrait.safetensors"), load_portrait(material / "static").state_dict()
     assert all(value.isfinite().all() for value in moved.values())
     assert any(not torch.equal(moved[name], before[name]) for name in before)
-    assert (run / "motion_encoder").exists() == (tmp_path / "out/motion.json").exists() == (row != "F")
+    encoder = load_motion_encoder(tmp_path / "out")
+    assert encoder.architecture == ("parameters" if row == "F" else "small")
+    assert load_motion_encoder(run / "motion_encoder").card() == encoder.card()
     told = json.loads((run / "config.json").read_text())
     assert told["preset"] == f"test, ablation {row}"
     moved = json.loads((tmp_path / "out/portrait.json").read_text())["provenance"]["motion"]
@@ -376,10 +378,20 @@ def test_what_cannot_be_ablated_is_refused(row, more, said, material, tmp_path, 
     assert said in capsys.readouterr().err
 
 
+def test_a_network_takes_as_many_numbers_as_its_encoder_gives(material, tmp_path, monkeypatch):
+    transformer = dataclasses.replace(little.model().transformer, motion_width=11)
+    wide = dataclasses.replace(little.adversarial(), model=dataclasses.replace(little.model(), transformer=transformer))
+    monkeypatch.setitem(STAGE_PRESETS, "tiny", lambda: wide)
+    portrait = begun(words(material, None, tmp_path / "run"), monkeypatch).portrait
+    assert portrait.config.transformer.motion_width == 9
+    assert portrait.config.preset == f"{little.model().preset}_motion_9"
+
+
 def test_a_motion_encoder_of_other_numbers_is_refused(material, tmp_path, capsys, monkeypatch):
     transformer = dataclasses.replace(little.model().transformer, motion_width=11)
     wide = dataclasses.replace(little.adversarial(), model=dataclasses.replace(little.model(), transformer=transformer))
     monkeypatch.setitem(STAGE_PRESETS, "tiny", lambda: wide)
-    assert cli.main(words(material, None, tmp_path / "run")) == 2
+    arguments = words(material, None, tmp_path / "run")
+    arguments[arguments.index("--motion") + 1] = "demo"
+    assert cli.main(arguments) == 2
     assert "expected a motion encoder of 11 numbers, got 9; name another folder" in capsys.readouterr().err
-    assert load_motion_encoder(material / "trained").motion_width == 9

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tests.train import little
 from tests.train.painting import everything
 from triportrait.core.motion.motion_crop import ANCHOR_TARGETS, INNER, anchors_of
-from triportrait.core.motion.small_encoder import SmallMotionEncoder
+from triportrait.core.motion.small_encoder import HEAD_COLUMNS, SmallMotionEncoder
 from triportrait.train.config import OptimizerConfig, StageConfig
 from triportrait.train.data.heads.population import EXPRESSION_AXES, sample_expression, stream
 from triportrait.train.data.pictures import Pictures, PictureSet
@@ -131,7 +131,7 @@ def test_spreads_are_those_of_the_population():
 class Constant(nn.Module):
     """A motion encoder that always says the same."""
 
-    crop_size = 32
+    crop_size, columns = 32, HEAD_COLUMNS
 
     def __init__(self, value: Tensor) -> None:
         super().__init__()

@@ -119,6 +119,28 @@ class ClipPictures:
         Raises:
             InputError: an image finds no clip that can be used.
         """
+        return self._pairs_of(*self._drawn(count, streams, place, first))
+
+    def faces(self, count: int, streams: np.random.Generator, place: int) -> tuple[Pictures, Pictures]:
+        """Draw two different frames of each of B clips, without the necks, which take longest; as `pairs` draws them.
+
+        Raises:
+            InputError: an image finds no clip that can be used.
+        """
+        clips, rows, images = self._drawn(count, streams, place, 0)
+        return self._faces_of(clips, rows, images)
+
+    def face_pair(self, clip: int, one: int, other: int) -> tuple[Pictures, Pictures]:
+        """Return two frames of a clip of the store, without the necks.
+
+        Raises: `ValueError`, in words, where the clip cannot be used.
+        """
+        return self._faces_of([clip], [(one, other)], self._frames_of(clip, one, other))
+
+    def _drawn(
+        self, count: int, streams: np.random.Generator, place: int, first: int
+    ) -> tuple[list[int], list[tuple[int, int]], Tensor]:
+        """Draw B clips that can be used, two rows of each, and their frames [B, 2, S, S, 3]."""
         generators = [np.random.default_rng(number) for number in streams.integers(2**62, size=count)]
         clips = [self.clip_at(place + i, first) for i in range(count)]
         rows = [(0, 0)] * count
@@ -139,7 +161,7 @@ class ClipPictures:
                     reason = self._skip(clips[i], frames)
             decoded = [frames for frames in drawn if frames is not None]
             if len(decoded) == count:
-                return self._pairs_of(clips, rows, torch.stack(decoded))
+                return clips, rows, torch.stack(decoded)
             for i in (i for i in range(count) if drawn[i] is None):
                 clips[i] = self.chosen[int(generators[i].integers(first or self.heads))]
         raise InputError(f"{self.store.folder}: none of {TRIES} clips can be used ({reason}); make the store again")
@@ -149,12 +171,25 @@ class ClipPictures:
 
         Raises: `ValueError`, in words, where the clip cannot be used.
         """
+        return self._pairs_of([clip], [(source, driving)], self._frames_of(clip, source, driving))
+
+    def _frames_of(self, clip: int, one: int, other: int) -> Tensor:
+        """Return two frames of a clip, [1, 2, S, S, 3]. Raises: `ValueError` where the clip cannot be used."""
         if (flaw := self._flaw(clip)) is not None:
             raise ValueError(flaw)
-        (frames,) = self._read([(clip, (source, driving))])
+        (frames,) = self._read([(clip, (one, other))])
         if not isinstance(frames, Tensor):
             raise frames
-        return self._pairs_of([clip], [(source, driving)], frames[None])
+        return frames[None]
+
+    def _faces_of(
+        self, clips: Sequence[int], rows: Sequence[tuple[int, int]], images: Tensor
+    ) -> tuple[Pictures, Pictures]:
+        """Put two pictures of each of B clips together from their frames [B, 2, S, S, 3], without necks."""
+        tables = [self.store.table(clip) for clip in clips]
+        origin = tuple(str(self.store.path(clip)) for clip in clips)
+        one, other = (self._pictures(tables, [pair[k] for pair in rows], images[:, k], None, origin) for k in (0, 1))
+        return one, other
 
     def _pairs_of(
         self, clips: Sequence[int], rows: Sequence[tuple[int, int]], images: Tensor

@@ -18,7 +18,7 @@ from triportrait.core.checkpoint import load_portrait
 from triportrait.core.errors import InputError
 from triportrait.core.geometry.density import density_grid, visible_level
 from triportrait.core.geometry.surface import Surface, extract
-from triportrait.core.motion.small_encoder import SmallMotionEncoder
+from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.types import Camera, Driving, Head, Source
 from triportrait.train.data.pictures import Pictures
@@ -81,7 +81,7 @@ class Reenactment:
     def __init__(
         self,
         portrait: Portrait4D,
-        motion_encoder: SmallMotionEncoder,
+        motion_encoder: MotionEncoder,
         expression: Literal["driving", "source"] = "driving",
     ) -> None:
         self.portrait, self.motion_encoder, self.expression = portrait, motion_encoder, expression

@@ -1,4 +1,4 @@
-"""`triportrait train tiny|overfit|stage1|stage2|export|replay`: trainings, and what they leave."""
+"""`triportrait train tiny|overfit|stage1|motion|stage2|export|replay`: trainings, and what they leave."""
 
 from __future__ import annotations
 
@@ -13,18 +13,12 @@ import tyro
 
 from triportrait.core.errors import InputError
 from triportrait.core.gpus import chosen_device
-from triportrait.train.ablations import ablated, differences, with_motion
+from triportrait.core.weights import DEMO
+from triportrait.train.ablations import ablated, differences, with_motion, with_motion_width
 from triportrait.train.config import STAGES, StageConfig, StageName, TrainConfig
 from triportrait.train.data.cameras import SET_CAMERAS, CameraPreset
 from triportrait.train.engines.build_engines import Engines
-from triportrait.train.engines.ranks import (
-    RaisedElsewhere,
-    Ranks,
-    launched_ranks,
-    launcher,
-    one_error_message,
-    process_group,
-)
+from triportrait.train.engines.ranks import Ranks, one_error_message
 from triportrait.train.engines.zero import ZeroConfig
 from triportrait.train.jobs.ablation_options import (
     ColumnOptions,
@@ -36,14 +30,14 @@ from triportrait.train.jobs.ablation_options import (
     given_options,
 )
 from triportrait.train.jobs.export_replay import Export, Replay
+from triportrait.train.jobs.run_on_ranks import checked_start, disk_error, run_on_ranks
 from triportrait.train.jobs.show_schedule import shown_columns, shown_schedule, shown_views
-from triportrait.train.networks import InitFrom
+from triportrait.train.jobs.train_motion import Motion
+from triportrait.train.networks import InitFrom, told_encoder
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
 from triportrait.train.run_all_stages import AllStages
 from triportrait.train.run_folder import Run
 from triportrait.train.run_one_stage import Loading, OneStage
-from triportrait.train.runs.run_config import CONFIG
-from triportrait.train.runs.stopping import Stopped, stops_on_request
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +99,7 @@ class _Whole:
                 f"{self.out}: training diverged, {error}; begin again in another folder with another --seed"
             ) from error
         except OSError as error:
-            raise _disk(self.out, error) from error
+            raise disk_error(self.out, error) from error
         except KeyboardInterrupt:
             logger.info("%s: the same command goes on from the last saved state", self.out)
             raise
@@ -279,56 +273,22 @@ class _Single:
             self._train()
 
     def _train(self) -> None:
-        zero = self._checked()
+        zero = checked_start(self.data, self.out, self.resume, self.zero, self.offload)
         assert self.data is not None and self.out is not None
-        with process_group(always=zero is not None) as ranks, stops_on_request(launcher()) as stopper:
-            try:
-                with ranks.raise_on_all_ranks():
-                    config = self.config(ranks)
-                    for line in self.description(config).splitlines() if ranks.first else ():
-                        logger.info(line)
-                    zero = ZeroConfig(1) if zero is None and ranks.size > 1 else zero
-                    inputs = OneStage(self.stage(), self.data, self.init_from(), self.loading())
-                    run = Run(config, self.out, inputs, Engines(ranks, zero, self.recompute), self.allow_change)
-                run.train(stopper)
-            except FloatingPointError as error:
-                sentence = (
-                    f"{self.out}: training diverged, {error}; `triportrait train replay {self.out}` says where; go on "
-                    "without such gradients by --not-finite zero --allow-change, or begin again with another --seed or "
-                    "--lr"
-                )
-                raise (InputError if ranks.first else RaisedElsewhere)(sentence) from error
-            except OSError as error:
-                raise _disk(self.out, error) from error
-            except Stopped as stopped:
-                if ranks.first:
-                    logger.info(str(stopped))
-                return
-            if ranks.first:
-                print(self.out)
+        data, out = self.data, self.out
 
-    def _checked(self) -> ZeroConfig | None:
-        """Check what needs no other process; returns how DeepSpeed shares the work, or None for plain PyTorch.
+        def start(ranks: Ranks, shared: ZeroConfig | None) -> Run:
+            config = self.config(ranks)
+            for line in self.description(config).splitlines() if ranks.first else ():
+                logger.info(line)
+            inputs = OneStage(self.stage(), data, self.init_from(), self.loading())
+            return Run(config, out, inputs, Engines(ranks, shared, self.recompute), self.allow_change)
 
-        Raises: `InputError`, of all processes that were launched on the first: all look at the same.
-        """
-        try:
-            if self.data is None or self.out is None:
-                missing = [name for name in ("data", "out") if getattr(self, name) is None]
-                are = "is" if len(missing) == 1 else "are"
-                raise InputError(
-                    f"train: --{' and --'.join(missing)} {are} missing; `triportrait train --help` lists the options"
-                )
-            if self.out.exists() and not self.out.is_dir():
-                raise InputError(f"{self.out}: expected a folder for the run, this is a file; name a folder")
-            if self.resume == "never" and (self.out / CONFIG).exists():
-                raise InputError(
-                    f"{self.out}: expected no run there, there is one; name another folder or --resume auto"
-                )
-            stage = 1 if self.zero is None and self.offload else self.zero
-            return None if stage is None else ZeroConfig(stage, self.offload)
-        except InputError as error:
-            raise error if launched_ranks()[0] == 0 else RaisedElsewhere(str(error)) from error
+        way = (
+            f"`triportrait train replay {out}` says where; go on without such gradients by --not-finite zero "
+            "--allow-change, or begin again with another --seed or --lr"
+        )
+        run_on_ranks(out, zero, start, way)
 
 
 @dataclass(frozen=True)
@@ -372,7 +332,7 @@ class Stage2(ColumnOptions, _Single):
     static: OptionalStr = None
     """Weights folder of the static synthesizer that draws pseudo views, and that stage 2 begins as."""
     motion: str = "demo"
-    """Weights folder of the motion encoder."""
+    """Weights folder of the motion encoder, of any kind; the network takes as many numbers as it gives."""
     flame: OptionalStr = None
     """Head model of clips of tracked faces: a weights folder with FLAME's tables, a converted FLAME file or open-head;
     by default open-head where the clips are of it, else that of --static."""
@@ -404,6 +364,8 @@ class Stage2(ColumnOptions, _Single):
         self.check_row(self.weights)
         config = self._row(super().start_config())
         config = with_motion(config, self.motion_kind or config.stage2.motion)
+        if config.stage2.motion == "pictures" and self.motion != DEMO and (Path(self.motion) / "motion.json").exists():
+            config = with_motion_width(config, told_encoder(self.motion).motion_width)
         return dataclasses.replace(config, stage2=dataclasses.replace(config.stage2, **self.columns(config.stage2)))
 
     def _row(self, config: TrainConfig) -> TrainConfig:
@@ -417,15 +379,7 @@ class Stage2(ColumnOptions, _Single):
         return shown_columns(config, self.ablation, changed)
 
 
-Train = Tiny | Overfit | Stage1 | Stage2 | Export | Replay
-
-
-def _disk(run: Path, error: OSError) -> InputError:
-    reason = (error.strerror or type(error).__name__).lower()
-    return InputError(
-        f"{run}: the run could not be written or read ({reason}); free some space or give access, and the same command "
-        "goes on"
-    )
+Train = Tiny | Overfit | Stage1 | Motion | Stage2 | Export | Replay
 
 
 def _summary(config: TrainConfig) -> str:

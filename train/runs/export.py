@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from triportrait import __version__
-from triportrait.core.checkpoint import load_motion_encoder, save_motion_encoder, save_weights
+from triportrait.core.checkpoint import load_motion_encoder, read_card, save_motion_encoder, save_weights
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
+from triportrait.core.motion.encoder import FRAME
+from triportrait.core.motion.encoder_card import encoder_of_card
+from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.network_kind import REENACTMENT, STATIC
 from triportrait.core.tracking.head_model import FLAME_LICENCE
 from triportrait.train.data.clip_store.filming import HEADS
@@ -48,6 +51,8 @@ def export(
         ) from error
     if out.exists() and not overwrite:
         raise InputError(f"{out}: it exists; name another folder or say --overwrite")
+    if entry["stage"] == "motion":
+        return _export_encoder(checkpoint, run, out, half, config)
     folder, weights = _newest(run, entry["stage"]) if run == checkpoint else (checkpoint, None)
     tensors = ema_weights(folder, "generator") if weights is None else weights
     if half:
@@ -77,19 +82,41 @@ def export(
     save_weights(out, "portrait", tensors, model, card)
     if of_heads:
         save_neck(out, model, card)
-    if entry["stage"] == "stage2" and config["stage2"]["motion"] == "pictures":
-        encoder = load_motion_encoder(run / MOTION_ENCODER)
+    asked = run / MOTION_ENCODER  # runs by parameters kept none before
+    if entry["stage"] == "stage2" and (config["stage2"]["motion"] == "pictures" or asked.is_dir()):
+        encoder, origin = load_motion_encoder(asked), read_card(asked, "motion").get("provenance")
         state = {k: v.half() if half and v.is_floating_point() else v for k, v in encoder.state_dict().items()}
-        save_motion_encoder(out, state, encoder, card)
+        save_motion_encoder(out, state, encoder, card | ({"encoder from": origin} if origin else {}))
     return out
 
 
-def _newest(run: Path, stage: str) -> tuple[Path, dict[str, Any]]:
+def _export_encoder(checkpoint: Path, run: Path, out: Path, half: bool, config: dict[str, Any]) -> Path:
+    """Write the motion encoder of a run of one."""
+    folder, weights = _newest(run, "motion", "motion") if run == checkpoint else (checkpoint, None)
+    tensors = ema_weights(folder, "motion") if weights is None else weights
+    told = config["run"]["encoder"]
+    crop = {"frame": FRAME, "size": told["crop_size"]}
+    entry = {"name": told["name"], "architecture": SmallMotionEncoder.architecture, "crop": crop}
+    entry |= {name: told[name] for name in ("motion_width", "columns")}
+    sizes = {name: told[name] for name in ("motion_width", "crop_size", "widths")}
+    encoder = encoder_of_card(sizes, entry, f"{run / CONFIG}: run")
+    card = {
+        "made by": f"triportrait {__version__}", "command": f"triportrait train export {folder.name}",
+        "preset": config["preset"], "seed": config["seed"], "data": config["run"]["data"][:12],
+        "source": config["run"].get("source", "multi-view set"),
+        "images seen": {"motion": int(folder.name.split("_")[-1])}, "licence": "Apache-2.0",
+    }  # fmt: skip
+    kept = {name: t.half() if half and t.is_floating_point() else t for name, t in tensors.items()}
+    save_motion_encoder(out, kept, encoder, card)
+    return out
+
+
+def _newest(run: Path, stage: str, network: str = "generator") -> tuple[Path, dict[str, Any]]:
     """Return the newest checkpoint that is whole, and its weights; newer ones that are not are warned of."""
     reasons: list[str] = []
     for folder in reversed(checkpoints_of(run, stage)):
         try:
-            weights = ema_weights(folder, "generator")
+            weights = ema_weights(folder, network)
         except InputError as error:
             reasons.append(str(error))
             continue

@@ -125,7 +125,12 @@ def _check_stage(run: Path, stored: dict[str, Any], config: dict[str, Any]) -> N
     was, now = (card.get("stage") if isinstance(card := c.get("run"), dict) else None for c in (stored, config))
     if was == now:
         return
-    kinds = {"stage1": "a stage-1 run", "stage2": "a stage-2 run", None: "a run of both stages"}
+    kinds = {
+        "stage1": "a stage-1 run",
+        "stage2": "a stage-2 run",
+        "motion": "a run of a motion encoder",
+        None: "a run of both stages",
+    }
     raise InputError(
         f"{run}: expected {kinds.get(now, now)}, this is {kinds.get(was, was)}; name another folder for the run"
     )

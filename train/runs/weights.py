@@ -15,8 +15,8 @@ from triportrait.core.checkpoint import load_pair, read_card, read_tensors, save
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.files import check_tensor_file
+from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.neck import NeckField
-from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.network_kind import REENACTMENT, check_network
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.tracking.head_model import (
@@ -176,7 +176,7 @@ def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             raise InputError(f"{path}: {name} holds numbers that are not finite; name another file")
 
 
-def load_trained(folder: Path, device: str = "cpu") -> tuple[Portrait4D, SmallMotionEncoder]:
+def load_trained(folder: Path, device: str = "cpu") -> tuple[Portrait4D, MotionEncoder]:
     """Return the networks of a weights folder, ready to run on a device.
 
     Raises:
@@ -184,7 +184,7 @@ def load_trained(folder: Path, device: str = "cpu") -> tuple[Portrait4D, SmallMo
     """
     check_network(folder, REENACTMENT, "weights", "name what stage 2 made, RUN/weights of a whole training")
     portrait, motion_encoder = load_pair(folder)
-    if not isinstance(motion_encoder, SmallMotionEncoder):
+    if not motion_encoder.of_drawn_heads:
         raise InputError(
             f"{folder}: expected weights that `triportrait train` made, got a motion encoder for photographs, which "
             "knows no procedural heads; name another folder"

@@ -26,7 +26,7 @@ from triportrait.train.stages import motion, reenact, static
 from triportrait.train.stages.common import Models
 from triportrait.train.stages.initialize import reads_motion
 from triportrait.train.stages.preview_grids import clip_sample, reenact_sample, static_sample
-from triportrait.train.stages.stage import Phase, SkippingData, Stage, single_network
+from triportrait.train.stages.stage import MicroBatch, Phase, SkippingData, Stage, single_network
 
 RENDERER = ("volume.", "superres.")  # how the names of its weights begin
 
@@ -117,6 +117,38 @@ def motion_stage(
 
     engine = PlainEngine(encoder, [Group(list(encoder.parameters()))], stage.optimizer, stage.images)
     return single_network("motion", 2, engine, stage.images, stage.batch, losses, sample)
+
+
+def motion_clip_stage(
+    config: TrainConfig,
+    draw: Callable[[np.random.Generator, int, int], motion.MotionBatch],
+    encoder: SmallMotionEncoder,
+    seen: Callable[[], dict[str, float]],
+    unseen: Callable[[], dict[str, float]] | None,
+    data: PictureSet | ClipPictures,
+    engines: Engines,
+) -> Stage[motion.MotionBatch]:
+    """Return the stage of a small motion encoder on data that a user names.
+
+    Args:
+        draw: random numbers, the number of the first image, and how many -> a micro-batch.
+        seen, unseen: measure the encoder on faces that it is trained on, and on held-out ones, where somebody is.
+        data: where damaged clips are noted.
+    """
+    stage = config.motion
+    engine = engines.make(encoder, [Group(list(encoder.parameters()))], stage.optimizer, stage)
+    count = stage.batch // stage.micro_batches
+
+    def terms(micro: MicroBatch[motion.MotionBatch]) -> dict[str, Tensor]:
+        return motion.losses(micro.batch, encoder)
+
+    return Stage(
+        "motion", 2, {"motion": engine}, stage.images, stage.batch, stage.micro_batches,
+        lambda streams, place: draw(streams, place, count), [Phase("main", "motion", terms, counts=True)],
+        lambda path: seen(), lambda batch: batch.to(engines.ranks.device),
+        data if isinstance(data, ClipPictures) else None,
+        None if unseen is None else lambda ranks: unseen(),
+    )  # fmt: skip
 
 
 StageConfigKind = TypeVar("StageConfigKind", bound=StageConfig)

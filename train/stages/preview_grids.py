@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Driving, Rendering
@@ -21,7 +22,7 @@ from triportrait.train.evaluation.motion_response import Probe, responses
 from triportrait.train.runs.draw_grids import shown_depth, write_grid
 from triportrait.train.stages import reenact, static
 from triportrait.train.stages.common import repeated
-from triportrait.train.stages.motion import AnyMotionEncoder, motion_of
+from triportrait.train.stages.motion import motion_of
 
 SHOWN = 4  # rows in a grid of samples
 SIDE_DEG = 30.0  # yaw of the camera that shows them from the side
@@ -129,13 +130,13 @@ def static_view(portrait: Portrait4D, source: Pictures, target: Pictures) -> Ten
     return portrait.render(head, target.camera).image
 
 
-def reenacted(portrait: Portrait4D, encoder: AnyMotionEncoder | None, source: Pictures, driving: Pictures) -> Tensor:
+def reenacted(portrait: Portrait4D, encoder: MotionEncoder | None, source: Pictures, driving: Pictures) -> Tensor:
     """Return what a portrait makes of B sources and B driving pictures, seen by the driving pictures' cameras."""
     return _rendered(portrait, encoder, source, driving).image
 
 
 @torch.no_grad()
-def _rendered(portrait: Portrait4D, encoder: AnyMotionEncoder | None, source: Pictures, driving: Pictures) -> Rendering:
+def _rendered(portrait: Portrait4D, encoder: MotionEncoder | None, source: Pictures, driving: Pictures) -> Rendering:
     v_s, v_d = (motion_of(x, encoder) for x in (source, driving))
     head = portrait.reenact(portrait.prepare(source.image, v_s), Driving(v_d, driving.neck))
     return portrait.render(head, driving.camera)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import sample_look_at
 from triportrait.core.types import Camera, Driving, Rendering
@@ -37,7 +38,7 @@ from triportrait.train.stages.common import (
     render,
     stage_phases,
 )
-from triportrait.train.stages.motion import AnyMotionEncoder, motion_of, read_motion
+from triportrait.train.stages.motion import motion_of, read_motion
 from triportrait.train.stages.stage import MicroBatch, Phase
 
 
@@ -69,14 +70,15 @@ class ReenactModels:
 
     Attributes:
         static: draws pseudo views.
-        motion_encoder: reads motion off pictures; None: motion is the numbers that come with the data.
+        motion_encoder: reads motion off pictures, or gives the parameters that come with the data their units; None:
+            motion is those parameters as they are.
         discriminator, identity: see `StaticModels`.
         dynamic: `static` reads the motion of what it draws, as a 4D synthesizer does.
     """
 
     portrait: Portrait4D
     static: Portrait4D
-    motion_encoder: AnyMotionEncoder | None
+    motion_encoder: MotionEncoder | None
     perceptual: Perceptual
     precision: Precision = "fp32"
     discriminator: Discriminator | None = None
@@ -170,7 +172,7 @@ def pseudo_views(batch: ReenactBatch, models: ReenactModels) -> tuple[Tensor, Te
         true_motion = motion[is_seen] if models.dynamic else None
         head = static.reenact(static.prepare(driving.image[is_seen], true_motion), Driving(true_motion, neck))
         place = is_seen.cumsum(0) - 1  # of a sample among those that are seen
-        if len(p) and encoder is not None:
+        if len(p) and encoder is not None and encoder.crop_size is not None:
             view_p = static.render(head.take(place[p]), batch.camera_p.take(p)).image.clamp(-1, 1)
             motion[p] = read_motion(encoder, view_p, move_landmarks(driving, batch.camera_p)[p])
         if len(q):

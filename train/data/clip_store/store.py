@@ -212,7 +212,7 @@ class ClipStore:
                 raise InputError(
                     f"{path}: it is not what the index says (missing, damaged or changed); make the store again"
                 )
-        self._table = lru_cache(maxsize=TABLES_KEPT)(self._read_table)
+        self._table = lru_cache(maxsize=TABLES_KEPT)(self.read_table)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -250,7 +250,11 @@ class ClipStore:
         """Return uint8 [N, S, S], 1 on the head."""
         return unpack_masks(self.table(clip)["mask"][rows], self.size)
 
-    def _read_table(self, clip: int) -> dict[str, np.ndarray]:
+    def read_table(self, clip: int) -> dict[str, np.ndarray]:
+        """Read the table of a clip and keep it nowhere, for whoever looks at each clip once.
+
+        Raises: `InputError` for a table that cannot be read.
+        """
         path = self.folder / f"{self.clips[clip]}.npz"
         try:
             return read_arrays(path)
