@@ -177,8 +177,8 @@ class FlameTracks:
         )
 
     def features(self, table: Table, rows: Sequence[int]) -> Tensor | None:
-        """See `Tracks`."""
-        return _rows(table, "motion", rows)
+        """See `Tracks`; None where the motion in the tables is not read."""
+        return _rows(table, "motion", rows) if "motion" in self.columns else None
 
     def _pose(self, table: Table, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         neck = torch.from_numpy(rectified_necks(table["pose"][:, :3])[list(rows)]).float()
