@@ -11,7 +11,6 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from triportrait.core.atomic import replacing
 from triportrait.core.safe_text import shown
@@ -135,6 +134,8 @@ def _anchor(section: str) -> str:
 
 
 def _jpeg(image: np.ndarray) -> bytes:
+    from PIL import Image
+
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=82, optimize=True)
     return buffer.getvalue()

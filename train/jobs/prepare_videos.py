@@ -37,7 +37,9 @@ class Videos:
 
     renamed: ClassVar[dict[str, str]] = dict.fromkeys(("--count", "--fps", "--antialias", "--overwrite"), OF_HEADS)
 
-    places: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DIR STORE")] = ()
+    places: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DIR STORE", help_behavior_hint="")
+    ] = ()
     """The folder of films, and the folder to make."""
     size: int = 512
     """Side of the aligned pictures in px, an even number from 64 on."""
@@ -60,12 +62,14 @@ class Videos:
     """How much larger than in its film a face may come out; others are too small."""
     most_outside: float = 0.25
     """Share of the aligned square that may lie beyond the film's picture; others are cut off."""
-    most_blur: float = 0.8
-    """Blur of an aligned picture, from 0, sharp, to 1 (Crete et al. 2007)."""
+    most_blur: float = 0.6
+    """Blur of an aligned picture at 256 px, from 0, sharp, to 1 (Crete et al. 2007)."""
     most_turned_deg: float = 60.0
     """Angle between where the head looks and where the camera is."""
-    most_outliers: int = 20
-    """Landmarks of 70 that may miss the fitted head; more are an occluded face."""
+    most_hidden: float = 0.2
+    """Share of the face that the segmentation takes for something else than a person; more is an occluded face."""
+    most_outliers: int = 30
+    """Landmarks of 70 that may miss the fitted head; more are an occluded face, too."""
     most_error_px: float = 10.0
     """Distance of the landmarks from the fitted head, root mean square, in pixels of 512."""
     other_face: float = 0.5
@@ -92,8 +96,9 @@ class Videos:
             size=self.size, frames=self.frames, fewest=self.frames if self.fewest is None else self.fewest,
             window=self.window, seed=self.seed, minutes=self.minutes, head_model=self.head_model, motion=self.motion,
             most_enlarged=self.most_enlarged, most_outside=self.most_outside, most_blur=self.most_blur,
-            most_turned_deg=self.most_turned_deg, most_outliers=self.most_outliers, most_error_px=self.most_error_px,
-            other_face=self.other_face, most_flawed=self.most_flawed,
+            most_turned_deg=self.most_turned_deg,
+            most_hidden=self.most_hidden, most_outliers=self.most_outliers,
+            most_error_px=self.most_error_px, other_face=self.other_face, most_flawed=self.most_flawed,
         )  # fmt: skip
         device = _device(self.device, local)
         workers = self._workers(device)

@@ -21,7 +21,8 @@ from triportrait.core.faces.models import load_model, why_unusable
 from triportrait.core.faces.segmentation import PersonSegmentation
 from triportrait.core.motion.motion_crop import motion_crop
 from triportrait.core.tracking.clip_fit import ClipFit, fit_clip
-from triportrait.core.tracking.head_model import load_head_model
+from triportrait.core.tracking.head_model import HeadModel, load_head_model
+from triportrait.core.tracking.network_landmarks import for_networks
 from triportrait.core.tracking.records import columns_of
 from triportrait.serve.faces.face import FaceProvider
 from triportrait.serve.faces.providers import face_provider
@@ -29,6 +30,7 @@ from triportrait.train.data.clip_store.store import pack_masks
 from triportrait.train.data.films.options import FilmOptions
 from triportrait.train.data.films.runs import Run
 
+SLOWEST_FILM_S = 1 / 12  # between frames; those of slower films do not follow each other evenly
 AT_A_TIME = 8  # pictures that a network sees together
 PERSON = 0.5  # from this on a pixel is the person's
 
@@ -48,11 +50,18 @@ class Tools:
     device: torch.device
 
     @cached_property
-    def head_model(self) -> Any:
+    def head_model(self) -> HeadModel:
         """The head model."""
-        model = load_head_model(self.options.head_model)
-        model.flame.to(self.device)
-        return model
+        return load_head_model(self.options.head_model)
+
+    @cached_property
+    def network_model(self) -> HeadModel:
+        """The head model with its landmarks where the networks that find faces put them."""
+        return for_networks(self.head_model)
+
+    def model_of(self, provider: FaceProvider | None) -> HeadModel:
+        """Return the head model whose landmarks are those of a provider; None: those of files."""
+        return self.head_model if provider is None else self.network_model
 
     @cached_property
     def segmentation(self) -> PersonSegmentation:
@@ -88,16 +97,19 @@ class Tools:
             named["motion"] = {"width": encoder.motion_width, "fingerprint": encoder_fingerprint(encoder)}
         return named
 
-    def fit(self, run: Run) -> ClipFit:
-        """Fit the head model to all T frames of a run, with one shape.
+    def fit(self, run: Run, model: HeadModel) -> ClipFit:
+        """Fit a head model to all T frames of a run, with one shape.
 
         Raises: `InputError` where no frame has enough landmarks.
         """
-        points, weights = (torch.from_numpy(np.stack(part)).to(self.device) for part in (run.points, run.weights))
-        return fit_clip(self.head_model, points, weights)
+        points, weights = (torch.from_numpy(np.stack(part)) for part in (run.points, run.weights))
+        times = torch.tensor(run.times_s, dtype=torch.float64)
+        is_film = bool(times.diff().median() <= SLOWEST_FILM_S)
+        return fit_clip(model, points, weights, film=is_film, times=times, device=self.device)
 
-    def table(self, run: Run, fit: ClipFit, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Make the table of a clip of these N frames of a run; `frame` holds their numbers in the film."""
+    def table(self, run: Run, fit: ClipFit, rows: np.ndarray, masks: np.ndarray) -> dict[str, np.ndarray]:
+        """Make the table of a clip of these N frames of a run, with masks bool [N, S, S]; `frame` holds their numbers
+        in the film."""
         parts = {name: part[rows].cpu() for name, part in columns_of(fit.records).items()}
         frames = pictures_of(run, rows)
         table = {
@@ -107,13 +119,16 @@ class Tools:
         if self.motion is not None:
             table["motion"] = self._motion_of(frames, np.stack([run.landmarks[row] for row in rows]))
         columns = {name: np.ascontiguousarray(value.float().numpy()) for name, value in table.items()}
-        return columns | {"mask": pack_masks(self._masks_of(frames)), "frame": np.array(run.frames, np.int64)[rows]}
+        return columns | {"mask": pack_masks(masks), "frame": np.array(run.frames, np.int64)[rows]}
 
     @torch.no_grad()
-    def _masks_of(self, frames: np.ndarray) -> np.ndarray:
-        """Segment pictures uint8 [N, S, S, 3]: bool [N, S, S], true on the person."""
-        parts = [self.segmentation(self._image(frames[k : k + AT_A_TIME])) for k in range(0, len(frames), AT_A_TIME)]
-        return (torch.cat(parts)[:, 0] > PERSON).cpu().numpy()
+    def masks_of(self, run: Run, rows: np.ndarray) -> np.ndarray:
+        """Segment N frames of a run, all of which show the face: bool [N, S, S], true on the person."""
+        parts = [
+            (self.segmentation(self._image(pictures_of(run, rows[k : k + AT_A_TIME])))[:, 0] > PERSON).cpu()
+            for k in range(0, len(rows), AT_A_TIME)
+        ]
+        return torch.cat(parts).numpy()
 
     @torch.no_grad()
     def _motion_of(self, frames: np.ndarray, landmarks: np.ndarray) -> Tensor:

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from triportrait.core.motion.motion_crop import ALIGNED_SIZE
 from triportrait.core.tracking.clip_fit import ClipFit
 from triportrait.train.data.films.options import FilmOptions, Reason
-from triportrait.train.data.films.runs import Run
+from triportrait.train.data.films.runs import LANDMARKS, Run
 from triportrait.train.data.picture_quality import blur
 
 Flaws = list[Reason | None]
@@ -42,6 +43,34 @@ def flaws_fitted(flaws: Flaws, fit: ClipFit, options: FilmOptions) -> Flaws:
             flaw = "bad fit"
         found.append(flaw)
     return found
+
+
+def flaws_segmented(flaws: Flaws, run: Run, rows: Sequence[int], masks: np.ndarray, options: FilmOptions) -> Flaws:
+    """Add to the flaws of T frames those that the segmentation tells.
+
+    Args:
+        rows: the N frames that were segmented. masks: bool [N, S, S], true on the person.
+    """
+    found = list(flaws)
+    for row, mask in zip(rows, masks, strict=True):
+        face = face_of(run.points[row][:LANDMARKS], len(mask))
+        if face.any() and 1 - mask[face].mean() > options.most_hidden:
+            found[row] = "occluded"
+    return found
+
+
+def face_of(points: np.ndarray, side: int) -> np.ndarray:
+    """Return where a face is: bool [side, side], within its jaw and brows.
+
+    Args:
+        points: [68, 2], pixels of the 512² aligned picture.
+    """
+    from PIL import Image, ImageDraw
+
+    outline = (np.concatenate([points[:17], points[17:27][::-1]]) + 0.5) * (side / ALIGNED_SIZE) - 0.5
+    picture = Image.new("1", (side, side))
+    ImageDraw.Draw(picture).polygon([(float(x), float(y)) for x, y in outline], fill=1)
+    return np.asarray(picture)
 
 
 def verdict(run: Run, flaws: Sequence[Reason | None], options: FilmOptions) -> Reason | None:

@@ -45,15 +45,16 @@ class Films:
 
 
 def list_films(folder: Path) -> Films:
-    """List the films below a folder, in all its folders; names decide which files are films.
+    """List the films below a folder, in all its folders but those behind links; names decide which files are films.
 
-    Raises: `InputError` for a folder that is missing, or has no film in it.
+    Raises: `InputError` for a folder that is missing or cannot be listed, or has no film in it.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of films, there is none; name another")
     films: list[tuple[str, int]] = []
     others: list[str] = []
-    for place, folders, files in os.walk(folder):
+    refused: list[OSError] = []
+    for place, folders, files in os.walk(folder, onerror=refused.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         stems = {Path(name).stem for name in files if _is_film(name)}
         folders[:] = [name for name in folders if not (name in stems and _has_landmarks(Path(place, name)))]
@@ -66,6 +67,9 @@ def list_films(folder: Path) -> Films:
                 others.append(relative)
             else:
                 films.append((relative, _size(path)))
+    if refused:
+        reason = (refused[0].strerror or type(refused[0]).__name__).lower()
+        raise InputError(f"{refused[0].filename}: it could not be listed ({reason}); let it be read, or move it away")
     if not films:
         raise InputError(
             f"{folder}: expected films in it or below ({' '.join(FILM_ENDINGS)}), found none among {len(others)} "

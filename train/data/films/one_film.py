@@ -28,7 +28,7 @@ from triportrait.serve.faces.landmark_files import RAW_LANDMARKS, KnownFaces, La
 from triportrait.serve.media.video.clips import Clip, Frame, open_clip
 from triportrait.train.data.clip_store.store import write_clip
 from triportrait.train.data.films.clip_making import Tools, pictures_of, seed_of
-from triportrait.train.data.films.judging import drawn, flaws_fitted, flaws_seen, verdict
+from triportrait.train.data.films.judging import drawn, flaws_fitted, flaws_seen, flaws_segmented, verdict
 from triportrait.train.data.films.options import FilmOptions, Reason
 from triportrait.train.data.films.runs import Run, runs_of
 from triportrait.train.data.films.thumbnails import jpeg, small, strip_of
@@ -134,6 +134,7 @@ class _Film:
         self.frames = 0
         self.first: np.ndarray | None = None
         self.clip: Clip | None = None
+        self.model = tools.head_model
 
     def run(self, path: Path) -> Outcome:
         faces, stopped = "networks", None
@@ -147,6 +148,7 @@ class _Film:
             if beside is not None:
                 faces = f"landmarks of {beside.root.name}"
             provider = None if known is not None else self.tools.provider
+            self.model = self.tools.model_of(provider)
             for run in runs_of(self._read(clip), provider, known, self.options):
                 self._take(run)
             self.said += [_below(text, path) for text in clip.warnings]
@@ -181,14 +183,24 @@ class _Film:
         flaws, fit, entry = flaws_seen(run, options), None, None
         reason = verdict(run, flaws, options)
         if reason is None:
-            fit = tools.fit(run)
-            flaws = flaws_fitted(flaws, fit, options)
+            try:
+                fit = tools.fit(run, self.model)
+                flaws = flaws_fitted(flaws, fit, options)
+                reason = verdict(run, flaws, options)
+            except InputError as error:
+                reason = "bad fit"
+                self.said.append(f"frame {run.first}: {error}")
+        if reason is None and fit is not None:
+            good = np.flatnonzero([flaw is None for flaw in flaws])
+            masks = tools.masks_of(run, good)
+            flaws = flaws_segmented(flaws, run, good.tolist(), masks, options)
             reason = verdict(run, flaws, options)
         if reason is None and fit is not None:
             rows = drawn(flaws, options, seed_of(options.seed, self.name, run.first))
             name = f"clip_{self.number:06d}_{number:03d}"
             try:
-                entry = write_clip(self.folder, name, pictures_of(run, rows), tools.table(run, fit, rows))
+                table = tools.table(run, fit, rows, masks[np.searchsorted(good, rows)])
+                entry = write_clip(self.folder, name, pictures_of(run, rows), table)
                 entry["film"] = self.name
             except ValueError as error:  # numbers that no head has
                 reason = "bad fit"
@@ -198,12 +210,12 @@ class _Film:
             known = fit.error_px[~fit.error_px.isnan()]
             error_px = round(float(known.mean()), 2) if len(known) else None
         picture = f"{number:03d}.jpg"
-        strip = strip_of(run, None if fit is None else tools.head_model, fit)
+        strip = strip_of(run, None if fit is None else self.model, fit)
         (self.folder / picture).write_bytes(jpeg(strip))
         counts = Counter(flaw for flaw in flaws if flaw is not None)
         clip = None if entry is None else str(entry["name"])
         self.shots.append(
-            Shot(run.first, len(run), round(run.start_s, 3), clip, reason, dict(sorted(counts.items())), picture,
+            Shot(run.first, len(run), round(run.times_s[0], 3), clip, reason, dict(sorted(counts.items())), picture,
                  error_px, entry)
         )  # fmt: skip
 

@@ -18,7 +18,8 @@ LARGEST_WINDOW, LARGEST_SEED = 1000, 2**31 - 1
 _RANGES: dict[str, tuple[float, float]] = {
     "frames": (2, LARGEST_WINDOW), "window": (2, LARGEST_WINDOW), "seed": (0, LARGEST_SEED), "minutes": (0.01, 1e5),
     "most_enlarged": (0.1, 100), "most_outside": (0, 1), "most_blur": (0, 1), "most_turned_deg": (1, 180),
-    "most_outliers": (0, 70), "most_error_px": (0.1, 512), "other_face": (0.1, 10), "most_flawed": (0, 1),
+    "most_hidden": (0, 1), "most_outliers": (0, 70), "most_error_px": (0.1, 512), "other_face": (0.1, 10),
+    "most_flawed": (0, 1),
 }  # fmt: skip
 
 
@@ -37,8 +38,9 @@ class FilmOptions:
         motion: the folder of the motion encoder; None leaves motion out.
         most_enlarged: how much larger than in the film a face may come out, by its side.
         most_outside: share of the aligned square that may lie beyond the film's picture.
-        most_blur: of `picture_quality.blur`, 0 sharp to 1.
+        most_blur: of `picture_quality.blur` at 256 px, 0 sharp to 1.
         most_turned_deg: between where the head looks and where the camera is.
+        most_hidden: share of the face that the segmentation takes for something else than a person.
         most_outliers: landmarks of 70 that may miss the fitted head.
         most_error_px: root mean squared distance of landmarks from the fitted head, in pixels of 512.
         other_face: share of the face's size from which on another one in the picture makes two people.
@@ -55,9 +57,10 @@ class FilmOptions:
     motion: str | None = None
     most_enlarged: float = 2.0
     most_outside: float = 0.25
-    most_blur: float = 0.8
+    most_blur: float = 0.6
     most_turned_deg: float = 60.0
-    most_outliers: int = 20
+    most_hidden: float = 0.2
+    most_outliers: int = 30
     most_error_px: float = 10.0
     other_face: float = 0.5
     most_flawed: float = 0.5

@@ -32,8 +32,7 @@ class Run:
 
     Attributes:
         first: number of its first frame in the film.
-        start_s: time of that frame.
-        frames: numbers of its frames in the film; damaged ones are left out there.
+        frames: numbers of its frames in the film; damaged ones are left out there. times_s: when they are shown.
         crops: of each frame uint8 [S, S, 3]; None where the face is not seen.
         points, weights: [70, 2] and [70], what the head model is fitted to; of weight 0 where the face is not seen.
         landmarks: [68, 2] smoothed, in pixels of the 512² aligned picture, which the motion encoder reads by.
@@ -43,8 +42,8 @@ class Run:
     """
 
     first: int
-    start_s: float
     frames: list[int] = field(default_factory=list)
+    times_s: list[float] = field(default_factory=list)
     crops: list[np.ndarray | None] = field(default_factory=list)
     points: list[np.ndarray] = field(default_factory=list)
     weights: list[np.ndarray] = field(default_factory=list)
@@ -56,32 +55,33 @@ class Run:
     def __len__(self) -> int:
         return len(self.frames)
 
-    def add(self, number: int, seen: AlignedFace, face: Face, image: np.ndarray) -> None:
+    def add(self, frame: Frame, seen: AlignedFace, face: Face) -> None:
         """Add a frame that shows the face, unsmoothed `face`."""
         points, weights = fit_points(face, seen.placed)
         assert seen.tracking.landmarks is not None
-        self._append(number, seen.crop, points, weights, seen.tracking.landmarks[0, :, :2].numpy())
+        self._append(frame, seen.crop, points, weights, seen.tracking.landmarks[0, :, :2].numpy())
         self.enlarged.append(len(seen.crop) / seen.placed.side)
-        self.outside.append(_outside(seen.placed, image))
+        self.outside.append(_outside(seen.placed, frame.image))
 
-    def add_gap(self, number: int) -> None:
+    def add_gap(self, frame: Frame) -> None:
         """Add a frame that does not show the face."""
-        self._append(number, None, np.zeros((POINTS, 2)), np.zeros(POINTS), np.zeros((LANDMARKS, 2), np.float32))
+        self._append(frame, None, np.zeros((POINTS, 2)), np.zeros(POINTS), np.zeros((LANDMARKS, 2), np.float32))
         self.enlarged.append(0.0)
         self.outside.append(0.0)
 
     def ended(self) -> Run:
         """Drop the gap at the end."""
         while self.crops[-1] is None:
-            for column in (self.frames, self.crops, self.points, self.weights, self.landmarks, self.enlarged,
-                           self.outside):  # fmt: skip
+            for column in (self.frames, self.times_s, self.crops, self.points, self.weights, self.landmarks,
+                           self.enlarged, self.outside):  # fmt: skip
                 column.pop()  # type: ignore[attr-defined]
         return self
 
     def _append(
-        self, number: int, crop: np.ndarray | None, points: np.ndarray, weights: np.ndarray, landmarks: np.ndarray
+        self, frame: Frame, crop: np.ndarray | None, points: np.ndarray, weights: np.ndarray, landmarks: np.ndarray
     ) -> None:
-        self.frames.append(number)
+        self.frames.append(frame.index)
+        self.times_s.append(frame.time_s)
         self.crops.append(crop)
         self.points.append(points)
         self.weights.append(weights)
@@ -121,7 +121,7 @@ def runs_of(
         if not seen.found:
             if run is None:
                 continue
-            run.add_gap(frame.index)
+            run.add_gap(frame)
             gap += 1
             if gap > LONGEST_GAP:
                 yield run.ended()
@@ -130,10 +130,10 @@ def runs_of(
             assert tracker.near is not None
             gap = 0
             if run is None:
-                run = Run(frame.index, frame.time_s)
+                run = Run(frame.index)
             if known is None and provider is not None and len(run) % LOOKED_FOR_OTHERS == 0:
                 run.two_people |= _shows_another(provider, frame.image, tracker.near, seen.placed, options.other_face)
-            run.add(frame.index, seen, tracker.near, frame.image)
+            run.add(frame, seen, tracker.near)
         if run is not None and len(run) >= options.window:
             yield run.ended()
             run, full = None, True

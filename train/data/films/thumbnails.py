@@ -6,7 +6,6 @@ import io
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 
 from triportrait.core.motion.motion_crop import ALIGNED_SIZE
 from triportrait.core.tracking.clip_fit import CAMERA, ClipFit
@@ -43,6 +42,8 @@ def strip_of(run: Run, model: HeadModel | None = None, fit: ClipFit | None = Non
 
 def small(image: np.ndarray) -> np.ndarray:
     """Reduce a frame uint8 [H, W, 3] to SIDE px high, 3 SIDE wide at most."""
+    from PIL import Image
+
     picture = Image.fromarray(np.ascontiguousarray(image))
     picture.thumbnail((SHOWN * SIDE, SIDE), Image.Resampling.LANCZOS)
     return np.asarray(picture)
@@ -50,6 +51,8 @@ def small(image: np.ndarray) -> np.ndarray:
 
 def jpeg(image: np.ndarray) -> bytes:
     """Encode a picture uint8 [H, W, 3]."""
+    from PIL import Image
+
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=QUALITY, optimize=True)
     return buffer.getvalue()
@@ -66,6 +69,8 @@ def _fitted_points(model: HeadModel, fit: ClipFit) -> np.ndarray:
 
 
 def _drawn(crop: np.ndarray, points: np.ndarray, fitted: np.ndarray | None) -> np.ndarray:
+    from PIL import Image, ImageDraw
+
     side = SIDE * _FINE
     picture = Image.fromarray(crop).resize((side, side), Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(picture)
