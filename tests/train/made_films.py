@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
+from triportrait.core.torch_threads import one_thread
 from triportrait.serve.media.video.clips import open_clip
 from triportrait.serve.media.video.writer import write_video
+from triportrait.train.data.films.listing import identities_of, list_films
+from triportrait.train.data.films.many import Place, make_store
 from triportrait.train.data.films.options import FilmOptions
 from triportrait.train.data.head_videos import write_clips
 
@@ -103,11 +106,27 @@ def scattered(film: Film) -> Film:
     return film[0], film[1] | {"landmarks": points}
 
 
+def hidden(film: Film) -> Film:
+    """A board stands before the face, from the eyes to the chin."""
+    frames = film[0].copy()
+    for frame, points in zip(frames, film[1]["landmarks"], strict=True):
+        top, bottom = points[36:48, 1].mean(), points[8, 1] + 4
+        frame[int(top) : int(bottom)] = (70, 110, 60)
+    return frames, film[1]
+
+
 def joined(one: Film, other: Film) -> Film:
     """Two shots of different colours."""
     tinted = (other[0].astype(np.float32) * (0.4, 0.9, 0.3)).astype(np.uint8)
     numbers = {name: np.concatenate([one[1][name], other[1][name]]) for name in ("landmarks", "neck")}
     return np.concatenate([one[0], tinted]), {**one[1], **numbers}
+
+
+def make_as_rank(films: Path, out: Path, rank: int, size: int) -> None:
+    """What one of several ranks does."""
+    listed = list_films(films)
+    with one_thread():
+        make_store(listed, identities_of(listed), out, OPTIONS, place=Place(rank, size))
 
 
 def copy(films: Path, names: list[str], to: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -107,11 +108,10 @@ def test_stills_become_a_store_and_others_are_dropped_for_a_reason(folder, tmp_p
     for picture in range(4):
         row = store.row(picture)
         assert np.abs(row["camera"][[19, 16, 20]] - [0, 4.757182, 4.757182]).max() < 1e-3
-        assert np.any(row["shape"] != 0) and np.any(row["expression"] != 0) and row["error_px"] < 8
+        assert np.any(row["shape"] != 0) and np.any(row["expression"] != 0) and row["error_px"] < 4
         assert "motion" not in row
         mask = store.mask(picture)
         assert mask[64:90, 50:78].mean() > 0.95 and 0.3 < mask.mean() < 0.9 and mask[:10, :10].mean() < 0.2
-    assert store.row(upright)["pose"][1] * store.row(mirrored)["pose"][1] < 0, "a mirrored head looks the other way"
 
 
 @needs_face_models
@@ -153,8 +153,10 @@ def test_landmarks_beside_a_picture_are_taken(folder, tmp_path, monkeypatch):
         (face, *_) = NetworkFaces().find(np.asarray(opened.convert("RGB")))
     np.save(tmp_path / "in" / "landmarks" / "a2.npy", face.points[:, :2])
     monkeypatch.setattr(NetworkFaces, "find", lambda *_: pytest.fail("the face is known"))
-    prepare_pictures(tmp_path / "in", tmp_path / "store", WANTED, workers=1)
-    assert len(PictureStore(tmp_path / "store")) == 1
+    wanted = dataclasses.replace(WANTED, most_error_px=25.0)  # the files are fitted as any tracker's
+    prepare_pictures(tmp_path / "in", tmp_path / "store", wanted, workers=1)
+    store = PictureStore(tmp_path / "store")
+    assert len(store) == 1 and float(store.row(0)["error_px"]) > 10
     np.save(tmp_path / "in" / "landmarks" / "a2.npy", face.points[:5, :2])
     with pytest.raises(InputError, match=r"all 1 were dropped \(unreadable 1\)"):
         prepare_pictures(tmp_path / "in", tmp_path / "other", WANTED, workers=1)

@@ -52,7 +52,7 @@ class Pictures(Held, _Folder):
     """Drop pictures that are more blurred, from 0, sharp, to 1."""
     most_turn_deg: float = 75.0
     """Drop faces that are turned further away from the camera, degrees."""
-    most_error_px: float = 8.0
+    most_error_px: float = 10.0
     """Drop faces whose landmarks lie further from those of the fitted head, px at 512."""
     per_shard: int = PER_SHARD
     """Raw pictures that one shard stands for."""

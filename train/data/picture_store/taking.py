@@ -72,7 +72,7 @@ class Wanted:
     largest_other: float = 0.5
     most_blur: float = 0.6
     most_turn_deg: float = 75.0
-    most_error_px: float = 8.0
+    most_error_px: float = 10.0
 
     def check(self) -> None:
         """Check every number before any work. Raises: `InputError` for one out of range."""
