@@ -110,7 +110,7 @@ def test_a_tracked_folder_drives_as_the_film_does(trial, tmp_path):
 
     for name, words in (
         ("by_fit.mp4", (film, "--track", "fit")),
-        ("by_files.mp4", (tmp_path / "tracked" / "align_images", "--track", "fit")),
+        ("by_files.mp4", (tmp_path / "tracked" / "align_images",)),
     ):
         driving, *more = words
         job("reenact", PHOTO, driving, tmp_path / name, "--weights", "demo", "--device", "cpu", "--no-watermark", *more)
