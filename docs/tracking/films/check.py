@@ -67,9 +67,7 @@ def main() -> int:
     one, *others = map(Path, places)
     if what == "pose":
         off = pose_error_deg(one, others[0])
-        print(
-            f"{others[0]}: {len(off)} frames, turned wrongly by {off.mean():.1f} degrees, {off.max():.1f} at most"
-        )
+        print(f"{others[0]}: {len(off)} frames, turned wrongly by {off.mean():.1f} degrees, {off.max():.1f} at most")
         return int(off.mean() > MOST_TURNED_DEG)
     if what == "frames":
         count, mean, most = levels_apart(one, others[0])
