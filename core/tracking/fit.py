@@ -125,9 +125,9 @@ def fit_landmarks(
     """
     priors = priors or Priors()
     known = (weights > 0).sum(-1)
-    if not torch.isfinite(pixels[weights > 0]).all():
+    if not torch.isfinite(torch.where(weights[..., None] > 0, pixels, 0.0)).all():
         raise InputError("landmarks: expected finite pixels, got others; give them the weight 0")
-    if (known.amax(1) < 6).any():
+    if not bool((known.amax(1) >= 6).all()):
         raise InputError("landmarks: expected six or more in a frame of each clip, got fewer; leave the clip out")
     pixels = torch.where(weights[..., None] > 0, pixels, torch.zeros_like(pixels))
     condensed, turn_shape, turn_expression = model.condensed
