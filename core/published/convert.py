@@ -40,8 +40,8 @@ LICENCES = {
     "arcface": "the weights keep the licence of InsightFace (non-commercial research)",
     "recon3d": "the weights keep the licence of Deep3DFaceRecon's authors (MIT) and of the Basel Face Model "
     "(non-commercial research)",
-    "flame_mapper": "the weights keep the licence of Portrait4D's authors (MIT); they were fitted to values of FLAME, whose "
-    "licence is non-commercial",
+    "flame_mapper": "the weights keep the licence of Portrait4D's authors (MIT); they were fitted to values of "
+    "FLAME, whose licence is non-commercial",
     "syncnet": "the weights keep the licence of SyncNet's authors (MIT)",
     "emotion": "the weights keep the licence of EMOCA's authors, the Max Planck Society (non-commercial research)",
     "flame": "the tables keep the FLAME licence of the Max Planck Society",
@@ -95,7 +95,8 @@ def convert(file: Path, folder: Path, overwrite: bool = False, ignore: Sequence[
     Args:
         file: a Portrait4D pickle (v2, v1 or static: the weights of G_ema, and D beside them), a GenHead pickle,
             PD-FGC's motion_model.pth, ArcFace's backbone.pth, Deep3DFaceRecon's epoch_20.pth, Portrait4D's mapper
-            from its coefficients to FLAME, model-iter200000.pth, SyncNet's syncnet_v2.model, the checkpoint of EMOCA's emotion network, or FLAME's generic_model.pkl.
+            from its coefficients to FLAME, model-iter200000.pth, SyncNet's
+            syncnet_v2.model, the checkpoint of EMOCA's emotion network, or FLAME's generic_model.pkl.
         folder: made when it is missing.
         overwrite: replace weights of the same kind that are there already.
         ignore: patterns (`*`, `?`, `[ab]`) of unknown tensors that may be left out. They do not excuse a tensor that

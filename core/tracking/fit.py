@@ -80,8 +80,8 @@ class Fitted:
         shape: [N, S]; expression: [N, T, E]; angles: [N, T, 9], rotation vectors of jaw, left eye, right eye, radians.
         rotation: [N, T, 3, 3] and translation: [N, T, 3] camera from head, scene units.
         weights: [N, T, P], 1 for a landmark that fits, towards 0 for one that does not, 0 for one that was not given.
-        error_px: [N, T], root of the mean squared distance of landmarks in proportion to the weights that they came with,
-            outliers too; pixels.
+        error_px: [N, T], root of the mean squared distance of landmarks in proportion to the weights that they came
+            with, outliers too; pixels.
     """
 
     shape: Tensor
@@ -232,7 +232,7 @@ class _Solve:
         else:
             rotation = self.begun.rotation.flatten(0, 1)
             translation = self.camera.first_place(points @ rotation.mT, *seen)
-        filled = _nearest_known((self.weights > 0).sum(-1) >= 6)
+        filled = nearest_known((self.weights > 0).sum(-1) >= 6)
         rows = torch.arange(N, device=filled.device)[:, None]
         pose = (part.unflatten(0, (N, T))[rows, filled] for part in (rotation, translation))
         return _State(shape, expression, angles, *pose)
@@ -308,9 +308,7 @@ class _Solve:
         if self.given is None:
             shape = shape - self.loose * (state.shape - self.shape_mean)
             shared = shared + torch.diag_embed(damping[:, None] * shared.diagonal(dim1=-2, dim2=-1) + self.loose)
-        moves, shape, left = solve_clip(
-            *self._paired(blocks, stiffness, mixed), shared, _paired_rows(frames), shape
-        )
+        moves, shape, left = solve_clip(*self._paired(blocks, stiffness, mixed), shared, _paired_rows(frames), shape)
         if count:
             self.outward = self._free_lengths(data, own, left)
         moves = moves.unflatten(-1, (2, -1)).flatten(1, 2)[:, : self.pixels.shape[1]]
@@ -387,7 +385,7 @@ class _Solve:
         return Fitted(**vars(state), weights=weights, error_px=mean.sqrt() * self.noise[..., 0])
 
 
-def _nearest_known(known: Tensor) -> Tensor:
+def nearest_known(known: Tensor) -> Tensor:
     """Return for each frame [N, T] the number of the nearest frame that is known."""
     number = torch.arange(known.shape[1], device=known.device)
     apart = (number[:, None] - number).abs()[None] + torch.where(known, 0, known.shape[1])[:, None]

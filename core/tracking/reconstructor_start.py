@@ -1,7 +1,7 @@
 """A start of the fit from a 3DMM reconstructor: Deep3DFaceRecon's coefficients, brought to FLAME by a small network.
 
-The reconstructor reads coefficients of the Basel Face Model off an aligned picture; the mapper that Portrait4D publishes
-turns those of identity and expression into FLAME's. It was trained on FLAME 2020 and means nothing to another model.
+The reconstructor reads coefficients of the Basel Face Model off an aligned picture; the mapper of Portrait4D turns
+those of identity and expression into FLAME's. It was trained on FLAME 2020 and means nothing to another model.
 Both are the user's own files, written into one weights folder by `triportrait convert`.
 Letters: B pictures.
 """
@@ -36,7 +36,8 @@ class FlameMapper(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.maps = nn.Sequential(nn.Linear(BASEL, HIDDEN), nn.LeakyReLU(0.01), nn.Linear(HIDDEN, SHAPE + EXPRESSION + JAW))
+        out = SHAPE + EXPRESSION + JAW
+        self.maps = nn.Sequential(nn.Linear(BASEL, HIDDEN), nn.LeakyReLU(0.01), nn.Linear(HIDDEN, out))
 
     def forward(self, identity: Tensor, expression: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return shape [B, 300], expression [B, 100] and the jaw's rotation vector [B, 3], radians.
@@ -120,7 +121,7 @@ def check_takes_start(model: HeadModel) -> None:
     directions = model.flame["shape_directions"].shape[-1]
     if model.identity.name != EXPECTED_MODEL or model.num_shape != SHAPE or directions != SHAPE + EXPRESSION:
         raise InputError(
-            f"start: expected {EXPECTED_MODEL} with {SHAPE} + {EXPRESSION} directions, which the mapper was made for, got "
+            f"start: expected {EXPECTED_MODEL} with {SHAPE} + {EXPRESSION} directions, as the mapper gives them, got "
             f"{model.identity.name} with {model.num_shape} + {directions - model.num_shape}; leave the start out"
         )
 

@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 class Convert:
     """Write the networks of a published file (Portrait4D v2, v1, static or GenHead pickle, PD-FGC motion_model.pth,
     ArcFace backbone.pth, FLAME generic_model.pkl, Portrait4D's mapper model-iter200000.pth, and for metrics
-    Deep3DFaceRecon epoch_20.pth, SyncNet syncnet_v2.model, EMOCA's emotion ResNet50 .ckpt) as safetensors + JSON. Nothing
-    in the file is run or imported.
+    Deep3DFaceRecon epoch_20.pth, SyncNet syncnet_v2.model, EMOCA's emotion ResNet50 .ckpt) as safetensors + JSON.
+    Nothing in the file is run or imported.
     """
 
     file: tyro.conf.Positional[Path]

@@ -207,7 +207,8 @@ def wide_model(model, shape=300, expression=100):
     random = torch.Generator().manual_seed(0)
     U = 5023
     old = model.flame
-    rows = torch.cat([torch.arange(len(old["template"])), torch.randint(0, 800, (U - len(old["template"]),), generator=random)])
+    own = len(old["template"])
+    rows = torch.cat([torch.arange(own), torch.randint(0, 800, (U - own,), generator=random)])
     sizes = torch.cat([0.05 / torch.arange(1, shape + 1.0) ** 1.2, 0.04 / torch.arange(1, expression + 1.0) ** 1.2])
     directions = torch.randn(U, 3, shape + expression, generator=random) * sizes / 4
     tables = {name: old[name] for name in ("parents", "faces", "landmark70_faces", "landmark70_barycentrics")}

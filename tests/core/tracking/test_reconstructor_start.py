@@ -80,11 +80,11 @@ def test_quick_records_are_those_of_the_published_estimate(weights):
 
 
 def test_only_the_model_it_was_made_for_takes_a_start(weights, tmp_path):
-    with pytest.raises(InputError, match="expected FLAME 2020.*got open head with 12 \\+ 10"):
+    with pytest.raises(InputError, match=r"expected FLAME 2020.*got open head with 12 \+ 10"):
         check_takes_start(load_head_model())
     with pytest.raises(InputError, match="expected FLAME 2020"):
         ReconstructorStart.load(weights, load_head_model())
-    with pytest.raises(InputError, match="no such file.*triportrait convert FILE"):
+    with pytest.raises(InputError, match=r"no such file.*triportrait convert FILE"):
         load_flame_mapper(tmp_path)
 
 
