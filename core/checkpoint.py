@@ -83,8 +83,8 @@ def save_weights(
 
     Args:
         folder: made when it is missing.
-        kind: portrait, motion, flame, neck, genhead, discriminator, arcface, recon3d, syncnet or emotion; the stem of
-            both files.
+        kind: portrait, motion, flame, neck, genhead, discriminator, arcface, recon3d, flame_mapper, syncnet or emotion;
+            the stem of both files.
         tensors: name -> tensor, any float or integer type.
         config: the sizes, for a portrait; the network itself, for a motion encoder.
         provenance: plain JSON values: where the weights come from and under which licence.

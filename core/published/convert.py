@@ -42,6 +42,8 @@ LICENCES = {
     "arcface": "the weights keep the licence of InsightFace (non-commercial research)",
     "recon3d": "the weights keep the licence of Deep3DFaceRecon's authors (MIT) and of the Basel Face Model "
     "(non-commercial research)",
+    "flame_mapper": "the weights keep the licence of Portrait4D's authors (MIT); they were fitted to values of "
+    "FLAME, whose licence is non-commercial",
     "syncnet": "the weights keep the licence of SyncNet's authors (MIT)",
     "emotion": "the weights keep the licence of EMOCA's authors, the Max Planck Society (non-commercial research)",
     "flame": "the tables keep the FLAME licence of the Max Planck Society",
@@ -52,6 +54,7 @@ _PLAIN_MARKS: dict[str, Kind] = {
     "to_mouth.0.weight": "motion",
     "layer1.0.prelu.weight": "arcface",
     "final_layers.0.weight": "recon3d",
+    "maps.0.weight": "flame_mapper",
     "netcnnlip.0.weight": "syncnet",
     "linear.weight": "emotion",
 }
@@ -116,8 +119,9 @@ def convert(
 
     Args:
         file: a Portrait4D pickle (v2, v1 or static: the weights of G_ema, and D beside them), a GenHead pickle,
-            PD-FGC's motion_model.pth, ArcFace's backbone.pth, Deep3DFaceRecon's epoch_20.pth, SyncNet's
-            syncnet_v2.model, the checkpoint of EMOCA's emotion network, or a FLAME file, pickle or `.npz`.
+            PD-FGC's motion_model.pth, ArcFace's backbone.pth, Deep3DFaceRecon's epoch_20.pth, Portrait4D's mapper
+            from its coefficients to FLAME, model-iter200000.pth, SyncNet's syncnet_v2.model, the checkpoint of EMOCA's
+            emotion network, or a FLAME file, pickle or `.npz`.
         folder: made when it is missing.
         overwrite: replace weights of the same kind that are there already.
         ignore: patterns (`*`, `?`, `[ab]`) of unknown tensors that may be left out. They do not excuse a tensor that
@@ -176,8 +180,8 @@ def _networks(content: Any, file: Path, ignore: Sequence[str], warnings: list[st
             if mark in plain.tensors:
                 return {kind: _part(plain, kind, str(file), ignore)}
         raise InputError(
-            f"{file}: expected PD-FGC's, ArcFace's, Deep3DFaceRecon's, SyncNet's or the emotion network's tensors, got "
-            "others; give one of the published files"
+            f"{file}: expected PD-FGC's, ArcFace's, Deep3DFaceRecon's, SyncNet's, the FLAME mapper's or the emotion "
+            "network's tensors, got others; give one of the published files"
         )
     main = networks.get("G_ema")
     if main is None:

@@ -19,7 +19,9 @@ from triportrait.core.published import manifests
 from triportrait.core.safe_text import shown
 from triportrait.kernels.fir import TAPS
 
-Kind = Literal["portrait", "motion", "genhead", "discriminator", "arcface", "recon3d", "syncnet", "emotion"]
+Kind = Literal[
+    "portrait", "motion", "genhead", "discriminator", "arcface", "recon3d", "flame_mapper", "syncnet", "emotion"
+]
 
 # Tensors that a published file may hold and that we knowingly do not use.
 IGNORED = tuple(

@@ -163,9 +163,10 @@ def _checked(landmarks: Tensor, weights: Tensor, device: torch.device | str) -> 
     if not bool(((weights >= 0) & (weights <= 1)).all()):
         raise InputError("weights: expected numbers from 0 to 1, got others")
     landmarks = landmarks.to(device, torch.float64)
-    if not bool(torch.isfinite(landmarks[weights > 0]).all()):
+    landmarks = torch.where(weights[..., None] > 0, landmarks, 0.0)
+    if not bool(torch.isfinite(landmarks).all()):
         raise InputError("landmarks: expected finite pixels, got others; give them the weight 0")
-    return torch.where(weights[..., None] > 0, landmarks, 0.0), weights
+    return landmarks, weights
 
 
 def _points(model: HeadModel, device: torch.device | str) -> PointModel:

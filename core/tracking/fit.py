@@ -80,8 +80,8 @@ class Fitted:
         shape: [N, S]; expression: [N, T, E]; angles: [N, T, 9], rotation vectors of jaw, left eye, right eye, radians.
         rotation: [N, T, 3, 3] and translation: [N, T, 3] camera from head, scene units.
         weights: [N, T, P], 1 for a landmark that fits, towards 0 for one that does not, 0 for one that was not given.
-        error_px: [N, T], root of the mean squared distance of landmarks in proportion to the weights that they came with,
-            outliers too; pixels.
+        error_px: [N, T], root of the mean squared distance of landmarks in proportion to the weights that they came
+            with, outliers too; pixels.
     """
 
     shape: Tensor
@@ -125,9 +125,9 @@ def fit_landmarks(
     """
     priors = priors or Priors()
     known = (weights > 0).sum(-1)
-    if not torch.isfinite(pixels[weights > 0]).all():
+    if not torch.isfinite(torch.where(weights[..., None] > 0, pixels, 0.0)).all():
         raise InputError("landmarks: expected finite pixels, got others; give them the weight 0")
-    if (known.amax(1) < 6).any():
+    if not bool((known.amax(1) >= 6).all()):
         raise InputError("landmarks: expected six or more in a frame of each clip, got fewer; leave the clip out")
     pixels = torch.where(weights[..., None] > 0, pixels, torch.zeros_like(pixels))
     condensed, turn_shape, turn_expression = model.condensed
@@ -232,7 +232,7 @@ class _Solve:
         else:
             rotation = self.begun.rotation.flatten(0, 1)
             translation = self.camera.first_place(points @ rotation.mT, *seen)
-        filled = _nearest_known((self.weights > 0).sum(-1) >= 6)
+        filled = nearest_known((self.weights > 0).sum(-1) >= 6)
         rows = torch.arange(N, device=filled.device)[:, None]
         pose = (part.unflatten(0, (N, T))[rows, filled] for part in (rotation, translation))
         return _State(shape, expression, angles, *pose)
@@ -385,7 +385,7 @@ class _Solve:
         return Fitted(**vars(state), weights=weights, error_px=mean.sqrt() * self.noise[..., 0])
 
 
-def _nearest_known(known: Tensor) -> Tensor:
+def nearest_known(known: Tensor) -> Tensor:
     """Return for each frame [N, T] the number of the nearest frame that is known."""
     number = torch.arange(known.shape[1], device=known.device)
     apart = (number[:, None] - number).abs()[None] + torch.where(known, 0, known.shape[1])[:, None]

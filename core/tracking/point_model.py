@@ -57,10 +57,7 @@ class PointModel:
             [B, 70, 3], scene units, the neck straight.
         """
         turns = self._turns(angles)
-        identity = torch.eye(3, dtype=turns.dtype, device=turns.device)
-        bend = torch.einsum("bf,fpjc->bpjc", (turns[:, 1:] - identity).flatten(1), self._bend)
-        shaped = self._template + torch.einsum("pjck,bk->bpjc", self._directions, betas) + bend
-        joints = self._joints + torch.einsum("jck,bk->bjc", self._joint_directions, betas)
+        shaped, joints = self._shaped(betas, turns)
         return self._posed(turns, shaped[..., None], joints[..., None])[..., 0]
 
     def to(self, device: torch.device | str) -> PointModel:
@@ -105,11 +102,33 @@ class PointModel:
 
     def angle_part(self, betas: Tensor, angles: Tensor) -> Tensor:
         """Return the derivative of `points` by the angles, [B, 70, 3, 9]."""
+        turns, B = self._turns(angles), len(angles)
+        slopes = turns.new_zeros(B, JOINT_ANGLES, turns.shape[1], 3, 3)
+        each = torch.arange(JOINT_ANGLES, device=angles.device)
+        slopes[:, each, 2 + each // 3] = rotation_slopes(angles.unflatten(-1, (3, 3))).flatten(1, 2)
+        shaped, joints = self._shaped(betas, turns)
+        bent = torch.einsum("bkf,fpjc->bkpjc", slopes[:, :, 1:].flatten(2), self._bend)
+        world, d_world = [turns[:, 0]], [slopes[:, :, 0]]
+        d_places = [turns.new_zeros(B, JOINT_ANGLES, 3)]
+        for joint, parent in enumerate(self._parents[1:], start=1):
+            arm = (joints[:, joint] - joints[:, parent])[:, None, :, None]
+            d_places.append(d_places[parent] + (d_world[parent] @ arm)[..., 0])
+            d_world.append(d_world[parent] @ turns[:, None, joint] + world[parent][:, None] @ slopes[:, :, joint])
+            world.append(world[parent] @ turns[:, joint])
+        rotations, d_rotations = torch.stack(world, 1), torch.stack(d_world, 2)  # [B, J, 3, 3], [B, 9, J, 3, 3]
+        d_offsets = torch.stack(d_places, 2) - (d_rotations @ joints[:, None, :, :, None])[..., 0]
+        return (
+            torch.einsum("bkjac,bpjc->bpak", d_rotations, shaped)
+            + torch.einsum("bjac,bkpjc->bpak", rotations, bent)
+            + torch.einsum("pj,bkja->bpak", self._share, d_offsets)
+        )
 
-        def of_one(betas: Tensor, angles: Tensor) -> Tensor:
-            return self.points(betas[None], angles[None])[0]
-
-        return torch.func.vmap(torch.func.jacfwd(of_one, argnums=1))(betas, angles)
+    def _shaped(self, betas: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the points before they turn, a part for each joint, [B, P, J, 3], and the joints [B, J, 3]."""
+        identity = torch.eye(3, dtype=turns.dtype, device=turns.device)
+        bend = torch.einsum("bf,fpjc->bpjc", (turns[:, 1:] - identity).flatten(1), self._bend)
+        shaped = self._template + torch.einsum("pjck,bk->bpjc", self._directions, betas) + bend
+        return shaped, self._joints + torch.einsum("jck,bk->bjc", self._joint_directions, betas)
 
     def _turns(self, angles: Tensor) -> Tensor:
         """Return how each joint turns against its parent, [B, J, 3, 3]; root and neck do not."""
@@ -138,3 +157,23 @@ def _seen_turn(directions: Tensor, joint_directions: Tensor) -> Tensor:
     _, lengths, axes = torch.linalg.svd(moved, full_matrices=False)
     turn = axes[lengths > UNSEEN].mT
     return turn * turn.gather(0, turn.abs().argmax(0, keepdim=True)).sign()
+
+
+def rotation_slopes(vectors: Tensor) -> Tensor:
+    """Return the derivatives of rotation matrices by their vectors [..., 3], radians: [..., 3, 3, 3], vector first.
+
+    With R = 1 + a K + b K², a = sin θ / θ and b = (1 - cos θ) / θ².
+    """
+    squared = vectors.square().sum(-1)[..., None, None, None]
+    small = squared < 1e-6
+    safe = torch.where(small, 1.0, squared)
+    angle = safe.sqrt()
+    a = torch.where(small, 1 - squared / 6, angle.sin() / angle)
+    b = torch.where(small, 0.5 - squared / 24, (1 - angle.cos()) / safe)
+    d_a = torch.where(small, -1 / 3 + squared / 30, (angle.cos() - a) / safe)  # times the vector
+    d_b = torch.where(small, -1 / 12 + squared / 180, (a - 2 * b) / safe)
+    axes = torch.eye(3, dtype=vectors.dtype, device=vectors.device)
+    crosses = -torch.linalg.cross(axes[:, None].expand(3, 3, 3), axes.expand(3, 3, 3))  # of the axes: x -> axis × x
+    cross = torch.einsum("...k,kac->...ac", vectors, crosses)[..., None, :, :]
+    along = vectors[..., None, None]
+    return along * (d_a * cross + d_b * cross @ cross) + a * crosses + b * (crosses @ cross + cross @ crosses)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from triportrait.core.errors import InputError
-from triportrait.core.tracking.fit import Fitted, Start
+from triportrait.core.tracking.fit import Fitted, Start, nearest_known
 from triportrait.core.tracking.head_model import HeadModel
 from triportrait.core.tracking.pinhole import Pinhole
 from triportrait.core.tracking.point_model import JOINT_ANGLES
@@ -32,8 +32,8 @@ def published_clip(
     """Fit [N, T] or [T] pictures by the published schedule, in float32.
 
     Args:
-        landmarks: [(N,) T, 70, 2], all seen: the schedule knows no weights. A picture with less than all of them is left
-            at its start, and its weights are 0.
+        landmarks: [(N,) T, 70, 2], all seen: the schedule knows no weights. A picture with less than all of them gets
+            the answer of the nearest that has them, and its weights are 0.
         weights: [(N,) T, 70].
         start: [N, ...]; None begins at the mean face with a pose in closed form, and a start with a rotation 4.59 units
             before the camera, as published.
@@ -52,7 +52,8 @@ def published_clip(
         raise InputError("landmarks: the published schedule expects all 70 of a picture, and none has them")
     flame, S = model.flame.to(landmarks.device), model.num_shape
     B, E = N * T, flame["shape_directions"].shape[-1] - S
-    pixels, counted = landmarks.flatten(0, 1).float(), weights.flatten(0, 1)
+    near = nearest_known(whole.flatten()[None])[0]
+    pixels, counted = landmarks.flatten(0, 1).float()[near], weights.flatten(0, 1)[near]
     zero = pixels.new_zeros
     jaw = zero(B, 3) if start is None else start.jaw.flatten(0, 1).float()
     betas = None

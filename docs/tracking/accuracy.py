@@ -25,7 +25,7 @@ from triportrait.train.data.heads.linear_model import JAW_ANGLE, LinearHead
 from triportrait.train.data.heads.population import Expression, sample_expression, sample_identity, stream
 
 SEED, NOISE_PX, MM_PER_UNIT = 7, 1.0, 1000 / 3
-FRAMES, SWING = 12, 48  # of a film; frames in which a head goes there and back
+SWING = 48  # frames in which a head goes there and back
 # standard deviations of what a reconstructor is off: betas of shape (one error for a person) and expression, rotation
 # vectors of jaw and head (radians, on each axis)
 START = {"shape": 0.5, "expression": 0.5, "jaw": 0.05, "rotation": 0.035}
@@ -157,10 +157,12 @@ def fitted_row(name: str, model: HeadModel, parts: LinearHead, truth: Truth, fit
     return row(name, parts, truth, vertices, fitted.rotation, fitted.translation, seconds)
 
 
-def rows(model: HeadModel, kind: Literal["stills", "films"], count: int, steps: tuple[int, int]) -> Iterator[str]:
-    """Fit `count` stills or films in all ways, a line for each."""
+def rows(
+    model: HeadModel, kind: Literal["stills", "films"], count: int, frames: int, steps: tuple[int, int]
+) -> Iterator[str]:
+    """Fit `count` stills, or films of so many frames, in all ways, a line for each."""
     parts, points = LinearHead(), model.points()
-    truth = heads(parts, count, 1) if kind == "stills" else heads(parts, count, FRAMES, swing=SWING)
+    truth = heads(parts, count, 1) if kind == "stills" else heads(parts, count, frames, swing=SWING)
     noise = torch.Generator().manual_seed(SEED)
     pixels = truth.pixels + NOISE_PX * torch.randn(truth.pixels.shape, generator=noise, dtype=torch.float64)
     known = torch.ones(pixels.shape[:3], dtype=torch.float64)
@@ -201,7 +203,8 @@ def main() -> None:
     """Print the table."""
     given = argparse.ArgumentParser(description=__doc__)
     given.add_argument("--stills", type=int, default=60)
-    given.add_argument("--films", type=int, default=10, help=f"of {FRAMES} frames")
+    given.add_argument("--films", type=int, default=10)
+    given.add_argument("--frames", type=int, default=12, help="of a film")
     given.add_argument("--steps", type=int, nargs=2, default=(1500, 3000), help="of the published schedule")
     options = given.parse_args()
     model = load_head_model()
@@ -209,7 +212,7 @@ def main() -> None:
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |", flush=True)
     counts: tuple[tuple[Literal["stills", "films"], int], ...] = (("stills", options.stills), ("films", options.films))
     for kind, count in counts:
-        for line in rows(model, kind, count, tuple(options.steps)) if count else ():
+        for line in rows(model, kind, count, options.frames, tuple(options.steps)) if count else ():
             print(line, flush=True)
 
 

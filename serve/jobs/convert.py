@@ -21,8 +21,9 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Convert:
     """Write the networks of a published file (Portrait4D v2, v1, static or GenHead pickle, PD-FGC motion_model.pth,
-    ArcFace backbone.pth, a FLAME file, pickle or npz, and for metrics Deep3DFaceRecon epoch_20.pth, SyncNet
-    syncnet_v2.model, EMOCA's emotion ResNet50 .ckpt) as safetensors + JSON. Nothing in the file is run or imported.
+    ArcFace backbone.pth, a FLAME file, pickle or npz, Portrait4D's mapper model-iter200000.pth, and for metrics
+    Deep3DFaceRecon epoch_20.pth, SyncNet syncnet_v2.model, EMOCA's emotion ResNet50 .ckpt) as safetensors + JSON.
+    Nothing in the file is run or imported.
     """
 
     file: tyro.conf.Positional[Path]
