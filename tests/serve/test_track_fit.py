@@ -1,4 +1,4 @@
-"""`reenact --track fit`: parameters of the head model of the weights reach the neck field, and weights that read them."""
+"""`reenact --track fit`: parameters reach the neck field of the weights, and weights that read them as motion."""
 
 from __future__ import annotations
 
