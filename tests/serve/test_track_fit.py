@@ -86,14 +86,13 @@ def test_what_track_writes_gives_the_frames_of_a_fit(open_weights, tmp_path, cap
         source = pipeline.prepare(pictures / "001.png", source_params=pictures, track="fit")
         fitted = images_of(pipeline.animate(source, pictures, driving_params=pictures, track="fit"))
         read = images_of(pipeline.animate(source, tmp_path / "out"))
-        again = images_of(pipeline.animate(source, tmp_path / "out", track="fit"))  # its parameters are taken
-        quick = images_of(pipeline.animate(source, pictures, driving_params=pictures))
+        again = images_of(pipeline.animate(source, tmp_path / "out", track="fit", frames=2))  # its parameters are taken
+        quick = images_of(pipeline.animate(source, pictures, driving_params=pictures, frames=2))
     capsys.readouterr()
     assert len(fitted) == len(read) == FRAMES
-    for one, other, third in zip(fitted, read, again, strict=True):
-        assert np.array_equal(one, other)
-        assert np.array_equal(one, third)
-    assert not all(np.array_equal(one, other) for one, other in zip(fitted, quick, strict=True))
+    assert all(np.array_equal(one, other) for one, other in zip(fitted, read, strict=True))
+    assert all(np.array_equal(one, other) for one, other in zip(again, fitted, strict=False))
+    assert not all(np.array_equal(one, other) for one, other in zip(quick, fitted, strict=False))
 
 
 def test_weights_that_read_parameters_are_driven(monkeypatch):
