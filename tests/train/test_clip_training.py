@@ -290,7 +290,7 @@ def test_what_clips_cannot_be_trained_from_is_one_sentence(material, little_clip
     def said(*more: Any, data: Path = material / "tracked") -> str:
         return refused(words(material, data, tmp_path / "run", *more), capsys)
 
-    assert "expected FLAME's tables with its landmarks" in said()
+    assert "expected a weights folder with FLAME's tables, got one without" in said()
     assert "most-skipped: expected a share from 0 to 1, got 1.5" in said("--most-skipped", 1.5)
     assert "prefetch: expected 0 or more, got -1" in said("--prefetch", -1)
     one = words(material, little_clips, tmp_path / "run")
