@@ -216,6 +216,7 @@ class Pipeline(OpenNetworks):
             yaw_deg, pitch_deg, orbit, relative, smooth, paste_back, side_by_side, frames, driving_face
         )  # fmt: skip
         options.check()
+        check_fit(track)
         controls_at = self._controls_at(controls, paste_back)
         if relative and controls_at(0.0).neutral is not None:
             raise InputError("relative: expected no neutral motion in the controls beside it, got one; leave one out")

@@ -18,8 +18,9 @@ from triportrait.core.checkpoint import (
 from triportrait.core.config import portrait4d_v2
 from triportrait.core.errors import InputError
 from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.motion.parameter_encoder import ParameterEncoder
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
-from triportrait.core.network_kind import REENACTMENT, Motion, check_network, motion_of_card
+from triportrait.core.network_kind import REENACTMENT, Motion, check_network
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.seeded_weights import rule_motion_encoder, rule_portrait
 from triportrait.core.weights import DEMO, named_weights
@@ -49,9 +50,10 @@ def load_weights(weights: str | None, static: bool = False) -> tuple[Portrait4D,
     folder = weights_folder(weights)
     if not static:
         advice = "name weights that move, or let `triportrait reenact --static` show these without motion"
-        by_parameters = (folder / "motion.json").exists() and motion_of_card(read_card(folder, "portrait"))
-        motion: Motion = "parameters" if by_parameters == "parameters" else "pictures"
-        check_network(weights, REENACTMENT, "weights", advice, motion)  # a run of earlier versions left no encoder
+        told = read_card(folder, "motion").get("encoder") if (folder / "motion.json").exists() else None
+        by_parameters = isinstance(told, dict) and told.get("architecture") == ParameterEncoder.architecture
+        motion: Motion = "parameters" if by_parameters else "pictures"
+        check_network(weights, REENACTMENT, "weights", advice, motion)
     if static and not (folder / "motion.json").exists():  # stage 1 leaves none, and nothing will ask it
         portrait = load_portrait(folder)
         return portrait, SmallMotionEncoder(portrait.config.transformer.motion_width)

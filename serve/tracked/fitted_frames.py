@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triportrait.core.render.cameras import camera_from_label
+from triportrait.core.render.cameras import camera_from_label, fixed_camera
 from triportrait.core.tracking.head_model import ModelIdentity
-from triportrait.core.tracking.records import columns_of
+from triportrait.core.tracking.records import WIDTHS, columns_of
 from triportrait.serve.faces.alignment import Alignment
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.faces.tracker import FaceTracker
@@ -100,14 +100,22 @@ class FittedFrames:
             placed = self.faces.alignment(row)
             self._last = AlignedFace(placed.crop(frame.image, tracker.size_px), self.tracking(row), True, placed)
             return self._last
-        held = AlignedFace.middle(frame.image, tracker.size_px) if row < 0 else self._last
-        assert held is not None, "frames come in order"
-        return replace(held, found=False)
+        if row < 0:
+            at_rest = Tracking(parameters_at_rest(self.model))  # without landmarks the face counts as unknown
+            return replace(AlignedFace.middle(frame.image, tracker.size_px, at_rest), found=False)
+        assert self._last is not None, "frames come in order"
+        return replace(self._last, found=False)
 
     def tracking(self, row: int) -> Tracking:
         """Return what the published files of one of the N frames say."""
         landmarks = torch.from_numpy(self.faces.landmarks[row])[None]
         return Tracking(parameters_of_record(self.records[row], self.model), landmarks)
+
+
+def parameters_at_rest(model: ModelIdentity) -> HeadParameters:
+    """Return those of a mean face at rest that looks at the fixed camera."""
+    shape, expression, neck, jaw, eyes = (torch.zeros(1, width) for width in list(WIDTHS.values())[1:])
+    return HeadParameters(fixed_camera(), shape, expression, neck, jaw, eyes, model)
 
 
 def parameters_of_record(record: Tensor, model: ModelIdentity) -> HeadParameters:

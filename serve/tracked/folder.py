@@ -27,9 +27,9 @@ from triportrait.core.atomic import put_folder
 from triportrait.core.errors import InputError
 from triportrait.serve.media.output_file import check_output, writing
 from triportrait.serve.tracked.fitted_frames import FittedFrames
-from triportrait.serve.tracking_files import LANDMARKS, PARAMETERS, PICTURES
+from triportrait.serve.tracking_files import HEAD_MODEL, LANDMARKS, PARAMETERS, PICTURES
 
-SEGMENTS, HEAD_MODEL, QUALITY, SUMMARY = "segs", "head_model.json", "quality.csv", "track.json"
+SEGMENTS, QUALITY, SUMMARY = "segs", "quality.csv", "track.json"
 OVERLAY, CURVES = "overlay.mp4", "curves.png"
 PARTS = frozenset({PICTURES, LANDMARKS[0], PARAMETERS[0], SEGMENTS, HEAD_MODEL, QUALITY, SUMMARY, OVERLAY, CURVES})
 POOR_FIT_PX = 20.0  # of the 512² aligned picture: a mesh that is this far off sits beside the face

@@ -176,7 +176,7 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
     "fixed": (["--targets", "jaw", "--motion-width", 4], "motion-width: expected 3 for jaw, got 4; choose so many"),
     "no width": (["--motion-width", 0], "motion-width: expected 1 to 4096, got 0; choose another"),
     "twice": (["--targets", "jaw", "jaw"], "targets: expected some of expression, jaw, eyes, each once, got jaw, jaw"),
-    "flame": (["--flame", "demo"], "demo: expected FLAME's tables with its landmarks"),
+    "flame": (["--flame", "demo"], "demo: expected a weights folder with FLAME's tables, got one without"),
     "name": (["--name", "x" * 99], "name: expected up to 80 letters, got"),
 }
 

@@ -49,7 +49,8 @@ class Motion:
     motion_width: OptionalInt = None
     """Numbers that it gives: the first of the expression, jaw and eyes; by default all that move in the clips."""
     flame: OptionalStr = None
-    """Weights folder with FLAME's tables, for clips of tracked faces."""
+    """Head model of clips of tracked faces: a weights folder with FLAME's tables, a converted FLAME file, or open-head,
+    which is the default where the clips say so."""
     images: OptionalInt = None
     """Images to see; 76,800 by default."""
     batch: OptionalInt = None
