@@ -86,5 +86,5 @@ def _sentence(out: Path, done: Prepared) -> str:
         return f"{out}: its {done.kept:,} pictures are there already, nothing was done"
     why = ", ".join(f"{reason} {count:,}" for reason, count in sorted(done.dropped.items()))
     dropped = f", {sum(done.dropped.values()):,} dropped ({why}), which {out / DROPPED} names" if why else ""
-    others = f"; {done.others:,} files are no pictures" if done.others else ""
+    others = f"; files that are no pictures: {done.others:,}" if done.others else ""
     return f"{done.kept:,} of {done.listed:,} pictures kept{dropped}{others}; {out / PAGE} shows them"
