@@ -26,12 +26,13 @@ from triportrait.train.data.picture_store.taking import Wanted
 
 DATA = Path(__file__).parents[1] / "data"
 PORTRAIT = Path(__file__).parents[2] / "serve" / "sample.jpg"  # 256 px, aligned
+HEAD = Path(__file__).parents[2] / "serve" / "live" / "page" / "examples" / "head-1.jpg"  # 320 px
 WANTED = Wanted(size=128, format="jpeg", least_side=100)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Eleven files, six of which show one face that can be used, in three folders."""
+    """Twelve pictures, four of which show one face that can be used, in three folders."""
     root = tmp_path_factory.mktemp("pictures") / "in"
     (root / "sub" / "deep").mkdir(parents=True)
     (root / ".hidden").mkdir()
@@ -51,6 +52,10 @@ def folder(tmp_path_factory) -> Path:
     wide.paste(face, (0, 0))
     wide.paste(face.resize((150, 150)), (170, 50))
     wide.save(root / "sub" / "deep" / "pair.png")
+    with Image.open(HEAD) as opened:
+        hidden = opened.convert("RGB")
+    hidden.paste((120, 80, 40), (0, 152, 320, 231))
+    hidden.save(root / "sub" / "deep" / "bar.png")
     (root / "sub" / "deep" / "cut.jpg").write_bytes(PORTRAIT.read_bytes()[:4000])
     (root / "sub" / "deep" / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     (root / "notes.txt").write_text("no picture")
@@ -61,7 +66,7 @@ def folder(tmp_path_factory) -> Path:
 def test_folders_are_listed_in_the_order_of_people(folder, tmp_path):
     pictures, others = listed_pictures(folder)
     names = [str(path.relative_to(folder)) for path in pictures]
-    assert names[:2] == ["a2.png", "a10.webp"] and len(names) == 11 and not any("hidden" in name for name in names)
+    assert names[:2] == ["a2.png", "a10.webp"] and len(names) == 12 and not any("hidden" in name for name in names)
     assert [path.name for path in others] == ["notes.txt"]
     assert len(listed_pictures(folder, folder / "sub")[0]) == 2, "the store may lie in the folder"
     again = tmp_path / "moved"
@@ -95,9 +100,9 @@ def test_stills_become_a_store_and_others_are_dropped_for_a_reason(folder, tmp_p
     dropped = {Path(one.source).name: one.reason for one in read_dropped(tmp_path / "store")}
     assert dropped == {
         "bomb.png": "unreadable", "cut.jpg": "unreadable", "pair.png": "two people", "wall.png": "no face",
-        "half.png": "cut off", "soft.png": "blurred", "tiny.png": "too small",
+        "half.png": "cut off", "soft.png": "blurred", "tiny.png": "too small", "bar.png": "occluded",
     }  # fmt: skip
-    assert (done.listed, done.kept, sum(done.dropped.values()), done.others) == (11, 4, 7, 1)
+    assert (done.listed, done.kept, sum(done.dropped.values()), done.others) == (12, 4, 8, 1)
     store = PictureStore(tmp_path / "store", contents=True)
     assert store.head_model == load_head_model().identity
     rows = {str(store.row(k)["source"]): k for k in range(4)}
@@ -137,7 +142,7 @@ def test_ranks_and_a_kill_leave_the_same_store(folder, tmp_path, monkeypatch):
     second = prepare_pictures(folder, tmp_path / "store", wanted, 3, 1, rank=1, ranks=2)
     assert not second.finished, "the first rank has two shards left"
     first = prepare_pictures(folder, tmp_path / "store", wanted, 3, 1, rank=0, ranks=2)
-    assert first.finished and len(looked) == 8, "the first shard was done before the kill"
+    assert first.finished and len(looked) == 9, "the first shard was done before the kill"
     files = {path.name: sha256(path) for path in (tmp_path / "whole").iterdir()}
     assert {path.name: sha256(path) for path in (tmp_path / "store").iterdir()} == files
     assert prepare_pictures(folder, tmp_path / "store", wanted, 3).already_there

@@ -52,6 +52,8 @@ class Pictures(Held, _Folder):
     """Drop pictures that are more blurred, from 0, sharp, to 1."""
     most_turn_deg: float = 75.0
     """Drop faces that are turned further away from the camera, degrees."""
+    most_hidden: float = 0.2
+    """Drop faces of which the segmentation takes a larger share for something else than a person."""
     most_error_px: float = 10.0
     """Drop faces whose landmarks lie further from those of the fitted head, px at 512."""
     per_shard: int = PER_SHARD
@@ -68,7 +70,8 @@ class Pictures(Held, _Folder):
             workers = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         wanted = Wanted(
             self.size, self.format, self.face, self.head_model, None if self.motion is None else str(self.motion),
-            self.least_side, self.largest_other, self.most_blur, self.most_turn_deg, self.most_error_px,
+            self.least_side, self.largest_other, self.most_blur, self.most_turn_deg, self.most_hidden,
+            self.most_error_px,
         )  # fmt: skip
         with progress_bar("picture") as progress:
             done = prepare_pictures(self.dir, out, wanted, self.per_shard, workers, rank, ranks, progress)
@@ -83,5 +86,5 @@ def _sentence(out: Path, done: Prepared) -> str:
         return f"{out}: its {done.kept:,} pictures are there already, nothing was done"
     why = ", ".join(f"{reason} {count:,}" for reason, count in sorted(done.dropped.items()))
     dropped = f", {sum(done.dropped.values()):,} dropped ({why}), which {out / DROPPED} names" if why else ""
-    others = f"; {done.others:,} files are no pictures" if done.others else ""
+    others = f"; files that are no pictures: {done.others:,}" if done.others else ""
     return f"{done.kept:,} of {done.listed:,} pictures kept{dropped}{others}; {out / PAGE} shows them"

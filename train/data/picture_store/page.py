@@ -30,7 +30,7 @@ def write_page(store: PictureStore, root: Path, dropped: Iterator[Dropped], othe
     Raises: `InputError` where the disk refuses.
     """
     listed, counts = int(store.index["listed"]), dict(store.index["dropped"])
-    lead = f"{len(store):,} of {listed:,} pictures were kept" + (f"; {others:,} other files" if others else "")
+    lead = f"{len(store):,} of {listed:,} pictures were kept" + (f"; other files: {others:,}" if others else "")
     name = "a head model" if store.head_model is None else store.head_model.name
     lead += f". Fitted: {name}. What is not the person is shown darker; the mask says so."
     try:

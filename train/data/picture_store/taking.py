@@ -33,6 +33,7 @@ from triportrait.serve.faces.landmark_files import RAW_LANDMARKS, LandmarkFolder
 from triportrait.serve.faces.network_faces import NetworkFaces
 from triportrait.serve.media.pictures.picture_file import read_picture
 from triportrait.train.data.films.clip_making import encoder_fingerprint
+from triportrait.train.data.films.judging import face_of
 from triportrait.train.data.picture_quality import blur
 from triportrait.train.data.picture_store.layout import ENDINGS
 from triportrait.train.data.picture_store.listing import ALIGNED
@@ -42,7 +43,7 @@ AT_A_TIME = 16  # pictures that are fitted together
 ALIGNED_LANDMARKS = "3dldmks_align"  # beside `ALIGNED`: pixels of the 512² picture
 SMALLEST_SIZE, LARGEST_SIZE = 64, 2048
 UNREADABLE, NO_FACE, TOO_SMALL, OTHERS = "unreadable", "no face", "too small", "two people"
-CUT_OFF, BLURRED, TURNED, MISFIT = "cut off", "blurred", "turned away", "bad fit"
+CUT_OFF, BLURRED, TURNED, OCCLUDED, MISFIT = "cut off", "blurred", "turned away", "occluded", "bad fit"
 MOST_OUTSIDE = 0.15  # share of the landmarks that may lie beyond the picture
 
 
@@ -60,6 +61,7 @@ class Wanted:
         largest_other: another face in the square may have this share of the size of the face that is taken.
         most_blur: of `blur`, 0 to 1, of the square at 512 px whatever `size` is.
         most_turn_deg: angle between face and camera.
+        most_hidden: share of the face that the segmentation takes for something else than a person.
         most_error_px: of the fit, px at 512.
     """
 
@@ -72,13 +74,14 @@ class Wanted:
     largest_other: float = 0.5
     most_blur: float = 0.6
     most_turn_deg: float = 75.0
+    most_hidden: float = 0.2
     most_error_px: float = 10.0
 
     def check(self) -> None:
         """Check every number before any work. Raises: `InputError` for one out of range."""
         for name, least, most in (
             ("size", SMALLEST_SIZE, LARGEST_SIZE), ("least_side", 1, 1 << 16), ("largest_other", 0, 1),
-            ("most_blur", 0, 1), ("most_turn_deg", 0, 180), ("most_error_px", 0, 1e4),
+            ("most_blur", 0, 1), ("most_turn_deg", 0, 180), ("most_hidden", 0, 1), ("most_error_px", 0, 1e4),
         ):  # fmt: skip
             value = getattr(self, name)
             if not least <= value <= most:
@@ -94,7 +97,10 @@ class Wanted:
 
         Raises: `InputError` where the head model or the motion encoder cannot be loaded.
         """
-        names = ("size", "format", "face", "least_side", "largest_other", "most_blur", "most_turn_deg", "most_error_px")
+        names = (
+            "size", "format", "face", "least_side", "largest_other", "most_blur", "most_turn_deg", "most_hidden",
+            "most_error_px",
+        )  # fmt: skip
         said = {name: getattr(self, name) for name in names}
         said |= {"head_model": _head_model(self.head_model).identity.to_dict(), "motion_encoder": None}
         if self.motion is not None:
@@ -226,22 +232,27 @@ def _fitted(seen: Sequence[_Seen], wanted: Wanted) -> list[StoredPicture | Dropp
     result: list[StoredPicture | Dropped] = []
     for k, one in enumerate(seen):
         numbers = {name: column[k].numpy() for name, column in columns.items()}
-        wrong = _judged(numbers, float(turns[k]), wanted)
+        mask = masks[k].numpy()
+        hidden = 1 - float(mask[face].mean()) if (face := face_of(one.points[:68], wanted.size)).any() else 0.0
+        wrong = _judged(numbers, float(turns[k]), hidden, wanted)
         if wrong is not None:
             result.append(Dropped(one.source, *wrong))
             continue
-        mask = encoded_picture(masks[k].numpy().astype(np.uint8) * 255, "png")
-        image = encoded_picture(one.crop, wanted.format)
-        result.append(StoredPicture(one.number, one.source, image, mask, wanted.format, numbers))
+        image, seg = encoded_picture(one.crop, wanted.format), encoded_picture(mask.astype(np.uint8) * 255, "png")
+        result.append(StoredPicture(one.number, one.source, image, seg, wanted.format, numbers))
     return result
 
 
-def _judged(numbers: Mapping[str, np.ndarray], turn_deg: float, wanted: Wanted) -> tuple[str, str] | None:
+def _judged(
+    numbers: Mapping[str, np.ndarray], turn_deg: float, hidden: float, wanted: Wanted
+) -> tuple[str, str] | None:
     """Return why a fitted picture is dropped, None where it is not."""
     if not all(np.isfinite(column).all() for column in numbers.values()):
         return MISFIT, "the fit found no numbers"
     if turn_deg > wanted.most_turn_deg:
         return TURNED, f"{turn_deg:.0f} degrees of {wanted.most_turn_deg:g}"
+    if hidden > wanted.most_hidden:
+        return OCCLUDED, f"{hidden:.0%} of the face is no person"
     if (error := float(numbers["error_px"])) > wanted.most_error_px:
         return MISFIT, f"{error:.1f} px of {wanted.most_error_px:g}"
     return None
