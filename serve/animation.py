@@ -187,6 +187,8 @@ class Animation:
         self._reenactor, self._source, self._driving, self._controls = reenactor, source, driving, controls
         self._options, self._finder, self._times = options, finder, times
         clip, limit = driving.clip, options.frames
+        if driving.tracked is not None:
+            reenactor.check_head_model(driving.tracked.head_model, driving.tracked.root)
         self.fps = clip.fps
         self.frame_count = clip.frame_count if limit is None else min(limit, clip.frame_count or limit)
         self.tracker = FaceTracker(

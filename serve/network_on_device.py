@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.motion.head_identity import OPEN_HEAD_MODEL, PUBLISHED_MODEL, ModelIdentity, check_same_model
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
@@ -72,8 +73,22 @@ class NetworkOnDevice:
 
     @property
     def has_flame_neck(self) -> bool:
-        """Tell whether the neck of the weights is FLAME's, whose rest pose is not upright."""
-        return isinstance(self.portrait.neck, NeckField)
+        """Tell whether the neck of the weights is FLAME's, whose rest pose is not upright; the open head's is."""
+        neck = self.portrait.neck
+        return isinstance(neck, NeckField) and (neck.identity is None or neck.identity.name != OPEN_HEAD_MODEL)
+
+    def check_head_model(self, model: ModelIdentity | None, where: object) -> None:
+        """Refuse parameters of another head model than the weights have; weights without a mesh read none but the turn.
+
+        Args:
+            model: of the parameters; None for the turn of a head alone.
+            where: what sentences call them.
+
+        Raises: `InputError` where they differ.
+        """
+        neck = self.portrait.neck
+        if model is not None and isinstance(neck, NeckField):
+            check_same_model(neck.identity or PUBLISHED_MODEL, model, str(where))
 
     @property
     def can_turn_neck(self) -> bool:

@@ -99,12 +99,13 @@ class Reenactor(NetworkOnDevice):
             return
         side = self.image_size
         grey = np.full((side, side, 3), 128, np.uint8)
-        source, still = self.prepare(AlignedFace.whole(grey)), AlignedFace.whole(grey)
-        faces = [still]
+        source = self.prepare(AlignedFace.whole(grey))
+        faces = [AlignedFace.whole(grey)]
         if self.can_turn_neck:
             neck = self.portrait.config.neck
-            pose = [torch.zeros(1, width) for width in (neck.num_shape, neck.num_expression, 3, 3, 6)]
-            faces.append(AlignedFace.whole(grey, Tracking(HeadParameters(fixed_camera(), *pose))))
+            shape, expression = torch.zeros(1, neck.num_shape), torch.zeros(1, neck.num_expression)
+            still = HeadParameters(fixed_camera(), shape, expression, *torch.zeros(1, 12).split((3, 3, 6), 1))
+            faces.append(AlignedFace.whole(grey, Tracking(still)))
         sizes = [size for size, below in zip(BATCHES, (0, *BATCHES), strict=False) if below < most_batch]
         shown = (DEFAULT_CONTROLS, *([replace(DEFAULT_CONTROLS, show="normals")] * geometry))
         for size, face, gets_mark, controls in product(sizes, faces, marked, shown):
@@ -123,6 +124,8 @@ class Reenactor(NetworkOnDevice):
         source = self.portrait.prepare(picture, motion)  # once: in float32
         _check_finite("neutral features of the source", source.tokens)
         parameters = face.tracking.parameters
+        if parameters is not None:
+            self.check_head_model(parameters.head_model, "source")
         shape = torch.zeros(1, self.portrait.config.neck.num_shape) if parameters is None else parameters.shape
         with self._autocast():
             source = self.portrait.cache(source)
@@ -420,6 +423,7 @@ class Reenactor(NetworkOnDevice):
     def _neck_grid(self, source: PreparedSource, parameters: HeadParameters | None) -> NeckGrid | None:
         if parameters is None or self.portrait.neck is None:
             return None
+        self.check_head_model(parameters.head_model, "driving")
         pose = [parameters.expression, parameters.neck, parameters.jaw, parameters.eyes]
         inputs = [source.shape, *pose]  # a held pose has the same inputs again, and the mesh is slow
         if self._last_neck is None or not all(map(torch.equal, inputs, self._last_neck[0])):

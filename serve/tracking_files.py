@@ -3,6 +3,7 @@
 clip/align_images/00001.png              the aligned picture
 clip/3dldmks_align/00001.npy             [68, 2 or 3] landmarks, pixels of the aligned 512² picture, y down
 clip/2dldmks_align/00001.npy             [98, 2] WFLW's landmarks, of which 68 are taken; where the first is missing
+clip/head_model.json                     whose parameters they are, name and fingerprint; without it FLAME 2020's
 clip/flame_optim_params/00001.npy        [437] camera 25, shape 300, expression 100, neck 3, jaw 3, eyes 6
 clip/bfm2flame_params_simplified/...     the same, from the quick estimate; used where the first is missing
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ import torch
 from torch import Tensor
 
 from triportrait.core.errors import InputError
-from triportrait.core.files import ARRAY_DAMAGE, opened
+from triportrait.core.files import ARRAY_DAMAGE, opened, read_json
+from triportrait.core.motion.head_identity import PUBLISHED_MODEL, ModelIdentity
 from triportrait.core.motion.motion_crop import anchors_of
 from triportrait.core.render.cameras import camera_from_label
 from triportrait.core.types import Camera
@@ -30,6 +32,7 @@ from triportrait.serve.media.pictures.picture_folder import as_people_count
 PICTURES, LANDMARKS = "align_images", ("3dldmks_align", "2dldmks_align")
 PARAMETERS = ("flame_optim_params", "bfm2flame_params_simplified")
 LENGTHS = {"camera": 25, "shape": 300, "expression": 100, "neck": 3, "jaw": 3, "eyes": 6}
+HEAD_MODEL = "head_model.json"
 TOTAL = sum(LENGTHS.values())
 ROTATION_TOLERANCE = 1e-3
 # Beyond these a file is damaged or of another kind; honest ones stay far inside.
@@ -53,6 +56,7 @@ class HeadParameters:
     Attributes:
         camera: one camera, the head's full pose in it.
         shape: [1, 300]. expression: [1, 100]. neck, jaw: [1, 3] rotation vectors, radians. eyes: [1, 6].
+        head_model: whose parameters they are; None where only the turn of the head was found, which is of no model.
     """
 
     camera: Camera
@@ -61,6 +65,7 @@ class HeadParameters:
     neck: Tensor
     jaw: Tensor
     eyes: Tensor
+    head_model: ModelIdentity | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class TrackedFolder:
         """Look at what is there.
 
         Raises:
-            InputError: the folder is missing, or holds neither parameters nor landmarks.
+            InputError: the folder is missing, or holds neither parameters nor landmarks; head_model.json is damaged.
         """
         self.root = root
         if not root.is_dir():
@@ -87,6 +92,7 @@ class TrackedFolder:
         self.landmarks = next((root / name for name in LANDMARKS if (root / name).is_dir()), None)
         if self.parameters is None and self.landmarks is None:
             raise InputError(f"{root}: expected {' or '.join(PARAMETERS)} or {LANDMARKS[0]} in it, found none of them")
+        self.head_model = None if self.parameters is None else read_head_model(root)
 
     @property
     def names(self) -> list[str]:
@@ -116,9 +122,31 @@ class TrackedFolder:
         Raises:
             InputError: a file is missing or damaged: a picture without its parameters would move differently unseen.
         """
-        parameters = None if self.parameters is None else read_parameters(self.parameters / f"{name}.npy")
+        parameters = None
+        if self.parameters is not None:
+            parameters = replace(read_parameters(self.parameters / f"{name}.npy"), head_model=self.head_model)
         landmarks = None if self.landmarks is None else read_landmarks(self.landmarks / f"{name}.npy")
         return Tracking(parameters, landmarks)
+
+
+def read_head_model(folder: Path) -> ModelIdentity:
+    """Read whose parameters a folder holds: head_model.json; published folders have none, and are FLAME 2020's.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = folder / HEAD_MODEL
+    try:
+        return ModelIdentity.from_dict(read_json(path), str(path))
+    except FileNotFoundError:
+        return PUBLISHED_MODEL
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else str(error)
+        raise InputError(
+            f"{path}: expected the head model as JSON, it cannot be read ({reason}); make it again"
+        ) from error
 
 
 def beside(picture: Path) -> TrackedFolder | None:

@@ -16,7 +16,7 @@ from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.network_kind import REENACTMENT, STATIC, Network, check_network
 from triportrait.core.portrait import Portrait4D
-from triportrait.core.weights import DEMO
+from triportrait.core.weights import DEMO, OPEN_HEAD
 from triportrait.train.config import LossConfig, MotionKind, StageConfig, StageName, TrainConfig
 from triportrait.train.objectives.discriminator import Discriminator
 from triportrait.train.objectives.identity import FaceIdentity
@@ -30,6 +30,7 @@ from triportrait.train.stages.reenact import ReenactModels
 from triportrait.train.stages.static import StaticModels
 
 logger = logging.getLogger(__name__)
+_NAMES = (DEMO, OPEN_HEAD)  # of what the package brings, which are no paths
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class InitFrom:
         motion: the motion encoder that stage 2 uses.
         vgg: file of VGG-16, where LPIPS is the perceptual distance.
         identity: converted file of ArcFace's r18, where the identity term counts.
-        flame: weights folder with FLAME's tables, for clips of tracked faces; by default the static synthesizer's.
+        flame: head model of clips of tracked faces, a weights folder with FLAME's tables or `open-head`; by default
+            the open head where the clips are of it, else the static synthesizer's.
         teacher: in stage 1 the static synthesizer that teaches it, where its planes or feature images count; a fresh
             network begins with its renderer. In stage 2 the reenactment network that draws pseudo views in the place
             of `static`, where the config's teacher is dynamic.
@@ -67,7 +69,7 @@ class InitFrom:
     def resolved(self) -> dict[str, str | None]:
         """Return plain JSON values that lead to the same files from any folder of this machine."""
         fields = self._fields().items()
-        return {name: value if value in (None, DEMO) else str(Path(value).resolve()) for name, value in fields}
+        return {name: value if value in (None, *_NAMES) else str(Path(value).resolve()) for name, value in fields}
 
     def _fields(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -130,7 +132,7 @@ def _not_there(stage: str, config: TrainConfig, init_from: InitFrom) -> list[str
     if stage == "stage2":
         options |= {"static": init_from.static, "init": init_from.init, "flame": init_from.flame}
         options |= {"motion": init_from.motion} if config.stage2.motion == "pictures" else {}
-    named = {name: str(value) for name, value in options.items() if value is not None and value != DEMO}
+    named = {name: str(value) for name, value in options.items() if value is not None and value not in _NAMES}
     return [f"--{name} {value}" for name, value in named.items() if not Path(value).exists()]
 
 

@@ -17,6 +17,8 @@ from typing import Any
 
 from triportrait.core.checkpoint import save_motion_encoder
 from triportrait.core.errors import InputError
+from triportrait.core.tracking.head_model import OPEN_HEAD_MODEL, HeadModel, check_same_model
+from triportrait.core.weights import OPEN_HEAD
 from triportrait.serve.faces.providers import face_provider
 from triportrait.train.config import STAGES, StageConfig, StageName, TrainConfig
 from triportrait.train.data.cameras import FILMED, NO_PRESET, SetCameras, camera_preset_of, shown_cameras
@@ -38,7 +40,7 @@ from triportrait.train.networks import InitFrom, check_required_files, reenact_m
 from triportrait.train.run_folder import Inputs
 from triportrait.train.runs.export import export
 from triportrait.train.runs.run_config import FLAME, MOTION_ENCODER, data_fingerprints
-from triportrait.train.runs.weights import check_store_model, flame_field, flame_model, save_flame
+from triportrait.train.runs.weights import flame_field, flame_model, save_flame, store_model
 from triportrait.train.stages.assemble import reenact_stage, static_stage
 from triportrait.train.stages.preview_grids import reenacted, static_view
 from triportrait.train.stages.reenact import ReenactModels
@@ -115,10 +117,7 @@ class OneStage(Inputs):
                 f"`triportrait prepare split {data} --share 0.1`"
             )
         tracked = self._clips is not None and self._clips.source != HEADS
-        weights = self._init_from.flame or self._init_from.static or self._init_from.init
-        self._flame = flame_model(weights) if tracked else None
-        if self._flame is not None:
-            check_store_model(data, self._index, self._flame)
+        self._flame = self._head_model() if tracked else None
         cast = _cast(self._index, config)
         self._check_fits(cast, config)
         if self._clips is not None:  # a clip has one view of each moment
@@ -130,6 +129,17 @@ class OneStage(Inputs):
         }
         self.config = dataclasses.replace(config, cast=cast, **idle)
         return self.config
+
+    def _head_model(self) -> HeadModel:
+        """Return the head model that the parameters of the clips are of.
+
+        Raises: `InputError` where it is not named, or is another than theirs.
+        """
+        given, said = self._init_from, store_model(self.data_folder, self._index)
+        named = given.flame or (OPEN_HEAD if said.name == OPEN_HEAD_MODEL else given.static or given.init)
+        model = flame_model(named)
+        check_same_model(model.identity, said, str(self.data_folder), named or "--flame")
+        return model
 
     def _check_fits(self, cast: SetConfig, config: TrainConfig) -> None:
         """Raises: `InputError` where the pictures are of another size, or seen from other cameras, than is trained."""

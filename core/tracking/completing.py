@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from triportrait.core.errors import InputError
-from triportrait.core.motion.flame import EYELIDS, SCENE_UNITS_PER_METRE, check_landmark_tables
+from triportrait.core.motion.flame import EYELIDS, SCENE_UNITS_PER_METRE, check_landmark_tables, rotation_matrices
 from triportrait.core.motion.neck import CLUSTER_SIDE, COARSE, cluster_mesh
 from triportrait.core.published.flame_assets import Assets
 
@@ -24,7 +24,10 @@ LANDMARK_TABLES = ("landmark70", "landmark53", "contour")
 ROUNDS = 30  # of the registration
 FARTHEST = 0.12  # scene units: what is farther from the template has no counterpart on it
 FEWEST = 200  # vertices with a counterpart
-_TRUST = 0.02  # scene units: how well the open head's shapes describe a template
+SAME_SIDE = 0.3  # cosine between the normals of counterparts
+NOISE = 0.006  # scene units: how well the open head's shapes describe a template
+SLIDE = 0.2  # how much a distance along the surface counts against one across it
+WITNESSES = 400  # so many of the vertices count as independent
 
 
 @dataclass
@@ -68,8 +71,8 @@ def completed(
         name, tables, coarse = lender
         if not torch.equal(tables["faces"], flame["faces"]):
             raise InputError(
-                f"{name}: expected a head model of the same topology to lend tables, got one of another; name another by "
-                "--tables-from"
+                f"{name}: expected a head model of the same topology to lend tables, got one of another; name "
+                "another by --tables-from"
             )
         landmarks = {f"{table}_{kind}" for table in LANDMARK_TABLES for kind in ("faces", "barycentrics")}
         lent = {key: table for key, table in tables.items() if key in {*landmarks, EYELIDS}}
@@ -128,7 +131,7 @@ def registered_landmarks(
     """Derive where the 70 landmarks lie on a mesh that has none.
 
     The open head is laid over the template by its joints, then its shape is fitted to the surface: each of its vertices
-    is drawn to the nearest vertex of the template, in turns with a similarity. Its landmarks go to the nearest points
+    is drawn to the plane of the nearest vertex of the template. Its landmarks go to the nearest points
     of the skin, the pupils to the front of the eyeballs.
 
     Args:
@@ -142,26 +145,29 @@ def registered_landmarks(
     marks = open_head["faces"][open_head["landmark70_faces"][0], 0]  # each is a vertex of its own
     skin = torch.unique(open_head["faces"][~_on_eyes(open_head)])
     skin = skin[(mean[skin, 1] > 0) & ~torch.isin(skin, marks)]  # not the neck, which ends anywhere
-    target = template[torch.unique(flame["faces"][~on_eyes])]
     joints = (open_head["joint_regressor"].double() @ mean)[1:], (flame["joint_regressor"].double() @ template)[1:]
+    numbers = torch.unique(flame["faces"][~on_eyes])
+    target, normals = template[numbers], vertex_normals(template, flame["faces"][~on_eyes])[numbers]
     betas = mean.new_zeros(num_shape)
     scale, turn, offset = _similarity(*joints)
     for _ in range(ROUNDS):
         head = mean + shapes @ betas
+        own = vertex_normals(head, open_head["faces"])[skin] @ turn.T
         placed = scale * head[skin] @ turn.T + offset
         distance, nearest = torch.cdist(placed, target).min(1)
-        counts = distance < FARTHEST
-        if int(counts.sum()) < FEWEST or not bool(betas.isfinite().all()):
+        counts = (distance < FARTHEST) & ((own * normals[nearest]).sum(-1) > SAME_SIDE)
+        if int(counts.sum()) < FEWEST or not bool(placed.isfinite().all()):
             raise InputError(
-                "landmarks: expected a template over which the open head can be laid, to derive its landmarks, got none; "
-                "bring landmark_embedding.npy by --assets, or name by --tables-from a model that has them"
+                "landmarks: expected a template over which the open head can be laid, to derive its landmarks, got "
+                "none; bring landmark_embedding.npy by --assets, or name by --tables-from a model that has them"
             )
-        goal, moved = target[nearest[counts]], skin[counts]
-        scale, turn, offset = _similarity(head[moved], goal)
-        wanted = (goal - offset) @ turn / scale - mean[moved]  # in the open head's frame
-        basis = shapes[moved].flatten(0, 1)
-        system = basis.T @ basis + _TRUST**2 * torch.eye(num_shape).to(basis) * len(moved) / 10
-        betas = torch.linalg.solve(system, basis.T @ wanted.flatten())
+        step = _step(placed[counts], target[nearest[counts]], normals[nearest[counts]],
+                     scale * torch.einsum("ac,pck->pak", turn, shapes[skin[counts]]), betas)  # fmt: skip
+        middle = placed[counts].mean(0)
+        spin, growth = rotation_matrices(step[:3]), step[6].exp()
+        turn, scale = spin @ turn, growth * scale
+        offset = growth * spin @ (offset - middle) + middle + step[3:6]
+        betas = betas + step[7:]
     landmarks = scale * (mean + shapes @ betas)[marks[:68]] @ turn.T + offset
     faces, shares = nearest_on_surface(landmarks.float(), flame["template"], flame["faces"], ~on_eyes)
     pupils = _pupils(flame, on_eyes)
@@ -169,6 +175,45 @@ def registered_landmarks(
         "landmark70_faces": torch.cat([faces, pupils[0]])[None],
         "landmark70_barycentrics": torch.cat([shares, pupils[1]])[None],
     }
+
+
+def _step(placed: Tensor, goal: Tensor, normals: Tensor, directions: Tensor, betas: Tensor) -> Tensor:
+    """Return the step that lays points [P, 3] closer to planes through goals [P, 3] with normals [P, 3].
+
+    Along the planes points may slide almost freely.
+
+    Args:
+        directions: [P, 3, K], how the points go with the betas [K].
+
+    Returns:
+        [7 + K]: rotation vector and translation about the points' middle, log of the scale, betas.
+    """
+    arm = placed - placed.mean(0)
+    zero = torch.zeros_like(arm[:, 0])
+    x, y, z = arm.unbind(1)
+    spin = torch.stack([torch.stack(row, -1) for row in ((zero, z, -y), (-z, zero, x), (y, -x, zero))], 1)
+    shift = torch.eye(3).to(arm).expand(len(arm), 3, 3)
+    jacobian = torch.cat([spin, shift, arm[..., None], directions], -1)  # [P, 3, 7 + K]
+    off = goal - placed
+    across = torch.einsum("pc,pcd->pd", normals, jacobian)
+    rows = torch.cat([across, SLIDE * jacobian.flatten(0, 1)]) / NOISE
+    values = torch.cat([(normals * off).sum(-1), SLIDE * off.flatten()]) / NOISE
+    prior = torch.ones(rows.shape[1]).to(rows)
+    prior[:7] = 1e-6
+    told = torch.cat([betas.new_zeros(7), betas])
+    weight = WITNESSES / len(placed)  # neighbours say the same
+    system = weight * rows.T @ rows + torch.diag(prior)
+    return torch.linalg.solve(system, weight * rows.T @ values - prior * told)
+
+
+def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Return unit normals [U, 3] at vertices [U, 3]: means of those of their faces [F, 3], by area; 0 at no face."""
+    a, b, c = vertices[faces].unbind(1)
+    normals = torch.linalg.cross(b - a, c - a)
+    summed = torch.zeros_like(vertices)
+    for corner in range(3):
+        summed.index_add_(0, faces[:, corner], normals)
+    return torch.nn.functional.normalize(summed, dim=-1)
 
 
 def _similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from triportrait.core.checkpoint import head_tables, read_card, read_tensors, weights_folder
 from triportrait.core.config import NeckConfig
 from triportrait.core.errors import InputError
-from triportrait.core.motion.flame import Flame, padded_directions, rescale_flame
+from triportrait.core.motion.flame import NUM_JOINTS, Flame, padded_directions, rescale_flame
 from triportrait.core.motion.head_identity import (
     OPEN_HEAD_MODEL,
     PUBLISHED_MODEL,
@@ -38,6 +38,7 @@ from triportrait.core.weights import OPEN_HEAD, OPEN_HEAD_FOLDER
 
 __all__ = [
     "FLAME_LICENCE",
+    "OPEN_HEAD_MODEL",
     "OPEN_LICENCE",
     "PUBLISHED_MODEL",
     "HeadModel",
@@ -216,7 +217,9 @@ def _model(whole: Completed, num_shape: int, name: str) -> HeadModel:
 def _open_head() -> HeadModel:
     card: dict[str, Any] = read_card(OPEN_HEAD_FOLDER, "head")
     tables = read_tensors(OPEN_HEAD_FOLDER, "head")
-    tables = {key: table.float() if table.is_floating_point() else table for key, table in tables.items()}
+    tables = {key: table.float() if table.is_floating_point() else table.long() for key, table in tables.items()}
+    if "pose_directions" not in tables:  # the package leaves zeros out
+        tables["pose_directions"] = torch.zeros(9 * (NUM_JOINTS - 1), tables["template"].numel())
     num_shape = int(card["provenance"]["num_shape"])
     return HeadModel(Flame(tables), num_shape, identity_of(tables, num_shape, OPEN_HEAD_MODEL))
 
@@ -245,6 +248,11 @@ def _of_folder(folder: Path, version: str | None) -> HeadModel:
         name = VERSIONS[version_of(folder, version)]
     elif os.path.lexists(folder / "flame.safetensors"):
         name = VERSIONS[version_of(folder, version)] if version else name
+    identity = identity_of(flame, num_shape, name)
+    if said is not None and not said.is_same(identity):
+        raise InputError(
+            f"{folder}: expected the tables that its card tells of, {said}, got those of {identity}; make it again"
+        )
     if "landmark70_faces" not in flame or any(table not in found.mesh for table in COARSE):
         open_head = _open_head()
         lent = dict(open_head.flame.named_buffers())
@@ -254,12 +262,7 @@ def _of_folder(folder: Path, version: str | None) -> HeadModel:
         derived = found.provenance.get("derived")
         notes = {shown(k): shown(v) for k, v in derived.items()} if isinstance(derived, dict) else {}
         whole = Completed(flame, dict(found.mesh), notes)
-    model = _model(whole, num_shape, name)
-    if said is not None and not said.is_same(model.identity):
-        raise InputError(
-            f"{folder}: expected the tables that its card tells of, {said}, got {model.identity}; make it again"
-        )
-    return model
+    return HeadModel(Flame(whole.flame), num_shape, identity, whole.mesh, whole.derived)
 
 
 def _trimmed(flame: Mapping[str, Tensor], num_shape: int) -> tuple[dict[str, Tensor], int]:

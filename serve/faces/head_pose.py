@@ -108,10 +108,10 @@ def parameters_of(turn: np.ndarray, flame: bool = False) -> HeadParameters:
 
 def neck_parameters(neck: Tensor, turn: np.ndarray | None = None) -> HeadParameters:
     """Make the parameters of `parameters_of` of a neck's rotation vector, [1, 3]; `turn` is its matrix, if known."""
-    zeros = {name: torch.zeros(1, length) for name, length in LENGTHS.items() if name != "camera"}
-    zeros["neck"] = neck
+    shape, expression, jaw, eyes = (torch.zeros(1, LENGTHS[name]) for name in ("shape", "expression", "jaw", "eyes"))
     turn = matrix_of(neck[0].double().numpy()) if turn is None else turn
     fixed = fixed_camera()
     inverse = torch.eye(4)
     inverse[:3, :3] = torch.from_numpy(turn.T.copy()).float()
-    return HeadParameters(Camera(inverse @ fixed.world_from_camera, fixed.intrinsics), **zeros)
+    camera = Camera(inverse @ fixed.world_from_camera, fixed.intrinsics)
+    return HeadParameters(camera, shape, expression, neck, jaw, eyes)

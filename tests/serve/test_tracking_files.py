@@ -14,7 +14,10 @@ import torch
 
 from tests.serve.faces import landmarks, parameters
 from tests.serve.making import as_a_stranger
+from triportrait.core.checkpoint import load_motion_encoder, load_portrait
 from triportrait.core.errors import InputError
+from triportrait.core.tracking.head_model import PUBLISHED_MODEL, ModelIdentity, load_head_model
+from triportrait.serve.network_on_device import NetworkOnDevice
 from triportrait.serve.tracking_files import TrackedFolder, beside, read_landmarks, read_parameters
 
 
@@ -217,3 +220,36 @@ def test_a_folder_without_tracking_is_said(tmp_path):
         TrackedFolder(tmp_path)
     with pytest.raises(InputError, match="no such folder"):
         TrackedFolder(tmp_path / "x")
+
+
+def test_a_folder_says_whose_parameters_it_holds(clip_folder):
+    assert TrackedFolder(clip_folder).at("00001").parameters.head_model == PUBLISHED_MODEL, "published folders say none"
+    (clip_folder / "head_model.json").write_text('{"name": "open head", "fingerprint": "0123456789abcdef"}')
+    expected = ModelIdentity("open head", "0123456789abcdef")
+    assert TrackedFolder(clip_folder).at("00001").parameters.head_model == expected
+    for damaged in ("{", '{"name": "open head"}', "[1]"):
+        (clip_folder / "head_model.json").write_text(damaged)
+        with pytest.raises(InputError, match=r"head_model.json: expected the head model"):
+            TrackedFolder(clip_folder)
+
+
+def test_parameters_of_another_model_than_the_weights_are_refused(clip_folder, run, tmp_path):
+    pictures, out = clip_folder / "align_images", tmp_path / "out.mp4"
+    (clip_folder / "head_model.json").write_text('{"name": "FLAME 2023", "fingerprint": "0123456789abcdef"}')
+    code, error = run(pictures / "00000.png", pictures, out, "--driving-params", clip_folder)
+    assert code == 2
+    assert "expected parameters of FLAME 2020" in error
+    assert "got those of FLAME 2023 (0123456789abcdef)" in error
+    assert not out.exists()
+
+
+def test_the_open_head_rests_upright_and_flame_does_not(tiny_weights):
+    reenactor = NetworkOnDevice(load_portrait(tiny_weights), load_motion_encoder(tiny_weights))
+    assert reenactor.has_flame_neck
+    reenactor.check_head_model(None, "x")  # the turn of a head alone is of no model
+    open_head = load_head_model()
+    reenactor.portrait.neck = open_head.neck_field()
+    assert not reenactor.has_flame_neck
+    reenactor.check_head_model(open_head.identity, "x")
+    with pytest.raises(InputError, match="x: expected parameters of open head"):
+        reenactor.check_head_model(PUBLISHED_MODEL, "x")

@@ -374,7 +374,8 @@ class Stage2(ColumnOptions, _Single):
     motion: str = "demo"
     """Weights folder of the motion encoder."""
     flame: OptionalStr = None
-    """Weights folder with FLAME's tables, for clips of tracked faces; that of --static by default."""
+    """Head model of clips of tracked faces: a weights folder with FLAME's tables, a converted FLAME file or open-head;
+    by default open-head where the clips are of it, else that of --static."""
     decoder: Literal["auto", "av", "dali"] = "auto"
     """Decoder of clips; auto is DALI on a GPU where it is installed, else PyAV."""
     most_skipped: float = 0.05

@@ -23,7 +23,6 @@ from triportrait.core.tracking.head_model import (
     PUBLISHED_MODEL,
     HeadModel,
     ModelIdentity,
-    check_same_model,
     load_head_model,
 )
 from triportrait.core.weights import OPEN_HEAD
@@ -136,17 +135,16 @@ def flame_field(model: HeadModel, config: ModelConfig) -> NeckField:
     return model.neck_field(config.neck, config.render.box_side)
 
 
-def check_store_model(store: Path, index: Mapping[str, Any], model: HeadModel) -> None:
-    """Refuse to train on clips whose parameters are of another head model; a store that says nothing has FLAME 2020's.
+def store_model(store: Path, index: Mapping[str, Any]) -> ModelIdentity:
+    """Return the head model that the parameters of a clip store are of; a store that says nothing has FLAME 2020's.
 
     Args:
         index: of the clip store, whose entry `head_model` counts.
 
-    Raises: `InputError` where they differ.
+    Raises: `InputError` where the entry is damaged.
     """
     said = index.get("head_model")
-    got = PUBLISHED_MODEL if said is None else ModelIdentity.from_dict(said, f"{store / 'index.json'}: head_model")
-    check_same_model(model.identity, got, str(store), "--flame")
+    return PUBLISHED_MODEL if said is None else ModelIdentity.from_dict(said, f"{store / 'index.json'}: head_model")
 
 
 def _tables_of(model: HeadModel) -> dict[str, Tensor]:
