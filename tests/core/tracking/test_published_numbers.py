@@ -17,7 +17,8 @@ from triportrait.core.tracking.published_fit import lid_table, with_lids
 
 
 def test_the_first_translation():
-    assert pytest.approx(-4.590, abs=5e-4) == FIRST_Z == -3 / (math.tan(math.pi / 30) * 6.2189)
+    assert pytest.approx(-4.590, abs=5e-4) == FIRST_Z
+    assert pytest.approx(-3 / (math.tan(math.pi / 30) * 6.2189)) == FIRST_Z
 
 
 def test_steps_and_rate():
@@ -115,7 +116,7 @@ def spoiled(monkeypatch, away, start):
 def test_betas_are_held_by_their_absolute_values(monkeypatch, direction, weight):
     away = torch.zeros(1, 22)
     away[0, direction] = 1e-4
-    loss = spoiled(monkeypatch, away, start=False)
+    loss = spoiled(monkeypatch, away, start=False) - spoiled(monkeypatch, 0 * away, start=False)
     assert loss == pytest.approx(weight * 1e-4, rel=0.2)  # landmarks move by a hundredth of a pixel
 
 
@@ -151,6 +152,6 @@ def test_the_published_method_is_a_choice_of_the_clip_fit(monkeypatch):
     start = Start(zeros(1, 12), zeros(1, 2, 10), zeros(1, 2, 3), torch.eye(3).expand(1, 2, 3, 3))
     fit_clip(model, landmarks, torch.ones(2, 70), method="published", start=start)
     torch.testing.assert_close(asked["at"], torch.tensor([[0, 0, -4.590]]).expand(2, 3), atol=1e-3, rtol=0)
-    assert len(asked["lids"]) > 8
+    assert len(asked["lids"]) >= 8
     with pytest.raises(InputError, match="expected none with the published schedule"):
         fit_clip(model, landmarks, torch.ones(2, 70), method="published", shape=zeros(12))
