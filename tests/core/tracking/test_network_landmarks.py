@@ -42,5 +42,5 @@ def test_of_other_models_nothing_is_known():
 
 def test_a_table_of_another_head_is_refused(monkeypatch):
     monkeypatch.setattr(network_landmarks, "read_tensors", lambda *_: {"offsets": torch.zeros(68, 3)})
-    with pytest.raises(InputError, match="docs.tracking.network_landmarks"):
+    with pytest.raises(InputError, match=r"docs\.tracking\.network_landmarks"):
         for_networks(load_head_model())
