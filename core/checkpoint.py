@@ -2,6 +2,7 @@
 
     weights/portrait.safetensors  portrait.json     Ψ, R and FLAME's tables
     weights/motion.safetensors    motion.json       v
+    weights/genhead.safetensors   genhead.json      the generator that stage 1 learns from, and FLAME's tables
     weights/flame.safetensors     flame.json        only where a FLAME file was converted by itself
     weights/neck.safetensors      neck.json         only beside weights of procedural heads: how their mean head turns
 
@@ -23,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from triportrait.core.atomic import replacing
-from triportrait.core.config import PRESETS, ModelConfig
+from triportrait.core.config import PRESETS, GenHeadConfig, ModelConfig, NeckConfig
 from triportrait.core.errors import InputError
 from triportrait.core.files import check_tensor_file, read_json
 from triportrait.core.motion.encoder import MotionEncoder
@@ -74,7 +75,7 @@ def save_weights(
     folder: Path,
     kind: str,
     tensors: Mapping[str, Tensor],
-    config: ModelConfig | SmallMotionEncoder | None,
+    config: ModelConfig | GenHeadConfig | SmallMotionEncoder | None,
     provenance: Mapping[str, Any],
 ) -> Path:
     """Write one network; both files appear whole or not at all, the JSON last.
@@ -84,7 +85,7 @@ def save_weights(
         kind: portrait, motion, flame, neck, genhead, discriminator, arcface, recon3d, syncnet or emotion; the stem of
             both files.
         tensors: name -> tensor, any float or integer type.
-        config: the sizes, for a portrait; the network itself for a small motion encoder.
+        config: the sizes, for a portrait or a GenHead; the network itself for a small motion encoder.
         provenance: plain JSON values: where the weights come from and under which licence.
 
     Returns:
@@ -242,7 +243,7 @@ def load_portrait(folder: str | Path, preset: str | None = None) -> Portrait4D:
     tensors = read_tensors(folder, "portrait")
     tables = {name: tensors.pop(name) for name in list(tensors) if name.startswith("neck.")}
     portrait = build_portrait(config, tensors, str(folder / "portrait.safetensors"))
-    portrait.neck = _load_neck(folder, config, tables)
+    portrait.neck = load_neck(folder, config.neck, config.render.box_side, tables)
     return portrait
 
 
@@ -257,21 +258,34 @@ def build_portrait(config: ModelConfig, tensors: Mapping[str, Tensor], origin: s
     return filled(portrait, tensors, origin, f"preset {shown(config.preset)}")
 
 
-def _load_neck(
-    folder: Path, config: ModelConfig, tables: Mapping[str, Tensor]
-) -> NeckField | PolynomialNeck | None:  # fmt: skip
+def load_neck(
+    folder: Path, config: NeckConfig, box_side: float, tables: Mapping[str, Tensor]
+) -> NeckField | PolynomialNeck | None:
+    """Build the neck field of a network's own tables, else of the FLAME file or of the polynomials beside it.
+
+    Args:
+        folder: the weights folder.
+        config, box_side: sizes of the network.
+        tables: the network's tensors that begin with `neck.`.
+
+    Returns:
+        None where nothing tells how a neck turns.
+
+    Raises:
+        InputError: tables are damaged, or do not fit the sizes.
+    """
     flame = {name.removeprefix("neck.flame."): t for name, t in tables.items() if name.startswith("neck.flame.")}
     mesh = {name.removeprefix("neck.mesh."): t for name, t in tables.items() if name.startswith("neck.mesh.")}
     if not flame and os.path.lexists(folder / "flame.safetensors"):
         read_card(folder, "flame")
         flame = rescale_flame(read_tensors(folder, "flame"))
     if flame:
-        return NeckField(config.neck, config.render.box_side, flame, mesh)
+        return NeckField(config, box_side, flame, mesh)
     if not os.path.lexists(folder / "neck.safetensors"):  # a broken link is refused where it is read
         return None
     if (sizes := read_card(folder, "neck").get("config")) is not None:
         raise InputError(f"{folder / 'neck.json'}: config: expected null, got {literal(sizes)}; convert again")
-    return PolynomialNeck(config.neck, config.render.box_side, read_tensors(folder, "neck"))
+    return PolynomialNeck(config, box_side, read_tensors(folder, "neck"))
 
 
 def load_pair(folder: str | Path) -> tuple[Portrait4D, MotionEncoder | SmallMotionEncoder]:
