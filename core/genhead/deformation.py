@@ -24,7 +24,7 @@ from triportrait.core.motion.neck import NeckField, warp_of
 from triportrait.core.types import Index, NeckGrid
 from triportrait.kernels.checks import shapes
 from triportrait.kernels.march import warped
-from triportrait.kernels.nearest_face import Edges, nearest_face
+from triportrait.kernels.nearest_face import nearest_vertex
 
 WEIGHT_FLOOR = 1e-10  # square scene units
 DISTANCE_FLOOR = 1e-12  # square scene units
@@ -107,21 +107,21 @@ def straighten(points: Tensor, posed: PosedHead) -> Tensor:
 @torch.no_grad()
 def face_points(points: Tensor, posed: PosedHead, regions: PartRegions) -> Tensor:
     """Carry straightened points [B, P, 3] to the canonical face by the vertices of the face."""
-    _, nearest = nearest_vertex(points, posed.target, regions.face)
+    _, nearest = nearest_of(points, posed.target, regions.face)
     return carry_by_neighbours(points, nearest, posed.target, regions.canonical, regions.neighbours)
 
 
 @torch.no_grad()
 def eye_points(points: Tensor, posed: PosedHead, regions: PartRegions) -> Tensor:
     """Carry straightened points [B, P, 3] to the canonical face by the vertices of the eyeballs."""
-    _, nearest = nearest_vertex(points, posed.target, regions.eyes.flatten())
+    _, nearest = nearest_of(points, posed.target, regions.eyes.flatten())
     return carry_by_neighbours(points, nearest, posed.target, regions.canonical, regions.neighbours)
 
 
 @torch.no_grad()
 def mouth_points(points: Tensor, posed: PosedHead, regions: PartRegions) -> Tensor:
     """Carry straightened points [B, P, 3] to the canonical face by the lips of the mesh without expression."""
-    _, nearest = nearest_vertex(points, posed.mouth_target, regions.lips)
+    _, nearest = nearest_of(points, posed.mouth_target, regions.lips)
     return carry_by_neighbours(points, nearest, posed.mouth_target, regions.canonical, regions.neighbours)
 
 
@@ -139,7 +139,7 @@ def inside_eye_boxes(points: Tensor, posed: PosedHead, regions: PartRegions) -> 
 
 
 @torch.no_grad()
-def nearest_vertex(points: Tensor, vertices: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+def nearest_of(points: Tensor, vertices: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """Find for each point the nearest of the chosen vertices.
 
     Args:
@@ -147,15 +147,9 @@ def nearest_vertex(points: Tensor, vertices: Tensor, chosen: Tensor) -> tuple[Te
 
     Returns:
         distance [B, P], sqrt(d² + 1e-12), and the vertex [B, P] int64 of U. Where several are nearest, to 1e-6 of the
-        squared distance, the one that stands first in `chosen`.
-
-    A vertex is a triangle of one point: `nearest_face` finds it.
+        squared distance, any of them.
     """
-    rows = torch.arange(len(chosen), device=chosen.device)
-    points_as_edges = Edges(rows[:, None].expand(-1, 2).contiguous(), rows)
-    squared, row = nearest_face(
-        points, vertices[:, chosen], rows[:, None].expand(-1, 3).contiguous(), torch.inf, points_as_edges
-    )
+    squared, row = nearest_vertex(points, vertices[:, chosen])
     return (squared + DISTANCE_FLOOR).sqrt(), chosen[row]
 
 

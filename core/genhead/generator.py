@@ -21,7 +21,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.genhead.deformation import PosedHead, pose_head
 from triportrait.core.genhead.fuse import Fuse
 from triportrait.core.genhead.mapping import Mapping
-from triportrait.core.genhead.masks import PartMasks, draw_openings, soften
+from triportrait.core.genhead.masks import PartMasks, draw_openings, has_openings, soften
 from triportrait.core.genhead.regions import PartRegions
 from triportrait.core.genhead.rendering import PartRenderer
 from triportrait.core.genhead.synthesis import Noise, Synthesis
@@ -115,9 +115,7 @@ class GenHead(nn.Module):
         """Return the condition of the mapping [B, 25 + num_shape]: B cameras, and shapes [B, num_shape]."""
         return torch.cat([camera_label(camera), shape], 1)
 
-    def styles(
-        self, latent: Tensor, condition: Tensor, truncation: float = 1.0, cutoff: int | None = None
-    ) -> Tensor:
+    def styles(self, latent: Tensor, condition: Tensor, truncation: float = 1.0, cutoff: int | None = None) -> Tensor:
         """Compute the styles of the planes.
 
         Args:
@@ -133,9 +131,7 @@ class GenHead(nn.Module):
 
     def background_styles(self, latent: Tensor) -> Tensor:
         """Compute the styles [B, L, D] of the background of noise [B, Z], the planes' own as published."""
-        return self.background_mapping.truncated(
-            self.background_mapping(latent), self.background_synthesis.num_styles
-        )
+        return self.background_mapping.truncated(self.background_mapping(latent), self.background_synthesis.num_styles)
 
     def paint(self, styles: Tensor, background_styles: Tensor, noise: Noise = "const") -> PaintedHead:
         """Compute planes and background.
@@ -165,9 +161,10 @@ class GenHead(nn.Module):
         """
         neck, _ = self._head_model()
         device = posed.vertices.device
-        if self._maps is None or self._maps[0] != device:
+        if has_openings(neck) and (self._maps is None or self._maps[0] != device):
             self._maps = device, FaceMaps(neck)
-        openings = draw_openings(self._maps[1], neck, posed.vertices, camera, self.config.mask_size)
+        maps = None if self._maps is None else self._maps[1]
+        openings = draw_openings(neck, posed.vertices, camera, self.config.mask_size, maps)
         return soften(*openings, size or self.config.ray_size)
 
     def render(
@@ -248,7 +245,7 @@ class GenHead(nn.Module):
     def _head_model(self) -> tuple[NeckField, PartRegions]:
         if self.neck is None or self.regions is None:
             raise InputError(
-                "GenHead: expected a head model, these weights have none; convert the published file again, or give one "
-                "with `set_head_model`"
+                "GenHead: expected a head model, these weights have none; convert the published file again, or give "
+                "one with `set_head_model`"
             )
         return self.neck, self.regions

@@ -44,23 +44,31 @@ class PartMasks:
     mouth_picture: Tensor
 
 
+def has_openings(field: NeckField) -> bool:
+    """Tell whether the lists of a published file say where the mesh is open; if not, landmarks do."""
+    return TABLES["no inner mouth"] in field.mesh
+
+
 @torch.no_grad()
-def draw_openings(maps: FaceMaps, field: NeckField, vertices: Tensor, camera: Camera, size: int) -> tuple[Tensor, Tensor]:
+def draw_openings(
+    field: NeckField, vertices: Tensor, camera: Camera, size: int, maps: FaceMaps | None = None
+) -> tuple[Tensor, Tensor]:
     """Draw the openings of eyes and mouth.
 
     Args:
-        maps: the regions of `field`.
         field: FLAME, and the tables that came with it.
         vertices: [B, U, 3], posed, with the neck turned; scene units.
         camera: B cameras.
         size: S; published 512.
+        maps: the regions of `field`, where they are at hand.
 
     Returns:
         eye and mouth openings, [B, 1, S, S], 0 or 1.
     """
-    if TABLES["no inner mouth"] in field.mesh:
+    if has_openings(field):
+        regions = maps or FaceMaps(field)
         eyeballs, face, head, no_mouth = (
-            maps.mask(region, vertices, camera, size)
+            regions.mask(region, vertices, camera, size)
             for region in ("eyes", "face without eyes", "head", "no inner mouth")
         )
         return eyeballs * (1 - face), head * (1 - no_mouth)

@@ -6,8 +6,8 @@ makes them by this rule, from the mesh, its joints and its 70 landmarks:
     eyeballs        the vertices that turn with an eye's joint by more than half, left then right
     face            the other vertices of the mesh
     lips            the corners of the triangles on which the landmarks 48-67 lie
-    neighbours      a vertex and those it shares an edge with, the nearest at rest first, 10 at most; a landmark that is
-                    a vertex of its own: itself and the three nearest such vertices
+    neighbours      a vertex, then those it shares an edge with, the nearest in the template first, 10 in all at most; a
+                    landmark that is a vertex of its own: itself and the three nearest such vertices
     canonical face  no shape, no expression, the jaw open by 0.3
 
 Letters: U vertices, F faces, L vertices of a list, N = 10 places of a list of neighbours.
@@ -133,27 +133,29 @@ def part_tables(flame: Flame, mesh: Mapping[str, Tensor] | None = None) -> dict[
         tables["canonical_shape"], _ = flame(betas, zeros[:, :3], zeros.new_tensor([CANONICAL_JAW]), zeros)
     if "vertices_region_idxs" not in tables:
         lone = (~in_mesh).nonzero()[:, 0]
-        tables["vertices_region_idxs"] = _neighbours(tables["canonical_shape"][0], faces, lone)
+        tables["vertices_region_idxs"] = _neighbours(flame["template"], faces, lone)
     return tables
 
 
-def _neighbours(rest: Tensor, faces: Tensor, lone: Tensor) -> Tensor:
+def _neighbours(template: Tensor, faces: Tensor, lone: Tensor) -> Tensor:
     """List each vertex and its neighbours [U, 10], filled with U; `lone` are vertices without triangles."""
-    U = len(rest)
+    U = len(template)
+    places = template.double()
     lists: list[set[int]] = [{u} for u in range(U)]
     for a, b, c in faces.tolist():
         lists[a].update((b, c))
         lists[b].update((a, c))
         lists[c].update((a, b))
     if len(lone):
-        distances = torch.cdist(rest[lone].double(), rest[lone].double())
+        distances = torch.cdist(places[lone], places[lone])
         nearest = lone[distances.topk(min(NUM_LONE_NEIGHBOURS, len(lone)), largest=False).indices]
         for u, row in zip(lone.tolist(), nearest.tolist(), strict=True):
             lists[u].update(row)
-    table = torch.full((U, NUM_NEIGHBOURS), U)
-    places = rest.double()
+    table = torch.full((U, NUM_NEIGHBOURS), U, device=template.device)
     for u, members in enumerate(lists):
-        ring = torch.tensor(sorted(members))
+        ring = torch.tensor(
+            [u, *sorted(members - {u})], device=places.device
+        )  # itself first, whatever stands where it stands
         order = (places[ring] - places[u]).square().sum(1).argsort(stable=True)[:NUM_NEIGHBOURS]
         table[u, : len(order)] = ring[order]
     return table

@@ -151,18 +151,18 @@ def _march(
 def _fused_field(scene: _Scene, piece: _RayPiece, depths: Tensor) -> tuple[Tensor, Tensor]:
     """Compute raw density [B, R, L] and feature [B, R, L, C] at depths [B, R, L] of rays.
 
-    On a ray with e = m = 0 the fuse is part F alone, so that part E is computed for the other rays: in each image for as
-    many as the image with most of them has.
+    On a ray with e = m = 0 the fuse is part F alone, so that part E is computed for the other rays: in each image for
+    as many as the image with most of them has.
     """
     B, R, L = depths.shape
     straight = straighten(piece.points(depths).flatten(1, 2), scene.posed)  # [B, R L, 3]
     canonical = face_points(straight, scene.posed, scene.regions)
     density_f, feature_f = _decoded(scene.planes_f, canonical, scene, L)
     sees_part = (piece.eye + piece.mouth) > 0  # [B, R]
-    num_rays = int(sees_part.sum(1).max())
+    num_rays = int(sees_part.sum(1).max())  # waits for the device
     if not num_rays:
         return density_f, feature_f
-    rays = sees_part.int().argsort(1, descending=True, stable=True)[:, :num_rays]  # [B, Q]
+    rays = sees_part.int().argsort(dim=1, descending=True, stable=True)[:, :num_rays]  # [B, Q]
     straight = _rows(straight.view(B, R, L, 3), rays).flatten(1, 2)  # [B, Q L, 3]
     eye, mouth = piece.eye.gather(1, rays), piece.mouth.gather(1, rays)  # [B, Q]
     inside = inside_eye_boxes(straight, scene.posed, scene.regions).view(B, -1, L)

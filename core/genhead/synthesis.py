@@ -89,9 +89,7 @@ class SynthesisBlock(nn.Module):
         self.to_image = ToImage(out_width, channels, style_width)
         self.num_convs = 1 if in_width is None else 2
 
-    def forward(
-        self, x: Tensor, image: Tensor | None, styles: Tensor, noise: Noise
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, image: Tensor | None, styles: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Advance features [B, I, H, H] and picture [B, C, H, H] by one size; styles [B, num_convs + 1, D]."""
         if self.num_convs == 2:
             x = self.conv0(x, styles[:, 0], noise)
@@ -141,5 +139,3 @@ class Synthesis(nn.Module):
             first += block.num_convs
         assert image is not None
         return image
-
-

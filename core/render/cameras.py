@@ -117,5 +117,5 @@ def camera_from_label(label: Tensor) -> Camera:
 
 
 def camera_label(camera: Camera) -> Tensor:
-    """Return cameras as the published networks read them, [B, 25]: world_from_camera row by row, then the intrinsics."""
+    """Return labels [B, 25], as the published networks read cameras: world_from_camera row by row, then intrinsics."""
     return torch.cat([camera.world_from_camera.flatten(1), camera.intrinsics.flatten(1)], 1)
