@@ -92,6 +92,7 @@ class GenHead(nn.Module):
         self.background_synthesis = Synthesis(config.background_widths, render.plane_width, style_width)
         self.volume = PartRenderer(config)
         self.superres: SuperResolution | FoldedSuperResolution = SuperResolution(render)
+        self.superres.style.fill_(1)  # trained so; a published file may say otherwise
         self.neck: NeckField | None = None
         self.regions: PartRegions | None = None
         self._maps: tuple[torch.device, FaceMaps] | None = None

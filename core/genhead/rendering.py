@@ -32,6 +32,7 @@ from triportrait.core.types import Camera
 from triportrait.kernels.composite import composite, interval_weights
 from triportrait.kernels.field import FieldWeights, decode_field
 from triportrait.kernels.importance import importance_depths, merge_samples, stratified_depths
+from triportrait.kernels.triplane import sample_triplane
 
 RAY_CHUNK = 4096  # rays of the whole batch at a time; bounds the memory, changes no ray
 
@@ -51,10 +52,17 @@ class _Scene:
 
 @dataclass(frozen=True)
 class _RayPiece:
-    """Rays [B, R, .] of a chunk: origins [B, 1, 3], directions [B, R, 3], masks e and m [B, R]."""
+    """Rays of a chunk.
+
+    Attributes:
+        origins: [B, 1, 3]. directions: [B, R, 3].
+        parted: [B, Q], the rays for which part E is computed.
+        eye, mouth: [B, Q], e and m of those.
+    """
 
     origins: Tensor
     directions: Tensor
+    parted: Tensor
     eye: Tensor
     mouth: Tensor
 
@@ -113,13 +121,11 @@ class PartRenderer(nn.Module):
                 planes[:, :3].contiguous(), planes[:, 3:].contiguous(), self.field.weights(), posed, regions, chosen,
                 half,
             )  # fmt: skip
-            eye, mouth = masks.eye.flatten(1), masks.mouth.flatten(1)  # [B, R]
             pieces = []
             step = max(1, RAY_CHUNK // max(1, len(planes)))
-            for start in range(0, size * size, step):
-                rows = slice(start, start + step)
-                piece = _RayPiece(origins, directions[:, rows], eye[:, rows], mouth[:, rows])
-                u = None if uniforms is None else uniforms[:, rows]
+            chunks = _pieces(origins, directions, masks.eye.flatten(1), masks.mouth.flatten(1), step)
+            for number, piece in enumerate(chunks):
+                u = None if uniforms is None else uniforms[:, number * step : (number + 1) * step]
                 arguments = (scene, piece, depths, config.num_fine, u)
                 if torch.is_grad_enabled():
                     pieces.append(checkpoint(_march, *arguments, use_reentrant=False, preserve_rng_state=False))
@@ -128,6 +134,55 @@ class PartRenderer(nn.Module):
             feature, depth, opacity = (torch.cat(parts, 1) for parts in zip(*pieces, strict=True))
             depth = torch.minimum(torch.maximum(depth, depths[:, :1]), depths[:, -1:])
             return VolumeSamples(feature, depth, opacity)
+
+    def part_densities(self, planes: Tensor, points: Tensor, posed: PosedHead, regions: PartRegions) -> Tensor:
+        """Compute each part's own raw density at world points, as a regulariser of the density asks for.
+
+        Args:
+            planes: [B, 6, H, W, C]. points: [B, P, 3], scene units. posed, regions: as in `forward`.
+
+        Returns:
+            [B, P, 3] of the face, the eyes and the mouth's inside, neither masked nor fused. Differentiable in planes
+            and weights.
+        """
+        with torch.autocast(planes.device.type, enabled=False):
+            straight, half = straighten(points, posed), self.config.render.box_side / 2
+            weights = self.field.weights()
+            parts = ((planes[:, 3:], face_points), (planes[:, :3], eye_points), (planes[:, :3], mouth_points))
+            densities = [
+                decode_field(part.contiguous(), carry(straight, posed, regions) / half, weights)[0]
+                for part, carry in parts
+            ]
+            return torch.stack(densities, -1)
+
+    def face_features(self, planes: Tensor, points: Tensor, posed: PosedHead, regions: PartRegions) -> Tensor:
+        """Read the face's planes at world points: what the planes of stage 1 are compared with (L_T).
+
+        Args:
+            planes: [B, 6, H, W, C]. points: [B, P, 3], scene units. posed, regions: as in `forward`.
+
+        Returns:
+            [B, P, C], the mean over the three planes.
+        """
+        canonical = face_points(straighten(points, posed), posed, regions)
+        return sample_triplane(planes[:, 3:].contiguous(), canonical * (2 / self.config.render.box_side))
+
+
+def _pieces(origins: Tensor, directions: Tensor, eye: Tensor, mouth: Tensor, step: int) -> list[_RayPiece]:
+    """Cut rays [B, R, .] into chunks, and choose those of each for which part E is computed.
+
+    On a ray with e = m = 0 the fuse is part F alone. In each image as many rays are chosen as the image with most of
+    them has in that chunk: tensors stay rectangular. Counting them waits for the device, once.
+    """
+    sees_part = (eye + mouth) > 0  # [B, R]
+    counts = torch.stack([part.sum(1).max() for part in sees_part.split(step, 1)]).tolist()
+    pieces = []
+    for number, count in enumerate(counts):
+        rows = slice(number * step, (number + 1) * step)
+        parted = sees_part[:, rows].int().argsort(dim=1, descending=True, stable=True)[:, : int(count)]  # [B, Q]
+        e, m = (mask[:, rows].gather(1, parted) for mask in (eye, mouth))
+        pieces.append(_RayPiece(origins, directions[:, rows], parted, e, m))
+    return pieces
 
 
 def _march(
@@ -149,33 +204,25 @@ def _march(
 
 
 def _fused_field(scene: _Scene, piece: _RayPiece, depths: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute raw density [B, R, L] and feature [B, R, L, C] at depths [B, R, L] of rays.
-
-    On a ray with e = m = 0 the fuse is part F alone, so that part E is computed for the other rays: in each image for
-    as many as the image with most of them has.
-    """
+    """Compute raw density [B, R, L] and feature [B, R, L, C] at depths [B, R, L] of rays."""
     B, R, L = depths.shape
     straight = straighten(piece.points(depths).flatten(1, 2), scene.posed)  # [B, R L, 3]
     canonical = face_points(straight, scene.posed, scene.regions)
     density_f, feature_f = _decoded(scene.planes_f, canonical, scene, L)
-    sees_part = (piece.eye + piece.mouth) > 0  # [B, R]
-    num_rays = int(sees_part.sum(1).max())  # waits for the device
-    if not num_rays:
+    if not piece.parted.shape[1]:
         return density_f, feature_f
-    rays = sees_part.int().argsort(dim=1, descending=True, stable=True)[:, :num_rays]  # [B, Q]
-    straight = _rows(straight.view(B, R, L, 3), rays).flatten(1, 2)  # [B, Q L, 3]
-    eye, mouth = piece.eye.gather(1, rays), piece.mouth.gather(1, rays)  # [B, Q]
+    straight = _rows(straight.view(B, R, L, 3), piece.parted).flatten(1, 2)  # [B, Q L, 3]
     inside = inside_eye_boxes(straight, scene.posed, scene.regions).view(B, -1, L)
-    in_mouth = (mouth > 0)[..., None].expand(-1, -1, L).flatten(1)[..., None]  # [B, Q L, 1]
+    in_mouth = (piece.mouth > 0)[..., None].expand(-1, -1, L).flatten(1)[..., None]  # [B, Q L, 1]
     canonical = torch.where(
         in_mouth, mouth_points(straight, scene.posed, scene.regions), eye_points(straight, scene.posed, scene.regions)
     )
     density_e, feature_e = _decoded(scene.planes_e, canonical, scene, L)
     density, feature = fuse_parts(
-        scene.fuse, gate_density(density_e, inside, mouth), feature_e, _rows(density_f, rays), _rows(feature_f, rays),
-        eye[..., None] * inside, mouth,
+        scene.fuse, gate_density(density_e, inside, piece.mouth), feature_e, _rows(density_f, piece.parted),
+        _rows(feature_f, piece.parted), piece.eye[..., None] * inside, piece.mouth,
     )  # fmt: skip
-    return _put(density_f, rays, density), _put(feature_f, rays, feature)
+    return _put(density_f, piece.parted, density), _put(feature_f, piece.parted, feature)
 
 
 def _decoded(planes: Tensor, canonical: Tensor, scene: _Scene, num_samples: int) -> tuple[Tensor, Tensor]:

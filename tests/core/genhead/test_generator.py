@@ -169,6 +169,27 @@ class TestTraining:
         torch.testing.assert_close(*gradients, atol=2e-4, rtol=1e-3)
 
 
+class TestWhatLearnersRead:
+    def test_densities_of_parts_and_features_of_the_face(self, genhead, view):
+        heads = only(0, two_heads())
+        posed = genhead.pose(heads["shape"], heads["expression"], heads["pose"], heads["eyes"])
+        points = (torch.rand(1, 50, 3, generator=torch.Generator().manual_seed(8)) - 0.5) * 0.6
+        planes = view.planes[:1].clone().requires_grad_()
+        densities = genhead.volume.part_densities(planes, points, posed, genhead.regions)
+        feature = genhead.volume.face_features(planes, points, posed, genhead.regions)
+        assert densities.shape == (1, 50, 3) and feature.shape == (1, 50, 16)
+        weights = genhead.volume.field.weights()
+        hidden = torch.nn.functional.softplus(feature @ weights.hidden_weight.T + weights.hidden_bias)
+        torch.testing.assert_close(
+            densities[..., 0], (hidden @ weights.density_weight.T)[..., 0] + weights.density_bias, atol=1e-4, rtol=1e-4
+        )
+        densities.sum().backward()
+        assert (planes.grad.abs().sum((0, 2, 3, 4)) > 0).all()
+
+    def test_a_new_generator_has_a_style_of_ones(self):
+        assert (GenHead(genhead_tiny()).superres.style == 1).all()
+
+
 class TestRefusals:
     def test_no_head_model(self):
         with pytest.raises(InputError, match="GenHead: expected a head model, these weights have none"):
