@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 
 import pytest
 import torch
 
-from tests.core.genhead.heads import only, two_heads
+from tests.core.genhead.heads import only, tiny_genhead, two_heads
 from triportrait.core.config import GENHEAD_PRESETS, GenHeadConfig, RenderConfig, genhead_ffhq512, genhead_tiny
 from triportrait.core.errors import InputError
 from triportrait.core.genhead import rendering
 from triportrait.core.genhead.generator import GenHead
 from triportrait.core.genhead.weights import load_genhead, save_genhead
+from triportrait.core.psnr import psnr
 from triportrait.core.seeded_weights import rule_genhead
+from triportrait.kernels.dispatch import use_backend
 
 
 def number_of_parameters(config):
@@ -110,8 +113,6 @@ class TestView:
         assert not torch.allclose(other.rendering.image, view.rendering.image)
 
     def test_folded_it_draws_the_same(self, view):
-        from tests.core.genhead.heads import tiny_genhead
-
         with torch.no_grad():
             folded = tiny_genhead().fold()(**two_heads())
         torch.testing.assert_close(folded.rendering.image, view.rendering.image, atol=1e-3, rtol=0)
@@ -148,8 +149,6 @@ class TestRandomness:
 
 class TestTraining:
     def test_gradients_reach_all_that_is_drawn(self):
-        from tests.core.genhead.heads import tiny_genhead
-
         generator = tiny_genhead().requires_grad_(True)
         view = generator(**only(0, two_heads()), noise="random", jitter=torch.rand(1, 8))
         (view.rendering.image.square().mean() + view.rendering.depth.mean()).backward()
@@ -167,6 +166,33 @@ class TestTraining:
             samples.feature.square().sum().backward()
             gradients.append(planes.grad)
         torch.testing.assert_close(*gradients, atol=2e-4, rtol=1e-3)
+
+
+class TestKernels:
+    def test_parts_by_kernels_are_those_of_the_definitions(self, genhead):
+        heads = only(0, two_heads())
+        posed = genhead.pose(heads["shape"], heads["expression"], heads["pose"], heads["eyes"])
+        masks = genhead.masks(posed, heads["camera"], 2)
+        assert (masks.eye > 0).any() and (masks.mouth > 0).any()
+        planes = torch.randn(1, 6, 16, 16, 16, generator=torch.Generator().manual_seed(2))
+        regions = copy.deepcopy(genhead.regions)  # of few vertices: an interpreter is slow
+        regions.face, regions.eyes = regions.face[::60], regions.eyes[:, ::10]
+        rendered = []
+        for backend in ("triton", "reference"):
+            with use_backend(backend), torch.no_grad():
+                rendered.append(genhead.volume(planes, heads["camera"], posed, regions, masks))
+        for name in ("feature", "depth", "opacity"):
+            one, other = (getattr(samples, name) for samples in rendered)
+            torch.testing.assert_close(one, other, atol=2e-3, rtol=0)
+
+    @pytest.mark.gpu
+    def test_a_gpu_draws_the_same_heads(self, view):
+        generator, heads = tiny_genhead().to("cuda"), two_heads()
+        with torch.no_grad():
+            drawn = generator(**{name: value.to("cuda") for name, value in heads.items()})
+        assert drawn.rendering.image.device.type == "cuda"
+        for name, peak in (("image", 2.0), ("opacity", 1.0), ("depth", 1.3)):
+            assert psnr(getattr(drawn.rendering, name).cpu(), getattr(view.rendering, name), peak) > 50
 
 
 class TestWhatLearnersRead:

@@ -157,17 +157,24 @@ class TestRegions:
             part_tables(Flame(tables))
 
 
+def _area(polygon):
+    """The area within corners [N, 3], of which x and y count."""
+    x, y = polygon[:, 0], polygon[:, 1]
+    return 0.5 * (x * y.roll(-1) - y * x.roll(-1)).sum().abs().item()
+
+
 class TestMasks:
     def test_openings_of_the_open_head_lie_at_its_landmarks(self, genhead, posed):
         eyes, mouth = masks.draw_openings(genhead.neck, posed.vertices[:1], fixed_camera(), 256)
         row, column = torch.meshgrid(torch.arange(256.0), torch.arange(256.0), indexing="ij")
         landmarks = genhead.neck.flame.landmarks(posed.vertices[:1])[0]
-        for opening, corners in ((eyes, slice(36, 48)), (mouth, slice(60, 68))):
+        for opening, corners, corner_count in ((eyes, slice(36, 48), 6), (mouth, slice(60, 68), 8)):
             pixels = masks.picture_points(landmarks[None, corners], fixed_camera(), 256)[0]
             inside = opening[0, 0] > 0
             assert inside.sum() > 20
             assert column[inside].min() >= pixels[:, 0].min() - 1 and column[inside].max() <= pixels[:, 0].max()
             assert row[inside].min() >= pixels[:, 1].min() - 1 and row[inside].max() <= pixels[:, 1].max()
+            assert inside.sum().item() == pytest.approx(sum(_area(p) for p in pixels.split(corner_count)), rel=0.1)
 
     def test_the_lists_of_a_published_file_decide_where_they_are(self, genhead, posed):
         class Regions:
