@@ -78,5 +78,17 @@ def build_genhead(config: GenHeadConfig, tensors: Mapping[str, Tensor], origin: 
 
 
 def save_genhead(folder: Path, generator: GenHead, provenance: Mapping[str, Any]) -> Path:
-    """Write a generator, with its head model, like `save_weights`."""
+    """Write a generator, with its head model, like `save_weights`.
+
+    Args:
+        folder: made when it is missing.
+        generator: not folded.
+        provenance: plain JSON values; `head_model` holds the identity of the head model that it draws.
+
+    Returns:
+        The path of the safetensors file.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
     return save_weights(folder, KIND, generator.state_dict(), generator.config, provenance)
