@@ -125,16 +125,17 @@ def test_a_whole_published_snapshot(tmp_path, flame, full_portrait, no_grad):
     }  # fmt: skip
 
 
-class TestGenHead:
-    @pytest.fixture(scope="class")
-    def tensors(self):
-        return published_tensors("genhead")
+@pytest.fixture(scope="module")
+def genhead_tensors():
+    return published_tensors("genhead")
 
+
+class TestGenHead:
     @pytest.mark.full
-    def test_a_snapshot_becomes_a_generator(self, tmp_path, full_genhead, tensors):
+    def test_a_snapshot_becomes_a_generator(self, tmp_path, full_genhead, genhead_tensors):
         file = tmp_path / "genhead-ffhq512.pkl"
         options = {"use_ws_ones": True, "z_dim": 512, "c_dim": 325}
-        network = as_network("PartTriPlaneGeneratorDeform", tensors, **options)
+        network = as_network("PartTriPlaneGeneratorDeform", genhead_tensors, **options)
         discriminator = as_network("DualDiscriminatorDeform", published_tensors("discriminator"))
         file.write_bytes(pickles.dump(pickles.snapshot(G_ema=network, D=discriminator)))
         (part, other) = convert(file, tmp_path / "w").parts
@@ -152,10 +153,10 @@ class TestGenHead:
 
     @pytest.mark.full
     @pytest.mark.parametrize("options", [{"use_ws_ones": False}, {}])
-    def test_without_ones_the_style_is_the_mappings_mean(self, tensors, options):
-        network = Network(tensors, settings=options)
+    def test_without_ones_the_style_is_the_mappings_mean(self, genhead_tensors, options):
+        network = Network(genhead_tensors, settings=options)
         part = module._part(network, "genhead", "x.pkl", [], genhead_ffhq512())
-        assert torch.equal(part.tensors["superres.style"], tensors["backbone.mapping.w_avg"])
+        assert torch.equal(part.tensors["superres.style"], genhead_tensors["backbone.mapping.w_avg"])
         assert part.details["style"].startswith("the mean style of the mapping")
 
     @pytest.mark.parametrize(
