@@ -2,6 +2,7 @@
 
     weights/portrait.safetensors  portrait.json     Ψ, R and FLAME's tables
     weights/motion.safetensors    motion.json       v
+    weights/genhead.safetensors   genhead.json      the generator that stage 1 learns from, and FLAME's tables
     weights/flame.safetensors     flame.json        only where a FLAME file was converted by itself: a head model
     weights/neck.safetensors      neck.json         only beside weights of procedural heads: how their mean head turns
 
@@ -24,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from triportrait.core.atomic import replacing
-from triportrait.core.config import PRESETS, ModelConfig, NeckConfig
+from triportrait.core.config import PRESETS, GenHeadConfig, ModelConfig, NeckConfig
 from triportrait.core.errors import InputError
 from triportrait.core.files import check_tensor_file, read_json
 from triportrait.core.motion.encoder import MotionEncoder
@@ -76,7 +77,7 @@ def save_weights(
     folder: Path,
     kind: str,
     tensors: Mapping[str, Tensor],
-    config: ModelConfig | MotionEncoder | None,
+    config: ModelConfig | GenHeadConfig | MotionEncoder | None,
     provenance: Mapping[str, Any],
 ) -> Path:
     """Write one network; both files appear whole or not at all, the JSON last.
@@ -86,7 +87,7 @@ def save_weights(
         kind: portrait, motion, flame, neck, genhead, discriminator, arcface, recon3d, flame_mapper, syncnet or emotion;
             the stem of both files.
         tensors: name -> tensor, any float or integer type.
-        config: the sizes, for a portrait; the network itself, for a motion encoder.
+        config: the sizes, for a portrait or a GenHead; the network itself, for a motion encoder.
         provenance: plain JSON values: where the weights come from and under which licence.
 
     Returns:
@@ -253,7 +254,7 @@ def load_portrait(folder: str | Path, preset: str | None = None) -> Portrait4D:
     tensors = read_tensors(folder, "portrait")
     tables = {name: tensors.pop(name) for name in list(tensors) if name.startswith("neck.")}
     portrait = build_portrait(config, tensors, str(folder / "portrait.safetensors"))
-    portrait.neck = _load_neck(folder, config, tables)
+    portrait.neck = load_neck(folder, config.neck, config.render.box_side, tables)
     return portrait
 
 
@@ -268,21 +269,35 @@ def build_portrait(config: ModelConfig, tensors: Mapping[str, Tensor], origin: s
     return filled(portrait, tensors, origin, f"preset {shown(config.preset)}")
 
 
-def _load_neck(
-    folder: Path, config: ModelConfig, tables: Mapping[str, Tensor]
-) -> NeckField | PolynomialNeck | None:  # fmt: skip
-    if (head := head_tables(folder, tables)) is not None:
-        widths, directions = config.neck, head.flame.get("shape_directions")
+def load_neck(
+    folder: Path, config: NeckConfig, box_side: float, tables: Mapping[str, Tensor], kind: str = "portrait"
+) -> NeckField | PolynomialNeck | None:
+    """Build the neck field of a network's own tables, else of the FLAME file or of the polynomials beside it.
+
+    Args:
+        folder: the weights folder.
+        config, box_side: sizes of the network.
+        tables: the network's tensors that begin with `neck.`.
+        kind: of the network, whose card says which head model these are.
+
+    Returns:
+        None where nothing tells how a neck turns.
+
+    Raises:
+        InputError: tables are damaged, or do not fit the sizes.
+    """
+    if (head := head_tables(folder, tables, kind)) is not None:
+        directions = head.flame.get("shape_directions")
         if head.num_shape is not None and directions is not None and directions.ndim == 3:
             head.flame["shape_directions"] = padded_directions(
-                directions, head.num_shape, widths.num_shape, widths.num_expression
+                directions, head.num_shape, config.num_shape, config.num_expression
             )
-        return NeckField(config.neck, config.render.box_side, head.flame, head.mesh, head.identity)
+        return NeckField(config, box_side, head.flame, head.mesh, head.identity)
     if not os.path.lexists(folder / "neck.safetensors"):  # a broken link is refused where it is read
         return None
     if (sizes := read_card(folder, "neck").get("config")) is not None:
         raise InputError(f"{folder / 'neck.json'}: config: expected null, got {literal(sizes)}; convert again")
-    return PolynomialNeck(config.neck, config.render.box_side, read_tensors(folder, "neck"))
+    return PolynomialNeck(config, box_side, read_tensors(folder, "neck"))
 
 
 @dataclass(frozen=True)
@@ -303,18 +318,20 @@ class HeadTables:
     num_shape: int | None = None
 
 
-def head_tables(folder: Path, tables: Mapping[str, Tensor] | None = None) -> HeadTables | None:
+def head_tables(
+    folder: Path, tables: Mapping[str, Tensor] | None = None, kind: str = "portrait"
+) -> HeadTables | None:
     """Read the tables of a head model: those in the portrait, else those of a FLAME file converted beside it.
 
     Args:
-        tables: the portrait's tensors that begin with "neck.", where they are at hand.
+        tables: the network's tensors that begin with "neck.", where they are at hand.
+        kind: of that network.
 
     Returns: None where the folder has none.
     Raises: `InputError` where they are damaged.
     """
     if tables is None:
         tables = read_tensors(folder, "portrait", "neck.") if os.path.lexists(folder / "portrait.safetensors") else {}
-    kind = "portrait"
     if not tables and os.path.lexists(folder / "flame.safetensors"):
         kind, tables = "flame", read_tensors(folder, "flame")
     if not tables:

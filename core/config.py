@@ -1,4 +1,4 @@
-"""Every size of the model stands here, with the two presets made of them.
+"""Every size of the networks stands here, with the presets made of them: of the portrait, and of GenHead.
 
 Sizes in the names: `_size` is the side of a square picture or feature map in pixels, `_width` a number of channels.
 """
@@ -246,3 +246,83 @@ def tiny() -> ModelConfig:
 
 
 PRESETS = {"portrait4d_v2": portrait4d_v2, "tiny": tiny}
+
+
+@dataclass(frozen=True)
+class GenHeadConfig:
+    """All sizes of a GenHead, the generator that stage 1 learns from (paper, section 3.1; its 4D GAN).
+
+    `render.neural_size` is the side that super-resolution takes; the rays have a grid of their own, `ray_size`.
+    """
+
+    preset: str = "genhead_ffhq512"
+    latent_width: int = _from(1, 8192, 512)
+    mapping_layers: int = _from(1, 16, 2)  # behind the embedding of the condition
+    background_mapping_layers: int = _from(1, 16, 8)
+    plane_widths: tuple[int, ...] = _from(1, 4096, (512, 512, 512, 512, 512, 256, 128))  # at 4, 8, ..., plane_size
+    background_widths: tuple[int, ...] = _from(1, 4096, (512, 512, 512, 512, 256))  # at 4, 8, ..., 64
+    ray_size: int = _from(8, 512, 64)  # side of the ray grid, at which the generator was trained
+    hard_fuse_size: int = _from(8, 512, 64)  # up to this side of the ray grid the parts are fused "hard"
+    mask_size: int = _from(32, 1024, 512)  # side of the pictures in which the parts' masks are drawn
+    render: RenderConfig = field(default_factory=RenderConfig)
+    neck: NeckConfig = field(default_factory=NeckConfig)
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, "")
+        if len(self.preset) > LONGEST_NAME or not self.preset.isprintable():
+            raise InputError(f"preset: expected a name of up to {LONGEST_NAME} letters, got {shown(self.preset)}")
+        largest = 4 * 2 ** (len(self.plane_widths) - 1)
+        if largest != self.render.plane_size:
+            raise InputError(
+                f"plane_widths: expected one width for each of the sides 4, 8, ..., render.plane_size="
+                f"{self.render.plane_size}, got {len(self.plane_widths)}, which end at {largest}"
+            )
+        if self.render.num_coarse < 4:
+            raise InputError(f"render.num_coarse: expected at least 4, got {self.render.num_coarse}")
+        samples = self.ray_size**2 * (self.render.num_coarse + self.render.num_fine)
+        if samples > MAX_SAMPLES:
+            raise InputError(
+                f"render: expected at most {MAX_SAMPLES:,} samples a picture, ray_size² x (num_coarse + num_fine), "
+                f"got {samples:,}"
+            )
+
+    @property
+    def image_size(self) -> int:
+        """Return the side of the pictures after super-resolution."""
+        return self.render.neural_size << len(self.render.superres_widths)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, which `from_dict` reads back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any, name: str = "config") -> GenHeadConfig:
+        """Build the config that `to_dict` wrote.
+
+        Raises:
+            InputError: unknown or missing fields, or a value of another type; `name` starts the sentence.
+        """
+        return _build(cls, values, name)  # type: ignore[no-any-return]
+
+
+def genhead_ffhq512() -> GenHeadConfig:
+    """Return the config of the published generator: 512² pictures, 54,985,537 parameters."""
+    return GenHeadConfig()
+
+
+def genhead_tiny() -> GenHeadConfig:
+    """Return the config of a small generator for two CPU cores: 128² pictures of the open head model."""
+    return GenHeadConfig(
+        preset="genhead_tiny",
+        latent_width=32,
+        background_mapping_layers=2,
+        plane_widths=(48, 48, 48, 32, 24),
+        background_widths=(32, 32, 24, 16),
+        ray_size=32,
+        mask_size=128,
+        render=tiny().render,
+        neck=NeckConfig(fine_size=12, coarse_size=6, num_shape=12, num_expression=10),
+    )
+
+
+GENHEAD_PRESETS = {"genhead_ffhq512": genhead_ffhq512, "genhead_tiny": genhead_tiny}

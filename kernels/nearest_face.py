@@ -1,4 +1,4 @@
-"""The nearest triangle of a mesh for each of many points.
+"""The nearest triangle of a mesh, or the nearest vertex, for each of many points.
 
 The distance to a triangle is the distance to its plane where the foot of the point lies inside and the triangle is
 large enough; otherwise it is the distance to the nearest of its three edges. With a minimum area above nearly all
@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from triportrait.kernels.checks import shapes
@@ -55,6 +56,49 @@ def nearest_face(
             with device_of(points):
                 return _nearest(points, vertices, faces, edges, min_triangle_area)
         return nearest_face_reference(points, vertices, faces, min_triangle_area, edges)
+
+
+def nearest_vertex(points: Tensor, vertices: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the vertex nearest to each point, and its squared distance.
+
+    Args:
+        points: [B, P, 3] float32, scene units.
+        vertices: [B, U, 3] float32, scene units; U at least 1.
+
+    Returns:
+        squared_distance [B, P] float32; vertex [B, P] int64. Of vertices that tie, to 1e-6 of the squared distance, any
+        is returned. All is computed in float64, without a gradient.
+
+    Raises:
+        ValueError: a shape disagrees, or there is no vertex.
+
+    On a GPU a vertex is a triangle of one point, for the kernel of `nearest_face`.
+    """
+    if not shapes(points=(points, "B P 3"), vertices=(vertices, "B U 3"))["U"]:
+        raise ValueError("vertices: expected at least one, got none")
+    with torch.no_grad():
+        if not runs_triton(points=points, vertices=vertices):
+            return nearest_vertex_reference(points, vertices)
+        rows = torch.arange(vertices.shape[1], device=vertices.device)
+        edges = Edges(rows[:, None].expand(-1, 2), rows)
+        with device_of(points):
+            return _nearest(points, vertices, rows[:, None].expand(-1, 3), edges, torch.inf)
+
+
+def nearest_vertex_reference(points: Tensor, vertices: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the definition in plain PyTorch."""
+    squared = torch.empty(points.shape[:2], device=points.device)
+    vertex = torch.empty(points.shape[:2], dtype=torch.int64, device=points.device)
+    size = max(1, (CPU_CHUNK if points.device.type == "cpu" else CHUNK) // vertices.shape[1])
+    for b in range(len(points)):
+        places = vertices[b].double()
+        terms = torch.cat([-2 * places, places.square().sum(1, keepdim=True)], 1).T  # [4, U]
+        for start in range(0, points.shape[1], size):
+            rows = slice(start, start + size)
+            chunk = points[b, rows].double()
+            least, vertex[b, rows] = (F.pad(chunk, (0, 1), value=1.0) @ terms).min(1)  # less |point|²
+            squared[b, rows] = (least + chunk.square().sum(1)).clamp(min=0).float()
+    return squared, vertex
 
 
 def nearest_face_reference(

@@ -14,7 +14,7 @@ from torch import Tensor
 from triportrait import __version__
 from triportrait.core.checkpoint import save_weights
 from triportrait.core.checksum import fingerprint
-from triportrait.core.config import ModelConfig, portrait4d_v2
+from triportrait.core.config import GenHeadConfig, ModelConfig, genhead_ffhq512, portrait4d_v2
 from triportrait.core.errors import InputError
 from triportrait.core.motion.flame import EYELIDS, SCENE_UNITS_PER_METRE, rescale_flame
 from triportrait.core.motion.pdfgc import PDFGC
@@ -91,7 +91,7 @@ class _Part:
     """One network ready to be written: tensors by our names, its sizes, its provenance, what is not in it."""
 
     tensors: dict[str, Tensor]
-    config: ModelConfig | None
+    config: ModelConfig | GenHeadConfig | None
     details: dict[str, Any]
     ignored: list[str] = field(default_factory=list)
 
@@ -190,7 +190,7 @@ def _networks(content: Any, file: Path, ignore: Sequence[str], warnings: list[st
     if _RECONSTRUCTOR_MARK in main.tensors:
         parts = {"portrait": _part(main, "portrait", where, ignore, portrait4d_v2())}
     elif _GENERATOR_MARK in main.tensors:
-        parts = {"genhead": _part(main, "genhead", where, ignore)}
+        parts = {"genhead": _part(main, "genhead", where, ignore, genhead_ffhq512())}
     else:
         raise InputError(
             f"{where}: expected a reconstructor or a GenHead, got a {shown(main.kind)}; give a published file"
@@ -204,23 +204,31 @@ def _networks(content: Any, file: Path, ignore: Sequence[str], warnings: list[st
     return parts
 
 
-def _part(network: Network, kind: Kind, where: str, ignore: Sequence[str], config: ModelConfig | None = None) -> _Part:
+def _part(
+    network: Network, kind: Kind, where: str, ignore: Sequence[str], config: ModelConfig | GenHeadConfig | None = None
+) -> _Part:
     dropped = left_out(kind, network.tensors, ignore)
     gone = set(dropped)
     tensors = {name: tensor for name, tensor in network.tensors.items() if name not in gone}
     details: dict[str, Any] = {"class": shown(network.kind), "settings": network.settings} if network.kind else {}
     if dropped:
         details["ignored"] = [shown(name) for name in dropped]
-    if config is not None:
-        check_options(network.settings, where)
-        if network.settings.get("use_ws_ones"):
+    if kind == "portrait" or kind == "genhead":
+        check_options(network.settings, where, kind)
+    ones = config is not None and bool(network.settings.get("use_ws_ones"))
+    if config is not None and ones:
+        details["style"] = "all ones, because the network was made with use_ws_ones"
+        if kind == "portrait":
             tensors[_STYLE] = torch.ones(config.render.style_width)
-            details["style"] = "all ones, because the network was made with use_ws_ones"
     check_contract(kind, tensors, where)
     tensors = {name: t.to(STORED[numbers_of(name)]) for name, t in tensors.items() if not ignored(name)}
-    if kind == "portrait" or kind == "motion":
+    if kind == "portrait" or kind == "motion" or kind == "genhead":
         names = rename(tensors, kind)
         tensors = {names[name]: tensor for name, tensor in tensors.items()}
+    if kind == "genhead":  # the published file has no tensor for the style of super-resolution
+        mean = tensors["mapping.mean_style"]
+        tensors["superres.style"] = torch.ones_like(mean) if ones else mean.clone()
+        details.setdefault("style", "the mean style of the mapping, because the network was made without use_ws_ones")
     _check_finite(tensors, where)
     return _Part(tensors, config, details, dropped)
 

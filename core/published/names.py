@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-OurKind = Literal["portrait", "motion"]  # the networks that we have modules for
+OurKind = Literal["portrait", "motion", "genhead"]  # the networks that we have modules for
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
 _CANONICAL_BLOCK: list[Rule] = [
@@ -29,6 +29,46 @@ _DECODER_BLOCK: list[Rule] = [
 def _shifted(template: str, step: int, offset: int = 0) -> Callable[[re.Match[str]], str]:
     """Put (number - offset) / step of the match into the template: indices that skip activations become a count."""
     return lambda match: template.format((int(match[1]) - offset) // step)
+
+
+# what the portrait and GenHead have in common: the MLP behind the planes, super-resolution, FLAME and its tables
+_RENDERER: list[Rule] = [
+    (r"^decoder\.net\.0\.", "volume.field.hidden."),
+    (r"^decoder\.out_sigma\.", "volume.field.density."),
+    (r"^decoder\.out_rgb\.", "volume.field.feature."),
+    (r"^superresolution\.block(\d)\.torgb\.", r"superres.blocks.\1.to_rgb."),
+    (r"^superresolution\.block(\d)\.", r"superres.blocks.\1."),
+    (r"^deformer\.flame_deform\.flame_model\.v_template$", "neck.flame.template"),
+    (r"^deformer\.flame_deform\.flame_model\.shapedirs$", "neck.flame.shape_directions"),
+    (r"^deformer\.flame_deform\.flame_model\.posedirs$", "neck.flame.pose_directions"),
+    (r"^deformer\.flame_deform\.flame_model\.J_regressor$", "neck.flame.joint_regressor"),
+    (r"^deformer\.flame_deform\.flame_model\.parents$", "neck.flame.parents"),
+    (r"^deformer\.flame_deform\.flame_model\.lbs_weights$", "neck.flame.skinning_weights"),
+    (r"^deformer\.flame_deform\.flame_model\.faces_tensor$", "neck.flame.faces"),
+    (r"^deformer\.flame_deform\.flame_model\.lmk_faces_idx$", "neck.flame.landmark53_faces"),
+    (r"^deformer\.flame_deform\.flame_model\.lmk_bary_coords$", "neck.flame.landmark53_barycentrics"),
+    (r"^deformer\.flame_deform\.flame_model\.dynamic_lmk_faces_idx$", "neck.flame.contour_faces"),
+    (r"^deformer\.flame_deform\.flame_model\.dynamic_lmk_bary_coords$", "neck.flame.contour_barycentrics"),
+    (r"^deformer\.flame_deform\.flame_model\.full_lmk_faces_idx$", "neck.flame.landmark70_faces"),
+    (r"^deformer\.flame_deform\.flame_model\.full_lmk_bary_coords$", "neck.flame.landmark70_barycentrics"),
+    (r"^deformer\.flame_deform\.flame_model\.neck_kin_chain$", "neck.flame.neck_chain"),
+    (r"^deformer\.flame_deform\.flame_model\.(global|neck|jaw|eye)_limits$", r"neck.flame.\1_limits"),
+    (r"^deformer\.flame_deform\.simplify_idxs$", "neck.mesh.coarse_vertices"),
+    (r"^deformer\.flame_deform\.simplify_baris$", "neck.mesh.coarse_barycentrics"),
+    (r"^deformer\.flame_deform\.simplify_faces$", "neck.mesh.coarse_faces"),
+    (r"^deformer\.flame_deform\.simplify_faces_region_idxs$", "neck.mesh.coarse_face_regions"),
+    (r"^deformer\.flame_deform\.if_eye_face_simplify$", "neck.mesh.coarse_face_is_eye"),
+    (
+        r"^deformer\.flame_deform\.(masked_(?:eye_|lips_|face_wo_eye_|noinmouth_|smallface_|eyelids_)?faces"
+        r"|canonical_shape(?:_face_only|_coarse)?|(?:eye|face|lips|noinmouth|vertices_region|dynamic|smallface|eyelids)_idxs)$",
+        r"neck.mesh.\1",
+    ),
+]
+
+
+def _doublings(side: str) -> int:
+    """Return how often 4 is doubled to a side; a side that is none, like 0, gives a number that no block has."""
+    return int(side).bit_length() - 3
 
 
 _PORTRAIT: list[Rule] = [
@@ -70,36 +110,7 @@ _PORTRAIT: list[Rule] = [
     *_DECODER_BLOCK,
     *_CANONICAL_BLOCK,
     (r"\.mlp\.dwconv\.dwconv\.", ".mlp.depthwise."),
-    (r"^decoder\.net\.0\.", "volume.field.hidden."),
-    (r"^decoder\.out_sigma\.", "volume.field.density."),
-    (r"^decoder\.out_rgb\.", "volume.field.feature."),
-    (r"^superresolution\.block(\d)\.torgb\.", r"superres.blocks.\1.to_rgb."),
-    (r"^superresolution\.block(\d)\.", r"superres.blocks.\1."),
-    (r"^deformer\.flame_deform\.flame_model\.v_template$", "neck.flame.template"),
-    (r"^deformer\.flame_deform\.flame_model\.shapedirs$", "neck.flame.shape_directions"),
-    (r"^deformer\.flame_deform\.flame_model\.posedirs$", "neck.flame.pose_directions"),
-    (r"^deformer\.flame_deform\.flame_model\.J_regressor$", "neck.flame.joint_regressor"),
-    (r"^deformer\.flame_deform\.flame_model\.parents$", "neck.flame.parents"),
-    (r"^deformer\.flame_deform\.flame_model\.lbs_weights$", "neck.flame.skinning_weights"),
-    (r"^deformer\.flame_deform\.flame_model\.faces_tensor$", "neck.flame.faces"),
-    (r"^deformer\.flame_deform\.flame_model\.lmk_faces_idx$", "neck.flame.landmark53_faces"),
-    (r"^deformer\.flame_deform\.flame_model\.lmk_bary_coords$", "neck.flame.landmark53_barycentrics"),
-    (r"^deformer\.flame_deform\.flame_model\.dynamic_lmk_faces_idx$", "neck.flame.contour_faces"),
-    (r"^deformer\.flame_deform\.flame_model\.dynamic_lmk_bary_coords$", "neck.flame.contour_barycentrics"),
-    (r"^deformer\.flame_deform\.flame_model\.full_lmk_faces_idx$", "neck.flame.landmark70_faces"),
-    (r"^deformer\.flame_deform\.flame_model\.full_lmk_bary_coords$", "neck.flame.landmark70_barycentrics"),
-    (r"^deformer\.flame_deform\.flame_model\.neck_kin_chain$", "neck.flame.neck_chain"),
-    (r"^deformer\.flame_deform\.flame_model\.(global|neck|jaw|eye)_limits$", r"neck.flame.\1_limits"),
-    (r"^deformer\.flame_deform\.simplify_idxs$", "neck.mesh.coarse_vertices"),
-    (r"^deformer\.flame_deform\.simplify_baris$", "neck.mesh.coarse_barycentrics"),
-    (r"^deformer\.flame_deform\.simplify_faces$", "neck.mesh.coarse_faces"),
-    (r"^deformer\.flame_deform\.simplify_faces_region_idxs$", "neck.mesh.coarse_face_regions"),
-    (r"^deformer\.flame_deform\.if_eye_face_simplify$", "neck.mesh.coarse_face_is_eye"),
-    (
-        r"^deformer\.flame_deform\.(masked_(?:eye_|lips_|face_wo_eye_|noinmouth_|smallface_|eyelids_)?faces"
-        r"|canonical_shape(?:_face_only|_coarse)?|(?:eye|face|lips|noinmouth|vertices_region|dynamic|smallface|eyelids)_idxs)$",
-        r"neck.mesh.\1",
-    ),
+    *_RENDERER,
 ]
 
 _MOTION: list[Rule] = [
@@ -133,9 +144,23 @@ _MOTION: list[Rule] = [
     (r"^emo_embed\.1\.", "emotion.embed."),
 ]
 
+_SYNTHESIS = r"^((?:plane|background)_synthesis\.blocks\.\d+)"
+_GENHEAD: list[Rule] = [
+    (r"^backbone\.synthesis\.b(\d+)\.", lambda m: f"plane_synthesis.blocks.{_doublings(m[1])}."),
+    (r"^background\.synthesis\.b(\d+)\.", lambda m: f"background_synthesis.blocks.{_doublings(m[1])}."),
+    (r"^(plane|background)_synthesis\.blocks\.0\.const$", r"\1_synthesis.start"),
+    (_SYNTHESIS + r"\.torgb\.", r"\1.to_image."),
+    (r"^backbone\.mapping\.", "mapping."),
+    (r"^background\.mapping\.", "background_mapping."),
+    (r"^((?:background_)?mapping)\.w_avg$", r"\1.mean_style"),
+    (r"^((?:background_)?mapping)\.fc(\d)\.", r"\1.layers.\2."),
+    *_RENDERER,
+]
+
 _RULES: dict[OurKind, list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]]] = {
     "portrait": [(re.compile(p), r) for p, r in _PORTRAIT],
     "motion": [(re.compile(p), r) for p, r in _MOTION],
+    "genhead": [(re.compile(p), r) for p, r in _GENHEAD],
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from triportrait.core.config import portrait4d_v2
+from triportrait.core.config import genhead_ffhq512, portrait4d_v2
 from triportrait.core.errors import InputError
 from triportrait.core.published import manifests
 from triportrait.core.safe_text import shown
@@ -55,7 +55,11 @@ INDICES = {
     f"{_MESH}eye_idxs": f"{_FLAME}v_template",
     f"{_MESH}face_idxs": f"{_FLAME}v_template",
     f"{_MESH}noinmouth_idxs": f"{_FLAME}v_template",
+    f"{_MESH}lips_idxs": f"{_FLAME}v_template",
+    f"{_MESH}eyelids_idxs": f"{_FLAME}v_template",
+    f"{_MESH}vertices_region_idxs": f"{_FLAME}v_template",
 }
+FILLED = (f"{_MESH}vertices_region_idxs",)  # a place that is not used names the vertex after the last one
 
 
 def ignored(name: str) -> bool:
@@ -145,7 +149,7 @@ def check_indices(tensors: Mapping[str, Tensor], file: str) -> None:
     """
     for name, target in INDICES.items():
         if name in tensors:
-            table, rows = tensors[name], len(tensors[target])
+            table, rows = tensors[name], len(tensors[target]) + (name in FILLED)
             if table.numel() and (table.min() < 0 or table.max() >= rows):
                 got = f"{int(table.min())} to {int(table.max())}"
                 raise InputError(f"{file}: {name}: expected numbers from 0 to {rows - 1}, got {got}; fetch it again")
@@ -174,20 +178,37 @@ def portrait_options() -> dict[str, Any]:
     }
 
 
-def check_options(settings: Mapping[str, Any], file: str) -> None:
-    """Check the options that a published portrait was made with, as far as the file tells them.
+@cache
+def genhead_options() -> dict[str, Any]:
+    """List the options of the published GenHead, dotted where nested, with the values that ours needs."""
+    config = genhead_ffhq512()
+    return {
+        "z_dim": config.latent_width,
+        "w_dim": config.render.style_width,
+        "c_dim": 25 + config.neck.num_shape,
+        "img_resolution": config.image_size,
+        "rendering_kwargs.box_warp": config.render.box_side,
+        "rendering_kwargs.depth_resolution": config.render.num_coarse,
+        "rendering_kwargs.depth_resolution_importance": config.render.num_fine,
+    }
+
+
+def check_options(settings: Mapping[str, Any], file: str, kind: Literal["portrait", "genhead"] = "portrait") -> None:
+    """Check the options that a published portrait or GenHead was made with, as far as the file tells them.
 
     Raises:
         InputError: names `file` and the first option with which our network would show something else.
     """
-    for name, expected in portrait_options().items():
+    expected_options = portrait_options() if kind == "portrait" else genhead_options()
+    advice = "the published v2, v1 or static network" if kind == "portrait" else "the published GenHead"
+    for name, expected in expected_options.items():
         value: Any = settings
         for key in name.split("."):
             value = value.get(key, expected) if isinstance(value, Mapping) else expected
         if value != expected:
             raise InputError(
                 f"{file}: {name}: expected a network made with {expected}, got {shown(str(value))}; "
-                "give a file of the published v2, v1 or static network"
+                f"give a file of {advice}"
             )
     if settings.get("use_ws_ones") not in (None, False, True):
         raise InputError(f"{file}: use_ws_ones: expected a truth value, got another; fetch it again")

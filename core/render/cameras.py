@@ -114,3 +114,8 @@ def sample_look_at(batch: int, generator: torch.Generator, ranges: LookAtRange |
 def camera_from_label(label: Tensor) -> Camera:
     """Read the published label [B, 25]: world_from_camera row by row (16), intrinsics row by row (9)."""
     return Camera(label[:, :16].reshape(-1, 4, 4), label[:, 16:25].reshape(-1, 3, 3))
+
+
+def camera_label(camera: Camera) -> Tensor:
+    """Return labels [B, 25], as the published networks read cameras: world_from_camera row by row, then intrinsics."""
+    return torch.cat([camera.world_from_camera.flatten(1), camera.intrinsics.flatten(1)], 1)

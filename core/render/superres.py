@@ -23,7 +23,7 @@ DEMODULATION_FLOOR = 1e-8
 FEW_PRODUCTS = 1024  # channels in times out: up to here a doubling's filter takes longer than four times the products
 
 
-class _Affine(nn.Module):
+class Affine(nn.Module):
     """A linear layer from the style to one factor per input channel; the stored weight has unit scale."""
 
     def __init__(self, style_width: int, width: int) -> None:
@@ -44,7 +44,7 @@ class StyledConv(nn.Module):
         self.weight = nn.Parameter(torch.randn(out_width, in_width, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_width))
         self.noise_strength = nn.Parameter(torch.zeros(()))
-        self.affine = _Affine(style_width, in_width)
+        self.affine = Affine(style_width, in_width)
 
     def plain_weight(self, style: Tensor) -> Tensor:
         """Return the weight [O, I, 3, 3] with the style [D] multiplied in and each output channel normalised."""
@@ -65,7 +65,7 @@ class ToRgb(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(3, in_width, 1, 1))
         self.bias = nn.Parameter(torch.zeros(3))
-        self.affine = _Affine(style_width, in_width)
+        self.affine = Affine(style_width, in_width)
 
     def plain_weight(self, style: Tensor) -> Tensor:
         """Return the weight [3, I, 1, 1] with the style [D] multiplied in."""

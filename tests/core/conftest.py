@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from tests.core.parity import Agrees
-from triportrait.core.config import portrait4d_v2, tiny
+from triportrait.core.config import genhead_ffhq512, portrait4d_v2, tiny
+from triportrait.core.genhead.generator import GenHead
 from triportrait.core.motion.pdfgc import PDFGC
 from triportrait.core.portrait import Portrait4D
-from triportrait.core.seeded_weights import rule_motion_encoder, rule_portrait
+from triportrait.core.seeded_weights import rule_genhead, rule_motion_encoder, rule_portrait
 
 
 @pytest.fixture
@@ -25,6 +26,11 @@ def full_portrait() -> Portrait4D:
 @pytest.fixture(scope="session")
 def tiny_portrait() -> Portrait4D:
     return rule_portrait(tiny())
+
+
+@pytest.fixture(scope="session")
+def full_genhead() -> GenHead:
+    return rule_genhead(genhead_ffhq512())
 
 
 @pytest.fixture(scope="session")

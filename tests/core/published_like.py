@@ -25,7 +25,7 @@ def published_tensors(kind: Kind, flame: dict[str, Tensor] | None = None) -> dic
     tensors = {}
     for name, sizes in manifest(kind).items():
         shape = tuple(FREE if size is None else size for size in sizes)
-        ours = our_name(name, kind) if kind == "portrait" or kind == "motion" else name
+        ours = our_name(name, kind) if kind in ("portrait", "motion", "genhead") else name  # type: ignore[arg-type]
         if flame is not None and ours in flame:
             tensors[name] = flame[ours]
         elif name.startswith("deformer."):

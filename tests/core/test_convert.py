@@ -14,31 +14,42 @@ from tests.core.parity import seeded
 from tests.core.published_like import as_network, published_tensors
 from tests.core.synthetic import flame_tables, sphere
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait, save_weights
-from triportrait.core.config import portrait4d_v2
+from triportrait.core.config import genhead_ffhq512, portrait4d_v2
 from triportrait.core.errors import InputError
+from triportrait.core.genhead.generator import GenHead
+from triportrait.core.genhead.weights import load_genhead
 from triportrait.core.motion.pdfgc import PDFGC
 from triportrait.core.portrait import Portrait4D
+from triportrait.core.published import convert as module
 from triportrait.core.published import network_contract
 from triportrait.core.published.convert import FlameOptions, convert
 from triportrait.core.published.names import our_name, rename
-from triportrait.core.published.network_contract import ignored, manifest
+from triportrait.core.published.network_contract import check_options, ignored, manifest
+from triportrait.core.published.networks import Network
 from triportrait.core.tracking.head_model import load_head_model
 from triportrait.serve.jobs.convert import Convert
 
 
 class TestNames:
-    @pytest.mark.parametrize("kind, count", [("portrait", 413), ("motion", 325)])
+    @pytest.mark.parametrize("kind, count", [("portrait", 413), ("motion", 325), ("genhead", 281)])
     def test_every_published_tensor_has_one_place_of_its_shape(self, kind, count):
+        makers = {
+            "portrait": lambda: Portrait4D(portrait4d_v2()),
+            "motion": PDFGC,
+            "genhead": lambda: GenHead(genhead_ffhq512()),
+        }
         with torch.device("meta"):
-            module = Portrait4D(portrait4d_v2()) if kind == "portrait" else PDFGC()
+            module = makers[kind]()
         ours = {n: tuple(t.shape) for n, t in module.state_dict().items() if not n.endswith("num_batches_tracked")}
+        if kind == "genhead":
+            del ours["superres.style"]  # the published file has none: conversion makes it
         published = manifest(kind)
         assert len(published) == count
         places = rename(published, kind)
         network = {n: o for n, o in places.items() if not o.startswith("neck.")}
         assert {o: published[n] for n, o in network.items()} == ours
         tables = [o for o in places.values() if o.startswith("neck.")]
-        assert len(set(tables)) == len(tables) == (41 if kind == "portrait" else 0)
+        assert len(set(tables)) == len(tables) == {"portrait": 41, "motion": 0, "genhead": 41}[kind]
 
     def test_an_unknown_name_matches_nothing_of_ours(self):
         assert our_name("encoder_canonical.extra.weight", "portrait") == "encoder_canonical.extra.weight"
@@ -115,15 +126,51 @@ def test_a_whole_published_snapshot(tmp_path, flame, full_portrait, no_grad):
     }  # fmt: skip
 
 
-def test_a_genhead_snapshot(tmp_path):
-    file = tmp_path / "genhead-ffhq512.pkl"
-    network = as_network("PartTriPlaneGeneratorDeform", published_tensors("genhead"))
-    discriminator = as_network("DualDiscriminatorDeform", published_tensors("discriminator"))
-    file.write_bytes(pickles.dump(pickles.snapshot(G_ema=network, D=discriminator)))
-    (part, other) = convert(file, tmp_path / "w").parts
-    assert (part.kind, part.num_tensors) == ("genhead", len(manifest("genhead")))
-    assert set(load_file(part.path)) == set(manifest("genhead"))
-    assert other.kind == "genhead_discriminator"  # a portrait's own may lie beside it
+@pytest.fixture(scope="module")
+def genhead_tensors():
+    return published_tensors("genhead")
+
+
+class TestGenHead:
+    @pytest.mark.full
+    def test_a_snapshot_becomes_a_generator(self, tmp_path, full_genhead, genhead_tensors):
+        file = tmp_path / "genhead-ffhq512.pkl"
+        options = {"use_ws_ones": True, "z_dim": 512, "c_dim": 325}
+        network = as_network("PartTriPlaneGeneratorDeform", genhead_tensors, **options)
+        discriminator = as_network("DualDiscriminatorDeform", published_tensors("discriminator"))
+        file.write_bytes(pickles.dump(pickles.snapshot(G_ema=network, D=discriminator)))
+        (part, other) = convert(file, tmp_path / "w").parts
+        assert (part.kind, part.num_tensors) == ("genhead", len(manifest("genhead")) + 1)
+        assert other.kind == "genhead_discriminator"  # a portrait's own may lie beside it
+        generator = load_genhead(tmp_path / "w")
+        assert (generator.superres.style == 1).all(), "as the options of the file say"
+        for name, tensor in full_genhead.state_dict().items():
+            if name != "superres.style":
+                assert torch.equal(generator.state_dict()[name], tensor), name
+        assert generator.regions is not None and generator.regions.neighbours.shape == (5023, 10)
+        card = json.loads((tmp_path / "w" / "genhead.json").read_text())
+        assert card["provenance"]["style"] == "all ones, because the network was made with use_ws_ones"
+        assert card["config"]["preset"] == "genhead_ffhq512"
+
+    @pytest.mark.full
+    @pytest.mark.parametrize("options", [{"use_ws_ones": False}, {}])
+    def test_without_ones_the_style_is_the_mappings_mean(self, genhead_tensors, options):
+        network = Network(genhead_tensors, settings=options)
+        part = module._part(network, "genhead", "x.pkl", [], genhead_ffhq512())
+        assert torch.equal(part.tensors["superres.style"], genhead_tensors["backbone.mapping.w_avg"])
+        assert part.details["style"].startswith("the mean style of the mapping")
+
+    @pytest.mark.parametrize(
+        "options, message",
+        [
+            ({"z_dim": 256}, "z_dim: expected a network made with 512, got 256; give a file of the published GenHead"),
+            ({"rendering_kwargs": {"box_warp": 1.0}}, "box_warp: expected a network made with 1.3, got 1.0"),
+            ({"use_ws_ones": "yes"}, "use_ws_ones: expected a truth value, got another"),
+        ],
+    )
+    def test_other_options_are_refused(self, options, message):
+        with pytest.raises(InputError, match=message):
+            check_options({"img_resolution": 512} | options, "x.pkl", "genhead")
 
 
 def test_the_motion_encoder(tmp_path, motion_file, motion_encoder, no_grad):

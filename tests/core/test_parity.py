@@ -173,6 +173,16 @@ def test_13_end_to_end(full_portrait, agrees):
     agrees("13_end_to_end", "image_sr", rendering.image)
 
 
+def test_15_genhead(full_genhead, agrees):
+    condition = full_genhead.condition(fixed_camera(), seeded("gh_shape", (1, 300), scale=0.1))
+    styles = full_genhead.styles(seeded("z", (1, 512)), condition)
+    agrees("15_genhead", "ws", styles[:, 0])
+    agrees("15_genhead", "planes_const", full_genhead.plane_synthesis(styles, "const"))
+    agrees("15_genhead", "planes_none", full_genhead.plane_synthesis(styles, "none"))
+    behind = full_genhead.background_styles(seeded("z_bg", (1, 512)))
+    agrees("15_genhead", "bg_const", full_genhead.background_synthesis(behind, "const"))
+
+
 class TestNeckField:
     """Stage 14: every grid point has faces that tie for nearest, and the stored offset belongs to one of them."""
 

@@ -10,13 +10,13 @@ import torch
 
 from tests.core.parity import Agrees, seeded
 from triportrait.core.published.network_contract import manifest
+from triportrait.core.render.cameras import camera_label
 from triportrait.core.seeded_weights import rule_normal
 from triportrait.core.types import Camera
 from triportrait.train.objectives.discriminator import (
     Discriminator,
     DiscriminatorConfig,
     _append_minibatch_std,
-    camera_label,
 )
 
 LITTLE = DiscriminatorConfig(image_size=16, base=128, widest=8, mapping_layers=2)

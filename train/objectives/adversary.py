@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from triportrait.core.render.cameras import camera_label
 from triportrait.core.types import Camera, Rendering
 from triportrait.train.config import LossConfig
 from triportrait.train.data.pictures import Pictures
 from triportrait.train.data.resize import shrink
-from triportrait.train.objectives.discriminator import Discriminator, camera_label
+from triportrait.train.objectives.discriminator import Discriminator
 
 REAL, FAKE = "real", "fake"  # names of what the generator's phase hands on to the discriminator's
 

@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from triportrait.core.types import Camera
+from triportrait.core.unit_scale import Linear, unit_moment
 from triportrait.kernels.bias_act import GAIN, LEAK, bias_leaky_relu
 from triportrait.kernels.fir import downsample_fir, smooth_fir
 
 LABEL_WIDTH = 25  # cam2world row by row, then the normalised intrinsics
 IN_CHANNELS = 10  # picture, ray grid, correspondence map: 3 each; mask: 1
-STD_FLOOR, MOMENT_FLOOR = 1e-8, 1e-8
+STD_FLOOR = 1e-8
 
 
 @dataclass(frozen=True)
@@ -104,22 +104,6 @@ class Block(nn.Module):
         return self.skip(x, math.sqrt(0.5)) + self.conv1(self.conv0(x), math.sqrt(0.5))
 
 
-class Linear(nn.Module):
-    """A linear layer at unit scale; `lr_multiplier` is a factor on the learning rate of weight and bias."""
-
-    def __init__(self, in_width: int, out_width: int, activates: bool, lr_multiplier: float = 1.0) -> None:
-        super().__init__()
-        self.activates, self.lr_multiplier = activates, lr_multiplier
-        self.weight = nn.Parameter(torch.randn(out_width, in_width) / lr_multiplier)
-        self.bias = nn.Parameter(torch.zeros(out_width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, I] to [B, O]."""
-        weight = self.weight * (self.lr_multiplier / math.sqrt(self.weight.shape[1]))
-        x = F.linear(x, weight, self.bias * self.lr_multiplier)
-        return F.leaky_relu(x, LEAK) * GAIN if self.activates else x
-
-
 class CameraMapping(nn.Module):
     """The mapping of a camera to the direction along which the discriminator reads."""
 
@@ -133,8 +117,7 @@ class CameraMapping(nn.Module):
 
     def forward(self, label: Tensor) -> Tensor:
         """Map [B, 25] to [B, D]."""
-        x = self.embed(label)
-        x = x * (x.square().mean(1, keepdim=True) + MOMENT_FLOOR).rsqrt()
+        x = unit_moment(self.embed(label))
         for layer in self.layers:
             x = layer(x)
         return x
@@ -175,11 +158,6 @@ class Discriminator(nn.Module):
         """Tell whether blocks run in bfloat16 on a device; an older GPU only emulates it."""
         native = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
         return device.type in self.config.half_on and native
-
-
-def camera_label(camera: Camera) -> Tensor:
-    """Return cameras as the published networks read them, [B, 25]: cam2world row by row, then the intrinsics."""
-    return torch.cat([camera.world_from_camera.flatten(1), camera.intrinsics.flatten(1)], 1)
 
 
 def _resized(x: Tensor, size: int) -> Tensor:
