@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.train import tracked, trained
+from tests.train import little, tracked, trained
 from tests.train.runs import refused
-from tests.train.test_clip_training import little_preset, words  # noqa: F401
 from triportrait import cli
 from triportrait.core.checkpoint import load_portrait
 from triportrait.core.tracking.head_model import load_head_model
 from triportrait.train.networks import InitFrom
+from triportrait.train.presets import STAGE_PRESETS
 
 OPEN = load_head_model().identity
+
+
+@pytest.fixture(autouse=True, scope="module")
+def little_preset():
+    """`tiny` is the smallest training here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(STAGE_PRESETS, "tiny", little.adversarial)
+        yield
+
+
+def words(material: Path, data: Path, out: Path, *more: Any) -> list[str]:
+    """A training of three steps by a network without FLAME."""
+    options = ["--data", data, "--out", out, "--static", material / "static", "--motion", material / "trained"]
+    options += ["--batch", 2, "--micro-batches", 1, "--images", 6, "--save-every", 2, "--sample-every", 100]
+    return ["train", "stage2", *map(str, [*options, "--precision", "fp32", *more])]
 
 
 @pytest.fixture(scope="module")
