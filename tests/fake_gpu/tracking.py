@@ -14,7 +14,7 @@ from triportrait.core.tracking.clip_fit import CAMERA
 from triportrait.core.tracking.fit import Bends, Priors, fit_landmarks
 from triportrait.core.tracking.head_model import load_head_model
 
-CLIPS, FRAMES = 3, 7
+CLIPS, FRAMES = 2, 4
 
 
 def counted(iterations: int) -> dict[str, Any]:
