@@ -318,9 +318,7 @@ class HeadTables:
     num_shape: int | None = None
 
 
-def head_tables(
-    folder: Path, tables: Mapping[str, Tensor] | None = None, kind: str = "portrait"
-) -> HeadTables | None:
+def head_tables(folder: Path, tables: Mapping[str, Tensor] | None = None, kind: str = "portrait") -> HeadTables | None:
     """Read the tables of a head model: those in the portrait, else those of a FLAME file converted beside it.
 
     Args:
