@@ -350,7 +350,7 @@ class TestDerived:
         places = (corners * found["landmark70_barycentrics"][0][..., None]).sum(1)
         error_mm = (places - moved[-70:]).norm(dim=-1) / 3 * 1000
         assert error_mm.mean() < 2.5
-        assert error_mm[68:].max() < 1
+        assert error_mm[68:].max() < 2  # an eye that is turned by a degree has its front elsewhere
 
     def test_the_nearest_points_are_those_of_a_dense_search(self):
         generator = torch.Generator().manual_seed(0)

@@ -12,7 +12,7 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,8 @@ class _Film:
         except (InputError, av.FFmpegError) as error:
             stopped = _below(str(error), path)
         reason = self._reason(stopped)
+        if reason == "unreadable":  # what was seen of it suffers from that, too
+            self.shots = [replace(shot, reason=reason) for shot in self.shots]
         if stopped is not None:
             self.said.insert(0, stopped)
         picture = None
