@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.train import written_pictures
-from tests.train.written_clips import frames, labels
+from tests.train.written_clips import TRACKED_FRAMES, frames, tracked
 from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.train.data.clip_store import lmdb_writing
@@ -20,25 +20,12 @@ from triportrait.train.data.clip_store.frames import decode
 from triportrait.train.data.clip_store.importing import import_lmdb
 from triportrait.train.data.clip_store.lmdb_writing import export_lmdb, message
 from triportrait.train.data.clip_store.records import COLUMNS, is_still, open_lmdb, parse, parse_still
-from triportrait.train.data.clip_store.store import ClipStore, ClipWriter, pack_masks
+from triportrait.train.data.clip_store.store import ClipStore
 from triportrait.train.data.picture_store.importing import import_stills
 from triportrait.train.data.picture_store.store import PictureStore
 
 MODEL = written_pictures.MODEL
-T = 6
-
-
-def clips(folder: Path, count: int = 3, motion: int | None = 548, leave_out: str | None = None) -> ClipStore:
-    writer = ClipWriter(folder, {"source": "videos", "head_model": MODEL})
-    for clip in range(count):
-        rows, T_clip = labels(clip, T + clip), T + clip
-        table = {name: rows[:, a:b] for name, (a, b) in COLUMNS.items() if name != leave_out}
-        table["mask"] = pack_masks(frames(clip, T_clip)[..., 1] > 90)
-        if motion is not None:
-            table["motion"] = np.random.default_rng(clip).normal(size=(T_clip, motion)).astype(np.float32)
-        writer.add(f"clip_{clip:08d}", frames(clip, T_clip), table)
-    writer.finish()
-    return ClipStore(folder)
+T = TRACKED_FRAMES
 
 
 def records(path: Path) -> list[bytes]:
@@ -53,7 +40,7 @@ def test_a_message_is_written_as_the_wire_format_says():
 
 
 def test_clips_become_the_published_records_and_come_back_bit_for_bit(tmp_path):
-    store = clips(tmp_path / "store")
+    store = tracked(tmp_path / "store")
     out = tmp_path / "vfhq_64_3"
     done: list[tuple[int, int]] = []
     result = export_lmdb(tmp_path / "store", out, lambda *counts: done.append(counts))
@@ -80,7 +67,7 @@ def test_clips_become_the_published_records_and_come_back_bit_for_bit(tmp_path):
 
 
 def test_an_export_that_was_stopped_goes_on(tmp_path):
-    clips(tmp_path / "store")
+    tracked(tmp_path / "store")
     export_lmdb(tmp_path / "store", tmp_path / "vfhq_64_3")
     whole = records(tmp_path / "vfhq_64_3")
 
@@ -98,7 +85,7 @@ def test_an_export_that_was_stopped_goes_on(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         export_lmdb(tmp_path / "store", tmp_path / "other_64_3", kill)
     shutil.rmtree(tmp_path / "store")
-    clips(tmp_path / "store", motion=600)
+    tracked(tmp_path / "store", motion=600)
     with pytest.raises(InputError, match="an export of another store was begun here"):
         export_lmdb(tmp_path / "store", tmp_path / "other_64_3")
 
@@ -183,7 +170,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_exported_is_refused_before_any_work(case, tmp_path, capsys):
     options, name, said = REFUSED[case]
-    clips(tmp_path / "store", **options)
+    tracked(tmp_path / "store", **options)
     assert cli.main(["prepare", "export", str(tmp_path / "store"), str(tmp_path / name)]) == 2
     assert said in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
@@ -193,7 +180,7 @@ def test_no_store_a_taken_name_and_a_small_disk_are_refused(tmp_path, monkeypatc
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match="expected a clip store or a picture store, it is neither"):
         export_lmdb(tmp_path / "folder", tmp_path / "vfhq_64_3")
-    clips(tmp_path / "store")
+    tracked(tmp_path / "store")
     (tmp_path / "vfhq_64_3").mkdir()
     with pytest.raises(InputError, match="it exists already"):
         export_lmdb(tmp_path / "store", tmp_path / "vfhq_64_3")
@@ -204,7 +191,7 @@ def test_no_store_a_taken_name_and_a_small_disk_are_refused(tmp_path, monkeypatc
 
 
 def test_a_map_that_is_too_small_grows(tmp_path, monkeypatch):
-    clips(tmp_path / "store")
+    tracked(tmp_path / "store")
     monkeypatch.setattr(lmdb_writing._Clips, "bound", lambda self: 4096)
     monkeypatch.setattr(lmdb_writing, "_SPARE", 1 << 16)
     export_lmdb(tmp_path / "store", tmp_path / "vfhq_64_3")

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from tests.train import written_pictures
-from tests.train.test_lmdb_export import clips
-from tests.train.written_clips import labels, store
+from tests.train.written_clips import labels, store, tracked
 from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.core.motion.head_identity import PUBLISHED_MODEL, ModelIdentity
@@ -38,7 +37,7 @@ def halves(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def test_stills_and_clips_become_the_published_tables(tmp_path, capsys):
     written_pictures.write(tmp_path / "pictures")
     per_frame(tmp_path / "stills", 5, 12, MODEL)
-    clips(tmp_path / "clips")
+    tracked(tmp_path / "clips")
     out = tmp_path / "tables"
     places = [str(tmp_path / name) for name in ("pictures", "clips", "stills")]
     assert cli.main(["prepare", "parameters", *places, str(out)]) == 2
@@ -125,7 +124,7 @@ def test_what_holds_no_parameters_is_refused(tmp_path, capsys):
         assert said in capsys.readouterr().err
     assert cli.main(["prepare", "parameters", str(tmp_path / "empty")]) == 2
     assert "expected a store or more and the folder to make" in capsys.readouterr().err
-    clips(tmp_path / "clips")
+    tracked(tmp_path / "clips")
     assert cli.main(["prepare", "parameters", str(tmp_path / "clips"), str(tmp_path / "out"), "--frames", "99"]) == 2
     assert "no clip has 99 frames" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

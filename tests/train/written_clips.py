@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from triportrait.train.data.clip_store.records import LABEL_WIDTH
+from tests.train import written_pictures
+from triportrait.train.data.clip_store.records import COLUMNS, LABEL_WIDTH
 from triportrait.train.data.clip_store.store import ClipStore, ClipWriter, pack_masks
 
 T, S = 20, 64  # frames of a clip, pixels of a side
 SETTINGS = {"source": "test"}
+TRACKED_FRAMES = 6  # of the first clip of `tracked`
 
 
 def frames(seed: int, count: int = T) -> np.ndarray:
@@ -44,3 +46,18 @@ def store(folder: Path, count: int = 2) -> ClipStore:
         writer.add(f"clip_{seed}", frames(seed), table(seed))
     writer.finish()
     return ClipStore(folder, contents=True)
+
+
+def tracked(folder: Path, count: int = 3, motion: int | None = 548, leave_out: str | None = None) -> ClipStore:
+    """A store of clips of tracked faces, one frame more in each than in the one before."""
+    writer = ClipWriter(folder, {"source": "videos", "head_model": written_pictures.MODEL})
+    for clip in range(count):
+        T_clip = TRACKED_FRAMES + clip
+        rows = labels(clip, T_clip)
+        table = {name: rows[:, a:b] for name, (a, b) in COLUMNS.items() if name != leave_out}
+        table["mask"] = pack_masks(frames(clip, T_clip)[..., 1] > 90)
+        if motion is not None:
+            table["motion"] = np.random.default_rng(clip).normal(size=(T_clip, motion)).astype(np.float32)
+        writer.add(f"clip_{clip:08d}", frames(clip, T_clip), table)
+    writer.finish()
+    return ClipStore(folder)

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 
 from triportrait.core.atomic import write_text
@@ -137,6 +136,8 @@ class _Film:
         self.model = tools.head_model
 
     def run(self, path: Path) -> Outcome:
+        import av
+
         faces, stopped = "networks", None
         try:
             clip = self.clip = open_clip(path)
