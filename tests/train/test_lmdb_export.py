@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.train import written_pictures
-from tests.train.written_clips import TRACKED_FRAMES, frames, tracked
+from tests.train.written_clips import TRACKED_FRAMES, frames, labels, tracked
 from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.train.data.clip_store import lmdb_writing
