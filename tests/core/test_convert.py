@@ -13,6 +13,7 @@ from tests.core import pickles, published_like
 from tests.core.parity import seeded
 from tests.core.published_like import as_network, published_tensors
 from tests.core.synthetic import flame_tables, sphere
+from tests.core.tracking import head_files
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait, save_weights
 from triportrait.core.config import genhead_ffhq512, portrait4d_v2
 from triportrait.core.errors import InputError
@@ -188,12 +189,13 @@ def test_arcface(tmp_path):
 
 def test_a_flame_file(tmp_path, tiny_portrait):
     file = tmp_path / "generic_model.pkl"
-    file.write_bytes(pickles.dump(pickles.flame(), 2, pickles.Python2Pickler))
-    (part,) = convert(file, tmp_path / "w", flame=FlameOptions("2020")).parts
+    content = head_files.entries()
+    head_files.as_pickle(file, content)
+    (part,) = convert(file, tmp_path / "w", flame=FlameOptions("2020", head_files.SPLIT)).parts
     tables = load_file(part.path)
     assert part.kind == "flame"
     assert tables["pose_directions"].shape == (36, 3 * 5023)
-    source = torch.as_tensor(pickles.flame()["posedirs"])  # [U, 3, 36]
+    source = torch.as_tensor(content["posedirs"])  # [U, 3, 36]
     torch.testing.assert_close(tables["pose_directions"][7].view(-1, 3), source[..., 7].float())
     save_weights(tmp_path / "w", "portrait", tiny_portrait.state_dict(), tiny_portrait.config, {})
     neck = load_portrait(tmp_path / "w").neck
