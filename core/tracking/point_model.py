@@ -93,7 +93,8 @@ class PointModel:
         kinds = slice(0, self.num_shape), slice(self.num_shape, None)
         turns = [_seen_turn(self._directions[..., k], self._joint_directions[..., k]) for k in kinds]
         if all(turn.shape[0] == turn.shape[1] for turn in turns):
-            return self, *(torch.eye(len(turn), dtype=turn.dtype, device=turn.device) for turn in turns)
+            shape, expression = (torch.eye(len(turn), dtype=turn.dtype, device=turn.device) for turn in turns)
+            return self, shape, expression
         smaller = copy(self)
         whole = torch.block_diag(*turns)
         smaller.num_shape, smaller.num_expression = turns[0].shape[1], turns[1].shape[1]
