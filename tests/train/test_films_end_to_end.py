@@ -24,6 +24,7 @@ from triportrait.train.presets import STAGE_PRESETS
 pytestmark = needs_face_models
 FILMS = ["anna/plain", "ben/plain", "cleo/phone", "short", "nobody"]
 SIZE, FRAMES = 128, 10
+DEMO_PX = 128  # side of the pictures of the demo weights: crops that are taken as they are
 SHORT = ["--size", 64, "--frames", 6, "--window", 10]  # a clip of six frames is one here, one of four is not
 
 
@@ -102,7 +103,7 @@ def test_stage_2_trains_from_the_store_and_measures_the_held_out_person(trial, t
 
 def test_a_tracked_folder_drives_as_the_film_does(trial, tmp_path):
     film = trial / "films" / "anna" / "plain.mp4"
-    job("track", film, tmp_path / "tracked", "--no-overlay", "--no-segment")
+    job("track", film, tmp_path / "tracked", "--no-overlay", "--no-segment", "--size", DEMO_PX)
     assert check.pose_error_deg(trial / "marks" / "anna" / "plain.npz", tmp_path / "tracked").mean() < 8
     from tests.serve.raw import PHOTO
 
@@ -113,7 +114,7 @@ def test_a_tracked_folder_drives_as_the_film_does(trial, tmp_path):
         driving, *more = words
         job("reenact", PHOTO, driving, tmp_path / name, "--weights", "demo", "--device", "cpu", "--no-watermark", *more)
     count, mean, most = check.levels_apart(tmp_path / "by_fit.mp4", tmp_path / "by_files.mp4")
-    assert count == FRAMES and mean < 2.0, (mean, most)  # measured 1.27 of 255 levels: near, not the same frames
+    assert (count, mean, most) == (FRAMES, 0, 0)
 
 
 def test_the_published_layouts_are_read_back(trial, tmp_path):

@@ -37,7 +37,9 @@ say "$python" -m docs.tracking.films.check pose marks/anna/plain.npz tracked_pla
 
 portrait=$top/docs/demo/portrait.jpg
 [ -e by_fit.mp4 ] || job reenact "$portrait" films/anna/plain.mp4 by_fit.mp4 --track fit --no-watermark
-[ -e by_files.mp4 ] || job reenact "$portrait" tracked_plain/align_images by_files.mp4 --no-watermark
+# pictures of the network's size are taken as they are: the frames are the same
+[ -e tracked_128 ] || job track films/anna/plain.mp4 tracked_128 --size 128 --no-overlay --no-segment
+[ -e by_files.mp4 ] || job reenact "$portrait" tracked_128 by_files.mp4 --no-watermark
 say "$python" -m docs.tracking.films.check frames by_fit.mp4 by_files.mp4
 
 [ -e tables ] || job prepare parameters store tables --frames 50
