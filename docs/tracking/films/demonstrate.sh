@@ -24,9 +24,9 @@ say "$python" -m docs.tracking.films.compare truth.json store
 job prepare check store --deep
 
 [ -e heads/index.json ] || job prepare heads --out heads --count 8 --expressions 4 --views 3
-job train stage1 --data heads --out stage1 --images 400
+job train stage1 --data heads --out stage1 --images 40
 [ -e static ] || job train export stage1 static
-job train stage2 --data store --static static --flame open-head --out stage2 --images 400 --evaluate-every 200
+job train stage2 --data store --static static --flame open-head --out stage2 --images 40 --evaluate-every 20
 grep held_out stage2/log.jsonl | tail -2
 
 for film in photograph anna/plain two_cuts; do
