@@ -19,7 +19,7 @@ job() { echo "\$ triportrait $*"; "$python" -m triportrait "$@"; }
 
 {
 say "$python" -m docs.tracking.films.make .
-job prepare videos films store --size 256 --motion demo --split 0.3
+job prepare videos films store --size 128 --motion demo --split 0.3
 say "$python" -m docs.tracking.films.compare truth.json store
 job prepare check store --deep
 
