@@ -6,8 +6,10 @@ import dataclasses
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Barrier, Event
 
 import numpy as np
 import pytest
@@ -21,13 +23,14 @@ from triportrait.core.errors import InputError
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.render.cameras import camera_from_label
 from triportrait.core.tracking.head_model import load_head_model
+from triportrait.train.data import parallel
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.clip_store.frames import AvDecoder
 from triportrait.train.data.clip_store.store import ClipStore, ClipWriter
 from triportrait.train.data.clip_store.tracks import FlameTracks
 from triportrait.train.data.films import many, one_film
 from triportrait.train.data.films.clip_making import Tools
-from triportrait.train.data.films.listing import identities_of, list_films
+from triportrait.train.data.films.listing import Films, identities_of, list_films
 from triportrait.train.data.films.many import Place, make_store
 from triportrait.train.data.films.options import FilmOptions
 from triportrait.train.data.heads.rasterize import project
@@ -183,6 +186,34 @@ def test_workers_and_ranks_make_the_same_store(films, whole, tmp_path):
 
 class Killed(BaseException):
     pass
+
+
+class Threads(ThreadPoolExecutor):
+    """Threads in the place of processes, so that a test sees who works at the same time."""
+
+    def __init__(self, count: int, *_) -> None:
+        super().__init__(count)
+
+
+def test_every_worker_has_a_film_while_the_first_one_takes_long(tmp_path, monkeypatch):
+    names = [f"{number:02d}.mp4" for number in range(29)]
+    together, others_done, left = Barrier(7), Event(), set(range(1, 29))
+
+    def work(films, name, number, *_):
+        if number == 0:
+            assert others_done.wait(20), "the others wait for the first film"
+            raise Killed
+        together.wait(20)  # until seven are worked on beside the first
+        left.discard(number)
+        if not left:
+            others_done.set()
+
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", Threads)
+    monkeypatch.setattr(many, "process_film", work)
+    with pytest.raises(Killed):
+        listed = Films(tmp_path, names, [1] * len(names), [])
+        make_store(listed, identities_of(listed), tmp_path / "store", OPTIONS, workers=8)
+    assert not left
 
 
 @pytest.mark.parametrize("moment", ["before a film is done", "while films are joined", "before the index"])

@@ -38,6 +38,7 @@ from triportrait.train.data.parallel import in_order
 from triportrait.train.data.split import FILMS
 
 PARTS, LOG = ".films", "films.jsonl"
+AHEAD = 64  # films, or 8 for each process, that may be done while one before them is worked on; outcomes are small
 BEAT_S, SILENCE_S, LOOK_S = 10.0, 300.0, 0.5  # a rank says that it lives; it counts as gone; how often we look
 
 logger = logging.getLogger(__name__)
@@ -100,8 +101,9 @@ def make_store(
     count = len(films.names)
     work = partial(_process, films, parts, options, device)
     with _disk_errors(out), _beating(parts, place):
-        done = 0
-        for done, outcome in enumerate(in_order(work, mine, max(1, min(workers, len(mine))), device != "cpu", 2), 1):
+        done, processes = 0, max(1, min(workers, len(mine)))
+        outcomes = in_order(work, mine, processes, device != "cpu", max(AHEAD, 8 * processes))
+        for done, outcome in enumerate(outcomes, 1):
             for line in log_lines(outcome):
                 logger.warning("%s", line)
             progress(min(done * place.size, count), count)
