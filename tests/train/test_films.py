@@ -257,6 +257,18 @@ def test_a_rank_that_is_gone_is_told_and_its_films_are_made_later(films, tmp_pat
 
 def test_other_options_or_films_make_another_store(films, tmp_path):
     folder = made_films.copy(films, ["plain"], tmp_path / "films")
+@pytest.mark.parametrize("late", [False, True], ids=["it begins late", "it was about to work"])
+def test_a_rank_has_nothing_to_do_once_the_store_is_finished(late, films, whole, monkeypatch):
+    before = contents(whole)
+    monkeypatch.setattr(many, "SILENCE_S", 1.0)
+    if late:
+        monkeypatch.setattr(many, "_wait_for_begin", lambda *_: True)
+    listed = list_films(films)
+    assert make_store(listed, identities_of(listed), whole, OPTIONS, place=Place(1, 2)) is None
+    assert contents(whole) == before
+    assert not (whole / many.PARTS).exists()
+
+
     make(folder, tmp_path / "store")
     with pytest.raises(InputError, match="this store is finished, with seed 0, now it is 1"):
         make(folder, tmp_path / "store", dataclasses.replace(OPTIONS, seed=1))

@@ -25,7 +25,7 @@ from triportrait.core.safe_text import shown
 from triportrait.serve.faces.face import Face
 from triportrait.serve.faces.landmark_files import RAW_LANDMARKS, KnownFaces, LandmarkFolder, known_beside
 from triportrait.serve.media.video.clips import Clip, Frame, open_clip
-from triportrait.train.data.clip_store.store import write_clip
+from triportrait.train.data.clip_store.store import INDEX, write_clip
 from triportrait.train.data.films.clip_making import Tools, pictures_of, seed_of
 from triportrait.train.data.films.judging import drawn, flaws_fitted, flaws_seen, flaws_segmented, verdict
 from triportrait.train.data.films.options import FilmOptions, Reason
@@ -102,7 +102,7 @@ def read_outcome(parts: Path, number: int) -> Outcome | None:
         return None
 
 
-def process_film(films: Path, name: str, number: int, parts: Path, tools: Tools) -> Outcome:
+def process_film(films: Path, name: str, number: int, parts: Path, tools: Tools) -> Outcome | None:
     """Make the clips of one film, unless that was done before.
 
     Args:
@@ -110,10 +110,13 @@ def process_film(films: Path, name: str, number: int, parts: Path, tools: Tools)
         parts: the folder of the films' folders.
 
     Raises: `OSError` where the disk refuses to be written to.
+    Returns: what became of it; None where the store was finished meanwhile, and what was made has moved.
     """
     if (done := read_outcome(parts, number)) is not None:
         return done
     folder = folder_of(parts, number)
+    if (parts.parent / INDEX).exists():
+        return None
     shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
     folder.mkdir(parents=True)
     work = _Film(name, number, folder, tools)
