@@ -21,6 +21,7 @@ from tests.train.made_films import OPTIONS
 from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
+from triportrait.core.motion.parameter_encoder import flame_parameters
 from triportrait.core.render.cameras import camera_from_label
 from triportrait.core.tracking.head_model import load_head_model
 from triportrait.train.data import parallel
@@ -292,6 +293,74 @@ def test_motion_is_stored_where_an_encoder_is_named(films, tmp_path):
 
 
 def test_who_is_who(tmp_path):
+def test_an_encoder_that_reads_parameters_is_refused_before_any_work(films, tmp_path):
+    from triportrait.core.checkpoint import save_motion_encoder
+
+    encoder = flame_parameters(load_head_model().identity)
+    save_motion_encoder(tmp_path / "row_f", {}, encoder, {})
+    options = dataclasses.replace(OPTIONS, motion=str(tmp_path / "row_f"))
+    with pytest.raises(InputError, match="expected a motion encoder that reads pictures, got parameters of open head"):
+        make(made_films.copy(films, ["plain"], tmp_path / "films"), tmp_path / "store", options)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_name_that_is_no_utf_8_is_a_name(films, tmp_path):
+    folder = made_films.copy(films, ["plain", "other"], tmp_path / "films")
+    for ending in (".mp4", ".npz"):
+        (folder / f"plain{ending}").rename(os.fsdecode(os.fsencode(folder) + b"/caf\xe9" + ending.encode()))
+    store = tmp_path / "store"
+    assert make(folder, store)["films"]["kept"] == 2
+    names = [clip["film"] for clip in ClipStore(store).index["clips"]]
+    assert names == ["caf\udce9.mp4", "other.mp4"]
+    assert "caf\\udce9.mp4" in (store / "page.html").read_text()
+    split, _ = split_data(store, max(place(who, 0) for who in ("caf\udce9", "other")))
+    assert len(split.held_out) == 1
+    assert read_split(store) == split
+
+
+class Halts(torch.nn.Module):
+    """A network that runs out of memory, or ends as it is told to, at the films that are numbered."""
+
+    def __init__(self, network: torch.nn.Module, error: BaseException) -> None:
+        super().__init__()
+        self.network, self.error, self.calls = network, error, 0
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        if self.calls == 1:
+            raise self.error
+        return self.network(image)
+
+
+def halting(error: BaseException, monkeypatch) -> None:
+    whole = Tools(OPTIONS, torch.device("cpu"))
+    tools = Tools(OPTIONS, torch.device("cpu"))
+    tools.__dict__["segmentation"] = Halts(whole.segmentation, error)
+    monkeypatch.setattr(many, "tools_of", lambda *_: tools)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory.\nTried to"), np.linalg.LinAlgError("singular")], ids=type
+)
+def test_a_film_at_which_the_work_fails_is_counted_and_named(error, films, tmp_path, monkeypatch, caplog):
+    folder = made_films.copy(films, ["other", "plain"], tmp_path / "films")
+    halting(error, monkeypatch)
+    report = make(folder, tmp_path / "store")
+    assert report["films"] == {"found": 2, "kept": 1, "dropped": {"failed": 1}}
+    said = str(error).splitlines()[0]
+    assert f"other.mp4 was left out, failed: {type(error).__name__}: {said}" in caplog.text
+    assert "Tried" not in caplog.text
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), RuntimeError("CUDA error: illegal address")])
+def test_what_ends_the_whole_work_drops_no_film(error, films, tmp_path, monkeypatch):
+    folder = made_films.copy(films, ["plain"], tmp_path / "films")
+    halting(error, monkeypatch)
+    with pytest.raises(type(error)):
+        make(folder, tmp_path / "store")
+    assert not list((tmp_path / "store").rglob(one_film.OUTCOME))
+
+
     for name in (
         "a.mp4",
         "ben/1.mp4",
