@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +21,8 @@ from tests.train import little, made_films
 from tests.train.made_films import OPTIONS
 from triportrait import cli
 from triportrait.core.errors import InputError
-from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.motion.parameter_encoder import flame_parameters
+from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.render.cameras import camera_from_label
 from triportrait.core.tracking.head_model import load_head_model
 from triportrait.train.data import parallel
@@ -256,8 +257,6 @@ def test_a_rank_that_is_gone_is_told_and_its_films_are_made_later(films, tmp_pat
     assert make(folder, tmp_path / "store")["films"]["kept"] == 2
 
 
-def test_other_options_or_films_make_another_store(films, tmp_path):
-    folder = made_films.copy(films, ["plain"], tmp_path / "films")
 @pytest.mark.parametrize("late", [False, True], ids=["it begins late", "it was about to work"])
 def test_a_rank_has_nothing_to_do_once_the_store_is_finished(late, films, whole, monkeypatch):
     before = contents(whole)
@@ -270,6 +269,8 @@ def test_a_rank_has_nothing_to_do_once_the_store_is_finished(late, films, whole,
     assert not (whole / many.PARTS).exists()
 
 
+def test_other_options_or_films_make_another_store(films, tmp_path):
+    folder = made_films.copy(films, ["plain"], tmp_path / "films")
     make(folder, tmp_path / "store")
     with pytest.raises(InputError, match="this store is finished, with seed 0, now it is 1"):
         make(folder, tmp_path / "store", dataclasses.replace(OPTIONS, seed=1))
@@ -292,7 +293,6 @@ def test_motion_is_stored_where_an_encoder_is_named(films, tmp_path):
     assert store.index["motion_encoder"]
 
 
-def test_who_is_who(tmp_path):
 def test_an_encoder_that_reads_parameters_is_refused_before_any_work(films, tmp_path):
     from triportrait.core.checkpoint import save_motion_encoder
 
@@ -361,6 +361,7 @@ def test_what_ends_the_whole_work_drops_no_film(error, films, tmp_path, monkeypa
     assert not list((tmp_path / "store").rglob(one_film.OUTCOME))
 
 
+def test_who_is_who(tmp_path):
     for name in (
         "a.mp4",
         "ben/1.mp4",

@@ -6,6 +6,7 @@ Letters: T frames of a run, N of the clip, S side of the pictures, M width of th
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -18,8 +19,8 @@ from torch import Tensor
 from triportrait.core.errors import InputError
 from triportrait.core.faces.models import load_model, why_unusable
 from triportrait.core.faces.segmentation import PersonSegmentation
-from triportrait.core.motion.motion_crop import motion_crop
 from triportrait.core.motion.encoder import MotionEncoder, encoder_fingerprint
+from triportrait.core.motion.motion_crop import motion_crop
 from triportrait.core.tracking.clip_fit import ClipFit, fit_clip
 from triportrait.core.tracking.head_model import HeadModel, load_head_model
 from triportrait.core.tracking.network_landmarks import for_networks
@@ -29,8 +30,8 @@ from triportrait.serve.faces.providers import face_provider
 from triportrait.train.data.clip_store.store import pack_masks
 from triportrait.train.data.films.options import FilmOptions
 from triportrait.train.data.films.runs import Run
-
 from triportrait.train.data.picture_encoder import load_picture_encoder
+
 SLOWEST_FILM_S = 1 / 12  # between frames; those of slower films do not follow each other evenly
 AT_A_TIME = 8  # pictures that a network sees together
 PERSON = 0.5  # from this on a pixel is the person's
@@ -118,7 +119,7 @@ class Tools:
             "pose": torch.cat([parts["neck"], parts["jaw"]], -1), "eyes": parts["eyes"],
         }  # fmt: skip
         if self.motion is not None:
-            table["motion"] = self._motion_of(frames, np.stack([run.landmarks[row] for row in rows]))
+            table["motion"] = self._motion_of(self.motion, frames, np.stack([run.landmarks[row] for row in rows]))
         columns = {name: np.ascontiguousarray(value.float().numpy()) for name, value in table.items()}
         return columns | {"mask": pack_masks(masks), "frame": np.array(run.frames, np.int64)[rows]}
 
@@ -134,8 +135,8 @@ class Tools:
     @torch.no_grad()
     def _motion_of(self, encoder: MotionEncoder, frames: np.ndarray, landmarks: np.ndarray) -> Tensor:
         """Read the motion [N, M] off pictures uint8 [N, S, S, 3] with landmarks [N, 68, 2] of the 512² picture."""
-        parts = []
         assert encoder.crop_size is not None, "it reads pictures"
+        parts = []
         for k in range(0, len(frames), AT_A_TIME):
             image = self._image(frames[k : k + AT_A_TIME]).float() / 127.5 - 1
             at = torch.from_numpy(landmarks[k : k + AT_A_TIME]).float().to(self.device)
@@ -159,4 +160,4 @@ def pictures_of(run: Run, rows: np.ndarray) -> np.ndarray:
 
 def seed_of(seed: int, film: str, first: int) -> list[int]:
     """Return the seed of the frames that are drawn of a run: the film's name and the run's first frame decide."""
-    return [seed, int.from_bytes(hashlib.sha256(Path(film).as_posix().encode()).digest()[:6]), first]
+    return [seed, int.from_bytes(hashlib.sha256(os.fsencode(Path(film).as_posix())).digest()[:6]), first]
