@@ -342,6 +342,30 @@ def test_what_is_no_lmdb_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_import_knows_by_whom_its_motion_was_read(tmp_path):
+    path = lmdb_of(tmp_path / "set", [message(0)])
+    assert not {"motion", "motion_encoder"} & stored_index(path, tmp_path / "published").keys()
+    said = {"name": "PD-FGC", "width": 548, "fingerprint": "0123456789abcdef"}
+    (path / MOTION_ENCODER).write_text(json.dumps(said))
+    index = stored_index(path, tmp_path / "ours")
+    assert index["motion_encoder"] == "PD-FGC"
+    assert index["motion"] == {"width": 548, "fingerprint": "0123456789abcdef"}
+    for wrong, sentence in (
+        (said | {"width": 600}, "expected motion of 548 numbers, which these records hold, got 600"),
+        (said | {"fingerprint": 7}, "it is damaged; export again"),
+        ([], "it is damaged; export again"),
+    ):
+        (path / MOTION_ENCODER).write_text(json.dumps(wrong))
+        with pytest.raises(InputError, match=sentence):
+            import_lmdb(path, tmp_path / "refused")
+        assert not (tmp_path / "refused").exists()
+
+
+def stored_index(path: Path, out: Path) -> dict:
+    import_lmdb(path, out)
+    return ClipStore(out).index
+
+
 def test_the_command_imports_and_checks(tmp_path, capsys):
     path = lmdb_of(tmp_path / "set", [message(0), message(1)])
     out = tmp_path / "out"

@@ -64,6 +64,7 @@ def import_lmdb(
     count, records = open_lmdb(path)
     check([clip_name(number) for number in range(count)])
     model = read_head_model(path) if path.is_dir() else None  # that of an export of ours; published ones do not say it
+    encoder = read_motion_encoder(path) if path.is_dir() else {}
 
     def clips() -> Iterator[tuple[str, Callable[[], Clip]]]:
         for number, read in records:
@@ -76,6 +77,7 @@ def import_lmdb(
             "name": path.name,
             "records": count,
             **({} if model is None else {"head_model": model.to_dict()}),
+            **encoder,
         },
         clips(),
         most_skipped,
