@@ -218,10 +218,17 @@ def test_every_worker_has_a_film_while_the_first_one_takes_long(tmp_path, monkey
     assert not left
 
 
+@pytest.fixture(scope="module")
+def unbroken(films, tmp_path_factory) -> Path:
+    """The store of two films, made without a break."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    make(made_films.copy(films, ["cut", "other"], folder / "films"), folder / "store")
+    return folder / "store"
+
+
 @pytest.mark.parametrize("moment", ["before a film is done", "while films are joined", "before the index"])
-def test_a_store_that_was_killed_goes_on(moment, films, tmp_path, monkeypatch):
+def test_a_store_that_was_killed_goes_on(moment, films, unbroken, tmp_path, monkeypatch):
     folder = made_films.copy(films, ["cut", "other"], tmp_path / "films")
-    make(folder, tmp_path / "unbroken")
     calls = []
 
     def killed(*_, **__):
@@ -244,7 +251,7 @@ def test_a_store_that_was_killed_goes_on(moment, films, tmp_path, monkeypatch):
     monkeypatch.setattr(many, "process_film", lambda *a: done.append(one_film.read_outcome(a[3], a[2])) or process(*a))
     make(folder, tmp_path / "broken")
     assert sum(outcome is not None for outcome in done) == (1 if moment == "before a film is done" else 2)
-    assert contents(tmp_path / "broken") == contents(tmp_path / "unbroken")
+    assert contents(tmp_path / "broken") == contents(unbroken)
     assert make_store(list_films(folder), identities_of(list_films(folder)), tmp_path / "broken", OPTIONS).already_there
 
 
