@@ -14,8 +14,9 @@ from torch import Tensor
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait, motion_encoder_of_card, weights_folder
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
-from triportrait.core.motion.encoder import MotionColumns, MotionEncoder
-from triportrait.core.motion.head_identity import check_same_model
+from triportrait.core.motion.encoder import MotionColumns, MotionEncoder, encoder_fingerprint
+from triportrait.core.motion.head_identity import PUBLISHED_MODEL, ModelIdentity, check_same_model
+from triportrait.core.motion.neck import NeckField
 from triportrait.core.motion.parameter_encoder import ParameterEncoder
 from triportrait.core.network_kind import REENACTMENT, STATIC, Network, check_network
 from triportrait.core.portrait import Portrait4D
@@ -34,6 +35,19 @@ from triportrait.train.stages.static import StaticModels
 
 logger = logging.getLogger(__name__)
 _NAMES = (DEMO, OPEN_HEAD)  # of what the package brings, which are no paths
+
+
+@dataclass(frozen=True)
+class Reading:
+    """By what data move a reenactment network.
+
+    Attributes:
+        motion: which kind of motion. encoder: that gives it. head_model: whose the parameters of faces are.
+    """
+
+    motion: MotionKind
+    encoder: MotionEncoder | None
+    head_model: ModelIdentity | None
 
 
 @dataclass(frozen=True)
@@ -175,26 +189,33 @@ def static_models(config: TrainConfig, init_from: InitFrom, device: torch.device
 
 
 def reenact_models(
-    config: TrainConfig, init_from: InitFrom, device: torch.device, parameters: MotionColumns | None = None
+    config: TrainConfig,
+    init_from: InitFrom,
+    device: torch.device,
+    parameters: MotionColumns | None = None,
+    head_model: ModelIdentity | None = None,
 ) -> ReenactModels:
     """Return the networks of stage 2 as it begins.
 
     Args:
         parameters: what the data's parameters are, where those are the motion.
+        head_model: whose the data's parameters are; None: nobody is asked.
 
-    Raises: `InputError` where one is missing, of another size or another network than is needed.
+    Raises: `InputError` where one is missing, of another size or another network than is needed, or reenacts by another
+        head model or motion encoder.
     """
     stage, initial = config.stage2, None
     if init_from.weights is None and stage.init == "static":
         initial = _static(
             init_from, config, init_from.init or init_from.static, "--init" if init_from.init else "--static"
         )
-    synthesizer = _view_synthesizer(init_from, config, initial)
     encoder: MotionEncoder | None = None
     if stage.motion == "pictures":
         encoder = _motion_encoder(init_from.motion, config).to(device).eval().requires_grad_(False)
     elif parameters is not None:
         encoder = _parameter_encoder(init_from.motion, parameters).to(device)
+    read_as = Reading(stage.motion, encoder, head_model)
+    synthesizer = _view_synthesizer(init_from, config, initial, read_as)
     portrait = Portrait4D(config.model)
     initialize(portrait, config.seed)
     initialize_motion(portrait, config.seed)
@@ -202,7 +223,7 @@ def reenact_models(
         _take(
             portrait, init_from.weights, REENACTMENT, "--weights",
             "name the reenactment network that stage 2 shall go on from, or begin as this one by --init",
-            stage.motion,
+            read_as,
         )  # fmt: skip
     elif initial is not None:
         shared = {name: value for name, value in initial.state_dict().items() if not reads_motion(name)}
@@ -231,7 +252,9 @@ def _static(init_from: InitFrom, config: TrainConfig, name: str | None, option: 
     return _loaded(name, config.model, STATIC, option, advice, any_motion=True)
 
 
-def _view_synthesizer(init_from: InitFrom, config: TrainConfig, initial: Portrait4D | None) -> Portrait4D:
+def _view_synthesizer(
+    init_from: InitFrom, config: TrainConfig, initial: Portrait4D | None, read_as: Reading
+) -> Portrait4D:
     """Return the network that draws the pseudo views of stage 2: the static synthesizer, or a dynamic teacher."""
     if config.stage2.teacher == "static":
         if init_from.teacher is not None:
@@ -248,7 +271,7 @@ def _view_synthesizer(init_from: InitFrom, config: TrainConfig, initial: Portrai
             "paper), got none; name them by --teacher, and the static synthesizer to begin as by --static or --init"
         )
     advice = "name a network that reads motion, as stage 2 makes it, or leave --teacher and row G out"
-    return _loaded(init_from.teacher, config.model, REENACTMENT, "--teacher", advice, config.stage2.motion)
+    return _loaded(init_from.teacher, config.model, REENACTMENT, "--teacher", advice, read_as)
 
 
 def _discriminator(
@@ -366,19 +389,19 @@ def _loaded(
     network: Network,
     option: str,
     advice: str,
-    motion: MotionKind = "pictures",
+    read_as: Reading | None = None,
     any_motion: bool = False,
 ) -> Portrait4D:
     """Return the portrait of a weights folder, in float32.
 
     Args:
         network: which one is needed. option: that named the folder. advice: what to do where it is the other.
-        motion: what shall move it, where it is a reenactment network.
+        read_as: by what the data move it, where it is a reenactment network.
         any_motion: its motion may have another width, as nobody will ask for it.
 
-    Raises: `InputError` for the other network, or weights of another size.
+    Raises: `InputError` for the other network, weights of another size, or ones that something else moves.
     """
-    check_network(name, network, option, advice, motion)
+    check_network(name, network, option, advice, "pictures" if read_as is None else read_as.motion)
     portrait = load_portrait(weights_folder(name))
     expected, width = model, portrait.config.transformer.motion_width
     if any_motion:
@@ -390,15 +413,41 @@ def _loaded(
             f"{expected.transformer.motion_width} numbers, got {portrait.config.preset}, "
             f"{portrait.config.image_size} px, {width}; name another folder"
         )
+    if read_as is not None:
+        _check_moved_alike(name, portrait, option, read_as)
     portrait.neck = None  # FLAME's tables, which training keeps beside the network
     return portrait.float()
 
 
+def _check_moved_alike(name: str, portrait: Portrait4D, option: str, read_as: Reading) -> None:
+    """Check that a reenactment network is moved by the head model and the motion encoder of the data.
+
+    Raises: `InputError` where it was trained with another of them, as its folder says.
+    """
+    neck, whose = portrait.neck, f"{option} {shown(name)}"
+    if isinstance(neck, NeckField) and read_as.head_model is not None:
+        check_same_model(neck.identity or PUBLISHED_MODEL, read_as.head_model, "data", whose)
+    folder, encoder = weights_folder(name), read_as.encoder
+    if encoder is None or not (folder / "motion.json").exists():
+        return
+    known = load_motion_encoder(folder)
+    mine, others = known.columns, encoder.columns
+    if mine is not None and mine.head_model is not None and others is not None and others.head_model is not None:
+        check_same_model(mine.head_model, others.head_model, "motion", whose)
+    units = None if mine is None else mine.scale
+    if encoder_fingerprint(known) != encoder_fingerprint(encoder) or units != (others and others.scale):
+        raise InputError(
+            f"{whose}: expected a network that is moved by the motion of {shown(encoder.name)} "
+            f"({encoder_fingerprint(encoder)}), its own encoder is another, {shown(known.name)} "
+            f"({encoder_fingerprint(known)}); say --motion {shown(name)}, or name another network"
+        )
+
+
 def _take(
-    portrait: Portrait4D, name: str, network: Network, option: str, advice: str, motion: MotionKind = "pictures"
+    portrait: Portrait4D, name: str, network: Network, option: str, advice: str, read_as: Reading | None = None
 ) -> None:
     """Put the weights of a folder into a portrait; the arguments are those of `_loaded`.
 
     Raises: `InputError` for the other network, or weights of another size.
     """
-    portrait.load_state_dict(_loaded(name, portrait.config, network, option, advice, motion).state_dict())
+    portrait.load_state_dict(_loaded(name, portrait.config, network, option, advice, read_as).state_dict())

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from triportrait.core.checkpoint import read_card, save_motion_encoder, weights_folder
+from triportrait.core.checkpoint import load_motion_encoder, read_card, save_motion_encoder, weights_folder
 from triportrait.core.errors import InputError
 from triportrait.core.tracking.head_model import OPEN_HEAD_MODEL, HeadModel, check_same_model
 from triportrait.core.weights import OPEN_HEAD
@@ -38,7 +38,7 @@ from triportrait.train.engines.ranks import Ranks
 from triportrait.train.evaluation.held_out import Evaluation, reenact_pairs, static_pairs, tracked_pairs
 from triportrait.train.evaluation.probe import probe
 from triportrait.train.evaluation.protocols.face_features import FaceExtractor
-from triportrait.train.networks import InitFrom, check_required_files, reenact_models, static_models, told_encoder
+from triportrait.train.networks import InitFrom, check_required_files, reenact_models, static_models
 from triportrait.train.run_folder import Inputs
 from triportrait.train.runs.export import export
 from triportrait.train.runs.run_config import FLAME, MOTION_ENCODER, data_fingerprints
@@ -199,7 +199,8 @@ class OneStage(Inputs):
         if self._flame is not None:
             width = None
             if config.stage2.motion == "pictures":
-                width = stored_motion_width(self._clips, told_encoder(self._init_from.motion), engines.ranks.first)
+                encoder = load_motion_encoder(weights_folder(self._init_from.motion))
+                width = stored_motion_width(self._clips, encoder, engines.ranks.first)
             tracks = FlameTracks(flame_field(self._flame, model).to(device), width)
         decode = DaliDecoder(device) if resolve_decoder(loading.decoder, device) == "dali" else AvDecoder()
         numbers = config.seed, decode, loading.most_skipped
@@ -271,7 +272,8 @@ class OneStage(Inputs):
             )
         ranks = self.engines.ranks
         columns = parameters_of(self._clips) if stage.motion == "parameters" else None
-        models = reenact_models(config, self._init_from, ranks.device, columns)
+        head_model = None if self._flame is None else self._flame.identity
+        models = reenact_models(config, self._init_from, ranks.device, columns, head_model)
         self._evaluation = self._evaluate_by(models)
         encoder = models.motion_encoder
         if ranks.first and encoder is not None:

@@ -5,6 +5,7 @@ Letters: B batch, M width of the motion vector, c side of the crop.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -115,3 +116,15 @@ class MotionEncoder(nn.Module, ABC):
         columns = None if self.columns is None else self.columns.to_dict()
         entry = {"name": self.name, "architecture": self.architecture, "motion_width": self.motion_width}
         return entry | {"crop": crop, "columns": columns}
+
+
+def encoder_fingerprint(encoder: MotionEncoder) -> str:
+    """Compute what tells motion encoders apart, whose names may be the same: a hash of their weights, 16 digits.
+
+    The same weights in half and in full precision have one fingerprint; counters of training do not count.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        if tensor.is_floating_point():
+            digest.update(name.encode() + tensor.detach().cpu().half().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

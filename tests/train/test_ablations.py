@@ -355,6 +355,14 @@ def test_row_g_begins_as_the_static_synthesizer_while_the_dynamic_one_draws(mate
         assert found.dynamic
 
 
+def test_a_dynamic_teacher_of_another_encoder_is_refused(material, tmp_path, capsys):
+    arguments = words(material, "G", tmp_path / "run")
+    arguments[arguments.index("--teacher") + 1] = str(trained.write(tmp_path / "other", seed=4))
+    assert cli.main(arguments) == 2
+    assert "--teacher" in (said := capsys.readouterr().err)
+    assert "its own encoder is another" in said
+
+
 def test_row_g_needs_no_static_synthesizer_beside_init(material, tmp_path, monkeypatch):
     arguments = words(material, "G", tmp_path / "run")
     place = arguments.index("--static")

@@ -13,9 +13,11 @@ from tests.train.written_clips import SETTINGS, S, T, frames, labels, store, tab
 from triportrait import cli
 from triportrait.core.errors import InputError
 from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, decode
-from triportrait.train.data.clip_store.importing import SKIPPED, import_lmdb
+from triportrait.train.data.clip_store.importing import SKIPPED, finished_store, import_lmdb
 from triportrait.train.data.clip_store.records import MOTION_WIDTH, parse
 from triportrait.train.data.clip_store.store import INDEX, PROGRESS, ClipStore, ClipWriter
+from triportrait.train.data.films.many import _wait_for_begin
+from triportrait.train.data.motion_encoder_file import MOTION_ENCODER
 from triportrait.train.data.split import place, read_split
 
 
@@ -84,6 +86,27 @@ def test_a_store_that_was_stopped_goes_on(tmp_path):
     assert np.array_equal(ClipStore(tmp_path / "s", contents=True).table(1)["shape"], table(1)["shape"])
     with pytest.raises(InputError, match="this store is finished"):
         ClipWriter(tmp_path / "s", SETTINGS)
+
+
+def test_a_head_model_of_another_last_digit_is_the_same(tmp_path):
+    """Another machine rounds its tables otherwise; what was begun or finished here goes on there."""
+    here, there, other = (
+        SETTINGS | {"head_model": {"name": "open head", "fingerprint": digits}}
+        for digits in ("0123456789abcdef", "0123456789abcdee", "ffff456789abcdef")
+    )
+    ClipWriter(tmp_path / "s", here).add("clip_0", frames(0), table(0))
+    assert _wait_for_begin(tmp_path / "s", there)
+    with pytest.raises(InputError, match="this store was begun from"):
+        ClipWriter(tmp_path / "s", other)
+    writer = ClipWriter(tmp_path / "s", there)
+    assert list(writer.clips) == ["clip_0"]
+    writer.finish()
+    finished = finished_store(tmp_path / "s", here)
+    assert finished is not None
+    assert finished.written == 1
+    assert not _wait_for_begin(tmp_path / "s", here)
+    with pytest.raises(InputError, match="finished, with the head model open head, now it is open head"):
+        finished_store(tmp_path / "s", other)
 
 
 def test_other_material_in_the_folder_is_refused(tmp_path):
@@ -317,6 +340,30 @@ def test_what_is_no_lmdb_is_refused(tmp_path):
     with pytest.raises(InputError, match="expected records in this LMDB, its num_samples is 0; name another"):
         import_lmdb(lmdb_of(tmp_path / "none", []), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_import_knows_by_whom_its_motion_was_read(tmp_path):
+    path = lmdb_of(tmp_path / "set", [message(0)])
+    assert not {"motion", "motion_encoder"} & stored_index(path, tmp_path / "published").keys()
+    said = {"name": "PD-FGC", "width": 548, "fingerprint": "0123456789abcdef"}
+    (path / MOTION_ENCODER).write_text(json.dumps(said))
+    index = stored_index(path, tmp_path / "ours")
+    assert index["motion_encoder"] == "PD-FGC"
+    assert index["motion"] == {"width": 548, "fingerprint": "0123456789abcdef"}
+    for wrong, sentence in (
+        (said | {"width": 600}, "expected motion of 548 numbers, which these records hold, got 600"),
+        (said | {"fingerprint": 7}, "it is damaged; export again"),
+        ([], "it is damaged; export again"),
+    ):
+        (path / MOTION_ENCODER).write_text(json.dumps(wrong))
+        with pytest.raises(InputError, match=sentence):
+            import_lmdb(path, tmp_path / "refused")
+        assert not (tmp_path / "refused").exists()
+
+
+def stored_index(path: Path, out: Path) -> dict:
+    import_lmdb(path, out)
+    return ClipStore(out).index
 
 
 def test_the_command_imports_and_checks(tmp_path, capsys):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Barrier, Event
 
 import numpy as np
 import pytest
@@ -18,16 +21,18 @@ from tests.train import little, made_films
 from tests.train.made_films import OPTIONS
 from triportrait import cli
 from triportrait.core.errors import InputError
+from triportrait.core.motion.parameter_encoder import flame_parameters
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.render.cameras import camera_from_label
 from triportrait.core.tracking.head_model import load_head_model
+from triportrait.train.data import parallel
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.clip_store.frames import AvDecoder
 from triportrait.train.data.clip_store.store import ClipStore, ClipWriter
 from triportrait.train.data.clip_store.tracks import FlameTracks
 from triportrait.train.data.films import many, one_film
 from triportrait.train.data.films.clip_making import Tools
-from triportrait.train.data.films.listing import identities_of, list_films
+from triportrait.train.data.films.listing import Films, identities_of, list_films
 from triportrait.train.data.films.many import Place, make_store
 from triportrait.train.data.films.options import FilmOptions
 from triportrait.train.data.heads.rasterize import project
@@ -185,10 +190,45 @@ class Killed(BaseException):
     pass
 
 
+class Threads(ThreadPoolExecutor):
+    """Threads in the place of processes, so that a test sees who works at the same time."""
+
+    def __init__(self, count: int, *_) -> None:
+        super().__init__(count)
+
+
+def test_every_worker_has_a_film_while_the_first_one_takes_long(tmp_path, monkeypatch):
+    names = [f"{number:02d}.mp4" for number in range(29)]
+    together, others_done, left = Barrier(7), Event(), set(range(1, 29))
+
+    def work(films, name, number, *_):
+        if number == 0:
+            assert others_done.wait(20), "the others wait for the first film"
+            raise Killed
+        together.wait(20)  # until seven are worked on beside the first
+        left.discard(number)
+        if not left:
+            others_done.set()
+
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", Threads)
+    monkeypatch.setattr(many, "process_film", work)
+    with pytest.raises(Killed):
+        listed = Films(tmp_path, names, [1] * len(names), [])
+        make_store(listed, identities_of(listed), tmp_path / "store", OPTIONS, workers=8)
+    assert not left
+
+
+@pytest.fixture(scope="module")
+def unbroken(films, tmp_path_factory) -> Path:
+    """The store of two films, made without a break."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    make(made_films.copy(films, ["cut", "other"], folder / "films"), folder / "store")
+    return folder / "store"
+
+
 @pytest.mark.parametrize("moment", ["before a film is done", "while films are joined", "before the index"])
-def test_a_store_that_was_killed_goes_on(moment, films, tmp_path, monkeypatch):
+def test_a_store_that_was_killed_goes_on(moment, films, unbroken, tmp_path, monkeypatch):
     folder = made_films.copy(films, ["cut", "other"], tmp_path / "films")
-    make(folder, tmp_path / "unbroken")
     calls = []
 
     def killed(*_, **__):
@@ -211,7 +251,7 @@ def test_a_store_that_was_killed_goes_on(moment, films, tmp_path, monkeypatch):
     monkeypatch.setattr(many, "process_film", lambda *a: done.append(one_film.read_outcome(a[3], a[2])) or process(*a))
     make(folder, tmp_path / "broken")
     assert sum(outcome is not None for outcome in done) == (1 if moment == "before a film is done" else 2)
-    assert contents(tmp_path / "broken") == contents(tmp_path / "unbroken")
+    assert contents(tmp_path / "broken") == contents(unbroken)
     assert make_store(list_films(folder), identities_of(list_films(folder)), tmp_path / "broken", OPTIONS).already_there
 
 
@@ -222,6 +262,18 @@ def test_a_rank_that_is_gone_is_told_and_its_films_are_made_later(films, tmp_pat
     with pytest.raises(InputError, match="rank 1: expected 1 more films from it, nothing was heard"):
         make(folder, tmp_path / "store", place=Place(0, 2))
     assert make(folder, tmp_path / "store")["films"]["kept"] == 2
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["it begins late", "it was about to work"])
+def test_a_rank_has_nothing_to_do_once_the_store_is_finished(late, films, whole, monkeypatch):
+    before = contents(whole)
+    monkeypatch.setattr(many, "SILENCE_S", 1.0)
+    if late:
+        monkeypatch.setattr(many, "_wait_for_begin", lambda *_: True)
+    listed = list_films(films)
+    assert make_store(listed, identities_of(listed), whole, OPTIONS, place=Place(1, 2)) is None
+    assert contents(whole) == before
+    assert not (whole / many.PARTS).exists()
 
 
 def test_other_options_or_films_make_another_store(films, tmp_path):
@@ -246,6 +298,74 @@ def test_motion_is_stored_where_an_encoder_is_named(films, tmp_path):
     assert np.ptp(store.table(0)["motion"], axis=0).max() > 0
     assert store.index["motion"]["width"] == 9
     assert store.index["motion_encoder"]
+
+
+def test_an_encoder_that_reads_parameters_is_refused_before_any_work(films, tmp_path):
+    from triportrait.core.checkpoint import save_motion_encoder
+
+    encoder = flame_parameters(load_head_model().identity)
+    save_motion_encoder(tmp_path / "row_f", {}, encoder, {})
+    options = dataclasses.replace(OPTIONS, motion=str(tmp_path / "row_f"))
+    with pytest.raises(InputError, match="expected a motion encoder that reads pictures, got parameters of open head"):
+        make(made_films.copy(films, ["plain"], tmp_path / "films"), tmp_path / "store", options)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_name_that_is_no_utf_8_is_a_name(films, tmp_path):
+    folder = made_films.copy(films, ["plain", "other"], tmp_path / "films")
+    for ending in (".mp4", ".npz"):
+        (folder / f"plain{ending}").rename(os.fsdecode(os.fsencode(folder) + b"/caf\xe9" + ending.encode()))
+    store = tmp_path / "store"
+    assert make(folder, store)["films"]["kept"] == 2
+    names = [clip["film"] for clip in ClipStore(store).index["clips"]]
+    assert names == ["caf\udce9.mp4", "other.mp4"]
+    assert "caf\\udce9.mp4" in (store / "page.html").read_text()
+    split, _ = split_data(store, max(place(who, 0) for who in ("caf\udce9", "other")))
+    assert len(split.held_out) == 1
+    assert read_split(store) == split
+
+
+class Halts(torch.nn.Module):
+    """A network that runs out of memory, or ends as it is told to, at the films that are numbered."""
+
+    def __init__(self, network: torch.nn.Module, error: BaseException) -> None:
+        super().__init__()
+        self.network, self.error, self.calls = network, error, 0
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        if self.calls == 1:
+            raise self.error
+        return self.network(image)
+
+
+def halting(error: BaseException, monkeypatch) -> None:
+    whole = Tools(OPTIONS, torch.device("cpu"))
+    tools = Tools(OPTIONS, torch.device("cpu"))
+    tools.__dict__["segmentation"] = Halts(whole.segmentation, error)
+    monkeypatch.setattr(many, "tools_of", lambda *_: tools)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory.\nTried to"), np.linalg.LinAlgError("singular")], ids=type
+)
+def test_a_film_at_which_the_work_fails_is_counted_and_named(error, films, tmp_path, monkeypatch, caplog):
+    folder = made_films.copy(films, ["other", "plain"], tmp_path / "films")
+    halting(error, monkeypatch)
+    report = make(folder, tmp_path / "store")
+    assert report["films"] == {"found": 2, "kept": 1, "dropped": {"failed": 1}}
+    said = str(error).splitlines()[0]
+    assert f"other.mp4 was left out, failed: {type(error).__name__}: {said}" in caplog.text
+    assert "Tried" not in caplog.text
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), RuntimeError("CUDA error: illegal address")])
+def test_what_ends_the_whole_work_drops_no_film(error, films, tmp_path, monkeypatch):
+    folder = made_films.copy(films, ["plain"], tmp_path / "films")
+    halting(error, monkeypatch)
+    with pytest.raises(type(error)):
+        make(folder, tmp_path / "store")
+    assert not list((tmp_path / "store").rglob(one_film.OUTCOME))
 
 
 def test_who_is_who(tmp_path):

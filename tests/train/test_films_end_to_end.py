@@ -18,7 +18,6 @@ from tests.train.runs import lines_of
 from triportrait import cli
 from triportrait.train import loop
 from triportrait.train.data.clip_store.store import ClipStore
-from triportrait.train.data.films import many
 from triportrait.train.presets import STAGE_PRESETS
 
 pytestmark = needs_face_models
@@ -60,31 +59,6 @@ def test_films_are_kept_and_dropped_as_they_are(trial):
     page = (trial / "store" / "page.html").read_text()
     for name in ("anna/plain.mp4", "nobody.mp4", "no face", "too short", "unreadable"):
         assert name in page
-
-
-def test_a_stopped_preparation_goes_on_with_equal_results(trial, tmp_path, monkeypatch):
-    """It ends in the middle of the films, as by a kill, and the same command goes on: the stores are equal."""
-
-    class Killed(BaseException):
-        pass
-
-    process, names = many.process_film, []
-
-    def counted(*arguments, **options):
-        names.append(arguments)
-        if len(names) == 3:
-            raise Killed
-        return process(*arguments, **options)
-
-    words = ["prepare", "videos", trial / "films", tmp_path / "store", *SHORT, "--motion", trial / "motion"]
-    words += ["--workers", 1, "--split", 0.4]
-    monkeypatch.setattr(many, "process_film", counted)
-    with pytest.raises(Killed):
-        job(*words)
-    assert not (tmp_path / "store" / "index.json").exists()
-    job(*words)
-    for file in ("index.json", "films.jsonl", "split.json", "report.json"):
-        assert (trial / "store" / file).read_bytes() == (tmp_path / "store" / file).read_bytes(), file
 
 
 def test_stage_2_trains_from_the_store_and_measures_the_held_out_person(trial, tmp_path):

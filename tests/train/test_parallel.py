@@ -54,6 +54,20 @@ def test_results_that_nobody_takes_are_few():
     assert list(answers) == list(range(1, 9))
 
 
+def test_no_process_is_idle_while_one_part_is_waited_for():
+    asked: list[int] = []
+
+    def parts():
+        for part in range(9):
+            asked.append(part)
+            yield part
+
+    answers = in_order(abs, parts(), processes=2, ahead=0)  # type: ignore[arg-type]
+    assert next(answers) == 0
+    assert asked == [0, 1, 2, 3], "the first, one for each process, and one in the place of the first"
+    answers.close()  # type: ignore[attr-defined]
+
+
 def test_errors_come_back_as_they_are():
     with pytest.raises(InputError, match=r"seed: expected a whole number from 0 .* got -1; choose another"):
         list(in_order(partial(cast, count=1), [-1], processes=2))

@@ -18,13 +18,16 @@ from triportrait import cli
 from triportrait.core.checkpoint import load_motion_encoder, load_pair, read_card, save_motion_encoder
 from triportrait.core.errors import InputError
 from triportrait.core.motion.declared_encoder import DeclaredEncoder
+from triportrait.core.motion.encoder import MotionEncoder, encoder_fingerprint
 from triportrait.core.motion.head_identity import PUBLISHED_MODEL, ModelIdentity
 from triportrait.core.motion.motion_crop import motion_crop
 from triportrait.core.motion.parameter_encoder import FLAME_WIDTHS, flame_parameters
-from triportrait.core.motion.small_encoder import HEAD_COLUMNS
+from triportrait.core.motion.pdfgc import PDFGC
+from triportrait.core.motion.small_encoder import HEAD_COLUMNS, SmallMotionEncoder
 from triportrait.train.data.clip_store.store import ClipStore
 from triportrait.train.data.motion_targets import targets_of
 from triportrait.train.data.split import split_data
+from triportrait.train.data.stored_motion import stored_motion_width
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.runs.checkpoints import checkpoints_of
 from triportrait.train.runs.stopping import Stopper
@@ -260,25 +263,78 @@ def test_parameters_of_another_head_model_are_refused(material, tmp_path, capsys
 
 
 def test_motion_that_another_encoder_read_is_not_taken(material, tmp_path, capsys, little_preset):
-    """Nine stored numbers are those of the encoder only where nobody says otherwise."""
+    """Nine stored numbers are those of the encoder where its fingerprint says so, or nobody says anything."""
     trained.write(tmp_path / "small")
     stored = tmp_path / "stored"
     rng = np.random.default_rng(0)
     changed(material / "clips", stored, lambda t: t | {"motion": np.float32(rng.normal(size=(4, 9)))})
     index = json.loads((stored / "index.json").read_text())
-    said = {}
-    for name, entry in (
-        ("unnamed", {}),
-        ("named", {"motion_encoder": "small"}),
-        ("other", {"motion_encoder": "PD-FGC"}),
-    ):
+    said, mine, namesake = {}, little.encoder(3), little.encoder(4)
+    assert mine.name == namesake.name
+    for name, encoder in (("unnamed", None), ("own", mine), ("namesake", namesake)):
+        entry = {} if encoder is None else entry_of(encoder)
         (stored / "index.json").write_text(json.dumps(index | entry))
         arguments = stage2(material, tmp_path / name, "--motion", tmp_path / "small")
         assert cli.main([*arguments[:3], str(stored), *arguments[4:]]) == 0
         said[name] = capsys.readouterr().err
-    assert terms(tmp_path / "unnamed") == terms(tmp_path / "named") != terms(tmp_path / "other")
-    assert "its motion was read by 'PD-FGC'; small reads the pictures" in said["other"]
-    assert "reads the pictures" not in said["named"]
+    assert terms(tmp_path / "unnamed") == terms(tmp_path / "own") != terms(tmp_path / "namesake")
+    digits = encoder_fingerprint(namesake)
+    assert f"its motion was read by 'small' ({digits}); small reads the pictures" in said["namesake"]
+    assert "reads the pictures" not in said["own"]
+
+
+def entry_of(encoder: MotionEncoder) -> dict[str, Any]:
+    """What an index says of the encoder that read its motion."""
+    digits = encoder_fingerprint(encoder)
+    return {"motion_encoder": encoder.name, "motion": {"width": encoder.motion_width, "fingerprint": digits}}
+
+
+def test_whose_stored_motion_is(material, tmp_path):
+    """A name alone tells nothing; published motion is PD-FGC's, whose width others may have."""
+    wide = SmallMotionEncoder(548, 32, (8, 8))
+    for width, encoder, entry, expected in (
+        (9, little.encoder(3), {"motion_encoder": "small"}, None),
+        (9, little.encoder(3), {"motion_encoder": "small", "motion": "damaged"}, None),
+        (9, little.encoder(3), entry_of(little.encoder(3).half()), 9),
+        (548, wide, {}, None),
+        (548, wide, entry_of(wide), 548),
+        (548, PDFGC(), {}, 548),
+    ):
+        stored = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        changed(material / "clips", stored, lambda t, width=width: t | {"motion": np.zeros((4, width), np.float32)})
+        index = json.loads((stored / "index.json").read_text())
+        (stored / "index.json").write_text(json.dumps(index | entry))
+        assert stored_motion_width(ClipStore(stored), encoder) == expected, (width, entry)
+
+
+def test_a_fingerprint_is_that_of_the_weights_in_any_precision():
+    assert encoder_fingerprint(little.encoder(3)) == encoder_fingerprint(little.encoder(3).half())
+    assert encoder_fingerprint(little.encoder(3)) != encoder_fingerprint(little.encoder(4))
+
+
+def test_weights_that_another_head_model_or_encoder_moves_are_refused(material, tmp_path, capsys, little_preset):
+    parameters = ["--motion-kind", "parameters"]
+    assert cli.main(stage2(material, tmp_path / "first", *parameters)) == 0
+    assert cli.main(["train", "export", str(tmp_path / "first"), str(tmp_path / "weights")]) == 0
+    more = [*parameters, "--weights", tmp_path / "weights"]
+    assert cli.main(stage2(material, tmp_path / "on", *more)) == 0, "the same head model goes on"
+    halved = flame_parameters(PUBLISHED_MODEL, (0.5,) * 109)
+    save_motion_encoder(tmp_path / "halved", {}, halved, {})
+    said = refused(stage2(material, tmp_path / "run", *more, "--motion", tmp_path / "halved"), capsys)
+    assert f"say --motion {tmp_path / 'weights'}, or name another network" in said
+    card = json.loads((tmp_path / "weights/portrait.json").read_text())
+    card["provenance"]["head_model"] = {"name": "FLAME 2023", "fingerprint": "f" * 16}
+    (tmp_path / "weights/portrait.json").write_text(json.dumps(card))
+    said = refused(stage2(material, tmp_path / "run", *more), capsys)
+    assert "data: expected parameters of FLAME 2023 (ffffffffffffffff), the head model of --weights" in said
+    for name, seed in (("mine", 3), ("other", 4)):
+        trained.write(tmp_path / name, {"network": "reenactment"}, seed)
+    words = ["--weights", tmp_path / "mine", "--motion"]
+    said = refused(stage2(material, tmp_path / "run", *words, tmp_path / "other"), capsys)
+    assert "--weights" in said
+    assert "its own encoder is another, small (" in said
+    assert not (tmp_path / "run/checkpoints").exists()
+    assert cli.main(stage2(material, tmp_path / "again", *words, tmp_path / "mine")) == 0
 
 
 def test_weights_of_another_width_are_refused(material, read, tmp_path, capsys, little_preset):

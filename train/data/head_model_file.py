@@ -9,7 +9,7 @@ from typing import Any
 from triportrait.core.errors import InputError
 from triportrait.core.files import read_json
 from triportrait.core.motion.head_identity import ModelIdentity
-from triportrait.core.safe_text import shown
+from triportrait.core.safe_text import literal, shown
 
 HEAD_MODEL = "head_model.json"
 
@@ -51,5 +51,5 @@ def same_settings(before: Any, now: Mapping[str, Any]) -> str | None:
             if not ModelIdentity.from_dict(was, name).is_same(ModelIdentity.from_dict(is_, name)):
                 return f"with the head model {shown(str(was.get('name')))}, now it is {shown(str(is_.get('name')))}"
         elif was != is_:
-            return f"with {shown(name)} {shown(was)}, now it is {shown(is_)}"
+            return f"with {shown(name)} {literal(was)}, now it is {literal(is_)}"
     return None

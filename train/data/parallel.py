@@ -46,7 +46,7 @@ def in_order(
         processes: None takes one per core, and none beside this one for few parts.
         gpu: the work runs networks on a GPU, whose memory few processes share.
         ahead: how many parts, beside the one that is waited for, may be done or under way, so that large results do
-            not pile up where whoever takes them is slow; None: all.
+            not pile up where whoever takes them is slow; as many as there are processes at least; None: all.
 
     Raises:
         InputError: a process was ended from outside.
@@ -60,13 +60,12 @@ def in_order(
                 result = work(part)
             yield result
         return
+    submitted = None if ahead is None else max(ahead, processes) + 1
     other_children = set(active_children())
     pool = ProcessPoolExecutor(processes, get_context("spawn"), _initialize_helper)
     try:
         remaining = iter(parts)
-        waiting = deque(
-            pool.submit(_pickled_result, work, part) for part in islice(remaining, None if ahead is None else ahead + 1)
-        )
+        waiting = deque(pool.submit(_pickled_result, work, part) for part in islice(remaining, submitted))
         while waiting:
             result = pickle.loads(waiting.popleft().result())
             waiting += (pool.submit(_pickled_result, work, part) for part in islice(remaining, 1))

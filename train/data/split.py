@@ -79,7 +79,8 @@ class Split:
 
 def place(identity: str, seed: int) -> float:
     """Return where a hash puts an identity, in [0, 1); it is held out where that is below the share."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {identity}".encode()).digest()[:6]) / 2**48
+    text = f"{seed} {identity}"  # a file's name, which need not be UTF-8, may be in it
+    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogateescape")).digest()[:6]) / 2**48
 
 
 def check_share(share: float, seed: int, identities: Collection[str], what: str) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 
-from triportrait.core.motion.encoder import MotionColumns, MotionEncoder
+from triportrait.core.motion.encoder import MotionColumns, MotionEncoder, encoder_fingerprint
 from triportrait.core.motion.parameter_encoder import flame_parameters
+from triportrait.core.motion.pdfgc import PDFGC
 from triportrait.core.motion.small_encoder import HEAD_COLUMNS
 from triportrait.core.safe_text import literal, shown
 from triportrait.train.data.clip_store.filming import HEADS
+from triportrait.train.data.clip_store.records import MOTION_WIDTH
 from triportrait.train.data.clip_store.store import ClipStore
 from triportrait.train.data.motion_targets import head_model_of
 
@@ -28,19 +30,25 @@ def parameters_of(store: ClipStore | None) -> MotionColumns:
 def stored_motion_width(store: ClipStore, encoder: MotionEncoder, tells: bool = True) -> int | None:
     """Return M where the tables of tracked faces hold what this encoder read off the frames; None: they are read now.
 
-    A store says in its index by whom its motion was read. One that says nothing, as imports leave it, is taken to hold
-    that of this encoder where the first table has a motion of this width.
+    A store says in its index by whom its motion was read, and the fingerprint tells whether that is this encoder: two
+    trained ones may have one name. A store that says nothing was imported from published records, whose motion of 548
+    numbers is PD-FGC's; other widths that nobody names are taken for those of this encoder.
 
     Args:
+        encoder: with its weights.
         tells: log that what is stored is not used.
     """
-    named = store.index.get("motion_encoder")
-    if named is not None and named != encoder.name:
+    named, said = store.index.get("motion_encoder"), store.index.get("motion")
+    if named is not None or said is not None:
+        digits = said.get("fingerprint") if isinstance(said, dict) else None
+        is_read_by_it = digits == encoder_fingerprint(encoder)
+        whom = f"{literal(named)} ({shown(digits) if digits else 'no fingerprint'})"
+    else:
+        is_read_by_it = encoder.motion_width != MOTION_WIDTH or encoder.architecture == PDFGC.architecture
+        whom = f"{literal(PDFGC.name)}, as nobody is named"
+    if not is_read_by_it:
         if tells:
-            logger.info(
-                "%s: its motion was read by %s; %s reads the pictures", store.folder, literal(named),
-                shown(encoder.name),
-            )  # fmt: skip
+            logger.info("%s: its motion was read by %s; %s reads the pictures", store.folder, whom, shown(encoder.name))
         return None
     for clip in range(len(store)):
         try:

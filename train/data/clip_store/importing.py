@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import numpy as np
 from triportrait.core.errors import InputError
 from triportrait.train.data.clip_store.records import open_lmdb, parse
 from triportrait.train.data.clip_store.store import INDEX, ClipStore, ClipWriter, pack_masks
-from triportrait.train.data.head_model_file import read_head_model
+from triportrait.train.data.head_model_file import read_head_model, same_settings
+from triportrait.train.data.motion_encoder_file import read_motion_encoder
 
 SKIPPED = "skipped.jsonl"
 FEWEST_TO_JUDGE = 20  # clips before the share of skipped ones stops an import
@@ -63,6 +64,7 @@ def import_lmdb(
     count, records = open_lmdb(path)
     check([clip_name(number) for number in range(count)])
     model = read_head_model(path) if path.is_dir() else None  # that of an export of ours; published ones do not say it
+    encoder = read_motion_encoder(path) if path.is_dir() else {}
 
     def clips() -> Iterator[tuple[str, Callable[[], Clip]]]:
         for number, read in records:
@@ -75,6 +77,7 @@ def import_lmdb(
             "name": path.name,
             "records": count,
             **({} if model is None else {"head_model": model.to_dict()}),
+            **encoder,
         },
         clips(),
         most_skipped,
@@ -92,7 +95,7 @@ def _clip_of(message: bytes) -> Clip:
     return Clip(record.images, record.table() | {"mask": pack_masks(record.masks)})
 
 
-def finished_store(out: Path, settings: dict[str, Any]) -> Imported | None:
+def finished_store(out: Path, settings: Mapping[str, Any]) -> Imported | None:
     """Count the clips of a store that was finished before; None where there is no such store.
 
     Raises: `InputError` for a store that was made from something else, or is damaged.
@@ -100,11 +103,9 @@ def finished_store(out: Path, settings: dict[str, Any]) -> Imported | None:
     if not (out / INDEX).exists():
         return None
     store = ClipStore(out)
-    for name, value in settings.items():
-        if (stored := store.index.get(name)) != value:
-            raise InputError(
-                f"{out}: this store is finished, with {name} {stored!r}, now it is {value!r}; name another folder"
-            )
+    before = {name: value for name, value in store.index.items() if name in settings}
+    if (difference := same_settings(before, settings)) is not None:
+        raise InputError(f"{out}: this store is finished, {difference}; name another folder")
     return Imported(len(store), int(store.index.get("skipped", 0)), True)
 
 

@@ -27,6 +27,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.files import MOST_INDEX, read_bytes, read_json
 from triportrait.core.safe_text import literal, shown
 from triportrait.train.data.arrays import check_finite, check_rotations, read_arrays
+from triportrait.train.data.head_model_file import same_settings
 
 KIND = "triportrait clip store"
 INDEX, PROGRESS = "index.json", ".progress.jsonl"
@@ -70,7 +71,7 @@ class ClipWriter:
             lines = []
         for number, line in enumerate(lines):
             entry = _parsed(line)
-            if number == 0 and entry != {"settings": self.settings}:
+            if number == 0 and not begun_from(line, self.settings):
                 raise InputError(
                     f"{folder}: this store was begun from {shown(entry)}, now it is {shown(self.settings)}; name "
                     "another folder"
@@ -327,6 +328,15 @@ def unpack_masks(bits: np.ndarray, size: int) -> np.ndarray:
 
 def _write_table(path: Path, table: Mapping[str, np.ndarray]) -> None:
     np.savez_compressed(path, **dict(table))  # type: ignore[arg-type]
+
+
+def begun_from(line: str, settings: Mapping[str, Any]) -> bool:
+    """Tell whether the first line of a store that was begun names these settings.
+
+    Raises: `InputError` for a head model that is none.
+    """
+    entry = _parsed(line)
+    return entry is not None and same_settings(entry.get("settings"), settings) is None
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ Letters: T frames of a run, N of the clip, S side of the pictures, M width of th
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -15,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triportrait.core.checkpoint import load_motion_encoder, weights_folder
 from triportrait.core.errors import InputError
 from triportrait.core.faces.models import load_model, why_unusable
 from triportrait.core.faces.segmentation import PersonSegmentation
+from triportrait.core.motion.encoder import MotionEncoder, encoder_fingerprint
 from triportrait.core.motion.motion_crop import motion_crop
 from triportrait.core.tracking.clip_fit import ClipFit, fit_clip
 from triportrait.core.tracking.head_model import HeadModel, load_head_model
@@ -29,6 +30,7 @@ from triportrait.serve.faces.providers import face_provider
 from triportrait.train.data.clip_store.store import pack_masks
 from triportrait.train.data.films.options import FilmOptions
 from triportrait.train.data.films.runs import Run
+from triportrait.train.data.picture_encoder import load_picture_encoder
 
 SLOWEST_FILM_S = 1 / 12  # between frames; those of slower films do not follow each other evenly
 AT_A_TIME = 8  # pictures that a network sees together
@@ -76,11 +78,11 @@ class Tools:
         return provider
 
     @cached_property
-    def motion(self) -> Any | None:
+    def motion(self) -> MotionEncoder | None:
         """The motion encoder; None where none is named."""
         if self.options.motion is None:
             return None
-        return load_motion_encoder(weights_folder(self.options.motion)).to(self.device).eval()
+        return load_picture_encoder(self.options.motion).to(self.device)
 
     def check(self) -> None:
         """Load all that every film needs. Raises: `InputError`, in one sentence."""
@@ -93,7 +95,7 @@ class Tools:
         encoder = self.motion
         named: dict[str, Any] = {"head_model": self.head_model.identity.to_dict(), "motion_encoder": None}
         if encoder is not None:
-            named["motion_encoder"] = getattr(encoder, "name", type(encoder).__name__)
+            named["motion_encoder"] = encoder.name
             named["motion"] = {"width": encoder.motion_width, "fingerprint": encoder_fingerprint(encoder)}
         return named
 
@@ -117,7 +119,7 @@ class Tools:
             "pose": torch.cat([parts["neck"], parts["jaw"]], -1), "eyes": parts["eyes"],
         }  # fmt: skip
         if self.motion is not None:
-            table["motion"] = self._motion_of(frames, np.stack([run.landmarks[row] for row in rows]))
+            table["motion"] = self._motion_of(self.motion, frames, np.stack([run.landmarks[row] for row in rows]))
         columns = {name: np.ascontiguousarray(value.float().numpy()) for name, value in table.items()}
         return columns | {"mask": pack_masks(masks), "frame": np.array(run.frames, np.int64)[rows]}
 
@@ -131,13 +133,14 @@ class Tools:
         return torch.cat(parts).numpy()
 
     @torch.no_grad()
-    def _motion_of(self, frames: np.ndarray, landmarks: np.ndarray) -> Tensor:
+    def _motion_of(self, encoder: MotionEncoder, frames: np.ndarray, landmarks: np.ndarray) -> Tensor:
         """Read the motion [N, M] off pictures uint8 [N, S, S, 3] with landmarks [N, 68, 2] of the 512² picture."""
+        assert encoder.crop_size is not None, "it reads pictures"
         parts = []
         for k in range(0, len(frames), AT_A_TIME):
             image = self._image(frames[k : k + AT_A_TIME]).float() / 127.5 - 1
             at = torch.from_numpy(landmarks[k : k + AT_A_TIME]).float().to(self.device)
-            parts.append(self.motion(motion_crop(image, at, self.motion.crop_size)).cpu())  # type: ignore[misc,union-attr]
+            parts.append(encoder(motion_crop(image, at, encoder.crop_size)).cpu())
         return torch.cat(parts)
 
     def _image(self, frames: np.ndarray) -> Tensor:
@@ -155,14 +158,6 @@ def pictures_of(run: Run, rows: np.ndarray) -> np.ndarray:
     return np.stack([crop for row in rows if (crop := run.crops[row]) is not None])
 
 
-def encoder_fingerprint(encoder: torch.nn.Module) -> str:
-    """Compute what tells motion encoders apart: a hash of their weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(encoder.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def seed_of(seed: int, film: str, first: int) -> list[int]:
     """Return the seed of the frames that are drawn of a run: the film's name and the run's first frame decide."""
-    return [seed, int.from_bytes(hashlib.sha256(Path(film).as_posix().encode()).digest()[:6]), first]
+    return [seed, int.from_bytes(hashlib.sha256(os.fsencode(Path(film).as_posix())).digest()[:6]), first]

@@ -17,7 +17,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from triportrait.core.atomic import write_text
 from triportrait.core.errors import InputError
 from triportrait.core.files import MOST_INDEX, read_bytes
 from triportrait.train.data.clip_store.importing import Imported, finished_store
-from triportrait.train.data.clip_store.store import PROGRESS, ClipWriter
+from triportrait.train.data.clip_store.store import PROGRESS, ClipWriter, begun_from
 from triportrait.train.data.films.clip_making import tools_of
 from triportrait.train.data.films.listing import Films
 from triportrait.train.data.films.one_film import Outcome, folder_of, process_film, read_outcome
@@ -38,6 +38,7 @@ from triportrait.train.data.parallel import in_order
 from triportrait.train.data.split import FILMS
 
 PARTS, LOG = ".films", "films.jsonl"
+AHEAD = 64  # films, or 8 for each process, that may be done while one before them is worked on; outcomes are small
 BEAT_S, SILENCE_S, LOOK_S = 10.0, 300.0, 0.5  # a rank says that it lives; it counts as gone; how often we look
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def make_store(
         progress: is called with the number of films done and that of all.
 
     Returns:
-        How many clips were written and how many films dropped; None on ranks that join nothing.
+        How many clips were written and how many films dropped; None on ranks that join nothing, or find all done.
 
     Raises: `InputError` where the store was begun from something else, no film gives a clip, a network is missing, a
         rank is gone, or the disk refuses.
@@ -94,15 +95,18 @@ def make_store(
             shutil.rmtree(parts, ignore_errors=True)
             return finished
         writer = ClipWriter(out, settings)
-    else:
-        _wait_for_begin(out, settings)
+        with _disk_errors(out):
+            parts.mkdir(exist_ok=True)
+    elif not _wait_for_begin(out, settings):
+        return None
     mine = [number for number in range(len(films.names)) if number % place.size == place.rank]
     count = len(films.names)
     work = partial(_process, films, parts, options, device)
     with _disk_errors(out), _beating(parts, place):
-        done = 0
-        for done, outcome in enumerate(in_order(work, mine, max(1, min(workers, len(mine))), device != "cpu", 2), 1):
-            for line in log_lines(outcome):
+        done, processes = 0, max(1, min(workers, len(mine)))
+        outcomes = in_order(work, mine, processes, device != "cpu", max(AHEAD, 8 * processes))
+        for done, outcome in enumerate(outcomes, 1):
+            for line in () if outcome is None else log_lines(outcome):
                 logger.warning("%s", line)
             progress(min(done * place.size, count), count)
         if place.rank:
@@ -111,8 +115,8 @@ def make_store(
         return _join(films, identities, out, parts, writer, settings)
 
 
-def _process(films: Films, parts: Path, options: FilmOptions, device: str, number: int) -> Outcome:
-    """Work on one film, in whatever process."""
+def _process(films: Films, parts: Path, options: FilmOptions, device: str, number: int) -> Outcome | None:
+    """Work on one film, in whatever process; None where the store was finished meanwhile."""
     return process_film(films.folder, films.names[number], number, parts, tools_of(options, device))
 
 
@@ -166,17 +170,22 @@ def _fingerprint(identities: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(dict(sorted(identities.items()))).encode()).hexdigest()[:16]
 
 
-def _wait_for_begin(out: Path, settings: Mapping[str, Any]) -> None:
-    """Wait until the first rank has begun the store. Raises: `InputError` where it began another one, or does not."""
+def _wait_for_begin(out: Path, settings: Mapping[str, Any]) -> bool:
+    """Wait until the first rank has begun the store.
+
+    Returns: whether there is something to do: false where the store is finished.
+    Raises: `InputError` where it was made from something else, or is not begun.
+    """
     until = time.monotonic() + SILENCE_S
-    expected = json.dumps({"settings": dict(settings)})
     while time.monotonic() < until:
+        if finished_store(out, settings) is not None:
+            return False
         try:
             lines = read_bytes(out / PROGRESS, MOST_INDEX).decode().splitlines()
         except OSError:
             lines = []
-        if lines and lines[0] == expected:
-            return
+        if lines and begun_from(lines[0], settings):
+            return True
         time.sleep(LOOK_S)
     raise InputError(f"{out}: expected that the first process begins this store, it did not; start all by one command")
 
@@ -211,11 +220,8 @@ def _beating(parts: Path, place: Place) -> Iterator[None]:
         number = 0
         while not stop.wait(BEAT_S if number else 0):
             number += 1
-            try:
-                parts.mkdir(parents=True, exist_ok=True)
+            with suppress(OSError):  # the first rank makes the folder, and removes it when the store is finished
                 write_text(parts / f"rank_{place.rank}", f"{time.time_ns()} {number}\n")
-            except OSError:
-                pass  # whoever works on films says it
 
     thread = Thread(target=beat, daemon=True)
     if place.size > 1:

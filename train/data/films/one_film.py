@@ -25,7 +25,7 @@ from triportrait.core.safe_text import shown
 from triportrait.serve.faces.face import Face
 from triportrait.serve.faces.landmark_files import RAW_LANDMARKS, KnownFaces, LandmarkFolder, known_beside
 from triportrait.serve.media.video.clips import Clip, Frame, open_clip
-from triportrait.train.data.clip_store.store import write_clip
+from triportrait.train.data.clip_store.store import INDEX, write_clip
 from triportrait.train.data.films.clip_making import Tools, pictures_of, seed_of
 from triportrait.train.data.films.judging import drawn, flaws_fitted, flaws_seen, flaws_segmented, verdict
 from triportrait.train.data.films.options import FilmOptions, Reason
@@ -35,6 +35,7 @@ from triportrait.train.data.films.thumbnails import jpeg, small, strip_of
 OUTCOME = "outcome.json"
 LARGEST_SIDE_PX = 8192  # of a film's picture
 MOST_OUTCOME = 64 << 20  # bytes
+_FAILURES = (RuntimeError, ArithmeticError, np.linalg.LinAlgError)  # of the work on one film, as memory of a GPU
 
 logger = logging.getLogger(__name__)
 
@@ -102,17 +103,20 @@ def read_outcome(parts: Path, number: int) -> Outcome | None:
         return None
 
 
-def process_film(films: Path, name: str, number: int, parts: Path, tools: Tools) -> Outcome:
+def process_film(films: Path, name: str, number: int, parts: Path, tools: Tools) -> Outcome | None:
     """Make the clips of one film, unless that was done before.
 
     Args:
         films: the folder of films. name: the film's below it. number: its place in the list of all.
-        parts: the folder of the films' folders.
+        parts: the folder of the films' folders, in that of the store.
 
+    Returns: what became of it; None where the store was finished meanwhile, and what was made has moved.
     Raises: `OSError` where the disk refuses to be written to.
     """
     if (done := read_outcome(parts, number)) is not None:
         return done
+    if (parts.parent / INDEX).exists():
+        return None
     folder = folder_of(parts, number)
     shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
     folder.mkdir(parents=True)
@@ -138,7 +142,9 @@ class _Film:
     def run(self, path: Path) -> Outcome:
         import av
 
-        faces, stopped = "networks", None
+        faces = "networks"
+        stopped: str | None = None
+        why: Reason = "unreadable"
         try:
             clip = self.clip = open_clip(path)
             if max(clip.size_px) > LARGEST_SIDE_PX:
@@ -155,8 +161,14 @@ class _Film:
             self.said += [_below(text, path) for text in clip.warnings]
         except (InputError, av.FFmpegError) as error:
             stopped = _below(str(error), path)
-        reason = self._reason(stopped)
-        if reason == "unreadable":  # what was seen of it suffers from that, too
+        except _FAILURES as error:
+            if "CUDA error" in str(error):  # after it nothing works on that device, nor would any other film
+                raise
+            logger.debug("%s failed", shown(self.name), exc_info=True)
+            first_line = next(iter(str(error).splitlines()), "")
+            stopped, why = _below(f"{type(error).__name__}: {first_line}", path), "failed"
+        reason = self._reason(stopped, why)
+        if reason in ("unreadable", "failed"):  # what was seen of it suffers from that, too
             self.shots = [replace(shot, reason=reason) for shot in self.shots]
         if stopped is not None:
             self.said.insert(0, stopped)
@@ -222,12 +234,14 @@ class _Film:
                  error_px, entry)
         )  # fmt: skip
 
-    def _reason(self, stopped: str | None) -> Reason | None:
+    def _reason(self, stopped: str | None, why: Reason) -> Reason | None:
         """Say why the film is dropped: None where a clip is kept, else what most of its shots suffer from."""
         if any(shot.clip is not None for shot in self.shots):
             return None
         damaged = self.clip is not None and bool(self.clip.warnings) and self.frames < self.options.fewest
-        if stopped is not None or damaged:
+        if stopped is not None:
+            return why
+        if damaged:
             return "unreadable"
         reasons = [shot.reason for shot in self.shots if shot.reason is not None]
         return Counter(reasons).most_common(1)[0][0] if reasons else "no face"

@@ -11,7 +11,7 @@ from triportrait.core.weights import OPEN_HEAD
 
 Reason = Literal[
     "unreadable", "no face", "too short", "two people", "face lost", "too small", "cut off", "blurred", "turned away",
-    "occluded", "bad fit",
+    "occluded", "bad fit", "failed",
 ]  # fmt: skip
 SMALLEST_SIZE, LARGEST_SIZE = 64, 1024  # px
 LARGEST_WINDOW, LARGEST_SEED = 1000, 2**31 - 1

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from triportrait.core.checkpoint import load_motion_encoder, weights_folder
 from triportrait.core.errors import InputError
 from triportrait.core.faces.models import load_model
 from triportrait.core.faces.segmentation import PersonSegmentation
+from triportrait.core.motion.encoder import MotionEncoder, encoder_fingerprint
 from triportrait.core.motion.flame import rotation_matrices
 from triportrait.core.motion.motion_crop import ALIGNED_SIZE, motion_crop
 from triportrait.core.tracking.clip_fit import fit_stills
@@ -32,8 +32,8 @@ from triportrait.serve.faces.fit_points import fit_points
 from triportrait.serve.faces.landmark_files import RAW_LANDMARKS, LandmarkFolder, aligned_face
 from triportrait.serve.faces.network_faces import NetworkFaces
 from triportrait.serve.media.pictures.picture_file import read_picture
-from triportrait.train.data.films.clip_making import encoder_fingerprint
 from triportrait.train.data.films.judging import face_of
+from triportrait.train.data.picture_encoder import load_picture_encoder
 from triportrait.train.data.picture_quality import blur
 from triportrait.train.data.picture_store.layout import ENDINGS
 from triportrait.train.data.picture_store.listing import ALIGNED
@@ -105,8 +105,8 @@ class Wanted:
         said |= {"head_model": _head_model(self.head_model).identity.to_dict(), "motion_encoder": None}
         if self.motion is not None:
             encoder = _encoder(self.motion)
-            said["motion_encoder"] = getattr(encoder, "name", type(encoder).__name__)
-            said["motion"] = {"width": int(encoder.motion_width), "fingerprint": encoder_fingerprint(encoder)}
+            said["motion_encoder"] = encoder.name
+            said["motion"] = {"width": encoder.motion_width, "fingerprint": encoder_fingerprint(encoder)}
         return said
 
 
@@ -227,6 +227,7 @@ def _fitted(seen: Sequence[_Seen], wanted: Wanted) -> list[StoredPicture | Dropp
     }
     if wanted.motion is not None:
         encoder = _encoder(wanted.motion)
+        assert encoder.crop_size is not None, "it reads pictures"
         crops = motion_crop(images.float() / 127.5 - 1, points[:, :68].float(), encoder.crop_size)
         columns["motion"] = encoder(crops)
     result: list[StoredPicture | Dropped] = []
@@ -291,11 +292,5 @@ def _head_model(name: str) -> HeadModel:
 
 
 @lru_cache(maxsize=1)
-def _encoder(folder: str) -> Any:
-    encoder = load_motion_encoder(weights_folder(folder))
-    if encoder.crop_size is None:
-        raise InputError(
-            f"{folder}: expected a motion encoder that reads pictures, this one reads parameters, which are stored in "
-            "any case; leave --motion out"
-        )
-    return encoder
+def _encoder(folder: str) -> MotionEncoder:
+    return load_picture_encoder(folder)
