@@ -156,6 +156,38 @@ def test_stills_that_cannot_be_used_are_skipped_counted_and_named(tmp_path, caps
     assert len(PictureStore(tmp_path / "back")) == 3
 
 
+def test_records_of_no_face_are_skipped_wherever_they_stand(tmp_path, capsys):
+    """A camera that is no rotation, coefficients of no face, and what is no message at all, as the first record."""
+    lmdb = pytest.importorskip("lmdb")
+    written_pictures.write(tmp_path / "store", (tuple(range(12)),))
+    out = tmp_path / "ffhq_64_12"
+    export_lmdb(tmp_path / "store", out)
+    whole = parse_still(records(out)[5])
+    fields = {1: 3, 2: 64, 3: 64, 4: whole.image, 5: whole.mask, 7: whole.motion.tobytes()}
+    far = whole.labels.copy()
+    far[425:431] = 11
+    bad = {0: b"", 1: b"no message", 5: message(fields | {6: bytes(437 * 4)}), 7: message(fields | {6: far.tobytes()})}
+    with lmdb.open(str(out), map_size=1 << 28) as environment, environment.begin(write=True) as transaction:
+        for number, data in bad.items():
+            transaction.put(f"{number:08d}".encode(), data)
+    words = ["prepare", "lmdb", str(out), str(tmp_path / "back"), "--most-skipped", "0.5"]
+    assert cli.main(words) == 0
+    skipped = [json.loads(line) for line in (tmp_path / "back" / "skipped.jsonl").read_text().splitlines()]
+    assert [line["clip"] for line in skipped] == [f"record {number}" for number in bad]
+    assert "is no rotation" in skipped[2]["reason"] and "pose" in skipped[3]["reason"]
+    assert len(PictureStore(tmp_path / "back")) == 8
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_lmdb_without_a_picture_that_can_be_used_is_refused(tmp_path):
+    lmdb = pytest.importorskip("lmdb")
+    with lmdb.open(str(tmp_path / "none"), map_size=1 << 24) as environment, environment.begin(write=True) as put:
+        put.put(b"num_samples", b"1")
+        put.put(b"00000000", message({1: 3, 2: 64, 3: 32, 4: b"x", 5: b"x", 6: bytes(437 * 4), 7: bytes(548 * 4)}))
+    with pytest.raises(InputError, match="of its first record it has 32 x 64 px, expected a square"):
+        import_stills(tmp_path / "none", tmp_path / "back")
+
+
 REFUSED = {
     "motion": ({"motion": None}, "vfhq_64_3", "it has none; make the store again with --motion FOLDER"),
     "narrow": ({"motion": 9}, "vfhq_64_3", "expected motion of 548 numbers or more"),

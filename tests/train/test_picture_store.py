@@ -18,6 +18,7 @@ from triportrait.train.data.check import check_data
 from triportrait.train.data.picture_store import store as reading
 from triportrait.train.data.picture_store.layout import BEGUN, INDEX, is_picture_store
 from triportrait.train.data.picture_store.store import PictureStore
+from triportrait.train.data.picture_store.taking import Wanted, _judged
 from triportrait.train.data.picture_store.writing import PictureWriter
 
 
@@ -96,6 +97,14 @@ def test_a_shard_that_was_changed_is_written_again(tmp_path):
     tar = tmp_path / "s" / "shard_000000.tar"
     tar.write_bytes(tar.read_bytes()[:-1] + b"x")
     assert not writer.is_done(0)
+
+
+@pytest.mark.parametrize(("name", "value"), [("shape", 2e3), ("pose", 11.0), ("camera", 0.0), ("error_px", np.nan)])
+def test_a_fit_of_no_face_is_a_bad_fit(name, value):
+    numbers = dict(stored(1).numbers)
+    assert _judged(numbers, 0.0, 0.0, Wanted()) is None
+    wrong = _judged(numbers | {name: np.full_like(numbers[name], value)}, 0.0, 0.0, Wanted())
+    assert wrong is not None and wrong[0] == "bad fit"
 
 
 def test_two_processes_may_finish(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ from triportrait.serve.media.pictures.picture_file import read_picture
 from triportrait.train.data.films.clip_making import encoder_fingerprint
 from triportrait.train.data.films.judging import face_of
 from triportrait.train.data.picture_quality import blur
-from triportrait.train.data.picture_store.layout import ENDINGS
+from triportrait.train.data.picture_store.layout import ENDINGS, check_picture
 from triportrait.train.data.picture_store.listing import ALIGNED
 from triportrait.train.data.picture_store.writing import Dropped, StoredPicture, encoded_picture
 
@@ -247,8 +247,12 @@ def _judged(
     numbers: Mapping[str, np.ndarray], turn_deg: float, hidden: float, wanted: Wanted
 ) -> tuple[str, str] | None:
     """Return why a fitted picture is dropped, None where it is not."""
-    if not all(np.isfinite(column).all() for column in numbers.values()):
+    if not np.isfinite(numbers["error_px"]):
         return MISFIT, "the fit found no numbers"
+    try:
+        check_picture(numbers)
+    except ValueError as error:
+        return MISFIT, str(error)
     if turn_deg > wanted.most_turn_deg:
         return TURNED, f"{turn_deg:.0f} degrees of {wanted.most_turn_deg:g}"
     if hidden > wanted.most_hidden:
