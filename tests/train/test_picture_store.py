@@ -97,6 +97,10 @@ def test_a_shard_that_was_changed_is_written_again(tmp_path):
     tar = tmp_path / "s" / "shard_000000.tar"
     tar.write_bytes(tar.read_bytes()[:-1] + b"x")
     assert not writer.is_done(0)
+    with writer.shard(0) as files:
+        assert not PictureWriter(tmp_path / "s", SETTINGS).are_done(1), "no other process may finish meanwhile"
+        files.add(stored(1))
+    assert writer.are_done(1)
 
 
 @pytest.mark.parametrize(("name", "value"), [("shape", 2e3), ("pose", 11.0), ("camera", 0.0), ("error_px", np.nan)])

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.train import written_pictures
 from triportrait.train.data.clip_store.records import COLUMNS, LABEL_WIDTH
 from triportrait.train.data.clip_store.store import ClipStore, ClipWriter, pack_masks
 
 T, S = 20, 64  # frames of a clip, pixels of a side
 SETTINGS = {"source": "test"}
+MODEL = {"name": "open head", "fingerprint": "0123456789abcdef"}
 TRACKED_FRAMES = 6  # of the first clip of `tracked`
 
 
@@ -50,7 +50,7 @@ def store(folder: Path, count: int = 2) -> ClipStore:
 
 def tracked(folder: Path, count: int = 3, motion: int | None = 548, leave_out: str | None = None) -> ClipStore:
     """A store of clips of tracked faces, one frame more in each than in the one before."""
-    writer = ClipWriter(folder, {"source": "videos", "head_model": written_pictures.MODEL})
+    writer = ClipWriter(folder, {"source": "videos", "head_model": MODEL})
     for clip in range(count):
         T_clip = TRACKED_FRAMES + clip
         rows = labels(clip, T_clip)

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.train.written_clips import labels
+from tests.train.written_clips import MODEL, labels
 from triportrait.train.data.clip_store.records import COLUMNS
 from triportrait.train.data.picture_store.store import PictureStore
 from triportrait.train.data.picture_store.writing import Dropped, PictureWriter, StoredPicture, encoded_picture
 
 S = 64  # pixels of a side
-MODEL = {"name": "open head", "fingerprint": "0123456789abcdef"}
 SETTINGS = {"source": "test", "listed": 10, "head_model": MODEL}
 
 
