@@ -1,4 +1,4 @@
-"""Whose parameters a folder or a store says that it holds."""
+"""Whose parameters a folder or a store says that it holds, and which encoder read its motion."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from triportrait.core.files import read_json
 from triportrait.core.motion.head_identity import ModelIdentity
 from triportrait.core.safe_text import shown
 
-HEAD_MODEL = "head_model.json"
+HEAD_MODEL, MOTION_ENCODER = "head_model.json", "motion_encoder.json"
 
 
 def read_head_model(folder: Path) -> ModelIdentity | None:
@@ -36,6 +36,42 @@ def identity_in(index: Mapping[str, Any], where: str) -> ModelIdentity | None:
     """
     said = index.get("head_model")
     return None if said is None else ModelIdentity.from_dict(said, where)
+
+
+def encoder_in(index: Mapping[str, Any], where: str) -> dict[str, Any] | None:
+    """Read off a store's index which encoder read its motion: name, width and fingerprint; None where it is silent.
+
+    Raises: `InputError` for a damaged entry; `where` begins the sentence.
+    """
+    name, more = index.get("motion_encoder"), index.get("motion")
+    return None if name is None or more is None else _encoder({"name": name, "more": more}, where)
+
+
+def read_motion_encoder(folder: Path) -> dict[str, Any]:
+    """Read which encoder read the motion of an exported LMDB, as entries of a store's index; empty where it is silent.
+
+    Raises: `InputError` for a damaged file.
+    """
+    path = folder / MOTION_ENCODER
+    if not path.exists():
+        return {}
+    try:
+        said = read_json(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: expected which encoder read the motion, it is damaged; make it again") from error
+    more = said if isinstance(said, dict) else None
+    found = _encoder({"name": None if more is None else more.get("name"), "more": more}, str(path))
+    return {
+        "motion_encoder": found["name"], "motion": {"width": found["width"], "fingerprint": found["fingerprint"]},
+    }  # fmt: skip
+
+
+def _encoder(said: Mapping[str, Any], where: str) -> dict[str, Any]:
+    name, more = said["name"], said["more"]
+    width, mark = (more.get("width"), more.get("fingerprint")) if isinstance(more, dict) else (None, None)
+    if not (isinstance(name, str) and isinstance(mark, str) and type(width) is int and width > 0):
+        raise InputError(f"{where}: expected name, width and fingerprint of a motion encoder, got others; make it again")
+    return {"name": name, "width": width, "fingerprint": mark}
 
 
 def same_settings(before: Any, now: Mapping[str, Any]) -> str | None:

@@ -16,7 +16,7 @@ from triportrait.serve.media.pictures.file_type import kind_of_bytes
 from triportrait.serve.media.pictures.picture_file import decode_picture
 from triportrait.train.data.clip_store.importing import FEWEST_TO_JUDGE, SKIPPED, Imported
 from triportrait.train.data.clip_store.records import is_still, open_lmdb, parse_still
-from triportrait.train.data.head_model_file import read_head_model, same_settings
+from triportrait.train.data.head_model_file import read_head_model, read_motion_encoder, same_settings
 from triportrait.train.data.picture_store.layout import INDEX, check_picture, disk_error
 from triportrait.train.data.picture_store.store import MOST_SIDE, PictureStore
 from triportrait.train.data.picture_store.writing import Dropped, PictureWriter, StoredPicture, encoded_picture
@@ -63,7 +63,7 @@ def import_stills(
     head_model = read_head_model(path)
     settings = {
         "source": "lmdb", "name": path.name, "records": count, "listed": count, "per_shard": PER_SHARD,
-        "head_model": None if head_model is None else head_model.to_dict(),
+        "head_model": None if head_model is None else head_model.to_dict(), **read_motion_encoder(path),
     }  # fmt: skip
     if (out / INDEX).exists():
         return _finished(out, settings)
