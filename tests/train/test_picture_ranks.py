@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from tests.train.written_pictures import S, stored
+from triportrait.train.data import parallel
 from triportrait.train.data.picture_store import preparing
 from triportrait.train.data.picture_store.preparing import Prepared, prepare_pictures
 from triportrait.train.data.picture_store.store import PictureStore
@@ -57,3 +60,26 @@ def test_a_rank_that_comes_late_makes_nothing_again(name, rank, tmp_path, monkey
     found = rank(0)
     assert (found.finished, found.kept) == (True, 4)
     assert not [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_results_do_not_pile_up(tmp_path, monkeypatch):
+    """However slow the disk is, few batches wait for it."""
+    asked, most = [], []
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *words: Any) -> Any:
+            asked.append(words)
+            return super().submit(*words)
+
+    (tmp_path / "in").mkdir()
+    for number in range(12):
+        (tmp_path / "in" / f"{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    monkeypatch.setattr(preparing, "why_unusable", lambda: None)
+    monkeypatch.setattr(preparing, "take", lambda batch: [stored(batch.first)])
+    monkeypatch.setattr(preparing, "AT_A_TIME", 1)
+    monkeypatch.setattr(preparing, "AHEAD", 3)
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", lambda *_: Pool(2))
+    prepare_pictures(
+        tmp_path / "in", tmp_path / "out", Wanted(size=S), 4, 2, progress=lambda n, _: most.append(len(asked) - n + 1)
+    )
+    assert len(asked) == 12 and 4 <= max(most) <= 5, "three, the one that was waited for, and one in its place"

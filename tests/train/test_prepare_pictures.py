@@ -18,7 +18,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.tracking.head_model import load_head_model
 from triportrait.serve.faces.network_faces import NetworkFaces
 from triportrait.train.data.picture_quality import blur
-from triportrait.train.data.picture_store import preparing, taking
+from triportrait.train.data.picture_store import taking
 from triportrait.train.data.picture_store.listing import listed_pictures, listing_digest
 from triportrait.train.data.picture_store.preparing import prepare_pictures, read_dropped
 from triportrait.train.data.picture_store.store import PictureStore
@@ -203,16 +203,3 @@ def test_options_and_folders_are_checked_before_any_work(case, tmp_path, capsys)
     assert cli.main(["prepare", "pictures", str(tmp_path / "in"), str(tmp_path / "out")]) == 2
     assert "expected pictures in this folder or in those in it, got none, only 1 other files" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-@needs_face_models
-def test_results_do_not_pile_up(folder, tmp_path, monkeypatch):
-    asked: list[int | None] = []
-    in_order = preparing.in_order
-    monkeypatch.setattr(
-        preparing, "in_order", lambda *words, ahead: asked.append(ahead) or in_order(*words, ahead=ahead)
-    )
-    (tmp_path / "in").mkdir()
-    shutil.copy(folder / "a2.png", tmp_path / "in")
-    prepare_pictures(tmp_path / "in", tmp_path / "store", WANTED, workers=1)
-    assert asked == [preparing.AHEAD]
