@@ -1,4 +1,4 @@
-"""`prepare pictures` by several ranks at once, with stills that no network looks at: whoever is second loses nothing."""
+"""`prepare pictures` by several ranks at once, with stills that no network looks at: none loses what is done."""
 
 from __future__ import annotations
 

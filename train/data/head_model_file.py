@@ -70,7 +70,9 @@ def _encoder(said: Mapping[str, Any], where: str) -> dict[str, Any]:
     name, more = said["name"], said["more"]
     width, mark = (more.get("width"), more.get("fingerprint")) if isinstance(more, dict) else (None, None)
     if not (isinstance(name, str) and isinstance(mark, str) and type(width) is int and width > 0):
-        raise InputError(f"{where}: expected name, width and fingerprint of a motion encoder, got others; make it again")
+        raise InputError(
+            f"{where}: expected name, width and fingerprint of a motion encoder, got others; make it again"
+        )
     return {"name": name, "width": width, "fingerprint": mark}
 
 
