@@ -21,6 +21,7 @@ from triportrait.train.data.clip_store.importing import import_lmdb
 from triportrait.train.data.clip_store.lmdb_writing import export_lmdb, message
 from triportrait.train.data.clip_store.records import COLUMNS, is_still, open_lmdb, parse, parse_still
 from triportrait.train.data.clip_store.store import ClipStore
+from triportrait.train.data.motion_encoder_file import read_motion_encoder
 from triportrait.train.data.picture_store.importing import import_stills
 from triportrait.train.data.picture_store.store import PictureStore
 
@@ -85,9 +86,52 @@ def test_an_export_that_was_stopped_goes_on(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         export_lmdb(tmp_path / "store", tmp_path / "other_64_3", kill)
     shutil.rmtree(tmp_path / "store")
-    tracked(tmp_path / "store", motion=600)
+    tracked(tmp_path / "store")
+    index = tmp_path / "store" / "index.json"
+    index.write_text(index.read_text() + "\n")
     with pytest.raises(InputError, match="an export of another store was begun here"):
         export_lmdb(tmp_path / "store", tmp_path / "other_64_3")
+
+
+def test_a_kill_at_the_end_loses_nothing(tmp_path, monkeypatch):
+    tracked(tmp_path / "store")
+    out, put_folder = tmp_path / "vfhq_64_3", lmdb_writing.put_folder
+
+    def before(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def after(*words: Path) -> None:
+        put_folder(*words)
+        raise KeyboardInterrupt
+
+    for kill in (before, after):
+        monkeypatch.setattr(lmdb_writing, "put_folder", kill)
+        with pytest.raises(KeyboardInterrupt):
+            export_lmdb(tmp_path / "store", out)
+        assert out.exists() == (kill is after)
+    assert export_lmdb(tmp_path / "store", out).before == 3
+    assert {path.name for path in out.iterdir()} == {"data.mdb", "head_model.json"} and len(records(out)) == 3
+    with pytest.raises(InputError, match="it exists already"):
+        export_lmdb(tmp_path / "store", out)
+
+
+@pytest.mark.parametrize("write", [tracked, written_pictures.write])
+def test_an_export_names_the_encoder_that_read_the_motion(write, tmp_path):
+    count = len(write(tmp_path / "store"))
+    index = tmp_path / "store" / "index.json"
+    said = json.loads(index.read_text()) | {"motion_encoder": "pixie", "motion": {"width": 548, "fingerprint": "ab"}}
+    index.write_text(json.dumps(said))
+    out = tmp_path / f"set_64_{count}"
+    export_lmdb(tmp_path / "store", out)
+    written = json.loads((out / "motion_encoder.json").read_text())
+    assert written == {"name": "pixie", "width": 548, "fingerprint": "ab"}
+    if write is not tracked:
+        import_stills(out, tmp_path / "back")
+        back = PictureStore(tmp_path / "back").index
+        assert (back["motion_encoder"], back["motion"]) == (said["motion_encoder"], said["motion"])
+    (out / "motion_encoder.json").write_text('{"name": "pixie"}')
+    with pytest.raises(InputError, match="expected name, width and fingerprint of a motion encoder"):
+        read_motion_encoder(out)
 
 
 def test_pictures_become_the_published_records_and_come_back(tmp_path, capsys):
@@ -156,9 +200,42 @@ def test_stills_that_cannot_be_used_are_skipped_counted_and_named(tmp_path, caps
     assert len(PictureStore(tmp_path / "back")) == 3
 
 
+def test_records_of_no_face_are_skipped_wherever_they_stand(tmp_path, capsys):
+    """A camera that is no rotation, coefficients of no face, and what is no message at all, as the first record."""
+    lmdb = pytest.importorskip("lmdb")
+    written_pictures.write(tmp_path / "store", (tuple(range(12)),))
+    out = tmp_path / "ffhq_64_12"
+    export_lmdb(tmp_path / "store", out)
+    whole = parse_still(records(out)[5])
+    fields = {1: 3, 2: 64, 3: 64, 4: whole.image, 5: whole.mask, 7: whole.motion.tobytes()}
+    far = whole.labels.copy()
+    far[425:431] = 11
+    bad = {0: b"", 1: b"no message", 5: message(fields | {6: bytes(437 * 4)}), 7: message(fields | {6: far.tobytes()})}
+    with lmdb.open(str(out), map_size=1 << 28) as environment, environment.begin(write=True) as transaction:
+        for number, data in bad.items():
+            transaction.put(f"{number:08d}".encode(), data)
+    words = ["prepare", "lmdb", str(out), str(tmp_path / "back"), "--most-skipped", "0.5"]
+    assert cli.main(words) == 0
+    skipped = [json.loads(line) for line in (tmp_path / "back" / "skipped.jsonl").read_text().splitlines()]
+    assert [line["clip"] for line in skipped] == [f"record {number}" for number in bad]
+    assert "is no rotation" in skipped[2]["reason"] and "pose" in skipped[3]["reason"]
+    assert len(PictureStore(tmp_path / "back")) == 8
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_lmdb_without_a_picture_that_can_be_used_is_refused(tmp_path):
+    lmdb = pytest.importorskip("lmdb")
+    with lmdb.open(str(tmp_path / "none"), map_size=1 << 24) as environment, environment.begin(write=True) as put:
+        put.put(b"num_samples", b"1")
+        put.put(b"00000000", message({1: 3, 2: 64, 3: 32, 4: b"x", 5: b"x", 6: bytes(437 * 4), 7: bytes(548 * 4)}))
+    with pytest.raises(InputError, match="of its first record it has 32 x 64 px, expected a square"):
+        import_stills(tmp_path / "none", tmp_path / "back")
+
+
 REFUSED = {
     "motion": ({"motion": None}, "vfhq_64_3", "it has none; make the store again with --motion FOLDER"),
-    "narrow": ({"motion": 9}, "vfhq_64_3", "expected motion of 548 numbers or more"),
+    "narrow": ({"motion": 9}, "vfhq_64_3", "expected motion of 548 numbers, which the published records hold, got 9"),
+    "wide": ({"motion": 600}, "vfhq_64_3", "expected motion of 548 numbers, which the published records hold, got 600"),
     "parameters": ({"leave_out": "pose"}, "vfhq_64_3", "it has no pose of 6 numbers"),
     "name": ({}, "vfhq", "name it vfhq_64_3"),
     "count": ({}, "vfhq_64_4", "name it vfhq_64_3"),

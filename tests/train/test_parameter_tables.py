@@ -150,15 +150,21 @@ def test_tables_are_checked_where_they_are_read(tmp_path):
     assert found.head_model == PUBLISHED_MODEL, "published tables do not say it"
     assert (found.camera_shape.shape, found.motion.shape) == ((6, 325), (6, 112))
     assert isinstance(found.motion.base if found.motion.base is not None else found.motion, np.memmap)
-    for change, said in (
-        (lambda: np.save(tmp_path / "ffhq_all_motion_params.npy", rows[:4, 325:]), "got 4 and 6"),
-        (lambda: np.save(tmp_path / "ffhq_all_motion_params.npy", rows[:, 325:] * 1e9), "which is of no face"),
-        (lambda: np.save(tmp_path / "ffhq_all_motion_params.npy", rows[:, 326:]), "rows of 112 numbers"),
-        (lambda: (tmp_path / "ffhq_all_motion_params.npy").unlink(), "rows of 112 numbers"),
-        (lambda: np.save(tmp_path / "ffhq_all_shape_n_c_params.npy", 2 * rows[:, :325]), "rows of 112|no rotation"),
+    cameras, motions = "ffhq_all_shape_n_c_params.npy", "ffhq_all_motion_params.npy"
+    for name, table, said in (
+        (motions, rows[:4, 325:], "got 4 and 6"),
+        (motions, rows[:, 325:] * 1e9, "which is of no face"),
+        (motions, rows[:, 326:], "rows of 112 numbers"),
+        (cameras, 2 * rows[:, :325], "no rotation"),
+        (cameras, rows[:, :324], "rows of 325 numbers"),
     ):
-        change()
-        with pytest.raises(InputError, match=said):
+        whole = (tmp_path / name).read_bytes()
+        np.save(tmp_path / name, table)
+        with pytest.raises(InputError, match=f"{name}: .*{said}" if "got" not in said else said):
             read_tables(tmp_path)
+        (tmp_path / name).write_bytes(whole)
+    (tmp_path / motions).unlink()
+    with pytest.raises(InputError, match=f"{motions}: .*it is missing"):
+        read_tables(tmp_path)
     with pytest.raises(InputError, match="vfhq_all_shape_n_c_params"):
         read_tables(tmp_path, "clips")

@@ -17,17 +17,20 @@ from triportrait.core.checksum import sha256
 from triportrait.core.errors import InputError
 from triportrait.core.tracking.head_model import load_head_model
 from triportrait.serve.faces.network_faces import NetworkFaces
+from triportrait.train.data.films.options import FilmOptions
 from triportrait.train.data.picture_quality import blur
-from triportrait.train.data.picture_store import preparing, taking
+from triportrait.train.data.picture_store import taking
 from triportrait.train.data.picture_store.listing import listed_pictures, listing_digest
 from triportrait.train.data.picture_store.preparing import prepare_pictures, read_dropped
 from triportrait.train.data.picture_store.store import PictureStore
 from triportrait.train.data.picture_store.taking import Wanted
+from triportrait.train.jobs.prepare_pictures import Pictures
+from triportrait.train.jobs.prepare_videos import Videos
 
 DATA = Path(__file__).parents[1] / "data"
 PORTRAIT = Path(__file__).parents[2] / "serve" / "sample.jpg"  # 256 px, aligned
 HEAD = Path(__file__).parents[2] / "serve" / "live" / "page" / "examples" / "head-1.jpg"  # 320 px
-WANTED = Wanted(size=128, format="jpeg", least_side=100)
+WANTED = Wanted(size=128, format="jpeg", most_enlarged=1.28)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +124,7 @@ def test_stills_become_a_store_and_others_are_dropped_for_a_reason(folder, tmp_p
 
 @needs_face_models
 def test_ranks_and_a_kill_leave_the_same_store(folder, tmp_path, monkeypatch):
-    wanted = Wanted(size=64, format="png", least_side=100)
+    wanted = Wanted(size=64, format="png", most_enlarged=0.64)
     prepare_pictures(folder, tmp_path / "whole", wanted, per_shard=3, workers=1)
     looked: list[str] = []
     look = taking._look
@@ -136,7 +139,7 @@ def test_ranks_and_a_kill_leave_the_same_store(folder, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         prepare_pictures(folder, tmp_path / "store", wanted, per_shard=3, workers=1)
     with pytest.raises(InputError, match="begun with size 64, now it is 128"):
-        prepare_pictures(folder, tmp_path / "store", Wanted(size=128, least_side=100), per_shard=3)
+        prepare_pictures(folder, tmp_path / "store", Wanted(size=128, most_enlarged=0.64), per_shard=3)
     looked.clear()
     monkeypatch.setattr(taking, "_look", lambda batch, k: looked.append(batch.paths[k]) or look(batch, k))
     second = prepare_pictures(folder, tmp_path / "store", wanted, 3, 1, rank=1, ranks=2)
@@ -173,7 +176,16 @@ def test_a_motion_encoder_adds_motion(folder, tmp_path, capsys):
     for name in ("a2.png", "a10.webp"):
         shutil.copy(folder / name, tmp_path / "in")
     demo = Path(__file__).parents[2] / "core" / "weights" / "demo"
-    words = [str(tmp_path / "in"), str(tmp_path / "store"), "--size", "128", "--least-side", "100", "--workers", "1"]
+    words = [
+        str(tmp_path / "in"),
+        str(tmp_path / "store"),
+        "--size",
+        "128",
+        "--most-enlarged",
+        "1.28",
+        "--workers",
+        "1",
+    ]
     assert cli.main(["prepare", "pictures", *words, "--motion", str(demo)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "store")
     store = PictureStore(tmp_path / "store")
@@ -205,14 +217,11 @@ def test_options_and_folders_are_checked_before_any_work(case, tmp_path, capsys)
     assert not (tmp_path / "out").exists()
 
 
-@needs_face_models
-def test_results_do_not_pile_up(folder, tmp_path, monkeypatch):
-    asked: list[int | None] = []
-    in_order = preparing.in_order
-    monkeypatch.setattr(
-        preparing, "in_order", lambda *words, ahead: asked.append(ahead) or in_order(*words, ahead=ahead)
-    )
-    (tmp_path / "in").mkdir()
-    shutil.copy(folder / "a2.png", tmp_path / "in")
-    prepare_pictures(tmp_path / "in", tmp_path / "store", WANTED, workers=1)
-    assert asked == [preparing.AHEAD]
+def test_films_and_stills_have_one_name_and_one_default_for_a_limit():
+    stills = {field.name: field.default for field in dataclasses.fields(Pictures) if field.name != "size"}
+    films = {field.name: field.default for field in dataclasses.fields(Videos)}
+    options = {field.name: field.default for field in dataclasses.fields(FilmOptions)}
+    shared = [name for name in stills if name.startswith(("most_", "other_"))]
+    assert len(shared) == 6
+    assert {name: stills[name] for name in shared} == {name: films.get(name) for name in shared}
+    assert {name: stills[name] for name in shared} == {name: options[name] for name in shared}

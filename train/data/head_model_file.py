@@ -1,4 +1,4 @@
-"""Whose parameters a folder or a store says that it holds."""
+"""Whose parameters a folder or a store says that it holds, and which encoder read its motion."""
 
 from __future__ import annotations
 
@@ -36,6 +36,25 @@ def identity_in(index: Mapping[str, Any], where: str) -> ModelIdentity | None:
     """
     said = index.get("head_model")
     return None if said is None else ModelIdentity.from_dict(said, where)
+
+
+def encoder_in(index: Mapping[str, Any], where: str) -> dict[str, Any] | None:
+    """Read off a store's index which encoder read its motion: name, width and fingerprint; None where it is silent.
+
+    Raises: `InputError` for a damaged entry; `where` begins the sentence.
+    """
+    name, more = index.get("motion_encoder"), index.get("motion")
+    return None if name is None or more is None else _encoder({"name": name, "more": more}, where)
+
+
+def _encoder(said: Mapping[str, Any], where: str) -> dict[str, Any]:
+    name, more = said["name"], said["more"]
+    width, mark = (more.get("width"), more.get("fingerprint")) if isinstance(more, dict) else (None, None)
+    if not (isinstance(name, str) and isinstance(mark, str) and type(width) is int and width > 0):
+        raise InputError(
+            f"{where}: expected name, width and fingerprint of a motion encoder, got others; make it again"
+        )
+    return {"name": name, "width": width, "fingerprint": mark}
 
 
 def same_settings(before: Any, now: Mapping[str, Any]) -> str | None:

@@ -90,7 +90,7 @@ def write_kept_and_dropped(
             figures[section].append(_figure(tile))
     sections = sorted(figures, key=lambda section: (section != KEPT, -seen[section], section))
     links = "".join(f"<a href='#{_anchor(s)}'>{escape(s)} <b>{seen[s]:,}</b></a>" for s in sections)
-    with replacing(path, only_writer=True) as part, part.open("w") as file:
+    with replacing(path) as part, part.open("w") as file:
         file.write(
             f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(shown(title))}</title>"
             f"<meta name=viewport content='width=device-width,initial-scale=1'><style>{_STYLE}</style>"

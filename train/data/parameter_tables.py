@@ -4,11 +4,11 @@
     ffhq_all_shape_n_c_params.npy       float32 [N, 325] of stills: camera 25, shape 300
     ffhq_all_motion_params.npy          float32 [N, 112]: expression 100, neck 3, jaw 3, eyes 6
     ffhq_all_shape_n_motion_params.npy  float32 [N, 403]: shape 300, expression 100, jaw 3, what BFM is mapped to
-    vfhq_all_shape_n_c_params.npy       float32 [clips * M, 325] of clips of M frames each
-    vfhq_all_motion_params.npy          float32 [clips, M, 112]
+    vfhq_all_shape_n_c_params.npy       float32 [clips * T, 325] of clips of T frames each
+    vfhq_all_motion_params.npy          float32 [clips, T, 112]
 
 The names and widths are the published ones, whatever the pictures are. Rows are written as they are read.
-Letters: N stills, M frames of a clip.
+Letters: N stills, T frames of a clip.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def write_tables(
     """Write the tables of picture stores, clip stores and folders of per-frame files; the folder appears whole.
 
     Args:
-        frames: M, the first frames of each clip; clips with fewer are left out. None: all, and clips of other lengths
+        frames: T, the first frames of each clip; clips with fewer are left out. None: all, and clips of other lengths
             are refused.
         mapper: write the table of what BFM is mapped to, too.
         head_model: whose parameters those are that do not say it; None: the published model's.
@@ -78,14 +78,14 @@ def write_tables(
     identity = check_one_model(opened, head_model)
     stills = [source for source in opened if not source.clips]
     films = [source for source in opened if source.clips]
-    M, kept, short = _chosen(films, frames)
+    T, kept, short = _chosen(films, frames)
     still_rows, clips = sum(sum(source.lengths) for source in stills), sum(map(len, kept))
-    count = still_rows + M * clips
+    count = still_rows + T * clips
     if not count:
         raise InputError(f"{out}: expected parameters, got none: no clip has {frames} frames; say less by --frames")
     settings = {
         "head_model": identity.to_dict(), "sources": [str(source.path) for source in opened], "stills": still_rows,
-        "clips": clips, "frames": M,
+        "clips": clips, "frames": T,
     }  # fmt: skip
     done = 0
     with whole_folder(out, overwrite, KIND, settings) as folder:
@@ -95,29 +95,29 @@ def write_tables(
             done = _write(folder, "stills", names, rows, (still_rows,), done, count, progress)
         if films:
             rows = (
-                {name: column[:M] for name, column in source.read(k).items()}
+                {name: column[:T] for name, column in source.read(k).items()}
                 for source, numbers in zip(films, kept, strict=True)
                 for k in numbers
             )
-            _write(folder, "clips", (CAMERA_SHAPE, MOTION), rows, (clips, M), done, count, progress)
-    return Written(still_rows, clips, M, short)
+            _write(folder, "clips", (CAMERA_SHAPE, MOTION), rows, (clips, T), done, count, progress)
+    return Written(still_rows, clips, T, short)
 
 
 def _chosen(films: Sequence[ParameterSource], frames: int | None) -> tuple[int, list[list[int]], int]:
-    """Return M, the numbers of the clips of each source that are taken, and how many are too short."""
+    """Return T, the numbers of the clips of each source that are taken, and how many are too short."""
     lengths = [length for source in films for length in source.lengths]
     if not lengths:
         return 0, [], 0
     if frames is not None and frames < 1:
         raise InputError(f"frames: expected 1 or more of each clip, got {frames}; choose another")
-    M = frames or lengths[0]
-    if frames is None and (other := next((n for n in lengths if n != M), None)) is not None:
+    T = frames or lengths[0]
+    if frames is None and (other := next((n for n in lengths if n != T), None)) is not None:
         raise InputError(
-            f"{films[0].path}: expected clips of equal length, got {M} and {other} frames; say --frames "
+            f"{films[0].path}: expected clips of equal length, got {T} and {other} frames; say --frames "
             f"{min(lengths)} to take the first of each"
         )
-    kept = [[k for k, length in enumerate(source.lengths) if length >= M] for source in films]
-    return M, kept, sum(length < M for length in lengths)
+    kept = [[k for k, length in enumerate(source.lengths) if length >= T] for source in films]
+    return T, kept, sum(length < T for length in lengths)
 
 
 def _write(
@@ -154,7 +154,7 @@ class ParameterTables:
     """The tables as stage 1 reads them, from the disk as rows are asked for.
 
     Attributes:
-        camera_shape: float32 [N, 325]. motion: float32 [N, 112] of stills, [clips, M, 112] of clips.
+        camera_shape: float32 [N, 325]. motion: float32 [N, 112] of stills, [clips, T, 112] of clips.
         head_model: whose parameters these are; published tables do not say it, and are the published model's.
     """
 
@@ -182,7 +182,7 @@ def read_tables(folder: Path, of: Of = "stills", whole: bool = True) -> Paramete
         motion = motion.reshape(-1, WIDTHS[MOTION])
     elif motion.ndim != 3:
         raise InputError(
-            f"{folder / f'{PREFIX[of]}_{MOTION}.npy'}: expected motion of clips [clips, M, 112], got "
+            f"{folder / f'{PREFIX[of]}_{MOTION}.npy'}: expected motion of clips [clips, T, 112], got "
             f"{list(motion.shape)}; make the tables again"
         )
     if len(camera_shape) != motion.size // WIDTHS[MOTION]:

@@ -44,18 +44,18 @@ class Pictures(Held, _Folder):
     """How pictures are stored: png without loss, the others at quality 95."""
     face: OptionalInt = None
     """Which face of each picture, counted from the left; the largest by default."""
-    least_side: int = 256
-    """Drop pictures whose aligned square has fewer px in the raw picture: they would be magnified."""
-    largest_other: float = 0.5
-    """Drop pictures that show another face in the square of more than this share of the size of the first."""
-    most_blur: float = 0.6
-    """Drop pictures that are more blurred, from 0, sharp, to 1."""
-    most_turn_deg: float = 75.0
-    """Drop faces that are turned further away from the camera, degrees."""
-    most_hidden: float = 0.2
-    """Drop faces of which the segmentation takes a larger share for something else than a person."""
-    most_error_px: float = 10.0
-    """Drop faces whose landmarks lie further from those of the fitted head, px at 512."""
+    most_enlarged: float = Wanted.most_enlarged
+    """How much larger than in its picture a face may come out; others are too small."""
+    other_face: float = Wanted.other_face
+    """Size of another face in the square, over that of the first, above which a picture shows two people."""
+    most_blur: float = Wanted.most_blur
+    """Blur of an aligned picture at 256 px, from 0, sharp, to 1 (Crete et al. 2007)."""
+    most_turned_deg: float = Wanted.most_turned_deg
+    """Angle between where the head looks and where the camera is."""
+    most_hidden: float = Wanted.most_hidden
+    """Share of the face that the segmentation takes for something else than a person; more is an occluded face."""
+    most_error_px: float = Wanted.most_error_px
+    """Distance of the landmarks from the fitted head, root mean square, in pixels of 512."""
     per_shard: int = PER_SHARD
     """Raw pictures that one shard stands for."""
     workers: OptionalInt = None
@@ -70,7 +70,7 @@ class Pictures(Held, _Folder):
             workers = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         wanted = Wanted(
             self.size, self.format, self.face, self.head_model, None if self.motion is None else str(self.motion),
-            self.least_side, self.largest_other, self.most_blur, self.most_turn_deg, self.most_hidden,
+            self.most_enlarged, self.other_face, self.most_blur, self.most_turned_deg, self.most_hidden,
             self.most_error_px,
         )  # fmt: skip
         with progress_bar("picture") as progress:

@@ -28,7 +28,8 @@ from triportrait.core.optional_packages import install, reason
 from triportrait.train.data.clip_store.frames import decode
 from triportrait.train.data.clip_store.records import BLOBS, COLUMNS, MOTION_WIDTH, NUMBERS, STILL_BLOBS, STILL_NUMBERS
 from triportrait.train.data.clip_store.store import INDEX, ClipStore, is_clip_store
-from triportrait.train.data.head_model_file import HEAD_MODEL, identity_in
+from triportrait.train.data.head_model_file import HEAD_MODEL, encoder_in, identity_in
+from triportrait.train.data.motion_encoder_file import MOTION_ENCODER
 from triportrait.train.data.picture_store.layout import is_picture_store
 from triportrait.train.data.picture_store.store import PictureStore
 from triportrait.train.data.picture_store.writing import encoded_picture
@@ -62,19 +63,24 @@ def export_lmdb(folder: Path, out: Path, progress: Callable[[int, int], None] = 
     """
     source = _opened(folder)
     _check_name(out, source.size, source.count, source.unit)
+    made_from = {"store": sha256(folder / INDEX), "unit": source.unit}
     if out.exists():
-        raise InputError(f"{out}: it exists already; name another folder or remove it")
+        if _said(out) != made_from:
+            raise InputError(f"{out}: it exists already; name another folder or remove it")
+        (out / _FROM).unlink()  # a kill came after all was done
+        return Exported(source.count, source.unit, source.count)
     source.check(0)
     part = out.absolute().with_name(f".{out.name}.part")
-    made_from = {"store": sha256(folder / INDEX), "unit": source.unit}
     try:
         _begin(part, made_from)
         before = _fill(part, source, progress)
-        for name in (_FROM, "lock.mdb"):
-            (part / name).unlink(missing_ok=True)
+        (part / "lock.mdb").unlink(missing_ok=True)
         if source.head_model is not None:
             write_text(part / HEAD_MODEL, json.dumps(source.head_model.to_dict()) + "\n")
+        if source.encoder is not None:
+            write_text(part / MOTION_ENCODER, json.dumps(source.encoder) + "\n")
         put_folder(part, out.absolute(), part.with_name(part.name + ".old"))
+        (out / _FROM).unlink()
     except OSError as error:
         raise _disk(out, error) from error
     return Exported(source.count, source.unit, before)
@@ -104,12 +110,14 @@ class _Source:
 
     Attributes:
         size: side of the pictures. count: records. unit: what a record is. head_model: whose parameters they hold.
+        encoder: name, width and fingerprint of what read the motion; None where the store does not say it.
     """
 
     size: int
     count: int
     unit: str
     head_model: ModelIdentity | None
+    encoder: dict[str, Any] | None
 
     def record(self, number: int) -> bytes:
         """Return a record. Raises: `InputError` where what it is made of is damaged or missing."""
@@ -131,6 +139,7 @@ class _Clips(_Source):
         self._store = ClipStore(folder)
         self.size, self.count = self._store.size, len(self._store)
         self.head_model = identity_in(self._store.index, f"{folder / INDEX}: head_model")
+        self.encoder = encoder_in(self._store.index, f"{folder / INDEX}: motion_encoder")
 
     def check(self, number: int) -> None:
         _check_columns(self._store.folder / f"{self._store.clips[number]}.npz", self._store.table(number))
@@ -164,6 +173,7 @@ class _Pictures(_Source):
     def __init__(self, folder: Path) -> None:
         self._store = PictureStore(folder)
         self.size, self.count, self.head_model = self._store.size, len(self._store), self._store.head_model
+        self.encoder = encoder_in(self._store.index, f"{folder / INDEX}: motion_encoder")
 
     def check(self, number: int) -> None:
         shard, _ = self._store.place(number)
@@ -224,9 +234,9 @@ def _check_columns(path: Path, table: Mapping[str, np.ndarray]) -> None:
             f"{path}: expected motion, which the published records hold, it has none; make the store again with "
             "--motion FOLDER, which names a motion encoder"
         )
-    if (width := table["motion"].shape[-1]) < MOTION_WIDTH:
+    if (width := table["motion"].shape[-1]) != MOTION_WIDTH:
         raise InputError(
-            f"{path}: expected motion of {MOTION_WIDTH} numbers or more, which the published loader reads, got "
+            f"{path}: expected motion of {MOTION_WIDTH} numbers, which the published records hold, got "
             f"{width}; make the store again with --motion FOLDER of the published encoder"
         )
 
@@ -248,18 +258,23 @@ def _begin(part: Path, made_from: Mapping[str, str]) -> None:
     if not part.parent.is_dir():
         raise InputError(f"{part.parent}: expected the folder in which the LMDB is made, there is none; make it")
     part.mkdir(exist_ok=True)
-    said = None
-    if (part / _FROM).exists():
-        try:
-            said = read_json(part / _FROM)
-        except ValueError:
-            said = "damaged"
-    elif any(part.iterdir()):
+    said = _said(part)
+    if said is None and any(part.iterdir()):
         said = "something else"
     if said is None:
         write_text(part / _FROM, json.dumps(made_from) + "\n")
     elif said != made_from:
         raise InputError(f"{part}: an export of another store was begun here; remove this folder, or name another LMDB")
+
+
+def _said(folder: Path) -> Any:
+    """Return which store a folder was begun from, as it says; None where it does not."""
+    if not (folder / _FROM).exists():
+        return None
+    try:
+        return read_json(folder / _FROM)
+    except ValueError:
+        return "damaged"
 
 
 def _fill(part: Path, source: _Source, progress: Callable[[int, int], None]) -> int:

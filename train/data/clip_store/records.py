@@ -67,8 +67,14 @@ class StillRecord:
 
 
 def is_still(message: bytes) -> bool:
-    """Tell the record of a still from that of a clip. Raises: `ValueError` for what is no such message."""
-    return "image" in dict(_fields(memoryview(message), STILL_NUMBERS, STILL_BLOBS))
+    """Tell the record of a still from that of a clip: field 4 is a picture file there, a number here.
+
+    Raises: `ValueError` for what is neither.
+    """
+    fields = dict(_fields(memoryview(message), NUMBERS, STILL_BLOBS))
+    if ("image" in fields) is ("num" in fields):
+        raise ValueError("it is neither a clip nor a still")
+    return "image" in fields
 
 
 def parse_still(message: bytes) -> StillRecord:

@@ -29,19 +29,19 @@ class Films:
     Attributes:
         folder: where they lie.
         names: of the films, relative to it, with slashes, sorted.
-        bytes: their sizes.
+        sizes: of the films, in bytes.
         others: names of the other files, sorted; landmarks beside a film and hidden files are not among them.
     """
 
     folder: Path
     names: Sequence[str]
-    bytes: Sequence[int]
+    sizes: Sequence[int]
     others: Sequence[str]
 
     @property
     def fingerprint(self) -> str:
         """Tell one list of films from another by names and sizes."""
-        return hashlib.sha256(json.dumps([list(self.names), list(self.bytes)]).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([list(self.names), list(self.sizes)]).encode()).hexdigest()[:16]
 
 
 def list_films(folder: Path) -> Films:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from triportrait.serve.media.pictures.picture_file import decode_picture
 from triportrait.train.data.clip_store.importing import FEWEST_TO_JUDGE, SKIPPED, Imported
 from triportrait.train.data.clip_store.records import is_still, open_lmdb, parse_still
 from triportrait.train.data.head_model_file import read_head_model, same_settings
-from triportrait.train.data.picture_store.layout import INDEX, disk_error
+from triportrait.train.data.motion_encoder_file import read_motion_encoder
+from triportrait.train.data.picture_store.layout import INDEX, check_picture, disk_error
 from triportrait.train.data.picture_store.store import MOST_SIDE, PictureStore
 from triportrait.train.data.picture_store.writing import Dropped, PictureWriter, StoredPicture, encoded_picture
 
@@ -26,12 +28,16 @@ _FORMATS = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp"}
 
 
 def holds_stills(path: Path) -> bool:
-    """Tell an LMDB of stills from one of clips by its first record. Raises: `InputError` for what is no LMDB."""
-    _, message = _first_record(path)
-    try:
-        return is_still(message)
-    except ValueError:
-        return False  # the import of clips says what is wrong with it
+    """Tell an LMDB of stills from one of clips by the first record that is either.
+
+    Raises: `InputError` for what is no LMDB.
+    """
+    for message in _first_records(path):
+        try:
+            return is_still(message)
+        except ValueError:
+            continue
+    return False  # the import of clips says what is wrong with them
 
 
 def import_stills(
@@ -52,18 +58,17 @@ def import_stills(
 
     Raises: `InputError` for what is no such LMDB, and when too many records cannot be used.
     """
-    count, first = _first_record(path)
+    size = _size(path)
+    count, records = open_lmdb(path)
     check([f"picture_{number:08d}" for number in range(count)])
     head_model = read_head_model(path)
     settings = {
         "source": "lmdb", "name": path.name, "records": count, "listed": count, "per_shard": PER_SHARD,
-        "head_model": None if head_model is None else head_model.to_dict(),
+        "head_model": None if head_model is None else head_model.to_dict(), **read_motion_encoder(path),
     }  # fmt: skip
     if (out / INDEX).exists():
         return _finished(out, settings)
     writer = PictureWriter(out, settings)
-    size = _size(path, first)
-    _, records = open_lmdb(path)
     shards, skipped = -(-count // PER_SHARD), 0
     for shard in range(shards):
         numbered = [next(records) for _ in range(min(PER_SHARD, count - shard * PER_SHARD))]
@@ -86,24 +91,28 @@ def import_stills(
     return Imported(len(PictureStore(out)), skipped)
 
 
-def _first_record(path: Path) -> tuple[int, bytes]:
-    """Return how many records an LMDB has, and the first; it is closed again."""
-    count, records = open_lmdb(path)
+def _first_records(path: Path) -> Iterator[bytes]:
+    """Yield the records that tell what an LMDB holds, as some may be damaged; it is closed at the end."""
+    _, records = open_lmdb(path)
     with closing(records):  # type: ignore[type-var]
-        return count, next(records)[1]()
+        yield from (read() for _, read in islice(records, FEWEST_TO_JUDGE))
 
 
-def _size(path: Path, message: bytes) -> int:
-    try:
-        record = parse_still(message)
-    except ValueError as error:
-        raise InputError(f"{path}: expected stills, of its first record {error}; name another LMDB") from error
-    if not 64 <= record.height == record.width <= MOST_SIDE:
-        raise InputError(
-            f"{path}: expected square pictures of 64 to {MOST_SIDE} px, the first has {record.width} x "
-            f"{record.height}; name another LMDB"
-        )
-    return record.height
+def _size(path: Path) -> int:
+    """Return the side of the first picture that can be used, px. Raises: `InputError` where the first ones cannot."""
+    why = ""
+    for message in _first_records(path):
+        try:
+            record = parse_still(message)
+            if not 64 <= record.height == record.width <= MOST_SIDE:
+                raise ValueError(f"it has {record.width} x {record.height} px, expected a square of 64 to {MOST_SIDE}")
+            taken = _picture(0, message, record.height)
+            if isinstance(taken, StoredPicture):
+                return record.height
+            why = why or taken.detail
+        except ValueError as error:
+            why = why or str(error)
+    raise InputError(f"{path}: expected stills, of its first record {why}; name another LMDB")
 
 
 def _picture(number: int, message: bytes, size: int) -> StoredPicture | Dropped:
@@ -117,8 +126,7 @@ def _picture(number: int, message: bytes, size: int) -> StoredPicture | Dropped:
         mask = decode_picture(record.mask, "its seg", MOST_SIDE**2)
         if not image.shape == mask.shape == (size, size, 3):
             raise ValueError(f"it shows {image.shape[1]} x {image.shape[0]} px, expected {size}")
-        if not (np.isfinite(record.labels).all() and np.isfinite(record.motion).all()):
-            raise ValueError("its numbers are not finite")
+        check_picture(record.numbers())
     except ValueError as error:
         return Dropped(source, DAMAGED, str(error))
     is_png = kind_of_bytes(record.mask[:64]) == "PNG"

@@ -77,6 +77,14 @@ def check_rows(table: Mapping[str, np.ndarray], pictures: int, tar_bytes: int) -
     check_table({name: value for name, value in table.items() if name not in ("source", "error_px")}, pictures)
 
 
+def check_picture(numbers: Mapping[str, np.ndarray]) -> None:
+    """Check the numbers of one picture, before they come into a table. Raises: `ValueError`, in words."""
+    error_px = numbers.get("error_px")
+    if error_px is not None and (error_px < 0 or error_px > LARGEST_ERROR_PX):  # NaN: nobody measured it
+        raise ValueError("error_px is no distance of landmarks")
+    check_table({name: value[None] for name, value in numbers.items() if name != "error_px"}, 1)
+
+
 def disk_error(folder: Path, error: OSError) -> InputError:
     """Word that the disk refused what was to be written."""
     reason = (error.strerror or type(error).__name__).lower()

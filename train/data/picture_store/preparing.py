@@ -89,9 +89,16 @@ def prepare_pictures(
         if not (out / PAGE).exists():  # a kill came just before
             write_page(PictureStore(out), root, read_dropped(out), len(others))
         return finished
-    writer = PictureWriter(out, settings)
     shards = -(-len(pictures) // per_shard)
-    mine = [shard for shard in spread(shards, rank, ranks) if not writer.is_done(shard)]
+    try:
+        writer = PictureWriter(out, settings)
+        mine = [shard for shard in spread(shards, rank, ranks) if not writer.is_done(shard)]
+    except InputError:
+        if (finished := _finished(out, settings, len(others))) is None:
+            raise
+        return finished  # another rank finished it meanwhile
+    if mine and (finished := _finished(out, settings, len(others))) is not None:
+        return finished  # so that what it removed is not taken for missing
     names = [str(path.relative_to(root)) for path in pictures]
     batches = {shard: list(_batches(root, names, shard, per_shard, wanted)) for shard in mine}
     count, done = sum(len(batch.paths) for some in batches.values() for batch in some), 0
@@ -106,8 +113,13 @@ def prepare_pictures(
     next(taken, None)  # its processes end
     if not writer.are_done(shards):
         return Prepared(len(pictures), 0, {}, len(others), finished=False)
-    _write_dropped(out / DROPPED, writer.dropped(shards))
-    writer.finish(shards, wanted.size)
+    try:
+        _write_dropped(out / DROPPED, writer.dropped(shards))
+        writer.finish(shards, wanted.size)
+    except FileNotFoundError as error:  # another rank, which saw all shards too, has finished and removed their lists
+        if (finished := _finished(out, settings, len(others))) is None:
+            raise disk_error(out, error) from error
+        return finished
     store = PictureStore(out)
     write_page(store, root, read_dropped(out), len(others))
     return Prepared(len(pictures), len(store), store.index["dropped"], len(others))
@@ -145,10 +157,13 @@ def _finished(out: Path, settings: Mapping[str, Any], others: int) -> Prepared |
 
 
 def _write_dropped(path: Path, dropped: Iterator[Dropped]) -> None:
+    """Write the list. Raises: `FileNotFoundError` where a shard's is gone; `InputError` where the disk refuses."""
     try:
         with replacing(path) as part, part.open("w") as file:
             for one in dropped:
                 entry = {"picture": one.source, "reason": one.reason, "detail": one.detail}
                 file.write(json.dumps(entry) + "\n")
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise disk_error(path.parent, error) from error

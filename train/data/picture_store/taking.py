@@ -33,9 +33,10 @@ from triportrait.serve.faces.landmark_files import RAW_LANDMARKS, LandmarkFolder
 from triportrait.serve.faces.network_faces import NetworkFaces
 from triportrait.serve.media.pictures.picture_file import read_picture
 from triportrait.train.data.films.judging import face_of
+from triportrait.train.data.films.options import FilmOptions
 from triportrait.train.data.picture_encoder import load_picture_encoder
 from triportrait.train.data.picture_quality import blur
-from triportrait.train.data.picture_store.layout import ENDINGS
+from triportrait.train.data.picture_store.layout import ENDINGS, check_picture
 from triportrait.train.data.picture_store.listing import ALIGNED
 from triportrait.train.data.picture_store.writing import Dropped, StoredPicture, encoded_picture
 
@@ -57,10 +58,10 @@ class Wanted:
         face: which face, counted from the left; None: the largest.
         head_model: what is fitted, as `load_head_model` takes it.
         motion: folder of the motion encoder; None: no motion is stored.
-        least_side: px of the raw picture that the aligned square must have.
-        largest_other: another face in the square may have this share of the size of the face that is taken.
+        most_enlarged: how much larger than in the raw picture a face may come out, by its side.
+        other_face: share of the face's size from which on another one in the square makes two people.
         most_blur: of `blur`, 0 to 1, of the square at 512 px whatever `size` is.
-        most_turn_deg: angle between face and camera.
+        most_turned_deg: between where the head looks and where the camera is.
         most_hidden: share of the face that the segmentation takes for something else than a person.
         most_error_px: of the fit, px at 512.
     """
@@ -70,18 +71,18 @@ class Wanted:
     face: int | None = None
     head_model: str = "open-head"
     motion: str | None = None
-    least_side: int = 256
-    largest_other: float = 0.5
-    most_blur: float = 0.6
-    most_turn_deg: float = 75.0
-    most_hidden: float = 0.2
-    most_error_px: float = 10.0
+    most_enlarged: float = FilmOptions.most_enlarged
+    other_face: float = FilmOptions.other_face
+    most_blur: float = FilmOptions.most_blur
+    most_turned_deg: float = FilmOptions.most_turned_deg
+    most_hidden: float = FilmOptions.most_hidden
+    most_error_px: float = FilmOptions.most_error_px
 
     def check(self) -> None:
         """Check every number before any work. Raises: `InputError` for one out of range."""
         for name, least, most in (
-            ("size", SMALLEST_SIZE, LARGEST_SIZE), ("least_side", 1, 1 << 16), ("largest_other", 0, 1),
-            ("most_blur", 0, 1), ("most_turn_deg", 0, 180), ("most_hidden", 0, 1), ("most_error_px", 0, 1e4),
+            ("size", SMALLEST_SIZE, LARGEST_SIZE), ("most_enlarged", 0.1, 100), ("other_face", 0.1, 10),
+            ("most_blur", 0, 1), ("most_turned_deg", 1, 180), ("most_hidden", 0, 1), ("most_error_px", 0, 1e4),
         ):  # fmt: skip
             value = getattr(self, name)
             if not least <= value <= most:
@@ -98,8 +99,8 @@ class Wanted:
         Raises: `InputError` where the head model or the motion encoder cannot be loaded.
         """
         names = (
-            "size", "format", "face", "least_side", "largest_other", "most_blur", "most_turn_deg", "most_hidden",
-            "most_error_px",
+            "size", "format", "face", "most_enlarged", "other_face", "most_blur", "most_turned_deg",
+            "most_hidden", "most_error_px",
         )  # fmt: skip
         said = {name: getattr(self, name) for name in names}
         said |= {"head_model": _head_model(self.head_model).identity.to_dict(), "motion_encoder": None}
@@ -158,12 +159,13 @@ def _look(batch: Batch, k: int) -> _Seen | Dropped:
     placed = align(face.alignment)
     if placed is None or not placed.fits(image):
         return Dropped(source, NO_FACE, "its points are those of no face")
-    if placed.side < wanted.least_side:
-        return Dropped(source, TOO_SMALL, f"the aligned square has {placed.side:.0f} px of {wanted.least_side}")
+    if (enlarged := wanted.size / placed.side) > wanted.most_enlarged:
+        said = f"its square has {placed.side:.0f} px, {wanted.size} are {enlarged:.1f} times of it"
+        return Dropped(source, TOO_SMALL, f"{said}, more than {wanted.most_enlarged:g}")
     if (outside := _share_outside(face, image)) > MOST_OUTSIDE:
         return Dropped(source, CUT_OFF, f"{outside:.0%} of the face lies beyond the picture")
     largest = max((other.size_px for other in others if _inside(placed, other)), default=0.0) / face.size_px
-    if largest > wanted.largest_other:
+    if largest > wanted.other_face:
         return Dropped(source, OTHERS, f"another face has {largest:.0%} of its size")
     crop = placed.crop(image, wanted.size)
     at_512 = crop if wanted.size == ALIGNED_SIZE else placed.crop(image, ALIGNED_SIZE)
@@ -248,10 +250,14 @@ def _judged(
     numbers: Mapping[str, np.ndarray], turn_deg: float, hidden: float, wanted: Wanted
 ) -> tuple[str, str] | None:
     """Return why a fitted picture is dropped, None where it is not."""
-    if not all(np.isfinite(column).all() for column in numbers.values()):
+    if not np.isfinite(numbers["error_px"]):
         return MISFIT, "the fit found no numbers"
-    if turn_deg > wanted.most_turn_deg:
-        return TURNED, f"{turn_deg:.0f} degrees of {wanted.most_turn_deg:g}"
+    try:
+        check_picture(numbers)
+    except ValueError as error:
+        return MISFIT, str(error)
+    if turn_deg > wanted.most_turned_deg:
+        return TURNED, f"{turn_deg:.0f} degrees of {wanted.most_turned_deg:g}"
     if hidden > wanted.most_hidden:
         return OCCLUDED, f"{hidden:.0%} of the face is no person"
     if (error := float(numbers["error_px"])) > wanted.most_error_px:

@@ -158,6 +158,7 @@ class PictureWriter:
         name, entry = shard_name(number), dict[str, Any]()
         tar_path, table_path = self.folder / f"{name}.tar", self.folder / f"{name}.npz"
         try:
+            self._done_path(number).unlink(missing_ok=True)  # nobody finishes a store while this shard is made again
             with replacing(tar_path, only_writer=True) as tar_part, replacing(table_path, only_writer=True) as npz_part:
                 with tarfile.open(tar_part, "w", format=tarfile.USTAR_FORMAT) as tar:
                     taken = _Shard(tar)
