@@ -119,18 +119,21 @@ def test_a_kill_at_the_end_loses_nothing(tmp_path, monkeypatch):
 def test_an_export_names_the_encoder_that_read_the_motion(write, tmp_path):
     count = len(write(tmp_path / "store"))
     index = tmp_path / "store" / "index.json"
-    said = json.loads(index.read_text()) | {"motion_encoder": "pixie", "motion": {"width": 548, "fingerprint": "ab"}}
+    said = json.loads(index.read_text()) | {
+        "motion_encoder": "pixie",
+        "motion": {"width": 548, "fingerprint": 8 * "ab"},
+    }
     index.write_text(json.dumps(said))
     out = tmp_path / f"set_64_{count}"
     export_lmdb(tmp_path / "store", out)
     written = json.loads((out / "motion_encoder.json").read_text())
-    assert written == {"name": "pixie", "width": 548, "fingerprint": "ab"}
+    assert written == {"name": "pixie", "width": 548, "fingerprint": 8 * "ab"}
     if write is not tracked:
         import_stills(out, tmp_path / "back")
         back = PictureStore(tmp_path / "back").index
         assert (back["motion_encoder"], back["motion"]) == (said["motion_encoder"], said["motion"])
     (out / "motion_encoder.json").write_text('{"name": "pixie"}')
-    with pytest.raises(InputError, match="expected name, width and fingerprint of a motion encoder"):
+    with pytest.raises(InputError, match="expected the name, the width and the fingerprint"):
         read_motion_encoder(out)
 
 
