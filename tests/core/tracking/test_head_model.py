@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import struct
 import zipfile
 
@@ -176,6 +177,13 @@ HOSTILE = {
     "two of one name": (twice, "two of one name"),
     "a torn zip": (lambda: bomb()[:-30], "expected a weights file, got"),
     "a dictionary nowhere": (lambda: npy(b"'|O'", b"()", b"\x80\x04K\x01."), "is to be an array of objects, got a int"),
+    **{
+        f"numbers {descr} that NumPy does not know": (
+            lambda descr=descr: npy(b"'%s'" % descr.encode(), b"(1,)", bytes(8)),
+            f"expected a weights file, .* has numbers of a kind that NumPy does not know, {re.escape(descr)}",
+        )
+        for descr in ("<f3", "i77", "<<f4", "|c3", "u0", ">bool")
+    },
 }
 
 
