@@ -24,8 +24,9 @@ from triportrait.core.errors import InputError
 from triportrait.core.motion.flame import Flame, rescale_flame, rotation_matrices
 from triportrait.core.published.array_files import read_arrays
 from triportrait.core.published.convert import FlameOptions, convert
+from triportrait.core.published.flame_assets import Assets
 from triportrait.core.published.flame_file import version_of
-from triportrait.core.tracking.completing import nearest_on_surface, registered_landmarks
+from triportrait.core.tracking.completing import completed, nearest_on_surface, registered_landmarks
 from triportrait.core.tracking.head_model import (
     PUBLISHED_MODEL,
     ModelIdentity,
@@ -392,6 +393,35 @@ class TestDerived:
         assert len(caplog.messages) == 1
         with pytest.raises(InputError, match="the same topology to lend tables, got one of another"):
             load_head_model(other, directions=SPLIT, tables_from="open-head")
+
+    @pytest.mark.parametrize(
+        ("bare", "full", "points"), [("landmark68", "landmark70", 68), ("landmark51", "landmark53", 51)]
+    )
+    def test_what_the_user_brings_counts_more_than_what_is_lent(self, first, bare, full, points):
+        draw = torch.Generator().manual_seed(3)
+        faces = torch.randint(0, files.FACES, (1, points) if points == 68 else (points,), generator=draw)
+        shares = torch.full((*faces.shape, 3), 1 / 3)
+        coarse = {
+            "coarse_vertices": torch.arange(12).view(4, 3), "coarse_barycentrics": torch.full((4, 3), 1 / 3),
+            "coarse_faces": torch.tensor([[0, 1, 2], [1, 2, 3]]),
+        }  # fmt: skip
+        marks = {f"{bare}_faces": faces, f"{bare}_barycentrics": shares}
+        brought = Assets(marks, coarse, dict.fromkeys([*marks, *coarse], "mine.npy"))
+        lent = dict(first.flame.named_buffers())
+        regions = {"coarse_face_regions": torch.zeros(1394, 50).long(), "lips_idxs": torch.arange(4)}
+        lender = ("the lender", lent, {**first.mesh, **regions})
+        landmarks = ("landmark", "contour")
+        flame = {name: table for name, table in lent.items() if not name.startswith(landmarks)}
+        whole = completed(flame, {}, brought, lender, files.open_tables(), 12)
+        assert whole.flame[f"{full}_faces"].flatten()[:-2].tolist() == faces.flatten().tolist()
+        assert whole.derived[full].startswith("from mine.npy; pupils are")
+        assert whole.derived["contour"] == "lent by the lender"
+        assert "coarse_face_regions" not in whole.mesh, "they are of another coarse mesh"
+        assert whole.mesh["coarse_faces"] is coarse["coarse_faces"]
+        assert whole.mesh["lips_idxs"].tolist() == [0, 1, 2, 3]
+        borrowed = completed(flame, {}, None, lender, files.open_tables(), 12)
+        assert torch.equal(borrowed.flame["landmark70_faces"], lent["landmark70_faces"])
+        assert borrowed.mesh["coarse_face_regions"].shape == (1394, 50)
 
 
 class TestFolders:
