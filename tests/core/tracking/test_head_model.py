@@ -424,6 +424,15 @@ class TestDerived:
         assert borrowed.mesh["coarse_face_regions"].shape == (1394, 50)
 
 
+def converted_folder(folder, tables, name):
+    """Write the folder of a converted FLAME file, with a card."""
+    identity = ModelIdentity(name, fingerprint(rescale_flame(tables), 300))
+    marks = {"landmark70_faces": torch.zeros(1, 70).long(), "landmark70_barycentrics": torch.full((1, 70, 3), 1 / 3)}
+    tables = tables | marks | {f"mesh.{part}": table for part, table in mesh_tables(tables).items()}
+    save_weights(folder, "flame", tables, None, {"head_model": identity.to_dict(), "num_shape": 300})
+    return folder
+
+
 class TestFolders:
     def test_a_checkpoint_is_not_scaled_again(self, tmp_path, tiny_portrait):
         flame = flame_tables()
@@ -464,6 +473,37 @@ class TestFolders:
         save_weights(tmp_path, "flame", flame_tables(), None, {"head_model": {"name": "a", "fingerprint": "0" * 16}})
         with pytest.raises(InputError, match="expected the tables that its card tells of"):
             load_head_model(tmp_path)
+
+    def test_options_of_a_flame_file_are_not_ignored_elsewhere(self, tmp_path):
+        save_weights(tmp_path, "flame", flame_tables(), None, {})
+        for options, words in (
+            ({"directions": (1, 1)}, "directions"),
+            ({"assets": [tmp_path / "nowhere"]}, "assets"),
+            ({"tables_from": "open-head"}, "tables_from"),
+            ({"directions": (1, 1), "assets": [tmp_path]}, "directions, assets"),
+        ):
+            for name in ("open-head", tmp_path):
+                with pytest.raises(
+                    InputError, match=rf"{name}: expected {words} with a FLAME file alone, got .* leave"
+                ):
+                    load_head_model(name, **options)
+        with pytest.raises(InputError, match="open-head: expected version with a FLAME file alone"):
+            load_head_model(version="2023")
+
+    def test_a_version_that_is_not_that_of_the_card_is_refused(self, tmp_path, tiny_portrait):
+        tables = flame_tables()
+        name = converted_folder(tmp_path / "known", tables, "FLAME 2020")
+        assert load_head_model(name, "2020").identity.name == "FLAME 2020"
+        with pytest.raises(
+            InputError, match=r"known: expected version to be that of FLAME 2020, .* got 2023; leave it"
+        ):
+            load_head_model(name, "2023")
+        tensors = {**tiny_portrait.state_dict(), **{f"neck.flame.{n}": t for n, t in tables.items()}}
+        save_weights(tmp_path / "published", "portrait", tensors, tiny(), {})
+        with pytest.raises(InputError, match="published: expected version to be that of FLAME 2020"):
+            load_head_model(tmp_path / "published", "2017")
+        with pytest.raises(InputError, match="flame-version: expected one of"):
+            load_head_model(name, "2021")
 
     @pytest.mark.parametrize("name", ["demo", "nowhere"])
     def test_folders_without_a_model(self, name):
