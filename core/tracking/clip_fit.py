@@ -18,7 +18,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.motion.flame import rotation_vectors
 from triportrait.core.motion.motion_crop import ALIGNED_SIZE
 from triportrait.core.tracking.bends import RATE, Bends, check_times
-from triportrait.core.tracking.fit import OUTLIER, Fitted, Priors, Start, fit_landmarks
+from triportrait.core.tracking.fit import OUTLIER, Fitted, Priors, Start, fit_landmarks, nearest_known
 from triportrait.core.tracking.head_model import HeadModel, ModelIdentity
 from triportrait.core.tracking.pinhole import Pinhole
 from triportrait.core.tracking.point_model import POINTS, PointModel
@@ -42,7 +42,8 @@ class ClipFit:
         records: float32 [T, 437], the published numbers; frames without a face hold what their neighbours say.
         fitted: the same as tensors of the solve: N = 1 of a clip, N = T and one frame each of stills.
         error_px: [T], root mean squared distance of all landmarks that were given, outliers too, in proportion to the
-            weights that they came with; pixels of the aligned picture, NaN where none was given.
+            weights that they came with; pixels of the aligned picture, NaN where none was given, or, by the published
+            method, less than all.
         outliers: [T] int64, landmarks that were given and do not fit.
         quality: [T] in [0, 1], how much of 70 landmarks was seen and fits; 0 without a face.
         model: whose parameters these are.
@@ -82,7 +83,7 @@ def fit_clip(
         noise_px: standard deviation of a landmark's coordinate; None measures it on the clip.
         start: what a 3DMM reconstructor said, N = 1; the solve begins there and stays near.
         method: `solve`, or `published`, the Adam schedule of the published pipeline: it refines a start, knows neither
-            films nor outliers, and takes a hundred times as long. The shape is then the mean of the frames'.
+            films nor outliers, and takes some four hundred times as long. The shape is then the mean of the frames'.
         device: where it is solved, in float64 (the published schedule in float32); the answer is on the CPU.
 
     Raises:
@@ -123,7 +124,7 @@ def fit_stills(
 
     Args:
         landmarks: [T, 70, 2]; weights: [T, 70]; method and device: as of `fit_clip`. A still with fewer than six
-            landmarks gets the mean face and the quality 0.
+            landmarks, or with less than all of them by the published method, gets the mean face and the quality 0.
         start: N = T, one frame each.
 
     Raises:
@@ -133,16 +134,17 @@ def fit_stills(
     seen = (weights > 0).sum(-1) >= NEEDED
     if not bool(seen.any()):
         raise InputError(f"landmarks: expected {NEEDED} or more in one of the stills, got fewer; leave them out")
+    if method == "published":  # which leaves out by itself what it cannot fit
+        begun = None if start is None else _start_on(start, device)
+        counted = weights * seen[:, None]
+        return _clip_fit(model, published_clip(model, landmarks[:, None], counted[:, None], CAMERA, begun), counted)
     # a still without a face is solved with those of another, and its answer thrown away
     rows = torch.where(seen, torch.arange(len(seen), device=seen.device), seen.int().argmax())
     points, priors, parts = _points(model, device), Priors(noise_px=noise_px), []
     for some in rows.split(STILLS):
         begun = None if start is None else _start_on(start, device, some)
         pixels, counted = landmarks[some][:, None], weights[some][:, None]
-        if method == "published":
-            parts.append(published_clip(model, pixels, counted, CAMERA, begun))
-        else:
-            parts.append(fit_landmarks(points, pixels, counted, CAMERA, priors, start=begun))
+        parts.append(fit_landmarks(points, pixels, counted, CAMERA, priors, start=begun))
     fitted = _joined(parts, 0)
     mean = {"shape": 0.0, "expression": 0.0, "angles": 0.0, "weights": 0.0}
     blank = {
@@ -216,7 +218,7 @@ def _fitted(
     parts = []
     core = WINDOW - 2 * MARGIN
     seen = (weights > 0).sum(-1) >= NEEDED
-    nearest = _nearest(seen)
+    nearest = nearest_known(seen[None])[0]
     for first in range(0, frames, core):
         at = min(max(first - MARGIN, 0), frames - WINDOW)
         here = torch.arange(at, at + WINDOW, device=landmarks.device)
@@ -247,16 +249,6 @@ def _joined(parts: list[Fitted], axis: int) -> Fitted:
     return Fitted(shape=shape, **whole)
 
 
-def _nearest(seen: Tensor) -> Tensor:
-    """Return for each frame [T] the number of the nearest frame with a face."""
-    known = seen.nonzero()[:, 0]
-    number = torch.arange(len(seen), device=seen.device)
-    after = torch.searchsorted(known, number).clamp(max=len(known) - 1)
-    before = (after - 1).clamp(min=0)
-    nearer = (number - known[before]).abs() <= (known[after] - number).abs()
-    return torch.where(nearer, known[before], known[after])
-
-
 def _spread(points: PointModel, landmarks: Tensor, weights: Tensor) -> Tensor:
     """Choose frames of a long clip that show the head from as many sides as they can: [SHAPE_FRAMES] rising numbers.
 
@@ -283,7 +275,7 @@ def _clip_fit(model: HeadModel, fitted: Fitted, weights: Tensor) -> ClipFit:
     kept = torch.where(given, kept, 0.0)
     seen = given.sum(-1) >= NEEDED
     error = torch.where(given.any(-1), fitted.error_px.reshape(-1), torch.nan)
-    outliers = (given & (kept < OUTLIER * weights)).sum(-1)
+    outliers = torch.where(error.isnan(), 0, (given & (kept < OUTLIER * weights)).sum(-1))
     quality = torch.where(seen, kept.sum(-1) / POINTS, 0.0)
     records = records_of(fitted).flatten(0, 1)
     return ClipFit(records, fitted, error, outliers, quality, model.identity)
