@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,11 @@ class HeadModel:
         return OPEN_LICENCE if self.is_open else FLAME_LICENCE
 
     def points(self) -> PointModel:
-        """Return its landmarks as a function of the parameters, for fits."""
+        """Return its landmarks as a function of the parameters, for fits; they are made once."""
+        return self._points
+
+    @cached_property
+    def _points(self) -> PointModel:
         return PointModel(self.flame, self.num_shape)
 
     def padded_tables(self, config: NeckConfig | None = None) -> dict[str, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -14,7 +16,6 @@ from triportrait.core.tracking.bends import second_differences
 from triportrait.core.tracking.clip_fit import fit_clip, fit_stills
 from triportrait.core.tracking.fit import Bends, Priors, Start, fit_landmarks
 from triportrait.core.tracking.head_model import HeadModel, ModelIdentity, load_head_model
-from triportrait.core.tracking.point_model import PointModel
 from triportrait.core.tracking.records import columns_of
 from triportrait.core.types import Camera
 from triportrait.train.data.heads.linear_model import LinearHead
@@ -271,7 +272,30 @@ def test_what_cannot_be_fitted_is_said(model):
         fit_stills(model, pixels, 0 * weights)
 
 
-def test_priors_of_films_and_points_of_a_device_are_copies(model):
-    points = model.points()
-    assert points.to("cpu").condensed[0].num_shape == 12 and Priors(bends=Bends()).bends == Bends()
-    assert isinstance(points.to("cpu"), PointModel)
+def test_the_points_of_a_model_are_condensed_once(model, monkeypatch):
+    model, turned, real = replace(model), [], torch.linalg.svd
+    monkeypatch.setattr(torch.linalg, "svd", lambda rows, **k: turned.append(rows.shape) or real(rows, **k))
+    pixels, weights = 256 + 60 * torch.randn(2, 70, 2, generator=torch.Generator().manual_seed(0)), torch.ones(2, 70)
+    first = fit_stills(model, pixels, weights)
+    few = [shape for shape in turned if shape[-1] in (10, 12)]
+    assert len(few) == 2 and model.points() is model.points()
+    again = fit_clip(model, pixels, weights, film=False)
+    assert [shape for shape in turned if shape[-1] in (10, 12)] == few
+    assert first.model == again.model
+    other = replace(model, num_shape=11)
+    assert other.points().num_shape == 11 and model.points().num_shape == 12
+
+
+def test_points_of_a_device_keep_what_was_condensed(model):
+    points = replace(model).points()
+    smaller, *turns = points.condensed
+    assert points.to("cpu") is points
+    moved = points.to("meta")
+    assert moved is not points and moved.condensed is moved.condensed and moved.at_rest().device.type == "meta"
+    assert moved.condensed[0].num_shape == smaller.num_shape
+    assert [turn.device.type for turn in moved.condensed[1:]] == ["meta", "meta"]
+    assert points.condensed[0] is smaller and turns[0].device.type == "cpu"
+
+
+def test_priors_of_films_have_bends():
+    assert Priors(bends=Bends()).bends == Bends()
