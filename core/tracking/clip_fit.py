@@ -1,8 +1,8 @@
 """Fit a head model to the landmarks of one clip or of many stills, and say how well each frame fits.
 
 A short clip is solved whole. Of a long one the shape is read off frames that are spread over its head poses, then the
-frames are solved in windows that overlap, so that memory is bounded however long it is. What a frame gets depends on
-the shape and the frames of its window alone; windows lie where the length of the clip puts them.
+frames are solved in windows that overlap, a few at once, so that memory is bounded however long it is. What a frame
+gets depends on the shape and the frames of its window alone; windows lie where the length of the clip puts them.
 Letters: N people, T frames, P landmarks.
 """
 
@@ -30,6 +30,7 @@ CAMERA = Pinhole.square(PUBLISHED_FOCAL, ALIGNED_SIZE)  # of aligned pictures
 NEEDED = 6  # landmarks of a frame with a face
 WINDOW, MARGIN = 192, 24  # frames: of a solve, and of those at its ends that the next window says better
 SHAPE_FRAMES, CANDIDATES = 64, 1024  # frames that the shape of a long clip is read off, and among which they are chosen
+STACKED = 4  # windows that are solved together
 STILLS = 256  # of one solve
 Method = Literal["solve", "published"]
 
@@ -219,23 +220,21 @@ def _fitted(
     core = WINDOW - 2 * MARGIN
     seen = (weights > 0).sum(-1) >= NEEDED
     nearest = nearest_known(seen[None])[0]
-    for first in range(0, frames, core):
-        at = min(max(first - MARGIN, 0), frames - WINDOW)
-        here = torch.arange(at, at + WINDOW, device=landmarks.device)
-        pixels, counted = landmarks[here], weights[here]
+    firsts = torch.arange(0, frames, core, device=landmarks.device)
+    starts = (firsts - MARGIN).clamp(min=0, max=frames - WINDOW)
+    for some in torch.arange(len(firsts), device=landmarks.device).split(STACKED):
+        here = starts[some, None] + torch.arange(WINDOW, device=landmarks.device)  # [n, W]
         # a window without any face stands where the nearest face was: its frames are held at that frame
-        lost = ~seen[here].any()
-        pixels = torch.where(lost, landmarks[nearest[here]], pixels)
-        counted = torch.where(lost, weights[nearest[here]], counted)
+        lost = ~seen[here].any(1)
+        taken = torch.where(lost[:, None], nearest[here], here)
         found = fit_landmarks(
-            points, pixels[None], counted[None], CAMERA, priors, shape, times=times[here][None],
-            start=_frames_of(start, here[None]),
+            points, landmarks[taken], weights[taken], CAMERA, priors, shape.expand(len(some), -1), times=times[here],
+            start=_frames_of(start, here),
         )  # fmt: skip
-        kept = slice(first - at, min(first + core, frames) - at)
-        parts.append(replace(found, **{
-            name: getattr(found, name)[:, kept] for name in _FRAMES
-        }, shape=found.shape))  # fmt: skip
-    return replace(_joined(parts, 1), shape=shape)
+        for row, (first, at) in enumerate(zip(firsts[some].tolist(), starts[some].tolist(), strict=True)):
+            kept = slice(first - at, min(first + core, frames) - at)
+            parts.append(Fitted(shape=shape, **{name: getattr(found, name)[row, kept][None] for name in _FRAMES}))
+    return _joined(parts, 1)
 
 
 _FRAMES = ("expression", "angles", "rotation", "translation", "weights", "error_px")
