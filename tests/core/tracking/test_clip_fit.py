@@ -126,13 +126,18 @@ def test_a_long_film_is_solved_in_windows_that_agree(model, parts, monkeypatch):
     monkeypatch.setattr(clip_fit, "SHAPE_FRAMES", 12)
     asked = []
     real = fit_landmarks
-    monkeypatch.setattr(clip_fit, "fit_landmarks", lambda *a, **k: asked.append(a[1].shape[1]) or real(*a, **k))
+    monkeypatch.setattr(clip_fit, "fit_landmarks", lambda *a, **k: asked.append(a[1].shape[:2]) or real(*a, **k))
     parted = fit_clip(model, pixels, weights, shape=shape, noise_px=1.0)
-    assert max(asked) == 28 and parted.records.shape == (60, 437)
+    assert asked == [(4, 28), (1, 28)] and parted.records.shape == (60, 437), "equal windows are solved together"
+    monkeypatch.setattr(clip_fit, "STACKED", 1)
+    alone = fit_clip(model, pixels, weights, shape=shape, noise_px=1.0)
+    assert asked[2:] == [(1, 28)] * 5
+    torch.testing.assert_close(parted.records, alone.records, atol=1e-5, rtol=0)
+    torch.testing.assert_close(parted.error_px, alone.error_px, atol=1e-6, rtol=0, equal_nan=True)
     torch.testing.assert_close(parted.fitted.rotation, whole.fitted.rotation, atol=2e-3, rtol=0)
     torch.testing.assert_close(parted.fitted.translation, whole.fitted.translation, atol=0.02, rtol=0)
     free = fit_clip(model, pixels, weights, noise_px=1.0)  # its shape from twelve frames
-    assert asked[5] == 12
+    assert asked[7] == (1, 12)
     apart = (free.fitted.translation[0, :, 2] - truth.translation[0, :, 2]).abs().mean() * MM_PER_UNIT
     assert apart < 120 and free.error_px.nanmean() < 2
 
@@ -148,11 +153,16 @@ def test_a_long_gap_is_held(model, parts, monkeypatch):
 
 
 def test_chosen_frames_show_the_head_from_many_sides(model, parts, monkeypatch):
+    """Of a head that looks ahead for most of a film and turns within seven frames, these are chosen."""
     monkeypatch.setattr(clip_fit, "SHAPE_FRAMES", 6)
     pixels, weights, truth = film(parts, 40, swing=80)
-    some = clip_fit._spread(model.points(), pixels, weights.double())
-    first, last = truth.rotation[0, 0], truth.rotation[0, -1]
-    assert some[0] < 3 and some[-1] > 36 and (some.diff() > 1).all() and not first.equal(last)
+    shown = torch.cat([torch.zeros(60).long(), torch.arange(5, 40, 5), torch.zeros(60).long()])
+    some = clip_fit._spread(model.points(), pixels[shown], weights.double()[shown])
+    turns = truth.rotation[0, shown[some]]
+    cosine = ((turns[:, None].mT @ turns).diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
+    apart_deg = cosine.clamp(-1, 1).acos().rad2deg() + 360 * torch.eye(len(some))
+    assert len(some) == 6 and ((some >= 60) & (some < 67)).sum() == 5
+    assert apart_deg.min() > 0.9, "no two of them show the same"
 
 
 def test_stills_are_people_with_shapes_of_their_own(model, parts):
