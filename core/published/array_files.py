@@ -109,7 +109,10 @@ def _array(file: IO[bytes], size: int, reading: Reading, where: str) -> Any:
         return _objects(value, reading, where)
     if not numpy_parts.NUMBER.fullmatch(descr.lstrip("<>|=")):
         return None
-    dtype = np.dtype(descr)
+    try:
+        dtype = np.dtype(descr)
+    except TypeError as fault:
+        raise reading.damaged(f"{where} has numbers of a kind that NumPy does not know, {shown(descr)}") from fault
     count = math.prod(shape)
     if count * dtype.itemsize != left:
         raise reading.damaged(f"{where} is to have {count:,} numbers, got {left:,} bytes of them")

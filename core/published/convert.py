@@ -237,7 +237,7 @@ def _flame(file: Path, content: Any, options: FlameOptions, notes: list[str]) ->
     """Make the head model of a FLAME file: its tables in metres, and what it lacks."""
     tables, num_shape, version = flame_file_tables(file, options.version, options.directions, content)
     scaled = rescale_flame(tables)
-    whole = complete_flame(scaled, num_shape, options.assets, options.tables_from)
+    whole = complete_flame(scaled, options.assets, options.tables_from)
     for name, table in whole.flame.items():
         if name not in tables:
             tables[name] = table / SCENE_UNITS_PER_METRE if name == EYELIDS else table

@@ -1,8 +1,8 @@
 """Fit a head model to the landmarks of one clip or of many stills, and say how well each frame fits.
 
 A short clip is solved whole. Of a long one the shape is read off frames that are spread over its head poses, then the
-frames are solved in windows that overlap, so that memory is bounded however long it is. What a frame gets depends on
-the shape and the frames of its window alone; windows lie where the length of the clip puts them.
+frames are solved in windows that overlap, a few at once, so that memory is bounded however long it is. What a frame
+gets depends on the shape and the frames of its window alone; windows lie where the length of the clip puts them.
 Letters: N people, T frames, P landmarks.
 """
 
@@ -18,7 +18,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.motion.flame import rotation_vectors
 from triportrait.core.motion.motion_crop import ALIGNED_SIZE
 from triportrait.core.tracking.bends import RATE, Bends, check_times
-from triportrait.core.tracking.fit import OUTLIER, Fitted, Priors, Start, fit_landmarks
+from triportrait.core.tracking.fit import OUTLIER, Fitted, Priors, Start, fit_landmarks, nearest_known
 from triportrait.core.tracking.head_model import HeadModel, ModelIdentity
 from triportrait.core.tracking.pinhole import Pinhole
 from triportrait.core.tracking.point_model import POINTS, PointModel
@@ -30,6 +30,7 @@ CAMERA = Pinhole.square(PUBLISHED_FOCAL, ALIGNED_SIZE)  # of aligned pictures
 NEEDED = 6  # landmarks of a frame with a face
 WINDOW, MARGIN = 192, 24  # frames: of a solve, and of those at its ends that the next window says better
 SHAPE_FRAMES, CANDIDATES = 64, 1024  # frames that the shape of a long clip is read off, and among which they are chosen
+STACKED = 4  # windows that are solved together
 STILLS = 256  # of one solve
 Method = Literal["solve", "published"]
 
@@ -42,7 +43,8 @@ class ClipFit:
         records: float32 [T, 437], the published numbers; frames without a face hold what their neighbours say.
         fitted: the same as tensors of the solve: N = 1 of a clip, N = T and one frame each of stills.
         error_px: [T], root mean squared distance of all landmarks that were given, outliers too, in proportion to the
-            weights that they came with; pixels of the aligned picture, NaN where none was given.
+            weights that they came with; pixels of the aligned picture, NaN where none was given, or, by the published
+            method, less than all.
         outliers: [T] int64, landmarks that were given and do not fit.
         quality: [T] in [0, 1], how much of 70 landmarks was seen and fits; 0 without a face.
         model: whose parameters these are.
@@ -82,7 +84,7 @@ def fit_clip(
         noise_px: standard deviation of a landmark's coordinate; None measures it on the clip.
         start: what a 3DMM reconstructor said, N = 1; the solve begins there and stays near.
         method: `solve`, or `published`, the Adam schedule of the published pipeline: it refines a start, knows neither
-            films nor outliers, and takes a hundred times as long. The shape is then the mean of the frames'.
+            films nor outliers, and takes some four hundred times as long. The shape is then the mean of the frames'.
         device: where it is solved, in float64 (the published schedule in float32); the answer is on the CPU.
 
     Raises:
@@ -123,7 +125,7 @@ def fit_stills(
 
     Args:
         landmarks: [T, 70, 2]; weights: [T, 70]; method and device: as of `fit_clip`. A still with fewer than six
-            landmarks gets the mean face and the quality 0.
+            landmarks, or with less than all of them by the published method, gets the mean face and the quality 0.
         start: N = T, one frame each.
 
     Raises:
@@ -133,16 +135,17 @@ def fit_stills(
     seen = (weights > 0).sum(-1) >= NEEDED
     if not bool(seen.any()):
         raise InputError(f"landmarks: expected {NEEDED} or more in one of the stills, got fewer; leave them out")
+    if method == "published":  # which leaves out by itself what it cannot fit
+        begun = None if start is None else _start_on(start, device)
+        counted = weights * seen[:, None]
+        return _clip_fit(model, published_clip(model, landmarks[:, None], counted[:, None], CAMERA, begun), counted)
     # a still without a face is solved with those of another, and its answer thrown away
     rows = torch.where(seen, torch.arange(len(seen), device=seen.device), seen.int().argmax())
     points, priors, parts = _points(model, device), Priors(noise_px=noise_px), []
     for some in rows.split(STILLS):
         begun = None if start is None else _start_on(start, device, some)
         pixels, counted = landmarks[some][:, None], weights[some][:, None]
-        if method == "published":
-            parts.append(published_clip(model, pixels, counted, CAMERA, begun))
-        else:
-            parts.append(fit_landmarks(points, pixels, counted, CAMERA, priors, start=begun))
+        parts.append(fit_landmarks(points, pixels, counted, CAMERA, priors, start=begun))
     fitted = _joined(parts, 0)
     mean = {"shape": 0.0, "expression": 0.0, "angles": 0.0, "weights": 0.0}
     blank = {
@@ -216,24 +219,22 @@ def _fitted(
     parts = []
     core = WINDOW - 2 * MARGIN
     seen = (weights > 0).sum(-1) >= NEEDED
-    nearest = _nearest(seen)
-    for first in range(0, frames, core):
-        at = min(max(first - MARGIN, 0), frames - WINDOW)
-        here = torch.arange(at, at + WINDOW, device=landmarks.device)
-        pixels, counted = landmarks[here], weights[here]
+    nearest = nearest_known(seen[None])[0]
+    firsts = torch.arange(0, frames, core, device=landmarks.device)
+    starts = (firsts - MARGIN).clamp(min=0, max=frames - WINDOW)
+    for some in torch.arange(len(firsts), device=landmarks.device).split(STACKED):
+        here = starts[some, None] + torch.arange(WINDOW, device=landmarks.device)  # [n, W]
         # a window without any face stands where the nearest face was: its frames are held at that frame
-        lost = ~seen[here].any()
-        pixels = torch.where(lost, landmarks[nearest[here]], pixels)
-        counted = torch.where(lost, weights[nearest[here]], counted)
+        lost = ~seen[here].any(1)
+        taken = torch.where(lost[:, None], nearest[here], here)
         found = fit_landmarks(
-            points, pixels[None], counted[None], CAMERA, priors, shape, times=times[here][None],
-            start=_frames_of(start, here[None]),
+            points, landmarks[taken], weights[taken], CAMERA, priors, shape.expand(len(some), -1), times=times[here],
+            start=_frames_of(start, here),
         )  # fmt: skip
-        kept = slice(first - at, min(first + core, frames) - at)
-        parts.append(replace(found, **{
-            name: getattr(found, name)[:, kept] for name in _FRAMES
-        }, shape=found.shape))  # fmt: skip
-    return replace(_joined(parts, 1), shape=shape)
+        for row, (first, at) in enumerate(zip(firsts[some].tolist(), starts[some].tolist(), strict=True)):
+            kept = slice(first - at, min(first + core, frames) - at)
+            parts.append(Fitted(shape=shape, **{name: getattr(found, name)[row, kept][None] for name in _FRAMES}))
+    return _joined(parts, 1)
 
 
 _FRAMES = ("expression", "angles", "rotation", "translation", "weights", "error_px")
@@ -245,16 +246,6 @@ def _joined(parts: list[Fitted], axis: int) -> Fitted:
     whole = {name: torch.cat([getattr(part, name) for part in parts], axis) for name in names if name != "shape"}
     shape = torch.cat([part.shape for part in parts]) if axis == 0 else parts[0].shape
     return Fitted(shape=shape, **whole)
-
-
-def _nearest(seen: Tensor) -> Tensor:
-    """Return for each frame [T] the number of the nearest frame with a face."""
-    known = seen.nonzero()[:, 0]
-    number = torch.arange(len(seen), device=seen.device)
-    after = torch.searchsorted(known, number).clamp(max=len(known) - 1)
-    before = (after - 1).clamp(min=0)
-    nearer = (number - known[before]).abs() <= (known[after] - number).abs()
-    return torch.where(nearer, known[before], known[after])
 
 
 def _spread(points: PointModel, landmarks: Tensor, weights: Tensor) -> Tensor:
@@ -283,7 +274,7 @@ def _clip_fit(model: HeadModel, fitted: Fitted, weights: Tensor) -> ClipFit:
     kept = torch.where(given, kept, 0.0)
     seen = given.sum(-1) >= NEEDED
     error = torch.where(given.any(-1), fitted.error_px.reshape(-1), torch.nan)
-    outliers = (given & (kept < OUTLIER * weights)).sum(-1)
+    outliers = torch.where(error.isnan(), 0, (given & (kept < OUTLIER * weights)).sum(-1))
     quality = torch.where(seen, kept.sum(-1) / POINTS, 0.0)
     records = records_of(fitted).flatten(0, 1)
     return ClipFit(records, fitted, error, outliers, quality, model.identity)

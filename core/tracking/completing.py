@@ -67,6 +67,7 @@ def completed(
         _take(whole, assets.flame, assets.mesh, lambda name: f"from {assets.origin.get(name, 'an asset file')}")
         if EYELIDS in assets.flame:
             whole.flame[EYELIDS] = assets.flame[EYELIDS] * SCENE_UNITS_PER_METRE
+    _add_pupils(whole)  # before a lender is asked, whose landmarks are others
     if lender is not None:
         name, tables, coarse = lender
         if not torch.equal(tables["faces"], flame["faces"]):
@@ -76,20 +77,14 @@ def completed(
             )
         landmarks = {f"{table}_{kind}" for table in LANDMARK_TABLES for kind in ("faces", "barycentrics")}
         lent = {key: table for key, table in tables.items() if key in {*landmarks, EYELIDS}}
-        indices = {k: t for k, t in coarse.items() if k in COARSE or not t.is_floating_point()}
+        # regions of a coarse mesh are of that mesh alone: its tables are lent together or not at all
+        own = "coarse_faces" in whole.mesh
+        indices = {
+            k: t
+            for k, t in coarse.items()
+            if (k in COARSE or not t.is_floating_point()) and not (own and k.startswith("coarse_"))
+        }
         _take(whole, lent, indices, lambda _: f"lent by {name}")
-    on_eyes = _on_eyes(whole.flame)
-    for bare, full, axis in (("landmark68", "landmark70", 1), ("landmark51", "landmark53", 0)):
-        faces, shares = (whole.flame.pop(f"{bare}_{kind}", None) for kind in ("faces", "barycentrics"))
-        if faces is not None and shares is not None and f"{full}_faces" not in whole.flame:
-            pupils = _pupils(whole.flame, on_eyes)
-            faces = torch.cat([faces.flatten(), pupils[0]])
-            whole.flame[f"{full}_faces"] = faces[None] if axis else faces
-            shares = torch.cat([shares.flatten(0, -2), pupils[1]])
-            whole.flame[f"{full}_barycentrics"] = shares[None] if axis else shares
-            origin = whole.derived.pop(f"{bare}_faces", "from the file")
-            whole.derived.pop(f"{bare}_barycentrics", None)
-            whole.derived[full] = f"{origin}; pupils are the foremost points of the eyeballs"
     if "landmark70_faces" not in whole.flame:
         whole.flame |= registered_landmarks(whole.flame, open_head, num_shape)
         whole.derived["landmark70"] = "derived: the open head's landmarks, its shape fitted to the template's surface"
@@ -109,6 +104,21 @@ def _take(
             if name not in mine:
                 mine[name] = table
                 whole.derived[name.removesuffix("_faces").removesuffix("_barycentrics")] = origin(name)
+
+
+def _add_pupils(whole: Completed) -> None:
+    """Make tables of 70 and 53 landmarks of those of 68 and 51, which lack the pupils."""
+    on_eyes = _on_eyes(whole.flame)
+    for bare, full, axis in (("landmark68", "landmark70", 1), ("landmark51", "landmark53", 0)):
+        faces, shares = (whole.flame.pop(f"{bare}_{kind}", None) for kind in ("faces", "barycentrics"))
+        origin = whole.derived.pop(bare, "from the file")
+        if faces is not None and shares is not None and f"{full}_faces" not in whole.flame:
+            pupils = _pupils(whole.flame, on_eyes)
+            faces = torch.cat([faces.flatten(), pupils[0]])
+            whole.flame[f"{full}_faces"] = faces[None] if axis else faces
+            shares = torch.cat([shares.flatten(0, -2), pupils[1]])
+            whole.flame[f"{full}_barycentrics"] = shares[None] if axis else shares
+            whole.derived[full] = f"{origin}; pupils are the foremost points of the eyeballs"
 
 
 def _on_eyes(flame: Mapping[str, Tensor]) -> Tensor:

@@ -386,10 +386,16 @@ class _Solve:
 
 
 def nearest_known(known: Tensor) -> Tensor:
-    """Return for each frame [N, T] the number of the nearest frame that is known."""
-    number = torch.arange(known.shape[1], device=known.device)
-    apart = (number[:, None] - number).abs()[None] + torch.where(known, 0, known.shape[1])[:, None]
-    return apart.argmin(-1)
+    """Return for each frame [N, T] the number of the nearest frame that is known, the earlier of two.
+
+    Of a clip without any it is the frame itself.
+    """
+    T = known.shape[1]
+    number = torch.arange(T, device=known.device).expand_as(known)
+    before = torch.where(known, number, -T).cummax(1).values
+    after = torch.where(known, number, 2 * T).flip(1).cummin(1).values.flip(1)
+    nearest = torch.where(number - before <= after - number, before, after)
+    return torch.where(known.any(1, keepdim=True), nearest, number)
 
 
 def _paired_rows(rows: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,11 @@ class HeadModel:
         return OPEN_LICENCE if self.is_open else FLAME_LICENCE
 
     def points(self) -> PointModel:
-        """Return its landmarks as a function of the parameters, for fits."""
+        """Return its landmarks as a function of the parameters, for fits; they are made once."""
+        return self._points
+
+    @cached_property
+    def _points(self) -> PointModel:
         return PointModel(self.flame, self.num_shape)
 
     def padded_tables(self, config: NeckConfig | None = None) -> dict[str, Tensor]:
@@ -134,25 +139,30 @@ def load_head_model(
         name: `open-head`, the package's own; a weights folder whose network brings FLAME's tables; a folder that
             `triportrait convert` made of a FLAME file; or a FLAME file, pickle or `.npz`, which is read without running
             anything of it.
-        version: of a FLAME file, as in `core.published.flame_file.VERSIONS`; None takes what its name tells.
+        version: of a FLAME file, as in `core.published.flame_file.VERSIONS`; None takes what its name tells. Of a
+            folder whose card does not tell it; it may repeat what the card tells.
         directions: of a FLAME file that has not 300 of shape and 100 of expression, how many of each.
         assets: files or folders with landmarks, the coarse mesh, regions and eyelids for a FLAME file.
         tables_from: name of a model of the same topology that lends a FLAME file what it lacks.
 
     Raises:
-        InputError: there is no such model, it is damaged, hostile or of another topology, or nothing tells its version.
+        InputError: there is no such model, it is damaged, hostile or of another topology, nothing tells its version,
+            or an option is given that this kind of model does not take.
     """
+    for_files = {"directions": directions, "assets": assets, "tables_from": tables_from}
     if str(name) == OPEN_HEAD:
+        _check_not_given(name, "the package's own model", version=version, **for_files)
         return _open_head()
     path = weights_folder(name)
     if path.is_dir():
+        _check_not_given(name, "a folder", **for_files)
         return _of_folder(path, version)
     if not path.exists():
         raise InputError(
             f"{name}: no such head model; name {OPEN_HEAD}, a weights folder with FLAME's tables, or a FLAME file"
         )
     tables, num_shape, version = flame_file_tables(path, version, directions)
-    whole = complete_flame(rescale_flame(tables), num_shape, assets, tables_from)
+    whole = complete_flame(rescale_flame(tables), assets, tables_from)
     _say(path, whole)
     return _model(whole, num_shape, VERSIONS[version])
 
@@ -183,7 +193,7 @@ def flame_file_tables(
 
 
 def complete_flame(
-    flame: Mapping[str, Tensor], num_shape: int, assets: Sequence[Path] = (), tables_from: str | Path | None = None
+    flame: Mapping[str, Tensor], assets: Sequence[Path] = (), tables_from: str | Path | None = None
 ) -> Completed:
     """Add to FLAME's tables, scene units, what a bare file lacks; the other arguments are those of `load_head_model`.
 
@@ -201,6 +211,13 @@ def complete_flame(
 def identity_of(flame: Mapping[str, Tensor], num_shape: int, name: str) -> ModelIdentity:
     """Return the identity of tables in scene units."""
     return ModelIdentity(name, fingerprint(flame, num_shape))
+
+
+def _check_not_given(name: str | Path, got: str, **options: object) -> None:
+    """Refuse options that would be ignored."""
+    given = ", ".join(option for option, value in options.items() if value)
+    if given:
+        raise InputError(f"{name}: expected {given} with a FLAME file alone, got {got}; leave it out, or name the file")
 
 
 def _say(path: Path, whole: Completed) -> None:
@@ -237,17 +254,22 @@ def _of_folder(folder: Path, version: str | None) -> HeadModel:
         )
     flame, num_shape = _trimmed(found.flame, NeckConfig.num_shape if found.num_shape is None else found.num_shape)
     name, said = PUBLISHED_MODEL.name, found.identity
+    stated = None if version is None else VERSIONS[version_of(folder, version)]
     if said is not None:
         name = said.name
     elif not os.path.lexists(folder / "portrait.safetensors"):
-        if version is None:
+        if stated is None:
             raise InputError(
                 f"{folder / 'flame.json'}: expected FLAME's version on the card, got none; convert the file again with "
                 f"--flame-version {' or '.join(VERSIONS)}"
             )
-        name = VERSIONS[version_of(folder, version)]
+        name = stated
     elif os.path.lexists(folder / "flame.safetensors"):
-        name = VERSIONS[version_of(folder, version)] if version else name
+        name = stated or name
+    if stated not in (None, name):
+        raise InputError(
+            f"{folder}: expected version to be that of {name}, whose tables it has, got {version}; leave it out"
+        )
     identity = identity_of(flame, num_shape, name)
     if said is not None and not said.is_same(identity):
         raise InputError(

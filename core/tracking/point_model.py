@@ -61,7 +61,16 @@ class PointModel:
         return self._posed(turns, shaped[..., None], joints[..., None])[..., 0]
 
     def to(self, device: torch.device | str) -> PointModel:
-        """Return the same on another device."""
+        """Return the same on a device, itself where it is there; what was condensed once is not condensed again."""
+        if self._template.to(device).device == self._template.device:
+            return self
+        moved = self._moved(device)
+        smaller, *turns = self.condensed
+        shape, expression = (turn.to(device) for turn in turns)
+        vars(moved)["condensed"] = (moved if smaller is self else smaller._moved(device), shape, expression)
+        return moved
+
+    def _moved(self, device: torch.device | str) -> PointModel:
         moved = copy(self)
         vars(moved).pop("condensed", None)
         for name, value in vars(moved).items():

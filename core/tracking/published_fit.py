@@ -7,7 +7,7 @@ Letters: B pictures, P points, U vertices.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -121,14 +121,14 @@ def with_lids(flame: Flame, vertices: Tensor) -> Tensor:
     return torch.stack(rows, 1)
 
 
-def lid_table(flame: Flame) -> Tensor:
+def lid_table(flame: Flame, mesh: Mapping[str, Tensor]) -> Tensor:
     """Return the vertices that a start does not hold, [N] int64: the lids.
 
-    A published checkpoint lists them (`eyelids_idxs`). Of other models they are those on which the landmarks of the
-    lids lie, with all vertices that share a face with one of them.
+    A published checkpoint lists them in its mesh tables (`eyelids_idxs`). Of other models they are those on which the
+    landmarks of the lids lie, with all vertices that share a face with one of them.
     """
-    if EYELIDS in flame:
-        return flame[EYELIDS].flatten().long()
+    if EYELIDS in mesh:
+        return mesh[EYELIDS].flatten().long()
     corners = flame["faces"][flame["landmark70_faces"][0, list(LID_LANDMARKS)]]  # [8, 3]
     near = torch.isin(flame["faces"], corners).any(-1)
     return flame["faces"][near].unique()

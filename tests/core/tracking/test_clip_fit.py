@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -14,7 +16,6 @@ from triportrait.core.tracking.bends import second_differences
 from triportrait.core.tracking.clip_fit import fit_clip, fit_stills
 from triportrait.core.tracking.fit import Bends, Priors, Start, fit_landmarks
 from triportrait.core.tracking.head_model import HeadModel, ModelIdentity, load_head_model
-from triportrait.core.tracking.point_model import PointModel
 from triportrait.core.tracking.records import columns_of
 from triportrait.core.types import Camera
 from triportrait.train.data.heads.linear_model import LinearHead
@@ -125,13 +126,18 @@ def test_a_long_film_is_solved_in_windows_that_agree(model, parts, monkeypatch):
     monkeypatch.setattr(clip_fit, "SHAPE_FRAMES", 12)
     asked = []
     real = fit_landmarks
-    monkeypatch.setattr(clip_fit, "fit_landmarks", lambda *a, **k: asked.append(a[1].shape[1]) or real(*a, **k))
+    monkeypatch.setattr(clip_fit, "fit_landmarks", lambda *a, **k: asked.append(a[1].shape[:2]) or real(*a, **k))
     parted = fit_clip(model, pixels, weights, shape=shape, noise_px=1.0)
-    assert max(asked) == 28 and parted.records.shape == (60, 437)
+    assert asked == [(4, 28), (1, 28)] and parted.records.shape == (60, 437), "equal windows are solved together"
+    monkeypatch.setattr(clip_fit, "STACKED", 1)
+    alone = fit_clip(model, pixels, weights, shape=shape, noise_px=1.0)
+    assert asked[2:] == [(1, 28)] * 5
+    torch.testing.assert_close(parted.records, alone.records, atol=1e-5, rtol=0)
+    torch.testing.assert_close(parted.error_px, alone.error_px, atol=1e-6, rtol=0, equal_nan=True)
     torch.testing.assert_close(parted.fitted.rotation, whole.fitted.rotation, atol=2e-3, rtol=0)
     torch.testing.assert_close(parted.fitted.translation, whole.fitted.translation, atol=0.02, rtol=0)
     free = fit_clip(model, pixels, weights, noise_px=1.0)  # its shape from twelve frames
-    assert asked[5] == 12
+    assert asked[7] == (1, 12)
     apart = (free.fitted.translation[0, :, 2] - truth.translation[0, :, 2]).abs().mean() * MM_PER_UNIT
     assert apart < 120 and free.error_px.nanmean() < 2
 
@@ -147,11 +153,16 @@ def test_a_long_gap_is_held(model, parts, monkeypatch):
 
 
 def test_chosen_frames_show_the_head_from_many_sides(model, parts, monkeypatch):
+    """Of a head that looks ahead for most of a film and turns within seven frames, these are chosen."""
     monkeypatch.setattr(clip_fit, "SHAPE_FRAMES", 6)
     pixels, weights, truth = film(parts, 40, swing=80)
-    some = clip_fit._spread(model.points(), pixels, weights.double())
-    first, last = truth.rotation[0, 0], truth.rotation[0, -1]
-    assert some[0] < 3 and some[-1] > 36 and (some.diff() > 1).all() and not first.equal(last)
+    shown = torch.cat([torch.zeros(60).long(), torch.arange(5, 40, 5), torch.zeros(60).long()])
+    some = clip_fit._spread(model.points(), pixels[shown], weights.double()[shown])
+    turns = truth.rotation[0, shown[some]]
+    cosine = ((turns[:, None].mT @ turns).diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
+    apart_deg = cosine.clamp(-1, 1).acos().rad2deg() + 360 * torch.eye(len(some))
+    assert len(some) == 6 and ((some >= 60) & (some < 67)).sum() == 5
+    assert apart_deg.min() > 0.9, "no two of them show the same"
 
 
 def test_stills_are_people_with_shapes_of_their_own(model, parts):
@@ -271,7 +282,30 @@ def test_what_cannot_be_fitted_is_said(model):
         fit_stills(model, pixels, 0 * weights)
 
 
-def test_priors_of_films_and_points_of_a_device_are_copies(model):
-    points = model.points()
-    assert points.to("cpu").condensed[0].num_shape == 12 and Priors(bends=Bends()).bends == Bends()
-    assert isinstance(points.to("cpu"), PointModel)
+def test_the_points_of_a_model_are_condensed_once(model, monkeypatch):
+    model, turned, real = replace(model), [], torch.linalg.svd
+    monkeypatch.setattr(torch.linalg, "svd", lambda rows, **k: turned.append(rows.shape) or real(rows, **k))
+    pixels, weights = 256 + 60 * torch.randn(2, 70, 2, generator=torch.Generator().manual_seed(0)), torch.ones(2, 70)
+    first = fit_stills(model, pixels, weights)
+    few = [shape for shape in turned if shape[-1] in (10, 12)]
+    assert len(few) == 2 and model.points() is model.points()
+    again = fit_clip(model, pixels, weights, film=False)
+    assert [shape for shape in turned if shape[-1] in (10, 12)] == few
+    assert first.model == again.model
+    other = replace(model, num_shape=11)
+    assert other.points().num_shape == 11 and model.points().num_shape == 12
+
+
+def test_points_of_a_device_keep_what_was_condensed(model):
+    points = replace(model).points()
+    smaller, *turns = points.condensed
+    assert points.to("cpu") is points
+    moved = points.to("meta")
+    assert moved is not points and moved.condensed is moved.condensed and moved.at_rest().device.type == "meta"
+    assert moved.condensed[0].num_shape == smaller.num_shape
+    assert [turn.device.type for turn in moved.condensed[1:]] == ["meta", "meta"]
+    assert points.condensed[0] is smaller and turns[0].device.type == "cpu"
+
+
+def test_priors_of_films_have_bends():
+    assert Priors(bends=Bends()).bends == Bends()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import struct
 import zipfile
 
@@ -23,8 +24,9 @@ from triportrait.core.errors import InputError
 from triportrait.core.motion.flame import Flame, rescale_flame, rotation_matrices
 from triportrait.core.published.array_files import read_arrays
 from triportrait.core.published.convert import FlameOptions, convert
+from triportrait.core.published.flame_assets import Assets
 from triportrait.core.published.flame_file import version_of
-from triportrait.core.tracking.completing import nearest_on_surface, registered_landmarks
+from triportrait.core.tracking.completing import completed, nearest_on_surface, registered_landmarks
 from triportrait.core.tracking.head_model import (
     PUBLISHED_MODEL,
     ModelIdentity,
@@ -176,6 +178,13 @@ HOSTILE = {
     "two of one name": (twice, "two of one name"),
     "a torn zip": (lambda: bomb()[:-30], "expected a weights file, got"),
     "a dictionary nowhere": (lambda: npy(b"'|O'", b"()", b"\x80\x04K\x01."), "is to be an array of objects, got a int"),
+    **{
+        f"numbers {descr} that NumPy does not know": (
+            lambda descr=descr: npy(b"'%s'" % descr.encode(), b"(1,)", bytes(8)),
+            f"expected a weights file, .* has numbers of a kind that NumPy does not know, {re.escape(descr)}",
+        )
+        for descr in ("<f3", "i77", "<<f4", "|c3", "u0", ">bool")
+    },
 }
 
 
@@ -385,6 +394,44 @@ class TestDerived:
         with pytest.raises(InputError, match="the same topology to lend tables, got one of another"):
             load_head_model(other, directions=SPLIT, tables_from="open-head")
 
+    @pytest.mark.parametrize(
+        ("bare", "full", "points"), [("landmark68", "landmark70", 68), ("landmark51", "landmark53", 51)]
+    )
+    def test_what_the_user_brings_counts_more_than_what_is_lent(self, first, bare, full, points):
+        draw = torch.Generator().manual_seed(3)
+        faces = torch.randint(0, files.FACES, (1, points) if points == 68 else (points,), generator=draw)
+        shares = torch.full((*faces.shape, 3), 1 / 3)
+        coarse = {
+            "coarse_vertices": torch.arange(12).view(4, 3), "coarse_barycentrics": torch.full((4, 3), 1 / 3),
+            "coarse_faces": torch.tensor([[0, 1, 2], [1, 2, 3]]),
+        }  # fmt: skip
+        marks = {f"{bare}_faces": faces, f"{bare}_barycentrics": shares}
+        brought = Assets(marks, coarse, dict.fromkeys([*marks, *coarse], "mine.npy"))
+        lent = dict(first.flame.named_buffers())
+        regions = {"coarse_face_regions": torch.zeros(1394, 50).long(), "lips_idxs": torch.arange(4)}
+        lender = ("the lender", lent, {**first.mesh, **regions})
+        landmarks = ("landmark", "contour")
+        flame = {name: table for name, table in lent.items() if not name.startswith(landmarks)}
+        whole = completed(flame, {}, brought, lender, files.open_tables(), 12)
+        assert whole.flame[f"{full}_faces"].flatten()[:-2].tolist() == faces.flatten().tolist()
+        assert whole.derived[full].startswith("from mine.npy; pupils are")
+        assert whole.derived["contour"] == "lent by the lender"
+        assert "coarse_face_regions" not in whole.mesh, "they are of another coarse mesh"
+        assert whole.mesh["coarse_faces"] is coarse["coarse_faces"]
+        assert whole.mesh["lips_idxs"].tolist() == [0, 1, 2, 3]
+        borrowed = completed(flame, {}, None, lender, files.open_tables(), 12)
+        assert torch.equal(borrowed.flame["landmark70_faces"], lent["landmark70_faces"])
+        assert borrowed.mesh["coarse_face_regions"].shape == (1394, 50)
+
+
+def converted_folder(folder, tables, name):
+    """Write the folder of a converted FLAME file, with a card."""
+    identity = ModelIdentity(name, fingerprint(rescale_flame(tables), 300))
+    marks = {"landmark70_faces": torch.zeros(1, 70).long(), "landmark70_barycentrics": torch.full((1, 70, 3), 1 / 3)}
+    tables = tables | marks | {f"mesh.{part}": table for part, table in mesh_tables(tables).items()}
+    save_weights(folder, "flame", tables, None, {"head_model": identity.to_dict(), "num_shape": 300})
+    return folder
+
 
 class TestFolders:
     def test_a_checkpoint_is_not_scaled_again(self, tmp_path, tiny_portrait):
@@ -426,6 +473,37 @@ class TestFolders:
         save_weights(tmp_path, "flame", flame_tables(), None, {"head_model": {"name": "a", "fingerprint": "0" * 16}})
         with pytest.raises(InputError, match="expected the tables that its card tells of"):
             load_head_model(tmp_path)
+
+    def test_options_of_a_flame_file_are_not_ignored_elsewhere(self, tmp_path):
+        save_weights(tmp_path, "flame", flame_tables(), None, {})
+        for options, words in (
+            ({"directions": (1, 1)}, "directions"),
+            ({"assets": [tmp_path / "nowhere"]}, "assets"),
+            ({"tables_from": "open-head"}, "tables_from"),
+            ({"directions": (1, 1), "assets": [tmp_path]}, "directions, assets"),
+        ):
+            for name in ("open-head", tmp_path):
+                with pytest.raises(
+                    InputError, match=rf"{name}: expected {words} with a FLAME file alone, got .* leave"
+                ):
+                    load_head_model(name, **options)
+        with pytest.raises(InputError, match="open-head: expected version with a FLAME file alone"):
+            load_head_model(version="2023")
+
+    def test_a_version_that_is_not_that_of_the_card_is_refused(self, tmp_path, tiny_portrait):
+        tables = flame_tables()
+        name = converted_folder(tmp_path / "known", tables, "FLAME 2020")
+        assert load_head_model(name, "2020").identity.name == "FLAME 2020"
+        with pytest.raises(
+            InputError, match=r"known: expected version to be that of FLAME 2020, .* got 2023; leave it"
+        ):
+            load_head_model(name, "2023")
+        tensors = {**tiny_portrait.state_dict(), **{f"neck.flame.{n}": t for n, t in tables.items()}}
+        save_weights(tmp_path / "published", "portrait", tensors, tiny(), {})
+        with pytest.raises(InputError, match="published: expected version to be that of FLAME 2020"):
+            load_head_model(tmp_path / "published", "2017")
+        with pytest.raises(InputError, match="flame-version: expected one of"):
+            load_head_model(name, "2021")
 
     @pytest.mark.parametrize("name", ["demo", "nowhere"])
     def test_folders_without_a_model(self, name):
