@@ -72,7 +72,7 @@ def test_a_writing_that_was_stopped_goes_on_with_equal_results(tmp_path):
     with pytest.raises(InputError, match="it is not finished, run its command again"):
         PictureStore(tmp_path / "s")
     assert is_picture_store(tmp_path / "s")
-    with pytest.raises(InputError, match="was begun with format png, now it is webp"):
+    with pytest.raises(InputError, match="was begun with format 'png', now it is 'webp'"):
         PictureWriter(tmp_path / "s", settings | {"format": "webp"})
     again = PictureWriter(tmp_path / "s", settings)
     assert [again.is_done(shard) for shard in range(3)] == [True, False, False]
