@@ -18,7 +18,7 @@ def parameters_for(columns: MotionColumns, parameters: HeadParameters | None) ->
     """Return the parameters of a tracked face that an encoder takes, in its order.
 
     Args:
-        columns: what the encoder takes.
+        columns: what the encoder takes; where nobody noted whose, they are FLAME 2020's, as published folders are.
         parameters: of the face; None: it is not tracked. The neck alone is not enough.
 
     Returns:
@@ -32,14 +32,13 @@ def parameters_for(columns: MotionColumns, parameters: HeadParameters | None) ->
             "motion: expected the parameters of a tracked face, as these weights read no pictures, got a face without; "
             "track it by --track fit, or name its files by --source-params and --driving-params"
         )
-    if columns.head_model is not None:
-        check_same_model(columns.head_model, parameters.head_model, "motion")
     taken = [getattr(parameters, name) if name in _KNOWN else None for name in columns.widths]
     if any(t is None or t.shape[1] != width for t, width in zip(taken, columns.widths.values(), strict=True)):
         raise InputError(
             f"motion: these weights take {', '.join(f'{name} {width}' for name, width in columns.widths.items())}, "
             "which no tracker of faces gives; name weights that read pictures"
         )
+    check_same_model(columns.head_model or PUBLISHED_MODEL, parameters.head_model, "motion")
     return torch.cat([t.cpu().float() for t in taken if t is not None], 1)
 
 

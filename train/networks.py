@@ -15,7 +15,7 @@ from triportrait.core.checkpoint import load_motion_encoder, load_portrait, moti
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.motion.encoder import MotionColumns, MotionEncoder
-from triportrait.core.motion.head_identity import check_same_model
+from triportrait.core.motion.head_identity import PUBLISHED_MODEL, check_same_model
 from triportrait.core.motion.parameter_encoder import ParameterEncoder
 from triportrait.core.network_kind import REENACTMENT, STATIC, Network, check_network
 from triportrait.core.portrait import Portrait4D
@@ -322,8 +322,9 @@ def _parameter_encoder(name: str, parameters: MotionColumns) -> ParameterEncoder
             f"{name}: expected an encoder of the data's parameters ({_words(parameters)}), got one of {_words(told)}; "
             "name another folder"
         )
-    if told.head_model is not None and parameters.head_model is not None:
-        check_same_model(told.head_model, parameters.head_model, "data", f"--motion {name}")
+    # who says nothing of a model holds published parameters
+    ours, theirs = (columns.head_model or PUBLISHED_MODEL for columns in (told, parameters))
+    check_same_model(ours, theirs, "data", f"--motion {name}")
     return encoder
 
 
