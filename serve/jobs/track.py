@@ -90,7 +90,8 @@ class Track:
         share_cores(device)
         model = load_head_model(self.head_model)
         driving = DrivingFrames.open(self.film, self.params, self.frames, Decoding.on("auto", device))
-        check_folder(self.out, self.overwrite, [self.film, *driving.files])
+        sources = [self.film, *driving.files]
+        check_folder(self.out, self.overwrite, sources)
         count = driving.clip.frame_count
         check_room(self.out, min(count, self.frames or count) if count else self.frames, self.size)
         began = time.perf_counter()
@@ -100,7 +101,7 @@ class Track:
                 smooth=self.smooth and not driving.clip.is_pictures, face=self.face,
             )  # fmt: skip
             check_can_follow(driving, tracker, self.frames)
-            with written_folder(self.out) as folder:
+            with written_folder(self.out, self.overwrite, sources) as folder:
                 fitted = self._track(driving, tracker, model, folder, device)
         seconds = time.perf_counter() - began
         for sentence in (*driving.new_warnings(), *said_of(fitted, driving, self.face)):
