@@ -27,7 +27,7 @@ from triportrait.serve.media.video.writer import VideoWriter
 from triportrait.serve.source_and_driving import DrivingFrames, Frames
 from triportrait.serve.threads import share_cores
 from triportrait.serve.tracked.curves import write_curves
-from triportrait.serve.tracked.film_fit import fit_film, model_for
+from triportrait.serve.tracked.film_fit import fit_film
 from triportrait.serve.tracked.fitted_frames import FittedFrames
 from triportrait.serve.tracked.folder import (
     CURVES,
@@ -128,7 +128,7 @@ class Track:
         )  # fmt: skip
         with progress_bar(total=len(faces), desc="fit") as bar:
             fitted = fit_film(
-                faces, model_for(model, tracker.provider), film=not driving.clip.is_pictures,
+                faces, model, provider=tracker.provider, film=not driving.clip.is_pictures,
                 one_person=self.one_person, device=device, progress=lambda done, total: bar.update(done - bar.n),
             )  # fmt: skip
         folder.add_fit(fitted)

@@ -5,7 +5,9 @@ A shot has one shape, and moves evenly where it was filmed fast enough. Letters:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from triportrait.core.tracking.clip_fit import ClipFit, fit_clip
 from triportrait.core.tracking.head_model import HeadModel
-from triportrait.core.tracking.network_landmarks import for_networks
+from triportrait.core.tracking.network_landmarks import OUTLINE_WEIGHT, for_networks, weights_for_networks
 from triportrait.core.tracking.records import RECORD_WIDTH
 from triportrait.serve.faces.alignment import Alignment
 from triportrait.serve.faces.face import Face, FaceProvider
@@ -27,16 +29,26 @@ SLOWEST_FILM_S = 1 / 12  # between frames; slower ones are fitted as stills
 
 Progress = Callable[[int, int], None]
 
+logger = logging.getLogger(__name__)
 
-def model_for(model: HeadModel, provider: FaceProvider | None) -> HeadModel:
-    """Return the head model with the landmarks of what finds faces; None: they come from files."""
-    return for_networks(model) if isinstance(provider, NetworkFaces) else model
+
+def seen_by(provider: FaceProvider | None, model: HeadModel, weights: np.ndarray) -> tuple[HeadModel, np.ndarray]:
+    """Return the head model with the landmarks of what found faces, and how much they count.
+
+    Args:
+        provider: None: they come from files, which have the points of the mesh.
+        weights: [..., 70], as of `fit_points`.
+    """
+    if not isinstance(provider, NetworkFaces):
+        return model, weights
+    return for_networks(model), weights_for_networks(model, torch.from_numpy(weights)).numpy()
 
 
 def fit_film(
     faces: FollowedFaces,
     model: HeadModel,
     *,
+    provider: FaceProvider | None = None,
     film: bool = True,
     one_person: bool = False,
     device: torch.device | str = "cpu",
@@ -46,7 +58,8 @@ def fit_film(
 
     Args:
         faces: what was seen in it.
-        model: the head model, with the landmarks of what found the faces.
+        model: the head model.
+        provider: what found the faces; None: files did.
         film: its frames follow each other; False for pictures that need not.
         one_person: all shots have one shape; else each has its own.
         device: where to solve.
@@ -55,6 +68,13 @@ def fit_film(
     Raises:
         InputError: landmarks that count are not finite.
     """
+    fitted_model, weights = seen_by(provider, model, faces.weights)
+    if not np.array_equal(weights, faces.weights):
+        logger.info(
+            "%s: no table says where networks that find faces see its jaw line, which counts %g of other landmarks",
+            model.identity.name, OUTLINE_WEIGHT,
+        )  # fmt: skip
+    faces, model = replace(faces, weights=weights), fitted_model
     shots = [np.flatnonzero(faces.shots == shot) for shot in np.unique(faces.shots)]
     shape = _shape_of(faces, model, device) if one_person and len(shots) > 1 else None
     records = torch.zeros(len(faces), RECORD_WIDTH)
@@ -72,15 +92,18 @@ def fit_film(
     return FittedFrames(faces, records, error_px, outliers, model.identity)
 
 
-def fit_picture(face: Face, placed: Alignment, model: HeadModel) -> HeadParameters:
+def fit_picture(
+    face: Face, placed: Alignment, model: HeadModel, provider: FaceProvider | None = None
+) -> HeadParameters:
     """Fit the face of one picture.
 
     Args:
         face: in the raw picture.
         placed: where the aligned picture lies in it.
-        model: the head model, with the landmarks of what found the face.
+        model: the head model. provider: what found the face; None: a file did.
     """
     points, weights = fit_points(face, placed)
+    model, weights = seen_by(provider, model, weights)
     fit = fit_clip(model, torch.from_numpy(points)[None], torch.from_numpy(weights)[None], film=False)
     return parameters_of_record(fit.records[0], fit.model)
 
