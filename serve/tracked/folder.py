@@ -3,6 +3,7 @@
 OUT/align_images/00001.png        the aligned picture; numbers are the film's, frames without the face have no files
 OUT/3dldmks_align/00001.npy       float32 [68, 2], pixels of the aligned 512² picture, y down
 OUT/flame_optim_params/00001.npy  float32 [437]
+OUT/bfm2flame_params_simplified/  the quick estimate in the same layout, where a reconstructor gave the start
 OUT/segs/00001.png                uint8, 255 where the person is, where the network that tells is at hand
 OUT/head_model.json               whose parameters these are
 OUT/quality.csv                   a row for each frame of the film
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from triportrait.core.atomic import put_folder
 from triportrait.core.errors import InputError
@@ -38,7 +40,7 @@ except ImportError:  # a system without such locks
 
 SEGMENTS, QUALITY, SUMMARY = "segs", "quality.csv", "track.json"
 OVERLAY, CURVES = "overlay.mp4", "curves.png"
-PARTS = frozenset({PICTURES, LANDMARKS[0], PARAMETERS[0], SEGMENTS, HEAD_MODEL, QUALITY, SUMMARY, OVERLAY, CURVES})
+PARTS = frozenset({PICTURES, LANDMARKS[0], *PARAMETERS, SEGMENTS, HEAD_MODEL, QUALITY, SUMMARY, OVERLAY, CURVES})
 POOR_FIT_PX = 20.0  # of the 512² aligned picture: a mesh that is this far off sits beside the face
 BYTES_PER_PIXEL, BYTES_PER_FRAME = 1.5, 16_384  # of a PNG of a photograph; and what lies beside it
 COMPRESS_LEVEL = 3  # of PNGs; the last percents would take most of the time
@@ -172,6 +174,12 @@ class TrackFolder:
             np.save(self._file(LANDMARKS[0], number, "npy"), fitted.faces.landmarks[row])
             np.save(self._file(PARAMETERS[0], number, "npy"), fitted.records[row].numpy())
         _write_json(self.root / HEAD_MODEL, fitted.model.to_dict())
+
+    def add_quick(self, fitted: FittedFrames, records: Tensor) -> None:
+        """Write the quick estimate of all frames, [N, 437], beside the parameters."""
+        (self.root / PARAMETERS[1]).mkdir()
+        for number, record in zip(fitted.faces.numbers, records.numpy(), strict=True):
+            np.save(self._file(PARAMETERS[1], number, "npy"), record)
 
     def add_quality(self, fitted: FittedFrames) -> None:
         """Write a row for each frame that was read: whether the face was found, how well the model fits, or why not."""
