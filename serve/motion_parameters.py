@@ -18,7 +18,7 @@ def parameters_for(columns: MotionColumns, parameters: HeadParameters | None) ->
     """Return the parameters of a tracked face that an encoder takes, in its order.
 
     Args:
-        columns: what the encoder takes; where they name no head model, it is the one of published networks.
+        columns: what the encoder takes; where nobody noted whose, they are FLAME 2020's, as published folders are.
         parameters: of the face; None: it is not tracked. The neck alone is not enough.
 
     Returns:

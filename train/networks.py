@@ -345,8 +345,9 @@ def _parameter_encoder(name: str, parameters: MotionColumns) -> ParameterEncoder
             f"{name}: expected an encoder of the data's parameters ({_words(parameters)}), got one of {_words(told)}; "
             "name another folder"
         )
-    if told.head_model is not None and parameters.head_model is not None:
-        check_same_model(told.head_model, parameters.head_model, "data", f"--motion {name}")
+    # who says nothing of a model holds published parameters
+    ours, theirs = (columns.head_model or PUBLISHED_MODEL for columns in (told, parameters))
+    check_same_model(ours, theirs, "data", f"--motion {name}")
     return encoder
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from torch import Tensor
+
 from triportrait.core.checkpoint import read_tensors
 from triportrait.core.errors import InputError
 from triportrait.core.motion.flame import Flame
@@ -18,6 +20,10 @@ from triportrait.core.weights import OPEN_HEAD_FOLDER
 TABLES = "networks"  # name of the file beside the open head's
 OPEN_HEAD_NAME = "open head"
 NUM_LANDMARKS = 70
+JAW = slice(17)  # of the 68 landmarks
+# What the networks' jaw line counts for a model without a table: it is the outline of the picture, and not points of
+# the mesh. Of 1 to 0 this fits procedural heads best by an open head without its table (docs/tracking/track.md).
+OUTLINE_WEIGHT = 0.1
 
 
 def for_networks(model: HeadModel) -> HeadModel:
@@ -48,3 +54,17 @@ def for_networks(model: HeadModel) -> HeadModel:
     template[marks[:, 0]] += moved["offsets"].to(template)
     directions[marks[:, 0]] += moved["directions"].to(directions)
     return replace(model, flame=Flame({name: table.to(template.device) for name, table in tables.items()}))
+
+
+def weights_for_networks(model: HeadModel, weights: Tensor) -> Tensor:
+    """Return how much landmarks [..., 70] that the face networks found count: little on the jaw of an unknown model.
+
+    Args:
+        model: as of `for_networks`; where it has a table its landmarks are those of the networks and nothing changes.
+        weights: as of `fit_clip`.
+    """
+    if model.identity.name == OPEN_HEAD_NAME:
+        return weights
+    weights = weights.clone()
+    weights[..., JAW] *= OUTLINE_WEIGHT
+    return weights

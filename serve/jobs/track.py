@@ -16,18 +16,22 @@ import tyro
 
 from triportrait.core.errors import InputError
 from triportrait.core.gpus import chosen_device
+from triportrait.core.tracking.clip_fit import Method
 from triportrait.core.tracking.head_model import HeadModel, load_head_model
+from triportrait.core.tracking.reconstructor_start import ReconstructorStart
 from triportrait.core.weights import OPEN_HEAD
 from triportrait.serve.animation import check_face_number
+from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.faces.providers import FaceKind, LazyProvider
 from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.jobs.reenact import progress_bar
+from triportrait.serve.media.video.clips import Frame
 from triportrait.serve.media.video.decoders import Decoding
 from triportrait.serve.media.video.writer import VideoWriter
 from triportrait.serve.source_and_driving import DrivingFrames, Frames
 from triportrait.serve.threads import share_cores
 from triportrait.serve.tracked.curves import write_curves
-from triportrait.serve.tracked.film_fit import fit_film, model_for
+from triportrait.serve.tracked.film_fit import fit_film
 from triportrait.serve.tracked.fitted_frames import FittedFrames
 from triportrait.serve.tracked.folder import (
     CURVES,
@@ -43,6 +47,7 @@ from triportrait.serve.tracked.folder import (
 from triportrait.serve.tracked.following_pass import check_can_follow, follow_faces
 from triportrait.serve.tracked.overlay import Overlay, overlay_size
 from triportrait.serve.tracked.person_mask import person_mask
+from triportrait.serve.tracked.starts import FilmStart
 
 SIZES = (64, 2048)  # px of the aligned pictures
 
@@ -78,6 +83,12 @@ class Track:
     """Write overlay.mp4: the mesh and the landmarks over the film."""
     segment: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = True
     """Write segs/: where the person is in each aligned picture, where the network that tells was fetched."""
+    start: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """Begin the fit of FLAME 2020 at what a reconstructor says: a folder with Deep3DFaceRecon (recon3d) and
+    Portrait4D's mapper (flame_mapper), as `triportrait convert` writes them."""
+    method: Method = "solve"
+    """How to fit: `solve` all frames of a shot at once, or each by itself by the `published` schedule, which is
+    hundreds of times as slow."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to solve; faces are found on the CPU."""
     overwrite: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
@@ -89,8 +100,10 @@ class Track:
         device = chosen_device(self.device)
         share_cores(device)
         model = load_head_model(self.head_model)
+        start = None if self.start is None else FilmStart(ReconstructorStart.load(self.start, model, device))
         driving = DrivingFrames.open(self.film, self.params, self.frames, Decoding.on("auto", device))
-        check_folder(self.out, self.overwrite, [self.film, *driving.files])
+        sources = [self.film, *driving.files]
+        check_folder(self.out, self.overwrite, sources)
         count = driving.clip.frame_count
         check_room(self.out, min(count, self.frames or count) if count else self.frames, self.size)
         began = time.perf_counter()
@@ -100,8 +113,8 @@ class Track:
                 smooth=self.smooth and not driving.clip.is_pictures, face=self.face,
             )  # fmt: skip
             check_can_follow(driving, tracker, self.frames)
-            with written_folder(self.out) as folder:
-                fitted = self._track(driving, tracker, model, folder, device)
+            with written_folder(self.out, self.overwrite, sources) as folder:
+                fitted = self._track(driving, tracker, model, folder, device, start)
         seconds = time.perf_counter() - began
         for sentence in (*driving.new_warnings(), *said_of(fitted, driving, self.face)):
             logger.warning("%s", sentence)
@@ -111,33 +124,48 @@ class Track:
         check_face_number("--face", self.face)
         if self.frames is not None and self.frames < 1:
             raise InputError(f"--frames: expected at least 1, got {self.frames}")
+        if self.method == "published" and self.one_person:
+            raise InputError(
+                "--one-person: expected with --method solve, as the published one fits each frame by itself"
+            )
         smallest, largest = SIZES
         if not smallest <= self.size <= largest:
             raise InputError(f"--size: expected {smallest} to {largest} px, got {self.size}; the published size is 512")
 
     def _track(
-        self, driving: DrivingFrames, tracker: FaceTracker, model: HeadModel, folder: TrackFolder, device: torch.device
-    ) -> FittedFrames:
+        self, driving: DrivingFrames, tracker: FaceTracker, model: HeadModel, folder: TrackFolder, device: torch.device,
+        start: FilmStart | None,
+    ) -> FittedFrames:  # fmt: skip
+        logger.info(
+            "the fit begins at %s", "the mean face" if start is None else f"the reconstructor's in {self.start}"
+        )
         segment: Segment | None = person_mask() if self.segment else None
         if self.segment and segment is None:
             logger.info("segs/ is left out: the network that tells persons is not there (`triportrait fetch faces`)")
-        faces = follow_faces(
-            driving, tracker, self.frames,
-            lambda frame, face: folder.add_picture(frame.index, face.crop, segment), _bar("follow the face"),
-        )  # fmt: skip
+
+        def take(frame: Frame, face: AlignedFace) -> None:
+            folder.add_picture(frame.index, face.crop, segment)
+            if start is not None:
+                start.add(frame.image, face)
+
+        faces = follow_faces(driving, tracker, self.frames, take, _bar("follow the face"))
         with progress_bar(total=len(faces), desc="fit") as bar:
             fitted = fit_film(
-                faces, model_for(model, tracker.provider), film=not driving.clip.is_pictures,
-                one_person=self.one_person, device=device, progress=lambda done, total: bar.update(done - bar.n),
+                faces, model, provider=tracker.provider, film=not driving.clip.is_pictures,
+                one_person=self.one_person, start=start, method=self.method, device=device,
+                progress=lambda done, total: bar.update(done - bar.n),
             )  # fmt: skip
         folder.add_fit(fitted)
+        if start is not None:
+            folder.add_quick(fitted, start.quick_records())
         folder.add_quality(fitted)
         write_curves(folder.root / CURVES, fitted)
         if self.overlay:
             self._draw(driving, fitted, model, folder.root / OVERLAY)
         folder.add_summary({
             "film": self.film.name, "head_model": fitted.model.to_dict(), "size": self.size, "smooth": tracker.smooth,
-            "one_person": self.one_person, **counts_of(fitted),
+            "one_person": self.one_person, "start": None if start is None else "recon3d", "method": self.method,
+            **counts_of(fitted),
         })  # fmt: skip
         return fitted
 

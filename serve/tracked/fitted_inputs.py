@@ -19,7 +19,7 @@ from triportrait.serve.faces.tracker import FaceTracker
 from triportrait.serve.picture_inputs import PictureStream
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.source_and_driving import DrivingFrames, Progress, SourcePicture
-from triportrait.serve.tracked.film_fit import fit_film, fit_picture, model_for
+from triportrait.serve.tracked.film_fit import fit_film, fit_picture
 from triportrait.serve.tracked.following_pass import check_can_follow, follow_faces
 from triportrait.serve.tracking_files import TrackedFolder
 
@@ -102,8 +102,9 @@ def fit_driving(
         logger.info("%s: its parameter files are taken as they are", driving.name)
         return
     faces = follow_faces(driving, tracker, frames, progress=progress)
-    seen_by = model_for(model(), tracker.provider)
-    fitted = fit_film(faces, seen_by, film=not driving.clip.is_pictures, device=network.device)
+    fitted = fit_film(
+        faces, model(), provider=tracker.provider, film=not driving.clip.is_pictures, device=network.device
+    )
     driving.fitted = fitted
     logger.info(
         "%s: %s fitted to %d frames, its landmarks are %.1f px of 512 off in the worst",
@@ -128,5 +129,5 @@ def fitted_source(
         logger.info("%s: no landmarks that could be fitted; its shape is that of a mean face", name)
         return aligned
     provider = None if picture.faces is None else finder()
-    parameters = fit_picture(picture.face, aligned.placed, model_for(model(), provider))
+    parameters = fit_picture(picture.face, aligned.placed, model(), provider)
     return replace(aligned, tracking=replace(aligned.tracking, parameters=parameters))

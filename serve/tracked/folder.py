@@ -3,6 +3,7 @@
 OUT/align_images/00001.png        the aligned picture; numbers are the film's, frames without the face have no files
 OUT/3dldmks_align/00001.npy       float32 [68, 2], pixels of the aligned 512² picture, y down
 OUT/flame_optim_params/00001.npy  float32 [437]
+OUT/bfm2flame_params_simplified/  the quick estimate in the same layout, where a reconstructor gave the start
 OUT/segs/00001.png                uint8, 255 where the person is, where the network that tells is at hand
 OUT/head_model.json               whose parameters these are
 OUT/quality.csv                   a row for each frame of the film
@@ -14,24 +15,32 @@ from __future__ import annotations
 import csv
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from triportrait.core.atomic import put_folder
 from triportrait.core.errors import InputError
+from triportrait.core.faces.model_files import UNLOCKABLE
 from triportrait.serve.media.output_file import check_output, writing
 from triportrait.serve.tracked.fitted_frames import FittedFrames
 from triportrait.serve.tracking_files import HEAD_MODEL, LANDMARKS, PARAMETERS, PICTURES
 
+try:
+    import fcntl
+except ImportError:  # a system without such locks
+    fcntl = None  # type: ignore[assignment]
+
 SEGMENTS, QUALITY, SUMMARY = "segs", "quality.csv", "track.json"
 OVERLAY, CURVES = "overlay.mp4", "curves.png"
-PARTS = frozenset({PICTURES, LANDMARKS[0], PARAMETERS[0], SEGMENTS, HEAD_MODEL, QUALITY, SUMMARY, OVERLAY, CURVES})
+PARTS = frozenset({PICTURES, LANDMARKS[0], *PARAMETERS, SEGMENTS, HEAD_MODEL, QUALITY, SUMMARY, OVERLAY, CURVES})
 POOR_FIT_PX = 20.0  # of the 512² aligned picture: a mesh that is this far off sits beside the face
 BYTES_PER_PIXEL, BYTES_PER_FRAME = 1.5, 16_384  # of a PNG of a photograph; and what lies beside it
 COMPRESS_LEVEL = 3  # of PNGs; the last percents would take most of the time
@@ -83,18 +92,61 @@ def check_room(out: Path, frames: int | None, size_px: int) -> None:
 
 
 @contextmanager
-def written_folder(out: Path) -> Iterator[TrackFolder]:
-    """Give a folder beside `out` that becomes `out` when the block ends well, and vanishes when it does not."""
+def written_folder(out: Path, overwrite: bool, sources: Sequence[Path] = ()) -> Iterator[TrackFolder]:
+    """Give a folder beside `out` that becomes `out` when the block ends well, and vanishes when it does not.
+
+    What a killed run left beside `out` is removed. What appeared at `out` meanwhile is kept.
+
+    Args:
+        overwrite, sources: as of `check_folder`, which is asked again before the folder gets its name.
+
+    Raises:
+        InputError: another run writes `out`, `check_folder` refuses it at the end, or the disk does.
+    """
     target = Path(os.path.realpath(out))
-    part, old = (target.with_name(f".{target.name}.{kind}") for kind in ("part", "old"))
-    with writing(out):
+    with writing(out), _alone(out, target.with_name(f".{target.name}.lock")) as locked:
+        token = "part" if locked else f"{secrets.token_hex(6)}.part"
+        part, old = (target.with_name(f".{target.name}.{kind}") for kind in (token, f"{token}.old"))
         shutil.rmtree(part, ignore_errors=True)  # what a killed run left
         part.mkdir()
         try:
             yield TrackFolder(part)
+            check_folder(out, overwrite, sources)
             put_folder(part, target, old)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def _alone(out: Path, lock: Path) -> Iterator[bool]:
+    """Keep other runs out while the block runs; gives whether the file system can, which some of a network cannot.
+
+    Raises: `InputError` where another run is at work.
+    """
+    if fcntl is None:
+        yield False
+        return
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(handle)
+            if error.errno not in UNLOCKABLE:
+                raise InputError(
+                    f"{out}: another run writes it; wait for that one, or choose another folder"
+                ) from error
+            lock.unlink(missing_ok=True)
+            yield False
+            return
+        if os.path.lexists(lock) and os.path.samestat(os.fstat(handle), lock.lstat()):
+            break
+        os.close(handle)  # the run that ended just now took the file away
+    try:
+        yield True
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)
 
 
 class TrackFolder:
@@ -122,6 +174,12 @@ class TrackFolder:
             np.save(self._file(LANDMARKS[0], number, "npy"), fitted.faces.landmarks[row])
             np.save(self._file(PARAMETERS[0], number, "npy"), fitted.records[row].numpy())
         _write_json(self.root / HEAD_MODEL, fitted.model.to_dict())
+
+    def add_quick(self, fitted: FittedFrames, records: Tensor) -> None:
+        """Write the quick estimate of all frames, [N, 437], beside the parameters."""
+        (self.root / PARAMETERS[1]).mkdir()
+        for number, record in zip(fitted.faces.numbers, records.numpy(), strict=True):
+            np.save(self._file(PARAMETERS[1], number, "npy"), record)
 
     def add_quality(self, fitted: FittedFrames) -> None:
         """Write a row for each frame that was read: whether the face was found, how well the model fits, or why not."""

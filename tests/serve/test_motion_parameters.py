@@ -113,12 +113,11 @@ def test_parameters_of_another_head_model_are_refused(portrait):
             engine.prepare(tracked(0, model=model))
 
 
-def test_weights_that_name_no_head_model_take_the_published_one(portrait):
+def test_weights_that_say_nothing_of_a_head_model_take_the_published_one_alone(portrait):
     engine = Reenactor(portrait, flame_parameters(None))
-    engine.prepare(tracked(0))
-    other = load_head_model().identity
+    engine.prepare(tracked(0, model=PUBLISHED_MODEL))
     with pytest.raises(InputError, match=r"expected parameters of FLAME 2020 .* got those of open head"):
-        engine.prepare(tracked(0, model=other))
+        engine.prepare(tracked(0, model=ModelIdentity("open head", "0" * 16)))
 
 
 def test_numbers_that_no_tracker_gives_are_refused(portrait):

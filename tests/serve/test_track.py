@@ -139,6 +139,43 @@ class TestRefusals:
         assert len(rows_of(out)) == 2
         assert {path.name for path in tmp_path.iterdir()} == {"head", "out"}, "nothing is left beside it"
 
+    def test_what_appears_while_it_runs_is_kept(self, track, pictures, tmp_path, monkeypatch):
+        out, options = tmp_path / "out", ("--params", pictures, "--no-overlay", "--size", 64)
+        summary = folder_module.TrackFolder.add_summary
+
+        def meanwhile(folder, values):
+            out.mkdir()
+            (out / "notes.txt").write_text("mine")
+            summary(folder, values)
+
+        monkeypatch.setattr(folder_module.TrackFolder, "add_summary", meanwhile)
+        for more in ((), ("--overwrite",)):
+            code, said = track(pictures, out, *options, *more)
+            assert code == 2
+            assert "it holds notes.txt" in said
+            assert (out / "notes.txt").read_text() == "mine"
+            assert {path.name for path in tmp_path.iterdir()} == {"head", "out"}
+            (out / "notes.txt").unlink()
+            out.rmdir()
+
+    def test_a_second_run_to_the_same_folder_waits_outside(self, track, pictures, tmp_path):
+        out = tmp_path / "out"
+        with folder_module.written_folder(out, False) as first:
+            code, said = track(pictures, out, "--params", pictures, "--size", 64)
+            assert code == 2
+            assert "another run writes it" in said
+            assert first.root.is_dir()
+            first.add_summary({})
+        assert [path.name for path in out.glob("track.json")] == ["track.json"]
+        assert {path.name for path in tmp_path.iterdir()} == {"head", "out"}
+
+    def test_what_a_killed_run_left_is_removed(self, track, pictures, tmp_path):
+        (tmp_path / ".out.part").mkdir()
+        (tmp_path / ".out.part" / "00001.png").write_bytes(b"half")
+        (tmp_path / ".out.lock").touch()
+        assert track(pictures, tmp_path / "out", "--params", pictures, "--no-overlay", "--size", 64)[0] == 0
+        assert {path.name for path in tmp_path.iterdir()} == {"head", "out"}
+
     def test_a_full_disk_leaves_nothing(self, track, pictures, tmp_path, monkeypatch):
         def full(*_):
             raise OSError(28, "No space left on device")

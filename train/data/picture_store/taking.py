@@ -254,8 +254,8 @@ def _judged(
         return MISFIT, "the fit found no numbers"
     try:
         check_picture(numbers)
-    except ValueError as error:
-        return MISFIT, str(error)
+    except ValueError as fault:
+        return MISFIT, str(fault)
     if turn_deg > wanted.most_turned_deg:
         return TURNED, f"{turn_deg:.0f} degrees of {wanted.most_turned_deg:g}"
     if hidden > wanted.most_hidden:
