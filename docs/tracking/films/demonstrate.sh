@@ -18,7 +18,7 @@ say() { echo "\$ $*"; "$@"; }
 job() { echo "\$ triportrait $*"; "$python" -m triportrait "$@"; }
 
 {
-say "$python" -m docs.tracking.films.make .
+[ -e truth.json ] || say "$python" -m docs.tracking.films.make .
 job prepare videos films store --size 128 --motion demo --split 0.3
 say "$python" -m docs.tracking.films.compare truth.json store
 job prepare check store --deep

@@ -23,7 +23,7 @@ from triportrait.core.motion.encoder import MotionEncoder, encoder_fingerprint
 from triportrait.core.motion.motion_crop import motion_crop
 from triportrait.core.tracking.clip_fit import ClipFit, fit_clip
 from triportrait.core.tracking.head_model import HeadModel, load_head_model
-from triportrait.core.tracking.network_landmarks import for_networks
+from triportrait.core.tracking.network_landmarks import for_networks, weights_for_networks
 from triportrait.core.tracking.records import columns_of
 from triportrait.serve.faces.face import FaceProvider
 from triportrait.serve.faces.providers import face_provider
@@ -99,12 +99,16 @@ class Tools:
             named["motion"] = {"width": encoder.motion_width, "fingerprint": encoder_fingerprint(encoder)}
         return named
 
-    def fit(self, run: Run, model: HeadModel) -> ClipFit:
+    def fit(self, run: Run, model: HeadModel, by_networks: bool) -> ClipFit:
         """Fit a head model to all T frames of a run, with one shape.
+
+        Args:
+            by_networks: the face networks found the landmarks, whose jaw is an outline.
 
         Raises: `InputError` where no frame has enough landmarks.
         """
         points, weights = (torch.from_numpy(np.stack(part)) for part in (run.points, run.weights))
+        weights = weights_for_networks(model, weights) if by_networks else weights
         times = torch.tensor(run.times_s, dtype=torch.float64)
         is_film = bool(times.diff().median() <= SLOWEST_FILM_S)
         return fit_clip(model, points, weights, film=is_film, times=times, device=self.device)

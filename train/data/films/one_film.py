@@ -137,7 +137,7 @@ class _Film:
         self.frames = 0
         self.first: np.ndarray | None = None
         self.clip: Clip | None = None
-        self.model = tools.head_model
+        self.model, self.by_networks = tools.head_model, False
 
     def run(self, path: Path) -> Outcome:
         import av
@@ -155,7 +155,7 @@ class _Film:
             if beside is not None:
                 faces = f"landmarks of {beside.root.name}"
             provider = None if known is not None else self.tools.provider
-            self.model = self.tools.model_of(provider)
+            self.model, self.by_networks = self.tools.model_of(provider), provider is not None
             for run in runs_of(self._read(clip), provider, known, self.options):
                 self._take(run)
             self.said += [_below(text, path) for text in clip.warnings]
@@ -199,7 +199,7 @@ class _Film:
         reason = verdict(run, flaws, options)
         if reason is None:
             try:
-                fit = tools.fit(run, self.model)
+                fit = tools.fit(run, self.model, self.by_networks)
                 flaws = flaws_fitted(flaws, fit, options)
                 reason = verdict(run, flaws, options)
             except InputError as error:

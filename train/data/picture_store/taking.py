@@ -24,7 +24,7 @@ from triportrait.core.motion.flame import rotation_matrices
 from triportrait.core.motion.motion_crop import ALIGNED_SIZE, motion_crop
 from triportrait.core.tracking.clip_fit import fit_stills
 from triportrait.core.tracking.head_model import HeadModel, load_head_model
-from triportrait.core.tracking.network_landmarks import for_networks
+from triportrait.core.tracking.network_landmarks import for_networks, weights_for_networks
 from triportrait.core.tracking.records import RECORD_WIDTH, columns_of
 from triportrait.serve.faces.alignment import Alignment, align
 from triportrait.serve.faces.face import Face
@@ -277,6 +277,8 @@ def _fit(model: HeadModel, seen: Sequence[_Seen]) -> tuple[Tensor, Tensor]:
             points, weights = (
                 torch.from_numpy(np.stack([getattr(seen[k], name) for k in rows])) for name in ("points", "weights")
             )
+            if by_networks:
+                weights = weights_for_networks(model, weights)
             fit = fit_stills(for_networks(model) if by_networks else model, points, weights)
             records[rows], errors[rows] = fit.records, fit.error_px
     return records, errors
