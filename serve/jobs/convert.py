@@ -34,16 +34,15 @@ class Convert:
     """Replace weights of the same kind that are there already."""
     ignore: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
     """Leave out unknown tensors of this name or pattern, such as 'deformer.renderer.*'; may be given again."""
-
-    flame_version: str | None = None
+    flame_version: Annotated[str | None, tyro.conf.arg(metavar="VERSION", help_behavior_hint="")] = None
     """Version of a FLAME file: 2017, 2019, 2020, 2023, 2023-no-jaw or 2023-open; by default what its name tells.
     Parameters of one version are never mixed with those of another."""
-    flame_directions: str | None = None
+    flame_directions: Annotated[str | None, tyro.conf.arg(metavar="N+N", help_behavior_hint="")] = None
     """Directions of shape and expression of a FLAME file that has not 300+100, as 100+50."""
     assets: tuple[Path, ...] = ()
     """What a FLAME file lacks: landmark_embedding*.npy, simplify_baricentric2.npy, FLAME_masks.pkl, l_eyelid.npy and
     r_eyelid.npy, or folders of them."""
-    tables_from: str | None = None
+    tables_from: Annotated[str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="")] = None
     """Head model of the same topology that lends a FLAME file what it lacks, as a converted published checkpoint."""
 
     def run(self) -> None:

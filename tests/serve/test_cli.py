@@ -136,10 +136,10 @@ def test_help_names_things_as_the_sentences_do(capsys):
         said[job] = capsys.readouterr().out
         assert f"usage: triportrait {job}" in said[job]
     assert "SOURCE DRIVING OUT\n" in said["reenact"]
-    assert "[-h] FILE FOLDER" in said["convert"]
+    assert "FILE FOLDER\n" in said["convert"]
     everything = "".join(said.values())
     assert set(re.findall(r"--no-[a-z-]+", everything)) == {
-        "--no-geometry", "--no-neck", "--no-smooth", "--no-watermark",
+        "--no-geometry", "--no-neck", "--no-overlay", "--no-segment", "--no-smooth", "--no-watermark",
     }  # fmt: skip
     assert "None" not in everything
     assert "driver" not in everything

@@ -75,7 +75,7 @@ def test_the_help_and_the_parser_know_the_same_options(name, capsys):
     job = getattr(importlib.import_module(module), entry)
     for kind in get_args(job) or (job,):
         assert callable(kind.run)
-        line = [kind.__name__.lower()] if get_args(job) else []
+        line = [re.sub("(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower()] if get_args(job) else []
         with pytest.raises(SystemExit) as stop:
             parse(name, job, [*line, "--help"])
         assert stop.value.code == 0

@@ -18,6 +18,7 @@ from triportrait import cli
 from triportrait.core.checkpoint import load_portrait
 from triportrait.core.errors import InputError
 from triportrait.core.geometry import density
+from triportrait.core.motion.pdfgc import PDFGC
 from triportrait.train.evaluation import methods, seen_surfaces
 from triportrait.train.evaluation.geometry_measure import TRUTH_MEASURES, VIEW_MEASURES
 from triportrait.train.evaluation.geometry_scene import MEAN_HEAD, STANDING, TRUTH, GeometrySpec
@@ -310,6 +311,8 @@ def test_what_is_asked_for_wins_over_the_card(weights):
 
 
 def test_an_encoder_of_photographs_is_refused(weights, monkeypatch):
-    monkeypatch.setattr("triportrait.train.runs.weights.load_pair", lambda folder: (load_portrait(folder), object()))
+    with torch.device("meta"):
+        encoder = PDFGC()
+    monkeypatch.setattr("triportrait.train.runs.weights.load_pair", lambda folder: (load_portrait(folder), encoder))
     with pytest.raises(InputError, match="a motion encoder for photographs, which knows no procedural heads"):
         open_trained(str(weights))
