@@ -8,8 +8,6 @@ Multi-view sets and clips of procedural heads tell their nine numbers, clips of 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,27 +23,17 @@ from triportrait.core.motion.declared_encoder import MOST_VALUES, MOST_WEIGHTS
 from triportrait.core.motion.parameter_encoder import FLAME_WIDTHS
 from triportrait.core.motion.small_encoder import GROUPS, HEAD_COLUMNS, SmallMotionEncoder
 from triportrait.core.safe_text import LONGEST_NAME, shown
-from triportrait.core.tracking.head_model import OPEN_HEAD_MODEL, HeadModel, check_same_model
-from triportrait.core.weights import OPEN_HEAD
 from triportrait.train.config import StageName, TrainConfig
 from triportrait.train.data.clip_pictures import ClipPictures
-from triportrait.train.data.clip_store.filming import HEADS
-from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, resolve_decoder
-from triportrait.train.data.clip_store.store import ClipStore, is_clip_store
-from triportrait.train.data.clip_store.tracks import FlameTracks, HeadTracks, Tracks
-from triportrait.train.data.motion_targets import HEAD_TARGETS, MotionTargets, head_model_of, targets_of
-from triportrait.train.data.multiview import MultiviewSet
+from triportrait.train.data.motion_targets import HEAD_TARGETS, MotionTargets, targets_of
 from triportrait.train.data.pictures import Pictures, PictureSet
 from triportrait.train.data.set_config import SetConfig
-from triportrait.train.data.split import read_split
 from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.ranks import Ranks
+from triportrait.train.named_data import Loading, NamedData
 from triportrait.train.presets import motion_model
 from triportrait.train.run_folder import Inputs
-from triportrait.train.run_one_stage import Loading
 from triportrait.train.runs.export import export
-from triportrait.train.runs.run_config import data_fingerprints
-from triportrait.train.runs.weights import flame_field, flame_model
 from triportrait.train.stages import motion
 from triportrait.train.stages.assemble import motion_clip_stage
 from triportrait.train.stages.motion import Faces, MotionBatch
@@ -116,46 +104,21 @@ class MotionTraining(Inputs):
 
     def checked(self, config: TrainConfig) -> TrainConfig:
         """See `Inputs`."""
-        data = self.data_folder
-        self._clips = ClipStore(data, whole=False) if is_clip_store(data) else None
-        self._index = MultiviewSet(data).index if self._clips is None else self._clips.index
-        self._split = read_split(data)
-        self._trained: list[int] | None = None
-        self._held_out: list[int] = []
-        if self._split is not None:
-            self._trained, self._held_out = self._split.sides()
-        if self._split is None and self.loading.evaluates:
-            raise InputError(
-                f"{data}: expected data that hold somebody out for --evaluate-every, nobody is; hold a tenth out by "
-                f"`triportrait prepare split {data} --share 0.1`"
-            )
-        tracked = self._clips is not None and self._clips.source != HEADS
-        self._model = self._head_model() if tracked else None
+        self._data = data = NamedData(self.data_folder, self.loading)
+        self._model = data.head_model(self._flame_name)
         targets = HEAD_TARGETS
-        if self._clips is not None:
-            targets = targets_of(self._clips, self._trained, self.sizes.targets, self.sizes.motion_width)
+        if data.clips is not None:
+            targets = targets_of(data.clips, data.trained, self.sizes.targets, self.sizes.motion_width)
         elif self.sizes.motion_width not in (None, HEAD_COLUMNS.width):
             raise InputError(
                 f"motion-width: expected {HEAD_COLUMNS.width}, as procedural heads have so many numbers, got "
                 f"{self.sizes.motion_width}; leave it out"
             )
         self.targets: MotionTargets = targets
-        side = self._index["size"] if self._clips is None else self._clips.size
-        stage = config.motion if self._clips is None else dataclasses.replace(config.motion, front_sources=0.0)
+        side = data.index["size"] if data.clips is None else data.clips.size
+        stage = config.motion if data.clips is None else dataclasses.replace(config.motion, front_sources=0.0)
         self.config = dataclasses.replace(config, model=motion_model(side), cast=SetConfig(size=side), motion=stage)
         return self.config
-
-    def _head_model(self) -> HeadModel:
-        """Return the head model that the parameters of the clips are of.
-
-        Raises: `InputError` where it is not named, or is another than theirs.
-        """
-        assert self._clips is not None
-        said = head_model_of(self._clips)
-        named = self._flame_name or (OPEN_HEAD if said.name == OPEN_HEAD_MODEL else None)
-        model = flame_model(named)
-        check_same_model(model.identity, said, str(self.data_folder), named or "--flame")
-        return model
 
     @property
     def name(self) -> str:
@@ -165,49 +128,32 @@ class MotionTraining(Inputs):
 
     def config_entry(self, ranks: Ranks) -> dict[str, Any]:
         """See `Inputs`."""
-        files = self._index["files" if self._clips is None else "clips"]
-        checksum = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
         sizes = {"crop_size": self.sizes.crop_size, "widths": list(self.sizes.widths)}
         columns = self.targets.columns
         encoder = {"name": self.name, "motion_width": columns.width, **sizes, "columns": columns.to_dict()}
-        entry = {"stage": "motion", "data": checksum, "encoder": encoder}
-        if self._clips is not None:
-            entry |= {"source": self._clips.source, "decoder": resolve_decoder(self.loading.decoder, ranks.device)}
-        if self._split is not None:
-            entry["held_out"] = hashlib.sha256(json.dumps(self._split.held_out).encode()).hexdigest()[:12]
-        return {"run": entry}
+        return {"run": {"stage": "motion", **self._data.entry(ranks), "encoder": encoder}}
 
     def fingerprints(self) -> dict[str, Any] | None:
         """See `Inputs`."""
-        if self._clips is None:
-            return data_fingerprints(self.data_folder.resolve().name, self._index["files"])
-        files = {clip["name"]: clip["files"] for clip in self._index["clips"]}
-        return data_fingerprints(self.data_folder.resolve().name, files)
+        return self._data.fingerprints()
 
     def open_data(self, folder: Path, config: TrainConfig, engines: Engines) -> None:
         """See `Inputs`."""
         self.folder, self.engines = folder, engines
-        if engines.ranks.first and self._split is not None:
-            logger.info("%s: %s, never trained on", self.data_folder, self._split.sentence())
+        data, model = self._data, config.model
+        data.tell_split(engines.ranks)
         if engines.ranks.first:
             logger.info("motion: %s", self._sentence())
-        data, model = self.data_folder, config.model
         self.set: PictureSet | ClipPictures
         self._unseen: PictureSet | ClipPictures | None = None
-        if self._clips is None:
-            self.set = PictureSet(data, model, necks=False, chosen=self._trained)
-            if self._held_out:
-                self._unseen = PictureSet(data, model, necks=False, chosen=self._held_out)
+        if data.clips is None:
+            self.set = PictureSet(data.folder, model, necks=False, chosen=data.trained)
+            if data.held_out:
+                self._unseen = PictureSet(data.folder, model, necks=False, chosen=data.held_out)
             return
-        device = engines.ranks.device
-        tracks: Tracks = HeadTracks(model, device)
-        if self._model is not None:
-            tracks = FlameTracks(flame_field(self._model, model).to(device), None)
-        dali = resolve_decoder(self.loading.decoder, device) == "dali"
-        numbers = config.seed, DaliDecoder(device) if dali else AvDecoder(), self.loading.most_skipped
-        self.set = ClipPictures(self._clips, model, tracks, *numbers, chosen=self._trained)
-        if self._held_out:
-            self._unseen = ClipPictures(self._clips, model, tracks, *numbers, chosen=self._held_out)
+        self.set, unseen = data.pictures(model, config.seed, engines.ranks, self._model, None)
+        if data.held_out:
+            self._unseen = unseen
 
     def _sentence(self) -> str:
         columns = self.targets.columns

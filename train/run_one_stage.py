@@ -7,42 +7,37 @@ FLAME's tables. run/data.json says what the data were, file by file.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from triportrait.core.checkpoint import load_motion_encoder, read_card, save_motion_encoder, weights_folder
 from triportrait.core.errors import InputError
-from triportrait.core.tracking.head_model import OPEN_HEAD_MODEL, HeadModel, check_same_model
-from triportrait.core.weights import OPEN_HEAD
 from triportrait.serve.faces.providers import face_provider
 from triportrait.train.ablations import with_motion_width
 from triportrait.train.config import STAGES, StageConfig, StageName, TrainConfig
 from triportrait.train.data.cameras import FILMED, NO_PRESET, SetCameras, camera_preset_of, shown_cameras
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.clip_store.filming import HEADS
-from triportrait.train.data.clip_store.frames import AvDecoder, DaliDecoder, resolve_decoder
-from triportrait.train.data.clip_store.store import ClipStore, is_clip_store
-from triportrait.train.data.clip_store.tracks import FLAME_PARAMETERS, FlameTracks, HeadTracks, Tracks
+from triportrait.train.data.clip_store.store import is_clip_store
+from triportrait.train.data.clip_store.tracks import FLAME_PARAMETERS
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import PictureSet
 from triportrait.train.data.set_config import SetConfig
-from triportrait.train.data.split import read_split
 from triportrait.train.data.stored_motion import parameters_of, stored_motion_width
 from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.evaluation.held_out import Evaluation, reenact_pairs, static_pairs, tracked_pairs
 from triportrait.train.evaluation.probe import probe
 from triportrait.train.evaluation.protocols.face_features import FaceExtractor
+from triportrait.train.named_data import Loading, NamedData
 from triportrait.train.networks import InitFrom, check_required_files, reenact_models, static_models
 from triportrait.train.run_folder import Inputs
 from triportrait.train.runs.export import export
-from triportrait.train.runs.run_config import FLAME, MOTION_ENCODER, data_fingerprints
-from triportrait.train.runs.weights import flame_field, flame_model, save_flame, store_model
+from triportrait.train.runs.run_config import FLAME, MOTION_ENCODER
+from triportrait.train.runs.weights import save_flame
 from triportrait.train.stages.assemble import reenact_stage, static_stage
 from triportrait.train.stages.preview_grids import reenacted, static_view
 from triportrait.train.stages.reenact import ReenactModels
@@ -50,29 +45,6 @@ from triportrait.train.stages.stage import Stage
 from triportrait.train.stages.static import StaticModels
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Loading:
-    """How data comes to the training.
-
-    Attributes:
-        prefetch: steps whose batches are made ahead.
-        decoder: of stored clips: av, dali, or auto.
-        most_skipped: share of the clips that may be left out as damaged.
-        evaluates: held-out people were asked for, so that data without a split are refused.
-    """
-
-    prefetch: int = 2
-    decoder: str = "auto"
-    most_skipped: float = 0.05
-    evaluates: bool = False
-
-    def __post_init__(self) -> None:
-        if self.prefetch < 0:
-            raise InputError(f"prefetch: expected 0 or more, got {self.prefetch}; choose another")
-        if not 0 <= self.most_skipped <= 1:
-            raise InputError(f"most-skipped: expected a share from 0 to 1, got {self.most_skipped}; choose one")
 
 
 class OneStage(Inputs):
@@ -97,34 +69,18 @@ class OneStage(Inputs):
         """See `Inputs`."""
         name, data = self.name, self.data_folder
         check_required_files(name, config, self._init_from)
-        self._clips = ClipStore(data, whole=False) if is_clip_store(data) else None
-        if self._clips is None:
-            multiview = MultiviewSet(data)
-            self._index = multiview.index | {"cameras": multiview.cameras}
-        else:
-            self._index = self._clips.index
-            if name == "stage1":
-                raise InputError(
-                    f"{data}: expected a multi-view set for stage 1, this is a clip store; make a set by `triportrait "
-                    "prepare heads`"
-                )
-        self._split = read_split(data)
-        self._trained: list[int] | None = None
-        self._held_out: list[int] = []
-        if self._split is not None:
-            self._trained, self._held_out = self._split.sides()
-        if self._split is None and self.loading.evaluates:
+        if name == "stage1" and is_clip_store(data):
             raise InputError(
-                f"{data}: expected data that hold somebody out for --evaluate-every, nobody is; hold a tenth out by "
-                f"`triportrait prepare split {data} --share 0.1`"
+                f"{data}: expected a multi-view set for stage 1, this is a clip store; make a set by `triportrait "
+                "prepare heads`"
             )
-        tracked = self._clips is not None and self._clips.source != HEADS
-        self._flame = self._head_model() if tracked else None
-        if tracked and config.stage2.motion == "parameters":
+        self._data, given = NamedData(data, self.loading), self._init_from
+        self._flame = self._data.head_model(given.flame, given.static or given.init)
+        if self._data.is_tracked and config.stage2.motion == "parameters":
             config = with_motion_width(config, FLAME_PARAMETERS)
-        cast = _cast(self._index, config)
+        cast = _cast(self._data.index, config)
         self._check_fits(cast, config)
-        if self._clips is not None:  # a clip has one view of each moment
+        if self._data.clips is not None:  # a clip has one view of each moment
             config = dataclasses.replace(config, stage2=dataclasses.replace(config.stage2, front_sources=0.0))
         idle = {  # a stage that does not run needs no views
             other: dataclasses.replace(getattr(config, other), views=1, front_sources=0.0)
@@ -134,22 +90,11 @@ class OneStage(Inputs):
         self.config = dataclasses.replace(config, cast=cast, **idle)
         return self.config
 
-    def _head_model(self) -> HeadModel:
-        """Return the head model that the parameters of the clips are of.
-
-        Raises: `InputError` where it is not named, or is another than theirs.
-        """
-        given, said = self._init_from, store_model(self.data_folder, self._index)
-        named = given.flame or (OPEN_HEAD if said.name == OPEN_HEAD_MODEL else given.static or given.init)
-        model = flame_model(named)
-        check_same_model(model.identity, said, str(self.data_folder), named or "--flame")
-        return model
-
     def _check_fits(self, cast: SetConfig, config: TrainConfig) -> None:
         """Raises: `InputError` where the pictures are of another size, or seen from other cameras, than is trained."""
         data = self.data_folder
         if cast.size != (side := config.model.image_size):
-            made_by = "prepare heads" if self._clips is None else "prepare clips"
+            made_by = "prepare heads" if self._data.clips is None else "prepare clips"
             raise InputError(
                 f"{data}: expected pictures of {side} px for preset {config.preset}, got {cast.size}; make them again "
                 f"by `triportrait {made_by} --size {side}`, or train on pictures of 128 px by --preset tiny"
@@ -165,54 +110,31 @@ class OneStage(Inputs):
 
     def config_entry(self, ranks: Ranks) -> dict[str, Any]:
         """See `Inputs`."""
-        files = self._index["files" if self._clips is None else "clips"]
-        checksum = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-        entry = {"stage": self.name, "data": checksum, "init_from": self._init_from.names()}
-        if self._clips is not None:
-            entry |= {"source": self._clips.source, "decoder": resolve_decoder(self.loading.decoder, ranks.device)}
-        if self._split is not None:
-            held_out = json.dumps(self._split.held_out)
-            entry["held_out"] = hashlib.sha256(held_out.encode()).hexdigest()[:12]
-        return {"run": entry}
+        return {"run": {"stage": self.name, **self._data.entry(ranks), "init_from": self._init_from.names()}}
 
     def fingerprints(self) -> dict[str, Any] | None:
         """See `Inputs`."""
-        if self._clips is None:
-            files = self._index["files"]
-        else:
-            files = {clip["name"]: clip["files"] for clip in self._index["clips"]}
-        return data_fingerprints(self.data_folder.resolve().name, files)
+        return self._data.fingerprints()
 
     def open_data(self, folder: Path, config: TrainConfig, engines: Engines) -> None:
         """See `Inputs`."""
         self.folder, self.engines = folder, engines
         stage: StageConfig = getattr(config, self.name)
-        model, positions, data = config.model, stage.losses.adversarial > 0, self.data_folder
+        model, positions, data = config.model, stage.losses.adversarial > 0, self._data
         self.set: PictureSet | ClipPictures
-        if self._clips is None:
-            necks = data.with_name(f"{data.name}.necks")
-            self.set = PictureSet(data, model, True, necks, positions=positions, chosen=self._trained)
-            self._tell_split(engines)
-            return
-        device, loading = engines.ranks.device, self.loading
-        tracks: Tracks = HeadTracks(model, device)
-        if self._flame is not None:
+        if data.clips is None:
+            necks = data.folder.with_name(f"{data.folder.name}.necks")
+            self.set = PictureSet(data.folder, model, True, necks, positions=positions, chosen=data.trained)
+        else:
             width = None
-            if config.stage2.motion == "pictures":
+            if self._flame is not None and config.stage2.motion == "pictures":
                 encoder = load_motion_encoder(weights_folder(self._init_from.motion))
-                width = stored_motion_width(self._clips, encoder, engines.ranks.first)
-            tracks = FlameTracks(flame_field(self._flame, model).to(device), width)
-        decode = DaliDecoder(device) if resolve_decoder(loading.decoder, device) == "dali" else AvDecoder()
-        numbers = config.seed, decode, loading.most_skipped
-        self.set = ClipPictures(self._clips, model, tracks, *numbers, positions, self._trained)
-        self._unseen = ClipPictures(self._clips, model, tracks, *numbers, chosen=self._held_out)
-        self._tell_split(engines)
-
-    def _tell_split(self, engines: Engines) -> None:
-        if engines.ranks.first and self._split is not None:
-            logger.info("%s: %s, never trained on", self.data_folder, self._split.sentence())
-        elif engines.ranks.first and self.config.evaluate_every:
-            logger.info("%s: nobody is held out (`prepare split`), so nobody is measured", self.data_folder)
+                width = stored_motion_width(data.clips, encoder, engines.ranks.first)
+            opened = data.pictures(model, config.seed, engines.ranks, self._flame, width, positions)
+            self.set, self._unseen = opened
+        data.tell_split(engines.ranks)
+        if engines.ranks.first and data.split is None and self.config.evaluate_every:
+            logger.info("%s: nobody is held out (`prepare split`), so nobody is measured", data.folder)
 
     def make_networks(self, folder: Path) -> None:
         """See `Inputs`."""
@@ -221,14 +143,14 @@ class OneStage(Inputs):
 
     def _evaluate_by(self, models: StaticModels | ReenactModels) -> Evaluation | None:
         """Return what measures the models on held-out people; None where nobody is held out, or it is switched off."""
-        config, held_out = self.config, self._held_out
+        config, held_out = self.config, self._data.held_out
         if not held_out or not config.evaluate_every:
             return None
         if isinstance(models, StaticModels):
             pairs = static_pairs(MultiviewSet(self.data_folder), held_out, config.model)
             render = partial(static_view, models.portrait)
         else:
-            data = MultiviewSet(self.data_folder) if self._clips is None else self._clips
+            data = MultiviewSet(self.data_folder) if self._data.clips is None else self._data.clips
             tracked = self._flame is not None
             pairs = tracked_pairs(self._unseen) if tracked else reenact_pairs(data, held_out, config.model)
             render = partial(reenacted, models.portrait, models.motion_encoder)
@@ -271,7 +193,7 @@ class OneStage(Inputs):
                 "parameters"
             )
         ranks = self.engines.ranks
-        columns = parameters_of(self._clips) if stage.motion == "parameters" else None
+        columns = parameters_of(self._data.clips) if stage.motion == "parameters" else None
         head_model = None if self._flame is None else self._flame.identity
         models = reenact_models(config, self._init_from, ranks.device, columns, head_model)
         self._evaluation = self._evaluate_by(models)
@@ -284,11 +206,11 @@ class OneStage(Inputs):
         return reenact_stage(config, self.set, models, None if self._flame is not None else probe(config), self.engines)
 
 
-def _cast(index: dict[str, Any], config: TrainConfig) -> SetConfig:
+def _cast(index: Mapping[str, Any], config: TrainConfig) -> SetConfig:
     """Return the procedural heads that data shows; of tracked faces only their size is known."""
     if index.get("source", HEADS) != HEADS:
         return SetConfig(size=config.model.image_size)
     names = {f.name for f in dataclasses.fields(SetConfig)}
     if "source" in index:  # clips, which are filmed
-        index = index | {"cameras": SetCameras(sampled=FILMED)}
+        index = {**index, "cameras": SetCameras(sampled=FILMED)}
     return SetConfig(**{k: v for k, v in index.items() if k in names})

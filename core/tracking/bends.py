@@ -15,6 +15,7 @@ from torch import Tensor
 from triportrait.core.errors import InputError
 
 RATE = 25.0  # frames/s at which `Bends` are stated
+SLOWEST_FILM_S = 1 / 12  # between frames; those of slower films do not follow each other evenly
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ def second_differences(frames: int, times: Tensor | None, like: Tensor) -> tuple
     matrix = like.new_zeros(len(steps), len(row), frames)
     matrix[:, row, row], matrix[:, row, row + 1], matrix[:, row, row + 2] = before, -(before + after), after
     return before[..., None], after[..., None], matrix
+
+
+def moves_evenly(times: Tensor) -> bool:
+    """Tell whether frames at times [T], seconds, follow each other as those of a film does; else they are stills."""
+    return len(times) > 1 and bool(times.diff().median() <= SLOWEST_FILM_S)
 
 
 def check_times(times: Tensor, frames: int) -> None:

@@ -8,6 +8,7 @@ the networks of `triportrait fetch faces` lie up to 25 of 512 pixels beside them
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 from torch import Tensor
 
@@ -26,6 +27,7 @@ JAW = slice(17)  # of the 68 landmarks
 OUTLINE_WEIGHT = 0.1
 
 
+@lru_cache(maxsize=2)  # what a model works out for its landmarks is kept with it, and not once more for every clip
 def for_networks(model: HeadModel) -> HeadModel:
     """Return a head model for landmarks that the face networks found.
 

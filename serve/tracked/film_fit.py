@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from triportrait.core.tracking.bends import moves_evenly
 from triportrait.core.tracking.clip_fit import ClipFit, Method, fit_clip
 from triportrait.core.tracking.head_model import HeadModel
 from triportrait.core.tracking.network_landmarks import OUTLINE_WEIGHT, for_networks, weights_for_networks
@@ -26,7 +27,6 @@ from triportrait.serve.tracked.starts import FilmStart
 from triportrait.serve.tracking_files import HeadParameters
 
 WITNESSES = 100  # frames that tell the shape of a person who is seen in several shots
-SLOWEST_FILM_S = 1 / 12  # between frames; slower ones are fitted as stills
 
 Progress = Callable[[int, int], None]
 
@@ -86,7 +86,7 @@ def fit_film(
     done = 0
     for rows in shots:
         times = faces.times_s[rows]
-        moves = film and len(rows) > 1 and float(np.median(np.diff(times))) <= SLOWEST_FILM_S
+        moves = film and moves_evenly(torch.from_numpy(times))
         at = faces.numbers[rows] - faces.numbers[rows[0]] if moves else np.arange(len(rows))
         fit = _fit(faces, rows, model, at, moves, shape, device, start, method)
         records[rows] = fit.records[at]

@@ -13,6 +13,7 @@ import torch
 from tests.train import little, trained
 from triportrait.core.torch_threads import one_thread
 from triportrait.core.types import Camera
+from triportrait.train import loop
 from triportrait.train.config import TrainConfig
 from triportrait.train.data.clip_store.filming import film_heads
 from triportrait.train.data.contact_sheets import around
@@ -22,6 +23,7 @@ from triportrait.train.data.pictures import PictureSet, open_set
 from triportrait.train.data.scene_sampling import population
 from triportrait.train.evaluation.motion_response import Probe
 from triportrait.train.evaluation.probe import probe
+from triportrait.train.presets import STAGE_PRESETS
 
 SEED = 1
 
@@ -51,6 +53,15 @@ class Studio:
             size,
             antialias,
         )
+
+
+@pytest.fixture(scope="module")
+def little_preset() -> Iterator[None]:
+    """`tiny` is the smallest training in a module that uses this, and every step is logged."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(STAGE_PRESETS, "tiny", little.adversarial)
+        patch.setattr(loop, "LOG_EVERY", 1)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -24,25 +24,17 @@ from triportrait.core.errors import InputError
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.motion.pdfgc import PDFGC
 from triportrait.serve.reenactor import Reenactor
-from triportrait.train import loop
 from triportrait.train.config import OptimizerConfig, ReenactConfig, TrainConfig
 from triportrait.train.data.clip_store.store import PROGRESS
+from triportrait.train.named_data import Loading
 from triportrait.train.networks import InitFrom
-from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.run_folder import Run
-from triportrait.train.run_one_stage import Loading, OneStage
+from triportrait.train.run_one_stage import OneStage
 from triportrait.train.runs.checkpoints import checkpoints_of
 from triportrait.train.runs.stopping import Stopped
 from triportrait.train.stages import reenact as stage2
 
-
-@pytest.fixture(autouse=True, scope="module")
-def little_preset():
-    """`tiny` is the smallest training here, and every step is logged."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(STAGE_PRESETS, "tiny", little.adversarial)
-        patch.setattr(loop, "LOG_EVERY", 1)
-        yield
+pytestmark = pytest.mark.usefixtures("little_preset")
 
 
 @pytest.fixture(scope="module")

@@ -13,27 +13,16 @@ from docs.tracking.films import check
 from docs.tracking.films.compare import compare
 from docs.tracking.films.make import make
 from tests.face_models import needs_face_models
-from tests.train import little, trained
+from tests.train import trained
 from tests.train.runs import lines_of
 from triportrait import cli
-from triportrait.train import loop
 from triportrait.train.data.clip_store.store import ClipStore
-from triportrait.train.presets import STAGE_PRESETS
 
-pytestmark = needs_face_models
+pytestmark = [needs_face_models, pytest.mark.usefixtures("little_preset")]
 FILMS = ["anna/plain", "ben/plain", "cleo/phone", "short", "nobody"]
 SIZE, FRAMES = 128, 10
 DEMO_PX = 128  # side of the pictures of the demo weights: crops that are taken as they are
 SHORT = ["--size", 64, "--frames", 6, "--window", 10]  # a clip of six frames is one here, one of four is not
-
-
-@pytest.fixture(autouse=True, scope="module")
-def little_preset():
-    """`tiny` is the smallest training here, and every step is logged."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(STAGE_PRESETS, "tiny", little.adversarial)
-        patch.setattr(loop, "LOG_EVERY", 1)
-        yield
 
 
 @pytest.fixture(scope="module")

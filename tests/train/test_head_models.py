@@ -8,23 +8,16 @@ from typing import Any
 
 import pytest
 
-from tests.train import little, tracked, trained
+from tests.train import tracked, trained
 from tests.train.runs import refused
 from triportrait import cli
 from triportrait.core.checkpoint import load_portrait
 from triportrait.core.tracking.head_model import load_head_model
 from triportrait.train.networks import InitFrom
-from triportrait.train.presets import STAGE_PRESETS
+
+pytestmark = pytest.mark.usefixtures("little_preset")
 
 OPEN = load_head_model().identity
-
-
-@pytest.fixture(autouse=True, scope="module")
-def little_preset():
-    """`tiny` is the smallest training here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(STAGE_PRESETS, "tiny", little.adversarial)
-        yield
 
 
 def words(material: Path, data: Path, out: Path, *more: Any) -> list[str]:

@@ -27,10 +27,11 @@ from triportrait.train.engines.ranks import Ranks
 from triportrait.train.evaluation import held_out
 from triportrait.train.evaluation.held_out import CROSS, SELF, VIEWS, Evaluation, reenact_pairs, static_pairs
 from triportrait.train.evaluation.metrics.pictures import psnr, ssim
+from triportrait.train.named_data import Loading
 from triportrait.train.networks import InitFrom
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.run_folder import Run
-from triportrait.train.run_one_stage import Loading, OneStage
+from triportrait.train.run_one_stage import OneStage
 from triportrait.train.runs import evaluating
 from triportrait.train.runs.checkpoints import checkpoints_of
 from triportrait.train.runs.draw_curves import write_curves

@@ -27,17 +27,10 @@ from triportrait.train.runs.checkpoints import FOLDER, checkpoints_of
 from triportrait.train.runs.claim import LOCK
 from triportrait.train.stages import static as stage1
 
+pytestmark = pytest.mark.usefixtures("little_preset")
+
 ROOT = Path(__file__).parents[2]
 Usage = namedtuple("Usage", "total used free")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def little_preset():
-    """`tiny` is the smallest training here, and every step is logged."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(STAGE_PRESETS, "tiny", little.adversarial)
-        patch.setattr("triportrait.train.loop.LOG_EVERY", 1)
-        yield
 
 
 @pytest.fixture(scope="module")

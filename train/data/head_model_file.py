@@ -8,7 +8,7 @@ from typing import Any
 
 from triportrait.core.errors import InputError
 from triportrait.core.files import read_json
-from triportrait.core.motion.head_identity import ModelIdentity
+from triportrait.core.motion.head_identity import PUBLISHED_MODEL, ModelIdentity
 from triportrait.core.safe_text import literal, shown
 
 HEAD_MODEL = "head_model.json"
@@ -36,6 +36,14 @@ def identity_in(index: Mapping[str, Any], where: str) -> ModelIdentity | None:
     """
     said = index.get("head_model")
     return None if said is None else ModelIdentity.from_dict(said, where)
+
+
+def stored_head_model(index: Mapping[str, Any], where: str) -> ModelIdentity:
+    """Return whose parameters a store holds; one that says nothing was published with FLAME 2020's.
+
+    Raises: as of `identity_in`.
+    """
+    return identity_in(index, where) or PUBLISHED_MODEL
 
 
 def encoder_in(index: Mapping[str, Any], where: str) -> dict[str, Any] | None:

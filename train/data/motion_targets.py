@@ -13,12 +13,12 @@ from torch import Tensor
 
 from triportrait.core.errors import InputError
 from triportrait.core.motion.encoder import MotionColumns
-from triportrait.core.motion.head_identity import PUBLISHED_MODEL, ModelIdentity
 from triportrait.core.motion.parameter_encoder import FLAME_WIDTHS
 from triportrait.core.motion.small_encoder import HEAD_COLUMNS
 from triportrait.core.safe_text import shown
 from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.data.clip_store.store import ClipStore
+from triportrait.train.data.head_model_file import stored_head_model
 
 MOST_MEASURED = 2000  # clips, evenly spread over the store; their units are those of all
 MOVES = 1e-6  # of a number, at least, if it means anything
@@ -43,15 +43,6 @@ class MotionTargets:
 
 
 HEAD_TARGETS = MotionTargets(HEAD_COLUMNS)  # of procedural heads
-
-
-def head_model_of(store: ClipStore) -> ModelIdentity:
-    """Return whose parameters a store of tracked faces holds; one that says nothing was published with FLAME 2020's.
-
-    Raises: `InputError` where it says something that is no head model.
-    """
-    entry = store.index.get("head_model")
-    return PUBLISHED_MODEL if entry is None else ModelIdentity.from_dict(entry, f"{store.folder}: head_model")
 
 
 def targets_of(
@@ -96,7 +87,9 @@ def targets_of(
     if not bool((units > MOVES).any()):
         raise InputError(f"{store.folder}: expected clips of faces that move, nothing moves in these; name others")
     scale = tuple(float(f"{unit:.{_DIGITS}g}") if unit > MOVES else 1.0 for unit in units.tolist())
-    return MotionTargets(MotionColumns(widths, scale, head_model_of(store)), tuple(places))
+    return MotionTargets(
+        MotionColumns(widths, scale, stored_head_model(store.index, f"{store.folder}: head_model")), tuple(places)
+    )
 
 
 def _fitted(widths: dict[str, int], motion_width: int) -> dict[str, int]:

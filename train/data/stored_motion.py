@@ -12,7 +12,7 @@ from triportrait.core.safe_text import literal, shown
 from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.data.clip_store.records import MOTION_WIDTH
 from triportrait.train.data.clip_store.store import ClipStore
-from triportrait.train.data.motion_targets import head_model_of
+from triportrait.train.data.head_model_file import stored_head_model
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def parameters_of(store: ClipStore | None) -> MotionColumns:
     """
     if store is None or store.source == HEADS:
         return MotionColumns(HEAD_COLUMNS.widths, (1.0,) * HEAD_COLUMNS.width)
-    return flame_parameters(head_model_of(store)).columns
+    return flame_parameters(stored_head_model(store.index, f"{store.folder}: head_model")).columns
 
 
 def stored_motion_width(store: ClipStore, encoder: MotionEncoder, tells: bool = True) -> int | None:

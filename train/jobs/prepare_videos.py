@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ import tyro
 
 from triportrait.core.errors import InputError
 from triportrait.core.files import MOST_INDEX, read_json
-from triportrait.core.weights import OPEN_HEAD
 from triportrait.train.data.clip_store.store import ClipStore
 from triportrait.train.data.films.listing import Who, identities_of, list_films
 from triportrait.train.data.films.many import Place, make_store
@@ -41,40 +41,40 @@ class Videos:
         tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="DIR STORE", help_behavior_hint="")
     ] = ()
     """The folder of films, and the folder to make."""
-    size: int = 512
+    size: int = FilmOptions.size
     """Side of the aligned pictures in px, an even number from 64 on."""
-    frames: int = 50
+    frames: int = FilmOptions.frames
     """Frames of a clip, drawn from the frames of its window that have no flaw."""
     fewest: OptionalInt = None
     """Frames that a clip may have where fewer are without a flaw; by default --frames."""
-    window: int = 200
+    window: int = FilmOptions.window
     """Consecutive frames of a shot, its first ones with a face, that are looked at, at the film's own rate."""
-    seed: int = 0
+    seed: int = FilmOptions.seed
     """Chooses the frames of the clips."""
-    minutes: float = 60.0
+    minutes: float = FilmOptions.minutes
     """How much of each film is read, from its start."""
-    head_model: str = OPEN_HEAD
+    head_model: str = FilmOptions.head_model
     """The head model that is fitted: `open-head`, the package's own, or FLAME's file or folder."""
     motion: OptionalStr = None
     """Weights folder of the motion encoder whose features are stored; by default none are, and training reads them off
     the pictures."""
-    most_enlarged: float = 2.0
+    most_enlarged: float = FilmOptions.most_enlarged
     """How much larger than in its film a face may come out; others are too small."""
-    most_outside: float = 0.25
+    most_outside: float = FilmOptions.most_outside
     """Share of the aligned square that may lie beyond the film's picture; others are cut off."""
-    most_blur: float = 0.6
+    most_blur: float = FilmOptions.most_blur
     """Blur of an aligned picture at 256 px, from 0, sharp, to 1 (Crete et al. 2007)."""
-    most_turned_deg: float = 60.0
+    most_turned_deg: float = FilmOptions.most_turned_deg
     """Angle between where the head looks and where the camera is."""
-    most_hidden: float = 0.2
+    most_hidden: float = FilmOptions.most_hidden
     """Share of the face that the segmentation takes for something else than a person; more is an occluded face."""
-    most_outliers: int = 30
+    most_outliers: int = FilmOptions.most_outliers
     """Landmarks of 70 that may miss the fitted head; more are an occluded face, too."""
-    most_error_px: float = 10.0
+    most_error_px: float = FilmOptions.most_error_px
     """Distance of the landmarks from the fitted head, root mean square, in pixels of 512."""
-    other_face: float = 0.5
+    other_face: float = FilmOptions.other_face
     """Size of another face, over that of the followed one, from which on a shot shows two people."""
-    most_flawed: float = 0.5
+    most_flawed: float = FilmOptions.most_flawed
     """Share of a window's frames that may have a flaw; these frames are left out."""
     who: Who = "folder"
     """Whose a film is: `folder`, films in one folder below DIR are one person's and those right in it are each of
@@ -92,14 +92,8 @@ class Videos:
         """Check everything, then read film by film."""
         source, out = self._named()
         rank, size, local = launched_ranks()
-        options = FilmOptions(
-            size=self.size, frames=self.frames, fewest=self.frames if self.fewest is None else self.fewest,
-            window=self.window, seed=self.seed, minutes=self.minutes, head_model=self.head_model, motion=self.motion,
-            most_enlarged=self.most_enlarged, most_outside=self.most_outside, most_blur=self.most_blur,
-            most_turned_deg=self.most_turned_deg,
-            most_hidden=self.most_hidden, most_outliers=self.most_outliers,
-            most_error_px=self.most_error_px, other_face=self.other_face, most_flawed=self.most_flawed,
-        )  # fmt: skip
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(FilmOptions)}
+        options = FilmOptions(**given | {"fewest": self.frames if self.fewest is None else self.fewest})
         device = _device(self.device, local)
         workers = self._workers(device)
         films = list_films(source)

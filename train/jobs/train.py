@@ -33,11 +33,12 @@ from triportrait.train.jobs.export_replay import Export, Replay
 from triportrait.train.jobs.run_on_ranks import checked_start, disk_error, run_on_ranks
 from triportrait.train.jobs.show_schedule import shown_columns, shown_schedule, shown_views
 from triportrait.train.jobs.train_motion import Motion
+from triportrait.train.named_data import Loading
 from triportrait.train.networks import InitFrom, told_encoder
 from triportrait.train.presets import PRESETS, STAGE_PRESETS
 from triportrait.train.run_all_stages import AllStages
 from triportrait.train.run_folder import Run
-from triportrait.train.run_one_stage import Loading, OneStage
+from triportrait.train.run_one_stage import OneStage
 
 logger = logging.getLogger(__name__)
 

@@ -21,10 +21,10 @@ from triportrait.train.jobs.ablation_options import (
     given_options,
 )
 from triportrait.train.jobs.run_on_ranks import checked_start, run_on_ranks
+from triportrait.train.named_data import Loading
 from triportrait.train.presets import motion_training
 from triportrait.train.run_folder import Run
 from triportrait.train.run_motion import EncoderSizes, MotionTraining
-from triportrait.train.run_one_stage import Loading
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,7 @@ from triportrait.core.motion.neck import NeckField
 from triportrait.core.network_kind import REENACTMENT, check_network
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.tracking.head_model import (
-    PUBLISHED_MODEL,
     HeadModel,
-    ModelIdentity,
     load_head_model,
 )
 from triportrait.core.weights import OPEN_HEAD
@@ -133,18 +131,6 @@ def flame_model(name: str | None) -> HeadModel:
 def flame_field(model: HeadModel, config: ModelConfig) -> NeckField:
     """Return the neck field of a head model for a network of these sizes; parameters have the published widths."""
     return model.neck_field(config.neck, config.render.box_side)
-
-
-def store_model(store: Path, index: Mapping[str, Any]) -> ModelIdentity:
-    """Return the head model that the parameters of a clip store are of; a store that says nothing has FLAME 2020's.
-
-    Args:
-        index: of the clip store, whose entry `head_model` counts.
-
-    Raises: `InputError` where the entry is damaged.
-    """
-    said = index.get("head_model")
-    return PUBLISHED_MODEL if said is None else ModelIdentity.from_dict(said, f"{store / 'index.json'}: head_model")
 
 
 def _tables_of(model: HeadModel) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import errno
 import json
 import re
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,16 @@ from triportrait.core.checksum import sha256
 from triportrait.core.errors import InputError
 from triportrait.core.files import read_json
 from triportrait.core.motion.head_identity import ModelIdentity
-from triportrait.core.optional_packages import install, reason
 from triportrait.train.data.clip_store.frames import decode
-from triportrait.train.data.clip_store.records import BLOBS, COLUMNS, MOTION_WIDTH, NUMBERS, STILL_BLOBS, STILL_NUMBERS
+from triportrait.train.data.clip_store.records import (
+    BLOBS,
+    COLUMNS,
+    MOTION_WIDTH,
+    NUMBERS,
+    STILL_BLOBS,
+    STILL_NUMBERS,
+    lmdb_library,
+)
 from triportrait.train.data.clip_store.store import INDEX, ClipStore, is_clip_store
 from triportrait.train.data.head_model_file import HEAD_MODEL, encoder_in, identity_in
 from triportrait.train.data.motion_encoder_file import MOTION_ENCODER
@@ -105,7 +113,7 @@ def _varint(value: int) -> bytes:
     return bytes([*data, value])
 
 
-class _Source:
+class _Source(ABC):
     """What is exported.
 
     Attributes:
@@ -119,17 +127,17 @@ class _Source:
     head_model: ModelIdentity | None
     encoder: dict[str, Any] | None
 
+    @abstractmethod
     def record(self, number: int) -> bytes:
         """Return a record. Raises: `InputError` where what it is made of is damaged or missing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self, number: int) -> None:
         """Check that a record can be made, without pictures. Raises: `InputError` as `record` does."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bound(self) -> int:
         """Return an upper bound of the bytes of all records."""
-        raise NotImplementedError
 
 
 class _Clips(_Source):
@@ -279,10 +287,7 @@ def _said(folder: Path) -> Any:
 
 def _fill(part: Path, source: _Source, progress: Callable[[int, int], None]) -> int:
     """Write the records that are missing, and the number of all; returns how many were there."""
-    try:
-        import lmdb
-    except Exception as error:
-        raise InputError(f"lmdb: it {reason(error, 'lmdb')}; {install('train')}") from error
+    lmdb = lmdb_library()
     size = source.bound()
     there = (part / "data.mdb").stat().st_size if (part / "data.mdb").exists() else 0
     free = shutil.disk_usage(part).free

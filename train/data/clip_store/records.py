@@ -116,15 +116,21 @@ def parse(message: bytes) -> Record:
     return Record(images, masks, labels, mots[:, :MOTION_WIDTH])
 
 
+def lmdb_library() -> Any:
+    """Import the library that reads and writes an LMDB. Raises: `InputError` where it is missing or does not load."""
+    try:
+        import lmdb
+    except Exception as error:  # a library may end its import with whatever it likes
+        raise InputError(f"lmdb: it {reason(error, 'lmdb')}; {install('train')}") from error
+    return lmdb
+
+
 def open_lmdb(path: Path) -> tuple[int, Iterator[tuple[int, Callable[[], bytes]]]]:
     """Open an LMDB: the count of its records, and their numbers in order, each with a function that reads its bytes.
 
     Raises: `InputError` where the package is missing, for what is no such LMDB, and, while it is read, a damaged one.
     """
-    try:
-        import lmdb
-    except Exception as error:
-        raise InputError(f"lmdb: it {reason(error, 'lmdb')}; {install('train')}") from error
+    lmdb = lmdb_library()
     if not path.exists():
         raise InputError(f"{path}: expected an LMDB, there is nothing; name its folder or its file")
     if path.is_dir() and not (path / "data.mdb").exists():

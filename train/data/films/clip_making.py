@@ -21,6 +21,7 @@ from triportrait.core.faces.models import load_model, why_unusable
 from triportrait.core.faces.segmentation import PersonSegmentation
 from triportrait.core.motion.encoder import MotionEncoder, encoder_fingerprint
 from triportrait.core.motion.motion_crop import motion_crop
+from triportrait.core.tracking.bends import moves_evenly
 from triportrait.core.tracking.clip_fit import ClipFit, fit_clip
 from triportrait.core.tracking.head_model import HeadModel, load_head_model
 from triportrait.core.tracking.network_landmarks import for_networks, weights_for_networks
@@ -32,7 +33,6 @@ from triportrait.train.data.films.options import FilmOptions
 from triportrait.train.data.films.runs import Run
 from triportrait.train.data.picture_encoder import load_picture_encoder
 
-SLOWEST_FILM_S = 1 / 12  # between frames; those of slower films do not follow each other evenly
 AT_A_TIME = 8  # pictures that a network sees together
 PERSON = 0.5  # from this on a pixel is the person's
 
@@ -110,8 +110,7 @@ class Tools:
         points, weights = (torch.from_numpy(np.stack(part)) for part in (run.points, run.weights))
         weights = weights_for_networks(model, weights) if by_networks else weights
         times = torch.tensor(run.times_s, dtype=torch.float64)
-        is_film = bool(times.diff().median() <= SLOWEST_FILM_S)
-        return fit_clip(model, points, weights, film=is_film, times=times, device=self.device)
+        return fit_clip(model, points, weights, film=moves_evenly(times), times=times, device=self.device)
 
     def table(self, run: Run, fit: ClipFit, rows: np.ndarray, masks: np.ndarray) -> dict[str, np.ndarray]:
         """Make the table of a clip of these N frames of a run, with masks bool [N, S, S]; `frame` holds their numbers
