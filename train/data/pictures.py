@@ -24,6 +24,7 @@ from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.files import check_tensor_file
 from triportrait.core.types import Camera, NeckGrid
+from triportrait.train.data.generated.truth import GeneratedTruth, join_truths
 from triportrait.train.data.heads.mesh import head_neck_grid
 from triportrait.train.data.heads.population import Expression, Identity, Light
 from triportrait.train.data.heads.render import HeadRenderer
@@ -52,6 +53,7 @@ class Pictures:
         positions: [B, 3, S, S] in [-1, 1], where a visible point lies on the mean head at rest, where available.
         points: [B, 68, 3] the landmarks in the world, where available.
         features: [B, M] the motion that an encoder read off the pictures before, where available.
+        truth: the volume behind generated pictures, where available.
         origin: the file of each of the B, so that a bad one can be found; empty for pictures taken now.
     """
 
@@ -66,6 +68,7 @@ class Pictures:
     positions: Tensor | None = None
     points: Tensor | None = None
     features: Tensor | None = None
+    truth: GeneratedTruth | None = None
     origin: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> Pictures:
@@ -278,6 +281,7 @@ def join(parts: list[Pictures]) -> Pictures:
     """Concatenate pictures."""
     necks = [p.neck for p in parts if p.neck is not None]
     positions = [p.positions for p in parts if p.positions is not None]
+    truths = [p.truth for p in parts if p.truth is not None]
     return Pictures(
         **{
             name: torch.cat([getattr(p, name) for p in parts])
@@ -288,6 +292,7 @@ def join(parts: list[Pictures]) -> Pictures:
         ),
         neck=join_necks(necks) if len(necks) == len(parts) else None,
         positions=torch.cat(positions) if len(positions) == len(parts) else None,
+        truth=join_truths(truths) if len(truths) == len(parts) else None,
         origin=tuple(name for p in parts for name in p.origin),
     )
 
