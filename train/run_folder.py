@@ -8,12 +8,14 @@ run/checkpoints    of each stage, while it runs and of its end      run/.lock   
 from __future__ import annotations
 
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from triportrait.core.native_bf16 import multiplies_bf16
 from triportrait.train.config import StageName, TrainConfig
 from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.ranks import Ranks
@@ -25,6 +27,8 @@ from triportrait.train.runs.diverged import BEGIN, DIVERGED
 from triportrait.train.runs.run_config import check_config, check_folder
 from triportrait.train.runs.stopping import Stopper
 from triportrait.train.stages.stage import Stage
+
+logger = logging.getLogger(__name__)
 
 
 class Inputs(ABC):
@@ -130,6 +134,8 @@ class Run:
         Raises: see `run_stage`.
         """
         config, ranks, stages = self.config, self.engines.ranks, self.inputs.stages
+        if ranks.first and config.precision == "bf16" and not multiplies_bf16(ranks.device):
+            logger.info("precision: fp32, as bf16 is only emulated on this %s", ranks.device.type.upper())
         for name in stages[: stages.index(until or stages[-1]) + 1]:
             stage = self.inputs.stage(name)
             try:

@@ -28,6 +28,7 @@ from triportrait.train.networks import InitFrom
 from triportrait.train.run_folder import Run
 from triportrait.train.run_one_stage import OneStage
 from triportrait.train.runs.stopping import Stopped, Stopper
+from triportrait.train.stages import common
 from triportrait.train.stages.stage import MicroBatch, Stage
 
 
@@ -63,6 +64,7 @@ def spoiled(on: bool) -> Iterator[None]:
 
 def main(work: Path, cases: list[str]) -> None:
     loop.LOG_EVERY = 1
+    common.multiplies_bf16 = lambda device: True  # a CPU without it may emulate it here
     init_from = InitFrom(static=str(work / "static"), motion=str(work / "trained"))
     with one_thread(), process_group(always=not cases[0].endswith("plain:0")) as ranks:
         for case in cases:

@@ -188,7 +188,8 @@ class _Single:
     recompute: bool = False
     """Use activation checkpointing in the transformer's blocks and the renderer: less memory, more work."""
     precision: Annotated[Literal["fp32", "bf16"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
-    """Precision of all but volume rendering and the sums of the losses (on a GPU the discriminator has its own)."""
+    """Precision of all but volume rendering and the sums of the losses (on a GPU the discriminator has its own); bf16
+    is fp32 on a CPU or GPU that only emulates it."""
     not_finite: Annotated[Literal["end", "zero"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
     """Whether a loss or a gradient that is not finite ends the run, or counts as 0 as published; the preset's by
     default."""

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from triportrait.core.native_bf16 import multiplies_bf16
 from triportrait.core.unit_scale import Linear, unit_moment
 from triportrait.kernels.bias_act import GAIN, LEAK, bias_leaky_relu
 from triportrait.kernels.fir import downsample_fir, smooth_fir
@@ -156,8 +157,7 @@ class Discriminator(nn.Module):
 
     def _runs_half(self, device: torch.device) -> bool:
         """Tell whether blocks run in bfloat16 on a device; an older GPU only emulates it."""
-        native = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
-        return device.type in self.config.half_on and native
+        return device.type in self.config.half_on and (device.type != "cuda" or multiplies_bf16(device))
 
 
 def _resized(x: Tensor, size: int) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from triportrait.core.native_bf16 import multiplies_bf16
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.types import Head, NeckGrid, Rendering
 from triportrait.train.config import LossConfig, Precision, StageConfig
@@ -90,8 +91,12 @@ def identity_and_adversarial_terms(
 
 
 def autocast(precision: Precision, like: Tensor) -> torch.autocast:
-    """Return the context in which networks run in a precision, on the device of `like`."""
-    return torch.autocast(like.device.type, torch.bfloat16, enabled=precision == "bf16")
+    """Return the context in which networks run in a precision, on the device of `like`.
+
+    bf16 is float32 where the device only emulates it, see `multiplies_bf16`.
+    """
+    enabled = precision == "bf16" and multiplies_bf16(like.device)
+    return torch.autocast(like.device.type, torch.bfloat16, enabled=enabled)
 
 
 def repeated(head: Head, views: int, neck: NeckGrid | None) -> Head:
