@@ -143,7 +143,7 @@ class PictureWriter(ShardWriter):
             "kind": KIND, "version": 1, **self.settings, "size": size, "pictures": total, "dropped": counts, **more,
             "shards": entries,
         }  # fmt: skip
-        self.write_index(shards, index)
+        self.write_index(index)
 
 
 def encoded_picture(image: np.ndarray, kind: str) -> bytes:

@@ -132,7 +132,7 @@ class ShardWriter:
         entry: dict[str, Any] = read_json(self._done_path(shard), MOST_INDEX)
         return entry
 
-    def write_index(self, shards: int, index: Mapping[str, Any]) -> None:
+    def write_index(self, index: Mapping[str, Any]) -> None:
         """Write the index, and remove what was noted meanwhile; several processes may do it, as they write the same.
 
         Raises: `InputError` where the disk refuses.
@@ -140,14 +140,21 @@ class ShardWriter:
         try:
             with replacing(self.folder / INDEX) as part:
                 part.write_text(json.dumps(index, indent=1) + "\n")
-            for number in range(shards):
-                self._done_path(number).unlink(missing_ok=True)
-            (self.folder / BEGUN).unlink(missing_ok=True)
+            remove_notes(self.folder)
         except OSError as error:
             raise disk_error(self.folder, error) from error
 
     def _done_path(self, shard: int) -> Path:
         return self.folder / f".{shard_name(shard)}.json"
+
+
+def remove_notes(folder: Path) -> None:
+    """Remove what a finished store does not need any more, as a kill may have come before; others may do it, too.
+
+    Raises: `OSError` where the disk refuses.
+    """
+    for path in (*folder.glob(".shard_*.json"), folder / BEGUN):
+        path.unlink(missing_ok=True)
 
 
 def spread(shards: int, rank: int, ranks: int) -> Sequence[int]:
