@@ -22,12 +22,12 @@ from triportrait.core.render.face_maps import FaceMaps
 from triportrait.train.data.check import check_data
 from triportrait.train.data.generated.draws import DYNAMIC, GeneratedConfig, HeadTables, draw_heads
 from triportrait.train.data.generated.generate import HeadMaker
-from triportrait.train.data.generated.store import preparing
 from triportrait.train.data.generated.store.layout import is_head_store
 from triportrait.train.data.generated.store.making import Making
-from triportrait.train.data.generated.store.preparing import bytes_of_a_head, prepare_generated
+from triportrait.train.data.generated.store.preparing import PreparedHeads, bytes_of_a_head, prepare_generated
 from triportrait.train.data.generated.store.reading import HeadStore
 from triportrait.train.data.generated.stored import StoredHeads
+from triportrait.train.data.shards.writing import ShardWriter
 from triportrait.train.runs.weights import save_flame
 
 COUNT, PER_SHARD = 7, 3
@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[3]
 
 def command(weights: Path, tables: Path, out: Path, *more: str) -> list[str]:
     named = ["--weights", str(weights), "--parameters", str(tables), "--count", str(COUNT), "--seed", "4"]
-    return ["prepare", "genhead", str(out), *named, "--per-shard", str(PER_SHARD), "--dynamic", "--features",
+    return ["prepare", "genhead", str(out), *named, "--per-shard", str(PER_SHARD), "--dynamic", "--features", "--cameras", "published",
             "--workers", "1", *more]  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def test_processes_make_the_store_that_one_makes_after_a_kill(store, weights, ta
     with pytest.raises(InputError, match="it is not finished, run its command again"):
         check_data(out)
     first = (out / "shard_000000.tar").stat().st_mtime_ns
-    assert cli.main(command(weights, tables, out)[:-1] + ["2"]) == 0
+    assert cli.main([*command(weights, tables, out)[:-1], "2"]) == 0
     assert contents(out) == contents(store)
     assert (out / "shard_000000.tar").stat().st_mtime_ns == first, "what was done stays"
 
@@ -265,22 +265,23 @@ def test_a_store_of_two_views_has_no_motion(weights, tables, tmp_path):
 
 
 def test_a_late_rank_finds_the_store_finished(store, weights, tables, tmp_path, monkeypatch):
+    """Both ranks see that all is done; the other one finishes before this one reads what was noted."""
     making = Making(weights, tables, "cpu", 4, CONFIG, True, "png")
-    prepare_generated(tmp_path / "ranks", making, COUNT, PER_SHARD, 1, 1, 2, save_flame)
-    entry, called = preparing.ShardWriter.entry, []
+    out, entry, are_done = tmp_path / "ranks", ShardWriter.entry, ShardWriter.are_done
 
-    def late(self, shard):
-        if not called:
-            called.append(shard)
-            with monkeypatch.context() as other:
-                other.setattr(preparing.ShardWriter, "entry", entry)
-                assert prepare_generated(tmp_path / "ranks", making, COUNT, PER_SHARD, 1, 1, 2, save_flame).finished
-        return entry(self, shard)
+    def rank(number: int) -> PreparedHeads:
+        return prepare_generated(out, making, COUNT, PER_SHARD, 1, number, 2, save_flame)
 
-    are_done = preparing.ShardWriter.are_done
-    monkeypatch.setattr(
-        preparing.ShardWriter, "are_done",
-        lambda self, shards: are_done(self, shards) and (monkeypatch.setattr(preparing.ShardWriter, "entry", late) or True),
-    )  # fmt: skip
-    done = prepare_generated(tmp_path / "ranks", making, COUNT, PER_SHARD, 1, 0, 2, save_flame)
-    assert done.finished and called and contents(tmp_path / "ranks") == contents(store)
+    def late(writer: ShardWriter, shard: int) -> object:
+        monkeypatch.setattr(ShardWriter, "entry", entry)
+        assert rank(1).finished
+        return entry(writer, shard)
+
+    def noticed(writer: ShardWriter, shards: int) -> bool:
+        monkeypatch.setattr(ShardWriter, "are_done", are_done)
+        monkeypatch.setattr(ShardWriter, "entry", late)
+        return True
+
+    rank(1)
+    monkeypatch.setattr(ShardWriter, "are_done", noticed)
+    assert rank(0).finished and contents(out) == contents(store)
