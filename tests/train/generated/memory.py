@@ -1,8 +1,9 @@
 """Resident memory while generated heads stream to a store and from it again.
 
-    python tests/train/generated/memory.py [--heads 2000] [--weights FOLDER --parameters FOLDER] > docs/train/genhead_memory.txt
+    python tests/train/generated/memory.py [--heads 2000] > docs/train/genhead_memory.txt
 
-Without weights a generator of 64 px with weights made by rule draws the heads, so that 2,000 take minutes.
+A generator of 64 px with weights made by rule draws the heads, so that 2,000 take minutes; --weights and --parameters
+name another.
 `test_memory.py` is the short form.
 """
 

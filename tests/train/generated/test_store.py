@@ -38,8 +38,8 @@ ROOT = Path(__file__).parents[3]
 def command(weights: Path, tables: Path, out: Path, *more: str) -> list[str]:
     return [
         "prepare", "genhead", str(out), "--weights", str(weights), "--parameters", str(tables), "--count", str(COUNT),
-        "--seed", "4", "--cameras", "published", "--dynamic", "--features", "--per-shard", str(PER_SHARD), "--workers", "1",
-        *more,
+        "--seed", "4", "--cameras", "published", "--dynamic", "--features", "--per-shard", str(PER_SHARD),
+        "--workers", "1", *more,
     ]  # fmt: skip
 
 
