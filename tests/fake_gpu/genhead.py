@@ -15,7 +15,7 @@ SEEN = 200  # rays that see an eye or look into the mouth: a fake GPU cannot tel
 
 
 def main() -> None:
-    """Draw pictures at both sides of the ray grid, follow a gradient back, make stage 1's heads; write what launched."""
+    """Draw at both sides of the ray grid, follow a gradient back, make stage 1's heads; write what was launched."""
     from tests.fake_gpu.launches import Programs
     from tests.fake_gpu.runs import running
     from triportrait.core.config import NeckConfig, genhead_ffhq512

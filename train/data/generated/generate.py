@@ -91,7 +91,7 @@ class HeadMaker:
     def batch(self, heads: HeadDraws, motion: bool) -> GeneratedBatch:
         """Make source, target and, with `motion`, the picture whose motion is read, of B heads of three views each."""
         source, target, *others = self.pictures(heads, (SOURCE, TARGET, *((MOTION,) if motion else ())))
-        return GeneratedBatch(source, target, others[0] if motion else None, heads.is_static.to(self.device))
+        return GeneratedBatch(source, target, others[0] if motion else None, upload(heads.is_static, self.device))
 
     def _piece(self, heads: HeadDraws, views: Sequence[int]) -> list[Pictures]:
         generator, on_device = self.generator, upload(heads, self.device)
