@@ -43,8 +43,8 @@ class LossConfig:
     adversarial: float = nonnegative(0.0)  # softplus(-D(fake)); 0: there is no discriminator
     identity: float = nonnegative(0.0)  # ArcFace's distance on aligned crops
     density: float = nonnegative(0.0)  # smoothness of the density, in stage 1
-    distill_planes: float = nonnegative(0.0)  # L_T: a frozen teacher's planes at points, in stage 1
-    distill_feature: float = nonnegative(0.0)  # a frozen teacher's feature images, head and background, in stage 1
+    distill_planes: float = nonnegative(0.0)  # L_T: GenHead's planes at points, in stage 1
+    distill_feature: float = nonnegative(0.0)  # GenHead's feature images, head and background, in stage 1
     r1_image: float = nonnegative(1.0)  # gamma of R1 on the picture and the ray grid
     r1_positions: float = nonnegative(10.0)
     r1_mask: float = nonnegative(1.0)
@@ -58,7 +58,7 @@ class ScheduleConfig:
     neural_size_from: int = nonnegative(0)  # px, where it begins; 0: it has the model's side from the start
     adversarial_from: int = nonnegative(0)
     identity_from: int = nonnegative(0)
-    teacher_until: int = nonnegative(10**12)  # depth and the distillation losses count until then
+    distill_until: int = nonnegative(10**12)  # depth and the distillation losses count until then
     renderer_frozen_until: int = nonnegative(0)
     density_every: int = 16
     r1_every: int = 16

@@ -40,7 +40,7 @@ def shown_schedule(name: str, config: StageConfig, full_size: int, motion_lr_fac
             f"{config.batch // config.micro_batches}"
         )
     if name == "stage1":
-        until = f"until {schedule.teacher_until:,}" if schedule.teacher_until < config.images else "always"
+        until = f"until {schedule.distill_until:,}" if schedule.distill_until < config.images else "always"
         from_teacher = {
             "depth": losses.depth, "teacher's planes": losses.distill_planes,
             "teacher's feature images": losses.distill_feature,

@@ -36,6 +36,7 @@ _STAGE = {
     "schedule.grows": "schedule.neural_size_grows",
     "schedule.grows_from": "schedule.neural_size_from",
     "schedule.adversary_from": "schedule.adversarial_from",
+    "schedule.teacher_until": "schedule.distill_until",
 }
 KEYS = {
     "save_each": "save_every",
