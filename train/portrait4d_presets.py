@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from triportrait.train.ablations import PORTRAIT4D
 from triportrait.train.config import DynamicConfig, StageConfig, TrainConfig
 from triportrait.train.presets import paper, tiny_stages
 
 IMAGES = 15_000_000  # that the published network of 4D data has seen
-NAME = "Portrait4D"
 
 
 def tiny_portrait4d() -> TrainConfig:
@@ -32,7 +32,7 @@ def _portrait4d(whole: TrainConfig, **changes: Any) -> TrainConfig:
     """Return stage 1 of a training with motion: `changes` are fields of its stage."""
     numbers = {f.name: getattr(whole.stage1, f.name) for f in dataclasses.fields(StageConfig)}
     stage = DynamicConfig(**(numbers | {"views": 1, "front_sources": 0.0} | changes))
-    return dataclasses.replace(whole, preset=f"{whole.preset}, {NAME}", portrait4d=stage, evaluate_every=0)
+    return dataclasses.replace(whole, preset=f"{whole.preset}, {PORTRAIT4D}", portrait4d=stage, evaluate_every=0)
 
 
 PORTRAIT4D_PRESETS: dict[str, Callable[[], TrainConfig]] = {"tiny": tiny_portrait4d, "paper": paper_portrait4d}

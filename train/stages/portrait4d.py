@@ -46,14 +46,14 @@ class DynamicModels:
 
 
 def reenacted_heads(batch: GeneratedBatch, models: DynamicModels) -> Head:
-    """Return B heads: the sources with the faces of the motion pictures, and as they are where a head is static."""
+    """Return B heads, their necks unturned: sources with the faces of the motion pictures; static ones as they are."""
     assert batch.motion is not None, "4D data have motion pictures"
     with autocast(models.precision, batch.source.image):
         with torch.no_grad():
             v_s, v_d = (motion_of(pictures, models.motion_encoder) for pictures in (batch.source, batch.motion))
         motion_scale = (~batch.is_static).to(v_d.dtype)  # [B]
         source = models.portrait.prepare(batch.source.image, v_s, motion_scale)
-        return models.portrait.reenact(source, Driving(v_d, batch.target.neck, motion_scale))
+        return models.portrait.reenact(source, Driving(v_d, motion_scale=motion_scale))
 
 
 def losses(
