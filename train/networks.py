@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from torch import Tensor
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait, motion_encoder_of_card, weights_folder
 from triportrait.core.config import ModelConfig
 from triportrait.core.errors import InputError
+from triportrait.core.genhead.generator import GenHead
+from triportrait.core.genhead.weights import load_genhead
 from triportrait.core.motion.encoder import MotionColumns, MotionEncoder, encoder_fingerprint
 from triportrait.core.motion.head_identity import PUBLISHED_MODEL, ModelIdentity, check_same_model
 from triportrait.core.motion.neck import NeckField
@@ -63,10 +66,10 @@ class InitFrom:
         identity: converted file of ArcFace's r18, where the identity term counts.
         flame: head model of clips of tracked faces, a weights folder with FLAME's tables or `open-head`; by default
             the open head where the clips are of it, else the static synthesizer's.
-        teacher: in stage 1 the static synthesizer that teaches it, where its planes or feature images count; a fresh
-            network begins with its renderer. In stage 2 the reenactment network that draws pseudo views in the place
-            of `static`, where the config's teacher is dynamic.
+        teacher: in stage 2 the reenactment network that draws pseudo views in the place of `static`, where the
+            config's teacher is dynamic.
         discriminator: a run or a checkpoint of one stage; None: the discriminator is fresh.
+        genhead: a GenHead, with whose renderer a fresh network of stage 1 begins.
     """
 
     weights: str | None = None
@@ -78,6 +81,7 @@ class InitFrom:
     teacher: str | None = None
     discriminator: Path | None = None
     init: str | None = None
+    genhead: str | None = None
 
     def names(self) -> dict[str, str | None]:
         """Return the last part of each name as plain JSON values, as folders lie elsewhere on another machine."""
@@ -92,11 +96,14 @@ class InitFrom:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 
-def check_required_files(stage: StageName, config: TrainConfig, init_from: InitFrom) -> None:
+def check_required_files(
+    stage: StageName, config: TrainConfig, init_from: InitFrom, others: Mapping[str, str] | None = None
+) -> None:
     """Check that every file and folder that a stage asks for is named and is there, before any is read.
 
     Args:
         stage: stage1 or stage2.
+        others: what else is missing -> the options that do without it.
 
     Raises: `InputError` that names all that are missing, where there are two or more; where one is, loading it says so.
     """
@@ -110,15 +117,10 @@ def check_required_files(stage: StageName, config: TrainConfig, init_from: InitF
         missing.append("--identity FILE (ArcFace's r18 as `triportrait convert` writes it)")
         ways.append("--identity-weight 0")
     if stage == "stage1":
-        frozen = stage_config.schedule.renderer_frozen_until > 0 and init_from.weights is None
-        distills = stage_config.losses.distill_planes > 0 or stage_config.losses.distill_feature > 0
-        if init_from.teacher is None and distills:
-            what = "a static synthesizer that teaches, and whose renderer this one takes" if frozen else "that teaches"
-            missing.append(f"--teacher FOLDER (weights of {what if frozen else f'a static synthesizer {what}'})")
-            ways.append("--distill-planes 0 --distill-feature 0")
-        elif init_from.teacher is None and frozen:
-            missing.append("--weights FOLDER (a trained renderer, as it does not move at first)")
-        if init_from.teacher is None and frozen:
+        missing += list(others or {})
+        ways += list((others or {}).values())
+        if stage_config.schedule.renderer_frozen_until and init_from.weights is None and init_from.genhead is None:
+            missing.append("--genhead FOLDER (a GenHead, whose renderer this one begins with, as it does not move)")
             ways.append("--renderer-frozen-until 0")
     elif init_from.static is None and (
         config.stage2.teacher == "static" or (config.stage2.init == "static" and init_from.init is None)
@@ -142,6 +144,7 @@ def _not_there(stage: str, config: TrainConfig, init_from: InitFrom) -> list[str
     options: dict[str, object] = {
         "weights": init_from.weights,
         "teacher": init_from.teacher,
+        "genhead": init_from.genhead,
         "discriminator": init_from.discriminator,
     }
     options |= {"vgg": init_from.vgg} if config.perceptual == "lpips" else {}
@@ -160,7 +163,7 @@ def static_models(config: TrainConfig, init_from: InitFrom, device: torch.device
     """
     portrait = Portrait4D(config.model)
     initialize(portrait, config.seed)
-    teacher, frozen = _teacher(config, init_from, device), config.stage1.schedule.renderer_frozen_until
+    frozen = config.stage1.schedule.renderer_frozen_until
     if init_from.weights is not None:
         _take(
             portrait,
@@ -169,13 +172,12 @@ def static_models(config: TrainConfig, init_from: InitFrom, device: torch.device
             "--weights",
             "name the static synthesizer that stage 1 shall go on from",
         )
-    elif teacher is not None:  # its planes mean something to its own renderer alone
-        renders = {name: value for name, value in teacher.state_dict().items() if name.startswith(RENDERER)}
-        portrait.load_state_dict(portrait.state_dict() | renders)
+    elif init_from.genhead is not None:
+        take_renderer(portrait, load_genhead(init_from.genhead), init_from.genhead, frozen > 0)
     elif frozen:
         raise InputError(
             f"renderer: expected a trained one, as it does not move for the first {frozen:,} images, got a fresh one; "
-            "name weights by --teacher or --weights, or set --renderer-frozen-until 0"
+            "name a GenHead by --genhead or weights by --weights, or set --renderer-frozen-until 0"
         )
     losses = config.stage1.losses
     return StaticModels(
@@ -184,8 +186,35 @@ def static_models(config: TrainConfig, init_from: InitFrom, device: torch.device
         config.precision,
         _discriminator(config, losses, init_from, device),
         _identity(losses, init_from, device),
-        teacher,
     )
+
+
+def take_renderer(portrait: Portrait4D, generator: GenHead, name: str, frozen: bool) -> None:
+    """Let a portrait begin with a GenHead's renderer: the MLP behind its planes and its super-resolution (section A).
+
+    The style of super-resolution is the mean style of the mapping, as published. A renderer that does not move at
+    first takes the style that GenHead's super-resolution was trained with instead, so that it draws as GenHead does;
+    both are the same in a file that was made without use_ws_ones.
+
+    Args:
+        generator: not folded. name: of its folder, for the sentence.
+        frozen: whether the renderer stands still at first.
+
+    Raises: `InputError` where its renderer has other sizes.
+    """
+    mine = portrait.state_dict()
+    renders = {key: value for key, value in generator.state_dict().items() if key.startswith(RENDERER)}
+    wanted = {key: value.shape for key, value in mine.items() if key.startswith(RENDERER)}
+    if wanted != {key: value.shape for key, value in renders.items()}:
+        ours, theirs = portrait.config, generator.config
+        raise InputError(
+            f"--genhead {name}: expected a renderer of the sizes of preset {ours.preset} (planes of "
+            f"{ours.render.plane_width} channels, {ours.image_size} px), got those of {theirs.preset} "
+            f"({theirs.render.plane_width} channels, {theirs.image_size} px); name another GenHead or preset"
+        )
+    if not frozen:
+        renders["superres.style"] = generator.mapping.mean_style
+    portrait.load_state_dict(mine | renders)
 
 
 def reenact_models(
@@ -353,24 +382,6 @@ def _parameter_encoder(name: str, parameters: MotionColumns) -> ParameterEncoder
 
 def _words(columns: MotionColumns) -> str:
     return ", ".join(f"{name} {width}" for name, width in columns.widths.items())
-
-
-def _teacher(config: TrainConfig, init_from: InitFrom, device: torch.device) -> Portrait4D | None:
-    losses = config.stage1.losses
-    counts = losses.distill_planes > 0 or losses.distill_feature > 0
-    if counts != (init_from.teacher is not None):
-        raise InputError(
-            "teacher: expected the weights of a static synthesizer, as its planes or feature images count, got "
-            "none; name them by --teacher, or set --distill-planes 0 and --distill-feature 0"
-            if counts
-            else f"teacher: expected none, as nothing it says counts, got {init_from.teacher}; give "
-            "--distill-planes or --distill-feature, or leave it out"
-        )
-    if init_from.teacher is None:
-        return None
-    teacher = Portrait4D(config.model)
-    _take(teacher, init_from.teacher, STATIC, "--teacher", "name the static synthesizer that shall teach stage 1")
-    return teacher.to(device).eval().requires_grad_(False)
 
 
 def _identity(losses: LossConfig, init_from: InitFrom, device: torch.device) -> FaceIdentity | None:

@@ -217,7 +217,7 @@ def _parameters(run: Path, config: TrainConfig) -> MotionColumns | None:
 def _begin(run: Path) -> InitFrom:
     path = run / DIVERGED / BEGIN
     try:
-        init_from: InitFrom = rebuilt(InitFrom, read_json(path), {}, "begin")
+        init_from: InitFrom = rebuilt(InitFrom, {"genhead": None} | read_json(path), {}, "begin")
         return dataclasses.replace(init_from, discriminator=None)  # it is the one that was saved
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
