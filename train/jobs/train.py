@@ -34,7 +34,8 @@ from triportrait.train.jobs.stage_options import SingleStage
 from triportrait.train.jobs.train_motion import Motion
 from triportrait.train.jobs.train_portrait4d import Portrait4D
 from triportrait.train.named_data import Loading
-from triportrait.train.networks import InitFrom, told_encoder
+from triportrait.train.named_networks import told_encoder
+from triportrait.train.networks import InitFrom
 from triportrait.train.presets import PRESETS
 from triportrait.train.run_all_stages import AllStages
 from triportrait.train.run_folder import Run

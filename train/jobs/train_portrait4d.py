@@ -21,7 +21,8 @@ from triportrait.train.jobs.ablation_options import (
     given_options,
 )
 from triportrait.train.jobs.stage_options import SingleStage
-from triportrait.train.networks import InitFrom, told_encoder
+from triportrait.train.named_networks import told_encoder
+from triportrait.train.networks import InitFrom
 from triportrait.train.portrait4d_presets import PORTRAIT4D_PRESETS
 from triportrait.train.run_folder import Inputs
 from triportrait.train.run_portrait4d import Portrait4DTraining

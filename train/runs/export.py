@@ -15,6 +15,7 @@ from triportrait.core.motion.encoder_card import encoder_of_card
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.network_kind import REENACTMENT, STATIC
 from triportrait.core.tracking.head_model import FLAME_LICENCE
+from triportrait.train.ablations import PORTRAIT4D
 from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.runs.checkpoints import FOLDER, checkpoints_of, ema_weights
 from triportrait.train.runs.run_config import CONFIG, FLAME, MOTION_ENCODER, read_config
