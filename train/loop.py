@@ -62,10 +62,12 @@ class _Clock:
 
     def restart(self) -> None:
         self._steps, self._waited, self._ready, self._since = 0, 0.0, 0, time.perf_counter()
+        self._made = 0
 
-    def step(self, waited: float, ready: int) -> None:
-        """Count a step that waited so long for its batch, while so many lay ready."""
+    def step(self, waited: float, ready: int, made: int = 0) -> None:
+        """Count a step that waited so long for its batch, while so many lay ready, and micro-batches of a generator."""
         self._steps, self._waited, self._ready = self._steps + 1, self._waited + waited, self._ready + ready
+        self._made += made
 
     def pause(self, seconds: float) -> None:
         """Leave out time that was spent on samples and checkpoints."""
@@ -78,7 +80,7 @@ class _Clock:
         """Return numbers for the log.
 
         Args:
-            generator_s: how long a generator of data took, where there is one.
+            generator_s: how long a generator of data took for a micro-batch, where there is one.
         """
         seconds = time.perf_counter() - self._since
         numbers = {
@@ -87,8 +89,9 @@ class _Clock:
             "data_wait_s": round(self._waited / self._steps, 4),
             "data_ready": round(self._ready / self._steps, 2),
         }
-        if generator_s is not None:  # over the trainer's own time
-            numbers["generator_share"] = round(generator_s / max(seconds - self._waited - generator_s, 1e-9), 4)
+        if generator_s is not None:  # its time over the trainer's own
+            spent = generator_s * self._made
+            numbers["generator_share"] = round(spent / max(seconds - self._waited - spent, 1e-9), 4)
         return numbers
 
 
@@ -182,7 +185,8 @@ def run_stage(
                 generated = time.perf_counter() - generator_began
             for micro in micros if stage.generate is None else ():
                 micro.batch = stage.to_device(micro.batch)
-            clock.step(time.perf_counter() - wait_began - generated, ready)
+            waited = time.perf_counter() - wait_began - generated
+            clock.step(waited, ready, 0 if stage.generate is None else len(micros))
             lrs = step_runner.run(micros, step, before)
             bar.update(stage.batch)
             is_logged = engine.steps % LOG_EVERY == 0

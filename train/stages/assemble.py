@@ -93,7 +93,7 @@ def generated_static_stage(
     def draw(streams: np.random.Generator, place: int) -> Any:
         return heads.draw(count, streams, place)
 
-    shown = generate(heads.draw(min(count, SHOWN), np.random.default_rng([config.seed, 99]), 0))
+    shown = generate(heads.draw(SHOWN, np.random.default_rng([config.seed, 99]), stage.images))
     sample = generated_sample(shown, models)
     assembled: Stage[static.StaticBatch] = _stage(
         "stage1", 1, stage, models, groups, draw, static.phases(models, stage), sample, engines

@@ -49,10 +49,10 @@ def static_sample(
 
 
 def generated_sample(shown: static.StaticBatch, models: static.StaticModels) -> Sample:
-    """Return the sampler of stage 1 on heads that GenHead draws: views of a few that training never sees again.
+    """Return the sampler of stage 1 on heads that GenHead draws: views of a few that come after its end.
 
     Args:
-        shown: the heads, kept in the host's memory.
+        shown: the heads; they are kept in the host's memory.
     """
     device, shown = shown.source.image.device, shown.to("cpu")
 

@@ -96,8 +96,8 @@ class Stage(Generic[Batch]):
         to_device: moves a micro-batch to where the networks are.
         generate: makes a micro-batch there of what `draw` drew, in the place of `to_device`, where a generator makes
             the data; its time is told apart from the training's.
-        numbers: numbers for the log since it was last called; `generator_s` are seconds that steps waited for a
-            generator.
+        numbers: numbers for the log since it was last called; `generator_s` are the generator's seconds for a
+            micro-batch.
         data: the data, where it may be damaged.
         evaluate: measures the network on held-out people, on all ranks together; the EMA of the weights is in place.
     """
