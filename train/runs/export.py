@@ -70,6 +70,8 @@ def export(
     }  # fmt: skip
     if entry["stage"] == "portrait4d":
         card["trained as"] = f"{PORTRAIT4D}, on 4D data of GenHead"
+    if "generator" in entry:
+        card["generator"] = entry["generator"]
     if network == REENACTMENT:
         card["motion"] = config["stage2"]["motion"]
     if not of_heads:
