@@ -177,12 +177,12 @@ def static_models(config: TrainConfig, init_from: InitFrom, device: torch.device
 
 
 def dynamic_models(
-    config: TrainConfig, init_from: InitFrom, device: torch.device, head_model: ModelIdentity
+    config: TrainConfig, init_from: InitFrom, device: torch.device, head_model: ModelIdentity | None = None
 ) -> DynamicModels:
     """Return the networks of Portrait4D's training as it begins.
 
     Args:
-        head_model: whose parameters the heads are drawn from.
+        head_model: whose parameters the heads are drawn from; None: nobody is asked.
 
     Raises: `InputError` where one is missing, of another size or another network than is needed, or reenacts by another
         head model or motion encoder.

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import tyro
 
+from triportrait.core.errors import InputError
 from triportrait.core.weights import DEMO
 from triportrait.train.ablations import with_motion_width
 from triportrait.train.config import StageName, TrainConfig
 from triportrait.train.engines.ranks import Ranks
-from triportrait.train.generated_data import GeneratedData, shown_source
+from triportrait.train.generated_data import GeneratedData, is_generated, shown_source
 from triportrait.train.jobs.ablation_options import (
     OptionalFloat,
     OptionalFolder,
@@ -59,6 +60,11 @@ class Portrait4D(SingleStage):
 
     def inputs(self, data: Path) -> Inputs:
         """Return what it learns from. Raises: `InputError` for numbers out of range."""
+        if not is_generated(data):
+            raise InputError(
+                f"{data}: expected 4D data, as two expressions of a head are read off one generator's pictures, got "
+                "another kind of data; say --data genhead:FOLDER --parameters TABLES"
+            )
         return DynamicOnGenerated(GeneratedData(data, self.parameters), self.init_from(), self.loading())
 
     def init_from(self) -> InitFrom:
@@ -88,7 +94,7 @@ class Portrait4D(SingleStage):
         stage = config.portrait4d
         assert stage is not None, "a preset of this training"
         heads = "heads: drawn by GenHead, which --data names"
-        if self.data is not None:
+        if self.data is not None and is_generated(self.data):
             heads = shown_source(self.data, self.parameters, on_generated(config).cast.cameras)
         lines = [
             f"portrait4d, preset {config.preset}: {config.model.image_size} px, motion of "
