@@ -94,7 +94,8 @@ class GeneratedData:
         """Return what has to be the same when a run goes on: a checksum of all that decides the heads."""
         numbers = drawn_as(config.cast.cameras, static_share)
         text = json.dumps([self._files, repr(numbers)], sort_keys=True)
-        return {"data": hashlib.sha256(text.encode()).hexdigest(), "source": SOURCE}
+        data = hashlib.sha256(text.encode()).hexdigest()
+        return {"data": data, "source": SOURCE, "generator": self._files["generator"]}
 
     def fingerprints(self) -> dict[str, Any]:
         """Return the generator and the tables, so that other ones can be told from them."""

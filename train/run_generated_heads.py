@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
 from triportrait.core.errors import InputError
-from triportrait.train.config import STAGES, StageName, TrainConfig
+from triportrait.train.config import STAGES, StageConfig, StageName, TrainConfig
 from triportrait.train.data.generated.source import GeneratedHeads
 from triportrait.train.data.set_config import SetConfig
 from triportrait.train.engines.build_engines import Engines
@@ -30,17 +31,24 @@ ONE_FACE = 1.0  # share of the heads with one face in all views: stage 1 knows n
 logger = logging.getLogger(__name__)
 
 
-class StaticOnGenerated(Inputs):
-    """The inputs of stage 1 on generated heads. See `run.Inputs`.
+class OnGenerated(Inputs):
+    """The inputs of a training on generated heads. See `run_folder.Inputs`.
 
     Args:
         data: the heads.
         init_from: weights to begin from; a fresh network begins with the renderer of the generator.
         loading: how data is read.
+
+    Attributes:
+        name: of the stage.
+        motion: whether it sees pictures whose motion is read, too.
     """
 
+    name: StageName
+    motion = False
+
     def __init__(self, data: GeneratedData, init_from: InitFrom, loading: Loading | None = None) -> None:
-        self.stages: tuple[StageName, ...] = ("stage1",)
+        self.stages: tuple[StageName, ...] = (self.name,)
         self._data, self._loading = data, loading or Loading()
         self.prefetch = self._loading.prefetch
         self._named = init_from.genhead
@@ -49,7 +57,7 @@ class StaticOnGenerated(Inputs):
 
     def checked(self, config: TrainConfig) -> TrainConfig:
         """See `Inputs`."""
-        check_required_files("stage1", config, self._init_from)
+        check_required_files(self.name, config, self._init_from)
         self._data.check_size(config)
         if self._named is not None:
             self._data.check_same(self._named)
@@ -63,8 +71,8 @@ class StaticOnGenerated(Inputs):
 
     def config_entry(self, ranks: Ranks) -> dict[str, Any]:
         """See `Inputs`."""
-        entry = self._data.entry(self.config, ONE_FACE)
-        return {"run": {"stage": "stage1", **entry, "init_from": self._init_from.names()}}
+        entry = self._data.entry(self.config, self._static_share(self.config))
+        return {"run": {"stage": self.name, **entry, "init_from": self._init_from.names()}}
 
     def fingerprints(self) -> dict[str, Any] | None:
         """See `Inputs`."""
@@ -73,18 +81,17 @@ class StaticOnGenerated(Inputs):
     def open_data(self, folder: Path, config: TrainConfig, engines: Engines) -> None:
         """See `Inputs`."""
         self.folder, self.engines = folder, engines
-        losses, device = config.stage1.losses, engines.ranks.device
-        self._heads: GeneratedHeads = self._data.open(config, losses, device, ONE_FACE)
+        stage: StageConfig = getattr(config, self.name)
+        share = self._static_share(config)
+        self._heads: GeneratedHeads = self._data.open(config, stage.losses, engines.ranks.device, share, self.motion)
         if engines.ranks.first and config.evaluate_every:
             logger.info("%s: nobody is held out, so nobody is measured", self._data.name)
 
     def make_networks(self, folder: Path) -> None:
         """See `Inputs`."""
-        ranks = self.engines.ranks
-        models = static_models(self.config, self._init_from, ranks.device)
-        if ranks.first:
+        self._stage = self._assembled(folder)
+        if self.engines.ranks.first:
             save_flame(folder / FLAME, self._heads.model)
-        self._stage = generated_static_stage(self.config, self._heads, models, self.engines)
 
     def stage(self, name: StageName) -> Stage[Any]:
         """See `Inputs`."""
@@ -93,6 +100,24 @@ class StaticOnGenerated(Inputs):
     def export(self, command: str) -> Path:
         """Write the EMA of the newest checkpoint into `run/weights`."""
         return export(self.folder, self.folder / "weights", overwrite=True)
+
+    def _static_share(self, config: TrainConfig) -> float:
+        """Return the share of the heads with one face in all views."""
+        return ONE_FACE
+
+    @abstractmethod
+    def _assembled(self, folder: Path) -> Stage[Any]:
+        """Return the stage with its networks, in the folder of the run."""
+
+
+class StaticOnGenerated(OnGenerated):
+    """The inputs of stage 1 on generated heads."""
+
+    name: StageName = "stage1"
+
+    def _assembled(self, folder: Path) -> Stage[Any]:
+        models = static_models(self.config, self._init_from, self.engines.ranks.device)
+        return generated_static_stage(self.config, self._heads, models, self.engines)
 
 
 def on_generated(config: TrainConfig) -> TrainConfig:

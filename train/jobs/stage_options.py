@@ -179,7 +179,7 @@ class SingleStage:
         if self.show_schedule:
             config = self.config(Ranks())
             stage: StageConfig = getattr(config, self.stage())
-            factor = stage.optimizer.motion_lr_factor if self.stage() == "stage2" else 1.0
+            factor = 1.0 if self.stage() == "stage1" else stage.optimizer.motion_lr_factor
             schedule = shown_schedule(self.stage(), stage, config.model.render.neural_size, factor)
             print(f"{self.description(config) or shown_views(self.stage(), config)}\n{schedule}")
             return

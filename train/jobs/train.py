@@ -1,4 +1,4 @@
-"""`triportrait train tiny|overfit|stage1|motion|stage2|export|replay`: trainings, and what they leave."""
+"""`triportrait train tiny|overfit|stage1|motion|portrait4d|stage2|export|replay`: trainings, and what they leave."""
 
 from __future__ import annotations
 
@@ -31,10 +31,13 @@ from triportrait.train.jobs.ablation_options import (
 from triportrait.train.jobs.export_replay import Export, Replay
 from triportrait.train.jobs.run_on_ranks import disk_error
 from triportrait.train.jobs.show_schedule import shown_columns
+from triportrait.train.jobs.shown_networks import shown_networks
 from triportrait.train.jobs.stage_options import SingleStage
 from triportrait.train.jobs.train_motion import Motion
+from triportrait.train.jobs.train_portrait4d import Portrait4D
 from triportrait.train.named_data import Loading
-from triportrait.train.networks import InitFrom, told_encoder
+from triportrait.train.named_networks import told_encoder
+from triportrait.train.networks import InitFrom
 from triportrait.train.presets import PRESETS
 from triportrait.train.run_all_stages import AllStages
 from triportrait.train.run_folder import Inputs, Run
@@ -244,10 +247,11 @@ class Stage2(ColumnOptions, SingleStage):
         if self.ablation is None and not self.show_schedule:
             return ""
         changed = differences(self._row(super().start_config()).stage2, config.stage2) if self.ablation else []
-        return shown_columns(config, self.ablation, changed)
+        networks = shown_networks(config, self.init_from(), self.ablation) if self.ablation else []
+        return shown_columns(config, self.ablation, changed, networks)
 
 
-Train = Tiny | Overfit | Stage1 | Motion | Stage2 | Export | Replay
+Train = Tiny | Overfit | Stage1 | Motion | Portrait4D | Stage2 | Export | Replay
 
 
 def _summary(config: TrainConfig) -> str:
