@@ -80,6 +80,16 @@ class GeneratedData:
                 f"{size}; name another, or another --preset"
             )
 
+    def check_same(self, named: str) -> None:
+        """Check that the GenHead of a folder is the one that draws the heads: its planes mean something to its own
+        renderer alone. Raises: `InputError` for another."""
+        drawing, other = self.fingerprint, genhead_fingerprint(load_genhead(named))
+        if drawing != other:
+            raise InputError(
+                f"--genhead {named}: expected the generator that draws the heads of {self.name} ({drawing}), got "
+                f"another ({other}); name that, or leave it out"
+            )
+
     def entry(self, config: TrainConfig, static_share: float) -> dict[str, Any]:
         """Return what has to be the same when a run goes on: a checksum of all that decides the heads."""
         numbers = drawn_as(config.cast.cameras, static_share)
@@ -94,7 +104,12 @@ class GeneratedData:
     @cached_property
     def _files(self) -> dict[str, str]:
         tables = {path.name: sha256(path) for path in sorted(self.parameters.glob(TABLES))}
-        return {"generator": genhead_fingerprint(self.generator), **tables}
+        return {"generator": self.fingerprint, **tables}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Tell the generator from others."""
+        return genhead_fingerprint(self.generator)
 
     def open(
         self, config: TrainConfig, losses: LossConfig, device: torch.device, static_share: float, motion: bool = False

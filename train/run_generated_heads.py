@@ -51,6 +51,7 @@ class OnGenerated(Inputs):
         self.stages: tuple[StageName, ...] = (self.name,)
         self._data, self._loading = data, loading or Loading()
         self.prefetch = self._loading.prefetch
+        self._named = init_from.genhead
         self._init_from = dataclasses.replace(init_from, genhead=init_from.genhead or data.weights)
         self.init_from: InitFrom | None = self._init_from
 
@@ -58,6 +59,8 @@ class OnGenerated(Inputs):
         """See `Inputs`."""
         check_required_files(self.name, config, self._init_from)
         self._data.check_size(config)
+        if self._named is not None:
+            self._data.check_same(self._named)
         if self._loading.evaluates:
             raise InputError(
                 f"{self._data.name}: expected data that hold somebody out for --evaluate-every, every head is drawn "
