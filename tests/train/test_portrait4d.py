@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.train import little, little_genhead, tracked, trained
+from tests.train.ranks_worker import StopsAt
 from tests.train.runs import refused, unclocked
 from triportrait import cli
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
@@ -21,10 +23,15 @@ from triportrait.train import loop
 from triportrait.train.config import LossConfig, StageConfig
 from triportrait.train.data.generated.source import GeneratedBatch
 from triportrait.train.data.pictures import PictureSet
+from triportrait.train.generated_data import GeneratedData
+from triportrait.train.networks import InitFrom
 from triportrait.train.objectives.perceptual import Gradients
 from triportrait.train.portrait4d_presets import PORTRAIT4D_PRESETS, paper_portrait4d, tiny_portrait4d
 from triportrait.train.presets import STAGE_PRESETS
+from triportrait.train.run_folder import Run
+from triportrait.train.run_portrait4d import DynamicOnGenerated
 from triportrait.train.runs.checkpoints import checkpoints_of
+from triportrait.train.runs.stopping import Stopped
 from triportrait.train.stages import portrait4d
 from triportrait.train.stages.initialize import reads_motion
 from triportrait.train.stages.portrait4d import DynamicModels, reenacted_heads
@@ -51,9 +58,8 @@ def models(**changes: Any) -> DynamicModels:
     portrait = little.portrait(motion=True)
     with torch.no_grad():  # so that what motion changes is seen
         portrait.reconstructor.plane_decoder.out.weight.mul_(trained.LOUD)
-    return DynamicModels(
-        **({"portrait": portrait, "motion_encoder": little.encoder(), "perceptual": Gradients()} | changes)
-    )
+    used = {"portrait": portrait, "motion_encoder": little.encoder(), "perceptual": Gradients()}
+    return DynamicModels(**(used | changes))
 
 
 def test_the_motion_of_static_heads_is_off_and_that_of_others_is_read_off_pictures(little_cast):
@@ -84,18 +90,15 @@ def test_layers_that_read_motion_learn_from_heads_that_move_alone(little_cast):
 
 
 def test_the_presets_are_stage_1_with_motion():
-    for made, whole in ((paper_portrait4d(), STAGE_PRESETS["paper"]()), (tiny_portrait4d(), None)):
-        own = made.portrait4d
-        assert own is not None
-        assert own.static_share == 0.5
-        if whole is not None:
-            assert own.images == 15_000_000
-            changed = {
-                f.name for f in dataclasses.fields(StageConfig) if getattr(own, f.name) != getattr(whole.stage1, f.name)
-            }
-            assert changed == {"images"}, "all else is section 4.2's"
-            assert own.optimizer.motion_lr_factor == 1.0
-            assert (own.losses.distill_planes, own.schedule.renderer_frozen_until) == (0.1, 1_000_000)
+    own, static, small = paper_portrait4d().portrait4d, STAGE_PRESETS["paper"]().stage1, tiny_portrait4d().portrait4d
+    assert own is not None and small is not None
+    assert own.images == 15_000_000
+    assert own.static_share == small.static_share == 0.5
+    names = [f.name for f in dataclasses.fields(StageConfig)]
+    changed = {name for name in names if getattr(own, name) != getattr(static, name)}
+    assert changed == {"images"}, "all else is section 4.2's"
+    assert own.optimizer.motion_lr_factor == 1.0
+    assert small.images == 21_000, "15 to 10, as the published"
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +159,13 @@ def test_five_steps_teach_motion_and_are_exported_as_what_they_are(run, work):
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(run, work, tmp_path):
-    again = tmp_path / "run"
-    assert cli.main(words(work, again, "--images", 8)) == 0
-    assert cli.main(words(work, again, "--allow-change")) == 0
+    again, config = tmp_path / "run", dataclasses.replace(little.portrait4d(), save_every=8)
+    for steps in (3, 0):
+        heads = GeneratedData(Path(f"genhead:{work / 'genhead'}"), work / "tables")
+        inputs = DynamicOnGenerated(heads, InitFrom(motion=str(work / "trained")))
+        with suppress(Stopped):
+            Run(config, again, inputs, changes_allowed=False).train(StopsAt(steps) if steps else None)
+    assert [line["step"] for line in unclocked(again) if "l1" in line] == [1, 2, 3, 4, 5]
     whole, both = (checkpoints_of(folder, "portrait4d")[-1] for folder in (run, again))
     for network in ("generator", "discriminator"):
         assert little.same(*(load_file(folder / f"{network}.safetensors") for folder in (whole, both)))
