@@ -66,6 +66,11 @@ def spoiled(on: bool) -> Iterator[None]:
         loop._micro = original
 
 
+def drawn(work: Path) -> GeneratedData:
+    """Heads that WORK/genhead draws from WORK/tables."""
+    return GeneratedData(Path(f"genhead:{work / 'genhead'}"), work / "tables")
+
+
 def main(work: Path, cases: list[str]) -> None:
     loop.LOG_EVERY = 1
     init_from = InitFrom(static=str(work / "static"), motion=str(work / "trained"))
@@ -82,12 +87,11 @@ def main(work: Path, cases: list[str]) -> None:
                 }
                 config = dataclasses.replace(config, stage2=dataclasses.replace(own, **moved))
             inputs: Inputs = OneStage("stage2", work / "cast", init_from)
-            generated = GeneratedData(Path(f"genhead:{work / 'genhead'}"), work / "tables")
             if "heads" in more:
                 config = little.generated()
-                inputs = StaticOnGenerated(generated, InitFrom())
+                inputs = StaticOnGenerated(drawn(work), InitFrom())
             if "portrait4d" in more:
-                config, inputs = little.portrait4d(), DynamicOnGenerated(generated, init_from)
+                config, inputs = little.portrait4d(), DynamicOnGenerated(drawn(work), init_from)
             run = Run(config, work / name, inputs, engines, False)
             with suppress(Stopped, FloatingPointError), spoiled("nan" in more):
                 last = ranks.rank == ranks.size - 1  # one asks, and all stop
