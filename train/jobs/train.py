@@ -139,14 +139,16 @@ class Stage1(SingleStage):
     parameters: OptionalFolder = None
     """Tables of `triportrait prepare parameters`, or the published ones, from which genhead:FOLDER draws heads."""
     genhead: OptionalStr = None
-    """Weights folder of the GenHead whose renderer a fresh network begins with; by default that of genhead:FOLDER."""
+    """Weights folder of the GenHead whose renderer a fresh network begins with: that which drew the store; by default
+    that of genhead:FOLDER."""
     distill_planes: OptionalFloat = None
     """Weight of GenHead's planes at sampled points (L_T), which generated heads bring with them."""
     distill_feature: OptionalFloat = None
     """Weight of GenHead's feature images, of the head and of its background."""
     cameras: Annotated[CameraPreset | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
-    """Cameras that the set was made with (`prepare heads --cameras`): tiny, paper, published; the preset's by default.
-    A set that is seen from elsewhere is refused."""
+    """Cameras that the set or store was made with (`prepare heads --cameras`, `prepare genhead --cameras`), or that
+    genhead:FOLDER draws: tiny, paper, published; the preset's by default. Data that are seen from elsewhere are
+    refused."""
 
     def stage(self) -> StageName:
         """Return the name of the stage."""
