@@ -129,8 +129,8 @@ class GeneratedData:
         ):
             if drawn.get(name) != value:
                 raise InputError(
-                    f"{self.name}: expected as {what} {literal(value)}, got {literal(drawn.get(name))}; make a store by "
-                    f"`triportrait prepare genhead {options}`, or say other --cameras here"
+                    f"{self.name}: expected as {what} {literal(value)}, got {literal(drawn.get(name))}; make a store "
+                    f"by `triportrait prepare genhead {options}`, or say other --cameras here"
                 )
         if losses.distill_feature and not self.store.features:
             raise InputError(
@@ -153,7 +153,7 @@ class GeneratedData:
         out."""
         drawn = repr(drawn_as(config.cast.cameras, static_share)) if self.store is None else ""
         text = json.dumps([self._files, drawn], sort_keys=True)
-        entry = {"data": hashlib.sha256(text.encode()).hexdigest(), "source": SOURCE}
+        entry = {"generator": self.fingerprint, "data": hashlib.sha256(text.encode()).hexdigest(), "source": SOURCE}
         if self.split is not None:
             entry["held_out"] = hashlib.sha256(json.dumps(self.split.held_out).encode()).hexdigest()[:12]
         return entry

@@ -51,7 +51,7 @@ class SingleStage:
     }
     data: OptionalFolder = None
     """A multi-view set of `triportrait prepare heads`; stage 1 takes heads of GenHead, too, a store of `prepare
-    genhead` or genhead:FOLDER, which draws them as they are needed, and stage 2 a clip store of `prepare clips|lmdb`."""
+    genhead` or genhead:FOLDER, which draws them as they are needed; stage 2 takes a clip store of `prepare clips`."""
     out: OptionalFolder = None
     """The folder of the run: log, samples, checkpoints."""
     preset: Literal["tiny", "paper", "published"] = "tiny"
