@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from triportrait.core.errors import InputError
+from triportrait.train.data.cameras import SET_CAMERAS
 from triportrait.train.data.generated.draws import DYNAMIC, GeneratedConfig
 from triportrait.train.data.generated.store.making import Making
 from triportrait.train.data.generated.store.preparing import PER_SHARD, prepare_generated
@@ -34,6 +35,8 @@ class Genhead(Output):
     """How many heads."""
     views: int = GeneratedConfig.views
     """Views of each head."""
+    cameras: Literal["paper", "published"] = "paper"
+    """The cameras of the preset of this name: paper samples them all, published takes half of them from the tables."""
     dynamic: bool = False
     """In every second head the first view has another face than the others, as Portrait4D's own training asks for."""
     features: bool = False
@@ -62,7 +65,13 @@ class Genhead(Output):
         workers = self.workers
         if workers is None and ranks > 1:  # those on this machine share its cores
             workers = max(1, cores() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)))
-        config = GeneratedConfig(views=self.views, static_share=DYNAMIC if self.dynamic else 1.0)
+        cameras = SET_CAMERAS[self.cameras]
+        config = GeneratedConfig(
+            views=self.views,
+            sampled_cameras=1 - cameras.filmed_share,
+            cameras=cameras.sampled,
+            static_share=DYNAMIC if self.dynamic else 1.0,
+        )
         device = device_of_rank(self.device, local)
         making = Making(self.weights, self.parameters, device, self.seed, config, self.features, self.format)
         with progress_bar("head", self.count) as progress:

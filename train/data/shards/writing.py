@@ -20,6 +20,7 @@ from triportrait.core.files import MOST_INDEX, read_json
 from triportrait.train.data.head_model_file import same_settings
 from triportrait.train.data.shards.layout import BEGUN, INDEX, disk_error, shard_name
 
+_NOTES = ".shard_*.json"
 _BLOCK = 512  # bytes of a tar's header, and what its files are padded to
 
 
@@ -148,12 +149,17 @@ class ShardWriter:
         return self.folder / f".{shard_name(shard)}.json"
 
 
+def noted_shards(folder: Path) -> int:
+    """Return how many shards of a store that was begun are written, by whichever process."""
+    return sum(1 for _ in folder.glob(_NOTES))
+
+
 def remove_notes(folder: Path) -> None:
     """Remove what a finished store does not need any more, as a kill may have come before; others may do it, too.
 
     Raises: `OSError` where the disk refuses.
     """
-    for path in (*folder.glob(".shard_*.json"), folder / BEGUN):
+    for path in (*folder.glob(_NOTES), folder / BEGUN):
         path.unlink(missing_ok=True)
 
 

@@ -41,7 +41,7 @@ from triportrait.train.data.head_model_file import same_settings
 from triportrait.train.data.parallel import in_order
 from triportrait.train.data.picture_store.layout import ENDINGS
 from triportrait.train.data.shards.layout import INDEX, MOST_IN_SHARD, disk_error, shard_name
-from triportrait.train.data.shards.writing import ShardFiles, ShardWriter, remove_notes, spread
+from triportrait.train.data.shards.writing import ShardFiles, ShardWriter, noted_shards, remove_notes, spread
 from triportrait.train.runs.disk_space import in_words
 
 PER_SHARD = 64  # heads: about 150 MB at the published sizes
@@ -102,10 +102,10 @@ def prepare_generated(
     if (finished := _finished(out, settings)) is not None:
         return finished
     shards = -(-count // per_shard)
+    _check_room(out, count - per_shard * noted_shards(out), making, generator.config)
     writer = ShardWriter(out, settings)
     mine = [shard for shard in spread(shards, rank, ranks) if not writer.is_done(shard)]
     each = [min(per_shard, count - shard * per_shard) for shard in mine]
-    _check_room(out, sum(each), making, generator.config)
     keep_model(out / FLAME, generator_model(generator))
     del generator, tables  # the processes that make heads have their own
     batches = [list(pieces_of(making, shard * per_shard, n)) for shard, n in zip(mine, each, strict=True)]
@@ -191,14 +191,15 @@ def _digest(folder: Path) -> str:
 
 def _check_room(out: Path, heads: int, making: Making, config: GenHeadConfig) -> None:
     """Say what the heads take that are still to be made. Raises: `InputError` where the disk has less."""
-    wanted, free = heads * bytes_of_a_head(making, config), shutil.disk_usage(out).free
-    if heads:
-        logger.info("%s heads take about %s; %s are free", f"{heads:,}", in_words(wanted), in_words(free))
+    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    wanted, free = max(0, heads) * bytes_of_a_head(making, config), shutil.disk_usage(there).free
     if wanted > free:
         raise InputError(
             f"{out}: expected room for {heads:,} heads, about {in_words(wanted)}, {in_words(free)} are free; free some "
             "space, say less by --count or --views, or name a folder on another disk"
         )
+    if wanted:
+        logger.info("%s heads take about %s; %s are free", f"{heads:,}", in_words(wanted), in_words(free))
 
 
 def _flame_files(out: Path) -> dict[str, Any]:
