@@ -22,6 +22,7 @@ from triportrait.core.tracking.head_model import load_head_model
 from triportrait.core.types import Driving
 from triportrait.train import loop
 from triportrait.train.config import LossConfig, StageConfig
+from triportrait.train.data.generated.online import OnlineHeads
 from triportrait.train.data.generated.source import GeneratedBatch
 from triportrait.train.data.pictures import PictureSet
 from triportrait.train.generated_data import GeneratedData
@@ -215,6 +216,26 @@ def test_it_begins_as_a_static_synthesizer_but_for_what_reads_motion(work, tmp_p
     assert all(torch.equal(found[name], static[name]) for name in static if not reads_motion(name))
     fresh = little.portrait(0, motion=True).state_dict()
     assert all(torch.equal(found[name], fresh[name]) for name in static if reads_motion(name))
+
+
+def test_a_step_that_is_not_finite_is_kept_and_replayed(work, tmp_path, monkeypatch, capsys):
+    made, original = [], OnlineHeads.batch
+
+    def spoiled(self, drawn):
+        made.append(original(self, drawn))
+        if len(made) == 4:  # the last of the second step
+            made[-1].source.image[1, 0, 0, 0] = torch.nan
+        return made[-1]
+
+    monkeypatch.setattr(OnlineHeads, "batch", spoiled)
+    run = tmp_path / "run"
+    assert "training diverged" in (said := refused(words(work, run), capsys))
+    assert "generated head 7" in said
+    assert cli.main(["train", "replay", str(run)]) == 2
+    told = capsys.readouterr()
+    assert "portrait4d, main, micro-batch 1 after 4 images" in told.out
+    assert "batch.source.image: 1 of 24576 numbers are not finite" in told.out
+    assert "not finite again" in told.err
 
 
 REFUSED = {
