@@ -34,7 +34,7 @@ from triportrait.train.jobs.show_schedule import shown_columns
 from triportrait.train.jobs.shown_networks import shown_networks
 from triportrait.train.jobs.stage_options import SingleStage
 from triportrait.train.jobs.train_motion import Motion
-from triportrait.train.jobs.train_portrait4d import Portrait4D
+from triportrait.train.jobs.train_portrait4d import Portrait4d
 from triportrait.train.named_data import Loading
 from triportrait.train.named_networks import told_encoder
 from triportrait.train.networks import InitFrom
@@ -253,7 +253,7 @@ class Stage2(ColumnOptions, SingleStage):
         return shown_columns(config, self.ablation, changed, networks)
 
 
-Train = Tiny | Overfit | Stage1 | Motion | Portrait4D | Stage2 | Export | Replay
+Train = Tiny | Overfit | Stage1 | Motion | Portrait4d | Stage2 | Export | Replay
 
 
 def _summary(config: TrainConfig) -> str:

@@ -32,7 +32,7 @@ from triportrait.train.run_portrait4d import DynamicOnGenerated
 
 
 @dataclass(frozen=True)
-class Portrait4D(SingleStage):
+class Portrait4d(SingleStage):
     """Train Portrait4D, the teacher of `train stage2 --ablation G`: two expressions of heads that GenHead draws."""
 
     data: OptionalFolder = None
