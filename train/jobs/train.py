@@ -185,9 +185,12 @@ class Stage1(SingleStage):
 
     def description(self, config: TrainConfig) -> str:
         """Return where generated heads come from, and how they are seen; empty for others."""
-        if self.data is None or not is_generated(self.data):
+        data = self.data
+        if data is None and config.stage1.losses.distill_planes:
+            data = Path("genhead:FOLDER")  # what a preset that learns planes asks for
+        if data is None or not is_generated(data):
             return ""
-        return shown_source(self.data, self.parameters, on_generated(config).cast.cameras)
+        return shown_source(data, self.parameters, on_generated(config).cast.cameras)
 
     def loss_weights(self) -> dict[str, float | None]:
         """Return weights of terms by their name; None: the preset's."""
