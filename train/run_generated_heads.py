@@ -48,10 +48,12 @@ class OnGenerated(Inputs):
     Attributes:
         name: of the stage.
         motion: whether it sees pictures whose motion is read, too.
+        measures: whether it is measured on the heads that a store holds out.
     """
 
     name: StageName
     motion = False
+    measures = False
 
     def __init__(self, data: GeneratedData, init_from: InitFrom, loading: Loading | None = None) -> None:
         self.stages: tuple[StageName, ...] = (self.name,)
@@ -74,18 +76,17 @@ class OnGenerated(Inputs):
                 f"{self._data.name}: expected the GenHead that drew its heads, as a network that learns its planes "
                 "begins with its renderer, got none; name it by --genhead, or say --distill-planes 0"
             )
-        if self._loading.evaluates and not self._data.held_out:
-            raise InputError(f"{self._data.name}: {self._nobody()}; leave --evaluate-every out{self._way()}")
+        if self._loading.evaluates and not (self.measures and self._data.held_out):
+            raise InputError(f"{self._data.name}: {self._why_unmeasured()}")
         return self.config
 
-    def _nobody(self) -> str:
-        drawn = ", as every head is drawn once" if self._data.store is None else ""
-        return f"expected data that hold somebody out for --evaluate-every, nobody is{drawn}"
-
-    def _way(self) -> str:
+    def _why_unmeasured(self) -> str:
+        if not self.measures:
+            return f"expected no --evaluate-every, as {self.name} is not measured while it runs; leave it out"
+        wanted = "expected data that hold somebody out for --evaluate-every, nobody is"
         if self._data.store is None:
-            return ""
-        return f", or hold a tenth out by `triportrait prepare split {self._data.data} --share 0.1`"
+            return f"{wanted}, as every head is drawn once; leave it out"
+        return f"{wanted}; hold a tenth out by `triportrait prepare split {self._data.data} --share 0.1`"
 
     def config_entry(self, ranks: Ranks) -> dict[str, Any]:
         """See `Inputs`."""
@@ -104,7 +105,7 @@ class OnGenerated(Inputs):
         self._heads: GeneratedHeads = self._data.open(config, stage.losses, engines.ranks.device, share, self.motion)
         if engines.ranks.first and self._data.split is not None:
             logger.info("%s: %s, never trained on", self._data.name, self._data.split.sentence())
-        elif engines.ranks.first and config.evaluate_every:
+        elif engines.ranks.first and self.measures and config.evaluate_every:
             logger.info("%s: nobody is held out, so nobody is measured", self._data.name)
 
     def make_networks(self, folder: Path) -> None:
@@ -134,6 +135,7 @@ class StaticOnGenerated(OnGenerated):
     """The inputs of stage 1 on generated heads."""
 
     name: StageName = "stage1"
+    measures = True
 
     def _assembled(self, folder: Path) -> Stage[Any]:
         config, device = self.config, self.engines.ranks.device

@@ -233,7 +233,7 @@ def test_a_store_that_was_made_otherwise_is_refused(heads, store, tmp_path, caps
     said = refused([*given, "--data", bare], capsys)
     assert "make it again by `triportrait prepare genhead --features`, or say --distill-feature 0" in said
     said = refused([*given, "--data", bare, "--distill-feature", 0, "--evaluate-every", 4], capsys)
-    assert "nobody is; leave --evaluate-every out, or hold a tenth out by `triportrait prepare split" in said
+    assert "nobody is; hold a tenth out by `triportrait prepare split" in said
     said = refused([*given, "--data", made_store(heads, tmp_path / "dynamic", "--dynamic", "--features")], capsys)
     assert "expected as share of heads with one face in all views 1.0, got 0.5; make a store by" in said
     assert not out.exists()
