@@ -75,7 +75,7 @@ class Split:
     is written, in its folder; a set that is split already stays as it is."""
 
     store: tyro.conf.Positional[Path]
-    """The multi-view set or the clip store."""
+    """The multi-view set, or the store of clips, pictures or generated heads."""
     share: float = 0.1
     """Share of the identities that are held out; a hash of each decides, so that clips which come later move nobody."""
     seed: int = 0

@@ -50,7 +50,8 @@ class SingleStage:
         "--motion-rate-factor": "--motion-lr-factor",
     }
     data: OptionalFolder = None
-    """A multi-view set of `triportrait prepare heads`; stage 2 takes a clip store of `prepare clips|lmdb`, too."""
+    """A multi-view set of `triportrait prepare heads`; stage 1 takes heads of GenHead, too, a store of `prepare
+    genhead` or genhead:FOLDER, which draws them as they are needed; stage 2 takes a clip store of `prepare clips`."""
     out: OptionalFolder = None
     """The folder of the run: log, samples, checkpoints."""
     preset: Literal["tiny", "paper", "published"] = "tiny"
@@ -178,7 +179,7 @@ class SingleStage:
         if self.show_schedule:
             config = self.config(Ranks())
             stage: StageConfig = getattr(config, self.stage())
-            factor = stage.optimizer.motion_lr_factor if self.stage() == "stage2" else 1.0
+            factor = 1.0 if self.stage() == "stage1" else stage.optimizer.motion_lr_factor
             schedule = shown_schedule(self.stage(), stage, config.model.render.neural_size, factor)
             print(f"{self.description(config) or shown_views(self.stage(), config)}\n{schedule}")
             return

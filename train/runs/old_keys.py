@@ -59,4 +59,5 @@ def with_new_keys(config: dict[str, Any]) -> dict[str, Any]:
             section[new.rpartition(".")[2]] = section.pop(old_key)
     if "save_every" in config:  # a run's, not a card's
         config.setdefault("evaluate_every", 0)  # which older runs do not have
+        config.setdefault("portrait4d", None)
     return config
