@@ -55,7 +55,7 @@ def main() -> None:
                   "eyes": (V, 6), "jitter": (V, config.render.num_coarse), "picks": (V, points)}  # fmt: skip
         heads = HeadDraws(
             number=torch.arange(B), is_static=torch.ones(B, dtype=torch.bool),
-            camera=camera_label(fixed_camera()).expand(B, V, -1),
+            camera=camera_label(fixed_camera()).repeat(B, V, 1),
             **{name: torch.zeros(B, *width) for name, width in widths.items()},
         )  # fmt: skip
         maker, clock = HeadMaker(generator, positions=True, features=True), BatchClock(CUDA)
