@@ -36,9 +36,11 @@ ROOT = Path(__file__).parents[3]
 
 
 def command(weights: Path, tables: Path, out: Path, *more: str) -> list[str]:
-    named = ["--weights", str(weights), "--parameters", str(tables), "--count", str(COUNT), "--seed", "4"]
-    return ["prepare", "genhead", str(out), *named, "--per-shard", str(PER_SHARD), "--dynamic", "--features", "--cameras", "published",
-            "--workers", "1", *more]  # fmt: skip
+    return [
+        "prepare", "genhead", str(out), "--weights", str(weights), "--parameters", str(tables), "--count", str(COUNT),
+        "--seed", "4", "--cameras", "published", "--dynamic", "--features", "--per-shard", str(PER_SHARD),
+        "--workers", "1", *more,
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
