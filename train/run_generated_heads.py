@@ -71,7 +71,7 @@ class OnGenerated(Inputs):
         self._data.check_fits(self.config, stage.losses, self._static_share(config))
         if self._named is not None:
             self._data.check_same(self._named)
-        elif self._data.weights is None and self._init_from.weights is None and stage.losses.distill_planes:
+        elif self._data.weights is None and not self._begun and stage.losses.distill_planes:
             raise InputError(
                 f"{self._data.name}: expected the GenHead that drew its heads, as a network that learns its planes "
                 "begins with its renderer, got none; name it by --genhead, or say --distill-planes 0"
@@ -79,6 +79,11 @@ class OnGenerated(Inputs):
         if self._loading.evaluates and not (self.measures and self._data.held_out):
             raise InputError(f"{self._data.name}: {self._why_unmeasured()}")
         return self.config
+
+    @property
+    def _begun(self) -> bool:
+        """Tell whether the network begins with a renderer that was trained before."""
+        return self._init_from.weights is not None
 
     def _why_unmeasured(self) -> str:
         if not self.measures:

@@ -238,6 +238,24 @@ def test_a_step_that_is_not_finite_is_kept_and_replayed(work, tmp_path, monkeypa
     assert "not finite again" in told.err
 
 
+def test_it_learns_from_a_store_of_two_faces_and_refuses_one_of_one(work, tmp_path, capsys):
+    for name, more in (("two", ["--dynamic"]), ("one", [])):
+        given = ["--weights", work / "genhead", "--parameters", work / "tables", "--count", 4, "--workers", 1, *more]
+        assert cli.main(["prepare", "genhead", *map(str, [tmp_path / name, *given])]) == 0
+    assert "expected heads with two faces" in refused(of_store(work, tmp_path, "one"), capsys)
+    assert cli.main(of_store(work, tmp_path, "two")) == 0
+    card = json.loads((tmp_path / "run/config.json").read_text())
+    assert card["run"]["source"] == "genhead"
+    assert len([line for line in unclocked(tmp_path / "run") if "planes" in line]) == 2
+
+
+def of_store(work: Path, folder: Path, name: str) -> list[str]:
+    """A training of two steps on a store."""
+    options = ["--data", folder / name, "--out", folder / "run", "--motion", work / "trained", "--images", 8]
+    options += ["--genhead", work / "genhead", "--precision", "fp32", "--micro-batches", 2]
+    return ["train", "portrait4d", *map(str, options)]
+
+
 REFUSED = {
     "data of no generator": (["--data", "cast"], "cast: expected 4D data"),
     "no tables": (["--parameters", "none"], "--parameters none: expected tables of parameters"),
