@@ -241,7 +241,8 @@ def test_rays_of_another_side_are_compared_at_the_smaller(little_cast):
     layer = torch.full((6, 8, 16, 16), 0.5)
 
     def paint(_: Head, camera: Camera) -> Rendering:
-        return Rendering(target.image, small, small, torch.full((6, 1, 16, 16), 4.25), target.opacity, layer, layer)
+        depth, opacity = torch.full((6, 1, 16, 16), 4.25), torch.ones(6, 1, 16, 16)
+        return Rendering(target.image, small, small, depth, opacity, layer, layer)
 
     models = StaticModels(Painter(paint), Gradients())  # type: ignore[arg-type]
     config = dataclasses.replace(TAUGHT, distill_planes=0.0, depth=1.0, opacity=0.0)
