@@ -53,7 +53,7 @@ class OnlineHeads:
         self._tables.check_fits(self._maker.head_model, generator.config)
         self.head_model, self.has_features = self._maker.head_model, features
         self.generator = genhead_fingerprint(generator)
-        self._clock = _Clock(self._maker.device)
+        self._clock = BatchClock(self._maker.device)
 
     @property
     def model(self) -> HeadModel:
@@ -79,7 +79,7 @@ class OnlineHeads:
         return self._clock.log_numbers()
 
 
-class _Clock:
+class BatchClock:
     """Measure what a device needs for batches, without waiting for it."""
 
     def __init__(self, device: torch.device) -> None:

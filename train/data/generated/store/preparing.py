@@ -120,7 +120,7 @@ def prepare_generated(
                 done += piece.count
                 progress(done, sum(each))
             files.table = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-            check_rows(files.table, len(rows), making.config.views, files.size)
+            _check_rows(out, files, making)
             files.noted = {"heads": len(rows)}
     next(made, None)  # its processes end
     if not writer.are_done(shards):
@@ -150,6 +150,18 @@ def _put(files: ShardFiles, head: StoredHead, format: str) -> dict[str, Any]:
         name = file_name(head.number, view)
         places.append((*files.put(f"{name}{ENDINGS[format]}", picture), *files.put(f"{name}.safetensors", volume)))
     return {"number": np.int64(head.number), "place": np.array(places, np.int64), **head.row}
+
+
+def _check_rows(out: Path, files: ShardFiles, making: Making) -> None:
+    """Check what is about to be written. Raises: `InputError` for numbers of no head, as odd tables may bring."""
+    numbers = files.table["number"]
+    try:
+        check_rows(files.table, len(numbers), making.config.views, files.size)
+    except ValueError as error:
+        raise InputError(
+            f"{out}: heads {numbers[0]:,} to {numbers[-1]:,} cannot be stored ({error}); make other tables, or name "
+            "another generator"
+        ) from error
 
 
 def _check_options(making: Making, count: int, per_shard: int, workers: int | None) -> None:
