@@ -13,12 +13,13 @@ HEADS, PER_SHARD, VIEWS, PADDING = 72, 8, 2, 500_000  # numbers of half precisio
 
 def test_memory_is_flat_while_heads_stream(weights, tables, tmp_path, monkeypatch):
     packed = making._packed
-    monkeypatch.setattr(
-        making, "_packed",
-        lambda volume, row, number: packed(
-            volume | {"padding": torch.zeros(len(volume["depth"]), PADDING, dtype=torch.half)}, row, number
-        ),
-    )  # fmt: skip
+
+    def padded(volume: dict[str, torch.Tensor], row: int, number: int) -> bytes:
+        if "points" in volume:
+            volume = volume | {"padding": torch.zeros(len(volume["points"]), PADDING, dtype=torch.half)}
+        return packed(volume, row, number)
+
+    monkeypatch.setattr(making, "_packed", padded)
     config = GeneratedConfig(views=VIEWS, points=50)
     memory: dict[str, list[float]] = {"written": [], "read": []}
     stream(

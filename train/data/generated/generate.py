@@ -16,13 +16,13 @@ from triportrait.core.render.cameras import camera_from_label
 from triportrait.core.render.face_maps import FaceMaps
 from triportrait.core.render.mesh_pictures import picture_points
 from triportrait.core.tracking.head_model import HeadModel
+from triportrait.train.data.clip_store.tracks import LANDMARKS
 from triportrait.train.data.generated.draws import GeneratedConfig, HeadDraws
 from triportrait.train.data.generated.source import GeneratedBatch
 from triportrait.train.data.generated.truth import GeneratedTruth
 from triportrait.train.data.pictures import Pictures, join
 from triportrait.train.data.upload import upload
 
-LANDMARKS = 68
 AT_A_TIME = 4  # heads: planes, and what makes them, take about 200 MB each at the published sizes
 SOURCE, MOTION, TARGET = range(3)  # views of a drawn head
 

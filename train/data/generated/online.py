@@ -16,8 +16,6 @@ from triportrait.train.data.generated.draws import GeneratedConfig, HeadDraws, H
 from triportrait.train.data.generated.generate import HeadMaker, generator_model
 from triportrait.train.data.generated.source import GeneratedBatch
 
-TRIPLE = 3  # views of a head: source, motion, target
-
 
 class OnlineHeads:
     """A source of generated heads (`GeneratedHeads`) that makes each once and keeps none.
@@ -46,8 +44,10 @@ class OnlineHeads:
         config: GeneratedConfig | None = None,
     ) -> None:
         config = config or GeneratedConfig()
-        if config.views != TRIPLE:
-            raise InputError(f"views: expected {TRIPLE}, source, motion and target, got {config.views}; leave it out")
+        if config.views != GeneratedConfig.views:
+            raise InputError(
+                f"views: expected {GeneratedConfig.views}, source, motion and target, got {config.views}; leave it out"
+            )
         self._maker = HeadMaker(generator, config, positions, features)
         self._tables, self._seed, self._motion = HeadTables(tables), seed, motion
         self._tables.check_fits(self._maker.head_model, generator.config)

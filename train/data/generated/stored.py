@@ -106,7 +106,7 @@ class StoredHeads:
         pictures, numbers = [], []
         for k in range(3 if self._motion else 2):
             chosen = [some[k] for some in views]
-            pictures.append(self.store.pictures(heads, chosen))
+            pictures.append(self.store.pictures(heads, chosen, with_truth=k == 1))  # of the target
             numbers.append(self._numbers(heads, chosen) if self._positions else {})
         source, target, *others = pictures
         return DrawnHeads(GeneratedBatch(source, target, others[0] if others else None, is_static), tuple(numbers))
