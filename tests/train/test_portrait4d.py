@@ -28,7 +28,12 @@ from triportrait.train.data.pictures import PictureSet
 from triportrait.train.generated_data import GeneratedData
 from triportrait.train.networks import InitFrom
 from triportrait.train.objectives.perceptual import Gradients
-from triportrait.train.portrait4d_presets import PORTRAIT4D_PRESETS, paper_portrait4d, tiny_portrait4d
+from triportrait.train.portrait4d_presets import (
+    PORTRAIT4D_PRESETS,
+    paper_portrait4d,
+    published_portrait4d,
+    tiny_portrait4d,
+)
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.run_folder import Run
 from triportrait.train.run_portrait4d import DynamicOnGenerated
@@ -93,15 +98,17 @@ def test_layers_that_read_motion_learn_from_heads_that_move_alone(little_cast):
 
 
 def test_the_presets_are_stage_1_with_motion():
-    own, static, small = paper_portrait4d().portrait4d, STAGE_PRESETS["paper"]().stage1, tiny_portrait4d().portrait4d
-    assert own is not None and small is not None
-    assert own.images == 15_000_000
-    assert own.static_share == small.static_share == 0.5
-    names = [f.name for f in dataclasses.fields(StageConfig)]
-    changed = {name for name in names if getattr(own, name) != getattr(static, name)}
-    assert changed == {"images"}, "all else is section 4.2's"
-    assert own.optimizer.motion_lr_factor == 1.0
-    assert small.images == 21_000, "15 to 10, as the published"
+    for name, made in (("paper", paper_portrait4d), ("published", published_portrait4d)):
+        own, static = made().portrait4d, STAGE_PRESETS[name]().stage1
+        assert own is not None
+        assert (own.images, own.static_share, own.optimizer.motion_lr_factor) == (15_000_000, 0.5, 1.0)
+        fields = [f.name for f in dataclasses.fields(StageConfig)]
+        changed = {field for field in fields if getattr(own, field) != getattr(static, field)}
+        assert changed <= {"images"}, "all else is stage 1's"
+    small = tiny_portrait4d().portrait4d
+    assert small is not None
+    assert (small.images, small.static_share) == (21_000, 0.5)
+    assert (small.losses.distill_planes, small.schedule.renderer_frozen_until) == (0.1, 1_400)
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +192,7 @@ def test_row_g_takes_its_weights_and_shows_who_they_are(run, work, tmp_path, cap
     assert "static synthesizer, 10,000,000 images" in said["start"]
     assert "static: static synthesizer, 12 images" in said["start"]
     teacher = said["teacher's training"]
-    assert "4D data of GenHead, 15,000,000 images, 50% of them static" in teacher
+    assert "4D data of GenHead; published code: 15,000,000 images, 50% of them static" in teacher
     assert "Portrait4D, on 4D data of GenHead, generator " in teacher
     assert teacher.endswith("open head, 10 images")
     assert "as static synthesizer, E_mot, 5,000,000 images" in said["student"]
@@ -266,8 +273,18 @@ REFUSED = {
     "no tables": (["--parameters", "none"], "--parameters none: expected tables of parameters"),
     "two beginnings": (["--weights", "trained", "--static", "static"], "expected none beside --weights"),
     "a static network as weights": (["--weights", "static"], "expected a reenactment network (stage 2), got a static"),
+    "two renderers": (["--genhead", "genhead", "--static", "static"], "expected none beside --static"),
     "a share that is none": (["--static-share", "2"], "portrait4d.static_share: expected a share from 0 to 1, got 2"),
 }
+
+
+def test_a_static_synthesizer_of_another_generator_is_refused(work, tmp_path, capsys):
+    other = trained.write_static(tmp_path / "other", noted={"network": "static synthesizer", "generator": "0" * 16})
+    said = refused(words(work, tmp_path / "run", "--static", other), capsys)
+    assert "expected a network that learned the planes of the generator of genhead:genhead" in said
+    assert said.endswith(
+        "got one of another (0000000000000000); name other weights or heads, or say --distill-planes 0"
+    )
 
 
 @pytest.mark.parametrize("case", REFUSED)
