@@ -48,8 +48,8 @@ class Portrait4d(SingleStage):
     """Weights folder of the GenHead whose renderer a fresh network begins with; by default that of genhead:FOLDER, of a
     store the one that drew it."""
     preset: Literal["tiny", "paper", "published"] = "tiny"
-    """The numbers that the other options change: of the demo's size, or 15 M images by the stage 1 of the paper or of the
-    published code."""
+    """The numbers that the other options change: of the demo's size, or 15 M images by the stage 1 of the paper or of
+    the published code."""
     static_share: OptionalFloat = None
     """Share of the heads that keep one face in all pictures, with motion off; half of them by default."""
     distill_planes: OptionalFloat = None
@@ -59,8 +59,8 @@ class Portrait4d(SingleStage):
     cameras: Annotated[Literal["paper", "published"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = (
         None
     )
-    """Cameras of the heads: paper samples all of them, published half, the others being those of the tables; the preset's
-    by default. A store that was made with others is refused."""
+    """Cameras of the heads: paper samples all of them, published half, the others being those of the tables; the
+    preset's by default. A store that was made with others is refused."""
 
     def stage(self) -> StageName:
         """Return the name of the stage."""
