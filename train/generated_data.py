@@ -137,8 +137,8 @@ class GeneratedData:
                 )
             raise InputError(
                 f"{self.name}: expected one face in a share of {wanted.static_share:g} of the heads and two in the "
-                f"others, got a store with one in {literal(share)}; make one by `triportrait prepare genhead --dynamic`, "
-                f"where it is {DYNAMIC:g}, or draw heads by --data genhead:FOLDER"
+                f"others, got a store with one in {literal(share)}; make one by `triportrait prepare genhead "
+                f"--dynamic`, where it is {DYNAMIC:g}, or draw heads by --data genhead:FOLDER"
             )
         cameras = "published" if wanted.sampled_cameras < 1 else "paper"
         expected = json.loads(json.dumps(asdict(wanted)))

@@ -254,7 +254,7 @@ def test_it_learns_from_a_store_of_two_faces_and_refuses_one_of_one(work, tmp_pa
         given = ["--weights", work / "genhead", "--parameters", work / "tables", "--count", 4, "--workers", 1, *more]
         assert cli.main(["prepare", "genhead", *map(str, [tmp_path / name, *given])]) == 0
     said = refused(of_store(work, tmp_path, "one"), capsys)
-    assert "one face in all views 0.5, got 1.0; make a store by `triportrait prepare genhead --cameras paper" in said
+    assert "expected one face in a share of 0.5 of the heads and two in the others, got a store with one in 1.0" in said
     assert cli.main(of_store(work, tmp_path, "two")) == 0
     card = json.loads((tmp_path / "run/config.json").read_text())
     assert card["run"]["source"] == "genhead"
