@@ -9,7 +9,7 @@ from typing import Any
 from triportrait.train.ablations import PORTRAIT4D
 from triportrait.train.config import DynamicConfig, StageConfig, TrainConfig
 from triportrait.train.data.generated.draws import DYNAMIC
-from triportrait.train.presets import paper, tiny_stages
+from triportrait.train.presets import on_heads_of_genhead, paper, tiny_stages
 
 IMAGES = 15_000_000  # that the published code's network of 4D data sees
 
@@ -17,15 +17,12 @@ IMAGES = 15_000_000  # that the published code's network of 4D data sees
 def tiny_portrait4d() -> TrainConfig:
     """Return a small training at 128 px, of as many images to those of tiny's stage 1 as at the published sizes.
 
-    Rates are those of tiny's stage 2, where its layers that read motion are trained from fresh ones. L_T has its
-    weight, and the renderer stands still for the same share of the images.
+    Terms and schedule are those of tiny's stage 1 on such heads. Rates are those of its stage 2, where the layers that
+    read motion are trained from fresh ones.
     """
-    whole, large = tiny_stages(), paper()
-    images = whole.stage1.images * IMAGES // large.stage1.images
-    losses = dataclasses.replace(whole.stage1.losses, distill_planes=large.stage1.losses.distill_planes)
-    frozen = images * large.stage1.schedule.renderer_frozen_until // IMAGES
-    schedule = dataclasses.replace(whole.stage1.schedule, renderer_frozen_until=frozen)
-    return _portrait4d(whole, images=images, optimizer=whole.stage2.optimizer, losses=losses, schedule=schedule)
+    whole = on_heads_of_genhead(tiny_stages())
+    images = whole.stage1.images * IMAGES // paper().stage1.images
+    return _portrait4d(whole, images=images, optimizer=whole.stage2.optimizer)
 
 
 def paper_portrait4d() -> TrainConfig:
