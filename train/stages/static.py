@@ -190,7 +190,7 @@ def generated_terms(
 
 def phases(models: StaticModels, config: StageConfig) -> list[Phase[StaticBatch]]:
     """Return what a step of stage 1 does: the generator, its density, the discriminator, R1."""
-    smoothing = density_phase(models, config, lambda batch: _heads(batch, models))
+    smoothing: Phase[StaticBatch] = density_phase(models, config, lambda batch: _heads(batch, models))
     return stage_phases(models, config, losses, [smoothing] if config.losses.density else [])
 
 
