@@ -59,6 +59,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--heads", type=int, default=2000)
     parser.add_argument("--every", type=int, default=200)
+    parser.add_argument("--views", type=int, default=2)
+    parser.add_argument("--points", type=int, default=100, help="of L_T in each view; they take most of the time")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--parameters", type=Path)
     given = parser.parse_args()
@@ -66,11 +68,14 @@ def main() -> None:
         place = Path(folder)
         weights = given.weights or save_little(place / "weights")
         tables = given.parameters or write_tables(place / "tables")
-        making = Making(weights, tables, "cpu", 0, GeneratedConfig(), True, "png")
+        config = GeneratedConfig(views=given.views, points=given.points)
+        making = Making(weights, tables, "cpu", 0, config, True, "png")
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
         print(f"python tests/train/generated/memory.py {' '.join(sys.argv[1:])}".rstrip())
         print(f"commit {commit.stdout.strip()}, torch {torch.__version__}, {platform.machine()}, one thread")
-        print(f"{given.heads:,} heads of {making.config.views} views with feature images, 64 to a shard")
+        print(
+            f"{given.heads:,} heads of {given.views} views, {given.points} points each, feature images, 64 to a shard"
+        )
         lines: dict[str, list[float]] = {"written": [], "read": []}
         began = time.monotonic()
 

@@ -47,6 +47,10 @@ def test_the_seed_and_the_number_of_a_head_alone_decide(opened):
         assert not torch.equal(getattr(other, name), getattr(whole, name)), name
     fewer = draw_heads(opened, little_config(), 5, 3, 6, dataclasses.replace(config, views=2))
     assert torch.equal(fewer.camera, whole.camera[:, :2]) and torch.equal(fewer.latent, whole.latent)
+    larger = dataclasses.replace(little_config(), latent_width=9)
+    finer = draw_heads(opened, larger, 5, 3, 6, dataclasses.replace(config, points=9))
+    for name in ("camera", "shape", "expression", "eyes", "jitter"):
+        assert torch.equal(getattr(finer, name), getattr(whole, name)), f"{name}: whatever else the generator needs"
 
 
 def test_heads_are_drawn_as_published(opened):

@@ -234,7 +234,7 @@ def test_a_damaged_index_is_no_store(store, tmp_path):
     index = json.loads((copy / "index.json").read_text())
     for name, value in (
         ("views", 0), ("size", "64"), ("features", 1), ("channels", 1 << 40), ("flame", {"../x": {"bytes": 1}}),
-        ("flame", []), ("shards", []), ("head_model", 3),
+        ("flame", []), ("shards", []), ("head_model", 3), ("drawing", {}), ("drawing", {"static_share": 2}),
     ):  # fmt: skip
         (copy / "index.json").write_text(json.dumps(index | {name: value}))
         with pytest.raises(InputError, match=r"expected a store of generated heads, its index.json is missing or"):
@@ -259,7 +259,7 @@ def test_numbers_that_are_not_finite_are_not_stored(weights, tables, tmp_path, c
 
 
 def test_training_draws_every_head_once_in_an_epoch(store):
-    source = StoredHeads(store, seed=1, motion=True)
+    source = StoredHeads(store, seed=3, motion=True)
     assert (len(source), source.has_features, source.image_size) == (COUNT, True, 64)
     assert source.head_model.is_same(source.model.identity)
     rng = np.random.default_rng(0)
@@ -267,6 +267,7 @@ def test_training_draws_every_head_once_in_an_epoch(store):
     names = [[name.rpartition(" ")[2] for name in batch.source.origin] for batch in epochs]
     assert [sorted(map(int, some)) for some in names] == [list(range(COUNT))] * 2 and names[0] != names[1]
     for batch in epochs:
+        assert batch.is_static.tolist() == [False, True] * 3 + [False], "in turn, as heads are drawn"
         assert batch.source.origin == batch.target.origin == batch.motion.origin
         assert torch.equal(batch.motion.motion, batch.target.motion), "the driving face is the target's"
         assert torch.equal((batch.source.motion == batch.target.motion).all(1), batch.is_static)

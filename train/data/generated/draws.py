@@ -215,23 +215,29 @@ def draw_heads(
     return HeadDraws(**{name: torch.from_numpy(np.stack([head[name] for head in heads])) for name in heads[0]})
 
 
+def is_static(number: int, static_share: float) -> bool:
+    """Tell whether the head of a number has one face in all views: of any consecutive heads this share, to one."""
+    return math.floor((number + 1) * static_share) > math.floor(number * static_share)
+
+
 def _draw_head(
     tables: HeadTables, generator: GenHeadConfig, seed: int, number: int, config: GeneratedConfig
 ) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng([_HEADS, seed, number])
+    rng, of_latent, of_jitter, of_picks = (np.random.default_rng([_HEADS, seed, number, k]) for k in range(4))
     real_camera, shape = tables.camera_and_shape(int(rng.integers(len(tables))))
     row = int(rng.integers(tables.faces))
     other = (row + int(rng.integers(1, max(2, tables.faces)))) % tables.faces
     faces = np.stack([_draw_face(tables, rng, config, face) for face in (row, other)])
-    latent = rng.standard_normal(generator.latent_width, np.float32)
-    is_static = math.floor((number + 1) * config.static_share) > math.floor(number * config.static_share)
-    views = [_draw_view(tables, generator, rng, config, real_camera if v == 0 else None) for v in range(config.views)]
-    shown = faces[[0 if is_static or v == 0 else 1 for v in range(config.views)]]  # [V, 112]
+    has_one_face = is_static(number, config.static_share)
+    V, S = config.views, generator.render.num_coarse
+    shown = faces[[0 if has_one_face or v == 0 else 1 for v in range(V)]]  # [V, 112]
     return {
-        "number": np.array(number), "latent": latent, "shape": shape, "mapping_camera": real_camera,
+        "number": np.array(number), "latent": of_latent.standard_normal(generator.latent_width, np.float32),
+        "shape": shape, "mapping_camera": real_camera,
+        "camera": np.stack([_draw_camera(tables, rng, config, real_camera if v == 0 else None) for v in range(V)]),
         "expression": shown[:, :EXPRESSION], "pose": shown[:, EXPRESSION : EXPRESSION + 6],
-        "eyes": shown[:, EXPRESSION + 6 :], "is_static": np.array(is_static),
-        **{name: np.stack([view[name] for view in views]) for name in views[0]},
+        "eyes": shown[:, EXPRESSION + 6 :], "is_static": np.array(has_one_face),
+        "jitter": of_jitter.random((V, S), np.float32), "picks": of_picks.random((V, config.points), np.float32),
     }  # fmt: skip
 
 
@@ -246,20 +252,13 @@ def _draw_face(tables: HeadTables, rng: np.random.Generator, config: GeneratedCo
     return face
 
 
-def _draw_view(
-    tables: HeadTables,
-    generator: GenHeadConfig,
-    rng: np.random.Generator,
-    config: GeneratedConfig,
-    real_camera: np.ndarray | None,
-) -> dict[str, np.ndarray]:
-    """Draw the camera of a view, and where its rays are sampled; `real_camera`: of the head's own row, where it is."""
+def _draw_camera(
+    tables: HeadTables, rng: np.random.Generator, config: GeneratedConfig, real_camera: np.ndarray | None
+) -> np.ndarray:
+    """Draw the label [25] of a view's camera; `real_camera` is that of the head's own row, for the first view."""
     row = int(rng.integers(len(tables)))
     camera = (tables.camera_and_shape(row)[0] if real_camera is None else real_camera).copy()
     sampled = sample_look_at(1, torch.Generator().manual_seed(int(rng.integers(2**62))), config.cameras)
     if rng.random() < config.sampled_cameras:
         camera[:16] = camera_label(sampled)[0, :16].numpy()  # the lens stays
-    return {
-        "camera": camera, "jitter": rng.random(generator.render.num_coarse, np.float32),
-        "picks": rng.random(config.points, np.float32),
-    }  # fmt: skip
+    return camera

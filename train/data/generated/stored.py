@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.render.face_maps import FaceMaps
 from triportrait.core.tracking.head_model import HeadModel, load_head_model
+from triportrait.train.data.generated.draws import is_static
 from triportrait.train.data.generated.source import GeneratedBatch
 from triportrait.train.data.generated.store.layout import FLAME
 from triportrait.train.data.generated.store.reading import HeadStore
@@ -75,7 +77,7 @@ class StoredHeads:
         self.has_features, self.image_size = self.store.features, self.store.size
         self._seed, self._motion, self._device = seed, motion, torch.device(device)
         self._chosen = None if chosen is None else frozenset(chosen)
-        self._positions = positions
+        self._positions, self._static_share = positions, self.store.static_share
         self._order = lru_cache(maxsize=2)(self._ordered)
 
     def __len__(self) -> int:
@@ -136,8 +138,14 @@ class StoredHeads:
         return tuple(order.tolist())
 
     def _ordered(self, epoch: int) -> np.ndarray:
-        order = self.store.order(self._seed, epoch)
-        return np.fromiter((k for k in order if self._chosen is None or k in self._chosen), np.int64)
+        """Return the heads of an epoch; those with one face and those with two come in turn, as they are drawn."""
+        order = [k for k in self.store.order(self._seed, epoch) if self._chosen is None or k in self._chosen]
+        alike, others = (iter([k for k in order if is_static(k, self._static_share) is kind]) for kind in (True, False))
+        heads = list[int]()
+        for place in range(len(order)):
+            kinds = (alike, others) if is_static(place, self._static_share) else (others, alike)
+            heads.append(next(chain(*kinds)))  # of the other kind where one is used up
+        return np.array(heads, np.int64)
 
     def _numbers(self, heads: Sequence[int], views: Sequence[int]) -> dict[str, Tensor]:
         rows = [self.store.row(head) for head in heads]

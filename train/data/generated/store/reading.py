@@ -42,6 +42,7 @@ class HeadStore(ShardedStore):
 
     Attributes:
         size: S, side of the pictures in px. views: V. features: whether feature images are kept.
+        static_share: of the heads with one face in all views.
         head_model: whose parameters these are. generator: fingerprint of the GenHead that drew the heads.
 
     Raises: `InputError` for what is no store, is not finished, or is damaged.
@@ -75,6 +76,9 @@ class HeadStore(ShardedStore):
             raise ValueError("features and generator are something else")
         if any(Path(name).name != name or type(said["bytes"]) is not int for name, said in self._flame.items()):
             raise ValueError("no files of a head model")
+        self.static_share = index["drawing"]["static_share"]
+        if type(self.static_share) not in (int, float) or not 0 <= self.static_share <= 1:
+            raise ValueError("no share")
         ray_size, channels, points = sizes
         self._shapes = seen_shapes(ray_size), truth_shapes(ray_size, channels, points, self.features)
         self.head_model = stored_head_model(index, f"{self.folder / INDEX}: head_model")
