@@ -24,6 +24,7 @@ GROUP = 2  # pictures whose spread the discriminator sees
 Init = Literal["static", "random"]
 MotionKind = Literal["pictures", "parameters"]
 Teacher = Literal["static", "dynamic"]
+SuperresStyle = Literal["own", "mean"]  # that GenHead's super-resolution was trained with; that of its mapping
 StandIn = Literal["gradients", "random_features", "lpips"]  # two stand-ins for LPIPS, and itself
 
 
@@ -144,6 +145,7 @@ class TrainConfig:
     motion: StageConfig = field(default_factory=StageConfig)
     stage2: ReenactConfig = field(default_factory=ReenactConfig)
     portrait4d: DynamicConfig | None = None  # the teacher of row G, of trainings of that alone
+    superres_style: SuperresStyle = "own"  # with which a network that begins with GenHead's renderer begins
     save_every: int = 2_000  # images between two saved states
     sample_every: int = 2_000  # images between two grids of pictures
     evaluate_every: int = nonnegative(0)  # images between two measurements on held-out people; 0: never
@@ -158,7 +160,11 @@ class TrainConfig:
             raise InputError(
                 f"strangers.size: expected the model's {self.model.image_size} px, got {self.strangers.size}; choose it"
             )
-        for field_name, known in (("precision", get_args(Precision)), ("perceptual", get_args(StandIn))):
+        for field_name, known in (
+            ("precision", get_args(Precision)),
+            ("perceptual", get_args(StandIn)),
+            ("superres_style", get_args(SuperresStyle)),
+        ):
             if getattr(self, field_name) not in known:
                 raise InputError(
                     f"{field_name}: expected one of {', '.join(known)}, got {getattr(self, field_name)!r}; choose one"

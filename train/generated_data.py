@@ -20,17 +20,17 @@ from triportrait.core.genhead.weights import genhead_fingerprint, load_genhead
 from triportrait.core.safe_text import literal, shown
 from triportrait.train.config import LossConfig, TrainConfig
 from triportrait.train.data.cameras import SetCameras, shown_range
-from triportrait.train.data.generated.draws import GeneratedConfig
+from triportrait.train.data.generated.draws import DYNAMIC, GeneratedConfig
 from triportrait.train.data.generated.online import OnlineHeads
 from triportrait.train.data.generated.source import GeneratedHeads
 from triportrait.train.data.generated.store.layout import SOURCE, is_head_store
 from triportrait.train.data.generated.store.reading import HeadStore
 from triportrait.train.data.generated.stored import StoredHeads
+from triportrait.train.data.parameter_tables import drawn_from
 from triportrait.train.data.split import read_split
 from triportrait.train.runs.run_config import data_fingerprints
 
 ONLINE = "genhead:"
-TABLES = "*hq_all_*_params.npy"
 
 
 def is_generated(data: Path) -> bool:
@@ -77,7 +77,7 @@ class GeneratedData:
                 f"{data}: expected beside it the tables from which its heads are drawn, got none; name by --parameters "
                 "a folder of `triportrait prepare parameters` or of the published tables"
             )
-        if not any(parameters.glob(TABLES)):
+        if not drawn_from(parameters):
             raise InputError(
                 f"--parameters {parameters}: expected tables of parameters, there are none; make them by `triportrait "
                 "prepare parameters`"
@@ -117,25 +117,43 @@ class GeneratedData:
             )
         if self.store is None:
             return
-        wanted, drawn = drawn_as(config.cast.cameras, static_share), self.store.index.get("drawing")
-        drawn = drawn if isinstance(drawn, dict) else {}
-        options = f"--cameras {'published' if wanted.sampled_cameras < 1 else 'paper'}"
-        options += "" if static_share == 1 else " --dynamic"
-        ranges = {name: list(x) if isinstance(x, tuple) else x for name, x in asdict(wanted.cameras).items()}
-        for name, what, value in (
-            ("static_share", "share of heads with one face in all views", static_share),
-            ("sampled_cameras", "share of views from sampled cameras", wanted.sampled_cameras),
-            ("cameras", "range of sampled cameras", ranges),
-        ):
-            if drawn.get(name) != value:
-                raise InputError(
-                    f"{self.name}: expected as {what} {literal(value)}, got {literal(drawn.get(name))}; make a store "
-                    f"by `triportrait prepare genhead {options}`, or say other --cameras here"
-                )
+        self._check_drawn(drawn_as(config.cast.cameras, static_share))
         if losses.distill_feature and not self.store.features:
             raise InputError(
                 f"{self.name}: expected feature images, as --distill-feature counts, got a store without; make it "
                 "again by `triportrait prepare genhead --features`, or say --distill-feature 0"
+            )
+
+    def _check_drawn(self, wanted: GeneratedConfig) -> None:
+        """Check how the heads of a store were drawn; they may have more views."""
+        assert self.store is not None
+        drawn = self.store.index.get("drawing")
+        drawn = drawn if isinstance(drawn, dict) else {}
+        if (share := drawn.get("static_share")) != wanted.static_share:
+            if wanted.static_share == 1:
+                raise InputError(
+                    f"{self.name}: expected heads with one face in all views, got a store in which some have two; make "
+                    "one by `triportrait prepare genhead` without --dynamic"
+                )
+            raise InputError(
+                f"{self.name}: expected one face in a share of {wanted.static_share:g} of the heads and two in the "
+                f"others, got a store with one in {literal(share)}; make one by `triportrait prepare genhead "
+                f"--dynamic`, where it is {DYNAMIC:g}, or draw heads by --data genhead:FOLDER"
+            )
+        cameras = "published" if wanted.sampled_cameras < 1 else "paper"
+        expected = json.loads(json.dumps(asdict(wanted)))
+        for name in ("sampled_cameras", "cameras"):
+            if drawn.get(name) != expected[name]:
+                raise InputError(
+                    f"{self.name}: expected heads that are seen from {cameras}'s cameras, got others ({name} "
+                    f"{literal(drawn.get(name))}); make a store by `triportrait prepare genhead --cameras {cameras}`, "
+                    "or say other --cameras here"
+                )
+        others = [n for n in expected if n not in ("views", "static_share") and drawn.get(n) != expected[n]]
+        if others:
+            raise InputError(
+                f"{self.name}: expected {others[0]} {literal(expected[others[0]])} of generated heads, got "
+                f"{literal(drawn.get(others[0]))}; make a store by `triportrait prepare genhead`"
             )
 
     def check_same(self, named: str) -> None:
@@ -167,7 +185,7 @@ class GeneratedData:
         if self.store is not None:
             return {name: said for shard in self.store.shards for name, said in shard.files.items()}
         assert self._parameters is not None
-        tables = {path.name: sha256(path) for path in sorted(self._parameters.glob(TABLES))}
+        tables = {path.name: sha256(path) for path in drawn_from(self._parameters)}
         return {"generator": self.fingerprint, **tables}
 
     def open(

@@ -179,14 +179,10 @@ def run_stage(
                 finally:
                     skipped.tell()
                 generator_began = time.perf_counter()
-                for micro in micros if stage.generate is not None else ():
-                    assert stage.generate is not None
-                    micro.batch = stage.generate(micro.batch)
-                generated = time.perf_counter() - generator_began
-            for micro in micros if stage.generate is None else ():
-                micro.batch = stage.to_device(micro.batch)
-            waited = time.perf_counter() - wait_began - generated
-            clock.step(waited, ready, 0 if stage.generate is None else len(micros))
+                for micro in micros:
+                    micro.batch = (stage.generate or stage.to_device)(micro.batch)
+                made = time.perf_counter() - generator_began if stage.generate else 0.0
+            clock.step(time.perf_counter() - wait_began - made, ready, len(micros) if stage.generate else 0)
             lrs = step_runner.run(micros, step, before)
             bar.update(stage.batch)
             is_logged = engine.steps % LOG_EVERY == 0

@@ -20,7 +20,7 @@ from triportrait.core.motion.head_identity import ModelIdentity
 from triportrait.core.network_kind import REENACTMENT, STATIC
 from triportrait.core.portrait import Portrait4D
 from triportrait.core.weights import DEMO, OPEN_HEAD
-from triportrait.train.config import LossConfig, StageConfig, StageName, TrainConfig
+from triportrait.train.config import LossConfig, StageConfig, StageName, SuperresStyle, TrainConfig
 from triportrait.train.named_networks import Reading, load_named, named_encoder, parameter_encoder, take_named
 from triportrait.train.objectives.discriminator import Discriminator
 from triportrait.train.objectives.identity import FaceIdentity
@@ -160,7 +160,7 @@ def static_models(config: TrainConfig, init_from: InitFrom, device: torch.device
             "name the static synthesizer that stage 1 shall go on from",
         )
     elif init_from.genhead is not None:
-        take_renderer(portrait, load_genhead(init_from.genhead), init_from.genhead, frozen > 0)
+        take_renderer(portrait, load_genhead(init_from.genhead), init_from.genhead, config.superres_style)
     elif frozen:
         raise InputError(
             f"renderer: expected a trained one, as it does not move for the first {frozen:,} images, got a fresh one; "
@@ -207,7 +207,7 @@ def dynamic_models(
     elif init_from.static is not None:
         _begin_as(portrait, _static(init_from, config, init_from.static, "--static"))
     elif init_from.genhead is not None:
-        take_renderer(portrait, load_genhead(init_from.genhead), init_from.genhead, frozen > 0)
+        take_renderer(portrait, load_genhead(init_from.genhead), init_from.genhead, config.superres_style)
     elif frozen:
         raise InputError(
             f"renderer: expected a trained one, as it does not move for the first {frozen:,} images, got a fresh one; "
@@ -229,16 +229,15 @@ def _begin_as(portrait: Portrait4D, static: Portrait4D) -> None:
     portrait.load_state_dict(portrait.state_dict() | shared)
 
 
-def take_renderer(portrait: Portrait4D, generator: GenHead, name: str, frozen: bool) -> None:
+def take_renderer(portrait: Portrait4D, generator: GenHead, name: str, style: SuperresStyle) -> None:
     """Let a portrait begin with a GenHead's renderer: the MLP behind its planes and its super-resolution (section A).
 
-    The style of super-resolution is the mean style of the mapping, as published. A renderer that does not move at
-    first takes the style that GenHead's super-resolution was trained with instead, so that it draws as GenHead does;
-    both are the same in a file that was made without use_ws_ones.
+    With GenHead's own style super-resolution draws as GenHead's does. The published code copies the mean style of the
+    mapping in its place; both are the same in a file that was made without use_ws_ones.
 
     Args:
         generator: not folded. name: of its folder, for the sentence.
-        frozen: whether the renderer stands still at first.
+        style: of super-resolution.
 
     Raises: `InputError` where its renderer has other sizes.
     """
@@ -252,7 +251,7 @@ def take_renderer(portrait: Portrait4D, generator: GenHead, name: str, frozen: b
             f"{ours.render.plane_width} channels, {ours.image_size} px), got those of {theirs.preset} "
             f"({theirs.render.plane_width} channels, {theirs.image_size} px); name another GenHead or preset"
         )
-    if not frozen:
+    if style == "mean":
         renders["superres.style"] = generator.mapping.mean_style
     portrait.load_state_dict(mine | renders)
 

@@ -25,7 +25,7 @@ from triportrait.core.seeded_weights import rule_genhead
 from triportrait.core.tracking.head_model import load_head_model
 from triportrait.train import loop
 from triportrait.train.networks import InitFrom, static_models
-from triportrait.train.presets import STAGE_PRESETS, paper
+from triportrait.train.presets import STAGE_PRESETS, on_heads_of_genhead, paper, tiny_stages
 from triportrait.train.run_generated_heads import on_generated
 from triportrait.train.runs.checkpoints import checkpoints_of
 from triportrait.train.stages import static as stage1
@@ -112,16 +112,14 @@ def test_a_fresh_network_begins_with_the_generator_s_renderer(heads):
     generator.mapping.mean_style.fill_(0.25)
     save_genhead(heads / "mean", generator, {})
     own = generator.state_dict()
-    for until in (0, 8):
-        config = little.generated()
-        schedule = dataclasses.replace(config.stage1.schedule, renderer_frozen_until=until)
-        config = dataclasses.replace(config, stage1=dataclasses.replace(config.stage1, schedule=schedule))
+    for style in ("own", "mean"):
+        config = dataclasses.replace(little.generated(), superres_style=style)
         init = InitFrom(genhead=str(heads / "mean"))
         found = static_models(config, init, torch.device("cpu")).portrait.state_dict()
         fresh = static_models(little.generated(), InitFrom(), torch.device("cpu")).portrait.state_dict()
         for name in found:
             if name == "superres.style":
-                wanted = own[name] if until else torch.full_like(own[name], 0.25)
+                wanted = own[name] if style == "own" else torch.full_like(own[name], 0.25)
                 assert torch.equal(found[name], wanted), "trained with a style of its own, or the published copy"
             elif name.startswith(("volume.", "superres.")):
                 assert torch.equal(found[name], own[name]), name
@@ -151,6 +149,9 @@ def test_what_cannot_be_is_one_sentence(heads, little_folder, tmp_path, capsys):
     said = refused([*given, "--data", little_folder], capsys)
     assert "expected none, as only genhead:FOLDER draws heads from tables" in said
     assert "nowhere" in refused([*given, "--data", "genhead:nowhere"], capsys)
+    said = refused([*given, "--front-sources", 0.5], capsys)
+    assert "--front-sources 0.5: expected none, as no view of genhead:" in said
+    assert "--cameras tiny: expected paper or published" in refused([*given, "--cameras", "tiny"], capsys)
     said = refused([*given, "--evaluate-every", 4], capsys)
     assert "hold somebody out for --evaluate-every, nobody is, as every head is drawn once; leave" in said
     said = refused(["train", "stage2", *bare[2:]], capsys)
@@ -179,18 +180,27 @@ def test_other_tables_are_told_from_those_that_a_run_was_begun_on(heads, run, tm
     assert "begun on other data: genhead:genhead with 3 then, genhead:genhead with 3 now, of which ffhq_all_" in said
 
 
-def made_store(heads: Path, out: Path, *more: Any) -> Path:
-    given = ["--weights", heads / "genhead", "--parameters", heads / "tables", "--count", 6, "--device", "cpu"]
-    assert cli.main(["prepare", "genhead", *map(str, [out, *given, "--workers", 1, *more])]) == 0
-    return out
-
-
 @pytest.fixture(scope="module")
 def store(heads, tmp_path_factory) -> Path:
     """Six heads with feature images, of which some are held out."""
-    folder = made_store(heads, tmp_path_factory.mktemp("stored") / "store", "--features")
+    folder = tmp_path_factory.mktemp("stored") / "store"
+    given = ["--weights", heads / "genhead", "--parameters", heads / "tables", "--count", 6, "--views", 2]
+    assert (
+        cli.main(["prepare", "genhead", *map(str, [folder, *given, "--features", "--device", "cpu", "--workers", 1])])
+        == 0
+    )
     assert cli.main(["prepare", "split", str(folder), "--share", "0.4"]) == 0
     return folder
+
+
+def otherwise(store: Path, out: Path, **changes: Any) -> Path:
+    """The store as if it had been made with other numbers and nobody were held out."""
+    shutil.copytree(store, out)
+    (out / "split.json").unlink()
+    index = json.loads((out / "index.json").read_text())
+    drawing = index["drawing"] | {name: value for name, value in changes.items() if name in index["drawing"]}
+    (out / "index.json").write_text(json.dumps(index | changes | {"drawing": drawing}))
+    return out
 
 
 def of_store(heads: Path, store: Path, out: Path, *more: Any) -> list[str]:
@@ -199,8 +209,9 @@ def of_store(heads: Path, store: Path, out: Path, *more: Any) -> list[str]:
     return given[:at] + given[at + 2 :]
 
 
-def test_a_store_is_trained_on_and_measured_on_whom_it_holds_out(heads, store, tmp_path):
+def test_a_store_is_trained_on_and_measured_on_whom_it_holds_out(heads, store, tmp_path, monkeypatch):
     out = tmp_path / "run"
+    monkeypatch.setattr("triportrait.train.run_generated_heads.face_provider", lambda: None)  # which takes longest
     assert cli.main(of_store(heads, store, out, "--evaluate-every", 8)) == 0
     lines = lines_of(out)
     trained = [line for line in lines if "l1" in line]
@@ -211,8 +222,6 @@ def test_a_store_is_trained_on_and_measured_on_whom_it_holds_out(heads, store, t
     config = json.loads((out / "config.json").read_text())["run"]
     assert (config["source"], config["init_from"]["genhead"]) == ("genhead", "genhead")
     assert len(config["held_out"]) == 12
-    assert cli.main(["train", "export", str(out), str(tmp_path / "static")]) == 0
-    assert load_portrait(tmp_path / "static").neck is not None
 
 
 def test_a_store_that_was_made_otherwise_is_refused(heads, store, tmp_path, capsys):
@@ -228,14 +237,16 @@ def test_a_store_that_was_made_otherwise_is_refused(heads, store, tmp_path, caps
     said = refused([*given, "--genhead", tmp_path / "genhead"], capsys)
     assert f"--genhead {tmp_path / 'genhead'}: expected the generator of the heads of {store}" in said
     said = refused([*given, "--cameras", "published"], capsys)
-    assert "expected as share of views from sampled cameras 0.5, got 1.0; make a store by" in said
-    bare = made_store(heads, tmp_path / "bare")
+    assert "expected heads that are seen from published's cameras, got others (sampled_cameras 1.0); make a" in said
+    bare = otherwise(store, tmp_path / "bare", features=False)
     said = refused([*given, "--data", bare], capsys)
     assert "make it again by `triportrait prepare genhead --features`, or say --distill-feature 0" in said
     said = refused([*given, "--data", bare, "--distill-feature", 0, "--evaluate-every", 4], capsys)
     assert "nobody is; hold a tenth out by `triportrait prepare split" in said
-    said = refused([*given, "--data", made_store(heads, tmp_path / "dynamic", "--dynamic", "--features")], capsys)
-    assert "expected as share of heads with one face in all views 1.0, got 0.5; make a store by" in said
+    said = refused([*given, "--data", otherwise(store, tmp_path / "dynamic", static_share=0.5)], capsys)
+    assert "expected heads with one face in all views, got a store in which some have two; make one by" in said
+    said = refused([*given, "--data", otherwise(store, tmp_path / "points", truncation=0.5)], capsys)
+    assert "expected truncation 0.95 of generated heads, got 0.5; make a store by" in said
     assert not out.exists()
 
 
@@ -250,6 +261,20 @@ def test_the_schedule_says_who_draws_and_from_where_heads_are_seen(heads, tmp_pa
         assert wanted in shown
         assert "GenHead's planes" in shown
     assert not (tmp_path / "run").exists()
+
+
+def test_tiny_on_generated_heads_compares_what_the_paper_compares(heads, tmp_path, capsys):
+    small, large = on_heads_of_genhead(tiny_stages()).stage1, paper().stage1
+    for name in ("raw", "raw_perceptual", "foreground", "background", "opacity", "depth", "distill_planes"):
+        assert getattr(small.losses, name) == getattr(large.losses, name) > 0, name
+    assert small.schedule.renderer_frozen_until / small.images == large.schedule.renderer_frozen_until / large.images
+    assert on_heads_of_genhead(paper()) == paper()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(STAGE_PRESETS, "tiny", tiny_stages)
+        assert cli.main([*words(heads, tmp_path / "run"), "--show-schedule"]) == 0
+        shown = capsys.readouterr().out
+        assert "GenHead's planes    0.1 always" in shown
+        assert "from 1,400" in shown
 
 
 def test_generated_heads_have_one_source_and_one_target_from_anywhere():

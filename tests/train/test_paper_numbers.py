@@ -67,6 +67,7 @@ NUMBERS: dict[str, tuple[Any, Callable[[], Any]]] = {
     "code identity term from": ([400_000] * 2, lambda: [own.schedule.identity_from for own in (ONE, CODE.stage1)]),
     "code images of stage 1": (15_000_000, lambda: CODE.stage1.images),
     "code renderer is never frozen": (0, lambda: CODE.stage1.schedule.renderer_frozen_until),
+    "code style of super-resolution, w_avg": ("mean", lambda: CODE.superres_style),
     "code side of GenHead's rays": (64, lambda: genhead_ffhq512().ray_size),
     "code truncation of the generated heads": (0.95, lambda: GeneratedConfig.truncation),
     "code jaws of another angle: share, range": ((0.5, (0.0, 0.2)),

@@ -142,7 +142,12 @@ def tracked_pairs(clips: ClipPictures) -> list[Pair]:
 
 
 def generated_pairs(store: HeadStore, held_out: Sequence[int]) -> list[Pair]:
-    """Return pairs of stage 1 on heads of GenHead: the first view of a held-out head, and what its others show."""
+    """Return pairs of stage 1 on heads of GenHead: the first view of a held-out head, and what its others show.
+
+    Args:
+        store: of heads with one face in all views.
+    """
+    assert store.index["drawing"]["static_share"] == 1, "the first view of the others has another face"
     pairs = []
     for head, turn in _turns(held_out, store.views - 1):
         source, target = (store.pictures([head], [view]) for view in (0, 1 + turn))

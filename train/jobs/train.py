@@ -32,13 +32,13 @@ from triportrait.train.jobs.export_replay import Export, Replay
 from triportrait.train.jobs.run_on_ranks import disk_error
 from triportrait.train.jobs.show_schedule import shown_columns
 from triportrait.train.jobs.shown_networks import shown_networks
-from triportrait.train.jobs.stage_options import SingleStage
+from triportrait.train.jobs.stage_options import MeasuredStage
 from triportrait.train.jobs.train_motion import Motion
 from triportrait.train.jobs.train_portrait4d import Portrait4d
 from triportrait.train.named_data import Loading
 from triportrait.train.named_networks import told_encoder
 from triportrait.train.networks import InitFrom
-from triportrait.train.presets import PRESETS
+from triportrait.train.presets import PRESETS, on_heads_of_genhead
 from triportrait.train.run_all_stages import AllStages
 from triportrait.train.run_folder import Inputs, Run
 from triportrait.train.run_generated_heads import StaticOnGenerated, on_generated
@@ -130,11 +130,11 @@ class Overfit(_Whole):
 
 
 @dataclass(frozen=True)
-class Stage1(SingleStage):
+class Stage1(MeasuredStage):
     """Train the static synthesizer from heads that GenHead draws, or from multi-view pictures (stage 1), on one process
     or under torchrun on several."""
 
-    renamed: ClassVar[dict[str, str]] = SingleStage.renamed | {"--teacher": NO_TEACHER}
+    renamed: ClassVar[dict[str, str]] = MeasuredStage.renamed | {"--teacher": NO_TEACHER}
 
     parameters: OptionalFolder = None
     """Tables of `triportrait prepare parameters`, or the published ones, from which genhead:FOLDER draws heads."""
@@ -147,8 +147,8 @@ class Stage1(SingleStage):
     """Weight of GenHead's feature images, of the head and of its background."""
     cameras: Annotated[CameraPreset | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
     """Cameras that the set or store was made with (`prepare heads --cameras`, `prepare genhead --cameras`), or that
-    genhead:FOLDER draws: tiny, paper, published; the preset's by default. Data that are seen from elsewhere are
-    refused."""
+    genhead:FOLDER draws: tiny (procedural heads alone), paper, published; the preset's by default. Data that are seen
+    from elsewhere are refused."""
 
     def stage(self) -> StageName:
         """Return the name of the stage."""
@@ -157,6 +157,9 @@ class Stage1(SingleStage):
     def start_config(self) -> TrainConfig:
         """Return the config that the other options change."""
         config = super().start_config()
+        if self.data is not None and is_generated(self.data):
+            self._check_generated(self.data)
+            config = on_heads_of_genhead(config)
         if self.cameras is None:
             return config
         cast = dataclasses.replace(config.cast, cameras=SET_CAMERAS[self.cameras])
@@ -164,6 +167,19 @@ class Stage1(SingleStage):
         stages: dict[str, Any] = {} if cast.cameras.first_filmed else {"stage1": first}
         idle = {name: dataclasses.replace(getattr(config, name), front_sources=0.0) for name in ("motion", "stage2")}
         return dataclasses.replace(config, cast=cast, **stages, **idle)
+
+    def _check_generated(self, data: Path) -> None:
+        """Raises: `InputError` for options that say nothing of generated heads."""
+        if self.front_sources is not None:
+            raise InputError(
+                f"--front-sources {self.front_sources:g}: expected none, as no view of {data} is near the front by its "
+                "place, got one; leave it out"
+            )
+        if self.cameras == "tiny":
+            raise InputError(
+                f"--cameras tiny: expected paper or published, as no view of {data} is near the front by its place; "
+                "say one of them, or leave it out"
+            )
 
     def init_from(self) -> InitFrom:
         """Return the weights that the stage begins from."""
@@ -198,7 +214,7 @@ class Stage1(SingleStage):
 
 
 @dataclass(frozen=True)
-class Stage2(ColumnOptions, SingleStage):
+class Stage2(ColumnOptions, MeasuredStage):
     """Train reenactment from pairs of expressions and pseudo views (stage 2), on one process or on several."""
 
     static: OptionalStr = None

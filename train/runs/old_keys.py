@@ -60,4 +60,5 @@ def with_new_keys(config: dict[str, Any]) -> dict[str, Any]:
     if "save_every" in config:  # a run's, not a card's
         config.setdefault("evaluate_every", 0)  # which older runs do not have
         config.setdefault("portrait4d", None)
+        config.setdefault("superres_style", "own")
     return config

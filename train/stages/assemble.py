@@ -95,6 +95,7 @@ def generated_static_stage(
 
     shown = generate(heads.draw(SHOWN, np.random.default_rng([config.seed, 99]), stage.images))
     sample = generated_sample(shown, models)
+    heads.log_numbers()  # of those of the sample, which no step waits for
     assembled: Stage[static.StaticBatch] = _stage(
         "stage1", 1, stage, models, groups, draw, static.phases(models, stage), sample, engines
     )

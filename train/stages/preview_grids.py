@@ -49,7 +49,8 @@ def static_sample(
 
 
 def generated_sample(shown: static.StaticBatch, models: static.StaticModels) -> Sample:
-    """Return the sampler of stage 1 on heads that GenHead draws: views of a few that come after its end.
+    """Return the sampler of stage 1 on heads that GenHead draws: views of a few. Of heads that are drawn once
+    they are such as come after the training's end.
 
     Args:
         shown: the heads; they are kept in the host's memory.

@@ -110,9 +110,13 @@ def losses(
         active: which terms are on.
         handed_on: takes the real and the fake pictures for the discriminator.
     """
+    return view_terms(_heads(batch, models), batch.target, models, config, rng, active, handed_on)
+
+
+def _heads(batch: StaticBatch, models: StaticModels) -> Head:
+    """Make the heads of the sources, their necks unturned."""
     with autocast(models.precision, batch.source.image):
-        head = models.portrait.reenact(models.portrait.prepare(batch.source.image, None), Driving(None))
-    return view_terms(head, batch.target, models, config, rng, active, handed_on)
+        return models.portrait.reenact(models.portrait.prepare(batch.source.image, None), Driving(None))
 
 
 def view_terms(
@@ -186,12 +190,7 @@ def generated_terms(
 
 def phases(models: StaticModels, config: StageConfig) -> list[Phase[StaticBatch]]:
     """Return what a step of stage 1 does: the generator, its density, the discriminator, R1."""
-
-    def head_of(batch: StaticBatch) -> Head:
-        with autocast(models.precision, batch.source.image):
-            return models.portrait.reenact(models.portrait.prepare(batch.source.image, None), Driving(None))
-
-    smoothing = density_phase(models, config, head_of)
+    smoothing: Phase[StaticBatch] = density_phase(models, config, lambda batch: _heads(batch, models))
     return stage_phases(models, config, losses, [smoothing] if config.losses.density else [])
 
 

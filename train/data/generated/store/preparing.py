@@ -43,7 +43,7 @@ from triportrait.train.data.generated.store.making import Making, StoredHead, ma
 from triportrait.train.data.generated.store.reading import HeadStore
 from triportrait.train.data.head_model_file import same_settings
 from triportrait.train.data.parallel import in_order
-from triportrait.train.data.parameter_tables import CAMERA_SHAPE, MOTION, PREFIX
+from triportrait.train.data.parameter_tables import drawn_from
 from triportrait.train.data.picture_store.layout import ENDINGS
 from triportrait.train.data.shards.layout import INDEX, MOST_IN_SHARD, disk_error, holds_store, shard_name
 from triportrait.train.data.shards.writing import ShardFiles, ShardWriter, noted_shards, remove_notes, spread
@@ -237,8 +237,7 @@ def _plain(value: Any) -> Any:
 def _digest(folder: Path) -> str:
     """Compute what tells tables apart: a hash of the checksums of those that are drawn from."""
     digest = hashlib.sha256()
-    names = (f"{prefix}_{table}.npy" for prefix in PREFIX.values() for table in (CAMERA_SHAPE, MOTION))
-    for path in (folder / name for name in names if (folder / name).exists()):
+    for path in drawn_from(folder):
         digest.update(f"{path.name} {fingerprint(path)['sha256']}\n".encode())
     return digest.hexdigest()[:16]
 
