@@ -106,13 +106,27 @@ def tiny_stages() -> TrainConfig:
     )
 
 
+def on_heads_of_genhead(config: TrainConfig) -> TrainConfig:
+    """Return a training whose stage 1 learns from heads of GenHead: tiny has the paper's weights of what GenHead knows
+    and of the four pairs, and its renderer stands still for the same share of the images. Others stay as they are."""
+    if config.preset != tiny_stages().preset:
+        return config
+    stage, large = config.stage1, paper().stage1
+    names = ("raw", "raw_perceptual", "foreground", "background", "opacity", "depth", "distill_planes")
+    losses = dataclasses.replace(stage.losses, **{name: getattr(large.losses, name) for name in names})
+    frozen = stage.images * large.schedule.renderer_frozen_until // large.images
+    schedule = dataclasses.replace(stage.schedule, renderer_frozen_until=frozen)
+    return dataclasses.replace(config, stage1=dataclasses.replace(stage, losses=losses, schedule=schedule))
+
+
 def paper(published: bool = False) -> TrainConfig:
     """Return both stages at the published sizes, with the paper's numbers (sections 4.2, 4.3, A).
 
     Args:
-        published: the numbers of the published code where they differ: 15 M and 8 M images, depth and teacher until
-            400 k, the teacher's feature images too, the renderer never frozen, pseudo views in a phase of their own
-            every fourth step, and stage 1 from sets whose views are half sampled, half as filmed.
+        published: the numbers of the published code where they differ: 15 M and 8 M images, depth and L_T until
+            400 k, GenHead's feature images too, the renderer never frozen and begun with the mean style of GenHead's
+            mapping, pseudo views in a phase of their own every fourth step, and stage 1 from views that are half
+            sampled, half as filmed.
     """
     model = portrait4d_v2()
     adam = OptimizerConfig(
@@ -125,7 +139,7 @@ def paper(published: bool = False) -> TrainConfig:
     )  # fmt: skip
     static = ScheduleConfig(
         neural_size_grows=(1_000_000, 2_000_000), neural_size_from=64, adversarial_from=1_000_000,
-        identity_from=400_000, teacher_until=400_000 if published else 1_000_000,
+        identity_from=400_000, distill_until=400_000 if published else 1_000_000,
         renderer_frozen_until=0 if published else 1_000_000,
     )  # fmt: skip
     moved = ScheduleConfig(pseudo_every=4 if published else 0)
@@ -135,6 +149,7 @@ def paper(published: bool = False) -> TrainConfig:
         cast=SetConfig(size=model.image_size, cameras=SET_CAMERAS["published" if published else "paper"]),
         precision="bf16",
         perceptual="lpips",
+        superres_style="mean" if published else "own",
         discriminator_base=32_768,
         discriminator_widest=512,
         discriminator_mapping=8,

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# sbatch docs/train/slurm.sh stage1 --preset paper --micro-batches 16 --data DATA --out RUN
+# sbatch docs/train/slurm.sh stage1 --preset paper --micro-batches 16 $STAGE1 --out RUN  # README.md says what STAGE1 holds
 # Goes on by itself when SLURM takes the machines back: it is signalled five minutes before, and queues itself again.
 #SBATCH --job-name=triportrait
 #SBATCH --nodes=2

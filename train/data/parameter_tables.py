@@ -163,6 +163,12 @@ class ParameterTables:
     head_model: ModelIdentity
 
 
+def drawn_from(folder: Path) -> list[Path]:
+    """Return the files of a folder of tables, ours or published, from which heads are drawn; others are not read."""
+    names = (f"{prefix}_{table}.npy" for prefix in PREFIX.values() for table in (CAMERA_SHAPE, MOTION))
+    return [folder / name for name in names if (folder / name).exists()]
+
+
 def read_tables(folder: Path, of: Of = "stills", whole: bool = True) -> ParameterTables:
     """Open the tables of a folder, ours or published ones.
 

@@ -15,6 +15,7 @@ from triportrait.core.motion.encoder_card import encoder_of_card
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.network_kind import REENACTMENT, STATIC
 from triportrait.core.tracking.head_model import FLAME_LICENCE
+from triportrait.train.ablations import PORTRAIT4D
 from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.runs.checkpoints import FOLDER, checkpoints_of, ema_weights
 from triportrait.train.runs.run_config import CONFIG, FLAME, MOTION_ENCODER, read_config
@@ -67,6 +68,10 @@ def export(
         "cast": {"seed": config["cast"]["seed"], "count": config["cast"]["count"]} if of_heads else None,
         "images seen": {entry["stage"]: int(folder.name.split("_")[-1])}, "licence": "Apache-2.0",
     }  # fmt: skip
+    if entry["stage"] == "portrait4d":
+        card["trained as"] = f"{PORTRAIT4D}, on 4D data of GenHead"
+    if "generator" in entry:
+        card["generator"] = entry["generator"]
     if network == REENACTMENT:
         card["motion"] = config["stage2"]["motion"]
     if not of_heads:
@@ -83,7 +88,7 @@ def export(
     if of_heads:
         save_neck(out, model, card)
     asked = run / MOTION_ENCODER  # runs by parameters kept none before
-    if entry["stage"] == "stage2" and (config["stage2"]["motion"] == "pictures" or asked.is_dir()):
+    if network == REENACTMENT and (config["stage2"]["motion"] == "pictures" or asked.is_dir()):
         encoder, origin = load_motion_encoder(asked), read_card(asked, "motion").get("provenance")
         state = {k: v.half() if half and v.is_floating_point() else v for k, v in encoder.state_dict().items()}
         save_motion_encoder(out, state, encoder, card | ({"encoder from": origin} if origin else {}))

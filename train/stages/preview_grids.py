@@ -16,11 +16,12 @@ from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Driving, Rendering
 from triportrait.train.config import TrainConfig
+from triportrait.train.data.generated.source import GeneratedBatch, GeneratedHeads
 from triportrait.train.data.pictures import Pictures, PictureSet
 from triportrait.train.evaluation.image_metrics import psnr
 from triportrait.train.evaluation.motion_response import Probe, responses
 from triportrait.train.runs.draw_grids import shown_depth, write_grid
-from triportrait.train.stages import reenact, static
+from triportrait.train.stages import portrait4d, reenact, static
 from triportrait.train.stages.common import repeated
 from triportrait.train.stages.motion import motion_of
 
@@ -38,28 +39,48 @@ def static_sample(
     shown = static.draw(sets, few, np.random.default_rng([config.seed, 99]))
 
     def sample(path: Path | None) -> dict[str, float]:
-        source, target = shown.source.to(device), shown.target.to(device)
-        views = len(target.image) // len(source.image)
-        head = portrait.reenact(portrait.prepare(source.image, None), Driving(None))
-        rendering = portrait.render(repeated(head, views, target.neck), target.camera)
-        side = target.image.shape[-1]
-        if path is not None:
-            assert target.depth is not None, "a multi-view set holds depth"
-            columns = {
-                "source": source.image.repeat_interleave(views, 0),
-                "truth": target.image,
-                "static": rendering.image,
-                "depth": shown_depth(rendering.depth, rendering.opacity, side),
-                "true depth": shown_depth(target.depth, target.opacity, side),
-            }
-            write_grid(path, {name: value.cpu() for name, value in columns.items()})
+        numbers = _static_grid(path, shown.to(device), portrait)
         source = probe.source.to(device)
         again = portrait.reenact(portrait.prepare(source.image, None), Driving(None, source.neck))
         unseen = psnr(portrait.render(again, source.camera).image, source.image)
-        seen = psnr(rendering.image, target.image)
-        return {"psnr": seen.mean().item(), "psnr unseen": unseen.mean().item()}
+        return {**numbers, "psnr unseen": unseen.mean().item()}
 
     return sample
+
+
+def generated_sample(shown: static.StaticBatch, models: static.StaticModels) -> Sample:
+    """Return the sampler of stage 1 on heads that GenHead draws: views of a few. Of heads that are drawn once
+    they are such as come after the training's end.
+
+    Args:
+        shown: the heads; they are kept in the host's memory.
+    """
+    device, shown = shown.source.image.device, shown.to("cpu")
+
+    def sample(path: Path | None) -> dict[str, float]:
+        return _static_grid(path, shown.to(device), models.portrait)
+
+    return sample
+
+
+def _static_grid(path: Path | None, shown: static.StaticBatch, portrait: Portrait4D) -> dict[str, float]:
+    """Write what a static portrait makes of sources beside the truth, where a file is given; returns its PSNR."""
+    source, target = shown.source, shown.target
+    views = len(target.image) // len(source.image)
+    head = portrait.reenact(portrait.prepare(source.image, None), Driving(None))
+    rendering = portrait.render(repeated(head, views, target.neck), target.camera)
+    side = target.image.shape[-1]
+    if path is not None:
+        assert target.depth is not None, "clips alone hold no depth"
+        columns = {
+            "source": source.image.repeat_interleave(views, 0),
+            "truth": target.image,
+            "static": rendering.image,
+            "depth": shown_depth(rendering.depth, rendering.opacity, side),
+            "true depth": shown_depth(target.depth, target.opacity, side),
+        }
+        write_grid(path, {name: value.cpu() for name, value in columns.items()})
+    return {"psnr": psnr(rendering.image, target.image).mean().item()}
 
 
 def reenact_sample(models: reenact.ReenactModels, probe: Probe, device: torch.device) -> Sample:
@@ -84,6 +105,36 @@ def reenact_sample(models: reenact.ReenactModels, probe: Probe, device: torch.de
         for axis, response in responses(probe, drive).items():
             numbers |= {f"correlation {axis}": response.correlation, f"gain {axis}": response.gain}
         return numbers
+
+    return sample
+
+
+def dynamic_sample(config: TrainConfig, heads: GeneratedHeads, models: portrait4d.DynamicModels) -> Sample:
+    """Return the sampler of Portrait4D: the same few heads each time, some of them static where training has such."""
+    made: list[GeneratedBatch] = []
+
+    def sample(path: Path | None) -> dict[str, float]:
+        if not made:
+            made.append(heads.batch(heads.draw(SHOWN, np.random.default_rng([config.seed, 99]), 0)))
+        batch = made[0]
+        assert batch.motion is not None, "4D data have motion pictures"
+        target, head = batch.target, portrait4d.reenacted_heads(batch, dataclasses.replace(models, precision="fp32"))
+        rendering = models.portrait.render(dataclasses.replace(head, neck=target.neck), target.camera)
+        if path is not None:
+            assert target.depth is not None, "generated pictures have depth"
+            side = target.image.shape[-1]
+            columns = {
+                "source": batch.source.image,
+                "motion": batch.motion.image,
+                "truth": target.image,
+                "result": rendering.image,
+                "depth": shown_depth(rendering.depth, rendering.opacity, side),
+                "true depth": shown_depth(target.depth, target.opacity, side),
+            }
+            write_grid(path, {name: value.float().cpu() for name, value in columns.items()})
+        found = psnr(rendering.image, target.image)
+        rows = {"psnr": ~batch.is_static, "psnr static": batch.is_static}
+        return {name: found[those].mean().item() for name, those in rows.items() if bool(those.any())}
 
     return sample
 
