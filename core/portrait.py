@@ -41,12 +41,14 @@ class Portrait4D(nn.Module):
         self.superres: SuperResolution | FoldedSuperResolution = SuperResolution(config.render)
         self.neck = neck
 
-    def prepare(self, image: Tensor, motion: Tensor | None) -> Source:
+    def prepare(self, image: Tensor, motion: Tensor | None, motion_scale: Tensor | None = None) -> Source:
         """Compute all that depends on the source alone.
 
         Args:
             image: [B, 3, S, S], aligned source pictures in [-1, 1], S = config.image_size.
             motion: v_s, [B, M]; None for the static synthesizer.
+            motion_scale: [B], multiplies what cross-attention to v_s adds: 0 is the static synthesizer; None stands for
+                1. The driving frame has its own.
 
         Raises:
             ValueError: a shape disagrees.
@@ -56,7 +58,7 @@ class Portrait4D(nn.Module):
         if motion is not None:
             shapes(image=(image, "B 3 H W"), motion=(motion, f"B {self.config.transformer.motion_width}"))
         parts = self.reconstructor
-        tokens, grid = parts.neutralizer(parts.global_encoder(image), motion)
+        tokens, grid = parts.neutralizer(parts.global_encoder(image), motion, motion_scale)
         background = parts.background_encoder(image).sigmoid()
         return Source(parts.detail_encoder(image), tokens, grid, background, static=motion is None)
 
@@ -82,23 +84,26 @@ class Portrait4D(nn.Module):
                 f"motion: expected {'none' if source.static else 'v_d'}, as the source was prepared "
                 f"{'without' if source.static else 'with'} v_s; give both or neither"
             )
-        planes = self.planes(source.tokens, source.grid, driving.motion, source.detail, source.detail_partial)
+        planes = self.planes(
+            source.tokens, source.grid, driving.motion, source.detail, source.detail_partial, driving.motion_scale
+        )
         return Head(planes, source.background, driving.neck)
 
     def planes(
         self, tokens: Tensor, grid: tuple[int, int], motion: Tensor | None, detail: Tensor | None,
-        detail_partial: Tensor | None = None,
+        detail_partial: Tensor | None = None, motion_scale: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Compute the part of `reenact` that a driving frame changes, on bare tensors, which a CUDA graph can capture.
 
         Args:
             tokens, grid, detail, detail_partial: as in `Source`; one of the last two is enough.
             motion: v_d, [B, M]; None for a static source.
+            motion_scale: as in `Driving`.
 
         Returns:
             planes [B, 3, H, W, C], channels last.
         """
-        canonical = self.reconstructor.transfer(tokens, grid, motion)
+        canonical = self.reconstructor.transfer(tokens, grid, motion, motion_scale)
         return self.reconstructor.plane_decoder(canonical, detail, detail_partial)
 
     def render(

@@ -117,10 +117,13 @@ class Driving:
     Attributes:
         motion: [B, M], v_d; None for a static source.
         neck: the neck pose; None keeps the neck still.
+        motion_scale: [B], multiplies what cross-attention to v_d adds: at 0 the source keeps its expression, as a
+            static one does; None stands for 1. Training mixes both.
     """
 
     motion: Tensor | None
     neck: NeckGrid | None = None
+    motion_scale: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,8 @@ TABLE: dict[RowName, Columns] = {
 }  # fmt: skip
 INIT: dict[str, Init] = {"static synthesizer": "static", "random": "random"}
 MOTION: dict[str, MotionKind] = {"E_mot": "pictures", "3DMM": "parameters"}
-TEACHER: dict[str, Teacher] = {"static synthesizer": "static", "Portrait4D": "dynamic"}
+PORTRAIT4D = "Portrait4D"  # the teacher of row G, a dynamic network of 4D data
+TEACHER: dict[str, Teacher] = {"static synthesizer": "static", PORTRAIT4D: "dynamic"}
 RANDOM = "random"  # in the place of a folder of weights to begin as
 _OF_A_SMALL_CAST = 500  # a cast of tens of heads stands for thousands of clips
 
@@ -149,7 +150,7 @@ def check_beside_row(row: RowName, given: Mapping[str, Any]) -> None:
         ("real_driving", "pseudo views p", p, _on((given["real_driving"] or 0) < 1)),
         ("real_target", "pseudo views q", q, _on((given["real_target"] or 0) < 1)),
         ("motion_kind", "motion", MOTION[columns.motion], given["motion_kind"]),
-        ("teacher", "teacher", columns.teacher, "Portrait4D"),
+        ("teacher", "teacher", columns.teacher, PORTRAIT4D),
     )
     for option, column, word_of_row, word_of_option in rows:
         if given[option] is not None and word_of_option != word_of_row:

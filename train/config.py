@@ -17,8 +17,8 @@ from triportrait.train.data.cameras import PAPER
 from triportrait.train.data.set_config import SetConfig
 
 Precision = Literal["fp32", "bf16"]
-StageName = Literal["stage1", "motion", "stage2"]
-STAGES: tuple[StageName, ...] = ("stage1", "motion", "stage2")
+StageName = Literal["stage1", "motion", "stage2", "portrait4d"]
+STAGES: tuple[StageName, ...] = ("stage1", "motion", "stage2")  # of a whole training
 REAL_DRIVING, REAL_TARGET = 0.1, 0.8  # shares of real frames beside pseudo views (section 4.3)
 GROUP = 2  # pictures whose spread the discriminator sees
 Init = Literal["static", "random"]
@@ -43,8 +43,8 @@ class LossConfig:
     adversarial: float = nonnegative(0.0)  # softplus(-D(fake)); 0: there is no discriminator
     identity: float = nonnegative(0.0)  # ArcFace's distance on aligned crops
     density: float = nonnegative(0.0)  # smoothness of the density, in stage 1
-    distill_planes: float = nonnegative(0.0)  # L_T: a frozen teacher's planes at points, in stage 1
-    distill_feature: float = nonnegative(0.0)  # a frozen teacher's feature images, head and background, in stage 1
+    distill_planes: float = nonnegative(0.0)  # L_T: GenHead's planes at points, in stage 1
+    distill_feature: float = nonnegative(0.0)  # GenHead's feature images, head and background, in stage 1
     r1_image: float = nonnegative(1.0)  # gamma of R1 on the picture and the ray grid
     r1_positions: float = nonnegative(10.0)
     r1_mask: float = nonnegative(1.0)
@@ -58,7 +58,7 @@ class ScheduleConfig:
     neural_size_from: int = nonnegative(0)  # px, where it begins; 0: it has the model's side from the start
     adversarial_from: int = nonnegative(0)
     identity_from: int = nonnegative(0)
-    teacher_until: int = nonnegative(10**12)  # depth and the distillation losses count until then
+    distill_until: int = nonnegative(10**12)  # depth and the distillation losses count until then
     renderer_frozen_until: int = nonnegative(0)
     density_every: int = 16
     r1_every: int = 16
@@ -119,6 +119,14 @@ class ReenactConfig(StageConfig):
 
 
 @dataclass(frozen=True)
+class DynamicConfig(StageConfig):
+    """Portrait4D's training on 4D data: Eq. 2 with motion (the published code's first version)."""
+
+    views: int = 1
+    static_share: float = share(0.5)  # heads that keep one face in all views, for which motion is off
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """A whole training: the data, the motion encoder, both stages."""
 
@@ -135,6 +143,7 @@ class TrainConfig:
     stage1: StageConfig = field(default_factory=StageConfig)
     motion: StageConfig = field(default_factory=StageConfig)
     stage2: ReenactConfig = field(default_factory=ReenactConfig)
+    portrait4d: DynamicConfig | None = None  # the teacher of row G, of trainings of that alone
     save_every: int = 2_000  # images between two saved states
     sample_every: int = 2_000  # images between two grids of pictures
     evaluate_every: int = nonnegative(0)  # images between two measurements on held-out people; 0: never
@@ -156,7 +165,7 @@ class TrainConfig:
                 )
         if self.cast.expressions < 2:
             raise InputError("cast.expressions: expected at least 2, as stage 2 drives one with another, got 1")
-        for name in STAGES:
+        for name in STAGES if self.portrait4d is None else (*STAGES, "portrait4d"):
             stage = getattr(self, name)
             if stage.strangers > 0 and self.strangers is None:
                 raise InputError(f"{name}.strangers: expected 0 as there is no set of strangers, got {stage.strangers}")

@@ -293,7 +293,7 @@ def _discriminator(
 
 def _newest_discriminator(folder: Path) -> dict[str, Tensor]:
     """Return the weights of a run's newest whole checkpoint, or of a checkpoint; what is left out is logged."""
-    inside = [path for stage in ("stage2", "stage1") for path in reversed(checkpoints_of(folder, stage))]
+    inside = [path for stage in ("stage2", "portrait4d", "stage1") for path in reversed(checkpoints_of(folder, stage))]
     for number, path in enumerate(inside):
         try:
             return module_weights(path, "discriminator")

@@ -125,7 +125,7 @@ def paper(published: bool = False) -> TrainConfig:
     )  # fmt: skip
     static = ScheduleConfig(
         neural_size_grows=(1_000_000, 2_000_000), neural_size_from=64, adversarial_from=1_000_000,
-        identity_from=400_000, teacher_until=400_000 if published else 1_000_000,
+        identity_from=400_000, distill_until=400_000 if published else 1_000_000,
         renderer_frozen_until=0 if published else 1_000_000,
     )  # fmt: skip
     moved = ScheduleConfig(pseudo_every=4 if published else 0)

@@ -190,10 +190,16 @@ class CrossBlock(nn.Module):
         self.self_norm, self.self_attention = nn.LayerNorm(width), Attention(width, num_heads)
         self.mlp_norm, self.mlp = nn.LayerNorm(width), ConvMlp(width, mlp_width)
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int], motion_tokens: Tensor | None) -> Tensor:
-        """Run the block: [B, N, D] -> [B, N, D]. Without motion tokens the cross-attention is off."""
+    def forward(
+        self, tokens: Tensor, grid: tuple[int, int], motion_tokens: Tensor | None, motion_scale: Tensor | None = None
+    ) -> Tensor:
+        """Run the block: [B, N, D] -> [B, N, D]. Without motion tokens the cross-attention is off.
+
+        `motion_scale` [B] multiplies what cross-attention adds; None stands for 1.
+        """
         if motion_tokens is not None:
-            tokens = tokens + self.cross_attention(self.cross_norm(tokens), motion_tokens)
+            attended = self.cross_attention(self.cross_norm(tokens), motion_tokens)
+            tokens = tokens + (attended if motion_scale is None else motion_scale[:, None, None] * attended)
         tokens = tokens + self.self_attention(self.self_norm(tokens))
         return tokens + self.mlp(self.mlp_norm(tokens), grid)
 

@@ -40,15 +40,17 @@ class Neutralizer(nn.Module):
             CrossBlock(config.token_width, config.num_heads, config.mlp_width) for _ in range(config.num_neutral_blocks)
         )
 
-    def forward(self, feature: Tensor, motion: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
+    def forward(
+        self, feature: Tensor, motion: Tensor | None, motion_scale: Tensor | None = None
+    ) -> tuple[Tensor, tuple[int, int]]:
         """Turn global features [B, C, 2H, 2W] and v_s [B, M] into neutral tokens [B, H*W, D] and (H, W).
 
-        Without motion it is the static synthesizer.
+        Without motion it is the static synthesizer, as it is where `motion_scale` [B] is 0; None stands for 1.
         """
         tokens, grid = self.patch_embed(feature)
         motion_tokens = None if motion is None else self.tokens(motion)
         for block in self.blocks:
-            tokens = block(tokens, grid, motion_tokens)
+            tokens = block(tokens, grid, motion_tokens, motion_scale)
         return tokens, grid
 
 
@@ -64,15 +66,22 @@ class MotionTransfer(nn.Module):
         widths = (config.token_width // 4, config.tail_width, config.tail_width, config.canonical_width)
         self.tail = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(widths))
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int], motion: Tensor | None) -> Tensor:
-        """Turn neutral tokens [B, H*W, D] and v_d [B, M] into canonical features [B, C, 8H, 8W]."""
-        return self.grow(self.apply_motion(tokens, grid, motion), grid)
+    def forward(
+        self, tokens: Tensor, grid: tuple[int, int], motion: Tensor | None, motion_scale: Tensor | None = None
+    ) -> Tensor:
+        """Turn neutral tokens [B, H*W, D] and v_d [B, M] into canonical features [B, C, 8H, 8W].
 
-    def apply_motion(self, tokens: Tensor, grid: tuple[int, int], motion: Tensor | None) -> Tensor:
+        `motion_scale` [B] is as in `Neutralizer.forward`.
+        """
+        return self.grow(self.apply_motion(tokens, grid, motion, motion_scale), grid)
+
+    def apply_motion(
+        self, tokens: Tensor, grid: tuple[int, int], motion: Tensor | None, motion_scale: Tensor | None = None
+    ) -> Tensor:
         """Run the motion blocks alone: [B, H*W, D] -> [B, H*W, D]."""
         motion_tokens = None if motion is None else self.tokens(motion)
         for block in self.blocks:
-            tokens = block(tokens, grid, motion_tokens)
+            tokens = block(tokens, grid, motion_tokens, motion_scale)
         return tokens
 
     def grow(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:

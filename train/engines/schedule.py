@@ -43,13 +43,13 @@ class ActiveTerms:
 
     Attributes:
         neural_size: side of the ray grid, px; None: the model's.
-        adversarial, identity, teacher: whether these terms count.
+        adversarial, identity, distill: whether these terms count; `distill` is depth and what GenHead's volume says.
     """
 
     neural_size: int | None = None
     adversarial: bool = False
     identity: bool = False
-    teacher: bool = True
+    distill: bool = True
 
 
 def active_terms(config: ScheduleConfig, losses: LossConfig, images_seen: int, full_size: int) -> ActiveTerms:
@@ -58,7 +58,7 @@ def active_terms(config: ScheduleConfig, losses: LossConfig, images_seen: int, f
         neural_size(config, images_seen, full_size),
         losses.adversarial > 0 and images_seen >= config.adversarial_from,
         losses.identity > 0 and images_seen >= config.identity_from,
-        images_seen < config.teacher_until,
+        images_seen < config.distill_until,
     )
 
 

@@ -14,7 +14,7 @@ def shown_schedule(name: str, config: StageConfig, full_size: int, motion_lr_fac
     """Describe what is on when in a stage, a line each; spans are in images seen.
 
     Args:
-        name: `stage1` or `stage2`.
+        name: of the stage: `stage1`, `stage2` or `portrait4d`.
         full_size: side of the model's ray grid, px.
         motion_lr_factor: factor on the learning rate of the layers that read motion.
     """
@@ -39,8 +39,8 @@ def shown_schedule(name: str, config: StageConfig, full_size: int, motion_lr_fac
             f", on every real target, {_alone(config):.1%} of them judged alone in micro-batches of "
             f"{config.batch // config.micro_batches}"
         )
-    if name == "stage1":
-        until = f"until {schedule.teacher_until:,}" if schedule.teacher_until < config.images else "always"
+    if name in ("stage1", "portrait4d"):
+        until = f"until {schedule.distill_until:,}" if schedule.distill_until < config.images else "always"
         from_teacher = {
             "depth": losses.depth, "teacher's planes": losses.distill_planes,
             "teacher's feature images": losses.distill_feature,
@@ -86,12 +86,15 @@ def shown_views(name: str, config: TrainConfig) -> str:
     return "\n".join([*lines, f"sources: {sources}"])
 
 
-def shown_columns(config: TrainConfig, row: RowName | None, changed: Sequence[str] = ()) -> str:
+def shown_columns(
+    config: TrainConfig, row: RowName | None, changed: Sequence[str] = (), networks: Sequence[tuple[str, str, str]] = ()
+) -> str:
     """Describe stage 2 by the columns of the paper's Table 3, with the paper's values where a row was named.
 
     Args:
         row: the row that was named.
         changed: options beside it that won over it.
+        networks: further lines of the row, see `shown_networks`: label, the paper's value, the value here.
     """
     stage, columns = config.stage2, None if row is None else TABLE[row]
     rate, factor = lazy_corrected(stage.optimizer)[0], stage.optimizer.motion_lr_factor
@@ -122,7 +125,7 @@ def shown_columns(config: TrainConfig, row: RowName | None, changed: Sequence[st
             f"factor {columns.motion_rate_factor:g}",
         )  # fmt: skip
         lines = [(label, paper, value) for (label, value), paper in zip(here.items(), printed, strict=True)]
-        lines = [(f"row {row} of Table 3", "the paper", "here"), *lines]
+        lines = [(f"row {row} of Table 3", "the paper", "here"), *lines, *networks]
     widths = [max(len(line[column]) for line in lines) for column in (0, 1)]
     table = [f"{label:{widths[0]}}  {paper:{widths[1]}}  {value}" for label, paper, value in lines]
     won = [f"options that won over the row: {', '.join(changed)}"] if changed else []

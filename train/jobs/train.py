@@ -1,4 +1,4 @@
-"""`triportrait train tiny|overfit|stage1|motion|stage2|export|replay`: trainings, and what they leave."""
+"""`triportrait train tiny|overfit|stage1|motion|portrait4d|stage2|export|replay`: trainings, and what they leave."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -15,30 +15,29 @@ from triportrait.core.errors import InputError
 from triportrait.core.gpus import chosen_device
 from triportrait.core.weights import DEMO
 from triportrait.train.ablations import ablated, differences, with_motion, with_motion_width
-from triportrait.train.config import STAGES, StageConfig, StageName, TrainConfig
+from triportrait.train.config import STAGES, StageName, TrainConfig
 from triportrait.train.data.cameras import SET_CAMERAS, CameraPreset
 from triportrait.train.engines.build_engines import Engines
-from triportrait.train.engines.ranks import Ranks, one_error_message
-from triportrait.train.engines.zero import ZeroConfig
+from triportrait.train.engines.ranks import Ranks
 from triportrait.train.jobs.ablation_options import (
     ColumnOptions,
     OptionalFloat,
-    OptionalFolder,
     OptionalInt,
-    OptionalPath,
     OptionalStr,
     given_options,
 )
 from triportrait.train.jobs.export_replay import Export, Replay
-from triportrait.train.jobs.run_on_ranks import checked_start, disk_error, run_on_ranks
-from triportrait.train.jobs.show_schedule import shown_columns, shown_schedule, shown_views
+from triportrait.train.jobs.run_on_ranks import disk_error
+from triportrait.train.jobs.show_schedule import shown_columns
+from triportrait.train.jobs.shown_networks import shown_networks
+from triportrait.train.jobs.stage_options import SingleStage
 from triportrait.train.jobs.train_motion import Motion
+from triportrait.train.jobs.train_portrait4d import Portrait4D
 from triportrait.train.named_data import Loading
 from triportrait.train.networks import InitFrom, told_encoder
-from triportrait.train.presets import PRESETS, STAGE_PRESETS
+from triportrait.train.presets import PRESETS
 from triportrait.train.run_all_stages import AllStages
 from triportrait.train.run_folder import Run
-from triportrait.train.run_one_stage import OneStage
 
 logger = logging.getLogger(__name__)
 
@@ -126,174 +125,7 @@ class Overfit(_Whole):
 
 
 @dataclass(frozen=True)
-class _Single:
-    """The options of both stages."""
-
-    renamed: ClassVar[dict[str, str]] = {
-        "--rate": "--lr",
-        "--adversary": "--adversarial",
-        "--adversary-from": "--adversarial-from",
-        "--features": "--eye-mouth-boost",
-        "--micros": "--micro-batches",
-        "--save-each": "--save-every",
-        "--sample-each": "--sample-every",
-        "--planes-weight": "--distill-planes",
-        "--feature-weight": "--distill-feature",
-        "--motion-rate-factor": "--motion-lr-factor",
-    }
-    data: OptionalFolder = None
-    """A multi-view set of `triportrait prepare heads`; stage 2 takes a clip store of `prepare clips|lmdb`, too."""
-    out: OptionalFolder = None
-    """The folder of the run: log, samples, checkpoints."""
-    preset: Literal["tiny", "paper", "published"] = "tiny"
-    """The numbers that the other options change: of the demo's size, of the paper, of the published code."""
-    images: OptionalInt = None
-    """Images to see; the preset's by default."""
-    batch: OptionalInt = None
-    """Images of a step, on all ranks together."""
-    micro_batches: OptionalInt = None
-    """Micro-batches of a step, which the ranks share out; by default one for each rank."""
-    lr: OptionalFloat = None
-    """Learning rate of the generator."""
-    adversarial: OptionalFloat = None
-    """Weight of the adversarial term; 0: no discriminator."""
-    adversarial_from: OptionalInt = None
-    """Images seen before the adversarial term begins."""
-    front_sources: OptionalFloat = None
-    """Share of sources that are the first view of a set, which --cameras tiny has near the front; 0: any view."""
-    eye_mouth_boost: OptionalFloat = None
-    """The centres of eyes and mouth count 1 + this times as much as the rest of a picture."""
-    renderer_frozen_until: OptionalInt = None
-    """Images seen before the renderer moves."""
-    discriminator: OptionalPath = None
-    """A run or a checkpoint whose discriminator this one begins as; by default it is fresh."""
-    seed: int = 0
-    """Seed of fresh weights and of every batch."""
-    weights: OptionalStr = None
-    """A weights folder to begin from, or demo."""
-    perceptual: Annotated[
-        Literal["gradients", "random_features", "lpips"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")
-    ] = None
-    """The perceptual distance: lpips, or one of two stand-ins; the preset's by default."""
-    vgg: OptionalPath = None
-    """VGG-16 as torchvision has it, for lpips."""
-    identity: OptionalPath = None
-    """ArcFace's r18 as `triportrait convert` writes it, for the identity term."""
-    identity_weight: OptionalFloat = None
-    """Weight of the identity term; 0: it needs no file."""
-    zero: OptionalInt = None
-    """DeepSpeed's ZeRO stage, 0 to 3; by default 1 on several processes and plain PyTorch on one."""
-    offload: bool = False
-    """Keep the optimizer's moments on the CPU, and step there."""
-    recompute: bool = False
-    """Use activation checkpointing in the transformer's blocks and the renderer: less memory, more work."""
-    precision: Annotated[Literal["fp32", "bf16"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
-    """Precision of all but volume rendering and the sums of the losses (on a GPU the discriminator has its own)."""
-    not_finite: Annotated[Literal["end", "zero"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
-    """Whether a loss or a gradient that is not finite ends the run, or counts as 0 as published; the preset's by
-    default."""
-    prefetch: int = 2
-    """Steps whose batches are made ahead, by a thread."""
-    save_every: OptionalInt = None
-    """Images between two checkpoints; the preset's by default."""
-    sample_every: OptionalInt = None
-    """Images between two grids of pictures."""
-    evaluate_every: OptionalInt = None
-    """Images between two measurements on the people that the data hold out (`prepare ... --split`); 0: never; the
-    preset's by default."""
-    show_schedule: bool = False
-    """Print what is on when, and train nothing."""
-    resume: Literal["auto", "never"] = "auto"
-    """auto: a run that is there goes on from its newest whole checkpoint; never: it is refused."""
-    allow_change: bool = False
-    """Go on with other numbers than the run was begun with."""
-
-    def init_from(self) -> InitFrom:
-        """Return the weights that the stage begins from."""
-        return InitFrom(self.weights, vgg=self.vgg, identity=self.identity, discriminator=self.discriminator)
-
-    def loading(self) -> Loading:
-        """Return how data is read. Raises: `InputError` for numbers out of range."""
-        return Loading(self.prefetch, evaluates=bool(self.evaluate_every))
-
-    def loss_weights(self) -> dict[str, float | None]:
-        """Return weights of terms by their name; None: the preset's."""
-        return {
-            "adversarial": self.adversarial,
-            "identity": self.identity_weight,
-            "eye_mouth_boost": self.eye_mouth_boost,
-        }
-
-    def stage(self) -> StageName:
-        """Return the name of the stage."""
-        return "stage1" if isinstance(self, Stage1) else "stage2"
-
-    def start_config(self) -> TrainConfig:
-        """Return the config that the other options change."""
-        return STAGE_PRESETS[self.preset]()
-
-    def description(self, config: TrainConfig) -> str:
-        """Return the stage in lines for the user; empty where its options say all."""
-        return ""
-
-    def config(self, ranks: Ranks) -> TrainConfig:
-        """Return the preset with what was asked for.
-
-        Raises: `InputError` for numbers out of range.
-        """
-        config = self.start_config()
-        stage: StageConfig = getattr(config, self.stage())
-        changes: dict[str, Any] = {
-            "micro_batches": max(stage.micro_batches, ranks.size),
-            **given_options(self, "images", "batch", "micro_batches", "front_sources"),
-        }
-        if self.lr is not None:
-            changes["optimizer"] = dataclasses.replace(stage.optimizer, lr=self.lr)
-        if self.not_finite is not None:
-            for name in ("optimizer", "discriminator"):
-                moved = changes.get(name, getattr(stage, name))
-                changes[name] = dataclasses.replace(moved, zero_nan_grads=self.not_finite == "zero")
-        begins = given_options(self, "adversarial_from", "renderer_frozen_until")
-        changes["schedule"] = dataclasses.replace(stage.schedule, **begins)
-        weights = {name: value for name, value in self.loss_weights().items() if value is not None}
-        changes["losses"] = dataclasses.replace(stage.losses, **weights)
-        whole = given_options(self, "seed", "precision", "save_every", "sample_every", "evaluate_every", "perceptual")
-        whole[self.stage()] = dataclasses.replace(stage, **changes)
-        return dataclasses.replace(config, **whole)
-
-    def run(self) -> None:
-        """Check everything, then train on this process and the others that were launched with it."""
-        if self.show_schedule:
-            config = self.config(Ranks())
-            stage: StageConfig = getattr(config, self.stage())
-            factor = stage.optimizer.motion_lr_factor if self.stage() == "stage2" else 1.0
-            schedule = shown_schedule(self.stage(), stage, config.model.render.neural_size, factor)
-            print(f"{self.description(config) or shown_views(self.stage(), config)}\n{schedule}")
-            return
-        with one_error_message():
-            self._train()
-
-    def _train(self) -> None:
-        zero = checked_start(self.data, self.out, self.resume, self.zero, self.offload)
-        assert self.data is not None and self.out is not None
-        data, out = self.data, self.out
-
-        def start(ranks: Ranks, shared: ZeroConfig | None) -> Run:
-            config = self.config(ranks)
-            for line in self.description(config).splitlines() if ranks.first else ():
-                logger.info(line)
-            inputs = OneStage(self.stage(), data, self.init_from(), self.loading())
-            return Run(config, out, inputs, Engines(ranks, shared, self.recompute), self.allow_change)
-
-        way = (
-            f"`triportrait train replay {out}` says where; go on without such gradients by --not-finite zero "
-            "--allow-change, or begin again with another --seed or --lr"
-        )
-        run_on_ranks(out, zero, start, way)
-
-
-@dataclass(frozen=True)
-class Stage1(_Single):
+class Stage1(SingleStage):
     """Train the static synthesizer from multi-view pictures (stage 1), on one process or under torchrun on several."""
 
     teacher: OptionalStr = None
@@ -305,6 +137,10 @@ class Stage1(_Single):
     cameras: Annotated[CameraPreset | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
     """Cameras that the set was made with (`prepare heads --cameras`): tiny, paper, published; the preset's by default.
     A set that is seen from elsewhere is refused."""
+
+    def stage(self) -> StageName:
+        """Return the name of the stage."""
+        return "stage1"
 
     def start_config(self) -> TrainConfig:
         """Return the config that the other options change."""
@@ -327,7 +163,7 @@ class Stage1(_Single):
 
 
 @dataclass(frozen=True)
-class Stage2(ColumnOptions, _Single):
+class Stage2(ColumnOptions, SingleStage):
     """Train reenactment from pairs of expressions and pseudo views (stage 2), on one process or on several."""
 
     static: OptionalStr = None
@@ -341,6 +177,10 @@ class Stage2(ColumnOptions, _Single):
     """Decoder of clips; auto is DALI on a GPU where it is installed, else PyAV."""
     most_skipped: float = 0.05
     """Share of the clips that may be left out as damaged before training stops."""
+
+    def stage(self) -> StageName:
+        """Return the name of the stage."""
+        return "stage2"
 
     def init_from(self) -> InitFrom:
         """Return the weights that the stage begins from."""
@@ -377,10 +217,11 @@ class Stage2(ColumnOptions, _Single):
         if self.ablation is None and not self.show_schedule:
             return ""
         changed = differences(self._row(super().start_config()).stage2, config.stage2) if self.ablation else []
-        return shown_columns(config, self.ablation, changed)
+        networks = shown_networks(config, self.init_from(), self.ablation) if self.ablation else []
+        return shown_columns(config, self.ablation, changed, networks)
 
 
-Train = Tiny | Overfit | Stage1 | Motion | Stage2 | Export | Replay
+Train = Tiny | Overfit | Stage1 | Motion | Portrait4D | Stage2 | Export | Replay
 
 
 def _summary(config: TrainConfig) -> str:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from triportrait.core.motion.neck import warp_of
-from triportrait.core.render.rays import camera_rays
-from triportrait.core.types import Camera, NeckGrid
+from triportrait.core.types import NeckGrid
 from triportrait.kernels.field import FieldWeights, decode_field
 from triportrait.kernels.march import warped
 from triportrait.kernels.triplane import sample_triplane
+from triportrait.train.data.generated.truth import GeneratedTruth
 from triportrait.train.data.upload import upload
 
 EYES_AND_MOUTH = ((36, 42), (42, 48), (48, 68))  # of the 68 landmarks
@@ -22,7 +22,7 @@ FLOOR_PX = 1.5
 LIDS = ((37, 41), (38, 40), (43, 47), (44, 46))
 EYE_CORNERS = ((36, 39), (42, 45))
 CLOSED_SCALE, WIDE_OPEN = 0.97, 0.3
-DENSITY_POINTS, TEACHER_POINTS = 1000, 4000
+DENSITY_POINTS = 1000
 DENSITY_STEP = 0.008  # deviation in plane units: 0.4 % of the box
 
 
@@ -94,6 +94,12 @@ def depth_loss(depth: Tensor, target: Tensor, opacity: Tensor) -> Tensor:
     return ((depth - target).abs() * inside).sum((1, 2, 3)) / inside.sum((1, 2, 3)).clamp(min=1)
 
 
+def weighed_depth_loss(depth: Tensor, target: Tensor, opacity: Tensor) -> Tensor:
+    """Return the mean over the picture of the absolute difference of depths [B, 1, h, h], weighed by the truth's
+    opacity -> [B]: the published term, for truths that have a depth everywhere."""
+    return ((depth - target).abs() * opacity).mean((1, 2, 3))
+
+
 def density_smoothness(planes: Tensor, weights: FieldWeights, rng: torch.Generator) -> Tensor:
     """Return the mean absolute difference of the raw density at random points of the box and beside them, [B].
 
@@ -111,57 +117,19 @@ def density_smoothness(planes: Tensor, weights: FieldWeights, rng: torch.Generat
     return (density[:, :DENSITY_POINTS] - density[:, DENSITY_POINTS:]).abs().mean(1)
 
 
-def beside_features(landmarks: Tensor, size: int, side: int) -> Tensor:
-    """Return which rays meet neither eyes nor mouth: their cells touch no box around an eye or the mouth.
+def plane_loss(planes: Tensor, neck: NeckGrid | None, truth: GeneratedTruth, box_side: float) -> Tensor:
+    """Return L_T, the mean absolute difference of the mean plane feature at the truth's points -> [B].
+
+    GenHead carries the points to its canonical face, the student undoes the neck's rotation alone: its planes hold the
+    expression.
 
     Args:
-        landmarks: [B, 68, 2] pixels of a picture of side `size`.
-        side: of the ray grid.
-
-    Returns:
-        [B, side²] bool, in reading order.
-    """
-    is_beside = torch.ones(len(landmarks), side, side, dtype=torch.bool, device=landmarks.device)
-    start = torch.arange(side, device=landmarks.device)
-    cells = landmarks / size * side
-    for first, last in EYES_AND_MOUTH:
-        low, high = cells[:, first:last].amin(1), cells[:, first:last].amax(1)  # [B, 2]
-        across, down = ((start + 1 > low[:, i, None]) & (start < high[:, i, None]) for i in (0, 1))  # [B, side]
-        is_beside &= ~(across[:, None, :] & down[:, :, None])
-    return is_beside.flatten(1)
-
-
-def teacher_points(
-    camera: Camera, neck: NeckGrid | None, rays: Tensor, box_side: float, rng: torch.Generator
-) -> Tensor:
-    """Return where L_T compares planes: points scattered along some rays of a view, between the ends of the box.
-
-    Args:
-        camera: B cameras. neck: what undoes the neck's rotation in these views.
-        rays: [B, side²] bool, which rays of the grid may be taken; all of a picture where none is.
+        planes: [B, 3, H, W, C] of the network. neck: what undoes the neck's rotation in these views.
         box_side: scene units.
-
-    Returns:
-        [B, 4000, 3] plane units, in the pose in which planes are made.
     """
-    batch, count = rays.shape
-    rays = rays | ~rays.any(1, keepdim=True)  # without any, a GPU would end the process
-    chosen = torch.multinomial(rays.float().to(rng.device), TEACHER_POINTS, replacement=True, generator=rng)
-    share = upload(torch.rand(batch, TEACHER_POINTS, 1, generator=rng, device=rng.device), rays.device)
-    origins, directions = camera_rays(camera, round(count**0.5))
-    directions = directions.gather(1, upload(chosen, rays.device)[..., None].expand(-1, -1, 3))
-    depths = camera.axis_distance[:, None, None] + box_side * (share - 0.5)
-    return warped(origins + depths * directions, warp_of(neck)) * (2 / box_side)
-
-
-def plane_loss(planes: Tensor, target: Tensor, points: Tensor) -> Tensor:
-    """Return L_T, the mean absolute difference of the mean plane feature at points [B, P, 3] in plane units -> [B].
-
-    Args:
-        planes, target: [B, 3, H, W, C], of the network and of its teacher.
-    """
-    feature, target_feature = (sample_triplane(x.float(), points) for x in (planes, target))
-    return (feature - target_feature).abs().mean((1, 2))
+    points = warped(truth.points.float(), warp_of(neck)) * (2 / box_side)
+    feature = sample_triplane(planes.float(), points)
+    return (feature - truth.plane_feature.float()).abs().mean((1, 2))
 
 
 def feature_loss(feature: Tensor, target: Tensor) -> Tensor:

@@ -67,6 +67,8 @@ def export(
         "cast": {"seed": config["cast"]["seed"], "count": config["cast"]["count"]} if of_heads else None,
         "images seen": {entry["stage"]: int(folder.name.split("_")[-1])}, "licence": "Apache-2.0",
     }  # fmt: skip
+    if entry["stage"] == "portrait4d":
+        card["trained as"] = f"{PORTRAIT4D}, on 4D data of GenHead"
     if network == REENACTMENT:
         card["motion"] = config["stage2"]["motion"]
     if not of_heads:
@@ -83,7 +85,7 @@ def export(
     if of_heads:
         save_neck(out, model, card)
     asked = run / MOTION_ENCODER  # runs by parameters kept none before
-    if entry["stage"] == "stage2" and (config["stage2"]["motion"] == "pictures" or asked.is_dir()):
+    if network == REENACTMENT and (config["stage2"]["motion"] == "pictures" or asked.is_dir()):
         encoder, origin = load_motion_encoder(asked), read_card(asked, "motion").get("provenance")
         state = {k: v.half() if half and v.is_floating_point() else v for k, v in encoder.state_dict().items()}
         save_motion_encoder(out, state, encoder, card | ({"encoder from": origin} if origin else {}))

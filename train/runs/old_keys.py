@@ -36,6 +36,7 @@ _STAGE = {
     "schedule.grows": "schedule.neural_size_grows",
     "schedule.grows_from": "schedule.neural_size_from",
     "schedule.adversary_from": "schedule.adversarial_from",
+    "schedule.teacher_until": "schedule.distill_until",
 }
 KEYS = {
     "save_each": "save_every",
@@ -58,4 +59,5 @@ def with_new_keys(config: dict[str, Any]) -> dict[str, Any]:
             section[new.rpartition(".")[2]] = section.pop(old_key)
     if "save_every" in config:  # a run's, not a card's
         config.setdefault("evaluate_every", 0)  # which older runs do not have
+        config.setdefault("portrait4d", None)
     return config

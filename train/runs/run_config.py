@@ -129,6 +129,7 @@ def _check_stage(run: Path, stored: dict[str, Any], config: dict[str, Any]) -> N
         "stage1": "a stage-1 run",
         "stage2": "a stage-2 run",
         "motion": "a run of a motion encoder",
+        "portrait4d": "a Portrait4D run",
         None: "a run of both stages",
     }
     raise InputError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.train.config import GROUP, StageConfig, TrainConfig
 from triportrait.train.data.clip_pictures import ClipPictures
+from triportrait.train.data.generated.source import GeneratedBatch, GeneratedHeads
 from triportrait.train.data.pictures import PictureSet
 from triportrait.train.data.upload import upload
 from triportrait.train.engines.build_engines import Engines
@@ -22,10 +23,10 @@ from triportrait.train.engines.recompute import recompute
 from triportrait.train.engines.training_engine import Engine, Group, PlainEngine
 from triportrait.train.evaluation.motion_response import Probe
 from triportrait.train.objectives.discriminator import Discriminator, DiscriminatorConfig
-from triportrait.train.stages import motion, reenact, static
+from triportrait.train.stages import motion, portrait4d, reenact, static
 from triportrait.train.stages.common import Models
 from triportrait.train.stages.initialize import reads_motion
-from triportrait.train.stages.preview_grids import clip_sample, reenact_sample, static_sample
+from triportrait.train.stages.preview_grids import clip_sample, dynamic_sample, reenact_sample, static_sample
 from triportrait.train.stages.stage import MicroBatch, Phase, SkippingData, Stage, single_network
 
 RENDERER = ("volume.", "superres.")  # how the names of its weights begin
@@ -92,6 +93,24 @@ def reenact_stage(
     phases = reenact.phases(models, stage)
     skipping = data if isinstance(data, ClipPictures) else None
     return _stage("stage2", 3, stage, models, groups, draw, phases, sample, engines, skipping)
+
+
+def portrait4d_stage(
+    config: TrainConfig, heads: GeneratedHeads, models: portrait4d.DynamicModels, engines: Engines
+) -> Stage[GeneratedBatch]:
+    """Assemble the training of Portrait4D; what reads motion moves from the beginning."""
+    stage = config.portrait4d
+    assert stage is not None, "a config of this training"
+    groups = _groups(models.portrait, stage, [], stage.optimizer.motion_lr_factor)
+    count = _micro_config(stage).batch
+
+    def draw(streams: np.random.Generator, place: int) -> Any:
+        return heads.draw(count, streams, place)
+
+    sample = dynamic_sample(config, heads, models)
+    phases = portrait4d.phases(models, stage)
+    made = _stage("portrait4d", 4, stage, models, groups, draw, phases, sample, engines)
+    return dataclasses.replace(made, generate=heads.batch, numbers=heads.log_numbers)
 
 
 def motion_stage(

@@ -37,6 +37,15 @@ class Models(Protocol):
     def identity(self) -> FaceIdentity | None: ...
 
 
+class LearningModels(Models, Protocol):
+    """The networks of a stage that compares with whole pictures."""
+
+    @property
+    def perceptual(self) -> Perceptual: ...
+    @property
+    def precision(self) -> Precision: ...
+
+
 ModelsOfStage = TypeVar("ModelsOfStage", bound=Models)
 HandedOn = dict[str, DiscriminatorInput]
 Losses = Callable[[Batch, ModelsOfStage, LossConfig, torch.Generator, ActiveTerms, HandedOn | None], dict[str, Tensor]]
@@ -127,7 +136,10 @@ def sampling_noise(
 
 def compare(rendering: Rendering, target: Pictures, perceptual: Perceptual, config: LossConfig) -> dict[str, Tensor]:
     """Return the terms [B] of a picture and its mask: the published loss's four pairs as far as they have a weight,
-    and the opacity; eyes and mouth count more."""
+    and the opacity; eyes and mouth count more.
+
+    The fourth pair is the background: whole where its truth is known, else where no head hides it.
+    """
     side = target.image.shape[-1]
     weight = feature_weight(target.landmarks, side, config.eye_mouth_boost)
     raw_side = rendering.raw_image.shape[-1]
@@ -144,6 +156,8 @@ def compare(rendering: Rendering, target: Pictures, perceptual: Perceptual, conf
     if config.foreground or config.background:
         colours = [layer[:, :3].float() for layer in (rendering.foreground, rendering.background)]
         head, behind = layer_pairs(colours[0], colours[1], small, opacity)
+        if target.truth is not None:
+            behind = 2 * colours[1] - 1, 2 * shrink(target.truth.background[:, :3].float(), raw_side) - 1
         layers = (
             ("foreground", config.foreground, head, small_weight),
             ("background", config.background, behind, None),

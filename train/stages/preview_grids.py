@@ -16,11 +16,12 @@ from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.types import Driving, Rendering
 from triportrait.train.config import TrainConfig
+from triportrait.train.data.generated.source import GeneratedBatch, GeneratedHeads
 from triportrait.train.data.pictures import Pictures, PictureSet
 from triportrait.train.evaluation.image_metrics import psnr
 from triportrait.train.evaluation.motion_response import Probe, responses
 from triportrait.train.runs.draw_grids import shown_depth, write_grid
-from triportrait.train.stages import reenact, static
+from triportrait.train.stages import portrait4d, reenact, static
 from triportrait.train.stages.common import repeated
 from triportrait.train.stages.motion import motion_of
 
@@ -84,6 +85,36 @@ def reenact_sample(models: reenact.ReenactModels, probe: Probe, device: torch.de
         for axis, response in responses(probe, drive).items():
             numbers |= {f"correlation {axis}": response.correlation, f"gain {axis}": response.gain}
         return numbers
+
+    return sample
+
+
+def dynamic_sample(config: TrainConfig, heads: GeneratedHeads, models: portrait4d.DynamicModels) -> Sample:
+    """Return the sampler of Portrait4D: the same few heads each time, some of them static where training has such."""
+    made: list[GeneratedBatch] = []
+
+    def sample(path: Path | None) -> dict[str, float]:
+        if not made:
+            made.append(heads.batch(heads.draw(SHOWN, np.random.default_rng([config.seed, 99]), 0)))
+        batch = made[0]
+        assert batch.motion is not None, "4D data have motion pictures"
+        target, head = batch.target, portrait4d.reenacted_heads(batch, models)
+        rendering = models.portrait.render(dataclasses.replace(head, neck=target.neck), target.camera)
+        if path is not None:
+            assert target.depth is not None, "generated pictures have depth"
+            side = target.image.shape[-1]
+            columns = {
+                "source": batch.source.image,
+                "motion": batch.motion.image,
+                "truth": target.image,
+                "result": rendering.image,
+                "depth": shown_depth(rendering.depth, rendering.opacity, side),
+                "true depth": shown_depth(target.depth, target.opacity, side),
+            }
+            write_grid(path, {name: value.float().cpu() for name, value in columns.items()})
+        found = psnr(rendering.image, target.image)
+        rows = {"psnr": ~batch.is_static, "psnr static": batch.is_static}
+        return {name: found[those].mean().item() for name, those in rows.items() if bool(those.any())}
 
     return sample
 

@@ -1,11 +1,13 @@
-"""Stage 1: a static synthesizer from multi-view pictures (section 4.2, Eq. 2).
+"""Stage 1: a static synthesizer from pictures that GenHead draws, or of procedural heads (section 4.2, Eq. 2).
 
-A picture of a head becomes planes without motion; other views of the same moment say what they should show.
+A picture of a head becomes planes without motion; other views of the same moment say what they should show, and
+GenHead's pictures bring the volume behind them.
 Letters: B sources, V views rendered of each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +15,6 @@ import torch
 from torch import Tensor
 
 from triportrait.core.portrait import Portrait4D
-from triportrait.core.render.volume import as_images
 from triportrait.core.types import Driving, Head, Rendering
 from triportrait.train.config import LossConfig, Precision, StageConfig
 from triportrait.train.data.pictures import Pictures, PictureSet, join
@@ -23,17 +24,18 @@ from triportrait.train.engines.schedule import ActiveTerms
 from triportrait.train.objectives.discriminator import Discriminator
 from triportrait.train.objectives.identity import FaceIdentity
 from triportrait.train.objectives.losses import (
-    beside_features,
     density_smoothness,
     depth_loss,
     feature_loss,
     plane_loss,
-    teacher_points,
+    weighed_depth_loss,
 )
 from triportrait.train.objectives.perceptual import Perceptual
 from triportrait.train.stages.common import (
     RECONSTRUCTION_TERMS,
     HandedOn,
+    LearningModels,
+    Models,
     autocast,
     compare,
     identity_and_adversarial_terms,
@@ -41,7 +43,7 @@ from triportrait.train.stages.common import (
     sampling_noise,
     stage_phases,
 )
-from triportrait.train.stages.stage import MicroBatch, Phase
+from triportrait.train.stages.stage import Batch, MicroBatch, Phase
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,6 @@ class StaticModels:
     Attributes:
         discriminator: where there is an adversary.
         identity: the identity network, where its term counts.
-        teacher: a frozen static synthesizer, where its planes or feature images count.
     """
 
     portrait: Portrait4D
@@ -76,7 +77,6 @@ class StaticModels:
     precision: Precision = "fp32"
     discriminator: Discriminator | None = None
     identity: FaceIdentity | None = None
-    teacher: Portrait4D | None = None
 
 
 def draw(sets: list[PictureSet], config: StageConfig, rng: np.random.Generator) -> StaticBatch:
@@ -110,60 +110,76 @@ def losses(
         active: which terms are on.
         handed_on: takes the real and the fake pictures for the discriminator.
     """
-    target = batch.target
-    views = len(target.image) // len(batch.source.image)
     with autocast(models.precision, batch.source.image):
         head = models.portrait.reenact(models.portrait.prepare(batch.source.image, None), Driving(None))
+    return view_terms(head, batch.target, models, config, rng, active, handed_on)
+
+
+def view_terms(
+    head: Head,
+    target: Pictures,
+    models: LearningModels,
+    config: LossConfig,
+    rng: torch.Generator,
+    active: ActiveTerms = RECONSTRUCTION_TERMS,
+    handed_on: HandedOn | None = None,
+) -> dict[str, Tensor]:
+    """Return the weighted terms of Eq. 2 for views of heads; their sum is the loss.
+
+    Args:
+        head: B heads, their necks unturned.
+        target: B * V pictures, what the views should show; the V of the first head come first.
+        active, handed_on: see `losses`.
+    """
+    views = len(target.image) // len(head.planes)
+    with autocast(models.precision, target.image):
         head = repeated(head, views, target.neck)
         noise = sampling_noise(models.portrait, head, target, rng, active.neural_size)
         rendering = models.portrait.render(head, target.camera, active.neural_size, *noise)
     terms = compare(rendering, target, models.perceptual, config)
-    if active.teacher and target.depth is not None:
-        side = rendering.depth.shape[-1]
-        depth, opacity = shrink(target.depth, side), shrink(target.opacity, side)
-        terms["depth"] = config.depth * depth_loss(rendering.depth, depth, opacity)
-        terms |= distillation_loss(batch, models, config, head, rendering, noise, rng)
+    if active.distill and target.depth is not None:
+        terms["depth"] = config.depth * _depth(rendering, target)
+    if active.distill and target.truth is not None:
+        terms |= generated_terms(head, rendering, target, config, models.portrait.config.render.box_side)
     is_real = torch.ones(len(target.image), dtype=torch.bool, device=target.image.device)
     terms |= identity_and_adversarial_terms(models, rendering, target, is_real, config, active, handed_on)
     return {name: value.mean() for name, value in terms.items()}
 
 
-def distillation_loss(
-    batch: StaticBatch,
-    models: StaticModels,
-    config: LossConfig,
-    head: Head,
-    rendering: Rendering,
-    noise: tuple[Tensor, Tensor],
-    rng: torch.Generator,
-) -> dict[str, Tensor]:
-    """Return the terms [B * V] that compare the student with a frozen teacher of the same sources.
+def _depth(rendering: Rendering, target: Pictures) -> Tensor:
+    """Compare depths [B * V]: GenHead's are known everywhere, a procedural head's where the head is."""
+    assert target.depth is not None
+    depth, (true_depth, opacity) = _at_smaller(rendering.depth, target.depth, target.opacity)
+    return (depth_loss if target.truth is None else weighed_depth_loss)(depth, true_depth, opacity)
 
-    `planes` is L_T: planes at points on rays that meet neither eyes nor mouth. `feature` is the published code's:
-    feature images of the head and of the background, in [-1, 1] as there.
+
+def _at_smaller(picture: Tensor, *truths: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Bring a picture and its truths, of one size, to the smaller of both sizes."""
+    side = min(picture.shape[-1], truths[0].shape[-1])
+    return shrink(picture, side), tuple(shrink(truth, side) for truth in truths)
+
+
+def generated_terms(
+    head: Head, rendering: Rendering, target: Pictures, config: LossConfig, box_side: float
+) -> dict[str, Tensor]:
+    """Return the terms [B * V] that compare the student with the GenHead which drew the pictures, those with a weight.
+
+    `planes` is L_T: planes at points on rays beside eyes and mouth. `feature` is the published code's: feature images
+    of the head and of the background, in [-1, 1] as there.
 
     Args:
-        head: what the student made of the sources, V after V. rendering: its views.
-        noise: where along the rays they were sampled; the teacher is sampled there, too.
+        head: what the student made of the sources, V after V, with the necks of the views. rendering: its views.
+        box_side: of the student, scene units.
     """
-    teacher, target = models.teacher, batch.target
-    terms: dict[str, Tensor] = {}
-    if teacher is None or not (config.distill_planes or config.distill_feature):
-        return terms
-    side, views = rendering.depth.shape[-1], len(target.image) // len(batch.source.image)
-    with torch.no_grad(), autocast(models.precision, batch.source.image):
-        teacher_head = teacher.reenact(teacher.prepare(batch.source.image, None), Driving(None))
-        teacher_head = repeated(teacher_head, views, target.neck)
+    truth, terms = target.truth, {}
+    assert truth is not None, "pictures of GenHead"
     if config.distill_planes:
-        rays = beside_features(target.landmarks, target.image.shape[-1], side)
-        points = teacher_points(target.camera, target.neck, rays, teacher.config.render.box_side, rng)
-        terms["planes"] = config.distill_planes * plane_loss(head.planes, teacher_head.planes, points)
-    if config.distill_feature:
-        with torch.no_grad():
-            samples = teacher.volume(teacher_head.planes, target.camera, teacher_head.neck, side, None, *noise)
-            foreground, _, _, background = as_images(samples, teacher_head.background)
-        off = feature_loss(rendering.foreground, foreground)
-        off = off + feature_loss(rendering.background.float(), background.float())
+        terms["planes"] = config.distill_planes * plane_loss(head.planes, head.neck, truth, box_side)
+    if config.distill_feature and truth.foreground is not None:
+        off = torch.zeros_like(rendering.depth[:, 0, 0, 0])
+        for picture, true in ((rendering.foreground, truth.foreground), (rendering.background, truth.background)):
+            small, (known,) = _at_smaller(picture.float(), true.float())
+            off = off + feature_loss(small, known)
         terms["feature"] = config.distill_feature * 2 * off
     return terms
 
@@ -171,11 +187,23 @@ def distillation_loss(
 def phases(models: StaticModels, config: StageConfig) -> list[Phase[StaticBatch]]:
     """Return what a step of stage 1 does: the generator, its density, the discriminator, R1."""
 
-    def density(micro: MicroBatch[StaticBatch]) -> dict[str, Tensor]:
-        with autocast(models.precision, micro.batch.source.image):
-            head = models.portrait.reenact(models.portrait.prepare(micro.batch.source.image, None), Driving(None))
-        weights = models.portrait.volume.field.weights()
-        return {"density": config.losses.density * density_smoothness(head.planes, weights, micro.rng).mean()}
+    def head_of(batch: StaticBatch) -> Head:
+        with autocast(models.precision, batch.source.image):
+            return models.portrait.reenact(models.portrait.prepare(batch.source.image, None), Driving(None))
 
-    smoothing = Phase("density", "generator", density, every=config.schedule.density_every)
+    smoothing = density_phase(models, config, head_of)
     return stage_phases(models, config, losses, [smoothing] if config.losses.density else [])
+
+
+def density_phase(models: Models, config: StageConfig, head_of: Callable[[Batch], Head]) -> Phase[Batch]:
+    """Return the phase that smooths the density of heads, a step of its own.
+
+    Args:
+        head_of: makes the heads of a batch.
+    """
+
+    def density(micro: MicroBatch[Batch]) -> dict[str, Tensor]:
+        planes, weights = head_of(micro.batch).planes, models.portrait.volume.field.weights()
+        return {"density": config.losses.density * density_smoothness(planes, weights, micro.rng).mean()}
+
+    return Phase("density", "generator", density, every=config.schedule.density_every)

@@ -18,25 +18,25 @@ class GeneratedTruth:
     Attributes:
         points: [B, P, 3] scene units, in the posed head's world: coarse samples on rays beside eyes and mouth.
         plane_feature: [B, P, C], the mean feature of the face's planes there.
-        foreground, background: [B, C, h, h] feature images of head and background, where they are kept.
+        background: [B, 3, h, h] in [0, 1], what is behind the head; with `foreground` its feature image [B, C, h, h],
+            whose first three channels it is.
+        foreground: [B, C, h, h] in [0, 1], the feature image of the head, weighed by its opacity, where it is kept.
     """
 
     points: Tensor
     plane_feature: Tensor
+    background: Tensor
     foreground: Tensor | None = None
-    background: Tensor | None = None
 
 
 def join_truths(parts: list[GeneratedTruth]) -> GeneratedTruth:
     """Concatenate the truths of pictures; feature images are kept where all have them."""
-
-    def joined(values: list[Tensor | None]) -> Tensor | None:
-        kept = [value for value in values if value is not None]
-        return torch.cat(kept) if len(kept) == len(values) else None
-
+    foregrounds = [part.foreground for part in parts if part.foreground is not None]
+    are_all = len(foregrounds) == len(parts)
+    backgrounds = [part.background if are_all else part.background[:, :3] for part in parts]
     return GeneratedTruth(
         torch.cat([part.points for part in parts]),
         torch.cat([part.plane_feature for part in parts]),
-        joined([part.foreground for part in parts]),
-        joined([part.background for part in parts]),
+        torch.cat(backgrounds),
+        torch.cat(foregrounds) if are_all else None,
     )
