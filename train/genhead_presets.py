@@ -21,7 +21,8 @@ def tiny() -> GenHeadTraining:
     """
     whole = published()
     optimizers = {
-        name: dataclasses.replace(getattr(whole, name), ema_half_life=2_500.0) for name in ("optimizer", "discriminator")
+        name: dataclasses.replace(getattr(whole, name), ema_half_life=2_500.0)
+        for name in ("optimizer", "discriminator")
     }
     return dataclasses.replace(
         whole,

@@ -1,4 +1,4 @@
-"""`triportrait train tiny|overfit|stage1|motion|portrait4d|stage2|export|replay`: trainings, and what they leave."""
+"""`triportrait train tiny|overfit|genhead|stage1|motion|portrait4d|stage2|export|replay`: trainings, and what they leave."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from triportrait.train.jobs.run_on_ranks import disk_error
 from triportrait.train.jobs.show_schedule import shown_columns
 from triportrait.train.jobs.shown_networks import shown_networks
 from triportrait.train.jobs.stage_options import SingleStage
+from triportrait.train.jobs.train_genhead import Genhead
 from triportrait.train.jobs.train_motion import Motion
 from triportrait.train.jobs.train_portrait4d import Portrait4D
 from triportrait.train.named_data import Loading
@@ -221,7 +222,7 @@ class Stage2(ColumnOptions, SingleStage):
         return shown_columns(config, self.ablation, changed, networks)
 
 
-Train = Tiny | Overfit | Stage1 | Motion | Portrait4D | Stage2 | Export | Replay
+Train = Tiny | Overfit | Genhead | Stage1 | Motion | Portrait4D | Stage2 | Export | Replay
 
 
 def _summary(config: TrainConfig) -> str:

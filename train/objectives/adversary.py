@@ -91,9 +91,7 @@ def generator_term(discriminator: Judge, fake_input: DiscriminatorInput) -> Tens
     return F.softplus(-discriminator(*fake_input.values()))[:, 0]
 
 
-def discriminator_terms(
-    discriminator: Judge, true: DiscriminatorInput, false: DiscriminatorInput
-) -> dict[str, Tensor]:
+def discriminator_terms(discriminator: Judge, true: DiscriminatorInput, false: DiscriminatorInput) -> dict[str, Tensor]:
     """Return softplus(D(fake)) and softplus(-D(real)), each a mean over B."""
     return {
         "D fake": F.softplus(discriminator(*false.values())).mean(),

@@ -1,7 +1,7 @@
 """What keeps the parts of a generated head apart: densities, distortion and light in the masks of eyes and mouth.
 
-The planes of the eyes and of the mouth's inside are seen through the face's openings alone. Nothing of the face may stand
-there, what is there must be solid, and its density lies close together on a ray.
+The planes of the eyes and of the mouth's inside are seen through the face's openings alone. Nothing of the face may
+stand there, what is there must be solid, and its density lies close together on a ray.
 Letters: B batch, Q rays that see a part, L samples on a ray, h side of the ray grid.
 """
 
