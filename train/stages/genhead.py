@@ -88,15 +88,19 @@ class MeanStyles:
             mapping.update_mean(finite[None])
 
 
-def make_networks(config: GenHeadTraining) -> tuple[GenHead, Discriminator]:
-    """Return a fresh generator, without a head model, and a fresh discriminator; the seed alone decides."""
-    sizes = DiscriminatorConfig(
+def discriminator_sizes(config: GenHeadTraining) -> DiscriminatorConfig:
+    """Return the sizes of the discriminator."""
+    return DiscriminatorConfig(
         config.generator.image_size, config.discriminator_base, config.discriminator_widest,
         config.discriminator_mapping, group=GROUP,
     )  # fmt: skip
+
+
+def make_networks(config: GenHeadTraining) -> tuple[GenHead, Discriminator]:
+    """Return a fresh generator, without a head model, and a fresh discriminator; the seed alone decides."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return GenHead(config.generator), Discriminator(sizes)
+        return GenHead(config.generator), Discriminator(discriminator_sizes(config))
 
 
 def genhead_stage(
