@@ -123,7 +123,7 @@ class DynamicConfig(StageConfig):
     """Portrait4D's training on 4D data: Eq. 2 with motion (the published code's first version)."""
 
     views: int = 1
-    static_share: float = share(0.5)  # heads that keep one face in all views, for which motion is off
+    static_share: float = share(0.0)  # heads that keep one face in all views, for which motion is off
 
 
 @dataclass(frozen=True)

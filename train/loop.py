@@ -62,10 +62,12 @@ class _Clock:
 
     def restart(self) -> None:
         self._steps, self._waited, self._ready, self._since = 0, 0.0, 0, time.perf_counter()
+        self._made = 0
 
-    def step(self, waited: float, ready: int) -> None:
-        """Count a step that waited so long for its batch, while so many lay ready."""
+    def step(self, waited: float, ready: int, made: int = 0) -> None:
+        """Count a step that waited so long for its batch, while so many lay ready, and micro-batches of a generator."""
         self._steps, self._waited, self._ready = self._steps + 1, self._waited + waited, self._ready + ready
+        self._made += made
 
     def pause(self, seconds: float) -> None:
         """Leave out time that was spent on samples and checkpoints."""
@@ -74,14 +76,23 @@ class _Clock:
     def data_share(self) -> float:
         return self._waited / max(time.perf_counter() - self._since, 1e-9)
 
-    def numbers(self, batch: int) -> dict[str, float]:
+    def numbers(self, batch: int, generator_s: float | None) -> dict[str, float]:
+        """Return numbers for the log.
+
+        Args:
+            generator_s: how long a generator of data took for a micro-batch, where there is one.
+        """
         seconds = time.perf_counter() - self._since
-        return {
+        numbers = {
             "images_per_s": round(self._steps * batch / seconds, 2),
             "data_share": round(self._waited / seconds, 4),
             "data_wait_s": round(self._waited / self._steps, 4),
             "data_ready": round(self._ready / self._steps, 2),
         }
+        if generator_s is not None:  # its time over the trainer's own
+            spent = generator_s * self._made
+            numbers["generator_share"] = round(spent / max(seconds - self._waited - spent, 1e-9), 4)
+        return numbers
 
 
 def run_stage(
@@ -167,9 +178,15 @@ def run_stage(
                     micros = batches.take()
                 finally:
                     skipped.tell()
-            for micro in micros:
+                generator_began = time.perf_counter()
+                for micro in micros if stage.generate is not None else ():
+                    assert stage.generate is not None
+                    micro.batch = stage.generate(micro.batch)
+                generated = time.perf_counter() - generator_began
+            for micro in micros if stage.generate is None else ():
                 micro.batch = stage.to_device(micro.batch)
-            clock.step(time.perf_counter() - wait_began, ready)
+            waited = time.perf_counter() - wait_began - generated
+            clock.step(waited, ready, 0 if stage.generate is None else len(micros))
             lrs = step_runner.run(micros, step, before)
             bar.update(stage.batch)
             is_logged = engine.steps % LOG_EVERY == 0
@@ -177,7 +194,9 @@ def run_stage(
                 bar.set_postfix_str(_progress_text(means.values(), lrs, clock.data_share(), _memory(ranks)))
             if is_logged:
                 skipped.tell(ranks)
-                numbers = means.values() | _lr_numbers(stage, lrs) | clock.numbers(stage.batch)
+                told = stage.numbers()
+                numbers = means.values() | _lr_numbers(stage, lrs)
+                numbers |= clock.numbers(stage.batch, told.get("generator_s")) | told
                 numbers |= {} if stage.data is None else stage.data.log_numbers()
                 record.numbers(engine, numbers | _memory(ranks))
                 means.sums = {}

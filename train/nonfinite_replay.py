@@ -16,17 +16,19 @@ from triportrait.core.errors import InputError
 from triportrait.core.files import read_json
 from triportrait.core.motion.encoder import MotionColumns
 from triportrait.train.config import Precision, StageConfig, TrainConfig
-from triportrait.train.networks import InitFrom, reenact_models, static_models
+from triportrait.train.data.generated.source import GeneratedBatch
+from triportrait.train.networks import InitFrom, dynamic_models, reenact_models, static_models
 from triportrait.train.objectives.adversary import DiscriminatorInput
 from triportrait.train.runs.checkpoints import checkpoints_of, module_weights
 from triportrait.train.runs.diverged import BEGIN, DIVERGED, KeptMicroBatch, kept_micros, read_micro
 from triportrait.train.runs.flatten import flattened, rebuilt
 from triportrait.train.runs.run_config import CONFIG, MOTION_ENCODER, read_config
+from triportrait.train.stages import portrait4d
 from triportrait.train.stages import reenact as stage2
 from triportrait.train.stages import static as stage1
 from triportrait.train.stages.stage import MicroBatch, Phase
 
-BATCHES = {"stage1": stage1.StaticBatch, "stage2": stage2.ReenactBatch}
+BATCHES = {"stage1": stage1.StaticBatch, "stage2": stage2.ReenactBatch, "portrait4d": GeneratedBatch}
 NETWORK_NAMES = {"portrait": "generator"}  # other networks are called as their field
 
 
@@ -71,11 +73,17 @@ def replay(run: Path, precision: Precision | None, device: torch.device) -> Repl
     config = config if precision is None else dataclasses.replace(config, precision=precision)
     name = micro_batches[0].stage
     stage: StageConfig = getattr(config, name)
+    models: Any
+    phases: list[Phase[Any]]
     if name == "stage1":
-        models: Any = static_models(config, begin, device)
+        models = static_models(config, begin, device)
+        phases = stage1.phases(models, stage)  # type: ignore[assignment]
+    elif name == "portrait4d":
+        models = dynamic_models(config, begin, device)
+        phases = portrait4d.phases(models, stage)  # type: ignore[arg-type, assignment]
     else:
         models = reenact_models(config, begin, device, _parameters(run, config))
-    phases = (stage1.phases if name == "stage1" else stage2.phases)(models, stage)  # type: ignore[arg-type]
+        phases = stage2.phases(models, stage)  # type: ignore[arg-type, assignment]
     models.portrait.load_state_dict(module_weights(checkpoints[-1], "generator"))
     if models.discriminator is not None:
         models.discriminator.load_state_dict(module_weights(checkpoints[-1], "discriminator"))
@@ -217,7 +225,7 @@ def _parameters(run: Path, config: TrainConfig) -> MotionColumns | None:
 def _begin(run: Path) -> InitFrom:
     path = run / DIVERGED / BEGIN
     try:
-        init_from: InitFrom = rebuilt(InitFrom, read_json(path), {}, "begin")
+        init_from: InitFrom = rebuilt(InitFrom, {"genhead": None} | read_json(path), {}, "begin")
         return dataclasses.replace(init_from, discriminator=None)  # it is the one that was saved
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(

@@ -8,6 +8,7 @@ from typing import Any
 
 from triportrait.train.ablations import PORTRAIT4D
 from triportrait.train.config import DynamicConfig, StageConfig, TrainConfig
+from triportrait.train.data.generated.draws import DYNAMIC
 from triportrait.train.presets import paper, tiny_stages
 
 IMAGES = 15_000_000  # that the published network of 4D data has seen
@@ -31,7 +32,7 @@ def paper_portrait4d() -> TrainConfig:
 def _portrait4d(whole: TrainConfig, **changes: Any) -> TrainConfig:
     """Return stage 1 of a training with motion: `changes` are fields of its stage."""
     numbers = {f.name: getattr(whole.stage1, f.name) for f in dataclasses.fields(StageConfig)}
-    stage = DynamicConfig(**(numbers | {"views": 1, "front_sources": 0.0} | changes))
+    stage = DynamicConfig(**(numbers | {"views": 1, "front_sources": 0.0, "static_share": DYNAMIC} | changes))
     return dataclasses.replace(whole, preset=f"{whole.preset}, {PORTRAIT4D}", portrait4d=stage, evaluate_every=0)
 
 

@@ -110,9 +110,9 @@ def paper(published: bool = False) -> TrainConfig:
     """Return both stages at the published sizes, with the paper's numbers (sections 4.2, 4.3, A).
 
     Args:
-        published: the numbers of the published code where they differ: 15 M and 8 M images, depth and teacher until
-            400 k, the teacher's feature images too, the renderer never frozen, pseudo views in a phase of their own
-            every fourth step, and stage 1 from sets whose views are half sampled, half as filmed.
+        published: the numbers of the published code where they differ: 15 M and 8 M images, depth and L_T until
+            400 k, GenHead's feature images too, the renderer never frozen, pseudo views in a phase of their own
+            every fourth step, and stage 1 from views that are half sampled, half as filmed.
     """
     model = portrait4d_v2()
     adam = OptimizerConfig(

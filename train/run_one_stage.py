@@ -32,6 +32,7 @@ from triportrait.train.engines.ranks import Ranks
 from triportrait.train.evaluation.held_out import Evaluation, reenact_pairs, static_pairs, tracked_pairs
 from triportrait.train.evaluation.probe import probe
 from triportrait.train.evaluation.protocols.face_features import FaceExtractor
+from triportrait.train.generated_data import is_generated
 from triportrait.train.named_data import Loading, NamedData
 from triportrait.train.networks import InitFrom, check_required_files, reenact_models, static_models
 from triportrait.train.run_folder import Inputs
@@ -68,12 +69,20 @@ class OneStage(Inputs):
     def checked(self, config: TrainConfig) -> TrainConfig:
         """See `Inputs`."""
         name, data = self.name, self.data_folder
-        check_required_files(name, config, self._init_from)
+        if is_generated(data):
+            raise InputError(
+                f"{data}: expected a multi-view set or a clip store for {name}, got heads that GenHead draws; name "
+                "another --data"
+            )
+        unknown = self._unknown(config)
+        check_required_files(name, config, self._init_from, unknown)
         if name == "stage1" and is_clip_store(data):
             raise InputError(
                 f"{data}: expected a multi-view set for stage 1, this is a clip store; make a set by `triportrait "
                 "prepare heads`"
             )
+        for what, way in unknown.items():
+            raise InputError(f"{data}: expected {what}, got a set that has none; name them, or say {way}")
         self._data, given = NamedData(data, self.loading), self._init_from
         self._flame = self._data.head_model(given.flame, given.static or given.init)
         if self._data.is_tracked and config.stage2.motion == "parameters":
@@ -89,6 +98,14 @@ class OneStage(Inputs):
         }
         self.config = dataclasses.replace(config, cast=cast, **idle)
         return self.config
+
+    def _unknown(self, config: TrainConfig) -> dict[str, str]:
+        """Return what nobody knows of procedural heads, and how to do without, where stage 1 asks for it."""
+        losses = config.stage1.losses
+        if self.name != "stage1" or not (losses.distill_planes or losses.distill_feature):
+            return {}
+        heads = "--data genhead:FOLDER --parameters TABLES (heads whose planes and feature images are known)"
+        return {heads: "--distill-planes 0 --distill-feature 0"}
 
     def _check_fits(self, cast: SetConfig, config: TrainConfig) -> None:
         """Raises: `InputError` where the pictures are of another size, or seen from other cameras, than is trained."""

@@ -25,6 +25,7 @@ from triportrait.core.genhead.masks import PartMasks, draw_openings, has_opening
 from triportrait.core.genhead.regions import PartRegions
 from triportrait.core.genhead.rendering import PartRenderer
 from triportrait.core.genhead.synthesis import Noise, Synthesis
+from triportrait.core.motion.head_identity import PUBLISHED_MODEL, ModelIdentity
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.render.cameras import camera_label
 from triportrait.core.render.face_maps import FaceMaps
@@ -111,6 +112,15 @@ class GenHead(nn.Module):
                 f"expression, got {got.num_shape} and {got.num_expression}; choose the model that the generator knows"
             )
         self.neck, self.regions, self._maps = neck, PartRegions(neck), None
+
+    @property
+    def head_model(self) -> ModelIdentity:
+        """Return whose parameters it takes; the published model's where nobody said, as in published files.
+
+        Raises: `InputError` where the generator has no head model.
+        """
+        neck, _ = self._head_model()
+        return neck.identity or PUBLISHED_MODEL
 
     def condition(self, camera: Camera, shape: Tensor) -> Tensor:
         """Return the condition of the mapping [B, 25 + num_shape]: B cameras, and shapes [B, num_shape]."""
@@ -208,6 +218,30 @@ class GenHead(nn.Module):
         feature = over_background(foreground, opacity, behind)
         raw_image = feature[:, :3]
         return Rendering(self.superres(raw_image, feature), raw_image, feature, depth, opacity, foreground, behind)
+
+    def plane_samples(
+        self,
+        painted: PaintedHead,
+        posed: PosedHead,
+        camera: Camera,
+        masks: PartMasks,
+        picks: Tensor,
+        jitter: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Read the face's planes at coarse samples of a view beside eyes and mouth: what L_T compares planes with.
+
+        Args:
+            painted, posed, camera, jitter: of `render`. masks: of the view that it gave.
+            picks: [B, P], see `PartRenderer.points_beside`.
+
+        Returns:
+            points [B, P, 3] of the posed head, scene units, and the mean feature [B, P, C] of the face's planes there.
+
+        Raises: `InputError` where the generator has no head model.
+        """
+        _, regions = self._head_model()
+        points = self.volume.points_beside(camera, masks, picks, jitter)
+        return points, self.volume.face_features(painted.planes, points, posed, regions)
 
     def forward(
         self,

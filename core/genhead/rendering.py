@@ -160,12 +160,10 @@ class PartRenderer(nn.Module):
             config, size = self.config.render, masks.eye.shape[-1]
             chosen: Fuse = fuse or ("hard" if size <= self.config.hard_fuse_size else "auto")
             origins, directions = camera_rays(camera, size)  # [B, 1, 3], [B, R, 3]
-            half = config.box_side / 2
-            distance = camera.axis_distance
-            depths = stratified_depths(distance - half, distance + half, config.num_coarse, jitter)  # [B, S]
+            depths = self._coarse_depths(camera, jitter)  # [B, S]
             scene = _Scene(
                 planes[:, :3].contiguous(), planes[:, 3:].contiguous(), self.field.weights(), posed, regions, chosen,
-                half,
+                config.box_side / 2,
             )  # fmt: skip
             pieces = []
             step = max(1, RAY_CHUNK // max(1, len(planes)))
@@ -181,6 +179,32 @@ class PartRenderer(nn.Module):
             depth = torch.minimum(torch.maximum(depth, depths[:, :1]), depths[:, -1:])
             seen = [torch.cat([getattr(piece, name) for piece in chunks], 1) for name in ("eye", "mouth")]
             return VolumeSamples(feature, depth, opacity), PartRays(*along, *seen) if tells_parts else None
+
+    def points_beside(self, camera: Camera, masks: PartMasks, picks: Tensor, jitter: Tensor | None = None) -> Tensor:
+        """Choose among the coarse samples on rays that meet neither eyes nor mouth, where L_T compares planes.
+
+        Args:
+            camera, masks, jitter: as in `forward`.
+            picks: [B, P] in [0, 1), which of those samples, in the order of rays and depths; one may come twice.
+
+        Returns:
+            [B, P, 3] scene units. Where every ray meets a part, all rays are taken.
+        """
+        with torch.autocast(picks.device.type, enabled=False):
+            beside = ((masks.eye + masks.mouth) == 0).flatten(1)  # [B, R]
+            beside = beside | ~beside.any(1, keepdim=True)
+            rays = beside.int().argsort(dim=1, descending=True, stable=True)  # [B, R], those first
+            count = beside.sum(1, keepdim=True) * self.config.render.num_coarse
+            place = torch.minimum((picks.double() * count).long(), count - 1)
+            ray = rays.gather(1, place // self.config.render.num_coarse)
+            origins, directions = camera_rays(camera, masks.eye.shape[-1])
+            depths = self._coarse_depths(camera, jitter).gather(1, place % self.config.render.num_coarse)
+            return origins + depths[..., None] * directions.gather(1, ray[..., None].expand(-1, -1, 3))
+
+    def _coarse_depths(self, camera: Camera, jitter: Tensor | None) -> Tensor:
+        """Return the coarse samples [B, S] along the unit ray."""
+        distance, half = camera.axis_distance, self.config.render.box_side / 2
+        return stratified_depths(distance - half, distance + half, self.config.render.num_coarse, jitter)
 
     def part_densities(self, planes: Tensor, points: Tensor, posed: PosedHead, regions: PartRegions) -> Tensor:
         """Compute each part's own raw density at world points, as a regulariser of the density asks for.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,24 +16,44 @@ from triportrait.core.errors import InputError
 from triportrait.core.genhead.generator import GenHead
 from triportrait.core.genhead.regions import part_tables
 from triportrait.core.motion.flame import Flame
+from triportrait.core.motion.head_identity import ModelIdentity
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.safe_text import shown
 
 KIND = "genhead"
 
 
-def neck_with_parts(config: GenHeadConfig, flame: Flame, mesh: Mapping[str, Tensor] | None = None) -> NeckField:
+def neck_with_parts(
+    config: GenHeadConfig,
+    flame: Flame,
+    mesh: Mapping[str, Tensor] | None = None,
+    identity: ModelIdentity | None = None,
+) -> NeckField:
     """Build what a GenHead needs of a head model: the neck's field, and the lists of its parts.
 
     Args:
         config: the generator's sizes.
         flame: a head model, scene units, with the tables of 70 landmarks.
         mesh: the tables that came with it, under their published names; `part_tables` makes what is missing.
+        identity: the head model that the tables are of; None where nobody said, as in published checkpoints.
 
     Raises:
         InputError: the model lacks what the lists are made from, or has other numbers of directions.
     """
-    return NeckField(config.neck, config.render.box_side, dict(flame.named_buffers()), part_tables(flame, mesh))
+    tables = dict(flame.named_buffers())
+    return NeckField(config.neck, config.render.box_side, tables, part_tables(flame, mesh), identity)
+
+
+def genhead_fingerprint(generator: GenHead) -> str:
+    """Compute what tells generators apart: a hash of their weights, 16 digits; the head model has an identity.
+
+    The same weights in half and in full precision have one fingerprint.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(generator.state_dict().items()):
+        if tensor.is_floating_point() and not name.startswith("neck."):
+            digest.update(name.encode() + tensor.detach().cpu().half().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def load_genhead(folder: str | Path) -> GenHead:
@@ -62,7 +83,7 @@ def load_genhead(folder: str | Path) -> GenHead:
     if isinstance(neck, NeckField):
         mesh = dict(neck.mesh.named_buffers())
         whole = part_tables(neck.flame, mesh).keys() == mesh.keys()
-        generator.set_head_model(neck if whole else neck_with_parts(config, neck.flame, mesh))
+        generator.set_head_model(neck if whole else neck_with_parts(config, neck.flame, mesh, neck.identity))
     return generator
 
 

@@ -23,6 +23,8 @@ from triportrait.core.render.cameras import sample_look_at
 from triportrait.core.types import Camera
 from triportrait.profiling.frame_parts import sphere_tables
 from triportrait.train.config import ReenactConfig, StageConfig, StageName, TrainConfig
+from triportrait.train.data.generated.draws import GeneratedConfig
+from triportrait.train.data.generated.truth import GeneratedTruth
 from triportrait.train.data.pictures import Pictures, PictureSet
 from triportrait.train.data.upload import upload
 from triportrait.train.objectives.identity import FaceIdentity
@@ -35,6 +37,7 @@ from triportrait.train.stages.initialize import initialize, initialize_motion
 from triportrait.train.stages.stage import MicroBatch, Phase
 
 POSES, VIEWS = 64, 3  # what the random set pretends to hold
+GENHEAD_SIDE = 64  # of the ray grid of a published GenHead
 ELLIPSES = (  # where the 68 landmarks lie: how many, the middle and the radii of each ellipse, in sides of the picture
     (17, 0.50, 0.50, 0.28, 0.33), (10, 0.50, 0.38, 0.18, 0.02), (9, 0.50, 0.52, 0.03, 0.08),
     (6, 0.40, 0.45, 0.045, 0.018), (6, 0.60, 0.45, 0.045, 0.018), (12, 0.50, 0.66, 0.09, 0.04),
@@ -84,6 +87,8 @@ class RandomSet:
 
     def __init__(self, config: TrainConfig, seed: int) -> None:
         self.model, self._rng = config.model, torch.Generator().manual_seed(seed)
+        losses = config.stage1.losses
+        self._knows_planes = losses.distill_planes > 0 or losses.distill_feature > 0
 
     def __len__(self) -> int:
         return self.heads * self.poses_each
@@ -116,7 +121,17 @@ class RandomSet:
             motion=random(self.model.transformer.motion_width),
             neck=None,
             positions=2 * random(3, side, side) - 1,
+            truth=self._truth(count) if self._knows_planes else None,
         )
+
+    def _truth(self, count: int) -> GeneratedTruth:
+        """Draw what GenHead knows of B pictures at the side of its ray grid."""
+        render = self.model.render
+        points = render.box_side * (torch.rand(count, GeneratedConfig.points, 3, generator=self._rng) - 0.5)
+        features = torch.rand(count, GeneratedConfig.points, render.plane_width, generator=self._rng)
+        sizes = (count, render.plane_width, GENHEAD_SIDE, GENHEAD_SIDE)
+        images = (torch.rand(*sizes, generator=self._rng) for _ in range(2))
+        return GeneratedTruth(points, features, *images)
 
 
 def with_batch(config: TrainConfig, stage: StageName, batch: int) -> TrainConfig:
@@ -163,8 +178,7 @@ def _models(stage: StageName, config: TrainConfig, stage_config: StageConfig) ->
         distance: Any = Lpips(None) if config.perceptual == "lpips" else perceptual(config.perceptual)
     distance.to(portrait.volume.field.density.weight.device)
     if stage == "stage1":
-        teacher = _frozen_copy(portrait) if losses.distill_planes or losses.distill_feature else None
-        return stage1.StaticModels(portrait, distance, config.precision, discriminator, identity, teacher)
+        return stage1.StaticModels(portrait, distance, config.precision, discriminator, identity)
     static = _frozen_copy(portrait)
     initialize_motion(portrait, config.seed)
     width = config.model.transformer.motion_width

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from triportrait.core.config import (
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.portrait import Portrait4D
 from triportrait.train.config import (
+    DynamicConfig,
     LossConfig,
     OptimizerConfig,
     ReenactConfig,
@@ -40,6 +42,8 @@ CLOCKED = {
     "gpu_gb",
     "evaluate_s",
     "evaluate_share",
+    "generator_s",
+    "generator_share",
 }  # numbers of a log
 CLIPS: dict[str, Any] = {"seed": 3, "count": 5, "frames": 4, "size": 64, "antialias": 1}
 
@@ -113,6 +117,32 @@ def adversarial() -> TrainConfig:
         losses=LossConfig(adversarial=0.1), schedule=ScheduleConfig(r1_every=2),
     )  # fmt: skip
     return config(stage2=stage, discriminator_base=512, discriminator_widest=16, save_every=10**6, sample_every=10**6)
+
+
+def portrait4d() -> TrainConfig:
+    """Five steps of Portrait4D with the adversary, R1, L_T and the density's phase on, in two micro-batches each."""
+    whole = adversarial()
+    stage = DynamicConfig(
+        images=20, batch=4, micro_batches=2, views=1, static_share=0.5, optimizer=whole.stage2.optimizer,
+        discriminator=whole.stage2.discriminator,
+        losses=LossConfig(adversarial=0.1, density=0.1, distill_planes=0.1),
+        schedule=ScheduleConfig(r1_every=2, density_every=2, adversarial_from=4),
+    )  # fmt: skip
+    return dataclasses.replace(whole, preset="test, Portrait4D", portrait4d=stage)
+
+
+def generated() -> TrainConfig:
+    """Four steps of stage 1 on generated heads with every term: adversary, density, and what GenHead knows."""
+    whole = adversarial()
+    losses = LossConfig(
+        adversarial=0.1, density=0.1, foreground=1.0, background=1.0, distill_planes=0.1, distill_feature=1.0
+    )
+    stage = StageConfig(
+        images=16, batch=4, micro_batches=2, views=1, front_sources=FRONT, losses=losses,
+        optimizer=whole.stage2.optimizer, discriminator=whole.stage2.discriminator,
+        schedule=ScheduleConfig(r1_every=2, density_every=2, distill_until=12, adversarial_from=4),
+    )  # fmt: skip
+    return config(stage1=stage, discriminator_base=512, discriminator_widest=16, save_every=8, sample_every=16)
 
 
 def portrait(seed: int = 0, motion: bool = False) -> Portrait4D:

@@ -4,7 +4,9 @@
 
 WORK holds cast/, trained/ and static/. A case is NAME:ENGINE:STEPS with ENGINE plain or 0 to 3; its run is WORK/NAME,
 and it is asked to stop after STEPS steps (0: not at all). A run that is there goes on. NAME:ENGINE:STEPS:bf16 runs in
-bfloat16, NAME:ENGINE:STEPS:nan with a pixel that is no number, in the last micro-batch of the second step, and with
+bfloat16, NAME:ENGINE:STEPS:heads is stage 1 on heads that WORK/genhead draws from WORK/tables,
+NAME:ENGINE:STEPS:portrait4d is Portrait4D on two expressions of such, and
+NAME:ENGINE:STEPS:nan with a pixel that is no number, in the last micro-batch of the second step, and with
 :clean after it gradients that are not finite count as 0.
 """
 
@@ -24,9 +26,12 @@ from triportrait.train import loop
 from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.ranks import process_group
 from triportrait.train.engines.zero import ZeroConfig
+from triportrait.train.generated_data import GeneratedData
 from triportrait.train.networks import InitFrom
-from triportrait.train.run_folder import Run
+from triportrait.train.run_folder import Inputs, Run
+from triportrait.train.run_generated_heads import StaticOnGenerated
 from triportrait.train.run_one_stage import OneStage
+from triportrait.train.run_portrait4d import DynamicOnGenerated
 from triportrait.train.runs.stopping import Stopped, Stopper
 from triportrait.train.stages.stage import MicroBatch, Stage
 
@@ -61,6 +66,11 @@ def spoiled(on: bool) -> Iterator[None]:
         loop._micro = original
 
 
+def drawn(work: Path) -> GeneratedData:
+    """Heads that WORK/genhead draws from WORK/tables."""
+    return GeneratedData(Path(f"genhead:{work / 'genhead'}"), work / "tables")
+
+
 def main(work: Path, cases: list[str]) -> None:
     loop.LOG_EVERY = 1
     init_from = InitFrom(static=str(work / "static"), motion=str(work / "trained"))
@@ -76,7 +86,13 @@ def main(work: Path, cases: list[str]) -> None:
                     n: dataclasses.replace(getattr(own, n), zero_nan_grads=True) for n in ("optimizer", "discriminator")
                 }
                 config = dataclasses.replace(config, stage2=dataclasses.replace(own, **moved))
-            run = Run(config, work / name, OneStage("stage2", work / "cast", init_from), engines, False)
+            inputs: Inputs = OneStage("stage2", work / "cast", init_from)
+            if "heads" in more:
+                config = little.generated()
+                inputs = StaticOnGenerated(drawn(work), InitFrom())
+            if "portrait4d" in more:
+                config, inputs = little.portrait4d(), DynamicOnGenerated(drawn(work), init_from)
+            run = Run(config, work / name, inputs, engines, False)
             with suppress(Stopped, FloatingPointError), spoiled("nan" in more):
                 last = ranks.rank == ranks.size - 1  # one asks, and all stop
                 run.train(StopsAt(int(steps)) if int(steps) and last else None)

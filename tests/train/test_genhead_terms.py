@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.core.genhead.heads import tiny_genhead, two_heads
-from tests.train import little_genhead
+from tests.train import little_gan
 from triportrait.core.errors import InputError
 from triportrait.core.genhead.mapping import MEAN_DECAY
 from triportrait.core.genhead.rendering import PartRays
@@ -279,19 +279,19 @@ class TestBlur:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return little_genhead.write_store(tmp_path_factory.mktemp("pictures") / "store")
+    return little_gan.write_store(tmp_path_factory.mktemp("pictures") / "store")
 
 
 @pytest.fixture(scope="module")
 def mirror():
-    model, neck = load_head_model(), little_genhead.generator().neck
+    model, neck = load_head_model(), little_gan.generator().neck
     return HeadMirror(model.flame["template"], model.padded_tables(neck)["shape_directions"], neck.num_shape)
 
 
 class TestData:
     def test_every_entry_is_shown_once_in_an_epoch(self, store, mirror):
         replication = np.array([1, 2, 0, 1, 3, 1])
-        pictures = TrainingPictures(store, little_genhead.generator(), [0, 1, 2, 3, 4], replication, mirror)
+        pictures = TrainingPictures(store, little_gan.generator(), [0, 1, 2, 3, 4], replication, mirror)
         assert len(pictures) == 2 * 7
         shown: list[str] = []
         for place in range(0, 14, 2):
@@ -303,7 +303,7 @@ class TestData:
         assert [name for names in again for name in names] != shown, "in another order"
 
     def test_the_arguments_alone_decide(self, store):
-        one, other = (TrainingPictures(store, little_genhead.generator(), seed=3) for _ in range(2))
+        one, other = (TrainingPictures(store, little_gan.generator(), seed=3) for _ in range(2))
         other.draw(4, np.random.default_rng(9), 1)
         first, second = (p.draw(4, np.random.default_rng(7), 2) for p in (one, other))
         assert torch.equal(first.real.image, second.real.image)
@@ -311,7 +311,7 @@ class TestData:
         assert not torch.equal(first.drawn.shape, first.real.head.shape), "drawn as other people"
 
     def test_necks_are_straight_and_parameters_are_those_of_the_picture(self, store):
-        pictures = TrainingPictures(store, little_genhead.generator())
+        pictures = TrainingPictures(store, little_gan.generator())
         head, row = pictures.heads(np.array([4])), store.row(4)
         assert not head.pose[:, :3].any() and row["pose"][:3].all()
         assert head.pose[0, 3] == row["pose"][3]
@@ -320,7 +320,7 @@ class TestData:
 
     def test_a_flipped_picture_shows_the_mirrored_head(self, store, mirror):
         """The head drawn with mirrored parameters before the mirrored camera is where the flipped picture shows it."""
-        config = dataclasses.replace(little_genhead.generator(), mask_size=64)
+        config = dataclasses.replace(little_gan.generator(), mask_size=64)
         pictures = TrainingPictures(store, config, mirror=mirror)
         geometry = HeadGeometry(tiny_genhead().neck, config)
         plain, flipped = pictures.real(np.arange(6)), pictures.real(np.arange(6, 12))
@@ -334,7 +334,7 @@ class TestData:
         assert all(lost < 0.25 for lost in mirror.lost.values()), mirror.lost
 
     def test_a_mirror_of_a_mirror_image_is_the_head(self, mirror, store):
-        rows = {name: column[:4] for name, column in TrainingPictures(store, little_genhead.generator())._rows.items()}
+        rows = {name: column[:4] for name, column in TrainingPictures(store, little_gan.generator())._rows.items()}
         twice = mirror.flipped(mirror.flipped(rows))
         for name in ("camera", "pose", "eyes"):
             np.testing.assert_allclose(twice[name], rows[name], atol=1e-6)
@@ -361,7 +361,7 @@ class TestData:
             read_replication(tmp_path / "none.npy", 3)
 
     def test_pictures_that_the_generator_cannot_learn_are_refused(self, store):
-        config = little_genhead.generator()
+        config = little_gan.generator()
         large = dataclasses.replace(config, render=dataclasses.replace(config.render, superres_widths=(8, 8)))
         with pytest.raises(InputError, match="expected pictures of 64 px or more, got 32; make the store again by --s"):
             TrainingPictures(store, large)

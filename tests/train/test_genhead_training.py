@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.train import little_genhead
+from tests.train import little_gan
 from tests.train.logs import agree
 from tests.train.runs import lines_of, refused, unclocked
 from triportrait import cli
@@ -39,7 +39,7 @@ TERMS = {
 @pytest.fixture(scope="module")
 def material(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("genhead")
-    little_genhead.write_store(folder / "store")
+    little_gan.write_store(folder / "store")
     return folder
 
 
@@ -49,7 +49,7 @@ def words(material: Path, out: Path, *more: Any) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def little_preset(monkeypatch):
-    monkeypatch.setitem(GENHEAD_PRESETS, "tiny", little_genhead.training)
+    monkeypatch.setitem(GENHEAD_PRESETS, "tiny", little_gan.training)
     monkeypatch.setattr(loop, "LOG_EVERY", 1)
 
 
@@ -57,7 +57,7 @@ def little_preset(monkeypatch):
 def plain(material) -> Path:
     """A run of five steps on one process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(GENHEAD_PRESETS, "tiny", little_genhead.training)
+        patch.setitem(GENHEAD_PRESETS, "tiny", little_gan.training)
         patch.setattr(loop, "LOG_EVERY", 1)
         assert cli.main(words(material, material / "plain")) == 0
     return material / "plain"
@@ -81,7 +81,7 @@ def test_five_steps(plain):
 def test_what_moves(plain):
     """Every weight but super-resolution's idle noise moves; the mean styles follow, and the EMA begins at the start."""
     folder = checkpoints_of(plain, "genhead")[-1]
-    first, _ = make_networks(little_genhead.training())
+    first, _ = make_networks(little_gan.training())
     start, last, ema = (
         dict(first.named_parameters()),
         module_weights(folder, "generator"),
@@ -101,7 +101,7 @@ def test_two_ranks_lose_what_one_process_loses(plain, material):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
     done = subprocess.run(
-        [sys.executable, *launcher, "tests.train.little_genhead", *words(material, material / "two")],
+        [sys.executable, *launcher, "tests.train.little_gan", *words(material, material / "two")],
         env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert checkpoints_of(material / "two", "genhead"), done.stderr[-3000:]
@@ -141,7 +141,7 @@ def test_an_export_is_a_generator_with_its_head_model(half, plain, tmp_path):
     assert card["provenance"]["head_model"] == identity.to_dict()
     assert card["provenance"]["config"]["losses"]["face_in_eyes"] == 10.0
     assert card["provenance"]["images seen"] == {"genhead": 20}
-    assert card["config"] == json.loads(json.dumps(little_genhead.generator().to_dict()))
+    assert card["config"] == json.loads(json.dumps(little_gan.generator().to_dict()))
     generator = load_genhead(tmp_path / "weights")
     assert generator.neck is not None and generator.neck.identity == identity
     ema = ema_weights(checkpoints_of(plain, "genhead")[-1], "generator")
@@ -155,7 +155,7 @@ def test_an_export_is_a_generator_with_its_head_model(half, plain, tmp_path):
 
 
 def test_the_people_that_are_held_out_are_not_seen(material, tmp_path, capsys):
-    little_genhead.write_store(tmp_path / "store")
+    little_gan.write_store(tmp_path / "store")
     split_data(tmp_path / "store", 0.5)
     assert cli.main(words(tmp_path, tmp_path / "run", "--images", 4, "--no-flips")) == 0
     said = capsys.readouterr().err
@@ -167,7 +167,7 @@ def test_the_people_that_are_held_out_are_not_seen(material, tmp_path, capsys):
 def test_the_preset_tiny_makes_a_step(tmp_path, monkeypatch):
     """At its own sizes: pictures of 128 px of a store of 160."""
     monkeypatch.undo()
-    little_genhead.write_store(tmp_path / "store", side=160)
+    little_gan.write_store(tmp_path / "store", side=160)
     assert cli.main(words(tmp_path, tmp_path / "run", "--images", 2, "--batch", 2, "--micro-batches", 1)) == 0
     assert cli.main(["train", "export", str(tmp_path / "run"), str(tmp_path / "weights")]) == 0
     assert load_genhead(tmp_path / "weights").config.preset == "genhead_tiny"
@@ -183,7 +183,7 @@ def test_the_schedule_is_shown_without_data(capsys):
 
 class TestRefused:
     def test_another_head_model(self, material, tmp_path, capsys):
-        store = little_genhead.write_store(tmp_path / "store")
+        store = little_gan.write_store(tmp_path / "store")
         index = json.loads((store.folder / "index.json").read_text())
         index["head_model"] = {"name": "FLAME 2023", "fingerprint": "f" * 16}
         (store.folder / "index.json").write_text(json.dumps(index))
@@ -199,7 +199,7 @@ class TestRefused:
         assert not (tmp_path / "run").exists()
 
     def test_a_picture_that_is_damaged(self, tmp_path, capsys):
-        store = little_genhead.write_store(tmp_path / "store", 2)
+        store = little_gan.write_store(tmp_path / "store", 2)
         tar = store.folder / "shard_000000.tar"
         at, length = store.row(0)["place"][:2].tolist()
         content = bytearray(tar.read_bytes())

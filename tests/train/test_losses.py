@@ -7,13 +7,11 @@ import math
 import numpy as np
 import torch
 
-from triportrait.core.render.cameras import look_at
-from triportrait.core.render.rays import camera_rays
 from triportrait.core.types import NeckGrid
 from triportrait.kernels.field import FieldWeights
+from triportrait.train.data.generated.truth import GeneratedTruth
 from triportrait.train.data.resize import shrink
 from triportrait.train.objectives.losses import (
-    beside_features,
     closed_eye_scale,
     density_smoothness,
     depth_loss,
@@ -24,7 +22,7 @@ from triportrait.train.objectives.losses import (
     opacity_loss,
     over_black,
     plane_loss,
-    teacher_points,
+    weighed_depth_loss,
 )
 
 EYE, MOUTH = 10 / 3, 6.0  # half extents: radii of 4 and 6 pixels
@@ -156,6 +154,13 @@ def ramp() -> tuple[torch.Tensor, FieldWeights]:
     return planes, weights
 
 
+def test_depth_that_is_known_everywhere_counts_by_the_opacity_of_the_truth():
+    opacity = torch.tensor([1.0, 0.5, 0.25, 0.0]).view(1, 1, 2, 2)
+    off = torch.tensor([1.0, -2.0, 4.0, 8.0]).view(1, 1, 2, 2)
+    assert weighed_depth_loss(off + 4, torch.full((1, 1, 2, 2), 4.0), opacity).tolist() == [(1 + 1 + 1 + 0) / 4]
+    assert depth_loss(off + 4, torch.full((1, 1, 2, 2), 4.0), opacity).tolist() == [1.0], "where it is opaque alone"
+
+
 def test_density_that_does_not_change_is_smooth_and_a_ramp_is_not():
     planes, weights = ramp()
     found = density_smoothness(planes, weights, torch.Generator().manual_seed(0))
@@ -172,50 +177,13 @@ def test_density_that_does_not_change_is_smooth_and_a_ramp_is_not():
 
 def test_planes_are_compared_at_points_and_features_everywhere():
     planes, _ = ramp()
-    points = torch.tensor([[[0.5, 0.0, 0.0], [-0.25, 0.9, 0.9]]]).expand(2, 2, 3)
-    found = plane_loss(planes, torch.zeros_like(planes), points)
+    points = 0.65 * torch.tensor([[[0.5, 0.0, 0.0], [-0.25, 0.9, 0.9]]]).expand(2, 2, 3)  # scene units
+    truth = GeneratedTruth(points, torch.zeros(2, 2, 1), torch.zeros(2, 3, 4, 4))
+    found = plane_loss(planes, None, truth, 1.3)
     torch.testing.assert_close(found, torch.tensor([0.0, (0.5 + 0.25) / 2 / 3]), atol=1e-6, rtol=0)
+    moved = torch.tensor([0.065, 0.0, 0.0, 0.0])  # by the neck: 0.1 of plane units, where a point is looked up
+    neck = NeckGrid(moved.expand(2, 4, 4, 4, 4), moved[:3].expand(2, 3, 3, 3, 3), 4.0, 0.01)
+    found = plane_loss(planes, neck, truth, 1.3)
+    torch.testing.assert_close(found, torch.tensor([0.0, (0.6 + 0.15) / 2 / 3]), atol=1e-6, rtol=0)
     one = torch.tensor([1.0, -3.0])[:, None, None, None].expand(2, 4, 2, 2)
     assert feature_loss(one, torch.zeros(2, 4, 2, 2)).tolist() == [1.0, 3.0]
-
-
-def test_rays_that_meet_eyes_or_mouth_are_left_out():
-    """Boxes of `face`: eyes 5.17 to 11.83 and 20.17 to 26.83 by 9.83 to 11.17, mouth 10.5 to 22.5 by 23.3 to 25.7."""
-    wanted = np.ones((16, 16), bool)  # cells of two pixels
-    wanted[4:6, 2:6] = wanted[4:6, 10:14] = wanted[11:13, 5:12] = False
-    found = beside_features(torch.cat([face(), face().flip(-1)]), 32, 16)
-    np.testing.assert_array_equal(found[0].reshape(16, 16).numpy(), wanted)
-    np.testing.assert_array_equal(found[1].reshape(16, 16).numpy(), wanted.T)
-
-
-def test_a_picture_whose_rays_all_meet_eyes_or_mouth_is_compared_along_all_of_them():
-    nought = torch.zeros(1)
-    camera = look_at(nought, nought, nought, nought + 9, torch.zeros(1, 3))
-    rays = torch.zeros(1, 64, dtype=torch.bool)
-    points = [teacher_points(camera, None, some, 1.3, torch.Generator().manual_seed(0)) for some in (rays, ~rays)]
-    torch.testing.assert_close(*points, rtol=0, atol=0)
-
-
-def test_a_teacher_is_compared_along_the_rays_that_are_left():
-    """Points of two views: on their rays alone, evenly between the ends of the box, carried back by the neck."""
-    yaw, nought = torch.tensor([0.3, -0.5]), torch.zeros(2)
-    camera = look_at(yaw, nought, nought, nought + 9, torch.zeros(2, 3))
-    rays = torch.zeros(2, 64, dtype=torch.bool)
-    rays[0, [9, 20]] = rays[1, 35] = True
-    points = teacher_points(camera, None, rays, 1.3, torch.Generator().manual_seed(0)) * 0.65
-    assert points.shape == (2, 4000, 3)
-    origins, directions = camera_rays(camera, 8)
-    away = points - origins
-    depths = away.norm(dim=-1)
-    aimed = ((away / depths[..., None]) @ directions.mT).argmax(-1)
-    assert aimed[0].unique().tolist() == [9, 20]
-    assert aimed[1].unique().tolist() == [35]
-    share = (depths - camera.axis_distance[:, None]) / 1.3 + 0.5
-    for row in share:
-        assert 0 <= row.min() < 0.01
-        assert 0.99 < row.max() <= 1
-        assert abs(row.mean() - 0.5) < 4 * (1 / 12 / 4000) ** 0.5
-    moved = torch.tensor([0.1, -0.2, 0.05, 0.0])
-    neck = NeckGrid(moved.expand(2, 4, 4, 4, 4), moved[:3].expand(2, 3, 3, 3, 3), 4.0, 0.01)
-    carried = teacher_points(camera, neck, rays, 1.3, torch.Generator().manual_seed(0)) * 0.65
-    torch.testing.assert_close(carried, points + moved[:3])

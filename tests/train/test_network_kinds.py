@@ -35,7 +35,6 @@ def material(tmp_path_factory) -> Path:
 
 CASES = {  # what is named by what -> the network that is wanted, and what to do
     "stage1 --weights moving": ("static", "name the static synthesizer that stage 1 shall go on from"),
-    "stage1 --distill-planes 0.1 --teacher moving": ("static", "name the static synthesizer that shall teach stage 1"),
     "stage2 --static moving": ("static", "name the static synthesizer of stage 1, and by --teacher a reenactment"),
     "stage2 --weights static --static static": ("moving", "begin as this one by --init"),
     "stage2 --weights moving --static moving": ("static", "name the static synthesizer of stage 1, and by --teacher"),

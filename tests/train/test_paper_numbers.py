@@ -25,10 +25,12 @@ from triportrait.train.evaluation.paper.published import TableName, cost, user_s
 from triportrait.train.evaluation.protocols.presets import DRIVERS, PRESETS, PresetName
 from triportrait.train.jobs.prepare import Clips
 from triportrait.train.objectives.losses import DENSITY_POINTS, DENSITY_STEP, TEACHER_POINTS
+from triportrait.train.portrait4d_presets import paper_portrait4d
 from triportrait.train.presets import STAGE_PRESETS
 
 WHOLE_PAPER = STAGE_PRESETS["paper"]()
 MODEL, ONE, TWO = WHOLE_PAPER.model, WHOLE_PAPER.stage1, WHOLE_PAPER.stage2
+DYNAMIC_STAGE: Any = paper_portrait4d().portrait4d
 ADAM = ("lr", "betas", "eps")
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -72,6 +74,10 @@ NUMBERS: dict[str, tuple[Any, Callable[[], Any]]] = {
     ),
     "4.3 ray grid does not grow": ((0, (0, 0)),
                                    lambda: (TWO.schedule.neural_size_from, TWO.schedule.neural_size_grows)),
+    # the teacher of row G
+    "code images of Portrait4D": (15_000_000, lambda: DYNAMIC_STAGE.images),
+    "code share of static heads of Portrait4D": (0.5, lambda: DYNAMIC_STAGE.static_share),
+    "code rate of Portrait4D's layers that read motion": (1.0, lambda: DYNAMIC_STAGE.optimizer.motion_lr_factor),
     # both
     "A batch": ((32, 32), lambda: (ONE.batch, TWO.batch)),
     "code Adam of the generator: rate, betas, eps": ((1e-4, (0.9, 0.999), 1e-5), lambda: _of(TWO.optimizer, ADAM)),

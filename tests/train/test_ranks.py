@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.train import little, ranks_worker, trained
+from tests.train import little, little_genhead, ranks_worker, trained
 from tests.train.logs import agree
 from tests.train.runs import unclocked
 from triportrait import cli
@@ -54,16 +54,20 @@ def launch(ranks: int, work: Path, cases: list[str]) -> None:
 def work(tmp_path_factory) -> Path:
     """All runs: `plain` in this process, `zero0` to `zero3` on two ranks, `half0` to `half3` stopped after 3 of 6;
     `bf16plain` and `bf16zero` 0 and 3 in bfloat16; `nan` and `nan3` (ZeRO 2 and 3), which
-    end in their second step, and `clean` plain, 1 and 3, which go on over it."""
+    end in their second step, and `clean` plain, 1 and 3, which go on over it; `heads` and `moved` plain and 1, stage
+    1 and Portrait4D on generated heads."""
     folder = tmp_path_factory.mktemp("ranks")
     open_set(folder / "cast", little.CAST, little.model())
     trained.write(folder / "trained")
     trained.write_static(folder / "static")
+    little_genhead.write(folder / "genhead")
+    little_genhead.write_tables(folder / "tables")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "LOG_EVERY", 1)
         ranks_worker.main(folder, ["plain:plain:0"])
         ranks_worker.main(folder, ["bf16plain:plain:0:bf16"])
         ranks_worker.main(folder, ["cleanplain:plain:0:nan:clean"])
+        ranks_worker.main(folder, ["headsplain:plain:0:heads", "movedplain:plain:0:portrait4d"])
     cases = [f"zero{n}:{n}:0" for n in STAGES] + [f"half{n}:{n}:3" for n in STAGES]
     launch(
         2,
@@ -71,6 +75,8 @@ def work(tmp_path_factory) -> Path:
         [
             *cases,
             *(f"bf16zero{n}:{n}:0:bf16" for n in (0, 3)),
+            "heads:1:0:heads",
+            "moved:1:0:portrait4d",
             "nan:2:0:nan",
             "nan3:3:0:nan",
             *(f"clean{n}:{n}:0:nan:clean" for n in (1, 3)),
@@ -91,6 +97,18 @@ def test_the_losses_are_those_of_an_adversary(work):
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_ranks_lose_what_one_process_loses(stage, work):
     agree(unclocked(work / f"zero{stage}"), unclocked(work / "plain"))
+
+
+def test_two_ranks_learn_motion_from_the_generated_heads_of_one_process(work):
+    ours, plain = unclocked(work / "moved"), unclocked(work / "movedplain")
+    assert {"planes", "depth", "density", "D fake"} <= set().union(*plain)
+    agree(ours, plain)
+
+
+def test_two_ranks_learn_from_the_generated_heads_of_one_process(work):
+    ours, plain = unclocked(work / "heads"), unclocked(work / "headsplain")
+    assert [{"planes", "feature", "depth"} <= line.keys() for line in plain if "l1" in line] == [True] * 3 + [False]
+    agree(ours, plain)
 
 
 @pytest.mark.parametrize("stage", STAGES)

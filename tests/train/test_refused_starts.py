@@ -75,10 +75,11 @@ def test_pictures_of_another_size_are_told_of_by_options_that_there_are(material
 def test_everything_that_is_missing_is_named_in_one_start(material, tmp_path, capsys):
     said = refused(words(material, "stage1", tmp_path / "run", "--preset", "paper"), capsys)
     assert (
-        "stage1 of preset paper: 3 things are missing: --vgg FILE (VGG-16 as torchvision has it), --identity FILE"
+        "stage1 of preset paper: 4 things are missing: --vgg FILE (VGG-16 as torchvision has it), --identity FILE"
         in said
     )
-    assert "--teacher FOLDER (weights of a static synthesizer that teaches, and whose renderer this one takes)" in said
+    assert "--data genhead:FOLDER --parameters TABLES (heads whose planes and feature images are known)" in said
+    assert "--genhead FOLDER (a GenHead, whose renderer this one begins with, as it does not move)" in said
     way = said.rpartition("or go without by ")[2].split()
     assert way == [
         "--perceptual", "gradients", "--identity-weight", "0", "--distill-planes", "0", "--distill-feature", "0",

@@ -125,9 +125,9 @@ def test_the_schedule_says_what_is_on_when():
     assert said["renderer moves"] == "from 1,000,000"
     assert said["adversary"] == "0.01 from 1,000,000"
     assert said["R1"] == "every 16 steps from 1,000,000"
-    assert said["teacher's planes"] == "0.1 until 1,000,000"
-    assert "teacher's feature images" not in said, "no weight, no line"
-    assert [value for label, value in published.items() if "teacher" in label] == [
+    assert said["GenHead's planes"] == "0.1 until 1,000,000"
+    assert "GenHead's feature images" not in said, "no weight, no line"
+    assert [value for label, value in published.items() if "GenHead" in label] == [
         "0.1 until 400,000",
         "1 until 400,000",
     ]

@@ -8,18 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from tests.train import little
 from tests.train.painting import Painter, everything, found_in
 from triportrait.core.types import Camera, Head, Rendering
 from triportrait.train.config import LossConfig, ScheduleConfig, StageConfig
+from triportrait.train.data.generated.truth import GeneratedTruth
 from triportrait.train.data.pictures import PictureSet
 from triportrait.train.data.resize import shrink
-from triportrait.train.engines.schedule import ActiveTerms, active_terms
+from triportrait.train.engines.schedule import active_terms
 from triportrait.train.objectives.losses import feature_weight
 from triportrait.train.objectives.perceptual import Gradients
-from triportrait.train.stages import common
 from triportrait.train.stages import static as stage1
 from triportrait.train.stages.initialize import reads_motion
 from triportrait.train.stages.static import StaticModels
@@ -187,27 +186,73 @@ def test_a_loss_is_finite_and_reaches_all_weights_but_those_that_read_motion(lit
 TAUGHT = LossConfig(distill_planes=0.5, distill_feature=0.25)
 
 
-def distillation_loss(
-    cast: PictureSet, student: Any, teacher: Any, at: ActiveTerms = common.RECONSTRUCTION_TERMS, seed: int = 4
-) -> dict[str, Tensor]:
-    """The terms of a student that a teacher watches."""
-    batch = stage1.draw([cast], CONFIG, np.random.default_rng(0))
-    models = StaticModels(student, Gradients(), teacher=teacher)
-    return stage1.losses(batch, models, TAUGHT, torch.Generator().manual_seed(seed), at)
+def with_truth(batch: stage1.StaticBatch, **known: Any) -> stage1.StaticBatch:
+    """The batch as if GenHead had drawn it: 50 points inside of the box, and images at its rays."""
+    count = len(batch.target.image)
+    rng = torch.Generator().manual_seed(9)
+    values: dict[str, Any] = {
+        "points": 0.6 * (torch.rand(count, 50, 3, generator=rng) - 0.5),
+        "plane_feature": torch.zeros(count, 50, 8),
+        "background": torch.rand(count, 8, 16, 16, generator=rng),
+        "foreground": torch.rand(count, 8, 16, 16, generator=rng),
+    }
+    target = dataclasses.replace(batch.target, truth=GeneratedTruth(**values | known))
+    return dataclasses.replace(batch, target=target)
 
 
-def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_it(little_cast):
-    terms = distillation_loss(little_cast, little.portrait(), little.portrait())
-    assert terms["planes"] == terms["feature"] == 0
-    assert terms["l1"] > 0
-    other = distillation_loss(little_cast, little.portrait(seed=1), little.portrait())
-    assert other["planes"] > 0
-    assert other["feature"] > 0
+def test_what_genhead_knows_by_hand(little_cast):
+    """A portrait whose layers and depth are off by known amounts: the background is compared whole, and depth by the
+    truth's opacity."""
+    batch = with_truth(stage1.draw([little_cast], CONFIG, np.random.default_rng(0)))
+    target, truth = batch.target, batch.target.truth
+    assert truth is not None and truth.foreground is not None and target.depth is not None
+    small = shrink(target.image, 16)
+    depth = target.depth
+
+    def paint(_: Head, camera: Camera) -> Rendering:
+        behind, head = truth.background + 0.1, truth.foreground - 0.2  # type: ignore[operator]
+        return Rendering(target.image, small, small, depth + 0.5, target.opacity, head, behind)
+
+    config = LossConfig(
+        l1=0.0, raw=0.0, perceptual=0.0, opacity=0.0, background=3.0, depth=2.0, distill_feature=0.25,
+        eye_mouth_boost=0.0,
+    )  # fmt: skip
+    terms = stage1.losses(batch, StaticModels(Painter(paint), Gradients()), config, torch.Generator())  # type: ignore[arg-type]
+    wanted = {
+        "background": 3 * 0.2, "background perceptual": 3 * 0.2 / 4,  # of [-1, 1], one colour: the coarsest level
+        "depth": 2 * 0.5 * target.opacity.mean().item(),
+        "feature": 0.25 * 2 * (0.1 + 0.2),
+    }  # fmt: skip
+    assert {n: v.item() for n, v in terms.items() if v} == pytest.approx(wanted, rel=1e-4)
+    smaller = with_truth(batch, foreground=None, background=truth.background[:, :3])
+    terms = stage1.losses(smaller, StaticModels(Painter(paint), Gradients()), config, torch.Generator())  # type: ignore[arg-type]
+    assert "feature" not in terms, "the feature images were not kept"
+    assert terms["background"].item() == pytest.approx(3 * 0.2, rel=1e-4)
 
 
-def test_a_teacher_s_terms_reach_the_student_alone(little_cast):
-    student, teacher = little.portrait(seed=1), little.portrait()
-    terms = distillation_loss(little_cast, student, teacher)
+def test_rays_of_another_side_are_compared_at_the_smaller(little_cast):
+    batch = stage1.draw([little_cast], CONFIG, np.random.default_rng(0))
+    half = {name: torch.full((6, 8, 8, 8), 0.5) for name in ("background", "foreground")}
+    batch = with_truth(batch, **half)
+    target = batch.target
+    grown = torch.full((6, 1, 8, 8), 4.0)
+    target = dataclasses.replace(target, depth=grown, opacity=torch.ones_like(grown))
+    small = shrink(target.image, 16)
+    layer = torch.full((6, 8, 16, 16), 0.5)
+
+    def paint(_: Head, camera: Camera) -> Rendering:
+        return Rendering(target.image, small, small, torch.full((6, 1, 16, 16), 4.25), target.opacity, layer, layer)
+
+    models = StaticModels(Painter(paint), Gradients())  # type: ignore[arg-type]
+    config = dataclasses.replace(TAUGHT, distill_planes=0.0, depth=1.0, opacity=0.0)
+    terms = stage1.losses(dataclasses.replace(batch, target=target), models, config, torch.Generator())
+    assert terms["depth"].item() == pytest.approx(0.25)
+    assert terms["feature"] == 0
+
+
+def test_the_terms_of_generated_heads_reach_what_they_compare(little_cast):
+    student, batch = little.portrait(seed=1), with_truth(stage1.draw([little_cast], CONFIG, np.random.default_rng(0)))
+    terms = stage1.losses(batch, StaticModels(student, Gradients()), TAUGHT, torch.Generator())
     for name, reached, not_reached in (
         ("planes", "reconstructor.plane_decoder", "volume"),
         ("feature", "volume.field", "superres"),
@@ -217,48 +262,23 @@ def test_a_teacher_s_terms_reach_the_student_alone(little_cast):
         moved = {n for n, p in student.named_parameters() if p.grad is not None and p.grad.any()}
         assert any(n.startswith(reached) for n in moved)
         assert not any(n.startswith(not_reached) for n in moved)
-    assert all(p.grad is None for p in teacher.parameters())
-    assert all(p.requires_grad for p in teacher.parameters())
 
 
-def test_the_teacher_s_terms_by_hand(little_cast):
-    """Planes, backgrounds and densities that are off by known amounts."""
-    student, teacher = little.portrait(), little.portrait()
-    with torch.no_grad():
-        student.reconstructor.plane_decoder.out.bias.add_(0.2)  # the planes alone are read by L_T
-    terms = distillation_loss(little_cast, student, teacher)
-    inside = terms["planes"].item() / (0.5 * 0.2)  # at the rim taps of zero enter the mean
-    assert 0.75 < inside < 1.0
-    assert terms["feature"] > 0
-    student = little.portrait()
-    with torch.no_grad():
-        for network in (student, teacher):
-            network.volume.field.feature.weight.zero_()  # one colour, so that it can be told by hand
-            network.volume.field.density.bias.fill_(30.0)  # opaque
-        student.volume.field.feature.bias.fill_(1.0)
-    off = 1.002 * (torch.sigmoid(torch.tensor(1.0)) - 0.5).item()
-    terms = distillation_loss(little_cast, student, teacher)
-    # the background is the same, and the head is off by so much of [0, 1] in every channel
-    assert terms["feature"].item() == pytest.approx(0.25 * 2 * off, rel=1e-3)
-    assert terms["planes"] == 0
-
-
-def test_a_teacher_is_not_asked_when_its_time_is_over_or_nothing_counts(little_cast):
-    class Silent(Painter):
-        def prepare(self, image: Tensor, motion: Tensor | None) -> dict[str, Any]:
-            pytest.fail("it was asked")
-
-    silent = Silent(lambda head, camera: pytest.fail("nor for a picture"))
-    schedule = ScheduleConfig(teacher_until=100)
+def test_what_genhead_knows_counts_until_its_time_is_over_and_where_it_drew_the_pictures(little_cast):
+    schedule = ScheduleConfig(distill_until=100)
     over = [active_terms(schedule, TAUGHT, seen, 16) for seen in (99, 100)]
-    assert [one.teacher for one in over] == [True, False]
-    terms = distillation_loss(little_cast, little.portrait(), silent, over[1])
-    assert not {"planes", "feature", "depth"} & set(terms)
-    batch = stage1.draw([little_cast], CONFIG, np.random.default_rng(0))
-    models = StaticModels(little.portrait(), Gradients(), teacher=silent)  # type: ignore[arg-type]
-    assert "planes" not in stage1.losses(batch, models, LossConfig(), torch.Generator())
-    with pytest.raises(pytest.fail.Exception, match="it was asked"):
-        distillation_loss(little_cast, little.portrait(), silent, over[0])
+    assert [one.distill for one in over] == [True, False]
+    batch, models = (
+        stage1.draw([little_cast], CONFIG, np.random.default_rng(0)),
+        StaticModels(little.portrait(), Gradients()),
+    )
+    for given, active, wanted in (
+        (with_truth(batch), over[0], {"planes", "feature", "depth"}),
+        (with_truth(batch), over[1], set()),
+        (batch, over[0], {"depth"}),
+    ):
+        found = stage1.losses(given, models, TAUGHT, torch.Generator(), active)
+        assert {"planes", "feature", "depth"} & set(found) == wanted
 
 
 @pytest.mark.parametrize("term", ["l1", "raw", "perceptual", "opacity", "depth"])

@@ -216,23 +216,10 @@ def test_a_discriminator_can_be_begun_from(material, runs, tmp_path, monkeypatch
     assert "expected a whole checkpoint of discriminator" in said
 
 
-def test_a_frozen_renderer_comes_from_somewhere(material, tmp_path, monkeypatch, capsys):
-    def take(config, chosen, models, *more):
-        seen.update(little.copied(models.portrait))
-        raise InputError("enough")
-
-    seen: dict[str, torch.Tensor] = {}
-    monkeypatch.setattr("triportrait.train.run_one_stage.static_stage", take)
+def test_a_frozen_renderer_comes_from_somewhere(material, tmp_path, capsys):
     frozen = words(material, "stage1", tmp_path / "run", "--renderer-frozen-until", 8, "--seed", 5)
     said = refused(frozen, capsys)
     assert "renderer: expected a trained one, as it does not move for the first 8 images, got a fresh one" in said
-    refused([*frozen, "--distill-planes", "0.1", "--teacher", str(material / "static")], capsys)
-    taught = load_portrait(material / "static").state_dict()
-    same = {name: torch.equal(seen[name], taught[name]) for name in taught if taught[name].dim() > 1}
-    renderer = [value for name, value in same.items() if name.startswith(("volume.", "superres."))]
-    assert renderer
-    assert all(renderer)
-    assert not all(same.values())
 
 
 def test_a_preset_keeps_its_own_pace_of_saving():
@@ -304,24 +291,15 @@ def test_what_cannot_be_trained_is_one_sentence(case, material, tmp_path, capsys
     assert not checkpoints_of(tmp_path / "run", "stage2")
 
 
-def test_a_teacher_is_named_where_what_it_says_counts(material, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(loop, "LOG_EVERY", 1)
-    run, weights = tmp_path / "run", ["--distill-planes", 0.1, "--distill-feature", 1]
-    said = refused(words(material, "stage1", run, *weights[:2]), capsys)
-    assert (
-        "teacher: expected the weights of a static synthesizer, as its planes or feature images count, got none" in said
-    )
+def test_planes_of_procedural_heads_are_not_known(material, tmp_path, capsys):
+    run = tmp_path / "run"
+    for option in ("--distill-planes", "--distill-feature"):
+        said = refused(words(material, "stage1", run, option, 0.1), capsys)
+        assert "expected --data genhead:FOLDER --parameters TABLES (heads whose planes and feature" in said
+        assert said.endswith("name them, or say --distill-planes 0 --distill-feature 0")
     said = refused(words(material, "stage1", run, "--teacher", material / "static"), capsys)
-    assert "teacher: expected none, as nothing it says counts" in said
-    said = refused(words(material, "stage1", run, *weights, "--teacher", "nowhere"), capsys)
-    assert "nowhere" in said
-    assert not checkpoints_of(run, "stage1")
-    # the teacher is what stage 1 begins from: it agrees at first, and no more after a step
-    assert cli.main(words(material, "stage1", run, *weights, "--teacher", material / "static")) == 0
-    first, *others = [line for line in lines_of(run) if "l1" in line]
-    assert first["planes"] == first["feature"] == 0
-    assert others
-    assert all(line["planes"] > 0 < line["feature"] for line in others)
+    assert "--teacher is no option, as GenHead itself teaches (--data genhead:FOLDER --parameters TABLES), now" in said
+    assert not run.exists()
 
 
 def test_what_has_no_run_in_it_is_refused(tmp_path, capsys):

@@ -28,7 +28,7 @@ from triportrait.train.data.clip_store.store import ClipStore
 from triportrait.train.data.motion_targets import targets_of
 from triportrait.train.data.split import split_data
 from triportrait.train.data.stored_motion import stored_motion_width
-from triportrait.train.networks import _parameter_encoder
+from triportrait.train.named_networks import parameter_encoder
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.runs.checkpoints import checkpoints_of
 from triportrait.train.runs.stopping import Stopper
@@ -265,9 +265,9 @@ def test_parameters_of_another_head_model_are_refused(material, tmp_path, capsys
 
 def test_units_that_say_nothing_of_a_head_model_are_those_of_the_published_one(tmp_path):
     save_motion_encoder(tmp_path, {}, flame_parameters(None, (2.0,) * 109), {})
-    assert _parameter_encoder(str(tmp_path), flame_parameters(PUBLISHED_MODEL).columns).scale[0] == 2
+    assert parameter_encoder(str(tmp_path), flame_parameters(PUBLISHED_MODEL).columns).scale[0] == 2
     with pytest.raises(InputError, match=r"expected parameters of FLAME 2020 .* got those of open head"):
-        _parameter_encoder(str(tmp_path), flame_parameters(ModelIdentity("open head", "0" * 16)).columns)
+        parameter_encoder(str(tmp_path), flame_parameters(ModelIdentity("open head", "0" * 16)).columns)
 
 
 def test_motion_that_another_encoder_read_is_not_taken(material, tmp_path, capsys, little_preset):

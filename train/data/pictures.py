@@ -282,6 +282,7 @@ def join(parts: list[Pictures]) -> Pictures:
     necks = [p.neck for p in parts if p.neck is not None]
     positions = [p.positions for p in parts if p.positions is not None]
     truths = [p.truth for p in parts if p.truth is not None]
+    points = [p.points for p in parts if p.points is not None]
     return Pictures(
         **{
             name: torch.cat([getattr(p, name) for p in parts])
@@ -292,6 +293,7 @@ def join(parts: list[Pictures]) -> Pictures:
         ),
         neck=join_necks(necks) if len(necks) == len(parts) else None,
         positions=torch.cat(positions) if len(positions) == len(parts) else None,
+        points=torch.cat(points) if len(points) == len(parts) else None,
         truth=join_truths(truths) if len(truths) == len(parts) else None,
         origin=tuple(name for p in parts for name in p.origin),
     )

@@ -41,11 +41,11 @@ def shown_schedule(name: str, config: StageConfig, full_size: int, motion_lr_fac
         )
     if name in ("stage1", "portrait4d"):
         until = f"until {schedule.distill_until:,}" if schedule.distill_until < config.images else "always"
-        from_teacher = {
-            "depth": losses.depth, "teacher's planes": losses.distill_planes,
-            "teacher's feature images": losses.distill_feature,
+        known = {
+            "depth": losses.depth, "GenHead's planes": losses.distill_planes,
+            "GenHead's feature images": losses.distill_feature,
         }  # fmt: skip
-        lines |= {label: f"{weight:g} {until}" for label, weight in from_teacher.items() if weight}
+        lines |= {label: f"{weight:g} {until}" for label, weight in known.items() if weight}
         density = f"{losses.density:g}, every {schedule.density_every} steps"
         lines["density smoothness"] = density if losses.density else "off"
     if isinstance(config, ReenactConfig):

@@ -7,7 +7,7 @@ import logging
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -19,9 +19,11 @@ from triportrait.train.config import STAGES, StageName, TrainConfig
 from triportrait.train.data.cameras import SET_CAMERAS, CameraPreset
 from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.ranks import Ranks
+from triportrait.train.generated_data import GeneratedData, is_generated, shown_source
 from triportrait.train.jobs.ablation_options import (
     ColumnOptions,
     OptionalFloat,
+    OptionalFolder,
     OptionalInt,
     OptionalStr,
     given_options,
@@ -35,11 +37,14 @@ from triportrait.train.jobs.train_genhead import Genhead
 from triportrait.train.jobs.train_motion import Motion
 from triportrait.train.jobs.train_portrait4d import Portrait4D
 from triportrait.train.named_data import Loading
-from triportrait.train.networks import InitFrom, told_encoder
+from triportrait.train.named_networks import told_encoder
+from triportrait.train.networks import InitFrom
 from triportrait.train.presets import PRESETS
 from triportrait.train.run_all_stages import AllStages
-from triportrait.train.run_folder import Run
+from triportrait.train.run_folder import Inputs, Run
+from triportrait.train.run_generated_heads import StaticOnGenerated, on_generated
 
+NO_TEACHER = "no option, as GenHead itself teaches (--data genhead:FOLDER --parameters TABLES),"
 logger = logging.getLogger(__name__)
 
 
@@ -127,14 +132,19 @@ class Overfit(_Whole):
 
 @dataclass(frozen=True)
 class Stage1(SingleStage):
-    """Train the static synthesizer from multi-view pictures (stage 1), on one process or under torchrun on several."""
+    """Train the static synthesizer from heads that GenHead draws, or from multi-view pictures (stage 1), on one process
+    or under torchrun on several."""
 
-    teacher: OptionalStr = None
-    """Weights folder of a frozen static synthesizer whose planes and feature images teach this one."""
+    renamed: ClassVar[dict[str, str]] = SingleStage.renamed | {"--teacher": NO_TEACHER}
+
+    parameters: OptionalFolder = None
+    """Tables of `triportrait prepare parameters`, or the published ones, from which genhead:FOLDER draws heads."""
+    genhead: OptionalStr = None
+    """Weights folder of the GenHead whose renderer a fresh network begins with; by default that of genhead:FOLDER."""
     distill_planes: OptionalFloat = None
-    """Weight of the teacher's planes at sampled points (L_T); 0: no teacher is needed for them."""
+    """Weight of GenHead's planes at sampled points (L_T), which generated heads bring with them."""
     distill_feature: OptionalFloat = None
-    """Weight of the teacher's feature images."""
+    """Weight of GenHead's feature images, of the head and of its background."""
     cameras: Annotated[CameraPreset | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
     """Cameras that the set was made with (`prepare heads --cameras`): tiny, paper, published; the preset's by default.
     A set that is seen from elsewhere is refused."""
@@ -156,7 +166,27 @@ class Stage1(SingleStage):
 
     def init_from(self) -> InitFrom:
         """Return the weights that the stage begins from."""
-        return dataclasses.replace(super().init_from(), teacher=self.teacher)
+        return dataclasses.replace(super().init_from(), genhead=self.genhead)
+
+    def inputs(self, data: Path) -> Inputs:
+        """Return what the stage learns from.
+
+        Raises: `InputError` for numbers out of range, or tables that no generator draws from.
+        """
+        if is_generated(data):
+            return StaticOnGenerated(GeneratedData(data, self.parameters), self.init_from(), self.loading())
+        if self.parameters is not None:
+            raise InputError(
+                f"--parameters {self.parameters}: expected none, as only genhead:FOLDER draws heads from tables, got "
+                f"--data {data}; leave it out, or say --data genhead:FOLDER"
+            )
+        return super().inputs(data)
+
+    def description(self, config: TrainConfig) -> str:
+        """Return where generated heads come from, and how they are seen; empty for others."""
+        if self.data is None or not is_generated(self.data):
+            return ""
+        return shown_source(self.data, self.parameters, on_generated(config).cast.cameras)
 
     def loss_weights(self) -> dict[str, float | None]:
         """Return weights of terms by their name; None: the preset's."""

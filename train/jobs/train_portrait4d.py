@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 import tyro
 
+from triportrait.core.errors import InputError
 from triportrait.core.weights import DEMO
 from triportrait.train.ablations import with_motion_width
 from triportrait.train.config import StageName, TrainConfig
 from triportrait.train.engines.ranks import Ranks
+from triportrait.train.generated_data import GeneratedData, is_generated, shown_source
 from triportrait.train.jobs.ablation_options import (
     OptionalFloat,
     OptionalFolder,
@@ -21,10 +23,12 @@ from triportrait.train.jobs.ablation_options import (
     given_options,
 )
 from triportrait.train.jobs.stage_options import SingleStage
-from triportrait.train.networks import InitFrom, told_encoder
+from triportrait.train.named_networks import told_encoder
+from triportrait.train.networks import InitFrom
 from triportrait.train.portrait4d_presets import PORTRAIT4D_PRESETS
 from triportrait.train.run_folder import Inputs
-from triportrait.train.run_portrait4d import Portrait4DTraining
+from triportrait.train.run_generated_heads import on_generated
+from triportrait.train.run_portrait4d import DynamicOnGenerated
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,7 @@ class Portrait4D(SingleStage):
     """Train Portrait4D, the teacher of `train stage2 --ablation G`: two expressions of heads that GenHead draws."""
 
     data: OptionalFolder = None
-    """A store of `triportrait prepare genhead` with two expressions of a head, or genhead:FOLDER, whose generator draws
-    heads as they are needed."""
+    """genhead:FOLDER, whose generator draws heads as they are needed."""
     parameters: OptionalFolder = None
     """Tables of `triportrait prepare parameters`, or published ones, that genhead:FOLDER draws parameters from."""
     motion: str = DEMO
@@ -41,7 +44,7 @@ class Portrait4D(SingleStage):
     static: OptionalStr = None
     """Weights folder of a static synthesizer to begin as, but for the layers that read motion; by default fresh."""
     genhead: OptionalStr = None
-    """Weights folder of the GenHead whose renderer a fresh network begins with, where --data is a store."""
+    """Weights folder of the GenHead whose renderer a fresh network begins with; by default that of genhead:FOLDER."""
     preset: Literal["tiny", "paper"] = "tiny"
     """The numbers that the other options change: of the demo's size, or the published ones."""
     static_share: OptionalFloat = None
@@ -57,7 +60,12 @@ class Portrait4D(SingleStage):
 
     def inputs(self, data: Path) -> Inputs:
         """Return what it learns from. Raises: `InputError` for numbers out of range."""
-        return Portrait4DTraining(data, self.parameters, self.init_from(), self.loading())
+        if not is_generated(data):
+            raise InputError(
+                f"{data}: expected 4D data, as two expressions of a head are read off one generator's pictures, got "
+                "another kind of data; say --data genhead:FOLDER --parameters TABLES"
+            )
+        return DynamicOnGenerated(GeneratedData(data, self.parameters), self.init_from(), self.loading())
 
     def init_from(self) -> InitFrom:
         """Return the weights that the stage begins from."""
@@ -85,9 +93,13 @@ class Portrait4D(SingleStage):
         """Return what is trained, in lines."""
         stage = config.portrait4d
         assert stage is not None, "a preset of this training"
+        heads = "heads: drawn by GenHead, which --data names"
+        if self.data is not None and is_generated(self.data):
+            heads = shown_source(self.data, self.parameters, on_generated(config).cast.cameras)
         lines = [
             f"portrait4d, preset {config.preset}: {config.model.image_size} px, motion of "
             f"{config.model.transformer.motion_width} numbers by {self.motion}",
+            heads,
             f"static heads: {stage.static_share:.0%}, with motion off",
             f"start: {self.weights or self.static or 'fresh'}",
         ]

@@ -15,6 +15,7 @@ from triportrait.core.motion.encoder_card import encoder_of_card
 from triportrait.core.motion.small_encoder import SmallMotionEncoder
 from triportrait.core.network_kind import REENACTMENT, STATIC
 from triportrait.core.tracking.head_model import FLAME_LICENCE
+from triportrait.train.ablations import PORTRAIT4D
 from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.runs.checkpoints import FOLDER, checkpoints_of, ema_weights
 from triportrait.train.runs.export_genhead import export_genhead
@@ -72,6 +73,8 @@ def export(
     }  # fmt: skip
     if entry["stage"] == "portrait4d":
         card["trained as"] = f"{PORTRAIT4D}, on 4D data of GenHead"
+    if "generator" in entry:
+        card["generator"] = entry["generator"]
     if network == REENACTMENT:
         card["motion"] = config["stage2"]["motion"]
     if not of_heads:

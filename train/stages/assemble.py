@@ -26,7 +26,14 @@ from triportrait.train.objectives.discriminator import Discriminator, Discrimina
 from triportrait.train.stages import motion, portrait4d, reenact, static
 from triportrait.train.stages.common import Models
 from triportrait.train.stages.initialize import reads_motion
-from triportrait.train.stages.preview_grids import clip_sample, dynamic_sample, reenact_sample, static_sample
+from triportrait.train.stages.preview_grids import (
+    SHOWN,
+    clip_sample,
+    dynamic_sample,
+    generated_sample,
+    reenact_sample,
+    static_sample,
+)
 from triportrait.train.stages.stage import MicroBatch, Phase, SkippingData, Stage, single_network
 
 RENDERER = ("volume.", "superres.")  # how the names of its weights begin
@@ -68,6 +75,30 @@ def static_stage(
     sample = static_sample(config, sets, models, probe, engines.ranks.device)
     phases = static.phases(models, stage)
     return _stage("stage1", 1, stage, models, groups, draw, phases, sample, engines)
+
+
+def generated_static_stage(
+    config: TrainConfig, heads: GeneratedHeads, models: static.StaticModels, engines: Engines
+) -> Stage[static.StaticBatch]:
+    """Assemble stage 1, the static synthesizer, on heads that GenHead draws."""
+    stage = config.stage1
+    unused = [p for name, p in models.portrait.named_parameters() if reads_motion(name)]
+    groups = _groups(models.portrait, stage, unused, None)
+    count = stage.batch // stage.micro_batches
+
+    def generate(drawn: Any) -> static.StaticBatch:
+        made = heads.batch(drawn)
+        return static.StaticBatch(made.source, made.target)
+
+    def draw(streams: np.random.Generator, place: int) -> Any:
+        return heads.draw(count, streams, place)
+
+    shown = generate(heads.draw(SHOWN, np.random.default_rng([config.seed, 99]), stage.images))
+    sample = generated_sample(shown, models)
+    assembled: Stage[static.StaticBatch] = _stage(
+        "stage1", 1, stage, models, groups, draw, static.phases(models, stage), sample, engines
+    )
+    return dataclasses.replace(assembled, generate=generate, numbers=heads.log_numbers)
 
 
 def reenact_stage(

@@ -39,28 +39,47 @@ def static_sample(
     shown = static.draw(sets, few, np.random.default_rng([config.seed, 99]))
 
     def sample(path: Path | None) -> dict[str, float]:
-        source, target = shown.source.to(device), shown.target.to(device)
-        views = len(target.image) // len(source.image)
-        head = portrait.reenact(portrait.prepare(source.image, None), Driving(None))
-        rendering = portrait.render(repeated(head, views, target.neck), target.camera)
-        side = target.image.shape[-1]
-        if path is not None:
-            assert target.depth is not None, "a multi-view set holds depth"
-            columns = {
-                "source": source.image.repeat_interleave(views, 0),
-                "truth": target.image,
-                "static": rendering.image,
-                "depth": shown_depth(rendering.depth, rendering.opacity, side),
-                "true depth": shown_depth(target.depth, target.opacity, side),
-            }
-            write_grid(path, {name: value.cpu() for name, value in columns.items()})
+        numbers = _static_grid(path, shown.to(device), portrait)
         source = probe.source.to(device)
         again = portrait.reenact(portrait.prepare(source.image, None), Driving(None, source.neck))
         unseen = psnr(portrait.render(again, source.camera).image, source.image)
-        seen = psnr(rendering.image, target.image)
-        return {"psnr": seen.mean().item(), "psnr unseen": unseen.mean().item()}
+        return {**numbers, "psnr unseen": unseen.mean().item()}
 
     return sample
+
+
+def generated_sample(shown: static.StaticBatch, models: static.StaticModels) -> Sample:
+    """Return the sampler of stage 1 on heads that GenHead draws: views of a few that come after its end.
+
+    Args:
+        shown: the heads; they are kept in the host's memory.
+    """
+    device, shown = shown.source.image.device, shown.to("cpu")
+
+    def sample(path: Path | None) -> dict[str, float]:
+        return _static_grid(path, shown.to(device), models.portrait)
+
+    return sample
+
+
+def _static_grid(path: Path | None, shown: static.StaticBatch, portrait: Portrait4D) -> dict[str, float]:
+    """Write what a static portrait makes of sources beside the truth, where a file is given; returns its PSNR."""
+    source, target = shown.source, shown.target
+    views = len(target.image) // len(source.image)
+    head = portrait.reenact(portrait.prepare(source.image, None), Driving(None))
+    rendering = portrait.render(repeated(head, views, target.neck), target.camera)
+    side = target.image.shape[-1]
+    if path is not None:
+        assert target.depth is not None, "clips alone hold no depth"
+        columns = {
+            "source": source.image.repeat_interleave(views, 0),
+            "truth": target.image,
+            "static": rendering.image,
+            "depth": shown_depth(rendering.depth, rendering.opacity, side),
+            "true depth": shown_depth(target.depth, target.opacity, side),
+        }
+        write_grid(path, {name: value.cpu() for name, value in columns.items()})
+    return {"psnr": psnr(rendering.image, target.image).mean().item()}
 
 
 def reenact_sample(models: reenact.ReenactModels, probe: Probe, device: torch.device) -> Sample:

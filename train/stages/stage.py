@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -94,6 +94,10 @@ class Stage(Generic[Batch]):
         sample: writes a grid of pictures into a file, where one is given, and returns numbers for the log; the EMA of
             the weights is in place.
         to_device: moves a micro-batch to where the networks are.
+        generate: makes a micro-batch there of what `draw` drew, in the place of `to_device`, where a generator makes
+            the data; its time is told apart from the training's.
+        numbers: numbers for the log since it was last called; `generator_s` are the generator's seconds for a
+            micro-batch.
         data: the data, where it may be damaged.
         evaluate: measures the network on held-out people, on all ranks together; the EMA of the weights is in place.
     """
@@ -110,6 +114,8 @@ class Stage(Generic[Batch]):
     to_device: Callable[[Batch], Batch] = lambda batch: batch
     data: SkippingData | None = None
     evaluate: Callable[[Ranks], dict[str, float]] | None = None
+    generate: Callable[[Any], Batch] | None = None
+    numbers: Callable[[], dict[str, float]] = dict
 
     @property
     def engine(self) -> Engine:

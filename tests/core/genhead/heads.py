@@ -17,7 +17,8 @@ from triportrait.core.types import Camera
 
 def tiny_genhead() -> GenHead:
     generator = rule_genhead(genhead_tiny())
-    generator.set_head_model(neck_with_parts(generator.config, load_head_model().flame))
+    head = load_head_model()
+    generator.set_head_model(neck_with_parts(generator.config, head.flame, identity=head.identity))
     return generator
 
 

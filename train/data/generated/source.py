@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from triportrait.core.motion.head_identity import ModelIdentity
+from triportrait.core.tracking.head_model import HeadModel
 from triportrait.train.data.pictures import Pictures
 from triportrait.train.data.upload import upload
 
@@ -40,6 +41,7 @@ class GeneratedHeads(Protocol):
 
     Attributes:
         head_model: whose parameters the heads are drawn from.
+        model: that head model, with its tables.
         generator: fingerprint of the GenHead that draws them.
         has_features: whether truths hold feature images.
     """
@@ -47,6 +49,9 @@ class GeneratedHeads(Protocol):
     head_model: ModelIdentity
     generator: str
     has_features: bool
+
+    @property
+    def model(self) -> HeadModel: ...
 
     def draw(self, count: int, streams: np.random.Generator, place: int) -> Any:
         """Draw what B heads are made from; a thread calls it ahead of time. The arguments alone decide.
@@ -61,5 +66,5 @@ class GeneratedHeads(Protocol):
         ...
 
     def log_numbers(self) -> dict[str, float]:
-        """Return numbers for the log since the last call, as `generator_s`, seconds a step waits for the generator."""
+        """Return numbers for the log since the last call, as `generator_s`, the generator's seconds for a batch."""
         ...
