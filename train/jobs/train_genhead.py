@@ -100,7 +100,10 @@ class Genhead:
             inputs = GenHeadInputs(data, self.flame, self.replication, self.prefetch)
             return Run(self.config(ranks), out, inputs, Engines(ranks, shared), self.allow_change)
 
-        way = "begin again in another folder with another --seed, a smaller --lr or a larger --r1-image"
+        way = (
+            f"`triportrait train replay {out}` says where; begin again in another folder with another --seed, a smaller "
+            "--lr or a larger --r1-image"
+        )
         run_on_ranks(out, zero, start, way)
 
 
