@@ -24,6 +24,7 @@ from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.tracking.head_model import load_head_model
 from triportrait.train import loop
 from triportrait.train.data.split import split_data
+from triportrait.train.data.training_pictures import RealPictures, TrainingPictures
 from triportrait.train.genhead_presets import GENHEAD_PRESETS
 from triportrait.train.runs.checkpoints import checkpoints_of, ema_weights, module_weights
 from triportrait.train.runs.stopping import Stopper
@@ -179,6 +180,31 @@ def test_the_schedule_is_shown_without_data(capsys):
     for part in ("25,000,000 images of 512 px, batch 32", "10 px, 0 after 200,000", "100%, 50% after 1,000,000",
                  "density 0.25 every 4 steps", "every 16 steps", "Adam 0.0025 and 0.002"):  # fmt: skip
         assert part in said
+
+
+def test_a_picture_that_is_not_finite_ends_a_run_and_is_found_again(material, tmp_path, monkeypatch, capsys):
+    real = TrainingPictures.real
+
+    def spoiled(self: TrainingPictures, entries: np.ndarray) -> RealPictures:
+        pictures = real(self, entries)
+        if len(entries) == 2:  # not the sample's
+            pictures.image[0, 0, 3, 4] = torch.nan
+        return pictures
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingPictures, "real", spoiled)
+        said = refused(words(material, tmp_path / "run", "--not-finite", "end"), capsys)
+    assert "D real of discriminator is not finite after 4 images" in said
+    assert "store picture" in said
+    assert f"`triportrait train replay {tmp_path / 'run'}` says where" in said
+    assert cli.main(["train", "replay", str(tmp_path / "run")]) == 2
+    replayed = capsys.readouterr()
+    assert "genhead, discriminator, micro-batch 0 after 0 images, fp32" in replayed.out
+    assert "batch.real.image: 1 of " in replayed.out
+    assert "D real of discriminator, first discriminator" in replayed.err
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingPictures, "real", spoiled)
+        assert cli.main(words(material, tmp_path / "on", "--images", 4)) == 0, "as published it goes on"
 
 
 class TestRefused:

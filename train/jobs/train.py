@@ -1,4 +1,4 @@
-"""`triportrait train tiny|overfit|genhead|stage1|motion|portrait4d|stage2|export|replay`: trainings, what they leave."""
+"""`triportrait train tiny|overfit|genhead|stage1|motion|portrait4d|stage2|export|replay`: trainings, their weights."""
 
 from __future__ import annotations
 

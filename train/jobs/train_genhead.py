@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import tyro
+
+from triportrait.train.config import OptimizerConfig
 from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.ranks import Ranks, one_error_message
 from triportrait.train.engines.zero import ZeroConfig
@@ -57,6 +60,8 @@ class Genhead:
     """Seed of fresh weights and of every batch."""
     zero: OptionalInt = None
     """DeepSpeed's ZeRO stage, 0 to 3; by default 1 on several processes and plain PyTorch on one."""
+    not_finite: Annotated[Literal["end", "zero"], tyro.conf.arg(metavar="NAME")] = "zero"
+    """Whether a loss or a gradient that is not finite ends the run, or counts as 0 as published."""
     prefetch: int = 2
     """Steps whose batches are made ahead, by a thread."""
     save_every: OptionalInt = None
@@ -78,8 +83,10 @@ class Genhead:
             **given_options(self, "images", "batch", "micro_batches", "save_every", "sample_every"),
         }  # fmt: skip
         for name, lr in (("optimizer", self.lr), ("discriminator", self.discriminator_lr)):
-            if lr is not None:
-                changes[name] = dataclasses.replace(getattr(config, name), lr=lr)
+            numbers: OptimizerConfig = getattr(config, name)
+            changes[name] = dataclasses.replace(
+                numbers, lr=numbers.lr if lr is None else lr, zero_nan_grads=self.not_finite == "zero"
+            )
         changes["losses"] = dataclasses.replace(config.losses, **given_options(self, "r1_image"))
         return dataclasses.replace(config, **changes)
 
@@ -101,8 +108,8 @@ class Genhead:
             return Run(self.config(ranks), out, inputs, Engines(ranks, shared), self.allow_change)
 
         way = (
-            f"`triportrait train replay {out}` says where; begin again in another folder with another --seed, a smaller "
-            "--lr or a larger --r1-image"
+            f"`triportrait train replay {out}` says where; go on without such gradients by --not-finite zero "
+            "--allow-change, or begin again with another --seed, a smaller --lr or a larger --r1-image"
         )
         run_on_ranks(out, zero, start, way)
 
