@@ -24,8 +24,7 @@ from triportrait.core.tracking.head_model import OPEN_HEAD_MODEL, HeadModel, che
 from triportrait.core.weights import OPEN_HEAD
 from triportrait.train.config import StageName
 from triportrait.train.data.head_mirror import HeadMirror
-from triportrait.train.data.head_model_file import stored_head_model
-from triportrait.train.data.picture_store.store import PictureStore
+from triportrait.train.data.picture_sources import picture_source
 from triportrait.train.data.split import read_split
 from triportrait.train.data.training_pictures import TrainingPictures, read_replication
 from triportrait.train.engines.build_engines import Engines
@@ -47,8 +46,10 @@ class GenHeadInputs(Inputs):
     """The inputs of GenHead's own training. See `run_folder.Inputs`.
 
     Args:
-        data: a picture store of `triportrait prepare pictures`, or one that `prepare lmdb` made of the published FFHQ.
+        data: a picture store of `triportrait prepare pictures`, or one that `prepare lmdb` made of the published FFHQ;
+            a folder of the published layout where tables are named.
         flame: the head model of its parameters; None: the open head where they are of it.
+        tables: a folder of the published tables of parameters, see `TabledPictures`.
         replication: a table of how often each picture is seen in an epoch, see `read_replication`.
         prefetch: steps whose pictures are read ahead.
     """
@@ -56,22 +57,27 @@ class GenHeadInputs(Inputs):
     stages: Sequence[StageName] = (NAME,)
 
     def __init__(
-        self, data: Path, flame: str | None = None, replication: Path | None = None, prefetch: int = 2
+        self,
+        data: Path,
+        flame: str | None = None,
+        tables: Path | None = None,
+        replication: Path | None = None,
+        prefetch: int = 2,
     ) -> None:
-        self.data, self._flame_name, self._replication_path = data, flame, replication
+        self.data, self._flame_name, self._tables, self._replication_path = data, flame, tables, replication
         self.prefetch = prefetch
 
     def checked(self, config: GenHeadTraining) -> GenHeadTraining:
         """See `Inputs`."""
-        self._store = store = PictureStore(self.data)
-        said = stored_head_model(store.index, f"{self.data / 'index.json'}: head_model")
+        self._store = store = picture_source(self.data, self._tables)
+        said = store.head_model
         named = self._flame_name or (OPEN_HEAD if said.name == OPEN_HEAD_MODEL else None)
         self._model = flame_model(named)
         check_same_model(self._model.identity, said, str(self.data), named or "--flame")
         self._replication: np.ndarray | None = None
         if self._replication_path is not None:
             self._replication = read_replication(self._replication_path, len(store))
-        self._split = read_split(self.data)
+        self._split = read_split(self.data) if self._tables is None else None
         self._chosen = None if self._split is None else self._split.sides()[0]
         self._config = dataclasses.replace(config, generator=_for_model(config.generator, self._model))
         return self._config
@@ -138,7 +144,7 @@ class GenHeadInputs(Inputs):
         return export(self._folder, self._folder / "weights", overwrite=True)
 
     def _files(self) -> dict[str, Any]:
-        return {shard.name: shard.files for shard in self._store.shards}
+        return self._store.files()
 
 
 def _for_model(config: GenHeadConfig, model: HeadModel) -> GenHeadConfig:

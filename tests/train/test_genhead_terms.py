@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from tests.core.genhead.heads import tiny_genhead, two_heads
 from tests.train import little_gan
@@ -19,6 +20,9 @@ from triportrait.core.genhead.rendering import PartRays
 from triportrait.core.render.cameras import camera_from_label
 from triportrait.core.tracking.head_model import load_head_model
 from triportrait.train.data.head_mirror import HeadMirror
+from triportrait.train.data.parameter_tables import write_tables
+from triportrait.train.data.picture_sources import StoredPictures, TabledPictures
+from triportrait.train.data.picture_store.store import PictureStore
 from triportrait.train.data.training_pictures import HeadParameters, TrainingPictures, read_replication
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.engines.schedule import lazy_corrected
@@ -279,7 +283,7 @@ class TestBlur:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return little_gan.write_store(tmp_path_factory.mktemp("pictures") / "store")
+    return StoredPictures(little_gan.write_store(tmp_path_factory.mktemp("pictures") / "store").folder)
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +316,7 @@ class TestData:
 
     def test_necks_are_straight_and_parameters_are_those_of_the_picture(self, store):
         pictures = TrainingPictures(store, little_gan.generator())
-        head, row = pictures.heads(np.array([4])), store.row(4)
+        head, row = pictures.heads(np.array([4])), PictureStore(store.folder).row(4)
         assert not head.pose[:, :3].any() and row["pose"][:3].all()
         assert head.pose[0, 3] == row["pose"][3]
         assert torch.equal(head.shape[0], torch.from_numpy(row["shape"][:12]))
@@ -346,11 +350,32 @@ class TestData:
         with pytest.raises(InputError, match=r"flips: expected a head model that is its own mirror image.*--no-flips"):
             HeadMirror(template, torch.rand(50, 3, 4), 2)
 
+    def test_a_folder_with_published_tables_shows_what_the_store_shows(self, store, tmp_path):
+        write_tables([store.folder], tmp_path / "tables")
+        for name in ("align_images", "segs"):
+            (tmp_path / "ffhq" / name).mkdir(parents=True)
+        for number in range(6):
+            Image.fromarray(store.picture(number)).save(tmp_path / f"ffhq/align_images/{number}.png")
+            Image.fromarray(store.mask(number) * np.uint8(255)).save(tmp_path / f"ffhq/segs/{number}.png")
+        tabled = TabledPictures(tmp_path / "ffhq", tmp_path / "tables")
+        assert (len(tabled), tabled.size, tabled.head_model) == (6, 32, store.head_model)
+        ours, theirs = (TrainingPictures(s, little_gan.generator()).draw(4, np.random.default_rng(0), 0)
+                        for s in (tabled, store))  # fmt: skip
+        assert torch.equal(ours.real.image, theirs.real.image) and torch.equal(ours.real.mask, theirs.real.mask)
+        assert torch.equal(ours.drawn.shape, theirs.drawn.shape) and torch.equal(ours.drawn.pose, theirs.drawn.pose)
+        assert tabled.files().keys() > {"0.png", "ffhq_all_motion_params.npy"}
+        (tmp_path / "ffhq/segs/3.png").unlink()
+        with pytest.raises(InputError, match=r"3.png: expected the mask of 3.png, none is there"):
+            TabledPictures(tmp_path / "ffhq", tmp_path / "tables")
+        (tmp_path / "ffhq/align_images/3.png").unlink()
+        with pytest.raises(InputError, match=r"expected 6 pictures, as .* has rows, got 5"):
+            TabledPictures(tmp_path / "ffhq", tmp_path / "tables")
+
     def test_tables_of_replications(self, tmp_path):
         np.save(tmp_path / "r.npy", np.array([1, 2, 3]))
         assert read_replication(tmp_path / "r.npy", 3).tolist() == [1, 2, 3]
         for values, said in (
-            (np.array([1, 2]), "expected 3 numbers, as the store has pictures, got 2"),
+            (np.array([1, 2]), "expected 3 numbers, as there are pictures, got 2"),
             (np.array([1.0, 2, 3]), "expected an .npy of whole numbers"),
             (np.array([1, -1, 3]), "expected numbers from 0 to 1000, got -1 to 3"),
         ):
@@ -363,7 +388,9 @@ class TestData:
     def test_pictures_that_the_generator_cannot_learn_are_refused(self, store):
         config = little_gan.generator()
         large = dataclasses.replace(config, render=dataclasses.replace(config.render, superres_widths=(8, 8)))
-        with pytest.raises(InputError, match="expected pictures of 64 px or more, got 32; make the store again by --s"):
+        with pytest.raises(
+            InputError, match=r"expected pictures of 64 px or more, got 32; make them again, `prepare pictures` by --s"
+        ):
             TrainingPictures(store, large)
         few = dataclasses.replace(config, neck=dataclasses.replace(config.neck, num_shape=3))
         with pytest.raises(InputError, match="expected heads of 3 numbers of shape"):

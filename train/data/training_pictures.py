@@ -22,8 +22,8 @@ from triportrait.core.files import ARRAY_DAMAGE, check_regular
 from triportrait.core.render.cameras import camera_from_label
 from triportrait.core.types import Camera
 from triportrait.train.data.head_mirror import HeadMirror
+from triportrait.train.data.picture_sources import PictureSource
 from triportrait.train.data.picture_store.layout import PARAMETERS
-from triportrait.train.data.picture_store.store import PictureStore
 from triportrait.train.data.resize import shrink
 from triportrait.train.data.upload import upload
 
@@ -77,23 +77,23 @@ class GenHeadBatch:
 
 
 class TrainingPictures:
-    """The pictures of a store as GenHead's training sees them.
+    """The pictures of a source as GenHead's training sees them.
 
     Args:
-        store: of aligned pictures.
+        store: aligned pictures.
         config: the generator's sizes; larger pictures are shrunk.
         chosen: numbers of the pictures that are seen, as the others are held out; None: all.
-        replication: [pictures of the store] int64, how often each is seen in an epoch; None: once.
+        replication: [pictures of the source] int64, how often each is seen in an epoch; None: once.
         mirror: of the head model, where pictures are seen flipped, too.
         seed: of the order.
 
-    Raises: `InputError` for a store of smaller pictures, of heads that the generator cannot pose, of cameras within
+    Raises: `InputError` for smaller pictures, of heads that the generator cannot pose, of cameras within
         the head, or of no pictures.
     """
 
     def __init__(
         self,
-        store: PictureStore,
+        store: PictureSource,
         config: GenHeadConfig,
         chosen: Sequence[int] | None = None,
         replication: np.ndarray | None = None,
@@ -103,8 +103,8 @@ class TrainingPictures:
         self.store, self.size, self._mirror, self._seed = store, config.image_size, mirror, seed
         if store.size < self.size:
             raise InputError(
-                f"{store.folder}: expected pictures of {self.size} px or more, got {store.size}; make the store again "
-                f"by --size {self.size}"
+                f"{store.folder}: expected pictures of {self.size} px or more, got {store.size}; make them again, "
+                f"`prepare pictures` by --size {self.size}"
             )
         widths = {"shape": config.neck.num_shape, "expression": config.neck.num_expression}
         self._rows = _parameters(store, widths, config.render.box_side)
@@ -163,7 +163,7 @@ class TrainingPictures:
 
 
 def read_replication(path: Path, pictures: int) -> np.ndarray:
-    """Read how often each picture of a store is seen in an epoch: an .npy of whole numbers, in the store's order.
+    """Read how often each picture is seen in an epoch: an .npy of whole numbers, in the order of the pictures.
 
     Raises: `InputError` where it is no such table.
     """
@@ -174,11 +174,11 @@ def read_replication(path: Path, pictures: int) -> np.ndarray:
             raise ValueError("another array")
     except (OSError, *ARRAY_DAMAGE) as error:
         raise InputError(
-            f"{path}: expected an .npy of whole numbers, one for each picture of the store, it is missing, damaged or "
+            f"{path}: expected an .npy of whole numbers, one for each picture, it is missing, damaged or "
             "another; name another file"
         ) from error
     if len(table) != pictures:
-        raise InputError(f"{path}: expected {pictures:,} numbers, as the store has pictures, got {len(table):,}")
+        raise InputError(f"{path}: expected {pictures:,} numbers, as there are pictures, got {len(table):,}")
     if len(table) and (table.min() < 0 or table.max() > MOST_REPLICATION):
         raise InputError(
             f"{path}: expected numbers from 0 to {MOST_REPLICATION}, got {table.min()} to {table.max()}; mend it"
@@ -186,11 +186,10 @@ def read_replication(path: Path, pictures: int) -> np.ndarray:
     return np.asarray(table, np.int64)
 
 
-def _parameters(store: PictureStore, widths: dict[str, int], box_side: float) -> dict[str, np.ndarray]:
+def _parameters(store: PictureSource, widths: dict[str, int], box_side: float) -> dict[str, np.ndarray]:
     """Read the parameters of all pictures, and cut them to the generator's numbers of directions."""
     rows: dict[str, list[np.ndarray]] = {name: [] for name in PARAMETERS}
-    for shard in range(len(store.shards)):
-        table = store.table(shard)
+    for table in store.parts():
         for name, columns in rows.items():
             width = widths.get(name, PARAMETERS[name])
             if table[name][:, width:].any():
@@ -205,6 +204,6 @@ def _parameters(store: PictureStore, widths: dict[str, int], box_side: float) ->
     if len(distance) and distance.min() <= box_side / 2:
         raise InputError(
             f"{store.folder}: expected cameras before the head, that of picture {int(distance.argmin())} is within it; "
-            "make the store again"
+            "make them again"
         )
     return whole

@@ -32,7 +32,8 @@ class Genhead:
     """Train GenHead, the 4D GAN that stage 1 learns from, on single pictures; on one process or under torchrun."""
 
     data: OptionalFolder = None
-    """A picture store: of `prepare pictures`, or of the published FFHQ by `prepare lmdb`."""
+    """A picture store: of `prepare pictures`, or of the published FFHQ by `prepare lmdb`; with --parameters a folder
+    with align_images/ and segs/."""
     out: OptionalFolder = None
     """The folder of the run: log, samples, checkpoints."""
     preset: Literal["tiny", "published"] = "tiny"
@@ -40,8 +41,10 @@ class Genhead:
     flame: OptionalStr = None
     """Head model of the parameters: a weights folder with FLAME's tables, a converted FLAME file or open-head,
     which is the default where the store says so."""
+    parameters: OptionalFolder = None
+    """The published tables of stills (`prepare parameters` writes such), a row for each picture of the folder."""
     replication: OptionalPath = None
-    """An .npy of whole numbers, how often each picture of the store is seen in an epoch; by default once."""
+    """An .npy of whole numbers, how often each picture is seen in an epoch; by default once."""
     flips: bool = True
     """See each picture as its mirror image, too."""
     images: OptionalInt = None
@@ -104,7 +107,7 @@ class Genhead:
         data, out = self.data, self.out
 
         def start(ranks: Ranks, shared: ZeroConfig | None) -> Run:
-            inputs = GenHeadInputs(data, self.flame, self.replication, self.prefetch)
+            inputs = GenHeadInputs(data, self.flame, self.parameters, self.replication, self.prefetch)
             return Run(self.config(ranks), out, inputs, Engines(ranks, shared), self.allow_change)
 
         way = (
