@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from tests.fake_gpu.device import CUDA, start_again_with_library
+from tests.fake_gpu.device import CUDA, Generator, start_again_with_library
 
 SEEN = 200  # rays that see an eye or look into the mouth: a fake GPU cannot tell
 
@@ -47,7 +47,7 @@ def main() -> None:
         models = GenHeadModels(generator, discriminator, HeadGeometry(neck.to(CUDA), sizes))
         run.gpu.number = SEEN
         batch = GenHeadBatch(real, head).to(CUDA)
-        micro = MicroBatch(batch, torch.Generator(CUDA), 0)
+        micro = MicroBatch(batch, Generator(CUDA), 0)
         run.count("load")
         for phase in phases(models, config, MeanStyles(generator, 1, Ranks(device=CUDA))):
             terms = phase.terms(micro)

@@ -26,7 +26,7 @@ from triportrait.train.data.picture_store.writing import PictureWriter, StoredPi
 from triportrait.train.genhead_config import GenHeadSchedule, GenHeadTraining
 from triportrait.train.genhead_presets import GENHEAD_PRESETS, tiny
 
-SIDE = 32  # px
+SIDE = 64  # px of stored pictures, of which training makes 32
 
 
 def generator() -> GenHeadConfig:
