@@ -25,7 +25,9 @@ from triportrait.core.tracking.head_model import load_head_model
 from triportrait.train import loop
 from triportrait.train.data.split import split_data
 from triportrait.train.data.training_pictures import RealPictures, TrainingPictures
+from triportrait.train.engines.build_engines import Engines
 from triportrait.train.genhead_presets import GENHEAD_PRESETS
+from triportrait.train.run_genhead import GenHeadInputs
 from triportrait.train.runs.checkpoints import checkpoints_of, ema_weights, module_weights
 from triportrait.train.runs.stopping import Stopper
 from triportrait.train.stages.genhead import make_networks
@@ -155,14 +157,15 @@ def test_an_export_is_a_generator_with_its_head_model(half, plain, tmp_path):
     assert view.rendering.image.shape == (1, 3, 32, 32) and view.rendering.image.isfinite().all()
 
 
-def test_the_people_that_are_held_out_are_not_seen(material, tmp_path, capsys):
+def test_the_people_that_are_held_out_are_not_seen(tmp_path):
     little_gan.write_store(tmp_path / "store")
     split_data(tmp_path / "store", 0.5)
-    assert cli.main(words(tmp_path, tmp_path / "run", "--images", 4, "--no-flips")) == 0
-    said = capsys.readouterr().err
-    held_out = json.loads((tmp_path / "store/split.json").read_text())["held_out"]
-    assert 0 < len(held_out) < 6
-    assert f"genhead: {6 - len(held_out)} pictures of open head" in said
+    inputs = GenHeadInputs(tmp_path / "store")
+    inputs.open_data(tmp_path, inputs.checked(little_gan.training()), Engines())
+    split = json.loads((tmp_path / "store/split.json").read_text())
+    seen = [n for n, who in enumerate(split["identities"].values()) if who not in split["held_out"]]
+    assert 0 < len(seen) < 6
+    assert inputs.pictures.entries.tolist() == seen
 
 
 def test_the_preset_tiny_makes_a_step(tmp_path, monkeypatch):
