@@ -1,12 +1,12 @@
-"""Heads that GenHead draws, as a user names them: `genhead:FOLDER` with tables of parameters, drawn as training asks.
-
-Nothing is held out of such heads: every one is drawn once. Letters: B heads.
+"""Heads that GenHead draws, as a user names them: a store of `prepare genhead`, or `genhead:FOLDER` with tables of
+parameters, which draws them as training asks.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,37 +17,60 @@ from triportrait.core.checksum import sha256
 from triportrait.core.errors import InputError
 from triportrait.core.genhead.generator import GenHead
 from triportrait.core.genhead.weights import genhead_fingerprint, load_genhead
+from triportrait.core.safe_text import literal, shown
 from triportrait.train.config import LossConfig, TrainConfig
 from triportrait.train.data.cameras import SetCameras, shown_range
 from triportrait.train.data.generated.draws import GeneratedConfig
 from triportrait.train.data.generated.online import OnlineHeads
 from triportrait.train.data.generated.source import GeneratedHeads
+from triportrait.train.data.generated.store.layout import SOURCE, is_head_store
+from triportrait.train.data.generated.store.reading import HeadStore
+from triportrait.train.data.generated.stored import StoredHeads
+from triportrait.train.data.split import read_split
 from triportrait.train.runs.run_config import data_fingerprints
 
 ONLINE = "genhead:"
-SOURCE = "genhead"  # of a run's entry, in the place of the name of a kind of clips
-TABLES = "*_params.npy"
+TABLES = "*hq_all_*_params.npy"
 
 
 def is_generated(data: Path) -> bool:
     """Return whether a user names heads of GenHead."""
-    return str(data).startswith(ONLINE)
+    return str(data).startswith(ONLINE) or is_head_store(data)
 
 
 class GeneratedData:
     """What is known of generated heads before any is drawn.
 
     Args:
-        data: `genhead:FOLDER`.
-        parameters: the folder of the tables from which they are drawn.
+        data: a store, or `genhead:FOLDER`.
+        parameters: the folder of the tables from which heads are drawn; None for a store.
 
     Attributes:
-        weights: folder of the generator.
+        weights: folder of the generator that draws; None for a store.
+        store: the store; None where heads are drawn as they are needed.
+        split: who is held out; None where nobody is.
+        trained, held_out: numbers of the heads on either side; `trained` is None where all are.
 
-    Raises: `InputError` where the generator or the tables are not named, or not there.
+    Raises: `InputError` where generator, tables or store are not named, not there or damaged.
     """
 
     def __init__(self, data: Path, parameters: Path | None) -> None:
+        self.data, self._parameters = data, parameters
+        self.weights: str | None = None
+        self.store: HeadStore | None = None
+        self.trained: list[int] | None = None
+        self.held_out: list[int] = []
+        self.split = None
+        if not str(data).startswith(ONLINE):
+            if parameters is not None:
+                raise InputError(
+                    f"--parameters {parameters}: expected none beside a store, whose heads are drawn, got {data}; "
+                    "leave it out"
+                )
+            self.store, self.split = HeadStore(data), read_split(data)
+            if self.split is not None:
+                self.trained, self.held_out = self.split.sides()
+            return
         self.weights = str(data).removeprefix(ONLINE)
         if parameters is None:
             raise InputError(
@@ -59,57 +82,93 @@ class GeneratedData:
                 f"--parameters {parameters}: expected tables of parameters, there are none; make them by `triportrait "
                 "prepare parameters`"
             )
-        self.parameters = parameters
 
     @property
     def name(self) -> str:
         """Return what it is called in sentences."""
-        return f"{ONLINE}{Path(self.weights).resolve().name}"
+        return str(self.data) if self.weights is None else f"{ONLINE}{Path(self.weights).resolve().name}"
 
     @cached_property
     def generator(self) -> GenHead:
         """Load the generator, once. Raises: `InputError` where it is missing or damaged."""
+        assert self.weights is not None, "a store needs none"
         return load_genhead(self.weights)
-
-    def check_size(self, config: TrainConfig) -> None:
-        """Check that pictures have the size of a training's. Raises: `InputError` for another."""
-        size, side = self.generator.config.image_size, config.model.image_size
-        if size != side:
-            raise InputError(
-                f"{self.name}: expected a generator of pictures of {side} px for preset {config.preset}, got one of "
-                f"{size}; name another, or another --preset"
-            )
-
-    def check_same(self, named: str) -> None:
-        """Check that the GenHead of a folder is the one that draws the heads: its planes mean something to its own
-        renderer alone. Raises: `InputError` for another."""
-        drawing, other = self.fingerprint, genhead_fingerprint(load_genhead(named))
-        if drawing != other:
-            raise InputError(
-                f"--genhead {named}: expected the generator that draws the heads of {self.name} ({drawing}), got "
-                f"another ({other}); name that, or leave it out"
-            )
-
-    def entry(self, config: TrainConfig, static_share: float) -> dict[str, Any]:
-        """Return what has to be the same when a run goes on: a checksum of all that decides the heads."""
-        numbers = drawn_as(config.cast.cameras, static_share)
-        text = json.dumps([self._files, repr(numbers)], sort_keys=True)
-        data = hashlib.sha256(text.encode()).hexdigest()
-        return {"data": data, "source": SOURCE, "generator": self._files["generator"]}
-
-    def fingerprints(self) -> dict[str, Any]:
-        """Return the generator and the tables, so that other ones can be told from them."""
-        return data_fingerprints(self.name, self._files)
-
-    @cached_property
-    def _files(self) -> dict[str, str]:
-        tables = {path.name: sha256(path) for path in sorted(self.parameters.glob(TABLES))}
-        return {"generator": self.fingerprint, **tables}
 
     @cached_property
     def fingerprint(self) -> str:
-        """Tell the generator from others."""
-        return genhead_fingerprint(self.generator)
+        """Tell the generator of the heads from others."""
+        return genhead_fingerprint(self.generator) if self.store is None else self.store.generator
+
+    def check_fits(self, config: TrainConfig, losses: LossConfig, static_share: float) -> None:
+        """Check that the heads are what a training asks for.
+
+        Args:
+            config: with the cameras of generated heads. losses: of the stage.
+            static_share: share of the heads with one face in all views.
+
+        Raises: `InputError` for pictures of another size, and for a store that was drawn otherwise or lacks features.
+        """
+        side = config.model.image_size
+        size = self.generator.config.image_size if self.store is None else self.store.size
+        if size != side:
+            raise InputError(
+                f"{self.name}: expected heads of {side} px for preset {config.preset}, got {size}; name a generator of "
+                "that size, or another --preset"
+            )
+        if self.store is None:
+            return
+        wanted, drawn = drawn_as(config.cast.cameras, static_share), self.store.index.get("drawing")
+        drawn = drawn if isinstance(drawn, dict) else {}
+        options = f"--cameras {'published' if wanted.sampled_cameras < 1 else 'paper'}"
+        options += "" if static_share == 1 else " --dynamic"
+        ranges = {name: list(x) if isinstance(x, tuple) else x for name, x in asdict(wanted.cameras).items()}
+        for name, what, value in (
+            ("static_share", "share of heads with one face in all views", static_share),
+            ("sampled_cameras", "share of views from sampled cameras", wanted.sampled_cameras),
+            ("cameras", "range of sampled cameras", ranges),
+        ):
+            if drawn.get(name) != value:
+                raise InputError(
+                    f"{self.name}: expected as {what} {literal(value)}, got {literal(drawn.get(name))}; make a store "
+                    f"by `triportrait prepare genhead {options}`, or say other --cameras here"
+                )
+        if losses.distill_feature and not self.store.features:
+            raise InputError(
+                f"{self.name}: expected feature images, as --distill-feature counts, got a store without; make it "
+                "again by `triportrait prepare genhead --features`, or say --distill-feature 0"
+            )
+
+    def check_same(self, named: str) -> None:
+        """Check that the GenHead of a folder is the one that drew the heads: its planes mean something to its own
+        renderer alone. Raises: `InputError` for another."""
+        other = genhead_fingerprint(load_genhead(named))
+        if self.fingerprint != other:
+            raise InputError(
+                f"--genhead {named}: expected the generator of the heads of {self.name} ({shown(self.fingerprint)}), "
+                f"got another ({other}); name that"
+            )
+
+    def entry(self, config: TrainConfig, static_share: float) -> dict[str, Any]:
+        """Return what has to be the same when a run goes on: a checksum of all that decides the heads, and who is held
+        out."""
+        drawn = repr(drawn_as(config.cast.cameras, static_share)) if self.store is None else ""
+        text = json.dumps([self._files, drawn], sort_keys=True)
+        entry = {"generator": self.fingerprint, "data": hashlib.sha256(text.encode()).hexdigest(), "source": SOURCE}
+        if self.split is not None:
+            entry["held_out"] = hashlib.sha256(json.dumps(self.split.held_out).encode()).hexdigest()[:12]
+        return entry
+
+    def fingerprints(self) -> dict[str, Any]:
+        """Return the generator and the tables, or the files of the store, so that other ones can be told from them."""
+        return data_fingerprints(self.name if self.store is None else self.data.resolve().name, self._files)
+
+    @cached_property
+    def _files(self) -> dict[str, Any]:
+        if self.store is not None:
+            return {name: said for shard in self.store.shards for name, said in shard.files.items()}
+        assert self._parameters is not None
+        tables = {path.name: sha256(path) for path in sorted(self._parameters.glob(TABLES))}
+        return {"generator": self.fingerprint, **tables}
 
     def open(
         self, config: TrainConfig, losses: LossConfig, device: torch.device, static_share: float, motion: bool = False
@@ -121,11 +180,15 @@ class GeneratedData:
             static_share: share of the heads with one face in all views.
             motion: make the pictures whose motion is read, too.
 
-        Raises: `InputError` where generator and tables are damaged, or of two head models.
+        Raises: `InputError` where they are damaged, or generator and tables of two head models.
         """
+        positions = losses.adversarial > 0
+        if self.store is not None:
+            return StoredHeads(self.data, config.seed, motion, positions, self.trained, device)
+        assert self._parameters is not None
         return OnlineHeads(
-            self.generator.to(device), self.parameters, config.seed, motion, losses.adversarial > 0,
-            losses.distill_feature > 0, drawn_as(config.cast.cameras, static_share),
+            self.generator.to(device), self._parameters, config.seed, motion, positions, losses.distill_feature > 0,
+            drawn_as(config.cast.cameras, static_share),
         )  # fmt: skip
 
 
@@ -136,11 +199,13 @@ def drawn_as(cameras: SetCameras, static_share: float) -> GeneratedConfig:
 
 def shown_source(data: Path, parameters: Path | None, cameras: SetCameras) -> str:
     """Describe generated heads and their cameras in words, a line each."""
-    whom = f"the tables of {parameters}" if parameters is not None else "tables that --parameters names"
-    seen = f"all views {shown_range(cameras.sampled)}"
+    if str(data).startswith(ONLINE):
+        whom = f"the tables of {parameters}" if parameters is not None else "tables that --parameters names"
+        heads = f"drawn by the GenHead of {str(data).removeprefix(ONLINE)} from {whom}, each seen once"
+    else:
+        heads = f"those of the store {data}, each once in an epoch"
+    views = f"all views {shown_range(cameras.sampled)}"
     if cameras.filmed_share:
-        seen = (
-            f"{cameras.filmed_share:.0%} of the views the cameras of the tables, the others "
-            f"{shown_range(cameras.sampled)}"
-        )
-    return f"heads: drawn by the GenHead of {str(data).removeprefix(ONLINE)} from {whom}, each seen once\nviews: {seen}"
+        of_tables = f"{cameras.filmed_share:.0%} of the views the cameras of the tables"
+        views = f"{of_tables}, the others {shown_range(cameras.sampled)}"
+    return f"heads: {heads}\nviews: {views}"

@@ -1,4 +1,5 @@
-"""Train stage 1 on heads that GenHead draws: `triportrait train stage1 --data genhead:FOLDER --parameters TABLES`.
+"""Train stage 1 on heads that GenHead draws: `triportrait train stage1 --data STORE`, or `--data genhead:FOLDER
+--parameters TABLES`.
 
 The run keeps run/flame, the tables of the head model that the heads are of, as runs on tracked faces do.
 """
@@ -8,15 +9,19 @@ from __future__ import annotations
 import dataclasses
 import logging
 from abc import abstractmethod
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from triportrait.core.errors import InputError
+from triportrait.serve.faces.providers import face_provider
 from triportrait.train.config import STAGES, StageConfig, StageName, TrainConfig
 from triportrait.train.data.generated.source import GeneratedHeads
 from triportrait.train.data.set_config import SetConfig
 from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.ranks import Ranks
+from triportrait.train.evaluation.held_out import Evaluation, generated_pairs
+from triportrait.train.evaluation.protocols.face_features import FaceExtractor
 from triportrait.train.generated_data import GeneratedData
 from triportrait.train.named_data import Loading
 from triportrait.train.networks import InitFrom, check_required_files, static_models
@@ -25,6 +30,7 @@ from triportrait.train.runs.export import export
 from triportrait.train.runs.run_config import FLAME
 from triportrait.train.runs.weights import save_flame
 from triportrait.train.stages.assemble import generated_static_stage
+from triportrait.train.stages.preview_grids import static_view
 from triportrait.train.stages.stage import Stage
 
 ONE_FACE = 1.0  # share of the heads with one face in all views: stage 1 knows no motion
@@ -36,16 +42,18 @@ class OnGenerated(Inputs):
 
     Args:
         data: the heads.
-        init_from: weights to begin from; a fresh network begins with the renderer of the generator.
+        init_from: weights to begin from; a fresh network begins with the renderer of the generator, where it is named.
         loading: how data is read.
 
     Attributes:
         name: of the stage.
         motion: whether it sees pictures whose motion is read, too.
+        measures: whether it is measured on the heads that a store holds out.
     """
 
     name: StageName
     motion = False
+    measures = False
 
     def __init__(self, data: GeneratedData, init_from: InitFrom, loading: Loading | None = None) -> None:
         self.stages: tuple[StageName, ...] = (self.name,)
@@ -57,17 +65,33 @@ class OnGenerated(Inputs):
 
     def checked(self, config: TrainConfig) -> TrainConfig:
         """See `Inputs`."""
+        stage: StageConfig = getattr(config, self.name)
         check_required_files(self.name, config, self._init_from)
-        self._data.check_size(config)
+        self.config = on_generated(config)
+        self._data.check_fits(self.config, stage.losses, self._static_share(config))
         if self._named is not None:
             self._data.check_same(self._named)
-        if self._loading.evaluates:
+        elif self._data.weights is None and not self._begun and stage.losses.distill_planes:
             raise InputError(
-                f"{self._data.name}: expected data that hold somebody out for --evaluate-every, every head is drawn "
-                "once; leave it out"
+                f"{self._data.name}: expected the GenHead that drew its heads, as a network that learns its planes "
+                "begins with its renderer, got none; name it by --genhead, or say --distill-planes 0"
             )
-        self.config = on_generated(config)
+        if self._loading.evaluates and not (self.measures and self._data.held_out):
+            raise InputError(f"{self._data.name}: {self._why_unmeasured()}")
         return self.config
+
+    @property
+    def _begun(self) -> bool:
+        """Tell whether the network begins with a renderer that was trained before."""
+        return self._init_from.weights is not None
+
+    def _why_unmeasured(self) -> str:
+        if not self.measures:
+            return f"expected no --evaluate-every, as {self.name} is not measured while it runs; leave it out"
+        wanted = "expected data that hold somebody out for --evaluate-every, nobody is"
+        if self._data.store is None:
+            return f"{wanted}, as every head is drawn once; leave it out"
+        return f"{wanted}; hold a tenth out by `triportrait prepare split {self._data.data} --share 0.1`"
 
     def config_entry(self, ranks: Ranks) -> dict[str, Any]:
         """See `Inputs`."""
@@ -84,7 +108,9 @@ class OnGenerated(Inputs):
         stage: StageConfig = getattr(config, self.name)
         share = self._static_share(config)
         self._heads: GeneratedHeads = self._data.open(config, stage.losses, engines.ranks.device, share, self.motion)
-        if engines.ranks.first and config.evaluate_every:
+        if engines.ranks.first and self._data.split is not None:
+            logger.info("%s: %s, never trained on", self._data.name, self._data.split.sentence())
+        elif engines.ranks.first and self.measures and config.evaluate_every:
             logger.info("%s: nobody is held out, so nobody is measured", self._data.name)
 
     def make_networks(self, folder: Path) -> None:
@@ -114,10 +140,20 @@ class StaticOnGenerated(OnGenerated):
     """The inputs of stage 1 on generated heads."""
 
     name: StageName = "stage1"
+    measures = True
 
     def _assembled(self, folder: Path) -> Stage[Any]:
-        models = static_models(self.config, self._init_from, self.engines.ranks.device)
-        return generated_static_stage(self.config, self._heads, models, self.engines)
+        config, device = self.config, self.engines.ranks.device
+        models = static_models(config, self._init_from, device)
+        stage = generated_static_stage(config, self._heads, models, self.engines)
+        if self._data.store is None or not self._data.held_out or not config.evaluate_every:
+            return stage
+        pairs = generated_pairs(self._data.store, self._data.held_out)
+        lpips = models.perceptual if config.perceptual == "lpips" else None
+        provider = face_provider()
+        faces = None if provider is None else FaceExtractor(provider)
+        evaluation = Evaluation(pairs, partial(static_view, models.portrait), device, lpips, faces)
+        return dataclasses.replace(stage, evaluate=evaluation)
 
 
 def on_generated(config: TrainConfig) -> TrainConfig:

@@ -82,7 +82,7 @@ class OneStage(Inputs):
                 "prepare heads`"
             )
         for what, way in unknown.items():
-            raise InputError(f"{data}: expected {what}, got a set that has none; name them, or say {way}")
+            raise InputError(f"{data}: expected {what}, got heads whose planes nobody knows; name those, or say {way}")
         self._data, given = NamedData(data, self.loading), self._init_from
         self._flame = self._data.head_model(given.flame, given.static or given.init)
         if self._data.is_tracked and config.stage2.motion == "parameters":
@@ -104,7 +104,7 @@ class OneStage(Inputs):
         losses = config.stage1.losses
         if self.name != "stage1" or not (losses.distill_planes or losses.distill_feature):
             return {}
-        heads = "--data genhead:FOLDER --parameters TABLES (heads whose planes and feature images are known)"
+        heads = "heads of GenHead (--data genhead:FOLDER --parameters TABLES, or a store of `prepare genhead`)"
         return {heads: "--distill-planes 0 --distill-feature 0"}
 
     def _check_fits(self, cast: SetConfig, config: TrainConfig) -> None:

@@ -27,6 +27,10 @@ class DynamicOnGenerated(OnGenerated):
     name: StageName = "portrait4d"
     motion = True
 
+    @property
+    def _begun(self) -> bool:
+        return super()._begun or self._init_from.static is not None
+
     def _static_share(self, config: TrainConfig) -> float:
         assert config.portrait4d is not None, "a config of this training"
         return config.portrait4d.static_share

@@ -67,6 +67,24 @@ def test_motion_changes_the_planes_and_none_is_the_static_synthesizer(tiny_portr
 
 
 @torch.no_grad()
+def test_the_motion_scale_of_each_head_multiplies_what_motion_adds(tiny_portrait):
+    """0 is the static synthesizer and 1 the whole motion, of either half of the blocks, head by head."""
+    image, (v_s, v_d) = pictures().repeat(2, 1, 1, 1), motions()
+    v_s, v_d, scale = v_s.repeat(2, 1), v_d.repeat(2, 1), torch.tensor([0.0, 1.0])
+
+    def planes(of_source, of_driving):
+        source = tiny_portrait.prepare(image, v_s, of_source)
+        return tiny_portrait.reenact(source, Driving(v_d, motion_scale=of_driving)).planes
+
+    static = tiny_portrait.reenact(tiny_portrait.prepare(image, None), Driving(None)).planes
+    whole, mixed = planes(None, None), planes(scale, scale)
+    torch.testing.assert_close(mixed, torch.stack([static[0], whole[1]]), atol=1e-4, rtol=1e-4)
+    for one in (planes(scale, None), planes(None, scale)):
+        assert (one[0] - static[0]).abs().max() > 1e-3, "the other half of the blocks still reads motion"
+        assert (one[0] - whole[0]).abs().max() > 1e-3
+
+
+@torch.no_grad()
 def test_a_batch_is_its_members(tiny_portrait):
     image, (v_s, v_d) = pictures(2), motions(2)
     views = Camera(

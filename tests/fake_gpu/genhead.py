@@ -15,15 +15,17 @@ SEEN = 200  # rays that see an eye or look into the mouth: a fake GPU cannot tel
 
 
 def main() -> None:
-    """Draw pictures at both sides of the ray grid, then follow a gradient back, and write what was launched."""
+    """Draw at both sides of the ray grid, follow a gradient back, make stage 1's heads; write what was launched."""
     from tests.fake_gpu.launches import Programs
     from tests.fake_gpu.runs import running
     from triportrait.core.config import NeckConfig, genhead_ffhq512
     from triportrait.core.genhead.generator import GenHead
     from triportrait.core.genhead.weights import neck_with_parts
-    from triportrait.core.render.cameras import fixed_camera
+    from triportrait.core.render.cameras import camera_label, fixed_camera
     from triportrait.core.tracking.head_model import load_head_model
     from triportrait.core.types import Camera
+    from triportrait.train.data.generated.draws import GeneratedConfig, HeadDraws
+    from triportrait.train.data.generated.generate import HeadMaker
 
     config = replace(genhead_ffhq512(), neck=NeckConfig(num_shape=12, num_expression=10))
     neck = neck_with_parts(config, load_head_model().flame)
@@ -47,6 +49,17 @@ def main() -> None:
         view.rendering.image.mean().backward()
         assert generator.plane_synthesis.start.grad is not None
         run.count("gradient")
+        V, points = 3, GeneratedConfig().points
+        widths = {"latent": (512,), "shape": (300,), "mapping_camera": (25,), "expression": (V, 100), "pose": (V, 6),
+                  "eyes": (V, 6), "jitter": (V, config.render.num_coarse), "picks": (V, points)}  # fmt: skip
+        heads = HeadDraws(
+            number=torch.arange(B), is_static=torch.ones(B, dtype=torch.bool),
+            camera=camera_label(fixed_camera()).expand(B, V, -1),
+            **{name: torch.zeros(B, *width) for name, width in widths.items()},
+        )  # fmt: skip
+        batch = HeadMaker(generator, positions=True, features=True).batch(heads, motion=True)
+        assert batch.target.truth is not None and batch.target.truth.points.device == CUDA
+        run.count("batch")
     Path(sys.argv[1]).write_text(json.dumps(run.rows, indent=1))
 
 

@@ -174,8 +174,12 @@ def train_motion(run: Run, config: TrainConfig) -> None:
 
 
 def published_training(precision: str) -> TrainConfig:
-    """Return the published training, but for a perceptual distance that needs no file."""
-    return replace(presets.paper(published=True), precision=precision, perceptual="gradients")
+    """Return the published training, but for a perceptual distance that needs no file, and with what GenHead knows of
+    its pictures to the end of stage 1, so that every term is on at once."""
+    config = presets.paper(published=True)
+    schedule = replace(config.stage1.schedule, distill_until=10**12)
+    stage = replace(config.stage1, schedule=schedule)
+    return replace(config, stage1=stage, precision=precision, perceptual="gradients")
 
 
 RUNS: dict[str, tuple[Callable[[Run], None], Xformers]] = {

@@ -13,13 +13,15 @@ KERNELS = (
 
 def test_heads_are_drawn_and_learnt_from_on_the_device(ran):
     rows = ran("tests.fake_gpu.genhead")
-    for name in ("view 64", "view 80", "gradient"):
+    for name in ("view 64", "view 80", "gradient", "batch"):
         row = rows[name]
         missing = [kernel for kernel in KERNELS if kernel not in row["launched"]]
         assert not missing, (name, missing, sorted(row["launched"]))
         assert any(kernel.startswith("rasterize") for kernel in row["launched"])
         assert not row["copies"].get("device to host")
-        counts = {"view 64": 2, "view 80": 4, "gradient": 2}[name]  # a number for each chunk of rays, read together
+        counts = {"view 64": 2, "view 80": 4, "gradient": 2, "batch": 6}[
+            name
+        ]  # a number for each chunk of rays, read together
         assert row["waits"].get("_local_scalar_dense", 0) == counts
     assert rows["gradient"]["launched"]["composite.backward"] >= 1
     assert rows["view 80"]["peak_GB"] < 6, "rays are taken in chunks"

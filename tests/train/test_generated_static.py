@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,7 +135,7 @@ def test_the_paper_s_start_names_what_it_needs_and_takes_the_generator(tmp_path,
     little_genhead.write_tables(tmp_path / "tables")
     given = words(tmp_path, tmp_path / "run", "--preset", "paper", "--perceptual", "gradients", "--identity-weight", 0)
     said = refused(given, capsys)
-    assert "expected a generator of pictures of 512 px for preset paper, got one of 128" in said
+    assert "expected heads of 512 px for preset paper, got 128" in said
     assert not (tmp_path / "run").exists()
 
 
@@ -151,7 +152,7 @@ def test_what_cannot_be_is_one_sentence(heads, little_folder, tmp_path, capsys):
     assert "expected none, as only genhead:FOLDER draws heads from tables" in said
     assert "nowhere" in refused([*given, "--data", "genhead:nowhere"], capsys)
     said = refused([*given, "--evaluate-every", 4], capsys)
-    assert "expected data that hold somebody out for --evaluate-every, every head is drawn once" in said
+    assert "hold somebody out for --evaluate-every, nobody is, as every head is drawn once; leave" in said
     said = refused(["train", "stage2", *bare[2:]], capsys)
     assert "expected a multi-view set or a clip store for stage2, got heads that GenHead draws" in said
     other = little_genhead.write_tables(tmp_path / "other", head_model=ModelIdentity("FLAME 2020", ""))
@@ -161,7 +162,7 @@ def test_what_cannot_be_is_one_sentence(heads, little_folder, tmp_path, capsys):
         generator.volume.field.density.bias.add_(1)
     save_genhead(tmp_path / "genhead", generator, {})
     said = refused([*given, "--genhead", tmp_path / "genhead"], capsys)
-    assert "expected the generator that draws the heads" in said
+    assert "expected the generator of the heads of genhead:genhead" in said
     assert not out.exists()
 
 
@@ -176,6 +177,74 @@ def test_other_tables_are_told_from_those_that_a_run_was_begun_on(heads, run, tm
     other = little_genhead.write_tables(tmp_path / "other", seed=1)
     said = refused(words(heads, tmp_path / "run", "--parameters", other), capsys)
     assert "begun on other data: genhead:genhead with 3 then, genhead:genhead with 3 now, of which ffhq_all_" in said
+
+
+@pytest.fixture(scope="module")
+def store(heads, tmp_path_factory) -> Path:
+    """Six heads with feature images, of which some are held out."""
+    folder = tmp_path_factory.mktemp("stored") / "store"
+    given = ["--weights", heads / "genhead", "--parameters", heads / "tables", "--count", 6, "--views", 2]
+    assert (
+        cli.main(["prepare", "genhead", *map(str, [folder, *given, "--features", "--device", "cpu", "--workers", 1])])
+        == 0
+    )
+    assert cli.main(["prepare", "split", str(folder), "--share", "0.4"]) == 0
+    return folder
+
+
+def otherwise(store: Path, out: Path, **changes: Any) -> Path:
+    """The store as if it had been made with other numbers and nobody were held out."""
+    shutil.copytree(store, out)
+    (out / "split.json").unlink()
+    index = json.loads((out / "index.json").read_text())
+    drawing = index["drawing"] | {name: value for name, value in changes.items() if name in index["drawing"]}
+    (out / "index.json").write_text(json.dumps(index | changes | {"drawing": drawing}))
+    return out
+
+
+def of_store(heads: Path, store: Path, out: Path, *more: Any) -> list[str]:
+    given = words(heads, out, "--data", store, "--genhead", heads / "genhead", *more)
+    at = given.index("--parameters")
+    return given[:at] + given[at + 2 :]
+
+
+def test_a_store_is_trained_on_and_measured_on_whom_it_holds_out(heads, store, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    monkeypatch.setattr("triportrait.train.run_generated_heads.face_provider", lambda: None)  # which takes longest
+    assert cli.main(of_store(heads, store, out, "--evaluate-every", 8)) == 0
+    lines = lines_of(out)
+    trained = [line for line in lines if "l1" in line]
+    assert all(line["planes"] > 0 < line["feature"] for line in trained[:3])
+    assert all("generator_share" not in line for line in trained), "no generator runs"
+    measured = [line for line in lines if "held_out views psnr" in line]
+    assert [line["images_seen"] for line in measured] == [0, 8, 16]
+    config = json.loads((out / "config.json").read_text())["run"]
+    assert (config["source"], config["init_from"]["genhead"]) == ("genhead", "genhead")
+    assert len(config["held_out"]) == 12
+
+
+def test_a_store_that_was_made_otherwise_is_refused(heads, store, tmp_path, capsys):
+    out = tmp_path / "run"
+    given = of_store(heads, store, out)
+    at = given.index("--genhead")
+    said = refused(given[:at] + given[at + 2 :], capsys)
+    assert "expected the GenHead that drew its heads, as a network that learns its planes begins" in said
+    generator = little_genhead.generator()
+    with torch.no_grad():
+        generator.volume.field.density.bias.add_(1)
+    save_genhead(tmp_path / "genhead", generator, {})
+    said = refused([*given, "--genhead", tmp_path / "genhead"], capsys)
+    assert f"--genhead {tmp_path / 'genhead'}: expected the generator of the heads of {store}" in said
+    said = refused([*given, "--cameras", "published"], capsys)
+    assert "expected as share of views from sampled cameras 0.5, got 1.0; make a store by" in said
+    bare = otherwise(store, tmp_path / "bare", features=False)
+    said = refused([*given, "--data", bare], capsys)
+    assert "make it again by `triportrait prepare genhead --features`, or say --distill-feature 0" in said
+    said = refused([*given, "--data", bare, "--distill-feature", 0, "--evaluate-every", 4], capsys)
+    assert "nobody is; hold a tenth out by `triportrait prepare split" in said
+    said = refused([*given, "--data", otherwise(store, tmp_path / "dynamic", static_share=0.5)], capsys)
+    assert "expected as share of heads with one face in all views 1.0, got 0.5; make a store by" in said
+    assert not out.exists()
 
 
 def test_the_schedule_says_who_draws_and_from_where_heads_are_seen(heads, tmp_path, capsys):

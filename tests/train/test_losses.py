@@ -177,13 +177,13 @@ def test_density_that_does_not_change_is_smooth_and_a_ramp_is_not():
 
 def test_planes_are_compared_at_points_and_features_everywhere():
     planes, _ = ramp()
-    points = 0.65 * torch.tensor([[[0.5, 0.0, 0.0], [-0.25, 0.9, 0.9]]]).expand(2, 2, 3)  # scene units
+    points = 0.65 * torch.tensor([[[0.5, 0.0, 0.0], [0.25, 0.9, 0.9]]]).expand(2, 2, 3)  # scene units
     truth = GeneratedTruth(points, torch.zeros(2, 2, 1), torch.zeros(2, 3, 4, 4))
     found = plane_loss(planes, None, truth, 1.3)
     torch.testing.assert_close(found, torch.tensor([0.0, (0.5 + 0.25) / 2 / 3]), atol=1e-6, rtol=0)
     moved = torch.tensor([0.065, 0.0, 0.0, 0.0])  # by the neck: 0.1 of plane units, where a point is looked up
     neck = NeckGrid(moved.expand(2, 4, 4, 4, 4), moved[:3].expand(2, 3, 3, 3, 3), 4.0, 0.01)
     found = plane_loss(planes, neck, truth, 1.3)
-    torch.testing.assert_close(found, torch.tensor([0.0, (0.6 + 0.15) / 2 / 3]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found, torch.tensor([0.0, (0.6 + 0.35) / 2 / 3]), atol=1e-6, rtol=0)
     one = torch.tensor([1.0, -3.0])[:, None, None, None].expand(2, 4, 2, 2)
     assert feature_loss(one, torch.zeros(2, 4, 2, 2)).tolist() == [1.0, 3.0]

@@ -16,22 +16,26 @@ from typing import Any, get_args
 
 import pytest
 
+from triportrait.core.config import genhead_ffhq512
 from triportrait.core.types import PUBLISHED_FOCAL
 from triportrait.train.ablations import ALL_CLIPS, TABLE, WHOLE
-from triportrait.train.config import REAL_DRIVING, REAL_TARGET, LossConfig, ReenactConfig
+from triportrait.train.config import REAL_DRIVING, REAL_TARGET, LossConfig, StageConfig
 from triportrait.train.data.cameras import PAPER, SET_CAMERAS
+from triportrait.train.data.generated.draws import GeneratedConfig
 from triportrait.train.engines.schedule import ema_decay_at
 from triportrait.train.evaluation.paper.published import TableName, cost, user_study
 from triportrait.train.evaluation.protocols.presets import DRIVERS, PRESETS, PresetName
+from triportrait.train.generated_data import drawn_as
 from triportrait.train.jobs.prepare import Clips
-from triportrait.train.objectives.losses import DENSITY_POINTS, DENSITY_STEP, TEACHER_POINTS
+from triportrait.train.objectives.losses import DENSITY_POINTS, DENSITY_STEP
 from triportrait.train.portrait4d_presets import paper_portrait4d
 from triportrait.train.presets import STAGE_PRESETS
 
-WHOLE_PAPER = STAGE_PRESETS["paper"]()
+WHOLE_PAPER, CODE = STAGE_PRESETS["paper"](), STAGE_PRESETS["published"]()
 MODEL, ONE, TWO = WHOLE_PAPER.model, WHOLE_PAPER.stage1, WHOLE_PAPER.stage2
 DYNAMIC_STAGE: Any = paper_portrait4d().portrait4d
 ADAM = ("lr", "betas", "eps")
+PAIRS = ("raw", "raw_perceptual", "foreground", "background")
 DOCS = Path(__file__).parents[2] / "docs"
 
 NUMBERS: dict[str, tuple[Any, Callable[[], Any]]] = {
@@ -53,8 +57,23 @@ NUMBERS: dict[str, tuple[Any, Callable[[], Any]]] = {
     "4.2 weight of depth": (1.0, lambda: ONE.losses.depth),
     "4.2 weight of opacity": (0.3, lambda: ONE.losses.opacity),
     "4.2 weight of the planes, L_T": (0.1, lambda: ONE.losses.distill_planes),
-    "code points of L_T": (4_000, lambda: TEACHER_POINTS),
-    "A depth and L_T count until": (1_000_000, lambda: ONE.schedule.teacher_until),
+    "code points of L_T": (4_000, lambda: GeneratedConfig.points),
+    "A depth and L_T count until": (1_000_000, lambda: ONE.schedule.distill_until),
+    "code depth, features and L_T count until": (400_000, lambda: CODE.stage1.schedule.distill_until),
+    "code weight of the feature images, until then": (1.0, lambda: CODE.stage1.losses.distill_feature),
+    "code weights of the other three pairs, L1 and LPIPS": (
+        [(1.0,) * 4] * 2, lambda: [_of(own.losses, PAIRS) for own in (ONE, TWO)],
+    ),
+    "code identity term from": ([400_000] * 2, lambda: [own.schedule.identity_from for own in (ONE, CODE.stage1)]),
+    "code images of stage 1": (15_000_000, lambda: CODE.stage1.images),
+    "code renderer is never frozen": (0, lambda: CODE.stage1.schedule.renderer_frozen_until),
+    "code side of GenHead's rays": (64, lambda: genhead_ffhq512().ray_size),
+    "code truncation of the generated heads": (0.95, lambda: GeneratedConfig.truncation),
+    "code jaws of another angle: share, range": ((0.5, (0.0, 0.2)),
+                                                 lambda: (GeneratedConfig.opened_jaws, GeneratedConfig.jaw)),
+    "code views from sampled cameras, all in the paper": (
+        (0.5, 1.0), lambda: tuple(drawn_as(own.cast.cameras, 1.0).sampled_cameras for own in (CODE, WHOLE_PAPER)),
+    ),
     "A renderer is frozen until": (1_000_000, lambda: ONE.schedule.renderer_frozen_until),
     "A adversarial term from": (1_000_000, lambda: ONE.schedule.adversarial_from),
     "A ray grid grows": ((64, 1_000_000, 2_000_000),
@@ -89,7 +108,15 @@ NUMBERS: dict[str, tuple[Any, Callable[[], Any]]] = {
         (1.0, 10.0, 1.0), lambda: (ONE.losses.r1_image, ONE.losses.r1_positions, ONE.losses.r1_mask),
     ),
     "code R1: steps between": ((16, 16), lambda: (ONE.schedule.r1_every, TWO.schedule.r1_every)),
-    "code half-life of the EMA, images": (10_000, lambda: _half_life(TWO)),
+    "code half-life of the EMA, images": ([10_000] * 2, lambda: [_half_life(ONE), _half_life(TWO)]),
+    "code ramp of the EMA, share of the images seen": ((0.05, 0.0),
+                                                       lambda: (ONE.optimizer.ema_rampup, TWO.optimizer.ema_rampup)),
+    "code steps between lazy regularisations: generator of stage 1 and 2, discriminators": (
+        (16, 4, 16, 16),
+        lambda: (CODE.stage1.optimizer.reg_interval, CODE.stage2.optimizer.reg_interval,
+                 CODE.stage1.discriminator.reg_interval, CODE.stage2.discriminator.reg_interval),
+    ),
+    "code gradients are not clipped": ((0.0, 0.0), lambda: (ONE.optimizer.max_grad_norm, TWO.optimizer.max_grad_norm)),
     "A cameras: yaw": ((-0.78, 0.78), lambda: PAPER.yaw),
     "A cameras: pitch": ((-0.25, 0.65), lambda: PAPER.pitch),
     "A cameras: roll": ((-0.25, 0.25), lambda: PAPER.roll),
@@ -117,7 +144,7 @@ def _of(config: Any, names: tuple[str, ...]) -> tuple[Any, ...]:
     return tuple(getattr(config, name) for name in names)
 
 
-def _half_life(stage: ReenactConfig) -> int:
+def _half_life(stage: StageConfig) -> int:
     decay = ema_decay_at(stage.optimizer, 10**9, 10**9, stage.batch)
     return round(stage.batch * math.log(0.5) / math.log(decay))
 

@@ -15,11 +15,12 @@ from triportrait import cli
 from triportrait.core.checksum import sha256
 from triportrait.core.errors import InputError
 from triportrait.train.data.check import check_data
-from triportrait.train.data.picture_store import store as reading
-from triportrait.train.data.picture_store.layout import BEGUN, INDEX, is_picture_store
+from triportrait.train.data.picture_store.layout import is_picture_store
 from triportrait.train.data.picture_store.store import PictureStore
 from triportrait.train.data.picture_store.taking import Wanted, _judged
 from triportrait.train.data.picture_store.writing import PictureWriter
+from triportrait.train.data.shards import reading
+from triportrait.train.data.shards.layout import BEGUN, INDEX
 
 
 def test_what_is_written_comes_back(tmp_path):

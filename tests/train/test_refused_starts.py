@@ -78,7 +78,7 @@ def test_everything_that_is_missing_is_named_in_one_start(material, tmp_path, ca
         "stage1 of preset paper: 4 things are missing: --vgg FILE (VGG-16 as torchvision has it), --identity FILE"
         in said
     )
-    assert "--data genhead:FOLDER --parameters TABLES (heads whose planes and feature images are known)" in said
+    assert "heads of GenHead (--data genhead:FOLDER --parameters TABLES, or a store of `prepare genhead`)" in said
     assert "--genhead FOLDER (a GenHead, whose renderer this one begins with, as it does not move)" in said
     way = said.rpartition("or go without by ")[2].split()
     assert way == [

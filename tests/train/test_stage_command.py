@@ -295,8 +295,8 @@ def test_planes_of_procedural_heads_are_not_known(material, tmp_path, capsys):
     run = tmp_path / "run"
     for option in ("--distill-planes", "--distill-feature"):
         said = refused(words(material, "stage1", run, option, 0.1), capsys)
-        assert "expected --data genhead:FOLDER --parameters TABLES (heads whose planes and feature" in said
-        assert said.endswith("name them, or say --distill-planes 0 --distill-feature 0")
+        assert "expected heads of GenHead (--data genhead:FOLDER --parameters TABLES, or a store of" in said
+        assert said.endswith("name those, or say --distill-planes 0 --distill-feature 0")
     said = refused(words(material, "stage1", run, "--teacher", material / "static"), capsys)
     assert "--teacher is no option, as GenHead itself teaches (--data genhead:FOLDER --parameters TABLES), now" in said
     assert not run.exists()

@@ -9,6 +9,8 @@ from triportrait.core.errors import InputError
 from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.data.clip_store.frames import decode
 from triportrait.train.data.clip_store.store import ClipStore, is_clip_store
+from triportrait.train.data.generated.store.layout import is_head_store
+from triportrait.train.data.generated.store.reading import HeadStore
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.picture_store.layout import is_picture_store
 from triportrait.train.data.picture_store.store import PictureStore
@@ -22,10 +24,10 @@ _COLUMNS = {True: ("points", "expression", "neck"), False: ("shape", "expression
 def check_data(
     folder: Path, deep: bool = False, progress: Callable[[int, int], None] = lambda done, count: None
 ) -> tuple[str, str]:
-    """Check all of a multi-view set, a clip store or a picture store.
+    """Check all of a multi-view set, a clip store, a picture store or a store of generated heads.
 
     Args:
-        deep: decode every frame of a clip, every picture of a shard; by default the first and the last.
+        deep: decode every frame of a clip, every picture or head of a shard; by default the first and the last.
         progress: is called with the number of heads, clips or shards done and that of all.
 
     Returns:
@@ -33,7 +35,9 @@ def check_data(
 
     Raises: `InputError` that names what cannot be trained on, and why.
     """
-    if is_picture_store(folder):
+    if is_head_store(folder):
+        line, checks = _check_generated(folder, deep, progress)
+    elif is_picture_store(folder):
         line, checks = _check_pictures(folder, deep, progress)
     elif is_clip_store(folder):
         line, checks = _check_store(folder, deep, progress)
@@ -84,21 +88,39 @@ def _check_store(folder: Path, deep: bool, progress: Callable[[int, int], None])
 
 def _check_pictures(folder: Path, deep: bool, progress: Callable[[int, int], None]) -> tuple[str, str]:
     store = PictureStore(folder)
+    _check_shards(store, deep, progress)
+    line = f"{len(store):,} pictures of {store.size} px in {len(store.shards):,} shards: whole"
+    pictures = (
+        "every picture decoded" if deep else "the first and the last of each shard decoded, where --deep decodes all"
+    )
+    return line, f"checksums, every table, {pictures}"
+
+
+def _check_generated(folder: Path, deep: bool, progress: Callable[[int, int], None]) -> tuple[str, str]:
+    store = HeadStore(folder)
+    store.check_model()
+    _check_shards(store, deep, progress)
+    kept = ", with feature images" if store.features else ""
+    line = (
+        f"{len(store):,} generated heads, {len(store) * store.views:,} pictures of {store.size} px in "
+        f"{len(store.shards):,} shards{kept}: whole"
+    )
+    heads = "every head read" if deep else "the first and the last head of each shard read, where --deep reads all"
+    return line, f"checksums, the head model, every table, {heads}"
+
+
+def _check_shards(store: PictureStore | HeadStore, deep: bool, progress: Callable[[int, int], None]) -> None:
+    """Raises: `InputError` that names the shards which cannot be used."""
 
     def flaws() -> Iterator[str]:
         for shard, entry in enumerate(store.shards):
             try:
                 store.verify(shard, deep)
             except ValueError as error:
-                yield f"{entry.name}: {str(error).removeprefix(f'{folder}/')}"
+                yield f"{entry.name}: {str(error).removeprefix(f'{store.folder}/')}"
             progress(shard + 1, len(store.shards))
 
-    _refuse(folder, list(flaws()), len(store.shards), "shards")
-    line = f"{len(store):,} pictures of {store.size} px in {len(store.shards):,} shards: whole"
-    pictures = (
-        "every picture decoded" if deep else "the first and the last of each shard decoded, where --deep decodes all"
-    )
-    return line, f"checksums, every table, {pictures}"
+    _refuse(store.folder, list(flaws()), len(store.shards), "shards")
 
 
 def _decode(store: ClipStore, clip: int, rows: Sequence[int]) -> None:

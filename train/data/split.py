@@ -25,14 +25,18 @@ from triportrait.core.safe_text import literal
 from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.data.clip_store.store import ClipStore, is_clip_store
 from triportrait.train.data.films.people import check_people, read_people
+from triportrait.train.data.generated.store.layout import KIND as GENERATED
+from triportrait.train.data.generated.store.layout import is_head_store
+from triportrait.train.data.generated.store.reading import HeadStore
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.picture_store.layout import KIND as PICTURES
 from triportrait.train.data.picture_store.layout import is_picture_store
 from triportrait.train.data.picture_store.store import PictureStore
 
 SPLIT, KIND = "split.json", "triportrait split"
-# How identities are known: by `films` a film's name or folder tells, by `clips` and `pictures` each counts as a person.
-KnownBy = Literal["heads", "file", "clips", "films", "pictures"]
+# How identities are known: by `films` a film's name or folder tells, by `clips` and `pictures` each counts as a person;
+# of `generated heads` each is one.
+KnownBy = Literal["heads", "file", "clips", "films", "pictures", "generated heads"]
 FILMS = "films"  # source of stores that `prepare videos` makes
 LARGEST_SEED = 2**31 - 1
 _VFHQ = re.compile(r"Clip\+([A-Za-z0-9_-]+)\+P\d+\+C\d+\+F\d+-\d+")  # video, person in it, clip, frames
@@ -216,6 +220,9 @@ def _contents(folder: Path) -> tuple[list[str], dict[str, Any]]:
     if is_picture_store(folder):
         pictures = PictureStore(folder)
         return list(pictures.names()), pictures.index
+    if is_head_store(folder):
+        generated = HeadStore(folder)
+        return [generated_name(number) for number in range(len(generated))], generated.index
     if is_clip_store(folder):
         store = ClipStore(folder, whole=False)
         return store.clips, store.index
@@ -226,9 +233,13 @@ def _contents(folder: Path) -> tuple[list[str], dict[str, Any]]:
 def _identities(
     folder: Path, names: list[str], index: Mapping[str, Any], path: Path | None
 ) -> tuple[KnownBy, dict[str, str]]:
-    if index.get("source", HEADS) == HEADS:
+    generated = index.get("kind") == GENERATED
+    if generated or index.get("source", HEADS) == HEADS:
         if path is not None:
-            raise InputError(f"{path}: expected no file for procedural heads, who is who is known; leave it out")
+            kind = "generated" if generated else "procedural"
+            raise InputError(f"{path}: expected no file for {kind} heads, who is who is known; leave it out")
+        if generated:
+            return "generated heads", {name: f"{index['generator']} {index['seed']} {name}" for name in names}
         return "heads", {name: head_identity(index["seed"], _number(folder, name)) for name in names}
     if index.get("source") == FILMS:
         return _identities_of_films(folder, index, path)
@@ -252,6 +263,11 @@ def _identities_of_films(folder: Path, index: Mapping[str, Any], path: Path | No
     named = read_people(path)
     check_people(named, sorted(set(film_of.values())), path)
     return "file", {name: named[film] for name, film in film_of.items()}
+
+
+def generated_name(number: int) -> str:
+    """Return the name of a head of a store of generated heads."""
+    return f"generated_{number:08d}"
 
 
 def _number(folder: Path, name: str) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from triportrait.core.config import ModelConfig
@@ -20,6 +21,7 @@ from triportrait.core.render.cameras import camera_from_label
 from triportrait.core.types import Camera
 from triportrait.train.data.clip_pictures import ClipPictures
 from triportrait.train.data.clip_store.store import ClipStore
+from triportrait.train.data.generated.store.reading import HeadStore
 from triportrait.train.data.heads.population import Expression
 from triportrait.train.data.multiview import MultiviewSet
 from triportrait.train.data.pictures import Pictures, photograph
@@ -136,6 +138,17 @@ def tracked_pairs(clips: ClipPictures) -> list[Pair]:
             f"{clips.store.folder}: none of its held-out clips can be used{reason}; make the store again, or go on "
             "without by --evaluate-every 0"
         )
+    return pairs
+
+
+def generated_pairs(store: HeadStore, held_out: Sequence[int]) -> list[Pair]:
+    """Return pairs of stage 1 on heads of GenHead: the first view of a held-out head, and what its others show."""
+    pairs = []
+    for head, turn in _turns(held_out, store.views - 1):
+        source, target = (store.pictures([head], [view]) for view in (0, 1 + turn))
+        side = (target.image.shape[-1],) * 2
+        mask = F.interpolate(target.opacity, size=side, mode="bilinear", align_corners=False) > 0.5
+        pairs.append(Pair(VIEWS, source, target, target, mask.float(), "head"))
     return pairs
 
 

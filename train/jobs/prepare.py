@@ -15,6 +15,7 @@ from triportrait.train.data.clip_store.importing import SKIPPED, import_lmdb
 from triportrait.train.data.picture_store.importing import holds_stills, import_stills
 from triportrait.train.data.split import check_identities, check_share, read_identities, split_data
 from triportrait.train.jobs.ablation_options import OptionalPath
+from triportrait.train.jobs.prepare_genhead import Genhead
 from triportrait.train.jobs.prepare_heads import Clips, Heads, HeadVideos, Sheet
 from triportrait.train.jobs.prepare_pictures import Pictures
 from triportrait.train.jobs.prepare_shared import Held, already_there, progress_bar, report, split_off
@@ -74,7 +75,7 @@ class Split:
     is written, in its folder; a set that is split already stays as it is."""
 
     store: tyro.conf.Positional[Path]
-    """The multi-view set or the clip store."""
+    """The multi-view set, or the store of clips, pictures or generated heads."""
     share: float = 0.1
     """Share of the identities that are held out; a hash of each decides, so that clips which come later move nobody."""
     seed: int = 0
@@ -90,7 +91,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Check:
-    """Read a multi-view set or a clip store: checksums, every table, and that its videos decode."""
+    """Read a set or a store of any kind: checksums, every table, and that its pictures and videos decode."""
 
     store: tyro.conf.Positional[Path]
     """The set or the store."""
@@ -105,4 +106,4 @@ class Check:
         logger.info("looked at: %s", checks)
 
 
-Prepare = Heads | Clips | HeadVideos | Videos | Pictures | Sheet | Lmdb | Parameters | Export | Split | Check
+Prepare = Heads | Genhead | Clips | HeadVideos | Videos | Pictures | Sheet | Lmdb | Parameters | Export | Split | Check

@@ -94,3 +94,16 @@ def split_off(out: Path, share: float | None, identities: Path | None = None) ->
 def already_there(out: Path, clips: Imported) -> str:
     """A sentence where the store was finished before; empty where it was not."""
     return f"{out}: its {clips.written} clips are there already, nothing was done" if clips.already_there else ""
+
+
+def device_of_rank(name: str, local: int) -> str:
+    """Return the device of that name for a rank of this machine. Raises: `InputError`."""
+    import torch
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device: expected auto, cpu or cuda, got {name}; choose one")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: cuda was asked for, torch finds no GPU; say --device cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{local % torch.cuda.device_count()}"

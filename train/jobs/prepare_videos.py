@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-import torch
 import tyro
 
 from triportrait.core.errors import InputError
@@ -23,7 +22,7 @@ from triportrait.train.data.parallel import MOST_GPU_PROCESSES, MOST_PROCESSES, 
 from triportrait.train.data.split import check_share
 from triportrait.train.engines.ranks import launched_ranks
 from triportrait.train.jobs.ablation_options import OptionalFloat, OptionalInt, OptionalPath, OptionalStr
-from triportrait.train.jobs.prepare_shared import progress_bar, report, split_off
+from triportrait.train.jobs.prepare_shared import device_of_rank, progress_bar, report, split_off
 
 OF_HEADS = "an option of `prepare head-videos`, which films procedural heads and was `prepare videos`,"
 
@@ -94,7 +93,7 @@ class Videos:
         rank, size, local = launched_ranks()
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(FilmOptions)}
         options = FilmOptions(**given | {"fewest": self.frames if self.fewest is None else self.fewest})
-        device = _device(self.device, local)
+        device = device_of_rank(self.device, local)
         workers = self._workers(device)
         films = list_films(source)
         identities = identities_of(films, self.who, self.identities)
@@ -140,14 +139,3 @@ class Videos:
             return self.workers
         beside = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1))
         return max(1, min(cores() // beside, MOST_PROCESSES if device == "cpu" else MOST_GPU_PROCESSES))
-
-
-def _device(name: str, local: int) -> str:
-    """Return the device of that name for a rank of this machine. Raises: `InputError`."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise InputError(f"device: expected auto, cpu or cuda, got {name}; choose one")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device: cuda was asked for, torch finds no GPU; say --device cpu")
-    if name == "cpu" or not torch.cuda.is_available():
-        return "cpu"
-    return f"cuda:{local % torch.cuda.device_count()}"

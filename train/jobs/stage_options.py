@@ -50,8 +50,8 @@ class SingleStage:
         "--motion-rate-factor": "--motion-lr-factor",
     }
     data: OptionalFolder = None
-    """A multi-view set of `triportrait prepare heads`; stage 1 takes genhead:FOLDER, a GenHead that draws heads as they
-    are needed, too, and stage 2 a clip store of `prepare clips|lmdb`."""
+    """A multi-view set of `triportrait prepare heads`; stage 1 takes heads of GenHead, too, a store of `prepare
+    genhead` or genhead:FOLDER, which draws them as they are needed; stage 2 takes a clip store of `prepare clips`."""
     out: OptionalFolder = None
     """The folder of the run: log, samples, checkpoints."""
     preset: Literal["tiny", "paper", "published"] = "tiny"

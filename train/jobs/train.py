@@ -35,7 +35,7 @@ from triportrait.train.jobs.shown_networks import shown_networks
 from triportrait.train.jobs.stage_options import SingleStage
 from triportrait.train.jobs.train_genhead import Genhead
 from triportrait.train.jobs.train_motion import Motion
-from triportrait.train.jobs.train_portrait4d import Portrait4D
+from triportrait.train.jobs.train_portrait4d import Portrait4d
 from triportrait.train.named_data import Loading
 from triportrait.train.named_networks import told_encoder
 from triportrait.train.networks import InitFrom
@@ -140,14 +140,16 @@ class Stage1(SingleStage):
     parameters: OptionalFolder = None
     """Tables of `triportrait prepare parameters`, or the published ones, from which genhead:FOLDER draws heads."""
     genhead: OptionalStr = None
-    """Weights folder of the GenHead whose renderer a fresh network begins with; by default that of genhead:FOLDER."""
+    """Weights folder of the GenHead whose renderer a fresh network begins with: that which drew the store; by default
+    that of genhead:FOLDER."""
     distill_planes: OptionalFloat = None
     """Weight of GenHead's planes at sampled points (L_T), which generated heads bring with them."""
     distill_feature: OptionalFloat = None
     """Weight of GenHead's feature images, of the head and of its background."""
     cameras: Annotated[CameraPreset | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
-    """Cameras that the set was made with (`prepare heads --cameras`): tiny, paper, published; the preset's by default.
-    A set that is seen from elsewhere is refused."""
+    """Cameras that the set or store was made with (`prepare heads --cameras`, `prepare genhead --cameras`), or that
+    genhead:FOLDER draws: tiny, paper, published; the preset's by default. Data that are seen from elsewhere are
+    refused."""
 
     def stage(self) -> StageName:
         """Return the name of the stage."""
@@ -184,9 +186,12 @@ class Stage1(SingleStage):
 
     def description(self, config: TrainConfig) -> str:
         """Return where generated heads come from, and how they are seen; empty for others."""
-        if self.data is None or not is_generated(self.data):
+        data = self.data
+        if data is None and config.stage1.losses.distill_planes:
+            data = Path("genhead:FOLDER")  # what a preset that learns planes asks for
+        if data is None or not is_generated(data):
             return ""
-        return shown_source(self.data, self.parameters, on_generated(config).cast.cameras)
+        return shown_source(data, self.parameters, on_generated(config).cast.cameras)
 
     def loss_weights(self) -> dict[str, float | None]:
         """Return weights of terms by their name; None: the preset's."""
@@ -252,7 +257,7 @@ class Stage2(ColumnOptions, SingleStage):
         return shown_columns(config, self.ablation, changed, networks)
 
 
-Train = Tiny | Overfit | Genhead | Stage1 | Motion | Portrait4D | Stage2 | Export | Replay
+Train = Tiny | Overfit | Genhead | Stage1 | Motion | Portrait4d | Stage2 | Export | Replay
 
 
 def _summary(config: TrainConfig) -> str:

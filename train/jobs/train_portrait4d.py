@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -13,6 +13,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.weights import DEMO
 from triportrait.train.ablations import with_motion_width
 from triportrait.train.config import StageName, TrainConfig
+from triportrait.train.data.cameras import SET_CAMERAS
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.generated_data import GeneratedData, is_generated, shown_source
 from triportrait.train.jobs.ablation_options import (
@@ -32,11 +33,12 @@ from triportrait.train.run_portrait4d import DynamicOnGenerated
 
 
 @dataclass(frozen=True)
-class Portrait4D(SingleStage):
+class Portrait4d(SingleStage):
     """Train Portrait4D, the teacher of `train stage2 --ablation G`: two expressions of heads that GenHead draws."""
 
     data: OptionalFolder = None
-    """genhead:FOLDER, whose generator draws heads as they are needed."""
+    """A store of `triportrait prepare genhead --dynamic`, or genhead:FOLDER, a GenHead that draws heads as they are
+    needed."""
     parameters: OptionalFolder = None
     """Tables of `triportrait prepare parameters`, or published ones, that genhead:FOLDER draws parameters from."""
     motion: str = DEMO
@@ -44,13 +46,19 @@ class Portrait4D(SingleStage):
     static: OptionalStr = None
     """Weights folder of a static synthesizer to begin as, but for the layers that read motion; by default fresh."""
     genhead: OptionalStr = None
-    """Weights folder of the GenHead whose renderer a fresh network begins with; by default that of genhead:FOLDER."""
+    """Weights folder of the GenHead whose renderer a fresh network begins with; by default that of genhead:FOLDER, of a
+    store the one that drew it."""
     preset: Literal["tiny", "paper"] = "tiny"
     """The numbers that the other options change: of the demo's size, or the published ones."""
     static_share: OptionalFloat = None
     """Share of the heads that keep one face in all pictures, with motion off; half of them by default."""
     distill_planes: OptionalFloat = None
     """Weight of the generator's planes at sampled points (L_T)."""
+    cameras: Annotated[Literal["paper", "published"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = (
+        None
+    )
+    """Cameras of the heads: paper samples all of them, published half, the others being those of the tables; paper by
+    default. A store that was made with others is refused."""
     front_sources: tyro.conf.Suppress[OptionalFloat] = None
     evaluate_every: tyro.conf.Suppress[OptionalInt] = None
 
@@ -63,7 +71,8 @@ class Portrait4D(SingleStage):
         if not is_generated(data):
             raise InputError(
                 f"{data}: expected 4D data, as two expressions of a head are read off one generator's pictures, got "
-                "another kind of data; say --data genhead:FOLDER --parameters TABLES"
+                "another kind of data; name a store of `triportrait prepare genhead --dynamic`, or say --data "
+                "genhead:FOLDER --parameters TABLES"
             )
         return DynamicOnGenerated(GeneratedData(data, self.parameters), self.init_from(), self.loading())
 
@@ -77,7 +86,10 @@ class Portrait4D(SingleStage):
 
     def start_config(self) -> TrainConfig:
         """Return the config that the other options change, for as many numbers of motion as the encoder gives."""
-        config = PORTRAIT4D_PRESETS[self.preset]()
+        config = on_generated(PORTRAIT4D_PRESETS[self.preset]())
+        if self.cameras is not None:
+            cast = dataclasses.replace(config.cast, cameras=SET_CAMERAS[self.cameras])
+            config = dataclasses.replace(config, cast=cast)
         if self.motion != DEMO and (Path(self.motion) / "motion.json").exists():
             config = with_motion_width(config, told_encoder(self.motion).motion_width)
         return config
@@ -95,7 +107,7 @@ class Portrait4D(SingleStage):
         assert stage is not None, "a preset of this training"
         heads = "heads: drawn by GenHead, which --data names"
         if self.data is not None and is_generated(self.data):
-            heads = shown_source(self.data, self.parameters, on_generated(config).cast.cameras)
+            heads = shown_source(self.data, self.parameters, config.cast.cameras)
         lines = [
             f"portrait4d, preset {config.preset}: {config.model.image_size} px, motion of "
             f"{config.model.transformer.motion_width} numbers by {self.motion}",

@@ -117,7 +117,7 @@ def dynamic_sample(config: TrainConfig, heads: GeneratedHeads, models: portrait4
             made.append(heads.batch(heads.draw(SHOWN, np.random.default_rng([config.seed, 99]), 0)))
         batch = made[0]
         assert batch.motion is not None, "4D data have motion pictures"
-        target, head = batch.target, portrait4d.reenacted_heads(batch, models)
+        target, head = batch.target, portrait4d.reenacted_heads(batch, dataclasses.replace(models, precision="fp32"))
         rendering = models.portrait.render(dataclasses.replace(head, neck=target.neck), target.camera)
         if path is not None:
             assert target.depth is not None, "generated pictures have depth"

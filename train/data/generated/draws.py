@@ -115,6 +115,7 @@ class HeadTables:
 
     Args:
         folder: as `triportrait prepare parameters` makes it, or the published files.
+        whole: look at every number once; another process may have done it.
 
     Attributes:
         head_model: whose parameters these are.
@@ -122,7 +123,7 @@ class HeadTables:
     Raises: `InputError` where there are no tables, or damaged ones.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, whole: bool = True) -> None:
         kinds: tuple[Of, ...] = ("stills", "clips")
         names = {of: f"{PREFIX[of]}_{CAMERA_SHAPE}.npy" for of in kinds}
         there = [of for of in kinds if (folder / names[of]).exists()]
@@ -132,7 +133,7 @@ class HeadTables:
                 "`triportrait prepare parameters`"
             )
         self.folder = folder
-        self._tables: list[ParameterTables] = [read_tables(folder, of) for of in there]
+        self._tables: list[ParameterTables] = [read_tables(folder, of, whole) for of in there]
         self.head_model: ModelIdentity = self._tables[0].head_model
         self._motion = self._tables[-1].motion.reshape(-1, self._tables[-1].motion.shape[-1])  # the clips' come last
         self._first = np.cumsum([0, *(len(t.camera_shape) for t in self._tables)])

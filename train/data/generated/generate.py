@@ -6,6 +6,7 @@ Letters: B heads, V views, S side of the pictures, h of the generator's ray grid
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -57,7 +58,7 @@ class HeadMaker:
         features: bool = False,
         at_a_time: int = AT_A_TIME,
     ) -> None:
-        self.generator = generator.eval().requires_grad_(False)
+        self.generator = generator
         self.head_model = generator.head_model
         self.config, self.features = config or GeneratedConfig(), features
         assert generator.neck is not None
@@ -90,7 +91,7 @@ class HeadMaker:
     def batch(self, heads: HeadDraws, motion: bool) -> GeneratedBatch:
         """Make source, target and, with `motion`, the picture whose motion is read, of B heads of three views each."""
         source, target, *others = self.pictures(heads, (SOURCE, TARGET, *((MOTION,) if motion else ())))
-        return GeneratedBatch(source, target, others[0] if motion else None, heads.is_static.to(self.device))
+        return GeneratedBatch(source, target, others[0] if motion else None, upload(heads.is_static, self.device))
 
     def _piece(self, heads: HeadDraws, views: Sequence[int]) -> list[Pictures]:
         generator, on_device = self.generator, upload(heads, self.device)
@@ -105,7 +106,8 @@ class HeadMaker:
                 posed = generator.pose(shape, expression, on_device.pose[:, view], on_device.eyes[:, view])
             before = view
             pictures.append(self._picture(on_device, painted, posed, view))
-        return pictures
+        names = tuple(f"generated head {number}" for number in heads.number.tolist())
+        return [replace(picture, origin=names) for picture in pictures]
 
     def _picture(self, heads: HeadDraws, painted: PaintedHead, posed: PosedHead, view: int) -> Pictures:
         """Make one view of B heads; their necks are straight, so that the camera is the camera of the label."""
@@ -134,5 +136,4 @@ class HeadMaker:
                 background=seen.rendering.background if self.features else seen.rendering.background[:, :3],
                 foreground=seen.rendering.foreground if self.features else None,
             ),
-            origin=tuple(f"generated head {number}" for number in heads.number.tolist()),
         )

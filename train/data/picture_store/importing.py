@@ -18,9 +18,10 @@ from triportrait.train.data.clip_store.importing import FEWEST_TO_JUDGE, SKIPPED
 from triportrait.train.data.clip_store.records import is_still, open_lmdb, parse_still
 from triportrait.train.data.head_model_file import read_head_model, same_settings
 from triportrait.train.data.motion_encoder_file import read_motion_encoder
-from triportrait.train.data.picture_store.layout import INDEX, check_picture, disk_error
+from triportrait.train.data.picture_store.layout import check_picture
 from triportrait.train.data.picture_store.store import MOST_SIDE, PictureStore
 from triportrait.train.data.picture_store.writing import Dropped, PictureWriter, StoredPicture, encoded_picture
+from triportrait.train.data.shards.layout import INDEX, disk_error
 
 PER_SHARD = 256
 DAMAGED = "damaged"

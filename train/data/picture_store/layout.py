@@ -19,23 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from triportrait.core.errors import InputError
-from triportrait.core.files import MOST_INDEX, read_json
 from triportrait.train.data.clip_store.store import check_table
+from triportrait.train.data.shards.layout import BEGUN, holds_store
 
 KIND = "triportrait picture store"
-INDEX, BEGUN = "index.json", ".begun.json"
 ENDINGS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 PARAMETERS = {"camera": 25, "shape": 300, "expression": 100, "pose": 6, "eyes": 6}
 NUMBERS = (*PARAMETERS, "error_px", "number", "place", "source")  # the columns that every table has
 LARGEST_ERROR_PX = 1e4
-MOST_IN_SHARD = 1 << 16
-LARGEST_TAR = 1 << 40  # bytes
-
-
-def shard_name(number: int) -> str:
-    """Return the name of a shard's files without their endings."""
-    return f"shard_{number:06d}"
 
 
 def key_of(number: int) -> str:
@@ -45,10 +36,7 @@ def key_of(number: int) -> str:
 
 def is_picture_store(folder: Path) -> bool:
     """Tell whether a folder is a picture store, finished or not."""
-    try:
-        return bool(read_json(folder / INDEX, MOST_INDEX)["kind"] == KIND)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return (folder / BEGUN).exists()
+    return holds_store(folder, KIND) or (folder / BEGUN).exists()
 
 
 def check_rows(table: Mapping[str, np.ndarray], pictures: int, tar_bytes: int) -> None:
@@ -83,9 +71,3 @@ def check_picture(numbers: Mapping[str, np.ndarray]) -> None:
     if error_px is not None and (error_px < 0 or error_px > LARGEST_ERROR_PX):  # NaN: nobody measured it
         raise ValueError("error_px is no distance of landmarks")
     check_table({name: value[None] for name, value in numbers.items() if name != "error_px"}, 1)
-
-
-def disk_error(folder: Path, error: OSError) -> InputError:
-    """Word that the disk refused what was to be written."""
-    reason = (error.strerror or type(error).__name__).lower()
-    return InputError(f"{folder}: it could not be written ({reason}); free some space, and the same command goes on")

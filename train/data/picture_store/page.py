@@ -11,9 +11,9 @@ import numpy as np
 from triportrait.core.errors import InputError
 from triportrait.serve.media.pictures.picture_file import read_picture
 from triportrait.train.data.kept_and_dropped import MOST_DROPPED, MOST_KEPT, Tile, write_kept_and_dropped
-from triportrait.train.data.picture_store.layout import disk_error
 from triportrait.train.data.picture_store.store import PictureStore
 from triportrait.train.data.picture_store.writing import Dropped
+from triportrait.train.data.shards.layout import disk_error
 
 PAGE = "page.html"
 SHOWN_PX = 192

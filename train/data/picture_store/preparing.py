@@ -18,12 +18,13 @@ from triportrait.core.errors import InputError
 from triportrait.core.faces.models import why_unusable
 from triportrait.train.data.head_model_file import same_settings
 from triportrait.train.data.parallel import in_order
-from triportrait.train.data.picture_store.layout import INDEX, MOST_IN_SHARD, disk_error
 from triportrait.train.data.picture_store.listing import listed_pictures, listing_digest
 from triportrait.train.data.picture_store.page import PAGE, write_page
 from triportrait.train.data.picture_store.store import PictureStore
 from triportrait.train.data.picture_store.taking import AT_A_TIME, Batch, Wanted, take
-from triportrait.train.data.picture_store.writing import Dropped, PictureWriter, spread
+from triportrait.train.data.picture_store.writing import Dropped, PictureWriter
+from triportrait.train.data.shards.layout import INDEX, MOST_IN_SHARD, disk_error
+from triportrait.train.data.shards.writing import spread
 
 PER_SHARD = 256
 DROPPED = "dropped.jsonl"
