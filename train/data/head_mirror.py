@@ -75,7 +75,7 @@ class HeadMirror:
         eyes = np.concatenate([_turned(rows["eyes"][:, 3:]), _turned(rows["eyes"][:, :3])], 1)
         pose = np.concatenate([_turned(rows["pose"][:, :3]), _turned(rows["pose"][:, 3:])], 1)
         camera = rows["camera"].copy()
-        across = np.diag(np.float32([-1, 1, 1, 1]))
+        across = np.diag(np.array([-1, 1, 1, 1], np.float32))
         camera[:, :16] = (across @ camera[:, :16].reshape(-1, 4, 4) @ across).reshape(-1, 16)
         camera[:, 18] = 1 - camera[:, 18]  # the centre, in picture widths
         return {"camera": camera, **mirrored, "pose": pose, "eyes": eyes}
@@ -83,7 +83,7 @@ class HeadMirror:
 
 def _turned(rotations: np.ndarray) -> np.ndarray:
     """Mirror rotation vectors [N, 3]."""
-    return rotations * np.float32([1, -1, -1])
+    return rotations * np.array([1, -1, -1], np.float32)
 
 
 def _twins(places: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:

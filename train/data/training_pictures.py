@@ -135,9 +135,8 @@ class TrainingPictures:
         numbers, is_flipped = self._pictures(entries)
         images, masks = [], []
         for number, flips in zip(numbers.tolist(), is_flipped.tolist(), strict=True):
-            image, mask = self.store.picture(number), self.store.mask(number)
-            images.append(np.ascontiguousarray(image[:, ::-1] if flips else image))
-            masks.append(np.ascontiguousarray(mask[:, ::-1] if flips else mask))
+            for read, rows in ((self.store.picture, images), (self.store.mask, masks)):
+                rows.append(np.ascontiguousarray(read(number)[:, :: -1 if flips else 1]))
         image = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
         mask = torch.from_numpy(np.stack(masks))[:, None].float()
         origin = tuple(f"{self.store.folder} picture {number}" for number in numbers.tolist())

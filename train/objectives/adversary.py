@@ -20,7 +20,7 @@ from triportrait.train.data.pictures import Pictures
 from triportrait.train.data.resize import shrink
 from triportrait.train.objectives.discriminator import Discriminator
 
-Judge = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]  # a discriminator, or one behind a blur
+Judge = Callable[..., Tensor]  # a discriminator, or one behind a blur; it takes what `values` gives
 REAL, FAKE = "real", "fake"  # names of what the generator's phase hands on to the discriminator's
 
 

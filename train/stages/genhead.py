@@ -19,7 +19,7 @@ from triportrait.core.genhead.masks import PartMasks
 from triportrait.core.genhead.rendering import PartRays
 from triportrait.core.render.cameras import camera_label
 from triportrait.core.types import Camera, Rendering
-from triportrait.train.config import GROUP
+from triportrait.train.config import GROUP, StageName
 from triportrait.train.data.resize import shrink
 from triportrait.train.data.training_pictures import GenHeadBatch, HeadParameters, RealPictures
 from triportrait.train.data.upload import upload
@@ -42,7 +42,8 @@ from triportrait.train.objectives.part_terms import distortions, face_densities,
 from triportrait.train.stages.head_geometry import HeadGeometry
 from triportrait.train.stages.stage import MicroBatch, Phase, Stage
 
-NAME, STREAMS = "genhead", 5  # of its files, and of its random numbers
+NAME: StageName = "genhead"
+STREAMS = 5  # number of its streams of random numbers
 GenHeadMicroBatch = MicroBatch[GenHeadBatch]
 
 
