@@ -96,7 +96,7 @@ class GenHeadTraining:
         if not all(0 <= beta < 1 for moved in (self.optimizer, self.discriminator) for beta in moved.betas):
             raise InputError(
                 f"optimizer.betas: expected numbers from 0 to below 1, got {self.optimizer.betas} and "
-                f"{self.discriminator.betas}"
+                f"{self.discriminator.betas}; choose others"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,20 +16,25 @@ from typing import Any
 
 import numpy as np
 
-from triportrait.core.checkpoint import save_weights
+from triportrait.core.checkpoint import save_weights, weights_folder
 from triportrait.core.config import GENHEAD_PRESETS, GenHeadConfig
+from triportrait.core.errors import InputError
+from triportrait.core.genhead.generator import GenHead
 from triportrait.core.genhead.regions import part_tables
+from triportrait.core.genhead.weights import load_genhead
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.tracking.head_model import OPEN_HEAD_MODEL, HeadModel, check_same_model
 from triportrait.core.weights import OPEN_HEAD
 from triportrait.train.config import StageName
 from triportrait.train.data.head_mirror import HeadMirror
 from triportrait.train.data.picture_sources import picture_source
-from triportrait.train.data.split import read_split
+from triportrait.train.data.split import SPLIT, read_split
 from triportrait.train.data.training_pictures import TrainingPictures, read_replication
 from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.genhead_config import GenHeadTraining
+from triportrait.train.named_data import Loading
+from triportrait.train.networks import take_discriminator
 from triportrait.train.run_folder import Inputs
 from triportrait.train.runs.export import export
 from triportrait.train.runs.run_config import FLAME, data_fingerprints
@@ -52,6 +57,10 @@ class GenHeadInputs(Inputs):
         tables: a folder of the published tables of parameters, see `TabledPictures`.
         replication: a table of how often each picture is seen in an epoch, see `read_replication`.
         prefetch: steps whose pictures are read ahead.
+        weights: a folder with a GenHead that the generator begins as; None: it is fresh.
+        discriminator: a run or a checkpoint of one that the discriminator begins as.
+
+    Raises: `InputError` for a number that is out of range.
     """
 
     stages: Sequence[StageName] = (NAME,)
@@ -63,9 +72,12 @@ class GenHeadInputs(Inputs):
         tables: Path | None = None,
         replication: Path | None = None,
         prefetch: int = 2,
+        weights: str | None = None,
+        discriminator: Path | None = None,
     ) -> None:
         self.data, self._flame_name, self._tables, self._replication_path = data, flame, tables, replication
-        self.prefetch = prefetch
+        self.prefetch = Loading(prefetch).prefetch
+        self._weights, self._discriminator = weights, discriminator
 
     def checked(self, config: GenHeadTraining) -> GenHeadTraining:
         """See `Inputs`."""
@@ -77,6 +89,11 @@ class GenHeadInputs(Inputs):
         self._replication: np.ndarray | None = None
         if self._replication_path is not None:
             self._replication = read_replication(self._replication_path, len(store))
+        if self._tables is not None and (self.data / SPLIT).exists():
+            raise InputError(
+                f"{self.data / SPLIT}: expected none, as rows of tables do not say whose they are; make a picture "
+                "store of these people, or take the file away"
+            )
         self._split = read_split(self.data) if self._tables is None else None
         self._chosen = None if self._split is None else self._split.sides()[0]
         self._config = dataclasses.replace(config, generator=_for_model(config.generator, self._model))
@@ -87,6 +104,8 @@ class GenHeadInputs(Inputs):
         entry: dict[str, Any] = {
             "stage": NAME, "data": _digest(self._files()), "head_model": self._model.identity.to_dict(),
         }  # fmt: skip
+        begun = {"weights": self._weights, "discriminator": self._discriminator}
+        entry["init_from"] = {name: str(value) for name, value in begun.items() if value is not None}
         if self._replication is not None:
             entry["replication"] = _digest(self._replication.tolist())
         if self._split is not None:
@@ -131,6 +150,10 @@ class GenHeadInputs(Inputs):
             entries = {"head_model": self._model.identity.to_dict(), "licence": self._model.licence}
             save_weights(folder / FLAME, "flame", tables, None, entries)
         generator, discriminator = make_networks(config)
+        if self._weights is not None:
+            _take_weights(generator, self._weights, self._model)
+        if self._discriminator is not None:
+            take_discriminator(discriminator, self._discriminator)
         geometry = HeadGeometry(neck.to(device), config.generator)
         self._models = GenHeadModels(generator.to(device), discriminator.to(device), geometry)
 
@@ -145,6 +168,24 @@ class GenHeadInputs(Inputs):
 
     def _files(self) -> dict[str, Any]:
         return self._store.files()
+
+
+def _take_weights(generator: GenHead, name: str, model: HeadModel) -> None:
+    """Give a fresh generator the weights of a folder.
+
+    Raises: `InputError` where they are missing or damaged, of other sizes, or of another head model.
+    """
+    other = load_genhead(weights_folder(name))
+    if dataclasses.replace(other.config, preset=generator.config.preset) != generator.config:
+        raise InputError(
+            f"weights {name}: expected a GenHead of the sizes of {generator.config.preset}, "
+            f"{generator.config.image_size} px, got another of {other.config.preset}, {other.config.image_size} px; "
+            "choose another --preset or other weights"
+        )
+    if other.neck is not None:
+        check_same_model(other.head_model, model.identity, "--flame", f"--weights {name}")
+    state = other.state_dict().items()
+    generator.load_state_dict({key: value.float() for key, value in state if not key.startswith("neck.")})
 
 
 def _for_model(config: GenHeadConfig, model: HeadModel) -> GenHeadConfig:

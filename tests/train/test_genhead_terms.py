@@ -372,7 +372,10 @@ class TestData:
         (tmp_path / "ffhq/segs/3.png").unlink()
         with pytest.raises(InputError, match=r"3.png: expected the mask of 3.png, none is there"):
             TabledPictures(tmp_path / "ffhq", tmp_path / "tables")
-        (tmp_path / "ffhq/align_images/3.png").unlink()
+        (tmp_path / "ffhq/align_images/3.png").rename(tmp_path / "ffhq/align_images/4.jpg")
+        with pytest.raises(InputError, match=r"expected one picture of this name, as masks are found by it, got 2"):
+            TabledPictures(tmp_path / "ffhq", tmp_path / "tables")
+        (tmp_path / "ffhq/align_images/4.jpg").unlink()
         with pytest.raises(InputError, match=r"expected 6 pictures, as .* has rows, got 5"):
             TabledPictures(tmp_path / "ffhq", tmp_path / "tables")
 

@@ -18,11 +18,14 @@ from tests.train.logs import agree
 from tests.train.runs import lines_of, refused, unclocked
 from triportrait import cli
 from triportrait.core.checkpoint import read_card
+from triportrait.core.config import genhead_tiny
 from triportrait.core.genhead.mapping import MEAN_DECAY
-from triportrait.core.genhead.weights import load_genhead
+from triportrait.core.genhead.weights import load_genhead, save_genhead
 from triportrait.core.render.cameras import fixed_camera
+from triportrait.core.seeded_weights import rule_genhead
 from triportrait.core.tracking.head_model import load_head_model
 from triportrait.train import loop
+from triportrait.train.data.parameter_tables import write_tables
 from triportrait.train.data.split import split_data
 from triportrait.train.data.training_pictures import RealPictures, TrainingPictures
 from triportrait.train.engines.build_engines import Engines
@@ -157,6 +160,24 @@ def test_an_export_is_a_generator_with_its_head_model(half, plain, tmp_path):
     assert view.rendering.image.shape == (1, 3, 32, 32) and view.rendering.image.isfinite().all()
 
 
+def test_a_run_begins_as_another_ended(plain, material, tmp_path):
+    """At a rate of nearly nothing its weights are those that it began with, of both networks; nothing ramps up."""
+    assert cli.main(["train", "export", str(plain), str(tmp_path / "weights")]) == 0
+    more = ["--weights", tmp_path / "weights", "--discriminator", plain, "--images", 4, "--lr", 1e-9]
+    assert cli.main(words(material, tmp_path / "run", *more, "--discriminator-lr", 1e-9)) == 0
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert (config["schedule"]["blur_sigma"], config["schedule"]["swapping_from"]) == (0.0, 0.5)
+    assert config["optimizer"]["ema_rampup"] == 0.0
+    before, after = (checkpoints_of(run, "genhead")[-1] for run in (plain, tmp_path / "run"))
+    began = ema_weights(before, "generator")
+    for name, value in module_weights(after, "generator").items():
+        if not name.endswith("mean_style"):
+            torch.testing.assert_close(value, began[name], atol=1e-6, rtol=0, msg=name)
+    began = module_weights(before, "discriminator")
+    for name, value in module_weights(after, "discriminator").items():
+        torch.testing.assert_close(value, began[name], atol=1e-6, rtol=0, msg=name)
+
+
 def test_the_people_that_are_held_out_are_not_seen(tmp_path):
     little_gan.write_store(tmp_path / "store")
     split_data(tmp_path / "store", 0.5)
@@ -225,6 +246,21 @@ class TestRefused:
     def test_what_is_no_store(self, tmp_path, capsys):
         said = refused(words(tmp_path, tmp_path / "run"), capsys)
         assert "expected a picture store" in said
+        assert not (tmp_path / "run").exists()
+
+    def test_numbers_and_weights_that_do_not_fit(self, material, plain, tmp_path, capsys):
+        said = refused(words(material, tmp_path / "run", "--prefetch", -1), capsys)
+        assert said == "prefetch: expected 0 or more, got -1; choose another"
+        save_genhead(tmp_path / "other", rule_genhead(genhead_tiny()), {})
+        said = refused(words(material, tmp_path / "run", "--weights", tmp_path / "other"), capsys)
+        assert "expected a GenHead of the sizes of little, 32 px, got another of genhead_tiny, 128 px" in said
+        said = refused(words(material, tmp_path / "run", "--discriminator", tmp_path / "none"), capsys)
+        assert "none" in said
+        (tmp_path / "store/align_images").mkdir(parents=True)
+        (tmp_path / "store/split.json").write_text("{}")
+        write_tables([material / "store"], tmp_path / "tables")
+        said = refused(words(tmp_path, tmp_path / "run", "--parameters", tmp_path / "tables"), capsys)
+        assert "expected 6 pictures" in said
         assert not (tmp_path / "run").exists()
 
     def test_a_picture_that_is_damaged(self, tmp_path, capsys):

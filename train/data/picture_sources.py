@@ -9,6 +9,7 @@ Letters: S side of a picture.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -103,7 +104,13 @@ class TabledPictures:
                 f"{folder / PICTURES}: expected {len(self._tables.camera_shape):,} pictures, as {tables} has rows, got "
                 f"{len(self._paths):,}; name the tables of these pictures"
             )
+        stems = Counter(path.stem for path in self._paths)
         for path in self._paths:
+            if stems[path.stem] > 1:
+                raise InputError(
+                    f"{path}: expected one picture of this name, as masks are found by it, got {stems[path.stem]}; "
+                    "take the others away"
+                )
             if not self._mask_path(path).is_file():
                 raise InputError(f"{self._mask_path(path)}: expected the mask of {path.name}, none is there; make it")
         if not self._paths:
@@ -136,8 +143,8 @@ class TabledPictures:
         return (self._read(self._mask_path(self._paths[picture]))[..., 0] >= 128).astype(np.uint8)
 
     def files(self) -> dict[str, Any]:
-        """See `PictureSource`; of pictures the sizes in bytes, of tables the checksums."""
-        sizes = {path.name: path.stat().st_size for path in self._paths}
+        """See `PictureSource`; of pictures and masks the sizes in bytes, of tables the checksums."""
+        sizes = {path.name: [p.stat().st_size for p in (path, self._mask_path(path))] for path in self._paths}
         names = [f"ffhq_{table}.npy" for table in (CAMERA_SHAPE, MOTION)]
         return sizes | {name: fingerprint(self._tables_folder / name) for name in names}
 

@@ -28,7 +28,7 @@ from triportrait.train.data.resize import shrink
 from triportrait.train.data.upload import upload
 
 MOST_REPLICATION = 1000  # of one picture in an epoch
-_ORDER = 73  # of the streams of random numbers, the one that shuffles entries
+_ORDER = 75  # of the streams of random numbers, the one that shuffles entries
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,8 @@ class TrainingPictures:
     def real(self, entries: np.ndarray) -> RealPictures:
         """Return the pictures of entries [B]. Raises: `InputError` for one that is damaged."""
         numbers, is_flipped = self._pictures(entries)
-        images, masks = [], []
+        images: list[np.ndarray] = []
+        masks: list[np.ndarray] = []
         for number, flips in zip(numbers.tolist(), is_flipped.tolist(), strict=True):
             for read, rows in ((self.store.picture, images), (self.store.mask, masks)):
                 rows.append(np.ascontiguousarray(read(number)[:, :: -1 if flips else 1]))
@@ -177,7 +178,9 @@ def read_replication(path: Path, pictures: int) -> np.ndarray:
             "another; name another file"
         ) from error
     if len(table) != pictures:
-        raise InputError(f"{path}: expected {pictures:,} numbers, as there are pictures, got {len(table):,}")
+        raise InputError(
+            f"{path}: expected {pictures:,} numbers, as there are pictures, got {len(table):,}; name the table of these"
+        )
     if len(table) and (table.min() < 0 or table.max() > MOST_REPLICATION):
         raise InputError(
             f"{path}: expected numbers from 0 to {MOST_REPLICATION}, got {table.min()} to {table.max()}; mend it"

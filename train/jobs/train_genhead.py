@@ -47,6 +47,11 @@ class Genhead:
     """An .npy of whole numbers, how often each picture is seen in an epoch; by default once."""
     flips: bool = True
     """See each picture as its mirror image, too."""
+    weights: OptionalStr = None
+    """A weights folder with a GenHead to begin from, the published one or your own: then nothing is blurred, half of
+    the cameras are swapped, and the EMA is slow from the first step."""
+    discriminator: OptionalPath = None
+    """A run or a checkpoint whose discriminator this one begins as; by default it is fresh."""
     images: OptionalInt = None
     """Images to see; the preset's by default."""
     batch: OptionalInt = None
@@ -88,8 +93,13 @@ class Genhead:
         for name, lr in (("optimizer", self.lr), ("discriminator", self.discriminator_lr)):
             numbers: OptimizerConfig = getattr(config, name)
             changes[name] = dataclasses.replace(
-                numbers, lr=numbers.lr if lr is None else lr, zero_nan_grads=self.not_finite == "zero"
-            )
+                numbers, lr=numbers.lr if lr is None else lr, zero_nan_grads=self.not_finite == "zero",
+                ema_rampup=numbers.ema_rampup if self.weights is None else 0.0,
+            )  # fmt: skip
+        if self.weights is not None:
+            schedule = config.schedule
+            begun = dataclasses.replace(schedule, blur_sigma=0.0, swapping_from=schedule.swapping_to)
+            changes["schedule"] = begun
         changes["losses"] = dataclasses.replace(config.losses, **given_options(self, "r1_image"))
         return dataclasses.replace(config, **changes)
 
@@ -107,7 +117,9 @@ class Genhead:
         data, out = self.data, self.out
 
         def start(ranks: Ranks, shared: ZeroConfig | None) -> Run:
-            inputs = GenHeadInputs(data, self.flame, self.parameters, self.replication, self.prefetch)
+            inputs = GenHeadInputs(
+                data, self.flame, self.parameters, self.replication, self.prefetch, self.weights, self.discriminator
+            )
             return Run(self.config(ranks), out, inputs, Engines(ranks, shared), self.allow_change)
 
         way = (

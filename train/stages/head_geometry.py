@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,7 @@ class HeadGeometry:
         self.neck, self.config = neck.eval().requires_grad_(False), config
         self.regions = PartRegions(neck).to(neck.flame["template"].device)
         self._maps = FaceMaps(neck)
+        self._still = lru_cache(maxsize=2)(self._make_still)
 
     @torch.no_grad()
     def pose(self, head: HeadParameters) -> PosedHead:
@@ -47,7 +50,7 @@ class HeadGeometry:
         """Show where each visible point lies on the head at rest: [B, 3, S, S] in about [-1, 1]."""
         return self._maps.positions(posed.vertices, camera, self.config.image_size)
 
-    def _still(self, batch: int) -> NeckGrid:
+    def _make_still(self, batch: int) -> NeckGrid:
         neck, like = self.config.neck, self.neck.flame["template"]
         fine, coarse = (
             like.new_zeros(batch, size, size, size, width)
