@@ -13,7 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from triportrait.core.checkpoint import read_card, weights_folder
 from triportrait.core.errors import InputError
+from triportrait.core.safe_text import shown
 from triportrait.serve.faces.providers import face_provider
 from triportrait.train.config import STAGES, StageConfig, StageName, TrainConfig
 from triportrait.train.data.generated.source import GeneratedHeads
@@ -69,9 +71,12 @@ class OnGenerated(Inputs):
         check_required_files(self.name, config, self._init_from)
         self.config = on_generated(config)
         self._data.check_fits(self.config, stage.losses, self._static_share(config))
-        if self._named is not None:
+        begun = self._begun_from()
+        if begun is not None:
+            self._check_begun(*begun, stage)
+        elif self._named is not None:
             self._data.check_same(self._named)
-        elif self._data.weights is None and not self._begun and stage.losses.distill_planes:
+        elif self._data.weights is None and stage.losses.distill_planes:
             raise InputError(
                 f"{self._data.name}: expected the GenHead that drew its heads, as a network that learns its planes "
                 "begins with its renderer, got none; name it by --genhead, or say --distill-planes 0"
@@ -80,10 +85,36 @@ class OnGenerated(Inputs):
             raise InputError(f"{self._data.name}: {self._why_unmeasured()}")
         return self.config
 
-    @property
-    def _begun(self) -> bool:
-        """Tell whether the network begins with a renderer that was trained before."""
-        return self._init_from.weights is not None
+    def _begun_from(self) -> tuple[str, str] | None:
+        """Return the option and the name of the weights whose renderer the network begins with, if there are any."""
+        return None if self._init_from.weights is None else ("--weights", self._init_from.weights)
+
+    def _check_begun(self, option: str, name: str, stage: StageConfig) -> None:
+        """Check weights that were trained before: L_T compares planes of the heads' own generator alone.
+
+        Raises: `InputError` for a second renderer, or where their card names another generator; who says nothing is
+            warned of.
+        """
+        if self._named is not None:
+            raise InputError(
+                f"--genhead {self._named}: expected none beside {option}, whose renderer it begins with, got one; "
+                "leave it out"
+            )
+        if not stage.losses.distill_planes:
+            return
+        told = read_card(weights_folder(name), "portrait").get("provenance")
+        generator = told.get("generator") if isinstance(told, dict) else None
+        if generator is None:
+            logger.warning(
+                f"{option} {name}: its card names no generator; where its planes are not those of {self._data.name}, "
+                "say --distill-planes 0"
+            )
+        elif generator != self._data.fingerprint:
+            raise InputError(
+                f"{option} {name}: expected a network that learned the planes of the generator of {self._data.name} "
+                f"({shown(self._data.fingerprint)}), got one of another ({shown(generator)}); name other weights or "
+                "heads, or say --distill-planes 0"
+            )
 
     def _why_unmeasured(self) -> str:
         if not self.measures:

@@ -27,9 +27,9 @@ class DynamicOnGenerated(OnGenerated):
     name: StageName = "portrait4d"
     motion = True
 
-    @property
-    def _begun(self) -> bool:
-        return super()._begun or self._init_from.static is not None
+    def _begun_from(self) -> tuple[str, str] | None:
+        static = self._init_from.static
+        return super()._begun_from() or (None if static is None else ("--static", static))
 
     def _static_share(self, config: TrainConfig) -> float:
         assert config.portrait4d is not None, "a config of this training"

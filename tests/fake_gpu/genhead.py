@@ -26,6 +26,7 @@ def main() -> None:
     from triportrait.core.types import Camera
     from triportrait.train.data.generated.draws import GeneratedConfig, HeadDraws
     from triportrait.train.data.generated.generate import HeadMaker
+    from triportrait.train.data.generated.online import BatchClock
 
     config = replace(genhead_ffhq512(), neck=NeckConfig(num_shape=12, num_expression=10))
     neck = neck_with_parts(config, load_head_model().flame)
@@ -57,9 +58,13 @@ def main() -> None:
             camera=camera_label(fixed_camera()).expand(B, V, -1),
             **{name: torch.zeros(B, *width) for name, width in widths.items()},
         )  # fmt: skip
-        batch = HeadMaker(generator, positions=True, features=True).batch(heads, motion=True)
+        maker, clock = HeadMaker(generator, positions=True, features=True), BatchClock(CUDA)
+        run.count("maker")
+        with clock:
+            batch = maker.batch(heads, motion=True)
         assert batch.target.truth is not None and batch.target.truth.points.device == CUDA
         run.count("batch")
+        assert "generator_s" in clock.log_numbers()
     Path(sys.argv[1]).write_text(json.dumps(run.rows, indent=1))
 
 

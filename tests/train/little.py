@@ -120,10 +120,10 @@ def adversarial() -> TrainConfig:
 
 
 def portrait4d() -> TrainConfig:
-    """Five steps of Portrait4D with the adversary, R1, L_T and the density's phase on, in two micro-batches each."""
+    """Three steps of Portrait4D with the adversary, R1, L_T and the density's phase on, in two micro-batches each."""
     whole = adversarial()
     stage = DynamicConfig(
-        images=20, batch=4, micro_batches=2, views=1, static_share=0.5, optimizer=whole.stage2.optimizer,
+        images=12, batch=4, micro_batches=2, views=1, static_share=0.5, optimizer=whole.stage2.optimizer,
         discriminator=whole.stage2.discriminator,
         losses=LossConfig(adversarial=0.1, density=0.1, distill_planes=0.1),
         schedule=ScheduleConfig(r1_every=2, density_every=2, adversarial_from=4),

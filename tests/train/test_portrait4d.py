@@ -28,7 +28,12 @@ from triportrait.train.data.pictures import PictureSet
 from triportrait.train.generated_data import GeneratedData
 from triportrait.train.networks import InitFrom
 from triportrait.train.objectives.perceptual import Gradients
-from triportrait.train.portrait4d_presets import PORTRAIT4D_PRESETS, paper_portrait4d, tiny_portrait4d
+from triportrait.train.portrait4d_presets import (
+    PORTRAIT4D_PRESETS,
+    paper_portrait4d,
+    published_portrait4d,
+    tiny_portrait4d,
+)
 from triportrait.train.presets import STAGE_PRESETS
 from triportrait.train.run_folder import Run
 from triportrait.train.run_portrait4d import DynamicOnGenerated
@@ -39,6 +44,7 @@ from triportrait.train.stages.initialize import reads_motion
 from triportrait.train.stages.portrait4d import DynamicModels, reenacted_heads
 
 OPEN = load_head_model().identity
+SMALL = ["--batch", 2, "--micro-batches", 1, "--images", 10]  # five steps of a static head and one that moves
 
 
 @pytest.fixture(autouse=True)
@@ -92,15 +98,17 @@ def test_layers_that_read_motion_learn_from_heads_that_move_alone(little_cast):
 
 
 def test_the_presets_are_stage_1_with_motion():
-    own, static, small = paper_portrait4d().portrait4d, STAGE_PRESETS["paper"]().stage1, tiny_portrait4d().portrait4d
-    assert own is not None and small is not None
-    assert own.images == 15_000_000
-    assert own.static_share == small.static_share == 0.5
-    names = [f.name for f in dataclasses.fields(StageConfig)]
-    changed = {name for name in names if getattr(own, name) != getattr(static, name)}
-    assert changed == {"images"}, "all else is section 4.2's"
-    assert own.optimizer.motion_lr_factor == 1.0
-    assert small.images == 21_000, "15 to 10, as the published"
+    for name, made in (("paper", paper_portrait4d), ("published", published_portrait4d)):
+        own, static = made().portrait4d, STAGE_PRESETS[name]().stage1
+        assert own is not None
+        assert (own.images, own.static_share, own.optimizer.motion_lr_factor) == (15_000_000, 0.5, 1.0)
+        fields = [f.name for f in dataclasses.fields(StageConfig)]
+        changed = {field for field in fields if getattr(own, field) != getattr(static, field)}
+        assert changed <= {"images"}, "all else is stage 1's"
+    small = tiny_portrait4d().portrait4d
+    assert small is not None
+    assert (small.images, small.static_share) == (21_000, 0.5)
+    assert (small.losses.distill_planes, small.schedule.renderer_frozen_until) == (0.1, 1_400)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +127,7 @@ def work(tmp_path_factory) -> Path:
 
 def words(work: Path, out: Path, *more: Any) -> list[str]:
     options = ["--data", f"genhead:{work / 'genhead'}", "--parameters", work / "tables", "--motion", work / "trained"]
-    options += ["--out", out, "--precision", "fp32", "--micro-batches", 2, "--save-every", 8]
+    options += ["--out", out, "--precision", "fp32", *SMALL, "--save-every", 4]
     return ["train", "portrait4d", *map(str, [*options, *more])]
 
 
@@ -149,7 +157,7 @@ def test_five_steps_teach_motion_and_are_exported_as_what_they_are(run, work):
     card = json.loads((work / "teacher/portrait.json").read_text())["provenance"]
     assert card["network"] == "reenactment"
     assert card["trained as"] == "Portrait4D, on 4D data of GenHead"
-    assert card["images seen"] == {"portrait4d": 20}
+    assert card["images seen"] == {"portrait4d": 10}
     assert card["motion"] == "pictures"
     assert card["head_model"] == OPEN.to_dict()
     assert len(card["generator"]) >= 8
@@ -161,7 +169,10 @@ def test_five_steps_teach_motion_and_are_exported_as_what_they_are(run, work):
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(run, work, tmp_path):
-    again, config = tmp_path / "run", dataclasses.replace(little.portrait4d(), save_every=8)
+    again, whole_config = tmp_path / "run", little.portrait4d()
+    assert whole_config.portrait4d is not None
+    small = dataclasses.replace(whole_config.portrait4d, batch=2, micro_batches=1, images=10)
+    config = dataclasses.replace(whole_config, portrait4d=small, save_every=4)
     for steps in (3, 0):
         heads = GeneratedData(Path(f"genhead:{work / 'genhead'}"), work / "tables")
         inputs = DynamicOnGenerated(heads, InitFrom(motion=str(work / "trained")))
@@ -181,9 +192,9 @@ def test_row_g_takes_its_weights_and_shows_who_they_are(run, work, tmp_path, cap
     assert "static synthesizer, 10,000,000 images" in said["start"]
     assert "static: static synthesizer, 12 images" in said["start"]
     teacher = said["teacher's training"]
-    assert "4D data of GenHead, 15,000,000 images, 50% of them static" in teacher
+    assert "4D data of GenHead; published code: 15,000,000 images, 50% of them static" in teacher
     assert "Portrait4D, on 4D data of GenHead, generator " in teacher
-    assert teacher.endswith("open head, 20 images")
+    assert teacher.endswith("open head, 10 images")
     assert "as static synthesizer, E_mot, 5,000,000 images" in said["student"]
     assert said["student"].endswith("8 images")
 
@@ -223,17 +234,17 @@ def test_a_step_that_is_not_finite_is_kept_and_replayed(work, tmp_path, monkeypa
 
     def spoiled(self, drawn):
         made.append(original(self, drawn))
-        if len(made) == 4:  # the last of the second step
+        if len(made) == 2:  # the second step
             made[-1].source.image[1, 0, 0, 0] = torch.nan
         return made[-1]
 
     monkeypatch.setattr(OnlineHeads, "batch", spoiled)
     run = tmp_path / "run"
     assert "training diverged" in (said := refused(words(work, run), capsys))
-    assert "generated head 7" in said
+    assert "generated head 3" in said
     assert cli.main(["train", "replay", str(run)]) == 2
     told = capsys.readouterr()
-    assert "portrait4d, main, micro-batch 1 after 4 images" in told.out
+    assert "portrait4d, main, micro-batch 0 after 2 images" in told.out
     assert "batch.source.image: 1 of 24576 numbers are not finite" in told.out
     assert "not finite again" in told.err
 
@@ -242,7 +253,8 @@ def test_it_learns_from_a_store_of_two_faces_and_refuses_one_of_one(work, tmp_pa
     for name, more in (("two", ["--dynamic"]), ("one", [])):
         given = ["--weights", work / "genhead", "--parameters", work / "tables", "--count", 4, "--workers", 1, *more]
         assert cli.main(["prepare", "genhead", *map(str, [tmp_path / name, *given])]) == 0
-    assert "expected heads with two faces" in refused(of_store(work, tmp_path, "one"), capsys)
+    said = refused(of_store(work, tmp_path, "one"), capsys)
+    assert "one face in all views 0.5, got 1.0; make a store by `triportrait prepare genhead --cameras paper" in said
     assert cli.main(of_store(work, tmp_path, "two")) == 0
     card = json.loads((tmp_path / "run/config.json").read_text())
     assert card["run"]["source"] == "genhead"
@@ -251,8 +263,8 @@ def test_it_learns_from_a_store_of_two_faces_and_refuses_one_of_one(work, tmp_pa
 
 def of_store(work: Path, folder: Path, name: str) -> list[str]:
     """A training of two steps on a store."""
-    options = ["--data", folder / name, "--out", folder / "run", "--motion", work / "trained", "--images", 8]
-    options += ["--genhead", work / "genhead", "--precision", "fp32", "--micro-batches", 2]
+    options = ["--data", folder / name, "--out", folder / "run", "--motion", work / "trained", *SMALL]
+    options += ["--genhead", work / "genhead", "--precision", "fp32", "--images", 4]
     return ["train", "portrait4d", *map(str, options)]
 
 
@@ -261,8 +273,18 @@ REFUSED = {
     "no tables": (["--parameters", "none"], "--parameters none: expected tables of parameters"),
     "two beginnings": (["--weights", "trained", "--static", "static"], "expected none beside --weights"),
     "a static network as weights": (["--weights", "static"], "expected a reenactment network (stage 2), got a static"),
+    "two renderers": (["--genhead", "genhead", "--static", "static"], "expected none beside --static"),
     "a share that is none": (["--static-share", "2"], "portrait4d.static_share: expected a share from 0 to 1, got 2"),
 }
+
+
+def test_a_static_synthesizer_of_another_generator_is_refused(work, tmp_path, capsys):
+    other = trained.write_static(tmp_path / "other", noted={"network": "static synthesizer", "generator": "0" * 16})
+    said = refused(words(work, tmp_path / "run", "--static", other), capsys)
+    assert "expected a network that learned the planes of the generator of genhead:genhead" in said
+    assert said.endswith(
+        "got one of another (0000000000000000); name other weights or heads, or say --distill-planes 0"
+    )
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -48,7 +48,7 @@ def open_source(path: Path) -> ParameterSource:
     """
     if is_picture_store(path):
         pictures = PictureStore(path)
-        lengths = [shard.pictures for shard in pictures.shards]
+        lengths = [shard.count for shard in pictures.shards]
         return ParameterSource(path, False, lengths, lambda k: _only(pictures.table(k)), pictures.head_model)
     if is_clip_store(path):
         return _of_clips(path, ClipStore(path, whole=False))

@@ -15,14 +15,14 @@ from triportrait.train.data.generated.store.preparing import PER_SHARD, prepare_
 from triportrait.train.data.parallel import cores
 from triportrait.train.engines.ranks import launched_ranks
 from triportrait.train.jobs.ablation_options import OptionalFolder, OptionalInt
-from triportrait.train.jobs.prepare_shared import Output, device_of_rank, progress_bar, report
+from triportrait.train.jobs.prepare_shared import Held, device_of_rank, progress_bar, report, split_off
 from triportrait.train.runs.weights import save_flame
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Genhead(Output):
+class Genhead(Held):
     """Write a store of heads that a GenHead draws, for stage 1: pictures, depth, opacity and what its planes hold. A
     command that was stopped goes on; torchrun shares the work."""
 
@@ -82,6 +82,7 @@ class Genhead(Output):
             logger.info("rank %d of %d is done, others are still at work", rank, ranks)
             return
         if done.already_there:
-            report(out, f"{out}: its {done.heads:,} heads are there already, nothing was done")
-            return
-        report(out, f"{done.heads:,} generated heads, {done.heads * self.views:,} pictures")
+            line = f"{out}: its {done.heads:,} heads are there already, nothing was done"
+        else:
+            line = f"{done.heads:,} generated heads, {done.heads * self.views:,} pictures"
+        report(out, f"{line}{split_off(out, self.split)}")

@@ -11,7 +11,7 @@ from triportrait.core.checkpoint import read_card, weights_folder
 from triportrait.core.network_kind import network_of
 from triportrait.core.safe_text import shown
 from triportrait.core.weights import DEMO
-from triportrait.train.ablations import PORTRAIT4D, RANDOM, TABLE, RowName
+from triportrait.train.ablations import PORTRAIT4D, TABLE, RowName
 from triportrait.train.config import TrainConfig
 from triportrait.train.networks import InitFrom
 from triportrait.train.portrait4d_presets import PORTRAIT4D_PRESETS
@@ -31,7 +31,7 @@ def shown_networks(config: TrainConfig, init_from: InitFrom, row: RowName) -> li
     columns = TABLE[row]
     if columns.teacher != PORTRAIT4D:
         return []
-    before, taught = STAGE_PRESETS["paper"]().stage1.images, PORTRAIT4D_PRESETS["paper"]().portrait4d
+    before, taught = STAGE_PRESETS["paper"]().stage1.images, PORTRAIT4D_PRESETS["published"]().portrait4d
     assert taught is not None, "a preset of Portrait4D"
     stage = config.stage2
     start = init_from.init or init_from.static
@@ -39,11 +39,11 @@ def shown_networks(config: TrainConfig, init_from: InitFrom, row: RowName) -> li
         (
             "start",
             f"{columns.initialisation}, {before:,} images",
-            RANDOM if stage.init == "random" else _told(start, "--static or --init names it"),
+            _told(start, "--static or --init names it"),
         ),
         (
             "teacher's training",
-            f"4D data of GenHead, {taught.images:,} images, {taught.static_share:.0%} of them static",
+            f"4D data of GenHead; published code: {taught.images:,} images, {taught.static_share:.0%} of them static",
             _told(init_from.teacher, "--teacher names it"),
         ),
         (

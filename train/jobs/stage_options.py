@@ -35,8 +35,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SingleStage:
-    """The options of a stage."""
+    """The options of a stage.
 
+    Attributes:
+        numbers, whole_numbers: options that are fields of the stage's config, and of the whole one.
+    """
+
+    numbers: ClassVar[tuple[str, ...]] = ("images", "batch", "micro_batches")
+    whole_numbers: ClassVar[tuple[str, ...]] = ("seed", "precision", "save_every", "sample_every", "perceptual")
     renamed: ClassVar[dict[str, str]] = {
         "--rate": "--lr",
         "--adversary": "--adversarial",
@@ -68,8 +74,6 @@ class SingleStage:
     """Weight of the adversarial term; 0: no discriminator."""
     adversarial_from: OptionalInt = None
     """Images seen before the adversarial term begins."""
-    front_sources: OptionalFloat = None
-    """Share of sources that are the first view of a set, which --cameras tiny has near the front; 0: any view."""
     eye_mouth_boost: OptionalFloat = None
     """The centres of eyes and mouth count 1 + this times as much as the rest of a picture."""
     renderer_frozen_until: OptionalInt = None
@@ -107,9 +111,6 @@ class SingleStage:
     """Images between two checkpoints; the preset's by default."""
     sample_every: OptionalInt = None
     """Images between two grids of pictures."""
-    evaluate_every: OptionalInt = None
-    """Images between two measurements on the people that the data hold out (`prepare ... --split`); 0: never; the
-    preset's by default."""
     show_schedule: bool = False
     """Print what is on when, and train nothing."""
     resume: Literal["auto", "never"] = "auto"
@@ -123,7 +124,7 @@ class SingleStage:
 
     def loading(self) -> Loading:
         """Return how data is read. Raises: `InputError` for numbers out of range."""
-        return Loading(self.prefetch, evaluates=bool(self.evaluate_every))
+        return Loading(self.prefetch)
 
     def loss_weights(self) -> dict[str, float | None]:
         """Return weights of terms by their name; None: the preset's."""
@@ -158,7 +159,7 @@ class SingleStage:
         stage: StageConfig = getattr(config, self.stage())
         changes: dict[str, Any] = {
             "micro_batches": max(stage.micro_batches, ranks.size),
-            **given_options(self, "images", "batch", "micro_batches", "front_sources"),
+            **given_options(self, *self.numbers),
         }
         if self.lr is not None:
             changes["optimizer"] = dataclasses.replace(stage.optimizer, lr=self.lr)
@@ -170,7 +171,7 @@ class SingleStage:
         changes["schedule"] = dataclasses.replace(stage.schedule, **begins)
         weights = {name: value for name, value in self.loss_weights().items() if value is not None}
         changes["losses"] = dataclasses.replace(stage.losses, **weights)
-        whole = given_options(self, "seed", "precision", "save_every", "sample_every", "evaluate_every", "perceptual")
+        whole = given_options(self, *self.whole_numbers)
         whole[self.stage()] = dataclasses.replace(stage, **changes)
         return dataclasses.replace(config, **whole)
 
@@ -202,3 +203,20 @@ class SingleStage:
             "--allow-change, or begin again with another --seed or --lr"
         )
         run_on_ranks(out, zero, start, way)
+
+
+@dataclass(frozen=True)
+class MeasuredStage(SingleStage):
+    """The options of a stage that is measured while it runs, and whose sources may be near the front."""
+
+    numbers: ClassVar[tuple[str, ...]] = (*SingleStage.numbers, "front_sources")
+    whole_numbers: ClassVar[tuple[str, ...]] = (*SingleStage.whole_numbers, "evaluate_every")
+    front_sources: OptionalFloat = None
+    """Share of sources that are the first view of a set, which --cameras tiny has near the front; 0: any view."""
+    evaluate_every: OptionalInt = None
+    """Images between two measurements on the people that the data hold out (`prepare ... --split`); 0: never; the
+    preset's by default."""
+
+    def loading(self) -> Loading:
+        """Return how data is read. Raises: `InputError` for numbers out of range."""
+        return Loading(self.prefetch, evaluates=bool(self.evaluate_every))

@@ -32,7 +32,7 @@ from triportrait.train.jobs.export_replay import Export, Replay
 from triportrait.train.jobs.run_on_ranks import disk_error
 from triportrait.train.jobs.show_schedule import shown_columns
 from triportrait.train.jobs.shown_networks import shown_networks
-from triportrait.train.jobs.stage_options import SingleStage
+from triportrait.train.jobs.stage_options import MeasuredStage
 from triportrait.train.jobs.train_genhead import Genhead
 from triportrait.train.jobs.train_motion import Motion
 from triportrait.train.jobs.train_portrait4d import Portrait4d
@@ -131,11 +131,11 @@ class Overfit(_Whole):
 
 
 @dataclass(frozen=True)
-class Stage1(SingleStage):
+class Stage1(MeasuredStage):
     """Train the static synthesizer from heads that GenHead draws, or from multi-view pictures (stage 1), on one process
     or under torchrun on several."""
 
-    renamed: ClassVar[dict[str, str]] = SingleStage.renamed | {"--teacher": NO_TEACHER}
+    renamed: ClassVar[dict[str, str]] = MeasuredStage.renamed | {"--teacher": NO_TEACHER}
 
     parameters: OptionalFolder = None
     """Tables of `triportrait prepare parameters`, or the published ones, from which genhead:FOLDER draws heads."""
@@ -199,7 +199,7 @@ class Stage1(SingleStage):
 
 
 @dataclass(frozen=True)
-class Stage2(ColumnOptions, SingleStage):
+class Stage2(ColumnOptions, MeasuredStage):
     """Train reenactment from pairs of expressions and pseudo views (stage 2), on one process or on several."""
 
     static: OptionalStr = None

@@ -19,7 +19,6 @@ from triportrait.train.generated_data import GeneratedData, is_generated, shown_
 from triportrait.train.jobs.ablation_options import (
     OptionalFloat,
     OptionalFolder,
-    OptionalInt,
     OptionalStr,
     given_options,
 )
@@ -48,19 +47,20 @@ class Portrait4d(SingleStage):
     genhead: OptionalStr = None
     """Weights folder of the GenHead whose renderer a fresh network begins with; by default that of genhead:FOLDER, of a
     store the one that drew it."""
-    preset: Literal["tiny", "paper"] = "tiny"
-    """The numbers that the other options change: of the demo's size, or the published ones."""
+    preset: Literal["tiny", "paper", "published"] = "tiny"
+    """The numbers that the other options change: of the demo's size, or 15 M images by the stage 1 of the paper or of
+    the published code."""
     static_share: OptionalFloat = None
     """Share of the heads that keep one face in all pictures, with motion off; half of them by default."""
     distill_planes: OptionalFloat = None
     """Weight of the generator's planes at sampled points (L_T)."""
+    distill_feature: OptionalFloat = None
+    """Weight of the generator's feature images, of the head and of its background."""
     cameras: Annotated[Literal["paper", "published"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = (
         None
     )
-    """Cameras of the heads: paper samples all of them, published half, the others being those of the tables; paper by
-    default. A store that was made with others is refused."""
-    front_sources: tyro.conf.Suppress[OptionalFloat] = None
-    evaluate_every: tyro.conf.Suppress[OptionalInt] = None
+    """Cameras of the heads: paper samples all of them, published half, the others being those of the tables; the
+    preset's by default. A store that was made with others is refused."""
 
     def stage(self) -> StageName:
         """Return the name of the stage."""
@@ -82,7 +82,7 @@ class Portrait4d(SingleStage):
 
     def loss_weights(self) -> dict[str, float | None]:
         """Return weights of terms by their name; None: the preset's."""
-        return super().loss_weights() | {"distill_planes": self.distill_planes}
+        return super().loss_weights() | {"distill_planes": self.distill_planes, "distill_feature": self.distill_feature}
 
     def start_config(self) -> TrainConfig:
         """Return the config that the other options change, for as many numbers of motion as the encoder gives."""

@@ -104,6 +104,22 @@ def test_stills_alone_give_the_faces(tmp_path):
     assert heads.eyes.max() == np.float32(STILLS / 1000)
 
 
+def test_heads_of_two_faces_need_two_rows(tmp_path):
+    folder = write_tables(tmp_path / "tables", clips=False)
+    for name in ("ffhq_all_shape_n_c_params.npy", "ffhq_all_motion_params.npy"):
+        np.save(folder / name, np.load(folder / name)[:2])
+    (folder / "index.json").unlink()  # as published
+    two = HeadTables(folder)
+    heads = draw_heads(two, little_config(), 0, 0, 20, GeneratedConfig(points=2, static_share=0))
+    assert not (heads.expression[:, 0] == heads.expression[:, 1]).all(-1).any(), "two faces, of two rows"
+    for name in ("ffhq_all_shape_n_c_params.npy", "ffhq_all_motion_params.npy"):
+        np.save(folder / name, np.load(folder / name)[:1])
+    one = HeadTables(folder)
+    with pytest.raises(InputError, match="expected two rows of motions or more, as heads have two faces, got 1"):
+        draw_heads(one, little_config(), 0, 0, 1, GeneratedConfig(static_share=DYNAMIC))
+    draw_heads(one, little_config(), 0, 0, 1)
+
+
 def test_tables_that_the_generator_does_not_take(tmp_path):
     identity, config = load_head_model().identity, little_config()
     with pytest.raises(InputError, match="expected tables of parameters, ffhq_all_shape_n_c_params"):

@@ -115,6 +115,7 @@ def test_heads_on_the_way(generator, tables):
     assert torch.equal(batch.motion.motion, batch.target.motion)
     assert torch.equal((batch.source.motion == batch.target.motion).all(1), batch.is_static)
     assert batch.source.origin == tuple(f"generated head {k}" for k in (8, 9, 10, 11))
+    assert batch.target.truth is not None and batch.source.truth is None and batch.motion.truth is None
     later = source.batch(source.draw(2, np.random.default_rng(9), 10))
     assert torch.allclose(later.target.image, batch.target.image[2:], atol=1e-4), "the number of a head decides"
     assert 0 < source.log_numbers()["generator_s"] < 60 and source.log_numbers() == {}

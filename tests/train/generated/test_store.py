@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -27,7 +28,7 @@ from triportrait.train.data.generated.store.making import Making
 from triportrait.train.data.generated.store.preparing import PreparedHeads, bytes_of_a_head, prepare_generated
 from triportrait.train.data.generated.store.reading import HeadStore
 from triportrait.train.data.generated.stored import StoredHeads
-from triportrait.train.data.shards.writing import ShardWriter
+from triportrait.train.data.shards.writing import ShardFiles, ShardWriter
 from triportrait.train.runs.weights import save_flame
 
 COUNT, PER_SHARD = 7, 3
@@ -71,6 +72,8 @@ def test_a_store_holds_the_heads_that_are_drawn(store, generator, tables):
             assert torch.allclose(getattr(read, name), getattr(drawn, name), atol=1e-3), name
         assert torch.equal(read.camera.world_from_camera, drawn.camera.world_from_camera)
         assert torch.allclose(read.truth.points, drawn.truth.points, atol=1e-5), "in float32"
+        assert torch.allclose(read.depth, drawn.depth, atol=1e-5), "in float32"
+        assert found.pictures(numbers, [view] * COUNT, with_truth=False).truth is None
         for name in ("plane_feature", "background", "foreground"):
             half = getattr(drawn.truth, name).half().float()
             assert torch.allclose(getattr(read.truth, name), half, atol=2e-3, rtol=2e-3), name
@@ -92,8 +95,46 @@ def test_ranks_make_the_store_that_one_makes(store, weights, tables, tmp_path):
     assert contents(tmp_path / "ranks") == contents(store)
 
 
-def test_processes_make_the_store_that_one_makes_after_a_kill(store, weights, tables, tmp_path):
-    """The command is killed when its first shard is there; the next one, with two processes, goes on."""
+def test_ranks_that_start_at_once_do_not_disturb_each_other(store, weights, tables, tmp_path, monkeypatch):
+    """Both write the head model; the one that is late throws its own away."""
+    making = Making(weights, tables, "cpu", 4, CONFIG, True, "png")
+    out, calls = tmp_path / "ranks", []
+
+    def keep(folder: Path, model: object) -> None:
+        save_flame(folder, model)
+        calls.append(folder)
+        if len(calls) == 1:  # the other rank comes here meanwhile, and writes all of its own
+            assert not prepare_generated(out, making, COUNT, PER_SHARD, 1, 1, 2, keep).finished
+
+    assert prepare_generated(out, making, COUNT, PER_SHARD, 1, 0, 2, keep).finished
+    assert len(set(calls)) == 2 and contents(out) == contents(store)
+
+
+def test_a_full_disk_is_one_sentence_and_the_command_goes_on(store, weights, tables, tmp_path, capsys, monkeypatch):
+    put, out = ShardFiles.put, tmp_path / "full"
+
+    def full(files: ShardFiles, name: str, data: bytes) -> tuple[int, int]:
+        if name.startswith("00000004"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return put(files, name, data)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(ShardFiles, "put", full)
+        assert cli.main(command(weights, tables, out)) == 2
+    error = capsys.readouterr().err
+    assert "it could not be written (no space left on device); free some space, and the same command goes on" in error
+    assert [path.name for path in sorted(out.glob("*.tar"))] == ["shard_000000.tar"]
+    assert cli.main(command(weights, tables, out)) == 0 and contents(out) == contents(store)
+
+
+def test_other_data_are_kept(weights, tables, tmp_path, capsys):
+    (tmp_path / "index.json").write_text('{"kind": "triportrait picture store"}')
+    assert cli.main(command(weights, tables, tmp_path)) == 2
+    assert "expected a store of generated heads or none, it holds other data" in capsys.readouterr().err
+
+
+def test_a_killed_command_goes_on_and_makes_the_same_store(store, weights, tables, tmp_path):
+    """It is killed when its first shard is there."""
     out = tmp_path / "killed"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     run = subprocess.Popen(
@@ -109,7 +150,7 @@ def test_processes_make_the_store_that_one_makes_after_a_kill(store, weights, ta
     with pytest.raises(InputError, match="it is not finished, run its command again"):
         check_data(out)
     first = (out / "shard_000000.tar").stat().st_mtime_ns
-    assert cli.main([*command(weights, tables, out)[:-1], "2"]) == 0
+    assert cli.main(command(weights, tables, out)) == 0
     assert contents(out) == contents(store)
     assert (out / "shard_000000.tar").stat().st_mtime_ns == first, "what was done stays"
 
@@ -236,6 +277,7 @@ def test_training_draws_every_head_once_in_an_epoch(store):
     assert torch.equal(again.source.image[0], epochs[0].source.image[-1]), "the number of an image decides"
     assert torch.equal(again.target.image[1], epochs[1].target.image[0]), "beyond the end of an epoch, too"
     assert not source.log_numbers()
+    assert again.target.truth is not None and again.source.truth is None and again.motion.truth is None
 
 
 def test_chosen_heads_alone_are_drawn(store):
@@ -261,7 +303,7 @@ def test_a_store_of_two_views_has_no_motion(weights, tables, tmp_path):
     making = Making(weights, tables, "cpu", 0, GeneratedConfig(views=2, points=20), False, "webp")
     prepare_generated(tmp_path / "two", making, 2, workers=1, keep_model=save_flame)
     batch = StoredHeads(tmp_path / "two", seed=0).draw(2, np.random.default_rng(0), 0).batch
-    assert batch.source.truth.foreground is None and batch.target.truth.background.shape[1:] == (3, 8, 8)
+    assert batch.target.truth.foreground is None and batch.target.truth.background.shape[1:] == (3, 8, 8)
     with pytest.raises(InputError, match="expected 3 views of each head, got 2; make the store with --views 3"):
         StoredHeads(tmp_path / "two", seed=0, motion=True)
 

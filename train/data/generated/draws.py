@@ -13,7 +13,7 @@ Letters: B heads, V views, Z width of the noise, S coarse samples of a ray, P po
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.motion.head_identity import ModelIdentity, check_same_model
 from triportrait.core.render.cameras import LookAtRange, camera_label, sample_look_at
 from triportrait.train.config_checks import check_fields, share
+from triportrait.train.data.cameras import SET_CAMERAS
 from triportrait.train.data.parameter_tables import (
     AT_A_TIME,
     CAMERA_SHAPE,
@@ -36,9 +37,8 @@ from triportrait.train.data.parameter_tables import (
 
 CAMERA, SHAPE, EXPRESSION = 25, 300, 100  # widths of a row's parts
 DYNAMIC = 0.5  # static share of data of two faces, as published
-FACES = 2  # that a head is drawn; the first of them is the source's where they differ
 LARGEST_SEED = 2**63 - 1
-_HEADS = 73  # of the streams of random numbers, the one that draws generated heads
+_HEADS = 76  # of the streams of random numbers, the one that draws generated heads
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class GeneratedConfig:
 
     truncation: float = 0.95
     views: int = 3
-    sampled_cameras: float = share(0.5)
-    cameras: LookAtRange = field(default_factory=LookAtRange)
+    sampled_cameras: float = share(1 - SET_CAMERAS["published"].filmed_share)
+    cameras: LookAtRange = SET_CAMERAS["published"].sampled
     opened_jaws: float = share(0.5)
     jaw: tuple[float, float] = (0.0, 0.2)
     points: int = 4000
@@ -198,13 +198,18 @@ def draw_heads(
         seed: 0 or more. first: number of the first head. count: B.
         config: how; the first view of a head that is not static has another face than the others.
 
-    Raises: `InputError` for a seed or a number out of range.
+    Raises: `InputError` for a seed or a number out of range, or tables of a single face where heads have two.
     """
     config = config or GeneratedConfig()
     if not 0 <= seed <= LARGEST_SEED or first < 0 or count < 1:
         raise InputError(
             f"seed: expected 0 to {LARGEST_SEED} and heads from 0 on, got {seed} and {count} heads from {first} on; "
             "choose others"
+        )
+    if config.static_share < 1 and tables.faces < 2:
+        raise InputError(
+            f"{tables.folder}: expected two rows of motions or more, as heads have two faces, got {tables.faces}; make "
+            "tables of more frames, or heads with one face"
         )
     heads = [_draw_head(tables, generator, seed, number, config) for number in range(first, first + count)]
     return HeadDraws(**{name: torch.from_numpy(np.stack([head[name] for head in heads])) for name in heads[0]})
@@ -215,22 +220,24 @@ def _draw_head(
 ) -> dict[str, np.ndarray]:
     rng = np.random.default_rng([_HEADS, seed, number])
     real_camera, shape = tables.camera_and_shape(int(rng.integers(len(tables))))
-    faces = np.stack([_draw_face(tables, rng, config) for _ in range(FACES)])
+    row = int(rng.integers(tables.faces))
+    other = (row + int(rng.integers(1, max(2, tables.faces)))) % tables.faces
+    faces = np.stack([_draw_face(tables, rng, config, face) for face in (row, other)])
     latent = rng.standard_normal(generator.latent_width, np.float32)
     is_static = math.floor((number + 1) * config.static_share) > math.floor(number * config.static_share)
     views = [_draw_view(tables, generator, rng, config, real_camera if v == 0 else None) for v in range(config.views)]
     shown = faces[[0 if is_static or v == 0 else 1 for v in range(config.views)]]  # [V, 112]
     return {
-        "number": np.int64(number), "latent": latent, "shape": shape, "mapping_camera": real_camera,
+        "number": np.array(number), "latent": latent, "shape": shape, "mapping_camera": real_camera,
         "expression": shown[:, :EXPRESSION], "pose": shown[:, EXPRESSION : EXPRESSION + 6],
-        "eyes": shown[:, EXPRESSION + 6 :], "is_static": np.bool_(is_static),
+        "eyes": shown[:, EXPRESSION + 6 :], "is_static": np.array(is_static),
         **{name: np.stack([view[name] for view in views]) for name in views[0]},
     }  # fmt: skip
 
 
-def _draw_face(tables: HeadTables, rng: np.random.Generator, config: GeneratedConfig) -> np.ndarray:
-    """Draw a face: [112], with a straight neck."""
-    face = tables.motion(int(rng.integers(tables.faces))).copy()
+def _draw_face(tables: HeadTables, rng: np.random.Generator, config: GeneratedConfig, row: int) -> np.ndarray:
+    """Draw a face whose expression is that of a row: [112], with a straight neck."""
+    face = tables.motion(row).copy()
     face[EXPRESSION : EXPRESSION + 3] = 0  # neck
     opens, angle = rng.random() < config.opened_jaws, rng.uniform(*config.jaw)
     if opens:

@@ -16,13 +16,13 @@ from triportrait.core.render.cameras import camera_from_label
 from triportrait.core.render.face_maps import FaceMaps
 from triportrait.core.render.mesh_pictures import picture_points
 from triportrait.core.tracking.head_model import HeadModel
+from triportrait.train.data.clip_store.tracks import LANDMARKS
 from triportrait.train.data.generated.draws import GeneratedConfig, HeadDraws
 from triportrait.train.data.generated.source import GeneratedBatch
 from triportrait.train.data.generated.truth import GeneratedTruth
 from triportrait.train.data.pictures import Pictures, join
 from triportrait.train.data.upload import upload
 
-LANDMARKS = 68
 AT_A_TIME = 4  # heads: planes, and what makes them, take about 200 MB each at the published sizes
 SOURCE, MOTION, TARGET = range(3)  # views of a drawn head
 
@@ -72,28 +72,35 @@ class HeadMaker:
         return self.generator.mapping.mean_style.device
 
     @torch.no_grad()
-    def pictures(self, heads: HeadDraws, views: Sequence[int]) -> list[Pictures]:
+    def pictures(self, heads: HeadDraws, views: Sequence[int], compared: Sequence[int] | None = None) -> list[Pictures]:
         """Make the views of B heads.
 
         Args:
             heads: on the CPU.
             views: their numbers.
+            compared: those of them that bring the truth behind them; None: all.
 
         Returns:
             B pictures of each view, on the generator's device.
         """
         pieces = [
-            self._piece(heads.take(slice(start, start + self._at_a_time)), views)
+            self._piece(
+                heads.take(slice(start, start + self._at_a_time)), views, views if compared is None else compared
+            )
             for start in range(0, len(heads), self._at_a_time)
         ]
         return [join([piece[v] for piece in pieces]) for v in range(len(views))]
 
     def batch(self, heads: HeadDraws, motion: bool) -> GeneratedBatch:
-        """Make source, target and, with `motion`, the picture whose motion is read, of B heads of three views each."""
-        source, target, *others = self.pictures(heads, (SOURCE, TARGET, *((MOTION,) if motion else ())))
+        """Make source, target and, with `motion`, the picture whose motion is read, of B heads of three views each.
+
+        The target alone brings the truth behind it.
+        """
+        views = (SOURCE, TARGET, *((MOTION,) if motion else ()))
+        source, target, *others = self.pictures(heads, views, compared=(TARGET,))
         return GeneratedBatch(source, target, others[0] if motion else None, upload(heads.is_static, self.device))
 
-    def _piece(self, heads: HeadDraws, views: Sequence[int]) -> list[Pictures]:
+    def _piece(self, heads: HeadDraws, views: Sequence[int], compared: Sequence[int]) -> list[Pictures]:
         generator, on_device = self.generator, upload(heads, self.device)
         shape = on_device.shape[:, : generator.config.neck.num_shape]
         condition = generator.condition(camera_from_label(on_device.mapping_camera), shape)
@@ -105,19 +112,27 @@ class HeadMaker:
                 expression = on_device.expression[:, view, : generator.config.neck.num_expression]
                 posed = generator.pose(shape, expression, on_device.pose[:, view], on_device.eyes[:, view])
             before = view
-            pictures.append(self._picture(on_device, painted, posed, view))
+            pictures.append(self._picture(on_device, painted, posed, view, view in compared))
         names = tuple(f"generated head {number}" for number in heads.number.tolist())
         return [replace(picture, origin=names) for picture in pictures]
 
-    def _picture(self, heads: HeadDraws, painted: PaintedHead, posed: PosedHead, view: int) -> Pictures:
+    def _picture(
+        self, heads: HeadDraws, painted: PaintedHead, posed: PosedHead, view: int, with_truth: bool
+    ) -> Pictures:
         """Make one view of B heads; their necks are straight, so that the camera is the camera of the label."""
-        camera = camera_from_label(heads.camera[:, view])
-        jitter = heads.jitter[:, view]
+        camera, jitter = camera_from_label(heads.camera[:, view]), heads.jitter[:, view]
         seen = self.generator.render(painted, posed, camera, jitter=jitter)
         image = seen.rendering.image.clamp(-1, 1)
-        points, plane_feature = self.generator.plane_samples(
-            painted, posed, camera, seen.masks, heads.picks[:, view], jitter
-        )
+        truth = None
+        if with_truth:
+            picks, background = heads.picks[:, view], seen.rendering.background
+            points, plane_feature = self.generator.plane_samples(painted, posed, camera, seen.masks, picks, jitter)
+            truth = GeneratedTruth(
+                points=points,
+                plane_feature=plane_feature,
+                background=background if self.features else background[:, :3],
+                foreground=seen.rendering.foreground if self.features else None,
+            )
         landmarks = self._flame.landmarks(posed.vertices)[:, :LANDMARKS]
         size = image.shape[-1]
         return Pictures(
@@ -130,10 +145,5 @@ class HeadMaker:
             neck=None,  # straight: there is nothing to undo
             positions=None if self._maps is None else self._maps.positions(posed.vertices, camera, size),
             points=landmarks,
-            truth=GeneratedTruth(
-                points=points,
-                plane_feature=plane_feature,
-                background=seen.rendering.background if self.features else seen.rendering.background[:, :3],
-                foreground=seen.rendering.foreground if self.features else None,
-            ),
+            truth=truth,
         )

@@ -16,8 +16,6 @@ from triportrait.train.data.generated.draws import GeneratedConfig, HeadDraws, H
 from triportrait.train.data.generated.generate import HeadMaker, generator_model
 from triportrait.train.data.generated.source import GeneratedBatch
 
-TRIPLE = 3  # views of a head: source, motion, target
-
 
 class OnlineHeads:
     """A source of generated heads (`GeneratedHeads`) that makes each once and keeps none.
@@ -46,14 +44,16 @@ class OnlineHeads:
         config: GeneratedConfig | None = None,
     ) -> None:
         config = config or GeneratedConfig()
-        if config.views != TRIPLE:
-            raise InputError(f"views: expected {TRIPLE}, source, motion and target, got {config.views}; leave it out")
+        if config.views != GeneratedConfig.views:
+            raise InputError(
+                f"views: expected {GeneratedConfig.views}, source, motion and target, got {config.views}; leave it out"
+            )
         self._maker = HeadMaker(generator, config, positions, features)
         self._tables, self._seed, self._motion = HeadTables(tables), seed, motion
         self._tables.check_fits(self._maker.head_model, generator.config)
         self.head_model, self.has_features = self._maker.head_model, features
         self.generator = genhead_fingerprint(generator)
-        self._clock = _Clock(self._maker.device)
+        self._clock = BatchClock(self._maker.device)
 
     @property
     def model(self) -> HeadModel:
@@ -79,7 +79,7 @@ class OnlineHeads:
         return self._clock.log_numbers()
 
 
-class _Clock:
+class BatchClock:
     """Measure what a device needs for batches, without waiting for it."""
 
     def __init__(self, device: torch.device) -> None:

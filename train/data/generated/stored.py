@@ -22,6 +22,7 @@ from triportrait.train.data.generated.store.reading import HeadStore
 from triportrait.train.data.pictures import Pictures
 from triportrait.train.data.upload import upload
 
+FACE = ("shape", "expression", "pose", "eyes")  # columns that place the mesh
 _VIEWS = 74  # of the streams of random numbers, the one that chooses views
 
 
@@ -105,7 +106,7 @@ class StoredHeads:
         pictures, numbers = [], []
         for k in range(3 if self._motion else 2):
             chosen = [some[k] for some in views]
-            pictures.append(self.store.pictures(heads, chosen))
+            pictures.append(self.store.pictures(heads, chosen, with_truth=k == 1))  # of the target
             numbers.append(self._numbers(heads, chosen) if self._positions else {})
         source, target, *others = pictures
         return DrawnHeads(GeneratedBatch(source, target, others[0] if others else None, is_static), tuple(numbers))
@@ -116,12 +117,7 @@ class StoredHeads:
         if not self._positions:
             return batch
         source, target, *others = (
-            replace(
-                view,
-                positions=self._drawn_positions(
-                    view, {name: upload(value, self._device) for name, value in numbers.items()}
-                ),
-            )
+            replace(view, positions=self._drawn_positions(view, numbers))
             for view, numbers in zip((batch.source, batch.target, batch.motion), drawn.numbers, strict=False)
             if view is not None
         )
@@ -147,15 +143,15 @@ class StoredHeads:
         rows = [self.store.row(head) for head in heads]
         columns = {
             name: torch.from_numpy(np.stack([row[name][view] for row, view in zip(rows, views, strict=True)]))
-            for name in ("expression", "pose", "eyes")
+            for name in FACE[1:]
         }
         return {"shape": torch.from_numpy(np.stack([row["shape"] for row in rows])), **columns}
 
     @torch.no_grad()
     def _drawn_positions(self, view: Pictures, numbers: dict[str, Tensor]) -> Tensor:
         field, maps = self._maps
-        betas = torch.cat([numbers["shape"], numbers["expression"]], 1)
-        vertices, _ = field.flame(betas, numbers["pose"][:, :3], numbers["pose"][:, 3:], numbers["eyes"])
+        shape, expression, pose, eyes = (upload(numbers[name], self._device) for name in FACE)
+        vertices, _ = field.flame(torch.cat([shape, expression], 1), pose[:, :3], pose[:, 3:], eyes)
         return maps.positions(vertices, view.camera, self.image_size)
 
     @cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from triportrait.core.errors import InputError
 from triportrait.core.genhead.weights import load_genhead
 from triportrait.train.data.generated.draws import GeneratedConfig, HeadDraws, HeadTables, draw_heads
 from triportrait.train.data.generated.generate import AT_A_TIME, HeadMaker
-from triportrait.train.data.generated.store.layout import check_volume
+from triportrait.train.data.generated.store.layout import WIDE, check_volume
 from triportrait.train.data.picture_store.writing import encoded_picture
 from triportrait.train.data.pictures import Pictures
 
@@ -59,12 +59,12 @@ class StoredHead:
 
     Attributes:
         number: of the head.
-        files: of each view the encoded picture and the volume.
+        files: of each view the encoded picture, what it shows beside it, and what is behind it.
         row: columns of the table by name, but for number and place.
     """
 
     number: int
-    files: tuple[tuple[bytes, bytes], ...]
+    files: tuple[tuple[bytes, ...], ...]
     row: dict[str, np.ndarray]
 
 
@@ -90,12 +90,15 @@ def make_piece(piece: Piece) -> list[StoredHead]:
     else:  # the encoder lets other threads run
         with ThreadPoolExecutor(ENCODERS) as threads:
             encoded = list(threads.map(lambda task: encoded_picture(*task), tasks))
-    volumes = [_volumes(view, making.features) for view in views]
+    volumes = [(_seen(view), _truth(view)) for view in views]
     columns = _columns(heads, views)
     return [
         StoredHead(
             number=number,
-            files=tuple((encoded[k * len(views) + v], _packed(volumes[v], k, number)) for v in range(len(views))),
+            files=tuple(
+                (encoded[k * len(views) + v], *(_packed(volume, k, number) for volume in volumes[v]))
+                for v in range(len(views))
+            ),
             row={name: column[k] for name, column in columns.items()},
         )
         for k, number in enumerate(heads.number.tolist())
@@ -115,17 +118,19 @@ def _bytes_of(image: Tensor) -> np.ndarray:
     return levels
 
 
-def _volumes(view: Pictures, features: bool) -> dict[str, Tensor]:
-    truth, depth = view.truth, view.depth
-    assert truth is not None and depth is not None
-    whole = {
-        "opacity": view.opacity, "depth": depth, "points": truth.points, "plane_feature": truth.plane_feature,
-        "background": truth.background,
-    }  # fmt: skip
-    if features:
-        assert truth.foreground is not None
-        whole["foreground"] = truth.foreground
-    return {name: value.cpu() if name == "points" else value.half().cpu() for name, value in whole.items()}
+def _seen(view: Pictures) -> dict[str, Tensor]:
+    assert view.depth is not None
+    return _halved({"opacity": view.opacity, "depth": view.depth})
+
+
+def _truth(view: Pictures) -> dict[str, Tensor]:
+    assert view.truth is not None
+    named = {field.name: getattr(view.truth, field.name) for field in fields(view.truth)}
+    return _halved({name: value for name, value in named.items() if value is not None})
+
+
+def _halved(volume: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: (value.float() if name in WIDE else value.half()).cpu() for name, value in volume.items()}
 
 
 def _packed(volume: dict[str, Tensor], row: int, number: int) -> bytes:

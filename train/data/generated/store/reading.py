@@ -14,13 +14,15 @@ from triportrait.core.checksum import fingerprint
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import camera_from_label
 from triportrait.train.data.generated.store.layout import (
+    FILES,
     FLAME,
     KIND,
     LARGEST_VIEWS,
     check_rows,
     check_volume,
     read_volume,
-    volume_shapes,
+    seen_shapes,
+    truth_shapes,
 )
 from triportrait.train.data.generated.truth import GeneratedTruth
 from triportrait.train.data.head_model_file import stored_head_model
@@ -73,20 +75,21 @@ class HeadStore(ShardedStore):
             raise ValueError("features and generator are something else")
         if any(Path(name).name != name or type(said["bytes"]) is not int for name, said in self._flame.items()):
             raise ValueError("no files of a head model")
-        self._shapes = volume_shapes(*sizes, self.features)
+        ray_size, channels, points = sizes
+        self._shapes = seen_shapes(ray_size), truth_shapes(ray_size, channels, points, self.features)
         self.head_model = stored_head_model(index, f"{self.folder / INDEX}: head_model")
 
     def check_rows(self, table: Mapping[str, np.ndarray], count: int, tar_bytes: int) -> None:
         """Check the table of a shard. Raises: `ValueError`, in words."""
         check_rows(table, count, self.views, tar_bytes)
 
-    def pictures(self, heads: Sequence[int], views: Sequence[int]) -> Pictures:
-        """Read B views, one of each head, on the CPU.
+    def pictures(self, heads: Sequence[int], views: Sequence[int], with_truth: bool = True) -> Pictures:
+        """Read B views, one of each head, on the CPU, and with `with_truth` what is behind them.
 
         Raises: `InputError` where one cannot be read, or has another size.
         """
         rows = [self.row(head) for head in heads]
-        seen = [self._view(head, view, row) for head, view, row in zip(heads, views, rows, strict=True)]
+        seen = [self._view(head, view, row, with_truth) for head, view, row in zip(heads, views, rows, strict=True)]
 
         def column(name: str) -> Tensor:
             return torch.from_numpy(np.stack([row[name][view] for row, view in zip(rows, views, strict=True)]))
@@ -94,6 +97,10 @@ class HeadStore(ShardedStore):
         def volume(name: str) -> Tensor:
             return torch.stack([one[name] for _, one in seen])
 
+        truth = None
+        if with_truth:
+            foreground = volume("foreground") if self.features else None
+            truth = GeneratedTruth(volume("points"), volume("plane_feature"), volume("background"), foreground)
         return Pictures(
             image=torch.from_numpy(np.stack([image for image, _ in seen])).permute(0, 3, 1, 2).float() / 127.5 - 1,
             opacity=volume("opacity"),
@@ -103,12 +110,7 @@ class HeadStore(ShardedStore):
             motion=torch.cat([column("expression"), column("pose")[:, 3:], column("eyes")], 1),
             neck=None,  # straight: there is nothing to undo
             points=column("points"),
-            truth=GeneratedTruth(
-                points=volume("points"),
-                plane_feature=volume("plane_feature"),
-                background=volume("background"),
-                foreground=volume("foreground") if self.features else None,
-            ),
+            truth=truth,
             origin=tuple(f"{self.folder} head {int(row['number'])}" for row in rows),
         )
 
@@ -125,15 +127,18 @@ class HeadStore(ShardedStore):
         for head in range(first, last + 1) if deep else sorted({first, last}):
             row = self.row(head)
             for view in range(self.views):
-                check_volume(self._view(head, view, row)[1])
+                check_volume(self._view(head, view, row, True)[1])
 
-    def _view(self, head: int, view: int, row: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, Tensor]]:
+    def _view(
+        self, head: int, view: int, row: Mapping[str, np.ndarray], with_truth: bool
+    ) -> tuple[np.ndarray, dict[str, Tensor]]:
         """Read a view: uint8 [S, S, 3], and its volume. Raises: `InputError`."""
         from triportrait.serve.media.pictures.picture_file import decode_picture
 
         shard, _ = self.place(head)
-        at, length, volume_at, volume_length = row["place"][view].tolist()
-        data, volume = self.read_tar(shard, (at, length), (volume_at, volume_length))
+        shapes = self._shapes if with_truth else self._shapes[:1]
+        places = row["place"][view].reshape(FILES, 2).tolist()
+        data, *volumes = self.read_tar(shard, *((at, length) for at, length in places[: 1 + len(shapes)]))
         name = f"{self.folder} head {int(row['number'])} view {view}"
         image = decode_picture(data, name, MOST_SIDE**2)
         if image.shape[:2] != (self.size, self.size):
@@ -142,6 +147,7 @@ class HeadStore(ShardedStore):
                 "store again"
             )
         try:
-            return image, read_volume(volume, self._shapes)
+            read = [read_volume(volume, wanted) for volume, wanted in zip(volumes, shapes, strict=True)]
         except ValueError as error:
             raise InputError(f"{name}: {error}; make the store again") from error
+        return image, {name: value for volume in read for name, value in volume.items()}
