@@ -232,20 +232,6 @@ class TestPartRays:
             assert gradient[:, 3:].abs().sum() > 0, name
             assert bool(gradient[:, :3].any()) == (not name.startswith("face in")), name
 
-    def test_a_step_down_each_term_makes_it_smaller(self, looking):
-        generator, geometry, head, painted = looking
-        models = stage.GenHeadModels(generator, None, geometry)  # type: ignore[arg-type]
-
-        def terms(planes: torch.Tensor) -> dict[str, torch.Tensor]:
-            drawn = stage.render_heads(models, dataclasses.replace(painted, planes=planes), head)
-            return stage.part_terms(drawn, LOSSES, generator.config.render.box_side)
-
-        planes = painted.planes.clone().requires_grad_(True)
-        for name, value in terms(planes).items():
-            (gradient,) = torch.autograd.grad(value, planes, retain_graph=True)
-            with torch.no_grad():
-                assert terms(planes - gradient / gradient.norm())[name] < value, name
-
 
 class TestBlur:
     def test_taps_are_powers_of_two(self):

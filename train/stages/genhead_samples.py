@@ -19,6 +19,7 @@ from triportrait.train.runs.draw_grids import shown_depth, write_grid
 from triportrait.train.stages.genhead import DrawnHeads, GenHeadModels, render_heads, seen_from
 
 SHOWN = 4  # rows
+SMALLEST_PX = 96  # of a picture in the grid, so that labels have room
 SIDE_DEG = 30.0  # yaw of the camera that shows them from aside
 _EYES, _MOUTH, _TINT = (1.0, -0.4, -0.6), (-0.6, 0.6, 1.0), 0.6  # colours in [-1, 1], and how strong they are
 
@@ -53,7 +54,8 @@ def genhead_sample(
                 "aside": aside.rendering.image,
                 "its depth": shown_depth(aside.rendering.depth, aside.rendering.opacity, side),
             }
-            write_grid(path, {name: value.float().cpu() for name, value in columns.items()})
+            shown = {name: value.float().cpu() for name, value in columns.items()}
+            write_grid(path, shown, scale=-(-SMALLEST_PX // side))
         opacity = drawn.rendering.opacity
         return {
             "opacity": opacity.mean().item(),
