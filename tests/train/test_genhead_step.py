@@ -116,9 +116,14 @@ def test_the_generator_is_judged_by_what_it_drew(step):
     assert not torch.equal(camera_label(head.camera), camera_label(micro.batch.real.head.camera))
     torch.testing.assert_close(fake[4], camera_label(head.camera))
     torch.testing.assert_close(fake[2], positions(models, head))
-    assert fake[3].min() < -0.5 < 0.5 < fake[3].max() <= 1 + 1e-5, "a mask in [-1, 1]"
+    with torch.no_grad():
+        share = config.schedule.swapping_at(SEEN)
+        again = stage.draw_heads(models, head, torch.Generator().manual_seed(1), share).rendering
+    torch.testing.assert_close(fake[3], again.opacity * 2 - 1, atol=1e-5, rtol=0)
     handed_on = micro.handed_on["fake"]
-    assert handed_on.image.shape == (2, 3, 32, 32) and not handed_on.image.requires_grad
+    torch.testing.assert_close(handed_on.image, again.image, atol=1e-5, rtol=0)
+    torch.testing.assert_close(handed_on.raw, again.raw_image, atol=1e-5, rtol=0)
+    assert not handed_on.image.requires_grad
     same(fake, with_blur(config, handed_on.values()))
     assert terms["main"]["adversary"].requires_grad
     logits = sum(value.square().flatten(1).mean(1) for value in fake)
