@@ -17,7 +17,7 @@ from triportrait.train.data.cameras import PAPER
 from triportrait.train.data.set_config import SetConfig
 
 Precision = Literal["fp32", "bf16"]
-StageName = Literal["stage1", "motion", "stage2", "portrait4d"]
+StageName = Literal["stage1", "motion", "stage2", "portrait4d", "genhead"]
 STAGES: tuple[StageName, ...] = ("stage1", "motion", "stage2")  # of a whole training
 REAL_DRIVING, REAL_TARGET = 0.1, 0.8  # shares of real frames beside pseudo views (section 4.3)
 GROUP = 2  # pictures whose spread the discriminator sees

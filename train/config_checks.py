@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any, get_args
 
-from triportrait.core.config import ModelConfig
+from triportrait.core.config import GenHeadConfig, ModelConfig
 from triportrait.core.errors import InputError
 from triportrait.core.render.cameras import Elevation, LookAtRange
 
@@ -35,7 +35,7 @@ def check_fields(values: Any, prefix: str = "") -> None:
     """
     for f in dataclasses.fields(values):
         value, name = getattr(values, f.name), f"{prefix}{f.name}"
-        if isinstance(value, ModelConfig):
+        if isinstance(value, ModelConfig | GenHeadConfig):
             continue
         if isinstance(value, LookAtRange):
             check_range(value, name)

@@ -33,6 +33,7 @@ from triportrait.train.stages.portrait4d import DynamicModels
 from triportrait.train.stages.reenact import ReenactModels
 from triportrait.train.stages.static import StaticModels
 
+WITH_DISCRIMINATOR = ("stage2", "portrait4d", "stage1", "genhead")  # stages, the last ones first
 logger = logging.getLogger(__name__)
 _NAMES = (DEMO, OPEN_HEAD)  # of what the package brings, which are no paths
 
@@ -348,19 +349,26 @@ def _discriminator(
         return None
     discriminator = make_discriminator(config)
     if init_from.discriminator is not None:
-        folder = init_from.discriminator
-        try:
-            weights = _newest_discriminator(folder)
-            check_tensors(folder, weights)
-            discriminator.load_state_dict(weights)
-        except RuntimeError as error:
-            raise InputError(f"{folder}: its discriminator has other sizes; name a run of the same preset") from error
+        take_discriminator(discriminator, init_from.discriminator)
     return discriminator.to(device)
+
+
+def take_discriminator(discriminator: Discriminator, folder: Path) -> None:
+    """Give a fresh discriminator the weights of another run, or of a checkpoint.
+
+    Raises: `InputError` where there is none, or it has other sizes.
+    """
+    try:
+        weights = _newest_discriminator(folder)
+        check_tensors(folder, weights)
+        discriminator.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(f"{folder}: its discriminator has other sizes; name a run of the same preset") from error
 
 
 def _newest_discriminator(folder: Path) -> dict[str, Tensor]:
     """Return the weights of a run's newest whole checkpoint, or of a checkpoint; what is left out is logged."""
-    inside = [path for stage in ("stage2", "portrait4d", "stage1") for path in reversed(checkpoints_of(folder, stage))]
+    inside = [path for stage in WITH_DISCRIMINATOR for path in reversed(checkpoints_of(folder, stage))]
     for number, path in enumerate(inside):
         try:
             return module_weights(path, "discriminator")

@@ -17,6 +17,10 @@ from triportrait.core.files import read_json
 from triportrait.core.motion.encoder import MotionColumns
 from triportrait.train.config import Precision, StageConfig, TrainConfig
 from triportrait.train.data.generated.source import GeneratedBatch
+from triportrait.train.data.training_pictures import GenHeadBatch
+from triportrait.train.data.upload import upload
+from triportrait.train.genhead_config import GenHeadTraining
+from triportrait.train.genhead_replay import genhead_phases
 from triportrait.train.networks import InitFrom, dynamic_models, reenact_models, static_models
 from triportrait.train.objectives.adversary import DiscriminatorInput
 from triportrait.train.runs.checkpoints import checkpoints_of, module_weights
@@ -28,7 +32,9 @@ from triportrait.train.stages import reenact as stage2
 from triportrait.train.stages import static as stage1
 from triportrait.train.stages.stage import MicroBatch, Phase
 
-BATCHES = {"stage1": stage1.StaticBatch, "stage2": stage2.ReenactBatch, "portrait4d": GeneratedBatch}
+BATCHES = {
+    "stage1": stage1.StaticBatch, "stage2": stage2.ReenactBatch, "portrait4d": GeneratedBatch, "genhead": GenHeadBatch,
+}  # fmt: skip
 NETWORK_NAMES = {"portrait": "generator"}  # other networks are called as their field
 
 
@@ -69,26 +75,13 @@ def replay(run: Path, precision: Precision | None, device: torch.device) -> Repl
             "another"
         )
     micro_batches = [read_micro(path, BATCHES, DiscriminatorInput) for path in paths]
-    config, begin = _config(run), _begin(run)
-    config = config if precision is None else dataclasses.replace(config, precision=precision)
     name = micro_batches[0].stage
-    stage: StageConfig = getattr(config, name)
-    models: Any
-    phases: list[Phase[Any]]
-    if name == "stage1":
-        models = static_models(config, begin, device)
-        phases = stage1.phases(models, stage)  # type: ignore[assignment]
-    elif name == "portrait4d":
-        models = dynamic_models(config, begin, device)
-        phases = portrait4d.phases(models, stage)  # type: ignore[arg-type, assignment]
-    else:
-        models = reenact_models(config, begin, device, _parameters(run, config))
-        phases = stage2.phases(models, stage)  # type: ignore[arg-type, assignment]
-    models.portrait.load_state_dict(module_weights(checkpoints[-1], "generator"))
-    if models.discriminator is not None:
-        models.discriminator.load_state_dict(module_weights(checkpoints[-1], "discriminator"))
+    stage, models, phases, used = _stage_of(run, name, precision, device)
     networks = {f.name: getattr(models, f.name) for f in dataclasses.fields(models)}
     networks = {NETWORK_NAMES.get(n, n): part for n, part in networks.items() if isinstance(part, nn.Module)}
+    for network in ("generator", "discriminator"):
+        if network in networks:
+            networks[network].load_state_dict(module_weights(checkpoints[-1], network))
     replayed = Replayed()
     for network, module in networks.items():
         for tensor, value in module.state_dict().items():
@@ -98,11 +91,35 @@ def replay(run: Path, precision: Precision | None, device: torch.device) -> Repl
         if phase is None:
             raise InputError(f"{run}: expected a phase of {name}, got {micro.phase!r}; the run is of another version")
         replayed.lines.append(
-            f"{name}, {micro.phase}, micro-batch {micro.number} after {micro.images_seen} images, {config.precision}"
+            f"{name}, {micro.phase}, micro-batch {micro.number} after {micro.images_seen} images, {used}"
         )
         optimizer = stage.discriminator if phase.engine == "discriminator" else stage.optimizer
         _run_again(micro, phase, networks, not optimizer.zero_nan_grads, device, replayed)
     return replayed
+
+
+def _stage_of(
+    run: Path, name: str, precision: Precision | None, device: torch.device
+) -> tuple[StageConfig | GenHeadTraining, Any, list[Phase[Any]], Precision]:
+    """Return the numbers of a stage, its networks, the phases of a step, and the precision of the networks."""
+    models: Any
+    phases: list[Phase[Any]]
+    if name == "genhead":
+        numbers, models, phases = genhead_phases(run, device)  # type: ignore[assignment]
+        return numbers, models, phases, "fp32"
+    config, begin = _config(run), _begin(run)
+    config = config if precision is None else dataclasses.replace(config, precision=precision)
+    stage: StageConfig = getattr(config, name)
+    if name == "stage1":
+        models = static_models(config, begin, device)
+        phases = stage1.phases(models, stage)  # type: ignore[assignment]
+    elif name == "portrait4d":
+        models = dynamic_models(config, begin, device)
+        phases = portrait4d.phases(models, stage)  # type: ignore[arg-type, assignment]
+    else:
+        models = reenact_models(config, begin, device, _parameters(run, config))
+        phases = stage2.phases(models, stage)  # type: ignore[arg-type, assignment]
+    return stage, models, phases, config.precision
 
 
 def _run_again(
@@ -121,9 +138,7 @@ def _run_again(
         name: DiscriminatorInput(*(x.to(device) for x in tensors.values())) for name, tensors in micro.handed_on.items()
     }
     with _Watch(networks) as watch:
-        terms = phase.terms(
-            MicroBatch(_to_device(micro.batch, device), rng, micro.images_seen, handed_on, micro.number)
-        )
+        terms = phase.terms(MicroBatch(upload(micro.batch, device), rng, micro.images_seen, handed_on, micro.number))
     if watch.first:
         replayed.lines.append(f"  first output that is not finite: {watch.first}")
     width = max(map(len, terms))
@@ -199,11 +214,6 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, list | tuple):
         for part in value:
             yield from _tensors(part)
-
-
-def _to_device(batch: Any, device: torch.device) -> Any:
-    parts = {f.name: getattr(batch, f.name).to(device) for f in dataclasses.fields(batch)}
-    return type(batch)(**parts)
 
 
 def _config(run: Path) -> TrainConfig:

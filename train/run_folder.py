@@ -13,10 +13,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from triportrait.core.native_bf16 import multiplies_bf16
-from triportrait.train.config import StageName, TrainConfig
+from triportrait.train.config import StageName
 from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.loop import run_stage
@@ -29,6 +29,24 @@ from triportrait.train.runs.stopping import Stopper
 from triportrait.train.stages.stage import Stage
 
 logger = logging.getLogger(__name__)
+
+
+class RunConfig(Protocol):
+    """What a run asks of its config, `TrainConfig` or `GenHeadTraining`."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def save_every(self) -> int: ...
+    @property
+    def sample_every(self) -> int: ...
+    @property
+    def evaluate_every(self) -> int: ...
+    @property
+    def precision(self) -> str: ...
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        ...
 
 
 class Inputs(ABC):
@@ -44,7 +62,7 @@ class Inputs(ABC):
     prefetch: int = 0
     init_from: InitFrom | None = None
 
-    def checked(self, config: TrainConfig) -> TrainConfig:
+    def checked(self, config: Any) -> Any:
         """Return the config with what the data say of themselves; nothing is written. Raises: `InputError`."""
         return config
 
@@ -57,7 +75,7 @@ class Inputs(ABC):
         return None
 
     @abstractmethod
-    def open_data(self, folder: Path, config: TrainConfig, engines: Engines) -> None:
+    def open_data(self, folder: Path, config: Any, engines: Engines) -> None:
         """Open the data, which may be drawn first. Raises: `InputError` where they are damaged."""
 
     @abstractmethod
@@ -93,7 +111,7 @@ class Run:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: RunConfig,
         folder: Path,
         inputs: Inputs,
         engines: Engines | None = None,
@@ -101,7 +119,7 @@ class Run:
     ) -> None:
         self.folder, self.inputs, self.engines = folder, inputs, engines or Engines()
         self._start = Start(folder)
-        self.config = inputs.checked(config)
+        self.config: RunConfig = inputs.checked(config)
         ranks = self.engines.ranks
         self._store_config: Callable[[], None] = lambda: None
         with ranks.raise_on_all_ranks(), self._cleaned_up():

@@ -30,7 +30,7 @@ from triportrait.core.motion.neck import NeckField
 from triportrait.core.render.cameras import camera_label
 from triportrait.core.render.face_maps import FaceMaps
 from triportrait.core.render.superres import FoldedSuperResolution, SuperResolution
-from triportrait.core.render.volume import as_images, over_background
+from triportrait.core.render.volume import VolumeSamples, as_images, over_background
 from triportrait.core.types import Camera, Index, Rendering
 from triportrait.kernels.checks import shapes
 
@@ -144,16 +144,26 @@ class GenHead(nn.Module):
         """Compute the styles [B, L, D] of the background of noise [B, Z], the planes' own as published."""
         return self.background_mapping.truncated(self.background_mapping(latent), self.background_synthesis.num_styles)
 
-    def paint(self, styles: Tensor, background_styles: Tensor, noise: Noise = "const") -> PaintedHead:
+    def paint(
+        self,
+        styles: Tensor,
+        background_styles: Tensor,
+        noise: Noise = "const",
+        rng: torch.Generator | None = None,
+    ) -> PaintedHead:
         """Compute planes and background.
 
         Args:
             styles: [B, L, D] of `styles`. background_styles: [B, L', D] of `background_styles`.
-            noise: see `Synthesis.forward`; training draws new noise.
+            noise, rng: see `Synthesis.forward`; training draws new noise.
         """
-        flat = self.plane_synthesis(styles, noise)  # [B, 6 C, H, W]
-        planes = flat.unflatten(1, (NUM_PLANES, -1)).permute(0, 1, 3, 4, 2).contiguous()
-        return PaintedHead(planes, self.background_synthesis(background_styles, noise).sigmoid())
+        planes = self.planes(styles, noise, rng)
+        return PaintedHead(planes, self.background_synthesis(background_styles, noise, rng).sigmoid())
+
+    def planes(self, styles: Tensor, noise: Noise = "const", rng: torch.Generator | None = None) -> Tensor:
+        """Compute the planes [B, 6, H, W, C] alone; arguments are those of `paint`."""
+        flat = self.plane_synthesis(styles, noise, rng)  # [B, 6 C, H, W]
+        return flat.unflatten(1, (NUM_PLANES, -1)).permute(0, 1, 3, 4, 2).contiguous()
 
     def pose(
         self, shape: Tensor, expression: Tensor, pose: Tensor, eyes: Tensor, eyelid_expression: Tensor | None = None
@@ -200,13 +210,14 @@ class GenHead(nn.Module):
         _, regions = self._head_model()
         masks = self.masks(posed, camera, size)
         samples = self.volume(painted.planes, camera, posed, regions, masks, fuse, jitter, uniforms)
-        foreground, depth, opacity, background = as_images(samples, painted.background)
-        feature = over_background(foreground, opacity, background)
+        return GeneratedView(self.picture(samples, painted.background), masks, painted.planes)
+
+    def picture(self, samples: VolumeSamples, background: Tensor) -> Rendering:
+        """Put a ray grid before its background [B, C, s, s] in [0, 1], and raise it to the picture's size."""
+        foreground, depth, opacity, behind = as_images(samples, background)
+        feature = over_background(foreground, opacity, behind)
         raw_image = feature[:, :3]
-        rendering = Rendering(
-            self.superres(raw_image, feature), raw_image, feature, depth, opacity, foreground, background
-        )
-        return GeneratedView(rendering, masks, painted.planes)
+        return Rendering(self.superres(raw_image, feature), raw_image, feature, depth, opacity, foreground, behind)
 
     def plane_samples(
         self,

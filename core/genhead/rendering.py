@@ -71,6 +71,29 @@ class _RayPiece:
         return self.origins[:, :, None] + depths[..., None] * self.directions[:, :, None]
 
 
+@dataclass(frozen=True)
+class PartRays:
+    """What lies along the rays that see an eye or look into the mouth, for the losses that keep the parts apart.
+
+    All images have as many of them as fit the one with most, so that some rays of the others see neither: their `eye`
+    and `mouth` are 0.
+
+    Attributes:
+        depths: [B, Q, L], coarse and fine samples, ascending; scene units along the unit ray.
+        weights: [B, Q, L - 1], how much each interval adds to its ray.
+        face_density: [B, Q, L] raw, part F's alone, coarse samples first.
+        inside_eyes: [B, Q, L], which of the same samples are in a box around an eyeball.
+        eye, mouth: [B, Q], e and m.
+    """
+
+    depths: Tensor
+    weights: Tensor
+    face_density: Tensor
+    inside_eyes: Tensor
+    eye: Tensor
+    mouth: Tensor
+
+
 class PartRenderer(nn.Module):
     """The renderer of GenHead; the MLP behind both sets of planes is one."""
 
@@ -110,6 +133,29 @@ class PartRenderer(nn.Module):
         Differentiable in planes and weights. The memory is that of a few thousand rays: with gradients each chunk of
         them is computed again on the way back.
         """
+        samples, _ = self._render(planes, camera, posed, regions, masks, fuse, jitter, uniforms, tells_parts=False)
+        return samples
+
+    def forward_with_parts(
+        self,
+        planes: Tensor,
+        camera: Camera,
+        posed: PosedHead,
+        regions: PartRegions,
+        masks: PartMasks,
+        fuse: Fuse | None = None,
+        jitter: Tensor | None = None,
+        uniforms: Tensor | None = None,
+    ) -> tuple[VolumeSamples, PartRays]:
+        """Render like `forward`, and keep what lies along the rays that see a part; differentiable in the same."""
+        samples, parts = self._render(planes, camera, posed, regions, masks, fuse, jitter, uniforms, tells_parts=True)
+        assert parts is not None
+        return samples, parts
+
+    def _render(
+        self, planes: Tensor, camera: Camera, posed: PosedHead, regions: PartRegions, masks: PartMasks,
+        fuse: Fuse | None, jitter: Tensor | None, uniforms: Tensor | None, tells_parts: bool,
+    ) -> tuple[VolumeSamples, PartRays | None]:  # fmt: skip
         with torch.autocast(planes.device.type, enabled=False):  # depths, densities and sums stay float32
             config, size = self.config.render, masks.eye.shape[-1]
             chosen: Fuse = fuse or ("hard" if size <= self.config.hard_fuse_size else "auto")
@@ -124,14 +170,15 @@ class PartRenderer(nn.Module):
             chunks = _pieces(origins, directions, masks.eye.flatten(1), masks.mouth.flatten(1), step)
             for number, piece in enumerate(chunks):
                 u = None if uniforms is None else uniforms[:, number * step : (number + 1) * step]
-                arguments = (scene, piece, depths, config.num_fine, u)
+                arguments = (scene, piece, depths, config.num_fine, u, tells_parts)
                 if torch.is_grad_enabled():
                     pieces.append(checkpoint(_march, *arguments, use_reentrant=False, preserve_rng_state=False))
                 else:
                     pieces.append(_march(*arguments))
-            feature, depth, opacity = (torch.cat(parts, 1) for parts in zip(*pieces, strict=True))
+            feature, depth, opacity, *along = (torch.cat(parts, 1) for parts in zip(*pieces, strict=True))
             depth = torch.minimum(torch.maximum(depth, depths[:, :1]), depths[:, -1:])
-            return VolumeSamples(feature, depth, opacity)
+            seen = [torch.cat([getattr(piece, name) for piece in chunks], 1) for name in ("eye", "mouth")]
+            return VolumeSamples(feature, depth, opacity), PartRays(*along, *seen) if tells_parts else None
 
     def points_beside(self, camera: Camera, masks: PartMasks, picks: Tensor, jitter: Tensor | None = None) -> Tensor:
         """Choose among the coarse samples on rays that meet neither eyes nor mouth, where L_T compares planes.
@@ -210,31 +257,39 @@ def _pieces(origins: Tensor, directions: Tensor, eye: Tensor, mouth: Tensor, ste
 
 
 def _march(
-    scene: _Scene, piece: _RayPiece, depths: Tensor, num_fine: int, uniforms: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """March a chunk of rays: feature [B, R, C], depth and opacity [B, R]."""
+    scene: _Scene, piece: _RayPiece, depths: Tensor, num_fine: int, uniforms: Tensor | None, tells_parts: bool
+) -> tuple[Tensor, ...]:
+    """March a chunk of rays: feature [B, R, C], depth and opacity [B, R]; asked for, the first four of `PartRays`."""
     B, R = piece.directions.shape[:2]
     coarse = depths[:, None].expand(-1, R, -1).contiguous()  # [B, R, S]
-    coarse_density, coarse_feature = _fused_field(scene, piece, coarse)
+    coarse_density, coarse_feature, *coarse_parts = _fused_field(scene, piece, coarse)
     if uniforms is None:
         uniforms = torch.linspace(0, 1, num_fine, dtype=depths.dtype, device=depths.device).expand(B, R, -1)
     fine = importance_depths(coarse, interval_weights(coarse_density.detach(), coarse), uniforms)
-    fine_density, fine_feature = _fused_field(scene, piece, fine)
+    fine_density, fine_feature, *fine_parts = _fused_field(scene, piece, fine)
     sorted_depths, density, feature = merge_samples(
         (coarse, fine), (coarse_density, fine_density), (coarse_feature, fine_feature)
     )
     pixel, depth, opacity = composite(density, feature, sorted_depths)
-    return pixel.to(opacity.dtype), depth, opacity
+    marched = pixel.to(opacity.dtype), depth, opacity
+    if not tells_parts:
+        return marched
+    parted_depths = _rows(sorted_depths, piece.parted)
+    weights = interval_weights(_rows(density, piece.parted), parted_depths)
+    along = (torch.cat(both, -1) for both in zip(coarse_parts, fine_parts, strict=True))
+    return *marched, parted_depths, weights, *along
 
 
-def _fused_field(scene: _Scene, piece: _RayPiece, depths: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute raw density [B, R, L] and feature [B, R, L, C] at depths [B, R, L] of rays."""
+def _fused_field(scene: _Scene, piece: _RayPiece, depths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Compute raw density [B, R, L] and feature [B, R, L, C] at depths [B, R, L] of rays; of those for which part E is
+    computed, part F's raw density and what is inside the boxes around the eyeballs, [B, Q, L] both."""
     B, R, L = depths.shape
     straight = straighten(piece.points(depths).flatten(1, 2), scene.posed)  # [B, R L, 3]
     canonical = face_points(straight, scene.posed, scene.regions)
     density_f, feature_f = _decoded(scene.planes_f, canonical, scene, L)
+    parted_f = _rows(density_f, piece.parted)
     if not piece.parted.shape[1]:
-        return density_f, feature_f
+        return density_f, feature_f, parted_f, torch.zeros_like(parted_f, dtype=torch.bool)
     straight = _rows(straight.view(B, R, L, 3), piece.parted).flatten(1, 2)  # [B, Q L, 3]
     inside = inside_eye_boxes(straight, scene.posed, scene.regions).view(B, -1, L)
     in_mouth = (piece.mouth > 0)[..., None].expand(-1, -1, L).flatten(1)[..., None]  # [B, Q L, 1]
@@ -243,10 +298,10 @@ def _fused_field(scene: _Scene, piece: _RayPiece, depths: Tensor) -> tuple[Tenso
     )
     density_e, feature_e = _decoded(scene.planes_e, canonical, scene, L)
     density, feature = fuse_parts(
-        scene.fuse, gate_density(density_e, inside, piece.mouth), feature_e, _rows(density_f, piece.parted),
+        scene.fuse, gate_density(density_e, inside, piece.mouth), feature_e, parted_f,
         _rows(feature_f, piece.parted), piece.eye[..., None] * inside, piece.mouth,
     )  # fmt: skip
-    return _put(density_f, piece.parted, density), _put(feature_f, piece.parted, feature)
+    return _put(density_f, piece.parted, density), _put(feature_f, piece.parted, feature), parted_f, inside
 
 
 def _decoded(planes: Tensor, canonical: Tensor, scene: _Scene, num_samples: int) -> tuple[Tensor, Tensor]:

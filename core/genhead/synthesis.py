@@ -45,7 +45,7 @@ class ModulatedConv(nn.Module):
         self.register_buffer("noise_const", torch.randn(size, size))
         self.affine = Affine(style_width, in_width)
 
-    def forward(self, x: Tensor, style: Tensor, noise: Noise) -> Tensor:
+    def forward(self, x: Tensor, style: Tensor, noise: Noise, rng: torch.Generator | None = None) -> Tensor:
         """Convolve [B, I, H, H] by styles [B, D] to [B, O, H, H], or to twice the side."""
         scale = self.affine(style)  # [B, I]
         squares = self.weight.square().sum((2, 3))  # [O, I]
@@ -59,7 +59,7 @@ class ModulatedConv(nn.Module):
         if noise == "const":
             x = x + self.noise_const * self.noise_strength
         elif noise == "random":
-            x = x + torch.randn_like(x[:, :1]) * self.noise_strength
+            x = x + _drawn(x[:, :1], rng) * self.noise_strength
         return bias_leaky_relu(x, self.bias, LEAK, GAIN)
 
 
@@ -89,11 +89,13 @@ class SynthesisBlock(nn.Module):
         self.to_image = ToImage(out_width, channels, style_width)
         self.num_convs = 1 if in_width is None else 2
 
-    def forward(self, x: Tensor, image: Tensor | None, styles: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, image: Tensor | None, styles: Tensor, noise: Noise, rng: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Advance features [B, I, H, H] and picture [B, C, H, H] by one size; styles [B, num_convs + 1, D]."""
         if self.num_convs == 2:
-            x = self.conv0(x, styles[:, 0], noise)
-        x = self.conv1(x, styles[:, -2], noise)
+            x = self.conv0(x, styles[:, 0], noise, rng)
+        x = self.conv1(x, styles[:, -2], noise, rng)
         added = self.to_image(x, styles[:, -1])
         return x, added if image is None else upsample_fir(image) + added
 
@@ -121,12 +123,13 @@ class Synthesis(nn.Module):
         )
         self.num_styles = 2 * len(widths)
 
-    def forward(self, styles: Tensor, noise: Noise = "const") -> Tensor:
+    def forward(self, styles: Tensor, noise: Noise = "const", rng: torch.Generator | None = None) -> Tensor:
         """Compute the picture [B, C, S, S], linear, of styles [B, L, D].
 
         Args:
             styles: one for each layer.
             noise: "const": the stored noise of each layer. "random": new noise, as in training. "none".
+            rng: draws new noise, where it is; None: PyTorch's own generator does.
 
         Raises: `ValueError` where a shape disagrees, or the noise is unknown.
         """
@@ -135,7 +138,14 @@ class Synthesis(nn.Module):
         x, image, first = self.start.expand(len(styles), -1, -1, -1), None, 0
         for block in self.blocks:
             assert isinstance(block, SynthesisBlock)
-            x, image = block(x, image, styles[:, first : first + block.num_convs + 1], noise)
+            x, image = block(x, image, styles[:, first : first + block.num_convs + 1], noise, rng)
             first += block.num_convs
         assert image is not None
         return image
+
+
+def _drawn(like: Tensor, rng: torch.Generator | None) -> Tensor:
+    """Draw standard normal numbers in the shape of a tensor."""
+    if rng is None:
+        return torch.randn_like(like)
+    return torch.randn(like.shape, generator=rng, device=rng.device).to(like)

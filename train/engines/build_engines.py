@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from torch import nn
 
 from triportrait.core.errors import InputError
-from triportrait.train.config import OptimizerConfig, StageConfig
+from triportrait.train.config import OptimizerConfig
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.engines.training_engine import Engine, Group, PlainEngine
 from triportrait.train.engines.zero import ZeroConfig, ZeroEngine
+
+
+class StageLength(Protocol):
+    """How long a stage is, and how its steps are cut."""
+
+    @property
+    def images(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def micro_batches(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -29,7 +41,7 @@ class Engines:
     recomputes: bool = False
 
     def make(
-        self, module: nn.Module, groups: Sequence[Group], optimizer: OptimizerConfig, config: StageConfig
+        self, module: nn.Module, groups: Sequence[Group], optimizer: OptimizerConfig, config: StageLength
     ) -> Engine:
         """Return an engine for one network of a stage.
 

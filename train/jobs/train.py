@@ -1,4 +1,4 @@
-"""`triportrait train tiny|overfit|stage1|motion|portrait4d|stage2|export|replay`: trainings, and what they leave."""
+"""`triportrait train tiny|overfit|genhead|stage1|motion|portrait4d|stage2|export|replay`: trainings, their weights."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from triportrait.train.jobs.run_on_ranks import disk_error
 from triportrait.train.jobs.show_schedule import shown_columns
 from triportrait.train.jobs.shown_networks import shown_networks
 from triportrait.train.jobs.stage_options import MeasuredStage
+from triportrait.train.jobs.train_genhead import Genhead
 from triportrait.train.jobs.train_motion import Motion
 from triportrait.train.jobs.train_portrait4d import Portrait4d
 from triportrait.train.named_data import Loading
@@ -272,7 +273,7 @@ class Stage2(ColumnOptions, MeasuredStage):
         return shown_columns(config, self.ablation, changed, networks)
 
 
-Train = Tiny | Overfit | Stage1 | Motion | Portrait4d | Stage2 | Export | Replay
+Train = Tiny | Overfit | Genhead | Stage1 | Motion | Portrait4d | Stage2 | Export | Replay
 
 
 def _summary(config: TrainConfig) -> str:

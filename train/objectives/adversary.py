@@ -5,7 +5,9 @@ Letters: B pictures, S their side, h of the ray grid.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,7 @@ from triportrait.train.data.pictures import Pictures
 from triportrait.train.data.resize import shrink
 from triportrait.train.objectives.discriminator import Discriminator
 
+Judge = Callable[..., Tensor]  # a discriminator, or one behind a blur; it takes what `values` gives
 REAL, FAKE = "real", "fake"  # names of what the generator's phase hands on to the discriminator's
 
 
@@ -83,14 +86,12 @@ def adversarial_loss(
     return {"adversary": term}
 
 
-def generator_term(discriminator: Discriminator, fake_input: DiscriminatorInput) -> Tensor:
+def generator_term(discriminator: Judge, fake_input: DiscriminatorInput) -> Tensor:
     """Return softplus(-D(fake)) [B]: small where the discriminator takes a fake for real."""
     return F.softplus(-discriminator(*fake_input.values()))[:, 0]
 
 
-def discriminator_terms(
-    discriminator: Discriminator, true: DiscriminatorInput, false: DiscriminatorInput
-) -> dict[str, Tensor]:
+def discriminator_terms(discriminator: Judge, true: DiscriminatorInput, false: DiscriminatorInput) -> dict[str, Tensor]:
     """Return softplus(D(fake)) and softplus(-D(real)), each a mean over B."""
     return {
         "D fake": F.softplus(discriminator(*false.values())).mean(),
@@ -98,7 +99,18 @@ def discriminator_terms(
     }
 
 
-def r1_terms(discriminator: Discriminator, true: DiscriminatorInput, config: LossConfig) -> dict[str, Tensor]:
+class R1Weights(Protocol):
+    """The gammas of R1, by what the gradient is taken."""
+
+    @property
+    def r1_image(self) -> float: ...
+    @property
+    def r1_positions(self) -> float: ...
+    @property
+    def r1_mask(self) -> float: ...
+
+
+def r1_terms(discriminator: Judge, true: DiscriminatorInput, config: R1Weights) -> dict[str, Tensor]:
     """R1: gamma / 2 times the squared norm of the gradient by each input, means over B (reference: Mescheder 2018)."""
     image, raw, positions, mask, label = true.values()
     inputs = [x.detach().requires_grad_(True) for x in (image, raw, positions, mask)]

@@ -18,6 +18,7 @@ from triportrait.core.tracking.head_model import FLAME_LICENCE
 from triportrait.train.ablations import PORTRAIT4D
 from triportrait.train.data.clip_store.filming import HEADS
 from triportrait.train.runs.checkpoints import FOLDER, checkpoints_of, ema_weights
+from triportrait.train.runs.export_genhead import export_genhead
 from triportrait.train.runs.run_config import CONFIG, FLAME, MOTION_ENCODER, read_config
 from triportrait.train.runs.weights import kept_flame, named_flame, save_neck
 
@@ -56,6 +57,8 @@ def export(
         return _export_encoder(checkpoint, run, out, half, config)
     folder, weights = _newest(run, entry["stage"]) if run == checkpoint else (checkpoint, None)
     tensors = ema_weights(folder, "generator") if weights is None else weights
+    if entry["stage"] == "genhead":
+        return export_genhead(folder, tensors, run, out, half, config)
     if half:
         for name in list(tensors):
             tensors[name] = tensors[name].half() if tensors[name].is_floating_point() else tensors[name]

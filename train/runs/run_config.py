@@ -130,6 +130,7 @@ def _check_stage(run: Path, stored: dict[str, Any], config: dict[str, Any]) -> N
         "stage2": "a stage-2 run",
         "motion": "a run of a motion encoder",
         "portrait4d": "a Portrait4D run",
+        "genhead": "a run of GenHead",
         None: "a run of both stages",
     }
     raise InputError(
