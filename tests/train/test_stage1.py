@@ -19,6 +19,7 @@ from triportrait.train.data.resize import shrink
 from triportrait.train.engines.schedule import active_terms
 from triportrait.train.objectives.losses import feature_weight
 from triportrait.train.objectives.perceptual import Gradients
+from triportrait.train.stages import common
 from triportrait.train.stages import static as stage1
 from triportrait.train.stages.initialize import reads_motion
 from triportrait.train.stages.static import StaticModels
