@@ -16,6 +16,7 @@ from tests.core.genhead.heads import two_heads
 from tests.train import little_gan
 from triportrait.core.errors import InputError
 from triportrait.core.genhead.mapping import MEAN_DECAY
+from triportrait.core.genhead.regions import part_tables
 from triportrait.core.genhead.rendering import PartRays
 from triportrait.core.genhead.weights import neck_with_parts
 from triportrait.core.render.cameras import camera_from_label
@@ -327,6 +328,32 @@ class TestData:
             wrong.append(float((drawn - flipped.mask).abs().mean()))
         assert wrong[0] < 0.02 < wrong[1], wrong
         assert all(lost < 0.25 for lost in mirror.lost.values()), mirror.lost
+
+    def test_mirrored_parameters_make_the_mirrored_mesh(self, mirror):
+        """Face and eyeballs, each with a motion that is not its own mirror image."""
+        flame, rng = load_head_model().flame, np.random.default_rng(2)
+        rows = {
+            "camera": np.tile(np.eye(5, dtype=np.float32).reshape(1, 25), (3, 1)),
+            "shape": rng.normal(size=(3, 12)) * 0.6,
+            "expression": rng.normal(size=(3, 10)) * 0.6,
+            "pose": rng.normal(size=(3, 6)) * [0, 0, 0, 0.1, 0.1, 0.1],
+            "eyes": rng.normal(size=(3, 6)) * 0.3,
+        }
+
+        def mesh(rows: dict[str, np.ndarray]) -> torch.Tensor:
+            t = {name: torch.from_numpy(np.asarray(value, np.float32)) for name, value in rows.items()}
+            betas = torch.cat([t["shape"], t["expression"]], 1)
+            vertices, _ = flame(betas, t["pose"][:, :3], t["pose"][:, 3:], t["eyes"])
+            return vertices
+
+        across = torch.tensor([-1.0, 1, 1])
+        twin = torch.cdist(flame["template"], flame["template"] * across).argmin(1)
+        expected = (mesh(rows) * across)[:, twin]
+        eyes = part_tables(flame)["eye_idxs"]
+        for part in (slice(None), eyes):
+            off = (mesh(mirror.flipped(rows))[:, part] - expected[:, part]).norm(dim=-1).mean()
+            unflipped = (mesh(rows)[:, part] - expected[:, part]).norm(dim=-1).mean()
+            assert off < 0.2 * unflipped, (float(off), float(unflipped))
 
     def test_a_mirror_of_a_mirror_image_is_the_head(self, mirror, store):
         rows = {name: column[:4] for name, column in TrainingPictures(store, little_gan.generator())._rows.items()}
