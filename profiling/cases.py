@@ -329,7 +329,7 @@ CASES: dict[str, Case] = {
         lookup_grid, _grid,
         (dict(B=1, P=5, X=3, Y=3, Z=4, C=2), dict(B=2, P=137, X=5, Y=6, Z=7, C=4), dict(B=1, P=0, X=3, Y=3, Z=3, C=3),
          dict(B=1, P=3, X=2, Y=2, Z=2, C=1)),
-        dict(B=1, P=16384 * 96, X=24, Y=24, Z=24, C=4),
+        dict(B=1, P=16384 * 96, X=24, Y=24, Z=24, C=4), (dict(B=4, P=4000, X=8, Y=8, Z=8, C=3),),
     ),
     "bias_act": Case(bias_leaky_relu, _bias_act, _FILTERED, dict(B=1, C=128, H=512, W=512)),
     "fir_smooth": Case(

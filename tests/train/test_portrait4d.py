@@ -191,7 +191,7 @@ def test_row_g_takes_its_weights_and_shows_who_they_are(run, work, tmp_path, cap
     said = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
     assert "static synthesizer, 10,000,000 images" in said["start"]
     assert "static: static synthesizer, 12 images" in said["start"]
-    teacher = said["teacher's training"]
+    teacher = said["teacher's data"]
     assert "4D data of GenHead; published code: 15,000,000 images, 50% of them static" in teacher
     assert "Portrait4D, on 4D data of GenHead, generator " in teacher
     assert teacher.endswith("open head, 10 images")

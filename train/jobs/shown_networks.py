@@ -42,7 +42,7 @@ def shown_networks(config: TrainConfig, init_from: InitFrom, row: RowName) -> li
             _told(start, "--static or --init names it"),
         ),
         (
-            "teacher's training",
+            "teacher's data",
             f"4D data of GenHead; published code: {taught.images:,} images, {taught.static_share:.0%} of them static",
             _told(init_from.teacher, "--teacher names it"),
         ),
