@@ -57,7 +57,7 @@ def with_new_keys(config: dict[str, Any]) -> dict[str, Any]:
             section = section.get(name) if isinstance(section, dict) else None
         if isinstance(section, dict) and old_key in section:
             section[new.rpartition(".")[2]] = section.pop(old_key)
-    if "save_every" in config:  # a run's, not a card's
+    if "save_every" in config and "stage1" in config:  # a run's, not a card's, nor GenHead's own training's
         config.setdefault("evaluate_every", 0)  # which older runs do not have
         config.setdefault("portrait4d", None)
         config.setdefault("superres_style", "own")
