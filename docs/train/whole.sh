@@ -3,11 +3,11 @@
 # from stills, draws the heads from which stage 1 learns a static synthesizer, which draws the pseudo views from which
 # stage 2 learns to reenact; the result is measured, and its mesh is made. The trainings are as short as they can be:
 # this shows that every part hands on what the next one needs, not a good network.
-# Under 40 minutes on two CPU cores. What is there already is not made again: a run that was stopped goes on.
+# What is there already is not made again: a run that was stopped goes on.
 #
 #   bash docs/train/whole.sh FOLDER
 #
-# `triportrait fetch faces` brings the networks that find faces, once. The log of a run is whole.txt beside this file.
+# `triportrait fetch faces` brings the networks that find faces, once.
 set -euo pipefail
 top=$(cd "$(dirname "$0")/../.." && pwd)
 export PYTHONPATH=$top${PYTHONPATH:+:$PYTHONPATH}
@@ -33,7 +33,7 @@ job prepare genhead heads --weights genhead --parameters tables --count 64
 job prepare check heads
 
 # stage 1 learns from them, stage 2 from the clips and stage 1's pseudo views
-job train stage1 --data heads --genhead genhead --out run_stage1 --images 400 --identity-weight 0
+job train stage1 --data heads --genhead genhead --out run_stage1 --images 400 --renderer-frozen-until 40
 [ -e static ] || job train export run_stage1 static
 job train stage2 --data clips --static static --flame open-head --out run_stage2 --images 200 --evaluate-every 100
 [ -e weights ] || job train export run_stage2 weights

@@ -1,8 +1,7 @@
 """The first gate of any reenactment: one head, eight expressions, and its mouth moves as it should in new views.
 
 PSNR hardly notices a face that does not move, so that nothing else here would see a motion path that learned nothing.
-This is the short form: as many images as the jaw needs. Lids and eyes move in the whole run, `train overfit` as it is,
-whose log is docs/train/overfit.txt.
+This is the short form: as many images as the jaw needs. Lids and eyes take the whole run, `train overfit` as it is.
 """
 
 from __future__ import annotations
