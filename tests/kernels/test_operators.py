@@ -12,6 +12,7 @@ import torch
 from _pytest.mark import ParameterSet
 from torch import Tensor
 
+from tests.slow_cpu import SLOW_CPU
 from triportrait.kernels import dispatch
 from triportrait.kernels.dispatch import BackendUnavailable, use_backend
 from triportrait.kernels.march import operator as march
@@ -34,6 +35,8 @@ def outputs(case: Case, inputs: Inputs, backend: str = "triton") -> tuple[Tensor
 def agreements() -> Iterator[ParameterSet]:
     """Every operator at every size in every dtype it knows; the first size in float32 is in the quick ring."""
     for name, size in SIZES:
+        if SLOW_CPU and size:
+            continue
         for dtype in DTYPES[:1] if CASES[name].wide_only else DTYPES:
             marks = [pytest.mark.quick] if (size, dtype) == (0, torch.float32) else []
             yield pytest.param(name, size, dtype, id=f"{name}-{size}-{str(dtype).removeprefix('torch.')}", marks=marks)
