@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class SingleStage:
+class SingleStage(ABC):
     """The options of a stage.
 
     Attributes:
@@ -135,9 +136,9 @@ class SingleStage:
             "eye_mouth_boost": self.eye_mouth_boost,
         }
 
+    @abstractmethod
     def stage(self) -> StageName:
         """Return the name of the stage."""
-        raise NotImplementedError
 
     def inputs(self, data: Path) -> Inputs:
         """Return what the stage learns from. Raises: `InputError` for numbers out of range."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class Shard:
     files: dict[str, dict[str, Any]]
 
 
-class ShardedStore:
+class ShardedStore(ABC):
     """Read a finished store; nothing of it is in memory but the index and the tables of a few shards.
 
     Args:
@@ -76,13 +77,13 @@ class ShardedStore:
         self.first = [0, *accumulate(shard.count for shard in self.shards)]
         self._table = lru_cache(maxsize=TABLES_KEPT)(self._read_table)
 
+    @abstractmethod
     def read_index(self, index: Mapping[str, Any]) -> None:
         """Take what a kind of store has in its index. Raises: `ValueError`, `KeyError` or `TypeError` for damage."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check_rows(self, table: Mapping[str, np.ndarray], count: int, tar_bytes: int) -> None:
         """Check the table of a shard of `count` items. Raises: `ValueError`, in words."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return self.first[-1]
