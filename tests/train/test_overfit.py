@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.slow_cpu import SLOW_CPU
 from tests.train.runs import lines_of
 from triportrait import cli
 from triportrait.train.evaluation.motion_response import responses
@@ -23,8 +22,7 @@ from triportrait.train.run_folder import Run
 from triportrait.train.runs.weights import load_trained
 from triportrait.train.stages.preview_grids import reenacted
 
-pytestmark = pytest.mark.skipif(SLOW_CPU, reason="takes a quarter of an hour on a CPU without AVX-512")
-IMAGES = ("--stage1-images", "800", "--stage2-images", "1000")
+IMAGES = ("--stage1-images", "400", "--stage2-images", "800")
 
 
 @pytest.fixture(scope="module")
