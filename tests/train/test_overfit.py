@@ -22,7 +22,7 @@ from triportrait.train.run_folder import Run
 from triportrait.train.runs.weights import load_trained
 from triportrait.train.stages.preview_grids import reenacted
 
-IMAGES = ("--stage1-images", "400", "--stage2-images", "800")
+IMAGES = ("--stage1-images", "500", "--stage2-images", "800")
 
 
 @pytest.fixture(scope="module")
