@@ -81,16 +81,11 @@ class Person:
 
         `planes` are not in them: add them to what `Portrait4D.planes` returns.
         """
-        mine = copy.copy(portrait)
-        mine._modules = dict(portrait._modules)
-        mine.reconstructor = copy.copy(portrait.reconstructor)
-        mine.reconstructor._modules = dict(portrait.reconstructor._modules)
-        for part in ("transfer", "plane_decoder"):
-            setattr(mine.reconstructor, part, copy.deepcopy(getattr(portrait.reconstructor, part)))
+        mine = with_own_parts(portrait)
         with torch.no_grad():
             for name, update in self.updates.items():
                 weight = mine.get_parameter(name)
-                weight += update.delta(weight)
+                weight.add_(update.delta(weight))
         return mine
 
     def check_weights(self, portrait: Portrait4D, name: object, weights: object) -> None:
@@ -117,6 +112,18 @@ class Person:
                 f"{name}: expected the picture of this person that it was made of ({made_of}), got {source}, which is "
                 f"another one or cut out otherwise; name that picture, or {_REMAKE}"
             )
+
+
+def with_own_parts(portrait: Portrait4D) -> Portrait4D:
+    """Return networks whose refinable parts are copies; all others are those of `portrait` itself."""
+    mine = copy.copy(portrait)
+    mine._modules = dict(portrait._modules)
+    mine.reconstructor = copy.copy(portrait.reconstructor)
+    mine.reconstructor._modules = dict(portrait.reconstructor._modules)
+    for part in REFINED:
+        name = part.removeprefix("reconstructor.")
+        setattr(mine.reconstructor, name, copy.deepcopy(getattr(portrait.reconstructor, name)))
+    return mine
 
 
 def refinable_weights(portrait: Portrait4D) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
