@@ -82,11 +82,11 @@ class Person:
 
         `planes` are not in them: add them to what `Portrait4D.planes` returns.
         """
-        mine = with_parts(portrait, {start: copy.deepcopy(portrait.get_submodule(start)) for start in REFINED})
+        mine = with_own_parts(portrait)
         with torch.no_grad():
             for name, update in self.updates.items():
                 weight = mine.get_parameter(name)
-                weight += update.delta(weight)
+                weight.add_(update.delta(weight))
         return mine
 
     def sha256(self) -> str:
@@ -122,8 +122,13 @@ class Person:
             )
 
 
+def with_own_parts(portrait: Portrait4D) -> Portrait4D:
+    """Return networks whose refinable parts are copies; all others are those of `portrait` itself."""
+    return with_parts(portrait, {name: copy.deepcopy(portrait.get_submodule(name)) for name in REFINED})
+
+
 def with_parts(portrait: Portrait4D, parts: Mapping[str, nn.Module]) -> Portrait4D:
-    """Return a network with other modules by the names in REFINED; all others are those of `portrait`."""
+    """Return networks with other parts by the names in REFINED; all others are those of `portrait` itself."""
     mine = copy.copy(portrait)
     mine._modules = dict(portrait._modules)
     mine.reconstructor = copy.copy(portrait.reconstructor)
