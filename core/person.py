@@ -218,6 +218,8 @@ def check_person_file(path: Path) -> None:
     """Check that a file is a person's, before networks are loaded. Raises: `InputError` where it is not."""
     with _refusals(path):
         _read_header(path)
+        with safe_open(path, "pt"):  # it checks whether the tensors fill the file
+            pass
 
 
 def load_person(path: Path, portrait: Portrait4D) -> Person:
