@@ -21,7 +21,6 @@ from triportrait.core.geometry.density import Progress
 from triportrait.core.gpus import named_device
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.render.geometry_pictures import Shown
-from triportrait.core.tracking.head_model import HeadModel
 from triportrait.core.types import Camera, Head
 from triportrait.core.weights import log_weights, named_weights
 from triportrait.serve.animation import (
@@ -31,9 +30,7 @@ from triportrait.serve.animation import (
     Origin,
     base_camera,
     check_controls,
-    check_face_number,
     until_seen,
-    why_no_landmarks,
 )
 from triportrait.serve.controls import DEFAULT_CONTROLS, Controls
 from triportrait.serve.faces.face import AlignedFace, FaceProvider
@@ -45,22 +42,21 @@ from triportrait.serve.media.meshes.mesh_file import HeadMesh
 from triportrait.serve.media.output_file import VIDEO_ENDINGS, check_output
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.video.encoders import EncoderChoice, chosen_encoder
-from triportrait.serve.open_networks import OpenNetworks
+from triportrait.serve.personalizing import PersonalizingNetworks
 from triportrait.serve.picture_inputs import Picture, to_picture
-from triportrait.serve.pipeline_inputs import Driving, Source, open_driving, optional_path, read_source
+from triportrait.serve.pipeline_inputs import Driving, Source, open_driving, optional_path
 from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import PreparedSource, Reenactor
+from triportrait.serve.refined import GivenPerson, PersonOrPath
 from triportrait.serve.saving import WRITTEN_PICTURES, write_frames
 from triportrait.serve.shown_geometry import check_show
-from triportrait.serve.source_and_driving import DrivingFrames, SourcePicture
+from triportrait.serve.source_and_driving import DrivingFrames
 from triportrait.serve.source_and_driving import Progress as LookProgress
 from triportrait.serve.tracked.fitted_inputs import (
     TrackKind,
     check_fit,
     first_tracker,
     fit_driving,
-    fitted_source,
-    head_model_of,
 )
 from triportrait.serve.turntable import SWAY_DEG, TURN_S, check_turntable, turntable_frames
 from triportrait.serve.weight_loading import RULE, load_weights, need_faces
@@ -68,7 +64,7 @@ from triportrait.serve.weight_loading import RULE, load_weights, need_faces
 logger = logging.getLogger(__name__)
 
 
-class Pipeline(OpenNetworks):
+class Pipeline(PersonalizingNetworks):
     """Animates portraits; `from_pretrained` makes one.
 
     It serves one thread at a time. Several animations of one pipeline may be under way in that thread. Use it as a
@@ -124,7 +120,7 @@ class Pipeline(OpenNetworks):
 
     def prepare(
         self, source: Source, *, face: int | None = None, source_params: str | os.PathLike[str] | None = None,
-        track: TrackKind = "quick",
+        track: TrackKind = "quick", person: PersonOrPath | None = None,
     ) -> PreparedSource:  # fmt: skip
         """Read a portrait once, for any number of frames.
 
@@ -135,34 +131,25 @@ class Pipeline(OpenNetworks):
             source_params: the folder with the published files of its face, or with `landmarks/`; for paths alone.
             track: "quick" reads the turn of the head off landmarks; "fit" fits the head model of the weights to them,
                 which gives the shape of the face, too.
+            person: what `personalize` learned of this very picture, or the file of it: the portrait is shown refined.
 
         Raises:
-            InputError: the picture cannot be read or shows no such face, or the network's numbers are not finite.
+            InputError: the picture cannot be read or shows no such face, the network's numbers are not finite, or the
+                person's file is damaged, or was made for other weights or from another picture.
         """
         if isinstance(source, PreparedSource):
+            if person is not None:
+                raise InputError("person: expected a picture beside it, got a prepared source; give it to `prepare`")
             self._check_prepared(source)
             return source
-        check_face_number("face", face)
-        check_fit(track)
-        picture = source
-        if not isinstance(picture, SourcePicture):
-            picture = read_source(picture, face, source_params, self._finder, need_faces(self.weights))
+        given = None if person is None else GivenPerson.read(person, self._reenactor, self.weights)
+        picture, aligned = self._aligned(source, face, source_params, track)
         reenactor = self._network()
-        aligned = picture.aligned(reenactor.image_size, reenactor.has_flame_neck)
-        if track == "fit":
-            aligned = fitted_source(picture, aligned, self.head_model, self._finder)
-        if (picture.faces or 0) > 1 and face is None:
-            logger.info("%s: %d faces, the largest is taken; --face N takes another", picture.name, picture.faces)
-        if aligned.tracking.landmarks is None:
-            why = why_no_landmarks(self._finder) if picture.faces is None else "no face"
-            logger.info("%s: %s; its middle square is taken as aligned, the motion crop as centred", picture.name, why)
-        elif picture.face is not None and aligned.placed.side < reenactor.image_size / 2:
-            logger.info(
-                "%s: the face and its surroundings have %.0f px, the network takes %d; the result will be soft",
-                picture.name, aligned.placed.side, reenactor.image_size,
-            )  # fmt: skip
+        if given is not None:
+            given.check_source(aligned.crop, picture.name)
         with self.times.part("prepare the source"):
-            return replace(reenactor.prepare(aligned), picture=picture)
+            prepared = reenactor.prepare(aligned, None if given is None else given.person)
+        return replace(prepared, picture=picture)
 
     def animate(
         self,
@@ -184,11 +171,12 @@ class Pipeline(OpenNetworks):
         driving_params: str | os.PathLike[str] | None = None,
         fps: float | Fraction | None = None,
         track: TrackKind = "quick",
+        person: PersonOrPath | None = None,
     ) -> Animation:
         """Let a portrait follow a driving video.
 
         Args:
-            source, face, source_params: as in `prepare`.
+            source, face, source_params, person: as in `prepare`.
             driving: a path (a video, a folder of pictures, a picture), one picture as a PIL image or an array, an
                 array uint8 [T, H, W, 3], or an iterable of pictures, which is read as frames are asked for.
             controls: how the portrait follows, or a function from a time in seconds to controls.
@@ -225,7 +213,7 @@ class Pipeline(OpenNetworks):
             if isinstance(driving, DrivingFrames)
             else open_driving(driving, driving_params, frames, fps, self.device)
         )
-        prepared = self.prepare(source, face=face, source_params=source_params, track=track)
+        prepared = self.prepare(source, face=face, source_params=source_params, track=track, person=person)
         if track == "fit" and clip.fitted is None:
             self.fit(clip, smooth=smooth, frames=frames, driving_face=driving_face)
         if clip is not driving and clip.needs_finder and isinstance(clip.name, Path):
@@ -273,7 +261,7 @@ class Pipeline(OpenNetworks):
             return Stamp(
                 first.origin.picture.sha256(), self.weights, watermark=watermark,
                 certificate=optional_path(certificate), key=optional_path(key), composite=first.origin.composite,
-            )  # fmt: skip
+            ).for_person(first.origin.person_sha256)  # fmt: skip
 
         if isinstance(frames, Animation):
             frames.marks = watermark
@@ -283,12 +271,6 @@ class Pipeline(OpenNetworks):
         )  # fmt: skip
         return target
 
-    def head_model(self) -> HeadModel:
-        """Load the head model whose parameters the weights take; the package's open head where they bring none."""
-        if self._head_model is None:
-            self._head_model = head_model_of(self._reenactor, self.weights)
-        return self._head_model
-
     def fit(
         self, driving: DrivingFrames, *, smooth: bool = True, frames: int | None = None,
         driving_face: int | None = None, progress: LookProgress = lambda frames, total: frames,
@@ -296,14 +278,6 @@ class Pipeline(OpenNetworks):
         """Follow the face of driving frames and fit its parameters, as `animate` does where `track` is "fit"."""
         tracker = first_tracker(driving, self._finder, smooth, driving_face)
         fit_driving(driving, self.head_model, tracker, frames, self._reenactor, progress)
-
-    def tracker(self, *, smooth: bool = True, driving_face: int | None = None) -> FaceTracker:
-        """Follow a face from picture to picture in a loop of your own, as `animate` does."""
-        check_face_number("driving_face", driving_face)
-        reenactor = self._reenactor
-        return FaceTracker(
-            self._finder(), reenactor.image_size, smooth=smooth, face=driving_face, flame=reenactor.has_flame_neck
-        )
 
     def frame(
         self, source: PreparedSource, picture: Picture | AlignedFace, controls: Controls = DEFAULT_CONTROLS, *,
@@ -323,8 +297,7 @@ class Pipeline(OpenNetworks):
         """
         head, face, camera = self._follow(source, picture, controls, tracker, time_s)
         image = self._network().views(head, [camera], [controls.show])[0]
-        assert source.picture is not None
-        return AnimatedFrame(image, time_s, 0, camera, face.found, Origin(source.picture, None, False))
+        return AnimatedFrame(image, time_s, 0, camera, face.found, Origin.of(source))
 
     def head(
         self, source: PreparedSource, picture: Picture | AlignedFace, controls: Controls = DEFAULT_CONTROLS, *,
@@ -341,12 +314,12 @@ class Pipeline(OpenNetworks):
     def turntable(
         self, source: Source, *, show: Shown = "mesh", driving: Picture | None = None,
         arc_deg: float = SWAY_DEG, seconds: float = TURN_S, face: int | None = None,
-        source_params: str | os.PathLike[str] | None = None,
+        source_params: str | os.PathLike[str] | None = None, person: PersonOrPath | None = None,
     ) -> Iterator[AnimatedFrame]:  # fmt: skip
         """Let a camera go around a head that holds still, its picture beside its geometry, for `save`.
 
         Args:
-            source, face, source_params: as in `prepare`.
+            source, face, source_params, person: as in `prepare`.
             show: what is beside the picture; "picture" is nothing.
             driving: a picture whose expression the head has; None is its own.
             arc_deg: from the one side to the other and back, up to 180 on either; 360 goes once around instead.
@@ -358,17 +331,18 @@ class Pipeline(OpenNetworks):
         Raises: `InputError` where an argument cannot be used, or `driving` shows no face.
         """
         check_turntable(show, arc_deg, seconds)
-        prepared = self.prepare(source, face=face, source_params=source_params)
+        prepared = self.prepare(source, face=face, source_params=source_params, person=person)
         return turntable_frames(self._network(), self._still(prepared, driving), prepared, show, arc_deg, seconds)
 
     def mesh(
         self, source: Source, driving: Picture | AlignedFace | None = None, options: MeshOptions = DEFAULT_MESH, *,
         neck: bool = True, face: int | None = None, watermark: bool = True, progress: Progress | None = None,
+        person: PersonOrPath | None = None,
     ) -> HeadMesh:  # fmt: skip
         """Make a mesh of a head, whose `save` writes .glb, .ply or .obj; docs/mesh tells more.
 
         Args:
-            source, face: as in `prepare`.
+            source, face, person: as in `prepare`.
             driving: whose expression and neck pose the head has, as in `frame`; None is its own.
             neck: turn the neck as that face does, where its pose is known.
             watermark: mark the texture.
@@ -377,7 +351,7 @@ class Pipeline(OpenNetworks):
         Raises: `InputError` where an argument cannot be used, `driving` shows no face, or no surface is found.
         """
         options.check()
-        prepared = self.prepare(source, face=face)
+        prepared = self.prepare(source, face=face, person=person)
         head = self._still(prepared, driving, Controls(neck=neck))
         return make_mesh(self._network(), head, options, source_stamp(prepared, self.weights, watermark), progress)
 
