@@ -50,6 +50,7 @@ class Refinement:
             GivenUp: `give_up` was called.
         """
         process = self._begin()
+        self._say(0.0, 60 * self._work.minutes, None)
         late = threading.Event()
 
         def end() -> None:
@@ -85,6 +86,11 @@ class Refinement:
             if self._process is not None:
                 self._process.kill()
 
+    def _say(self, share: float, seconds_left: float, preview: str | None) -> None:
+        with self._lock:  # nothing is told after `give_up`
+            if not self._given_up:
+                self._tell(share, seconds_left, preview)
+
     def _begin(self) -> subprocess.Popen[bytes]:
         with self._lock:
             if self._given_up:
@@ -113,7 +119,7 @@ class Refinement:
                 if message["told"] == "failed":
                     logger.error("a refinement failed", extra=fields(reason=message["reason"]))
                     raise InputError(_NO_MEMORY if message["memory"] else FAILED)
-                self._tell(*_progress(message))
+                self._say(*_progress(message))
         except (OSError, KeyError, TypeError, json.JSONDecodeError):  # it was ended in the middle of a line
             pass
         return False

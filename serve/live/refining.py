@@ -253,7 +253,6 @@ class Refining:
         logger.info("refinement began", extra=fields(session=session.id[:6], minutes=self.minutes))
         try:
             folder.mkdir(mode=0o700)
-            self._progress(session, 0.0, 60 * self.minutes, None)
             refinement.run()
             return load_person(folder / f"person{ENDING}", self._engine.reenactor.portrait)
         except OSError as error:
