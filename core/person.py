@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from triportrait.core.atomic import replacing
@@ -81,24 +82,26 @@ class Person:
 
         `planes` are not in them: add them to what `Portrait4D.planes` returns.
         """
-        mine = copy.copy(portrait)
-        mine._modules = dict(portrait._modules)
-        mine.reconstructor = copy.copy(portrait.reconstructor)
-        mine.reconstructor._modules = dict(portrait.reconstructor._modules)
-        for part in ("transfer", "plane_decoder"):
-            setattr(mine.reconstructor, part, copy.deepcopy(getattr(portrait.reconstructor, part)))
+        mine = with_own_parts(portrait)
         with torch.no_grad():
             for name, update in self.updates.items():
                 weight = mine.get_parameter(name)
-                weight += update.delta(weight)
+                weight.add_(update.delta(weight))
         return mine
 
-    def check_weights(self, portrait: Portrait4D, name: object, weights: object) -> None:
-        """Check that the file was made for these weights; the two names begin the sentence.
+    def sha256(self) -> str:
+        """Return the SHA-256 of the file that `save_person` writes.
+
+        Raises: `InputError` where a number is not finite in half precision.
+        """
+        return hashlib.sha256(save(*_contents(self, "person"))).hexdigest()
+
+    def check_weights(self, loaded: str, name: object, weights: object) -> None:
+        """Check that the file was made for the weights whose `weights_hash` is `loaded`; sentences use the two names.
 
         Raises: `InputError` where it was made for others.
         """
-        if weights_hash(portrait) != self.weights:
+        if loaded != self.weights:
             made_for = shown(str(self.card.get("weights", "others")))
             raise InputError(
                 f"{name}: this person was refined for other weights ({made_for}) than {weights}; name those with "
@@ -117,6 +120,23 @@ class Person:
                 f"{name}: expected the picture of this person that it was made of ({made_of}), got {source}, which is "
                 f"another one or cut out otherwise; name that picture, or {_REMAKE}"
             )
+
+
+def with_own_parts(portrait: Portrait4D) -> Portrait4D:
+    """Return networks whose refinable parts are copies; all others are those of `portrait` itself."""
+    return with_parts(portrait, {name: copy.deepcopy(portrait.get_submodule(name)) for name in REFINED})
+
+
+def with_parts(portrait: Portrait4D, parts: Mapping[str, nn.Module]) -> Portrait4D:
+    """Return networks with other parts by the names in REFINED; all others are those of `portrait` itself."""
+    mine = copy.copy(portrait)
+    mine._modules = dict(portrait._modules)
+    mine.reconstructor = copy.copy(portrait.reconstructor)
+    mine.reconstructor._modules = dict(portrait.reconstructor._modules)
+    for name, part in parts.items():
+        owner, _, attribute = name.rpartition(".")
+        setattr(mine.get_submodule(owner), attribute, part)
+    return mine
 
 
 def refinable_weights(portrait: Portrait4D) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
@@ -165,20 +185,31 @@ def save_person(path: Path, person: Person, *, overwrite: bool = False) -> None:
     Raises:
         InputError: the disk refuses, or a number is not finite in half precision.
     """
-    tensors = {"planes": person.planes.detach().half(), "thumbnail": person.thumbnail}
-    for name, update in person.updates.items():
-        tensors[f"updates.{name}.up"] = update.up.detach().half()
-        tensors[f"updates.{name}.down"] = update.down.detach().half()
-    for name, tensor in tensors.items():
-        if not bool(tensor.isfinite().all()):
-            raise InputError(f"{path}: {name} is not finite in half precision; refine with a lower --lr")
-    card = {"format": FORMAT, "weights": person.weights, "card": dict(person.card)}
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    tensors, told = _contents(person, path)
     try:
         with replacing(path, overwrite=overwrite) as part:
-            save_file(tensors, part, {"person": json.dumps(card)})
+            save_file(tensors, part, told)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: the file could not be written ({error}); choose a folder with room") from error
+
+
+def _contents(person: Person, name: object) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a person's file. Raises: `InputError` as `save_person`."""
+    tensors = {"planes": person.planes.detach().half(), "thumbnail": person.thumbnail}
+    for weight, update in person.updates.items():
+        tensors[f"updates.{weight}.up"] = update.up.detach().half()
+        tensors[f"updates.{weight}.down"] = update.down.detach().half()
+    for tensor_name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise InputError(f"{name}: {tensor_name} is not finite in half precision; refine with a lower --lr")
+    card = {"format": FORMAT, "weights": person.weights, "card": dict(person.card)}
+    return {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, {"person": json.dumps(card)}
+
+
+def check_person_file(path: Path) -> None:
+    """Check that a file is a person's, before networks are loaded. Raises: `InputError` where it is not."""
+    with _refusals(path):
+        _read_header(path)
 
 
 def load_person(path: Path, portrait: Portrait4D) -> Person:
@@ -187,26 +218,11 @@ def load_person(path: Path, portrait: Portrait4D) -> Person:
     Raises:
         InputError: it is missing, damaged, no person's file, or made for networks of other sizes.
     """
-    try:
-        header = check_tensor_file(path)
-        told = header.pop("__metadata__", {})
-        card = parsed_json(told["person"]) if isinstance(told, dict) and "person" in told else None
-        if not isinstance(card, dict):
-            raise InputError(f"{path}: expected a person's file, got other tensors; {_REMAKE}")
-        if card.get("format") != FORMAT:
-            raise InputError(f"{path}: expected format {FORMAT}, got {literal(card.get('format'))}; {_REMAKE}")
-        if not isinstance(card.get("weights"), str) or not isinstance(card.get("card"), dict):
-            raise InputError(f"{path}: its card is damaged; {_REMAKE}")
+    with _refusals(path):
+        header, card = _read_header(path)
         _check_sizes(path, header, portrait)
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in header}
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; make one with `triportrait personalize PICTURE {path}`") from error
-    except InputError:
-        raise
-    except (OSError, SafetensorError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or shown(str(error))
-        raise InputError(f"{path}: not a whole person's file ({reason}); {_REMAKE}") from error
     for name, tensor in tensors.items():
         if not bool(tensor.isfinite().all()):
             raise InputError(f"{path}: {shown(name)} holds numbers that are not finite; {_REMAKE}")
@@ -216,6 +232,33 @@ def load_person(path: Path, portrait: Portrait4D) -> Person:
         for name in sorted(names)
     }
     return Person(tensors["planes"].float(), updates, card["weights"], tensors["thumbnail"], card["card"])
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; make one with `triportrait personalize PICTURE {path}`") from error
+    except InputError:
+        raise
+    except (OSError, SafetensorError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or shown(str(error))
+        raise InputError(f"{path}: not a whole person's file ({reason}); {_REMAKE}") from error
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what the header tells of the tensors, and the card."""
+    header = check_tensor_file(path)
+    told = header.pop("__metadata__", {})
+    card = parsed_json(told["person"]) if isinstance(told, dict) and "person" in told else None
+    if not isinstance(card, dict):
+        raise InputError(f"{path}: expected a person's file, got other tensors; {_REMAKE}")
+    if card.get("format") != FORMAT:
+        raise InputError(f"{path}: expected format {FORMAT}, got {literal(card.get('format'))}; {_REMAKE}")
+    if not isinstance(card.get("weights"), str) or not isinstance(card.get("card"), dict):
+        raise InputError(f"{path}: its card is damaged; {_REMAKE}")
+    return header, card
 
 
 def _check_sizes(path: Path, header: Mapping[str, Any], portrait: Portrait4D) -> None:

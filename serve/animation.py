@@ -33,6 +33,7 @@ from triportrait.serve.overlap import read_ahead
 from triportrait.serve.part_times import PartTimes
 from triportrait.serve.picture_inputs import PictureStream
 from triportrait.serve.reenactor import PreparedSource, Reenactor
+from triportrait.serve.refined import sha256_of
 from triportrait.serve.shown_geometry import check_show
 from triportrait.serve.source_and_driving import DrivingFrames, SourcePicture, check_finds_faces
 
@@ -114,11 +115,19 @@ class Origin:
         picture: the portrait.
         driving: the clip; None for a frame of `Pipeline.frame`.
         composite: whether a generated picture was put into a recorded one.
+        person_sha256: of the file of the portrait's refinement, if there is one.
     """
 
     picture: SourcePicture
     driving: DrivingFrames | None
     composite: bool
+    person_sha256: str | None = None
+
+    @classmethod
+    def of(cls, source: PreparedSource, driving: DrivingFrames | None = None, composite: bool = False) -> Origin:
+        """Tell where frames of a portrait come from that `Pipeline.prepare` gave."""
+        assert source.picture is not None, "prepared by Pipeline.prepare"
+        return cls(source.picture, driving, composite, sha256_of(source.refined))
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +206,7 @@ class Animation:
         )  # fmt: skip
         if driving.needs_finder and self.tracker.provider is None:
             check_finds_faces(driving.name, "--driving-face", options.driving_face)
-        self._origin = Origin(source.picture, driving, options.paste_back or options.side_by_side)
+        self._origin = Origin.of(source, driving, options.paste_back or options.side_by_side)
         self.marks = False
         self._signs = Watermark(message_of(source.picture.sha256())).signs
         self._relative = Relative(reenactor, source.face.tracking) if options.relative else None

@@ -35,6 +35,7 @@ from triportrait.serve.faces.head_pose import neck_parameters
 from triportrait.serve.faces.views import View
 from triportrait.serve.media.provenance.watermark import BITS
 from triportrait.serve.reenactor import PreparedSource, Reenactor
+from triportrait.serve.refined import Refined, places_by
 from triportrait.serve.shown_geometry import RENDERED, places_of
 from triportrait.serve.tracking_files import LENGTHS, Tracking
 
@@ -192,6 +193,24 @@ class FollowedFrames:
         Returns:
             A function that waits for what is shown. It raises `InputError` where numbers are not finite.
         """
+        places_of = places_by([frame.source.refined for frame in frames])
+        if len(places_of) == 1:
+            return self._show(frames, signs, plain, *places_of)
+        waits = [
+            (places, self._show([frames[i] for i in places], None if signs is None else signs[places], plain, refined))
+            for refined, places in places_of.items()
+        ]
+
+        def wait() -> list[ShownFrame]:
+            done = {place: shown for places, each in waits for place, shown in zip(places, each(), strict=True)}
+            return [done[place] for place in range(len(frames))]
+
+        return wait
+
+    def _show(
+        self, frames: Sequence[RawFrame], signs: Tensor | None, plain: bool, refined: Refined | None
+    ) -> Callable[[], list[ShownFrame]]:
+        """Begin to show frames, see `show`, whose planes are all made by the networks as they are, or by `refined`."""
         network, sources = self._reenactor, [frame.source for frame in frames]
         uploads = [network.upload(_tensor(frame.image)) for frame in frames]
         heights, widths = zip(*(frame.image.shape[:2] for frame in frames), strict=True)
@@ -229,8 +248,9 @@ class FollowedFrames:
         inputs = pictures, numbers, *joined, *states
         name = f"followed frame, {canvas[0]} x {canvas[1]}" + ", neck turned" * turns + ", marked" * (signs is not None)
         name += ", geometry" * geometry
-        function = partial(self._frame, turns, geometry)
-        results = function(*inputs) if self._graphs is None else self._graphs(name, function, inputs)
+        function = partial(self._frame, turns, geometry, refined)
+        is_captured = self._graphs is not None and refined is None  # nobody captures a graph for each person
+        results = self._graphs(name, function, inputs) if is_captured else function(*inputs)
         count = 1 if signs is None else 2
         images, (report, *state) = list(results[:count]), results[count:]
         downloads = [network.download(x) for x in (*(images if plain else images[1:]), report)]
@@ -261,14 +281,16 @@ class FollowedFrames:
         return shown
 
     def _frame(
-        self, turns: bool, geometry: bool, canvas: Tensor, numbers: Tensor, source_motion: Tensor, origin: Tensor,
-        tokens: Tensor, detail_partial: Tensor, background: Tensor, *last: Tensor,
+        self, turns: bool, geometry: bool, refined: Refined | None, canvas: Tensor, numbers: Tensor,
+        source_motion: Tensor, origin: Tensor, tokens: Tensor, detail_partial: Tensor, background: Tensor,
+        *last: Tensor,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         """Follow, drive and render B frames.
 
         Args:
             turns: necks turn, at least one of them.
             geometry: not all frames show pictures.
+            refined: as of `Reenactor.frame_planes`.
             canvas: uint8 [B, H, W, 3].
             numbers: float64 [B, N], as NUMBERS says, then the shape, then the signs of watermarks, if any, then what
                 each shows where `geometry` says so.
@@ -290,7 +312,7 @@ class FollowedFrames:
         )  # fmt: skip
         maps = crop_map(state.landmarks, network.image_size, self._targets).flatten(1)
         small = torch.cat([maps, of["motion_strength"].float(), of["gaze"].float()], 1)
-        (planes,) = network.frame_planes(state.crop, small, source_motion, origin, tokens, detail_partial)
+        (planes,) = network.frame_planes(state.crop, small, source_motion, origin, tokens, detail_partial, refined)
         world = self._cameras(of, state.neck)
         grids = self._necks(shape.float(), state.neck, of["neck"].float()) if turns else ()
         view = torch.cat([world, of["intrinsics"].float(), signs.float()], 1)

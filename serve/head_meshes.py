@@ -22,6 +22,7 @@ from triportrait.serve.media.meshes.mesh_file import HeadMesh
 from triportrait.serve.media.meshes.triangles import Texture, Triangles
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.reenactor import PreparedSource, Reenactor
+from triportrait.serve.refined import sha256_of
 
 # measured, see docs/mesh: the grid, its closed copy, marching cubes; what a texture is baked of
 BYTES_PER_NODE, BYTES_PER_TEXEL, OTHER_BYTES = 14, 190, 1 << 29
@@ -84,7 +85,7 @@ DEFAULT_MESH = MeshOptions()
 def source_stamp(source: PreparedSource, weights: str, watermark: bool) -> Stamp:
     """Make the stamp of what is generated from a source; `weights` is what the user calls them."""
     assert source.picture is not None, "it comes from Pipeline.prepare"
-    return Stamp(source.picture.sha256(), weights, watermark=watermark)
+    return Stamp(source.picture.sha256(), weights, watermark=watermark).for_person(sha256_of(source.refined))
 
 
 def free_memory() -> int | None:

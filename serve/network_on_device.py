@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -13,6 +14,7 @@ from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.head_identity import OPEN_HEAD_MODEL, PUBLISHED_MODEL, ModelIdentity, check_same_model
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.motion.small_encoder import GAZE, SPREAD
+from triportrait.core.person import REFINED, weights_hash, with_parts
 from triportrait.core.portrait import Portrait4D
 from triportrait.serve.cuda_graph import Copies, Graphs
 from triportrait.serve.freed_memory import keep_freed_memory
@@ -42,6 +44,8 @@ class NetworkOnDevice:
         self.portrait, self.motion_encoder = portrait.fold().eval(), motion_encoder
         self.static = static
         self.dtype: torch.dtype | None = None
+        self._before_rounding: dict[str, nn.Module] = {}
+        self._weights_hash: str | None = None
         self.to(device)
 
     def to(self, device: torch.device | str) -> None:
@@ -125,13 +129,38 @@ class NetworkOnDevice:
         return parts
 
     def keep_half(self) -> None:
-        """Round the weights that a frame multiplies to `dtype`, once and for all its frames."""
+        """Round the weights that a frame multiplies to `dtype`, once and for all its frames.
+
+        The host keeps those that a person's file refines as they were loaded: an update is smaller than the steps of
+        rounded weights.
+        """
+        self._before_rounding = {name: copy.deepcopy(self.portrait.get_submodule(name)).cpu() for name in REFINED}
         parts = self.portrait.reconstructor
         for part in (self.motion_encoder, parts.transfer, parts.plane_decoder):
-            for module in part.modules():
-                if isinstance(module, nn.Linear | nn.Conv2d):
-                    module.to(self.dtype)
+            self.round(part)
         self.portrait.superres.to(self.dtype)
+
+    def round(self, part: nn.Module) -> None:
+        """Round the weights of a part as `keep_half` does, in place."""
+        for module in part.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                module.to(self.dtype)
+
+    def as_loaded(self) -> Portrait4D:
+        """Return the networks with the parts that a person's file refines as they were loaded, perhaps on the host."""
+        return with_parts(self.portrait, self._before_rounding)
+
+    @property
+    def is_rounded(self) -> bool:
+        """Tell whether `keep_half` has rounded the weights."""
+        return bool(self._before_rounding)
+
+    @property
+    def weights_hash(self) -> str:
+        """Return the hash that binds a person's file to the weights, of the weights as they were loaded."""
+        if self._weights_hash is None:
+            self._weights_hash = weights_hash(self.as_loaded())
+        return self._weights_hash
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.dtype is None:

@@ -50,6 +50,7 @@ from triportrait.serve.picture_inputs import Picture, to_picture
 from triportrait.serve.pipeline_inputs import Driving, Source, open_driving, optional_path, read_source
 from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import PreparedSource, Reenactor
+from triportrait.serve.refined import GivenPerson, PersonOrPath
 from triportrait.serve.saving import WRITTEN_PICTURES, write_frames
 from triportrait.serve.shown_geometry import check_show
 from triportrait.serve.source_and_driving import DrivingFrames, SourcePicture
@@ -124,7 +125,7 @@ class Pipeline(OpenNetworks):
 
     def prepare(
         self, source: Source, *, face: int | None = None, source_params: str | os.PathLike[str] | None = None,
-        track: TrackKind = "quick",
+        track: TrackKind = "quick", person: PersonOrPath | None = None,
     ) -> PreparedSource:  # fmt: skip
         """Read a portrait once, for any number of frames.
 
@@ -135,15 +136,20 @@ class Pipeline(OpenNetworks):
             source_params: the folder with the published files of its face, or with `landmarks/`; for paths alone.
             track: "quick" reads the turn of the head off landmarks; "fit" fits the head model of the weights to them,
                 which gives the shape of the face, too.
+            person: what `personalize` learned of this very picture, or the file of it: the portrait is shown refined.
 
         Raises:
-            InputError: the picture cannot be read or shows no such face, or the network's numbers are not finite.
+            InputError: the picture cannot be read or shows no such face, the network's numbers are not finite, or the
+                person's file is damaged, or was made for other weights or from another picture.
         """
         if isinstance(source, PreparedSource):
+            if person is not None:
+                raise InputError("person: expected a picture beside it, got a prepared source; give it to `prepare`")
             self._check_prepared(source)
             return source
         check_face_number("face", face)
         check_fit(track)
+        given = None if person is None else GivenPerson.read(person, self._reenactor, self.weights)
         picture = source
         if not isinstance(picture, SourcePicture):
             picture = read_source(picture, face, source_params, self._finder, need_faces(self.weights))
@@ -161,8 +167,11 @@ class Pipeline(OpenNetworks):
                 "%s: the face and its surroundings have %.0f px, the network takes %d; the result will be soft",
                 picture.name, aligned.placed.side, reenactor.image_size,
             )  # fmt: skip
+        if given is not None:
+            given.check_source(aligned.crop, picture.name)
         with self.times.part("prepare the source"):
-            return replace(reenactor.prepare(aligned), picture=picture)
+            prepared = reenactor.prepare(aligned, None if given is None else given.person)
+        return replace(prepared, picture=picture)
 
     def animate(
         self,
@@ -184,11 +193,12 @@ class Pipeline(OpenNetworks):
         driving_params: str | os.PathLike[str] | None = None,
         fps: float | Fraction | None = None,
         track: TrackKind = "quick",
+        person: PersonOrPath | None = None,
     ) -> Animation:
         """Let a portrait follow a driving video.
 
         Args:
-            source, face, source_params: as in `prepare`.
+            source, face, source_params, person: as in `prepare`.
             driving: a path (a video, a folder of pictures, a picture), one picture as a PIL image or an array, an
                 array uint8 [T, H, W, 3], or an iterable of pictures, which is read as frames are asked for.
             controls: how the portrait follows, or a function from a time in seconds to controls.
@@ -225,7 +235,7 @@ class Pipeline(OpenNetworks):
             if isinstance(driving, DrivingFrames)
             else open_driving(driving, driving_params, frames, fps, self.device)
         )
-        prepared = self.prepare(source, face=face, source_params=source_params, track=track)
+        prepared = self.prepare(source, face=face, source_params=source_params, track=track, person=person)
         if track == "fit" and clip.fitted is None:
             self.fit(clip, smooth=smooth, frames=frames, driving_face=driving_face)
         if clip is not driving and clip.needs_finder and isinstance(clip.name, Path):
@@ -273,7 +283,7 @@ class Pipeline(OpenNetworks):
             return Stamp(
                 first.origin.picture.sha256(), self.weights, watermark=watermark,
                 certificate=optional_path(certificate), key=optional_path(key), composite=first.origin.composite,
-            )  # fmt: skip
+            ).for_person(first.origin.person_sha256)  # fmt: skip
 
         if isinstance(frames, Animation):
             frames.marks = watermark
@@ -323,8 +333,7 @@ class Pipeline(OpenNetworks):
         """
         head, face, camera = self._follow(source, picture, controls, tracker, time_s)
         image = self._network().views(head, [camera], [controls.show])[0]
-        assert source.picture is not None
-        return AnimatedFrame(image, time_s, 0, camera, face.found, Origin(source.picture, None, False))
+        return AnimatedFrame(image, time_s, 0, camera, face.found, Origin.of(source))
 
     def head(
         self, source: PreparedSource, picture: Picture | AlignedFace, controls: Controls = DEFAULT_CONTROLS, *,
@@ -341,12 +350,12 @@ class Pipeline(OpenNetworks):
     def turntable(
         self, source: Source, *, show: Shown = "mesh", driving: Picture | None = None,
         arc_deg: float = SWAY_DEG, seconds: float = TURN_S, face: int | None = None,
-        source_params: str | os.PathLike[str] | None = None,
+        source_params: str | os.PathLike[str] | None = None, person: PersonOrPath | None = None,
     ) -> Iterator[AnimatedFrame]:  # fmt: skip
         """Let a camera go around a head that holds still, its picture beside its geometry, for `save`.
 
         Args:
-            source, face, source_params: as in `prepare`.
+            source, face, source_params, person: as in `prepare`.
             show: what is beside the picture; "picture" is nothing.
             driving: a picture whose expression the head has; None is its own.
             arc_deg: from the one side to the other and back, up to 180 on either; 360 goes once around instead.
@@ -358,17 +367,18 @@ class Pipeline(OpenNetworks):
         Raises: `InputError` where an argument cannot be used, or `driving` shows no face.
         """
         check_turntable(show, arc_deg, seconds)
-        prepared = self.prepare(source, face=face, source_params=source_params)
+        prepared = self.prepare(source, face=face, source_params=source_params, person=person)
         return turntable_frames(self._network(), self._still(prepared, driving), prepared, show, arc_deg, seconds)
 
     def mesh(
         self, source: Source, driving: Picture | AlignedFace | None = None, options: MeshOptions = DEFAULT_MESH, *,
         neck: bool = True, face: int | None = None, watermark: bool = True, progress: Progress | None = None,
+        person: PersonOrPath | None = None,
     ) -> HeadMesh:  # fmt: skip
         """Make a mesh of a head, whose `save` writes .glb, .ply or .obj; docs/mesh tells more.
 
         Args:
-            source, face: as in `prepare`.
+            source, face, person: as in `prepare`.
             driving: whose expression and neck pose the head has, as in `frame`; None is its own.
             neck: turn the neck as that face does, where its pose is known.
             watermark: mark the texture.
@@ -377,7 +387,7 @@ class Pipeline(OpenNetworks):
         Raises: `InputError` where an argument cannot be used, `driving` shows no face, or no surface is found.
         """
         options.check()
-        prepared = self.prepare(source, face=face)
+        prepared = self.prepare(source, face=face, person=person)
         head = self._still(prepared, driving, Controls(neck=neck))
         return make_mesh(self._network(), head, options, source_stamp(prepared, self.weights, watermark), progress)
 

@@ -15,18 +15,20 @@ from torch import Tensor
 from triportrait.core.errors import InputError
 from triportrait.core.geometry.surface import Surface
 from triportrait.core.motion.motion_crop import crop_map, cut
+from triportrait.core.person import Person
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.core.render.geometry_pictures import GeometryPictures, Shown
-from triportrait.core.types import Camera, Driving, Head, NeckGrid, Rendering, Source
+from triportrait.core.types import Camera, Head, NeckGrid, Rendering, Source
 from triportrait.kernels.dispatch import runs_triton
 from triportrait.kernels.march import inside_ring, ringed
 from triportrait.serve.controls import DEFAULT_CONTROLS, Controls
 from triportrait.serve.cuda_graph import BATCHES, Graphs
 from triportrait.serve.faces.face import AlignedFace
-from triportrait.serve.image_tensors import to_float, to_uint8
+from triportrait.serve.image_tensors import finished, to_float
 from triportrait.serve.media.provenance.watermark import BITS, mark
 from triportrait.serve.motion_parameters import parameters_for, still_parameters
 from triportrait.serve.network_on_device import NetworkOnDevice
+from triportrait.serve.refined import Refined, joined_planes, refined_by
 from triportrait.serve.shown_geometry import RENDERED, places_of, shown_images, surface_of, surface_picture
 from triportrait.serve.source_and_driving import SourcePicture
 from triportrait.serve.tracking_files import HeadParameters, Tracking
@@ -43,6 +45,7 @@ class PreparedSource:
         motion: [1, M], v_s; None for a static source.
         head: the head of a static source, its neck still; no driving frame changes its planes.
         picture: the whole picture that the face was cut out of, where `Pipeline.prepare` read it.
+        refined: what a person's file makes the planes with; None takes the networks as they are.
     """
 
     source: Source
@@ -51,6 +54,7 @@ class PreparedSource:
     motion: Tensor | None
     head: Head | None = None
     picture: SourcePicture | None = None
+    refined: Refined | None = None
 
 
 _SMALL_NUMBERS = 9  # of a driving frame, see `Reenactor._numbers`
@@ -118,12 +122,18 @@ class Reenactor(NetworkOnDevice):
             self.reenact_many([(source, face, controls)] * size, signs)
 
     @torch.inference_mode()
-    def prepare(self, face: AlignedFace) -> PreparedSource:
+    def prepare(self, face: AlignedFace, person: Person | None = None) -> PreparedSource:
         """Read the face of a source picture once.
 
+        Args:
+            face: the source's.
+            person: what was learned of this very person; None takes the networks as they are.
+
         Raises:
-            InputError: the network made numbers that are not finite.
+            InputError: the network made numbers that are not finite, or the person was refined for other weights or
+                from another picture.
         """
+        refined = None if person is None else refined_by(self, person, face.crop)
         motion = None if self.static else self.motion(face)
         picture = to_float(self.upload(torch.tensor(face.crop)[None]))
         source = self.portrait.prepare(picture, motion)  # once: in float32
@@ -132,12 +142,13 @@ class Reenactor(NetworkOnDevice):
         if parameters is not None:
             self.check_head_model(parameters.head_model, "source")
         shape = torch.zeros(1, self.portrait.config.neck.num_shape) if parameters is None else parameters.shape
+        head, networks = None, refined or self.portrait
         with self._autocast():
-            source = self.portrait.cache(source)
-            head = self.portrait.reenact(source, Driving(None)) if self.static else None
-        if head is not None:
-            head = self._head(self._as_read(head), source.background, None)
-        return PreparedSource(source, face, shape, motion, head)
+            source = networks.cache(source)
+            if self.static:
+                planes = networks.planes(source.tokens, source.grid, None, None, source.detail_partial)
+                head = self._head(self._as_read(Head(planes, source.background)), source.background, None)
+        return PreparedSource(source, face, shape, motion, head, refined=refined)
 
     @torch.inference_mode()
     def motion(self, face: AlignedFace) -> Tensor:
@@ -218,11 +229,20 @@ class Reenactor(NetworkOnDevice):
     @torch.inference_mode()
     def _heads(self, requests: Sequence[Request]) -> Head:
         sources = [source for source, _, _ in requests]
-        source = sources[0].source if len(requests) == 1 else Source.cat([each.source for each in sources])
-        neck = self._necks(requests)
+        neck, backgrounds = self._necks(requests), [each.source.background for each in sources]
+        background = backgrounds[0] if len(backgrounds) == 1 else torch.cat(backgrounds)
         if self.static:
             made = [self._as_read(each.head) for each in sources if each.head is not None]
-            return self._head(made[0] if len(made) == 1 else torch.cat(made), source.background, neck)
+            return self._head(made[0] if len(made) == 1 else torch.cat(made), background, neck)
+        planes = joined_planes(
+            [each.refined for each in sources], lambda places, of: self._planes([requests[i] for i in places], of)
+        )
+        return self._head(planes, background, neck)
+
+    def _planes(self, requests: Sequence[Request], refined: Refined | None) -> Tensor:
+        """Compute the planes of driving faces by the networks of all or of one person, as views read them."""
+        sources = [source for source, _, _ in requests]
+        source = sources[0].source if len(requests) == 1 else Source.cat([each.source for each in sources])
         images = self.upload(torch.from_numpy(np.stack([face.crop for _, face, _ in requests])))
         numbers = self.upload(torch.cat([self._numbers(face, controls) for _, face, controls in requests]))
         motions = [each.motion for each in sources if each.motion is not None]
@@ -232,8 +252,9 @@ class Reenactor(NetworkOnDevice):
             origin = torch.cat([m if n is None else n.to(m) for m, n in zip(motions, neutrals, strict=True)])
         assert source.detail_partial is not None
         inputs = images, numbers, source_motion, origin, source.tokens, source.detail_partial
-        (planes,) = self._run("planes", self.frame_planes, inputs)
-        return self._head(planes, source.background, neck)
+        if refined is not None:  # launch by launch: a graph would have to be captured for every person
+            return self.frame_planes(*inputs, refined)[0]
+        return self._run("planes", self.frame_planes, inputs)[0]
 
     def _as_read(self, head: Head) -> Tensor:
         """Return the planes as views read them: within a ring of zeros where the march has its kernels."""
@@ -249,7 +270,7 @@ class Reenactor(NetworkOnDevice):
 
     def frame_planes(
         self, images: Tensor, numbers: Tensor, source_motion: Tensor, origin: Tensor, tokens: Tensor,
-        detail_partial: Tensor,
+        detail_partial: Tensor, refined: Refined | None = None,
     ) -> tuple[Tensor]:  # fmt: skip
         """Compute what a driving frame changes.
 
@@ -258,6 +279,7 @@ class Reenactor(NetworkOnDevice):
         Args:
             images: uint8 [B, S, S, 3]. numbers: [B, 9 or 9 + M], see `_numbers`. source_motion, origin: [B, M].
             tokens, detail_partial: of the cached source.
+            refined: what the planes of all B are made with; None takes the networks as they are.
 
         Returns:
             The planes as views read them.
@@ -272,7 +294,7 @@ class Reenactor(NetworkOnDevice):
                 shift = shift + F.pad(numbers[:, 7:_SMALL_NUMBERS], (gaze.start, shift.shape[1] - gaze.stop))
             motion = motion + (numbers[:, 6:7] - 1) * (motion - origin) + shift  # at s = 1 not a bit is changed
             side = self.portrait.config.image_size // 16
-            planes = self.portrait.planes(tokens, (side, side), motion, None, detail_partial)
+            planes = (refined or self.portrait).planes(tokens, (side, side), motion, None, detail_partial)
             return (ringed(planes) if self.portrait.volume.reads_ring else planes,)
 
     def _encode_motion(self, images: Tensor, maps: Tensor) -> Tensor:
@@ -393,7 +415,7 @@ class Reenactor(NetworkOnDevice):
         head, camera = self._seen(planes, background, numbers, grids)
         with self._autocast():
             image = self.portrait.render(head, camera).image
-        return _finished(image, numbers[:, 25:])
+        return finished(image, numbers[:, 25:])
 
     def frame_geometry(
         self, kinds: Collection[Shown], planes: Tensor, background: Tensor, numbers: Tensor, *grids: Tensor
@@ -409,7 +431,7 @@ class Reenactor(NetworkOnDevice):
         head, camera = self._seen(planes, background, numbers, grids)
         with self._autocast():
             image = shown_images(self.portrait, self._geometry, head, camera, places, kinds)
-        return _finished(image, numbers[:, 25:])
+        return finished(image, numbers[:, 25:])
 
     def _run_geometry(self, name: str, kinds: set[Shown], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if self._geometry_graphs is None:
@@ -469,12 +491,6 @@ class Reenactor(NetworkOnDevice):
         assert self.portrait.neck is not None
         grid = self.portrait.neck(*numbers.split(widths, 1))
         return grid.fine, grid.coarse
-
-
-def _finished(image: Tensor, signs: Tensor) -> tuple[Tensor, ...]:
-    """Convert images to pictures, give them watermarks where there are signs, and add whether they are finite."""
-    pictures, finite = to_uint8(image), image.isfinite().flatten(1).all(1)
-    return (pictures, finite) if signs.shape[1] == 0 else (pictures, mark(pictures, signs), finite)
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:

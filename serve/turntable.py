@@ -55,8 +55,7 @@ def turntable_frames(
         show: what is beside the picture; "picture" is nothing.
         arc_deg, seconds: as in `Pipeline.turntable`.
     """
-    assert source.picture is not None, "prepared by Pipeline.prepare"
-    origin, count = Origin(source.picture, None, False), frame_count(seconds)
+    origin, count = Origin.of(source), frame_count(seconds)
     shows: list[Shown] = ["picture"] if show == "picture" else ["picture", show]
     for index in range(count):
         phase = 2 * math.pi * index / count

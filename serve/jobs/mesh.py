@@ -16,6 +16,7 @@ import tyro
 
 from triportrait.core.errors import InputError
 from triportrait.core.gpus import chosen_device
+from triportrait.core.person import check_person_file
 from triportrait.core.safe_text import literal
 from triportrait.core.weights import named_weights
 from triportrait.serve.animation import check_face_number
@@ -74,6 +75,8 @@ class Mesh:
     """Look where the published script looks, up to one node beside the grid, to compare with its meshes."""
     weights: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Weights folder, or `demo`, or `rule`. Default: $TRIPORTRAIT_WEIGHTS, else `demo`."""
+    person: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """Show the head refined for its person, as in `reenact`."""
     source_params: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Folder with the source's published per-picture files, or with landmarks/."""
     driving_params: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
@@ -105,6 +108,9 @@ class Mesh:
         source = find_source(self.source, self.source_params)
         driving = None if self.driving is None else DrivingFrames.open(self.driving, self.driving_params, self.frames)
         inputs = (self.source, *source.files, *([] if driving is None else [*driving.files]))
+        if self.person is not None:
+            check_person_file(self.person)
+            inputs = (*inputs, self.person)
         sequence = self._sequence(driving, inputs) if self.sequence else None
         if sequence is None:
             if self.frames is not None:
@@ -118,7 +124,7 @@ class Mesh:
                     self.weights, device=device, precision=self.precision, faces=finder, static=self.static
                 )
             )
-            prepared = pipeline.prepare(picture, face=self.face)
+            prepared = pipeline.prepare(picture, face=self.face, person=self.person)
             if sequence is None:
                 face = self._driving_face(pipeline, driving)
                 self._write(pipeline, prepared, face, options, self.out, self.overwrite)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from triportrait.core.errors import InputError
 from triportrait.core.gpus import chosen_device
+from triportrait.core.person import check_person_file
 from triportrait.core.render.geometry_pictures import Shown
 from triportrait.core.weights import named_weights
 from triportrait.serve.animation import AnimatedFrame, Options, check_face_number
@@ -29,6 +30,7 @@ from triportrait.serve.media.video.decoders import DecoderChoice, Decoding
 from triportrait.serve.media.video.encoders import Encoder, EncoderChoice, chosen_encoder
 from triportrait.serve.pipeline import Pipeline
 from triportrait.serve.precision import Precision
+from triportrait.serve.refined import sha256_of
 from triportrait.serve.saving import WRITTEN_PICTURES, is_picture_name, write_frames
 from triportrait.serve.shown_geometry import check_show
 from triportrait.serve.source_and_driving import DrivingFrames, Frames, SourcePicture, check_finds_faces, find_source
@@ -52,6 +54,9 @@ class Reenact:
     weights: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Weights folder; `demo` for the package's own, a small network for procedural heads; or `rule` for weights that
     only check the installation. Default: $TRIPORTRAIT_WEIGHTS, else `demo`."""
+    person: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """Show the portrait refined for its person, by the file that `triportrait personalize` made of this very
+    picture."""
     source_params: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Folder with the source's published per-picture files (found by itself beside align_images/), or with
     landmarks/."""
@@ -122,6 +127,8 @@ class Reenact:
         encoder = chosen_encoder(self.encoder, device.type == "cuda")
         driving = DrivingFrames.open(self.driving, self.driving_params, self.frames, Decoding.on(self.decoder, device))
         source_file = find_source(self.source, self.source_params)
+        if self.person is not None:
+            check_person_file(self.person)
         self._check_output(1 in (driving.clip.frame_count, self.frames), [*source_file.files, *driving.files])
         weights = named_weights(self.weights)
         with ExitStack() as stack:
@@ -156,7 +163,8 @@ class Reenact:
         stamp: Stamp,
         encoder: Encoder,
     ) -> None:
-        prepared = pipeline.prepare(source, face=self.face, track=self.track)
+        prepared = pipeline.prepare(source, face=self.face, track=self.track, person=self.person)
+        stamp = stamp.for_person(sha256_of(prepared.refined))
         if self.track == "fit":
             pipeline.fit(
                 driving, smooth=self.smooth, frames=options.frames, driving_face=self.driving_face, progress=_follow_bar
@@ -196,7 +204,8 @@ class Reenact:
                 f"driving picture, or name an output with a video ending ({' '.join(VIDEO_ENDINGS)})"
             )
         kinds = (*VIDEO_ENDINGS, *(WRITTEN_PICTURES if single else ()))
-        check_output(self.out, self.overwrite, kinds, sources=[self.source, self.driving, *sources])
+        person = [] if self.person is None else [self.person]
+        check_output(self.out, self.overwrite, kinds, sources=[self.source, self.driving, *sources, *person])
 
 
 def flag(name: str) -> str:

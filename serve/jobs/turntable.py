@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from triportrait.core.gpus import chosen_device
+from triportrait.core.person import check_person_file
 from triportrait.core.render.geometry_pictures import Shown
 from triportrait.serve.animation import check_face_number
 from triportrait.serve.faces.providers import FaceKind, LazyProvider
@@ -46,6 +47,8 @@ class Turntable:
     """How long that takes."""
     weights: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Weights folder, or `demo`, or `rule`. Default: $TRIPORTRAIT_WEIGHTS, else `demo`."""
+    person: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """Show the head refined for its person, as in `reenact`."""
     source_params: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Folder with the source's published per-picture files, or with landmarks/."""
     faces: FaceKind = "auto"
@@ -74,8 +77,10 @@ class Turntable:
         device = chosen_device(self.device)
         share_cores(device)
         source = find_source(self.source, self.source_params)
-        driving = [] if self.driving is None else [self.driving]
-        check_output(self.out, self.overwrite, VIDEO_ENDINGS, sources=[self.source, *source.files, *driving])
+        others = [path for path in (self.driving, self.person) if path is not None]
+        if self.person is not None:
+            check_person_file(self.person)
+        check_output(self.out, self.overwrite, VIDEO_ENDINGS, sources=[self.source, *source.files, *others])
         with (
             closing(LazyProvider(self.faces)) as finder,
             Pipeline.from_pretrained(
@@ -85,7 +90,7 @@ class Turntable:
             began = time.perf_counter()
             frames = pipeline.turntable(
                 self.source, show=self.show, driving=self.driving, arc_deg=self.arc_deg, seconds=self.seconds,
-                face=self.face, source_params=self.source_params,
+                face=self.face, source_params=self.source_params, person=self.person,
             )  # fmt: skip
             with progress_bar(total=frame_count(self.seconds), desc="turntable") as bar:
                 pipeline.save(

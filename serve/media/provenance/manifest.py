@@ -43,6 +43,7 @@ class Claim:
         weights: what they are called. weights_sha256: of each safetensors file by name, none for weights by a rule.
         message: the watermark's 28 bits; None where there is no watermark.
         composite: the generated picture was put into a recorded one.
+        person_sha256: of the file by which the weights were refined for one person; None where none was.
     """
 
     source_sha256: str
@@ -50,6 +51,7 @@ class Claim:
     weights_sha256: dict[str, str]
     message: int | None
     composite: bool = False
+    person_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,7 @@ def _definition(claim: Claim) -> dict[str, Any]:
         "source_sha256": claim.source_sha256,
         "weights": claim.weights,
         "weights_sha256": claim.weights_sha256,
+        **({} if claim.person_sha256 is None else {"person_sha256": claim.person_sha256}),
         "watermark": claim.message is not None,
         "watermark_message": None if claim.message is None else f"{claim.message:07x}",
     }

@@ -67,6 +67,12 @@ class Stamp:
             self.unsigned = f"{why_not() or 'c2pa-python is not installed'}; {INSTALL}"
             logger.info("no manifest is written: %s", self.unsigned)
 
+    def for_person(self, person_sha256: str | None) -> Stamp:
+        """Return a stamp that names the file of a person's refinement, or None, and is like this one otherwise."""
+        stamp = copy(self)
+        stamp.claim = replace(self.claim, person_sha256=person_sha256)
+        return stamp
+
     def for_source(self, source_sha256: str) -> Stamp:
         """Return a stamp for another portrait that is like this one otherwise."""
         stamp = copy(self)

@@ -153,6 +153,8 @@ def _of_manifest(manifest: Manifest | None, looked: bool) -> list[str]:
         told = manifest.generation
         lines.append(f"  source: SHA-256 {shown(told.get('source_sha256'))}")
         lines.append(f"  weights: {shown(told.get('weights'))}{_checksums(told.get('weights_sha256'))}")
+        if "person_sha256" in told:
+            lines.append(f"  refined for one person: SHA-256 {shown(told['person_sha256'])}")
         message = told.get("watermark_message")
         lines.append(f"  watermark: {'left out' if message is None else f'message {shown(message)}'}")
     return lines

@@ -1,0 +1,10 @@
+"""Refine the frozen networks for one person, from a few pictures: `triportrait personalize`.
+
+`serve` loads this package by its name, when it is asked to personalize.
+"""
+
+from triportrait.train.personal.given import GivenPictures, motion_bank
+from triportrait.train.personal.refine import refine
+from triportrait.train.personal.refine_config import RefineConfig, RefineStep
+
+__all__ = ["GivenPictures", "RefineConfig", "RefineStep", "motion_bank", "refine"]

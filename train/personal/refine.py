@@ -1,0 +1,288 @@
+"""Learn one person: a residual of planes and low-rank updates, from a few pictures, with everything else frozen.
+
+The given pictures are reconstructed from their cameras, each with its own motion. Pseudo views keep what no picture
+shows: from a sampled camera the frozen network shows the source with its own motion and with one of a bank, and the
+refined head keeps that shape (opacity, depth) and changes with the expression as much as the frozen one does.
+These are the paper's pseudo multi-views (section 4.3), turned on one person; the frozen network itself draws them, with
+motion on, as weights folders bring no static synthesizer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils import parametrize
+
+from triportrait import __version__
+from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.person import Person, thumbnail_of, weights_hash
+from triportrait.core.portrait import Portrait4D
+from triportrait.core.render.cameras import fixed_camera, sample_look_at, turned
+from triportrait.core.types import Camera, Driving, Head, NeckGrid, Rendering, Source
+from triportrait.train.data.resize import shrink
+from triportrait.train.objectives.losses import feature_weight, l1, opacity_loss, weighed_depth_loss
+from triportrait.train.objectives.perceptual import Perceptual, perceptual
+from triportrait.train.personal.given import GivenPictures, motion_bank
+from triportrait.train.personal.refine_config import RefineConfig, RefineStep
+from triportrait.train.personal.state import State, forget, read_state, write_state
+from triportrait.train.personal.updates import LearnedPerson
+
+TIMED = 5  # first steps, by which `minutes` becomes a number of steps; the first of them is not counted
+LEAST_STEPS = 10
+WARM_UP, LAST_LR = 10, 0.05  # steps until the full learning rate; its last share
+COMPARED, PATIENCE, BETTER_DB = 12, 3, 0.02  # comparisons with what is kept aside; how many may bring less than so much
+SAVE_S, PREVIEW_S = 15.0, 4.0
+PREVIEW_YAW = math.radians(30)
+
+
+def refine(
+    portrait: Portrait4D,
+    motion_encoder: MotionEncoder,
+    given: GivenPictures,
+    config: RefineConfig,
+    progress: Callable[[RefineStep], None] = lambda step: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    state: Path | None = None,
+    previews: bool = False,
+) -> Person:
+    """Learn a person, and return what is to be written into a file.
+
+    Args:
+        portrait: the frozen networks; their numbers stay as they are.
+        motion_encoder: v, by which the bank of motions is read.
+        given: pictures of one person; the first is the source.
+        config: every number of it.
+        progress: is called after each step.
+        should_stop: is asked after each step; where it says yes, what was reached is returned.
+        state: where the refinement is saved while it runs, so that it goes on after a kill; removed at the end.
+        previews: make a picture of how it stands every few seconds.
+
+    Raises:
+        InputError: the pictures are too many or of another size.
+    """
+    given.check(portrait.config.image_size)
+    learning = _Refinement(portrait, motion_encoder, given, config, state)
+    began = last_preview = last_save = time.monotonic()
+    while learning.state.step < learning.state.steps:
+        loss, psnr = learning.step()
+        now = time.monotonic()
+        learning.set_steps(now)
+        wants_preview = previews and now - last_preview > PREVIEW_S
+        preview = learning.preview() if wants_preview else None
+        last_preview = now if wants_preview else last_preview
+        done, steps, aside_psnr = learning.state.step, learning.state.steps, learning.state.aside_psnr
+        progress(RefineStep(done, steps, learning.seconds_left(now - began), loss, psnr, aside_psnr, preview))
+        if learning.is_enough() or should_stop():
+            break
+        if state is not None and now - last_save > SAVE_S:
+            write_state(state, learning.state)
+            last_save = now
+    person = learning.person()
+    if state is not None:
+        forget(state)
+    return person
+
+
+@dataclass
+class _Views:
+    """Random cameras and motions of one step, and what the frozen network shows there."""
+
+    camera: Camera
+    motion: Tensor
+    neck: NeckGrid | None
+    frozen: Rendering = field(repr=False)
+
+
+class _Refinement:
+    def __init__(
+        self, portrait: Portrait4D, encoder: MotionEncoder, given: GivenPictures, config: RefineConfig,
+        state: Path | None,
+    ) -> None:  # fmt: skip
+        self.device = next(portrait.parameters()).device
+        self.frozen, self.config, self.given = portrait, config, given.to(self.device)
+        self.hash = weights_hash(portrait)
+        self.rows, self.aside = given.split()
+        with torch.no_grad():
+            self.bank = motion_bank(encoder).to(self.device)
+            self.source = portrait.prepare(self.given.image[:1], self.given.motion[:1])
+        self.learned = LearnedPerson(portrait, config.rank, torch.Generator().manual_seed(config.seed))
+        self.distance: Perceptual = perceptual("gradients").to(self.device)
+        named = self.learned.learned()
+        updates = [parameter for name, parameter in named.items() if name != "planes"]
+        groups = [{"params": [named["planes"]], "lr": config.lr_planes}]
+        groups += [{"params": updates, "lr": config.lr_updates}] if updates else []
+        self.adam = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        key = {"config": config.to_dict(), "given": given.fingerprint(), "weights": self.hash}
+        self.state = State(key, config.steps or 10**9, named, self.adam)
+        self.resumed = state is not None and read_state(state, self.state)
+        self.started = time.monotonic()
+        self.first = self.state.step
+        if not self.state.before_psnr:
+            self.state.before_psnr = self._psnr(self.rows)
+
+    def step(self) -> tuple[float, float]:
+        """Take one step; return the loss and the PSNR of the picture that it learned from."""
+        number, config = self.state.step, self.config
+        rng = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
+        row = self.rows[torch.randint(len(self.rows), (1,), generator=rng)]
+        with parametrize.cached():
+            loss, psnr = self._picture_loss(row, rng)
+            if number % config.views_every == 0:
+                loss = loss + self._views_loss(self._views(rng), rng)
+            loss = loss + config.small * self.learned.planes.square().mean()
+            self.adam.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+        factor = lr_factor(number, self.state.steps)
+        for group, lr in zip(self.adam.param_groups, (config.lr_planes, config.lr_updates), strict=False):
+            group["lr"] = lr * factor
+        self.adam.step()
+        self.state.step += 1
+        if self.state.step == 1:
+            self.started = time.monotonic()  # the first step is slower than all others
+        every = max(self.state.steps // COMPARED, 1)
+        if len(self.aside) and self.state.step > TIMED and self.state.step % every == 0:
+            self.state.compared(self._psnr(self.aside), BETTER_DB)
+        return loss.item(), psnr
+
+    def set_steps(self, now: float) -> None:
+        """Turn minutes into steps once the first steps are timed."""
+        minutes = self.config.minutes
+        if minutes is not None and self.state.step == TIMED and not self.resumed:
+            each_s = max((now - self.started) / (TIMED - 1), 1e-4)
+            self.state.steps = max(LEAST_STEPS, TIMED + round((minutes * 60 - (now - self.started)) / each_s))
+
+    def seconds_left(self, passed: float) -> float:
+        """Estimate the seconds that the steps to come take."""
+        if self.config.minutes is not None and self.state.step < TIMED:
+            return self.config.minutes * 60
+        return passed / max(self.state.step - self.first, 1) * (self.state.steps - self.state.step)
+
+    def is_enough(self) -> bool:
+        """Tell whether the pictures kept aside stopped getting better, in the second half."""
+        return self.state.stale >= PATIENCE and self.state.step > self.state.steps // 2
+
+    def person(self) -> Person:
+        """Return what was learned: as it is, or as it was when what is kept aside was shown best."""
+        values = self.state.best or {name: value.detach() for name, value in self.learned.learned().items()}
+        crop = ((self.given.image[0].permute(1, 2, 0).cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        with torch.no_grad():
+            for name, parameter in self.learned.learned().items():
+                parameter.copy_(values[name])
+        card = {
+            "made by": f"triportrait {__version__}",
+            "pictures": len(self.given),
+            "kept aside": len(self.aside),
+            "steps": self.state.step,
+            "config": {**self.config.to_dict(), "minutes": None, "steps": self.state.steps},
+            "psnr": {"before": round(self.state.before_psnr, 3), "after": round(self._psnr(self.rows), 3)},
+        }
+        if self.state.aside_psnr is not None:
+            card["psnr"] |= {"kept aside": round(self.state.best_psnr, 3)}  # type: ignore[operator]
+        planes = values["planes"].cpu()
+        return Person(planes, self.learned.updates({n: v.cpu() for n, v in values.items()}), self.hash,
+                      thumbnail_of(crop), card)  # fmt: skip
+
+    @torch.no_grad()
+    def preview(self) -> Tensor:
+        """Show the source, the same as it is made now, from the side, and with another expression: [S, 4 S, 3]."""
+        side = turned(fixed_camera(), PREVIEW_YAW, 0.0)
+        cameras = Camera.cat([self.given.camera.take([0]), side.to(self.device), fixed_camera().to(self.device)])
+        motion = torch.cat([self.given.motion[:1], self.given.motion[:1], self.bank[:1]])
+        neck = None if self.given.neck is None else self.given.neck.take([0, 0, 0])
+        head = self._head(self.learned.portrait, motion, neck, self.learned.planes)
+        images = torch.cat([self.given.image[:1], self.learned.portrait.render(head, cameras).image])
+        levels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+        return torch.cat(list(levels.permute(0, 2, 3, 1)), 1)
+
+    def _picture_loss(self, row: Tensor, rng: torch.Generator) -> tuple[Tensor, float]:
+        config, given = self.config, self.given.take(row)
+        head = self._head(self.learned.portrait, given.motion, given.neck, self.learned.planes)
+        rendering = self._render(self.learned.portrait, head, given.camera, rng)
+        side, raw_side = given.image.shape[-1], rendering.raw_image.shape[-1]
+        weight = small_weight = None
+        if given.landmarks is not None:
+            weight = feature_weight(given.landmarks, side, config.eye_mouth_boost)
+            small_weight = shrink(weight, raw_side)
+        loss = config.picture * (
+            l1(rendering.image, given.image, weight)
+            + l1(rendering.raw_image, shrink(given.image, raw_side), small_weight)
+            + self.distance(rendering.image, given.image, weight)
+        )
+        if given.opacity is not None:
+            loss = loss + config.opacity * opacity_loss(rendering.opacity, shrink(given.opacity, raw_side))
+        return loss.mean(), psnr_of(rendering.image.detach(), given.image)
+
+    @torch.no_grad()
+    def _views(self, rng: torch.Generator) -> _Views:
+        """Draw a camera and a motion of the bank, and show the source there, with that motion and with its own."""
+        row = torch.randint(len(self.bank), (1,), generator=rng)
+        camera = sample_look_at(1, rng).to(self.device).take([0, 0])
+        motion = torch.cat([self.bank[row], self.given.motion[:1]])
+        neck = None if self.given.neck is None else self.given.neck.take([0, 0])
+        frozen = self.frozen.render(self._head(self.frozen, motion, neck, None), camera)
+        return _Views(camera, motion, neck, frozen)
+
+    def _views_loss(self, views: _Views, rng: torch.Generator) -> Tensor:
+        head = self._head(self.learned.portrait, views.motion, views.neck, self.learned.planes)
+        mine, frozen, config = self._render(self.learned.portrait, head, views.camera, rng), views.frozen, self.config
+        shape = config.view_opacity * opacity_loss(mine.opacity, frozen.opacity)
+        shape = shape + config.view_depth * weighed_depth_loss(mine.depth, frozen.depth, frozen.opacity)
+        moved = change_of(mine.image, frozen.image) + change_of(mine.raw_image, frozen.raw_image)
+        return shape.mean() + config.motion * moved
+
+    def _head(self, network: Portrait4D, motion: Tensor, neck: NeckGrid | None, planes: Tensor | None) -> Head:
+        count = len(motion)
+        source: Source = dataclasses.replace(
+            self.source,
+            **{n: getattr(self.source, n).expand(count, *[-1] * (getattr(self.source, n).ndim - 1))
+               for n in ("detail", "tokens", "background")},
+        )  # fmt: skip
+        head = network.reenact(source, Driving(motion, neck))
+        return head if planes is None else dataclasses.replace(head, planes=head.planes + planes)
+
+    def _render(self, network: Portrait4D, head: Head, camera: Camera, rng: torch.Generator) -> Rendering:
+        render = network.config.render
+        jitter = torch.rand(len(head.planes), render.num_coarse, generator=rng).to(self.device)
+        uniforms = torch.rand(len(head.planes), render.neural_size**2, render.num_fine, generator=rng).to(self.device)
+        return network.render(head, camera, None, jitter, uniforms)
+
+    @torch.no_grad()
+    def _psnr(self, rows: Tensor) -> float:
+        total = 0.0
+        for row in rows:
+            given = self.given.take(row[None])
+            head = self._head(self.learned.portrait, given.motion, given.neck, self.learned.planes)
+            total += psnr_of(self.learned.portrait.render(head, given.camera).image, given.image)
+        return total / len(rows)
+
+
+def lr_factor(step: int, steps: int) -> float:
+    """Return the factor on the learning rates: a warm-up, then half a cosine down to `LAST_LR`.
+
+    The first steps, by which the number of steps is found, do not depend on it.
+    """
+    warm = min(1.0, (step + 1) / WARM_UP)
+    if step < TIMED:
+        return warm
+    done = min((step - TIMED) / max(steps - TIMED, 1), 1.0)
+    return warm * (LAST_LR + (1 - LAST_LR) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def psnr_of(image: Tensor, truth: Tensor) -> float:
+    """Return the PSNR of pictures in [-1, 1], dB."""
+    error = F.mse_loss((image.clamp(-1, 1) + 1) / 2, (truth + 1) / 2).item()
+    return -10 * math.log10(max(error, 1e-10))
+
+
+def change_of(mine: Tensor, frozen: Tensor) -> Tensor:
+    """Return the mean absolute difference between two changes: of the first of two pictures [2, C, S, S] from the
+    second, in mine and in the frozen network's."""
+    return ((mine[0] - mine[1]) - (frozen[0] - frozen[1])).abs().mean()
