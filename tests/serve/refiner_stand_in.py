@@ -56,7 +56,9 @@ def person_of(portrait: Portrait4D, crop: Tensor) -> Person:
     name, layer = next(refinable_weights(portrait))
     rows, rank = layer.weight.shape[0], least_rank(layer, 2)
     update = LowRank(torch.full((rows, rank), 0.01), torch.full((rank, layer.weight.numel() // rows), 0.01))
-    return Person(torch.full(shape, 2.0), {name: update}, weights_hash(portrait), thumbnail_of(crop), {"source": "a photo"})
+    return Person(
+        torch.full(shape, 2.0), {name: update}, weights_hash(portrait), thumbnail_of(crop), {"source": "a photo"}
+    )
 
 
 def refine(

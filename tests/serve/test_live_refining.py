@@ -69,12 +69,11 @@ def runs(page: Visitor) -> None:
         pass
 
 
-def shown(page: Visitor, **settings: float) -> np.ndarray:
-    """The picture of the settings' view; the face holds still."""
-    page.say(do="settings", **settings)
-    time.sleep(0.4)
-    page.result(view=True)
-    return pixels(page.results[-1].jpeg)
+def end_of(page: Visitor) -> dict:
+    """Wait until a refinement has ended, however it did."""
+    while (last := page.hear("refining"))["state"] in ("waiting", "running"):
+        pass
+    return last
 
 
 def test_a_portrait_of_a_known_person_is_shown_refined_and_can_be_compared():
@@ -131,7 +130,7 @@ def test_a_photo_is_refined_beside_the_frames_shown_saved_and_gone_with_its_sess
         state = page.hear("refined")
         assert state["on"] and state["own"] and not state["offer"]
         assert session.shown.ready is driven  # what drives it stays: no picture at rest flickers
-        assert page.hear("refining")["state"] == "done"
+        assert end_of(page)["state"] == "done"
         assert session.portrait is session.versions.refined
         assert session.portrait.stamp is plain.stamp
         status, data, headers = server.get(state["address"])
@@ -171,14 +170,14 @@ def test_a_refinement_ends_when_nobody_wants_it(server, slow, how):
     assert "is being refined already" in page.hear("notice", about="wish")["sentence"]
     if how == "cancelled":
         page.say(do="refine", on=False)
-        assert page.hear("refining")["state"] == "cancelled"
+        assert end_of(page)["state"] == "cancelled"
         assert session.portrait is plain
     elif how == "another portrait":
         dropped(server, page)  # the same picture once more is none
         assert session.refining is not None
         state = dropped(server, page, OTHER)
         assert state["offer"]
-        assert page.hear("refining")["state"] == "cancelled"
+        assert end_of(page)["state"] == "cancelled"
     else:
         page.__exit__()
     eventually(lambda: process.poll() is not None)
@@ -202,12 +201,12 @@ def test_one_is_refined_at_a_time_and_others_wait_in_line(server, slow, monkeypa
         three.say(do="refine", on=True)
         assert "2 portraits are in line already" in three.hear("notice", about="wish")["sentence"]
         one.say(do="refine", on=False)
-        assert one.hear("refining")["state"] == "cancelled"
+        assert end_of(one)["state"] == "cancelled"
         runs(two)
         three.say(do="refine", on=True)
         assert three.hear("refining")["state"] == "waiting"
         three.say(do="refine", on=False)  # who waits can leave the line
-        assert three.hear("refining")["state"] == "cancelled"
+        assert end_of(three)["state"] == "cancelled"
     eventually(lambda: not server.server.refining._line)
     eventually(lambda: not list(folder_of(server).iterdir()))
 
@@ -223,8 +222,7 @@ def test_a_refinement_that_fails_says_one_sentence_and_changes_nothing(server, m
         session = session_of(server, page)
         plain = session.portrait
         page.say(do="refine", on=True)
-        while (last := page.hear("refining"))["state"] in ("waiting", "running"):
-            pass
+        last = end_of(page)
         assert last["state"] == "failed"
         assert sentence in last["sentence"]
         assert "secret" not in last["sentence"]
@@ -239,9 +237,7 @@ def test_one_that_takes_far_too_long_is_ended(server, slow, monkeypatch):
     with Visitor(server) as page:
         dropped(server, page)
         page.say(do="refine", on=True)
-        while (last := page.hear("refining"))["state"] in ("waiting", "running"):
-            pass
-        assert "far longer than it should" in last["sentence"]
+        assert "far longer than it should" in end_of(page)["sentence"]
 
 
 def test_what_cannot_be_refined_is_refused_in_a_sentence(server, slow, monkeypatch):
@@ -255,8 +251,7 @@ def test_what_cannot_be_refined_is_refused_in_a_sentence(server, slow, monkeypat
         page.say(do="refine", on=True)
         page.hear("refining")
         page.say(do="refine", on=False)
-        while page.hear("refining")["state"] != "cancelled":
-            pass
+        assert end_of(page)["state"] == "cancelled"
         page.say(do="refine", on=True)
         assert "asked for too often" in page.hear("notice", about="wish")["sentence"]
     for minutes in (0.05, 31, -1, float("nan")):
@@ -276,7 +271,7 @@ def test_a_stop_ends_what_is_refined_and_leaves_no_file(slow):
         assert folder.exists()
         began = time.monotonic()
     assert time.monotonic() - began < 8
-    assert process.poll() is not None
+    eventually(lambda: process.poll() is not None)
     assert not folder.exists()
 
 
