@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from triportrait.core.errors import InputError
-from triportrait.core.person import SAME_SOURCE, Person, load_person, thumbnail_of
+from triportrait.core.person import SAME_SOURCE, Person, check_person_file, thumbnail_of
 from triportrait.serve.reenactor import Reenactor
+from triportrait.serve.refined import GivenPerson
 
 MOST_PEOPLE = 64  # each takes up to 30 MB of memory
 
@@ -19,16 +20,12 @@ def check_paths(paths: Sequence[Path]) -> None:
     """Check what `--person` names before anything is loaded.
 
     Raises:
-        InputError: they are too many, or one is no file.
+        InputError: they are too many, or one is no person's file.
     """
     if len(paths) > MOST_PEOPLE:
         raise InputError(f"--person: expected at most {MOST_PEOPLE} files, got {len(paths)}; leave some out")
     for path in paths:
-        if not path.is_file():
-            raise InputError(
-                f"--person {path}: expected a person's file, none is there; make one with "
-                f"`triportrait personalize PICTURE {path}`"
-            )
+        check_person_file(path)
 
 
 def load_people(paths: Sequence[Path], reenactor: Reenactor, weights: str) -> list[Person]:
@@ -42,12 +39,7 @@ def load_people(paths: Sequence[Path], reenactor: Reenactor, weights: str) -> li
     Raises:
         InputError: one is damaged, or was made for other weights.
     """
-    people = []
-    for path in paths:
-        person = load_person(path, reenactor.portrait)
-        person.check_weights(reenactor.weights_hash, f"--person {path}", weights)
-        people.append(person)
-    return people
+    return [GivenPerson.read(path, reenactor, weights).person for path in paths]
 
 
 def difference(thumbnail: torch.Tensor, crop: np.ndarray) -> float:

@@ -20,13 +20,12 @@ from triportrait.serve.live.inference import (
     EXAMPLES,
     PORTRAIT_PX,
     Engine,
-    Portrait,
     encode_jpeg,
     example_picture,
     examples,
 )
 from triportrait.serve.live.json_logs import fields
-from triportrait.serve.live.refining import Refining
+from triportrait.serve.live.refining import Refining, portrait_of
 from triportrait.serve.live.sessions import Session
 from triportrait.serve.live.worker import Worker, shut_down
 
@@ -133,9 +132,9 @@ class Portraits:
             )  # fmt: skip
             prepare = partial(self._refining.prepare, face, person)
             source = await asyncio.wrap_future(self._worker.on_network(prepare))
-            portrait = Portrait(source, self._engine.stamp.for_source(sha256))
+            portrait = portrait_of(source, self._engine.stamp.for_source(sha256))
             with session.recording_lock:  # so that no recording begins between the check and the change
-                check_not_recorded(session)
+                session.check_not_recorded()
                 if number < session.choice.number:
                     return None
                 session.choice.number = number
@@ -154,12 +153,6 @@ class Portraits:
 
 def new_request(session: Session) -> int:
     """Count a request for a portrait, and return its number."""
-    check_not_recorded(session)
+    session.check_not_recorded()
     session.choice.requested += 1
     return session.choice.requested
-
-
-def check_not_recorded(session: Session) -> None:
-    """Refuse another portrait while one is recorded."""
-    if session.recording is not None:  # its manifest names one source
-        raise InputError("portrait: a recording runs, which shows one portrait; stop it first")

@@ -29,6 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from triportrait.core.errors import InputError
+from triportrait.core.motion.motion_crop import ALIGNED_SIZE
 from triportrait.core.person import Person, save_person
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.serve.faces.face import AlignedFace
@@ -110,13 +111,15 @@ def _refined(work: Work, teller: _Teller) -> Person:
 
 def given(reenactor: Reenactor, face: AlignedFace) -> dict[str, Any]:
     """Say what a portrait gives to learn from: its picture, and how its own head stands in it."""
-    landmarks: Tensor | None = face.tracking.landmarks
+    landmarks: Tensor | None = face.tracking.landmarks  # of the 512² picture, the middle of the first pixel at 0
+    if landmarks is not None:  # of this one, the middle of the first pixel at 0.5
+        landmarks = (landmarks[..., :2].float() + 0.5) * (reenactor.image_size / ALIGNED_SIZE)
     return {
         "image": to_float(torch.tensor(face.crop)[None]),
         "motion": reenactor.motion(face),
         "camera": fixed_camera(),
         "neck": reenactor.head(reenactor.prepare(face), face).neck,
-        "landmarks": None if landmarks is None else landmarks[..., :2],
+        "landmarks": landmarks,
     }
 
 

@@ -37,6 +37,7 @@ from triportrait.serve.live.sessions import PersonFile, Session, Versions
 from triportrait.serve.live.worker import Worker
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.reenactor import PreparedSource
+from triportrait.serve.refined import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +149,9 @@ class Refining:
                     versions.refined = portrait
                 else:
                     versions.plain = portrait
-            self._worker.swap(session, portrait)
+            with session.recording_lock:  # so that no recording begins between the check and the change
+                session.check_not_recorded()
+                self._worker.swap(session, portrait)
         session.tell({"is": "refined", **self.state(session)})
 
     def find(self, name: str) -> PersonFile | None:
@@ -277,12 +280,14 @@ class Refining:
             file = PersonFile(secrets.token_urlsafe(16), path, path.stat().st_size, person.thumbnail)
             session.file = self._files[file.name] = file
             session.versions = Versions(shown, refined, person, own=True, photo=True)
-            self._worker.swap(session, refined)
+            with session.recording_lock:
+                if session.recording is None:  # else the page can switch when it has ended
+                    self._worker.swap(session, refined)
         session.tell({"is": "refined", **self.state(session)})
 
     async def _prepared(self, face: AlignedFace, person: Person | None, stamp: Stamp) -> Portrait:
         source = await asyncio.wrap_future(self._worker.on_network(partial(self.prepare, face, person)))
-        return Portrait(source, stamp)
+        return portrait_of(source, stamp)
 
     def _drop_file(self, session: Session) -> None:
         file, session.file = session.file, None
@@ -302,6 +307,11 @@ class Refining:
         session.tell({"is": "refining", "state": "running", "percent": percent, "seconds_left": round(seconds_left)})
         if preview is not None:
             session.tell({"is": "refining_picture", "picture": f"data:image/jpeg;base64,{preview}"})
+
+
+def portrait_of(source: PreparedSource, stamp: Stamp) -> Portrait:
+    """Return a portrait as a session shows it; its stamp says by whose file it is refined, if it is."""
+    return Portrait(source, stamp.for_person(sha256_of(source.refined)))
 
 
 def _is_same(one: Portrait, other: Portrait) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from triportrait.core.errors import InputError
 from triportrait.core.person import Person
 from triportrait.core.types import Head
 from triportrait.serve.faces.face import AlignedFace
@@ -214,6 +215,11 @@ class Session:
         """Tell the page whether a face counts as neutral, or which face is waited for."""
         waits = "" if self.neutral_wish is None else self.neutral_wish.when
         self.tell({"is": "neutral", "on": self.neutral is not None, "waits": waits, "by_itself": by_itself})
+
+    def check_not_recorded(self) -> None:
+        """Refuse another portrait while one is recorded; the caller holds the recording's lock if it matters."""
+        if self.recording is not None:  # its manifest names one source, and by whose file it is refined
+            raise InputError("portrait: a recording runs, which shows one portrait; stop it first")
 
     def abandon_recording(self, sentence: str) -> None:
         """Remove the recording that runs and tell the page why; the caller holds its lock."""

@@ -49,7 +49,7 @@ def refused(capsys, *options: str) -> str:
         (["--refine-minutes", "31"], "--refine-minutes: expected 0, which switches refining off, or 0.1 to 30, got 31"),
         (
             ["--person", "/nowhere"],
-            "--person /nowhere: expected a person's file, none is there; make one with `triport",
+            "/nowhere: no such file; make one with `triportrait personalize PICTURE /nowhere`",
         ),
         (["--person", "/nowhere"] * 65, "--person: expected at most 64 files, got 65; leave some out"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import io
 import pickle
 import subprocess
@@ -21,10 +23,11 @@ from triportrait.core.person import Person, load_person, thumbnail_of
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.live import refinement, refining
 from triportrait.serve.live.inference import EXAMPLES, Engine, encode_jpeg, example_picture
-from triportrait.serve.live.refine_process import PREVIEW_PX, Work
+from triportrait.serve.live.refine_process import PREVIEW_PX, Work, given
 from triportrait.serve.live.refining import RefineOptions, check_minutes
 from triportrait.serve.live.sessions import Session
 from triportrait.serve.media.provenance.stamp import Stamp
+from triportrait.serve.tracking_files import Tracking
 
 STAND_IN = "tests.serve.refiner_stand_in"
 PHOTO = (EXAMPLES / "head-5.jpg").read_bytes()
@@ -132,11 +135,14 @@ def test_a_photo_is_refined_beside_the_frames_shown_saved_and_gone_with_its_sess
         assert session.shown.ready is driven  # what drives it stays: no picture at rest flickers
         assert end_of(page)["state"] == "done"
         assert session.portrait is session.versions.refined
-        assert session.portrait.stamp is plain.stamp
+        claim = session.portrait.stamp.claim
+        assert claim.person_sha256 == session.portrait.source.refined.sha256
+        assert dataclasses.replace(claim, person_sha256=None) == plain.stamp.claim
         status, data, headers = server.get(state["address"])
         assert status == 200
         assert len(data) == state["bytes"]
         assert '-person.safetensors"' in headers["content-disposition"]
+        assert hashlib.sha256(data).hexdigest() == claim.person_sha256
         (tmp_path / "person.safetensors").write_bytes(data)
         person = load_person(tmp_path / "person.safetensors", reenactor().portrait)
         assert torch.equal(person.thumbnail, thumbnail_of(torch.tensor(plain.source.face.crop)))
@@ -185,6 +191,27 @@ def test_a_refinement_ends_when_nobody_wants_it(server, slow, how):
     eventually(lambda: not server.server.refining._line and server.server.refining._running is None)
     page.__exit__()
     eventually(lambda: session.refining is None)
+
+
+def test_a_recording_that_runs_keeps_its_version(server):
+    """Its manifest says by whose file the portrait is refined."""
+    with Visitor(server) as page:
+        dropped(server, page)
+        page.frame(1)
+        page.result()
+        page.say(do="record", on=True)
+        page.hear("recording")
+        page.say(do="refine", on=True)
+        state = page.hear("refined")
+        assert state["can"] and not state["on"]
+        page.say(do="refined", on=True)
+        assert "a recording runs" in page.hear("notice", about="wish")["sentence"]
+        page.frame(2)
+        page.result()
+        page.say(do="record", on=False)
+        page.hear("recorded")
+        page.say(do="refined", on=True)
+        assert page.hear("refined")["on"]
 
 
 def test_one_is_refined_at_a_time_and_others_wait_in_line(server, slow, monkeypatch):
@@ -290,6 +317,16 @@ def test_the_process_ends_with_the_server_and_leaves_no_file(tmp_path, slow):
     assert process.wait(20) == 1
     assert not folder.exists()
     process.stdout.close()
+
+
+def test_what_is_given_stands_as_the_portrait_does():
+    face = AlignedFace.middle(driving("head-5"), reenactor().image_size, Tracking(None, torch.full((1, 68, 3), 255.5)))
+    of = given(reenactor(), face)
+    assert of["image"].shape == (1, 3, 128, 128)
+    assert torch.equal(of["image"][0, :, 5, 7], torch.tensor(face.crop[5, 7]) / 127.5 - 1)
+    assert torch.equal(of["motion"], reenactor().motion(face))
+    assert torch.equal(of["landmarks"], torch.full((1, 68, 2), 64.0))  # the middle of the picture, in its own pixels
+    assert given(reenactor(), AlignedFace.whole(face.crop))["landmarks"] is None
 
 
 def test_the_preview_shows_the_portrait_as_it_is_now_and_from_the_side():
