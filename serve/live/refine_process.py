@@ -11,6 +11,7 @@ import base64
 import importlib
 import io
 import json
+import math
 import os
 import pickle
 import shutil
@@ -18,6 +19,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +82,7 @@ def main() -> None:
 
     try:
         torch.set_num_threads(work.threads)
-        person = _refined(work, _Teller(tell, work.minutes))
+        person = _refined(work, tell)
         save_person(work.path, person)
         tell(told="done")
     except (MemoryError, torch.OutOfMemoryError):
@@ -97,13 +99,13 @@ def _end_with_input(folder: Path) -> None:
     os._exit(1)
 
 
-def _refined(work: Work, teller: _Teller) -> Person:
+def _refined(work: Work, tell: Callable[..., None]) -> Person:
     trainer = importlib.import_module(work.trainer)
     reenactor = Reenactor(*load_weights(work.weights), work.device)
     pictures = trainer.GivenPictures(**given(reenactor, work.face))
     config = trainer.RefineConfig(minutes=work.minutes)
     person = trainer.refine(
-        reenactor.portrait, reenactor.motion_encoder, pictures, config, teller, lambda: False, previews=True
+        reenactor.portrait, reenactor.motion_encoder, pictures, config, _Teller(tell), lambda: False, previews=True
     )
     assert isinstance(person, Person)
     return person
@@ -126,19 +128,17 @@ def given(reenactor: Reenactor, face: AlignedFace) -> dict[str, Any]:
 class _Teller:
     """Tells how far it is, as often as a page can use it."""
 
-    def __init__(self, tell: Any, minutes: float) -> None:
-        self._tell, self._seconds = tell, 60 * minutes
-        self._told_s = self._shown_s = -1e9
+    def __init__(self, tell: Callable[..., None]) -> None:
+        self._tell = tell
+        self._began_s, self._told_s, self._shown_s = time.monotonic(), -math.inf, -math.inf
 
     def __call__(self, step: Any) -> None:
         now = time.monotonic()
         if now - self._told_s < _TELL_S:
             return
         self._told_s = now
-        by_steps = step.step / step.steps if step.steps else 0.0
-        left_s = float(step.seconds_left)
-        share = by_steps if step.steps else 1 - left_s / self._seconds
-        message = {"told": "step", "share": min(max(share, 0.0), 1.0), "seconds_left": max(0.0, left_s)}
+        passed_s, left_s = now - self._began_s, max(0.0, float(step.seconds_left))  # steps are unknown at first
+        message = {"told": "step", "share": passed_s / max(passed_s + left_s, 1e-9), "seconds_left": left_s}
         if step.preview is not None and now - self._shown_s >= _PREVIEW_S:
             self._shown_s = now
             message["preview"] = base64.b64encode(_small_jpeg(step.preview)).decode()

@@ -33,10 +33,11 @@ class Refinement:
 
     Args:
         work: what is to be done.
-        tell: is told how far it is: the share that is done, the seconds left, and now and then a JPEG as base64 text.
+        tell: is told how far it is: the share that is done (None while the networks are loaded), the seconds left, and
+            now and then a JPEG as base64 text.
     """
 
-    def __init__(self, work: Work, tell: Callable[[float, float, str | None], None]) -> None:
+    def __init__(self, work: Work, tell: Callable[[float | None, float, str | None], None]) -> None:
         self._work, self._tell = work, tell
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -50,7 +51,7 @@ class Refinement:
             GivenUp: `give_up` was called.
         """
         process = self._begin()
-        self._say(0.0, 60 * self._work.minutes, None)
+        self._say(None, 60 * self._work.minutes, None)
         late = threading.Event()
 
         def end() -> None:
@@ -86,7 +87,7 @@ class Refinement:
             if self._process is not None:
                 self._process.kill()
 
-    def _say(self, share: float, seconds_left: float, preview: str | None) -> None:
+    def _say(self, share: float | None, seconds_left: float, preview: str | None) -> None:
         with self._lock:  # nothing is told after `give_up`
             if not self._given_up:
                 self._tell(share, seconds_left, preview)

@@ -302,8 +302,8 @@ class Refining:
             if before:
                 session.tell({"is": "refining", "state": "waiting", "before": before})
 
-    def _progress(self, session: Session, share: float, seconds_left: float, preview: str | None) -> None:
-        percent = min(99, round(100 * share))
+    def _progress(self, session: Session, share: float | None, seconds_left: float, preview: str | None) -> None:
+        percent = None if share is None else min(99, round(100 * share))
         session.tell({"is": "refining", "state": "running", "percent": percent, "seconds_left": round(seconds_left)})
         if preview is not None:
             session.tell({"is": "refining_picture", "picture": f"data:image/jpeg;base64,{preview}"})

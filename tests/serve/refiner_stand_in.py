@@ -77,7 +77,7 @@ def refine(
     crop = to_uint8(given.image)[0]
     for step in range(1, STEPS + 1):
         preview = torch.cat([crop, crop.flip(1), crop.flip(0), crop], 1)
-        progress(RefineStep(step, STEPS, 2.0 * (STEPS - step), 1.0, 20.0, None, preview))
+        progress(RefineStep(step, STEPS, 2.0 * (STEPS - step) / 5, 1.0, 20.0, None, preview))
         if how == "fails" and step == 2:
             raise ValueError("/secret/folder: it does not go on")
         time.sleep(SLOW_S if how == "slow" and step == 3 else 0.3)

@@ -68,7 +68,7 @@ def folder_of(live: Running) -> Path:
 
 def runs(page: Visitor) -> None:
     """Wait until the stand-in has made steps."""
-    while page.hear("refining").get("percent", 0) < 20:
+    while not page.hear("refining").get("percent"):
         pass
 
 

@@ -24,15 +24,16 @@ function show() {
   $('refine-save').hidden = !address;
   $('refine-save').href = address;
   $('refine-save').textContent = `Save this person, ${(bytes / (1 << 20)).toFixed(1)} MB`;
-  $('refine-hint').textContent = goes ? inWords(running)
-    : can ? own ? 'Refined from your photo. Switch to compare.' : 'Refined for this person. Switch to compare.'
-    : offer ? `About ${time(60 * session.hello.refine_minutes)}; it goes on meanwhile, slower on a small machine.` : '';
+  $('refine-word').textContent = goes ? inWords(running) : '';
+  $('refine-hint').hidden = Boolean(goes);
+  $('refine-hint').textContent = can ? own ? 'Refined from your photo. Switch to compare.' : 'Refined for this person. Switch to compare.'
+    : offer ? `About ${time(60 * session.hello.refine_minutes)}. The picture goes on meanwhile, slower on a small machine.` : '';
 }
 
 function inWords(word) {
   if (word?.state === 'waiting') return word.before === 1 ? 'Waits for one other portrait' : `Waits for ${word.before} other portraits`;
   if (word?.state !== 'running') return 'Asking the server …';
-  return word.percent ? `${word.percent}%, ${left(word.seconds_left)}` : 'Loading the networks …';
+  return word.percent !== null ? `${word.percent}%, ${left(word.seconds_left)}` : 'Loading the networks …';
 }
 
 // What had the focus goes away: the next thing of its kind has it then.
@@ -66,7 +67,7 @@ listen('refining', word => {
   if (word.state === 'waiting' || word.state === 'running') {
     if (running?.state !== word.state) speak(word.state === 'running' ? 'the portrait is being refined' : inWords(word));
     running = word;
-    if (word.percent) $('refine-bar').value = word.percent;
+    if (word.percent !== undefined && word.percent !== null) $('refine-bar').value = word.percent;
     return show();
   }
   running = null;
