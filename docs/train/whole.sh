@@ -27,7 +27,7 @@ job prepare videos raw/films clips --size 128 --motion demo --split 0.3
 [ -e tables ] || job prepare parameters pictures clips tables --frames 50
 
 # the 4D GAN, and the heads that it draws
-job train genhead --data pictures --out run_genhead --images 64
+job train genhead --data pictures --out run_genhead --images 320
 [ -e genhead ] || job train export run_genhead genhead
 job prepare genhead heads --weights genhead --parameters tables --count 64
 job prepare check heads
@@ -35,7 +35,7 @@ job prepare check heads
 # stage 1 learns from them, stage 2 from the clips and stage 1's pseudo views
 job train stage1 --data heads --genhead genhead --out run_stage1 --images 400 --renderer-frozen-until 40
 [ -e static ] || job train export run_stage1 static
-job train stage2 --data clips --static static --flame open-head --out run_stage2 --images 200 --evaluate-every 100
+job train stage2 --data clips --static static --flame open-head --out run_stage2 --images 400 --evaluate-every 200
 [ -e weights ] || job train export run_stage2 weights
 
 # the paper's Table 1 on two of the films, networks of metrics by rule; a mesh of a photograph

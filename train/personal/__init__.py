@@ -4,7 +4,7 @@
 """
 
 from triportrait.train.personal.given import GivenPictures, motion_bank
-from triportrait.train.personal.refine import refine
 from triportrait.train.personal.refine_config import RefineConfig, RefineStep
+from triportrait.train.personal.refinement import refine
 
 __all__ = ["GivenPictures", "RefineConfig", "RefineStep", "motion_bank", "refine"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -109,9 +110,16 @@ def motion_bank(encoder: MotionEncoder) -> Tensor:
     if not encoder.reads_pictures:
         generator = torch.Generator().manual_seed(BANK_SEED)
         return torch.randn(BANK, encoder.motion_width, generator=generator) / 2
+    image, landmarks = _bank_pictures()
+    device = next(encoder.parameters()).device
+    with torch.no_grad():
+        return read_motion(encoder, image.to(device), landmarks.to(device)).clone()
+
+
+@lru_cache(maxsize=1)
+def _bank_pictures() -> tuple[Tensor, Tensor]:
     identity, light = population(BANK_SEED, BANK)
     view = take_pictures(
         HeadRenderer(), identity, expressions(BANK_SEED, BANK, 1), light, filming_cameras(BANK_SEED, BANK), BANK_PX
     )
-    with torch.no_grad():
-        return read_motion(encoder, view.image, view.landmarks).clone()
+    return view.image, view.landmarks
