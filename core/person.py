@@ -17,14 +17,14 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from triportrait.core.atomic import replacing
@@ -88,6 +88,14 @@ class Person:
                 weight = mine.get_parameter(name)
                 weight.add_(update.delta(weight))
         return mine
+
+    def rounded(self) -> Person:
+        """Return the person as `load_person` reads it from the file: in float32, rounded to half precision."""
+        updates = {
+            name: LowRank(each.up.detach().half().float(), each.down.detach().half().float())
+            for name, each in self.updates.items()
+        }
+        return replace(self, planes=self.planes.detach().half().float(), updates=updates)
 
     def sha256(self) -> str:
         """Return the SHA-256 of the file that `save_person` writes.
@@ -188,8 +196,8 @@ def save_person(path: Path, person: Person, *, overwrite: bool = False) -> None:
     tensors, told = _contents(person, path)
     try:
         with replacing(path, overwrite=overwrite) as part:
-            save_file(tensors, part, told)
-    except (OSError, SafetensorError) as error:
+            part.write_bytes(save(tensors, told))  # `save_file` makes files that only their owner can read
+    except OSError as error:
         raise InputError(f"{path}: the file could not be written ({error}); choose a folder with room") from error
 
 
@@ -201,7 +209,7 @@ def _contents(person: Person, name: object) -> tuple[dict[str, Tensor], dict[str
         tensors[f"updates.{weight}.down"] = update.down.detach().half()
     for tensor_name, tensor in tensors.items():
         if not bool(tensor.isfinite().all()):
-            raise InputError(f"{name}: {tensor_name} is not finite in half precision; refine with a lower --lr")
+            raise InputError(f"{name}: {tensor_name} is not finite in half precision; make it with another --seed")
     card = {"format": FORMAT, "weights": person.weights, "card": dict(person.card)}
     return {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, {"person": json.dumps(card)}
 
@@ -210,6 +218,8 @@ def check_person_file(path: Path) -> None:
     """Check that a file is a person's, before networks are loaded. Raises: `InputError` where it is not."""
     with _refusals(path):
         _read_header(path)
+        with safe_open(path, "pt"):  # it checks whether the tensors fill the file
+            pass
 
 
 def load_person(path: Path, portrait: Portrait4D) -> Person:

@@ -21,7 +21,6 @@ from triportrait.core.geometry.density import Progress
 from triportrait.core.gpus import named_device
 from triportrait.core.render.cameras import fixed_camera, turned
 from triportrait.core.render.geometry_pictures import Shown
-from triportrait.core.tracking.head_model import HeadModel
 from triportrait.core.types import Camera, Head
 from triportrait.core.weights import log_weights, named_weights
 from triportrait.serve.animation import (
@@ -31,9 +30,7 @@ from triportrait.serve.animation import (
     Origin,
     base_camera,
     check_controls,
-    check_face_number,
     until_seen,
-    why_no_landmarks,
 )
 from triportrait.serve.controls import DEFAULT_CONTROLS, Controls
 from triportrait.serve.faces.face import AlignedFace, FaceProvider
@@ -45,23 +42,21 @@ from triportrait.serve.media.meshes.mesh_file import HeadMesh
 from triportrait.serve.media.output_file import VIDEO_ENDINGS, check_output
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.video.encoders import EncoderChoice, chosen_encoder
-from triportrait.serve.open_networks import OpenNetworks
+from triportrait.serve.personalizing import PersonalizingNetworks
 from triportrait.serve.picture_inputs import Picture, to_picture
-from triportrait.serve.pipeline_inputs import Driving, Source, open_driving, optional_path, read_source
+from triportrait.serve.pipeline_inputs import Driving, Source, open_driving, optional_path
 from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import PreparedSource, Reenactor
 from triportrait.serve.refined import GivenPerson, PersonOrPath
 from triportrait.serve.saving import WRITTEN_PICTURES, write_frames
 from triportrait.serve.shown_geometry import check_show
-from triportrait.serve.source_and_driving import DrivingFrames, SourcePicture
+from triportrait.serve.source_and_driving import DrivingFrames
 from triportrait.serve.source_and_driving import Progress as LookProgress
 from triportrait.serve.tracked.fitted_inputs import (
     TrackKind,
     check_fit,
     first_tracker,
     fit_driving,
-    fitted_source,
-    head_model_of,
 )
 from triportrait.serve.turntable import SWAY_DEG, TURN_S, check_turntable, turntable_frames
 from triportrait.serve.weight_loading import RULE, load_weights, need_faces
@@ -69,7 +64,7 @@ from triportrait.serve.weight_loading import RULE, load_weights, need_faces
 logger = logging.getLogger(__name__)
 
 
-class Pipeline(OpenNetworks):
+class Pipeline(PersonalizingNetworks):
     """Animates portraits; `from_pretrained` makes one.
 
     It serves one thread at a time. Several animations of one pipeline may be under way in that thread. Use it as a
@@ -147,26 +142,9 @@ class Pipeline(OpenNetworks):
                 raise InputError("person: expected a picture beside it, got a prepared source; give it to `prepare`")
             self._check_prepared(source)
             return source
-        check_face_number("face", face)
-        check_fit(track)
         given = None if person is None else GivenPerson.read(person, self._reenactor, self.weights)
-        picture = source
-        if not isinstance(picture, SourcePicture):
-            picture = read_source(picture, face, source_params, self._finder, need_faces(self.weights))
+        picture, aligned = self._aligned(source, face, source_params, track)
         reenactor = self._network()
-        aligned = picture.aligned(reenactor.image_size, reenactor.has_flame_neck)
-        if track == "fit":
-            aligned = fitted_source(picture, aligned, self.head_model, self._finder)
-        if (picture.faces or 0) > 1 and face is None:
-            logger.info("%s: %d faces, the largest is taken; --face N takes another", picture.name, picture.faces)
-        if aligned.tracking.landmarks is None:
-            why = why_no_landmarks(self._finder) if picture.faces is None else "no face"
-            logger.info("%s: %s; its middle square is taken as aligned, the motion crop as centred", picture.name, why)
-        elif picture.face is not None and aligned.placed.side < reenactor.image_size / 2:
-            logger.info(
-                "%s: the face and its surroundings have %.0f px, the network takes %d; the result will be soft",
-                picture.name, aligned.placed.side, reenactor.image_size,
-            )  # fmt: skip
         if given is not None:
             given.check_source(aligned.crop, picture.name)
         with self.times.part("prepare the source"):
@@ -293,12 +271,6 @@ class Pipeline(OpenNetworks):
         )  # fmt: skip
         return target
 
-    def head_model(self) -> HeadModel:
-        """Load the head model whose parameters the weights take; the package's open head where they bring none."""
-        if self._head_model is None:
-            self._head_model = head_model_of(self._reenactor, self.weights)
-        return self._head_model
-
     def fit(
         self, driving: DrivingFrames, *, smooth: bool = True, frames: int | None = None,
         driving_face: int | None = None, progress: LookProgress = lambda frames, total: frames,
@@ -306,14 +278,6 @@ class Pipeline(OpenNetworks):
         """Follow the face of driving frames and fit its parameters, as `animate` does where `track` is "fit"."""
         tracker = first_tracker(driving, self._finder, smooth, driving_face)
         fit_driving(driving, self.head_model, tracker, frames, self._reenactor, progress)
-
-    def tracker(self, *, smooth: bool = True, driving_face: int | None = None) -> FaceTracker:
-        """Follow a face from picture to picture in a loop of your own, as `animate` does."""
-        check_face_number("driving_face", driving_face)
-        reenactor = self._reenactor
-        return FaceTracker(
-            self._finder(), reenactor.image_size, smooth=smooth, face=driving_face, flame=reenactor.has_flame_neck
-        )
 
     def frame(
         self, source: PreparedSource, picture: Picture | AlignedFace, controls: Controls = DEFAULT_CONTROLS, *,

@@ -156,7 +156,8 @@ class Reenactor(NetworkOnDevice):
         with self._autocast():
             if self.reads_parameters:
                 return self.motion_encoder(self.upload(self._parameters(face.tracking))).float()
-            return self._encode_motion(self.upload(torch.tensor(face.crop)[None]), self._crop_map(face.tracking))
+            picture, maps = torch.tensor(face.crop)[None], self._crop_map(face.tracking)
+            return self._encode_motion(self.upload(picture), self.upload(maps))
 
     def head(self, source: PreparedSource, face: AlignedFace, controls: Controls = DEFAULT_CONTROLS) -> Head:
         """Make the source's head as it follows a driving face, ready for `views`; the controls' camera is not read."""
@@ -229,7 +230,7 @@ class Reenactor(NetworkOnDevice):
     @torch.inference_mode()
     def _heads(self, requests: Sequence[Request]) -> Head:
         sources = [source for source, _, _ in requests]
-        neck, backgrounds = self._necks(requests), [each.source.background for each in sources]
+        neck, backgrounds = self.necks(requests), [each.source.background for each in sources]
         background = backgrounds[0] if len(backgrounds) == 1 else torch.cat(backgrounds)
         if self.static:
             made = [self._as_read(each.head) for each in sources if each.head is not None]
@@ -307,9 +308,8 @@ class Reenactor(NetworkOnDevice):
 
         Where parameters are the motion they follow, [1, 9 + M].
         """
-        landmarks = None if face.tracking.landmarks is None else face.tracking.landmarks.cpu().float()
         gaze = torch.tensor(controls.gaze) / self.gaze_units
-        small = [crop_map(landmarks, self.image_size).flatten(), torch.tensor([controls.motion_strength]), gaze]
+        small = [self._crop_map(face.tracking).flatten(), torch.tensor([controls.motion_strength]), gaze]
         if not self.reads_parameters:
             return torch.cat(small)[None]
         if face.tracking.parameters is None and controls.motion_strength == 0:  # nobody is seen yet, and v_s is taken
@@ -319,8 +319,7 @@ class Reenactor(NetworkOnDevice):
     def _parameters(self, tracking: Tracking) -> Tensor:
         """Return the parameters of a tracked face that the motion encoder takes, [1, M].
 
-        Raises:
-            InputError: the face is not tracked, or by another head model.
+        Raises: `InputError` where the face is not tracked, or by another head model.
         """
         columns = self.motion_encoder.columns
         assert columns is not None
@@ -457,9 +456,10 @@ class Reenactor(NetworkOnDevice):
 
     def _crop_map(self, tracking: Tracking) -> Tensor:
         landmarks = None if tracking.landmarks is None else tracking.landmarks.cpu().float()
-        return self.upload(crop_map(landmarks, self.image_size))
+        return crop_map(landmarks, self.image_size)
 
-    def _necks(self, requests: Sequence[Request]) -> NeckGrid | None:
+    def necks(self, requests: Sequence[Request]) -> NeckGrid | None:
+        """Compute how the necks of requests turn; None where none does."""
         grids = [self._neck_grid(s, face.tracking.parameters) if c.neck else None for s, face, c in requests]
         moving = [grid for grid in grids if grid is not None]
         if not moving:

@@ -19,6 +19,10 @@ from triportrait.process import stops, streams
 # job -> where it lives and what it does; a job is loaded when it is called, so that help needs no torch
 JOBS = {
     "reenact": ("triportrait.serve.jobs.reenact:Reenact", "a portrait and a driving video become a talking video"),
+    "personalize": (
+        "triportrait.serve.jobs.personalize:Personalize",
+        "pictures of one person become a small file by which portraits are shown refined",
+    ),
     "turntable": (
         "triportrait.serve.jobs.turntable:Turntable",
         "a camera goes around a portrait's head, its picture beside its geometry",

@@ -225,9 +225,10 @@ class _Parser:
     def _place(self, unnamed: list[str], texts: dict[str, list[str]]) -> None:
         """Give unnamed arguments to the positional options that were not named, in order."""
         named = ", ".join(str(option) for option in self._positional if option.field in texts)
-        for option in self._positional:
+        for place, option in enumerate(self._positional):
             if unnamed and option.field not in texts:
-                count = len(unnamed) if option.several else 1
+                behind = [later for later in self._positional[place + 1 :] if later.field not in texts]
+                count = max(len(unnamed) - len(behind), 1) if option.several else 1
                 texts[option.field], unnamed = unnamed[:count], unnamed[count:]
         if unnamed and named:
             raise InputError(f"{self._command}: {named} came by name and by place, or {literal(unnamed[0])} is one "

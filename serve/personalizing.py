@@ -1,0 +1,272 @@
+"""Reads pictures of one person, aligned as a portrait is, for the trainer that refines the networks for this person."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+import os
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image
+
+from triportrait.core.errors import InputError
+from triportrait.core.motion.motion_crop import ALIGNED_SIZE
+from triportrait.core.person import ENDING, Person, save_person
+from triportrait.core.types import Camera
+from triportrait.serve.aligned_sources import AligningNetworks
+from triportrait.serve.animation import base_camera
+from triportrait.serve.controls import DEFAULT_CONTROLS
+from triportrait.serve.faces.face import AlignedFace
+from triportrait.serve.faces.tracker import FaceTracker
+from triportrait.serve.image_tensors import to_float
+from triportrait.serve.media.output_file import check_output
+from triportrait.serve.media.pictures.file_type import is_picture
+from triportrait.serve.media.video.clips import Frame
+from triportrait.serve.picture_inputs import Picture
+from triportrait.serve.pipeline_inputs import optional_path
+from triportrait.serve.reenactor import PreparedSource, Reenactor
+from triportrait.serve.source_and_driving import DrivingFrames
+from triportrait.serve.tracked.person_mask import person_mask
+from triportrait.serve.weight_loading import load_weights, need_faces
+
+TRAINER = "triportrait.train.personal"  # serve imports nothing of train: it is loaded when somebody is to be learned
+MOST_PICTURES = 40  # the first, which is the source, among them
+MOST_FRAMES = 1500  # of a film or a folder, from its beginning
+LEAST_SHARE = 0.05  # of an aligned picture; where less is a person, the mask has not found them
+
+logger = logging.getLogger(__name__)
+
+
+def trainer() -> ModuleType:
+    """Load what refines networks for a person."""
+    return importlib.import_module(TRAINER)
+
+
+def refine_config(minutes: float | None, steps: int | None, rank: int | None, seed: int) -> Any:
+    """Make the numbers of a refinement; those that are None are the trainer's own.
+
+    Args:
+        minutes, steps, rank, seed: as in `Pipeline.personalize`.
+
+    Raises:
+        InputError: minutes and steps are both given, or a number is out of its range.
+    """
+    how_long = {} if minutes is None and steps is None else {"minutes": minutes, "steps": steps}
+    of_updates = {} if rank is None else {"rank": rank}
+    for name, value, kind in (("minutes", minutes, (int, float)), ("steps", steps, int), ("rank", rank, int),
+                              ("seed", seed, int)):  # fmt: skip
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool) or not math.isfinite(value)):
+            raise InputError(f"{name}: expected a number, got {value!r}; choose one")
+    return trainer().RefineConfig(**how_long, **of_updates, seed=seed)
+
+
+def state_of(out: Path) -> Path:
+    """Name the file in which a refinement stands while it runs, beside the person's file."""
+    return out.with_name(f"{out.name}.state")
+
+
+def named(person: Person, source: Path | str, weights: str) -> Person:
+    """Return a person as its file will hold it, with the names of the picture and the weights that it was made of."""
+    names = {"source": Path(source).name, "weights": Path(weights).name or Path(weights).resolve().name}
+    return replace(person, card={**names, **person.card}).rounded()
+
+
+def listed(sources: Picture | Iterable[Picture]) -> list[Picture]:
+    """List the sources that a user gave, one or several. Raises: `InputError` where there are none, or too many."""
+    if isinstance(sources, str | os.PathLike | Image.Image) or (isinstance(sources, np.ndarray) and sources.ndim == 3):
+        return [sources]
+    if not isinstance(sources, Iterable) or isinstance(sources, bytes | bytearray | dict):
+        raise InputError(
+            f"sources: expected pictures of one person, or paths of them, got {type(sources).__name__}; convert it"
+        )
+    found = list(islice(sources, MOST_PICTURES + 1))
+    if not 1 <= len(found) <= MOST_PICTURES:
+        count = "none" if not found else f"more than {MOST_PICTURES}"
+        raise InputError(
+            f"sources: expected 1 to {MOST_PICTURES} pictures of one person, got {count}; name as many, or a folder or "
+            "a film, of which pictures are taken evenly"
+        )
+    return found
+
+
+def holds_several(source: Picture) -> bool:
+    """Tell whether a source is a folder or a film."""
+    if not isinstance(source, str | os.PathLike):
+        return False
+    path = Path(source)
+    return path.is_dir() or (path.exists() and not is_picture(path))
+
+
+def all_faces(
+    sources: Sequence[Picture],
+    first: AlignedFace,
+    read: Callable[[Picture], AlignedFace],
+    tracker: Callable[[], FaceTracker],
+    params: Path | None,
+) -> list[AlignedFace]:
+    """Align the face of every picture of one person, of long films and folders of some pictures taken evenly.
+
+    Args:
+        sources: as `listed` gives them.
+        first: the face of the picture that is the source; pictures that are it again are left out.
+        read: aligns the face of one picture.
+        tracker: makes what finds the face of a frame.
+        params: the folder with the files of the faces.
+
+    Returns:
+        At most MOST_PICTURES faces; the source is the first.
+    """
+    several = [source for source in sources if holds_several(source)]
+    each = (MOST_PICTURES - 1 - (len(sources) - len(several))) // max(len(several), 1)
+    faces = [first]
+    for number, source in enumerate(sources):
+        if holds_several(source):
+            faces += _faces_of(DrivingFrames.open(Path(str(source)), params, MOST_FRAMES), tracker, max(each, 1))
+        elif number:
+            faces.append(read(source))
+    others = [face for face in faces[1:] if not np.array_equal(face.crop, first.crop)]
+    return [first, *others][:MOST_PICTURES]
+
+
+def _faces_of(film: DrivingFrames, tracker: Callable[[], FaceTracker], most: int) -> list[AlignedFace]:
+    """Align the faces of at most `most` frames, taken evenly."""
+    with closing(film.clip.frames(MOST_FRAMES)) as frames:
+        kept, count = _evenly(frames, most, film.clip.frame_count, lambda frame: film.face(frame, tracker()))
+    seen = [face for face in kept if face.found]
+    without = f"; {len(kept) - len(seen)} of them show no face and are left out" if len(seen) < len(kept) else ""
+    logger.info("%s: %d pictures, taken evenly out of %d frames%s", film.name, len(kept), count, without)
+    if film.clip.frame_count is not None and film.clip.frame_count > MOST_FRAMES:
+        logger.info("%s: its first %d frames are looked through", film.name, MOST_FRAMES)
+    for warning in film.new_warnings():
+        logger.warning("%s", warning)
+    return seen
+
+
+def _evenly(
+    frames: Generator[Frame, None, None], most: int, expected: int | None, align: Callable[[Frame], AlignedFace]
+) -> tuple[list[AlignedFace], int]:
+    """Align every so many frames; where more come than expected, every other one is let go. Return faces and frames."""
+    stride, count = 1 if expected is None else max(1, math.ceil(min(expected, MOST_FRAMES) / most)), 0
+    kept: list[AlignedFace] = []
+    for frame in frames:
+        if count % stride == 0:
+            kept.append(align(frame))
+        count += 1
+        if len(kept) > most:
+            kept, stride = kept[::2], 2 * stride
+    return kept, count
+
+
+def given_pictures(reenactor: Reenactor, source: PreparedSource, faces: Sequence[AlignedFace], masks: bool) -> Any:
+    """Read what the trainer wants to know of aligned faces, as a driving frame is read.
+
+    Args:
+        reenactor: the networks, in float32.
+        source: of the first face.
+        faces: N of them.
+        masks: find the person in each picture where a network for that is at hand.
+
+    Returns:
+        `GivenPictures` of the trainer.
+    """
+    crops, side = np.stack([face.crop for face in faces]), reenactor.image_size
+    motion = torch.cat([reenactor.motion(face) for face in faces])
+    with torch.inference_mode():
+        neck = reenactor.necks([(source, face, DEFAULT_CONTROLS) for face in faces])
+    known = [face.tracking.landmarks for face in faces]
+    # there middles of pixels are whole numbers, here the first one's is at 0.5
+    landmarks = [(points[:, :, :2].float() + 0.5) * side / ALIGNED_SIZE for points in known if points is not None]
+    opacity = _opacity(crops) if masks else None
+    return trainer().GivenPictures(
+        to_float(torch.from_numpy(crops)), motion, Camera.cat([base_camera(face, DEFAULT_CONTROLS) for face in faces]),
+        neck, torch.cat(landmarks) if len(landmarks) == len(faces) else None, opacity,
+    )  # fmt: skip
+
+
+def _opacity(crops: np.ndarray) -> torch.Tensor | None:
+    """Find the person in crops [N, S, S, 3]: [N, 1, S, S] in [0, 1]; None without network, or where it finds nobody."""
+    mask = person_mask()
+    if mask is None:
+        return None
+    opacity = torch.from_numpy(np.stack([mask(crop) for crop in crops])).float()[:, None] / 255
+    if (opacity.mean((1, 2, 3)) < LEAST_SHARE).any():
+        logger.info("the network that tells persons from backgrounds finds nobody in a picture; it is not asked")
+        return None
+    return opacity
+
+
+class PersonalizingNetworks(AligningNetworks):
+    """Holds networks, and refines them for one person."""
+
+    def personalize(
+        self, sources: Picture | Iterable[Picture], out: str | os.PathLike[str] | None = None, *,
+        minutes: float | None = None, steps: int | None = None, rank: int | None = None, seed: int = 0,
+        face: int | None = None, source_params: str | os.PathLike[str] | None = None, overwrite: bool = False,
+        previews: bool = False, progress: Callable[[Any], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Person:  # fmt: skip
+        """Refine the networks for one person, from one picture or a few, for `prepare` and `animate`.
+
+        Args:
+            sources: a picture as in `prepare`, or several of one person, 40 at most: of a folder or a film pictures
+                are taken evenly. The first picture is the portrait that will be shown.
+            out: where to write the person's file, .safetensors; None returns the person only.
+            minutes: how long to learn, 2 by default. steps: how many steps instead; the same number gives the same
+                person again.
+            rank: of the updates of weights, 8 by default; 0 learns the residual of the planes alone.
+            seed: of all random numbers.
+            face, source_params: as in `prepare`, of every picture.
+            overwrite: replace an existing file.
+            previews: give `progress` a picture of how it stands every few seconds.
+            progress: called after each step with a `RefineStep`: its number and theirs, seconds left, PSNR.
+            should_stop: asked after each step; where it says yes, what was reached is kept.
+
+        Raises:
+            InputError: an argument cannot be used, a picture cannot be read or shows no such face, or the file cannot
+                be written.
+        """
+        config, pictures, target = refine_config(minutes, steps, rank, seed), listed(sources), optional_path(out)
+        if target is not None:
+            inputs = [each for each in pictures if isinstance(each, str | os.PathLike)]
+            check_output(target, overwrite, (ENDING,), sources=inputs)
+        wide = self._in_float32()
+        portrait, first = wide._aligned(pictures[0], face, source_params)
+        faces = all_faces(
+            pictures, first, lambda each: wide._aligned(each, face, source_params)[1],
+            lambda: wide.tracker(smooth=False, driving_face=face), optional_path(source_params),
+        )  # fmt: skip
+        reenactor = wide._reenactor
+        given = given_pictures(reenactor, reenactor.prepare(first), faces, masks=need_faces(self.weights))
+        person = trainer().refine(
+            reenactor.portrait, reenactor.motion_encoder, given, config, progress or (lambda step: None),
+            should_stop or (lambda: False), None if target is None else state_of(target), previews,
+        )  # fmt: skip
+        person = named(person, portrait.name, self.weights)
+        if target is not None:
+            save_person(target, person, overwrite=overwrite)
+        return person
+
+    def _in_float32(self) -> Self:
+        """Return networks whose weights are as they were loaded, as what is learned needs all digits.
+
+        Raises:
+            InputError: they are static, or the files have changed since.
+        """
+        reenactor = self._reenactor
+        if reenactor.static:
+            raise InputError("personalize: expected weights that move, got a static synthesizer; leave static out")
+        if not reenactor.is_rounded:
+            return self
+        wide = type(self)(Reenactor(*load_weights(self.weights), reenactor.device), self.weights, self._finder)
+        if wide._reenactor.weights_hash != reenactor.weights_hash:
+            raise InputError(f"{self.weights}: the weights have changed since they were loaded; load them again")
+        return wide

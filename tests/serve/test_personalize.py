@@ -1,0 +1,306 @@
+"""`triportrait personalize`: which pictures are learned from, what is refused, and what an interruption leaves.
+
+What learns is the trainer itself in one test; in the others a stand-in that says what it was given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.core.persons import person_of
+from tests.serve.faces import landmarks, picture
+from tests.serve.making import make
+from triportrait import InputError, Pipeline
+from triportrait.cli import main
+from triportrait.core.person import Person, load_person
+from triportrait.core.render.cameras import fixed_camera
+from triportrait.serve import personalizing
+from triportrait.serve.faces.alignment import alignment_points
+from triportrait.serve.faces.face import Face
+from triportrait.serve.image_tensors import to_uint8
+from triportrait.serve.media.pictures.picture_file import read_picture
+from triportrait.serve.precision import sample_picture
+from triportrait.train import personal
+
+S = 128
+
+
+class StandIn:
+    """Stands where the trainer does: it takes one step, and gives a person whose planes are all 0.5."""
+
+    def __init__(self) -> None:
+        self.module = SimpleNamespace(
+            RefineConfig=personal.RefineConfig, GivenPictures=personal.GivenPictures, refine=self.refine
+        )
+        self.steps: list[dict[str, Any]] = [{}]
+        self.told: dict[str, Any] = {}
+
+    def refine(self, portrait, encoder, given, config, progress, should_stop, state, previews) -> Person:
+        self.told = {"portrait": portrait, "given": given, "config": config, "state": state, "previews": previews}
+        for number, step in enumerate(self.steps):
+            if should_stop():
+                break
+            told = personal.RefineStep(number + 1, 10, 9.0, 0.5, 20.0)
+            progress(dataclasses.replace(told, **step))
+        crop = to_uint8(given.image[:1])[0]
+        return dataclasses.replace(
+            person_of(portrait, crop), planes=torch.full_like(person_of(portrait).planes, 0.5), card={"steps": 1}
+        )
+
+
+@pytest.fixture
+def trainer(monkeypatch) -> StandIn:
+    stand_in = StandIn()
+    monkeypatch.setattr(personalizing, "trainer", lambda: stand_in.module)
+    return stand_in
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    with Pipeline.from_pretrained("demo", device="cpu", faces="none") as pipeline:
+        yield pipeline
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    Image.fromarray(sample_picture(S)).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def command(capsys):
+    def run(*words: object) -> tuple[int, str]:
+        code = main(["personalize", *map(str, words), "--weights", "demo", "--device", "cpu", "--faces", "none"])
+        return code, capsys.readouterr().err
+
+    return run
+
+
+def crops(trainer: StandIn) -> list[np.ndarray]:
+    return list(to_uint8(trainer.told["given"].image).numpy())
+
+
+def test_the_trainer_makes_a_file_that_shows_another_picture(command, photo, tmp_path, capsys):
+    """Two steps, twice: the same bytes, readable by others, and the library's person is the file's."""
+    for name in ("a", "b"):
+        code, said = command(photo, tmp_path / f"{name}.safetensors", "--steps", 2, "--rank", 1)
+        assert code == 0, said
+        assert "2 steps in " in said
+        assert f"show it with `triportrait reenact {photo} DRIVING OUT --person" in said
+    file = tmp_path / "a.safetensors"
+    assert file.read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    assert file.stat().st_mode & 0o077 == 0o666 & ~os.umask(os.umask(0o022)) & 0o077
+    assert sorted(tmp_path.iterdir()) == [file, tmp_path / "b.safetensors", photo], "no state is left"
+    shown = {}
+    for name, words in {"plain": (), "refined": ("--person", file)}.items():
+        out = tmp_path / f"{name}.png"
+        assert main(["reenact", *map(str, (photo, photo, out, *words)), "--weights", "demo", "--faces", "none"]) == 0
+        shown[name] = read_picture(out).astype(int)
+    assert np.abs(shown["plain"] - shown["refined"]).max() > 3
+    with Pipeline.from_pretrained("demo", device="cpu", faces="none") as pipe:
+        person = pipe.personalize(photo, steps=2, rank=1)
+        loaded = load_person(file, pipe._reenactor.portrait)
+        assert person.sha256() == loaded.sha256()
+        assert torch.equal(person.planes, loaded.planes)
+        assert {"source": "photo.png", "weights": "demo", "steps": 2}.items() <= loaded.card.items()
+
+
+def test_pictures_folders_and_films_are_taken_evenly(pipe, trainer, photo, tmp_path):
+    film = make(tmp_path / "film.mp4", [np.full((64, 64, 3), 2 * i, np.uint8) for i in range(100)])
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for i in range(3):
+        Image.fromarray(picture(i)).save(folder / f"{i}.png")
+    pipe.personalize([photo, film, folder, picture(9)], steps=1)
+    found = crops(trainer)
+    assert np.array_equal(found[0], sample_picture(S))
+    levels = np.array([crop.mean() for crop in found[1:-4]])
+    assert 10 < len(levels) <= 18, "half of those that 2 pictures leave of 40"
+    np.testing.assert_allclose(np.diff(levels), 2 * 99 / len(levels), atol=4)
+    assert levels[-1] > 150, "to the end of the film"
+    for crop, wanted in zip(found[-4:], (picture(0), picture(1), picture(2), picture(9)), strict=True):
+        assert np.array_equal(crop, wanted)
+    given = trainer.told["given"]
+    assert given.motion.shape == (len(found), pipe.config.transformer.motion_width)
+    assert torch.equal(given.motion[:1].clone(), pipe.motion(picture(0)) * 0 + pipe.motion(sample_picture(S)))
+    assert given.camera.world_from_camera.shape == (len(found), 4, 4)
+    assert torch.equal(given.camera.intrinsics[:1], fixed_camera().intrinsics)
+    assert given.neck is given.landmarks is given.opacity is None
+
+
+def test_one_film_is_led_by_the_picture_that_prepare_takes(pipe, trainer, tmp_path):
+    film = make(tmp_path / "film.mp4", [picture(i) for i in range(60)])
+    person = pipe.personalize(film, steps=1)
+    found = crops(trainer)
+    assert np.array_equal(found[0], pipe.prepare(film).face.crop)
+    assert 20 <= len(found) <= 40
+    assert not any(np.array_equal(found[0], other) for other in found[1:]), "the source stands there once"
+    assert pipe.prepare(film, person=person).refined is not None
+
+
+def test_more_pictures_than_fit_are_refused(pipe, trainer):
+    with pytest.raises(InputError, match="sources: expected 1 to 40 pictures of one person, got more than 40"):
+        pipe.personalize([picture(0)] * 41, steps=1)
+    with pytest.raises(InputError, match="sources: expected 1 to 40 pictures of one person, got none"):
+        pipe.personalize([], steps=1)
+    with pytest.raises(InputError, match="sources: expected pictures of one person, or paths of them, got int"):
+        pipe.personalize(3, steps=1)
+    pipe.personalize(iter([picture(0)] * 3), steps=1)
+    assert len(trainer.told["given"]) == 1, "the same picture again tells nothing"
+
+
+class Faces:
+    """Finds a face in pictures that are not black, a little lower in brighter ones."""
+
+    def find(self, image, near=None, quick=False) -> list[Face]:
+        if image.mean() < 1:
+            return []
+        points = np.pad(landmarks().astype(np.float32) / 4, ((0, 0), (0, 1)))
+        return [Face(points, alignment_points(points), np.array([0.0, image.mean() / 1000, 0.0], np.float32))]
+
+    def close(self) -> None: ...
+
+
+def test_faces_are_found_and_what_is_known_of_them_is_given(trainer, tiny_weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(personalizing, "person_mask", lambda: lambda crop: np.full(crop.shape[:2], 51, np.uint8))
+    black = np.zeros((S, S, 3), np.uint8)
+    with Pipeline.from_pretrained(tiny_weights, device="cpu", faces=Faces()) as pipe:
+        film = make(tmp_path / "film.mkv", [picture(5), black, picture(6), black])
+        pipe.personalize([picture(1), film], steps=1)
+        given = trainer.told["given"]
+        assert len(given) == 3, "frames without the face are left out"
+        prepared = pipe.prepare(picture(1))
+        of_512 = prepared.face.tracking.landmarks[0, :, :2]
+        torch.testing.assert_close(given.landmarks[0], (of_512 + 0.5) * pipe.image_size / 512)
+        assert torch.equal(given.opacity, torch.full((3, 1, pipe.image_size, pipe.image_size), 0.2))
+        wanted = pipe.head(prepared, prepared.face).neck
+        torch.testing.assert_close(given.neck.fine[:1], wanted.fine)
+        assert not torch.equal(given.neck.fine[1], given.neck.fine[2])
+        with pytest.raises(InputError, match="expected a face, found none"):
+            pipe.personalize([picture(1), black], steps=1)
+        with pytest.raises(InputError, match="expected 1 to 1, counted from the left, got 2"):
+            pipe.personalize(picture(1), steps=1, face=2)
+        monkeypatch.setattr(personalizing, "person_mask", lambda: lambda crop: np.zeros(crop.shape[:2], np.uint8))
+        pipe.personalize(picture(1), steps=1)
+        assert trainer.told["given"].opacity is None, "a mask that finds nobody is not believed"
+
+
+def test_a_pipeline_in_half_precision_learns_in_float32(trainer, photo):
+    with Pipeline.from_pretrained("demo", device="cpu", faces="none") as pipe:
+        pipe._reenactor.dtype = torch.bfloat16
+        pipe._reenactor.keep_half()
+        person = pipe.personalize(photo, steps=1)
+        learned = trainer.told["portrait"]
+        assert {p.dtype for p in learned.parameters()} == {torch.float32}
+        assert person.weights == pipe._reenactor.weights_hash
+        assert pipe.prepare(photo, person=person).refined.residual.dtype == torch.bfloat16
+
+
+def test_a_static_synthesizer_is_refused(trainer, photo):
+    refused = pytest.raises(InputError, match="personalize: expected weights that move, got a static synthesizer")
+    with Pipeline.from_pretrained("demo", device="cpu", faces="none", static=True) as pipe, refused:
+        pipe.personalize(photo, steps=1)
+
+
+BAD = {
+    "both": (["--steps", 3, "--minutes", 1], "personalize: expected either minutes or steps, got both or neither"),
+    "no steps": (["--steps", 0], "steps: expected 1 to 100000, got 0"),
+    "for ever": (["--minutes", 1e9], "minutes: expected 0.05 to 240, got 1e+09"),
+    "not a number": (["--minutes", "nan"], "minutes: expected a number, got nan"),
+    "rank": (["--rank", 65], "rank: expected 0 to 64, got 65"),
+    "seed": (["--seed", -1], "seed: expected 0 to "),
+    "face": (["--face", 0], "--face: expected at least 1"),
+    "a face that nobody finds": (["--face", 1], "photo.png: expected a number of a face only where faces are found"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_number_that_cannot_be_is_one_sentence(case, command, trainer, photo, tmp_path):
+    options, sentence = BAD[case]
+    code, said = command(photo, tmp_path / "out.safetensors", *options)
+    assert code == 2
+    assert sentence in said.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == [photo]
+
+
+def test_files_that_cannot_be_are_one_sentence(command, trainer, photo, tmp_path):
+    empty, out, there = tmp_path / "empty", tmp_path / "out.safetensors", tmp_path / "there.safetensors"
+    empty.mkdir()
+    there.write_bytes(b"mine")
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(photo.read_bytes()[:200])
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for words, sentence in (
+        ((photo, there), f"{there}: it exists already; pass --overwrite to replace it"),
+        ((photo, tmp_path / "out.pt"), "an ending out of .safetensors is wanted, '.pt' came"),
+        ((photo, tmp_path / "none" / "out.safetensors"), "does not exist; make the folder"),
+        ((tmp_path / "none.png", out), "none.png: "),
+        ((photo, tmp_path / "none.png", out), "none.png: "),
+        ((empty, out), "no picture in this folder"),
+        ((photo, empty, out), "no picture in this folder"),
+        ((photo, damaged, out), "damaged.png: "),
+        ((there, there, "--overwrite"), "there.safetensors: this is the input"),
+        ((photo, tmp_path / "photo.safetensors", "--preview"), f"{photo}: this is the input {photo}"),
+        ((photo, tmp_path / "photo.safetensors", "--preview", "--overwrite"), f"{photo}: this is the input {photo}"),
+        ((photo,), "OUT is missing"),
+    ):
+        code, said = command(*words, "--steps", 1)
+        assert code == 2, (words, said)
+        assert sentence in said.splitlines()[-1], said
+        assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_ctrl_c_ends_early_and_writes_what_was_reached(command, trainer, photo, tmp_path, monkeypatch):
+    handler = signal.getsignal(signal.SIGINT)
+    refine = trainer.module.refine
+
+    def interrupted(*arguments):
+        progress = arguments[4]
+        trainer.steps = [{}, {}, {}]
+        told = list(arguments)
+        told[4] = lambda step: (progress(step), os.kill(os.getpid(), signal.SIGINT))
+        return refine(*told)
+
+    monkeypatch.setattr(trainer.module, "refine", interrupted)
+    code, said = command(photo, tmp_path / "out.safetensors")
+    assert code == 0, said
+    assert "out.safetensors: interrupted, and what was reached by then is in it: 1 step in " in said
+    assert trainer.told["state"] == tmp_path / "out.safetensors.state"
+    assert (tmp_path / "out.safetensors").exists()
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_second_ctrl_c_ends_at_once(command, trainer, photo, tmp_path, monkeypatch):
+    def interrupted(portrait, encoder, given, config, progress, *others):
+        progress(personal.RefineStep(1, 10, 9.0, 0.5, 20.0))
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the second one ends it")
+
+    monkeypatch.setattr(trainer.module, "refine", interrupted)
+    code, said = command(photo, tmp_path / "out.safetensors")
+    assert code == 130
+    assert "interrupted" in said.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == [photo]
+
+
+def test_previews_are_pictures_that_say_what_they_are(command, trainer, photo, tmp_path):
+    grey = torch.full((S, 4 * S, 3), 90, dtype=torch.uint8)
+    trainer.steps = [{"preview": grey}, {}, {"preview": grey + 60}, {}]
+    code, said = command(photo, tmp_path / "out.safetensors", "--preview")
+    assert code == 0, said
+    assert trainer.told["previews"]
+    shown = read_picture(tmp_path / "out.png")
+    assert shown.shape == (S, 4 * S, 3)
+    assert abs(shown.mean() - 150) < 1
+    assert main(["verify", str(tmp_path / "out.png")]) == 0
