@@ -31,15 +31,13 @@ from PIL import Image
 from torch import Tensor
 
 from triportrait.core.errors import InputError
-from triportrait.core.motion.motion_crop import ALIGNED_SIZE
 from triportrait.core.person import Person, save_person
-from triportrait.core.render.cameras import fixed_camera
 from triportrait.serve.faces.face import AlignedFace
-from triportrait.serve.image_tensors import to_float
+from triportrait.serve.personalizing import TRAINER, given_pictures, named, refine_config
 from triportrait.serve.reenactor import Reenactor
-from triportrait.serve.weight_loading import load_weights
+from triportrait.serve.weight_loading import load_weights, need_faces
 
-TRAINER = "triportrait.train.personal"
+SOURCE = "a photo of a live session"  # what the file calls its picture; the visitor's name for it is not known
 PREVIEW_PX = 144  # the side of each picture that shows how far it is
 LONGEST_LINE = 1 << 20
 _NICE = 10
@@ -100,29 +98,15 @@ def _end_with_input(folder: Path) -> None:
 
 
 def _refined(work: Work, tell: Callable[..., None]) -> Person:
-    trainer = importlib.import_module(work.trainer)
     reenactor = Reenactor(*load_weights(work.weights), work.device)
-    pictures = trainer.GivenPictures(**given(reenactor, work.face))
-    config = trainer.RefineConfig(minutes=work.minutes)
-    person = trainer.refine(
-        reenactor.portrait, reenactor.motion_encoder, pictures, config, _Teller(tell), lambda: False, previews=True
+    source = reenactor.prepare(work.face)
+    given = given_pictures(reenactor, source, [work.face], masks=need_faces(work.weights))
+    config = refine_config(work.minutes, None, None, 0)
+    refine = importlib.import_module(work.trainer).refine
+    person = refine(
+        reenactor.portrait, reenactor.motion_encoder, given, config, _Teller(tell), lambda: False, previews=True
     )
-    assert isinstance(person, Person)
-    return person
-
-
-def given(reenactor: Reenactor, face: AlignedFace) -> dict[str, Any]:
-    """Say what a portrait gives to learn from: its picture, and how its own head stands in it."""
-    landmarks: Tensor | None = face.tracking.landmarks  # of the 512² picture, the middle of the first pixel at 0
-    if landmarks is not None:  # of this one, the middle of the first pixel at 0.5
-        landmarks = (landmarks[..., :2].float() + 0.5) * (reenactor.image_size / ALIGNED_SIZE)
-    return {
-        "image": to_float(torch.tensor(face.crop)[None]),
-        "motion": reenactor.motion(face),
-        "camera": fixed_camera(),
-        "neck": reenactor.head(reenactor.prepare(face), face).neck,
-        "landmarks": landmarks,
-    }
+    return named(person, SOURCE, work.weights)
 
 
 class _Teller:

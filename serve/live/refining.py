@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,11 +32,12 @@ from triportrait.serve.live.json_logs import fields
 from triportrait.serve.live.people import is_same_source, person_of
 from triportrait.serve.live.prometheus import Metrics
 from triportrait.serve.live.rate_limit import TokenBucket
-from triportrait.serve.live.refine_process import TRAINER, Work
+from triportrait.serve.live.refine_process import Work
 from triportrait.serve.live.refinement import FAILED, GivenUp, Refinement
 from triportrait.serve.live.sessions import PersonFile, Session, Versions
 from triportrait.serve.live.worker import Worker
 from triportrait.serve.media.provenance.stamp import Stamp
+from triportrait.serve.personalizing import TRAINER
 from triportrait.serve.reenactor import PreparedSource
 from triportrait.serve.refined import sha256_of
 
@@ -108,7 +110,8 @@ class Refining:
         """Return who refines an aligned portrait uint8 [S, S, 3], and whether the session itself did; any thread."""
         file = session.file
         if file is not None and is_same_source(file.thumbnail, crop):
-            return load_person(file.path, self._engine.reenactor.portrait), True
+            with suppress(InputError):  # the session has ended meanwhile, and its file has gone
+                return load_person(file.path, self._engine.reenactor.portrait), True
         return person_of(self._options.people, crop), False
 
     def prepare(self, face: AlignedFace, person: Person | None) -> PreparedSource:
@@ -257,7 +260,7 @@ class Refining:
         try:
             folder.mkdir(mode=0o700)
             refinement.run()
-            return load_person(folder / f"person{ENDING}", self._engine.reenactor.portrait)
+            return self._read(folder / f"person{ENDING}")
         except OSError as error:
             logger.error("a refinement failed", extra=fields(reason=str(error)))
             raise InputError(FAILED) from error
@@ -267,6 +270,13 @@ class Refining:
         finally:
             self._running = None
             self._metrics.refining.set(0)
+
+    def _read(self, path: Path) -> Person:
+        try:
+            return load_person(path, self._engine.reenactor.portrait)
+        except InputError as error:  # the sentence names the path
+            logger.error("a refinement failed", extra=fields(reason=str(error)))
+            raise InputError(FAILED) from error
 
     async def _show(self, session: Session, portrait: Portrait, person: Person, folder: Path) -> None:
         """Show what was refined in the place of the plain portrait, and offer its file."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,37 +15,11 @@ from torch import Tensor
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.person import LowRank, Person, least_rank, refinable_weights, thumbnail_of, weights_hash
 from triportrait.core.portrait import Portrait4D
-from triportrait.core.types import Camera, NeckGrid
 from triportrait.serve.image_tensors import to_uint8
+from triportrait.train.personal import GivenPictures, RefineConfig, RefineStep
 
 VARIABLE = "TRIPORTRAIT_TEST_REFINER"
 STEPS, SLOW_S = 6, 120.0
-
-
-@dataclass(frozen=True)
-class GivenPictures:
-    image: Tensor
-    motion: Tensor
-    camera: Camera
-    neck: NeckGrid | None = None
-    landmarks: Tensor | None = None
-    opacity: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class RefineConfig:
-    minutes: float | None
-
-
-@dataclass(frozen=True)
-class RefineStep:
-    step: int
-    steps: int
-    seconds_left: float
-    loss: float
-    psnr: float
-    aside_psnr: float | None = None
-    preview: Tensor | None = None
 
 
 def person_of(portrait: Portrait4D, crop: Tensor) -> Person:
@@ -56,9 +29,7 @@ def person_of(portrait: Portrait4D, crop: Tensor) -> Person:
     name, layer = next(refinable_weights(portrait))
     rows, rank = layer.weight.shape[0], least_rank(layer, 2)
     update = LowRank(torch.full((rows, rank), 0.01), torch.full((rank, layer.weight.numel() // rows), 0.01))
-    return Person(
-        torch.full(shape, 2.0), {name: update}, weights_hash(portrait), thumbnail_of(crop), {"source": "a photo"}
-    )
+    return Person(torch.full(shape, 2.0), {name: update}, weights_hash(portrait), thumbnail_of(crop), {"steps": STEPS})
 
 
 def refine(
@@ -67,6 +38,7 @@ def refine(
 ) -> Person:  # fmt: skip
     side, how = portrait.config.image_size, os.environ.get(VARIABLE, "done")
     assert given.image.shape == (1, 3, side, side) and given.image.abs().max() <= 1 and previews
+    assert config.minutes is not None and config.steps is None
     assert given.motion.shape == (1, motion_encoder.motion_width)
     assert given.camera.world_from_camera.shape == (1, 4, 4)
     assert given.landmarks is None or given.landmarks.shape == (1, 68, 2)

@@ -23,11 +23,10 @@ from triportrait.core.person import Person, load_person, thumbnail_of
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.live import refinement, refining
 from triportrait.serve.live.inference import EXAMPLES, Engine, encode_jpeg, example_picture
-from triportrait.serve.live.refine_process import PREVIEW_PX, Work, given
+from triportrait.serve.live.refine_process import PREVIEW_PX, Work
 from triportrait.serve.live.refining import RefineOptions, check_minutes
 from triportrait.serve.live.sessions import Session
 from triportrait.serve.media.provenance.stamp import Stamp
-from triportrait.serve.tracking_files import Tracking
 
 STAND_IN = "tests.serve.refiner_stand_in"
 PHOTO = (EXAMPLES / "head-5.jpg").read_bytes()
@@ -145,6 +144,7 @@ def test_a_photo_is_refined_beside_the_frames_shown_saved_and_gone_with_its_sess
         assert hashlib.sha256(data).hexdigest() == claim.person_sha256
         (tmp_path / "person.safetensors").write_bytes(data)
         person = load_person(tmp_path / "person.safetensors", reenactor().portrait)
+        assert (person.card["source"], person.card["weights"]) == ("a photo of a live session", "demo")
         assert torch.equal(person.thumbnail, thumbnail_of(torch.tensor(plain.source.face.crop)))
         source = reenactor().prepare(plain.source.face, person)
         assert torch.equal(source.source.tokens, session.portrait.source.source.tokens)
@@ -317,16 +317,6 @@ def test_the_process_ends_with_the_server_and_leaves_no_file(tmp_path, slow):
     assert process.wait(20) == 1
     assert not folder.exists()
     process.stdout.close()
-
-
-def test_what_is_given_stands_as_the_portrait_does():
-    face = AlignedFace.middle(driving("head-5"), reenactor().image_size, Tracking(None, torch.full((1, 68, 3), 255.5)))
-    of = given(reenactor(), face)
-    assert of["image"].shape == (1, 3, 128, 128)
-    assert torch.equal(of["image"][0, :, 5, 7], torch.tensor(face.crop[5, 7]) / 127.5 - 1)
-    assert torch.equal(of["motion"], reenactor().motion(face))
-    assert torch.equal(of["landmarks"], torch.full((1, 68, 2), 64.0))  # the middle of the picture, in its own pixels
-    assert given(reenactor(), AlignedFace.whole(face.crop))["landmarks"] is None
 
 
 def test_the_preview_shows_the_portrait_as_it_is_now_and_from_the_side():
