@@ -249,8 +249,8 @@ class FollowedFrames:
         name = f"followed frame, {canvas[0]} x {canvas[1]}" + ", neck turned" * turns + ", marked" * (signs is not None)
         name += ", geometry" * geometry
         function = partial(self._frame, turns, geometry, refined)
-        is_captured = self._graphs is not None and refined is None  # nobody captures a graph for each person
-        results = self._graphs(name, function, inputs) if is_captured else function(*inputs)
+        graphs = self._graphs if refined is None else None  # nobody captures a graph for each person
+        results = function(*inputs) if graphs is None else graphs(name, function, inputs)
         count = 1 if signs is None else 2
         images, (report, *state) = list(results[:count]), results[count:]
         downloads = [network.download(x) for x in (*(images if plain else images[1:]), report)]
