@@ -29,8 +29,10 @@ from triportrait.serve.live.dali_jpeg import chosen_jpeg_decoder
 from triportrait.serve.live.host_costs import host_costs
 from triportrait.serve.live.inference import Engine
 from triportrait.serve.live.json_logs import fields, json_logs
+from triportrait.serve.live.people import check_paths, load_people
 from triportrait.serve.live.prometheus import Metrics
 from triportrait.serve.live.recording import Recordings
+from triportrait.serve.live.refining import MINUTES, RefineOptions, check_minutes
 from triportrait.serve.live.run_uvicorn import bind, run
 from triportrait.serve.live.server import LiveServer
 from triportrait.serve.live.weights_notice import weights_notice
@@ -78,6 +80,12 @@ class Live:
     """Sign recordings with this certificate. Default: $TRIPORTRAIT_CERTIFICATE, else one made at first use."""
     key: Annotated[Path | None, tyro.conf.arg(metavar="PEM", help_behavior_hint="")] = None
     """The private key of --certificate, where that file does not hold it."""
+    person: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FILE")] = ()
+    """Show the portrait of this person refined, wherever a page takes the picture that `triportrait personalize` made
+    the file of; may be given several times."""
+    refine_minutes: Annotated[float | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
+    """Let visitors refine a photo of theirs for N minutes, up to 30; 0 lets none. Default: 2 on a loopback address, 0
+    elsewhere."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run."""
     precision: Precision = "auto"
@@ -113,6 +121,8 @@ class Live:
             raise InputError(f"--port: expected 0 to 65535, got {self.port}; choose another")
         if self.sessions is not None and not 1 <= self.sessions <= MOST_SESSIONS:
             raise InputError(f"--sessions: expected 1 to {MOST_SESSIONS}, got {self.sessions}; choose another")
+        check_minutes(self.refine_minutes)
+        check_paths(self.person)
         if self.device == "cuda":
             chosen_device(self.device)  # refused before anything listens
         for name in REQUIRED_PACKAGES:
@@ -132,6 +142,7 @@ class Live:
         if not stamp.signs:
             notes.append(f"Recordings carry no manifest here: {stamp.unsigned}.")
         reenactor = Reenactor(*load_weights(weights), device)
+        people = load_people(self.person, reenactor, weights)
         first_start = FirstStart(reenactor, self.precision, BATCHES[-1])
         with first_start.part():
             use_precision(reenactor, self.precision)
@@ -157,7 +168,11 @@ class Live:
         )  # fmt: skip
         logger.info("capacity", extra=capacity)
         recordings = Recordings(chosen_encoder("auto", device.type == "cuda"))
-        return LiveServer(engine, admission, metrics, recordings, notes, weights_notice(weights, reenactor))
+        minutes = self.refine_minutes
+        if minutes is None:
+            minutes = MINUTES if is_loopback(self.host) else 0.0
+        refine = RefineOptions(weights, minutes, people)
+        return LiveServer(engine, admission, metrics, recordings, notes, weights_notice(weights, reenactor), refine)
 
 
 def given_token(token: str | None, file: Path | None) -> str | None:

@@ -20,12 +20,12 @@ from triportrait.serve.live.inference import (
     EXAMPLES,
     PORTRAIT_PX,
     Engine,
-    Portrait,
     encode_jpeg,
     example_picture,
     examples,
 )
 from triportrait.serve.live.json_logs import fields
+from triportrait.serve.live.refining import Refining, portrait_of
 from triportrait.serve.live.sessions import Session
 from triportrait.serve.live.worker import Worker, shut_down
 
@@ -38,10 +38,11 @@ class Portraits:
     Args:
         engine: crops faces and runs the network.
         worker: runs jobs on the network's thread.
+        refining: knows who is refined.
     """
 
-    def __init__(self, engine: Engine, worker: Worker) -> None:
-        self._engine, self._worker = engine, worker
+    def __init__(self, engine: Engine, worker: Worker, refining: Refining) -> None:
+        self._engine, self._worker, self._refining = engine, worker, refining
         self._threads = ThreadPoolExecutor(1, "live-portraits")
         self.decoders = DecoderPool()
 
@@ -89,7 +90,7 @@ class Portraits:
     async def _take_upload(self, session: Session, number: int, chunks: AsyncIterator[bytes]) -> dict[str, Any]:
         body = await uploads.read_body(chunks)
         image = await self.decoders.decode(body, PORTRAIT_PX)
-        message = await self._take(session, number, image, hashlib.sha256(body).hexdigest())
+        message = await self._take(session, number, image, hashlib.sha256(body).hexdigest(), photo=True)
         if message is None:
             raise InputError("portrait: another one was chosen meanwhile, which is shown")
         return message
@@ -105,7 +106,9 @@ class Portraits:
         if message is not None:
             session.tell({**message, "example": name})
 
-    async def _take(self, session: Session, number: int, image: np.ndarray, sha256: str) -> dict[str, Any] | None:
+    async def _take(
+        self, session: Session, number: int, image: np.ndarray, sha256: str, photo: bool = False
+    ) -> dict[str, Any] | None:  # fmt: skip
         """Crop a portrait, let the network read it, and show it.
 
         Args:
@@ -113,40 +116,43 @@ class Portraits:
             number: the number of the request, see `new_request`.
             image: uint8 [H, W, 3].
             sha256: of its file.
+            photo: whether the page has sent it.
 
         Returns:
-            The message to the page: a sentence, empty where all is well, and the crop that the network sees; None
-            where the portrait of a later request is shown already.
+            The message to the page: a sentence, empty where all is well, the crop that the network sees, and whether
+            it is refined; None where the portrait of a later request is shown already.
         """
         loop = asyncio.get_running_loop()
         async with session.choice.lock:  # portraits of others wait for at most one of this session
             if number < session.choice.number or session.closed:
                 return None
             face, sentence = await loop.run_in_executor(self._threads, self._engine.crop_portrait, image)
-            prepare = partial(self._engine.reenactor.prepare, face)
+            person, own = await loop.run_in_executor(
+                self._threads, self._refining.person_of, session, face.crop
+            )  # fmt: skip
+            prepare = partial(self._refining.prepare, face, person)
             source = await asyncio.wrap_future(self._worker.on_network(prepare))
-            portrait = Portrait(source, self._engine.stamp.for_source(sha256))
+            portrait = portrait_of(source, self._engine.stamp.for_source(sha256))
             with session.recording_lock:  # so that no recording begins between the check and the change
-                check_not_recorded(session)
+                session.check_not_recorded()
                 if number < session.choice.number:
                     return None
                 session.choice.number = number
                 self._worker.show(session, portrait)
+            self._refining.took(session, portrait, person, own, photo)
+            refined = self._refining.state(session)
         session.tell_neutral()
         jpeg = base64.b64encode(encode_jpeg(face.crop)).decode()
         height, width = image.shape[:2]
-        logger.info("portrait", extra=fields(session=session.id[:6], height=height, width=width, said=sentence))
-        return {"is": "portrait", "sentence": sentence, "crop": f"data:image/jpeg;base64,{jpeg}"}
+        logger.info(
+            "portrait",
+            extra=fields(session=session.id[:6], height=height, width=width, said=sentence, refined=refined["on"]),
+        )
+        return {"is": "portrait", "sentence": sentence, "crop": f"data:image/jpeg;base64,{jpeg}", "refined": refined}
 
 
 def new_request(session: Session) -> int:
     """Count a request for a portrait, and return its number."""
-    check_not_recorded(session)
+    session.check_not_recorded()
     session.choice.requested += 1
     return session.choice.requested
-
-
-def check_not_recorded(session: Session) -> None:
-    """Refuse another portrait while one is recorded."""
-    if session.recording is not None:  # its manifest names one source
-        raise InputError("portrait: a recording runs, which shows one portrait; stop it first")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triportrait.core.errors import InputError
+from triportrait.core.person import ENDING
 from triportrait.serve.live import transport_ws, uploads
 from triportrait.serve.live.admission import Admission
 from triportrait.serve.live.byte_ranges import UnsatisfiableError, requested_range
@@ -23,6 +24,7 @@ from triportrait.serve.live.neutral import FIRST, STILL, NeutralWish
 from triportrait.serve.live.portraits import Portraits
 from triportrait.serve.live.prometheus import Metrics
 from triportrait.serve.live.recording import Recordings
+from triportrait.serve.live.refining import RefineOptions, Refining
 from triportrait.serve.live.sessions import Session
 from triportrait.serve.live.settings import RANGES
 from triportrait.serve.live.waiting_line import WaitingLine
@@ -38,6 +40,7 @@ logger = logging.getLogger(__name__)
 PAGE = Path(__file__).parent / "page"
 _KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".jpg": "image/jpeg", ".mp4": "video/mp4"}
 MOST_FPS = 30  # driving frames per second that the page sends at most
+NOT_REFINED = RefineOptions()
 _FILE_THREADS = 2
 _SWEEP_S = 30.0
 _STOP_S = 0.5  # time for threads to end their work when the server stops
@@ -53,17 +56,19 @@ class LiveServer:
         recordings: keeps recordings until they are fetched.
         notes: sentences that every page shows.
         weights_notice: shown beside the picture; None for weights that were trained on photographs of people.
+        refine: how portraits are refined.
     """
 
     def __init__(
         self, engine: Engine, admission: Admission, metrics: Metrics, recordings: Recordings, notes: list[str],
-        weights_notice: WeightsNotice | None = None,
+        weights_notice: WeightsNotice | None = None, refine: RefineOptions = NOT_REFINED,
     ) -> None:  # fmt: skip
         self.engine, self.admission, self.metrics, self.recordings = engine, admission, metrics, recordings
         self.worker = Worker(engine, admission, metrics)
         self.sessions: dict[str, transport_ws.Connection] = {}
         self._notes, self._weights_notice = notes, weights_notice
-        self.portraits = Portraits(engine, self.worker)
+        self.refining = Refining(engine, self.worker, metrics, refine)
+        self.portraits = Portraits(engine, self.worker, self.refining)
         self.waiting_line = WaitingLine(admission)
         # Files are read once, so that no request can name another one.
         files = [*PAGE.glob("*.*"), *EXAMPLES.glob("*.*")]
@@ -82,6 +87,7 @@ class LiveServer:
         routes = [
             Route("/portrait", self._post_portrait, methods=["POST"]),
             Route("/recordings/{name}", self._get_recording),
+            Route("/people/{name}", self._get_person),
             Route("/healthz", self._get_health),
             Route("/metrics", self._get_metrics),
             WebSocketRoute("/session", self._session),
@@ -107,13 +113,15 @@ class LiveServer:
 
     def _stop(self) -> None:
         self.portraits.stop()
+        self.refining.stop()
         if self.worker.stop(_STOP_S) and self.portraits.join(_STOP_S):
             self.engine.close()  # no thread uses it any more
         self.recordings.close()
 
     def abandon(self) -> None:
-        """Remove files and decoder processes; the process ends without waiting for its threads."""
+        """Remove files and processes; the server's own ends without waiting for its threads."""
         self.portraits.stop()
+        self.refining.stop()
         self.recordings.close()
 
     async def _sweep(self) -> None:
@@ -139,6 +147,7 @@ class LiveServer:
                 "faces": self.engine.finds_faces,
                 "watermark": self.engine.stamp.claim.message is not None,
             },
+            "refine_minutes": self.refining.minutes,
             "examples": examples(),
             "most_bytes": uploads.LARGEST_BYTES,
             "notes": self._notes,
@@ -224,16 +233,20 @@ class LiveServer:
         return JSONResponse(answer, status, {"connection": "close"} if status in (409, 413, 415) else None)
 
     async def _get_recording(self, request: Request) -> Response:
-        from starlette.responses import FileResponse, PlainTextResponse
+        from starlette.responses import PlainTextResponse
 
         recorded = self.recordings.find(request.path_params["name"])
         if recorded is None:
             return PlainTextResponse("this recording is not kept any more; record again\n", 404)
-        name = time.strftime("triportrait-%Y%m%d-%H%M%S.mp4")
-        with suppress(UnsatisfiableError):  # FileResponse answers that itself
-            if requested_range(request.headers.get("range", ""), recorded.path.stat().st_size) is None:
-                request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
-        return FileResponse(recorded.path, media_type="video/mp4", filename=name)
+        return _download(request, recorded.path, "video/mp4", ".mp4")
+
+    async def _get_person(self, request: Request) -> Response:
+        from starlette.responses import PlainTextResponse
+
+        file = self.refining.find(request.path_params["name"])
+        if file is None:
+            return PlainTextResponse("this person's file is not kept any more; refine the portrait again\n", 404)
+        return _download(request, file.path, "application/octet-stream", f"-person{ENDING}")
 
     async def _get_health(self, request: Request) -> Response:
         from starlette.responses import JSONResponse
@@ -267,6 +280,16 @@ class LiveServer:
         if file is None:
             return PlainTextResponse("there is no such page here\n", 404)
         return _ranged(request, *file)
+
+
+def _download(request: Request, path: Path, kind: str, ending: str) -> Response:
+    """Answer with a file that was made here, under a name that says when."""
+    from starlette.responses import FileResponse
+
+    with suppress(UnsatisfiableError):  # FileResponse answers that itself
+        if requested_range(request.headers.get("range", ""), path.stat().st_size) is None:
+            request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
+    return FileResponse(path, media_type=kind, filename=time.strftime("triportrait-%Y%m%d-%H%M%S") + ending)
 
 
 def _ranged(request: Request, data: bytes, kind: str) -> Response:

@@ -8,11 +8,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from triportrait.core.errors import InputError
+from triportrait.core.person import Person
 from triportrait.core.types import Head
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.live.inference import Follows, Portrait
@@ -109,6 +112,41 @@ class PortraitChoice:
     upload: asyncio.Task[dict[str, Any]] | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class PersonFile:
+    """The file of a portrait that a session has refined, under a name that nobody can guess.
+
+    Attributes:
+        name: under which the page fetches it.
+        path: of the file, which goes when its session ends.
+        size: bytes.
+        thumbnail: [t, t, 3], by which its portrait is known again.
+    """
+
+    name: str
+    path: Path
+    size: int
+    thumbnail: torch.Tensor
+
+
+@dataclass
+class Versions:
+    """How a session can show its portrait. Only the event loop uses it.
+
+    Attributes:
+        plain, refined: what is prepared so far.
+        person: what refines the portrait; None where nobody does.
+        own: whether the session itself has refined it, and may save the file.
+        photo: whether the page has sent it; it is not one of the package's.
+    """
+
+    plain: Portrait | None = None
+    refined: Portrait | None = None
+    person: Person | None = None
+    own: bool = False
+    photo: bool = False
+
+
 @dataclass
 class LastShown:
     """The last request of a session to the network. It changes under the worker's lock.
@@ -130,7 +168,8 @@ class LastShown:
 class Session:
     """The session of one open page.
 
-    Each attribute is written in one place: `settings`, `jpeg`, `choice` and `delivered_s` on the event loop;
+    Each attribute is written in one place: `settings`, `jpeg`, `choice`, `versions`, `file`, `refining` and
+    `delivered_s` on the event loop;
     `portrait`, `neutral`, `neutral_wish`, `shown`, `closed`, `following` and `finishing` under the worker's lock;
     `ready_s` and `found` by the one thread that works on its face (`found` of a face that a GPU follows by the
     network's), `frames` by the one that works on its picture;
@@ -152,6 +191,9 @@ class Session:
         self.settings = Settings()
         self.jpeg = True  # WebRTC encodes pictures itself
         self.choice = PortraitChoice()
+        self.versions = Versions()
+        self.file: PersonFile | None = None  # of the portrait that this session has refined last
+        self.refining: asyncio.Task[None] | None = None  # a portrait is refined, or waits for that
         self.delivered_s = time.perf_counter()  # when the transport last took a result
         self.portrait: Portrait | None = None
         self.neutral: torch.Tensor | None = None  # motion of the driving face that counts as neutral
@@ -173,6 +215,11 @@ class Session:
         """Tell the page whether a face counts as neutral, or which face is waited for."""
         waits = "" if self.neutral_wish is None else self.neutral_wish.when
         self.tell({"is": "neutral", "on": self.neutral is not None, "waits": waits, "by_itself": by_itself})
+
+    def check_not_recorded(self) -> None:
+        """Refuse another portrait while one is recorded; the caller holds the recording's lock if it matters."""
+        if self.recording is not None:  # its manifest names one source, and by whose file it is refined
+            raise InputError("portrait: a recording runs, which shows one portrait; stop it first")
 
     def abandon_recording(self, sentence: str) -> None:
         """Remove the recording that runs and tell the page why; the caller holds its lock."""

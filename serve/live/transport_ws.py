@@ -22,6 +22,7 @@ from triportrait.serve.live.messages import FrameIn, Shown, read_binary, read_te
 from triportrait.serve.live.portraits import Portraits
 from triportrait.serve.live.prometheus import Metrics
 from triportrait.serve.live.rate_limit import TokenBucket
+from triportrait.serve.live.refining import Refining
 from triportrait.serve.live.sessions import DrivingFrame, Result, Session
 from triportrait.serve.live.transport_rtc import Peer
 from triportrait.serve.live.waiting_line import WaitingLine, wait_for_place
@@ -53,6 +54,7 @@ class Server(Protocol):
     metrics: Metrics
     waiting_line: WaitingLine
     portraits: Portraits
+    refining: Refining
     sessions: dict[str, Connection]
 
     def hello(self, session: Session) -> dict[str, Any]: ...
@@ -123,6 +125,7 @@ class Connection:
             server.sessions.pop(session.id, None)
             frames, dropped = session.frames, session.slots.dropped
             server.worker.leave(session)
+            server.refining.leave(session)
             if session.choice.upload is not None:
                 session.choice.upload.cancel()
             with session.recording_lock:
@@ -290,6 +293,10 @@ class Connection:
             self._start(server.portraits.take_example(session, message.get("name")))
         elif do == "neutral":
             self._start(server.take_neutral(session, _switch(message), message.get("when", "")))
+        elif do == "refine":
+            self._start(server.refining.ask(session, _switch(message)))
+        elif do == "refined":
+            self._start(server.refining.switch(session, _switch(message)))
         elif do == "record":
             self._start(server.record(session, _switch(message)))
         elif do == "offer":

@@ -156,6 +156,13 @@ class Worker:
             session.shown = LastShown(at_rest, stale=True)
             self._changed.notify_all()
 
+    def swap(self, session: Session, portrait: Portrait) -> None:
+        """Show the same portrait otherwise prepared: what drives it stays, and so does what counts as neutral."""
+        with self._changed:
+            if not session.closed:
+                session.portrait, session.shown.stale = portrait, True
+                self._changed.notify_all()
+
     def set_neutral(self, session: Session, neutral: torch.Tensor | None, wish: NeutralWish | None) -> None:
         """Set the motion that counts as neutral, or the wish for a face that is still to come, or neither."""
         with self._changed:

@@ -26,8 +26,9 @@ from triportrait.serve.live.inference import EXAMPLES, Engine, encode_jpeg, exam
 from triportrait.serve.live.messages import ResultOut, read_result, write_frame, write_shown
 from triportrait.serve.live.prometheus import Metrics
 from triportrait.serve.live.recording import Recordings
+from triportrait.serve.live.refining import RefineOptions
 from triportrait.serve.live.run_uvicorn import bind, make
-from triportrait.serve.live.server import LiveServer
+from triportrait.serve.live.server import NOT_REFINED, LiveServer
 from triportrait.serve.live.weights_notice import weights_notice
 from triportrait.serve.media.provenance.stamp import Stamp
 from triportrait.serve.media.video.clips import open_clip
@@ -67,10 +68,12 @@ class Running:
 
 
 @contextmanager
-def running(sessions: int = 4, host: str = "127.0.0.1", token: str | None = None) -> Iterator[Running]:
+def running(
+    sessions: int = 4, host: str = "127.0.0.1", token: str | None = None, refine: RefineOptions = NOT_REFINED
+) -> Iterator[Running]:  # fmt: skip
     engine = Engine(reenactor(), finder(), Stamp("0" * 64, "demo"))
     notice = weights_notice(DEMO, reenactor())
-    server = LiveServer(engine, Admission(0.1, 10, sessions), Metrics(), Recordings(), ["a note"], notice)
+    server = LiveServer(engine, Admission(0.1, 10, sessions), Metrics(), Recordings(), ["a note"], notice, refine)
     with bind(host, 0) as bound:
         uvicorn = make(server.application(host, token))
         thread = threading.Thread(target=uvicorn.run, kwargs={"sockets": [bound]})

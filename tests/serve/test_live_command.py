@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import socket
 import sys
@@ -9,14 +10,18 @@ import urllib.error
 import urllib.request
 
 import pytest
+import torch
 
+from tests.serve.refiner_stand_in import person_of
 from triportrait import cli
 from triportrait.core.errors import InputError
+from triportrait.core.person import save_person
 from triportrait.profiling.live.client import metrics
 from triportrait.profiling.live.server_process import live_server, stop
 from triportrait.serve.jobs import live as job
 from triportrait.serve.live import addresses
 from triportrait.serve.live.run_uvicorn import bind
+from triportrait.serve.weight_loading import load_weights
 
 pytest.importorskip("fastapi")
 
@@ -41,6 +46,12 @@ def refused(capsys, *options: str) -> str:
         (["--weights", "/nowhere"], "/nowhere"),
         (["--host", "256.1.1.1"], "256.1.1.1:8000: cannot be listened on"),
         (["--certificate", "/nowhere.pem"], "/nowhere.pem"),
+        (["--refine-minutes", "31"], "--refine-minutes: expected 0, which switches refining off, or 0.1 to 30, got 31"),
+        (
+            ["--person", "/nowhere"],
+            "/nowhere: no such file; make one with `triportrait personalize PICTURE /nowhere`",
+        ),
+        (["--person", "/nowhere"] * 65, "--person: expected at most 64 files, got 65; leave some out"),
     ],
 )
 def test_options_that_cannot_be_are_one_sentence(options, sentence, capsys):
@@ -54,6 +65,25 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(capsys, monkeypa
         taken.listen()
         output = refused(capsys, "live", "--port", str(taken.getsockname()[1]))
     assert "cannot be listened on (address already in use)" in output
+
+
+@pytest.mark.parametrize(
+    "made_for, sentence",
+    [
+        ("nobody", "person.safetensors: not a whole person's file"),
+        ("others", "person.safetensors: this person was refined for other weights (others) than demo; name those with"),
+    ],
+)
+def test_a_person_who_cannot_be_shown_is_refused_at_the_start(tmp_path, capsys, made_for, sentence):
+    file = tmp_path / "person.safetensors"
+    if made_for == "nobody":
+        file.write_bytes(b"no tensors")
+    else:
+        portrait, _ = load_weights("demo")
+        person = person_of(portrait, torch.zeros(64, 64, 3, dtype=torch.uint8))
+        save_person(file, dataclasses.replace(person, weights="0" * 64, card={"weights": "others"}))
+    output = refused(capsys, "live", "--port", "0", "--weights", "demo", "--person", str(file))
+    assert sentence in output.splitlines()[-1]
 
 
 def test_what_is_not_installed_is_said_with_the_command(capsys, monkeypatch):

@@ -67,7 +67,7 @@ def test_everything_has_a_name_of_its_own_and_is_reached_and_used_by_keys(live, 
         shown = {"Your photo", "Camera", "Example", "File", "Turn left or right", "Record", "photo 1, portrait.jpg"}
         assert shown <= set(names), named
         labels = "[...document.querySelectorAll('input:not([type=file])')].map(input => input.labels.length)"
-        assert page.run(labels) == [1] * 9
+        assert page.run(labels) == [1] * 10
         assert page.run("document.querySelectorAll('output, [aria-live], [role=status], [role=alert]').length") == 1
 
         stops = page.run(FOCUSABLE)

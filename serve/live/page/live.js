@@ -5,6 +5,7 @@ import './frames.js';
 import './controls.js';
 import './neutral.js';
 import './portraits.js';
+import './refine.js';
 import {connect, listen, say, session} from './line.js';
 import {curtain, notice, state} from './notices.js';
 

@@ -20,13 +20,14 @@ listen('hello', ({examples}) => {
   choose(shown.file || shown.example ? shown : {example: examples.includes(remembered) ? remembered : examples[0], file: null});
 });
 listen('lost', () => { wished += 1; }); // what is on its way belongs to the session that has ended
-listen('portrait', ({crop, sentence, example}) => {
+listen('portrait', ({crop, sentence, example, refined}) => {
   session.ready = true;
   $('crop').src = crop;
   $('crop').alt = 'the portrait as the network sees it';
   $('crop').hidden = false;
   if (example) { keep({example, file: null}); remember('example', example); }
   notice('portrait', sentence, 12);
+  emit('refined', refined);
 });
 
 const isPicture = ({type, name}) => type ? type.startsWith('image/') : PICTURE_NAME.test(name);

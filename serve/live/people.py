@@ -1,0 +1,59 @@
+"""The people of a server: files of `personalize` that it was given, and which of them a portrait is refined by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from triportrait.core.errors import InputError
+from triportrait.core.person import SAME_SOURCE, Person, check_person_file, thumbnail_of
+from triportrait.serve.reenactor import Reenactor
+from triportrait.serve.refined import GivenPerson
+
+MOST_PEOPLE = 64  # each takes up to 30 MB of memory
+
+
+def check_paths(paths: Sequence[Path]) -> None:
+    """Check what `--person` names before anything is loaded.
+
+    Raises:
+        InputError: they are too many, or one is no person's file.
+    """
+    if len(paths) > MOST_PEOPLE:
+        raise InputError(f"--person: expected at most {MOST_PEOPLE} files, got {len(paths)}; leave some out")
+    for path in paths:
+        check_person_file(path)
+
+
+def load_people(paths: Sequence[Path], reenactor: Reenactor, weights: str) -> list[Person]:
+    """Read the files of people, and check that they were made for these weights.
+
+    Args:
+        paths: the files.
+        reenactor: the networks.
+        weights: the name of their folder, for sentences.
+
+    Raises:
+        InputError: one is damaged, or was made for other weights.
+    """
+    return [GivenPerson.read(path, reenactor, weights).person for path in paths]
+
+
+def difference(thumbnail: torch.Tensor, crop: np.ndarray) -> float:
+    """Return the mean difference, levels of 255, of a small copy [t, t, 3] and an aligned picture [S, S, 3] uint8."""
+    return float((thumbnail_of(torch.from_numpy(crop.copy())).float() - thumbnail.float()).abs().mean())
+
+
+def is_same_source(thumbnail: torch.Tensor, crop: np.ndarray) -> bool:
+    """Tell whether a small copy [t, t, 3] is of this aligned picture [S, S, 3] uint8."""
+    return difference(thumbnail, crop) <= SAME_SOURCE
+
+
+def person_of(people: Iterable[Person], crop: np.ndarray) -> Person | None:
+    """Return whose aligned source picture uint8 [S, S, 3] this is, the nearest of several; None if it is nobody's."""
+    near = [(difference(person.thumbnail, crop), i, person) for i, person in enumerate(people)]
+    best = min(near, default=None, key=lambda each: each[:2])
+    return best[2] if best is not None and best[0] <= SAME_SOURCE else None

@@ -1,0 +1,330 @@
+"""Refined portraits of the live server: people whose files it was given, and photos that visitors have refined."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import pickle
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.serve.live_in_process import Running, Visitor, driving, eventually, finder, pixels, reenactor, running
+from tests.serve.refiner_stand_in import VARIABLE, person_of
+from triportrait.core.errors import InputError
+from triportrait.core.person import Person, load_person, thumbnail_of
+from triportrait.serve.faces.face import AlignedFace
+from triportrait.serve.live import refinement, refining
+from triportrait.serve.live.inference import EXAMPLES, Engine, encode_jpeg, example_picture
+from triportrait.serve.live.refine_process import PREVIEW_PX, Work
+from triportrait.serve.live.refining import RefineOptions, check_minutes
+from triportrait.serve.live.sessions import Session
+from triportrait.serve.media.provenance.stamp import Stamp
+
+STAND_IN = "tests.serve.refiner_stand_in"
+PHOTO = (EXAMPLES / "head-5.jpg").read_bytes()
+OTHER = (EXAMPLES / "head-3.jpg").read_bytes()
+
+
+def person_of_example(name: str) -> Person:
+    engine = Engine(reenactor(), finder(), Stamp("0" * 64, "demo"))
+    face, _ = engine.crop_portrait(example_picture(name))
+    return person_of(reenactor().portrait, torch.tensor(face.crop))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    with running(refine=RefineOptions(minutes=0.1, trainer=STAND_IN)) as live:
+        yield live
+
+
+@pytest.fixture
+def slow(monkeypatch) -> None:
+    monkeypatch.setenv(VARIABLE, "slow")
+
+
+def dropped(live: Running, page: Visitor, photo: bytes = PHOTO) -> dict:
+    """What the server says of a photo that is dropped."""
+    status, answer = live.post(f"/portrait?session={page.hello['session']}", photo)
+    assert status == 200, answer
+    return answer["refined"]
+
+
+def session_of(live: Running, page: Visitor) -> Session:
+    return live.server.sessions[page.hello["session"]].session
+
+
+def folder_of(live: Running) -> Path:
+    return Path(live.server.refining._folder.name)
+
+
+def runs(page: Visitor) -> None:
+    """Wait until the stand-in has made steps."""
+    while not page.hear("refining").get("percent"):
+        pass
+
+
+def end_of(page: Visitor) -> dict:
+    """Wait until a refinement has ended, however it did."""
+    while (last := page.hear("refining"))["state"] in ("waiting", "running"):
+        pass
+    return last
+
+
+def test_a_portrait_of_a_known_person_is_shown_refined_and_can_be_compared():
+    people = [person_of_example("head-4"), person_of_example("head-1")]
+    with running(refine=RefineOptions(people=people)) as live, Visitor(live, None) as page:
+        assert page.hello["refine_minutes"] == 0
+        page.say(do="example", name="head-1")
+        state = page.hear("portrait")["refined"]
+        assert state == {"can": True, "on": True, "own": False, "offer": False, "address": "", "bytes": 0}
+        refined = pixels(page.result(view=True).jpeg)
+        session = session_of(live, page)
+        engine, face = live.server.engine, session.portrait.source.face
+        expected = engine.reenactor.reenact(engine.reenactor.prepare(face, people[1]), face)
+        assert np.abs(refined - expected).mean() < 4  # of a JPEG with a watermark
+        page.say(do="refined", on=False)
+        assert page.hear("refined")["on"] is False
+        plain = pixels(page.result(view=True).jpeg)
+        assert np.abs(plain - engine.reenactor.reenact(engine.reenactor.prepare(face), face)).mean() < 4
+        assert np.abs(plain - refined).mean() > 6
+        prepared = session.versions.refined
+        page.say(do="refined", on=True)
+        assert page.hear("refined")["on"] is True
+        assert session.portrait is prepared  # it is kept, so that comparing takes no time
+        assert np.abs(pixels(page.result(view=True).jpeg) - refined).mean() < 1
+        page.say(do="example", name="head-2")
+        assert page.hear("portrait")["refined"]["can"] is False
+        page.say(do="refined", on=True)
+        assert "is not refined" in page.hear("notice", about="wish")["sentence"]
+        photo = io.BytesIO()
+        Image.open(EXAMPLES / "head-1.jpg").save(photo, "PNG")
+        assert dropped(live, page, photo.getvalue())["on"] is True  # by what it shows, whatever file it is in
+        page.say(do="refine", on=True)
+        assert "refines no portraits" in page.hear("notice", about="wish")["sentence"]
+
+
+def test_a_photo_is_refined_beside_the_frames_shown_saved_and_gone_with_its_session(server, tmp_path):
+    before = server.figures().get('triportrait_refinements_total{how="done"}', 0)
+    with Visitor(server) as page:
+        assert page.hello["refine_minutes"] == 0.1
+        state = dropped(server, page)
+        assert state["offer"] and not state["can"]
+        page.frame(1)
+        page.result()
+        session = session_of(server, page)
+        plain, driven = session.portrait, session.shown.ready
+        page.say(do="refine", on=True)
+        runs(page)
+        assert server.figures()["triportrait_refinements_running"] == 1
+        picture = page.hear("refining_picture")["picture"]
+        assert picture.startswith("data:image/jpeg;base64,")
+        page.frame(2)
+        assert page.result().number == 2  # frames go on
+        driven = session.shown.ready
+        state = page.hear("refined")
+        assert state["on"] and state["own"] and not state["offer"]
+        assert session.shown.ready is driven  # what drives it stays: no picture at rest flickers
+        assert end_of(page)["state"] == "done"
+        assert session.portrait is session.versions.refined
+        claim = session.portrait.stamp.claim
+        assert claim.person_sha256 == session.portrait.source.refined.sha256
+        assert dataclasses.replace(claim, person_sha256=None) == plain.stamp.claim
+        status, data, headers = server.get(state["address"])
+        assert status == 200
+        assert len(data) == state["bytes"]
+        assert '-person.safetensors"' in headers["content-disposition"]
+        assert hashlib.sha256(data).hexdigest() == claim.person_sha256
+        (tmp_path / "person.safetensors").write_bytes(data)
+        person = load_person(tmp_path / "person.safetensors", reenactor().portrait)
+        assert (person.card["source"], person.card["weights"]) == ("a photo of a live session", "demo")
+        assert torch.equal(person.thumbnail, thumbnail_of(torch.tensor(plain.source.face.crop)))
+        source = reenactor().prepare(plain.source.face, person)
+        assert torch.equal(source.source.tokens, session.portrait.source.source.tokens)
+        assert [path.name for path in folder_of(server).rglob("*") if path.is_file()] == ["person.safetensors"]
+        page.say(do="example", name="head-1")
+        assert page.hear("portrait")["refined"]["can"] is False
+        assert dropped(server, page)["on"] is True  # it is known again
+        for name in ("x", "..%2f..%2fetc%2fpasswd", "person.safetensors"):
+            assert server.get(f"/people/{name}")[0] == 404
+    eventually(lambda: not list(folder_of(server).iterdir()))
+    assert server.get(state["address"])[0] == 404
+    assert server.figures()['triportrait_refinements_total{how="done"}'] == before + 1
+    assert not server.server.refining._files
+    assert not server.server.refining._buckets
+
+
+@pytest.mark.parametrize("how", ["cancelled", "another portrait", "session ends"])
+def test_a_refinement_ends_when_nobody_wants_it(server, slow, how):
+    page = Visitor(server)
+    dropped(server, page)
+    session = session_of(server, page)
+    plain = session.portrait
+    page.say(do="refine", on=True)
+    runs(page)
+    process = server.server.refining._running._process
+    assert process.poll() is None
+    assert list(folder_of(server).iterdir())
+    page.say(do="refine", on=True)
+    assert "is being refined already" in page.hear("notice", about="wish")["sentence"]
+    if how == "cancelled":
+        page.say(do="refine", on=False)
+        assert end_of(page)["state"] == "cancelled"
+        assert session.portrait is plain
+    elif how == "another portrait":
+        dropped(server, page)  # the same picture once more is none
+        assert session.refining is not None
+        state = dropped(server, page, OTHER)
+        assert state["offer"]
+        assert end_of(page)["state"] == "cancelled"
+    else:
+        page.__exit__()
+    eventually(lambda: process.poll() is not None)
+    eventually(lambda: not list(folder_of(server).iterdir()))
+    eventually(lambda: not server.server.refining._line and server.server.refining._running is None)
+    page.__exit__()
+    eventually(lambda: session.refining is None)
+
+
+def test_a_recording_that_runs_keeps_its_version(server):
+    """Its manifest says by whose file the portrait is refined."""
+    with Visitor(server) as page:
+        dropped(server, page)
+        page.frame(1)
+        page.result()
+        page.say(do="record", on=True)
+        page.hear("recording")
+        page.say(do="refine", on=True)
+        state = page.hear("refined")
+        assert state["can"] and not state["on"]
+        page.say(do="refined", on=True)
+        assert "a recording runs" in page.hear("notice", about="wish")["sentence"]
+        page.frame(2)
+        page.result()
+        page.say(do="record", on=False)
+        page.hear("recorded")
+        page.say(do="refined", on=True)
+        assert page.hear("refined")["on"]
+
+
+def test_one_is_refined_at_a_time_and_others_wait_in_line(server, slow, monkeypatch):
+    monkeypatch.setattr(refining, "MOST_IN_LINE", 2)
+    with Visitor(server) as one, Visitor(server) as two, Visitor(server) as three:
+        for page in (one, two, three):
+            assert dropped(server, page)["offer"]
+        one.say(do="refine", on=True)
+        runs(one)
+        two.say(do="refine", on=True)
+        waiting = two.hear("refining")
+        assert (waiting["state"], waiting["before"]) == ("waiting", 1)
+        assert server.figures()["triportrait_refinements_waiting"] == 1
+        three.say(do="refine", on=True)
+        assert "2 portraits are in line already" in three.hear("notice", about="wish")["sentence"]
+        one.say(do="refine", on=False)
+        assert end_of(one)["state"] == "cancelled"
+        runs(two)
+        three.say(do="refine", on=True)
+        assert three.hear("refining")["state"] == "waiting"
+        three.say(do="refine", on=False)  # who waits can leave the line
+        assert end_of(three)["state"] == "cancelled"
+    eventually(lambda: not server.server.refining._line)
+    eventually(lambda: not list(folder_of(server).iterdir()))
+
+
+@pytest.mark.parametrize(
+    "how, sentence",
+    [("fails", refinement.FAILED), ("breaks off", refinement.FAILED), ("no memory", "too little memory")],
+)
+def test_a_refinement_that_fails_says_one_sentence_and_changes_nothing(server, monkeypatch, how, sentence):
+    monkeypatch.setenv(VARIABLE, how)
+    with Visitor(server) as page:
+        dropped(server, page)
+        session = session_of(server, page)
+        plain = session.portrait
+        page.say(do="refine", on=True)
+        last = end_of(page)
+        assert last["state"] == "failed"
+        assert sentence in last["sentence"]
+        assert "secret" not in last["sentence"]
+        assert session.portrait is plain
+        assert not list(folder_of(server).iterdir())
+        page.frame(1)
+        assert page.result().number == 1
+
+
+def test_one_that_takes_far_too_long_is_ended(server, slow, monkeypatch):
+    monkeypatch.setattr(refinement, "_START_S", -60 * 2 * 0.1 + 8)
+    with Visitor(server) as page:
+        dropped(server, page)
+        page.say(do="refine", on=True)
+        assert "far longer than it should" in end_of(page)["sentence"]
+
+
+def test_what_cannot_be_refined_is_refused_in_a_sentence(server, slow, monkeypatch):
+    monkeypatch.setattr(refining, "REFINE_AT_ONCE", 1.0)
+    with Visitor(server) as page:
+        page.say(do="refine", on=True)
+        assert "expected a photo of your own" in page.hear("notice", about="wish")["sentence"]
+        page.say(do="refine", on="yes")
+        assert 'expected "on" to be true or false' in page.hear("notice", about="message")["sentence"]
+        dropped(server, page)
+        page.say(do="refine", on=True)
+        page.hear("refining")
+        page.say(do="refine", on=False)
+        assert end_of(page)["state"] == "cancelled"
+        page.say(do="refine", on=True)
+        assert "asked for too often" in page.hear("notice", about="wish")["sentence"]
+    for minutes in (0.05, 31, -1, float("nan")):
+        with pytest.raises(InputError, match="--refine-minutes: expected 0, which switches refining"):
+            check_minutes(minutes)
+    for minutes in (None, 0, 0.1, 2, 30):
+        check_minutes(minutes)
+
+
+def test_a_stop_ends_what_is_refined_and_leaves_no_file(slow):
+    with running(refine=RefineOptions(minutes=0.1, trainer=STAND_IN)) as live:
+        page = Visitor(live)
+        dropped(live, page)
+        page.say(do="refine", on=True)
+        runs(page)
+        process, folder = live.server.refining._running._process, folder_of(live)
+        assert folder.exists()
+        began = time.monotonic()
+    assert time.monotonic() - began < 8
+    eventually(lambda: process.poll() is not None)
+    assert not folder.exists()
+
+
+def test_the_process_ends_with_the_server_and_leaves_no_file(tmp_path, slow):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "person.safetensors.part").write_bytes(b"half")
+    face = AlignedFace.middle(driving("head-5"), reenactor().image_size)
+    work = Work(face, "demo", "cpu", 0.1, folder / "person.safetensors", 1, STAND_IN)
+    process = subprocess.Popen(refinement.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(pickle.dumps(work))
+    process.stdin.flush()
+    assert b'"told": "step"' in process.stdout.readline()
+    process.stdin.close()  # as when the server is killed
+    assert process.wait(20) == 1
+    assert not folder.exists()
+    process.stdout.close()
+
+
+def test_the_preview_shows_the_portrait_as_it_is_now_and_from_the_side():
+    from triportrait.serve.live.refine_process import _small_jpeg
+
+    panels = [torch.full((96, 96, 3), level, dtype=torch.uint8) for level in (0, 80, 160, 255)]
+    picture = pixels(_small_jpeg(torch.cat(panels, 1)))
+    assert picture.shape == (PREVIEW_PX, 2 * PREVIEW_PX, 3)
+    assert np.abs(picture[:, :100] - 80).max() < 6
+    assert np.abs(picture[:, -100:] - 160).max() < 6
+    assert encode_jpeg(driving())  # a page gets pictures of this size in messages
