@@ -53,9 +53,9 @@ def launch(ranks: int, work: Path, cases: list[str]) -> None:
 @pytest.fixture(scope="module")
 def work(tmp_path_factory) -> Path:
     """All runs: `plain` in this process, `zero0` to `zero3` on two ranks, `half0` to `half3` stopped after 3 of 6;
-    `bf16plain` and `bf16zero` 0 and 3 in bfloat16; `nan` and `nan3` (ZeRO 2 and 3), which
-    end in their second step, and `clean` plain, 1 and 3, which go on over it; `heads` and `moved` plain and 1, stage
-    1 and Portrait4D on generated heads."""
+    `again2` and `again3` likewise, and gone on with; `bf16plain` and `bf16zero` 0 and 3 in bfloat16; `nan` and `nan3`
+    (ZeRO 2 and 3), which end in their second step, and `clean` plain, 1 and 3, which go on over it; `heads` and
+    `moved` plain and 1, stage 1 and Portrait4D on generated heads."""
     folder = tmp_path_factory.mktemp("ranks")
     open_set(folder / "cast", little.CAST, little.model())
     trained.write(folder / "trained")
@@ -77,6 +77,7 @@ def work(tmp_path_factory) -> Path:
             *(f"bf16zero{n}:{n}:0:bf16" for n in (0, 3)),
             "heads:1:0:heads",
             "moved:1:0:portrait4d",
+            *(f"again{n}:{n}:{steps}" for n in (2, 3) for steps in (3, 0)),
             "nan:2:0:nan",
             "nan3:3:0:nan",
             *(f"clean{n}:{n}:0:nan:clean" for n in (1, 3)),
@@ -182,7 +183,6 @@ def test_a_run_that_was_stopped_goes_on_in_one_process_and_ends_as_one_that_was_
 
 
 def test_a_run_that_was_stopped_goes_on_on_two_ranks_to_the_last_digit(work):
-    launch(2, work, ["again2:2:3", "again2:2:0", "again3:3:3", "again3:3:0"])
     for stage in (2, 3):
         assert unclocked(work / f"again{stage}") == unclocked(work / f"zero{stage}")
         for network in ("generator", "discriminator"):
