@@ -16,7 +16,10 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(workers)))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
-LONGEST = "test_overfit.py"
+LONGEST = (  # files of minutes, in the order in which workers begin them
+    "test_overfit.py", "test_fake_gpu.py", "test_operators.py", "test_films_end_to_end.py", "test_ranks.py",
+    "test_compile_table.py", "test_genhead_training.py", "test_ablations.py", "test_faults.py", "test_zero.py",
+)  # fmt: skip
 INTERPRETED = "kernels are interpreted in this run, say pytest -m gpu (and no other marks)"
 _TABLES: dict[str, list[tuple[str, ...]]] = {}
 _ABSENT = re.compile(r"^E +ModuleNotFoundError: No module named '((?!triportrait|tests)[^']+)'", re.M)
@@ -104,7 +107,8 @@ def pytest_make_collect_report(
 
 @pytest.hookimpl(trylast=True)  # when all that was not asked for is taken out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name != LONGEST)  # no worker begins it when the other has nothing left
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))  # none is begun when the other has nothing left
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     named = {argument.partition("[")[0] for argument in config.args if "::" in argument}
     expression = config.getoption("markexpr")

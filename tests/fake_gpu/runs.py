@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from triportrait.core.reconstruct import attention
 from triportrait.core.render.cameras import fixed_camera
 from triportrait.profiling.frame_parts import sphere_tables
 from triportrait.profiling.step.inputs import RandomSet, make_inputs, with_batch
+from triportrait.serve import cuda_graph
 from triportrait.serve.controls import Controls
 from triportrait.serve.faces.face import AlignedFace
 from triportrait.serve.precision import Precision, use_precision
@@ -66,10 +68,11 @@ class Run:
 
 @contextmanager
 def running(name: str, programs: Programs, xformers: Xformers = "absent") -> Iterator[Run]:
-    """Provide a fake GPU; launches are added to the programs."""
+    """Provide a fake GPU; launches are added to the programs. Graphs are warmed up once: nothing settles there."""
     attention.has_xformers.cache_clear()
     attention._runs.clear()
-    with FakeGpu() as gpu, attention_libraries(gpu, xformers) as calls, programs_recorded(gpu, programs, name):
+    warmed = mock.patch.object(cuda_graph, "WARM_UP", 1)
+    with warmed, FakeGpu() as gpu, attention_libraries(gpu, xformers) as calls, programs_recorded(gpu, programs, name):
         yield Run(name, gpu, calls, {})
 
 

@@ -1,6 +1,11 @@
-"""What every test of a kernel sees: memory that was forgotten, and products rounded as a GPU rounds them."""
+"""What every test of a kernel sees: memory that was forgotten, and products rounded as a GPU rounds them.
+
+Triton's interpreter is spared what it does again and again.
+"""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -47,6 +52,35 @@ def tf32_products_are_rounded(monkeypatch):
 
     monkeypatch.setattr(builder, "create_dot", dot)
     return lambda: monkeypatch.setattr(builder, "create_dot", exact)
+
+
+@pytest.fixture(autouse=True)
+def no_overflow_is_sought_that_nobody_is_told(monkeypatch):
+    """A third of the interpreter's time: it widens every sum of integers, and asserts what it ignores but for debug."""
+    builder = pytest.importorskip("triton.runtime.interpreter").interpreter_builder
+    assert not builder.options.debug
+    monkeypatch.setattr(builder, "options", dataclasses.replace(builder.options, sanitize_overflow=False))
+
+
+@pytest.fixture(autouse=True)
+def the_language_is_patched_once_a_launch(monkeypatch):
+    """Triton's interpreter replaces its language's functions at each call of a device function, a fifth of the time."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    launch, patched = interpreter.GridExecutor.__call__, set()
+
+    def launched(self, *args, **kwargs):
+        patched.clear()  # what a launch replaced is put back at its end
+        return launch(self, *args, **kwargs)
+
+    def called(self, *args, **kwargs):
+        module = id(self.fn.__globals__)
+        if module not in patched:
+            interpreter._patch_lang(self.fn)
+            patched.add(module)
+        return self.rewrite()(*args, **kwargs)
+
+    monkeypatch.setattr(interpreter.GridExecutor, "__call__", launched)
+    monkeypatch.setattr(interpreter.InterpretedFunction, "__call__", called)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from triportrait.kernels.dispatch import BackendUnavailable, use_backend
 from triportrait.kernels.march import operator as march
 from triportrait.kernels.march.launch import propose
 from triportrait.kernels.tolerance import assert_agrees
-from triportrait.profiling.cases import CASES, LAUNCHED, Case, Inputs, make_inputs
+from triportrait.profiling.cases import CASES, LAUNCHED, Case, Inputs, Sizes, make_inputs
 from triportrait.profiling.cases import DTYPES as NAMED
 
 ALL = sorted(CASES)
@@ -112,9 +112,16 @@ def shared(name: str, inputs: Inputs) -> list[bool]:
     return [i >= count and not (name == "march_train" and i == len(inputs) - 1) for i in range(len(inputs))]
 
 
+def pair(name: str) -> Sizes:
+    """The sizes of a batch of two: the second ones; of marches, which are interpreted slowly, two programs an image."""
+    case = CASES[name]
+    sizes = {**case.odd[0], "B": 2, "R": 15, "width": 5} if name.startswith("march") else case.odd[1]
+    assert sizes["B"] == 2, "the second size is the one with a batch"
+    return sizes
+
+
 def second(name: str, inputs: Inputs) -> Inputs:
     """The second member of a batch of two."""
-    assert CASES[name].odd[1]["B"] == 2, "the second size is the one with a batch"
     pairs = zip(inputs, shared(name, inputs), strict=True)
     return tuple(x if x is None or common else x[1:] for x, common in pairs)
 
@@ -122,7 +129,7 @@ def second(name: str, inputs: Inputs) -> Inputs:
 @pytest.mark.parametrize("name", ALL)
 def test_a_batch_is_its_members(name):
     case = CASES[name]
-    inputs = make_inputs(name, case.odd[1], torch.float32)
+    inputs = make_inputs(name, pair(name), torch.float32)
     for both, one in zip(outputs(case, inputs), outputs(case, second(name, inputs)), strict=True):
         torch.testing.assert_close(both[1:], one, rtol=0, atol=0, equal_nan=True)
 
@@ -150,7 +157,7 @@ GRADED += [("march", torch.float16)]
 def test_gradients_of_a_member_do_not_depend_on_those_of_another(name, dtype, rows_are_multiplied_alike):
     """The other one's are 10^5 times larger."""
     case = CASES[name]
-    inputs = make_inputs(name, case.odd[1], dtype)
+    inputs = make_inputs(name, pair(name), dtype)
 
     def louder(y: Tensor) -> Tensor:
         return noise(y) * torch.tensor([1e5, 1.0], dtype=y.dtype).view(2, *(1,) * (y.dim() - 1))
@@ -167,7 +174,7 @@ def test_gradients_of_a_member_do_not_depend_on_those_of_another(name, dtype, ro
 @pytest.mark.parametrize("name, dtype", GRADED, ids=lambda x: str(x).removeprefix("torch."))
 def test_strided_gradients(name, dtype):
     case = CASES[name]
-    inputs = make_inputs(name, case.odd[1], dtype)
+    inputs = make_inputs(name, pair(name), dtype)
 
     def turned(y: Tensor) -> Tensor:
         return noise(y).movedim(1, -1).contiguous().movedim(-1, 1)
@@ -183,7 +190,7 @@ def test_strided_gradients(name, dtype):
 @pytest.mark.parametrize("name", ALL)
 def test_strided_inputs(name):
     case = CASES[name]
-    inputs = make_inputs(name, case.odd[1], torch.float32)
+    inputs = make_inputs(name, pair(name), torch.float32)
     strided = tuple(
         x.movedim(0, -1).contiguous().movedim(-1, 0) if x is not None and x.dim() > 1 else x for x in inputs
     )
@@ -220,7 +227,7 @@ def test_tensors_on_several_devices_are_refused_by_name(name):
 @pytest.mark.parametrize("name", ["triplane", "field", "composite", "grid", "dwconv", "fir_up", "bias_act", "march"])
 def test_what_is_no_number_reaches_what_saw_it_and_nothing_else(name, value):
     case = CASES[name]
-    inputs = make_inputs(name, case.odd[1], torch.float32)
+    inputs = make_inputs(name, pair(name), torch.float32)
     where = 1 if name == "composite" else 0
     broken = inputs[where].clone()  # type: ignore[union-attr]
     broken[(0, 0, *(size // 2 for size in broken.shape[2:]))] = value

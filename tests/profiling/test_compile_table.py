@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -17,10 +18,16 @@ from triportrait.profiling.cubin import Program, Work, _code, _work
 from triportrait.profiling.launches import Launch
 
 COMPILE = """
-import dataclasses, json, sys
+import dataclasses, json, sys, traceback
 from triportrait.profiling.compile_table import compile_all
-rows = compile_all([sys.argv[1]], sys.argv[2:])
-print(json.dumps([[x.launch.name, x.dtype, dataclasses.asdict(x.program), x.faults(), x.work()[0]] for x in rows]))
+made = {}
+for name, dtypes in json.loads(sys.argv[1]).items():
+    try:
+        rows = compile_all([name], dtypes)
+        made[name] = [[x.launch.name, x.dtype, dataclasses.asdict(x.program), x.faults(), x.work()[0]] for x in rows]
+    except Exception:
+        made[name] = traceback.format_exc()
+print(json.dumps(made))
 """
 VECTORS = {  # launches that read or write planes, tokens or pictures 16 bytes at a time
     "march_forward.propose", "march_forward.march", "march_backward.probe", "march_backward.mlp", "attention.value",
@@ -49,11 +56,24 @@ def compile_by(code: str, *arguments: str) -> str:
     return ran.stdout.splitlines()[-1] if ran.stdout else ""
 
 
-@pytest.mark.parametrize("name", sorted(CASES | LAUNCHED))
-def test_every_launch_compiles_without_spills_for_both_chips(name):
+def dtypes_of(name: str) -> list[str]:
+    """Those in which an operator is compiled here."""
     dtypes = DTYPES_OF.get(name, ["fp32"] if (CASES | LAUNCHED)[name].wide_only else HALF)
-    dtypes = dtypes[-1:] if SLOW_CPU else dtypes
-    rows = json.loads(compile_by(COMPILE, name, *dtypes))
+    return dtypes[-1:] if SLOW_CPU else dtypes
+
+
+@pytest.fixture(scope="module")
+def compiled(request) -> dict[str, Any]:
+    """By operator its programs, or what the compiler raised; one process compiles those of all tests that are run."""
+    asked = [getattr(item, "callspec", None) for item in request.session.items if item.path == request.path]
+    names = [call.params["name"] for call in asked if call and "name" in call.params]
+    return json.loads(compile_by(COMPILE, json.dumps({name: dtypes_of(name) for name in names})))
+
+
+@pytest.mark.parametrize("name", sorted(CASES | LAUNCHED))
+def test_every_launch_compiles_without_spills_for_both_chips(name, compiled):
+    rows = compiled[name]
+    assert isinstance(rows, list), rows
     assert {program["chip"] for _, _, program, *_ in rows} == {80, 90}
     for launch, dtype, program, faults, flop in rows:
         assert faults == [], launch

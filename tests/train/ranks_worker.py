@@ -3,20 +3,22 @@
     torchrun --nproc_per_node N ranks_worker.py WORK CASE...
 
 WORK holds cast/, trained/ and static/. A case is NAME:ENGINE:STEPS with ENGINE plain or 0 to 3; its run is WORK/NAME,
-and it is asked to stop after STEPS steps (0: not at all). A run that is there goes on. NAME:ENGINE:STEPS:bf16 runs in
-bfloat16, NAME:ENGINE:STEPS:heads is stage 1 on heads that WORK/genhead draws from WORK/tables,
-NAME:ENGINE:STEPS:portrait4d is Portrait4D on two expressions of such, and
-NAME:ENGINE:STEPS:nan with a pixel that is no number, in the last micro-batch of the second step, and with
+and it is asked to stop after STEPS steps (0: not at all). A run that is there goes on; with :half2 or another after it
+it goes on from a copy of WORK/half2. NAME:ENGINE:STEPS:bf16 runs in bfloat16, NAME:ENGINE:STEPS:heads is stage 1 on
+heads that WORK/genhead draws from WORK/tables, NAME:ENGINE:STEPS:portrait4d is Portrait4D on two expressions of
+such, and NAME:ENGINE:STEPS:nan with a pixel that is no number, in the last micro-batch of the second step, and with
 :clean after it gradients that are not finite count as 0.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -74,11 +76,15 @@ def drawn(work: Path) -> GeneratedData:
 
 def main(work: Path, cases: list[str]) -> None:
     loop.LOG_EVERY = 1
-    common.multiplies_bf16 = lambda device: True  # a CPU without it may emulate it here
+    emulated = mock.patch.object(common, "multiplies_bf16", lambda device: True)  # a CPU without it may emulate it here
     init_from = InitFrom(static=str(work / "static"), motion=str(work / "trained"))
-    with one_thread(), process_group(always=not cases[0].endswith("plain:0")) as ranks:
+    with emulated, one_thread(), process_group(always=not cases[0].endswith("plain:0")) as ranks:
         for case in cases:
             name, engine, steps, *more = case.split(":")
+            for begun in (one for one in more if one.startswith("half")):
+                if ranks.first:
+                    shutil.copytree(work / begun, work / name)
+                torch.distributed.barrier()
             zero = None if engine == "plain" else ZeroConfig(int(engine), bucket=100_000)
             engines = Engines(ranks, zero)
             config = dataclasses.replace(little.adversarial(), precision="bf16" if "bf16" in more else "fp32")
