@@ -36,9 +36,11 @@ from triportrait.core.safe_text import literal, shown
 FORMAT = 1
 ENDING = ".safetensors"
 REFINED = ("reconstructor.transfer", "reconstructor.plane_decoder")  # the parts of the network that updates may change
+BOUND = ("reconstructor", "volume")  # the parts whose numbers a file is bound to
 MOST_RANK = 64
 THUMBNAIL = 32  # side of the small copy of the source, px
-SAME_SOURCE = 6.0  # levels of 255: the mean difference below which two small copies are of one picture
+SAME_SOURCE = 2.5  # levels of 255: the mean difference up to which two small copies are of one picture
+MOST_PICTURES = 40  # of one person, from which a refinement learns
 _REMAKE = "make it again with `triportrait personalize`"
 
 
@@ -121,8 +123,7 @@ class Person:
 
         Raises: `InputError` where it is another one, or cropped otherwise.
         """
-        difference = (thumbnail_of(crop).float() - self.thumbnail.float()).abs().mean().item()
-        if difference > SAME_SOURCE:
+        if source_difference(self.thumbnail, crop) > SAME_SOURCE:
             made_of = shown(str(self.card.get("source", "another one")))
             raise InputError(
                 f"{name}: expected the picture of this person that it was made of ({made_of}), got {source}, which is "
@@ -156,9 +157,9 @@ def refinable_weights(portrait: Portrait4D) -> Iterator[tuple[str, nn.Linear | n
 
 
 def weights_hash(portrait: Portrait4D) -> str:
-    """Return the SHA-256 of the tensors between a source's features and its planes, in float32, by their names."""
+    """Return the SHA-256 of the tensors between a source picture and its raw picture, in float32, by their names."""
     digest = hashlib.sha256()
-    for start in REFINED:
+    for start in BOUND:
         for name, tensor in sorted(portrait.get_submodule(start).state_dict().items()):
             digest.update(f"{start}.{name} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
@@ -169,6 +170,11 @@ def thumbnail_of(crop: Tensor) -> Tensor:
     """Make an aligned picture [S, S, 3] uint8 small, [t, t, 3] uint8: a mean over squares."""
     small = F.interpolate(crop.permute(2, 0, 1)[None].float(), size=(THUMBNAIL, THUMBNAIL), mode="area")
     return small[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8)
+
+
+def source_difference(thumbnail: Tensor, crop: Tensor) -> float:
+    """Return the mean difference, levels of 255, of a small copy [t, t, 3] and an aligned picture [S, S, 3] uint8."""
+    return (thumbnail_of(crop).float() - thumbnail.float()).abs().mean().item()
 
 
 def file_bytes(portrait: Portrait4D, rank: int) -> int:
@@ -230,8 +236,8 @@ def load_person(path: Path, portrait: Portrait4D) -> Person:
     """
     with _refusals(path):
         header, card = _read_header(path)
-        _check_sizes(path, header, portrait)
-        with safe_open(path, "pt") as file:
+        with safe_open(path, "pt") as file:  # it refuses headers that are none, and tensors that do not fill the file
+            _check_sizes(path, header, portrait)
             tensors = {name: file.get_tensor(name) for name in header}
     for name, tensor in tensors.items():
         if not bool(tensor.isfinite().all()):

@@ -193,12 +193,12 @@ class FollowedFrames:
         Returns:
             A function that waits for what is shown. It raises `InputError` where numbers are not finite.
         """
-        places_of = places_by([frame.source.refined for frame in frames])
-        if len(places_of) == 1:
-            return self._show(frames, signs, plain, *places_of)
+        groups = places_by([frame.source.refined for frame in frames])
+        if len(groups) == 1:
+            return self._show(frames, signs, plain, *groups)
         waits = [
             (places, self._show([frames[i] for i in places], None if signs is None else signs[places], plain, refined))
-            for refined, places in places_of.items()
+            for refined, places in groups.items()
         ]
 
         def wait() -> list[ShownFrame]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.motion.head_identity import OPEN_HEAD_MODEL, PUBLISHED_MODEL, ModelIdentity, check_same_model
 from triportrait.core.motion.neck import NeckField
 from triportrait.core.motion.small_encoder import GAZE, SPREAD
-from triportrait.core.person import REFINED, weights_hash, with_parts
+from triportrait.core.person import REFINED, Person, weights_hash, with_parts
 from triportrait.core.portrait import Portrait4D
 from triportrait.serve.cuda_graph import Copies, Graphs
 from triportrait.serve.freed_memory import keep_freed_memory
@@ -26,6 +28,7 @@ class NetworkOnDevice:
     Attributes:
         dtype: what autocast runs the networks of a frame in; None is float32. `precision.use_precision` sets it.
         beside: what others keep for this device and these captures, by name; it is forgotten with them.
+        refined: the networks of people that are shown, as long as somebody holds them; see `refined.refined_by`.
 
     Args:
         portrait: the network; its super-resolution is folded in place.
@@ -59,6 +62,7 @@ class NetworkOnDevice:
         self._graphs: Graphs | None = None
         self._geometry_graphs: Graphs | None = None
         self.beside: dict[str, object] = {}
+        self.refined: WeakValueDictionary[Person, Any] = WeakValueDictionary()
 
     @property
     def image_size(self) -> int:
@@ -134,6 +138,7 @@ class NetworkOnDevice:
         The host keeps those that a person's file refines as they were loaded: an update is smaller than the steps of
         rounded weights.
         """
+        self.refined.clear()
         self._before_rounding = {name: copy.deepcopy(self.portrait.get_submodule(name)).cpu() for name in REFINED}
         parts = self.portrait.reconstructor
         for part in (self.motion_encoder, parts.transfer, parts.plane_decoder):

@@ -20,7 +20,7 @@ from PIL import Image
 
 from triportrait.core.errors import InputError
 from triportrait.core.motion.motion_crop import ALIGNED_SIZE
-from triportrait.core.person import ENDING, Person, save_person
+from triportrait.core.person import ENDING, MOST_PICTURES, Person, save_person
 from triportrait.core.types import Camera
 from triportrait.serve.aligned_sources import AligningNetworks
 from triportrait.serve.animation import base_camera
@@ -39,7 +39,6 @@ from triportrait.serve.tracked.person_mask import person_mask
 from triportrait.serve.weight_loading import load_weights, need_faces
 
 TRAINER = "triportrait.train.personal"  # serve imports nothing of train: it is loaded when somebody is to be learned
-MOST_PICTURES = 40  # the first, which is the source, among them
 MOST_FRAMES = 1500  # of a film or a folder, from its beginning
 LEAST_SHARE = 0.05  # of an aligned picture; where less is a person, the mask has not found them
 
@@ -253,6 +252,7 @@ class PersonalizingNetworks(AligningNetworks):
         person = named(person, portrait.name, self.weights)
         if target is not None:
             save_person(target, person, overwrite=overwrite)
+            trainer().forget(state_of(target))
         return person
 
     def _in_float32(self) -> Self:

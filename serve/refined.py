@@ -102,6 +102,8 @@ class GivenPerson:
 def refined_by(network: NetworkOnDevice, person: Person, crop: np.ndarray) -> Refined:
     """Make a person's own networks, in the precision of the others and beside them on their device.
 
+    All sources of one `Person` share them.
+
     Args:
         network: the networks that were refined.
         person: what was learned.
@@ -112,6 +114,8 @@ def refined_by(network: NetworkOnDevice, person: Person, crop: np.ndarray) -> Re
     """
     person.check_weights(network.weights_hash, "person", "these")
     person.check_source(torch.tensor(crop), "person", "this one")
+    if (shared := network.refined.get(person)) is not None:
+        return shared
     portrait = person.refined(network.as_loaded())
     for name in REFINED:
         part = portrait.get_submodule(name)
@@ -119,7 +123,8 @@ def refined_by(network: NetworkOnDevice, person: Person, crop: np.ndarray) -> Re
             network.round(part)
         part.to(network.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     residual = person.planes.to(network.device, network.dtype or torch.float32)
-    return Refined(portrait, residual, person.sha256())
+    refined = network.refined[person] = Refined(portrait, residual, person.sha256())
+    return refined
 
 
 def joined_planes(

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 import tyro
 
 from triportrait.core.checksum import sha256
+from triportrait.core.errors import InputError
 from triportrait.core.gpus import chosen_device
 from triportrait.core.person import ENDING, Person
 from triportrait.core.weights import named_weights
@@ -150,7 +151,11 @@ class _Steps:
         self._bar.update(step.step - self._bar.n)
         if step.preview is not None and self._preview is not None and self._stamp is not None:
             picture = self._stamp.mark(step.preview.numpy())
-            write_picture(self._preview, picture, overwrite=True, finish=self._stamp.sign)
+            try:
+                write_picture(self._preview, picture, overwrite=True, finish=self._stamp.sign)
+            except InputError as error:  # learning goes on without
+                logger.warning("%s; no more previews are written", error)
+                self._preview = None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.stopped = True

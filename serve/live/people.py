@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from triportrait.core.errors import InputError
-from triportrait.core.person import SAME_SOURCE, Person, check_person_file, thumbnail_of
+from triportrait.core.person import SAME_SOURCE, Person, check_person_file, source_difference
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.refined import GivenPerson
 
-MOST_PEOPLE = 64  # each takes up to 30 MB of memory
+MOST_PEOPLE = 64  # the file of each takes up to 30 MB of memory; its networks are shared while a session shows them
 
 
 def check_paths(paths: Sequence[Path]) -> None:
@@ -42,18 +42,13 @@ def load_people(paths: Sequence[Path], reenactor: Reenactor, weights: str) -> li
     return [GivenPerson.read(path, reenactor, weights).person for path in paths]
 
 
-def difference(thumbnail: torch.Tensor, crop: np.ndarray) -> float:
-    """Return the mean difference, levels of 255, of a small copy [t, t, 3] and an aligned picture [S, S, 3] uint8."""
-    return float((thumbnail_of(torch.from_numpy(crop.copy())).float() - thumbnail.float()).abs().mean())
-
-
 def is_same_source(thumbnail: torch.Tensor, crop: np.ndarray) -> bool:
     """Tell whether a small copy [t, t, 3] is of this aligned picture [S, S, 3] uint8."""
-    return difference(thumbnail, crop) <= SAME_SOURCE
+    return source_difference(thumbnail, torch.tensor(crop)) <= SAME_SOURCE
 
 
 def person_of(people: Iterable[Person], crop: np.ndarray) -> Person | None:
     """Return whose aligned source picture uint8 [S, S, 3] this is, the nearest of several; None if it is nobody's."""
-    near = [(difference(person.thumbnail, crop), i, person) for i, person in enumerate(people)]
+    near = [(source_difference(person.thumbnail, torch.tensor(crop)), i, person) for i, person in enumerate(people)]
     best = min(near, default=None, key=lambda each: each[:2])
     return best[2] if best is not None and best[0] <= SAME_SOURCE else None

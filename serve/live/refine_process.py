@@ -40,6 +40,7 @@ from triportrait.serve.weight_loading import load_weights, need_faces
 SOURCE = "a photo of a live session"  # what the file calls its picture; the visitor's name for it is not known
 PREVIEW_PX = 144  # the side of each picture that shows how far it is
 LONGEST_LINE = 1 << 20
+LONGEST = 1.5  # times the minutes that were asked for
 _NICE = 10
 _TELL_S, _PREVIEW_S = 0.25, 1.0  # between two messages, and two with a picture
 
@@ -103,9 +104,12 @@ def _refined(work: Work, tell: Callable[..., None]) -> Person:
     given = given_pictures(reenactor, source, [work.face], masks=need_faces(work.weights))
     config = refine_config(work.minutes, None, None, 0)
     refine = importlib.import_module(work.trainer).refine
-    person = refine(
-        reenactor.portrait, reenactor.motion_encoder, given, config, _Teller(tell), lambda: False, previews=True
-    )
+    latest = time.monotonic() + LONGEST * 60 * work.minutes  # what was reached by then is as good as it gets here
+
+    def is_late() -> bool:
+        return time.monotonic() > latest
+
+    person = refine(reenactor.portrait, reenactor.motion_encoder, given, config, _Teller(tell), is_late, previews=True)
     return named(person, SOURCE, work.weights)
 
 

@@ -99,8 +99,9 @@ class Refining:
     def stop(self) -> None:
         """End what runs, and remove all files; any thread may call it."""
         self._stopped = True
-        if self._running is not None:
-            self._running.give_up()
+        running = self._running  # another thread sets it
+        if running is not None:
+            running.give_up()
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._folder.cleanup()
 
@@ -239,9 +240,12 @@ class Refining:
             logger.info("refinement ended", extra=fields(session=session.id[:6], how=how, seconds=seconds))
             session.tell({"is": "refining", "state": how, "sentence": sentence})
 
-    def _ended(self, session: Session, task: object) -> None:
+    def _ended(self, session: Session, task: asyncio.Task[None]) -> None:
         self._line.remove(session)
         session.refining = None
+        if task.cancelled():  # before its first step; else `_refine` has told
+            self._metrics.refinements.labels("cancelled").inc()
+            session.tell({"is": "refining", "state": "cancelled", "sentence": ""})
         self._tell_line()
 
     def _work(self, portrait: Portrait, path: Path) -> Work:

@@ -105,7 +105,8 @@ def test_in_a_batch_each_source_has_its_own_planes_in_order(engine, source, refi
 
 
 def test_each_person_of_a_batch_is_computed_once_by_the_person_s_networks(engine, source, refined, crop, person):
-    other, sizes = engine.prepare(aligned(crop), person), []
+    assert engine.prepare(aligned(crop), person).refined is refined.refined, "the sources of a person share networks"
+    other, sizes = engine.prepare(aligned(crop), replace(person)), []
     for each in (engine.portrait, refined.refined.portrait, other.refined.portrait):
         each.reconstructor.transfer.register_forward_pre_hook(
             lambda _, inputs, each=each: sizes.append((id(each), len(inputs[0])))

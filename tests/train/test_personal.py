@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from contextlib import suppress
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from triportrait.core.types import Driving
 from triportrait.train.data.heads.render import HeadRenderer
 from triportrait.train.data.pictures import photograph
 from triportrait.train.data.scene_sampling import expressions, filming_cameras, population
-from triportrait.train.personal import GivenPictures, RefineConfig, motion_bank, refine, refinement
+from triportrait.train.personal import GivenPictures, RefineConfig, forget, motion_bank, refine, refinement
 from triportrait.train.personal.refinement import TIMED, change_of, lr_factor, psnr_of
 from triportrait.train.stages.motion import motion_of
 
@@ -89,6 +90,11 @@ def test_a_number_of_steps_decides_the_result_and_the_seed_counts(networks, give
     assert not same_person(first, refine(*networks, given, dataclasses.replace(STEPS, seed=1)))
 
 
+def note(seen):
+    """Note the numbers of steps."""
+    return lambda step: seen.append(step.step)
+
+
 class Killed(Exception):
     pass
 
@@ -108,7 +114,36 @@ def test_a_killed_refinement_goes_on_to_the_same_end(networks, given, tmp_path, 
     person = refine(*networks, given, STEPS, lambda step: seen.append(step.step), state=state)
     assert seen == [*range(1, at + 2), *range(at + 1, 7)]
     assert same_person(person, refine(*networks, given, STEPS))
+    kept = refine(*networks, given, STEPS, lambda step: pytest.fail("all was learned"), state=state)
+    assert same_person(person, kept)  # until whoever wrote the person's file forgets the state
+    forget(state)
     assert not state.exists()
+
+
+def test_minutes_become_steps_after_a_kill_before_that(networks, given, tmp_path, monkeypatch):
+    monkeypatch.setattr(refinement, "SAVE_S", -1.0)
+    state, seen, clock = tmp_path / "anna.part", [], iter(range(0, 100_000, 3))
+    monkeypatch.setattr(refinement.time, "monotonic", lambda: float(next(clock)))
+
+    def kill(step):
+        if step.step == 3:
+            raise Killed
+
+    for _ in range(2):
+        with suppress(Killed):
+            refine(*networks, given.take(torch.tensor([0])), RefineConfig(minutes=1.0, rank=0), kill, state=state)
+    person = refine(
+        *networks, given.take(torch.tensor([0])), RefineConfig(minutes=1.0, rank=0),
+        lambda step: seen.append((step.step, step.steps)), state=state,
+    )  # fmt: skip
+    assert seen[0][0] == 3 and seen[-1][0] == seen[-1][1] == person.card["steps"]
+    assert TIMED < person.card["steps"] < 60 / 3 * 1.5
+
+
+def test_a_loss_that_is_not_finite_ends_it_in_a_sentence(networks, given):
+    broken = dataclasses.replace(given, motion=given.motion * float("inf"))
+    with pytest.raises(InputError, match="the loss of step 1 is not finite"):
+        refine(*networks, broken, STEPS)
 
 
 def test_a_state_of_other_pictures_or_a_damaged_one_is_not_gone_on_from(networks, given, tmp_path, monkeypatch):
@@ -121,11 +156,14 @@ def test_a_state_of_other_pictures_or_a_damaged_one_is_not_gone_on_from(networks
 
     other = given.take(torch.tensor([1, 2, 3]))
     anew = refine(*networks, other, STEPS)
-    for damage in (lambda: None, lambda: state.write_bytes(state.read_bytes()[:-100])):
+    for begun, damage in ((given, lambda: None), (other, lambda: state.write_bytes(state.read_bytes()[:-100]))):
         with pytest.raises(Killed):
-            refine(*networks, given, STEPS, kill, state=state)
+            refine(*networks, begun, STEPS, kill, state=state)
         damage()
-        assert same_person(refine(*networks, other, STEPS, state=state), anew)
+        seen = []
+        assert same_person(refine(*networks, other, STEPS, note(seen), state=state), anew)
+        assert seen[0] == 1
+        forget(state)
 
 
 def test_minutes_become_steps_by_the_time_of_the_first_ones(networks, given, monkeypatch):
@@ -153,19 +191,29 @@ def test_the_best_on_the_picture_kept_aside_is_returned(networks, given, monkeyp
             refinement._Refinement, "_psnr", lambda self, rows: next(found) if rows.tolist() == aside else 20.0
         )
 
-    tell([10.0, *[30.0 - n for n in range(100)]])
+    tell([5.0, 10.0, *[30.0 - n for n in range(100)]])
     kept = {}
 
-    def note(step):
+    def keep(step):
         kept[step.step] = step.aside_psnr
 
-    person = refine(*networks, given, dataclasses.replace(STEPS, steps=36), note)
+    person = refine(*networks, given, dataclasses.replace(STEPS, steps=36), keep)
     best = next(step for step, psnr in kept.items() if psnr == 30.0)
     assert person.card["psnr"]["kept aside"] == 30.0
     assert max(kept) < 36, "three comparisons in a row brought nothing"
     tell(range(1, 100))
     again = refine(*networks, given, dataclasses.replace(STEPS, steps=36), should_stop=iter_true_at(best))
     assert torch.equal(person.planes, again.planes)
+
+
+def test_what_makes_a_picture_kept_aside_worse_is_not_returned(networks, given, monkeypatch):
+    psnrs = iter([30.0, *[20.0] * 100])
+    aside = given.split()[1].tolist()
+    monkeypatch.setattr(
+        refinement._Refinement, "_psnr", lambda self, rows: next(psnrs) if rows.tolist() == aside else 20.0
+    )
+    person = refine(*networks, given, STEPS)
+    assert not person.planes.any() and person.card["psnr"]["kept aside before"] == 30.0
 
 
 def iter_true_at(step):
@@ -238,8 +286,8 @@ def test_numbers_out_of_range_are_refused(changes, word):
 
 
 def test_too_many_pictures_or_another_size_are_refused(networks, given):
-    with pytest.raises(InputError, match="1 to 64 pictures"):
-        refine(*networks, given.take(torch.zeros(65, dtype=torch.long)), STEPS)
+    with pytest.raises(InputError, match="1 to 40 pictures"):
+        refine(*networks, given.take(torch.zeros(41, dtype=torch.long)), STEPS)
     with pytest.raises(InputError, match="aligned pictures of 64 px"):
         refine(*networks, dataclasses.replace(given, image=given.image[:, :, :32, :32]), STEPS)
 

@@ -6,5 +6,6 @@
 from triportrait.train.personal.given import GivenPictures, motion_bank
 from triportrait.train.personal.refine_config import RefineConfig, RefineStep
 from triportrait.train.personal.refinement import refine
+from triportrait.train.personal.state import forget
 
-__all__ = ["GivenPictures", "RefineConfig", "RefineStep", "motion_bank", "refine"]
+__all__ = ["GivenPictures", "RefineConfig", "RefineStep", "forget", "motion_bank", "refine"]

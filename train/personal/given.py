@@ -15,6 +15,7 @@ from torch import Tensor
 
 from triportrait.core.errors import InputError
 from triportrait.core.motion.encoder import MotionEncoder
+from triportrait.core.person import MOST_PICTURES
 from triportrait.core.types import Camera, NeckGrid
 from triportrait.train.data.heads.render import HeadRenderer
 from triportrait.train.data.scene_sampling import expressions, filming_cameras, population, take_pictures
@@ -23,7 +24,6 @@ from triportrait.train.stages.motion import read_motion
 BANK = 16
 BANK_PX = 128  # side of the heads that the bank is read off; a larger one would take longer than the refinement
 BANK_SEED = 5
-MOST_PICTURES = 64
 ASIDE_EACH = 5  # of so many pictures one is kept aside
 LEAST_FOR_ASIDE = 3
 
@@ -84,11 +84,14 @@ class GivenPictures:
         return GivenPictures(image, motion, camera, neck, moved(self.landmarks), moved(self.opacity))
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of pictures and motions, by which a refinement that goes on knows its own."""
+        """Return the SHA-256 of all that is given, by which a refinement that goes on knows its own."""
         digest = hashlib.sha256()
-        for tensor in (self.image, self.motion, self.camera.world_from_camera):
-            digest.update(str(tuple(tensor.shape)).encode())
-            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        neck = (None, None) if self.neck is None else (self.neck.fine, self.neck.coarse)
+        camera = self.camera.world_from_camera, self.camera.intrinsics
+        for tensor in (self.image, self.motion, *camera, *neck, self.landmarks, self.opacity):
+            digest.update(b"none" if tensor is None else str(tuple(tensor.shape)).encode())
+            if tensor is not None:
+                digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def split(self) -> tuple[Tensor, Tensor]:

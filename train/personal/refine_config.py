@@ -28,7 +28,8 @@ class RefineConfig:
 
     Attributes:
         minutes: how long to learn; the first steps tell how many steps that is. None where `steps` says it.
-        steps: how many steps; with the same number the same pictures give the same file on the same machine.
+        steps: how many steps; on a CPU the same number makes the same file of the same pictures again. A GPU adds the
+            gradients of a step in an order of its own.
         rank: of the updates; 0: the planes alone are learned.
         seed: of all random numbers.
         lr_planes, lr_updates: learning rates of Adam, of the residual of the planes and of the updates.
@@ -36,7 +37,7 @@ class RefineConfig:
         picture, opacity: weights of a given picture's terms. eye_mouth_boost: as in training.
         view_opacity, view_depth: weights of the pseudo views' terms: the sides keep the frozen network's shape.
         motion: weight of the term by which a change of expression stays the frozen network's.
-        small: weight of the mean square of the residual.
+        small: weight of the mean squares of the residual and of the updates, which so stay small.
     """
 
     minutes: float | None = MINUTES

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from triportrait import __version__
+from triportrait.core.errors import InputError
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.person import Person, thumbnail_of, weights_hash
 from triportrait.core.portrait import Portrait4D
@@ -31,8 +32,8 @@ from triportrait.train.data.resize import shrink
 from triportrait.train.objectives.losses import feature_weight, l1, opacity_loss, weighed_depth_loss
 from triportrait.train.objectives.perceptual import Perceptual, perceptual
 from triportrait.train.personal.given import GivenPictures, motion_bank
-from triportrait.train.personal.refine_config import RefineConfig, RefineStep
-from triportrait.train.personal.state import State, forget, read_state, write_state
+from triportrait.train.personal.refine_config import LIMITS, RefineConfig, RefineStep
+from triportrait.train.personal.state import UNKNOWN_STEPS, State, read_state, write_state
 from triportrait.train.personal.updates import LearnedPerson
 
 TIMED = 5  # first steps, by which `minutes` becomes a number of steps; the first of them is not counted
@@ -62,16 +63,17 @@ def refine(
         config: every number of it.
         progress: is called after each step.
         should_stop: is asked after each step; where it says yes, what was reached is returned.
-        state: where the refinement is saved while it runs, so that it goes on after a kill; removed at the end.
+        state: where the refinement is saved while it runs and at its end, so that it goes on after a kill; `forget`
+            removes it once the person is kept elsewhere.
         previews: make a picture of how it stands every few seconds.
 
     Raises:
-        InputError: the pictures are too many or of another size.
+        InputError: the pictures are too many or of another size, or the loss is not finite.
     """
     given.check(portrait.config.image_size)
     learning = _Refinement(portrait, motion_encoder, given, config, state)
-    began = last_preview = last_save = time.monotonic()
-    while learning.state.step < learning.state.steps:
+    last_preview = last_save = time.monotonic()
+    while learning.state.step < learning.state.steps and not learning.is_enough():
         loss, psnr = learning.step()
         now = time.monotonic()
         learning.set_steps(now)
@@ -79,15 +81,15 @@ def refine(
         preview = learning.preview() if wants_preview else None
         last_preview = now if wants_preview else last_preview
         done, steps, aside_psnr = learning.state.step, learning.state.steps, learning.state.aside_psnr
-        progress(RefineStep(done, steps, learning.seconds_left(now - began), loss, psnr, aside_psnr, preview))
-        if learning.is_enough() or should_stop():
+        progress(RefineStep(done, steps, learning.seconds_left(now), loss, psnr, aside_psnr, preview))
+        if should_stop():
             break
         if state is not None and now - last_save > SAVE_S:
             write_state(state, learning.state)
             last_save = now
     person = learning.person()
     if state is not None:
-        forget(state)
+        write_state(state, learning.state)
     return person
 
 
@@ -121,12 +123,13 @@ class _Refinement:
         groups += [{"params": updates, "lr": config.lr_updates}] if updates else []
         self.adam = torch.optim.Adam(groups, betas=(0.9, 0.99))
         key = {"config": config.to_dict(), "given": given.fingerprint(), "weights": self.hash}
-        self.state = State(key, config.steps or 10**9, named, self.adam)
-        self.resumed = state is not None and read_state(state, self.state)
-        self.started = time.monotonic()
-        self.first = self.state.step
-        if not self.state.before_psnr:
+        self.state = State(key, config.steps or UNKNOWN_STEPS, named, self.adam)
+        if state is None or not read_state(state, self.state):
             self.state.before_psnr = self._psnr(self.rows)
+            if len(self.aside):
+                self.state.before_aside_psnr = self._psnr(self.aside)
+                self.state.compared(self.state.before_aside_psnr, BETTER_DB)
+        self.started, self.first, self.is_warm = time.monotonic(), self.state.step, False
 
     def step(self) -> tuple[float, float]:
         """Take one step; return the loss and the PSNR of the picture that it learned from."""
@@ -137,7 +140,12 @@ class _Refinement:
             loss, psnr = self._picture_loss(row, rng)
             if number % config.views_every == 0:
                 loss = loss + self._views_loss(self._views(rng), rng)
-            loss = loss + config.small * self.learned.planes.square().mean()
+            loss = loss + config.small * self.learned.size()
+            if not math.isfinite(loss.item()):
+                raise InputError(
+                    f"personalize: the loss of step {number + 1} is not finite; leave odd pictures out, or choose "
+                    "another --seed"
+                )
             self.adam.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
         factor = lr_factor(number, self.state.steps)
@@ -145,8 +153,8 @@ class _Refinement:
             group["lr"] = lr * factor
         self.adam.step()
         self.state.step += 1
-        if self.state.step == 1:
-            self.started = time.monotonic()  # the first step is slower than all others
+        if not self.is_warm:  # the first step is slower than all others
+            self.started, self.first, self.is_warm = time.monotonic(), self.state.step, True
         every = max(self.state.steps // COMPARED, 1)
         if len(self.aside) and self.state.step > TIMED and self.state.step % every == 0:
             self.state.compared(self._psnr(self.aside), BETTER_DB)
@@ -155,15 +163,16 @@ class _Refinement:
     def set_steps(self, now: float) -> None:
         """Turn minutes into steps once the first steps are timed."""
         minutes = self.config.minutes
-        if minutes is not None and self.state.step == TIMED and not self.resumed:
-            each_s = max((now - self.started) / (TIMED - 1), 1e-4)
-            self.state.steps = max(LEAST_STEPS, TIMED + round((minutes * 60 - (now - self.started)) / each_s))
+        if minutes is not None and self.state.steps == UNKNOWN_STEPS and self.state.step >= max(TIMED, self.first + 1):
+            each_s = max((now - self.started) / (self.state.step - self.first), 1e-4)
+            steps = self.state.step + round((minutes * 60 - (now - self.started)) / each_s)
+            self.state.steps = min(max(LEAST_STEPS, steps), int(LIMITS["steps"][1]))
 
-    def seconds_left(self, passed: float) -> float:
+    def seconds_left(self, now: float) -> float:
         """Estimate the seconds that the steps to come take."""
-        if self.config.minutes is not None and self.state.step < TIMED:
+        if self.state.steps == UNKNOWN_STEPS and self.config.minutes is not None:
             return self.config.minutes * 60
-        return passed / max(self.state.step - self.first, 1) * (self.state.steps - self.state.step)
+        return (now - self.started) / max(self.state.step - self.first, 1) * (self.state.steps - self.state.step)
 
     def is_enough(self) -> bool:
         """Tell whether the pictures kept aside stopped getting better, in the second half."""
@@ -171,21 +180,25 @@ class _Refinement:
 
     def person(self) -> Person:
         """Return what was learned: as it is, or as it was when what is kept aside was shown best."""
+        if len(self.aside) and self.state.step > self.state.compared_at:
+            self.state.compared(self._psnr(self.aside), BETTER_DB)
         values = self.state.best or {name: value.detach() for name, value in self.learned.learned().items()}
         crop = ((self.given.image[0].permute(1, 2, 0).cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         with torch.no_grad():
             for name, parameter in self.learned.learned().items():
                 parameter.copy_(values[name])
+        steps = self.state.step if self.state.steps == UNKNOWN_STEPS else self.state.steps
         card = {
             "made by": f"triportrait {__version__}",
             "pictures": len(self.given),
             "kept aside": len(self.aside),
             "steps": self.state.step,
-            "config": {**self.config.to_dict(), "minutes": None, "steps": self.state.steps},
+            "config": {**self.config.to_dict(), "minutes": None, "steps": steps},
             "psnr": {"before": round(self.state.before_psnr, 3), "after": round(self._psnr(self.rows), 3)},
         }
         if self.state.aside_psnr is not None:
-            card["psnr"] |= {"kept aside": round(self.state.best_psnr, 3)}  # type: ignore[operator]
+            aside = {"kept aside before": self.state.before_aside_psnr, "kept aside": self.state.best_psnr}
+            card["psnr"] |= {name: round(psnr, 3) for name, psnr in aside.items()}  # type: ignore[operator]
         planes = values["planes"].cpu()
         return Person(planes, self.learned.updates({n: v.cpu() for n, v in values.items()}), self.hash,
                       thumbnail_of(crop), card)  # fmt: skip

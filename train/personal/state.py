@@ -18,7 +18,9 @@ from triportrait.core.errors import InputError
 from triportrait.core.files import check_tensor_file, parsed_json
 
 logger = logging.getLogger(__name__)
-_NUMBERS = ("step", "steps", "stale", "best_psnr", "aside_psnr", "before_psnr")
+UNKNOWN_STEPS = 10**9  # until minutes have become steps
+_NUMBERS = ("step", "steps", "stale", "compared_at", "best_psnr", "aside_psnr", "before_psnr",
+            "before_aside_psnr")  # fmt: skip
 
 
 class State:
@@ -33,22 +35,24 @@ class State:
     Attributes:
         step: steps that were taken.
         stale: comparisons with what is kept aside that brought nothing, in a row.
+        compared_at: the step of the last comparison.
         best: values at the best comparison; None before the first.
-        best_psnr, aside_psnr, before_psnr: dB: the best and the last comparison, and the given pictures at the start.
+        best_psnr, aside_psnr: dB: the best and the last comparison.
+        before_psnr, before_aside_psnr: dB at the start: pictures to learn from, and those kept aside.
     """
 
     def __init__(
         self, key: Mapping[str, Any], steps: int, learned: Mapping[str, nn.Parameter], adam: torch.optim.Optimizer
     ) -> None:
         self.key, self.learned, self.adam = key, learned, adam
-        self.step, self.steps, self.stale = 0, steps, 0
+        self.step, self.steps, self.stale, self.compared_at = 0, steps, 0, 0
         self.best: dict[str, Tensor] | None = None
-        self.best_psnr, self.before_psnr = 0.0, 0.0
+        self.best_psnr = self.before_psnr = self.before_aside_psnr = 0.0
         self.aside_psnr: float | None = None
 
     def compared(self, psnr: float, better_db: float) -> None:
         """Note a comparison with what is kept aside; the best values are kept."""
-        self.aside_psnr = psnr
+        self.aside_psnr, self.compared_at = psnr, self.step
         self.stale = 0 if psnr > self.best_psnr + better_db else self.stale + 1
         if psnr > self.best_psnr:
             self.best_psnr = psnr
@@ -68,7 +72,7 @@ def write_state(path: Path, state: State) -> None:
     told = json.dumps({"key": state.key, **numbers})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
     try:
-        with replacing(path, overwrite=True) as part:
+        with replacing(path, only_writer=True) as part:
             save_file(tensors, part, {"state": told})
     except (OSError, SafetensorError, InputError) as error:
         logger.warning("%s: the state could not be saved (%s); a kill would begin anew", path, error)

@@ -54,6 +54,11 @@ class LearnedPerson(nn.Module):
             parametrize.register_parametrization(layer, "weight", update)
             self._updated[name] = update
 
+    def size(self) -> Tensor:
+        """Return how far all is from nothing: the mean square of the residual, and of the updates' `up` beside it."""
+        ups = [update.up.square().mean() for update in self._updated.values()]
+        return self.planes.square().mean() + (torch.stack(ups).mean() if ups else 0.0)
+
     def learned(self) -> dict[str, nn.Parameter]:
         """Name what is learned: "planes", and "NAME.up" and "NAME.down" of each weight that is updated."""
         named: dict[str, nn.Parameter] = {"planes": self.planes}
