@@ -123,10 +123,22 @@ class Visitor:
         self.socket.send(json.dumps(message))
 
     def hear(self, *kinds: str, about: str | None = None, seconds: float = 60) -> dict[str, Any]:
-        """The next message of these kinds; results that come before are kept and acknowledged."""
-        until = time.monotonic() + seconds
+        """The next message of these kinds; results that come before are kept and acknowledged.
+
+        Like the page it says now and then that it is here: a server ends sessions of which it hears nothing.
+        """
+        until = here = time.monotonic()
+        until += seconds
         while True:
-            message = self.socket.recv(timeout=max(0.01, until - time.monotonic()))
+            if time.monotonic() > here + 10:
+                self.say(do="here")
+                here = time.monotonic()
+            try:
+                message = self.socket.recv(timeout=max(0.01, min(5.0, until - time.monotonic())))
+            except TimeoutError:
+                if time.monotonic() < until:
+                    continue
+                raise
             if isinstance(message, bytes):
                 self.take(message)
                 continue
