@@ -44,7 +44,7 @@ def server(monkeypatch):
     threads = torch.get_num_threads()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(live, "load_weights", lambda weights: ())
-    monkeypatch.setattr(live, "Reenactor", lambda device: SimpleNamespace(capture=lambda *_, **__: None))
+    monkeypatch.setattr(live, "Reenactor", lambda device: SimpleNamespace(static=False, capture=lambda *_, **__: None))
     monkeypatch.setattr(live, "use_precision", lambda reenactor, precision: None)
     monkeypatch.setattr(live, "FirstStart", SilentStart)
     monkeypatch.setattr(live, "Engine", Engine)

@@ -172,11 +172,11 @@ def test_it_serves_is_measured_and_stops(tmp_path, capsys, monkeypatch):
             urllib.request.urlopen(bare)
         assert refusal.value.code == 401
         out = tmp_path / "figures.json"
-        options = ["--url", address, "--sessions", "2", "--seconds", "4", "--out", str(out)]
+        options = ["--url", address, "--sessions", "2", "--seconds", "8", "--out", str(out)]
         assert cli.main(["profile", "live", *options]) == 0
         output = capsys.readouterr().out
         assert "| end to end |" in output
-        assert "2 sessions for 4 s" in output
+        assert "2 sessions for 8 s" in output
         assert "token" not in output
         figures = json.loads(out.read_text())
         total = figures["latency_ms"]["total"]
