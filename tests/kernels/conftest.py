@@ -6,6 +6,9 @@ Triton's interpreter is spared what it does again and again.
 from __future__ import annotations
 
 import dataclasses
+import importlib
+from importlib.util import find_spec
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -54,10 +57,17 @@ def tf32_products_are_rounded(monkeypatch):
     return lambda: monkeypatch.setattr(builder, "create_dot", exact)
 
 
+def _interpreter() -> ModuleType | None:
+    """Triton's interpreter; None where there is no Triton: tests that need none run all the same."""
+    return importlib.import_module("triton.runtime.interpreter") if find_spec("triton") else None
+
+
 @pytest.fixture(autouse=True)
 def no_overflow_is_sought_that_nobody_is_told(monkeypatch):
     """A third of the interpreter's time: it widens every sum of integers, and asserts what it ignores but for debug."""
-    builder = pytest.importorskip("triton.runtime.interpreter").interpreter_builder
+    if (interpreter := _interpreter()) is None:
+        return
+    builder = interpreter.interpreter_builder
     assert not builder.options.debug
     monkeypatch.setattr(builder, "options", dataclasses.replace(builder.options, sanitize_overflow=False))
 
@@ -65,7 +75,8 @@ def no_overflow_is_sought_that_nobody_is_told(monkeypatch):
 @pytest.fixture(autouse=True)
 def the_language_is_patched_once_a_launch(monkeypatch):
     """Triton's interpreter replaces its language's functions at each call of a device function, a fifth of the time."""
-    interpreter = pytest.importorskip("triton.runtime.interpreter")
+    if (interpreter := _interpreter()) is None:
+        return
     launch, patched = interpreter.GridExecutor.__call__, set()
 
     def launched(self, *args, **kwargs):

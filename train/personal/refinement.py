@@ -141,7 +141,8 @@ class _Refinement:
             if number % config.views_every == 0:
                 loss = loss + self._views_loss(self._views(rng), rng)
             loss = loss + config.small * self.learned.size()
-            if not math.isfinite(loss.item()):
+            value = loss.item()
+            if not math.isfinite(value):
                 raise InputError(
                     f"personalize: the loss of step {number + 1} is not finite; leave odd pictures out, or choose "
                     "another --seed"
@@ -158,7 +159,7 @@ class _Refinement:
         every = max(self.state.steps // COMPARED, 1)
         if len(self.aside) and self.state.step > TIMED and self.state.step % every == 0:
             self.state.compared(self._psnr(self.aside), BETTER_DB)
-        return loss.item(), psnr
+        return value, psnr
 
     def set_steps(self, now: float) -> None:
         """Turn minutes into steps once the first steps are timed."""
