@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -127,18 +126,9 @@ def test_a_link_is_followed(wheel, tmp_path):
     assert names_in(tmp_path / "elsewhere") == {"large"}
 
 
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """A stopped command is about to end and ignores further signals: here the process goes on."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.mark.parametrize("before", ["empty", "whole"])
 @pytest.mark.parametrize("moment", ["download", "write", "rename"])
-def test_interrupted_runs_leave_what_was_there(before, moment, handlers, wheel, tmp_path, monkeypatch, capsys):
+def test_interrupted_runs_leave_what_was_there(before, moment, wheel, tmp_path, monkeypatch, capsys):
     if before == "whole":
         assert fetched("--from", wheel) == 0
     home = tmp_path / "home"

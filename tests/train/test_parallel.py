@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from functools import partial
 from multiprocessing import active_children
@@ -78,7 +79,9 @@ def test_a_process_that_is_killed_is_said():
         list(in_order(os._exit, [1, 1], processes=2))
 
 
-def test_stopping_ends_the_processes_at_once():
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN], ids=["ended by SIGTERM", "ignores SIGTERM"])
+def test_stopping_ends_the_processes_at_once(handler):
+    signal.signal(signal.SIGTERM, handler)  # processes that are started inherit what is ignored
     before = set(active_children())
     answers = in_order(time.sleep, [0.0, 60.0, 60.0, 60.0], processes=2)
     next(answers)

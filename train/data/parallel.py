@@ -74,7 +74,7 @@ def in_order(
         raise InputError("a helper process was ended, perhaps for want of memory; free some and start again") from error
     except BaseException:  # nobody needs what the helpers are doing
         for helper in set(active_children()) - other_children:
-            helper.terminate()
+            helper.kill()  # a helper inherits SIGTERM ignored from a parent that ignores it
         raise
     finally:
         pool.shutdown(cancel_futures=True)
