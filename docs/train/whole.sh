@@ -35,7 +35,7 @@ job prepare check heads
 # stage 1 learns from them, stage 2 from the clips and stage 1's pseudo views
 job train stage1 --data heads --genhead genhead --out run_stage1 --images 400 --renderer-frozen-until 40
 [ -e static ] || job train export run_stage1 static
-job train stage2 --data clips --static static --flame open-head --out run_stage2 --images 1200 --evaluate-every 600
+job train stage2 --data clips --static static --flame open-head --out run_stage2 --batch 2 --images 1400 --evaluate-every 700
 [ -e weights ] || job train export run_stage2 weights
 
 # the paper's Table 1 on two of the films, networks of metrics by rule; a mesh of a photograph
