@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -21,8 +22,10 @@ LONGEST = (  # files of minutes, in the order in which workers begin them
     "test_overfit.py", "test_fake_gpu.py", "test_operators.py", "test_films_end_to_end.py", "test_ranks.py",
     "test_compile_table.py", "test_genhead_training.py", "test_ablations.py", "test_faults.py", "test_zero.py",
 )  # fmt: skip
+SHOWN_FILES, SHOWN_SECONDS = 40, 10  # of the table of the longest files
 INTERPRETED = "kernels are interpreted in this run, say pytest -m gpu (and no other marks)"
 _TABLES: dict[str, list[tuple[str, ...]]] = {}
+_SECONDS: Counter[str] = Counter()  # of each file, on whichever worker
 _ABSENT = re.compile(r"^E +ModuleNotFoundError: No module named '((?!triportrait|tests)[^']+)'", re.M)
 _COMPILED = pytest.StashKey[bool]()
 _FOLDERS = pytest.StashKey[dict[Path, pytest.Collector]]()
@@ -152,6 +155,7 @@ def record_row(request: pytest.FixtureRequest) -> Callable[[str, tuple[str, ...]
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _SECONDS[report.nodeid.partition("::")[0]] += report.duration
     if report.when == "teardown":  # reports travel from the workers to where the tables are printed
         for name, value in report.user_properties:
             if name == "row":
@@ -160,6 +164,10 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    longest = [(name, seconds) for name, seconds in _SECONDS.most_common(SHOWN_FILES) if seconds >= SHOWN_SECONDS]
+    if longest:
+        title = f"seconds of the longest files, of {sum(_SECONDS.values()):,.0f} in all"
+        _TABLES[title] = [(f"{seconds:6.0f}", name) for name, seconds in longest]
     for table, rows in _TABLES.items():
         terminalreporter.section(table)
         widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
