@@ -6,6 +6,7 @@ import datetime
 import logging
 import sys
 import traceback
+from contextlib import nullcontext
 from typing import Any
 
 from triportrait.core.safe_text import LONGEST_SENTENCE, bounded, json_text, shown
@@ -61,6 +62,8 @@ class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
         self.setFormatter(formatter)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line."""
+        """Write a line; progress bars of tqdm give way to it and are drawn again below."""
         self.stream = sys.stderr
-        super().emit(record)
+        bars = sys.modules.get("tqdm")  # nobody shows a bar who has not loaded it
+        with nullcontext() if bars is None else bars.tqdm.external_write_mode(file=self.stream):
+            super().emit(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +33,8 @@ def lpips_network(trunk: Trunk, weights: Path | None) -> nn.Module:
     """
     with beside_torchvision("lpips", "choose a stand-in"):
         import lpips
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="torchvision", category=UserWarning)  # of how the package calls it
         torch.manual_seed(0)
         network = lpips.LPIPS(net=trunk, pnet_rand=True, spatial=True, verbose=False)
     if weights is not None:

@@ -7,7 +7,7 @@
 #
 #   bash docs/train/whole.sh FOLDER
 #
-# `triportrait fetch faces` brings the networks that find faces, once.
+# `triportrait fetch faces` brings the networks that find faces, once. FOLDER/log.txt keeps what is said; whole.txt is one.
 set -euo pipefail
 top=$(cd "$(dirname "$0")/../.." && pwd)
 export PYTHONPATH=$top${PYTHONPATH:+:$PYTHONPATH}
@@ -15,8 +15,8 @@ python=${PYTHON:-python}
 mkdir -p "$1"
 cd "$1"
 
-say() { echo "\$ $*"; "$@"; }
-job() { echo "\$ triportrait $*"; "$python" -m triportrait "$@"; }
+say() { echo "\$ python ${*:2}"; "$@"; }
+job() { echo "\$ triportrait ${*//$top\//}"; "$python" -m triportrait "$@"; }
 
 {
 # films and stills as somebody finds them, and the parameters of the heads in them
@@ -48,3 +48,4 @@ job evaluate table results --protocol measured/p4d-table1.jsonl --out table --ov
 job mesh "$top/docs/demo/portrait.jpg" head.glb --weights weights --resolution 128 --overwrite
 echo "$SECONDS s in all"
 } 2>&1 | tee log.txt
+sed -i 's/.*\r//' log.txt  # of a progress bar its end

@@ -9,6 +9,7 @@ import sys
 import warnings
 
 import pytest
+from tqdm import tqdm
 
 from tests.log_json import FIELDS, log_objects
 from triportrait.cli import JOBS, main
@@ -57,6 +58,22 @@ def test_what_is_shown(flags, lines, capsys, monkeypatch):
     monkeypatch.setattr(Doctor, "run", speaks)
     assert main(["doctor", *flags]) == 0
     assert capsys.readouterr().err.splitlines() == lines
+
+
+@pytest.mark.parametrize("flags", [[], ["--log-json"]])
+def test_a_line_does_not_end_in_a_progress_bar(flags, capsys, monkeypatch):
+    def shows_a_bar(self: Doctor) -> int:
+        with tqdm(total=2, file=sys.stderr, mininterval=0, desc="training") as bar:
+            bar.update()
+            speaks(self)
+        return 0
+
+    monkeypatch.setattr(Doctor, "run", shows_a_bar)
+    assert main(["doctor", *flags]) == 0
+    lines = [line.rpartition("\r")[2] for line in capsys.readouterr().err.split("\n")]
+    said = [line for line in lines if "a step" in line or "a doubt" in line]
+    assert len(said) == 2
+    assert not any("training" in line for line in said)
 
 
 def test_of_several_processes_the_first_speaks_and_all_tell_of_errors(capsys, monkeypatch):

@@ -11,6 +11,7 @@ from PIL import Image
 from tests.core.metrics.published_files import write_inception
 from triportrait.core.errors import InputError
 from triportrait.core.metrics.inception import RESIZES
+from triportrait.core.metrics.lpips_network import lpips_network
 from triportrait.core.metrics.networks import load
 from triportrait.core.metrics.torchvision_ops import declare
 
@@ -107,6 +108,12 @@ def test_inception_without_its_package_says_so(tmp_path, monkeypatch):
     (tmp_path / "x.pth").touch()
     with pytest.raises(InputError, match=r"torch-fidelity: it is not installed; pip .*, or leave FID and KID out"):
         load("inception", tmp_path / "x.pth")
+
+
+def test_lpips_says_nothing_of_how_its_package_calls_torchvision(recwarn):
+    pytest.importorskip("lpips")
+    lpips_network("alex", None)
+    assert not recwarn
 
 
 @pytest.mark.parametrize("kind, trunk", [("lpips_alex", "alex"), ("lpips_vgg", "vgg")])
