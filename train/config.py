@@ -118,6 +118,11 @@ class ReenactConfig(StageConfig):
     teacher: Teacher = "static"  # draws pseudo views; a dynamic one reads the frame's motion, too
     clips: int = nonnegative(0)  # the first clips of the data are seen; 0: all of them
 
+    @property
+    def draws_pseudo_views(self) -> bool:
+        """Tell whether any motion or target comes from a frozen network; else every one is a real frame."""
+        return min(self.real_driving, self.real_target) < 1 or self.schedule.pseudo_every > 0
+
 
 @dataclass(frozen=True)
 class DynamicConfig(StageConfig):

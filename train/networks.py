@@ -109,7 +109,8 @@ def check_required_files(
             missing.append("--genhead FOLDER (a GenHead, whose renderer this one begins with, as it does not move)")
             ways.append("--renderer-frozen-until 0")
     elif init_from.static is None and (
-        config.stage2.teacher == "static" or (config.stage2.init == "static" and init_from.init is None)
+        (config.stage2.teacher == "static" and config.stage2.draws_pseudo_views)
+        or (config.stage2.init == "static" and init_from.init is None and init_from.weights is None)
     ):
         missing.append("--static FOLDER (weights of the static synthesizer)")
     if stage == "stage2" and config.stage2.teacher == "dynamic" and init_from.teacher is None:
@@ -298,7 +299,7 @@ def reenact_models(
         _begin_as(portrait, initial)
     return ReenactModels(
         portrait.to(device),
-        synthesizer.to(device).eval().requires_grad_(False),
+        None if synthesizer is None else synthesizer.to(device).eval().requires_grad_(False),
         encoder,
         perceptual(config.perceptual, init_from.vgg).to(device),
         config.precision,
@@ -322,8 +323,11 @@ def _static(init_from: InitFrom, config: TrainConfig, name: str | None, option: 
 
 def _view_synthesizer(
     init_from: InitFrom, config: TrainConfig, initial: Portrait4D | None, read_as: Reading
-) -> Portrait4D:
-    """Return the network that draws the pseudo views of stage 2: the static synthesizer, or a dynamic teacher."""
+) -> Portrait4D | None:
+    """Return the network that draws the pseudo views of stage 2: the static synthesizer, or a dynamic teacher.
+
+    Where all is learned from real frames it is None, unless one was named: previews show its views.
+    """
     if config.stage2.teacher == "static":
         if init_from.teacher is not None:
             raise InputError(
@@ -332,6 +336,8 @@ def _view_synthesizer(
             )
         if initial is not None and init_from.init is None:
             return initial
+        if init_from.static is None and not config.stage2.draws_pseudo_views:
+            return None
         return _static(init_from, config, init_from.static, "--static")
     if init_from.teacher is None:
         raise InputError(

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.train import little
-from tests.train.runs import lines_of, refused, stage_words
+from tests.train.runs import lines_of, refused, stage_words, unclocked
 from triportrait import cli
 from triportrait.core.checkpoint import load_motion_encoder, load_portrait
 from triportrait.core.errors import InputError
@@ -267,6 +268,22 @@ def test_weights_are_exported_and_can_be_begun_from(material, runs, tmp_path, ca
     assert not list(checkpoints_of(tmp_path / "again", "stage2")[-1].glob("discriminator*")), (
         "no adversary, no discriminator"
     )
+
+
+def test_who_learns_from_real_frames_alone_needs_nobody_to_draw_pseudo_views(material, tmp_path, capsys):
+    given = ["train", "stage2", "--data", material / "cast", "--motion", material / "trained", "--weights"]
+    given += [material / "trained", "--batch", 4, "--micro-batches", 1, "--precision", "fp32", "--images", 4]
+    real = [*given, "--real-driving", 1, "--adversarial", 0]
+    said = refused([*real, "--real-target", 0.5, "--out", tmp_path / "run"], capsys)
+    assert said.startswith("static: expected the weights of the static synthesizer for stage 2, got none")
+    seen = []
+    for out, more in ((tmp_path / "without", []), (tmp_path / "with", ["--static", material / "static"])):
+        assert cli.main([*map(str, [*real, "--real-target", 1, "--sample-every", 4, "--out", out, *more])]) == 0
+        assert list((out / "samples").iterdir())
+        seen.append(unclocked(out))
+    assert seen[0] == seen[1]
+    widths = [Image.open(next((tmp_path / out / "samples").iterdir())).width for out in ("without", "with")]
+    assert widths[0] < widths[1], "the pseudo view is left out"
 
 
 REFUSED = {

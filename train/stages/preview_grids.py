@@ -160,15 +160,17 @@ def clip_sample(
 
 
 def _from_the_side(models: reenact.ReenactModels, source: Pictures, driving: Pictures) -> dict[str, Tensor]:
-    """Return the pseudo view of driving pictures, the result from the same camera, and its depth."""
+    """Return the pseudo view of driving pictures, where a network draws such, the result from there, and its depth."""
     camera = turned(fixed_camera(), math.radians(SIDE_DEG), 0.0)
     camera = camera.take(torch.zeros(len(source.image), dtype=torch.long)).to(source.image.device)
     seen = dataclasses.replace(driving, camera=camera)
     result = _rendered(models.portrait, models.motion_encoder, source, seen)
-    motion = motion_of(driving, models.motion_encoder) if models.dynamic else None
-    head = models.static.reenact(models.static.prepare(driving.image, motion), Driving(motion, driving.neck))
-    return {
-        "pseudo view": models.static.render(head, camera).image,
+    pseudo_view: dict[str, Tensor] = {}
+    if models.static is not None:
+        motion = motion_of(driving, models.motion_encoder) if models.dynamic else None
+        head = models.static.reenact(models.static.prepare(driving.image, motion), Driving(motion, driving.neck))
+        pseudo_view["pseudo view"] = models.static.render(head, camera).image
+    return pseudo_view | {
         "result there": result.image,
         "its depth": shown_depth(result.depth, result.opacity, source.image.shape[-1]),
     }

@@ -69,7 +69,7 @@ class ReenactModels:
     """The networks that stage 2 trains (the portrait, the discriminator) and those that it uses.
 
     Attributes:
-        static: draws pseudo views.
+        static: draws pseudo views; None where all is learned from real frames.
         motion_encoder: reads motion off pictures, or gives the parameters that come with the data their units; None:
             motion is those parameters as they are.
         discriminator, identity: see `StaticModels`.
@@ -77,7 +77,7 @@ class ReenactModels:
     """
 
     portrait: Portrait4D
-    static: Portrait4D
+    static: Portrait4D | None
     motion_encoder: MotionEncoder | None
     perceptual: Perceptual
     precision: Precision = "fp32"
@@ -168,6 +168,7 @@ def pseudo_views(batch: ReenactBatch, models: ReenactModels) -> tuple[Tensor, Te
         is_seen = ~(batch.real_driving & batch.real_target)
         if not is_seen.any():
             return motion, targets
+        assert static is not None, "pseudo views have somebody who draws them"
         neck = None if driving.neck is None else driving.neck.take(is_seen)
         true_motion = motion[is_seen] if models.dynamic else None
         head = static.reenact(static.prepare(driving.image[is_seen], true_motion), Driving(true_motion, neck))
@@ -217,6 +218,7 @@ def pseudo_view_loss(batch: ReenactBatch, models: ReenactModels, rng: torch.Gene
     v_d is what the main phase takes: most of it read off the pseudo views from θ_p.
     """
     portrait, static, driving, source = models.portrait, models.static, batch.driving, batch.source
+    assert static is not None, "pseudo views have somebody who draws them"
     with autocast(models.precision, driving.image), torch.no_grad():
         motion, _ = pseudo_views(replace(batch, real_target=torch.ones_like(batch.real_target)), models)
         source_motion = motion_of(source, models.motion_encoder)
