@@ -39,6 +39,7 @@ from triportrait.train.engines.frozen import frozen
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.engines.training_engine import Group
 from triportrait.train.personal import RefineConfig, RefineStep, refine
+from triportrait.train.personal import given as personal_given
 from triportrait.train.stages import motion
 
 BATCHES = range(1, 9)  # of live serving
@@ -179,19 +180,20 @@ def train_motion(run: Run, config: TrainConfig) -> None:
 
 
 def refine_person(run: Run, config: ModelConfig) -> None:
-    """Refine networks for one person, from two pictures of which all is known: three steps, every second with views."""
+    """Refine networks for one person, from a picture of which all is known: two steps, both with pseudo views."""
     engine = reenactor(config)
-    faces = [face(engine.image_size, turn) for turn in (0.0, 0.1)]
-    given = given_pictures(engine, engine.prepare(faces[0]), faces, masks=False)
+    side, source = engine.image_size, face(engine.image_size)
+    given = given_pictures(engine, engine.prepare(source), [source], masks=False)
     assert given.landmarks is not None and given.neck is not None
-    given = replace(given, opacity=torch.ones(len(faces), 1, engine.image_size, engine.image_size))
+    given = replace(given, opacity=torch.ones(1, 1, side, side))
     run.count("given")
-    numbers = RefineConfig(minutes=None, steps=3, views_every=2)
 
     def counted(step: RefineStep) -> None:
-        run.count(f"step {step.step}")
+        run.count(f"step {step.step}")  # the first one with all that comes before it
 
-    person = refine(engine.portrait, engine.motion_encoder, given, numbers, counted)
+    numbers = RefineConfig(minutes=None, steps=2, views_every=1)
+    with mock.patch.object(personal_given, "BANK", 2):  # the host draws a head for each of its motions
+        person = refine(engine.portrait, engine.motion_encoder, given, numbers, counted)
     run.count("person")
     assert person.updates and all(update.up.device.type == "cpu" for update in person.updates.values())
 
