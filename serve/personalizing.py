@@ -219,8 +219,8 @@ class PersonalizingNetworks(AligningNetworks):
             sources: a picture as in `prepare`, or several of one person, 40 at most: of a folder or a film pictures
                 are taken evenly. The first picture is the portrait that will be shown.
             out: where to write the person's file, .safetensors; None returns the person only.
-            minutes: how long to learn, 2 by default. steps: how many steps instead; the same number gives the same
-                person again.
+            minutes: how long to learn, 2 by default. steps: how many steps instead; on one CPU the same number gives
+                the same person again.
             rank: of the updates of weights, 8 by default; 0 learns the residual of the planes alone.
             seed: of all random numbers.
             face, source_params: as in `prepare`, of every picture.

@@ -47,7 +47,7 @@ class Personalize:
     minutes: Annotated[float | None, tyro.conf.arg(help_behavior_hint="")] = None
     """How long to learn. Default: 2."""
     steps: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
-    """Learn so many steps, however long they take; the same number gives the same file again."""
+    """Learn so many steps, however long they take; on one CPU the same number gives the same file again."""
     weights: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Weights folder, or `demo`, or `rule`; the file is for these alone. Default: $TRIPORTRAIT_WEIGHTS, else `demo`."""
     source_params: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None

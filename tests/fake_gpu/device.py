@@ -44,6 +44,7 @@ UNCOUNTED = {
     "new_empty_strided",
     "detach",
     "lift_fresh",
+    "set_",
     "_unsafe_view",
 }
 
@@ -126,7 +127,7 @@ class FakeGpu(TorchDispatchMode):
 
     def __init__(self, capability: tuple[int, int] = (9, 0)) -> None:
         super().__init__()
-        self.fake, self.capability = FakeTensorMode(allow_non_fake_inputs=True), capability
+        self.fake, self.capability = _Memoryless(allow_non_fake_inputs=True), capability
         self.counts, self.capturing, self.number = Counts(), False, 0
         self._pinned: dict[int, Any] = {}  # by address, kept, so that no other memory is taken for them
         self._storages, self._bytes = WeakIdKeyDictionary(), 0
@@ -274,6 +275,13 @@ class FakeGpu(TorchDispatchMode):
             for x in leaves:
                 if isinstance(x, Tensor) and x.device.type == "cpu" and x.dim():
                     raise NotCapturable(f"{name}: reads a tensor of the host, {list(x.shape)}")
+
+
+class _Memoryless(FakeTensorMode):
+    """PyTorch's mode of tensors without memory, which copies of its tensors share: each would bring one of its own."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Memoryless:
+        return self
 
 
 @contextlib.contextmanager

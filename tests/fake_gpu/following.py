@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,6 +12,7 @@ from unittest import mock
 import numpy as np
 import torch
 
+from tests.core.persons import person_of
 from tests.fake_gpu.device import NotCapturable, start_again_with_library
 from tests.fake_gpu.runs import Run, face, reenactor, running
 from tests.serve.raw import photo
@@ -28,6 +30,7 @@ from triportrait.serve.faces.network_faces import NetworkFaces
 from triportrait.serve.followed_frames import FollowedFrames, RawFrame, can_follow
 from triportrait.serve.media.provenance.watermark import BITS
 from triportrait.serve.pipeline import Pipeline
+from triportrait.serve.reenactor import PreparedSource
 
 HEIGHT, WIDTH = 700, 1200  # of the film
 
@@ -38,19 +41,22 @@ def frames_followed(run: Run) -> dict[str, Any]:
     engine = reenactor(tiny())
     assert can_follow(engine)
     engine.capture(1, marked=[False])
-    source = engine.prepare(face(engine.image_size))
+    grey = face(engine.image_size)
+    source = engine.prepare(grey)
     follows = FollowedFrames(engine, FaceMesh(load_model("mesh")))
     image = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
     points = np.random.default_rng(0).random((68, 3), np.float32) * 100 + 200
     first = Face(points, points[:5, :2])
 
-    def shown(states: list[Packed], does: int, controls: Controls, marked: bool) -> list[Packed]:
+    def shown(
+        states: list[Packed], does: int, controls: Controls, marked: bool, sources: tuple[PreparedSource, ...] = ()
+    ) -> list[Packed]:  # fmt: skip
         staged = [follows.stage(image) for _ in states]
         run.gpu.take()
         given = first if does == TAKE else None
         frames = [
-            RawFrame(source, x, 0.04, controls, torch.eye(4), state, does, given)
-            for x, state in zip(staged, states, strict=True)
+            RawFrame(portrait, x, 0.04, controls, torch.eye(4), state, does, given)
+            for x, state, portrait in zip(staged, states, sources or (source,) * len(states), strict=True)
         ]
         done = follows.show(frames, torch.zeros(len(states), BITS) if marked else None, plain=not marked)()
         for each in done:
@@ -70,6 +76,12 @@ def frames_followed(run: Run) -> dict[str, Any]:
         pair = shown([*states, follows.begin()], FOLLOW, controls, marked)
         shown(pair, FOLLOW, controls, marked)
         run.count(f"{name}: two")
+    person = replace(person_of(engine.portrait, torch.from_numpy(grey.crop)), weights=engine.weights_hash)
+    refined = engine.prepare(grey, person)
+    for name, sources in (("refined", (refined,)), ("refined beside another", (refined, source, refined))):
+        states = shown([follows.begin()] * len(sources), FOLLOW, Controls(), False, sources)
+        shown(states, FOLLOW, Controls(), False, sources)
+        run.count(name)
     return run.rows
 
 

@@ -27,6 +27,7 @@ from triportrait.profiling.step.inputs import RandomSet, make_inputs, with_batch
 from triportrait.serve import cuda_graph
 from triportrait.serve.controls import Controls
 from triportrait.serve.faces.face import AlignedFace
+from triportrait.serve.personalizing import given_pictures
 from triportrait.serve.precision import Precision, use_precision
 from triportrait.serve.reenactor import Reenactor
 from triportrait.serve.tracking_files import HeadParameters, Tracking
@@ -37,6 +38,8 @@ from triportrait.train.engines.build_engines import Engines
 from triportrait.train.engines.frozen import frozen
 from triportrait.train.engines.ranks import Ranks
 from triportrait.train.engines.training_engine import Group
+from triportrait.train.personal import RefineConfig, RefineStep, refine
+from triportrait.train.personal import given as personal_given
 from triportrait.train.stages import motion
 
 BATCHES = range(1, 9)  # of live serving
@@ -176,6 +179,25 @@ def train_motion(run: Run, config: TrainConfig) -> None:
     run.count("main")
 
 
+def refine_person(run: Run, config: ModelConfig) -> None:
+    """Refine networks for one person, from a picture of which all is known: two steps, both with pseudo views."""
+    engine = reenactor(config)
+    side, source = engine.image_size, face(engine.image_size)
+    given = given_pictures(engine, engine.prepare(source), [source], masks=False)
+    assert given.landmarks is not None and given.neck is not None
+    given = replace(given, opacity=torch.ones(1, 1, side, side))
+    run.count("given")
+
+    def counted(step: RefineStep) -> None:
+        run.count(f"step {step.step}")  # the first one with all that comes before it
+
+    numbers = RefineConfig(minutes=None, steps=2, views_every=1)
+    with mock.patch.object(personal_given, "BANK", 2):  # the host draws a head for each of its motions
+        person = refine(engine.portrait, engine.motion_encoder, given, numbers, counted)
+    run.count("person")
+    assert person.updates and all(update.up.device.type == "cpu" for update in person.updates.values())
+
+
 def published_training(precision: str) -> TrainConfig:
     """Return the published training, but for a perceptual distance that needs no file, and with what GenHead knows of
     its pictures to the end of stage 1, so that every term is on at once."""
@@ -194,6 +216,7 @@ RUNS: dict[str, tuple[Callable[[Run], None], Xformers]] = {
         for p in ("fp32", "bf16")
     },
     "motion fp32": (partial(train_motion, config=presets.tiny()), "absent"),
+    "refine fp32": (partial(refine_person, config=portrait4d_v2()), "absent"),
     "serve bf16, xFormers": (partial(serve, precision="bf16", batches=(1, 2)), "whole"),
     "stage2 bf16, xFormers": (partial(train, stage="stage2", config=published_training("bf16")), "whole"),
 }

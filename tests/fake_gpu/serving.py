@@ -20,6 +20,7 @@ from torch._prims_common import suggest_memory_format
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tests.core.persons import person_of
 from tests.fake_gpu.device import start_again_with_library
 from tests.fake_gpu.runs import Run, face, reenactor, running
 from triportrait import cli
@@ -150,6 +151,29 @@ def geometry_when_it_is_asked_for(run: Run) -> list[list[int]]:
     return counted
 
 
+def refined_beside_others(run: Run, precision: str) -> dict[str, Any]:
+    """Show a refined source beside others through graphs; returns what was captured, replayed and said."""
+    engine = reenactor(tiny())
+    engine.dtype = DTYPES.get(precision)
+    if engine.dtype is not None:
+        engine.keep_half()
+    driving = face(engine.image_size)
+    person = replace(person_of(engine.as_loaded(), torch.from_numpy(driving.crop)), weights=engine.weights_hash)
+    engine.capture(4, marked=[False])
+    source, refined = engine.prepare(driving), engine.prepare(driving, person)
+    run.gpu.take()
+    with logged() as said:
+        pictures = engine.reenact_many([(each, driving, STILL) for each in (source, refined, source, refined)])
+    assert [picture.shape for picture in pictures] == [(engine.image_size, engine.image_size, 3)] * 4
+    mixed = run.gpu.take()
+    engine.reenact(refined, driving, STILL)
+    alone = run.gpu.take()
+    return {
+        "said": said, "captures": [mixed.waits["capture"], alone.waits["capture"]],
+        "replays": [mixed.replays, alone.replays], "residual": str(refined.refined.residual.dtype),
+    }  # fmt: skip
+
+
 class _Lines(logging.Handler):
     """Keeps what is logged."""
 
@@ -236,6 +260,7 @@ def main() -> None:
             "planes made": {way: views_of_a_head(way == "graphs") for way in ("launches", "graphs")},
             "pictures copied": {precision: pictures_copied(precision) for precision in ("fp32", "bf16")},
             "batch without graph": batch_without_graph(run),
+            "refined beside others": {name: refined_beside_others(run, name) for name in ("fp32", "bf16")},
             "captured twice": captured_twice(run),
             "geometry when it is asked for": geometry_when_it_is_asked_for(run),
             "reenact": starts_of_reenact(folder),

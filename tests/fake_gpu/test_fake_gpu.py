@@ -16,6 +16,7 @@ EVERY = 6  # one program in so many is compiled here, all by `python -m tests.fa
 SERVED, STAGES = ("fp32", "bf16", "fp16"), ("stage1", "stage2")
 FRAME_LAUNCHES, TURNED_LAUNCHES = 12, 13  # outside of graphs, of a captured frame
 LARGEST_STEP_GB = 22.0  # of 4 images, every phase of a stage; libraries' own workspaces come on top
+LARGEST_REFINEMENT_GB = 10.0  # of a step with pseudo views, in float32
 SMALL_CONSTANTS = 3  # the face's place in a motion crop, once per crop, copied while the host waits
 MOST_UPLOADED = 200  # bytes of a phase: constants of its losses, no random numbers
 FAULTS = 9
@@ -40,6 +41,7 @@ def test_everything_runs_at_the_published_sizes(rows):
         for precision in ("fp32", "bf16"):
             assert {"main", "discriminator", "R1"} <= rows[f"{stage} {precision}"].keys()
     assert "main" in rows["motion fp32"]
+    assert {"given", "step 2", "person"} <= rows["refine fp32"].keys()
 
 
 def test_a_captured_frame_waits_for_its_pictures_alone(rows):
@@ -74,6 +76,19 @@ def test_a_step_of_four_images_has_room_in_40_GB(rows):
     }
     assert len(peaks) == 5
     assert min(peaks.values()) > 0 and max(peaks.values()) < LARGEST_STEP_GB, peaks
+
+
+def test_a_step_of_a_refinement_waits_for_its_loss_alone(rows):
+    """Its loss and the error behind its PSNR come back together, before the weights move; a camera of the pseudo views
+    goes up, for which nobody waits; random numbers of rays are drawn on the device."""
+    step = rows["refine fp32"]["step 2"]
+    assert step["waits"] == {"device to host": 1}
+    assert step["copies"]["device to host"] == {"count": 1, "bytes": 2 * 4, "waiting": 1}
+    assert step["copies"]["host to device"] == {"count": 2, "bytes": 2 * (16 + 9) * 4, "waiting": 0}
+    assert step["launched"]["rand"] == 4, "jitter and uniforms, of the picture and of the views"
+    assert step["launched"]["march_forward.march"] == 3, "the picture, the views, and what the frozen network shows"
+    assert {f"march_backward.{name}" for name in ("probe", "scan", "mlp", "splat")} <= step["launched"].keys()
+    assert 0 < step["peak_GB"] < LARGEST_REFINEMENT_GB
 
 
 def test_no_attention_writes_its_scores_down(report):

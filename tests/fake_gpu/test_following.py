@@ -54,6 +54,19 @@ def test_two_faces_share_a_graph(rows, kind):
     assert both["copies"]["host to device"]["bytes"] <= 2 * (RAW + NUMBERS)
 
 
+@pytest.mark.parametrize(
+    "kind, shown, passes, replays", [("refined", 1, 1, 0), ("refined beside another", 3, 2, 1)]
+)  # fmt: skip
+def test_refined_frames_run_launch_by_launch_and_wait_for_their_pictures_alone(rows, kind, shown, passes, replays):
+    """The two of one person are one pass; the one beside them keeps its graph, and nothing is captured."""
+    frame = rows[kind]
+    up, down = frame["copies"]["host to device"], frame["copies"]["device to host"]
+    assert frame["replays"] == replays and frame["waits"] == {"event": 2 * passes}
+    assert frame["launched"]["march_forward.march"] == 1
+    assert (up["count"], up["waiting"], down["waiting"]) == (shown + passes, 0, 0)
+    assert shown * RAW <= up["bytes"] <= shown * (RAW + NUMBERS)
+
+
 def test_what_a_graph_cannot_hold_is_seen(seen):
     number, table, square = seen["faults"]
     assert "_local_scalar_dense" in number and "host to device" in table and "device to host" in square

@@ -92,6 +92,16 @@ def test_geometry_is_captured_when_it_is_first_asked_for_and_pictures_are_as_bef
     assert seen["geometry when it is asked for"] == [[0, 2], [1, 2], [0, 2], [0, 2]]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_refined_source_leaves_the_graphs_to_the_others(seen, precision):
+    """Of a mixed batch the others' planes and all views are replayed; of a refined one alone, the view."""
+    done = seen["refined beside others"][precision]
+    assert done["captures"] == [0, 0]
+    assert done["replays"] == [2, 1]
+    assert done["said"] == [], "launch by launch is what it is meant to run"
+    assert done["residual"] == {"fp32": "torch.float32", "bf16": "torch.bfloat16"}[precision]
+
+
 def test_what_was_not_captured_runs_launch_by_launch_and_is_named_once(seen):
     done = seen["batch without graph"]
     assert (done["captures"], done["replays"]) == (0, 0)

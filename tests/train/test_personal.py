@@ -13,13 +13,14 @@ from tests.train import little
 from triportrait.core.checkpoint import load_pair, weights_folder
 from triportrait.core.errors import InputError
 from triportrait.core.person import weights_hash
+from triportrait.core.psnr import psnr
 from triportrait.core.render.cameras import sample_look_at
 from triportrait.core.types import Driving
 from triportrait.train.data.heads.render import HeadRenderer
 from triportrait.train.data.pictures import photograph
 from triportrait.train.data.scene_sampling import expressions, filming_cameras, population
 from triportrait.train.personal import GivenPictures, RefineConfig, forget, motion_bank, refine, refinement
-from triportrait.train.personal.refinement import TIMED, change_of, lr_factor, psnr_of
+from triportrait.train.personal.refinement import TIMED, change_of, lr_factor
 from triportrait.train.stages.motion import motion_of
 
 STRANGER = 900_000  # a seed that no training uses
@@ -81,7 +82,7 @@ def test_what_is_returned_makes_the_pictures_that_were_compared(networks, given)
         source = mine.prepare(given.image[:1], given.motion[:1])
         head = mine.reenact(source, Driving(given.motion[:1], given.neck.take([0])))
         image = mine.render(dataclasses.replace(head, planes=head.planes + person.planes), given.camera.take([0])).image
-    assert psnr_of(image, given.image[:1]) == pytest.approx(person.card["psnr"]["after"], abs=2e-3)
+    assert psnr(image, given.image[:1]) == pytest.approx(person.card["psnr"]["after"], abs=2e-3)
 
 
 def test_a_number_of_steps_decides_the_result_and_the_seed_counts(networks, given):
@@ -316,7 +317,7 @@ def test_a_stranger_is_better_where_no_picture_was_given():
             ]:  # fmt: skip
                 head = network.reenact(source, Driving(motion[None], neck))
                 head = dataclasses.replace(head, planes=head.planes + planes)
-                psnrs.append(psnr_of(network.render(head, camera).image, image[None]))
+                psnrs.append(psnr(network.render(head, camera).image, image[None]))
         return psnrs
 
     before, after = shown(portrait, 0), shown(person.refined(portrait), person.planes)

@@ -16,7 +16,7 @@ from torch import Tensor
 from triportrait.core.errors import InputError
 from triportrait.core.motion.encoder import MotionEncoder
 from triportrait.core.person import MOST_PICTURES
-from triportrait.core.types import Camera, NeckGrid
+from triportrait.core.types import Camera, Index, NeckGrid
 from triportrait.train.data.heads.render import HeadRenderer
 from triportrait.train.data.scene_sampling import expressions, filming_cameras, population, take_pictures
 from triportrait.train.stages.motion import read_motion
@@ -60,8 +60,8 @@ class GivenPictures:
         if tuple(self.image.shape[1:]) != (3, side, side):
             raise InputError(f"personalize: expected aligned pictures of {side} px, got {tuple(self.image.shape[2:])}")
 
-    def take(self, rows: Tensor) -> GivenPictures:
-        """Select pictures [B] by their numbers."""
+    def take(self, rows: Index) -> GivenPictures:
+        """Select the pictures that `rows` names."""
         return GivenPictures(
             self.image[rows], self.motion[rows], self.camera.take(rows),
             None if self.neck is None else self.neck.take(rows),

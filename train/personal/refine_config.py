@@ -28,8 +28,8 @@ class RefineConfig:
 
     Attributes:
         minutes: how long to learn; the first steps tell how many steps that is. None where `steps` says it.
-        steps: how many steps; on a CPU the same number makes the same file of the same pictures again. A GPU adds the
-            gradients of a step in an order of its own.
+        steps: how many steps; on one CPU the same number makes the same file of the same pictures again. A GPU adds
+            gradients in no order, so that files differ.
         rank: of the updates; 0: the planes alone are learned.
         seed: of all random numbers.
         lr_planes, lr_updates: learning rates of Adam, of the residual of the planes and of the updates.

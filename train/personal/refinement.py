@@ -29,6 +29,7 @@ from triportrait.core.portrait import Portrait4D
 from triportrait.core.render.cameras import fixed_camera, sample_look_at, turned
 from triportrait.core.types import Camera, Driving, Head, NeckGrid, Rendering, Source
 from triportrait.train.data.resize import shrink
+from triportrait.train.data.upload import upload
 from triportrait.train.objectives.losses import feature_weight, l1, opacity_loss, weighed_depth_loss
 from triportrait.train.objectives.perceptual import Perceptual, perceptual
 from triportrait.train.personal.given import GivenPictures, motion_bank
@@ -134,21 +135,24 @@ class _Refinement:
     def step(self) -> tuple[float, float]:
         """Take one step; return the loss and the PSNR of the picture that it learned from."""
         number, config = self.state.step, self.config
-        rng = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
-        row = self.rows[torch.randint(len(self.rows), (1,), generator=rng)]
+        seed = config.seed * 1_000_003 + number
+        rng = torch.Generator().manual_seed(seed)
+        # what each ray draws is drawn where rays are marched: at the published sizes an upload of 9 MB otherwise
+        of_rays = rng if self.device.type == "cpu" else torch.Generator(self.device).manual_seed(seed)
+        row = int(self.rows[torch.randint(len(self.rows), (1,), generator=rng)])
         with parametrize.cached():
-            loss, psnr = self._picture_loss(row, rng)
+            loss, error = self._picture_loss(row, of_rays)
             if number % config.views_every == 0:
-                loss = loss + self._views_loss(self._views(rng), rng)
+                loss = loss + self._views_loss(self._views(rng), of_rays)
             loss = loss + config.small * self.learned.size()
-            value = loss.item()
-            if not math.isfinite(value):
-                raise InputError(
-                    f"personalize: the loss of step {number + 1} is not finite; leave odd pictures out, or choose "
-                    "another --seed"
-                )
             self.adam.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+        value, squared = torch.stack([loss.detach(), error]).cpu().tolist()  # a GPU is waited for here alone
+        if not math.isfinite(value):
+            raise InputError(
+                f"personalize: the loss of step {number + 1} is not finite; leave odd pictures out, or choose "
+                "another --seed"
+            )
         factor = lr_factor(number, self.state.steps)
         for group, lr in zip(self.adam.param_groups, (config.lr_planes, config.lr_updates), strict=False):
             group["lr"] = lr * factor
@@ -159,7 +163,7 @@ class _Refinement:
         every = max(self.state.steps // COMPARED, 1)
         if len(self.aside) and self.state.step > TIMED and self.state.step % every == 0:
             self.state.compared(self._psnr(self.aside), BETTER_DB)
-        return value, psnr
+        return value, _decibels(squared)
 
     def set_steps(self, now: float) -> None:
         """Turn minutes into steps once the first steps are timed."""
@@ -216,8 +220,9 @@ class _Refinement:
         levels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
         return torch.cat(list(levels.permute(0, 2, 3, 1)), 1)
 
-    def _picture_loss(self, row: Tensor, rng: torch.Generator) -> tuple[Tensor, float]:
-        config, given = self.config, self.given.take(row)
+    def _picture_loss(self, row: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return the loss of a given picture, and the mean squared error of how it is shown."""
+        config, given = self.config, self.given.take(_one(row))
         head = self._head(self.learned.portrait, given.motion, given.neck, self.learned.planes)
         rendering = self._render(self.learned.portrait, head, given.camera, rng)
         side, raw_side = given.image.shape[-1], rendering.raw_image.shape[-1]
@@ -232,15 +237,15 @@ class _Refinement:
         )
         if given.opacity is not None:
             loss = loss + config.opacity * opacity_loss(rendering.opacity, shrink(given.opacity, raw_side))
-        return loss.mean(), psnr_of(rendering.image.detach(), given.image)
+        return loss.mean(), _squared_error(rendering.image.detach(), given.image)
 
     @torch.no_grad()
     def _views(self, rng: torch.Generator) -> _Views:
         """Draw a camera and a motion of the bank, and show the source there, with that motion and with its own."""
-        row = torch.randint(len(self.bank), (1,), generator=rng)
-        camera = sample_look_at(1, rng).to(self.device).take([0, 0])
-        motion = torch.cat([self.bank[row], self.given.motion[:1]])
-        neck = None if self.given.neck is None else self.given.neck.take([0, 0])
+        row = int(torch.randint(len(self.bank), (1,), generator=rng))
+        camera = upload(Camera.cat([sample_look_at(1, rng)] * 2), self.device)
+        motion = torch.cat([self.bank[_one(row)], self.given.motion[:1]])
+        neck = None if self.given.neck is None else NeckGrid.cat([self.given.neck.take(_one(0))] * 2)
         frozen = self.frozen.render(self._head(self.frozen, motion, neck, None), camera)
         return _Views(camera, motion, neck, frozen)
 
@@ -264,18 +269,19 @@ class _Refinement:
 
     def _render(self, network: Portrait4D, head: Head, camera: Camera, rng: torch.Generator) -> Rendering:
         render = network.config.render
-        jitter = torch.rand(len(head.planes), render.num_coarse, generator=rng).to(self.device)
-        uniforms = torch.rand(len(head.planes), render.neural_size**2, render.num_fine, generator=rng).to(self.device)
+        count, where = len(head.planes), rng.device
+        jitter = torch.rand(count, render.num_coarse, generator=rng, device=where)
+        uniforms = torch.rand(count, render.neural_size**2, render.num_fine, generator=rng, device=where)
         return network.render(head, camera, None, jitter, uniforms)
 
     @torch.no_grad()
     def _psnr(self, rows: Tensor) -> float:
-        total = 0.0
-        for row in rows:
-            given = self.given.take(row[None])
+        errors = []
+        for row in rows.tolist():
+            given = self.given.take(_one(row))
             head = self._head(self.learned.portrait, given.motion, given.neck, self.learned.planes)
-            total += psnr_of(self.learned.portrait.render(head, given.camera).image, given.image)
-        return total / len(rows)
+            errors.append(_squared_error(self.learned.portrait.render(head, given.camera).image, given.image))
+        return sum(map(_decibels, torch.stack(errors).cpu().tolist())) / len(rows)
 
 
 def lr_factor(step: int, steps: int) -> float:
@@ -290,10 +296,19 @@ def lr_factor(step: int, steps: int) -> float:
     return warm * (LAST_LR + (1 - LAST_LR) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def psnr_of(image: Tensor, truth: Tensor) -> float:
-    """Return the PSNR of pictures in [-1, 1], dB."""
-    error = F.mse_loss((image.clamp(-1, 1) + 1) / 2, (truth + 1) / 2).item()
+def _squared_error(image: Tensor, truth: Tensor) -> Tensor:
+    """Return the mean squared error of pictures in [-1, 1], where their values are taken as 0 to 1."""
+    return F.mse_loss((image.clamp(-1, 1) + 1) / 2, (truth + 1) / 2)
+
+
+def _decibels(error: float) -> float:
+    """Return the PSNR of a mean squared error."""
     return -10 * math.log10(max(error, 1e-10))
+
+
+def _one(row: int) -> slice:
+    """Return an index that looks at one row: a tensor of numbers would go to a GPU first, and be waited for."""
+    return slice(row, row + 1)
 
 
 def change_of(mine: Tensor, frozen: Tensor) -> Tensor:

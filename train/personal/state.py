@@ -1,4 +1,4 @@
-"""Where a refinement stands, on the disk: a killed one goes on and ends with the same file."""
+"""Where a refinement stands, on the disk: a killed one goes on, and on a CPU ends with the same file."""
 
 from __future__ import annotations
 
