@@ -406,3 +406,16 @@ def test_previews_are_pictures_that_say_what_they_are(command, trainer, photo, t
     assert shown.shape == (S, 4 * S, 3)
     assert abs(shown.mean() - 150) < 1
     assert main(["verify", str(tmp_path / "out.png")]) == 0
+
+
+def test_a_preview_that_cannot_be_written_is_told_once(command, trainer, photo, tmp_path, monkeypatch):
+    def refuse(path: Path, *arguments: object, **options: object) -> None:
+        raise InputError(f"{path}: the disk is full")
+
+    monkeypatch.setattr("triportrait.serve.jobs.personalize.write_picture", refuse)
+    trainer.steps = [{"preview": torch.full((S, 4 * S, 3), 90, dtype=torch.uint8)}] * 3
+    code, said = command(photo, tmp_path / "out.safetensors", "--preview")
+    assert code == 0, said
+    assert said.count("out.png: the disk is full; no more previews are written") == 1
+    assert load_person(tmp_path / "out.safetensors", trainer.told["portrait"]).card["steps"] == 1
+    assert not (tmp_path / "out.png").exists()
